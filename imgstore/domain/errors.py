@@ -1,0 +1,252 @@
+"""The error tree. Each error says what was found, what was expected and what to do.
+
+::
+
+    ImgstoreError
+    ├── InvalidInput                  400  a value that no state of the gallery would accept
+    │   └── RegionsFault              400  regions.yaml cannot be used; tells all its faults together
+    ├── ImageRefused                  400  the bytes of an image are damaged, unsafe or not supported
+    │   ├── ImageTruncated                 fewer bytes than the image's own header promises
+    │   └── SafetyCheckFailed              one of the named safety checks failed
+    ├── NotFound                      404  no such resource
+    │   ├── ParentNotFound                 the resource above it is missing
+    │   └── ImageNotAvailable              a version that is not complete in the asked region
+    ├── AccessDenied                  403  the principal may not
+    ├── Conflict                      409  the state of the gallery does not allow it
+    │   ├── PropertyChangeNotAllowed       the property can't change after creation
+    │   ├── WorkHeld                       another process does this very work now
+    │   └── LeaseLost                      this process was too slow; another has taken its work over
+    ├── SourceChanged                 409  the source's bytes changed while they were read
+    ├── StoreError                    503  the store could not do it
+    │   ├── ObjectNotFound (KeyError)      no object of that key
+    │   ├── StoreUnreachable               no answer, or an answer that trying again may mend
+    │   ├── StoreDenied                    the store refused the credentials
+    │   ├── StoreFull                      no room left
+    │   ├── StoreMismatch                  the bucket or folder belongs to something else
+    │   └── ObjectCorrupt                  bytes that do not match their name or checksum
+    ├── OutputError                   400  a file to be written cannot be written
+    ├── ToolMissing                   400  an outside program or optional package that this needs is not installed
+    └── ReplicationFailed             409  one or more target regions failed; the others serve
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class ImgstoreError(Exception):
+    """The root: an error that was foreseen, with enough said to act on it."""
+
+    code: ClassVar[str] = "InternalError"
+    status: ClassVar[int] = 500
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        found: str | None = None,
+        expected: str | None = None,
+        hint: str | None = None,
+        target: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.found = found
+        """What was there."""
+        self.expected = expected
+        """What should have been there."""
+        self.hint = hint
+        """What to do about it."""
+        self.target = target
+        """The property, file or resource that it is about, as Azure's `error.target`."""
+        self.error_code = code or type(self).code
+        """Azure's `error.code`."""
+
+    def __str__(self) -> str:
+        parts = [self.message]
+        if self.found is not None:
+            parts.append(f"found: {self.found}")
+        if self.expected is not None:
+            parts.append(f"expected: {self.expected}")
+        if self.hint is not None:
+            parts.append(f"what to do: {self.hint}")
+        return "\n  ".join(parts)
+
+
+class InvalidInput(ImgstoreError):
+    """A value that no state of the gallery would accept."""
+
+    code = "InvalidParameter"
+    status = 400
+
+
+class RegionsFault(InvalidInput):
+    """regions.yaml cannot be used. Raised once, with every fault found in the document."""
+
+    code = "InvalidRegions"
+
+    def __init__(self, path: str, faults: Sequence[str]) -> None:
+        told = "; ".join(faults)
+        super().__init__(
+            f"{path} cannot be used: {told}",
+            expected="a regions document as README.md describes it",
+            hint=f"mend {path} and run `imgstore regions check`",
+            target=path,
+        )
+        self.faults = tuple(faults)
+
+
+class ImageRefused(ImgstoreError):
+    """The bytes of an image are damaged, unsafe or of a kind that is not supported."""
+
+    code = "InvalidImage"
+    status = 400
+
+
+class ImageTruncated(ImageRefused):
+    """The source holds fewer bytes than the image's own header promises."""
+
+    code = "ImageTruncated"
+
+
+class SafetyCheckFailed(ImageRefused):
+    """A named safety check failed: a backing file, a data file, an outside extent, a header bomb."""
+
+    code = "SafetyCheckFailed"
+
+    def __init__(self, check: str, message: str, *, found: str, expected: str, hint: str, target: str) -> None:
+        super().__init__(message, found=found, expected=expected, hint=hint, target=target)
+        self.check = check
+
+
+class NotFound(ImgstoreError):
+    """No such resource."""
+
+    code = "ResourceNotFound"
+    status = 404
+
+
+class ParentNotFound(NotFound):
+    """The resource above the one asked for is missing."""
+
+    code = "ParentResourceNotFound"
+
+
+class ImageNotAvailable(NotFound):
+    """A version that does not exist, or is not complete in the asked region."""
+
+    code = "GalleryImageNotFound"
+
+
+class AccessDenied(ImgstoreError):
+    """The principal may not do that."""
+
+    code = "AuthorizationFailed"
+    status = 403
+
+
+class Conflict(ImgstoreError):
+    """The state of the gallery does not allow it."""
+
+    code = "Conflict"
+    status = 409
+
+
+class PropertyChangeNotAllowed(Conflict):
+    """A property that can't change after creation."""
+
+    code = "PropertyChangeNotAllowed"
+
+    def __init__(self, path: str, *, found: str, expected: str) -> None:
+        super().__init__(
+            f"Changing property '{path}' is not allowed.",
+            found=found,
+            expected=expected,
+            hint="publish a new version, or give the value that it was made with",
+            target=path,
+        )
+
+
+class WorkHeld(Conflict):
+    """Another live process does this very work now."""
+
+    code = "OperationInProgress"
+
+
+class LeaseLost(Conflict):
+    """This process was too slow to renew its lease; another has taken its work over."""
+
+    code = "LeaseLost"
+
+
+class SourceChanged(ImgstoreError):
+    """The source's length, time stamp or ETag changed while it was read."""
+
+    code = "SourceChanged"
+    status = 409
+
+
+class StoreError(ImgstoreError):
+    """The store could not do it. `retryable` says whether trying again can help, as the store itself judged."""
+
+    code = "StoreError"
+    status = 503
+    retryable: ClassVar[bool] = False
+
+
+class ObjectNotFound(StoreError, KeyError):
+    """No object of that key."""
+
+    code = "ObjectNotFound"
+    __str__ = StoreError.__str__  # KeyError would print the repr
+
+
+class StoreUnreachable(StoreError):
+    """No answer, or an answer that trying again may mend."""
+
+    code = "StoreUnreachable"
+    retryable = True
+
+
+class StoreDenied(StoreError):
+    """The store refused the credentials, or the file system the permission."""
+
+    code = "StoreDenied"
+
+
+class StoreFull(StoreError):
+    """No room left in the store."""
+
+    code = "StoreFull"
+
+
+class StoreMismatch(StoreError):
+    """The bucket or folder belongs to another installation, region or zone, or to a layout that this code can't read."""
+
+    code = "StoreMismatch"
+
+
+class ObjectCorrupt(StoreError):
+    """Bytes that do not match their name, checksum or format. Never served."""
+
+    code = "ObjectCorrupt"
+
+
+class OutputError(ImgstoreError):
+    """A file that was to be written cannot be: no room, no permission, or it is there already."""
+
+    code = "OutputError"
+    status = 400
+
+
+class ToolMissing(ImgstoreError):
+    """An outside program or an optional package that this needs is not installed."""
+
+    code = "ToolMissing"
+    status = 400
+
+
+class ReplicationFailed(Conflict):
+    """One or more target regions failed. The regions that completed serve all the same."""
+
+    code = "ReplicationJobsFailed"

@@ -1,0 +1,42 @@
+"""Where things lie in a bucket, below a slot's prefix. The layout is a promise: DESIGN.md, "Bytes at rest"."""
+
+from typing import Final
+
+from imgstore.domain.digests import Digest
+
+FORMAT_KEY: Final = "FORMAT"
+"""At the top of each zone: which installation, region and zone it belongs to, and the layout's version."""
+
+LAYOUT_VERSION: Final = 1
+
+SEGMENTS: Final = "segments/"
+MANIFESTS: Final = "manifests/"
+FINGERPRINTS: Final = "fingerprints/"
+WORKS: Final = "works/"
+REPAIRS: Final = "repairs/"
+
+
+def segment_key(name: Digest) -> str:
+    """A segment, by the BLAKE3 of its bytes. Two digits of fan-out keep a directory below 10,000 entries a TiB."""
+    digits = name.hex()
+    return f"{SEGMENTS}{digits[:2]}/{digits}"
+
+
+def segment_name(key: str) -> Digest:
+    """The name that a segment's key (with or without a prefix) ends in."""
+    return bytes.fromhex(key.rsplit("/", 1)[-1])
+
+
+def manifest_key(owner_uid: str, disk: str) -> str:
+    """A manifest, by its owner and the disk's key ("os", "lun-0")."""
+    return f"{MANIFESTS}{owner_uid}/{disk}"
+
+
+def fingerprints_key(work_uid: str) -> str:
+    """The fingerprints of the blocks that one ingest packed."""
+    return f"{FINGERPRINTS}{work_uid}"
+
+
+def work_key(work_uid: str) -> str:
+    """The empty object whose LastModified is a work's start by the store's own clock."""
+    return f"{WORKS}{work_uid}"

@@ -1,0 +1,199 @@
+"""Names and references: what may be called what, and how a person points at an image."""
+
+import re
+from dataclasses import dataclass
+from typing import Final, Self
+
+from imgstore.domain.errors import InvalidInput
+
+LATEST: Final = "latest"
+
+_PROVIDER: Final = "Microsoft.Compute"
+_GALLERY: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.]{0,78}[A-Za-z0-9])?")
+_DEFINITION: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,78}[A-Za-z0-9_])?")
+_GROUP: Final = re.compile(r"[\w.()-]{0,89}[\w()-]")
+_DISK: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,78}[A-Za-z0-9_])?")
+_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9._-]*[A-Za-z0-9_-]")
+_VERSION: Final = re.compile(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)")
+_VERSION_PART_MAX: Final = 2**31 - 1
+
+PUBLISHER_CHARACTERS_MAX: Final = 128
+OFFER_CHARACTERS_MAX: Final = 64
+SKU_CHARACTERS_MAX: Final = 64
+
+
+def check_gallery_name(name: str) -> str:
+    """`name`, if a gallery may be called so (Azure: 80 characters, no dashes, alphanumeric at both ends)."""
+    if not _GALLERY.fullmatch(name):
+        raise InvalidInput(
+            "Gallery name is invalid. Allowed characters are English alphanumeric characters, with underscores, and "
+            "periods allowed in the middle, up to 80 characters total. All other special characters, including dashes, "
+            "are disallowed.",
+            found=repr(name),
+            expected="for example myGallery",
+            hint="choose another name",
+            target="galleryName",
+        )
+    return name
+
+
+def check_definition_name(name: str) -> str:
+    """`name`, if an image definition may be called so."""
+    return _checked(name, _DEFINITION, "image definition", "galleryImageName", "letters, digits, '_', '-' and '.'")
+
+
+def check_disk_name(name: str) -> str:
+    """`name`, if a managed disk may be called so."""
+    return _checked(name, _DISK, "disk", "diskName", "letters, digits, '_', '-' and '.'")
+
+
+def check_group_name(name: str) -> str:
+    """`name`, if a resource group may be called so (Azure: 90 characters)."""
+    return _checked(name, _GROUP, "resource group", "resourceGroupName", "letters, digits, '_', '-', '.', '(' and ')'")
+
+
+def check_identifier(name: str, *, what: str, characters_max: int) -> str:
+    """`name`, if it may be a publisher, offer or sku."""
+    if len(name) > characters_max or not _IDENTIFIER.fullmatch(name):
+        raise InvalidInput(
+            f"The {what} of an image definition is invalid.",
+            found=repr(name),
+            expected=f"at most {characters_max} letters, digits, '.', '_' and '-', not ending in '.'",
+            hint=f"choose another {what}",
+            target=f"identifier.{what}",
+        )
+    return name
+
+
+def _checked(name: str, pattern: re.Pattern[str], what: str, target: str, characters: str) -> str:
+    if not pattern.fullmatch(name):
+        raise InvalidInput(
+            f"The {what} name is invalid.",
+            found=repr(name),
+            expected=f"{characters}, starting with a letter or digit and not ending in '.' or '-'",
+            hint="choose another name",
+            target=target,
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class VersionName:
+    """Major.Minor.Patch, ordered as numbers."""
+
+    major: int
+    minor: int
+    patch: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The version that `text` names.
+
+        Raises:
+            InvalidInput: it is not Major.Minor.Patch with each part between 0 and 2,147,483,647.
+        """
+        match = _VERSION.fullmatch(text)
+        parts = [int(part) for part in match.groups()] if match and len(text) <= 32 else []
+        if not parts or max(parts) > _VERSION_PART_MAX:
+            raise InvalidInput(
+                "The image version name is invalid. The image version name should follow Major(int).Minor(int)."
+                "Patch(int) format, where int is between 0 and 2,147,483,647 (inclusive). For e.g: 1.0.0, 2018.12.1 "
+                "etc.",
+                found=repr(text),
+                expected="three whole numbers with dots between, without leading zeros",
+                hint="choose a version such as 1.0.0",
+                target="galleryImageVersionName",
+            )
+        return cls(*parts)
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}.{self.patch}"
+
+
+def region_key(name: str) -> str:
+    """A region's name as it is compared: "West US 2", "westus2" and "WestUS2" are the same region."""
+    return "".join(name.split()).lower()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageReference:
+    """What a person points at when a disk is to be made: ``rg/gallery/definition[/version|latest]``."""
+
+    group: str
+    gallery: str
+    definition: str
+    version: VersionName | None = None
+    """None is the latest version that is complete in the asked region."""
+    subscription: str | None = None
+    """Named by a full resource id only."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The reference that `text` is: a path of three or four parts, or a full resource id.
+
+        Raises:
+            InvalidInput: it is neither.
+        """
+        parts = [part for part in text.split("/") if part]
+        subscription = None
+        if text.startswith("/"):
+            subscription, parts = _parts_of_id(text, parts)
+        if len(parts) not in (3, 4):
+            raise _not_a_reference(text)
+        version = None if len(parts) == 3 or parts[3].lower() == LATEST else VersionName.parse(parts[3])
+        return cls(
+            group=check_group_name(parts[0]),
+            gallery=check_gallery_name(parts[1]),
+            definition=check_definition_name(parts[2]),
+            version=version,
+            subscription=subscription,
+        )
+
+    def __str__(self) -> str:
+        return f"{self.group}/{self.gallery}/{self.definition}/{self.version or LATEST}"
+
+
+def _parts_of_id(text: str, parts: list[str]) -> tuple[str, list[str]]:
+    wanted = ["subscriptions", "", "resourcegroups", "", "providers", _PROVIDER.lower(), "galleries", "", "images", ""]
+    head, rest = parts[:10], parts[10:]
+    fits = len(head) == 10 and all(
+        not word or word == part.lower() for word, part in zip(wanted, head, strict=True)
+    )
+    if not fits or (rest and (len(rest) != 2 or rest[0].lower() != "versions")):
+        raise _not_a_reference(text)
+    return head[1], [head[3], head[7], head[9], *rest[1:]]
+
+
+def _not_a_reference(text: str) -> InvalidInput:
+    return InvalidInput(
+        "The gallery image reference is invalid.",
+        found=repr(text),
+        expected="rg/gallery/definition, rg/gallery/definition/1.0.0, rg/gallery/definition/latest or a resource id",
+        hint="`imgstore sig image-version list -g RG -r GALLERY -i DEFINITION` shows the ids",
+        target="galleryImageReference",
+    )
+
+
+def group_id(subscription: str, group: str) -> str:
+    """The resource id of a group."""
+    return f"/subscriptions/{subscription}/resourceGroups/{group}"
+
+
+def gallery_id(subscription: str, group: str, gallery: str) -> str:
+    """The resource id of a gallery."""
+    return f"{group_id(subscription, group)}/providers/{_PROVIDER}/galleries/{gallery}"
+
+
+def definition_id(subscription: str, group: str, gallery: str, definition: str) -> str:
+    """The resource id of an image definition."""
+    return f"{gallery_id(subscription, group, gallery)}/images/{definition}"
+
+
+def version_id(subscription: str, group: str, gallery: str, definition: str, version: VersionName | str) -> str:
+    """The resource id of an image version."""
+    return f"{definition_id(subscription, group, gallery, definition)}/versions/{version}"
+
+
+def disk_id(subscription: str, group: str, disk: str) -> str:
+    """The resource id of a managed disk."""
+    return f"{group_id(subscription, group)}/providers/{_PROVIDER}/disks/{disk}"

@@ -1,0 +1,245 @@
+"""The resources of a gallery as plain values. What the catalog keeps and the operations pass on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+from imgstore.domain.digests import Digest
+from imgstore.domain.names import VersionName
+from imgstore.domain.sources import DiskFormat, SourceIdentity
+from imgstore.domain.states import ProvisioningState, ReplicaState
+
+NO_TAGS: Final[Mapping[str, str]] = MappingProxyType({})
+
+OS_DISK: Final = "os"
+"""The key of a version's OS disk; data disks will be "lun-<n>"."""
+
+
+class StorageAccountType(StrEnum):
+    """How a replica is kept, in Azure's spelling."""
+
+    STANDARD_LRS = "Standard_LRS"
+    STANDARD_ZRS = "Standard_ZRS"
+    PREMIUM_LRS = "Premium_LRS"
+
+
+class OsType(StrEnum):
+    """The family of the operating system."""
+
+    LINUX = "Linux"
+    WINDOWS = "Windows"
+
+
+class OsState(StrEnum):
+    """Generalized: machine-specific facts were removed. Specialized: they stand."""
+
+    GENERALIZED = "Generalized"
+    SPECIALIZED = "Specialized"
+
+
+class HyperVGeneration(StrEnum):
+    """V1 boots from a BIOS and MBR, V2 from UEFI and GPT."""
+
+    V1 = "V1"
+    V2 = "V2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """A resource group."""
+
+    uid: str
+    subscription: str
+    name: str
+    location: str
+    tags: Mapping[str, str] = NO_TAGS
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gallery:
+    """A gallery: one pool of sameness, keys and collection."""
+
+    uid: str
+    subscription: str
+    group: str
+    """The group's name."""
+    name: str
+    location: str
+    description: str | None = None
+    tags: Mapping[str, str] = NO_TAGS
+    pool_uid: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageDefinition:
+    """An image definition: what its versions have in common."""
+
+    uid: str
+    gallery_uid: str
+    name: str
+    location: str
+    publisher: str
+    offer: str
+    sku: str
+    os_type: OsType
+    os_state: OsState = OsState.GENERALIZED
+    hyper_v_generation: HyperVGeneration = HyperVGeneration.V1
+    architecture: str = "x64"
+    description: str | None = None
+    tags: Mapping[str, str] = NO_TAGS
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetRegion:
+    """One region that a version is to be in."""
+
+    name: str
+    """The region's key, as in regions.yaml ("westus2")."""
+    regional_replica_count: int
+    storage_account_type: StorageAccountType
+    exclude_from_latest: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageVersion:
+    """An image version: one immutable disk, and where it is to be."""
+
+    uid: str
+    definition_uid: str
+    name: VersionName
+    location: str
+    """The source region: must be a target region."""
+    target_regions: tuple[TargetRegion, ...]
+    """In the order of the request."""
+    replica_count: int = 1
+    exclude_from_latest: bool = False
+    tags: Mapping[str, str] = NO_TAGS
+    source: SourceIdentity
+    source_sha256: str | None = None
+    """Given by the user, lower-case hexadecimal, checked over the file's bytes."""
+    published_at: datetime
+    provisioning_state: ProvisioningState
+    virtual_bytes: int | None = None
+    """Known once the source region is Completed."""
+    disk_digest: Digest | None = None
+    """Known once the source region is Completed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """The scope of sameness. Outlives its gallery until its last manifest goes."""
+
+    uid: str
+    fingerprint_key: bytes
+    """32 random bytes: the key of the pool's keyed BLAKE3."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotKey:
+    """Which slot is meant."""
+
+    pool_uid: str
+    region: str
+    storage_account_type: StorageAccountType
+    ordinal: int
+    """From 0."""
+
+    def __str__(self) -> str:
+        return f"{self.region}/{self.storage_account_type}/{self.ordinal}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """One replica's store. Zone and bucket are chosen once and kept (rules.md, rule 16)."""
+
+    uid: str
+    key: SlotKey
+    zone: str
+    """A zone's name in regions.yaml, or "zrs" for the three together."""
+    bucket: str
+
+    @property
+    def prefix(self) -> str:
+        """What every key of the slot starts with, ending in a slash."""
+        return f"pools/{self.key.pool_uid}/{self.key.storage_account_type}/replica-{self.key.ordinal}/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """One version in one slot."""
+
+    uid: str
+    version_uid: str
+    slot: Slot
+    state: ReplicaState
+    error: str | None = None
+    """Why the last try failed."""
+    bytes_done: int = 0
+    """Of this replica's last or present work."""
+    bytes_total: int = 0
+    completed_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManagedDisk:
+    """A disk made from a replica: a manifest of its own over the segments of that replica's slot."""
+
+    uid: str
+    subscription: str
+    group: str
+    """The group's name."""
+    name: str
+    location: str
+    tags: Mapping[str, str] = NO_TAGS
+    source_version_uid: str
+    source_reference: str
+    """The resource id of the image version that it was made from."""
+    replica: int
+    """The ordinal of the replica that it was given."""
+    slot: Slot
+    storage_account_type: StorageAccountType
+    virtual_bytes: int
+    disk_digest: Digest
+    created_at: datetime
+    provisioning_state: ProvisioningState
+    source_format: DiskFormat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentRow:
+    """What the catalog knows of one segment of a pool."""
+
+    name: Digest
+    blocks: int
+    stored_bytes: int
+    checksum: str | None
+    """The store's own checksum of the object, as the store gave it, prefixed by its algorithm ("CRC32:AAAAAA==")."""
+    work_uid: str
+    """The ingest that packed it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestRow:
+    """What the catalog knows of one manifest in one slot."""
+
+    uid: str
+    slot_uid: str
+    owner_uid: str
+    """A version's or a managed disk's uid."""
+    disk: str = OS_DISK
+    digest: Digest
+    """BLAKE3 of the manifest's content: the one that it ends in."""
+    body_key: str
+    """The object in the slot that holds the content: a managed disk refers to that of its replica."""
+    virtual_bytes: int
+    object_bytes: int
+    """Stored bytes of the object that this row itself put there."""
+    disk_digest: Digest
+    segment_ids: bytes = field(repr=False)
+    """The catalog's ids of its segments, sorted, as packed little-endian u32."""
