@@ -1,0 +1,52 @@
+"""A work: someone writes into a slot. Its row outlives crashes; its lease does not (rules.md, rules 1 to 5)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from imgstore.domain.states import WorkState
+
+
+class WorkKind(StrEnum):
+    """What is being written."""
+
+    INGEST = "ingest"
+    """A source becomes a version in its source slot."""
+    COPY = "copy"
+    """A complete replica becomes another one."""
+    DISK = "disk"
+    """A replica becomes a managed disk in the same slot."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One work, as the catalog keeps it."""
+
+    uid: str
+    kind: WorkKind
+    slot_uid: str
+    owner_uid: str
+    """The version or managed disk that it is for."""
+    plan: Mapping[str, Any]
+    """JSON: what a repeat must follow (bases, source identity, format, codec and its version)."""
+    pins: tuple[str, ...] = ()
+    """uids of the manifests that it may refer to: none of them is removed while it is open."""
+    state: WorkState = WorkState.OPEN
+    opened_at: datetime
+    """The database's clock."""
+    holder: str | None = None
+    """Who has the lease: "host/boot id/pid/start" of a process; None when nobody has."""
+    token: int = 0
+    """Raised at each take-over; every write of the work is guarded by it."""
+    lease_expires_at: datetime | None = None
+    """The database's clock."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The right to go on with a work, until it runs out."""
+
+    work_uid: str
+    token: int

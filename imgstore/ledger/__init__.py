@@ -1,0 +1,1 @@
+"""Reckons money: pure arithmetic in Decimal over rows that are only ever added."""
