@@ -156,9 +156,7 @@ class ImageReference:
 def _parts_of_id(text: str, parts: list[str]) -> tuple[str, list[str]]:
     wanted = ["subscriptions", "", "resourcegroups", "", "providers", _PROVIDER.lower(), "galleries", "", "images", ""]
     head, rest = parts[:10], parts[10:]
-    fits = len(head) == 10 and all(
-        not word or word == part.lower() for word, part in zip(wanted, head, strict=True)
-    )
+    fits = len(head) == 10 and all(not word or word == part.lower() for word, part in zip(wanted, head, strict=True))
     if not fits or (rest and (len(rest) != 2 or rest[0].lower() != "versions")):
         raise _not_a_reference(text)
     return head[1], [head[3], head[7], head[9], *rest[1:]]

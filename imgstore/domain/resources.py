@@ -107,6 +107,17 @@ class TargetRegion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TargetRegionRequest:
+    """A target region as a person asks for it: what is None takes the version's default."""
+
+    name: str
+    """As typed: "West US 2" and "westus2" are the same."""
+    regional_replica_count: int | None = None
+    storage_account_type: StorageAccountType | None = None
+    exclude_from_latest: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageVersion:
     """An image version: one immutable disk, and where it is to be."""
 

@@ -18,6 +18,9 @@ class WorkKind(StrEnum):
     """A complete replica becomes another one."""
     DISK = "disk"
     """A replica becomes a managed disk in the same slot."""
+    EXPORT = "export"
+    """A replica or a managed disk is read into a file. Writes nothing into the slot, so it has no object there, and it
+    pins only while its lease runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

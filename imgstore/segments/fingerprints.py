@@ -1,0 +1,155 @@
+"""Fingerprints: a keyed BLAKE3 of 128 bits for each block, by which a block is known again.
+
+The key is random per pool, so that no other tenant can make collisions or ask by timing what a pool holds. In memory a
+set of fingerprints is two columns of little-endian u64 (numpy's ``S16`` drops trailing zero bytes, and sorting two
+columns is five times faster besides: rules.md, rule 14).
+
+The object of one ingest, for the blocks that it packed (rules.md, rule 11). The table stands last, so that the object is
+written as the ingest goes, in a file, and memory does not grow with the disk::
+
+    offset  bytes  field
+         0      8  magic "IMGSTFPR"
+         8      2  format version, 1
+        10      2  zero
+        12      4  segments
+        16     16  for each block of each segment, in order: its fingerprint
+         .     36  for each segment: its name (32), its blocks (4)
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from blake3 import blake3
+
+from imgstore.domain.digests import DIGEST_BYTES, Digest
+from imgstore.domain.errors import ObjectCorrupt
+from imgstore.domain.geometry import BLOCK_BYTES, SEGMENT_BLOCKS
+
+U64: TypeAlias = npt.NDArray[np.uint64]
+Indexes: TypeAlias = npt.NDArray[np.intp]
+
+FINGERPRINT_BYTES: Final = 16
+MAGIC: Final = b"IMGSTFPR"
+VERSION: Final = 1
+_HEADER: Final = struct.Struct("<8sHHI")
+_ENTRY: Final = np.dtype([("name", "V32"), ("blocks", "<u4")])
+
+assert _ENTRY.itemsize == DIGEST_BYTES + 4
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprints:
+    """Fingerprints in two columns of equal length."""
+
+    high: U64
+    """Bytes 0 to 7 as a little-endian number; sorted by where a search is to be made."""
+    low: U64
+    """Bytes 8 to 15; confirms what `high` found."""
+
+    def __len__(self) -> int:
+        return len(self.high)
+
+    def take(self, indexes: Indexes | slice) -> "Fingerprints":
+        """Those at `indexes`, in that order."""
+        return Fingerprints(self.high[indexes], self.low[indexes])
+
+    def tobytes(self) -> bytes:
+        """The fingerprints one after another, 16 bytes each."""
+        return np.column_stack((self.high, self.low)).astype("<u8", copy=False).tobytes()
+
+
+def from_bytes(data: bytes | memoryview) -> Fingerprints:
+    """The columns of fingerprints that stand one after another in `data`."""
+    pairs = np.frombuffer(data, dtype="<u8").reshape(-1, 2)
+    return Fingerprints(np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1]))
+
+
+def fingerprint_blocks(piece: memoryview, indexes: Indexes, key: bytes) -> Fingerprints:
+    """The fingerprints of the blocks at `indexes` of `piece`, whose length is a multiple of 4,096.
+
+    One thread does this at a time: BLAKE3's releases of the interpreter lock at 4 KiB cost more than they give
+    (measured: 1 thread 1.2 to 1.5 GB/s, 8 threads 0.4 to 0.5).
+    """
+    offsets = (indexes * BLOCK_BYTES).tolist()
+    return from_bytes(
+        b"".join([blake3(piece[at : at + BLOCK_BYTES], key=key).digest(FINGERPRINT_BYTES) for at in offsets])
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedSegment:
+    """A segment as its fingerprints object lists it."""
+
+    name: Digest
+    fingerprints: Fingerprints
+
+
+class FingerprintsWriter:
+    """Writes the object of one ingest into a file while segments are packed. For one thread."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._blocks: list[int] = []
+        file.seek(_HEADER.size)
+
+    def add(self, fingerprints: Fingerprints) -> None:
+        """Those of the next segment."""
+        self._file.write(fingerprints.tobytes())
+        self._blocks.append(len(fingerprints))
+
+    def finish(self, names: Sequence[Digest]) -> None:
+        """Write the table and the header.
+
+        Args:
+            names: of the segments, in the order of `add`.
+        """
+        table = np.empty(len(names), dtype=_ENTRY)
+        table["name"] = np.frombuffer(b"".join(names), dtype=f"V{DIGEST_BYTES}")
+        table["blocks"] = self._blocks
+        self._file.write(table.tobytes())
+        self._file.seek(0)
+        self._file.write(_HEADER.pack(MAGIC, VERSION, 0, len(names)))
+        self._file.flush()
+
+
+def decode_fingerprints(data: bytes) -> list[PackedSegment]:
+    """The segments and fingerprints of one ingest's object, in the order of packing.
+
+    Raises:
+        ObjectCorrupt: no such object, or its lengths do not add up. Fingerprints are derived data: rebuild them.
+    """
+    if len(data) < _HEADER.size:
+        raise _corrupt(f"{len(data)} bytes", f"at least {_HEADER.size}")
+    magic, version, zero, count = _HEADER.unpack_from(data)
+    if (magic, version, zero) != (MAGIC, VERSION, 0):
+        raise _corrupt(f"magic {magic!r}, version {version}", f"magic {MAGIC!r}, version {VERSION}")
+    table_at = len(data) - count * _ENTRY.itemsize
+    if table_at < _HEADER.size:
+        raise _corrupt(f"{len(data)} bytes for {count} segments", "room for its table")
+    table = np.frombuffer(data, dtype=_ENTRY, count=count, offset=table_at)
+    blocks = table["blocks"].astype(np.int64)
+    if count and not 1 <= int(blocks.min()) <= int(blocks.max()) <= SEGMENT_BLOCKS:
+        raise _corrupt(f"segments of {blocks.min()} to {blocks.max()} blocks", f"1 to {SEGMENT_BLOCKS}")
+    expected_bytes = int(blocks.sum()) * FINGERPRINT_BYTES
+    if table_at - _HEADER.size != expected_bytes:
+        raise _corrupt(f"{table_at - _HEADER.size} bytes of fingerprints", f"{expected_bytes}")
+    every = from_bytes(memoryview(data)[_HEADER.size : table_at])
+    ends = np.cumsum(blocks).tolist()
+    begins = [0, *ends[:-1]] if ends else []
+    return [
+        PackedSegment(name=name.tobytes(), fingerprints=every.take(slice(begin, end)))
+        for name, begin, end in zip(table["name"], begins, ends, strict=True)
+    ]
+
+
+def _corrupt(found: str, expected: str) -> ObjectCorrupt:
+    return ObjectCorrupt(
+        "A fingerprints object is damaged.",
+        found=found,
+        expected=expected,
+        hint="nothing is lost: fingerprints are derived, and are rebuilt from the segments",
+    )
