@@ -1,0 +1,146 @@
+"""What a new disk is compared with: the manifests of its bases and the fingerprints of their segments."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from imgstore.domain import keys
+from imgstore.domain.digests import Digest, digest_of
+from imgstore.domain.errors import ObjectCorrupt, ObjectNotFound
+from imgstore.segments.fingerprints import PackedSegment, decode_fingerprints, fingerprint_blocks
+from imgstore.segments.index import BaseIndex
+from imgstore.segments.manifest import Column, Manifest, Runs, SegmentTable, WorkRef
+from imgstore.transfer.slots import SlotAccess
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """One base in the common numbering."""
+
+    manifest: Manifest
+    numbers: Column
+    """The common number of each of its segments."""
+    whole: bool
+    """Every segment that it names is in the slot."""
+
+
+class Bases:
+    """Up to three manifests of the same slot, in one numbering of segments, and the index over their blocks."""
+
+    def __init__(
+        self,
+        slot: SlotAccess,
+        manifests: Sequence[Manifest],
+        present: Mapping[Digest, int],
+        *,
+        key: bytes,
+        scratch: Path,
+    ) -> None:
+        """Read the fingerprints of the bases' segments.
+
+        Args:
+            slot: where the bases and their segments lie.
+            manifests: the bases.
+            present: the slot's segments as the store lists them now. A segment that is not among them, or has another
+                length than recorded, is not built upon: its blocks will be found nowhere, and are packed again.
+            key: the pool's fingerprint key.
+            scratch: a folder for files that stand in for memory.
+        """
+        numbers: dict[Digest, int] = {}
+        self._rows: list[tuple[int, int, WorkRef]] = []
+        self._known: list[_Known] = []
+        missing: set[Digest] = set()
+        for manifest in manifests:
+            table = manifest.segments
+            column = np.empty(len(table), dtype=np.int64)
+            whole = True
+            for index, name in enumerate(table.all_names()):
+                stored_bytes = int(table.stored_bytes[index])
+                if present.get(name) != stored_bytes:
+                    missing.add(name)
+                    whole = False
+                if name not in numbers:
+                    numbers[name] = len(numbers)
+                    work = manifest.works[int(table.work[index])]
+                    self._rows.append((int(table.blocks[index]), stored_bytes, work))
+                column[index] = numbers[name]
+            self._known.append(_Known(manifest=manifest, numbers=column, whole=whole))
+        self.missing = frozenset(missing)
+        """Segments that a base names and the store does not have: an incident."""
+        self._names = list(numbers)
+        self._numbers = numbers
+        self.index = BaseIndex.build(
+            self._fingerprints(slot, key),
+            entries=sum(
+                blocks for name, (blocks, _, _) in zip(numbers, self._rows, strict=True) if name not in missing
+            ),
+            scratch=scratch,
+        )
+
+    def __len__(self) -> int:
+        """How many segments are numbered."""
+        return len(self._names)
+
+    def name(self, number: int) -> Digest:
+        """The name of that segment."""
+        return self._names[number]
+
+    @property
+    def blocks(self) -> Column:
+        """The blocks of each segment, by number."""
+        return np.array([blocks for blocks, _, _ in self._rows], dtype=np.int64)
+
+    def table(self, numbers: Sequence[int], works: dict[WorkRef, int]) -> SegmentTable:
+        """A segment table of those numbers; works not yet in `works` are added to it."""
+        rows = [self._rows[number] for number in numbers]
+        return SegmentTable(
+            names=np.frombuffer(b"".join(self._names[number] for number in numbers), dtype=np.uint8).reshape(-1, 32),
+            blocks=np.array([blocks for blocks, _, _ in rows], dtype=np.int64),
+            stored_bytes=np.array([stored_bytes for _, stored_bytes, _ in rows], dtype=np.int64),
+            work=np.array([works.setdefault(work, len(works)) for _, _, work in rows], dtype=np.int64),
+        )
+
+    def runs_of_piece(self, index: int, digest: Digest, first_block: int, end_block: int) -> Runs | None:
+        """The runs of a base whose piece at `index` has that digest, in the common numbering; None where none has."""
+        for known in self._known:
+            if known.whole and known.manifest.pieces.find(index) == digest:
+                runs = known.manifest.runs
+                part = runs.between(first_block, end_block)
+                return Runs(
+                    block=runs.block[part],
+                    count=runs.count[part],
+                    segment=known.numbers[runs.segment[part]],
+                    at=runs.at[part],
+                )
+        return None
+
+    def _fingerprints(self, slot: SlotAccess, key: bytes) -> Iterator[tuple[int, PackedSegment]]:
+        """Each numbered segment once, from the objects of the works, else from the segments themselves."""
+        wanted: dict[WorkRef, set[Digest]] = {}
+        for name, (_, _, work) in zip(self._names, self._rows, strict=True):
+            if name not in self.missing:
+                wanted.setdefault(work, set()).add(name)
+        for work, names in wanted.items():
+            for packed in _stored(slot, work):
+                if packed.name in names:
+                    names.discard(packed.name)
+                    yield self._numbers[packed.name], packed
+            for name in sorted(names):
+                yield self._numbers[name], _rebuilt(slot, name, key)
+
+
+def _stored(slot: SlotAccess, work: WorkRef) -> list[PackedSegment]:
+    """The fingerprints of one work; none where the object is gone or is not the one that the manifest names."""
+    try:
+        data = slot.object(keys.fingerprints_key(work.uid), lambda body: digest_of(body) == work.fingerprints_digest)
+        return decode_fingerprints(data)
+    except (ObjectNotFound, ObjectCorrupt):
+        return []
+
+
+def _rebuilt(slot: SlotAccess, name: Digest, key: bytes) -> PackedSegment:
+    blocks = slot.segment_blocks(name)
+    count = len(blocks) // 4096
+    return PackedSegment(name=name, fingerprints=fingerprint_blocks(blocks, np.arange(count), key))

@@ -1,0 +1,89 @@
+"""A replica goes across: the segments that a slot lacks, then, by `publish`, the manifest.
+
+Every body passes through us and is checked against its name on the way in, so a damaged source is never copied.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from imgstore.domain.digests import Digest
+from imgstore.domain.errors import StoreError
+from imgstore.domain.geometry import ceil_div
+from imgstore.transfer.bounded import Bounded
+from imgstore.transfer.receipts import CopyReceipt
+from imgstore.transfer.slots import GoOn, SlotAccess, always
+
+_LISTED_AT_ONCE = 1000
+"""S3's page: a listing of n objects costs n / 1,000 requests, a look at one object costs one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyOrder:
+    """What is to be brought where."""
+
+    sources: Sequence[SlotAccess]
+    """Complete slots, the preferred first; the others stand in for a segment that it can't serve."""
+    target: SlotAccess
+    segments: Mapping[Digest, int]
+    """Name and stored bytes of every segment of the manifest."""
+    lacking: frozenset[Digest]
+    """Those that the catalog does not know in the target."""
+    target_objects: int
+    """About how many segments the target slot holds, to choose the cheaper way of looking."""
+    workers: int = 4
+    """Threads; each holds one body of up to 4 MiB."""
+    go_on: GoOn = always
+    moved: Callable[[int], None] = lambda _bytes: None
+    """Told the stored bytes of each segment that is dealt with, of those that `to_send` names."""
+
+
+def to_send(order: CopyOrder) -> tuple[dict[Digest, int], frozenset[Digest]]:
+    """What is to be sent, and which of that the catalog wrongly held to be there (rules.md, rule 4).
+
+    A segment counts as there when the store shows it now, in the recorded length: by a listing of the slot or by a look
+    at each, whichever needs fewer requests.
+    """
+    expected_there = len(order.segments) - len(order.lacking)
+    if expected_there <= ceil_div(order.target_objects + 1, _LISTED_AT_ONCE) and not order.lacking:
+        absent = {name: size for name, size in order.segments.items() if not order.target.has_segment(name, size)}
+    else:
+        present = order.target.segments()
+        absent = {name: size for name, size in order.segments.items() if present.get(name) != size}
+    return absent, frozenset(name for name in absent if name not in order.lacking)
+
+
+def copy_segments(order: CopyOrder, absent: Mapping[Digest, int], missing: frozenset[Digest]) -> CopyReceipt:
+    """Bring the absent segments; each is confirmed in the target when this returns.
+
+    Args:
+        order: the slots.
+        absent: what `to_send` found, with its `missing`.
+        missing: goes into the receipt.
+
+    Raises:
+        StoreError: a segment can be had from no source, or the target could not take it.
+    """
+    checksums: dict[Digest, str | None] = {}
+
+    def bring(name: Digest, stored_bytes: int) -> None:
+        order.go_on()
+        body = _body(order.sources, name)
+        order.go_on()
+        checksums[name] = order.target.put_segment(name, body).checksum
+        order.moved(stored_bytes)
+
+    with Bounded(order.workers, order.workers * 2, "copy") as pool:
+        for name, stored_bytes in absent.items():
+            pool.submit(bring, name, stored_bytes)
+    return CopyReceipt(sent_bytes=sum(absent.values()), sent=len(absent), checksums=checksums, missing=missing)
+
+
+def _body(sources: Sequence[SlotAccess], name: Digest) -> bytes:
+    first: StoreError | None = None
+    for source in sources:
+        try:
+            return source.segment_body(name)
+        except StoreError as error:
+            first = first or error
+    assert first is not None, "a copy needs a source"
+    raise first

@@ -1,0 +1,399 @@
+"""A disk goes in: read by piece, compared by block, packed into segments, put, confirmed.
+
+One bounded pipeline (DESIGN.md, "In")::
+
+    read ahead, hash pieces (threads) -> compare and pack (this thread, disk order) -> compress and put (threads)
+
+For each piece: (1) a hole or all zero makes no runs; (2) a piece that a base has at the same index takes over the
+base's runs; (3) else each block that is not zero is looked up, and the unknown ones are packed. Then the reuse
+threshold. The manifest is made here but put by `publish`, since the catalog first writes down its segments.
+
+The same plan on the same source makes the same segments, whatever the threads do: so a work that was killed goes on
+where it stood, and puts only what the slot does not list.
+"""
+
+import mmap
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import numpy as np
+from blake3 import blake3
+
+from imgstore.domain import keys
+from imgstore.domain.digests import Digest, digest_of
+from imgstore.domain.errors import SourceChanged
+from imgstore.domain.geometry import BLOCK_BYTES, PIECE_BLOCKS, PIECE_BYTES, round_up
+from imgstore.domain.sources import DiskReader, SourceIdentity
+from imgstore.segments.codec import encode_segment
+from imgstore.segments.fingerprints import Fingerprints, FingerprintsWriter, Indexes, fingerprint_blocks
+from imgstore.segments.index import NOWHERE, ZERO, ImageIndex, Locations
+from imgstore.segments.manifest import (
+    Column,
+    Manifest,
+    Pieces,
+    Runs,
+    SegmentTable,
+    WorkRef,
+    encode_manifest,
+    manifest_digest,
+    piece_bytes,
+)
+from imgstore.segments.packing import Blocks, Packer, locations_of, runs_of, to_repack, used_blocks
+from imgstore.transfer.bases import Bases
+from imgstore.transfer.bounded import Bounded
+from imgstore.transfer.receipts import IngestReceipt, SegmentReceipt
+from imgstore.transfer.slots import GoOn, SlotAccess, always
+
+_READ_THREADS: Final = 2
+_PIECES_AHEAD: Final = 4
+"""Read and hashed but not yet compared: 16 MiB, enough that reading never waits for packing's bursts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestOrder:
+    """What is to be taken in, and how."""
+
+    work_uid: str
+    slot: SlotAccess
+    reader: DiskReader
+    identity: SourceIdentity
+    """Of the source when the plan was made; compared once more at the end."""
+    bases: Sequence[Manifest]
+    present: Mapping[Digest, int]
+    """The slot's segments as listed after the work was opened."""
+    fingerprint_key: bytes
+    scratch: Path
+    """A folder for files that stand in for memory."""
+    workers: int = 3
+    """Threads that compress and put; each holds a segment twice, 8 MiB."""
+    go_on: GoOn = always
+    moved: Callable[[int], None] = lambda _bytes: None
+    """Told the bytes of the disk's extents that were dealt with."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    index: int
+    data: bytes
+    """Padded with zeros to a whole number of blocks; empty where the piece is all zero."""
+    digest: Digest
+
+
+def ingest(order: IngestOrder) -> IngestReceipt:
+    """Take the disk in; every segment of the receipt is confirmed in the slot when this returns.
+
+    Raises:
+        SourceChanged: the source is not what it was when the plan was made.
+        ImageRefused, ImageTruncated: the source can't be read.
+        StoreError: the slot could not take it.
+    """
+    bases = Bases(order.slot, order.bases, order.present, key=order.fingerprint_key, scratch=order.scratch)
+    try:
+        return _Ingest(order, bases).run()
+    finally:
+        bases.index.close()
+
+
+class _Ingest:
+    """The state of one ingest: what its thread knows so far."""
+
+    def __init__(self, order: IngestOrder, bases: Bases) -> None:
+        self._order = order
+        self._bases = bases
+        self._image = ImageIndex()
+        self._packer = Packer(len(bases), self._emit)
+        self._runs: list[Runs] = []
+        self._pieces: list[tuple[int, Digest]] = []
+        self._packed: list[Future[_Put]] = []
+
+    def run(self) -> IngestReceipt:
+        order = self._order
+        with (
+            tempfile.TemporaryFile(dir=order.scratch) as file,
+            Bounded(order.workers, order.workers + 1, "put") as self._puts,
+        ):
+            self._fingerprints = FingerprintsWriter(file)
+            for piece in self._read():
+                self._place(piece)
+            runs, repacked_blocks = self._repack(Runs.concatenate(self._runs))
+            self._packer.flush()
+            puts = [future.result() for future in self._packed]
+            _same_source(order)
+            fingerprints_digest = self._put_fingerprints(file, [put.receipt.name for put in puts])
+        manifest = self._manifest(runs, puts, fingerprints_digest)
+        data = encode_manifest(manifest)
+        return IngestReceipt(
+            manifest=manifest,
+            data=data,
+            digest=manifest_digest(data),
+            segments=self._receipts(manifest, puts),
+            sent_bytes=sum(put.receipt.stored_bytes for put in puts if put.sent),
+            packed_bytes=sum(put.receipt.stored_bytes for put in puts),
+            repacked_blocks=repacked_blocks,
+            missing=self._bases.missing,
+        )
+
+    def _read(self) -> Iterator[_Piece]:
+        """Every piece that an extent touches, in order, read and hashed a few ahead."""
+        waiting: deque[Future[_Piece]] = deque()
+        with ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="read") as pool:
+            try:
+                for index in touched_pieces(self._order.reader):
+                    waiting.append(pool.submit(_read_piece, self._order.reader, index))
+                    if len(waiting) >= _PIECES_AHEAD:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def _place(self, piece: _Piece) -> None:
+        """Give the piece its runs."""
+        if piece.data:
+            first_block = piece.index * PIECE_BLOCKS
+            self._pieces.append((piece.index, piece.digest))
+            end_block = first_block + PIECE_BLOCKS
+            runs = self._bases.runs_of_piece(piece.index, piece.digest, first_block, end_block)
+            self._runs.append(runs or runs_of(first_block, self._locate(piece)))
+        self._order.moved(piece_bytes(self._order.reader.virtual_bytes, piece.index))
+
+    def _locate(self, piece: _Piece) -> Locations:
+        """Where each block of the piece lies; the unknown ones are packed by this."""
+        blocks = np.frombuffer(piece.data, dtype=np.uint8).reshape(-1, BLOCK_BYTES)
+        locations = np.full(len(blocks), ZERO)
+        full = np.flatnonzero(blocks.view(np.uint64).any(axis=1))
+        fingerprints = fingerprint_blocks(memoryview(piece.data), full, self._order.fingerprint_key)
+        found = self._bases.index.find(fingerprints, full)
+        missing = np.flatnonzero(found == NOWHERE)
+        if len(missing):
+            found[missing] = self._image.find(fingerprints.take(missing))
+            missing = missing[found[missing] == NOWHERE]
+        if len(missing):
+            found[missing] = self._pack(blocks, full[missing], fingerprints.take(missing))
+        locations[full] = found
+        return locations
+
+    def _pack(self, blocks: Blocks, indexes: Indexes, fingerprints: Fingerprints) -> Locations:
+        """Pack blocks that are known nowhere; equal ones among them once."""
+        seen: dict[tuple[int, int], int] = {}
+        pairs = zip(fingerprints.high.tolist(), fingerprints.low.tolist(), strict=True)
+        which = np.array([seen.setdefault(pair, len(seen)) for pair in pairs])
+        first = np.unique(which, return_index=True)[1]
+        distinct = fingerprints.take(first)
+        locations = self._packer.add(blocks, indexes[first], distinct)
+        self._image.add(distinct, locations)
+        packed: Locations = locations[which]
+        return packed
+
+    def _emit(self, number: int, buffer: bytearray, fingerprints: Fingerprints) -> None:
+        assert number == len(self._bases) + len(self._packed)
+        self._fingerprints.add(fingerprints)
+        self._packed.append(self._puts.submit(self._put, buffer, len(fingerprints)))
+
+    def _put(self, buffer: bytearray, blocks: int) -> "_Put":
+        """Compress one segment and put it, unless the slot lists it already."""
+        order = self._order
+        segment = encode_segment(buffer, blocks)
+        stored_bytes = len(segment.body)
+        sent = order.present.get(segment.name) != stored_bytes
+        checksum = None
+        if sent:
+            order.go_on()
+            checksum = order.slot.put_segment(segment.name, segment.body).checksum
+        receipt = SegmentReceipt(
+            name=segment.name, blocks=blocks, stored_bytes=stored_bytes, checksum=checksum, work_uid=order.work_uid
+        )
+        return _Put(receipt, sent)
+
+    def _repack(self, runs: Runs) -> tuple[Runs, int]:
+        """Apply the reuse threshold: pack the blocks of badly used old segments again, after the new ones."""
+        if not len(self._bases):
+            return runs, 0
+        used = used_blocks(runs, len(self._bases))
+        counts = used.sum(axis=1).astype(np.int64)
+        packed_blocks = self._packer.packed_blocks
+        numbers = to_repack(
+            counts,
+            self._bases.blocks,
+            new_segments=self._packer.segments,
+            content_blocks=int(counts.sum()) + packed_blocks,
+        )
+        if not len(numbers):
+            return runs, 0
+        return _Repacking(self._order, self._bases, self._packer).apply(runs, numbers)
+
+    def _put_fingerprints(self, file: BinaryIO, names: list[Digest]) -> Digest | None:
+        """Put the object of the blocks that were packed; None where none were."""
+        if not names:
+            return None
+        self._fingerprints.finish(names)
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
+            digest = blake3(data).digest()
+            self._order.go_on()
+            self._order.slot.put_object(
+                keys.fingerprints_key(self._order.work_uid), data, lambda body: digest_of(body) == digest
+            )
+        return digest
+
+    def _manifest(self, runs: Runs, puts: list["_Put"], fingerprints_digest: Digest | None) -> Manifest:
+        """The manifest over the old segments that are used and the new ones."""
+        old = len(self._bases)
+        used = np.zeros(old + len(puts), dtype=np.bool_)
+        used[runs.segment] = True
+        numbers = np.flatnonzero(used)
+        assert used[old:].all(), "each packed segment has a block that a run names"
+        works: dict[WorkRef, int] = {}
+        kept = self._bases.table([int(number) for number in numbers[numbers < old]], works)
+        if fingerprints_digest is not None:
+            mine = WorkRef(uid=self._order.work_uid, fingerprints_digest=fingerprints_digest)
+            works[mine] = len(works)
+        receipts = [put.receipt for put in puts]
+        new = np.frombuffer(b"".join(receipt.name for receipt in receipts), dtype=np.uint8).reshape(-1, 32)
+        table = SegmentTable(
+            names=np.concatenate((kept.names, new)),
+            blocks=np.append(kept.blocks, [receipt.blocks for receipt in receipts]).astype(np.int64),
+            stored_bytes=np.append(kept.stored_bytes, [receipt.stored_bytes for receipt in receipts]).astype(np.int64),
+            work=np.append(kept.work, [len(works) - 1] * len(receipts)).astype(np.int64),
+        )
+        place = np.full(len(used), -1, dtype=np.int64)
+        place[numbers] = np.arange(len(numbers))
+        return Manifest(
+            virtual_bytes=self._order.reader.virtual_bytes,
+            trimmings=self._order.reader.trimmings,
+            works=tuple(works),
+            segments=table,
+            runs=Runs(block=runs.block, count=runs.count, segment=place[runs.segment], at=runs.at),
+            pieces=Pieces(
+                index=np.array([index for index, _ in self._pieces], dtype=np.int64),
+                digests=np.frombuffer(b"".join(digest for _, digest in self._pieces), dtype=np.uint8).reshape(-1, 32),
+            ),
+        )
+
+    @staticmethod
+    def _receipts(manifest: Manifest, puts: list["_Put"]) -> tuple[SegmentReceipt, ...]:
+        table = manifest.segments
+        old = len(table) - len(puts)
+        reused = (
+            SegmentReceipt(
+                name=table.name(index),
+                blocks=int(table.blocks[index]),
+                stored_bytes=int(table.stored_bytes[index]),
+                checksum=None,
+                work_uid=manifest.works[int(table.work[index])].uid,
+            )
+            for index in range(old)
+        )
+        return (*reused, *(put.receipt for put in puts))
+
+
+@dataclass(frozen=True, slots=True)
+class _Put:
+    receipt: SegmentReceipt
+    sent: bool
+
+
+class _Repacking:
+    """Packs the used blocks of some old segments again. Each is fetched once; its blocks wait in a file."""
+
+    def __init__(self, order: IngestOrder, bases: Bases, packer: Packer) -> None:
+        self._order = order
+        self._bases = bases
+        self._packer = packer
+
+    def apply(self, runs: Runs, numbers: Column) -> tuple[Runs, int]:
+        """The runs with those segments replaced by new ones, and how many blocks were packed again."""
+        chosen = np.zeros(max(int(runs.segment.max()), len(self._bases)) + 1, dtype=np.bool_)
+        chosen[numbers] = True
+        moving = np.flatnonzero(chosen[runs.segment])
+        old = _in_disk_order(locations_of(_taken(runs, moving))[1])
+        new = self._pack(old)
+        place = dict(zip(old.tolist(), new.tolist(), strict=True))
+        pieces = set((runs.block[moving] // PIECE_BLOCKS).tolist())
+        return Runs.concatenate([self._moved(runs, begin, end, pieces, place) for begin, end in _by_piece(runs)]), len(
+            old
+        )
+
+    def _pack(self, old: Locations) -> Locations:
+        """Fetch each old segment once, lay the wanted blocks out in disk order in a file, pack from there."""
+        new = np.empty(len(old), dtype=np.uint32)
+        with tempfile.TemporaryFile(dir=self._order.scratch) as file:
+            file.truncate(len(old) * BLOCK_BYTES)
+            laid = np.memmap(file, dtype=np.uint8, mode="r+", shape=(len(old), BLOCK_BYTES))
+            segment, at = np.divmod(old, PIECE_BLOCKS)
+            for number in np.unique(segment).tolist():
+                self._order.go_on()
+                blocks = self._order.slot.segment_blocks(self._bases.name(number))
+                rows = np.flatnonzero(segment == number)
+                laid[rows] = np.frombuffer(blocks, dtype=np.uint8).reshape(-1, BLOCK_BYTES)[at[rows]]
+            for begin in range(0, len(old), PIECE_BLOCKS):
+                part = np.array(laid[begin : begin + PIECE_BLOCKS])
+                indexes = np.arange(len(part))
+                prints = fingerprint_blocks(memoryview(part.tobytes()), indexes, self._order.fingerprint_key)
+                new[begin : begin + len(part)] = self._packer.add(part, indexes, prints)
+            del laid
+        return new
+
+    @staticmethod
+    def _moved(runs: Runs, begin: int, end: int, pieces: set[int], place: dict[int, int]) -> Runs:
+        """The runs of one piece, with moved blocks at their new places."""
+        part = _taken(runs, np.arange(begin, end))
+        piece = int(part.block[0]) // PIECE_BLOCKS
+        if piece not in pieces:
+            return part
+        blocks, where = locations_of(part)
+        locations = np.full(PIECE_BLOCKS, ZERO)
+        locations[blocks - piece * PIECE_BLOCKS] = [place.get(at, at) for at in where.tolist()]
+        return runs_of(piece * PIECE_BLOCKS, locations)
+
+
+def _taken(runs: Runs, rows: Indexes) -> Runs:
+    return Runs(block=runs.block[rows], count=runs.count[rows], segment=runs.segment[rows], at=runs.at[rows])
+
+
+def _by_piece(runs: Runs) -> list[tuple[int, int]]:
+    """[begin, end) of the runs of each piece that has any."""
+    begins = np.flatnonzero(np.diff(runs.block // PIECE_BLOCKS, prepend=-1))
+    return list(pairwise([*begins.tolist(), len(runs)]))
+
+
+def _in_disk_order(locations: Locations) -> Locations:
+    """Each location once, in the order in which it first appears."""
+    distinct, first = np.unique(locations, return_index=True)
+    return distinct[np.argsort(first)]
+
+
+def touched_pieces(reader: DiskReader) -> Iterator[int]:
+    """The indexes of the pieces that any extent touches, ascending, each once."""
+    following = 0
+    for extent in reader.extents():
+        first = max(following, extent.offset // PIECE_BYTES)
+        following = max(following, -(-extent.end // PIECE_BYTES))
+        yield from range(first, following)
+
+
+def _read_piece(reader: DiskReader, index: int) -> _Piece:
+    length = piece_bytes(reader.virtual_bytes, index)
+    data = reader.read_at(index * PIECE_BYTES, length)
+    padded = data if length % BLOCK_BYTES == 0 else data.ljust(round_up(length, BLOCK_BYTES), b"\0")
+    if not np.frombuffer(padded, dtype=np.uint64).any():
+        return _Piece(index, b"", b"")
+    return _Piece(index, padded, digest_of(data))
+
+
+def _same_source(order: IngestOrder) -> None:
+    now = order.reader.identity()
+    if now != order.identity:
+        raise SourceChanged(
+            f"{order.identity.location} changed while it was read.",
+            found=f"{now.file_bytes} bytes, stamp {now.stamp}",
+            expected=f"{order.identity.file_bytes} bytes, stamp {order.identity.stamp}",
+            hint="nothing was published; let nobody write to the source and repeat the command",
+            target=order.identity.location,
+        )

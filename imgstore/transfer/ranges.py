@@ -1,0 +1,104 @@
+"""A disk read at offsets, straight from a slot, through a bounded cache of decoded segments in a local file.
+
+For those who read here and there. A whole disk is read by segment instead (`scatter`), which fetches each once.
+"""
+
+import tempfile
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Final
+
+from imgstore.domain.digests import Digest
+from imgstore.domain.errors import InvalidInput
+from imgstore.domain.geometry import BLOCK_BYTES, GIB, SEGMENT_BLOCKS, ceil_div
+from imgstore.segments.manifest import Manifest
+from imgstore.transfer.scatter import SegmentReader
+
+CACHE_BYTES: Final = 2 * GIB
+_SLOT_BYTES: Final = SEGMENT_BLOCKS * BLOCK_BYTES
+
+
+class DecodedCache:
+    """Decoded segments in a file without a name, the least recently read going first. Safe from several threads."""
+
+    def __init__(self, scratch: Path, cache_bytes: int = CACHE_BYTES) -> None:
+        self._file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - lives as long as the cache; see close
+        self._places: OrderedDict[Digest, tuple[int, int]] = OrderedDict()
+        self._free = list(range(max(1, cache_bytes // _SLOT_BYTES)))
+        self._lock = threading.Lock()
+
+    def get(self, name: Digest, offset: int, length: int) -> bytes | None:
+        """Part of a segment's blocks, or None where it is not held."""
+        with self._lock:
+            if name not in self._places:
+                return None
+            self._places.move_to_end(name)
+            place, _ = self._places[name]
+            self._file.seek(place * _SLOT_BYTES + offset)
+            return self._file.read(length)
+
+    def put(self, name: Digest, blocks: memoryview) -> None:
+        """Hold a segment's blocks."""
+        with self._lock:
+            if name in self._places:
+                return
+            if not self._free:
+                _, (freed, _) = self._places.popitem(last=False)
+                self._free.append(freed)
+            place = self._free.pop()
+            self._file.seek(place * _SLOT_BYTES)
+            self._file.write(blocks)
+            self._places[name] = (place, len(blocks))
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._file.close()
+
+
+class RangeReader:
+    """Reads any range of a disk. Each segment is checked against its name when it is fetched."""
+
+    def __init__(self, manifest: Manifest, reader: SegmentReader, cache: DecodedCache) -> None:
+        self._manifest = manifest
+        self._reader = reader
+        self._cache = cache
+
+    @property
+    def virtual_bytes(self) -> int:
+        """Size of the disk."""
+        return self._manifest.virtual_bytes
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """`length` bytes of the disk from `offset`.
+
+        Raises:
+            InvalidInput: the range is not inside the disk.
+            StoreError: a segment can be had from no slot.
+        """
+        if offset < 0 or length < 0 or offset + length > self.virtual_bytes:
+            raise InvalidInput(
+                "The range is not inside the disk.",
+                found=f"{length} bytes from {offset}",
+                expected=f"inside 0 to {self.virtual_bytes}",
+                hint="ask for a range that ends at or before the disk's end",
+            )
+        out = bytearray(length)
+        runs = self._manifest.runs
+        part = runs.overlapping(offset // BLOCK_BYTES, ceil_div(offset + length, BLOCK_BYTES))
+        rows = (runs.block[part], runs.count[part], runs.segment[part], runs.at[part])
+        for block, count, segment, at in zip(*(column.tolist() for column in rows), strict=True):
+            begin = max(offset, block * BLOCK_BYTES)
+            end = min(offset + length, (block + count) * BLOCK_BYTES)
+            inside = at * BLOCK_BYTES + begin - block * BLOCK_BYTES
+            out[begin - offset : end - offset] = self._segment_part(segment, inside, end - begin)
+        return bytes(out)
+
+    def _segment_part(self, segment: int, offset: int, length: int) -> bytes | memoryview:
+        name = self._manifest.segments.name(segment)
+        held = self._cache.get(name, offset, length)
+        if held is not None:
+            return held
+        blocks = self._reader.blocks(name)
+        self._cache.put(name, blocks)
+        return blocks[offset : offset + length]

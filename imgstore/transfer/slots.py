@@ -1,0 +1,101 @@
+"""A slot as the data plane sees it: a store and a prefix."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from imgstore.domain import keys
+from imgstore.domain.digests import Digest
+from imgstore.domain.errors import ObjectCorrupt
+from imgstore.segments import codec
+from imgstore.segments.manifest import Manifest, decode_manifest, intact, manifest_digest
+from imgstore.stores.interface import Body, ObjectInfo, ObjectStore
+
+GoOn: TypeAlias = Callable[[], None]
+"""Called before each request; raises where nothing further is to be begun."""
+
+
+def always() -> None:
+    """The `GoOn` of one who holds no lease."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotAccess:
+    """Reads and writes one slot. Safe to use from several threads at once."""
+
+    label: str
+    """For people: "westus2/Standard_LRS/0"."""
+    store: ObjectStore
+    prefix: str
+    """What every key starts with, ending in a slash."""
+
+    def segment_body(self, name: Digest) -> bytes:
+        """A segment as stored, checked against its name.
+
+        Raises:
+            ObjectNotFound, ObjectCorrupt: it is not in the slot, or no copy there matches its name.
+        """
+        return self.store.get(self.prefix + keys.segment_key(name), codec.named(name))
+
+    def segment_blocks(self, name: Digest) -> memoryview:
+        """A segment's blocks, concatenated. Raises as `segment_body`."""
+        return codec.decode_segment(self.segment_body(name), name)
+
+    def put_segment(self, name: Digest, body: Body) -> ObjectInfo:
+        """Store a segment so that it is confirmed: a store that checks no checksum is read back (rules.md, rule 4)."""
+        return self._put_confirmed(keys.segment_key(name), body, codec.named(name))
+
+    def segments(self) -> dict[Digest, int]:
+        """The stored bytes of each segment in the slot, by name, as the store lists them now."""
+        listing = self.store.list(self.prefix + keys.SEGMENTS)
+        return {keys.segment_name(info.key): info.stored_bytes for info in listing}
+
+    def has_segment(self, name: Digest, stored_bytes: int) -> bool:
+        """Whether the store has that segment in that length now."""
+        try:
+            return self.store.head(self.prefix + keys.segment_key(name)).stored_bytes == stored_bytes
+        except KeyError:
+            return False
+
+    def put_manifest(self, key: str, data: bytes) -> ObjectInfo:
+        """Store a manifest under its key below the slot, and read it back."""
+        info = self.store.put(self.prefix + key, data)
+        self._read_back(key, intact(manifest_digest(data)))
+        return info
+
+    def manifest(self, key: str, digest: Digest) -> Manifest:
+        """The manifest under that key, if it is the one of that digest.
+
+        Raises:
+            ObjectNotFound, ObjectCorrupt: it is not there, or another one is.
+        """
+        return decode_manifest(self.store.get(self.prefix + key, intact(digest)))
+
+    def put_object(self, key: str, body: Body, accept: Callable[[bytes], bool]) -> ObjectInfo:
+        """Store any other object below the slot, confirmed as a segment is."""
+        return self._put_confirmed(key, body, accept)
+
+    def object(self, key: str, accept: Callable[[bytes], bool]) -> bytes:
+        """Any other object below the slot."""
+        return self.store.get(self.prefix + key, accept)
+
+    def remove(self, keys_below: list[str]) -> None:
+        """Take objects away. One that is not there is no error."""
+        self.store.delete(self.prefix + key for key in keys_below)
+
+    def _put_confirmed(self, key: str, body: Body, accept: Callable[[bytes], bool]) -> ObjectInfo:
+        info = self.store.put(self.prefix + key, body)
+        if not self.store.properties.verifies_checksum:
+            self._read_back(key, accept)
+        return info
+
+    def _read_back(self, key: str, accept: Callable[[bytes], bool]) -> None:
+        body = self.store.get(self.prefix + key, accept)
+        if not accept(body):
+            raise ObjectCorrupt(
+                f"{self.prefix + key} was stored, but reads back as something else.",
+                found=f"{len(body)} bytes from {self.store.name}",
+                expected="the bytes that were sent",
+                hint="check the store's disks, then repeat the command: what is right is not sent again",
+                target=key,
+            )
