@@ -1,0 +1,1 @@
+"""Decides: desired against observed, placement, bases, latest. Pure: plans, never commits, never waits."""

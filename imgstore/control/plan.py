@@ -1,0 +1,71 @@
+"""Replication, decided: which replicas can be made now, and from where (DESIGN.md, "Across").
+
+Level-triggered: everything is read from the replicas as they stand; nothing depends on what woke the caller.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from imgstore.domain.resources import Replica
+from imgstore.domain.states import ReplicaState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyStep:
+    """One replica that can be made now."""
+
+    replica: Replica
+    sources: tuple[Replica, ...]
+    """Complete replicas, the preferred first; the others stand in for a segment that it can't serve."""
+    crossing: bool
+    """The preferred source is in another region."""
+
+
+def ready_steps(
+    replicas: Sequence[Replica], *, source_region: str, busy: Collection[str], failed: Collection[str]
+) -> list[CopyStep]:
+    """The replicas to begin with now.
+
+    A region's first replica comes from the source region, else from any complete one; the others from a complete one
+    of their region, at most as many at once as there are complete ones, so that sources double. A region whose first
+    replica failed tries the next of its ordinals: its zone may be another.
+
+    Args:
+        replicas: of one version, all of them.
+        source_region: the version's.
+        busy: uids of the replicas that are being made.
+        failed: uids of those that failed in this run; a later run tries them again.
+    """
+    complete = [replica for replica in replicas if replica.state is ReplicaState.COMPLETED]
+    if not complete:
+        return []
+    steps: list[CopyStep] = []
+    for region in dict.fromkeys(replica.slot.key.region for replica in replicas):
+        inside = [replica for replica in replicas if replica.slot.key.region == region]
+        at_work = sum(replica.uid in busy for replica in inside)
+        here = [replica for replica in inside if replica.state is ReplicaState.COMPLETED]
+        room = max(len(here), 1) - at_work
+        waiting = [
+            replica
+            for replica in inside
+            if replica.state not in (ReplicaState.COMPLETED, ReplicaState.DELETING)
+            and replica.uid not in busy
+            and replica.uid not in failed
+        ]
+        for turn, replica in enumerate(waiting[: max(room, 0)]):
+            steps.append(
+                CopyStep(
+                    replica=replica,
+                    sources=_sources(complete, here, source_region, turn),
+                    crossing=not here,
+                )
+            )
+    return steps
+
+
+def _sources(complete: list[Replica], here: list[Replica], source_region: str, turn: int) -> tuple[Replica, ...]:
+    """Those of the region first, beginning with another at each turn; then the source region's; then the rest."""
+    begin = turn % len(here) if here else 0
+    near = [*here[begin:], *here[:begin]]
+    origin = [replica for replica in complete if replica.slot.key.region == source_region and replica not in near]
+    return (*near, *origin, *(replica for replica in complete if replica not in near and replica not in origin))

@@ -1,0 +1,94 @@
+"""Where a version is to be: a request's target regions, checked against regions.yaml and the limits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from imgstore.domain.errors import InvalidInput
+from imgstore.domain.names import region_key
+from imgstore.domain.resources import StorageAccountType, TargetRegion, TargetRegionRequest
+from imgstore.regions import Region, Regions
+
+REPLICAS_PER_REGION_MAX: Final = 10
+"""Azure's limit of 2019, the preset that the installation starts with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishingRequest:
+    """What a person asks for, before defaults."""
+
+    location: str
+    """The source region, as typed."""
+    target_regions: Sequence[TargetRegionRequest]
+    """Empty is the source region alone."""
+    replica_count: int | None = None
+    storage_account_type: StorageAccountType | None = None
+
+
+def resolve_targets(request: PublishingRequest, regions: Regions) -> tuple[str, tuple[TargetRegion, ...]]:
+    """The source region's key and the target regions with every default filled in, in the order of the request.
+
+    Raises:
+        InvalidInput: an unknown or repeated region, the source region not among them, a count out of range, a storage
+            account type that a region does not have.
+    """
+    source = regions.get(request.location, target="location")
+    asked = request.target_regions or (TargetRegionRequest(name=request.location),)
+    targets = tuple(_resolved(each, request, regions) for each in asked)
+    names = [target.name for target in targets]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise InvalidInput(
+            "Duplicate regions are not allowed in target publishing regions.",
+            found=", ".join(repeated),
+            expected="each region once",
+            hint="name each region once, with its replica count: westus2=3",
+            target="targetRegions",
+        )
+    if source.name not in names:
+        raise InvalidInput(
+            f"Gallery image version publishing profile regions '{', '.join(names)}' must contain the location of image "
+            f"version '{source.display_name}'.",
+            found=f"target regions {', '.join(names)}",
+            expected=f"{source.name} among them",
+            hint=f"add {source.name} to --target-regions, or choose another --location",
+            target="targetRegions",
+        )
+    return source.name, targets
+
+
+def _resolved(asked: TargetRegionRequest, request: PublishingRequest, regions: Regions) -> TargetRegion:
+    region = regions.get(asked.name, target="targetRegions")
+    counts = (asked.regional_replica_count, request.replica_count, 1)
+    count = next(each for each in counts if each is not None)
+    kind = asked.storage_account_type or request.storage_account_type or StorageAccountType.STANDARD_LRS
+    if not 1 <= count <= REPLICAS_PER_REGION_MAX:
+        raise InvalidInput(
+            f"The value {count} of parameter regionalReplicaCount is out of range. The value must be between 1 and "
+            f"{REPLICAS_PER_REGION_MAX}, inclusive.",
+            found=f"{count} replicas in {region.name}",
+            expected=f"1 to {REPLICAS_PER_REGION_MAX}",
+            hint="one replica serves about 20 machines that are made at once",
+            target="regionalReplicaCount",
+        )
+    _check_type(kind, region)
+    return TargetRegion(
+        name=region_key(region.name),
+        regional_replica_count=count,
+        storage_account_type=kind,
+        exclude_from_latest=asked.exclude_from_latest,
+    )
+
+
+def _check_type(kind: StorageAccountType, region: Region) -> None:
+    if kind in region.storage_account_types:
+        return
+    zones = len(region.zones)
+    why = f"; it has {zones} zone{'s' * (zones != 1)}, and ZRS needs three" if kind.name.endswith("ZRS") else ""
+    raise InvalidInput(
+        f"The storage account type {kind} is not supported in region '{region.display_name}'{why}.",
+        found=f"{region.name}={kind}",
+        expected=f"one of {', '.join(region.storage_account_types)}",
+        hint="choose another storage account type for this region, or add zones to it in regions.yaml",
+        target="storageAccountType",
+    )
