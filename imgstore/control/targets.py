@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.names import region_key
 from imgstore.domain.resources import StorageAccountType, TargetRegion, TargetRegionRequest
 from imgstore.regions import Region, Regions
 
@@ -71,24 +70,22 @@ def _resolved(asked: TargetRegionRequest, request: PublishingRequest, regions: R
             hint="one replica serves about 20 machines that are made at once",
             target="regionalReplicaCount",
         )
-    _check_type(kind, region)
+    _check_offered(kind, region)
     return TargetRegion(
-        name=region_key(region.name),
+        name=region.name,
         regional_replica_count=count,
         storage_account_type=kind,
         exclude_from_latest=asked.exclude_from_latest,
     )
 
 
-def _check_type(kind: StorageAccountType, region: Region) -> None:
-    if kind in region.storage_account_types:
-        return
-    zones = len(region.zones)
-    why = f"; it has {zones} zone{'s' * (zones != 1)}, and ZRS needs three" if kind.name.endswith("ZRS") else ""
-    raise InvalidInput(
-        f"The storage account type {kind} is not supported in region '{region.display_name}'{why}.",
-        found=f"{region.name}={kind}",
-        expected=f"one of {', '.join(region.storage_account_types)}",
-        hint="choose another storage account type for this region, or add zones to it in regions.yaml",
-        target="storageAccountType",
-    )
+def _check_offered(kind: StorageAccountType, region: Region) -> None:
+    if kind not in region.storage_account_types:
+        zones = len(region.zones)
+        raise InvalidInput(
+            f"The storage account type {kind} is not supported in region '{region.display_name}'.",
+            found=f"{kind} in a region of {zones} zone{'s' * (zones != 1)}",
+            expected=" or ".join(region.storage_account_types),
+            hint="ask for another type, or for a region that offers this one: `imgstore regions list`",
+            target="storageAccountType",
+        )

@@ -55,7 +55,7 @@ class Group:
     subscription: str
     name: str
     location: str
-    tags: Mapping[str, str] = NO_TAGS
+    tags: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
     created_at: datetime
 
 
@@ -70,7 +70,7 @@ class Gallery:
     name: str
     location: str
     description: str | None = None
-    tags: Mapping[str, str] = NO_TAGS
+    tags: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
     pool_uid: str
     created_at: datetime
 
@@ -91,7 +91,7 @@ class ImageDefinition:
     hyper_v_generation: HyperVGeneration = HyperVGeneration.V1
     architecture: str = "x64"
     description: str | None = None
-    tags: Mapping[str, str] = NO_TAGS
+    tags: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
     created_at: datetime
 
 
@@ -130,7 +130,7 @@ class ImageVersion:
     """In the order of the request."""
     replica_count: int = 1
     exclude_from_latest: bool = False
-    tags: Mapping[str, str] = NO_TAGS
+    tags: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
     source: SourceIdentity
     source_sha256: str | None = None
     """Given by the user, lower-case hexadecimal, checked over the file's bytes."""
@@ -207,7 +207,7 @@ class ManagedDisk:
     """The group's name."""
     name: str
     location: str
-    tags: Mapping[str, str] = NO_TAGS
+    tags: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
     source_version_uid: str
     source_reference: str
     """The resource id of the image version that it was made from."""

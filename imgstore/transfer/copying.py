@@ -4,13 +4,14 @@ Every body passes through us and is checked against its name on the way in, so a
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from imgstore.domain.digests import Digest
 from imgstore.domain.errors import StoreError
 from imgstore.domain.geometry import ceil_div
 from imgstore.transfer.bounded import Bounded
 from imgstore.transfer.receipts import CopyReceipt
+from imgstore.transfer.scatter import Damage
 from imgstore.transfer.slots import GoOn, SlotAccess, always
 
 _LISTED_AT_ONCE = 1000
@@ -35,6 +36,8 @@ class CopyOrder:
     go_on: GoOn = always
     moved: Callable[[int], None] = lambda _bytes: None
     """Told the stored bytes of each segment that is dealt with, of those that `to_send` names."""
+    damages: list[Damage] = field(default_factory=list)
+    """Filled with what a source should have served and could not."""
 
 
 def to_send(order: CopyOrder) -> tuple[dict[Digest, int], frozenset[Digest]]:
@@ -67,7 +70,7 @@ def copy_segments(order: CopyOrder, absent: Mapping[Digest, int], missing: froze
 
     def bring(name: Digest, stored_bytes: int) -> None:
         order.go_on()
-        body = _body(order.sources, name)
+        body = _body(order, name)
         order.go_on()
         checksums[name] = order.target.put_segment(name, body).checksum
         order.moved(stored_bytes)
@@ -78,12 +81,13 @@ def copy_segments(order: CopyOrder, absent: Mapping[Digest, int], missing: froze
     return CopyReceipt(sent_bytes=sum(absent.values()), sent=len(absent), checksums=checksums, missing=missing)
 
 
-def _body(sources: Sequence[SlotAccess], name: Digest) -> bytes:
+def _body(order: CopyOrder, name: Digest) -> bytes:
     first: StoreError | None = None
-    for source in sources:
+    for source in order.sources:
         try:
             return source.segment_body(name)
         except StoreError as error:
+            order.damages.append(Damage(slot=source, name=name, error=error))
             first = first or error
     assert first is not None, "a copy needs a source"
     raise first

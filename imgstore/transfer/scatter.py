@@ -7,6 +7,7 @@ bytes read are the bytes stored.
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +15,21 @@ import numpy.typing as npt
 from imgstore.domain.digests import Digest, digest_of
 from imgstore.domain.errors import ObjectCorrupt, StoreError
 from imgstore.domain.geometry import BLOCK_BYTES, PIECE_BLOCKS, PIECE_BYTES
-from imgstore.domain.sources import DiskWriter
 from imgstore.segments.manifest import Column, Manifest, piece_bytes
 from imgstore.transfer.bounded import Bounded
 from imgstore.transfer.slots import GoOn, SlotAccess
+
+
+class Placing(Protocol):
+    """What can be written and read at offsets: a `DiskWriter`, as far as it is needed here."""
+
+    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+        """Put `data` at `offset`. Safe from several threads."""
+        ...
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """What was written there, zeros elsewhere."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +85,7 @@ class _Pieces:
 def scatter(
     manifest: Manifest,
     reader: SegmentReader,
-    writer: DiskWriter,
+    writer: Placing,
     *,
     workers: int,
     go_on: GoOn,
@@ -126,7 +138,7 @@ def scatter(
             pool.submit(place, order[begin:end])
 
 
-def _check_piece(manifest: Manifest, index: int, writer: DiskWriter) -> None:
+def _check_piece(manifest: Manifest, index: int, writer: Placing) -> None:
     data = writer.read_at(index * PIECE_BYTES, piece_bytes(manifest.virtual_bytes, index))
     found, expected = digest_of(data), manifest.pieces.find(index)
     if found != expected:

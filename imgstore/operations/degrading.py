@@ -1,0 +1,54 @@
+"""A segment was found missing or wrong: each replica in that slot that names it is no longer trusted (rule 4)."""
+
+from collections.abc import Collection, Iterable
+
+import numpy as np
+
+from imgstore.domain.access import Action
+from imgstore.domain.digests import Digest
+from imgstore.domain.errors import ObjectNotFound
+from imgstore.domain.resources import Slot
+from imgstore.domain.states import ReplicaState
+from imgstore.operations.installation import Installation
+from imgstore.operations.settling import write_version_state
+from imgstore.transfer.scatter import Damage
+
+
+def degrade(installation: Installation, slot: Slot, segments: Collection[Digest], why: str) -> None:
+    """Mark every complete replica of the slot that names one of `segments` Degraded, in one transaction, and say so.
+
+    A degraded replica is not handed out, is no base and no source; repeating `image-version create` repairs it.
+    """
+    incident = f"{len(segments)} segments of {slot.key}: {why}; first {min(segments).hex()}"
+    with installation.catalog.transaction() as facts:
+        try:
+            ids = facts.segments.ids(slot.key.pool_uid, sorted(segments))
+        except ObjectNotFound:
+            return  # Never recorded: no replica names them.
+        facts.slots.lock(slot.uid)
+        for replica in facts.replicas.in_slot(slot.uid):
+            manifests = facts.manifests.of_owner(replica.version_uid)
+            named = [np.frombuffer(row.segment_ids, dtype="<u4") for row in manifests if row.slot_uid == slot.uid]
+            if replica.state is ReplicaState.COMPLETED and any(np.isin(ids, each).any() for each in named):
+                facts.replicas.move(replica.uid, ReplicaState.DEGRADED, error=incident)
+                write_version_state(facts, facts.versions.by_uid(replica.version_uid))
+        now = installation.effects.now()
+        facts.activity.add(
+            principal="imgstore",
+            action=f"incident/{Action.READ}",
+            scope=str(slot.key),
+            outcome="Degraded",
+            detail=incident,
+            started_at=now,
+            finished_at=now,
+        )
+    installation.note(f"{slot.key.region}/{slot.key.ordinal}", incident)
+
+
+def degrade_damaged(installation: Installation, slots: Iterable[Slot], damages: Collection[Damage]) -> None:
+    """The same for what a reader met."""
+    by_label = {str(slot.key): slot for slot in slots}
+    for label, slot in by_label.items():
+        names = {damage.name for damage in damages if damage.slot.label == label and not damage.error.retryable}
+        if names:
+            degrade(installation, slot, names, "missing or damaged when read")

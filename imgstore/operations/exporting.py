@@ -1,0 +1,247 @@
+"""A managed disk or an image version becomes a file: sparse, by segment, every piece verified, whole or not at all."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from imgstore.catalog import Facts
+from imgstore.domain import names
+from imgstore.domain.access import Action, Principal
+from imgstore.domain.digests import Digest
+from imgstore.domain.errors import Conflict, ImgstoreError, StoreError
+from imgstore.domain.names import ImageReference
+from imgstore.domain.progress import ProgressEvent, Stage
+from imgstore.domain.resources import OS_DISK, ManifestRow, Replica, Slot
+from imgstore.domain.sources import DiskFormat
+from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.domain.works import Lease, WorkKind
+from imgstore.formats import create_writer
+from imgstore.operations import finding
+from imgstore.operations.degrading import degrade_damaged
+from imgstore.operations.disks import check_subscription, choose_replica
+from imgstore.operations.installation import Installation
+from imgstore.operations.recording import recorded
+from imgstore.operations.working import stopping, take_up
+from imgstore.segments.manifest import Manifest
+from imgstore.transfer.scatter import SegmentReader, scatter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """A file that was written."""
+
+    path: Path
+    format: DiskFormat
+    virtual_bytes: int
+    file_bytes: int
+    """Apparent size; the file is sparse."""
+    disk_digest: Digest
+    source: str
+    """The resource id that it was made from."""
+    replica: int
+    """The ordinal of the replica that was read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chosen:
+    """What is read: a manifest in a slot, the slots that can stand in for it, and the pin."""
+
+    source: str
+    owner_uid: str
+    slot: Slot
+    manifest: ManifestRow
+    others: tuple[Slot, ...]
+    lease: Lease
+
+
+def export_disk(
+    installation: Installation,
+    principal: Principal,
+    *,
+    group: str,
+    name: str,
+    path: Path,
+    format: DiskFormat = DiskFormat.VHD_FIXED,  # noqa: A002 - az's word
+    overwrite: bool = False,
+    pad: bool = False,
+) -> Export:
+    """Write a managed disk into a file.
+
+    Args:
+        installation: where.
+        principal: who.
+        group: the resource group's name.
+        name: the disk's.
+        path: the file; its folder must exist.
+        format: vhd, vhd-dynamic, raw or qcow2.
+        overwrite: replace a file that is there.
+        pad: round a size that the format cannot hold up to the next that it can.
+
+    Raises:
+        OutputError: the file cannot be written; nothing of it is left.
+        ObjectCorrupt, StoreError: no replica serves the disk's bytes.
+    """
+    scope = names.disk_id(installation.subscription, group, name)
+    with recorded(installation, principal, Action.READ, scope, "Microsoft.Compute/disks/beginGetAccess/action"):
+        with installation.catalog.transaction() as facts:
+            disk = finding.disk(facts, installation.subscription, group, name)
+            if disk.provisioning_state is not ProvisioningState.SUCCEEDED:
+                raise Conflict(
+                    f"The disk '{disk.name}' is not ready.",
+                    found=f"provisioning state {disk.provisioning_state}",
+                    expected="Succeeded",
+                    hint="repeat the `imgstore disk create` that made it; it goes on where it stood",
+                    target=scope,
+                )
+            manifest = facts.manifests.find(disk.uid, disk.slot.uid, OS_DISK)
+            assert manifest is not None, "a disk that Succeeded has a manifest"
+            siblings = _siblings(facts.replicas.list(disk.source_version_uid), disk.slot)
+            lease = _pin(installation, disk.slot, disk.uid, manifest, facts)
+        chosen = _Chosen(
+            source=scope, owner_uid=disk.uid, slot=disk.slot, manifest=manifest, others=siblings, lease=lease
+        )
+        return _write(installation, chosen, path, format, overwrite=overwrite, pad=pad)
+
+
+def export_image(
+    installation: Installation,
+    principal: Principal,
+    *,
+    reference: ImageReference,
+    location: str | None = None,
+    path: Path,
+    format: DiskFormat = DiskFormat.VHD_FIXED,  # noqa: A002 - az's word
+    overwrite: bool = False,
+    pad: bool = False,
+) -> Export:
+    """Write an image version into a file, from the replica whose turn it is; no resource is left behind.
+
+    Args:
+        installation: where.
+        principal: who.
+        reference: which image; without a version the latest that is complete in the region.
+        location: the region; None is the gallery's.
+        path: the file; its folder must exist.
+        format: vhd, vhd-dynamic, raw or qcow2.
+        overwrite: replace a file that is there.
+        pad: round a size that the format cannot hold up to the next that it can.
+
+    Raises:
+        ImageNotAvailable: no such version, or not complete in the region.
+        OutputError: the file cannot be written; nothing of it is left.
+        ObjectCorrupt, StoreError: no replica serves the version's bytes.
+    """
+    check_subscription(installation, reference)
+    scope = names.definition_id(installation.subscription, reference.group, reference.gallery, reference.definition)
+    with recorded(installation, principal, Action.READ, scope, "Microsoft.Compute/galleries/images/versions/read"):
+        with installation.catalog.transaction() as facts:
+            above = finding.lineage(
+                facts, installation.subscription, reference.group, reference.gallery, reference.definition
+            ).gallery
+            region = installation.regions.get(location or above.location, target="location").name
+            line, version, replica = choose_replica(installation, facts, reference, region)
+            manifest = facts.manifests.find(version.uid, replica.slot.uid, OS_DISK)
+            assert manifest is not None, "a complete replica has a manifest (promise 2)"
+            siblings = _siblings(facts.replicas.list(version.uid), replica.slot)
+            lease = _pin(installation, replica.slot, version.uid, manifest, facts)
+        chosen = _Chosen(
+            source=line.version_id(version.name),
+            owner_uid=version.uid,
+            slot=replica.slot,
+            manifest=manifest,
+            others=siblings,
+            lease=lease,
+        )
+        return _write(installation, chosen, path, format, overwrite=overwrite, pad=pad)
+
+
+def _siblings(replicas: Sequence[Replica], slot: Slot) -> tuple[Slot, ...]:
+    """The other complete slots of a version, those of the same region first."""
+    others = [each.slot for each in replicas if each.state is ReplicaState.COMPLETED and each.slot.uid != slot.uid]
+    return tuple(sorted(others, key=lambda other: other.key.region != slot.key.region))
+
+
+def _pin(installation: Installation, slot: Slot, owner_uid: str, manifest: ManifestRow, facts: Facts) -> Lease:
+    """A pin for as long as the file is written: deletion waits for it while this process lives."""
+    return take_up(
+        installation,
+        facts,
+        kind=WorkKind.EXPORT,
+        slot=slot,
+        owner_uid=owner_uid,
+        plan={"manifest": manifest.uid},
+        pins=(manifest.uid,),
+    )[1]
+
+
+def _write(
+    installation: Installation, chosen: _Chosen, path: Path, form: DiskFormat, *, overwrite: bool, pad: bool
+) -> Export:
+    task = f"export {path.name}"
+    tell = installation.subscriber
+    with installation.keeper.hold(chosen.lease) as hold:
+        manifest = read_manifest(installation, chosen.slot, chosen.others, chosen.manifest)
+        total = manifest.content_bytes
+        tell(ProgressEvent(task=task, stage=Stage.STARTED, bytes_total=total))
+        writer = create_writer(
+            path,
+            format=form,
+            virtual_bytes=manifest.virtual_bytes,
+            extents=manifest.extents(),
+            disk_digest=manifest.disk_digest,
+            trimmings=manifest.trimmings,
+            overwrite=overwrite,
+            pad=pad,
+        )
+        done = 0
+
+        def moved(moved_bytes: int) -> None:
+            nonlocal done
+            done += moved_bytes
+            tell(ProgressEvent(task=task, stage=Stage.MOVED, bytes_done=min(done, total), bytes_total=total))
+
+        reader = SegmentReader([installation.access(slot) for slot in (chosen.slot, *chosen.others)])
+        try:
+            scatter(
+                manifest,
+                reader,
+                writer,
+                workers=installation.tuning.scatter_workers,
+                go_on=stopping(installation, hold),
+                moved=moved,
+            )
+            writer.publish()
+        except ImgstoreError as error:
+            tell(ProgressEvent(task=task, stage=Stage.FAILED, detail=str(error)))
+            raise
+        finally:
+            writer.abandon()
+            degrade_damaged(installation, (chosen.slot, *chosen.others), reader.damages)
+        with installation.catalog.transaction() as facts:
+            facts.works.complete(chosen.lease)
+    tell(ProgressEvent(task=task, stage=Stage.COMPLETED, bytes_done=total, bytes_total=total))
+    return Export(
+        path=path,
+        format=form,
+        virtual_bytes=manifest.virtual_bytes,
+        file_bytes=path.stat().st_size,
+        disk_digest=manifest.disk_digest,
+        source=chosen.source,
+        replica=chosen.slot.key.ordinal,
+    )
+
+
+def read_manifest(installation: Installation, slot: Slot, others: Sequence[Slot], row: ManifestRow) -> Manifest:
+    """A manifest from its own slot, or from another that holds the same.
+
+    Raises:
+        StoreError: no slot serves it; the first slot's error.
+    """
+    first: StoreError | None = None
+    for each in (slot, *others):
+        try:
+            return installation.access(each).manifest(row.body_key, row.digest)
+        except StoreError as error:
+            first = first or error
+    assert first is not None
+    raise first

@@ -1,0 +1,120 @@
+"""Resource groups: made when asked for, and on first use."""
+
+from collections.abc import Mapping
+
+from imgstore.catalog import Facts
+from imgstore.domain import names
+from imgstore.domain.access import Action, Principal, authorize
+from imgstore.domain.errors import Conflict
+from imgstore.domain.resources import NO_TAGS, Group
+from imgstore.operations import finding
+from imgstore.operations.installation import Installation
+from imgstore.operations.recording import recorded
+
+
+def create_group(
+    installation: Installation,
+    principal: Principal,
+    *,
+    name: str,
+    location: str,
+    tags: Mapping[str, str] | None = None,
+) -> Group:
+    """Make a group, or give its tags new values.
+
+    Raises:
+        InvalidInput: the name or the region is none.
+        Conflict: the group exists in another region.
+    """
+    names.check_group_name(name)
+    region = installation.regions.get(location, target="location").name
+    scope = names.group_id(installation.subscription, name)
+    with (
+        recorded(installation, principal, Action.WRITE, scope, "Microsoft.Resources/resourceGroups/write"),
+        installation.catalog.transaction() as facts,
+    ):
+        group = ensure_group(installation, facts, name, region)
+        if group.location != region:
+            raise Conflict(
+                f"Invalid resource group location '{region}'. The resource group '{group.name}' already exists.",
+                found=f"a group in {group.location}",
+                expected="the region that the group was made in",
+                hint=f"leave --location out, or name {group.location}",
+                target="location",
+                code="InvalidResourceGroupLocation",
+            )
+        if tags is not None and tags != group.tags:
+            group = _tagged(group, tags)
+            facts.groups.update(group)
+        return group
+
+
+def ensure_group(installation: Installation, facts: Facts, name: str, location: str) -> Group:
+    """The group of that name, made in `location` (a region's key) where it is missing."""
+    names.check_group_name(name)
+    group = facts.groups.get(installation.subscription, name)
+    if group is None:
+        group = Group(
+            uid=installation.effects.new_uid(),
+            subscription=installation.subscription,
+            name=name,
+            location=location,
+            created_at=installation.effects.now(),
+        )
+        facts.groups.add(group)
+    return group
+
+
+def show_group(installation: Installation, principal: Principal, *, name: str) -> Group:
+    """The group of that name."""
+    authorize(principal, Action.READ, names.group_id(installation.subscription, name))
+    with installation.catalog.reading() as facts:
+        return finding.group(facts, installation.subscription, name)
+
+
+def list_groups(installation: Installation, principal: Principal) -> list[Group]:
+    """Every group of the subscription, by name."""
+    authorize(principal, Action.READ, f"/subscriptions/{installation.subscription}")
+    with installation.catalog.reading() as facts:
+        return facts.groups.list(installation.subscription)
+
+
+def delete_group(installation: Installation, principal: Principal, *, name: str) -> None:
+    """Remove an empty group.
+
+    Raises:
+        Conflict: something is in it. imgstore deletes what was named, not what is inside.
+    """
+    scope = names.group_id(installation.subscription, name)
+    with (
+        recorded(installation, principal, Action.DELETE, scope, "Microsoft.Resources/resourceGroups/delete"),
+        installation.catalog.transaction() as facts,
+    ):
+        group = finding.group(facts, installation.subscription, name)
+        children = facts.groups.children(group.uid)
+        if children:
+            raise nested_resources(children, "delete what is in the group first")
+        facts.groups.delete(group.uid)
+
+
+def nested_resources(children: list[str], hint: str) -> Conflict:
+    """The refusal to delete what has something below it."""
+    return Conflict(
+        "Cannot delete resource while nested resources exist. Some existing nested resource IDs include: "
+        f"'{children[0]}'. Please delete all nested resources before deleting this resource.",
+        found=f"{len(children)} nested resources: {', '.join(children[:5])}{', ...' * (len(children) > 5)}",
+        expected="none",
+        hint=hint,
+        code="CannotDeleteResource",
+    )
+
+
+def _tagged(group: Group, tags: Mapping[str, str]) -> Group:
+    return Group(
+        uid=group.uid,
+        subscription=group.subscription,
+        name=group.name,
+        location=group.location,
+        tags=dict(tags) or NO_TAGS,
+        created_at=group.created_at,
+    )

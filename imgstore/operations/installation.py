@@ -1,0 +1,60 @@
+"""The collaborators of one installation, frozen together. Declared here, filled in by ``bootstrap.py``."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from imgstore.catalog import Catalog
+from imgstore.domain.effects import Effects
+from imgstore.domain.geometry import TIB
+from imgstore.domain.progress import ProgressEvent, Stage, Subscriber, silent
+from imgstore.domain.resources import Slot
+from imgstore.operations.holding import LeaseKeeper
+from imgstore.regions import Locator, Regions
+from imgstore.transfer.slots import SlotAccess
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """How much at once, and how large."""
+
+    put_workers: int = 3
+    """Threads that compress and put during an ingest."""
+    copy_workers: int = 4
+    """Threads of one replica's copy."""
+    scatter_workers: int = 3
+    """Threads that fetch and place during an export."""
+    replicas_at_once: int = 4
+    """Replicas that are copied at the same time."""
+    image_bytes_max: int = TIB
+    """Azure's limit of 2019: disks of at most 1 TiB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installation:
+    """Everything that an operation works with."""
+
+    uid: str
+    subscription: str
+    home: Path
+    scratch: Path
+    """A folder for files that stand in for memory; emptied at any time when nothing runs."""
+    catalog: Catalog
+    regions: Regions
+    locator: Locator
+    keeper: LeaseKeeper
+    effects: Effects
+    environ: Mapping[str, str]
+    tuning: Tuning = field(default_factory=Tuning)
+    subscriber: Subscriber = silent
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Set when the user interrupts: nothing further is begun."""
+
+    def access(self, slot: Slot) -> SlotAccess:
+        """The slot as the data plane sees it."""
+        return SlotAccess(label=str(slot.key), store=self.locator.store(slot), prefix=slot.prefix)
+
+    def note(self, task: str, detail: str) -> None:
+        """Tell a person something."""
+        self.subscriber(ProgressEvent(task=task, stage=Stage.NOTE, detail=detail))

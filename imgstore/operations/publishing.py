@@ -1,0 +1,257 @@
+"""A source becomes the first replica of a version, in its source slot (DESIGN.md, "In").
+
+Plan and lease, act, record: three steps, and no transaction is open while bytes move.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from imgstore.control.choices import choose_bases
+from imgstore.domain import keys
+from imgstore.domain.errors import StoreError
+from imgstore.domain.geometry import PIECE_BYTES
+from imgstore.domain.names import VersionName
+from imgstore.domain.progress import ProgressEvent, Stage
+from imgstore.domain.resources import OS_DISK, ImageVersion, Replica, SegmentRow, Slot
+from imgstore.domain.sources import DiskReader, SourceIdentity
+from imgstore.domain.states import ReplicaState
+from imgstore.domain.works import Lease, Work, WorkKind
+from imgstore.operations.degrading import degrade
+from imgstore.operations.finding import Lineage
+from imgstore.operations.installation import Installation
+from imgstore.operations.settling import Listed, complete_replica, list_segments, write_version_state
+from imgstore.operations.working import at_work, stopping, take_up
+from imgstore.segments.codec import CODEC
+from imgstore.segments.manifest import Manifest
+from imgstore.transfer.checking import check_assembly
+from imgstore.transfer.ingest import IngestOrder, ingest, touched_pieces
+from imgstore.transfer.receipts import IngestReceipt
+
+_RULES: Final = "1"
+"""Of comparing and packing. Raised when the same plan would make other segments than before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """A source on its way to its slot."""
+
+    line: Lineage
+    version: ImageVersion
+    replica: Replica
+    """The one in the source slot."""
+    reader: DiskReader
+    named_bases: Sequence[VersionName] = ()
+    verify_full: bool = False
+
+
+def publish(installation: Installation, publication: Publication) -> None:
+    """Take the source in and make its replica Completed.
+
+    Raises:
+        ImgstoreError: it failed; the replica is Failed with the error's text, and the same command goes on.
+    """
+    task = f"{publication.replica.slot.key.region}/{publication.replica.slot.key.ordinal}"
+    work, lease = _plan(installation, publication)
+    tell = installation.subscriber
+    try:
+        _act(installation, publication, work, lease, task)
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:
+        _failed(installation, publication, str(error))
+        tell(ProgressEvent(task=task, stage=Stage.FAILED, detail=str(error)))
+        raise
+
+
+def _plan(installation: Installation, publication: Publication) -> tuple[Work, Lease]:
+    """Open or take up the work; the replica is Replicating from here on."""
+    version, slot = publication.version, publication.replica.slot
+    identity = publication.reader.identity()
+    fixed = {
+        "identity": identity_as_plan(identity),
+        "format": publication.reader.trimmings.format.value,
+        "codec": CODEC,
+        "rules": _RULES,
+    }
+    with installation.catalog.transaction() as facts:
+        complete = {
+            each.version_uid
+            for each in facts.replicas.in_slot(slot.uid)
+            if each.state is ReplicaState.COMPLETED and each.version_uid != version.uid
+        }
+        candidates = [each for each in facts.versions.list(version.definition_uid) if each.uid in complete]
+        bases = choose_bases(candidates, new=version.name, named=publication.named_bases)
+        manifests = [facts.manifests.find(base.uid, slot.uid, OS_DISK) for base in bases]
+        rows = [row for row in manifests if row is not None]
+        plan = fixed | {"bases": [{"key": row.body_key, "digest": row.digest.hex()} for row in rows]}
+        work, lease = take_up(
+            installation,
+            facts,
+            kind=WorkKind.INGEST,
+            slot=slot,
+            owner_uid=version.uid,
+            plan=plan,
+            pins=tuple(row.uid for row in rows),
+            still_fits=lambda old: {name: old.get(name) for name in fixed} == fixed,
+        )
+        facts.replicas.move(publication.replica.uid, ReplicaState.REPLICATING)
+        write_version_state(facts, version)
+    return work, lease
+
+
+def _act(installation: Installation, publication: Publication, work: Work, lease: Lease, task: str) -> None:
+    slot = publication.replica.slot
+    access = installation.access(slot)
+    reader = publication.reader
+    total = sum(1 for _ in touched_pieces(reader)) * PIECE_BYTES
+    counter = Counter(installation, task, publication.replica, total)
+    with (
+        at_work(installation, slot, lease, counter.write_down) as hold,
+        tempfile.TemporaryDirectory(dir=installation.scratch) as scratch,
+    ):
+        go_on = stopping(installation, hold)
+        counter.begin()
+        with installation.catalog.reading() as facts:
+            key = facts.pools.get(slot.key.pool_uid).fingerprint_key
+        receipt = ingest(
+            IngestOrder(
+                work_uid=work.uid,
+                slot=access,
+                reader=reader,
+                identity=_identity(work.plan),
+                bases=_bases(installation, slot, work.plan),
+                present=access.segments(),
+                fingerprint_key=key,
+                scratch=Path(scratch),
+                workers=installation.tuning.put_workers,
+                go_on=go_on,
+                moved=counter.moved,
+            )
+        )
+        if receipt.missing:
+            degrade(installation, slot, receipt.missing, "the store no longer lists it")
+        check_assembly(
+            receipt.manifest,
+            access,
+            work_uid=work.uid,
+            full=publication.verify_full,
+            scratch=Path(scratch),
+            workers=installation.tuning.scatter_workers,
+            go_on=go_on,
+        )
+        _record(installation, publication, receipt, lease)
+    counter.end(receipt.packed_bytes)
+
+
+def _record(installation: Installation, publication: Publication, receipt: IngestReceipt, lease: Lease) -> None:
+    """Write the segments down, put the manifest, complete."""
+    version, slot = publication.version, publication.replica.slot
+    listed = Listed(
+        owner_uid=version.uid,
+        slot=slot,
+        digest=receipt.digest,
+        body_key=keys.manifest_key(version.uid, OS_DISK),
+        object_bytes=len(receipt.data),
+        virtual_bytes=receipt.manifest.virtual_bytes,
+        disk_digest=receipt.manifest.disk_digest,
+    )
+    rows = [
+        SegmentRow(
+            name=each.name,
+            blocks=each.blocks,
+            stored_bytes=each.stored_bytes,
+            checksum=each.checksum,
+            work_uid=each.work_uid,
+        )
+        for each in receipt.segments
+    ]
+    with installation.catalog.transaction() as facts:
+        facts.works.guard(lease)
+        manifest = list_segments(installation, facts, listed, rows)
+    installation.access(slot).put_manifest(listed.body_key, receipt.data)
+    complete_replica(
+        installation,
+        lease=lease,
+        line=publication.line,
+        version=version,
+        replica=publication.replica,
+        manifest=manifest,
+    )
+
+
+def _bases(installation: Installation, slot: Slot, plan: Mapping[str, Any]) -> list[Manifest]:
+    """The bases' manifests, but for those that the slot can't serve: they are told, and done without."""
+    access = installation.access(slot)
+    manifests = []
+    for base in plan["bases"]:
+        try:
+            manifests.append(access.manifest(base["key"], bytes.fromhex(base["digest"])))
+        except StoreError as error:
+            installation.note(str(slot.key), f"a base can't be read and is done without: {error.message}")
+    return manifests
+
+
+def _failed(installation: Installation, publication: Publication, error: str) -> None:
+    with installation.catalog.transaction() as facts:
+        standing = facts.replicas.get(publication.replica.uid)
+        if standing.state is ReplicaState.REPLICATING:
+            facts.replicas.move(standing.uid, ReplicaState.FAILED, error=error)
+            write_version_state(facts, facts.versions.by_uid(publication.version.uid))
+
+
+def identity_as_plan(identity: SourceIdentity) -> dict[str, Any]:
+    """An identity as JSON."""
+    return {"location": identity.location, "file_bytes": identity.file_bytes, "stamp": identity.stamp}
+
+
+def _identity(plan: Mapping[str, Any]) -> SourceIdentity:
+    return SourceIdentity(**plan["identity"])
+
+
+class Counter:
+    """Counts bytes for one replica: tells subscribers as they move, writes the catalog's row once a second."""
+
+    def __init__(self, installation: Installation, task: str, replica: Replica, total: int) -> None:
+        self._installation = installation
+        self._task = task
+        self._replica = replica
+        self.total = total
+        """May be set until `begin`."""
+        self._done = 0
+        self._written = -1
+
+    def begin(self) -> None:
+        """Tell that the task is known."""
+        self._tell(Stage.STARTED)
+
+    def moved(self, moved_bytes: int) -> None:
+        """So many more."""
+        self._done += moved_bytes
+        self._tell(Stage.MOVED)
+
+    def end(self, stored_bytes: int) -> None:
+        """All is done; the row then says what was stored."""
+        self._done = self.total
+        self._tell(Stage.COMPLETED, f"{stored_bytes} bytes stored")
+        self.write_down()
+
+    def write_down(self) -> None:
+        """Write the progress row, if it changed."""
+        if self._done != self._written:
+            self._written = self._done
+            with self._installation.catalog.transaction() as facts:
+                facts.replicas.progress(self._replica.uid, min(self._done, self.total), self.total)
+
+    def _tell(self, stage: Stage, detail: str = "") -> None:
+        self._installation.subscriber(
+            ProgressEvent(
+                task=self._task,
+                stage=stage,
+                bytes_done=min(self._done, self.total),
+                bytes_total=self.total,
+                detail=detail,
+            )
+        )

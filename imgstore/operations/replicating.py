@@ -1,0 +1,166 @@
+"""Desired against observed: every replica of a version that is not complete is made, several at once.
+
+Read both afresh, decide (``control/plan.py``), lease, act, record. A failed region keeps its error and stops no other.
+"""
+
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+import numpy as np
+
+from imgstore.control.plan import CopyStep, ready_steps
+from imgstore.domain import keys
+from imgstore.domain.errors import ImgstoreError
+from imgstore.domain.progress import ProgressEvent, Stage
+from imgstore.domain.resources import OS_DISK, ImageVersion, ManifestRow, SegmentRow
+from imgstore.domain.states import ReplicaState
+from imgstore.domain.works import Lease, WorkKind
+from imgstore.operations.degrading import degrade, degrade_damaged
+from imgstore.operations.finding import Lineage
+from imgstore.operations.installation import Installation
+from imgstore.operations.publishing import Counter
+from imgstore.operations.settling import Listed, complete_replica, list_segments, write_version_state
+from imgstore.operations.working import at_work, stopping, take_up
+from imgstore.segments.manifest import intact
+from imgstore.transfer.copying import CopyOrder, copy_segments, to_send
+from imgstore.transfer.scatter import Damage
+
+
+def replicate(installation: Installation, line: Lineage, version: ImageVersion) -> dict[str, ImgstoreError]:
+    """Make every replica that is not complete, as far as it can be made now.
+
+    Returns:
+        The errors of the replicas that failed, by replica uid.
+    """
+    failed: dict[str, ImgstoreError] = {}
+    busy: dict[Future[None], str] = {}
+    with ThreadPoolExecutor(installation.tuning.replicas_at_once, thread_name_prefix="replicate") as pool:
+        try:
+            while True:
+                for step in _ready(installation, version, set(busy.values()), set(failed)):
+                    busy[pool.submit(_make, installation, line, version, step)] = step.replica.uid
+                if not busy:
+                    return failed
+                for future in wait(busy, return_when=FIRST_COMPLETED).done:
+                    uid = busy.pop(future)
+                    try:
+                        future.result()
+                    except ImgstoreError as error:
+                        failed[uid] = error
+        except BaseException:
+            installation.stop.set()  # What is under way begins no further request; its work stays open.
+            raise
+
+
+def _ready(installation: Installation, version: ImageVersion, busy: set[str], failed: set[str]) -> list[CopyStep]:
+    with installation.catalog.reading() as facts:
+        replicas = facts.replicas.list(version.uid)
+    return ready_steps(replicas, source_region=version.location, busy=busy, failed=failed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    lease: Lease
+    origin: ManifestRow
+    """The preferred source's manifest."""
+    segments: list[SegmentRow]
+    lacking: frozenset[bytes]
+    target_objects: int
+    ids: "np.ndarray[tuple[int], np.dtype[np.uint32]]"
+
+
+def _make(installation: Installation, line: Lineage, version: ImageVersion, step: CopyStep) -> None:
+    """One replica, from lease to record."""
+    slot = step.replica.slot
+    task = f"{slot.key.region}/{slot.key.ordinal}"
+    try:
+        plan = _plan(installation, version, step)
+        _act(installation, line, version, step, plan)
+    except ImgstoreError as error:
+        installation.subscriber(ProgressEvent(task=task, stage=Stage.FAILED, detail=str(error)))
+        _failed(installation, version, step, str(error))
+        raise
+
+
+def _plan(installation: Installation, version: ImageVersion, step: CopyStep) -> _Plan:
+    slot = step.replica.slot
+    source = step.sources[0]
+    with installation.catalog.transaction() as facts:
+        origin = facts.manifests.find(version.uid, source.slot.uid, OS_DISK)
+        assert origin is not None, "a complete replica has a manifest (promise 2)"
+        ids = np.frombuffer(origin.segment_ids, dtype="<u4").astype(np.uint32)
+        there = facts.manifests.named_in_slot(slot.uid)
+        segments = facts.segments.rows(slot.key.pool_uid, ids)
+        lacking = frozenset(
+            row.name for row, known in zip(segments, np.isin(ids, there).tolist(), strict=True) if not known
+        )
+        _, lease = take_up(
+            installation,
+            facts,
+            kind=WorkKind.COPY,
+            slot=slot,
+            owner_uid=version.uid,
+            plan={"digest": origin.digest.hex()},
+            pins=(origin.uid,),
+            still_fits=lambda plan: plan.get("digest") == origin.digest.hex(),
+        )
+        facts.replicas.move(step.replica.uid, ReplicaState.REPLICATING)
+        write_version_state(facts, facts.versions.by_uid(version.uid))
+    return _Plan(lease=lease, origin=origin, segments=segments, lacking=lacking, target_objects=len(there), ids=ids)
+
+
+def _act(installation: Installation, line: Lineage, version: ImageVersion, step: CopyStep, plan: _Plan) -> None:
+    slot = step.replica.slot
+    target = installation.access(slot)
+    sources = [installation.access(source.slot) for source in step.sources]
+    counter = Counter(installation, f"{slot.key.region}/{slot.key.ordinal}", step.replica, 0)
+    damages: list[Damage] = []
+    with at_work(installation, slot, plan.lease, counter.write_down) as hold:
+        order = CopyOrder(
+            sources=sources,
+            target=target,
+            segments={row.name: row.stored_bytes for row in plan.segments},
+            lacking=plan.lacking,
+            target_objects=plan.target_objects,
+            workers=installation.tuning.copy_workers,
+            go_on=stopping(installation, hold),
+            moved=counter.moved,
+            damages=damages,
+        )
+        absent, missing = to_send(order)
+        counter.total = sum(absent.values())
+        counter.begin()
+        if missing:
+            degrade(installation, slot, missing, "the store no longer has it")
+        try:
+            receipt = copy_segments(order, absent, missing)
+        finally:
+            degrade_damaged(installation, [source.slot for source in step.sources], damages)
+        listed = Listed(
+            owner_uid=version.uid,
+            slot=slot,
+            digest=plan.origin.digest,
+            body_key=keys.manifest_key(version.uid, OS_DISK),
+            object_bytes=plan.origin.object_bytes,
+            virtual_bytes=plan.origin.virtual_bytes,
+            disk_digest=plan.origin.disk_digest,
+        )
+        with installation.catalog.transaction() as facts:
+            facts.works.guard(plan.lease)
+            manifest = list_segments(installation, facts, listed, plan.ids)
+        data = sources[0].object(plan.origin.body_key, intact(plan.origin.digest))
+        target.put_manifest(listed.body_key, data)
+        with installation.catalog.reading() as facts:
+            version = facts.versions.by_uid(version.uid)
+        complete_replica(
+            installation, lease=plan.lease, line=line, version=version, replica=step.replica, manifest=manifest
+        )
+    counter.end(receipt.sent_bytes)
+
+
+def _failed(installation: Installation, version: ImageVersion, step: CopyStep, error: str) -> None:
+    with installation.catalog.transaction() as facts:
+        standing = facts.replicas.get(step.replica.uid)
+        if standing.state is ReplicaState.REPLICATING:
+            facts.replicas.move(standing.uid, ReplicaState.FAILED, error=error)
+            write_version_state(facts, facts.versions.by_uid(version.uid))

@@ -1,0 +1,203 @@
+"""What is written down when bytes have arrived, or when an owner goes: states, charges and intervals in one transaction.
+
+Promises 1, 2 and 3 (DESIGN.md) are kept here: nobody else writes Completed, charges, or opens an interval.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from imgstore.catalog import Facts
+from imgstore.domain.digests import Digest
+from imgstore.domain.resources import OS_DISK, ImageVersion, ManifestRow, Replica, SegmentRow, Slot
+from imgstore.domain.states import ProvisioningState, ReplicaState, provisioning_state
+from imgstore.domain.works import Lease
+from imgstore.ledger.egress import arrival
+from imgstore.ledger.rows import Party, StorageInterval
+from imgstore.ledger.storage import changes, own_bytes
+from imgstore.operations.finding import Lineage
+from imgstore.operations.installation import Installation
+from imgstore.segments.index import Locations
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """A manifest whose segments are confirmed in a slot; the manifest itself may still be on its way."""
+
+    owner_uid: str
+    slot: Slot
+    digest: Digest
+    body_key: str
+    object_bytes: int
+    virtual_bytes: int
+    disk_digest: Digest
+
+
+def party_of(line: Lineage, version: ImageVersion) -> Party:
+    """Whose bytes a version's are."""
+    return Party(
+        subscription=line.gallery.subscription,
+        group=line.gallery.group,
+        gallery=line.gallery.name,
+        definition=line.definition.name,
+        version=str(version.name),
+    )
+
+
+def list_segments(
+    installation: Installation, facts: Facts, listed: Listed, segments: Sequence[SegmentRow] | Locations
+) -> ManifestRow:
+    """Write down which segments a manifest names, before it is put: nothing counts them until it is complete.
+
+    Args:
+        installation: for a new uid.
+        facts: the transaction.
+        listed: the manifest.
+        segments: rows of the pool's segments, or the ids that they have already.
+    """
+    standing = facts.manifests.find(listed.owner_uid, listed.slot.uid, OS_DISK)
+    if standing is not None and facts.manifests.is_complete(standing.uid):
+        return standing  # A degraded replica under repair: the same content, named and metered all the while.
+    ids = segments if isinstance(segments, np.ndarray) else facts.segments.put(listed.slot.key.pool_uid, segments)
+    if standing is not None:
+        facts.manifests.remove(standing.uid)  # An earlier try that never completed.
+    row = ManifestRow(
+        uid=installation.effects.new_uid(),
+        slot_uid=listed.slot.uid,
+        owner_uid=listed.owner_uid,
+        digest=listed.digest,
+        body_key=listed.body_key,
+        virtual_bytes=listed.virtual_bytes,
+        object_bytes=listed.object_bytes,
+        disk_digest=listed.disk_digest,
+        segment_ids=np.unique(ids).astype("<u4").tobytes(),
+    )
+    facts.manifests.add(row)
+    return row
+
+
+def complete_replica(
+    installation: Installation,
+    *,
+    lease: Lease,
+    line: Lineage,
+    version: ImageVersion,
+    replica: Replica,
+    manifest: ManifestRow,
+) -> None:
+    """The transaction that makes a replica Completed and charges for it.
+
+    Delivered bytes are reckoned under the lock of (pool, region): the first replica of the version in a region pays for
+    the segments that no complete manifest of that region names (rules.md, rule 21); every other one is a free copy.
+
+    Raises:
+        LeaseLost: the work is another's by now; nothing was written.
+    """
+    slot = replica.slot
+    now = installation.effects.now()
+    with installation.catalog.transaction() as facts:
+        facts.works.guard(lease)
+        facts.slots.lock_region(slot.key.pool_uid, slot.key.region)
+        facts.slots.lock(slot.uid)
+        ids = _ids(manifest)
+        new_here = np.setdiff1d(ids, facts.manifests.named_in_slot(slot.uid, except_uid=manifest.uid))
+        new_in_region = np.setdiff1d(
+            ids, facts.manifests.named_in_region(slot.key.pool_uid, slot.key.region, except_uid=manifest.uid)
+        )
+        siblings = facts.replicas.list(version.uid)
+        first_here = not any(
+            other.slot.key.region == slot.key.region and other.state is ReplicaState.COMPLETED for other in siblings
+        )
+        pool_uid = slot.key.pool_uid
+        own = facts.segments.stored_bytes(pool_uid, new_here) + manifest.object_bytes
+        if not (slot.key.region == version.location and first_here):
+            crossing = first_here
+            facts.ledger.add(
+                arrival(
+                    key=replica.uid,
+                    party=party_of(line, version),
+                    source=version.location,
+                    target=slot.key.region,
+                    replica=slot.key.ordinal,
+                    delivered_bytes=facts.segments.stored_bytes(pool_uid, new_in_region if crossing else new_here),
+                    crossing=crossing,
+                    prices=installation.regions.prices,
+                    time=now,
+                )
+            )
+        if not facts.manifests.is_complete(manifest.uid):
+            facts.manifests.complete(manifest.uid)
+            open_interval(installation, facts, owner_uid=version.uid, slot=slot, party=party_of(line, version), own=own)
+        facts.replicas.move(replica.uid, ReplicaState.COMPLETED, completed_at=now)
+        facts.works.complete(lease)
+        write_version_state(
+            facts, replace(version, virtual_bytes=manifest.virtual_bytes, disk_digest=manifest.disk_digest)
+        )
+
+
+def write_version_state(facts: Facts, version: ImageVersion) -> ImageVersion:
+    """Write the version down with the provisioning state that its replicas give it."""
+    standing = facts.versions.by_uid(version.uid)
+    if standing.provisioning_state is ProvisioningState.DELETING:
+        return standing
+    states = [replica.state for replica in facts.replicas.list(version.uid)]
+    creating = standing.provisioning_state is ProvisioningState.CREATING
+    changed = replace(version, provisioning_state=provisioning_state(states, creating=creating))
+    if changed != standing:
+        facts.versions.update(changed)
+    return changed
+
+
+def open_interval(
+    installation: Installation, facts: Facts, *, owner_uid: str, slot: Slot, party: Party, own: int
+) -> None:
+    """From now on these bytes lie in the slot for this owner."""
+    facts.ledger.open_interval(
+        StorageInterval(
+            uid=installation.effects.new_uid(),
+            party=party,
+            owner_uid=owner_uid,
+            slot_uid=slot.uid,
+            region=slot.key.region,
+            replica=slot.key.ordinal,
+            storage_account_type=slot.key.storage_account_type,
+            stored_bytes=own,
+            opened_at=installation.effects.now(),
+        )
+    )
+
+
+def forget_manifest(installation: Installation, facts: Facts, slot: Slot, manifest: ManifestRow) -> int:
+    """Take a manifest's row away and give the bytes that others still name to the next owner of the slot.
+
+    Returns:
+        The stored bytes that nothing in the slot names any more.
+    """
+    facts.slots.lock(slot.uid)
+    was_complete = facts.manifests.is_complete(manifest.uid)
+    facts.manifests.remove(manifest.uid)
+    if not was_complete:
+        return 0
+    standing = facts.ledger.open_intervals(slot.uid)
+    now = installation.effects.now()
+    arrived = {replica.version_uid: replica.completed_at or now for replica in facts.replicas.in_slot(slot.uid)}
+    owners = sorted(facts.manifests.in_slot(slot.uid), key=lambda row: (arrived.get(row.owner_uid, now), row.uid))
+    pool_uid = slot.key.pool_uid
+
+    def stored_bytes(ids: Locations) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        return np.array([row.stored_bytes for row in facts.segments.rows(pool_uid, ids)], dtype=np.int64)
+
+    wanted = own_bytes([(row.owner_uid, _ids(row), row.object_bytes) for row in owners], stored_bytes)
+    parties = {interval.owner_uid: interval.party for interval in standing}
+    to_close, to_open = changes(standing, wanted)
+    for interval in to_close:
+        facts.ledger.close_interval(interval.uid, now)
+    for owner_uid, own in to_open.items():
+        open_interval(installation, facts, owner_uid=owner_uid, slot=slot, party=parties[owner_uid], own=own)
+    before = sum(interval.stored_bytes for interval in standing)
+    return before - sum(wanted.values())
+
+
+def _ids(manifest: ManifestRow) -> Locations:
+    return np.frombuffer(manifest.segment_ids, dtype="<u4").astype(np.uint32)

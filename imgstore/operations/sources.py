@@ -1,0 +1,93 @@
+"""Where a version's bytes come from: a path, ``file://``, ``s3://`` or ``https://``."""
+
+import hashlib
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from imgstore.domain.errors import InvalidInput
+from imgstore.domain.geometry import PIECE_BYTES
+from imgstore.domain.sources import ByteSource
+from imgstore.formats import LocalFile
+from imgstore.operations.installation import Installation
+
+_S3_ENDPOINTS: Final = ("IMGSTORE_SOURCE_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+"""Where ``s3://`` is looked for, the first that is set; none is AWS itself."""
+
+_ZEROS: Final = bytes(PIECE_BYTES)
+
+
+def open_source(installation: Installation, uri: str) -> ByteSource:
+    """The source that `uri` names.
+
+    Raises:
+        InvalidInput: no such file, or a scheme that is not read.
+        StoreError: the server does not answer.
+    """
+    scheme = urlsplit(uri).scheme.lower()
+    if scheme == "file":
+        return LocalFile(Path(unquote(urlsplit(uri).path)))
+    if scheme in ("https", "http"):
+        from imgstore.stores.http import HttpSource  # noqa: PLC0415 - urllib3 costs start-up time
+
+        private = installation.environ.get("IMGSTORE_ALLOW_PRIVATE_SOURCES") == "1"
+        return HttpSource(uri, allow_private=private)
+    if scheme == "s3":
+        from imgstore.stores.s3 import S3Object, S3Store  # noqa: PLC0415 - boto3 costs start-up time
+
+        parts = urlsplit(uri)
+        endpoint = next(filter(None, (installation.environ.get(name) for name in _S3_ENDPOINTS)), None)
+        store = S3Store(endpoint=endpoint, bucket=parts.netloc, path_style=endpoint is not None)
+        return S3Object(store, unquote(parts.path.lstrip("/")))
+    if scheme and "://" in uri:
+        raise InvalidInput(
+            f"A source of the scheme '{scheme}' is not read.",
+            found=uri,
+            expected="a path, file://, s3://bucket/key or https://",
+            hint="fetch the file first and give its path",
+            target="osVhdUri",
+        )
+    return LocalFile(Path(uri))
+
+
+def check_sha256(source: ByteSource, expected: str) -> None:
+    """Check the file's bytes, holes as zeros, against a SHA-256.
+
+    Raises:
+        InvalidInput: it is no SHA-256, or not this file's.
+    """
+    wanted = expected.strip().lower()
+    if len(wanted) != 64 or set(wanted) - set("0123456789abcdef"):
+        raise InvalidInput(
+            "The SHA-256 is invalid.",
+            found=repr(expected),
+            expected="64 hexadecimal digits",
+            hint="give the output of sha256sum",
+            target="sha256",
+        )
+    found = _sha256(source)
+    if found != wanted:
+        raise InvalidInput(
+            "The source does not have the SHA-256 that was given.",
+            found=found,
+            expected=wanted,
+            hint="fetch or build the file again; nothing was published",
+            target="sha256",
+        )
+
+
+def _sha256(source: ByteSource) -> str:
+    hasher = hashlib.sha256()
+    at = 0
+    for extent in source.extents():
+        _zeros(hasher, extent.offset - at)
+        for offset in range(extent.offset, extent.end, PIECE_BYTES):
+            hasher.update(source.read_at(offset, min(PIECE_BYTES, extent.end - offset)))
+        at = extent.end
+    _zeros(hasher, source.file_bytes - at)
+    return hasher.hexdigest()
+
+
+def _zeros(hasher: "hashlib._Hash", length: int) -> None:
+    for begin in range(0, length, PIECE_BYTES):
+        hasher.update(memoryview(_ZEROS)[: min(PIECE_BYTES, length - begin)])

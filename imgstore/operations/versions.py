@@ -1,0 +1,405 @@
+"""Image versions: published, shown, listed, deleted."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+from imgstore.catalog import Facts
+from imgstore.control.targets import PublishingRequest, resolve_targets
+from imgstore.domain import names
+from imgstore.domain.access import Action, Principal, authorize
+from imgstore.domain.errors import (
+    Conflict,
+    ImageRefused,
+    ImgstoreError,
+    PropertyChangeNotAllowed,
+    ReplicationFailed,
+)
+from imgstore.domain.names import VersionName
+from imgstore.domain.resources import (
+    NO_TAGS,
+    ImageVersion,
+    Replica,
+    Slot,
+    SlotKey,
+    StorageAccountType,
+    TargetRegion,
+    TargetRegionRequest,
+)
+from imgstore.domain.sources import DiskFormat, DiskReader, SourceIdentity
+from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.formats import generation_of, open_disk
+from imgstore.operations import finding
+from imgstore.operations.finding import Lineage
+from imgstore.operations.forgetting import forget_version
+from imgstore.operations.installation import Installation
+from imgstore.operations.publishing import Publication, publish
+from imgstore.operations.recording import recorded
+from imgstore.operations.replicating import replicate
+from imgstore.operations.sources import check_sha256, open_source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionView:
+    """A version with its replicas and what it is in."""
+
+    version: ImageVersion
+    replicas: tuple[Replica, ...]
+    """By region and ordinal; none that is being deleted."""
+    line: Lineage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionRequest:
+    """A version as it is asked for."""
+
+    group: str
+    """The resource group's name."""
+    gallery: str
+    definition: str
+    version: VersionName
+    location: str | None = None
+    """The source region; None is the gallery's."""
+    target_regions: Sequence[TargetRegionRequest] = ()
+    """Where to; empty is the source region alone."""
+    replica_count: int | None = None
+    """For the regions that name none; None is 1."""
+    storage_account_type: StorageAccountType | None = None
+    """For the regions that name none; None is Standard_LRS."""
+    exclude_from_latest: bool | None = None
+    """None leaves it as it is."""
+    tags: Mapping[str, str] | None = None
+    """None leaves them as they are."""
+    sha256: str | None = None
+    """Of the source's file, checked before anything is stored."""
+    bases: Sequence[VersionName] = ()
+    """Versions to be compared with besides those that are chosen."""
+    verify_full: bool = False
+    """Read the whole disk back before it is published."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """The request with every default filled in, checked."""
+
+    request: VersionRequest
+    line: Lineage
+    location: str
+    targets: tuple[TargetRegion, ...]
+    sha256: str | None
+    """Lower case."""
+
+
+def create_version(
+    installation: Installation,
+    principal: Principal,
+    request: VersionRequest,
+    *,
+    os_vhd_uri: str,
+    source_format: DiskFormat | None = None,
+) -> VersionView:
+    """Publish a disk as a version and replicate it to its target regions.
+
+    The same command on a version that is Creating or Failed goes on where it stood; on one that has Succeeded it does
+    nothing but give it new tags or another exclude-from-latest.
+
+    Args:
+        installation: where.
+        principal: who.
+        request: which version, and where it is to be.
+        os_vhd_uri: a path, file://, s3:// or https://, of any container that is read.
+        source_format: what the file is; None looks at it.
+
+    Raises:
+        InvalidInput, ImageRefused: the request or the image is refused; nothing is visible.
+        PropertyChangeNotAllowed: the version exists with another source or other target regions.
+        ReplicationFailed: one or more target regions failed; the others serve.
+        StoreError: the source region's store could not take it; the same command goes on.
+    """
+    wanted = _resolved(installation, request)
+    with _recorded(installation, principal, wanted):
+        source = open_source(installation, os_vhd_uri)
+        try:
+            if wanted.sha256 is not None:
+                check_sha256(source, wanted.sha256)
+            reader = open_disk(source, format=source_format, scratch=installation.scratch)
+            try:
+                version = _publish(installation, wanted, reader)
+            finally:
+                reader.close()
+        finally:
+            source.close()
+        return _replicate(installation, principal, wanted, version)
+
+
+def publish_reader(
+    installation: Installation, principal: Principal, request: VersionRequest, reader: DiskReader
+) -> VersionView:
+    """The same for a disk that is open already; it stays the caller's. Raises as `create_version`."""
+    wanted = _resolved(installation, request)
+    with _recorded(installation, principal, wanted):
+        version = _publish(installation, wanted, reader)
+        return _replicate(installation, principal, wanted, version)
+
+
+def _resolved(installation: Installation, request: VersionRequest) -> _Wanted:
+    with installation.catalog.reading() as facts:
+        line = finding.lineage(facts, installation.subscription, request.group, request.gallery, request.definition)
+    publishing = PublishingRequest(
+        location=request.location or line.gallery.location,
+        target_regions=request.target_regions,
+        replica_count=request.replica_count,
+        storage_account_type=request.storage_account_type,
+    )
+    location, targets = resolve_targets(publishing, installation.regions)
+    sha256 = None if request.sha256 is None else request.sha256.strip().lower()
+    return _Wanted(request=request, line=line, location=location, targets=targets, sha256=sha256)
+
+
+def _recorded(installation: Installation, principal: Principal, wanted: _Wanted) -> AbstractContextManager[None]:
+    scope = wanted.line.version_id(wanted.request.version)
+    return recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/versions/write")
+
+
+def _publish(installation: Installation, wanted: _Wanted, reader: DiskReader) -> ImageVersion:
+    """The version's row, and its bytes in the source slot."""
+    _check_disk(installation, reader)
+    _warn_generation(installation, wanted.line, reader)
+    version = _written_down(installation, wanted, reader.identity())
+    _make_source(installation, wanted, version, reader)
+    return version
+
+
+def _replicate(installation: Installation, principal: Principal, wanted: _Wanted, version: ImageVersion) -> VersionView:
+    """The version's bytes in every other slot, as far as they can be brought there now."""
+    failed = replicate(installation, wanted.line, version)
+    request = wanted.request
+    view = show_version(
+        installation,
+        principal,
+        group=request.group,
+        gallery=request.gallery,
+        definition=request.definition,
+        version=request.version,
+    )
+    if failed:
+        raise _replication_failed(view, failed)
+    return view
+
+
+def _check_disk(installation: Installation, reader: DiskReader) -> None:
+    limit = installation.tuning.image_bytes_max
+    if reader.virtual_bytes > limit:
+        raise ImageRefused(
+            f"The image's size exceeds the limit of {limit} bytes.",
+            found=f"a disk of {reader.virtual_bytes} bytes",
+            expected=f"at most {limit} bytes",
+            hint="shrink the disk before publishing it",
+            target="osDiskImage",
+        )
+
+
+def _warn_generation(installation: Installation, line: Lineage, reader: DiskReader) -> None:
+    """What is only inferred from a partition table warns; it refuses nothing."""
+    inferred = generation_of(reader)
+    declared = line.definition.hyper_v_generation
+    if inferred is not None and inferred != declared:
+        installation.note(
+            line.definition.name,
+            f"the definition says generation {declared}; the disk's partition table looks like {inferred}",
+        )
+
+
+def _written_down(installation: Installation, wanted: _Wanted, identity: SourceIdentity) -> ImageVersion:
+    """The version's row, made with its replicas or, where it stands already, compared with the request."""
+    with installation.catalog.transaction() as facts:
+        standing = facts.versions.get(wanted.line.definition.uid, wanted.request.version)
+        if standing is None:
+            return _added(installation, facts, wanted, identity)
+        if standing.provisioning_state is ProvisioningState.DELETING:
+            raise Conflict(
+                f"Operation 'Update Gallery Image Version' is not allowed on {standing.name} since it is marked for "
+                "deletion. You can only retry the Delete operation (or wait for an ongoing one to complete).",
+                hint="delete it again, then publish",
+                target=wanted.line.version_id(standing.name),
+            )
+        changed = _compared(installation, facts, standing, wanted, identity)
+        if changed != standing:
+            facts.versions.update(changed)
+        return changed
+
+
+def _added(installation: Installation, facts: Facts, wanted: _Wanted, identity: SourceIdentity) -> ImageVersion:
+    request = wanted.request
+    version = ImageVersion(
+        uid=installation.effects.new_uid(),
+        definition_uid=wanted.line.definition.uid,
+        name=request.version,
+        location=wanted.location,
+        target_regions=wanted.targets,
+        replica_count=request.replica_count or 1,
+        exclude_from_latest=request.exclude_from_latest or False,
+        tags=dict(request.tags) if request.tags else NO_TAGS,
+        source=identity,
+        source_sha256=wanted.sha256,
+        published_at=installation.effects.now(),
+        provisioning_state=ProvisioningState.CREATING,
+    )
+    facts.versions.add(version)
+    for target in wanted.targets:
+        for ordinal in range(target.regional_replica_count):
+            key = SlotKey(
+                pool_uid=wanted.line.gallery.pool_uid,
+                region=target.name,
+                storage_account_type=target.storage_account_type,
+                ordinal=ordinal,
+            )
+            facts.replicas.add(
+                Replica(
+                    uid=installation.effects.new_uid(),
+                    version_uid=version.uid,
+                    slot=_slot(installation, facts, key),
+                    state=ReplicaState.PENDING,
+                )
+            )
+    return version
+
+
+def _slot(installation: Installation, facts: Facts, key: SlotKey) -> Slot:
+    zone, bucket = installation.locator.choose_zone(key)
+    return facts.slots.get_or_add(key, zone=zone, bucket=bucket)
+
+
+def _compared(
+    installation: Installation, facts: Facts, standing: ImageVersion, wanted: _Wanted, identity: SourceIdentity
+) -> ImageVersion:
+    """The standing version with what may change changed.
+
+    A source that has the same place but changed before its region completed is taken anew, aloud: nothing of the old
+    one was ever visible (rules.md, rule 2).
+    """
+    request = wanted.request
+    here = [each for each in facts.replicas.list(standing.uid) if each.slot.key.region == standing.location]
+    arrived = any(each.state in (ReplicaState.COMPLETED, ReplicaState.DEGRADED) for each in here)
+    same_place = standing.source.location == identity.location
+    if standing.source != identity and (arrived or not same_place):
+        raise PropertyChangeNotAllowed(
+            "properties.storageProfile.osDiskImage.source",
+            found=_described(identity),
+            expected=_described(standing.source),
+        )
+    if standing.source != identity:
+        installation.note(f"{standing.location}/0", "the source changed since the last run; taking it in anew")
+    if standing.location != wanted.location:
+        raise PropertyChangeNotAllowed("location", found=wanted.location, expected=standing.location)
+    if standing.target_regions != wanted.targets:
+        raise PropertyChangeNotAllowed(
+            "properties.publishingProfile.targetRegions",
+            found=_regions_told(wanted.targets),
+            expected=_regions_told(standing.target_regions),
+        )
+    if standing.source == identity and None not in (wanted.sha256, standing.source_sha256):
+        assert wanted.sha256 == standing.source_sha256, "one file has one SHA-256"
+    return replace(
+        standing,
+        source=identity,
+        source_sha256=wanted.sha256 or standing.source_sha256,
+        exclude_from_latest=(
+            standing.exclude_from_latest if request.exclude_from_latest is None else request.exclude_from_latest
+        ),
+        tags=standing.tags if request.tags is None else dict(request.tags),
+    )
+
+
+def _described(identity: SourceIdentity) -> str:
+    return f"{identity.location} of {identity.file_bytes} bytes, stamp {identity.stamp}"
+
+
+def _regions_told(targets: Sequence[TargetRegion]) -> str:
+    return " ".join(f"{each.name}={each.regional_replica_count}={each.storage_account_type}" for each in targets)
+
+
+def _make_source(installation: Installation, wanted: _Wanted, version: ImageVersion, reader: DiskReader) -> None:
+    """Publish into the source slot, unless some replica has the bytes already: then replication does the rest."""
+    with installation.catalog.reading() as facts:
+        replicas = facts.replicas.list(version.uid)
+    if any(replica.state is ReplicaState.COMPLETED for replica in replicas):
+        return
+    source = next(each for each in replicas if each.slot.key.region == version.location and each.slot.key.ordinal == 0)
+    publish(
+        installation,
+        Publication(
+            line=wanted.line,
+            version=version,
+            replica=source,
+            reader=reader,
+            named_bases=wanted.request.bases,
+            verify_full=wanted.request.verify_full,
+        ),
+    )
+
+
+def _replication_failed(view: VersionView, failed: Mapping[str, ImgstoreError]) -> ReplicationFailed:
+    by_uid = {replica.uid: replica for replica in view.replicas}
+    details = ", ".join(
+        f"{{region:{by_uid[uid].slot.key.region}, detail:{error.message}}}" for uid, error in failed.items()
+    )
+    serving = sorted({r.slot.key.region for r in view.replicas if r.state is ReplicaState.COMPLETED})
+    return ReplicationFailed(
+        "Gallery replication jobs failed in one or more regions. The failing regions' details are as follows: "
+        f"'{details}'.",
+        found=f"complete in {', '.join(serving) or 'no region'}",
+        expected=f"complete in {', '.join(target.name for target in view.version.target_regions)}",
+        hint="the complete regions serve; repeat the command and the failed ones go on where they stood",
+    )
+
+
+def show_version(
+    installation: Installation, principal: Principal, *, group: str, gallery: str, definition: str, version: VersionName
+) -> VersionView:
+    """The version of that name."""
+    scope = names.version_id(installation.subscription, group, gallery, definition, version)
+    authorize(principal, Action.READ, scope)
+    with installation.catalog.reading() as facts:
+        line = finding.lineage(facts, installation.subscription, group, gallery, definition)
+        return _view(facts, line, finding.version(facts, line, version))
+
+
+def list_versions(
+    installation: Installation, principal: Principal, *, group: str, gallery: str, definition: str
+) -> list[VersionView]:
+    """The versions of a definition, lowest first."""
+    scope = names.definition_id(installation.subscription, group, gallery, definition)
+    authorize(principal, Action.READ, scope)
+    with installation.catalog.reading() as facts:
+        line = finding.lineage(facts, installation.subscription, group, gallery, definition)
+        standing = [
+            each
+            for each in facts.versions.list(line.definition.uid)
+            if each.provisioning_state is not ProvisioningState.DELETING
+        ]
+        return [_view(facts, line, each) for each in standing]
+
+
+def _view(facts: Facts, line: Lineage, version: ImageVersion) -> VersionView:
+    replicas = facts.replicas.list(version.uid)
+    visible = tuple(replica for replica in replicas if replica.state is not ReplicaState.DELETING)
+    return VersionView(version=version, replicas=visible, line=line)
+
+
+def delete_version(
+    installation: Installation, principal: Principal, *, group: str, gallery: str, definition: str, version: VersionName
+) -> None:
+    """Remove a version. Disks that were made from it live on.
+
+    Raises:
+        WorkHeld: a live process is writing or reading one of its replicas; the version stays as a tombstone, invisible,
+            until the command is repeated.
+    """
+    scope = names.version_id(installation.subscription, group, gallery, definition, version)
+    what = "Microsoft.Compute/galleries/images/versions/delete"
+    with recorded(installation, principal, Action.DELETE, scope, what):
+        with installation.catalog.reading() as facts:
+            line = finding.lineage(facts, installation.subscription, group, gallery, definition)
+            found = facts.versions.get(line.definition.uid, version) or finding.version(facts, line, version)
+        forget_version(installation, found)

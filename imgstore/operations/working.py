@@ -1,0 +1,89 @@
+"""Works, opened, taken over and marked in their slots (rules.md, rules 1 to 3)."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from imgstore.catalog import Facts
+from imgstore.domain import keys
+from imgstore.domain.errors import Conflict, WorkHeld
+from imgstore.domain.resources import Slot
+from imgstore.domain.works import Lease, Work, WorkKind
+from imgstore.operations.holding import Hold
+from imgstore.operations.installation import Installation
+
+
+def take_up(
+    installation: Installation,
+    facts: Facts,
+    *,
+    kind: WorkKind,
+    slot: Slot,
+    owner_uid: str,
+    plan: Mapping[str, Any],
+    pins: tuple[str, ...] = (),
+    still_fits: Callable[[Mapping[str, Any]], bool] = lambda _plan: True,
+) -> tuple[Work, Lease]:
+    """The open work of that kind, slot and owner with a lease on it; a new one where there is none.
+
+    A work whose plan no longer fits (another source, another codec) is abandoned aloud and begun anew.
+
+    Raises:
+        WorkHeld: a live process has the lease.
+    """
+    work = facts.works.find_open(kind, slot.uid, owner_uid)
+    if work is not None and not still_fits(work.plan):
+        _leased(installation, facts, work)
+        facts.works.abandon(work.uid)
+        installation.note(
+            f"{slot.key.region}/{slot.key.ordinal}", "what an earlier run began no longer fits; beginning anew"
+        )
+        work = None
+    if work is None:
+        work = facts.works.open(kind=kind, slot_uid=slot.uid, owner_uid=owner_uid, plan=plan, pins=pins)
+    return work, _leased(installation, facts, work)
+
+
+def _leased(installation: Installation, facts: Facts, work: Work) -> Lease:
+    keeper = installation.keeper
+    return facts.works.lease(
+        work.uid, holder=keeper.holder, lease_seconds=keeper.lease_seconds, steal=keeper.may_steal(work)
+    )
+
+
+@contextmanager
+def at_work(
+    installation: Installation, slot: Slot, lease: Lease, tick: Callable[[], None] = lambda: None
+) -> Iterator[Hold]:
+    """Hold the lease, with the work's object in the slot: its LastModified is the work's start by the store's clock.
+
+    The object is taken away when the block ends well; after a crash it stays, as the work does.
+    """
+    access = installation.access(slot)
+    with installation.keeper.hold(lease, tick) as hold:
+        key = keys.work_key(lease.work_uid)
+        access.put_object(key, b"", lambda body: body == b"")
+        yield hold
+        access.remove([key])
+
+
+def stopping(installation: Installation, hold: Hold) -> Callable[[], None]:
+    """What the data plane calls before each request: raises once the lease is lost or the user has interrupted."""
+
+    def go_on() -> None:
+        if installation.stop.is_set():
+            raise KeyboardInterrupt
+        hold.go_on()
+
+    return go_on
+
+
+def held_by_another(error: WorkHeld, what: str) -> Conflict:
+    """The refusal in the words of the command that met it."""
+    return WorkHeld(
+        f"{what} is being worked on by another process.",
+        found=error.found,
+        expected="one process at a time",
+        hint="wait for it (`imgstore sig image-version show ... --expand ReplicationStatus` shows how far it is)",
+        target=error.target,
+    )

@@ -1,0 +1,68 @@
+"""A disk that was just taken in is put together again, in part or whole, before anyone is told that it is there."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from imgstore.domain.geometry import PIECE_BLOCKS
+from imgstore.segments.manifest import Column, Manifest
+from imgstore.transfer.scatter import SegmentReader, scatter
+from imgstore.transfer.slots import GoOn, SlotAccess
+
+SAMPLE_STEP = 16
+"""One in sixteen of the pieces that mix reused and new blocks (rules.md, rule 11)."""
+
+
+def pieces_to_check(manifest: Manifest, work_uid: str, *, full: bool) -> Column:
+    """The indexes of the pieces to put together: all, or a sample of those that mix old segments with new ones."""
+    if full:
+        return manifest.pieces.index
+    mine = [index for index, work in enumerate(manifest.works) if work.uid == work_uid]
+    new = np.isin(manifest.segments.work, mine)[manifest.runs.segment]
+    piece = manifest.runs.block // PIECE_BLOCKS
+    mixed: Column = np.intersect1d(piece[new], piece[~new])
+    return mixed[::SAMPLE_STEP]
+
+
+def check_assembly(
+    manifest: Manifest,
+    slot: SlotAccess,
+    *,
+    work_uid: str,
+    full: bool,
+    scratch: Path,
+    workers: int,
+    go_on: GoOn,
+) -> None:
+    """Put the chosen pieces together from the segments that their runs name, and compare them with their digests.
+
+    Raises:
+        ObjectCorrupt: a piece, or a segment, is not what it should be. Nothing was published.
+    """
+    chosen = pieces_to_check(manifest, work_uid, full=full)
+    if len(chosen):
+        with _ScratchDisk(scratch) as disk:
+            reader = SegmentReader([slot])
+            scatter(manifest, reader, disk, workers=workers, go_on=go_on, moved=lambda _bytes: None, only=chosen)
+
+
+class _ScratchDisk:
+    """A sparse file without a name, written and read at offsets."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._file = tempfile.TemporaryFile(dir=scratch, buffering=0)  # noqa: SIM115 - closed by __exit__
+
+    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+        os.pwrite(self._file.fileno(), data, offset)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        return os.pread(self._file.fileno(), length, offset).ljust(length, b"\0")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._file.close()
