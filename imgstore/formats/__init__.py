@@ -1,0 +1,32 @@
+"""Reads images and writes them: the disk inside a container, whichever container it is.
+
+1. `LocalFile` (or any other `ByteSource`) gives bytes at offsets, and where a file has holes.
+2. `probe` tells from the first and last bytes which container they are; a person may name it instead.
+3. Each container has pure checks, each with a name. `inspect_image` reports them all; `open_disk` refuses at the first
+   that fails. So what is refused is what is reported.
+4. Fixed and dynamic VHD and raw files are read here, in place. qcow2, VHDX and VMDK go, after our checks and those of
+   oslo.utils, through a confined qemu-img into a sparse raw file that lives as long as its reader.
+5. `create_writer` writes a container under a temporary name; `publish` gives it its own, whole or not at all.
+
+Nothing inside an image is ever followed: no path, no URL, no parent.
+"""
+
+from imgstore.formats.findings import DISK_BYTES_MAX
+from imgstore.formats.inspection import Check, Inspection, inspect_image
+from imgstore.formats.local import LocalFile
+from imgstore.formats.opening import open_disk
+from imgstore.formats.partitions import generation_of
+from imgstore.formats.writers import WRITABLE, create_writer, padded_bytes
+
+__all__ = [
+    "DISK_BYTES_MAX",
+    "WRITABLE",
+    "Check",
+    "Inspection",
+    "LocalFile",
+    "create_writer",
+    "generation_of",
+    "inspect_image",
+    "open_disk",
+    "padded_bytes",
+]

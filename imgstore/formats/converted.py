@@ -1,0 +1,123 @@
+"""The disk of a qcow2, VHDX or VMDK image: converted by qemu-img into a sparse raw file, and read from there."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from imgstore.domain.errors import ImageRefused
+from imgstore.domain.geometry import PIECE_BYTES
+from imgstore.domain.sources import ByteSource, DiskFormat, Extent, SourceIdentity, Trimmings
+from imgstore.formats.findings import raise_first_failed
+from imgstore.formats.foreign import examine_foreign
+from imgstore.formats.local import LocalFile
+from imgstore.formats.output import output_error, write_all
+from imgstore.formats.qemu import find_qemu_img, read_into_raw
+from imgstore.formats.second_opinion import second_opinion
+
+_FOLDER_PREFIX: Final = "imgstore-disk-"
+
+
+class ConvertedReader:
+    """A reader over the raw file, known by the identity of the image that it was made from."""
+
+    def __init__(self, source: ByteSource, form: DiskFormat, folder: Path, raw: LocalFile) -> None:
+        self._source = source
+        self._folder = folder
+        self._raw = raw
+        self.virtual_bytes = raw.file_bytes
+        self.trimmings = Trimmings(format=form)
+
+    def extents(self) -> Iterator[Extent]:
+        """The raw file's own."""
+        return self._raw.extents()
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """One read of the raw file."""
+        return self._raw.read_at(offset, length)
+
+    def identity(self) -> SourceIdentity:
+        """The image's."""
+        return self._source.identity()
+
+    def close(self) -> None:
+        """Remove the raw file and its folder. The image is the caller's."""
+        self._raw.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def open_converted(source: ByteSource, form: DiskFormat, scratch: Path) -> ConvertedReader:
+    """Check `source` and convert it, in a folder of its own below `scratch`.
+
+    A source that is no local file is spooled there first, and checked once more as it lies there.
+
+    Raises:
+        ImageTruncated: it is shorter than its header promises.
+        SafetyCheckFailed: a named safety check failed.
+        ImageRefused: it is damaged, or qemu-img can't read it.
+        ToolMissing: no oslo.utils, or no qemu-img.
+        OutputError: no room or no permission in `scratch`.
+    """
+    virtual_bytes = _checked(source, form)
+    find_qemu_img()  # before the first byte is fetched
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+        folder = Path(os.path.realpath(tempfile.mkdtemp(prefix=_FOLDER_PREFIX, dir=scratch)))
+    except OSError as error:
+        raise output_error(error, scratch) from error
+    try:
+        return ConvertedReader(source, form, folder, _convert(source, form, folder, virtual_bytes))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _checked(source: ByteSource, form: DiskFormat) -> int:
+    """The size of the disk, if no check fails."""
+    location = source.identity().location
+    virtual_bytes = examine_foreign(source, form).sound(location)
+    raise_first_failed([second_opinion(source, form)], location)
+    return virtual_bytes
+
+
+def _convert(source: ByteSource, form: DiskFormat, folder: Path, virtual_bytes: int) -> LocalFile:
+    if isinstance(source, LocalFile):
+        return _convert_local(source, form, folder, virtual_bytes)
+    spool = folder / "image"
+    _spool(source, spool)
+    image = LocalFile(spool)
+    try:
+        return _convert_local(image, form, folder, _checked(image, form))
+    finally:
+        image.close()
+        spool.unlink()
+
+
+def _convert_local(image: LocalFile, form: DiskFormat, folder: Path, virtual_bytes: int) -> LocalFile:
+    raw = folder / "disk.raw"
+    read_into_raw(image.path, form, raw, file_bytes=image.file_bytes, virtual_bytes=virtual_bytes)
+    disk = LocalFile(raw)
+    if disk.file_bytes != virtual_bytes:
+        disk.close()
+        raise ImageRefused(
+            f"qemu-img wrote another disk than {image.path} promises.",
+            found=f"{disk.file_bytes:,} bytes",
+            expected=f"{virtual_bytes:,} bytes",
+            hint="the image changed while it was read: leave it alone and try again",
+            target=str(image.path),
+        )
+    return disk
+
+
+def _spool(source: ByteSource, target: Path) -> None:
+    """A sparse copy of `source`."""
+    try:
+        with open(target, "xb", buffering=0) as file:
+            file.truncate(source.file_bytes)
+            for extent in source.extents():
+                for at in range(extent.offset, extent.end, PIECE_BYTES):
+                    write_all(file.fileno(), source.read_at(at, min(PIECE_BYTES, extent.end - at)), at)
+    except OSError as error:
+        raise output_error(error, target) from error

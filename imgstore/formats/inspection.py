@@ -1,0 +1,156 @@
+"""Says what an image is, whether Azure would take it, and what each safety check found. Refuses nothing."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from imgstore.domain.errors import ImageRefused, ToolMissing
+from imgstore.domain.geometry import GIB, MIB, round_up
+from imgstore.domain.resources import HyperVGeneration
+from imgstore.domain.sources import ByteSource, DiskFormat
+from imgstore.formats.findings import Finding, all_passed
+from imgstore.formats.opening import FOREIGN, examine, open_disk
+from imgstore.formats.partitions import generation_of
+from imgstore.formats.probe import probe
+from imgstore.formats.second_opinion import second_opinion
+from imgstore.formats.vhd import DynamicVhdReader
+
+_AZURE_BYTES_MIN: Final = 20 * MIB
+_AZURE_BYTES_MAX: Final = 32_767 * GIB
+"""`az disk create --for-upload` takes files of 20 MiB + 512 to 32,767 GiB + 512 bytes."""
+
+
+class Check(NamedTuple):
+    """One safety check."""
+
+    name: str
+    passed: bool
+    detail: str
+    """What was found; where it failed, what was expected and what to do as well."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """What is known of an image."""
+
+    location: str
+    """Path or URL."""
+    format: DiskFormat
+    """As named, or as it looks: with a failed check 'one-format' this is a guess."""
+    virtual_bytes: int | None
+    """Size of the disk; None where the image does not tell."""
+    file_bytes: int
+    data_bytes: int | None
+    """How much of the disk may hold data (the sum of its extents); None where it could not be opened."""
+    azure_ready: bool
+    """Whether Azure would take the file as it is."""
+    azure_reasons: tuple[str, ...]
+    """Why not."""
+    generation: HyperVGeneration | None
+    """As the partition table tells; None where it could not be read."""
+    checks: tuple[Check, ...]
+    notes: tuple[str, ...]
+    """What is odd and harmless."""
+
+
+def inspect_image(source: ByteSource, *, format: DiskFormat | None = None, scratch: Path) -> Inspection:  # noqa: A002 - as in open_disk
+    """Look at `source` in every way. A damaged image is reported, not raised.
+
+    Args:
+        source: the image file.
+        format: what it is; None probes.
+        scratch: where a qcow2, VHDX or VMDK is converted, to count its data and read its partition table.
+
+    Raises:
+        StoreError: the source can't be read.
+        OutputError: no room below `scratch`.
+    """
+    findings: tuple[Finding, ...] = ()
+    form = format
+    if form is None:
+        probed = probe(source)
+        form, findings = probed.format, (probed.finding,)
+    examined = examine(source, form)
+    findings += examined.findings
+    notes = list(examined.notes)
+    data_bytes, generation = None, None
+    try:
+        if form in FOREIGN and all_passed(findings):
+            findings += (second_opinion(source, form),)
+        if all_passed(findings):
+            data_bytes, generation = _look_inside(source, form, scratch, notes)
+    except ToolMissing as missing:
+        notes.append(f"not looked at in full: {missing.message} What to do: {missing.hint}")
+    except ImageRefused as refused:
+        findings += (_conversion(refused),)
+    reasons = tuple(_azure_reasons(form, examined.virtual_bytes, findings))
+    return Inspection(
+        location=source.identity().location,
+        format=form,
+        virtual_bytes=examined.virtual_bytes,
+        file_bytes=source.file_bytes,
+        data_bytes=data_bytes,
+        azure_ready=not reasons,
+        azure_reasons=reasons,
+        generation=generation,
+        checks=tuple(_check(finding) for finding in findings),
+        notes=tuple(notes),
+    )
+
+
+def _look_inside(
+    source: ByteSource, form: DiskFormat, scratch: Path, notes: list[str]
+) -> tuple[int, HyperVGeneration | None]:
+    """How much data there is, and the generation. What is odd about the blocks goes into `notes`."""
+    reader = open_disk(source, format=form, scratch=scratch)
+    try:
+        if isinstance(reader, DynamicVhdReader) and (strays := reader.stray_sectors()):
+            notes.append(
+                f"{strays:,} sectors hold data although their bitmap says they are absent; allocated blocks are read "
+                "as data, as qemu-img does"
+            )
+        generation = generation_of(reader)
+        if generation is None:
+            notes.append("the protective MBR promises a GPT that is not there, so the generation can't be told")
+        return sum(extent.length for extent in reader.extents()), generation
+    finally:
+        reader.close()
+
+
+def _azure_reasons(form: DiskFormat, virtual_bytes: int | None, findings: tuple[Finding, ...]) -> Iterator[str]:
+    """Why Azure would not take the file.
+
+    "Prepare a Windows VHD or VHDX to upload to Azure" and "Information for non-endorsed Linux distributions": fixed
+    VHD, a whole number of MiB.
+    """
+    yield from (f"the check '{finding.check}' failed" for finding in findings if not finding.passed)
+    if form is not DiskFormat.VHD_FIXED:
+        yield f"it is {form.value}, and Azure takes fixed VHD only (`imgstore disk export --format vhd` writes one)"
+    if virtual_bytes is None:
+        return
+    if virtual_bytes % MIB:
+        yield (
+            f"the disk's size, {virtual_bytes:,} bytes, is no multiple of 1 MiB "
+            f"(`--pad` would make it {round_up(virtual_bytes, MIB):,})"
+        )
+    if not _AZURE_BYTES_MIN <= virtual_bytes <= _AZURE_BYTES_MAX:
+        yield f"the disk's size, {virtual_bytes:,} bytes, is not between 20 MiB and 32,767 GiB"
+
+
+def _conversion(refused: ImageRefused) -> Finding:
+    """The finding that qemu-img itself refuses the image."""
+    return Finding(
+        check="qemu-img-reads-it",
+        passed=False,
+        found=refused.found or refused.message,
+        expected=refused.expected or "",
+        hint=refused.hint or "",
+    )
+
+
+def _check(finding: Finding) -> Check:
+    if finding.passed:
+        return Check(finding.check, passed=True, detail=finding.found)
+    told = f"found: {finding.found}; expected: {finding.expected}; what to do: {finding.hint}"
+    return Check(finding.check, passed=False, detail=told)

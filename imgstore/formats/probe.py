@@ -1,0 +1,144 @@
+"""Which container a file is, by its first and last bytes (rules.md, rule 24).
+
+A file whose first bytes are a container's is that container. One that looks like two, like a container that is not
+read here, or that is named as a container which it is not, is refused: such a file is told apart by a person, who
+names the format. A named format is never probed.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from imgstore.domain.errors import ImageRefused, ImageTruncated
+from imgstore.domain.sources import ByteSource, DiskFormat
+from imgstore.formats.findings import Finding, Kind
+from imgstore.formats.vhd import tail_of
+from imgstore.formats.vhd_layout import (
+    FOOTER_BYTES,
+    FOOTER_COOKIE,
+    TYPE_DIFFERENCING,
+    TYPE_DYNAMIC,
+    Footer,
+    looks_like_footer,
+)
+
+_HEAD_BYTES: Final = 512
+
+_MAGICS: Final = {
+    b"QFI\xfb": DiskFormat.QCOW2,
+    b"vhdxfile": DiskFormat.VHDX,
+    b"KDMV": DiskFormat.VMDK,
+    b"COWD": DiskFormat.VMDK,
+    b"# Disk DescriptorFile": DiskFormat.VMDK,
+    FOOTER_COOKIE: DiskFormat.VHD_DYNAMIC,
+}
+
+_OTHERS: Final = {
+    (0, b"QED\0"): "a QED image",
+    (0, b"LUKS\xba\xbe"): "a disk encrypted by LUKS",
+    (0, b"WithoutFreeSpace"): "a Parallels image",
+    (0, b"WithouFreSpacExt"): "a Parallels image",
+    (0, b"\x1f\x8b\x08"): "a gzip file",
+    (0, b"\xfd7zXZ\0"): "an xz file",
+    (0, b"\x28\xb5\x2f\xfd"): "a zstd file",
+    (0, b"BZh"): "a bzip2 file",
+    (0, b"PK\x03\x04"): "a zip file",
+    (0, b"7z\xbc\xaf\x27\x1c"): "a 7-Zip file",
+    (0x40, b"\x7f\x10\xda\xbe"): "a VirtualBox VDI image",
+    (257, b"ustar"): "a tar archive (an OVA is one)",
+}
+"""What people hand in by mistake, and what would be a disk full of ciphertext or compressed bytes."""
+
+_SUFFIXES: Final = {
+    ".vhd": "VHD",
+    ".vhdx": "VHDX",
+    ".qcow2": "qcow2",
+    ".vmdk": "VMDK",
+    ".vdi": "VDI",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probed:
+    """What a file looks like, and whether that is beyond doubt."""
+
+    format: DiskFormat
+    finding: Finding
+
+
+def probe(source: ByteSource) -> Probed:
+    """What `source` is: reads its first and last 512 bytes."""
+    head = source.read_at(0, min(_HEAD_BYTES, source.file_bytes))
+    tail = tail_of(source)
+    candidates = [form for magic, form in _MAGICS.items() if head.startswith(magic)]
+    vhd = _vhd_by_footer(tail)
+    if vhd and not (vhd in candidates or (tail[1:9] == FOOTER_COOKIE and DiskFormat.VHD_DYNAMIC in candidates)):
+        candidates.append(vhd)
+    others = [name for (at, magic), name in _OTHERS.items() if head.startswith(magic, at)]
+    if candidates == [DiskFormat.VHD_FIXED]:
+        others = []  # the footer is at the end: what the disk begins with is the disk's own affair
+    doubt = _doubt(candidates, others, _suffix(source))
+    form = candidates[0] if candidates else DiskFormat.RAW
+    found, kind = doubt or (f"a {form.value} file", Kind.DAMAGED)
+    return Probed(
+        format=form,
+        finding=Finding(
+            check="one-format",
+            passed=doubt is None,
+            found=found,
+            expected="a file that is one supported container, or a raw disk that looks like none",
+            hint="unpack or convert it first, fetch it again if it was cut short, or name what it is with "
+            "`--source-format` (vhd, vhd-dynamic, raw, qcow2, vhdx, vmdk)",
+            kind=kind,
+        ),
+    )
+
+
+def format_of(source: ByteSource) -> DiskFormat:
+    """The format of `source`, beyond doubt.
+
+    Raises:
+        ImageTruncated: its name says a container, and neither end of it does.
+        ImageRefused: it looks like several things, or like something that is not read here.
+    """
+    probed = probe(source)
+    if probed.finding.passed:
+        return probed.format
+    refused = ImageTruncated if probed.finding.kind is Kind.TRUNCATED else ImageRefused
+    location = source.identity().location
+    raise refused(
+        f"{location}: the format is in doubt.",
+        found=probed.finding.found,
+        expected=probed.finding.expected,
+        hint=probed.finding.hint,
+        target=location,
+    )
+
+
+def _vhd_by_footer(tail: bytes) -> DiskFormat | None:
+    """A VHD by what lies at its end, be it damaged or one byte short: then its checks refuse it by name."""
+    if tail[1:9] == FOOTER_COOKIE:
+        return DiskFormat.VHD_FIXED
+    if len(tail) < FOOTER_BYTES or not looks_like_footer(tail):
+        return None
+    sparse = Footer.unpack(tail).disk_type in {TYPE_DYNAMIC, TYPE_DIFFERENCING}
+    return DiskFormat.VHD_DYNAMIC if sparse else DiskFormat.VHD_FIXED
+
+
+def _doubt(candidates: list[DiskFormat], others: list[str], suffix: str) -> tuple[str, Kind] | None:
+    """Why the format is not beyond doubt."""
+    if len(candidates) > 1 or (candidates and others):
+        looks = [form.value for form in candidates] + others
+        return f"a file that looks like {' and like '.join(looks)}", Kind.UNSAFE
+    if others:
+        return f"a file that looks like {' and like '.join(others)}", Kind.DAMAGED
+    if not candidates and suffix in _SUFFIXES:
+        return f"a file named {suffix} with no {_SUFFIXES[suffix]} header or footer", Kind.TRUNCATED
+    return None
+
+
+def _suffix(source: ByteSource) -> str:
+    location = source.identity().location
+    path = urlsplit(location).path if "://" in location else location
+    _, dot, suffix = path.rsplit("/", 1)[-1].lower().rpartition(".")
+    return dot + suffix

@@ -1,0 +1,52 @@
+"""A raw file is the disk itself, of any size."""
+
+from collections.abc import Iterable, Iterator
+
+from imgstore.domain.sources import ByteSource, DiskFormat, Extent, SourceIdentity, Trimmings
+from imgstore.formats.findings import Examined, Finding, size_finding
+
+
+def clipped(extents: Iterable[Extent], end: int) -> Iterator[Extent]:
+    """`extents` as far as they lie before `end`."""
+    for extent in extents:
+        if extent.offset >= end:
+            return
+        yield extent if extent.end <= end else Extent(offset=extent.offset, length=end - extent.offset)
+
+
+def examine_raw(source: ByteSource) -> Examined[int]:
+    """Check a raw file. It has no structure, so there is nothing in it that could be unsafe; its layout is its size."""
+    null = Finding(
+        check="null",
+        passed=True,
+        found="a raw disk, which has no header and names no other file",
+        expected="nothing",
+        hint="",
+    )
+    findings = (size_finding(source.file_bytes), null)
+    size = source.file_bytes
+    return Examined(findings=findings, virtual_bytes=size, layout=size if findings[0].passed else None)
+
+
+class RawReader:
+    """The disk of a raw file."""
+
+    def __init__(self, source: ByteSource) -> None:
+        self._source = source
+        self.virtual_bytes = source.file_bytes
+        self.trimmings = Trimmings(format=DiskFormat.RAW)
+
+    def extents(self) -> Iterator[Extent]:
+        """The file's own."""
+        return self._source.extents()
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """One read of the source."""
+        return self._source.read_at(offset, length)
+
+    def identity(self) -> SourceIdentity:
+        """The source's."""
+        return self._source.identity()
+
+    def close(self) -> None:
+        """Nothing is held: the source is the caller's."""

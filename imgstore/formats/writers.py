@@ -1,0 +1,281 @@
+"""Writes a disk into a container: fixed VHD, dynamic VHD, raw, and qcow2 through qemu-img.
+
+Where each byte of the disk goes is reckoned before the first is written, so `write_at` is a plain `pwrite` from any
+thread and in any order, and what is never written stays a hole.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from imgstore.domain.errors import InvalidInput
+from imgstore.domain.geometry import BLOCK_BYTES, GIB, MIB, SECTOR_BYTES, ceil_div, round_up
+from imgstore.domain.sources import DiskFormat, DiskWriter, Extent, Trimmings
+from imgstore.formats.output import PendingFile, errors_of, write_all
+from imgstore.formats.qemu import find_qemu_img, write_from_raw
+from imgstore.formats.vhd_layout import (
+    BLOCK_BYTES_DEFAULT,
+    DYNAMIC_BYTES_MAX,
+    FOOTER_BYTES,
+    HEADER_BYTES,
+    TYPE_DYNAMIC,
+    TYPE_FIXED,
+    UNALLOCATED,
+    Footer,
+    bitmap_bytes,
+    is_sound_footer,
+    pack_dynamic_header,
+    pack_footer,
+)
+
+WRITABLE: Final = (DiskFormat.VHD_FIXED, DiskFormat.VHD_DYNAMIC, DiskFormat.RAW, DiskFormat.QCOW2)
+"""The containers that can be written."""
+
+_PADDED_TO: Final = {DiskFormat.VHD_FIXED: MIB, DiskFormat.VHD_DYNAMIC: MIB, DiskFormat.QCOW2: SECTOR_BYTES}
+"""What `pad` rounds a size up to: for VHD whole MiB, because Azure takes no other, and any of them is a multiple of
+the 512 bytes that the container itself needs."""
+
+
+def padded_bytes(virtual_bytes: int, format: DiskFormat) -> int:  # noqa: A002 - as in create_writer
+    """The size that a disk of `virtual_bytes` has after padding for `format`, with zeros at its end.
+
+    The next MiB for VHD, which Azure wants; the next sector for qcow2; the same for raw, which holds any size.
+    """
+    return round_up(virtual_bytes, _PADDED_TO.get(format, 1))
+
+
+def create_writer(
+    path: Path,
+    *,
+    format: DiskFormat,  # noqa: A002 - the word that a caller reads best
+    virtual_bytes: int,
+    extents: Sequence[Extent],
+    disk_digest: bytes,
+    trimmings: Trimmings | None = None,
+    overwrite: bool = False,
+    pad: bool = False,
+) -> DiskWriter:
+    """A writer of a disk of `virtual_bytes` to `path`, where nothing is seen before its `publish`.
+
+    Args:
+        path: where the file will be.
+        format: one of `WRITABLE`.
+        virtual_bytes: size of the disk. Data handed to `write_at` may reach beyond it and is cut there.
+        extents: the ranges that will be written; a dynamic VHD has blocks for these alone.
+        disk_digest: makes a VHD's unique id.
+        trimmings: what the disk's first file held besides; a fixed VHD's footer comes back as it was.
+        overwrite: whether a file at `path` may be replaced.
+        pad: whether the disk may grow to `padded_bytes`.
+
+    Raises:
+        InvalidInput: a container that can't be written, or that can't hold this size.
+        OutputError: a file is there, no folder, no permission, no room.
+        ToolMissing: qcow2 without qemu-img.
+    """
+    container_bytes = padded_bytes(virtual_bytes, format) if pad else virtual_bytes
+    _check_size(format, virtual_bytes, container_bytes)
+    if format is DiskFormat.QCOW2:
+        find_qemu_img()
+    pending = PendingFile(path, overwrite=overwrite)
+    try:
+        if format is DiskFormat.VHD_DYNAMIC:
+            return _DynamicVhdWriter(pending, virtual_bytes, container_bytes, extents, disk_digest)
+        if format is DiskFormat.QCOW2:
+            return _Qcow2Writer(pending, virtual_bytes, container_bytes, overwrite=overwrite)
+        footer = b""
+        if format is DiskFormat.VHD_FIXED:
+            footer = _fixed_footer(container_bytes, trimmings, disk_digest)
+        return _FlatWriter(pending, virtual_bytes, container_bytes, footer)
+    except BaseException:
+        pending.discard()
+        raise
+
+
+def _check_size(form: DiskFormat, virtual_bytes: int, container_bytes: int) -> None:
+    if form not in WRITABLE:
+        raise InvalidInput(
+            f"A {form.value} file cannot be written.",
+            found=form.value,
+            expected=", ".join(each.value for each in WRITABLE),
+            hint="write qcow2 or raw and convert it (`qemu-img convert`)",
+            target="format",
+        )
+    if form is DiskFormat.VHD_DYNAMIC and container_bytes > DYNAMIC_BYTES_MAX:
+        raise InvalidInput(
+            "A dynamic VHD cannot hold this disk.",
+            found=f"a disk of {container_bytes:,} bytes",
+            expected=f"at most {DYNAMIC_BYTES_MAX:,} bytes ({DYNAMIC_BYTES_MAX // GIB:,} GiB)",
+            hint="write a fixed VHD (`--format vhd`), raw or qcow2",
+            target="format",
+        )
+    if form is not DiskFormat.RAW and container_bytes % SECTOR_BYTES:
+        raise InvalidInput(
+            f"A {form.value} file cannot hold this disk.",
+            found=f"a disk of {virtual_bytes:,} bytes",
+            expected=f"a multiple of {SECTOR_BYTES} bytes",
+            hint=f"give `--pad` to make it {padded_bytes(virtual_bytes, form):,} bytes with zeros at the end, "
+            "or write raw",
+            target="format",
+        )
+
+
+def _fixed_footer(virtual_bytes: int, trimmings: Trimmings | None, disk_digest: bytes) -> bytes:
+    """The footer that the disk came with, if it is one of this very size; else one of ours."""
+    kept = trimmings.footer if trimmings and trimmings.format is DiskFormat.VHD_FIXED else b""
+    if len(kept) == FOOTER_BYTES and is_sound_footer(kept) and Footer.unpack(kept).current_bytes == virtual_bytes:
+        return kept
+    return pack_footer(virtual_bytes=virtual_bytes, disk_type=TYPE_FIXED, disk_digest=disk_digest)
+
+
+class _FlatWriter:
+    """Raw and fixed VHD: the disk's bytes at their own offsets, then the footer if there is one."""
+
+    def __init__(self, pending: PendingFile, virtual_bytes: int, container_bytes: int, footer: bytes) -> None:
+        self._pending = pending
+        self._virtual_bytes = virtual_bytes
+        self._container_bytes = container_bytes
+        self._footer = footer
+        with errors_of(pending.path):
+            os.ftruncate(pending.fd, container_bytes + len(footer))
+
+    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+        """One `pwrite`."""
+        with errors_of(self._pending.path):
+            write_all(self._pending.fd, _cut(data, offset, self._virtual_bytes), offset)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """One `pread`."""
+        with errors_of(self._pending.path):
+            return os.pread(self._pending.fd, length, offset)
+
+    def publish(self) -> None:
+        """The footer, then the name."""
+        with errors_of(self._pending.path):
+            write_all(self._pending.fd, self._footer, self._container_bytes)
+        self._pending.publish()
+
+    def abandon(self) -> None:
+        """Remove the temporary file."""
+        self._pending.discard()
+
+
+class _DynamicVhdWriter:
+    """Dynamic VHD in blocks of 2 MiB, allocated in disk order for what the extents touch.
+
+    Each block's data starts at a multiple of 4 KiB in the file, its bitmap in the sector before: so a write of whole
+    blocks touches whole pages, and holes stay holes.
+    """
+
+    _BITMAP_BYTES: Final = bitmap_bytes(BLOCK_BYTES_DEFAULT)
+    _PITCH_BYTES: Final = round_up(_BITMAP_BYTES + BLOCK_BYTES_DEFAULT, BLOCK_BYTES)
+    _TABLE_AT: Final = FOOTER_BYTES + HEADER_BYTES
+
+    def __init__(
+        self,
+        pending: PendingFile,
+        virtual_bytes: int,
+        container_bytes: int,
+        extents: Sequence[Extent],
+        disk_digest: bytes,
+    ) -> None:
+        self._pending = pending
+        self._virtual_bytes = virtual_bytes
+        self._footer = pack_footer(virtual_bytes=container_bytes, disk_type=TYPE_DYNAMIC, disk_digest=disk_digest)
+        touched = np.zeros(ceil_div(container_bytes, BLOCK_BYTES_DEFAULT), bool)
+        for extent in extents:
+            touched[extent.offset // BLOCK_BYTES_DEFAULT : ceil_div(extent.end, BLOCK_BYTES_DEFAULT)] = True
+        blocks = np.flatnonzero(touched)
+        table_end = self._TABLE_AT + round_up(4 * len(touched), SECTOR_BYTES)
+        first = round_up(table_end + self._BITMAP_BYTES, BLOCK_BYTES) - self._BITMAP_BYTES
+        self._starts = first + np.arange(len(blocks), dtype=np.int64) * self._PITCH_BYTES
+        self._bat = np.full(len(touched), UNALLOCATED, np.uint32)
+        self._bat[blocks] = self._starts // SECTOR_BYTES
+        last = int(self._starts[-1]) + self._BITMAP_BYTES + BLOCK_BYTES_DEFAULT if len(blocks) else table_end
+        self._footer_at = last
+        with errors_of(pending.path):
+            os.ftruncate(pending.fd, self._footer_at + FOOTER_BYTES)
+
+    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+        """One `pwrite` a block."""
+        rest = _cut(data, offset, self._virtual_bytes)
+        with errors_of(self._pending.path):
+            while rest:
+                at, taken = self._place(offset, len(rest))
+                if at is not None:
+                    write_all(self._pending.fd, rest[:taken], at)
+                elif any(rest[:taken]):
+                    raise InvalidInput(
+                        "Data for a part of the disk that was announced to be empty.",
+                        found=f"data at {offset:,}",
+                        expected="data inside the extents that the writer was made with",
+                        hint="this is a fault of imgstore: please report it",
+                        target="extents",
+                    )
+                offset, rest = offset + taken, rest[taken:]
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """One `pread` a block."""
+        parts = []
+        end = offset + length
+        with errors_of(self._pending.path):
+            while offset < end:
+                at, taken = self._place(offset, end - offset)
+                parts.append(bytes(taken) if at is None else os.pread(self._pending.fd, taken, at))
+                offset += taken
+        return b"".join(parts)
+
+    def publish(self) -> None:
+        """Bitmaps of ones, the table, the header, both footers, then the name."""
+        fd = self._pending.fd
+        ones = b"\xff" * self._BITMAP_BYTES
+        header = pack_dynamic_header(table_offset=self._TABLE_AT, table_entries=len(self._bat))
+        padding = b"\xff" * (-4 * len(self._bat) % SECTOR_BYTES)
+        with errors_of(self._pending.path):
+            for start in self._starts.tolist():
+                write_all(fd, ones, start)
+            write_all(fd, self._footer + header + self._bat.astype(">u4").tobytes() + padding, 0)
+            write_all(fd, self._footer, self._footer_at)
+        self._pending.publish()
+
+    def abandon(self) -> None:
+        """Remove the temporary file."""
+        self._pending.discard()
+
+    def _place(self, offset: int, length: int) -> tuple[int | None, int]:
+        """Where in the file `offset` of the disk lies, None for nowhere, and how many bytes go on from there."""
+        block, skip = divmod(offset, BLOCK_BYTES_DEFAULT)
+        taken = min(length, BLOCK_BYTES_DEFAULT - skip)
+        sector = int(self._bat[block])
+        return (None if sector == UNALLOCATED else sector * SECTOR_BYTES + self._BITMAP_BYTES + skip), taken
+
+
+class _Qcow2Writer:
+    """A sparse raw file, which qemu-img converts into a second temporary file when it is published."""
+
+    def __init__(self, pending: PendingFile, virtual_bytes: int, container_bytes: int, *, overwrite: bool) -> None:
+        self._raw = _FlatWriter(pending, virtual_bytes, container_bytes, b"")
+        self._raw_path = pending.temporary
+        self._path = pending.path
+        self._container_bytes = container_bytes
+        self._overwrite = overwrite
+        self.write_at = self._raw.write_at
+        self.read_at = self._raw.read_at
+        self.abandon = self._raw.abandon
+
+    def publish(self) -> None:
+        """Convert, then the name, then remove the raw file."""
+        target = PendingFile(self._path, overwrite=self._overwrite)
+        try:
+            write_from_raw(self._raw_path, DiskFormat.QCOW2, target.temporary, virtual_bytes=self._container_bytes)
+            target.publish()
+        finally:
+            target.discard()
+        self._raw.abandon()
+
+
+def _cut(data: bytes | memoryview, offset: int, end: int) -> memoryview:
+    """`data` as far as it lies on the disk."""
+    return memoryview(data).cast("B")[: max(end - offset, 0)]

@@ -1,0 +1,249 @@
+"""A file appears whole or not at all."""
+
+import fcntl
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from formats_images import DIGEST, MIB, names_in
+
+from imgstore.domain.errors import InvalidInput, OutputError
+from imgstore.domain.sources import DiskFormat, DiskWriter, Extent
+from imgstore.formats import WRITABLE, create_writer
+
+SPAN = Extent(offset=0, length=MIB)
+DATA = os.urandom(MIB)
+
+
+def _writer(path: Path, form: DiskFormat = DiskFormat.VHD_FIXED, *, overwrite: bool = False) -> DiskWriter:
+    return create_writer(
+        path, format=form, virtual_bytes=4 * MIB, extents=[SPAN], disk_digest=DIGEST, overwrite=overwrite
+    )
+
+
+@pytest.mark.engine("qemu-img")
+@pytest.mark.parametrize("form", WRITABLE)
+def test_nothing_is_seen_before_publish_and_nothing_else_after(tmp_path: Path, form: DiskFormat) -> None:
+    path = tmp_path / "disk"
+    writer = _writer(path, form)
+    writer.write_at(0, DATA)
+    assert not path.exists()
+    assert all(name.startswith(".disk.imgstore-") for name in names_in(tmp_path))
+    writer.publish()
+    assert names_in(tmp_path) == ["disk"]
+    writer.abandon()
+    assert names_in(tmp_path) == ["disk"]
+
+
+@pytest.mark.engine("qemu-img")
+@pytest.mark.parametrize("form", WRITABLE)
+def test_abandon_leaves_nothing(tmp_path: Path, form: DiskFormat) -> None:
+    writer = _writer(tmp_path / "disk", form)
+    writer.write_at(0, DATA)
+    writer.abandon()
+    writer.abandon()
+    assert names_in(tmp_path) == []
+
+
+def test_the_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
+    _writer(tmp_path / "disk").publish()
+    (tmp_path / "other").touch()
+    assert (tmp_path / "disk").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_an_existing_file_is_refused_at_once_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_text("precious")
+    with pytest.raises(OutputError, match="exists already") as caught:
+        _writer(path)
+    assert "--overwrite" in str(caught.value.hint)
+    assert path.read_text() == "precious"
+    assert names_in(tmp_path) == ["disk"]
+
+
+def test_a_file_that_comes_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    writer = _writer(path)
+    path.write_text("precious")
+    with pytest.raises(OutputError, match="exists already"):
+        writer.publish()
+    writer.abandon()
+    assert path.read_text() == "precious"
+    assert names_in(tmp_path) == ["disk"]
+
+
+def test_overwrite_replaces_at_publish_and_not_before(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_text("old")
+    writer = _writer(path, DiskFormat.RAW, overwrite=True)
+    writer.write_at(0, DATA)
+    assert path.read_text() == "old"
+    writer.publish()
+    assert path.read_bytes() == DATA + bytes(3 * MIB)
+    assert names_in(tmp_path) == ["disk"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_is_no_file_is_never_replaced(tmp_path: Path, *, overwrite: bool) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    for name in ("folder", "link"):
+        with pytest.raises(OutputError, match="is in the way"):
+            _writer(tmp_path / name, overwrite=overwrite)
+    assert names_in(tmp_path) == ["folder", "link"]
+
+
+def test_a_folder_that_is_missing_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="mkdir -p"):
+        _writer(tmp_path / "missing" / "disk")
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written"):
+        _writer(tmp_path / "file" / "disk")
+
+
+def test_a_folder_without_permission_is_told() -> None:
+    """In /proc, where root may not make files either."""
+    with pytest.raises(OutputError, match="cannot be written") as caught:
+        _writer(Path("/proc/self") / "disk")
+    assert caught.value.found
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("form", [DiskFormat.VHDX, DiskFormat.VMDK])
+def test_what_cannot_be_written_is_told_with_what_can(tmp_path: Path, form: DiskFormat) -> None:
+    with pytest.raises(InvalidInput, match="vhd, vhd-dynamic, raw, qcow2"):
+        _writer(tmp_path / "disk", form)
+    assert names_in(tmp_path) == []
+
+
+def test_data_where_none_was_announced_is_refused(tmp_path: Path) -> None:
+    writer = _writer(tmp_path / "disk", DiskFormat.VHD_DYNAMIC)
+    writer.write_at(2 * MIB, bytes(512))  # zeros say nothing new
+    with pytest.raises(InvalidInput, match="announced to be empty"):
+        writer.write_at(2 * MIB, b"x" * 512)
+    writer.abandon()
+
+
+def test_many_threads_may_write(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    data = os.urandom(16 * MIB)
+    whole = [Extent(offset=0, length=len(data))]
+    writer = create_writer(path, format=DiskFormat.RAW, virtual_bytes=len(data), extents=whole, disk_digest=DIGEST)
+    threads = [
+        threading.Thread(target=writer.write_at, args=(at, data[at : at + MIB])) for at in range(0, len(data), MIB)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    writer.publish()
+    assert path.read_bytes() == data
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB, where it may be mounted."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "none", folder], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("a small file system can be mounted by root only")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("form", [DiskFormat.VHD_FIXED, DiskFormat.VHD_DYNAMIC, DiskFormat.RAW])
+def test_a_full_disk_is_told_and_nothing_is_left(tiny: Path, form: DiskFormat) -> None:
+    writer = _writer(tiny / "disk", form)
+    with pytest.raises(OutputError) as caught:
+        writer.write_at(0, DATA)
+    writer.abandon()
+    assert caught.value.found == "No space left on device"
+    assert "free some space" in str(caught.value.hint)
+    assert names_in(tiny) == []
+
+
+@pytest.mark.engine("qemu-img")
+def test_a_disk_that_fills_up_at_publish_is_told_and_nothing_is_left(tmp_path: Path, tiny: Path) -> None:
+    """The raw file fits, and the qcow2 beside it does not: qemu-img's failure in our words."""
+    path = tiny / "disk.qcow2"
+    writer = _writer(path, DiskFormat.QCOW2)
+    writer.write_at(0, DATA[: 150 * 1024])
+    with pytest.raises(OutputError, match="no room"):
+        writer.publish()
+    writer.abandon()
+    assert names_in(tiny) == []
+
+
+def test_a_limit_of_file_size_is_told(tmp_path: Path) -> None:
+    """EFBIG: the answer of a file system that holds no larger file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MIB, hard))
+    try:
+        with pytest.raises(OutputError, match="so large a file"):
+            _writer(tmp_path / "disk")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert names_in(tmp_path) == []
+
+
+_DIES = """
+import os, signal, sys
+from pathlib import Path
+from imgstore.domain.sources import DiskFormat, Extent
+from imgstore.formats import create_writer
+writer = create_writer(
+    Path(sys.argv[1]), format=DiskFormat.RAW, virtual_bytes=4096, extents=[], disk_digest=bytes(32)
+)
+writer.write_at(0, b"x" * 4096)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_next_writer_removes_what_a_killed_one_left_and_spares_the_living(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    living = _writer(path)
+    subprocess.run([sys.executable, "-c", _DIES, path], check=False, cwd=tmp_path)
+    assert len(names_in(tmp_path)) == 2
+
+    other = _writer(path)
+
+    assert len(names_in(tmp_path)) == 2
+    living.write_at(0, DATA)
+    living.publish()
+    other.abandon()
+    assert names_in(tmp_path) == ["disk"]
+
+
+def test_a_sweeper_between_making_and_locking_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another writer takes the new, not yet locked file for a leftover: it is made once more."""
+    flock = fcntl.flock
+    swept: list[str] = []
+
+    def sweep_first(fd: int, how: int) -> None:
+        if not swept:
+            swept.extend(names_in(tmp_path))
+            (tmp_path / swept[0]).unlink()
+        flock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", sweep_first)
+    writer = _writer(tmp_path / "disk")
+    assert names_in(tmp_path) != swept
+    writer.publish()
+    assert names_in(tmp_path) == ["disk"]
+
+
+def test_a_long_name_has_room_for_the_temporary_one(tmp_path: Path) -> None:
+    name = "d" * 255
+    _writer(tmp_path / name).publish()
+    assert names_in(tmp_path) == [name]

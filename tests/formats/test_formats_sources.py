@@ -1,0 +1,295 @@
+"""Local files, probing, partition tables, and what inspection says to a person."""
+
+import os
+import threading
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from formats_images import (
+    DIGEST,
+    MIB,
+    MemorySource,
+    gpt_disk,
+    names_in,
+    qemu_img,
+    random_disk,
+    read_image,
+    write_image,
+    write_sparse,
+)
+
+from imgstore.domain.errors import ImageRefused, ImageTruncated, InvalidInput, SourceChanged, StoreError
+from imgstore.domain.geometry import GIB
+from imgstore.domain.resources import HyperVGeneration
+from imgstore.domain.sources import DiskFormat, Extent
+from imgstore.formats import DISK_BYTES_MAX, LocalFile, create_writer, generation_of, inspect_image, open_disk
+from imgstore.formats.raw import RawReader
+
+ESP = UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
+LINUX = UUID("0fc63daf-8483-4772-8e79-3d69d8477de4")
+BIOS_BOOT = UUID("21686148-6449-6e6f-744e-656564454649")
+
+
+def test_holes_are_no_extents(tmp_path: Path) -> None:
+    spans = [Extent(offset=MIB, length=4096), Extent(offset=8 * MIB, length=2 * MIB)]
+    source = LocalFile(write_sparse(tmp_path / "disk", random_disk(12 * MIB, spans)))
+    assert list(source.extents()) == spans
+    source.close()
+
+
+def test_a_file_that_is_one_hole_has_no_extents(tmp_path: Path) -> None:
+    source = LocalFile(write_sparse(tmp_path / "disk", bytes(MIB)))
+    assert list(source.extents()) == []
+    source.close()
+
+
+def test_where_holes_are_unknown_there_is_one_extent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = LocalFile(write_sparse(tmp_path / "disk", bytes(MIB)))
+
+    def refuse(fd: int, position: int, how: int) -> int:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(os, "lseek", refuse)
+    assert list(source.extents()) == [Extent(offset=0, length=MIB)]
+    source.close()
+
+
+def test_threads_share_a_file(tmp_path: Path) -> None:
+    disk = random_disk(16 * MIB, [Extent(offset=0, length=16 * MIB)])
+    source = LocalFile(write_sparse(tmp_path / "disk", disk))
+    wrong: list[int] = []
+
+    def read(start: int) -> None:
+        for at in range(start, len(disk), 8 * MIB):
+            list(source.extents())
+            if source.read_at(at, MIB) != disk[at : at + MIB]:
+                wrong.append(at)
+
+    threads = [threading.Thread(target=read, args=(at * MIB,)) for at in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    source.close()
+
+
+def test_reading_past_the_end_is_a_truncation(tmp_path: Path) -> None:
+    source = LocalFile(write_sparse(tmp_path / "disk", b"x" * 1000))
+    with pytest.raises(ImageTruncated, match="the end of the file at 1,000"):
+        source.read_at(990, 20)
+    source.close()
+    source.close()
+    with pytest.raises(StoreError):
+        source.read_at(0, 1)
+
+
+def test_identity_tells_each_change(tmp_path: Path) -> None:
+    path = write_sparse(tmp_path / "disk", b"x" * 1000)
+    source = LocalFile(path)
+    first = source.identity()
+    assert first == source.identity()
+    assert first.location == str(path)
+
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    touched = source.identity()
+    other = write_sparse(tmp_path / "other", b"x" * 1000)
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    os.rename(other, path)
+    replaced = source.identity()
+    assert len({first, touched, replaced}) == 3
+
+    path.unlink()
+    with pytest.raises(SourceChanged, match="no longer there"):
+        source.identity()
+    source.close()
+
+
+def test_a_link_is_known_by_what_it_names(tmp_path: Path) -> None:
+    path = write_sparse(tmp_path / "disk", b"x")
+    (tmp_path / "link").symlink_to(path)
+    source = LocalFile(tmp_path / "link")
+    assert source.path == path
+    source.close()
+
+
+def test_what_cannot_be_opened_is_told(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InvalidInput, match="There is no file"):
+        LocalFile(tmp_path / "missing")
+    with pytest.raises(InvalidInput, match="There is no file"):
+        LocalFile(tmp_path / "empty" / "below")
+    with pytest.raises(InvalidInput, match="a folder"):
+        LocalFile(tmp_path)
+    with pytest.raises(InvalidInput, match="a pipe, socket or character device"):
+        LocalFile(tmp_path / "pipe")
+    with pytest.raises(ImageRefused, match="is empty"):
+        LocalFile(tmp_path / "empty")
+
+
+def test_a_file_without_permission_is_told(tmp_path: Path) -> None:
+    path = write_sparse(tmp_path / "disk", b"x")
+    path.chmod(0)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)  # root may read anything; nobody may not
+    try:
+        with pytest.raises(InvalidInput, match="chmod"):
+            LocalFile(path)
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("name", ["disk.vhd", "disk.VHDX", "disk.qcow2", "disk.vmdk", "disk.vdi"])
+def test_a_name_that_promises_a_container_is_held_to_it(tmp_path: Path, name: str) -> None:
+    """A fixed VHD that was cut has lost its footer: it would pass for a raw disk."""
+    path = write_sparse(tmp_path / name, b"x" * 1024)
+    with pytest.raises(ImageTruncated, match="format is in doubt"):
+        read_image(path, None, tmp_path)
+    assert read_image(path, DiskFormat.RAW, tmp_path) == b"x" * 1024
+
+
+def test_an_address_is_held_to_its_name_too(tmp_path: Path) -> None:
+    source = MemorySource(b"x" * 1024, "https://example.invalid/disk.vhd?sig=a.b")
+    with pytest.raises(ImageTruncated, match=r"no VHD header or footer"):
+        open_disk(source, scratch=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("head", "looks"),
+    [
+        (b"LUKS\xba\xbe", "LUKS"),
+        (b"\x1f\x8b\x08", "gzip"),
+        (b"\x28\xb5\x2f\xfd", "zstd"),
+        (b"QED\0", "QED"),
+        (bytes(64) + b"\x7f\x10\xda\xbe", "VDI"),
+        (bytes(257) + b"ustar", "tar"),
+    ],
+)
+def test_a_raw_file_that_looks_like_something_else_needs_a_word(tmp_path: Path, head: bytes, looks: str) -> None:
+    path = write_sparse(tmp_path / "disk", head.ljust(1024, b"\1"))
+    with pytest.raises(ImageRefused, match=looks) as caught:
+        read_image(path, None, tmp_path)
+    assert "--source-format" in str(caught.value.hint)
+    assert read_image(path, DiskFormat.RAW, tmp_path) == head.ljust(1024, b"\1")
+
+
+@pytest.mark.parametrize("magic", [b"QFI\xfb", b"vhdxfile", b"KDMV", b"conectix"])
+def test_a_file_that_is_two_things_needs_a_word(tmp_path: Path, magic: bytes) -> None:
+    """A fixed VHD of a disk that starts as a container does."""
+    disk = magic.ljust(4096, b"\1")
+    path = write_image(tmp_path / "disk.vhd", DiskFormat.VHD_FIXED, disk)
+    with pytest.raises(ImageRefused, match="and like"):
+        read_image(path, None, tmp_path)
+    assert read_image(path, DiskFormat.VHD_FIXED, tmp_path) == disk
+
+
+def test_a_disk_larger_than_azure_s_largest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageRefused, match="virtual-size"):
+        open_disk(_Huge(b""), format=DiskFormat.RAW, scratch=tmp_path)
+
+
+class _Huge(MemorySource):
+    """Longer than some file systems can hold."""
+
+    @property
+    def file_bytes(self) -> int:
+        return DISK_BYTES_MAX + 1
+
+
+@pytest.mark.parametrize(
+    ("disk", "generation"),
+    [
+        (gpt_disk(LINUX, ESP), HyperVGeneration.V2),
+        (gpt_disk(ESP, block_bytes=4096), HyperVGeneration.V2),
+        (gpt_disk(BIOS_BOOT, LINUX), HyperVGeneration.V1),
+        (bytes(510) + b"\x55\xaa" + bytes(512), HyperVGeneration.V1),
+        (bytes(4096), HyperVGeneration.V1),
+        (b"x", HyperVGeneration.V1),
+        (gpt_disk(ESP)[:512] + bytes(MIB), None),
+        (gpt_disk(ESP)[:512], None),
+        (gpt_disk(ESP)[:1100], None),
+    ],
+)
+def test_the_generation_is_the_partition_table_s(disk: bytes, generation: HyperVGeneration | None) -> None:
+    assert generation_of(RawReader(MemorySource(disk))) == generation
+
+
+def test_a_partition_table_that_lies_is_not_followed() -> None:
+    disk = bytearray(gpt_disk(ESP))
+    disk[512 + 80 : 512 + 84] = b"\xff" * 4  # the number of entries
+    assert generation_of(RawReader(MemorySource(bytes(disk)))) is None
+
+
+def test_a_partition_table_of_gigabytes_is_not_read() -> None:
+    disk = bytearray(gpt_disk(ESP))
+    disk[512 + 80 : 512 + 84] = (1 << 30).to_bytes(4, "little")
+    assert generation_of(RawReader(_Huge(bytes(disk)))) is None  # reading 128 GiB would fail the source's assertion
+
+
+def test_inspection_says_what_azure_takes(tmp_path: Path) -> None:
+    disk = gpt_disk(LINUX, ESP, virtual_bytes=20 * MIB)
+    source = LocalFile(write_image(tmp_path / "good.vhd", DiskFormat.VHD_FIXED, disk, [Extent(offset=0, length=MIB)]))
+    good = inspect_image(source, scratch=tmp_path)
+    assert good.azure_ready
+    assert good.azure_reasons == ()
+    assert good.generation is HyperVGeneration.V2
+    assert (good.format, good.virtual_bytes, good.data_bytes) == (DiskFormat.VHD_FIXED, 20 * MIB, MIB)
+    assert [check.name for check in good.checks] == [
+        "one-format",
+        "footer-present",
+        "footer-checksum",
+        "footer-version",
+        "no-parent",
+        "disk-type",
+        "virtual-size",
+        "size-matches-file",
+    ]
+    source.close()
+
+    odd = LocalFile(write_image(tmp_path / "odd.vhd", DiskFormat.VHD_DYNAMIC, bytes(MIB + 512)))
+    told = inspect_image(odd, scratch=tmp_path)
+    assert not told.azure_ready
+    assert [("fixed VHD" in why, "1 MiB" in why, "20 MiB" in why) for why in told.azure_reasons] == [
+        (True, False, False),
+        (False, True, False),
+        (False, False, True),
+    ]
+    odd.close()
+
+
+def test_inspection_of_a_doubtful_file_tells_and_does_not_raise(tmp_path: Path) -> None:
+    source = LocalFile(write_sparse(tmp_path / "disk", b"LUKS\xba\xbe".ljust(4096, b"\1")))
+    told = inspect_image(source, scratch=tmp_path)
+    assert [(check.name, check.passed) for check in told.checks][:1] == [("one-format", False)]
+    assert told.data_bytes is None
+    assert any(check.name == "null" and check.passed for check in told.checks)
+    source.close()
+    assert names_in(tmp_path) == ["disk"]
+
+
+@pytest.mark.engine("qemu-img")
+def test_a_real_partition_table_is_understood(tmp_path: Path) -> None:
+    """A dynamic VHD inside and out: the table is read through the container."""
+    raw = write_sparse(tmp_path / "disk.raw", gpt_disk(ESP))
+    qemu_img("convert", "-f", "raw", "-O", "vpc", "-o", "subformat=dynamic,force_size=on", raw, tmp_path / "disk.vhd")
+    source = LocalFile(tmp_path / "disk.vhd")
+    assert inspect_image(source, scratch=tmp_path).generation is HyperVGeneration.V2
+    source.close()
+
+
+def test_127_gib_of_dynamic_table_are_few_bytes(tmp_path: Path) -> None:
+    spans = [Extent(offset=at * GIB, length=4096) for at in range(127)]
+    path = tmp_path / "big.vhd"
+    writer = create_writer(
+        path, format=DiskFormat.VHD_DYNAMIC, virtual_bytes=127 * GIB, extents=spans, disk_digest=DIGEST
+    )
+    for span in spans:
+        writer.write_at(span.offset, b"x" * span.length)
+    writer.publish()
+    source = LocalFile(path)
+    assert list(open_disk(source, scratch=tmp_path).extents()) == spans
+    source.close()
