@@ -21,7 +21,7 @@ from imgstore.operations.groups import ensure_group
 from imgstore.operations.installation import Installation
 from imgstore.operations.recording import recorded
 from imgstore.operations.settling import open_interval
-from imgstore.operations.working import at_work, stopping, take_up
+from imgstore.operations.working import at_work, take_up
 from imgstore.segments.manifest import decode_manifest, intact
 from imgstore.segments.reference import Reference, encode_reference
 
@@ -259,7 +259,7 @@ def _put(installation: Installation, disk: ManagedDisk, lease: Lease) -> Managed
         disk, provisioning_state=ProvisioningState.SUCCEEDED, source_format=decode_manifest(body).trimmings.format
     )
     with at_work(installation, disk.slot, lease) as hold:
-        stopping(installation, hold)()
+        hold.go_on()
         access.put_manifest(key, data)
         with installation.catalog.transaction() as facts:
             facts.works.guard(lease)

@@ -10,18 +10,18 @@ from imgstore.domain.access import Action, Principal
 from imgstore.domain.digests import Digest
 from imgstore.domain.errors import Conflict, ImgstoreError, StoreError
 from imgstore.domain.names import ImageReference
-from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.resources import OS_DISK, ManifestRow, Replica, Slot
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.works import Lease, WorkKind
 from imgstore.formats import create_writer
 from imgstore.operations import finding
+from imgstore.operations.counting import Counter
 from imgstore.operations.degrading import degrade_damaged
 from imgstore.operations.disks import check_subscription, choose_replica
 from imgstore.operations.installation import Installation
 from imgstore.operations.recording import recorded
-from imgstore.operations.working import stopping, take_up
+from imgstore.operations.working import take_up
 from imgstore.segments.manifest import Manifest
 from imgstore.transfer.scatter import SegmentReader, scatter
 
@@ -177,12 +177,11 @@ def _pin(installation: Installation, slot: Slot, owner_uid: str, manifest: Manif
 def _write(
     installation: Installation, chosen: _Chosen, path: Path, form: DiskFormat, *, overwrite: bool, pad: bool
 ) -> Export:
-    task = f"export {path.name}"
-    tell = installation.subscriber
+    counter = Counter(installation, f"export {path.name}")
     with installation.keeper.hold(chosen.lease) as hold:
         manifest = read_manifest(installation, chosen.slot, chosen.others, chosen.manifest)
-        total = manifest.content_bytes
-        tell(ProgressEvent(task=task, stage=Stage.STARTED, bytes_total=total))
+        counter.total = manifest.content_bytes
+        counter.begin()
         writer = create_writer(
             path,
             format=form,
@@ -193,13 +192,6 @@ def _write(
             overwrite=overwrite,
             pad=pad,
         )
-        done = 0
-
-        def moved(moved_bytes: int) -> None:
-            nonlocal done
-            done += moved_bytes
-            tell(ProgressEvent(task=task, stage=Stage.MOVED, bytes_done=min(done, total), bytes_total=total))
-
         reader = SegmentReader([installation.access(slot) for slot in (chosen.slot, *chosen.others)])
         try:
             scatter(
@@ -207,19 +199,19 @@ def _write(
                 reader,
                 writer,
                 workers=installation.tuning.scatter_workers,
-                go_on=stopping(installation, hold),
-                moved=moved,
+                go_on=hold.go_on,
+                moved=counter.moved,
             )
             writer.publish()
         except ImgstoreError as error:
-            tell(ProgressEvent(task=task, stage=Stage.FAILED, detail=str(error)))
+            counter.fail(str(error))
             raise
         finally:
             writer.abandon()
             degrade_damaged(installation, (chosen.slot, *chosen.others), reader.damages)
         with installation.catalog.transaction() as facts:
             facts.works.complete(chosen.lease)
-    tell(ProgressEvent(task=task, stage=Stage.COMPLETED, bytes_done=total, bytes_total=total))
+    counter.end()
     return Export(
         path=path,
         format=form,

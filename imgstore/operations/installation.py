@@ -1,6 +1,5 @@
 """The collaborators of one installation, frozen together. Declared here, filled in by ``bootstrap.py``."""
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,8 +47,6 @@ class Installation:
     environ: Mapping[str, str]
     tuning: Tuning = field(default_factory=Tuning)
     subscriber: Subscriber = silent
-    stop: threading.Event = field(default_factory=threading.Event)
-    """Set when the user interrupts: nothing further is begun."""
 
     def access(self, slot: Slot) -> SlotAccess:
         """The slot as the data plane sees it."""

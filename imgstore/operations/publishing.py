@@ -9,26 +9,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from imgstore.control.choices import choose_bases
 from imgstore.domain import keys
+from imgstore.domain.digests import Digest
 from imgstore.domain.errors import StoreError
 from imgstore.domain.geometry import PIECE_BYTES
 from imgstore.domain.names import VersionName
-from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.resources import OS_DISK, ImageVersion, Replica, SegmentRow, Slot
 from imgstore.domain.sources import DiskReader, SourceIdentity
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.works import Lease, Work, WorkKind
+from imgstore.operations.counting import Counter, task_of
 from imgstore.operations.degrading import degrade
 from imgstore.operations.finding import Lineage
 from imgstore.operations.installation import Installation
 from imgstore.operations.settling import Listed, complete_replica, list_segments, write_version_state
-from imgstore.operations.working import at_work, stopping, take_up
+from imgstore.operations.working import at_work, take_up
 from imgstore.segments.codec import CODEC
 from imgstore.segments.manifest import Manifest
 from imgstore.transfer.checking import check_assembly
 from imgstore.transfer.ingest import IngestOrder, ingest, touched_pieces
 from imgstore.transfer.receipts import IngestReceipt
+from imgstore.transfer.slots import SlotAccess
 
 _RULES: Final = "1"
 """Of comparing and packing. Raised when the same plan would make other segments than before."""
@@ -53,16 +57,13 @@ def publish(installation: Installation, publication: Publication) -> None:
     Raises:
         ImgstoreError: it failed; the replica is Failed with the error's text, and the same command goes on.
     """
-    task = f"{publication.replica.slot.key.region}/{publication.replica.slot.key.ordinal}"
     work, lease = _plan(installation, publication)
-    tell = installation.subscriber
+    counter = Counter(installation, task_of(publication.replica), replica=publication.replica)
     try:
-        _act(installation, publication, work, lease, task)
-    except KeyboardInterrupt:
-        raise
+        _act(installation, publication, work, lease, counter)
     except Exception as error:
         _failed(installation, publication, str(error))
-        tell(ProgressEvent(task=task, stage=Stage.FAILED, detail=str(error)))
+        counter.fail(str(error))
         raise
 
 
@@ -102,17 +103,16 @@ def _plan(installation: Installation, publication: Publication) -> tuple[Work, L
     return work, lease
 
 
-def _act(installation: Installation, publication: Publication, work: Work, lease: Lease, task: str) -> None:
+def _act(installation: Installation, publication: Publication, work: Work, lease: Lease, counter: Counter) -> None:
     slot = publication.replica.slot
     access = installation.access(slot)
     reader = publication.reader
-    total = sum(1 for _ in touched_pieces(reader)) * PIECE_BYTES
-    counter = Counter(installation, task, publication.replica, total)
+    counter.total = sum(1 for _ in touched_pieces(reader)) * PIECE_BYTES
     with (
         at_work(installation, slot, lease, counter.write_down) as hold,
         tempfile.TemporaryDirectory(dir=installation.scratch) as scratch,
     ):
-        go_on = stopping(installation, hold)
+        go_on = hold.go_on
         counter.begin()
         with installation.catalog.reading() as facts:
             key = facts.pools.get(slot.key.pool_uid).fingerprint_key
@@ -123,7 +123,7 @@ def _act(installation: Installation, publication: Publication, work: Work, lease
                 reader=reader,
                 identity=_identity(work.plan),
                 bases=_bases(installation, slot, work.plan),
-                present=access.segments(),
+                present=_present(installation, publication, access),
                 fingerprint_key=key,
                 scratch=Path(scratch),
                 workers=installation.tuning.put_workers,
@@ -143,7 +143,25 @@ def _act(installation: Installation, publication: Publication, work: Work, lease
             go_on=go_on,
         )
         _record(installation, publication, receipt, lease)
-    counter.end(receipt.packed_bytes)
+    counter.end(f"{receipt.packed_bytes} bytes stored")
+
+
+def _present(installation: Installation, publication: Publication, access: SlotAccess) -> dict[Digest, int]:
+    """The slot's segments as the store lists them now; of a replica that was complete before, those that read back right.
+
+    Such a replica is here because it was found damaged, and a damaged segment has the right length in a listing. Left
+    out here, it is sent again.
+    """
+    present = access.segments()
+    slot = publication.replica.slot
+    with installation.catalog.reading() as facts:
+        row = facts.manifests.find(publication.version.uid, slot.uid, OS_DISK)
+        was_complete = row is not None and facts.manifests.is_complete(row.uid)
+        ids = np.frombuffer(row.segment_ids if row and was_complete else b"", dtype="<u4").astype(np.uint32)
+        names = [segment.name for segment in facts.segments.rows(slot.key.pool_uid, ids)]
+    for name in access.damaged(names):
+        present.pop(name, None)
+    return present
 
 
 def _record(installation: Installation, publication: Publication, receipt: IngestReceipt, lease: Lease) -> None:
@@ -209,49 +227,3 @@ def identity_as_plan(identity: SourceIdentity) -> dict[str, Any]:
 
 def _identity(plan: Mapping[str, Any]) -> SourceIdentity:
     return SourceIdentity(**plan["identity"])
-
-
-class Counter:
-    """Counts bytes for one replica: tells subscribers as they move, writes the catalog's row once a second."""
-
-    def __init__(self, installation: Installation, task: str, replica: Replica, total: int) -> None:
-        self._installation = installation
-        self._task = task
-        self._replica = replica
-        self.total = total
-        """May be set until `begin`."""
-        self._done = 0
-        self._written = -1
-
-    def begin(self) -> None:
-        """Tell that the task is known."""
-        self._tell(Stage.STARTED)
-
-    def moved(self, moved_bytes: int) -> None:
-        """So many more."""
-        self._done += moved_bytes
-        self._tell(Stage.MOVED)
-
-    def end(self, stored_bytes: int) -> None:
-        """All is done; the row then says what was stored."""
-        self._done = self.total
-        self._tell(Stage.COMPLETED, f"{stored_bytes} bytes stored")
-        self.write_down()
-
-    def write_down(self) -> None:
-        """Write the progress row, if it changed."""
-        if self._done != self._written:
-            self._written = self._done
-            with self._installation.catalog.transaction() as facts:
-                facts.replicas.progress(self._replica.uid, min(self._done, self.total), self.total)
-
-    def _tell(self, stage: Stage, detail: str = "") -> None:
-        self._installation.subscriber(
-            ProgressEvent(
-                task=self._task,
-                stage=stage,
-                bytes_done=min(self._done, self.total),
-                bytes_total=self.total,
-                detail=detail,
-            )
-        )

@@ -3,6 +3,7 @@
 Read both afresh, decide (``control/plan.py``), lease, act, record. A failed region keeps its error and stops no other.
 """
 
+import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
@@ -11,16 +12,15 @@ import numpy as np
 from imgstore.control.plan import CopyStep, ready_steps
 from imgstore.domain import keys
 from imgstore.domain.errors import ImgstoreError
-from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.resources import OS_DISK, ImageVersion, ManifestRow, SegmentRow
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.works import Lease, WorkKind
+from imgstore.operations.counting import Counter, task_of
 from imgstore.operations.degrading import degrade, degrade_damaged
 from imgstore.operations.finding import Lineage
 from imgstore.operations.installation import Installation
-from imgstore.operations.publishing import Counter
 from imgstore.operations.settling import Listed, complete_replica, list_segments, write_version_state
-from imgstore.operations.working import at_work, stopping, take_up
+from imgstore.operations.working import at_work, take_up
 from imgstore.segments.manifest import intact
 from imgstore.transfer.copying import CopyOrder, copy_segments, to_send
 from imgstore.transfer.scatter import Damage
@@ -34,11 +34,12 @@ def replicate(installation: Installation, line: Lineage, version: ImageVersion) 
     """
     failed: dict[str, ImgstoreError] = {}
     busy: dict[Future[None], str] = {}
+    stop = threading.Event()
     with ThreadPoolExecutor(installation.tuning.replicas_at_once, thread_name_prefix="replicate") as pool:
         try:
             while True:
                 for step in _ready(installation, version, set(busy.values()), set(failed)):
-                    busy[pool.submit(_make, installation, line, version, step)] = step.replica.uid
+                    busy[pool.submit(_make, installation, line, version, step, stop)] = step.replica.uid
                 if not busy:
                     return failed
                 for future in wait(busy, return_when=FIRST_COMPLETED).done:
@@ -48,7 +49,7 @@ def replicate(installation: Installation, line: Lineage, version: ImageVersion) 
                     except ImgstoreError as error:
                         failed[uid] = error
         except BaseException:
-            installation.stop.set()  # What is under way begins no further request; its work stays open.
+            stop.set()  # What is under way begins no further request; its work stays open.
             raise
 
 
@@ -67,17 +68,19 @@ class _Plan:
     lacking: frozenset[bytes]
     target_objects: int
     ids: "np.ndarray[tuple[int], np.dtype[np.uint32]]"
+    distrusted: bool
+    """The replica was complete before: it is here because it was found damaged."""
 
 
-def _make(installation: Installation, line: Lineage, version: ImageVersion, step: CopyStep) -> None:
+def _make(
+    installation: Installation, line: Lineage, version: ImageVersion, step: CopyStep, stop: threading.Event
+) -> None:
     """One replica, from lease to record."""
-    slot = step.replica.slot
-    task = f"{slot.key.region}/{slot.key.ordinal}"
+    counter = Counter(installation, task_of(step.replica), replica=step.replica)
     try:
-        plan = _plan(installation, version, step)
-        _act(installation, line, version, step, plan)
+        _act(installation, line, version, step, _plan(installation, version, step), counter, stop)
     except ImgstoreError as error:
-        installation.subscriber(ProgressEvent(task=task, stage=Stage.FAILED, detail=str(error)))
+        counter.fail(str(error))
         _failed(installation, version, step, str(error))
         raise
 
@@ -90,6 +93,8 @@ def _plan(installation: Installation, version: ImageVersion, step: CopyStep) -> 
         assert origin is not None, "a complete replica has a manifest (promise 2)"
         ids = np.frombuffer(origin.segment_ids, dtype="<u4").astype(np.uint32)
         there = facts.manifests.named_in_slot(slot.uid)
+        standing = facts.manifests.find(version.uid, slot.uid, OS_DISK)
+        distrusted = standing is not None and facts.manifests.is_complete(standing.uid)
         segments = facts.segments.rows(slot.key.pool_uid, ids)
         lacking = frozenset(
             row.name for row, known in zip(segments, np.isin(ids, there).tolist(), strict=True) if not known
@@ -106,15 +111,36 @@ def _plan(installation: Installation, version: ImageVersion, step: CopyStep) -> 
         )
         facts.replicas.move(step.replica.uid, ReplicaState.REPLICATING)
         write_version_state(facts, facts.versions.by_uid(version.uid))
-    return _Plan(lease=lease, origin=origin, segments=segments, lacking=lacking, target_objects=len(there), ids=ids)
+    return _Plan(
+        lease=lease,
+        origin=origin,
+        segments=segments,
+        lacking=lacking,
+        target_objects=len(there),
+        ids=ids,
+        distrusted=distrusted,
+    )
 
 
-def _act(installation: Installation, line: Lineage, version: ImageVersion, step: CopyStep, plan: _Plan) -> None:
+def _act(
+    installation: Installation,
+    line: Lineage,
+    version: ImageVersion,
+    step: CopyStep,
+    plan: _Plan,
+    counter: Counter,
+    stop: threading.Event,
+) -> None:
     slot = step.replica.slot
     target = installation.access(slot)
     sources = [installation.access(source.slot) for source in step.sources]
-    counter = Counter(installation, f"{slot.key.region}/{slot.key.ordinal}", step.replica, 0)
     damages: list[Damage] = []
+
+    def go_on() -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        hold.go_on()
+
     with at_work(installation, slot, plan.lease, counter.write_down) as hold:
         order = CopyOrder(
             sources=sources,
@@ -122,8 +148,9 @@ def _act(installation: Installation, line: Lineage, version: ImageVersion, step:
             segments={row.name: row.stored_bytes for row in plan.segments},
             lacking=plan.lacking,
             target_objects=plan.target_objects,
+            distrusted=plan.distrusted,
             workers=installation.tuning.copy_workers,
-            go_on=stopping(installation, hold),
+            go_on=go_on,
             moved=counter.moved,
             damages=damages,
         )
@@ -155,7 +182,7 @@ def _act(installation: Installation, line: Lineage, version: ImageVersion, step:
         complete_replica(
             installation, lease=plan.lease, line=line, version=version, replica=step.replica, manifest=manifest
         )
-    counter.end(receipt.sent_bytes)
+    counter.end(f"{receipt.sent_bytes} bytes stored")
 
 
 def _failed(installation: Installation, version: ImageVersion, step: CopyStep, error: str) -> None:

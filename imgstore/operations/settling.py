@@ -10,6 +10,7 @@ import numpy as np
 
 from imgstore.catalog import Facts
 from imgstore.domain.digests import Digest
+from imgstore.domain.errors import Conflict
 from imgstore.domain.resources import OS_DISK, ImageVersion, ManifestRow, Replica, SegmentRow, Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState, provisioning_state
 from imgstore.domain.works import Lease
@@ -58,7 +59,9 @@ def list_segments(
     """
     standing = facts.manifests.find(listed.owner_uid, listed.slot.uid, OS_DISK)
     if standing is not None and facts.manifests.is_complete(standing.uid):
-        return standing  # A degraded replica under repair: the same content, named and metered all the while.
+        if standing.digest == listed.digest:
+            return standing  # A degraded replica under repair: the same content, named and metered all the while.
+        raise _not_the_same(listed)
     ids = segments if isinstance(segments, np.ndarray) else facts.segments.put(listed.slot.key.pool_uid, segments)
     if standing is not None:
         facts.manifests.remove(standing.uid)  # An earlier try that never completed.
@@ -201,3 +204,13 @@ def forget_manifest(installation: Installation, facts: Facts, slot: Slot, manife
 
 def _ids(manifest: ManifestRow) -> Locations:
     return np.frombuffer(manifest.segment_ids, dtype="<u4").astype(np.uint32)
+
+
+def _not_the_same(listed: Listed) -> Conflict:
+    return Conflict(
+        "The only complete replica is damaged in segments that it shares with other versions.",
+        found=f"a manifest {listed.digest.hex()} that names other segments than before",
+        expected="the same segments: disks may stand on them",
+        hint="publish the same source as a new version, then delete this one",
+        target=str(listed.slot.key),
+    )

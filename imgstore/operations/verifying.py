@@ -9,12 +9,12 @@ from imgstore.domain.digests import Digest, digest_of, disk_digest
 from imgstore.domain.errors import ImageNotAvailable
 from imgstore.domain.geometry import PIECE_BYTES
 from imgstore.domain.names import ImageReference
-from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.resources import OS_DISK
 from imgstore.domain.sources import DiskFormat, DiskReader
 from imgstore.domain.states import ReplicaState
 from imgstore.formats import LocalFile, open_disk
 from imgstore.operations import finding
+from imgstore.operations.counting import Counter
 from imgstore.operations.disks import check_subscription, named_version
 from imgstore.operations.exporting import read_manifest
 from imgstore.operations.installation import Installation
@@ -102,16 +102,14 @@ def _compare(
     """The file's disk digest, and the offset of the first piece that differs."""
     pieces: list[tuple[int, Digest]] = []
     touched = list(touched_pieces(reader))
-    total = len(touched) * PIECE_BYTES
-    installation.subscriber(ProgressEvent(task=task, stage=Stage.STARTED, bytes_total=total))
-    for done, index in enumerate(touched, start=1):
+    counter = Counter(installation, task, len(touched) * PIECE_BYTES)
+    counter.begin()
+    for index in touched:
         data = reader.read_at(index * PIECE_BYTES, piece_bytes(reader.virtual_bytes, index))
         if data.strip(b"\0"):
             pieces.append((index, digest_of(data)))
-        installation.subscriber(
-            ProgressEvent(task=task, stage=Stage.MOVED, bytes_done=done * PIECE_BYTES, bytes_total=total)
-        )
-    installation.subscriber(ProgressEvent(task=task, stage=Stage.COMPLETED, bytes_done=total, bytes_total=total))
+        counter.moved(PIECE_BYTES)
+    counter.end()
     differing = set(pieces) ^ set(manifest.pieces.items())
     same_size = reader.virtual_bytes == manifest.virtual_bytes
     first = min((index for index, _ in differing), default=None) if same_size else None

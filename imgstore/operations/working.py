@@ -6,7 +6,6 @@ from typing import Any
 
 from imgstore.catalog import Facts
 from imgstore.domain import keys
-from imgstore.domain.errors import Conflict, WorkHeld
 from imgstore.domain.resources import Slot
 from imgstore.domain.works import Lease, Work, WorkKind
 from imgstore.operations.holding import Hold
@@ -65,25 +64,3 @@ def at_work(
         access.put_object(key, b"", lambda body: body == b"")
         yield hold
         access.remove([key])
-
-
-def stopping(installation: Installation, hold: Hold) -> Callable[[], None]:
-    """What the data plane calls before each request: raises once the lease is lost or the user has interrupted."""
-
-    def go_on() -> None:
-        if installation.stop.is_set():
-            raise KeyboardInterrupt
-        hold.go_on()
-
-    return go_on
-
-
-def held_by_another(error: WorkHeld, what: str) -> Conflict:
-    """The refusal in the words of the command that met it."""
-    return WorkHeld(
-        f"{what} is being worked on by another process.",
-        found=error.found,
-        expected="one process at a time",
-        hint="wait for it (`imgstore sig image-version show ... --expand ReplicationStatus` shows how far it is)",
-        target=error.target,
-    )

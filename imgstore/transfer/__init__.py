@@ -2,7 +2,8 @@
 
 * `ingest`: a disk becomes segments and a manifest in one slot.
 * `copying`: a manifest and the segments that a slot lacks go from one slot to another.
-* `export`: a manifest becomes a file, by segment, every piece verified.
+* `scatter`: a manifest becomes a disk, by segment, every piece verified.
+* `checking`: a disk that was just taken in is put together again, in part or whole.
 * `ranges`: a manifest is read at offsets.
 
 Each function that runs long takes `go_on`, which it calls before each request: it raises once the caller's lease is

@@ -9,10 +9,11 @@ import numpy as np
 from imgstore.domain import keys
 from imgstore.domain.digests import Digest, digest_of
 from imgstore.domain.errors import ObjectCorrupt, ObjectNotFound
+from imgstore.domain.geometry import BLOCK_BYTES
 from imgstore.segments.fingerprints import PackedSegment, decode_fingerprints, fingerprint_blocks
 from imgstore.segments.index import BaseIndex
 from imgstore.segments.manifest import Column, Manifest, Runs, SegmentTable, WorkRef
-from imgstore.transfer.slots import SlotAccess
+from imgstore.transfer.slots import GoOn, SlotAccess, always
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,8 +23,6 @@ class _Known:
     manifest: Manifest
     numbers: Column
     """The common number of each of its segments."""
-    whole: bool
-    """Every segment that it names is in the slot."""
 
 
 class Bases:
@@ -37,6 +36,7 @@ class Bases:
         *,
         key: bytes,
         scratch: Path,
+        go_on: GoOn = always,
     ) -> None:
         """Read the fingerprints of the bases' segments.
 
@@ -47,7 +47,9 @@ class Bases:
                 length than recorded, is not built upon: its blocks will be found nowhere, and are packed again.
             key: the pool's fingerprint key.
             scratch: a folder for files that stand in for memory.
+            go_on: called before each request.
         """
+        self._slot, self._key, self._go_on = slot, key, go_on
         numbers: dict[Digest, int] = {}
         self._rows: list[tuple[int, int, WorkRef]] = []
         self._known: list[_Known] = []
@@ -55,29 +57,33 @@ class Bases:
         for manifest in manifests:
             table = manifest.segments
             column = np.empty(len(table), dtype=np.int64)
-            whole = True
             for index, name in enumerate(table.all_names()):
                 stored_bytes = int(table.stored_bytes[index])
                 if present.get(name) != stored_bytes:
                     missing.add(name)
-                    whole = False
                 if name not in numbers:
                     numbers[name] = len(numbers)
                     work = manifest.works[int(table.work[index])]
                     self._rows.append((int(table.blocks[index]), stored_bytes, work))
                 column[index] = numbers[name]
-            self._known.append(_Known(manifest=manifest, numbers=column, whole=whole))
-        self.missing = frozenset(missing)
-        """Segments that a base names and the store does not have: an incident."""
+            self._known.append(_Known(manifest=manifest, numbers=column))
+        self._missing = missing
         self._names = list(numbers)
         self._numbers = numbers
         self.index = BaseIndex.build(
-            self._fingerprints(slot, key),
+            self._fingerprints(),
             entries=sum(
                 blocks for name, (blocks, _, _) in zip(numbers, self._rows, strict=True) if name not in missing
             ),
             scratch=scratch,
         )
+        # Only now is known which segments can't be built upon.
+        self._whole = [each for each in self._known if missing.isdisjoint(each.manifest.segments.all_names())]
+
+    @property
+    def missing(self) -> frozenset[Digest]:
+        """Segments that a base names and the store does not have, or has damaged: an incident."""
+        return frozenset(self._missing)
 
     def __len__(self) -> int:
         """How many segments are numbered."""
@@ -104,8 +110,8 @@ class Bases:
 
     def runs_of_piece(self, index: int, digest: Digest, first_block: int, end_block: int) -> Runs | None:
         """The runs of a base whose piece at `index` has that digest, in the common numbering; None where none has."""
-        for known in self._known:
-            if known.whole and known.manifest.pieces.find(index) == digest:
+        for known in self._whole:
+            if known.manifest.pieces.find(index) == digest:
                 runs = known.manifest.runs
                 part = runs.between(first_block, end_block)
                 return Runs(
@@ -116,19 +122,24 @@ class Bases:
                 )
         return None
 
-    def _fingerprints(self, slot: SlotAccess, key: bytes) -> Iterator[tuple[int, PackedSegment]]:
+    def _fingerprints(self) -> Iterator[tuple[int, PackedSegment]]:
         """Each numbered segment once, from the objects of the works, else from the segments themselves."""
         wanted: dict[WorkRef, set[Digest]] = {}
         for name, (_, _, work) in zip(self._names, self._rows, strict=True):
-            if name not in self.missing:
+            if name not in self._missing:
                 wanted.setdefault(work, set()).add(name)
         for work, names in wanted.items():
-            for packed in _stored(slot, work):
+            self._go_on()
+            for packed in _stored(self._slot, work):
                 if packed.name in names:
                     names.discard(packed.name)
                     yield self._numbers[packed.name], packed
             for name in sorted(names):
-                yield self._numbers[name], _rebuilt(slot, name, key)
+                self._go_on()
+                try:
+                    yield self._numbers[name], _rebuilt(self._slot, name, self._key)
+                except (ObjectNotFound, ObjectCorrupt):
+                    self._missing.add(name)
 
 
 def _stored(slot: SlotAccess, work: WorkRef) -> list[PackedSegment]:
@@ -142,5 +153,5 @@ def _stored(slot: SlotAccess, work: WorkRef) -> list[PackedSegment]:
 
 def _rebuilt(slot: SlotAccess, name: Digest, key: bytes) -> PackedSegment:
     blocks = slot.segment_blocks(name)
-    count = len(blocks) // 4096
+    count = len(blocks) // BLOCK_BYTES
     return PackedSegment(name=name, fingerprints=fingerprint_blocks(blocks, np.arange(count), key))

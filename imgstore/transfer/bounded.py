@@ -13,6 +13,8 @@ _R = TypeVar("_R")
 class Bounded:
     """A pool whose `submit` waits while `ahead` calls are under way or waiting, and raises once any has failed.
 
+    Nothing begins after that, not even what waits already.
+
     Memory is bounded by `ahead` times what a call holds. Leaving the block waits for all and raises the first error;
     leaving it by an exception gives up what has not begun.
     """
@@ -28,9 +30,14 @@ class Bounded:
         if self._error is not None:
             self._room.release()
             raise self._error
-        future = self._pool.submit(call, *args, **kwargs)
+        future = self._pool.submit(self._run, call, *args, **kwargs)
         future.add_done_callback(self._done)
         return future
+
+    def _run(self, call: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        if self._error is not None:
+            raise self._error
+        return call(*args, **kwargs)
 
     def _done(self, future: Future[_R]) -> None:
         if not future.cancelled() and (error := future.exception()) is not None and self._error is None:

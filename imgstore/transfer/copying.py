@@ -31,6 +31,8 @@ class CopyOrder:
     """Those that the catalog does not know in the target."""
     target_objects: int
     """About how many segments the target slot holds, to choose the cheaper way of looking."""
+    distrusted: bool = False
+    """The replica is degraded: what the target holds of it is read, since a damaged segment has the right length."""
     workers: int = 4
     """Threads; each holds one body of up to 4 MiB."""
     go_on: GoOn = always
@@ -46,8 +48,10 @@ def to_send(order: CopyOrder) -> tuple[dict[Digest, int], frozenset[Digest]]:
     A segment counts as there when the store shows it now, in the recorded length: by a listing of the slot or by a look
     at each, whichever needs fewer requests.
     """
-    expected_there = len(order.segments) - len(order.lacking)
-    if expected_there <= ceil_div(order.target_objects + 1, _LISTED_AT_ONCE) and not order.lacking:
+    if order.distrusted:
+        damaged = order.target.damaged(order.segments)
+        return {name: order.segments[name] for name in sorted(damaged)}, frozenset()
+    if len(order.segments) <= ceil_div(order.target_objects + 1, _LISTED_AT_ONCE):
         absent = {name: size for name, size in order.segments.items() if not order.target.has_segment(name, size)}
     else:
         present = order.target.segments()

@@ -7,6 +7,7 @@ bytes read are the bytes stored.
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -134,7 +135,7 @@ def scatter(
         moved(written)
 
     with Bounded(workers, workers * 2, "scatter") as pool:
-        for begin, end in zip(begins.tolist(), [*begins[1:].tolist(), len(order)], strict=True):
+        for begin, end in pairwise([*begins.tolist(), len(order)]):
             pool.submit(place, order[begin:end])
 
 

@@ -1,12 +1,12 @@
 """A slot as the data plane sees it: a store and a prefix."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from imgstore.domain import keys
 from imgstore.domain.digests import Digest
-from imgstore.domain.errors import ObjectCorrupt
+from imgstore.domain.errors import ObjectCorrupt, ObjectNotFound
 from imgstore.segments import codec
 from imgstore.segments.manifest import Manifest, decode_manifest, intact, manifest_digest
 from imgstore.stores.interface import Body, ObjectInfo, ObjectStore
@@ -46,16 +46,30 @@ class SlotAccess:
         return self._put_confirmed(keys.segment_key(name), body, codec.named(name))
 
     def segments(self) -> dict[Digest, int]:
-        """The stored bytes of each segment in the slot, by name, as the store lists them now."""
+        """The stored bytes of each segment in the slot, by name, as the store lists them now.
+
+        What else may lie there (a person's note, another tool's leavings) is no segment and is passed over.
+        """
         listing = self.store.list(self.prefix + keys.SEGMENTS)
-        return {keys.segment_name(info.key): info.stored_bytes for info in listing}
+        return {keys.segment_name(info.key): info.stored_bytes for info in listing if keys.is_segment_key(info.key)}
 
     def has_segment(self, name: Digest, stored_bytes: int) -> bool:
         """Whether the store has that segment in that length now."""
         try:
             return self.store.head(self.prefix + keys.segment_key(name)).stored_bytes == stored_bytes
-        except KeyError:
+        except ObjectNotFound:
             return False
+
+    def damaged(self, names: Iterable[Digest]) -> frozenset[Digest]:
+        """Those of the segments that are not there or do not match their name, found by reading each whole."""
+        return frozenset(name for name in names if not self._serves(name))
+
+    def _serves(self, name: Digest) -> bool:
+        try:
+            self.segment_body(name)
+        except (ObjectNotFound, ObjectCorrupt):
+            return False
+        return True
 
     def put_manifest(self, key: str, data: bytes) -> ObjectInfo:
         """Store a manifest under its key below the slot, and read it back."""
