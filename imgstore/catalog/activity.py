@@ -1,0 +1,77 @@
+"""The activity log: who did what to which resource, and how it ended."""
+
+import builtins
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import select
+
+from imgstore.catalog import schema
+from imgstore.catalog.repository import Repository
+
+_activity = schema.activity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivityRow:
+    """One operation that was asked for."""
+
+    principal: str
+    """Who asked."""
+    action: str
+    """What for, in the operation's own words."""
+    scope: str
+    """The resource id that it was asked for."""
+    outcome: str
+    """"Succeeded", or the code of the error that it ended in."""
+    detail: str | None
+    """The error's text, or what a person should know besides."""
+    started_at: datetime
+    finished_at: datetime
+
+
+class Activity(Repository):
+    """The log. Rows are added and never changed."""
+
+    __slots__ = ()
+
+    def add(
+        self,
+        *,
+        principal: str,
+        action: str,
+        scope: str,
+        outcome: str,
+        detail: str | None,
+        started_at: datetime,
+        finished_at: datetime,
+    ) -> None:
+        """Write down one operation (see `ActivityRow`)."""
+        self._session.run(
+            _activity.insert(),
+            {
+                "principal": principal,
+                "action": action,
+                "scope": scope,
+                "outcome": outcome,
+                "detail": detail,
+                "started_at": started_at,
+                "finished_at": finished_at,
+            },
+        )
+
+    def list(self, limit: int) -> builtins.list[ActivityRow]:
+        """The last `limit` operations, the latest first."""
+        rows = self._session.all(select(_activity).order_by(_activity.c.id.desc()).limit(limit))
+        return [
+            ActivityRow(
+                principal=row.principal,
+                action=row.action,
+                scope=row.scope,
+                outcome=row.outcome,
+                detail=row.detail,
+                started_at=row.started_at,
+                finished_at=row.finished_at,
+            )
+            for row in rows
+        ]

@@ -1,0 +1,112 @@
+"""The catalog: what the gallery knows, in one database, one transaction at a time."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Self
+
+from imgstore.catalog.activity import Activity
+from imgstore.catalog.database import Database, Session, database_of
+from imgstore.catalog.definitions import Definitions
+from imgstore.catalog.disks import Disks
+from imgstore.catalog.galleries import Galleries
+from imgstore.catalog.groups import Groups
+from imgstore.catalog.installation import Installations
+from imgstore.catalog.ledger import Ledger
+from imgstore.catalog.manifests import Manifests
+from imgstore.catalog.placements import Placements
+from imgstore.catalog.replicas import Replicas
+from imgstore.catalog.segments import Segments
+from imgstore.catalog.slots import Pools, Slots
+from imgstore.catalog.upgrade import bring_to_head
+from imgstore.catalog.versions import Versions
+from imgstore.catalog.works import Works
+from imgstore.domain.effects import Effects
+
+
+class Facts:
+    """What one transaction sees, a repository for each noun. Of no use after the transaction, nor in two threads."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.installation = Installations(session)
+        self.groups = Groups(session)
+        self.galleries = Galleries(session)
+        self.definitions = Definitions(session)
+        self.versions = Versions(session)
+        self.pools = Pools(session)
+        self.slots = Slots(session)
+        self.replicas = Replicas(session)
+        self.segments = Segments(session)
+        self.manifests = Manifests(session)
+        self.disks = Disks(session)
+        self.works = Works(session)
+        self.placements = Placements(session)
+        self.ledger = Ledger(session)
+        self.activity = Activity(session)
+
+    def now(self) -> datetime:
+        """The database's clock: aware, UTC. SQLite's ticks in milliseconds, PostgreSQL's in microseconds."""
+        return self._session.now()
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """A database at this code's revision. Safe to use from several threads at once."""
+
+    _database: Database
+    _effects: Effects
+
+    @classmethod
+    def open(cls, url: str, effects: Effects) -> Self:
+        """Open the catalog at `url`; make it, or bring it to this code's revision, if need be.
+
+        Args:
+            url: ``sqlite:///path`` (the folder is made, for its owner alone) or ``postgresql://user@host/name``.
+            effects: where uids and keys come from. Time is the database's.
+
+        Raises:
+            InvalidInput: neither of these.
+            ToolMissing: psycopg is not installed.
+            StoreMismatch: a newer imgstore made the catalog.
+            StoreError: the database does not answer, is damaged, full or not ours to write.
+        """
+        database = database_of(url)
+        try:
+            bring_to_head(database)
+        except BaseException:
+            database.close()
+            raise
+        return cls(database, effects)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Facts]:
+        """One transaction that may write: committed at the end, undone by any exception. Never one inside another.
+
+        SQLite has one such transaction at a time. PostgreSQL runs them side by side, and what is read and then relied
+        on is locked first (`slots.lock`, `slots.lock_region`, `works.guard`).
+
+        Raises:
+            StoreUnreachable: no answer, or another transaction held what this one wants for half a minute.
+            StoreFull: no room for the database.
+            StoreError: any other refusal of the database.
+        """
+        with self._database.writing(self._effects) as session:
+            yield Facts(session)
+
+    @contextmanager
+    def reading(self) -> Iterator[Facts]:
+        """One consistent snapshot, in which nothing can be written; it holds nobody up.
+
+        Raises:
+            StoreUnreachable: no answer.
+            StoreDenied: something was written in it.
+            StoreError: any other refusal of the database.
+        """
+        with self._database.reading(self._effects) as session:
+            yield Facts(session)
+
+    def close(self) -> None:
+        """Give back every connection. May be called twice."""
+        self._database.close()

@@ -1,0 +1,123 @@
+"""Image definitions."""
+
+import builtins
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from imgstore.catalog import schema
+from imgstore.catalog.columns import folded
+from imgstore.catalog.repository import Repository
+from imgstore.domain.resources import ImageDefinition
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Row
+
+_definitions = schema.definitions
+
+
+class Definitions(Repository):
+    """The definitions of every gallery."""
+
+    __slots__ = ()
+
+    def add(self, definition: ImageDefinition) -> None:
+        """Write a new definition down.
+
+        Raises:
+            Conflict: the gallery has one of that name, or of that publisher, offer and sku; or it is gone.
+        """
+        self._session.run(_definitions.insert(), _values(definition))
+
+    def update(self, definition: ImageDefinition) -> None:
+        """Replace the definition of the same uid.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        self._replace(_definitions, definition.uid, _values(definition), "image definition")
+
+    def get(self, gallery_uid: str, name: str) -> ImageDefinition | None:
+        """The definition of that name, if there is one."""
+        row = self._session.first(
+            select(_definitions).where(
+                _definitions.c.gallery_uid == gallery_uid, _definitions.c.name_key == folded(name)
+            )
+        )
+        return None if row is None else _definition(row)
+
+    def by_uid(self, uid: str) -> ImageDefinition:
+        """The definition that another row refers to.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        return _definition(self._row(select(_definitions).where(_definitions.c.uid == uid), "image definition", uid))
+
+    def by_identifier(self, gallery_uid: str, publisher: str, offer: str, sku: str) -> ImageDefinition | None:
+        """The definition with that identifier, if there is one: no two in a gallery have the same."""
+        row = self._session.first(
+            select(_definitions).where(
+                _definitions.c.gallery_uid == gallery_uid,
+                _definitions.c.identifier_key == _identifier(publisher, offer, sku),
+            )
+        )
+        return None if row is None else _definition(row)
+
+    def list(self, gallery_uid: str) -> builtins.list[ImageDefinition]:
+        """The definitions of a gallery, by name."""
+        statement = select(_definitions).where(_definitions.c.gallery_uid == gallery_uid)
+        return [_definition(row) for row in self._session.all(statement.order_by(_definitions.c.name_key))]
+
+    def delete(self, uid: str) -> None:
+        """Remove the row.
+
+        Raises:
+            NotFound: it is not there.
+            Conflict: versions are left in it.
+        """
+        self._remove(_definitions, uid, "image definition")
+
+
+def _identifier(publisher: str, offer: str, sku: str) -> str:
+    return folded(f"{publisher}/{offer}/{sku}")
+
+
+def _values(definition: ImageDefinition) -> dict[str, Any]:
+    return {
+        "uid": definition.uid,
+        "gallery_uid": definition.gallery_uid,
+        "name": definition.name,
+        "name_key": folded(definition.name),
+        "location": definition.location,
+        "publisher": definition.publisher,
+        "offer": definition.offer,
+        "sku": definition.sku,
+        "identifier_key": _identifier(definition.publisher, definition.offer, definition.sku),
+        "os_type": definition.os_type,
+        "os_state": definition.os_state,
+        "hyper_v_generation": definition.hyper_v_generation,
+        "architecture": definition.architecture,
+        "description": definition.description,
+        "tags": dict(definition.tags),
+        "created_at": definition.created_at,
+    }
+
+
+def _definition(row: "Row[Any]") -> ImageDefinition:
+    return ImageDefinition(
+        uid=row.uid,
+        gallery_uid=row.gallery_uid,
+        name=row.name,
+        location=row.location,
+        publisher=row.publisher,
+        offer=row.offer,
+        sku=row.sku,
+        os_type=row.os_type,
+        os_state=row.os_state,
+        hyper_v_generation=row.hyper_v_generation,
+        architecture=row.architecture,
+        description=row.description,
+        tags=row.tags,
+        created_at=row.created_at,
+    )

@@ -1,0 +1,115 @@
+"""Managed disks. Each outlives the version that it was made from, so that one is named without a foreign key."""
+
+import builtins
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from imgstore.catalog import schema
+from imgstore.catalog.columns import folded
+from imgstore.catalog.groups import group_uid, named
+from imgstore.catalog.repository import Repository
+from imgstore.catalog.slots import SLOT_COLUMNS, slot_of
+from imgstore.domain.resources import ManagedDisk
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Row
+
+_disks = schema.disks
+_groups = schema.groups
+_SELECT = (
+    select(_disks, *SLOT_COLUMNS, _groups.c.subscription, _groups.c.name.label("group_name"))
+    .join(_groups, _disks.c.group_uid == _groups.c.uid)
+    .join(schema.slots, _disks.c.slot_uid == schema.slots.c.uid)
+)
+
+
+class Disks(Repository):
+    """The managed disks of every subscription."""
+
+    __slots__ = ()
+
+    def add(self, disk: ManagedDisk) -> None:
+        """Write a new disk down.
+
+        Raises:
+            ParentNotFound: no such group.
+            Conflict: the group has a disk of that name.
+        """
+        self._session.run(_disks.insert(), self._values(disk))
+
+    def update(self, disk: ManagedDisk) -> None:
+        """Replace the disk of the same uid.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        self._replace(_disks, disk.uid, self._values(disk), "disk")
+
+    def get(self, subscription: str, group: str, name: str) -> ManagedDisk | None:
+        """The disk of that name in that group, if there is one."""
+        row = self._session.first(_SELECT.where(named(subscription, group), _disks.c.name_key == folded(name)))
+        return None if row is None else _disk(row)
+
+    def by_uid(self, uid: str) -> ManagedDisk:
+        """The disk that another row refers to.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        return _disk(self._row(_SELECT.where(_disks.c.uid == uid), "disk", uid))
+
+    def list(self, subscription: str, group: str | None = None) -> builtins.list[ManagedDisk]:
+        """The disks of a subscription, or of one group in it, by name."""
+        mine = _groups.c.subscription_key == folded(subscription) if group is None else named(subscription, group)
+        statement = _SELECT.where(mine).order_by(_disks.c.name_key, _disks.c.uid)
+        return [_disk(row) for row in self._session.all(statement)]
+
+    def delete(self, uid: str) -> None:
+        """Remove the row.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        self._remove(_disks, uid, "disk")
+
+    def _values(self, disk: ManagedDisk) -> dict[str, Any]:
+        return {
+            "uid": disk.uid,
+            "group_uid": group_uid(self._session, disk.subscription, disk.group),
+            "name": disk.name,
+            "name_key": folded(disk.name),
+            "location": disk.location,
+            "tags": dict(disk.tags),
+            "source_version_uid": disk.source_version_uid,
+            "source_reference": disk.source_reference,
+            "replica": disk.replica,
+            "slot_uid": disk.slot.uid,
+            "storage_account_type": disk.storage_account_type,
+            "virtual_bytes": disk.virtual_bytes,
+            "disk_digest": disk.disk_digest,
+            "created_at": disk.created_at,
+            "provisioning_state": disk.provisioning_state,
+            "source_format": disk.source_format,
+        }
+
+
+def _disk(row: "Row[Any]") -> ManagedDisk:
+    return ManagedDisk(
+        uid=row.uid,
+        subscription=row.subscription,
+        group=row.group_name,
+        name=row.name,
+        location=row.location,
+        tags=row.tags,
+        source_version_uid=row.source_version_uid,
+        source_reference=row.source_reference,
+        replica=row.replica,
+        slot=slot_of(row),
+        storage_account_type=row.storage_account_type,
+        virtual_bytes=row.virtual_bytes,
+        disk_digest=row.disk_digest,
+        created_at=row.created_at,
+        provisioning_state=row.provisioning_state,
+        source_format=row.source_format,
+    )

@@ -1,0 +1,148 @@
+"""The border with the databases: what SQLAlchemy, SQLite and PostgreSQL raise, said in the house's words, once.
+
+SQLite speaks in result codes (https://www.sqlite.org/rescode.html), PostgreSQL in SQLSTATEs
+(https://www.postgresql.org/docs/current/errcodes-appendix.html).
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from sqlalchemy import exc
+
+from imgstore.domain.errors import (
+    Conflict,
+    ImgstoreError,
+    ObjectCorrupt,
+    StoreDenied,
+    StoreError,
+    StoreFull,
+    StoreUnreachable,
+)
+
+# Primary result codes are the low byte of the extended ones.
+_SQLITE: Final[dict[int, type[StoreError]]] = {
+    sqlite3.SQLITE_BUSY: StoreUnreachable,
+    sqlite3.SQLITE_LOCKED: StoreUnreachable,
+    sqlite3.SQLITE_IOERR: StoreUnreachable,
+    sqlite3.SQLITE_PROTOCOL: StoreUnreachable,
+    sqlite3.SQLITE_FULL: StoreFull,
+    sqlite3.SQLITE_PERM: StoreDenied,
+    sqlite3.SQLITE_READONLY: StoreDenied,
+    sqlite3.SQLITE_CANTOPEN: StoreDenied,
+    sqlite3.SQLITE_AUTH: StoreDenied,
+    sqlite3.SQLITE_CORRUPT: ObjectCorrupt,
+    sqlite3.SQLITE_NOTADB: ObjectCorrupt,
+}
+
+# Whole states first, then classes of them (their first two characters).
+_POSTGRESQL: Final[dict[str, type[StoreError]]] = {
+    "53100": StoreFull,  # disk_full
+    "42501": StoreDenied,  # insufficient_privilege
+    "25006": StoreDenied,  # read_only_sql_transaction
+    "3D000": StoreDenied,  # invalid_catalog_name: no such database
+    "55P03": StoreUnreachable,  # lock_not_available: waited longer than lock_timeout
+    "08": StoreUnreachable,  # connection exceptions
+    "40": StoreUnreachable,  # serialization failure, deadlock: the other side won, a repeat goes through
+    "53": StoreUnreachable,  # insufficient resources
+    "57": StoreUnreachable,  # operator intervention: shutting down, starting up
+    "28": StoreDenied,  # invalid authorization
+    "XX": ObjectCorrupt,  # data_corrupted, index_corrupted
+}
+
+_ADVICE: Final[dict[type[StoreError], tuple[str, str]]] = {
+    StoreUnreachable: (
+        "a database that answers, and no transaction that holds its locks for long",
+        "see that the database runs and that no other process sits in a long transaction, then run the command again",
+    ),
+    StoreFull: ("room for the database to grow", "make room where the database lies, then run the command again"),
+    StoreDenied: (
+        "a database that this user may open and write",
+        "check the path or name, the owner and the permissions of the database",
+    ),
+    ObjectCorrupt: (
+        "a whole database",
+        "stop all imgstore processes, keep a copy of the database, and restore it from a backup",
+    ),
+    StoreError: ("a statement that the database takes", "run the command again with --debug and report what it says"),
+}
+
+
+@contextmanager
+def translated(place: str) -> Iterator[None]:
+    """Let nothing that is SQLAlchemy's or a driver's pass.
+
+    Args:
+        place: the database, as people know it, without a password.
+
+    Raises:
+        Conflict: a row that must be unique is there already, or rows still refer to what was to go.
+        StoreUnreachable: no answer, or a lock that was not to be had in time.
+        StoreFull: no room for the database.
+        StoreDenied: not allowed, not writable, or not there.
+        ObjectCorrupt: the database file is damaged, or is none.
+        StoreError: any other refusal of the database.
+    """
+    try:
+        yield
+    except exc.IntegrityError as error:
+        raise _conflict(error, place) from error
+    except exc.TimeoutError as error:
+        raise _store_error(StoreUnreachable, place, "every connection of this process is busy") from error
+    except exc.DBAPIError as error:
+        kind = StoreUnreachable if error.connection_invalidated else _kind(error.orig)
+        raise _store_error(kind, place, _told(error.orig)) from error
+    except exc.SQLAlchemyError as error:
+        raise _store_error(StoreError, place, str(error)) from error
+
+
+def _kind(error: BaseException | None) -> type[StoreError]:
+    if isinstance(error, sqlite3.Error):
+        return _SQLITE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, StoreError)
+    state: str | None = getattr(error, "sqlstate", None)
+    if state is None:
+        # psycopg tells no state where no server answered.
+        return StoreUnreachable if type(error).__name__ == "OperationalError" else StoreError
+    return _POSTGRESQL.get(state) or _POSTGRESQL.get(state[:2], StoreError)
+
+
+def _store_error(kind: type[StoreError], place: str, found: str) -> StoreError:
+    expected, hint = _ADVICE[kind]
+    return kind(f"The catalog in {place} could not do it.", found=found, expected=expected, hint=hint, target=place)
+
+
+def _conflict(error: exc.IntegrityError, place: str) -> ImgstoreError:
+    if _is_unique(error.orig):
+        return Conflict(
+            "A resource of that name is there already.",
+            found=_told(error.orig),
+            expected="a name that nobody took meanwhile",
+            hint="show the resource that is there, then run the command again",
+            target=place,
+        )
+    if _is_reference(error.orig):
+        return Conflict(
+            "Something still refers to it, or what it refers to is gone.",
+            found=_told(error.orig),
+            expected="nothing below it, and everything above it",
+            hint="list what is in it, then run the command again",
+            target=place,
+        )
+    return _store_error(StoreError, place, _told(error.orig))
+
+
+def _is_unique(error: BaseException | None) -> bool:
+    if isinstance(error, sqlite3.Error):
+        return error.sqlite_errorcode in (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
+    return getattr(error, "sqlstate", None) == "23505"
+
+
+def _is_reference(error: BaseException | None) -> bool:
+    if isinstance(error, sqlite3.Error):
+        return error.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY
+    return getattr(error, "sqlstate", None) in ("23503", "23001")
+
+
+def _told(error: BaseException | None) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,104 @@
+"""Galleries. Their group is a row of its own, so a gallery tells the group's name as the group has it now."""
+
+import builtins
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from imgstore.catalog import schema
+from imgstore.catalog.columns import folded
+from imgstore.catalog.groups import group_uid, named
+from imgstore.catalog.repository import Repository
+from imgstore.domain.resources import Gallery
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Row
+
+_galleries = schema.galleries
+_groups = schema.groups
+_SELECT = select(_galleries, _groups.c.subscription, _groups.c.name.label("group_name")).join(_groups)
+
+
+class Galleries(Repository):
+    """The galleries of every subscription."""
+
+    __slots__ = ()
+
+    def add(self, gallery: Gallery) -> None:
+        """Write a new gallery down.
+
+        Raises:
+            ParentNotFound: no such group.
+            Conflict: the subscription has a gallery of that name.
+        """
+        self._session.run(_galleries.insert(), self._values(gallery))
+
+    def update(self, gallery: Gallery) -> None:
+        """Replace the gallery of the same uid.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        self._replace(_galleries, gallery.uid, self._values(gallery), "gallery")
+
+    def get(self, subscription: str, group: str, name: str) -> Gallery | None:
+        """The gallery of that name in that group, if there is one."""
+        row = self._session.first(_SELECT.where(named(subscription, group), _galleries.c.name_key == folded(name)))
+        return None if row is None else _gallery(row)
+
+    def by_name(self, subscription: str, name: str) -> Gallery | None:
+        """The gallery of that name in whatever group: names are unique in a subscription."""
+        row = self._session.first(
+            _SELECT.where(_galleries.c.subscription_key == folded(subscription), _galleries.c.name_key == folded(name))
+        )
+        return None if row is None else _gallery(row)
+
+    def by_uid(self, uid: str) -> Gallery:
+        """The gallery that another row refers to.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        return _gallery(self._row(_SELECT.where(_galleries.c.uid == uid), "gallery", uid))
+
+    def list(self, subscription: str, group: str | None = None) -> builtins.list[Gallery]:
+        """The galleries of a subscription, or of one group in it, by name."""
+        mine = _groups.c.subscription_key == folded(subscription) if group is None else named(subscription, group)
+        return [_gallery(row) for row in self._session.all(_SELECT.where(mine).order_by(_galleries.c.name_key))]
+
+    def delete(self, uid: str) -> None:
+        """Remove the row.
+
+        Raises:
+            NotFound: it is not there.
+            Conflict: definitions are left in it.
+        """
+        self._remove(_galleries, uid, "gallery")
+
+    def _values(self, gallery: Gallery) -> dict[str, Any]:
+        return {
+            "uid": gallery.uid,
+            "group_uid": group_uid(self._session, gallery.subscription, gallery.group),
+            "subscription_key": folded(gallery.subscription),
+            "name": gallery.name,
+            "name_key": folded(gallery.name),
+            "location": gallery.location,
+            "description": gallery.description,
+            "tags": dict(gallery.tags),
+            "pool_uid": gallery.pool_uid,
+            "created_at": gallery.created_at,
+        }
+
+
+def _gallery(row: "Row[Any]") -> Gallery:
+    return Gallery(
+        uid=row.uid,
+        subscription=row.subscription,
+        group=row.group_name,
+        name=row.name,
+        location=row.location,
+        description=row.description,
+        tags=row.tags,
+        pool_uid=row.pool_uid,
+        created_at=row.created_at,
+    )

@@ -1,0 +1,174 @@
+"""Manifests: which segments each disk of a slot names, and the sets that deletion and money are reckoned from."""
+
+import builtins
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import ColumnElement, Select, func, select, update
+
+from imgstore.catalog import schema
+from imgstore.catalog.repository import Repository, missing
+from imgstore.domain.resources import ManifestRow
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Row
+
+Ids = npt.NDArray[np.uint32]
+
+_IDS_AT_ONCE: Final = 4 << 20
+"""How many ids wait in memory for the next union: 16 MiB of them, whatever a slot holds."""
+
+_manifests = schema.manifests
+_slots = schema.slots
+
+
+class Manifests(Repository):
+    """The manifests of every slot."""
+
+    __slots__ = ()
+
+    def add(self, manifest: ManifestRow) -> None:
+        """Write down which segments a disk will name. Nothing counts them before `complete`.
+
+        Raises:
+            Conflict: the owner has a manifest of that disk in that slot.
+        """
+        ids = unpacked(manifest.segment_ids)
+        assert np.all(ids[:-1] < ids[1:]), "segment ids are not sorted, or one stands twice"
+        self._session.run(_manifests.insert(), {**_values(manifest), "complete": False})
+
+    def complete(self, uid: str) -> None:
+        """From now on its segments are named. May be repeated.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        if not self._session.changed(update(_manifests).where(_manifests.c.uid == uid).values(complete=True)):
+            raise missing("manifest", uid)
+
+    def is_complete(self, uid: str) -> bool:
+        """Whether its segments are named.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        return bool(self._row(select(_manifests.c.complete).where(_manifests.c.uid == uid), "manifest", uid).complete)
+
+    def get(self, uid: str) -> ManifestRow:
+        """The manifest of that uid.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        return _manifest(self._row(select(_manifests).where(_manifests.c.uid == uid), "manifest", uid))
+
+    def of_owner(self, owner_uid: str) -> builtins.list[ManifestRow]:
+        """The manifests of a version or managed disk, complete or not, by slot and disk."""
+        return self._list(_manifests.c.owner_uid == owner_uid)
+
+    def find(self, owner_uid: str, slot_uid: str, disk: str) -> ManifestRow | None:
+        """The manifest of one disk of an owner in a slot, complete or not, if there is one."""
+        row = self._session.first(
+            select(_manifests).where(
+                _manifests.c.owner_uid == owner_uid, _manifests.c.slot_uid == slot_uid, _manifests.c.disk == disk
+            )
+        )
+        return None if row is None else _manifest(row)
+
+    def in_slot(self, slot_uid: str, *, complete_only: bool = True) -> builtins.list[ManifestRow]:
+        """The manifests of a slot, by disk and uid."""
+        mine = _manifests.c.slot_uid == slot_uid
+        return self._list(mine & _manifests.c.complete if complete_only else mine)
+
+    def named_in_slot(self, slot_uid: str, *, except_uid: str | None = None) -> Ids:
+        """The ids of the segments that complete manifests of a slot name, sorted, each once.
+
+        Args:
+            slot_uid: the slot.
+            except_uid: a manifest that is left out of account.
+        """
+        return self._named(select(_manifests.c.segment_ids).where(_manifests.c.slot_uid == slot_uid), except_uid)
+
+    def named_in_region(self, pool_uid: str, region: str, *, except_uid: str | None = None) -> Ids:
+        """The same over every slot that the pool has in a region, of whatever storage account type."""
+        there = (_slots.c.pool_uid == pool_uid) & (_slots.c.region == region)
+        return self._named(select(_manifests.c.segment_ids).join(_slots).where(there), except_uid)
+
+    def body_users(self, slot_uid: str, body_key: str) -> int:
+        """How many manifests of a slot, complete or not, have their content in that object."""
+        statement = select(func.count()).where(_manifests.c.slot_uid == slot_uid, _manifests.c.body_key == body_key)
+        return int(self._session.value(statement))
+
+    def remove(self, uid: str) -> None:
+        """Remove the row: its segments are named no more.
+
+        Raises:
+            NotFound: it is not there.
+            Conflict: an open work pins it.
+        """
+        self._remove(_manifests, uid, "manifest")
+
+    def _list(self, condition: ColumnElement[bool]) -> builtins.list[ManifestRow]:
+        order = (_manifests.c.slot_uid, _manifests.c.disk, _manifests.c.uid)
+        return [_manifest(row) for row in self._session.all(select(_manifests).where(condition).order_by(*order))]
+
+    def _named(self, lists: Select[Any], except_uid: str | None) -> Ids:
+        lists = lists.where(_manifests.c.complete)
+        if except_uid is not None:
+            lists = lists.where(_manifests.c.uid != except_uid)
+        return _union(row.segment_ids for row in self._session.stream(lists))
+
+
+def packed(ids: Iterable[int] | Ids) -> bytes:
+    """Ids as a manifest row keeps them: sorted, each once, little-endian u32."""
+    return np.unique(np.fromiter(ids, dtype="<u4")).tobytes()
+
+
+def unpacked(segment_ids: bytes) -> Ids:
+    """The ids that `packed` packed."""
+    return np.frombuffer(segment_ids, dtype="<u4")
+
+
+def _union(lists: Iterable[bytes]) -> Ids:
+    """The union of packed lists, never holding more than `_IDS_AT_ONCE` ids (or one list) besides the union itself."""
+    union = unpacked(b"")
+    waiting: list[Ids] = []
+    count = 0
+    for packed_ids in lists:
+        waiting.append(unpacked(packed_ids))
+        count += len(waiting[-1])
+        if count >= _IDS_AT_ONCE:
+            union, waiting, count = np.unique(np.concatenate([union, *waiting])), [], 0
+    return np.unique(np.concatenate([union, *waiting]))
+
+
+def _values(manifest: ManifestRow) -> dict[str, Any]:
+    return {
+        "uid": manifest.uid,
+        "slot_uid": manifest.slot_uid,
+        "owner_uid": manifest.owner_uid,
+        "disk": manifest.disk,
+        "digest": manifest.digest,
+        "body_key": manifest.body_key,
+        "virtual_bytes": manifest.virtual_bytes,
+        "object_bytes": manifest.object_bytes,
+        "disk_digest": manifest.disk_digest,
+        "segment_ids": manifest.segment_ids,
+    }
+
+
+def _manifest(row: "Row[Any]") -> ManifestRow:
+    return ManifestRow(
+        uid=row.uid,
+        slot_uid=row.slot_uid,
+        owner_uid=row.owner_uid,
+        disk=row.disk,
+        digest=row.digest,
+        body_key=row.body_key,
+        virtual_bytes=row.virtual_bytes,
+        object_bytes=row.object_bytes,
+        disk_digest=row.disk_digest,
+        segment_ids=row.segment_ids,
+    )

@@ -1,0 +1,131 @@
+"""Replicas: one version in one slot, and the only door through which its state moves."""
+
+import builtins
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select, update
+
+from imgstore.catalog import schema
+from imgstore.catalog.repository import Repository, missing
+from imgstore.catalog.slots import SLOT_COLUMNS, slot_of
+from imgstore.domain.errors import Conflict
+from imgstore.domain.resources import Replica
+from imgstore.domain.states import REPLICA_TRANSITIONS, ReplicaState, may_move
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Row
+
+_replicas = schema.replicas
+_slots = schema.slots
+_SELECT = select(_replicas, *SLOT_COLUMNS).join(_slots)
+
+
+class Replicas(Repository):
+    """The replicas of every version."""
+
+    __slots__ = ()
+
+    def add(self, replica: Replica) -> None:
+        """Write a new replica down.
+
+        Raises:
+            Conflict: the version has one in that slot that is not Deleting, or is gone.
+        """
+        self._session.run(
+            _replicas.insert(),
+            {
+                "uid": replica.uid,
+                "version_uid": replica.version_uid,
+                "slot_uid": replica.slot.uid,
+                "state": replica.state,
+                "error": replica.error,
+                "bytes_done": replica.bytes_done,
+                "bytes_total": replica.bytes_total,
+                "completed_at": replica.completed_at,
+            },
+        )
+
+    def get(self, uid: str) -> Replica:
+        """The replica of that uid.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        return _replica(self._row(_SELECT.where(_replicas.c.uid == uid), "replica", uid))
+
+    def list(self, version_uid: str) -> builtins.list[Replica]:
+        """The replicas of a version, those that are Deleting too, by region and ordinal."""
+        statement = _SELECT.where(_replicas.c.version_uid == version_uid)
+        order = (_slots.c.region, _slots.c.ordinal, _slots.c.storage_account_type, _replicas.c.uid)
+        return [_replica(row) for row in self._session.all(statement.order_by(*order))]
+
+    def in_slot(self, slot_uid: str) -> builtins.list[Replica]:
+        """The replicas, of whatever version, that lie in a slot."""
+        statement = _SELECT.where(_replicas.c.slot_uid == slot_uid).order_by(_replicas.c.uid)
+        return [_replica(row) for row in self._session.all(statement)]
+
+    def move(
+        self, uid: str, state: ReplicaState, *, error: str | None = None, completed_at: datetime | None = None
+    ) -> None:
+        """Move a replica to `state`, if the table in domain/states.py has that row.
+
+        Args:
+            uid: the replica's.
+            state: where to.
+            error: why, when it failed or degraded; None clears what stood there.
+            completed_at: when its bytes were confirmed; None leaves what stands there.
+
+        Raises:
+            NotFound: it is not there.
+            Conflict: from its present state it may not move there.
+        """
+        present = self._session.value(self._session.locking(select(_replicas.c.state).where(_replicas.c.uid == uid)))
+        if present is None:
+            raise missing("replica", uid)
+        if not may_move(present, state):
+            raise _may_not_move(uid, present, state)
+        values: dict[str, Any] = {"state": state, "error": error}
+        if completed_at is not None:
+            values["completed_at"] = completed_at
+        self._session.run(update(_replicas).where(_replicas.c.uid == uid).values(values))
+
+    def progress(self, uid: str, bytes_done: int, bytes_total: int) -> None:
+        """Write down how far the replica's present work has come, in stored bytes.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        self._replace(_replicas, uid, {"bytes_done": bytes_done, "bytes_total": bytes_total}, "replica")
+
+    def remove(self, uid: str) -> None:
+        """Remove the row.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        self._remove(_replicas, uid, "replica")
+
+
+def _may_not_move(uid: str, present: ReplicaState, state: ReplicaState) -> Conflict:
+    allowed = ", ".join(sorted(REPLICA_TRANSITIONS[present])) or "nothing: it ends here"
+    return Conflict(
+        f"The replica may not become {state}.",
+        found=f"{present}",
+        expected=f"a state that leads there; from {present} it may become {allowed}",
+        hint="another process moved it meanwhile: show the version with --expand ReplicationStatus, then run again",
+        target=uid,
+    )
+
+
+def _replica(row: "Row[Any]") -> Replica:
+    return Replica(
+        uid=row.uid,
+        version_uid=row.version_uid,
+        slot=slot_of(row),
+        state=row.state,
+        error=row.error,
+        bytes_done=row.bytes_done,
+        bytes_total=row.bytes_total,
+        completed_at=row.completed_at,
+    )

@@ -1,0 +1,366 @@
+"""The tables, and the one revision that this code reads and writes.
+
+Who points at whom (``->`` is a foreign key, ``~>`` a uid without one, since what it names may go first)::
+
+    installation     one row: who we are
+    groups           <- galleries, disks                     a group that still holds something cannot go
+    pools            <- galleries, slots, segments           the scope of sameness
+    galleries        -> groups, pools
+    definitions      -> galleries
+    versions         -> definitions
+    placements       -> versions                             the round robin's counter of a version in a region
+    slots            -> pools
+    replicas         -> versions, slots
+    disks            -> groups, slots   ~> versions          a disk outlives its version
+    segments         -> pools           ~> works             fingerprints outlive the catalog's rows of works
+    manifests        -> slots           ~> versions, disks   one owner column for both
+    works            -> slots           ~> versions, disks
+    work_pins        -> works, manifests                     so the database itself refuses to remove a pinned manifest
+    ledger           ~> everything, by name                  statements are read after the resources are gone
+    intervals        ~> slots, versions, disks
+    activity         ~> everything, by name
+
+A ``*_key`` column is the folded form (`columns.folded`) of the name beside it: what is compared and kept unique.
+"""
+
+from typing import Final
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+    text,
+)
+
+from imgstore.catalog.columns import Exact, Instant, OneOf
+from imgstore.domain.resources import HyperVGeneration, OsState, OsType, StorageAccountType
+from imgstore.domain.sources import DiskFormat
+from imgstore.domain.states import ProvisioningState, ReplicaState, WorkState
+from imgstore.domain.works import WorkKind
+from imgstore.ledger.rows import ChargeKind
+
+REVISION: Final = "0001"
+"""The head of migrations/versions. A catalog that stands at it opens without Alembic being imported."""
+
+# Names of constraints are fixed, so that a later migration can name what it drops on either engine.
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only where the key is spelt INTEGER.
+_SERIAL = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _uid() -> Column[str]:
+    return Column("uid", String, primary_key=True)
+
+
+def _tags() -> Column[object]:
+    return Column("tags", JSON, nullable=False)
+
+
+def _parties() -> list[Column[str]]:
+    """Whose bytes: the columns of a `Party`, by name."""
+    return [
+        Column("subscription", String, nullable=False),
+        Column("subscription_key", String, nullable=False, index=True),
+        Column("group_name", String, nullable=False),
+        Column("gallery", String),
+        Column("definition", String),
+        Column("version", String),
+        Column("disk", String),
+    ]
+
+
+installation = Table(
+    "installation",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("uid", String, nullable=False),
+    Column("subscription", String, nullable=False),
+    Column("hmac_key", LargeBinary, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    CheckConstraint("id = 1", name="single"),
+)
+
+groups = Table(
+    "groups",
+    metadata,
+    _uid(),
+    Column("subscription", String, nullable=False),
+    Column("subscription_key", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("name_key", String, nullable=False),
+    Column("location", String, nullable=False),
+    _tags(),
+    Column("created_at", Instant, nullable=False),
+    UniqueConstraint("subscription_key", "name_key"),
+)
+
+pools = Table(
+    "pools",
+    metadata,
+    _uid(),
+    Column("fingerprint_key", LargeBinary, nullable=False),
+)
+
+galleries = Table(
+    "galleries",
+    metadata,
+    _uid(),
+    Column("group_uid", ForeignKey("groups.uid"), nullable=False, index=True),
+    # The group's own, once more: a gallery's name is unique in the subscription, not in the group alone.
+    Column("subscription_key", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("name_key", String, nullable=False),
+    Column("location", String, nullable=False),
+    Column("description", String),
+    _tags(),
+    Column("pool_uid", ForeignKey("pools.uid"), nullable=False),
+    Column("created_at", Instant, nullable=False),
+    UniqueConstraint("subscription_key", "name_key"),
+)
+
+definitions = Table(
+    "definitions",
+    metadata,
+    _uid(),
+    Column("gallery_uid", ForeignKey("galleries.uid"), nullable=False),
+    Column("name", String, nullable=False),
+    Column("name_key", String, nullable=False),
+    Column("location", String, nullable=False),
+    Column("publisher", String, nullable=False),
+    Column("offer", String, nullable=False),
+    Column("sku", String, nullable=False),
+    # "publisher/offer/sku", folded: none of the three may hold a slash.
+    Column("identifier_key", String, nullable=False),
+    Column("os_type", OneOf(OsType), nullable=False),
+    Column("os_state", OneOf(OsState), nullable=False),
+    Column("hyper_v_generation", OneOf(HyperVGeneration), nullable=False),
+    Column("architecture", String, nullable=False),
+    Column("description", String),
+    _tags(),
+    Column("created_at", Instant, nullable=False),
+    UniqueConstraint("gallery_uid", "name_key"),
+    UniqueConstraint("gallery_uid", "identifier_key"),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    _uid(),
+    Column("definition_uid", ForeignKey("definitions.uid"), nullable=False),
+    Column("major", Integer, nullable=False),
+    Column("minor", Integer, nullable=False),
+    Column("patch", Integer, nullable=False),
+    Column("location", String, nullable=False),
+    Column("target_regions", JSON, nullable=False),
+    Column("replica_count", Integer, nullable=False),
+    Column("exclude_from_latest", Boolean, nullable=False),
+    _tags(),
+    Column("source_location", String, nullable=False),
+    Column("source_file_bytes", BigInteger, nullable=False),
+    Column("source_stamp", String, nullable=False),
+    Column("source_sha256", String),
+    Column("published_at", Instant, nullable=False),
+    Column("provisioning_state", OneOf(ProvisioningState), nullable=False),
+    Column("virtual_bytes", BigInteger),
+    Column("disk_digest", LargeBinary),
+    # The order of its columns is the order of versions: a page of ten thousand is one walk along this index.
+    UniqueConstraint("definition_uid", "major", "minor", "patch"),
+)
+
+placements = Table(
+    "placements",
+    metadata,
+    Column("version_uid", ForeignKey("versions.uid", ondelete="CASCADE"), primary_key=True),
+    Column("region", String, primary_key=True),
+    Column("turns", BigInteger, nullable=False),
+)
+
+slots = Table(
+    "slots",
+    metadata,
+    _uid(),
+    Column("pool_uid", ForeignKey("pools.uid"), nullable=False),
+    Column("region", String, nullable=False),
+    Column("storage_account_type", OneOf(StorageAccountType), nullable=False),
+    Column("ordinal", Integer, nullable=False),
+    Column("zone", String, nullable=False),
+    Column("bucket", String, nullable=False),
+    UniqueConstraint("pool_uid", "region", "storage_account_type", "ordinal"),
+)
+
+replicas = Table(
+    "replicas",
+    metadata,
+    _uid(),
+    Column("version_uid", ForeignKey("versions.uid"), nullable=False, index=True),
+    Column("slot_uid", ForeignKey("slots.uid"), nullable=False, index=True),
+    Column("state", OneOf(ReplicaState), nullable=False),
+    Column("error", String),
+    Column("bytes_done", BigInteger, nullable=False),
+    Column("bytes_total", BigInteger, nullable=False),
+    Column("completed_at", Instant),
+)
+
+# A region that was removed and added again is a new row beside the old one, which is Deleting still.
+Index(
+    "uq_replicas_living",
+    replicas.c.version_uid,
+    replicas.c.slot_uid,
+    unique=True,
+    sqlite_where=text("state <> 'Deleting'"),
+    postgresql_where=text("state <> 'Deleting'"),
+)
+
+segments = Table(
+    "segments",
+    metadata,
+    Column("id", _SERIAL, primary_key=True),
+    Column("pool_uid", ForeignKey("pools.uid"), nullable=False),
+    Column("name", LargeBinary, nullable=False),
+    Column("blocks", Integer, nullable=False),
+    Column("stored_bytes", BigInteger, nullable=False),
+    Column("checksum", String),
+    Column("work_uid", String, nullable=False),
+    UniqueConstraint("pool_uid", "name"),
+    # Manifests keep these ids as u32.
+    CheckConstraint("id > 0 AND id < 4294967296", name="u32"),
+    # An id is never given twice: a packed list must not come to mean another segment.
+    sqlite_autoincrement=True,
+)
+
+manifests = Table(
+    "manifests",
+    metadata,
+    _uid(),
+    Column("slot_uid", ForeignKey("slots.uid"), nullable=False),
+    Column("owner_uid", String, nullable=False),
+    Column("disk", String, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("body_key", String, nullable=False),
+    Column("virtual_bytes", BigInteger, nullable=False),
+    Column("object_bytes", BigInteger, nullable=False),
+    Column("disk_digest", LargeBinary, nullable=False),
+    Column("complete", Boolean, nullable=False),
+    Column("segment_ids", LargeBinary, nullable=False),
+    UniqueConstraint("owner_uid", "slot_uid", "disk"),
+    Index(None, "slot_uid", "body_key"),
+)
+
+disks = Table(
+    "disks",
+    metadata,
+    _uid(),
+    Column("group_uid", ForeignKey("groups.uid"), nullable=False),
+    Column("name", String, nullable=False),
+    Column("name_key", String, nullable=False),
+    Column("location", String, nullable=False),
+    _tags(),
+    Column("source_version_uid", String, nullable=False, index=True),
+    Column("source_reference", String, nullable=False),
+    Column("replica", Integer, nullable=False),
+    Column("slot_uid", ForeignKey("slots.uid"), nullable=False, index=True),
+    Column("storage_account_type", OneOf(StorageAccountType), nullable=False),
+    Column("virtual_bytes", BigInteger, nullable=False),
+    Column("disk_digest", LargeBinary, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("provisioning_state", OneOf(ProvisioningState), nullable=False),
+    Column("source_format", OneOf(DiskFormat), nullable=False),
+    UniqueConstraint("group_uid", "name_key"),
+)
+
+works = Table(
+    "works",
+    metadata,
+    _uid(),
+    Column("kind", OneOf(WorkKind), nullable=False),
+    Column("slot_uid", ForeignKey("slots.uid"), nullable=False, index=True),
+    Column("owner_uid", String, nullable=False),
+    Column("plan", JSON, nullable=False),
+    Column("state", OneOf(WorkState), nullable=False),
+    Column("opened_at", Instant, nullable=False),
+    Column("holder", String),
+    Column("token", Integer, nullable=False),
+    Column("lease_expires_at", Instant),
+)
+
+# Whoever comes second adopts what is open, and opens no other beside it.
+Index(
+    "uq_works_open",
+    works.c.kind,
+    works.c.slot_uid,
+    works.c.owner_uid,
+    unique=True,
+    sqlite_where=text("state = 'Open'"),
+    postgresql_where=text("state = 'Open'"),
+)
+
+work_pins = Table(
+    "work_pins",
+    metadata,
+    Column("work_uid", ForeignKey("works.uid"), primary_key=True),
+    Column("manifest_uid", ForeignKey("manifests.uid"), primary_key=True, index=True),
+    Column("position", Integer, nullable=False),
+)
+
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("key", String, primary_key=True),
+    Column("kind", OneOf(ChargeKind), nullable=False),
+    *_parties(),
+    Column("source", String, nullable=False),
+    Column("target", String, nullable=False),
+    Column("replica", Integer, nullable=False),
+    Column("delivered_bytes", BigInteger, nullable=False),
+    Column("unit_price", Exact, nullable=False),
+    Column("amount", Exact, nullable=False),
+    Column("time", Instant, nullable=False),
+)
+
+intervals = Table(
+    "intervals",
+    metadata,
+    _uid(),
+    *_parties(),
+    Column("owner_uid", String, nullable=False),
+    Column("slot_uid", String, nullable=False, index=True),
+    Column("region", String, nullable=False),
+    Column("replica", Integer, nullable=False),
+    Column("storage_account_type", OneOf(StorageAccountType), nullable=False),
+    Column("stored_bytes", BigInteger, nullable=False),
+    Column("opened_at", Instant, nullable=False),
+    Column("closed_at", Instant),
+)
+
+activity = Table(
+    "activity",
+    metadata,
+    Column("id", _SERIAL, primary_key=True),
+    Column("principal", String, nullable=False),
+    Column("action", String, nullable=False),
+    Column("scope", String, nullable=False),
+    Column("outcome", String, nullable=False),
+    Column("detail", String),
+    Column("started_at", Instant, nullable=False),
+    Column("finished_at", Instant, nullable=False),
+    sqlite_autoincrement=True,
+)

@@ -1,0 +1,139 @@
+"""Image versions, in the order of their numbers."""
+
+import builtins
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select, tuple_
+
+from imgstore.catalog import schema
+from imgstore.catalog.repository import Repository
+from imgstore.domain.names import VersionName
+from imgstore.domain.resources import ImageVersion, StorageAccountType, TargetRegion
+from imgstore.domain.sources import SourceIdentity
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Row
+
+_versions = schema.versions
+_NUMBER = (_versions.c.major, _versions.c.minor, _versions.c.patch)
+
+
+class Versions(Repository):
+    """The versions of every definition."""
+
+    __slots__ = ()
+
+    def add(self, version: ImageVersion) -> None:
+        """Write a new version down.
+
+        Raises:
+            Conflict: the definition has one of that name, or is gone.
+        """
+        self._session.run(_versions.insert(), _values(version))
+
+    def update(self, version: ImageVersion) -> None:
+        """Replace the version of the same uid.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        self._replace(_versions, version.uid, _values(version), "image version")
+
+    def get(self, definition_uid: str, name: VersionName) -> ImageVersion | None:
+        """The version of that name, if there is one."""
+        row = self._session.first(
+            select(_versions).where(
+                _versions.c.definition_uid == definition_uid,
+                _versions.c.major == name.major,
+                _versions.c.minor == name.minor,
+                _versions.c.patch == name.patch,
+            )
+        )
+        return None if row is None else _version(row)
+
+    def by_uid(self, uid: str) -> ImageVersion:
+        """The version that another row refers to.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        return _version(self._row(select(_versions).where(_versions.c.uid == uid), "image version", uid))
+
+    def list(
+        self, definition_uid: str, *, after: VersionName | None = None, limit: int | None = None
+    ) -> builtins.list[ImageVersion]:
+        """The versions of a definition, lowest first: at most `limit` of those above `after`."""
+        statement = select(_versions).where(_versions.c.definition_uid == definition_uid).order_by(*_NUMBER)
+        if after is not None:
+            statement = statement.where(tuple_(*_NUMBER) > tuple_(after.major, after.minor, after.patch))
+        return [_version(row) for row in self._session.all(statement.limit(limit))]
+
+    def delete(self, uid: str) -> None:
+        """Remove the row, and its round robin's counters.
+
+        Raises:
+            NotFound: it is not there.
+            Conflict: replicas are left of it.
+        """
+        self._remove(_versions, uid, "image version")
+
+
+def _values(version: ImageVersion) -> dict[str, Any]:
+    return {
+        "uid": version.uid,
+        "definition_uid": version.definition_uid,
+        "major": version.name.major,
+        "minor": version.name.minor,
+        "patch": version.name.patch,
+        "location": version.location,
+        "target_regions": [_target_values(target) for target in version.target_regions],
+        "replica_count": version.replica_count,
+        "exclude_from_latest": version.exclude_from_latest,
+        "tags": dict(version.tags),
+        "source_location": version.source.location,
+        "source_file_bytes": version.source.file_bytes,
+        "source_stamp": version.source.stamp,
+        "source_sha256": version.source_sha256,
+        "published_at": version.published_at,
+        "provisioning_state": version.provisioning_state,
+        "virtual_bytes": version.virtual_bytes,
+        "disk_digest": version.disk_digest,
+    }
+
+
+def _version(row: "Row[Any]") -> ImageVersion:
+    return ImageVersion(
+        uid=row.uid,
+        definition_uid=row.definition_uid,
+        name=VersionName(row.major, row.minor, row.patch),
+        location=row.location,
+        target_regions=tuple(_target(values) for values in row.target_regions),
+        replica_count=row.replica_count,
+        exclude_from_latest=row.exclude_from_latest,
+        tags=row.tags,
+        source=SourceIdentity(location=row.source_location, file_bytes=row.source_file_bytes, stamp=row.source_stamp),
+        source_sha256=row.source_sha256,
+        published_at=row.published_at,
+        provisioning_state=row.provisioning_state,
+        virtual_bytes=row.virtual_bytes,
+        disk_digest=row.disk_digest,
+    )
+
+
+def _target_values(target: TargetRegion) -> dict[str, Any]:
+    return {
+        "name": target.name,
+        "regional_replica_count": target.regional_replica_count,
+        "storage_account_type": target.storage_account_type.value,
+        "exclude_from_latest": target.exclude_from_latest,
+    }
+
+
+def _target(values: Mapping[str, Any]) -> TargetRegion:
+    return TargetRegion(
+        name=values["name"],
+        regional_replica_count=values["regional_replica_count"],
+        storage_account_type=StorageAccountType(values["storage_account_type"]),
+        exclude_from_latest=values["exclude_from_latest"],
+    )

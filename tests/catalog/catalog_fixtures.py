@@ -1,0 +1,62 @@
+"""A catalog on each engine. A plugin rather than a conftest.py, of which a checkout can have but one (mypy)."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import delete
+
+from imgstore.catalog import Catalog
+from imgstore.catalog.schema import metadata
+from imgstore.domain.effects import Effects
+from imgstore.testing.engines import PostgreSQL
+
+_ENGINES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.engine("postgresql"))]
+
+
+@pytest.fixture(params=_ENGINES)
+def catalog_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a database that is not there yet, or empty."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/home/catalog.db"
+    return str(request.getfixturevalue("postgresql"))
+
+
+@pytest.fixture
+def fresh_catalog(catalog_url: str) -> Iterator[Catalog]:
+    """A catalog that was made just now."""
+    opened = Catalog.open(catalog_url, Effects())
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(params=_ENGINES)
+def catalog(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Catalog]:
+    """An empty catalog, as quick as it can be had: a copy of a file, or one database that is emptied each time."""
+    if request.param == "sqlite":
+        shutil.copyfile(request.getfixturevalue("_empty_file"), tmp_path / "catalog.db")
+        opened = Catalog.open(f"sqlite:///{tmp_path}/catalog.db", Effects())
+        yield opened
+        opened.close()
+        return
+    shared: Catalog = request.getfixturevalue("_shared")
+    with shared._database.engine.begin() as connection:
+        for table in reversed(metadata.sorted_tables):
+            connection.execute(delete(table))
+    yield shared
+
+
+@pytest.fixture(scope="session")
+def _empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("catalog") / "catalog.db"
+    Catalog.open(f"sqlite:///{file}", Effects()).close()
+    return file
+
+
+@pytest.fixture(scope="session")
+def _shared(postgresql_server: PostgreSQL) -> Iterator[Catalog]:
+    with postgresql_server.database() as url:
+        opened = Catalog.open(url, Effects())
+        yield opened
+        opened.close()

@@ -1,0 +1,440 @@
+"""Opening, upgrading, transactions and faults, on real databases; what is killed leaves nothing behind."""
+
+import importlib
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from catalog_values import SUBSCRIPTION, group, settle
+from sqlalchemy import Connection, create_engine, make_url
+
+from imgstore.catalog import Catalog
+from imgstore.catalog.schema import REVISION, metadata
+from imgstore.domain.effects import Effects
+from imgstore.domain.errors import (
+    InvalidInput,
+    ObjectCorrupt,
+    StoreDenied,
+    StoreFull,
+    StoreMismatch,
+    StoreUnreachable,
+    ToolMissing,
+)
+
+pytest_plugins = ["catalog_fixtures"]
+
+
+class _Undone(Exception):
+    pass
+
+
+# -- the schema -------------------------------------------------------------------------------------------------------
+
+
+def test_the_migrations_end_in_the_revision_that_the_code_expects() -> None:
+    folder = Path(importlib.import_module("imgstore.catalog.migrations").__file__ or "").parent
+    assert ScriptDirectory(str(folder)).get_heads() == [REVISION]
+
+
+def test_the_migrations_make_what_the_schema_says(catalog: Catalog) -> None:
+    with catalog._database.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_the_migrations_make_it_to_the_letter(fresh_catalog: Catalog, tmp_path: Path) -> None:
+    """Checks, partial indexes and cascades too, which Alembic does not compare: as the database itself tells them."""
+    engine = fresh_catalog._database.engine
+    with engine.connect() as connection:
+        migrated = _told(connection)
+    if engine.dialect.name == "sqlite":
+        fresh = f"sqlite:///{tmp_path}/fresh.db"
+    else:
+        with engine.begin() as connection:
+            metadata.drop_all(connection)
+        fresh = engine.url.render_as_string(hide_password=False)
+    other = create_engine(fresh)
+    try:
+        metadata.create_all(other)
+        with other.connect() as connection:
+            assert _told(connection) == migrated
+    finally:
+        other.dispose()
+    assert len(migrated) > 30
+
+
+def _told(connection: Connection) -> set[tuple[str, ...]]:
+    if connection.dialect.name == "sqlite":
+        rows = connection.exec_driver_sql(
+            "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE '%alembic%'"
+        ).all()
+    else:
+        rows = connection.exec_driver_sql(
+            "SELECT conname, conrelid::regclass || ' ' || pg_get_constraintdef(oid) FROM pg_constraint"
+            " WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text <> 'alembic_version'"
+            " UNION ALL SELECT indexname, indexdef FROM pg_indexes"
+            " WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+            " UNION ALL SELECT column_name, table_name || ' ' || data_type || ' ' || is_nullable"
+            " || coalesce(column_default, '') FROM information_schema.columns"
+            " WHERE table_schema = 'public' AND table_name <> 'alembic_version'"
+        ).all()
+    # Constraints stand in the order in which they were declared, which says nothing.
+    return {
+        (str(row[0]), *sorted(part.rstrip(" )") for part in " ".join(str(row[1]).split()).split(", CONSTRAINT ")))
+        for row in rows
+    }
+
+
+def test_an_up_to_date_catalog_opens_without_alembic(fresh_catalog: Catalog, catalog_url: str) -> None:
+    program = (
+        "import sys\nfrom imgstore.catalog import Catalog\nfrom imgstore.domain.effects import Effects\n"
+        f"Catalog.open({catalog_url!r}, Effects()).close()\nprint('alembic' in sys.modules, flush=True)"
+    )
+    with _started(program) as process:
+        _await(process, "False")
+
+
+def test_a_catalog_of_newer_code_is_refused(fresh_catalog: Catalog, catalog_url: str) -> None:
+    with fresh_catalog.transaction() as facts:
+        facts._session.connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(StoreMismatch, match="revision 9999, which this imgstore does not know") as caught:
+        Catalog.open(catalog_url, Effects())
+    assert "newer" in str(caught.value.hint)
+
+
+def test_a_database_of_something_else_is_refused(catalog_url: str) -> None:
+    other = create_engine(_created(catalog_url))
+    with other.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE groups (id INTEGER)")
+    other.dispose()
+    with pytest.raises(StoreMismatch, match="tables without a revision: groups"):
+        Catalog.open(catalog_url, Effects())
+
+
+def _created(url: str) -> str:
+    if url.startswith("sqlite"):
+        Path(url.removeprefix("sqlite:///")).parent.mkdir()
+    return url
+
+
+# -- opening ----------------------------------------------------------------------------------------------------------
+
+
+def test_sqlite_is_kept_for_its_owner_and_safe(tmp_path: Path) -> None:
+    file = tmp_path / "a?b %41" / "catalog.db"
+    catalog = Catalog.open(f"sqlite:///{file}", Effects())
+    try:
+        with catalog.transaction() as facts:
+            settle(facts)
+            told = [
+                facts._session.connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+                for name in ("journal_mode", "synchronous", "busy_timeout", "foreign_keys")
+            ]
+        assert told == ["wal", 2, 30_000, 1]
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (file.parent, *file.parent.iterdir())}
+        assert modes.pop(file.parent.name) == 0o700
+        assert set(modes.values()) == {0o600}
+        assert {"catalog.db", "catalog.db-wal"} <= modes.keys()
+    finally:
+        catalog.close()
+
+
+def test_processes_may_open_a_fresh_home_at_once(catalog_url: str) -> None:
+    program = (
+        "import sys\nfrom imgstore.catalog import Catalog\nfrom imgstore.domain.effects import Effects\n"
+        "print('ready', flush=True)\nsys.stdin.readline()\n"
+        f"catalog = Catalog.open({catalog_url!r}, Effects())\n"
+        "with catalog.transaction() as facts:\n    print(facts.installation.ensure(None).uid)\ncatalog.close()"
+    )
+    with ExitStack() as stack:
+        processes = [stack.enter_context(_started(program)) for _ in range(3)]
+        for process in processes:
+            _await(process, "ready")
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        told = [process.communicate(timeout=60) for process in processes]
+        assert [process.returncode for process in processes] == [0, 0, 0], told
+    assert len({out for out, _ in told}) == 1
+
+
+def test_threads_may_open_a_fresh_home_at_once(catalog_url: str) -> None:
+    barrier = Barrier(4)
+
+    def start(_: int) -> str:
+        barrier.wait()
+        catalog = Catalog.open(catalog_url, Effects())
+        try:
+            with catalog.transaction() as facts:
+                return facts.installation.ensure(None).uid
+        finally:
+            catalog.close()
+
+    with ThreadPoolExecutor(4) as threads:
+        assert len(set(threads.map(start, range(4)))) == 1
+
+
+@pytest.mark.parametrize(
+    "url", ["mysql://root@h/x", "sqlite://", "sqlite:///", "nonsense", "postgresql+psycopg2://h/x"]
+)
+def test_other_addresses_are_refused(url: str) -> None:
+    with pytest.raises(InvalidInput, match="postgresql://USER@HOST/NAME"):
+        Catalog.open(url, Effects())
+
+
+def test_no_password_is_told() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        Catalog.open("mysql://root:secret@h/x", Effects())
+    assert "secret" not in str(caught.value)
+
+
+def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(ToolMissing, match=r"pip install 'imgstore\[postgresql\]'"):
+        Catalog.open("postgresql://u@127.0.0.1/x", Effects())
+
+
+@pytest.mark.engine("postgresql")
+def test_postgresql_is_named_with_or_without_its_driver(postgresql: str) -> None:
+    for url in (postgresql, postgresql.replace("postgresql+psycopg", "postgresql")):
+        Catalog.open(url, Effects()).close()
+
+
+# -- transactions -----------------------------------------------------------------------------------------------------
+
+
+def test_an_exception_undoes_everything(catalog: Catalog) -> None:
+    with pytest.raises(_Undone), catalog.transaction() as facts:
+        settle(facts)
+        raise _Undone
+    with catalog.reading() as facts:
+        assert facts.groups.list(SUBSCRIPTION) == []
+
+
+def test_a_reading_sees_one_instant(catalog: Catalog) -> None:
+    with catalog.reading() as before:
+        assert before.groups.list(SUBSCRIPTION) == []
+        with catalog.transaction() as facts:
+            facts.groups.add(group())
+        assert before.groups.list(SUBSCRIPTION) == []
+    with catalog.reading() as after:
+        assert len(after.groups.list(SUBSCRIPTION)) == 1
+
+
+def test_a_reading_writes_nothing_and_leaves_no_mark_on_its_connection(catalog: Catalog) -> None:
+    for _ in range(2):
+        with pytest.raises(StoreDenied), catalog.reading() as facts:
+            facts.groups.add(group())
+        with catalog.transaction() as facts:
+            facts.groups.add(group(f"g{len(facts.groups.list(SUBSCRIPTION))}"))
+
+
+def test_the_database_tells_the_time(catalog: Catalog) -> None:
+    with catalog.transaction() as facts:
+        first, second = facts.now(), facts.now()
+    assert first <= second
+    assert first.utcoffset() is not None
+    assert abs(first - Effects().now()).total_seconds() < 60
+
+
+@pytest.mark.parametrize("lock", ["slot", "region", "turn"])
+def test_locks_make_others_wait(catalog: Catalog, lock: str) -> None:
+    """The second reads only after the first has committed what it read and changed under the lock."""
+    with catalog.transaction() as facts:
+        world = settle(facts)
+    locks: dict[str, Callable[..., None]] = {
+        "slot": lambda facts: facts.slots.lock(world.slot.uid),
+        "region": lambda facts: facts.slots.lock_region(world.pool.uid, "westus2"),
+        "turn": lambda facts: facts.placements.next_turn(world.version.uid, "westus2"),
+    }
+
+    def add_one(_: int) -> None:
+        with catalog.transaction() as facts:
+            locks[lock](facts)
+            count = len(facts.groups.list("counted"))
+            facts.groups.add(group(f"g{count}", subscription="counted"))
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(add_one, range(40)))
+    with catalog.reading() as facts:
+        assert len(facts.groups.list("counted")) == 40
+
+
+def test_a_killed_writer_leaves_no_trace(fresh_catalog: Catalog, catalog_url: str) -> None:
+    program = (
+        "import sys\nsys.path.insert(0, sys.argv[1])\nfrom catalog_values import *\n"
+        "from imgstore.catalog import Catalog\nfrom imgstore.domain.effects import Effects\n"
+        f"catalog = Catalog.open({catalog_url!r}, Effects())\n"
+        "with catalog.transaction() as facts:\n    facts.groups.add(group('kept'))\n"
+        "with catalog.transaction() as facts:\n"
+        "    pool = settle(facts).pool.uid\n"
+        "    facts.segments.put(pool, [segment(number) for number in range(20_000)])\n"
+        "    print('written', flush=True)\n    sys.stdin.readline()\n"
+    )
+    with _started(program) as process:
+        _await(process, "written")
+        process.kill()
+    opened = Catalog.open(catalog_url, Effects())
+    try:
+        with opened.transaction() as facts:
+            assert [each.name for each in facts.groups.list(SUBSCRIPTION)] == ["kept"]
+            assert facts._session.connection.exec_driver_sql("SELECT count(*) FROM segments").scalar() == 0
+            if catalog_url.startswith("sqlite"):
+                assert facts._session.connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+            settle(facts)
+    finally:
+        opened.close()
+
+
+# -- faults -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_lock_that_is_held_too_long(catalog_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imgstore.catalog.database.LOCK_SECONDS_MAX", 0.05)
+    first, second = (Catalog.open(catalog_url, Effects()) for _ in range(2))
+    try:
+        with first.transaction() as facts:
+            facts.slots.lock_region("pool", "westus2")
+            # SQLite: another process' turn, and another thread's; PostgreSQL: the name's lock.
+            for other in (second, first):
+                with pytest.raises(StoreUnreachable) as caught, other.transaction() as waiting:
+                    waiting.slots.lock_region("pool", "westus2")
+                assert caught.value.hint
+    finally:
+        first.close()
+        second.close()
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    catalog = Catalog.open(f"sqlite:///{tmp_path}/catalog.db", Effects())
+    try:
+        with pytest.raises(StoreFull, match="full"), catalog.transaction() as facts:
+            # SQLite then answers as it does when the file system is.
+            facts._session.connection.exec_driver_sql("PRAGMA max_page_count = 1")
+            for number in range(10_000):
+                facts.groups.add(group(f"g{number}"))
+        with catalog.reading() as facts:
+            assert facts.groups.list(SUBSCRIPTION) == []
+    finally:
+        catalog.close()
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "catalog.db").write_bytes(b"VHD? " * 1000)
+    with pytest.raises(ObjectCorrupt, match="not a database"):
+        Catalog.open(f"sqlite:///{tmp_path}/catalog.db", Effects())
+
+
+def test_a_damaged_database(tmp_path: Path) -> None:
+    file = tmp_path / "catalog.db"
+    catalog = Catalog.open(f"sqlite:///{file}", Effects())
+    with catalog.transaction() as facts:
+        for number in range(200):
+            facts.groups.add(group(f"g{number}"))
+    catalog.close()
+    whole = file.read_bytes()
+    root = sqlite3.connect(file).execute("SELECT rootpage FROM sqlite_master WHERE name = 'groups'").fetchone()[0]
+    page = 4096 * (root - 1)
+    file.write_bytes(whole[:page] + b"\xff" * 4096 + whole[page + 4096 :])
+    catalog = Catalog.open(f"sqlite:///{file}", Effects())
+    try:
+        with pytest.raises(ObjectCorrupt, match="malformed") as caught, catalog.reading() as facts:
+            facts.groups.list(SUBSCRIPTION)
+        assert "backup" in str(caught.value.hint)
+    finally:
+        catalog.close()
+
+
+def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreDenied, match=r"Not a directory|File exists"):
+        Catalog.open(f"sqlite:///{tmp_path}/file/catalog.db", Effects())
+    (tmp_path / "catalog.db").mkdir()
+    with pytest.raises(StoreDenied):
+        Catalog.open(f"sqlite:///{tmp_path}/catalog.db", Effects())
+
+
+def test_a_server_that_does_not_answer() -> None:
+    with pytest.raises(StoreUnreachable, match="refused") as caught:
+        Catalog.open("postgresql://me:secret@127.0.0.1:1/x", Effects())
+    assert "secret" not in str(caught.value)
+    assert caught.value.retryable
+
+
+@pytest.mark.engine("postgresql")
+def test_a_database_that_is_not_there(postgresql: str) -> None:
+    url = make_url(postgresql).set(database="nowhere").render_as_string(hide_password=False)
+    with pytest.raises((StoreDenied, StoreUnreachable), match="nowhere"):
+        Catalog.open(url, Effects())
+
+
+@pytest.mark.engine("postgresql")
+def test_a_server_that_ends_our_connections_is_reached_again(postgresql: str) -> None:
+    catalog = Catalog.open(postgresql, Effects())
+    try:
+        with pytest.raises(StoreUnreachable), catalog.transaction() as facts:
+            facts.groups.add(group())
+            facts._session.connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+        with catalog.transaction() as facts:
+            assert facts.groups.list(SUBSCRIPTION) == []
+    finally:
+        catalog.close()
+
+
+@pytest.mark.engine("postgresql")
+def test_a_deadlock_is_something_to_try_again(postgresql: str) -> None:
+    catalog = Catalog.open(postgresql, Effects())
+    barrier = Barrier(2)
+
+    def lock(names: tuple[str, str]) -> str:
+        try:
+            with catalog.transaction() as facts:
+                facts.slots.lock_region("pool", names[0])
+                barrier.wait()
+                facts.slots.lock_region("pool", names[1])
+        except StoreUnreachable as error:
+            return str(error.found)
+        return "done"
+
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            told = sorted(threads.map(lock, [("a", "b"), ("b", "a")]))
+    finally:
+        catalog.close()
+    assert "deadlock" in told[0]
+    assert told[1] == "done"
+
+
+# -- other processes --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _started(program: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that runs `program`, and is gone after the block."""
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(Path(__file__).parent)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _await(process: subprocess.Popen[str], word: str) -> None:
+    assert process.stdout is not None
+    if process.stdout.readline().strip() != word:
+        pytest.fail(process.communicate()[1])
