@@ -1,1 +1,55 @@
-"""Keeps bytes: stores and the wrappers around them. Knows nothing of disks, segments or the catalog."""
+"""Keeps bytes: stores and the wrappers around them. Knows nothing of disks, segments or the catalog.
+
+``imgstore.stores.s3`` and ``imgstore.stores.http`` are imported by those who need them: boto3 takes a third of a second
+to load, which a command on directories should not pay.
+"""
+
+from imgstore.stores.directory import DirectoryStore
+from imgstore.stores.interface import (
+    DELETE_KEYS_MAX,
+    Accept,
+    Body,
+    Copies,
+    Deletes,
+    Gets,
+    Heads,
+    Lists,
+    ObjectInfo,
+    ObjectStore,
+    Puts,
+    StoreProperties,
+    checked_key,
+    crc32_checksum,
+)
+from imgstore.stores.memory import MemoryStore
+from imgstore.stores.metered import Metered, Traffic, TrafficMeter
+from imgstore.stores.retrying import Patience, Retrying, RetryPolicy
+from imgstore.stores.zoned import Missed, RepairNote, Zoned
+
+__all__ = [
+    "DELETE_KEYS_MAX",
+    "Accept",
+    "Body",
+    "Copies",
+    "Deletes",
+    "DirectoryStore",
+    "Gets",
+    "Heads",
+    "Lists",
+    "MemoryStore",
+    "Metered",
+    "Missed",
+    "ObjectInfo",
+    "ObjectStore",
+    "Patience",
+    "Puts",
+    "RepairNote",
+    "RetryPolicy",
+    "Retrying",
+    "StoreProperties",
+    "Traffic",
+    "TrafficMeter",
+    "Zoned",
+    "checked_key",
+    "crc32_checksum",
+]

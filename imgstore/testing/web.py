@@ -1,0 +1,152 @@
+"""A small web server on loopback, plain or TLS, whose pages can be changed while it runs: for sources over HTTP."""
+
+import ipaddress
+import re
+import ssl
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Final, cast
+
+_RANGE: Final = re.compile(r"bytes=(\d+)-(\d+)")
+
+
+@dataclass(slots=True, kw_only=True)
+class Page:
+    """What the server says under one path."""
+
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=lambda: {"ETag": '"1"'})
+    ranges: bool = True
+    """Whether Range is heeded."""
+    redirect: str | None = None
+    statuses: list[int] = field(default_factory=list)
+    """Said first, one a request, without a body."""
+    cut_bytes: int | None = None
+    """The connection breaks after so many bytes of the body, once; then it is None again."""
+
+
+@dataclass(slots=True, kw_only=True)
+class WebServer:
+    """A running server."""
+
+    port: int
+    scheme: str
+    pages: dict[str, Page]
+    requests: list[tuple[str, str, str]] = field(default_factory=list)
+    """(path with query, Host, Authorization) of each request."""
+
+    def url(self, path: str, host: str = "127.0.0.1") -> str:
+        """The URL of a page."""
+        return f"{self.scheme}://{host}:{self.port}{path}"
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    web: WebServer
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        web = cast("_Server", self.server).web
+        web.requests.append((self.path, self.headers.get("Host", ""), self.headers.get("Authorization", "")))
+        page = web.pages.get(self.path.partition("?")[0])
+        if page is None:
+            self._answer(404, {}, b"")
+        elif page.statuses:
+            self._answer(page.statuses.pop(0), {}, b"")
+        elif page.redirect is not None:
+            self._answer(302, {"Location": page.redirect}, b"")
+        else:
+            self._give(page)
+
+    def _give(self, page: Page) -> None:
+        asked = _RANGE.fullmatch(self.headers.get("Range", ""))
+        total = len(page.body)
+        if asked is None or not page.ranges:
+            self._answer(200, page.headers, page.body, page)
+        elif (first := int(asked[1])) >= total:
+            self._answer(416, page.headers | {"Content-Range": f"bytes */{total}"}, b"")
+        else:
+            body = page.body[first : int(asked[2]) + 1]
+            told = {"Content-Range": f"bytes {first}-{first + len(body) - 1}/{total}"}
+            self._answer(206, page.headers | told, body, page)
+
+    def _answer(self, status: int, headers: dict[str, str], body: bytes, page: Page | None = None) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if page is not None and page.cut_bytes is not None:
+            body, page.cut_bytes = body[: page.cut_bytes], None
+            self.close_connection = True
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is http.server's
+        """Say nothing."""
+
+
+@contextmanager
+def start_web(
+    pages: dict[str, Page], *, tls: ssl.SSLContext | None = None, address: str = "127.0.0.1"
+) -> Iterator[WebServer]:
+    """Serve until the block ends."""
+    server = _Server((address, 0), _Handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    server.web = WebServer(port=server.server_address[1], scheme="http" if tls is None else "https", pages=pages)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield server.web
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def make_certificate(folder: Path, names: Sequence[str]) -> tuple[ssl.SSLContext, Path]:
+    """A server's context for `names` (or addresses), and the file of the authority that vouches for it."""
+    from cryptography import x509  # noqa: PLC0415 - comes with the extra `test`
+    from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "imgstore test")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([_general_name(each) for each in names]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    authority, secret = folder / "authority.pem", folder / "key.pem"
+    authority.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    secret.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority, secret)
+    return context, authority
+
+
+def _general_name(name: str):  # type: ignore[no-untyped-def] # noqa: ANN202 - a class of the late import
+    from cryptography import x509  # noqa: PLC0415
+
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)

@@ -1,0 +1,306 @@
+"""The one contract, passed by every store on every engine and by every wrapper."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imgstore.stores import (
+    DirectoryStore,
+    MemoryStore,
+    Metered,
+    ObjectStore,
+    Retrying,
+    StoreProperties,
+    TrafficMeter,
+    Zoned,
+)
+from imgstore.stores.s3 import S3Store, probe_properties
+from imgstore.testing.clock import ManualClock
+from imgstore.testing.engines import S3Engine
+from imgstore.testing.faulty import Faulty
+from imgstore.testing.store_contract import RawDoor, StoreContract
+
+
+class InDirectory:
+    """Plain files."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def get(self, key: str) -> bytes | None:
+        path = self._root / key
+        return path.read_bytes() if path.is_file() else None
+
+    def set(self, key: str, body: bytes) -> None:
+        path = self._root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+
+    def damage(self, key: str) -> None:
+        body = bytearray((self._root / key).read_bytes())
+        body[len(body) // 2] ^= 1
+        (self._root / key).write_bytes(body)
+
+
+class InMemory:
+    """The dictionary itself."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    def get(self, key: str) -> bytes | None:
+        kept = self._store._objects.get(key)
+        return None if kept is None else kept.body
+
+    def set(self, key: str, body: bytes) -> None:
+        self._store.put(key, body)
+
+    def damage(self, key: str) -> None:
+        body = bytearray(self._store._objects[key].body)
+        body[len(body) // 2] ^= 1
+        self._store.put(key, body)
+
+
+class InBucket:
+    """A bare boto3 client, and what the engine keeps below it."""
+
+    def __init__(self, client: Any, bucket: str, damage: Callable[[str, bytes], None] | None = None) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._damage = damage
+
+    def get(self, key: str) -> bytes | None:
+        try:
+            with self._client.get_object(Bucket=self._bucket, Key=key)["Body"] as stream:
+                return bytes(stream.read())
+        except self._client.exceptions.NoSuchKey:
+            return None
+
+    def set(self, key: str, body: bytes) -> None:
+        self._client.put_object(Bucket=self._bucket, Key=key, Body=body)
+
+    def damage(self, key: str) -> None:
+        if self._damage is None:
+            raise NotImplementedError
+        body = self.get(key)
+        assert body is not None
+        self._damage(key, body)
+
+
+def s3_store(engine: S3Engine, bucket: str, properties: StoreProperties | None = None) -> S3Store:
+    return S3Store(
+        endpoint=engine.endpoint,
+        bucket=bucket,
+        path_style=True,
+        access_key=engine.access_key,
+        secret_key=engine.secret_key,
+        properties=properties,
+    )
+
+
+class TestMemory(StoreContract):
+    @pytest.fixture
+    def store(self) -> ObjectStore:
+        return MemoryStore()
+
+    @pytest.fixture
+    def raw(self, store: MemoryStore) -> RawDoor:
+        return InMemory(store)
+
+
+class TestDirectory(StoreContract):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> ObjectStore:
+        return DirectoryStore(tmp_path / "not" / "yet" / "there")
+
+    @pytest.fixture
+    def raw(self, tmp_path: Path) -> RawDoor:
+        return InDirectory(tmp_path / "not" / "yet" / "there")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bucket:
+    """A bucket on an engine, with the store under test and a bare client."""
+
+    engine: S3Engine
+    store: S3Store
+    client: Any
+
+    @property
+    def name(self) -> str:
+        return self.store.bucket
+
+
+@contextmanager
+def bucket_on(engine: S3Engine) -> Iterator[Bucket]:
+    """One for all the tests of an engine, probed once."""
+    name = engine.make_bucket("contract-" + os.urandom(4).hex())
+    unproven = s3_store(engine, name)
+    properties = probe_properties(unproven, os.urandom(8).hex())
+    store, client = s3_store(engine, name, properties), engine.client()
+    yield Bucket(engine=engine, store=store, client=client)
+    for each in (unproven, store, client):
+        each.close()
+
+
+@pytest.fixture(scope="module")
+def on_moto(moto_s3: S3Engine) -> Iterator[Bucket]:
+    with bucket_on(moto_s3) as bucket:
+        yield bucket
+
+
+@pytest.fixture(scope="module")
+def on_seaweedfs(seaweedfs: S3Engine) -> Iterator[Bucket]:
+    with bucket_on(seaweedfs) as bucket:
+        yield bucket
+
+
+@pytest.fixture(scope="module")
+def on_minio(minio: S3Engine) -> Iterator[Bucket]:
+    with bucket_on(minio) as bucket:
+        yield bucket
+
+
+class TestS3OnMoto(StoreContract):
+    @pytest.fixture
+    def store(self, on_moto: Bucket) -> ObjectStore:
+        return on_moto.store
+
+    @pytest.fixture
+    def raw(self, on_moto: Bucket) -> RawDoor:
+        from moto.core.models import DEFAULT_ACCOUNT_ID
+        from moto.s3.models import s3_backends
+
+        def damage(key: str, body: bytes) -> None:
+            kept = s3_backends[DEFAULT_ACCOUNT_ID]["aws"].buckets[on_moto.name].keys[key]
+            kept.value = bytes([body[0] ^ 1]) + body[1:]
+
+        return InBucket(on_moto.client, on_moto.name, damage)
+
+    def test_its_properties(self, store: ObjectStore) -> None:
+        assert not store.properties.verifies_checksum
+
+
+class TestS3OnSeaweedFS(StoreContract):
+    @pytest.fixture
+    def store(self, on_seaweedfs: Bucket) -> ObjectStore:
+        return on_seaweedfs.store
+
+    @pytest.fixture
+    def raw(self, on_seaweedfs: Bucket) -> RawDoor:
+        return InBucket(on_seaweedfs.client, on_seaweedfs.name)
+
+    def test_its_properties(self, store: ObjectStore) -> None:
+        assert store.properties.verifies_checksum
+        assert not store.properties.server_side_copy  # a copy carries no checksum
+
+
+class TestS3OnMinio(StoreContract):
+    @pytest.fixture
+    def store(self, on_minio: Bucket) -> ObjectStore:
+        return on_minio.store
+
+    @pytest.fixture
+    def raw(self, on_minio: Bucket) -> RawDoor:
+        def damage(key: str, body: bytes) -> None:
+            if on_minio.engine.folder is None:
+                raise NotImplementedError
+            (part,) = (on_minio.engine.folder / "data" / on_minio.name / key).glob("*/part.1")
+            kept = bytearray(part.read_bytes())
+            kept[kept.index(body[:64]) + 1000] ^= 1
+            part.write_bytes(kept)
+
+        return InBucket(on_minio.client, on_minio.name, damage)
+
+    def test_its_properties(self, store: ObjectStore) -> None:
+        assert store.properties == StoreProperties(verifies_checksum=True, server_side_copy=True, atomic_create=True)
+
+
+class TestMetered(TestMemory):
+    @pytest.fixture
+    def inner(self) -> MemoryStore:
+        return MemoryStore()
+
+    @pytest.fixture
+    def store(self, inner: MemoryStore) -> ObjectStore:
+        return Metered(inner, TrafficMeter())
+
+    @pytest.fixture
+    def raw(self, inner: MemoryStore) -> RawDoor:
+        return InMemory(inner)
+
+
+class TestRetrying(TestMetered):
+    @pytest.fixture
+    def store(self, inner: MemoryStore) -> ObjectStore:
+        clock = ManualClock()
+        return Retrying(inner, wait=clock.wait, monotonic=clock.monotonic)
+
+
+class TestFaultyWithoutFaults(TestMetered):
+    @pytest.fixture
+    def store(self, inner: MemoryStore) -> ObjectStore:
+        return Faulty(inner)
+
+
+class InZones:
+    """All three, which must agree."""
+
+    def __init__(self, doors: list[RawDoor]) -> None:
+        self._doors = doors
+
+    def get(self, key: str) -> bytes | None:
+        (body,) = {door.get(key) for door in self._doors}
+        return body
+
+    def set(self, key: str, body: bytes) -> None:
+        for door in self._doors:
+            door.set(key, body)
+
+    def damage(self, key: str) -> None:
+        raise NotImplementedError
+
+
+class TestZonedOverMemories(StoreContract):
+    @pytest.fixture
+    def inner(self) -> list[MemoryStore]:
+        return [MemoryStore(f"memory {zone}") for zone in "123"]
+
+    @pytest.fixture
+    def store(self, inner: list[MemoryStore]) -> Iterator[ObjectStore]:
+        store = Zoned(dict(zip("123", inner, strict=True)))
+        yield store
+        store.close()
+
+    @pytest.fixture
+    def raw(self, inner: list[MemoryStore]) -> RawDoor:
+        return InZones([InMemory(store) for store in inner])
+
+
+class TestZonedOverDirectories(StoreContract):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Iterator[ObjectStore]:
+        store = Zoned({zone: DirectoryStore(tmp_path / zone) for zone in "123"})
+        yield store
+        store.close()
+
+    @pytest.fixture
+    def raw(self, tmp_path: Path) -> RawDoor:
+        return InZones([InDirectory(tmp_path / zone) for zone in "123"])
+
+
+class TestAllWrappersOverMinio(StoreContract):
+    """As the regions room stacks them."""
+
+    @pytest.fixture
+    def store(self, on_minio: Bucket) -> ObjectStore:
+        return Retrying(Metered(on_minio.store, TrafficMeter()))
+
+    @pytest.fixture
+    def raw(self, on_minio: Bucket) -> RawDoor:
+        return InBucket(on_minio.client, on_minio.name)

@@ -1,0 +1,232 @@
+"""What a directory must stand beyond the contract: dead processes, full disks, closed doors."""
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from imgstore.domain.errors import ObjectNotFound, StoreDenied, StoreError, StoreFull
+from imgstore.stores import DirectoryStore
+
+WRITER = """
+import sys
+from pathlib import Path
+from imgstore.stores import DirectoryStore
+
+store = DirectoryStore(Path(sys.argv[1]))
+bodies = [bytes([number]) * (3_000_000 + number) for number in range(2)]
+turn = 0
+while True:
+    store.put("same/key", bodies[turn % 2])
+    store.put(f"new/{turn}", bodies[turn % 2])
+    print(turn, flush=True)
+    turn += 1
+"""
+
+
+def test_killed_writers_leave_no_half(tmp_path: Path) -> None:
+    """kill -9 at any moment of a put: each object that is there is whole, and what was acknowledged is there."""
+    whole = {bytes([number]) * (3_000_000 + number) for number in range(2)}
+    store = DirectoryStore(tmp_path)
+    seed = Random(3)
+    for _ in range(6):
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        acknowledged = [int(process.stdout.readline()) for _ in range(seed.randint(1, 6))]
+        _spin(seed.randint(0, 200_000))  # so that it dies anywhere in its turn
+        process.kill()
+        acknowledged += [int(line) for line in process.stdout.read().split()]
+        process.stdout.close()
+        process.wait()
+        told = {info.key: info.stored_bytes for info in store.list("")}
+        assert {"same/key", *(f"new/{turn}" for turn in acknowledged)} <= set(told)
+        assert all(store.get(key) in whole for key in told)
+        store.delete(key for key in told if key != "same/key")
+
+
+def _spin(turns: int) -> None:
+    for _ in range(turns):
+        pass
+
+
+def test_leftovers_go_when_they_are_old(tmp_path: Path) -> None:
+    """A day is longer than any put lasts; a younger one may be another process's."""
+    temporaries = tmp_path / ".tmp"
+    temporaries.mkdir()
+    old, young = temporaries / "old", temporaries / "young"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (1_700_000_000, 1_700_000_000))
+    store = DirectoryStore(tmp_path)
+    assert not list(store.list(""))
+    store.put("a", b"1")
+    assert not old.exists()
+    assert young.exists()
+    assert [info.key for info in store.list("")] == ["a"]
+
+
+def test_two_fsyncs_a_put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for the bytes before the name, one for the name; and each new folder once, in the folder above it."""
+    store = DirectoryStore(tmp_path / "root")
+    synced = _record(monkeypatch)
+    store.put("a/b/first", b"1")
+    root = str(tmp_path / "root")
+    assert {str(tmp_path), root, f"{root}/a", f"{root}/a/b"} <= set(synced)
+    synced.clear()
+    store.put("a/b/second", b"1")
+    store.put("a/b/second", b"2")
+    assert [path.startswith(f"{root}/.tmp/") or path for path in synced] == [True, f"{root}/a/b"] * 2
+    synced.clear()
+    store.delete(["a/b/first", "a/b/second", "a/b/third"])
+    assert synced == [f"{root}/a/b"]
+
+
+def _record(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return synced
+
+
+def test_bytes_are_durable_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An fsync that fails leaves nothing: neither the object nor the temporary file."""
+    store = DirectoryStore(tmp_path)
+    store.put("warm", b"1")
+
+    def fsync(_descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(StoreError) as raised:
+        store.put("a", b"1")
+    assert "EIO" in str(raised.value)
+    assert not (tmp_path / "a").exists()
+    assert not list((tmp_path / ".tmp").iterdir())
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with _mounted(["-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], disk):
+        yield disk
+
+
+@contextmanager
+def _mounted(arguments: list[str], at: Path) -> Iterator[None]:
+    done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no right to mount a file system: {done.stderr.strip()}")
+    yield
+    subprocess.run(["umount", str(at)], check=True)
+
+
+def test_a_full_disk(small_disk: Path) -> None:
+    """Named; nothing of the object is left; what fits still goes, and what was there still reads."""
+    store = DirectoryStore(small_disk)
+    store.put("first", b"1" * 500_000)
+    with pytest.raises(StoreFull) as raised:
+        store.put("second", b"2" * 3_000_000)
+    assert "ENOSPC" in str(raised.value)
+    assert str(small_disk) in str(raised.value)
+    assert not list((small_disk / ".tmp").iterdir())
+    assert [info.key for info in store.list("")] == ["first"]
+    store.put("third", b"3" * 500_000)
+    assert store.get("first") == b"1" * 500_000
+
+
+def test_a_disk_full_without_a_mount(tmp_path: Path) -> None:
+    """The same by a limit on the size of files, which needs no rights."""
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from imgstore.stores import DirectoryStore\n"
+        "from imgstore.domain.errors import StoreFull\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "store = DirectoryStore(Path(sys.argv[1]))\n"
+        "try: store.put('a', bytes(2000))\n"
+        "except StoreFull as error: print(error)\n"
+        "assert not list(store.list('')); store.put('a', bytes(900))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert "EFBIG" in done.stdout
+
+
+def test_a_disk_that_cannot_be_written(small_disk: Path) -> None:
+    """A file system mounted read-only refuses root, too."""
+    store = DirectoryStore(small_disk)
+    store.put("a", b"1")
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    for call in (
+        lambda: store.put("b", b"1"),
+        lambda: store.delete(["a"]),
+        lambda: DirectoryStore(small_disk).put("c", b""),
+    ):
+        with pytest.raises(StoreDenied) as raised:
+            call()
+        assert "EROFS" in str(raised.value)
+    assert store.get("a") == b"1"
+
+
+@pytest.mark.parametrize("call", [lambda store: store.put("a", b"2"), lambda store: store.get("a")])
+def test_no_permission(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[DirectoryStore], object]
+) -> None:
+    """Root may do all, so the refusal is made."""
+    store = DirectoryStore(tmp_path)
+    store.put("a", b"1")
+    real = os.open
+
+    def refuse(path: str, *arguments: Any) -> int:
+        if str(path).startswith(str(tmp_path)):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return real(path, *arguments)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(StoreDenied) as raised:
+        call(store)
+    monkeypatch.undo()
+    assert "EACCES" in str(raised.value)
+    assert store.get("a") == b"1"
+
+
+def test_folders_that_someone_removed_are_made_anew(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "root")
+    store.put("a/b", b"1")
+    (tmp_path / "root" / "a" / "b").unlink()
+    (tmp_path / "root" / "a").rmdir()
+    store.put("a/b", b"2")
+    assert store.get("a/b") == b"2"
+
+
+def test_an_object_is_no_folder(tmp_path: Path) -> None:
+    """Named, rather than told to be absent."""
+    store = DirectoryStore(tmp_path)
+    store.put("a", b"1")
+    store.put("b/c", b"1")
+    for key in ("a/b", "b"):
+        with pytest.raises(StoreError) as raised:
+            store.put(key, b"2")
+        assert not isinstance(raised.value, ObjectNotFound)
+    assert not list((tmp_path / ".tmp").iterdir())
+    assert [info.key for info in store.list("")] == ["a", "b/c"]
+
+
+def test_reading_makes_nothing(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "root")
+    assert not list(store.list("a/"))
+    with pytest.raises(ObjectNotFound):
+        store.get("a")
+    store.delete(["a"])
+    assert not (tmp_path / "root").exists()

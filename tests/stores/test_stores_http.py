@@ -1,0 +1,322 @@
+"""An image behind a URL: ranges, redirects, addresses that may not be asked, changes, and what passes."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from imgstore.domain.errors import (
+    ImageRefused,
+    ImageTruncated,
+    InvalidInput,
+    ObjectNotFound,
+    SourceChanged,
+    StoreDenied,
+    StoreError,
+    StoreUnreachable,
+)
+from imgstore.domain.sources import Extent
+from imgstore.stores import Patience
+from imgstore.stores import http as under_test
+from imgstore.stores.http import HttpSource, is_public
+from imgstore.testing.clock import ManualClock
+from imgstore.testing.web import Page, WebServer, make_certificate, start_web
+
+BODY = bytes(range(256)) * 100
+HOST = "images.example"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A TLS server that is known as images.example, and how to open a source on it."""
+
+    server: WebServer
+    authority: Path
+    clock: ManualClock
+
+    def open(self, path: str = "/disk.vhd", **how: object) -> HttpSource:
+        options: dict[str, object] = {
+            "allow_private": True,
+            "authorities": self.authority,
+            "resolver": lambda host, port: ["127.0.0.1"],
+            "patience": Patience(wait=self.clock.wait, monotonic=self.clock.monotonic, random=lambda: 0.5),
+        }
+        return HttpSource(self.server.url(path, HOST), **(options | how))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    tls, authority = make_certificate(tmp_path, [HOST])
+    with start_web({"/disk.vhd": Page(body=BODY)}, tls=tls) as server:
+        yield Site(server, authority, ManualClock())
+
+
+@pytest.fixture
+def source(site: Site) -> Iterator[HttpSource]:
+    source = site.open()
+    yield source
+    source.close()
+
+
+def test_it_reads_at_offsets(site: Site, source: HttpSource) -> None:
+    assert source.file_bytes == len(BODY)
+    assert source.read_at(0, 10) == BODY[:10]
+    assert source.read_at(1000, 5000) == BODY[1000:6000]
+    assert source.read_at(len(BODY) - 3, 3) == BODY[-3:]
+    assert source.read_at(5, 0) == b""
+    assert list(source.extents()) == [Extent(offset=0, length=len(BODY))]
+    assert {host for _, host, _ in site.server.requests} == {f"{HOST}:{site.server.port}"}
+
+
+def test_it_ends_where_it_ends(source: HttpSource) -> None:
+    with pytest.raises(ImageTruncated):
+        source.read_at(len(BODY) - 3, 4)
+
+
+def test_an_empty_file(site: Site) -> None:
+    site.server.pages["/empty"] = Page()
+    source = site.open("/empty")
+    assert source.file_bytes == 0
+    assert not list(source.extents())
+    source.close()
+    source.close()
+
+
+def test_its_identity_is_without_secrets(site: Site) -> None:
+    source = site.open("/disk.vhd?signature=secret")
+    identity = source.identity()
+    assert identity.location == f"https://{HOST}:{site.server.port}/disk.vhd"
+    assert (identity.file_bytes, identity.stamp) == (len(BODY), '"1"')
+    source.close()
+    site.server.pages["/disk.vhd"].headers = {"Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
+    source = site.open()
+    assert source.identity().stamp == "Thu, 01 Jan 2026 00:00:00 GMT"
+    source.close()
+
+
+@pytest.mark.parametrize(
+    "changed", [Page(body=BODY, headers={"ETag": '"2"'}), Page(body=BODY + b"more", headers={"ETag": '"1"'})]
+)
+def test_a_change_while_it_is_read(site: Site, source: HttpSource, changed: Page) -> None:
+    before = source.identity()
+    site.server.pages["/disk.vhd"] = changed
+    with pytest.raises(SourceChanged):
+        source.read_at(0, 10)
+    assert source.identity() != before
+
+
+@pytest.mark.parametrize(
+    "page",
+    [Page(body=BODY, ranges=False), Page(body=BODY, headers={}), Page(statuses=[400])],
+    ids=["no ranges", "nothing to know a change by", "another status"],
+)
+def test_a_server_that_will_not_do(site: Site, page: Page) -> None:
+    site.server.pages["/disk.vhd"] = page
+    with pytest.raises(ImageRefused) as raised:
+        site.open()
+    assert "download the file first" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(403, StoreDenied), (401, StoreDenied), (404, ObjectNotFound), (410, ObjectNotFound)]
+)
+def test_a_server_that_refuses(site: Site, status: int, error: type[StoreError]) -> None:
+    site.server.pages["/disk.vhd"] = Page(statuses=[status])
+    with pytest.raises(error) as raised:
+        site.open("/disk.vhd?signature=secret")
+    assert str(status) in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+# -- what passes ------------------------------------------------------------------------------------------------------
+
+
+def test_what_passes_is_tried_again(site: Site, source: HttpSource) -> None:
+    page = site.server.pages["/disk.vhd"]
+    page.statuses = [503, 500, 429]
+    assert source.read_at(7, 100) == BODY[7:107]
+    page.cut_bytes = 50
+    assert source.read_at(7, 100) == BODY[7:107]
+    assert len(site.clock.waits) == 4
+
+
+def test_patience_ends(site: Site, source: HttpSource) -> None:
+    site.server.pages["/disk.vhd"].statuses = [503] * 100
+    with pytest.raises(StoreUnreachable):
+        source.read_at(0, 1)
+
+
+def test_nobody_listens(site: Site) -> None:
+    with start_web({}) as gone:
+        pass
+    with pytest.raises(StoreUnreachable):
+        HttpSource(gone.url("/x"), allow_private=True, patience=Patience(wait=site.clock.wait))
+
+
+def test_a_name_that_does_not_resolve(site: Site) -> None:
+    def unknown(_host: str, _port: int) -> list[str]:
+        raise OSError("Name or service not known")
+
+    with pytest.raises(StoreUnreachable) as raised:
+        site.open(resolver=unknown)
+    assert "does not resolve" in str(raised.value)
+
+
+# -- redirects --------------------------------------------------------------------------------------------------------
+
+
+def test_redirects_are_followed_once(site: Site) -> None:
+    """The way is kept for the reads after, and gone anew when it is refused."""
+    site.server.pages["/latest"] = Page(redirect="/signed?x=1")
+    site.server.pages["/signed"] = Page(redirect=site.server.url("/disk.vhd?token=1", HOST))
+    source = site.open("/latest")
+    site.server.requests.clear()
+    assert source.read_at(0, 4) == BODY[:4]
+    assert [path for path, *_ in site.server.requests] == ["/disk.vhd?token=1"]
+    site.server.pages["/disk.vhd"].statuses = [403]
+    site.server.pages["/signed"].redirect = "/disk.vhd?token=2"
+    assert source.read_at(0, 4) == BODY[:4]
+    assert [path for path, *_ in site.server.requests][-1] == "/disk.vhd?token=2"
+    source.close()
+
+
+def test_five_redirects_and_no_more(site: Site) -> None:
+    for number in range(6):
+        site.server.pages[f"/{number}"] = Page(redirect=f"/{number - 1}" if number else "/disk.vhd")
+    source = site.open("/4")
+    assert source.read_at(0, 1) == BODY[:1]
+    source.close()
+    with pytest.raises(ImageRefused) as raised:
+        site.open("/5")
+    assert "redirects" in str(raised.value)
+
+
+def test_credentials_stay_with_their_host(site: Site) -> None:
+    site.server.pages["/away"] = Page(redirect=site.server.url("/disk.vhd", HOST))
+    url = site.server.url("/away", f"me:pass@{HOST}")
+    source = HttpSource(url, allow_private=True, authorities=site.authority, resolver=lambda host, port: ["127.0.0.1"])
+    assert [bool(authorization) for _, _, authorization in site.server.requests] == [True, False]
+    assert "pass" not in source.identity().location
+    source.close()
+
+
+# -- addresses --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *(
+            "127.0.0.1",
+            "127.8.8.8",
+            "0.0.0.0",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+        ),
+        *("224.0.0.1", "240.0.0.1", "255.255.255.255", "192.0.2.1", "198.18.0.1"),
+        *(
+            "::1",
+            "::",
+            "fe80::1",
+            "fe80::1%eth0",
+            "fc00::1",
+            "ff02::1",
+            "2001:db8::1",
+            "64:ff9b:1::1",
+            "fec0::1",
+            "4000::1",
+        ),
+        *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "64:ff9b::a00:1", "2002:7f00:1::1"),
+        "2001:0:4136:e378:8000:63bf:f5ff:fffe",
+    ],
+)
+def test_closed_addresses(address: str) -> None:
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["8.8.8.8", "1.1.1.1", "2606:4700:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"]
+)
+def test_open_addresses(address: str) -> None:
+    assert is_public(address)
+
+
+def test_a_private_server_is_not_asked(site: Site) -> None:
+    """Not even connected to."""
+    with pytest.raises(InvalidInput) as raised:
+        site.open(allow_private=False)
+    assert "IMGSTORE_ALLOW_PRIVATE_SOURCES" in str(raised.value)
+    assert not site.server.requests
+
+
+def test_one_private_address_among_many_is_enough(site: Site) -> None:
+    with pytest.raises(InvalidInput):
+        site.open(allow_private=False, resolver=lambda host, port: ["8.8.8.8", "10.0.0.1"])
+
+
+def test_a_redirect_to_a_private_server_is_not_followed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first host passes for a public one; the second does not."""
+    monkeypatch.setattr(under_test, "is_public", lambda address: address == "127.0.0.1")
+    site.server.pages["/away"] = Page(redirect=site.server.url("/disk.vhd", "internal.example"))
+    addresses = {HOST: ["127.0.0.1"], "internal.example": ["127.0.0.2"]}
+    with pytest.raises(InvalidInput) as raised:
+        site.open("/away", allow_private=False, resolver=lambda host, port: addresses[host])
+    assert "internal.example" in str(raised.value)
+    assert [path for path, *_ in site.server.requests] == ["/away"]
+
+
+def test_the_address_that_was_checked_is_the_one_connected_to(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that means something else a moment later changes nothing."""
+    monkeypatch.setattr(under_test, "is_public", lambda address: address == "127.0.0.1")
+    answers = iter([["127.0.0.1"], ["10.0.0.1"]])
+    source = site.open(allow_private=False, resolver=lambda host, port: next(answers))
+    assert source.read_at(0, 4) == BODY[:4]  # the kept way asks no resolver
+    with pytest.raises(InvalidInput):
+        source.identity()
+    source.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://images.example/x", "ftp://images.example/x", "file:///etc/passwd", "https:///x"]
+)
+def test_other_schemes(url: str) -> None:
+    with pytest.raises(InvalidInput):
+        HttpSource(url, allow_private=False)
+
+
+def test_a_redirect_to_plain_http(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(under_test, "is_public", lambda address: True)
+    site.server.pages["/away"] = Page(redirect="http://images.example/disk.vhd")
+    with pytest.raises(InvalidInput):
+        site.open("/away", allow_private=False)
+
+
+@pytest.mark.parametrize(
+    "open_it",
+    [
+        lambda site: site.open(authorities=None),
+        lambda site: HttpSource(
+            site.server.url("/disk.vhd", "other.example"),
+            allow_private=True,
+            authorities=site.authority,
+            resolver=lambda host, port: ["127.0.0.1"],
+        ),
+    ],
+    ids=["unknown authority", "another name"],
+)
+def test_a_certificate_that_does_not_fit(site: Site, open_it: Callable[[Site], HttpSource]) -> None:
+    with pytest.raises(StoreError) as raised:
+        open_it(site)
+    assert "cannot be trusted" in str(raised.value)
+    assert not raised.value.retryable
+
+
+def test_plain_http_on_a_private_network() -> None:
+    with start_web({"/disk": Page(body=BODY)}) as server:
+        source = HttpSource(server.url("/disk"), allow_private=True)
+        assert source.read_at(2, 3) == BODY[2:5]
+        source.close()

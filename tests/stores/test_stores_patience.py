@@ -1,0 +1,163 @@
+"""Retrying, metering and faults: each does its one thing."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgstore.domain.errors import Conflict, ObjectCorrupt, StoreDenied, StoreError, StoreUnreachable
+from imgstore.stores import MemoryStore, Metered, ObjectInfo, ObjectStore, Retrying, RetryPolicy, TrafficMeter, Zoned
+from imgstore.testing.clock import ManualClock
+from imgstore.testing.faulty import Fault, Faulty, Kind
+
+CALLS: dict[str, Callable[[ObjectStore], object]] = {
+    "get": lambda store: store.get("a"),
+    "get_range": lambda store: store.get_range("a", 0, 1),
+    "head": lambda store: store.head("a"),
+    "list": lambda store: [info.key for info in store.list("")],
+    "put": lambda store: store.put("a", b"body").stored_bytes,
+    "copy_within": lambda store: store.copy_within("a", "b").stored_bytes,
+}
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def faulty() -> Faulty:
+    store = Faulty(MemoryStore())
+    store.put("a", b"body")
+    return store
+
+
+def patient(store: ObjectStore, clock: ManualClock, **policy: float) -> Retrying:
+    rules = RetryPolicy(**policy) if policy else None  # type: ignore[arg-type]
+    return Retrying(store, policy=rules, wait=clock.wait, random=lambda: 0.5, monotonic=clock.monotonic)
+
+
+@pytest.mark.parametrize("method", CALLS)
+@pytest.mark.parametrize("kind", [Kind.REFUSED, Kind.LOST])
+def test_what_passes_is_tried_again(method: str, kind: Kind, faulty: Faulty, clock: ManualClock) -> None:
+    expected = CALLS[method](Faulty(MemoryStore()) if method == "put" else faulty)
+    faulty.script = [Fault(method=method, calls=frozenset({1, 2, 3}), kind=kind)]
+    assert CALLS[method](patient(faulty, clock)) == expected
+    assert clock.waits == [0.1, 0.2, 0.4]
+
+
+@pytest.mark.parametrize("method", CALLS)
+def test_patience_ends(method: str, faulty: Faulty, clock: ManualClock) -> None:
+    faulty.die()
+    with pytest.raises(StoreUnreachable):
+        CALLS[method](patient(faulty, clock, attempts_max=4, wait_seconds_max=0.6))
+    assert clock.waits == [0.1, 0.2, 0.3]
+
+
+def test_patience_ends_by_time(faulty: Faulty, clock: ManualClock) -> None:
+    faulty.die()
+    with pytest.raises(StoreUnreachable):
+        patient(faulty, clock, attempts_max=100, first_wait_seconds_max=8.0, wait_seconds_max=8.0).get("a")
+    assert clock.monotonic() == 60.0
+
+
+def test_what_does_not_pass_is_not(faulty: Faulty, clock: ManualClock) -> None:
+    def denied() -> StoreError:
+        return StoreDenied("no")
+
+    faulty.script = [Fault(method="get", error=denied)]
+    with pytest.raises(StoreDenied):
+        patient(faulty, clock).get("a")
+    assert not clock.waits
+
+
+def test_deletes_and_conditional_puts_are_sent_once(faulty: Faulty, clock: ManualClock) -> None:
+    """A late repeat of either could do harm, even where the first was refused."""
+    store = patient(faulty, clock)
+    faulty.script = [
+        Fault(method="delete", calls=frozenset({1})),
+        Fault(method="put", calls=frozenset({1}), kind=Kind.LOST),
+    ]
+    with pytest.raises(StoreUnreachable):
+        store.delete(["a"])
+    with pytest.raises(StoreUnreachable):
+        store.put("new", b"1", only_if_absent=True)
+    assert not clock.waits
+    with pytest.raises(Conflict):
+        store.put("new", b"2", only_if_absent=True)
+
+
+def test_a_listing_goes_on_where_it_broke_off(clock: ManualClock) -> None:
+    """No key twice, none left out, though it breaks off after each page."""
+    faulty = Faulty(MemoryStore())
+    for number in range(10):
+        faulty.put(f"k/{number}", b"1")
+
+    broken: set[str] = set()
+
+    class Breaking(Faulty):
+        def list(self, prefix: str) -> Iterator[ObjectInfo]:
+            for told, info in enumerate(faulty.list(prefix)):
+                if told and told % 3 == 0 and info.key not in broken:
+                    broken.add(info.key)
+                    raise StoreUnreachable("broke off")
+                yield info
+
+    store = patient(Breaking(faulty), clock, attempts_max=2)
+    assert [info.key for info in store.list("k/")] == [f"k/{number}" for number in range(10)]
+    assert len(clock.waits) == len(broken) > 2
+
+
+@given(attempt=st.integers(1, 100), jitter=st.floats(0, 1, exclude_max=True))
+def test_waits_are_bounded(attempt: int, jitter: float) -> None:
+    """A wait is never negative and never above its bound, however many there were before."""
+    policy = RetryPolicy()
+    assert 0 <= policy.wait_seconds(attempt, jitter) < policy.wait_seconds_max
+
+
+def test_retries_are_metered(faulty: Faulty, clock: ManualClock) -> None:
+    """The meter is inside: what went over the wire twice counts twice."""
+    meter = TrafficMeter()
+    store = patient(Metered(faulty, meter), clock)
+    faulty.script = [
+        Fault(method="put", calls=frozenset({1, 2})),
+        Fault(method="get", calls=frozenset({1}), kind=Kind.LOST),
+        Fault(method="get", calls=frozenset({3}), kind=Kind.DAMAGED),
+    ]
+    store.put("b", b"x" * 10)
+    assert store.get("b") == b"x" * 10
+    with pytest.raises(ObjectCorrupt):
+        store.get("b", lambda body: body == b"x" * 10)
+    store.get_range("b", 2, 3)
+    store.head("b")
+    store.copy_within("b", "c")
+    store.delete(["b"])
+    assert list(store.list("c"))
+    traffic = meter.traffic
+    assert traffic.sent_bytes == 3 * 10
+    assert traffic.received_bytes == 10 + 10 + 3
+    assert traffic.wire_bytes == 53
+    assert traffic.server_side_bytes == 10
+    assert traffic.requests == {"put": 3, "get": 4, "head": 1, "copy": 1, "delete": 1, "list": 1}
+
+
+def test_a_copy_through_us_is_metered_both_ways() -> None:
+    with_zones = Zoned({zone: MemoryStore(zone) for zone in "123"})
+    meter = TrafficMeter()
+    store = Metered(with_zones, meter)
+    store.put("a", b"12345")
+    store.copy_within("a", "b")
+    with_zones.close()
+    assert (meter.traffic.sent_bytes, meter.traffic.received_bytes, meter.traffic.server_side_bytes) == (10, 5, 0)
+
+
+def test_faults_strike_where_they_are_told(faulty: Faulty) -> None:
+    faulty.put("b", b"other")
+    faulty.script = [Fault(method="get", key_part="b", calls=frozenset({2}), kind=Kind.DAMAGED)]
+    assert [faulty.get(key) for key in ("a", "b", "a", "b", "b")] == [b"body", b"other", b"body", b"nther", b"other"]
+    with pytest.raises(ObjectCorrupt):
+        faulty.script = [Fault(kind=Kind.DAMAGED)]
+        faulty.get("a", lambda body: body == b"body")
+    faulty.heal()
+    assert faulty.get("a") == b"body"

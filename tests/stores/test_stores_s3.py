@@ -1,0 +1,390 @@
+"""S3 beyond the contract: what an engine's answers mean, what is on the wire, and a disk image in a bucket."""
+
+import os
+import socketserver
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from _pytest.mark import ParameterSet
+
+from imgstore.domain.errors import (
+    Conflict,
+    ImageTruncated,
+    ObjectCorrupt,
+    ObjectNotFound,
+    SourceChanged,
+    StoreDenied,
+    StoreError,
+    StoreFull,
+    StoreMismatch,
+    StoreUnreachable,
+)
+from imgstore.domain.sources import Extent
+from imgstore.stores import Metered, Patience, Retrying, TrafficMeter, crc32_checksum
+from imgstore.stores.s3 import S3Object, S3Store
+from imgstore.testing.clock import ManualClock
+from imgstore.testing.engines import S3Engine
+
+
+def on(fixture: str) -> ParameterSet:
+    return pytest.param(fixture, marks=pytest.mark.engine(fixture.removesuffix("_s3")))
+
+
+@pytest.fixture(params=[on("minio"), on("seaweedfs"), on("moto_s3")])
+def any_engine(request: pytest.FixtureRequest) -> S3Engine:
+    engine: S3Engine = request.getfixturevalue(request.param)
+    return engine
+
+
+def opened(engine: S3Engine, bucket: str, **how: Any) -> S3Store:
+    keys = {"access_key": engine.access_key, "secret_key": engine.secret_key}
+    return S3Store(endpoint=engine.endpoint, bucket=bucket, path_style=True, **(keys | how))
+
+
+@contextmanager
+def fresh(engine: S3Engine) -> Iterator[S3Store]:
+    store = opened(engine, "s3-" + os.urandom(6).hex())
+    store.create_bucket()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def on_minio(minio: S3Engine) -> Iterator[S3Store]:
+    with fresh(minio) as store:
+        yield store
+
+
+# -- the bucket -------------------------------------------------------------------------------------------------------
+
+
+def test_buckets_are_made_when_asked(any_engine: S3Engine) -> None:
+    """And making one that is there does nothing to what is in it."""
+    store = opened(any_engine, "made-" + os.urandom(6).hex())
+    assert not store.bucket_exists()
+    store.create_bucket()
+    assert store.bucket_exists()
+    store.put("a", b"1")
+    store.create_bucket()
+    assert store.get("a") == b"1"
+    store.close()
+
+
+@pytest.mark.parametrize("engine", [on("minio"), on("moto_s3")])  # SeaweedFS makes missing buckets for an administrator
+@pytest.mark.parametrize(
+    "call", [lambda store: store.put("a", b"1"), lambda store: store.get("a"), lambda store: list(store.list(""))]
+)
+def test_no_bucket(engine: str, call: Callable[[S3Store], object], request: pytest.FixtureRequest) -> None:
+    """A missing bucket is no missing object."""
+    store = opened(request.getfixturevalue(engine), "never-made")
+    with pytest.raises(StoreError) as raised:
+        call(store)
+    assert not isinstance(raised.value, ObjectNotFound)
+    assert "imgstore regions init" in str(raised.value)
+    store.close()
+
+
+# -- who may ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", [on("minio"), on("seaweedfs")])  # moto lets everybody in
+@pytest.mark.parametrize("wrong", [{"secret_key": "wrong"}, {"access_key": "nobody"}])
+def test_wrong_credentials(engine: str, wrong: dict[str, str], request: pytest.FixtureRequest) -> None:
+    store = opened(request.getfixturevalue(engine), "whatever", **wrong)
+    for call in (lambda: store.put("a", b"1"), lambda: store.get("a"), lambda: store.head("a"), store.bucket_exists):
+        with pytest.raises(StoreDenied) as raised:
+            call()
+        assert "AWS_ACCESS_KEY_ID" in str(raised.value)
+    store.close()
+
+
+def test_no_credentials(minio: S3Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(StoreDenied):
+        opened(minio, "whatever", access_key=None, secret_key=None).get("a")
+    with pytest.raises(StoreDenied) as raised:
+        opened(minio, "whatever", access_key=None, secret_key=None, profile="nobody")
+    assert "nobody" in str(raised.value)
+
+
+def test_credentials_of_the_environment(on_minio: S3Store, minio: S3Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", minio.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", minio.secret_key)
+    store = opened(minio, on_minio.bucket, access_key=None, secret_key=None)
+    store.put("a", b"1")
+    assert on_minio.get("a") == b"1"
+    store.close()
+
+
+# -- what is on the wire ----------------------------------------------------------------------------------------------
+
+
+def test_damage_on_the_way_is_refused(any_engine: S3Engine) -> None:
+    """By engines that verify; the contract's property says which (moto does not)."""
+    with fresh(any_engine) as store:
+        if any_engine.found.name == "moto":
+            store._put("a", b"damaged", crc32_checksum(b"whole"))
+            return
+        with pytest.raises(ObjectCorrupt):
+            store._put("a", b"damaged", crc32_checksum(b"whole"))
+        with pytest.raises(ObjectNotFound):
+            store.head("a")
+
+
+def test_the_store_keeps_our_checksum(any_engine: S3Engine) -> None:
+    body = os.urandom(300_000)
+    with fresh(any_engine) as store:
+        assert store.put("a", body).checksum in {crc32_checksum(body), None}
+        assert store.head("a").checksum == crc32_checksum(body)
+
+
+def test_our_meter_agrees_with_the_servers(minio_cluster: Callable[[int], tuple[S3Engine, ...]]) -> None:
+    """To the byte, where bodies are all that moved."""
+    (engine,) = minio_cluster(1)
+    with fresh(engine) as bare:
+        meter = TrafficMeter()
+        store = Metered(bare, meter)
+        received, sent = engine.traffic()
+        for number in range(4):
+            store.put(f"k/{number}", os.urandom(1_000_000 + number))
+        for number in range(4):
+            store.get(f"k/{number}")
+        store.get_range("k/0", 10, 5000)
+        store.head("k/0")
+        received_after, sent_after = engine.traffic()
+    assert received_after - received == meter.traffic.sent_bytes == 4_000_006
+    assert sent_after - sent == meter.traffic.received_bytes == 4_005_006
+
+
+def test_a_storage_class_is_named(on_minio: S3Store, minio: S3Engine) -> None:
+    store = opened(minio, on_minio.bucket, storage_class="REDUCED_REDUNDANCY")
+    store.put("a", b"1")
+    store.copy_within("a", "b")
+    client = minio.client()
+    classes = [client.head_object(Bucket=store.bucket, Key=key).get("StorageClass") for key in "ab"]
+    assert classes == ["REDUCED_REDUNDANCY"] * 2
+    client.close()
+    store.close()
+
+
+# -- answers ----------------------------------------------------------------------------------------------------------
+
+
+class Scripted:
+    """A server that says what it is told to, one answer a connection, and then cuts."""
+
+    def __init__(self) -> None:
+        self.answers: list[bytes] = []
+        self.requests = 0
+        scripted = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                length = 0
+                while (line := self.rfile.readline().lower()) not in {b"\r\n", b""}:
+                    if line.startswith(b"content-length:"):
+                        length = int(line.partition(b":")[2])
+                self.rfile.read(length)
+                scripted.requests += 1
+                if scripted.answers:
+                    self.wfile.write(scripted.answers.pop(0))
+
+        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def store(self) -> S3Store:
+        return S3Store(endpoint=self.endpoint, bucket="b", path_style=True, access_key="k", secret_key="s")
+
+
+@pytest.fixture
+def scripted() -> Iterator[Scripted]:
+    server = Scripted()
+    yield server
+    server.close()
+
+
+def answer(status: int, body: str = "", headers: str = "", length: int | None = None) -> bytes:
+    told = len(body) if length is None else length
+    head = f"HTTP/1.1 {status} Told\r\nContent-Length: {told}\r\nConnection: close\r\n{headers}\r\n"
+    return (head + body).encode()
+
+
+def error(status: int, code: str) -> bytes:
+    return answer(status, f"<Error><Code>{code}</Code><Message>for a reason</Message></Error>")
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (error(503, "SlowDown"), StoreUnreachable),
+        (error(500, "InternalError"), StoreUnreachable),
+        (error(400, "RequestTimeout"), StoreUnreachable),
+        (error(429, "TooManyRequests"), StoreUnreachable),
+        (error(409, "ConditionalRequestConflict"), StoreUnreachable),
+        (answer(502, "<html>a proxy</html>"), StoreUnreachable),
+        (b"", StoreUnreachable),
+        (b"not http at all\r\n\r\n", StoreUnreachable),
+        (answer(503, "not xml"), StoreUnreachable),
+        (answer(400, "<not xml"), StoreError),
+        (error(507, "XMinioStorageFull"), StoreFull),
+        (error(507, "SomethingElse"), StoreFull),
+        (error(403, "RequestTimeTooSkewed"), StoreDenied),
+        (error(403, "NeverHeardOf"), StoreDenied),
+        (error(400, "BadDigest"), ObjectCorrupt),
+        (error(400, "XAmzContentChecksumMismatch"), ObjectCorrupt),
+        (error(412, "PreconditionFailed"), Conflict),
+        (error(409, "BucketAlreadyExists"), StoreMismatch),
+        (error(400, "MalformedXML"), StoreError),
+    ],
+)
+def test_what_answers_mean(scripted: Scripted, said: bytes, expected: type[StoreError]) -> None:
+    """Each is told once, with what was found and what to do; nothing is tried again here."""
+    scripted.answers = [said]
+    store = scripted.store()
+    with pytest.raises(expected) as raised:
+        store.put("a", b"body")
+    assert type(raised.value) is expected
+    assert raised.value.found
+    assert raised.value.hint
+    assert scripted.requests == 1
+    store.close()
+
+
+def test_an_answer_that_breaks_off(scripted: Scripted) -> None:
+    """Half a body is none; and patience mends it."""
+    clock = ManualClock()
+    half, whole = answer(200, "half", length=8), answer(200, "complete")
+    scripted.answers = [half]
+    store = scripted.store()
+    with pytest.raises(StoreUnreachable):
+        store.get("a")
+    scripted.answers = [half, error(503, "SlowDown"), b"", whole]
+    assert Retrying(store, wait=clock.wait, monotonic=clock.monotonic).get("a") == b"complete"
+    assert len(clock.waits) == 3
+    store.close()
+
+
+def test_a_delete_that_fails_for_some(scripted: Scripted) -> None:
+    """The answer is 200, and the failure is inside."""
+    scripted.answers = [
+        answer(
+            200,
+            "<DeleteResult><Error><Key>b</Key><Code>AccessDenied</Code><Message>locked</Message></Error></DeleteResult>",
+        )
+    ]
+    store = scripted.store()
+    with pytest.raises(StoreDenied) as raised:
+        store.delete(["a", "b", "c"])
+    assert "1 of 3 keys" in str(raised.value)
+    assert raised.value.target == "b"
+    assert scripted.requests == 1
+    store.close()
+
+
+def test_a_copy_that_fails_inside_its_answer(scripted: Scripted) -> None:
+    scripted.answers = [answer(200, "<Error><Code>InternalError</Code><Message>late</Message></Error>")]
+    store = scripted.store()
+    with pytest.raises(StoreUnreachable):
+        store.copy_within("a", "b")
+    store.close()
+
+
+def test_a_store_that_acknowledges_something_else(scripted: Scripted) -> None:
+    date = "Date: Thu, 01 Jan 2026 00:00:00 GMT\r\n"
+    scripted.answers = [answer(200, headers=f"{date}x-amz-checksum-crc32: AAAAAA==\r\n")]
+    store = scripted.store()
+    with pytest.raises(ObjectCorrupt):
+        store.put("a", b"body")
+    store.close()
+
+
+def test_a_listing_in_no_order_is_refused(scripted: Scripted) -> None:
+    """Those who merge listings, or go on where one broke off, would lose objects."""
+    entry = "<Contents><Key>{}</Key><Size>1</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"
+    told = "".join(entry.format(key) for key in ("b/x", "a/x"))
+    scripted.answers = [answer(200, f"<ListBucketResult><IsTruncated>false</IsTruncated>{told}</ListBucketResult>")]
+    store = scripted.store()
+    with pytest.raises(StoreError) as raised:
+        list(store.list(""))
+    assert "no order" in str(raised.value)
+    store.close()
+
+
+def test_a_listing_that_is_none(scripted: Scripted) -> None:
+    """Some proxy's page with a happy status."""
+    scripted.answers = [answer(200, "<html>welcome")]
+    store = scripted.store()
+    with pytest.raises(StoreUnreachable):
+        list(store.list(""))
+    store.close()
+
+
+def test_nobody_listens(scripted: Scripted) -> None:
+    scripted.close()
+    store = scripted.store()
+    with pytest.raises(StoreUnreachable) as raised:
+        store.get("a")
+    assert scripted.endpoint in str(raised.value)
+    store.close()
+
+
+def test_no_url() -> None:
+    with pytest.raises(StoreError) as raised:
+        S3Store(endpoint="nonsense", bucket="b")
+    assert "nonsense" in str(raised.value)
+
+
+# -- a source ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_image_in_a_bucket(any_engine: S3Engine) -> None:
+    """Read at offsets; its identity is length and ETag; keys may be of any kind that S3 takes."""
+    body = os.urandom(100_000)
+    key = "Images of 2026/ä disk (1).vhd"
+    with fresh(any_engine) as store:
+        client = any_engine.client()
+        client.put_object(Bucket=store.bucket, Key=key, Body=body)
+        source = S3Object(store, key)
+        assert source.file_bytes == len(body)
+        assert source.read_at(500, 60_000) == body[500:60_500]
+        assert source.read_at(len(body) - 1, 1) == body[-1:]
+        assert source.read_at(0, 0) == b""
+        assert list(source.extents()) == [Extent(offset=0, length=len(body))]
+        assert source.identity() == source.identity()
+        assert source.identity().location == f"s3://{store.bucket}/{key}"
+        with pytest.raises(ImageTruncated):
+            source.read_at(len(body) - 1, 2)
+        before = source.identity()
+        client.put_object(Bucket=store.bucket, Key=key, Body=os.urandom(100_000))
+        assert source.identity() != before
+        with pytest.raises(SourceChanged):
+            source.read_at(0, 10)
+        client.delete_object(Bucket=store.bucket, Key=key)
+        for call in (source.identity, lambda: source.read_at(0, 10), lambda: S3Object(store, key)):
+            with pytest.raises(ObjectNotFound):
+                call()
+        source.close()
+        client.close()
+
+
+def test_a_source_is_patient(scripted: Scripted) -> None:
+    clock = ManualClock()
+    head = 'ETag: "1"\r\nLast-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n'
+    scripted.answers = [error(503, "SlowDown"), answer(200, headers=head, length=8), b"", answer(206, "part")]
+    store = scripted.store()
+    source = S3Object(store, "a", patience=Patience(wait=clock.wait, monotonic=clock.monotonic))
+    assert source.read_at(0, 4) == b"part"
+    assert len(clock.waits) == 2
+    store.close()

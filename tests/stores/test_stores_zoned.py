@@ -1,0 +1,287 @@
+"""Three zones: what is said, what is noted, and what is left, when one or two are lost."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from imgstore.domain.digests import digest_of
+from imgstore.domain.errors import Conflict, ObjectCorrupt, ObjectNotFound, StoreDenied, StoreFull, StoreUnreachable
+from imgstore.stores import MemoryStore, Missed, RepairNote, StoreProperties, Zoned
+from imgstore.testing.clock import ManualClock
+from imgstore.testing.faulty import Fault, Faulty, Kind
+
+KEY = "segments/ab/abcd"
+BODY = b"the body"
+NAME = digest_of(KEY.encode()).hex()
+
+
+class Region:
+    """Three memories that can fail, and a store over them."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.memories = {zone: MemoryStore(f"memory {zone}", now=self.clock.now) for zone in "123"}
+        self.zones = {zone: Faulty(memory) for zone, memory in self.memories.items()}
+        self.reports: list[tuple[str, str, type]] = []
+        self.opened: list[Zoned] = []
+        self.store = self.open()
+
+    def open(self) -> Zoned:
+        """As another process would."""
+        store = Zoned(self.zones, report=self._report, monotonic=self.clock.monotonic)
+        self.opened.append(store)
+        return store
+
+    def _report(self, zone: str, key: str, error: Exception) -> None:
+        self.reports.append((zone, key, type(error)))
+
+    def holders(self, key: str) -> str:
+        return "".join(zone for zone, memory in self.memories.items() if key in memory._objects)
+
+    def notes(self) -> dict[str, dict[str, str]]:
+        """What notes lie in which zone, by their keys."""
+        return {
+            zone: {info.key: json.loads(memory.get(info.key))["kind"] for info in memory.list("repairs/")}
+            for zone, memory in self.memories.items()
+        }
+
+
+@pytest.fixture
+def region() -> Iterator[Region]:
+    region = Region()
+    yield region
+    for store in region.opened:
+        store.close()
+
+
+def test_all_three_are_written(region: Region) -> None:
+    region.store.put(KEY, BODY)
+    assert region.holders(KEY) == "123"
+    assert region.notes() == {"1": {}, "2": {}, "3": {}}
+    assert not region.store.pending_repairs()
+
+
+@pytest.mark.parametrize("lost", "123")
+def test_two_are_enough_and_the_third_is_noted(region: Region, lost: str) -> None:
+    region.zones[lost].die()
+    region.store.put(KEY, BODY)
+    took = "123".replace(lost, "")
+    assert region.holders(KEY) == took
+    assert region.notes() == {zone: {f"repairs/{lost}/{NAME}": "put"} if zone in took else {} for zone in "123"}
+    assert region.store.pending_repairs() == [RepairNote(zone=lost, key=KEY, missed=Missed.PUT)]
+    assert region.store.get(KEY) == BODY
+    assert region.store.head(KEY).stored_bytes == len(BODY)
+    assert [info.key for info in region.store.list("")] == [KEY]
+
+
+def test_the_note_comes_before_the_acknowledgement(region: Region) -> None:
+    """If no zone takes the note the write is not acknowledged."""
+    region.zones["3"].die()
+    for zone in "12":
+        region.zones[zone].script = [Fault(method="put", key_part="repairs/")]
+    with pytest.raises(StoreUnreachable):
+        region.store.put(KEY, BODY)
+    region.clock.advance(31)
+    region.zones["2"].heal()
+    region.store.put(KEY, BODY)
+    assert region.notes()["2"] == {f"repairs/3/{NAME}": "put"}
+
+
+def test_one_is_not_enough_and_what_landed_is_harmless(region: Region) -> None:
+    """It is absent, and is put again."""
+    for zone in "23":
+        region.zones[zone].die()
+    with pytest.raises(StoreUnreachable) as raised:
+        region.store.put(KEY, BODY)
+    assert "zone 2" in str(raised.value)
+    assert "zone 3" in str(raised.value)
+    assert region.holders(KEY) == "1"
+    assert region.notes() == {"1": {}, "2": {}, "3": {}}
+    for zone in "23":
+        region.zones[zone].heal()
+    region.clock.advance(31)
+    with pytest.raises(ObjectNotFound):
+        region.store.head(KEY)
+    assert not list(region.store.list(""))
+    assert region.store.get(KEY) == BODY  # whatever lies there under its name is right
+    region.store.put(KEY, BODY, only_if_absent=True)
+    assert region.holders(KEY) == "123"
+    with pytest.raises(Conflict):
+        region.store.put(KEY, BODY, only_if_absent=True)
+
+
+@pytest.mark.parametrize("error", [StoreFull, StoreDenied])
+def test_the_error_is_what_the_zones_say(region: Region, error: type[StoreFull | StoreDenied]) -> None:
+    for zone in "12":
+        region.zones[zone].script = [Fault(method="put", error=lambda: error("no", found="a reason"))]
+    with pytest.raises(error) as raised:
+        region.store.put(KEY, BODY)
+    assert "a reason" in str(raised.value)
+    assert raised.value.hint
+
+
+def test_a_read_takes_any_zone_that_is_right(region: Region) -> None:
+    """And reports those that are not. Absence is none until all have been asked."""
+    region.store.put(KEY, BODY)
+    region.memories["1"].put(KEY, b"rotten")
+    region.memories["2"].delete([KEY])
+    for _ in range(2):
+        region.reports.clear()
+        assert region.store.get(KEY, lambda body: body == BODY) == BODY
+        assert {("1", KEY, ObjectCorrupt), ("2", KEY, ObjectNotFound)} >= set(region.reports)
+    region.memories["3"].put(KEY, b"rotten too")
+    with pytest.raises(ObjectCorrupt):
+        region.store.get(KEY, lambda body: body == BODY)
+    for memory in region.memories.values():
+        memory.delete([KEY])
+    with pytest.raises(ObjectNotFound):
+        region.store.get(KEY)
+
+
+def test_reads_are_shared_among_the_zones(region: Region) -> None:
+    """By key: the same key at the same zone, different keys at different ones."""
+    asked = set()
+    for number in range(20):
+        region.store.put(f"k/{number}", BODY)
+        for memory in "12":
+            region.memories[memory].put(f"k/{number}", memory.encode())
+        asked.add(region.store.get(f"k/{number}"))
+    assert asked == {b"1", b"2", BODY}
+
+
+def test_head_does_not_guess(region: Region) -> None:
+    """One has it, one has not, one does not answer."""
+    region.memories["1"].put(KEY, BODY)
+    region.zones["3"].die()
+    with pytest.raises(StoreUnreachable):
+        region.store.head(KEY)
+    region.zones["3"].heal()
+    region.clock.advance(31)
+    with pytest.raises(ObjectNotFound):
+        region.store.head(KEY)
+    region.memories["3"].put(KEY, BODY)
+    assert region.store.head(KEY).stored_bytes == len(BODY)
+
+
+def test_a_zone_that_comes_back_does_not_show_what_was_deleted(region: Region) -> None:
+    """Nor in another process, nor when another zone is lost then."""
+    region.store.put(KEY, BODY)
+    region.zones["3"].die()
+    region.store.delete([KEY])
+    assert region.notes() == {"1": {f"repairs/3/{NAME}": "delete"}, "2": {f"repairs/3/{NAME}": "delete"}, "3": {}}
+    region.zones["3"].heal()
+    region.clock.advance(31)
+    assert region.holders(KEY) == "3"
+    for store in (region.store, region.open()):
+        with pytest.raises(ObjectNotFound):
+            store.get(KEY)
+        with pytest.raises(ObjectNotFound):
+            store.head(KEY)
+        assert not list(store.list(""))
+        assert store.pending_repairs() == [RepairNote(zone="3", key=KEY, missed=Missed.DELETE)]
+    region.zones["2"].die()
+    with pytest.raises((ObjectNotFound, StoreUnreachable)):
+        region.open().get(KEY)
+
+
+def test_what_is_written_again_is_believed_again(region: Region) -> None:
+    """The note goes with the write that makes it untrue."""
+    region.store.put(KEY, BODY)
+    region.zones["3"].die()
+    region.store.delete([KEY])
+    region.zones["3"].heal()
+    region.clock.advance(31)
+    region.store.put(KEY, BODY)
+    assert region.notes() == {"1": {}, "2": {}, "3": {}}
+    for zone in "12":
+        region.memories[zone].delete([KEY])
+    assert region.store.get(KEY) == BODY
+
+
+def test_a_delete_that_one_zone_took_is_none(region: Region) -> None:
+    region.store.put(KEY, BODY)
+    for zone in "23":
+        region.zones[zone].die()
+    with pytest.raises(StoreUnreachable):
+        region.store.delete([KEY])
+    for zone in "23":
+        region.zones[zone].heal()
+    region.clock.advance(31)
+    assert region.store.head(KEY)
+    region.store.delete([KEY])
+    assert region.holders(KEY) == ""
+
+
+def test_a_dead_zone_is_left_alone_for_a_while(region: Region) -> None:
+    """One failure, and it is not asked where two others do; then it is tried again."""
+    region.zones["3"].die()
+    asked = []
+    region.zones["3"].script = [Fault(error=lambda: asked.append(1) or StoreUnreachable("gone"))]  # type: ignore[func-returns-value]
+    for number in range(5):
+        region.store.put(f"k/{number}", BODY)
+        region.store.get(f"k/{number}")
+    assert len(asked) == 1
+    region.clock.advance(31)
+    region.store.put(KEY, BODY)
+    assert len(asked) == 2
+    region.zones["3"].heal()
+    region.clock.advance(31)
+    region.store.put(KEY, BODY)
+    assert region.holders(KEY) == "123"
+
+
+def test_a_resting_zone_is_asked_when_it_must(region: Region) -> None:
+    region.zones["3"].die()
+    region.store.put("k/1", BODY)
+    region.zones["3"].heal()
+    region.zones["2"].die()
+    region.store.put("k/2", BODY)
+    assert region.holders("k/2") == "13"
+    assert [info.key for info in region.store.list("k/")] == ["k/2"]  # of k/1 one copy is left in reach
+    assert region.store.get("k/1") == BODY
+
+
+def test_a_listing_survives_a_zone_that_breaks_off(region: Region) -> None:
+    for number in range(10):
+        region.store.put(f"k/{number}", BODY)
+    region.zones["2"].script = [Fault(method="list", key_part="k", kind=Kind.LOST)]
+    region.memories["3"].delete(["k/9"])
+    assert [info.key for info in region.store.list("k/")] == [f"k/{number}" for number in range(10)]
+    for zone in "13":
+        region.zones[zone].script = [Fault(method="list", key_part="k")]
+    with pytest.raises(StoreUnreachable):
+        list(region.open().list("k/"))
+
+
+def test_lost_answers_are_repaired_as_if_missed(region: Region) -> None:
+    """The zone has it, but nobody knows: it is noted and not believed. Writing it again ends that."""
+    region.zones["1"].script = [Fault(method="put", calls=frozenset({1}), kind=Kind.LOST)]
+    region.store.put(KEY, BODY)
+    assert region.holders(KEY) == "123"
+    assert region.store.pending_repairs() == [RepairNote(zone="1", key=KEY, missed=Missed.PUT)]
+    region.clock.advance(31)
+    region.store.put(KEY, BODY)
+    assert not region.store.pending_repairs()
+
+
+def test_a_thousand_and_more_deletes_are_noted_each(region: Region) -> None:
+    keys = [f"k/{number:04}" for number in range(1005)]
+    for memory in region.memories.values():
+        for key in keys:
+            memory.put(key, b"")
+    region.zones["2"].die()
+    region.store.delete(keys)
+    region.zones["2"].heal()
+    region.clock.advance(31)
+    assert {note.key for note in region.open().pending_repairs()} == set(keys)
+    assert not list(region.open().list(""))
+
+
+def test_what_it_promises() -> None:
+    """Three stores together verify if each does, and never more than that."""
+    zones = {zone: MemoryStore(zone) for zone in "123"}
+    store = Zoned(zones)
+    assert store.properties == StoreProperties(verifies_checksum=True, server_side_copy=False, atomic_create=False)
+    assert store.name == "zones 1: 1, 2: 2, 3: 3"
+    store.close()
