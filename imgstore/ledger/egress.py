@@ -1,0 +1,51 @@
+"""Bytes that arrived: the row that the transaction which completes a replica adds (rules.md, rule 21)."""
+
+from datetime import datetime
+
+from imgstore.ledger.prices import FREE, Prices, price_of
+from imgstore.ledger.rows import ChargeKind, LedgerRow, Party
+
+
+def arrival(
+    *,
+    key: str,
+    party: Party,
+    source: str,
+    target: str,
+    replica: int,
+    delivered_bytes: int,
+    crossing: bool,
+    prices: Prices,
+    time: datetime,
+) -> LedgerRow:
+    """The row for a replica that is complete.
+
+    Bytes that are new in the target region are egress, priced by the pair of regions; everything else is a copy inside
+    a region, in the ledger at the amount 0 so that a statement shows that it was free.
+
+    Args:
+        key: the replica row's uid: adding the row again under it does nothing.
+        party: whose bytes they are.
+        source: the version's source region, whatever way the bytes really took.
+        target: the replica's region.
+        replica: the replica's ordinal there.
+        delivered_bytes: stored bytes that this replica was the first to bring (egress), or that were copied.
+        crossing: False for a replica that was copied inside its region.
+        prices: the price list.
+        time: when it completed.
+    """
+    assert delivered_bytes >= 0, f"{key}: {delivered_bytes} bytes delivered"
+    pays = crossing and source != target
+    unit_price = prices.egress(source, target) if pays else FREE
+    return LedgerRow(
+        key=key,
+        kind=ChargeKind.EGRESS if pays else ChargeKind.COPY,
+        party=party,
+        source=source,
+        target=target,
+        replica=replica,
+        delivered_bytes=delivered_bytes,
+        unit_price=unit_price,
+        amount=price_of(delivered_bytes, unit_price),
+        time=time,
+    )

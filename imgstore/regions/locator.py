@@ -1,0 +1,185 @@
+"""Gives the store that a slot lies in, and looks after the zones: are they there, are they ours, what do they promise.
+
+For a zone with an endpoint the store is ``Retrying(Metered(S3Store))``, for an embedded one ``Metered(DirectoryStore)``,
+each behind a guard that reads the zone's mark first (``zones.py``); for ZRS it is ``Zoned`` over the three. An embedded
+zone is made at its first use. A bucket is made by `init` and by nothing else, so that a mistyped endpoint gives an
+error and not a second, empty home for the data.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from types import MappingProxyType
+
+from imgstore.domain.digests import digest_of
+from imgstore.domain.effects import Effects
+from imgstore.domain.errors import StoreError, StoreMismatch, StoreUnreachable
+from imgstore.domain.resources import Slot, SlotKey, StorageAccountType
+from imgstore.regions.marks import Mark
+from imgstore.regions.model import ALL_ZONES, Policy, Region, Regions, Zone
+from imgstore.regions.zones import EmbeddedZone, Guarded, OpenedZone, S3Zone, ZoneReport, unopened
+from imgstore.stores.interface import ObjectStore
+from imgstore.stores.metered import Traffic, TrafficMeter
+from imgstore.stores.retrying import RetryPolicy
+from imgstore.stores.zoned import Zoned
+
+
+class Locator:
+    """The stores of an installation, each made once. Safe to use from several threads at once."""
+
+    def __init__(
+        self,
+        regions: Regions,
+        *,
+        home: Path,
+        installation_uid: str,
+        environ: Mapping[str, str],
+        effects: Effects,
+        meters: Callable[[], TrafficMeter] = TrafficMeter,
+        policy: RetryPolicy | None = None,
+    ) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            regions: what regions.yaml says.
+            home: the data home, under which embedded zones lie.
+            installation_uid: what a zone's mark must name.
+            environ: where AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are looked for.
+            effects: gives the keys of probes.
+            meters: makes the meter of a region.
+            policy: how patient to be with endpoints; None is the usual one.
+        """
+        self._regions = regions
+        self._home = home
+        self._installation_uid = installation_uid
+        self._environ = environ
+        self._effects = effects
+        self._meters = {name: meters() for name in regions.regions}
+        self._policy = policy
+        self._lock = threading.Lock()
+        self._zones: dict[tuple[str, str], OpenedZone] = {}
+        self._zoned: dict[str, Zoned] = {}
+
+    def choose_zone(self, slot_key: SlotKey) -> tuple[str, str]:
+        """Where a new slot is to lie: (zone, bucket). Asked once; the slot's row keeps the answer (rules.md, rule 16).
+
+        Pools start at different zones and their ordinals go round from there, so that the replicas of one version lie
+        in as many zones as there are.
+        """
+        region = self._regions.get(slot_key.region)
+        if slot_key.storage_account_type is StorageAccountType.STANDARD_ZRS:
+            return ALL_ZONES, region.bucket
+        first = int.from_bytes(digest_of(slot_key.pool_uid.encode())[:8], "big")
+        zone = region.zones[(first + slot_key.ordinal) % len(region.zones)]
+        return zone.name, zone.bucket
+
+    def store(self, slot: Slot) -> ObjectStore:
+        """The store in which the slot's keys lie, its mark checked.
+
+        Raises:
+            InvalidInput: regions.yaml no longer has the slot's region.
+            StoreMismatch: the slot's zone or bucket is not what regions.yaml says, or bears another mark.
+            StoreError: the zone was not made ready (`init`), or does not answer.
+        """
+        region = self._regions.get(slot.key.region)
+        every = slot.zone == ALL_ZONES and region.policy is Policy.ZRS
+        zones = [zone for zone in region.zones if every or zone.name == slot.zone]
+        bucket = zones[0].bucket if len(zones) == 1 else region.bucket
+        if not zones or bucket != slot.bucket:
+            raise StoreMismatch(
+                f"Slot {slot.key} lies where {self._regions.path} does not look.",
+                found=f"region {region.name} of policy {region.policy}, bucket '{bucket}', "
+                f"zones {', '.join(zone.name for zone in region.zones)}",
+                expected=f"bucket '{slot.bucket}', zone {slot.zone}",
+                hint=f"give region {region.name} back the bucket, the zones and the endpoints that it had",
+                target=region.name,
+            )
+        if every:
+            return self._all_zones(region)
+        return self._open(region, zones[0]).guarded.admitted()
+
+    def meter(self, region: str) -> TrafficMeter:
+        """What counts the bytes to and from a region's stores."""
+        return self._meters[self._regions.get(region).name]
+
+    def traffic(self) -> Mapping[str, Traffic]:
+        """What was counted so far, by region."""
+        return MappingProxyType({name: meter.traffic for name, meter in self._meters.items()})
+
+    def check(self, region: Region) -> list[ZoneReport]:
+        """Look at each zone of a region, changing nothing."""
+        return self._of_each_zone(region, OpenedZone.look)
+
+    def init(self, region: Region) -> list[ZoneReport]:
+        """Make each zone of a region ready: its bucket, its mark, and what its store promises, found out by trying.
+
+        May be repeated: what is there stays, and the promises are found out anew, as is wanted after a server was
+        replaced by another.
+        """
+        return self._of_each_zone(region, lambda zone: zone.look_made_ready(self._effects.new_uid()))
+
+    def close(self) -> None:
+        """Give the connections back. The locator is of no use afterwards."""
+        with self._lock:
+            for zoned in self._zoned.values():
+                zoned.close()
+            for zone in self._zones.values():
+                zone.close()
+
+    def _of_each_zone(self, region: Region, look: Callable[[OpenedZone], ZoneReport]) -> list[ZoneReport]:
+        def looked(zone: Zone) -> ZoneReport:
+            try:
+                return look(self._open(region, zone))
+            except StoreError as error:  # a profile that is not there
+                return unopened(region, zone, error)
+
+        with ThreadPoolExecutor(len(region.zones)) as pool:  # so that zones that do not answer are waited for together
+            return list(pool.map(looked, region.zones))
+
+    def _all_zones(self, region: Region) -> Zoned:
+        with self._lock:
+            known = self._zoned.get(region.name)
+        if known is not None:
+            return known
+        zones = {zone.name: self._open(region, zone).guarded for zone in region.zones}
+        with ThreadPoolExecutor(len(zones)) as pool:
+            list(pool.map(_admit_if_reachable, zones.values()))
+        with self._lock:
+            return self._zoned.setdefault(region.name, Zoned(zones))
+
+    def _open(self, region: Region, zone: Zone) -> OpenedZone:
+        with self._lock:
+            known = self._zones.get((region.name, zone.name))
+            if known is None:
+                known = self._zones[region.name, zone.name] = self._built(region, zone)
+            return known
+
+    def _built(self, region: Region, zone: Zone) -> OpenedZone:
+        mark = Mark(installation=self._installation_uid, region=region.name, zone=zone.name)
+        meter = self._meters[region.name]
+        if zone.endpoint is None:
+            return EmbeddedZone(mark, self._home / "regions" / zone.bucket / f"zone-{zone.name}", meter)
+        # boto3 takes a third of a second to load, which a command on directories should not pay.
+        from imgstore.stores.s3 import S3Store  # noqa: PLC0415
+
+        # What boto3 would find by itself, told outright, so that `environ` decides. Temporary credentials have a third
+        # part and are left to boto3.
+        told = zone.profile is None and not self._environ.get("AWS_SESSION_TOKEN")
+        s3 = S3Store(
+            endpoint=zone.endpoint,
+            bucket=zone.bucket,
+            profile=zone.profile,
+            signing_region=zone.signing_region,
+            path_style=zone.path_style,
+            access_key=self._environ.get("AWS_ACCESS_KEY_ID") if told else None,
+            secret_key=self._environ.get("AWS_SECRET_ACCESS_KEY") if told else None,
+        )
+        return S3Zone(mark, s3, meter, self._policy)
+
+
+def _admit_if_reachable(zone: Guarded) -> None:
+    """Find a wrong zone at once. Two that answer are enough: the guard of a third looks before it is ever used."""
+    with suppress(StoreUnreachable):
+        zone.admitted()

@@ -1,0 +1,302 @@
+"""The laws of the ledger: every byte is billed once, nothing is lost in rounding, and the statement balances."""
+
+import dataclasses
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from types import MappingProxyType
+from typing import TypeAlias
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from imgstore.domain.resources import StorageAccountType
+from imgstore.ledger.egress import arrival
+from imgstore.ledger.prices import FREE, Prices
+from imgstore.ledger.rows import ChargeKind, LedgerRow, Party, StorageInterval
+from imgstore.ledger.statement import AMOUNT_UNIT, BYTE_HOURS_UNIT, statement
+from imgstore.ledger.storage import Owner, amount, byte_hours, byte_microseconds, changes, own_bytes
+
+START = datetime(2024, 2, 28, tzinfo=UTC)
+PARTY = Party(subscription="s", group="rg", gallery="g", definition="d", version="1.0.0")
+PRICES = Prices(
+    currency="USD",
+    egress_default=Decimal("0.02"),
+    egress_pairs=MappingProxyType({("a", "b"): Decimal("0.0123456789")}),
+    storage=MappingProxyType({kind: Decimal("0.0625") for kind in StorageAccountType}),
+)
+
+Lengths: TypeAlias = NDArray[np.int64]
+
+regions = st.sampled_from("abc")
+prices_ = st.decimals(min_value=0, max_value=999_999_999, places=12)
+byte_counts = st.integers(min_value=0, max_value=2**60)
+instants = st.integers(min_value=0, max_value=10**15).map(lambda count: START + timedelta(microseconds=count))
+
+
+@st.composite
+def price_lists(draw: st.DrawFn) -> Prices:
+    return Prices(
+        currency="EUR",
+        egress_default=draw(prices_),
+        egress_pairs=MappingProxyType(draw(st.dictionaries(st.tuples(regions, regions), prices_))),
+        storage=MappingProxyType({kind: draw(prices_) for kind in StorageAccountType}),
+    )
+
+
+@st.composite
+def arrivals(draw: st.DrawFn, prices: Prices) -> LedgerRow:
+    return arrival(
+        key="k",
+        party=PARTY,
+        source=draw(regions),
+        target=draw(regions),
+        replica=draw(st.integers(0, 9)),
+        delivered_bytes=draw(byte_counts),
+        crossing=draw(st.booleans()),
+        prices=prices,
+        time=draw(instants),
+    )
+
+
+@st.composite
+def intervals(draw: st.DrawFn) -> StorageInterval:
+    first, last = sorted([draw(instants), draw(instants)])
+    return StorageInterval(
+        uid="i",
+        party=PARTY,
+        owner_uid=draw(st.sampled_from("vw")),
+        slot_uid=draw(st.sampled_from("xy")),
+        region="a",
+        replica=0,
+        storage_account_type=StorageAccountType.STANDARD_LRS,
+        stored_bytes=draw(byte_counts),
+        opened_at=first,
+        closed_at=draw(st.sampled_from([None, last])),
+    )
+
+
+@given(data=st.data(), prices=price_lists(), until=instants)
+def test_a_statement_balances(data: st.DataObject, prices: Prices, until: datetime) -> None:
+    """The total is the sum of the amounts, to the last digit, and nobody's bytes get lost."""
+    rows = data.draw(st.lists(arrivals(prices)))
+    lying = data.draw(st.lists(intervals()))
+    bill = statement(rows, lying, prices, until=until)
+    assert Fraction(bill.total) == sum((Fraction(row.amount) for row in bill.rows), Fraction())
+    assert sum(row.delivered_bytes for row in bill.rows) == sum(row.delivered_bytes for row in rows)
+    assert len(bill.rows) == len(rows) + len({(each.owner_uid, each.slot_uid) for each in lying})
+    assert list(bill.rows) == sorted(bill.rows, key=lambda row: row.time)
+    assert bill.currency == "EUR"
+
+
+@given(data=st.data(), prices=price_lists())
+def test_an_arrival_costs_its_bytes_times_its_price(data: st.DataObject, prices: Prices) -> None:
+    """Exactly, as fractions say it; and only what crosses a border costs anything."""
+    row = data.draw(arrivals(prices))
+    assert Fraction(row.amount) == Fraction(row.unit_price) * row.delivered_bytes / 10**9
+    if row.kind is ChargeKind.COPY:
+        assert row.unit_price == row.amount == 0
+    else:
+        assert row.source != row.target
+        assert row.unit_price == prices.egress_pairs.get((row.source, row.target), prices.egress_default)
+
+
+def test_what_crosses_pays_and_what_is_copied_inside_does_not() -> None:
+    def row(source: str, target: str, *, crossing: bool) -> tuple[ChargeKind, Decimal, Decimal]:
+        made = arrival(
+            key="k",
+            party=PARTY,
+            source=source,
+            target=target,
+            replica=0,
+            delivered_bytes=3_000_000_001,
+            crossing=crossing,
+            prices=PRICES,
+            time=START,
+        )
+        return made.kind, made.unit_price, made.amount
+
+    pair = Decimal("0.0123456789")
+    assert row("a", "b", crossing=True) == (ChargeKind.EGRESS, pair, Decimal("0.0370370367123456789"))
+    assert row("b", "a", crossing=True) == (ChargeKind.EGRESS, Decimal("0.02"), Decimal("0.06000000002"))
+    assert row("a", "b", crossing=False) == (ChargeKind.COPY, FREE, FREE)
+    assert row("a", "a", crossing=True) == (ChargeKind.COPY, FREE, FREE)
+
+
+def test_no_digit_is_lost_where_the_usual_28_are_too_few() -> None:
+    dear = dataclasses.replace(PRICES, egress_default=Decimal("123456789.123456789012"))
+    row = arrival(
+        key="k",
+        party=PARTY,
+        source="b",
+        target="a",
+        replica=0,
+        delivered_bytes=2**60 - 1,
+        crossing=True,
+        prices=dear,
+        time=START,
+    )
+    assert Fraction(row.amount) == Fraction(123456789123456789012, 10**21) * (2**60 - 1)
+    small = dataclasses.replace(row, unit_price=Decimal("1e-12"), delivered_bytes=1, amount=Decimal("1e-21"))
+    assert Fraction(statement([row, small], [], dear, until=START).total) == Fraction(row.amount) + Fraction(1, 10**21)
+
+
+@given(each=intervals(), cut=instants, until=instants)
+def test_an_interval_cut_in_two_weighs_the_same(each: StorageInterval, cut: datetime, until: datetime) -> None:
+    """Closing and opening conserve: byte-hours, amounts and so the statement do not know how often it happened."""
+    cut = min(max(cut, each.opened_at), each.closed_at or cut)
+    parts = [dataclasses.replace(each, closed_at=cut), dataclasses.replace(each, opened_at=max(cut, each.opened_at))]
+    assert byte_microseconds(each, until) == sum(byte_microseconds(part, until) for part in parts)
+    whole, pieced = (statement([], some, PRICES, until=until) for some in ([each], parts))
+    assert whole.total == pieced.total
+    assert [row.byte_hours for row in whole.rows] == [row.byte_hours for row in pieced.rows]
+
+
+@given(each=intervals(), until=instants)
+def test_weight_and_amount_are_what_fractions_say(each: StorageInterval, until: datetime) -> None:
+    end = min(each.closed_at or until, until)
+    hours = max(Fraction(0), Fraction((end - each.opened_at) / timedelta(microseconds=1)) / 3_600_000_000)
+    price = PRICES.storage_per_gb_month(each.storage_account_type)
+    cost = each.stored_bytes * hours * Fraction(price) / 730 / 10**9
+    assert abs(Fraction(byte_hours(each, until)) - each.stored_bytes * hours) <= Fraction(1, 10**20)
+    assert abs(Fraction(amount(byte_microseconds(each, until), price)) - cost) <= Fraction(1, 10**20)
+    (row,) = statement([], [each], PRICES, until=until).rows
+    assert abs(Fraction(row.amount) - cost) <= Fraction(AMOUNT_UNIT) / 2 + Fraction(1, 10**20)
+    assert abs(Fraction(row.byte_hours) - each.stored_bytes * hours) <= Fraction(BYTE_HOURS_UNIT) / 2 + Fraction(
+        1, 10**20
+    )
+
+
+@st.composite
+def slots(draw: st.DrawFn) -> tuple[list[Owner], Lengths]:
+    """Owners of a slot in order of arrival, and a column of stored bytes by segment id."""
+    lengths = np.array(draw(st.lists(st.integers(17, 2**42), min_size=1, max_size=30)), dtype=np.int64)
+    named = st.lists(st.integers(0, len(lengths) - 1), unique=True).map(
+        lambda ids: np.array(sorted(ids), dtype=np.uint32)
+    )
+    held = draw(st.lists(st.tuples(named, st.integers(0, 2**20)), max_size=6))
+    return [(f"owner-{number}", ids, count) for number, (ids, count) in enumerate(held)], lengths
+
+
+def distinct_bytes(owners: Sequence[Owner], lengths: Lengths) -> int:
+    segments = {int(each) for _, ids, _ in owners for each in ids}
+    return sum(int(lengths[each]) for each in segments) + sum(count for _, _, count in owners)
+
+
+@given(slot=slots())
+def test_attribution_adds_up_to_the_distinct_bytes(slot: tuple[list[Owner], Lengths]) -> None:
+    """Each byte has one owner: the first that names it."""
+    owners, lengths = slot
+    own = own_bytes(owners, lengths)
+    assert own == own_bytes(owners, lambda ids: lengths[ids])
+    assert list(own) == [uid for uid, _, _ in owners]
+    assert sum(own.values()) == distinct_bytes(owners, lengths)
+    for count in range(len(owners)):
+        before, after = (distinct_bytes(owners[:upto], lengths) for upto in (count, count + 1))
+        assert own[owners[count][0]] == after - before
+
+
+@given(slot=slots(), moves=st.lists(st.integers(0, 5), max_size=12))
+def test_coming_and_going_conserve(slot: tuple[list[Owner], Lengths], moves: list[int]) -> None:
+    """However owners come and go, the open intervals say what lies there, and the bill adds up to its history."""
+    owners, lengths = slot
+    present: list[Owner] = []
+    standing: dict[str, StorageInterval] = {}
+    closed: list[StorageInterval] = []
+    weight = 0
+    now = START
+    for move in (move for move in moves if move < len(owners)):
+        uid = owners[move][0]
+        staying = [each for each in present if each[0] != uid]
+        present = staying if len(staying) < len(present) else [*present, owners[move]]
+        wanted = own_bytes(present, lengths)
+        to_close, to_open = changes(standing.values(), wanted)
+        closed += [dataclasses.replace(standing.pop(each.owner_uid), closed_at=now) for each in to_close]
+        assert not to_open.keys() & standing.keys()
+        standing |= {uid: _opened(uid, count, now) for uid, count in to_open.items()}
+        assert {uid: each.stored_bytes for uid, each in standing.items()} == {k: v for k, v in wanted.items() if v}
+        assert changes(standing.values(), wanted) == ((), {})
+        weight += distinct_bytes(present, lengths)
+        now += timedelta(hours=1)
+    bill = statement([], [*closed, *standing.values()], PRICES, until=now)
+    assert sum(row.byte_hours for row in bill.rows) == weight
+
+
+def _opened(uid: str, count: int, now: datetime) -> StorageInterval:
+    return StorageInterval(
+        uid=f"{uid}@{now}",
+        party=PARTY,
+        owner_uid=uid,
+        slot_uid="slot",
+        region="a",
+        replica=0,
+        storage_account_type=StorageAccountType.STANDARD_LRS,
+        stored_bytes=count,
+        opened_at=now,
+    )
+
+
+def test_only_what_changes_is_touched() -> None:
+    first, second = _opened("first", 10, START), _opened("second", 5, START)
+    assert changes([first, second], {"first": 10, "second": 5, "third": 0}) == ((), {})
+    assert changes([first, second], {"second": 12}) == ((first, second), {"second": 12})
+    assert changes([first], {"first": 10, "second": 5}) == ((), {"second": 5})
+    assert own_bytes([], np.zeros(0, dtype=np.int64)) == {}
+
+
+def test_a_statement_of_a_month() -> None:
+    """Written out by hand: 100 GB for 730 hours at 0.0625 a GB and month, and 2 GB over a border at 0.02."""
+    delivery = arrival(
+        key="k",
+        party=PARTY,
+        source="b",
+        target="a",
+        replica=1,
+        delivered_bytes=2 * 10**9,
+        crossing=True,
+        prices=PRICES,
+        time=START,
+    )
+    lying = _opened("v", 100 * 10**9, START)
+    bill = statement([delivery], [lying], PRICES, until=START + timedelta(hours=730))
+    moved, stored = bill.rows
+    assert bill.total == Decimal("6.29")
+    assert (moved.kind, moved.source, moved.target, moved.replica) == (ChargeKind.EGRESS, "b", "a", 1)
+    assert (moved.delivered_bytes, moved.byte_hours, moved.unit_price, moved.amount) == (
+        2 * 10**9,
+        Decimal(0),
+        Decimal("0.02"),
+        Decimal("0.04"),
+    )
+    assert (stored.kind, stored.source, stored.target, stored.replica) == (ChargeKind.STORAGE, None, "a", 0)
+    assert (stored.delivered_bytes, stored.byte_hours) == (0, Decimal(73_000 * 10**9))
+    assert (stored.unit_price, stored.amount) == (Decimal("0.0625"), Decimal("6.25"))
+    assert stored.time == START + timedelta(hours=730)
+    assert (stored.group, stored.gallery, stored.definition, stored.version, stored.disk) == (
+        "rg",
+        "g",
+        "d",
+        "1.0.0",
+        None,
+    )
+
+
+def test_a_row_whose_amount_is_not_that_of_its_bytes_breaks_the_balance() -> None:
+    row = LedgerRow(
+        key="k",
+        kind=ChargeKind.EGRESS,
+        party=PARTY,
+        source="a",
+        target="b",
+        replica=0,
+        delivered_bytes=10**9,
+        unit_price=Decimal("0.02"),
+        amount=Decimal("0.03"),
+        time=START,
+    )
+    with pytest.raises(AssertionError, match=r"does not balance: its rows add up to 0\.03, its bytes cost 0\.02"):
+        statement([row], [], PRICES, until=START)

@@ -1,0 +1,327 @@
+"""regions.yaml: what the shipped one says, and each fault by its text, all told at once."""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from imgstore.domain.errors import InvalidInput, RegionsFault
+from imgstore.domain.resources import StorageAccountType
+from imgstore.regions import Policy, load_regions
+from imgstore.regions.document import parse_regions
+
+GOOD = """
+currency: EUR
+regions:
+  fra:
+    display_name: Frankfurt
+    bucket: images-fra
+    policy: ZRS
+    storage_account_types: [Standard_LRS, Standard_ZRS]
+    zones:
+      a: {endpoint: "http://a.fra:9000", profile: fra, signing_region: eu-1, path_style: false}
+      b: {endpoint: "http://b.fra:9000/"}
+      c: {endpoint: "${C:-http://c.fra:9000}"}
+  ber:
+    bucket: images-ber
+    policy: LRS
+    storage_account_types: [Standard_LRS]
+    zones:
+      1:
+prices:
+  egress_per_gb:
+    default: 0.02
+    pairs: {Fra: {BER: 0.005}}
+  storage_per_gb_month: {Standard_LRS: 0.1, Standard_ZRS: 0.125}
+"""
+
+
+def faults_of(text: str, environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    with pytest.raises(RegionsFault) as caught:
+        parse_regions(text.encode(), environ or {}, path="regions.yaml")
+    assert all(fault in str(caught.value) for fault in caught.value.faults)
+    return caught.value.faults
+
+
+def changed(*steps: str, value: Any = None, remove: bool = False) -> str:
+    """The good document with the entry at the path `steps` set to `value`, or removed."""
+    document = yaml.load(GOOD, Loader=yaml.BaseLoader)
+    parent = document
+    for step in steps[:-1]:
+        parent = parent[step]
+    if remove:
+        del parent[steps[-1]]
+    else:
+        parent[steps[-1]] = value
+    return str(yaml.safe_dump(document, sort_keys=False))
+
+
+def test_every_value_of_a_good_document() -> None:
+    regions = parse_regions(GOOD.encode(), {}, path="here")
+    fra, ber = regions.regions.values()
+    assert (regions.currency, regions.path, list(regions.regions)) == ("EUR", "here", ["fra", "ber"])
+    assert (fra.display_name, fra.bucket, fra.policy, fra.embedded) == ("Frankfurt", "images-fra", Policy.ZRS, False)
+    assert fra.storage_account_types == (StorageAccountType.STANDARD_LRS, StorageAccountType.STANDARD_ZRS)
+    assert [zone.endpoint for zone in fra.zones] == ["http://a.fra:9000", "http://b.fra:9000", "http://c.fra:9000"]
+    first, second, _ = fra.zones
+    assert (first.profile, first.signing_region, first.path_style) == ("fra", "eu-1", False)
+    assert (second.profile, second.signing_region, second.path_style) == (None, None, True)
+    assert (ber.display_name, ber.embedded, ber.zones[0].name, ber.zones[0].endpoint) == ("ber", True, "1", None)
+    assert regions.prices.egress("fra", "ber") == Decimal("0.005")
+    assert regions.prices.egress("ber", "fra") == Decimal("0.02")
+    assert regions.prices.egress("ber", "ber") == 0
+    assert regions.prices.storage_per_gb_month(StorageAccountType.STANDARD_ZRS) == Decimal("0.125")
+    with pytest.raises(InvalidInput, match="no storage price for Premium_LRS"):
+        regions.prices.storage_per_gb_month(StorageAccountType.PREMIUM_LRS)
+
+
+def test_a_region_is_found_in_every_spelling_and_refused_by_naming_the_known_ones() -> None:
+    regions = load_regions(None, {})
+    assert regions.get("West US 2") is regions.get("westus2") is regions.get("WestUS2")
+    assert parse_regions(GOOD.encode(), {}, path="here").get("frankfurt").name == "fra"
+    with pytest.raises(InvalidInput) as caught:
+        regions.get("moon", target="location")
+    assert caught.value.target == "location"
+    assert caught.value.expected == "one of southcentralus, westus2, eastus, northeurope"
+
+
+def test_variables_as_in_a_shell() -> None:
+    text = changed("regions", "ber", "bucket", value="${A}-${B:-x}${D:-}")
+    assert parse_regions(text.encode(), {"A": "aa", "B": ""}, path="").regions["ber"].bucket == "aa-x"
+    assert parse_regions(text.encode(), {"A": "aa", "B": "b", "D": "d"}, path="").regions["ber"].bucket == "aa-bd"
+
+
+def test_a_plain_null_is_none() -> None:
+    text = GOOD.replace("      1:", "      1: {endpoint: null, profile: ~}")
+    (zone,) = parse_regions(text.encode(), {}, path="").get("ber").zones
+    assert (zone.endpoint, zone.profile) == (None, None)
+    assert "'null' is not http" in faults_of(text.replace("endpoint: null", 'endpoint: "null"'))[0]
+
+
+def test_the_shared_endpoint_takes_the_zones_that_name_none() -> None:
+    regions = parse_regions(GOOD.encode(), {"IMGSTORE_S3_ENDPOINT": "http://one:9000"}, path="")
+    (zone,) = regions.get("ber").zones
+    assert (zone.endpoint, zone.bucket) == ("http://one:9000", "images-ber-z1")
+    assert regions.get("ber").bucket == "images-ber"
+    assert regions.get("fra").zones[0].bucket == "images-fra"
+    shipped = load_regions(None, {"IMGSTORE_S3_ENDPOINT": "http://one:9000"})
+    buckets = [zone.bucket for region in shipped.regions.values() for zone in region.zones]
+    assert buckets[:3] == [f"imgstore-southcentralus-z{zone}" for zone in "123"]
+    assert len(set(buckets)) == len(buckets) == 8
+
+
+REGION = "regions", "ber"
+FAULTS = {
+    "a document of nothing": ("", "regions: is missing or empty"),
+    "not YAML": ("regions: [", "it is not YAML: while parsing a flow node expected the node content"),
+    "two documents": ("a: 1\n---\nb: 1", "it is not YAML: expected a single document"),
+    "not a mapping": ("just words", "is to hold keys and values, not 'just words'"),
+    "unknown key": (
+        changed("currencies", value="x"),
+        "unknown key 'currencies' (known are currency, regions, prices)",
+    ),
+    "unknown key of a region": (changed(*REGION, "bukcet", value="x"), "regions.ber: unknown key 'bukcet'"),
+    "unknown key of a zone": (
+        changed(*REGION, "zones", "1", value={"url": "x"}),
+        "regions.ber.zones.1: unknown key 'url' (known are endpoint, profile, signing_region, path_style)",
+    ),
+    "unknown key of prices": (changed("prices", "egress", value="x"), "prices: unknown key 'egress'"),
+    "secret": (
+        changed(*REGION, "zones", "1", value={"secret_access_key": "x"}),
+        (
+            "regions.ber.zones.1: 'secret_access_key': no secrets in this file; put them in the environment "
+            "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or in an AWS profile"
+        ),
+    ),
+    "access key": (changed("aws_access_key_id", value="x"), "'aws_access_key_id': no secrets in this file"),
+    "secret in an address": (
+        changed(*REGION, "zones", "1", value={"endpoint": "http://me:word@host"}),
+        "regions.ber.zones.1.endpoint: no secrets in an address",
+    ),
+    "not an address": (
+        changed(*REGION, "zones", "1", value={"endpoint": "host:9000"}),
+        "regions.ber.zones.1.endpoint: 'host:9000' is not http://host:port or https://host:port",
+    ),
+    "address with a path": (
+        changed(*REGION, "zones", "1", value={"endpoint": "http://host/bucket"}),
+        "'http://host/bucket' is not http://host:port",
+    ),
+    "address with a bad port": (
+        changed(*REGION, "zones", "1", value={"endpoint": "http://host:99999"}),
+        "'http://host:99999' is not an address: Port out of range",
+    ),
+    "unset variable": (
+        changed(*REGION, "bucket", value="${X}"),
+        "regions.ber.bucket: ${X} is not set; set it, or write ${X:-} if it may be none",
+    ),
+    "variable not understood": (
+        changed(*REGION, "bucket", value="${X-y}"),
+        "regions.ber.bucket: '${X-y}': only ${NAME}, ${NAME:-} and ${NAME:-default} are understood",
+    ),
+    "unset variable in a list": (
+        changed(*REGION, "storage_account_types", value=["${T}"]),
+        "regions.ber.storage_account_types: ${T} is not set",
+    ),
+    "directories and endpoints": (
+        changed("regions", "fra", "zones", "b", value={}),
+        "regions.fra.zones: some zones have an endpoint and some have none",
+    ),
+    "ZRS with two zones": (
+        changed("regions", "fra", "zones", "b", remove=True),
+        "regions.fra.zones: policy ZRS needs exactly 3 zones, not 2",
+    ),
+    "no zones": (changed(*REGION, "zones", value={}), "regions.ber.zones: is missing or empty"),
+    "zones as a list": (changed(*REGION, "zones", value=["1"]), "regions.ber.zones: is to hold keys and values"),
+    "ZRS type where the policy is LRS": (
+        changed(*REGION, "storage_account_types", value=["Standard_ZRS"]),
+        "regions.ber.storage_account_types: Standard_ZRS needs policy ZRS and three zones; this region's policy is LRS",
+    ),
+    "unknown type": (
+        changed(*REGION, "storage_account_types", value=["Ultra_LRS"]),
+        (
+            "regions.ber.storage_account_types: unknown storage account type 'Ultra_LRS'; known are Standard_LRS, "
+            "Standard_ZRS, Premium_LRS"
+        ),
+    ),
+    "a type twice": (
+        changed(*REGION, "storage_account_types", value=["Standard_LRS", "Standard_LRS"]),
+        "regions.ber.storage_account_types: 'Standard_LRS' stands there 2 times",
+    ),
+    "types as text": (
+        changed(*REGION, "storage_account_types", value="Standard_LRS"),
+        "regions.ber.storage_account_types: is to be a list of names, not 'Standard_LRS'",
+    ),
+    "no types": (changed(*REGION, "storage_account_types", value=[]), "storage_account_types: is missing"),
+    "no policy": (changed(*REGION, "policy", remove=True), "regions.ber.policy: is missing; it is to be LRS or ZRS"),
+    "unknown policy": (changed(*REGION, "policy", value="GRS"), "regions.ber.policy: 'GRS'; it is to be LRS or ZRS"),
+    "no bucket": (changed(*REGION, "bucket", remove=True), "regions.ber.bucket: is missing; it is to be 3 to 63"),
+    "bad bucket": (changed(*REGION, "bucket", value="Big_Bucket"), "regions.ber.bucket: 'Big_Bucket' is not 3 to 63"),
+    "bucket that climbs": (changed(*REGION, "bucket", value="a..b"), "regions.ber.bucket: 'a..b' is not"),
+    "a mapping for a text": (changed(*REGION, "bucket", value={"a": "b"}), "bucket: is to be one value"),
+    "bad path_style": (
+        changed(*REGION, "zones", "1", value={"path_style": "yes"}),
+        "regions.ber.zones.1.path_style: 'yes'; it is to be true or false",
+    ),
+    "bad zone": (
+        changed(*REGION, "zones", value={"../x": {}}),
+        "regions.ber.zones.../x: '../x' can't be a zone's name",
+    ),
+    "zone of the mark's name": (changed(*REGION, "zones", value={"zrs": {}}), "'zrs' can't be a zone's name"),
+    "bad region name": (changed("regions", "a/b", value={}), "regions.a/b: a region's name is letters, digits"),
+    "one region in two spellings": (
+        changed("regions", "B er", value={}),
+        "regions.B er: is the same region as another one above: both are 'ber'",
+    ),
+    "a region shown as another": (
+        changed(*REGION, "display_name", value="FRA"),
+        "regions.ber.display_name: 'FRA' is what fra is called",
+    ),
+    "no regions": (changed("regions", value={}), "regions: is missing or empty"),
+    "a shared folder": (
+        changed("regions", "tyo", value={**yaml.safe_load(GOOD)["regions"]["ber"], "zones": {"1": {}}}),
+        "regions.tyo.zones.1: bucket 'images-ber' on this machine is that of regions.ber.zones.1 already",
+    ),
+    "a shared bucket": (
+        changed(
+            "regions",
+            "tyo",
+            value={
+                **yaml.safe_load(GOOD)["regions"]["ber"],
+                "bucket": "images-fra",
+                "zones": {"9": {"endpoint": "http://A.fra:9000"}},
+            },
+        ),
+        "regions.tyo.zones.9: bucket 'images-fra' on http://A.fra:9000 is that of regions.fra.zones.a already",
+    ),
+    "two zones in one place": (
+        changed("regions", "fra", "zones", "b", "endpoint", value="http://a.fra:9000"),
+        "regions.fra.zones.b: bucket 'images-fra' on http://a.fra:9000 is that of regions.fra.zones.a already",
+    ),
+    "a key twice": (
+        GOOD.replace("    policy: LRS", "    policy: ZRS\n    policy: LRS"),
+        "line 16: key 'policy' is there already, in line 15",
+    ),
+    "a zone twice, as text and number": (GOOD.replace("      1:", '      1:\n      "1":'), "key '1' is there already"),
+    "no currency": (changed("currency", remove=True), "currency: is missing; it is to be three capital letters"),
+    "bad currency": (changed("currency", value="euro"), "currency: 'euro' is not three capital letters"),
+    "no prices": (changed("prices", remove=True), "prices: is missing or empty"),
+    "no default": (
+        changed("prices", "egress_per_gb", "default", remove=True),
+        "prices.egress_per_gb.default: is missing; it is to be a price such as 0.02, 0 or more",
+    ),
+    "negative price": (
+        changed("prices", "egress_per_gb", "default", value="-1"),
+        "prices.egress_per_gb.default: '-1' is not a price such as 0.02, 0 or more",
+    ),
+    "price of no number": (
+        changed("prices", "egress_per_gb", "pairs", "Fra", "BER", value="cheap"),
+        "prices.egress_per_gb.pairs.Fra.BER: 'cheap' is not a price",
+    ),
+    "price that is not finite": (
+        changed("prices", "storage_per_gb_month", "Standard_LRS", value=".inf"),
+        "prices.storage_per_gb_month.Standard_LRS: '.inf' is not a price",
+    ),
+    "unknown region in a pair": (
+        changed("prices", "egress_per_gb", "pairs", value={"fra": {"moon": "1"}, "sun": {"ber": "1"}}),
+        "prices.egress_per_gb.pairs.fra: unknown region 'moon'",
+    ),
+    "a pair inside a region": (
+        changed("prices", "egress_per_gb", "pairs", value={"fra": {"FRA": "1"}}),
+        "prices.egress_per_gb.pairs.fra.FRA: inside a region nothing is charged",
+    ),
+    "a pair twice": (
+        changed("prices", "egress_per_gb", "pairs", value={"fra": {"ber": "1", "BER": "2"}}),
+        "prices.egress_per_gb.pairs.fra.BER: the pair fra, ber has a price already",
+    ),
+    "price of an unknown type": (
+        changed("prices", "storage_per_gb_month", "Ultra_LRS", value="1"),
+        "prices.storage_per_gb_month: unknown key 'Ultra_LRS'",
+    ),
+    "an offered type without a price": (
+        changed("prices", "storage_per_gb_month", "Standard_ZRS", remove=True),
+        "prices.storage_per_gb_month.Standard_ZRS: is missing; regions offer Standard_ZRS",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), FAULTS.values(), ids=FAULTS.keys())
+def test_each_fault_is_named(text: str, expected: str) -> None:
+    assert any(expected in fault for fault in faults_of(text))
+
+
+@pytest.mark.parametrize("name", [name for name in FAULTS if not name.startswith(("a document", "not ", "two doc"))])
+def test_a_fault_makes_no_others(name: str) -> None:
+    """One mistake, one line: what follows from it is not told as well."""
+    text, _ = FAULTS[name]
+    assert len(faults_of(text)) == (2 if name == "unknown region in a pair" else 1)
+
+
+def test_all_faults_are_told_at_once() -> None:
+    text = GOOD.replace("EUR", "x").replace("images-fra", "A").replace("[Standard_LRS]", "[Standard_ZRS]")
+    assert len(faults_of(text)) == 3
+
+
+def test_a_bad_shared_endpoint_is_a_fault_of_the_environment() -> None:
+    (fault,) = faults_of(GOOD, {"IMGSTORE_S3_ENDPOINT": "one:9000"})
+    assert fault.startswith("IMGSTORE_S3_ENDPOINT in the environment: 'one:9000' is not http://host:port")
+    long = changed("regions", "ber", "bucket", value="b" * 62)
+    (fault,) = faults_of(long, {"IMGSTORE_S3_ENDPOINT": "http://one:9000"})
+    assert "is longer than 63 characters" in fault
+
+
+def test_a_secret_is_never_repeated() -> None:
+    text = changed("regions", "ber", "zones", "1", value={"endpoint": "http://me:hunter2@host", "secret": "hunter2"})
+    assert "hunter2" not in "".join(faults_of(text))
+
+
+def test_a_file_that_can_not_be_read(tmp_path: Path) -> None:
+    with pytest.raises(RegionsFault, match=r"none\.yaml cannot be used: it cannot be read: No such file"):
+        load_regions(tmp_path / "none.yaml", {})
+    with pytest.raises(RegionsFault, match="it cannot be read: Is a directory"):
+        load_regions(tmp_path, {})
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\xd8regions")
+    with pytest.raises(RegionsFault, match="it is not YAML"):
+        load_regions(tmp_path / "binary.yaml", {})

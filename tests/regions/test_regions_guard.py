@@ -1,0 +1,81 @@
+"""The guard before a zone: the store's own contract behind it, and nothing at all before it was admitted."""
+
+from collections.abc import Callable
+
+import pytest
+
+from imgstore.domain.errors import ObjectNotFound, StoreMismatch
+from imgstore.regions.zones import Guarded
+from imgstore.stores import MemoryStore, ObjectStore
+from imgstore.testing.store_contract import RawDoor, StoreContract
+
+
+class Within:
+    """The back door: straight to the store that is guarded."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    def get(self, key: str) -> bytes | None:
+        try:
+            return self._store.get(key)
+        except ObjectNotFound:
+            return None
+
+    def set(self, key: str, body: bytes) -> None:
+        self._store.put(key, body)
+
+    def damage(self, key: str) -> None:
+        body = bytearray(self._store.get(key))
+        body[len(body) // 2] ^= 1
+        self._store.put(key, body)
+
+
+class TestGuarded(StoreContract):
+    @pytest.fixture
+    def within(self) -> MemoryStore:
+        return MemoryStore()
+
+    @pytest.fixture
+    def store(self, within: MemoryStore) -> ObjectStore:
+        return Guarded(within, lambda: None)
+
+    @pytest.fixture
+    def raw(self, within: MemoryStore) -> RawDoor:
+        return Within(within)
+
+
+CALLS: dict[str, Callable[[ObjectStore], object]] = {
+    "get": lambda store: store.get("a"),
+    "get_range": lambda store: store.get_range("a", 0, 1),
+    "head": lambda store: store.head("a"),
+    "list": lambda store: store.list(""),
+    "put": lambda store: store.put("b", b""),
+    "delete": lambda store: store.delete(["a"]),
+    "copy_within": lambda store: store.copy_within("a", "b"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_nothing_is_done_before_it_is_admitted_and_it_is_asked_once(name: str) -> None:
+    within = MemoryStore()
+    within.put("a", b"a")
+    asked: list[bool] = []
+    wrong = True
+
+    def admit() -> None:
+        asked.append(wrong)
+        if wrong:
+            raise StoreMismatch("not ours", found="x", expected="y", hint="z")
+
+    guarded = Guarded(within, admit)
+    assert (guarded.name, guarded.properties) == (within.name, within.properties)
+    for _ in range(2):
+        with pytest.raises(StoreMismatch):
+            CALLS[name](guarded)
+    assert [(info.key, info.stored_bytes) for info in within.list("")] == [("a", 1)]
+    wrong = False
+    for _ in range(3):
+        guarded.list("")
+    CALLS[name](guarded)
+    assert asked == [True, True, False]
