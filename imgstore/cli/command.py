@@ -1,0 +1,201 @@
+"""One Command class with az's manners, and the Group that goes with it.
+
+What az does and click does not: lists whose words stand apart (``--target-regions a b=2``), global options at any
+place of the line, flags with an optional value. And what neither does: a flag or a command that az has and imgstore has
+not is refused by name, so that a script brought over from az says what it misses.
+"""
+
+import importlib
+import re
+import textwrap
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Final
+
+import click
+from click.core import ParameterSource
+
+from imgstore.cli import azure, global_options, output
+from imgstore.wire.text import Json
+
+_OPTION_LIKE: Final = re.compile(r"-[A-Za-z]|--[A-Za-z]")
+_CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class Words(click.Option):
+    """An option that takes all words up to the next option: what `parse` makes of them, None where it is not given."""
+
+    def __init__(
+        self, param_decls: Sequence[str], *, parse: Callable[[Sequence[str]], Any] = tuple, **attrs: Any
+    ) -> None:
+        super().__init__(param_decls, multiple=True, **attrs)
+        self.parse = parse
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
+        """As click does, but tell "not given" from "given without a word", which is one empty word."""
+        words = super().process_value(ctx, value)
+        given = ctx.get_parameter_source(self.name or "") is ParameterSource.COMMANDLINE
+        return self.parse(words) if given else None
+
+
+class Switch(click.Option):
+    """A flag that may be given its value: ``--x``, ``--x true``, ``--x false``; None where it was not given."""
+
+    def __init__(self, param_decls: Sequence[str], **attrs: Any) -> None:
+        super().__init__(
+            param_decls, is_flag=False, flag_value="true", type=click.BOOL, metavar="[true|false]", **attrs
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A result that is printed and yet tells of a failure."""
+
+    body: Json
+    exit_code: int
+
+
+class Command(click.Command):
+    """A command that returns what is to be printed: JSON values, an `Answer`, or None."""
+
+    def __init__(self, name: str | None, *, example: str, table: output.Table = output.scalars, **attrs: Any) -> None:
+        """As `click.Command`.
+
+        Args:
+            name: what it is called.
+            example: lines that work, shown under the help.
+            table: what ``-o table`` shows of the result.
+            attrs: passed on.
+        """
+        super().__init__(name, context_settings=_CONTEXT, **attrs)
+        self.example = example
+        self.table = table
+        self.params.extend(global_options.options())
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put az's lists into click's form first, and refuse what only az has."""
+        return super().parse_args(ctx, self._in_clicks_form(ctx, args))
+
+    def invoke(self, ctx: click.Context) -> None:
+        """Run, and print what comes back."""
+        result = super().invoke(ctx)
+        answer = result if isinstance(result, Answer) else Answer(body=result, exit_code=0)
+        output.emit(answer.body, global_options.of(ctx), self.table)
+        if answer.exit_code:
+            ctx.exit(answer.exit_code)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The command's own options, then the global ones."""
+        _format_options(self, ctx, formatter)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """An example that works."""
+        with formatter.section("Example"):
+            formatter.write(textwrap.indent(self.example.strip() + "\n", " " * formatter.current_indent))
+
+    def _in_clicks_form(self, ctx: click.Context, args: Iterable[str]) -> list[str]:
+        options = {name: param for param in self.params if isinstance(param, click.Option) for name in param.opts}
+        words, formed = deque(args), list[str]()
+        while words:
+            word = words.popleft()
+            name, has_value, _ = word.partition("=")
+            option = options.get(name)
+            if word == "--":
+                return [*formed, word, *words]
+            if option is None and _OPTION_LIKE.match(word):
+                azure.refuse_option(ctx, name)
+            if option is None or has_value or option.is_flag:
+                formed.append(word)
+            elif isinstance(option, Words):
+                for value in _plain_words(words) or [""]:
+                    formed += [name, value]
+            else:
+                formed.append(word)
+                if words and not (isinstance(option, Switch) and _OPTION_LIKE.match(words[0])):
+                    formed.append(words.popleft())
+        return formed
+
+
+def _plain_words(words: deque[str]) -> list[str]:
+    plain = []
+    while words and not _OPTION_LIKE.match(words[0]) and words[0] != "--":
+        plain.append(words.popleft())
+    return plain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lazy:
+    """A command whose module is imported when it is used."""
+
+    target: str
+    """"module:attribute"."""
+    summary: str
+    """What the list of commands says; the command's own help starts with it."""
+
+
+class Group(click.Group):
+    """A group of such commands; those given as `lazy` are imported when they are used."""
+
+    command_class = Command
+
+    def __init__(self, name: str | None = None, *, lazy: Mapping[str, Lazy] | None = None, **attrs: Any) -> None:
+        super().__init__(name, context_settings=_CONTEXT, **attrs)
+        self.lazy: Final = dict(lazy or {})
+        self.params.extend(global_options.options())
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Those here and those to come."""
+        return sorted({*super().list_commands(ctx), *self.lazy})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported now if need be."""
+        if cmd_name not in self.lazy:
+            return super().get_command(ctx, cmd_name)
+        module, _, attribute = self.lazy[cmd_name].target.partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does; what az has and we have not is refused by name, a slip gets a suggestion."""
+        name = args[0]
+        if not _OPTION_LIKE.match(name) and self.get_command(ctx, name) is None:
+            azure.refuse_command(ctx, name)
+            close = get_close_matches(name, self.list_commands(ctx))
+            meant = f" Did you mean '{close[0]}'?" if close else ""
+            raise click.UsageError(f"No such command '{name}'.{meant}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Commands first, then the global options."""
+        self.format_commands(ctx, formatter)
+        _format_options(self, ctx, formatter)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, without importing one."""
+        rows = [(name, self._summary(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def _summary(self, ctx: click.Context, name: str) -> str:
+        if name in self.lazy:
+            return self.lazy[name].summary
+        command = self.get_command(ctx, name)
+        return command.get_short_help_str(limit=90) if command else ""
+
+
+def _format_options(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    sections: dict[str, list[tuple[str, str]]] = {"Options": [], "Global options": []}
+    for param in command.get_params(ctx):
+        record = param.get_help_record(ctx)
+        if record is not None and isinstance(param, click.Option):
+            everywhere = isinstance(param, global_options.GlobalOption) or "--help" in param.opts
+            sections["Global options" if everywhere else "Options"].append(record)
+    for title, records in sections.items():
+        if records:
+            with formatter.section(title):
+                formatter.write_dl(records)

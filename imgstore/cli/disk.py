@@ -1,0 +1,210 @@
+"""``imgstore disk``: managed disks, each made from one replica, and files written from them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from imgstore.cli import options
+from imgstore.cli.command import Group
+from imgstore.cli.group import confirm
+from imgstore.cli.output import columns
+from imgstore.cli.session import opened
+from imgstore.domain.names import ImageReference
+from imgstore.domain.sources import DiskFormat
+from imgstore.operations import disks, exporting
+from imgstore.wire.reports import export_json
+from imgstore.wire.resources import disk_json
+from imgstore.wire.text import Json
+
+_TABLE = columns(
+    Name="name",
+    Location="location",
+    SizeGB="properties.diskSizeGB",
+    Sku="sku.name",
+    Replica="replica",
+    Status="properties.provisioningState",
+    Image="properties.creationData.galleryImageReference.id",
+)
+_CREATE_EXAMPLE = """
+imgstore disk create -g rg -n d1 -l westus2 --gallery-image-reference rg/myGallery/ubuntu/1.0.0
+imgstore disk create -g rg -n d2 -l westus2 --gallery-image-reference rg/myGallery/ubuntu/latest \\
+    --file out.raw --format raw
+"""
+_EXPORT_EXAMPLE = """
+imgstore disk export -g rg -n d1 --file d1.vhd --format vhd
+imgstore disk export --gallery-image-reference rg/myGallery/ubuntu -l westus2 --file o.raw
+"""
+_SUFFIXES = {
+    ".vhd": DiskFormat.VHD_FIXED,
+    ".raw": DiskFormat.RAW,
+    ".img": DiskFormat.RAW,
+    ".qcow2": DiskFormat.QCOW2,
+}
+_file_options = (
+    options.choice(
+        "--format",
+        "format_",
+        members=options.EXPORT_FORMATS,
+        help="Container to write. Default: by the file's ending (.vhd, .raw, .img, .qcow2).",
+    ),
+    click.option("--overwrite", is_flag=True, help="Replace the file if it is there."),
+    click.option("--pad", is_flag=True, help="Pad a disk of a size that a VHD cannot hold with zeros at its end."),
+)
+
+
+def _file(*, required: bool, text: str) -> options.Decorator:
+    return click.option("--file", "path", required=required, type=click.Path(path_type=Path), metavar="FILE", help=text)
+
+
+@click.group(cls=Group)
+def disk() -> None:
+    """Managed disks, made from image versions."""
+
+
+@disk.command(table=_TABLE, example=_CREATE_EXAMPLE)
+@options.group
+@options.named("disk")
+@options.location("The region to make it in. Default: that of the group.")
+@options.reference("--gallery-image-reference", required=True, text="The image to make it from; no version is latest.")
+@_file(required=False, text="Write the disk to this file too. Should that fail, the disk stays.")
+@options.together(*_file_options)
+@options.tags
+def create(
+    group: str,
+    name: str,
+    location: str | None,
+    reference: ImageReference,
+    path: Path | None,
+    format_: DiskFormat | None,
+    tags: Mapping[str, str] | None,
+    *,
+    overwrite: bool,
+    pad: bool,
+) -> Json:
+    """Make a managed disk from a replica of an image version, the next in turn."""
+    container = None if path is None else _container(path, format_)
+    with opened() as session:
+        made = disks.create_disk(
+            session.installation,
+            session.principal,
+            group=group,
+            name=name,
+            location=location,
+            gallery_image_reference=reference,
+            tags=tags,
+        )
+        if path is None or container is None:
+            return disk_json(made)
+        try:
+            export = exporting.export_disk(
+                session.installation,
+                session.principal,
+                group=group,
+                name=name,
+                path=path,
+                format=container,
+                overwrite=overwrite,
+                pad=pad,
+            )
+        except BaseException as error:
+            error.add_note(
+                f"the managed disk '{name}' was made and stays: `imgstore disk export -g {group} -n {name} "
+                f"--file {path} --format {container}` writes it, `imgstore disk delete -g {group} -n {name}` removes it"
+            )
+            raise
+        return disk_json(made) | {"export": export_json(export)}
+
+
+@disk.command(example=_EXPORT_EXAMPLE)
+@click.option("-g", "--resource-group", "group", metavar="NAME", help="Name of the disk's resource group.")
+@click.option("-n", "--name", metavar="NAME", help="Name of the disk.")
+@options.reference(
+    "--gallery-image-reference", required=False, text="Instead of a disk: an image, with no resource left behind."
+)
+@options.location("With an image: the region to read it in. Default: that of its gallery.")
+@_file(required=True, text="File to write; it appears when it is whole.")
+@options.together(*_file_options)
+def export(
+    group: str | None,
+    name: str | None,
+    reference: ImageReference | None,
+    location: str | None,
+    path: Path,
+    format_: DiskFormat | None,
+    *,
+    overwrite: bool,
+    pad: bool,
+) -> Json:
+    """Write a managed disk, or an image, to a file, every piece verified."""
+    container = _container(path, format_)
+    by_disk = group is not None and name is not None and reference is None and location is None
+    by_image = reference is not None and group is None and name is None
+    if by_disk is by_image:
+        raise click.UsageError("Name a disk with -g and -n, or an image with --gallery-image-reference.")
+    with opened() as session:
+        if reference is None:
+            assert group is not None
+            assert name is not None
+            written = exporting.export_disk(
+                session.installation,
+                session.principal,
+                group=group,
+                name=name,
+                path=path,
+                format=container,
+                overwrite=overwrite,
+                pad=pad,
+            )
+        else:
+            written = exporting.export_image(
+                session.installation,
+                session.principal,
+                reference=reference,
+                location=location,
+                path=path,
+                format=container,
+                overwrite=overwrite,
+                pad=pad,
+            )
+        return export_json(written)
+
+
+@disk.command(table=_TABLE, example="imgstore disk show -g rg -n d1 --query replica")
+@options.group
+@options.named("disk")
+def show(group: str, name: str) -> Json:
+    """Show a managed disk, and which replica it was given."""
+    with opened() as session:
+        return disk_json(disks.show_disk(session.installation, session.principal, group=group, name=name))
+
+
+@disk.command("list", table=_TABLE, example="imgstore disk list -g rg -o table")
+@options.some_group
+def list_(group: str | None) -> Json:
+    """List the managed disks, of one resource group or of all."""
+    with opened() as session:
+        found = disks.list_disks(session.installation, session.principal, group=group)
+        return [disk_json(each) for each in found]
+
+
+@disk.command(example="imgstore disk delete -g rg -n d1 --yes")
+@options.group
+@options.named("disk")
+@options.yes
+def delete(group: str, name: str, *, yes: bool) -> None:
+    """Delete a managed disk. The image version that it was made from stays."""
+    if not yes:
+        confirm(f"Delete the managed disk '{name}'?")
+    with opened() as session:
+        disks.delete_disk(session.installation, session.principal, group=group, name=name)
+
+
+def _container(path: Path, format_: DiskFormat | None) -> DiskFormat:
+    """What to write: what was asked for, else what the ending promises."""
+    container = format_ or _SUFFIXES.get(path.suffix.lower())
+    if container is None:
+        raise click.UsageError(
+            f"'{path.name}' does not tell its format by its ending: give --format {'|'.join(options.EXPORT_FORMATS)}."
+        )
+    return container

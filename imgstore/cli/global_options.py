@@ -1,0 +1,132 @@
+"""The options that every command takes, at any place of the line, and the environment that stands in for them.
+
+Each command and each group has them all, so click finds them wherever they stand; what is given is kept in the
+context's `meta`, which the contexts of one line share, and the rightmost wins.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from click.core import ParameterSource
+
+import imgstore
+
+if TYPE_CHECKING:
+    from jmespath.parser import ParsedResult
+
+FORMATS: Final = ("json", "table", "tsv", "yaml", "none")
+_COLOURED: Final = {"jsonc": "json", "yamlc": "yaml"}
+"""az's coloured forms are taken as the plain ones."""
+
+_META: Final = "imgstore.cli."
+
+
+class GlobalOption(click.Option):
+    """An option whose value goes to `of`, not to the command."""
+
+    def __init__(
+        self, param_decls: Sequence[str], *, callback: Callable[..., None] | None = None, **attrs: Any
+    ) -> None:
+        super().__init__(param_decls, expose_value=False, callback=callback or _keep, **attrs)
+        self.name = f"{_META}{self.name}"  # a name of its own: a command may have a version, or regions, too
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Globals:
+    """What the line and the environment say to all commands."""
+
+    output: str | None = None
+    """None where nobody asked for a form: JSON, but for what is told to people."""
+    query: "ParsedResult | None" = None
+    home: Path
+    """The data folder."""
+    home_given: bool
+    """Somebody chose `home`; else it is the default one."""
+    regions: Path | None = None
+    database: str | None = None
+    subscription: str | None = None
+    only_show_errors: bool = False
+    verbose: bool = False
+    debug: bool = False
+
+
+def of(ctx: click.Context, environ: Mapping[str, str] = os.environ) -> Globals:
+    """The global options as given so far, else as the environment has them; an empty variable counts as unset."""
+    given = {key.removeprefix(_META): value for key, value in ctx.meta.items() if key.startswith(_META)}
+    home = given.get("home") or environ.get("IMGSTORE_HOME")
+    regions = given.get("regions") or environ.get("IMGSTORE_REGIONS")
+    return Globals(
+        output=given.get("output"),
+        query=given.get("query"),
+        home=Path(home).expanduser() if home else _data_home(environ),
+        home_given=bool(home),
+        regions=Path(regions).expanduser() if regions else None,
+        database=given.get("database") or environ.get("IMGSTORE_DATABASE") or None,
+        subscription=given.get("subscription") or environ.get("IMGSTORE_SUBSCRIPTION") or None,
+        only_show_errors=given.get("only_show_errors", False),
+        verbose=given.get("verbose", False),
+        debug=given.get("debug", False),
+    )
+
+
+def options() -> list[click.Option]:
+    """A fresh set, for one command."""
+    return [
+        GlobalOption(
+            ["-o", "--output"],
+            type=click.Choice([*FORMATS, *_COLOURED], case_sensitive=False),
+            metavar="|".join(FORMATS),
+            help="Form of the result. Default: json.",
+        ),
+        GlobalOption(["--query"], type=_compiled, metavar="JMESPATH", help="Show this part of the result only."),
+        GlobalOption(["--home"], metavar="FOLDER", help="Data folder. Default: by XDG. [env: IMGSTORE_HOME]"),
+        GlobalOption(
+            ["--regions"],
+            metavar="FILE",
+            help="The regions document. Default: the one that comes along. [env: IMGSTORE_REGIONS]",
+        ),
+        GlobalOption(
+            ["--database"], metavar="URL", help="The catalog. Default: SQLite in the home. [env: IMGSTORE_DATABASE]"
+        ),
+        GlobalOption(
+            ["--subscription"],
+            metavar="ID",
+            help="Subscription. Default: the one made at the first start. [env: IMGSTORE_SUBSCRIPTION]",
+        ),
+        GlobalOption(["--only-show-errors"], is_flag=True, help="No progress, no notes."),
+        GlobalOption(["--verbose"], is_flag=True, help="Say how long it took."),
+        GlobalOption(["--debug"], is_flag=True, help="On an error, show where in the program it arose."),
+        GlobalOption(["--version"], is_flag=True, is_eager=True, callback=_version, help="Show the version."),
+    ]
+
+
+def _compiled(text: str) -> "ParsedResult":
+    """A JMESPath, compiled before any work is begun."""
+    import jmespath  # noqa: PLC0415 - start-up time: most lines have no query
+
+    try:
+        return jmespath.compile(text)
+    except jmespath.exceptions.JMESPathError as error:
+        raise click.BadParameter(f"not a JMESPath: {error}") from error
+
+
+def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    assert param.name is not None
+    if ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE:
+        ctx.meta[param.name] = _COLOURED.get(value, value) if isinstance(value, str) else value
+
+
+def _version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's callback
+    if value:
+        click.echo(f"imgstore {imgstore.__version__}")
+        ctx.exit()
+
+
+def _data_home(environ: Mapping[str, str]) -> Path:
+    """By the XDG Base Directory Specification 0.8: a relative XDG_DATA_HOME is to be ignored."""
+    data = Path(environ.get("XDG_DATA_HOME", ""))
+    return (data if data.is_absolute() else Path.home() / ".local" / "share") / "imgstore"

@@ -1,0 +1,68 @@
+"""``imgstore group``: resource groups."""
+
+import sys
+from collections.abc import Mapping
+
+import click
+
+from imgstore.cli import options
+from imgstore.cli.command import Group
+from imgstore.cli.output import columns
+from imgstore.cli.session import opened
+from imgstore.operations import groups
+from imgstore.wire.resources import group_json
+from imgstore.wire.text import Json
+
+_TABLE = columns(Name="name", Location="location", Status="properties.provisioningState")
+_name = click.option(
+    "-n", "-g", "--name", "--resource-group", "name", required=True, metavar="NAME", help="Name of the resource group."
+)
+
+
+@click.group(cls=Group)
+def group() -> None:
+    """Resource groups: what galleries and managed disks are in."""
+
+
+@group.command(table=_TABLE, example="imgstore group create -n rg -l southcentralus --tags team=images")
+@_name
+@options.location("The region that the group is filed under.", required=True)
+@options.tags
+def create(name: str, location: str, tags: Mapping[str, str] | None) -> Json:
+    """Make a resource group, or change its tags."""
+    with opened() as session:
+        made = groups.create_group(session.installation, session.principal, name=name, location=location, tags=tags)
+        return group_json(made)
+
+
+@group.command(table=_TABLE, example="imgstore group show -n rg")
+@_name
+def show(name: str) -> Json:
+    """Show a resource group."""
+    with opened() as session:
+        return group_json(groups.show_group(session.installation, session.principal, name=name))
+
+
+@group.command("list", table=_TABLE, example="imgstore group list --query '[].name' -o tsv")
+def list_() -> Json:
+    """List the resource groups."""
+    with opened() as session:
+        return [group_json(each) for each in groups.list_groups(session.installation, session.principal)]
+
+
+@group.command(example="imgstore group delete -n rg --yes")
+@_name
+@options.yes
+def delete(name: str, *, yes: bool) -> None:
+    """Delete a resource group that holds nothing."""
+    if not yes:
+        confirm(f"Delete the resource group '{name}'?")
+    with opened() as session:
+        groups.delete_group(session.installation, session.principal, name=name)
+
+
+def confirm(question: str) -> None:
+    """Ask the person at the terminal, and leave if the answer is no. Without a terminal there is nobody to ask."""
+    if sys.stdin.isatty() and not click.confirm(question, err=True):
+        click.echo("Nothing was deleted.", err=True)
+        click.get_current_context().exit(1)

@@ -1,0 +1,71 @@
+"""``imgstore``: the first command, and what becomes of errors.
+
+Exit codes, as az's: 0 done, 1 failed, 2 the line was wrong, 3 not found, 130 interrupted.
+"""
+
+import time
+import traceback
+from typing import Any, Final
+
+import click
+
+from imgstore.cli import global_options
+from imgstore.cli.command import Group, Lazy
+from imgstore.domain.errors import ImgstoreError, NotFound
+
+_COMMANDS: Final = {
+    "group": Lazy(
+        target="imgstore.cli.group:group", summary="Resource groups: what galleries and managed disks are in."
+    ),
+    "sig": Lazy(target="imgstore.cli.sig:sig", summary="Galleries, image definitions and image versions."),
+    "disk": Lazy(target="imgstore.cli.disk:disk", summary="Managed disks, made from image versions."),
+    "bill": Lazy(target="imgstore.cli.bill:bill", summary="What was moved and kept, and what it costs."),
+    "regions": Lazy(target="imgstore.cli.regions:regions", summary="The regions that bytes are kept in."),
+    "inspect": Lazy(
+        target="imgstore.cli.inspect:inspect", summary="Say what a disk file is, and whether Azure would take it."
+    ),
+    "verify": Lazy(target="imgstore.cli.verify:verify", summary="Compare a disk file with a stored image."),
+    "quickstart": Lazy(target="imgstore.cli.quickstart:quickstart", summary="See the main job done in under a minute."),
+}
+
+
+class Root(Group):
+    """The first command: every error ends here, in words and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the line's command."""
+        began = time.monotonic()
+        try:
+            result = super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
+            raise  # click's own affair: usage, --help, a reader that has gone
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("\ninterrupted; nothing is half visible; the same command goes on", err=True)
+            ctx.exit(130)
+        except Exception as error:  # noqa: BLE001 - the outermost frame: a person sits behind it
+            _tell(error, debug=global_options.of(ctx).debug)
+            ctx.exit(3 if isinstance(error, NotFound) else 1)
+        if global_options.of(ctx).verbose:
+            click.echo(f"Command ran in {time.monotonic() - began:.3f} seconds.", err=True)
+        return result
+
+
+def _tell(error: Exception, *, debug: bool) -> None:
+    if debug:
+        click.echo("".join(traceback.format_exception(error)), err=True)
+    if isinstance(error, ImgstoreError):
+        click.echo(f"ERROR: ({error.error_code}) {error}", err=True)
+    else:
+        click.echo(f"ERROR: {type(error).__name__}: {error}", err=True)
+        if not debug:
+            click.echo("  imgstore did not foresee this. what to do: run it again with --debug and report it", err=True)
+    for note in getattr(error, "__notes__", ()):
+        click.echo(f"  {note}", err=True)
+
+
+@click.group(cls=Root, lazy=_COMMANDS, name="imgstore")
+def main() -> None:
+    """A self-hosted VM image gallery with the semantics of Azure's Shared Image Gallery.
+
+    A first look: imgstore quickstart
+    """

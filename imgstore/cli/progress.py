@@ -1,0 +1,210 @@
+"""Progress for people: a bar a task on a terminal, now and then a line where there is none.
+
+Events come from worker threads; one lock keeps lines whole. The engine never hears of any of this.
+"""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NoReturn, TextIO
+
+from imgstore.domain.progress import ProgressEvent, Stage, Subscriber, silent
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+LINE_SECONDS_MIN: Final = 5.0
+"""Between two lines of one task: a log of an hour stays one screen a region."""
+
+COLUMNS_UNKNOWN: Final = 100
+ROWS_UNKNOWN: Final = 24
+"""For a terminal that does not tell its size."""
+
+_UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
+_BAR_FORMAT: Final = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} {rate_fmt} {remaining} left"
+_FULL: Final = "#" * 20
+
+
+@contextmanager
+def shown(stream: TextIO | None = None, *, quiet: bool) -> Iterator[Subscriber]:
+    """A subscriber that shows progress on `stream`, standard error by default, while the block runs.
+
+    Args:
+        stream: where to.
+        quiet: show nothing.
+    """
+    stream = stream or sys.stderr
+    if quiet:
+        yield silent
+    elif stream.isatty():
+        bars = Bars(stream)
+        try:
+            yield bars
+        finally:
+            bars.close()
+    else:
+        yield Lines(stream, time.monotonic)
+
+
+def human_bytes(count: float) -> str:
+    """`count` in the unit that reads best, powers of 1000: "203.4 MB"."""
+    for unit in _UNITS[:-1]:
+        if abs(count) < 999.95:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} {_UNITS[-1]}"
+
+
+def human_seconds(seconds: float) -> str:
+    """`seconds` as a person says it: "0.4 s", "1 min 05 s", "2 h 07 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+@dataclass(slots=True)
+class _Told:
+    """What a task's lines have said so far."""
+
+    started: float
+    last: float
+    bytes_begun: int
+
+
+class Lines:
+    """Progress as lines: when a task starts, every few seconds while bytes move, when it ends."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._told: dict[str, _Told] = {}
+
+    def __call__(self, event: ProgressEvent) -> None:
+        """Say it, if it is time to."""
+        with self._lock:
+            line = self._line(event, self._clock())
+            if line is not None:
+                print(line, file=self._stream, flush=True)
+
+    def _line(self, event: ProgressEvent, now: float) -> str | None:
+        if event.stage is Stage.NOTE:
+            return event.detail
+        told = self._told.get(event.task)
+        if told is None or event.stage is Stage.STARTED:
+            told = self._told[event.task] = _Told(now, now, event.bytes_done)
+            if event.stage is Stage.STARTED:
+                return f"{event.task}: {_of(event)}"
+        if event.stage is Stage.MOVED and now - told.last < LINE_SECONDS_MIN:
+            return None
+        told.last = now
+        return f"{event.task}: {_news(event, now - told.started, event.bytes_done - told.bytes_begun)}"
+
+
+def _of(event: ProgressEvent) -> str:
+    return f"{human_bytes(event.bytes_total)} to do" if event.bytes_total else "started"
+
+
+def _news(event: ProgressEvent, seconds: float, moved: int) -> str:
+    if event.stage is Stage.FAILED:
+        return f"failed: {event.detail}"
+    if event.stage is Stage.COMPLETED:
+        return f"completed, {human_bytes(event.bytes_done)} in {human_seconds(seconds)}"
+    parts = [f"{human_bytes(event.bytes_done)} of {human_bytes(event.bytes_total)}"]
+    if event.bytes_total:
+        parts[0] += f" ({100 * event.bytes_done // event.bytes_total}%)"
+    rate = moved / seconds if seconds > 0 else 0.0
+    if rate > 0:
+        parts.append(f"{human_bytes(rate)}/s")
+        parts.append(f"{human_seconds(max(0, event.bytes_total - event.bytes_done) / rate)} left")
+    return ", ".join(parts)
+
+
+def _tells_its_size(stream: TextIO) -> bool:
+    """Some terminals (of containers, of build servers) say 0 by 0; tqdm would believe it, and be mute."""
+    try:
+        return min(os.get_terminal_size(stream.fileno())) > 0
+    except (OSError, ValueError):
+        return False
+
+
+def _ending(event: ProgressEvent, seconds: float) -> str:
+    """What a bar's line says from then on, in tqdm's format language."""
+    if event.stage is Stage.FAILED:
+        return f"failed: {event.detail}".replace("{", "{{").replace("}", "}}")
+    return f"100%|{_FULL}| {human_bytes(event.bytes_done)} in {human_seconds(seconds)}"
+
+
+class Bars:
+    """Progress as bars, one a task, each at its own line of the terminal.
+
+    Once none moves any more they are left behind as lines, and the next task begins below them.
+    """
+
+    def __init__(self, stream: TextIO, *, draw_seconds_min: float = 0.2) -> None:
+        from tqdm import tqdm  # noqa: PLC0415 - start-up time: most commands move no bytes
+
+        tqdm.monitor_interval = 0  # no thread that wakes up for us: events come once a second at least
+        self._tqdm = tqdm
+        self._stream = stream
+        self._draw_seconds_min = draw_seconds_min
+        self._known_size = _tells_its_size(stream)
+        self._lock = threading.Lock()
+        self._ended: set[str] = set()
+        self._bars: dict[str, tqdm[NoReturn]] = {}
+
+    def __call__(self, event: ProgressEvent) -> None:
+        """Move the task's bar."""
+        with self._lock:
+            if event.stage is Stage.NOTE:
+                self._tqdm.write(event.detail, file=self._stream)
+                return
+            bar = self._bar(event)
+            bar.total = max(event.bytes_total, event.bytes_done)
+            bar.update(event.bytes_done - bar.n)
+            if event.stage in (Stage.COMPLETED, Stage.FAILED):
+                bar.bar_format = "{desc} " + _ending(event, bar.format_dict["elapsed"])
+                bar.refresh()
+                self._ended.add(event.task)
+            if self._ended == set(self._bars):
+                self._leave()
+
+    def close(self) -> None:
+        """Leave the bars as they stand, below each other, and the cursor after them."""
+        with self._lock:
+            self._leave()
+
+    def _leave(self) -> None:
+        for bar in self._bars.values():
+            bar.close()
+        self._bars.clear()
+        self._ended.clear()
+
+    def _bar(self, event: ProgressEvent) -> "tqdm[NoReturn]":
+        bar = self._bars.get(event.task)
+        if bar is not None and event.task in self._ended:  # tried once more while others still run
+            self._ended.remove(event.task)
+            bar.bar_format = _BAR_FORMAT
+            bar.reset(event.bytes_total)
+        if bar is None:
+            bar = self._bars[event.task] = self._tqdm(
+                desc=f"{event.task:<20}",
+                total=event.bytes_total,
+                initial=event.bytes_done,
+                unit="B",
+                unit_scale=True,
+                file=self._stream,
+                position=len(self._bars),
+                bar_format=_BAR_FORMAT,
+                mininterval=self._draw_seconds_min,
+                dynamic_ncols=self._known_size,
+                ncols=None if self._known_size else COLUMNS_UNKNOWN,
+                nrows=None if self._known_size else ROWS_UNKNOWN,
+                ascii=True,
+            )
+        return bar

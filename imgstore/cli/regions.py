@@ -1,0 +1,60 @@
+"""``imgstore regions``: where bytes are kept."""
+
+import click
+
+from imgstore.cli.command import Answer, Group
+from imgstore.cli.output import Rows, columns
+from imgstore.cli.session import opened
+from imgstore.operations import regions as operations
+from imgstore.wire.reports import region_json, zone_json
+from imgstore.wire.text import Json
+
+_ZONES = columns(Region="region", Zone="zone", Store="store", Ready="ready", Problem="problem")
+_names = click.argument("names", nargs=-1, metavar="[REGION]...")
+
+
+def _list_table(body: Json) -> Rows:
+    return [
+        {
+            "Name": region["name"],
+            "DisplayName": region["displayName"],
+            "Policy": region["policy"],
+            "StorageAccountTypes": ", ".join(region["storageAccountTypes"]),
+            "Zones": ", ".join(zone["endpoint"] or "directory" for zone in region["zones"]),
+        }
+        for region in body
+    ]
+
+
+@click.group(cls=Group)
+def regions() -> None:
+    """The regions that bytes are kept in."""
+
+
+@regions.command("list", table=_list_table, example="imgstore regions list -o table")
+def list_() -> Json:
+    """List the regions of regions.yaml and what each can offer."""
+    with opened() as session:
+        return [region_json(each) for each in operations.list_regions(session.installation, session.principal)]
+
+
+@regions.command(table=_ZONES, example="imgstore regions check westus2 -o table")
+@_names
+def check(names: tuple[str, ...]) -> Answer:
+    """Try every zone: does it answer, is its bucket there, is it ours?
+
+    The exit code is 1 if a zone is not ready.
+    """
+    with opened() as session:
+        reports = operations.check_regions(session.installation, session.principal, names=names)
+        body = [zone_json(each) for each in reports]
+        return Answer(body=body, exit_code=0 if all(each["ready"] for each in body) else 1)
+
+
+@regions.command(table=_ZONES, example="imgstore regions init")
+@_names
+def init(names: tuple[str, ...]) -> Json:
+    """Make the buckets that are missing; nothing else ever makes one."""
+    with opened() as session:
+        reports = operations.init_regions(session.installation, session.principal, names=names)
+        return [zone_json(each) for each in reports]

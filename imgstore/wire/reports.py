@@ -1,0 +1,108 @@
+"""What imgstore tells beside Azure's resources: exports, inspections, verifications, regions. In ARM's manner of names."""
+
+from typing import TYPE_CHECKING
+
+from imgstore.wire.text import Json
+
+if TYPE_CHECKING:  # a shape needs no reader of images and no store
+    from imgstore.formats import Inspection
+    from imgstore.operations.exporting import Export
+    from imgstore.operations.quickstart import Summary
+    from imgstore.operations.verifying import Verification
+    from imgstore.regions import Region, ZoneReport
+    from imgstore.stores.interface import StoreProperties
+
+
+def export_json(export: "Export") -> Json:
+    """A disk that was written to a file."""
+    return {
+        "path": str(export.path),
+        "format": export.format.value,
+        "virtualBytes": export.virtual_bytes,
+        "fileBytes": export.file_bytes,
+        "diskDigest": export.disk_digest.hex(),
+        "source": export.source,
+        "replica": export.replica,
+    }
+
+
+def inspection_json(inspection: "Inspection") -> Json:
+    """What an image file is."""
+    generation = inspection.generation
+    return {
+        "location": inspection.location,
+        "format": inspection.format.value,
+        "virtualBytes": inspection.virtual_bytes,
+        "fileBytes": inspection.file_bytes,
+        "dataBytes": inspection.data_bytes,
+        "hyperVGeneration": None if generation is None else generation.value,
+        "azure": {"ready": inspection.azure_ready, "reasons": list(inspection.azure_reasons)},
+        "checks": [{"name": check.name, "passed": check.passed, "detail": check.detail} for check in inspection.checks],
+        "notes": list(inspection.notes),
+    }
+
+
+def verification_json(verification: "Verification") -> Json:
+    """Whether a file and a stored image are the same disk."""
+    return {
+        "matches": verification.matches,
+        "path": str(verification.path),
+        "image": verification.image,
+        "file": {
+            "virtualBytes": verification.file_virtual_bytes,
+            "diskDigest": verification.file_disk_digest.hex(),
+        },
+        "stored": {
+            "virtualBytes": verification.image_virtual_bytes,
+            "diskDigest": verification.image_disk_digest.hex(),
+        },
+        "firstDifference": verification.first_difference,
+    }
+
+
+def summary_json(summary: "Summary") -> Json:
+    """What came out of the quickstart."""
+    return {
+        "group": summary.group,
+        "virtualBytes": summary.virtual_bytes,
+        "firstDeliveredBytes": summary.first_delivered_bytes,
+        "secondDeliveredBytes": summary.second_delivered_bytes,
+        "wholeCopiesBytes": summary.whole_copies_bytes,
+        "replicasUsed": list(summary.replicas_used),
+        "identical": summary.identical,
+    }
+
+
+def region_json(region: "Region") -> Json:
+    """A region of the installation."""
+    return {
+        "name": region.name,
+        "displayName": region.display_name,
+        "policy": region.policy.value,
+        "storageAccountTypes": [kind.value for kind in region.storage_account_types],
+        "bucket": region.bucket,
+        "zones": [{"name": zone.name, "endpoint": zone.endpoint, "bucket": zone.bucket} for zone in region.zones],
+    }
+
+
+def zone_json(report: "ZoneReport") -> Json:
+    """The state of one zone of a region."""
+    return {
+        "region": report.region,
+        "zone": report.zone,
+        "store": report.store,
+        "ready": report.problem is None,
+        "reachable": report.reachable,
+        "bucketExists": report.bucket_exists,
+        "marked": report.marked,
+        "properties": None if report.properties is None else _properties_json(report.properties),
+        "problem": report.problem,
+    }
+
+
+def _properties_json(properties: "StoreProperties") -> Json:
+    return {
+        "verifiesChecksum": properties.verifies_checksum,
+        "serverSideCopy": properties.server_side_copy,
+        "atomicCreate": properties.atomic_create,
+    }

@@ -1,0 +1,81 @@
+"""The words of a request, as az's users type them, into domain values."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from imgstore.domain.errors import InvalidInput
+from imgstore.domain.resources import StorageAccountType, TargetRegionRequest
+
+_STORAGE_ACCOUNT_TYPES: Final = {kind.lower(): kind for kind in StorageAccountType}
+
+
+def parse_storage_account_type(word: str) -> StorageAccountType:
+    """The storage account type that `word` names, in any case: az sends it as typed.
+
+    Raises:
+        InvalidInput: there is none of that name.
+    """
+    kind = _STORAGE_ACCOUNT_TYPES.get(word.strip().lower())
+    if kind is None:
+        raise InvalidInput(
+            f"'{word}' is no storage account type.",
+            found=repr(word),
+            expected=", ".join(StorageAccountType),
+            hint="choose one of these",
+            target="storageAccountType",
+        )
+    return kind
+
+
+def parse_target_regions(words: Iterable[str]) -> tuple[TargetRegionRequest, ...]:
+    """The target regions that `words` ask for, in their order, by az's grammar.
+
+    Each word is ``region``, ``region=count``, ``region=storage`` or ``region=count=storage``. Whether the region
+    exists and the count is in range is for the operation to say.
+
+    Raises:
+        InvalidInput: a word is none of these.
+    """
+    return tuple(_target_region(word) for word in words)
+
+
+def _target_region(word: str) -> TargetRegionRequest:
+    name, *rest = (part.strip() for part in word.split("="))
+    count = _whole_number(rest[0]) if rest else None
+    storage = rest if count is None else rest[1:]
+    if not name or len(storage) > 1:
+        raise InvalidInput(
+            f"'{word}' names no target region.",
+            found=repr(word),
+            expected="region, region=count, region=storage or region=count=storage",
+            hint="for example: --target-regions southcentralus=2 westus2=1=standard_zrs eastus",
+            target="targetRegions",
+        )
+    return TargetRegionRequest(
+        name=name,
+        regional_replica_count=count,
+        storage_account_type=parse_storage_account_type(storage[0]) if storage else None,
+    )
+
+
+def _whole_number(word: str) -> int | None:
+    return int(word) if word.isascii() and word.removeprefix("-").isdigit() else None
+
+
+def parse_tags(words: Sequence[str]) -> dict[str, str]:
+    """Tags from ``key=value`` words. ``key`` alone has an empty value, and one empty word is no tags at all, as in az.
+
+    Raises:
+        InvalidInput: a word has no key.
+    """
+    pairs = [word.partition("=") for word in words if word]
+    for key, _, value in pairs:
+        if not key:
+            raise InvalidInput(
+                f"'={value}' is no tag: its key is missing.",
+                found=repr("=" + value),
+                expected="key=value",
+                hint="for example: --tags team=images os=debian",
+                target="tags",
+            )
+    return {key: value for key, _, value in pairs}

@@ -1,0 +1,184 @@
+"""Resources in ARM's shapes, keys in the order in which Azure sends them: name, id, type, location, tags, properties.
+
+After recorded traffic and the specification's examples of 2023-07-03. What we add to Azure's fields, clients skip:
+``diskDigest``, ``sizeInBytes``, and on a managed disk ``replica``, the ordinal of the replica that it was given.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit, urlunsplit
+
+from imgstore.domain.geometry import GIB
+from imgstore.domain.names import definition_id, disk_id, gallery_id, group_id, region_key
+from imgstore.domain.resources import Gallery, Group, ImageDefinition, ImageVersion, ManagedDisk, StorageAccountType
+from imgstore.wire.replication import replication_status_json
+from imgstore.wire.text import Json, instant
+
+if TYPE_CHECKING:  # the door stays light: what an operation needs is loaded with the operation
+    from imgstore.operations.versions import VersionView
+
+_COMPUTE: Final = "Microsoft.Compute"
+
+
+def group_json(group: Group) -> Json:
+    """A resource group (Microsoft.Resources 2024-11-01)."""
+    return _resource(
+        name=group.name,
+        resource_id=group_id(group.subscription, group.name),
+        kind="Microsoft.Resources/resourceGroups",
+        location=group.location,
+        tags=group.tags,
+        properties={"provisioningState": "Succeeded"},
+    )
+
+
+def gallery_json(gallery: Gallery) -> Json:
+    """A gallery."""
+    return _resource(
+        name=gallery.name,
+        resource_id=gallery_id(gallery.subscription, gallery.group, gallery.name),
+        kind=f"{_COMPUTE}/galleries",
+        location=gallery.location,
+        tags=gallery.tags,
+        properties=_known(description=gallery.description)
+        | {
+            "identifier": {"uniqueName": f"{gallery.subscription}-{gallery.name.upper()}"},
+            "provisioningState": "Succeeded",
+        },
+    )
+
+
+def definition_json(definition: ImageDefinition, gallery: Gallery) -> Json:
+    """An image definition of `gallery`."""
+    return _resource(
+        name=definition.name,
+        resource_id=definition_id(gallery.subscription, gallery.group, gallery.name, definition.name),
+        kind=f"{_COMPUTE}/galleries/images",
+        location=definition.location,
+        tags=definition.tags,
+        properties=_known(description=definition.description)
+        | {
+            "osType": definition.os_type.value,
+            "osState": definition.os_state.value,
+            "hyperVGeneration": definition.hyper_v_generation.value,
+            "architecture": definition.architecture,
+            "identifier": {"publisher": definition.publisher, "offer": definition.offer, "sku": definition.sku},
+            "provisioningState": "Succeeded",
+        },
+    )
+
+
+def version_json(view: "VersionView", display_names: Mapping[str, str], *, replication_status: bool = False) -> Json:
+    """An image version.
+
+    Args:
+        view: the version, its replicas and what is above it.
+        display_names: of each region's key, the name that Azure shows ("West US 2").
+        replication_status: whether it was asked for with ``$expand=ReplicationStatus``.
+    """
+    version, line = view.version, view.line
+    status = (
+        replication_status_json(version.target_regions, view.replicas, display_names) if replication_status else None
+    )
+    return _resource(
+        name=str(version.name),
+        resource_id=line.version_id(version.name),
+        kind=f"{_COMPUTE}/galleries/images/versions",
+        location=version.location,
+        tags=version.tags,
+        properties={
+            "publishingProfile": _publishing_profile(version, display_names),
+            "storageProfile": {"osDiskImage": _os_disk_image(version)},
+            "safetyProfile": {"reportedForPolicyViolation": False, "allowDeletionOfReplicatedLocations": False},
+            **_known(replicationStatus=status),
+            "provisioningState": version.provisioning_state.value,
+        },
+    )
+
+
+def disk_json(disk: ManagedDisk) -> Json:
+    """A managed disk (Microsoft.Compute/disks), with the ordinal of its replica at the top."""
+    body = _resource(
+        name=disk.name,
+        resource_id=disk_id(disk.subscription, disk.group, disk.name),
+        kind=f"{_COMPUTE}/disks",
+        location=disk.location,
+        tags=disk.tags,
+        properties={
+            "creationData": {"createOption": "FromImage", "galleryImageReference": {"id": disk.source_reference}},
+            "diskSizeGB": _gib(disk.virtual_bytes),
+            "diskSizeBytes": disk.virtual_bytes,
+            "diskDigest": disk.disk_digest.hex(),
+            "timeCreated": instant(disk.created_at),
+            "uniqueId": disk.uid,
+            "diskState": "Unattached",
+            "provisioningState": disk.provisioning_state.value,
+        },
+    )
+    properties = body.pop("properties")
+    return body | {"sku": {"name": disk.storage_account_type.value}, "replica": disk.replica, "properties": properties}
+
+
+def _publishing_profile(version: ImageVersion, display_names: Mapping[str, str]) -> Json:
+    return {
+        "targetRegions": [
+            {
+                "name": display_names.get(region_key(target.name), target.name),
+                "regionalReplicaCount": target.regional_replica_count,
+                "storageAccountType": target.storage_account_type.value,
+                "excludeFromLatest": target.exclude_from_latest,
+            }
+            for target in version.target_regions
+        ],
+        "replicaCount": version.replica_count,
+        "excludeFromLatest": version.exclude_from_latest,
+        "publishedDate": instant(version.published_at),
+        "storageAccountType": _common_type(version).value,
+        "replicationMode": "Full",
+    }
+
+
+def _common_type(version: ImageVersion) -> StorageAccountType:
+    """The profile's own type: that of all regions if they agree, else Azure's default."""
+    kinds = {target.storage_account_type for target in version.target_regions}
+    return kinds.pop() if len(kinds) == 1 else StorageAccountType.STANDARD_LRS
+
+
+def _os_disk_image(version: ImageVersion) -> Json:
+    size = version.virtual_bytes
+    digest = version.disk_digest
+    return _known(
+        sizeInGB=None if size is None else _gib(size),
+        sizeInBytes=size,
+        diskDigest=None if digest is None else digest.hex(),
+    ) | {"hostCaching": "ReadWrite", "source": {"uri": _without_secrets(version.source.location)}}
+
+
+def _without_secrets(location: str) -> str:
+    """A signed URL's signature, and a password in it, open the source to whoever reads them: neither is shown."""
+    url = urlsplit(location)
+    if url.scheme not in ("http", "https"):
+        return location
+    return urlunsplit((url.scheme, url.netloc.rpartition("@")[2], url.path, "", ""))
+
+
+def _gib(size_bytes: int) -> int:
+    """Azure's GB are GiB, and a part of one counts as one."""
+    return -(-size_bytes // GIB)
+
+
+def _known(**values: Json) -> dict[str, Json]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _resource(
+    *, name: str, resource_id: str, kind: str, location: str, tags: Mapping[str, str], properties: Json
+) -> dict[str, Json]:
+    return {
+        "name": name,
+        "id": resource_id,
+        "type": kind,
+        "location": location,
+        "tags": dict(tags),
+        "properties": properties,
+    }

@@ -1,0 +1,117 @@
+"""The program as a process: start-up, help of every command, pipes."""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import imgstore
+from imgstore.cli.command import Command, Group
+from imgstore.cli.main import main
+
+HEAVY = ("numpy", "boto3", "botocore", "sqlalchemy", "alembic", "yaml", "jmespath", "tqdm", "zstandard", "moto")
+
+
+def commands(
+    command: click.Command = main, words: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    yield words, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from commands(below, (*words, name))
+
+
+@pytest.mark.parametrize("line", [["--version"], ["--help"], ["vm", "list"], ["--nonsense"]])
+def test_a_light_start(line: list[str]) -> None:
+    told = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            (
+                "import atexit, sys; from imgstore.cli.main import main\n"
+                f"atexit.register(lambda: print('loaded:', [m for m in {HEAVY} if m in sys.modules], file=sys.stderr))\n"
+                f"main({line}, prog_name='imgstore')"
+            ),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "loaded: []" in told.stderr, told.stderr
+
+
+def test_as_a_module() -> None:
+    told = subprocess.run([sys.executable, "-m", "imgstore", "--version"], capture_output=True, text=True, check=True)
+    assert told.stdout == f"imgstore {imgstore.__version__}\n"
+
+
+def test_what_the_issue_asks_for_is_there() -> None:
+    expected = {
+        "group create", "group list", "group show", "group delete",
+        "sig create", "sig list", "sig show", "sig delete",
+        "sig image-definition create", "sig image-definition list", "sig image-definition show",
+        "sig image-definition delete", "sig image-version create", "sig image-version list",
+        "sig image-version show", "sig image-version delete",
+        "disk create", "disk list", "disk show", "disk delete", "disk export",
+        "bill show", "regions list", "regions check", "regions init", "inspect", "verify", "quickstart",
+    }  # fmt: skip
+    assert {" ".join(words) for words, command in commands() if isinstance(command, Command)} == expected
+
+
+def test_every_command_has_help_with_a_summary_options_and_an_example() -> None:
+    for words, command in commands():
+        result = CliRunner().invoke(main, [*words, "--help"], prog_name="imgstore")
+        assert result.exit_code == 0, words
+        assert "--query" in result.stdout, words
+        assert "IMGSTORE_HOME" in result.stdout, words
+        if isinstance(command, Command):
+            assert f"Example:\n  imgstore {' '.join(words)}" in result.stdout, words
+
+
+def test_every_option_is_described() -> None:
+    for words, command in commands():
+        assert command.help, words
+        for param in command.params:
+            if isinstance(param, click.Option):
+                assert param.help, (words, param.opts)
+
+
+def test_the_list_of_commands_says_what_the_commands_say() -> None:
+    for name, lazy in main.lazy.items():
+        command = main.get_command(click.Context(main), name)
+        assert command is not None
+        assert (command.help or "").splitlines()[0] == lazy.summary
+
+
+def test_examples_parse() -> None:
+    """Each example's line is taken by its command's parser, up to the point where it would run."""
+    for words, command in commands():
+        if isinstance(command, Command):
+            for line in command.example.replace("\\\n", " ").strip().splitlines():
+                program, *args = shlex.split(line)
+                assert program == "imgstore"
+                assert tuple(args[: len(words)]) == words
+                command.make_context(" ".join(words), args[len(words) :])
+
+
+def test_a_reader_that_leaves_is_no_error_worth_words() -> None:
+    program = "import sys; from imgstore.cli.main import main; main(['--help'], prog_name='imgstore')"
+    writer = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert writer.stdout is not None
+    assert writer.stderr is not None
+    writer.stdout.close()
+    assert writer.stderr.read() == b""
+    writer.stderr.close()
+    assert writer.wait() in (0, 1)
+
+
+def test_groups_are_ours() -> None:
+    for _, command in commands():
+        assert isinstance(command, Command | Group)

@@ -1,0 +1,281 @@
+"""The shapes against what Azure's specification of 2023-07-03 and recorded traffic show, written down here by hand."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, cast
+
+import pytest
+
+from imgstore.domain.errors import ImageNotAvailable, InvalidInput
+from imgstore.domain.names import VersionName
+from imgstore.domain.resources import (
+    Gallery,
+    Group,
+    ImageDefinition,
+    ImageVersion,
+    ManagedDisk,
+    OsType,
+    Replica,
+    Slot,
+    SlotKey,
+    StorageAccountType,
+    TargetRegion,
+)
+from imgstore.domain.sources import DiskFormat, SourceIdentity
+from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.operations.finding import Lineage
+from imgstore.operations.versions import VersionView
+from imgstore.wire.errors import error_json
+from imgstore.wire.replication import replication_status_json
+from imgstore.wire.resources import definition_json, disk_json, gallery_json, group_json, version_json
+from imgstore.wire.text import Json
+
+NOW = datetime(2018, 1, 1, tzinfo=UTC)
+SUBSCRIPTION = "11111111-2222-3333-4444-555555555555"
+ENVELOPE = ["name", "id", "type", "location", "tags", "properties"]
+DISPLAY = {"westus": "West US", "eastus": "East US"}
+LRS, ZRS = StorageAccountType.STANDARD_LRS, StorageAccountType.STANDARD_ZRS
+
+GALLERY = Gallery(
+    uid="g", subscription=SUBSCRIPTION, group="rg", name="myGallery", location="westus", pool_uid="p", created_at=NOW
+)
+DEFINITION = ImageDefinition(
+    uid="d", gallery_uid="g", name="ubuntu", location="westus", publisher="p", offer="o", sku="s",
+    os_type=OsType.LINUX, created_at=NOW,
+)  # fmt: skip
+TARGETS = (
+    TargetRegion(name="westus", regional_replica_count=1, storage_account_type=LRS),
+    TargetRegion(name="eastus", regional_replica_count=2, storage_account_type=ZRS),
+)
+VERSION = ImageVersion(
+    uid="v", definition_uid="d", name=VersionName(1, 0, 0), location="westus", target_regions=TARGETS,
+    source=SourceIdentity(location="/images/disk.vhd", file_bytes=10, stamp=""), published_at=NOW,
+    provisioning_state=ProvisioningState.SUCCEEDED, virtual_bytes=10 * 2**30 + 512, disk_digest=b"\x01" * 32,
+)  # fmt: skip
+
+
+def replica(region: str, ordinal: int, state: ReplicaState, done: int = 0, total: int = 0, **rest: Any) -> Replica:
+    key = SlotKey(pool_uid="p", region=region, storage_account_type=LRS, ordinal=ordinal)
+    slot = Slot(uid=f"s-{region}-{ordinal}", key=key, zone="1", bucket="b")
+    return Replica(uid="r", version_uid="v", slot=slot, state=state, bytes_done=done, bytes_total=total, **rest)
+
+
+def view(version: ImageVersion = VERSION, replicas: Sequence[Replica] = ()) -> VersionView:
+    return VersionView(version=version, replicas=tuple(replicas), line=Lineage(gallery=GALLERY, definition=DEFINITION))
+
+
+def status(*replicas: Replica) -> Json:
+    return replication_status_json(TARGETS, replicas, DISPLAY)
+
+
+def test_group() -> None:
+    group = Group(uid="g", subscription=SUBSCRIPTION, name="rg", location="westus", tags={"a": "b"}, created_at=NOW)
+    body = group_json(group)
+    assert list(body) == ENVELOPE
+    assert body["id"] == f"/subscriptions/{SUBSCRIPTION}/resourceGroups/rg"
+    assert body["type"] == "Microsoft.Resources/resourceGroups"
+    assert body["tags"] == {"a": "b"}
+
+
+def test_gallery() -> None:
+    body = gallery_json(GALLERY)
+    assert list(body) == ENVELOPE
+    assert body["id"].endswith("/resourceGroups/rg/providers/Microsoft.Compute/galleries/myGallery")
+    assert body["tags"] == {}
+    assert body["properties"] == {
+        "identifier": {"uniqueName": f"{SUBSCRIPTION}-MYGALLERY"},
+        "provisioningState": "Succeeded",
+    }
+    described = gallery_json(replace(GALLERY, description="golden"))["properties"]
+    assert list(described) == ["description", "identifier", "provisioningState"]
+
+
+def test_definition() -> None:
+    body = definition_json(DEFINITION, GALLERY)
+    assert list(body) == ENVELOPE
+    assert body["id"].endswith("/galleries/myGallery/images/ubuntu")
+    assert body["type"] == "Microsoft.Compute/galleries/images"
+    assert body["properties"] == {
+        "osType": "Linux",
+        "osState": "Generalized",
+        "hyperVGeneration": "V1",
+        "architecture": "x64",
+        "identifier": {"publisher": "p", "offer": "o", "sku": "s"},
+        "provisioningState": "Succeeded",
+    }
+
+
+def test_version_has_azures_fields_in_azures_order() -> None:
+    body = version_json(view(), DISPLAY)
+    assert list(body) == ENVELOPE
+    assert body["name"] == "1.0.0"
+    assert body["id"].endswith("/galleries/myGallery/images/ubuntu/versions/1.0.0")
+    assert body["type"] == "Microsoft.Compute/galleries/images/versions"
+    assert body["location"] == "westus"
+    properties = body["properties"]
+    assert list(properties) == ["publishingProfile", "storageProfile", "safetyProfile", "provisioningState"]
+    profile = properties["publishingProfile"]
+    assert profile["targetRegions"] == [
+        {
+            "name": "West US",
+            "regionalReplicaCount": 1,
+            "storageAccountType": "Standard_LRS",
+            "excludeFromLatest": False,
+        },
+        {
+            "name": "East US",
+            "regionalReplicaCount": 2,
+            "storageAccountType": "Standard_ZRS",
+            "excludeFromLatest": False,
+        },
+    ]
+    assert profile["replicaCount"] == 1
+    assert profile["excludeFromLatest"] is False
+    assert profile["publishedDate"] == "2018-01-01T00:00:00.0000000+00:00"
+    assert profile["storageAccountType"] == "Standard_LRS"
+    disk = properties["storageProfile"]["osDiskImage"]
+    assert disk["sizeInGB"] == 11, "a part of a GiB counts as one"
+    assert disk["sizeInBytes"] == VERSION.virtual_bytes
+    assert disk["hostCaching"] == "ReadWrite"
+    assert disk["source"] == {"uri": "/images/disk.vhd"}
+    assert properties["safetyProfile"] == {
+        "reportedForPolicyViolation": False,
+        "allowDeletionOfReplicatedLocations": False,
+    }
+
+
+def test_what_is_not_known_yet_is_left_out() -> None:
+    young = replace(VERSION, virtual_bytes=None, disk_digest=None, provisioning_state=ProvisioningState.CREATING)
+    body = version_json(view(young), DISPLAY)
+    assert list(body["properties"]["storageProfile"]["osDiskImage"]) == ["hostCaching", "source"]
+    assert body["properties"]["provisioningState"] == "Creating"
+
+
+def test_a_signed_url_is_shown_without_what_opens_it() -> None:
+    source = SourceIdentity(location="https://me:secret@host:8443/a/disk.vhd?sig=secret", file_bytes=1, stamp="")
+    body = version_json(view(replace(VERSION, source=source)), DISPLAY)
+    assert body["properties"]["storageProfile"]["osDiskImage"]["source"] == {"uri": "https://host:8443/a/disk.vhd"}
+    odd = SourceIdentity(location="/images/what?.vhd", file_bytes=1, stamp="")
+    body = version_json(view(replace(VERSION, source=odd)), DISPLAY)
+    assert body["properties"]["storageProfile"]["osDiskImage"]["source"] == {"uri": "/images/what?.vhd"}
+
+
+def test_replication_status_of_a_finished_version() -> None:
+    replicas = [
+        replica("westus", 0, ReplicaState.COMPLETED, 5, 5),
+        replica("eastus", 1, ReplicaState.COMPLETED, 0, 0),
+        replica("eastus", 0, ReplicaState.COMPLETED, 5, 5),
+    ]
+    body = version_json(view(replicas=replicas), DISPLAY, replication_status=True)
+    assert list(body["properties"]) == [
+        "publishingProfile", "storageProfile", "safetyProfile", "replicationStatus", "provisioningState",
+    ]  # fmt: skip
+    found = body["properties"]["replicationStatus"]
+    assert found["aggregatedState"] == "Completed"
+    assert [list(region)[:4] for region in found["summary"]] == [["region", "state", "details", "progress"]] * 2
+    assert [region["region"] for region in found["summary"]] == ["West US", "East US"]
+    assert {region["progress"] for region in found["summary"]} == {100}, "nothing to send is 100%"
+    assert [each["replica"] for each in found["summary"][1]["replicas"]] == [0, 1]
+
+
+def test_replication_status_while_bytes_move() -> None:
+    found = status(
+        replica("westus", 0, ReplicaState.COMPLETED, 5, 5),
+        replica("eastus", 0, ReplicaState.REPLICATING, 50, 200),
+        replica("eastus", 1, ReplicaState.PENDING),
+    )
+    assert found["aggregatedState"] == "InProgress"
+    east = found["summary"][1]
+    assert (east["state"], east["progress"], east["bytesDone"], east["bytesTotal"]) == ("Replicating", 0, 50, 200)
+    assert [(each["state"], each["progress"]) for each in east["replicas"]] == [("Replicating", 25), ("Pending", 0)]
+
+
+def test_all_bytes_sent_is_not_yet_completed() -> None:
+    found = status(replica("westus", 0, ReplicaState.REPLICATING, 7, 7))
+    assert found["summary"][0]["progress"] == 99
+
+
+@pytest.mark.parametrize("state", [ReplicaState.FAILED, ReplicaState.DEGRADED])
+def test_a_region_that_does_not_serve_whole_is_failed_and_says_why(state: ReplicaState) -> None:
+    found = status(
+        replica("westus", 0, ReplicaState.COMPLETED),
+        replica("eastus", 0, ReplicaState.COMPLETED),
+        replica("eastus", 1, state, error="no answer from zone 1"),
+    )
+    assert found["aggregatedState"] == "Failed"
+    assert found["summary"][1]["state"] == "Failed"
+    assert found["summary"][1]["details"] == "replica 1: no answer from zone 1"
+
+
+def test_a_region_without_replicas_is_unknown_and_one_that_goes_is_not_shown() -> None:
+    found = status(
+        replica("westus", 0, ReplicaState.COMPLETED),
+        replica("westus", 1, ReplicaState.DELETING),
+        replica("northeurope", 0, ReplicaState.COMPLETED),
+    )
+    assert [(each["region"], each["state"], each["progress"]) for each in found["summary"]] == [
+        ("West US", "Completed", 100),
+        ("East US", "Unknown", 0),
+    ]
+    assert len(found["summary"][0]["replicas"]) == 1
+    assert found["aggregatedState"] == "Unknown"
+
+
+def test_disk_names_its_replica_at_the_top() -> None:
+    slot = replica("westus", 2, ReplicaState.COMPLETED).slot
+    body = disk_json(
+        ManagedDisk(
+            uid="m", subscription=SUBSCRIPTION, group="rg", name="d1", location="westus", source_version_uid="v",
+            source_reference="/subscriptions/x/the/version", replica=2, slot=slot, storage_account_type=ZRS,
+            virtual_bytes=2**30, disk_digest=b"\x02" * 32, created_at=NOW,
+            provisioning_state=ProvisioningState.SUCCEEDED, source_format=DiskFormat.RAW,
+        )
+    )  # fmt: skip
+    assert list(body) == ["name", "id", "type", "location", "tags", "sku", "replica", "properties"]
+    assert body["replica"] == 2
+    assert body["sku"] == {"name": "Standard_ZRS"}
+    assert body["type"] == "Microsoft.Compute/disks"
+    properties = body["properties"]
+    assert properties["creationData"] == {
+        "createOption": "FromImage",
+        "galleryImageReference": {"id": "/subscriptions/x/the/version"},
+    }
+    assert (properties["diskSizeGB"], properties["diskSizeBytes"]) == (1, 2**30)
+    assert properties["diskDigest"] == "02" * 32
+
+
+def test_statement_rows_have_the_promised_keys() -> None:
+    from imgstore.ledger.rows import ChargeKind
+    from imgstore.ledger.statement import Statement, StatementRow
+    from imgstore.wire.statement import statement_json
+
+    row = StatementRow(
+        kind=ChargeKind.EGRESS, group="rg", gallery="g", definition="d", version="1.0.0", disk=None, source="westus",
+        target="eastus", replica=0, delivered_bytes=10**9, byte_hours=Decimal(0), unit_price=Decimal("0.02"),
+        amount=Decimal("0.02"), time=NOW,
+    )  # fmt: skip
+    only_a_disk = replace(row, kind=ChargeKind.STORAGE, gallery=None, definition=None, version=None, disk="d1")
+    body = statement_json(Statement(currency="USD", total=Decimal("0.04"), rows=(row, only_a_disk)))
+    promised = [
+        "kind", "gallery", "definition", "version", "source", "target", "replica", "deliveredBytes", "byteHours",
+        "unitPrice", "amount", "time",
+    ]  # fmt: skip
+    assert list(body) == ["currency", "total", "rows"]
+    assert list(body["rows"][0]) == promised
+    assert list(body["rows"][1]) == [*promised, "group", "disk"]
+    assert body["rows"][0]["amount"] == Decimal("0.02")
+    assert sum(cast("Decimal", each["amount"]) for each in body["rows"]) == body["total"]
+
+
+def test_errors_come_in_arms_envelope() -> None:
+    error = InvalidInput("Bad.", found="x", expected="y", hint="z", target="galleryName")
+    assert error_json(error) == {
+        "error": {
+            "code": "InvalidParameter",
+            "message": "Bad.\n  found: x\n  expected: y\n  what to do: z",
+            "target": "galleryName",
+        }
+    }
+    assert list(error_json(ImageNotAvailable("No."))["error"]) == ["code", "message"]
