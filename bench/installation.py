@@ -1,0 +1,112 @@
+"""imgstore as a user has it: the installed command, a home of its own, two regions on two engines."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from bench.engines import SOURCE_REGION, TARGET_REGION, Site
+from bench.processes import Command, Finished, run_timed
+
+GROUP = "bench"
+DEFINITION = "image"
+
+
+@dataclass(slots=True, kw_only=True)
+class Timing:
+    """When what was done, in seconds from the call of the operation."""
+
+    seconds: float = 0.0
+    """When the operation returned."""
+    completed: dict[str, float] = field(default_factory=dict)
+    """When each region's replica was complete, as progress told it, by region."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installation:
+    """A home on a site, which a user would work on as we do: through the command line."""
+
+    environment: Mapping[str, str]
+    """What sets the command to work on this home and these regions."""
+
+    @classmethod
+    def make(cls, folder: Path, site: Site) -> Self:
+        """A fresh home, its buckets made."""
+        folder.mkdir(parents=True)
+        regions = folder / "regions.yaml"
+        regions.write_text(site.regions_document)
+        made = cls(
+            environment={
+                "IMGSTORE_HOME": str(folder / "home"),
+                "IMGSTORE_REGIONS": str(regions),
+                **site.source.credentials,
+            }
+        )
+        made.run("regions", "init")
+        made.run("group", "create", "-n", GROUP, "-l", SOURCE_REGION)
+        return made
+
+    def run(self, *arguments: str | Path) -> Finished:
+        """Runs `imgstore` with these arguments.
+
+        Raises:
+            ProgramFailed: it ended with another code than 0.
+        """
+        return run_timed([Path(sys.executable).parent / "imgstore", *arguments], self.environment)
+
+    def make_gallery(self, name: str) -> "Gallery":
+        """A new gallery with one definition. A gallery is a pool of its own, so nothing is known in it yet."""
+        self.run("sig", "create", "-g", GROUP, "-r", name)
+        definition = ["--publisher", "bench", "--offer", "bench", "--sku", name, "--os-type", "Linux"]
+        names = "-g", GROUP, "-r", name, "-i", DEFINITION
+        self.run("sig", "image-definition", "create", *names, *definition, "--os-state", "Generalized")
+        return Gallery(installation=self, name=name)
+
+    def egress_rows(self, gallery: str) -> list[dict[str, Any]]:
+        """The bill's rows for what crossed a border for `gallery`."""
+        rows: list[dict[str, Any]] = json.loads(self.run("bill", "show", "-o", "json").output)["rows"]
+        return [row for row in rows if row["kind"] == "egress" and gallery in str(row["gallery"])]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gallery:
+    """One gallery of an installation, with the definition that the benches publish to."""
+
+    installation: Installation
+    name: str
+
+    def publish(self, version: str, disk: Path, *, replicate: bool = False) -> Finished:
+        """Publishes a disk in the source region, and with `replicate` in the other one too."""
+        names = "-g", GROUP, "-r", self.name, "-i", DEFINITION, "-e", version
+        targets = "--target-regions", *(f"{region}=1" for region in _regions(replicate=replicate))
+        source = "--os-vhd-uri", disk, "--location", SOURCE_REGION
+        return self.installation.run("sig", "image-version", "create", *names, *source, *targets)
+
+    def export(self, version: str, region: str, file: Path) -> Finished:
+        """Writes a version's disk from a replica in `region` into a new raw file."""
+        reference = f"{GROUP}/{self.name}/{DEFINITION}/{version}"
+        where = "--location", region, "--file", file, "--format", "raw"
+        return self.installation.run("disk", "export", "--gallery-image-reference", reference, *where)
+
+    def publish_inside(self, version: str, disk: Path, *, replicate: bool = False) -> Timing:
+        """`publish`, timed within a process that has started already."""
+        return self._inside("publish", version, disk, *_regions(replicate=replicate))
+
+    def export_inside(self, version: str, region: str, file: Path) -> Timing:
+        """`export`, timed within a process that has started already."""
+        return self._inside("export", version, file, region)
+
+    def _inside(self, verb: str, version: str, file: Path, *regions: str) -> Timing:
+        words: Command = [sys.executable, "-m", "bench.inside", verb, self.name, version, file, *regions]
+        return Timing(**json.loads(run_timed(words, self.installation.environment).output))
+
+    def delivered_bytes(self, version: str) -> int:
+        """What the bill says crossed into the target region for a version."""
+        rows = self.installation.egress_rows(self.name)
+        return sum(row["deliveredBytes"] for row in rows if row["version"] == version)
+
+
+def _regions(*, replicate: bool) -> tuple[str, ...]:
+    return (SOURCE_REGION, TARGET_REGION) if replicate else (SOURCE_REGION,)

@@ -1,0 +1,96 @@
+"""Figures that README.md quotes, each between marks that say which one it is.
+
+In the text a figure stands as ``<!-- bench:upload.upload_ratio -->9.1 x<!-- /bench -->``: the case, a dot, the figure's
+name. What stands between the marks must be what `results.show` makes of the figure in `bench/results`.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.results import Result, read_results, show
+
+README = Path(__file__).parent.parent / "README.md"
+_QUOTED = re.compile(r"(<!-- bench:(?P<case>\w+)\.(?P<figure>\w+) -->)(?P<text>.*?)(<!-- /bench -->)", re.DOTALL)
+_OPENED = "<!-- bench:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quotation:
+    """One marked figure."""
+
+    line: int
+    """Where it stands, from 1."""
+    case: str
+    figure: str
+    text: str
+    """What stands there."""
+
+
+def quotations(document: str) -> Iterator[Quotation]:
+    """The marked figures of a document.
+
+    Raises:
+        ValueError: a mark is opened that does not read as one, or is not closed.
+    """
+    found = list(_QUOTED.finditer(document))
+    begun = [match.start() for match in re.finditer(re.escape(_OPENED), document)]
+    for start in set(begun) - {match.start() for match in found}:
+        raise ValueError(f"line {_line(document, start)}: expected <!-- bench:case.figure -->text<!-- /bench -->")
+    for match in found:
+        yield Quotation(
+            line=_line(document, match.start()), case=match["case"], figure=match["figure"], text=match["text"]
+        )
+
+
+def _line(document: str, offset: int) -> int:
+    return document.count("\n", 0, offset) + 1
+
+
+def expected(case: str, figure: str, results: Mapping[str, Result]) -> str:
+    """What is to stand for a figure.
+
+    Raises:
+        LookupError: there is no such result or figure, or it was measured on stand-ins.
+    """
+    if case not in results or figure not in results[case].figures:
+        raise LookupError(f"bench/results has no figure {case}.{figure}")
+    if results[case].quick:
+        raise LookupError(f"{case}.{figure} was measured on small stand-ins: run `python -m bench run {case}`")
+    return show(results[case].figures[figure])
+
+
+def faults(document: str, results: Mapping[str, Result]) -> Iterator[str]:
+    """Where a document quotes something other than the results."""
+    for quotation in quotations(document):
+        name = f"line {quotation.line}: {quotation.case}.{quotation.figure}"
+        try:
+            right = expected(quotation.case, quotation.figure, results)
+        except LookupError as error:
+            yield f"line {quotation.line}: {error}"
+            continue
+        if quotation.text != right:
+            yield f"{name}: found {quotation.text!r}, expected {right!r}"
+
+
+def rewritten(document: str, results: Mapping[str, Result]) -> str:
+    """The document with every figure as the results have it.
+
+    Raises:
+        LookupError: it quotes a figure that the results do not have.
+    """
+    list(quotations(document))
+    return _QUOTED.sub(lambda match: match[1] + expected(match["case"], match["figure"], results) + match[5], document)
+
+
+def main(*, write: bool) -> int:
+    """Checks README.md, or with `write` corrects it; gives the exit code."""
+    document, results = README.read_text(), read_results()
+    if write:
+        README.write_text(rewritten(document, results))
+        return 0
+    wrong = list(faults(document, results))
+    for fault in wrong:
+        print(f"README.md {fault}")
+    return 1 if wrong else 0
