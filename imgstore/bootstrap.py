@@ -1,8 +1,11 @@
 """Assembles: settings and regions.yaml become the collaborators of an Installation."""
 
+import fcntl
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -13,7 +16,7 @@ from imgstore.domain.errors import InvalidInput
 from imgstore.domain.progress import Subscriber, silent
 from imgstore.operations.holding import LEASE_SECONDS, LeaseKeeper
 from imgstore.operations.installation import Installation, Tuning
-from imgstore.regions import Locator, load_regions
+from imgstore.regions import Locator, Regions, load_regions
 
 _DATABASE_FILE: Final = "catalog.sqlite"
 
@@ -54,7 +57,13 @@ def open_installation(
     """
     outside = effects or Effects()
     regions = load_regions(settings.regions, settings.environ)
-    scratch = _folder(settings.home / "scratch")
+    with _scratch(_folder(settings.home / "scratch")) as scratch:
+        yield from _opened(settings, subscriber, outside, regions, scratch)
+
+
+def _opened(
+    settings: Settings, subscriber: Subscriber, outside: Effects, regions: Regions, scratch: Path
+) -> Iterator[Installation]:
     catalog = Catalog.open(settings.database or f"sqlite:///{settings.home / _DATABASE_FILE}", outside)
     try:
         with catalog.transaction() as facts:
@@ -84,8 +93,49 @@ def open_installation(
             )
         finally:
             keeper.close()
+            locator.close()
     finally:
         catalog.close()
+
+
+@contextmanager
+def _scratch(top: Path) -> Iterator[Path]:
+    """A folder of this process's own below `top`, removed with the block; those of processes that died go too.
+
+    Its owner holds an advisory lock (flock) on it as long as it lives, however it dies.
+    """
+    for leftover in top.iterdir():
+        with suppress(
+            OSError
+        ):  # Another's, alive; or a file system without locks, where nothing is taken for a leftover.
+            _remove(leftover, _locked(leftover))
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=top))
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            break
+        os.close(descriptor)  # Another process took it for a leftover in the instant before its lock.
+    try:
+        yield folder
+    finally:
+        _remove(folder, descriptor)
+
+
+def _locked(folder: Path) -> int:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _remove(folder: Path, descriptor: int) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(descriptor)
 
 
 def _folder(path: Path) -> Path:

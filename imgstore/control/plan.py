@@ -52,7 +52,7 @@ def ready_steps(
             and replica.uid not in busy
             and replica.uid not in failed
         ]
-        for turn, replica in enumerate(waiting[: max(room, 0)]):
+        for turn, replica in enumerate(waiting[: max(room, 0)], at_work):
             steps.append(
                 CopyStep(
                     replica=replica,

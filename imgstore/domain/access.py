@@ -25,6 +25,8 @@ class Role(StrEnum):
     READER = "Reader"
 
 
+_INSTALLATION: Final = "/"
+
 _ALLOWED: Final[dict[Role, frozenset[Action]]] = {
     Role.OWNER: frozenset(Action),
     Role.CONTRIBUTOR: frozenset({Action.READ, Action.WRITE, Action.DELETE}),
@@ -51,7 +53,7 @@ class Principal:
 
 def administrator(name: str) -> Principal:
     """The installation's administrator: the command line on a local home acts as such."""
-    return Principal(name=name, grants=(Grant(role=Role.OWNER, scope="/"),))
+    return Principal(name=name, grants=(Grant(role=Role.OWNER, scope=_INSTALLATION),))
 
 
 def authorize(principal: Principal, action: Action, scope: str) -> None:
@@ -71,6 +73,9 @@ def authorize(principal: Principal, action: Action, scope: str) -> None:
 
 
 def _covers(granted: str, asked: str) -> bool:
+    if granted == _INSTALLATION:
+        return True
     above = granted.rstrip("/").lower()
     below = asked.rstrip("/").lower()
-    return below == above or below.startswith(above + "/")
+    # An empty scope is a mistake, and a mistake grants nothing.
+    return bool(above) and (below == above or below.startswith(above + "/"))

@@ -15,7 +15,8 @@
     ├── Conflict                      409  the state of the gallery does not allow it
     │   ├── PropertyChangeNotAllowed       the property can't change after creation
     │   ├── WorkHeld                       another process does this very work now
-    │   └── LeaseLost                      this process was too slow; another has taken its work over
+    │   ├── LeaseLost                      this process was too slow; another has taken its work over
+    │   └── ReplicationFailed              one or more target regions failed; the others serve
     ├── SourceChanged                 409  the source's bytes changed while they were read
     ├── StoreError                    503  the store could not do it
     │   ├── ObjectNotFound (KeyError)      no object of that key
@@ -25,8 +26,7 @@
     │   ├── StoreMismatch                  the bucket or folder belongs to something else
     │   └── ObjectCorrupt                  bytes that do not match their name or checksum
     ├── OutputError                   400  a file to be written cannot be written
-    ├── ToolMissing                   400  an outside program or optional package that this needs is not installed
-    └── ReplicationFailed             409  one or more target regions failed; the others serve
+    └── ToolMissing                   400  an outside program or optional package that this needs is not installed
 """
 
 from collections.abc import Sequence

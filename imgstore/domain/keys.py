@@ -1,5 +1,6 @@
 """Where things lie in a bucket, below a slot's prefix. The layout is a promise: DESIGN.md, "Bytes at rest"."""
 
+import re
 from typing import Final
 
 from imgstore.domain.digests import Digest
@@ -15,11 +16,18 @@ FINGERPRINTS: Final = "fingerprints/"
 WORKS: Final = "works/"
 REPAIRS: Final = "repairs/"
 
+_SEGMENT: Final = re.compile(r"(?:^|/)segments/([0-9a-f]{2})/\1[0-9a-f]{62}\Z")
+
 
 def segment_key(name: Digest) -> str:
     """A segment, by the BLAKE3 of its bytes. Two digits of fan-out keep a directory below 10,000 entries a TiB."""
     digits = name.hex()
     return f"{SEGMENTS}{digits[:2]}/{digits}"
+
+
+def is_segment_key(key: str) -> bool:
+    """Whether a key (with or without a prefix) is one that `segment_key` makes."""
+    return _SEGMENT.search(key) is not None
 
 
 def segment_name(key: str) -> Digest:

@@ -7,6 +7,7 @@ from                    to                          moved by
 Pending                 Replicating                 whoever leases the replica's work
 Replicating             Completed                   the same, in the transaction that confirms and charges
 Replicating             Failed                      the same, with the error's text
+Replicating             Replicating                 whoever takes the work over
 Failed                  Replicating                 a repeat of the command, or reconcile
 Completed               Degraded                    whoever finds a segment missing or wrong in its slot
 Degraded                Replicating                 repair

@@ -1,6 +1,7 @@
 """A managed disk or an image version becomes a file: sparse, by segment, every piece verified, whole or not at all."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from imgstore.catalog import Facts
 from imgstore.domain import names
 from imgstore.domain.access import Action, Principal
 from imgstore.domain.digests import Digest
-from imgstore.domain.errors import Conflict, ImgstoreError, StoreError
+from imgstore.domain.errors import Conflict, ImgstoreError
 from imgstore.domain.names import ImageReference
 from imgstore.domain.resources import OS_DISK, ManifestRow, Replica, Slot
 from imgstore.domain.sources import DiskFormat
@@ -19,7 +20,8 @@ from imgstore.operations import finding
 from imgstore.operations.counting import Counter
 from imgstore.operations.degrading import degrade_damaged
 from imgstore.operations.disks import check_subscription, choose_replica
-from imgstore.operations.installation import Installation
+from imgstore.operations.holding import Hold
+from imgstore.operations.installation import Installation, first_that_serves
 from imgstore.operations.recording import recorded
 from imgstore.operations.working import take_up
 from imgstore.segments.manifest import Manifest
@@ -162,23 +164,40 @@ def _siblings(replicas: Sequence[Replica], slot: Slot) -> tuple[Slot, ...]:
 
 
 def _pin(installation: Installation, slot: Slot, owner_uid: str, manifest: ManifestRow, facts: Facts) -> Lease:
-    """A pin for as long as the file is written: deletion waits for it while this process lives."""
+    """A pin for as long as the file is written: deletion waits for it while this process lives.
+
+    Each export is a work of its own, since any number may read the same disk at once; those of dead processes go.
+    """
+    for work in facts.works.list_open(slot.uid):
+        if work.kind is WorkKind.EXPORT and installation.keeper.may_steal(work):
+            facts.works.abandon(work.uid)
     return take_up(
         installation,
         facts,
         kind=WorkKind.EXPORT,
         slot=slot,
-        owner_uid=owner_uid,
-        plan={"manifest": manifest.uid},
+        owner_uid=installation.effects.new_uid(),
+        plan={"manifest": manifest.uid, "owner": owner_uid},
         pins=(manifest.uid,),
     )[1]
+
+
+@contextmanager
+def _reading(installation: Installation, lease: Lease) -> Iterator[Hold]:
+    """Hold the pin inside the block, and let go of it however the block ends."""
+    try:
+        with installation.keeper.hold(lease) as hold:
+            yield hold
+    finally:
+        with installation.catalog.transaction() as facts:
+            facts.works.abandon(lease.work_uid)
 
 
 def _write(
     installation: Installation, chosen: _Chosen, path: Path, form: DiskFormat, *, overwrite: bool, pad: bool
 ) -> Export:
     counter = Counter(installation, f"export {path.name}")
-    with installation.keeper.hold(chosen.lease) as hold:
+    with _reading(installation, chosen.lease) as hold:
         manifest = read_manifest(installation, chosen.slot, chosen.others, chosen.manifest)
         counter.total = manifest.content_bytes
         counter.begin()
@@ -192,7 +211,7 @@ def _write(
             overwrite=overwrite,
             pad=pad,
         )
-        reader = SegmentReader([installation.access(slot) for slot in (chosen.slot, *chosen.others)])
+        reader = SegmentReader(installation.accesses([chosen.slot, *chosen.others]))
         try:
             scatter(
                 manifest,
@@ -209,8 +228,6 @@ def _write(
         finally:
             writer.abandon()
             degrade_damaged(installation, (chosen.slot, *chosen.others), reader.damages)
-        with installation.catalog.transaction() as facts:
-            facts.works.complete(chosen.lease)
     counter.end()
     return Export(
         path=path,
@@ -229,11 +246,5 @@ def read_manifest(installation: Installation, slot: Slot, others: Sequence[Slot]
     Raises:
         StoreError: no slot serves it; the first slot's error.
     """
-    first: StoreError | None = None
-    for each in (slot, *others):
-        try:
-            return installation.access(each).manifest(row.body_key, row.digest)
-        except StoreError as error:
-            first = first or error
-    assert first is not None
-    raise first
+    slots = installation.accesses([slot, *others])
+    return first_that_serves(slots, lambda each: each.manifest(row.body_key, row.digest))

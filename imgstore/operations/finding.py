@@ -57,6 +57,15 @@ def lineage(facts: Facts, subscription: str, group_name: str, gallery_name: str,
     return Lineage(gallery=above, definition=found)
 
 
+def parent_lineage(facts: Facts, subscription: str, group_name: str, gallery_name: str, name: str) -> Lineage:
+    """The definition that a version is to be made in, with its gallery."""
+    above = parent_gallery(facts, subscription, group_name, gallery_name)
+    if facts.definitions.get(above.uid, name) is None:
+        scope = names.definition_id(subscription, group_name, gallery_name, name)
+        raise _parent_missing(scope, f"sig image-definition create -g {group_name} -r {above.name} -i {name} ...")
+    return lineage(facts, subscription, group_name, gallery_name, name)
+
+
 def version(facts: Facts, line: Lineage, name: VersionName) -> ImageVersion:
     """The version of that name. One that is being deleted is not found."""
     found = facts.versions.get(line.definition.uid, name)

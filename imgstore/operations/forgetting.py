@@ -73,8 +73,9 @@ def _check_unpinned(installation: Installation, facts: Facts, row: ManifestRow) 
 
 
 def _end_works(installation: Installation, facts: Facts, owner_uid: str, name: str) -> None:
+    mine = {row.uid for row in facts.manifests.of_owner(owner_uid)}
     for work in facts.works.list_open():
-        if work.owner_uid == owner_uid:
+        if work.owner_uid == owner_uid or (work.kind is WorkKind.EXPORT and mine.intersection(work.pins)):
             if _lives(installation, facts, work):
                 raise _held(work, f"'{name}'")
             facts.works.abandon(work.uid)

@@ -1,17 +1,21 @@
 """The collaborators of one installation, frozen together. Declared here, filled in by ``bootstrap.py``."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from imgstore.catalog import Catalog
 from imgstore.domain.effects import Effects
+from imgstore.domain.errors import StoreError
 from imgstore.domain.geometry import TIB
 from imgstore.domain.progress import ProgressEvent, Stage, Subscriber, silent
 from imgstore.domain.resources import Slot
 from imgstore.operations.holding import LeaseKeeper
 from imgstore.regions import Locator, Regions
 from imgstore.transfer.slots import SlotAccess
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +56,39 @@ class Installation:
         """The slot as the data plane sees it."""
         return SlotAccess(label=str(slot.key), store=self.locator.store(slot), prefix=slot.prefix)
 
+    def accesses(self, slots: Sequence[Slot]) -> list[SlotAccess]:
+        """Those of the slots that can be had, in their order: one whose zone is down does not hide the others.
+
+        Raises:
+            StoreError: none can; the first one's error.
+        """
+        found: list[SlotAccess] = []
+        first: StoreError | None = None
+        for slot in slots:
+            try:
+                found.append(self.access(slot))
+            except StoreError as error:
+                first = first or error
+        if first is not None and not found:
+            raise first
+        return found
+
     def note(self, task: str, detail: str) -> None:
         """Tell a person something."""
         self.subscriber(ProgressEvent(task=task, stage=Stage.NOTE, detail=detail))
+
+
+def first_that_serves(slots: Sequence[SlotAccess], read: Callable[[SlotAccess], _T]) -> _T:
+    """What `read` gives of the first slot that serves it.
+
+    Raises:
+        StoreError: none does; the first one's error.
+    """
+    first: StoreError | None = None
+    for slot in slots:
+        try:
+            return read(slot)
+        except StoreError as error:
+            first = first or error
+    assert first is not None, "no slot to read from"
+    raise first

@@ -25,7 +25,7 @@ from imgstore.operations.counting import Counter, task_of
 from imgstore.operations.degrading import degrade
 from imgstore.operations.finding import Lineage
 from imgstore.operations.installation import Installation
-from imgstore.operations.settling import Listed, complete_replica, list_segments, write_version_state
+from imgstore.operations.settling import Listed, complete_replica, list_segments, write_failure, write_version_state
 from imgstore.operations.working import at_work, take_up
 from imgstore.segments.codec import CODEC
 from imgstore.segments.manifest import Manifest
@@ -62,7 +62,7 @@ def publish(installation: Installation, publication: Publication) -> None:
     try:
         _act(installation, publication, work, lease, counter)
     except Exception as error:
-        _failed(installation, publication, str(error))
+        write_failure(installation, lease, publication.replica, str(error))
         counter.fail(str(error))
         raise
 
@@ -210,14 +210,6 @@ def _bases(installation: Installation, slot: Slot, plan: Mapping[str, Any]) -> l
         except StoreError as error:
             installation.note(str(slot.key), f"a base can't be read and is done without: {error.message}")
     return manifests
-
-
-def _failed(installation: Installation, publication: Publication, error: str) -> None:
-    with installation.catalog.transaction() as facts:
-        standing = facts.replicas.get(publication.replica.uid)
-        if standing.state is ReplicaState.REPLICATING:
-            facts.replicas.move(standing.uid, ReplicaState.FAILED, error=error)
-            write_version_state(facts, facts.versions.by_uid(publication.version.uid))
 
 
 def identity_as_plan(identity: SourceIdentity) -> dict[str, Any]:

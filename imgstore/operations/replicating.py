@@ -18,8 +18,8 @@ from imgstore.domain.works import Lease, WorkKind
 from imgstore.operations.counting import Counter, task_of
 from imgstore.operations.degrading import degrade, degrade_damaged
 from imgstore.operations.finding import Lineage
-from imgstore.operations.installation import Installation
-from imgstore.operations.settling import Listed, complete_replica, list_segments, write_version_state
+from imgstore.operations.installation import Installation, first_that_serves
+from imgstore.operations.settling import Listed, complete_replica, list_segments, write_failure, write_version_state
 from imgstore.operations.working import at_work, take_up
 from imgstore.segments.manifest import intact
 from imgstore.transfer.copying import CopyOrder, copy_segments, to_send
@@ -77,11 +77,14 @@ def _make(
 ) -> None:
     """One replica, from lease to record."""
     counter = Counter(installation, task_of(step.replica), replica=step.replica)
+    plan: _Plan | None = None
     try:
-        _act(installation, line, version, step, _plan(installation, version, step), counter, stop)
+        plan = _plan(installation, version, step)
+        _act(installation, line, version, step, plan, counter, stop)
     except ImgstoreError as error:
         counter.fail(str(error))
-        _failed(installation, version, step, str(error))
+        if plan is not None:  # Without a lease the replica may be another process's, which is well at work.
+            write_failure(installation, plan.lease, step.replica, str(error))
         raise
 
 
@@ -133,7 +136,7 @@ def _act(
 ) -> None:
     slot = step.replica.slot
     target = installation.access(slot)
-    sources = [installation.access(source.slot) for source in step.sources]
+    sources = installation.accesses([source.slot for source in step.sources])
     damages: list[Damage] = []
 
     def go_on() -> None:
@@ -175,7 +178,7 @@ def _act(
         with installation.catalog.transaction() as facts:
             facts.works.guard(plan.lease)
             manifest = list_segments(installation, facts, listed, plan.ids)
-        data = sources[0].object(plan.origin.body_key, intact(plan.origin.digest))
+        data = first_that_serves(sources, lambda each: each.object(plan.origin.body_key, intact(plan.origin.digest)))
         target.put_manifest(listed.body_key, data)
         with installation.catalog.reading() as facts:
             version = facts.versions.by_uid(version.uid)
@@ -183,11 +186,3 @@ def _act(
             installation, lease=plan.lease, line=line, version=version, replica=step.replica, manifest=manifest
         )
     counter.end(f"{receipt.sent_bytes} bytes stored")
-
-
-def _failed(installation: Installation, version: ImageVersion, step: CopyStep, error: str) -> None:
-    with installation.catalog.transaction() as facts:
-        standing = facts.replicas.get(step.replica.uid)
-        if standing.state is ReplicaState.REPLICATING:
-            facts.replicas.move(standing.uid, ReplicaState.FAILED, error=error)
-            write_version_state(facts, facts.versions.by_uid(version.uid))

@@ -10,7 +10,7 @@ import numpy as np
 
 from imgstore.catalog import Facts
 from imgstore.domain.digests import Digest
-from imgstore.domain.errors import Conflict
+from imgstore.domain.errors import Conflict, LeaseLost
 from imgstore.domain.resources import OS_DISK, ImageVersion, ManifestRow, Replica, SegmentRow, Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState, provisioning_state
 from imgstore.domain.works import Lease
@@ -137,6 +137,19 @@ def complete_replica(
         write_version_state(
             facts, replace(version, virtual_bytes=manifest.virtual_bytes, disk_digest=manifest.disk_digest)
         )
+
+
+def write_failure(installation: Installation, lease: Lease, replica: Replica, error: str) -> None:
+    """Make the replica Failed, unless its work is another process's by now: then it is for that one to say."""
+    with installation.catalog.transaction() as facts:
+        try:
+            facts.works.guard(lease)
+        except LeaseLost:
+            return
+        standing = facts.replicas.get(replica.uid)
+        if standing.state is ReplicaState.REPLICATING:
+            facts.replicas.move(standing.uid, ReplicaState.FAILED, error=error)
+            write_version_state(facts, facts.versions.by_uid(replica.version_uid))
 
 
 def write_version_state(facts: Facts, version: ImageVersion) -> ImageVersion:

@@ -14,6 +14,8 @@ from imgstore.domain.errors import (
     ImgstoreError,
     PropertyChangeNotAllowed,
     ReplicationFailed,
+    SourceChanged,
+    StoreError,
 )
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import (
@@ -28,6 +30,7 @@ from imgstore.domain.resources import (
 )
 from imgstore.domain.sources import DiskFormat, DiskReader, SourceIdentity
 from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.domain.works import WorkKind
 from imgstore.formats import generation_of, open_disk
 from imgstore.operations import finding
 from imgstore.operations.finding import Lineage
@@ -144,7 +147,9 @@ def publish_reader(
 
 def _resolved(installation: Installation, request: VersionRequest) -> _Wanted:
     with installation.catalog.reading() as facts:
-        line = finding.lineage(facts, installation.subscription, request.group, request.gallery, request.definition)
+        line = finding.parent_lineage(
+            facts, installation.subscription, request.group, request.gallery, request.definition
+        )
     publishing = PublishingRequest(
         location=request.location or line.gallery.location,
         target_regions=request.target_regions,
@@ -166,8 +171,23 @@ def _publish(installation: Installation, wanted: _Wanted, reader: DiskReader) ->
     _check_disk(installation, reader)
     _warn_generation(installation, wanted.line, reader)
     version = _written_down(installation, wanted, reader.identity())
-    _make_source(installation, wanted, version, reader)
+    try:
+        _make_source(installation, wanted, version, reader)
+    except (ImageRefused, SourceChanged):
+        _withdraw(installation, version)
+        raise
     return version
+
+
+def _withdraw(installation: Installation, version: ImageVersion) -> None:
+    """Take a version back whose source was refused while it was read, unless it was complete somewhere before.
+
+    No repeat could go on from it: another source is another work. Segments that were sent are found by their names.
+    """
+    with installation.catalog.reading() as facts:
+        arrived = any(facts.manifests.is_complete(row.uid) for row in facts.manifests.of_owner(version.uid))
+    if not arrived:
+        forget_version(installation, version)
 
 
 def _replicate(installation: Installation, principal: Principal, wanted: _Wanted, version: ImageVersion) -> VersionView:
@@ -298,12 +318,17 @@ def _compared(
             found=_regions_told(wanted.targets),
             expected=_regions_told(standing.target_regions),
         )
-    if standing.source == identity and None not in (wanted.sha256, standing.source_sha256):
-        assert wanted.sha256 == standing.source_sha256, "one file has one SHA-256"
+    known = standing.source_sha256 if standing.source == identity else None
+    if None not in (wanted.sha256, known) and wanted.sha256 != known:
+        raise PropertyChangeNotAllowed(
+            "properties.storageProfile.osDiskImage.source",
+            found=f"{_described(identity)}, SHA-256 {wanted.sha256}",
+            expected=f"SHA-256 {known}: the file was changed and given its old time stamp back",
+        )
     return replace(
         standing,
         source=identity,
-        source_sha256=wanted.sha256 or standing.source_sha256,
+        source_sha256=wanted.sha256 or known,
         exclude_from_latest=(
             standing.exclude_from_latest if request.exclude_from_latest is None else request.exclude_from_latest
         ),
@@ -320,23 +345,43 @@ def _regions_told(targets: Sequence[TargetRegion]) -> str:
 
 
 def _make_source(installation: Installation, wanted: _Wanted, version: ImageVersion, reader: DiskReader) -> None:
-    """Publish into the source slot, unless some replica has the bytes already: then replication does the rest."""
+    """Publish into a slot of the source region, unless some replica has the bytes: then replication does the rest.
+
+    The first slot is any healthy one (rules.md, rule 16): where the zone of one is down, the next is tried.
+    """
     with installation.catalog.reading() as facts:
         replicas = facts.replicas.list(version.uid)
     if any(replica.state is ReplicaState.COMPLETED for replica in replicas):
         return
-    source = next(each for each in replicas if each.slot.key.region == version.location and each.slot.key.ordinal == 0)
-    publish(
-        installation,
-        Publication(
-            line=wanted.line,
-            version=version,
-            replica=source,
-            reader=reader,
-            named_bases=wanted.request.bases,
-            verify_full=wanted.request.verify_full,
-        ),
-    )
+    first: StoreError | None = None
+    for source in (each for each in replicas if each.slot.key.region == version.location):
+        try:
+            publish(
+                installation,
+                Publication(
+                    line=wanted.line,
+                    version=version,
+                    replica=source,
+                    reader=reader,
+                    named_bases=wanted.request.bases,
+                    verify_full=wanted.request.verify_full,
+                ),
+            )
+        except StoreError as error:
+            first = first or error
+        else:
+            _end_other_ingests(installation, version)
+            return
+    assert first is not None, "the source region is a target region, with one replica or more"
+    raise first
+
+
+def _end_other_ingests(installation: Installation, version: ImageVersion) -> None:
+    """The bytes are in one slot: what was begun in another of the region goes on as a copy."""
+    with installation.catalog.transaction() as facts:
+        for work in facts.works.list_open():
+            if work.kind is WorkKind.INGEST and work.owner_uid == version.uid:
+                facts.works.abandon(work.uid)
 
 
 def _replication_failed(view: VersionView, failed: Mapping[str, ImgstoreError]) -> ReplicationFailed:

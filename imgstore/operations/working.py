@@ -1,15 +1,17 @@
 """Works, opened, taken over and marked in their slots (rules.md, rules 1 to 3)."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from imgstore.catalog import Facts
 from imgstore.domain import keys
+from imgstore.domain.errors import StoreError
 from imgstore.domain.resources import Slot
 from imgstore.domain.works import Lease, Work, WorkKind
 from imgstore.operations.holding import Hold
 from imgstore.operations.installation import Installation
+from imgstore.transfer.slots import SlotAccess
 
 
 def take_up(
@@ -56,11 +58,21 @@ def at_work(
 ) -> Iterator[Hold]:
     """Hold the lease, with the work's object in the slot: its LastModified is the work's start by the store's clock.
 
-    The object is taken away when the block ends well; after a crash it stays, as the work does.
+    The object is taken away when the block ends well, with those of works that were closed and left theirs (abandoned,
+    or killed on the way out); after a crash it stays, as the work does.
     """
     access = installation.access(slot)
     with installation.keeper.hold(lease, tick) as hold:
         key = keys.work_key(lease.work_uid)
         access.put_object(key, b"", lambda body: body == b"")
         yield hold
-        access.remove([key])
+        with suppress(StoreError):  # The work is done and written down: a mark that stays is an empty object, no more.
+            _remove_marks(installation, slot, access)
+
+
+def _remove_marks(installation: Installation, slot: Slot, access: SlotAccess) -> None:
+    """Remove the marks of closed works. A work is opened before it lays its mark, so what is listed first is safe."""
+    marks = [info.key.removeprefix(access.prefix) for info in access.store.list(access.prefix + keys.WORKS)]
+    with installation.catalog.reading() as facts:
+        standing = {keys.work_key(work.uid) for work in facts.works.list_open(slot.uid)}
+    access.remove([key for key in marks if key not in standing])

@@ -418,8 +418,10 @@ def check_bounds(manifest: Manifest) -> None:
     _check(not crossing.any(), "a run that crosses a piece", "runs inside a piece")
     _check(bool((np.diff(pieces.index) > 0).all()), "pieces that are not sorted", "sorted pieces")
     _check(_within(pieces.index, 0, ceil_div(manifest.virtual_bytes, PIECE_BYTES) - 1), "a piece beyond", "pieces")
-    covered = np.isin(runs.block // PIECE_BLOCKS, pieces.index).all()
-    _check(bool(covered), "runs in a piece without a digest", "a digest for each piece that has runs")
+    filled = runs.block // PIECE_BLOCKS
+    _check(bool(np.isin(filled, pieces.index).all()), "runs in a piece without a digest", "a digest for each")
+    # A piece is checked when its last run has landed: one that has none would never be.
+    _check(bool(np.isin(pieces.index, filled).all()), "a digest of a piece without runs", "none for what is all zero")
 
 
 def _within(column: Column, low: int, high: int) -> bool:

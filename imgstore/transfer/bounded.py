@@ -30,14 +30,15 @@ class Bounded:
         if self._error is not None:
             self._room.release()
             raise self._error
-        future = self._pool.submit(self._run, call, *args, **kwargs)
+
+        def begun() -> _R:
+            if self._error is not None:
+                raise self._error
+            return call(*args, **kwargs)
+
+        future = self._pool.submit(begun)
         future.add_done_callback(self._done)
         return future
-
-    def _run(self, call: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        if self._error is not None:
-            raise self._error
-        return call(*args, **kwargs)
 
     def _done(self, future: Future[_R]) -> None:
         if not future.cancelled() and (error := future.exception()) is not None and self._error is None:

@@ -17,7 +17,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -27,19 +27,21 @@ from blake3 import blake3
 
 from imgstore.domain import keys
 from imgstore.domain.digests import Digest, digest_of
-from imgstore.domain.errors import SourceChanged
-from imgstore.domain.geometry import BLOCK_BYTES, PIECE_BLOCKS, PIECE_BYTES, round_up
+from imgstore.domain.errors import ImageRefused, ObjectCorrupt, ObjectNotFound, SourceChanged
+from imgstore.domain.geometry import BLOCK_BYTES, PIECE_BLOCKS, PIECE_BYTES, SEGMENT_BLOCKS, round_up
 from imgstore.domain.sources import DiskReader, SourceIdentity
 from imgstore.segments.codec import encode_segment
 from imgstore.segments.fingerprints import Fingerprints, FingerprintsWriter, Indexes, fingerprint_blocks
 from imgstore.segments.index import NOWHERE, ZERO, ImageIndex, Locations
 from imgstore.segments.manifest import (
+    VIRTUAL_BYTES_MAX,
     Column,
     Manifest,
     Pieces,
     Runs,
     SegmentTable,
     WorkRef,
+    decode_manifest,
     encode_manifest,
     manifest_digest,
     piece_bytes,
@@ -90,14 +92,35 @@ def ingest(order: IngestOrder) -> IngestReceipt:
 
     Raises:
         SourceChanged: the source is not what it was when the plan was made.
-        ImageRefused, ImageTruncated: the source can't be read.
+        ImageRefused, ImageTruncated: the source can't be read, or is larger than a manifest can say.
         StoreError: the slot could not take it.
     """
-    bases = Bases(order.slot, order.bases, order.present, key=order.fingerprint_key, scratch=order.scratch)
-    try:
-        return _Ingest(order, bases).run()
-    finally:
-        bases.index.close()
+    _check_size(order.reader.virtual_bytes)
+    while True:
+        bases = Bases(
+            order.slot,
+            order.bases,
+            order.present,
+            key=order.fingerprint_key,
+            scratch=order.scratch,
+            go_on=order.go_on,
+        )
+        try:
+            return _Ingest(order, bases).run()
+        except _BasesDamaged as damage:
+            # Held to be absent from now on: not built upon, told as missing, and put again where the disk has it.
+            sound = {name: size for name, size in order.present.items() if name not in damage.names}
+            order = replace(order, present=sound)
+        finally:
+            bases.index.close()
+
+
+class _BasesDamaged(Exception):
+    """Segments of a base that were to be packed again can't be read: the disk is taken in once more without them."""
+
+    def __init__(self, names: frozenset[Digest]) -> None:
+        super().__init__(f"{len(names)} segments")
+        self.names = names
 
 
 class _Ingest:
@@ -126,8 +149,9 @@ class _Ingest:
             puts = [future.result() for future in self._packed]
             _same_source(order)
             fingerprints_digest = self._put_fingerprints(file, [put.receipt.name for put in puts])
-        manifest = self._manifest(runs, puts, fingerprints_digest)
-        data = encode_manifest(manifest)
+        data = encode_manifest(self._manifest(runs, puts, fingerprints_digest))
+        # Read again before anyone names it: what a reader would refuse is never published.
+        manifest = decode_manifest(data)
         return IngestReceipt(
             manifest=manifest,
             data=data,
@@ -145,6 +169,7 @@ class _Ingest:
         with ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="read") as pool:
             try:
                 for index in touched_pieces(self._order.reader):
+                    self._order.go_on()
                     waiting.append(pool.submit(_read_piece, self._order.reader, index))
                     if len(waiting) >= _PIECES_AHEAD:
                         yield waiting.popleft().result()
@@ -313,12 +338,8 @@ class _Repacking:
         chosen[numbers] = True
         moving = np.flatnonzero(chosen[runs.segment])
         old = _in_disk_order(locations_of(_taken(runs, moving))[1])
-        new = self._pack(old)
-        place = dict(zip(old.tolist(), new.tolist(), strict=True))
-        pieces = set((runs.block[moving] // PIECE_BLOCKS).tolist())
-        return Runs.concatenate([self._moved(runs, begin, end, pieces, place) for begin, end in _by_piece(runs)]), len(
-            old
-        )
+        moves = _Moves.of(old, self._pack(old), pieces=frozenset((runs.block[moving] // PIECE_BLOCKS).tolist()))
+        return Runs.concatenate([_moved(runs, begin, end, moves) for begin, end in _by_piece(runs)]), len(old)
 
     def _pack(self, old: Locations) -> Locations:
         """Fetch each old segment once, lay the wanted blocks out in disk order in a file, pack from there."""
@@ -326,12 +347,7 @@ class _Repacking:
         with tempfile.TemporaryFile(dir=self._order.scratch) as file:
             file.truncate(len(old) * BLOCK_BYTES)
             laid = np.memmap(file, dtype=np.uint8, mode="r+", shape=(len(old), BLOCK_BYTES))
-            segment, at = np.divmod(old, PIECE_BLOCKS)
-            for number in np.unique(segment).tolist():
-                self._order.go_on()
-                blocks = self._order.slot.segment_blocks(self._bases.name(number))
-                rows = np.flatnonzero(segment == number)
-                laid[rows] = np.frombuffer(blocks, dtype=np.uint8).reshape(-1, BLOCK_BYTES)[at[rows]]
+            self._lay(old, laid)
             for begin in range(0, len(old), PIECE_BLOCKS):
                 part = np.array(laid[begin : begin + PIECE_BLOCKS])
                 indexes = np.arange(len(part))
@@ -340,17 +356,56 @@ class _Repacking:
             del laid
         return new
 
-    @staticmethod
-    def _moved(runs: Runs, begin: int, end: int, pieces: set[int], place: dict[int, int]) -> Runs:
-        """The runs of one piece, with moved blocks at their new places."""
-        part = _taken(runs, np.arange(begin, end))
-        piece = int(part.block[0]) // PIECE_BLOCKS
-        if piece not in pieces:
-            return part
-        blocks, where = locations_of(part)
-        locations = np.full(PIECE_BLOCKS, ZERO)
-        locations[blocks - piece * PIECE_BLOCKS] = [place.get(at, at) for at in where.tolist()]
-        return runs_of(piece * PIECE_BLOCKS, locations)
+    def _lay(self, old: Locations, laid: Blocks) -> None:
+        """Put the block of each old location into the row of `laid` beside it."""
+        segment, at = np.divmod(old.astype(np.int64), SEGMENT_BLOCKS)
+        by_segment = np.argsort(segment, kind="stable")
+        begins = np.flatnonzero(np.diff(segment[by_segment], prepend=-1))
+        damaged: set[Digest] = set()
+        for rows in np.split(by_segment, begins[1:]):
+            name = self._bases.name(int(segment[rows[0]]))
+            self._order.go_on()
+            try:
+                blocks = self._order.slot.segment_blocks(name)
+            except (ObjectNotFound, ObjectCorrupt):
+                damaged.add(name)
+            else:
+                laid[rows] = np.frombuffer(blocks, dtype=np.uint8).reshape(-1, BLOCK_BYTES)[at[rows]]
+        if damaged:
+            raise _BasesDamaged(frozenset(damaged))
+
+
+@dataclass(frozen=True, slots=True)
+class _Moves:
+    """Where repacked blocks lie now: two columns, since a dictionary of millions would not fit in memory."""
+
+    old: Locations
+    """Sorted."""
+    new: Locations
+    pieces: frozenset[int]
+    """The indexes of the pieces that hold any of them."""
+
+    @classmethod
+    def of(cls, old: Locations, new: Locations, *, pieces: frozenset[int]) -> "_Moves":
+        order = np.argsort(old)
+        return cls(old[order], new[order], pieces)
+
+    def applied(self, where: Locations) -> Locations:
+        place = np.searchsorted(self.old, where)
+        place[place == len(self.old)] = 0
+        return np.where(self.old[place] == where, self.new[place], where)
+
+
+def _moved(runs: Runs, begin: int, end: int, moves: _Moves) -> Runs:
+    """The runs of one piece, with moved blocks at their new places."""
+    part = _taken(runs, np.arange(begin, end))
+    piece = int(part.block[0]) // PIECE_BLOCKS
+    if piece not in moves.pieces:
+        return part
+    blocks, where = locations_of(part)
+    locations = np.full(PIECE_BLOCKS, ZERO)
+    locations[blocks - piece * PIECE_BLOCKS] = moves.applied(where)
+    return runs_of(piece * PIECE_BLOCKS, locations)
 
 
 def _taken(runs: Runs, rows: Indexes) -> Runs:
@@ -385,6 +440,16 @@ def _read_piece(reader: DiskReader, index: int) -> _Piece:
     if not np.frombuffer(padded, dtype=np.uint64).any():
         return _Piece(index, b"", b"")
     return _Piece(index, padded, digest_of(data))
+
+
+def _check_size(virtual_bytes: int) -> None:
+    if not 1 <= virtual_bytes <= VIRTUAL_BYTES_MAX:
+        raise ImageRefused(
+            "The disk's size is out of range.",
+            found=f"{virtual_bytes} virtual bytes",
+            expected=f"1 to {VIRTUAL_BYTES_MAX} (64 TiB)",
+            hint="give a disk of that size: Azure's largest is 32 TiB",
+        )
 
 
 def _same_source(order: IngestOrder) -> None:
