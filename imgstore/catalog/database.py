@@ -80,7 +80,8 @@ class Session:
     def stream(self, statement: Executable, *, rows_at_once: int = 256) -> "Iterator[Row[Any]]":
         """Row by row, holding no more than `rows_at_once` of them in memory."""
         with translated(self.place):
-            yield from self.connection.execution_options(yield_per=rows_at_once).execute(statement)
+            # Of the statement alone: set on the connection, PostgreSQL would declare a cursor for every later UPDATE too.
+            yield from self.connection.execute(statement, execution_options={"yield_per": rows_at_once})
 
     def changed(self, statement: Executable) -> int:
         """Run an UPDATE or DELETE and tell how many rows it met."""

@@ -34,6 +34,7 @@ imgstore disk create -g rg -n d2 -l westus2 --gallery-image-reference rg/myGalle
 _EXPORT_EXAMPLE = """
 imgstore disk export -g rg -n d1 --file d1.vhd --format vhd
 imgstore disk export --gallery-image-reference rg/myGallery/ubuntu -l westus2 --file o.raw
+imgstore disk export -g rg -n d1 --file table.raw --offset 0 --length 1048576
 """
 _SUFFIXES = {
     ".vhd": DiskFormat.VHD_FIXED,
@@ -125,6 +126,8 @@ def create(
 @options.location("With an image: the region to read it in. Default: that of its gallery.")
 @_file(required=True, text="File to write; it appears when it is whole.")
 @options.together(*_file_options)
+@click.option("--offset", type=click.IntRange(0), metavar="BYTES", help="Of a disk: write raw bytes from here on only.")
+@click.option("--length", type=click.IntRange(1), metavar="BYTES", help="With --offset: how many bytes.")
 def export(
     group: str | None,
     name: str | None,
@@ -132,18 +135,37 @@ def export(
     location: str | None,
     path: Path,
     format_: DiskFormat | None,
+    offset: int | None,
+    length: int | None,
     *,
     overwrite: bool,
     pad: bool,
 ) -> Json:
     """Write a managed disk, or an image, to a file, every piece verified."""
     container = _container(path, format_)
+    if (offset is None) is not (length is None):
+        raise click.UsageError("A range has both: --offset and --length.")
+    if offset is not None and (reference is not None or container is not DiskFormat.RAW):
+        raise click.UsageError("A range is of a disk (-g, -n), and raw: name the file .raw or give --format raw.")
     by_disk = group is not None and name is not None and reference is None and location is None
     by_image = reference is not None and group is None and name is None
     if by_disk is by_image:
         raise click.UsageError("Name a disk with -g and -n, or an image with --gallery-image-reference.")
     with opened() as session:
-        if reference is None:
+        if offset is not None and length is not None:
+            assert group is not None
+            assert name is not None
+            written = exporting.export_range(
+                session.installation,
+                session.principal,
+                group=group,
+                name=name,
+                path=path,
+                offset=offset,
+                length=length,
+                overwrite=overwrite,
+            )
+        elif reference is None:
             assert group is not None
             assert name is not None
             written = exporting.export_disk(

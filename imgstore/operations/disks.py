@@ -126,6 +126,14 @@ def _compared(
     tags: Mapping[str, str] | None,
 ) -> ManagedDisk:
     """A disk that stands already: the same image is the same disk, also when `latest` has moved on since."""
+    if standing.provisioning_state is ProvisioningState.DELETING:
+        raise Conflict(
+            f"The disk '{standing.name}' is marked for deletion.",
+            found=f"provisioning state {standing.provisioning_state}",
+            expected="a disk that stands, or none of that name",
+            hint="delete it again, then make it",
+            target=standing.name,
+        )
     if standing.location != region:
         raise PropertyChangeNotAllowed("location", found=region, expected=standing.location)
     line_id = names.definition_id(installation.subscription, reference.group, reference.gallery, reference.definition)
@@ -294,7 +302,8 @@ def list_disks(installation: Installation, principal: Principal, *, group: str |
     with installation.catalog.reading() as facts:
         if group is not None:
             finding.group(facts, installation.subscription, group)
-        return facts.disks.list(installation.subscription, group)
+        standing = facts.disks.list(installation.subscription, group)
+        return [each for each in standing if each.provisioning_state is not ProvisioningState.DELETING]
 
 
 def delete_disk(installation: Installation, principal: Principal, *, group: str, name: str) -> None:
@@ -306,5 +315,6 @@ def delete_disk(installation: Installation, principal: Principal, *, group: str,
     scope = names.disk_id(installation.subscription, group, name)
     with recorded(installation, principal, Action.DELETE, scope, "Microsoft.Compute/disks/delete"):
         with installation.catalog.reading() as facts:
-            disk = finding.disk(facts, installation.subscription, group, name)
-        forget_disk(installation, disk)
+            subscription = installation.subscription
+            found = facts.disks.get(subscription, group, name) or finding.disk(facts, subscription, group, name)
+        forget_disk(installation, found)

@@ -1,7 +1,7 @@
 """A managed disk or an image version becomes a file: sparse, by segment, every piece verified, whole or not at all."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from imgstore.domain import names
 from imgstore.domain.access import Action, Principal
 from imgstore.domain.digests import Digest
 from imgstore.domain.errors import Conflict, ImgstoreError
+from imgstore.domain.geometry import PIECE_BYTES
 from imgstore.domain.names import ImageReference
 from imgstore.domain.resources import OS_DISK, ManifestRow, Replica, Slot
 from imgstore.domain.sources import DiskFormat
@@ -25,6 +26,7 @@ from imgstore.operations.installation import Installation, first_that_serves
 from imgstore.operations.recording import recorded
 from imgstore.operations.working import take_up
 from imgstore.segments.manifest import Manifest
+from imgstore.transfer.ranges import DecodedCache, RangeReader
 from imgstore.transfer.scatter import SegmentReader, scatter
 
 
@@ -35,9 +37,11 @@ class Export:
     path: Path
     format: DiskFormat
     virtual_bytes: int
+    """Of the disk, or of the part of it that was asked for."""
     file_bytes: int
     """Apparent size; the file is sparse."""
     disk_digest: Digest
+    """Of the whole disk."""
     source: str
     """The resource id that it was made from."""
     replica: int
@@ -85,24 +89,66 @@ def export_disk(
     """
     scope = names.disk_id(installation.subscription, group, name)
     with recorded(installation, principal, Action.READ, scope, "Microsoft.Compute/disks/beginGetAccess/action"):
-        with installation.catalog.transaction() as facts:
-            disk = finding.disk(facts, installation.subscription, group, name)
-            if disk.provisioning_state is not ProvisioningState.SUCCEEDED:
-                raise Conflict(
-                    f"The disk '{disk.name}' is not ready.",
-                    found=f"provisioning state {disk.provisioning_state}",
-                    expected="Succeeded",
-                    hint="repeat the `imgstore disk create` that made it; it goes on where it stood",
-                    target=scope,
-                )
-            manifest = facts.manifests.find(disk.uid, disk.slot.uid, OS_DISK)
-            assert manifest is not None, "a disk that Succeeded has a manifest"
-            siblings = _siblings(facts.replicas.list(disk.source_version_uid), disk.slot)
-            lease = _pin(installation, disk.slot, disk.uid, manifest, facts)
-        chosen = _Chosen(
-            source=scope, owner_uid=disk.uid, slot=disk.slot, manifest=manifest, others=siblings, lease=lease
-        )
+        chosen = _chosen_disk(installation, group, name)
         return _write(installation, chosen, path, format, overwrite=overwrite, pad=pad)
+
+
+def export_range(
+    installation: Installation,
+    principal: Principal,
+    *,
+    group: str,
+    name: str,
+    path: Path,
+    offset: int,
+    length: int,
+    overwrite: bool = False,
+) -> Export:
+    """Write some bytes of a managed disk into a raw file: only the segments that they lie in are fetched.
+
+    Args:
+        installation: where.
+        principal: who.
+        group: the resource group's name.
+        name: the disk's.
+        path: the file; its folder must exist.
+        offset: first byte of the disk.
+        length: how many bytes, at least 1.
+        overwrite: replace a file that is there.
+
+    Raises:
+        InvalidInput: the range is not inside the disk.
+        OutputError: the file cannot be written; nothing of it is left.
+        ObjectCorrupt, StoreError: no replica serves the bytes.
+    """
+    scope = names.disk_id(installation.subscription, group, name)
+    with recorded(installation, principal, Action.READ, scope, "Microsoft.Compute/disks/beginGetAccess/action"):
+        return _write_range(installation, _chosen_disk(installation, group, name), path, offset, length, overwrite)
+
+
+def _chosen_disk(installation: Installation, group: str, name: str) -> _Chosen:
+    """A managed disk that is ready, pinned."""
+    with installation.catalog.transaction() as facts:
+        disk = finding.disk(facts, installation.subscription, group, name)
+        scope = names.disk_id(installation.subscription, group, name)
+        if disk.provisioning_state is not ProvisioningState.SUCCEEDED:
+            raise Conflict(
+                f"The disk '{disk.name}' is not ready.",
+                found=f"provisioning state {disk.provisioning_state}",
+                expected="Succeeded",
+                hint="repeat the `imgstore disk create` that made it; it goes on where it stood",
+                target=scope,
+            )
+        manifest = facts.manifests.find(disk.uid, disk.slot.uid, OS_DISK)
+        assert manifest is not None, "a disk that Succeeded has a manifest"
+        return _Chosen(
+            source=scope,
+            owner_uid=disk.uid,
+            slot=disk.slot,
+            manifest=manifest,
+            others=_siblings(facts.replicas.list(disk.source_version_uid), disk.slot),
+            lease=_pin(installation, disk.slot, disk.uid, manifest, facts),
+        )
 
 
 def export_image(
@@ -233,6 +279,53 @@ def _write(
         path=path,
         format=form,
         virtual_bytes=manifest.virtual_bytes,
+        file_bytes=path.stat().st_size,
+        disk_digest=manifest.disk_digest,
+        source=chosen.source,
+        replica=chosen.slot.key.ordinal,
+    )
+
+
+def _write_range(
+    installation: Installation,
+    chosen: _Chosen,
+    path: Path,
+    offset: int,
+    length: int,
+    overwrite: bool,  # noqa: FBT001 - private
+) -> Export:
+    counter = Counter(installation, f"export {path.name}", length)
+    slots = (chosen.slot, *chosen.others)
+    with (
+        _reading(installation, chosen.lease) as hold,
+        closing(DecodedCache(installation.scratch)) as cache,
+    ):
+        manifest = read_manifest(installation, chosen.slot, chosen.others, chosen.manifest)
+        reader = SegmentReader(installation.accesses(slots))
+        ranges = RangeReader(manifest, reader, cache)
+        ranges.check(offset, length)
+        counter.begin()
+        writer = create_writer(
+            path, format=DiskFormat.RAW, virtual_bytes=length, extents=(), disk_digest=b"", overwrite=overwrite
+        )
+        try:
+            for at in range(0, length, PIECE_BYTES):
+                hold.go_on()
+                part = ranges.read_at(offset + at, min(PIECE_BYTES, length - at))
+                writer.write_at(at, part)
+                counter.moved(len(part))
+            writer.publish()
+        except ImgstoreError as error:
+            counter.fail(str(error))
+            raise
+        finally:
+            writer.abandon()
+            degrade_damaged(installation, slots, reader.damages)
+    counter.end()
+    return Export(
+        path=path,
+        format=DiskFormat.RAW,
+        virtual_bytes=length,
         file_bytes=path.stat().st_size,
         disk_digest=manifest.disk_digest,
         source=chosen.source,

@@ -76,9 +76,9 @@ def version(facts: Facts, line: Lineage, name: VersionName) -> ImageVersion:
 
 
 def disk(facts: Facts, subscription: str, group_name: str, name: str) -> ManagedDisk:
-    """The managed disk of that name."""
+    """The managed disk of that name. One that is being deleted is not found."""
     found = facts.disks.get(subscription, group_name, name)
-    if found is None:
+    if found is None or found.provisioning_state is ProvisioningState.DELETING:
         raise _missing("disk", names.disk_id(subscription, group_name, name), "imgstore disk list")
     return found
 

@@ -3,12 +3,13 @@
 Segments that nothing names any more stay in their slots until collection, which is not built: DESIGN.md, "Not built".
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from imgstore.catalog import Facts
 from imgstore.domain import keys
 from imgstore.domain.errors import WorkHeld
-from imgstore.domain.resources import ImageVersion, ManagedDisk, ManifestRow, Slot
+from imgstore.domain.resources import OS_DISK, ImageVersion, ManagedDisk, ManifestRow, Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.works import Work, WorkKind
 from imgstore.operations.installation import Installation
@@ -32,7 +33,7 @@ def forget_version(installation: Installation, version: ImageVersion) -> None:
     with installation.catalog.reading() as facts:
         replicas = facts.replicas.list(version.uid)
     for replica in replicas:
-        _forget_owner(installation, replica.slot, version.uid)
+        _forget_owner(installation, replica.slot, version.uid, (keys.manifest_key(version.uid, OS_DISK),))
         with installation.catalog.transaction() as facts:
             facts.replicas.remove(replica.uid)
     with installation.catalog.transaction() as facts:
@@ -40,27 +41,31 @@ def forget_version(installation: Installation, version: ImageVersion) -> None:
 
 
 def forget_disk(installation: Installation, disk: ManagedDisk) -> None:
-    """Take a managed disk's manifest out of its slot, then its row. May be repeated.
+    """Make the disk invisible, take its manifest out of its slot, then its row. May be repeated.
 
     Raises:
         WorkHeld: a live process reads it.
     """
     with installation.catalog.transaction() as facts:
         _end_works(installation, facts, disk.uid, disk.name)
-    _forget_owner(installation, disk.slot, disk.uid)
+        facts.disks.update(replace(disk, provisioning_state=ProvisioningState.DELETING))
+    objects = (keys.manifest_key(disk.uid, OS_DISK), keys.manifest_key(disk.source_version_uid, OS_DISK))
+    _forget_owner(installation, disk.slot, disk.uid, objects)
     with installation.catalog.transaction() as facts:
         facts.disks.delete(disk.uid)
 
 
-def _forget_owner(installation: Installation, slot: Slot, owner_uid: str) -> None:
-    """Rows first, then the objects that no row needs any more: a crash between leaves an object that nothing names."""
+def _forget_owner(installation: Installation, slot: Slot, owner_uid: str, objects: Sequence[str]) -> None:
+    """Rows first, then those of the owner's objects that no row needs any more.
+
+    The tombstone outlives both, so that after a crash between them the same command takes the objects.
+    """
     with installation.catalog.transaction() as facts:
         rows = [row for row in facts.manifests.of_owner(owner_uid) if row.slot_uid == slot.uid]
         for row in rows:
             _check_unpinned(installation, facts, row)
             forget_manifest(installation, facts, slot, row)
-        mine = {keys.manifest_key(owner_uid, row.disk) for row in rows} | {row.body_key for row in rows}
-        unused = [key for key in sorted(mine) if facts.manifests.body_users(slot.uid, key) == 0]
+        unused = [key for key in objects if facts.manifests.body_users(slot.uid, key) == 0]
     if unused:
         installation.access(slot).remove(unused)
 

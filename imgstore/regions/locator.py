@@ -9,17 +9,16 @@ error and not a second, empty home for the data.
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
 from imgstore.domain.digests import digest_of
 from imgstore.domain.effects import Effects
-from imgstore.domain.errors import StoreError, StoreMismatch, StoreUnreachable
+from imgstore.domain.errors import StoreDenied, StoreError, StoreMismatch, StoreUnreachable
 from imgstore.domain.resources import Slot, SlotKey, StorageAccountType
 from imgstore.regions.marks import Mark
 from imgstore.regions.model import ALL_ZONES, Policy, Region, Regions, Zone
-from imgstore.regions.zones import EmbeddedZone, Guarded, OpenedZone, S3Zone, ZoneReport, unopened
+from imgstore.regions.zones import EmbeddedZone, OpenedZone, S3Zone, ZoneReport, unopened
 from imgstore.stores.interface import ObjectStore
 from imgstore.stores.metered import Traffic, TrafficMeter
 from imgstore.stores.retrying import RetryPolicy
@@ -143,11 +142,11 @@ class Locator:
             known = self._zoned.get(region.name)
         if known is not None:
             return known
-        zones = {zone.name: self._open(region, zone).guarded for zone in region.zones}
+        zones = {zone.name: self._open(region, zone) for zone in region.zones}
         with ThreadPoolExecutor(len(zones)) as pool:
-            list(pool.map(_admit_if_reachable, zones.values()))
+            list(pool.map(_admit_if_usable, zones.values()))
         with self._lock:
-            return self._zoned.setdefault(region.name, Zoned(zones))
+            return self._zoned.setdefault(region.name, Zoned({name: zone.guarded for name, zone in zones.items()}))
 
     def _open(self, region: Region, zone: Zone) -> OpenedZone:
         with self._lock:
@@ -179,7 +178,15 @@ class Locator:
         return S3Zone(mark, s3, meter, self._policy)
 
 
-def _admit_if_reachable(zone: Guarded) -> None:
-    """Find a wrong zone at once. Two that answer are enough: the guard of a third looks before it is ever used."""
-    with suppress(StoreUnreachable):
-        zone.admitted()
+def _admit_if_usable(zone: OpenedZone) -> None:
+    """Find a wrong zone at once. Two that work are enough: the guard of a third looks before it is ever used.
+
+    A directory may fail in many ways, and each is a zone lost; a bucket that was never made is a mistake in regions.yaml.
+    """
+    lost = StoreError if isinstance(zone, EmbeddedZone) else (StoreUnreachable, StoreDenied)
+    try:
+        zone.guarded.admitted()
+    except StoreMismatch:
+        raise
+    except lost:
+        return

@@ -90,6 +90,15 @@ def decode_segment(body: bytes, name: Digest) -> memoryview:
     """
     if digest_of(body) != name:
         raise _corrupt(name, f"BLAKE3 {digest_of(body).hex()} over {len(body)} bytes", f"BLAKE3 {name.hex()}")
+    return decode_accepted(body, name)
+
+
+def decode_accepted(body: bytes, name: Digest) -> memoryview:
+    """The same for a body that the caller has seen to match `name` already (a store that was handed `named`).
+
+    Raises:
+        ObjectCorrupt: the bytes are no segment of this format.
+    """
     if len(body) < HEADER_BYTES:
         raise _corrupt(name, f"{len(body)} bytes", f"at least {HEADER_BYTES}")
     magic, version, encoding, blocks = HEADER.unpack_from(body)

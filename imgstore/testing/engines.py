@@ -230,14 +230,16 @@ def require(name: str) -> Found:
 
 
 @contextmanager
-def start_minio(folder: Path) -> Iterator[S3Engine]:
+def start_minio(folder: Path, *, port: int | None = None) -> Iterator[S3Engine]:
     """A MinIO process of its own over `folder`, ended with the block.
+
+    The same folder and port again, and the server is back as it was.
 
     Raises:
         EngineMissing: there is no program to start.
     """
     found = find_minio_program()
-    port, *_ = _free_ports(1)
+    port = port or _free_ports(1)[0]
     endpoint = f"http://127.0.0.1:{port}"
     variables = {
         "MINIO_ROOT_USER": _KEY,

@@ -111,14 +111,14 @@ def _start_seaweedfs(config: pytest.Config) -> Callable[[], S3Engine]:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse a misspelt `IMGSTORE_REQUIRE_ENGINES` before anything runs."""
-    try:
-        engines.required_engines()
-    except ValueError as error:
-        raise pytest.UsageError(str(error)) from error
     config.stash[_STACK] = ExitStack()
     config.stash[_RAN] = Counter()
     config.stash[_SKIPPED] = Counter()
     _reporter.config = config
+    try:
+        engines.required_engines()
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -105,14 +105,18 @@ def ingest(order: IngestOrder) -> IngestReceipt:
             scratch=order.scratch,
             go_on=order.go_on,
         )
+        # What can't be read is held to be absent: not built upon, told as missing, put again where the disk has it.
+        order = _without(order, bases.missing)
         try:
             return _Ingest(order, bases).run()
         except _BasesDamaged as damage:
-            # Held to be absent from now on: not built upon, told as missing, and put again where the disk has it.
-            sound = {name: size for name, size in order.present.items() if name not in damage.names}
-            order = replace(order, present=sound)
+            order = _without(order, damage.names)
         finally:
             bases.index.close()
+
+
+def _without(order: IngestOrder, names: frozenset[Digest]) -> IngestOrder:
+    return replace(order, present={name: size for name, size in order.present.items() if name not in names})
 
 
 class _BasesDamaged(Exception):
@@ -259,12 +263,14 @@ class _Ingest:
         if not names:
             return None
         self._fingerprints.finish(names)
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
-            digest = blake3(data).digest()
-            self._order.go_on()
-            self._order.slot.put_object(
-                keys.fingerprints_key(self._order.work_uid), data, lambda body: digest_of(body) == digest
-            )
+        # Unmapped with the last view of it, not by hand: a store's error may hold one in its traceback, and closing under
+        # it would raise in that error's place.
+        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        digest = blake3(data).digest()
+        self._order.go_on()
+        self._order.slot.put_object(
+            keys.fingerprints_key(self._order.work_uid), data, lambda body: digest_of(body) == digest
+        )
         return digest
 
     def _manifest(self, runs: Runs, puts: list["_Put"], fingerprints_digest: Digest | None) -> Manifest:

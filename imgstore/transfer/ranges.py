@@ -69,6 +69,20 @@ class RangeReader:
         """Size of the disk."""
         return self._manifest.virtual_bytes
 
+    def check(self, offset: int, length: int) -> None:
+        """Refuse a range that is not inside the disk.
+
+        Raises:
+            InvalidInput: it begins before the disk, is empty, or ends after the disk.
+        """
+        if offset < 0 or length < 1 or offset + length > self.virtual_bytes:
+            raise InvalidInput(
+                "The range is not inside the disk.",
+                found=f"{length} bytes from {offset}",
+                expected=f"at least one byte, inside 0 to {self.virtual_bytes}",
+                hint="ask for a range that ends at or before the disk's end",
+            )
+
     def read_at(self, offset: int, length: int) -> bytes:
         """`length` bytes of the disk from `offset`.
 
@@ -76,13 +90,7 @@ class RangeReader:
             InvalidInput: the range is not inside the disk.
             StoreError: a segment can be had from no slot.
         """
-        if offset < 0 or length < 0 or offset + length > self.virtual_bytes:
-            raise InvalidInput(
-                "The range is not inside the disk.",
-                found=f"{length} bytes from {offset}",
-                expected=f"inside 0 to {self.virtual_bytes}",
-                hint="ask for a range that ends at or before the disk's end",
-            )
+        self.check(offset, length)
         out = bytearray(length)
         runs = self._manifest.runs
         part = runs.overlapping(offset // BLOCK_BYTES, ceil_div(offset + length, BLOCK_BYTES))
