@@ -396,3 +396,23 @@ def test_the_quickstart_tells_programs_in_json(terminal: Terminal, monkeypatch: 
     assert told["home"] == str(home)
     assert told["secondDeliveredBytes"] * 10 < told["firstDeliveredBytes"]
     assert terminal.run(f"group list --home {home} --query '[].name' -o tsv").stdout == "quickstart\n"
+
+
+def test_a_range_of_a_disk(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path)
+    source = make_disk(tmp_path / "disk.raw", 11)
+    terminal.ok("sig create -g rg -r g --location eastus")
+    terminal.ok("sig image-definition create -g rg -r g -i d -p p -f o -s s --os-type Linux --os-state Generalized")
+    terminal.ok(f"sig image-version create -g rg -r g -i d -e 1.0.0 --os-vhd-uri {source} --location eastus")
+    terminal.ok("disk create -g rg -n d --location eastus --gallery-image-reference rg/g/d")
+    part = tmp_path / "part.raw"
+    for offset, length in ((0, 512), (6 * MIB + 17, 3 * MIB), (DISK_BYTES - 1, 1)):
+        line = f"disk export -g rg -n d --file {part} --offset {offset} --length {length} --overwrite"
+        assert terminal.ok(line)["virtualBytes"] == length
+        assert part.read_bytes() == source.read_bytes()[offset : offset + length]
+    part.unlink()
+    beyond = terminal.run(f"disk export -g rg -n d --file {part} --offset {DISK_BYTES - 1} --length 2")
+    assert beyond.exit_code == 1
+    assert f"inside 0 to {DISK_BYTES}" in beyond.output
+    assert not part.exists()
+    assert terminal.run(f"disk export -g rg -n d --file {part} --offset 0").exit_code == 2

@@ -294,13 +294,9 @@ class TestZonedOverDirectories(StoreContract):
         return InZones([InDirectory(tmp_path / zone) for zone in "123"])
 
 
-class TestAllWrappersOverMinio(StoreContract):
+class TestAllWrappersOverMinio(TestS3OnMinio):
     """As the regions room stacks them."""
 
     @pytest.fixture
     def store(self, on_minio: Bucket) -> ObjectStore:
         return Retrying(Metered(on_minio.store, TrafficMeter()))
-
-    @pytest.fixture
-    def raw(self, on_minio: Bucket) -> RawDoor:
-        return InBucket(on_minio.client, on_minio.name)

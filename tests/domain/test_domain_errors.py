@@ -1,0 +1,110 @@
+"""The error tree is a promise to callers: its shape, codes and statuses, as drawn at the top of its module."""
+
+import inspect
+import re
+
+import pytest
+
+from imgstore.domain import errors
+from imgstore.domain.errors import (
+    ImgstoreError,
+    InvalidInput,
+    ObjectNotFound,
+    PropertyChangeNotAllowed,
+    RegionsFault,
+    SafetyCheckFailed,
+    StoreError,
+    StoreUnreachable,
+)
+
+EVERY = {
+    each.__name__: each for _, each in inspect.getmembers(errors, inspect.isclass) if issubclass(each, ImgstoreError)
+}
+
+CODES = {
+    "ImgstoreError": ("InternalError", 500),
+    "InvalidInput": ("InvalidParameter", 400),
+    "RegionsFault": ("InvalidRegions", 400),
+    "ImageRefused": ("InvalidImage", 400),
+    "ImageTruncated": ("ImageTruncated", 400),
+    "SafetyCheckFailed": ("SafetyCheckFailed", 400),
+    "NotFound": ("ResourceNotFound", 404),
+    "ParentNotFound": ("ParentResourceNotFound", 404),
+    "ImageNotAvailable": ("GalleryImageNotFound", 404),
+    "AccessDenied": ("AuthorizationFailed", 403),
+    "Conflict": ("Conflict", 409),
+    "PropertyChangeNotAllowed": ("PropertyChangeNotAllowed", 409),
+    "WorkHeld": ("OperationInProgress", 409),
+    "LeaseLost": ("LeaseLost", 409),
+    "SourceChanged": ("SourceChanged", 409),
+    "StoreError": ("StoreError", 503),
+    "ObjectNotFound": ("ObjectNotFound", 503),
+    "StoreUnreachable": ("StoreUnreachable", 503),
+    "StoreDenied": ("StoreDenied", 503),
+    "StoreFull": ("StoreFull", 503),
+    "StoreMismatch": ("StoreMismatch", 503),
+    "ObjectCorrupt": ("ObjectCorrupt", 503),
+    "OutputError": ("OutputError", 400),
+    "ToolMissing": ("ToolMissing", 400),
+    "ReplicationFailed": ("ReplicationJobsFailed", 409),
+}
+
+
+def drawn() -> dict[str, str]:
+    """Each class of the drawing and the one above it."""
+    above: dict[str, str] = {}
+    path: list[str] = []
+    for line in (errors.__doc__ or "").splitlines():
+        match = re.match(r"    ([│├└─ ]*)(\w+)", line)
+        if match:
+            depth = len(match[1]) // 4
+            path = [*path[:depth], match[2]]
+            above[match[2]] = path[depth - 1] if depth else "Exception"
+    return above
+
+
+def test_the_drawing_is_the_tree() -> None:
+    assert drawn() == {name: each.__bases__[0].__name__ for name, each in EVERY.items()}
+
+
+def test_codes_and_statuses() -> None:
+    assert {name: (each.code, each.status) for name, each in EVERY.items()} == CODES
+
+
+def test_drawn_statuses() -> None:
+    told = dict(re.findall(r"─ (\w+)(?: \(\w+\))? +(\d{3}) ", errors.__doc__ or ""))
+    assert told
+    assert {name: int(status) for name, status in told.items()} == {name: EVERY[name].status for name in told}
+
+
+def test_only_an_unreachable_store_is_worth_another_try() -> None:
+    stores = [each for each in EVERY.values() if issubclass(each, StoreError)]
+    assert [each for each in stores if each.retryable] == [StoreUnreachable]
+
+
+def test_a_missing_object_is_the_key_error_that_readers_expect() -> None:
+    error = ObjectNotFound("There is no object 'a'.", hint="look elsewhere")
+    assert isinstance(error, KeyError)
+    assert str(error) == "There is no object 'a'.\n  what to do: look elsewhere"
+
+
+def test_an_error_tells_all_that_it_knows() -> None:
+    error = InvalidInput("No.", found="1", expected="2", hint="give 2", target="count", code="Other")
+    assert str(error) == "No.\n  found: 1\n  expected: 2\n  what to do: give 2"
+    assert (error.error_code, error.status, error.target) == ("Other", 400, "count")
+
+
+def test_the_special_ones_fill_in_the_rest() -> None:
+    changed = PropertyChangeNotAllowed("osType", found="Windows", expected="Linux")
+    assert changed.message == "Changing property 'osType' is not allowed."
+    assert changed.target == "osType"
+    fault = RegionsFault("/r.yaml", ["one", "two"])
+    assert fault.faults == ("one", "two")
+    assert "one; two" in str(fault)
+    unsafe = SafetyCheckFailed("backing", "No.", found="a", expected="b", hint="c", target="d")
+    assert unsafe.check == "backing"
+
+
+@pytest.mark.parametrize("name", sorted(EVERY))
+def test_each_class_says_when_it_is_raised(name: str) -> None:
+    assert inspect.getdoc(EVERY[name])

@@ -1,0 +1,117 @@
+"""Killed at a random step, looked at, told again: nothing half visible, nothing lost, nothing sent or charged twice.
+
+The steps are told in ``imgstore/testing/victim.py``; which are struck comes from a seed, which the test's name holds.
+"""
+
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imgstore.domain.geometry import MIB
+from imgstore.testing.disks import make_raw, patched
+from imgstore.testing.engines import S3Engine
+from imgstore.testing.installations import TARGETS
+from imgstore.testing.scenes import Scene, on_minio
+
+Cluster = Callable[[int], tuple[S3Engine, ...]]
+
+SEEDS = range(1, 2)
+LONG_SEEDS = range(100, 130)
+
+
+def play(scene: Scene, seed: int) -> None:
+    """Publish, replicate, make a disk, export, delete: each struck somewhere, each then told again."""
+    rng = random.Random(seed)
+    scene.prepare()
+    folder = scene.folder
+
+    def disk(version: str, number: int) -> str:
+        path = make_raw(folder / f"{version}.raw", seed=seed + number, virtual_bytes=16 * MIB, content_bytes=9 * MIB)
+        scene.expected[version] = path
+        return str(path)
+
+    steps = scene.victim("publish", source=disk("1.0.0", 1000), version="1.0.0", targets=TARGETS)
+    struck = 0
+    # Early: while the source is taken in. Later: while it is copied. A third, small one: around the catalog's commits.
+    for number, (first, last) in enumerate(((0.02, 0.3), (0.3, 0.98)), start=1):
+        version = f"1.0.{number}"
+        fatal = int(steps * rng.uniform(first, last))
+        struck += scene.strike("publish", fatal=fatal, source=disk(version, number), version=version, targets=TARGETS)
+    scene.expected["1.0.3"] = patched(scene.expected["1.0.2"], folder / "1.0.3.raw", seed=seed)
+    small: dict[str, Any] = {"source": str(scene.expected["1.0.3"]), "version": "1.0.3", "targets": TARGETS}
+    struck += scene.strike("publish", fatal=rng.randrange(20, 200), **small)
+    for number in range(2):
+        location = rng.choice(("southcentralus", "westus2", "eastus"))
+        named: dict[str, Any] = {"name": f"d{number}", "location": location, "version": f"1.0.{number + 1}"}
+        struck += scene.strike("disk", fatal=rng.randrange(4, 30), **named)
+    path = str(folder / "out" / "export.raw")
+    struck += scene.strike("export", fatal=rng.randrange(8, 40), path=path, location="westus2", version="1.0.2")
+    assert Path(path).read_bytes() == scene.expected["1.0.2"].read_bytes()
+    struck += scene.strike("delete", fatal=rng.randrange(2, 30), version="1.0.1")
+    struck += scene.strike("delete disk", fatal=rng.randrange(1, 20), name="d0")
+    scene.check()
+    assert struck >= 5, "most steps lie beyond the end: choose others"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_killed_on_directories(tmp_path: Path, seed: int) -> None:
+    play(Scene(folder=tmp_path), seed)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_killed_on_minio(tmp_path: Path, minio_cluster: Cluster, seed: int) -> None:
+    play(on_minio(tmp_path, minio_cluster(3), f"killed-{seed}"), seed)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", LONG_SEEDS)
+def test_killed_on_directories_for_long(tmp_path: Path, seed: int) -> None:
+    play(Scene(folder=tmp_path), seed)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", LONG_SEEDS)
+def test_killed_on_minio_for_long(tmp_path: Path, minio_cluster: Cluster, seed: int) -> None:
+    play(on_minio(tmp_path, minio_cluster(3), f"killed-{seed}"), seed)
+
+
+@pytest.mark.long
+@pytest.mark.engine("postgresql")
+@pytest.mark.parametrize("seed", LONG_SEEDS[:10])
+def test_killed_on_postgresql_for_long(tmp_path: Path, postgresql: str, seed: int) -> None:
+    play(Scene(folder=tmp_path, settings={"database": postgresql}), seed)
+
+
+def test_interrupted_and_told_again(tmp_path: Path) -> None:
+    """Ctrl-C: while it is taken in, while it is copied, while it is exported."""
+    scene = Scene(folder=tmp_path)
+    scene.prepare()
+    scene.expected["1.0.0"] = make_raw(tmp_path / "1.0.0.raw", seed=8, virtual_bytes=16 * MIB, content_bytes=9 * MIB)
+    orders: dict[str, Any] = {"source": str(scene.expected["1.0.0"]), "version": "1.0.0", "targets": TARGETS}
+    struck = [scene.strike("publish", fatal=fatal, number=signal.SIGINT, **orders) for fatal in (45,)]
+    scene.expected["1.0.1"] = make_raw(tmp_path / "1.0.1.raw", seed=9, virtual_bytes=16 * MIB, content_bytes=9 * MIB)
+    orders = {"source": str(scene.expected["1.0.1"]), "version": "1.0.1", "targets": TARGETS}
+    struck.append(scene.strike("publish", fatal=150, number=signal.SIGINT, **orders))
+    path = str(tmp_path / "out" / "export.raw")
+    export: dict[str, Any] = {"path": path, "location": "eastus", "version": "1.0.1"}
+    struck.append(scene.strike("export", fatal=20, number=signal.SIGINT, **export))
+    scene.check()
+    assert all(struck)
+
+
+def test_interrupted_export_leaves_no_file(tmp_path: Path) -> None:
+    """Ctrl-C is no kill: the temporary file goes at once, before any repeat."""
+    scene = Scene(folder=tmp_path)
+    scene.prepare()
+    scene.expected["1.0.0"] = make_raw(tmp_path / "1.0.0.raw", seed=8, virtual_bytes=16 * MIB, content_bytes=9 * MIB)
+    scene.victim("publish", source=str(scene.expected["1.0.0"]), version="1.0.0", targets=["southcentralus"])
+    path = str(tmp_path / "out" / "export.raw")
+    took = scene.victim("export", fatal=20, number=signal.SIGINT, path=path, location="southcentralus", version="1.0.0")
+    assert took == 0
+    assert list((tmp_path / "out").iterdir()) == []
+    with scene.open() as installation, installation.catalog.reading() as facts:
+        assert facts.works.list_open() == [], "the interrupted export kept its pin"

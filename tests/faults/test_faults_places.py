@@ -1,0 +1,397 @@
+"""Stores that do not answer, disks that are full, folders that refuse, zones and regions that are lost.
+
+A zone of the embedded default is taken down by putting a link to itself where its folder was: every access fails, as on
+a volume that broke. Whatever fails must say so, leave nothing half visible, stop nobody else, and go on when told again.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from imgstore.domain.errors import (
+    ImageNotAvailable,
+    InvalidInput,
+    OutputError,
+    ReplicationFailed,
+    StoreDenied,
+    StoreError,
+    StoreFull,
+    StoreUnreachable,
+)
+from imgstore.domain.geometry import MIB
+from imgstore.domain.sources import DiskFormat
+from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.operations import exporting
+from imgstore.stores import retrying
+from imgstore.testing import engines
+from imgstore.testing.disks import make_raw, sha256_of
+from imgstore.testing.installations import (
+    ADMIN,
+    GROUP,
+    Stock,
+    all_slots,
+    audit,
+    audit_served,
+    charges,
+    delete,
+    export,
+    found_gallery,
+    make_disk,
+    open_home,
+    publish,
+    show,
+    states,
+)
+from imgstore.testing.scenes import on_minio
+
+pytest_plugins = ["imgstore.testing.stock"]
+
+Cluster = Callable[[int], tuple[engines.S3Engine, ...]]
+
+COMPLETED, FAILED = ReplicaState.COMPLETED, ReplicaState.FAILED
+
+
+@contextmanager
+def down(home: Path, region: str, *zones: str) -> Iterator[None]:
+    """The named zones of a region are gone while the block runs."""
+    folders = [home / "regions" / f"imgstore-{region}" / f"zone-{zone}" for zone in zones]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.rename(folder.with_name(f"{folder.name}-away"))
+        folder.symlink_to(folder)
+    try:
+        yield
+    finally:
+        for folder in folders:
+            folder.unlink()
+            folder.with_name(f"{folder.name}-away").rename(folder)
+
+
+@pytest.fixture
+def home(tmp_path: Path, stock: Stock) -> Path:
+    shutil.copytree(stock.home, tmp_path / "home")
+    return tmp_path / "home"
+
+
+# -- zones and regions ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("zone", ["1", "2", "3"])
+def test_zrs_goes_on_with_one_zone_lost(home: Path, stock: Stock, tmp_path: Path, zone: str) -> None:
+    with down(home, "westus2", zone), open_home(home) as installation:
+        export(installation, tmp_path / "o.raw", "westus2")
+        assert sha256_of(tmp_path / "o.raw") == sha256_of(stock.first)
+        view = publish(installation, stock.second, "1.0.1")
+        assert states(view)["westus2/0"] is COMPLETED
+        make_disk(installation, "d1", "westus2")
+    with open_home(home) as installation:
+        audit_served(installation, {"1.0.0": stock.first, "1.0.1": stock.second}, tmp_path)
+        audit(installation)
+
+
+def test_zrs_with_two_zones_lost_is_refused_and_heals(home: Path, stock: Stock, tmp_path: Path) -> None:
+    with down(home, "westus2", "1", "3"), open_home(home) as installation:
+        with pytest.raises(ReplicationFailed, match=r"region:westus2.*Too few zones"):
+            publish(installation, stock.second, "1.0.1")
+        view = show(installation, "1.0.1")
+        assert states(view)["westus2/0"] is FAILED
+        assert {state for place, state in states(view).items() if place != "westus2/0"} == {COMPLETED}
+        assert view.version.provisioning_state is ProvisioningState.FAILED
+        with pytest.raises(ImageNotAvailable):
+            make_disk(installation, "d1", "westus2", "1.0.1")
+        assert not [row for row in charges(installation) if (row.party.version, row.target) == ("1.0.1", "westus2")]
+    with open_home(home) as installation:
+        view = publish(installation, stock.second, "1.0.1")
+        assert view.version.provisioning_state is ProvisioningState.SUCCEEDED
+        audit(installation)
+        audit_served(installation, {"1.0.0": stock.first, "1.0.1": stock.second}, tmp_path)
+
+
+def test_a_lost_zones_folder_is_made_again_and_filled_by_the_next_writes(
+    home: Path, stock: Stock, tmp_path: Path
+) -> None:
+    shutil.rmtree(home / "regions" / "imgstore-westus2" / "zone-2")
+    with open_home(home) as installation:
+        export(installation, tmp_path / "o.raw", "westus2")
+        assert sha256_of(tmp_path / "o.raw") == sha256_of(stock.first)
+        publish(installation, stock.second, "1.0.1")
+        audit(installation)
+
+
+def test_a_lost_region_fails_alone_and_heals(tmp_path: Path, stock: Stock) -> None:
+    with open_home(tmp_path / "home") as installation:
+        found_gallery(installation)
+    with down(tmp_path / "home", "eastus", "1"), open_home(tmp_path / "home") as installation:
+        with pytest.raises(ReplicationFailed, match="region:eastus") as caught:
+            publish(installation, stock.first)
+        assert caught.value.error_code == "ReplicationJobsFailed"
+        view = show(installation)
+        failed = next(each for each in view.replicas if each.slot.key.region == "eastus")
+        assert failed.state is FAILED
+        assert failed.error
+        for region in ("southcentralus", "westus2"):
+            export(installation, tmp_path / "o.raw", region)
+            assert sha256_of(tmp_path / "o.raw") == sha256_of(stock.first), region
+        assert [row.target for row in charges(installation) if row.target == "eastus"] == []
+    with open_home(tmp_path / "home") as installation:
+        view = publish(installation, stock.first)
+        assert set(states(view).values()) == {COMPLETED}
+        assert all(each.error is None for each in view.replicas)
+        audit(installation)
+
+
+def test_a_lost_region_hides_no_other(home: Path, stock: Stock, tmp_path: Path) -> None:
+    """All was complete; then a region goes. The others serve, and give to a new region, in a process that never saw it."""
+    with down(home, "eastus", "1"), open_home(home) as installation:
+        for region in ("southcentralus", "westus2"):
+            export(installation, tmp_path / "o.raw", region)
+            assert sha256_of(tmp_path / "o.raw") == sha256_of(stock.first)
+        make_disk(installation, "d1", "westus2")
+        assert states(show(installation))["eastus/0"] is COMPLETED, "a zone that does not answer is no damage"
+
+
+def test_the_region_that_is_lost_is_read_from_another(home: Path, stock: Stock, tmp_path: Path) -> None:
+    with down(home, "eastus", "1"), open_home(home) as installation:
+        export(installation, tmp_path / "o.raw", "eastus")
+    assert sha256_of(tmp_path / "o.raw") == sha256_of(stock.first)
+
+
+def test_a_version_is_taken_in_by_any_zone_of_its_region(tmp_path: Path, stock: Stock) -> None:
+    """The zone of replica 0 is down: replica 1 is made first, and replica 0 is copied from it later."""
+    with open_home(tmp_path / "home") as installation:
+        found_gallery(installation)
+        publish(installation, stock.first, targets=["southcentralus=2"])
+        zone = next(slot.zone for slot in all_slots(installation) if slot.key.ordinal == 0)
+    with down(tmp_path / "home", "southcentralus", zone), open_home(tmp_path / "home") as installation:
+        with pytest.raises(ReplicationFailed, match="region:southcentralus"):
+            publish(installation, stock.second, "1.0.1", ["southcentralus=2", "eastus"])
+        view = show(installation, "1.0.1")
+        assert states(view) == {"southcentralus/0": FAILED, "southcentralus/1": COMPLETED, "eastus/0": COMPLETED}
+        export(installation, tmp_path / "o.raw", "eastus", "1.0.1")
+    with open_home(tmp_path / "home") as installation:
+        publish(installation, stock.second, "1.0.1", ["southcentralus=2", "eastus"])
+        audit(installation)
+        audit_served(installation, {"1.0.0": stock.first, "1.0.1": stock.second}, tmp_path)
+
+
+def test_the_source_region_lost_leaves_nothing_usable(tmp_path: Path, stock: Stock) -> None:
+    with open_home(tmp_path / "home") as installation:
+        found_gallery(installation)
+    with down(tmp_path / "home", "eastus", "1"), open_home(tmp_path / "home") as installation:
+        with pytest.raises(StoreError) as caught:
+            publish(installation, stock.first, targets=["eastus", "westus2"], location="eastus")
+        assert caught.value.hint
+        view = show(installation)
+        assert COMPLETED not in states(view).values()
+        assert charges(installation) == []
+    with open_home(tmp_path / "home") as installation:
+        publish(installation, stock.first, targets=["eastus", "westus2"], location="eastus")
+        audit(installation)
+
+
+# -- no room ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 12 MiB of its own."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(place)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small file system needs the right to mount: {mounted.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_home_without_room(small: Path, tmp_path: Path) -> None:
+    """The store's disk is full in the middle of an ingest; with room made, the same command goes on."""
+    source = make_raw(tmp_path / "disk.raw", seed=4, virtual_bytes=32 * MIB, content_bytes=20 * MIB)
+    with open_home(small / "home", database=f"sqlite:///{tmp_path}/catalog.sqlite") as installation:
+        found_gallery(installation)
+        with pytest.raises(StoreFull) as caught:
+            publish(installation, source, targets=["eastus"], location="eastus")
+        assert "room" in (caught.value.hint or "")
+        assert states(show(installation)) == {"eastus/0": FAILED}
+        assert "room" in (show(installation).replicas[0].error or "")
+        audit(installation, quiet=False)
+        subprocess.run(["mount", "-o", "remount,size=60m", str(small)], check=True)
+        publish(installation, source, targets=["eastus"], location="eastus")
+        audit(installation)
+        export(installation, tmp_path / "o.raw", "eastus")
+    assert sha256_of(tmp_path / "o.raw") == sha256_of(source)
+
+
+def test_a_home_without_room_for_its_catalog_too(small: Path, tmp_path: Path) -> None:
+    source = make_raw(tmp_path / "disk.raw", seed=4, virtual_bytes=32 * MIB, content_bytes=20 * MIB)
+    with open_home(small / "home") as installation:
+        found_gallery(installation)
+        with pytest.raises(StoreFull) as caught:
+            publish(installation, source, targets=["eastus"], location="eastus")
+        assert "room" in str(caught.value)
+    subprocess.run(["mount", "-o", "remount,size=60m", str(small)], check=True)
+    with open_home(small / "home") as installation:
+        publish(installation, source, targets=["eastus"], location="eastus")
+        audit(installation)
+
+
+@pytest.mark.parametrize("form", [DiskFormat.RAW, DiskFormat.VHD_FIXED, DiskFormat.VHD_DYNAMIC])
+def test_an_export_without_room_leaves_no_file(small: Path, tmp_path: Path, form: DiskFormat) -> None:
+    source = make_raw(tmp_path / "disk.raw", seed=4, virtual_bytes=32 * MIB, content_bytes=20 * MIB)
+    with open_home(tmp_path / "home") as installation:
+        found_gallery(installation)
+        publish(installation, source, targets=["southcentralus"])
+        make_disk(installation, "d1")
+        with pytest.raises(OutputError) as caught:
+            exporting.export_disk(installation, ADMIN, group=GROUP, name="d1", path=small / "d1.img", format=form)
+        assert "No space left" in (caught.value.found or "")
+        assert list(small.iterdir()) == []
+        assert set(states(show(installation)).values()) == {COMPLETED}, "a full target is no damage of the source"
+        audit(installation)
+
+
+# -- no permission ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def unwritable(folder: Path) -> Iterator[None]:
+    """The folder takes no new names while the block runs, from root neither."""
+    if os.geteuid():
+        folder.chmod(0o500)
+    elif subprocess.run(["chattr", "+i", str(folder)], capture_output=True, check=False).returncode:
+        pytest.skip("root may write everywhere, and this file system knows no immutable folders")
+    try:
+        yield
+    finally:
+        if os.geteuid():
+            folder.chmod(0o700)
+        else:
+            subprocess.run(["chattr", "-i", str(folder)], check=True)
+
+
+def test_a_store_without_permission_fails_by_name_and_goes_on(tmp_path: Path, stock: Stock) -> None:
+    with open_home(tmp_path / "home") as installation:
+        found_gallery(installation)
+        publish(installation, stock.first)
+        delete(installation)
+        zone = tmp_path / "home" / "regions" / "imgstore-eastus" / "zone-1"
+        other = make_raw(tmp_path / "other.raw", seed=66)
+        with unwritable(zone / ".tmp"):
+            with pytest.raises(ReplicationFailed, match="region:eastus"):
+                publish(installation, other)
+            failed = next(each for each in show(installation).replicas if each.slot.key.region == "eastus")
+            assert "refuses access" in (failed.error or "")
+        publish(installation, other)
+        audit(installation)
+
+
+def test_the_source_regions_store_without_permission(tmp_path: Path, stock: Stock) -> None:
+    with open_home(tmp_path / "home") as installation:
+        found_gallery(installation)
+        publish(installation, stock.first, targets=["eastus"], location="eastus")
+        zone = tmp_path / "home" / "regions" / "imgstore-eastus" / "zone-1"
+        other = make_raw(tmp_path / "other.raw", seed=66)
+        with unwritable(zone / ".tmp"), pytest.raises(StoreDenied) as caught:
+            publish(installation, other, "2.0.0", ["eastus"], location="eastus")
+        assert caught.value.hint
+        assert states(show(installation, "2.0.0")) == {"eastus/0": FAILED}
+        publish(installation, other, "2.0.0", ["eastus"], location="eastus")
+        audit(installation)
+
+
+def test_an_export_without_permission(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with open_home(home) as installation, unwritable(tmp_path / "out"):
+        with pytest.raises(OutputError) as caught:
+            export(installation, tmp_path / "out" / "o.raw")
+        assert caught.value.hint
+        audit(installation)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_home_without_permission(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir()
+    with (
+        unwritable(tmp_path / "closed"),
+        pytest.raises((InvalidInput, StoreDenied)) as caught,
+        open_home(tmp_path / "closed" / "home"),
+    ):
+        pass
+    assert caught.value.hint
+
+
+# -- a server that stops ----------------------------------------------------------------------------------------------
+
+
+class Servers:
+    """MinIO processes that can be ended and brought back, each at its old address over its old data."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self._folder = folder
+        self._stacks = [ExitStack() for _ in range(count)]
+        self.engines = [self._start(number) for number in range(count)]
+
+    def stop(self, number: int) -> None:
+        self._stacks[number].close()
+
+    def resume(self, number: int) -> None:
+        self._start(number, port=urlsplit(self.engines[number].endpoint).port)
+
+    def close(self) -> None:
+        for stack in self._stacks:
+            stack.close()
+
+    def _start(self, number: int, port: int | None = None) -> engines.S3Engine:
+        started = engines.start_minio(self._folder / f"minio-{number}", port=port)
+        return self._stacks[number].enter_context(started)
+
+
+@pytest.fixture
+def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servers]:
+    engines.find_minio_program()
+    # Patience has tests of its own (tests/stores): here it would only make the run longer.
+    monkeypatch.setattr(retrying, "RetryPolicy", partial(retrying.RetryPolicy, attempts_max=2))
+    running = Servers(tmp_path / "engines", 3)
+    yield running
+    running.close()
+
+
+@pytest.mark.engine("minio")
+def test_a_minio_that_stops_fails_its_region_alone_and_heals(tmp_path: Path, stock: Stock, servers: Servers) -> None:
+    """The server of eastus, and of one zone of westus2, is gone; then that of the source region; then all are back."""
+    scene = on_minio(tmp_path / "scene", servers.engines, "stops")
+    scene.prepare()
+    servers.stop(1)
+    with scene.open() as installation:
+        with pytest.raises(ReplicationFailed, match="region:eastus"):
+            publish(installation, stock.first)
+        wanted = {"southcentralus/0": COMPLETED, "southcentralus/1": COMPLETED, "westus2/0": COMPLETED}
+        assert states(show(installation)) == wanted | {"eastus/0": FAILED}
+        export(installation, tmp_path / "o.raw", "westus2")
+        assert sha256_of(tmp_path / "o.raw") == sha256_of(stock.first)
+    servers.resume(1)
+    servers.stop(0)
+    with scene.open() as installation:
+        export(installation, tmp_path / "o.raw", "southcentralus")
+        assert sha256_of(tmp_path / "o.raw") == sha256_of(stock.first)
+        with pytest.raises(StoreUnreachable) as caught:
+            publish(installation, stock.second, "1.0.1")
+        assert caught.value.hint
+        assert COMPLETED not in states(show(installation, "1.0.1")).values()
+    servers.resume(0)
+    with scene.open() as installation:
+        publish(installation, stock.first)
+        publish(installation, stock.second, "1.0.1")
+        audit(installation)
+        audit_served(installation, {"1.0.0": stock.first, "1.0.1": stock.second}, tmp_path)

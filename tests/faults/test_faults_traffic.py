@@ -1,0 +1,158 @@
+"""The ledger and the meters against MinIO's own: what each server lists, and what each says that it moved.
+
+MinIO counts the bodies of requests and answers, without headers: for objects to the byte what our meters count. Besides
+objects it counts the XML of listings and of deletions, which are no object's bytes: they are all that may lie between.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from imgstore.ledger.rows import ChargeKind
+from imgstore.operations.installation import Installation
+from imgstore.stores.metered import Traffic
+from imgstore.testing.disks import sha256_of
+from imgstore.testing.engines import S3Engine
+from imgstore.testing.installations import (
+    Stock,
+    all_slots,
+    audit,
+    charges,
+    content,
+    export,
+    make_disk,
+    publish,
+)
+from imgstore.testing.scenes import Scene, on_minio
+
+pytest_plugins = ["imgstore.testing.stock"]
+
+Cluster = Callable[[int], tuple[S3Engine, ...]]
+
+REGIONS = ("southcentralus", "eastus", "westus2")
+TARGETS = ["southcentralus=2", "eastus", "westus2"]
+
+XML_OF_DELETE = 400
+"""Bytes at most of a deletion's request and of its answer; ours remove a key or two each."""
+XML_OF_LIST = 1000
+"""Bytes at most of an empty listing."""
+XML_OF_OBJECT = 600
+"""Bytes at most of one object in a listing."""
+
+
+@dataclass(slots=True)
+class Watched:
+    """What was moved in a block, as the servers and as our meters tell."""
+
+    servers: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """By region: bytes of bodies (received, sent)."""
+    meters: dict[str, Traffic] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    scene: Scene
+    engines: tuple[S3Engine, ...]
+
+    @contextmanager
+    def watched(self) -> Iterator[tuple[Installation, Watched]]:
+        found = Watched()
+        before = [engine.traffic() for engine in self.engines]
+        with self.scene.open() as installation:
+            yield installation, found
+            found.meters = dict(installation.locator.traffic())
+        for region, engine, (received, sent) in zip(REGIONS, self.engines, before, strict=True):
+            now = engine.traffic()
+            found.servers[region] = now[0] - received, now[1] - sent
+
+    def listed(self, region: str) -> dict[str, int]:
+        """Every object of the region's bucket, by the server's own listing."""
+        client = self.engines[REGIONS.index(region)].client()
+        try:
+            pages = client.get_paginator("list_objects_v2").paginate(Bucket=f"{region}-traffic")
+            return {each["Key"]: each["Size"] for page in pages for each in page.get("Contents", [])}
+        finally:
+            client.close()
+
+
+@pytest.fixture
+def places(tmp_path: Path, minio_cluster: Cluster) -> Iterator[Places]:
+    engines = minio_cluster(3)
+    scene = on_minio(tmp_path / "scene", engines, "traffic", zoned=False)
+    scene.prepare()
+    yield Places(scene, engines)
+    for region, engine in zip(REGIONS, engines, strict=True):
+        client = engine.client()
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=f"{region}-traffic"):
+            for each in page.get("Contents", []):
+                client.delete_object(Bucket=f"{region}-traffic", Key=each["Key"])
+        client.delete_bucket(Bucket=f"{region}-traffic")
+        client.close()
+
+
+def assert_agree(watched: Watched, objects: int) -> None:
+    """Servers and meters agree but for the XML; a listing tells at most so many objects."""
+    for region, (received, sent) in watched.servers.items():
+        meter = watched.meters[region]
+        deletes, lists = (meter.requests.get(name, 0) for name in ("delete", "list"))
+        up = received - meter.sent_bytes
+        assert 0 <= up <= deletes * XML_OF_DELETE, f"{region}: the server received {up} bytes that we did not count"
+        down = sent - meter.received_bytes
+        xml = deletes * XML_OF_DELETE + lists * (XML_OF_LIST + objects * XML_OF_OBJECT)
+        assert 0 <= down <= xml, f"{region}: the server sent {down} bytes that we did not count"
+
+
+def test_the_main_job_is_charged_for_what_the_servers_list(places: Places, stock: Stock, tmp_path: Path) -> None:
+    with places.watched() as (installation, first):
+        publish(installation, stock.first, targets=TARGETS)
+    with places.watched() as (installation, second):
+        publish(installation, stock.second, "1.0.1", TARGETS)
+        publish(installation, stock.rebuilt, "1.0.2", TARGETS)
+        make_disk(installation, "d1", "eastus", "1.0.0")
+    listed = {region: places.listed(region) for region in REGIONS}
+    for watched in (first, second):
+        assert_agree(watched, max(map(len, listed.values())))
+    with places.watched() as (installation, _):
+        audit(installation)
+        rows = charges(installation)
+        for slot in all_slots(installation):
+            sizes = sum(size for key, size in listed[slot.key.region].items() if f"{slot.prefix}segments/" in key)
+            assert sizes == sum(content(installation, slot).segments.values())
+            kind = ChargeKind.COPY if slot.key.region == "southcentralus" else ChargeKind.EGRESS
+            mine = [row for row in rows if (row.target, row.replica) == (slot.key.region, slot.key.ordinal)]
+            if (slot.key.region, slot.key.ordinal) != ("southcentralus", 0):
+                assert sum(row.delivered_bytes for row in mine if row.kind is kind) == sizes
+            else:
+                assert mine == []
+        for region in ("eastus", "westus2"):
+            # What was put there is what was charged, the manifests, and objects of a few hundred bytes.
+            sent = first.meters[region].sent_bytes + second.meters[region].sent_bytes
+            manifests = sum(size for key, size in listed[region].items() if "/manifests/" in key)
+            charged = sum(row.delivered_bytes for row in rows if row.target == region)
+            assert sent == charged + manifests, f"{region}: bytes were sent twice"
+
+
+def test_an_export_reads_each_stored_byte_once(places: Places, stock: Stock, tmp_path: Path) -> None:
+    """Nothing but objects is moved: the server's count is the meter's to the byte."""
+    with places.watched() as (installation, _):
+        publish(installation, stock.first, targets=TARGETS)
+    with places.watched() as (installation, watched):
+        export(installation, tmp_path / "o.raw", "eastus")
+    assert sha256_of(tmp_path / "o.raw") == sha256_of(stock.first)
+    for region, (received, sent) in watched.servers.items():
+        meter = watched.meters[region]
+        assert (received, sent) == (meter.sent_bytes, meter.received_bytes), region
+    stored = sum(size for key, size in places.listed("eastus").items() if "/segments/" in key or "/manifests/" in key)
+    marks = places.listed("eastus")["FORMAT"]
+    assert watched.servers["eastus"] == (0, stored + marks)
+
+
+def test_a_repeat_moves_no_segment(places: Places, stock: Stock) -> None:
+    with places.watched() as (installation, _):
+        publish(installation, stock.first, targets=TARGETS)
+    with places.watched() as (installation, watched):
+        publish(installation, stock.first, targets=TARGETS)
+    assert set(watched.servers.values()) == {(0, 0)}, "nothing to do, and a server was asked"

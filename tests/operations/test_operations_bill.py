@@ -1,0 +1,191 @@
+"""Money: a bill says what lies and what came, by what the stores list; whatever is repeated, it is charged once."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from imgstore.domain.digests import Digest
+from imgstore.domain.effects import Effects
+from imgstore.ledger.rows import ChargeKind, StorageInterval
+from imgstore.operations import bills, disks
+from imgstore.operations.installation import Installation
+from imgstore.testing.clock import ManualClock
+from imgstore.testing.installations import (
+    ADMIN,
+    GROUP,
+    TARGETS,
+    Stock,
+    all_slots,
+    audit,
+    audit_served,
+    charges,
+    content,
+    delete,
+    found_gallery,
+    make_disk,
+    open_home,
+    publish,
+)
+
+pytest_plugins = ["imgstore.testing.stock"]
+
+
+def arrivals(installation: Installation) -> dict[tuple[str, int], int]:
+    """By slot: the bytes of the segments that its store lists."""
+    return {
+        (slot.key.region, slot.key.ordinal): sum(content(installation, slot).segments.values())
+        for slot in all_slots(installation)
+    }
+
+
+def charged(installation: Installation) -> dict[tuple[str, int], int]:
+    """By slot: the bytes that the ledger says arrived."""
+    found: defaultdict[tuple[str, int], int] = defaultdict(int)
+    for row in charges(installation):
+        found[row.target, row.replica] += row.delivered_bytes
+    return dict(found)
+
+
+def test_the_ledger_says_what_each_slot_lists(stocked: Installation, stock: Stock) -> None:
+    publish(stocked, stock.second, "1.0.1")
+    publish(stocked, stock.rebuilt, "1.0.2", [*TARGETS, "northeurope=2"])
+    there = arrivals(stocked)
+    del there["southcentralus", 0]  # where all came from
+    assert charged(stocked) == there
+    kinds = {(row.target, row.replica): row.kind for row in charges(stocked)}
+    assert kinds == {
+        ("southcentralus", 1): ChargeKind.COPY,
+        ("westus2", 0): ChargeKind.EGRESS,
+        ("eastus", 0): ChargeKind.EGRESS,
+        ("northeurope", 0): ChargeKind.EGRESS,
+        ("northeurope", 1): ChargeKind.COPY,
+    }
+    audit(stocked)
+
+
+def test_prices_are_those_of_the_pair_and_copies_are_free(stocked: Installation, stock: Stock) -> None:
+    publish(stocked, stock.second, "1.0.1", ["southcentralus=2", "northeurope=2", "eastus"])
+    bill = bills.show_bill(stocked, ADMIN)
+    moved = [row for row in bill.rows if row.kind is not ChargeKind.STORAGE]
+    prices = {row.target: row.unit_price for row in moved if row.kind is ChargeKind.EGRESS}
+    assert prices == {"westus2": Decimal("0.02"), "eastus": Decimal("0.02"), "northeurope": Decimal("0.05")}
+    for row in moved:
+        assert row.amount == row.delivered_bytes * row.unit_price / 10**9
+        assert (row.kind is ChargeKind.COPY) == (row.amount == 0)
+    assert bill.total == sum(row.amount for row in bill.rows)
+
+
+def test_repeats_charge_nothing(stocked: Installation, stock: Stock) -> None:
+    make_disk(stocked, "d1")
+    before = charges(stocked)
+    with stocked.catalog.reading() as facts:
+        lying = facts.ledger.intervals()
+    for _ in range(3):
+        publish(stocked, stock.first)
+        make_disk(stocked, "d1")
+    with stocked.catalog.reading() as facts:
+        assert facts.ledger.intervals() == lying
+    assert charges(stocked) == before
+
+
+def test_a_charge_under_a_known_key_changes_nothing(stocked: Installation) -> None:
+    """What makes a repeat of the completing transaction harmless, asked of the ledger itself."""
+    before = charges(stocked)
+    with stocked.catalog.transaction() as facts:
+        assert not any(facts.ledger.add(row) for row in before)
+    assert charges(stocked) == before
+
+
+def test_bytes_are_billed_to_whoever_still_names_them(stocked: Installation, stock: Stock) -> None:
+    """The law of attribution at every turn: versions and disks come and go, the sums stay what the stores list."""
+    publish(stocked, stock.second, "1.0.1")
+    make_disk(stocked, "d1", version="1.0.0")
+    audit(stocked)
+    delete(stocked)
+    audit(stocked)
+    delete(stocked, "1.0.1")
+    audit(stocked)
+    open_now = [each for each in intervals(stocked) if each.closed_at is None]
+    assert [(each.party.disk, each.party.gallery) for each in open_now] == [("d1", None)]
+    publish(stocked, stock.rebuilt, "1.0.2")
+    audit(stocked)
+    disks.delete_disk(stocked, ADMIN, group=GROUP, name="d1")
+    audit(stocked)
+    delete(stocked, "1.0.2")
+    assert [each for each in intervals(stocked) if each.closed_at is None] == []
+
+
+def intervals(installation: Installation) -> list[StorageInterval]:
+    with installation.catalog.reading() as facts:
+        return facts.ledger.intervals()
+
+
+@pytest.fixture
+def timed(tmp_path: Path) -> Iterator[tuple[Installation, ManualClock]]:
+    clock = ManualClock(datetime(2020, 1, 1, tzinfo=UTC))
+    with open_home(tmp_path / "home", effects=Effects(now=clock.now)) as installation:
+        found_gallery(installation)
+        yield installation, clock
+
+
+def test_storage_is_bytes_times_time(timed: tuple[Installation, ManualClock], stock: Stock) -> None:
+    installation, clock = timed
+    publish(installation, stock.first, targets=["southcentralus", "westus2=1=Standard_ZRS"])
+    lies = {
+        slot.key.region: sum(content(installation, slot).segments.values())
+        + sum(content(installation, slot).manifests.values())
+        for slot in all_slots(installation)
+    }
+    clock.advance(timedelta(hours=730).total_seconds())
+    delete(installation)
+    bill = bills.show_bill(installation, ADMIN)
+    stored = {row.target: row for row in bill.rows if row.kind is ChargeKind.STORAGE}
+    prices = {"southcentralus": Decimal("0.05"), "westus2": Decimal("0.0625")}
+    for region, price in prices.items():
+        row = stored[region]
+        assert row.byte_hours == lies[region] * 730, f"{region}: ZRS counts once, and its price says the rest"
+        assert row.amount == (lies[region] * price / 10**9).quantize(Decimal("1e-12"))
+
+
+def test_a_region_that_is_published_again_pays_for_what_is_new_there(stocked: Installation, stock: Stock) -> None:
+    """The segments are there still, yet no complete manifest names them: the row is a new one, and so is the charge."""
+    before = len(charges(stocked))
+    delete(stocked)
+    publish(stocked, stock.first)
+    again = charges(stocked)[before:]
+    assert sorted((row.target, row.replica) for row in again) == [("eastus", 0), ("southcentralus", 1), ("westus2", 0)]
+    sizes = {row.delivered_bytes for row in again}
+    assert sizes == {sum(content(stocked, all_slots(stocked)[0]).segments.values())}
+
+
+@pytest.mark.engine("postgresql")
+def test_the_main_job_on_postgresql(tmp_path: Path, stock: Stock, postgresql: str) -> None:
+    with open_home(tmp_path / "home", database=postgresql) as installation:
+        found_gallery(installation)
+        publish(installation, stock.first)
+        publish(installation, stock.second, "1.0.1")
+        make_disk(installation, "d1", version="1.0.0")
+        audit(installation)
+        audit_served(installation, {"1.0.0": stock.first, "1.0.1": stock.second}, tmp_path)
+        delete(installation)
+        audit(installation)
+        audit_served(installation, {"1.0.0": stock.first, "1.0.1": stock.second}, tmp_path)
+    with open_home(tmp_path / "home", database=postgresql) as installation:
+        audit(installation)
+
+
+def test_distinct_arrivals_of_a_region_are_paid_once_by_the_first(empty: Installation, stock: Stock) -> None:
+    """Two versions that share their segments arrive in a region at their own times; the region's sum is its distinct bytes."""
+    publish(empty, stock.first, targets=["southcentralus"])
+    publish(empty, stock.second, "1.0.1", ["southcentralus", "eastus"])
+    publish(empty, stock.rebuilt, "1.0.2", ["southcentralus", "eastus=1=Premium_LRS"])
+    paid = sum(row.delivered_bytes for row in charges(empty) if row.target == "eastus")
+    union: dict[Digest, int] = {}
+    for slot in all_slots(empty):
+        if slot.key.region == "eastus":
+            union |= content(empty, slot).segments
+    assert paid == sum(union.values())

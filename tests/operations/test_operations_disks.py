@@ -1,0 +1,219 @@
+"""Disks: handed out round robin however many ask, made once, alive after their version."""
+
+import os
+import shutil
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from imgstore.domain import keys
+from imgstore.domain.errors import (
+    Conflict,
+    ImageNotAvailable,
+    InvalidInput,
+    NotFound,
+    OutputError,
+    PropertyChangeNotAllowed,
+)
+from imgstore.domain.names import ImageReference
+from imgstore.domain.sources import DiskFormat
+from imgstore.domain.states import ProvisioningState
+from imgstore.operations import disks, exporting
+from imgstore.operations.installation import Installation
+from imgstore.testing.disks import sha256_of
+from imgstore.testing.installations import (
+    ADMIN,
+    GROUP,
+    Stock,
+    all_slots,
+    audit,
+    audit_served,
+    content,
+    delete,
+    export_disk,
+    found_gallery,
+    make_disk,
+    open_home,
+    publish,
+    reference,
+)
+
+pytest_plugins = ["imgstore.testing.stock"]
+
+THREADS = 16
+
+
+def made_at_once(installation: Installation, count: int) -> Counter[int]:
+    """How many of `count` disks each replica was given, made by many threads."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        made = list(pool.map(lambda number: make_disk(installation, f"d{number}"), range(count)))
+    assert {disk.provisioning_state for disk in made} == {ProvisioningState.SUCCEEDED}
+    return Counter(disk.replica for disk in made)
+
+
+def test_round_robin_is_within_one_under_many_threads(tmp_path: Path, stock: Stock) -> None:
+    with open_home(tmp_path / "home") as installation:
+        found_gallery(installation)
+        publish(installation, stock.first, targets=["southcentralus=3"])
+        counts = made_at_once(installation, 32)
+        assert sorted(counts) == [0, 1, 2]
+        assert max(counts.values()) - min(counts.values()) <= 1, counts
+        audit(installation)
+
+
+@pytest.mark.engine("postgresql")
+def test_round_robin_on_postgresql_from_two_processes_homes(tmp_path: Path, stock: Stock, postgresql: str) -> None:
+    """Two installations on one database, as two workers have it: the turns are the database's."""
+    with (
+        open_home(tmp_path / "home", database=postgresql) as one,
+        open_home(tmp_path / "home", database=postgresql) as two,
+    ):
+        found_gallery(one)
+        publish(one, stock.first, targets=["southcentralus=3"])
+        with ThreadPoolExecutor(THREADS) as pool:
+            made = list(pool.map(lambda number: make_disk((one, two)[number % 2], f"d{number}"), range(31)))
+        counts = Counter(disk.replica for disk in made)
+        assert max(counts.values()) - min(counts.values()) <= 1, counts
+        audit(two)
+
+
+def test_making_a_disk_again_gives_the_same_disk(stocked: Installation, stock: Stock) -> None:
+    first = make_disk(stocked, "d1")
+    publish(stocked, stock.second, "1.0.1")
+    assert make_disk(stocked, "d1") == first, "latest has moved on; the disk has not"
+    assert make_disk(stocked, "D1", "South Central US", "1.0.0") == first
+    other = make_disk(stocked, "d2", version="1.0.0")
+    assert (first.replica, other.replica) == (0, 1), "a repeat took a turn"
+    tagged = disks.create_disk(
+        stocked, ADMIN, group=GROUP, name="d1", gallery_image_reference=reference(), tags={"a": "1"}
+    )
+    assert (tagged.uid, dict(tagged.tags)) == (first.uid, {"a": "1"})
+    assert [each.name for each in disks.list_disks(stocked, ADMIN, group=GROUP)] == ["d1", "d2"]
+
+
+def test_what_a_disk_is_can_not_change(stocked: Installation, stock: Stock) -> None:
+    publish(stocked, stock.second, "1.0.1")
+    make_disk(stocked, "d1", version="1.0.0")
+    with pytest.raises(PropertyChangeNotAllowed, match="'location'"):
+        make_disk(stocked, "d1", "westus2")
+    with pytest.raises(PropertyChangeNotAllowed, match=r"galleryImageReference\.id"):
+        make_disk(stocked, "d1", version="1.0.1")
+    assert len(disks.list_disks(stocked, ADMIN)) == 1
+
+
+def test_refused_disks_leave_nothing(stocked: Installation) -> None:
+    elsewhere = ImageReference.parse(
+        "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/rg/providers/Microsoft.Compute"
+        "/galleries/g1/images/ubuntu"
+    )
+
+    def make(name: str, location: str, image: ImageReference) -> None:
+        disks.create_disk(stocked, ADMIN, group="fresh", name=name, location=location, gallery_image_reference=image)
+
+    with pytest.raises(InvalidInput, match="disk name is invalid"):
+        make("-bad-", "eastus", reference())
+    with pytest.raises(InvalidInput, match="atlantis"):
+        make("d1", "atlantis", reference())
+    with pytest.raises(ImageNotAvailable, match="another subscription"):
+        make("d1", "eastus", elsewhere)
+    with pytest.raises(NotFound):
+        make("d1", "eastus", ImageReference.parse("rg/g1/nothing"))
+    with pytest.raises(ImageNotAvailable, match="North Europe"):
+        make("d1", "northeurope", reference("1.0.0"))
+    assert disks.list_disks(stocked, ADMIN) == []
+    with stocked.catalog.reading() as facts:
+        assert [group.name for group in facts.groups.list(stocked.subscription)] == [GROUP], "a group was made"
+
+
+def test_a_disk_outlives_its_version(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
+    disk = make_disk(stocked, "d1")
+    body = disk.slot.prefix + keys.manifest_key(disk.source_version_uid, "os")
+    delete(stocked)
+    for slot in all_slots(stocked):
+        mine = {keys.manifest_key(disk.uid, "os"), body.removeprefix(slot.prefix)} if slot == disk.slot else set()
+        assert set(content(stocked, slot).manifests) == mine
+    audit(stocked)
+    audit_served(stocked, {"1.0.0": stock.first}, tmp_path)
+    publish(stocked, stock.second, "1.0.1")
+    audit_served(stocked, {"1.0.0": stock.first, "1.0.1": stock.second}, tmp_path)
+    disks.delete_disk(stocked, ADMIN, group=GROUP, name="d1")
+    with pytest.raises(NotFound):
+        disks.show_disk(stocked, ADMIN, group=GROUP, name="d1")
+    delete(stocked, "1.0.1")
+    assert [content(stocked, slot).manifests for slot in all_slots(stocked)] == [{}] * 4
+    audit(stocked)
+
+
+def test_deleting_a_disk_leaves_its_version_and_its_sisters(
+    stocked: Installation, stock: Stock, tmp_path: Path
+) -> None:
+    for name in ("d1", "d2", "d3"):
+        make_disk(stocked, name)
+    disks.delete_disk(stocked, ADMIN, group=GROUP, name="d1")
+    audit(stocked)
+    delete(stocked)
+    disks.delete_disk(stocked, ADMIN, group=GROUP, name="d2")
+    audit(stocked)
+    audit_served(stocked, {"1.0.0": stock.first}, tmp_path)
+
+
+@pytest.mark.parametrize("form", list(DiskFormat)[:4])
+def test_an_export_appears_whole_and_only_where_asked(
+    stocked: Installation, stock: Stock, tmp_path: Path, form: DiskFormat
+) -> None:
+    if form is DiskFormat.QCOW2 and not shutil.which("qemu-img"):
+        pytest.skip("no qemu-img: apt install qemu-utils")
+    make_disk(stocked, "d1")
+    path = tmp_path / "out" / f"d1.{form}"
+    path.parent.mkdir()
+
+    def write(*, overwrite: bool = False, pad: bool = False) -> exporting.Export:
+        return exporting.export_disk(
+            stocked, ADMIN, group=GROUP, name="d1", path=path, format=form, overwrite=overwrite, pad=pad
+        )
+
+    written = write(pad=True)
+    assert written.file_bytes == path.stat().st_size
+    before = path.read_bytes()
+    with pytest.raises(OutputError, match="exists already"):
+        write(pad=True)
+    assert path.read_bytes() == before
+    write(overwrite=True, pad=True)
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+    assert stock.first.stat().st_size == written.virtual_bytes
+
+
+def test_an_export_into_no_folder_is_refused(stocked: Installation, tmp_path: Path) -> None:
+    make_disk(stocked, "d1")
+    with pytest.raises(OutputError) as caught:
+        export_disk(stocked, tmp_path / "none" / "d1.raw", "d1")
+    assert "mkdir" in (caught.value.hint or "")
+    with stocked.catalog.reading() as facts:
+        assert facts.works.list_open() == [], "a failed export kept its pin"
+
+
+def test_a_disk_that_is_not_ready_is_not_exported(stocked: Installation, tmp_path: Path) -> None:
+    """Its replica's zone is gone when it is made: the turn is taken, the disk waits for the same command again."""
+    zones = stocked.home / "regions" / "imgstore-eastus"
+    os.rename(zones / "zone-1", zones / "away")
+    (zones / "zone-1").touch()  # no folder: the zone is down
+    with pytest.raises(Exception, match="zone-1"):
+        make_disk(stocked, "d1", "eastus")
+    with pytest.raises(Conflict, match="is not ready"):
+        export_disk(stocked, tmp_path / "o.raw", "d1")
+    (zones / "zone-1").unlink()
+    os.rename(zones / "away", zones / "zone-1")
+    disk = make_disk(stocked, "d1", "eastus")
+    assert disk.provisioning_state is ProvisioningState.SUCCEEDED
+    export_disk(stocked, tmp_path / "o.raw", "d1")
+    assert sha256_of(tmp_path / "o.raw") == sha256_of(Path(stocked_source(stocked)))
+    audit(stocked)
+
+
+def stocked_source(installation: Installation) -> str:
+    with installation.catalog.reading() as facts:
+        gallery = facts.galleries.list(installation.subscription)[0]
+        definition = facts.definitions.list(gallery.uid)[0]
+        return facts.versions.list(definition.uid)[0].source.location

@@ -1,0 +1,536 @@
+"""Versions: published once, whatever is repeated; refused by name, with nothing left behind; read from who has them."""
+
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imgstore.domain import keys
+from imgstore.domain.errors import (
+    Conflict,
+    ImageNotAvailable,
+    ImageRefused,
+    ImgstoreError,
+    InvalidInput,
+    NotFound,
+    ObjectCorrupt,
+    ParentNotFound,
+    PropertyChangeNotAllowed,
+    ReplicationFailed,
+    SourceChanged,
+    WorkHeld,
+)
+from imgstore.domain.geometry import MIB
+from imgstore.domain.names import VersionName
+from imgstore.domain.progress import ProgressEvent, Stage
+from imgstore.domain.resources import Slot
+from imgstore.domain.sources import DiskFormat
+from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.operations import exporting, verifying, versions
+from imgstore.operations.installation import Installation, Tuning
+from imgstore.testing.disks import as_vhd, make_raw, patched, sha256_of
+from imgstore.testing.installations import (
+    ADMIN,
+    DEFINITION,
+    GALLERY,
+    GROUP,
+    Stock,
+    all_slots,
+    audit,
+    audit_served,
+    charges,
+    content,
+    delete,
+    export,
+    found_gallery,
+    make_disk,
+    named_segments,
+    open_home,
+    publish,
+    reference,
+    show,
+    states,
+)
+
+pytest_plugins = ["imgstore.testing.stock"]
+
+COMPLETED, DEGRADED = ReplicaState.COMPLETED, ReplicaState.DEGRADED
+
+
+def listed(installation: Installation) -> list[str]:
+    views = versions.list_versions(installation, ADMIN, group=GROUP, gallery=GALLERY, definition=DEFINITION)
+    return [str(each.version.name) for each in views]
+
+
+def objects(installation: Installation) -> set[str]:
+    """Every object that any zone of the home holds."""
+    top = installation.home / "regions"
+    return {str(path.relative_to(top)) for path in top.rglob("*") if path.is_file()} if top.exists() else set()
+
+
+def slot_of(installation: Installation, region: str, ordinal: int = 0) -> Slot:
+    return next(each for each in all_slots(installation) if (each.key.region, each.key.ordinal) == (region, ordinal))
+
+
+def segment_files(installation: Installation, slot: Slot, version: str = "1.0.0") -> list[Path]:
+    """The files, in every zone, of the segments that the version names in a slot."""
+    owner = show(installation, version).version.uid
+    names = named_segments(installation.locator.store(slot), slot, keys.manifest_key(owner, "os"))
+    found = [
+        zone / slot.prefix / keys.segment_key(name)
+        for name in names
+        for zone in (installation.home / "regions" / slot.bucket).iterdir()
+    ]
+    return [path for path in found if path.exists()]
+
+
+def flip(path: Path) -> None:
+    """Change one bit in the middle: the length stays."""
+    body = bytearray(path.read_bytes())
+    body[len(body) // 2] ^= 1
+    path.write_bytes(body)
+
+
+# -- published --------------------------------------------------------------------------------------------------------
+
+
+def test_the_main_job(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
+    view = show(stocked)
+    assert view.version.provisioning_state is ProvisioningState.SUCCEEDED
+    assert states(view) == dict.fromkeys(("southcentralus/0", "southcentralus/1", "westus2/0", "eastus/0"), COMPLETED)
+    publish(stocked, stock.second, "1.0.1")
+    publish(stocked, stock.rebuilt, "1.0.2")
+    make_disk(stocked, "d1", "westus2", "1.0.1")
+    expected = {"1.0.0": stock.first, "1.0.1": stock.second, "1.0.2": stock.rebuilt}
+    audit_served(stocked, expected, tmp_path)
+    audit(stocked)
+    by_version = {row.party.version: row.delivered_bytes for row in charges(stocked) if row.target == "eastus"}
+    assert by_version["1.0.1"] < by_version["1.0.0"] / 50, "a patch of 12 blocks cost more than its blocks"
+    assert by_version["1.0.2"] < by_version["1.0.0"] / 50, "a rebuilt disk cost more than its table of files"
+
+
+def test_every_container_of_a_disk_is_the_same_version(empty: Installation, stock: Stock, tmp_path: Path) -> None:
+    even = make_raw(tmp_path / "even.raw", seed=5)
+    fixed = as_vhd(even, tmp_path / "fixed.vhd")
+    dynamic = as_vhd(even, tmp_path / "dynamic.vhd", DiskFormat.VHD_DYNAMIC)
+    digests = {
+        publish(empty, source, f"1.0.{number}", ["southcentralus"]).version.disk_digest
+        for number, source in enumerate((even, fixed, dynamic))
+    }
+    assert len(digests) == 1
+    out = tmp_path / "out.vhd"
+    exporting.export_image(empty, ADMIN, reference=reference("1.0.1"), path=out)
+    assert sha256_of(out) == sha256_of(fixed)
+    assert verifying.verify_file(empty, ADMIN, path=out, reference=reference("1.0.0")).matches
+    other = verifying.verify_file(empty, ADMIN, path=stock.first, reference=reference("1.0.0"))
+    assert not other.matches
+
+
+def test_repeating_does_nothing_but_change_what_may_change(stocked: Installation, stock: Stock) -> None:
+    before, rows, lying = show(stocked), charges(stocked), objects(stocked)
+    again = publish(stocked, stock.first, sha256=sha256_of(stock.first), tags={"a": "1"}, exclude_from_latest=True)
+    assert again.version == replace(
+        before.version,
+        tags={"a": "1"},
+        exclude_from_latest=True,
+        source_sha256=sha256_of(stock.first),
+    )
+    assert again.replicas == before.replicas
+    assert (charges(stocked), objects(stocked)) == (rows, lying)
+    with pytest.raises(ImageNotAvailable, match="no latest image version"):
+        make_disk(stocked, "d1")
+
+
+def test_latest_is_the_highest_that_is_complete_in_the_region(stocked: Installation, stock: Stock) -> None:
+    publish(stocked, stock.second, "1.10.0", ["southcentralus"])
+    publish(stocked, stock.rebuilt, "1.9.0", ["southcentralus", "eastus"])
+    publish(stocked, stock.rebuilt, "2.0.0", ["southcentralus", "eastus"], exclude_from_latest=True)
+    wanted = {"southcentralus": "1.10.0", "eastus": "1.9.0", "westus2": "1.0.0"}
+    for region, version in wanted.items():
+        assert make_disk(stocked, f"d-{region}", region).source_reference.endswith(f"/versions/{version}")
+
+
+# -- refused ----------------------------------------------------------------------------------------------------------
+
+
+def truncated(stock: Stock, folder: Path) -> Path:
+    vhd = as_vhd(make_raw(folder / "even.raw", seed=5), folder / "cut.vhd")
+    os.truncate(vhd, vhd.stat().st_size - MIB)
+    return vhd
+
+
+def nothing(_stock: Stock, folder: Path) -> Path:
+    (folder / "empty.raw").touch()
+    return folder / "empty.raw"
+
+
+def whole(stock: Stock, _folder: Path) -> Path:
+    return stock.first
+
+
+Refusal = tuple[Callable[[Stock, Path], Path], dict[str, Any], type[ImgstoreError], str, str]
+REFUSALS: dict[str, Refusal] = {
+    "unknown region": (
+        whole,
+        {"targets": ["southcentralus", "atlantis"]},
+        InvalidInput,
+        "InvalidParameter",
+        "atlantis",
+    ),
+    "unknown source region": (whole, {"location": "atlantis"}, InvalidInput, "InvalidParameter", "atlantis"),
+    "source not a target": (
+        whole,
+        {"targets": ["eastus", "westus2"]},
+        InvalidInput,
+        "InvalidParameter",
+        "profile regions 'eastus, westus2' must contain the location of image version 'South Central US'",
+    ),
+    "duplicate regions": (
+        whole,
+        {"targets": ["southcentralus", "eastus", "East US"]},
+        InvalidInput,
+        "InvalidParameter",
+        "Duplicate regions are not allowed in target publishing regions",
+    ),
+    "no replicas": (whole, {"targets": ["southcentralus=0"]}, InvalidInput, "InvalidParameter", "between 1 and 10"),
+    "too many replicas": (
+        whole,
+        {"targets": ["southcentralus=11"]},
+        InvalidInput,
+        "InvalidParameter",
+        "The value 11 of parameter regionalReplicaCount is out of range",
+    ),
+    "too many by default": (whole, {"replica_count": 99}, InvalidInput, "InvalidParameter", "The value 99"),
+    "zrs in one zone": (
+        whole,
+        {"targets": ["southcentralus", "eastus=1=Standard_ZRS"]},
+        InvalidInput,
+        "InvalidParameter",
+        "Standard_ZRS is not supported in region 'East US'",
+    ),
+    "no gallery": (whole, {"gallery": "nowhere"}, ParentNotFound, "ParentResourceNotFound", "'nowhere' not found"),
+    "no definition": (
+        whole,
+        {"definition": "nothing"},
+        ParentNotFound,
+        "ParentResourceNotFound",
+        "'nothing' not found",
+    ),
+    "not a sha256": (whole, {"sha256": "beef"}, InvalidInput, "InvalidParameter", "SHA-256 is invalid"),
+    "another sha256": (whole, {"sha256": "0" * 64}, InvalidInput, "InvalidParameter", "does not have the SHA-256"),
+    "no file": (lambda _, folder: folder / "none.raw", {}, InvalidInput, "InvalidParameter", "none.raw"),
+    "a scheme": (lambda *_: Path("ftp://host/disk.vhd"), {}, InvalidInput, "InvalidParameter", ""),
+    "empty file": (nothing, {}, ImageRefused, "InvalidImage", "is empty"),
+    "truncated vhd": (truncated, {}, ImageRefused, "", ""),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_a_refusal_leaves_nothing_visible(empty: Installation, stock: Stock, tmp_path: Path, case: str) -> None:
+    make, more, kind, code, text = REFUSALS[case]
+    targets = more.pop("targets", ["southcentralus"]) if "targets" in more else ["southcentralus", "eastus"]
+    source = make(stock, tmp_path)
+    with pytest.raises(kind) as caught:
+        publish(empty, source, targets=targets, **more)
+    assert text in caught.value.message
+    assert caught.value.error_code == (code or caught.value.error_code)
+    assert None not in (caught.value.found, caught.value.expected, caught.value.hint)
+    assert listed(empty) == []
+    assert objects(empty) == set()
+    assert charges(empty) == []
+
+
+@pytest.mark.parametrize("name", ["1.0", "1.0.0.0", "01.0.0", "1.0.-1", "1.0.2147483648", "v1.0.0", "latest", ""])
+def test_a_bad_version_name_is_refused(name: str) -> None:
+    with pytest.raises(InvalidInput, match=r"Major\(int\).Minor\(int\).Patch\(int\)") as caught:
+        VersionName.parse(name)
+    assert (caught.value.error_code, caught.value.target) == ("InvalidParameter", "galleryImageVersionName")
+
+
+def test_an_image_over_the_limit_is_refused(tmp_path: Path, stock: Stock) -> None:
+    limit = stock.first.stat().st_size
+    with open_home(tmp_path / "home", tuning=Tuning(image_bytes_max=limit - 512)) as installation:
+        found_gallery(installation)
+        with pytest.raises(ImageRefused, match=f"exceeds the limit of {limit - 512} bytes"):
+            publish(installation, stock.first)
+        assert (listed(installation), objects(installation)) == ([], set())
+    with open_home(tmp_path / "home", tuning=Tuning(image_bytes_max=limit)) as installation:
+        publish(installation, stock.first)
+
+
+@pytest.mark.parametrize(
+    ("changed", "path"),
+    [
+        ({"source": "second"}, "properties.storageProfile.osDiskImage.source"),
+        ({"location": "eastus"}, "location"),
+        ({"targets": ["southcentralus=2", "eastus"]}, "properties.publishingProfile.targetRegions"),
+        ({"targets": ["southcentralus=3", "westus2=1=Standard_ZRS", "eastus"]}, "properties.publishingProfile"),
+    ],
+)
+def test_what_a_version_is_can_not_change(
+    stocked: Installation, stock: Stock, changed: dict[str, Any], path: str
+) -> None:
+    before, rows, lying = show(stocked), charges(stocked), objects(stocked)
+    given = dict(changed)
+    source = getattr(stock, given.pop("source", "first"))
+    with pytest.raises(PropertyChangeNotAllowed, match=f"Changing property '{path}") as caught:
+        publish(stocked, source, **given)
+    assert (caught.value.error_code, caught.value.status) == ("PropertyChangeNotAllowed", 409)
+    assert (show(stocked), charges(stocked), objects(stocked)) == (before, rows, lying)
+
+
+def test_other_bytes_with_the_old_time_stamp_are_told_by_their_sha256(empty: Installation, tmp_path: Path) -> None:
+    source = make_raw(tmp_path / "disk.raw", seed=1)
+    publish(empty, source, targets=["southcentralus"], sha256=sha256_of(source))
+    times = source.stat()
+    flip(source)
+    os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(PropertyChangeNotAllowed, match=r"osDiskImage\.source"):
+        publish(empty, source, targets=["southcentralus"], sha256=sha256_of(source))
+
+
+def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path: Path, stock: Stock) -> None:
+    source = tmp_path / "disk.raw"
+    shutil.copyfile(stock.first, source)
+    touched: list[ProgressEvent] = []
+
+    def write_once(event: ProgressEvent) -> None:
+        if event.stage is Stage.MOVED and not touched:
+            touched.append(event)
+            flip(source)
+
+    with open_home(tmp_path / "home", write_once) as installation:
+        found_gallery(installation)
+        with pytest.raises(SourceChanged, match="changed while it was read"):
+            publish(installation, source)
+        assert touched
+        assert listed(installation) == []
+        assert charges(installation) == []
+        publish(installation, source)
+        audit(installation)
+        audit_served(installation, {"1.0.0": source}, tmp_path)
+
+
+def test_an_image_that_turns_out_bad_while_it_is_read_is_withdrawn(tmp_path: Path) -> None:
+    """The file is cut short once its first piece has been taken in."""
+    source = make_raw(tmp_path / "disk.raw", seed=1, virtual_bytes=48 * MIB, content_bytes=30 * MIB)
+    cut: list[ProgressEvent] = []
+
+    def cut_once(event: ProgressEvent) -> None:
+        if event.stage is Stage.MOVED and not cut:
+            cut.append(event)
+            os.truncate(source, 8 * MIB)
+
+    with open_home(tmp_path / "home", cut_once) as installation:
+        found_gallery(installation)
+        with pytest.raises((ImageRefused, SourceChanged)):
+            publish(installation, source, targets=["southcentralus"])
+        assert listed(installation) == []
+        with installation.catalog.reading() as facts:
+            assert facts.works.list_open() == []
+
+
+def test_what_is_not_there_is_told_with_the_regions_display_name(stocked: Installation, tmp_path: Path) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: make_disk(stocked, "d1", "northeurope", "1.0.0"),
+        lambda: make_disk(stocked, "d1", "North Europe", "9.9.9"),
+        lambda: export(stocked, tmp_path / "o.raw", "northeurope"),
+    ]
+    for call in calls:
+        with pytest.raises(ImageNotAvailable, match="is not available in North Europe region") as caught:
+            call()
+        assert (caught.value.error_code, caught.value.status) == ("GalleryImageNotFound", 404)
+    with pytest.raises(ImageNotAvailable, match="no latest image version of 'ubuntu' in North Europe"):
+        make_disk(stocked, "d1", "northeurope")
+    assert not (tmp_path / "o.raw").exists()
+
+
+# -- deleted ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_deleted_version_leaves_no_manifest(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
+    publish(stocked, stock.second, "1.0.1")
+    delete(stocked)
+    assert listed(stocked) == ["1.0.1"]
+    with pytest.raises(NotFound):
+        delete(stocked)
+    kept = show(stocked, "1.0.1").version.uid
+    for slot in all_slots(stocked):
+        assert set(content(stocked, slot).manifests) == {keys.manifest_key(kept, "os")}
+    audit(stocked)
+    audit_served(stocked, {"1.0.1": stock.second}, tmp_path)
+    publish(stocked, stock.first)
+    audit_served(stocked, {"1.0.0": stock.first, "1.0.1": stock.second}, tmp_path)
+
+
+def test_a_version_is_not_deleted_under_a_reader(tmp_path: Path, stock: Stock) -> None:
+    shutil.copytree(stock.home, tmp_path / "home")
+    refusals: list[WorkHeld] = []
+
+    def delete_meanwhile(event: ProgressEvent) -> None:
+        if event.task.startswith("export") and event.stage is Stage.STARTED:
+            with pytest.raises(WorkHeld) as caught:
+                delete(installation)
+            refusals.append(caught.value)
+
+    with open_home(tmp_path / "home", delete_meanwhile) as installation:
+        export(installation, tmp_path / "o.raw")
+        assert len(refusals) == 1
+        assert "is in use" in refusals[0].message
+        assert listed(installation) == ["1.0.0"], "the refused deletion hid the version"
+        delete(installation)
+        audit(installation)
+    assert sha256_of(tmp_path / "o.raw") == sha256_of(stock.first)
+
+
+# -- damaged ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_segment_is_read_elsewhere_reported_and_repaired(
+    stocked: Installation, stock: Stock, tmp_path: Path
+) -> None:
+    rows = charges(stocked)
+    bad = segment_files(stocked, slot_of(stocked, "eastus"))[0]
+    flip(bad)
+    export(stocked, tmp_path / "o.raw", "eastus")
+    assert sha256_of(tmp_path / "o.raw") == sha256_of(stock.first)
+    view = show(stocked)
+    assert states(view)["eastus/0"] is DEGRADED
+    assert [each for each in states(view).values() if each is COMPLETED] == [COMPLETED] * 3
+    with pytest.raises(ImageNotAvailable):
+        make_disk(stocked, "d1", "eastus")
+    repaired = publish(stocked, stock.first)
+    assert set(states(repaired).values()) == {COMPLETED}
+    assert repaired.version.provisioning_state is ProvisioningState.SUCCEEDED
+    audit(stocked)
+    assert sum(row.amount for row in charges(stocked)) == sum(row.amount for row in rows), "the repair was charged"
+
+
+def test_every_version_that_names_a_damaged_segment_is_degraded(
+    stocked: Installation, stock: Stock, tmp_path: Path
+) -> None:
+    publish(stocked, stock.second, "1.0.1")
+    publish(stocked, make_raw(tmp_path / "other.raw", seed=77), "7.0.0")
+    flip(segment_files(stocked, slot_of(stocked, "eastus"))[0])
+    export(stocked, tmp_path / "o.raw", "eastus")
+    assert states(show(stocked))["eastus/0"] is DEGRADED
+    assert states(show(stocked, "1.0.1"))["eastus/0"] is DEGRADED
+    assert states(show(stocked, "7.0.0"))["eastus/0"] is COMPLETED, "it does not name the segment"
+    publish(stocked, stock.second, "1.0.1")
+    publish(stocked, stock.first)
+    audit(stocked)
+
+
+def test_a_missing_segment_is_found_and_sent_again(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
+    segment_files(stocked, slot_of(stocked, "southcentralus", 1))[0].unlink()
+    for number in range(2):
+        export(stocked, tmp_path / f"o{number}.raw")
+        assert sha256_of(tmp_path / f"o{number}.raw") == sha256_of(stock.first)
+    assert states(show(stocked))["southcentralus/1"] is DEGRADED
+    assert set(states(publish(stocked, stock.first)).values()) == {COMPLETED}
+    audit(stocked)
+
+
+def test_a_damaged_source_is_never_copied(empty: Installation, stock: Stock, tmp_path: Path) -> None:
+    publish(empty, stock.first, targets=["southcentralus=2"])
+    publish(empty, stock.second, "1.0.1", ["southcentralus=2", "eastus"])
+    delete(empty, "1.0.1")
+    flip(segment_files(empty, slot_of(empty, "southcentralus", 0))[0])
+    view = publish(empty, stock.second, "1.0.1", ["southcentralus=2", "eastus", "westus2"])
+    assert {state for place, state in states(view).items() if "southcentralus" not in place} == {COMPLETED}
+    audit_served(empty, {"1.0.0": stock.first, "1.0.1": stock.second}, tmp_path)
+
+
+def test_damage_everywhere_is_refused_and_no_file_is_left(stocked: Installation, tmp_path: Path) -> None:
+    name = segment_files(stocked, slot_of(stocked, "eastus"))[0].name
+    for path in (stocked.home / "regions").rglob(name):
+        flip(path)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ObjectCorrupt) as caught:
+        export(stocked, tmp_path / "out" / "o.raw", "eastus")
+    assert caught.value.hint
+    assert list((tmp_path / "out").iterdir()) == []
+    assert set(states(show(stocked)).values()) == {DEGRADED}
+    with pytest.raises(ImageNotAvailable):
+        make_disk(stocked, "d1", "eastus")
+
+
+# -- at once ----------------------------------------------------------------------------------------------------------
+
+
+def test_many_read_the_same_replica_at_once(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
+    make_disk(stocked, "d1")
+    with ThreadPoolExecutor(6) as pool:
+        calls = [
+            pool.submit(
+                exporting.export_disk,
+                stocked,
+                ADMIN,
+                group=GROUP,
+                name="d1",
+                path=tmp_path / f"{number}.raw",
+                format=DiskFormat.RAW,
+            )
+            for number in range(6)
+        ]
+        for call in calls:
+            call.result()
+    assert {sha256_of(tmp_path / f"{number}.raw") for number in range(6)} == {sha256_of(stock.first)}
+    audit(stocked)
+
+
+def test_a_second_process_at_the_same_version_is_refused_and_harms_nothing(tmp_path: Path, stock: Stock) -> None:
+    """While a copy into eastus is under way another process gives the same command."""
+    refusals: list[ImgstoreError] = []
+
+    def meanwhile(event: ProgressEvent) -> None:
+        if event.task == "eastus/0" and event.stage is Stage.STARTED and not refusals:
+            with open_home(tmp_path / "home") as second:
+                object.__setattr__(second.keeper, "holder", f"elsewhere/{second.keeper.holder}")
+                with pytest.raises((WorkHeld, ReplicationFailed)) as caught:
+                    publish(second, stock.first, targets=["southcentralus", "eastus"])
+                refusals.append(caught.value)
+
+    with open_home(tmp_path / "home", meanwhile) as installation:
+        found_gallery(installation)
+        view = publish(installation, stock.first, targets=["southcentralus", "eastus"])
+        assert len(refusals) == 1
+        assert set(states(view).values()) == {COMPLETED}
+        assert isinstance(refusals[0], Conflict)
+        audit(installation)
+
+
+def test_a_worker_that_lost_its_lease_changes_nothing(tmp_path: Path, stock: Stock) -> None:
+    """Its work was taken over meanwhile: it stops, and does not call the other's replica failed."""
+    seen: list[ReplicaState] = []
+
+    def take_over(event: ProgressEvent) -> None:
+        if event.task == "eastus/0" and event.stage is Stage.STARTED and not seen:
+            with installation.catalog.transaction() as facts:
+                work = next(each for each in facts.works.list_open() if each.kind == "copy")
+                facts.works.lease(work.uid, holder="other/boot/1/1", lease_seconds=30, steal=True)
+            seen.append(states(show(installation))["eastus/0"])
+
+    with open_home(tmp_path / "home", take_over) as installation:
+        found_gallery(installation)
+        with pytest.raises(ReplicationFailed, match="too slow"):
+            publish(installation, stock.first, targets=["southcentralus", "eastus"])
+        assert seen == [ReplicaState.REPLICATING]
+        assert states(show(installation))["eastus/0"] is ReplicaState.REPLICATING
+        assert [row.target for row in charges(installation)] == []
+
+
+def test_a_patch_of_a_patch_is_found_in_its_base(empty: Installation, stock: Stock, tmp_path: Path) -> None:
+    source, sources = stock.first, {"1.0.0": stock.first}
+    publish(empty, source, targets=["southcentralus", "eastus"])
+    for number in range(1, 5):
+        source = patched(source, tmp_path / f"{number}.raw", seed=100 + number, blocks=6)
+        sources[f"1.0.{number}"] = source
+        publish(empty, source, f"1.0.{number}", ["southcentralus", "eastus"])
+    audit(empty)
+    audit_served(empty, sources, tmp_path)

@@ -1,0 +1,254 @@
+"""A replica goes across: only what the target lacks, never anything damaged, and no further once one has failed."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transfer_disks import PREFIX, Store, disk, put_together, slot, take_in
+
+from imgstore.domain import keys
+from imgstore.domain.errors import ObjectCorrupt, ObjectNotFound, StoreUnreachable
+from imgstore.segments.manifest import Manifest
+from imgstore.testing.faulty import Fault, Faulty, Kind, flip_first_bit
+from imgstore.transfer.bounded import Bounded
+from imgstore.transfer.copying import CopyOrder, copy_segments, to_send
+from imgstore.transfer.receipts import CopyReceipt
+
+SOURCE = disk(*range(1, 5 * 1024))
+
+
+@pytest.fixture(scope="module")
+def taken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, Store]:
+    store = Store()
+    return take_in(SOURCE, slot(store), tmp_path_factory.mktemp("scratch")).manifest, store
+
+
+def sizes(manifest: Manifest) -> dict[bytes, int]:
+    return dict(zip(manifest.segments.all_names(), manifest.segments.stored_bytes.tolist(), strict=True))
+
+
+def order(manifest: Manifest, source: Any, target: Any, **changed: Any) -> CopyOrder:
+    made = CopyOrder(
+        sources=[slot(source, "source")],
+        target=slot(target, "target"),
+        segments=sizes(manifest),
+        lacking=frozenset(sizes(manifest)),
+        target_objects=0,
+    )
+    return replace(made, **changed)
+
+
+def copied(made: CopyOrder) -> CopyReceipt:
+    return copy_segments(made, *to_send(made))
+
+
+def with_some(manifest: Manifest, source: Store, count: int) -> Store:
+    target = Store()
+    for name in manifest.segments.all_names()[:count]:
+        target.put(key(name), source.get(key(name)))
+    target.asked.clear()
+    return target
+
+
+def key(name: bytes) -> str:
+    return PREFIX + keys.segment_key(name)
+
+
+def test_everything_into_an_empty_slot(taken: tuple[Manifest, Store]) -> None:
+    manifest, source = taken
+    target, moved = Store(), list[int]()
+    receipt = copied(order(manifest, source, target, moved=moved.append))
+    assert put_together(manifest, slot(target)) == SOURCE.whole()
+    assert (receipt.sent, receipt.sent_bytes) == (len(manifest.segments), manifest.stored_bytes)
+    assert sum(moved) == manifest.stored_bytes
+    assert receipt.checksums == {name: target.head(key(name)).checksum for name in sizes(manifest)}
+    assert receipt.missing == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("target_objects", "asked"), [(0, "list"), (999, "list"), (3999, "list"), (4000, "head"), (10_000, "head")]
+)
+def test_the_cheaper_way_of_looking(taken: tuple[Manifest, Store], target_objects: int, asked: str) -> None:
+    """Five looks, or a listing of a request for each thousand objects. Both see the same."""
+    manifest, source = taken
+    names = manifest.segments.all_names()
+    target = with_some(manifest, source, 2)
+    for lacking in (frozenset(names), frozenset(names[2:]), frozenset()):
+        target.asked.clear()
+        absent, missing = to_send(order(manifest, source, target, lacking=lacking, target_objects=target_objects))
+        assert {method for method, _ in target.asked} == {asked}
+        assert absent == {name: sizes(manifest)[name] for name in names[2:]}
+        assert missing == frozenset(names[2:]) - lacking
+
+
+@pytest.mark.parametrize("target_objects", [0, 10_000])
+def test_one_of_another_length_is_absent(taken: tuple[Manifest, Store], target_objects: int) -> None:
+    manifest, source = taken
+    target = with_some(manifest, source, 5)
+    short = manifest.segments.name(3)
+    target.put(key(short), b"short")
+    found = to_send(order(manifest, source, target, lacking=frozenset(), target_objects=target_objects))
+    assert found == ({short: sizes(manifest)[short]}, frozenset({short}))
+
+
+def test_a_distrusted_target_is_read(taken: tuple[Manifest, Store]) -> None:
+    manifest, source = taken
+    target = with_some(manifest, source, 4)
+    bad = manifest.segments.name(2)
+    target.put(key(bad), flip_first_bit(target.get(key(bad))))
+    made = order(manifest, source, target, lacking=frozenset(), target_objects=5, distrusted=True)
+    absent, _ = to_send(made)
+    assert set(absent) == {bad, manifest.segments.name(4)}
+    copied(made)
+    assert put_together(manifest, slot(target)) == SOURCE.whole()
+
+
+def test_only_what_is_missing_is_sent_after_a_failure(taken: tuple[Manifest, Store]) -> None:
+    manifest, source = taken
+    target = Store()
+    faulty = Faulty(target, [Fault(method="put", calls=frozenset({3}))])
+    with pytest.raises(StoreUnreachable):
+        copied(order(manifest, source, faulty, workers=1))
+    sent = len(target.keys("put"))
+    assert sent == 2
+    receipt = copied(order(manifest, source, target))
+    assert receipt.sent == len(manifest.segments) - sent
+    assert len(target.keys("put")) == len(set(target.keys("put"))) == len(manifest.segments)
+
+
+def test_a_damaged_source_is_never_copied(taken: tuple[Manifest, Store]) -> None:
+    manifest, source = taken
+    bad = manifest.segments.name(1)
+    damaged = Faulty(source, [Fault(method="get", key_part=bad.hex(), kind=Kind.DAMAGED)])
+    target = Store()
+    made = order(manifest, damaged, target)
+    with pytest.raises(ObjectCorrupt):
+        copied(made)
+    assert key(bad) not in target.keys("put")
+    assert [(damage.slot.label, damage.name) for damage in made.damages] == [("source", bad)]
+
+
+def test_another_source_stands_in(taken: tuple[Manifest, Store]) -> None:
+    manifest, source = taken
+    bad = manifest.segments.name(1)
+    damaged = Faulty(source, [Fault(method="get", key_part=bad.hex(), kind=Kind.DAMAGED)])
+    target = Store()
+    sources = [slot(damaged, "one"), slot(Store(), "empty"), slot(source, "three")]
+    made = order(manifest, source, target, sources=sources)
+    copied(made)
+    assert put_together(manifest, slot(target)) == SOURCE.whole()
+    assert [(damage.slot.label, type(damage.error)) for damage in made.damages] == [
+        ("one", ObjectCorrupt),
+        ("empty", ObjectNotFound),
+    ]
+
+
+def test_nothing_is_begun_once_it_may_not_go_on(taken: tuple[Manifest, Store]) -> None:
+    manifest, source = taken
+    source.asked.clear()
+    target = Store()
+
+    def go_on() -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        copied(order(manifest, source, target, go_on=go_on))
+    assert source.asked == []
+    assert target.keys("put") == []
+
+
+def test_a_manifest_is_read_back(taken: tuple[Manifest, Store], tmp_path: Path) -> None:
+    store = Store()
+    receipt = take_in(disk(1), slot(store), tmp_path)
+    slot(store).put_manifest("manifests/v/os", receipt.data)
+    assert slot(store).manifest("manifests/v/os", receipt.digest).disk_digest == receipt.manifest.disk_digest
+    with pytest.raises(ObjectCorrupt):
+        slot(store).manifest("manifests/v/os", bytes(32))
+    lossy = Faulty(store, [Fault(method="get", key_part="manifests/", kind=Kind.DAMAGED)])
+    with pytest.raises(ObjectCorrupt):
+        slot(lossy).put_manifest("manifests/v/os", receipt.data)
+
+
+# Threads, bounded.
+
+
+def raising(error: Exception) -> Callable[[], None]:
+    def call() -> None:
+        raise error
+
+    return call
+
+
+def test_the_first_error_stops_all() -> None:
+    """What waits already does not begin, what comes after is refused, and the block raises that error."""
+    first, gate, begun, waiting = ValueError("first"), threading.Event(), list[int](), list[Future[None]]()
+
+    def fail() -> None:
+        gate.wait(10)
+        raise first
+
+    with pytest.raises(ValueError, match="first"), Bounded(1, 5, "test") as pool:
+        pool.submit(fail)
+        waiting = [pool.submit(begun.append, number) for number in range(3)]
+        gate.set()
+        while True:
+            pool.submit(begun.append, 99)
+    assert begun == []
+    assert all(future.cancelled() or future.exception() is first for future in waiting)
+
+
+def test_an_error_without_another_submit_comes_out_at_the_end() -> None:
+    with pytest.raises(ValueError, match="late"), Bounded(2, 2, "test") as pool:
+        pool.submit(raising(ValueError("late")))
+
+
+def test_leaving_by_an_error_gives_up_what_has_not_begun() -> None:
+    gate, begun = threading.Event(), list[int]()
+    with pytest.raises(KeyError), Bounded(1, 5, "test") as pool:
+        pool.submit(gate.wait, 10)
+        waiting = [pool.submit(begun.append, number) for number in range(3)]
+        waiting[-1].add_done_callback(lambda _future: gate.set())
+        raise KeyError
+    assert begun == []
+
+
+def test_submit_waits_for_room() -> None:
+    gate, lock = threading.Event(), threading.Lock()
+    at_work, most, submitted, full = 0, 0, 0, threading.Event()
+
+    def call() -> None:
+        nonlocal at_work, most
+        with lock:
+            at_work += 1
+            most = max(most, at_work)
+        gate.wait(10)
+        with lock:
+            at_work -= 1
+
+    def submit_all() -> None:
+        nonlocal submitted
+        with Bounded(2, 3, "test") as pool:
+            for _ in range(8):
+                pool.submit(call)
+                submitted += 1
+                if submitted == 3:
+                    full.set()
+
+    thread = threading.Thread(target=submit_all)
+    thread.start()
+    assert full.wait(10)
+    thread.join(0.05)
+    assert submitted == 3
+    gate.set()
+    thread.join(10)
+    assert (submitted, most) == (8, 2)
+
+
+def test_results_come_back() -> None:
+    with Bounded(2, 2, "test") as pool:
+        futures = [pool.submit(pow, 2, number) for number in range(10)]
+    assert [future.result() for future in futures] == [2**number for number in range(10)]

@@ -1,0 +1,269 @@
+"""By segment, by range, and the check before publishing: wrong bytes never come out as if they were right."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transfer_disks import (
+    BLOCK,
+    PIECE,
+    PREFIX,
+    Disk,
+    Store,
+    Target,
+    content,
+    disk,
+    put_together,
+    slot,
+    take_in,
+    uid,
+)
+
+from imgstore.domain import keys
+from imgstore.domain.errors import InvalidInput, ObjectCorrupt, ObjectNotFound, StoreUnreachable
+from imgstore.segments.manifest import Column, Manifest
+from imgstore.testing.faulty import Fault, Faulty, Kind
+from imgstore.transfer.checking import check_assembly, pieces_to_check
+from imgstore.transfer.ranges import DecodedCache, RangeReader
+from imgstore.transfer.scatter import SegmentReader, scatter
+from imgstore.transfer.slots import SlotAccess, always
+
+SOURCE = Disk(
+    3 * PIECE - 5,
+    {n: n + 1 for n in range(1500)} | {n: n for n in range(2100, 2600)} | {3 * 1024 - 1: 9, 1600: -4},
+)
+
+
+@pytest.fixture(scope="module")
+def taken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, Store]:
+    store = Store()
+    return take_in(SOURCE, slot(store), tmp_path_factory.mktemp("scratch")).manifest, store
+
+
+def gather(
+    manifest: Manifest, *slots: SlotAccess, only: Column | None = None, target: Target | None = None
+) -> tuple[bytes, SegmentReader, list[int]]:
+    target = target or Target(manifest.virtual_bytes)
+    reader, moved = SegmentReader(slots), list[int]()
+    scatter(manifest, reader, target, workers=3, go_on=always, moved=moved.append, only=only)
+    return bytes(target.data), reader, moved
+
+
+# By segment.
+
+
+def test_each_segment_is_fetched_once(taken: tuple[Manifest, Store]) -> None:
+    manifest, store = taken
+    store.asked.clear()
+    data, _, moved = gather(manifest, slot(store))
+    assert data == SOURCE.whole()
+    assert sorted(store.keys("get")) == sorted(
+        PREFIX + keys.segment_key(name) for name in manifest.segments.all_names()
+    )
+    assert sum(moved) == manifest.content_bytes - 5
+
+
+def test_an_empty_disk_asks_for_nothing(tmp_path: Path) -> None:
+    store = Store()
+    manifest = take_in(Disk(100, {}), slot(store), tmp_path).manifest
+    store.asked.clear()
+    assert gather(manifest, slot(store)) == (bytes(100), gather(manifest, slot(store))[1], [])
+    assert store.asked == []
+
+
+def test_chosen_pieces_only(taken: tuple[Manifest, Store]) -> None:
+    manifest, store = taken
+    data, _, moved = gather(manifest, slot(store), only=np.array([2]))
+    assert data == bytes(2 * PIECE) + SOURCE.part(2 * PIECE, PIECE - 5)
+    assert sum(moved) < PIECE
+
+
+@pytest.mark.parametrize("kind", [Kind.DAMAGED, Kind.REFUSED])
+def test_what_the_first_slot_cannot_serve_comes_from_the_second(taken: tuple[Manifest, Store], kind: Kind) -> None:
+    manifest, store = taken
+    bad = manifest.segments.name(1)
+    first = slot(Faulty(store, [Fault(method="get", key_part=bad.hex(), kind=kind)]), "first")
+    data, reader, _ = gather(manifest, first, slot(store, "second"))
+    assert data == SOURCE.whole()
+    (damage,) = reader.damages
+    assert (damage.slot.label, damage.name, damage.error.retryable) == ("first", bad, kind is Kind.REFUSED)
+
+
+def test_what_no_slot_can_serve_is_the_first_slots_error(taken: tuple[Manifest, Store]) -> None:
+    manifest, store = taken
+    dead = Faulty(store)
+    dead.die()
+    reader = SegmentReader([slot(dead, "dead"), slot(Store(), "empty")])
+    with pytest.raises(StoreUnreachable):
+        reader.blocks(manifest.segments.name(0))
+    assert [type(damage.error) for damage in reader.damages] == [StoreUnreachable, ObjectNotFound]
+
+
+class Forgetful(Target):
+    """A disk that is written to and loses one block."""
+
+    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+        super().write_at(offset, data)
+        if offset <= 1200 * BLOCK < offset + len(data):
+            self.data[1200 * BLOCK] ^= 1
+
+
+def test_a_piece_that_lands_wrong_is_told(taken: tuple[Manifest, Store]) -> None:
+    manifest, store = taken
+    with pytest.raises(ObjectCorrupt, match=f"piece at byte {PIECE} "):
+        gather(manifest, slot(store), target=Forgetful(manifest.virtual_bytes))
+
+
+def test_nothing_is_fetched_once_it_may_not_go_on(taken: tuple[Manifest, Store]) -> None:
+    manifest, store = taken
+
+    def go_on() -> None:
+        raise InterruptedError
+
+    store.asked.clear()
+    with pytest.raises(InterruptedError):
+        scatter(
+            manifest,
+            SegmentReader([slot(store)]),
+            Target(manifest.virtual_bytes),
+            workers=2,
+            go_on=go_on,
+            moved=lambda _bytes: None,
+        )
+    assert store.asked == []
+
+
+# By range.
+
+
+@contextmanager
+def ranges(manifest: Manifest, store: Store, scratch: Path, segments: int) -> Iterator[RangeReader]:
+    cache = DecodedCache(scratch, cache_bytes=segments * PIECE)
+    try:
+        yield RangeReader(manifest, SegmentReader([slot(store)]), cache)
+    finally:
+        cache.close()
+
+
+@given(data=st.data())
+def test_any_range_is_the_disks(
+    taken: tuple[Manifest, Store], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    manifest, store = taken
+    with ranges(manifest, store, tmp_path_factory.getbasetemp(), data.draw(st.integers(1, 2))) as reader:
+        for _ in range(3):
+            offset = data.draw(st.integers(0, reader.virtual_bytes))
+            length = min(data.draw(st.integers(0, 9000) | st.just(PIECE)), reader.virtual_bytes - offset)
+            assert reader.read_at(offset, length) == SOURCE.part(offset, length)
+
+
+def test_a_segment_in_the_cache_is_not_fetched_again(taken: tuple[Manifest, Store], tmp_path: Path) -> None:
+    manifest, store = taken
+    store.asked.clear()
+    with ranges(manifest, store, tmp_path, 10) as reader:
+        for offset in (0, 5000, 3, 0):
+            reader.read_at(offset, 100)
+        assert len(store.keys("get")) == 1
+
+
+def test_the_least_recently_read_goes_first(tmp_path: Path) -> None:
+    cache = DecodedCache(tmp_path, cache_bytes=2 * PIECE)
+    for name, number in ((b"a", 1), (b"b", 2)):
+        cache.put(name, memoryview(content(number)))
+    assert cache.get(b"a", 1, 3) == content(1)[1:4]
+    cache.put(b"c", memoryview(content(3) * 2))
+    cache.put(b"c", memoryview(content(4)))
+    assert cache.get(b"b", 0, 1) is None
+    assert cache.get(b"a", 0, BLOCK) == content(1)
+    assert cache.get(b"c", BLOCK, BLOCK) == content(3)
+    cache.close()
+
+
+@pytest.mark.parametrize(
+    ("offset", "length"), [(-1, 1), (0, -1), (SOURCE.virtual_bytes, 1), (0, 3 * PIECE), (1 << 60, 1)]
+)
+def test_a_range_beyond_the_disk_is_refused(
+    taken: tuple[Manifest, Store], tmp_path: Path, offset: int, length: int
+) -> None:
+    with ranges(*taken, tmp_path, 1) as reader, pytest.raises(InvalidInput):
+        reader.read_at(offset, length)
+
+
+# Before publishing.
+
+
+def mixed(scratch: Path) -> tuple[Manifest, Store]:
+    """A base of three pieces, and a disk over it of which each piece has one new block."""
+    store = Store()
+    base = take_in(disk(*range(1, 3073)), slot(store), scratch).manifest
+    numbers = list(range(1, 3073))
+    for piece in range(3):
+        numbers[piece * 1024 + 5] = 90_000 + piece
+    return take_in(disk(*numbers), slot(store), scratch, bases=[base], work=2).manifest, store
+
+
+def checked(manifest: Manifest, store: Store, scratch: Path, *, full: bool = False, work: int = 2) -> None:
+    check_assembly(manifest, slot(store), work_uid=uid(work), full=full, scratch=scratch, workers=2, go_on=always)
+
+
+def broken(manifest: Manifest, row: int) -> Manifest:
+    """One run begins a block later in its segment than it should."""
+    at = manifest.runs.at.copy()
+    at[row] += 1 if at[row] < 1000 else -1
+    return replace(manifest, runs=replace(manifest.runs, at=at))
+
+
+def test_a_right_manifest_passes(tmp_path: Path) -> None:
+    manifest, store = mixed(tmp_path)
+    checked(manifest, store, tmp_path)
+    checked(manifest, store, tmp_path, full=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_run_in_a_mixed_piece_is_caught(tmp_path: Path) -> None:
+    manifest, store = mixed(tmp_path)
+    wrong = broken(manifest, 0)
+    assert pieces_to_check(wrong, uid(2), full=False).tolist() == [0], "at least one in sixteen"
+    with pytest.raises(ObjectCorrupt, match="piece at byte 0 "):
+        checked(wrong, store, tmp_path)
+
+
+def test_full_catches_a_wrong_run_anywhere(tmp_path: Path) -> None:
+    manifest, store = mixed(tmp_path)
+    for row in range(len(manifest.runs)):
+        if manifest.runs.count[row] < 1024:
+            with pytest.raises(ObjectCorrupt):
+                checked(broken(manifest, row), store, tmp_path, full=True)
+
+
+def test_a_base_segment_that_is_damaged_is_caught(tmp_path: Path) -> None:
+    manifest, store = mixed(tmp_path)
+    key = PREFIX + keys.segment_key(manifest.segments.name(0))
+    store.put(key, bytes(len(store.get(key))))
+    with pytest.raises(ObjectCorrupt):
+        checked(manifest, store, tmp_path)
+
+
+def test_one_in_sixteen_of_the_mixed_pieces(tmp_path: Path) -> None:
+    store = Store()
+    base = take_in(Disk(40 * PIECE, {n * 1024: n + 1 for n in range(40)}), slot(store), tmp_path).manifest
+    both = Disk(40 * PIECE, {n * 1024: n + 1 for n in range(40)} | {n * 1024 + 1: 500 + n for n in range(40) if n != 3})
+    manifest = take_in(both, slot(store), tmp_path, bases=[base], work=2).manifest
+    assert pieces_to_check(manifest, uid(2), full=False).tolist() == [0, 17, 33]
+    assert len(pieces_to_check(manifest, uid(2), full=True)) == 40
+
+
+def test_what_is_all_new_or_all_old_needs_no_sample(tmp_path: Path) -> None:
+    store = Store()
+    base = take_in(disk(1, 2, 3), slot(store), tmp_path).manifest
+    assert len(pieces_to_check(base, uid(1), full=False)) == 0
+    again = take_in(disk(3, 2), slot(store), tmp_path, bases=[base], work=2).manifest
+    store.asked.clear()
+    checked(again, store, tmp_path)
+    assert store.asked == []
+    assert put_together(again, slot(store)) == disk(3, 2).whole()
