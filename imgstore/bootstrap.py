@@ -105,9 +105,8 @@ def _scratch(top: Path) -> Iterator[Path]:
     Its owner holds an advisory lock (flock) on it as long as it lives, however it dies.
     """
     for leftover in top.iterdir():
-        with suppress(
-            OSError
-        ):  # Another's, alive; or a file system without locks, where nothing is taken for a leftover.
+        # Locked by another, which lives; or on a file system without locks, where nothing is taken for a leftover.
+        with suppress(OSError):
             _remove(leftover, _locked(leftover))
     while True:
         folder = Path(tempfile.mkdtemp(dir=top))

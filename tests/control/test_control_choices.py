@@ -71,6 +71,12 @@ def test_the_same_base_counts_once() -> None:
     assert names(choose_bases(candidates, new=VersionName(2, 0, 0), named=[VersionName(1, 0, 0)])) == ["1.0.0"]
 
 
+def test_at_most_three_and_the_named_before_all() -> None:
+    candidates = [version(f"{n}.0.0", day=n) for n in range(1, 8)]
+    named = [VersionName(n, 0, 0) for n in (3, 1, 2, 5)]
+    assert names(choose_bases(candidates, new=VersionName(7, 0, 1), named=named)) == ["3.0.0", "1.0.0", "2.0.0"]
+
+
 def test_a_first_version_has_no_base() -> None:
     assert choose_bases([], new=VersionName(1, 0, 0), named=[VersionName(1, 0, 0)]) == ()
 

@@ -86,6 +86,27 @@ def test_killed_on_postgresql_for_long(tmp_path: Path, postgresql: str, seed: in
     play(Scene(folder=tmp_path, settings={"database": postgresql}), seed)
 
 
+@pytest.mark.long
+def test_small_commands_killed_at_every_step(tmp_path: Path) -> None:
+    """Making and deleting disks and versions, struck at each step in turn."""
+    scene = Scene(folder=tmp_path)
+    scene.prepare()
+    one = make_raw(tmp_path / "1.0.0.raw", seed=8, virtual_bytes=8 * MIB, content_bytes=3 * MIB)
+    scene.expected["1.0.0"] = one
+    scene.victim("publish", source=str(one), version="1.0.0", targets=TARGETS)
+    for fatal in range(1, 200):
+        scene.expected["1.0.1"] = patched(one, tmp_path / f"{fatal}.raw", seed=fatal)
+        scene.victim("publish", source=str(scene.expected["1.0.1"]), version="1.0.1", targets=TARGETS)
+        made: dict[str, Any] = {"name": "d1", "location": "westus2", "version": "1.0.1"}
+        struck = scene.strike("disk", fatal=fatal, **made)
+        struck |= scene.strike("delete", fatal=fatal, version="1.0.1")
+        struck |= scene.strike("delete disk", fatal=fatal, name="d1")
+        if not struck:
+            break
+    else:
+        pytest.fail("200 steps, and still no end")
+
+
 def test_interrupted_and_told_again(tmp_path: Path) -> None:
     """Ctrl-C: while it is taken in, while it is copied, while it is exported."""
     scene = Scene(folder=tmp_path)

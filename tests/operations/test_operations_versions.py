@@ -33,6 +33,8 @@ from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.operations import exporting, verifying, versions
 from imgstore.operations.installation import Installation, Tuning
+from imgstore.stores.directory import DirectoryStore
+from imgstore.stores.interface import Body
 from imgstore.testing.disks import as_vhd, make_raw, patched, sha256_of
 from imgstore.testing.installations import (
     ADMIN,
@@ -460,6 +462,32 @@ def test_damage_everywhere_is_refused_and_no_file_is_left(stocked: Installation,
         make_disk(stocked, "d1", "eastus")
 
 
+@pytest.mark.parametrize("part", ["manifests/", "segments/"])
+def test_what_a_store_damages_on_the_way_in_is_never_told_to_be_complete(
+    empty: Installation, stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """The disk under eastus writes one bit wrong and says that all is well, once."""
+    real = DirectoryStore._write_durably
+    damaged: list[str] = []
+
+    def write(store: DirectoryStore, path: str, body: Body, *, only_if_absent: bool) -> os.stat_result:
+        if "imgstore-eastus" in path and part in path and not damaged:
+            damaged.append(path)
+            body = bytes(body[:-1]) + bytes([body[-1] ^ 1])
+        return real(store, path, body, only_if_absent=only_if_absent)
+
+    monkeypatch.setattr(DirectoryStore, "_write_durably", write)
+    monkeypatch.setattr(DirectoryStore, "properties", replace(DirectoryStore.properties, verifies_checksum=False))
+    with pytest.raises(ReplicationFailed, match=r"region:eastus.*is damaged"):
+        publish(empty, stock.first)
+    assert len(damaged) == 1
+    assert states(show(empty))["eastus/0"] is ReplicaState.FAILED
+    assert [row.target for row in charges(empty) if row.target == "eastus"] == []
+    publish(empty, stock.first)
+    audit(empty)
+    audit_served(empty, {"1.0.0": stock.first}, tmp_path)
+
+
 # -- at once ----------------------------------------------------------------------------------------------------------
 
 
@@ -482,6 +510,21 @@ def test_many_read_the_same_replica_at_once(stocked: Installation, stock: Stock,
             call.result()
     assert {sha256_of(tmp_path / f"{number}.raw") for number in range(6)} == {sha256_of(stock.first)}
     audit(stocked)
+
+
+def test_another_process_may_read_the_same_disk_meanwhile(tmp_path: Path, stock: Stock) -> None:
+    shutil.copytree(stock.home, tmp_path / "home")
+
+    def meanwhile(event: ProgressEvent) -> None:
+        if event.task == "export 1.raw" and event.stage is Stage.STARTED:
+            with open_home(tmp_path / "home") as second:
+                object.__setattr__(second.keeper, "holder", "elsewhere/boot/1/1")
+                export(second, tmp_path / "2.raw", "eastus")
+
+    with open_home(tmp_path / "home", meanwhile) as installation:
+        export(installation, tmp_path / "1.raw", "eastus")
+        audit(installation)
+    assert {sha256_of(tmp_path / f"{number}.raw") for number in (1, 2)} == {sha256_of(stock.first)}
 
 
 def test_a_second_process_at_the_same_version_is_refused_and_harms_nothing(tmp_path: Path, stock: Stock) -> None:

@@ -237,6 +237,9 @@ FORGED = {
     "no frame": with_frame(lambda _frame: b"nothing that zstd wrote"),
     "half a frame": with_frame(lambda frame: frame[:-1]),
     "two frames": with_frame(lambda frame: frame + frame),
+    "a bomb that the header tells of": lambda body: with_number(32, 4, 1 << 24)(
+        with_frame(lambda _frame: zstd.compress(bytes(3 * 10 + (16 << 24) + 2 * 4)))(body)
+    ),
     "a bomb": with_frame(lambda _frame: zstd.compress(bytes(1 << 28))),
 }
 

@@ -132,6 +132,13 @@ def test_a_quarter_is_enough(used: int, repacked: bool) -> None:
     assert chosen.tolist() == ([0] if repacked else [])
 
 
+def test_many_small_segments_are_gathered_up_to_the_bound_and_not_beyond() -> None:
+    """A hundred well used segments of ten blocks: 2 x ceil(1,000 / 1,024) + 16 = 18 may be named."""
+    whole = np.full(100, 10)
+    chosen = to_repack(whole, whole, new_segments=0, content_blocks=1000)
+    assert 100 - len(chosen) + 1 == 18
+
+
 def test_the_least_filled_go_first() -> None:
     used = np.array([1000] + [300] * 20 + [260, 261] * 10)
     chosen = to_repack(used, np.full(len(used), 1024), new_segments=0, content_blocks=int(used.sum()))

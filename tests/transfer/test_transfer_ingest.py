@@ -109,6 +109,13 @@ def test_threads_change_nothing(first: Disk, tmp_path: Path) -> None:
     assert made[0] == made[1]
 
 
+def test_equal_blocks_are_packed_once_wherever_they_lie(first: Disk, tmp_path: Path) -> None:
+    receipt = take_in(first, slot(Store()), tmp_path)
+    assert sum(each.blocks for each in receipt.segments) == len(set(first.blocks.values()))
+    repeated = disk(*[7] * 2000, 8, 7)
+    assert [each.blocks for each in take_in(repeated, slot(Store()), tmp_path).segments] == [2]
+
+
 def test_the_same_again_sends_nothing(first: Disk, tmp_path: Path) -> None:
     store = Store()
     receipt = take_in(first, slot(store), tmp_path)
@@ -158,16 +165,18 @@ def test_killed_and_run_again(first: Disk, deaths: list[int], over_a_base: bool)
         assert sorted(store.keys("put")) == sorted(set(store.keys("put")))
 
 
-def test_nothing_is_begun_once_it_may_not_go_on(first: Disk, tmp_path: Path) -> None:
-    """Where nothing is sent, the next read is where it stops."""
+@pytest.mark.parametrize(("requests", "got"), [(0, 0), (1, 1)])
+def test_nothing_is_begun_once_it_may_not_go_on(first: Disk, tmp_path: Path, requests: int, got: int) -> None:
+    """Neither the base's fingerprints are fetched, nor, where nothing is to be sent, the source read on."""
     store = Store()
     base = take_in(first, slot(store), tmp_path).manifest
     first.reads.clear()
     store.asked.clear()
     with pytest.raises(Killed):
-        take_in(first, slot(store), tmp_path, bases=[base], go_on=dying(0))
+        take_in(first, slot(store), tmp_path, bases=[base], go_on=dying(requests))
     assert first.reads == []
-    assert store.keys("put", "") == store.keys("get", "") == []
+    assert len(store.keys("get", "fingerprints/")) == got
+    assert store.keys("put", "") == []
 
 
 def test_a_tebibyte_of_holes_costs_nothing(tmp_path: Path) -> None:
