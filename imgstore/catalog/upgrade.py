@@ -43,7 +43,8 @@ def _bring_sqlite(database: Database, file: Path) -> None:
         if file.exists() and _stands_ready(database):
             return
     with _folder_lock(file, fcntl.LOCK_EX), translated(database.place), database.engine.connect() as connection:
-        # The file keeps this mode from now on. It can't be changed inside a transaction, nor by two at once.
+        # The file keeps this mode from now on. It can't be changed inside a transaction, nor by two at once: without the
+        # lock, of four processes that tried, three were refused at once, busy timeout or not, in 1 round of 75.
         connection.exec_driver_sql("PRAGMA journal_mode = WAL")
         connection.rollback()
         with connection.begin():

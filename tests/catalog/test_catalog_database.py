@@ -1,6 +1,8 @@
 """Opening, upgrading, transactions and faults, on real databases; what is killed leaves nothing behind."""
 
+import fcntl
 import importlib
+import os
 import sqlite3
 import stat
 import subprocess
@@ -182,6 +184,21 @@ def test_threads_may_open_a_fresh_home_at_once(catalog_url: str) -> None:
 
     with ThreadPoolExecutor(4) as threads:
         assert len(set(threads.map(start, range(4)))) == 1
+
+
+def test_whoever_makes_a_home_is_waited_for(tmp_path: Path) -> None:
+    """SQLite refuses one of two that set the journal's mode at once, so they must come one after the other."""
+    descriptor = os.open(tmp_path / "catalog.db.lock", os.O_CREAT | os.O_RDWR)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            opening = thread.submit(Catalog.open, f"sqlite:///{tmp_path}/catalog.db", Effects())
+            with pytest.raises(TimeoutError):
+                opening.result(timeout=0.3)
+            assert not (tmp_path / "catalog.db").exists()
+        finally:
+            os.close(descriptor)
+        opening.result(timeout=60).close()
 
 
 @pytest.mark.parametrize(

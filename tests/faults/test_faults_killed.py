@@ -68,18 +68,21 @@ def test_killed_on_minio(tmp_path: Path, minio_cluster: Cluster, seed: int) -> N
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", LONG_SEEDS)
 def test_killed_on_directories_for_long(tmp_path: Path, seed: int) -> None:
     play(Scene(folder=tmp_path), seed)
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", LONG_SEEDS)
 def test_killed_on_minio_for_long(tmp_path: Path, minio_cluster: Cluster, seed: int) -> None:
     play(on_minio(tmp_path, minio_cluster(3), f"killed-{seed}"), seed)
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 @pytest.mark.engine("postgresql")
 @pytest.mark.parametrize("seed", LONG_SEEDS[:10])
 def test_killed_on_postgresql_for_long(tmp_path: Path, postgresql: str, seed: int) -> None:
@@ -87,6 +90,7 @@ def test_killed_on_postgresql_for_long(tmp_path: Path, postgresql: str, seed: in
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_small_commands_killed_at_every_step(tmp_path: Path) -> None:
     """Making and deleting disks and versions, struck at each step in turn."""
     scene = Scene(folder=tmp_path)

@@ -185,6 +185,49 @@ def test_a_zone_that_comes_back_does_not_show_what_was_deleted(region: Region) -
         region.open().get(KEY)
 
 
+def test_a_zone_that_refuses_a_delete_is_not_believed(region: Region) -> None:
+    """It answers otherwise, so it does not rest: the note must be known at once."""
+    region.store.put(KEY, BODY)
+    region.zones["3"].script = [Fault(method="delete", error=lambda: StoreDenied("no"))]
+    region.store.delete([KEY])
+    assert region.holders(KEY) == "3"
+    with pytest.raises(ObjectNotFound):
+        region.store.get(KEY)
+
+
+def test_what_another_process_noted_is_known_when_the_zone_comes_back(region: Region) -> None:
+    region.store.put(KEY, BODY)
+    region.zones["3"].die()
+    region.store.put("k/other", BODY)  # so this one knows that zone 3 is away
+    region.open().delete([KEY])
+    region.zones["3"].heal()
+    region.clock.advance(31)
+    with pytest.raises(ObjectNotFound):
+        region.store.get(KEY)
+
+
+def test_notes_of_others_are_known_in_time(region: Region) -> None:
+    """Though this process saw no zone away."""
+    region.store.put(KEY, BODY)
+    region.zones["3"].die()
+    region.open().delete([KEY])
+    region.zones["3"].heal()
+    region.clock.advance(61)
+    with pytest.raises(ObjectNotFound):
+        region.store.get(KEY)
+
+
+def test_a_listing_does_not_count_what_is_not_believed(region: Region) -> None:
+    """Zone 3 may hold something older under this key: with one other copy in reach it is not known to exist."""
+    region.store.put(KEY, b"an older body")
+    region.zones["3"].script = [Fault(method="put", key_part=KEY, error=lambda: StoreFull("no"))]
+    region.store.put(KEY, BODY)
+    assert [info.stored_bytes for info in region.store.list("")] == [len(BODY)]
+    region.zones["1"].die()
+    assert not list(region.open().list(""))
+    assert region.open().get(KEY) == BODY
+
+
 def test_what_is_written_again_is_believed_again(region: Region) -> None:
     """The note goes with the write that makes it untrue."""
     region.store.put(KEY, BODY)
