@@ -14,7 +14,7 @@ import numpy as np
 from imgstore.control.choices import choose_bases
 from imgstore.domain import keys
 from imgstore.domain.digests import Digest
-from imgstore.domain.errors import StoreError
+from imgstore.domain.errors import InvalidInput, ObjectCorrupt, StoreError
 from imgstore.domain.geometry import PIECE_BYTES
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import OS_DISK, ImageVersion, Replica, SegmentRow, Slot
@@ -32,7 +32,8 @@ from imgstore.segments.manifest import Manifest
 from imgstore.transfer.checking import check_assembly
 from imgstore.transfer.ingest import IngestOrder, ingest, touched_pieces
 from imgstore.transfer.receipts import IngestReceipt
-from imgstore.transfer.slots import SlotAccess
+from imgstore.transfer.scatter import Damage, SegmentReader
+from imgstore.transfer.slots import GoOn, SlotAccess
 
 _RULES: Final = "1"
 """Of comparing and packing. Raised when the same plan would make other segments than before."""
@@ -64,6 +65,10 @@ def publish(installation: Installation, publication: Publication) -> None:
     except Exception as error:
         write_failure(installation, lease, publication.replica, str(error))
         counter.fail(str(error))
+        if isinstance(error, ObjectCorrupt):
+            # The plan leans on what turned out to be damaged: a repeat plans anew.
+            with installation.catalog.transaction() as facts:
+                facts.works.abandon(work.uid)
         raise
 
 
@@ -84,6 +89,7 @@ def _plan(installation: Installation, publication: Publication) -> tuple[Work, L
             if each.state is ReplicaState.COMPLETED and each.version_uid != version.uid
         }
         candidates = [each for each in facts.versions.list(version.definition_uid) if each.uid in complete]
+        _check_bases(publication.named_bases, candidates)
         bases = choose_bases(candidates, new=version.name, named=publication.named_bases)
         manifests = [facts.manifests.find(base.uid, slot.uid, OS_DISK) for base in bases]
         rows = [row for row in manifests if row is not None]
@@ -101,6 +107,19 @@ def _plan(installation: Installation, publication: Publication) -> tuple[Work, L
         facts.replicas.move(publication.replica.uid, ReplicaState.REPLICATING)
         write_version_state(facts, version)
     return work, lease
+
+
+def _check_bases(named: Sequence[VersionName], candidates: Sequence[ImageVersion]) -> None:
+    known = {version.name for version in candidates}
+    unknown = [str(name) for name in named if name not in known]
+    if unknown:
+        raise InvalidInput(
+            f"Version {', '.join(unknown)} can't be a base.",
+            found=f"complete in the source slot: {', '.join(map(str, sorted(known))) or 'none'}",
+            expected="versions of this definition that are complete in the source region",
+            hint="leave --base out: the newest version and the one below are compared with anyway",
+            target="base",
+        )
 
 
 def _act(installation: Installation, publication: Publication, work: Work, lease: Lease, counter: Counter) -> None:
@@ -132,18 +151,48 @@ def _act(installation: Installation, publication: Publication, work: Work, lease
             )
         )
         if receipt.missing:
-            degrade(installation, slot, receipt.missing, "the store no longer lists it")
-        check_assembly(
-            receipt.manifest,
-            access,
-            work_uid=work.uid,
-            full=publication.verify_full,
-            scratch=Path(scratch),
-            workers=installation.tuning.scatter_workers,
-            go_on=go_on,
-        )
+            degrade(installation, slot, receipt.missing, "the store lacks it or has it damaged")
+        segments = SegmentReader([access])
+        try:
+            _assemble(installation, publication, receipt, segments, work, Path(scratch), go_on)
+        except ObjectCorrupt:
+            _distrust(installation, slot, access, segments.damages)
+            raise
         _record(installation, publication, receipt, lease)
     counter.end(f"{receipt.packed_bytes} bytes stored")
+
+
+def _assemble(
+    installation: Installation,
+    publication: Publication,
+    receipt: IngestReceipt,
+    reader: SegmentReader,
+    work: Work,
+    scratch: Path,
+    go_on: GoOn,
+) -> None:
+    """Put some pieces, or all, together again before anyone is told that the disk is there."""
+    check_assembly(
+        receipt.manifest,
+        reader,
+        work_uid=work.uid,
+        full=publication.verify_full,
+        scratch=scratch,
+        workers=installation.tuning.scatter_workers,
+        go_on=go_on,
+    )
+
+
+def _distrust(installation: Installation, slot: Slot, access: SlotAccess, damages: Sequence[Damage]) -> None:
+    """What the check could not read: its replicas are degraded; what no replica names is taken away, and sent again."""
+    names = {damage.name for damage in damages if not damage.error.retryable}
+    if not names:
+        return
+    degrade(installation, slot, names, "missing or damaged when read")
+    with installation.catalog.reading() as facts:
+        ids = facts.manifests.named_in_slot(slot.uid)
+        named = {row.name for row in facts.segments.rows(slot.key.pool_uid, ids)}
+    access.remove([keys.segment_key(name) for name in sorted(names - named)])
 
 
 def _present(installation: Installation, publication: Publication, access: SlotAccess) -> dict[Digest, int]:

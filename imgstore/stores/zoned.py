@@ -1,23 +1,27 @@
 """One store out of three zones (ZRS): it survives the loss of any one of them.
 
 An object *exists* when two zones have it; with one it is absent, and whoever needs it puts it again (rules.md, rule
-18). All follows from one sentence: a write is acknowledged when two zones took it, and any two zones have one in common.
+18). All follows from one sentence: a write is acknowledged when two zones took it and have noted what the third missed;
+any two zones have one of these in common.
 
-=============  ======================================================================================================
-put, delete    To all zones at once; two must take it, else the error. What landed is harmless: its name says what it is.
-a missed one   A note ``repairs/<zone>/<hash of key>`` in the zones that took it, before the write is acknowledged.
-get            From any zone whose bytes are accepted. Absent when all were asked and two had nothing.
-head           Two zones decide. One has it, one has not, one does not answer: nobody can tell, so an error.
-list           The three listings merged. A key that only one of the zones that answer has is left out: it is not known
-               to exist, and to put it again does no harm.
-only_if_absent head, then put: not exclusive, as `atomic_create` says.
-copy_within    get and put, so that a damaged copy in one zone does not breed.
-=============  ======================================================================================================
+==============  =====================================================================================================
+put, delete     To all zones at once; two must take it, else the error. What landed is harmless: its name says what it
+                is.
+a missed one    A note ``repairs/<zone>/<hash of key>`` in the zones that took it, before the write is acknowledged.
+get             From any zone whose bytes are accepted. Absent when all that answer were asked and two have nothing.
+head            Two zones decide. One has it, one has not, one does not answer: nobody can tell, so an error.
+list            The three listings merged. A key that only one of the zones that answer has is left out: it is not known
+                to exist, and to put it again does no harm.
+only_if_absent  head, then put: not exclusive, as `atomic_create` says.
+copy_within     get and put, so that a damaged copy in one zone does not breed.
+==============  =====================================================================================================
 
-A zone is not believed in what it missed: a key that a note names for it counts as absent there, be it a put that never
-came or a delete that never came, until the key is written again or a repair has taken the note away. So a zone that
-comes back shows nothing that was deleted. Notes are read at the first use, when a zone has come back, and every
-`notes_seconds`. Correctness needs none of them for what is named by its content: scrub compares the three listings.
+A zone is not believed in what it missed, be it a put or a delete that never came: about a key that a note names for it
+it counts as one that does not answer, until the key is written again or a repair has taken the note away. So a zone
+that comes back never shows what was deleted. Nor is it believed in its *notes* about such a key, which are older than
+the two others' notes about itself. Notes are read at the first use, when a zone has come back, and every
+`notes_seconds`; what other processes noted since is not known before. Correctness needs none of them for what is named
+by its content and confirmed by listing: scrub compares the three listings.
 
 A zone that did not answer rests for `rest_seconds`: it is asked only where two others are not enough, so that a dead
 zone costs a note an object instead of a time-out an object. Readers repair nothing; they report.
@@ -121,7 +125,7 @@ class Zoned:
         self._zones = dict(zones)
         self._report = report
         self._rests = _Rests(monotonic, rest_seconds)
-        self._notes = _Notes(monotonic, notes_seconds)
+        self._notes = _Notes(zones, monotonic, notes_seconds)
         self._pool = ThreadPoolExecutor(_THREADS_MAX, thread_name_prefix="zones")
 
     @property
@@ -146,12 +150,15 @@ class Zoned:
 
     def _first(self, key: str, read: Callable[[ObjectStore], bytes]) -> bytes:
         self._know_notes()
-        wrong: dict[str, StoreError] = {}
-        for zone in self._order(key):
+        order = self._order(key)
+        wrong = self._disbelieved(order, key)
+        for zone in order:
+            if zone in wrong:
+                continue
             if self._rests.rests(zone) and _gone(wrong) >= QUORUM:
                 break  # at most this one has it, and it would take a time-out to hear so
             try:
-                body = read(self._believed(zone, key))
+                body = read(self._zones[zone])
             except StoreError as error:
                 self._rests.judge(zone, error)
                 wrong[zone] = error
@@ -181,7 +188,11 @@ class Zoned:
         raise absent(self.name, key) if _gone(wrong) >= QUORUM else self._too_few(key, wrong)
 
     def _ask(self, zones: Sequence[str], key: str) -> tuple[dict[str, ObjectInfo], dict[str, StoreError]]:
-        return self._each(zones, lambda zone: self._believed(zone, key).head(key))
+        wrong = self._disbelieved(zones, key)
+        have, more_wrong = self._each(
+            [zone for zone in zones if zone not in wrong], lambda zone: self._zones[zone].head(key)
+        )
+        return have, wrong | more_wrong
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `Lists.list`. Notes are not told."""
@@ -204,7 +215,7 @@ class Zoned:
         failed: dict[str, StoreError] = {}
         streams = [self._stream(zone, prefix, failed) for zone in zones]
         for key, found in groupby(heapq.merge(*streams, key=_key_of), key=_key_of):
-            have = [info for zone, info in found if not self._notes.names(zone, key)]
+            have = [info for zone, info in found if not self._notes.name(zone, key)]
             self._check_listing(prefix, zones, failed)
             if len(have) >= QUORUM and not key.startswith(REPAIRS):
                 yield _latest(have)
@@ -253,7 +264,7 @@ class Zoned:
         return self.put(target_key, self.get(source_key))
 
     def _write(self, keys: Sequence[str], kind: Missed, write: Callable[[ObjectStore], T]) -> dict[str, T]:
-        """Write to all zones, note what one missed, then take away the notes that this made untrue."""
+        """Write to all zones, and have those that took it agree on what the third missed."""
         self._know_notes()
         awake = self._rests.awake(self._zones)
         took, failed = self._each(awake, lambda zone: write(self._zones[zone]))
@@ -263,10 +274,34 @@ class Zoned:
             took, failed = took | more, failed | more_failed
         if len(took) < QUORUM:
             raise self._too_few(keys[0], failed)
-        missed = [zone for zone in self._zones if zone not in took]
-        self._write_notes([RepairNote(zone=zone, key=key, missed=kind) for zone in missed for key in keys], list(took))
-        self._remove_notes([(zone, key) for zone in took for key in keys if self._notes.names(zone, key)])
+        self._agree(keys, kind, list(took))
         return took
+
+    def _agree(self, keys: Sequence[str], kind: Missed, took: Sequence[str]) -> None:
+        """In each zone that took a write: a note of each that did not, and none of those that did.
+
+        A zone that fails in this has as good as missed the write. The untrue notes that are removed may be unknown
+        here: after a write that all zones took they do little harm, after one that a zone missed they would make two
+        zones be disbelieved.
+        """
+        missed = [zone for zone in self._zones if zone not in took]
+        notes = [RepairNote(zone=zone, key=key, missed=kind) for zone in missed for key in keys]
+        untrue = [_note_key(zone, key) for zone in took for key in keys if missed or self._notes.have(zone, key)]
+
+        def tell(holder: str) -> None:
+            for note in notes:
+                self._zones[holder].put(note.note_key, note.encode())
+            if untrue:
+                self._zones[holder].delete(untrue)
+
+        if not notes and not untrue:
+            return
+        told, failed = self._each(took, tell)
+        self._notes.change(told, [note.note_key for note in notes], untrue)
+        if len(told) < QUORUM:
+            raise self._too_few(keys[0], failed)
+        if len(told) < len(took):
+            self._agree(keys, kind, list(told))
 
     # -- notes --------------------------------------------------------------------------------------------------------
 
@@ -293,44 +328,26 @@ class Zoned:
         if self._rests.some_ended():
             self._notes.expire()
         if self._notes.are_old():
-            self._notes.renew(lambda: self._each(self._rests.awake(self._zones), self._list_notes))
+            self._notes.renew(lambda: self._each(self._rests.awake(self._zones), self._list_notes)[0])
 
     def _list_notes(self, holder: str) -> frozenset[str]:
         return frozenset(info.key for info in self._zones[holder].list(REPAIRS))
 
-    def _write_notes(self, notes: Sequence[RepairNote], holders: Sequence[str]) -> None:
-        """Each note in every zone that took the write; one that lands nowhere leaves the write unacknowledged."""
-
-        def write(holder: str) -> None:
-            for note in notes:
-                self._zones[holder].put(note.note_key, note.encode())
-
-        if not notes:
-            return
-        held, failed = self._each(holders, write)
-        if not held:
-            raise self._too_few(notes[0].key, failed)
-        self._notes.add(note.note_key for note in notes)
-
-    def _remove_notes(self, of: Sequence[tuple[str, str]]) -> None:
-        """They are untrue now. One that a zone keeps all the same makes its zone less believed, never more."""
-        if not of:
-            return
-        keys = [_note_key(zone, key) for zone, key in of]
-        self._each(self._rests.awake(self._zones), lambda holder: self._zones[holder].delete(keys))
-        self._notes.discard(keys)
-
     # -- zones --------------------------------------------------------------------------------------------------------
 
-    def _believed(self, zone: str, key: str) -> ObjectStore:
-        """The zone's store.
-
-        Raises:
-            ObjectNotFound: the zone missed a write of this key.
-        """
-        if self._notes.names(zone, key):
-            raise absent(f"zone {zone}, which missed a write of it", key)
-        return self._zones[zone]
+    def _disbelieved(self, zones: Sequence[str], key: str) -> dict[str, StoreError]:
+        """Which of the zones missed a write of this key: what they say of it counts for nothing."""
+        return {
+            zone: StoreUnreachable(
+                f"Zone {zone} is not believed about '{key}'.",
+                found="a note that it missed a write of it",
+                expected="no such note",
+                hint="run `imgstore scrub`",
+                target=key,
+            )
+            for zone in zones
+            if self._notes.name(zone, key)
+        }
 
     def _order(self, key: str) -> Sequence[str]:
         """Resting zones last; else by the key, so that the zones share the work."""
@@ -401,12 +418,12 @@ class _Rests:
 
 
 class _Notes:
-    """The notes' keys as last read, and those written since: which key a zone is not believed in."""
+    """Which zone holds which notes, as last read and as changed here since."""
 
-    def __init__(self, monotonic: Callable[[], float], seconds: float) -> None:
+    def __init__(self, zones: Iterable[str], monotonic: Callable[[], float], seconds: float) -> None:
         self._monotonic = monotonic
         self._seconds = seconds
-        self._keys: frozenset[str] = frozenset()
+        self._held: dict[str, frozenset[str]] = dict.fromkeys(zones, frozenset())
         self._old_at: float | None = None
         self._lock = threading.Lock()
 
@@ -414,33 +431,43 @@ class _Notes:
         """Whether they should be read again."""
         return self._old_at is None or self._monotonic() >= self._old_at
 
-    def names(self, zone: str, key: str) -> bool:
-        """Whether a note says that `zone` missed a write of `key`."""
-        return bool(self._keys) and _note_key(zone, key) in self._keys
+    def have(self, zone: str, key: str) -> bool:
+        """Whether there is a note that `zone` missed a write of `key`, true or not."""
+        return any(self._holders(zone, key))
+
+    def name(self, zone: str, key: str) -> bool:
+        """Whether a zone that may be believed holds such a note."""
+        return any(not self._is_outdated(holder, key) for holder in self._holders(zone, key))
+
+    def _is_outdated(self, holder: str, key: str) -> bool:
+        """Whether both others say that this zone itself missed a write of the key.
+
+        Only then: two zones that took the latest write never say so of each other.
+        """
+        return len(self._holders(holder, key)) >= QUORUM
+
+    def _holders(self, zone: str, key: str) -> Sequence[str]:
+        if not any(self._held.values()):
+            return ()
+        note = _note_key(zone, key)
+        return [holder for holder, keys in self._held.items() if note in keys]
 
     def expire(self) -> None:
         """Have them read again."""
         self._old_at = None
 
-    def renew(self, read: Callable[[], tuple[Mapping[str, frozenset[str]], Mapping[str, StoreError]]]) -> None:
-        """Read them, unless another thread just did. Where not all zones answered, what was known before stays."""
+    def renew(self, read: Callable[[], Mapping[str, frozenset[str]]]) -> None:
+        """Read them, unless another thread just did. Of a zone that does not answer what was known before stays."""
         with self._lock:  # writers of notes wait: theirs is the later word
-            if not self.are_old():
-                return
-            listed, _ = read()
-            before = self._keys if len(listed) < ZONES else frozenset()
-            self._keys = before.union(*listed.values())
-            self._old_at = self._monotonic() + self._seconds
+            if self.are_old():
+                self._held = self._held | read()
+                self._old_at = self._monotonic() + self._seconds
 
-    def add(self, keys: Iterable[str]) -> None:
-        """They were written."""
+    def change(self, holders: Iterable[str], written: Iterable[str], removed: Iterable[str]) -> None:
+        """These notes were written and those removed in each of the zones `holders`."""
         with self._lock:
-            self._keys |= frozenset(keys)
-
-    def discard(self, keys: Iterable[str]) -> None:
-        """They were removed."""
-        with self._lock:
-            self._keys -= frozenset(keys)
+            changed = {holder: (self._held[holder] - frozenset(removed)).union(written) for holder in holders}
+            self._held = self._held | changed
 
 
 def _key_of(told: tuple[str, ObjectInfo]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from imgstore.domain.geometry import PIECE_BLOCKS
 from imgstore.segments.manifest import Column, Manifest
 from imgstore.transfer.scatter import SegmentReader, scatter
-from imgstore.transfer.slots import GoOn, SlotAccess
+from imgstore.transfer.slots import GoOn
 
 SAMPLE_STEP = 16
 """One in sixteen of the pieces that mix reused and new blocks (rules.md, rule 11)."""
@@ -29,7 +29,7 @@ def pieces_to_check(manifest: Manifest, work_uid: str, *, full: bool) -> Column:
 
 def check_assembly(
     manifest: Manifest,
-    slot: SlotAccess,
+    reader: SegmentReader,
     *,
     work_uid: str,
     full: bool,
@@ -45,7 +45,6 @@ def check_assembly(
     chosen = pieces_to_check(manifest, work_uid, full=full)
     if len(chosen):
         with _ScratchDisk(scratch) as disk:
-            reader = SegmentReader([slot])
             scatter(manifest, reader, disk, workers=workers, go_on=go_on, moved=lambda _bytes: None, only=chosen)
 
 

@@ -208,7 +208,9 @@ def mixed(scratch: Path) -> tuple[Manifest, Store]:
 
 
 def checked(manifest: Manifest, store: Store, scratch: Path, *, full: bool = False, work: int = 2) -> None:
-    check_assembly(manifest, slot(store), work_uid=uid(work), full=full, scratch=scratch, workers=2, go_on=always)
+    check_assembly(
+        manifest, SegmentReader([slot(store)]), work_uid=uid(work), full=full, scratch=scratch, workers=2, go_on=always
+    )
 
 
 def broken(manifest: Manifest, row: int) -> Manifest:
