@@ -142,14 +142,22 @@ class Zoned:
 
     def get(self, key: str, accept: Accept | None = None) -> bytes:
         """See `Gets.get`."""
-        return self._first(key, lambda store: store.get(key, accept))
+        return self._surely(lambda: self._first(key, lambda store: store.get(key, accept)))
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         """See `Gets.get_range`."""
-        return self._first(key, lambda store: store.get_range(key, offset, length))
+        return self._surely(lambda: self._first(key, lambda store: store.get_range(key, offset, length)))
+
+    def _surely(self, look: Callable[[], T]) -> T:
+        """What `look` finds; where too few zones could be believed, once more with the notes of all zones read anew."""
+        self._know_notes()
+        try:
+            return look()
+        except StoreUnreachable:
+            self._read_all_notes()
+            return look()
 
     def _first(self, key: str, read: Callable[[ObjectStore], bytes]) -> bytes:
-        self._know_notes()
         order = self._order(key)
         wrong = self._disbelieved(order, key)
         for zone in order:
@@ -177,7 +185,9 @@ class Zoned:
 
     def head(self, key: str) -> ObjectInfo:
         """See `Heads.head`. The latest of the zones' times."""
-        self._know_notes()
+        return self._surely(lambda: self._head(key))
+
+    def _head(self, key: str) -> ObjectInfo:
         order = self._order(key)
         have, wrong = self._ask(order[:QUORUM], key)
         if len(have) < QUORUM and _gone(wrong) < QUORUM:
@@ -199,27 +209,31 @@ class Zoned:
         self._know_notes()
         awake = self._rests.awake(self._zones)
         last = ""
-        try:
-            for info in self._merged(awake, prefix):
-                last = info.key
-                yield info
-        except StoreError:
-            if len(awake) == ZONES:
-                raise
+        for info in self._merged(awake, prefix):
+            if info is None:
+                break
+            last = info.key
+            yield info
         else:
             return
-        # One that rests may be up again: anew with all three, after the last key told.
-        yield from (info for info in self._merged(list(self._zones), prefix) if info.key > last)
+        # Zones that rest must tell as well: anew with all three, after the last key told.
+        self._read_all_notes()
+        yield from (info for info in self._merged(list(self._zones), prefix) if info is not None and info.key > last)
 
-    def _merged(self, zones: Sequence[str], prefix: str) -> Iterator[ObjectInfo]:
+    def _merged(self, zones: Sequence[str], prefix: str) -> Iterator[ObjectInfo | None]:
+        """The listings of the zones in one; None where those that were not asked would have to be."""
         failed: dict[str, StoreError] = {}
         streams = [self._stream(zone, prefix, failed) for zone in zones]
         for key, found in groupby(heapq.merge(*streams, key=_key_of), key=_key_of):
             have = [info for zone, info in found if not self._notes.name(zone, key)]
-            self._check_listing(prefix, zones, failed)
+            if len(zones) < ZONES and (failed or len(have) < QUORUM):
+                yield None
+            self._check_listing(prefix, failed)
             if len(have) >= QUORUM and not key.startswith(REPAIRS):
                 yield _latest(have)
-        self._check_listing(prefix, zones, failed)
+        if len(zones) < ZONES and failed:
+            yield None
+        self._check_listing(prefix, failed)
 
     def _stream(self, zone: str, prefix: str, failed: dict[str, StoreError]) -> Iterator[tuple[str, ObjectInfo]]:
         """A zone's listing, which ends where the zone fails."""
@@ -230,8 +244,8 @@ class Zoned:
             self._rests.judge(zone, error)
             failed[zone] = error
 
-    def _check_listing(self, prefix: str, zones: Sequence[str], failed: Mapping[str, StoreError]) -> None:
-        if len(zones) - len(failed) < QUORUM:
+    def _check_listing(self, prefix: str, failed: Mapping[str, StoreError]) -> None:
+        if len(failed) > ZONES - QUORUM:
             raise self._too_few(prefix, failed)
 
     # -- writing ------------------------------------------------------------------------------------------------------
@@ -329,6 +343,10 @@ class Zoned:
             self._notes.expire()
         if self._notes.are_old():
             self._notes.renew(lambda: self._each(self._rests.awake(self._zones), self._list_notes)[0])
+
+    def _read_all_notes(self) -> None:
+        self._notes.expire()
+        self._notes.renew(lambda: self._each(list(self._zones), self._list_notes)[0])
 
     def _list_notes(self, holder: str) -> frozenset[str]:
         return frozenset(info.key for info in self._zones[holder].list(REPAIRS))
@@ -456,7 +474,7 @@ class _Notes:
         """Have them read again."""
         self._old_at = None
 
-    def renew(self, read: Callable[[], Mapping[str, frozenset[str]]]) -> None:
+    def renew(self, read: Callable[[], dict[str, frozenset[str]]]) -> None:
         """Read them, unless another thread just did. Of a zone that does not answer what was known before stays."""
         with self._lock:  # writers of notes wait: theirs is the later word
             if self.are_old():

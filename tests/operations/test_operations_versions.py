@@ -428,6 +428,30 @@ def test_every_version_that_names_a_damaged_segment_is_degraded(
     audit(stocked)
 
 
+def test_a_base_found_damaged_fails_one_publish_and_the_repeat_does_without_it(
+    empty: Installation, stock: Stock, tmp_path: Path
+) -> None:
+    here = ["southcentralus"]
+    publish(empty, stock.first, targets=here)
+    files = segment_files(empty, slot_of(empty, "southcentralus", 0))
+    flip(max(files, key=lambda path: path.stat().st_size))  # used enough to be kept: nothing reads it before the check
+    with pytest.raises(ObjectCorrupt):
+        publish(empty, stock.second, "1.0.1", here, verify_full=True)
+    assert states(show(empty))["southcentralus/0"] is DEGRADED
+    assert COMPLETED not in states(show(empty, "1.0.1")).values()
+    assert set(states(publish(empty, stock.second, "1.0.1", here, verify_full=True)).values()) == {COMPLETED}
+    audit_served(empty, {"1.0.0": stock.first, "1.0.1": stock.second}, tmp_path)
+    with pytest.raises(Conflict, match="only complete replica is damaged"):  # disks may stand on its very segments
+        publish(empty, stock.first, targets=here)
+
+
+def test_a_base_that_is_none_is_refused(stocked: Installation, stock: Stock) -> None:
+    with pytest.raises(InvalidInput, match=r"Version 9\.9\.9 can't be a base") as caught:
+        publish(stocked, stock.second, "1.0.1", bases=[VersionName(9, 9, 9)])
+    assert caught.value.found == "complete in the source slot: 1.0.0"
+    publish(stocked, stock.second, "1.0.1", bases=[VersionName(1, 0, 0)])
+
+
 def test_a_missing_segment_is_found_and_sent_again(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
     segment_files(stocked, slot_of(stocked, "southcentralus", 1))[0].unlink()
     for number in range(2):

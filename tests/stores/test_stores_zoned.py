@@ -76,16 +76,48 @@ def test_two_are_enough_and_the_third_is_noted(region: Region, lost: str) -> Non
 
 
 def test_the_note_comes_before_the_acknowledgement(region: Region) -> None:
-    """If no zone takes the note the write is not acknowledged."""
+    """In both zones that took it: else, with one of them lost, the third would be believed."""
     region.zones["3"].die()
-    for zone in "12":
-        region.zones[zone].script = [Fault(method="put", key_part="repairs/")]
+    region.zones["1"].script = [Fault(method="put", key_part="repairs/")]
     with pytest.raises(StoreUnreachable):
         region.store.put(KEY, BODY)
     region.clock.advance(31)
-    region.zones["2"].heal()
+    region.zones["1"].heal()
     region.store.put(KEY, BODY)
-    assert region.notes()["2"] == {f"repairs/3/{NAME}": "put"}
+    assert region.notes()["1"] == region.notes()["2"] == {f"repairs/3/{NAME}": "put"}
+
+
+def test_a_zone_that_cannot_forget_an_untrue_note_is_noted_itself(region: Region) -> None:
+    """And is believed neither in this key nor in its notes about it, so both others are."""
+    region.zones["3"].die()
+    region.store.put(KEY, BODY)
+    region.zones["3"].heal()
+    region.clock.advance(31)
+    region.zones["1"].script = [Fault(method="delete", key_part="repairs/", error=lambda: StoreDenied("no"))]
+    region.store.put(KEY, BODY)
+    assert region.notes() == {
+        "1": {f"repairs/3/{NAME}": "put"},
+        "2": {f"repairs/1/{NAME}": "put"},
+        "3": {f"repairs/1/{NAME}": "put"},
+    }
+    assert region.store.head(KEY)
+    assert region.open().head(KEY)
+
+
+def test_a_note_that_outlived_its_zone_does_no_harm(region: Region) -> None:
+    """Zone 2 was away when what it holds against zone 3 became untrue; it missed the write that made it so."""
+    region.zones["3"].die()
+    region.store.delete([KEY])
+    region.zones["2"].die()
+    region.zones["3"].heal()
+    region.clock.advance(31)
+    region.store.put(KEY, BODY)
+    region.zones["2"].heal()
+    region.clock.advance(31)
+    assert region.notes()["2"] == {f"repairs/3/{NAME}": "delete"}
+    for store in (region.store, region.open()):
+        assert store.head(KEY)
+        assert [info.key for info in store.list("")] == [KEY]
 
 
 def test_one_is_not_enough_and_what_landed_is_harmless(region: Region) -> None:
