@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select, tuple_
 
 from imgstore.catalog import schema
-from imgstore.catalog.repository import Repository
+from imgstore.catalog.repository import Repository, missing
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import ImageVersion, StorageAccountType, TargetRegion
 from imgstore.domain.sources import SourceIdentity
@@ -59,6 +59,15 @@ class Versions(Repository):
             NotFound: it is not there.
         """
         return _version(self._row(select(_versions).where(_versions.c.uid == uid), "image version", uid))
+
+    def lock(self, uid: str) -> None:
+        """Hold the version's row until the transaction ends: what is read of its replicas from now on stays true.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        if self._session.value(self._session.locking(select(_versions.c.uid).where(_versions.c.uid == uid))) is None:
+            raise missing("image version", uid)
 
     def list(
         self, definition_uid: str, *, after: VersionName | None = None, limit: int | None = None

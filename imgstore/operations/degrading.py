@@ -26,7 +26,7 @@ def degrade(installation: Installation, slot: Slot, segments: Collection[Digest]
         except ObjectNotFound:
             return  # Never recorded: no replica names them.
         facts.slots.lock(slot.uid)
-        for replica in facts.replicas.in_slot(slot.uid):
+        for replica in sorted(facts.replicas.in_slot(slot.uid), key=lambda each: each.version_uid):
             manifests = facts.manifests.of_owner(replica.version_uid)
             named = [np.frombuffer(row.segment_ids, dtype="<u4") for row in manifests if row.slot_uid == slot.uid]
             if replica.state is ReplicaState.COMPLETED and any(np.isin(ids, each).any() for each in named):

@@ -154,6 +154,7 @@ def write_failure(installation: Installation, lease: Lease, replica: Replica, er
 
 def write_version_state(facts: Facts, version: ImageVersion) -> ImageVersion:
     """Write the version down with the provisioning state that its replicas give it."""
+    facts.versions.lock(version.uid)  # Two replicas that complete at once: the later one must see both.
     standing = facts.versions.by_uid(version.uid)
     if standing.provisioning_state is ProvisioningState.DELETING:
         return standing

@@ -1,0 +1,36 @@
+"""Replicas that complete at the same moment, on the database where transactions run side by side."""
+
+from pathlib import Path
+from threading import Thread
+
+from imgstore.domain.resources import Replica
+from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.operations.installation import Installation
+from imgstore.operations.settling import write_version_state
+from imgstore.testing.disks import make_raw
+from imgstore.testing.installations import found_gallery, open_home, publish, show
+
+
+def complete(installation: Installation, replica: Replica, meanwhile: Thread | None = None) -> None:
+    with installation.catalog.transaction() as facts:
+        facts.replicas.move(replica.uid, ReplicaState.COMPLETED)
+        write_version_state(facts, facts.versions.by_uid(replica.version_uid))
+        if meanwhile is not None:
+            meanwhile.start()
+            meanwhile.join(1)  # it ends here only if it did not wait for this transaction
+
+
+def test_the_later_of_two_that_complete_at_once_sees_both(postgresql: str, tmp_path: Path) -> None:
+    source = make_raw(tmp_path / "disk.raw", seed=1, virtual_bytes=8 << 20, content_bytes=1 << 20)
+    with open_home(tmp_path / "home", database=postgresql) as installation:
+        found_gallery(installation)
+        one, other = publish(installation, source, targets=["southcentralus", "eastus"]).replicas
+        with installation.catalog.transaction() as facts:
+            for replica in (one, other):
+                facts.replicas.move(replica.uid, ReplicaState.DEGRADED, error="for the test")
+                facts.replicas.move(replica.uid, ReplicaState.REPLICATING)
+            write_version_state(facts, facts.versions.by_uid(one.version_uid))
+        second = Thread(target=complete, args=(installation, other))
+        complete(installation, one, meanwhile=second)
+        second.join()
+        assert show(installation).version.provisioning_state is ProvisioningState.SUCCEEDED
