@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from imgstore.domain.digests import Digest
-from imgstore.domain.errors import StoreError
 from imgstore.domain.geometry import ceil_div
 from imgstore.transfer.bounded import Bounded
 from imgstore.transfer.receipts import CopyReceipt
-from imgstore.transfer.scatter import Damage
+from imgstore.transfer.scatter import Damage, SegmentReader
 from imgstore.transfer.slots import GoOn, SlotAccess, always
 
 _LISTED_AT_ONCE = 1000
@@ -71,10 +70,11 @@ def copy_segments(order: CopyOrder, absent: Mapping[Digest, int], missing: froze
         StoreError: a segment can be had from no source, or the target could not take it.
     """
     checksums: dict[Digest, str | None] = {}
+    reader = SegmentReader(order.sources, order.damages)
 
     def bring(name: Digest, stored_bytes: int) -> None:
         order.go_on()
-        body = _body(order, name)
+        body = reader.body(name)
         order.go_on()
         checksums[name] = order.target.put_segment(name, body).checksum
         order.moved(stored_bytes)
@@ -83,15 +83,3 @@ def copy_segments(order: CopyOrder, absent: Mapping[Digest, int], missing: froze
         for name, stored_bytes in absent.items():
             pool.submit(bring, name, stored_bytes)
     return CopyReceipt(sent_bytes=sum(absent.values()), sent=len(absent), checksums=checksums, missing=missing)
-
-
-def _body(order: CopyOrder, name: Digest) -> bytes:
-    first: StoreError | None = None
-    for source in order.sources:
-        try:
-            return source.segment_body(name)
-        except StoreError as error:
-            order.damages.append(Damage(slot=source, name=name, error=error))
-            first = first or error
-    assert first is not None, "a copy needs a source"
-    raise first

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ from imgstore.domain.geometry import BLOCK_BYTES, PIECE_BLOCKS, PIECE_BYTES
 from imgstore.segments.manifest import Column, Manifest, piece_bytes
 from imgstore.transfer.bounded import Bounded
 from imgstore.transfer.slots import GoOn, SlotAccess
+
+_T = TypeVar("_T")
 
 
 class Placing(Protocol):
@@ -55,10 +57,17 @@ class SegmentReader:
         Raises:
             StoreError: no slot serves it; the first slot's error.
         """
+        return self._first(name, lambda slot: slot.segment_blocks(name))
+
+    def body(self, name: Digest) -> bytes:
+        """A segment as stored, checked. Raises as `blocks`."""
+        return self._first(name, lambda slot: slot.segment_body(name))
+
+    def _first(self, name: Digest, read: Callable[[SlotAccess], _T]) -> _T:
         first: StoreError | None = None
         for slot in self.slots:
             try:
-                return slot.segment_blocks(name)
+                return read(slot)
             except StoreError as error:
                 self.damages.append(Damage(slot=slot, name=name, error=error))
                 first = first or error
