@@ -38,12 +38,6 @@ class Settings:
     tuning: Tuning = field(default_factory=Tuning)
 
 
-def default_home(environ: Mapping[str, str]) -> Path:
-    """Where data lies by the XDG rules: ``$XDG_DATA_HOME/imgstore``, else ``~/.local/share/imgstore``."""
-    base = environ.get("XDG_DATA_HOME") or str(Path(environ.get("HOME", "~")).expanduser() / ".local" / "share")
-    return Path(base) / "imgstore"
-
-
 @contextmanager
 def open_installation(
     settings: Settings, subscriber: Subscriber = silent, effects: Effects | None = None
