@@ -10,7 +10,9 @@ import fcntl
 import glob
 import os
 import stat
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +20,9 @@ from imgstore.domain.effects import Effects
 from imgstore.domain.errors import OutputError
 
 _RANDOM_BYTES: Final = 8
+_WRITE_BACK_BYTES: Final = 128 << 20
+"""Writing back begins when so much waits."""
+
 _NAME_BYTES_MAX: Final = 200
 """Of 255 that a name may have, less what is put before and behind."""
 
@@ -56,6 +61,39 @@ def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
         offset, rest = offset + taken, rest[taken:]
 
 
+class _WriteBack:
+    """Brings what was written to the medium while more is written, so that the `fsync` at the end has little left."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lock = threading.Lock()
+        self._waiting_bytes = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="write-back")
+        self._running: Future[None] | None = None
+
+    def wrote(self, length: int) -> None:
+        """So many bytes more wait in the page cache."""
+        with self._lock:
+            self._waiting_bytes += length
+            if self._waiting_bytes < _WRITE_BACK_BYTES or (self._running and not self._running.done()):
+                return
+            self._waiting_bytes = 0
+            before, self._running = self._running, self._thread.submit(os.fdatasync, self._fd)
+        if before is not None:
+            before.result()
+
+    def end(self) -> None:
+        """Wait for what is under way.
+
+        Raises:
+            OSError: the medium did not take it. The kernel tells so once only, so it is told here, if not to `wrote`.
+        """
+        self._thread.shutdown()
+        running, self._running = self._running, None
+        if running is not None:
+            running.result()
+
+
 class PendingFile:
     """A file under its temporary name. `publish` or `discard` ends it."""
 
@@ -74,6 +112,17 @@ class PendingFile:
             self.temporary, self.fd = _create(self.path, effects or Effects())
         except OSError as error:
             raise output_error(error, self.path) from error
+        self._write_back = _WriteBack(self.fd)
+
+    def write(self, data: bytes | memoryview, offset: int) -> None:
+        """Put `data` at `offset`. Safe from several threads.
+
+        Raises:
+            OutputError: no room, or the medium refuses.
+        """
+        with errors_of(self.path):
+            write_all(self.fd, data, offset)
+            self._write_back.wrote(len(data))
 
     def publish(self) -> None:
         """Bring the bytes to the medium, then the file to its name, then the name to the medium.
@@ -82,6 +131,7 @@ class PendingFile:
             OutputError: no room, or a file came to lie at the path meanwhile. Then nothing was published.
         """
         with errors_of(self.path):
+            self._write_back.end()
             os.fsync(self.fd)
             self._take_name()
             self._close()
@@ -90,6 +140,8 @@ class PendingFile:
     def discard(self) -> None:
         """Remove the temporary file. May be called twice, and after `publish`."""
         if self.fd >= 0:
+            with contextlib.suppress(OSError):  # What the medium refused is thrown away in any case.
+                self._write_back.end()
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.temporary)
             self._close()

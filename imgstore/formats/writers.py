@@ -142,9 +142,8 @@ class _FlatWriter:
             os.ftruncate(pending.fd, container_bytes + len(footer))
 
     def write_at(self, offset: int, data: bytes | memoryview) -> None:
-        """One `pwrite`."""
-        with errors_of(self._pending.path):
-            write_all(self._pending.fd, _cut(data, offset, self._virtual_bytes), offset)
+        """Put it where it lies."""
+        self._pending.write(_cut(data, offset, self._virtual_bytes), offset)
 
     def read_at(self, offset: int, length: int) -> bytes:
         """One `pread`."""
@@ -205,7 +204,7 @@ class _DynamicVhdWriter:
             while rest:
                 at, taken = self._place(offset, len(rest))
                 if at is not None:
-                    write_all(self._pending.fd, rest[:taken], at)
+                    self._pending.write(rest[:taken], at)
                 elif any(rest[:taken]):
                     raise InvalidInput(
                         "Data for a part of the disk that was announced to be empty.",

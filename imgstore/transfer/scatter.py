@@ -102,7 +102,9 @@ def scatter(
     moved: Callable[[int], None],
     only: Column | None = None,
 ) -> None:
-    """Write the disk's data into `writer`; every piece has been read back from there and checked when this returns.
+    """Write the disk's data into `writer`; every piece has been checked when this returns.
+
+    A piece that lies whole in one segment is checked on its way; one that comes together from several is read back.
 
     Args:
         manifest: the disk.
@@ -130,6 +132,7 @@ def scatter(
         go_on()
         blocks = reader.blocks(manifest.segments.name(int(runs.segment[part[0]])))
         written = 0
+        checked: set[int] = set()
         by_disk = part[np.argsort(runs.block[part], kind="stable")]
         for block, count, at in zip(
             runs.block[by_disk].tolist(), runs.count[by_disk].tolist(), runs.at[by_disk].tolist(), strict=True
@@ -137,10 +140,17 @@ def scatter(
             offset = block * BLOCK_BYTES
             length = min(count * BLOCK_BYTES, manifest.virtual_bytes - offset)
             begin = at * BLOCK_BYTES
-            writer.write_at(offset, blocks[begin : begin + length])
+            data = blocks[begin : begin + length]
+            index, within = divmod(offset, PIECE_BYTES)
+            if within == 0 and length == piece_bytes(manifest.virtual_bytes, index):
+                _check_piece(manifest, index, data)  # whole already: no need to read it back
+                checked.add(index)
+            writer.write_at(offset, data)
             written += length
         for index in pieces.landed(runs.block[part] // PIECE_BLOCKS, runs.count[part]):
-            _check_piece(manifest, index, writer)
+            if index not in checked:
+                length = piece_bytes(manifest.virtual_bytes, index)
+                _check_piece(manifest, index, writer.read_at(index * PIECE_BYTES, length))
         moved(written)
 
     with Bounded(workers, workers * 2, "scatter") as pool:
@@ -148,8 +158,7 @@ def scatter(
             pool.submit(place, order[begin:end])
 
 
-def _check_piece(manifest: Manifest, index: int, writer: Placing) -> None:
-    data = writer.read_at(index * PIECE_BYTES, piece_bytes(manifest.virtual_bytes, index))
+def _check_piece(manifest: Manifest, index: int, data: bytes | memoryview) -> None:
     found, expected = digest_of(data), manifest.pieces.find(index)
     if found != expected:
         raise ObjectCorrupt(

@@ -1,5 +1,6 @@
 """A file appears whole or not at all."""
 
+import errno
 import fcntl
 import os
 import resource
@@ -15,7 +16,7 @@ from formats_images import DIGEST, MIB, names_in
 
 from imgstore.domain.errors import InvalidInput, OutputError
 from imgstore.domain.sources import DiskFormat, DiskWriter, Extent
-from imgstore.formats import WRITABLE, create_writer
+from imgstore.formats import WRITABLE, create_writer, output
 
 SPAN = Extent(offset=0, length=MIB)
 DATA = os.urandom(MIB)
@@ -169,6 +170,23 @@ def test_a_full_disk_is_told_and_nothing_is_left(tiny: Path, form: DiskFormat) -
     assert caught.value.found == "No space left on device"
     assert "free some space" in str(caught.value.hint)
     assert names_in(tiny) == []
+
+
+def test_what_the_medium_refuses_while_writing_goes_on_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel tells of a failed write-back once only, so the background's must not be lost."""
+
+    def broken(_fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fdatasync", broken)
+    monkeypatch.setattr(output, "_WRITE_BACK_BYTES", len(DATA))
+    writer = _writer(tmp_path / "disk", DiskFormat.RAW)
+    writer.write_at(0, DATA)
+    with pytest.raises(OutputError, match="cannot be written") as caught:
+        writer.publish()
+    writer.abandon()
+    assert caught.value.found == os.strerror(errno.EIO)
+    assert names_in(tmp_path) == []
 
 
 @pytest.mark.engine("qemu-img")

@@ -68,6 +68,14 @@ def test_the_largest_segment() -> None:
     assert opened(body) == content
 
 
+def test_the_sample_misses_no_stretch_that_is_worth_packing() -> None:
+    """A twentieth of a segment in one stretch is met by a sample of every thirty-second block, wherever it lies."""
+    hard, soft_blocks = noise("hard", 1024 * BLOCK), 64
+    for first in range(0, 1024 - soft_blocks, 97):
+        content = hard[: first * BLOCK] + bytes(soft_blocks * BLOCK) + hard[(first + soft_blocks) * BLOCK :]
+        assert HEADER.unpack_from(packed(content))[2] == 1
+
+
 def forged(payload: bytes, *, blocks: int, magic: bytes = b"IMGSTSEG", version: int = 1, encoding: int = 1) -> bytes:
     return HEADER.pack(magic, version, encoding, blocks) + payload
 
