@@ -29,6 +29,19 @@ class StorageAccountType(StrEnum):
     PREMIUM_LRS = "Premium_LRS"
 
 
+class DiskType(StrEnum):
+    """What a machine's disk may be kept on, as Azure names it: more kinds than images have."""
+
+    STANDARD_LRS = "Standard_LRS"
+    STANDARD_ZRS = "Standard_ZRS"
+    STANDARD_SSD_LRS = "StandardSSD_LRS"
+    STANDARD_SSD_ZRS = "StandardSSD_ZRS"
+    PREMIUM_LRS = "Premium_LRS"
+    PREMIUM_ZRS = "Premium_ZRS"
+    PREMIUM_V2_LRS = "PremiumV2_LRS"
+    ULTRA_SSD_LRS = "UltraSSD_LRS"
+
+
 class OsType(StrEnum):
     """The family of the operating system."""
 
@@ -138,8 +151,8 @@ class ImageDefinition:
     """Told, not enforced: machines can be made after it."""
     recommended_vcpus: Recommended = Recommended()
     recommended_memory_gib: Recommended = Recommended()
-    disallowed_disk_types: tuple[str, ...] = ()
-    """Storage account types that no disk of this image may have; a superset of ours, since Azure has more."""
+    disallowed_disk_types: tuple[DiskType, ...] = ()
+    """What no disk of this image may be kept on."""
     purchase_plan: PurchasePlan | None = None
     features: tuple[Feature, ...] = ()
     allow_update_image: bool = False
