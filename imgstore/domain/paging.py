@@ -79,7 +79,7 @@ def _token(of: str, key: str) -> str:
 def _key(token: str, of: str) -> str:
     try:
         kind, key = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
-    except ValueError:
+    except (TypeError, ValueError):
         kind, key = None, None
     if kind != of.lower() or not isinstance(key, str):
         raise InvalidInput(

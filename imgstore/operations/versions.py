@@ -449,12 +449,16 @@ def page_versions(
             except_in=(ProvisioningState.DELETING,),
         )
         page = Page.cut(found, request, of=of, key=lambda version: str(version.name))
-        views = tuple(_view(facts, line, each) for each in page.items)
+        replicas = facts.replicas.of_versions([version.uid for version in page.items])
+        views = tuple(_seen(line, version, replicas[version.uid]) for version in page.items)
         return Page(items=views, next_token=page.next_token)
 
 
 def _view(facts: Facts, line: Lineage, version: ImageVersion) -> VersionView:
-    replicas = facts.replicas.list(version.uid)
+    return _seen(line, version, facts.replicas.list(version.uid))
+
+
+def _seen(line: Lineage, version: ImageVersion, replicas: Sequence[Replica]) -> VersionView:
     visible = tuple(replica for replica in replicas if replica.state is not ReplicaState.DELETING)
     return VersionView(version=version, replicas=visible, line=line)
 
