@@ -49,7 +49,8 @@ imgstore sig image-definition create -g rg -r myGallery -i big --publisher p --o
 """
 _UPDATE_EXAMPLE = """
 imgstore sig image-definition update -g rg -r myGallery -i ubuntu \\
-    --set description='with nginx' recommended.memory.max=8 --remove tags.old
+    --set description='with nginx' recommended.memory.max=8 tags.team=images
+imgstore sig image-definition update -g rg -r myGallery -i ubuntu --remove recommended.memory
 imgstore sig image-definition update -g rg -r myGallery -i ubuntu --allow-update-image true \\
     --add features name=SecurityType value=TrustedLaunchSupported startsAtVersion=2.0.0
 """

@@ -1,7 +1,7 @@
 """Image definitions."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -106,7 +106,7 @@ def create_definition(
         found = facts.definitions.get(above.uid, name)
         if found is not None:
             standing = facts.definitions.held(found.uid)
-            wanted = replace(standing, **asked)
+            wanted = replace(standing, **_completed(asked, standing))
             check_definition(wanted, standing, now)
             facts.definitions.update(wanted)
             return Lineage(gallery=above, definition=wanted)
@@ -118,6 +118,17 @@ def create_definition(
         check_room(installation.limits, "definitions_max", there, what="image definitions", region=region)
         facts.definitions.add(wanted)
         return Lineage(gallery=above, definition=wanted)
+
+
+def _completed(asked: Mapping[str, Any], standing: ImageDefinition) -> dict[str, Any]:
+    """What was asked, with the parts of a range or a plan that were not said as the definition has them."""
+    whole = dict(asked)
+    for name in ("recommended_vcpus", "recommended_memory_gib", "purchase_plan"):
+        before = getattr(standing, name)
+        if name in asked and before is not None:
+            said = {part: value for part, value in asdict(asked[name]).items() if value is not None}
+            whole[name] = replace(before, **said)
+    return whole
 
 
 def update_definition(

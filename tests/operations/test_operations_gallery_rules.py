@@ -88,6 +88,13 @@ def test_a_definition_keeps_all_that_it_was_told(empty: Installation) -> None:
     assert DefinitionDetails(**{name: getattr(made, name) for name in EVERYTHING.said()}) == EVERYTHING
     assert put(empty) == made, "what is not said again stays"
     assert put(empty, EVERYTHING) == made
+    ends = DefinitionDetails(recommended_vcpus=Recommended(max=8), recommended_memory_gib=Recommended(min=2))
+    again = put(empty, ends)
+    assert (again.recommended_vcpus, again.recommended_memory_gib) == (
+        Recommended(min=1, max=8),
+        Recommended(min=2, max=64),
+    )
+    assert put(empty, DefinitionDetails(purchase_plan=PurchasePlan(name="n"))) == again
 
 
 @pytest.mark.parametrize(
@@ -185,7 +192,7 @@ def test_all_else_of_a_definition_stays(empty: Installation, changes: dict[str, 
 
 def test_an_update_is_checked_as_a_create(empty: Installation) -> None:
     made = put(empty, EVERYTHING)
-    upside_down = {"recommended_vcpus": Recommended(min=8, max=4)}
+    upside_down: dict[str, Any] = {"recommended_vcpus": Recommended(min=8, max=4)}
     refused(InvalidInput, "InvalidParameter", "is greater than", lambda: update(empty, **upside_down))
     assert show(empty) == made
     with pytest.raises(NotFound):
