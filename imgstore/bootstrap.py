@@ -5,21 +5,24 @@ import fcntl
 import os
 import shutil
 import tempfile
+import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from imgstore.catalog import Catalog
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import InvalidInput
+from imgstore.domain.limits import DEFAULT_PRESET, PRESETS, Limits, read_limits
 from imgstore.domain.progress import Subscriber, silent
 from imgstore.operations.holding import LEASE_SECONDS, LeaseKeeper
 from imgstore.operations.installation import Installation, Tuning
 from imgstore.regions import Locator, Regions, load_regions
 
 _DATABASE_FILE: Final = "catalog.sqlite"
+_SETTINGS_FILE: Final = "settings.toml"
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
@@ -45,6 +48,8 @@ class Settings:
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     lease_seconds: float = LEASE_SECONDS
     tuning: Tuning = field(default_factory=Tuning)
+    limits: Limits | None = None
+    """None are those of settings.toml in the home."""
 
 
 @contextmanager
@@ -55,14 +60,36 @@ def open_installation(
 
     Raises:
         RegionsFault: regions.yaml cannot be used.
-        InvalidInput: the home cannot be used.
+        InvalidInput: the home or its settings.toml cannot be used.
         StoreError: the database does not answer.
     """
     _keep_buffers()
     outside = effects or Effects()
     regions = load_regions(settings.regions, settings.environ)
+    limits = settings.limits or load_limits(settings.home / _SETTINGS_FILE)
     with _scratch(_folder(settings.home / "scratch")) as scratch:
-        yield from _opened(settings, subscriber, outside, regions, scratch)
+        yield from _opened(settings, subscriber, outside, regions, limits, scratch)
+
+
+def load_limits(file: Path) -> Limits:
+    """The limits that a settings file asks for; Azure's of 2019 where there is no such file.
+
+    Raises:
+        InvalidInput: it cannot be read, is no TOML, or says what nobody knows.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+        return read_limits(tomllib.loads(text), str(file))
+    except FileNotFoundError:
+        return replace(PRESETS[DEFAULT_PRESET], file=str(file))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidInput(
+            f"{file} cannot be used.",
+            found=str(error),
+            expected="a TOML document",
+            hint=f"mend it, or take it away: the limits are {DEFAULT_PRESET} then",
+            target=str(file),
+        ) from error
 
 
 def _keep_buffers() -> None:
@@ -78,7 +105,7 @@ def _keep_buffers() -> None:
 
 
 def _opened(
-    settings: Settings, subscriber: Subscriber, outside: Effects, regions: Regions, scratch: Path
+    settings: Settings, subscriber: Subscriber, outside: Effects, regions: Regions, limits: Limits, scratch: Path
 ) -> Iterator[Installation]:
     catalog = Catalog.open(settings.database or f"sqlite:///{settings.home / _DATABASE_FILE}", outside)
     try:
@@ -105,6 +132,7 @@ def _opened(
                 effects=outside,
                 environ=settings.environ,
                 tuning=settings.tuning,
+                limits=limits,
                 subscriber=subscriber,
             )
         finally:

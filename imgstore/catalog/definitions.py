@@ -1,14 +1,15 @@
 """Image definitions."""
 
 import builtins
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from imgstore.catalog import schema
 from imgstore.catalog.columns import folded
 from imgstore.catalog.repository import Repository
-from imgstore.domain.resources import ImageDefinition
+from imgstore.domain.resources import DiskType, Feature, ImageDefinition, PurchasePlan, Recommended
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Row
@@ -64,10 +65,31 @@ class Definitions(Repository):
         )
         return None if row is None else _definition(row)
 
-    def list(self, gallery_uid: str) -> builtins.list[ImageDefinition]:
-        """The definitions of a gallery, by name."""
+    def list(
+        self, gallery_uid: str, *, after: str | None = None, limit: int | None = None
+    ) -> builtins.list[ImageDefinition]:
+        """The definitions of a gallery, by name: at most `limit` of those behind the name `after`."""
         statement = select(_definitions).where(_definitions.c.gallery_uid == gallery_uid)
-        return [_definition(row) for row in self._session.all(statement.order_by(_definitions.c.name_key))]
+        if after is not None:
+            statement = statement.where(_definitions.c.name_key > folded(after))
+        rows = self._session.all(statement.order_by(_definitions.c.name_key).limit(limit))
+        return [_definition(row) for row in rows]
+
+    def count(self, subscription: str, location: str) -> int:
+        """How many a subscription has in a region. Nobody else adds one there until the transaction ends."""
+        self._session.lock_name(f"definitions/{folded(subscription)}/{location}")
+        mine = schema.galleries.c.subscription_key == folded(subscription)
+        statement = select(func.count()).select_from(_definitions.join(schema.galleries)).where(mine)
+        return int(self._session.value(statement.where(_definitions.c.location == location)))
+
+    def held(self, uid: str) -> ImageDefinition:
+        """The definition of that uid, which nobody else changes until the transaction ends.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        statement = self._session.locking(select(_definitions).where(_definitions.c.uid == uid))
+        return _definition(self._row(statement, "image definition", uid))
 
     def delete(self, uid: str) -> None:
         """Remove the row.
@@ -84,6 +106,7 @@ def _identifier(publisher: str, offer: str, sku: str) -> str:
 
 
 def _values(definition: ImageDefinition) -> dict[str, Any]:
+    plan = definition.purchase_plan or PurchasePlan()
     return {
         "uid": definition.uid,
         "gallery_uid": definition.gallery_uid,
@@ -99,12 +122,27 @@ def _values(definition: ImageDefinition) -> dict[str, Any]:
         "hyper_v_generation": definition.hyper_v_generation,
         "architecture": definition.architecture,
         "description": definition.description,
+        "eula": definition.eula,
+        "privacy_statement_uri": definition.privacy_statement_uri,
+        "release_note_uri": definition.release_note_uri,
+        "end_of_life_at": definition.end_of_life_at,
+        "vcpus_min": definition.recommended_vcpus.min,
+        "vcpus_max": definition.recommended_vcpus.max,
+        "memory_min_gib": definition.recommended_memory_gib.min,
+        "memory_max_gib": definition.recommended_memory_gib.max,
+        "disallowed_disk_types": [kind.value for kind in definition.disallowed_disk_types],
+        "plan_name": plan.name,
+        "plan_publisher": plan.publisher,
+        "plan_product": plan.product,
+        "features": [asdict(feature) for feature in definition.features],
+        "allow_update_image": definition.allow_update_image,
         "tags": dict(definition.tags),
         "created_at": definition.created_at,
     }
 
 
 def _definition(row: "Row[Any]") -> ImageDefinition:
+    plan = PurchasePlan(name=row.plan_name, publisher=row.plan_publisher, product=row.plan_product)
     return ImageDefinition(
         uid=row.uid,
         gallery_uid=row.gallery_uid,
@@ -118,6 +156,16 @@ def _definition(row: "Row[Any]") -> ImageDefinition:
         hyper_v_generation=row.hyper_v_generation,
         architecture=row.architecture,
         description=row.description,
+        eula=row.eula,
+        privacy_statement_uri=row.privacy_statement_uri,
+        release_note_uri=row.release_note_uri,
+        end_of_life_at=row.end_of_life_at,
+        recommended_vcpus=Recommended(min=row.vcpus_min, max=row.vcpus_max),
+        recommended_memory_gib=Recommended(min=row.memory_min_gib, max=row.memory_max_gib),
+        disallowed_disk_types=tuple(map(DiskType, row.disallowed_disk_types)),
+        purchase_plan=None if plan == PurchasePlan() else plan,
+        features=tuple(Feature(**values) for values in row.features),
+        allow_update_image=row.allow_update_image,
         tags=row.tags,
         created_at=row.created_at,
     )

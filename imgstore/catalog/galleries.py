@@ -3,7 +3,7 @@
 import builtins
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from imgstore.catalog import schema
 from imgstore.catalog.columns import folded
@@ -61,10 +61,32 @@ class Galleries(Repository):
         """
         return _gallery(self._row(_SELECT.where(_galleries.c.uid == uid), "gallery", uid))
 
-    def list(self, subscription: str, group: str | None = None) -> builtins.list[Gallery]:
-        """The galleries of a subscription, or of one group in it, by name."""
-        mine = _groups.c.subscription_key == folded(subscription) if group is None else named(subscription, group)
-        return [_gallery(row) for row in self._session.all(_SELECT.where(mine).order_by(_galleries.c.name_key))]
+    def list(
+        self, subscription: str, group: str | None = None, *, after: str | None = None, limit: int | None = None
+    ) -> builtins.list[Gallery]:
+        """The galleries of a subscription, or of one group in it, by name: at most `limit` behind the name `after`."""
+        statement = _SELECT.where(_galleries.c.subscription_key == folded(subscription))
+        if group is not None:
+            statement = statement.where(named(subscription, group))
+        if after is not None:
+            statement = statement.where(_galleries.c.name_key > folded(after))
+        return [_gallery(row) for row in self._session.all(statement.order_by(_galleries.c.name_key).limit(limit))]
+
+    def count(self, subscription: str, location: str) -> int:
+        """How many a subscription has in a region. Nobody else adds one there until the transaction ends."""
+        self._session.lock_name(f"galleries/{folded(subscription)}/{location}")
+        mine = (_galleries.c.subscription_key == folded(subscription)) & (_galleries.c.location == location)
+        return int(self._session.value(select(func.count()).select_from(_galleries).where(mine)))
+
+    def held(self, uid: str) -> Gallery:
+        """The gallery of that uid, which nobody else changes until the transaction ends.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        locked = self._session.locking(select(_galleries.c.uid).where(_galleries.c.uid == uid))
+        self._row(locked, "gallery", uid)
+        return self.by_uid(uid)
 
     def delete(self, uid: str) -> None:
         """Remove the row.
@@ -85,6 +107,8 @@ class Galleries(Repository):
             "location": gallery.location,
             "description": gallery.description,
             "tags": dict(gallery.tags),
+            "soft_delete_enabled": gallery.soft_delete_enabled,
+            "soft_delete_retention_days": gallery.soft_delete_retention_days,
             "pool_uid": gallery.pool_uid,
             "created_at": gallery.created_at,
         }
@@ -99,6 +123,8 @@ def _gallery(row: "Row[Any]") -> Gallery:
         location=row.location,
         description=row.description,
         tags=row.tags,
+        soft_delete_enabled=row.soft_delete_enabled,
+        soft_delete_retention_days=row.soft_delete_retention_days,
         pool_uid=row.pool_uid,
         created_at=row.created_at,
     )

@@ -1,8 +1,9 @@
 """Replicas: one version in one slot, and the only door through which its state moves."""
 
 import builtins
+from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import select, update
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 _replicas = schema.replicas
 _slots = schema.slots
 _SELECT = select(_replicas, *SLOT_COLUMNS).join(_slots)
+_UIDS_AT_ONCE: Final = 1_000
+"""In one query: engines bound the parameters of one."""
 
 
 class Replicas(Repository):
@@ -56,9 +59,17 @@ class Replicas(Repository):
 
     def list(self, version_uid: str) -> builtins.list[Replica]:
         """The replicas of a version, those that are Deleting too, by region and ordinal."""
-        statement = _SELECT.where(_replicas.c.version_uid == version_uid)
+        return self.of_versions([version_uid])[version_uid]
+
+    def of_versions(self, version_uids: Sequence[str]) -> dict[str, builtins.list[Replica]]:
+        """The same of each of several versions, in one query."""
+        found: dict[str, builtins.list[Replica]] = {uid: [] for uid in version_uids}
         order = (_slots.c.region, _slots.c.ordinal, _slots.c.storage_account_type, _replicas.c.uid)
-        return [_replica(row) for row in self._session.all(statement.order_by(*order))]
+        for first in range(0, len(version_uids), _UIDS_AT_ONCE):
+            some = version_uids[first : first + _UIDS_AT_ONCE]
+            for row in self._session.all(_SELECT.where(_replicas.c.version_uid.in_(some)).order_by(*order)):
+                found[row.version_uid].append(_replica(row))
+        return found
 
     def in_slot(self, slot_uid: str) -> builtins.list[Replica]:
         """The replicas, of whatever version, that lie in a slot."""

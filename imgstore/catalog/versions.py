@@ -1,16 +1,18 @@
 """Image versions, in the order of their numbers."""
 
 import builtins
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import func, select, tuple_
 
 from imgstore.catalog import schema
+from imgstore.catalog.columns import folded
 from imgstore.catalog.repository import Repository, missing
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import ImageVersion, StorageAccountType, TargetRegion
 from imgstore.domain.sources import SourceIdentity
+from imgstore.domain.states import ProvisioningState
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Row
@@ -70,13 +72,31 @@ class Versions(Repository):
             raise missing("image version", uid)
 
     def list(
-        self, definition_uid: str, *, after: VersionName | None = None, limit: int | None = None
+        self,
+        definition_uid: str,
+        *,
+        after: VersionName | None = None,
+        limit: int | None = None,
+        except_in: Collection[ProvisioningState] = (),
     ) -> builtins.list[ImageVersion]:
-        """The versions of a definition, lowest first: at most `limit` of those above `after`."""
+        """The versions of a definition, lowest first: at most `limit` of those above `after`.
+
+        One walk along the index of the numbers; those in a state of `except_in` are passed over.
+        """
         statement = select(_versions).where(_versions.c.definition_uid == definition_uid).order_by(*_NUMBER)
+        if except_in:
+            statement = statement.where(_versions.c.provisioning_state.not_in(except_in))
         if after is not None:
             statement = statement.where(tuple_(*_NUMBER) > tuple_(after.major, after.minor, after.patch))
         return [_version(row) for row in self._session.all(statement.limit(limit))]
+
+    def count(self, subscription: str, location: str) -> int:
+        """How many a subscription has in a region. Nobody else adds one there until the transaction ends."""
+        self._session.lock_name(f"versions/{folded(subscription)}/{location}")
+        mine = schema.galleries.c.subscription_key == folded(subscription)
+        tables = _versions.join(schema.definitions).join(schema.galleries)
+        statement = select(func.count()).select_from(tables).where(mine, _versions.c.location == location)
+        return int(self._session.value(statement))
 
     def delete(self, uid: str) -> None:
         """Remove the row, and its round robin's counters.

@@ -9,7 +9,6 @@ from typing import Final
 import click
 
 _EVERYWHERE: Final = frozenset({"--ids", "--no-wait", "--acquire-policy-token", "--change-reference"})
-_PAGES: Final = frozenset({"--max-items", "--next-token"})
 
 _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
     "group create": frozenset({"--managed-by"}),
@@ -18,20 +17,18 @@ _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
     "sig create": frozenset(
         {
             "--permissions", "--eula", "--public-name-prefix", "--publisher-contact", "--publisher-email",
-            "--publisher-uri", "--soft-delete", "--soft-delete-retention", "--soft-delete-retention-period",
-            "--soft-delete-grace", "--soft-delete-grace-period", "--mi-system-assigned", "--mi-user-assigned",
+            "--publisher-uri", "--soft-delete-grace", "--soft-delete-grace-period", "--mi-system-assigned",
+            "--mi-user-assigned",
         }
     ),
-    "sig list": _PAGES,
-    "sig show": frozenset({"--select", "--sharing-groups"}),
-    "sig image-definition create": frozenset(
+    "sig update": frozenset(
         {
-            "--disallowed-disk-types", "--end-of-life-date", "--eula", "--features", "--plan-name", "--plan-product",
-            "--plan-publisher", "--minimum-cpu-core", "--maximum-cpu-core", "--minimum-memory", "--maximum-memory",
-            "--privacy-statement-uri", "--release-note-uri",
+            "--permissions", "--eula", "--public-name-prefix", "--publisher-contact", "--publisher-email",
+            "--publisher-uri", "--soft-delete-grace", "--soft-delete-grace-period", "--mi-system-assigned",
+            "--mi-user-assigned",
         }
     ),
-    "sig image-definition list": _PAGES,
+    "sig show": frozenset({"--select", "--sharing-groups"}),
     "sig image-version create": frozenset(
         {
             "--managed-image", "--image-version", "--virtual-machine", "--os-snapshot", "--data-snapshots",
@@ -41,7 +38,6 @@ _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
             "--target-edge-zones", "--target-edge-zone-encryption", "--target-zone-encryption",
         }
     ),
-    "sig image-version list": _PAGES,
     "sig image-version delete": frozenset({"--bypass-soft-delete"}),
     "disk create": frozenset(
         {
@@ -63,12 +59,10 @@ _COMMANDS: Final[Mapping[str, frozenset[str]]] = {
     "sig": frozenset(
         {
             "gallery-application", "identity", "in-vm-access-control-profile", "in-vm-access-control-profile-version",
-            "list-community", "list-shared", "share", "show-community", "show-shared", "update", "wait",
+            "list-community", "list-shared", "share", "show-community", "show-shared", "wait",
         }
     ),
-    "sig image-definition": frozenset(
-        {"list-community", "list-shared", "show-community", "show-shared", "update", "wait"}
-    ),
+    "sig image-definition": frozenset({"list-community", "list-shared", "show-community", "show-shared", "wait"}),
     "sig image-version": frozenset(
         {
             "list-community", "list-shared", "list-soft-deleted", "show-community", "show-shared", "undelete",

@@ -1,17 +1,34 @@
 """``imgstore sig image-definition``: what the versions of one image have in common."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 
 import click
 
 from imgstore.cli import options
-from imgstore.cli.command import Group
+from imgstore.cli.command import Group, Switch, Words
 from imgstore.cli.output import columns
 from imgstore.cli.session import opened
-from imgstore.domain.resources import HyperVGeneration, OsState, OsType
+from imgstore.domain.paging import PageRequest
+from imgstore.domain.resources import (
+    Architecture,
+    DiskType,
+    Feature,
+    HyperVGeneration,
+    ImageDefinition,
+    OsState,
+    OsType,
+    PurchasePlan,
+    Recommended,
+)
 from imgstore.operations import definitions
+from imgstore.operations.finding import Lineage
+from imgstore.wire.edited import edited_definition
+from imgstore.wire.requests import parse_disk_types, parse_end_of_life, parse_features
 from imgstore.wire.resources import definition_json
 from imgstore.wire.text import Json
+from imgstore.wire.updates import Edit
 
 _TABLE = columns(
     Name="name",
@@ -23,13 +40,48 @@ _TABLE = columns(
     OsState="properties.osState",
     Generation="properties.hyperVGeneration",
 )
-_ARCHITECTURES = {"x64": "x64", "arm64": "Arm64"}
-
-
-def _architecture(word: str) -> str:
-    if word.lower() not in _ARCHITECTURES:
-        raise click.BadParameter(f"'{word}' is not one of {', '.join(_ARCHITECTURES.values())}.")
-    return _ARCHITECTURES[word.lower()]
+_CREATE_EXAMPLE = """
+imgstore sig image-definition create -g rg -r myGallery -i ubuntu --publisher p --offer o --sku s \\
+    --os-type Linux --os-state Generalized
+imgstore sig image-definition create -g rg -r myGallery -i big --publisher p --offer o --sku big \\
+    --os-type Linux --minimum-cpu-core 2 --maximum-memory 64 --end-of-life-date 2035-12-02 \\
+    --features "SecurityType=TrustedLaunchSupported" --disallowed-disk-types Premium_LRS
+"""
+_UPDATE_EXAMPLE = """
+imgstore sig image-definition update -g rg -r myGallery -i ubuntu \\
+    --set description='with nginx' recommended.memory.max=8 tags.team=images
+imgstore sig image-definition update -g rg -r myGallery -i ubuntu --remove recommended.memory
+imgstore sig image-definition update -g rg -r myGallery -i ubuntu --allow-update-image true \\
+    --add features name=SecurityType value=TrustedLaunchSupported startsAtVersion=2.0.0
+"""
+_details = (
+    click.option("--eula", metavar="TEXT", help="The licence agreement."),
+    click.option("--privacy-statement-uri", metavar="URI", help="The privacy statement."),
+    click.option("--release-note-uri", metavar="URI", help="The release notes."),
+    click.option(
+        "--end-of-life-date",
+        type=parse_end_of_life,
+        metavar="DATE",
+        help="When the image is not to be used any more; told, not enforced. A bare date means 12:59:59 UTC.",
+    ),
+    click.option("--minimum-cpu-core", type=int, metavar="N", help="Recommended vCPUs, at least."),
+    click.option("--maximum-cpu-core", type=int, metavar="N", help="Recommended vCPUs, at most."),
+    click.option("--minimum-memory", type=int, metavar="GIB", help="Recommended memory, at least."),
+    click.option("--maximum-memory", type=int, metavar="GIB", help="Recommended memory, at most."),
+    click.option(
+        "--disallowed-disk-types",
+        cls=Words,
+        parse=parse_disk_types,
+        metavar="TYPE ...",
+        help=f"What no disk of it may be kept on: {', '.join(DiskType)}.",
+    ),
+    click.option("--plan-name", metavar="NAME", help="Name of the purchase plan."),
+    click.option("--plan-publisher", metavar="NAME", help="Publisher of the purchase plan."),
+    click.option("--plan-product", metavar="NAME", help="Product of the purchase plan."),
+    click.option(
+        "--features", cls=Words, parse=parse_features, metavar='"NAME=VALUE ..."', help="What the image can do."
+    ),
+)
 
 
 @click.group("image-definition", cls=Group)
@@ -39,8 +91,7 @@ def image_definition() -> None:
 
 @image_definition.command(
     table=_TABLE,
-    example="imgstore sig image-definition create -g rg -r myGallery -i ubuntu "
-    "--publisher p --offer o --sku s --os-type Linux --os-state Generalized",
+    example=_CREATE_EXAMPLE,
 )
 @options.group
 @options.gallery
@@ -61,9 +112,12 @@ def image_definition() -> None:
     default=HyperVGeneration.V1.value,
     help="V1 boots from BIOS and MBR, V2 from UEFI and GPT. Default: V1.",
 )
-@click.option("--architecture", type=_architecture, default="x64", metavar="x64|Arm64", help="Default: x64.")
+@options.choice(
+    "--architecture", members=tuple(Architecture), default=Architecture.X64.value, help="Processor. Default: x64."
+)
 @options.location("The region that it is filed under. Default: that of the gallery.")
 @options.description
+@options.together(*_details)
 @options.tags
 def create(
     group: str,
@@ -75,12 +129,42 @@ def create(
     os_type: OsType,
     os_state: OsState,
     hyper_v_generation: HyperVGeneration,
-    architecture: str,
+    architecture: Architecture,
     location: str | None,
     description: str | None,
+    eula: str | None,
+    privacy_statement_uri: str | None,
+    release_note_uri: str | None,
+    end_of_life_date: datetime | None,
+    minimum_cpu_core: int | None,
+    maximum_cpu_core: int | None,
+    minimum_memory: int | None,
+    maximum_memory: int | None,
+    disallowed_disk_types: tuple[DiskType, ...] | None,
+    plan_name: str | None,
+    plan_publisher: str | None,
+    plan_product: str | None,
+    features: tuple[Feature, ...] | None,
     tags: Mapping[str, str] | None,
 ) -> Json:
-    """Make an image definition, or change its description and tags."""
+    """Make an image definition, or change what may change of it.
+
+    What is not given stays as it is. `update` changes single properties, and takes them away.
+    """
+    plan = PurchasePlan(name=plan_name, publisher=plan_publisher, product=plan_product)
+    details = definitions.DefinitionDetails(
+        description=description,
+        tags=tags,
+        eula=eula,
+        privacy_statement_uri=privacy_statement_uri,
+        release_note_uri=release_note_uri,
+        end_of_life_at=end_of_life_date,
+        recommended_vcpus=_range(minimum_cpu_core, maximum_cpu_core),
+        recommended_memory_gib=_range(minimum_memory, maximum_memory),
+        disallowed_disk_types=disallowed_disk_types,
+        purchase_plan=None if plan == PurchasePlan() else plan,
+        features=features,
+    )
     with opened() as session:
         made = definitions.create_definition(
             session.installation,
@@ -96,10 +180,46 @@ def create(
             hyper_v_generation=hyper_v_generation,
             architecture=architecture,
             location=location,
-            description=description,
-            tags=tags,
+            details=details,
         )
         return definition_json(made.definition, made.gallery)
+
+
+def _range(least: int | None, most: int | None) -> Recommended | None:
+    return None if least is None and most is None else Recommended(min=least, max=most)
+
+
+@image_definition.command(table=_TABLE, example=_UPDATE_EXAMPLE)
+@options.group
+@options.gallery
+@options.definition
+@options.together(*options.updates)
+@click.option("--allow-update-image", cls=Switch, help="Let the features change.")
+def update(
+    group: str,
+    gallery: str,
+    definition: str,
+    edits: Sequence[Edit],
+    allow_update_image: bool | None,  # noqa: FBT001 - click calls by keyword
+    *,
+    force_string: bool,
+) -> Json:
+    """Change an image definition.
+
+    Its recommended vCPUs and memory, description, endOfLifeDate, releaseNoteUri and tags, and with allowUpdateImage its
+    features. All else stays what it was made with.
+    """
+
+    def change(standing: Lineage) -> ImageDefinition:
+        edited = edited_definition(standing, edits, force_string=force_string)
+        allowed = edited.allow_update_image if allow_update_image is None else allow_update_image
+        return replace(edited, allow_update_image=allowed)
+
+    with opened() as session:
+        line = definitions.update_definition(
+            session.installation, session.principal, change, group=group, gallery=gallery, name=definition
+        )
+        return definition_json(line.definition, line.gallery)
 
 
 @image_definition.command(table=_TABLE, example="imgstore sig image-definition show -g rg -r myGallery -i ubuntu")
@@ -120,11 +240,16 @@ def show(group: str, gallery: str, definition: str) -> Json:
 )
 @options.group
 @options.gallery
-def list_(group: str, gallery: str) -> Json:
+@options.together(*options.pages)
+def list_(group: str, gallery: str, max_items: int | None, next_token: str | None) -> Json:
     """List the image definitions of a gallery."""
+    request = PageRequest(items_max=max_items, token=next_token)
     with opened() as session:
-        found = definitions.list_definitions(session.installation, session.principal, group=group, gallery=gallery)
-        return [definition_json(each.definition, each.gallery) for each in found]
+        page = definitions.page_definitions(
+            session.installation, session.principal, request, group=group, gallery=gallery
+        )
+        session.tell_next(page)
+        return [definition_json(each.definition, each.gallery) for each in page.items]
 
 
 @image_definition.command(example="imgstore sig image-definition delete -g rg -r myGallery -i ubuntu")

@@ -9,6 +9,7 @@ from imgstore.cli.command import Group, Switch, Words
 from imgstore.cli.output import columns
 from imgstore.cli.session import opened
 from imgstore.domain.names import VersionName
+from imgstore.domain.paging import PageRequest
 from imgstore.domain.resources import StorageAccountType, TargetRegionRequest
 from imgstore.domain.sources import DiskFormat
 from imgstore.operations import versions
@@ -167,14 +168,17 @@ def show(group: str, gallery: str, definition: str, version: VersionName, expand
 @options.group
 @options.gallery
 @options.definition
-def list_(group: str, gallery: str, definition: str) -> Json:
+@options.together(*options.pages)
+def list_(group: str, gallery: str, definition: str, max_items: int | None, next_token: str | None) -> Json:
     """List the versions of an image definition."""
+    request = PageRequest(items_max=max_items, token=next_token)
     with opened() as session:
-        found = versions.list_versions(
-            session.installation, session.principal, group=group, gallery=gallery, definition=definition
+        page = versions.page_versions(
+            session.installation, session.principal, request, group=group, gallery=gallery, definition=definition
         )
+        session.tell_next(page)
         names = session.display_names
-        return [version_json(each, names) for each in found]
+        return [version_json(each, names) for each in page.items]
 
 
 @image_version.command(example="imgstore sig image-version delete -g rg -r myGallery -i ubuntu -e 1.0.0")

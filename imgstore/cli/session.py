@@ -5,12 +5,14 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import click
 
 from imgstore.bootstrap import Settings, open_installation
 from imgstore.cli import global_options, progress
 from imgstore.domain.access import Principal, administrator
+from imgstore.domain.paging import Page
 from imgstore.operations.installation import Installation
 
 
@@ -27,6 +29,11 @@ class Session:
         """Say what a person ought to know and a script need not."""
         if not self.quiet:
             click.echo(f"WARNING: {text}", err=True)
+
+    def tell_next(self, page: Page[Any]) -> None:
+        """Say how to go on, if there is more: part of the answer, so also with --only-show-errors."""
+        if page.next_token is not None:
+            click.echo(f"More items are there. The next page: --next-token {page.next_token}", err=True)
 
     @property
     def display_names(self) -> Mapping[str, str]:

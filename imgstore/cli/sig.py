@@ -1,6 +1,7 @@
 """``imgstore sig``: galleries. What is in them has modules of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import click
 
@@ -10,11 +11,19 @@ from imgstore.cli.image_definition import image_definition
 from imgstore.cli.image_version import image_version
 from imgstore.cli.output import columns
 from imgstore.cli.session import opened
+from imgstore.domain.paging import PageRequest
+from imgstore.domain.resources import Gallery
 from imgstore.operations import galleries
+from imgstore.wire.edited import edited_gallery
 from imgstore.wire.resources import gallery_json
 from imgstore.wire.text import Json
+from imgstore.wire.updates import Edit
 
 _TABLE = columns(Name="name", Location="location", UniqueName="properties.identifier.uniqueName")
+_UPDATE_EXAMPLE = """
+imgstore sig update -g rg -r myGallery --set description='golden images' tags.team=images
+imgstore sig update -g rg -r myGallery --soft-delete true --soft-delete-retention 14
+"""
 
 
 @click.group(cls=Group)
@@ -31,11 +40,18 @@ sig.add_command(image_version)
 @options.gallery
 @options.location("The region that the gallery is filed under. Default: that of the group.")
 @options.description
+@options.together(*options.soft_delete)
 @options.tags
 def create(
-    group: str, gallery: str, location: str | None, description: str | None, tags: Mapping[str, str] | None
+    group: str,
+    gallery: str,
+    location: str | None,
+    description: str | None,
+    soft_delete: bool | None,  # noqa: FBT001 - click calls by keyword
+    soft_delete_retention: int | None,
+    tags: Mapping[str, str] | None,
 ) -> Json:
-    """Make a gallery, or change its description and tags."""
+    """Make a gallery, or change its description, tags and soft delete policy."""
     with opened() as session:
         made = galleries.create_gallery(
             session.installation,
@@ -45,8 +61,41 @@ def create(
             location=location,
             description=description,
             tags=tags,
+            soft_delete_enabled=soft_delete,
+            soft_delete_retention_days=soft_delete_retention,
         )
         return gallery_json(made)
+
+
+@sig.command(table=_TABLE, example=_UPDATE_EXAMPLE)
+@options.group
+@options.gallery
+@options.together(*options.updates)
+@options.together(*options.soft_delete)
+def update(
+    group: str,
+    gallery: str,
+    edits: Sequence[Edit],
+    soft_delete: bool | None,  # noqa: FBT001 - click calls by keyword
+    soft_delete_retention: int | None,
+    *,
+    force_string: bool,
+) -> Json:
+    """Change a gallery: its description, its tags, its soft delete policy."""
+
+    def change(standing: Gallery) -> Gallery:
+        edited = edited_gallery(standing, edits, force_string=force_string)
+        return replace(
+            edited,
+            soft_delete_enabled=edited.soft_delete_enabled if soft_delete is None else soft_delete,
+            soft_delete_retention_days=(
+                edited.soft_delete_retention_days if soft_delete_retention is None else soft_delete_retention
+            ),
+        )
+
+    with opened() as session:
+        changed = galleries.update_gallery(session.installation, session.principal, change, group=group, name=gallery)
+        return gallery_json(changed)
 
 
 @sig.command(table=_TABLE, example="imgstore sig show -g rg -r myGallery")
@@ -60,11 +109,14 @@ def show(group: str, gallery: str) -> Json:
 
 @sig.command("list", table=_TABLE, example="imgstore sig list -o table")
 @options.some_group
-def list_(group: str | None) -> Json:
+@options.together(*options.pages)
+def list_(group: str | None, max_items: int | None, next_token: str | None) -> Json:
     """List the galleries, of one resource group or of all."""
+    request = PageRequest(items_max=max_items, token=next_token)
     with opened() as session:
-        found = galleries.list_galleries(session.installation, session.principal, group=group)
-        return [gallery_json(each) for each in found]
+        page = galleries.page_galleries(session.installation, session.principal, request, group=group)
+        session.tell_next(page)
+        return [gallery_json(each) for each in page.items]
 
 
 @sig.command(example="imgstore sig delete -g rg -r myGallery")

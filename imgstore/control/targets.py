@@ -2,14 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from imgstore.domain.errors import InvalidInput
+from imgstore.domain.limits import Limits
 from imgstore.domain.resources import StorageAccountType, TargetRegion, TargetRegionRequest
 from imgstore.regions import Region, Regions
-
-REPLICAS_PER_REGION_MAX: Final = 10
-"""Azure's limit of 2019, the preset that the installation starts with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,16 +21,18 @@ class PublishingRequest:
     storage_account_type: StorageAccountType | None = None
 
 
-def resolve_targets(request: PublishingRequest, regions: Regions) -> tuple[str, tuple[TargetRegion, ...]]:
+def resolve_targets(
+    request: PublishingRequest, regions: Regions, limits: Limits
+) -> tuple[str, tuple[TargetRegion, ...]]:
     """The source region's key and the target regions with every default filled in, in the order of the request.
 
     Raises:
-        InvalidInput: an unknown or repeated region, the source region not among them, a count out of range, a storage
-            account type that a region does not have.
+        InvalidInput: an unknown or repeated region, the source region not among them, a count out of range, more
+            replicas than a version may have, a storage account type that a region does not have.
     """
     source = regions.get(request.location, target="location")
     asked = request.target_regions or (TargetRegionRequest(name=request.location),)
-    targets = tuple(_resolved(each, request, regions) for each in asked)
+    targets = tuple(_resolved(each, request, regions, limits) for each in asked)
     names = [target.name for target in targets]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
@@ -53,23 +52,16 @@ def resolve_targets(request: PublishingRequest, regions: Regions) -> tuple[str, 
             hint=f"add {source.name} to --target-regions, or choose another --location",
             target="targetRegions",
         )
+    _check_sum(targets, limits)
     return source.name, targets
 
 
-def _resolved(asked: TargetRegionRequest, request: PublishingRequest, regions: Regions) -> TargetRegion:
+def _resolved(asked: TargetRegionRequest, request: PublishingRequest, regions: Regions, limits: Limits) -> TargetRegion:
     region = regions.get(asked.name, target="targetRegions")
     counts = (asked.regional_replica_count, request.replica_count, 1)
     count = next(each for each in counts if each is not None)
     kind = asked.storage_account_type or request.storage_account_type or StorageAccountType.STANDARD_LRS
-    if not 1 <= count <= REPLICAS_PER_REGION_MAX:
-        raise InvalidInput(
-            f"The value {count} of parameter regionalReplicaCount is out of range. The value must be between 1 and "
-            f"{REPLICAS_PER_REGION_MAX}, inclusive.",
-            found=f"{count} replicas in {region.name}",
-            expected=f"1 to {REPLICAS_PER_REGION_MAX}",
-            hint="one replica serves about 20 machines that are made at once",
-            target="regionalReplicaCount",
-        )
+    _check_count(count, region, limits)
     _check_offered(kind, region)
     return TargetRegion(
         name=region.name,
@@ -77,6 +69,37 @@ def _resolved(asked: TargetRegionRequest, request: PublishingRequest, regions: R
         storage_account_type=kind,
         exclude_from_latest=asked.exclude_from_latest,
     )
+
+
+def _check_count(count: int, region: Region, limits: Limits) -> None:
+    """The number of one region's replicas against whichever limit is reached first."""
+    by_name = {
+        "replicas_per_region_max": limits.replicas_per_region_max,
+        "replicas_per_version_max": limits.replicas_per_version_max,
+    }
+    most, name = min((each, name) for name, each in by_name.items() if each is not None)
+    if not 1 <= count <= most:
+        raise InvalidInput(
+            f"The value {count} of parameter regionalReplicaCount is out of range. The value must be between 1 and "
+            f"{most}, inclusive.",
+            found=f"{count} replicas in {region.name}",
+            expected=f"1 to {most} ({name})",
+            hint=f"one replica serves about {limits.machines_per_replica} machines that are made at once; to have "
+            f"more, {limits.setting(name)}",
+            target="regionalReplicaCount",
+        )
+
+
+def _check_sum(targets: Sequence[TargetRegion], limits: Limits) -> None:
+    count, most = sum(target.regional_replica_count for target in targets), limits.replicas_per_version_max
+    if most is not None and count > most:
+        raise InvalidInput(
+            f"The limit of {most} replicas of an image version over all regions is exceeded.",
+            found=f"{count} replicas in {len(targets)} regions",
+            expected=f"at most {most} (replicas_per_version_max)",
+            hint=f"ask for fewer, or {limits.setting('replicas_per_version_max')}",
+            target="targetRegions",
+        )
 
 
 def _check_offered(kind: StorageAccountType, region: Region) -> None:

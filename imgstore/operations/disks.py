@@ -9,7 +9,15 @@ from imgstore.domain import keys, names
 from imgstore.domain.access import Action, Principal, authorize
 from imgstore.domain.errors import Conflict, ImageNotAvailable, PropertyChangeNotAllowed
 from imgstore.domain.names import ImageReference
-from imgstore.domain.resources import NO_TAGS, OS_DISK, ImageVersion, ManagedDisk, ManifestRow, Replica
+from imgstore.domain.resources import (
+    NO_TAGS,
+    OS_DISK,
+    ImageVersion,
+    ManagedDisk,
+    ManifestRow,
+    Replica,
+    StorageAccountType,
+)
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.works import Lease, WorkKind
@@ -160,6 +168,7 @@ def _added(
     tags: Mapping[str, str] | None,
 ) -> ManagedDisk:
     line, version, replica = choose_replica(installation, facts, reference, region)
+    _check_allowed(line, replica.slot.key.storage_account_type)
     assert version.virtual_bytes is not None
     assert version.disk_digest is not None
     disk = ManagedDisk(
@@ -182,6 +191,19 @@ def _added(
     )
     facts.disks.add(disk)
     return disk
+
+
+def _check_allowed(line: Lineage, kind: StorageAccountType) -> None:
+    """Refuse a disk of a type that its definition disallows: a managed disk has the type of its replica."""
+    disallowed = [each.value for each in line.definition.disallowed_disk_types]
+    if kind.value in disallowed:
+        raise Conflict(
+            f"Disks of type {kind} are not allowed by the image definition '{line.definition.name}'.",
+            found=f"a replica of type {kind}, which its disks would have",
+            expected=f"none of {', '.join(disallowed)}",
+            hint="ask for a region where the version is kept in another type, or publish it in one",
+            target="properties.disallowed.diskTypes",
+        )
 
 
 def choose_replica(

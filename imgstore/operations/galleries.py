@@ -1,11 +1,16 @@
 """Galleries."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
+from imgstore.catalog import Facts
+from imgstore.control.changes import check_gallery
 from imgstore.domain import names
 from imgstore.domain.access import Action, Principal, authorize
-from imgstore.domain.errors import Conflict, PropertyChangeNotAllowed
+from imgstore.domain.errors import Conflict
+from imgstore.domain.limits import check_room
+from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import NO_TAGS, Gallery, Pool
 from imgstore.operations import finding
 from imgstore.operations.groups import ensure_group, nested_resources
@@ -24,8 +29,10 @@ def create_gallery(
     location: str | None = None,
     description: str | None = None,
     tags: Mapping[str, str] | None = None,
+    soft_delete_enabled: bool | None = None,
+    soft_delete_retention_days: int | None = None,
 ) -> Gallery:
-    """Make a gallery with a pool of its own, or give an existing one a new description or tags.
+    """Make a gallery with a pool of its own, or change what may change of an existing one.
 
     Args:
         installation: where.
@@ -35,14 +42,23 @@ def create_gallery(
         location: None is the group's region, or the first of regions.yaml for a new group.
         description: None leaves it as it is.
         tags: None leaves them as they are.
+        soft_delete_enabled: None leaves it as it is; of a new one False.
+        soft_delete_retention_days: None leaves it as it is; of a new one 7.
 
     Raises:
-        InvalidInput: a name or a region is none.
-        Conflict: the subscription has a gallery of that name in another group.
+        InvalidInput: a name or a region is none, or a value is out of range.
+        Conflict: the subscription has a gallery of that name in another group, or as many as it may in the region.
         PropertyChangeNotAllowed: the gallery exists in another region.
     """
     names.check_gallery_name(name)
     region = None if location is None else installation.regions.get(location, target="location").name
+    said: dict[str, Any] = {
+        "description": description,
+        "tags": None if tags is None else dict(tags) or NO_TAGS,
+        "soft_delete_enabled": soft_delete_enabled,
+        "soft_delete_retention_days": soft_delete_retention_days,
+    }
+    asked = {name: value for name, value in said.items() if value is not None}
     scope = names.gallery_id(installation.subscription, group, name)
     with (
         recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/write"),
@@ -52,15 +68,8 @@ def create_gallery(
         above = ensure_group(installation, facts, group, region or first)
         standing = facts.galleries.get(installation.subscription, group, name)
         if standing is not None:
-            if region not in (None, standing.location):
-                raise PropertyChangeNotAllowed("location", found=str(region), expected=standing.location)
-            changed = replace(
-                standing,
-                description=standing.description if description is None else description,
-                tags=standing.tags if tags is None else dict(tags),
-            )
-            facts.galleries.update(changed)
-            return changed
+            asked |= {} if region is None else {"location": region}
+            return _changed(facts, standing, lambda gallery: replace(gallery, **asked))
         _check_unique(installation, facts.galleries.by_name(installation.subscription, name), name)
         pool = Pool(
             uid=installation.effects.new_uid(),
@@ -73,13 +82,48 @@ def create_gallery(
             group=above.name,
             name=name,
             location=region or above.location,
-            description=description,
-            tags=dict(tags) if tags else NO_TAGS,
             pool_uid=pool.uid,
             created_at=installation.effects.now(),
+            **asked,
         )
+        check_gallery(gallery, None)
+        there = facts.galleries.count(installation.subscription, gallery.location)
+        check_room(installation.limits, "galleries_max", there, what="galleries", region=gallery.location)
         facts.galleries.add(gallery)
         return gallery
+
+
+def update_gallery(
+    installation: Installation, principal: Principal, change: Callable[[Gallery], Gallery], *, group: str, name: str
+) -> Gallery:
+    """Change what may change of a gallery.
+
+    Args:
+        installation: where.
+        principal: who.
+        change: makes the wanted gallery of the standing one; pure.
+        group: the group's name.
+        name: the gallery's.
+
+    Raises:
+        NotFound: no such gallery.
+        InvalidInput: a value is out of range, or what `change` raises.
+        PropertyChangeNotAllowed: the wanted one differs in what can't change.
+    """
+    scope = names.gallery_id(installation.subscription, group, name)
+    with (
+        recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/write"),
+        installation.catalog.transaction() as facts,
+    ):
+        return _changed(facts, finding.gallery(facts, installation.subscription, group, name), change)
+
+
+def _changed(facts: Facts, found: Gallery, change: Callable[[Gallery], Gallery]) -> Gallery:
+    standing = facts.galleries.held(found.uid)
+    wanted = change(standing)
+    check_gallery(wanted, standing)
+    facts.galleries.update(wanted)
+    return wanted
 
 
 def _check_unique(installation: Installation, other: Gallery | None, name: str) -> None:
@@ -102,11 +146,26 @@ def show_gallery(installation: Installation, principal: Principal, *, group: str
 
 def list_galleries(installation: Installation, principal: Principal, *, group: str | None = None) -> list[Gallery]:
     """The galleries of a group, or of the subscription, by name."""
-    authorize(principal, Action.READ, f"/subscriptions/{installation.subscription}")
+    return list(page_galleries(installation, principal, PageRequest(), group=group).items)
+
+
+def page_galleries(
+    installation: Installation, principal: Principal, request: PageRequest, *, group: str | None = None
+) -> Page[Gallery]:
+    """A page of them.
+
+    Raises:
+        InvalidInput: the token is none of this list.
+    """
+    subscription = installation.subscription
+    authorize(principal, Action.READ, f"/subscriptions/{subscription}")
+    of = f"{names.group_id(subscription, group) if group is not None else subscription}/galleries"
+    after = request.after(of)
     with installation.catalog.reading() as facts:
         if group is not None:
-            finding.group(facts, installation.subscription, group)
-        return facts.galleries.list(installation.subscription, group)
+            finding.group(facts, subscription, group)
+        found = facts.galleries.list(subscription, group, after=after, limit=request.limit)
+        return Page.cut(found, request, of=of, key=lambda gallery: gallery.name)
 
 
 def delete_gallery(installation: Installation, principal: Principal, *, group: str, name: str) -> None:

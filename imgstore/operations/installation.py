@@ -8,7 +8,7 @@ from typing import TypeVar
 from imgstore.catalog import Catalog
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import StoreError
-from imgstore.domain.geometry import TIB
+from imgstore.domain.limits import Limits
 from imgstore.domain.progress import ProgressEvent, Stage, Subscriber, silent
 from imgstore.domain.resources import Slot
 from imgstore.operations.holding import LeaseKeeper
@@ -30,8 +30,6 @@ class Tuning:
     """Threads that fetch and place during an export."""
     replicas_at_once: int = 4
     """Replicas that are copied at the same time."""
-    image_bytes_max: int = TIB
-    """Azure's limit of 2019: disks of at most 1 TiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +48,7 @@ class Installation:
     effects: Effects
     environ: Mapping[str, str]
     tuning: Tuning = field(default_factory=Tuning)
+    limits: Limits = field(default_factory=Limits)
     subscriber: Subscriber = silent
 
     def access(self, slot: Slot) -> SlotAccess:

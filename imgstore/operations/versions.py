@@ -17,7 +17,9 @@ from imgstore.domain.errors import (
     SourceChanged,
     StoreError,
 )
+from imgstore.domain.limits import check_room
 from imgstore.domain.names import VersionName
+from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import (
     NO_TAGS,
     ImageVersion,
@@ -156,7 +158,7 @@ def _resolved(installation: Installation, request: VersionRequest) -> _Wanted:
         replica_count=request.replica_count,
         storage_account_type=request.storage_account_type,
     )
-    location, targets = resolve_targets(publishing, installation.regions)
+    location, targets = resolve_targets(publishing, installation.regions, installation.limits)
     sha256 = None if request.sha256 is None else request.sha256.strip().lower()
     return _Wanted(request=request, line=line, location=location, targets=targets, sha256=sha256)
 
@@ -208,13 +210,13 @@ def _replicate(installation: Installation, principal: Principal, wanted: _Wanted
 
 
 def _check_disk(installation: Installation, reader: DiskReader) -> None:
-    limit = installation.tuning.image_bytes_max
+    limit = installation.limits.image_bytes_max
     if reader.virtual_bytes > limit:
         raise ImageRefused(
             f"The image's size exceeds the limit of {limit} bytes.",
             found=f"a disk of {reader.virtual_bytes} bytes",
-            expected=f"at most {limit} bytes",
-            hint="shrink the disk before publishing it",
+            expected=f"at most {limit} bytes (image_bytes_max)",
+            hint=f"shrink the disk before publishing it, or {installation.limits.setting('image_bytes_max')}",
             target="osDiskImage",
         )
 
@@ -251,6 +253,8 @@ def _written_down(installation: Installation, wanted: _Wanted, identity: SourceI
 
 def _added(installation: Installation, facts: Facts, wanted: _Wanted, identity: SourceIdentity) -> ImageVersion:
     request = wanted.request
+    there = facts.versions.count(installation.subscription, wanted.location)
+    check_room(installation.limits, "versions_max", there, what="image versions", region=wanted.location)
     version = ImageVersion(
         uid=installation.effects.new_uid(),
         definition_uid=wanted.line.definition.uid,
@@ -414,20 +418,47 @@ def list_versions(
     installation: Installation, principal: Principal, *, group: str, gallery: str, definition: str
 ) -> list[VersionView]:
     """The versions of a definition, lowest first."""
+    page = page_versions(installation, principal, PageRequest(), group=group, gallery=gallery, definition=definition)
+    return list(page.items)
+
+
+def page_versions(
+    installation: Installation,
+    principal: Principal,
+    request: PageRequest,
+    *,
+    group: str,
+    gallery: str,
+    definition: str,
+) -> Page[VersionView]:
+    """A page of the versions of a definition, lowest first.
+
+    Raises:
+        InvalidInput: the token is none of this list.
+    """
     scope = names.definition_id(installation.subscription, group, gallery, definition)
     authorize(principal, Action.READ, scope)
+    of = f"{scope}/versions"
+    after = request.after(of)
     with installation.catalog.reading() as facts:
         line = finding.lineage(facts, installation.subscription, group, gallery, definition)
-        standing = [
-            each
-            for each in facts.versions.list(line.definition.uid)
-            if each.provisioning_state is not ProvisioningState.DELETING
-        ]
-        return [_view(facts, line, each) for each in standing]
+        found = facts.versions.list(
+            line.definition.uid,
+            after=None if after is None else VersionName.parse(after),
+            limit=request.limit,
+            except_in=(ProvisioningState.DELETING,),
+        )
+        page = Page.cut(found, request, of=of, key=lambda version: str(version.name))
+        replicas = facts.replicas.of_versions([version.uid for version in page.items])
+        views = tuple(_seen(line, version, replicas[version.uid]) for version in page.items)
+        return Page(items=views, next_token=page.next_token)
 
 
 def _view(facts: Facts, line: Lineage, version: ImageVersion) -> VersionView:
-    replicas = facts.replicas.list(version.uid)
+    return _seen(line, version, facts.replicas.list(version.uid))
+
+
+def _seen(line: Lineage, version: ImageVersion, replicas: Sequence[Replica]) -> VersionView:
     visible = tuple(replica for replica in replicas if replica.state is not ReplicaState.DELETING)
     return VersionView(version=version, replicas=visible, line=line)
 

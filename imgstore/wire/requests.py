@@ -1,12 +1,15 @@
 """The words of a request, as az's users type them, into domain values."""
 
+import re
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Final
 
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.resources import StorageAccountType, TargetRegionRequest
+from imgstore.domain.resources import DiskType, Feature, StorageAccountType, TargetRegionRequest
 
 _STORAGE_ACCOUNT_TYPES: Final = {kind.lower(): kind for kind in StorageAccountType}
+_DISK_TYPES: Final = {kind.lower(): kind for kind in DiskType}
 
 
 def parse_storage_account_type(word: str) -> StorageAccountType:
@@ -79,3 +82,61 @@ def parse_tags(words: Sequence[str]) -> dict[str, str]:
                 target="tags",
             )
     return {key: value for key, _, value in pairs}
+
+
+def parse_end_of_life(word: str) -> datetime:
+    """The instant that a date names. A bare date means 12:59:59 UTC of that day, as az makes it; no zone means UTC.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    text = word.strip()
+    try:
+        time = datetime.fromisoformat(f"{text}T12:59:59" if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text) else text)
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidInput(
+            f"'{word}' is no date.",
+            found=repr(word),
+            expected="a date, or a date and a time, as ISO 8601 writes them",
+            hint="for example: 2030-12-02 or 2030-12-02T12:00:00Z",
+            target="endOfLifeDate",
+        ) from error
+
+
+def parse_disk_types(words: Iterable[str]) -> tuple[DiskType, ...]:
+    """The types of disks that `words` name, in any case, each once.
+
+    Raises:
+        InvalidInput: a word names none.
+    """
+    named = [word for each in words for word in each.split()]
+    unknown = [word for word in named if word.lower() not in _DISK_TYPES]
+    if unknown:
+        raise InvalidInput(
+            f"'{unknown[0]}' is no type of disks.",
+            found=repr(unknown[0]),
+            expected=", ".join(DiskType),
+            hint="for example: --disallowed-disk-types Premium_LRS UltraSSD_LRS",
+            target="disallowed.diskTypes",
+        )
+    return tuple(dict.fromkeys(_DISK_TYPES[word.lower()] for word in named))
+
+
+def parse_features(words: Iterable[str]) -> tuple[Feature, ...]:
+    """Features from ``name=value`` words, which az takes as one word with spaces.
+
+    Raises:
+        InvalidInput: a word is none.
+    """
+    pairs = [word.partition("=") for each in words for word in each.split()]
+    for name, equals, value in pairs:
+        if not (name and equals):
+            raise InvalidInput(
+                f"'{name}{equals}{value}' is no feature.",
+                found=repr(name + equals + value),
+                expected="name=value",
+                hint='for example: --features "SecurityType=TrustedLaunch IsHibernateSupported=True"',
+                target="features",
+            )
+    return tuple(Feature(name=name, value=value) for name, _, value in pairs)

@@ -10,7 +10,18 @@ from urllib.parse import urlsplit, urlunsplit
 
 from imgstore.domain.geometry import GIB
 from imgstore.domain.names import definition_id, disk_id, gallery_id, group_id, region_key
-from imgstore.domain.resources import Gallery, Group, ImageDefinition, ImageVersion, ManagedDisk, StorageAccountType
+from imgstore.domain.resources import (
+    SOFT_DELETE_RETENTION_DAYS,
+    Feature,
+    Gallery,
+    Group,
+    ImageDefinition,
+    ImageVersion,
+    ManagedDisk,
+    PurchasePlan,
+    Recommended,
+    StorageAccountType,
+)
 from imgstore.wire.replication import replication_status_json
 from imgstore.wire.text import Json, instant
 
@@ -41,11 +52,19 @@ def gallery_json(gallery: Gallery) -> Json:
         location=gallery.location,
         tags=gallery.tags,
         properties=_known(description=gallery.description)
-        | {
-            "identifier": {"uniqueName": f"{gallery.subscription}-{gallery.name.upper()}"},
-            "provisioningState": "Succeeded",
-        },
+        | {"identifier": {"uniqueName": f"{gallery.subscription}-{gallery.name.upper()}"}}
+        | _soft_delete_policy(gallery)
+        | {"provisioningState": "Succeeded"},
     )
+
+
+def _soft_delete_policy(gallery: Gallery) -> dict[str, Json]:
+    """As Azure, nothing of it where nobody ever asked for one."""
+    days = gallery.soft_delete_retention_days
+    if not gallery.soft_delete_enabled and days == SOFT_DELETE_RETENTION_DAYS:
+        return {}
+    policy = {"isSoftDeleteEnabled": gallery.soft_delete_enabled, "retentionPeriodInDays": days}
+    return {"softDeletePolicy": policy}
 
 
 def definition_json(definition: ImageDefinition, gallery: Gallery) -> Json:
@@ -56,16 +75,50 @@ def definition_json(definition: ImageDefinition, gallery: Gallery) -> Json:
         kind=f"{_COMPUTE}/galleries/images",
         location=definition.location,
         tags=definition.tags,
-        properties=_known(description=definition.description)
+        properties=_known(
+            description=definition.description,
+            eula=definition.eula,
+            privacyStatementUri=definition.privacy_statement_uri,
+            releaseNoteUri=definition.release_note_uri,
+        )
         | {
             "osType": definition.os_type.value,
             "osState": definition.os_state.value,
             "hyperVGeneration": definition.hyper_v_generation.value,
-            "architecture": definition.architecture,
+            "architecture": definition.architecture.value,
             "identifier": {"publisher": definition.publisher, "offer": definition.offer, "sku": definition.sku},
-            "provisioningState": "Succeeded",
-        },
+        }
+        | _known(
+            endOfLifeDate=None if definition.end_of_life_at is None else instant(definition.end_of_life_at),
+            recommended=_recommended(definition),
+            disallowed=_some(diskTypes=[kind.value for kind in definition.disallowed_disk_types]),
+            purchasePlan=_purchase_plan(definition.purchase_plan),
+            **(_some(features=[_feature(each) for each in definition.features]) or {}),
+            allowUpdateImage=definition.allow_update_image or None,
+        )
+        | {"provisioningState": "Succeeded"},
     )
+
+
+def _recommended(definition: ImageDefinition) -> Json:
+    return _some(vCPUs=_range(definition.recommended_vcpus), memory=_range(definition.recommended_memory_gib))
+
+
+def _range(asked: Recommended) -> Json:
+    return _some(min=asked.min, max=asked.max)
+
+
+def _purchase_plan(plan: PurchasePlan | None) -> Json:
+    return None if plan is None else _some(name=plan.name, publisher=plan.publisher, product=plan.product)
+
+
+def _feature(feature: Feature) -> Json:
+    return _known(name=feature.name, value=feature.value, startsAtVersion=feature.starts_at_version)
+
+
+def _some(**values: Json) -> Json:
+    """What is known and not empty; None where nothing is: Azure drops an empty object."""
+    return {key: value for key, value in values.items() if value not in (None, [], {})} or None
 
 
 def version_json(view: "VersionView", display_names: Mapping[str, str], *, replication_status: bool = False) -> Json:

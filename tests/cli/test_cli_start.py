@@ -57,6 +57,7 @@ def test_what_the_issue_asks_for_is_there() -> None:
         "group create", "group list", "group show", "group delete",
         "sig create", "sig list", "sig show", "sig delete",
         "sig image-definition create", "sig image-definition list", "sig image-definition show",
+        "sig update", "sig image-definition update",
         "sig image-definition delete", "sig image-version create", "sig image-version list",
         "sig image-version show", "sig image-version delete",
         "disk create", "disk list", "disk show", "disk delete", "disk export",

@@ -2,8 +2,9 @@
 
 import pytest
 
-from imgstore.control.targets import REPLICAS_PER_REGION_MAX, PublishingRequest, resolve_targets
+from imgstore.control.targets import PublishingRequest, resolve_targets
 from imgstore.domain.errors import InvalidInput
+from imgstore.domain.limits import PRESETS, Limits
 from imgstore.domain.resources import StorageAccountType, TargetRegion, TargetRegionRequest
 from imgstore.regions import load_regions
 
@@ -20,11 +21,12 @@ def asked(
     location: str = "westus2",
     count: int | None = None,
     kind: StorageAccountType | None = None,
+    limits: Limits = PRESETS["azure-2019"],
 ) -> tuple[str, tuple[TargetRegion, ...]]:
     request = PublishingRequest(
         location=location, target_regions=targets, replica_count=count, storage_account_type=kind
     )
-    return resolve_targets(request, REGIONS)
+    return resolve_targets(request, REGIONS, limits)
 
 
 def region(name: str, count: int | None = None, kind: StorageAccountType | None = None) -> TargetRegionRequest:
@@ -52,12 +54,12 @@ def test_the_order_of_the_request_and_the_exclusion_are_kept() -> None:
     assert [(each.name, each.exclude_from_latest) for each in targets] == [("eastus", True), ("westus2", False)]
 
 
-@pytest.mark.parametrize("count", [1, REPLICAS_PER_REGION_MAX])
+@pytest.mark.parametrize("count", [1, 10])
 def test_the_ends_of_the_range_are_inside(count: int) -> None:
     assert asked(region("westus2", count))[1] == (target("westus2", count),)
 
 
-@pytest.mark.parametrize("count", [-1, 0, REPLICAS_PER_REGION_MAX + 1])
+@pytest.mark.parametrize("count", [-1, 0, 10 + 1])
 @pytest.mark.parametrize("by_region", [True, False])
 def test_a_count_out_of_range(count: int, by_region: bool) -> None:
     with pytest.raises(InvalidInput) as caught:
@@ -67,6 +69,21 @@ def test_a_count_out_of_range(count: int, by_region: bool) -> None:
         "inclusive."
     )
     assert refusal(caught.value) == ("InvalidParameter", 400, "regionalReplicaCount")
+
+
+def test_the_policy_says_how_many_replicas_a_region_and_a_version_may_have() -> None:
+    limits = PRESETS["azure-2026"]
+    assert asked(region("westus2", 100), limits=limits)[1] == (target("westus2", 100),)
+    with pytest.raises(InvalidInput, match="must be between 1 and 100, inclusive") as caught:
+        asked(region("westus2", 101), limits=limits)
+    assert "replicas_per_version_max under [limits] in settings.toml" in (caught.value.hint or "")
+    assert "about 50 machines" in (caught.value.hint or "")
+    assert len(asked(region("westus2", 60), region("eastus", 40), limits=limits)[1]) == 2
+    with pytest.raises(InvalidInput, match="limit of 100 replicas of an image version over all regions") as caught:
+        asked(region("westus2", 60), region("eastus", 41), limits=limits)
+    assert refusal(caught.value) == ("InvalidParameter", 400, "targetRegions")
+    assert caught.value.found == "101 replicas in 2 regions"
+    assert "replicas_per_version_max" in (caught.value.hint or "")
 
 
 def test_an_unknown_source_region() -> None:

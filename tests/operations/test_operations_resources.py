@@ -16,7 +16,7 @@ from imgstore.domain.errors import (
     PropertyChangeNotAllowed,
 )
 from imgstore.domain.names import group_id
-from imgstore.domain.resources import HyperVGeneration, OsState, OsType
+from imgstore.domain.resources import Architecture, HyperVGeneration, OsState, OsType
 from imgstore.operations import definitions, disks, galleries, groups, versions
 from imgstore.operations.finding import Lineage
 from imgstore.operations.installation import Installation
@@ -161,7 +161,7 @@ def test_putting_a_definition_again_changes_only_what_is_given(empty: Installati
         ({"os_type": OsType.WINDOWS}, "properties.osType"),
         ({"os_state": OsState.SPECIALIZED}, "properties.osState"),
         ({"hyper_v_generation": HyperVGeneration.V2}, "properties.hyperVGeneration"),
-        ({"architecture": "Arm64"}, "properties.architecture"),
+        ({"architecture": Architecture.ARM64}, "properties.architecture"),
         ({"location": "eastus"}, "location"),
     ],
 )

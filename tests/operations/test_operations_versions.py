@@ -26,13 +26,14 @@ from imgstore.domain.errors import (
     WorkHeld,
 )
 from imgstore.domain.geometry import MIB
+from imgstore.domain.limits import Limits
 from imgstore.domain.names import VersionName
 from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.resources import Slot
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.operations import exporting, verifying, versions
-from imgstore.operations.installation import Installation, Tuning
+from imgstore.operations.installation import Installation
 from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.interface import Body
 from imgstore.testing.disks import as_vhd, make_raw, patched, sha256_of
@@ -256,12 +257,12 @@ def test_a_bad_version_name_is_refused(name: str) -> None:
 
 def test_an_image_over_the_limit_is_refused(tmp_path: Path, stock: Stock) -> None:
     limit = stock.first.stat().st_size
-    with open_home(tmp_path / "home", tuning=Tuning(image_bytes_max=limit - 512)) as installation:
+    with open_home(tmp_path / "home", limits=Limits(image_bytes_max=limit - 512)) as installation:
         found_gallery(installation)
         with pytest.raises(ImageRefused, match=f"exceeds the limit of {limit - 512} bytes"):
             publish(installation, stock.first)
         assert (listed(installation), objects(installation)) == ([], set())
-    with open_home(tmp_path / "home", tuning=Tuning(image_bytes_max=limit)) as installation:
+    with open_home(tmp_path / "home", limits=Limits(image_bytes_max=limit)) as installation:
         publish(installation, stock.first)
 
 

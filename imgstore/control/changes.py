@@ -1,0 +1,158 @@
+"""What a gallery and a definition may be, and what of them may change. After Azure's documentation of each property."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+
+from imgstore.domain.errors import InvalidInput, PropertyChangeNotAllowed
+from imgstore.domain.resources import Gallery, ImageDefinition, Recommended
+
+GALLERY_MAY_CHANGE: Final = frozenset(
+    {
+        "tags",
+        "properties.description",
+        "properties.softDeletePolicy.isSoftDeleteEnabled",
+        "properties.softDeletePolicy.retentionPeriodInDays",
+    }
+)
+DEFINITION_MAY_CHANGE: Final = frozenset(
+    {
+        "tags",
+        "properties.description",
+        "properties.endOfLifeDate",
+        "properties.releaseNoteUri",
+        "properties.recommended.vCPUs",
+        "properties.recommended.memory",
+        "properties.features",
+        "properties.allowUpdateImage",
+    }
+)
+RETENTION_DAYS_MAX: Final = 365
+
+_GALLERY_FIXED: Final[Mapping[str, str]] = {"location": "location"}
+_DEFINITION_FIXED: Final[Mapping[str, str]] = {
+    "location": "location",
+    "properties.identifier.publisher": "publisher",
+    "properties.identifier.offer": "offer",
+    "properties.identifier.sku": "sku",
+    "properties.osType": "os_type",
+    "properties.osState": "os_state",
+    "properties.hyperVGeneration": "hyper_v_generation",
+    "properties.architecture": "architecture",
+    "properties.eula": "eula",
+    "properties.privacyStatementUri": "privacy_statement_uri",
+    "properties.disallowed.diskTypes": "disallowed_disk_types",
+    "properties.purchasePlan": "purchase_plan",
+}
+
+
+def check_gallery(wanted: Gallery, standing: Gallery | None) -> None:
+    """Refuse what no gallery may be, and what this one may not become.
+
+    Raises:
+        InvalidInput: a retention of no days or of too many.
+        PropertyChangeNotAllowed: something else than `GALLERY_MAY_CHANGE` differs from `standing`.
+    """
+    _check_fixed(_GALLERY_FIXED, wanted, standing)
+    days = wanted.soft_delete_retention_days
+    if not 1 <= days <= RETENTION_DAYS_MAX:
+        raise InvalidInput(
+            f"The value {days} of parameter retentionPeriodInDays is out of range. The value must be between 1 and "
+            f"{RETENTION_DAYS_MAX}, inclusive.",
+            found=f"{days} days",
+            expected=f"1 to {RETENTION_DAYS_MAX} days",
+            hint="the default is 7",
+            target="softDeletePolicy.retentionPeriodInDays",
+        )
+
+
+def check_definition(wanted: ImageDefinition, standing: ImageDefinition | None, now: datetime) -> None:
+    """Refuse what no definition may be, and what this one may not become.
+
+    Raises:
+        InvalidInput: a range upside down, a date that has passed, a feature twice.
+        PropertyChangeNotAllowed: something else than `DEFINITION_MAY_CHANGE` differs from `standing`, or the features
+            do without `allow_update_image`.
+    """
+    _check_fixed(_DEFINITION_FIXED, wanted, standing)
+    _check_range("vCPUs", wanted.recommended_vcpus)
+    _check_range("memory", wanted.recommended_memory_gib)
+    _check_features(wanted, standing)
+    if wanted.end_of_life_at is not None and (standing is None or wanted.end_of_life_at != standing.end_of_life_at):
+        check_future(wanted.end_of_life_at, now)
+
+
+def check_future(end_of_life_at: datetime, now: datetime) -> None:
+    """Refuse an end of life that has passed.
+
+    Raises:
+        InvalidInput: it has.
+    """
+    if end_of_life_at <= now:
+        raise InvalidInput(
+            "EndOfLifeDate must be set to a future date.",
+            found=end_of_life_at.isoformat(),
+            expected=f"a date after {now.isoformat(timespec='seconds')}",
+            hint="for example a year from now: a bare date means 12:59:59 UTC of that day",
+            target="endOfLifeDate",
+        )
+
+
+def _check_fixed(
+    paths: Mapping[str, str], wanted: Gallery | ImageDefinition, standing: Gallery | ImageDefinition | None
+) -> None:
+    for path, attribute in paths.items() if standing is not None else ():
+        before, after = getattr(standing, attribute), getattr(wanted, attribute)
+        if before != after:
+            raise PropertyChangeNotAllowed(
+                path, found=_told(after), expected=_told(before), hint="give the value that it was made with, or none"
+            )
+
+
+def _told(value: object) -> str:
+    return "nothing" if value in (None, ()) else ", ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _check_range(name: str, asked: Recommended) -> None:
+    path = f"properties.recommended.{name}"
+    for end, value in (("min", asked.min), ("max", asked.max)):
+        if value is not None and value < 1:
+            raise InvalidInput(
+                f"The value {value} of parameter {path}.{end} is out of range. The value must be at least 1.",
+                found=str(value),
+                expected="a whole number from 1 on",
+                hint="leave it out for no end",
+                target=f"{path}.{end}",
+            )
+    if asked.min is not None and asked.max is not None and asked.min > asked.max:
+        raise InvalidInput(
+            f"The value {asked.min} of {path}.min is greater than the value {asked.max} of {path}.max.",
+            found=f"{path}.min {asked.min}, {path}.max {asked.max}",
+            expected="a minimum that is at most the maximum",
+            hint="give both together",
+            target=path,
+        )
+
+
+def _check_features(wanted: ImageDefinition, standing: ImageDefinition | None) -> None:
+    named = [feature.name.lower() for feature in wanted.features]
+    twice = sorted({name for name in named if named.count(name) > 1})
+    if twice or "" in named:
+        raise InvalidInput(
+            "The features of an image definition are invalid.",
+            found=f"{', '.join(twice)} more than once" if twice else "a feature without a name",
+            expected="each feature once, by name",
+            hint='for example: --features "SecurityType=TrustedLaunch IsHibernateSupported=True"',
+            target="features",
+        )
+    if standing is not None and wanted.features != standing.features and not wanted.allow_update_image:
+        raise PropertyChangeNotAllowed(
+            "properties.features",
+            found=_features_told(wanted),
+            expected=_features_told(standing),
+            hint="features change where the definition may be updated: add --allow-update-image true",
+        )
+
+
+def _features_told(definition: ImageDefinition) -> str:
+    return " ".join(f"{feature.name}={feature.value}" for feature in definition.features) or "no features"

@@ -1,0 +1,127 @@
+"""How much of everything: Azure's limits as a frozen policy, read from a team's settings.
+
+Sources: Azure's documentation of 2019 (10 replicas a version and region, 1 TiB, one replica for 20 machines) and of 2026
+(100 replicas a version, under 2 TiB, 32 TiB shallow, one replica for 50).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
+from typing import Any, Final
+
+from imgstore.domain.errors import Conflict, InvalidInput
+from imgstore.domain.geometry import SECTOR_BYTES, TIB
+
+_COUNT_MAX: Final = 2**31 - 1
+_BYTES_MAX: Final = 64 * TIB
+"""The largest disk that a manifest can tell of."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What is refused beyond, and what is advised."""
+
+    galleries_max: int = 100
+    """In a subscription and region."""
+    definitions_max: int = 1_000
+    """In a subscription and region."""
+    versions_max: int = 10_000
+    """In a subscription and region."""
+    replicas_per_region_max: int | None = 10
+    """Of one version in one region; None is no limit of its own."""
+    replicas_per_version_max: int | None = None
+    """Of one version in all regions; None is no limit of its own."""
+    image_bytes_max: int = TIB
+    shallow_image_bytes_max: int = TIB
+    machines_per_replica: int = 20
+    """Advice: how many machines made at once one replica serves well."""
+    file: str = "settings.toml"
+    """Where these were read, or would be: what a refusal tells to change."""
+
+    def setting(self, name: str) -> str:
+        """What to do about the limit `name`."""
+        return f"raise {name} under [limits] in {self.file}"
+
+
+PRESETS: Final[Mapping[str, Limits]] = MappingProxyType(
+    {
+        "azure-2019": Limits(),
+        "azure-2026": Limits(
+            replicas_per_region_max=None,
+            replicas_per_version_max=100,
+            image_bytes_max=2 * TIB - SECTOR_BYTES,
+            shallow_image_bytes_max=32 * TIB,
+            machines_per_replica=50,
+        ),
+    }
+)
+DEFAULT_PRESET: Final = "azure-2019"
+_NUMBERS: Final = tuple(field.name for field in fields(Limits) if field.name != "file")
+
+
+def read_limits(settings: Mapping[str, Any], file: str) -> Limits:
+    """The limits that a settings document asks for: a preset, and numbers in the place of its own.
+
+    Args:
+        settings: the document, as TOML reads it.
+        file: its path, for errors.
+
+    Raises:
+        InvalidInput: a key that nobody knows, or a value of the wrong kind; its target is the key.
+    """
+    for key in settings:
+        if key != "limits":
+            raise _unusable(file, key, f"the key {key}", "[limits] alone")
+    table = settings.get("limits", {})
+    if not isinstance(table, Mapping):
+        raise _unusable(file, "limits", repr(table), "a table: [limits]")
+    for key in table:
+        if key not in ("preset", *_NUMBERS):
+            raise _unusable(file, f"limits.{key}", f"the key {key}", f"one of preset, {', '.join(_NUMBERS)}")
+    preset = table.get("preset", DEFAULT_PRESET)
+    if not isinstance(preset, str) or preset not in PRESETS:
+        raise _unusable(file, "limits.preset", repr(preset), " or ".join(f'"{name}"' for name in PRESETS))
+    numbers = {key: _number(file, key, value) for key, value in table.items() if key != "preset"}
+    return replace(PRESETS[preset], **numbers, file=file)
+
+
+def _number(file: str, key: str, value: object) -> int:
+    most = _BYTES_MAX if key.endswith("_bytes_max") else _COUNT_MAX
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise _unusable(file, f"limits.{key}", repr(value), f"a whole number from 1 to {most}")
+    return value
+
+
+def _unusable(file: str, key: str, found: str, expected: str) -> InvalidInput:
+    return InvalidInput(
+        f"{file} cannot be used: {key}.",
+        found=found,
+        expected=expected,
+        hint='for example: [limits] and below it preset = "azure-2026" and galleries_max = 7',
+        target=key,
+    )
+
+
+def check_room(limits: Limits, name: str, count: int, *, what: str, region: str) -> None:
+    """Refuse one more of `what` in a region that has `count`.
+
+    Args:
+        limits: the policy.
+        name: which of its numbers: ``galleries_max``.
+        count: how many there are.
+        what: how people call them: "galleries".
+        region: the region's key.
+
+    Raises:
+        Conflict: the limit is reached.
+    """
+    most = getattr(limits, name)
+    if count >= most:
+        raise Conflict(
+            f"The limit of {most} {what} in a subscription and region is reached in '{region}'.",
+            found=f"{count} {what} in {region}",
+            expected=f"at most {most} with the new one ({name})",
+            hint=f"delete one, use another region, or {limits.setting(name)}",
+            target=name,
+            code="QuotaExceeded",
+        )

@@ -1,0 +1,92 @@
+"""Pages of a list: so many at once, and a token that says behind which one the next page begins.
+
+A token holds the last key that was shown (keyset paging), so a page is found through an index however far down it lies,
+and what is made or deleted meanwhile neither repeats nor hides what stands.
+"""
+
+import base64
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Self, TypeVar
+
+from imgstore.domain.errors import InvalidInput
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageRequest:
+    """Which part of a list is wanted; without anything, all of it."""
+
+    items_max: int | None = None
+    token: str | None = None
+    """Of the page before."""
+
+    def after(self, of: str) -> str | None:
+        """The key behind which the page begins; None is the beginning.
+
+        Args:
+            of: which list it is: the resource id that it is below, and what it lists.
+
+        Raises:
+            InvalidInput: no page has so many items, or the token is none of this list.
+        """
+        if self.items_max is not None and self.items_max < 1:
+            raise InvalidInput(
+                "A page has at least one item.",
+                found=str(self.items_max),
+                expected="a whole number from 1 on",
+                hint="leave --max-items out for everything",
+                target="maxItems",
+            )
+        return None if self.token is None else _key(self.token, of)
+
+    @property
+    def limit(self) -> int | None:
+        """How many to look for: one more than wanted tells whether there is a next page."""
+        return None if self.items_max is None else self.items_max + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page(Generic[_T]):
+    """A part of a list."""
+
+    items: tuple[_T, ...]
+    next_token: str | None = None
+    """None on the last page."""
+
+    @classmethod
+    def cut(cls, found: Sequence[_T], request: PageRequest, *, of: str, key: Callable[[_T], str]) -> Self:
+        """The page of what was found with `PageRequest.limit`.
+
+        Args:
+            found: in order.
+            request: what was asked for.
+            of: as in `PageRequest.after`.
+            key: of an item, what the list is ordered by.
+        """
+        if request.items_max is None or len(found) <= request.items_max:
+            return cls(items=tuple(found))
+        items = tuple(found[: request.items_max])
+        return cls(items=items, next_token=_token(of, key(items[-1])))
+
+
+def _token(of: str, key: str) -> str:
+    return base64.urlsafe_b64encode(json.dumps([of.lower(), key]).encode()).decode().rstrip("=")
+
+
+def _key(token: str, of: str) -> str:
+    try:
+        kind, key = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+    except (TypeError, ValueError):
+        kind, key = None, None
+    if kind != of.lower() or not isinstance(key, str):
+        raise InvalidInput(
+            "The token is none of this list.",
+            found=repr(token),
+            expected="the token that the page before gave",
+            hint="leave --next-token out to begin at the first",
+            target="nextToken",
+        )
+    return key

@@ -1,0 +1,131 @@
+"""Galleries and definitions in full, on both engines: kept, counted, listed by key, and brought up from revision 0001."""
+
+from dataclasses import replace
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from catalog_values import NOON, SUBSCRIPTION, definition, gallery, group, settle, uid, version
+
+from imgstore.catalog import Catalog
+from imgstore.catalog.database import database_of
+from imgstore.domain.effects import Effects
+from imgstore.domain.errors import NotFound
+from imgstore.domain.names import VersionName
+from imgstore.domain.resources import (
+    Architecture,
+    DiskType,
+    Feature,
+    PurchasePlan,
+    Recommended,
+)
+from imgstore.domain.states import ProvisioningState
+
+pytest_plugins = ["catalog_fixtures"]
+
+
+def test_all_of_a_definition_and_a_gallery_reads_back(catalog: Catalog) -> None:
+    with catalog.transaction() as facts:
+        world = settle(facts)
+        made = definition(
+            world.gallery.uid,
+            "full",
+            architecture=Architecture.ARM64,
+            eula="e",
+            privacy_statement_uri="p",
+            release_note_uri="r",
+            end_of_life_at=NOON,
+            recommended_vcpus=Recommended(min=1, max=4),
+            recommended_memory_gib=Recommended(max=8),
+            disallowed_disk_types=(DiskType.ULTRA_SSD_LRS, DiskType.PREMIUM_LRS),
+            purchase_plan=PurchasePlan(product="x"),
+            features=(Feature(name="b", value="1", starts_at_version="1.0.0"), Feature(name="a", value="ä")),
+            allow_update_image=True,
+        )
+        facts.definitions.add(made)
+        policy = replace(world.gallery, soft_delete_enabled=True, soft_delete_retention_days=30)
+        facts.galleries.update(policy)
+    with catalog.transaction() as facts:
+        assert facts.definitions.held(made.uid) == made
+        assert facts.galleries.held(policy.uid) == policy
+        for held in (facts.definitions.held, facts.galleries.held):
+            with pytest.raises(NotFound):
+                held(uid())
+
+
+def test_counts_are_of_a_subscription_and_a_region(catalog: Catalog) -> None:
+    with catalog.transaction() as facts:
+        world = settle(facts)
+        facts.groups.add(group("theirs", subscription="other"))
+        facts.galleries.add(gallery(world.pool.uid, "g2", location="eastus"))
+        facts.galleries.add(gallery(world.pool.uid, "g3", subscription="other", group="theirs"))
+        facts.definitions.add(definition(world.gallery.uid, "d2"))
+        facts.definitions.add(definition(world.gallery.uid, "d3", location="eastus"))
+        facts.versions.add(version(world.definition.uid, "2.0.0"))
+        facts.versions.add(version(world.definition.uid, "3.0.0", location="eastus"))
+    with catalog.transaction() as facts:
+        counts = [(each.count(SUBSCRIPTION.upper(), "westus2"), each.count(SUBSCRIPTION, "eastus"),
+                   each.count("other", "westus2")) for each in (facts.galleries, facts.definitions, facts.versions)]  # fmt: skip
+    assert counts == [(1, 1, 1), (2, 1, 0), (2, 1, 0)]
+
+
+def test_lists_go_on_behind_a_key(catalog: Catalog) -> None:
+    with catalog.transaction() as facts:
+        world = settle(facts)
+        facts.groups.add(group("rg2"))
+        for name, where in (("Beta", "rg2"), ("alpha", "rg"), ("zeta", "rg2")):
+            facts.galleries.add(gallery(world.pool.uid, name, group=where))
+        for name in ("Debian", "arch", "zorin"):
+            facts.definitions.add(definition(world.gallery.uid, name))
+        deleted = version(world.definition.uid, "1.5.0", provisioning_state=ProvisioningState.DELETING)
+        for each in (deleted, version(world.definition.uid, "2.0.0"), version(world.definition.uid, "10.0.0")):
+            facts.versions.add(each)
+    with catalog.reading() as facts:
+        found = facts.galleries.list(SUBSCRIPTION, after="ALPHA", limit=2)
+        assert [each.name for each in found] == ["Beta", "myGallery"]
+        assert [each.name for each in facts.galleries.list(SUBSCRIPTION, "rg2", after="beta")] == ["zeta"]
+        listed = facts.definitions.list(world.gallery.uid, after="debian", limit=1)
+        assert [each.name for each in listed] == ["ubuntu"]
+        states = (ProvisioningState.DELETING,)
+        its = world.definition.uid
+        page = facts.versions.list(its, after=VersionName(1, 0, 0), limit=1, except_in=states)
+        assert [str(each.name) for each in page] == ["2.0.0"]
+        replicas = facts.replicas.of_versions([world.version.uid, deleted.uid])
+        assert replicas == {world.version.uid: facts.replicas.list(world.version.uid), deleted.uid: []}
+        assert facts.replicas.of_versions([]) == {}
+
+
+def test_a_catalog_of_revision_0001_is_brought_up_with_what_lies_in_it(catalog_url: str) -> None:
+    database = database_of(catalog_url)
+    if database.file is not None:
+        database.file.parent.mkdir()
+    with database.engine.connect() as connection, connection.begin():
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", "imgstore.catalog:migrations")
+        command.upgrade(config, "0001")
+        at = f"{NOON:%Y-%m-%d %H:%M:%S.%f}{'+00' if database.file is None else ''}"
+        values = {
+            "groups": {"uid": "g", "subscription": "s", "subscription_key": "s"},
+            "pools": {"uid": "p", "fingerprint_key": ""},
+            "galleries": {"uid": "y", "group_uid": "g", "subscription_key": "s", "pool_uid": "p"},
+            "definitions": {
+                "uid": "d", "gallery_uid": "y", "publisher": "p", "offer": "o", "sku": "s", "identifier_key": "p/o/s",
+                "os_type": "Linux", "os_state": "Generalized", "hyper_v_generation": "V1", "architecture": "x64",
+            },
+        }  # fmt: skip
+        common = {"name": "deb", "name_key": "deb", "location": "westus2", "tags": "{}", "created_at": at}
+        for table, its in values.items():
+            row = its | ({} if table == "pools" else common)
+            told = ", ".join(f"'{value}'" for value in row.values())
+            connection.exec_driver_sql(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({told})")
+    database.close()
+    with_all = Catalog.open(catalog_url, Effects())
+    try:
+        with with_all.reading() as facts:
+            found = facts.galleries.by_uid("y")
+            assert (found.soft_delete_enabled, found.soft_delete_retention_days) == (False, 7)
+            assert facts.definitions.by_uid("d") == definition(
+                "y", "deb", uid="d", publisher="p", offer="o", sku="s", location="westus2"
+            )
+    finally:
+        with_all.close()

@@ -1,0 +1,79 @@
+"""The limits' presets, what a team's settings make of them, and the one clear error about a setting that is none."""
+
+import tomllib
+from typing import Any
+
+import pytest
+
+from imgstore.domain.errors import Conflict, InvalidInput
+from imgstore.domain.geometry import TIB
+from imgstore.domain.limits import PRESETS, Limits, check_room, read_limits
+
+
+def read(text: str) -> Limits:
+    return read_limits(tomllib.loads(text), "/home/settings.toml")
+
+
+def numbers(limits: Limits) -> tuple[int | None, ...]:
+    return (
+        limits.galleries_max, limits.definitions_max, limits.versions_max, limits.replicas_per_region_max,
+        limits.replicas_per_version_max, limits.image_bytes_max, limits.shallow_image_bytes_max,
+        limits.machines_per_replica,
+    )  # fmt: skip
+
+
+def test_the_presets_are_azures() -> None:
+    assert numbers(PRESETS["azure-2019"]) == (100, 1_000, 10_000, 10, None, TIB, TIB, 20)
+    assert numbers(PRESETS["azure-2026"]) == (100, 1_000, 10_000, None, 100, 2 * TIB - 512, 32 * TIB, 50)
+
+
+@pytest.mark.parametrize("text", ["", "[limits]", '[limits]\npreset = "azure-2019"'])
+def test_azures_limits_of_2019_are_the_default(text: str) -> None:
+    assert numbers(read(text)) == numbers(PRESETS["azure-2019"])
+
+
+def test_a_number_stands_in_the_place_of_the_presets() -> None:
+    limits = read('[limits]\npreset = "azure-2026"\ngalleries_max = 7\nreplicas_per_region_max = 3')
+    assert numbers(limits) == (7, 1_000, 10_000, 3, 100, 2 * TIB - 512, 32 * TIB, 50)
+    assert limits.setting("galleries_max") == "raise galleries_max under [limits] in /home/settings.toml"
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "found", "expected"),
+    [
+        ("[limit]", "limit", "the key limit", r"\[limits\]"),
+        ("limits = 3", "limits", "3", r"\[limits\]"),
+        ("[limits]\ngaleries_max = 3", "limits.galeries_max", "the key galeries_max", "galleries_max"),
+        ("[limits]\nfile = 'x'", "limits.file", "the key file", "galleries_max"),
+        ('[limits]\npreset = "azure-2020"', "limits.preset", "'azure-2020'", '"azure-2019" or "azure-2026"'),
+        ("[limits]\npreset = 2019", "limits.preset", "2019", '"azure-2019" or "azure-2026"'),
+        ('[limits]\nversions_max = "7"', "limits.versions_max", "'7'", "a whole number from 1 to"),
+        ("[limits]\nversions_max = 7.0", "limits.versions_max", "7.0", "a whole number from 1 to"),
+        ("[limits]\nversions_max = true", "limits.versions_max", "True", "a whole number from 1 to"),
+        ("[limits]\nversions_max = 0", "limits.versions_max", "0", "a whole number from 1 to"),
+        ("[limits]\nimage_bytes_max = 70368744177665", "limits.image_bytes_max", "70368744177665", "to 70368744177664"),
+    ],
+)
+def test_a_setting_that_is_none_is_told_with_file_key_found_and_expected(
+    text: str, key: str, found: str, expected: str
+) -> None:
+    with pytest.raises(InvalidInput, match=f"/home/settings.toml cannot be used: {key}") as caught:
+        read(text)
+    assert (caught.value.error_code, caught.value.target, caught.value.found) == ("InvalidParameter", key, found)
+    assert expected.replace("\\", "") in (caught.value.expected or "")
+    assert 'preset = "azure-2026"' in (caught.value.hint or "")
+
+
+def test_one_more_than_the_limit_is_refused_with_limit_count_and_setting() -> None:
+    limits: Any = Limits(galleries_max=2)
+    check_room(limits, "galleries_max", 1, what="galleries", region="eastus")
+    with pytest.raises(
+        Conflict, match="limit of 2 galleries in a subscription and region is reached in 'eastus'"
+    ) as it:
+        check_room(limits, "galleries_max", 2, what="galleries", region="eastus")
+    assert (it.value.error_code, it.value.found, it.value.target) == (
+        "QuotaExceeded",
+        "2 galleries in eastus",
+        "galleries_max",
+    )
+    assert "raise galleries_max under [limits] in settings.toml" in (it.value.hint or "")

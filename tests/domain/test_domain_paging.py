@@ -1,0 +1,56 @@
+"""Pages: following the tokens shows each item once, in order, whatever the page's size; a strange token is refused."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgstore.domain.errors import InvalidInput
+from imgstore.domain.paging import Page, PageRequest
+
+
+def page(keys: list[str], request: PageRequest, of: str = "/a/galleries") -> Page[str]:
+    after = request.after(of)
+    behind = [key for key in keys if after is None or key > after]
+    return Page.cut(behind[: request.limit], request, of=of, key=lambda key: key)
+
+
+@given(st.lists(st.text(), unique=True), st.integers(1, 5))
+def test_the_pages_together_are_the_list(keys: list[str], size: int) -> None:
+    keys.sort()
+    shown: list[str] = []
+    token: str | None = None
+    for _ in range(len(keys) + 1):
+        part = page(keys, PageRequest(items_max=size, token=token))
+        assert len(part.items) <= size
+        shown += part.items
+        token = part.next_token
+        if token is None:
+            break
+    assert shown == keys
+    assert page(keys, PageRequest()).items == tuple(keys)
+
+
+def test_the_last_page_has_no_token() -> None:
+    assert page(["a", "b"], PageRequest(items_max=2)) == Page(items=("a", "b"))
+    assert page(["a", "b"], PageRequest(items_max=1)).next_token
+
+
+@pytest.mark.parametrize("token", ["", "x", "ä", "e30", "WzEsIDJd", "NQ", "Wzsd===="])
+def test_a_token_that_is_none_is_refused(token: str) -> None:
+    with pytest.raises(InvalidInput, match="token is none of this list") as caught:
+        page([], PageRequest(token=token))
+    assert (caught.value.target, caught.value.found) == ("nextToken", repr(token))
+
+
+def test_a_token_of_another_list_is_refused() -> None:
+    token = page(["a", "b"], PageRequest(items_max=1)).next_token
+    assert page(["a", "b"], PageRequest(token=token), of="/A/Galleries").items == ("b",)
+    with pytest.raises(InvalidInput, match="token is none of this list"):
+        page(["a", "b"], PageRequest(token=token), of="/b/galleries")
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_page_has_an_item(size: int) -> None:
+    with pytest.raises(InvalidInput, match="at least one item") as caught:
+        page([], PageRequest(items_max=size))
+    assert caught.value.target == "maxItems"
