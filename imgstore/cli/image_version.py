@@ -11,7 +11,9 @@ from imgstore.cli.session import opened
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import StorageAccountType, TargetRegionRequest
 from imgstore.domain.sources import DiskFormat
+from imgstore.domain.states import ReplicaState
 from imgstore.operations import versions
+from imgstore.operations.workers import anyone_works
 from imgstore.wire.requests import parse_storage_account_type, parse_target_regions
 from imgstore.wire.resources import version_json
 from imgstore.wire.text import Json
@@ -88,6 +90,11 @@ def image_version() -> None:
     default="confirm",
     help="Before it is ready: confirm every object with the store, or read the full disk back too. Default: confirm.",
 )
+@click.option(
+    "--no-wait",
+    is_flag=True,
+    help="Return when the source region has it, and leave the others to `imgstore worker`.",
+)
 @options.tags
 def create(
     group: str,
@@ -106,6 +113,8 @@ def create(
     bases: Sequence[VersionName] | None,
     verify: str,
     tags: Mapping[str, str] | None,
+    *,
+    no_wait: bool,
 ) -> Json:
     """Store a disk as an image version and replicate it.
 
@@ -131,8 +140,16 @@ def create(
         if os_vhd_storage_account is not None:
             session.warn("--os-vhd-storage-account is not used: the URI alone says where the disk is")
         made = versions.create_version(
-            session.installation, session.principal, request, os_vhd_uri=os_vhd_uri, source_format=source_format
+            session.installation,
+            session.principal,
+            request,
+            os_vhd_uri=os_vhd_uri,
+            source_format=source_format,
+            wait=not no_wait,
         )
+        complete = all(replica.state is ReplicaState.COMPLETED for replica in made.replicas)
+        if no_wait and not complete and not anyone_works(session.installation):
+            session.warn("no worker was seen in the last minute: start `imgstore worker`, or repeat without --no-wait")
         return version_json(made, session.display_names, replication_status=True)
 
 

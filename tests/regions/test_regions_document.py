@@ -121,7 +121,7 @@ FAULTS = {
     "not a mapping": ("just words", "is to hold keys and values, not 'just words'"),
     "unknown key": (
         changed("currencies", value="x"),
-        "unknown key 'currencies' (known are currency, regions, prices)",
+        "unknown key 'currencies' (known are currency, regions, prices, bandwidth_bytes_per_second)",
     ),
     "unknown key of a region": (changed(*REGION, "bukcet", value="x"), "regions.ber: unknown key 'bukcet'"),
     "unknown key of a zone": (
