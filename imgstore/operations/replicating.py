@@ -218,6 +218,11 @@ def plan_copy(installation: Installation, facts: Facts, version: ImageVersion, s
     )
 
 
+def _wait_a_while(stop: threading.Event, seconds: float) -> None:
+    """Until `stop` is set, at most."""
+    stop.wait(seconds)
+
+
 def _act(
     installation: Installation,
     line: Lineage,
@@ -237,7 +242,7 @@ def _act(
         hold.go_on()
 
     def patiently(seconds: float) -> None:
-        stop.wait(min(seconds, _LOOK_SECONDS))
+        _wait_a_while(stop, min(seconds, _LOOK_SECONDS))
         go_on()
 
     sources = installation.accesses(

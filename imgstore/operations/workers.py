@@ -33,6 +33,10 @@ POLL_SECONDS: Final = 5.0
 _BEAT_SECONDS: Final = 10.0
 """A worker shows itself so often: several times before it counts as dead (`ALIVE_SECONDS`)."""
 
+_LOOKS_MAX: Final = 100
+_LOOK_SECONDS: Final = 0.02
+"""Another worker's transaction is over by then."""
+
 _VERSIONS_AT_ONCE: Final = 32
 """Read and compared at once, to choose from."""
 
@@ -151,12 +155,16 @@ class _Worker:
             self._busy[future] = claim.step
 
     def _claim(self) -> _Claim | None:
-        """Lease the replica whose turn it is, if there is one."""
-        for step in self._choices():
-            # A conflict: another process was quicker.
-            with suppress(Conflict), self._installation.catalog.transaction() as facts:
-                if (claim := self._leased(facts, step)) is not None:
-                    return claim
+        """Lease the replica whose turn it is, if there is one. Where others were quicker at every choice, look again."""
+        for _ in range(_LOOKS_MAX):
+            nothing = True
+            for step in self._choices():
+                nothing = False
+                with suppress(Conflict), self._installation.catalog.transaction() as facts:
+                    if (claim := self._leased(facts, step)) is not None:
+                        return claim
+            if nothing or self._stop.wait(_LOOK_SECONDS):
+                break
         return None
 
     def _choices(self) -> Iterator[CopyStep]:

@@ -13,6 +13,9 @@ Wait: TypeAlias = Callable[[float], None]
 BURST_SECONDS: Final = 1.0
 """A bucket that stood idle holds the bytes of so long."""
 
+_WAIT_SECONDS_MIN: Final = 0.001
+"""Less is not worth a sleep, and may be nothing but rounding."""
+
 
 class TokenBucket:
     """So many bytes a second, with a burst of one second's. Safe to use from several threads at once.
@@ -115,6 +118,6 @@ class Limited:
 
     def _pay(self, sent_bytes: int) -> None:
         """Wait until the bucket is out of debt, then take."""
-        while (seconds := self._bucket.take(0)) > 0:
+        while (seconds := self._bucket.take(0)) > _WAIT_SECONDS_MIN:
             self._wait(seconds)
         self._bucket.take(sent_bytes)

@@ -19,10 +19,12 @@ from imgstore.domain.geometry import MIB
 from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.resources import Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState
-from imgstore.operations import versions
-from imgstore.operations.installation import Installation
+from imgstore.operations import replicating, versions
+from imgstore.operations.installation import Installation, Tuning
 from imgstore.operations.versions import VersionView
 from imgstore.operations.workers import WorkerReport, anyone_works, list_workers, run_worker
+from imgstore.regions.model import Bandwidth
+from imgstore.stores import TokenBucket
 from imgstore.stores.interface import ObjectStore
 from imgstore.testing.clock import ManualClock
 from imgstore.testing.disks import make_raw
@@ -35,6 +37,7 @@ from imgstore.testing.installations import (
     charges,
     found_gallery,
     open_home,
+    publish,
     request,
     show,
     states,
@@ -295,3 +298,25 @@ def test_eight_workers_on_one_queue_on_sqlite(tmp_path: Path) -> None:
 @pytest.mark.engine("postgresql")
 def test_eight_workers_on_one_queue_on_postgresql(tmp_path: Path, postgresql: str) -> None:
     play(tmp_path / "home", postgresql, tmp_path)
+
+
+def test_copies_keep_within_the_bandwidth_of_their_pair(
+    empty: Installation, stock: Stock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what crosses that pair is held back, and only as far as it must."""
+    clock = ManualClock()
+    limit = 100_000
+    monkeypatch.setattr(
+        empty.locator, "_new_bucket", lambda bytes_per_second: TokenBucket(bytes_per_second, clock.monotonic)
+    )
+    object.__setattr__(empty, "tuning", Tuning(copy_workers=1))  # threads that wait together would wait on this clock
+    pairs = Bandwidth(pairs={("southcentralus", "eastus"): limit})
+    object.__setattr__(empty.regions, "bandwidth", pairs)
+    monkeypatch.setattr(replicating, "_wait_a_while", lambda _stop, seconds: clock.wait(seconds))
+    publish(empty, stock.first, targets=["southcentralus", "westus2"])
+    assert clock.waits == []
+    publish(empty, stock.first, "1.0.1", targets=HERE_AND_EAST)
+    delivered = sum(row.delivered_bytes for row in charges(empty) if row.target == "eastus")
+    assert delivered > 10 * limit
+    last = 4 * MIB + 1024  # is not waited for
+    assert (delivered - last) / limit - 1 <= clock.monotonic() <= delivered * 1.01 / limit
