@@ -16,11 +16,13 @@ from imgstore.catalog.installation import Installations
 from imgstore.catalog.ledger import Ledger
 from imgstore.catalog.manifests import Manifests
 from imgstore.catalog.placements import Placements
+from imgstore.catalog.queue import Queue
 from imgstore.catalog.replicas import Replicas
 from imgstore.catalog.segments import Segments
 from imgstore.catalog.slots import Pools, Slots
 from imgstore.catalog.upgrade import bring_to_head
 from imgstore.catalog.versions import Versions
+from imgstore.catalog.workers import Workers
 from imgstore.catalog.works import Works
 from imgstore.domain.effects import Effects
 
@@ -42,6 +44,8 @@ class Facts:
         self.manifests = Manifests(session)
         self.disks = Disks(session)
         self.works = Works(session)
+        self.queue = Queue(session)
+        self.workers = Workers(session)
         self.placements = Placements(session)
         self.ledger = Ledger(session)
         self.activity = Activity(session)

@@ -97,9 +97,12 @@ class Session:
 
         return postgresql.insert(table)
 
-    def locking(self, select: Select[Any]) -> Select[Any]:
-        """`select`, holding its rows against other writers until the end. Rows may still be referred to meanwhile."""
-        return select.with_for_update(key_share=True)
+    def locking(self, select: Select[Any], *, skip_locked: bool = False) -> Select[Any]:
+        """`select`, holding its rows against other writers until the end. Rows may still be referred to meanwhile.
+
+        With `skip_locked`, rows that another holds are left out instead of being waited for.
+        """
+        return select.with_for_update(key_share=True, skip_locked=skip_locked)
 
     def lock_name(self, name: str) -> None:
         """Hold a name that no row stands for, until the end of the transaction."""

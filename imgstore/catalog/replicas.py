@@ -46,6 +46,10 @@ class Replicas(Repository):
                 "bytes_done": replica.bytes_done,
                 "bytes_total": replica.bytes_total,
                 "completed_at": replica.completed_at,
+                "attempts": replica.attempts,
+                "retry_at": replica.retry_at,
+                "started_at": replica.started_at,
+                "progress_at": replica.progress_at,
             },
         )
 
@@ -99,15 +103,41 @@ class Replicas(Repository):
         values: dict[str, Any] = {"state": state, "error": error}
         if completed_at is not None:
             values["completed_at"] = completed_at
+        if state is ReplicaState.COMPLETED:
+            values |= {"attempts": 0, "retry_at": None}
         self._session.run(update(_replicas).where(_replicas.c.uid == uid).values(values))
 
-    def progress(self, uid: str, bytes_done: int, bytes_total: int) -> None:
-        """Write down how far the replica's present work has come, in stored bytes.
+    def failed(self, uid: str, *, error: str, attempts: int, retry_at: datetime) -> None:
+        """Move a replica to Failed, with the number of tries that failed and when workers may try again.
+
+        Raises:
+            NotFound, Conflict: as `move`.
+        """
+        self.move(uid, ReplicaState.FAILED, error=error)
+        self._replace(_replicas, uid, {"attempts": attempts, "retry_at": retry_at}, "replica")
+
+    def retry_now(self, version_uid: str) -> None:
+        """Let workers try every failed replica of a version again, without waiting."""
+        self._session.run(update(_replicas).where(_replicas.c.version_uid == version_uid).values(retry_at=None))
+
+    def begin(self, uid: str, bytes_total: int) -> None:
+        """The bytes of a replica's work begin to move: so many stored bytes, none yet.
 
         Raises:
             NotFound: it is not there.
         """
-        self._replace(_replicas, uid, {"bytes_done": bytes_done, "bytes_total": bytes_total}, "replica")
+        now = self._session.now()
+        values = {"bytes_done": 0, "bytes_total": bytes_total, "started_at": now, "progress_at": now}
+        self._replace(_replicas, uid, values, "replica")
+
+    def progress(self, uid: str, bytes_done: int, bytes_total: int) -> None:
+        """Write down how far the replica's present work has come, in stored bytes, and when.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        values = {"bytes_done": bytes_done, "bytes_total": bytes_total, "progress_at": self._session.now()}
+        self._replace(_replicas, uid, values, "replica")
 
     def remove(self, uid: str) -> None:
         """Remove the row.
@@ -139,4 +169,8 @@ def _replica(row: "Row[Any]") -> Replica:
         bytes_done=row.bytes_done,
         bytes_total=row.bytes_total,
         completed_at=row.completed_at,
+        attempts=row.attempts,
+        retry_at=row.retry_at,
+        started_at=row.started_at,
+        progress_at=row.progress_at,
     )

@@ -19,6 +19,7 @@ Who points at whom (``->`` is a foreign key, ``~>`` a uid without one, since wha
     ledger           ~> everything, by name                  statements are read after the resources are gone
     intervals        ~> slots, versions, disks
     activity         ~> everything, by name
+    workers                                                  processes of `imgstore worker`, while they live
 
 A ``*_key`` column is the folded form (`columns.folded`) of the name beside it: what is compared and kept unique.
 """
@@ -50,7 +51,7 @@ from imgstore.domain.states import ProvisioningState, ReplicaState, WorkState
 from imgstore.domain.works import WorkKind
 from imgstore.ledger.rows import ChargeKind
 
-REVISION: Final = "0002"
+REVISION: Final = "0005"
 """The head of migrations/versions. A catalog that stands at it opens without Alembic being imported."""
 
 # Names of constraints are fixed, so that a later migration can name what it drops on either engine.
@@ -199,6 +200,8 @@ versions = Table(
     Column("provisioning_state", OneOf(ProvisioningState), nullable=False),
     Column("virtual_bytes", BigInteger),
     Column("disk_digest", LargeBinary),
+    # When a worker last took up a replica of it: the queue serves the one that waited longest.
+    Column("served_at", Instant),
     # The order of its columns is the order of versions: a page of ten thousand is one walk along this index.
     UniqueConstraint("definition_uid", "major", "minor", "patch"),
 )
@@ -235,6 +238,12 @@ replicas = Table(
     Column("bytes_done", BigInteger, nullable=False),
     Column("bytes_total", BigInteger, nullable=False),
     Column("completed_at", Instant),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("retry_at", Instant),
+    Column("started_at", Instant),
+    Column("progress_at", Instant),
+    # What workers look for, among thousands of replicas that are complete.
+    Index(None, "state", "retry_at"),
 )
 
 # A region that was removed and added again is a new row beside the old one, which is Deleting still.
@@ -380,4 +389,13 @@ activity = Table(
     Column("started_at", Instant, nullable=False),
     Column("finished_at", Instant, nullable=False),
     sqlite_autoincrement=True,
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    _uid(),
+    Column("holder", String, nullable=False),
+    Column("started_at", Instant, nullable=False),
+    Column("seen_at", Instant, nullable=False),
 )

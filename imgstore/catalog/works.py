@@ -82,7 +82,9 @@ class Works(Repository):
         """Whether an open work may refer to the manifest."""
         return self._session.first(select(_pins.c.work_uid).where(_pins.c.manifest_uid == manifest_uid)) is not None
 
-    def lease(self, work_uid: str, *, holder: str, lease_seconds: float, steal: bool = False) -> Lease:
+    def lease(
+        self, work_uid: str, *, holder: str, lease_seconds: float, steal: bool = False, wait: bool = True
+    ) -> Lease:
         """Take the right to go on with a work: it is free, or its lease ran out, or it is the holder's own already.
 
         The token goes up at every call, so that an older lease of the same holder (a thread of it that hung) is fenced
@@ -93,14 +95,17 @@ class Works(Repository):
             holder: who asks, as `Work.holder` says.
             lease_seconds: how long from now, by the database's clock.
             steal: take it whoever holds it: only where that one is known to be dead.
+            wait: where another transaction has the row in hand, wait for it; else take that for a holder that lives.
 
         Raises:
             NotFound: no such work.
             WorkHeld: the lease of another still runs.
             Conflict: the work is closed.
         """
-        statement = self._session.locking(select(_works).where(_works.c.uid == work_uid))
-        row = self._row(statement, "work", work_uid)
+        statement = select(_works).where(_works.c.uid == work_uid)
+        row = self._session.first(self._session.locking(statement, skip_locked=not wait))
+        if row is None:
+            raise _held(self._row(statement, "work", work_uid))
         if row.state is not WorkState.OPEN:
             raise _closed(work_uid, row.state)
         # Asked after the row is locked, so that waiting for it does not make the answer old.
@@ -218,9 +223,10 @@ def _mine(lease: Lease) -> ColumnElement[bool]:
 
 
 def _held(row: "Row[Any]") -> WorkHeld:
+    until = f" until {row.lease_expires_at:%Y-%m-%d %H:%M:%S} UTC" if row.lease_expires_at else ""
     return WorkHeld(
         "Another process does this very work now.",
-        found=f"held by {row.holder} until {row.lease_expires_at:%Y-%m-%d %H:%M:%S} UTC",
+        found=f"held by {row.holder or 'another transaction'}{until}",
         expected="nobody, or a lease that ran out",
         hint="wait for it; if that process is dead, its lease runs out at the time above, then run the command again",
         target=row.uid,

@@ -12,7 +12,9 @@ from imgstore.domain.names import VersionName
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.resources import StorageAccountType, TargetRegionRequest
 from imgstore.domain.sources import DiskFormat
+from imgstore.domain.states import ReplicaState
 from imgstore.operations import versions
+from imgstore.operations.workers import anyone_works
 from imgstore.wire.requests import parse_storage_account_type, parse_target_regions
 from imgstore.wire.resources import version_json
 from imgstore.wire.text import Json
@@ -89,6 +91,11 @@ def image_version() -> None:
     default="confirm",
     help="Before it is ready: confirm every object with the store, or read the full disk back too. Default: confirm.",
 )
+@click.option(
+    "--no-wait",
+    is_flag=True,
+    help="Return when the source region has it, and leave the others to `imgstore worker`.",
+)
 @options.tags
 def create(
     group: str,
@@ -107,6 +114,8 @@ def create(
     bases: Sequence[VersionName] | None,
     verify: str,
     tags: Mapping[str, str] | None,
+    *,
+    no_wait: bool,
 ) -> Json:
     """Store a disk as an image version and replicate it.
 
@@ -132,8 +141,16 @@ def create(
         if os_vhd_storage_account is not None:
             session.warn("--os-vhd-storage-account is not used: the URI alone says where the disk is")
         made = versions.create_version(
-            session.installation, session.principal, request, os_vhd_uri=os_vhd_uri, source_format=source_format
+            session.installation,
+            session.principal,
+            request,
+            os_vhd_uri=os_vhd_uri,
+            source_format=source_format,
+            wait=not no_wait,
         )
+        complete = all(replica.state is ReplicaState.COMPLETED for replica in made.replicas)
+        if no_wait and not complete and not anyone_works(session.installation):
+            session.warn("no worker was seen in the last minute: start `imgstore worker`, or repeat without --no-wait")
         return version_json(made, session.display_names, replication_status=True)
 
 

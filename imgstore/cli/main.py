@@ -25,6 +25,9 @@ _COMMANDS: Final = {
         target="imgstore.cli.inspect:inspect", summary="Say what a disk file is, and whether Azure would take it."
     ),
     "verify": Lazy(target="imgstore.cli.verify:verify", summary="Compare a disk file with a stored image."),
+    "worker": Lazy(
+        target="imgstore.cli.worker:worker", summary="Bring replicas about, for as many versions as there are."
+    ),
     "quickstart": Lazy(target="imgstore.cli.quickstart:quickstart", summary="See the main job done in under a minute."),
 }
 

@@ -3,11 +3,17 @@
 Level-triggered: everything is read from the replicas as they stand; nothing depends on what woke the caller.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import Final
 
 from imgstore.domain.resources import Replica
 from imgstore.domain.states import ReplicaState
+
+_STAND_INS_MAX: Final = 8
+"""So many replicas of third regions stand in for the preferred source: a version may be complete in thousands."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,15 +39,18 @@ def ready_steps(
     Args:
         replicas: of one version, all of them.
         source_region: the version's.
-        busy: uids of the replicas that are being made.
-        failed: uids of those that failed in this run; a later run tries them again.
+        busy: uids of the replicas that are being made, by whomever.
+        failed: uids of those that are left alone: they failed in this run, or rest until their time.
     """
     complete = [replica for replica in replicas if replica.state is ReplicaState.COMPLETED]
     if not complete:
         return []
     steps: list[CopyStep] = []
-    for region in dict.fromkeys(replica.slot.key.region for replica in replicas):
-        inside = [replica for replica in replicas if replica.slot.key.region == region]
+    origin = [replica for replica in complete if replica.slot.key.region == source_region]
+    by_region: defaultdict[str, list[Replica]] = defaultdict(list)
+    for replica in replicas:
+        by_region[replica.slot.key.region].append(replica)
+    for inside in by_region.values():
         at_work = sum(replica.uid in busy for replica in inside)
         here = [replica for replica in inside if replica.state is ReplicaState.COMPLETED]
         room = max(len(here), 1) - at_work
@@ -56,16 +65,18 @@ def ready_steps(
             steps.append(
                 CopyStep(
                     replica=replica,
-                    sources=_sources(complete, here, source_region, turn),
+                    sources=_sources(replica.slot.key.region, here, source_region, origin, complete, turn),
                     crossing=not here,
                 )
             )
     return steps
 
 
-def _sources(complete: list[Replica], here: list[Replica], source_region: str, turn: int) -> tuple[Replica, ...]:
-    """Those of the region first, beginning with another at each turn; then the source region's; then the rest."""
+def _sources(
+    region: str, here: list[Replica], source_region: str, origin: list[Replica], complete: list[Replica], turn: int
+) -> tuple[Replica, ...]:
+    """Those of the region first, beginning with another at each turn; then the source region's; then some others."""
     begin = turn % len(here) if here else 0
     near = [*here[begin:], *here[:begin]]
-    origin = [replica for replica in complete if replica.slot.key.region == source_region and replica not in near]
-    return (*near, *origin, *(replica for replica in complete if replica not in near and replica not in origin))
+    others = (replica for replica in complete if replica.slot.key.region not in (region, source_region))
+    return (*near, *(origin if region != source_region else ()), *islice(others, _STAND_INS_MAX))

@@ -261,6 +261,14 @@ class Replica:
     """Of this replica's last or present work."""
     bytes_total: int = 0
     completed_at: datetime | None = None
+    attempts: int = 0
+    """Tries that failed since it was last complete."""
+    retry_at: datetime | None = None
+    """Workers leave it alone until then, by the database's clock; a person's repeat does not wait."""
+    started_at: datetime | None = None
+    """When the bytes of its last or present work began to move, by the database's clock."""
+    progress_at: datetime | None = None
+    """When `bytes_done` was last written down, by the same clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

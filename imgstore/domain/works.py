@@ -53,3 +53,18 @@ class Lease:
 
     work_uid: str
     token: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """A process of `imgstore worker`, as the catalog knows it."""
+
+    uid: str
+    holder: str
+    """As `Work.holder`."""
+    started_at: datetime
+    """The database's clock."""
+    seen_at: datetime
+    """When it last showed that it lives, by the same clock."""
+    works: int
+    """Open works that it has leased."""

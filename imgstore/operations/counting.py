@@ -29,6 +29,9 @@ class Counter:
 
     def begin(self) -> None:
         """Tell that the task is known."""
+        if self._replica is not None:
+            with self._installation.catalog.transaction() as facts:
+                facts.replicas.begin(self._replica.uid, self.total)
         self._tell(Stage.STARTED)
 
     def moved(self, moved_bytes: int) -> None:

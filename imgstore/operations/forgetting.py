@@ -23,6 +23,7 @@ def forget_version(installation: Installation, version: ImageVersion) -> None:
         WorkHeld: a live process writes or reads it.
     """
     with installation.catalog.transaction() as facts:
+        facts.versions.lock(version.uid)  # No worker begins one of its replicas from here on.
         _end_works(installation, facts, version.uid, str(version.name))
         for replica in facts.replicas.list(version.uid):
             if replica.state is not ReplicaState.DELETING:

@@ -105,6 +105,10 @@ class LeaseKeeper:
         """Whether the work's holder is known to be dead, so that its lease need not run out."""
         return is_dead(work.holder)
 
+    def is_dead(self, holder: str) -> bool:
+        """Whether that holder is known to be dead."""
+        return is_dead(holder)
+
     def renew(self, lease: Lease) -> None:
         """Renew one lease now.
 

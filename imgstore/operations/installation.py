@@ -13,6 +13,7 @@ from imgstore.domain.progress import ProgressEvent, Stage, Subscriber, silent
 from imgstore.domain.resources import Slot
 from imgstore.operations.holding import LeaseKeeper
 from imgstore.regions import Locator, Regions
+from imgstore.stores.limited import Wait
 from imgstore.transfer.slots import SlotAccess
 
 _T = TypeVar("_T")
@@ -55,8 +56,17 @@ class Installation:
         """The slot as the data plane sees it."""
         return SlotAccess(label=str(slot.key), store=self.locator.store(slot), prefix=slot.prefix)
 
-    def accesses(self, slots: Sequence[Slot]) -> list[SlotAccess]:
+    def access_from(self, region: str, slot: Slot, wait: Wait) -> SlotAccess:
+        """The slot, read from another region: as fast as regions.yaml allows between the two."""
+        store = self.locator.store_across(slot, region, wait)
+        return SlotAccess(label=str(slot.key), store=store, prefix=slot.prefix)
+
+    def accesses(self, slots: Sequence[Slot], access: Callable[[Slot], SlotAccess] | None = None) -> list[SlotAccess]:
         """Those of the slots that can be had, in their order: one whose zone is down does not hide the others.
+
+        Args:
+            slots: which.
+            access: how to get at each; None is `access`.
 
         Raises:
             StoreError: none can; the first one's error.
@@ -65,7 +75,7 @@ class Installation:
         first: StoreError | None = None
         for slot in slots:
             try:
-                found.append(self.access(slot))
+                found.append((access or self.access)(slot))
             except StoreError as error:
                 first = first or error
         if first is not None and not found:

@@ -4,14 +4,18 @@ Read both afresh, decide (``control/plan.py``), lease, act, record. A failed reg
 """
 
 import threading
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
+from imgstore.catalog import Facts
 from imgstore.control.plan import CopyStep, ready_steps
+from imgstore.control.queue import QueuedVersion
 from imgstore.domain import keys
-from imgstore.domain.errors import ImgstoreError
+from imgstore.domain.errors import ImgstoreError, WorkHeld
 from imgstore.domain.resources import OS_DISK, ImageVersion, ManifestRow, SegmentRow
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.works import Lease, WorkKind
@@ -25,9 +29,12 @@ from imgstore.segments.manifest import intact
 from imgstore.transfer.copying import CopyOrder, copy_segments, to_send
 from imgstore.transfer.scatter import Damage
 
+_LOOK_SECONDS: Final = 1.0
+"""So often a person's command looks whether other processes are done with replicas of its version."""
+
 
 def replicate(installation: Installation, line: Lineage, version: ImageVersion) -> dict[str, ImgstoreError]:
-    """Make every replica that is not complete, as far as it can be made now.
+    """Make every replica that is not complete, as far as it can be made now, and wait for those that others make.
 
     Returns:
         The errors of the replicas that failed, by replica uid.
@@ -38,29 +45,63 @@ def replicate(installation: Installation, line: Lineage, version: ImageVersion) 
     with ThreadPoolExecutor(installation.tuning.replicas_at_once, thread_name_prefix="replicate") as pool:
         try:
             while True:
-                for step in _ready(installation, version, set(busy.values()), set(failed)):
-                    busy[pool.submit(_make, installation, line, version, step, stop)] = step.replica.uid
-                if not busy:
+                ours = frozenset(busy.values())
+                with installation.catalog.reading() as facts:
+                    queued = look(installation, facts, [version.uid])[0]
+                for step in _ready(queued, ours, failed):
+                    busy[pool.submit(_lease_and_make, installation, line, version, step, stop)] = step.replica.uid
+                elsewhere = queued.busy - ours - failed.keys()
+                if not busy and not elsewhere:
                     return failed
-                for future in wait(busy, return_when=FIRST_COMPLETED).done:
-                    uid = busy.pop(future)
-                    try:
-                        future.result()
-                    except ImgstoreError as error:
-                        failed[uid] = error
+                for uid, error in _ended(busy, elsewhere, stop):
+                    failed |= {uid: error} if error is not None else {}
         except BaseException:
             stop.set()  # What is under way begins no further request; its work stays open.
             raise
 
 
-def _ready(installation: Installation, version: ImageVersion, busy: set[str], failed: set[str]) -> list[CopyStep]:
-    with installation.catalog.reading() as facts:
-        replicas = facts.replicas.list(version.uid)
-    return ready_steps(replicas, source_region=version.location, busy=busy, failed=failed)
+def _ended(
+    busy: dict[Future[None], str], elsewhere: Collection[str], stop: threading.Event
+) -> Iterator[tuple[str, ImgstoreError | None]]:
+    """Wait for the first of ours, or a while for others'; give what ended, with its error."""
+    if not busy:
+        stop.wait(_LOOK_SECONDS)
+    for future in wait(busy, _LOOK_SECONDS if elsewhere else None, return_when=FIRST_COMPLETED).done:
+        uid = busy.pop(future)
+        try:
+            future.result()
+        except WorkHeld:
+            stop.wait(_LOOK_SECONDS)  # Another process was quicker.
+        except ImgstoreError as error:
+            yield uid, error
+        else:
+            yield uid, None
+
+
+def _ready(queued: QueuedVersion, busy: Collection[str], failed: Collection[str]) -> list[CopyStep]:
+    """A person does not wait for the time at which a failed replica is due."""
+    return ready_steps(queued.replicas, source_region=queued.source_region, busy=queued.busy.union(busy), failed=failed)
+
+
+def look(installation: Installation, facts: Facts, version_uids: Sequence[str]) -> list[QueuedVersion]:
+    """Those versions as they stand now, in their order. A lease whose holder is known to be dead is none."""
+    under_way = facts.queue.under_way(version_uids)
+    busy = frozenset(uid for uid, holder in under_way.items() if not installation.keeper.is_dead(holder))
+    return [
+        QueuedVersion(
+            uid=uid,
+            source_region=facts.versions.by_uid(uid).location,
+            replicas=facts.replicas.list(uid),
+            busy=busy,
+        )
+        for uid in version_uids
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
+class CopyPlan:
+    """A replica whose work is leased."""
+
     lease: Lease
     origin: ManifestRow
     """The preferred source's manifest."""
@@ -72,49 +113,101 @@ class _Plan:
     """The replica was complete before: it is here because it was found damaged."""
 
 
-def _make(
+def _lease_and_make(
     installation: Installation, line: Lineage, version: ImageVersion, step: CopyStep, stop: threading.Event
 ) -> None:
-    """One replica, from lease to record."""
-    counter = Counter(installation, task_of(step.replica), replica=step.replica)
-    plan: _Plan | None = None
+    """One replica, from lease to record; nothing where it is no longer to be made.
+
+    Raises:
+        WorkHeld: another process makes it.
+    """
     try:
-        plan = _plan(installation, version, step)
-        _act(installation, line, version, step, plan, counter, stop)
+        with installation.catalog.transaction() as facts:
+            facts.versions.lock(version.uid)
+            ready = _ready(look(installation, facts, [version.uid])[0], (), ())
+            if step.replica.uid not in {each.replica.uid for each in ready}:
+                return  # Another process was quicker: it made it, or is making it.
+            plan = plan_copy(installation, facts, version, step)
+    except WorkHeld:
+        raise
     except ImgstoreError as error:
+        # Without a lease the replica may be another process's, which is well at work: its row is left as it is.
+        Counter(installation, task_of(step.replica)).fail(str(error))
+        raise
+    make(installation, line, version, step, plan, stop)
+
+
+def make(
+    installation: Installation,
+    line: Lineage,
+    version: ImageVersion,
+    step: CopyStep,
+    plan: CopyPlan,
+    stop: threading.Event,
+    task: str | None = None,
+) -> None:
+    """Bring a replica's bytes under its lease, and write down that they came, or why not.
+
+    Args:
+        installation: where.
+        line: what the version is in.
+        version: the replica's.
+        step: the replica, and where it is copied from.
+        plan: its work, leased.
+        stop: set to have nothing further begun.
+        task: what its progress is called; None is "region/ordinal".
+
+    Raises:
+        ImgstoreError: it failed; so says its row.
+        KeyboardInterrupt: `stop` was set; the work stays open and the lease is given back.
+    """
+    counter = Counter(installation, task or task_of(step.replica), replica=step.replica)
+    try:
+        _act(installation, line, version, step, plan, counter, stop)
+    except Exception as error:
         counter.fail(str(error))
-        if plan is not None:  # Without a lease the replica may be another process's, which is well at work.
-            write_failure(installation, plan.lease, step.replica, str(error))
+        write_failure(installation, plan.lease, step.replica, str(error))
         raise
 
 
-def _plan(installation: Installation, version: ImageVersion, step: CopyStep) -> _Plan:
+def plan_copy(installation: Installation, facts: Facts, version: ImageVersion, step: CopyStep) -> CopyPlan:
+    """Open or take up the replica's work; it is Replicating from here on.
+
+    The caller holds the version's row, and nothing is waited for under it: whoever completes a replica holds its work
+    and waits for the version (DESIGN.md, "Locking").
+
+    Raises:
+        WorkHeld: another process makes it.
+    """
     slot = step.replica.slot
     source = step.sources[0]
-    with installation.catalog.transaction() as facts:
-        origin = facts.manifests.find(version.uid, source.slot.uid, OS_DISK)
-        assert origin is not None, "a complete replica has a manifest (promise 2)"
-        ids = np.frombuffer(origin.segment_ids, dtype="<u4").astype(np.uint32)
-        there = facts.manifests.named_in_slot(slot.uid)
-        standing = facts.manifests.find(version.uid, slot.uid, OS_DISK)
-        distrusted = standing is not None and facts.manifests.is_complete(standing.uid)
-        segments = facts.segments.rows(slot.key.pool_uid, ids)
-        lacking = frozenset(
-            row.name for row, known in zip(segments, np.isin(ids, there).tolist(), strict=True) if not known
-        )
-        _, lease = take_up(
-            installation,
-            facts,
-            kind=WorkKind.COPY,
-            slot=slot,
-            owner_uid=version.uid,
-            plan={"digest": origin.digest.hex()},
-            pins=(origin.uid,),
-            still_fits=lambda plan: plan.get("digest") == origin.digest.hex(),
-        )
-        facts.replicas.move(step.replica.uid, ReplicaState.REPLICATING)
-        write_version_state(facts, facts.versions.by_uid(version.uid))
-    return _Plan(
+    origin = facts.manifests.find(version.uid, source.slot.uid, OS_DISK)
+    assert origin is not None, "a complete replica has a manifest (promise 2)"
+    ids = np.frombuffer(origin.segment_ids, dtype="<u4").astype(np.uint32)
+    there = facts.manifests.named_in_slot(slot.uid)
+    standing = facts.manifests.find(version.uid, slot.uid, OS_DISK)
+    distrusted = standing is not None and facts.manifests.is_complete(standing.uid)
+    segments = facts.segments.rows(slot.key.pool_uid, ids)
+    lacking = frozenset(
+        row.name for row, known in zip(segments, np.isin(ids, there).tolist(), strict=True) if not known
+    )
+    _, lease = take_up(
+        installation,
+        facts,
+        kind=WorkKind.COPY,
+        slot=slot,
+        owner_uid=version.uid,
+        plan={"digest": origin.digest.hex()},
+        pins=(origin.uid,),
+        still_fits=lambda plan: plan.get("digest") == origin.digest.hex(),
+        wait=False,
+    )
+    begun = facts.works.find_open(WorkKind.INGEST, slot.uid, version.uid)
+    if begun is not None:  # By one who died after the bytes had come into another slot of the source region.
+        facts.works.abandon(begun.uid)
+    facts.replicas.move(step.replica.uid, ReplicaState.REPLICATING)
+    write_version_state(facts, facts.versions.by_uid(version.uid))
+    return CopyPlan(
         lease=lease,
         origin=origin,
         segments=segments,
@@ -125,18 +218,22 @@ def _plan(installation: Installation, version: ImageVersion, step: CopyStep) -> 
     )
 
 
+def _wait_a_while(stop: threading.Event, seconds: float) -> None:
+    """Until `stop` is set, at most."""
+    stop.wait(seconds)
+
+
 def _act(
     installation: Installation,
     line: Lineage,
     version: ImageVersion,
     step: CopyStep,
-    plan: _Plan,
+    plan: CopyPlan,
     counter: Counter,
     stop: threading.Event,
 ) -> None:
     slot = step.replica.slot
     target = installation.access(slot)
-    sources = installation.accesses([source.slot for source in step.sources])
     damages: list[Damage] = []
 
     def go_on() -> None:
@@ -144,6 +241,14 @@ def _act(
             raise KeyboardInterrupt
         hold.go_on()
 
+    def patiently(seconds: float) -> None:
+        _wait_a_while(stop, min(seconds, _LOOK_SECONDS))
+        go_on()
+
+    sources = installation.accesses(
+        [source.slot for source in step.sources],
+        lambda source: installation.access_from(slot.key.region, source, patiently),
+    )
     with at_work(installation, slot, plan.lease, counter.write_down) as hold:
         order = CopyOrder(
             sources=sources,

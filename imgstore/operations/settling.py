@@ -5,10 +5,12 @@ Promises 1, 2 and 3 (DESIGN.md) are kept here: nobody else writes Completed, cha
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import numpy as np
 
 from imgstore.catalog import Facts
+from imgstore.control.backoff import backoff_seconds
 from imgstore.domain.digests import Digest
 from imgstore.domain.errors import Conflict, LeaseLost
 from imgstore.domain.resources import OS_DISK, ImageVersion, ManifestRow, Replica, SegmentRow, Slot
@@ -140,7 +142,10 @@ def complete_replica(
 
 
 def write_failure(installation: Installation, lease: Lease, replica: Replica, error: str) -> None:
-    """Make the replica Failed, unless its work is another process's by now: then it is for that one to say."""
+    """Make the replica Failed, to rest a while before workers try it again.
+
+    Does nothing where its work is another process's by now: then it is for that one to say.
+    """
     with installation.catalog.transaction() as facts:
         try:
             facts.works.guard(lease)
@@ -148,8 +153,15 @@ def write_failure(installation: Installation, lease: Lease, replica: Replica, er
             return
         standing = facts.replicas.get(replica.uid)
         if standing.state is ReplicaState.REPLICATING:
-            facts.replicas.move(standing.uid, ReplicaState.FAILED, error=error)
+            attempts = standing.attempts + 1
+            rests = timedelta(seconds=backoff_seconds(attempts, _chance(installation)))
+            facts.replicas.failed(standing.uid, error=error, attempts=attempts, retry_at=facts.now() + rests)
             write_version_state(facts, facts.versions.by_uid(replica.version_uid))
+
+
+def _chance(installation: Installation) -> float:
+    """From 0 to below 1, evenly spread."""
+    return int.from_bytes(installation.effects.random_bytes(4), "big") / 2**32
 
 
 def write_version_state(facts: Facts, version: ImageVersion) -> ImageVersion:

@@ -102,6 +102,7 @@ def create_version(
     *,
     os_vhd_uri: str,
     source_format: DiskFormat | None = None,
+    wait: bool = True,
 ) -> VersionView:
     """Publish a disk as a version and replicate it to its target regions.
 
@@ -114,6 +115,7 @@ def create_version(
         request: which version, and where it is to be.
         os_vhd_uri: a path, file://, s3:// or https://, of any container that is read.
         source_format: what the file is; None looks at it.
+        wait: until it is in every region; else only the source region is waited for, and workers do the rest.
 
     Raises:
         InvalidInput, ImageRefused: the request or the image is refused; nothing is visible.
@@ -134,7 +136,7 @@ def create_version(
                 reader.close()
         finally:
             source.close()
-        return _replicate(installation, principal, wanted, version)
+        return _replicate(installation, principal, wanted, version, wait=wait)
 
 
 def publish_reader(
@@ -192,9 +194,16 @@ def _withdraw(installation: Installation, version: ImageVersion) -> None:
         forget_version(installation, version)
 
 
-def _replicate(installation: Installation, principal: Principal, wanted: _Wanted, version: ImageVersion) -> VersionView:
-    """The version's bytes in every other slot, as far as they can be brought there now."""
-    failed = replicate(installation, wanted.line, version)
+def _replicate(
+    installation: Installation, principal: Principal, wanted: _Wanted, version: ImageVersion, *, wait: bool = True
+) -> VersionView:
+    """The version's bytes in every other slot, as far as they can be brought there now, or by workers."""
+    failed: Mapping[str, ImgstoreError] = {}
+    if wait:
+        failed = replicate(installation, wanted.line, version)
+    else:
+        with installation.catalog.transaction() as facts:
+            facts.replicas.retry_now(version.uid)
     request = wanted.request
     view = show_version(
         installation,

@@ -24,17 +24,19 @@ def take_up(
     plan: Mapping[str, Any],
     pins: tuple[str, ...] = (),
     still_fits: Callable[[Mapping[str, Any]], bool] = lambda _plan: True,
+    wait: bool = True,
 ) -> tuple[Work, Lease]:
     """The open work of that kind, slot and owner with a lease on it; a new one where there is none.
 
-    A work whose plan no longer fits (another source, another codec) is abandoned aloud and begun anew.
+    A work whose plan no longer fits (another source, another codec) is abandoned aloud and begun anew. Without `wait`, a
+    work whose row another transaction has in hand counts as held.
 
     Raises:
         WorkHeld: a live process has the lease.
     """
     work = facts.works.find_open(kind, slot.uid, owner_uid)
     if work is not None and not still_fits(work.plan):
-        _leased(installation, facts, work)
+        _leased(installation, facts, work, wait=wait)
         facts.works.abandon(work.uid)
         installation.note(
             f"{slot.key.region}/{slot.key.ordinal}", "what an earlier run began no longer fits; beginning anew"
@@ -42,13 +44,13 @@ def take_up(
         work = None
     if work is None:
         work = facts.works.open(kind=kind, slot_uid=slot.uid, owner_uid=owner_uid, plan=plan, pins=pins)
-    return work, _leased(installation, facts, work)
+    return work, _leased(installation, facts, work, wait=wait)
 
 
-def _leased(installation: Installation, facts: Facts, work: Work) -> Lease:
+def _leased(installation: Installation, facts: Facts, work: Work, *, wait: bool) -> Lease:
     keeper = installation.keeper
     return facts.works.lease(
-        work.uid, holder=keeper.holder, lease_seconds=keeper.lease_seconds, steal=keeper.may_steal(work)
+        work.uid, holder=keeper.holder, lease_seconds=keeper.lease_seconds, steal=keeper.may_steal(work), wait=wait
     )
 
 

@@ -2,18 +2,18 @@
 
 import importlib.resources
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 from imgstore.domain.errors import RegionsFault
 from imgstore.domain.names import region_key
 from imgstore.domain.resources import StorageAccountType
 from imgstore.ledger.prices import FREE, Prices
-from imgstore.regions.model import ALL_ZONES, ZRS_ZONES, Policy, Region, Regions, Zone
+from imgstore.regions.model import ALL_ZONES, ZRS_ZONES, Bandwidth, Policy, Region, Regions, Zone
 from imgstore.regions.sections import Section, read_document
 
 SHARED_ENDPOINT: Final = "IMGSTORE_S3_ENDPOINT"
@@ -22,15 +22,20 @@ SHARED_ENDPOINT: Final = "IMGSTORE_S3_ENDPOINT"
 _CURRENCY: Final = re.compile(r"[A-Z]{3}")
 _PRICE: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,12})?")
 """Twelve digits behind the point and nine before it: whatever is billed, a sum of such products stays exact."""
+_BANDWIDTH: Final = re.compile(r"[1-9][0-9]{4,14}")
+"""At least 10,000 bytes a second: a segment of 4 MiB comes across in seven minutes."""
 _REGION: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _ZONE: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,14}[a-z0-9])?")
 _BUCKET: Final = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 """S3's rule, which also makes a folder name that every file system takes."""
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
-_DOCUMENT_KEYS: Final = ("currency", "regions", "prices")
+_DOCUMENT_KEYS: Final = ("currency", "regions", "prices", "bandwidth_bytes_per_second")
 _REGION_KEYS: Final = ("display_name", "bucket", "policy", "storage_account_types", "zones")
 _ZONE_KEYS: Final = ("endpoint", "profile", "signing_region", "path_style")
+_FREE_INSIDE: Final = {"price": "charged", "bandwidth": "held back"}
+
+_T = TypeVar("_T")
 
 
 def load_regions(path: Path | None, environ: Mapping[str, str]) -> Regions:
@@ -62,6 +67,7 @@ def parse_regions(content: bytes, environ: Mapping[str, str], *, path: str) -> R
     currency = document.checked("currency", _CURRENCY, "three capital letters, for example USD")
     regions = _regions(document, faults, environ)
     prices = _prices(document, currency or "", regions)
+    bandwidth = _bandwidth(document, regions)
     faults += _clashes([region for region in regions.values() if region])
     if faults:
         raise RegionsFault(path, faults)
@@ -70,6 +76,7 @@ def parse_regions(content: bytes, environ: Mapping[str, str], *, path: str) -> R
         regions=MappingProxyType({name: region for name, region in regions.items() if region}),
         prices=prices,
         path=path,
+        bandwidth=bandwidth,
     )
 
 
@@ -173,7 +180,7 @@ def _prices(document: Section, currency: str, regions: Mapping[str, Region | Non
     prices = Prices(
         currency=currency,
         egress_default=_price(egress, "default") if section else FREE,
-        egress_pairs=MappingProxyType(_pairs(egress.section("pairs"), regions)),
+        egress_pairs=MappingProxyType(_pairs(egress.section("pairs"), regions, "price", _price)),
         storage=MappingProxyType({kind: _price(storage, kind) for kind in StorageAccountType if kind.value in storage}),
     )
     offered = {kind for region in regions.values() if region for kind in region.storage_account_types}
@@ -183,8 +190,23 @@ def _prices(document: Section, currency: str, regions: Mapping[str, Region | Non
     return prices
 
 
-def _pairs(pairs: Section, regions: Mapping[str, Region | None]) -> dict[tuple[str, str], Decimal]:
-    found: dict[tuple[str, str], Decimal] = {}
+def _bandwidth(document: Section, regions: Mapping[str, Region | None]) -> Bandwidth:
+    section = document.section("bandwidth_bytes_per_second", known=("default", "pairs"))
+    return Bandwidth(
+        default_bytes_per_second=_rate(section, "default") if "default" in section else None,
+        pairs=MappingProxyType(_pairs(section.section("pairs"), regions, "bandwidth", _rate)),
+    )
+
+
+def _rate(section: Section, key: str) -> int:
+    meaning = "a whole number of bytes per second, 10000 or more; without a limit, leave it out"
+    return int(section.checked(key, _BANDWIDTH, meaning) or 0)
+
+
+def _pairs(
+    pairs: Section, regions: Mapping[str, Region | None], what: str, read: Callable[[Section, str], _T]
+) -> dict[tuple[str, str], _T]:
+    found: dict[tuple[str, str], _T] = {}
     for source in pairs:
         targets = pairs.section(source)
         if regions and region_key(source) not in regions:
@@ -194,10 +216,10 @@ def _pairs(pairs: Section, regions: Mapping[str, Region | None]) -> dict[tuple[s
             if regions and pair[1] not in regions:
                 targets.fault(f"unknown region '{target}'")
             if pair[0] == pair[1]:
-                targets.fault("inside a region nothing is charged: take this price out", target)
+                targets.fault(f"inside a region nothing is {_FREE_INSIDE[what]}: take this {what} out", target)
             if pair in found:
-                targets.fault(f"the pair {pair[0]}, {pair[1]} has a price already", target)
-            found[pair] = _price(targets, target)
+                targets.fault(f"the pair {pair[0]}, {pair[1]} has a {what} already", target)
+            found[pair] = read(targets, target)
     return found
 
 

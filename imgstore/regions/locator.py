@@ -20,6 +20,7 @@ from imgstore.regions.marks import Mark
 from imgstore.regions.model import ALL_ZONES, Policy, Region, Regions, Zone
 from imgstore.regions.zones import EmbeddedZone, OpenedZone, S3Zone, ZoneReport, unopened
 from imgstore.stores.interface import ObjectStore
+from imgstore.stores.limited import Limited, TokenBucket, Wait
 from imgstore.stores.metered import Traffic, TrafficMeter
 from imgstore.stores.retrying import RetryPolicy
 from imgstore.stores.zoned import Zoned
@@ -38,6 +39,7 @@ class Locator:
         effects: Effects,
         meters: Callable[[], TrafficMeter] = TrafficMeter,
         policy: RetryPolicy | None = None,
+        buckets: Callable[[int], TokenBucket] = TokenBucket,
     ) -> None:
         """Nothing is opened yet.
 
@@ -49,6 +51,7 @@ class Locator:
             effects: gives the keys of probes.
             meters: makes the meter of a region.
             policy: how patient to be with endpoints; None is the usual one.
+            buckets: makes the token bucket of a pair of regions, from its bytes per second.
         """
         self._regions = regions
         self._home = home
@@ -60,6 +63,8 @@ class Locator:
         self._lock = threading.Lock()
         self._zones: dict[tuple[str, str], OpenedZone] = {}
         self._zoned: dict[str, Zoned] = {}
+        self._new_bucket = buckets
+        self._buckets: dict[tuple[str, str], TokenBucket] = {}
 
     def choose_zone(self, slot_key: SlotKey) -> tuple[str, str]:
         """Where a new slot is to lie: (zone, bucket). Asked once; the slot's row keeps the answer (rules.md, rule 16).
@@ -98,6 +103,27 @@ class Locator:
         if every:
             return self._all_zones(region)
         return self._open(region, zones[0]).guarded.admitted()
+
+    def store_across(self, slot: Slot, region: str, wait: Wait) -> ObjectStore:
+        """The slot's store as `region` reads it: within the bandwidth of the pair, where regions.yaml sets one.
+
+        All that this process carries from the one region to the other shares that bandwidth. Raises as `store`.
+
+        Args:
+            slot: what is read.
+            region: where the bytes go.
+            wait: sleeps so many seconds; may raise to end the reading.
+        """
+        store = self.store(slot)
+        pair = slot.key.region, self._regions.get(region).name
+        limit = self._regions.bandwidth.of(*pair)
+        if limit is None:
+            return store
+        with self._lock:
+            bucket = self._buckets.get(pair)
+            if bucket is None:
+                bucket = self._buckets[pair] = self._new_bucket(limit)
+        return Limited(store, bucket, wait)
 
     def meter(self, region: str) -> TrafficMeter:
         """What counts the bytes to and from a region's stores."""

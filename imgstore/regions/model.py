@@ -1,8 +1,9 @@
 """Regions as values: where an installation keeps bytes, and at what price."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final
 
 from imgstore.domain.errors import InvalidInput
@@ -64,6 +65,20 @@ class Region:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bandwidth:
+    """How fast one process may carry bytes from one region to another."""
+
+    default_bytes_per_second: int | None = None
+    """For pairs that are not listed; None is no limit."""
+    pairs: Mapping[tuple[str, str], int] = field(default_factory=lambda: MappingProxyType({}))
+    """Bytes per second by source and target."""
+
+    def of(self, source: str, target: str) -> int | None:
+        """Bytes per second from one region to another, by key; None is no limit, as inside a region."""
+        return None if source == target else self.pairs.get((source, target), self.default_bytes_per_second)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Regions:
     """What regions.yaml says."""
 
@@ -73,6 +88,7 @@ class Regions:
     prices: Prices
     path: str
     """Where it was read, for people."""
+    bandwidth: Bandwidth = field(default_factory=Bandwidth)
 
     def get(self, name: str, *, target: str = "targetRegions") -> Region:
         """The region that `name` means, in any spelling: "westus2", "West US 2".

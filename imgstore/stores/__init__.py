@@ -21,6 +21,7 @@ from imgstore.stores.interface import (
     checked_key,
     crc32_checksum,
 )
+from imgstore.stores.limited import Limited, TokenBucket, Wait
 from imgstore.stores.memory import MemoryStore
 from imgstore.stores.metered import Metered, Traffic, TrafficMeter
 from imgstore.stores.retrying import Patience, Retrying, RetryPolicy
@@ -35,6 +36,7 @@ __all__ = [
     "DirectoryStore",
     "Gets",
     "Heads",
+    "Limited",
     "Lists",
     "MemoryStore",
     "Metered",
@@ -47,8 +49,10 @@ __all__ = [
     "RetryPolicy",
     "Retrying",
     "StoreProperties",
+    "TokenBucket",
     "Traffic",
     "TrafficMeter",
+    "Wait",
     "Zoned",
     "checked_key",
     "crc32_checksum",

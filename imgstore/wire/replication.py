@@ -1,5 +1,8 @@
 """``properties.replicationStatus``: Azure's fields per region, and beside them what ours know more, per replica.
 
+Whatever process makes a replica writes its progress into the replica's row once a second, so the status is the same
+wherever it is asked for.
+
 ====================================  =================================
 replicas of a region                  its state
 ====================================  =================================
@@ -10,12 +13,13 @@ else: one is Failed or Degraded       Failed, with `details`
 ====================================  =================================
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 from imgstore.domain.names import region_key
 from imgstore.domain.resources import Replica, TargetRegion
 from imgstore.domain.states import ReplicaState
-from imgstore.wire.text import Json
+from imgstore.wire.text import Json, instant
 
 _IN_FLIGHT = (ReplicaState.PENDING, ReplicaState.REPLICATING)
 
@@ -24,11 +28,14 @@ def replication_status_json(
     targets: Sequence[TargetRegion], replicas: Sequence[Replica], display_names: Mapping[str, str]
 ) -> Json:
     """The status of each target region, in the order of the request."""
-    summary = [_region_json(target, replicas, display_names) for target in targets]
+    somewhere = any(one.state is ReplicaState.COMPLETED for one in replicas)
+    summary = [_region_json(target, replicas, display_names, somewhere=somewhere) for target in targets]
     return {"aggregatedState": _aggregated([region["state"] for region in summary]), "summary": summary}
 
 
-def _region_json(target: TargetRegion, replicas: Sequence[Replica], display_names: Mapping[str, str]) -> Json:
+def _region_json(
+    target: TargetRegion, replicas: Sequence[Replica], display_names: Mapping[str, str], *, somewhere: bool
+) -> Json:
     key = region_key(target.name)
     mine = sorted(
         (one for one in replicas if one.slot.key.region == key and one.state is not ReplicaState.DELETING),
@@ -37,10 +44,14 @@ def _region_json(target: TargetRegion, replicas: Sequence[Replica], display_name
     return {
         "region": display_names.get(key, target.name),
         "state": _region_state([one.state for one in mine]),
-        "details": "; ".join(f"replica {one.slot.key.ordinal}: {one.error}" for one in mine if one.error),
+        "details": "; ".join(
+            f"replica {one.slot.key.ordinal}: {text}" for one in mine if (text := _details(one, somewhere=somewhere))
+        ),
         "progress": min((_percent(one) for one in mine), default=0),
         "bytesDone": sum(one.bytes_done for one in mine),
         "bytesTotal": sum(one.bytes_total for one in mine),
+        "bytesPerSecond": sum(map(_bytes_per_second, mine)),
+        "etaSeconds": max((eta for one in mine if (eta := _eta_seconds(one)) is not None), default=None),
         "replicas": [_replica_json(one) for one in mine],
     }
 
@@ -52,7 +63,32 @@ def _replica_json(replica: Replica) -> Json:
         "progress": _percent(replica),
         "bytesDone": replica.bytes_done,
         "bytesTotal": replica.bytes_total,
+        "bytesPerSecond": _bytes_per_second(replica),
+        "etaSeconds": _eta_seconds(replica),
     }
+
+
+def _details(replica: Replica, *, somewhere: bool) -> str:
+    """What went wrong, and when it is tried again; or what it waits for."""
+    if replica.error and replica.state is ReplicaState.FAILED and replica.retry_at is not None:
+        return f"{replica.error} (a worker tries again at {instant(replica.retry_at)})"
+    if replica.state is ReplicaState.PENDING and not somewhere:
+        return "waits for the source region"
+    return replica.error or ""
+
+
+def _bytes_per_second(replica: Replica) -> int:
+    """The mean since its bytes began to move; 0 where none do."""
+    if replica.state is not ReplicaState.REPLICATING or replica.started_at is None or replica.progress_at is None:
+        return 0
+    seconds = (replica.progress_at - replica.started_at).total_seconds()
+    return round(replica.bytes_done / seconds) if seconds > 0 else 0
+
+
+def _eta_seconds(replica: Replica) -> int | None:
+    """When it will be done if it goes on at that speed; None where nothing moves."""
+    rate = _bytes_per_second(replica)
+    return math.ceil((replica.bytes_total - replica.bytes_done) / rate) if rate else None
 
 
 def _percent(replica: Replica) -> int:

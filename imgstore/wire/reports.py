@@ -2,13 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-from imgstore.wire.text import Json
+from imgstore.wire.text import Json, instant
 
 if TYPE_CHECKING:  # a shape needs no reader of images and no store
+    from imgstore.domain.works import Worker
     from imgstore.formats import Inspection
     from imgstore.operations.exporting import Export
     from imgstore.operations.quickstart import Summary
     from imgstore.operations.verifying import Verification
+    from imgstore.operations.workers import WorkerReport
     from imgstore.regions import Region, ZoneReport
     from imgstore.stores.interface import StoreProperties
 
@@ -70,6 +72,30 @@ def summary_json(summary: "Summary") -> Json:
         "wholeCopiesBytes": summary.whole_copies_bytes,
         "replicasUsed": list(summary.replicas_used),
         "identical": summary.identical,
+    }
+
+
+def worker_json(worker: "Worker") -> Json:
+    """A worker that lives."""
+    host, _, pid, _ = [*worker.holder.split("/"), "", "", ""][:4]
+    return {
+        "id": worker.uid,
+        "host": host,
+        "pid": int(pid) if pid.isdecimal() else None,
+        "startedAt": instant(worker.started_at),
+        "seenAt": instant(worker.seen_at),
+        "replicas": worker.works,
+    }
+
+
+def worker_report_json(report: "WorkerReport") -> Json:
+    """What a worker did, and what it left."""
+    return {
+        "completed": report.completed,
+        "failed": [{"replica": uid, "error": error} for uid, error in report.failed.items()],
+        "resting": report.resting,
+        "nextRetryAt": None if report.next_retry_at is None else instant(report.next_retry_at),
+        "versionsWithoutSource": report.without_source,
     }
 
 

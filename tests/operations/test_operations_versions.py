@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,8 @@ from imgstore.domain.resources import Slot
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.operations import exporting, verifying, versions
-from imgstore.operations.installation import Installation
+from imgstore.operations.installation import Installation, Tuning
+from imgstore.operations.versions import VersionView
 from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.interface import Body
 from imgstore.testing.disks import as_vhd, make_raw, patched, sha256_of
@@ -552,24 +553,26 @@ def test_another_process_may_read_the_same_disk_meanwhile(tmp_path: Path, stock:
     assert {sha256_of(tmp_path / f"{number}.raw") for number in (1, 2)} == {sha256_of(stock.first)}
 
 
-def test_a_second_process_at_the_same_version_is_refused_and_harms_nothing(tmp_path: Path, stock: Stock) -> None:
-    """While a copy into eastus is under way another process gives the same command."""
-    refusals: list[ImgstoreError] = []
+def test_a_second_process_at_the_same_version_waits_and_does_nothing_twice(tmp_path: Path, stock: Stock) -> None:
+    """While a copy into eastus is under way another process gives the same command: it answers when that is done."""
+    waiting: list[Future[VersionView]] = []
+    told: list[str] = []
+
+    def again() -> VersionView:
+        with open_home(tmp_path / "home", lambda event: told.append(event.task)) as second:
+            object.__setattr__(second.keeper, "holder", f"elsewhere/{second.keeper.holder}")
+            return publish(second, stock.first, targets=["southcentralus", "eastus"])
 
     def meanwhile(event: ProgressEvent) -> None:
-        if event.task == "eastus/0" and event.stage is Stage.STARTED and not refusals:
-            with open_home(tmp_path / "home") as second:
-                object.__setattr__(second.keeper, "holder", f"elsewhere/{second.keeper.holder}")
-                with pytest.raises((WorkHeld, ReplicationFailed)) as caught:
-                    publish(second, stock.first, targets=["southcentralus", "eastus"])
-                refusals.append(caught.value)
+        if event.task == "eastus/0" and event.stage is Stage.STARTED and not waiting:
+            waiting.append(pool.submit(again))
 
-    with open_home(tmp_path / "home", meanwhile) as installation:
+    with ThreadPoolExecutor(1) as pool, open_home(tmp_path / "home", meanwhile) as installation:
         found_gallery(installation)
         view = publish(installation, stock.first, targets=["southcentralus", "eastus"])
-        assert len(refusals) == 1
+        assert states(waiting[0].result()) == states(view)
         assert set(states(view).values()) == {COMPLETED}
-        assert isinstance(refusals[0], Conflict)
+        assert told == [], "it did what the first one did"
         audit(installation)
 
 

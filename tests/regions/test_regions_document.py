@@ -121,7 +121,7 @@ FAULTS = {
     "not a mapping": ("just words", "is to hold keys and values, not 'just words'"),
     "unknown key": (
         changed("currencies", value="x"),
-        "unknown key 'currencies' (known are currency, regions, prices)",
+        "unknown key 'currencies' (known are currency, regions, prices, bandwidth_bytes_per_second)",
     ),
     "unknown key of a region": (changed(*REGION, "bukcet", value="x"), "regions.ber: unknown key 'bukcet'"),
     "unknown key of a zone": (
@@ -325,3 +325,28 @@ def test_a_file_that_can_not_be_read(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\xd8regions")
     with pytest.raises(RegionsFault, match="it is not YAML"):
         load_regions(tmp_path / "binary.yaml", {})
+
+
+def with_bandwidth(value: str) -> str:
+    return GOOD + f"bandwidth_bytes_per_second: {value}\n"
+
+
+def test_bandwidth_by_pair_and_direction() -> None:
+    assert parse_regions(GOOD.encode(), {}, path="").bandwidth.of("fra", "ber") is None
+    text = with_bandwidth("{default: 50000, pairs: {Fra: {BER: 12500000}}}")
+    bandwidth = parse_regions(text.encode(), {}, path="").bandwidth
+    assert bandwidth.of("fra", "ber") == 12_500_000
+    assert bandwidth.of("ber", "fra") == 50_000
+    assert bandwidth.of("ber", "ber") is None, "inside a region nothing is held back"
+
+
+def test_faults_of_bandwidth_are_told_together() -> None:
+    text = with_bandwidth("{default: fast, pairs: {fra: {ber: 0, moon: 20000, fra: 20000}}, burst: 1}")
+    expected = "is not a whole number of bytes per second, 10000 or more; without a limit, leave it out"
+    assert list(faults_of(text)) == [
+        "bandwidth_bytes_per_second: unknown key 'burst' (known are default, pairs)",
+        f"bandwidth_bytes_per_second.default: 'fast' {expected}",
+        f"bandwidth_bytes_per_second.pairs.fra.ber: '0' {expected}",
+        "bandwidth_bytes_per_second.pairs.fra: unknown region 'moon'",
+        "bandwidth_bytes_per_second.pairs.fra.fra: inside a region nothing is held back: take this bandwidth out",
+    ]

@@ -11,11 +11,13 @@ import pytest
 
 from imgstore.stores import (
     DirectoryStore,
+    Limited,
     MemoryStore,
     Metered,
     ObjectStore,
     Retrying,
     StoreProperties,
+    TokenBucket,
     TrafficMeter,
     Zoned,
 )
@@ -233,6 +235,13 @@ class TestMetered(TestMemory):
     @pytest.fixture
     def raw(self, inner: MemoryStore) -> RawDoor:
         return InMemory(inner)
+
+
+class TestLimited(TestMetered):
+    @pytest.fixture
+    def store(self, inner: MemoryStore) -> ObjectStore:
+        clock = ManualClock()
+        return Limited(inner, TokenBucket(10_000, clock.monotonic), clock.wait)
 
 
 class TestRetrying(TestMetered):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, cast
 
@@ -279,3 +279,27 @@ def test_errors_come_in_arms_envelope() -> None:
         }
     }
     assert list(error_json(ImageNotAvailable("No."))["error"]) == ["code", "message"]
+
+
+def test_speed_and_time_left_come_from_the_rows() -> None:
+    times = {"started_at": NOW, "progress_at": NOW + timedelta(seconds=4)}
+    found = status(
+        replica("westus", 0, ReplicaState.COMPLETED, 10, 10, **times),
+        replica("eastus", 0, ReplicaState.REPLICATING, 400, 1000, **times),
+        replica("eastus", 1, ReplicaState.REPLICATING, 100, 1000, **times),
+    )
+    west, east = found["summary"]
+    assert (west["bytesPerSecond"], west["etaSeconds"]) == (0, None)
+    assert [(each["bytesPerSecond"], each["etaSeconds"]) for each in east["replicas"]] == [(100, 6), (25, 36)]
+    assert (east["bytesPerSecond"], east["etaSeconds"]) == (125, 36)
+    begun = status(replica("eastus", 0, ReplicaState.REPLICATING, 0, 1000, started_at=NOW, progress_at=NOW))
+    assert begun["summary"][1]["etaSeconds"] is None
+
+
+def test_what_a_replica_waits_for_is_told() -> None:
+    nowhere = status(replica("westus", 0, ReplicaState.REPLICATING), replica("eastus", 0, ReplicaState.PENDING))
+    assert nowhere["summary"][1]["details"] == "replica 0: waits for the source region"
+    failed = replica("eastus", 0, ReplicaState.FAILED, error="no answer", retry_at=NOW)
+    found = status(replica("westus", 0, ReplicaState.COMPLETED), failed)
+    expected = "replica 0: no answer (a worker tries again at 2018-01-01T00:00:00.0000000+00:00)"
+    assert found["summary"][1]["details"] == expected

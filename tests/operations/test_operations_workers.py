@@ -1,0 +1,322 @@
+"""Workers: each replica once, whoever dies; fair, bounded, patient with what fails, and aloud about what is not theirs."""
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imgstore.catalog.database import Session
+from imgstore.control.queue import WorkerLimits
+from imgstore.domain.access import Principal
+from imgstore.domain.errors import AccessDenied
+from imgstore.domain.geometry import MIB
+from imgstore.domain.progress import ProgressEvent, Stage
+from imgstore.domain.resources import Slot
+from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.operations import replicating, versions
+from imgstore.operations.installation import Installation, Tuning
+from imgstore.operations.versions import VersionView
+from imgstore.operations.workers import WorkerReport, anyone_works, list_workers, run_worker
+from imgstore.regions.model import Bandwidth
+from imgstore.stores import TokenBucket
+from imgstore.stores.interface import ObjectStore
+from imgstore.testing.clock import ManualClock
+from imgstore.testing.disks import make_raw
+from imgstore.testing.faulty import Faulty
+from imgstore.testing.installations import (
+    ADMIN,
+    Stock,
+    audit,
+    audit_served,
+    charges,
+    found_gallery,
+    open_home,
+    publish,
+    request,
+    show,
+    states,
+)
+
+pytest_plugins = ["imgstore.testing.stock"]
+
+COMPLETED, FAILED = ReplicaState.COMPLETED, ReplicaState.FAILED
+HERE_AND_EAST = ["southcentralus", "eastus"]
+
+
+def ask(
+    installation: Installation, source: Path, version: str = "1.0.0", targets: Sequence[str] = HERE_AND_EAST
+) -> VersionView:
+    """Publish, and leave the rest to workers."""
+    return versions.create_version(installation, ADMIN, request(version, targets), os_vhd_uri=str(source), wait=False)
+
+
+def work(installation: Installation, **more: Any) -> WorkerReport:
+    return run_worker(installation, ADMIN, once=True, **more)
+
+
+def small(folder: Path, seed: int) -> Path:
+    return make_raw(folder / f"{seed}.raw", seed=seed, virtual_bytes=4 * MIB, content_bytes=MIB)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
+    """The database's clock, in the test's hand."""
+    clock = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
+    monkeypatch.setattr(Session, "now", lambda _session: clock.now())
+    return clock
+
+
+@pytest.fixture
+def east(empty: Installation, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Faulty]:
+    """The store of eastus, which can be made to fail."""
+    made: list[Faulty] = []
+    real = empty.locator.store
+
+    def store(slot: Slot) -> ObjectStore:
+        if slot.key.region != "eastus":
+            return real(slot)
+        if not made:
+            made.append(Faulty(real(slot)))
+        return made[0]
+
+    monkeypatch.setattr(empty.locator, "store", store)
+
+    def faulty() -> Faulty:
+        assert made, "nobody went to eastus yet"
+        return made[0]
+
+    return faulty
+
+
+# -- one worker -------------------------------------------------------------------------------------------------------
+
+
+def test_what_nobody_waits_for_a_worker_makes(empty: Installation, stock: Stock, tmp_path: Path) -> None:
+    view = ask(empty, stock.first, targets=["southcentralus=2", "westus2=1=Standard_ZRS", "eastus"])
+    assert states(view)["southcentralus/0"] is COMPLETED
+    assert list(states(view).values()).count(ReplicaState.PENDING) == 3
+    assert view.version.provisioning_state is ProvisioningState.CREATING
+    report = work(empty)
+    assert (report.completed, report.failed) == (3, {})
+    assert show(empty).version.provisioning_state is ProvisioningState.SUCCEEDED
+    audit(empty)
+    audit_served(empty, {"1.0.0": stock.first}, tmp_path)
+    assert work(empty).completed == 0
+
+
+def test_a_version_without_its_source_is_told_and_left(
+    empty: Installation, stock: Stock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(versions, "_make_source", lambda *_: None)  # as if killed before the bytes came
+    view = ask(empty, stock.first)
+    report = work(empty)
+    assert (report.completed, report.without_source) == (0, 1)
+    assert set(states(show(empty)).values()) == {ReplicaState.PENDING}
+    assert view.version.uid == show(empty).version.uid
+
+
+def test_a_failed_one_rests_then_heals_alone_while_others_serve(
+    empty: Installation, stock: Stock, clock: ManualClock, east: Callable[[], Faulty], tmp_path: Path
+) -> None:
+    empty.access(
+        next(
+            each.slot
+            for each in ask(empty, stock.first, targets=[*HERE_AND_EAST, "northeurope"]).replicas
+            if each.slot.key.region == "eastus"
+        )
+    )
+    east().die()
+    waits: list[float] = []
+    for attempt in range(1, 4):
+        assert len(work(empty).failed) == 1
+        failed = next(each for each in show(empty).replicas if each.state is FAILED)
+        assert failed.attempts == attempt
+        assert failed.retry_at is not None
+        waits.append((failed.retry_at - clock.now()).total_seconds())
+        assert states(show(empty))["northeurope/0"] is COMPLETED
+        clock.advance(waits[-1] - 1)
+        report = work(empty)
+        assert (report.completed, report.failed, report.resting) == (0, {}, 1), "it did not rest"
+        assert report.next_retry_at == failed.retry_at
+        clock.advance(2)
+    assert [15 <= waits[0] < 45, 30 <= waits[1] < 90, 60 <= waits[2] < 180] == [True] * 3
+    audit_served(empty, {"1.0.0": stock.first}, tmp_path)
+    east().heal()
+    assert work(empty).completed == 1
+    healed = next(each for each in show(empty).replicas if each.slot.key.region == "eastus")
+    assert (healed.state, healed.attempts, healed.retry_at) == (COMPLETED, 0, None)
+    assert show(empty).version.provisioning_state is ProvisioningState.SUCCEEDED
+    audit(empty)
+
+
+def test_a_person_does_not_wait_for_the_retry(
+    empty: Installation, stock: Stock, clock: ManualClock, east: Callable[[], Faulty]
+) -> None:
+    empty.access(next(each.slot for each in ask(empty, stock.first).replicas if each.slot.key.region == "eastus"))
+    east().die()
+    assert len(work(empty).failed) == 1
+    east().heal()
+    assert work(empty).completed == 0
+    ask(empty, stock.first)
+    assert work(empty).completed == 1, "the repeat with --no-wait did not wake the workers"
+    assert set(states(show(empty)).values()) == {COMPLETED}
+
+
+def test_versions_take_turns(empty: Installation, tmp_path: Path) -> None:
+    """One replica at a time: the version with many replicas does not keep the other waiting for all of them."""
+    ask(empty, small(tmp_path, 1), "1.0.0", ["southcentralus=4", "eastus=3"])
+    ask(empty, small(tmp_path, 2), "2.0.0")
+    work(empty, limits=WorkerLimits(replicas=1, replicas_per_region=1))
+    arrived = sorted(
+        (each.completed_at, view.version.name)
+        for view in (show(empty, "1.0.0"), show(empty, "2.0.0"))
+        for each in view.replicas
+        if each.completed_at is not None
+    )
+    order = [str(name) for _, name in arrived]
+    assert order.index("2.0.0", 2) == 3, order  # two sources, one of the large version, then the small one
+    audit(empty)
+
+
+def test_a_stopped_worker_gives_its_lease_back(tmp_path: Path, stock: Stock) -> None:
+    stop = threading.Event()
+
+    def stopping(event: ProgressEvent) -> None:
+        if "eastus" in event.task and event.stage is Stage.STARTED:
+            stop.set()
+
+    with open_home(tmp_path / "home", stopping) as installation:
+        found_gallery(installation)
+        ask(installation, stock.first)
+        assert run_worker(installation, ADMIN, stop=stop).completed == 0
+        assert states(show(installation))["eastus/0"] is ReplicaState.REPLICATING
+        with installation.catalog.reading() as facts:
+            [left] = facts.works.list_open()
+        assert left.holder is None
+        assert list_workers(installation, ADMIN) == []
+    with open_home(tmp_path / "home") as installation:
+        assert work(installation).completed == 1
+        audit(installation, struck=True)
+        with installation.catalog.reading() as facts:
+            assert facts.works.get(left.uid).state == "Completed", "another work was opened beside the one that stood"
+
+
+def test_only_an_administrator_works(empty: Installation) -> None:
+    with pytest.raises(AccessDenied):
+        run_worker(empty, Principal(name="nobody"), once=True)
+
+
+def test_the_list_tells_who_lives(empty: Installation, clock: ManualClock) -> None:
+    assert not anyone_works(empty)
+    with empty.catalog.transaction() as facts:
+        facts.workers.seen("w1", "elsewhere/boot/7/1")
+        facts.workers.seen("w2", empty.keeper.holder.rsplit("/", 1)[0] + "/0")  # a process of ours that is gone
+    assert [each.uid for each in list_workers(empty, ADMIN)] == ["w1"]
+    assert anyone_works(empty)
+    clock.advance(61)
+    assert not anyone_works(empty)
+    assert list_workers(empty, ADMIN) == []
+
+
+# -- many workers -----------------------------------------------------------------------------------------------------
+
+_WORKER = """
+import os, signal, sys
+from pathlib import Path
+from imgstore.bootstrap import Settings, open_installation
+from imgstore.operations.workers import run_worker
+from imgstore.testing.installations import ADMIN
+from imgstore.testing.victim import Steps
+home, database, fatal = sys.argv[1], sys.argv[2] or None, int(sys.argv[3])
+steps = Steps(fatal, signal.SIGKILL)
+with open_installation(Settings(home=Path(home), database=database, environ={})) as installation:
+    for name in ("fsync", "rename", "link", "unlink"):
+        steps.around(os, name)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    steps.around_commits()
+    print(run_worker(installation, ADMIN, once=True).completed)
+"""
+
+VERSIONS = 12
+REGIONS = ("southcentralus", "eastus", "westus2", "northeurope")
+FATAL = (5, 17, 0, 26, 0, 43, 60, 0)
+"""Of eight workers five die: while the first lease is taken, while bytes move, around the record."""
+
+
+def play(home: Path, database: str, folder: Path) -> None:
+    expected: dict[str, Path] = {}
+    with open_home(home, database=database or None) as installation:
+        found_gallery(installation)
+        for number in range(VERSIONS):
+            name = f"1.0.{number}"
+            expected[name] = small(folder, number)
+            ask(installation, expected[name], name, REGIONS)
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", _WORKER, str(home), database, str(fatal)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for fatal in FATAL
+    ]
+    for each in workers:
+        assert each.stdout is not None
+        assert each.stdout.readline() == "ready\n"
+    for each in workers:  # all at once, whatever each took to start
+        assert each.stdin is not None
+        each.stdin.write("\n")
+        each.stdin.flush()
+    told = [each.communicate()[0] for each in workers]
+    codes = [each.returncode for each in workers]
+    assert codes.count(-signal.SIGKILL) >= 3, f"most died too late to matter: {codes}"
+    assert set(codes) <= {0, -signal.SIGKILL}
+    with open_home(home, database=database or None) as installation:
+        work(installation)  # what the last to die held, if nobody was left to go on with it
+        for name in expected:
+            view = show(installation, name)
+            assert set(states(view).values()) == {COMPLETED}, f"{name}: {states(view)}, {told}"
+            assert view.version.provisioning_state is ProvisioningState.SUCCEEDED
+        rows = [row for row in charges(installation) if row.kind == "egress"]
+        assert len({(row.party.version, row.target) for row in rows}) == len(rows) == VERSIONS * (len(REGIONS) - 1)
+        audit(installation, struck=True)
+        (folder / "served").mkdir()
+        audit_served(installation, expected, folder / "served")
+
+
+def test_eight_workers_on_one_queue_on_sqlite(tmp_path: Path) -> None:
+    play(tmp_path / "home", "", tmp_path)
+
+
+@pytest.mark.engine("postgresql")
+def test_eight_workers_on_one_queue_on_postgresql(tmp_path: Path, postgresql: str) -> None:
+    play(tmp_path / "home", postgresql, tmp_path)
+
+
+def test_copies_keep_within_the_bandwidth_of_their_pair(
+    empty: Installation, stock: Stock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what crosses that pair is held back, and only as far as it must."""
+    clock = ManualClock()
+    limit = 100_000
+    monkeypatch.setattr(
+        empty.locator, "_new_bucket", lambda bytes_per_second: TokenBucket(bytes_per_second, clock.monotonic)
+    )
+    object.__setattr__(empty, "tuning", Tuning(copy_workers=1))  # threads that wait together would wait on this clock
+    pairs = Bandwidth(pairs={("southcentralus", "eastus"): limit})
+    object.__setattr__(empty.regions, "bandwidth", pairs)
+    monkeypatch.setattr(replicating, "_wait_a_while", lambda _stop, seconds: clock.wait(seconds))
+    publish(empty, stock.first, targets=["southcentralus", "westus2"])
+    assert clock.waits == []
+    publish(empty, stock.first, "1.0.1", targets=HERE_AND_EAST)
+    delivered = sum(row.delivered_bytes for row in charges(empty) if row.target == "eastus")
+    assert delivered > 10 * limit
+    last = 4 * MIB + 1024  # is not waited for
+    assert (delivered - last) / limit - 1 <= clock.monotonic() <= delivered * 1.01 / limit
