@@ -14,6 +14,7 @@ Who points at whom (``->`` is a foreign key, ``~>`` a uid without one, since wha
     disks            -> groups, slots   ~> versions          a disk outlives its version
     segments         -> pools           ~> works             fingerprints outlive the catalog's rows of works
     manifests        -> slots           ~> versions, disks   one owner column for both
+    condemned        -> slots           ~> segments          what lies there need not be in the catalog
     works            -> slots           ~> versions, disks
     work_pins        -> works, manifests                     so the database itself refuses to remove a pinned manifest
     ledger           ~> everything, by name                  statements are read after the resources are gone
@@ -43,13 +44,14 @@ from sqlalchemy import (
 )
 
 from imgstore.catalog.columns import Exact, Instant, OneOf
+from imgstore.domain.collection import Sentence
 from imgstore.domain.resources import HyperVGeneration, OsState, OsType, StorageAccountType
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState, ReplicaState, WorkState
 from imgstore.domain.works import WorkKind
 from imgstore.ledger.rows import ChargeKind
 
-REVISION: Final = "0001"
+REVISION: Final = "0004"
 """The head of migrations/versions. A catalog that stands at it opens without Alembic being imported."""
 
 # Names of constraints are fixed, so that a later migration can name what it drops on either engine.
@@ -263,6 +265,18 @@ manifests = Table(
     Column("segment_ids", LargeBinary, nullable=False),
     UniqueConstraint("owner_uid", "slot_uid", "disk"),
     Index(None, "slot_uid", "body_key"),
+)
+
+condemned = Table(
+    "condemned",
+    metadata,
+    Column("slot_uid", ForeignKey("slots.uid"), primary_key=True),
+    Column("name", LargeBinary, primary_key=True),
+    Column("stored_bytes", BigInteger, nullable=False),
+    Column("sentence", OneOf(Sentence), nullable=False),
+    Column("since", Instant, nullable=False),
+    Column("token", String),
+    Column("lease_expires_at", Instant),
 )
 
 disks = Table(

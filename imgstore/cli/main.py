@@ -25,6 +25,7 @@ _COMMANDS: Final = {
         target="imgstore.cli.inspect:inspect", summary="Say what a disk file is, and whether Azure would take it."
     ),
     "verify": Lazy(target="imgstore.cli.verify:verify", summary="Compare a disk file with a stored image."),
+    "gc": Lazy(target="imgstore.cli.gc:gc", summary="Collect what no version, disk or open work needs."),
     "quickstart": Lazy(target="imgstore.cli.quickstart:quickstart", summary="See the main job done in under a minute."),
 }
 

@@ -330,6 +330,28 @@ class Zoned:
             raise self._too_few(REPAIRS, failed)
         return sorted(set().union(*found.values()))
 
+    def drop_stale_notes(self) -> int:
+        """Remove the notes about keys that all three zones say they have not: nothing is left to repair.
+
+        A note that is written at this very moment may go with them. That does no harm to what is named by its content:
+        a zone that has not what the others have is seen by a scrub, and what one zone alone has does not exist.
+
+        Returns:
+            How many there were, each counted once whatever zones hold it.
+
+        Raises:
+            StoreError: fewer than two zones answer.
+        """
+        stale = [note.note_key for note in self.pending_repairs() if self._is_nowhere(note.key)]
+        if stale:
+            told, _ = self._each(list(self._zones), lambda holder: self._zones[holder].delete(stale))
+            self._notes.change(told, [], stale)
+        return len(stale)
+
+    def _is_nowhere(self, key: str) -> bool:
+        have, failed = self._each(list(self._zones), lambda zone: self._zones[zone].head(key))
+        return not have and _gone(failed) == ZONES
+
     def _read_notes(self, holder: str) -> set[RepairNote]:
         store = self._zones[holder]
         notes = set()
