@@ -360,3 +360,25 @@ def test_what_it_promises() -> None:
     assert store.properties == StoreProperties(verifies_checksum=True, server_side_copy=False, atomic_create=False)
     assert store.name == "zones 1: 1, 2: 2, 3: 3"
     store.close()
+
+
+def test_notes_about_what_is_nowhere_are_dropped(region: Region) -> None:
+    """A note of a put outlives the object where the zones that held the note were never both at the delete."""
+    region.zones["3"].die()
+    region.store.put(KEY, BODY)
+    region.store.put("segments/cd/live", BODY)
+    region.zones["3"].heal()
+    for memory in region.memories.values():
+        memory.delete([KEY])
+    fresh = region.open()
+    assert fresh.drop_stale_notes() == 1
+    assert [note.key for note in fresh.pending_repairs()] == ["segments/cd/live"]
+    assert fresh.drop_stale_notes() == 0
+
+
+def test_a_note_stays_while_a_zone_cannot_be_asked(region: Region) -> None:
+    region.zones["3"].die()
+    region.store.put(KEY, BODY)
+    region.store.delete([KEY])
+    assert region.open().drop_stale_notes() == 0
+    assert len(region.store.pending_repairs()) == 1
