@@ -156,8 +156,9 @@ def test_an_unfinished_ingest_keeps_what_it_sent(
 ) -> None:
     source = other_disk(tmp_path)
     _fail_at_put(monkeypatch, keys.FINGERPRINTS)
-    with pytest.raises(StoreError):
-        publish(empty, source, targets=SOURCE)
+    for _ in range(2):  # The second run takes the work up again; what the first one sent stays its own.
+        with pytest.raises(StoreError):
+            publish(empty, source, targets=SOURCE)
     monkeypatch.undo()
     sent = segments(empty)
     assert len(sent["southcentralus/Standard_LRS/0"]) >= 2
