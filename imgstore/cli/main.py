@@ -26,6 +26,7 @@ _COMMANDS: Final = {
     ),
     "verify": Lazy(target="imgstore.cli.verify:verify", summary="Compare a disk file with a stored image."),
     "gc": Lazy(target="imgstore.cli.gc:gc", summary="Collect what no version, disk or open work needs."),
+    "scrub": Lazy(target="imgstore.cli.scrub:scrub", summary="Read what is kept, check it, and repair it."),
     "quickstart": Lazy(target="imgstore.cli.quickstart:quickstart", summary="See the main job done in under a minute."),
 }
 

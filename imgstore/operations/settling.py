@@ -122,7 +122,8 @@ def complete_replica(
         )
         pool_uid = slot.key.pool_uid
         own = facts.segments.stored_bytes(pool_uid, new_here) + manifest.object_bytes
-        if not (slot.key.region == version.location and first_here):
+        was_complete = facts.manifests.is_complete(manifest.uid)  # A repair: its arrival is in the ledger already.
+        if not was_complete and not (slot.key.region == version.location and first_here):
             crossing = first_here
             facts.ledger.add(
                 arrival(
@@ -137,7 +138,7 @@ def complete_replica(
                     time=now,
                 )
             )
-        if not facts.manifests.is_complete(manifest.uid):
+        if not was_complete:
             facts.manifests.complete(manifest.uid)
             open_interval(installation, facts, owner_uid=version.uid, slot=slot, party=party_of(line, version), own=own)
         facts.replicas.move(replica.uid, ReplicaState.COMPLETED, completed_at=now)

@@ -24,7 +24,7 @@ from imgstore.stores.interface import (
 from imgstore.stores.memory import MemoryStore
 from imgstore.stores.metered import Metered, Traffic, TrafficMeter
 from imgstore.stores.retrying import Patience, Retrying, RetryPolicy
-from imgstore.stores.zoned import Missed, RepairNote, Zoned
+from imgstore.stores.zoned import Missed, RepairNote, ZoneCopies, Zoned
 
 __all__ = [
     "DELETE_KEYS_MAX",
@@ -49,6 +49,7 @@ __all__ = [
     "StoreProperties",
     "Traffic",
     "TrafficMeter",
+    "ZoneCopies",
     "Zoned",
     "checked_key",
     "crc32_checksum",

@@ -300,7 +300,9 @@ def audit(installation: Installation, *, quiet: bool = True, struck: bool = Fals
         arrived[slot.key.region] |= _audit_slot(installation, slot, quiet=quiet, struck=struck)
     rows = charges(installation)
     assert len({row.key for row in rows}) == len(rows), "a charge stands twice"
-    sources = {row.source for row in rows} | {view.version.location for view in _versions(installation)}
+    sources = {row.source for row in rows if row.kind is not ChargeKind.REPAIR} | {
+        view.version.location for view in _versions(installation)
+    }
     for region, segments in arrived.items():
         charged = sum(row.delivered_bytes for row in rows if row.kind is ChargeKind.EGRESS and row.target == region)
         if region in sources:

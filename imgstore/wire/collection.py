@@ -1,6 +1,6 @@
-"""What a collection is to do, or did. In ARM's manner of names."""
+"""What a collection is to do, or did, and what a scrub found. In ARM's manner of names."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from imgstore.wire.text import Json
@@ -8,6 +8,7 @@ from imgstore.wire.text import Json
 if TYPE_CHECKING:
     from imgstore.domain.works import Work
     from imgstore.operations.collecting import Collection, SlotReport
+    from imgstore.operations.scrubbing import ScrubRequest, SlotScrub
     from imgstore.operations.surveying import SlotSurvey
 
 
@@ -63,3 +64,32 @@ def _sum(sizes: Mapping[Any, int]) -> Json:
 
 def _work_json(work: "Work") -> Json:
     return {"kind": work.kind.value, "owner": work.owner_uid, "openedAt": work.opened_at.isoformat()}
+
+
+def scrub_json(request: "ScrubRequest", slots: "Sequence[SlotScrub]") -> Json:
+    """What a scrub read, slot by slot."""
+    return {
+        "samplePercent": request.percent,
+        "seed": request.seed,
+        "dryRun": request.dry_run,
+        "slots": [_scrub_slot_json(each) for each in slots],
+    }
+
+
+def _scrub_slot_json(found: "SlotScrub") -> Json:
+    key = found.slot.key
+    return {
+        "pool": key.pool_uid,
+        "region": key.region,
+        "storageAccountType": key.storage_account_type.value,
+        "replica": key.ordinal,
+        "objects": found.objects,
+        "readBytes": found.read_bytes,
+        "damaged": len(found.damaged),
+        "repaired": len(found.repaired),
+        "repairedBytes": found.repaired_bytes,
+        "unrepairedCount": len(found.unrepaired),
+        "unrepaired": found.unrepaired,
+        "restoredReplicas": found.restored,
+        "problem": found.problem,
+    }
