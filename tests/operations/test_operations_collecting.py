@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -360,7 +361,7 @@ def test_publishing_races_collection_on_postgresql(stock: Stock, tmp_path: Path,
     race(stock, tmp_path, database=postgresql)
 
 
-def race(stock: Stock, tmp_path: Path, **settings: str) -> None:
+def race(stock: Stock, tmp_path: Path, **settings: Any) -> None:
     """Two installations on one home: one collects without grace all the while, the other publishes and deletes."""
     disks = {"a": stock.first, "b": stock.second, "c": other_disk(tmp_path)}
     failures: list[BaseException] = []

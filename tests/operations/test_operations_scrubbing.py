@@ -211,6 +211,8 @@ def test_a_copy_that_one_zone_alone_has_goes(stocked: Installation, tmp_path: Pa
     (tmp_path / "old").rename(bucket / "zone-2")
     assert len(copies(stocked, WEST, zone="2")) > len(copies(stocked, WEST, zone="1"))
     assert run(stocked)[WEST].unrepaired == []
+    one, two = ([path.name for path in copies(stocked, WEST, "", zone)] for zone in "12")
+    assert one == two
     audit_collected(stocked)
 
 
