@@ -90,17 +90,20 @@ def test_a_sound_home_is_read_and_left_alone(stocked: Installation) -> None:
     audit(stocked)
 
 
+@pytest.mark.parametrize("where", [SOURCE_SLOT, SECOND_SLOT])
 @pytest.mark.parametrize("harm", [flip, Path.unlink])
-def test_lrs_is_repaired_from_its_region(stocked: Installation, stock: Stock, tmp_path: Path, harm: object) -> None:
+def test_lrs_is_repaired_from_its_region(
+    stocked: Installation, stock: Stock, tmp_path: Path, harm: object, where: str
+) -> None:
     before = charges(stocked)
-    (first, second, *_) = copies(stocked, SECOND_SLOT)
+    (first, second, *_) = copies(stocked, where)
     size = first.stat().st_size + second.stat().st_size
     for path in (first, second):
         harm(path)  # type: ignore[operator]
-    told = run(stocked, dry_run=True)[SECOND_SLOT]
+    told = run(stocked, dry_run=True)[where]
     assert (len(told.damaged), told.repaired) == (2, set())
     assert set(states(show(stocked)).values()) == {COMPLETED}, "a dry run changed something"
-    found = run(stocked)[SECOND_SLOT]
+    found = run(stocked)[where]
     assert (len(found.damaged), found.unrepaired, found.restored, found.repaired_bytes) == (2, [], 1, size)
     assert all(digest_of(path.read_bytes()).hex() == path.name for path in (first, second))
     assert set(states(show(stocked)).values()) == {COMPLETED}
