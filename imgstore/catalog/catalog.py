@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Self
 
 from imgstore.catalog.activity import Activity
+from imgstore.catalog.condemned import Condemnations
 from imgstore.catalog.database import Database, Session, database_of
 from imgstore.catalog.definitions import Definitions
 from imgstore.catalog.disks import Disks
@@ -42,6 +43,7 @@ class Facts:
         self.replicas = Replicas(session)
         self.segments = Segments(session)
         self.manifests = Manifests(session)
+        self.condemned = Condemnations(session)
         self.disks = Disks(session)
         self.works = Works(session)
         self.queue = Queue(session)

@@ -11,6 +11,7 @@ from imgstore.catalog.groups import group_uid, named
 from imgstore.catalog.repository import Repository
 from imgstore.catalog.slots import SLOT_COLUMNS, slot_of
 from imgstore.domain.resources import ManagedDisk
+from imgstore.domain.states import ProvisioningState
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Row
@@ -64,6 +65,11 @@ class Disks(Repository):
         mine = _groups.c.subscription_key == folded(subscription) if group is None else named(subscription, group)
         statement = _SELECT.where(mine).order_by(_disks.c.name_key, _disks.c.uid)
         return [_disk(row) for row in self._session.all(statement)]
+
+    def states_in_slot(self, slot_uid: str) -> dict[str, ProvisioningState]:
+        """The disks that stand on a slot, by uid."""
+        statement = select(_disks.c.uid, _disks.c.provisioning_state).where(_disks.c.slot_uid == slot_uid)
+        return {row.uid: row.provisioning_state for row in self._session.all(statement)}
 
     def delete(self, uid: str) -> None:
         """Remove the row.

@@ -61,6 +61,11 @@ class Galleries(Repository):
         """
         return _gallery(self._row(_SELECT.where(_galleries.c.uid == uid), "gallery", uid))
 
+    def of_pool(self, pool_uid: str) -> Gallery | None:
+        """The gallery of a pool; None where the pool has outlived it."""
+        row = self._session.first(_SELECT.where(_galleries.c.pool_uid == pool_uid))
+        return None if row is None else _gallery(row)
+
     def list(
         self, subscription: str, group: str | None = None, *, after: str | None = None, limit: int | None = None
     ) -> builtins.list[Gallery]:

@@ -82,14 +82,21 @@ class Manifests(Repository):
         mine = _manifests.c.slot_uid == slot_uid
         return self._list(mine & _manifests.c.complete if complete_only else mine)
 
-    def named_in_slot(self, slot_uid: str, *, except_uid: str | None = None) -> Ids:
-        """The ids of the segments that complete manifests of a slot name, sorted, each once.
+    def named_in_slot(self, slot_uid: str, *, except_uid: str | None = None, complete_only: bool = True) -> Ids:
+        """The ids of the segments that manifests of a slot name, sorted, each once.
 
         Args:
             slot_uid: the slot.
             except_uid: a manifest that is left out of account.
+            complete_only: leave those out that are still on their way.
         """
-        return self._named(select(_manifests.c.segment_ids).where(_manifests.c.slot_uid == slot_uid), except_uid)
+        lists = select(_manifests.c.segment_ids).where(_manifests.c.slot_uid == slot_uid)
+        return self._named(lists, except_uid, complete_only=complete_only)
+
+    def named_in_pool(self, pool_uid: str) -> Ids:
+        """The same over every slot of a pool, manifests that are still on their way included."""
+        lists = select(_manifests.c.segment_ids).join(_slots).where(_slots.c.pool_uid == pool_uid)
+        return self._named(lists, None, complete_only=False)
 
     def named_in_region(self, pool_uid: str, region: str, *, except_uid: str | None = None) -> Ids:
         """The same over every slot that the pool has in a region, of whatever storage account type."""
@@ -114,8 +121,9 @@ class Manifests(Repository):
         order = (_manifests.c.slot_uid, _manifests.c.disk, _manifests.c.uid)
         return [_manifest(row) for row in self._session.all(select(_manifests).where(condition).order_by(*order))]
 
-    def _named(self, lists: Select[Any], except_uid: str | None) -> Ids:
-        lists = lists.where(_manifests.c.complete)
+    def _named(self, lists: Select[Any], except_uid: str | None, *, complete_only: bool = True) -> Ids:
+        if complete_only:
+            lists = lists.where(_manifests.c.complete)
         if except_uid is not None:
             lists = lists.where(_manifests.c.uid != except_uid)
         return _union(row.segment_ids for row in self._session.stream(lists))

@@ -63,8 +63,8 @@ class Queue(Repository):
         statement = select(func.count(), func.min(_replicas.c.retry_at)).where(
             _replicas.c.state == ReplicaState.FAILED, _replicas.c.retry_at > self._session.now()
         )
-        [(number, first)] = self._session.all(statement)
-        return number, first
+        row = self._session.all(statement)[0]
+        return row[0], row[1]
 
     def under_way(self, version_uids: Sequence[str]) -> Mapping[str, str]:
         """The replicas of those versions that some process makes under a lease that runs: uid and holder."""

@@ -14,6 +14,7 @@ Who points at whom (``->`` is a foreign key, ``~>`` a uid without one, since wha
     disks            -> groups, slots   ~> versions          a disk outlives its version
     segments         -> pools           ~> works             fingerprints outlive the catalog's rows of works
     manifests        -> slots           ~> versions, disks   one owner column for both
+    condemned        -> slots           ~> segments          what lies there need not be in the catalog
     works            -> slots           ~> versions, disks
     work_pins        -> works, manifests                     so the database itself refuses to remove a pinned manifest
     ledger           ~> everything, by name                  statements are read after the resources are gone
@@ -45,6 +46,7 @@ from sqlalchemy import (
 )
 
 from imgstore.catalog.columns import Exact, Instant, OneOf
+from imgstore.domain.collection import Sentence
 from imgstore.domain.resources import Architecture, HyperVGeneration, OsState, OsType, StorageAccountType
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState, ReplicaState, WorkState
@@ -289,6 +291,18 @@ manifests = Table(
     Column("segment_ids", LargeBinary, nullable=False),
     UniqueConstraint("owner_uid", "slot_uid", "disk"),
     Index(None, "slot_uid", "body_key"),
+)
+
+condemned = Table(
+    "condemned",
+    metadata,
+    Column("slot_uid", ForeignKey("slots.uid"), primary_key=True),
+    Column("name", LargeBinary, primary_key=True),
+    Column("stored_bytes", BigInteger, nullable=False),
+    Column("sentence", OneOf(Sentence), nullable=False),
+    Column("since", Instant, nullable=False),
+    Column("token", String),
+    Column("lease_expires_at", Instant),
 )
 
 disks = Table(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from imgstore.catalog import schema
 from imgstore.catalog.repository import Repository
@@ -57,6 +57,28 @@ class Segments(Repository):
             raise _absent(f"{len(lacking)} of {len(names)} names, the first is {lacking[0].hex()}", pool_uid)
         return _packed(known[name] for name in names)
 
+    def known(self, pool_uid: str, names: Iterable[Digest]) -> dict[Digest, int]:
+        """The ids of those of `names` that the pool has a row for."""
+        return self._known(pool_uid, set(names))
+
+    def all_ids(self, pool_uid: str) -> Ids:
+        """The ids of every segment of a pool, sorted."""
+        statement = select(_segments.c.id).where(_segments.c.pool_uid == pool_uid).order_by(_segments.c.id)
+        return _packed(row.id for row in self._session.stream(statement))
+
+    def work_uids(self, pool_uid: str, ids: Iterable[int] | Ids) -> frozenset[str]:
+        """The ingests that packed the segments of those ids first."""
+        found: set[str] = set()
+        for some in in_turn(_numbers(ids)):
+            statement = select(_segments.c.work_uid).where(_segments.c.pool_uid == pool_uid, _segments.c.id.in_(some))
+            found.update(row.work_uid for row in self._session.all(statement.distinct()))
+        return frozenset(found)
+
+    def remove(self, pool_uid: str, ids: Iterable[int] | Ids) -> None:
+        """Forget segments that no manifest names and no slot holds. Their ids are never given again."""
+        for some in in_turn(_numbers(ids)):
+            self._session.run(delete(_segments).where(_segments.c.pool_uid == pool_uid, _segments.c.id.in_(some)))
+
     def rows(self, pool_uid: str, ids: Iterable[int] | Ids) -> builtins.list[SegmentRow]:
         """What is known of the segments of those ids, in their order.
 
@@ -65,7 +87,7 @@ class Segments(Repository):
         """
         wanted = _numbers(ids)
         known: dict[int, SegmentRow] = {}
-        for some in _in_turn(sorted(set(wanted))):
+        for some in in_turn(sorted(set(wanted))):
             statement = select(_segments).where(_segments.c.pool_uid == pool_uid, _segments.c.id.in_(some))
             known |= {row.id: _segment(row) for row in self._session.all(statement)}
         lacking = [number for number in wanted if number not in known]
@@ -81,7 +103,7 @@ class Segments(Repository):
         """
         wanted = sorted(set(_numbers(ids)))
         count = total = 0
-        for some in _in_turn(wanted):
+        for some in in_turn(wanted):
             statement = select(_segments.c.stored_bytes).where(
                 _segments.c.pool_uid == pool_uid, _segments.c.id.in_(some)
             )
@@ -94,7 +116,7 @@ class Segments(Repository):
 
     def _known(self, pool_uid: str, names: set[Digest]) -> dict[Digest, int]:
         known: dict[Digest, int] = {}
-        for some in _in_turn(sorted(names)):
+        for some in in_turn(sorted(names)):
             statement = select(_segments.c.name, _segments.c.id).where(
                 _segments.c.pool_uid == pool_uid, _segments.c.name.in_(some)
             )
@@ -138,7 +160,8 @@ def _packed(ids: Iterable[int]) -> Ids:
     return np.fromiter(ids, dtype="<u4")
 
 
-def _in_turn(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+def in_turn(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """`values` in parts that one statement takes."""
     for start in range(0, len(values), _VALUES_AT_ONCE):
         yield values[start : start + _VALUES_AT_ONCE]
 

@@ -3,11 +3,12 @@
 import builtins
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, delete, select
 
 from imgstore.catalog import schema
 from imgstore.catalog.repository import Repository
 from imgstore.domain.resources import Pool, Slot, SlotKey
+from imgstore.domain.states import WorkState
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Row
@@ -38,6 +39,26 @@ class Pools(Repository):
         """
         row = self._row(select(_pools).where(_pools.c.uid == uid), "pool", uid)
         return Pool(uid=row.uid, fingerprint_key=row.fingerprint_key)
+
+    def list(self) -> builtins.list[Pool]:
+        """Every pool, those that outlived their gallery too."""
+        return [
+            Pool(uid=row.uid, fingerprint_key=row.fingerprint_key)
+            for row in self._session.all(select(_pools).order_by(_pools.c.uid))
+        ]
+
+    def remove(self, uid: str) -> None:
+        """Remove a pool with its slots and the rows of their closed works.
+
+        Raises:
+            NotFound: it is not there.
+            Conflict: something stands on it still.
+        """
+        mine = select(_slots.c.uid).where(_slots.c.pool_uid == uid)
+        closed = schema.works.c.state != WorkState.OPEN
+        self._session.run(delete(schema.works).where(schema.works.c.slot_uid.in_(mine), closed))
+        self._session.run(delete(_slots).where(_slots.c.pool_uid == uid))
+        self._remove(_pools, uid, "pool")
 
 
 class Slots(Repository):

@@ -28,6 +28,8 @@ _COMMANDS: Final = {
     "worker": Lazy(
         target="imgstore.cli.worker:worker", summary="Bring replicas about, for as many versions as there are."
     ),
+    "gc": Lazy(target="imgstore.cli.gc:gc", summary="Collect what no version, disk or open work needs."),
+    "scrub": Lazy(target="imgstore.cli.scrub:scrub", summary="Read what is kept, check it, and repair it."),
     "quickstart": Lazy(target="imgstore.cli.quickstart:quickstart", summary="See the main job done in under a minute."),
 }
 

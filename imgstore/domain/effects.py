@@ -1,6 +1,7 @@
 """Time, ids and randomness come in from outside, so that every test can hand in its own."""
 
 import os
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,3 +26,7 @@ class Effects:
     """A fresh UUID in its text form."""
     random_bytes: Callable[[int], bytes] = field(default=os.urandom)
     """So many unpredictable bytes: pool keys."""
+    wait: Callable[[float], None] = field(default=time.sleep)
+    """Let so many seconds pass, while another process gets on."""
+    monotonic: Callable[[], float] = field(default=time.monotonic)
+    """Seconds of a clock that only goes on."""

@@ -1,4 +1,4 @@
-"""Bytes that arrived: the row that the transaction which completes a replica adds (rules.md, rule 21)."""
+"""Bytes that arrived, and the rows that say so (rules.md, rule 21)."""
 
 from datetime import datetime
 
@@ -47,5 +47,34 @@ def arrival(
         delivered_bytes=delivered_bytes,
         unit_price=unit_price,
         amount=price_of(delivered_bytes, unit_price),
+        time=time,
+    )
+
+
+def repair(
+    *, key: str, party: Party, source: str, target: str, replica: int, moved_bytes: int, prices: Prices, time: datetime
+) -> LedgerRow:
+    """The row for stored bytes that a repair brought into a slot. It is no delivery: those bytes were paid for before.
+
+    Args:
+        key: of the repair: adding the row again under it does nothing.
+        party: whose bytes they are.
+        source: the region that they really came from.
+        target: the slot's region.
+        replica: the slot's ordinal there.
+        moved_bytes: how many.
+        prices: the price list.
+        time: when they were there.
+    """
+    return LedgerRow(
+        key=key,
+        kind=ChargeKind.REPAIR,
+        party=party,
+        source=source,
+        target=target,
+        replica=replica,
+        delivered_bytes=moved_bytes,
+        unit_price=prices.repair,
+        amount=price_of(moved_bytes, prices.repair),
         time=time,
     )

@@ -26,6 +26,8 @@ class Prices:
     """Per GB that crosses from one region into another."""
     egress_pairs: Mapping[tuple[str, str], Decimal]
     """Per GB by (source, target), where it differs from the default. One direction only."""
+    repair: Decimal = FREE
+    """Per GB that a repair brings, from wherever."""
     storage: Mapping[StorageAccountType, Decimal]
     """Per GB and month. ZRS counts bytes once: its three copies are in its price (rules.md, rule 22)."""
 

@@ -15,6 +15,8 @@ class ChargeKind(StrEnum):
     """Bytes new in a target region, priced by the pair of regions."""
     COPY = "copy"
     """Bytes copied inside a region: free, shown as such."""
+    REPAIR = "repair"
+    """Bytes that were brought from another slot in place of missing or damaged ones."""
     STORAGE = "storage"
     """Bytes that lie in a slot, by time. Such rows exist in statements only, made from intervals."""
 

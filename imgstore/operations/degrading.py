@@ -45,6 +45,17 @@ def degrade(installation: Installation, slot: Slot, segments: Collection[Digest]
     installation.note(f"{slot.key.region}/{slot.key.ordinal}", incident)
 
 
+def degrade_owners(installation: Installation, slot: Slot, owners: Collection[str], why: str) -> None:
+    """The same for the complete replicas of some versions in the slot, whose manifests are missing or wrong."""
+    with installation.catalog.transaction() as facts:
+        facts.slots.lock(slot.uid)
+        for replica in sorted(facts.replicas.in_slot(slot.uid), key=lambda each: each.version_uid):
+            if replica.version_uid in owners and replica.state is ReplicaState.COMPLETED:
+                facts.replicas.move(replica.uid, ReplicaState.DEGRADED, error=why)
+                write_version_state(facts, facts.versions.by_uid(replica.version_uid))
+    installation.note(f"{slot.key.region}/{slot.key.ordinal}", f"{len(owners)} manifests of {slot.key}: {why}")
+
+
 def degrade_damaged(installation: Installation, slots: Iterable[Slot], damages: Collection[Damage]) -> None:
     """The same for what a reader met."""
     by_label = {str(slot.key): slot for slot in slots}

@@ -1,6 +1,6 @@
 """Deletion: tombstone, manifests, rows, in this order (rules.md, rules 3 and 6).
 
-Segments that nothing names any more stay in their slots until collection, which is not built: DESIGN.md, "Not built".
+Segments that nothing names any more stay in their slots until a collection (``collecting.py``).
 """
 
 from collections.abc import Sequence

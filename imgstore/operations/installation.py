@@ -31,6 +31,14 @@ class Tuning:
     """Threads that fetch and place during an export."""
     replicas_at_once: int = 4
     """Replicas that are copied at the same time."""
+    collect_lease_seconds: float = 300.0
+    """How long a batch of at most 1,000 deletes has until another collector may take it over."""
+    delete_seconds_max: float = 130.0
+    """The longest that one request of deletes may run: its connection's and its answer's limits (stores/s3.py), twice,
+    since zones that rest are asked after the others. It is sent only while more than that is left of the lease, and a
+    dead collector's batch is taken over that long after it."""
+    claim_seconds_max: float = 60.0
+    """How long a writer waits for a collector that is deleting what it wants to write."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

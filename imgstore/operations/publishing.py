@@ -21,6 +21,7 @@ from imgstore.domain.resources import OS_DISK, ImageVersion, Replica, SegmentRow
 from imgstore.domain.sources import DiskReader, SourceIdentity
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.works import Lease, Work, WorkKind
+from imgstore.operations.claiming import claim, condemned_in
 from imgstore.operations.counting import Counter, task_of
 from imgstore.operations.degrading import degrade
 from imgstore.operations.finding import Lineage
@@ -135,6 +136,7 @@ def _act(installation: Installation, publication: Publication, work: Work, lease
         counter.begin()
         with installation.catalog.reading() as facts:
             key = facts.pools.get(slot.key.pool_uid).fingerprint_key
+        condemned = condemned_in(installation, slot)
         receipt = ingest(
             IngestOrder(
                 work_uid=work.uid,
@@ -142,11 +144,12 @@ def _act(installation: Installation, publication: Publication, work: Work, lease
                 reader=reader,
                 identity=_identity(work.plan),
                 bases=_bases(installation, slot, work.plan),
-                present=_present(installation, publication, access),
+                present=_present(installation, publication, access, condemned),
                 fingerprint_key=key,
                 scratch=Path(scratch),
                 workers=installation.tuning.put_workers,
                 go_on=go_on,
+                claim=lambda name: _claim(installation, slot, condemned, name),
                 moved=counter.moved,
             )
         )
@@ -195,8 +198,18 @@ def _distrust(installation: Installation, slot: Slot, access: SlotAccess, damage
     access.remove([keys.segment_key(name) for name in sorted(names - named)])
 
 
-def _present(installation: Installation, publication: Publication, access: SlotAccess) -> dict[Digest, int]:
+def _claim(installation: Installation, slot: Slot, condemned: frozenset[Digest], name: Digest) -> None:
+    """Let a segment live that is put anew; only what was condemned before the listing can have been on its way out."""
+    if name in condemned:
+        claim(installation, slot, [name])
+
+
+def _present(
+    installation: Installation, publication: Publication, access: SlotAccess, condemned: frozenset[Digest]
+) -> dict[Digest, int]:
     """The slot's segments as the store lists them now; of a replica that was complete before, those that read back right.
+
+    What is condemned counts as absent.
 
     Such a replica is here because it was found damaged, and a damaged segment has the right length in a listing. Left
     out here, it is sent again.
@@ -208,7 +221,7 @@ def _present(installation: Installation, publication: Publication, access: SlotA
         was_complete = row is not None and facts.manifests.is_complete(row.uid)
         ids = np.frombuffer(row.segment_ids if row and was_complete else b"", dtype="<u4").astype(np.uint32)
         names = [segment.name for segment in facts.segments.rows(slot.key.pool_uid, ids)]
-    for name in access.damaged(names):
+    for name in condemned | access.damaged(names):
         present.pop(name, None)
     return present
 

@@ -19,6 +19,7 @@ from imgstore.domain.errors import ImgstoreError, WorkHeld
 from imgstore.domain.resources import OS_DISK, ImageVersion, ManifestRow, SegmentRow
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.works import Lease, WorkKind
+from imgstore.operations.claiming import claim
 from imgstore.operations.counting import Counter, task_of
 from imgstore.operations.degrading import degrade, degrade_damaged
 from imgstore.operations.finding import Lineage
@@ -250,11 +251,13 @@ def _act(
         lambda source: installation.access_from(slot.key.region, source, patiently),
     )
     with at_work(installation, slot, plan.lease, counter.write_down) as hold:
+        wanted = {row.name: row.stored_bytes for row in plan.segments}
         order = CopyOrder(
             sources=sources,
             target=target,
-            segments={row.name: row.stored_bytes for row in plan.segments},
+            segments=wanted,
             lacking=plan.lacking,
+            condemned=claim(installation, slot, wanted),
             target_objects=plan.target_objects,
             distrusted=plan.distrusted,
             workers=installation.tuning.copy_workers,

@@ -19,6 +19,7 @@ from imgstore.domain.works import Lease
 from imgstore.ledger.egress import arrival
 from imgstore.ledger.rows import Party, StorageInterval
 from imgstore.ledger.storage import changes, own_bytes
+from imgstore.operations.claiming import check_not_condemned, keep_named
 from imgstore.operations.finding import Lineage
 from imgstore.operations.installation import Installation
 from imgstore.segments.index import Locations
@@ -58,13 +59,18 @@ def list_segments(
         facts: the transaction.
         listed: the manifest.
         segments: rows of the pool's segments, or the ids that they have already.
+
+    Raises:
+        WorkHeld: a collector deletes one of the segments.
     """
+    facts.slots.lock(listed.slot.uid)
     standing = facts.manifests.find(listed.owner_uid, listed.slot.uid, OS_DISK)
     if standing is not None and facts.manifests.is_complete(standing.uid):
         if standing.digest == listed.digest:
             return standing  # A degraded replica under repair: the same content, named and metered all the while.
         raise _not_the_same(listed)
     ids = segments if isinstance(segments, np.ndarray) else facts.segments.put(listed.slot.key.pool_uid, segments)
+    keep_named(facts, listed.slot, ids)
     if standing is not None:
         facts.manifests.remove(standing.uid)  # An earlier try that never completed.
     row = ManifestRow(
@@ -98,6 +104,7 @@ def complete_replica(
 
     Raises:
         LeaseLost: the work is another's by now; nothing was written.
+        WorkHeld: a segment of it is being collected; nothing was written.
     """
     slot = replica.slot
     now = installation.effects.now()
@@ -106,6 +113,7 @@ def complete_replica(
         facts.slots.lock_region(slot.key.pool_uid, slot.key.region)
         facts.slots.lock(slot.uid)
         ids = _ids(manifest)
+        check_not_condemned(facts, slot, ids)
         new_here = np.setdiff1d(ids, facts.manifests.named_in_slot(slot.uid, except_uid=manifest.uid))
         new_in_region = np.setdiff1d(
             ids, facts.manifests.named_in_region(slot.key.pool_uid, slot.key.region, except_uid=manifest.uid)
@@ -116,7 +124,8 @@ def complete_replica(
         )
         pool_uid = slot.key.pool_uid
         own = facts.segments.stored_bytes(pool_uid, new_here) + manifest.object_bytes
-        if not (slot.key.region == version.location and first_here):
+        was_complete = facts.manifests.is_complete(manifest.uid)  # A repair: its arrival is in the ledger already.
+        if not was_complete and not (slot.key.region == version.location and first_here):
             crossing = first_here
             facts.ledger.add(
                 arrival(
@@ -131,7 +140,7 @@ def complete_replica(
                     time=now,
                 )
             )
-        if not facts.manifests.is_complete(manifest.uid):
+        if not was_complete:
             facts.manifests.complete(manifest.uid)
             open_interval(installation, facts, owner_uid=version.uid, slot=slot, party=party_of(line, version), own=own)
         facts.replicas.move(replica.uid, ReplicaState.COMPLETED, completed_at=now)

@@ -6,7 +6,7 @@ from typing import Any
 
 from imgstore.catalog import Facts
 from imgstore.domain import keys
-from imgstore.domain.errors import StoreError
+from imgstore.domain.errors import ObjectNotFound, StoreError
 from imgstore.domain.resources import Slot
 from imgstore.domain.works import Lease, Work, WorkKind
 from imgstore.operations.holding import Hold
@@ -65,14 +65,21 @@ def at_work(
     """
     access = installation.access(slot)
     with installation.keeper.hold(lease, tick) as hold:
-        key = keys.work_key(lease.work_uid)
-        access.put_object(key, b"", lambda body: body == b"")
+        _lay_mark(access, keys.work_key(lease.work_uid))
         yield hold
         with suppress(StoreError):  # The work is done and written down: a mark that stays is an empty object, no more.
-            _remove_marks(installation, slot, access)
+            remove_marks(installation, slot, access)
 
 
-def _remove_marks(installation: Installation, slot: Slot, access: SlotAccess) -> None:
+def _lay_mark(access: SlotAccess, key: str) -> None:
+    """Once: a mark that is laid anew would be younger than what the work's first run has put."""
+    try:
+        access.store.head(access.prefix + key)
+    except ObjectNotFound:
+        access.put_object(key, b"", lambda body: body == b"")
+
+
+def remove_marks(installation: Installation, slot: Slot, access: SlotAccess) -> None:
     """Remove the marks of closed works. A work is opened before it lays its mark, so what is listed first is safe."""
     marks = [info.key.removeprefix(access.prefix) for info in access.store.list(access.prefix + keys.WORKS)]
     with installation.catalog.reading() as facts:

@@ -174,13 +174,14 @@ def _endpoint_fault(endpoint: str) -> str | None:
 
 
 def _prices(document: Section, currency: str, regions: Mapping[str, Region | None]) -> Prices:
-    section = document.required("prices", known=("egress_per_gb", "storage_per_gb_month"))
+    section = document.required("prices", known=("egress_per_gb", "repair_per_gb", "storage_per_gb_month"))
     egress = section.section("egress_per_gb", known=("default", "pairs"))
     storage = section.section("storage_per_gb_month", known=tuple(StorageAccountType))
     prices = Prices(
         currency=currency,
         egress_default=_price(egress, "default") if section else FREE,
         egress_pairs=MappingProxyType(_pairs(egress.section("pairs"), regions, "price", _price)),
+        repair=_price(section, "repair_per_gb") if "repair_per_gb" in section else FREE,
         storage=MappingProxyType({kind: _price(storage, kind) for kind in StorageAccountType if kind.value in storage}),
     )
     offered = {kind for region in regions.values() if region for kind in region.storage_account_types}

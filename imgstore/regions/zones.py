@@ -159,7 +159,15 @@ class OpenedZone(ABC):
         if found is None:
             with suppress(Conflict):
                 self.store.put(FORMAT_KEY, self.mark.encode(), only_if_absent=True)
-            found = Mark.decode(self.store.get(FORMAT_KEY), where=self.store.name)
+            found = self.found_mark()
+        if found is None:  # Not an absent object: nothing that this zone says of any object may be believed.
+            raise StoreError(
+                f"{self.store.name} takes no mark.",
+                found="no FORMAT object after one was put",
+                expected="a folder or bucket that keeps what it is given",
+                hint="see what lies in its place",
+                target=self.store.name,
+            )
         self.mark.check(found, where=self.store.name)
         return found
 

@@ -25,7 +25,7 @@ from imgstore.stores.limited import Limited, TokenBucket, Wait
 from imgstore.stores.memory import MemoryStore
 from imgstore.stores.metered import Metered, Traffic, TrafficMeter
 from imgstore.stores.retrying import Patience, Retrying, RetryPolicy
-from imgstore.stores.zoned import Missed, RepairNote, Zoned
+from imgstore.stores.zoned import Missed, RepairNote, ZoneCopies, Zoned
 
 __all__ = [
     "DELETE_KEYS_MAX",
@@ -53,6 +53,7 @@ __all__ = [
     "Traffic",
     "TrafficMeter",
     "Wait",
+    "ZoneCopies",
     "Zoned",
     "checked_key",
     "crc32_checksum",

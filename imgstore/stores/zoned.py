@@ -91,6 +91,23 @@ class RepairNote:
         return RepairNote(zone=zone, key=fields["key"], missed=Missed(fields["kind"]))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZoneCopies:
+    """What the zones have of one object."""
+
+    body: bytes | None
+    """One that was accepted."""
+    right: Sequence[str]
+    """The zones whose bytes were accepted."""
+    wrong: Sequence[str]
+    """Those that have other bytes."""
+    absent: Sequence[str]
+    silent: Sequence[str]
+    """Those that do not answer: what they have is not known."""
+    read_bytes: int
+    """From all zones together."""
+
+
 def _note_key(zone: str, key: str) -> str:
     return f"{REPAIRS}{zone}/{digest_of(key.encode()).hex()}"
 
@@ -329,6 +346,81 @@ class Zoned:
         if len(found) < QUORUM:
             raise self._too_few(REPAIRS, failed)
         return sorted(set().union(*found.values()))
+
+    def copies(self, key: str, accept: Accept | None = None) -> "ZoneCopies":
+        """What each zone has under a key, read whole, whatever the notes say of it: for a repair."""
+        read, failed = self._each(list(self._zones), lambda zone: self._zones[zone].get(key))
+        right = tuple(zone for zone, body in read.items() if accept is None or accept(body))
+        corrupt = {zone for zone, error in failed.items() if isinstance(error, ObjectCorrupt)}
+        absent_in = {zone for zone, error in failed.items() if isinstance(error, ObjectNotFound)}
+        return ZoneCopies(
+            body=read[right[0]] if right else None,
+            right=right,
+            wrong=tuple(zone for zone in self._zones if zone in corrupt or (zone in read and zone not in right)),
+            absent=tuple(zone for zone in self._zones if zone in absent_in),
+            silent=tuple(zone for zone in failed if zone not in corrupt | absent_in),
+            read_bytes=sum(map(len, read.values())),
+        )
+
+    def lone_keys(self, prefix: str) -> Iterator[str]:
+        """The keys that one zone alone lists, in order: they do not exist, and take room.
+
+        Raises:
+            StoreError: a zone does not answer.
+        """
+        streams = [((zone, info) for info in store.list(prefix)) for zone, store in self._zones.items()]
+        for key, found in groupby(heapq.merge(*streams, key=_key_of), key=_key_of):
+            if len(list(found)) < QUORUM:
+                yield key
+
+    def restore(self, key: str, body: Body, zones: Sequence[str]) -> None:
+        """Put an object into the zones that lack it or have it damaged. Notes stay: see `settle`.
+
+        Raises:
+            StoreError: one of the zones could not take it.
+        """
+        self._surely_each(zones, lambda zone: self._zones[zone].put(key, body))
+
+    def withdraw(self, key: str, zones: Sequence[str]) -> None:
+        """Delete what a zone kept because it missed the delete. Notes stay: see `settle`.
+
+        Raises:
+            StoreError: one of the zones could not do it.
+        """
+        self._surely_each(zones, lambda zone: self._zones[zone].delete([key]))
+
+    def settle(self, key: str) -> None:
+        """Take away every note about a key, once the three zones were asked and agree on it."""
+        notes = [_note_key(zone, key) for zone in self._zones]
+        told, _ = self._each(list(self._zones), lambda holder: self._zones[holder].delete(notes))
+        self._notes.change(told, [], notes)
+
+    def _surely_each(self, zones: Sequence[str], act: Callable[[str], object]) -> None:
+        _, failed = self._each(zones, act)
+        for error in failed.values():
+            raise error
+
+    def drop_stale_notes(self) -> int:
+        """Remove the notes about keys that all three zones say they have not: nothing is left to repair.
+
+        A note that is written at this very moment may go with them. That does no harm to what is named by its content:
+        a zone that has not what the others have is seen by a scrub, and what one zone alone has does not exist.
+
+        Returns:
+            How many there were, each counted once whatever zones hold it.
+
+        Raises:
+            StoreError: fewer than two zones answer.
+        """
+        stale = [note.note_key for note in self.pending_repairs() if self._is_nowhere(note.key)]
+        if stale:
+            told, _ = self._each(list(self._zones), lambda holder: self._zones[holder].delete(stale))
+            self._notes.change(told, [], stale)
+        return len(stale)
+
+    def _is_nowhere(self, key: str) -> bool:
+        have, failed = self._each(list(self._zones), lambda zone: self._zones[zone].head(key))
+        return not have and _gone(failed) == ZONES
 
     def _read_notes(self, holder: str) -> set[RepairNote]:
         store = self._zones[holder]

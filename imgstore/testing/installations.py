@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +31,7 @@ from imgstore.domain.resources import (
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.ledger.rows import ChargeKind, LedgerRow
-from imgstore.operations import bills, definitions, disks, exporting, galleries, versions
+from imgstore.operations import bills, collecting, definitions, disks, exporting, galleries, versions
 from imgstore.operations.installation import Installation
 from imgstore.operations.versions import VersionRequest, VersionView
 from imgstore.segments.manifest import decode_manifest
@@ -140,6 +141,50 @@ def delete(installation: Installation, version: str = "1.0.0") -> None:
     )
 
 
+def collect(installation: Installation, grace_hours: float = 0.0) -> collecting.Collection:
+    """Collect, by default without grace."""
+    return collecting.collect(installation, ADMIN, grace=timedelta(hours=grace_hours))
+
+
+def expire_collectors(installation: Installation) -> None:
+    """Make the lease of every batch that is being deleted so old that another collector may take it over."""
+    with installation.catalog.transaction() as facts:
+        for slot in [slot for pool in facts.pools.list() for slot in facts.slots.list(pool.uid)]:
+            for each in facts.condemned.list(slot.uid):
+                if each.lease_expires_at is not None and each.token is not None:
+                    facts.condemned.begin_deleting(
+                        slot.uid,
+                        [each.name],
+                        token=each.token,
+                        lease_expires_at=each.lease_expires_at - timedelta(days=1),
+                    )
+
+
+def audit_collected(installation: Installation) -> None:
+    """See that an embedded home holds what its manifests name and nothing else, by reading the files themselves.
+
+    Raises:
+        AssertionError: a file lies there that nothing names, or one is missing that something names.
+    """
+    for folder in sorted((installation.home / "regions").glob("*/zone-*/pools/*/*/replica-*")):
+        files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+        manifests = {key for key in files if key.startswith(keys.MANIFESTS)}
+        named, works = set[str](), set[str]()
+        for key in manifests:
+            data = (folder / key).read_bytes()
+            if data.startswith(REFERENCE_MAGIC):
+                assert decode_reference(data).body_key in manifests, f"{folder / key} refers to nothing"
+                continue
+            manifest = decode_manifest(data)
+            named |= {keys.segment_key(name) for name in manifest.segments.all_names()}
+            works |= {keys.fingerprints_key(work.uid) for work in manifest.works}
+        fingerprints = {key for key in files if key.startswith(keys.FINGERPRINTS)}
+        assert fingerprints <= works, f"{folder}: {fingerprints - works} belong to no manifest"
+        assert files - fingerprints == named | manifests, (
+            f"{folder}: too many {files - fingerprints - named - manifests}, missing {named - files}"
+        )
+
+
 def reference(version: str = "latest") -> ImageReference:
     """The reference to a version of the definition."""
     return ImageReference.parse(f"{GROUP}/{GALLERY}/{DEFINITION}/{version}")
@@ -234,7 +279,7 @@ def named_segments(store: ObjectStore, slot: Slot, key: str) -> dict[Digest, int
     return dict(zip(table.all_names(), table.stored_bytes.tolist(), strict=True))
 
 
-def audit(installation: Installation, *, quiet: bool = True, struck: bool = False) -> None:
+def audit(installation: Installation, *, quiet: bool = True, struck: bool = False, collected: bool = False) -> None:
     """Compare stores, catalog and bill.
 
     Args:
@@ -243,6 +288,7 @@ def audit(installation: Installation, *, quiet: bool = True, struck: bool = Fals
             byte that was not charged for, may lie anywhere.
         struck: processes were killed here: one may have died between the end of its work and the removal of the work's
             mark, an empty object that the next work in that slot takes away.
+        collected: segments that were charged for may have been collected since.
 
     Raises:
         AssertionError: a promise of DESIGN.md is broken: a complete replica or a disk names what is not there or not
@@ -254,11 +300,15 @@ def audit(installation: Installation, *, quiet: bool = True, struck: bool = Fals
         arrived[slot.key.region] |= _audit_slot(installation, slot, quiet=quiet, struck=struck)
     rows = charges(installation)
     assert len({row.key for row in rows}) == len(rows), "a charge stands twice"
-    sources = {row.source for row in rows} | {view.version.location for view in _versions(installation)}
+    sources = {row.source for row in rows if row.kind is not ChargeKind.REPAIR} | {
+        view.version.location for view in _versions(installation)
+    }
     for region, segments in arrived.items():
         charged = sum(row.delivered_bytes for row in rows if row.kind is ChargeKind.EGRESS and row.target == region)
         if region in sources:
             assert charged == 0, f"{region}: egress into the region where all came from"
+        elif collected:
+            assert charged >= sum(segments.values()), f"{region}: charged {charged}, {sum(segments.values())} lie there"
         elif quiet:
             assert charged == sum(segments.values()), f"{region}: charged {charged}, arrived {sum(segments.values())}"
         else:

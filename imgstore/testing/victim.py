@@ -81,6 +81,8 @@ def run(job: str, orders: dict[str, Any], installation: Installation) -> None:
         installations.export(installation, Path(orders["path"]), orders["location"], version)
     elif job == "delete":
         installations.delete(installation, version)
+    elif job == "gc":
+        installations.collect(installation)
     elif job == "delete disk":
         disks.delete_disk(installation, ADMIN, group=GROUP, name=orders["name"])
     else:

@@ -28,6 +28,8 @@ class CopyOrder:
     """Name and stored bytes of every segment of the manifest."""
     lacking: frozenset[Digest]
     """Those that the catalog does not know in the target."""
+    condemned: frozenset[Digest] = frozenset()
+    """Those that were about to be collected: held to be absent whatever the store shows."""
     target_objects: int
     """About how many segments the target slot holds, to choose the cheaper way of looking."""
     distrusted: bool = False
@@ -45,17 +47,18 @@ def to_send(order: CopyOrder) -> tuple[dict[Digest, int], frozenset[Digest]]:
     """What is to be sent, and which of that the catalog wrongly held to be there (rules.md, rule 4).
 
     A segment counts as there when the store shows it now, in the recorded length: by a listing of the slot or by a look
-    at each, whichever needs fewer requests.
+    at each, whichever needs fewer requests. What was condemned counts as absent, and is not missed.
     """
     if order.distrusted:
-        damaged = order.target.damaged(order.segments)
+        damaged = order.target.damaged(order.segments) | order.condemned
         return {name: order.segments[name] for name in sorted(damaged)}, frozenset()
     if len(order.segments) <= ceil_div(order.target_objects + 1, _LISTED_AT_ONCE):
         absent = {name: size for name, size in order.segments.items() if not order.target.has_segment(name, size)}
     else:
         present = order.target.segments()
         absent = {name: size for name, size in order.segments.items() if present.get(name) != size}
-    return absent, frozenset(name for name in absent if name not in order.lacking)
+    absent |= {name: order.segments[name] for name in order.condemned}
+    return absent, frozenset(name for name in absent if name not in order.lacking | order.condemned)
 
 
 def copy_segments(order: CopyOrder, absent: Mapping[Digest, int], missing: frozenset[Digest]) -> CopyReceipt:

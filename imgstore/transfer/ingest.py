@@ -75,6 +75,8 @@ class IngestOrder:
     workers: int = 3
     """Threads that compress and put; each holds a segment twice, 8 MiB."""
     go_on: GoOn = always
+    claim: Callable[[Digest], None] = lambda _name: None
+    """Called before a segment is put, from several threads: it may be about to be collected."""
     moved: Callable[[int], None] = lambda _bytes: None
     """Told the bytes of the disk's extents that were dealt with."""
 
@@ -234,6 +236,7 @@ class _Ingest:
         sent = order.present.get(segment.name) != stored_bytes
         checksum = None
         if sent:
+            order.claim(segment.name)
             order.go_on()
             checksum = order.slot.put_segment(segment.name, segment.body).checksum
         receipt = SegmentReceipt(

@@ -1,6 +1,6 @@
 """A slot as the data plane sees it: a store and a prefix."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -93,9 +93,20 @@ class SlotAccess:
         """Any other object below the slot."""
         return self.store.get(self.prefix + key, accept)
 
-    def remove(self, keys_below: list[str]) -> None:
-        """Take objects away. One that is not there is no error."""
-        self.store.delete(self.prefix + key for key in keys_below)
+    def remove(self, keys_below: Iterable[str], go_on: GoOn = always) -> None:
+        """Take objects away. One that is not there is no error.
+
+        Args:
+            keys_below: their keys below the slot.
+            go_on: called before each is handed to the store; a directory takes them one by one.
+        """
+
+        def keys_in_turn() -> Iterator[str]:
+            for key in keys_below:
+                go_on()
+                yield self.prefix + key
+
+        self.store.delete(keys_in_turn())
 
     def _put_confirmed(self, key: str, body: Body, accept: Callable[[bytes], bool]) -> ObjectInfo:
         info = self.store.put(self.prefix + key, body)

@@ -33,7 +33,7 @@ from imgstore.domain.resources import Slot
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.operations import exporting, verifying, versions
-from imgstore.operations.installation import Installation, Tuning
+from imgstore.operations.installation import Installation
 from imgstore.operations.versions import VersionView
 from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.interface import Body

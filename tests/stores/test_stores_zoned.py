@@ -360,3 +360,57 @@ def test_what_it_promises() -> None:
     assert store.properties == StoreProperties(verifies_checksum=True, server_side_copy=False, atomic_create=False)
     assert store.name == "zones 1: 1, 2: 2, 3: 3"
     store.close()
+
+
+def test_notes_about_what_is_nowhere_are_dropped(region: Region) -> None:
+    """A note of a put outlives the object where the zones that held the note were never both at the delete."""
+    region.zones["3"].die()
+    region.store.put(KEY, BODY)
+    region.store.put("segments/cd/live", BODY)
+    region.zones["3"].heal()
+    for memory in region.memories.values():
+        memory.delete([KEY])
+    fresh = region.open()
+    assert fresh.drop_stale_notes() == 1
+    assert [note.key for note in fresh.pending_repairs()] == ["segments/cd/live"]
+    assert fresh.drop_stale_notes() == 0
+
+
+def test_a_note_stays_while_a_zone_cannot_be_asked(region: Region) -> None:
+    region.zones["3"].die()
+    region.store.put(KEY, BODY)
+    region.store.delete([KEY])
+    assert region.open().drop_stale_notes() == 0
+    assert len(region.store.pending_repairs()) == 1
+
+
+def test_copies_are_compared_and_made_alike(region: Region) -> None:
+    """What a repair does: each zone is asked, whatever the notes say of it."""
+    region.store.put(KEY, BODY)
+    region.memories["1"].put(KEY, b"wrong")
+    region.memories["3"].delete([KEY])
+    copies = region.store.copies(KEY, lambda body: body == BODY)
+    assert (copies.body, copies.right, copies.wrong, copies.absent, copies.silent) == (BODY, ("2",), ("1",), ("3",), ())
+    assert copies.read_bytes == len(BODY) + len(b"wrong")
+    region.store.restore(KEY, BODY, ["1", "3"])
+    assert {memory.get(KEY) for memory in region.memories.values()} == {BODY}
+    region.zones["2"].die()
+    assert region.store.copies(KEY).silent == ("2",)
+    with pytest.raises(StoreUnreachable):
+        region.store.restore(KEY, BODY, ["1", "2"])
+
+
+def test_what_one_zone_alone_has_is_told_and_withdrawn(region: Region) -> None:
+    region.store.put(KEY, BODY)
+    region.store.put("segments/cd/live", BODY)
+    region.zones["3"].die()
+    region.store.delete([KEY])
+    region.zones["3"].heal()
+    fresh = region.open()
+    assert list(fresh.lone_keys("segments/")) == [KEY]
+    fresh.withdraw(KEY, fresh.copies(KEY).right)
+    assert region.holders(KEY) == ""
+    assert fresh.pending_repairs() != []
+    fresh.settle(KEY)
+    assert fresh.pending_repairs() == []
+    assert list(fresh.lone_keys("")) == []

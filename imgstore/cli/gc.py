@@ -1,0 +1,85 @@
+"""``imgstore gc``: what nothing names any more goes, after a grace."""
+
+import sys
+from datetime import timedelta
+
+import click
+
+from imgstore.cli import options
+from imgstore.cli.command import Answer, Command
+from imgstore.cli.output import columns, table_text
+from imgstore.cli.session import opened
+from imgstore.operations import collecting
+from imgstore.wire.collection import collection_json
+from imgstore.wire.text import Json
+
+_PLAN = columns(
+    Gallery="gallery",
+    Region="region",
+    StorageAccountType="storageAccountType",
+    Replica="replica",
+    Objects="objects",
+    StoredBytes="storedBytes",
+    Unreferenced="unreferenced.objects",
+    UnreferencedBytes="unreferenced.storedBytes",
+    InGraceBytes="inGrace.storedBytes",
+    HeldBytes="held.storedBytes",
+    DeletableBytes="deletable.storedBytes",
+    CollectedBytes="collected.storedBytes",
+    OldestOpenWork="oldestOpenWork.openedAt",
+    UnknownManifests="unknownManifestCount",
+    Problem="problem",
+)
+
+
+def _table(body: Json) -> list[dict[str, Json]]:
+    return [dict(row) for row in _PLAN(body["slots"])]
+
+
+@click.command(cls=Command, table=_table, example="imgstore gc --dry-run -o table\nimgstore gc --yes")
+@click.option(
+    "--grace-hours",
+    type=click.FloatRange(min=0),
+    default=collecting.GRACE_HOURS,
+    show_default=True,
+    metavar="HOURS",
+    help="Keep what nothing names so long after a collection first noticed it.",
+)
+@click.option("--dry-run", is_flag=True, help="Show the plan and change nothing.")
+@options.yes
+def gc(*, grace_hours: float, dry_run: bool, yes: bool) -> Answer | None:
+    """Collect what no version, disk or open work needs.
+
+    The plan is shown first, by slot. What nothing names is condemned now and deleted by a collection after the grace;
+    what was condemned before, and its grace is over, is deleted now. Manifests that the catalog does not know are kept,
+    with all that they name, and told.
+
+    Without --yes it asks. Where there is no terminal to ask at, nothing is collected and the exit code is 1, as with
+    az; it is 1 too if a slot could not be looked at.
+    """
+    grace = timedelta(hours=grace_hours)
+    with opened() as session:
+        plan = collecting.plan_collection(session.installation, session.principal, grace=grace)
+        body = collection_json(plan, dry_run=True)
+        if dry_run:
+            return _answer(body)
+        if not session.quiet or not yes:
+            click.echo(table_text(_table(body)) or "Nothing is kept anywhere yet.", err=True)
+        if not yes:
+            _confirm()
+        done = collecting.collect(session.installation, session.principal, grace=grace)
+        return _answer(collection_json(done, dry_run=False))
+
+
+def _answer(body: Json) -> Answer:
+    return Answer(body=body, exit_code=1 if any(slot["problem"] for slot in body["slots"]) else 0)
+
+
+def _confirm() -> None:
+    if not sys.stdin.isatty():
+        click.echo("Nothing was collected: there is no terminal to ask at. Use --yes.", err=True)
+    elif click.confirm("Collect this?", err=True):
+        return
+    else:
+        click.echo("Nothing was collected.", err=True)
+    click.get_current_context().exit(1)

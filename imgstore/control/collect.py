@@ -1,0 +1,111 @@
+"""What of a slot may go, now or later: pure (rules.md, rules 1 and 7).
+
+Two clocks meet here and are never compared with each other: the store's, for objects and the marks of works, and the
+database's, for condemnations and the opening of works.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from imgstore.domain.collection import Condemned, Sentence
+from imgstore.domain.digests import Digest
+from imgstore.domain.works import Work, WorkKind
+from imgstore.stores.interface import ObjectInfo
+
+_WRITES_NO_SEGMENTS = frozenset({WorkKind.DISK, WorkKind.EXPORT})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clock:
+    """When, by the database's clock, and how patient to be."""
+
+    now: datetime
+    grace: timedelta
+    """How long a condemned segment is kept."""
+    delete_bound: timedelta
+    """How long a request of deletes may run, at most."""
+    writing_since: datetime | None
+    """When the oldest open work that writes segments into the slot was opened."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotPlan:
+    """What becomes of the segments of one slot."""
+
+    unreferenced: Mapping[Digest, int]
+    """What no manifest names, with stored bytes: the sum of the three below."""
+    deletable: Mapping[Digest, int]
+    """What would go now: condemned for longer than the grace, before any work that is still open."""
+    in_grace: Mapping[Digest, int]
+    """What waits for the grace to pass."""
+    held: Mapping[Digest, int]
+    """What an open work may have put or may rely on, or another collector deletes at the moment."""
+    to_condemn: Mapping[Digest, int]
+    """Of the unreferenced, those that nobody has condemned yet and no open work has put."""
+    to_lift: frozenset[Digest]
+    """Condemned, and named again or gone by themselves."""
+
+
+def writing_since(works: Collection[Work]) -> datetime | None:
+    """When the oldest open work that writes segments was opened."""
+    return min((work.opened_at for work in works if work.kind not in _WRITES_NO_SEGMENTS), default=None)
+
+
+def is_ripe(condemned: Condemned, clock: Clock) -> bool:
+    """Whether a collector may take it up.
+
+    A work that was open when the segment was condemned may have seen it in a listing before that, and count on it: so
+    what was condemned later than the oldest open work was opened stays until that work is closed. A work that opens
+    later finds the condemnation. One in deletion is taken over when no request of the other collector can run any more.
+    """
+    if condemned.sentence is Sentence.DELETING:
+        assert condemned.lease_expires_at is not None, "a batch has a lease"
+        return condemned.lease_expires_at + clock.delete_bound < clock.now
+    if clock.writing_since is not None and condemned.since >= clock.writing_since:
+        return False
+    return condemned.since + clock.grace <= clock.now
+
+
+def plan_slot(
+    listed: Mapping[Digest, ObjectInfo],
+    named: Collection[Digest],
+    condemned: Mapping[Digest, Condemned],
+    *,
+    mark_at: datetime | None,
+    clock: Clock,
+) -> SlotPlan:
+    """Sort what a slot lists.
+
+    Args:
+        listed: the segments, by name, as the store lists them.
+        named: those that any manifest of the slot names, complete or not, known to the catalog or not.
+        condemned: what is condemned there already.
+        mark_at: the store's time of the mark of the oldest open work; what is not older may be that work's own.
+        clock: when.
+    """
+    unreferenced = {name: info for name, info in listed.items() if name not in named}
+    deletable, in_grace, held, new = (dict[Digest, int]() for _ in range(4))
+    for name, info in unreferenced.items():
+        sentence = condemned.get(name)
+        if sentence is None and mark_at is not None and info.last_modified >= mark_at:
+            held[name] = info.stored_bytes
+            continue
+        if sentence is None:
+            new[name] = info.stored_bytes
+            sentence = Condemned(slot_uid="", name=name, stored_bytes=info.stored_bytes, since=clock.now)
+        waits = sentence.sentence is Sentence.CONDEMNED and sentence.since + clock.grace > clock.now
+        pile = deletable if is_ripe(sentence, clock) else in_grace if waits else held
+        pile[name] = info.stored_bytes
+    return SlotPlan(
+        unreferenced={name: info.stored_bytes for name, info in unreferenced.items()},
+        deletable=deletable,
+        in_grace=in_grace,
+        held=held,
+        to_condemn=new,
+        to_lift=frozenset(
+            name
+            for name, each in condemned.items()
+            if each.sentence is Sentence.CONDEMNED and (name in named or name not in listed)
+        ),
+    )

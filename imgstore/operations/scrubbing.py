@@ -1,0 +1,378 @@
+"""Scrub: what manifests name is read again, checked against its name, and made good (rules.md, rules 4, 18 and 21).
+
+From a zone whose bytes match, where the slot has three; else from another slot of the pool that names the same segment,
+those of the region first. What can't be made good degrades the replicas that name it. Last, replicas that are Degraded
+and read right from end to end are Completed again.
+"""
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Final
+
+import numpy as np
+
+from imgstore.domain import keys
+from imgstore.domain.access import Action, Principal, authorize
+from imgstore.domain.digests import Digest, digest_of
+from imgstore.domain.errors import ImgstoreError, ObjectCorrupt, ObjectNotFound, StoreError
+from imgstore.domain.resources import ManifestRow, Slot
+from imgstore.ledger.egress import repair
+from imgstore.ledger.rows import Party
+from imgstore.operations.counting import Counter
+from imgstore.operations.degrading import degrade, degrade_owners
+from imgstore.operations.installation import Installation, first_that_serves
+from imgstore.operations.recording import recorded
+from imgstore.operations.restoring import restore_replicas
+from imgstore.regions import ALL_ZONES
+from imgstore.segments import codec
+from imgstore.segments.manifest import intact
+from imgstore.segments.reference import Reference, encode_reference
+from imgstore.stores.interface import Accept
+from imgstore.stores.zoned import QUORUM, Zoned
+from imgstore.transfer.bounded import Bounded
+
+SCOPE: Final = "/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScrubRequest:
+    """What is to be read."""
+
+    percent: float = 100.0
+    """How many of the segments: the same ones for the same seed. Manifests are all read."""
+    seed: int = 0
+    region: str | None = None
+    """None is every region."""
+    dry_run: bool = False
+    """Read and tell; change nothing."""
+
+
+@dataclass(slots=True, kw_only=True)
+class SlotScrub:
+    """One slot: what was read, and what was wrong. Filled as the scrub goes."""
+
+    slot: Slot
+    objects: int = 0
+    read_bytes: int = 0
+    """Of every copy that was read."""
+    damaged: set[str] = field(default_factory=set)
+    """Keys below the slot of what was missing or wrong somewhere."""
+    repaired: set[str] = field(default_factory=set)
+    """Of these, what is right everywhere now."""
+    repaired_bytes: int = 0
+    """That other slots gave."""
+    restored: int = 0
+    """Replicas that were Degraded and are Completed again."""
+    problem: str | None = None
+    """Why the slot, or a part of it, could not be looked at."""
+
+    @property
+    def unrepaired(self) -> list[str]:
+        """What remains wrong."""
+        return sorted(self.damaged - self.repaired)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """An object that a manifest's row asks for."""
+
+    key: str
+    """Below the slot."""
+    stored_bytes: int
+    accept: Accept
+    name: Digest | None
+    """A segment's."""
+    row: ManifestRow | None
+    """A manifest's, or a managed disk's reference's."""
+
+
+def scrub(installation: Installation, principal: Principal, request: ScrubRequest) -> list[SlotScrub]:
+    """Read, check and repair, slot by slot. May be repeated, killed at any moment, and run beside everything else.
+
+    Raises:
+        InvalidInput: no such region.
+    """
+    if request.dry_run:
+        authorize(principal, Action.READ, SCOPE)
+        return _scrub(installation, request)
+    with recorded(installation, principal, Action.ADMINISTER, SCOPE, "imgstore/scrub"):
+        return _scrub(installation, request)
+
+
+def _scrub(installation: Installation, request: ScrubRequest) -> list[SlotScrub]:
+    region = None if request.region is None else installation.regions.get(request.region, target="region").name
+    with installation.catalog.reading() as facts:
+        slots = [slot for pool in facts.pools.list() for slot in facts.slots.list(pool.uid, region)]
+    done = [_scrub_slot(installation, slot, request) for slot in slots]
+    if not request.dry_run:
+        for each in done:
+            if not each.unrepaired and each.problem is None:
+                each.restored = restore_replicas(installation, each.slot)
+    return done
+
+
+def _scrub_slot(installation: Installation, slot: Slot, request: ScrubRequest) -> SlotScrub:
+    found = SlotScrub(slot=slot)
+    try:
+        wanted = _wanted(installation, slot)
+        if slot.zone == ALL_ZONES:
+            _read_zones(installation, found, wanted, request)
+        else:
+            _read_one(installation, found, wanted, request)
+        if not request.dry_run and found.unrepaired:
+            _repair(installation, found, wanted)
+    except ImgstoreError as error:  # Its store does not answer, or regions.yaml no longer has it: the others can be.
+        found.problem = str(error)
+    return found
+
+
+def _wanted(installation: Installation, slot: Slot) -> dict[str, _Wanted]:
+    with installation.catalog.reading() as facts:
+        rows = facts.manifests.in_slot(slot.uid)
+        segments = facts.segments.rows(slot.key.pool_uid, facts.manifests.named_in_slot(slot.uid))
+    every = chain(
+        chain.from_iterable(map(_objects_of, rows)),
+        (
+            _Wanted(
+                key=keys.segment_key(each.name),
+                stored_bytes=each.stored_bytes,
+                accept=codec.named(each.name),
+                name=each.name,
+                row=None,
+            )
+            for each in segments
+        ),
+    )
+    return {each.key: each for each in every}
+
+
+def _objects_of(row: ManifestRow) -> Iterable[_Wanted]:
+    """A version's manifest; of a managed disk its reference, and the manifest that it refers to."""
+    own = keys.manifest_key(row.owner_uid, row.disk)
+    yield _Wanted(key=row.body_key, stored_bytes=row.object_bytes, accept=intact(row.digest), name=None, row=row)
+    if own != row.body_key:
+        reference = _reference(row)
+        yield _Wanted(key=own, stored_bytes=len(reference), accept=lambda body: body == reference, name=None, row=row)
+
+
+def _reference(row: ManifestRow) -> bytes:
+    return encode_reference(Reference(digest=row.digest, body_key=row.body_key))
+
+
+def _sampled(wanted: Mapping[str, _Wanted], request: ScrubRequest, always: Collection[str] = ()) -> list[_Wanted]:
+    """Those to read: a segment's turn comes by the seed and its name."""
+    below = request.percent / 100 * 2**64
+
+    def chosen(each: _Wanted) -> bool:
+        if each.name is None or each.key in always:
+            return True
+        mixed = digest_of(request.seed.to_bytes(8, "little", signed=True) + each.name)
+        return int.from_bytes(mixed[:8], "little") < below
+
+    return [each for each in wanted.values() if chosen(each)]
+
+
+def _read_all(
+    installation: Installation, found: SlotScrub, some: Sequence[_Wanted], look: Callable[[_Wanted], int]
+) -> None:
+    key = found.slot.key
+    counter = Counter(installation, f"scrub {key.region}/{key.ordinal}", sum(each.stored_bytes for each in some))
+    found.objects = len(some)
+    counter.begin()
+
+    adding = threading.Lock()
+
+    def looked(each: _Wanted) -> None:
+        read_bytes = look(each)
+        with adding:
+            found.read_bytes += read_bytes
+        counter.moved(each.stored_bytes)
+
+    workers = installation.tuning.copy_workers
+    try:
+        with Bounded(workers, workers * 2, "scrub") as pool:
+            for each in some:
+                pool.submit(looked, each)
+    except StoreError as error:
+        counter.fail(error.message)
+        raise
+    counter.end()
+
+
+def _read_one(
+    installation: Installation, found: SlotScrub, wanted: Mapping[str, _Wanted], request: ScrubRequest
+) -> None:
+    """A slot in one zone."""
+    access = installation.access(found.slot)
+
+    def look(each: _Wanted) -> int:
+        try:
+            return len(access.object(each.key, each.accept))
+        except (ObjectNotFound, ObjectCorrupt):
+            found.damaged.add(each.key)
+            return 0
+
+    _read_all(installation, found, _sampled(wanted, request), look)
+
+
+def _read_zones(
+    installation: Installation, found: SlotScrub, wanted: Mapping[str, _Wanted], request: ScrubRequest
+) -> None:
+    """A slot in three zones: each copy is read, and made like one that is right."""
+    store, prefix = installation.locator.store(found.slot), found.slot.prefix
+    assert isinstance(store, Zoned), "the slot lies in three zones"
+    noted = {note.key.removeprefix(prefix) for note in store.pending_repairs() if note.key.startswith(prefix)}
+
+    def look(each: _Wanted) -> int:
+        copies = store.copies(prefix + each.key, each.accept)
+        lacking = [*copies.wrong, *copies.absent]
+        if copies.silent:
+            found.problem = f"zone {', '.join(copies.silent)} does not answer: what it has is not known"
+        if lacking:
+            found.damaged.add(each.key)
+        if request.dry_run or copies.body is None:
+            return copies.read_bytes
+        if lacking:
+            store.restore(prefix + each.key, copies.body, lacking)
+            found.repaired.add(each.key)
+        if each.key in noted and not copies.silent:
+            store.settle(prefix + each.key)
+        return copies.read_bytes
+
+    _read_all(installation, found, _sampled(wanted, request, noted), look)
+    if not request.dry_run:
+        lone = set[str]() if found.problem else {key.removeprefix(prefix) for key in store.lone_keys(prefix)}
+        for key in sorted((noted | lone) - wanted.keys()):
+            _agree(installation, found.slot, store, prefix + key)
+
+
+def _agree(installation: Installation, slot: Slot, store: Zoned, key: str) -> None:
+    """Of an object that no row asks for, a zone missed a write: what two zones have, the third gets; else it goes.
+
+    While a work is open in the slot nothing goes: it may be on its way into the other zones at this moment.
+    """
+    accept = codec.named(keys.segment_name(key)) if keys.is_segment_key(key) else None
+    copies = store.copies(key, accept)
+    if copies.silent:
+        return
+    if len(copies.right) >= QUORUM and copies.body is not None:
+        store.restore(key, copies.body, [*copies.wrong, *copies.absent])
+    elif copies.right or copies.wrong:
+        with installation.catalog.reading() as facts:
+            if facts.works.list_open(slot.uid):
+                return
+        store.withdraw(key, [*copies.right, *copies.wrong])
+    store.settle(key)
+
+
+def _repair(installation: Installation, found: SlotScrub, wanted: Mapping[str, _Wanted]) -> None:
+    """From other slots. What was wrong is told and distrusted first: another process may read it at this moment."""
+    slot = found.slot
+    bad = [wanted[key] for key in found.unrepaired]
+    names = {each.name for each in bad if each.name is not None}
+    if names:
+        degrade(installation, slot, names, "missing or damaged when scrubbed")
+    owners = {each.key.split("/")[1] for each in bad if each.row is not None}
+    if owners:
+        degrade_owners(installation, slot, owners, "its manifest is missing or damaged")
+    brought: list[_Brought] = []
+    for each in bad:
+        try:
+            if each.name is not None:
+                brought.append(_bring_segment(installation, slot, each, each.name))
+            elif each.row is not None:
+                _bring_manifest(installation, slot, each, each.row)
+        except (ObjectNotFound, ObjectCorrupt):
+            continue  # Nobody else has it right: it remains, and is told.
+        except StoreError as error:
+            found.problem = str(error)
+            continue
+        found.repaired.add(each.key)
+    found.repaired_bytes = sum(each.stored_bytes for each in brought)
+    _write_down(installation, slot, brought)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Brought:
+    """A segment that another slot gave."""
+
+    name: Digest
+    stored_bytes: int
+    source: Slot
+
+
+def _bring_segment(installation: Installation, slot: Slot, each: _Wanted, name: Digest) -> _Brought:
+    source, body = _from_another(installation, slot, each.key, each.accept, _naming(installation, slot, name))
+    installation.access(slot).put_segment(name, body)
+    return _Brought(name=name, stored_bytes=len(body), source=source)
+
+
+def _bring_manifest(installation: Installation, slot: Slot, each: _Wanted, row: ManifestRow) -> None:
+    if each.key != row.body_key:
+        installation.access(slot).put_manifest(each.key, _reference(row))
+    else:
+        with installation.catalog.reading() as facts:
+            owner = row.body_key.split("/")[1]
+            same = [other.slot_uid for other in facts.manifests.of_owner(owner) if other.digest == row.digest]
+            slots = [facts.slots.get(uid) for uid in same if uid != slot.uid]
+        _, body = _from_another(installation, slot, each.key, each.accept, slots)
+        installation.access(slot).put_manifest(each.key, body)
+
+
+def _naming(installation: Installation, slot: Slot, name: Digest) -> list[Slot]:
+    """The other slots of the pool that name a segment."""
+    with installation.catalog.reading() as facts:
+        (number,) = facts.segments.ids(slot.key.pool_uid, [name]).tolist()
+        others = [other for other in facts.slots.list(slot.key.pool_uid) if other.uid != slot.uid]
+        return [other for other in others if np.isin(number, facts.manifests.named_in_slot(other.uid)).any()]
+
+
+def _from_another(
+    installation: Installation, slot: Slot, key: str, accept: Accept, others: Sequence[Slot]
+) -> tuple[Slot, bytes]:
+    """An object as another slot has it, those of the region first.
+
+    Raises:
+        ObjectNotFound: no other slot should have it.
+        StoreError: none serves it.
+    """
+    near = sorted(others, key=lambda other: other.key.region != slot.key.region)
+    if not near:
+        raise ObjectNotFound(f"No other replica has '{key}'.", found="one slot", expected="another", target=key)
+    by_label = {str(other.key): other for other in near}
+    return first_that_serves(
+        installation.accesses(near), lambda access: (by_label[access.label], access.object(key, accept))
+    )
+
+
+def _write_down(installation: Installation, slot: Slot, brought: Sequence[_Brought]) -> None:
+    """A row of the ledger for each region that segments came from and each party that is billed for them here."""
+    moved: defaultdict[tuple[str, Party], int] = defaultdict(int)
+    with installation.catalog.transaction() as facts:
+        billed = {each.owner_uid: each.party for each in facts.ledger.open_intervals(slot.uid)}
+        naming = [
+            (billed[row.owner_uid], np.frombuffer(row.segment_ids, dtype="<u4"))
+            for row in facts.manifests.in_slot(slot.uid)
+            if row.owner_uid in billed
+        ]
+        known = facts.segments.known(slot.key.pool_uid, [each.name for each in brought])
+        for each in brought:
+            party = next((party for party, ids in naming if np.isin(known.get(each.name, 0), ids)), None)
+            if party is not None:  # Else its last owner was deleted meanwhile.
+                moved[each.source.key.region, party] += each.stored_bytes
+        for (region, party), moved_bytes in moved.items():
+            facts.ledger.add(
+                repair(
+                    key=f"repair/{installation.effects.new_uid()}",
+                    party=party,
+                    source=region,
+                    target=slot.key.region,
+                    replica=slot.key.ordinal,
+                    moved_bytes=moved_bytes,
+                    prices=installation.regions.prices,
+                    time=installation.effects.now(),
+                )
+            )

@@ -1,0 +1,95 @@
+"""What a collection is to do, or did, and what a scrub found. In ARM's manner of names."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from imgstore.wire.text import Json
+
+if TYPE_CHECKING:
+    from imgstore.domain.works import Work
+    from imgstore.operations.collecting import Collection, SlotReport
+    from imgstore.operations.scrubbing import ScrubRequest, SlotScrub
+    from imgstore.operations.surveying import SlotSurvey
+
+
+def collection_json(collection: "Collection", *, dry_run: bool) -> Json:
+    """A collection, slot by slot. Sizes are stored bytes."""
+    return {
+        "graceHours": collection.grace.total_seconds() / 3600,
+        "dryRun": dry_run,
+        "slots": [_slot_json(report) for report in collection.slots],
+        "forgottenSegments": collection.forgotten_segments,
+        "forgottenPools": collection.forgotten_pools,
+        "settledNotes": collection.settled_notes,
+    }
+
+
+def _slot_json(report: "SlotReport") -> Json:
+    survey = report.survey
+    key = report.slot.key
+    return {
+        "pool": key.pool_uid,
+        "gallery": report.gallery,
+        "region": key.region,
+        "storageAccountType": key.storage_account_type.value,
+        "replica": key.ordinal,
+        **({} if survey is None else _survey_json(survey)),
+        "collected": _sum(report.collected),
+        "problem": report.problem,
+    }
+
+
+def _survey_json(survey: "SlotSurvey") -> dict[str, Json]:
+    plan = survey.plan
+    return {
+        "objects": len(survey.segments) + survey.others,
+        "storedBytes": sum(info.stored_bytes for info in survey.segments.values()) + survey.other_bytes,
+        "unreferenced": _sum(plan.unreferenced),
+        "inGrace": _sum(plan.in_grace),
+        "held": _sum(plan.held),
+        "deletable": _sum({**_by_text(plan.deletable), **survey.stale}),
+        "oldestOpenWork": None if survey.oldest_work is None else _work_json(survey.oldest_work),
+        "unknownManifestCount": len(survey.strangers) or None,
+        "unknownManifests": list(survey.strangers),
+    }
+
+
+def _by_text(sizes: Mapping[bytes, int]) -> dict[str, int]:
+    return {name.hex(): size for name, size in sizes.items()}
+
+
+def _sum(sizes: Mapping[Any, int]) -> Json:
+    return {"objects": len(sizes), "storedBytes": sum(sizes.values())}
+
+
+def _work_json(work: "Work") -> Json:
+    return {"kind": work.kind.value, "owner": work.owner_uid, "openedAt": work.opened_at.isoformat()}
+
+
+def scrub_json(request: "ScrubRequest", slots: "Sequence[SlotScrub]") -> Json:
+    """What a scrub read, slot by slot."""
+    return {
+        "samplePercent": request.percent,
+        "seed": request.seed,
+        "dryRun": request.dry_run,
+        "slots": [_scrub_slot_json(each) for each in slots],
+    }
+
+
+def _scrub_slot_json(found: "SlotScrub") -> Json:
+    key = found.slot.key
+    return {
+        "pool": key.pool_uid,
+        "region": key.region,
+        "storageAccountType": key.storage_account_type.value,
+        "replica": key.ordinal,
+        "objects": found.objects,
+        "readBytes": found.read_bytes,
+        "damaged": len(found.damaged),
+        "repaired": len(found.repaired),
+        "repairedBytes": found.repaired_bytes,
+        "unrepairedCount": len(found.unrepaired),
+        "unrepaired": found.unrepaired,
+        "restoredReplicas": found.restored,
+        "problem": found.problem,
+    }

@@ -1,0 +1,76 @@
+"""``imgstore gc`` as a person and a script meet it."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from imgstore.cli.main import main
+from imgstore.domain.geometry import MIB
+from imgstore.testing.disks import make_raw
+from imgstore.testing.installations import Stock, delete, open_home, publish
+
+pytest_plugins = ["imgstore.testing.stock"]
+
+SLOTS = 4
+
+
+@pytest.fixture
+def home(tmp_path: Path, stock: Stock) -> Path:
+    """With a version that was deleted."""
+    shutil.copytree(stock.home, tmp_path / "home")
+    with open_home(tmp_path / "home") as installation:
+        other = make_raw(tmp_path / "other.raw", seed=77, virtual_bytes=16 * MIB, content_bytes=5 * MIB)
+        publish(installation, other, "1.0.1")
+        delete(installation, "1.0.1")
+    return tmp_path / "home"
+
+
+def run(home: Path, *words: str) -> Result:
+    return CliRunner().invoke(main, ["gc", "--home", str(home), *words], prog_name="imgstore")
+
+
+def told(result: Result, code: int = 0) -> Any:
+    assert result.exit_code == code, result.output
+    return json.loads(result.stdout)
+
+
+def test_a_plan_changes_nothing(home: Path) -> None:
+    before = sorted(path for path in home.rglob("*") if path.is_file() and "regions" in path.parts)
+    plan = told(run(home, "--dry-run", "--grace-hours", "0"))
+    assert (plan["dryRun"], plan["graceHours"], len(plan["slots"])) == (True, 0.0, SLOTS)
+    for slot in plan["slots"]:
+        assert slot["unreferenced"]["objects"] >= 1
+        assert slot["deletable"]["storedBytes"] >= slot["unreferenced"]["storedBytes"] > 0
+        assert slot["collected"] == {"objects": 0, "storedBytes": 0}
+        assert slot["oldestOpenWork"] is None
+    assert before == sorted(path for path in home.rglob("*") if path.is_file() and "regions" in path.parts)
+
+
+def test_without_a_terminal_it_wants_to_be_told(home: Path) -> None:
+    result = run(home)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "DeletableBytes" in result.stderr, "the plan is shown first"
+    assert "Use --yes" in result.stderr
+
+
+def test_collected_after_the_grace(home: Path) -> None:
+    plan = told(run(home, "--dry-run", "--grace-hours", "0"))
+    first = told(run(home, "--yes"))
+    assert first["graceHours"] == 24.0
+    assert all(slot["inGrace"] == slot["unreferenced"] for slot in first["slots"])
+    done = run(home, "--yes", "--grace-hours", "0")
+    for was, planned in zip(told(done)["slots"], plan["slots"], strict=True):
+        assert was["collected"]["storedBytes"] >= planned["unreferenced"]["storedBytes"]
+    assert done.stderr.index("DeletableBytes") < done.stderr.index("completed"), "the plan comes first"
+    again = told(run(home, "--yes", "--grace-hours", "0"))
+    assert all(slot["unreferenced"]["objects"] == slot["collected"]["objects"] == 0 for slot in again["slots"])
+    assert "CollectedBytes" in run(home, "--yes", "-o", "table").stdout
+
+
+def test_a_grace_below_zero_is_no_grace(home: Path) -> None:
+    assert run(home, "--yes", "--grace-hours", "-1").exit_code == 2

@@ -1,0 +1,472 @@
+"""Collection: what nothing names goes after its grace, and nothing else ever does."""
+
+import filecmp
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from imgstore.domain import keys
+from imgstore.domain.collection import Sentence
+from imgstore.domain.effects import Effects
+from imgstore.domain.errors import StoreError, WorkHeld
+from imgstore.domain.geometry import MIB
+from imgstore.domain.resources import Slot
+from imgstore.domain.states import ReplicaState
+from imgstore.operations import collecting, definitions, galleries, settling
+from imgstore.operations import disks as disk_operations
+from imgstore.operations.collecting import SlotReport
+from imgstore.operations.installation import Installation
+from imgstore.stores.directory import DirectoryStore
+from imgstore.testing.clock import ManualClock
+from imgstore.testing.disks import make_raw
+from imgstore.testing.engines import S3Engine
+from imgstore.testing.installations import (
+    ADMIN,
+    DEFINITION,
+    GALLERY,
+    GROUP,
+    Stock,
+    all_slots,
+    audit,
+    audit_collected,
+    audit_served,
+    charges,
+    collect,
+    content,
+    delete,
+    expire_collectors,
+    export,
+    export_disk,
+    found_gallery,
+    make_disk,
+    open_home,
+    publish,
+    show,
+)
+from imgstore.testing.scenes import on_minio
+
+pytest_plugins = ["imgstore.testing.stock"]
+
+DAY = 24.0
+SOURCE = ["southcentralus"]
+
+
+def other_disk(folder: Path, seed: int = 77) -> Path:
+    return make_raw(folder / f"other-{seed}.raw", seed=seed, virtual_bytes=16 * MIB, content_bytes=9 * MIB)
+
+
+def segments(installation: Installation) -> dict[str, set[bytes]]:
+    return {str(slot.key): set(content(installation, slot).segments) for slot in all_slots(installation)}
+
+
+def reports(collection: collecting.Collection) -> dict[str, SlotReport]:
+    return {str(report.slot.key): report for report in collection.slots}
+
+
+def condemned(installation: Installation) -> dict[str, Sentence]:
+    with installation.catalog.reading() as facts:
+        return {
+            each.name.hex(): each.sentence
+            for slot in all_slots(installation)
+            for each in facts.condemned.list(slot.uid)
+        }
+
+
+def source_slot(installation: Installation) -> Slot:
+    return next(slot for slot in all_slots(installation) if str(slot.key) == "southcentralus/Standard_LRS/0")
+
+
+def condemn_everything_unnamed(installation: Installation) -> None:
+    collect(installation, DAY)
+    assert set(condemned(installation).values()) <= {Sentence.CONDEMNED}
+
+
+def test_a_home_without_garbage_loses_nothing(stocked: Installation) -> None:
+    before = segments(stocked)
+    done = collect(stocked)
+    assert [report.problem for report in done.slots] == [None] * 4
+    assert [dict(report.collected) for report in done.slots] == [{}] * 4
+    assert done.forgotten_segments == done.forgotten_pools == 0
+    assert segments(stocked) == before
+    audit_collected(stocked)
+    audit(stocked, collected=True)
+
+
+def test_a_deleted_version_leaves_what_the_others_name(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
+    publish(stocked, stock.second, "1.0.1")
+    publish(stocked, other_disk(tmp_path), "1.0.2")
+    delete(stocked, "1.0.2")
+    delete(stocked, "1.0.0")
+    before = segments(stocked)
+    plan = collecting.plan_collection(stocked, ADMIN, grace=timedelta(0))
+    assert segments(stocked) == before
+    done = collect(stocked)
+    for where, report in reports(done).items():
+        assert report.survey is not None
+        assert report.survey.plan.unreferenced == reports(plan)[where].survey.plan.unreferenced  # type: ignore[union-attr]
+        assert report.survey.plan.deletable == report.survey.plan.unreferenced
+        assert len(report.survey.plan.unreferenced) >= 2
+        gone = {keys.segment_name(key) for key in report.collected if keys.is_segment_key(key)}
+        assert before[where] - gone == segments(stocked)[where]
+    audit_collected(stocked)
+    audit(stocked, collected=True)
+    audit_served(stocked, {"1.0.1": stock.second}, _made(tmp_path / "served"))
+    with stocked.catalog.reading() as facts:
+        pool = source_slot(stocked).key.pool_uid
+        left = {row.name for row in facts.segments.rows(pool, facts.segments.all_ids(pool))}
+    assert left == set().union(*segments(stocked).values())
+    assert done.forgotten_segments >= 2
+
+
+def test_the_grace_runs_from_when_it_was_noticed(stocked: Installation) -> None:
+    delete(stocked)
+    before = segments(stocked)
+    first = collect(stocked, DAY)
+    assert segments(stocked) == before
+    plan = reports(first)["southcentralus/Standard_LRS/0"].survey.plan  # type: ignore[union-attr]
+    assert plan.in_grace == plan.unreferenced
+    assert plan.deletable == {}
+    collect(stocked, DAY)
+    assert segments(stocked) == before
+    _age_condemnations(stocked, timedelta(hours=25))
+    collect(stocked, DAY)
+    assert set().union(*segments(stocked).values()) == set()
+    assert condemned(stocked) == {}
+    audit_collected(stocked)
+
+
+def test_a_disk_keeps_what_it_stands_on(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
+    make_disk(stocked, "d1", "westus2")
+    delete(stocked)
+    collect(stocked)
+    audit_collected(stocked)
+    audit(stocked, collected=True)
+    assert len(segments(stocked)["westus2/Standard_ZRS/0"]) > 1
+    assert segments(stocked)["eastus/Standard_LRS/0"] == set()
+    export_disk(stocked, tmp_path / "d1.raw", "d1")
+    assert filecmp.cmp(tmp_path / "d1.raw", stock.first, shallow=False)
+
+
+def test_an_unfinished_ingest_keeps_what_it_sent(
+    empty: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = other_disk(tmp_path)
+    _fail_at_put(monkeypatch, keys.FINGERPRINTS)
+    for _ in range(2):  # The second run takes the work up again; what the first one sent stays its own.
+        with pytest.raises(StoreError):
+            publish(empty, source, targets=SOURCE)
+    monkeypatch.undo()
+    sent = segments(empty)
+    assert len(sent["southcentralus/Standard_LRS/0"]) >= 2
+    for _ in range(2):
+        done = collect(empty)
+        plan = done.slots[0].survey.plan  # type: ignore[union-attr]
+        assert plan.held == plan.unreferenced
+    assert segments(empty) == sent
+    assert condemned(empty) == {}
+    put = _counted_puts(monkeypatch)
+    publish(empty, source, targets=SOURCE)
+    assert [key for key in put if keys.is_segment_key(key)] == [], "what was there was sent again"
+    audit(empty)
+
+
+def test_what_an_open_work_may_have_listed_is_not_deleted_before_it_closes(
+    stocked: Installation, stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is condemned after the work's listing, which showed it: the work leaves it unsent."""
+    delete(stocked)
+    real = DirectoryStore.put
+    done: list[collecting.Collection] = []
+
+    def collecting_put(store: DirectoryStore, key: str, *args: object, **kwargs: object) -> object:
+        if keys.FINGERPRINTS in key and not done:
+            done.append(collect(stocked))  # Its listing is long done.
+        return real(store, key, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(DirectoryStore, "put", collecting_put)
+    publish(stocked, stock.first, "1.0.1", targets=SOURCE)
+    (report,) = (
+        each for each in done[0].slots if each.slot.key.region == "southcentralus" and not each.slot.key.ordinal
+    )
+    assert report.survey is not None
+    assert report.survey.plan.held == report.survey.plan.unreferenced != {}
+    audit_served(stocked, {"1.0.1": stock.first}, _made(tmp_path / "served"))
+    collect(stocked)
+    audit_collected(stocked)
+
+
+def test_the_same_disk_lives_again_while_its_segments_are_condemned(
+    stocked: Installation, stock: Stock, tmp_path: Path
+) -> None:
+    delete(stocked)
+    condemn_everything_unnamed(stocked)
+    assert condemned(stocked) != {}
+    publish(stocked, stock.first, "2.0.0")
+    assert condemned(stocked) == {}
+    collect(stocked)
+    audit_served(stocked, {"2.0.0": stock.first}, _made(tmp_path / "served"))
+    audit_collected(stocked)
+
+
+def test_condemned_is_absent_for_ingest_and_copy(
+    stocked: Installation, stock: Stock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is put once more in each slot, whatever the listings show."""
+    delete(stocked)
+    lay = segments(stocked)
+    condemn_everything_unnamed(stocked)
+    put = _counted_puts(monkeypatch)
+    publish(stocked, stock.first, "2.0.0", targets=["southcentralus=2"])
+    again = [key for key in put if keys.is_segment_key(key)]
+    assert len(again) == sum(len(names) for where, names in lay.items() if where.startswith("southcentralus"))
+    # Not asked for here: still condemned, for its grace.
+    assert len(condemned(stocked)) == len(lay["eastus/Standard_LRS/0"])
+
+
+def test_a_writer_waits_for_a_collector(stock: Stock, tmp_path: Path) -> None:
+    """The collector was killed in the middle; its segments are deleted once its lease is over."""
+    clock = ManualClock()
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        expire_collectors(installation)
+        collect(installation)
+
+    effects = Effects(wait=wait, monotonic=clock.monotonic)
+    with open_home(tmp_path / "home", effects=effects) as installation:
+        found_gallery(installation)
+        publish(installation, stock.first, targets=SOURCE)
+        delete(installation)
+        _leave_deleting(installation)
+        publish(installation, stock.first, "2.0.0", targets=SOURCE)
+        assert waits
+        assert condemned(installation) == {}
+        audit_served(installation, {"2.0.0": stock.first}, _made(tmp_path / "served"))
+
+
+def test_a_writer_gives_up_and_names_the_collector(stock: Stock, tmp_path: Path) -> None:
+    clock = ManualClock()
+    effects = Effects(wait=clock.advance, monotonic=clock.monotonic)
+    with open_home(tmp_path / "home", effects=effects) as installation:
+        found_gallery(installation)
+        publish(installation, stock.first, targets=SOURCE)
+        delete(installation)
+        _leave_deleting(installation)
+        with pytest.raises(WorkHeld, match="imgstore gc"):
+            publish(installation, stock.first, "2.0.0", targets=SOURCE)
+        assert show(installation, "2.0.0").replicas[0].state is ReplicaState.FAILED
+        collect(installation)
+        assert set(condemned(installation).values()) == {Sentence.DELETING}, "taken over before its lease was over"
+        expire_collectors(installation)
+        collect(installation)
+        publish(installation, stock.first, "2.0.0", targets=SOURCE)
+        audit_served(installation, {"2.0.0": stock.first}, _made(tmp_path / "served"))
+
+
+@pytest.mark.parametrize("sentence", Sentence)
+def test_completed_is_refused_while_a_segment_is_condemned(
+    empty: Installation, stock: Stock, monkeypatch: pytest.MonkeyPatch, sentence: Sentence
+) -> None:
+    """Behind the back of those who write the manifest's row."""
+    real = settling.complete_replica
+
+    def complete(installation: Installation, **kwargs: object) -> None:
+        slot = source_slot(installation)
+        name, size = next(iter(content(installation, slot).segments.items()))
+        with installation.catalog.transaction() as facts:
+            facts.condemned.add(slot.uid, {name: size})
+            if sentence is Sentence.DELETING:
+                facts.condemned.begin_deleting(slot.uid, [name], token="t", lease_expires_at=facts.now())
+        real(installation, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("imgstore.operations.publishing.complete_replica", complete)
+    with pytest.raises(WorkHeld, match="imgstore gc"):
+        publish(empty, stock.first, targets=SOURCE)
+    assert show(empty).replicas[0].state is ReplicaState.FAILED
+    assert charges(empty) == []
+
+
+def test_a_slow_collector_sends_nothing(stocked: Installation) -> None:
+    delete(stocked)
+    before = segments(stocked)
+    slow = replace(stocked, tuning=replace(stocked.tuning, collect_lease_seconds=100.0))
+    done = collect(slow)
+    assert all("too slow" in (report.problem or "") for report in done.slots)
+    assert segments(stocked) == before
+    assert set(condemned(stocked).values()) == {Sentence.DELETING}
+    expire_collectors(stocked)
+    collect(stocked)
+    audit_collected(stocked)
+    assert condemned(stocked) == {}
+
+
+def test_an_unknown_manifest_lives_and_is_told(stocked: Installation) -> None:
+    slot = source_slot(stocked)
+    access = stocked.access(slot)
+    (known,) = content(stocked, slot).manifests
+    body = access.store.get(slot.prefix + known)
+    delete(stocked)
+    unknown = keys.manifest_key("somebody", "os")
+    access.put_manifest(unknown, body)
+    done = reports(collect(stocked))
+    report = done[str(slot.key)]
+    assert report.survey is not None
+    assert report.survey.strangers == (unknown,)
+    assert report.survey.plan.unreferenced == {}
+    assert len(segments(stocked)[str(slot.key)]) > 1
+    assert segments(stocked)["eastus/Standard_LRS/0"] == set()
+
+
+def test_an_unknown_manifest_that_cannot_be_read_stops_its_slot_alone(stocked: Installation) -> None:
+    slot = source_slot(stocked)
+    delete(stocked)
+    stocked.access(slot).store.put(slot.prefix + keys.manifest_key("somebody", "os"), b"nonsense")
+    done = reports(collect(stocked))
+    assert done[str(slot.key)].problem is not None
+    assert len(segments(stocked)[str(slot.key)]) > 1
+    assert segments(stocked)["eastus/Standard_LRS/0"] == set()
+
+
+def test_a_pool_goes_with_the_last_that_stood_on_it(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
+    make_disk(stocked, "d1", "eastus")
+    delete(stocked)
+    definitions.delete_definition(stocked, ADMIN, group=GROUP, gallery=GALLERY, name=DEFINITION)
+    galleries.delete_gallery(stocked, ADMIN, group=GROUP, name=GALLERY)
+    assert collect(stocked).forgotten_pools == 0
+    export_disk(stocked, tmp_path / "d1.raw", "d1")
+    assert filecmp.cmp(tmp_path / "d1.raw", stock.first, shallow=False)
+    disk_operations.delete_disk(stocked, ADMIN, group=GROUP, name="d1")
+    done = collect(stocked)
+    assert done.forgotten_pools == 1
+    with stocked.catalog.reading() as facts:
+        assert facts.pools.list() == []
+    left = [path for path in (stocked.home / "regions").rglob("*") if path.is_file() and path.name != "FORMAT"]
+    assert left == []
+    found_gallery(stocked)
+    publish(stocked, stock.first)
+    audit(stocked, collected=True)
+
+
+def test_publishing_races_collection(stock: Stock, tmp_path: Path) -> None:
+    race(stock, tmp_path)
+
+
+def test_publishing_races_collection_on_postgresql(stock: Stock, tmp_path: Path, postgresql: str) -> None:
+    race(stock, tmp_path, database=postgresql)
+
+
+def race(stock: Stock, tmp_path: Path, **settings: Any) -> None:
+    """Two installations on one home: one collects without grace all the while, the other publishes and deletes."""
+    disks = {"a": stock.first, "b": stock.second, "c": other_disk(tmp_path)}
+    failures: list[BaseException] = []
+    with open_home(tmp_path / "home", **settings) as writer, open_home(tmp_path / "home", **settings) as collector:
+        found_gallery(writer)
+        over = False
+
+        def run() -> None:
+            try:
+                while not over:
+                    assert [report.problem for report in collect(collector).slots if report.problem] == []
+            except BaseException as error:  # noqa: BLE001 - told below
+                failures.append(error)
+
+        thread = Thread(target=run)
+        thread.start()
+        try:
+            expected: dict[str, Path] = {}
+            for number, letter in enumerate("abacbca"):
+                version = f"1.0.{number}"
+                publish(writer, disks[letter], version, targets=["southcentralus=2", "westus2=1=Standard_ZRS"])
+                expected[version] = disks[letter]
+                if number % 2:
+                    delete(writer, f"1.0.{number - 1}")
+                    delete(writer, version)
+        finally:
+            over = True
+            thread.join()
+        assert failures == []
+        audit_served(writer, expected, _made(tmp_path / "served"))
+        collect(writer)
+        audit_collected(writer)
+        audit(writer, collected=True)
+
+
+@pytest.mark.engine("minio")
+def test_collected_on_minio(tmp_path: Path, minio_cluster: Callable[[int], tuple[S3Engine, ...]]) -> None:
+    scene = on_minio(tmp_path, minio_cluster(3), "collected")
+    scene.prepare()
+    one = scene.expected["1.0.0"] = other_disk(tmp_path, 1)
+    two = other_disk(tmp_path, 2)
+    with scene.open() as installation:
+        publish(installation, one, "1.0.0", targets=["southcentralus", "westus2=1=Standard_ZRS"])
+        before = segments(installation)
+        publish(installation, two, "1.0.1", targets=["southcentralus", "westus2=1=Standard_ZRS"])
+        delete(installation, "1.0.1")
+        collect(installation)
+        assert segments(installation) == before
+        audit(installation, collected=True)
+        audit_served(installation, scene.expected, scene.folder / "served")
+
+
+def test_nothing_is_served_wrongly_after_a_base_is_collected(
+    stocked: Installation, stock: Stock, tmp_path: Path
+) -> None:
+    """The second version stands on the first one's segments; the first goes."""
+    publish(stocked, stock.second, "1.0.1")
+    delete(stocked, "1.0.0")
+    collect(stocked)
+    export(stocked, tmp_path / "x.raw", version="1.0.1")
+    assert filecmp.cmp(tmp_path / "x.raw", stock.second, shallow=False)
+    publish(stocked, stock.first, "1.0.2")
+    audit(stocked, collected=True)
+    audit_collected(stocked)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def _age_condemnations(installation: Installation, age: timedelta) -> None:
+    with installation.catalog.transaction() as facts:
+        for slot in all_slots(installation):
+            for each in facts.condemned.list(slot.uid):
+                facts._session.connection.exec_driver_sql(
+                    "UPDATE condemned SET since = ? WHERE slot_uid = ? AND name = ?",
+                    ((each.since - age).strftime("%Y-%m-%d %H:%M:%S.%f"), slot.uid, each.name),
+                )
+
+
+def _leave_deleting(installation: Installation) -> None:
+    """As a collector does that is killed before it sends anything."""
+    slow = replace(installation, tuning=replace(installation.tuning, delete_seconds_max=1000.0))
+    collect(slow)
+    assert set(condemned(installation).values()) == {Sentence.DELETING}
+
+
+def _fail_at_put(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    real = DirectoryStore.put
+
+    def put(store: DirectoryStore, key: str, *args: object, **kwargs: object) -> object:
+        if part in key:
+            raise StoreError("The store fails.", found="a test")
+        return real(store, key, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(DirectoryStore, "put", put)
+
+
+def _counted_puts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    real, seen = DirectoryStore.put, list[str]()
+
+    def put(store: DirectoryStore, key: str, *args: object, **kwargs: object) -> object:
+        seen.append(key)
+        return real(store, key, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(DirectoryStore, "put", put)
+    return seen

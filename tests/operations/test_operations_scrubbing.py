@@ -1,0 +1,303 @@
+"""Scrub: what was flipped, lost or brought back old is found and made good, and what can't be is told."""
+
+import filecmp
+import random
+import shutil
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from imgstore.domain import keys
+from imgstore.domain.digests import digest_of
+from imgstore.domain.errors import InvalidInput
+from imgstore.domain.geometry import MIB
+from imgstore.domain.resources import Slot
+from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.ledger.rows import ChargeKind
+from imgstore.operations import bills
+from imgstore.operations.installation import Installation
+from imgstore.operations.scrubbing import ScrubRequest, SlotScrub, scrub
+from imgstore.stores.zoned import Zoned
+from imgstore.testing.disks import make_raw
+from imgstore.testing.installations import (
+    ADMIN,
+    Stock,
+    all_slots,
+    audit,
+    audit_collected,
+    audit_served,
+    charges,
+    collect,
+    delete,
+    export_disk,
+    make_disk,
+    open_home,
+    publish,
+    show,
+    states,
+)
+
+pytest_plugins = ["imgstore.testing.stock"]
+
+COMPLETED, DEGRADED = ReplicaState.COMPLETED, ReplicaState.DEGRADED
+SOURCE_SLOT, SECOND_SLOT = "southcentralus/Standard_LRS/0", "southcentralus/Standard_LRS/1"
+EAST, WEST = "eastus/Standard_LRS/0", "westus2/Standard_ZRS/0"
+
+
+def slot_of(installation: Installation, key: str) -> Slot:
+    return next(slot for slot in all_slots(installation) if str(slot.key) == key)
+
+
+def copies(installation: Installation, key: str, kind: str = keys.SEGMENTS, zone: str = "*") -> list[Path]:
+    """The files of a slot, in every zone that it lies in."""
+    slot = slot_of(installation, key)
+    zones = (installation.home / "regions" / slot.bucket).glob(f"zone-{zone}/{slot.prefix}{kind}")
+    return sorted(path for folder in zones for path in folder.rglob("*") if path.is_file())
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def run(installation: Installation, **request: object) -> dict[str, SlotScrub]:
+    done = scrub(installation, ADMIN, ScrubRequest(**request))  # type: ignore[arg-type]
+    return {str(each.slot.key): each for each in done}
+
+
+def repairs(installation: Installation) -> list[tuple[str, str, int]]:
+    return [
+        (row.source, row.target, row.delivered_bytes) for row in charges(installation) if row.kind is ChargeKind.REPAIR
+    ]
+
+
+def served(installation: Installation, stock: Stock, tmp_path: Path) -> None:
+    (tmp_path / "served").mkdir(exist_ok=True)
+    audit_served(installation, {"1.0.0": stock.first}, tmp_path / "served")
+
+
+def test_a_sound_home_is_read_and_left_alone(stocked: Installation) -> None:
+    make_disk(stocked, "d1", "westus2")
+    before = {path: path.stat().st_mtime_ns for path in (stocked.home / "regions").rglob("*") if path.is_file()}
+    for where, found in run(stocked).items():
+        files = copies(stocked, where) + copies(stocked, where, keys.MANIFESTS)
+        assert (found.damaged, found.problem, found.restored) == (set(), None, 0)
+        assert found.read_bytes == sum(path.stat().st_size for path in files)
+        assert found.objects == len(files) // (3 if where == WEST else 1)
+    assert before == {path: path.stat().st_mtime_ns for path in (stocked.home / "regions").rglob("*") if path.is_file()}
+    audit(stocked)
+
+
+@pytest.mark.parametrize("where", [SOURCE_SLOT, SECOND_SLOT])
+@pytest.mark.parametrize("harm", [flip, Path.unlink])
+def test_lrs_is_repaired_from_its_region(
+    stocked: Installation, stock: Stock, tmp_path: Path, harm: object, where: str
+) -> None:
+    before = charges(stocked)
+    (first, second, *_) = copies(stocked, where)
+    size = first.stat().st_size + second.stat().st_size
+    for path in (first, second):
+        harm(path)  # type: ignore[operator]
+    told = run(stocked, dry_run=True)[where]
+    assert (len(told.damaged), told.repaired) == (2, set())
+    assert set(states(show(stocked)).values()) == {COMPLETED}, "a dry run changed something"
+    found = run(stocked)[where]
+    assert (len(found.damaged), found.unrepaired, found.restored, found.repaired_bytes) == (2, [], 1, size)
+    assert all(digest_of(path.read_bytes()).hex() == path.name for path in (first, second))
+    assert set(states(show(stocked)).values()) == {COMPLETED}
+    assert show(stocked).version.provisioning_state is ProvisioningState.SUCCEEDED
+    assert repairs(stocked) == [("southcentralus", "southcentralus", size)]
+    assert [row for row in charges(stocked) if row.kind is not ChargeKind.REPAIR] == before
+    served(stocked, stock, tmp_path)
+    audit(stocked)
+
+
+def test_lrs_is_repaired_from_another_region(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
+    (first, *_) = copies(stocked, EAST)
+    flip(first)
+    found = run(stocked, region="East US")
+    assert list(found) == [EAST]
+    assert found[EAST].unrepaired == []
+    ((_, target, moved),) = repairs(stocked)
+    assert (target, moved) == ("eastus", first.stat().st_size)
+    assert bills.show_bill(stocked, ADMIN).total >= 0
+    assert [row.amount for row in charges(stocked) if row.kind is ChargeKind.REPAIR] == [Decimal(0)]
+    served(stocked, stock, tmp_path)
+
+
+def test_a_repair_has_its_price_where_one_is_set(stock: Stock, tmp_path: Path) -> None:
+    shipped = (Path(__file__).parents[2] / "regions.yaml").read_text()
+    document = tmp_path / "regions.yaml"
+    document.write_text(shipped.replace("prices:\n", "prices:\n  repair_per_gb: 1.5\n"))
+    shutil.copytree(stock.home, tmp_path / "home")
+    with open_home(tmp_path / "home", regions=document) as installation:
+        (first, *_) = copies(installation, EAST)
+        flip(first)
+        run(installation)
+        (row,) = (row for row in charges(installation) if row.kind is ChargeKind.REPAIR)
+        assert row.amount == Decimal("1.5") * first.stat().st_size / 10**9
+        bills.show_bill(installation, ADMIN)
+
+
+@pytest.mark.parametrize("zone", "123")
+def test_zrs_is_repaired_from_its_zones(stocked: Installation, stock: Stock, tmp_path: Path, zone: str) -> None:
+    mine = copies(stocked, WEST, zone=zone)
+    flip(mine[0])
+    mine[1].unlink()
+    (manifest,) = copies(stocked, WEST, keys.MANIFESTS, zone)
+    flip(manifest)
+    found = run(stocked)[WEST]
+    assert (len(found.damaged), found.unrepaired, found.repaired_bytes) == (3, [], 0)
+    assert all(digest_of(path.read_bytes()).hex() == path.name for path in mine)
+    assert len({path.read_bytes() for path in copies(stocked, WEST, keys.MANIFESTS)}) == 1
+    assert repairs(stocked) == []
+    assert set(states(show(stocked)).values()) == {COMPLETED}
+    served(stocked, stock, tmp_path)
+
+
+def test_zrs_that_is_wrong_in_every_zone_is_repaired_from_another_region(
+    stocked: Installation, stock: Stock, tmp_path: Path
+) -> None:
+    name = copies(stocked, WEST, zone="1")[0].name
+    for path in copies(stocked, WEST):
+        if path.name == name:
+            flip(path)
+    found = run(stocked)[WEST]
+    assert (found.unrepaired, found.restored) == ([], 1)
+    assert len(repairs(stocked)) == 1
+    served(stocked, stock, tmp_path)
+
+
+def test_a_zone_that_comes_back_old_is_brought_up_to_date(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
+    """While it was away a version came and one went: it gets the one, and its copies of the other go."""
+    gone = make_raw(tmp_path / "gone.raw", seed=71, virtual_bytes=16 * MIB, content_bytes=5 * MIB)
+    come = make_raw(tmp_path / "come.raw", seed=72, virtual_bytes=16 * MIB, content_bytes=5 * MIB)
+    publish(stocked, gone, "0.9.0")
+    bucket = stocked.home / "regions" / slot_of(stocked, WEST).bucket
+    (bucket / "zone-2").rename(tmp_path / "old")
+    (bucket / "zone-2").write_bytes(b"")  # A disk that fails: no folder, and none can be made.
+    with open_home(stocked.home) as meanwhile:
+        publish(meanwhile, come, "1.0.1")
+        delete(meanwhile, "0.9.0")
+        collect(meanwhile)
+    (bucket / "zone-2").unlink()
+    (tmp_path / "old").rename(bucket / "zone-2")
+    with open_home(stocked.home) as installation:
+        store = installation.locator.store(slot_of(installation, WEST))
+        assert isinstance(store, Zoned)
+        assert store.pending_repairs() != []
+        found = run(installation)[WEST]
+        assert found.unrepaired == []
+        assert len(found.repaired) >= 2
+        assert store.pending_repairs() == []
+        one, two, three = (
+            {"/".join(path.parts[-3:]): path.read_bytes() for path in copies(installation, WEST, "", zone)}
+            for zone in "123"
+        )
+        assert one == two == three
+        collect(installation)
+        audit_collected(installation)
+        (tmp_path / "served").mkdir()
+        audit_served(installation, {"1.0.0": stock.first, "1.0.1": come}, tmp_path / "served")
+
+
+def test_a_copy_that_one_zone_alone_has_goes(stocked: Installation, tmp_path: Path) -> None:
+    """An old disk comes back whose absence nobody noted, since an empty folder stood in its place."""
+    publish(stocked, make_raw(tmp_path / "gone.raw", seed=71, virtual_bytes=8 * MIB, content_bytes=3 * MIB), "0.9.0")
+    bucket = stocked.home / "regions" / slot_of(stocked, WEST).bucket
+    shutil.copytree(bucket / "zone-2", tmp_path / "old")
+    delete(stocked, "0.9.0")
+    collect(stocked)
+    shutil.rmtree(bucket / "zone-2")
+    (tmp_path / "old").rename(bucket / "zone-2")
+    assert len(copies(stocked, WEST, zone="2")) > len(copies(stocked, WEST, zone="1"))
+    assert run(stocked)[WEST].unrepaired == []
+    one, two = ([path.name for path in copies(stocked, WEST, "", zone)] for zone in "12")
+    assert one == two
+    audit_collected(stocked)
+
+
+def test_a_lost_zone_is_filled_again(stocked: Installation) -> None:
+    bucket = stocked.home / "regions" / slot_of(stocked, WEST).bucket
+    shutil.rmtree(bucket / "zone-3")
+    with open_home(stocked.home) as installation:
+        found = run(installation)[WEST]
+        assert found.unrepaired == []
+        assert {path.name for path in copies(installation, WEST, zone="3")} == {
+            path.name for path in copies(installation, WEST, zone="1")
+        }
+        audit(installation)
+
+
+def test_a_damaged_manifest_comes_from_another_slot(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
+    (mine,) = copies(stocked, EAST, keys.MANIFESTS)
+    body = mine.read_bytes()
+    flip(mine)
+    found = run(stocked)[EAST]
+    assert (found.unrepaired, found.restored) == ([], 1)
+    assert mine.read_bytes() == body
+    assert repairs(stocked) == []
+    served(stocked, stock, tmp_path)
+    audit(stocked)
+
+
+def test_a_disks_reference_is_made_anew(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
+    made = make_disk(stocked, "d1", "eastus")
+    (mine,) = (path for path in copies(stocked, EAST, keys.MANIFESTS) if made.uid in str(path))
+    mine.unlink()
+    delete(stocked)
+    assert run(stocked)[EAST].unrepaired == []
+    export_disk(stocked, tmp_path / "d1.raw", "d1")
+    assert filecmp.cmp(tmp_path / "d1.raw", stock.first, shallow=False)
+
+
+def test_what_only_a_disk_stands_on_is_told_where_nobody_else_has_it(stocked: Installation) -> None:
+    make_disk(stocked, "d1", "eastus")
+    delete(stocked)
+    (first, *_) = copies(stocked, EAST)
+    flip(first)
+    for _ in range(2):
+        found = run(stocked)[EAST]
+        assert found.unrepaired == [keys.segment_key(bytes.fromhex(first.name))]
+        assert found.problem is None
+
+
+def test_an_only_replica_that_is_damaged_is_degraded_and_told(empty: Installation, stock: Stock) -> None:
+    publish(empty, stock.first, targets=["eastus"], location="eastus")
+    (first, *_) = copies(empty, EAST)
+    flip(first)
+    found = run(empty)[EAST]
+    assert len(found.unrepaired) == 1
+    assert states(show(empty)) == {"eastus/0": DEGRADED}
+
+
+def test_a_sample_is_the_same_for_the_same_seed(empty: Installation, stock: Stock) -> None:
+    publish(empty, stock.first, targets=["southcentralus"])
+    every = copies(empty, SOURCE_SLOT)
+    for path in every:
+        flip(path)
+    some = [run(empty, percent=50.0, seed=seed, dry_run=True)[SOURCE_SLOT].damaged for seed in (*range(8), 0)]
+    assert some[0] == some[-1]
+    assert len({frozenset(each) for each in some}) > 1
+    assert frozenset[str]().union(*some) == {keys.segment_key(bytes.fromhex(path.name)) for path in every}
+    assert run(empty, percent=0.0, dry_run=True)[SOURCE_SLOT].damaged == set()
+
+
+def test_no_such_region(empty: Installation) -> None:
+    with pytest.raises(InvalidInput, match="atlantis"):
+        run(empty, region="atlantis")
+
+
+def test_whatever_is_flipped_in_one_replica_is_made_good(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
+    rng = random.Random(5)
+    for where in (SECOND_SLOT, EAST):
+        for path in rng.sample(copies(stocked, where), 2):
+            flip(path)
+    for path in rng.sample(copies(stocked, WEST), 4):
+        path.unlink()
+    assert all(found.unrepaired == [] for found in run(stocked).values())
+    assert all(found.damaged == set() for found in run(stocked).values())
+    served(stocked, stock, tmp_path)
+    audit(stocked)
