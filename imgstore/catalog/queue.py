@@ -60,11 +60,11 @@ class Queue(Repository):
 
     def resting(self) -> tuple[int, datetime | None]:
         """How many failed replicas wait for their next try, and when the first of them is due."""
-        statement = select(func.count(), func.min(_replicas.c.retry_at)).where(
+        statement = select(func.count().label("number"), func.min(_replicas.c.retry_at).label("earliest")).where(
             _replicas.c.state == ReplicaState.FAILED, _replicas.c.retry_at > self._session.now()
         )
         row = self._session.all(statement)[0]
-        return row[0], row[1]
+        return row.number, row.earliest
 
     def under_way(self, version_uids: Sequence[str]) -> Mapping[str, str]:
         """The replicas of those versions that some process makes under a lease that runs: uid and holder."""
