@@ -66,10 +66,7 @@ def read_text(resource: Json, path: str) -> str | None:
     Raises:
         InvalidInput: a list or an object is there.
     """
-    value = _at(resource, path)
-    if isinstance(value, list | Mapping):
-        raise _unfit(path, value, "text")
-    return value if value is None or isinstance(value, str) else json.dumps(value)
+    return _text(_at(resource, path), path)
 
 
 def read_whole(resource: Json, path: str) -> int | None:
@@ -109,7 +106,8 @@ def read_tags(resource: Json) -> dict[str, str]:
     tags = _at(resource, "tags")
     if not isinstance(tags, Mapping | None):
         raise _unfit("tags", tags, "an object of texts")
-    return {name: read_text(tags, f'"{name}"') or "" for name in tags or {}}
+    texts = {name: _text(value, f"tags.{name}") for name, value in (tags or {}).items()}
+    return {name: text for name, text in texts.items() if text is not None}
 
 
 def _read_range(resource: Json, path: str) -> Recommended:
@@ -128,7 +126,7 @@ def _read_feature(element: Json, path: str) -> Feature:
     known = {"name", "value", "startsAtVersion"}
     if not isinstance(element, Mapping) or not {"name", "value"} <= set(element) <= known:
         raise _unfit(path, element, "an object with name and value, and startsAtVersion if need be")
-    texts = {name: read_text(element, name) for name in known}
+    texts = {name: _text(element.get(name), f"{path}.{name}") for name in known}
     starts = texts["startsAtVersion"]
     return Feature(
         name=texts["name"] or "",
@@ -137,9 +135,15 @@ def _read_feature(element: Json, path: str) -> Feature:
     )
 
 
+def _text(value: Json, path: str) -> str | None:
+    if isinstance(value, list | Mapping):
+        raise _unfit(path, value, "text")
+    return value if value is None or isinstance(value, str) else json.dumps(value)
+
+
 def _at(resource: Json, path: str) -> Json:
     here = resource
-    for name in [path[1:-1]] if path.startswith('"') else path.split("."):
+    for name in path.split("."):
         here = here.get(name) if isinstance(here, Mapping) else None
     return here
 

@@ -128,6 +128,13 @@ def test_a_definition_is_updated_by_paths(line: Line) -> None:
     assert not {"description", "endOfLifeDate", "recommended"} & set(bare["properties"])
 
 
+def test_an_edit_may_be_one_word_and_needs_one(line: Line) -> None:
+    line.ok(CREATE)
+    assert line.ok(UPDATE + "--set=description=a=b -o json")["properties"]["description"] == "a=b"
+    for verb, text in (("--set", "sets nothing"), ("--add", "path is missing"), ("--remove", "path is missing")):
+        assert text in line.fails(UPDATE + verb)
+
+
 def test_features_change_with_leave_only(line: Line) -> None:
     line.ok(CREATE + FULL)
     add = "--add features name=DiskControllerTypes value=SCSI,NVMe startsAtVersion=2.0.0"
