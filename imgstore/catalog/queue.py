@@ -60,11 +60,12 @@ class Queue(Repository):
 
     def resting(self) -> tuple[int, datetime | None]:
         """How many failed replicas wait for their next try, and when the first of them is due."""
-        statement = select(func.count().label("number"), func.min(_replicas.c.retry_at).label("earliest")).where(
+        first = func.min(_replicas.c.retry_at).label("first")
+        statement = select(func.count().label("number"), first).where(
             _replicas.c.state == ReplicaState.FAILED, _replicas.c.retry_at > self._session.now()
         )
         row = self._session.all(statement)[0]
-        return row.number, row.earliest
+        return row.number, row.first
 
     def under_way(self, version_uids: Sequence[str]) -> Mapping[str, str]:
         """The replicas of those versions that some process makes under a lease that runs: uid and holder."""
@@ -117,7 +118,9 @@ def _served_in_turn(waiting: Select[Any]) -> Select[Any]:
 def _complete() -> ColumnElement[bool]:
     """The version has bytes somewhere to copy from."""
     other = _replicas.alias("complete")
-    return exists().where(other.c.version_uid == _versions.c.uid, other.c.state == ReplicaState.COMPLETED)
+    # An expression that no index has: else SQLite goes through every complete replica there is, for each version.
+    state = func.coalesce(other.c.state, "")
+    return exists().where(other.c.version_uid == _versions.c.uid, state == ReplicaState.COMPLETED.value)
 
 
 def _its_work() -> ColumnElement[bool]:

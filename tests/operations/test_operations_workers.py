@@ -286,6 +286,14 @@ def play(home: Path, database: str, folder: Path) -> None:
             assert view.version.provisioning_state is ProvisioningState.SUCCEEDED
         rows = [row for row in charges(installation) if row.kind == "egress"]
         assert len({(row.party.version, row.target) for row in rows}) == len(rows) == VERSIONS * (len(REGIONS) - 1)
+        with installation.catalog._database.engine.connect() as connection:
+            tokens = connection.exec_driver_sql(
+                "SELECT slot_uid, owner_uid, token FROM works WHERE kind = 'copy'"
+            ).all()
+        assert len({(row[0], row[1]) for row in tokens}) == len(tokens) == VERSIONS * (len(REGIONS) - 1)
+        taken_over = sum(row[2] - 1 for row in tokens)
+        held_by_the_dead = codes.count(-signal.SIGKILL) * WorkerLimits().replicas
+        assert taken_over <= held_by_the_dead, "a work was taken from one who lived"
         audit(installation, struck=True)
         (folder / "served").mkdir()
         audit_served(installation, expected, folder / "served")
