@@ -1,6 +1,7 @@
 """Image definitions."""
 
 import builtins
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -8,7 +9,7 @@ from sqlalchemy import select
 from imgstore.catalog import schema
 from imgstore.catalog.columns import folded
 from imgstore.catalog.repository import Repository
-from imgstore.domain.resources import ImageDefinition
+from imgstore.domain.resources import Feature, ImageDefinition, PurchasePlan, Recommended
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Row
@@ -84,6 +85,7 @@ def _identifier(publisher: str, offer: str, sku: str) -> str:
 
 
 def _values(definition: ImageDefinition) -> dict[str, Any]:
+    plan = definition.purchase_plan or PurchasePlan()
     return {
         "uid": definition.uid,
         "gallery_uid": definition.gallery_uid,
@@ -99,12 +101,27 @@ def _values(definition: ImageDefinition) -> dict[str, Any]:
         "hyper_v_generation": definition.hyper_v_generation,
         "architecture": definition.architecture,
         "description": definition.description,
+        "eula": definition.eula,
+        "privacy_statement_uri": definition.privacy_statement_uri,
+        "release_note_uri": definition.release_note_uri,
+        "end_of_life_at": definition.end_of_life_at,
+        "vcpus_min": definition.recommended_vcpus.min,
+        "vcpus_max": definition.recommended_vcpus.max,
+        "memory_min_gib": definition.recommended_memory_gib.min,
+        "memory_max_gib": definition.recommended_memory_gib.max,
+        "disallowed_disk_types": list(definition.disallowed_disk_types),
+        "plan_name": plan.name,
+        "plan_publisher": plan.publisher,
+        "plan_product": plan.product,
+        "features": [asdict(feature) for feature in definition.features],
+        "allow_update_image": definition.allow_update_image,
         "tags": dict(definition.tags),
         "created_at": definition.created_at,
     }
 
 
 def _definition(row: "Row[Any]") -> ImageDefinition:
+    plan = PurchasePlan(name=row.plan_name, publisher=row.plan_publisher, product=row.plan_product)
     return ImageDefinition(
         uid=row.uid,
         gallery_uid=row.gallery_uid,
@@ -118,6 +135,16 @@ def _definition(row: "Row[Any]") -> ImageDefinition:
         hyper_v_generation=row.hyper_v_generation,
         architecture=row.architecture,
         description=row.description,
+        eula=row.eula,
+        privacy_statement_uri=row.privacy_statement_uri,
+        release_note_uri=row.release_note_uri,
+        end_of_life_at=row.end_of_life_at,
+        recommended_vcpus=Recommended(min=row.vcpus_min, max=row.vcpus_max),
+        recommended_memory_gib=Recommended(min=row.memory_min_gib, max=row.memory_max_gib),
+        disallowed_disk_types=tuple(row.disallowed_disk_types),
+        purchase_plan=None if plan == PurchasePlan() else plan,
+        features=tuple(Feature(**values) for values in row.features),
+        allow_update_image=row.allow_update_image,
         tags=row.tags,
         created_at=row.created_at,
     )

@@ -85,6 +85,8 @@ class Galleries(Repository):
             "location": gallery.location,
             "description": gallery.description,
             "tags": dict(gallery.tags),
+            "soft_delete_enabled": gallery.soft_delete_enabled,
+            "soft_delete_retention_days": gallery.soft_delete_retention_days,
             "pool_uid": gallery.pool_uid,
             "created_at": gallery.created_at,
         }
@@ -99,6 +101,8 @@ def _gallery(row: "Row[Any]") -> Gallery:
         location=row.location,
         description=row.description,
         tags=row.tags,
+        soft_delete_enabled=row.soft_delete_enabled,
+        soft_delete_retention_days=row.soft_delete_retention_days,
         pool_uid=row.pool_uid,
         created_at=row.created_at,
     )

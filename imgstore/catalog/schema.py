@@ -39,17 +39,18 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
+    false,
     text,
 )
 
 from imgstore.catalog.columns import Exact, Instant, OneOf
-from imgstore.domain.resources import HyperVGeneration, OsState, OsType, StorageAccountType
+from imgstore.domain.resources import Architecture, HyperVGeneration, OsState, OsType, StorageAccountType
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState, ReplicaState, WorkState
 from imgstore.domain.works import WorkKind
 from imgstore.ledger.rows import ChargeKind
 
-REVISION: Final = "0001"
+REVISION: Final = "0002"
 """The head of migrations/versions. A catalog that stands at it opens without Alembic being imported."""
 
 # Names of constraints are fixed, so that a later migration can name what it drops on either engine.
@@ -134,6 +135,8 @@ galleries = Table(
     _tags(),
     Column("pool_uid", ForeignKey("pools.uid"), nullable=False),
     Column("created_at", Instant, nullable=False),
+    Column("soft_delete_enabled", Boolean, nullable=False, server_default=false()),
+    Column("soft_delete_retention_days", Integer, nullable=False, server_default="7"),
     UniqueConstraint("subscription_key", "name_key"),
 )
 
@@ -153,10 +156,24 @@ definitions = Table(
     Column("os_type", OneOf(OsType), nullable=False),
     Column("os_state", OneOf(OsState), nullable=False),
     Column("hyper_v_generation", OneOf(HyperVGeneration), nullable=False),
-    Column("architecture", String, nullable=False),
+    Column("architecture", OneOf(Architecture), nullable=False),
     Column("description", String),
     _tags(),
     Column("created_at", Instant, nullable=False),
+    Column("eula", String),
+    Column("privacy_statement_uri", String),
+    Column("release_note_uri", String),
+    Column("end_of_life_at", Instant),
+    Column("vcpus_min", Integer),
+    Column("vcpus_max", Integer),
+    Column("memory_min_gib", Integer),
+    Column("memory_max_gib", Integer),
+    Column("disallowed_disk_types", JSON, nullable=False, server_default="[]"),
+    Column("plan_name", String),
+    Column("plan_publisher", String),
+    Column("plan_product", String),
+    Column("features", JSON, nullable=False, server_default="[]"),
+    Column("allow_update_image", Boolean, nullable=False, server_default=false()),
     UniqueConstraint("gallery_uid", "name_key"),
     UniqueConstraint("gallery_uid", "identifier_key"),
 )

@@ -17,6 +17,9 @@ NO_TAGS: Final[Mapping[str, str]] = MappingProxyType({})
 OS_DISK: Final = "os"
 """The key of a version's OS disk; data disks will be "lun-<n>"."""
 
+SOFT_DELETE_RETENTION_DAYS: Final = 7
+"""For how long a softly deleted version is kept where the gallery does not say: Azure's."""
+
 
 class StorageAccountType(StrEnum):
     """How a replica is kept, in Azure's spelling."""
@@ -47,6 +50,40 @@ class HyperVGeneration(StrEnum):
     V2 = "V2"
 
 
+class Architecture(StrEnum):
+    """The processor's, in Azure's spelling."""
+
+    X64 = "x64"
+    ARM64 = "Arm64"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recommended:
+    """A range that machines of an image do well in; an end that is None is open."""
+
+    min: int | None = None
+    max: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PurchasePlan:
+    """What a buyer in the Marketplace agreed to. Kept and shown, never enforced."""
+
+    name: str | None = None
+    publisher: str | None = None
+    product: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feature:
+    """Something that an image can do, by name: ``SecurityType`` is ``TrustedLaunchSupported``."""
+
+    name: str
+    value: str
+    starts_at_version: str | None = None
+    """The lowest version that has it; None is all."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
     """A resource group."""
@@ -71,6 +108,9 @@ class Gallery:
     location: str
     description: str | None = None
     tags: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
+    soft_delete_enabled: bool = False
+    """Whether a deleted version can be had back for a while."""
+    soft_delete_retention_days: int = SOFT_DELETE_RETENTION_DAYS
     pool_uid: str
     created_at: datetime
 
@@ -89,8 +129,21 @@ class ImageDefinition:
     os_type: OsType
     os_state: OsState = OsState.GENERALIZED
     hyper_v_generation: HyperVGeneration = HyperVGeneration.V1
-    architecture: str = "x64"
+    architecture: Architecture = Architecture.X64
     description: str | None = None
+    eula: str | None = None
+    privacy_statement_uri: str | None = None
+    release_note_uri: str | None = None
+    end_of_life_at: datetime | None = None
+    """Told, not enforced: machines can be made after it."""
+    recommended_vcpus: Recommended = Recommended()
+    recommended_memory_gib: Recommended = Recommended()
+    disallowed_disk_types: tuple[str, ...] = ()
+    """Storage account types that no disk of this image may have; a superset of ours, since Azure has more."""
+    purchase_plan: PurchasePlan | None = None
+    features: tuple[Feature, ...] = ()
+    allow_update_image: bool = False
+    """Whether the features may change."""
     tags: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
     created_at: datetime
 
