@@ -50,7 +50,7 @@ from imgstore.domain.states import ProvisioningState, ReplicaState, WorkState
 from imgstore.domain.works import WorkKind
 from imgstore.ledger.rows import ChargeKind
 
-REVISION: Final = "0002"
+REVISION: Final = "0003"
 """The head of migrations/versions. A catalog that stands at it opens without Alembic being imported."""
 
 # Names of constraints are fixed, so that a later migration can name what it drops on either engine.
@@ -199,6 +199,11 @@ versions = Table(
     Column("provisioning_state", OneOf(ProvisioningState), nullable=False),
     Column("virtual_bytes", BigInteger),
     Column("disk_digest", LargeBinary),
+    Column("end_of_life_at", Instant),
+    Column("allow_deletion_of_replicated_locations", Boolean),
+    Column("block_deletion_before_end_of_life", Boolean, nullable=False, server_default=false()),
+    Column("soft_deleted_at", Instant),
+    Column("hard_deletion_at", Instant),
     # The order of its columns is the order of versions: a page of ten thousand is one walk along this index.
     UniqueConstraint("definition_uid", "major", "minor", "patch"),
 )

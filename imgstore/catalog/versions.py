@@ -78,6 +78,13 @@ class Versions(Repository):
             statement = statement.where(tuple_(*_NUMBER) > tuple_(after.major, after.minor, after.patch))
         return [_version(row) for row in self._session.all(statement.limit(limit))]
 
+    def soft_deleted(self, definition_uid: str | None = None) -> builtins.list[ImageVersion]:
+        """The softly deleted versions of a definition by number, or of all, those that are being ended for good too."""
+        statement = select(_versions).where(_versions.c.soft_deleted_at.is_not(None))
+        if definition_uid is not None:
+            statement = statement.where(_versions.c.definition_uid == definition_uid)
+        return [_version(row) for row in self._session.all(statement.order_by(*_NUMBER, _versions.c.uid))]
+
     def delete(self, uid: str) -> None:
         """Remove the row, and its round robin's counters.
 
@@ -108,6 +115,11 @@ def _values(version: ImageVersion) -> dict[str, Any]:
         "provisioning_state": version.provisioning_state,
         "virtual_bytes": version.virtual_bytes,
         "disk_digest": version.disk_digest,
+        "end_of_life_at": version.end_of_life_at,
+        "allow_deletion_of_replicated_locations": version.allow_deletion_of_replicated_locations,
+        "block_deletion_before_end_of_life": version.block_deletion_before_end_of_life,
+        "soft_deleted_at": version.soft_deleted_at,
+        "hard_deletion_at": version.hard_deletion_at,
     }
 
 
@@ -127,6 +139,11 @@ def _version(row: "Row[Any]") -> ImageVersion:
         provisioning_state=row.provisioning_state,
         virtual_bytes=row.virtual_bytes,
         disk_digest=row.disk_digest,
+        end_of_life_at=row.end_of_life_at,
+        allow_deletion_of_replicated_locations=row.allow_deletion_of_replicated_locations,
+        block_deletion_before_end_of_life=row.block_deletion_before_end_of_life,
+        soft_deleted_at=row.soft_deleted_at,
+        hard_deletion_at=row.hard_deletion_at,
     )
 
 

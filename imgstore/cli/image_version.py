@@ -11,7 +11,7 @@ from imgstore.cli.session import opened
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import StorageAccountType, TargetRegionRequest
 from imgstore.domain.sources import DiskFormat
-from imgstore.operations import versions
+from imgstore.operations import lifetimes, versions
 from imgstore.wire.requests import parse_storage_account_type, parse_target_regions
 from imgstore.wire.resources import version_json
 from imgstore.wire.text import Json
@@ -186,7 +186,7 @@ def list_(group: str, gallery: str, definition: str) -> Json:
 def delete(group: str, gallery: str, definition: str, version: VersionName, *, yes: bool) -> None:  # noqa: ARG001 - az's do not ask
     """Delete an image version. Managed disks made from it stay."""
     with opened() as session:
-        versions.delete_version(
+        lifetimes.delete_version(
             session.installation,
             session.principal,
             group=group,

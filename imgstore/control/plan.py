@@ -28,7 +28,8 @@ def ready_steps(
 
     A region's first replica comes from the source region, else from any complete one; the others from a complete one
     of their region, at most as many at once as there are complete ones, so that sources double. A region whose first
-    replica failed tries the next of its ordinals: its zone may be another.
+    replica failed tries the next of its ordinals: its zone may be another. A slot that the version is still leaving
+    takes it in again once it has left.
 
     Args:
         replicas: of one version, all of them.
@@ -40,6 +41,7 @@ def ready_steps(
     if not complete:
         return []
     steps: list[CopyStep] = []
+    leaving = {replica.slot.uid for replica in replicas if replica.state is ReplicaState.DELETING}
     for region in dict.fromkeys(replica.slot.key.region for replica in replicas):
         inside = [replica for replica in replicas if replica.slot.key.region == region]
         at_work = sum(replica.uid in busy for replica in inside)
@@ -49,6 +51,7 @@ def ready_steps(
             replica
             for replica in inside
             if replica.state not in (ReplicaState.COMPLETED, ReplicaState.DELETING)
+            and replica.slot.uid not in leaving
             and replica.uid not in busy
             and replica.uid not in failed
         ]

@@ -19,6 +19,7 @@ from imgstore.operations.counting import Counter, task_of
 from imgstore.operations.degrading import degrade, degrade_damaged
 from imgstore.operations.finding import Lineage
 from imgstore.operations.installation import Installation, first_that_serves
+from imgstore.operations.retargeting import is_wanted, let_go, no_longer_wanted
 from imgstore.operations.settling import Listed, complete_replica, list_segments, write_failure, write_version_state
 from imgstore.operations.working import at_work, take_up
 from imgstore.segments.manifest import intact
@@ -82,6 +83,9 @@ def _make(
         plan = _plan(installation, version, step)
         _act(installation, line, version, step, plan, counter, stop)
     except ImgstoreError as error:
+        if plan is not None and let_go(installation, plan.lease, step.replica):
+            counter.stop("no longer wanted: its region or its replica was taken away meanwhile")
+            return
         counter.fail(str(error))
         if plan is not None:  # Without a lease the replica may be another process's, which is well at work.
             write_failure(installation, plan.lease, step.replica, str(error))
@@ -112,6 +116,7 @@ def _plan(installation: Installation, version: ImageVersion, step: CopyStep) -> 
             pins=(origin.uid,),
             still_fits=lambda plan: plan.get("digest") == origin.digest.hex(),
         )
+        facts.versions.lock(version.uid)
         facts.replicas.move(step.replica.uid, ReplicaState.REPLICATING)
         write_version_state(facts, facts.versions.by_uid(version.uid))
     return _Plan(
@@ -138,13 +143,21 @@ def _act(
     target = installation.access(slot)
     sources = installation.accesses([source.slot for source in step.sources])
     damages: list[Damage] = []
+    unwanted = threading.Event()
+
+    def beat() -> None:
+        if not is_wanted(installation, step.replica):
+            unwanted.set()
+        counter.write_down()
 
     def go_on() -> None:
         if stop.is_set():
             raise KeyboardInterrupt
+        if unwanted.is_set():
+            raise no_longer_wanted(step.replica)
         hold.go_on()
 
-    with at_work(installation, slot, plan.lease, counter.write_down) as hold:
+    with at_work(installation, slot, plan.lease, beat) as hold:
         order = CopyOrder(
             sources=sources,
             target=target,

@@ -67,11 +67,11 @@ def at_work(
         access.put_object(key, b"", lambda body: body == b"")
         yield hold
         with suppress(StoreError):  # The work is done and written down: a mark that stays is an empty object, no more.
-            _remove_marks(installation, slot, access)
+            remove_marks(installation, slot, access)
 
 
-def _remove_marks(installation: Installation, slot: Slot, access: SlotAccess) -> None:
-    """Remove the marks of closed works. A work is opened before it lays its mark, so what is listed first is safe."""
+def remove_marks(installation: Installation, slot: Slot, access: SlotAccess) -> None:
+    """Remove the marks of closed works from a slot. A work is opened before it lays its mark, so what is listed first is safe."""
     marks = [info.key.removeprefix(access.prefix) for info in access.store.list(access.prefix + keys.WORKS)]
     with installation.catalog.reading() as facts:
         standing = {keys.work_key(work.uid) for work in facts.works.list_open(slot.uid)}

@@ -26,11 +26,12 @@ from imgstore.domain.resources import (
     Slot,
     StorageAccountType,
     TargetRegionRequest,
+    VersionUpdate,
 )
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.ledger.rows import ChargeKind, LedgerRow
-from imgstore.operations import bills, definitions, disks, exporting, galleries, versions
+from imgstore.operations import bills, definitions, disks, exporting, galleries, lifetimes, updating, versions
 from imgstore.operations.installation import Installation
 from imgstore.operations.versions import VersionRequest, VersionView
 from imgstore.segments.manifest import decode_manifest
@@ -128,15 +129,34 @@ def show(installation: Installation, version: str = "1.0.0") -> VersionView:
     )
 
 
-def delete(installation: Installation, version: str = "1.0.0") -> None:
-    """Delete the version."""
-    versions.delete_version(
+def update(installation: Installation, version: str = "1.0.0", **changes: Any) -> VersionView:
+    """Change what may change of the version: the fields of a `VersionUpdate`."""
+    return updating.update_version(
         installation,
         ADMIN,
         group=GROUP,
         gallery=GALLERY,
         definition=DEFINITION,
         version=VersionName.parse(version),
+        update=VersionUpdate(**changes),
+    )
+
+
+def retarget(installation: Installation, targets: Sequence[str], version: str = "1.0.0") -> VersionView:
+    """Give the version other target regions, all of them, as the command line spells them."""
+    return update(installation, version, target_regions=[target(each) for each in targets])
+
+
+def delete(installation: Installation, version: str = "1.0.0", **more: Any) -> None:
+    """Delete the version."""
+    lifetimes.delete_version(
+        installation,
+        ADMIN,
+        group=GROUP,
+        gallery=GALLERY,
+        definition=DEFINITION,
+        version=VersionName.parse(version),
+        **more,
     )
 
 
@@ -234,7 +254,7 @@ def named_segments(store: ObjectStore, slot: Slot, key: str) -> dict[Digest, int
     return dict(zip(table.all_names(), table.stored_bytes.tolist(), strict=True))
 
 
-def audit(installation: Installation, *, quiet: bool = True, struck: bool = False) -> None:
+def audit(installation: Installation, *, quiet: bool = True, struck: bool = False, collected: bool = False) -> None:
     """Compare stores, catalog and bill.
 
     Args:
@@ -243,6 +263,7 @@ def audit(installation: Installation, *, quiet: bool = True, struck: bool = Fals
             byte that was not charged for, may lie anywhere.
         struck: processes were killed here: one may have died between the end of its work and the removal of the work's
             mark, an empty object that the next work in that slot takes away.
+        collected: segments that were charged for may have been collected since.
 
     Raises:
         AssertionError: a promise of DESIGN.md is broken: a complete replica or a disk names what is not there or not
@@ -259,6 +280,8 @@ def audit(installation: Installation, *, quiet: bool = True, struck: bool = Fals
         charged = sum(row.delivered_bytes for row in rows if row.kind is ChargeKind.EGRESS and row.target == region)
         if region in sources:
             assert charged == 0, f"{region}: egress into the region where all came from"
+        elif collected:
+            assert charged >= sum(segments.values()), f"{region}: charged {charged}, {sum(segments.values())} lie there"
         elif quiet:
             assert charged == sum(segments.values()), f"{region}: charged {charged}, arrived {sum(segments.values())}"
         else:
