@@ -6,6 +6,7 @@ not is refused by name, so that a script brought over from az says what it misse
 """
 
 import importlib
+import json
 import re
 import textwrap
 from collections import deque
@@ -19,6 +20,7 @@ from click.core import ParameterSource
 
 from imgstore.cli import azure, global_options, output
 from imgstore.wire.text import Json
+from imgstore.wire.updates import Edit, Verb
 
 _OPTION_LIKE: Final = re.compile(r"-[A-Za-z]|--[A-Za-z]")
 _CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -38,6 +40,26 @@ class Words(click.Option):
         words = super().process_value(ctx, value)
         given = ctx.get_parameter_source(self.name or "") is ParameterSource.COMMANDLINE
         return self.parse(words) if given else None
+
+
+class Edits(click.Option):
+    """Several options as one value, in the order of the line: `Edit` values of az's ``--set``, ``--add``, ``--remove``.
+
+    What belongs to one option must stay together, so each is handed to click as one word of JSON.
+    """
+
+    def __init__(self, param_decls: Sequence[str], **attrs: Any) -> None:
+        super().__init__(param_decls, multiple=True, **attrs)
+
+    @staticmethod
+    def packed(name: str, words: Sequence[str]) -> str:
+        """One option and its words."""
+        return json.dumps([name.removeprefix("--"), *words])
+
+    def process_value(self, ctx: click.Context, value: Any) -> tuple[Edit, ...]:
+        """The edits, in their order."""
+        given = (json.loads(each) for each in super().process_value(ctx, value) or ())
+        return tuple(Edit(verb=Verb(verb), words=tuple(words)) for verb, *words in given)
 
 
 class Switch(click.Option):
@@ -100,13 +122,15 @@ class Command(click.Command):
         words, formed = deque(args), list[str]()
         while words:
             word = words.popleft()
-            name, has_value, _ = word.partition("=")
+            name, has_value, first = word.partition("=")
             option = options.get(name)
             if word == "--":
                 return [*formed, word, *words]
             if option is None and _OPTION_LIKE.match(word):
                 azure.refuse_option(ctx, name)
-            if option is None or has_value or option.is_flag:
+            if isinstance(option, Edits):
+                formed += [name, option.packed(name, [first] if has_value else _plain_words(words))]
+            elif option is None or has_value or option.is_flag:
                 formed.append(word)
             elif isinstance(option, Words):
                 for value in _plain_words(words) or [""]:

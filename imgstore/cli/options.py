@@ -6,7 +6,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import click
 
-from imgstore.cli.command import Words
+from imgstore.cli.command import Edits, Words
 from imgstore.domain.names import ImageReference, VersionName
 from imgstore.domain.sources import DiskFormat
 from imgstore.wire.requests import parse_tags
@@ -74,6 +74,19 @@ tags: Final = click.option(
 description: Final = click.option("--description", metavar="TEXT", help="What it is, for people.")
 source_format: Final = choice(
     "--source-format", members=tuple(DiskFormat), help="The container that the file is; probed where this is not given."
+)
+updates: Final = (
+    click.option(
+        "--set",
+        "--add",
+        "--remove",
+        "edits",
+        cls=Edits,
+        metavar="PATH...",
+        help="Change properties by path, in the order of the line: --set PATH=VALUE ..., --add PATH KEY=VALUE ... or "
+        "PATH VALUE ... (to a list), --remove PATH [INDEX].",
+    ),
+    click.option("--force-string", is_flag=True, help="Take every value of --set and --add as text."),
 )
 yes: Final = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 

@@ -1,6 +1,8 @@
 """The words of a request, as az's users type them, into domain values."""
 
+import re
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Final
 
 from imgstore.domain.errors import InvalidInput
@@ -79,3 +81,23 @@ def parse_tags(words: Sequence[str]) -> dict[str, str]:
                 target="tags",
             )
     return {key: value for key, _, value in pairs}
+
+
+def parse_end_of_life(word: str) -> datetime:
+    """The instant that a date names. A bare date means 12:59:59 UTC of that day, as az makes it; no zone means UTC.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    text = word.strip()
+    try:
+        time = datetime.fromisoformat(f"{text}T12:59:59" if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text) else text)
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidInput(
+            f"'{word}' is no date.",
+            found=repr(word),
+            expected="a date, or a date and a time, as ISO 8601 writes them",
+            hint="for example: 2030-12-02 or 2030-12-02T12:00:00Z",
+            target="endOfLifeDate",
+        ) from error

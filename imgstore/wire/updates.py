@@ -122,9 +122,11 @@ def _value(word: str, *, force_string: bool) -> Json:
     if force_string:
         return word
     try:
-        return json.loads(word)
+        value = json.loads(word)
     except ValueError:
         return word
+    # 1e5 and 007 are names to somebody: a number is what would be written so again.
+    return word if isinstance(value, int | float) and json.dumps(value) != word else value
 
 
 def _steps(path: str, resource: Json) -> list[_Step]:

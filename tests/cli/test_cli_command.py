@@ -173,7 +173,7 @@ def test_the_version_is_told_anywhere(run: Run, line: str) -> None:
     assert result.stdout.startswith("imgstore 0.")
 
 
-@pytest.mark.parametrize("flag", ["--permissions", "--ids", "--no-wait", "--soft-delete=true"])
+@pytest.mark.parametrize("flag", ["--permissions", "--ids", "--no-wait", "--soft-delete-grace=3"])
 def test_what_only_az_has_is_refused_by_name(run: Run, flag: str) -> None:
     result = run("sig", "create", "-n", "x", flag, "private")
     assert result.exit_code == 2

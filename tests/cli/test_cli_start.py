@@ -58,7 +58,8 @@ def test_what_the_issue_asks_for_is_there() -> None:
         "sig create", "sig list", "sig show", "sig delete",
         "sig image-definition create", "sig image-definition list", "sig image-definition show",
         "sig image-definition delete", "sig image-version create", "sig image-version list",
-        "sig image-version show", "sig image-version delete",
+        "sig image-version show", "sig image-version delete", "sig image-version update",
+        "sig image-version list-soft-deleted", "sig image-version undelete", "sig image-version wait",
         "disk create", "disk list", "disk show", "disk delete", "disk export",
         "bill show", "regions list", "regions check", "regions init", "inspect", "verify", "quickstart",
     }  # fmt: skip

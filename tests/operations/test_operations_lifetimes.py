@@ -2,7 +2,7 @@
 
 import filecmp
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -10,13 +10,16 @@ from pathlib import Path
 import pytest
 
 from imgstore.domain.effects import Effects
-from imgstore.domain.errors import Conflict, ImageNotAvailable, InvalidInput, NotFound
+from imgstore.domain.errors import Conflict, ImageNotAvailable, InvalidInput, NotFound, ReplicationFailed
 from imgstore.domain.names import VersionName
 from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.resources import ImageVersion
-from imgstore.operations import definitions, lifetimes, versions
+from imgstore.domain.states import ReplicaState
+from imgstore.operations import definitions, lifetimes, versions, waiting
 from imgstore.operations.installation import Installation
 from imgstore.operations.lifetimes import purge_soft_deleted
+from imgstore.operations.settling import write_version_state
+from imgstore.operations.versions import VersionView
 from imgstore.testing.clock import ManualClock
 from imgstore.testing.installations import (
     ADMIN,
@@ -267,3 +270,64 @@ def test_a_version_is_published_with_all_of_it(soft: Installation, clock: Manual
     clock.advance(DAY_SECONDS)
     again = publish(soft, stock.first, "2.0.0", ["southcentralus"], **more)
     assert again.version == view.version, "the same line again, though its end of life has come"
+
+
+# -- waiting ------------------------------------------------------------------------------------------------------------
+
+
+def wait(
+    installation: Installation,
+    until: Callable[[VersionView | None], bool],
+    clock: ManualClock,
+    act: Callable[[], object] = lambda: None,
+    timeout_seconds: float = 100,
+) -> VersionView | None:
+    """Look each ten seconds; whatever another process does, it does during the third sleep."""
+
+    def sleep(seconds: float) -> None:
+        clock.wait(seconds)
+        if len(clock.waits) == 3:
+            act()
+
+    return waiting.wait_for_version(
+        installation,
+        ADMIN,
+        **HERE,
+        version=VersionName.parse("1.0.0"),
+        until=until,
+        interval_seconds=10,
+        timeout_seconds=timeout_seconds,
+        sleep=sleep,
+        monotonic=clock.monotonic,
+    )
+
+
+def test_waiting_ends_when_another_process_has_done_it(stocked: Installation, clock: ManualClock) -> None:
+    with open_home(stocked.home) as other:
+        assert wait(stocked, lambda view: view is None, clock, lambda: delete(other)) is None
+    assert clock.waits == [10, 10, 10]
+
+
+def test_waiting_sees_a_version_come(empty: Installation, clock: ManualClock, stock: Stock) -> None:
+    def act() -> None:
+        with open_home(empty.home) as other:
+            publish(other, stock.first, targets=["southcentralus"])
+
+    seen = wait(empty, lambda view: view is not None, clock, act)
+    assert seen is not None
+    assert waiting.is_made(seen)
+    with pytest.raises(NotFound):
+        waiting.is_made(None)
+
+
+def test_waiting_ends_with_the_time_or_the_failure(stocked: Installation, clock: ManualClock) -> None:
+    with pytest.raises(Conflict, match="timed-out after 25 seconds") as caught:
+        wait(stocked, lambda view: view is None, clock, timeout_seconds=25)
+    assert clock.waits == [10, 10, 5]
+    assert caught.value.error_code == "OperationTimedOut"
+    one = show(stocked).replicas[0]
+    with stocked.catalog.transaction() as facts:
+        facts.replicas.move(one.uid, ReplicaState.DEGRADED, error="for the test")
+        write_version_state(facts, facts.versions.by_uid(one.version_uid))
+    with pytest.raises(ReplicationFailed, match="The operation failed"):
+        wait(stocked, waiting.is_made, clock)
