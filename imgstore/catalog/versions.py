@@ -1,7 +1,7 @@
 """Image versions, in the order of their numbers."""
 
 import builtins
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select, tuple_
@@ -77,15 +77,17 @@ class Versions(Repository):
         *,
         after: VersionName | None = None,
         limit: int | None = None,
-        except_in: Collection[ProvisioningState] = (),
+        visible: bool = False,
     ) -> builtins.list[ImageVersion]:
         """The versions of a definition, lowest first: at most `limit` of those above `after`.
 
-        One walk along the index of the numbers; those in a state of `except_in` are passed over.
+        One walk along the index of the numbers; with `visible` those are passed over that `ImageVersion.is_visible`
+        denies.
         """
         statement = select(_versions).where(_versions.c.definition_uid == definition_uid).order_by(*_NUMBER)
-        if except_in:
-            statement = statement.where(_versions.c.provisioning_state.not_in(except_in))
+        if visible:
+            stands = _versions.c.provisioning_state != ProvisioningState.DELETING
+            statement = statement.where(stands, _versions.c.soft_deleted_at.is_(None))
         if after is not None:
             statement = statement.where(tuple_(*_NUMBER) > tuple_(after.major, after.minor, after.patch))
         return [_version(row) for row in self._session.all(statement.limit(limit))]
@@ -97,6 +99,13 @@ class Versions(Repository):
         tables = _versions.join(schema.definitions).join(schema.galleries)
         statement = select(func.count()).select_from(tables).where(mine, _versions.c.location == location)
         return int(self._session.value(statement))
+
+    def soft_deleted(self, definition_uid: str | None = None) -> builtins.list[ImageVersion]:
+        """The softly deleted versions of a definition by number, or of all, those that are being ended for good too."""
+        statement = select(_versions).where(_versions.c.soft_deleted_at.is_not(None))
+        if definition_uid is not None:
+            statement = statement.where(_versions.c.definition_uid == definition_uid)
+        return [_version(row) for row in self._session.all(statement.order_by(*_NUMBER, _versions.c.uid))]
 
     def delete(self, uid: str) -> None:
         """Remove the row, and its round robin's counters.
@@ -128,6 +137,11 @@ def _values(version: ImageVersion) -> dict[str, Any]:
         "provisioning_state": version.provisioning_state,
         "virtual_bytes": version.virtual_bytes,
         "disk_digest": version.disk_digest,
+        "end_of_life_at": version.end_of_life_at,
+        "allow_deletion_of_replicated_locations": version.allow_deletion_of_replicated_locations,
+        "block_deletion_before_end_of_life": version.block_deletion_before_end_of_life,
+        "soft_deleted_at": version.soft_deleted_at,
+        "hard_deletion_at": version.hard_deletion_at,
     }
 
 
@@ -147,6 +161,11 @@ def _version(row: "Row[Any]") -> ImageVersion:
         provisioning_state=row.provisioning_state,
         virtual_bytes=row.virtual_bytes,
         disk_digest=row.disk_digest,
+        end_of_life_at=row.end_of_life_at,
+        allow_deletion_of_replicated_locations=row.allow_deletion_of_replicated_locations,
+        block_deletion_before_end_of_life=row.block_deletion_before_end_of_life,
+        soft_deleted_at=row.soft_deleted_at,
+        hard_deletion_at=row.hard_deletion_at,
     )
 
 

@@ -33,12 +33,13 @@ _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
         {
             "--managed-image", "--image-version", "--virtual-machine", "--os-snapshot", "--data-snapshots",
             "--data-snapshot-luns", "--data-vhds-uris", "--data-vhds-luns", "--data-vhds-storage-accounts",
-            "--data-vhds-sa", "--end-of-life-date", "--replication-mode", "--allow-replicated-location-deletion",
-            "--block-deletion-before-end-of-life", "--target-region-encryption", "--target-region-cvm-encryption",
+            "--data-vhds-sa", "--replication-mode", "--target-region-encryption", "--target-region-cvm-encryption",
             "--target-edge-zones", "--target-edge-zone-encryption", "--target-zone-encryption",
         }
     ),
-    "sig image-version delete": frozenset({"--bypass-soft-delete"}),
+    "sig image-version list-soft-deleted": frozenset({"--max-items", "--next-token", "--artifact-type"}),
+    "sig image-version update": frozenset({"--target-edge-zones"}),
+    "sig image-version wait": frozenset({"--expand"}),
     "disk create": frozenset(
         {
             "--size-gb", "-z", "--sku", "--source", "--os-type", "--hyper-v-generation", "--zone",
@@ -65,8 +66,7 @@ _COMMANDS: Final[Mapping[str, frozenset[str]]] = {
     "sig image-definition": frozenset({"list-community", "list-shared", "show-community", "show-shared", "wait"}),
     "sig image-version": frozenset(
         {
-            "list-community", "list-shared", "list-soft-deleted", "show-community", "show-shared", "undelete",
-            "update", "wait",
+            "list-community", "list-shared", "show-community", "show-shared",
         }
     ),
     "disk": frozenset({"config", "grant-access", "revoke-access", "update", "wait"}),

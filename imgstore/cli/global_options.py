@@ -82,7 +82,7 @@ def options() -> list[click.Option]:
             metavar="|".join(FORMATS),
             help="Form of the result. Default: json.",
         ),
-        GlobalOption(["--query"], type=_compiled, metavar="JMESPATH", help="Show this part of the result only."),
+        GlobalOption(["--query"], type=compiled, metavar="JMESPATH", help="Show this part of the result only."),
         GlobalOption(["--home"], metavar="FOLDER", help="Data folder. Default: by XDG. [env: IMGSTORE_HOME]"),
         GlobalOption(
             ["--regions"],
@@ -104,7 +104,7 @@ def options() -> list[click.Option]:
     ]
 
 
-def _compiled(text: str) -> "ParsedResult":
+def compiled(text: str) -> "ParsedResult":
     """A JMESPath, compiled before any work is begun."""
     import jmespath  # noqa: PLC0415 - start-up time: most lines have no query
 

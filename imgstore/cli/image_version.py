@@ -1,23 +1,28 @@
 """``imgstore sig image-version``: real disks, brought to the regions where machines are made from them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
 
 import click
 
-from imgstore.cli import options
+from imgstore.cli import global_options, options, output
 from imgstore.cli.command import Group, Switch, Words
 from imgstore.cli.output import columns
 from imgstore.cli.session import opened
 from imgstore.domain.names import VersionName
 from imgstore.domain.paging import PageRequest
-from imgstore.domain.resources import StorageAccountType, TargetRegionRequest
+from imgstore.domain.resources import StorageAccountType, TargetRegionRequest, VersionUpdate
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ReplicaState
-from imgstore.operations import versions
+from imgstore.operations import lifetimes, updating, versions, waiting
+from imgstore.operations.versions import VersionView
 from imgstore.operations.workers import anyone_works
-from imgstore.wire.requests import parse_storage_account_type, parse_target_regions
-from imgstore.wire.resources import version_json
-from imgstore.wire.text import Json
+from imgstore.wire.requests import parse_end_of_life, parse_storage_account_type, parse_target_regions
+from imgstore.wire.resources import soft_deleted_json, version_json
+from imgstore.wire.text import Json, instant
+from imgstore.wire.updates import Edit
+from imgstore.wire.version_updates import edited_version, target_regions_json
 
 _TABLE = columns(
     Name="name",
@@ -27,6 +32,16 @@ _TABLE = columns(
     Replication="properties.replicationStatus.aggregatedState",
     Published="properties.publishingProfile.publishedDate",
 )
+_SOFT_TABLE = columns(
+    Name="name",
+    Location="location",
+    Deleted="properties.softDeletedTime",
+    GoneAt="properties.hardDeletionTargetTime",
+)
+_UPDATE_EXAMPLE = """
+imgstore sig image-version update -g rg -r myGallery -i ubuntu -e 1.0.0 --target-regions southcentralus=2 westus2 eastus
+imgstore sig image-version update -g rg -r myGallery -i ubuntu -e 1.0.0 --add publishingProfile.targetRegions name=eastus
+"""
 _CREATE_EXAMPLE = """
 imgstore sig image-version create -g rg -r myGallery -i ubuntu -e 1.0.0 \\
     --os-vhd-uri ./disk.vhd --location southcentralus --replica-count 1 \\
@@ -36,6 +51,25 @@ imgstore sig image-version create -g rg -r myGallery -i ubuntu -e 1.0.0 \\
 
 def _parse_bases(words: Sequence[str]) -> tuple[VersionName, ...]:
     return tuple(VersionName.parse(word) for word in words if word)
+
+
+_exclude_from_latest = click.option("--exclude-from-latest", cls=Switch, help="Never take this version for 'latest'.")
+_LIFE = (
+    click.option(
+        "--end-of-life-date",
+        type=parse_end_of_life,
+        metavar="DATE",
+        help="When the version is to be used no more: told, not enforced. A date alone means 12:59:59 UTC of that day.",
+    ),
+    click.option(
+        "--allow-replicated-location-deletion",
+        cls=Switch,
+        help="false keeps every region where the version is complete among its target regions.",
+    ),
+    click.option(
+        "--block-deletion-before-end-of-life", cls=Switch, help="Refuse to delete the version before that date."
+    ),
+)
 
 
 @click.group("image-version", cls=Group)
@@ -74,7 +108,8 @@ def image_version() -> None:
     metavar="|".join(StorageAccountType),
     help="For regions that name none. Default: Standard_LRS.",
 )
-@click.option("--exclude-from-latest", cls=Switch, help="Never take this version for 'latest'.")
+@_exclude_from_latest
+@options.together(*_LIFE)
 @options.source_format
 @click.option("--sha256", metavar="HEX", help="SHA-256 of the file, checked before anything is stored.")
 @click.option(
@@ -109,6 +144,9 @@ def create(
     replica_count: int | None,
     storage_account_type: StorageAccountType | None,
     exclude_from_latest: bool | None,  # noqa: FBT001 - click calls by keyword
+    end_of_life_date: datetime | None,
+    allow_replicated_location_deletion: bool | None,  # noqa: FBT001
+    block_deletion_before_end_of_life: bool | None,  # noqa: FBT001
     source_format: DiskFormat | None,
     sha256: str | None,
     bases: Sequence[VersionName] | None,
@@ -119,8 +157,8 @@ def create(
 ) -> Json:
     """Store a disk as an image version and replicate it.
 
-    The same line again goes on where it was interrupted, or changes the tags. Another disk under the same name is
-    refused, and so are other target regions.
+    The same line again goes on where it was interrupted. Other target regions, counts, tags and dates are changed as by
+    update; another disk under the same name is refused.
     """
     request = versions.VersionRequest(
         group=group,
@@ -132,6 +170,9 @@ def create(
         replica_count=replica_count,
         storage_account_type=storage_account_type,
         exclude_from_latest=exclude_from_latest,
+        end_of_life_at=end_of_life_date,
+        allow_deletion_of_replicated_locations=allow_replicated_location_deletion,
+        block_deletion_before_end_of_life=block_deletion_before_end_of_life,
         tags=tags,
         sha256=sha256,
         bases=bases or (),
@@ -198,16 +239,60 @@ def list_(group: str, gallery: str, definition: str, max_items: int | None, next
         return [version_json(each, names) for each in page.items]
 
 
-@image_version.command(example="imgstore sig image-version delete -g rg -r myGallery -i ubuntu -e 1.0.0")
+@image_version.command(table=_TABLE, example=_UPDATE_EXAMPLE)
 @options.group
 @options.gallery
 @options.definition
 @options.version
-@options.yes
-def delete(group: str, gallery: str, definition: str, version: VersionName, *, yes: bool) -> None:  # noqa: ARG001 - az's do not ask
-    """Delete an image version. Managed disks made from it stay."""
+@click.option(
+    "--target-regions",
+    cls=Words,
+    parse=parse_target_regions,
+    metavar="REGION[=COUNT][=TYPE] ...",
+    help="Where replicas are to be from now on, all of them. What is not named of a region stays as it is.",
+)
+@click.option(
+    "--replica-count",
+    type=int,
+    metavar="N",
+    help="For regions that name no count; without --target-regions, for those that had the count until now.",
+)
+@_exclude_from_latest
+@options.together(*_LIFE)
+@options.tags
+@options.together(*options.updates)
+def update(
+    group: str,
+    gallery: str,
+    definition: str,
+    version: VersionName,
+    target_regions: Sequence[TargetRegionRequest] | None,
+    replica_count: int | None,
+    exclude_from_latest: bool | None,  # noqa: FBT001 - click calls by keyword
+    end_of_life_date: datetime | None,
+    allow_replicated_location_deletion: bool | None,  # noqa: FBT001
+    block_deletion_before_end_of_life: bool | None,  # noqa: FBT001
+    tags: Mapping[str, str] | None,
+    edits: Sequence[Edit],
+    *,
+    force_string: bool,
+) -> Json:
+    """Change an image version's target regions, replica counts and properties.
+
+    New regions and replicas are copied; those that are no more are taken away, and their bytes freed but for what disks
+    and other versions still need. Repeated, or without any change, it goes on where it was interrupted.
+    """
+    named = {
+        "publishingProfile.targetRegions": target_regions_json(target_regions),
+        "publishingProfile.replicaCount": replica_count,
+        "publishingProfile.excludeFromLatest": exclude_from_latest,
+        "publishingProfile.endOfLifeDate": None if end_of_life_date is None else instant(end_of_life_date),
+        "safetyProfile.allowDeletionOfReplicatedLocations": allow_replicated_location_deletion,
+        "safetyProfile.blockDeletionBeforeEndOfLife": block_deletion_before_end_of_life,
+        "tags": tags,
+    }
     with opened() as session:
-        versions.delete_version(
+        found = versions.show_version(
             session.installation,
             session.principal,
             group=group,
@@ -215,3 +300,163 @@ def delete(group: str, gallery: str, definition: str, version: VersionName, *, y
             definition=definition,
             version=version,
         )
+        before = version_json(found, session.display_names)
+        changed = updating.update_version(
+            session.installation,
+            session.principal,
+            group=group,
+            gallery=gallery,
+            definition=definition,
+            version=version,
+            update=edited_version(before, named, edits, force_string=force_string),
+        )
+        return version_json(changed, session.display_names, replication_status=True)
+
+
+@image_version.command(example="imgstore sig image-version delete -g rg -r myGallery -i ubuntu -e 1.0.0")
+@options.group
+@options.gallery
+@options.definition
+@options.version
+@click.option(
+    "--bypass-soft-delete",
+    cls=Switch,
+    help="Delete for good where the gallery deletes softly; also what was deleted softly before.",
+)
+@options.yes
+def delete(
+    group: str,
+    gallery: str,
+    definition: str,
+    version: VersionName,
+    bypass_soft_delete: bool | None,  # noqa: FBT001 - click calls by keyword
+    *,
+    yes: bool,  # noqa: ARG001 - az's do not ask
+) -> None:
+    """Delete an image version. Managed disks made from it stay.
+
+    Where the gallery deletes softly, it can be had back with undelete until its retention has passed.
+    """
+    with opened() as session:
+        lifetimes.delete_version(
+            session.installation,
+            session.principal,
+            group=group,
+            gallery=gallery,
+            definition=definition,
+            version=version,
+            bypass_soft_delete=bool(bypass_soft_delete),
+        )
+
+
+@image_version.command(
+    "list-soft-deleted",
+    table=_SOFT_TABLE,
+    example="imgstore sig image-version list-soft-deleted -g rg -r myGallery -i ubuntu",
+)
+@options.group
+@options.gallery
+@options.definition
+def list_soft_deleted(group: str, gallery: str, definition: str) -> Json:
+    """List the softly deleted versions of an image definition, and until when they can be had back."""
+    with opened() as session:
+        found = lifetimes.list_soft_deleted(
+            session.installation, session.principal, group=group, gallery=gallery, definition=definition
+        )
+        return [soft_deleted_json(each) for each in found]
+
+
+@image_version.command(
+    table=_TABLE, example="imgstore sig image-version undelete -g rg -r myGallery -i ubuntu -e 1.0.0"
+)
+@options.group
+@options.gallery
+@options.definition
+@options.version
+@options.location("Taken for az's sake, and not used.")
+@options.tags
+def undelete(
+    group: str,
+    gallery: str,
+    definition: str,
+    version: VersionName,
+    location: str | None,  # noqa: ARG001 - it stays where it is
+    tags: Mapping[str, str] | None,
+) -> Json:
+    """Have a softly deleted image version back as it was."""
+    where = {"group": group, "gallery": gallery, "definition": definition}
+    with opened() as session:
+        found = lifetimes.undelete_version(session.installation, session.principal, **where, version=version)
+        if tags is not None:
+            found = updating.update_version(
+                session.installation, session.principal, **where, version=version, update=VersionUpdate(tags=tags)
+            )
+        return version_json(found, session.display_names)
+
+
+@image_version.command(
+    example="imgstore sig image-version wait -g rg -r myGallery -i ubuntu -e 1.0.0 --created --timeout 7200"
+)
+@options.group
+@options.gallery
+@options.definition
+@options.version
+@click.option("--created", is_flag=True, help="Until it is complete in all its regions.")
+@click.option("--updated", is_flag=True, help="The same, after an update.")
+@click.option("--deleted", is_flag=True, help="Until it is no more.")
+@click.option("--exists", is_flag=True, help="Until it is there, complete or not.")
+@click.option(
+    "--custom",
+    type=global_options.compiled,
+    metavar="JMESPATH",
+    help="Until this is true of it, as show --expand ReplicationStatus prints it.",
+)
+@click.option(
+    "--interval", type=click.IntRange(1), default=30, metavar="SECONDS", help="From look to look. Default: 30."
+)
+@click.option("--timeout", type=click.IntRange(0), default=3600, metavar="SECONDS", help="In all. Default: 3600.")
+def wait(
+    group: str,
+    gallery: str,
+    definition: str,
+    version: VersionName,
+    custom: Any,
+    interval: int,
+    timeout: int,
+    *,
+    created: bool,
+    updated: bool,
+    deleted: bool,
+    exists: bool,
+) -> None:
+    """Wait until an image version is made, changed, deleted or as a query says, whichever process does it."""
+    with opened() as session:
+        names = session.display_names
+
+        def shown(view: VersionView) -> Json:
+            return version_json(view, names, replication_status=True)
+
+        waiting.wait_for_version(
+            session.installation,
+            session.principal,
+            group=group,
+            gallery=gallery,
+            definition=definition,
+            version=version,
+            until=_condition(shown, custom, made=created or updated, deleted=deleted, exists=exists),
+            interval_seconds=interval,
+            timeout_seconds=timeout,
+        )
+
+
+def _condition(
+    shown: Callable[[VersionView], Json], custom: Any, *, made: bool, deleted: bool, exists: bool
+) -> Callable[[VersionView | None], bool]:
+    """What is waited for."""
+    if made + deleted + exists + (custom is not None) != 1:
+        raise click.UsageError("one of --created, --updated, --deleted, --exists and --custom JMESPATH is needed.")
+    if custom is not None:
+        return lambda view: view is not None and bool(output.queried(shown(view), custom, "--custom"))
+    if made:
+        return waiting.is_made
+    return (lambda view: view is None) if deleted else (lambda view: view is not None)

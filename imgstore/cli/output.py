@@ -50,7 +50,7 @@ def emit(body: Json, options: "Globals", table: Table = scalars) -> None:
         click.UsageError: the query does not fit the result.
     """
     if options.query is not None:
-        body = _queried(body, options.query)
+        body = queried(body, options.query)
         table = scalars
     text = None if body is None else _WRITERS[options.output or "json"](body, table)
     if text is not None:
@@ -111,13 +111,18 @@ _WRITERS: Final[Mapping[str, Callable[[Json, Table], str | None]]] = {
 }
 
 
-def _queried(body: Json, query: "ParsedResult") -> Json:
+def queried(body: Json, query: "ParsedResult", option: str = "--query") -> Json:
+    """What a query finds in `body`.
+
+    Raises:
+        click.UsageError: it does not fit.
+    """
     import jmespath  # noqa: PLC0415 - start-up time
 
     try:
         return query.search(body, _with_decimals(jmespath))
     except jmespath.exceptions.JMESPathError as error:
-        raise click.UsageError(f"--query does not fit the result: {error}") from error
+        raise click.UsageError(f"{option} does not fit the result: {error}") from error
 
 
 def _with_decimals(jmespath: Any) -> Any:

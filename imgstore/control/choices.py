@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import ImageVersion, Replica
-from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.domain.states import ReplicaState
 
 BASES_MAX = 3
 
@@ -36,7 +36,7 @@ def latest(versions: Iterable[tuple[ImageVersion, Sequence[Replica]]], region: s
 
 
 def _offered(version: ImageVersion, region: str) -> bool:
-    excluded = version.exclude_from_latest or version.provisioning_state is ProvisioningState.DELETING
+    excluded = version.exclude_from_latest or not version.is_visible
     return not excluded and not any(
         target.exclude_from_latest for target in version.target_regions if target.name == region
     )

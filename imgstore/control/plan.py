@@ -34,7 +34,8 @@ def ready_steps(
 
     A region's first replica comes from the source region, else from any complete one; the others from a complete one
     of their region, at most as many at once as there are complete ones, so that sources double. A region whose first
-    replica failed tries the next of its ordinals: its zone may be another.
+    replica failed tries the next of its ordinals: its zone may be another. A slot that the version is still leaving
+    takes it in again once it has left.
 
     Args:
         replicas: of one version, all of them.
@@ -46,6 +47,7 @@ def ready_steps(
     if not complete:
         return []
     steps: list[CopyStep] = []
+    leaving = {replica.slot.uid for replica in replicas if replica.state is ReplicaState.DELETING}
     origin = [replica for replica in complete if replica.slot.key.region == source_region]
     by_region: defaultdict[str, list[Replica]] = defaultdict(list)
     for replica in replicas:
@@ -58,6 +60,7 @@ def ready_steps(
             replica
             for replica in inside
             if replica.state not in (ReplicaState.COMPLETED, ReplicaState.DELETING)
+            and replica.slot.uid not in leaving
             and replica.uid not in busy
             and replica.uid not in failed
         ]

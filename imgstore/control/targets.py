@@ -19,6 +19,8 @@ class PublishingRequest:
     """Empty is the source region alone."""
     replica_count: int | None = None
     storage_account_type: StorageAccountType | None = None
+    standing: Sequence[TargetRegion] = ()
+    """The targets of the version as it stands: a region of them stays as it is in what is not named."""
 
 
 def resolve_targets(
@@ -60,14 +62,21 @@ def _resolved(asked: TargetRegionRequest, request: PublishingRequest, regions: R
     region = regions.get(asked.name, target="targetRegions")
     counts = (asked.regional_replica_count, request.replica_count, 1)
     count = next(each for each in counts if each is not None)
-    kind = asked.storage_account_type or request.storage_account_type or StorageAccountType.STANDARD_LRS
+    before = next((each for each in request.standing if each.name == region.name), None)
+    kinds = (
+        asked.storage_account_type,
+        request.storage_account_type,
+        before.storage_account_type if before else StorageAccountType.STANDARD_LRS,
+    )
+    kind = next(each for each in kinds if each is not None)
+    excluded = before is not None and before.exclude_from_latest
     _check_count(count, region, limits)
     _check_offered(kind, region)
     return TargetRegion(
         name=region.name,
         regional_replica_count=count,
         storage_account_type=kind,
-        exclude_from_latest=asked.exclude_from_latest,
+        exclude_from_latest=excluded if asked.exclude_from_latest is None else asked.exclude_from_latest,
     )
 
 

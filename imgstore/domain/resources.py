@@ -1,9 +1,9 @@
 """The resources of a gallery as plain values. What the catalog keeps and the operations pass on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
+from enum import Enum, StrEnum
 from types import MappingProxyType
 from typing import Final
 
@@ -171,16 +171,52 @@ class TargetRegion:
     storage_account_type: StorageAccountType
     exclude_from_latest: bool = False
 
+    def as_request(self) -> "TargetRegionRequest":
+        """The same, asked for in full."""
+        return TargetRegionRequest(
+            name=self.name,
+            regional_replica_count=self.regional_replica_count,
+            storage_account_type=self.storage_account_type,
+            exclude_from_latest=self.exclude_from_latest,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetRegionRequest:
-    """A target region as a person asks for it: what is None takes the version's default."""
+    """A target region as a person asks for it: what is None is as it stands, else takes the version's default."""
 
     name: str
     """As typed: "West US 2" and "westus2" are the same."""
     regional_replica_count: int | None = None
     storage_account_type: StorageAccountType | None = None
-    exclude_from_latest: bool = False
+    exclude_from_latest: bool | None = None
+
+
+class Keep(Enum):
+    """Told apart from None where None is a value."""
+
+    KEEP = "as it stands"
+
+
+KEEP: Final = Keep.KEEP
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionUpdate:
+    """What is to change of a version; what is None or `KEEP` stays."""
+
+    target_regions: Sequence[TargetRegionRequest] | None = None
+    """All of them."""
+    replica_count: int | None = None
+    """For the regions that name none; without `target_regions`, for those that have the version's count now."""
+    storage_account_type: StorageAccountType | None = None
+    """For the regions that name none, those that stand already too."""
+    exclude_from_latest: bool | None = None
+    end_of_life_at: datetime | Keep | None = KEEP
+    """None takes it away."""
+    allow_deletion_of_replicated_locations: bool | None = None
+    block_deletion_before_end_of_life: bool | None = None
+    tags: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +232,11 @@ class ImageVersion:
     """In the order of the request."""
     replica_count: int = 1
     exclude_from_latest: bool = False
+    end_of_life_at: datetime | None = None
+    """Told, and what `block_deletion_before_end_of_life` waits for; machines can be made after it."""
+    allow_deletion_of_replicated_locations: bool | None = None
+    """False keeps every region that is complete; None was never said, and keeps nothing."""
+    block_deletion_before_end_of_life: bool = False
     tags: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
     source: SourceIdentity
     source_sha256: str | None = None
@@ -206,6 +247,15 @@ class ImageVersion:
     """Known once the source region is Completed."""
     disk_digest: Digest | None = None
     """Known once the source region is Completed."""
+    soft_deleted_at: datetime | None = None
+    """When it was deleted softly: invisible since, its bytes kept and billed."""
+    hard_deletion_at: datetime | None = None
+    """When what was deleted softly goes for good."""
+
+    @property
+    def is_visible(self) -> bool:
+        """Whether it can be shown, listed, built upon and made into disks: neither deleted nor on its way there."""
+        return self.provisioning_state is not ProvisioningState.DELETING and self.soft_deleted_at is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

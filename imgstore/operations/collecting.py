@@ -23,7 +23,9 @@ from imgstore.domain.errors import Conflict, ImgstoreError, LeaseLost, StoreErro
 from imgstore.domain.resources import Gallery, Pool, Slot
 from imgstore.operations.counting import Counter
 from imgstore.operations.installation import Installation
+from imgstore.operations.lifetimes import purge_soft_deleted
 from imgstore.operations.recording import recorded
+from imgstore.operations.retargeting import tidy_all
 from imgstore.operations.surveying import SlotSurvey, clock_of, survey_slot
 from imgstore.regions import ALL_ZONES
 from imgstore.stores.interface import DELETE_KEYS_MAX
@@ -76,8 +78,9 @@ def collect(installation: Installation, principal: Principal, *, grace: timedelt
     told and stops no other.
     """
     with recorded(installation, principal, Action.ADMINISTER, SCOPE, "imgstore/gc"):
-        # Purging soft-deleted versions whose retention has passed belongs here, before anything is looked at: what is
-        # purged is unreferenced then, and its grace begins.
+        # What these end is unreferenced from here on, and its grace begins.
+        purge_soft_deleted(installation)
+        tidy_all(installation)
         done: list[SlotReport] = []
         segments = pools = 0
         for pool, planned in _surveyed(installation, grace):

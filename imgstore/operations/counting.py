@@ -46,6 +46,10 @@ class Counter:
         self._tell(Stage.COMPLETED, detail)
         self.write_down()
 
+    def stop(self, detail: str) -> None:
+        """It is not to be done any more: its replica's row is another's matter, or gone."""
+        self._tell(Stage.COMPLETED, detail)
+
     def fail(self, detail: str) -> None:
         """It ended with an error."""
         self._tell(Stage.FAILED, detail)

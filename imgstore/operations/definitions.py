@@ -226,7 +226,10 @@ def delete_definition(installation: Installation, principal: Principal, *, group
     ):
         line = finding.lineage(facts, installation.subscription, group, gallery, name)
         below = f"Microsoft.Compute/galleries/{line.gallery.name}/images/{line.definition.name}/versions"
-        children = [f"{below}/{each.name}" for each in facts.versions.list(line.definition.uid)]
-        if children:
-            raise nested_resources(children, "delete the definition's image versions first")
+        standing = facts.versions.list(line.definition.uid)
+        if standing:
+            softly = any(each.soft_deleted_at is not None for each in standing)
+            more = "; those deleted softly with `image-version delete --bypass-soft-delete`" * softly
+            children = [f"{below}/{each.name}" for each in standing]
+            raise nested_resources(children, f"delete the definition's image versions first{more}")
         facts.definitions.delete(line.definition.uid)

@@ -30,6 +30,7 @@ def degrade(installation: Installation, slot: Slot, segments: Collection[Digest]
             manifests = facts.manifests.of_owner(replica.version_uid)
             named = [np.frombuffer(row.segment_ids, dtype="<u4") for row in manifests if row.slot_uid == slot.uid]
             if replica.state is ReplicaState.COMPLETED and any(np.isin(ids, each).any() for each in named):
+                facts.versions.lock(replica.version_uid)
                 facts.replicas.move(replica.uid, ReplicaState.DEGRADED, error=incident)
                 write_version_state(facts, facts.versions.by_uid(replica.version_uid))
         now = installation.effects.now()

@@ -233,7 +233,7 @@ def named_version(
     """
     if reference.version is not None:
         found = facts.versions.get(line.definition.uid, reference.version)
-        if found is None or found.provisioning_state is ProvisioningState.DELETING:
+        if found is None or not found.is_visible:
             raise _not_available(installation, line.version_id(reference.version), region)
         return found
     versions = facts.versions.list(line.definition.uid)

@@ -67,9 +67,9 @@ def parent_lineage(facts: Facts, subscription: str, group_name: str, gallery_nam
 
 
 def version(facts: Facts, line: Lineage, name: VersionName) -> ImageVersion:
-    """The version of that name. One that is being deleted is not found."""
+    """The version of that name. One that was deleted, softly or not, is not found."""
     found = facts.versions.get(line.definition.uid, name)
-    if found is None or found.provisioning_state is ProvisioningState.DELETING:
+    if found is None or not found.is_visible:
         where = f"-g {line.gallery.group} -r {line.gallery.name} -i {line.definition.name}"
         raise _missing("image version", line.version_id(name), f"imgstore sig image-version list {where}")
     return found

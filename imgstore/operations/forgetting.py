@@ -3,17 +3,36 @@
 Segments that nothing names any more stay in their slots until a collection (``collecting.py``).
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from imgstore.catalog import Facts
 from imgstore.domain import keys
-from imgstore.domain.errors import WorkHeld
-from imgstore.domain.resources import OS_DISK, ImageVersion, ManagedDisk, ManifestRow, Slot
+from imgstore.domain.errors import StoreError, WorkHeld
+from imgstore.domain.resources import OS_DISK, ImageVersion, ManagedDisk, ManifestRow, Replica, Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.works import Work, WorkKind
 from imgstore.operations.installation import Installation
 from imgstore.operations.settling import forget_manifest
+from imgstore.operations.working import remove_marks
+from imgstore.segments.index import Locations
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freed:
+    """What the removal of a manifest from a slot set free, in stored bytes."""
+
+    freed_bytes: int = 0
+    """Nothing in the slot names them any more: they are billed no longer."""
+    shared_bytes: int = 0
+    """Other versions name them."""
+    disk_bytes: int = 0
+    """Managed disks alone name them."""
+    disks: tuple[str, ...] = ()
+    """These."""
 
 
 def forget_version(installation: Installation, version: ImageVersion) -> None:
@@ -25,6 +44,7 @@ def forget_version(installation: Installation, version: ImageVersion) -> None:
     with installation.catalog.transaction() as facts:
         facts.versions.lock(version.uid)  # No worker begins one of its replicas from here on.
         _end_works(installation, facts, version.uid, str(version.name))
+        facts.versions.lock(version.uid)
         for replica in facts.replicas.list(version.uid):
             if replica.state is not ReplicaState.DELETING:
                 facts.replicas.move(replica.uid, ReplicaState.DELETING)
@@ -39,6 +59,24 @@ def forget_version(installation: Installation, version: ImageVersion) -> None:
             facts.replicas.remove(replica.uid)
     with installation.catalog.transaction() as facts:
         facts.versions.delete(version.uid)
+
+
+def forget_replica(installation: Installation, replica: Replica) -> Freed:
+    """Take a replica that is Deleting out of its slot, then its row. May be repeated.
+
+    Raises:
+        WorkHeld: a live process writes it or reads from it.
+        StoreError: the slot's store could not remove the manifest; nothing names it any more.
+    """
+    slot, owner_uid = replica.slot, replica.version_uid
+    with installation.catalog.transaction() as facts:
+        end_writing(installation, facts, owner_uid, str(slot.key), slot)
+    freed = _forget_owner(installation, slot, owner_uid, (keys.manifest_key(owner_uid, OS_DISK),))
+    with suppress(StoreError):  # An empty object that the next work in the slot takes away.
+        remove_marks(installation, slot, installation.access(slot))
+    with installation.catalog.transaction() as facts:
+        facts.replicas.remove(replica.uid)
+    return freed
 
 
 def forget_disk(installation: Installation, disk: ManagedDisk) -> None:
@@ -56,26 +94,68 @@ def forget_disk(installation: Installation, disk: ManagedDisk) -> None:
         facts.disks.delete(disk.uid)
 
 
-def _forget_owner(installation: Installation, slot: Slot, owner_uid: str, objects: Sequence[str]) -> None:
+def _forget_owner(installation: Installation, slot: Slot, owner_uid: str, objects: Sequence[str]) -> Freed:
     """Rows first, then those of the owner's objects that no row needs any more.
 
     The tombstone outlives both, so that after a crash between them the same command takes the objects.
     """
+    freed = Freed()
     with installation.catalog.transaction() as facts:
         rows = [row for row in facts.manifests.of_owner(owner_uid) if row.slot_uid == slot.uid]
         for row in rows:
             _check_unpinned(installation, facts, row)
+            freed = _reckoned(installation, facts, slot, row) if facts.manifests.is_complete(row.uid) else freed
             forget_manifest(installation, facts, slot, row)
         unused = [key for key in objects if facts.manifests.body_users(slot.uid, key) == 0]
     if unused:
         installation.access(slot).remove(unused)
+    return freed
+
+
+def _reckoned(installation: Installation, facts: Facts, slot: Slot, row: ManifestRow) -> Freed:
+    """What stays of a manifest's bytes once its row has gone, and for whom."""
+    facts.slots.lock(slot.uid)
+    disks = {disk.uid: disk.name for disk in facts.disks.list(installation.subscription) if disk.slot.uid == slot.uid}
+    others = [each for each in facts.manifests.in_slot(slot.uid) if each.uid != row.uid]
+    ids = _ids([row])
+    shared = np.intersect1d(ids, _ids(each for each in others if each.owner_uid not in disks))
+    theirs = [each for each in others if each.owner_uid in disks and np.isin(ids, _ids([each])).any()]
+    kept = np.setdiff1d(np.intersect1d(ids, _ids(theirs)), shared)
+    body_bytes = row.object_bytes if any(each.body_key == row.body_key for each in others) else 0
+    pool_uid = slot.key.pool_uid
+    total = facts.segments.stored_bytes(pool_uid, ids) + row.object_bytes
+    shared_bytes = facts.segments.stored_bytes(pool_uid, shared)
+    disk_bytes = facts.segments.stored_bytes(pool_uid, kept) + body_bytes
+    return Freed(
+        freed_bytes=total - shared_bytes - disk_bytes,
+        shared_bytes=shared_bytes,
+        disk_bytes=disk_bytes,
+        disks=tuple(sorted(disks[each.owner_uid] for each in theirs)) if disk_bytes else (),
+    )
+
+
+def _ids(rows: Iterable[ManifestRow]) -> Locations:
+    return np.unique(np.frombuffer(b"".join(row.segment_ids for row in rows), dtype="<u4").astype(np.uint32))
 
 
 def _check_unpinned(installation: Installation, facts: Facts, row: ManifestRow) -> None:
     """Refuse while an open work pins the manifest; reads whose process is gone pin nothing."""
-    for work in facts.works.list_open(row.slot_uid):
+    for work in facts.works.list_open():
         if row.uid in work.pins and not _ended(installation, facts, work):
             raise _held(work, "a manifest of it")
+
+
+def end_writing(installation: Installation, facts: Facts, owner_uid: str, name: str, slot: Slot | None = None) -> None:
+    """Close the works that write a version's replicas, all of them or the one in `slot`.
+
+    Raises:
+        WorkHeld: a live process is at one.
+    """
+    for work in facts.works.list_open(None if slot is None else slot.uid):
+        if work.owner_uid == owner_uid:
+            if _lives(installation, facts, work):
+                raise _held(work, f"'{name}'")
+            facts.works.abandon(work.uid)
 
 
 def _end_works(installation: Installation, facts: Facts, owner_uid: str, name: str) -> None:

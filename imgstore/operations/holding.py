@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from imgstore.catalog import Catalog
-from imgstore.domain.errors import LeaseLost, StoreError
+from imgstore.domain.errors import LeaseLost, NotFound, StoreError
 from imgstore.domain.works import Lease, Work
 
 LEASE_SECONDS: Final = 30.0
@@ -159,5 +159,5 @@ class LeaseKeeper:
             for hold in holds:
                 try:
                     hold.beat()
-                except (LeaseLost, StoreError):
-                    continue  # Hold.go_on tells the worker once half a lease has passed.
+                except (LeaseLost, NotFound, StoreError):
+                    continue  # Its rows are another's or gone. Hold.go_on tells the worker once half a lease has passed.

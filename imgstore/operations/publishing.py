@@ -89,7 +89,8 @@ def _plan(installation: Installation, publication: Publication) -> tuple[Work, L
             for each in facts.replicas.in_slot(slot.uid)
             if each.state is ReplicaState.COMPLETED and each.version_uid != version.uid
         }
-        candidates = [each for each in facts.versions.list(version.definition_uid) if each.uid in complete]
+        standing = facts.versions.list(version.definition_uid)
+        candidates = [each for each in standing if each.uid in complete and each.is_visible]
         _check_bases(publication.named_bases, candidates)
         bases = choose_bases(candidates, new=version.name, named=publication.named_bases)
         manifests = [facts.manifests.find(base.uid, slot.uid, OS_DISK) for base in bases]
@@ -105,6 +106,7 @@ def _plan(installation: Installation, publication: Publication) -> tuple[Work, L
             pins=tuple(row.uid for row in rows),
             still_fits=lambda old: {name: old.get(name) for name in fixed} == fixed,
         )
+        facts.versions.lock(version.uid)
         facts.replicas.move(publication.replica.uid, ReplicaState.REPLICATING)
         write_version_state(facts, version)
     return work, lease

@@ -24,6 +24,7 @@ from imgstore.operations.counting import Counter, task_of
 from imgstore.operations.degrading import degrade, degrade_damaged
 from imgstore.operations.finding import Lineage
 from imgstore.operations.installation import Installation, first_that_serves
+from imgstore.operations.retargeting import is_wanted, let_go, no_longer_wanted
 from imgstore.operations.settling import Listed, complete_replica, list_segments, write_failure, write_version_state
 from imgstore.operations.working import at_work, take_up
 from imgstore.segments.manifest import intact
@@ -149,6 +150,8 @@ def make(
 ) -> None:
     """Bring a replica's bytes under its lease, and write down that they came, or why not.
 
+    Nothing is written of one whose region or replica was taken away meanwhile.
+
     Args:
         installation: where.
         line: what the version is in.
@@ -166,6 +169,9 @@ def make(
     try:
         _act(installation, line, version, step, plan, counter, stop)
     except Exception as error:
+        if isinstance(error, ImgstoreError) and let_go(installation, plan.lease, step.replica):
+            counter.stop("no longer wanted: its region or its replica was taken away meanwhile")
+            return
         counter.fail(str(error))
         write_failure(installation, plan.lease, step.replica, str(error))
         raise
@@ -236,10 +242,18 @@ def _act(
     slot = step.replica.slot
     target = installation.access(slot)
     damages: list[Damage] = []
+    unwanted = threading.Event()
+
+    def beat() -> None:
+        if not is_wanted(installation, step.replica):
+            unwanted.set()
+        counter.write_down()
 
     def go_on() -> None:
         if stop.is_set():
             raise KeyboardInterrupt
+        if unwanted.is_set():
+            raise no_longer_wanted(step.replica)
         hold.go_on()
 
     def patiently(seconds: float) -> None:
@@ -250,7 +264,7 @@ def _act(
         [source.slot for source in step.sources],
         lambda source: installation.access_from(slot.key.region, source, patiently),
     )
-    with at_work(installation, slot, plan.lease, counter.write_down) as hold:
+    with at_work(installation, slot, plan.lease, beat) as hold:
         wanted = {row.name: row.stored_bytes for row in plan.segments}
         order = CopyOrder(
             sources=sources,

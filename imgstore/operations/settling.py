@@ -118,6 +118,7 @@ def complete_replica(
         new_in_region = np.setdiff1d(
             ids, facts.manifests.named_in_region(slot.key.pool_uid, slot.key.region, except_uid=manifest.uid)
         )
+        facts.versions.lock(version.uid)  # Before its replicas: who changes its targets takes them in this order too.
         siblings = facts.replicas.list(version.uid)
         first_here = not any(
             other.slot.key.region == slot.key.region and other.state is ReplicaState.COMPLETED for other in siblings
@@ -160,6 +161,7 @@ def write_failure(installation: Installation, lease: Lease, replica: Replica, er
             facts.works.guard(lease)
         except LeaseLost:
             return
+        facts.versions.lock(replica.version_uid)
         standing = facts.replicas.get(replica.uid)
         if standing.state is ReplicaState.REPLICATING:
             attempts = standing.attempts + 1
@@ -174,14 +176,22 @@ def _chance(installation: Installation) -> float:
 
 
 def write_version_state(facts: Facts, version: ImageVersion) -> ImageVersion:
-    """Write the version down with the provisioning state that its replicas give it."""
+    """Write the version down with the provisioning state that its replicas give it, and what `version` knows of its disk.
+
+    All else stays as it stands now: `version` may have been read before an update.
+    """
     facts.versions.lock(version.uid)  # Two replicas that complete at once: the later one must see both.
     standing = facts.versions.by_uid(version.uid)
     if standing.provisioning_state is ProvisioningState.DELETING:
         return standing
     states = [replica.state for replica in facts.replicas.list(version.uid)]
     creating = standing.provisioning_state is ProvisioningState.CREATING
-    changed = replace(version, provisioning_state=provisioning_state(states, creating=creating))
+    changed = replace(
+        standing,
+        provisioning_state=provisioning_state(states, creating=creating),
+        virtual_bytes=version.virtual_bytes or standing.virtual_bytes,
+        disk_digest=version.disk_digest or standing.disk_digest,
+    )
     if changed != standing:
         facts.versions.update(changed)
     return changed

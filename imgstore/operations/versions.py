@@ -1,11 +1,13 @@
-"""Image versions: published, shown, listed, deleted."""
+"""Image versions: published, shown, listed."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from imgstore.catalog import Facts
 from imgstore.control.targets import PublishingRequest, resolve_targets
+from imgstore.control.updating import check_block, check_end_of_life, updated
 from imgstore.domain import names
 from imgstore.domain.access import Action, Principal, authorize
 from imgstore.domain.errors import (
@@ -21,26 +23,28 @@ from imgstore.domain.limits import check_room
 from imgstore.domain.names import VersionName
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import (
+    KEEP,
     NO_TAGS,
     ImageVersion,
     Replica,
-    Slot,
-    SlotKey,
     StorageAccountType,
     TargetRegion,
     TargetRegionRequest,
+    VersionUpdate,
 )
 from imgstore.domain.sources import DiskFormat, DiskReader, SourceIdentity
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.works import WorkKind
 from imgstore.formats import generation_of, open_disk
 from imgstore.operations import finding
+from imgstore.operations.converging import converge
 from imgstore.operations.finding import Lineage
 from imgstore.operations.forgetting import forget_version
 from imgstore.operations.installation import Installation
 from imgstore.operations.publishing import Publication, publish
 from imgstore.operations.recording import recorded
-from imgstore.operations.replicating import replicate
+from imgstore.operations.retargeting import retarget
+from imgstore.operations.settling import write_version_state
 from imgstore.operations.sources import check_sha256, open_source
 
 
@@ -66,12 +70,18 @@ class VersionRequest:
     location: str | None = None
     """The source region; None is the gallery's."""
     target_regions: Sequence[TargetRegionRequest] = ()
-    """Where to; empty is the source region alone."""
+    """Where to, all of them; empty is the source region alone, or where a version that stands is."""
     replica_count: int | None = None
-    """For the regions that name none; None is 1."""
+    """For the regions that name none; None is 1, or as it stands."""
     storage_account_type: StorageAccountType | None = None
-    """For the regions that name none; None is Standard_LRS."""
+    """For the regions that name none; None is Standard_LRS, or as it stands."""
     exclude_from_latest: bool | None = None
+    """None leaves it as it is."""
+    end_of_life_at: datetime | None = None
+    """None leaves it as it is."""
+    allow_deletion_of_replicated_locations: bool | None = None
+    """None leaves it as it is."""
+    block_deletion_before_end_of_life: bool | None = None
     """None leaves it as it is."""
     tags: Mapping[str, str] | None = None
     """None leaves them as they are."""
@@ -81,6 +91,19 @@ class VersionRequest:
     """Versions to be compared with besides those that are chosen."""
     verify_full: bool = False
     """Read the whole disk back before it is published."""
+
+    def as_update(self) -> VersionUpdate:
+        """What it asks of a version that stands."""
+        return VersionUpdate(
+            target_regions=self.target_regions,
+            replica_count=self.replica_count,
+            storage_account_type=self.storage_account_type,
+            exclude_from_latest=self.exclude_from_latest,
+            end_of_life_at=KEEP if self.end_of_life_at is None else self.end_of_life_at,
+            allow_deletion_of_replicated_locations=self.allow_deletion_of_replicated_locations,
+            block_deletion_before_end_of_life=self.block_deletion_before_end_of_life,
+            tags=self.tags,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,8 +129,8 @@ def create_version(
 ) -> VersionView:
     """Publish a disk as a version and replicate it to its target regions.
 
-    The same command on a version that is Creating or Failed goes on where it stood; on one that has Succeeded it does
-    nothing but give it new tags or another exclude-from-latest.
+    The same command on a version that is Creating or Failed goes on where it stood. Other target regions, tags and what
+    else may change are changed as by `updating.update_version`.
 
     Args:
         installation: where.
@@ -119,7 +142,7 @@ def create_version(
 
     Raises:
         InvalidInput, ImageRefused: the request or the image is refused; nothing is visible.
-        PropertyChangeNotAllowed: the version exists with another source or other target regions.
+        PropertyChangeNotAllowed: the version exists with another source or another source region.
         ReplicationFailed: one or more target regions failed; the others serve.
         StoreError: the source region's store could not take it; the same command goes on.
     """
@@ -154,13 +177,21 @@ def _resolved(installation: Installation, request: VersionRequest) -> _Wanted:
         line = finding.parent_lineage(
             facts, installation.subscription, request.group, request.gallery, request.definition
         )
-    publishing = PublishingRequest(
-        location=request.location or line.gallery.location,
-        target_regions=request.target_regions,
-        replica_count=request.replica_count,
-        storage_account_type=request.storage_account_type,
-    )
-    location, targets = resolve_targets(publishing, installation.regions, installation.limits)
+        standing = facts.versions.get(line.definition.uid, request.version)
+    now = installation.effects.now()
+    regions, limits = installation.regions, installation.limits
+    if standing is not None and standing.is_visible:
+        location = regions.get(request.location or standing.location, target="location").name
+        targets = updated(standing, request.as_update(), regions, limits, now=now).target_regions
+    else:
+        publishing = PublishingRequest(
+            location=request.location or line.gallery.location,
+            target_regions=request.target_regions,
+            replica_count=request.replica_count,
+            storage_account_type=request.storage_account_type,
+        )
+        location, targets = resolve_targets(publishing, regions, limits)
+        check_end_of_life(request.end_of_life_at, now)
     sha256 = None if request.sha256 is None else request.sha256.strip().lower()
     return _Wanted(request=request, line=line, location=location, targets=targets, sha256=sha256)
 
@@ -200,7 +231,7 @@ def _replicate(
     """The version's bytes in every other slot, as far as they can be brought there now, or by workers."""
     failed: Mapping[str, ImgstoreError] = {}
     if wait:
-        failed = replicate(installation, wanted.line, version)
+        failed = converge(installation, wanted.line, version)
     else:
         with installation.catalog.transaction() as facts:
             facts.replicas.retry_now(version.uid)
@@ -214,7 +245,7 @@ def _replicate(
         version=request.version,
     )
     if failed:
-        raise _replication_failed(view, failed)
+        raise replication_failed(view, failed)
     return view
 
 
@@ -244,20 +275,40 @@ def _warn_generation(installation: Installation, line: Lineage, reader: DiskRead
 def _written_down(installation: Installation, wanted: _Wanted, identity: SourceIdentity) -> ImageVersion:
     """The version's row, made with its replicas or, where it stands already, compared with the request."""
     with installation.catalog.transaction() as facts:
-        standing = facts.versions.get(wanted.line.definition.uid, wanted.request.version)
-        if standing is None:
+        found = facts.versions.get(wanted.line.definition.uid, wanted.request.version)
+        if found is None:
             return _added(installation, facts, wanted, identity)
-        if standing.provisioning_state is ProvisioningState.DELETING:
-            raise Conflict(
-                f"Operation 'Update Gallery Image Version' is not allowed on {standing.name} since it is marked for "
-                "deletion. You can only retry the Delete operation (or wait for an ongoing one to complete).",
-                hint="delete it again, then publish",
-                target=wanted.line.version_id(standing.name),
-            )
+        facts.versions.lock(found.uid)
+        standing = facts.versions.by_uid(found.uid)
+        check_updatable(standing, wanted.line.version_id(standing.name))
         changed = _compared(installation, facts, standing, wanted, identity)
         if changed != standing:
             facts.versions.update(changed)
-        return changed
+        retarget(installation, facts, wanted.line, changed)
+        return write_version_state(facts, changed)
+
+
+def check_updatable(standing: ImageVersion, scope: str) -> None:
+    """Refuse to change a version that was deleted.
+
+    Raises:
+        Conflict: it was, softly or not.
+    """
+    if standing.provisioning_state is ProvisioningState.DELETING:
+        raise Conflict(
+            f"Operation 'Update Gallery Image Version' is not allowed on {standing.name} since it is marked for "
+            "deletion. You can only retry the Delete operation (or wait for an ongoing one to complete).",
+            hint="delete it again, then publish",
+            target=scope,
+        )
+    if standing.soft_deleted_at is not None:
+        raise Conflict(
+            f"The image version {standing.name} was deleted softly, and keeps its name until it is gone for good.",
+            found=f"deleted at {standing.soft_deleted_at.isoformat()}",
+            expected="a version that stands, or none of that name",
+            hint="`imgstore sig image-version undelete` brings it back; `delete --bypass-soft-delete` frees its name",
+            target=scope,
+        )
 
 
 def _added(installation: Installation, facts: Facts, wanted: _Wanted, identity: SourceIdentity) -> ImageVersion:
@@ -272,35 +323,19 @@ def _added(installation: Installation, facts: Facts, wanted: _Wanted, identity: 
         target_regions=wanted.targets,
         replica_count=request.replica_count or 1,
         exclude_from_latest=request.exclude_from_latest or False,
+        end_of_life_at=request.end_of_life_at,
+        allow_deletion_of_replicated_locations=request.allow_deletion_of_replicated_locations,
+        block_deletion_before_end_of_life=request.block_deletion_before_end_of_life or False,
         tags=dict(request.tags) if request.tags else NO_TAGS,
         source=identity,
         source_sha256=wanted.sha256,
         published_at=installation.effects.now(),
         provisioning_state=ProvisioningState.CREATING,
     )
+    check_block(version)
     facts.versions.add(version)
-    for target in wanted.targets:
-        for ordinal in range(target.regional_replica_count):
-            key = SlotKey(
-                pool_uid=wanted.line.gallery.pool_uid,
-                region=target.name,
-                storage_account_type=target.storage_account_type,
-                ordinal=ordinal,
-            )
-            facts.replicas.add(
-                Replica(
-                    uid=installation.effects.new_uid(),
-                    version_uid=version.uid,
-                    slot=_slot(installation, facts, key),
-                    state=ReplicaState.PENDING,
-                )
-            )
+    retarget(installation, facts, wanted.line, version)
     return version
-
-
-def _slot(installation: Installation, facts: Facts, key: SlotKey) -> Slot:
-    zone, bucket = installation.locator.choose_zone(key)
-    return facts.slots.get_or_add(key, zone=zone, bucket=bucket)
 
 
 def _compared(
@@ -311,7 +346,6 @@ def _compared(
     A source that has the same place but changed before its region completed is taken anew, aloud: nothing of the old
     one was ever visible (rules.md, rule 2).
     """
-    request = wanted.request
     here = [each for each in facts.replicas.list(standing.uid) if each.slot.key.region == standing.location]
     arrived = any(each.state in (ReplicaState.COMPLETED, ReplicaState.DEGRADED) for each in here)
     same_place = standing.source.location == identity.location
@@ -325,12 +359,6 @@ def _compared(
         installation.note(f"{standing.location}/0", "the source changed since the last run; taking it in anew")
     if standing.location != wanted.location:
         raise PropertyChangeNotAllowed("location", found=wanted.location, expected=standing.location)
-    if standing.target_regions != wanted.targets:
-        raise PropertyChangeNotAllowed(
-            "properties.publishingProfile.targetRegions",
-            found=_regions_told(wanted.targets),
-            expected=_regions_told(standing.target_regions),
-        )
     known = standing.source_sha256 if standing.source == identity else None
     if None not in (wanted.sha256, known) and wanted.sha256 != known:
         raise PropertyChangeNotAllowed(
@@ -338,23 +366,18 @@ def _compared(
             found=f"{_described(identity)}, SHA-256 {wanted.sha256}",
             expected=f"SHA-256 {known}: the file was changed and given its old time stamp back",
         )
-    return replace(
+    changed = updated(
         standing,
-        source=identity,
-        source_sha256=wanted.sha256 or known,
-        exclude_from_latest=(
-            standing.exclude_from_latest if request.exclude_from_latest is None else request.exclude_from_latest
-        ),
-        tags=standing.tags if request.tags is None else dict(request.tags),
+        wanted.request.as_update(),
+        installation.regions,
+        installation.limits,
+        now=installation.effects.now(),
     )
+    return replace(changed, source=identity, source_sha256=wanted.sha256 or known)
 
 
 def _described(identity: SourceIdentity) -> str:
     return f"{identity.location} of {identity.file_bytes} bytes, stamp {identity.stamp}"
-
-
-def _regions_told(targets: Sequence[TargetRegion]) -> str:
-    return " ".join(f"{each.name}={each.regional_replica_count}={each.storage_account_type}" for each in targets)
 
 
 def _make_source(installation: Installation, wanted: _Wanted, version: ImageVersion, reader: DiskReader) -> None:
@@ -363,7 +386,8 @@ def _make_source(installation: Installation, wanted: _Wanted, version: ImageVers
     The first slot is any healthy one (rules.md, rule 16): where the zone of one is down, the next is tried.
     """
     with installation.catalog.reading() as facts:
-        replicas = facts.replicas.list(version.uid)
+        standing = facts.replicas.list(version.uid)
+    replicas = [replica for replica in standing if replica.state is not ReplicaState.DELETING]
     if any(replica.state is ReplicaState.COMPLETED for replica in replicas):
         return
     first: StoreError | None = None
@@ -397,10 +421,11 @@ def _end_other_ingests(installation: Installation, version: ImageVersion) -> Non
                 facts.works.abandon(work.uid)
 
 
-def _replication_failed(view: VersionView, failed: Mapping[str, ImgstoreError]) -> ReplicationFailed:
-    by_uid = {replica.uid: replica for replica in view.replicas}
+def replication_failed(view: VersionView, failed: Mapping[str, ImgstoreError]) -> ReplicationFailed:
+    """What is raised where replicas could not be made, with each one's error."""
+    regions = {replica.uid: replica.slot.key.region for replica in view.replicas}
     details = ", ".join(
-        f"{{region:{by_uid[uid].slot.key.region}, detail:{error.message}}}" for uid, error in failed.items()
+        f"{{region:{regions.get(uid, 'removed since')}, detail:{error.message}}}" for uid, error in failed.items()
     )
     serving = sorted({r.slot.key.region for r in view.replicas if r.state is ReplicaState.COMPLETED})
     return ReplicationFailed(
@@ -420,7 +445,7 @@ def show_version(
     authorize(principal, Action.READ, scope)
     with installation.catalog.reading() as facts:
         line = finding.lineage(facts, installation.subscription, group, gallery, definition)
-        return _view(facts, line, finding.version(facts, line, version))
+        return view_of(facts, line, finding.version(facts, line, version))
 
 
 def list_versions(
@@ -455,7 +480,7 @@ def page_versions(
             line.definition.uid,
             after=None if after is None else VersionName.parse(after),
             limit=request.limit,
-            except_in=(ProvisioningState.DELETING,),
+            visible=True,
         )
         page = Page.cut(found, request, of=of, key=lambda version: str(version.name))
         replicas = facts.replicas.of_versions([version.uid for version in page.items])
@@ -463,28 +488,11 @@ def page_versions(
         return Page(items=views, next_token=page.next_token)
 
 
-def _view(facts: Facts, line: Lineage, version: ImageVersion) -> VersionView:
+def view_of(facts: Facts, line: Lineage, version: ImageVersion) -> VersionView:
+    """A version with its replicas."""
     return _seen(line, version, facts.replicas.list(version.uid))
 
 
 def _seen(line: Lineage, version: ImageVersion, replicas: Sequence[Replica]) -> VersionView:
     visible = tuple(replica for replica in replicas if replica.state is not ReplicaState.DELETING)
     return VersionView(version=version, replicas=visible, line=line)
-
-
-def delete_version(
-    installation: Installation, principal: Principal, *, group: str, gallery: str, definition: str, version: VersionName
-) -> None:
-    """Remove a version. Disks that were made from it live on.
-
-    Raises:
-        WorkHeld: a live process is writing or reading one of its replicas; the version stays as a tombstone, invisible,
-            until the command is repeated.
-    """
-    scope = names.version_id(installation.subscription, group, gallery, definition, version)
-    what = "Microsoft.Compute/galleries/images/versions/delete"
-    with recorded(installation, principal, Action.DELETE, scope, what):
-        with installation.catalog.reading() as facts:
-            line = finding.lineage(facts, installation.subscription, group, gallery, definition)
-            found = facts.versions.get(line.definition.uid, version) or finding.version(facts, line, version)
-        forget_version(installation, found)

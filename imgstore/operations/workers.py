@@ -26,6 +26,7 @@ from imgstore.operations.counting import task_of
 from imgstore.operations.finding import Lineage
 from imgstore.operations.installation import Installation
 from imgstore.operations.replicating import CopyPlan, look, make, plan_copy
+from imgstore.operations.retargeting import tidy
 
 POLL_SECONDS: Final = 5.0
 """An idle worker looks so often."""
@@ -149,10 +150,13 @@ class _Worker:
 
     def _begin(self, pool: ThreadPoolExecutor) -> None:
         while len(self._busy) < self._limits.replicas and (claim := self._claim()) is not None:
-            future = pool.submit(
-                make, self._installation, claim.line, claim.version, claim.step, claim.plan, self._stop, claim.task
-            )
+            future = pool.submit(self._make, claim)
             self._busy[future] = claim.step
+
+    def _make(self, claim: _Claim) -> None:
+        """Make the replica, then take away what it stands in for by now."""
+        make(self._installation, claim.line, claim.version, claim.step, claim.plan, self._stop, claim.task)
+        tidy(self._installation, claim.version.uid)
 
     def _claim(self) -> _Claim | None:
         """Lease the replica whose turn it is, if there is one. Where others were quicker at every choice, look again."""

@@ -27,11 +27,22 @@ from imgstore.domain.resources import (
     Slot,
     StorageAccountType,
     TargetRegionRequest,
+    VersionUpdate,
 )
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.ledger.rows import ChargeKind, LedgerRow
-from imgstore.operations import bills, collecting, definitions, disks, exporting, galleries, versions
+from imgstore.operations import (
+    bills,
+    collecting,
+    definitions,
+    disks,
+    exporting,
+    galleries,
+    lifetimes,
+    updating,
+    versions,
+)
 from imgstore.operations.installation import Installation
 from imgstore.operations.versions import VersionRequest, VersionView
 from imgstore.segments.manifest import decode_manifest
@@ -129,15 +140,34 @@ def show(installation: Installation, version: str = "1.0.0") -> VersionView:
     )
 
 
-def delete(installation: Installation, version: str = "1.0.0") -> None:
-    """Delete the version."""
-    versions.delete_version(
+def update(installation: Installation, version: str = "1.0.0", **changes: Any) -> VersionView:
+    """Change what may change of the version: the fields of a `VersionUpdate`."""
+    return updating.update_version(
         installation,
         ADMIN,
         group=GROUP,
         gallery=GALLERY,
         definition=DEFINITION,
         version=VersionName.parse(version),
+        update=VersionUpdate(**changes),
+    )
+
+
+def retarget(installation: Installation, targets: Sequence[str], version: str = "1.0.0") -> VersionView:
+    """Give the version other target regions, all of them, as the command line spells them."""
+    return update(installation, version, target_regions=[target(each) for each in targets])
+
+
+def delete(installation: Installation, version: str = "1.0.0", **more: Any) -> None:
+    """Delete the version."""
+    lifetimes.delete_version(
+        installation,
+        ADMIN,
+        group=GROUP,
+        gallery=GALLERY,
+        definition=DEFINITION,
+        version=VersionName.parse(version),
+        **more,
     )
 
 

@@ -79,6 +79,8 @@ def run(job: str, orders: dict[str, Any], installation: Installation) -> None:
         installations.make_disk(installation, orders["name"], orders["location"], version)
     elif job == "export":
         installations.export(installation, Path(orders["path"]), orders["location"], version)
+    elif job == "retarget":
+        installations.retarget(installation, orders["targets"], version)
     elif job == "delete":
         installations.delete(installation, version)
     elif job == "gc":

@@ -142,10 +142,30 @@ def version_json(view: "VersionView", display_names: Mapping[str, str], *, repli
         properties={
             "publishingProfile": _publishing_profile(version, display_names),
             "storageProfile": {"osDiskImage": _os_disk_image(version)},
-            "safetyProfile": {"reportedForPolicyViolation": False, "allowDeletionOfReplicatedLocations": False},
+            "safetyProfile": _safety_profile(version),
             **_known(replicationStatus=status),
             "provisioningState": version.provisioning_state.value,
         },
+    )
+
+
+def soft_deleted_json(view: "VersionView") -> Json:
+    """A softly deleted version (GallerySoftDeletedResource of 2026-03-03)."""
+    version, line, gallery = view.version, view.line, view.line.gallery
+    deleted_at, gone_at = version.soft_deleted_at, version.hard_deletion_at
+    return _resource(
+        name=str(version.name),
+        resource_id=f"{gallery_id(gallery.subscription, gallery.group, gallery.name)}/softDeletedArtifactTypes/Images/artifacts/{line.definition.name}/versions/"
+        f"{version.name}",
+        kind=f"{_COMPUTE}/galleries/softDeletedArtifactTypes/artifacts/versions",
+        location=version.location,
+        tags=version.tags,
+        properties=_known(
+            resourceArmId=line.version_id(version.name),
+            softDeletedArtifactType="Images",
+            softDeletedTime=None if deleted_at is None else instant(deleted_at),
+            hardDeletionTargetTime=None if gone_at is None else instant(gone_at),
+        ),
     )
 
 
@@ -186,8 +206,18 @@ def _publishing_profile(version: ImageVersion, display_names: Mapping[str, str])
         "replicaCount": version.replica_count,
         "excludeFromLatest": version.exclude_from_latest,
         "publishedDate": instant(version.published_at),
+        **_known(endOfLifeDate=None if version.end_of_life_at is None else instant(version.end_of_life_at)),
         "storageAccountType": _common_type(version).value,
         "replicationMode": "Full",
+    }
+
+
+def _safety_profile(version: ImageVersion) -> Json:
+    """What was never said of replicated locations lets them go, and is told so."""
+    return {
+        "reportedForPolicyViolation": False,
+        "allowDeletionOfReplicatedLocations": version.allow_deletion_of_replicated_locations is not False,
+        **_known(blockDeletionBeforeEndOfLife=version.block_deletion_before_end_of_life or None),
     }
 
 

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from imgstore.domain.geometry import MIB
+from imgstore.domain.states import ReplicaState
+from imgstore.operations.retargeting import tidy_all
 from imgstore.testing.disks import make_raw, patched
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.installations import TARGETS
+from imgstore.testing.installations import TARGETS, show, states
 from imgstore.testing.scenes import Scene, on_minio
 
 Cluster = Callable[[int], tuple[S3Engine, ...]]
@@ -51,6 +53,8 @@ def play(scene: Scene, seed: int) -> None:
     path = str(folder / "out" / "export.raw")
     struck += scene.strike("export", fatal=rng.randrange(8, 40), path=path, location="westus2", version="1.0.2")
     assert Path(path).read_bytes() == scene.expected["1.0.2"].read_bytes()
+    moved = ["southcentralus=1", "northeurope"] if "regions" not in scene.settings else ["southcentralus=3", "eastus"]
+    struck += scene.strike("retarget", fatal=rng.randrange(6, 120), targets=moved, version="1.0.2")
     struck += scene.strike("delete", fatal=rng.randrange(2, 30), version="1.0.1")
     struck += scene.strike("delete disk", fatal=rng.randrange(1, 20), name="d0")
     scene.check()
@@ -87,6 +91,45 @@ def test_killed_on_minio_for_long(tmp_path: Path, minio_cluster: Cluster, seed: 
 @pytest.mark.parametrize("seed", LONG_SEEDS[:10])
 def test_killed_on_postgresql_for_long(tmp_path: Path, postgresql: str, seed: int) -> None:
     play(Scene(folder=tmp_path, settings={"database": postgresql}), seed)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_killed_while_target_regions_change(tmp_path: Path, seed: int) -> None:
+    """One region goes and another comes, struck at some of the steps; the same command then converges."""
+    retargeted(tmp_path, random.Random(seed), strikes=6)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_killed_while_target_regions_change_for_long(tmp_path: Path) -> None:
+    retargeted(tmp_path, random.Random(9), strikes=120)
+
+
+def retargeted(folder: Path, rng: random.Random, *, strikes: int) -> None:
+    scene = Scene(folder=folder)
+    scene.prepare()
+    one = make_raw(folder / "1.0.0.raw", seed=8, virtual_bytes=8 * MIB, content_bytes=3 * MIB)
+    here, there = ["southcentralus=2", "eastus"], ["southcentralus=1", "westus2=2=Standard_ZRS"]
+    steps = 0
+    for number in range(strikes + 1):
+        # Another version each time: of a region that was left and comes again, nothing would be sent.
+        version = f"1.0.{number}"
+        scene.expected[version] = one if number == 0 else patched(one, folder / f"{version}.raw", seed=number)
+        scene.victim("publish", source=str(scene.expected[version]), version=version, targets=here)
+        orders: dict[str, Any] = {"version": version, "targets": there}
+        if number == 0:
+            scene.victim("disk", name="d0", location="eastus", version=version)
+            steps = scene.victim("retarget", **orders)
+        else:
+            fatal = 1 + (steps - 1) * number // strikes - rng.randrange(max(1, steps // strikes))
+            scene.strike("retarget", fatal=max(1, fatal), **orders)
+        with scene.open() as installation:
+            view = show(installation, version)
+            assert set(states(view).values()) == {ReplicaState.COMPLETED}
+            assert {each.slot.key.region for each in view.replicas} == {"southcentralus", "westus2"}
+            assert len(view.replicas) == 3
+            assert tidy_all(installation) == []
+    scene.check()
 
 
 @pytest.mark.long

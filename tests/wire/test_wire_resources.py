@@ -29,7 +29,14 @@ from imgstore.operations.finding import Lineage
 from imgstore.operations.versions import VersionView
 from imgstore.wire.errors import error_json
 from imgstore.wire.replication import replication_status_json
-from imgstore.wire.resources import definition_json, disk_json, gallery_json, group_json, version_json
+from imgstore.wire.resources import (
+    definition_json,
+    disk_json,
+    gallery_json,
+    group_json,
+    soft_deleted_json,
+    version_json,
+)
 from imgstore.wire.text import Json
 
 NOW = datetime(2018, 1, 1, tzinfo=UTC)
@@ -142,7 +149,35 @@ def test_version_has_azures_fields_in_azures_order() -> None:
     assert disk["source"] == {"uri": "/images/disk.vhd"}
     assert properties["safetyProfile"] == {
         "reportedForPolicyViolation": False,
+        "allowDeletionOfReplicatedLocations": True,
+    }
+
+
+def test_the_life_of_a_version_is_told() -> None:
+    kept = replace(
+        VERSION,
+        end_of_life_at=NOW,
+        allow_deletion_of_replicated_locations=False,
+        block_deletion_before_end_of_life=True,
+    )
+    properties = version_json(view(kept), DISPLAY)["properties"]
+    assert properties["publishingProfile"]["endOfLifeDate"] == "2018-01-01T00:00:00.0000000+00:00"
+    assert properties["safetyProfile"] == {
+        "reportedForPolicyViolation": False,
         "allowDeletionOfReplicatedLocations": False,
+        "blockDeletionBeforeEndOfLife": True,
+    }
+
+
+def test_a_softly_deleted_version_says_until_when_it_can_be_had_back() -> None:
+    gone = replace(VERSION, soft_deleted_at=NOW, hard_deletion_at=NOW.replace(day=8))
+    body = soft_deleted_json(view(gone))
+    assert list(body) == ENVELOPE
+    assert body["properties"] == {
+        "resourceArmId": view().line.version_id(VERSION.name),
+        "softDeletedArtifactType": "Images",
+        "softDeletedTime": "2018-01-01T00:00:00.0000000+00:00",
+        "hardDeletionTargetTime": "2018-01-08T00:00:00.0000000+00:00",
     }
 
 

@@ -1,0 +1,64 @@
+"""An image version that stands is given other target regions and properties."""
+
+from imgstore.control.updating import updated
+from imgstore.domain import names
+from imgstore.domain.access import Action, Principal
+from imgstore.domain.names import VersionName
+from imgstore.domain.resources import ImageVersion, VersionUpdate
+from imgstore.operations import finding
+from imgstore.operations.converging import converge
+from imgstore.operations.finding import Lineage
+from imgstore.operations.installation import Installation
+from imgstore.operations.recording import recorded
+from imgstore.operations.retargeting import retarget
+from imgstore.operations.settling import write_version_state
+from imgstore.operations.versions import VersionView, check_updatable, replication_failed, show_version
+
+
+def update_version(
+    installation: Installation,
+    principal: Principal,
+    *,
+    group: str,
+    gallery: str,
+    definition: str,
+    version: VersionName,
+    update: VersionUpdate,
+) -> VersionView:
+    """Change what may change of a version; copy it to what is new, and take it away from what is no target any more.
+
+    The same command again does nothing, or goes on where it stood; so does an update of nothing.
+
+    Raises:
+        InvalidInput: the update is refused; nothing changed.
+        Conflict: a region is to go that the version's safety profile keeps, or the version was deleted.
+        ReplicationFailed: one or more target regions failed; the others serve.
+    """
+    scope = names.version_id(installation.subscription, group, gallery, definition, version)
+    with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/versions/write"):
+        with installation.catalog.reading() as facts:
+            line = finding.lineage(facts, installation.subscription, group, gallery, definition)
+            standing = finding.version(facts, line, version)
+        changed = _written_down(installation, line, standing, update)
+        failed = converge(installation, line, changed)
+        view = show_version(
+            installation, principal, group=group, gallery=gallery, definition=definition, version=version
+        )
+        if failed:
+            raise replication_failed(view, failed)
+        return view
+
+
+def _written_down(
+    installation: Installation, line: Lineage, found: ImageVersion, update: VersionUpdate
+) -> ImageVersion:
+    """The version's row, the replicas that it lacks and the tombstones of those that go, in one transaction."""
+    with installation.catalog.transaction() as facts:
+        facts.versions.lock(found.uid)
+        standing = facts.versions.by_uid(found.uid)
+        check_updatable(standing, line.version_id(standing.name))
+        changed = updated(standing, update, installation.regions, installation.limits, now=installation.effects.now())
+        if changed != standing:
+            facts.versions.update(changed)
+        retarget(installation, facts, line, changed)
+        return write_version_state(facts, changed)

@@ -1,0 +1,177 @@
+"""Versions as they are changed, deleted, had back and waited for at the terminal."""
+
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from imgstore.cli.main import main
+from imgstore.testing.disks import make_raw
+from imgstore.testing.installations import open_home
+
+WHERE = "-g rg -r g1 -i ubuntu"
+V1 = f"{WHERE} -e 1.0.0"
+
+
+class Terminal:
+    def __init__(self, folder: Path) -> None:
+        self.home = folder / "home"
+
+    def run(self, line: str) -> Result:
+        env = {"IMGSTORE_HOME": str(self.home)}
+        return CliRunner().invoke(main, shlex.split(line), prog_name="imgstore", env=env)
+
+    def ok(self, line: str) -> Any:
+        result = self.run(f"sig image-version {line}")
+        assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception!r}"
+        return json.loads(result.stdout) if result.stdout else None
+
+    def fails(self, line: str, code: int) -> str:
+        result = self.run(f"sig image-version {line}")
+        assert result.exit_code == code, f"{line}\n{result.output}\n{result.exception!r}"
+        return result.stderr
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    monkeypatch.chdir(tmp_path)
+    for name in ("IMGSTORE_REGIONS", "IMGSTORE_DATABASE", "IMGSTORE_SUBSCRIPTION", "IMGSTORE_S3_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    terminal = Terminal(tmp_path)
+    make_raw(tmp_path / "disk.raw", seed=1, virtual_bytes=8 << 20, content_bytes=2 << 20)
+    assert terminal.run("sig create -g rg -r g1 -l southcentralus").exit_code == 0
+    made = terminal.run(f"sig image-definition create {WHERE} -p p -f o -s s --os-type Linux")
+    assert made.exit_code == 0, made.output
+    terminal.ok(
+        f"create {V1} --os-vhd-uri disk.raw --target-regions southcentralus=2 westus2=1=standard_zrs "
+        "--end-of-life-date 2099-12-02 --allow-replicated-location-deletion true"
+    )
+    return terminal
+
+
+def regions(shown: Any) -> dict[str, tuple[int, str]]:
+    targets = shown["properties"]["publishingProfile"]["targetRegions"]
+    return {each["name"]: (each["regionalReplicaCount"], each["storageAccountType"]) for each in targets}
+
+
+def complete(shown: Any) -> set[str]:
+    status = shown["properties"]["replicationStatus"]
+    assert status["aggregatedState"] == "Completed"
+    return {each["region"] for each in status["summary"]}
+
+
+def test_target_regions_are_changed_in_all_of_azs_ways(terminal: Terminal) -> None:
+    before = terminal.ok(f"show {V1}")
+    shown = terminal.ok(f"update {V1} --target-regions 'South Central US=2' 'West US 2' eastus=2")
+    assert regions(shown) == {
+        "South Central US": (2, "Standard_LRS"),
+        "West US 2": (1, "Standard_ZRS"),
+        "East US": (2, "Standard_LRS"),
+    }
+    assert complete(shown) == {"South Central US", "West US 2", "East US"}
+    shown = terminal.ok(f"update {V1} --remove publishingProfile.targetRegions 1")
+    assert complete(shown) == {"South Central US", "East US"}
+    shown = terminal.ok(f"update {V1} --add publishingProfile.targetRegions name=northeurope")
+    assert regions(shown)["North Europe"] == (1, "Standard_LRS")
+    shown = terminal.ok(f"update {V1} --set publishingProfile.targetRegions[name=northeurope].regionalReplicaCount=2")
+    assert regions(shown)["North Europe"] == (2, "Standard_LRS")
+    shown = terminal.ok(f"update {V1} --replica-count 3")
+    assert [count for count, _ in regions(shown).values()] == [2, 2, 2], "none had the version's count of one"
+    shown = terminal.ok(f"create {V1} --os-vhd-uri disk.raw --target-regions southcentralus")
+    assert complete(shown) == {"South Central US"}
+    assert (
+        terminal.ok(f"show {V1}")["properties"]["publishingProfile"]["publishedDate"]
+        == (before["properties"]["publishingProfile"]["publishedDate"])
+    )
+
+
+def test_what_is_freed_and_what_stays_is_told(terminal: Terminal) -> None:
+    made = terminal.run("disk create -g rg -n d1 -l westus2 --gallery-image-reference rg/g1/ubuntu/1.0.0")
+    assert made.exit_code == 0, made.output
+    result = terminal.run(f"sig image-version update {V1} --target-regions southcentralus")
+    assert result.exit_code == 0, result.output
+    assert "bytes freed" in result.stderr
+    assert "bytes stay for the disks d1" in result.stderr
+
+
+def test_properties_are_changed_by_flags_and_by_paths(terminal: Terminal) -> None:
+    shown = terminal.ok(
+        f"update {V1} --end-of-life-date 2100-01-31 --exclude-from-latest --tags a=1 "
+        "--allow-replicated-location-deletion false --block-deletion-before-end-of-life"
+    )
+    profile = shown["properties"]["publishingProfile"]
+    assert profile["endOfLifeDate"] == "2100-01-31T12:59:59.0000000+00:00"
+    assert profile["excludeFromLatest"] is True
+    assert shown["tags"] == {"a": "1"}
+    assert shown["properties"]["safetyProfile"] == {
+        "reportedForPolicyViolation": False,
+        "allowDeletionOfReplicatedLocations": False,
+        "blockDeletionBeforeEndOfLife": True,
+    }
+    assert "allowDeletionOfReplicatedLocations" in terminal.fails(f"update {V1} --target-regions southcentralus", 1)
+    told = terminal.fails(f"delete {V1} -y", 1)
+    assert "DeleteGalleryImageVersionBlockedBeforeEndOfLife" in told
+    shown = terminal.ok(
+        f"update {V1} --set publishingProfile.excludeFromLatest=false tags.b=2 "
+        "safetyProfile.blockDeletionBeforeEndOfLife=false "
+        "publishingProfile.targetRegions[0].excludeFromLatest=true "
+        "--remove publishingProfile.endOfLifeDate --remove tags.a"
+    )
+    profile = shown["properties"]["publishingProfile"]
+    assert "endOfLifeDate" not in profile
+    assert (profile["excludeFromLatest"], profile["targetRegions"][0]["excludeFromLatest"]) == (False, True)
+    assert shown["tags"] == {"b": "2"}
+    assert "blockDeletionBeforeEndOfLife" not in shown["properties"]["safetyProfile"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("--set location=eastus", "Changing property 'location' is not allowed"),
+        ("--set publishingProfile.publishedDate=2020-01-01", "'properties.publishingProfile.publishedDate'"),
+        ("--set storageProfile.osDiskImage.source.uri=/x", "'properties.storageProfile.osDiskImage.source.uri'"),
+        ("--set publishingProfile.storageAccountType=Premium_LRS", "'properties.publishingProfile.storageAccountType'"),
+        ("--remove publishingProfile.targetRegions 0", "must contain the location of image version"),
+        ("--remove publishingProfile.targetRegions", "a list of one region or more"),
+        ("--add publishingProfile.targetRegions name=atlantis", "atlantis"),
+        ("--add publishingProfile.targetRegions name=eastus colour=red", "colour"),
+        ("--set publishingProfile.targetRegions[0].regionalReplicaCount=many", "a whole number"),
+        ("--end-of-life-date 2001-01-01", "EndOfLifeDate must be set to a future date"),
+        ("--replica-count 11", "out of range"),
+    ],
+)
+def test_a_change_that_is_refused_is_named(terminal: Terminal, change: str, told: str) -> None:
+    before = terminal.ok(f"show {V1}")
+    assert told in terminal.fails(f"update {V1} {change}", 1)
+    assert terminal.ok(f"show {V1}") == before
+
+
+def test_deleted_softly_listed_and_had_back(terminal: Terminal) -> None:
+    with open_home(terminal.home) as installation, installation.catalog.transaction() as facts:
+        gallery = facts.galleries.list(installation.subscription)[0]
+        facts.galleries.update(replace(gallery, soft_delete_enabled=True))
+    before = terminal.ok(f"show {V1}")
+    terminal.ok(f"delete {V1}")
+    assert terminal.ok(f"list {WHERE}") == []
+    listed = terminal.ok(f"list-soft-deleted {WHERE}")
+    assert [each["name"] for each in listed] == ["1.0.0"]
+    assert listed[0]["properties"]["resourceArmId"] == before["id"]
+    assert terminal.ok(f"undelete {V1}") == before
+    terminal.ok(f"delete {V1} --bypass-soft-delete")
+    assert terminal.ok(f"list-soft-deleted {WHERE}") == []
+    terminal.fails(f"undelete {V1}", 3)
+
+
+def test_waiting_for_what_is_so_already(terminal: Terminal) -> None:
+    for condition in ("--created", "--updated", "--exists", "--custom \"properties.provisioningState == 'Succeeded'\""):
+        assert terminal.ok(f"wait {V1} {condition}") is None
+    terminal.ok(f"wait {WHERE} -e 2.0.0 --deleted")
+    told = terminal.fails(f"wait {V1} --deleted --timeout 0", 1)
+    assert "Wait operation timed-out after 0 seconds" in told
+    terminal.fails(f"wait {WHERE} -e 2.0.0 --created", 3)
+    terminal.fails(f"wait {V1}", 2)
+    terminal.fails(f"wait {V1} --custom 'a['", 2)

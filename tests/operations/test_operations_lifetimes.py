@@ -1,0 +1,333 @@
+"""How versions end: kept until their end of life, deleted softly and had back, or gone for good in their time."""
+
+import filecmp
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from imgstore.domain.effects import Effects
+from imgstore.domain.errors import Conflict, ImageNotAvailable, InvalidInput, NotFound, ReplicationFailed
+from imgstore.domain.names import VersionName
+from imgstore.domain.progress import ProgressEvent, Stage
+from imgstore.domain.resources import ImageVersion
+from imgstore.domain.states import ReplicaState
+from imgstore.operations import definitions, lifetimes, versions, waiting
+from imgstore.operations.installation import Installation
+from imgstore.operations.lifetimes import purge_soft_deleted
+from imgstore.operations.settling import write_version_state
+from imgstore.operations.versions import VersionView
+from imgstore.testing.clock import ManualClock
+from imgstore.testing.installations import (
+    ADMIN,
+    DEFINITION,
+    GALLERY,
+    GROUP,
+    Stock,
+    all_slots,
+    audit,
+    audit_served,
+    charges,
+    delete,
+    export,
+    export_disk,
+    found_gallery,
+    make_disk,
+    open_home,
+    publish,
+    show,
+    update,
+)
+
+pytest_plugins = ["imgstore.testing.stock"]
+
+HERE = {"group": GROUP, "gallery": GALLERY, "definition": DEFINITION}
+DAY_SECONDS = 86_400
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def soft(tmp_path: Path, stock: Stock, clock: ManualClock) -> Iterator[Installation]:
+    """A gallery that deletes softly, with `first` as 1.0.0 and `second` as 1.0.1."""
+    with open_home(tmp_path / "home", effects=Effects(now=clock.now)) as installation:
+        found_gallery(installation)
+        with installation.catalog.transaction() as facts:
+            gallery = facts.galleries.list(installation.subscription)[0]
+            facts.galleries.update(replace(gallery, soft_delete_enabled=True, soft_delete_retention_days=3))
+        publish(installation, stock.first, targets=["southcentralus", "eastus"])
+        publish(installation, stock.second, "1.0.1", ["southcentralus", "eastus"])
+        yield installation
+
+
+def kept(installation: Installation) -> list[str]:
+    return [str(each.version.name) for each in lifetimes.list_soft_deleted(installation, ADMIN, **HERE)]
+
+
+def listed(installation: Installation) -> list[str]:
+    return [str(each.version.name) for each in versions.list_versions(installation, ADMIN, **HERE)]
+
+
+def undelete(installation: Installation, version: str) -> ImageVersion:
+    return lifetimes.undelete_version(installation, ADMIN, **HERE, version=VersionName.parse(version)).version
+
+
+def billed_bytes(installation: Installation) -> int:
+    with installation.catalog.reading() as facts:
+        intervals = [each for slot in all_slots(installation) for each in facts.ledger.open_intervals(slot.uid)]
+    return sum(each.stored_bytes for each in intervals)
+
+
+# -- soft deletion ------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_deleted_softly_is_invisible_and_billed_and_can_be_had_back(
+    soft: Installation, stock: Stock, tmp_path: Path
+) -> None:
+    before, billed = show(soft, "1.0.1"), billed_bytes(soft)
+    make_disk(soft, "d0", version="1.0.1")
+    billed_with_disk = billed_bytes(soft)
+    delete(soft, "1.0.1")
+    assert listed(soft) == ["1.0.0"]
+    assert kept(soft) == ["1.0.1"]
+    with pytest.raises(NotFound):
+        show(soft, "1.0.1")
+    with pytest.raises(ImageNotAvailable):
+        make_disk(soft, "d1", version="1.0.1")
+    with pytest.raises(ImageNotAvailable):
+        export(soft, tmp_path / "out.raw", version="1.0.1")
+    assert make_disk(soft, "d2").source_reference.endswith("/1.0.0"), "latest"
+    assert billed < billed_with_disk <= billed_bytes(soft)
+    export_disk(soft, tmp_path / "d0.raw", "d0")
+    assert filecmp.cmp(tmp_path / "d0.raw", stock.second, shallow=False)
+    assert undelete(soft, "1.0.1") == before.version
+    assert undelete(soft, "1.0.1") == before.version, "once more does nothing"
+    assert (kept(soft), listed(soft)) == ([], ["1.0.0", "1.0.1"])
+    audit(soft)
+    (tmp_path / "served").mkdir()
+    audit_served(soft, {"1.0.0": stock.first, "1.0.1": stock.second}, tmp_path / "served")
+
+
+def test_what_is_deleted_softly_is_no_base(soft: Installation, stock: Stock) -> None:
+    delete(soft, "1.0.0")
+    delete(soft, "1.0.1")
+    before = sum(row.delivered_bytes for row in charges(soft))
+    with pytest.raises(InvalidInput, match=r"1\.0\.1 can't be a base"):
+        publish(soft, stock.second, "1.0.2", ["southcentralus"], bases=[VersionName.parse("1.0.1")])
+    publish(soft, stock.second, "1.0.3", ["southcentralus"])
+    assert sum(row.delivered_bytes for row in charges(soft)) == before
+
+
+def test_its_time_passes_and_it_goes_for_good(
+    soft: Installation, clock: ManualClock, stock: Stock, tmp_path: Path
+) -> None:
+    make_disk(soft, "d0", version="1.0.1")
+    delete(soft, "1.0.1")
+    clock.advance(3 * DAY_SECONDS - 1)
+    assert purge_soft_deleted(soft) == []
+    assert kept(soft) == ["1.0.1"]
+    clock.advance(1)
+    assert [str(each.name) for each in purge_soft_deleted(soft)] == ["1.0.1"]
+    assert purge_soft_deleted(soft) == []
+    with pytest.raises(NotFound, match="among the softly deleted"):
+        undelete(soft, "1.0.1")
+    export_disk(soft, tmp_path / "d0.raw", "d0")
+    assert filecmp.cmp(tmp_path / "d0.raw", stock.second, shallow=False)
+    audit(soft)
+    publish(soft, stock.second, "1.0.1", ["southcentralus"])
+
+
+@pytest.mark.parametrize("who", ["lists", "deletes"])
+def test_whoever_comes_next_ends_it(soft: Installation, clock: ManualClock, who: str) -> None:
+    delete(soft, "1.0.0")
+    clock.advance(3 * DAY_SECONDS)
+    if who == "lists":
+        assert kept(soft) == []
+    else:
+        delete(soft, "1.0.1")
+    with soft.catalog.reading() as facts:
+        left = [str(each.name) for each in facts.versions.soft_deleted()]
+    assert left == ([] if who == "lists" else ["1.0.1"])
+    audit(soft)
+
+
+def test_what_a_process_reads_goes_when_it_was_read(
+    tmp_path: Path, soft: Installation, clock: ManualClock, stock: Stock
+) -> None:
+    told: list[str] = []
+    gone: list[list[ImageVersion]] = []
+    once = threading.Lock()
+
+    def meanwhile(event: ProgressEvent) -> None:
+        if event.stage is Stage.MOVED and once.acquire(blocking=False):
+            delete(soft, "1.0.1")
+            clock.advance(3 * DAY_SECONDS)
+            gone.append(purge_soft_deleted(reader))
+        if event.stage is Stage.NOTE:
+            told.append(event.detail)
+
+    with open_home(soft.home, meanwhile, effects=Effects(now=clock.now)) as reader:
+        export(reader, tmp_path / "out.raw", "eastus", "1.0.1")
+        assert filecmp.cmp(tmp_path / "out.raw", stock.second, shallow=False)
+        assert gone == [[]]
+        assert "retention has passed" in told[0]
+        assert [str(each.name) for each in purge_soft_deleted(reader)] == ["1.0.1"]
+    audit(soft)
+
+
+def test_the_name_is_taken_until_it_is_gone(soft: Installation, stock: Stock) -> None:
+    delete(soft, "1.0.0")
+    with pytest.raises(Conflict, match="keeps its name") as caught:
+        publish(soft, stock.first, targets=["southcentralus"])
+    assert "undelete" in str(caught.value.hint)
+    with pytest.raises(NotFound):
+        update(soft, tags={"a": "1"})
+    with pytest.raises(NotFound) as again:
+        delete(soft, "1.0.0")
+    assert "--bypass-soft-delete" in str(again.value.hint)
+    delete(soft, "1.0.0", bypass_soft_delete=True)
+    publish(soft, stock.first, targets=["southcentralus"])
+
+
+def test_a_definition_is_held_by_what_can_be_had_back(soft: Installation) -> None:
+    delete(soft, "1.0.1", bypass_soft_delete=True)
+    delete(soft, "1.0.0")
+    with pytest.raises(Conflict) as caught:
+        definitions.delete_definition(soft, ADMIN, group=GROUP, gallery=GALLERY, name=DEFINITION)
+    assert caught.value.error_code == "CannotDeleteResource"
+    assert "versions/1.0.0'" in caught.value.message
+    assert "--bypass-soft-delete" in str(caught.value.hint)
+    delete(soft, "1.0.0", bypass_soft_delete=True)
+    definitions.delete_definition(soft, ADMIN, group=GROUP, gallery=GALLERY, name=DEFINITION)
+
+
+def test_without_the_policy_it_goes_at_once(stocked: Installation) -> None:
+    delete(stocked)
+    assert kept(stocked) == []
+    with pytest.raises(NotFound):
+        undelete(stocked, "1.0.0")
+    audit(stocked)
+
+
+# -- ends of life -------------------------------------------------------------------------------------------------------
+
+
+def test_a_version_is_kept_until_its_end_of_life(soft: Installation, clock: ManualClock) -> None:
+    end = clock.now() + timedelta(days=2)
+    view = update(soft, end_of_life_at=end, block_deletion_before_end_of_life=True)
+    assert (view.version.end_of_life_at, view.version.block_deletion_before_end_of_life) == (end, True)
+    for bypass in (False, True):
+        with pytest.raises(Conflict, match="endOfLifeDate has not reached yet") as caught:
+            delete(soft, bypass_soft_delete=bypass)
+        assert caught.value.error_code == "DeleteGalleryImageVersionBlockedBeforeEndOfLife"
+    assert listed(soft) == ["1.0.0", "1.0.1"]
+    clock.advance(2 * DAY_SECONDS)
+    make_disk(soft, "d1", version="1.0.0")  # told, not enforced
+    delete(soft, bypass_soft_delete=True)
+    assert listed(soft) == ["1.0.1"]
+    audit(soft)
+
+
+def test_an_end_of_life_lies_ahead(soft: Installation, clock: ManualClock, stock: Stock) -> None:
+    with pytest.raises(InvalidInput, match="EndOfLifeDate must be set to a future date"):
+        update(soft, end_of_life_at=clock.now())
+    with pytest.raises(InvalidInput, match="EndOfLifeDate must be set to a future date"):
+        publish(soft, stock.first, "2.0.0", ["southcentralus"], end_of_life_at=clock.now())
+    end = clock.now() + timedelta(days=1)
+    update(soft, end_of_life_at=end)
+    clock.advance(DAY_SECONDS)
+    assert update(soft, tags={"a": "1"}).version.end_of_life_at == end, "one that has come stays"
+    assert update(soft, end_of_life_at=None).version.end_of_life_at is None
+
+
+def test_deletion_is_not_blocked_for_ever(soft: Installation, clock: ManualClock, stock: Stock) -> None:
+    with pytest.raises(InvalidInput, match="needs an endOfLifeDate"):
+        update(soft, block_deletion_before_end_of_life=True)
+    with pytest.raises(InvalidInput, match="needs an endOfLifeDate"):
+        publish(soft, stock.first, "2.0.0", ["southcentralus"], block_deletion_before_end_of_life=True)
+    assert listed(soft) == ["1.0.0", "1.0.1"]
+    update(soft, end_of_life_at=clock.now() + timedelta(days=1), block_deletion_before_end_of_life=True)
+    with pytest.raises(InvalidInput, match="needs an endOfLifeDate"):
+        update(soft, end_of_life_at=None)
+
+
+def test_a_version_is_published_with_all_of_it(soft: Installation, clock: ManualClock, stock: Stock) -> None:
+    end = clock.now() + timedelta(days=1)
+    more = {
+        "end_of_life_at": end,
+        "allow_deletion_of_replicated_locations": False,
+        "block_deletion_before_end_of_life": True,
+        "exclude_from_latest": True,
+    }
+    view = publish(soft, stock.first, "2.0.0", ["southcentralus"], **more)
+    assert {name: getattr(view.version, name) for name in more} == more
+    clock.advance(DAY_SECONDS)
+    again = publish(soft, stock.first, "2.0.0", ["southcentralus"], **more)
+    assert again.version == view.version, "the same line again, though its end of life has come"
+
+
+# -- waiting ------------------------------------------------------------------------------------------------------------
+
+
+def wait(
+    installation: Installation,
+    until: Callable[[VersionView | None], bool],
+    clock: ManualClock,
+    act: Callable[[], object] = lambda: None,
+    timeout_seconds: float = 100,
+) -> VersionView | None:
+    """Look each ten seconds; whatever another process does, it does during the third sleep."""
+
+    def sleep(seconds: float) -> None:
+        clock.wait(seconds)
+        if len(clock.waits) == 3:
+            act()
+
+    return waiting.wait_for_version(
+        installation,
+        ADMIN,
+        **HERE,
+        version=VersionName.parse("1.0.0"),
+        until=until,
+        interval_seconds=10,
+        timeout_seconds=timeout_seconds,
+        sleep=sleep,
+        monotonic=clock.monotonic,
+    )
+
+
+def test_waiting_ends_when_another_process_has_done_it(stocked: Installation, clock: ManualClock) -> None:
+    with open_home(stocked.home) as other:
+        assert wait(stocked, lambda view: view is None, clock, lambda: delete(other)) is None
+    assert clock.waits == [10, 10, 10]
+
+
+def test_waiting_sees_a_version_come(empty: Installation, clock: ManualClock, stock: Stock) -> None:
+    def act() -> None:
+        with open_home(empty.home) as other:
+            publish(other, stock.first, targets=["southcentralus"])
+
+    seen = wait(empty, lambda view: view is not None, clock, act)
+    assert seen is not None
+    assert waiting.is_made(seen)
+    with pytest.raises(NotFound):
+        waiting.is_made(None)
+
+
+def test_waiting_ends_with_the_time_or_the_failure(stocked: Installation, clock: ManualClock) -> None:
+    with pytest.raises(Conflict, match="timed-out after 25 seconds") as caught:
+        wait(stocked, lambda view: view is None, clock, timeout_seconds=25)
+    assert clock.waits == [10, 10, 5]
+    assert caught.value.error_code == "OperationTimedOut"
+    one = show(stocked).replicas[0]
+    with stocked.catalog.transaction() as facts:
+        facts.replicas.move(one.uid, ReplicaState.DEGRADED, error="for the test")
+        write_version_state(facts, facts.versions.by_uid(one.version_uid))
+    with pytest.raises(ReplicationFailed, match="The operation failed"):
+        wait(stocked, waiting.is_made, clock)

@@ -1,0 +1,542 @@
+"""Target regions and replica counts that change: copied where they are new, taken away where they are no more."""
+
+import filecmp
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imgstore.domain import keys
+from imgstore.domain.errors import (
+    Conflict,
+    ImageNotAvailable,
+    InvalidInput,
+    ReplicationFailed,
+    StoreUnreachable,
+    WorkHeld,
+)
+from imgstore.domain.geometry import MIB
+from imgstore.domain.progress import ProgressEvent, Stage, Subscriber
+from imgstore.domain.resources import StorageAccountType, TargetRegionRequest
+from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.ledger.rows import ChargeKind
+from imgstore.operations import retargeting
+from imgstore.operations.finding import Lineage
+from imgstore.operations.installation import Installation
+from imgstore.stores.directory import DirectoryStore
+from imgstore.testing.disks import make_raw
+from imgstore.testing.installations import (
+    TARGETS,
+    Stock,
+    all_slots,
+    audit,
+    audit_served,
+    charges,
+    content,
+    delete,
+    export,
+    export_disk,
+    found_gallery,
+    make_disk,
+    open_home,
+    publish,
+    retarget,
+    show,
+    states,
+    update,
+)
+
+pytest_plugins = ["imgstore.testing.stock"]
+
+COMPLETED = ReplicaState.COMPLETED
+SOUTH, WEST, EAST = "southcentralus=2", "westus2=1=Standard_ZRS", "eastus"
+
+
+def bytes_of(installation: Installation, region: str) -> int:
+    """What is billed for a region now."""
+    total = 0
+    with installation.catalog.reading() as facts:
+        for slot in all_slots_of(installation, region):
+            total += sum(interval.stored_bytes for interval in facts.ledger.open_intervals(slot))
+    return total
+
+
+def all_slots_of(installation: Installation, region: str) -> list[str]:
+    return [slot.uid for slot in all_slots(installation) if slot.key.region == region]
+
+
+def deleting(installation: Installation) -> list[str]:
+    with installation.catalog.reading() as facts:
+        rows = facts.replicas.list(show(installation).version.uid)
+    return [str(row.slot.key) for row in rows if row.state is ReplicaState.DELETING]
+
+
+def notes_into(notes: list[str]) -> Subscriber:
+    def subscriber(event: ProgressEvent) -> None:
+        if event.stage is Stage.NOTE:
+            notes.append(event.detail)
+
+    return subscriber
+
+
+# -- adding, removing ---------------------------------------------------------------------------------------------------
+
+
+def test_a_region_is_added_and_copied(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
+    published_at = show(stocked).version.published_at
+    view = retarget(stocked, [SOUTH, WEST, EAST, "northeurope"])
+    assert states(view)["northeurope/0"] is COMPLETED
+    assert view.version.provisioning_state is ProvisioningState.SUCCEEDED
+    assert view.version.published_at == published_at
+    row = next(row for row in charges(stocked) if row.target == "northeurope")
+    assert (row.kind, row.source) == (ChargeKind.EGRESS, "southcentralus")
+    audit(stocked)
+    audit_served(stocked, {"1.0.0": stock.first}, tmp_path)
+
+
+def test_replicas_are_added_inside_the_region_for_nothing(stocked: Installation) -> None:
+    view = retarget(stocked, ["southcentralus=3", WEST, "eastus=2"])
+    assert {"southcentralus/2", "eastus/1"} <= set(states(view))
+    added = charges(stocked)[-2:]
+    assert [(row.kind, row.amount) for row in added] == [(ChargeKind.COPY, Decimal(0))] * 2
+    audit(stocked)
+
+
+def test_a_region_that_is_removed_frees_its_bytes_and_says_so(tmp_path: Path, stock: Stock) -> None:
+    notes: list[str] = []
+    with open_home(tmp_path / "home", notes_into(notes)) as installation:
+        found_gallery(installation)
+        publish(installation, stock.first)
+        before = bytes_of(installation, "eastus")
+        view = retarget(installation, [SOUTH, WEST])
+        assert [target.name for target in view.version.target_regions] == ["southcentralus", "westus2"]
+        assert not [name for name in states(view) if name.startswith("eastus")]
+        assert view.version.provisioning_state is ProvisioningState.SUCCEEDED
+        assert bytes_of(installation, "eastus") == 0
+        assert f"removed: {before} bytes freed" in notes
+        slot = next(each for each in all_slots(installation) if each.key.region == "eastus")
+        assert content(installation, slot).manifests == {}
+        with pytest.raises(ImageNotAvailable):
+            make_disk(installation, "d1", "eastus", "1.0.0")
+        audit(installation)
+        audit_served(installation, {"1.0.0": stock.first}, tmp_path)
+
+
+def test_what_others_name_stays_and_is_told_apart(tmp_path: Path, stock: Stock) -> None:
+    notes: list[str] = []
+    with open_home(tmp_path / "home", notes_into(notes)) as installation:
+        found_gallery(installation)
+        publish(installation, stock.first)
+        publish(installation, stock.second, "1.0.1")
+        make_disk(installation, "d1", "eastus", "1.0.1")
+        before = bytes_of(installation, "eastus")
+        notes.clear()
+        retarget(installation, [SOUTH, WEST], "1.0.1")
+        freed, shared, kept = (int(part.split(" bytes")[0].rsplit(" ", 1)[-1]) for part in notes[-1].split("; "))
+        assert notes[-1].endswith("bytes stay for the disks d1")
+        assert freed == 0, "the disk names every segment, and the manifest"
+        assert shared > kept > 0
+        audit(installation)
+        with installation.catalog.reading() as facts:
+            disk_manifests = [
+                row for slot in all_slots_of(installation, "eastus") for row in facts.manifests.in_slot(slot)
+            ]
+        assert len(disk_manifests) == 2
+        # The version's own manifest stays as the disk's body, unbilled from now on.
+        object_bytes = before - bytes_of(installation, "eastus")
+        assert 0 < object_bytes < kept
+        for target in (tmp_path / "served",):
+            target.mkdir()
+            audit_served(installation, {"1.0.0": stock.first, "1.0.1": stock.second}, target)
+
+
+def test_a_disk_outlives_its_region_and_its_version(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
+    make_disk(stocked, "d1", "eastus", "1.0.0")
+    retarget(stocked, [SOUTH, WEST])
+    export_disk(stocked, tmp_path / "d1.raw", "d1")
+    assert filecmp.cmp(tmp_path / "d1.raw", stock.first, shallow=False)
+    delete(stocked)
+    export_disk(stocked, tmp_path / "d1.raw", "d1")
+    assert filecmp.cmp(tmp_path / "d1.raw", stock.first, shallow=False)
+    audit(stocked)
+
+
+def test_fewer_replicas_keep_those_that_are_complete(stocked: Installation) -> None:
+    worse = next(
+        each for each in show(stocked).replicas if str(each.slot.key).startswith("southcentralus/Standard_LRS/0")
+    )
+    with stocked.catalog.transaction() as facts:
+        facts.replicas.move(worse.uid, ReplicaState.DEGRADED, error="for the test")
+    view = retarget(stocked, ["southcentralus=1", WEST, EAST])
+    assert states(view) == {"southcentralus/1": COMPLETED, "westus2/0": COMPLETED, "eastus/0": COMPLETED}
+    assert view.version.provisioning_state is ProvisioningState.SUCCEEDED
+    audit(stocked)
+
+
+def test_a_region_that_is_added_again_is_charged_anew_and_sends_nothing_that_lies_there(stocked: Installation) -> None:
+    first = next(row for row in charges(stocked) if row.target == "eastus")
+    retarget(stocked, [SOUTH, WEST])
+    slot = next(each for each in all_slots(stocked) if each.key.region == "eastus")
+    store = stocked.locator.store(slot)
+    before = {info.key: info.last_modified for info in store.list(slot.prefix + keys.SEGMENTS)}
+    view = retarget(stocked, list(TARGETS))
+    assert states(view)["eastus/0"] is COMPLETED
+    rows = [row for row in charges(stocked) if row.target == "eastus"]
+    assert [row.delivered_bytes for row in rows] == [first.delivered_bytes] * 2
+    assert {info.key: info.last_modified for info in store.list(slot.prefix + keys.SEGMENTS)} == before
+    audit(stocked, collected=True)
+
+
+def test_another_storage_account_type_is_copied_from_inside_before_the_old_goes(
+    stocked: Installation, stock: Stock, tmp_path: Path
+) -> None:
+    """Also where it is the version's only region, and the only bytes there are."""
+    retarget(stocked, ["southcentralus"])
+    view = update(
+        stocked,
+        target_regions=[
+            TargetRegionRequest(name="South Central US", storage_account_type=StorageAccountType.STANDARD_ZRS)
+        ],
+    )
+    assert [(str(each.slot.key), each.state) for each in view.replicas] == [
+        ("southcentralus/Standard_ZRS/0", COMPLETED)
+    ]
+    assert charges(stocked)[-1].kind is ChargeKind.COPY
+    audit(stocked)
+    audit_served(stocked, {"1.0.0": stock.first}, tmp_path)
+
+
+def test_the_only_complete_replicas_stay_until_others_are_complete(
+    tmp_path: Path, stock: Stock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = DirectoryStore.put
+
+    def refuse(store: DirectoryStore, key: str, *args: Any, **kwargs: Any) -> Any:
+        if "/Standard_ZRS/" in key:
+            raise StoreUnreachable("down", found="nothing", expected="an answer", hint="wait")
+        return real(store, key, *args, **kwargs)
+
+    with open_home(tmp_path / "home") as installation:
+        found_gallery(installation)
+        publish(installation, stock.first, targets=["southcentralus"])
+        with monkeypatch.context() as patch:
+            patch.setattr(DirectoryStore, "put", refuse)
+            with pytest.raises(ReplicationFailed):
+                retarget(installation, ["southcentralus=1=Standard_ZRS"])
+        audit_served(installation, {"1.0.0": stock.first}, tmp_path)
+        make_disk(installation, "d1")
+        view = update(installation)
+        assert [str(each.slot.key) for each in view.replicas] == ["southcentralus/Standard_ZRS/0"]
+        audit(installation)
+        audit_served(installation, {"1.0.0": stock.first}, tmp_path)
+
+
+# -- how it is asked for ------------------------------------------------------------------------------------------------
+
+
+def test_create_repeated_with_other_targets_changes_them(stocked: Installation, stock: Stock) -> None:
+    view = publish(stocked, stock.first, targets=["southcentralus", "northeurope"])
+    assert set(states(view)) == {"southcentralus/0", "northeurope/0"}
+    audit(stocked)
+
+
+def test_create_repeated_without_targets_keeps_them(stocked: Installation, stock: Stock) -> None:
+    before = show(stocked)
+    assert publish(stocked, stock.first, targets=[]) == before
+
+
+def test_the_replica_count_moves_the_regions_that_have_it(stocked: Installation) -> None:
+    """Two in southcentralus were asked for by name, one elsewhere by default."""
+    view = update(stocked, replica_count=3)
+    assert [(each.name, each.regional_replica_count) for each in view.version.target_regions] == [
+        ("southcentralus", 2),
+        ("westus2", 3),
+        ("eastus", 3),
+    ]
+    assert len(view.replicas) == 8
+    audit(stocked)
+
+
+def test_a_region_that_stands_keeps_what_is_not_named(stocked: Installation) -> None:
+    excluded = [replace(each.as_request(), exclude_from_latest=True) for each in show(stocked).version.target_regions]
+    update(stocked, target_regions=excluded)
+    with pytest.raises(ImageNotAvailable, match="no latest"):
+        make_disk(stocked, "d1", "westus2")
+    view = update(stocked, target_regions=[TargetRegionRequest(name=name) for name in ("southcentralus", "West US 2")])
+    west = view.version.target_regions[1]
+    assert (west.storage_account_type, west.exclude_from_latest) == (StorageAccountType.STANDARD_ZRS, True)
+
+
+@pytest.mark.parametrize(
+    ("targets", "text"),
+    [
+        (["eastus"], "profile regions 'eastus' must contain the location of image version 'South Central US'"),
+        ([SOUTH, "atlantis"], "atlantis"),
+        ([SOUTH, "eastus", "East US"], "Duplicate regions are not allowed"),
+        (["southcentralus=11"], "The value 11 of parameter regionalReplicaCount is out of range"),
+    ],
+)
+def test_a_refused_update_changes_nothing(stocked: Installation, targets: list[str], text: str) -> None:
+    before = show(stocked)
+    with pytest.raises(InvalidInput) as caught:
+        retarget(stocked, targets)
+    assert text in caught.value.message
+    assert show(stocked) == before
+
+
+def test_a_location_that_is_to_be_kept_is_kept(stocked: Installation) -> None:
+    update(stocked, allow_deletion_of_replicated_locations=False)
+    with pytest.raises(Conflict, match="allowDeletionOfReplicatedLocations is false") as caught:
+        retarget(stocked, [SOUTH, EAST])
+    assert caught.value.found is not None
+    assert "westus2" in caught.value.found
+    retarget(stocked, ["southcentralus=1", WEST, EAST])  # one replica of two: the location stays
+    view = update(
+        stocked,
+        allow_deletion_of_replicated_locations=True,
+        target_regions=[TargetRegionRequest(name="southcentralus")],
+    )
+    assert set(states(view)) == {"southcentralus/0"}
+    audit(stocked)
+
+
+# -- beside others ------------------------------------------------------------------------------------------------------
+
+
+class Meanwhile:
+    """Does something once, in a thread of its own, when a task's bytes begin to move; the task waits `until` it shows."""
+
+    def __init__(self, task: str, act: Callable[[], object], until: Callable[[], bool] = lambda: False) -> None:
+        self.errors: list[BaseException] = []
+        self._task, self._act, self._until = task, act, until
+        self._once = threading.Lock()
+        self._thread = threading.Thread(target=self._run)
+
+    def __call__(self, event: ProgressEvent) -> None:
+        if event.task == self._task and event.stage is Stage.MOVED and self._once.acquire(blocking=False):
+            self._thread.start()
+            while self._thread.is_alive() and not self._until():
+                self._thread.join(0.02)
+
+    def join(self) -> None:
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._act()
+        except Exception as error:  # noqa: BLE001 - asserted on by the test
+            self.errors.append(error)
+
+
+@contextmanager
+def another(home: Path) -> Iterator[Installation]:
+    """The same home as a process of another machine sees it."""
+    with open_home(home) as installation:
+        installation.keeper.holder = "another/boot/1/1"
+        yield installation
+
+
+def large(folder: Path) -> Path:
+    return make_raw(folder / "large.raw", seed=7, virtual_bytes=32 * MIB, content_bytes=20 * MIB)
+
+
+def test_a_region_that_is_removed_while_it_is_copied_stops_that_copy_alone(tmp_path: Path) -> None:
+    home, source = tmp_path / "home", large(tmp_path)
+
+    def remove() -> None:
+        with another(home) as other:
+            retarget(other, ["southcentralus", "northeurope"])
+
+    meanwhile = Meanwhile("eastus/0", remove, until=lambda: bool(deleting(installation)))
+    with open_home(home, meanwhile) as installation:
+        found_gallery(installation)
+        publish(installation, source, targets=["southcentralus", "eastus", "northeurope"])
+        meanwhile.join()
+        view = show(installation)
+        # The other process may find northeurope in the hands of this one.
+        assert {type(error) for error in meanwhile.errors} <= {ReplicationFailed}
+        assert states(view) == {"southcentralus/0": COMPLETED, "northeurope/0": COMPLETED}
+        assert view.version.provisioning_state is ProvisioningState.SUCCEEDED
+        assert [row.target for row in charges(installation)] == ["northeurope"]
+        assert deleting(installation) == []
+        slot = next(each for each in all_slots(installation) if each.key.region == "eastus")
+        there = content(installation, slot)
+        assert (there.manifests, there.overhead) == ({}, {})
+        audit_served(installation, {"1.0.0": source}, tmp_path)
+
+
+def test_a_region_that_is_added_while_another_is_copied_is_made_too(tmp_path: Path) -> None:
+    home, source = tmp_path / "home", large(tmp_path)
+    made: list[object] = []
+
+    def add() -> None:
+        with another(home) as other, other.catalog.transaction() as facts:
+            version = show(installation).version
+            version = replace(
+                version,
+                target_regions=(*version.target_regions, replace(version.target_regions[1], name="northeurope")),
+            )
+            facts.versions.update(version)
+            gallery = facts.galleries.list(other.subscription)[0]
+            definition = facts.definitions.list(gallery.uid)[0]
+            line = Lineage(gallery=gallery, definition=definition)
+            retargeting.retarget(other, facts, line, version)
+            made.append(version)
+
+    meanwhile = Meanwhile("eastus/0", add)
+    with open_home(home, meanwhile) as installation:
+        found_gallery(installation)
+        view = publish(installation, source, targets=["southcentralus", "eastus"])
+        assert meanwhile.errors == []
+        assert made
+        assert states(view)["northeurope/0"] is COMPLETED
+        assert [each.name for each in view.version.target_regions] == ["southcentralus", "eastus", "northeurope"]
+        audit(installation)
+
+
+def test_an_update_while_the_source_is_taken_in_is_not_lost(tmp_path: Path) -> None:
+    home, source = tmp_path / "home", large(tmp_path)
+
+    def change() -> None:
+        with another(home) as other:
+            update(other, tags={"a": "1"}, target_regions=[TargetRegionRequest(name="southcentralus")])
+
+    meanwhile = Meanwhile("southcentralus/0", change)
+    with open_home(home, meanwhile) as installation:
+        found_gallery(installation)
+        view = publish(installation, source, targets=["southcentralus", "eastus"])
+        assert meanwhile.errors == []
+        assert view.version.tags == {"a": "1"}
+        assert states(view) == {"southcentralus/0": COMPLETED}
+        audit(installation)
+
+
+def test_the_replica_that_takes_the_source_in_can_not_be_taken_away(tmp_path: Path) -> None:
+    home, source = tmp_path / "home", large(tmp_path)
+
+    def change() -> None:
+        with another(home) as other:
+            retarget(other, ["southcentralus=1=Standard_ZRS"])
+
+    meanwhile = Meanwhile("southcentralus/0", change)
+    with open_home(home, meanwhile) as installation:
+        found_gallery(installation)
+        view = publish(installation, source, targets=["southcentralus"])
+        assert [type(error) for error in meanwhile.errors] == [WorkHeld]
+        assert states(view) == {"southcentralus/0": COMPLETED}
+        audit(installation)
+
+
+def test_a_region_from_which_a_disk_is_read_goes_when_it_was_read(tmp_path: Path, stock: Stock) -> None:
+    home = tmp_path / "home"
+    seen: list[list[str]] = []
+
+    def remove() -> None:
+        with another(home) as other:
+            retarget(other, ["southcentralus"])
+            seen.append(deleting(other))
+
+    meanwhile = Meanwhile("export version.raw", remove)
+    with open_home(home, meanwhile) as installation:
+        found_gallery(installation)
+        publish(installation, stock.first, targets=["southcentralus", "eastus"])
+        export(installation, tmp_path / "version.raw", "eastus")
+        assert meanwhile.errors == []
+        assert filecmp.cmp(tmp_path / "version.raw", stock.first, shallow=False)
+        assert seen == [["eastus/Standard_LRS/0"]]
+        removals = retargeting.tidy_all(installation)
+        assert [removal.waits_for for removal in removals] == [None]
+        audit(installation)
+
+
+def test_a_region_is_added_again_while_a_reader_keeps_the_old(tmp_path: Path, stock: Stock) -> None:
+    """The new replica waits for the slot, and is made by the next update."""
+    home = tmp_path / "home"
+    seen: list[dict[str, ReplicaState]] = []
+
+    def remove_and_add() -> None:
+        with another(home) as other:
+            retarget(other, ["southcentralus"])
+            seen.append(states(retarget(other, ["southcentralus", "eastus"])))
+
+    meanwhile = Meanwhile("export version.raw", remove_and_add)
+    with open_home(home, meanwhile) as installation:
+        found_gallery(installation)
+        publish(installation, stock.first, targets=["southcentralus", "eastus"])
+        export(installation, tmp_path / "version.raw", "eastus")
+        assert meanwhile.errors == []
+        assert seen == [{"southcentralus/0": COMPLETED, "eastus/0": ReplicaState.PENDING}]
+        assert states(update(installation)) == {"southcentralus/0": COMPLETED, "eastus/0": COMPLETED}
+        audit(installation, collected=True)
+        audit_served(installation, {"1.0.0": stock.first}, tmp_path)
+
+
+def test_disks_that_are_made_while_their_region_goes_are_whole_or_refused(
+    stocked: Installation, stock: Stock, tmp_path: Path
+) -> None:
+    made: list[str] = []
+    refused: list[Exception] = []
+    begin = threading.Barrier(2)
+
+    def make() -> None:
+        with another(stocked.home) as other:
+            begin.wait()
+            for number in range(12):
+                try:
+                    make_disk(other, f"d{number}", "eastus", "1.0.0")
+                    made.append(f"d{number}")
+                except Conflict as error:
+                    refused.append(error)
+                except ImageNotAvailable as error:
+                    refused.append(error)
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    begin.wait()
+    retarget(stocked, [SOUTH, WEST])
+    thread.join()
+    assert len(made) + len(refused) == 12
+    update(stocked)
+    assert deleting(stocked) == []
+    audit(stocked)
+    audit_served(stocked, {"1.0.0": stock.first}, tmp_path)
+
+
+def test_a_version_that_is_deleted_can_not_be_changed(stocked: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Delete stops after its tombstone: what comes then finds it marked."""
+    found = show(stocked).version
+    with monkeypatch.context() as patch:
+        patch.setattr(DirectoryStore, "delete", lambda *_: (_ for _ in ()).throw(StoreUnreachable("down")))
+        with pytest.raises(StoreUnreachable):
+            delete(stocked)
+    with pytest.raises(Exception, match="not found"):
+        retarget(stocked, [SOUTH])
+    assert retargeting.tidy(stocked, found.uid) == []
+    delete(stocked)
+    audit(stocked)
+
+
+def test_a_region_whose_store_is_down_can_be_removed_and_added_again(
+    stocked: Installation, stock: Stock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = DirectoryStore.delete
+
+    def down(store: DirectoryStore, stored: Any) -> None:
+        if any("eastus" in str(value) for value in (store, *stored)) or "eastus" in str(vars(store)):
+            raise StoreUnreachable("down", found="nothing", expected="an answer", hint="wait")
+        real(store, stored)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DirectoryStore, "delete", down)
+        view = retarget(stocked, [SOUTH, WEST])
+        assert not [name for name in states(view) if name.startswith("eastus")]
+        assert bytes_of(stocked, "eastus") == 0
+        assert deleting(stocked) == ["eastus/Standard_LRS/0"]
+    assert states(retarget(stocked, list(TARGETS)))["eastus/0"] is COMPLETED
+    audit(stocked, collected=True)
+    audit_served(stocked, {"1.0.0": stock.first}, tmp_path)
