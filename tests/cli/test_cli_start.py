@@ -61,6 +61,7 @@ def test_what_the_issue_asks_for_is_there() -> None:
         "sig image-version show", "sig image-version delete",
         "disk create", "disk list", "disk show", "disk delete", "disk export",
         "bill show", "regions list", "regions check", "regions init", "inspect", "verify", "quickstart",
+        "worker list",
     }  # fmt: skip
     assert {" ".join(words) for words, command in commands() if isinstance(command, Command)} == expected
 
