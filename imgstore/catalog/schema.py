@@ -202,13 +202,13 @@ versions = Table(
     Column("provisioning_state", OneOf(ProvisioningState), nullable=False),
     Column("virtual_bytes", BigInteger),
     Column("disk_digest", LargeBinary),
-    # When a worker last took up a replica of it: the queue serves the one that waited longest.
-    Column("served_at", Instant),
     Column("end_of_life_at", Instant),
     Column("allow_deletion_of_replicated_locations", Boolean),
     Column("block_deletion_before_end_of_life", Boolean, nullable=False, server_default=false()),
     Column("soft_deleted_at", Instant),
     Column("hard_deletion_at", Instant),
+    # When a worker last took up a replica of it: the queue serves the one that waited longest.
+    Column("served_at", Instant),
     # The order of its columns is the order of versions: a page of ten thousand is one walk along this index.
     UniqueConstraint("definition_uid", "major", "minor", "patch"),
 )

@@ -8,6 +8,7 @@ from typing import Final
 
 import click
 
+# A command that has one of these itself, as `image-version create` has --no-wait, takes it before anything is refused.
 _EVERYWHERE: Final = frozenset({"--ids", "--no-wait", "--acquire-policy-token", "--change-reference"})
 
 _OPTIONS: Final[Mapping[str, frozenset[str]]] = {

@@ -25,9 +25,7 @@ _COMMANDS: Final = {
         target="imgstore.cli.inspect:inspect", summary="Say what a disk file is, and whether Azure would take it."
     ),
     "verify": Lazy(target="imgstore.cli.verify:verify", summary="Compare a disk file with a stored image."),
-    "worker": Lazy(
-        target="imgstore.cli.worker:worker", summary="Bring replicas about, for as many versions as there are."
-    ),
+    "worker": Lazy(target="imgstore.cli.worker:worker", summary="Make the replicas that are desired and not there."),
     "gc": Lazy(target="imgstore.cli.gc:gc", summary="Collect what no version, disk or open work needs."),
     "scrub": Lazy(target="imgstore.cli.scrub:scrub", summary="Read what is kept, check it, and repair it."),
     "quickstart": Lazy(target="imgstore.cli.quickstart:quickstart", summary="See the main job done in under a minute."),

@@ -60,9 +60,9 @@ class _Runs(Group):
 def worker(
     ctx: click.Context, *, once: bool, poll_seconds: float, replicas_at_once: int, replicas_at_once_per_region: int
 ) -> None:
-    """Make the replicas that are desired and not there, of all versions, until interrupted.
+    """Make the replicas that are desired and not there.
 
-    Any number of workers share the work, on any machines that reach the database and the stores. Failed replicas are
+    Of all versions, until interrupted. Any number of workers share the work, on any machines that reach the database and the stores. Failed replicas are
     tried again, after 30 seconds at first and after an hour at last. A version that its source region does not have yet
     is not theirs: repeat its `image-version create`.
     """

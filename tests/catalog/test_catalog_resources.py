@@ -238,14 +238,25 @@ def test_replicas(catalog: Catalog) -> None:
             facts.replicas.add(each)
         assert facts.replicas.list(its) == replicas[::-1]
         assert facts.replicas.in_slot(replicas[0].slot.uid) == [replicas[0]]
-        facts.replicas.progress(replicas[0].uid, 5, 10)
         facts.replicas.move(replicas[0].uid, ReplicaState.REPLICATING)
-        facts.replicas.move(replicas[0].uid, ReplicaState.FAILED, error="no answer")
-        assert facts.replicas.get(replicas[0].uid).error == "no answer"
+        facts.replicas.begin(replicas[0].uid, 9)
+        facts.replicas.progress(replicas[0].uid, 5, 10)
+        facts.replicas.failed(replicas[0].uid, error="no answer", attempts=3, retry_at=NOON)
+        failed = facts.replicas.get(replicas[0].uid)
+        assert (failed.error, failed.attempts, failed.retry_at) == ("no answer", 3, NOON)
+        assert failed.started_at is not None
+        assert failed.progress_at is not None
+        assert failed.started_at <= failed.progress_at
         facts.replicas.move(replicas[0].uid, ReplicaState.REPLICATING)
         facts.replicas.move(replicas[0].uid, ReplicaState.COMPLETED, completed_at=NOON)
         assert facts.replicas.get(replicas[0].uid) == replace(
-            replicas[0], state=ReplicaState.COMPLETED, bytes_done=5, bytes_total=10, completed_at=NOON
+            replicas[0],
+            state=ReplicaState.COMPLETED,
+            bytes_done=5,
+            bytes_total=10,
+            completed_at=NOON,
+            started_at=failed.started_at,
+            progress_at=failed.progress_at,
         )
         facts.replicas.remove(replicas[0].uid)
         with pytest.raises(NotFound):
