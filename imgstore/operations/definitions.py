@@ -6,7 +6,7 @@ from dataclasses import replace
 from imgstore.domain import names
 from imgstore.domain.access import Action, Principal, authorize
 from imgstore.domain.errors import Conflict, PropertyChangeNotAllowed
-from imgstore.domain.resources import NO_TAGS, HyperVGeneration, ImageDefinition, OsState, OsType
+from imgstore.domain.resources import NO_TAGS, Architecture, HyperVGeneration, ImageDefinition, OsState, OsType
 from imgstore.operations import finding
 from imgstore.operations.finding import Lineage
 from imgstore.operations.groups import nested_resources
@@ -73,7 +73,7 @@ def create_definition(
             os_type=os_type,
             os_state=os_state,
             hyper_v_generation=hyper_v_generation,
-            architecture=architecture,
+            architecture=Architecture(architecture),
             description=description,
             tags=dict(tags) if tags else NO_TAGS,
             created_at=installation.effects.now(),

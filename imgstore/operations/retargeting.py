@@ -156,6 +156,23 @@ def is_wanted(installation: Installation, replica: Replica) -> bool:
             return False
 
 
+def check_left(facts: Facts, replica: Replica) -> None:
+    """See that the replica that was in this one's slot before is gone, with its manifest.
+
+    Raises:
+        WorkHeld: it is not.
+    """
+    others = facts.replicas.list(replica.version_uid)
+    if any(each.slot.uid == replica.slot.uid and each.state is ReplicaState.DELETING for each in others):
+        raise WorkHeld(
+            f"The version is still leaving {replica.slot.key}.",
+            found="a replica that was removed before, and whose manifest is there yet",
+            expected="an empty place",
+            hint="repeat the command: it goes on where it stands",
+            target=replica.uid,
+        )
+
+
 def no_longer_wanted(replica: Replica) -> Conflict:
     """What stops the process that makes a replica which is not to be any more."""
     return Conflict(

@@ -13,11 +13,12 @@ depends_on = None
 
 
 def upgrade() -> None:
-    for column in (
-        sa.Column("soft_delete_enabled", sa.Boolean(), nullable=False, server_default=sa.false()),
-        sa.Column("soft_delete_retention_days", sa.Integer(), nullable=False, server_default="7"),
-    ):
-        op.add_column("galleries", column)
+    op.add_column(
+        "galleries", sa.Column("soft_delete_enabled", sa.Boolean(), nullable=False, server_default=sa.false())
+    )
+    op.add_column(
+        "galleries", sa.Column("soft_delete_retention_days", sa.Integer(), nullable=False, server_default="7")
+    )
     for column in (
         sa.Column("eula", sa.String(), nullable=True),
         sa.Column("privacy_statement_uri", sa.String(), nullable=True),
