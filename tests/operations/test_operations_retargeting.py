@@ -336,9 +336,9 @@ class Meanwhile:
 
 
 @contextmanager
-def another(home: Path) -> Iterator[Installation]:
+def another(home: Path, **settings: Any) -> Iterator[Installation]:
     """The same home as a process of another machine sees it."""
-    with open_home(home) as installation:
+    with open_home(home, **settings) as installation:
         installation.keeper.holder = "another/boot/1/1"
         yield installation
 
@@ -575,32 +575,32 @@ def test_two_that_change_the_same_version_side_by_side(postgresql: str, tmp_path
         "other": (["southcentralus=2", "northeurope", "eastus=2"], ["southcentralus=1=Standard_ZRS"]),
     }
 
-    def change(name: str) -> None:
-        with open_home(tmp_path / "home", database=postgresql) as installation:
-            installation.keeper.holder = f"{name}/boot/1/1"
-            for turn in range(8):
-                try:
-                    update(
-                        installation,
-                        tags={name: str(turn)},
-                        target_regions=[target(each) for each in wants[name][turn % 2]],
-                    )
-                except Conflict:
-                    continue  # In the other's hands; the last word below goes on.
-                except Exception as error:  # noqa: BLE001 - asserted on below
-                    unforeseen.append(error)
+    def change(name: str, installation: Installation) -> None:
+        for turn in range(8):
+            try:
+                update(
+                    installation,
+                    tags={name: str(turn)},
+                    target_regions=[target(each) for each in wants[name][turn % 2]],
+                )
+            except Conflict:
+                continue  # In the other's hands; the last word below goes on.
+            except Exception as error:  # noqa: BLE001 - asserted on below
+                unforeseen.append(error)
 
     with open_home(tmp_path / "home", database=postgresql) as installation:
         found_gallery(installation)
         publish(installation, source, targets=["southcentralus", "eastus"])
-        threads = [threading.Thread(target=change, args=(name,)) for name in wants]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with another(installation.home, database=postgresql) as other:
+            opened = {"one": installation, "other": other}
+            threads = [threading.Thread(target=change, args=each) for each in opened.items()]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
         assert unforeseen == []
         view = retarget(installation, ["southcentralus=2", "eastus"])
-        assert set(states(view)) == {"southcentralus/0", "southcentralus/1", "eastus/0"} or len(view.replicas) == 3
+        assert len(view.replicas) == 3
         assert view.version.provisioning_state is ProvisioningState.SUCCEEDED
         assert retargeting.tidy_all(installation) == []
         audit(installation, collected=True)
