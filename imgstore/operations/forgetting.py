@@ -178,7 +178,7 @@ def end_writing(installation: Installation, facts: Facts, owner_uid: str, name: 
     """
     for work in facts.works.list_open(None if slot is None else slot.uid):
         if work.owner_uid == owner_uid:
-            if _lives(installation, facts, work):
+            if lives(installation, facts, work):
                 raise _held(work, f"'{name}'")
             facts.works.abandon(work.uid)
 
@@ -187,19 +187,19 @@ def _end_works(installation: Installation, facts: Facts, owner_uid: str, name: s
     mine = {row.uid for row in facts.manifests.of_owner(owner_uid)}
     for work in facts.works.list_open():
         if work.owner_uid == owner_uid or (work.kind is WorkKind.EXPORT and mine.intersection(work.pins)):
-            if _lives(installation, facts, work):
+            if lives(installation, facts, work):
                 raise _held(work, f"'{name}'")
             facts.works.abandon(work.uid)
 
 
 def _ended(installation: Installation, facts: Facts, work: Work) -> bool:
-    if work.kind is WorkKind.EXPORT and not _lives(installation, facts, work):
+    if work.kind is WorkKind.EXPORT and not lives(installation, facts, work):
         facts.works.abandon(work.uid)
         return True
     return False
 
 
-def _lives(installation: Installation, facts: Facts, work: Work) -> bool:
+def lives(installation: Installation, facts: Facts, work: Work) -> bool:
     """Whether some process may still be at it: leased, in time, and not known to be dead."""
     if work.holder is None or work.lease_expires_at is None or installation.keeper.may_steal(work):
         return False

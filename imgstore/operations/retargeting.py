@@ -15,7 +15,7 @@ from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.works import Lease, WorkKind
 from imgstore.operations.counting import task_of
 from imgstore.operations.finding import Lineage
-from imgstore.operations.forgetting import Freed, forget_replica
+from imgstore.operations.forgetting import Freed, forget_replica, lives
 from imgstore.operations.installation import Installation
 from imgstore.operations.settling import write_version_state
 
@@ -82,7 +82,7 @@ def _check_allowed(line: Lineage, version: ImageVersion, replicas: Sequence[Repl
 def _check_not_taken_in(installation: Installation, facts: Facts, replica: Replica) -> None:
     """The source is in no other slot yet: whoever takes it in there would have nowhere to go on."""
     work = facts.works.find_open(WorkKind.INGEST, replica.slot.uid, replica.version_uid)
-    if work is not None and work.holder is not None and not installation.keeper.may_steal(work):
+    if work is not None and lives(installation, facts, work):
         raise WorkHeld(
             f"The source is being taken in at {replica.slot.key}.",
             found=f"a work of kind {work.kind}, open since {work.opened_at.isoformat()}, held by {work.holder}",
