@@ -13,7 +13,7 @@ from imgstore.domain.digests import Digest
 from imgstore.domain.works import Work, WorkKind
 from imgstore.stores.interface import ObjectInfo
 
-_WRITES_NO_SEGMENTS = frozenset({WorkKind.DISK, WorkKind.EXPORT})
+_WRITES_NO_SEGMENTS = frozenset({WorkKind.DISK, WorkKind.EXPORT, WorkKind.REMOVAL})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

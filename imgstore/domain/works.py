@@ -21,6 +21,9 @@ class WorkKind(StrEnum):
     EXPORT = "export"
     """A replica or a managed disk is read into a file. Writes nothing into the slot, so it has no object there, and it
     pins only while its lease runs."""
+    REMOVAL = "removal"
+    """A version leaves a slot that may be given it again: by one process alone, since a late delete of its manifest would
+    hit the next one. Writes nothing into the slot, so it has no object there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.settling import forget_manifest
 from imgstore.operations.working import remove_marks
 from imgstore.segments.index import Locations
+from imgstore.transfer.slots import GoOn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,18 +65,36 @@ def forget_version(installation: Installation, version: ImageVersion) -> None:
 def forget_replica(installation: Installation, replica: Replica) -> Freed:
     """Take a replica that is Deleting out of its slot, then its row. May be repeated.
 
+    Unlike a deleted version, this one may come back to the slot, with the same keys: so one process at a time removes
+    it, under a lease, and nobody begins the new replica before the old one's row is gone.
+
     Raises:
-        WorkHeld: a live process writes it or reads from it.
+        NotFound: another process was quicker.
+        WorkHeld: a live process writes it, reads from it or removes it.
         StoreError: the slot's store could not remove the manifest; nothing names it any more.
     """
     slot, owner_uid = replica.slot, replica.version_uid
+    keeper = installation.keeper
     with installation.catalog.transaction() as facts:
         end_writing(installation, facts, owner_uid, str(slot.key), slot)
-    freed = _forget_owner(installation, slot, owner_uid, (keys.manifest_key(owner_uid, OS_DISK),))
-    with suppress(StoreError):  # An empty object that the next work in the slot takes away.
-        remove_marks(installation, slot, installation.access(slot))
-    with installation.catalog.transaction() as facts:
-        facts.replicas.remove(replica.uid)
+        facts.replicas.get(replica.uid)
+        work = facts.works.open(kind=WorkKind.REMOVAL, slot_uid=slot.uid, owner_uid=owner_uid, plan={}, pins=())
+        lease = facts.works.lease(work.uid, holder=keeper.holder, lease_seconds=keeper.lease_seconds)
+    try:
+        with keeper.hold(lease) as hold:
+            freed = _forget_owner(
+                installation, slot, owner_uid, (keys.manifest_key(owner_uid, OS_DISK),), go_on=hold.go_on
+            )
+            with suppress(StoreError):  # An empty object that the next work in the slot takes away.
+                remove_marks(installation, slot, installation.access(slot))
+            with installation.catalog.transaction() as facts:
+                facts.works.guard(lease)
+                facts.replicas.remove(replica.uid)
+                facts.works.complete(lease)
+    except BaseException:
+        with installation.catalog.transaction() as facts:
+            facts.works.abandon(work.uid)
+        raise
     return freed
 
 
@@ -94,7 +113,13 @@ def forget_disk(installation: Installation, disk: ManagedDisk) -> None:
         facts.disks.delete(disk.uid)
 
 
-def _forget_owner(installation: Installation, slot: Slot, owner_uid: str, objects: Sequence[str]) -> Freed:
+def _forget_owner(
+    installation: Installation,
+    slot: Slot,
+    owner_uid: str,
+    objects: Sequence[str],
+    go_on: GoOn = lambda: None,
+) -> Freed:
     """Rows first, then those of the owner's objects that no row needs any more.
 
     The tombstone outlives both, so that after a crash between them the same command takes the objects.
@@ -108,6 +133,7 @@ def _forget_owner(installation: Installation, slot: Slot, owner_uid: str, object
             forget_manifest(installation, facts, slot, row)
         unused = [key for key in objects if facts.manifests.body_users(slot.uid, key) == 0]
     if unused:
+        go_on()
         installation.access(slot).remove(unused)
     return freed
 
@@ -153,7 +179,7 @@ def end_writing(installation: Installation, facts: Facts, owner_uid: str, name: 
     """
     for work in facts.works.list_open(None if slot is None else slot.uid):
         if work.owner_uid == owner_uid:
-            if _lives(installation, facts, work):
+            if lives(installation, facts, work):
                 raise _held(work, f"'{name}'")
             facts.works.abandon(work.uid)
 
@@ -162,19 +188,19 @@ def _end_works(installation: Installation, facts: Facts, owner_uid: str, name: s
     mine = {row.uid for row in facts.manifests.of_owner(owner_uid)}
     for work in facts.works.list_open():
         if work.owner_uid == owner_uid or (work.kind is WorkKind.EXPORT and mine.intersection(work.pins)):
-            if _lives(installation, facts, work):
+            if lives(installation, facts, work):
                 raise _held(work, f"'{name}'")
             facts.works.abandon(work.uid)
 
 
 def _ended(installation: Installation, facts: Facts, work: Work) -> bool:
-    if work.kind is WorkKind.EXPORT and not _lives(installation, facts, work):
+    if work.kind is WorkKind.EXPORT and not lives(installation, facts, work):
         facts.works.abandon(work.uid)
         return True
     return False
 
 
-def _lives(installation: Installation, facts: Facts, work: Work) -> bool:
+def lives(installation: Installation, facts: Facts, work: Work) -> bool:
     """Whether some process may still be at it: leased, in time, and not known to be dead."""
     if work.holder is None or work.lease_expires_at is None or installation.keeper.may_steal(work):
         return False

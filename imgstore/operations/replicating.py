@@ -24,7 +24,7 @@ from imgstore.operations.counting import Counter, task_of
 from imgstore.operations.degrading import degrade, degrade_damaged
 from imgstore.operations.finding import Lineage
 from imgstore.operations.installation import Installation, first_that_serves
-from imgstore.operations.retargeting import is_wanted, let_go, no_longer_wanted
+from imgstore.operations.retargeting import check_left, is_wanted, let_go, no_longer_wanted
 from imgstore.operations.settling import Listed, complete_replica, list_segments, write_failure, write_version_state
 from imgstore.operations.working import at_work, take_up
 from imgstore.segments.manifest import intact
@@ -188,6 +188,7 @@ def plan_copy(installation: Installation, facts: Facts, version: ImageVersion, s
     """
     slot = step.replica.slot
     source = step.sources[0]
+    check_left(facts, step.replica)
     origin = facts.manifests.find(version.uid, source.slot.uid, OS_DISK)
     assert origin is not None, "a complete replica has a manifest (promise 2)"
     ids = np.frombuffer(origin.segment_ids, dtype="<u4").astype(np.uint32)

@@ -15,7 +15,7 @@ from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.works import Lease, WorkKind
 from imgstore.operations.counting import task_of
 from imgstore.operations.finding import Lineage
-from imgstore.operations.forgetting import Freed, forget_replica
+from imgstore.operations.forgetting import Freed, forget_replica, lives
 from imgstore.operations.installation import Installation
 from imgstore.operations.settling import write_version_state
 
@@ -82,7 +82,7 @@ def _check_allowed(line: Lineage, version: ImageVersion, replicas: Sequence[Repl
 def _check_not_taken_in(installation: Installation, facts: Facts, replica: Replica) -> None:
     """The source is in no other slot yet: whoever takes it in there would have nowhere to go on."""
     work = facts.works.find_open(WorkKind.INGEST, replica.slot.uid, replica.version_uid)
-    if work is not None and work.holder is not None and not installation.keeper.may_steal(work):
+    if work is not None and lives(installation, facts, work):
         raise WorkHeld(
             f"The source is being taken in at {replica.slot.key}.",
             found=f"a work of kind {work.kind}, open since {work.opened_at.isoformat()}, held by {work.holder}",
@@ -154,6 +154,23 @@ def is_wanted(installation: Installation, replica: Replica) -> bool:
             return facts.replicas.get(replica.uid).state is not ReplicaState.DELETING
         except NotFound:
             return False
+
+
+def check_left(facts: Facts, replica: Replica) -> None:
+    """See that the replica that was in this one's slot before is gone, with its manifest.
+
+    Raises:
+        WorkHeld: it is not.
+    """
+    others = facts.replicas.list(replica.version_uid)
+    if any(each.slot.uid == replica.slot.uid and each.state is ReplicaState.DELETING for each in others):
+        raise WorkHeld(
+            f"The version is still leaving {replica.slot.key}.",
+            found="a replica that was removed before, and whose manifest is there yet",
+            expected="an empty place",
+            hint="repeat the command: it goes on where it stands",
+            target=replica.uid,
+        )
 
 
 def no_longer_wanted(replica: Replica) -> Conflict:

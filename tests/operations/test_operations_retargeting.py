@@ -48,8 +48,10 @@ from imgstore.testing.installations import (
     retarget,
     show,
     states,
+    target,
     update,
 )
+from imgstore.transfer.slots import SlotAccess
 
 pytest_plugins = ["imgstore.testing.stock"]
 
@@ -334,9 +336,9 @@ class Meanwhile:
 
 
 @contextmanager
-def another(home: Path) -> Iterator[Installation]:
+def another(home: Path, **settings: Any) -> Iterator[Installation]:
     """The same home as a process of another machine sees it."""
-    with open_home(home) as installation:
+    with open_home(home, **settings) as installation:
         installation.keeper.holder = "another/boot/1/1"
         yield installation
 
@@ -540,3 +542,66 @@ def test_a_region_whose_store_is_down_can_be_removed_and_added_again(
     assert states(retarget(stocked, list(TARGETS)))["eastus/0"] is COMPLETED
     audit(stocked, collected=True)
     audit_served(stocked, {"1.0.0": stock.first}, tmp_path)
+
+
+def test_a_slot_is_not_taken_again_before_it_was_left(stocked: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removing by one process is slow: it has removed the rows, and its delete of the manifest is still to come."""
+    home = stocked.home
+    seen: list[dict[str, ReplicaState]] = []
+    errors: list[str] = []
+    real = SlotAccess.remove
+
+    def slowly(access: SlotAccess, gone: Any) -> None:
+        if not seen and "eastus" in access.label:
+            with another(home) as other:
+                seen.append(states(retarget(other, list(TARGETS))))
+                errors.extend(str(each.waits_for) for each in retargeting.tidy(other, show(other).version.uid))
+        real(access, gone)
+
+    monkeypatch.setattr(SlotAccess, "remove", slowly)
+    retarget(stocked, [SOUTH, WEST])
+    assert seen[0]["eastus/0"] is ReplicaState.PENDING
+    assert "is in use" in errors[0]
+    assert states(update(stocked))["eastus/0"] is COMPLETED
+    audit(stocked, collected=True)
+
+
+def test_two_that_change_the_same_version_side_by_side(postgresql: str, tmp_path: Path) -> None:
+    """Where transactions run side by side: no deadlock, no lost update, and what stands in the end is whole."""
+    source = make_raw(tmp_path / "disk.raw", seed=1, virtual_bytes=8 << 20, content_bytes=1 << 20)
+    unforeseen: list[Exception] = []
+    wants = {
+        "one": (["southcentralus=3", "eastus"], ["southcentralus", "northeurope"]),
+        "other": (["southcentralus=2", "northeurope", "eastus=2"], ["southcentralus=1=Standard_ZRS"]),
+    }
+
+    def change(name: str, installation: Installation) -> None:
+        for turn in range(8):
+            try:
+                update(
+                    installation,
+                    tags={name: str(turn)},
+                    target_regions=[target(each) for each in wants[name][turn % 2]],
+                )
+            except Conflict:
+                continue  # In the other's hands; the last word below goes on.
+            except Exception as error:  # noqa: BLE001 - asserted on below
+                unforeseen.append(error)
+
+    with open_home(tmp_path / "home", database=postgresql) as installation:
+        found_gallery(installation)
+        publish(installation, source, targets=["southcentralus", "eastus"])
+        with another(installation.home, database=postgresql) as other:
+            opened = {"one": installation, "other": other}
+            threads = [threading.Thread(target=change, args=each) for each in opened.items()]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert unforeseen == []
+        view = retarget(installation, ["southcentralus=2", "eastus"])
+        assert len(view.replicas) == 3
+        assert view.version.provisioning_state is ProvisioningState.SUCCEEDED
+        assert retargeting.tidy_all(installation) == []
+        audit(installation, collected=True)
+        audit_served(installation, {"1.0.0": source}, tmp_path)
