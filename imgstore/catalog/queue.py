@@ -26,6 +26,9 @@ _IDLE: Final = (ReplicaState.PENDING, ReplicaState.FAILED, ReplicaState.DEGRADED
 # Spelt as in the partial index of open works, which SQLite uses only then.
 _OPEN: Final = text("works.state = 'Open'")
 
+# As `ImageVersion.is_visible`: what was deleted softly is left as it is until it is had back.
+_VISIBLE: Final = (_versions.c.provisioning_state != ProvisioningState.DELETING, _versions.c.soft_deleted_at.is_(None))
+
 
 class Queue(Repository):
     """What there is to be replicated."""
@@ -53,9 +56,7 @@ class Queue(Repository):
     def without_source(self) -> int:
         """How many versions have a replica to be made and none complete: only who has the source can go on there."""
         waiting = select(_replicas.c.version_uid).where(_replicas.c.state.in_((*_IDLE, ReplicaState.REPLICATING)))
-        statement = select(func.count()).where(
-            _versions.c.uid.in_(waiting), ~_complete(), _versions.c.provisioning_state != ProvisioningState.DELETING
-        )
+        statement = select(func.count()).where(_versions.c.uid.in_(waiting), ~_complete(), *_VISIBLE)
         return int(self._session.value(statement))
 
     def resting(self) -> tuple[int, datetime | None]:
@@ -86,9 +87,7 @@ class Queue(Repository):
 
         While it is held nobody else begins a replica of the version.
         """
-        statement = select(_versions.c.uid).where(
-            _versions.c.uid == version_uid, _versions.c.provisioning_state != ProvisioningState.DELETING
-        )
+        statement = select(_versions.c.uid).where(_versions.c.uid == version_uid, *_VISIBLE)
         return self._session.first(self._session.locking(statement, skip_locked=True)) is not None
 
     def serve(self, version_uid: str) -> None:
@@ -109,7 +108,7 @@ def _served_in_turn(waiting: Select[Any]) -> Select[Any]:
         .where(
             _versions.c.uid.in_(waiting),
             _complete(),
-            _versions.c.provisioning_state != ProvisioningState.DELETING,
+            *_VISIBLE,
         )
         .order_by(_versions.c.served_at.asc().nulls_first(), _versions.c.published_at, _versions.c.uid)
     )

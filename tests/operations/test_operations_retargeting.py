@@ -408,11 +408,16 @@ def test_an_update_while_the_source_is_taken_in_is_not_lost(tmp_path: Path) -> N
         with another(home) as other:
             update(other, tags={"a": "1"}, target_regions=[TargetRegionRequest(name="southcentralus")])
 
-    meanwhile = Meanwhile("southcentralus/0", change)
+    def written() -> bool:
+        return show(installation).version.tags == {"a": "1"}
+
+    meanwhile = Meanwhile("southcentralus/0", change, until=written)
     with open_home(home, meanwhile) as installation:
         found_gallery(installation)
-        view = publish(installation, source, targets=["southcentralus", "eastus"])
+        publish(installation, source, targets=["southcentralus", "eastus"])
+        meanwhile.join()  # An update waits for what others are at work on.
         assert meanwhile.errors == []
+        view = show(installation)
         assert view.version.tags == {"a": "1"}
         assert states(view) == {"southcentralus/0": COMPLETED}
         audit(installation)
