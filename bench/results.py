@@ -25,6 +25,8 @@ class Unit(StrEnum):
 
     SECONDS = "s"
     BYTES = "bytes"
+    PER_SECOND = "/s"
+    """How many were done in a second."""
     RATIO = "x"
     """So many times faster, or fewer: the larger, the better for imgstore."""
 
@@ -232,8 +234,12 @@ def show(figure: Figure) -> str:
     match figure.unit:
         case Unit.BYTES:
             return f"{_digits(figure.value / 1e6)} MB"
+        case Unit.SECONDS if figure.value < 0.1:
+            return f"{_digits(figure.value * 1e3)} ms"
         case Unit.SECONDS:
             return f"{_digits(figure.value)} s"
+        case Unit.PER_SECOND:
+            return f"{_digits(figure.value)} /s"
         case Unit.RATIO:
             return f"{_digits(figure.value)} x"
 

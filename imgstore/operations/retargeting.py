@@ -128,13 +128,14 @@ def tidy_all(installation: Installation) -> list[Removal]:
 
 
 def _removed(installation: Installation, replica: Replica) -> Removal:
+    where = task_of(replica)
     try:
         freed = forget_replica(installation, replica)
     except (Conflict, NotFound, StoreError) as error:
         if not isinstance(error, NotFound):  # Another process took it away meanwhile.
-            installation.note(task_of(replica), f"removed; its bytes stay for now: {error.message} {error.hint or ''}")
+            installation.note(where, f"{where} removed; its bytes stay for now: {error.message} {error.hint or ''}")
         return Removal(replica=replica, freed=Freed(), waits_for=error)
-    installation.note(task_of(replica), _told(freed))
+    installation.note(where, f"{where} {_told(freed)}")
     return Removal(replica=replica, freed=freed)
 
 

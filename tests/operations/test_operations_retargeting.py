@@ -120,7 +120,7 @@ def test_a_region_that_is_removed_frees_its_bytes_and_says_so(tmp_path: Path, st
         assert not [name for name in states(view) if name.startswith("eastus")]
         assert view.version.provisioning_state is ProvisioningState.SUCCEEDED
         assert bytes_of(installation, "eastus") == 0
-        assert f"removed: {before} bytes freed" in notes
+        assert f"eastus/0 removed: {before} bytes freed" in notes
         slot = next(each for each in all_slots(installation) if each.key.region == "eastus")
         assert content(installation, slot).manifests == {}
         with pytest.raises(ImageNotAvailable):

@@ -1,0 +1,215 @@
+"""The catalog on PostgreSQL, at ten thousand versions: a page of a list, placement, planning, a pass with nothing to do.
+
+No bytes move here: the rows stand as replication leaves them. Everything goes through imgstore.operations,
+imgstore.control and the catalog's own repositories, in this process.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from imgstore.bootstrap import Settings, open_installation
+from imgstore.catalog import Facts
+from imgstore.control.plan import ready_steps
+from imgstore.domain.access import administrator
+from imgstore.domain.names import ImageReference, VersionName
+from imgstore.domain.paging import PageRequest
+from imgstore.domain.resources import (
+    ImageVersion,
+    ManagedDisk,
+    OsType,
+    Replica,
+    Slot,
+    SlotKey,
+    StorageAccountType,
+    TargetRegion,
+)
+from imgstore.domain.sources import DiskFormat, SourceIdentity
+from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.operations import definitions, galleries, versions
+from imgstore.operations.disks import choose_replica
+from imgstore.operations.finding import Lineage
+from imgstore.operations.installation import Installation
+from imgstore.operations.workers import run_worker
+from imgstore.testing.engines import start_postgresql
+
+REGION = "southcentralus"
+REPLICAS = 3
+PAGE_ITEMS = 100
+THREADS = 16
+
+_WHO = administrator("bench")
+_NAMES = {"group": "bench", "gallery": "bench", "definition": "image"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogSize:
+    """How much there is."""
+
+    versions: int = 10_000
+    placements: int = 4_000
+    regions: int = 10_000
+    passes: int = 200
+
+
+@contextmanager
+def furnished(size: CatalogSize) -> Iterator[Installation]:
+    """An installation on a PostgreSQL of its own with so many complete versions of one definition."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        start_postgresql(Path(folder)) as server,
+        server.database() as url,
+        open_installation(Settings(home=Path(folder) / "home", database=url)) as installation,
+    ):
+        galleries.create_gallery(installation, _WHO, group="bench", name="bench", location=REGION)
+        line = definitions.create_definition(
+            installation,
+            _WHO,
+            group="bench",
+            gallery="bench",
+            name="image",
+            publisher="bench",
+            offer="bench",
+            sku="bench",
+            os_type=OsType.LINUX,
+        )
+        with installation.catalog.transaction() as facts:
+            slots = [_slot(installation, facts, line.gallery.pool_uid, ordinal) for ordinal in range(REPLICAS)]
+            for number in range(size.versions):
+                _add(installation, facts, line, slots, number)
+        yield installation
+
+
+def _slot(installation: Installation, facts: Facts, pool_uid: str, ordinal: int) -> Slot:
+    key = SlotKey(
+        pool_uid=pool_uid, region=REGION, storage_account_type=StorageAccountType.STANDARD_LRS, ordinal=ordinal
+    )
+    zone, bucket = installation.locator.choose_zone(key)
+    return facts.slots.get_or_add(key, zone=zone, bucket=bucket)
+
+
+def _add(installation: Installation, facts: Facts, line: Lineage, slots: list[Slot], number: int) -> None:
+    target = TargetRegion(
+        name=REGION, regional_replica_count=REPLICAS, storage_account_type=StorageAccountType.STANDARD_LRS
+    )
+    version = ImageVersion(
+        uid=installation.effects.new_uid(),
+        definition_uid=line.definition.uid,
+        name=VersionName(1, number // 100, number % 100),
+        location=REGION,
+        target_regions=(target,),
+        source=SourceIdentity(location="/disk.raw", file_bytes=1 << 30, stamp=str(number)),
+        published_at=installation.effects.now(),
+        provisioning_state=ProvisioningState.SUCCEEDED,
+        virtual_bytes=1 << 30,
+        disk_digest=bytes(32),
+    )
+    facts.versions.add(version)
+    for slot in slots:
+        replica = Replica(
+            uid=installation.effects.new_uid(), version_uid=version.uid, slot=slot, state=ReplicaState.COMPLETED
+        )
+        facts.replicas.add(replica)
+
+
+def list_seconds_p99(installation: Installation, size: CatalogSize) -> float:
+    """One page of 100 with its replicas, walked through the whole list."""
+    seconds, token = [], None
+    while True:
+        began = time.perf_counter()
+        page = versions.page_versions(installation, _WHO, PageRequest(items_max=PAGE_ITEMS, token=token), **_NAMES)
+        seconds.append(time.perf_counter() - began)
+        token = page.next_token
+        if token is None:
+            break
+    assert len(seconds) >= size.versions // PAGE_ITEMS
+    return _p99(seconds)
+
+
+def placements_per_second(installation: Installation, size: CatalogSize) -> float:
+    """The transaction of a placement (the turn, the replica, the disk's row), from 16 threads, all of one version."""
+    reference = ImageReference.parse(f"bench/bench/image/1.{(size.versions - 1) // 100}.{(size.versions - 1) % 100}")
+    given = [0] * REPLICAS
+
+    def place(number: int) -> int:
+        with installation.catalog.transaction() as facts:
+            line, version, replica = choose_replica(installation, facts, reference, REGION)
+            facts.disks.add(_disk(installation, line, version, replica, number))
+        return replica.slot.key.ordinal
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(THREADS) as pool:
+        for ordinal in pool.map(place, range(size.placements)):
+            given[ordinal] += 1
+    seconds = time.perf_counter() - began
+    assert max(given) - min(given) <= 1, "round robin"
+    return size.placements / seconds
+
+
+def _disk(
+    installation: Installation, line: Lineage, version: ImageVersion, replica: Replica, number: int
+) -> ManagedDisk:
+    return ManagedDisk(
+        uid=installation.effects.new_uid(),
+        subscription=installation.subscription,
+        group="bench",
+        name=f"disk-{number}",
+        location=REGION,
+        source_version_uid=version.uid,
+        source_reference=line.version_id(version.name),
+        replica=replica.slot.key.ordinal,
+        slot=replica.slot,
+        storage_account_type=replica.slot.key.storage_account_type,
+        virtual_bytes=1 << 30,
+        disk_digest=bytes(32),
+        created_at=installation.effects.now(),
+        provisioning_state=ProvisioningState.SUCCEEDED,
+        source_format=DiskFormat.RAW,
+    )
+
+
+def planning_seconds(size: CatalogSize) -> float:
+    """`ready_steps` for one version with so many target regions, one of them complete."""
+    replicas = [_replica(number) for number in range(size.regions)]
+
+    def plan() -> None:
+        steps = ready_steps(replicas, source_region="region-0", busy=(), failed=())
+        assert len(steps) == size.regions - 1
+
+    return _seconds(plan)
+
+
+def _replica(number: int) -> Replica:
+    key = SlotKey(
+        pool_uid="pool",
+        region=f"region-{number}",
+        storage_account_type=StorageAccountType.STANDARD_LRS,
+        ordinal=0,
+    )
+    return Replica(
+        uid=str(number),
+        version_uid="version",
+        slot=Slot(uid=str(number), key=key, zone="1", bucket="bucket"),
+        state=ReplicaState.PENDING if number else ReplicaState.COMPLETED,
+    )
+
+
+def idle_pass_seconds(installation: Installation, size: CatalogSize) -> float:
+    """A worker that looks, finds nothing to do among all these versions, and ends: the median of many."""
+    passes = [_seconds(lambda: run_worker(installation, _WHO, once=True)) for _ in range(size.passes)]
+    return statistics.median(passes)
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def _p99(seconds: list[float]) -> float:
+    return statistics.quantiles(seconds, n=100, method="inclusive")[98]
