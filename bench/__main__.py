@@ -90,7 +90,7 @@ def _run_case(folder: Path, name: str, real: Path, given: argparse.Namespace) ->
     for figure_name, figure in result.figures.items():
         print(f"  {figure_name:40}{show(figure):>12}  {figure.door}")
     for goal in () if given.quick else result.goals:
-        wanted = f">= {goal.at_least:g}" if goal.at_least is not None else f"<= {goal.at_most:,.0f}"
+        wanted = f">= {goal.at_least:g}" if goal.at_least is not None else f"<= {goal.at_most:,g}"
         print(f"  goal {goal.figure} {wanted}: {'met' if goal.met else 'MISSED'}")
     return result
 
