@@ -25,7 +25,7 @@ class Unit(StrEnum):
 
     SECONDS = "s"
     BYTES = "bytes"
-    PER_SECOND = "/s"
+    PER_SECOND = "per second"
     """How many were done in a second."""
     RATIO = "x"
     """So many times faster, or fewer: the larger, the better for imgstore."""
@@ -239,7 +239,7 @@ def show(figure: Figure) -> str:
         case Unit.SECONDS:
             return f"{_digits(figure.value)} s"
         case Unit.PER_SECOND:
-            return f"{_digits(figure.value)} /s"
+            return f"{_digits(figure.value)} a second"
         case Unit.RATIO:
             return f"{_digits(figure.value)} x"
 
