@@ -78,17 +78,17 @@ def check_definition(wanted: ImageDefinition, standing: ImageDefinition | None, 
     _check_range("vCPUs", wanted.recommended_vcpus)
     _check_range("memory", wanted.recommended_memory_gib)
     _check_features(wanted, standing)
-    if wanted.end_of_life_at is not None and (standing is None or wanted.end_of_life_at != standing.end_of_life_at):
-        check_future(wanted.end_of_life_at, now)
+    if standing is None or wanted.end_of_life_at != standing.end_of_life_at:
+        check_end_of_life(wanted.end_of_life_at, now)
 
 
-def check_future(end_of_life_at: datetime, now: datetime) -> None:
-    """Refuse an end of life that has passed.
+def check_end_of_life(end_of_life_at: datetime | None, now: datetime) -> None:
+    """Refuse an end of life, of a definition or a version, that has passed.
 
     Raises:
         InvalidInput: it has.
     """
-    if end_of_life_at <= now:
+    if end_of_life_at is not None and end_of_life_at <= now:
         raise InvalidInput(
             "EndOfLifeDate must be set to a future date.",
             found=end_of_life_at.isoformat(),

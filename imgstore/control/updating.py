@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from imgstore.control.changes import check_end_of_life
 from imgstore.control.targets import PublishingRequest, resolve_targets
 from imgstore.domain.errors import Conflict, InvalidInput
 from imgstore.domain.limits import Limits
@@ -73,22 +74,6 @@ def _targets(
 
 def _or(value: bool | None, default: bool) -> bool:  # noqa: FBT001 - private
     return default if value is None else value
-
-
-def check_end_of_life(end_of_life_at: datetime | None, now: datetime) -> None:
-    """Refuse an end of life that has come already.
-
-    Raises:
-        InvalidInput: it has.
-    """
-    if end_of_life_at is not None and end_of_life_at <= now:
-        raise InvalidInput(
-            "EndOfLifeDate must be set to a future date.",
-            found=end_of_life_at.isoformat(),
-            expected=f"an instant after {now.isoformat()}",
-            hint="a date alone means 12:59:59 UTC of that day",
-            target="endOfLifeDate",
-        )
 
 
 def check_block(version: ImageVersion) -> None:

@@ -45,7 +45,6 @@ def forget_version(installation: Installation, version: ImageVersion) -> None:
     with installation.catalog.transaction() as facts:
         facts.versions.lock(version.uid)  # No worker begins one of its replicas from here on.
         _end_works(installation, facts, version.uid, str(version.name))
-        facts.versions.lock(version.uid)
         for replica in facts.replicas.list(version.uid):
             if replica.state is not ReplicaState.DELETING:
                 facts.replicas.move(replica.uid, ReplicaState.DELETING)

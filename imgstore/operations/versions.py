@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from imgstore.catalog import Facts
+from imgstore.control.changes import check_end_of_life
 from imgstore.control.targets import PublishingRequest, resolve_targets
-from imgstore.control.updating import check_block, check_end_of_life, updated
+from imgstore.control.updating import check_block, updated
 from imgstore.domain import names
 from imgstore.domain.access import Action, Principal, authorize
 from imgstore.domain.errors import (

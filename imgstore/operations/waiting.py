@@ -1,6 +1,5 @@
 """Waits until an image version is as it should be, whoever makes it so: the catalog is asked now and then."""
 
-import time
 from collections.abc import Callable
 
 from imgstore.domain.access import Principal
@@ -22,13 +21,11 @@ def wait_for_version(
     until: Callable[[VersionView | None], bool],
     interval_seconds: float,
     timeout_seconds: float,
-    sleep: Callable[[float], object] = time.sleep,
-    monotonic: Callable[[], float] = time.monotonic,
 ) -> VersionView | None:
     """Look at a version until `until` holds of it.
 
     Args:
-        installation: where.
+        installation: where; its effects wait and tell the time.
         principal: who.
         group: the resource group's name.
         gallery: the gallery's.
@@ -37,8 +34,6 @@ def wait_for_version(
         until: of the version as it stands, None where there is none. What it raises ends the waiting.
         interval_seconds: from one look to the next.
         timeout_seconds: from the first look to the last.
-        sleep: waits so many seconds.
-        monotonic: a clock in seconds.
 
     Returns:
         The version as `until` held of it.
@@ -46,7 +41,8 @@ def wait_for_version(
     Raises:
         Conflict: the time is over.
     """
-    end = monotonic() + timeout_seconds
+    effects = installation.effects
+    end = effects.monotonic() + timeout_seconds
     while True:
         try:
             view: VersionView | None = show_version(
@@ -56,7 +52,7 @@ def wait_for_version(
             view = None
         if until(view):
             return view
-        left = end - monotonic()
+        left = end - effects.monotonic()
         if left <= 0:
             raise Conflict(
                 f"Wait operation timed-out after {timeout_seconds:g} seconds",
@@ -66,7 +62,7 @@ def wait_for_version(
                 target=str(version),
                 code="OperationTimedOut",
             )
-        sleep(min(interval_seconds, left))
+        effects.wait(min(interval_seconds, left))
 
 
 def is_made(view: VersionView | None) -> bool:

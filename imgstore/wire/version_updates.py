@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from imgstore.domain.errors import InvalidInput
 from imgstore.domain.resources import KEEP, TargetRegionRequest, VersionUpdate
+from imgstore.wire.reading import flag_of, tags_of, unfit
 from imgstore.wire.requests import parse_end_of_life, parse_storage_account_type
 from imgstore.wire.text import Json
 from imgstore.wire.updates import Edit, apply_edits, changed_paths, check_changes
@@ -80,7 +80,7 @@ def _update(after: Json, changed: Mapping[str, Json]) -> VersionUpdate:
 
     def flag(path: str, values: Mapping[str, Any], *, absent: bool) -> bool | None:
         name = path.rsplit(".", 1)[1]
-        return _flag(values.get(name, absent), path) if given(path) else None
+        return flag_of(values.get(name), path, absent=absent) if given(path) else None
 
     ends = publishing.get("endOfLifeDate")
     count = f"{_PUBLISHING}.replicaCount"
@@ -99,14 +99,14 @@ def _update(after: Json, changed: Mapping[str, Json]) -> VersionUpdate:
             f"{_SAFETY}.allowDeletionOfReplicatedLocations", safety, absent=True
         ),
         block_deletion_before_end_of_life=flag(f"{_SAFETY}.blockDeletionBeforeEndOfLife", safety, absent=False),
-        tags=_tags(after.get("tags")) if given("tags") else None,
+        tags=tags_of(after) if given("tags") else None,
     )
 
 
 def _regions(value: Json) -> tuple[TargetRegionRequest, ...]:
     path = f"{_PUBLISHING}.targetRegions"
     if not isinstance(value, list) or not value:
-        raise _unfit(path, value, "a list of one region or more; the source region is one of them")
+        raise unfit(path, value, "a list of one region or more; the source region is one of them")
     return tuple(_region(each, path) for each in value)
 
 
@@ -114,44 +114,19 @@ def _region(value: Json, path: str) -> TargetRegionRequest:
     if isinstance(value, str):
         value = {"name": value}
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str) or set(value) - _REGION_KEYS:
-        raise _unfit(path, value, f"an object of {', '.join(sorted(_REGION_KEYS))}")
+        raise unfit(path, value, f"an object of {', '.join(sorted(_REGION_KEYS))}")
     count, kind = value.get("regionalReplicaCount"), value.get("storageAccountType")
     excluded = value.get("excludeFromLatest")
     return TargetRegionRequest(
         name=value["name"],
         regional_replica_count=None if count is None else _whole(count, f"{path}.regionalReplicaCount"),
         storage_account_type=None if kind is None else parse_storage_account_type(str(kind)),
-        exclude_from_latest=None if excluded is None else _flag(excluded, f"{path}.excludeFromLatest"),
+        exclude_from_latest=None if excluded is None else flag_of(excluded, f"{path}.excludeFromLatest"),
     )
-
-
-def _tags(value: Json) -> dict[str, str]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping) or any(isinstance(each, list | Mapping) for each in value.values()):
-        raise _unfit("tags", value, "an object of texts")
-    return {name: each if isinstance(each, str) else str(each) for name, each in value.items()}
 
 
 def _whole(value: Json, path: str) -> int:
     text = str(value)
     if isinstance(value, bool) or not text.removeprefix("-").isdecimal() or len(text) > 9:
-        raise _unfit(path, value, "a whole number")
+        raise unfit(path, value, "a whole number")
     return int(text)
-
-
-def _flag(value: Json, path: str) -> bool:
-    word = str(value).lower()
-    if word not in ("true", "false"):
-        raise _unfit(path, value, "true or false")
-    return word == "true"
-
-
-def _unfit(path: str, value: Json, expected: str) -> InvalidInput:
-    return InvalidInput(
-        f"The value of '{path}' is invalid.",
-        found=repr(value),
-        expected=expected,
-        hint="`imgstore sig image-version show` prints the version as it is",
-        target=path,
-    )

@@ -290,15 +290,13 @@ def wait(
             act()
 
     return waiting.wait_for_version(
-        installation,
+        replace(installation, effects=Effects(wait=sleep, monotonic=clock.monotonic)),
         ADMIN,
         **HERE,
         version=VersionName.parse("1.0.0"),
         until=until,
         interval_seconds=10,
         timeout_seconds=timeout_seconds,
-        sleep=sleep,
-        monotonic=clock.monotonic,
     )
 
 
