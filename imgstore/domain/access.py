@@ -25,7 +25,8 @@ class Role(StrEnum):
     READER = "Reader"
 
 
-_INSTALLATION: Final = "/"
+INSTALLATION: Final = "/"
+"""The scope of all scopes."""
 
 _ALLOWED: Final[dict[Role, frozenset[Action]]] = {
     Role.OWNER: frozenset(Action),
@@ -53,7 +54,7 @@ class Principal:
 
 def administrator(name: str) -> Principal:
     """The installation's administrator: the command line on a local home acts as such."""
-    return Principal(name=name, grants=(Grant(role=Role.OWNER, scope=_INSTALLATION),))
+    return Principal(name=name, grants=(Grant(role=Role.OWNER, scope=INSTALLATION),))
 
 
 def authorize(principal: Principal, action: Action, scope: str) -> None:
@@ -73,7 +74,7 @@ def authorize(principal: Principal, action: Action, scope: str) -> None:
 
 
 def _covers(granted: str, asked: str) -> bool:
-    if granted == _INSTALLATION:
+    if granted == INSTALLATION:
         return True
     above = granted.rstrip("/").lower()
     below = asked.rstrip("/").lower()

@@ -16,7 +16,7 @@ import numpy as np
 from imgstore.catalog import Facts
 from imgstore.control.collect import is_ripe
 from imgstore.domain import keys
-from imgstore.domain.access import Action, Principal, authorize
+from imgstore.domain.access import INSTALLATION, Action, Principal, authorize
 from imgstore.domain.collection import Condemned
 from imgstore.domain.digests import Digest
 from imgstore.domain.errors import Conflict, ImgstoreError, LeaseLost, StoreError
@@ -31,7 +31,6 @@ from imgstore.regions import ALL_ZONES
 from imgstore.stores.interface import DELETE_KEYS_MAX
 from imgstore.stores.zoned import Zoned
 
-SCOPE: Final = "/"
 GRACE_HOURS: Final = 24.0
 
 
@@ -66,7 +65,7 @@ class Collection:
 
 def plan_collection(installation: Installation, principal: Principal, *, grace: timedelta) -> Collection:
     """What may go, slot by slot. Changes nothing."""
-    authorize(principal, Action.READ, SCOPE)
+    authorize(principal, Action.READ, INSTALLATION)
     slots = [report for _, reports in _surveyed(installation, grace) for report in reports]
     return Collection(grace=grace, slots=slots)
 
@@ -77,7 +76,7 @@ def collect(installation: Installation, principal: Principal, *, grace: timedelt
     May be repeated, killed at any moment, and run beside every other operation and itself. A slot that can't be had is
     told and stops no other.
     """
-    with recorded(installation, principal, Action.ADMINISTER, SCOPE, "imgstore/gc"):
+    with recorded(installation, principal, Action.ADMINISTER, INSTALLATION, "imgstore/gc"):
         # What these end is unreferenced from here on, and its grace begins.
         purge_soft_deleted(installation)
         tidy_all(installation)

@@ -1,13 +1,15 @@
 """A segment was found missing or wrong: each replica in that slot that names it is no longer trusted (rule 4)."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import numpy as np
 
+from imgstore.catalog import Facts
+from imgstore.catalog.manifests import unpacked
 from imgstore.domain.access import Action
 from imgstore.domain.digests import Digest
 from imgstore.domain.errors import ObjectNotFound
-from imgstore.domain.resources import Slot
+from imgstore.domain.resources import Replica, Slot
 from imgstore.domain.states import ReplicaState
 from imgstore.operations.installation import Installation
 from imgstore.operations.settling import write_version_state
@@ -25,36 +27,42 @@ def degrade(installation: Installation, slot: Slot, segments: Collection[Digest]
             ids = facts.segments.ids(slot.key.pool_uid, sorted(segments))
         except ObjectNotFound:
             return  # Never recorded: no replica names them.
-        facts.slots.lock(slot.uid)
-        for replica in sorted(facts.replicas.in_slot(slot.uid), key=lambda each: each.version_uid):
-            manifests = facts.manifests.of_owner(replica.version_uid)
-            named = [np.frombuffer(row.segment_ids, dtype="<u4") for row in manifests if row.slot_uid == slot.uid]
-            if replica.state is ReplicaState.COMPLETED and any(np.isin(ids, each).any() for each in named):
-                facts.versions.lock(replica.version_uid)
-                facts.replicas.move(replica.uid, ReplicaState.DEGRADED, error=incident)
-                write_version_state(facts, facts.versions.by_uid(replica.version_uid))
-        now = installation.effects.now()
-        facts.activity.add(
-            principal="imgstore",
-            action=f"incident/{Action.READ}",
-            scope=str(slot.key),
-            outcome="Degraded",
-            detail=incident,
-            started_at=now,
-            finished_at=now,
-        )
+
+        def is_hit(replica: Replica) -> bool:
+            rows = (row for row in facts.manifests.of_owner(replica.version_uid) if row.slot_uid == slot.uid)
+            return any(np.isin(ids, unpacked(row.segment_ids)).any() for row in rows)
+
+        _write_down(installation, facts, slot, is_hit, incident)
     installation.note(f"{slot.key.region}/{slot.key.ordinal}", incident)
 
 
 def degrade_owners(installation: Installation, slot: Slot, owners: Collection[str], why: str) -> None:
     """The same for the complete replicas of some versions in the slot, whose manifests are missing or wrong."""
+    incident = f"{len(owners)} manifests of {slot.key}: {why}; first of {min(owners)}"
     with installation.catalog.transaction() as facts:
-        facts.slots.lock(slot.uid)
-        for replica in sorted(facts.replicas.in_slot(slot.uid), key=lambda each: each.version_uid):
-            if replica.version_uid in owners and replica.state is ReplicaState.COMPLETED:
-                facts.replicas.move(replica.uid, ReplicaState.DEGRADED, error=why)
-                write_version_state(facts, facts.versions.by_uid(replica.version_uid))
-    installation.note(f"{slot.key.region}/{slot.key.ordinal}", f"{len(owners)} manifests of {slot.key}: {why}")
+        _write_down(installation, facts, slot, lambda replica: replica.version_uid in owners, incident)
+    installation.note(f"{slot.key.region}/{slot.key.ordinal}", incident)
+
+
+def _write_down(
+    installation: Installation, facts: Facts, slot: Slot, is_hit: Callable[[Replica], bool], incident: str
+) -> None:
+    facts.slots.lock(slot.uid)
+    for replica in sorted(facts.replicas.in_slot(slot.uid), key=lambda each: each.version_uid):
+        if replica.state is ReplicaState.COMPLETED and is_hit(replica):
+            facts.versions.lock(replica.version_uid)
+            facts.replicas.move(replica.uid, ReplicaState.DEGRADED, error=incident)
+            write_version_state(facts, facts.versions.by_uid(replica.version_uid))
+    now = installation.effects.now()
+    facts.activity.add(
+        principal="imgstore",
+        action=f"incident/{Action.READ}",
+        scope=str(slot.key),
+        outcome="Degraded",
+        detail=incident,
+        started_at=now,
+        finished_at=now,
+    )
 
 
 def degrade_damaged(installation: Installation, slots: Iterable[Slot], damages: Collection[Damage]) -> None:

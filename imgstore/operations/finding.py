@@ -66,6 +66,12 @@ def parent_lineage(facts: Facts, subscription: str, group_name: str, gallery_nam
     return lineage(facts, subscription, group_name, gallery_name, name)
 
 
+def lineage_of(facts: Facts, version: ImageVersion) -> Lineage:
+    """What a version is in."""
+    definition = facts.definitions.by_uid(version.definition_uid)
+    return Lineage(gallery=facts.galleries.by_uid(definition.gallery_uid), definition=definition)
+
+
 def version(facts: Facts, line: Lineage, name: VersionName) -> ImageVersion:
     """The version of that name. One that was deleted, softly or not, is not found."""
     found = facts.versions.get(line.definition.uid, name)

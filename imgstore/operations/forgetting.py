@@ -3,13 +3,14 @@
 Segments that nothing names any more stay in their slots until a collection (``collecting.py``).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from imgstore.catalog import Facts
+from imgstore.catalog.manifests import unpacked
 from imgstore.domain import keys
 from imgstore.domain.errors import StoreError, WorkHeld
 from imgstore.domain.resources import OS_DISK, ImageVersion, ManagedDisk, ManifestRow, Replica, Slot
@@ -19,7 +20,7 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.settling import forget_manifest
 from imgstore.operations.working import remove_marks
 from imgstore.segments.index import Locations
-from imgstore.transfer.slots import GoOn
+from imgstore.transfer.slots import GoOn, always
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,11 +80,17 @@ def forget_replica(installation: Installation, replica: Replica) -> Freed:
         facts.replicas.get(replica.uid)
         work = facts.works.open(kind=WorkKind.REMOVAL, slot_uid=slot.uid, owner_uid=owner_uid, plan={}, pins=())
         lease = facts.works.lease(work.uid, holder=keeper.holder, lease_seconds=keeper.lease_seconds)
+    freed = Freed()
+
+    def reckon(facts: Facts, row: ManifestRow) -> None:
+        nonlocal freed
+        if facts.manifests.is_complete(row.uid):
+            freed = _reckoned(installation, facts, slot, row)
+
     try:
         with keeper.hold(lease) as hold:
-            freed = _forget_owner(
-                installation, slot, owner_uid, (keys.manifest_key(owner_uid, OS_DISK),), go_on=hold.go_on
-            )
+            objects = (keys.manifest_key(owner_uid, OS_DISK),)
+            _forget_owner(installation, slot, owner_uid, objects, hold.go_on, reckon)
             with suppress(StoreError):  # An empty object that the next work in the slot takes away.
                 remove_marks(installation, slot, installation.access(slot))
             with installation.catalog.transaction() as facts:
@@ -117,24 +124,31 @@ def _forget_owner(
     slot: Slot,
     owner_uid: str,
     objects: Sequence[str],
-    go_on: GoOn = lambda: None,
-) -> Freed:
+    go_on: GoOn = always,
+    leaving: Callable[[Facts, ManifestRow], None] = lambda _facts, _row: None,
+) -> None:
     """Rows first, then those of the owner's objects that no row needs any more.
 
     The tombstone outlives both, so that after a crash between them the same command takes the objects.
+
+    Args:
+        installation: where.
+        slot: the slot.
+        owner_uid: whose rows go.
+        objects: the owner's keys below the slot.
+        go_on: called before the request.
+        leaving: told each row, in its transaction, before it goes.
     """
-    freed = Freed()
     with installation.catalog.transaction() as facts:
         rows = [row for row in facts.manifests.of_owner(owner_uid) if row.slot_uid == slot.uid]
         for row in rows:
             _check_unpinned(installation, facts, row)
-            freed = _reckoned(installation, facts, slot, row) if facts.manifests.is_complete(row.uid) else freed
+            leaving(facts, row)
             forget_manifest(installation, facts, slot, row)
         unused = [key for key in objects if facts.manifests.body_users(slot.uid, key) == 0]
     if unused:
         go_on()
         installation.access(slot).remove(unused)
-    return freed
 
 
 def _reckoned(installation: Installation, facts: Facts, slot: Slot, row: ManifestRow) -> Freed:
@@ -160,7 +174,7 @@ def _reckoned(installation: Installation, facts: Facts, slot: Slot, row: Manifes
 
 
 def _ids(rows: Iterable[ManifestRow]) -> Locations:
-    return np.unique(np.frombuffer(b"".join(row.segment_ids for row in rows), dtype="<u4").astype(np.uint32))
+    return np.unique(unpacked(b"".join(row.segment_ids for row in rows)))
 
 
 def _check_unpinned(installation: Installation, facts: Facts, row: ManifestRow) -> None:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
+from imgstore.catalog.manifests import unpacked
 from imgstore.control.choices import choose_bases
 from imgstore.domain import keys
 from imgstore.domain.digests import Digest
@@ -221,7 +220,7 @@ def _present(
     with installation.catalog.reading() as facts:
         row = facts.manifests.find(publication.version.uid, slot.uid, OS_DISK)
         was_complete = row is not None and facts.manifests.is_complete(row.uid)
-        ids = np.frombuffer(row.segment_ids if row and was_complete else b"", dtype="<u4").astype(np.uint32)
+        ids = unpacked(row.segment_ids if row and was_complete else b"")
         names = [segment.name for segment in facts.segments.rows(slot.key.pool_uid, ids)]
     for name in condemned | access.damaged(names):
         present.pop(name, None)

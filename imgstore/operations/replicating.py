@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 
 from imgstore.catalog import Facts
+from imgstore.catalog.manifests import unpacked
 from imgstore.control.plan import CopyStep, ready_steps
 from imgstore.control.queue import QueuedVersion
 from imgstore.domain import keys
@@ -191,7 +192,7 @@ def plan_copy(installation: Installation, facts: Facts, version: ImageVersion, s
     check_left(facts, step.replica)
     origin = facts.manifests.find(version.uid, source.slot.uid, OS_DISK)
     assert origin is not None, "a complete replica has a manifest (promise 2)"
-    ids = np.frombuffer(origin.segment_ids, dtype="<u4").astype(np.uint32)
+    ids = unpacked(origin.segment_ids)
     there = facts.manifests.named_in_slot(slot.uid)
     standing = facts.manifests.find(version.uid, slot.uid, OS_DISK)
     distrusted = standing is not None and facts.manifests.is_complete(standing.uid)

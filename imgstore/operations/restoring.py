@@ -1,12 +1,11 @@
 """A Degraded replica that reads right from end to end is Completed again, through Replicating (the table of states)."""
 
-import numpy as np
-
+from imgstore.catalog.manifests import unpacked
 from imgstore.domain.errors import ImgstoreError, ObjectCorrupt
 from imgstore.domain.resources import OS_DISK, ManifestRow, Replica, Slot
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.works import WorkKind
-from imgstore.operations.finding import Lineage
+from imgstore.operations.finding import lineage_of
 from imgstore.operations.installation import Installation
 from imgstore.operations.settling import complete_replica, write_failure, write_version_state
 from imgstore.operations.working import at_work, take_up
@@ -42,10 +41,8 @@ def _recomplete(installation: Installation, replica: Replica, row: ManifestRow) 
     slot = replica.slot
     with installation.catalog.transaction() as facts:
         version = facts.versions.by_uid(replica.version_uid)
-        definition = facts.definitions.by_uid(version.definition_uid)
-        line = Lineage(gallery=facts.galleries.by_uid(definition.gallery_uid), definition=definition)
-        ids = np.frombuffer(row.segment_ids, dtype="<u4").astype(np.uint32)
-        names = [each.name for each in facts.segments.rows(slot.key.pool_uid, ids)]
+        line = lineage_of(facts, version)
+        names = [each.name for each in facts.segments.rows(slot.key.pool_uid, unpacked(row.segment_ids))]
         plan = {"digest": row.digest.hex()}  # As a copy's, so that a repeat of the version's create takes it over.
         _, lease = take_up(
             installation,
@@ -57,6 +54,7 @@ def _recomplete(installation: Installation, replica: Replica, row: ManifestRow) 
             pins=(row.uid,),
             still_fits=lambda old: old == plan,
         )
+        facts.versions.lock(version.uid)
         facts.replicas.move(replica.uid, ReplicaState.REPLICATING)
         write_version_state(facts, version)
     try:

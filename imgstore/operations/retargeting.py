@@ -116,15 +116,22 @@ def tidy(installation: Installation, version_uid: str) -> list[Removal]:
 
 
 def tidy_all(installation: Installation) -> list[Removal]:
-    """The same for every version of every gallery of the subscription."""
+    """The same for every version of the subscription that has something to take away."""
     with installation.catalog.reading() as facts:
-        uids = [
-            version.uid
+        versions = [
+            version
             for gallery in facts.galleries.list(installation.subscription)
             for definition in facts.definitions.list(gallery.uid)
             for version in facts.versions.list(definition.uid)
         ]
-    return [removal for uid in uids for removal in tidy(installation, uid)]
+        replicas = facts.replicas.of_versions([version.uid for version in versions])
+    untidy = [version.uid for version in versions if _is_untidy(version, replicas[version.uid])]
+    return [removal for uid in untidy for removal in tidy(installation, uid)]
+
+
+def _is_untidy(version: ImageVersion, replicas: Sequence[Replica]) -> bool:
+    leaving = any(replica.state is ReplicaState.DELETING for replica in replicas)
+    return leaving or bool(retargeting(replicas, version.target_regions).surplus)
 
 
 def _removed(installation: Installation, replica: Replica) -> Removal:

@@ -10,12 +10,12 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Final
 
 import numpy as np
 
+from imgstore.catalog.manifests import unpacked
 from imgstore.domain import keys
-from imgstore.domain.access import Action, Principal, authorize
+from imgstore.domain.access import INSTALLATION, Action, Principal, authorize
 from imgstore.domain.digests import Digest, digest_of
 from imgstore.domain.errors import ImgstoreError, ObjectCorrupt, ObjectNotFound, StoreError
 from imgstore.domain.resources import ManifestRow, Slot
@@ -33,8 +33,6 @@ from imgstore.segments.reference import Reference, encode_reference
 from imgstore.stores.interface import Accept
 from imgstore.stores.zoned import QUORUM, Zoned
 from imgstore.transfer.bounded import Bounded
-
-SCOPE: Final = "/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,9 +94,9 @@ def scrub(installation: Installation, principal: Principal, request: ScrubReques
         InvalidInput: no such region.
     """
     if request.dry_run:
-        authorize(principal, Action.READ, SCOPE)
+        authorize(principal, Action.READ, INSTALLATION)
         return _scrub(installation, request)
-    with recorded(installation, principal, Action.ADMINISTER, SCOPE, "imgstore/scrub"):
+    with recorded(installation, principal, Action.ADMINISTER, INSTALLATION, "imgstore/scrub"):
         return _scrub(installation, request)
 
 
@@ -279,10 +277,11 @@ def _repair(installation: Installation, found: SlotScrub, wanted: Mapping[str, _
     if owners:
         degrade_owners(installation, slot, owners, "its manifest is missing or damaged")
     brought: list[_Brought] = []
+    holders = _holders(installation, slot, names)
     for each in bad:
         try:
             if each.name is not None:
-                brought.append(_bring_segment(installation, slot, each, each.name))
+                brought.append(_bring_segment(installation, slot, each, each.name, holders[each.name]))
             elif each.row is not None:
                 _bring_manifest(installation, slot, each, each.row)
         except (ObjectNotFound, ObjectCorrupt):
@@ -304,8 +303,10 @@ class _Brought:
     source: Slot
 
 
-def _bring_segment(installation: Installation, slot: Slot, each: _Wanted, name: Digest) -> _Brought:
-    source, body = _from_another(installation, slot, each.key, each.accept, _naming(installation, slot, name))
+def _bring_segment(
+    installation: Installation, slot: Slot, each: _Wanted, name: Digest, holders: Sequence[Slot]
+) -> _Brought:
+    source, body = _from_another(installation, slot, each.key, each.accept, holders)
     installation.access(slot).put_segment(name, body)
     return _Brought(name=name, stored_bytes=len(body), source=source)
 
@@ -322,12 +323,18 @@ def _bring_manifest(installation: Installation, slot: Slot, each: _Wanted, row: 
         installation.access(slot).put_manifest(each.key, body)
 
 
-def _naming(installation: Installation, slot: Slot, name: Digest) -> list[Slot]:
-    """The other slots of the pool that name a segment."""
+def _holders(installation: Installation, slot: Slot, names: Collection[Digest]) -> dict[Digest, list[Slot]]:
+    """Of each segment the other slots of the pool that name it."""
+    holders: dict[Digest, list[Slot]] = {name: [] for name in names}
     with installation.catalog.reading() as facts:
-        (number,) = facts.segments.ids(slot.key.pool_uid, [name]).tolist()
-        others = [other for other in facts.slots.list(slot.key.pool_uid) if other.uid != slot.uid]
-        return [other for other in others if np.isin(number, facts.manifests.named_in_slot(other.uid)).any()]
+        known = facts.segments.known(slot.key.pool_uid, names)
+        ids = np.array(list(known.values()), dtype=np.uint32)
+        for other in facts.slots.list(slot.key.pool_uid) if names else ():
+            if other.uid != slot.uid:
+                there = np.isin(ids, facts.manifests.named_in_slot(other.uid)).tolist()
+                for name, is_there in zip(known, there, strict=True):
+                    holders[name] += [other] if is_there else []
+    return holders
 
 
 def _from_another(
@@ -354,7 +361,7 @@ def _write_down(installation: Installation, slot: Slot, brought: Sequence[_Broug
     with installation.catalog.transaction() as facts:
         billed = {each.owner_uid: each.party for each in facts.ledger.open_intervals(slot.uid)}
         naming = [
-            (billed[row.owner_uid], np.frombuffer(row.segment_ids, dtype="<u4"))
+            (billed[row.owner_uid], unpacked(row.segment_ids))
             for row in facts.manifests.in_slot(slot.uid)
             if row.owner_uid in billed
         ]

@@ -10,6 +10,7 @@ from datetime import timedelta
 import numpy as np
 
 from imgstore.catalog import Facts
+from imgstore.catalog.manifests import unpacked
 from imgstore.control.backoff import backoff_seconds
 from imgstore.domain.digests import Digest
 from imgstore.domain.errors import Conflict, LeaseLost
@@ -248,7 +249,7 @@ def forget_manifest(installation: Installation, facts: Facts, slot: Slot, manife
 
 
 def _ids(manifest: ManifestRow) -> Locations:
-    return np.frombuffer(manifest.segment_ids, dtype="<u4").astype(np.uint32)
+    return unpacked(manifest.segment_ids)
 
 
 def _not_the_same(listed: Listed) -> Conflict:

@@ -23,7 +23,7 @@ from imgstore.domain.errors import Conflict, ImgstoreError, StoreError
 from imgstore.domain.resources import ImageVersion
 from imgstore.domain.works import Worker
 from imgstore.operations.counting import task_of
-from imgstore.operations.finding import Lineage
+from imgstore.operations.finding import Lineage, lineage_of
 from imgstore.operations.installation import Installation
 from imgstore.operations.replicating import CopyPlan, look, make, plan_copy
 from imgstore.operations.retargeting import tidy
@@ -198,8 +198,7 @@ class _Worker:
         if step is None:
             return None
         version = facts.versions.by_uid(uid)
-        definition = facts.definitions.by_uid(version.definition_uid)
-        line = Lineage(gallery=facts.galleries.by_uid(definition.gallery_uid), definition=definition)
+        line = lineage_of(facts, version)
         plan = plan_copy(self._installation, facts, version, step)
         facts.queue.serve(uid)
         return _Claim(line=line, version=version, step=step, plan=plan)
