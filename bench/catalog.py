@@ -31,6 +31,7 @@ from imgstore.domain.resources import (
 )
 from imgstore.domain.sources import DiskFormat, SourceIdentity
 from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.domain.version_disks import VersionDisk
 from imgstore.operations import definitions, galleries, versions
 from imgstore.operations.disks import choose_replica
 from imgstore.operations.finding import Lineage
@@ -103,11 +104,15 @@ def _add(installation: Installation, facts: Facts, line: Lineage, slots: list[Sl
         name=VersionName(1, number // 100, number % 100),
         location=REGION,
         target_regions=(target,),
-        source=SourceIdentity(location="/disk.raw", file_bytes=1 << 30, stamp=str(number)),
+        disks=(
+            VersionDisk(
+                source=SourceIdentity(location="/disk.raw", file_bytes=1 << 30, stamp=str(number)),
+                virtual_bytes=1 << 30,
+                disk_digest=bytes(32),
+            ),
+        ),
         published_at=installation.effects.now(),
         provisioning_state=ProvisioningState.SUCCEEDED,
-        virtual_bytes=1 << 30,
-        disk_digest=bytes(32),
     )
     facts.versions.add(version)
     for slot in slots:

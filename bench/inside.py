@@ -21,6 +21,7 @@ from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.sources import DiskFormat
 from imgstore.operations import exporting, versions
 from imgstore.operations.installation import Installation
+from imgstore.operations.version_requests import VersionRequest
 from imgstore.wire.requests import parse_target_regions
 
 
@@ -48,7 +49,7 @@ def main(verb: str, gallery: str, version: str, file: str, *regions: str) -> Non
 
 def publish(gallery: str, version: VersionName, file: str, regions: Sequence[str]) -> Callable[[Installation], object]:
     """The operation behind `sig image-version create`, the first region being the source."""
-    request = versions.VersionRequest(
+    request = VersionRequest(
         group=GROUP,
         gallery=gallery,
         definition=DEFINITION,

@@ -97,6 +97,7 @@ class Disks(Repository):
             "created_at": disk.created_at,
             "provisioning_state": disk.provisioning_state,
             "source_format": disk.source_format,
+            "source_lun": disk.source_lun,
         }
 
 
@@ -118,4 +119,5 @@ def _disk(row: "Row[Any]") -> ManagedDisk:
         created_at=row.created_at,
         provisioning_state=row.provisioning_state,
         source_format=row.source_format,
+        source_lun=row.source_lun,
     )

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Select, func, select, update
 from imgstore.catalog import schema
 from imgstore.catalog.repository import Repository, missing
 from imgstore.domain.resources import ManifestRow
+from imgstore.domain.version_disks import in_order
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Row
@@ -77,31 +78,36 @@ class Manifests(Repository):
         )
         return None if row is None else _manifest(row)
 
+    def of_replica(self, owner_uid: str, slot_uid: str) -> builtins.list[ManifestRow]:
+        """The manifests of an owner's disks in a slot, complete or not: the OS disk, then by LUN."""
+        rows = self._list((_manifests.c.owner_uid == owner_uid) & (_manifests.c.slot_uid == slot_uid))
+        by_disk = {row.disk: row for row in rows}
+        return [by_disk[disk] for disk in in_order(by_disk)]
+
     def in_slot(self, slot_uid: str, *, complete_only: bool = True) -> builtins.list[ManifestRow]:
         """The manifests of a slot, by disk and uid."""
         mine = _manifests.c.slot_uid == slot_uid
         return self._list(mine & _manifests.c.complete if complete_only else mine)
 
-    def named_in_slot(self, slot_uid: str, *, except_uid: str | None = None, complete_only: bool = True) -> Ids:
+    def named_in_slot(self, slot_uid: str, *, complete_only: bool = True) -> Ids:
         """The ids of the segments that manifests of a slot name, sorted, each once.
 
         Args:
             slot_uid: the slot.
-            except_uid: a manifest that is left out of account.
             complete_only: leave those out that are still on their way.
         """
         lists = select(_manifests.c.segment_ids).where(_manifests.c.slot_uid == slot_uid)
-        return self._named(lists, except_uid, complete_only=complete_only)
+        return self._named(lists, complete_only=complete_only)
 
     def named_in_pool(self, pool_uid: str) -> Ids:
         """The same over every slot of a pool, manifests that are still on their way included."""
         lists = select(_manifests.c.segment_ids).join(_slots).where(_slots.c.pool_uid == pool_uid)
-        return self._named(lists, None, complete_only=False)
+        return self._named(lists, complete_only=False)
 
-    def named_in_region(self, pool_uid: str, region: str, *, except_uid: str | None = None) -> Ids:
+    def named_in_region(self, pool_uid: str, region: str) -> Ids:
         """The same over every slot that the pool has in a region, of whatever storage account type."""
         there = (_slots.c.pool_uid == pool_uid) & (_slots.c.region == region)
-        return self._named(select(_manifests.c.segment_ids).join(_slots).where(there), except_uid)
+        return self._named(select(_manifests.c.segment_ids).join(_slots).where(there))
 
     def body_users(self, slot_uid: str, body_key: str) -> int:
         """How many manifests of a slot, complete or not, have their content in that object."""
@@ -121,11 +127,9 @@ class Manifests(Repository):
         order = (_manifests.c.slot_uid, _manifests.c.disk, _manifests.c.uid)
         return [_manifest(row) for row in self._session.all(select(_manifests).where(condition).order_by(*order))]
 
-    def _named(self, lists: Select[Any], except_uid: str | None, *, complete_only: bool = True) -> Ids:
+    def _named(self, lists: Select[Any], *, complete_only: bool = True) -> Ids:
         if complete_only:
             lists = lists.where(_manifests.c.complete)
-        if except_uid is not None:
-            lists = lists.where(_manifests.c.uid != except_uid)
         return _union(row.segment_ids for row in self._session.stream(lists))
 
 

@@ -53,7 +53,7 @@ from imgstore.domain.states import ProvisioningState, ReplicaState, WorkState
 from imgstore.domain.works import WorkKind
 from imgstore.ledger.rows import ChargeKind
 
-REVISION: Final = "0005"
+REVISION: Final = "0006"
 """The head of migrations/versions. A catalog that stands at it opens without Alembic being imported."""
 
 # Names of constraints are fixed, so that a later migration can name what it drops on either engine.
@@ -194,14 +194,8 @@ versions = Table(
     Column("replica_count", Integer, nullable=False),
     Column("exclude_from_latest", Boolean, nullable=False),
     _tags(),
-    Column("source_location", String, nullable=False),
-    Column("source_file_bytes", BigInteger, nullable=False),
-    Column("source_stamp", String, nullable=False),
-    Column("source_sha256", String),
     Column("published_at", Instant, nullable=False),
     Column("provisioning_state", OneOf(ProvisioningState), nullable=False),
-    Column("virtual_bytes", BigInteger),
-    Column("disk_digest", LargeBinary),
     Column("end_of_life_at", Instant),
     Column("allow_deletion_of_replicated_locations", Boolean),
     Column("block_deletion_before_end_of_life", Boolean, nullable=False, server_default=false()),
@@ -209,6 +203,8 @@ versions = Table(
     Column("hard_deletion_at", Instant),
     # When a worker last took up a replica of it: the queue serves the one that waited longest.
     Column("served_at", Instant),
+    # As its target regions: read and written with the version, never looked up apart. The OS disk, then by LUN.
+    Column("disks", JSON, nullable=False, server_default="[]"),
     # The order of its columns is the order of versions: a page of ten thousand is one walk along this index.
     UniqueConstraint("definition_uid", "major", "minor", "patch"),
 )
@@ -329,6 +325,8 @@ disks = Table(
     Column("created_at", Instant, nullable=False),
     Column("provisioning_state", OneOf(ProvisioningState), nullable=False),
     Column("source_format", OneOf(DiskFormat), nullable=False),
+    # Of which data disk of its version; none is the OS disk.
+    Column("source_lun", Integer),
     UniqueConstraint("group_uid", "name_key"),
 )
 

@@ -13,6 +13,7 @@ from imgstore.domain.names import VersionName
 from imgstore.domain.resources import ImageVersion, StorageAccountType, TargetRegion
 from imgstore.domain.sources import SourceIdentity
 from imgstore.domain.states import ProvisioningState
+from imgstore.domain.version_disks import HostCaching, VersionDisk
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Row
@@ -129,14 +130,9 @@ def _values(version: ImageVersion) -> dict[str, Any]:
         "replica_count": version.replica_count,
         "exclude_from_latest": version.exclude_from_latest,
         "tags": dict(version.tags),
-        "source_location": version.source.location,
-        "source_file_bytes": version.source.file_bytes,
-        "source_stamp": version.source.stamp,
-        "source_sha256": version.source_sha256,
+        "disks": [_disk_values(disk) for disk in version.disks],
         "published_at": version.published_at,
         "provisioning_state": version.provisioning_state,
-        "virtual_bytes": version.virtual_bytes,
-        "disk_digest": version.disk_digest,
         "end_of_life_at": version.end_of_life_at,
         "allow_deletion_of_replicated_locations": version.allow_deletion_of_replicated_locations,
         "block_deletion_before_end_of_life": version.block_deletion_before_end_of_life,
@@ -155,12 +151,9 @@ def _version(row: "Row[Any]") -> ImageVersion:
         replica_count=row.replica_count,
         exclude_from_latest=row.exclude_from_latest,
         tags=row.tags,
-        source=SourceIdentity(location=row.source_location, file_bytes=row.source_file_bytes, stamp=row.source_stamp),
-        source_sha256=row.source_sha256,
+        disks=tuple(_disk(values) for values in row.disks),
         published_at=row.published_at,
         provisioning_state=row.provisioning_state,
-        virtual_bytes=row.virtual_bytes,
-        disk_digest=row.disk_digest,
         end_of_life_at=row.end_of_life_at,
         allow_deletion_of_replicated_locations=row.allow_deletion_of_replicated_locations,
         block_deletion_before_end_of_life=row.block_deletion_before_end_of_life,
@@ -184,4 +177,30 @@ def _target(values: Mapping[str, Any]) -> TargetRegion:
         regional_replica_count=values["regional_replica_count"],
         storage_account_type=StorageAccountType(values["storage_account_type"]),
         exclude_from_latest=values["exclude_from_latest"],
+    )
+
+
+def _disk_values(disk: VersionDisk) -> dict[str, Any]:
+    return {
+        "lun": disk.lun,
+        "source_location": disk.source.location,
+        "source_file_bytes": disk.source.file_bytes,
+        "source_stamp": disk.source.stamp,
+        "source_sha256": disk.source_sha256,
+        "host_caching": disk.host_caching.value,
+        "virtual_bytes": disk.virtual_bytes,
+        "disk_digest": None if disk.disk_digest is None else disk.disk_digest.hex(),
+    }
+
+
+def _disk(values: Mapping[str, Any]) -> VersionDisk:
+    return VersionDisk(
+        lun=values["lun"],
+        source=SourceIdentity(
+            location=values["source_location"], file_bytes=values["source_file_bytes"], stamp=values["source_stamp"]
+        ),
+        source_sha256=values["source_sha256"],
+        host_caching=HostCaching(values["host_caching"]),
+        virtual_bytes=values["virtual_bytes"],
+        disk_digest=None if values["disk_digest"] is None else bytes.fromhex(values["disk_digest"]),
     )

@@ -33,8 +33,7 @@ _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
     "sig image-version create": frozenset(
         {
             "--managed-image", "--image-version", "--virtual-machine", "--os-snapshot", "--data-snapshots",
-            "--data-snapshot-luns", "--data-vhds-uris", "--data-vhds-luns", "--data-vhds-storage-accounts",
-            "--data-vhds-sa", "--replication-mode", "--target-region-encryption", "--target-region-cvm-encryption",
+            "--data-snapshot-luns", "--replication-mode", "--target-region-encryption", "--target-region-cvm-encryption",
             "--target-edge-zones", "--target-edge-zone-encryption", "--target-zone-encryption",
         }
     ),
@@ -45,7 +44,7 @@ _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
         {
             "--size-gb", "-z", "--sku", "--source", "--os-type", "--hyper-v-generation", "--zone",
             "--encryption-type", "--disk-encryption-set", "--network-access-policy", "--public-network-access",
-            "--upload-type", "--upload-size-bytes", "--for-upload", "--gallery-image-reference-lun",
+            "--upload-type", "--upload-size-bytes", "--for-upload",
             "--image-reference", "--image-reference-lun", "--max-shares", "--disk-access", "--disk-iops-read-write",
             "--disk-iops-read-only", "--disk-mbps-read-write", "--disk-mbps-read-only", "--tier", "--enable-bursting",
             "--logical-sector-size", "--architecture", "--accelerated-network", "--edge-zone", "--performance-plus",

@@ -30,12 +30,15 @@ _CREATE_EXAMPLE = """
 imgstore disk create -g rg -n d1 -l westus2 --gallery-image-reference rg/myGallery/ubuntu/1.0.0
 imgstore disk create -g rg -n d2 -l westus2 --gallery-image-reference rg/myGallery/ubuntu/latest \\
     --file out.raw --format raw
+imgstore disk create -g rg -n data0 -l westus2 --gallery-image-reference rg/myGallery/db --gallery-image-reference-lun 0
 """
 _EXPORT_EXAMPLE = """
 imgstore disk export -g rg -n d1 --file d1.vhd --format vhd
 imgstore disk export --gallery-image-reference rg/myGallery/ubuntu -l westus2 --file o.raw
+imgstore disk export --gallery-image-reference rg/myGallery/db --gallery-image-reference-lun 0 --file data.vhd
 imgstore disk export -g rg -n d1 --file table.raw --offset 0 --length 1048576
 """
+_lun = options.lun("--gallery-image-reference-lun", "Of the image, the data disk at this LUN. Default: its OS disk.")
 _SUFFIXES = {
     ".vhd": DiskFormat.VHD_FIXED,
     ".raw": DiskFormat.RAW,
@@ -68,6 +71,7 @@ def disk() -> None:
 @options.named("disk")
 @options.location("The region to make it in. Default: that of the group.")
 @options.reference("--gallery-image-reference", required=True, text="The image to make it from; no version is latest.")
+@_lun
 @_file(required=False, text="Write the disk to this file too. Should that fail, the disk stays.")
 @options.together(*_file_options)
 @options.tags
@@ -76,6 +80,7 @@ def create(
     name: str,
     location: str | None,
     reference: ImageReference,
+    lun: int | None,
     path: Path | None,
     format_: DiskFormat | None,
     tags: Mapping[str, str] | None,
@@ -93,6 +98,7 @@ def create(
             name=name,
             location=location,
             gallery_image_reference=reference,
+            gallery_image_reference_lun=lun,
             tags=tags,
         )
         if path is None or container is None:
@@ -123,6 +129,7 @@ def create(
 @options.reference(
     "--gallery-image-reference", required=False, text="Instead of a disk: an image, with no resource left behind."
 )
+@_lun
 @options.location("With an image: the region to read it in. Default: that of its gallery.")
 @_file(required=True, text="File to write; it appears when it is whole.")
 @options.together(*_file_options)
@@ -132,6 +139,7 @@ def export(
     group: str | None,
     name: str | None,
     reference: ImageReference | None,
+    lun: int | None,
     location: str | None,
     path: Path,
     format_: DiskFormat | None,
@@ -147,7 +155,7 @@ def export(
         raise click.UsageError("A range has both: --offset and --length.")
     if offset is not None and (reference is not None or container is not DiskFormat.RAW):
         raise click.UsageError("A range is of a disk (-g, -n), and raw: name the file .raw or give --format raw.")
-    by_disk = group is not None and name is not None and reference is None and location is None
+    by_disk = group is not None and name is not None and reference is None and location is None and lun is None
     by_image = reference is not None and group is None and name is None
     if by_disk is by_image:
         raise click.UsageError("Name a disk with -g and -n, or an image with --gallery-image-reference.")
@@ -183,6 +191,7 @@ def export(
                 session.installation,
                 session.principal,
                 reference=reference,
+                lun=lun,
                 location=location,
                 path=path,
                 format=container,

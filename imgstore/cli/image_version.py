@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from itertools import repeat
 from typing import Any
 
 import click
@@ -16,9 +17,10 @@ from imgstore.domain.resources import StorageAccountType, TargetRegionRequest, V
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ReplicaState
 from imgstore.operations import lifetimes, updating, versions, waiting
+from imgstore.operations.version_requests import DataVhd, VersionRequest
 from imgstore.operations.versions import VersionView
 from imgstore.operations.workers import anyone_works
-from imgstore.wire.requests import parse_end_of_life, parse_storage_account_type, parse_target_regions
+from imgstore.wire.requests import parse_end_of_life, parse_luns, parse_storage_account_type, parse_target_regions
 from imgstore.wire.resources import soft_deleted_json, version_json
 from imgstore.wire.text import Json, instant
 from imgstore.wire.updates import Edit
@@ -46,13 +48,60 @@ _CREATE_EXAMPLE = """
 imgstore sig image-version create -g rg -r myGallery -i ubuntu -e 1.0.0 \\
     --os-vhd-uri ./disk.vhd --location southcentralus --replica-count 1 \\
     --target-regions southcentralus=2 westus2=1=standard_zrs eastus
+imgstore sig image-version create -g rg -r myGallery -i db -e 1.0.0 \\
+    --os-vhd-uri ./os.vhd --data-vhds-uris ./data.vhd ./logs.raw --data-vhds-luns 0 5
 """
+
+
+def _parse_formats(words: Sequence[str]) -> tuple[DiskFormat, ...]:
+    return tuple(map(options.one_of(*DiskFormat), words))
+
+
+def _data_vhds(
+    uris: Sequence[str] | None, luns: Sequence[int] | None, formats: Sequence[DiskFormat] | None
+) -> list[DataVhd]:
+    """The data disks of the line, in its order."""
+    count = len(uris or ())
+    for name, given in (("--data-vhds-luns", luns), ("--data-vhds-formats", formats)):
+        if given is not None and len(given) != count:
+            raise click.UsageError(f"{name} names {len(given)}, --data-vhds-uris {count}: give one for each.")
+    return [
+        DataVhd(lun=lun, uri=uri, format=form)
+        for uri, lun, form in zip(uris or (), luns or range(count), formats or repeat(None, count), strict=True)
+    ]
 
 
 def _parse_bases(words: Sequence[str]) -> tuple[VersionName, ...]:
     return tuple(VersionName.parse(word) for word in words if word)
 
 
+_DATA_DISKS = (
+    click.option(
+        "--data-vhds-uris", cls=Words, metavar="URI ...", help="The data disks, as --os-vhd-uri takes the OS disk."
+    ),
+    click.option(
+        "--data-vhds-luns",
+        cls=Words,
+        parse=parse_luns,
+        metavar="LUN ...",
+        help="The LUN of each, from 0 to 63, in the order of the URIs. Default: 0, 1, 2, ...",
+    ),
+    click.option(
+        "--data-vhds-formats",
+        cls=Words,
+        parse=_parse_formats,
+        metavar="FORMAT ...",
+        help="The container of each, in the order of the URIs; probed where this is not given.",
+    ),
+    click.option(
+        "--data-vhds-storage-accounts",
+        "--data-vhds-sa",
+        "data_vhds_storage_accounts",
+        cls=Words,
+        metavar="NAME ...",
+        help="Taken for az's sake, and not used, as --os-vhd-storage-account.",
+    ),
+)
 _exclude_from_latest = click.option("--exclude-from-latest", cls=Switch, help="Never take this version for 'latest'.")
 _LIFE = (
     click.option(
@@ -86,13 +135,14 @@ def image_version() -> None:
     "--os-vhd-uri",
     required=True,
     metavar="URI",
-    help="The disk: a path, file://, s3:// or https://; a VHD, VHDX, qcow2, VMDK or raw.",
+    help="The OS disk: a path, file://, s3:// or https://; a VHD, VHDX, qcow2, VMDK or raw.",
 )
 @click.option(
     "--os-vhd-storage-account",
     metavar="NAME",
     help="Taken for az's sake, and not used: the URI alone says where the disk is.",
 )
+@options.together(*_DATA_DISKS)
 @options.location("The source region; must be among the target regions. Default: that of the gallery.")
 @click.option(
     "--target-regions",
@@ -111,7 +161,7 @@ def image_version() -> None:
 @_exclude_from_latest
 @options.together(*_LIFE)
 @options.source_format
-@click.option("--sha256", metavar="HEX", help="SHA-256 of the file, checked before anything is stored.")
+@click.option("--sha256", metavar="HEX", help="SHA-256 of the OS disk's file, checked before anything is stored.")
 @click.option(
     "--base",
     "bases",
@@ -139,6 +189,10 @@ def create(
     version: VersionName,
     os_vhd_uri: str,
     os_vhd_storage_account: str | None,
+    data_vhds_uris: Sequence[str] | None,
+    data_vhds_luns: Sequence[int] | None,
+    data_vhds_formats: Sequence[DiskFormat] | None,
+    data_vhds_storage_accounts: Sequence[str] | None,
     location: str | None,
     target_regions: Sequence[TargetRegionRequest] | None,
     replica_count: int | None,
@@ -155,12 +209,13 @@ def create(
     *,
     no_wait: bool,
 ) -> Json:
-    """Store a disk as an image version and replicate it.
+    """Store an OS disk, and data disks with it, as an image version and replicate it.
 
     The same line again goes on where it was interrupted. Other target regions, counts, tags and dates are changed as by
-    update; another disk under the same name is refused.
+    update; other disks under the same name are refused.
     """
-    request = versions.VersionRequest(
+    data_vhds = _data_vhds(data_vhds_uris, data_vhds_luns, data_vhds_formats)
+    request = VersionRequest(
         group=group,
         gallery=gallery,
         definition=definition,
@@ -179,14 +234,15 @@ def create(
         verify_full=verify == "full",
     )
     with opened() as session:
-        if os_vhd_storage_account is not None:
-            session.warn("--os-vhd-storage-account is not used: the URI alone says where the disk is")
+        if os_vhd_storage_account is not None or data_vhds_storage_accounts is not None:
+            session.warn("storage accounts are not used: the URI alone says where a disk is")
         made = versions.create_version(
             session.installation,
             session.principal,
             request,
             os_vhd_uri=os_vhd_uri,
             source_format=source_format,
+            data_vhds=data_vhds,
             wait=not no_wait,
         )
         complete = all(replica.state is ReplicaState.COMPLETED for replica in made.replicas)

@@ -118,6 +118,11 @@ def reference(*names: str, required: bool, text: str) -> Decorator:
     )
 
 
+def lun(name: str, text: str) -> Decorator:
+    """An option that names a data disk of an image version."""
+    return click.option(name, "lun", type=int, metavar="LUN", help=text)
+
+
 def together(*decorators: Decorator) -> Decorator:
     """Several options as one decorator, in their order."""
 

@@ -18,9 +18,12 @@ from imgstore.wire.reports import verification_json
 )
 @click.option("--file", "path", required=True, type=click.Path(path_type=Path), metavar="FILE", help="The disk file.")
 @options.reference("--image", required=True, text="The image to compare it with; no version is latest.")
+@options.lun("--lun", "Compare with the image's data disk at this LUN. Default: with its OS disk.")
 @options.location("The region to read the image in. Default: its source region.")
 @options.source_format
-def verify(path: Path, reference: ImageReference, location: str | None, source_format: DiskFormat | None) -> Answer:
+def verify(
+    path: Path, reference: ImageReference, lun: int | None, location: str | None, source_format: DiskFormat | None
+) -> Answer:
     """Compare a disk file with a stored image.
 
     The disks are compared, not the files: a qcow2 and a VHD of one disk match. The exit code is 1 if they differ.
@@ -31,6 +34,7 @@ def verify(path: Path, reference: ImageReference, location: str | None, source_f
             session.principal,
             path=path,
             reference=reference,
+            lun=lun,
             location=location,
             source_format=source_format,
         )

@@ -157,9 +157,11 @@ class PropertyChangeNotAllowed(Conflict):
 
     code = "PropertyChangeNotAllowed"
 
-    def __init__(self, path: str, *, found: str, expected: str, hint: str | None = None) -> None:
+    def __init__(
+        self, path: str, *, found: str, expected: str, hint: str | None = None, message: str | None = None
+    ) -> None:
         super().__init__(
-            f"Changing property '{path}' is not allowed.",
+            message or f"Changing property '{path}' is not allowed.",
             found=found,
             expected=expected,
             hint=hint or "publish a new version, or give the value that it was made with",

@@ -1,9 +1,11 @@
 """Where things lie in a bucket, below a slot's prefix. The layout is a promise: DESIGN.md, "Bytes at rest"."""
 
 import re
+import uuid
 from typing import Final
 
-from imgstore.domain.digests import Digest
+from imgstore.domain.digests import Digest, digest_of
+from imgstore.domain.version_disks import DISK_KEYS, OS_DISK
 
 FORMAT_KEY: Final = "FORMAT"
 """At the top of each zone: which installation, region and zone it belongs to, and the layout's version."""
@@ -40,9 +42,23 @@ def manifest_key(owner_uid: str, disk: str) -> str:
     return f"{MANIFESTS}{owner_uid}/{disk}"
 
 
-def fingerprints_key(work_uid: str) -> str:
-    """The fingerprints of the blocks that one ingest packed."""
-    return f"{FINGERPRINTS}{work_uid}"
+def packing_uid(work_uid: str, disk: str) -> str:
+    """What a work packs a disk under: manifests and fingerprints name it.
+
+    The work's own uid for the OS disk; for a data disk, since a manifest has room for a uid and no more, one that follows
+    from the work and the disk's key.
+    """
+    return work_uid if disk == OS_DISK else str(uuid.UUID(bytes=digest_of(f"{work_uid}/{disk}".encode())[:16]))
+
+
+def packing_uids(work_uid: str) -> frozenset[str]:
+    """All that a work may pack under."""
+    return frozenset(packing_uid(work_uid, disk) for disk in DISK_KEYS)
+
+
+def fingerprints_key(packing_uid: str) -> str:
+    """The fingerprints of the blocks that one ingest packed of one disk."""
+    return f"{FINGERPRINTS}{packing_uid}"
 
 
 def work_key(work_uid: str) -> str:

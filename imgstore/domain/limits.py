@@ -32,6 +32,9 @@ class Limits:
     replicas_per_version_max: int | None = None
     """Of one version in all regions; None is no limit of its own."""
     image_bytes_max: int = TIB
+    """Of an OS disk."""
+    data_disk_bytes_max: int = TIB
+    """Azure documents 1 TB, and refuses beyond 2,048 GB by now."""
     shallow_image_bytes_max: int = TIB
     machines_per_replica: int = 20
     """Advice: how many machines made at once one replica serves well."""
@@ -50,6 +53,7 @@ PRESETS: Final[Mapping[str, Limits]] = MappingProxyType(
             replicas_per_region_max=None,
             replicas_per_version_max=100,
             image_bytes_max=2 * TIB - SECTOR_BYTES,
+            data_disk_bytes_max=2 * TIB - SECTOR_BYTES,
             shallow_image_bytes_max=32 * TIB,
             machines_per_replica=50,
         ),

@@ -9,13 +9,11 @@ from typing import Final
 
 from imgstore.domain.digests import Digest
 from imgstore.domain.names import VersionName
-from imgstore.domain.sources import DiskFormat, SourceIdentity
+from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.domain.version_disks import OS_DISK, VersionDisk
 
 NO_TAGS: Final[Mapping[str, str]] = MappingProxyType({})
-
-OS_DISK: Final = "os"
-"""The key of a version's OS disk; data disks will be "lun-<n>"."""
 
 SOFT_DELETE_RETENTION_DAYS: Final = 7
 """For how long a softly deleted version is kept where the gallery does not say: Azure's."""
@@ -221,7 +219,7 @@ class VersionUpdate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageVersion:
-    """An image version: one immutable disk, and where it is to be."""
+    """An image version: immutable disks, and where they are to be."""
 
     uid: str
     definition_uid: str
@@ -238,15 +236,10 @@ class ImageVersion:
     """False keeps every region that is complete; None was never said, and keeps nothing."""
     block_deletion_before_end_of_life: bool = False
     tags: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
-    source: SourceIdentity
-    source_sha256: str | None = None
-    """Given by the user, lower-case hexadecimal, checked over the file's bytes."""
+    disks: tuple[VersionDisk, ...]
+    """The OS disk, then the data disks by LUN."""
     published_at: datetime
     provisioning_state: ProvisioningState
-    virtual_bytes: int | None = None
-    """Known once the source region is Completed."""
-    disk_digest: Digest | None = None
-    """Known once the source region is Completed."""
     soft_deleted_at: datetime | None = None
     """When it was deleted softly: invisible since, its bytes kept and billed."""
     hard_deletion_at: datetime | None = None
@@ -256,6 +249,21 @@ class ImageVersion:
     def is_visible(self) -> bool:
         """Whether it can be shown, listed, built upon and made into disks: neither deleted nor on its way there."""
         return self.provisioning_state is not ProvisioningState.DELETING and self.soft_deleted_at is None
+
+    @property
+    def os_disk(self) -> VersionDisk:
+        """The first of its disks."""
+        return self.disks[0]
+
+    @property
+    def data_disks(self) -> tuple[VersionDisk, ...]:
+        """The others, by LUN."""
+        return self.disks[1:]
+
+    @property
+    def disk_keys(self) -> tuple[str, ...]:
+        """Of all its disks, in their order."""
+        return tuple(disk.key for disk in self.disks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -335,6 +343,8 @@ class ManagedDisk:
     source_version_uid: str
     source_reference: str
     """The resource id of the image version that it was made from."""
+    source_lun: int | None = None
+    """Of which data disk of that version; None is its OS disk."""
     replica: int
     """The ordinal of the replica that it was given."""
     slot: Slot

@@ -1,7 +1,7 @@
 """Managed disks: made from a replica, handed out round robin, independent of the version from then on."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from imgstore.catalog import Facts
 from imgstore.control.choices import healthy, latest, next_replica
@@ -11,7 +11,6 @@ from imgstore.domain.errors import Conflict, ImageNotAvailable, PropertyChangeNo
 from imgstore.domain.names import ImageReference
 from imgstore.domain.resources import (
     NO_TAGS,
-    OS_DISK,
     ImageVersion,
     ManagedDisk,
     ManifestRow,
@@ -20,6 +19,7 @@ from imgstore.domain.resources import (
 )
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState
+from imgstore.domain.version_disks import OS_DISK, check_there, disk_key
 from imgstore.domain.works import Lease, WorkKind
 from imgstore.ledger.rows import Party
 from imgstore.operations import finding
@@ -34,6 +34,18 @@ from imgstore.segments.manifest import decode_manifest, intact
 from imgstore.segments.reference import Reference, encode_reference
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskRequest:
+    """A disk as it is asked for."""
+
+    group: str
+    name: str
+    region: str
+    reference: ImageReference
+    lun: int | None
+    tags: Mapping[str, str] | None
+
+
 def create_disk(
     installation: Installation,
     principal: Principal,
@@ -42,6 +54,7 @@ def create_disk(
     name: str,
     location: str | None = None,
     gallery_image_reference: ImageReference,
+    gallery_image_reference_lun: int | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> ManagedDisk:
     """Make a managed disk from a complete replica of an image version, whichever's turn it is.
@@ -55,18 +68,35 @@ def create_disk(
         name: the disk's.
         location: the region; None is the group's.
         gallery_image_reference: of which image; without a version the latest that is complete in the region.
+        gallery_image_reference_lun: of which of its data disks; None is its OS disk.
         tags: None leaves them as they are.
 
     Raises:
-        ImageNotAvailable: no such version, or not complete in the region.
+        ImageNotAvailable: no such version, it has no such disk, or it is not complete in the region.
         PropertyChangeNotAllowed: the disk exists, from another image or in another region.
     """
     names.check_disk_name(name)
     check_subscription(installation, gallery_image_reference)
     scope = names.disk_id(installation.subscription, group, name)
     with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/disks/write"):
-        disk, lease = _plan(installation, group, name, location, gallery_image_reference, tags)
-        return disk if lease is None else _put(installation, disk, lease)
+        with installation.catalog.transaction() as facts:
+            standing = facts.disks.get(installation.subscription, group, name)
+            wanted = DiskRequest(
+                group=group,
+                name=name,
+                region=region_of_disk(installation, facts, group, location, standing),
+                reference=gallery_image_reference,
+                lun=gallery_image_reference_lun,
+                tags=tags,
+            )
+            if standing is None:
+                ensure_group(installation, facts, group, wanted.region)
+                chosen = choose_replica(installation, facts, wanted.reference, wanted.region)
+                disk = add_disk(installation, facts, wanted, *chosen)
+            else:
+                disk = compare_disk(installation, facts, standing, wanted)
+            lease = lease_disk(installation, facts, disk)
+        return disk if lease is None else put_disk(installation, disk, lease)
 
 
 def check_subscription(installation: Installation, reference: ImageReference) -> None:
@@ -81,58 +111,34 @@ def check_subscription(installation: Installation, reference: ImageReference) ->
         )
 
 
-def _plan(
-    installation: Installation,
-    group: str,
-    name: str,
-    location: str | None,
-    reference: ImageReference,
-    tags: Mapping[str, str] | None,
-) -> tuple[ManagedDisk, Lease | None]:
-    """The disk's row with its replica, its turn and its pin, in one transaction (rules.md, rule 3).
-
-    Returns:
-        The disk, and a lease where its manifest is still to be put.
-    """
-    with installation.catalog.transaction() as facts:
-        standing = facts.disks.get(installation.subscription, group, name)
-        above = facts.groups.get(installation.subscription, group)
-        region = _region(installation, location, standing, above.location if above else None)
-        if standing is not None:
-            disk = _compared(facts, installation, standing, region, reference, tags)
-            if disk.provisioning_state is ProvisioningState.SUCCEEDED:
-                return disk, None
-        else:
-            ensure_group(installation, facts, group, region)
-            disk = _added(installation, facts, group, name, region, reference, tags)
-        origin = _origin(facts, disk)
-        _, lease = take_up(
-            installation,
-            facts,
-            kind=WorkKind.DISK,
-            slot=disk.slot,
-            owner_uid=disk.uid,
-            plan={"digest": origin.digest.hex(), "body_key": origin.body_key, "manifest": origin.uid},
-            pins=(origin.uid,),
-        )
-        return disk, lease
+def lease_disk(installation: Installation, facts: Facts, disk: ManagedDisk) -> Lease | None:
+    """A work on the disk, with its pin (rules.md, rule 3); None where it is made already."""
+    if disk.provisioning_state is ProvisioningState.SUCCEEDED:
+        return None
+    origin = _origin(facts, disk)
+    return take_up(
+        installation,
+        facts,
+        kind=WorkKind.DISK,
+        slot=disk.slot,
+        owner_uid=disk.uid,
+        plan={"digest": origin.digest.hex(), "body_key": origin.body_key, "manifest": origin.uid},
+        pins=(origin.uid,),
+    )[1]
 
 
-def _region(
-    installation: Installation, location: str | None, standing: ManagedDisk | None, of_group: str | None
+def region_of_disk(
+    installation: Installation, facts: Facts, group: str, location: str | None, standing: ManagedDisk | None
 ) -> str:
-    asked = location or (standing.location if standing else None) or of_group
-    return installation.regions.get(asked or next(iter(installation.regions.regions)), target="location").name
+    """Where a disk is to be: as it is asked for, else where it stands, else where its group is."""
+    asked = location or (standing.location if standing else None)
+    if asked is None:
+        above = facts.groups.get(installation.subscription, group)
+        asked = above.location if above else next(iter(installation.regions.regions))
+    return installation.regions.get(asked, target="location").name
 
 
-def _compared(
-    facts: Facts,
-    installation: Installation,
-    standing: ManagedDisk,
-    region: str,
-    reference: ImageReference,
-    tags: Mapping[str, str] | None,
-) -> ManagedDisk:
+def compare_disk(installation: Installation, facts: Facts, standing: ManagedDisk, wanted: DiskRequest) -> ManagedDisk:
     """A disk that stands already: the same image is the same disk, also when `latest` has moved on since."""
     if standing.provisioning_state is ProvisioningState.DELETING:
         raise Conflict(
@@ -142,49 +148,62 @@ def _compared(
             hint="delete it again, then make it",
             target=standing.name,
         )
-    if standing.location != region:
-        raise PropertyChangeNotAllowed("location", found=region, expected=standing.location)
-    line_id = names.definition_id(installation.subscription, reference.group, reference.gallery, reference.definition)
-    wanted = f"{line_id}/versions/{reference.version or ''}".lower()
-    if not standing.source_reference.lower().startswith(wanted) or (
-        reference.version and standing.source_reference.lower() != wanted
+    if standing.location != wanted.region:
+        raise PropertyChangeNotAllowed("location", found=wanted.region, expected=standing.location)
+    image = "properties.creationData.galleryImageReference"
+    named = wanted.reference
+    line_id = names.definition_id(installation.subscription, named.group, named.gallery, named.definition)
+    asked = f"{line_id}/versions/{named.version or ''}".lower()
+    if not standing.source_reference.lower().startswith(asked) or (
+        named.version and standing.source_reference.lower() != asked
     ):
-        raise PropertyChangeNotAllowed(
-            "properties.creationData.galleryImageReference.id", found=wanted, expected=standing.source_reference
-        )
-    changed = standing if tags is None else replace(standing, tags=dict(tags))
+        raise PropertyChangeNotAllowed(f"{image}.id", found=asked, expected=standing.source_reference)
+    if standing.source_lun != wanted.lun:
+        raise PropertyChangeNotAllowed(f"{image}.lun", found=_told(wanted.lun), expected=_told(standing.source_lun))
+    changed = standing if wanted.tags is None else replace(standing, tags=dict(wanted.tags))
     if changed != standing:
         facts.disks.update(changed)
     return changed
 
 
-def _added(
+def _told(lun: int | None) -> str:
+    return "the OS disk" if lun is None else f"LUN {lun}"
+
+
+def add_disk(
     installation: Installation,
     facts: Facts,
-    group: str,
-    name: str,
-    region: str,
-    reference: ImageReference,
-    tags: Mapping[str, str] | None,
+    wanted: DiskRequest,
+    line: Lineage,
+    version: ImageVersion,
+    replica: Replica,
 ) -> ManagedDisk:
-    line, version, replica = choose_replica(installation, facts, reference, region)
+    """A disk's row, Creating.
+
+    Raises:
+        ImageNotAvailable: the version has no such disk.
+        Conflict: the definition disallows disks of the replica's type.
+    """
     _check_allowed(line, replica.slot.key.storage_account_type)
-    assert version.virtual_bytes is not None
-    assert version.disk_digest is not None
+    source, key = line.version_id(version.name), disk_key(wanted.lun)
+    check_there(version.disk_keys, key, source)
+    origin = facts.manifests.find(version.uid, replica.slot.uid, key)
+    assert origin is not None, "a complete replica has a manifest of each disk (promise 2)"
     disk = ManagedDisk(
         uid=installation.effects.new_uid(),
         subscription=installation.subscription,
-        group=group,
-        name=name,
-        location=region,
-        tags=dict(tags) if tags else NO_TAGS,
+        group=wanted.group,
+        name=wanted.name,
+        location=wanted.region,
+        tags=dict(wanted.tags) if wanted.tags else NO_TAGS,
         source_version_uid=version.uid,
-        source_reference=line.version_id(version.name),
+        source_reference=source,
+        source_lun=wanted.lun,
         replica=replica.slot.key.ordinal,
         slot=replica.slot,
         storage_account_type=replica.slot.key.storage_account_type,
-        virtual_bytes=version.virtual_bytes,
-        disk_digest=version.disk_digest,
+        virtual_bytes=origin.virtual_bytes,
+        disk_digest=origin.disk_digest,
         created_at=installation.effects.now(),
         provisioning_state=ProvisioningState.CREATING,
         source_format=DiskFormat.RAW,
@@ -218,7 +237,7 @@ def choose_replica(
     version = named_version(installation, facts, line, reference, region)
     fit = healthy(facts.replicas.list(version.uid), region)
     if not fit:
-        raise _not_available(installation, line.version_id(version.name), region)
+        raise not_available(installation, line.version_id(version.name), region)
     turn = facts.placements.next_turn(version.uid, region)
     return line, version, next_replica(turn, fit)
 
@@ -234,7 +253,7 @@ def named_version(
     if reference.version is not None:
         found = facts.versions.get(line.definition.uid, reference.version)
         if found is None or not found.is_visible:
-            raise _not_available(installation, line.version_id(reference.version), region)
+            raise not_available(installation, line.version_id(reference.version), region)
         return found
     versions = facts.versions.list(line.definition.uid)
     found = latest([(each, facts.replicas.list(each.uid)) for each in versions], region)
@@ -249,7 +268,8 @@ def named_version(
     return found
 
 
-def _not_available(installation: Installation, scope: str, region: str) -> ImageNotAvailable:
+def not_available(installation: Installation, scope: str, region: str) -> ImageNotAvailable:
+    """What is raised where an image can't be had in a region."""
     return ImageNotAvailable(
         f"The gallery image {scope} is not available in {_display(installation, region)} region. Please contact image "
         "owner to replicate to this region, or change your requested region.",
@@ -265,7 +285,7 @@ def _display(installation: Installation, region: str) -> str:
 
 
 def _origin(facts: Facts, disk: ManagedDisk) -> ManifestRow:
-    origin = facts.manifests.find(disk.source_version_uid, disk.slot.uid, OS_DISK)
+    origin = facts.manifests.find(disk.source_version_uid, disk.slot.uid, disk_key(disk.source_lun))
     if origin is None:
         raise Conflict(
             f"The image version of disk '{disk.name}' was deleted before the disk was made.",
@@ -277,7 +297,7 @@ def _origin(facts: Facts, disk: ManagedDisk) -> ManifestRow:
     return origin
 
 
-def _put(installation: Installation, disk: ManagedDisk, lease: Lease) -> ManagedDisk:
+def put_disk(installation: Installation, disk: ManagedDisk, lease: Lease) -> ManagedDisk:
     """Put the disk's manifest, a reference to its replica's, and make the disk Succeeded."""
     key = keys.manifest_key(disk.uid, OS_DISK)
     with installation.catalog.reading() as facts:
@@ -294,7 +314,13 @@ def _put(installation: Installation, disk: ManagedDisk, lease: Lease) -> Managed
         with installation.catalog.transaction() as facts:
             facts.works.guard(lease)
             facts.slots.lock(disk.slot.uid)
-            row = replace(origin, uid=installation.effects.new_uid(), owner_uid=disk.uid, object_bytes=len(data))
+            row = replace(
+                origin,
+                uid=installation.effects.new_uid(),
+                owner_uid=disk.uid,
+                disk=OS_DISK,
+                object_bytes=len(data),
+            )
             facts.manifests.add(row)
             facts.manifests.complete(row.uid)
             open_interval(

@@ -12,9 +12,10 @@ from imgstore.domain.digests import Digest
 from imgstore.domain.errors import Conflict, ImgstoreError
 from imgstore.domain.geometry import PIECE_BYTES
 from imgstore.domain.names import ImageReference
-from imgstore.domain.resources import OS_DISK, ManifestRow, Replica, Slot
+from imgstore.domain.resources import ManifestRow, Replica, Slot
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.domain.version_disks import OS_DISK, check_there, disk_key
 from imgstore.domain.works import Lease, WorkKind
 from imgstore.formats import create_writer
 from imgstore.operations import finding
@@ -156,18 +157,20 @@ def export_image(
     principal: Principal,
     *,
     reference: ImageReference,
+    lun: int | None = None,
     location: str | None = None,
     path: Path,
     format: DiskFormat = DiskFormat.VHD_FIXED,  # noqa: A002 - az's word
     overwrite: bool = False,
     pad: bool = False,
 ) -> Export:
-    """Write an image version into a file, from the replica whose turn it is; no resource is left behind.
+    """Write a disk of an image version into a file, from the replica whose turn it is; no resource is left behind.
 
     Args:
         installation: where.
         principal: who.
         reference: which image; without a version the latest that is complete in the region.
+        lun: which of its data disks; None is its OS disk.
         location: the region; None is the gallery's.
         path: the file; its folder must exist.
         format: vhd, vhd-dynamic, raw or qcow2.
@@ -175,7 +178,7 @@ def export_image(
         pad: round a size that the format cannot hold up to the next that it can.
 
     Raises:
-        ImageNotAvailable: no such version, or not complete in the region.
+        ImageNotAvailable: no such version, it has no such disk, or it is not complete in the region.
         OutputError: the file cannot be written; nothing of it is left.
         ObjectCorrupt, StoreError: no replica serves the version's bytes.
     """
@@ -188,7 +191,8 @@ def export_image(
             ).gallery
             region = installation.regions.get(location or above.location, target="location").name
             line, version, replica = choose_replica(installation, facts, reference, region)
-            manifest = facts.manifests.find(version.uid, replica.slot.uid, OS_DISK)
+            check_there(version.disk_keys, disk_key(lun), line.version_id(version.name))
+            manifest = facts.manifests.find(version.uid, replica.slot.uid, disk_key(lun))
             assert manifest is not None, "a complete replica has a manifest (promise 2)"
             siblings = _siblings(facts.replicas.list(version.uid), replica.slot)
             lease = _pin(installation, replica.slot, version.uid, manifest, facts)

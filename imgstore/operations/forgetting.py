@@ -3,29 +3,28 @@
 Segments that nothing names any more stay in their slots until a collection (``collecting.py``).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from imgstore.catalog import Facts
-from imgstore.catalog.manifests import unpacked
 from imgstore.domain import keys
 from imgstore.domain.errors import StoreError, WorkHeld
-from imgstore.domain.resources import OS_DISK, ImageVersion, ManagedDisk, ManifestRow, Replica, Slot
+from imgstore.domain.resources import ImageVersion, ManagedDisk, ManifestRow, Replica, Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.domain.version_disks import OS_DISK, disk_key
 from imgstore.domain.works import Work, WorkKind
 from imgstore.operations.installation import Installation
-from imgstore.operations.settling import forget_manifest
+from imgstore.operations.settling import forget_manifests, named_by
 from imgstore.operations.working import remove_marks
-from imgstore.segments.index import Locations
 from imgstore.transfer.slots import GoOn, always
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Freed:
-    """What the removal of a manifest from a slot set free, in stored bytes."""
+    """What the removal of a version from a slot set free, in stored bytes."""
 
     freed_bytes: int = 0
     """Nothing in the slot names them any more: they are billed no longer."""
@@ -55,11 +54,16 @@ def forget_version(installation: Installation, version: ImageVersion) -> None:
     with installation.catalog.reading() as facts:
         replicas = facts.replicas.list(version.uid)
     for replica in replicas:
-        _forget_owner(installation, replica.slot, version.uid, (keys.manifest_key(version.uid, OS_DISK),))
+        _forget_owner(installation, replica.slot, version.uid, _objects(version))
         with installation.catalog.transaction() as facts:
             facts.replicas.remove(replica.uid)
     with installation.catalog.transaction() as facts:
         facts.versions.delete(version.uid)
+
+
+def _objects(version: ImageVersion) -> list[str]:
+    """The keys of its manifests, below any slot."""
+    return [keys.manifest_key(version.uid, disk) for disk in version.disk_keys]
 
 
 def forget_replica(installation: Installation, replica: Replica) -> Freed:
@@ -78,18 +82,18 @@ def forget_replica(installation: Installation, replica: Replica) -> Freed:
     with installation.catalog.transaction() as facts:
         end_writing(installation, facts, owner_uid, str(slot.key), slot)
         facts.replicas.get(replica.uid)
+        objects = _objects(facts.versions.by_uid(owner_uid))
         work = facts.works.open(kind=WorkKind.REMOVAL, slot_uid=slot.uid, owner_uid=owner_uid, plan={}, pins=())
         lease = facts.works.lease(work.uid, holder=keeper.holder, lease_seconds=keeper.lease_seconds)
     freed = Freed()
 
-    def reckon(facts: Facts, row: ManifestRow) -> None:
+    def reckon(facts: Facts, rows: Sequence[ManifestRow]) -> None:
         nonlocal freed
-        if facts.manifests.is_complete(row.uid):
-            freed = _reckoned(installation, facts, slot, row)
+        if any(facts.manifests.is_complete(row.uid) for row in rows):
+            freed = _reckoned(installation, facts, slot, rows)
 
     try:
         with keeper.hold(lease) as hold:
-            objects = (keys.manifest_key(owner_uid, OS_DISK),)
             _forget_owner(installation, slot, owner_uid, objects, hold.go_on, reckon)
             with suppress(StoreError):  # An empty object that the next work in the slot takes away.
                 remove_marks(installation, slot, installation.access(slot))
@@ -113,7 +117,8 @@ def forget_disk(installation: Installation, disk: ManagedDisk) -> None:
     with installation.catalog.transaction() as facts:
         _end_works(installation, facts, disk.uid, disk.name)
         facts.disks.update(replace(disk, provisioning_state=ProvisioningState.DELETING))
-    objects = (keys.manifest_key(disk.uid, OS_DISK), keys.manifest_key(disk.source_version_uid, OS_DISK))
+    origin = keys.manifest_key(disk.source_version_uid, disk_key(disk.source_lun))
+    objects = (keys.manifest_key(disk.uid, OS_DISK), origin)
     _forget_owner(installation, disk.slot, disk.uid, objects)
     with installation.catalog.transaction() as facts:
         facts.disks.delete(disk.uid)
@@ -125,7 +130,7 @@ def _forget_owner(
     owner_uid: str,
     objects: Sequence[str],
     go_on: GoOn = always,
-    leaving: Callable[[Facts, ManifestRow], None] = lambda _facts, _row: None,
+    leaving: Callable[[Facts, Sequence[ManifestRow]], None] = lambda _facts, _rows: None,
 ) -> None:
     """Rows first, then those of the owner's objects that no row needs any more.
 
@@ -137,32 +142,34 @@ def _forget_owner(
         owner_uid: whose rows go.
         objects: the owner's keys below the slot.
         go_on: called before the request.
-        leaving: told each row, in its transaction, before it goes.
+        leaving: told the rows, in their transaction, before they go.
     """
     with installation.catalog.transaction() as facts:
-        rows = [row for row in facts.manifests.of_owner(owner_uid) if row.slot_uid == slot.uid]
+        rows = facts.manifests.of_replica(owner_uid, slot.uid)
         for row in rows:
             _check_unpinned(installation, facts, row)
-            leaving(facts, row)
-            forget_manifest(installation, facts, slot, row)
+        leaving(facts, rows)
+        forget_manifests(installation, facts, slot, rows)
         unused = [key for key in objects if facts.manifests.body_users(slot.uid, key) == 0]
     if unused:
         go_on()
         installation.access(slot).remove(unused)
 
 
-def _reckoned(installation: Installation, facts: Facts, slot: Slot, row: ManifestRow) -> Freed:
-    """What stays of a manifest's bytes once its row has gone, and for whom."""
+def _reckoned(installation: Installation, facts: Facts, slot: Slot, rows: Sequence[ManifestRow]) -> Freed:
+    """What stays of the bytes of a version's manifests once their rows have gone, and for whom."""
     facts.slots.lock(slot.uid)
     disks = {disk.uid: disk.name for disk in facts.disks.list(installation.subscription) if disk.slot.uid == slot.uid}
-    others = [each for each in facts.manifests.in_slot(slot.uid) if each.uid != row.uid]
-    ids = _ids([row])
-    shared = np.intersect1d(ids, _ids(each for each in others if each.owner_uid not in disks))
-    theirs = [each for each in others if each.owner_uid in disks and np.isin(ids, _ids([each])).any()]
-    kept = np.setdiff1d(np.intersect1d(ids, _ids(theirs)), shared)
-    body_bytes = row.object_bytes if any(each.body_key == row.body_key for each in others) else 0
+    going = {row.uid for row in rows}
+    others = [each for each in facts.manifests.in_slot(slot.uid) if each.uid not in going]
+    bodies = {each.body_key for each in others}
+    ids = named_by(rows)
+    shared = np.intersect1d(ids, named_by(each for each in others if each.owner_uid not in disks))
+    theirs = [each for each in others if each.owner_uid in disks and np.isin(ids, named_by([each])).any()]
+    kept = np.setdiff1d(np.intersect1d(ids, named_by(theirs)), shared)
+    body_bytes = sum(row.object_bytes for row in rows if row.body_key in bodies)
     pool_uid = slot.key.pool_uid
-    total = facts.segments.stored_bytes(pool_uid, ids) + row.object_bytes
+    total = facts.segments.stored_bytes(pool_uid, ids) + sum(row.object_bytes for row in rows)
     shared_bytes = facts.segments.stored_bytes(pool_uid, shared)
     disk_bytes = facts.segments.stored_bytes(pool_uid, kept) + body_bytes
     return Freed(
@@ -171,10 +178,6 @@ def _reckoned(installation: Installation, facts: Facts, slot: Slot, row: Manifes
         disk_bytes=disk_bytes,
         disks=tuple(sorted(disks[each.owner_uid] for each in theirs)) if disk_bytes else (),
     )
-
-
-def _ids(rows: Iterable[ManifestRow]) -> Locations:
-    return np.unique(unpacked(b"".join(row.segment_ids for row in rows)))
 
 
 def _check_unpinned(installation: Installation, facts: Facts, row: ManifestRow) -> None:

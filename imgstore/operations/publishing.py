@@ -1,6 +1,7 @@
-"""A source becomes the first replica of a version, in its source slot (DESIGN.md, "In").
+"""Sources become the first replica of a version, in its source slot (DESIGN.md, "In").
 
-Plan and lease, act, record: three steps, and no transaction is open while bytes move.
+Plan and lease, act, record: three steps, and no transaction is open while bytes move. One work takes all disks in, the
+OS disk first; each that is in is written down in its plan, so that a repeat goes on with the next.
 """
 
 import tempfile
@@ -9,31 +10,40 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from imgstore.catalog.manifests import unpacked
+from imgstore.catalog import Facts
 from imgstore.control.choices import choose_bases
 from imgstore.domain import keys
 from imgstore.domain.digests import Digest
-from imgstore.domain.errors import InvalidInput, ObjectCorrupt, StoreError
+from imgstore.domain.errors import InvalidInput, ObjectCorrupt, ObjectNotFound, StoreError
 from imgstore.domain.geometry import PIECE_BYTES
 from imgstore.domain.names import VersionName
-from imgstore.domain.resources import OS_DISK, ImageVersion, Replica, SegmentRow, Slot
+from imgstore.domain.resources import ImageVersion, ManifestRow, Replica, SegmentRow, Slot
 from imgstore.domain.sources import DiskReader, SourceIdentity
 from imgstore.domain.states import ReplicaState
+from imgstore.domain.version_disks import OS_DISK, in_order
 from imgstore.domain.works import Lease, Work, WorkKind
 from imgstore.operations.claiming import claim, condemned_in
 from imgstore.operations.counting import Counter, task_of
 from imgstore.operations.degrading import degrade
 from imgstore.operations.finding import Lineage
+from imgstore.operations.holding import Hold
 from imgstore.operations.installation import Installation
-from imgstore.operations.settling import Listed, complete_replica, list_segments, write_failure, write_version_state
+from imgstore.operations.settling import (
+    Listed,
+    complete_replica,
+    list_segments,
+    named_by,
+    write_failure,
+    write_version_state,
+)
 from imgstore.operations.working import at_work, take_up
 from imgstore.segments.codec import CODEC
 from imgstore.segments.manifest import Manifest
 from imgstore.transfer.checking import check_assembly
-from imgstore.transfer.ingest import IngestOrder, ingest, touched_pieces
+from imgstore.transfer.ingest import IngestOrder, ingest, same_source, touched_pieces
 from imgstore.transfer.receipts import IngestReceipt
 from imgstore.transfer.scatter import Damage, SegmentReader
-from imgstore.transfer.slots import GoOn, SlotAccess
+from imgstore.transfer.slots import SlotAccess
 
 _RULES: Final = "1"
 """Of comparing and packing. Raised when the same plan would make other segments than before."""
@@ -41,19 +51,20 @@ _RULES: Final = "1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
-    """A source on its way to its slot."""
+    """A version's disks on their way to their slot."""
 
     line: Lineage
     version: ImageVersion
     replica: Replica
     """The one in the source slot."""
-    reader: DiskReader
+    readers: Mapping[str, DiskReader]
+    """Of each of its disks, by key."""
     named_bases: Sequence[VersionName] = ()
     verify_full: bool = False
 
 
 def publish(installation: Installation, publication: Publication) -> None:
-    """Take the source in and make its replica Completed.
+    """Take the sources in and make the replica Completed.
 
     Raises:
         ImgstoreError: it failed; the replica is Failed with the error's text, and the same command goes on.
@@ -75,40 +86,50 @@ def publish(installation: Installation, publication: Publication) -> None:
 def _plan(installation: Installation, publication: Publication) -> tuple[Work, Lease]:
     """Open or take up the work; the replica is Replicating from here on."""
     version, slot = publication.version, publication.replica.slot
-    identity = publication.reader.identity()
-    fixed = {
-        "identity": identity_as_plan(identity),
-        "format": publication.reader.trimmings.format.value,
-        "codec": CODEC,
-        "rules": _RULES,
+    sources = {
+        key: {"identity": identity_as_plan(reader.identity()), "format": reader.trimmings.format.value}
+        for key, reader in publication.readers.items()
     }
+    fixed = {"sources": sources, "codec": CODEC, "rules": _RULES}
     with installation.catalog.transaction() as facts:
-        complete = {
-            each.version_uid
-            for each in facts.replicas.in_slot(slot.uid)
-            if each.state is ReplicaState.COMPLETED and each.version_uid != version.uid
+        bases = _choose_bases(facts, publication)
+        named = {
+            key: [{"key": row.body_key, "digest": row.digest.hex()} for row in rows] for key, rows in bases.items()
         }
-        standing = facts.versions.list(version.definition_uid)
-        candidates = [each for each in standing if each.uid in complete and each.is_visible]
-        _check_bases(publication.named_bases, candidates)
-        bases = choose_bases(candidates, new=version.name, named=publication.named_bases)
-        manifests = [facts.manifests.find(base.uid, slot.uid, OS_DISK) for base in bases]
-        rows = [row for row in manifests if row is not None]
-        plan = fixed | {"bases": [{"key": row.body_key, "digest": row.digest.hex()} for row in rows]}
         work, lease = take_up(
             installation,
             facts,
             kind=WorkKind.INGEST,
             slot=slot,
             owner_uid=version.uid,
-            plan=plan,
-            pins=tuple(row.uid for row in rows),
+            plan=fixed | {"bases": named},
+            pins=tuple(row.uid for rows in bases.values() for row in rows),
             still_fits=lambda old: {name: old.get(name) for name in fixed} == fixed,
         )
         facts.versions.lock(version.uid)
         facts.replicas.move(publication.replica.uid, ReplicaState.REPLICATING)
         write_version_state(facts, version)
     return work, lease
+
+
+def _choose_bases(facts: Facts, publication: Publication) -> dict[str, list[ManifestRow]]:
+    """Of each disk the manifests that it is compared with: the same LUN's of other versions, complete in this slot."""
+    version, slot = publication.version, publication.replica.slot
+    complete = {
+        each.version_uid
+        for each in facts.replicas.in_slot(slot.uid)
+        if each.state is ReplicaState.COMPLETED and each.version_uid != version.uid
+    }
+    standing = facts.versions.list(version.definition_uid)
+    candidates = [each for each in standing if each.uid in complete and each.is_visible]
+    _check_bases(publication.named_bases, candidates)
+    bases: dict[str, list[ManifestRow]] = {}
+    for key in publication.readers:
+        fit = [each for each in candidates if key in each.disk_keys]
+        chosen = choose_bases(fit, new=version.name, named=publication.named_bases)
+        rows = (facts.manifests.find(each.uid, slot.uid, key) for each in chosen)
+        bases[key] = [row for row in rows if row is not None]
+    return bases
 
 
 def _check_bases(named: Sequence[VersionName], candidates: Sequence[ImageVersion]) -> None:
@@ -126,65 +147,168 @@ def _check_bases(named: Sequence[VersionName], candidates: Sequence[ImageVersion
 
 def _act(installation: Installation, publication: Publication, work: Work, lease: Lease, counter: Counter) -> None:
     slot = publication.replica.slot
-    access = installation.access(slot)
-    reader = publication.reader
-    counter.total = sum(1 for _ in touched_pieces(reader)) * PIECE_BYTES
+    counter.total = sum(_counted_bytes(reader) for reader in publication.readers.values())
     with (
         at_work(installation, slot, lease, counter.write_down) as hold,
         tempfile.TemporaryDirectory(dir=installation.scratch) as scratch,
     ):
-        go_on = hold.go_on
         counter.begin()
         with installation.catalog.reading() as facts:
             key = facts.pools.get(slot.key.pool_uid).fingerprint_key
         condemned = condemned_in(installation, slot)
-        receipt = ingest(
-            IngestOrder(
-                work_uid=work.uid,
-                slot=access,
-                reader=reader,
-                identity=_identity(work.plan),
-                bases=_bases(installation, slot, work.plan),
-                present=_present(installation, publication, access, condemned),
-                fingerprint_key=key,
-                scratch=Path(scratch),
-                workers=installation.tuning.put_workers,
-                go_on=go_on,
-                claim=lambda name: _claim(installation, slot, condemned, name),
-                moved=counter.moved,
-            )
+        taking = _Taking(
+            installation=installation,
+            publication=publication,
+            work=work,
+            lease=lease,
+            hold=hold,
+            counter=counter,
+            scratch=Path(scratch),
+            fingerprint_key=key,
+            condemned=condemned,
+            present=_present(installation, publication, installation.access(slot), condemned),
         )
+        manifests = [taking.take(disk) for disk in in_order(publication.readers)]
+        for disk, reader in publication.readers.items():
+            same_source(reader, _identity(work.plan, disk))
+        complete_replica(
+            installation,
+            lease=lease,
+            line=publication.line,
+            version=publication.version,
+            replica=publication.replica,
+            manifests=manifests,
+        )
+    counter.end(f"{taking.packed_bytes} bytes stored")
+
+
+def _counted_bytes(reader: DiskReader) -> int:
+    return sum(1 for _ in touched_pieces(reader)) * PIECE_BYTES
+
+
+@dataclass(slots=True, kw_only=True)
+class _Taking:
+    """One work, disk by disk."""
+
+    installation: Installation
+    publication: Publication
+    work: Work
+    lease: Lease
+    hold: Hold
+    counter: Counter
+    scratch: Path
+    fingerprint_key: bytes
+    condemned: frozenset[Digest]
+    present: dict[Digest, int]
+    """The slot's segments as listed, and those that came since."""
+    os_disk: Manifest | None = None
+    """Once it is in: what a data disk repeats of it is not stored twice."""
+    packed_bytes: int = 0
+    """Stored bytes of what was packed, sent or not."""
+
+    def take(self, disk: str) -> ManifestRow:
+        """One disk's segments, then its row and its manifest; nothing where an earlier run of the work came so far."""
+        found = self._found(disk)
+        row, manifest = found or self._taken(disk)
+        if found:
+            self.counter.moved(_counted_bytes(self.publication.readers[disk]))
+        if disk == OS_DISK:
+            self.os_disk = manifest
+        return row
+
+    def _found(self, disk: str) -> tuple[ManifestRow, Manifest] | None:
+        """What an earlier run left: its row, its manifest, and each segment as listed now (rules.md, rule 4)."""
+        digest = self.work.plan.get("taken", {}).get(disk)
+        slot = self.publication.replica.slot
+        with self.installation.catalog.reading() as facts:
+            row = facts.manifests.find(self.publication.version.uid, slot.uid, disk)
+        if row is None or row.digest.hex() != digest:
+            return None
+        try:
+            manifest = self.installation.access(slot).manifest(row.body_key, row.digest)
+        except (ObjectNotFound, ObjectCorrupt):
+            return None
+        table = manifest.segments
+        named = zip(table.all_names(), table.stored_bytes.tolist(), strict=True)
+        return (row, manifest) if all(self.present.get(name) == size for name, size in named) else None
+
+    def _taken(self, disk: str) -> tuple[ManifestRow, Manifest]:
+        installation, slot = self.installation, self.publication.replica.slot
+        access = installation.access(slot)
+        receipt = ingest(self._order(disk, access))
         if receipt.missing:
             degrade(installation, slot, receipt.missing, "the store lacks it or has it damaged")
         segments = SegmentReader([access])
         try:
-            _assemble(installation, publication, receipt, segments, work, Path(scratch), go_on)
+            self._assemble(disk, receipt, segments)
         except ObjectCorrupt:
             _distrust(installation, slot, access, segments.damages)
             raise
-        _record(installation, publication, receipt, lease)
-    counter.end(f"{receipt.packed_bytes} bytes stored")
+        self.present |= {each.name: each.stored_bytes for each in receipt.segments}
+        self.packed_bytes += receipt.packed_bytes
+        return self._record(disk, receipt), receipt.manifest
 
+    def _order(self, disk: str, access: SlotAccess) -> IngestOrder:
+        installation, slot = self.installation, self.publication.replica.slot
+        bases = _bases(installation, slot, self.work.plan["bases"][disk])
+        return IngestOrder(
+            work_uid=keys.packing_uid(self.work.uid, disk),
+            slot=access,
+            reader=self.publication.readers[disk],
+            identity=_identity(self.work.plan, disk),
+            bases=bases if self.os_disk is None else [*bases, self.os_disk],
+            present=self.present,
+            fingerprint_key=self.fingerprint_key,
+            scratch=self.scratch,
+            workers=installation.tuning.put_workers,
+            go_on=self.hold.go_on,
+            claim=lambda name: _claim(installation, slot, self.condemned, name),
+            moved=self.counter.moved,
+        )
 
-def _assemble(
-    installation: Installation,
-    publication: Publication,
-    receipt: IngestReceipt,
-    reader: SegmentReader,
-    work: Work,
-    scratch: Path,
-    go_on: GoOn,
-) -> None:
-    """Put some pieces, or all, together again before anyone is told that the disk is there."""
-    check_assembly(
-        receipt.manifest,
-        reader,
-        work_uid=work.uid,
-        full=publication.verify_full,
-        scratch=scratch,
-        workers=installation.tuning.scatter_workers,
-        go_on=go_on,
-    )
+    def _assemble(self, disk: str, receipt: IngestReceipt, reader: SegmentReader) -> None:
+        """Put some pieces, or all, together again before anyone is told that the disk is there."""
+        check_assembly(
+            receipt.manifest,
+            reader,
+            work_uid=keys.packing_uid(self.work.uid, disk),
+            full=self.publication.verify_full,
+            scratch=self.scratch,
+            workers=self.installation.tuning.scatter_workers,
+            go_on=self.hold.go_on,
+        )
+
+    def _record(self, disk: str, receipt: IngestReceipt) -> ManifestRow:
+        """Write the segments down, and that the disk is in; put the manifest."""
+        version, slot = self.publication.version, self.publication.replica.slot
+        listed = Listed(
+            owner_uid=version.uid,
+            slot=slot,
+            disk=disk,
+            digest=receipt.digest,
+            body_key=keys.manifest_key(version.uid, disk),
+            object_bytes=len(receipt.data),
+            virtual_bytes=receipt.manifest.virtual_bytes,
+            disk_digest=receipt.manifest.disk_digest,
+        )
+        rows = [
+            SegmentRow(
+                name=each.name,
+                blocks=each.blocks,
+                stored_bytes=each.stored_bytes,
+                checksum=each.checksum,
+                work_uid=each.work_uid,
+            )
+            for each in receipt.segments
+        ]
+        with self.installation.catalog.transaction() as facts:
+            facts.works.guard(self.lease)
+            manifest = list_segments(self.installation, facts, listed, rows)
+            work = facts.works.get(self.work.uid)
+            taken = work.plan.get("taken", {}) | {disk: receipt.digest.hex()}
+            facts.works.update_plan(self.lease, {**work.plan, "taken": taken}, work.pins)
+        self.installation.access(slot).put_manifest(listed.body_key, receipt.data)
+        return manifest
 
 
 def _distrust(installation: Installation, slot: Slot, access: SlotAccess, damages: Sequence[Damage]) -> None:
@@ -218,56 +342,19 @@ def _present(
     present = access.segments()
     slot = publication.replica.slot
     with installation.catalog.reading() as facts:
-        row = facts.manifests.find(publication.version.uid, slot.uid, OS_DISK)
-        was_complete = row is not None and facts.manifests.is_complete(row.uid)
-        ids = unpacked(row.segment_ids if row and was_complete else b"")
+        rows = facts.manifests.of_replica(publication.version.uid, slot.uid)
+        ids = named_by(row for row in rows if facts.manifests.is_complete(row.uid))
         names = [segment.name for segment in facts.segments.rows(slot.key.pool_uid, ids)]
     for name in condemned | access.damaged(names):
         present.pop(name, None)
     return present
 
 
-def _record(installation: Installation, publication: Publication, receipt: IngestReceipt, lease: Lease) -> None:
-    """Write the segments down, put the manifest, complete."""
-    version, slot = publication.version, publication.replica.slot
-    listed = Listed(
-        owner_uid=version.uid,
-        slot=slot,
-        digest=receipt.digest,
-        body_key=keys.manifest_key(version.uid, OS_DISK),
-        object_bytes=len(receipt.data),
-        virtual_bytes=receipt.manifest.virtual_bytes,
-        disk_digest=receipt.manifest.disk_digest,
-    )
-    rows = [
-        SegmentRow(
-            name=each.name,
-            blocks=each.blocks,
-            stored_bytes=each.stored_bytes,
-            checksum=each.checksum,
-            work_uid=each.work_uid,
-        )
-        for each in receipt.segments
-    ]
-    with installation.catalog.transaction() as facts:
-        facts.works.guard(lease)
-        manifest = list_segments(installation, facts, listed, rows)
-    installation.access(slot).put_manifest(listed.body_key, receipt.data)
-    complete_replica(
-        installation,
-        lease=lease,
-        line=publication.line,
-        version=version,
-        replica=publication.replica,
-        manifest=manifest,
-    )
-
-
-def _bases(installation: Installation, slot: Slot, plan: Mapping[str, Any]) -> list[Manifest]:
+def _bases(installation: Installation, slot: Slot, planned: Sequence[Mapping[str, str]]) -> list[Manifest]:
     """The bases' manifests, but for those that the slot can't serve: they are told, and done without."""
     access = installation.access(slot)
     manifests = []
-    for base in plan["bases"]:
+    for base in planned:
         try:
             manifests.append(access.manifest(base["key"], bytes.fromhex(base["digest"])))
         except StoreError as error:
@@ -280,5 +367,5 @@ def identity_as_plan(identity: SourceIdentity) -> dict[str, Any]:
     return {"location": identity.location, "file_bytes": identity.file_bytes, "stamp": identity.stamp}
 
 
-def _identity(plan: Mapping[str, Any]) -> SourceIdentity:
-    return SourceIdentity(**plan["identity"])
+def _identity(plan: Mapping[str, Any], disk: str) -> SourceIdentity:
+    return SourceIdentity(**plan["sources"][disk]["identity"])

@@ -19,7 +19,8 @@ from imgstore.operations import bills, definitions, disks, exporting, galleries,
 from imgstore.operations.installation import Installation
 from imgstore.operations.overlay import Overlay
 from imgstore.operations.sample import make_sample
-from imgstore.operations.versions import VersionRequest, VersionView
+from imgstore.operations.version_requests import VersionRequest
+from imgstore.operations.versions import VersionView
 
 GALLERY: Final = "quickstart"
 DEFINITION: Final = "sample"

@@ -7,17 +7,16 @@ import threading
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
 
 from imgstore.catalog import Facts
-from imgstore.catalog.manifests import unpacked
 from imgstore.control.plan import CopyStep, ready_steps
 from imgstore.control.queue import QueuedVersion
-from imgstore.domain import keys
 from imgstore.domain.errors import ImgstoreError, WorkHeld
-from imgstore.domain.resources import OS_DISK, ImageVersion, ManifestRow, SegmentRow
+from imgstore.domain.resources import ImageVersion, ManifestRow, SegmentRow, Slot
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.works import Lease, WorkKind
 from imgstore.operations.claiming import claim
@@ -26,11 +25,19 @@ from imgstore.operations.degrading import degrade, degrade_damaged
 from imgstore.operations.finding import Lineage
 from imgstore.operations.installation import Installation, first_that_serves
 from imgstore.operations.retargeting import check_left, is_wanted, let_go, no_longer_wanted
-from imgstore.operations.settling import Listed, complete_replica, list_segments, write_failure, write_version_state
-from imgstore.operations.working import at_work, take_up
+from imgstore.operations.settling import (
+    Listed,
+    complete_replica,
+    list_segments,
+    named_by,
+    write_failure,
+    write_version_state,
+)
+from imgstore.operations.working import at_work, copy_plan, take_up
 from imgstore.segments.manifest import intact
 from imgstore.transfer.copying import CopyOrder, copy_segments, to_send
 from imgstore.transfer.scatter import Damage
+from imgstore.transfer.slots import SlotAccess
 
 _LOOK_SECONDS: Final = 1.0
 """So often a person's command looks whether other processes are done with replicas of its version."""
@@ -106,12 +113,12 @@ class CopyPlan:
     """A replica whose work is leased."""
 
     lease: Lease
-    origin: ManifestRow
-    """The preferred source's manifest."""
+    origins: list[ManifestRow]
+    """The preferred source's manifests: the OS disk's, then by LUN."""
     segments: list[SegmentRow]
+    """Of all disks, each once."""
     lacking: frozenset[bytes]
     target_objects: int
-    ids: "np.ndarray[tuple[int], np.dtype[np.uint32]]"
     distrusted: bool
     """The replica was complete before: it is here because it was found damaged."""
 
@@ -190,25 +197,26 @@ def plan_copy(installation: Installation, facts: Facts, version: ImageVersion, s
     slot = step.replica.slot
     source = step.sources[0]
     check_left(facts, step.replica)
-    origin = facts.manifests.find(version.uid, source.slot.uid, OS_DISK)
-    assert origin is not None, "a complete replica has a manifest (promise 2)"
-    ids = unpacked(origin.segment_ids)
+    origins = facts.manifests.of_replica(version.uid, source.slot.uid)
+    assert len(origins) == len(version.disks), "a complete replica has a manifest of each disk (promise 2)"
+    ids = named_by(origins)
     there = facts.manifests.named_in_slot(slot.uid)
-    standing = facts.manifests.find(version.uid, slot.uid, OS_DISK)
-    distrusted = standing is not None and facts.manifests.is_complete(standing.uid)
+    standing = facts.manifests.of_replica(version.uid, slot.uid)
+    distrusted = any(facts.manifests.is_complete(row.uid) for row in standing)
     segments = facts.segments.rows(slot.key.pool_uid, ids)
     lacking = frozenset(
         row.name for row, known in zip(segments, np.isin(ids, there).tolist(), strict=True) if not known
     )
+    plan = copy_plan(origins)
     _, lease = take_up(
         installation,
         facts,
         kind=WorkKind.COPY,
         slot=slot,
         owner_uid=version.uid,
-        plan={"digest": origin.digest.hex()},
-        pins=(origin.uid,),
-        still_fits=lambda plan: plan.get("digest") == origin.digest.hex(),
+        plan=plan,
+        pins=tuple(row.uid for row in origins),
+        still_fits=lambda old: old == plan,
         wait=False,
     )
     begun = facts.works.find_open(WorkKind.INGEST, slot.uid, version.uid)
@@ -218,11 +226,10 @@ def plan_copy(installation: Installation, facts: Facts, version: ImageVersion, s
     write_version_state(facts, facts.versions.by_uid(version.uid))
     return CopyPlan(
         lease=lease,
-        origin=origin,
+        origins=origins,
         segments=segments,
         lacking=lacking,
         target_objects=len(there),
-        ids=ids,
         distrusted=distrusted,
     )
 
@@ -290,23 +297,35 @@ def _act(
             receipt = copy_segments(order, absent, missing)
         finally:
             degrade_damaged(installation, [source.slot for source in step.sources], damages)
-        listed = Listed(
-            owner_uid=version.uid,
-            slot=slot,
-            digest=plan.origin.digest,
-            body_key=keys.manifest_key(version.uid, OS_DISK),
-            object_bytes=plan.origin.object_bytes,
-            virtual_bytes=plan.origin.virtual_bytes,
-            disk_digest=plan.origin.disk_digest,
-        )
         with installation.catalog.transaction() as facts:
             facts.works.guard(plan.lease)
-            manifest = list_segments(installation, facts, listed, plan.ids)
-        data = first_that_serves(sources, lambda each: each.object(plan.origin.body_key, intact(plan.origin.digest)))
-        target.put_manifest(listed.body_key, data)
+            manifests = [_listed(installation, facts, slot, origin) for origin in plan.origins]
+        for origin in plan.origins:
+            go_on()
+            data = first_that_serves(sources, partial(_body, origin))
+            target.put_manifest(origin.body_key, data)
         with installation.catalog.reading() as facts:
             version = facts.versions.by_uid(version.uid)
         complete_replica(
-            installation, lease=plan.lease, line=line, version=version, replica=step.replica, manifest=manifest
+            installation, lease=plan.lease, line=line, version=version, replica=step.replica, manifests=manifests
         )
     counter.end(f"{receipt.sent_bytes} bytes stored")
+
+
+def _listed(installation: Installation, facts: Facts, slot: Slot, origin: ManifestRow) -> ManifestRow:
+    """The row that a manifest has in another slot: under the same key, with the same segments."""
+    listed = Listed(
+        owner_uid=origin.owner_uid,
+        slot=slot,
+        disk=origin.disk,
+        digest=origin.digest,
+        body_key=origin.body_key,
+        object_bytes=origin.object_bytes,
+        virtual_bytes=origin.virtual_bytes,
+        disk_digest=origin.disk_digest,
+    )
+    return list_segments(installation, facts, listed, named_by([origin]))
+
+
+def _body(origin: ManifestRow, source: SlotAccess) -> bytes:
+    return source.object(origin.body_key, intact(origin.digest))

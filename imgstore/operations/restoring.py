@@ -1,14 +1,15 @@
 """A Degraded replica that reads right from end to end is Completed again, through Replicating (the table of states)."""
 
-from imgstore.catalog.manifests import unpacked
+from collections.abc import Sequence
+
 from imgstore.domain.errors import ImgstoreError, ObjectCorrupt
-from imgstore.domain.resources import OS_DISK, ManifestRow, Replica, Slot
+from imgstore.domain.resources import ManifestRow, Replica, Slot
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.works import WorkKind
 from imgstore.operations.finding import lineage_of
 from imgstore.operations.installation import Installation
-from imgstore.operations.settling import complete_replica, write_failure, write_version_state
-from imgstore.operations.working import at_work, take_up
+from imgstore.operations.settling import complete_replica, named_by, write_failure, write_version_state
+from imgstore.operations.working import at_work, copy_plan, take_up
 from imgstore.segments.manifest import intact
 
 
@@ -26,24 +27,24 @@ def restore_replicas(installation: Installation, slot: Slot) -> int:
 def _restore(installation: Installation, replica: Replica) -> bool:
     """One of them; False where another process is at it, or it turns out to be damaged still."""
     with installation.catalog.reading() as facts:
-        row = facts.manifests.find(replica.version_uid, replica.slot.uid, OS_DISK)
-    if row is None:
+        rows = facts.manifests.of_replica(replica.version_uid, replica.slot.uid)
+    if not rows:
         return False
     try:
-        _recomplete(installation, replica, row)
+        _recomplete(installation, replica, rows)
     except ImgstoreError as error:
         installation.note(f"{replica.slot.key.region}/{replica.slot.key.ordinal}", f"not restored: {error.message}")
         return False
     return True
 
 
-def _recomplete(installation: Installation, replica: Replica, row: ManifestRow) -> None:
+def _recomplete(installation: Installation, replica: Replica, rows: Sequence[ManifestRow]) -> None:
     slot = replica.slot
     with installation.catalog.transaction() as facts:
         version = facts.versions.by_uid(replica.version_uid)
         line = lineage_of(facts, version)
-        names = [each.name for each in facts.segments.rows(slot.key.pool_uid, unpacked(row.segment_ids))]
-        plan = {"digest": row.digest.hex()}  # As a copy's, so that a repeat of the version's create takes it over.
+        names = [each.name for each in facts.segments.rows(slot.key.pool_uid, named_by(rows))]
+        plan = copy_plan(rows)
         _, lease = take_up(
             installation,
             facts,
@@ -51,7 +52,7 @@ def _recomplete(installation: Installation, replica: Replica, row: ManifestRow) 
             slot=slot,
             owner_uid=version.uid,
             plan=plan,
-            pins=(row.uid,),
+            pins=tuple(row.uid for row in rows),
             still_fits=lambda old: old == plan,
         )
         facts.versions.lock(version.uid)
@@ -60,11 +61,12 @@ def _recomplete(installation: Installation, replica: Replica, row: ManifestRow) 
     try:
         with at_work(installation, slot, lease):
             access = installation.access(slot)
-            access.object(row.body_key, intact(row.digest))
+            for row in rows:
+                access.object(row.body_key, intact(row.digest))
             damaged = access.damaged(names)
             if damaged:
                 raise _still_damaged(slot, len(damaged))
-            complete_replica(installation, lease=lease, line=line, version=version, replica=replica, manifest=row)
+            complete_replica(installation, lease=lease, line=line, version=version, replica=replica, manifests=rows)
     except ImgstoreError as error:
         write_failure(installation, lease, replica, str(error))
         raise

@@ -3,7 +3,8 @@
 Promises 1, 2 and 3 (DESIGN.md) are kept here: nobody else writes Completed, charges, or opens an interval.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -14,8 +15,9 @@ from imgstore.catalog.manifests import unpacked
 from imgstore.control.backoff import backoff_seconds
 from imgstore.domain.digests import Digest
 from imgstore.domain.errors import Conflict, LeaseLost
-from imgstore.domain.resources import OS_DISK, ImageVersion, ManifestRow, Replica, SegmentRow, Slot
+from imgstore.domain.resources import ImageVersion, ManifestRow, Replica, SegmentRow, Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState, provisioning_state
+from imgstore.domain.version_disks import OS_DISK, VersionDisk
 from imgstore.domain.works import Lease
 from imgstore.ledger.egress import arrival
 from imgstore.ledger.rows import Party, StorageInterval
@@ -32,6 +34,8 @@ class Listed:
 
     owner_uid: str
     slot: Slot
+    disk: str = OS_DISK
+    """Which of the owner's disks."""
     digest: Digest
     body_key: str
     object_bytes: int
@@ -65,7 +69,7 @@ def list_segments(
         WorkHeld: a collector deletes one of the segments.
     """
     facts.slots.lock(listed.slot.uid)
-    standing = facts.manifests.find(listed.owner_uid, listed.slot.uid, OS_DISK)
+    standing = facts.manifests.find(listed.owner_uid, listed.slot.uid, listed.disk)
     if standing is not None and facts.manifests.is_complete(standing.uid):
         if standing.digest == listed.digest:
             return standing  # A degraded replica under repair: the same content, named and metered all the while.
@@ -78,6 +82,7 @@ def list_segments(
         uid=installation.effects.new_uid(),
         slot_uid=listed.slot.uid,
         owner_uid=listed.owner_uid,
+        disk=listed.disk,
         digest=listed.digest,
         body_key=listed.body_key,
         virtual_bytes=listed.virtual_bytes,
@@ -96,12 +101,21 @@ def complete_replica(
     line: Lineage,
     version: ImageVersion,
     replica: Replica,
-    manifest: ManifestRow,
+    manifests: Sequence[ManifestRow],
 ) -> None:
     """The transaction that makes a replica Completed and charges for it.
 
     Delivered bytes are reckoned under the lock of (pool, region): the first replica of the version in a region pays for
     the segments that no complete manifest of that region names (rules.md, rule 21); every other one is a free copy.
+    What several of its disks name counts once.
+
+    Args:
+        installation: where.
+        lease: of the work that made it.
+        line: what the version is in.
+        version: the replica's.
+        replica: the replica.
+        manifests: of all its disks (rules.md, rule 17).
 
     Raises:
         LeaseLost: the work is another's by now; nothing was written.
@@ -109,24 +123,26 @@ def complete_replica(
     """
     slot = replica.slot
     now = installation.effects.now()
+    by_disk = {manifest.disk: manifest for manifest in manifests}
+    assert by_disk.keys() == set(version.disk_keys), "a replica is complete when all of its disks are"
     with installation.catalog.transaction() as facts:
         facts.works.guard(lease)
         facts.slots.lock_region(slot.key.pool_uid, slot.key.region)
         facts.slots.lock(slot.uid)
-        ids = _ids(manifest)
+        ids = named_by(manifests)
         check_not_condemned(facts, slot, ids)
-        new_here = np.setdiff1d(ids, facts.manifests.named_in_slot(slot.uid, except_uid=manifest.uid))
-        new_in_region = np.setdiff1d(
-            ids, facts.manifests.named_in_region(slot.key.pool_uid, slot.key.region, except_uid=manifest.uid)
-        )
+        # Its own manifests are not complete yet; or else it is a repair, and these are not asked for.
+        new_here = np.setdiff1d(ids, facts.manifests.named_in_slot(slot.uid))
+        new_in_region = np.setdiff1d(ids, facts.manifests.named_in_region(slot.key.pool_uid, slot.key.region))
         facts.versions.lock(version.uid)  # Before its replicas: who changes its targets takes them in this order too.
         siblings = facts.replicas.list(version.uid)
         first_here = not any(
             other.slot.key.region == slot.key.region and other.state is ReplicaState.COMPLETED for other in siblings
         )
         pool_uid = slot.key.pool_uid
-        own = facts.segments.stored_bytes(pool_uid, new_here) + manifest.object_bytes
-        was_complete = facts.manifests.is_complete(manifest.uid)  # A repair: its arrival is in the ledger already.
+        own = facts.segments.stored_bytes(pool_uid, new_here) + sum(each.object_bytes for each in manifests)
+        # A repair: its arrival is in the ledger already.
+        was_complete = all(facts.manifests.is_complete(each.uid) for each in manifests)
         if not was_complete and not (slot.key.region == version.location and first_here):
             crossing = first_here
             facts.ledger.add(
@@ -143,13 +159,17 @@ def complete_replica(
                 )
             )
         if not was_complete:
-            facts.manifests.complete(manifest.uid)
+            for each in manifests:
+                facts.manifests.complete(each.uid)
             open_interval(installation, facts, owner_uid=version.uid, slot=slot, party=party_of(line, version), own=own)
         facts.replicas.move(replica.uid, ReplicaState.COMPLETED, completed_at=now)
         facts.works.complete(lease)
-        write_version_state(
-            facts, replace(version, virtual_bytes=manifest.virtual_bytes, disk_digest=manifest.disk_digest)
-        )
+        write_version_state(facts, replace(version, disks=tuple(_known(disk, by_disk) for disk in version.disks)))
+
+
+def _known(disk: VersionDisk, by_disk: Mapping[str, ManifestRow]) -> VersionDisk:
+    manifest = by_disk[disk.key]
+    return replace(disk, virtual_bytes=manifest.virtual_bytes, disk_digest=manifest.disk_digest)
 
 
 def write_failure(installation: Installation, lease: Lease, replica: Replica, error: str) -> None:
@@ -177,7 +197,7 @@ def _chance(installation: Installation) -> float:
 
 
 def write_version_state(facts: Facts, version: ImageVersion) -> ImageVersion:
-    """Write the version down with the provisioning state that its replicas give it, and what `version` knows of its disk.
+    """Write the version down with the provisioning state that its replicas give it, and what `version` knows of its disks.
 
     All else stays as it stands now: `version` may have been read before an update.
     """
@@ -187,15 +207,19 @@ def write_version_state(facts: Facts, version: ImageVersion) -> ImageVersion:
         return standing
     states = [replica.state for replica in facts.replicas.list(version.uid)]
     creating = standing.provisioning_state is ProvisioningState.CREATING
+    known = {disk.key: disk for disk in version.disks if disk.disk_digest is not None}
     changed = replace(
         standing,
         provisioning_state=provisioning_state(states, creating=creating),
-        virtual_bytes=version.virtual_bytes or standing.virtual_bytes,
-        disk_digest=version.disk_digest or standing.disk_digest,
+        disks=tuple(_taught(disk, known.get(disk.key, disk)) for disk in standing.disks),
     )
     if changed != standing:
         facts.versions.update(changed)
     return changed
+
+
+def _taught(disk: VersionDisk, known: VersionDisk) -> VersionDisk:
+    return replace(disk, virtual_bytes=known.virtual_bytes, disk_digest=known.disk_digest)
 
 
 def open_interval(
@@ -217,27 +241,31 @@ def open_interval(
     )
 
 
-def forget_manifest(installation: Installation, facts: Facts, slot: Slot, manifest: ManifestRow) -> int:
-    """Take a manifest's row away and give the bytes that others still name to the next owner of the slot.
+def forget_manifests(installation: Installation, facts: Facts, slot: Slot, manifests: Sequence[ManifestRow]) -> int:
+    """Take the rows of an owner's manifests away and give the bytes that others still name to the next of the slot.
 
     Returns:
         The stored bytes that nothing in the slot names any more.
     """
     facts.slots.lock(slot.uid)
-    was_complete = facts.manifests.is_complete(manifest.uid)
-    facts.manifests.remove(manifest.uid)
-    if not was_complete:
+    was_complete = [facts.manifests.is_complete(manifest.uid) for manifest in manifests]
+    for manifest in manifests:
+        facts.manifests.remove(manifest.uid)
+    if not any(was_complete):
         return 0
     standing = facts.ledger.open_intervals(slot.uid)
     now = installation.effects.now()
     arrived = {replica.version_uid: replica.completed_at or now for replica in facts.replicas.in_slot(slot.uid)}
-    owners = sorted(facts.manifests.in_slot(slot.uid), key=lambda row: (arrived.get(row.owner_uid, now), row.uid))
+    owned = defaultdict[str, list[ManifestRow]](list)
+    for row in sorted(facts.manifests.in_slot(slot.uid), key=lambda row: (arrived.get(row.owner_uid, now), row.uid)):
+        owned[row.owner_uid].append(row)
     pool_uid = slot.key.pool_uid
 
     def stored_bytes(ids: Locations) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         return np.array([row.stored_bytes for row in facts.segments.rows(pool_uid, ids)], dtype=np.int64)
 
-    wanted = own_bytes([(row.owner_uid, _ids(row), row.object_bytes) for row in owners], stored_bytes)
+    owners = [(uid, named_by(rows), sum(row.object_bytes for row in rows)) for uid, rows in owned.items()]
+    wanted = own_bytes(owners, stored_bytes)
     parties = {interval.owner_uid: interval.party for interval in standing}
     to_close, to_open = changes(standing, wanted)
     for interval in to_close:
@@ -248,8 +276,9 @@ def forget_manifest(installation: Installation, facts: Facts, slot: Slot, manife
     return before - sum(wanted.values())
 
 
-def _ids(manifest: ManifestRow) -> Locations:
-    return unpacked(manifest.segment_ids)
+def named_by(manifests: Iterable[ManifestRow]) -> Locations:
+    """The catalog's ids of the segments that some manifests name, sorted, each once."""
+    return np.unique(unpacked(b"".join(manifest.segment_ids for manifest in manifests)))
 
 
 def _not_the_same(listed: Listed) -> Conflict:

@@ -51,7 +51,7 @@ class _Listing:
     segments: dict[Digest, ObjectInfo]
     manifests: dict[str, ObjectInfo]
     fingerprints: dict[str, ObjectInfo]
-    """By work."""
+    """By what packed them."""
     marks: dict[str, ObjectInfo]
     """By work. Listed after the segments: a work that has none here had put none of them."""
 
@@ -97,7 +97,8 @@ def survey_slot(installation: Installation, slot: Slot, grace: timedelta) -> Slo
     )
     open_uids = {work.uid for work in works}
     stale = {keys.work_key(uid): info.stored_bytes for uid, info in listing.marks.items() if uid not in open_uids}
-    closed = {uid: info for uid, info in listing.fingerprints.items() if uid not in open_uids}
+    packing = frozenset[str]().union(*map(keys.packing_uids, open_uids))
+    closed = {uid: info for uid, info in listing.fingerprints.items() if uid not in packing}
     if closed and (plan.unreferenced or not closed.keys() <= packed_by):
         with suppress(StoreError):  # A manifest can't be read now: its fingerprints may be needed, so all stay.
             needed = _needed(access, complete, strangers)
@@ -164,7 +165,7 @@ def _names(access: SlotAccess, key: str) -> frozenset[Digest]:
 
 
 def _needed(access: SlotAccess, rows: list[ManifestRow], strangers: list[str]) -> frozenset[str]:
-    """The works whose fingerprints a manifest of the slot names."""
+    """What packed the fingerprints that a manifest of the slot names."""
     bodies = {row.body_key: row.digest for row in rows}
     manifests = [access.manifest(key, digest) for key, digest in bodies.items()]
     for key in strangers:

@@ -12,7 +12,8 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.recording import recorded
 from imgstore.operations.retargeting import retarget
 from imgstore.operations.settling import write_version_state
-from imgstore.operations.versions import VersionView, check_updatable, replication_failed, show_version
+from imgstore.operations.version_requests import check_updatable
+from imgstore.operations.versions import VersionView, replication_failed, show_version
 
 
 def update_version(

@@ -9,9 +9,9 @@ from imgstore.domain.digests import Digest, digest_of, disk_digest
 from imgstore.domain.errors import ImageNotAvailable
 from imgstore.domain.geometry import PIECE_BYTES
 from imgstore.domain.names import ImageReference
-from imgstore.domain.resources import OS_DISK
 from imgstore.domain.sources import DiskFormat, DiskReader
 from imgstore.domain.states import ReplicaState
+from imgstore.domain.version_disks import check_there, disk_key
 from imgstore.formats import LocalFile, open_disk
 from imgstore.operations import finding
 from imgstore.operations.counting import Counter
@@ -44,13 +44,23 @@ def verify_file(
     *,
     path: Path,
     reference: ImageReference,
+    lun: int | None = None,
     location: str | None = None,
     source_format: DiskFormat | None = None,
 ) -> Verification:
-    """Compare the disk in a file, whatever its container, with an image version.
+    """Compare the disk in a file, whatever its container, with a disk of an image version.
+
+    Args:
+        installation: where.
+        principal: who.
+        path: the file.
+        reference: which image.
+        lun: of which of its data disks; None is its OS disk.
+        location: the region; None is the gallery's.
+        source_format: what the file is; None looks at it.
 
     Raises:
-        ImageNotAvailable: no such version, or it is complete nowhere.
+        ImageNotAvailable: no such version, it has no such disk, or it is complete nowhere.
         ImageRefused: the file can't be read.
     """
     check_subscription(installation, reference)
@@ -62,9 +72,10 @@ def verify_file(
         )
         region = installation.regions.get(location or line.gallery.location, target="location").name
         version = named_version(installation, facts, line, reference, region)
+        check_there(version.disk_keys, disk_key(lun), line.version_id(version.name))
         complete = [each.slot for each in facts.replicas.list(version.uid) if each.state is ReplicaState.COMPLETED]
         complete.sort(key=lambda slot: slot.key.region != region)
-        row = facts.manifests.find(version.uid, complete[0].uid, OS_DISK) if complete else None
+        row = facts.manifests.find(version.uid, complete[0].uid, disk_key(lun)) if complete else None
     if row is None:
         raise ImageNotAvailable(
             f"The gallery image {line.version_id(version.name)} is complete in no region.",

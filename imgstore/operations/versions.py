@@ -1,40 +1,19 @@
 """Image versions: published, shown, listed."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from datetime import datetime
+from contextlib import AbstractContextManager, ExitStack, closing
+from dataclasses import dataclass
 
 from imgstore.catalog import Facts
-from imgstore.control.changes import check_end_of_life
-from imgstore.control.targets import PublishingRequest, resolve_targets
-from imgstore.control.updating import check_block, updated
 from imgstore.domain import names
 from imgstore.domain.access import Action, Principal, authorize
-from imgstore.domain.errors import (
-    Conflict,
-    ImageRefused,
-    ImgstoreError,
-    PropertyChangeNotAllowed,
-    ReplicationFailed,
-    SourceChanged,
-    StoreError,
-)
-from imgstore.domain.limits import check_room
+from imgstore.domain.errors import ImageRefused, ImgstoreError, ReplicationFailed, SourceChanged, StoreError
 from imgstore.domain.names import VersionName
 from imgstore.domain.paging import Page, PageRequest
-from imgstore.domain.resources import (
-    KEEP,
-    NO_TAGS,
-    ImageVersion,
-    Replica,
-    StorageAccountType,
-    TargetRegion,
-    TargetRegionRequest,
-    VersionUpdate,
-)
-from imgstore.domain.sources import DiskFormat, DiskReader, SourceIdentity
-from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.domain.resources import ImageVersion, Replica
+from imgstore.domain.sources import DiskFormat, DiskReader
+from imgstore.domain.states import ReplicaState
+from imgstore.domain.version_disks import OS_DISK, check_luns, disk_key
 from imgstore.domain.works import WorkKind
 from imgstore.formats import generation_of, open_disk
 from imgstore.operations import finding
@@ -44,9 +23,16 @@ from imgstore.operations.forgetting import forget_version
 from imgstore.operations.installation import Installation
 from imgstore.operations.publishing import Publication, publish
 from imgstore.operations.recording import recorded
-from imgstore.operations.retargeting import retarget
-from imgstore.operations.settling import write_version_state
 from imgstore.operations.sources import check_sha256, open_source
+from imgstore.operations.version_requests import (
+    DataVhd,
+    VersionRequest,
+    Wanted,
+    check_apart,
+    check_disks,
+    resolve,
+    write_down,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,66 +45,6 @@ class VersionView:
     line: Lineage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VersionRequest:
-    """A version as it is asked for."""
-
-    group: str
-    """The resource group's name."""
-    gallery: str
-    definition: str
-    version: VersionName
-    location: str | None = None
-    """The source region; None is the gallery's."""
-    target_regions: Sequence[TargetRegionRequest] = ()
-    """Where to, all of them; empty is the source region alone, or where a version that stands is."""
-    replica_count: int | None = None
-    """For the regions that name none; None is 1, or as it stands."""
-    storage_account_type: StorageAccountType | None = None
-    """For the regions that name none; None is Standard_LRS, or as it stands."""
-    exclude_from_latest: bool | None = None
-    """None leaves it as it is."""
-    end_of_life_at: datetime | None = None
-    """None leaves it as it is."""
-    allow_deletion_of_replicated_locations: bool | None = None
-    """None leaves it as it is."""
-    block_deletion_before_end_of_life: bool | None = None
-    """None leaves it as it is."""
-    tags: Mapping[str, str] | None = None
-    """None leaves them as they are."""
-    sha256: str | None = None
-    """Of the source's file, checked before anything is stored."""
-    bases: Sequence[VersionName] = ()
-    """Versions to be compared with besides those that are chosen."""
-    verify_full: bool = False
-    """Read the whole disk back before it is published."""
-
-    def as_update(self) -> VersionUpdate:
-        """What it asks of a version that stands."""
-        return VersionUpdate(
-            target_regions=self.target_regions,
-            replica_count=self.replica_count,
-            storage_account_type=self.storage_account_type,
-            exclude_from_latest=self.exclude_from_latest,
-            end_of_life_at=KEEP if self.end_of_life_at is None else self.end_of_life_at,
-            allow_deletion_of_replicated_locations=self.allow_deletion_of_replicated_locations,
-            block_deletion_before_end_of_life=self.block_deletion_before_end_of_life,
-            tags=self.tags,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Wanted:
-    """The request with every default filled in, checked."""
-
-    request: VersionRequest
-    line: Lineage
-    location: str
-    targets: tuple[TargetRegion, ...]
-    sha256: str | None
-    """Lower case."""
-
-
 def create_version(
     installation: Installation,
     principal: Principal,
@@ -126,9 +52,10 @@ def create_version(
     *,
     os_vhd_uri: str,
     source_format: DiskFormat | None = None,
+    data_vhds: Sequence[DataVhd] = (),
     wait: bool = True,
 ) -> VersionView:
-    """Publish a disk as a version and replicate it to its target regions.
+    """Publish disks as a version and replicate it to its target regions.
 
     The same command on a version that is Creating or Failed goes on where it stood. Other target regions, tags and what
     else may change are changed as by `updating.update_version`.
@@ -138,77 +65,71 @@ def create_version(
         principal: who.
         request: which version, and where it is to be.
         os_vhd_uri: a path, file://, s3:// or https://, of any container that is read.
-        source_format: what the file is; None looks at it.
+        source_format: what that file is; None looks at it.
+        data_vhds: the data disks, each at a LUN of its own.
         wait: until it is in every region; else only the source region is waited for, and workers do the rest.
 
     Raises:
         InvalidInput, ImageRefused: the request or the image is refused; nothing is visible.
-        PropertyChangeNotAllowed: the version exists with another source or another source region.
+        PropertyChangeNotAllowed: the version exists with other disks, another source or another source region.
         ReplicationFailed: one or more target regions failed; the others serve.
         StoreError: the source region's store could not take it; the same command goes on.
     """
-    wanted = _resolved(installation, request)
+    check_luns([vhd.lun for vhd in data_vhds])
+    wanted = resolve(installation, request)
+    uris = {OS_DISK: os_vhd_uri} | {disk_key(vhd.lun): vhd.uri for vhd in data_vhds}
+    formats = {OS_DISK: source_format} | {disk_key(vhd.lun): vhd.format for vhd in data_vhds}
     with _recorded(installation, principal, wanted):
-        source = open_source(installation, os_vhd_uri)
-        try:
+        with ExitStack() as opened:
+            sources = {key: opened.enter_context(closing(open_source(installation, uri))) for key, uri in uris.items()}
+            check_apart({key: source.identity().location for key, source in sources.items()})
             if wanted.sha256 is not None:
-                check_sha256(source, wanted.sha256)
-            reader = open_disk(source, format=source_format, scratch=installation.scratch)
-            try:
-                version = _publish(installation, wanted, reader)
-            finally:
-                reader.close()
-        finally:
-            source.close()
+                check_sha256(sources[OS_DISK], wanted.sha256)
+            readers = {
+                key: opened.enter_context(closing(open_disk(source, format=formats[key], scratch=installation.scratch)))
+                for key, source in sources.items()
+            }
+            version = _publish(installation, wanted, readers)
+        return _replicate(installation, principal, wanted, version, wait=wait)
+
+
+def publish_readers(
+    installation: Installation,
+    principal: Principal,
+    request: VersionRequest,
+    readers: Mapping[str, DiskReader],
+    *,
+    wait: bool = True,
+) -> VersionView:
+    """The same for disks that are open already, by key (``os``, ``lun-5``); they stay the caller's.
+
+    Raises as `create_version`.
+    """
+    wanted = resolve(installation, request)
+    with _recorded(installation, principal, wanted):
+        version = _publish(installation, wanted, readers)
         return _replicate(installation, principal, wanted, version, wait=wait)
 
 
 def publish_reader(
     installation: Installation, principal: Principal, request: VersionRequest, reader: DiskReader
 ) -> VersionView:
-    """The same for a disk that is open already; it stays the caller's. Raises as `create_version`."""
-    wanted = _resolved(installation, request)
-    with _recorded(installation, principal, wanted):
-        version = _publish(installation, wanted, reader)
-        return _replicate(installation, principal, wanted, version)
+    """The same for an OS disk alone."""
+    return publish_readers(installation, principal, request, {OS_DISK: reader})
 
 
-def _resolved(installation: Installation, request: VersionRequest) -> _Wanted:
-    with installation.catalog.reading() as facts:
-        line = finding.parent_lineage(
-            facts, installation.subscription, request.group, request.gallery, request.definition
-        )
-        standing = facts.versions.get(line.definition.uid, request.version)
-    now = installation.effects.now()
-    regions, limits = installation.regions, installation.limits
-    if standing is not None and standing.is_visible:
-        location = regions.get(request.location or standing.location, target="location").name
-        targets = updated(standing, request.as_update(), regions, limits, now=now).target_regions
-    else:
-        publishing = PublishingRequest(
-            location=request.location or line.gallery.location,
-            target_regions=request.target_regions,
-            replica_count=request.replica_count,
-            storage_account_type=request.storage_account_type,
-        )
-        location, targets = resolve_targets(publishing, regions, limits)
-        check_end_of_life(request.end_of_life_at, now)
-    sha256 = None if request.sha256 is None else request.sha256.strip().lower()
-    return _Wanted(request=request, line=line, location=location, targets=targets, sha256=sha256)
-
-
-def _recorded(installation: Installation, principal: Principal, wanted: _Wanted) -> AbstractContextManager[None]:
+def _recorded(installation: Installation, principal: Principal, wanted: Wanted) -> AbstractContextManager[None]:
     scope = wanted.line.version_id(wanted.request.version)
     return recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/versions/write")
 
 
-def _publish(installation: Installation, wanted: _Wanted, reader: DiskReader) -> ImageVersion:
+def _publish(installation: Installation, wanted: Wanted, readers: Mapping[str, DiskReader]) -> ImageVersion:
     """The version's row, and its bytes in the source slot."""
-    _check_disk(installation, reader)
-    _warn_generation(installation, wanted.line, reader)
-    version = _written_down(installation, wanted, reader.identity())
+    check_disks(installation, readers)
+    _warn_generation(installation, wanted.line, readers[OS_DISK])
+    version = write_down(installation, wanted, {key: reader.identity() for key, reader in readers.items()})
     try:
-        _make_source(installation, wanted, version, reader)
+        _make_source(installation, wanted, version, readers)
     except (ImageRefused, SourceChanged):
         _withdraw(installation, version)
         raise
@@ -227,7 +148,7 @@ def _withdraw(installation: Installation, version: ImageVersion) -> None:
 
 
 def _replicate(
-    installation: Installation, principal: Principal, wanted: _Wanted, version: ImageVersion, *, wait: bool = True
+    installation: Installation, principal: Principal, wanted: Wanted, version: ImageVersion, *, wait: bool = True
 ) -> VersionView:
     """The version's bytes in every other slot, as far as they can be brought there now, or by workers."""
     failed: Mapping[str, ImgstoreError] = {}
@@ -250,18 +171,6 @@ def _replicate(
     return view
 
 
-def _check_disk(installation: Installation, reader: DiskReader) -> None:
-    limit = installation.limits.image_bytes_max
-    if reader.virtual_bytes > limit:
-        raise ImageRefused(
-            f"The image's size exceeds the limit of {limit} bytes.",
-            found=f"a disk of {reader.virtual_bytes} bytes",
-            expected=f"at most {limit} bytes (image_bytes_max)",
-            hint=f"shrink the disk before publishing it, or {installation.limits.setting('image_bytes_max')}",
-            target="osDiskImage",
-        )
-
-
 def _warn_generation(installation: Installation, line: Lineage, reader: DiskReader) -> None:
     """What is only inferred from a partition table warns; it refuses nothing."""
     inferred = generation_of(reader)
@@ -273,115 +182,9 @@ def _warn_generation(installation: Installation, line: Lineage, reader: DiskRead
         )
 
 
-def _written_down(installation: Installation, wanted: _Wanted, identity: SourceIdentity) -> ImageVersion:
-    """The version's row, made with its replicas or, where it stands already, compared with the request."""
-    with installation.catalog.transaction() as facts:
-        found = facts.versions.get(wanted.line.definition.uid, wanted.request.version)
-        if found is None:
-            return _added(installation, facts, wanted, identity)
-        facts.versions.lock(found.uid)
-        standing = facts.versions.by_uid(found.uid)
-        check_updatable(standing, wanted.line.version_id(standing.name))
-        changed = _compared(installation, facts, standing, wanted, identity)
-        if changed != standing:
-            facts.versions.update(changed)
-        retarget(installation, facts, wanted.line, changed)
-        return write_version_state(facts, changed)
-
-
-def check_updatable(standing: ImageVersion, scope: str) -> None:
-    """Refuse to change a version that was deleted.
-
-    Raises:
-        Conflict: it was, softly or not.
-    """
-    if standing.provisioning_state is ProvisioningState.DELETING:
-        raise Conflict(
-            f"Operation 'Update Gallery Image Version' is not allowed on {standing.name} since it is marked for "
-            "deletion. You can only retry the Delete operation (or wait for an ongoing one to complete).",
-            hint="delete it again, then publish",
-            target=scope,
-        )
-    if standing.soft_deleted_at is not None:
-        raise Conflict(
-            f"The image version {standing.name} was deleted softly, and keeps its name until it is gone for good.",
-            found=f"deleted at {standing.soft_deleted_at.isoformat()}",
-            expected="a version that stands, or none of that name",
-            hint="`imgstore sig image-version undelete` brings it back; `delete --bypass-soft-delete` frees its name",
-            target=scope,
-        )
-
-
-def _added(installation: Installation, facts: Facts, wanted: _Wanted, identity: SourceIdentity) -> ImageVersion:
-    request = wanted.request
-    there = facts.versions.count(installation.subscription, wanted.location)
-    check_room(installation.limits, "versions_max", there, what="image versions", region=wanted.location)
-    version = ImageVersion(
-        uid=installation.effects.new_uid(),
-        definition_uid=wanted.line.definition.uid,
-        name=request.version,
-        location=wanted.location,
-        target_regions=wanted.targets,
-        replica_count=request.replica_count or 1,
-        exclude_from_latest=request.exclude_from_latest or False,
-        end_of_life_at=request.end_of_life_at,
-        allow_deletion_of_replicated_locations=request.allow_deletion_of_replicated_locations,
-        block_deletion_before_end_of_life=request.block_deletion_before_end_of_life or False,
-        tags=dict(request.tags) if request.tags else NO_TAGS,
-        source=identity,
-        source_sha256=wanted.sha256,
-        published_at=installation.effects.now(),
-        provisioning_state=ProvisioningState.CREATING,
-    )
-    check_block(version)
-    facts.versions.add(version)
-    retarget(installation, facts, wanted.line, version)
-    return version
-
-
-def _compared(
-    installation: Installation, facts: Facts, standing: ImageVersion, wanted: _Wanted, identity: SourceIdentity
-) -> ImageVersion:
-    """The standing version with what may change changed.
-
-    A source that has the same place but changed before its region completed is taken anew, aloud: nothing of the old
-    one was ever visible (rules.md, rule 2).
-    """
-    here = [each for each in facts.replicas.list(standing.uid) if each.slot.key.region == standing.location]
-    arrived = any(each.state in (ReplicaState.COMPLETED, ReplicaState.DEGRADED) for each in here)
-    same_place = standing.source.location == identity.location
-    if standing.source != identity and (arrived or not same_place):
-        raise PropertyChangeNotAllowed(
-            "properties.storageProfile.osDiskImage.source",
-            found=_described(identity),
-            expected=_described(standing.source),
-        )
-    if standing.source != identity:
-        installation.note(f"{standing.location}/0", "the source changed since the last run; taking it in anew")
-    if standing.location != wanted.location:
-        raise PropertyChangeNotAllowed("location", found=wanted.location, expected=standing.location)
-    known = standing.source_sha256 if standing.source == identity else None
-    if None not in (wanted.sha256, known) and wanted.sha256 != known:
-        raise PropertyChangeNotAllowed(
-            "properties.storageProfile.osDiskImage.source",
-            found=f"{_described(identity)}, SHA-256 {wanted.sha256}",
-            expected=f"SHA-256 {known}: the file was changed and given its old time stamp back",
-        )
-    changed = updated(
-        standing,
-        wanted.request.as_update(),
-        installation.regions,
-        installation.limits,
-        now=installation.effects.now(),
-    )
-    return replace(changed, source=identity, source_sha256=wanted.sha256 or known)
-
-
-def _described(identity: SourceIdentity) -> str:
-    return f"{identity.location} of {identity.file_bytes} bytes, stamp {identity.stamp}"
-
-
-def _make_source(installation: Installation, wanted: _Wanted, version: ImageVersion, reader: DiskReader) -> None:
+def _make_source(
+    installation: Installation, wanted: Wanted, version: ImageVersion, readers: Mapping[str, DiskReader]
+) -> None:
     """Publish into a slot of the source region, unless some replica has the bytes: then replication does the rest.
 
     The first slot is any healthy one (rules.md, rule 16): where the zone of one is down, the next is tried.
@@ -400,7 +203,7 @@ def _make_source(installation: Installation, wanted: _Wanted, version: ImageVers
                     line=wanted.line,
                     version=version,
                     replica=source,
-                    reader=reader,
+                    readers=readers,
                     named_bases=wanted.request.bases,
                     verify_full=wanted.request.verify_full,
                 ),

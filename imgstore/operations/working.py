@@ -1,13 +1,13 @@
 """Works, opened, taken over and marked in their slots (rules.md, rules 1 to 3)."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from imgstore.catalog import Facts
 from imgstore.domain import keys
 from imgstore.domain.errors import ObjectNotFound, StoreError
-from imgstore.domain.resources import Slot
+from imgstore.domain.resources import ManifestRow, Slot
 from imgstore.domain.works import Lease, Work, WorkKind
 from imgstore.operations.holding import Hold
 from imgstore.operations.installation import Installation
@@ -45,6 +45,11 @@ def take_up(
     if work is None:
         work = facts.works.open(kind=kind, slot_uid=slot.uid, owner_uid=owner_uid, plan=plan, pins=pins)
     return work, _leased(installation, facts, work, wait=wait)
+
+
+def copy_plan(manifests: Sequence[ManifestRow]) -> dict[str, Any]:
+    """The plan of a work that makes a replica of these, of copying it or of restoring it: one takes over the other's."""
+    return {"digests": {row.disk: row.digest.hex() for row in manifests}}
 
 
 def _leased(installation: Installation, facts: Facts, work: Work, *, wait: bool) -> Lease:

@@ -31,6 +31,7 @@ from imgstore.domain.resources import (
 )
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.domain.version_disks import disk_key
 from imgstore.ledger.rows import ChargeKind, LedgerRow
 from imgstore.operations import (
     bills,
@@ -44,7 +45,8 @@ from imgstore.operations import (
     versions,
 )
 from imgstore.operations.installation import Installation
-from imgstore.operations.versions import VersionRequest, VersionView
+from imgstore.operations.version_requests import DataVhd, VersionRequest
+from imgstore.operations.versions import VersionView
 from imgstore.segments.manifest import decode_manifest
 from imgstore.segments.reference import MAGIC as REFERENCE_MAGIC
 from imgstore.segments.reference import decode_reference
@@ -125,7 +127,22 @@ def publish(
     **more: Any,
 ) -> VersionView:
     """Publish a file as a version and replicate it."""
-    return versions.create_version(installation, ADMIN, request(version, targets, **more), os_vhd_uri=str(source))
+    return publish_disks(installation, source, {}, version, targets, **more)
+
+
+def publish_disks(
+    installation: Installation,
+    source: Path | str,
+    data: Mapping[int, Path | str],
+    version: str = "1.0.0",
+    targets: Sequence[str] = TARGETS,
+    **more: Any,
+) -> VersionView:
+    """Publish a file, and data disks by LUN, as a version and replicate it."""
+    data_vhds = [DataVhd(lun=lun, uri=str(uri)) for lun, uri in data.items()]
+    return versions.create_version(
+        installation, ADMIN, request(version, targets, **more), os_vhd_uri=str(source), data_vhds=data_vhds
+    )
 
 
 def show(installation: Installation, version: str = "1.0.0") -> VersionView:
@@ -221,22 +238,37 @@ def reference(version: str = "latest") -> ImageReference:
 
 
 def make_disk(
-    installation: Installation, name: str, location: str = "southcentralus", version: str = "latest"
+    installation: Installation,
+    name: str,
+    location: str = "southcentralus",
+    version: str = "latest",
+    lun: int | None = None,
 ) -> ManagedDisk:
     """Make a managed disk."""
     return disks.create_disk(
-        installation, ADMIN, group=GROUP, name=name, location=location, gallery_image_reference=reference(version)
+        installation,
+        ADMIN,
+        group=GROUP,
+        name=name,
+        location=location,
+        gallery_image_reference=reference(version),
+        gallery_image_reference_lun=lun,
     )
 
 
 def export(
-    installation: Installation, path: Path, location: str = "southcentralus", version: str = "1.0.0"
+    installation: Installation,
+    path: Path,
+    location: str = "southcentralus",
+    version: str = "1.0.0",
+    lun: int | None = None,
 ) -> exporting.Export:
-    """Write a version, as a region serves it, into a raw file; one that is there is replaced."""
+    """Write a disk of a version, as a region serves it, into a raw file; one that is there is replaced."""
     return exporting.export_image(
         installation,
         ADMIN,
         reference=reference(version),
+        lun=lun,
         location=location,
         path=path,
         format=DiskFormat.RAW,
@@ -389,19 +421,29 @@ def _versions(installation: Installation) -> list[VersionView]:
 
 
 def audit_served(installation: Installation, expected: Mapping[str, Path], folder: Path) -> None:
-    """Export, from each region, each version that is complete there, and compare it byte for byte.
+    """Export, from each region, each disk of each version that is complete there, and compare it byte for byte.
+
+    Args:
+        installation: where.
+        expected: the raw disk of each version; of its data disks under ``1.0.0/lun-5``.
+        folder: for files.
 
     Raises:
         AssertionError: what is told to be complete is not.
     """
     for view in _versions(installation):
         for region in {each.slot.key.region for each in view.replicas if each.state is ReplicaState.COMPLETED}:
-            export(installation, folder / "served.raw", region, str(view.version.name))
-            same = filecmp.cmp(folder / "served.raw", expected[str(view.version.name)], shallow=False)
-            assert same, f"{view.version.name} from {region}"
-    for disk in disks.list_disks(installation, ADMIN):
-        if disk.provisioning_state is ProvisioningState.SUCCEEDED:
-            export_disk(installation, folder / "served.raw", disk.name)
-            version = disk.source_reference.rsplit("/", 1)[-1]
-            assert filecmp.cmp(folder / "served.raw", expected[version], shallow=False), f"disk {disk.name}"
+            for disk in view.version.disks:
+                export(installation, folder / "served.raw", region, str(view.version.name), disk.lun)
+                wanted = _expected_key(str(view.version.name), disk.lun)
+                assert filecmp.cmp(folder / "served.raw", expected[wanted], shallow=False), f"{wanted} from {region}"
+    for made in disks.list_disks(installation, ADMIN):
+        if made.provisioning_state is ProvisioningState.SUCCEEDED:
+            export_disk(installation, folder / "served.raw", made.name)
+            wanted = _expected_key(made.source_reference.rsplit("/", 1)[-1], made.source_lun)
+            assert filecmp.cmp(folder / "served.raw", expected[wanted], shallow=False), f"disk {made.name}"
     assert not [each.name for each in folder.iterdir() if ".imgstore-" in each.name], "a temporary file was left"
+
+
+def _expected_key(version: str, lun: int | None) -> str:
+    return version if lun is None else f"{version}/{disk_key(lun)}"

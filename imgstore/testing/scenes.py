@@ -29,7 +29,7 @@ class Scene:
     settings: dict[str, Any] = field(default_factory=dict)
     """JSON: what `victim.settings_of` takes besides the home."""
     expected: dict[str, Path] = field(default_factory=dict)
-    """The raw disk of each version that was ever asked for."""
+    """The raw disk of each version that was ever asked for; of its data disks under ``1.0.0/lun-5``."""
 
     def open(self, subscriber: Subscriber = silent) -> AbstractContextManager[Installation]:
         """The installation, in this process."""

@@ -74,9 +74,10 @@ def run(job: str, orders: dict[str, Any], installation: Installation) -> None:
     """The command itself."""
     version = orders.get("version", "1.0.0")
     if job == "publish":
-        installations.publish(installation, orders["source"], version, orders["targets"])
+        data = {int(lun): path for lun, path in orders.get("data", {}).items()}
+        installations.publish_disks(installation, orders["source"], data, version, orders["targets"])
     elif job == "disk":
-        installations.make_disk(installation, orders["name"], orders["location"], version)
+        installations.make_disk(installation, orders["name"], orders["location"], version, orders.get("lun"))
     elif job == "export":
         installations.export(installation, Path(orders["path"]), orders["location"], version)
     elif job == "retarget":

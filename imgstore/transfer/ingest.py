@@ -62,6 +62,7 @@ class IngestOrder:
     """What is to be taken in, and how."""
 
     work_uid: str
+    """What the manifest and the fingerprints say packed the blocks: of one disk and no other."""
     slot: SlotAccess
     reader: DiskReader
     identity: SourceIdentity
@@ -153,7 +154,7 @@ class _Ingest:
             runs, repacked_blocks = self._repack(Runs.concatenate(self._runs))
             self._packer.flush()
             puts = [future.result() for future in self._packed]
-            _same_source(order)
+            same_source(order.reader, order.identity)
             fingerprints_digest = self._put_fingerprints(file, [put.receipt.name for put in puts])
         data = encode_manifest(self._manifest(runs, puts, fingerprints_digest))
         # Read again before anyone names it: what a reader would refuse is never published.
@@ -461,13 +462,18 @@ def _check_size(virtual_bytes: int) -> None:
         )
 
 
-def _same_source(order: IngestOrder) -> None:
-    now = order.reader.identity()
-    if now != order.identity:
+def same_source(reader: DiskReader, identity: SourceIdentity) -> None:
+    """See that a source is still what it was when the plan was made.
+
+    Raises:
+        SourceChanged: it is not.
+    """
+    now = reader.identity()
+    if now != identity:
         raise SourceChanged(
-            f"{order.identity.location} changed while it was read.",
+            f"{identity.location} changed while it was read.",
             found=f"{now.file_bytes} bytes, stamp {now.stamp}",
-            expected=f"{order.identity.file_bytes} bytes, stamp {order.identity.stamp}",
+            expected=f"{identity.file_bytes} bytes, stamp {identity.stamp}",
             hint="nothing was published; let nobody write to the source and repeat the command",
-            target=order.identity.location,
+            target=identity.location,
         )

@@ -65,6 +65,28 @@ def _whole_number(word: str) -> int | None:
     return int(word) if word.isascii() and word.removeprefix("-").isdigit() else None
 
 
+def parse_luns(words: Iterable[str]) -> tuple[int, ...]:
+    """The LUNs that `words` name. Whether they are in range and differ is for the operation to say.
+
+    Raises:
+        InvalidInput: a word is no whole number.
+    """
+    return tuple(_lun(word) for word in words)
+
+
+def _lun(word: str) -> int:
+    number = _whole_number(word.strip())
+    if number is None:
+        raise InvalidInput(
+            f"'{word}' is no LUN.",
+            found=repr(word),
+            expected="a whole number",
+            hint="for example: --data-vhds-luns 0 5",
+            target="dataDiskImages.lun",
+        )
+    return number
+
+
 def parse_tags(words: Sequence[str]) -> dict[str, str]:
     """Tags from ``key=value`` words. ``key`` alone has an empty value, and one empty word is no tags at all, as in az.
 

@@ -22,6 +22,7 @@ from imgstore.domain.resources import (
     Recommended,
     StorageAccountType,
 )
+from imgstore.domain.version_disks import VersionDisk
 from imgstore.wire.replication import replication_status_json
 from imgstore.wire.text import Json, instant
 
@@ -141,7 +142,7 @@ def version_json(view: "VersionView", display_names: Mapping[str, str], *, repli
         tags=version.tags,
         properties={
             "publishingProfile": _publishing_profile(version, display_names),
-            "storageProfile": {"osDiskImage": _os_disk_image(version)},
+            "storageProfile": _storage_profile(version),
             "safetyProfile": _safety_profile(version),
             **_known(replicationStatus=status),
             "provisioningState": version.provisioning_state.value,
@@ -171,6 +172,7 @@ def soft_deleted_json(view: "VersionView") -> Json:
 
 def disk_json(disk: ManagedDisk) -> Json:
     """A managed disk (Microsoft.Compute/disks), with the ordinal of its replica at the top."""
+    image = {"id": disk.source_reference} | _known(lun=disk.source_lun)
     body = _resource(
         name=disk.name,
         resource_id=disk_id(disk.subscription, disk.group, disk.name),
@@ -178,7 +180,7 @@ def disk_json(disk: ManagedDisk) -> Json:
         location=disk.location,
         tags=disk.tags,
         properties={
-            "creationData": {"createOption": "FromImage", "galleryImageReference": {"id": disk.source_reference}},
+            "creationData": {"createOption": "FromImage", "galleryImageReference": image},
             "diskSizeGB": _gib(disk.virtual_bytes),
             "diskSizeBytes": disk.virtual_bytes,
             "diskDigest": disk.disk_digest.hex(),
@@ -227,14 +229,19 @@ def _common_type(version: ImageVersion) -> StorageAccountType:
     return kinds.pop() if len(kinds) == 1 else StorageAccountType.STANDARD_LRS
 
 
-def _os_disk_image(version: ImageVersion) -> Json:
-    size = version.virtual_bytes
-    digest = version.disk_digest
+def _storage_profile(version: ImageVersion) -> Json:
+    """As Azure, no list where there are no data disks."""
+    data_disks = [{"lun": disk.lun} | _disk_image(disk) for disk in version.data_disks]
+    return {"osDiskImage": _disk_image(version.os_disk)} | _known(dataDiskImages=data_disks or None)
+
+
+def _disk_image(disk: VersionDisk) -> dict[str, Json]:
+    size, digest = disk.virtual_bytes, disk.disk_digest
     return _known(
         sizeInGB=None if size is None else _gib(size),
         sizeInBytes=size,
         diskDigest=None if digest is None else digest.hex(),
-    ) | {"hostCaching": "ReadWrite", "source": {"uri": _without_secrets(version.source.location)}}
+    ) | {"hostCaching": disk.host_caching.value, "source": {"uri": _without_secrets(disk.source.location)}}
 
 
 def _without_secrets(location: str) -> str:

@@ -26,6 +26,7 @@ from imgstore.domain.resources import (
 )
 from imgstore.domain.sources import DiskFormat, SourceIdentity
 from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.domain.version_disks import HostCaching, VersionDisk
 
 LRS = StorageAccountType.STANDARD_LRS
 SUBSCRIPTION = "00000000-0000-0000-0000-00000000000a"
@@ -86,7 +87,14 @@ def version(definition_uid: str, name: str = "1.0.0", **changes: object) -> Imag
                 exclude_from_latest=True,
             ),
         ),
-        source=SourceIdentity(location="/srv/disk.vhd", file_bytes=1 << 40, stamp="1"),
+        disks=(
+            VersionDisk(source=SourceIdentity(location="/srv/disk.vhd", file_bytes=1 << 40, stamp="1")),
+            VersionDisk(
+                lun=5,
+                source=SourceIdentity(location="/srv/data.vhd", file_bytes=1 << 30, stamp="2"),
+                host_caching=HostCaching.READ_ONLY,
+            ),
+        ),
         published_at=NOON,
         provisioning_state=ProvisioningState.CREATING,
     )

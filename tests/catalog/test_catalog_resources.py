@@ -149,11 +149,17 @@ def test_versions(catalog: Catalog) -> None:
         assert facts.versions.get(world.definition.uid, VersionName(1, 0, 1)) is None
         changed = replace(
             world.version,
-            virtual_bytes=1 << 40,
-            disk_digest=digest_of(b"d"),
+            disks=(
+                replace(
+                    world.version.os_disk,
+                    virtual_bytes=1 << 40,
+                    disk_digest=digest_of(b"d"),
+                    source_sha256="ab" * 32,
+                ),
+                *world.version.data_disks,
+            ),
             provisioning_state=ProvisioningState.SUCCEEDED,
             target_regions=world.version.target_regions[::-1],
-            source_sha256="ab" * 32,
         )
         facts.versions.update(changed)
         assert facts.versions.by_uid(changed.uid) == changed

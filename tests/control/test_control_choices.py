@@ -11,6 +11,7 @@ from imgstore.domain.names import VersionName
 from imgstore.domain.resources import ImageVersion, Replica, Slot, SlotKey, StorageAccountType, TargetRegion
 from imgstore.domain.sources import SourceIdentity
 from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.domain.version_disks import VersionDisk
 
 LRS, ZRS = StorageAccountType.STANDARD_LRS, StorageAccountType.STANDARD_ZRS
 BEGIN = datetime(2024, 1, 1, tzinfo=UTC)
@@ -37,7 +38,7 @@ def version(
         location="westus2",
         target_regions=targets,
         exclude_from_latest=excluded,
-        source=SourceIdentity(location="/disk", file_bytes=1, stamp="1"),
+        disks=(VersionDisk(source=SourceIdentity(location="/disk", file_bytes=1, stamp="1")),),
         published_at=BEGIN + timedelta(days=day),
         provisioning_state=state,
     )

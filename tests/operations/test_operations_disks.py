@@ -216,4 +216,4 @@ def stocked_source(installation: Installation) -> str:
     with installation.catalog.reading() as facts:
         gallery = facts.galleries.list(installation.subscription)[0]
         definition = facts.definitions.list(gallery.uid)[0]
-        return facts.versions.list(definition.uid)[0].source.location
+        return facts.versions.list(definition.uid)[0].os_disk.source.location

@@ -123,7 +123,7 @@ def test_every_container_of_a_disk_is_the_same_version(empty: Installation, stoc
     fixed = as_vhd(even, tmp_path / "fixed.vhd")
     dynamic = as_vhd(even, tmp_path / "dynamic.vhd", DiskFormat.VHD_DYNAMIC)
     digests = {
-        publish(empty, source, f"1.0.{number}", ["southcentralus"]).version.disk_digest
+        publish(empty, source, f"1.0.{number}", ["southcentralus"]).version.os_disk.disk_digest
         for number, source in enumerate((even, fixed, dynamic))
     }
     assert len(digests) == 1
@@ -142,7 +142,7 @@ def test_repeating_does_nothing_but_change_what_may_change(stocked: Installation
         before.version,
         tags={"a": "1"},
         exclude_from_latest=True,
-        source_sha256=sha256_of(stock.first),
+        disks=(replace(before.version.os_disk, source_sha256=sha256_of(stock.first)),),
     )
     assert again.replicas == before.replicas
     assert (charges(stocked), objects(stocked)) == (rows, lying)

@@ -25,6 +25,7 @@ from imgstore.domain.resources import (
 )
 from imgstore.domain.sources import DiskFormat, SourceIdentity
 from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.domain.version_disks import VersionDisk
 from imgstore.operations.finding import Lineage
 from imgstore.operations.versions import VersionView
 from imgstore.wire.errors import error_json
@@ -56,10 +57,13 @@ TARGETS = (
     TargetRegion(name="westus", regional_replica_count=1, storage_account_type=LRS),
     TargetRegion(name="eastus", regional_replica_count=2, storage_account_type=ZRS),
 )
+OS_DISK_IMAGE = VersionDisk(
+    source=SourceIdentity(location="/images/disk.vhd", file_bytes=10, stamp=""),
+    virtual_bytes=10 * 2**30 + 512, disk_digest=b"\x01" * 32,
+)  # fmt: skip
 VERSION = ImageVersion(
     uid="v", definition_uid="d", name=VersionName(1, 0, 0), location="westus", target_regions=TARGETS,
-    source=SourceIdentity(location="/images/disk.vhd", file_bytes=10, stamp=""), published_at=NOW,
-    provisioning_state=ProvisioningState.SUCCEEDED, virtual_bytes=10 * 2**30 + 512, disk_digest=b"\x01" * 32,
+    disks=(OS_DISK_IMAGE,), published_at=NOW, provisioning_state=ProvisioningState.SUCCEEDED,
 )  # fmt: skip
 
 
@@ -144,7 +148,7 @@ def test_version_has_azures_fields_in_azures_order() -> None:
     assert profile["storageAccountType"] == "Standard_LRS"
     disk = properties["storageProfile"]["osDiskImage"]
     assert disk["sizeInGB"] == 11, "a part of a GiB counts as one"
-    assert disk["sizeInBytes"] == VERSION.virtual_bytes
+    assert disk["sizeInBytes"] == OS_DISK_IMAGE.virtual_bytes
     assert disk["hostCaching"] == "ReadWrite"
     assert disk["source"] == {"uri": "/images/disk.vhd"}
     assert properties["safetyProfile"] == {
@@ -182,7 +186,8 @@ def test_a_softly_deleted_version_says_until_when_it_can_be_had_back() -> None:
 
 
 def test_what_is_not_known_yet_is_left_out() -> None:
-    young = replace(VERSION, virtual_bytes=None, disk_digest=None, provisioning_state=ProvisioningState.CREATING)
+    disk = replace(OS_DISK_IMAGE, virtual_bytes=None, disk_digest=None)
+    young = replace(VERSION, disks=(disk,), provisioning_state=ProvisioningState.CREATING)
     body = version_json(view(young), DISPLAY)
     assert list(body["properties"]["storageProfile"]["osDiskImage"]) == ["hostCaching", "source"]
     assert body["properties"]["provisioningState"] == "Creating"
@@ -190,10 +195,10 @@ def test_what_is_not_known_yet_is_left_out() -> None:
 
 def test_a_signed_url_is_shown_without_what_opens_it() -> None:
     source = SourceIdentity(location="https://me:secret@host:8443/a/disk.vhd?sig=secret", file_bytes=1, stamp="")
-    body = version_json(view(replace(VERSION, source=source)), DISPLAY)
+    body = version_json(view(replace(VERSION, disks=(replace(OS_DISK_IMAGE, source=source),))), DISPLAY)
     assert body["properties"]["storageProfile"]["osDiskImage"]["source"] == {"uri": "https://host:8443/a/disk.vhd"}
     odd = SourceIdentity(location="/images/what?.vhd", file_bytes=1, stamp="")
-    body = version_json(view(replace(VERSION, source=odd)), DISPLAY)
+    body = version_json(view(replace(VERSION, disks=(replace(OS_DISK_IMAGE, source=odd),))), DISPLAY)
     assert body["properties"]["storageProfile"]["osDiskImage"]["source"] == {"uri": "/images/what?.vhd"}
 
 

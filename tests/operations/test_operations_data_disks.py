@@ -1,0 +1,484 @@
+"""An OS disk and data disks by LUN: one version, one replica, one charge; each disk comes out by its LUN."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from imgstore.domain import keys
+from imgstore.domain.errors import (
+    Conflict,
+    ImageNotAvailable,
+    ImageRefused,
+    InvalidInput,
+    PropertyChangeNotAllowed,
+    ReplicationFailed,
+)
+from imgstore.domain.geometry import MIB
+from imgstore.domain.resources import Slot
+from imgstore.domain.sources import DiskReader, Extent
+from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.domain.version_disks import HostCaching
+from imgstore.formats import LocalFile, open_disk
+from imgstore.ledger.rows import ChargeKind
+from imgstore.operations import scrubbing, verifying, versions
+from imgstore.operations.disks import delete_disk
+from imgstore.operations.installation import Installation
+from imgstore.operations.machine_disks import create_disks
+from imgstore.operations.scrubbing import ScrubRequest
+from imgstore.testing.disks import as_vhd, make_raw, patched, sha256_of
+from imgstore.testing.installations import (
+    ADMIN,
+    GROUP,
+    TARGETS,
+    all_slots,
+    audit,
+    audit_collected,
+    audit_served,
+    charges,
+    collect,
+    content,
+    delete,
+    export,
+    export_disk,
+    make_disk,
+    named_segments,
+    publish,
+    publish_disks,
+    reference,
+    request,
+    retarget,
+    show,
+    states,
+)
+
+pytest_plugins = ["imgstore.testing.stock"]
+
+SOURCE = ["southcentralus=1"]
+
+
+@pytest.fixture
+def disks(tmp_path: Path) -> dict[str, Path]:
+    """The raw disks of 1.0.0: an OS disk, and data disks at LUN 0 and 5, of which the second repeats the OS disk's files."""
+    return {
+        "1.0.0": make_raw(tmp_path / "os.raw", seed=1, virtual_bytes=12 * MIB, content_bytes=5 * MIB),
+        "1.0.0/lun-0": make_raw(tmp_path / "data.raw", seed=2, virtual_bytes=16 * MIB, content_bytes=6 * MIB),
+        "1.0.0/lun-5": make_raw(tmp_path / "copy.raw", seed=1, layout=1, virtual_bytes=20 * MIB, content_bytes=5 * MIB),
+    }
+
+
+def publish_all(installation: Installation, disks: Mapping[str, Path], **more: Any) -> versions.VersionView:
+    data = {0: disks["1.0.0/lun-0"], 5: disks["1.0.0/lun-5"]}
+    return publish_disks(installation, disks["1.0.0"], data, **more)
+
+
+def served(folder: Path) -> Path:
+    made = folder / "served"
+    made.mkdir(exist_ok=True)
+    return made
+
+
+def slot_of(installation: Installation, region: str, ordinal: int = 0) -> Slot:
+    return next(each for each in all_slots(installation) if (each.key.region, each.key.ordinal) == (region, ordinal))
+
+
+def segments_of(installation: Installation, slot: Slot, disk: str, version: str = "1.0.0") -> dict[bytes, int]:
+    key = keys.manifest_key(show(installation, version).version.uid, disk)
+    return named_segments(installation.locator.store(slot), slot, key)
+
+
+def harm(installation: Installation, slot: Slot, name: bytes) -> None:
+    """Flip a bit of a segment of a slot in one zone."""
+    (path,) = (installation.home / "regions" / slot.bucket).glob(f"*/{slot.prefix}{keys.segment_key(name)}")
+    body = bytearray(path.read_bytes())
+    body[len(body) // 2] ^= 1
+    path.write_bytes(body)
+
+
+# -- in and across ----------------------------------------------------------------------------------------------------
+
+
+def test_every_disk_is_in_every_region(empty: Installation, disks: dict[str, Path], tmp_path: Path) -> None:
+    view = publish_all(empty, disks)
+    assert view.version.provisioning_state is ProvisioningState.SUCCEEDED
+    assert view.version.disk_keys == ("os", "lun-0", "lun-5")
+    assert [each.host_caching for each in view.version.disks] == ["ReadWrite", "ReadOnly", "ReadOnly"]
+    assert [each.virtual_bytes for each in view.version.disks] == [12 * MIB, 16 * MIB, 20 * MIB]
+    assert set(states(view).values()) == {ReplicaState.COMPLETED}
+    audit(empty)
+    audit_served(empty, disks, served(tmp_path))
+    audit_collected(empty)
+    rows = charges(empty)
+    assert len(rows) == 3, "one row a replica, the source's first being free"
+    arrived = sum(content(empty, slot_of(empty, "eastus")).segments.values())
+    crossed = {row.target: row.delivered_bytes for row in rows if row.kind is ChargeKind.EGRESS}
+    assert crossed == {"westus2": arrived, "eastus": arrived}, "each segment once over all disks"
+    with empty.catalog.reading() as facts:
+        intervals = [len(facts.ledger.open_intervals(slot.uid)) for slot in all_slots(empty)]
+    assert intervals == [1, 1, 1, 1], "one interval a replica"
+    assert publish_all(empty, disks) == view
+    assert charges(empty) == rows
+
+
+def test_a_data_disk_that_repeats_the_os_disk_is_not_stored_twice(
+    empty: Installation, disks: dict[str, Path], tmp_path: Path
+) -> None:
+    publish_all(empty, disks, targets=SOURCE)
+    slot = slot_of(empty, "southcentralus")
+    os_disk, repeated = (segments_of(empty, slot, each) for each in ("os", "lun-5"))
+    own = sum(size for name, size in repeated.items() if name not in os_disk)
+    assert own < sum(os_disk.values()) // 8, "only its table of files"
+    audit_served(empty, disks, served(tmp_path))
+
+
+def test_a_disk_is_compared_with_its_own_lun(empty: Installation, disks: dict[str, Path], tmp_path: Path) -> None:
+    publish_all(empty, disks, targets=SOURCE)
+    before = sum(content(empty, slot_of(empty, "southcentralus")).segments.values())
+    data = {0: patched(disks["1.0.0/lun-0"], tmp_path / "patched.raw", seed=3)}
+    os_disk = make_raw(tmp_path / "other.raw", seed=9, virtual_bytes=8 * MIB, content_bytes=MIB)
+    publish_disks(empty, os_disk, data, "1.0.1", SOURCE)
+    after = sum(content(empty, slot_of(empty, "southcentralus")).segments.values())
+    slot = slot_of(empty, "southcentralus")
+    assert after - before < sum(segments_of(empty, slot, "os", "1.0.1").values()) + 200 * 1024
+    audit(empty)
+    audit_served(empty, disks | {"1.0.1": os_disk, "1.0.1/lun-0": data[0]}, served(tmp_path))
+
+
+def test_a_data_disk_comes_in_any_container(empty: Installation, disks: dict[str, Path], tmp_path: Path) -> None:
+    data = {3: as_vhd(disks["1.0.0/lun-0"], tmp_path / "data.vhd")}
+    publish_disks(empty, disks["1.0.0"], data, targets=SOURCE)
+    audit_served(empty, {"1.0.0": disks["1.0.0"], "1.0.0/lun-3": disks["1.0.0/lun-0"]}, served(tmp_path))
+
+
+# -- refused ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("luns", "message"),
+    [((0, 0), "duplicate LUNs"), ((64,), "between 0 and 63, inclusive"), ((-1,), "between 0 and 63, inclusive")],
+)
+def test_luns_that_no_machine_has(
+    empty: Installation, disks: dict[str, Path], luns: tuple[int, ...], message: str
+) -> None:
+    vhds = [versions.DataVhd(lun=lun, uri=str(disks["1.0.0/lun-0"])) for lun in luns]
+    with pytest.raises(InvalidInput, match=message) as caught:
+        versions.create_version(empty, ADMIN, request(), os_vhd_uri=str(disks["1.0.0"]), data_vhds=vhds)
+    assert (caught.value.error_code, caught.value.target) == ("InvalidParameter", "dataDiskImages.lun")
+
+
+def test_two_disks_of_one_file(empty: Installation, disks: dict[str, Path]) -> None:
+    with pytest.raises(InvalidInput, match="OSDiskImage and DataDiskImage cannot point to same blob"):
+        publish_disks(empty, disks["1.0.0"], {0: f"file://{disks['1.0.0']}"})
+    with pytest.raises(InvalidInput, match="Data disk images cannot point to the same blob"):
+        publish_disks(empty, disks["1.0.0"], {0: disks["1.0.0/lun-0"], 1: disks["1.0.0/lun-0"]})
+
+
+def test_a_data_disk_has_a_limit_of_its_own(empty: Installation, disks: dict[str, Path]) -> None:
+    small = replace(empty, limits=replace(empty.limits, data_disk_bytes_max=16 * MIB))
+    with pytest.raises(ImageRefused, match="exceeds the limit") as caught:
+        publish_all(small, disks)
+    assert "data_disk_bytes_max" in caught.value.expected
+    assert caught.value.target == "dataDiskImages[lun=5]"
+
+
+def test_a_version_needs_an_os_disk(empty: Installation, disks: dict[str, Path]) -> None:
+    with reader_of(empty, disks["1.0.0/lun-0"]) as reader, pytest.raises(InvalidInput, match="needs an OS disk"):
+        versions.publish_readers(empty, ADMIN, request(), {"lun-0": reader})
+
+
+def test_the_data_disks_of_a_version_never_change(empty: Installation, disks: dict[str, Path]) -> None:
+    before = publish_all(empty, disks, targets=SOURCE)
+    first, second = disks["1.0.0/lun-0"], disks["1.0.0/lun-5"]
+    for data in ({}, {0: first}, {0: first, 6: second}, {0: first, 5: second, 6: disks["1.0.0"].with_name("new.raw")}):
+        if 6 in data:
+            make_raw(disks["1.0.0"].with_name("new.raw"), seed=8)
+        with pytest.raises(PropertyChangeNotAllowed, match="Adding new Data Disks or changing the LUN") as caught:
+            publish_disks(empty, disks["1.0.0"], data, targets=SOURCE)
+        assert caught.value.status == 409
+    with pytest.raises(PropertyChangeNotAllowed, match=r"dataDiskImages\[lun=0\]\.source"):
+        publish_disks(empty, disks["1.0.0"], {0: second, 5: first}, targets=SOURCE)
+    with pytest.raises(PropertyChangeNotAllowed, match=r"dataDiskImages\[lun=5\]\.hostCaching"):
+        publish_all(empty, disks, targets=SOURCE, host_caching={"lun-5": HostCaching.NONE})
+    assert show(empty) == before
+
+
+# -- out --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_disk_is_made_of_a_lun(empty: Installation, disks: dict[str, Path], tmp_path: Path) -> None:
+    publish_all(empty, disks)
+    made = make_disk(empty, "data", "westus2", lun=5)
+    assert (made.source_lun, made.virtual_bytes, made.replica) == (5, 20 * MIB, 0)
+    assert make_disk(empty, "data", "westus2", lun=5) == made
+    for other in (None, 0):
+        with pytest.raises(PropertyChangeNotAllowed, match=r"galleryImageReference\.lun"):
+            make_disk(empty, "data", "westus2", lun=other)
+    delete(empty)
+    collect(empty)
+    audit_collected(empty)
+    export_disk(empty, tmp_path / "o.raw", "data")
+    assert sha256_of(tmp_path / "o.raw") == sha256_of(disks["1.0.0/lun-5"])
+    left = content(empty, slot_of(empty, "westus2"))
+    assert set(left.manifests) == {
+        keys.manifest_key(made.uid, "os"),
+        keys.manifest_key(made.source_version_uid, "lun-5"),
+    }
+    delete_disk(empty, ADMIN, group=GROUP, name="data")
+    collect(empty)
+    assert all_slots(empty)
+    assert not any(content(empty, slot).manifests for slot in all_slots(empty))
+    audit_collected(empty)
+    with empty.catalog.reading() as facts:
+        assert [facts.ledger.open_intervals(slot.uid) for slot in all_slots(empty)] == [[], [], [], []]
+
+
+def test_a_lun_that_is_not_there_is_told_with_those_that_are(
+    empty: Installation, disks: dict[str, Path], tmp_path: Path
+) -> None:
+    publish_all(empty, disks, targets=SOURCE)
+    calls: list[Callable[[], object]] = [
+        lambda: make_disk(empty, "d1", lun=1),
+        lambda: export(empty, tmp_path / "o.raw", lun=1),
+        lambda: verifying.verify_file(empty, ADMIN, path=disks["1.0.0"], reference=reference(), lun=1),
+    ]
+    for call in calls:
+        with pytest.raises(ImageNotAvailable, match="has no data disk at LUN 1") as caught:
+            call()
+        assert caught.value.found == "the OS disk and data disks at LUN 0, 5"
+
+
+def test_a_file_is_verified_against_a_lun(empty: Installation, disks: dict[str, Path]) -> None:
+    publish_all(empty, disks, targets=SOURCE)
+
+    def matches(lun: int | None) -> bool:
+        path = disks["1.0.0/lun-0"]
+        return verifying.verify_file(empty, ADMIN, path=path, reference=reference("1.0.0"), lun=lun).matches
+
+    assert [matches(lun) for lun in (None, 0, 5)] == [False, True, False]
+
+
+def machine(installation: Installation, name: str, location: str = "southcentralus") -> list[Any]:
+    def name_of(lun: int | None) -> str:
+        return f"{name}-os" if lun is None else f"{name}-data-{lun}"
+
+    return create_disks(
+        installation, ADMIN, group=GROUP, name_of=name_of, location=location, gallery_image_reference=reference()
+    )
+
+
+def test_a_machines_disks_take_one_turn_and_come_from_one_replica(
+    empty: Installation, disks: dict[str, Path], tmp_path: Path
+) -> None:
+    publish_all(empty, disks, targets=["southcentralus=2"])
+    made = [machine(empty, f"vm{number}") for number in range(4)]
+    assert [[disk.replica for disk in each] for each in made] == [[0] * 3, [1] * 3, [0] * 3, [1] * 3]
+    assert [disk.name for disk in made[0]] == ["vm0-os", "vm0-data-0", "vm0-data-5"]
+    assert machine(empty, "vm1") == made[1]
+    delete_disk(empty, ADMIN, group=GROUP, name="vm1-data-5")
+    again = machine(empty, "vm1")
+    assert [disk.replica for disk in again] == [1] * 3
+    assert [disk.uid for disk in again][:2] == [disk.uid for disk in made[1]][:2]
+    assert machine(empty, "vm4")[0].replica == 0, "nothing but a new machine takes a turn"
+    delete_disk(empty, ADMIN, group=GROUP, name="vm4-data-0")
+    make_disk(empty, "vm4-data-0", lun=0)
+    with pytest.raises(Conflict, match="not made with the machine's other disks"):
+        machine(empty, "vm4")
+    audit(empty)
+    audit_served(empty, disks, served(tmp_path))
+
+
+def test_a_machines_disks_are_there_together_or_not_at_all(
+    empty: Installation, disks: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_all(empty, disks, targets=["southcentralus=2"])
+    real = make_disk(empty, "other", lun=5)
+    monkeypatch.setattr("imgstore.operations.disks.encode_reference", None)
+    with pytest.raises(TypeError):
+        machine(empty, "vm0")
+    monkeypatch.undo()
+    with empty.catalog.reading() as facts:
+        begun = [each for each in facts.disks.list(empty.subscription, GROUP) if each.uid != real.uid]
+    assert sorted(each.name for each in begun) == ["vm0-data-0", "vm0-data-5", "vm0-os"]
+    made = machine(empty, "vm0")
+    assert {each.uid for each in made} == {each.uid for each in begun}
+    assert {each.provisioning_state for each in made} == {ProvisioningState.SUCCEEDED}
+    audit(empty)
+
+
+# -- gone, damaged, interrupted ---------------------------------------------------------------------------------------
+
+
+def test_a_deleted_version_leaves_nothing_of_any_disk(empty: Installation, disks: dict[str, Path]) -> None:
+    publish_all(empty, disks)
+    delete(empty)
+    assert not any(content(empty, slot).manifests for slot in all_slots(empty))
+    collect(empty)
+    assert not any(path.is_file() for path in (empty.home / "regions").rglob("segments/*/*"))
+    audit_collected(empty)
+
+
+def test_a_region_that_is_left_gives_back_every_disks_bytes(
+    empty: Installation, disks: dict[str, Path], tmp_path: Path
+) -> None:
+    publish_all(empty, disks)
+    slot = slot_of(empty, "eastus")
+    retarget(empty, TARGETS[:2])
+    assert content(empty, slot).manifests == {}
+    collect(empty)
+    audit(empty, collected=True)
+    audit_collected(empty)
+    retarget(empty, TARGETS)
+    audit(empty, collected=True)
+    audit_served(empty, disks, served(tmp_path))
+
+
+@pytest.mark.parametrize("way", ["repeat", "scrub"])
+@pytest.mark.parametrize("disk", ["os", "lun-0"])
+def test_damage_in_one_disk_degrades_the_replica_until_it_is_made_good(
+    empty: Installation, disks: dict[str, Path], tmp_path: Path, way: str, disk: str
+) -> None:
+    publish_all(empty, disks)
+    rows, slot = charges(empty), slot_of(empty, "eastus")
+    harm(empty, slot, min(segments_of(empty, slot, disk)))
+    export(empty, tmp_path / "o.raw", "eastus", lun=0 if disk == "lun-0" else None)
+    if way == "scrub":
+        (found,) = [each for each in scrubbing.scrub(empty, ADMIN, ScrubRequest(region="eastus")) if each.damaged]
+        assert (found.unrepaired, found.restored) == ([], 1)
+    else:
+        assert states(show(empty))["eastus/0"] is ReplicaState.DEGRADED
+        publish_all(empty, disks)
+    assert set(states(show(empty)).values()) == {ReplicaState.COMPLETED}
+    assert [row for row in charges(empty) if row.kind is not ChargeKind.REPAIR] == rows, "charged once"
+    audit(empty)
+    audit_served(empty, disks, served(tmp_path))
+
+
+def test_a_lost_manifest_of_a_data_disk_is_brought_from_another_slot(
+    empty: Installation, disks: dict[str, Path], tmp_path: Path
+) -> None:
+    publish_all(empty, disks)
+    slot, key = slot_of(empty, "eastus"), keys.manifest_key(show(empty).version.uid, "lun-5")
+    empty.access(slot).remove([key])
+    (found,) = scrubbing.scrub(empty, ADMIN, ScrubRequest(region="eastus"))
+    assert (found.damaged, found.unrepaired, found.restored) == ({key}, [], 1)
+    audit(empty)
+    audit_served(empty, disks, served(tmp_path))
+
+
+class _Counting:
+    """A reader that counts what is read of it, and can be made to break."""
+
+    def __init__(self, reader: DiskReader) -> None:
+        self._reader = reader
+        self.read_bytes = 0
+        self.broken = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader, name)
+
+    def extents(self) -> list[Extent]:
+        return list(self._reader.extents())
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        if self.broken:
+            raise KeyboardInterrupt
+        self.read_bytes += length
+        return self._reader.read_at(offset, length)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.close()
+
+
+def reader_of(installation: Installation, path: Path) -> Any:
+    return _Counting(open_disk(LocalFile(path), format=None, scratch=installation.scratch))
+
+
+def test_a_repeat_goes_on_with_the_disk_that_it_had_come_to(
+    empty: Installation, disks: dict[str, Path], tmp_path: Path
+) -> None:
+    with reader_of(empty, disks["1.0.0"]) as os_disk, reader_of(empty, disks["1.0.0/lun-0"]) as data:
+        readers = {"lun-0": data, "os": os_disk}
+        data.broken = True
+        with pytest.raises(KeyboardInterrupt):
+            versions.publish_readers(empty, ADMIN, request(), readers)
+        assert states(show(empty))["southcentralus/0"] is ReplicaState.REPLICATING
+        with pytest.raises(ImageNotAvailable):
+            make_disk(empty, "d1", version="1.0.0")
+        collect(empty)
+        first, data.broken = os_disk.read_bytes, False
+        view = versions.publish_readers(empty, ADMIN, request(), readers)
+        assert os_disk.read_bytes - first <= 4096 < first, (
+            "the OS disk was in already: its partition table alone is read"
+        )
+    assert set(states(view).values()) == {ReplicaState.COMPLETED}
+    audit(empty)
+    del disks["1.0.0/lun-5"]
+    audit_served(empty, disks, served(tmp_path))
+
+
+@pytest.mark.parametrize("lost", ["manifest", "segment"])
+def test_a_repeat_trusts_nothing_that_is_gone(
+    empty: Installation, disks: dict[str, Path], tmp_path: Path, lost: str
+) -> None:
+    with reader_of(empty, disks["1.0.0"]) as os_disk, reader_of(empty, disks["1.0.0/lun-0"]) as data:
+        readers = {"os": os_disk, "lun-0": data}
+        data.broken = True
+        with pytest.raises(KeyboardInterrupt):
+            versions.publish_readers(empty, ADMIN, request(), readers)
+        slot = slot_of(empty, "southcentralus")
+        there = content(empty, slot)
+        gone = next(iter(there.manifests)) if lost == "manifest" else keys.segment_key(min(there.segments))
+        empty.access(slot).remove([gone])
+        first, data.broken = os_disk.read_bytes, False
+        versions.publish_readers(empty, ADMIN, request(), readers)
+        assert os_disk.read_bytes == 2 * first, "read anew"
+    audit(empty)
+    del disks["1.0.0/lun-5"]
+    audit_served(empty, disks, served(tmp_path))
+
+
+def test_what_an_open_work_packed_of_a_data_disk_is_not_collected(empty: Installation, disks: dict[str, Path]) -> None:
+    """Killed once all disks are in and before they are complete: fingerprints of the data disks lie there."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("imgstore.operations.publishing.complete_replica", _interrupted)
+        publish_all(empty, disks, targets=SOURCE)
+    slot = slot_of(empty, "southcentralus")
+    before = content(empty, slot)
+    assert sum(key.startswith(keys.FINGERPRINTS) for key in before.overhead) == 3
+    collect(empty)
+    assert content(empty, slot) == before
+    publish_all(empty, disks, targets=SOURCE)
+    audit(empty)
+
+
+def _interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_replica_is_not_complete_before_all_of_its_disks_are(empty: Installation, disks: dict[str, Path]) -> None:
+    """A region that lacks the last disk's manifest has nothing to hand out, and is charged for nothing."""
+    view = publish_all(empty, disks, targets=SOURCE)
+    access, key = empty.access(slot_of(empty, "southcentralus")), keys.manifest_key(view.version.uid, "lun-5")
+    body = access.object(key, lambda _body: True)
+    access.remove([key])
+    with pytest.raises(ReplicationFailed):
+        retarget(empty, [*SOURCE, "eastus"])
+    assert states(show(empty))["eastus/0"] is ReplicaState.FAILED
+    assert charges(empty) == []
+    with pytest.raises(ImageNotAvailable):
+        make_disk(empty, "d1", "eastus", "1.0.0")
+    access.put_manifest(key, body)
+    publish_all(empty, disks, targets=[*SOURCE, "eastus"])
+    assert len(charges(empty)) == 1
+    audit(empty)
+
+
+def test_a_version_of_one_disk_is_as_it_was(empty: Installation, disks: dict[str, Path]) -> None:
+    view = publish(empty, disks["1.0.0"], targets=SOURCE)
+    assert view.version.data_disks == ()
+    assert len(content(empty, slot_of(empty, "southcentralus")).manifests) == 1
