@@ -5,7 +5,7 @@ OS disk first; each that is in is written down in its plan, so that a repeat goe
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -42,7 +42,7 @@ from imgstore.segments.manifest import Manifest
 from imgstore.transfer.checking import check_assembly
 from imgstore.transfer.ingest import IngestOrder, ingest, same_source, touched_pieces
 from imgstore.transfer.receipts import IngestReceipt
-from imgstore.transfer.scatter import Damage, SegmentReader
+from imgstore.transfer.scatter import SegmentReader
 from imgstore.transfer.slots import SlotAccess
 
 _RULES: Final = "1"
@@ -238,15 +238,31 @@ class _Taking:
         receipt = ingest(self._order(disk, access))
         if receipt.missing:
             degrade(installation, slot, receipt.missing, "the store lacks it or has it damaged")
+            self._check_os_disk(receipt.missing, access)
         segments = SegmentReader([access])
         try:
             self._assemble(disk, receipt, segments)
         except ObjectCorrupt:
-            _distrust(installation, slot, access, segments.damages)
+            damaged = {damage.name for damage in segments.damages if not damage.error.retryable}
+            _distrust(installation, slot, access, damaged)
             raise
         self.present |= {each.name: each.stored_bytes for each in receipt.segments}
         self.packed_bytes += receipt.packed_bytes
         return self._record(disk, receipt), receipt.manifest
+
+    def _check_os_disk(self, missing: frozenset[Digest], access: SlotAccess) -> None:
+        """The OS disk that is in already must not be completed over a gap that one of its data disks met."""
+        names = () if self.os_disk is None else self.os_disk.segments.all_names()
+        lost = missing.intersection(names)
+        if lost:
+            _distrust(self.installation, self.publication.replica.slot, access, lost)
+            raise ObjectCorrupt(
+                "Segments of the OS disk can't be read back, though they were stored.",
+                found=f"{len(lost)} that are missing or damaged, the first {min(lost).hex()}",
+                expected="none",
+                hint="check the store's disks, then repeat the command: what is right is not sent again",
+                target=access.label,
+            )
 
     def _order(self, disk: str, access: SlotAccess) -> IngestOrder:
         installation, slot = self.installation, self.publication.replica.slot
@@ -311,16 +327,15 @@ class _Taking:
         return manifest
 
 
-def _distrust(installation: Installation, slot: Slot, access: SlotAccess, damages: Sequence[Damage]) -> None:
-    """What the check could not read: its replicas are degraded; what no replica names is taken away, and sent again."""
-    names = {damage.name for damage in damages if not damage.error.retryable}
+def _distrust(installation: Installation, slot: Slot, access: SlotAccess, names: Collection[Digest]) -> None:
+    """What could not be read: its replicas are degraded; what no replica names is taken away, and sent again."""
     if not names:
         return
     degrade(installation, slot, names, "missing or damaged when read")
     with installation.catalog.reading() as facts:
         ids = facts.manifests.named_in_slot(slot.uid)
         named = {row.name for row in facts.segments.rows(slot.key.pool_uid, ids)}
-    access.remove([keys.segment_key(name) for name in sorted(names - named)])
+    access.remove([keys.segment_key(name) for name in sorted(set(names) - named)])
 
 
 def _claim(installation: Installation, slot: Slot, condemned: frozenset[Digest], name: Digest) -> None:

@@ -6,6 +6,7 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from catalog_values import NOON, SUBSCRIPTION, definition, gallery, group, settle, uid, version
+from sqlalchemy import MetaData
 
 from imgstore.catalog import Catalog
 from imgstore.catalog.database import database_of
@@ -19,7 +20,9 @@ from imgstore.domain.resources import (
     PurchasePlan,
     Recommended,
 )
+from imgstore.domain.sources import SourceIdentity
 from imgstore.domain.states import ProvisioningState
+from imgstore.domain.version_disks import VersionDisk
 
 pytest_plugins = ["catalog_fixtures"]
 
@@ -91,6 +94,54 @@ def test_lists_go_on_behind_a_key(catalog: Catalog) -> None:
         replicas = facts.replicas.of_versions([world.version.uid, deleted.uid])
         assert replicas == {world.version.uid: facts.replicas.list(world.version.uid), deleted.uid: []}
         assert facts.replicas.of_versions([]) == {}
+
+
+def test_what_was_known_of_a_versions_only_disk_is_known_of_its_os_disk(catalog_url: str) -> None:
+    """A catalog of revision 0005 with two versions, one that is complete and one that is on its way."""
+    database = database_of(catalog_url)
+    if database.file is not None:
+        database.file.parent.mkdir()
+    with database.engine.connect() as connection, connection.begin():
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", "imgstore.catalog:migrations")
+        command.upgrade(config, "0005")
+        old = MetaData()
+        old.reflect(connection)
+        common = {"name": "deb", "name_key": "deb", "location": "westus2", "tags": {}, "created_at": NOON}
+        values: dict[str, dict[str, object]] = {
+            "groups": {"uid": "g", "subscription": "s", "subscription_key": "s", **common},
+            "pools": {"uid": "p", "fingerprint_key": b""},
+            "galleries": {"uid": "y", "group_uid": "g", "subscription_key": "s", "pool_uid": "p", **common},
+            "definitions": {
+                "uid": "d", "gallery_uid": "y", "publisher": "p", "offer": "o", "sku": "s", "identifier_key": "p/o/s",
+                "os_type": "Linux", "os_state": "Generalized", "hyper_v_generation": "V1", "architecture": "x64",
+                **common,
+            },
+        }  # fmt: skip
+        for table, row in values.items():
+            connection.execute(old.tables[table].insert(), row)
+        version_row = {
+            "definition_uid": "d", "major": 1, "patch": 0, "location": "westus2", "target_regions": [],
+            "replica_count": 1, "exclude_from_latest": False, "tags": {}, "source_location": "/srv/a.vhd",
+            "source_file_bytes": 1 << 40, "source_stamp": "17", "published_at": NOON, "provisioning_state": "Succeeded",
+        }  # fmt: skip
+        known = {"source_sha256": "ab" * 32, "virtual_bytes": 1 << 40, "disk_digest": bytes(range(32))}
+        unknown = dict.fromkeys(known)
+        connection.execute(
+            old.tables["versions"].insert(),
+            [{"uid": "v0", "minor": 0, **version_row, **known}, {"uid": "v1", "minor": 1, **version_row, **unknown}],
+        )
+    database.close()
+    catalog = Catalog.open(catalog_url, Effects())
+    try:
+        with catalog.reading() as facts:
+            source = SourceIdentity(location="/srv/a.vhd", file_bytes=1 << 40, stamp="17")
+            whole = VersionDisk(
+                source=source, source_sha256="ab" * 32, virtual_bytes=1 << 40, disk_digest=bytes(range(32))
+            )
+            assert [each.disks for each in facts.versions.list("d")] == [(whole,), (VersionDisk(source=source),)]
+    finally:
+        catalog.close()
 
 
 def test_a_catalog_of_revision_0001_is_brought_up_with_what_lies_in_it(catalog_url: str) -> None:

@@ -175,3 +175,57 @@ def test_waiting_for_what_is_so_already(terminal: Terminal) -> None:
     terminal.fails(f"wait {WHERE} -e 2.0.0 --created", 3)
     terminal.fails(f"wait {V1}", 2)
     terminal.fails(f"wait {V1} --custom 'a['", 2)
+
+
+def test_data_disks_go_in_and_come_out_by_lun(terminal: Terminal, tmp_path: Path) -> None:
+    for number, name in enumerate(("data.raw", "logs.raw"), start=5):
+        make_raw(tmp_path / name, seed=number, virtual_bytes=6 << 20, content_bytes=1 << 20)
+    v2 = f"{WHERE} -e 2.0.0"
+    line = f"create {v2} --os-vhd-uri disk.raw --data-vhds-uris data.raw logs.raw"
+    shown = terminal.ok(f"{line} --data-vhds-luns 0 5 --data-vhds-formats raw raw")
+    images = shown["properties"]["storageProfile"]["dataDiskImages"]
+    assert [(each["lun"], each["sizeInGB"], each["hostCaching"]) for each in images] == [
+        (0, 1, "ReadOnly"),
+        (5, 1, "ReadOnly"),
+    ]
+    assert terminal.ok(f"show {v2}")["properties"]["storageProfile"]["dataDiskImages"] == images
+    assert "Adding new Data Disks or changing the LUN" in terminal.fails(line, 1)
+    image = "--gallery-image-reference rg/g1/ubuntu/2.0.0 --gallery-image-reference-lun 5"
+    made = terminal.run(f"disk create -g rg -n logs {image}")
+    assert made.exit_code == 0, made.output
+    assert json.loads(made.stdout)["properties"]["creationData"]["galleryImageReference"]["lun"] == 5
+    for line in ("disk export -g rg -n logs --file one.raw", f"disk export {image} --file two.raw"):
+        assert terminal.run(line).exit_code == 0
+    logs = (tmp_path / "logs.raw").read_bytes()
+    assert all((tmp_path / name).read_bytes() == logs for name in ("one.raw", "two.raw"))
+    for lun, code in ((5, 0), (0, 1)):
+        line = f"verify --file logs.raw --image rg/g1/ubuntu/2.0.0 --lun {lun}"
+        assert terminal.run(line).exit_code == code
+    refused = terminal.run(
+        "disk create -g rg -n d --gallery-image-reference rg/g1/ubuntu --gallery-image-reference-lun 1"
+    )
+    assert refused.exit_code == 3
+    assert "the OS disk and data disks at LUN 0, 5" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        ("--data-vhds-uris a.raw b.raw --data-vhds-luns 1", 2, "--data-vhds-luns names 1, --data-vhds-uris 2"),
+        ("--data-vhds-luns 1", 2, "--data-vhds-luns names 1, --data-vhds-uris 0"),
+        ("--data-vhds-uris a.raw --data-vhds-luns x", 1, "'x' is no LUN"),
+        ("--data-vhds-uris a.raw b.raw --data-vhds-luns 1 1", 1, "duplicate LUNs"),
+        ("--data-vhds-uris disk.raw", 1, "OSDiskImage and DataDiskImage cannot point to same blob"),
+        ("--data-vhds-uris a.raw --data-vhds-formats tar", 2, "'tar' is not one of"),
+    ],
+)
+def test_data_disks_that_are_refused(terminal: Terminal, flags: str, code: int, message: str) -> None:
+    assert message in terminal.fails(f"create {WHERE} -e 2.0.0 --os-vhd-uri disk.raw {flags}", code)
+
+
+def test_storage_accounts_are_taken_and_not_used(terminal: Terminal, tmp_path: Path) -> None:
+    make_raw(tmp_path / "data.raw", seed=5, virtual_bytes=6 << 20, content_bytes=1 << 20)
+    line = "--os-vhd-uri disk.raw --data-vhds-uris data.raw --data-vhds-sa account"
+    result = terminal.run(f"sig image-version create {WHERE} -e 2.0.0 {line}")
+    assert result.exit_code == 0, result.output
+    assert "storage accounts are not used" in result.stderr

@@ -17,14 +17,14 @@ def read(text: str) -> Limits:
 def numbers(limits: Limits) -> tuple[int | None, ...]:
     return (
         limits.galleries_max, limits.definitions_max, limits.versions_max, limits.replicas_per_region_max,
-        limits.replicas_per_version_max, limits.image_bytes_max, limits.shallow_image_bytes_max,
-        limits.machines_per_replica,
+        limits.replicas_per_version_max, limits.image_bytes_max, limits.data_disk_bytes_max,
+        limits.shallow_image_bytes_max, limits.machines_per_replica,
     )  # fmt: skip
 
 
 def test_the_presets_are_azures() -> None:
-    assert numbers(PRESETS["azure-2019"]) == (100, 1_000, 10_000, 10, None, TIB, TIB, 20)
-    assert numbers(PRESETS["azure-2026"]) == (100, 1_000, 10_000, None, 100, 2 * TIB - 512, 32 * TIB, 50)
+    assert numbers(PRESETS["azure-2019"]) == (100, 1_000, 10_000, 10, None, TIB, TIB, TIB, 20)
+    assert numbers(PRESETS["azure-2026"]) == (100, 1_000, 10_000, None, 100, 2 * TIB - 512, 2 * TIB - 512, 32 * TIB, 50)
 
 
 @pytest.mark.parametrize("text", ["", "[limits]", '[limits]\npreset = "azure-2019"'])
@@ -34,7 +34,7 @@ def test_azures_limits_of_2019_are_the_default(text: str) -> None:
 
 def test_a_number_stands_in_the_place_of_the_presets() -> None:
     limits = read('[limits]\npreset = "azure-2026"\ngalleries_max = 7\nreplicas_per_region_max = 3')
-    assert numbers(limits) == (7, 1_000, 10_000, 3, 100, 2 * TIB - 512, 32 * TIB, 50)
+    assert numbers(limits) == (7, 1_000, 10_000, 3, 100, 2 * TIB - 512, 2 * TIB - 512, 32 * TIB, 50)
     assert limits.setting("galleries_max") == "raise galleries_max under [limits] in /home/settings.toml"
 
 

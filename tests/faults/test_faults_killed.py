@@ -154,6 +154,43 @@ def test_small_commands_killed_at_every_step(tmp_path: Path) -> None:
         pytest.fail("200 steps, and still no end")
 
 
+def test_killed_between_the_disks_of_a_version(tmp_path: Path) -> None:
+    """Each version has a data disk; killed all along its ingest, it is made whole from where it stood."""
+    data_disks(tmp_path, strikes=6)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_killed_between_the_disks_of_a_version_for_long(tmp_path: Path) -> None:
+    data_disks(tmp_path, strikes=120)
+
+
+def data_disks(folder: Path, *, strikes: int) -> None:
+    scene = Scene(folder=folder)
+    scene.prepare()
+    targets = ["southcentralus=1", "eastus"]
+
+    def orders(number: int) -> dict[str, Any]:
+        version = f"1.0.{number}"
+        os_disk, data = folder / f"{version}.raw", folder / f"{version}-data.raw"
+        make_raw(os_disk, seed=2 * number, virtual_bytes=10 * MIB, content_bytes=3 * MIB)
+        make_raw(data, seed=2 * number + 1, virtual_bytes=12 * MIB, content_bytes=3 * MIB)
+        scene.expected.update({version: os_disk, f"{version}/lun-3": data})
+        return {"source": str(os_disk), "data": {"3": str(data)}, "version": version, "targets": targets}
+
+    steps = scene.victim("publish", **orders(0))
+    struck = [
+        scene.strike("publish", fatal=1 + (2 * number - 1) * steps // (2 * strikes), **orders(number))
+        for number in range(1, strikes + 1)
+    ]
+    assert all(struck)
+    made: dict[str, Any] = {"name": "d1", "location": "eastus", "version": "1.0.1", "lun": 3}
+    assert scene.strike("disk", fatal=12, **made)
+    assert scene.strike("delete", fatal=9, version="1.0.1")
+    assert scene.strike("delete disk", fatal=5, name="d1")
+    scene.check()
+
+
 def test_interrupted_and_told_again(tmp_path: Path) -> None:
     """Ctrl-C: while it is taken in, while it is copied, while it is exported."""
     scene = Scene(folder=tmp_path)

@@ -1,5 +1,6 @@
 """An OS disk and data disks by LUN: one version, one replica, one charge; each disk comes out by its LUN."""
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from imgstore.domain.errors import (
     ImageNotAvailable,
     ImageRefused,
     InvalidInput,
+    ObjectCorrupt,
     PropertyChangeNotAllowed,
     ReplicationFailed,
 )
@@ -28,6 +30,7 @@ from imgstore.operations.disks import delete_disk
 from imgstore.operations.installation import Installation
 from imgstore.operations.machine_disks import create_disks
 from imgstore.operations.scrubbing import ScrubRequest
+from imgstore.operations.version_requests import DataVhd
 from imgstore.testing.disks import as_vhd, make_raw, patched, sha256_of
 from imgstore.testing.installations import (
     ADMIN,
@@ -162,7 +165,7 @@ def test_a_data_disk_comes_in_any_container(empty: Installation, disks: dict[str
 def test_luns_that_no_machine_has(
     empty: Installation, disks: dict[str, Path], luns: tuple[int, ...], message: str
 ) -> None:
-    vhds = [versions.DataVhd(lun=lun, uri=str(disks["1.0.0/lun-0"])) for lun in luns]
+    vhds = [DataVhd(lun=lun, uri=str(disks["1.0.0/lun-0"])) for lun in luns]
     with pytest.raises(InvalidInput, match=message) as caught:
         versions.create_version(empty, ADMIN, request(), os_vhd_uri=str(disks["1.0.0"]), data_vhds=vhds)
     assert (caught.value.error_code, caught.value.target) == ("InvalidParameter", "dataDiskImages.lun")
@@ -179,7 +182,7 @@ def test_a_data_disk_has_a_limit_of_its_own(empty: Installation, disks: dict[str
     small = replace(empty, limits=replace(empty.limits, data_disk_bytes_max=16 * MIB))
     with pytest.raises(ImageRefused, match="exceeds the limit") as caught:
         publish_all(small, disks)
-    assert "data_disk_bytes_max" in caught.value.expected
+    assert caught.value.expected == f"at most {16 * MIB} bytes (data_disk_bytes_max)"
     assert caught.value.target == "dataDiskImages[lun=5]"
 
 
@@ -374,6 +377,8 @@ class _Counting:
         self._reader = reader
         self.read_bytes = 0
         self.broken = False
+        self._lock = threading.Lock()
+        self.before_reading: Callable[[], None] | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reader, name)
@@ -384,7 +389,11 @@ class _Counting:
     def read_at(self, offset: int, length: int) -> bytes:
         if self.broken:
             raise KeyboardInterrupt
-        self.read_bytes += length
+        with self._lock:
+            if self.before_reading is not None and self.read_bytes > 0:
+                self.before_reading()
+                self.before_reading = None
+            self.read_bytes += length
         return self._reader.read_at(offset, length)
 
     def __enter__(self) -> Self:
@@ -440,6 +449,37 @@ def test_a_repeat_trusts_nothing_that_is_gone(
     audit(empty)
     del disks["1.0.0/lun-5"]
     audit_served(empty, disks, served(tmp_path))
+
+
+@pytest.mark.parametrize("repeats", ["all", "little"])
+def test_an_os_disk_that_is_damaged_while_a_data_disk_is_taken_in(
+    empty: Installation, disks: dict[str, Path], tmp_path: Path, repeats: str
+) -> None:
+    """Met where a data disk's blocks are read back, or packed again since little of a segment is used."""
+    path = disks["1.0.0/lun-5"]
+    if repeats == "little":
+        path = disks["1.0.0/lun-0"]
+        with disks["1.0.0"].open("rb") as source, path.open("r+b") as file:
+            source.seek(5 * MIB // 2)
+            file.seek(15 * MIB)
+            file.write(source.read(256 * 1024))
+    with reader_of(empty, disks["1.0.0"]) as os_disk, reader_of(empty, path) as data:
+        data.before_reading = lambda: harm_all(empty)
+        with pytest.raises(ObjectCorrupt):
+            versions.publish_readers(
+                empty, ADMIN, request(targets=SOURCE, verify_full=True), {"os": os_disk, "lun-5": data}
+            )
+        data.before_reading = None
+        assert show(empty).replicas[0].state is ReplicaState.FAILED
+        versions.publish_readers(empty, ADMIN, request(targets=SOURCE), {"os": os_disk, "lun-5": data})
+    audit(empty)
+    audit_served(empty, {"1.0.0": disks["1.0.0"], "1.0.0/lun-5": path}, served(tmp_path))
+
+
+def harm_all(installation: Installation) -> None:
+    slot = slot_of(installation, "southcentralus")
+    for name in content(installation, slot).segments:
+        harm(installation, slot, name)
 
 
 def test_what_an_open_work_packed_of_a_data_disk_is_not_collected(empty: Installation, disks: dict[str, Path]) -> None:

@@ -25,7 +25,7 @@ from imgstore.domain.resources import (
 )
 from imgstore.domain.sources import DiskFormat, SourceIdentity
 from imgstore.domain.states import ProvisioningState, ReplicaState
-from imgstore.domain.version_disks import VersionDisk
+from imgstore.domain.version_disks import HostCaching, VersionDisk
 from imgstore.operations.finding import Lineage
 from imgstore.operations.versions import VersionView
 from imgstore.wire.errors import error_json
@@ -193,6 +193,25 @@ def test_what_is_not_known_yet_is_left_out() -> None:
     assert body["properties"]["provisioningState"] == "Creating"
 
 
+def test_data_disks_are_listed_by_lun() -> None:
+    source = SourceIdentity(location="https://host/data.vhd?sig=secret", file_bytes=1, stamp="")
+    data = VersionDisk(lun=5, source=source, host_caching=HostCaching.READ_ONLY)
+    other = replace(data, lun=7, host_caching=HostCaching.NONE, virtual_bytes=2**30, disk_digest=b"\x03" * 32)
+    body = version_json(view(replace(VERSION, disks=(OS_DISK_IMAGE, data, other))), DISPLAY)
+    assert body["properties"]["storageProfile"]["dataDiskImages"] == [
+        {"lun": 5, "hostCaching": "ReadOnly", "source": {"uri": "https://host/data.vhd"}},
+        {
+            "lun": 7,
+            "sizeInGB": 1,
+            "sizeInBytes": 2**30,
+            "diskDigest": "03" * 32,
+            "hostCaching": "None",
+            "source": {"uri": "https://host/data.vhd"},
+        },
+    ]
+    assert list(version_json(view(), DISPLAY)["properties"]["storageProfile"]) == ["osDiskImage"]
+
+
 def test_a_signed_url_is_shown_without_what_opens_it() -> None:
     source = SourceIdentity(location="https://me:secret@host:8443/a/disk.vhd?sig=secret", file_bytes=1, stamp="")
     body = version_json(view(replace(VERSION, disks=(replace(OS_DISK_IMAGE, source=source),))), DISPLAY)
@@ -265,14 +284,13 @@ def test_a_region_without_replicas_is_unknown_and_one_that_goes_is_not_shown() -
 
 def test_disk_names_its_replica_at_the_top() -> None:
     slot = replica("westus", 2, ReplicaState.COMPLETED).slot
-    body = disk_json(
-        ManagedDisk(
-            uid="m", subscription=SUBSCRIPTION, group="rg", name="d1", location="westus", source_version_uid="v",
-            source_reference="/subscriptions/x/the/version", replica=2, slot=slot, storage_account_type=ZRS,
-            virtual_bytes=2**30, disk_digest=b"\x02" * 32, created_at=NOW,
-            provisioning_state=ProvisioningState.SUCCEEDED, source_format=DiskFormat.RAW,
-        )
+    disk = ManagedDisk(
+        uid="m", subscription=SUBSCRIPTION, group="rg", name="d1", location="westus", source_version_uid="v",
+        source_reference="/subscriptions/x/the/version", replica=2, slot=slot, storage_account_type=ZRS,
+        virtual_bytes=2**30, disk_digest=b"\x02" * 32, created_at=NOW,
+        provisioning_state=ProvisioningState.SUCCEEDED, source_format=DiskFormat.RAW,
     )  # fmt: skip
+    body = disk_json(disk)
     assert list(body) == ["name", "id", "type", "location", "tags", "sku", "replica", "properties"]
     assert body["replica"] == 2
     assert body["sku"] == {"name": "Standard_ZRS"}
@@ -284,6 +302,8 @@ def test_disk_names_its_replica_at_the_top() -> None:
     }
     assert (properties["diskSizeGB"], properties["diskSizeBytes"]) == (1, 2**30)
     assert properties["diskDigest"] == "02" * 32
+    of_data_disk = disk_json(replace(disk, source_lun=0))["properties"]["creationData"]
+    assert of_data_disk["galleryImageReference"] == {"id": "/subscriptions/x/the/version", "lun": 0}
 
 
 def test_statement_rows_have_the_promised_keys() -> None:
