@@ -3,11 +3,11 @@
 import builtins
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
 from imgstore.catalog import schema
 from imgstore.catalog.columns import folded
-from imgstore.catalog.groups import group_uid, named
+from imgstore.catalog.groups import named, no_group
 from imgstore.catalog.repository import Repository
 from imgstore.catalog.slots import SLOT_COLUMNS, slot_of
 from imgstore.domain.resources import ManagedDisk
@@ -24,6 +24,17 @@ _SELECT = (
     .join(schema.slots, _disks.c.slot_uid == schema.slots.c.uid)
 )
 
+_OWN = [column for column in _disks.c if column.name != "group_uid"]
+_IN_GROUP = select(_groups.c.uid, *(bindparam(column.name, type_=column.type) for column in _OWN)).where(
+    _groups.c.subscription_key == bindparam("of_subscription"), _groups.c.name_key == bindparam("of_group")
+)
+_ADD = (
+    _disks.insert()
+    .from_select(["group_uid", *(column.name for column in _OWN)], _IN_GROUP)
+    .execution_options(preserve_rowcount=True)
+)
+"""Adds nothing where there is no such group."""
+
 
 class Disks(Repository):
     """The managed disks of every subscription."""
@@ -37,7 +48,9 @@ class Disks(Repository):
             ParentNotFound: no such group.
             Conflict: the group has a disk of that name.
         """
-        self._session.run(_disks.insert(), self._values(disk))
+        above = {"of_subscription": folded(disk.subscription), "of_group": folded(disk.group)}
+        if self._session.run(_ADD, _values(disk) | above).rowcount == 0:
+            raise no_group(disk.subscription, disk.group)
 
     def update(self, disk: ManagedDisk) -> None:
         """Replace the disk of the same uid.
@@ -45,7 +58,7 @@ class Disks(Repository):
         Raises:
             NotFound: it is not there.
         """
-        self._replace(_disks, disk.uid, self._values(disk), "disk")
+        self._replace(_disks, disk.uid, _values(disk), "disk")
 
     def get(self, subscription: str, group: str, name: str) -> ManagedDisk | None:
         """The disk of that name in that group, if there is one."""
@@ -79,25 +92,26 @@ class Disks(Repository):
         """
         self._remove(_disks, uid, "disk")
 
-    def _values(self, disk: ManagedDisk) -> dict[str, Any]:
-        return {
-            "uid": disk.uid,
-            "group_uid": group_uid(self._session, disk.subscription, disk.group),
-            "name": disk.name,
-            "name_key": folded(disk.name),
-            "location": disk.location,
-            "tags": dict(disk.tags),
-            "source_version_uid": disk.source_version_uid,
-            "source_reference": disk.source_reference,
-            "replica": disk.replica,
-            "slot_uid": disk.slot.uid,
-            "storage_account_type": disk.storage_account_type,
-            "virtual_bytes": disk.virtual_bytes,
-            "disk_digest": disk.disk_digest,
-            "created_at": disk.created_at,
-            "provisioning_state": disk.provisioning_state,
-            "source_format": disk.source_format,
-        }
+
+def _values(disk: ManagedDisk) -> dict[str, Any]:
+    """But for the group, which a disk never leaves."""
+    return {
+        "uid": disk.uid,
+        "name": disk.name,
+        "name_key": folded(disk.name),
+        "location": disk.location,
+        "tags": dict(disk.tags),
+        "source_version_uid": disk.source_version_uid,
+        "source_reference": disk.source_reference,
+        "replica": disk.replica,
+        "slot_uid": disk.slot.uid,
+        "storage_account_type": disk.storage_account_type,
+        "virtual_bytes": disk.virtual_bytes,
+        "disk_digest": disk.disk_digest,
+        "created_at": disk.created_at,
+        "provisioning_state": disk.provisioning_state,
+        "source_format": disk.source_format,
+    }
 
 
 def _disk(row: "Row[Any]") -> ManagedDisk:

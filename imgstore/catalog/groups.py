@@ -81,14 +81,19 @@ def group_uid(session: Session, subscription: str, name: str) -> str:
     """
     uid: str | None = session.value(select(_groups.c.uid).where(named(subscription, name)))
     if uid is None:
-        raise ParentNotFound(
-            f"Resource group '{name}' could not be found.",
-            found=f"no group of that name in subscription {subscription}",
-            expected="a group that was created before",
-            hint=f"imgstore group create -n {name} -l REGION",
-            target=group_id(subscription, name),
-        )
+        raise no_group(subscription, name)
     return uid
+
+
+def no_group(subscription: str, name: str) -> ParentNotFound:
+    """What a new gallery or disk is to lie in is not there."""
+    return ParentNotFound(
+        f"Resource group '{name}' could not be found.",
+        found=f"no group of that name in subscription {subscription}",
+        expected="a group that was created before",
+        hint=f"imgstore group create -n {name} -l REGION",
+        target=group_id(subscription, name),
+    )
 
 
 def _values(group: Group) -> dict[str, Any]:
