@@ -3,7 +3,7 @@
 import builtins
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, select, tuple_
 
 from imgstore.catalog import schema
 from imgstore.catalog.columns import folded
@@ -73,11 +73,28 @@ class Disks(Repository):
         """
         return _disk(self._row(_SELECT.where(_disks.c.uid == uid), "disk", uid))
 
-    def list(self, subscription: str, group: str | None = None) -> builtins.list[ManagedDisk]:
-        """The disks of a subscription, or of one group in it, by name."""
+    def list(
+        self,
+        subscription: str,
+        group: str | None = None,
+        *,
+        after: tuple[str, str] | None = None,
+        limit: int | None = None,
+        visible: bool = False,
+    ) -> builtins.list[ManagedDisk]:
+        """The disks of a subscription, or of one group in it, by name and uid.
+
+        At most `limit` behind the name and uid `after`; with `visible` none that is being deleted.
+        """
         mine = _groups.c.subscription_key == folded(subscription) if group is None else named(subscription, group)
-        statement = _SELECT.where(mine).order_by(_disks.c.name_key, _disks.c.uid)
-        return [_disk(row) for row in self._session.all(statement)]
+        statement = _SELECT.where(mine)
+        if visible:
+            statement = statement.where(_disks.c.provisioning_state != ProvisioningState.DELETING)
+        if after is not None:
+            name, uid = after
+            statement = statement.where(tuple_(_disks.c.name_key, _disks.c.uid) > tuple_(folded(name), uid))
+        ordered = statement.order_by(_disks.c.name_key, _disks.c.uid).limit(limit)
+        return [_disk(row) for row in self._session.all(ordered)]
 
     def states_in_slot(self, slot_uid: str) -> dict[str, ProvisioningState]:
         """The disks that stand on a slot, by uid."""

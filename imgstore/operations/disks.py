@@ -10,6 +10,7 @@ from imgstore.domain import keys, names
 from imgstore.domain.access import Action, Principal, authorize
 from imgstore.domain.errors import Conflict, ImageNotAvailable, PropertyChangeNotAllowed
 from imgstore.domain.names import ImageReference, VersionName
+from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import (
     NO_TAGS,
     OS_DISK,
@@ -347,13 +348,29 @@ def show_disk(installation: Installation, principal: Principal, *, group: str, n
 
 
 def list_disks(installation: Installation, principal: Principal, *, group: str | None = None) -> list[ManagedDisk]:
-    """The managed disks of a group, or of the subscription."""
-    authorize(principal, Action.READ, f"/subscriptions/{installation.subscription}")
+    """The managed disks of a group, or of the subscription, by name."""
+    return list(page_disks(installation, principal, PageRequest(), group=group).items)
+
+
+def page_disks(
+    installation: Installation, principal: Principal, request: PageRequest, *, group: str | None = None
+) -> Page[ManagedDisk]:
+    """A page of them.
+
+    Raises:
+        InvalidInput: the token is none of this list.
+    """
+    subscription = installation.subscription
+    authorize(principal, Action.READ, f"/subscriptions/{subscription}")
+    of = f"{names.group_id(subscription, group) if group is not None else subscription}/disks"
+    key = request.after(of)
+    after = None if key is None else (key.partition("/")[0], key.partition("/")[2])
     with installation.catalog.reading() as facts:
         if group is not None:
-            finding.group(facts, installation.subscription, group)
-        standing = facts.disks.list(installation.subscription, group)
-        return [each for each in standing if each.provisioning_state is not ProvisioningState.DELETING]
+            finding.group(facts, subscription, group)
+        found = facts.disks.list(subscription, group, after=after, limit=request.limit, visible=True)
+    # Two groups may have disks of one name, so that the uid, which has no slash either, stands behind it.
+    return Page.cut(found, request, of=of, key=lambda disk: f"{disk.name}/{disk.uid}")
 
 
 def delete_disk(installation: Installation, principal: Principal, *, group: str, name: str) -> None:
