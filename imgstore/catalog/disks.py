@@ -1,9 +1,10 @@
 """Managed disks. Each outlives the version that it was made from, so that one is named without a foreign key."""
 
 import builtins
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, select, tuple_
+from sqlalchemy import bindparam, func, select, tuple_
 
 from imgstore.catalog import schema
 from imgstore.catalog.columns import folded
@@ -95,6 +96,12 @@ class Disks(Repository):
             statement = statement.where(tuple_(_disks.c.name_key, _disks.c.uid) > tuple_(folded(name), uid))
         ordered = statement.order_by(_disks.c.name_key, _disks.c.uid).limit(limit)
         return [_disk(row) for row in self._session.all(ordered)]
+
+    def count_made(self, version_uid: str, region: str, *, since: datetime) -> int:
+        """How many disks of a version were made in a region then or later."""
+        of_version = (_disks.c.source_version_uid == version_uid) & (_disks.c.location == region)
+        statement = select(func.count()).select_from(_disks).where(of_version, _disks.c.created_at >= since)
+        return int(self._session.value(statement))
 
     def states_in_slot(self, slot_uid: str) -> dict[str, ProvisioningState]:
         """The disks that stand on a slot, by uid."""

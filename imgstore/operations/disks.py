@@ -25,6 +25,7 @@ from imgstore.domain.states import ProvisioningState
 from imgstore.domain.works import Lease, WorkKind
 from imgstore.ledger.rows import Party
 from imgstore.operations import finding
+from imgstore.operations.advising import advise_replicas
 from imgstore.operations.finding import Lineage
 from imgstore.operations.forgetting import forget_disk
 from imgstore.operations.groups import ensure_group
@@ -71,7 +72,11 @@ def create_disk(
     scope = names.disk_id(installation.subscription, group, name)
     with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/disks/write"):
         disk, lease = _plan(installation, group, name, location, gallery_image_reference, tags)
-        return disk if lease is None else _put(installation, disk, lease)
+        if lease is None:
+            return disk
+        made = _put(installation, disk, lease)
+        advise_replicas(installation, made)
+        return made
 
 
 def check_subscription(installation: Installation, reference: ImageReference) -> None:

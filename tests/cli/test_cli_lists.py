@@ -143,3 +143,17 @@ def test_a_span_that_is_none(line: Line, offset: str) -> None:
 
 def test_a_group_and_a_resource_are_one_too_many(line: Line) -> None:
     assert "one of them" in line.run("monitor activity-log list -g rg --resource-id /subscriptions/x").stderr
+
+
+def test_more_disks_at_once_than_replicas_serve_well_is_told_on_standard_error(line: Line, stock: Stock) -> None:
+    line.home.mkdir()
+    (line.home / "settings.toml").write_text("[limits]\nmachines_per_replica = 1\n")
+    with open_home(line.home) as installation:
+        found_gallery(installation)
+        publish(installation, stock.first, targets=["southcentralus"])
+    create = f"disk create -g {GROUP} --gallery-image-reference {reference()} -l southcentralus -n "
+    assert "disks within a minute" not in line.run(create + "d1").stderr
+    told = line.run(create + "d2")
+    assert (told.exit_code, json.loads(told.stdout)["name"]) == (0, "d2")
+    assert "2 disks within a minute from 1 replica in South Central US: 2 serve so many well" in told.stderr
+    assert "disks within" not in line.run(create + "d3 --only-show-errors").stderr
