@@ -35,7 +35,7 @@ class _Part:
     def __init__(self, table: Table, begin: int, *more: str) -> None:
         names = [*(column.name for column in table.c), *more]
         self._place = slice(begin, begin + len(names))
-        self._named = namedtuple(table.name, names)._make  # type: ignore[misc]  # noqa: PYI024 - names of a table
+        self._named: Callable[..., Any] = namedtuple(table.name, names)  # noqa: PYI024 - the table has the fields
 
     @property
     def begin(self) -> int:
@@ -46,7 +46,7 @@ class _Part:
         return self._place.stop
 
     def read(self, row: "Row[Any]", value: Callable[[Any], _T]) -> _T:
-        return value(self._named(row[self._place]))
+        return value(self._named(*row[self._place]))
 
 
 _GALLERY: Final = _Part(_galleries, 0, "subscription", "group_name")
