@@ -4,7 +4,7 @@ import builtins
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from imgstore.catalog import schema
 from imgstore.catalog.repository import Repository
@@ -23,9 +23,9 @@ class ActivityRow:
     scope: str
     """The resource id that it was asked for."""
     outcome: str
-    """"Succeeded", or the code of the error that it ended in."""
+    """"Succeeded", "Failed" or "Interrupted"."""
     detail: str | None
-    """The error's text, or what a person should know besides."""
+    """The error's code and text, or what a person should know besides."""
     started_at: datetime
     finished_at: datetime
 
@@ -60,9 +60,23 @@ class Activity(Repository):
             },
         )
 
-    def list(self, limit: int) -> builtins.list[ActivityRow]:
-        """The last `limit` operations, the latest first."""
-        rows = self._session.all(select(_activity).order_by(_activity.c.id.desc()).limit(limit))
+    def list(
+        self, limit: int, *, scope: str | None = None, since: datetime | None = None
+    ) -> builtins.list[ActivityRow]:
+        """The last `limit` operations, the latest first.
+
+        Args:
+            limit: at most so many.
+            scope: a resource id: what was asked for it, or for what is below it. None is everything.
+            since: those that began then or later.
+        """
+        statement = select(_activity)
+        if scope is not None:
+            asked, above = func.lower(_activity.c.scope), scope.rstrip("/").lower()
+            statement = statement.where((asked == above) | asked.startswith(above + "/", autoescape=True))
+        if since is not None:
+            statement = statement.where(_activity.c.started_at >= since)
+        rows = self._session.all(statement.order_by(_activity.c.id.desc()).limit(limit))
         return [
             ActivityRow(
                 principal=row.principal,

@@ -15,6 +15,7 @@ from imgstore.catalog.galleries import Galleries
 from imgstore.catalog.groups import Groups
 from imgstore.catalog.installation import Installations
 from imgstore.catalog.ledger import Ledger
+from imgstore.catalog.lineages import Lineages
 from imgstore.catalog.manifests import Manifests
 from imgstore.catalog.placements import Placements
 from imgstore.catalog.queue import Queue
@@ -38,6 +39,7 @@ class Facts:
         self.galleries = Galleries(session)
         self.definitions = Definitions(session)
         self.versions = Versions(session)
+        self.lineages = Lineages(session)
         self.pools = Pools(session)
         self.slots = Slots(session)
         self.replicas = Replicas(session)

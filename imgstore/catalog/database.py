@@ -6,6 +6,7 @@ by advisory locks. What is read in one transaction is one snapshot in both.
 """
 
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -14,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from sqlalchemy import URL, Connection, Engine, Executable, Select, Table, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.exc import ArgumentError, InvalidatePoolError
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from imgstore.catalog.faults import translated
 from imgstore.domain.effects import Effects
@@ -34,11 +35,25 @@ the first upgrade of a catalog, about two seconds."""
 
 CONNECT_SECONDS_MAX: Final = 10
 
+IDLE_SECONDS_MAX: Final = 1.0
+"""PostgreSQL: a connection that lay idle for longer is asked first whether it still lives."""
+
 # Operations take one connection each and a heartbeat one more, in 16 to 32 threads.
 _POOL: Final[Mapping[str, Any]] = {"pool_size": 8, "max_overflow": 56, "pool_timeout": LOCK_SECONDS_MAX}
 
 _SQLITE: Final = "sqlite:///"
 _POSTGRESQL: Final = ("postgresql", "postgresql+psycopg")
+
+
+def upsert(table: Table, *, is_sqlite: bool) -> "Upsert":
+    """An INSERT of one engine's dialect, which knows ON CONFLICT."""
+    if is_sqlite:
+        from sqlalchemy.dialects import sqlite  # noqa: PLC0415 - either dialect costs 30 ms to import
+
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql  # noqa: PLC0415
+
+    return postgresql.insert(table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +77,20 @@ class Session:
         with translated(self.place):
             return self.connection.execute(statement, rows)
 
-    def all(self, statement: Executable) -> "Sequence[Row[Any]]":
-        """Every row."""
+    def all(self, statement: Executable, values: Mapping[str, Any] | None = None) -> "Sequence[Row[Any]]":
+        """Every row. `values` are those of the statement's named parameters: one that is built once costs less."""
         with translated(self.place):
-            return self.connection.execute(statement).all()
+            return self.connection.execute(statement, values).all()
 
-    def first(self, statement: Executable) -> "Row[Any] | None":
+    def first(self, statement: Executable, values: Mapping[str, Any] | None = None) -> "Row[Any] | None":
         """The first row, or none."""
         with translated(self.place):
-            return self.connection.execute(statement).first()
+            return self.connection.execute(statement, values).first()
 
-    def value(self, statement: Executable) -> Any:
+    def value(self, statement: Executable, values: Mapping[str, Any] | None = None) -> Any:
         """The first column of the first row, or None."""
         with translated(self.place):
-            return self.connection.execute(statement).scalar()
+            return self.connection.execute(statement, values).scalar()
 
     def stream(self, statement: Executable, *, rows_at_once: int = 256) -> "Iterator[Row[Any]]":
         """Row by row, holding no more than `rows_at_once` of them in memory."""
@@ -89,13 +104,7 @@ class Session:
 
     def upsert(self, table: Table) -> "Upsert":
         """An INSERT of this engine's dialect, which knows ON CONFLICT."""
-        if self.is_sqlite:
-            from sqlalchemy.dialects import sqlite  # noqa: PLC0415 - either dialect costs 30 ms to import
-
-            return sqlite.insert(table)
-        from sqlalchemy.dialects import postgresql  # noqa: PLC0415
-
-        return postgresql.insert(table)
+        return upsert(table, is_sqlite=self.is_sqlite)
 
     def locking(self, select: Select[Any], *, skip_locked: bool = False) -> Select[Any]:
         """`select`, holding its rows against other writers until the end. Rows may still be referred to meanwhile.
@@ -208,7 +217,6 @@ def _postgresql(address: URL) -> Database:
         engine = create_engine(
             address,
             isolation_level="READ COMMITTED",
-            pool_pre_ping=True,
             connect_args={"connect_timeout": CONNECT_SECONDS_MAX},
             **_POOL,
         )
@@ -228,7 +236,29 @@ def _postgresql(address: URL) -> Database:
         cursor.close()
         connection.commit()
 
+    _ask_idle(engine)
     return Database(engine=engine, place=address.render_as_string(hide_password=True), file=None)
+
+
+def _ask_idle(engine: Engine) -> None:
+    """Ask a connection that lay idle whether it still lives, and make a new one where it does not.
+
+    SQLAlchemy's own pool_pre_ping asks before each transaction, in a round trip of its own: of a placement's time 6%.
+    """
+
+    @event.listens_for(engine, "checkin")
+    def _left(_connection: "DBAPIConnection | None", entry: ConnectionPoolEntry) -> None:
+        entry.info["idle_since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _taken(connection: "DBAPIConnection", entry: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
+        idle_since = entry.info.get("idle_since")
+        if idle_since is None or time.monotonic() - idle_since < IDLE_SECONDS_MAX:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise InvalidatePoolError from error  # The server went: the others that lie idle are as dead.
 
 
 @contextmanager

@@ -45,7 +45,7 @@ class Definitions(Repository):
                 _definitions.c.gallery_uid == gallery_uid, _definitions.c.name_key == folded(name)
             )
         )
-        return None if row is None else _definition(row)
+        return None if row is None else definition_of(row)
 
     def by_uid(self, uid: str) -> ImageDefinition:
         """The definition that another row refers to.
@@ -53,7 +53,7 @@ class Definitions(Repository):
         Raises:
             NotFound: it is not there.
         """
-        return _definition(self._row(select(_definitions).where(_definitions.c.uid == uid), "image definition", uid))
+        return definition_of(self._row(select(_definitions).where(_definitions.c.uid == uid), "image definition", uid))
 
     def by_identifier(self, gallery_uid: str, publisher: str, offer: str, sku: str) -> ImageDefinition | None:
         """The definition with that identifier, if there is one: no two in a gallery have the same."""
@@ -63,7 +63,7 @@ class Definitions(Repository):
                 _definitions.c.identifier_key == _identifier(publisher, offer, sku),
             )
         )
-        return None if row is None else _definition(row)
+        return None if row is None else definition_of(row)
 
     def list(
         self, gallery_uid: str, *, after: str | None = None, limit: int | None = None
@@ -73,7 +73,7 @@ class Definitions(Repository):
         if after is not None:
             statement = statement.where(_definitions.c.name_key > folded(after))
         rows = self._session.all(statement.order_by(_definitions.c.name_key).limit(limit))
-        return [_definition(row) for row in rows]
+        return [definition_of(row) for row in rows]
 
     def count(self, subscription: str, location: str) -> int:
         """How many a subscription has in a region. Nobody else adds one there until the transaction ends."""
@@ -89,7 +89,7 @@ class Definitions(Repository):
             NotFound: it is not there.
         """
         statement = self._session.locking(select(_definitions).where(_definitions.c.uid == uid))
-        return _definition(self._row(statement, "image definition", uid))
+        return definition_of(self._row(statement, "image definition", uid))
 
     def delete(self, uid: str) -> None:
         """Remove the row.
@@ -141,7 +141,8 @@ def _values(definition: ImageDefinition) -> dict[str, Any]:
     }
 
 
-def _definition(row: "Row[Any]") -> ImageDefinition:
+def definition_of(row: "Row[Any]") -> ImageDefinition:
+    """The definition whose columns stand in `row`."""
     plan = PurchasePlan(name=row.plan_name, publisher=row.plan_publisher, product=row.plan_product)
     return ImageDefinition(
         uid=row.uid,

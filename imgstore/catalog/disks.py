@@ -1,13 +1,14 @@
 """Managed disks. Each outlives the version that it was made from, so that one is named without a foreign key."""
 
 import builtins
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, func, select, tuple_
 
 from imgstore.catalog import schema
 from imgstore.catalog.columns import folded
-from imgstore.catalog.groups import group_uid, named
+from imgstore.catalog.groups import named, no_group
 from imgstore.catalog.repository import Repository
 from imgstore.catalog.slots import SLOT_COLUMNS, slot_of
 from imgstore.domain.resources import ManagedDisk
@@ -24,6 +25,17 @@ _SELECT = (
     .join(schema.slots, _disks.c.slot_uid == schema.slots.c.uid)
 )
 
+_OWN = [column for column in _disks.c if column.name != "group_uid"]
+_IN_GROUP = select(_groups.c.uid, *(bindparam(column.name, type_=column.type) for column in _OWN)).where(
+    _groups.c.subscription_key == bindparam("of_subscription"), _groups.c.name_key == bindparam("of_group")
+)
+_ADD = (
+    _disks.insert()
+    .from_select(["group_uid", *(column.name for column in _OWN)], _IN_GROUP)
+    .execution_options(preserve_rowcount=True)
+)
+"""Adds nothing where there is no such group."""
+
 
 class Disks(Repository):
     """The managed disks of every subscription."""
@@ -37,7 +49,9 @@ class Disks(Repository):
             ParentNotFound: no such group.
             Conflict: the group has a disk of that name.
         """
-        self._session.run(_disks.insert(), self._values(disk))
+        above = {"of_subscription": folded(disk.subscription), "of_group": folded(disk.group)}
+        if self._session.run(_ADD, _values(disk) | above).rowcount == 0:
+            raise no_group(disk.subscription, disk.group)
 
     def update(self, disk: ManagedDisk) -> None:
         """Replace the disk of the same uid.
@@ -45,7 +59,7 @@ class Disks(Repository):
         Raises:
             NotFound: it is not there.
         """
-        self._replace(_disks, disk.uid, self._values(disk), "disk")
+        self._replace(_disks, disk.uid, _values(disk), "disk")
 
     def get(self, subscription: str, group: str, name: str) -> ManagedDisk | None:
         """The disk of that name in that group, if there is one."""
@@ -60,11 +74,34 @@ class Disks(Repository):
         """
         return _disk(self._row(_SELECT.where(_disks.c.uid == uid), "disk", uid))
 
-    def list(self, subscription: str, group: str | None = None) -> builtins.list[ManagedDisk]:
-        """The disks of a subscription, or of one group in it, by name."""
+    def list(
+        self,
+        subscription: str,
+        group: str | None = None,
+        *,
+        after: tuple[str, str] | None = None,
+        limit: int | None = None,
+        visible: bool = False,
+    ) -> builtins.list[ManagedDisk]:
+        """The disks of a subscription, or of one group in it, by name and uid.
+
+        At most `limit` behind the name and uid `after`; with `visible` none that is being deleted.
+        """
         mine = _groups.c.subscription_key == folded(subscription) if group is None else named(subscription, group)
-        statement = _SELECT.where(mine).order_by(_disks.c.name_key, _disks.c.uid)
-        return [_disk(row) for row in self._session.all(statement)]
+        statement = _SELECT.where(mine)
+        if visible:
+            statement = statement.where(_disks.c.provisioning_state != ProvisioningState.DELETING)
+        if after is not None:
+            name, uid = after
+            statement = statement.where(tuple_(_disks.c.name_key, _disks.c.uid) > tuple_(folded(name), uid))
+        ordered = statement.order_by(_disks.c.name_key, _disks.c.uid).limit(limit)
+        return [_disk(row) for row in self._session.all(ordered)]
+
+    def count_made(self, version_uid: str, region: str, *, since: datetime) -> int:
+        """How many disks of a version were made in a region then or later."""
+        of_version = (_disks.c.source_version_uid == version_uid) & (_disks.c.location == region)
+        statement = select(func.count()).select_from(_disks).where(of_version, _disks.c.created_at >= since)
+        return int(self._session.value(statement))
 
     def states_in_slot(self, slot_uid: str) -> dict[str, ProvisioningState]:
         """The disks that stand on a slot, by uid."""
@@ -79,26 +116,27 @@ class Disks(Repository):
         """
         self._remove(_disks, uid, "disk")
 
-    def _values(self, disk: ManagedDisk) -> dict[str, Any]:
-        return {
-            "uid": disk.uid,
-            "group_uid": group_uid(self._session, disk.subscription, disk.group),
-            "name": disk.name,
-            "name_key": folded(disk.name),
-            "location": disk.location,
-            "tags": dict(disk.tags),
-            "source_version_uid": disk.source_version_uid,
-            "source_reference": disk.source_reference,
-            "replica": disk.replica,
-            "slot_uid": disk.slot.uid,
-            "storage_account_type": disk.storage_account_type,
-            "virtual_bytes": disk.virtual_bytes,
-            "disk_digest": disk.disk_digest,
-            "created_at": disk.created_at,
-            "provisioning_state": disk.provisioning_state,
-            "source_format": disk.source_format,
-            "source_lun": disk.source_lun,
-        }
+
+def _values(disk: ManagedDisk) -> dict[str, Any]:
+    """But for the group, which a disk never leaves."""
+    return {
+        "uid": disk.uid,
+        "name": disk.name,
+        "name_key": folded(disk.name),
+        "location": disk.location,
+        "tags": dict(disk.tags),
+        "source_version_uid": disk.source_version_uid,
+        "source_reference": disk.source_reference,
+        "replica": disk.replica,
+        "slot_uid": disk.slot.uid,
+        "storage_account_type": disk.storage_account_type,
+        "virtual_bytes": disk.virtual_bytes,
+        "disk_digest": disk.disk_digest,
+        "created_at": disk.created_at,
+        "provisioning_state": disk.provisioning_state,
+        "source_format": disk.source_format,
+        "source_lun": disk.source_lun,
+    }
 
 
 def _disk(row: "Row[Any]") -> ManagedDisk:

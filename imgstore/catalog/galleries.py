@@ -44,14 +44,14 @@ class Galleries(Repository):
     def get(self, subscription: str, group: str, name: str) -> Gallery | None:
         """The gallery of that name in that group, if there is one."""
         row = self._session.first(_SELECT.where(named(subscription, group), _galleries.c.name_key == folded(name)))
-        return None if row is None else _gallery(row)
+        return None if row is None else gallery_of(row)
 
     def by_name(self, subscription: str, name: str) -> Gallery | None:
         """The gallery of that name in whatever group: names are unique in a subscription."""
         row = self._session.first(
             _SELECT.where(_galleries.c.subscription_key == folded(subscription), _galleries.c.name_key == folded(name))
         )
-        return None if row is None else _gallery(row)
+        return None if row is None else gallery_of(row)
 
     def by_uid(self, uid: str) -> Gallery:
         """The gallery that another row refers to.
@@ -59,12 +59,12 @@ class Galleries(Repository):
         Raises:
             NotFound: it is not there.
         """
-        return _gallery(self._row(_SELECT.where(_galleries.c.uid == uid), "gallery", uid))
+        return gallery_of(self._row(_SELECT.where(_galleries.c.uid == uid), "gallery", uid))
 
     def of_pool(self, pool_uid: str) -> Gallery | None:
         """The gallery of a pool; None where the pool has outlived it."""
         row = self._session.first(_SELECT.where(_galleries.c.pool_uid == pool_uid))
-        return None if row is None else _gallery(row)
+        return None if row is None else gallery_of(row)
 
     def list(
         self, subscription: str, group: str | None = None, *, after: str | None = None, limit: int | None = None
@@ -75,7 +75,7 @@ class Galleries(Repository):
             statement = statement.where(named(subscription, group))
         if after is not None:
             statement = statement.where(_galleries.c.name_key > folded(after))
-        return [_gallery(row) for row in self._session.all(statement.order_by(_galleries.c.name_key).limit(limit))]
+        return [gallery_of(row) for row in self._session.all(statement.order_by(_galleries.c.name_key).limit(limit))]
 
     def count(self, subscription: str, location: str) -> int:
         """How many a subscription has in a region. Nobody else adds one there until the transaction ends."""
@@ -119,7 +119,8 @@ class Galleries(Repository):
         }
 
 
-def _gallery(row: "Row[Any]") -> Gallery:
+def gallery_of(row: "Row[Any]") -> Gallery:
+    """The gallery whose columns stand in `row`, with its group's `subscription` and `group_name`."""
     return Gallery(
         uid=row.uid,
         subscription=row.subscription,

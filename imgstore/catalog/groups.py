@@ -3,7 +3,7 @@
 import builtins
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, func, select
 
 from imgstore.catalog import schema
 from imgstore.catalog.columns import folded
@@ -45,10 +45,17 @@ class Groups(Repository):
         row = self._session.first(select(_groups).where(named(subscription, name)))
         return None if row is None else _group(row)
 
-    def list(self, subscription: str) -> builtins.list[Group]:
-        """The groups of a subscription, by name."""
-        mine = _groups.c.subscription_key == folded(subscription)
-        return [_group(row) for row in self._session.all(select(_groups).where(mine).order_by(_groups.c.name_key))]
+    def list(self, subscription: str, *, after: str | None = None, limit: int | None = None) -> builtins.list[Group]:
+        """The groups of a subscription, by name: at most `limit` behind the name `after`."""
+        statement = select(_groups).where(_groups.c.subscription_key == folded(subscription))
+        if after is not None:
+            statement = statement.where(_groups.c.name_key > folded(after))
+        return [_group(row) for row in self._session.all(statement.order_by(_groups.c.name_key).limit(limit))]
+
+    def subscriptions(self) -> builtins.list[str]:
+        """The subscriptions that have groups, each as one of its groups spells it."""
+        spelt = func.min(_groups.c.subscription).label("spelt")
+        return [row.spelt for row in self._session.all(select(spelt).group_by(_groups.c.subscription_key))]
 
     def children(self, uid: str) -> builtins.list[str]:
         """What is left in the group, as ``disks/<name>`` and ``galleries/<name>``."""
@@ -81,14 +88,19 @@ def group_uid(session: Session, subscription: str, name: str) -> str:
     """
     uid: str | None = session.value(select(_groups.c.uid).where(named(subscription, name)))
     if uid is None:
-        raise ParentNotFound(
-            f"Resource group '{name}' could not be found.",
-            found=f"no group of that name in subscription {subscription}",
-            expected="a group that was created before",
-            hint=f"imgstore group create -n {name} -l REGION",
-            target=group_id(subscription, name),
-        )
+        raise no_group(subscription, name)
     return uid
+
+
+def no_group(subscription: str, name: str) -> ParentNotFound:
+    """What a new gallery or disk is to lie in is not there."""
+    return ParentNotFound(
+        f"Resource group '{name}' could not be found.",
+        found=f"no group of that name in subscription {subscription}",
+        expected="a group that was created before",
+        hint=f"imgstore group create -n {name} -l REGION",
+        target=group_id(subscription, name),
+    )
 
 
 def _values(group: Group) -> dict[str, Any]:

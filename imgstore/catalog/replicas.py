@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.repository import Repository, missing
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 _replicas = schema.replicas
 _slots = schema.slots
 _SELECT = select(_replicas, *SLOT_COLUMNS).join(_slots)
+_ORDER: Final = (_slots.c.region, _slots.c.ordinal, _slots.c.storage_account_type, _replicas.c.uid)
+_IN_REGION: Final = _SELECT.where(
+    _replicas.c.version_uid == bindparam("version_uid"), _slots.c.region == bindparam("region")
+).order_by(*_ORDER)
 _UIDS_AT_ONCE: Final = 1_000
 """In one query: engines bound the parameters of one."""
 
@@ -65,13 +69,17 @@ class Replicas(Repository):
         """The replicas of a version, those that are Deleting too, by region and ordinal."""
         return self.of_versions([version_uid])[version_uid]
 
+    def in_region(self, version_uid: str, region: str) -> builtins.list[Replica]:
+        """Those of them that are in one region."""
+        asked = {"version_uid": version_uid, "region": region}
+        return [_replica(row) for row in self._session.all(_IN_REGION, asked)]
+
     def of_versions(self, version_uids: Sequence[str]) -> dict[str, builtins.list[Replica]]:
         """The same of each of several versions, in one query."""
         found: dict[str, builtins.list[Replica]] = {uid: [] for uid in version_uids}
-        order = (_slots.c.region, _slots.c.ordinal, _slots.c.storage_account_type, _replicas.c.uid)
         for first in range(0, len(version_uids), _UIDS_AT_ONCE):
             some = version_uids[first : first + _UIDS_AT_ONCE]
-            for row in self._session.all(_SELECT.where(_replicas.c.version_uid.in_(some)).order_by(*order)):
+            for row in self._session.all(_SELECT.where(_replicas.c.version_uid.in_(some)).order_by(*_ORDER)):
                 found[row.version_uid].append(_replica(row))
         return found
 

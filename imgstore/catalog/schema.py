@@ -53,7 +53,7 @@ from imgstore.domain.states import ProvisioningState, ReplicaState, WorkState
 from imgstore.domain.works import WorkKind
 from imgstore.ledger.rows import ChargeKind
 
-REVISION: Final = "0006"
+REVISION: Final = "0008"
 """The head of migrations/versions. A catalog that stands at it opens without Alembic being imported."""
 
 # Names of constraints are fixed, so that a later migration can name what it drops on either engine.
@@ -328,6 +328,8 @@ disks = Table(
     # Of which data disk of its version; none is the OS disk.
     Column("source_lun", Integer),
     UniqueConstraint("group_uid", "name_key"),
+    # How many were made of one version lately, among the many that were made of it before.
+    Index(None, "source_version_uid", "created_at"),
 )
 
 works = Table(

@@ -12,7 +12,7 @@ from imgstore.catalog.repository import Repository, missing
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import ImageVersion, StorageAccountType, TargetRegion
 from imgstore.domain.sources import SourceIdentity
-from imgstore.domain.states import ProvisioningState
+from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.version_disks import HostCaching, VersionDisk
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Versions(Repository):
                 _versions.c.patch == name.patch,
             )
         )
-        return None if row is None else _version(row)
+        return None if row is None else version_of(row)
 
     def by_uid(self, uid: str) -> ImageVersion:
         """The version that another row refers to.
@@ -61,7 +61,7 @@ class Versions(Repository):
         Raises:
             NotFound: it is not there.
         """
-        return _version(self._row(select(_versions).where(_versions.c.uid == uid), "image version", uid))
+        return version_of(self._row(select(_versions).where(_versions.c.uid == uid), "image version", uid))
 
     def lock(self, uid: str) -> None:
         """Hold the version's row until the transaction ends: what is read of its replicas from now on stays true.
@@ -91,7 +91,26 @@ class Versions(Repository):
             statement = statement.where(stands, _versions.c.soft_deleted_at.is_(None))
         if after is not None:
             statement = statement.where(tuple_(*_NUMBER) > tuple_(after.major, after.minor, after.patch))
-        return [_version(row) for row in self._session.all(statement.limit(limit))]
+        return [version_of(row) for row in self._session.all(statement.limit(limit))]
+
+    def complete_in(
+        self, definition_uid: str, region: str, *, below: VersionName | None = None, limit: int
+    ) -> builtins.list[ImageVersion]:
+        """The versions that have a complete replica in a region, highest first: at most `limit` of those below `below`."""
+        here = (
+            select(1)
+            .select_from(schema.replicas.join(schema.slots))
+            .where(
+                schema.replicas.c.version_uid == _versions.c.uid,
+                schema.replicas.c.state == ReplicaState.COMPLETED,
+                schema.slots.c.region == region,
+            )
+        )
+        statement = select(_versions).where(_versions.c.definition_uid == definition_uid, here.exists())
+        if below is not None:
+            statement = statement.where(tuple_(*_NUMBER) < tuple_(below.major, below.minor, below.patch))
+        downward = statement.order_by(*(column.desc() for column in _NUMBER)).limit(limit)
+        return [version_of(row) for row in self._session.all(downward)]
 
     def count(self, subscription: str, location: str) -> int:
         """How many a subscription has in a region. Nobody else adds one there until the transaction ends."""
@@ -106,7 +125,7 @@ class Versions(Repository):
         statement = select(_versions).where(_versions.c.soft_deleted_at.is_not(None))
         if definition_uid is not None:
             statement = statement.where(_versions.c.definition_uid == definition_uid)
-        return [_version(row) for row in self._session.all(statement.order_by(*_NUMBER, _versions.c.uid))]
+        return [version_of(row) for row in self._session.all(statement.order_by(*_NUMBER, _versions.c.uid))]
 
     def delete(self, uid: str) -> None:
         """Remove the row, and its round robin's counters.
@@ -141,7 +160,8 @@ def _values(version: ImageVersion) -> dict[str, Any]:
     }
 
 
-def _version(row: "Row[Any]") -> ImageVersion:
+def version_of(row: "Row[Any]") -> ImageVersion:
+    """The version whose columns stand in `row`."""
     return ImageVersion(
         uid=row.uid,
         definition_uid=row.definition_uid,

@@ -177,8 +177,20 @@ class Works(Repository):
             raise _closed(work_uid, state)
 
     def release(self, lease: Lease) -> None:
-        """Give the lease back and leave the work open for whoever comes next. Does nothing if it was lost already."""
-        self._set(_mine(lease), **_UNLEASED)
+        """Give the lease back and leave the work open for whoever comes next. Does nothing if it was lost already.
+
+        When it was given back stays written down, as where it ran out: a work that nobody takes up is abandoned one day.
+        """
+        self._set(_mine(lease), holder=None, lease_expires_at=self._session.now())
+
+    def hold(self, work_uid: str) -> Work | None:
+        """The open work of that uid, which nobody takes up or closes until the transaction ends.
+
+        None where it is closed, or in another transaction's hand.
+        """
+        statement = select(_works).where(_works.c.uid == work_uid, _works.c.state == WorkState.OPEN)
+        row = self._session.first(self._session.locking(statement, skip_locked=True))
+        return None if row is None else self._read([row])[0]
 
     def _open(self, *conditions: ColumnElement[bool]) -> list[Work]:
         statement = select(_works).where(_works.c.state == WorkState.OPEN, *conditions)

@@ -13,8 +13,13 @@ _EVERYWHERE: Final = frozenset({"--ids", "--no-wait", "--acquire-policy-token", 
 
 _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
     "group create": frozenset({"--managed-by"}),
-    "group list": frozenset({"--tag"}),
     "group delete": frozenset({"--force-deletion-types", "-f"}),
+    "monitor activity-log list": frozenset(
+        {
+            "--caller", "--correlation-id", "--end-time", "--namespace", "--resource-provider", "--select",
+            "--start-time", "--status",
+        }
+    ),
     "sig create": frozenset(
         {
             "--permissions", "--eula", "--public-name-prefix", "--publisher-contact", "--publisher-email",
@@ -55,7 +60,20 @@ _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
 }  # fmt: skip
 
 _COMMANDS: Final[Mapping[str, frozenset[str]]] = {
-    "": frozenset({"account", "cloud", "image", "login", "logout", "resource", "snapshot", "storage", "vm", "vmss"}),
+    "": frozenset({"cloud", "image", "login", "logout", "resource", "snapshot", "storage", "vm", "vmss"}),
+    "account": frozenset(
+        {
+            "alias", "clear", "get-access-token", "list-locations", "lock", "management-group", "set", "show",
+            "subscription", "tenant",
+        }
+    ),
+    "monitor": frozenset(
+        {
+            "account", "action-group", "alert-processing-rule", "autoscale", "data-collection", "diagnostic-settings",
+            "log-analytics", "log-profiles", "metrics", "private-link-scope",
+        }
+    ),
+    "monitor activity-log": frozenset({"alert", "list-categories"}),
     "group": frozenset({"exists", "export", "lock", "update", "wait"}),
     "sig": frozenset(
         {

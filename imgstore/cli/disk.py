@@ -11,6 +11,7 @@ from imgstore.cli.group import confirm
 from imgstore.cli.output import columns
 from imgstore.cli.session import opened
 from imgstore.domain.names import ImageReference
+from imgstore.domain.paging import PageRequest
 from imgstore.domain.sources import DiskFormat
 from imgstore.operations import disks, exporting
 from imgstore.wire.reports import export_json
@@ -212,11 +213,14 @@ def show(group: str, name: str) -> Json:
 
 @disk.command("list", table=_TABLE, example="imgstore disk list -g rg -o table")
 @options.some_group
-def list_(group: str | None) -> Json:
+@options.together(*options.pages)
+def list_(group: str | None, max_items: int | None, next_token: str | None) -> Json:
     """List the managed disks, of one resource group or of all."""
+    request = PageRequest(items_max=max_items, token=next_token)
     with opened() as session:
-        found = disks.list_disks(session.installation, session.principal, group=group)
-        return [disk_json(each) for each in found]
+        page = disks.page_disks(session.installation, session.principal, request, group=group)
+        session.tell_next(page)
+        return [disk_json(each) for each in page.items]
 
 
 @disk.command(example="imgstore disk delete -g rg -n d1 --yes")

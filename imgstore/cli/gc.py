@@ -10,6 +10,7 @@ from imgstore.cli.command import Answer, Command
 from imgstore.cli.output import columns, table_text
 from imgstore.cli.session import opened
 from imgstore.operations import collecting
+from imgstore.operations.abandoning import WORK_ABANDON_DAYS
 from imgstore.wire.collection import collection_json
 from imgstore.wire.text import Json
 
@@ -45,29 +46,41 @@ def _table(body: Json) -> list[dict[str, Json]]:
     metavar="HOURS",
     help="Keep what nothing names so long after a collection first noticed it.",
 )
+@click.option(
+    "--work-abandon-days",
+    type=click.FloatRange(min=0),
+    default=WORK_ABANDON_DAYS,
+    show_default=True,
+    metavar="DAYS",
+    help="Give up what was begun, and killed, and not gone on with for so long. 0: all that no process is at.",
+)
 @click.option("--dry-run", is_flag=True, help="Show the plan and change nothing.")
 @options.yes
-def gc(*, grace_hours: float, dry_run: bool, yes: bool) -> Answer | None:
+def gc(*, grace_hours: float, work_abandon_days: float, dry_run: bool, yes: bool) -> Answer | None:
     """Collect what no version, disk or open work needs.
 
     The plan is shown first, by slot. What nothing names is condemned now and deleted by a collection after the grace;
     what was condemned before, and its grace is over, is deleted now. Manifests that the catalog does not know are kept,
-    with all that they name, and told.
+    with all that they name, and told. An ingest or copy that was killed holds back what it had sent and what was
+    condemned after it: it is abandoned when nobody has gone on with it for days.
 
     Without --yes it asks. Where there is no terminal to ask at, nothing is collected and the exit code is 1, as with
     az; it is 1 too if a slot could not be looked at.
     """
-    grace = timedelta(hours=grace_hours)
+    grace, patience = timedelta(hours=grace_hours), timedelta(days=work_abandon_days)
     with opened() as session:
-        plan = collecting.plan_collection(session.installation, session.principal, grace=grace)
+        plan = collecting.plan_collection(session.installation, session.principal, grace=grace, patience=patience)
         body = collection_json(plan, dry_run=True)
         if dry_run:
             return _answer(body)
         if not session.quiet or not yes:
             click.echo(table_text(_table(body)) or "Nothing is kept anywhere yet.", err=True)
+            for work in body["abandonedWorks"]:
+                since = work["unleasedSince"]
+                click.echo(f"To be abandoned: {work['kind']} for {work['owner']}, nobody's since {since}", err=True)
         if not yes:
             _confirm()
-        done = collecting.collect(session.installation, session.principal, grace=grace)
+        done = collecting.collect(session.installation, session.principal, grace=grace, patience=patience)
         return _answer(collection_json(done, dry_run=False))
 
 

@@ -9,7 +9,9 @@ from imgstore.cli import options
 from imgstore.cli.command import Group
 from imgstore.cli.output import columns
 from imgstore.cli.session import opened
+from imgstore.domain.paging import PageRequest
 from imgstore.operations import groups
+from imgstore.wire.requests import parse_tag
 from imgstore.wire.resources import group_json
 from imgstore.wire.text import Json
 
@@ -43,11 +45,16 @@ def show(name: str) -> Json:
         return group_json(groups.show_group(session.installation, session.principal, name=name))
 
 
-@group.command("list", table=_TABLE, example="imgstore group list --query '[].name' -o tsv")
-def list_() -> Json:
+@group.command("list", table=_TABLE, example="imgstore group list --tag team=images --query '[].name' -o tsv")
+@click.option("--tag", type=parse_tag, metavar="KEY[=VALUE]", help="Only those with this tag.")
+@options.together(*options.pages)
+def list_(tag: tuple[str, str | None] | None, max_items: int | None, next_token: str | None) -> Json:
     """List the resource groups."""
+    request = PageRequest(items_max=max_items, token=next_token)
     with opened() as session:
-        return [group_json(each) for each in groups.list_groups(session.installation, session.principal)]
+        page = groups.page_groups(session.installation, session.principal, request, tag=tag)
+        session.tell_next(page)
+        return [group_json(each) for each in page.items]
 
 
 @group.command(example="imgstore group delete -n rg --yes")

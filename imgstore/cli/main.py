@@ -20,6 +20,11 @@ _COMMANDS: Final = {
     "sig": Lazy(target="imgstore.cli.sig:sig", summary="Galleries, image definitions and image versions."),
     "disk": Lazy(target="imgstore.cli.disk:disk", summary="Managed disks, made from image versions."),
     "bill": Lazy(target="imgstore.cli.bill:bill", summary="What was moved and kept, and what it costs."),
+    "account": Lazy(
+        target="imgstore.cli.account:account",
+        summary="Subscriptions: each has groups, galleries and disks of its own.",
+    ),
+    "monitor": Lazy(target="imgstore.cli.monitor:monitor", summary="What was done here, and by whom."),
     "regions": Lazy(target="imgstore.cli.regions:regions", summary="The regions that bytes are kept in."),
     "inspect": Lazy(
         target="imgstore.cli.inspect:inspect", summary="Say what a disk file is, and whether Azure would take it."

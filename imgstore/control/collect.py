@@ -52,6 +52,17 @@ def writing_since(works: Collection[Work]) -> datetime | None:
     return min((work.opened_at for work in works if work.kind not in _WRITES_NO_SEGMENTS), default=None)
 
 
+def unleased_since(work: Work) -> datetime:
+    """Since when nobody has a lease on the work; in the future while someone has."""
+    return work.lease_expires_at or work.opened_at
+
+
+def is_forsaken(work: Work, *, now: datetime, patience: timedelta) -> bool:
+    """Whether nobody has had a lease on the work for so long; never while somebody has."""
+    since = unleased_since(work)
+    return since <= now and now - since >= patience
+
+
 def is_ripe(condemned: Condemned, clock: Clock) -> bool:
     """Whether a collector may take it up.
 

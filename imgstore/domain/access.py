@@ -57,13 +57,18 @@ def administrator(name: str) -> Principal:
     return Principal(name=name, grants=(Grant(role=Role.OWNER, scope=INSTALLATION),))
 
 
+def is_allowed(principal: Principal, action: Action, scope: str) -> bool:
+    """Whether a grant of `principal` covers `action` on `scope`."""
+    return any(action in _ALLOWED[grant.role] and _covers(grant.scope, scope) for grant in principal.grants)
+
+
 def authorize(principal: Principal, action: Action, scope: str) -> None:
     """Deny by default.
 
     Raises:
         AccessDenied: no grant of `principal` covers `action` on `scope`.
     """
-    if not any(action in _ALLOWED[grant.role] and _covers(grant.scope, scope) for grant in principal.grants):
+    if not is_allowed(principal, action, scope):
         raise AccessDenied(
             f"'{principal.name}' may not {action} '{scope}'.",
             found=", ".join(f"{grant.role} on {grant.scope}" for grant in principal.grants) or "no roles",

@@ -47,7 +47,7 @@ class Work:
     token: int = 0
     """Raised at each take-over; every write of the work is guarded by it."""
     lease_expires_at: datetime | None = None
-    """The database's clock."""
+    """The database's clock. Where nobody has the lease, when it was given back; None where nobody ever had it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,8 @@ from imgstore.domain.collection import Condemned
 from imgstore.domain.digests import Digest
 from imgstore.domain.errors import Conflict, ImgstoreError, LeaseLost, StoreError
 from imgstore.domain.resources import Gallery, Pool, Slot
+from imgstore.domain.works import Work
+from imgstore.operations.abandoning import WORK_ABANDON_DAYS, abandon_forsaken, forsaken_works
 from imgstore.operations.counting import Counter
 from imgstore.operations.installation import Installation
 from imgstore.operations.lifetimes import purge_soft_deleted
@@ -32,6 +34,7 @@ from imgstore.stores.interface import DELETE_KEYS_MAX
 from imgstore.stores.zoned import Zoned
 
 GRACE_HOURS: Final = 24.0
+_PATIENCE: Final = timedelta(days=WORK_ABANDON_DAYS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +58,8 @@ class Collection:
 
     grace: timedelta
     slots: Sequence[SlotReport]
+    abandoned: Sequence[Work] = ()
+    """Open works that nobody went on with for long."""
     forgotten_segments: int = 0
     """Rows of segments that lie nowhere and that nothing names."""
     forgotten_pools: int = 0
@@ -63,21 +68,34 @@ class Collection:
     """Notes of zones about objects that no zone has."""
 
 
-def plan_collection(installation: Installation, principal: Principal, *, grace: timedelta) -> Collection:
-    """What may go, slot by slot. Changes nothing."""
+def plan_collection(
+    installation: Installation, principal: Principal, *, grace: timedelta, patience: timedelta = _PATIENCE
+) -> Collection:
+    """What may go, slot by slot, and which works are to be abandoned. Changes nothing."""
     authorize(principal, Action.READ, INSTALLATION)
+    with installation.catalog.reading() as facts:
+        abandoned = forsaken_works(facts, patience)
     slots = [report for _, reports in _surveyed(installation, grace) for report in reports]
-    return Collection(grace=grace, slots=slots)
+    return Collection(grace=grace, slots=slots, abandoned=abandoned)
 
 
-def collect(installation: Installation, principal: Principal, *, grace: timedelta) -> Collection:
+def collect(
+    installation: Installation, principal: Principal, *, grace: timedelta, patience: timedelta = _PATIENCE
+) -> Collection:
     """Condemn what nothing names, delete what was condemned for longer than the grace, forget what is left of no use.
 
     May be repeated, killed at any moment, and run beside every other operation and itself. A slot that can't be had is
     told and stops no other.
+
+    Args:
+        installation: where.
+        principal: who.
+        grace: how long a condemned segment is kept.
+        patience: how long a work may go without a lease before it is abandoned, and what it had sent condemned.
     """
     with recorded(installation, principal, Action.ADMINISTER, INSTALLATION, "imgstore/gc"):
         # What these end is unreferenced from here on, and its grace begins.
+        abandoned = abandon_forsaken(installation, patience)
         purge_soft_deleted(installation)
         tidy_all(installation)
         done: list[SlotReport] = []
@@ -91,6 +109,7 @@ def collect(installation: Installation, principal: Principal, *, grace: timedelt
         return Collection(
             grace=grace,
             slots=done,
+            abandoned=abandoned,
             forgotten_segments=segments,
             forgotten_pools=pools,
             settled_notes=_settle_notes(installation, done),

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 from imgstore.catalog import Facts
 from imgstore.control.choices import healthy, latest, next_replica
 from imgstore.domain import keys, names
 from imgstore.domain.access import Action, Principal, authorize
 from imgstore.domain.errors import Conflict, ImageNotAvailable, PropertyChangeNotAllowed
-from imgstore.domain.names import ImageReference
+from imgstore.domain.names import ImageReference, VersionName
+from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import (
     NO_TAGS,
     ImageVersion,
@@ -23,6 +25,7 @@ from imgstore.domain.version_disks import OS_DISK, check_there, disk_key
 from imgstore.domain.works import Lease, WorkKind
 from imgstore.ledger.rows import Party
 from imgstore.operations import finding
+from imgstore.operations.advising import advise_replicas
 from imgstore.operations.finding import Lineage
 from imgstore.operations.forgetting import forget_disk
 from imgstore.operations.groups import ensure_group
@@ -32,6 +35,9 @@ from imgstore.operations.settling import open_interval
 from imgstore.operations.working import at_work, take_up
 from imgstore.segments.manifest import decode_manifest, intact
 from imgstore.segments.reference import Reference, encode_reference
+
+_VERSIONS_AT_ONCE: Final = 16
+"""Read at once to find the latest; that many and more are excluded from latest, or on their way out, only rarely."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +102,11 @@ def create_disk(
             else:
                 disk = compare_disk(installation, facts, standing, wanted)
             lease = lease_disk(installation, facts, disk)
-        return disk if lease is None else put_disk(installation, disk, lease)
+        if lease is None:
+            return disk
+        made = put_disk(installation, disk, lease)
+        advise_replicas(installation, made)
+        return made
 
 
 def check_subscription(installation: Installation, reference: ImageReference) -> None:
@@ -233,13 +243,25 @@ def choose_replica(
     Raises:
         ImageNotAvailable: no such version, or not complete in the region.
     """
-    line = finding.lineage(facts, installation.subscription, reference.group, reference.gallery, reference.definition)
-    version = named_version(installation, facts, line, reference, region)
-    fit = healthy(facts.replicas.list(version.uid), region)
+    line, version = _meant(installation, facts, reference, region)
+    fit = healthy(facts.replicas.in_region(version.uid, region), region)
     if not fit:
         raise not_available(installation, line.version_id(version.name), region)
     turn = facts.placements.next_turn(version.uid, region)
     return line, version, next_replica(turn, fit)
+
+
+def _meant(
+    installation: Installation, facts: Facts, reference: ImageReference, region: str
+) -> tuple[Lineage, ImageVersion]:
+    """What a reference means in a region: at once, where all of it is there and named."""
+    names_above = (installation.subscription, reference.group, reference.gallery, reference.definition)
+    if reference.version is not None:
+        found = facts.lineages.find_version(*names_above, reference.version)
+        if found is not None and found[2] is not None and found[2].is_visible:
+            return Lineage(gallery=found[0], definition=found[1]), found[2]
+    line = finding.lineage(facts, *names_above)
+    return line, named_version(installation, facts, line, reference, region)
 
 
 def named_version(
@@ -255,17 +277,29 @@ def named_version(
         if found is None or not found.is_visible:
             raise not_available(installation, line.version_id(reference.version), region)
         return found
-    versions = facts.versions.list(line.definition.uid)
-    found = latest([(each, facts.replicas.list(each.uid)) for each in versions], region)
+    found = _latest(facts, line, region)
     if found is None:
         raise ImageNotAvailable(
             f"There is no latest image version of '{line.definition.name}' in {_display(installation, region)} region.",
-            found=f"{len(versions)} versions, none that is complete there and not excluded from latest",
+            found=f"{len(facts.versions.list(line.definition.uid))} versions, none that is complete there and not "
+            "excluded from latest",
             expected="a version that is complete in the region",
             hint="name a version, replicate one to this region, or ask for another region",
             target="galleryImageReference",
         )
     return found
+
+
+def _latest(facts: Facts, line: Lineage, region: str) -> ImageVersion | None:
+    """A few at a time, from the highest down: of ten thousand versions the first is mostly the one."""
+    below: VersionName | None = None
+    while some := facts.versions.complete_in(line.definition.uid, region, below=below, limit=_VERSIONS_AT_ONCE):
+        replicas = facts.replicas.of_versions([each.uid for each in some])
+        found = latest([(each, replicas[each.uid]) for each in some], region)
+        if found is not None:
+            return found
+        below = some[-1].name
+    return None
 
 
 def not_available(installation: Installation, scope: str, region: str) -> ImageNotAvailable:
@@ -345,13 +379,29 @@ def show_disk(installation: Installation, principal: Principal, *, group: str, n
 
 
 def list_disks(installation: Installation, principal: Principal, *, group: str | None = None) -> list[ManagedDisk]:
-    """The managed disks of a group, or of the subscription."""
-    authorize(principal, Action.READ, f"/subscriptions/{installation.subscription}")
+    """The managed disks of a group, or of the subscription, by name."""
+    return list(page_disks(installation, principal, PageRequest(), group=group).items)
+
+
+def page_disks(
+    installation: Installation, principal: Principal, request: PageRequest, *, group: str | None = None
+) -> Page[ManagedDisk]:
+    """A page of them.
+
+    Raises:
+        InvalidInput: the token is none of this list.
+    """
+    subscription = installation.subscription
+    authorize(principal, Action.READ, f"/subscriptions/{subscription}")
+    of = f"{names.group_id(subscription, group) if group is not None else subscription}/disks"
+    key = request.after(of)
+    after = None if key is None else (key.partition("/")[0], key.partition("/")[2])
     with installation.catalog.reading() as facts:
         if group is not None:
-            finding.group(facts, installation.subscription, group)
-        standing = facts.disks.list(installation.subscription, group)
-        return [each for each in standing if each.provisioning_state is not ProvisioningState.DELETING]
+            finding.group(facts, subscription, group)
+        found = facts.disks.list(subscription, group, after=after, limit=request.limit, visible=True)
+    # Two groups may have disks of one name, so that the uid, which has no slash either, stands behind it.
+    return Page.cut(found, request, of=of, key=lambda disk: f"{disk.name}/{disk.uid}")
 
 
 def delete_disk(installation: Installation, principal: Principal, *, group: str, name: str) -> None:

@@ -49,12 +49,12 @@ def parent_gallery(facts: Facts, subscription: str, group_name: str, name: str) 
 
 def lineage(facts: Facts, subscription: str, group_name: str, gallery_name: str, name: str) -> Lineage:
     """The definition of that name, with its gallery."""
-    above = parent_gallery(facts, subscription, group_name, gallery_name)
-    found = facts.definitions.get(above.uid, name)
+    found = facts.lineages.find(subscription, group_name, gallery_name, name)
     if found is None:
+        above = parent_gallery(facts, subscription, group_name, gallery_name)
         scope = names.definition_id(subscription, group_name, gallery_name, name)
         raise _missing("image definition", scope, f"imgstore sig image-definition list -g {group_name} -r {above.name}")
-    return Lineage(gallery=above, definition=found)
+    return Lineage(gallery=found[0], definition=found[1])
 
 
 def parent_lineage(facts: Facts, subscription: str, group_name: str, gallery_name: str, name: str) -> Lineage:

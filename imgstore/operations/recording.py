@@ -2,14 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 
-from imgstore.domain.access import Action, Principal, authorize
-from imgstore.domain.errors import ImgstoreError, StoreError
+from imgstore.catalog import ActivityRow
+from imgstore.domain import names
+from imgstore.domain.access import INSTALLATION, Action, Principal, authorize
+from imgstore.domain.errors import ImgstoreError, InvalidInput, StoreError
 from imgstore.operations.installation import Installation
 
 
 @contextmanager
-def recorded(installation: Installation, principal: Principal, action: Action, scope: str, what: str) -> Iterator[None]:
+def recorded(
+    installation: Installation, principal: Principal, action: Action, scope: str, what: str, *, about: str = ""
+) -> Iterator[None]:
     """Ask whether `principal` may, then run the block and leave a row that says how it ended.
 
     Args:
@@ -18,20 +23,21 @@ def recorded(installation: Installation, principal: Principal, action: Action, s
         action: what kind.
         scope: the resource's id.
         what: the operation's name, as Azure's ("Microsoft.Compute/galleries/write").
+        about: which part of the resource, where the id does not tell: a replica of a version.
 
     Raises:
         AccessDenied: before the block runs.
     """
     started_at = installation.effects.now()
-    outcome, detail = "Succeeded", ""
+    outcome, detail = "Succeeded", about
     try:
         authorize(principal, action, scope)
         yield
     except ImgstoreError as error:
-        outcome, detail = "Failed", f"{error.error_code}: {error.message}"
+        outcome, detail = "Failed", _joined(about, f"{error.error_code}: {error.message}")
         raise
     except BaseException as error:
-        outcome, detail = "Interrupted", type(error).__name__
+        outcome, detail = "Interrupted", _joined(about, type(error).__name__)
         raise
     finally:
         try:
@@ -47,3 +53,52 @@ def recorded(installation: Installation, principal: Principal, action: Action, s
                 )
         except StoreError:
             installation.note("activity log", f"could not be written for {what} on {scope}")
+
+
+def _joined(about: str, detail: str) -> str:
+    return f"{about}: {detail}" if about else detail
+
+
+def list_activity(
+    installation: Installation,
+    principal: Principal,
+    *,
+    group: str | None = None,
+    resource_id: str | None = None,
+    within: timedelta,
+    events_max: int,
+) -> list[ActivityRow]:
+    """What was done, the latest first.
+
+    Args:
+        installation: where.
+        principal: who asks: one that may read what is asked for.
+        group: only what was done to this resource group, and in it.
+        resource_id: only what was done to this resource, and below it.
+        within: until so long ago.
+        events_max: the last so many.
+
+    Raises:
+        InvalidInput: both a group and a resource are named.
+        AccessDenied: the principal may not read there; all that the installation did takes one who may read all of it.
+    """
+    if group is not None and resource_id is not None:
+        raise InvalidInput(
+            "What was done is listed of one group, or of one resource.",
+            found=f"the group {group} and the resource {resource_id}",
+            expected="one of them, or neither",
+            hint="leave --resource-group out: the id of a resource names its group",
+            target="resourceId",
+        )
+    scope = names.group_id(installation.subscription, group) if group is not None else resource_id
+    authorize(principal, Action.READ, INSTALLATION if scope is None else scope)
+    since = _began(installation, within)
+    with installation.catalog.reading() as facts:
+        return facts.activity.list(events_max, scope=scope, since=since)
+
+
+def _began(installation: Installation, within: timedelta) -> datetime | None:
+    try:
+        return installation.effects.now() - within
+    except OverflowError:
+        return None  # Before the first of all years: everything.

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import count
 from typing import Final
@@ -25,11 +25,15 @@ from imgstore.domain.works import Worker
 from imgstore.operations.counting import task_of
 from imgstore.operations.finding import Lineage, lineage_of
 from imgstore.operations.installation import Installation
+from imgstore.operations.recording import recorded
 from imgstore.operations.replicating import CopyPlan, look, make, plan_copy
 from imgstore.operations.retargeting import tidy
 
 POLL_SECONDS: Final = 5.0
 """An idle worker looks so often."""
+
+REPLICA_WRITE: Final = "imgstore/replicas/write"
+"""What the activity log calls the making of a replica."""
 
 _BEAT_SECONDS: Final = 10.0
 """A worker shows itself so often: several times before it counts as dead (`ALIVE_SECONDS`)."""
@@ -102,7 +106,7 @@ def run_worker(
     authorize(principal, Action.WRITE, f"/subscriptions/{installation.subscription}")
     stop = stop or threading.Event()
     with _present(installation) as show:
-        worker = _Worker(installation, limits, stop)
+        worker = _Worker(installation, principal, limits, stop)
         worker.run(once=once, poll_seconds=poll_seconds, show=show)
     return worker.report()
 
@@ -110,8 +114,11 @@ def run_worker(
 class _Worker:
     """One process's share, in its main thread; each replica has a thread of its own."""
 
-    def __init__(self, installation: Installation, limits: WorkerLimits, stop: threading.Event) -> None:
+    def __init__(
+        self, installation: Installation, principal: Principal, limits: WorkerLimits, stop: threading.Event
+    ) -> None:
         self._installation = installation
+        self._principal = replace(principal, name=f"worker {installation.keeper.holder}")
         self._limits = limits
         self._stop = stop
         self._busy: dict[Future[None], CopyStep] = {}
@@ -155,7 +162,9 @@ class _Worker:
 
     def _make(self, claim: _Claim) -> None:
         """Make the replica, then take away what it stands in for by now."""
-        make(self._installation, claim.line, claim.version, claim.step, claim.plan, self._stop, claim.task)
+        scope, replica = claim.line.version_id(claim.version.name), task_of(claim.step.replica)
+        with recorded(self._installation, self._principal, Action.WRITE, scope, REPLICA_WRITE, about=replica):
+            make(self._installation, claim.line, claim.version, claim.step, claim.plan, self._stop, claim.task)
         tidy(self._installation, claim.version.uid)
 
     def _claim(self) -> _Claim | None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from imgstore.control.collect import unleased_since
 from imgstore.wire.text import Json
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ def collection_json(collection: "Collection", *, dry_run: bool) -> Json:
         "graceHours": collection.grace.total_seconds() / 3600,
         "dryRun": dry_run,
         "slots": [_slot_json(report) for report in collection.slots],
+        "abandonedWorks": [
+            _work_json(work) | {"unleasedSince": unleased_since(work).isoformat()} for work in collection.abandoned
+        ],
         "forgottenSegments": collection.forgotten_segments,
         "forgottenPools": collection.forgotten_pools,
         "settledNotes": collection.settled_notes,
@@ -62,7 +66,7 @@ def _sum(sizes: Mapping[Any, int]) -> Json:
     return {"objects": len(sizes), "storedBytes": sum(sizes.values())}
 
 
-def _work_json(work: "Work") -> Json:
+def _work_json(work: "Work") -> dict[str, Json]:
     return {"kind": work.kind.value, "owner": work.owner_uid, "openedAt": work.opened_at.isoformat()}
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from imgstore.wire.text import Json, instant
 
 if TYPE_CHECKING:  # a shape needs no reader of images and no store
+    from imgstore.catalog import ActivityRow
     from imgstore.domain.works import Worker
     from imgstore.formats import Inspection
     from imgstore.operations.exporting import Export
@@ -85,6 +86,23 @@ def worker_json(worker: "Worker") -> Json:
         "startedAt": instant(worker.started_at),
         "seenAt": instant(worker.seen_at),
         "replicas": worker.works,
+    }
+
+
+def activity_json(row: "ActivityRow") -> Json:
+    """An operation that was asked for, as Azure's activity log tells it."""
+    parts = row.scope.split("/")
+    above = dict(zip(parts[1::2], parts[2::2], strict=False))
+    return {
+        "eventTimestamp": instant(row.started_at),
+        "endTimestamp": instant(row.finished_at),
+        "caller": row.principal,
+        "operationName": {"value": row.action},
+        "status": {"value": row.outcome},
+        "description": row.detail or "",
+        "resourceId": row.scope,
+        "resourceGroupName": above.get("resourceGroups"),
+        "subscriptionId": above.get("subscriptions"),
     }
 
 

@@ -106,6 +106,24 @@ def parse_tags(words: Sequence[str]) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
+def parse_tag(word: str) -> tuple[str, str | None]:
+    """A tag to look for: ``key=value``, or ``key`` with whatever value.
+
+    Raises:
+        InvalidInput: it has no key.
+    """
+    key = next(iter(parse_tags([word])), "")
+    if not key:
+        raise InvalidInput(
+            "'' is no tag: its key is missing.",
+            found="''",
+            expected="key or key=value",
+            hint="for example: --tag team=images",
+            target="tag",
+        )
+    return key, word.partition("=")[2] if "=" in word else None
+
+
 def parse_end_of_life(word: str) -> datetime:
     """The instant that a date names. A bare date means 12:59:59 UTC of that day, as az makes it; no zone means UTC.
 

@@ -32,6 +32,11 @@ if TYPE_CHECKING:  # the door stays light: what an operation needs is loaded wit
 _COMPUTE: Final = "Microsoft.Compute"
 
 
+def subscription_json(subscription: str, *, default: str) -> Json:
+    """A subscription, as `az account list` shows it. It has no name but its id."""
+    return {"id": subscription, "name": subscription, "state": "Enabled", "isDefault": subscription == default}
+
+
 def group_json(group: Group) -> Json:
     """A resource group (Microsoft.Resources 2024-11-01)."""
     return _resource(

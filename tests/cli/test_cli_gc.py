@@ -12,6 +12,7 @@ from imgstore.cli.main import main
 from imgstore.domain.geometry import MIB
 from imgstore.testing.disks import make_raw
 from imgstore.testing.installations import Stock, delete, open_home, publish
+from imgstore.transfer.slots import SlotAccess
 
 pytest_plugins = ["imgstore.testing.stock"]
 
@@ -74,3 +75,20 @@ def test_collected_after_the_grace(home: Path) -> None:
 
 def test_a_grace_below_zero_is_no_grace(home: Path) -> None:
     assert run(home, "--yes", "--grace-hours", "-1").exit_code == 2
+
+
+def test_what_was_killed_is_abandoned_when_asked_and_told_before(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def strike(*_args: object) -> None:
+        raise KeyboardInterrupt
+
+    with open_home(home) as installation, monkeypatch.context() as patch:
+        patch.setattr(SlotAccess, "put_manifest", strike)
+        with pytest.raises(KeyboardInterrupt):
+            publish(installation, home.parent / "other.raw", "1.0.2")
+    assert told(run(home, "--dry-run"))["abandonedWorks"] == [], "not for a week"
+    planned = told(run(home, "--dry-run", "--work-abandon-days", "0"))["abandonedWorks"]
+    assert [each["kind"] for each in planned] == ["ingest"]
+    done = run(home, "--yes", "--work-abandon-days", "0")
+    assert told(done)["abandonedWorks"] == planned
+    assert "To be abandoned: ingest for" in done.stderr
+    assert told(run(home, "--dry-run", "--work-abandon-days", "0"))["abandonedWorks"] == []

@@ -47,6 +47,16 @@ def test_a_light_start(line: list[str]) -> None:
     assert "loaded: []" in told.stderr, told.stderr
 
 
+def test_what_was_imported_is_out_of_the_collectors_way_and_the_collector_is_back() -> None:
+    program = (
+        "import atexit, gc; from imgstore.cli.main import main\n"
+        "atexit.register(lambda: print(gc.isenabled(), gc.get_freeze_count() > 10_000))\n"
+        "main(['regions', '--help'], prog_name='imgstore')"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert told.stdout.splitlines()[-1] == "True True"
+
+
 def test_as_a_module() -> None:
     told = subprocess.run([sys.executable, "-m", "imgstore", "--version"], capture_output=True, text=True, check=True)
     assert told.stdout == f"imgstore {imgstore.__version__}\n"
@@ -63,7 +73,7 @@ def test_what_the_issue_asks_for_is_there() -> None:
         "sig image-version list-soft-deleted", "sig image-version undelete", "sig image-version wait",
         "disk create", "disk list", "disk show", "disk delete", "disk export",
         "bill show", "regions list", "regions check", "regions init", "inspect", "verify", "quickstart",
-        "gc", "scrub", "worker list",
+        "gc", "scrub", "worker list", "account list", "monitor activity-log list",
     }  # fmt: skip
     assert {" ".join(words) for words, command in commands() if isinstance(command, Command)} == expected
 

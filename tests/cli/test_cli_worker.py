@@ -58,6 +58,11 @@ def test_no_wait_and_a_worker_for_once(home: Path) -> None:
         "completed": 1, "failed": [], "resting": 0, "nextRetryAt": None, "versionsWithoutSource": 0,
     }  # fmt: skip
     assert ok(home, SHOW)["properties"]["replicationStatus"]["aggregatedState"] == "Completed"
+    row, asked, *_ = ok(home, f"monitor activity-log list -g {GROUP}")
+    assert row["caller"].startswith("worker ")
+    assert (row["operationName"]["value"], row["status"]["value"]) == ("imgstore/replicas/write", "Succeeded")
+    assert (row["description"], row["resourceId"]) == ("eastus/0", made["id"])
+    assert asked["operationName"]["value"] == "Microsoft.Compute/galleries/images/versions/write"
     assert "no worker" not in run(home, CREATE).stderr, "nothing is left to be made"
 
 

@@ -1,0 +1,72 @@
+"""Parts of lists, on both engines: behind a key, of a scope, since a time."""
+
+from datetime import timedelta
+
+from catalog_values import NOON, SUBSCRIPTION, disk, group, settle, uid
+
+from imgstore.catalog import Catalog
+from imgstore.domain.states import ProvisioningState
+
+pytest_plugins = ["catalog_fixtures"]
+
+
+def test_groups_behind_a_name_and_the_subscriptions_that_have_some(catalog: Catalog) -> None:
+    with catalog.transaction() as facts:
+        for name in ("b", "A", "c"):
+            facts.groups.add(group(name))
+        facts.groups.add(group("b", subscription="other"))
+        assert [each.name for each in facts.groups.list(SUBSCRIPTION)] == ["A", "b", "c"]
+        assert [each.name for each in facts.groups.list(SUBSCRIPTION, after="a", limit=1)] == ["b"]
+        assert sorted(facts.groups.subscriptions()) == sorted([SUBSCRIPTION, "other"])
+
+
+def test_disks_behind_a_name_and_uid(catalog: Catalog) -> None:
+    with catalog.transaction() as facts:
+        world = settle(facts)
+        facts.groups.add(group("two"))
+        made = [disk(world.slot, uid=uid(), group=where, name=name) for where in ("rg", "two") for name in ("D1", "d2")]
+        for each in made:
+            facts.disks.add(each)
+        every = facts.disks.list(SUBSCRIPTION)
+        assert [each.name for each in every] == ["D1", "D1", "d2", "d2"]
+        for number, each in enumerate(every):
+            assert facts.disks.list(SUBSCRIPTION, after=(each.name, each.uid)) == every[number + 1 :]
+        assert facts.disks.list(SUBSCRIPTION, "two", limit=1) == [each for each in every if each.group == "two"][:1]
+        gone = disk(world.slot, uid=uid(), name="gone", provisioning_state=ProvisioningState.DELETING)
+        facts.disks.add(gone)
+        assert facts.disks.list(SUBSCRIPTION, visible=True) == every
+
+
+def test_disks_of_a_version_and_region_since_a_time(catalog: Catalog) -> None:
+    with catalog.transaction() as facts:
+        world = settle(facts)
+        for minutes, region in ((0, "westus2"), (1, "westus2"), (2, "westus2"), (2, "eastus")):
+            for version_uid in ("v", "w"):
+                name, began = f"{version_uid}{minutes}{region}", NOON + timedelta(minutes=minutes)
+                facts.disks.add(
+                    disk(
+                        world.slot,
+                        uid=uid(),
+                        name=name,
+                        location=region,
+                        source_version_uid=version_uid,
+                        created_at=began,
+                    )
+                )
+        assert facts.disks.count_made("v", "westus2", since=NOON + timedelta(minutes=1)) == 2
+        assert facts.disks.count_made("v", "northeurope", since=NOON) == 0
+
+
+def test_activity_of_a_scope_since_a_time(catalog: Catalog) -> None:
+    scopes = ["/a/RG", "/a/rg/b", "/a/rg_/b", "/a/rgx", "/"]
+    with catalog.transaction() as facts:
+        for minutes, scope in enumerate(scopes):
+            began = NOON + timedelta(minutes=minutes)
+            facts.activity.add(
+                principal="p", action="a", scope=scope, outcome="Succeeded", detail=None,
+                started_at=began, finished_at=began,
+            )  # fmt: skip
+        assert [each.scope for each in facts.activity.list(9, scope="/A/rg")] == ["/a/rg/b", "/a/RG"]
+        assert [each.scope for each in facts.activity.list(9, scope="/a/rg_/")] == ["/a/rg_/b"]
+        assert [each.scope for each in facts.activity.list(9, since=NOON + timedelta(minutes=3))] == ["/", "/a/rgx"]
+        assert len(facts.activity.list(9, scope="/")) == len(scopes)

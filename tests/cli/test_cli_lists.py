@@ -1,0 +1,159 @@
+"""Lists: page by page, by tag, of every subscription; and the log of what was done."""
+
+import json
+import shlex
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from imgstore.cli.main import main
+from imgstore.operations import disks as disk_operations
+from imgstore.testing.installations import ADMIN, GROUP, Stock, found_gallery, make_disk, open_home, publish, reference
+
+pytest_plugins = ["imgstore.testing.stock"]
+
+OTHER = "00000000-0000-0000-0000-00000000000b"
+
+
+class Line:
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    def run(self, line: str) -> Result:
+        return CliRunner().invoke(main, [*shlex.split(line), "--home", str(self.home)], prog_name="imgstore")
+
+    def ok(self, line: str) -> Any:
+        result = self.run(line)
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout) if result.stdout else None
+
+    def walked(self, line: str, size: int) -> list[list[str]]:
+        """The names of page after page."""
+        pages, token = [], ""
+        while True:
+            result = self.run(f"{line} --max-items {size} {token}")
+            assert result.exit_code == 0, result.output
+            pages.append([each["name"] for each in json.loads(result.stdout)])
+            if "--next-token" not in result.stderr:
+                return pages
+            token = "--next-token " + result.stderr.split("--next-token ")[1].split()[0]
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Line:
+    return Line(tmp_path / "home")
+
+
+def test_groups_come_page_by_page_and_by_tag(line: Line) -> None:
+    for name, tags in (("b", "team=images"), ("a", "team=web"), ("C", "Team=images extra=1"), ("d", "")):
+        line.ok(f"group create -n {name} -l westus2 --tags {tags or chr(39) * 2}")
+    assert line.walked("group list", 3) == [["a", "b", "C"], ["d"]]
+    assert line.walked("group list", 2) == [["a", "b"], ["C", "d"]]
+    assert line.walked("group list --tag team=images", 1) == [["b"], ["C"]]
+    assert line.walked("group list --tag team", 9) == [["a", "b", "C"]]
+    assert line.ok("group list --tag team=") == []
+    refused = line.run("group list --tag =images")
+    assert refused.exit_code == 1
+    assert "its key is missing" in refused.stderr
+
+
+def test_disks_come_page_by_page_though_two_groups_have_the_same_names(line: Line, stock: Stock) -> None:
+    with open_home(line.home) as installation:
+        found_gallery(installation)
+        publish(installation, stock.first, targets=["southcentralus"])
+        for name in ("d2", "d1"):
+            make_disk(installation, name)
+            disk_operations.create_disk(
+                installation,
+                ADMIN,
+                group="other",
+                name=name.upper(),
+                location="southcentralus",
+                gallery_image_reference=reference(),
+            )
+    pages = line.walked("disk list", 1)
+    assert [len(page) for page in pages] == [1, 1, 1, 1]
+    assert [name.lower() for page in pages for name in page] == ["d1", "d1", "d2", "d2"]
+    assert sorted(name for page in pages for name in page) == ["D1", "D2", "d1", "d2"]
+    assert line.walked(f"disk list -g {GROUP}", 1) == [["d1"], ["d2"]]
+    token = line.run("disk list --max-items 1").stderr.split("--next-token ")[1].strip()
+    assert "none of this list" in line.run(f"disk list -g {GROUP} --next-token {token}").stderr
+    line.ok("disk delete -g other -n D1 --yes")
+    assert line.walked("disk list", 9) == [["d1", *sorted(["d2", "D2"], key=lambda each: names(line).index(each))]]
+
+
+def names(line: Line) -> list[str]:
+    return [each["name"] for each in line.ok("disk list")]
+
+
+def test_accounts_are_the_subscriptions_that_hold_something(line: Line) -> None:
+    mine = line.ok("account list")
+    assert [(each["isDefault"], each["state"]) for each in mine] == [(True, "Enabled")]
+    line.ok(f"group create -n there -l westus2 --subscription {OTHER}")
+    assert line.ok("group list") == []
+    assert sorted(each["id"] for each in line.ok("account list")) == sorted([mine[0]["id"], OTHER])
+    told = line.ok(f"account list --subscription {OTHER.upper()}")
+    assert [each["isDefault"] for each in told].count(True) == 1
+    assert len(told) == 2
+    assert [each["name"] for each in line.ok(f"group list --subscription {OTHER}")] == ["there"]
+
+
+def test_the_log_tells_who_did_what_and_how_it_ended(line: Line) -> None:
+    line.ok("group create -n rg -l westus2")
+    line.ok("group create -n rg2 -l westus2")
+    line.ok("sig create -g rg -r g1")
+    assert line.run("group delete -n rg --yes").exit_code == 1
+    rows = line.ok("monitor activity-log list -g RG")
+    told = [(each["operationName"]["value"].rsplit("/", 1)[-1], each["status"]["value"]) for each in rows]
+    assert told == [("delete", "Failed"), ("write", "Succeeded"), ("write", "Succeeded")], "rg2 is another group"
+    assert rows[0]["description"].startswith("CannotDeleteResource: Cannot delete resource")
+    assert {each["resourceGroupName"] for each in rows} == {"rg"}
+    assert len(line.ok("monitor activity-log list")) == 4
+    assert len(line.ok("monitor activity-log list --max-events 2")) == 2
+    gallery = rows[1]["resourceId"]
+    assert gallery.endswith("/galleries/g1")
+    assert line.ok(f"monitor activity-log list --resource-id {gallery.upper()}") == [rows[1]]
+    assert "Operation" in line.run("monitor activity-log list -o table").stdout
+
+
+def test_the_log_goes_back_as_far_as_is_asked(line: Line) -> None:
+    with open_home(line.home) as installation, installation.catalog.transaction() as facts:
+        for hours in (200, 100, 10, 1):
+            began = installation.effects.now() - timedelta(hours=hours)
+            facts.activity.add(
+                principal=f"{hours} hours ago",
+                action="test",
+                scope="/",
+                outcome="Succeeded",
+                detail=None,
+                started_at=began,
+                finished_at=began,
+            )
+    for offset, count in (("", 1), ("--offset 12h", 2), ("--offset 4d5h", 3), ("--offset 99999999d", 4)):
+        assert len(line.ok(f"monitor activity-log list {offset}")) == count, offset
+
+
+@pytest.mark.parametrize("offset", ["''", "week", "7", "1h2d", "-1d", "9999999999999999d"])
+def test_a_span_that_is_none(line: Line, offset: str) -> None:
+    assert line.run(f"monitor activity-log list --offset {offset}").exit_code == 2
+
+
+def test_a_group_and_a_resource_are_one_too_many(line: Line) -> None:
+    assert "one of them" in line.run("monitor activity-log list -g rg --resource-id /subscriptions/x").stderr
+
+
+def test_more_disks_at_once_than_replicas_serve_well_is_told_on_standard_error(line: Line, stock: Stock) -> None:
+    line.home.mkdir()
+    (line.home / "settings.toml").write_text("[limits]\nmachines_per_replica = 1\n")
+    with open_home(line.home) as installation:
+        found_gallery(installation)
+        publish(installation, stock.first, targets=["southcentralus"])
+    create = f"disk create -g {GROUP} --gallery-image-reference {reference()} -l southcentralus -n "
+    assert "disks within a minute" not in line.run(create + "d1").stderr
+    told = line.run(create + "d2")
+    assert (told.exit_code, json.loads(told.stdout)["name"]) == (0, "d2")
+    assert "2 disks within a minute from 1 replica in South Central US: 2 serve so many well" in told.stderr
+    assert "disks within" not in line.run(create + "d3 --only-show-errors").stderr

@@ -1,0 +1,100 @@
+"""Placement: the latest among many, and advice where more is made at once than replicas serve well."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from imgstore.domain.effects import Effects
+from imgstore.domain.errors import ImageNotAvailable
+from imgstore.domain.limits import PRESETS
+from imgstore.domain.progress import ProgressEvent, Stage
+from imgstore.operations import disks
+from imgstore.operations.installation import Installation
+from imgstore.testing.clock import ManualClock
+from imgstore.testing.installations import Stock, found_gallery, make_disk, open_home, publish, update
+
+pytest_plugins = ["imgstore.testing.stock"]
+
+FEW = replace(PRESETS["azure-2019"], machines_per_replica=2)
+SOURCE = ["southcentralus"]
+ADVICE = "disks within a minute from"
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def told() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def two_each(tmp_path: Path, stock: Stock, clock: ManualClock, told: list[str]) -> Iterator[Installation]:
+    """A replica serves two machines; 1.0.0 is in two regions, one replica in each."""
+
+    def hear(event: ProgressEvent) -> None:
+        if event.stage is Stage.NOTE and ADVICE in event.detail:
+            told.append(event.detail)
+
+    with open_home(tmp_path / "home", hear, Effects(now=clock.now), limits=FEW) as installation:
+        found_gallery(installation)
+        publish(installation, stock.first, targets=[*SOURCE, "eastus"])
+        yield installation
+
+
+def test_more_at_once_than_a_replica_serves_is_told_and_done(two_each: Installation, told: list[str]) -> None:
+    for number in range(2):
+        make_disk(two_each, f"d{number}")
+        make_disk(two_each, f"e{number}", "eastus")
+    assert told == [], "each region for itself"
+    make_disk(two_each, "d2")
+    assert [each.split(":")[0] for each in told] == [f"3 {ADVICE} 1 replica in South Central US"]
+    make_disk(two_each, "d2")
+    assert len(told) == 1, "the same command again makes nothing"
+
+
+def test_replicas_that_are_added_serve_more(two_each: Installation, told: list[str], stock: Stock) -> None:
+    publish(two_each, stock.second, "1.0.1", ["southcentralus=2"])
+    for number in range(4):
+        make_disk(two_each, f"d{number}")
+    assert told == []
+    for number in range(2):
+        make_disk(two_each, f"o{number}", version="1.0.0")
+    assert told == [], "each version for itself"
+    make_disk(two_each, "d4")
+    assert told[0].startswith(f"5 {ADVICE} 2 replicas")
+
+
+def test_what_was_made_before_the_last_minute_was_not_made_at_once(
+    two_each: Installation, clock: ManualClock, told: list[str]
+) -> None:
+    for number in range(6):
+        make_disk(two_each, f"d{number}")
+        clock.advance(31)
+    assert told == []
+    clock.advance(-30)
+    make_disk(two_each, "d6")
+    assert len(told) == 1
+
+
+def test_the_latest_is_found_below_many_that_are_excluded(
+    tmp_path: Path, stock: Stock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disks, "_VERSIONS_AT_ONCE", 2)
+    with open_home(tmp_path / "home") as installation:
+        found_gallery(installation)
+        for number in range(6):
+            publish(installation, stock.first, f"1.0.{number}", SOURCE)
+        for number in range(1, 6):
+            update(installation, f"1.0.{number}", exclude_from_latest=True)
+        assert make_disk(installation, "d1").source_reference.endswith("/1.0.0")
+        update(installation, "1.0.4", exclude_from_latest=False)
+        assert make_disk(installation, "d2").source_reference.endswith("/1.0.4")
+        for number in (0, 4):
+            update(installation, f"1.0.{number}", exclude_from_latest=True)
+        with pytest.raises(ImageNotAvailable, match="6 versions, none that is complete there"):
+            make_disk(installation, "d3")
