@@ -14,7 +14,7 @@ from imgstore.domain.resources import Slot
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.works import Work
 from imgstore.operations.installation import Installation
-from imgstore.operations.settling import forget_manifest, write_version_state
+from imgstore.operations.settling import forget_manifests, write_version_state
 
 WORK_ABANDON_DAYS: Final = 7.0
 """A command that was killed on Friday is repeated on Monday; what nobody repeats in a week nobody misses."""
@@ -51,10 +51,9 @@ def _abandoned(installation: Installation, work: Work, patience: timedelta) -> b
 
 
 def _forget_unfinished(installation: Installation, facts: Facts, work: Work, slot: Slot) -> None:
-    """The row of a manifest that was never completed goes, and with it the names of segments; the replica has failed."""
-    for row in facts.manifests.of_owner(work.owner_uid):
-        if row.slot_uid == slot.uid and not facts.manifests.is_complete(row.uid):
-            forget_manifest(installation, facts, slot, row)
+    """The rows of manifests that were never completed go, and the names of segments with them; the replica has failed."""
+    rows = facts.manifests.of_replica(work.owner_uid, slot.uid)
+    forget_manifests(installation, facts, slot, [row for row in rows if not facts.manifests.is_complete(row.uid)])
     for replica in facts.replicas.in_slot(slot.uid):
         if replica.version_uid == work.owner_uid and replica.state is ReplicaState.REPLICATING:
             facts.versions.lock(replica.version_uid)
