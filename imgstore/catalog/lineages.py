@@ -35,7 +35,9 @@ class _Part:
     def __init__(self, table: Table, begin: int, *more: str) -> None:
         names = [*(column.name for column in table.c), *more]
         self._place = slice(begin, begin + len(names))
-        self._named: Callable[..., Any] = namedtuple(table.name, names)  # noqa: PYI024 - the table has the fields
+        # The table has the fields, and the checker can't know them.
+        named: Callable[..., Any] = namedtuple(table.name, names)  # type: ignore[misc]  # noqa: PYI024
+        self._named = named
 
     @property
     def begin(self) -> int:
