@@ -76,10 +76,10 @@ class Oracle:
             yield connection
 
     def everything(self) -> tuple[list[str], dict[str, int]]:
-        """Every row, and every file with its time stamp."""
+        """Every row, and every file with its time stamp, but for the marks of zones, which their first use lays."""
         with self.connected() as connection:
             rows = list(connection.iterdump())
-        files = (path for path in (self.home / "regions").rglob("*") if path.is_file())
+        files = (path for path in (self.home / "regions").rglob("*") if path.is_file() and path.name != "FORMAT")
         return rows, {str(path): path.stat().st_mtime_ns for path in files}
 
     def ask(self, statement: str, *values: object) -> list[tuple[Any, ...]]:

@@ -9,13 +9,13 @@ complete, every disk and version is its source, the ledger balances, and nothing
 
 import filecmp
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias, TypeVar
 from unittest import mock
 
 import pytest
@@ -70,7 +70,9 @@ ELSEWHERE: Final[tuple[tuple[str, ...], ...]] = (
     ("{other}=1=Standard_ZRS", "eastus=2=Standard_LRS"),
 )
 
-Key = tuple[str, str, int]
+_T = TypeVar("_T")
+
+Key: TypeAlias = tuple[str, str, int]
 """Gallery, definition and patch of a version."""
 
 numbers = st.integers(0, 1000)
@@ -134,6 +136,7 @@ class GalleryMachine(RuleBasedStateMachine):
         refused: type[ImgstoreError] | None = None,
         meanwhile: Command | None = None,
         at: int = 0,
+        excused: tuple[type[ImgstoreError], ...] = (),
     ) -> bool:
         """Run a command and look.
 
@@ -143,6 +146,7 @@ class GalleryMachine(RuleBasedStateMachine):
             refused: the error that it must end with.
             meanwhile: another command that runs in the middle of it, at step `at` or soon after.
             at: see there.
+            excused: errors that the other one may bring about.
 
         Returns:
             Whether it ended well.
@@ -170,7 +174,7 @@ class GalleryMachine(RuleBasedStateMachine):
         if not process.dead and refused is not None and isinstance(error, refused):
             assert row == before, f"{command.what} was refused and changed {before} to {row}"
             return False
-        assert process.dead or self._is_excused(error), f"{command.what}: {error}"
+        assert process.dead or isinstance(error, excused) or self._is_excused(error), f"{command.what}: {error}"
         kept = before is not None and row is not None and replace(row, state=before.state) == before
         assert command.done(row) or kept or row == before or (row is not None and row.state == "Deleting"), (
             f"{command.what} left {row} of {before}"
@@ -660,6 +664,17 @@ class GalleryMachine(RuleBasedStateMachine):
             visitor = _pick(other, [each for each in self._others(number) if each.version != key])
             self.perform(self._deleting(row, bypass=True), meanwhile=visitor, at=at)
 
+    @precondition(lambda self: self._versions() and len(self.oracle.disks()) < len(DISKS))
+    @rule(number=numbers, at=st.integers(1, 30))
+    def make_disk_beside(self, number: int, at: int) -> None:
+        """Its version is deleted and collected while it is made."""
+        row = _pick(number, self._versions())
+        name = next(name for name in DISKS if name not in self.oracle.disks())
+        if not self._is_kept(row) and self.oracle.complete_in(row.uid, row.location):
+            command = self._making_disk(name, row.location, (row.gallery, row.definition), row.patch)
+            visitor = self._deleting(row, bypass=True)
+            self.perform(command, meanwhile=visitor, at=at, excused=(ImageNotAvailable, Conflict))
+
     @precondition(lambda self: self._versions())
     @rule(other=numbers, at=st.integers(1, 60))
     def collect_beside(self, other: int, at: int) -> None:
@@ -764,7 +779,7 @@ class GalleryMachine(RuleBasedStateMachine):
         assert first - Decimal("1e-9") <= told[0] <= last + Decimal("1e-9"), f"{told[0]}, not {first} to {last}"
 
 
-def _pick(number: int, every: Any) -> Any:
+def _pick(number: int, every: Sequence[_T]) -> _T:
     return every[number % len(every)]
 
 
