@@ -1,0 +1,268 @@
+"""What happened in a catalog, in order, told by triggers of the database, and the laws that each event is held to.
+
+The triggers write into a table of their own in the very transaction that they watch, so that what was rolled back never
+happened. `History` reads it on, and reckons charges, storage, states and turns by its own arithmetic (DESIGN.md,
+sections 7, 8 and 11).
+"""
+
+import sqlite3
+import struct
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final
+
+_EVENTS: Final = {
+    "slot": ("AFTER INSERT ON slots", "NEW.uid, NEW.pool_uid, NEW.region, NEW.storage_account_type, NEW.ordinal"),
+    "segment": ("AFTER INSERT ON segments", "NEW.id, NEW.name, NEW.stored_bytes, NEW.pool_uid, NULL"),
+    "version": ("AFTER INSERT ON versions", "NEW.uid, NEW.location, NULL, NULL, NULL"),
+    "replica": ("AFTER INSERT ON replicas", "NEW.uid, NEW.version_uid, NEW.slot_uid, NEW.state, NULL"),
+    "state": ("AFTER UPDATE OF state ON replicas", "NEW.uid, OLD.state, NEW.state, NULL, NULL"),
+    "replica gone": ("AFTER DELETE ON replicas", "OLD.uid, OLD.state, NULL, NULL, NULL"),
+    "complete": (
+        "AFTER UPDATE OF complete ON manifests WHEN NEW.complete AND NOT OLD.complete",
+        "NEW.uid, NEW.owner_uid, NEW.slot_uid, NEW.segment_ids, NEW.object_bytes || ' ' || NEW.body_key",
+    ),
+    "manifest gone": ("AFTER DELETE ON manifests WHEN OLD.complete", "OLD.uid, NULL, NULL, NULL, NULL"),
+    "charge": (
+        "AFTER INSERT ON ledger",
+        "NEW.key, NEW.kind, NEW.delivered_bytes, NEW.unit_price || ' ' || NEW.amount, NEW.source || ' ' || NEW.target",
+    ),
+    "turn made": ("AFTER INSERT ON placements", "NEW.version_uid, NEW.region, NEW.turns, NULL, NULL"),
+    "turn taken": ("AFTER UPDATE OF turns ON placements", "NEW.version_uid, NEW.region, NEW.turns, NULL, NULL"),
+    "disk": ("AFTER INSERT ON disks", "NEW.uid, NEW.source_version_uid, NEW.slot_uid, NEW.replica, NULL"),
+    "condemned": ("AFTER INSERT ON condemned", "NEW.slot_uid, NEW.name, NEW.since, NULL, NULL"),
+    "deleting": (
+        "AFTER UPDATE OF sentence ON condemned WHEN NEW.sentence = 'Deleting' AND OLD.sentence <> 'Deleting'",
+        "NEW.slot_uid, NEW.name, NEW.since, NEW.lease_expires_at, NULL",
+    ),
+}
+
+_MAY: Final = {
+    ("Pending", "Replicating"),
+    ("Failed", "Replicating"),
+    ("Degraded", "Replicating"),
+    ("Replicating", "Replicating"),
+    ("Replicating", "Completed"),
+    ("Replicating", "Failed"),
+    ("Completed", "Degraded"),
+}
+"""The table of states, without the way to Deleting, which is open from all but itself."""
+
+COLLECT_LEASE_SECONDS: Final = 300.0
+
+
+def watch(connection: sqlite3.Connection) -> None:
+    """Have every event written down from here on."""
+    connection.execute("CREATE TABLE happened (number INTEGER PRIMARY KEY AUTOINCREMENT, what, a, b, c, d, e)")
+    for what, (when, values) in _EVENTS.items():
+        name = what.replace(" ", "_")
+        connection.execute(
+            f"CREATE TRIGGER happened_{name} {when} BEGIN "
+            f"INSERT INTO happened (what, a, b, c, d, e) VALUES ('{what}', {values}); END"
+        )
+    connection.commit()
+
+
+@dataclass(frozen=True, slots=True)
+class SlotFact:
+    """A slot."""
+
+    uid: str
+    pool: str
+    region: str
+    kind: str
+    ordinal: int
+
+
+@dataclass(slots=True)
+class ReplicaFact:
+    """A replica, as it stands."""
+
+    uid: str
+    version: str
+    slot: SlotFact
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestFact:
+    """A complete manifest's row."""
+
+    uid: str
+    owner: str
+    slot: SlotFact
+    segments: dict[bytes, int]
+    """Stored bytes by name."""
+    object_bytes: int
+    body_key: str
+
+
+@dataclass(slots=True)
+class History:
+    """What stands, by what happened."""
+
+    egress_per_gb: Decimal
+    """Between any two of the regions that are used."""
+    grace_seconds: float = 0.0
+    """Of whatever collects now."""
+    slots: dict[str, SlotFact] = field(default_factory=dict)
+    replicas: dict[str, ReplicaFact] = field(default_factory=dict)
+    manifests: dict[str, ManifestFact] = field(default_factory=dict)
+    egress_bytes: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """By target region."""
+    seen: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """How often each thing happened: for the account of what an example reached."""
+    _segments: dict[int, tuple[bytes, int]] = field(default_factory=dict)
+    _locations: dict[str, str] = field(default_factory=dict)
+    """Source region by version."""
+    _charges: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """Of the transaction that is read: (kind, delivered bytes) by replica."""
+    _turn: tuple[str, str, int] | None = None
+    _number: int = 0
+
+    def read_on(self, connection: sqlite3.Connection) -> None:
+        """Take in what happened since.
+
+        Raises:
+            AssertionError: something happened that must not.
+        """
+        rows = connection.execute("SELECT * FROM happened WHERE number > ? ORDER BY number", (self._number,))
+        for number, what, *values in rows.fetchall():
+            self._number = number
+            self.seen[what] += 1
+            getattr(self, "_" + what.replace(" ", "_"))(*values)
+        assert not self._charges, f"charged for what did not become complete: {self._charges}"
+
+    def _slot(self, uid: str, pool: str, region: str, kind: str, ordinal: int) -> None:
+        self.slots[uid] = SlotFact(uid, pool, region, kind, ordinal)
+
+    def _segment(self, number: int, name: bytes, stored_bytes: int, *_: Any) -> None:
+        assert number not in self._segments, "a segment's id was given twice"
+        self._segments[number] = (name, stored_bytes)
+
+    def _version(self, uid: str, location: str, *_: Any) -> None:
+        self._locations[uid] = location
+
+    def _replica(self, uid: str, version: str, slot: str, state: str, _: Any) -> None:
+        assert state == "Pending", f"a replica begins as {state}"
+        self.replicas[uid] = ReplicaFact(uid, version, self.slots[slot], state)
+
+    def _state(self, uid: str, before: str, after: str, *_: Any) -> None:
+        replica = self.replicas[uid]
+        assert (before, after) in _MAY or (after == "Deleting" != before), f"{before} became {after}"
+        replica.state = after
+        self.seen[f"became {after}"] += 1
+        if after == "Completed":
+            assert self._manifest_of(replica), "Completed without a complete manifest"
+
+    def _replica_gone(self, uid: str, state: str, *_: Any) -> None:
+        replica = self.replicas.pop(uid)
+        assert state == "Deleting", f"a replica went that was {state}"
+        assert not self._manifest_of(replica), "a replica's row went before its manifest's"
+
+    def _complete(self, uid: str, owner: str, slot: str, ids: bytes, rest: str) -> None:
+        object_bytes, body_key = rest.split(" ")
+        numbers = struct.unpack(f"<{len(ids) // 4}I", ids)
+        manifest = ManifestFact(
+            uid,
+            owner,
+            self.slots[slot],
+            dict(self._segments[number] for number in numbers),
+            int(object_bytes),
+            body_key,
+        )
+        if owner in self._locations:
+            self._check_charge(manifest)
+        self.manifests[uid] = manifest
+
+    def _manifest_gone(self, uid: str, *_: Any) -> None:
+        del self.manifests[uid]
+
+    def _charge(self, key: str, kind: str, delivered_bytes: int, price: str, ways: str) -> None:
+        unit_price, amount = (Decimal(each) for each in price.split(" "))
+        source, target = ways.split(" ")
+        crossing = kind == "egress"
+        assert unit_price == (self.egress_per_gb if crossing else 0), f"{kind} at {unit_price}"
+        assert amount == unit_price * delivered_bytes / 10**9, f"{delivered_bytes} bytes at {unit_price} cost {amount}"
+        if kind == "repair":
+            return
+        assert key not in self._charges, "charged twice"
+        self._charges[key] = (kind, delivered_bytes)
+        if crossing:
+            assert source != target
+            self.egress_bytes[target] += delivered_bytes
+
+    def _turn_made(self, version: str, region: str, turns: int, *_: Any) -> None:
+        self._turn = (version, region, turns - 1)
+
+    _turn_taken = _turn_made
+
+    def _disk(self, _: str, version: str, slot: str, ordinal: int, __: Any) -> None:
+        """Round robin: of the complete replicas of the region, by ordinal, the one whose turn it is."""
+        assert self._turn is not None, "a disk without a turn"
+        of, region, turn = self._turn
+        assert (of, region) == (version, self.slots[slot].region), "a disk of another version's turn"
+        there = [each for each in self.replicas.values() if (each.version, each.slot.region) == (of, region)]
+        fit = sorted(
+            (each.slot for each in there if each.state == "Completed"), key=lambda each: (each.ordinal, each.kind)
+        )
+        assert fit, "a disk of a replica that is not complete"
+        assert fit[turn % len(fit)].uid == slot, f"turn {turn} of {len(fit)} went to ordinal {ordinal}"
+        self._turn = None
+
+    def _condemned(self, slot: str, name: bytes, *_: Any) -> None:
+        assert name not in self.stored_in(slot), "condemned what a complete manifest names"
+
+    def _deleting(self, slot: str, name: bytes, since: str, lease_expires_at: str, _: Any) -> None:
+        assert name not in self.stored_in(slot), "deletes what a complete manifest names"
+        patience = datetime.fromisoformat(lease_expires_at) - datetime.fromisoformat(since)
+        waited = patience.total_seconds() - COLLECT_LEASE_SECONDS
+        assert waited >= self.grace_seconds, f"deleted after {waited} s, not {self.grace_seconds}"
+
+    def _manifest_of(self, replica: ReplicaFact) -> ManifestFact | None:
+        wanted = (replica.version, replica.slot.uid)
+        return next((each for each in self.manifests.values() if (each.owner, each.slot.uid) == wanted), None)
+
+    def _check_charge(self, manifest: ManifestFact) -> None:
+        """The first replica of a version in a region pays for what no complete manifest of that region names."""
+        slot = manifest.slot
+        replica = next(
+            each
+            for each in self.replicas.values()
+            if (each.version, each.slot.uid, each.state) == (manifest.owner, slot.uid, "Replicating")
+        )
+        first_here = not any(
+            (each.version, each.slot.region, each.state) == (manifest.owner, slot.region, "Completed")
+            for each in self.replicas.values()
+        )
+        source = self._locations[manifest.owner]
+        expected = None
+        if not (first_here and source == slot.region):
+            kind = "egress" if first_here else "copy"
+            there = self._stored_in_region(slot) if first_here else self.stored_in(slot.uid)
+            new = sum(size for name, size in manifest.segments.items() if name not in there)
+            expected = (kind, new)
+        charged = self._charges.pop(replica.uid, None)
+        assert charged == expected, f"{slot.region}/{slot.ordinal}: charged {charged}, arrived {expected}"
+
+    def _stored_in_region(self, slot: SlotFact) -> dict[bytes, int]:
+        found: dict[bytes, int] = {}
+        for each in self.manifests.values():
+            if (each.slot.pool, each.slot.region) == (slot.pool, slot.region):
+                found |= each.segments
+        return found
+
+    def stored_in(self, slot_uid: str) -> dict[bytes, int]:
+        """The segments that complete manifests of a slot name, with their stored bytes."""
+        found: dict[bytes, int] = {}
+        for each in self.manifests.values():
+            if each.slot.uid == slot_uid:
+                found |= each.segments
+        return found
+
+    def billed_in(self, slot_uid: str) -> int:
+        """The stored bytes that storage is billed for in a slot: each segment once, and each owner's own object."""
+        own = sum(each.object_bytes for each in self.manifests.values() if each.slot.uid == slot_uid)
+        return own + sum(self.stored_in(slot_uid).values())

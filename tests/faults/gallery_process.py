@@ -1,0 +1,236 @@
+"""A command run as a process that may die at any step of it, with a clock that a test moves, and with company.
+
+Everything that the outside can see is a step: before and after each request to a zone, at the beginning, before the
+commit and after the commit of each transaction. A process that is struck raises `Killed` there, which nothing catches,
+and from then on nothing that it still does has any effect: every further request and transaction raises it too. So its
+`except` and `finally` blocks change nothing outside, as after kill -9. (Local files alone are still tidied up by them:
+what they leave is the affair of ``test_faults_killed.py``, which kills real processes.)
+
+At a step where no transaction is open another command may run from beginning to end, as another process.
+"""
+
+import itertools
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+from unittest import mock
+
+from imgstore import bootstrap
+from imgstore.bootstrap import Settings, open_installation
+from imgstore.catalog import Catalog, Facts
+from imgstore.domain.effects import Effects
+from imgstore.operations.holding import this_process
+from imgstore.operations.installation import Installation, Tuning
+from imgstore.regions import Locator
+from imgstore.regions.marks import Mark
+from imgstore.regions.model import Region, Zone
+from imgstore.regions.zones import EmbeddedZone, OpenedZone
+from imgstore.stores.directory import DirectoryStore
+from imgstore.stores.interface import Accept, Body, ObjectInfo
+from imgstore.stores.metered import Metered, TrafficMeter
+from imgstore.testing.faulty import unreachable
+
+LEASE_SECONDS: Final = 30.0
+_ONE_BY_ONE: Final = Tuning(put_workers=1, copy_workers=1, scatter_workers=1, replicas_at_once=1)
+"""So that the same example takes the same steps."""
+_TICK: Final = timedelta(milliseconds=1)
+
+
+class Killed(BaseException):
+    """The process is dead."""
+
+
+class Clock:
+    """The clock of the database and of every process. It goes on by a tick whenever it is read."""
+
+    def __init__(self) -> None:
+        self._present = datetime(2026, 1, 1, tzinfo=UTC)
+        self._lock = threading.Lock()
+
+    def now(self) -> datetime:
+        with self._lock:
+            self._present += _TICK
+            return self._present
+
+    def monotonic(self) -> float:
+        return self._present.timestamp()
+
+    def advance(self, seconds: float) -> None:
+        with self._lock:
+            self._present += timedelta(seconds=seconds)
+
+
+class Process:
+    """Counts its steps; dies at one, or lets others in at one."""
+
+    def __init__(self, *, fatal: int = 0, meanwhile: Callable[[], None] | None = None, at: int = 0) -> None:
+        """Die at step `fatal`, or run `meanwhile` once, at the first step from `at` on where no transaction is open."""
+        self.dead = False
+        self.steps = 0
+        self.begun = False
+        self._fatal = fatal
+        self._meanwhile = meanwhile
+        self._at = at
+        self._lock = threading.Lock()
+
+    def step(self, *, outside: bool = True) -> None:
+        """One more. The heartbeat's come by the real clock, and are not counted."""
+        if not self.begun:
+            return
+        if threading.current_thread().name == "lease":
+            if self.dead:
+                raise unreachable()
+            return
+        meanwhile = None
+        with self._lock:
+            if not self.dead:
+                self.steps += 1
+                self.dead = self.steps == self._fatal
+            if self.dead:
+                raise Killed
+            if outside and self.steps >= self._at:
+                meanwhile, self._meanwhile = self._meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+
+
+class _Store(DirectoryStore):
+    """A zone's folder, with a step before and after each request."""
+
+    def __init__(self, root: Path, process: Process) -> None:
+        super().__init__(root)
+        self._process = process
+
+    @contextmanager
+    def _steps(self) -> Iterator[None]:
+        self._process.step()
+        yield
+        self._process.step()
+
+    def get(self, key: str, accept: Accept | None = None) -> bytes:
+        with self._steps():
+            return super().get(key, accept)
+
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
+        with self._steps():
+            return super().get_range(key, offset, length)
+
+    def head(self, key: str) -> ObjectInfo:
+        with self._steps():
+            return super().head(key)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        with self._steps():
+            yield from super().list(prefix)
+
+    def put(self, key: str, body: Body, *, only_if_absent: bool = False) -> ObjectInfo:
+        with self._steps():
+            return super().put(key, body, only_if_absent=only_if_absent)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        for key in keys:  # File by file: a process may die between two of them.
+            with self._steps():
+                super().delete([key])
+
+
+class _Zone(EmbeddedZone):
+    def __init__(self, mark: Mark, folder: Path, meter: TrafficMeter, process: Process) -> None:
+        marked = replace(mark, properties=DirectoryStore.properties)
+        OpenedZone.__init__(self, marked, Metered(_Store(folder, process), meter))
+        self._folder = folder
+
+
+class _Locator(Locator):
+    def __init__(self, *args: Any, process: Process, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._process = process
+
+    def _built(self, region: Region, zone: Zone) -> OpenedZone:
+        mark = Mark(installation=self._installation_uid, region=region.name, zone=zone.name)
+        folder = self._home / "regions" / zone.bucket / f"zone-{zone.name}"
+        return _Zone(mark, folder, self._meters[region.name], self._process)
+
+
+@dataclass(frozen=True, slots=True)
+class _Catalog(Catalog):
+    process: Process
+
+    @contextmanager
+    def transaction(self) -> Iterator[Facts]:
+        self.process.step()
+        with Catalog.transaction(self) as facts:
+            yield facts
+            self.process.step(outside=False)
+        self.process.step()
+
+    @contextmanager
+    def reading(self) -> Iterator[Facts]:
+        self.process.step()
+        with Catalog.reading(self) as facts:
+            yield facts
+
+
+def _opened_catalog(process: Process, url: str, effects: Effects) -> Catalog:
+    catalog = Catalog.open(url, effects)
+    return _Catalog(catalog._database, catalog._effects, process)
+
+
+@contextmanager
+def running(home: Path, process: Process, clock: Clock, *, holder: str | None = None) -> Iterator[Installation]:
+    """The installation, as `process` sees it; its steps count from here on.
+
+    Args:
+        home: where.
+        process: that runs.
+        clock: for all that tells time.
+        holder: as which it takes leases; None is this process.
+    """
+    effects = Effects(now=clock.now, wait=clock.advance, monotonic=clock.monotonic)
+    settings = Settings(home=home, environ={}, lease_seconds=LEASE_SECONDS, tuning=_ONE_BY_ONE)
+    with ExitStack() as stack:
+        catalogs = SimpleNamespace(open=partial(_opened_catalog, process))
+        with (
+            mock.patch.object(bootstrap, "Catalog", catalogs),
+            mock.patch.object(bootstrap, "Locator", partial(_Locator, process=process)),
+        ):
+            installation = stack.enter_context(open_installation(settings, effects=effects))
+        if holder is not None:
+            installation.keeper.holder = holder
+        process.begun = True
+        yield installation
+
+
+def living_stranger() -> str:
+    """A holder that lives as long as this process does, and is not it: its parent."""
+    host, boot, _, _ = this_process().split("/")
+    parent = os.getppid()
+    started = Path(f"/proc/{parent}/stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()[19]
+    return f"{host}/{boot}/{parent}/{started}"
+
+
+_burials = itertools.count()
+
+
+def bury(catalog: Path, clock: Clock, *, known: bool) -> None:
+    """Make the leases that this process left those of a dead one.
+
+    Args:
+        catalog: SQLite's file.
+        clock: goes on until the leases have run out, where nobody can know of the death.
+        known: the process was of this machine, which can tell that it runs no more; else of one that is gone.
+    """
+    host, boot, pid, _ = this_process().split("/")
+    dead = f"{host}/{boot}/{pid}/{next(_burials)}" if known else f"elsewhere/{boot}/1/1"
+    with sqlite3.connect(catalog) as connection:
+        connection.execute("UPDATE works SET holder = ? WHERE holder = ?", (dead, this_process()))
+    connection.close()
+    if not known:
+        clock.advance(LEASE_SECONDS + 1)

@@ -1,0 +1,826 @@
+"""Galleries driven at random, killed at random, against a model in memory and an oracle of its own.
+
+Every rule is a command of a person, a worker or a collector, run as a process of its own (``gallery_process.py``) that
+may die at any step, or have another command run in the middle of it. After each the oracle (``gallery_oracle.py``,
+``gallery_log.py``, ``gallery_decoder.py``) reads the home from outside: SQLite's rows, the folders, the bytes. At the
+end all is healed: lost zones come back, what was killed is repeated, a scrub and a collection run. Then every target is
+complete, every disk and version is its source, the ledger balances, and nothing lies there that nobody names.
+"""
+
+import filecmp
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final, TypeAlias, TypeVar
+from unittest import mock
+
+import pytest
+from gallery_contents import FAMILIES, Content
+from gallery_log import watch
+from gallery_oracle import ZONES, Oracle, VersionFact
+from gallery_process import Clock, Killed, Process, bury, living_stranger, running
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from imgstore.catalog.database import Session
+from imgstore.domain.errors import (
+    Conflict,
+    ImageNotAvailable,
+    ImgstoreError,
+    NotFound,
+    ReplicationFailed,
+    StoreError,
+)
+from imgstore.domain.names import ImageReference, VersionName
+from imgstore.domain.resources import OsType, VersionUpdate
+from imgstore.domain.sources import DiskFormat
+from imgstore.operations import (
+    bills,
+    collecting,
+    definitions,
+    disks,
+    exporting,
+    galleries,
+    lifetimes,
+    scrubbing,
+    updating,
+    versions,
+    workers,
+)
+from imgstore.operations.installation import Installation
+from imgstore.testing.installations import ADMIN, GROUP, target
+
+GALLERIES: Final = ("g0", "g1")
+DEFINITIONS: Final = ("d0", "d1")
+PATCHES: Final = range(5)
+DISKS: Final = ("k0", "k1", "k2", "k3")
+REGIONS: Final = tuple(ZONES)
+HERE: Final = ("={count}=Standard_LRS", "={count}=Standard_ZRS")
+"""Each target names its type: a region that stands would else keep the one it has."""
+ELSEWHERE: Final[tuple[tuple[str, ...], ...]] = (
+    (),
+    ("eastus=1=Standard_LRS",),
+    ("{other}=1=Standard_ZRS",),
+    ("{other}=2=Standard_LRS", "eastus=3=Standard_LRS"),
+    ("{other}=1=Standard_ZRS", "eastus=2=Standard_LRS"),
+)
+
+_T = TypeVar("_T")
+
+Key: TypeAlias = tuple[str, str, int]
+"""Gallery, definition and patch of a version."""
+
+numbers = st.integers(0, 1000)
+"""What is picked, from whatever there is to pick from then."""
+deaths = st.none() | st.none() | st.integers(1, 60) | st.integers(1, 250)
+"""At which step the process dies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """Something to be run as a process."""
+
+    what: str
+    run: Callable[[Installation], object]
+    version: Key | None = None
+    """Whose row it changes."""
+    disk: str | None = None
+    content: Content | None = None
+    """Of the version, should it make one."""
+    done: Callable[[VersionFact | None], bool] = lambda _row: True
+    """Whether the version's row is as it should be when the command has ended well."""
+
+
+class GalleryMachine(RuleBasedStateMachine):
+    """See the module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stack = ExitStack()
+        shared_memory = Path("/dev/shm")
+        place = str(shared_memory) if shared_memory.is_dir() else None
+        self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(dir=place)))
+        self.clock = Clock()
+        self._stack.enter_context(mock.patch.object(Session, "now", self._tell))
+        (self.folder / "sources").mkdir()
+        self.oracle = Oracle(self.folder / "home")
+        self.unfinished = False
+        """Whether something was killed or failed, and was not healed since."""
+        with running(self.oracle.home, Process(), self.clock):
+            pass
+        with self.oracle.connected() as connection:
+            watch(connection)
+
+    def _tell(self, _session: Session | None = None) -> datetime:
+        """The database's clock."""
+        return self.clock.now()
+
+    def teardown(self) -> None:
+        try:
+            self.heal()
+        finally:
+            self._stack.close()
+
+    # -- running ------------------------------------------------------------------------------------------------------
+
+    def perform(
+        self,
+        command: Command,
+        *,
+        fatal: int | None = None,
+        refused: type[ImgstoreError] | None = None,
+        meanwhile: Command | None = None,
+        at: int = 0,
+        excused: tuple[type[ImgstoreError], ...] = (),
+    ) -> bool:
+        """Run a command and look.
+
+        Args:
+            command: what.
+            fatal: the step at which it dies; None lives.
+            refused: the error that it must end with.
+            meanwhile: another command that runs in the middle of it, at step `at` or soon after.
+            at: see there.
+            excused: errors that the other one may bring about.
+
+        Returns:
+            Whether it ended well.
+        """
+        before = self._row(command)
+        visitor = None if meanwhile is None else lambda: self._visit(meanwhile)
+        process = Process(fatal=fatal or 0, meanwhile=visitor, at=at)
+        error: ImgstoreError | None = None
+        try:
+            with running(self.oracle.home, process, self.clock) as installation:
+                command.run(installation)
+        except Killed:
+            assert process.dead
+        except ImgstoreError as raised:
+            error = raised
+        if process.dead:
+            bury(self.oracle.catalog, self.clock, known=bool(process.steps % 2))
+        self.oracle.check()
+        row = self._learn(command)
+        well = error is None and not process.dead
+        if well:
+            assert refused is None, f"{command.what} was not refused"
+            assert command.done(row), f"{command.what} did not: {row}"
+            return True
+        if not process.dead and refused is not None and isinstance(error, refused):
+            assert row == before, f"{command.what} was refused and changed {before} to {row}"
+            return False
+        assert process.dead or isinstance(error, excused) or self._is_excused(error), f"{command.what}: {error}"
+        kept = before is not None and row is not None and replace(row, state=before.state) == before
+        assert command.done(row) or kept or row == before or (row is not None and row.state == "Deleting"), (
+            f"{command.what} left {row} of {before}"
+        )
+        self.unfinished = True
+        return False
+
+    def _visit(self, command: Command) -> None:
+        """Run a command as another process, from beginning to end, while one stands still."""
+        try:
+            with running(self.oracle.home, Process(), self.clock, holder=living_stranger()) as installation:
+                command.run(installation)
+        except (Conflict, NotFound, ImageNotAvailable):
+            pass  # What the other one holds.
+        except ImgstoreError as error:
+            assert self._is_excused(error), f"{command.what}: {error}"  # noqa: PT017 - not of what was expected
+        self.oracle.check()
+        self._learn(command)
+
+    def _row(self, command: Command) -> VersionFact | None:
+        return None if command.version is None else self.oracle.versions().get(command.version)
+
+    def _learn(self, command: Command) -> VersionFact | None:
+        row = self._row(command)
+        if row is not None and command.content is not None:
+            self.oracle.contents.setdefault(row.uid, command.content)
+        return row
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether a store lacks something at the moment."""
+        return bool(self.oracle.down or self.oracle.hurt)
+
+    def _is_excused(self, error: ImgstoreError | None) -> bool:
+        if self.disturbed:
+            return isinstance(error, StoreError | Conflict | ImageNotAvailable | ReplicationFailed)
+        return self.unfinished and isinstance(error, Conflict | ReplicationFailed)
+
+    # -- what there is ------------------------------------------------------------------------------------------------
+
+    def _definitions(self) -> list[tuple[str, str]]:
+        rows = self.oracle.ask("SELECT g.name, d.name FROM definitions d JOIN galleries g ON g.uid = d.gallery_uid")
+        return sorted(rows)
+
+    def _galleries(self) -> dict[str, bool]:
+        return dict(self.oracle.ask("SELECT name, soft_delete_enabled FROM galleries ORDER BY name"))
+
+    def _versions(self, *, visible: bool = True) -> list[VersionFact]:
+        return [row for _, row in sorted(self.oracle.versions().items()) if row.visible or not visible]
+
+    # -- galleries and definitions ------------------------------------------------------------------------------------
+
+    @initialize(soft=st.booleans(), family=st.integers(0, FAMILIES - 1), places=numbers)
+    def begin(self, family: int, places: int, *, soft: bool) -> None:
+        """Two galleries; a version in the first, and the next image of its family."""
+        for number in range(len(GALLERIES)):
+            self.make_gallery(number, soft=soft)
+            self.make_definition(number, 0, death=None)
+        for patches in range(2):
+            key = (GALLERIES[0], DEFINITIONS[0], patches)
+            self.perform(self._publishing(key, Content(family, patches), _targets(key[0], places)))
+            self._check_published(key, wait=True)
+
+    @precondition(lambda self: self._versions())
+    @rule(number=numbers, soft=st.booleans())
+    def make_gallery(self, number: int, *, soft: bool) -> None:
+        name = GALLERIES[number % len(GALLERIES)]
+        location = REGIONS[GALLERIES.index(name)]
+        self.perform(
+            Command(
+                what=f"make gallery {name}, soft={soft}",
+                run=lambda installation: galleries.create_gallery(
+                    installation, ADMIN, group=GROUP, name=name, location=location, soft_delete_enabled=soft
+                ),
+            )
+        )
+
+    @precondition(lambda self: self._versions())
+    @rule(number=numbers)
+    def delete_gallery(self, number: int) -> None:
+        name, _ = _pick(number, sorted(self._galleries().items()))
+        full = any(gallery == name for gallery, _ in self._definitions())
+        self.perform(
+            Command(
+                what=f"delete gallery {name}",
+                run=lambda installation: galleries.delete_gallery(installation, ADMIN, group=GROUP, name=name),
+            ),
+            refused=Conflict if full else None,
+        )
+        if not self._galleries():
+            self.make_gallery(number, soft=False)
+
+    @rule(gallery=numbers, number=numbers, death=deaths)
+    def make_definition(self, gallery: int, number: int, death: int | None) -> None:
+        above, _ = _pick(gallery, sorted(self._galleries().items()))
+        name = DEFINITIONS[number % len(DEFINITIONS)]
+        self.perform(
+            Command(
+                what=f"make definition {above}/{name}",
+                run=lambda installation: definitions.create_definition(
+                    installation,
+                    ADMIN,
+                    group=GROUP,
+                    gallery=above,
+                    name=name,
+                    publisher="p",
+                    offer="o",
+                    sku=name,
+                    os_type=OsType.LINUX,
+                ),
+            ),
+            fatal=death,
+        )
+
+    @precondition(lambda self: self._definitions())
+    @rule(number=numbers)
+    def delete_definition(self, number: int) -> None:
+        gallery, name = _pick(number, self._definitions())
+        full = any((row.gallery, row.definition) == (gallery, name) for row in self.oracle.versions().values())
+        self.perform(
+            Command(
+                what=f"delete definition {gallery}/{name}",
+                run=lambda installation: definitions.delete_definition(
+                    installation, ADMIN, group=GROUP, gallery=gallery, name=name
+                ),
+            ),
+            refused=Conflict if full else None,
+        )
+
+    # -- versions -----------------------------------------------------------------------------------------------------
+
+    def _publishing(self, key: Key, content: Content, targets: tuple[str, ...] | None, *, wait: bool = True) -> Command:
+        gallery, definition, patch = key
+        location = REGIONS[GALLERIES.index(gallery)]
+        source = content.file(self.folder / "sources")
+        request = versions.VersionRequest(
+            group=GROUP,
+            gallery=gallery,
+            definition=definition,
+            version=VersionName.parse(f"1.0.{patch}"),
+            location=location,
+            target_regions=[target(each) for each in targets or ()],
+        )
+
+        def done(row: VersionFact | None) -> bool:
+            return row is not None and row.visible and (targets is None or row.targets == _as_rows(targets))
+
+        return Command(
+            what=f"publish {key} of {content} to {targets}{'' if wait else ' without waiting'}",
+            run=lambda installation: versions.create_version(
+                installation, ADMIN, request, os_vhd_uri=str(source), source_format=DiskFormat.RAW, wait=wait
+            ),
+            version=key,
+            content=content,
+            done=done,
+        )
+
+    def _check_published(self, key: Key, *, wait: bool) -> None:
+        row = self.oracle.versions()[key]
+        if self.disturbed:
+            return
+        if wait:
+            self.oracle.check_converged(row)
+        else:
+            assert self.oracle.complete_in(row.uid, row.location), f"{row} is not complete in its source region"
+
+    def _free(self) -> list[Key]:
+        taken = self.oracle.versions()
+        every = ((*line, patch) for line in self._definitions() for patch in PATCHES)
+        return [key for key in every if key not in taken]
+
+    def _new_content(self, number: int, family: int) -> Content:
+        """Now and then of another family, mostly the next image of one that is there, sometimes the same again."""
+        there = [self.oracle.contents[row.uid] for row in self._versions() if row.uid in self.oracle.contents]
+        if not there or family < FAMILIES:
+            return Content(family % FAMILIES, 0)
+        return _pick(number, there) if family == FAMILIES else _pick(number, there).patched
+
+    @precondition(lambda self: self._free())
+    @rule(
+        number=numbers,
+        family=st.integers(0, FAMILIES + 6),
+        places=numbers,
+        wait=st.sampled_from([True, True, True, False]),
+        death=deaths,
+    )
+    def publish(self, number: int, family: int, places: int, *, wait: bool, death: int | None) -> None:
+        key = _pick(number, self._free())
+        command = self._publishing(key, self._new_content(number, family), _targets(key[0], places), wait=wait)
+        if self.perform(command, fatal=death):
+            self._check_published(key, wait=wait)
+
+    @precondition(lambda self: self._versions())
+    @rule(number=numbers, death=deaths, wait=st.booleans())
+    def publish_again(self, number: int, death: int | None, *, wait: bool) -> None:
+        row = _pick(number, self._versions())
+        key = (row.gallery, row.definition, row.patch)
+        if self.perform(self._publishing(key, self.oracle.contents[row.uid], None, wait=wait), fatal=death):
+            self._check_published(key, wait=wait)
+
+    def _changing(self, row: VersionFact, done: Callable[[VersionFact], bool], **changes: Any) -> Command:
+        return Command(
+            what=f"update {row}: {changes}",
+            run=lambda installation: updating.update_version(
+                installation,
+                ADMIN,
+                group=GROUP,
+                gallery=row.gallery,
+                definition=row.definition,
+                version=VersionName.parse(f"1.0.{row.patch}"),
+                update=VersionUpdate(**changes),
+            ),
+            version=(row.gallery, row.definition, row.patch),
+            done=lambda after: after is not None and done(after),
+        )
+
+    @precondition(lambda self: self._versions())
+    @rule(number=numbers, places=numbers, death=deaths)
+    def retarget(self, number: int, places: int, death: int | None) -> None:
+        row = _pick(number, self._versions())
+        asked = _targets(row.gallery, places)
+        was_complete = any(
+            r.version == row.uid and r.state == "Completed" for r in self.oracle.history.replicas.values()
+        )
+        command = self._changing(
+            row, lambda after: after.targets == _as_rows(asked), target_regions=[target(each) for each in asked]
+        )
+        if self.perform(command, fatal=death) and was_complete and not self.disturbed:
+            self.oracle.check_converged(self.oracle.versions()[row.gallery, row.definition, row.patch])
+
+    @precondition(lambda self: self._versions())
+    @rule(number=numbers, exclude=st.booleans(), block=st.sampled_from([False, False, True]))
+    def change_properties(self, number: int, *, exclude: bool, block: bool) -> None:
+        row = _pick(number, self._versions())
+        until = self.clock.now() + timedelta(days=2)
+        self.perform(
+            self._changing(
+                row,
+                lambda after: (after.excluded, after.blocked) == (exclude, block),
+                exclude_from_latest=exclude,
+                block_deletion_before_end_of_life=block,
+                end_of_life_at=until,
+            )
+        )
+
+    def _deleting(self, row: VersionFact, *, bypass: bool) -> Command:
+        soft = bool(self._galleries()[row.gallery]) and not bypass and row.state != "Deleting"
+        return Command(
+            what=f"delete {row}, bypass={bypass}",
+            run=lambda installation: lifetimes.delete_version(
+                installation,
+                ADMIN,
+                group=GROUP,
+                gallery=row.gallery,
+                definition=row.definition,
+                version=VersionName.parse(f"1.0.{row.patch}"),
+                bypass_soft_delete=bypass,
+            ),
+            version=(row.gallery, row.definition, row.patch),
+            done=lambda after: after is None or (soft and after.soft),
+        )
+
+    def _is_kept(self, row: VersionFact) -> bool:
+        """Whether its deletion is blocked until an end of life that has not come."""
+        ((until,),) = self.oracle.ask("SELECT end_of_life_at FROM versions WHERE uid = ?", row.uid)
+        now = self.clock.now().replace(tzinfo=None).isoformat(" ", "microseconds")
+        return row.state != "Deleting" and row.blocked and until > now
+
+    @precondition(lambda self: self._versions(visible=False))
+    @rule(number=numbers, bypass=st.booleans(), death=deaths)
+    def delete_version(self, number: int, death: int | None, *, bypass: bool) -> None:
+        row = _pick(number, self._versions(visible=False))
+        if row.soft and row.state != "Deleting" and not bypass:
+            self.perform(self._deleting(row, bypass=False), refused=NotFound)
+        elif self._is_kept(row):
+            self.perform(self._deleting(row, bypass=bypass), refused=Conflict)
+        else:
+            self.perform(self._deleting(row, bypass=bypass), fatal=death)
+
+    @precondition(lambda self: any(row.soft for row in self.oracle.versions().values()))
+    @rule(number=numbers, death=deaths)
+    def undelete(self, number: int, death: int | None) -> None:
+        row = _pick(number, [row for row in self._versions(visible=False) if row.soft])
+        ((until,),) = self.oracle.ask("SELECT hard_deletion_at FROM versions WHERE uid = ?", row.uid)
+        now = self.clock.now().replace(tzinfo=None).isoformat(" ", "microseconds")
+        if row.state == "Deleting" or until <= now:
+            return
+        self.perform(
+            Command(
+                what=f"undelete {row}",
+                run=lambda installation: lifetimes.undelete_version(
+                    installation,
+                    ADMIN,
+                    group=GROUP,
+                    gallery=row.gallery,
+                    definition=row.definition,
+                    version=VersionName.parse(f"1.0.{row.patch}"),
+                ),
+                version=(row.gallery, row.definition, row.patch),
+                done=lambda after: after is not None and after.visible,
+            ),
+            fatal=death,
+        )
+
+    # -- disks and files ----------------------------------------------------------------------------------------------
+
+    def _making_disk(self, name: str, region: str, line: tuple[str, str], patch: int | None) -> Command:
+        version = "latest" if patch is None else f"1.0.{patch}"
+        reference = ImageReference.parse(f"{GROUP}/{line[0]}/{line[1]}/{version}")
+        return Command(
+            what=f"make disk {name} of {reference} in {region}",
+            run=lambda installation: disks.create_disk(
+                installation, ADMIN, group=GROUP, name=name, location=region, gallery_image_reference=reference
+            ),
+            disk=name,
+        )
+
+    @precondition(lambda self: self._versions())
+    @rule(number=numbers, region=st.sampled_from(REGIONS), latest=st.booleans(), death=deaths)
+    def make_disk(self, number: int, region: str, death: int | None, *, latest: bool) -> None:
+        free = [name for name in DISKS if name not in self.oracle.disks()]
+        if not free:
+            return
+        row = _pick(number, self._versions())
+        line = (row.gallery, row.definition)
+        wanted = self.oracle.latest(*line, region) if latest else row
+        there = wanted is not None and self.oracle.complete_in(wanted.uid, region)
+        command = self._making_disk(free[0], region, line, None if latest else row.patch)
+        well = self.perform(command, fatal=death if there else None, refused=None if there else ImageNotAvailable)
+        made = self.oracle.disks().get(free[0])
+        if well or made:
+            assert wanted is not None
+            assert made is not None
+            assert made[:2] == (wanted.uid, region), f"{free[0]} is {made}, not of {wanted}"
+            assert not well or made[2] == "Succeeded"
+
+    @precondition(lambda self: self.oracle.disks())
+    @rule(number=numbers, death=deaths)
+    def delete_disk(self, number: int, death: int | None) -> None:
+        name = _pick(number, sorted(self.oracle.disks()))
+        if self.perform(self._deleting_disk(name), fatal=death):
+            assert name not in self.oracle.disks()
+
+    def _deleting_disk(self, name: str) -> Command:
+        return Command(
+            what=f"delete disk {name}",
+            run=lambda installation: disks.delete_disk(installation, ADMIN, group=GROUP, name=name),
+            disk=name,
+        )
+
+    @precondition(lambda self: self.oracle.disks())
+    @rule(number=numbers, death=deaths)
+    def export_disk(self, number: int, death: int | None) -> None:
+        ready = [name for name, disk in sorted(self.oracle.disks().items()) if disk[2] == "Succeeded"]
+        if ready:
+            self._export_disk(_pick(number, ready), death)
+
+    def _export_disk(self, name: str, death: int | None = None) -> None:
+        path = self.folder / "exported.raw"
+        command = Command(
+            what=f"export disk {name}",
+            run=lambda installation: exporting.export_disk(
+                installation, ADMIN, group=GROUP, name=name, path=path, format=DiskFormat.RAW, overwrite=True
+            ),
+        )
+        if self.perform(command, fatal=death):
+            self._compare(path, self.oracle.disks()[name][0], command.what)
+
+    @precondition(lambda self: self._versions())
+    @rule(number=numbers, region=st.sampled_from(REGIONS), death=deaths)
+    def export_version(self, number: int, region: str, death: int | None) -> None:
+        self._export_version(_pick(number, self._versions()), region, death)
+
+    def _export_version(self, row: VersionFact, region: str, death: int | None = None) -> None:
+        path = self.folder / "exported.raw"
+        reference = ImageReference.parse(f"{GROUP}/{row.gallery}/{row.definition}/1.0.{row.patch}")
+        command = Command(
+            what=f"export {reference} from {region}",
+            run=lambda installation: exporting.export_image(
+                installation,
+                ADMIN,
+                reference=reference,
+                location=region,
+                path=path,
+                format=DiskFormat.RAW,
+                overwrite=True,
+            ),
+        )
+        there = self.oracle.complete_in(row.uid, region)
+        if self.perform(command, fatal=death if there else None, refused=None if there else ImageNotAvailable):
+            self._compare(path, row.uid, command.what)
+
+    def _compare(self, path: Path, version_uid: str, what: str) -> None:
+        source = self.oracle.contents[version_uid].file(self.folder / "sources")
+        assert filecmp.cmp(path, source, shallow=False), f"{what}: other bytes than the source"
+        path.unlink()
+        assert [each.name for each in self.folder.iterdir() if "exported" in each.name] == []
+
+    # -- what runs by itself ------------------------------------------------------------------------------------------
+
+    def _collecting(self, hours: int) -> Command:
+        def run(installation: Installation) -> None:
+            self.oracle.history.grace_seconds = hours * 3600.0
+            collecting.collect(installation, ADMIN, grace=timedelta(hours=hours))
+
+        return Command(what=f"gc after {hours} h", run=run)
+
+    @precondition(lambda self: self._versions(visible=False))
+    @rule(hours=st.sampled_from([0, 24]), death=deaths)
+    def collect(self, hours: int, death: int | None) -> None:
+        self.perform(self._collecting(hours), fatal=death)
+
+    @precondition(lambda self: self._versions())
+    @rule()
+    def plan_collection(self) -> None:
+        """A dry run changes nothing."""
+        before = self.oracle.everything()
+        self.perform(
+            Command(
+                what="gc --dry-run",
+                run=lambda installation: collecting.plan_collection(installation, ADMIN, grace=timedelta(0)),
+            )
+        )
+        assert self.oracle.everything() == before
+
+    @precondition(lambda self: self._versions(visible=False))
+    @rule(death=deaths)
+    def scrub(self, death: int | None) -> None:
+        self.perform(self._scrubbing(), fatal=death)
+
+    def _scrubbing(self) -> Command:
+        return Command(
+            what="scrub",
+            run=lambda installation: scrubbing.scrub(installation, ADMIN, scrubbing.ScrubRequest()),
+        )
+
+    @precondition(lambda self: self._versions(visible=False))
+    @rule(death=deaths)
+    def work(self, death: int | None) -> None:
+        """A worker makes all that can be made: but for what is damaged or lost, nothing waits then but what rests."""
+        self.perform(
+            Command(what="worker", run=lambda installation: workers.run_worker(installation, ADMIN, once=True)),
+            fatal=death,
+        )
+
+    @precondition(lambda self: self._versions(visible=False))
+    @rule(hours=st.sampled_from([1, 25, 8 * 24]))
+    def time_passes(self, hours: int) -> None:
+        self.clock.advance(hours * 3600.0)
+
+    # -- two at once --------------------------------------------------------------------------------------------------
+
+    def _others(self, number: int) -> list[Command]:
+        """What may run in the middle of something else."""
+        found = [self._collecting(0), self._collecting(0), self._scrubbing()]
+        found += [self._deleting_disk(name) for name in self.oracle.disks()]
+        for row in self._versions():
+            key = (row.gallery, row.definition, row.patch)
+            if not self._is_kept(row):
+                found.append(self._deleting(row, bypass=True))
+            if self._free():
+                free = _pick(number, self._free())
+                content = self.oracle.contents[row.uid]
+                found += [
+                    self._publishing(free, each, _targets(free[0], number)) for each in (content, content.patched)
+                ]
+            name = next((name for name in DISKS if name not in self.oracle.disks()), None)
+            if name is not None and self.oracle.complete_in(row.uid, row.location):
+                found.append(self._making_disk(name, row.location, (key[0], key[1]), row.patch))
+        return found
+
+    @precondition(lambda self: self._free())
+    @rule(number=numbers, other=numbers, family=st.integers(0, FAMILIES + 6), places=numbers, at=st.integers(1, 120))
+    def publish_beside(self, number: int, other: int, family: int, places: int, at: int) -> None:
+        key = _pick(number, self._free())
+        command = self._publishing(key, self._new_content(number, family), _targets(key[0], places))
+        visitor = _pick(other, [each for each in self._others(number) if each.version != key])
+        if self.perform(command, meanwhile=visitor, at=at):
+            self._check_published(key, wait=True)
+
+    @precondition(lambda self: self._versions())
+    @rule(number=numbers, other=numbers, at=st.integers(1, 120))
+    def delete_beside(self, number: int, other: int, at: int) -> None:
+        row = _pick(number, self._versions())
+        key = (row.gallery, row.definition, row.patch)
+        if not self._is_kept(row):
+            visitor = _pick(other, [each for each in self._others(number) if each.version != key])
+            self.perform(self._deleting(row, bypass=True), meanwhile=visitor, at=at)
+
+    @precondition(lambda self: self._versions() and len(self.oracle.disks()) < len(DISKS))
+    @rule(number=numbers, at=st.integers(1, 30))
+    def make_disk_beside(self, number: int, at: int) -> None:
+        """Its version is deleted and collected while it is made."""
+        row = _pick(number, self._versions())
+        name = next(name for name in DISKS if name not in self.oracle.disks())
+        if not self._is_kept(row) and self.oracle.complete_in(row.uid, row.location):
+            command = self._making_disk(name, row.location, (row.gallery, row.definition), row.patch)
+            visitor = self._deleting(row, bypass=True)
+            self.perform(command, meanwhile=visitor, at=at, excused=(ImageNotAvailable, Conflict))
+
+    @precondition(lambda self: self._versions())
+    @rule(other=numbers, at=st.integers(1, 60))
+    def collect_beside(self, other: int, at: int) -> None:
+        self.perform(self._collecting(0), meanwhile=_pick(other, self._others(other)), at=at)
+
+    # -- what goes wrong ----------------------------------------------------------------------------------------------
+
+    @rule(number=numbers, gone=st.booleans())
+    def damage(self, number: int, *, gone: bool) -> None:
+        paths = self.oracle.hurtable()
+        if not paths or len(self.oracle.hurt) >= 2:
+            return
+        path = _pick(number, paths)
+        self.oracle.hurt.add(path)
+        if gone:
+            path.unlink()
+        else:
+            data = bytearray(path.read_bytes())
+            data[number % len(data)] ^= 1
+            path.write_bytes(data)
+
+    @precondition(lambda self: self._versions() and not self.oracle.down)
+    @rule(number=numbers)
+    def lose_zone(self, number: int) -> None:
+        region, zone = _pick(number, [(region, zone) for region, zones in ZONES.items() for zone in zones])
+        folder = self._zone(region, zone)
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.rename(folder.with_name(f"{folder.name}-away"))
+        folder.symlink_to(folder)
+        self.oracle.down.add((region, zone))
+
+    @precondition(lambda self: self.oracle.down)
+    @rule()
+    def zone_comes_back(self) -> None:
+        for region, zone in self.oracle.down:
+            folder = self._zone(region, zone)
+            folder.unlink()
+            folder.with_name(f"{folder.name}-away").rename(folder)
+        self.oracle.down.clear()
+        self.unfinished = True
+        self.oracle.check()
+
+    def _zone(self, region: str, zone: str) -> Path:
+        return self.oracle.home / "regions" / f"imgstore-{region}" / f"zone-{zone}"
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def heal(self) -> None:
+        """Bring back, repeat, repair, collect; then look at everything."""
+        self.zone_comes_back()
+        self.clock.advance(3600)
+        lost = self.oracle.beyond_repair()
+        self.perform(self._scrubbing())
+        for _ in range(2):
+            well = [self.perform(command) for command in self._repeats()]
+            self.perform(self._scrubbing())
+            self.clock.advance(3600)
+            well.append(self.perform(self._collecting(0)))
+            if not lost:
+                self.oracle.hurt.clear()
+                self.unfinished = False
+            if all(well):
+                break
+        lost |= self.oracle.beyond_repair()
+        self.oracle.check_healed(lost)
+        self.oracle.check_egress()
+        self._check_bill()
+        for row in self._versions():
+            if row.uid not in lost:
+                self._export_version(row, row.location)
+        for name, (uid, _, _) in self.oracle.disks().items():
+            if uid not in lost and not lost:
+                self._export_disk(name)
+
+    def _repeats(self) -> Iterator[Command]:
+        """What ends all that was left half done, by the rows."""
+        for name, (uid, region, state) in self.oracle.disks().items():
+            key = next((key for key, row in self.oracle.versions().items() if row.uid == uid), None)
+            if state == "Deleting" or (state == "Creating" and key is None):
+                yield self._deleting_disk(name)
+            elif state == "Creating" and key is not None:
+                standing = self.oracle.versions()[key]
+                if standing.state == "Deleting":
+                    yield self._deleting_disk(name)
+                else:
+                    yield self._making_disk(name, region, key[:2], key[2])
+        for row in self._versions(visible=False):
+            if row.state == "Deleting":
+                yield self._deleting(row, bypass=True)
+        for row in self._versions():
+            key = (row.gallery, row.definition, row.patch)
+            yield self._publishing(key, self.oracle.contents[row.uid], None)
+
+    def _check_bill(self) -> None:
+        """The statement is what the rows cost, reckoned anew."""
+        told: list[Decimal] = []
+        first = self.oracle.cost(self.clock.now())
+        self.perform(
+            Command(what="bill", run=lambda installation: told.append(bills.show_bill(installation, ADMIN).total))
+        )
+        last = self.oracle.cost(self.clock.now())
+        assert first - Decimal("1e-9") <= told[0] <= last + Decimal("1e-9"), f"{told[0]}, not {first} to {last}"
+
+
+def _pick(number: int, every: Sequence[_T]) -> _T:
+    return every[number % len(every)]
+
+
+def _targets(gallery: str, number: int) -> tuple[str, ...]:
+    """Target regions, as the command line spells them: the source region, in some number, and others."""
+    source = REGIONS[GALLERIES.index(gallery)]
+    other = REGIONS[1 - GALLERIES.index(gallery)]
+    number, count = divmod(number, 3)
+    number, kind = divmod(number, 2)
+    here = source + HERE[kind].format(count=count + 1)
+    return (here, *(each.format(other=other) for each in _pick(number, ELSEWHERE)))
+
+
+def _as_rows(targets: tuple[str, ...]) -> tuple[tuple[str, int, str], ...]:
+    """The same as a version's row has them."""
+    parts = [each.split("=") for each in targets]
+    return tuple(sorted((name, int(count), kind) for name, count, kind in parts))
+
+
+_PROFILE: Final = settings(
+    deadline=None,
+    derandomize=True,
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.explicit, Phase.generate),  # An example takes seconds: not to be run a thousand times to shorten it.
+    report_multiple_bugs=False,
+    database=None,
+    max_examples=12,
+    stateful_step_count=30,
+)
+
+
+@pytest.mark.timeout(600)
+def test_the_gallery_holds_its_promises() -> None:
+    run_state_machine_as_test(GalleryMachine, settings=_PROFILE)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(4 * 3600)
+def test_the_gallery_holds_its_promises_for_long() -> None:
+    """Other examples at each run; what fails is told with what reproduces it."""
+    run_state_machine_as_test(
+        GalleryMachine, settings=settings(_PROFILE, derandomize=False, max_examples=400, stateful_step_count=60)
+    )
