@@ -150,10 +150,15 @@ def built_by_go(name: str, module: str, version: str) -> Path:
     Raises:
         EngineMissing: there is no go to build it with, or it does not build.
     """
-    folder = _cache_folder() / f"{name}-{version}"
-    if not (folder / name).exists():
-        _build(folder, name, module, version)
-    return folder / name
+    program = go_program(name, version)
+    if not program.exists():
+        _build(program.parent, name, module, version)
+    return program
+
+
+def go_program(name: str, version: str) -> Path:
+    """Where `built_by_go` puts a program, or has put it."""
+    return _cache_folder() / f"{name}-{version}" / name
 
 
 def _build(folder: Path, name: str, module: str, version: str) -> None:
