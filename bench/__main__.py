@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -52,7 +53,10 @@ def _list() -> int:
 
 
 def _make_disks(given: argparse.Namespace) -> int:
-    disks.make_apart(given.folder, codename=given.codename, vhd=given.vhd, family=given.family)
+    try:
+        disks.make_apart(given.folder, codename=given.codename, vhd=given.vhd, family=given.family)
+    except subprocess.CalledProcessError as failed:  # what was missing has been said
+        return failed.returncode
     return 0
 
 

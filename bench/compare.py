@@ -127,5 +127,5 @@ def add_micro_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_micro(given: argparse.Namespace) -> int:
     """Runs the micro-cases with clocks, which the test suite runs once each without."""
-    words = [sys.executable, "-m", "pytest", MICRO_TESTS, "-q", "--benchmark-enable", "--benchmark-only"]
+    words = [sys.executable, "-m", "pytest", str(MICRO_TESTS), "-q", "--benchmark-enable", "--benchmark-only"]
     return subprocess.run([*words, f"--benchmark-json={given.file}"], check=False).returncode

@@ -13,6 +13,7 @@ import os
 import shlex
 import shutil
 import stat
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -47,6 +48,10 @@ class ProgramMissing(RuntimeError):
     """A file system's own programs are not on this machine; the message says what to install."""
 
 
+class OriginMissing(RuntimeError):
+    """The disks on ext4 have not been made; the message says how."""
+
+
 def check_programs(family: Family) -> None:
     """See that the family can be made here.
 
@@ -63,10 +68,12 @@ def make_family(folder: Path, family: Family, *, vhd: bool) -> None:
 
     Raises:
         ProgramMissing: a program is not installed.
-        FileNotFoundError: the disks on ext4 have not been made.
+        OriginMissing: the disks on ext4 have not been made.
         MakerFailed: a program failed.
     """
     check_programs(family)
+    if absent := [name.value for name in DiskName if not raw_path(folder, name).exists()]:
+        raise OriginMissing(f"no {', '.join(absent)} in {folder}: make those on ext4 first, `python -m bench disks`")
     family_path(folder, family, DiskName.V1).parent.mkdir(parents=True, exist_ok=True)
     for name in DiskName:
         path = family_path(folder, family, name)
@@ -212,4 +219,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="bench.families", description="Make a family in this very mount namespace.")
     add_arguments(parser)
     given = parser.parse_args()
-    make_family(given.folder, given.family, vhd=given.vhd)
+    try:
+        make_family(given.folder, given.family, vhd=given.vhd)
+    except (ProgramMissing, OriginMissing) as missing:
+        sys.exit(str(missing))

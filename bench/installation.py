@@ -79,8 +79,8 @@ class Gallery:
 
     def publish(self, version: str, disk: Path, targets: Sequence[str] = (SOURCE_REGION,)) -> Finished:
         """Publishes a disk in the source region and brings it to all of `targets`, spelt as the command line does."""
-        words = "--target-regions", *targets, "--os-vhd-uri", disk, "--location", SOURCE_REGION
-        return self._version("create", version, *words)
+        source = "--os-vhd-uri", disk, "--location", SOURCE_REGION
+        return self._version("create", version, *source, "--target-regions", *targets)
 
     def retarget(self, version: str, targets: Sequence[str]) -> Finished:
         """Gives a version other target regions, all of them, and waits until it is there."""

@@ -32,7 +32,7 @@ class Row:
     goal: str = ""
     """case.figure of the ratio that the design has a goal for."""
     steps: Sequence[Step] = ()
-    """None where the limit is no rate of the machine's."""
+    """Empty where the limit is no rate of the machine's."""
     reason: str
     """What the distance is made of, as far as it is known."""
 

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -140,7 +141,7 @@ def _engine(bucket: Bucket, data: bytes, pieces: int) -> list[tuple[str, float, 
     found = []
     for name, method, verb in (("engine_put", "PUT", "put_object"), ("engine_get", "GET", "get_object")):
         addresses = [[signed(verb, number) for number in share] for share in shares]
-        seconds = _threaded(lambda paths, method=method: run(method, paths), addresses)
+        seconds = _threaded(partial(run, method), addresses)
         found.append((name, seconds, pieces * PIECE_BYTES))
     bucket.forget()
     return found

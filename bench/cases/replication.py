@@ -1,7 +1,7 @@
 """Across: four versions into a second region, one version into one, three and nine, and one to ten replicas in one."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from bench.cases.uploads import VERSIONS
@@ -90,13 +90,15 @@ def _whole_sides(world: World, count: int) -> Sequence[Bucket]:
 
 
 REGION_COUNTS = (1, 3, 9)
+Copy = Callable[[Bucket, Bucket, str], Finished]
+"""(source, target, key): one object from one engine to another."""
 
 
 def measure_replicate(world: World) -> Found:
     """v2, complete in the source region, into one, three and nine others."""
     samples, notes = world.samples(), dict[str, str]()
     disk = raw_path(world.disks, DiskName.V2)
-    copiers = {"rclone": RCLONE.across, "mc": partial(MC.across, folder=world.scratch)}
+    copiers: Mapping[str, Copy] = {"rclone": RCLONE.across, "mc": partial(MC.across, folder=world.scratch)}
     for number in range(world.rounds):
         for count in REGION_COUNTS:
             for name in in_turn([*(name for name in copiers if name in world.roll.present), "imgstore"], number):
@@ -129,9 +131,7 @@ def _has_room(world: World, needed_bytes: int) -> bool:
     return shutil.disk_usage(world.scratch).free > needed_bytes * 1.1
 
 
-def _copy_to_many(
-    world: World, samples: Samples, name: str, copy: Callable[[Bucket, Bucket, str], Finished], count: int
-) -> None:
+def _copy_to_many(world: World, samples: Samples, name: str, copy: Copy, count: int) -> None:
     source, *targets = _whole_sides(world, count)
     timed(samples, f"{name}_{count}_seconds", Door.PEER, at_once, [partial(copy, source, to, KEY) for to in targets])
     for side in (source, *targets):

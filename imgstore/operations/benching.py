@@ -250,10 +250,20 @@ class _Bench:
         gallery = galleries.create_gallery(*who, group=group, name=self.gallery, location=source)
         undo.callback(self._remove, lambda: self._collect(gallery.pool_uid))
         undo.callback(self._remove, lambda: galleries.delete_gallery(*who, group=group, name=self.gallery))
-        where = {"group": group, "gallery": self.gallery, "name": DEFINITION}
-        kind = {"publisher": "imgstore", "offer": "bench", "sku": group}
-        definitions.create_definition(*who, **where, **kind, os_type=OsType.LINUX)
-        undo.callback(self._remove, lambda: definitions.delete_definition(*who, **where))
+        definitions.create_definition(
+            *who,
+            group=group,
+            gallery=self.gallery,
+            name=DEFINITION,
+            publisher="imgstore",
+            offer="bench",
+            sku=group,
+            os_type=OsType.LINUX,
+        )
+        undo.callback(
+            self._remove,
+            lambda: definitions.delete_definition(*who, group=group, gallery=self.gallery, name=DEFINITION),
+        )
         undo.callback(self._remove, self._delete_version)
 
     def upload(self, reader: DiskReader) -> float:
@@ -271,10 +281,8 @@ class _Bench:
     def replicate(self, targets: Sequence[str]) -> float:
         """Gives the version these regions besides the source; gives the seconds that the new one took."""
         update = VersionUpdate(target_regions=self._targets(targets))
-        where = {"group": self.plan.group, "gallery": self.gallery, "definition": DEFINITION}
-        return self._seconds(
-            lambda: updating.update_version(self.installation, self.principal, **where, version=VERSION, update=update)
-        )
+        act = partial(updating.update_version, self.installation, self.principal, version=VERSION, update=update)
+        return self._seconds(partial(act, group=self.plan.group, gallery=self.gallery, definition=DEFINITION))
 
     def measure(
         self, undo: ExitStack, region: str, replicate_seconds: float | None, data_at: int, folder: Path, disks_each: int
@@ -282,20 +290,14 @@ class _Bench:
         """Makes disks from the region's replica, reads the beginning of one and writes it out."""
         names = [f"{region}-{number}" for number in range(disks_each)]
         placements = [self._seconds(partial(self._place, undo, region, name)) for name in names]
-        where = {"group": self.plan.group, "name": names[0]}
+        who, group = (self.installation, self.principal), self.plan.group
         first, whole = folder / f"{region}.first", folder / f"{region}.raw"
         length = min(FIRST_READ_BYTES, self.plan.virtual_bytes - data_at)
+        read = partial(exporting.export_range, *who, group=group, name=names[0])
+        write = partial(exporting.export_disk, *who, group=group, name=names[0])
         try:
-            first_read_seconds = self._seconds(
-                lambda: exporting.export_range(
-                    self.installation, self.principal, **where, path=first, offset=data_at, length=length
-                )
-            )
-            disk_seconds = self._seconds(
-                lambda: exporting.export_disk(
-                    self.installation, self.principal, **where, path=whole, format=DiskFormat.RAW
-                )
-            )
+            first_read_seconds = self._seconds(partial(read, path=first, offset=data_at, length=length))
+            disk_seconds = self._seconds(partial(write, path=whole, format=DiskFormat.RAW))
         finally:
             first.unlink(missing_ok=True)
             whole.unlink(missing_ok=True)
@@ -345,8 +347,15 @@ class _Bench:
             self.left.append(error)
 
     def _delete_version(self) -> None:
-        where = {"group": self.plan.group, "gallery": self.gallery, "definition": DEFINITION}
-        lifetimes.delete_version(self.installation, self.principal, **where, version=VERSION, bypass_soft_delete=True)
+        lifetimes.delete_version(
+            self.installation,
+            self.principal,
+            group=self.plan.group,
+            gallery=self.gallery,
+            definition=DEFINITION,
+            version=VERSION,
+            bypass_soft_delete=True,
+        )
 
     def _collect(self, pool_uid: str) -> None:
         """The bench's own pool, without grace: nobody else ever wrote into it."""

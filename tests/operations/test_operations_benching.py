@@ -11,7 +11,7 @@ from imgstore.domain.errors import ImgstoreError, InvalidInput, StoreUnreachable
 from imgstore.domain.sources import DiskReader
 from imgstore.ledger.prices import price_of
 from imgstore.ledger.rows import ChargeKind
-from imgstore.operations import benching, bills, disks, exporting, galleries, groups
+from imgstore.operations import bills, disks, exporting, galleries, groups, lifetimes
 from imgstore.operations.benching import Plan, Report, opened_disk, plan_bench, run_bench
 from imgstore.operations.installation import Installation
 from imgstore.testing.installations import ADMIN, Stock, open_home
@@ -140,7 +140,7 @@ def test_what_could_not_be_removed_is_told(
     def fail(*_: object, **__: object) -> None:
         raise StoreUnreachable("The store is away.")
 
-    monkeypatch.setattr(benching.lifetimes, "delete_version", fail)
+    monkeypatch.setattr(lifetimes, "delete_version", fail)
     with pytest.raises(ImgstoreError, match="The store is away"):
         run(installation, plan, reader, tmp_path)
     assert plan.group in {group.name for group in groups.list_groups(installation, ADMIN)}
