@@ -44,8 +44,8 @@ class Change:
             return f"{self.name}: {self.now:g}, new"
         if self.now is None:
             return f"{self.name}: {self.was:g}, not in this run"
-        word = "worse" if self.worse_by > 0 else "better"
-        return f"{self.name}: {self.was:g} -> {self.now:g}, {abs(self.worse_by):.0%} {word}"
+        word = f"{abs(self.worse_by):.0%} {'worse' if self.worse_by > 0 else 'better'}" if self.worse_by else "the same"
+        return f"{self.name}: {self.was:g} -> {self.now:g}, {word}"
 
 
 def case_ratios(results: Mapping[str, Result]) -> dict[str, float]:
@@ -69,7 +69,9 @@ def micro_ratios(document: Mapping[str, Any]) -> dict[str, float]:
     if REFERENCE not in medians:
         raise LookupError(f"found {sorted(medians)}, expected {REFERENCE} among them: run `python -m bench micro`")
     reference = medians.pop(REFERENCE)
-    return {f"micro.{name.removeprefix('test_')}": round(reference / median, 4) for name, median in medians.items()}
+    return {
+        f"micro.{name.removeprefix('test_')}": float(f"{reference / median:.4g}") for name, median in medians.items()
+    }
 
 
 def changes(baseline: Mapping[str, float], run: Mapping[str, float]) -> Iterator[Change]:

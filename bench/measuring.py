@@ -91,6 +91,11 @@ class Samples:
         self._kept.setdefault(name, (unit, door, said, []))[3].append(value)
         self.say(f"{name}: {value:,.2f} {unit}")
 
+    def settle(self) -> None:
+        """Lets the run before finish its writing, which would otherwise be charged to the next."""
+        if not self.quick:
+            os.sync()
+
     def figures(self) -> dict[str, Figure]:
         """The medians so far."""
         return {name: median(values, unit, door, said) for name, (unit, door, said, values) in self._kept.items()}
@@ -151,11 +156,6 @@ _BACKED_BYTES_MAX = 9 * GIB
 """A whole disk of 8 GiB and what a program needs besides."""
 
 
-def settle() -> None:
-    """Lets the run before finish its writing, which would otherwise be charged to the next."""
-    os.sync()
-
-
 def back_memory() -> None:
     """Touches free memory, so that whoever runs next finds it there.
 
@@ -211,8 +211,8 @@ def timed(
     samples: Samples, name: str, door: Door, run: Callable[P, Finished], *args: P.args, **kwargs: P.kwargs
 ) -> Finished:
     """One run with these arguments, its seconds kept as a sample."""
+    samples.settle()
     if not samples.quick:
-        settle()
         back_memory()
     finished = run(*args, **kwargs)
     samples.add(name, finished.seconds, Unit.SECONDS, door)
@@ -228,7 +228,7 @@ def timed_write(
     """
     finished = timed(samples, f"{name}_seconds", door, run, *args, **kwargs)
     began = time.perf_counter()
-    settle()
+    samples.settle()
     durable = finished.seconds + time.perf_counter() - began
     samples.add(f"{name}_durable_seconds", durable, Unit.SECONDS, door, "and the file safe on the disk")
     return finished

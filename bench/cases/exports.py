@@ -13,7 +13,6 @@ from bench.measuring import (
     in_turn,
     new_file,
     same_content,
-    settle,
     timed,
     timed_write,
 )
@@ -40,7 +39,7 @@ def measure_export(world: World) -> Found:
                 if number == 0:
                     same_content(disk, file)
         with new_file(world, "inside.raw") as file:
-            settle()
+            samples.settle()
             timing = gallery.export_inside("1.0.0", SOURCE_REGION, file)
             samples.add("imgstore_export_inside_seconds", timing.seconds, Unit.SECONDS, Door.INSIDE)
     figures, goals = samples.figures(), []

@@ -19,7 +19,7 @@ from blake3 import blake3
 
 from bench.disks import BLOCK_BYTES, GIB, MIB, DiskName, data_extents, raw_path
 from bench.engines import Bucket
-from bench.measuring import Case, Found, World, new_file, settle
+from bench.measuring import Case, Found, World, new_file
 from bench.results import Door, Unit
 from imgstore.segments.codec import HEADER_BYTES, encode_segment
 
@@ -88,7 +88,7 @@ def _encode(piece: bytes) -> None:
 
 def _disk_write(world: World, data: bytes, pieces: int) -> float:
     with new_file(world, "limit.raw") as path:
-        settle()
+        os.sync()
         return _seconds(lambda: _write(path, data, pieces))
 
 

@@ -8,7 +8,7 @@ from bench.cases.uploads import VERSIONS
 from bench.disks import DiskName, raw_path
 from bench.engines import REGIONS, SOURCE_REGION, TARGET_REGION, Bucket
 from bench.installation import Gallery
-from bench.measuring import Case, Found, Samples, World, at_once, in_turn, settle, timed, warm
+from bench.measuring import Case, Found, Samples, World, at_once, in_turn, timed, warm
 from bench.peers import MC, RCLONE, S5CMD, Place
 from bench.processes import Finished
 from bench.results import Chart, Door, Figure, Goal, Unit, ratio
@@ -54,7 +54,7 @@ def _publish(world: World, samples: Samples, gallery: Gallery, disk: DiskName) -
     """Publishes in both regions; tells what it added to each, by the stores' own listings and by the bill."""
     path, version, sides = raw_path(world.disks, disk), VERSIONS[disk], world.site.regions[:2]
     before = [side.stored_bytes() for side in sides]
-    settle()
+    samples.settle()
     finished = gallery.publish(version, path, BOTH)
     samples.add(f"{disk}_publish_seconds", finished.seconds, Unit.SECONDS, Door.PUBLIC)
     stored, arrived = (side.stored_bytes() - was for side, was in zip(sides, before, strict=True))
@@ -65,7 +65,7 @@ def _publish(world: World, samples: Samples, gallery: Gallery, disk: DiskName) -
 
 
 def _publish_inside(world: World, samples: Samples, gallery: Gallery, disk: DiskName) -> None:
-    settle()
+    samples.settle()
     timing = gallery.publish_inside(VERSIONS[disk], raw_path(world.disks, disk), BOTH)
     ingested = timing.completed[SOURCE_REGION]
     samples.add(f"{disk}_ingest_inside_seconds", ingested, Unit.SECONDS, Door.INSIDE)

@@ -15,7 +15,6 @@ from bench.measuring import (
     in_turn,
     new_file,
     same_content,
-    settle,
     timed,
     timed_write,
     warm,
@@ -57,7 +56,7 @@ def _upload_ours(world: World, samples: Samples, disk: Path, number: int) -> Non
     galleries = world.galleries(f"upload{number}", f"inside{number}")
     stored, publish = world.site.source.stored_bytes, galleries[0].publish
     weighed(world, samples, "imgstore_upload", Door.PUBLIC, stored, publish, "1.0.0", disk)
-    settle()
+    samples.settle()
     timing = galleries[1].publish_inside("1.0.0", disk)
     samples.add("imgstore_upload_inside_seconds", timing.seconds, Unit.SECONDS, Door.INSIDE)
 

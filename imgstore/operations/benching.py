@@ -13,9 +13,9 @@ from imgstore.domain.access import INSTALLATION, Action, Principal, authorize
 from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound
 from imgstore.domain.geometry import MIB
 from imgstore.domain.names import ImageReference, VersionName
-from imgstore.domain.resources import OsType, TargetRegionRequest, VersionUpdate
+from imgstore.domain.resources import HyperVGeneration, OsType, TargetRegionRequest, VersionUpdate
 from imgstore.domain.sources import DiskFormat, DiskReader
-from imgstore.formats import LocalFile, open_disk
+from imgstore.formats import LocalFile, generation_of, open_disk
 from imgstore.ledger.prices import EXACT, price_of
 from imgstore.ledger.rows import ChargeKind
 from imgstore.operations import bills, collecting, definitions, disks, exporting, galleries, groups, lifetimes, updating
@@ -106,7 +106,7 @@ def plan_bench(
     Raises:
         InvalidInput: there is no such region, or the source region is among the targets.
     """
-    authorize(principal, Action.READ, INSTALLATION)
+    authorize(principal, Action.ADMINISTER, INSTALLATION)  # it collects what it leaves
     known, prices = installation.regions, installation.regions.prices
     source = known.get(location or next(iter(known.regions)), target="location").name
     asked = [name for name in known.regions if name != source] if target_regions is None else target_regions
@@ -162,7 +162,7 @@ def run_bench(
     bench = _Bench(installation=installation, principal=principal, plan=plan)
     try:
         with ExitStack() as undo:
-            bench.begin(undo)
+            bench.begin(undo, generation_of(reader) or HyperVGeneration.V1)
             say(f"Into {plan.source} ...")
             upload_seconds = bench.upload(reader)
             figures = []
@@ -241,7 +241,7 @@ class _Bench:
         """The version that is published."""
         return ImageReference(group=self.plan.group, gallery=self.gallery, definition=DEFINITION, version=VERSION)
 
-    def begin(self, undo: ExitStack) -> None:
+    def begin(self, undo: ExitStack, generation: HyperVGeneration) -> None:
         """Makes the group, the gallery and the definition; each goes when `undo` is closed, the last one first."""
         who = self.installation, self.principal
         group, source = self.plan.group, self.plan.source
@@ -259,6 +259,7 @@ class _Bench:
             offer="bench",
             sku=group,
             os_type=OsType.LINUX,
+            hyper_v_generation=generation,
         )
         undo.callback(
             self._remove,

@@ -51,10 +51,14 @@ def test_micro_cases_are_told_against_the_reference() -> None:
 
 
 def test_the_worst_comes_first() -> None:
-    told = [str(change) for change in changes({"a": 2.0, "b": 4.0, "c": 1.0}, {"a": 2.5, "b": 2.0, "d": 3.0})]
+    told = [
+        str(change)
+        for change in changes({"a": 2.0, "b": 4.0, "c": 1.0, "e": 1.0}, {"a": 2.5, "b": 2.0, "d": 3.0, "e": 1.0})
+    ]
     assert told == [
         "b: 4 -> 2, 50% worse",
         "c: 1, not in this run",
+        "e: 1 -> 1, the same",
         "d: 3, new",
         "a: 2 -> 2.5, 25% better",
     ]
