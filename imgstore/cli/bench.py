@@ -12,6 +12,7 @@ from imgstore.cli.command import Command, Words
 from imgstore.cli.output import columns
 from imgstore.cli.progress import human_bytes
 from imgstore.cli.session import Session, opened
+from imgstore.cli.worker import terminated_as_interrupted
 from imgstore.operations import benching
 from imgstore.operations.sample import make_sample
 from imgstore.wire.reports import bench_json, bench_plan_json
@@ -73,14 +74,18 @@ def bench(
     Stores a disk (DISK, which is only read, or a sample of 1 GiB made on the spot), copies it from region to region,
     makes managed disks in each, reads the first MiB of one and writes it out whole: with seconds for each.
 
-    It works in a resource group and a gallery of its own, which are removed at the end however it ends, with every
-    object of theirs. What was moved between regions stays on the bill; the most that this can be is said before, and
+    It works in a resource group and a gallery of its own, which are removed at the end, also after an error or an
+    interruption, with every object of theirs. What was moved between regions stays on the bill; the most that this can be is said before, and
     asked about unless --yes is given.
     """
     targets = None if target_regions is None else [name for name in target_regions if name]
-    with opened() as session, tempfile.TemporaryDirectory(prefix="imgstore-bench-") as temporary:
+    with (
+        terminated_as_interrupted(),
+        opened() as session,
+        tempfile.TemporaryDirectory(prefix="imgstore-bench-") as temporary,
+    ):
         folder = Path(temporary)
-        path = disk or _sample(folder)
+        path = disk or make_sample(folder).path
         with benching.opened_disk(session.installation, path) as reader:
             plan = benching.plan_bench(
                 session.installation, session.principal, reader, location=location, target_regions=targets
@@ -98,10 +103,6 @@ def bench(
                 say=_say(session),
             )
     return bench_json(report)
-
-
-def _sample(folder: Path) -> Path:
-    return make_sample(folder).path
 
 
 def _say(session: Session) -> Callable[[str], None]:

@@ -1,6 +1,8 @@
 """``imgstore bench`` as a person and a script meet it."""
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
 from imgstore.domain.geometry import MIB
+from imgstore.operations import exporting
 from imgstore.testing.disks import make_raw
 
 
@@ -66,3 +69,11 @@ def test_without_a_terminal_it_wants_to_be_told(tmp_path: Path, disk: Path) -> N
     assert "It costs at most" in result.stderr
     assert "Use --yes" in result.stderr
     assert kept(tmp_path) == []
+
+
+def test_a_polite_kill_leaves_nothing_either(tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporting, "export_disk", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    result = run(tmp_path, disk, "--yes", "--disks", "1", "--target-regions", "westus2")
+    assert result.exit_code == 130, result.output
+    assert kept(tmp_path) == []
+    assert told(CliRunner().invoke(main, ["group", "list", "--home", str(tmp_path / "home")])) == []
