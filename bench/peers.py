@@ -191,18 +191,12 @@ class Boto3(Peer):
     name = "boto3"
     get = "pip install boto3"
 
-    CLIENT: ClassVar[str] = "classic"
     PROGRAM: ClassVar[str] = """
 import sys, boto3
-from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-transfer, verb, endpoint, bucket, key, path = sys.argv[1:]
+verb, endpoint, bucket, key, path = sys.argv[1:]
 s3 = boto3.client("s3", endpoint_url=endpoint, config=Config(s3={"addressing_style": "path"}))
-config = TransferConfig(preferred_transfer_client=transfer)
-if verb == "upload":
-    s3.upload_file(path, bucket, key, Config=config)
-else:
-    s3.download_file(bucket, key, path, Config=config)
+s3.upload_file(path, bucket, key) if verb == "upload" else s3.download_file(bucket, key, path)
 """
 
     def version(self) -> str:
@@ -215,24 +209,39 @@ else:
         return self._run("download", place.bucket, key, path)
 
     def _run(self, verb: str, bucket: Bucket, key: str, path: Path) -> Finished:
-        # TransferConfig's reference names no better value of its numbers; threads beyond ten only share the GIL.
+        # TransferConfig's reference names its numbers, and no better ones than those it ships with.
         words: Command = [
-            *(sys.executable, "-c", self.PROGRAM, self.CLIENT, verb),
+            *(sys.executable, "-c", self.PROGRAM, verb),
             *(bucket.engine.endpoint, bucket.name, key, path),
         ]
         return run_timed(words, bucket.credentials)
 
 
 class Boto3Crt(Boto3):
-    """boto3 with the AWS Common Runtime, which does the transfer in C.
+    """boto3's transfers by the AWS Common Runtime, which does them in C.
 
-    boto3 takes it by itself only on machines that it is tuned for; asked for by name it takes it anywhere (reference of
-    TransferConfig, `preferred_transfer_client`).
+    boto3's own switch to it (`preferred_transfer_client`) forgets the client's endpoint and sends to AWS itself
+    (boto/boto3 issue 4839), so the runtime is driven as boto3 and the AWS CLI drive it, through s3transfer, and handed
+    the endpoint. Parts of 8 MiB; how many at once it chooses by the throughput that it aims for.
     """
 
     name = "boto3-crt"
     get = "pip install 'boto3[crt]'"
-    CLIENT = "crt"
+
+    PROGRAM = """
+import os, sys
+from botocore.config import Config
+from botocore.session import Session
+from s3transfer import crt
+verb, endpoint, bucket, key, path = sys.argv[1:]
+session, region = Session(), os.environ["AWS_DEFAULT_REGION"]
+credentials = crt.BotocoreCRTCredentialsWrapper(session.get_credentials()).to_crt_credentials_provider()
+client = crt.create_s3_crt_client(region, credentials, use_ssl=endpoint.startswith("https:"))
+where = {"endpoint_url": endpoint, "region_name": region, "config": Config(s3={"addressing_style": "path"})}
+with crt.CRTTransferManager(client, crt.BotocoreCRTRequestSerializer(session, where)) as manager:
+    future = manager.upload(path, bucket, key) if verb == "upload" else manager.download(bucket, key, path)
+    future.result()
+"""
 
     def version(self) -> str:
         return f"{super().version()} with awscrt {_of_package('awscrt')}"
