@@ -66,6 +66,16 @@ class DiskName(StrEnum):
     R2 = "r2"
 
 
+class Family(StrEnum):
+    """The file systems that the four disks are made on."""
+
+    EXT4 = "ext4"
+    """Made by a bootstrap; the others hold the very files of these."""
+    XFS = "xfs"
+    BTRFS = "btrfs"
+    NTFS = "ntfs"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskFacts:
     """What MANIFEST.json tells of one disk."""
@@ -363,6 +373,11 @@ def raw_path(folder: Path, name: DiskName) -> Path:
     return folder / f"{name}.raw"
 
 
+def family_path(folder: Path, family: Family, name: DiskName) -> Path:
+    """Where a family's disk is: those on ext4 in the folder itself, the others in one of their own."""
+    return raw_path(folder if family is Family.EXT4 else folder / family, name)
+
+
 def vhd_path(folder: Path, name: DiskName) -> Path:
     return folder / f"{name}.vhd"
 
@@ -407,9 +422,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, default=default_folder(), help="where the disks are kept")
     parser.add_argument("--vhd", action="store_true", help="make each as a fixed VHD, too")
     parser.add_argument("--codename", default="bookworm", help="the Debian release; apt must know its archive")
+    parser.add_argument(
+        "--family",
+        type=Family,
+        choices=Family,
+        default=Family.EXT4,
+        help="the file system; others than ext4 are made from the disks on ext4",
+    )
 
 
-def make_apart(folder: Path, *, codename: str = "bookworm", vhd: bool = False) -> None:
+def make_apart(folder: Path, *, codename: str = "bookworm", vhd: bool = False, family: Family = Family.EXT4) -> None:
     """`make_all` in a process with a mount namespace of its own: however it ends, no mount and no loop device stays.
 
     Raises:
@@ -417,7 +439,9 @@ def make_apart(folder: Path, *, codename: str = "bookworm", vhd: bool = False) -
     """
     apart = ["unshare", "--mount", "--propagation", "private", "--pid", "--mount-proc", "--fork", "--kill-child"]
     arguments = ["--folder", str(folder), "--codename", codename, *(["--vhd"] if vhd else [])]
-    subprocess.run([*apart, sys.executable, "-m", "bench.disks", *arguments], check=True)
+    module = "bench.disks" if family is Family.EXT4 else "bench.families"
+    chosen = [] if family is Family.EXT4 else ["--family", family]
+    subprocess.run([*apart, sys.executable, "-m", module, *arguments, *chosen], check=True)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.processes import cpu_seconds_of
 from imgstore.testing.engines import S3Engine, start_minio_cluster
 
-SOURCE_REGION = "southcentralus"
-TARGET_REGION = "westus2"
+REGIONS = (
+    *("southcentralus", "westus2", "eastus", "northeurope", "westeurope"),
+    *("uksouth", "japaneast", "australiaeast", "brazilsouth", "koreacentral"),
+)
+SOURCE_REGION = REGIONS[0]
+TARGET_REGION = REGIONS[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +31,15 @@ class Bucket:
             "AWS_SECRET_ACCESS_KEY": self.engine.secret_key,
             "AWS_DEFAULT_REGION": "us-east-1",
         }
+
+    def engine_cpu_seconds(self) -> float:
+        """What its engine has had of the processors so far."""
+        assert self.engine.pid is not None, "the engine is a process of ours"
+        return cpu_seconds_of(self.engine.pid)
+
+    def moved_bytes(self) -> int:
+        """Bodies that its engine has received and sent so far, by its own counters."""
+        return sum(self.engine.traffic())
 
     def stored_bytes(self) -> int:
         """Lengths of all objects in it: segments, manifests and whatever else was put there."""
@@ -45,20 +59,25 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """Two regions, each an engine of its own."""
+    """Regions, each an engine of its own."""
 
-    source: Bucket
-    """The region where versions are published."""
-    target: Bucket
-    """The region that they are replicated to."""
+    regions: tuple[Bucket, ...]
+    """In the order of `REGIONS`: the first is where versions are published."""
+
+    @property
+    def source(self) -> Bucket:
+        """The region where versions are published."""
+        return self.regions[0]
+
+    @property
+    def targets(self) -> tuple[Bucket, ...]:
+        """The regions that they are replicated to."""
+        return self.regions[1:]
 
     @property
     def regions_document(self) -> str:
         """The regions.yaml of an installation on these engines."""
-        entries = [
-            _region_document(SOURCE_REGION, "South Central US", self.source),
-            _region_document(TARGET_REGION, "West US 2", self.target),
-        ]
+        entries = [_region_document(name, bucket) for name, bucket in zip(REGIONS, self.regions, strict=False)]
         return (
             "currency: USD\nregions:\n" + "".join(entries) + "prices:\n"
             '  egress_per_gb: {default: "0.02"}\n'
@@ -66,19 +85,20 @@ class Site:
         )
 
 
-def _region_document(name: str, display_name: str, bucket: Bucket) -> str:
+def _region_document(name: str, bucket: Bucket) -> str:
     return (
-        f"  {name}:\n    display_name: {display_name}\n    bucket: {bucket.name}\n    policy: LRS\n"
+        f"  {name}:\n    display_name: {name}\n    bucket: {bucket.name}\n    policy: LRS\n"
         f"    storage_account_types: [Standard_LRS]\n    zones:\n"
         f'      "1": {{endpoint: "{bucket.engine.endpoint}", signing_region: us-east-1, path_style: true}}\n'
     )
 
 
 @contextlib.contextmanager
-def started(folder: Path) -> Iterator[Site]:
-    """Starts the engines of both regions over folders inside `folder`; ends them with the block."""
-    with start_minio_cluster(folder, 2) as (source, target):
+def started(folder: Path, count: int = 2) -> Iterator[Site]:
+    """Starts the engines of `count` regions over folders inside `folder`; ends them with the block."""
+    with start_minio_cluster(folder, count) as engines:
         yield Site(
-            source=Bucket(engine=source, name=f"imgstore-{SOURCE_REGION}"),
-            target=Bucket(engine=target, name=f"imgstore-{TARGET_REGION}"),
+            regions=tuple(
+                Bucket(engine=engine, name=f"imgstore-{name}") for name, engine in zip(REGIONS, engines, strict=False)
+            )
         )

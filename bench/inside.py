@@ -1,7 +1,7 @@
 """The engine without the start-up: imgstore.operations, called and timed in a process that has started already.
 
 `installation` runs this as a process of its own: ``python -m bench.inside publish GALLERY VERSION FILE REGION ...``, or
-``... export GALLERY VERSION FILE REGION``. Home and regions come from the environment, as they do for the command line.
+``... export GALLERY VERSION FILE REGION``; a region may say how many replicas (``eastus=2``). Home and regions come from the environment, as they do for the command line.
 Prints `Timing` as JSON.
 """
 
@@ -54,8 +54,8 @@ def publish(gallery: str, version: VersionName, file: str, regions: Sequence[str
         gallery=gallery,
         definition=DEFINITION,
         version=version,
-        location=regions[0],
-        target_regions=parse_target_regions([f"{region}=1" for region in regions]),
+        location=regions[0].partition("=")[0],
+        target_regions=parse_target_regions(regions),
     )
     return lambda installation: versions.create_version(installation, administrator("bench"), request, os_vhd_uri=file)
 

@@ -2,12 +2,12 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from bench.engines import SOURCE_REGION, TARGET_REGION, Site
+from bench.engines import SOURCE_REGION, Site
 from bench.processes import Command, Finished, run_timed
 
 GROUP = "bench"
@@ -77,22 +77,32 @@ class Gallery:
     installation: Installation
     name: str
 
-    def publish(self, version: str, disk: Path, *, replicate: bool = False) -> Finished:
-        """Publishes a disk in the source region, and with `replicate` in the other one too."""
-        names = "-g", GROUP, "-r", self.name, "-i", DEFINITION, "-e", version
-        targets = "--target-regions", *(f"{region}=1" for region in _regions(replicate=replicate))
+    def publish(self, version: str, disk: Path, targets: Sequence[str] = (SOURCE_REGION,)) -> Finished:
+        """Publishes a disk in the source region and brings it to all of `targets`, spelt as the command line does."""
         source = "--os-vhd-uri", disk, "--location", SOURCE_REGION
-        return self.installation.run("sig", "image-version", "create", *names, *source, *targets)
+        return self._version("create", version, *source, "--target-regions", *targets)
 
-    def export(self, version: str, region: str, file: Path) -> Finished:
-        """Writes a version's disk from a replica in `region` into a new raw file."""
+    def retarget(self, version: str, targets: Sequence[str]) -> Finished:
+        """Gives a version other target regions, all of them, and waits until it is there."""
+        return self._version("update", version, "--target-regions", *targets)
+
+    def delete(self, version: str) -> Finished:
+        """Deletes a version; its bytes wait for `gc`."""
+        return self._version("delete", version, "--yes")
+
+    def _version(self, verb: str, version: str, *words: str | Path) -> Finished:
+        names = "-g", GROUP, "-r", self.name, "-i", DEFINITION, "-e", version
+        return self.installation.run("sig", "image-version", verb, *names, *words)
+
+    def export(self, version: str, region: str, file: Path, form: str = "raw") -> Finished:
+        """Writes a version's disk from a replica in `region` into a new file."""
         reference = f"{GROUP}/{self.name}/{DEFINITION}/{version}"
-        where = "--location", region, "--file", file, "--format", "raw"
+        where = "--location", region, "--file", file, "--format", form
         return self.installation.run("disk", "export", "--gallery-image-reference", reference, *where)
 
-    def publish_inside(self, version: str, disk: Path, *, replicate: bool = False) -> Timing:
+    def publish_inside(self, version: str, disk: Path, targets: Sequence[str] = (SOURCE_REGION,)) -> Timing:
         """`publish`, timed within a process that has started already."""
-        return self._inside("publish", version, disk, *_regions(replicate=replicate))
+        return self._inside("publish", version, disk, *targets)
 
     def export_inside(self, version: str, region: str, file: Path) -> Timing:
         """`export`, timed within a process that has started already."""
@@ -106,7 +116,3 @@ class Gallery:
         """What the bill says crossed into the target region for a version."""
         rows = self.installation.egress_rows(self.name)
         return sum(row["deliveredBytes"] for row in rows if row["version"] == version)
-
-
-def _regions(*, replicate: bool) -> tuple[str, ...]:
-    return (SOURCE_REGION, TARGET_REGION) if replicate else (SOURCE_REGION,)

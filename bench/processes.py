@@ -1,9 +1,11 @@
-"""Running a program and telling how long it took and how much memory it held."""
+"""Running a program and telling how long it took, how much of the processors, and how much memory it held."""
 
+import json
 import os
+import signal
 import subprocess
+import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,19 @@ Command = Sequence[str | Path]
 SAID_CHARACTERS_MAX = 4000
 """So much of a failed program's output goes into the error."""
 
+LAUNCHER = """
+import json, os, sys, time
+report, words = int(sys.argv[1]), sys.argv[2:]
+os.set_inheritable(report, False)
+began = time.perf_counter()
+_, status, usage = os.wait4(os.posix_spawnp(words[0], words, os.environ), 0)
+seconds, code = time.perf_counter() - began, os.waitstatus_to_exitcode(status)
+with os.fdopen(report, "w") as file:
+    json.dump([code, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024], file)
+"""
+"""Starts the program from a small process: the kernel counts the moment between fork and exec to a program's memory, and
+from here that would be all that the bench itself holds."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
@@ -21,10 +36,11 @@ class Finished:
 
     seconds: float
     """From before its start to after its end, its own start-up included, as a user waits for it."""
+    cpu_seconds: float
+    """Of all its threads and of the children that it waited for, in user and in system mode (wait4(2))."""
     peak_bytes: int
-    """Greatest resident memory of it or of any of its own children (getrusage(2), ru_maxrss).
-
-    The kernel counts the moment between fork and exec too, so never less than this bench's own tens of MB."""
+    """Greatest resident memory of it or of any of its own children (getrusage(2), ru_maxrss); never less than the 10 MB
+    of the process that starts it."""
     output: str
     """Its standard output."""
 
@@ -37,33 +53,50 @@ class ProgramFailed(RuntimeError):
         self.code = code
 
 
-def run_timed(command: Command, environment: Mapping[str, str] | None = None) -> Finished:
+def run_timed(
+    command: Command, environment: Mapping[str, str] | None = None, *, folder: Path | None = None
+) -> Finished:
     """Runs a program to its end, with nothing else going on in this process.
 
     Args:
         command: the program and its arguments.
         environment: set on top of this process's own.
+        folder: where it runs; None is here.
 
     Raises:
         ProgramFailed: it ended with another code than 0.
     """
     words = [str(word) for word in command]
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        began = time.perf_counter()
-        process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, env={**os.environ, **(environment or {})}
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as report:
+        launcher = subprocess.Popen(
+            [sys.executable, "-S", "-E", "-c", LAUNCHER, str(report.fileno()), *words],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=errors,
+            env={**os.environ, **(environment or {})},
+            cwd=folder,
+            pass_fds=[report.fileno()],
+            start_new_session=True,  # so that both can be ended together
         )
         try:
-            _, status, usage = os.wait4(process.pid, 0)
+            launcher.wait()
         except BaseException:
-            process.kill()
-            process.wait()
+            os.killpg(launcher.pid, signal.SIGKILL)
+            launcher.wait()
             raise
-        seconds = time.perf_counter() - began
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise ProgramFailed(words, process.returncode, _read(errors)[-SAID_CHARACTERS_MAX:])
-        return Finished(seconds=seconds, peak_bytes=usage.ru_maxrss * 1024, output=_read(output))
+        said = _read(errors)[-SAID_CHARACTERS_MAX:]
+        if launcher.returncode:
+            raise ProgramFailed(words, launcher.returncode, said)
+        code, seconds, cpu_seconds, peak_bytes = json.loads(_read(report))
+        if code:
+            raise ProgramFailed(words, code, said)
+        return Finished(seconds=seconds, cpu_seconds=cpu_seconds, peak_bytes=peak_bytes, output=_read(output))
+
+
+def cpu_seconds_of(pid: int) -> float:
+    """What a living process has had of the processors so far, its threads included (proc(5), utime and stime)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _read(file: IO[bytes]) -> str:

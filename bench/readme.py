@@ -1,17 +1,22 @@
-"""Figures that README.md quotes, each between marks that say which one it is.
+"""Figures that README.md and bench/README.md quote, each between marks that say which one it is.
 
 In the text a figure stands as ``<!-- bench:upload.upload_ratio -->9.1 x<!-- /bench -->``: the case, a dot, the figure's
-name. What stands between the marks must be what `results.show` makes of the figure in `bench/results`.
+name. What stands between the marks must be what `results.show` makes of the figure in `bench/results`. The table of
+bench/README.md stands between ``<!-- bench-table -->`` and ``<!-- /bench-table -->`` and is `rows.table`.
 """
 
+import argparse
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.results import Result, read_results, show
+from bench.rows import table
 
 README = Path(__file__).parent.parent / "README.md"
+DOCUMENTS = (README, Path(__file__).parent / "README.md")
+_TABLE = re.compile(r"(<!-- bench-table -->\n)(?P<text>.*?)(<!-- /bench-table -->)", re.DOTALL)
 _QUOTED = re.compile(r"(<!-- bench:(?P<case>\w+)\.(?P<figure>\w+) -->)(?P<text>.*?)(<!-- /bench -->)", re.DOTALL)
 _OPENED = "<!-- bench:"
 
@@ -57,7 +62,7 @@ def expected(case: str, figure: str, results: Mapping[str, Result]) -> str:
     if case not in results or figure not in results[case].figures:
         raise LookupError(f"bench/results has no figure {case}.{figure}")
     if results[case].quick:
-        raise LookupError(f"{case}.{figure} was measured on small stand-ins: run `python -m bench run {case}`")
+        raise LookupError(f"{case}.{figure} was measured on small stand-ins: run `python -m bench {case}`")
     return show(results[case].figures[figure])
 
 
@@ -72,6 +77,9 @@ def faults(document: str, results: Mapping[str, Result]) -> Iterator[str]:
             continue
         if quotation.text != right:
             yield f"{name}: found {quotation.text!r}, expected {right!r}"
+    for match in _TABLE.finditer(document):
+        if match["text"] != table(results):
+            yield f"line {_line(document, match.start())}: the table is not what the results say"
 
 
 def rewritten(document: str, results: Mapping[str, Result]) -> str:
@@ -81,16 +89,23 @@ def rewritten(document: str, results: Mapping[str, Result]) -> str:
         LookupError: it quotes a figure that the results do not have.
     """
     list(quotations(document))
+    document = _TABLE.sub(lambda match: match[1] + table(results) + match[3], document)
     return _QUOTED.sub(lambda match: match[1] + expected(match["case"], match["figure"], results) + match[5], document)
 
 
-def main(*, write: bool) -> int:
-    """Checks README.md, or with `write` corrects it; gives the exit code."""
-    document, results = README.read_text(), read_results()
-    if write:
-        README.write_text(rewritten(document, results))
-        return 0
-    wrong = list(faults(document, results))
-    for fault in wrong:
-        print(f"README.md {fault}")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--write", action="store_true", help="put the results' figures there")
+
+
+def use(given: argparse.Namespace) -> int:
+    """Checks both documents, or with `--write` corrects them; gives the exit code."""
+    results, wrong = read_results(), 0
+    for path in DOCUMENTS:
+        document = path.read_text()
+        if given.write:
+            path.write_text(rewritten(document, results))
+            continue
+        for fault in faults(document, results):
+            print(f"{path.relative_to(README.parent)} {fault}")
+            wrong += 1
     return 1 if wrong else 0

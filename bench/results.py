@@ -5,6 +5,7 @@ can be quoted without its story. It names neither the machine nor any path.
 """
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -29,6 +30,9 @@ class Unit(StrEnum):
     """How many were done in a second."""
     RATIO = "x"
     """So many times faster, or fewer: the larger, the better for imgstore."""
+    BYTES_PER_SECOND = "bytes per second"
+    POWER = "power"
+    """The p of what grows as size^p: 1 is in proportion, 0 is not at all; the slope in a plot of logarithms."""
 
 
 class Door(StrEnum):
@@ -80,6 +84,22 @@ class Goal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """A picture of some of the figures, which holds none of its own."""
+
+    name: str
+    """Of its file, after the case's."""
+    title: str
+    lines: Mapping[str, Mapping[str, str]]
+    """For each contestant: where it stands on the axis below, and the name of its figure there. Where all of these
+    places are numbers it is a chart of lines, else one of bars."""
+    below: str = ""
+    """What the axis below counts."""
+    logarithmic: bool = False
+    """Both axes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """What it was measured on, without its name."""
 
@@ -127,6 +147,7 @@ class Result:
     figures: Mapping[str, Figure]
     goals: tuple[Goal, ...]
     notes: tuple[str, ...] = ()
+    charts: tuple[Chart, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The document that its file holds."""
@@ -147,6 +168,7 @@ class Result:
             fields["figures"] = {name: _figure(figure) for name, figure in fields["figures"].items()}
             fields["goals"] = tuple(Goal(**goal) for goal in fields["goals"])
             fields["notes"] = tuple(fields["notes"])
+            fields["charts"] = tuple(Chart(**chart) for chart in fields.get("charts", ()))
             result = cls(**fields)
         except (KeyError, TypeError) as error:
             raise ValueError(f"the document does not fit its schema: {error!r}") from error
@@ -164,6 +186,8 @@ class Result:
         wrong += [
             f"a goal names {goal.figure}, which is no figure" for goal in self.goals if goal.figure not in self.figures
         ]
+        drawn = {name for chart in self.charts for line in chart.lines.values() for name in line.values()}
+        wrong += [f"a chart names {name}, which is no figure" for name in sorted(drawn - set(self.figures))]
         if not wrong:
             judged = (Goal.of(g.figure, self.figures, at_least=g.at_least, at_most=g.at_most) for g in self.goals)
             wrong += [
@@ -194,6 +218,14 @@ def ratio(other: Figure, ours: Figure, said: str) -> Figure:
     """How many times less `ours` is than `other`; nothing at all counts as one byte or a millisecond."""
     least = 1.0 if ours.unit is Unit.BYTES else 0.001
     return Figure(value=round(other.value / max(ours.value, least), 2), unit=Unit.RATIO, door=Door.DERIVED, said=said)
+
+
+def power(points: Mapping[float, Figure], said: str) -> Figure:
+    """The p of figures that grow as size^p: the slope of the straight line through their logarithms, least squares."""
+    sizes = [math.log(size) for size in points]
+    values = [math.log(max(figure.value, 1e-9)) for figure in points.values()]
+    slope = statistics.linear_regression(sizes, values).slope
+    return Figure(value=round(slope, 3), unit=Unit.POWER, door=Door.DERIVED, said=said)
 
 
 def installed_versions(*distributions: str) -> dict[str, str]:
@@ -242,6 +274,10 @@ def show(figure: Figure) -> str:
             return f"{_digits(figure.value)} a second"
         case Unit.RATIO:
             return f"{_digits(figure.value)} x"
+        case Unit.BYTES_PER_SECOND:
+            return f"{_digits(figure.value / 1e6)} MB/s"
+        case Unit.POWER:
+            return f"size^{figure.value:.2f}"
 
 
 def _digits(value: float) -> str:

@@ -31,10 +31,15 @@ def write_islands(path: Path, virtual_bytes: int, *, count: int, seed: int = 7) 
         os.close(descriptor)
 
 
-def make_sparse_raw(path: Path, virtual_bytes: int, *, islands: int = 8) -> None:
-    """A raw disk of that size with a few MiB in it."""
+def make_zero(path: Path, virtual_bytes: int) -> None:
+    """A raw disk of that size with nothing in it, which is one hole."""
     with path.open("wb") as file:
         file.truncate(virtual_bytes)
+
+
+def make_sparse_raw(path: Path, virtual_bytes: int, *, islands: int = 8) -> None:
+    """A raw disk of that size with a few MiB in it."""
+    make_zero(path, virtual_bytes)
     write_islands(path, virtual_bytes, count=islands)
 
 

@@ -33,6 +33,7 @@ _COMMANDS: Final = {
     "worker": Lazy(target="imgstore.cli.worker:worker", summary="Make the replicas that are desired and not there."),
     "gc": Lazy(target="imgstore.cli.gc:gc", summary="Collect what no version, disk or open work needs."),
     "scrub": Lazy(target="imgstore.cli.scrub:scrub", summary="Read what is kept, check it, and repair it."),
+    "bench": Lazy(target="imgstore.cli.bench:bench", summary="Measure the regions, and remove all that it took."),
     "quickstart": Lazy(target="imgstore.cli.quickstart:quickstart", summary="See the main job done in under a minute."),
 }
 

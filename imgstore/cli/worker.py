@@ -69,7 +69,7 @@ def worker(
     if ctx.invoked_subcommand is not None:
         return
     limits = WorkerLimits(replicas=replicas_at_once, replicas_per_region=replicas_at_once_per_region)
-    with opened() as session, _terminated_as_interrupted():
+    with opened() as session, terminated_as_interrupted():
         report = run_worker(
             session.installation, session.principal, once=once, limits=limits, poll_seconds=poll_seconds
         )
@@ -90,7 +90,7 @@ def list_() -> Json:
 
 
 @contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
+def terminated_as_interrupted() -> Iterator[None]:
     """SIGTERM, with which service managers end a process, does what Ctrl-C does."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

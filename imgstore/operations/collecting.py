@@ -116,9 +116,28 @@ def collect(
         )
 
 
-def _surveyed(installation: Installation, grace: timedelta) -> list[tuple[Pool, list[SlotReport]]]:
+def collect_pool(installation: Installation, principal: Principal, pool_uid: str) -> list[SlotReport]:
+    """`collect` for one pool, without grace: for who alone ever wrote into it and has deleted its gallery."""
+    with recorded(installation, principal, Action.ADMINISTER, INSTALLATION, "imgstore/gc"):
+        done: list[SlotReport] = []
+        for pool, planned in _surveyed(installation, timedelta(0), pool_uid):
+            done += [_collect_slot(installation, report, timedelta(0)) for report in planned]
+            if all(report.problem is None for report in done):
+                _forget_segments(installation, pool, done)
+                _forget_pool(installation, pool, done)
+        return done
+
+
+def _surveyed(
+    installation: Installation, grace: timedelta, pool_uid: str | None = None
+) -> list[tuple[Pool, list[SlotReport]]]:
+    """Every slot of every pool, or of one, as it stands."""
     with installation.catalog.reading() as facts:
-        pools = [(pool, facts.galleries.of_pool(pool.uid), facts.slots.list(pool.uid)) for pool in facts.pools.list()]
+        pools = [
+            (pool, facts.galleries.of_pool(pool.uid), facts.slots.list(pool.uid))
+            for pool in facts.pools.list()
+            if pool_uid in (None, pool.uid)
+        ]
     return [(pool, [_survey(installation, slot, gallery, grace) for slot in slots]) for pool, gallery, slots in pools]
 
 

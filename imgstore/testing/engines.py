@@ -137,32 +137,49 @@ def find_minio_program() -> Found:
     """MinIO as a program that can be started any number of times: on PATH, or built once into the cache."""
     if command := shutil.which("minio"):
         return Found(name="minio", version=_first_line(command, "--version"), how="on PATH", command=command)
-    folder = _cache_folder() / f"minio-{MINIO_VERSION}"
-    built = folder / "minio"
-    if not built.exists():
-        _build_minio(folder)
+    try:
+        built = built_by_go("minio", MINIO_MODULE, MINIO_VERSION)
+    except EngineMissing as missing:
+        raise EngineMissing(f"no IMGSTORE_TEST_S3_ENDPOINT, no minio on PATH, and {missing}") from missing
     return Found(name="minio", version=MINIO_VERSION, how="built by go install", command=str(built))
 
 
-def _build_minio(folder: Path) -> None:
+def built_by_go(name: str, module: str, version: str) -> Path:
+    """The program `name` of a Go module at a pinned version: built once, into the cache.
+
+    Raises:
+        EngineMissing: there is no go to build it with, or it does not build.
+    """
+    program = go_program(name, version)
+    if not program.exists():
+        _build(program.parent, name, module, version)
+    return program
+
+
+def go_program(name: str, version: str) -> Path:
+    """Where `built_by_go` puts a program, or has put it."""
+    return _cache_folder() / f"{name}-{version}" / name
+
+
+def _build(folder: Path, name: str, module: str, version: str) -> None:
     go = shutil.which("go")
     if go is None:
-        raise EngineMissing("no IMGSTORE_TEST_S3_ENDPOINT, no minio on PATH, and no go to build it with")
+        raise EngineMissing(f"no go to build {name} with")
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if (folder / "minio").exists():  # another run built it while this one waited
+        if (folder / name).exists():  # another run built it while this one waited
             return
-        _say(f"building MinIO {MINIO_VERSION} once, with `go install`: about five minutes on two cores ...")
+        _say(f"building {name} {version} once, with `go install`: about five minutes on two cores ...")
         done = subprocess.run(
-            [go, "install", f"{MINIO_MODULE}@{MINIO_VERSION}"],
+            [go, "install", f"{module}@{version}"],
             env=os.environ | {"GOBIN": str(folder)},
             capture_output=True,
             text=True,
             check=False,
         )
     if done.returncode:
-        raise EngineMissing(f"go install of MinIO {MINIO_VERSION} failed: {done.stderr.strip()[-300:]}")
+        raise EngineMissing(f"go install of {name} {version} failed: {done.stderr.strip()[-300:]}")
 
 
 def _find_seaweedfs() -> Found:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:  # a shape needs no reader of images and no store
     from imgstore.catalog import ActivityRow
     from imgstore.domain.works import Worker
     from imgstore.formats import Inspection
+    from imgstore.operations.benching import Plan, Report
     from imgstore.operations.exporting import Export
     from imgstore.operations.quickstart import Summary
     from imgstore.operations.verifying import Verification
@@ -73,6 +74,43 @@ def summary_json(summary: "Summary") -> Json:
         "wholeCopiesBytes": summary.whole_copies_bytes,
         "replicasUsed": list(summary.replicas_used),
         "identical": summary.identical,
+    }
+
+
+def bench_plan_json(plan: "Plan") -> Json:
+    """What a bench would do, and cost at most."""
+    return {
+        "group": plan.group,
+        "location": plan.source,
+        "targetRegions": list(plan.targets),
+        "virtualBytes": plan.virtual_bytes,
+        "dataBytes": plan.data_bytes,
+        "atMost": {
+            "deliveredBytes": plan.egress_bytes_max,
+            "egress": plan.egress_price_max,
+            "storedBytes": plan.stored_bytes_max,
+            "storagePerMonth": plan.storage_price_per_month_max,
+            "currency": plan.currency,
+        },
+    }
+
+
+def bench_json(report: "Report") -> Json:
+    """What a bench measured."""
+    return bench_plan_json(report.plan) | {
+        "uploadSeconds": round(report.upload_seconds, 3),
+        "regions": [
+            {
+                "region": each.region,
+                "replicateSeconds": None if each.replicate_seconds is None else round(each.replicate_seconds, 3),
+                "deliveredBytes": each.delivered_bytes,
+                "placementSeconds": round(each.placement_seconds, 4),
+                "firstReadSeconds": round(each.first_read_seconds, 4),
+                "diskSeconds": round(each.disk_seconds, 3),
+            }
+            for each in report.regions
+        ],
+        "removedObjects": report.removed_objects,
     }
 
 

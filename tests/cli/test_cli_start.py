@@ -73,7 +73,7 @@ def test_what_the_issue_asks_for_is_there() -> None:
         "sig image-version list-soft-deleted", "sig image-version undelete", "sig image-version wait",
         "disk create", "disk list", "disk show", "disk delete", "disk export",
         "bill show", "regions list", "regions check", "regions init", "inspect", "verify", "quickstart",
-        "gc", "scrub", "worker list", "account list", "monitor activity-log list",
+        "gc", "scrub", "worker list", "account list", "monitor activity-log list", "bench",
     }  # fmt: skip
     assert {" ".join(words) for words, command in commands() if isinstance(command, Command)} == expected
 

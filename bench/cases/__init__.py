@@ -1,0 +1,10 @@
+"""The cases: rows of the design's table of speeds and of the issue's list, each measured against whom it is to beat."""
+
+from collections.abc import Mapping
+
+from bench.cases import exports, growing, keeping, limits, replication, uploads
+from bench.measuring import Case
+
+CASES: Mapping[str, Case] = {
+    case.name: case for module in (uploads, replication, exports, keeping, growing, limits) for case in module.CASES
+}

@@ -1,0 +1,149 @@
+"""How cases measure, what is drawn and told of them, and one of them from end to end."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from test_bench_results import result
+
+from bench import plots
+from bench.__main__ import TOOLS, main
+from bench.cases import CASES
+from bench.measuring import Samples, at_once, best, in_turn
+from bench.peers import PEERS
+from bench.processes import run_timed
+from bench.readme import DOCUMENTS, faults, rewritten
+from bench.results import Chart, Door, Figure, Unit, power, read_result, read_results, show
+from bench.rows import HEAD, NOT_MEASURED, ROWS, table
+from imgstore.testing.engines import require
+
+
+def seconds(value: float, door: Door = Door.PEER) -> Figure:
+    return Figure(value=value, unit=Unit.SECONDS, door=door, samples=(value,))
+
+
+def test_every_contestant_is_first_in_some_round() -> None:
+    assert [in_turn("abc", number) for number in range(4)] == [
+        ["a", "b", "c"],
+        ["b", "c", "a"],
+        ["c", "a", "b"],
+        ["a", "b", "c"],
+    ]
+
+
+def test_the_best_peer_is_the_quickest_of_those_asked_for() -> None:
+    figures = {
+        "s5cmd_up_seconds": seconds(3),
+        "boto3_crt_up_seconds": seconds(2),
+        "borg_up_seconds": seconds(1),
+        "s5cmd_up_cpu_seconds": seconds(0.1),
+        "imgstore_up_seconds": seconds(0.5, Door.PUBLIC),
+    }
+    assert best(figures, "_up_seconds") == seconds(1)
+    assert best(figures, "_up_seconds", ["s5cmd", "boto3-crt"]) == seconds(2)
+    assert best(figures, "_up_seconds", ["mc"]) is None
+
+
+def test_programs_beside_each_other_count_as_one() -> None:
+    done = at_once([lambda: run_timed(["sleep", "0.4"])] * 3)
+    assert 0.4 <= done.seconds < 1.2
+    assert done.peak_bytes > 3 << 20
+
+
+def test_growth_in_proportion_has_the_power_one() -> None:
+    assert power({1: seconds(2), 2: seconds(4), 8: seconds(16)}, "").value == pytest.approx(1)
+    assert power({1: seconds(2), 4: seconds(2)}, "").value == pytest.approx(0)
+    assert show(power({1: seconds(1), 4: seconds(16)}, "")) == "size^2.00"
+
+
+def test_samples_become_medians() -> None:
+    samples = Samples(say=lambda _: None)
+    for value in (3.0, 1.0, 2.0):
+        samples.add("x_seconds", value, Unit.SECONDS, Door.PEER)
+    assert samples.figures()["x_seconds"].value == 2.0
+
+
+CHARTS = (
+    Chart(name="bars", title="b", lines={"": {"peer": "peer_seconds", "imgstore": "imgstore_seconds"}}),
+    Chart(name="lines", title="l", lines={"a": {"1": "peer_seconds", "2": "imgstore_seconds"}}, logarithmic=True),
+)
+
+
+def test_charts_come_back_and_are_drawn_the_same_again(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the extra `bench` has it")
+    drawn = result(charts=CHARTS)
+    paths = plots.draw(tmp_path, drawn)
+    assert [path.name for path in paths] == ["upload-bars.svg", "upload-lines.svg"]
+    once = [path.read_text() for path in paths]
+    assert "imgstore" in once[0]
+    assert [path.read_text() for path in plots.draw(tmp_path, drawn)] == once
+    assert drawn.from_json(drawn.to_json()) == drawn
+
+
+def test_a_chart_of_what_was_not_measured_is_refused() -> None:
+    wrong = dataclasses.replace(CHARTS[0], lines={"": {"peer": "nothing"}})
+    assert result(charts=(wrong,)).faults() == ["a chart names nothing, which is no figure"]
+
+
+def test_no_name_is_a_case_and_a_tool() -> None:
+    assert not set(CASES) & set(TOOLS)
+    assert all(set(case.peers) <= set(PEERS) for case in CASES.values())
+
+
+def test_without_words_it_lists(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    told = capsys.readouterr().out
+    assert all(f"  {name} " in told for name in (*CASES, *TOOLS))
+
+
+@pytest.mark.parametrize("words", [["nonsense"], ["upload", "--peers", "s5cmd,nobody"]])
+def test_what_is_no_case_or_peer_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(words)
+    assert words[-1].split(",")[-1] in capsys.readouterr().err
+
+
+def test_an_upload_from_end_to_end(tmp_path: Path) -> None:
+    require("minio")
+    words = "--quick", "--peers", "boto3", "--results", tmp_path / "results", "--scratch", tmp_path
+    assert main(["upload", *map(str, words)]) == 0
+    made = read_result(tmp_path / "results/upload.json")
+    assert made.quick
+    for who in ("boto3", "imgstore"):
+        for what in ("seconds", "cpu_seconds", "engine_cpu_seconds", "peak_bytes", "moved_bytes", "stored_bytes"):
+            assert made.figures[f"{who}_upload_{what}"].value > 0
+    assert made.figures["boto3_upload_stored_bytes"].value == 64 << 20
+    assert made.figures["imgstore_upload_stored_bytes"].value < 40 << 20
+    assert "upload_ratio" in made.figures
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+# -- the table of bench/README.md --------------------------------------------------------------------------------------
+
+
+def test_both_documents_say_what_the_results_say() -> None:
+    for path in DOCUMENTS:
+        assert list(faults(path.read_text(), read_results())) == [], f"{path.name}: `python -m bench readme --write`"
+
+
+def test_every_row_is_of_a_case_and_every_rate_one_of_the_limits() -> None:
+    for row in ROWS:
+        assert row.figure.split(".")[0] in CASES, row.job
+
+
+def test_a_row_tells_figure_limit_and_distance() -> None:
+    figures = {"imgstore_upload_seconds": seconds(4.0, Door.PUBLIC), "upload_ratio": result().figures["speed_ratio"]}
+    upload = result(figures=figures, goals=())
+    rate = Figure(value=410_048_512, unit=Unit.BYTES_PER_SECOND, door=Door.INSIDE, samples=(410_048_512,))
+    faster = dataclasses.replace(rate, value=10**9)
+    limits = result(case="limits", figures={"blake3_blocks_rate": rate, "segment_encode_rate": faster}, goals=())
+    line = table({"upload": upload, "limits": limits}).removeprefix(HEAD).splitlines()[0]
+    assert line.startswith("| upload v2, as a command | 4.0 s | 10.5 x | 2 s | 2.0 x | ")
+    line = table({"upload": upload}).removeprefix(HEAD).splitlines()[0]
+    assert line.count(NOT_MEASURED) == 2
+
+
+def test_a_stale_table_is_found_and_mended() -> None:
+    text = "It is\n<!-- bench-table -->\nold\n<!-- /bench-table -->\n"
+    assert list(faults(text, {})) == ["line 2: the table is not what the results say"]
+    assert list(faults(rewritten(text, {}), {})) == []

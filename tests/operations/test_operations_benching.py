@@ -1,0 +1,146 @@
+"""A bench of the user's regions: figures for each, a cost said before that holds, and nothing left."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imgstore.domain.errors import ImgstoreError, InvalidInput, StoreUnreachable
+from imgstore.domain.sources import DiskReader
+from imgstore.ledger.prices import price_of
+from imgstore.ledger.rows import ChargeKind
+from imgstore.operations import bills, disks, exporting, galleries, groups, lifetimes
+from imgstore.operations.benching import Plan, Report, opened_disk, plan_bench, run_bench
+from imgstore.operations.installation import Installation
+from imgstore.testing.installations import ADMIN, Stock, open_home
+
+pytest_plugins = ["imgstore.testing.stock"]
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def installation(tmp_path: Path, stock: Stock) -> Iterator[Installation]:
+    """One that others use too: a version in three regions."""
+    shutil.copytree(stock.home, tmp_path / "home")
+    with open_home(tmp_path / "home") as opened:
+        yield opened
+
+
+@pytest.fixture
+def reader(installation: Installation, stock: Stock) -> Iterator[DiskReader]:
+    with opened_disk(installation, stock.first) as opened:
+        yield opened
+
+
+def run(installation: Installation, plan: Plan, reader: DiskReader, folder: Path, **more: Any) -> Report:
+    return run_bench(installation, ADMIN, plan, reader, folder=folder, disks_each=2, say=lambda _: None, **more)
+
+
+def objects(installation: Installation) -> set[Path]:
+    return {path for path in (installation.home / "regions").rglob("*") if path.is_file() and "pools" in path.parts}
+
+
+def counts(installation: Installation) -> dict[str, int]:
+    with installation.catalog.reading() as facts:
+        return {
+            "groups": len(groups.list_groups(installation, ADMIN)),
+            "galleries": len(galleries.list_galleries(installation, ADMIN)),
+            "disks": len(disks.list_disks(installation, ADMIN)),
+            "pools": len(facts.pools.list()),
+        }
+
+
+def test_each_region_has_figures_and_nothing_is_left(
+    installation: Installation, reader: DiskReader, tmp_path: Path
+) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    before = objects(installation), counts(installation)
+    plan = plan_bench(installation, ADMIN, reader, target_regions=["westus2", "eastus"])
+    report = run(installation, plan, reader, folder)
+    assert [each.region for each in report.regions] == ["southcentralus", "westus2", "eastus"]
+    assert report.upload_seconds > 0
+    assert report.regions[0].replicate_seconds is None
+    assert report.regions[0].delivered_bytes == 0
+    for each in report.regions[1:]:
+        assert (each.replicate_seconds or 0) > 0
+        assert 5 * MIB < each.delivered_bytes <= plan.data_bytes
+    for each in report.regions:
+        assert min(each.placement_seconds, each.first_read_seconds, each.disk_seconds) > 0
+    assert (objects(installation), counts(installation)) == before
+    assert report.removed_objects >= 3 * 2
+    assert list(folder.iterdir()) == []
+
+
+def test_what_it_says_before_bounds_what_is_billed(
+    installation: Installation, reader: DiskReader, tmp_path: Path
+) -> None:
+    before = bills.show_bill(installation, ADMIN)
+    plan = plan_bench(installation, ADMIN, reader)
+    assert plan.targets == ("westus2", "eastus", "northeurope")
+    assert plan.egress_bytes_max == 3 * plan.data_bytes
+    assert plan.egress_price_max == sum(
+        price_of(plan.data_bytes, installation.regions.prices.egress("southcentralus", to)) for to in plan.targets
+    )
+    run(installation, plan, reader, tmp_path)
+    rows = [row for row in bills.show_bill(installation, ADMIN).rows if row.gallery == "imgstore_bench"]
+    moved = [row for row in rows if row.kind is ChargeKind.EGRESS]
+    assert 0 < sum(row.delivered_bytes for row in moved) <= plan.egress_bytes_max
+    assert 0 < sum(row.amount for row in moved) <= plan.egress_price_max
+    assert [row.amount for row in before.rows if row.kind is ChargeKind.EGRESS] == [
+        row.amount
+        for row in bills.show_bill(installation, ADMIN).rows
+        if row.kind is ChargeKind.EGRESS and row.gallery != "imgstore_bench"
+    ]
+
+
+def test_a_plan_changes_nothing_and_takes_a_free_name(installation: Installation, reader: DiskReader) -> None:
+    groups.create_group(installation, ADMIN, name="IMGSTORE-bench", location="westus2")
+    before = objects(installation), counts(installation)
+    assert plan_bench(installation, ADMIN, reader).group == "imgstore-bench-2"
+    assert (objects(installation), counts(installation)) == before
+
+
+def test_the_source_is_no_target_and_a_region_must_be_known(installation: Installation, reader: DiskReader) -> None:
+    with pytest.raises(InvalidInput, match="goes into westus2"):
+        plan_bench(installation, ADMIN, reader, location="westus2", target_regions=["westus2"])
+    with pytest.raises(InvalidInput, match="atlantis"):
+        plan_bench(installation, ADMIN, reader, target_regions=["atlantis"])
+    assert plan_bench(installation, ADMIN, reader, target_regions=[]).regions == ("southcentralus",)
+
+
+@pytest.mark.parametrize("error", [StoreUnreachable("The store is away."), KeyboardInterrupt()])
+def test_it_removes_all_of_it_when_it_ends_early(
+    installation: Installation,
+    reader: DiskReader,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+) -> None:
+    before = objects(installation), counts(installation)
+    plan = plan_bench(installation, ADMIN, reader, target_regions=["eastus"])
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(exporting, "export_disk", fail)
+    with pytest.raises(type(error)):
+        run(installation, plan, reader, tmp_path)
+    assert (objects(installation), counts(installation)) == before
+
+
+def test_what_could_not_be_removed_is_told(
+    installation: Installation, reader: DiskReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_bench(installation, ADMIN, reader, target_regions=[])
+
+    def fail(*_: object, **__: object) -> None:
+        raise StoreUnreachable("The store is away.")
+
+    monkeypatch.setattr(lifetimes, "delete_version", fail)
+    with pytest.raises(ImgstoreError, match="The store is away"):
+        run(installation, plan, reader, tmp_path)
+    assert plan.group in {group.name for group in groups.list_groups(installation, ADMIN)}
