@@ -16,10 +16,12 @@ from pathlib import Path
 from imgstore.bootstrap import Settings, open_installation
 from imgstore.catalog import Facts
 from imgstore.control.plan import ready_steps
+from imgstore.domain import keys
 from imgstore.domain.access import administrator
 from imgstore.domain.names import ImageReference, VersionName
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.resources import (
+    OS_DISK,
     ImageVersion,
     ManagedDisk,
     OsType,
@@ -162,6 +164,7 @@ def _disk(
         location=REGION,
         source_version_uid=version.uid,
         source_reference=line.version_id(version.name),
+        body_key=keys.manifest_key(version.uid, OS_DISK),
         replica=replica.slot.key.ordinal,
         slot=replica.slot,
         storage_account_type=replica.slot.key.storage_account_type,

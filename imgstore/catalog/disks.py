@@ -1,4 +1,7 @@
-"""Managed disks. Each outlives the version that it was made from, so that one is named without a foreign key."""
+"""Managed disks, snapshots and the disks of managed images: one row for each disk.
+
+Each outlives what it was made from, so that is named without a foreign key.
+"""
 
 import builtins
 from typing import TYPE_CHECKING, Any
@@ -10,7 +13,8 @@ from imgstore.catalog.columns import folded
 from imgstore.catalog.groups import group_uid, named
 from imgstore.catalog.repository import Repository
 from imgstore.catalog.slots import SLOT_COLUMNS, slot_of
-from imgstore.domain.resources import ManagedDisk
+from imgstore.domain.resources import OS_DISK, Declared, DiskKind, ManagedDisk
+from imgstore.domain.sources import SourceIdentity
 from imgstore.domain.states import ProvisioningState
 
 if TYPE_CHECKING:
@@ -26,7 +30,7 @@ _SELECT = (
 
 
 class Disks(Repository):
-    """The managed disks of every subscription."""
+    """The managed disks, snapshots and disks of managed images of every subscription."""
 
     __slots__ = ()
 
@@ -35,7 +39,7 @@ class Disks(Repository):
 
         Raises:
             ParentNotFound: no such group.
-            Conflict: the group has a disk of that name.
+            Conflict: the group has one of that kind, name and part.
         """
         self._session.run(_disks.insert(), self._values(disk))
 
@@ -47,9 +51,12 @@ class Disks(Repository):
         """
         self._replace(_disks, disk.uid, self._values(disk), "disk")
 
-    def get(self, subscription: str, group: str, name: str) -> ManagedDisk | None:
+    def get(
+        self, subscription: str, group: str, name: str, kind: DiskKind = DiskKind.DISK, part: str = OS_DISK
+    ) -> ManagedDisk | None:
         """The disk of that name in that group, if there is one."""
-        row = self._session.first(_SELECT.where(named(subscription, group), _disks.c.name_key == folded(name)))
+        called = (_disks.c.kind == kind) & (_disks.c.name_key == folded(name)) & (_disks.c.part == part)
+        row = self._session.first(_SELECT.where(named(subscription, group), called))
         return None if row is None else _disk(row)
 
     def by_uid(self, uid: str) -> ManagedDisk:
@@ -60,10 +67,26 @@ class Disks(Repository):
         """
         return _disk(self._row(_SELECT.where(_disks.c.uid == uid), "disk", uid))
 
-    def list(self, subscription: str, group: str | None = None) -> builtins.list[ManagedDisk]:
-        """The disks of a subscription, or of one group in it, by name."""
+    def list(
+        self, subscription: str, group: str | None = None, kind: DiskKind = DiskKind.DISK, name: str | None = None
+    ) -> builtins.list[ManagedDisk]:
+        """Those of a kind in a subscription, or in one group in it, by name; of managed images each disk by itself.
+
+        Args:
+            subscription: whose.
+            group: of this group only.
+            kind: which.
+            name: of this name only: of a managed image all disks.
+        """
         mine = _groups.c.subscription_key == folded(subscription) if group is None else named(subscription, group)
-        statement = _SELECT.where(mine).order_by(_disks.c.name_key, _disks.c.uid)
+        statement = _SELECT.where(mine, _disks.c.kind == kind)
+        if name is not None:
+            statement = statement.where(_disks.c.name_key == folded(name))
+        return [_disk(row) for row in self._session.all(statement.order_by(_disks.c.name_key, _disks.c.uid))]
+
+    def in_slot(self, slot_uid: str) -> builtins.list[ManagedDisk]:
+        """Those of every kind that stand on a slot, by name."""
+        statement = _SELECT.where(_disks.c.slot_uid == slot_uid).order_by(_disks.c.name_key, _disks.c.uid)
         return [_disk(row) for row in self._session.all(statement)]
 
     def states_in_slot(self, slot_uid: str) -> dict[str, ProvisioningState]:
@@ -83,12 +106,20 @@ class Disks(Repository):
         return {
             "uid": disk.uid,
             "group_uid": group_uid(self._session, disk.subscription, disk.group),
+            "kind": disk.kind,
             "name": disk.name,
             "name_key": folded(disk.name),
+            "part": disk.part,
             "location": disk.location,
             "tags": dict(disk.tags),
             "source_version_uid": disk.source_version_uid,
             "source_reference": disk.source_reference,
+            "source_file_bytes": disk.source.file_bytes if disk.source else None,
+            "source_stamp": disk.source.stamp if disk.source else None,
+            "body_key": disk.body_key,
+            "os_type": disk.declared.os_type,
+            "os_state": disk.declared.os_state,
+            "hyper_v_generation": disk.declared.hyper_v_generation,
             "replica": disk.replica,
             "slot_uid": disk.slot.uid,
             "storage_account_type": disk.storage_account_type,
@@ -103,13 +134,18 @@ class Disks(Repository):
 def _disk(row: "Row[Any]") -> ManagedDisk:
     return ManagedDisk(
         uid=row.uid,
+        kind=row.kind,
         subscription=row.subscription,
         group=row.group_name,
         name=row.name,
+        part=row.part,
         location=row.location,
         tags=row.tags,
         source_version_uid=row.source_version_uid,
         source_reference=row.source_reference,
+        source=_source(row),
+        body_key=row.body_key,
+        declared=Declared(os_type=row.os_type, os_state=row.os_state, hyper_v_generation=row.hyper_v_generation),
         replica=row.replica,
         slot=slot_of(row),
         storage_account_type=row.storage_account_type,
@@ -119,3 +155,9 @@ def _disk(row: "Row[Any]") -> ManagedDisk:
         provisioning_state=row.provisioning_state,
         source_format=row.source_format,
     )
+
+
+def _source(row: "Row[Any]") -> SourceIdentity | None:
+    if row.source_stamp is None:
+        return None
+    return SourceIdentity(location=row.source_reference, file_bytes=row.source_file_bytes, stamp=row.source_stamp)

@@ -46,6 +46,8 @@ _CREATE_EXAMPLE = """
 imgstore sig image-version create -g rg -r myGallery -i ubuntu -e 1.0.0 \\
     --os-vhd-uri ./disk.vhd --location southcentralus --replica-count 1 \\
     --target-regions southcentralus=2 westus2=1=standard_zrs eastus
+imgstore sig image-version create -g rg -r myGallery -i ubuntu -e 1.1.0 --image-version rg/staging/ubuntu/1.1.0
+imgstore sig image-version create -g rg -r myGallery -i ubuntu -e 1.2.0 --os-snapshot s1
 """
 
 
@@ -84,7 +86,6 @@ def image_version() -> None:
 @options.version
 @click.option(
     "--os-vhd-uri",
-    required=True,
     metavar="URI",
     help="The disk: a path, file://, s3:// or https://; a VHD, VHDX, qcow2, VMDK or raw.",
 )
@@ -92,6 +93,19 @@ def image_version() -> None:
     "--os-vhd-storage-account",
     metavar="NAME",
     help="Taken for az's sake, and not used: the URI alone says where the disk is.",
+)
+@click.option(
+    "--os-snapshot", metavar="NAME|ID", help="Instead of a file: a snapshot or managed disk of the source region."
+)
+@click.option(
+    "--managed-image",
+    metavar="NAME|ID",
+    help="Instead of a file: a managed image of the source region; or the id of an image version.",
+)
+@click.option(
+    "--image-version",
+    metavar="ID|RG/GALLERY/DEFINITION/VERSION",
+    help="Instead of a file: an image version, of this or another gallery; of another region, it is metered.",
 )
 @options.location("The source region; must be among the target regions. Default: that of the gallery.")
 @click.option(
@@ -137,7 +151,10 @@ def create(
     gallery: str,
     definition: str,
     version: VersionName,
-    os_vhd_uri: str,
+    os_vhd_uri: str | None,
+    os_snapshot: str | None,
+    managed_image: str | None,
+    image_version: str | None,
     os_vhd_storage_account: str | None,
     location: str | None,
     target_regions: Sequence[TargetRegionRequest] | None,
@@ -186,6 +203,9 @@ def create(
             session.principal,
             request,
             os_vhd_uri=os_vhd_uri,
+            os_snapshot=os_snapshot,
+            managed_image=managed_image,
+            image_version=image_version,
             source_format=source_format,
             wait=not no_wait,
         )

@@ -1,4 +1,7 @@
-"""Managed disks: made from a replica, handed out round robin, independent of the version from then on."""
+"""Managed disks: made from a replica, handed out round robin, independent of the version from then on.
+
+Shown, listed and deleted: those, and what is made from other sources (``making.py``, ``images.py``).
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,6 +15,7 @@ from imgstore.domain.names import ImageReference
 from imgstore.domain.resources import (
     NO_TAGS,
     OS_DISK,
+    DiskKind,
     ImageVersion,
     ManagedDisk,
     ManifestRow,
@@ -24,7 +28,7 @@ from imgstore.domain.works import Lease, WorkKind
 from imgstore.ledger.rows import Party
 from imgstore.operations import finding
 from imgstore.operations.finding import Lineage
-from imgstore.operations.forgetting import forget_disk
+from imgstore.operations.forgetting import forget_disks
 from imgstore.operations.groups import ensure_group
 from imgstore.operations.installation import Installation
 from imgstore.operations.recording import recorded
@@ -66,7 +70,7 @@ def create_disk(
     scope = names.disk_id(installation.subscription, group, name)
     with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/disks/write"):
         disk, lease = _plan(installation, group, name, location, gallery_image_reference, tags)
-        return disk if lease is None else _put(installation, disk, lease)
+        return disk if lease is None else put_reference(installation, disk, lease)
 
 
 def check_subscription(installation: Installation, reference: ImageReference) -> None:
@@ -97,7 +101,7 @@ def _plan(
     with installation.catalog.transaction() as facts:
         standing = facts.disks.get(installation.subscription, group, name)
         above = facts.groups.get(installation.subscription, group)
-        region = _region(installation, location, standing, above.location if above else None)
+        region = region_of(installation, location, standing, above.location if above else None)
         if standing is not None:
             disk = _compared(facts, installation, standing, region, reference, tags)
             if disk.provisioning_state is ProvisioningState.SUCCEEDED:
@@ -105,22 +109,13 @@ def _plan(
         else:
             ensure_group(installation, facts, group, region)
             disk = _added(installation, facts, group, name, region, reference, tags)
-        origin = _origin(facts, disk)
-        _, lease = take_up(
-            installation,
-            facts,
-            kind=WorkKind.DISK,
-            slot=disk.slot,
-            owner_uid=disk.uid,
-            plan={"digest": origin.digest.hex(), "body_key": origin.body_key, "manifest": origin.uid},
-            pins=(origin.uid,),
-        )
-        return disk, lease
+        return disk, lease_reference(installation, facts, disk)
 
 
-def _region(
+def region_of(
     installation: Installation, location: str | None, standing: ManagedDisk | None, of_group: str | None
 ) -> str:
+    """The region that a disk is to be in: as asked, as it stands, its group's, or the first."""
     asked = location or (standing.location if standing else None) or of_group
     return installation.regions.get(asked or next(iter(installation.regions.regions)), target="location").name
 
@@ -134,16 +129,7 @@ def _compared(
     tags: Mapping[str, str] | None,
 ) -> ManagedDisk:
     """A disk that stands already: the same image is the same disk, also when `latest` has moved on since."""
-    if standing.provisioning_state is ProvisioningState.DELETING:
-        raise Conflict(
-            f"The disk '{standing.name}' is marked for deletion.",
-            found=f"provisioning state {standing.provisioning_state}",
-            expected="a disk that stands, or none of that name",
-            hint="delete it again, then make it",
-            target=standing.name,
-        )
-    if standing.location != region:
-        raise PropertyChangeNotAllowed("location", found=region, expected=standing.location)
+    check_standing(standing, region)
     line_id = names.definition_id(installation.subscription, reference.group, reference.gallery, reference.definition)
     wanted = f"{line_id}/versions/{reference.version or ''}".lower()
     if not standing.source_reference.lower().startswith(wanted) or (
@@ -152,6 +138,30 @@ def _compared(
         raise PropertyChangeNotAllowed(
             "properties.creationData.galleryImageReference.id", found=wanted, expected=standing.source_reference
         )
+    return tagged(facts, standing, tags)
+
+
+def check_standing(standing: ManagedDisk, region: str) -> None:
+    """Refuse to make what is being deleted, or stands in another region.
+
+    Raises:
+        Conflict: it is being deleted.
+        PropertyChangeNotAllowed: it stands elsewhere.
+    """
+    if standing.provisioning_state is ProvisioningState.DELETING:
+        raise Conflict(
+            f"The {standing.kind.noun} '{standing.name}' is marked for deletion.",
+            found=f"provisioning state {standing.provisioning_state}",
+            expected="one that stands, or none of that name",
+            hint="delete it again, then make it",
+            target=standing.name,
+        )
+    if standing.location != region:
+        raise PropertyChangeNotAllowed("location", found=region, expected=standing.location)
+
+
+def tagged(facts: Facts, standing: ManagedDisk, tags: Mapping[str, str] | None) -> ManagedDisk:
+    """The disk with these tags; None leaves them as they are."""
     changed = standing if tags is None else replace(standing, tags=dict(tags))
     if changed != standing:
         facts.disks.update(changed)
@@ -180,6 +190,8 @@ def _added(
         tags=dict(tags) if tags else NO_TAGS,
         source_version_uid=version.uid,
         source_reference=line.version_id(version.name),
+        body_key=keys.manifest_key(version.uid, OS_DISK),
+        declared=line.definition.declared,
         replica=replica.slot.key.ordinal,
         slot=replica.slot,
         storage_account_type=replica.slot.key.storage_account_type,
@@ -264,20 +276,40 @@ def _display(installation: Installation, region: str) -> str:
     return installation.regions.get(region).display_name
 
 
+def lease_reference(installation: Installation, facts: Facts, disk: ManagedDisk) -> Lease:
+    """Take up the work that makes the disk's reference; it pins a manifest that has the content.
+
+    Raises:
+        Conflict: nothing has the content any more.
+        WorkHeld: another process makes it.
+    """
+    origin = _origin(facts, disk)
+    _, lease = take_up(
+        installation,
+        facts,
+        kind=WorkKind.DISK,
+        slot=disk.slot,
+        owner_uid=disk.uid,
+        plan={"digest": origin.digest.hex(), "body_key": origin.body_key, "manifest": origin.uid},
+        pins=(origin.uid,),
+    )
+    return lease
+
+
 def _origin(facts: Facts, disk: ManagedDisk) -> ManifestRow:
-    origin = facts.manifests.find(disk.source_version_uid, disk.slot.uid, OS_DISK)
+    origin = facts.manifests.with_content(disk.slot.uid, disk.body_key)
     if origin is None:
         raise Conflict(
-            f"The image version of disk '{disk.name}' was deleted before the disk was made.",
-            found="a disk that an earlier run left unfinished",
-            expected="its image version",
-            hint=f"`imgstore disk delete -g {disk.group} -n {disk.name}`, then make it from another version",
+            f"The source of the {disk.kind.noun} '{disk.name}' was deleted before it was made.",
+            found="one that an earlier run left unfinished",
+            expected=f"its source, {disk.source_reference}",
+            hint=f"`imgstore {disk.kind.removesuffix('s')} delete -g {disk.group} -n {disk.name}`, then make it from another",
             target=disk.name,
         )
     return origin
 
 
-def _put(installation: Installation, disk: ManagedDisk, lease: Lease) -> ManagedDisk:
+def put_reference(installation: Installation, disk: ManagedDisk, lease: Lease) -> ManagedDisk:
     """Put the disk's manifest, a reference to its replica's, and make the disk Succeeded."""
     key = keys.manifest_key(disk.uid, OS_DISK)
     with installation.catalog.reading() as facts:
@@ -294,49 +326,59 @@ def _put(installation: Installation, disk: ManagedDisk, lease: Lease) -> Managed
         with installation.catalog.transaction() as facts:
             facts.works.guard(lease)
             facts.slots.lock(disk.slot.uid)
-            row = replace(origin, uid=installation.effects.new_uid(), owner_uid=disk.uid, object_bytes=len(data))
+            row = replace(
+                origin, uid=installation.effects.new_uid(), owner_uid=disk.uid, disk=OS_DISK, object_bytes=len(data)
+            )
             facts.manifests.add(row)
             facts.manifests.complete(row.uid)
             open_interval(
-                installation, facts, owner_uid=disk.uid, slot=disk.slot, party=_party(disk), own=row.object_bytes
+                installation, facts, owner_uid=disk.uid, slot=disk.slot, party=party_of_disk(disk), own=row.object_bytes
             )
             facts.disks.update(made)
             facts.works.complete(lease)
     return made
 
 
-def _party(disk: ManagedDisk) -> Party:
+def party_of_disk(disk: ManagedDisk) -> Party:
+    """Whose bytes a disk's own are."""
     return Party(
         subscription=disk.subscription, group=disk.group, gallery=None, definition=None, version=None, disk=disk.name
     )
 
 
-def show_disk(installation: Installation, principal: Principal, *, group: str, name: str) -> ManagedDisk:
-    """The managed disk of that name."""
-    authorize(principal, Action.READ, names.disk_id(installation.subscription, group, name))
+def show_disk(
+    installation: Installation, principal: Principal, *, group: str, name: str, kind: DiskKind = DiskKind.DISK
+) -> ManagedDisk:
+    """The managed disk, or snapshot, of that name."""
+    authorize(principal, Action.READ, names.compute_id(installation.subscription, group, kind, name))
     with installation.catalog.reading() as facts:
-        return finding.disk(facts, installation.subscription, group, name)
+        return finding.disk(facts, installation.subscription, group, name, kind)
 
 
-def list_disks(installation: Installation, principal: Principal, *, group: str | None = None) -> list[ManagedDisk]:
-    """The managed disks of a group, or of the subscription."""
+def list_disks(
+    installation: Installation, principal: Principal, *, group: str | None = None, kind: DiskKind = DiskKind.DISK
+) -> list[ManagedDisk]:
+    """Those of a kind in a group, or in the subscription; of managed images each disk by itself."""
     authorize(principal, Action.READ, f"/subscriptions/{installation.subscription}")
     with installation.catalog.reading() as facts:
         if group is not None:
             finding.group(facts, installation.subscription, group)
-        standing = facts.disks.list(installation.subscription, group)
+        standing = facts.disks.list(installation.subscription, group, kind)
         return [each for each in standing if each.provisioning_state is not ProvisioningState.DELETING]
 
 
-def delete_disk(installation: Installation, principal: Principal, *, group: str, name: str) -> None:
-    """Remove a managed disk.
+def delete_disk(
+    installation: Installation, principal: Principal, *, group: str, name: str, kind: DiskKind = DiskKind.DISK
+) -> None:
+    """Remove a managed disk, a snapshot, or a managed image with all its disks. May be repeated.
 
     Raises:
-        WorkHeld: a live process reads it.
+        WorkHeld: a live process reads or makes it.
     """
-    scope = names.disk_id(installation.subscription, group, name)
-    with recorded(installation, principal, Action.DELETE, scope, "Microsoft.Compute/disks/delete"):
+    scope = names.compute_id(installation.subscription, group, kind, name)
+    with recorded(installation, principal, Action.DELETE, scope, f"Microsoft.Compute/{kind}/delete"):
         with installation.catalog.reading() as facts:
-            subscription = installation.subscription
-            found = facts.disks.get(subscription, group, name) or finding.disk(facts, subscription, group, name)
-        forget_disk(installation, found)
+            found = facts.disks.list(installation.subscription, group, kind, name)
+            if not found:
+                raise finding.no_disk(installation.subscription, group, name, kind)
+        forget_disks(installation, found)

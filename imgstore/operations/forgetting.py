@@ -32,7 +32,7 @@ class Freed:
     shared_bytes: int = 0
     """Other versions name them."""
     disk_bytes: int = 0
-    """Managed disks alone name them."""
+    """Managed disks, snapshots or managed images alone name them."""
     disks: tuple[str, ...] = ()
     """These."""
 
@@ -85,7 +85,7 @@ def forget_replica(installation: Installation, replica: Replica) -> Freed:
     def reckon(facts: Facts, row: ManifestRow) -> None:
         nonlocal freed
         if facts.manifests.is_complete(row.uid):
-            freed = _reckoned(installation, facts, slot, row)
+            freed = _reckoned(facts, slot, row)
 
     try:
         with keeper.hold(lease) as hold:
@@ -104,19 +104,22 @@ def forget_replica(installation: Installation, replica: Replica) -> Freed:
     return freed
 
 
-def forget_disk(installation: Installation, disk: ManagedDisk) -> None:
-    """Make the disk invisible, take its manifest out of its slot, then its row. May be repeated.
+def forget_disks(installation: Installation, disks: Sequence[ManagedDisk]) -> None:
+    """Make the disks (of a managed image all) invisible, take their manifests out of their slots, then their rows.
+
+    May be repeated.
 
     Raises:
-        WorkHeld: a live process reads it.
+        WorkHeld: a live process reads or makes one.
     """
     with installation.catalog.transaction() as facts:
-        _end_works(installation, facts, disk.uid, disk.name)
-        facts.disks.update(replace(disk, provisioning_state=ProvisioningState.DELETING))
-    objects = (keys.manifest_key(disk.uid, OS_DISK), keys.manifest_key(disk.source_version_uid, OS_DISK))
-    _forget_owner(installation, disk.slot, disk.uid, objects)
-    with installation.catalog.transaction() as facts:
-        facts.disks.delete(disk.uid)
+        for disk in disks:
+            _end_works(installation, facts, disk.uid, disk.name)
+            facts.disks.update(replace(disk, provisioning_state=ProvisioningState.DELETING))
+    for disk in disks:
+        _forget_owner(installation, disk.slot, disk.uid, (keys.manifest_key(disk.uid, OS_DISK), disk.body_key))
+        with installation.catalog.transaction() as facts:
+            facts.disks.delete(disk.uid)
 
 
 def _forget_owner(
@@ -151,10 +154,10 @@ def _forget_owner(
         installation.access(slot).remove(unused)
 
 
-def _reckoned(installation: Installation, facts: Facts, slot: Slot, row: ManifestRow) -> Freed:
+def _reckoned(facts: Facts, slot: Slot, row: ManifestRow) -> Freed:
     """What stays of a manifest's bytes once its row has gone, and for whom."""
     facts.slots.lock(slot.uid)
-    disks = {disk.uid: disk.name for disk in facts.disks.list(installation.subscription) if disk.slot.uid == slot.uid}
+    disks = {disk.uid: disk.name for disk in facts.disks.in_slot(slot.uid)}
     others = [each for each in facts.manifests.in_slot(slot.uid) if each.uid != row.uid]
     ids = _ids([row])
     shared = np.intersect1d(ids, _ids(each for each in others if each.owner_uid not in disks))

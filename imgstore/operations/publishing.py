@@ -35,7 +35,7 @@ from imgstore.transfer.receipts import IngestReceipt
 from imgstore.transfer.scatter import Damage, SegmentReader
 from imgstore.transfer.slots import GoOn, SlotAccess
 
-_RULES: Final = "1"
+PACKING_RULES: Final = "1"
 """Of comparing and packing. Raised when the same plan would make other segments than before."""
 
 
@@ -49,6 +49,8 @@ class Publication:
     """The one in the source slot."""
     reader: DiskReader
     named_bases: Sequence[VersionName] = ()
+    source_manifest: Digest | None = None
+    """Of a source that is stored here: where the slot has that content too, it is a base, and nothing is packed anew."""
     verify_full: bool = False
 
 
@@ -80,7 +82,7 @@ def _plan(installation: Installation, publication: Publication) -> tuple[Work, L
         "identity": identity_as_plan(identity),
         "format": publication.reader.trimmings.format.value,
         "codec": CODEC,
-        "rules": _RULES,
+        "rules": PACKING_RULES,
     }
     with installation.catalog.transaction() as facts:
         complete = {
@@ -93,7 +95,9 @@ def _plan(installation: Installation, publication: Publication) -> tuple[Work, L
         _check_bases(publication.named_bases, candidates)
         bases = choose_bases(candidates, new=version.name, named=publication.named_bases)
         manifests = [facts.manifests.find(base.uid, slot.uid, OS_DISK) for base in bases]
-        rows = [row for row in manifests if row is not None]
+        if publication.source_manifest is not None:
+            manifests.insert(0, facts.manifests.with_digest(slot.uid, publication.source_manifest))
+        rows = list({row.digest: row for row in manifests if row is not None}.values())
         plan = fixed | {"bases": [{"key": row.body_key, "digest": row.digest.hex()} for row in rows]}
         work, lease = take_up(
             installation,
@@ -144,13 +148,13 @@ def _act(installation: Installation, publication: Publication, work: Work, lease
                 slot=access,
                 reader=reader,
                 identity=_identity(work.plan),
-                bases=_bases(installation, slot, work.plan),
+                bases=base_manifests(installation, slot, work.plan),
                 present=_present(installation, publication, access, condemned),
                 fingerprint_key=key,
                 scratch=Path(scratch),
                 workers=installation.tuning.put_workers,
                 go_on=go_on,
-                claim=lambda name: _claim(installation, slot, condemned, name),
+                claim=lambda name: claim_one(installation, slot, condemned, name),
                 moved=counter.moved,
             )
         )
@@ -160,7 +164,7 @@ def _act(installation: Installation, publication: Publication, work: Work, lease
         try:
             _assemble(installation, publication, receipt, segments, work, Path(scratch), go_on)
         except ObjectCorrupt:
-            _distrust(installation, slot, access, segments.damages)
+            distrust(installation, slot, access, segments.damages)
             raise
         _record(installation, publication, receipt, lease)
     counter.end(f"{receipt.packed_bytes} bytes stored")
@@ -187,7 +191,7 @@ def _assemble(
     )
 
 
-def _distrust(installation: Installation, slot: Slot, access: SlotAccess, damages: Sequence[Damage]) -> None:
+def distrust(installation: Installation, slot: Slot, access: SlotAccess, damages: Sequence[Damage]) -> None:
     """What the check could not read: its replicas are degraded; what no replica names is taken away, and sent again."""
     names = {damage.name for damage in damages if not damage.error.retryable}
     if not names:
@@ -199,7 +203,7 @@ def _distrust(installation: Installation, slot: Slot, access: SlotAccess, damage
     access.remove([keys.segment_key(name) for name in sorted(names - named)])
 
 
-def _claim(installation: Installation, slot: Slot, condemned: frozenset[Digest], name: Digest) -> None:
+def claim_one(installation: Installation, slot: Slot, condemned: frozenset[Digest], name: Digest) -> None:
     """Let a segment live that is put anew; only what was condemned before the listing can have been on its way out."""
     if name in condemned:
         claim(installation, slot, [name])
@@ -239,19 +243,9 @@ def _record(installation: Installation, publication: Publication, receipt: Inges
         virtual_bytes=receipt.manifest.virtual_bytes,
         disk_digest=receipt.manifest.disk_digest,
     )
-    rows = [
-        SegmentRow(
-            name=each.name,
-            blocks=each.blocks,
-            stored_bytes=each.stored_bytes,
-            checksum=each.checksum,
-            work_uid=each.work_uid,
-        )
-        for each in receipt.segments
-    ]
     with installation.catalog.transaction() as facts:
         facts.works.guard(lease)
-        manifest = list_segments(installation, facts, listed, rows)
+        manifest = list_segments(installation, facts, listed, segment_rows(receipt))
     installation.access(slot).put_manifest(listed.body_key, receipt.data)
     complete_replica(
         installation,
@@ -263,7 +257,21 @@ def _record(installation: Installation, publication: Publication, receipt: Inges
     )
 
 
-def _bases(installation: Installation, slot: Slot, plan: Mapping[str, Any]) -> list[Manifest]:
+def segment_rows(receipt: IngestReceipt) -> list[SegmentRow]:
+    """What the catalog keeps of the segments that an ingest confirmed."""
+    return [
+        SegmentRow(
+            name=each.name,
+            blocks=each.blocks,
+            stored_bytes=each.stored_bytes,
+            checksum=each.checksum,
+            work_uid=each.work_uid,
+        )
+        for each in receipt.segments
+    ]
+
+
+def base_manifests(installation: Installation, slot: Slot, plan: Mapping[str, Any]) -> list[Manifest]:
     """The bases' manifests, but for those that the slot can't serve: they are told, and done without."""
     access = installation.access(slot)
     manifests = []

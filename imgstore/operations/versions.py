@@ -11,10 +11,12 @@ from imgstore.control.targets import PublishingRequest, resolve_targets
 from imgstore.control.updating import check_block, updated
 from imgstore.domain import names
 from imgstore.domain.access import Action, Principal, authorize
+from imgstore.domain.digests import Digest
 from imgstore.domain.errors import (
     Conflict,
     ImageRefused,
     ImgstoreError,
+    InvalidInput,
     PropertyChangeNotAllowed,
     ReplicationFailed,
     SourceChanged,
@@ -26,6 +28,7 @@ from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import (
     KEEP,
     NO_TAGS,
+    OS_DISK,
     ImageVersion,
     Replica,
     StorageAccountType,
@@ -37,7 +40,7 @@ from imgstore.domain.sources import DiskFormat, DiskReader, SourceIdentity
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.works import WorkKind
 from imgstore.formats import generation_of, open_disk
-from imgstore.operations import finding
+from imgstore.operations import finding, version_sources
 from imgstore.operations.converging import converge
 from imgstore.operations.finding import Lineage
 from imgstore.operations.forgetting import forget_version
@@ -47,6 +50,7 @@ from imgstore.operations.recording import recorded
 from imgstore.operations.retargeting import retarget
 from imgstore.operations.settling import write_version_state
 from imgstore.operations.sources import check_sha256, open_source
+from imgstore.operations.version_sources import VersionSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +121,8 @@ class _Wanted:
     targets: tuple[TargetRegion, ...]
     sha256: str | None
     """Lower case."""
+    source_manifest: Digest | None = None
+    """Of a source that is stored here."""
 
 
 def create_version(
@@ -124,7 +130,10 @@ def create_version(
     principal: Principal,
     request: VersionRequest,
     *,
-    os_vhd_uri: str,
+    os_vhd_uri: str | None = None,
+    os_snapshot: str | None = None,
+    managed_image: str | None = None,
+    image_version: str | None = None,
     source_format: DiskFormat | None = None,
     wait: bool = True,
 ) -> VersionView:
@@ -137,7 +146,10 @@ def create_version(
         installation: where.
         principal: who.
         request: which version, and where it is to be.
-        os_vhd_uri: a path, file://, s3:// or https://, of any container that is read.
+        os_vhd_uri: a path, file://, s3:// or https://, of any container that is read; or instead of it one of
+        os_snapshot: a snapshot or managed disk by name or id,
+        managed_image: a managed image by name or id, or an image version by its id,
+        image_version: an image version by its id, or as rg/gallery/definition/version.
         source_format: what the file is; None looks at it.
         wait: until it is in every region; else only the source region is waited for, and workers do the rest.
 
@@ -147,8 +159,15 @@ def create_version(
         ReplicationFailed: one or more target regions failed; the others serve.
         StoreError: the source region's store could not take it; the same command goes on.
     """
+    named = VersionSource(
+        os_vhd_uri=os_vhd_uri, os_snapshot=os_snapshot, managed_image=managed_image, image_version=image_version
+    )
+    named.check_one()
     wanted = _resolved(installation, request)
     with _recorded(installation, principal, wanted):
+        if os_vhd_uri is None:
+            version = _publish_stored(installation, wanted, named)
+            return _replicate(installation, principal, wanted, version, wait=wait)
         source = open_source(installation, os_vhd_uri)
         try:
             if wanted.sha256 is not None:
@@ -161,6 +180,35 @@ def create_version(
         finally:
             source.close()
         return _replicate(installation, principal, wanted, version, wait=wait)
+
+
+def _publish_stored(installation: Installation, wanted: _Wanted, source: VersionSource) -> ImageVersion:
+    """From what is stored here already, pinned while it is read."""
+    if wanted.sha256 is not None:
+        raise InvalidInput(
+            "A SHA-256 is of a file; this source is none.",
+            found="sha256 with a source that is stored here",
+            expected="a source that is stored here alone: every piece of it is checked anyway",
+            hint="leave --sha256 out",
+            target="sha256",
+        )
+    with version_sources.opened(installation, source, wanted.line, wanted.request.group, wanted.location) as readers:
+        _check_os_disk_alone(readers)
+        reader = readers[OS_DISK]
+        version = _publish(installation, replace(wanted, source_manifest=reader.digest), reader)
+        version_sources.charge(installation, wanted.line, version, reader)
+        return version
+
+
+def _check_os_disk_alone(readers: Mapping[str, DiskReader]) -> None:
+    if len(readers) > 1:
+        raise InvalidInput(
+            "A source with data disks is not supported by imgstore yet.",
+            found=f"data disks {', '.join(sorted(readers.keys() - {OS_DISK}))}",
+            expected="an OS disk alone",
+            hint="make a snapshot of the OS disk's source, and the version from that with --os-snapshot",
+            target="properties.storageProfile.dataDiskImages",
+        )
 
 
 def publish_reader(
@@ -402,6 +450,7 @@ def _make_source(installation: Installation, wanted: _Wanted, version: ImageVers
                     replica=source,
                     reader=reader,
                     named_bases=wanted.request.bases,
+                    source_manifest=wanted.source_manifest,
                     verify_full=wanted.request.verify_full,
                 ),
             )

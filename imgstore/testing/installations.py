@@ -269,6 +269,13 @@ def all_slots(installation: Installation) -> list[Slot]:
         return [] if gallery is None else facts.slots.list(gallery.pool_uid)
 
 
+def own_slots(installation: Installation) -> list[Slot]:
+    """Every slot of the subscription's own pools, where disks lie that came from no gallery."""
+    with installation.catalog.reading() as facts:
+        own = [pool for pool in facts.pools.list() if pool.subscription is not None]
+        return [slot for pool in own for slot in facts.slots.list(pool.uid)]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotContent:
     """What lies in a slot, by what its store lists."""
@@ -328,6 +335,8 @@ def audit(installation: Installation, *, quiet: bool = True, struck: bool = Fals
     arrived: defaultdict[str, dict[Digest, int]] = defaultdict(dict)
     for slot in all_slots(installation):
         arrived[slot.key.region] |= _audit_slot(installation, slot, quiet=quiet, struck=struck)
+    for slot in own_slots(installation):
+        _audit_slot(installation, slot, quiet=quiet, struck=struck)
     rows = charges(installation)
     assert len({row.key for row in rows}) == len(rows), "a charge stands twice"
     sources = {row.source for row in rows if row.kind is not ChargeKind.REPAIR} | {

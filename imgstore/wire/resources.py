@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit, urlunsplit
 
 from imgstore.domain.geometry import GIB
-from imgstore.domain.names import definition_id, disk_id, gallery_id, group_id, region_key
+from imgstore.domain.names import ComputeId, definition_id, gallery_id, group_id, region_key
 from imgstore.domain.resources import (
     SOFT_DELETE_RETENTION_DAYS,
+    DiskKind,
     Feature,
     Gallery,
     Group,
@@ -26,6 +27,7 @@ from imgstore.wire.replication import replication_status_json
 from imgstore.wire.text import Json, instant
 
 if TYPE_CHECKING:  # the door stays light: what an operation needs is loaded with the operation
+    from imgstore.operations.images import ManagedImage
     from imgstore.operations.versions import VersionView
 
 _COMPUTE: Final = "Microsoft.Compute"
@@ -141,7 +143,7 @@ def version_json(view: "VersionView", display_names: Mapping[str, str], *, repli
         tags=version.tags,
         properties={
             "publishingProfile": _publishing_profile(version, display_names),
-            "storageProfile": {"osDiskImage": _os_disk_image(version)},
+            "storageProfile": _storage_profile(version),
             "safetyProfile": _safety_profile(version),
             **_known(replicationStatus=status),
             "provisioningState": version.provisioning_state.value,
@@ -170,26 +172,73 @@ def soft_deleted_json(view: "VersionView") -> Json:
 
 
 def disk_json(disk: ManagedDisk) -> Json:
-    """A managed disk (Microsoft.Compute/disks), with the ordinal of its replica at the top."""
+    """A managed disk or a snapshot (Microsoft.Compute/disks, snapshots), with the ordinal of its replica at the top."""
+    said = disk.declared
     body = _resource(
         name=disk.name,
-        resource_id=disk_id(disk.subscription, disk.group, disk.name),
-        kind=f"{_COMPUTE}/disks",
+        resource_id=disk.resource_id,
+        kind=f"{_COMPUTE}/{disk.kind}",
         location=disk.location,
         tags=disk.tags,
-        properties={
-            "creationData": {"createOption": "FromImage", "galleryImageReference": {"id": disk.source_reference}},
+        properties=_known(osType=said.os_type, hyperVGeneration=said.hyper_v_generation, osState=said.os_state)
+        | {
+            "creationData": _creation_data(disk),
             "diskSizeGB": _gib(disk.virtual_bytes),
             "diskSizeBytes": disk.virtual_bytes,
-            "diskDigest": disk.disk_digest.hex(),
+            **_known(diskDigest=disk.disk_digest.hex() or None),
             "timeCreated": instant(disk.created_at),
             "uniqueId": disk.uid,
             "diskState": "Unattached",
+            **_known(incremental=False if disk.kind is DiskKind.SNAPSHOT else None),
             "provisioningState": disk.provisioning_state.value,
         },
     )
     properties = body.pop("properties")
     return body | {"sku": {"name": disk.storage_account_type.value}, "replica": disk.replica, "properties": properties}
+
+
+def _creation_data(disk: ManagedDisk) -> Json:
+    if disk.source is not None:
+        return {"createOption": "Import", "sourceUri": _without_secrets(disk.source.location)}
+    if ComputeId.parse(disk.source_reference) is not None:
+        return {"createOption": "Copy", "sourceResourceId": disk.source_reference}
+    return {"createOption": "FromImage", "galleryImageReference": {"id": disk.source_reference}}
+
+
+def image_json(image: "ManagedImage") -> Json:
+    """A managed image (Microsoft.Compute/images of 2024-07-01)."""
+    first = image.os
+    return _resource(
+        name=first.name,
+        resource_id=first.resource_id,
+        kind=f"{_COMPUTE}/images",
+        location=first.location,
+        tags=first.tags,
+        properties={
+            "storageProfile": {
+                "osDisk": _known(osType=first.declared.os_type, osState=first.declared.os_state) | _image_disk(first),
+                "dataDisks": [{"lun": lun} | _image_disk(each) for lun, each in enumerate(image.data)],
+                "zoneResilient": first.storage_account_type is StorageAccountType.STANDARD_ZRS,
+            },
+            **_known(hyperVGeneration=first.declared.hyper_v_generation),
+            "provisioningState": image.provisioning_state.value,
+        },
+    )
+
+
+def _image_disk(disk: ManagedDisk) -> dict[str, Json]:
+    """One of its disks; a copy names what it is a copy of, by Azure's word for that."""
+    found = ComputeId.parse(disk.source_reference) if disk.source is None else None
+    source: dict[str, Json] = {"blobUri": _without_secrets(disk.source_reference)}
+    if found is not None:
+        key = "snapshot" if found.kind == DiskKind.SNAPSHOT else "managedDisk"
+        source = {key: {"id": disk.source_reference}}
+    return source | {
+        "diskSizeGB": _gib(disk.virtual_bytes),
+        "diskSizeBytes": disk.virtual_bytes,
+        **_known(diskDigest=disk.disk_digest.hex() or None),
+        "storageAccountType": disk.storage_account_type.value,
+    }
 
 
 def _publishing_profile(version: ImageVersion, display_names: Mapping[str, str]) -> Json:
@@ -227,6 +276,14 @@ def _common_type(version: ImageVersion) -> StorageAccountType:
     return kinds.pop() if len(kinds) == 1 else StorageAccountType.STANDARD_LRS
 
 
+def _storage_profile(version: ImageVersion) -> Json:
+    location = version.source.location
+    profile: dict[str, Json] = {"osDiskImage": _os_disk_image(version)}
+    if _is_resource(location) and not _disk_source(location):
+        return {"source": {"id": location}} | profile
+    return profile
+
+
 def _os_disk_image(version: ImageVersion) -> Json:
     size = version.virtual_bytes
     digest = version.disk_digest
@@ -234,7 +291,19 @@ def _os_disk_image(version: ImageVersion) -> Json:
         sizeInGB=None if size is None else _gib(size),
         sizeInBytes=size,
         diskDigest=None if digest is None else digest.hex(),
-    ) | {"hostCaching": "ReadWrite", "source": {"uri": _without_secrets(version.source.location)}}
+    ) | {"hostCaching": "ReadWrite", "source": _disk_source(version.source.location)}
+
+
+def _disk_source(location: str) -> Json:
+    """Of the OS disk itself: a file, a disk or a snapshot. Where an image or version is the source, it has none."""
+    if not _is_resource(location):
+        return {"uri": _without_secrets(location)}
+    found = ComputeId.parse(location)
+    return {} if found is None or found.kind == DiskKind.IMAGE else {"id": location}
+
+
+def _is_resource(location: str) -> bool:
+    return location.startswith("/subscriptions/") and f"/providers/{_COMPUTE}/" in location
 
 
 def _without_secrets(location: str) -> str:
