@@ -26,7 +26,9 @@ _TABLE = columns(
     Sku="sku.name",
     Replica="replica",
     Status="properties.provisioningState",
-    Source="properties.creationData.[galleryImageReference.id, sourceResourceId, sourceUri][?@] | [0]",
+    Image="properties.creationData.galleryImageReference.id",
+    Source="properties.creationData.sourceResourceId",
+    File="properties.creationData.sourceUri",
 )
 _CREATE_EXAMPLE = """
 imgstore disk create -g rg -n d1 -l westus2 --gallery-image-reference rg/myGallery/ubuntu/1.0.0

@@ -22,7 +22,6 @@ _TABLE = columns(
     OsType="properties.storageProfile.osDisk.osType",
     OsState="properties.storageProfile.osDisk.osState",
     SizeGB="properties.storageProfile.osDisk.diskSizeGB",
-    DataDisks="length(properties.storageProfile.dataDisks)",
     Status="properties.provisioningState",
 )
 _CREATE_EXAMPLE = """

@@ -22,7 +22,8 @@ _TABLE = columns(
     SizeGB="properties.diskSizeGB",
     Sku="sku.name",
     Status="properties.provisioningState",
-    Source="properties.creationData.[sourceResourceId, sourceUri][?@] | [0]",
+    Source="properties.creationData.sourceResourceId",
+    File="properties.creationData.sourceUri",
 )
 _CREATE_EXAMPLE = """
 imgstore snapshot create -g rg -n s1 --source d1

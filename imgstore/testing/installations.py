@@ -412,5 +412,6 @@ def audit_served(installation: Installation, expected: Mapping[str, Path], folde
         if disk.provisioning_state is ProvisioningState.SUCCEEDED:
             export_disk(installation, folder / "served.raw", disk.name)
             version = disk.source_reference.rsplit("/", 1)[-1]
-            assert filecmp.cmp(folder / "served.raw", expected[version], shallow=False), f"disk {disk.name}"
+            source = expected[version] if disk.source is None else Path(disk.source.location)
+            assert filecmp.cmp(folder / "served.raw", source, shallow=False), f"disk {disk.name}"
     assert not [each.name for each in folder.iterdir() if ".imgstore-" in each.name], "a temporary file was left"
