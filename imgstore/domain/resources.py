@@ -420,7 +420,7 @@ class ManifestRow:
     uid: str
     slot_uid: str
     owner_uid: str
-    """A version's or a managed disk's uid."""
+    """The uid of a version, or of a disk of its own."""
     disk: str = OS_DISK
     digest: Digest
     """BLAKE3 of the manifest's content: the one that it ends in."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from imgstore.catalog import Facts
 from imgstore.control.kinship import check_kin
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.names import ImageReference
+from imgstore.domain.names import ImageReference, VersionName
 from imgstore.domain.resources import (
     OS_DISK,
     Declared,
@@ -80,6 +80,16 @@ class VersionSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Taker:
+    """The version that is to be made."""
+
+    line: Lineage
+    name: VersionName
+    region: str
+    """Its source region."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Chosen:
     """One disk of the source: its manifest in a slot, the slots that can stand in for it, and the pin."""
 
@@ -92,30 +102,25 @@ class _Chosen:
 
 
 @contextmanager
-def opened(
-    installation: Installation, source: VersionSource, line: Lineage, group: str, region: str
-) -> Iterator[Mapping[str, StoredDisk]]:
+def opened(installation: Installation, source: VersionSource, taker: Taker) -> Iterator[Mapping[str, StoredDisk]]:
     """The disks of a source that is stored here, by key: "os", "lun-0" and so on; pinned until the block ends.
 
     Args:
         installation: where.
         source: no file.
-        line: the definition that takes it.
-        group: where bare names are looked for.
-        region: the new version's source region.
+        taker: the version that takes it; its row is written down before more than a partition table is read.
 
     Raises:
         InvalidInput: it is not there, not in the region, or declares another system than the definition.
     """
     with installation.catalog.transaction() as facts:
-        chosen = _chosen(installation, facts, source, line, group, region)
+        chosen = _chosen(installation, facts, source, taker)
     with ExitStack() as stack:
-        yield {key: stack.enter_context(_read(installation, each, region)) for key, each in chosen.items()}
+        yield {key: stack.enter_context(_read(installation, key, each, taker)) for key, each in chosen.items()}
 
 
-def _chosen(
-    installation: Installation, facts: Facts, source: VersionSource, line: Lineage, group: str, region: str
-) -> dict[str, _Chosen]:
+def _chosen(installation: Installation, facts: Facts, source: VersionSource, taker: Taker) -> dict[str, _Chosen]:
+    line, group, region = taker.line, taker.line.gallery.group, taker.region
     if source.os_snapshot is not None:
         found = find_original(installation, facts, group, source.os_snapshot, what=_WHAT)
         if found is None:
@@ -212,7 +217,7 @@ def _check_kin(source: Declared, line: Lineage, name: str) -> None:
 
 
 @contextmanager
-def _read(installation: Installation, chosen: _Chosen, region: str) -> Iterator[StoredDisk]:
+def _read(installation: Installation, key: str, chosen: _Chosen, taker: Taker) -> Iterator[StoredDisk]:
     """The disk, opened; its pin is let go when the block ends."""
     slots = (chosen.slot, *chosen.others)
     counter = Counter(installation, f"read {chosen.location.rsplit('/', 1)[-1]}")
@@ -224,7 +229,7 @@ def _read(installation: Installation, chosen: _Chosen, region: str) -> Iterator[
 
         manifest = read_manifest(installation, chosen.slot, chosen.others, chosen.manifest)
         reader = SegmentReader(
-            installation.accesses(slots, lambda slot: installation.access_from(region, slot, patiently))
+            installation.accesses(slots, lambda slot: installation.access_from(taker.region, slot, patiently))
         )
         counter.total = manifest.content_bytes
         disk = StoredDisk(
@@ -232,11 +237,11 @@ def _read(installation: Installation, chosen: _Chosen, region: str) -> Iterator[
             reader,
             location=chosen.location,
             digest=chosen.manifest.digest,
-            region=chosen.slot.key.region,
             scratch=installation.scratch,
             workers=installation.tuning.scatter_workers,
             go_on=hold.go_on,
             moved=counter.moved,
+            arrived=lambda: _charge(installation, key, chosen, taker, manifest.stored_bytes),
         )
         try:
             yield disk
@@ -247,19 +252,25 @@ def _read(installation: Installation, chosen: _Chosen, region: str) -> Iterator[
                 counter.end()
 
 
-def charge(installation: Installation, line: Lineage, version: ImageVersion, disk: StoredDisk) -> None:
-    """Write down what crossed a border when another version was read for this one. Repeated, it does nothing."""
-    if not disk.whole or disk.region == version.location:
+def _charge(installation: Installation, key: str, chosen: _Chosen, taker: Taker, stored_bytes: int) -> None:
+    """Write down what crossed a border when another version was read for this one, before it is of use to anyone.
+
+    Reading it again, after a crash, is not charged again.
+    """
+    source = chosen.slot.key.region
+    if source == taker.region:
         return
     with installation.catalog.transaction() as facts:
+        version = facts.versions.get(taker.line.definition.uid, taker.name)
+        assert version is not None, "its row is written down before its source is read"
         facts.ledger.add(
             arrival(
-                key=f"{version.uid}/source",
-                party=party_of(line, version),
-                source=disk.region,
-                target=version.location,
+                key=f"{version.uid}/source/{key}",
+                party=party_of(taker.line, version),
+                source=source,
+                target=taker.region,
                 replica=0,
-                delivered_bytes=disk.stored_bytes,
+                delivered_bytes=stored_bytes,
                 crossing=True,
                 prices=installation.regions.prices,
                 time=installation.effects.now(),

@@ -50,7 +50,7 @@ from imgstore.operations.recording import recorded
 from imgstore.operations.retargeting import retarget
 from imgstore.operations.settling import write_version_state
 from imgstore.operations.sources import check_sha256, open_source
-from imgstore.operations.version_sources import VersionSource
+from imgstore.operations.version_sources import Taker, VersionSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,12 +192,11 @@ def _publish_stored(installation: Installation, wanted: _Wanted, source: Version
             hint="leave --sha256 out",
             target="sha256",
         )
-    with version_sources.opened(installation, source, wanted.line, wanted.request.group, wanted.location) as readers:
+    taker = Taker(line=wanted.line, name=wanted.request.version, region=wanted.location)
+    with version_sources.opened(installation, source, taker) as readers:
         _check_os_disk_alone(readers)
         reader = readers[OS_DISK]
-        version = _publish(installation, replace(wanted, source_manifest=reader.digest), reader)
-        version_sources.charge(installation, wanted.line, version, reader)
-        return version
+        return _publish(installation, replace(wanted, source_manifest=reader.digest), reader)
 
 
 def _check_os_disk_alone(readers: Mapping[str, DiskReader]) -> None:
@@ -253,9 +252,9 @@ def _recorded(installation: Installation, principal: Principal, wanted: _Wanted)
 def _publish(installation: Installation, wanted: _Wanted, reader: DiskReader) -> ImageVersion:
     """The version's row, and its bytes in the source slot."""
     _check_disk(installation, reader)
-    _warn_generation(installation, wanted.line, reader)
     version = _written_down(installation, wanted, reader.identity())
     try:
+        _warn_generation(installation, wanted.line, reader)
         _make_source(installation, wanted, version, reader)
     except (ImageRefused, SourceChanged):
         _withdraw(installation, version)

@@ -30,11 +30,11 @@ class StoredDisk:
         *,
         location: str,
         digest: Digest,
-        region: str,
         scratch: Path,
         workers: int,
         go_on: GoOn,
         moved: Callable[[int], None] = lambda _bytes: None,
+        arrived: Callable[[], None] = lambda: None,
     ) -> None:
         """Read what `manifest` says.
 
@@ -43,14 +43,13 @@ class StoredDisk:
             reader: where its segments are.
             location: the resource id that it is known by.
             digest: the manifest's own.
-            region: where its segments are read from.
             scratch: a folder for the file, which is sparse and has no name.
             workers: threads that fetch.
             go_on: called before each request.
             moved: told the bytes of the disk that came.
+            arrived: called when all of it has come, before anybody gets more of it than the first piece.
         """
         self.digest = digest
-        self.region = region
         self.whole = False
         """Whether all of it was brought."""
         self._manifest = manifest
@@ -59,6 +58,7 @@ class StoredDisk:
         self._workers = workers
         self._go_on = go_on
         self._moved = moved
+        self._arrived = arrived
         self._began = False
         self._lock = threading.Lock()
         self._file = tempfile.TemporaryFile(dir=scratch, buffering=0)  # noqa: SIM115 - lives as long as the reader
@@ -67,11 +67,6 @@ class StoredDisk:
     def virtual_bytes(self) -> int:
         """Size of the disk."""
         return self._manifest.virtual_bytes
-
-    @property
-    def stored_bytes(self) -> int:
-        """Of its segments."""
-        return int(self._manifest.segments.stored_bytes.sum())
 
     @property
     def trimmings(self) -> Trimmings:
@@ -112,6 +107,7 @@ class StoredDisk:
                 self._began = True
             else:
                 self._fetch(pieces)
+                self._arrived()
                 self.whole = True
 
     def _fetch(self, pieces: Column) -> None:

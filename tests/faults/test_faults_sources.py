@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,8 +23,9 @@ def test_a_killed_process_is_repeated(tmp_path: Path, seed: int) -> None:
     second = patched(first, tmp_path / "second.raw", seed=seed)
     third = make_raw(tmp_path / "third.raw", seed=seed + 99, virtual_bytes=8 * MIB, content_bytes=3 * MIB)
     steps = scene.victim("disk of a file", name="d0", source=str(first))
-    struck = scene.strike("disk of a file", fatal=rng.randrange(8, steps // 2), name="d1", source=str(second))
-    image = {"name": "i0", "source": "d1", "data": [str(third), "d0"]}
+    struck = 0
+    struck += scene.strike("disk of a file", fatal=rng.randrange(8, steps // 2), name="d1", source=str(second))
+    image: dict[str, Any] = {"name": "i0", "source": "d1", "data": [str(third), "d0"]}
     struck += scene.strike("image", fatal=rng.randrange(6, steps // 2), **image)
     scene.expected["1.0.0"] = second
     with scene.open() as installation:
@@ -31,7 +33,7 @@ def test_a_killed_process_is_repeated(tmp_path: Path, seed: int) -> None:
         assert made.provisioning_state is ProvisioningState.SUCCEEDED
         assert [each.part for each in made.data] == ["lun-0", "lun-1"]
     scene.victim("image", name="i1", source="d1", data=[])
-    stored = {"source": "i1", "version": "1.0.0", "targets": ["southcentralus", "eastus"]}
+    stored: dict[str, Any] = {"source": "i1", "version": "1.0.0", "targets": ["southcentralus", "eastus"]}
     struck += scene.strike("publish stored", fatal=rng.randrange(10, steps // 2), **stored)
     struck += scene.strike("delete image", fatal=rng.randrange(1, 16), name="i0")
     assert struck >= 3

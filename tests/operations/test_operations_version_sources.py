@@ -128,7 +128,7 @@ def test_a_managed_image_becomes_a_version(stocked: Installation, stock: Stock) 
 
 def test_another_gallery_s_version_is_read_near_and_crossing_is_metered(stocked: Installation, stock: Stock) -> None:
     other_gallery(stocked)
-    there = {"gallery": "g2", "definition": "copy"}
+    there: dict[str, Any] = {"gallery": "g2", "definition": "copy"}
     before = charges(stocked)
     publish_from(stocked, "1.0.0", ("eastus",), location="eastus", image_version=FIRST, **there)
     assert charges(stocked) == before, "eastus has a replica"
@@ -144,7 +144,8 @@ def test_another_gallery_s_version_is_read_near_and_crossing_is_metered(stocked:
 
 
 def test_exactly_one_source_is_named(stocked: Installation, stock: Stock) -> None:
-    for source in ({}, {"os_vhd_uri": str(stock.second), "os_snapshot": "d1"}):
+    sources: tuple[dict[str, Any], ...] = ({}, {"os_vhd_uri": str(stock.second), "os_snapshot": "d1"})
+    for source in sources:
         with pytest.raises(InvalidInput, match="One and only one source type") as caught:
             publish_from(stocked, **source)
         assert caught.value.error_code == "InvalidParameter"
@@ -154,14 +155,15 @@ def test_what_is_not_there_or_elsewhere_is_no_source(stocked: Installation, stoc
     make(stocked, "far", stock.second, location="eastus")
     images.create_image(stocked, ADMIN, ImageRequest(group=GROUP, name="pair", source="far", data_sources=["far"]))
     message = r"is not found\. Please check source exists, and is in the same region as gallery image version being"
-    for source in (
+    sources: tuple[dict[str, Any], ...] = (
         {"os_snapshot": "far"},
         {"os_snapshot": "none"},
         {"os_snapshot": str(stock.first)},
         {"managed_image": "none"},
         {"managed_image": "pair"},
         {"image_version": f"{GROUP}/{GALLERY}/{DEFINITION}/9.0.0"},
-    ):
+    )
+    for source in sources:
         with pytest.raises(InvalidInput, match=message):
             publish_from(stocked, **source)
     with pytest.raises(InvalidInput, match="data disks is not supported"):
@@ -182,10 +184,11 @@ def test_systems_that_are_declared_must_match(
     stocked: Installation, stock: Stock, declared: dict[str, Any], words: str
 ) -> None:
     other_gallery(stocked, **declared)
-    there = {"gallery": "g2", "definition": "copy"}
+    there: dict[str, Any] = {"gallery": "g2", "definition": "copy"}
     make_disk(stocked, "d1")
     images.create_image(stocked, ADMIN, ImageRequest(group=GROUP, name="i1", source="d1"))
-    for source in ({"image_version": FIRST}, {"os_snapshot": "d1"}, {"managed_image": "i1"}):
+    sources: tuple[dict[str, Any], ...] = ({"image_version": FIRST}, {"os_snapshot": "d1"}, {"managed_image": "i1"})
+    for source in sources:
         with pytest.raises(InvalidInput, match=words) as caught:
             publish_from(stocked, "1.0.0", **there, **source)
         assert caught.value.error_code == "InvalidParameter"
