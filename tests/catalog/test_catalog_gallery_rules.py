@@ -116,11 +116,11 @@ def test_a_catalog_of_revision_0001_is_brought_up_with_what_lies_in_it(catalog_u
         values |= {
             "slots": {
                 "uid": "t", "pool_uid": "p", "region": "westus2", "storage_account_type": "Standard_LRS",
-                "ordinal": 0, "zone": "1", "bucket": "b",
+                "ordinal": "0", "zone": "1", "bucket": "b",
             },
             "disks": {
-                "uid": "k", "group_uid": "g", "source_version_uid": "v", "source_reference": "/x", "replica": 0,
-                "slot_uid": "t", "storage_account_type": "Standard_LRS", "virtual_bytes": 1, "disk_digest": "",
+                "uid": "k", "group_uid": "g", "source_version_uid": "v", "source_reference": "/x", "replica": "0",
+                "slot_uid": "t", "storage_account_type": "Standard_LRS", "virtual_bytes": "1", "disk_digest": "",
                 "provisioning_state": "Succeeded", "source_format": "raw",
             },
         }  # fmt: skip

@@ -37,6 +37,7 @@ from imgstore.testing.installations import (
     export,
     make_disk,
     open_home,
+    publish,
     request,
     show,
 )
@@ -67,6 +68,22 @@ def segments(installation: Installation) -> dict[str, frozenset[bytes]]:
     return {str(slot.key): frozenset(content(installation, slot).segments) for slot in all_slots(installation)}
 
 
+def other_definition(installation: Installation) -> dict[str, Any]:
+    """One that has no version that could be a base."""
+    definitions.create_definition(
+        installation,
+        ADMIN,
+        group=GROUP,
+        gallery=GALLERY,
+        name="other",
+        publisher="p",
+        offer="o",
+        sku="other",
+        os_type=OsType.LINUX,
+    )
+    return {"definition": "other"}
+
+
 def other_gallery(installation: Installation, **more: Any) -> None:
     galleries.create_gallery(installation, ADMIN, group=GROUP, name="g2", location="southcentralus")
     more = {"os_type": OsType.LINUX} | more
@@ -75,32 +92,45 @@ def other_gallery(installation: Installation, **more: Any) -> None:
     )
 
 
-def test_a_version_of_the_same_gallery_stores_nothing_twice(stocked: Installation, stock: Stock) -> None:
-    before = segments(stocked)
-    made = publish_from(stocked, image_version=FIRST)
-    assert segments(stocked) == before
+@pytest.fixture
+def patched(stocked: Installation, stock: Stock) -> Installation:
+    """With a version that was taken in on top of another: taken in alone, its disk would make other segments."""
+    publish(stocked, stock.second, "1.0.1", ["southcentralus=2"])
+    return stocked
+
+
+def test_a_version_of_the_same_gallery_stores_nothing_twice(patched: Installation, stock: Stock) -> None:
+    there = other_definition(patched)
+    source = show(patched, "1.0.1")
+    before = segments(patched)
+    made = publish_from(patched, image_version=f"{GROUP}/{GALLERY}/{DEFINITION}/1.0.1", **there)
+    assert segments(patched) == before
     assert made.version.provisioning_state is ProvisioningState.SUCCEEDED
-    assert made.version.source.location == show(stocked).line.version_id(show(stocked).version.name)
+    assert made.version.source.location == source.line.version_id(source.version.name)
     assert made.version.source.file_bytes == made.version.virtual_bytes
-    assert made.version.source.stamp == show(stocked).version.disk_digest.hex()  # type: ignore[union-attr]
-    assert publish_from(stocked, image_version=FIRST).version == made.version
-    delete(stocked)
-    export(stocked, stocked.home / "o.raw", version="2.0.0")
-    assert sha256_of(stocked.home / "o.raw") == sha256_of(stock.first)
-    audit(stocked)
+    assert source.version.disk_digest is not None
+    assert made.version.source.stamp == source.version.disk_digest.hex()
+    again = publish_from(patched, image_version=f"{GROUP}/{GALLERY}/{DEFINITION}/latest", **there)
+    assert again.version == made.version
+    publish_from(patched, "3.0.0", image_version=f"{GROUP}/{GALLERY}/other/2.0.0")
+    delete(patched)
+    delete(patched, "1.0.1")
+    export(patched, patched.home / "o.raw", version="3.0.0")
+    assert sha256_of(patched.home / "o.raw") == sha256_of(stock.second)
+    audit(patched)
 
 
 @pytest.mark.parametrize("kind", [DiskKind.SNAPSHOT, DiskKind.DISK])
-def test_a_disk_of_the_gallery_stores_nothing_twice(stocked: Installation, stock: Stock, kind: DiskKind) -> None:
+def test_a_disk_of_the_gallery_stores_nothing_twice(patched: Installation, stock: Stock, kind: DiskKind) -> None:
+    there = other_definition(patched)
     for turn in range(2):  # Whichever replica its turn gives it, the version's first slot has the same content.
-        make_disk(stocked, f"d{turn}")
-        word = f"d{turn}" if kind is DiskKind.DISK else make(stocked, f"s{turn}", f"d{turn}", kind=kind)
-        before = segments(stocked)
-        publish_from(stocked, f"2.0.{turn}", os_snapshot=word)
-        assert segments(stocked) == before
-    export(stocked, stocked.home / "o.raw", version="2.0.1")
-    assert sha256_of(stocked.home / "o.raw") == sha256_of(stock.first)
-    audit(stocked)
+        make_disk(patched, f"d{turn}", version="1.0.1")
+        word = f"d{turn}" if kind is DiskKind.DISK else make(patched, f"s{turn}", f"d{turn}", kind=kind)
+        before = segments(patched)
+        made = publish_from(patched, f"2.0.{turn}", os_snapshot=word, **there)
+        assert segments(patched) == before
+        assert made.version.virtual_bytes == stock.second.stat().st_size
+    audit(patched)
 
 
 def test_a_disk_from_a_file_becomes_a_version(stocked: Installation, stock: Stock) -> None:
