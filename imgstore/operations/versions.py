@@ -7,16 +7,23 @@ from dataclasses import dataclass
 from imgstore.catalog import Facts
 from imgstore.domain import names
 from imgstore.domain.access import Action, Principal, authorize
-from imgstore.domain.errors import ImageRefused, ImgstoreError, ReplicationFailed, SourceChanged, StoreError
+from imgstore.domain.errors import (
+    ImageRefused,
+    ImgstoreError,
+    InvalidInput,
+    ReplicationFailed,
+    SourceChanged,
+    StoreError,
+)
 from imgstore.domain.names import VersionName
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import ImageVersion, Replica
-from imgstore.domain.sources import DiskFormat, DiskReader
+from imgstore.domain.sources import ByteSource, DiskFormat, DiskReader
 from imgstore.domain.states import ReplicaState
-from imgstore.domain.version_disks import OS_DISK, check_luns, disk_key
+from imgstore.domain.version_disks import OS_DISK, disk_key
 from imgstore.domain.works import WorkKind
 from imgstore.formats import generation_of, open_disk
-from imgstore.operations import finding
+from imgstore.operations import finding, version_sources
 from imgstore.operations.converging import converge
 from imgstore.operations.finding import Lineage
 from imgstore.operations.forgetting import forget_version
@@ -25,6 +32,7 @@ from imgstore.operations.publishing import Publication, publish
 from imgstore.operations.recording import recorded
 from imgstore.operations.sources import check_sha256, open_source
 from imgstore.operations.version_requests import (
+    DataSnapshot,
     DataVhd,
     VersionRequest,
     Wanted,
@@ -33,6 +41,8 @@ from imgstore.operations.version_requests import (
     resolve,
     write_down,
 )
+from imgstore.operations.version_sources import Taker, VersionSource
+from imgstore.transfer.stored import StoredDisk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +60,13 @@ def create_version(
     principal: Principal,
     request: VersionRequest,
     *,
-    os_vhd_uri: str,
+    os_vhd_uri: str | None = None,
+    os_snapshot: str | None = None,
+    managed_image: str | None = None,
+    image_version: str | None = None,
     source_format: DiskFormat | None = None,
     data_vhds: Sequence[DataVhd] = (),
+    data_snapshots: Sequence[DataSnapshot] = (),
     wait: bool = True,
 ) -> VersionView:
     """Publish disks as a version and replicate it to its target regions.
@@ -64,9 +78,13 @@ def create_version(
         installation: where.
         principal: who.
         request: which version, and where it is to be.
-        os_vhd_uri: a path, file://, s3:// or https://, of any container that is read.
-        source_format: what that file is; None looks at it.
-        data_vhds: the data disks, each at a LUN of its own.
+        os_vhd_uri: a path, file://, s3:// or https://, of any container that is read; or instead of it one of
+        os_snapshot: a snapshot or managed disk by name or id,
+        managed_image: a managed image by name or id, or an image version by its id: all its disks,
+        image_version: an image version by its id, or as rg/gallery/definition/version: all its disks.
+        source_format: what the OS disk's file is; None looks at it.
+        data_vhds: data disks from files, each at a LUN of its own.
+        data_snapshots: data disks from snapshots or managed disks, likewise.
         wait: until it is in every region; else only the source region is waited for, and workers do the rest.
 
     Raises:
@@ -75,22 +93,60 @@ def create_version(
         ReplicationFailed: one or more target regions failed; the others serve.
         StoreError: the source region's store could not take it; the same command goes on.
     """
-    check_luns([vhd.lun for vhd in data_vhds])
+    source = VersionSource(
+        os_vhd_uri=os_vhd_uri,
+        os_snapshot=os_snapshot,
+        managed_image=managed_image,
+        image_version=image_version,
+        data_vhds=tuple(data_vhds),
+        data_snapshots=tuple(data_snapshots),
+    )
+    source.check()
     wanted = resolve(installation, request)
-    uris = {OS_DISK: os_vhd_uri} | {disk_key(vhd.lun): vhd.uri for vhd in data_vhds}
-    formats = {OS_DISK: source_format} | {disk_key(vhd.lun): vhd.format for vhd in data_vhds}
     with _recorded(installation, principal, wanted):
-        with ExitStack() as opened:
-            sources = {key: opened.enter_context(closing(open_source(installation, uri))) for key, uri in uris.items()}
-            check_apart({key: source.identity().location for key, source in sources.items()})
-            if wanted.sha256 is not None:
-                check_sha256(sources[OS_DISK], wanted.sha256)
-            readers = {
-                key: opened.enter_context(closing(open_disk(source, format=formats[key], scratch=installation.scratch)))
-                for key, source in sources.items()
-            }
-            version = _publish(installation, wanted, readers)
+        with ExitStack() as stack:
+            version = _publish(installation, wanted, _opened(installation, stack, wanted, source, source_format))
         return _replicate(installation, principal, wanted, version, wait=wait)
+
+
+def _opened(
+    installation: Installation,
+    stack: ExitStack,
+    wanted: Wanted,
+    source: VersionSource,
+    source_format: DiskFormat | None,
+) -> dict[str, DiskReader]:
+    """All disks of a source, by key, until `stack` closes: files, and what is stored here already, pinned meanwhile."""
+    uris = {disk_key(vhd.lun): vhd.uri for vhd in source.data_vhds}
+    formats = {disk_key(vhd.lun): vhd.format for vhd in source.data_vhds}
+    if source.os_vhd_uri is not None:
+        uris[OS_DISK], formats[OS_DISK] = source.os_vhd_uri, source_format
+    files = {key: stack.enter_context(closing(open_source(installation, uri))) for key, uri in uris.items()}
+    taker = Taker(line=wanted.line, name=wanted.request.version, region=wanted.location)
+    stored = stack.enter_context(version_sources.opened(installation, source, taker))
+    if not source.is_whole:
+        places = {key: file.identity().location for key, file in files.items()}
+        check_apart(places | {key: disk.identity().location for key, disk in stored.items()})
+    _check_sha256(wanted, files)
+    readers = {
+        key: stack.enter_context(closing(open_disk(file, format=formats[key], scratch=installation.scratch)))
+        for key, file in files.items()
+    }
+    return {**readers, **stored}
+
+
+def _check_sha256(wanted: Wanted, files: Mapping[str, ByteSource]) -> None:
+    if wanted.sha256 is None:
+        return
+    if OS_DISK not in files:
+        raise InvalidInput(
+            "A SHA-256 is of a file; this source is none.",
+            found="sha256 with a source that is stored here",
+            expected="a source that is stored here alone: every piece of it is checked anyway",
+            hint="leave --sha256 out",
+            target="sha256",
+        )
+    check_sha256(files[OS_DISK], wanted.sha256)
 
 
 def publish_readers(
@@ -126,9 +182,9 @@ def _recorded(installation: Installation, principal: Principal, wanted: Wanted) 
 def _publish(installation: Installation, wanted: Wanted, readers: Mapping[str, DiskReader]) -> ImageVersion:
     """The version's row, and its bytes in the source slot."""
     check_disks(installation, readers)
-    _warn_generation(installation, wanted.line, readers[OS_DISK])
     version = write_down(installation, wanted, {key: reader.identity() for key, reader in readers.items()})
     try:
+        _warn_generation(installation, wanted.line, readers[OS_DISK])
         _make_source(installation, wanted, version, readers)
     except (ImageRefused, SourceChanged):
         _withdraw(installation, version)
@@ -205,6 +261,9 @@ def _make_source(
                     replica=source,
                     readers=readers,
                     named_bases=wanted.request.bases,
+                    source_manifests={
+                        key: reader.digest for key, reader in readers.items() if isinstance(reader, StoredDisk)
+                    },
                     verify_full=wanted.request.verify_full,
                 ),
             )
