@@ -16,6 +16,7 @@ from imgstore.catalog.groups import Groups
 from imgstore.catalog.installation import Installations
 from imgstore.catalog.ledger import Ledger
 from imgstore.catalog.manifests import Manifests
+from imgstore.catalog.operations import Operations
 from imgstore.catalog.placements import Placements
 from imgstore.catalog.queue import Queue
 from imgstore.catalog.replicas import Replicas
@@ -48,6 +49,7 @@ class Facts:
         self.works = Works(session)
         self.queue = Queue(session)
         self.workers = Workers(session)
+        self.operations = Operations(session)
         self.placements = Placements(session)
         self.ledger = Ledger(session)
         self.activity = Activity(session)

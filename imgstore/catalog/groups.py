@@ -50,6 +50,11 @@ class Groups(Repository):
         mine = _groups.c.subscription_key == folded(subscription)
         return [_group(row) for row in self._session.all(select(_groups).where(mine).order_by(_groups.c.name_key))]
 
+    def subscriptions(self) -> builtins.list[str]:
+        """The subscriptions that have a group, by id."""
+        rows = self._session.all(select(_groups.c.subscription_key).distinct().order_by(_groups.c.subscription_key))
+        return [row.subscription_key for row in rows]
+
     def children(self, uid: str) -> builtins.list[str]:
         """What is left in the group, as ``disks/<name>`` and ``galleries/<name>``."""
         return [

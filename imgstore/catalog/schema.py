@@ -21,6 +21,7 @@ Who points at whom (``->`` is a foreign key, ``~>`` a uid without one, since wha
     intervals        ~> slots, versions, disks
     activity         ~> everything, by name
     workers                                                  processes of `imgstore worker`, while they live
+    operations       ~> everything, by name                  long-running operations of the API, for a while after their end
 
 A ``*_key`` column is the folded form (`columns.folded`) of the name beside it: what is compared and kept unique.
 """
@@ -46,6 +47,7 @@ from sqlalchemy import (
 )
 
 from imgstore.catalog.columns import Exact, Instant, OneOf
+from imgstore.domain.asynchronous import OperationStatus
 from imgstore.domain.collection import Sentence
 from imgstore.domain.resources import Architecture, HyperVGeneration, OsState, OsType, StorageAccountType
 from imgstore.domain.sources import DiskFormat
@@ -53,7 +55,7 @@ from imgstore.domain.states import ProvisioningState, ReplicaState, WorkState
 from imgstore.domain.works import WorkKind
 from imgstore.ledger.rows import ChargeKind
 
-REVISION: Final = "0005"
+REVISION: Final = "0010"
 """The head of migrations/versions. A catalog that stands at it opens without Alembic being imported."""
 
 # Names of constraints are fixed, so that a later migration can name what it drops on either engine.
@@ -417,4 +419,19 @@ workers = Table(
     Column("holder", String, nullable=False),
     Column("started_at", Instant, nullable=False),
     Column("seen_at", Instant, nullable=False),
+)
+
+operations = Table(
+    "operations",
+    metadata,
+    _uid(),
+    Column("subscription", String, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("request", JSON, nullable=False),
+    Column("principal", String, nullable=False),
+    Column("status", OneOf(OperationStatus), nullable=False, index=True),
+    Column("error", JSON(none_as_null=True)),
+    Column("holder", String, nullable=False),
+    Column("started_at", Instant, nullable=False),
+    Column("finished_at", Instant),
 )

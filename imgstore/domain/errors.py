@@ -30,7 +30,17 @@
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detail:
+    """One of several things that went wrong together: an entry of Azure's `error.details`."""
+
+    code: str
+    target: str
+    message: str
 
 
 class ImgstoreError(Exception):
@@ -61,6 +71,8 @@ class ImgstoreError(Exception):
         """The property, file or resource that it is about, as Azure's `error.target`."""
         self.error_code = code or type(self).code
         """Azure's `error.code`."""
+        self.details: tuple[Detail, ...] = ()
+        """What went wrong part by part, as Azure's `error.details`."""
 
     def __str__(self) -> str:
         parts = [self.message]

@@ -1,6 +1,6 @@
 """Image versions: published, shown, listed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -13,6 +13,7 @@ from imgstore.domain import names
 from imgstore.domain.access import Action, Principal, authorize
 from imgstore.domain.errors import (
     Conflict,
+    Detail,
     ImageRefused,
     ImgstoreError,
     PropertyChangeNotAllowed,
@@ -127,6 +128,7 @@ def create_version(
     os_vhd_uri: str,
     source_format: DiskFormat | None = None,
     wait: bool = True,
+    written: Callable[[ImageVersion], None] = lambda version: None,
 ) -> VersionView:
     """Publish a disk as a version and replicate it to its target regions.
 
@@ -140,6 +142,7 @@ def create_version(
         os_vhd_uri: a path, file://, s3:// or https://, of any container that is read.
         source_format: what the file is; None looks at it.
         wait: until it is in every region; else only the source region is waited for, and workers do the rest.
+        written: told of the version when its row stands and its bytes are yet to come.
 
     Raises:
         InvalidInput, ImageRefused: the request or the image is refused; nothing is visible.
@@ -155,7 +158,7 @@ def create_version(
                 check_sha256(source, wanted.sha256)
             reader = open_disk(source, format=source_format, scratch=installation.scratch)
             try:
-                version = _publish(installation, wanted, reader)
+                version = _publish(installation, wanted, reader, written)
             finally:
                 reader.close()
         finally:
@@ -202,11 +205,17 @@ def _recorded(installation: Installation, principal: Principal, wanted: _Wanted)
     return recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/versions/write")
 
 
-def _publish(installation: Installation, wanted: _Wanted, reader: DiskReader) -> ImageVersion:
+def _publish(
+    installation: Installation,
+    wanted: _Wanted,
+    reader: DiskReader,
+    written: Callable[[ImageVersion], None] = lambda version: None,
+) -> ImageVersion:
     """The version's row, and its bytes in the source slot."""
     _check_disk(installation, reader)
     _warn_generation(installation, wanted.line, reader)
     version = _written_down(installation, wanted, reader.identity())
+    written(version)
     try:
         _make_source(installation, wanted, version, reader)
     except (ImageRefused, SourceChanged):
@@ -429,13 +438,18 @@ def replication_failed(view: VersionView, failed: Mapping[str, ImgstoreError]) -
         f"{{region:{regions.get(uid, 'removed since')}, detail:{error.message}}}" for uid, error in failed.items()
     )
     serving = sorted({r.slot.key.region for r in view.replicas if r.state is ReplicaState.COMPLETED})
-    return ReplicationFailed(
+    error = ReplicationFailed(
         "Gallery replication jobs failed in one or more regions. The failing regions' details are as follows: "
         f"'{details}'.",
         found=f"complete in {', '.join(serving) or 'no region'}",
         expected=f"complete in {', '.join(target.name for target in view.version.target_regions)}",
         hint="the complete regions serve; repeat the command and the failed ones go on where they stood",
     )
+    error.details = tuple(
+        Detail(code=each.error_code, target=regions.get(uid, "removed since"), message=each.message)
+        for uid, each in failed.items()
+    )
+    return error
 
 
 def show_version(

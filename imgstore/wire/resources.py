@@ -234,11 +234,11 @@ def _os_disk_image(version: ImageVersion) -> Json:
         sizeInGB=None if size is None else _gib(size),
         sizeInBytes=size,
         diskDigest=None if digest is None else digest.hex(),
-    ) | {"hostCaching": "ReadWrite", "source": {"uri": _without_secrets(version.source.location)}}
+    ) | {"hostCaching": "ReadWrite", "source": {"uri": without_secrets(version.source.location)}}
 
 
-def _without_secrets(location: str) -> str:
-    """A signed URL's signature, and a password in it, open the source to whoever reads them: neither is shown."""
+def without_secrets(location: str) -> str:
+    """A source as it is shown. A signed URL's signature, and a password in it, open the source to whoever reads them: neither is shown."""
     url = urlsplit(location)
     if url.scheme not in ("http", "https"):
         return location

@@ -1,0 +1,104 @@
+"""Galleries over HTTP."""
+
+from dataclasses import replace
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from imgstore.api.door import Asked, check_conditions
+from imgstore.api.groups import check_group
+from imgstore.api.longrunning import Outcome, Task
+from imgstore.api.paths import GALLERIES, GALLERY, SUBSCRIPTION
+from imgstore.domain.errors import NotFound
+from imgstore.domain.resources import Gallery
+from imgstore.operations import galleries
+from imgstore.wire.api_versions import Kind
+from imgstore.wire.bodies import read_gallery
+from imgstore.wire.resources import gallery_json
+
+router = APIRouter(tags=["Galleries"])
+_KIND = Kind.GALLERY
+
+
+@router.put(GALLERY, summary="Make a gallery, or replace what may change of it", status_code=201)
+async def put(ask: Asked, group: str, gallery: str) -> Response:
+    """Azure's Galleries_CreateOrUpdate."""
+    accepted = await ask.begin("put-gallery", group=group, gallery=gallery, body=await ask.json(), whole=True)
+    return ask.accepted(accepted, _KIND, 201 if accepted.created else 200)
+
+
+@router.patch(GALLERY, summary="Change a gallery")
+async def patch(ask: Asked, group: str, gallery: str) -> Response:
+    """Azure's Galleries_Update."""
+    accepted = await ask.begin("put-gallery", group=group, gallery=gallery, body=await ask.json(), whole=False)
+    return ask.accepted(accepted, _KIND, 200)
+
+
+@router.get(GALLERY, summary="Show a gallery")
+async def show(ask: Asked, group: str, gallery: str) -> Response:
+    """Azure's Galleries_Get."""
+    found = await ask.run(lambda at: galleries.show_gallery(at.installation, at.principal, group=group, name=gallery))
+    return ask.shown(gallery_json(found), _KIND)
+
+
+@router.get(GALLERIES, summary="List the galleries of a resource group")
+async def list_of_group(ask: Asked, group: str) -> Response:
+    """Azure's Galleries_ListByResourceGroup."""
+    return await ask.listed(
+        _KIND,
+        lambda at, page: galleries.page_galleries(at.installation, at.principal, page, group=group),
+        gallery_json,
+    )
+
+
+@router.get(f"{SUBSCRIPTION}/providers/Microsoft.Compute/galleries", summary="List the galleries of a subscription")
+async def list_of_subscription(ask: Asked) -> Response:
+    """Azure's Galleries_List."""
+    return await ask.listed(
+        _KIND, lambda at, page: galleries.page_galleries(at.installation, at.principal, page), gallery_json
+    )
+
+
+@router.delete(GALLERY, summary="Delete a gallery that has no images", status_code=202)
+async def delete(ask: Asked, group: str, gallery: str) -> Response:
+    """Azure's Galleries_Delete."""
+    return await ask.gone("delete-gallery", _KIND, group=group, gallery=gallery)
+
+
+def put_gallery(task: Task) -> Outcome:
+    """The command of PUT and PATCH."""
+    session, request = task.session, task.request
+    place = {"group": request["group"], "name": request["gallery"]}
+    fields = read_gallery(request["body"], session.api_version, whole=request["whole"])
+    standing: Gallery | None = None
+    try:
+        standing = galleries.show_gallery(session.installation, session.principal, **place)
+    except NotFound:
+        if not request["whole"]:
+            raise
+    if standing is None:
+        check_group(session, request["group"])
+        check_conditions(request["conditions"], None)
+        made = galleries.create_gallery(session.installation, session.principal, **place, **fields)
+        return True, gallery_json(made)
+    changed = galleries.update_gallery(session.installation, session.principal, _change(request, fields), **place)
+    return False, gallery_json(changed)
+
+
+def _change(request: Any, fields: dict[str, Any]) -> Any:
+    def change(gallery: Gallery) -> Gallery:
+        check_conditions(request["conditions"], gallery_json(gallery))
+        return replace(gallery, **fields)
+
+    return change
+
+
+def delete_gallery(task: Task) -> Outcome:
+    """The command of DELETE."""
+    session, request = task.session, task.request
+    place = {"group": request["group"], "name": request["gallery"]}
+    if request["conditions"]:
+        standing = galleries.show_gallery(session.installation, session.principal, **place)
+        check_conditions(request["conditions"], gallery_json(standing))
+    galleries.delete_gallery(session.installation, session.principal, **place)
+    return False, None
