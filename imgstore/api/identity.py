@@ -9,7 +9,7 @@ from imgstore.api.door import Ask, Asked, reply
 from imgstore.api.longrunning import Session
 from imgstore.api.paths import SUBSCRIPTION
 from imgstore.domain.errors import ClientRefused, InvalidInput, NotFound
-from imgstore.operations.subscriptions import seen_subscriptions
+from imgstore.operations.subscriptions import seen_subscriptions, tenant_of
 from imgstore.wire.cloud import endpoints_json, subscription_json, tenant_json
 from imgstore.wire.text import Json
 
@@ -88,14 +88,14 @@ def _tenant(session: Session) -> str:
 
 def _subscriptions(session: Session) -> Json:
     seen = seen_subscriptions(session.installation, session.principal)
-    return [subscription_json(each, _tenant(session)) for each in seen]
+    return [subscription_json(each, tenant_of(session.installation, session.principal, each)) for each in seen]
 
 
 def _subscription(session: Session) -> Json:
     named = session.installation.subscription
     if named not in seen_subscriptions(session.installation, session.principal):
         raise NotFound(f"The subscription '{named}' could not be found.", target=named, code="SubscriptionNotFound")
-    return subscription_json(named, _tenant(session))
+    return subscription_json(named, tenant_of(session.installation, session.principal, named))
 
 
 def _refused(error: ClientRefused | InvalidInput) -> Response:

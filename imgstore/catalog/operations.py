@@ -27,7 +27,15 @@ class Operations(Repository):
     __slots__ = ()
 
     def add(
-        self, *, uid: str, subscription: str, kind: str, request: Mapping[str, Any], principal: str, holder: str
+        self,
+        *,
+        uid: str,
+        subscription: str,
+        kind: str,
+        request: Mapping[str, Any],
+        principal: str,
+        principal_uid: str | None,
+        holder: str,
     ) -> AsyncOperation:
         """Write down one that begins now."""
         operation = AsyncOperation(
@@ -36,6 +44,7 @@ class Operations(Repository):
             kind=kind,
             request=request,
             principal=principal,
+            principal_uid=principal_uid,
             holder=holder,
             started_at=self._session.now(),
         )

@@ -25,6 +25,7 @@ _COMMANDS: Final = {
         target="imgstore.cli.inspect:inspect", summary="Say what a disk file is, and whether Azure would take it."
     ),
     "verify": Lazy(target="imgstore.cli.verify:verify", summary="Compare a disk file with a stored image."),
+    "serve": Lazy(target="imgstore.cli.serve:serve", summary="Serve Azure's API, for az and Azure's SDKs."),
     "worker": Lazy(target="imgstore.cli.worker:worker", summary="Make the replicas that are desired and not there."),
     "gc": Lazy(target="imgstore.cli.gc:gc", summary="Collect what no version, disk or open work needs."),
     "scrub": Lazy(target="imgstore.cli.scrub:scrub", summary="Read what is kept, check it, and repair it."),

@@ -26,7 +26,9 @@ class AsyncOperation:
     request: Mapping[str, Any]
     """JSON: all that the command needs to be done again. Emptied at the end, since a source's URL may be signed."""
     principal: str
-    """Who asked; whether they may was decided then."""
+    """Who asked, by name; whether they may was decided then."""
+    principal_uid: str | None = None
+    """Who asked; None is whoever administers a local home."""
     status: OperationStatus = OperationStatus.IN_PROGRESS
     error: Mapping[str, Any] | None = None
     """ARM's error, of one that failed."""

@@ -20,6 +20,7 @@ def open_operation(
             kind=kind,
             request=request,
             principal=principal.name,
+            principal_uid=principal.uid,
             holder=installation.keeper.holder,
         )
 
@@ -59,8 +60,9 @@ def show_operation(installation: Installation, principal: Principal, uid: str) -
             hint="operations are kept for seven days after their end: look at the resource itself",
             target=uid,
         )
-    if found.principal != principal.name:
-        authorize(principal, Action.READ, f"/subscriptions/{found.subscription}")
+    if principal.uid is None or found.principal_uid != principal.uid:
+        scope = f"/subscriptions/{found.subscription}/providers/Microsoft.Compute/locations/any/capsOperations/{uid}"
+        authorize(principal, Action.READ, scope)
     return found
 
 

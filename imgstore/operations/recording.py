@@ -3,13 +3,27 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from imgstore.domain.access import Action, Principal, authorize
+from imgstore.domain.access import Action, Principal, authorize, may, operation
 from imgstore.domain.errors import ImgstoreError, StoreError
 from imgstore.operations.installation import Installation
 
 
+def permit(installation: Installation, principal: Principal, action: Action, scope: str, of: str | None = None) -> None:
+    """`authorize` for what only reads: what is granted leaves no row, what is refused does.
+
+    Raises:
+        AccessDenied: the principal may not.
+        NotFound: nor may it know of the subscription.
+    """
+    if not may(principal, action, scope, of):
+        with recorded(installation, principal, action, scope, operation(action, scope, of), of=of):
+            pass
+
+
 @contextmanager
-def recorded(installation: Installation, principal: Principal, action: Action, scope: str, what: str) -> Iterator[None]:
+def recorded(
+    installation: Installation, principal: Principal, action: Action, scope: str, what: str, *, of: str | None = None
+) -> Iterator[None]:
     """Ask whether `principal` may, then run the block and leave a row that says how it ended.
 
     Args:
@@ -18,6 +32,7 @@ def recorded(installation: Installation, principal: Principal, action: Action, s
         action: what kind.
         scope: the resource's id.
         what: the operation's name, as Azure's ("Microsoft.Compute/galleries/write").
+        of: the type of resource, where it is not that of the scope (`access.operation`).
 
     Raises:
         AccessDenied: before the block runs.
@@ -25,7 +40,7 @@ def recorded(installation: Installation, principal: Principal, action: Action, s
     started_at = installation.effects.now()
     outcome, detail = "Succeeded", ""
     try:
-        authorize(principal, action, scope)
+        authorize(principal, action, scope, of)
         yield
     except ImgstoreError as error:
         outcome, detail = "Failed", f"{error.error_code}: {error.message}"

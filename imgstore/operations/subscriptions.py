@@ -1,6 +1,6 @@
-"""Subscriptions: the installation's own, and those that have a resource group."""
+"""Subscriptions: the installation's own, those of a tenant, and those that have a resource group."""
 
-from imgstore.domain.access import INSTALLATION, Principal
+from imgstore.domain.access import Principal, knows
 from imgstore.domain.errors import NotFound
 from imgstore.operations.installation import Installation
 
@@ -8,18 +8,19 @@ from imgstore.operations.installation import Installation
 def known_subscriptions(installation: Installation) -> list[str]:
     """Every subscription, the installation's own first."""
     with installation.catalog.reading() as facts:
-        others = [each for each in facts.groups.subscriptions() if each != installation.subscription.casefold()]
-    return [installation.subscription, *others]
+        others = {*facts.groups.subscriptions(), *(each.casefold() for each, _ in facts.tenants.subscriptions())}
+    return [installation.subscription, *sorted(others - {installation.subscription.casefold()})]
 
 
 def seen_subscriptions(installation: Installation, principal: Principal) -> list[str]:
     """Those in which the principal has a role on anything."""
-    scopes = [f"{grant.scope.rstrip('/')}/".casefold() for grant in principal.grants]
-    return [
-        each
-        for each in known_subscriptions(installation)
-        if any(scope == INSTALLATION or scope.startswith(f"/subscriptions/{each}/".casefold()) for scope in scopes)
-    ]
+    return [each for each in known_subscriptions(installation) if knows(principal, f"/subscriptions/{each}")]
+
+
+def tenant_of(installation: Installation, principal: Principal, subscription: str) -> str:
+    """The uid of the tenant that a subscription belongs to; one that belongs to none is shown as the caller's."""
+    with installation.catalog.reading() as facts:
+        return facts.tenants.owner(subscription) or principal.tenant or ""
 
 
 def check_subscription_known(installation: Installation, subscription: str) -> None:

@@ -1,13 +1,13 @@
 """Long-running operations of the API.
 
-Revision: 0010, after 0005.
+Revision: 0010, after 0009.
 """
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0010"
-down_revision = "0005"
+down_revision = "0009"
 branch_labels = None
 depends_on = None
 
@@ -20,6 +20,7 @@ def upgrade() -> None:
         sa.Column("kind", sa.String(), nullable=False),
         sa.Column("request", sa.JSON(), nullable=False),
         sa.Column("principal", sa.String(), nullable=False),
+        sa.Column("principal_uid", sa.String(), nullable=True),
         sa.Column("status", sa.String(), nullable=False),
         sa.Column("error", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("holder", sa.String(), nullable=False),
