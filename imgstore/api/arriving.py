@@ -31,7 +31,10 @@ class Counts:
             "imgstore_http_requests", "Requests answered.", ("method", "route", "status"), registry=self.registry
         )
         self._seconds = Histogram(
-            "imgstore_http_request_seconds", "From a request to its answer.", ("method", "route"), registry=self.registry
+            "imgstore_http_request_seconds",
+            "From a request to its answer.",
+            ("method", "route"),
+            registry=self.registry,
         )
 
     def count(self, scope: Scope, status: int, seconds: float) -> None:
@@ -100,7 +103,8 @@ def add_refusals(app: FastAPI) -> None:
 async def _refused(_request: Request, error: Any) -> Response:
     headers = {}
     if isinstance(error, Unauthenticated):
-        headers["WWW-Authenticate"] = f'Bearer error="invalid_token", error_description="{error.message}"'
+        told = _clean(error.message.replace('"', "'").replace("\\", "/"))
+        headers["WWW-Authenticate"] = f'Bearer error="invalid_token", error_description="{told}"'
     return reply(error.status, error_json(error), headers)
 
 

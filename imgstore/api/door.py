@@ -15,6 +15,7 @@ from fastapi import Depends, Query, Request, Response
 
 from imgstore.api.auth import Authority
 from imgstore.api.longrunning import Accepted, LongRunner, Session
+from imgstore.api.paths import type_of
 from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.operations.installation import Installation
@@ -78,8 +79,7 @@ class Ask:
         if named is not None and named.casefold() != installation.subscription.casefold():
             check_subscription_known(installation, named)
             installation = replace(installation, subscription=named.lower())
-        kind = self.request.url.path.rstrip("/").rsplit("/", 2)[-2]
-        version = check_api_version(self.api_version, kind)
+        version = check_api_version(self.api_version, type_of(self.request.url.path))
         return Session(installation=installation, principal=principal, api_version=version)
 
     async def in_thread(self, work: Callable[[], _T]) -> _T:
@@ -165,7 +165,9 @@ class Ask:
             return Response(status_code=304, headers={"ETag": tag})
         return reply(200, trimmed(body, kind, self._version()), {"ETag": tag})
 
-    async def listed(self, kind: Kind, work: Callable[[Session, PageRequest], Page[_T]], tell: Callable[[_T], Json]) -> Response:
+    async def listed(
+        self, kind: Kind, work: Callable[[Session, PageRequest], Page[_T]], tell: Callable[[_T], Json]
+    ) -> Response:
         """A page of a list."""
 
         def read(session: Session) -> Page[Json]:
@@ -238,7 +240,9 @@ Asked = Annotated[Ask, Depends(ask)]
 def reply(status: int, body: Json, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer."""
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-    return Response(content=text.encode(), status_code=status, headers=dict(headers or {}), media_type="application/json")
+    return Response(
+        content=text.encode(), status_code=status, headers=dict(headers or {}), media_type="application/json"
+    )
 
 
 def etag_of(body: Json) -> str:

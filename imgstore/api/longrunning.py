@@ -169,4 +169,3 @@ def _told(error: Exception) -> Json:
     if isinstance(error, ImgstoreError):
         return error_json(error)
     return error_json(InternalError("The server failed in a way that was not foreseen.", hint="look into its log"))
-

@@ -44,3 +44,9 @@ def spelled(path: str) -> str:
             parts[place] = _WORDS.get(parts[place].lower(), parts[place])
         is_word = behind or not is_word
     return "/".join(parts)
+
+
+def type_of(path: str) -> str:
+    """The type of the resource at a path that `spelled` has gone over: ``galleries/images``."""
+    words = path.partition(f"/{_PROVIDERS}/")[2].split("/")[1:] or path.split("/")[1:]
+    return "/".join(words[::2])

@@ -23,7 +23,9 @@ def _monitored(ask: Ask, operation: AsyncOperation) -> Response:
     if operation.status is OperationStatus.IN_PROGRESS:
         return Response(status_code=202, headers={"Location": str(ask.request.url), **ask.patience})
     if operation.error is not None:
-        return reply(ImgstoreError.status if operation.error["code"] == ImgstoreError.code else 409, {"error": operation.error})
+        return reply(
+            ImgstoreError.status if operation.error["code"] == ImgstoreError.code else 409, {"error": operation.error}
+        )
     return Response(status_code=200)
 
 

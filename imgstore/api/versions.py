@@ -208,5 +208,3 @@ def delete_version(task: Task) -> Outcome:
         allowed=allowed,
     )
     return False, None
-
-

@@ -11,6 +11,7 @@ from imgstore.cli.session import Session, opened
 from imgstore.domain.errors import InvalidInput, ToolMissing
 
 if TYPE_CHECKING:
+    from imgstore.api.secrets import Credential
     from imgstore.api.serving import Door
 
 _EXAMPLE: Final = """
@@ -34,7 +35,9 @@ _PORT: Final = 8443
     metavar="URL",
     help="How clients reach the server: what its tokens are good for. Default: https://localhost:PORT.",
 )
-@click.option("--tls-cert", type=click.Path(path_type=Path), metavar="FILE", help="Certificate, with its chain, as PEM.")
+@click.option(
+    "--tls-cert", type=click.Path(path_type=Path), metavar="FILE", help="Certificate, with its chain, as PEM."
+)
 @click.option("--tls-key", type=click.Path(path_type=Path), metavar="FILE", help="Its key, as PEM.")
 @click.option(
     "--dev-tls", is_flag=True, help="Make an authority and a certificate for localhost, once, below the data folder."
@@ -104,7 +107,7 @@ def serve(
         authority = Authority(session.installation, here, audiences=(*AUDIENCES, *also))
         settings = ServerSettings(retry_after_seconds=retry_after_seconds, page_items=page_items)
         app = make_application(session.installation, authority, settings)
-        lines = _lines(session, here, bundle, administrator and (administrator.client_id, administrator.secret))
+        lines = _lines(session, here, bundle, administrator)
         run(
             app,
             session.installation,
@@ -129,20 +132,28 @@ def _door(
     return Door(host=host, port=port, certificate=made.certificate, key=made.key), made.bundle
 
 
-def _lines(session: Session, url: str, bundle: Path | None, administrator: tuple[str, str] | None) -> list[str]:
+def _lines(session: Session, url: str, bundle: Path | None, administrator: "Credential | None") -> list[str]:
     """What a person pastes into a shell, one ``NAME=value`` or command a line."""
-    client, secret = administrator or ("$IMGSTORE_CLIENT_ID", "$IMGSTORE_CLIENT_SECRET")
     with session.installation.catalog.reading() as facts:
         tenant = facts.tenants.owner(session.installation.subscription)
-    given = [f"export IMGSTORE_CLIENT_ID={client}", f"export IMGSTORE_CLIENT_SECRET={secret}"]
-    roots = [f"export {name}={bundle}" for name in ("REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS") if bundle]
+    given = (
+        []
+        if administrator is None
+        else [
+            f"IMGSTORE_CLIENT_ID={administrator.known.identity.client_id}",
+            f"IMGSTORE_CLIENT_SECRET={administrator.secret}",
+        ]
+    )
+    roots = [f"{name}={bundle}" for name in ("REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS") if bundle]
     return [
-        f"# imgstore serves {url}; the documentation of its API: {url}/docs",
-        f"export IMGSTORE_TENANT_ID={tenant}",
-        *(given if administrator else []),
-        f"export IMGSTORE_SUBSCRIPTION_ID={session.installation.subscription}",
+        f"# imgstore serves {url} (its API: {url}/docs). To point az and Azure's SDKs at it, paste:",
+        "set -a",
+        f"IMGSTORE_TENANT_ID={tenant}",
+        *given,
+        f"IMGSTORE_SUBSCRIPTION_ID={session.installation.subscription}",
         *roots,
-        "export AZURE_CORE_INSTANCE_DISCOVERY=false",
+        "AZURE_CORE_INSTANCE_DISCOVERY=false",
+        "set +a",
         f"az cloud register -n imgstore --endpoint-resource-manager {url}",
         "az cloud set -n imgstore",
         'az login --service-principal -u "$IMGSTORE_CLIENT_ID" -p "$IMGSTORE_CLIENT_SECRET" --tenant "$IMGSTORE_TENANT_ID"',

@@ -124,9 +124,7 @@ def check_api_version(api_version: str | None, kind: str) -> str:
 def knows(kind: Kind, path: str, api_version: str) -> bool:
     """Whether an api-version has the field at a path."""
     return all(
-        since <= api_version
-        for field, since in SINCE[kind].items()
-        if path == field or path.startswith(f"{field}.")
+        since <= api_version for field, since in SINCE[kind].items() if path == field or path.startswith(f"{field}.")
     )
 
 

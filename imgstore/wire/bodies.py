@@ -276,5 +276,3 @@ def read_group(body: Json) -> tuple[str, dict[str, str] | None]:
     """The location and the tags of a resource group; no tags where the body does not speak of them."""
     check_object(body)
     return location_of(body), None if at(body, "tags") is None else tags_of(body)
-
-

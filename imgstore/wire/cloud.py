@@ -29,7 +29,8 @@ def endpoints_json(base_url: str) -> Json:
         "sqlManagement": base_url,
         "vmImageAliasDoc": "",
         "suffixes": {
-            name: f"{name.lower()}.imgstore.invalid" for name in ("storage", "keyVaultDns", "acrLoginServer", "sqlServerHostname")
+            name: f"{name.lower()}.imgstore.invalid"
+            for name in ("storage", "keyVaultDns", "acrLoginServer", "sqlServerHostname")
         },
     }
 

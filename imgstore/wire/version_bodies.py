@@ -107,7 +107,8 @@ def read_version(body: Json, api_version: str, *, whole: bool) -> VersionBody:
     return VersionBody(
         location=location_of(known) if whole else None,
         uri=_uri(known),
-        restore=flag_of(at(known, "properties.restore"), "properties.restore") or (whole and not known.get("properties")),
+        restore=flag_of(at(known, "properties.restore"), "properties.restore")
+        or (whole and not known.get("properties")),
         target_regions=None if regions is None else target_regions_of(_without_nulls(regions)),
         replica_count=whole_at(known, f"{_PUBLISHING}.replicaCount"),
         storage_account_type=None if kind is None else parse_storage_account_type(str(kind)),
@@ -147,6 +148,8 @@ def _without_nulls(regions: Json) -> Json:
     if not isinstance(regions, list):
         return regions
     return [
-        {name: value for name, value in each.items() if value not in (None, [], {})} if isinstance(each, Mapping) else each
+        {name: value for name, value in each.items() if value not in (None, [], {})}
+        if isinstance(each, Mapping)
+        else each
         for each in regions
     ]

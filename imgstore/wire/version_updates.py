@@ -85,7 +85,9 @@ def _update(after: Json, changed: Mapping[str, Json]) -> VersionUpdate:
     ends = publishing.get("endOfLifeDate")
     count = f"{_PUBLISHING}.replicaCount"
     return VersionUpdate(
-        target_regions=target_regions_of(publishing.get("targetRegions")) if given(f"{_PUBLISHING}.targetRegions") else None,
+        target_regions=target_regions_of(publishing.get("targetRegions"))
+        if given(f"{_PUBLISHING}.targetRegions")
+        else None,
         replica_count=_whole(publishing.get("replicaCount") or 1, count) if given(count) else None,
         exclude_from_latest=flag(f"{_PUBLISHING}.excludeFromLatest", publishing, absent=False),
         end_of_life_at=(
