@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import Depends, Query, Request, Response
@@ -126,10 +126,7 @@ class Ask:
         body = await self.body()
         try:
             read = json.loads(body, parse_constant=_no_constant)
-            text = json.dumps(read, ensure_ascii=False)
-            if "\\u0000" in text:
-                raise ValueError("the character U+0000")
-            text.encode()
+            _check_text(json.dumps(read, ensure_ascii=False))
         except (ValueError, RecursionError) as error:
             raise InvalidInput(
                 "The request content was invalid and could not be deserialized.",
@@ -152,11 +149,6 @@ class Ask:
     def next_link(self, token: str) -> str:
         """The URL of the page behind `token`."""
         return str(self.request.url.include_query_params(**{"$skiptoken": token}))
-
-    def expands(self, name: str) -> bool:
-        """Whether ``$expand`` asks for `name`."""
-        asked = self.request.query_params.get("$expand", "")
-        return name.lower() in [each.strip().lower() for each in asked.split(",")]
 
     def shown(self, body: Json, kind: Kind, etag: str | None = None) -> Response:
         """A resource as the answer to a GET."""
@@ -220,6 +212,13 @@ class Ask:
 
     def _version(self) -> str:
         return (self.api_version or "")[:10]
+
+
+def _check_text(text: str) -> None:
+    """Refuse what no database keeps: the character U+0000, and halves of a pair of surrogates."""
+    text.encode()
+    if "\\u0000" in text:
+        raise ValueError("the character U+0000")
 
 
 def _no_constant(word: str) -> None:
@@ -290,5 +289,3 @@ class ServerSettings:
     request_threads: int = 32
     running_threads: int = 16
     """Long-running operations at once; others wait."""
-    workers: bool = field(default=True)
-    """Whether a worker runs in this process."""

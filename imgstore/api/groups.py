@@ -53,7 +53,7 @@ async def list_of_subscription(ask: Asked) -> Response:
     """Azure's ResourceGroups_List."""
     return await ask.listed(
         _KIND,
-        lambda at, page: Page(items=tuple(groups.list_groups(at.installation, at.principal))),
+        lambda at, _page: Page(items=tuple(groups.list_groups(at.installation, at.principal))),
         group_json,
     )
 

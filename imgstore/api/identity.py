@@ -31,7 +31,7 @@ async def openid(ask: Asked, tenant: str) -> Response:
 
 
 @router.get("/{tenant}/discovery/v2.0/keys", summary="The keys that tokens are signed with")
-async def keys(ask: Asked, tenant: str) -> Response:
+async def keys(ask: Asked, tenant: str) -> Response:  # noqa: ARG001 - one set of keys serves all tenants
     """Open to everybody."""
     return reply(200, await ask.in_thread(ask.server.authority.jwks))
 
@@ -42,13 +42,7 @@ async def token(ask: Asked, tenant: str) -> Response:
     """Client credentials, by form. Its errors are OAuth's (RFC 6749, 5.2), with Microsoft's codes in the description."""
     form = await _form(ask)
     try:
-        if form.get("grant_type") != "client_credentials":
-            raise InvalidInput(
-                f"AADSTS70003: The grant type '{form.get('grant_type', '')[:64]}' is not supported.",
-                expected="client_credentials",
-                hint="log in as a service principal",
-                code="unsupported_grant_type",
-            )
+        _check_grant(form.get("grant_type", ""))
         scope = form.get("scope") or f"{form.get('resource', '').rstrip('/')}/.default"
         client, secret = form.get("client_id", ""), form.get("client_secret", "")
         given = await ask.in_thread(lambda: ask.server.authority.token(tenant, client, secret, scope))
@@ -102,6 +96,16 @@ def _refused(error: ClientRefused | InvalidInput) -> Response:
     """Clients that gave a wrong secret are told 401, other mistakes 400."""
     body = {"error": error.error_code, "error_description": str(error)}
     return reply(error.status, body, _NOT_KEPT)
+
+
+def _check_grant(kind: str) -> None:
+    if kind != "client_credentials":
+        raise InvalidInput(
+            f"AADSTS70003: The grant type '{kind[:64]}' is not supported.",
+            expected="client_credentials",
+            hint="log in as a service principal",
+            code="unsupported_grant_type",
+        )
 
 
 async def _form(ask: Ask) -> dict[str, str]:

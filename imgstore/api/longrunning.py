@@ -162,7 +162,7 @@ class LongRunner:
         request = {**operation.request, "conditions": {}}
         answered: Future[Accepted] = Future()
         answered.set_result(Accepted(operation_uid=operation.uid, created=False, body=None))  # Given long ago.
-        self._perform(operation, Task(session=session, request=request, accept=lambda outcome: None), answered)
+        self._perform(operation, Task(session=session, request=request, accept=lambda _outcome: None), answered)
 
 
 def _told(error: Exception) -> Json:

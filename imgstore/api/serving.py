@@ -1,13 +1,12 @@
 """Serves: a socket, uvicorn over it, and a worker beside, until SIGTERM or Ctrl-C."""
 
-import asyncio
 import logging
 import signal
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -37,7 +36,26 @@ class Door:
 
 
 class _Uvicorn(uvicorn.Server):
-    """Ends by itself on a signal: uvicorn's own would raise the signal again, and kill the process before its end."""
+    """Tells when it is ready and when it is to end, and ends by itself on a signal.
+
+    uvicorn's own raises the signal again at the end, which would kill the process before it has tidied up.
+    """
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], ending: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+        self._ending = ending
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to take requests."""
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal came; a second one does not wait for anybody."""
+        self._ending()
+        super().handle_exit(sig, frame)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -45,11 +63,7 @@ class _Uvicorn(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            self.handle_exit(number, frame)
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:
@@ -98,9 +112,9 @@ def serve(
     listening: socket.socket,
     *,
     worker: bool,
-    ready: Callable[[Callable[[], None]], None] = lambda stop: None,
+    ready: Callable[[Callable[[], None]], None],
 ) -> None:
-    """Serve until a signal comes.
+    """Serve until a signal comes. Then nobody is let in any more, and what runs stops at its next request to a store.
 
     Args:
         app: what answers.
@@ -120,42 +134,34 @@ def serve(
         proxy_headers=False,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
-    server = _Uvicorn(config)
+    ended = threading.Event()
+
+    def ending() -> None:
+        ended.set()
+        installation.keeper.interrupt()
 
     def stop() -> None:
+        ending()
         server.should_exit = True
 
-    async def served() -> None:
-        task = asyncio.ensure_future(server.serve(sockets=[listening]))
-        while not (server.started or task.done()):
-            await asyncio.sleep(0.01)
-        if server.started:
-            ready(stop)
-        await task
-
-    with _working(installation) if worker else _idle():
-        asyncio.run(served())
+    server = _Uvicorn(config, ready=lambda: ready(stop), ending=ending)
+    with _working(installation, ended) if worker else nullcontext():
+        server.run(sockets=[listening])
 
 
 @contextmanager
-def _working(installation: Installation) -> Iterator[None]:
-    stop = threading.Event()
-
+def _working(installation: Installation, ended: threading.Event) -> Iterator[None]:
     def work() -> None:
         try:
-            run_worker(installation, administrator("server"), stop=stop)
+            run_worker(installation, administrator("server"), stop=ended)
         except Exception:
             _log.exception("the worker ended")
+            raise
 
     thread = threading.Thread(target=work, name="worker")
     thread.start()
     try:
         yield
     finally:
-        stop.set()
+        ended.set()
         thread.join()
-
-
-@contextmanager
-def _idle() -> Iterator[None]:
-    yield

@@ -54,7 +54,7 @@ async def show(
 ) -> Response:
     """Azure's GalleryImageVersions_Get."""
     place = {"group": group, "gallery": gallery, "definition": definition, "version": version}
-    status = ask.expands("ReplicationStatus")
+    status = "replicationstatus" in [each.strip().lower() for each in (expand or "").split(",")]
     body = await ask.run(lambda at: _json(at.installation, _shown(at, place), replication_status=status))
     return ask.shown(body, _KIND)
 
@@ -90,7 +90,7 @@ async def delete(
 async def list_soft_deleted(ask: Asked, group: str, gallery: str, artifact_type: str, definition: str) -> Response:
     """Azure's SoftDeletedResource_ListByArtifactName."""
 
-    def listed(at: Session, page: PageRequest) -> Page[VersionView]:
+    def listed(at: Session, _page: PageRequest) -> Page[VersionView]:
         if artifact_type.lower() != "images":
             raise InvalidInput(
                 f"'{artifact_type}' is no type of artifacts that is deleted softly.",
@@ -142,7 +142,7 @@ def put_version(task: Task) -> Outcome:
         session.principal,
         **place,
         update=body.as_update(),
-        written=lambda version: _accept(task, created=False),
+        written=lambda _version: _accept(task, created=False),
     )
     return False, _json(session.installation, view)
 
@@ -177,7 +177,7 @@ def _publish(task: Task, place: dict[str, Any], body: VersionBody, *, created: b
         session.principal,
         request,
         os_vhd_uri=body.uri,
-        written=lambda version: _accept(task, created=created),
+        written=lambda _version: _accept(task, created=created),
     )
 
 

@@ -114,7 +114,7 @@ def serve(
             door,
             listening,
             worker=not no_worker,
-            ready=lambda stop: click.echo("\n".join(lines)),
+            ready=lambda _stop: click.echo("\n".join(lines)),
         )
 
 

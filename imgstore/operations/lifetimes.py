@@ -29,7 +29,7 @@ def delete_version(
     definition: str,
     version: VersionName,
     bypass_soft_delete: bool = False,
-    allowed: Callable[[ImageVersion], None] = lambda version: None,
+    allowed: Callable[[ImageVersion], None] = lambda _version: None,
 ) -> None:
     """Remove a version; where its gallery deletes softly, for the time being only. Disks made from it live on.
 

@@ -26,7 +26,7 @@ def update_version(
     definition: str,
     version: VersionName,
     update: VersionUpdate,
-    written: Callable[[ImageVersion], None] = lambda version: None,
+    written: Callable[[ImageVersion], None] = lambda _version: None,
 ) -> VersionView:
     """Change what may change of a version; copy it to what is new, and take it away from what is no target any more.
 

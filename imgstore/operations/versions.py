@@ -128,7 +128,7 @@ def create_version(
     os_vhd_uri: str,
     source_format: DiskFormat | None = None,
     wait: bool = True,
-    written: Callable[[ImageVersion], None] = lambda version: None,
+    written: Callable[[ImageVersion], None] = lambda _version: None,
 ) -> VersionView:
     """Publish a disk as a version and replicate it to its target regions.
 
@@ -209,7 +209,7 @@ def _publish(
     installation: Installation,
     wanted: _Wanted,
     reader: DiskReader,
-    written: Callable[[ImageVersion], None] = lambda version: None,
+    written: Callable[[ImageVersion], None] = lambda _version: None,
 ) -> ImageVersion:
     """The version's row, and its bytes in the source slot."""
     _check_disk(installation, reader)

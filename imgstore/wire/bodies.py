@@ -94,14 +94,14 @@ def _word_of(words: type[_Word]) -> Callable[[Json, str], _Word]:
 
 _GALLERY: Final = (
     _Field("properties.description", "description", _read_text, None),
-    _Field("properties.softDeletePolicy.isSoftDeleteEnabled", "soft_delete_enabled", _read_flag, False),
+    _Field("properties.softDeletePolicy.isSoftDeleteEnabled", "soft_delete_enabled", _read_flag, default=False),
     _Field(
         "properties.softDeletePolicy.retentionPeriodInDays",
         "soft_delete_retention_days",
         whole_at,
         SOFT_DELETE_RETENTION_DAYS,
     ),
-    _Field("tags", "tags", lambda body, path: tags_of(body), NO_TAGS),
+    _Field("tags", "tags", lambda body, _path: tags_of(body), NO_TAGS),
 )
 _DEFINITION: Final = (
     _Field("properties.osType", "os_type", _word_of(OsType)),
@@ -120,9 +120,9 @@ _DEFINITION: Final = (
     _Field("properties.endOfLifeDate", "end_of_life_at", _read_life, None),
     _Field("properties.recommended.vCPUs", "recommended_vcpus", read_range, Recommended()),
     _Field("properties.recommended.memory", "recommended_memory_gib", read_range, Recommended()),
-    _Field("properties.features", "features", lambda body, path: read_features(body)),
+    _Field("properties.features", "features", lambda body, _path: read_features(body)),
     _Field("properties.allowUpdateImage", "allow_update_image", _read_flag),
-    _Field("tags", "tags", lambda body, path: tags_of(body), NO_TAGS),
+    _Field("tags", "tags", lambda body, _path: tags_of(body), NO_TAGS),
 )
 _REQUIRED: Final = ("os_type", "os_state", "publisher", "offer", "sku")
 _NOT_HEEDED: Final[Mapping[Kind, tuple[str, ...]]] = {
