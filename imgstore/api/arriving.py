@@ -57,7 +57,7 @@ class Arrival:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        scope = scope | {"path": spelled(scope["path"])}
+        scope = {**scope, "path": spelled(scope["path"])}
         identities = _identities(Headers(scope=scope))
         scope.setdefault("state", {})["request_id"] = identities["x-ms-request-id"]
         status = 500

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Response
 
-from imgstore.api.door import Asked, check_conditions
+from imgstore.api.door import RESOURCE, Asked, check_conditions
 from imgstore.api.longrunning import Outcome, Task
 from imgstore.api.paths import DEFINITION, DEFINITIONS
 from imgstore.domain.errors import NotFound
@@ -25,7 +25,12 @@ _KIND: Final = Kind.DEFINITION
 _DETAILS: Final = frozenset(each.name for each in fields_of(DefinitionDetails))
 
 
-@router.put(DEFINITION, summary="Make an image definition, or replace what may change of it", status_code=201)
+@router.put(
+    DEFINITION,
+    summary="Make an image definition, or replace what may change of it",
+    status_code=201,
+    openapi_extra=RESOURCE,
+)
 async def put(ask: Asked, group: str, gallery: str, definition: str) -> Response:
     """Azure's GalleryImages_CreateOrUpdate."""
     place = {"group": group, "gallery": gallery, "definition": definition}
@@ -33,7 +38,7 @@ async def put(ask: Asked, group: str, gallery: str, definition: str) -> Response
     return ask.accepted(accepted, _KIND, 201 if accepted.created else 200)
 
 
-@router.patch(DEFINITION, summary="Change an image definition")
+@router.patch(DEFINITION, summary="Change an image definition", openapi_extra=RESOURCE)
 async def patch(ask: Asked, group: str, gallery: str, definition: str) -> Response:
     """Azure's GalleryImages_Update."""
     place = {"group": group, "gallery": gallery, "definition": definition}
@@ -71,7 +76,7 @@ def _json(line: Lineage) -> Json:
     return definition_json(line.definition, line.gallery)
 
 
-def _place(request: Mapping[str, Any]) -> dict[str, str]:
+def _place(request: Mapping[str, Any]) -> dict[str, Any]:
     return {"group": request["group"], "gallery": request["gallery"], "name": request["definition"]}
 
 
@@ -93,7 +98,7 @@ def put_definition(task: Task) -> Outcome:
     return False, _json(definitions.update_definition(session.installation, session.principal, change, **place))
 
 
-def _created(task: Task, place: dict[str, str], fields: dict[str, Any]) -> Lineage:
+def _created(task: Task, place: dict[str, Any], fields: dict[str, Any]) -> Lineage:
     installation, principal = task.session.installation, task.session.principal
     allow = fields.pop("allow_update_image", False)
     details = DefinitionDetails(**{name: fields.pop(name) for name in list(fields) if name in _DETAILS})

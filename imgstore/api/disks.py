@@ -4,7 +4,7 @@ from typing import Final
 
 from fastapi import APIRouter, Response
 
-from imgstore.api.door import Asked, check_conditions
+from imgstore.api.door import RESOURCE, Asked, check_conditions
 from imgstore.api.groups import check_group
 from imgstore.api.longrunning import Outcome, Session, Task
 from imgstore.api.paths import DISK, DISKS, SUBSCRIPTION
@@ -20,7 +20,7 @@ router = APIRouter(tags=["Disks"])
 _KIND: Final = Kind.DISK
 
 
-@router.put(DISK, summary="Make a managed disk from an image version", status_code=202)
+@router.put(DISK, summary="Make a managed disk from an image version", status_code=202, openapi_extra=RESOURCE)
 async def put(ask: Asked, group: str, disk: str) -> Response:
     """Azure's Disks_CreateOrUpdate, FromImage."""
     accepted = await ask.begin("put-disk", group=group, disk=disk, body=await ask.json())

@@ -29,6 +29,12 @@ BODY_BYTES_MAX: Final = 1 << 20
 """ARM takes 4 MB for a template; a resource here is some kilobytes."""
 
 
+RESOURCE: Final[dict[str, Any]] = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
+}
+"""What /docs says of a body that is a resource: its fields are Azure's, by the api-version."""
+
+
 class BodyTooLarge(ImgstoreError):
     """The request's body is longer than any resource."""
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from imgstore.api.door import Asked, check_conditions
+from imgstore.api.door import RESOURCE, Asked, check_conditions
 from imgstore.api.groups import check_group
 from imgstore.api.longrunning import Outcome, Task
 from imgstore.api.paths import GALLERIES, GALLERY, SUBSCRIPTION
@@ -20,14 +20,16 @@ router = APIRouter(tags=["Galleries"])
 _KIND = Kind.GALLERY
 
 
-@router.put(GALLERY, summary="Make a gallery, or replace what may change of it", status_code=201)
+@router.put(
+    GALLERY, summary="Make a gallery, or replace what may change of it", status_code=201, openapi_extra=RESOURCE
+)
 async def put(ask: Asked, group: str, gallery: str) -> Response:
     """Azure's Galleries_CreateOrUpdate."""
     accepted = await ask.begin("put-gallery", group=group, gallery=gallery, body=await ask.json(), whole=True)
     return ask.accepted(accepted, _KIND, 201 if accepted.created else 200)
 
 
-@router.patch(GALLERY, summary="Change a gallery")
+@router.patch(GALLERY, summary="Change a gallery", openapi_extra=RESOURCE)
 async def patch(ask: Asked, group: str, gallery: str) -> Response:
     """Azure's Galleries_Update."""
     accepted = await ask.begin("put-gallery", group=group, gallery=gallery, body=await ask.json(), whole=False)

@@ -4,7 +4,7 @@ from typing import Final
 
 from fastapi import APIRouter, Response
 
-from imgstore.api.door import Asked, reply
+from imgstore.api.door import RESOURCE, Asked, reply
 from imgstore.api.longrunning import Outcome, Session, Task
 from imgstore.api.paths import GROUP, GROUPS, PROVIDER, SUBSCRIPTION
 from imgstore.domain.errors import NotFound
@@ -21,7 +21,7 @@ router = APIRouter(tags=["Resource groups"])
 _KIND: Final = Kind.GROUP
 
 
-@router.put(GROUP, summary="Make a resource group, or change its tags", status_code=201)
+@router.put(GROUP, summary="Make a resource group, or change its tags", status_code=201, openapi_extra=RESOURCE)
 async def put(ask: Asked, group: str) -> Response:
     """Azure's ResourceGroups_CreateOrUpdate. It is done when it is answered."""
     body = await ask.json()

@@ -5,13 +5,13 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Response
 
-from imgstore.api.door import Asked, check_conditions
+from imgstore.api.door import RESOURCE, Asked, check_conditions
 from imgstore.api.longrunning import Outcome, Session, Task
 from imgstore.api.paths import SOFT_DELETED, VERSION, VERSIONS
 from imgstore.domain.errors import InvalidInput, NotFound
 from imgstore.domain.names import VersionName
 from imgstore.domain.paging import Page, PageRequest
-from imgstore.domain.resources import KEEP, ImageVersion
+from imgstore.domain.resources import KEEP, ImageVersion, VersionUpdate
 from imgstore.domain.states import ReplicaState
 from imgstore.operations import lifetimes, updating, versions
 from imgstore.operations.installation import Installation
@@ -27,7 +27,12 @@ _KIND: Final = Kind.VERSION
 _ARRIVED: Final = (ReplicaState.COMPLETED, ReplicaState.DEGRADED)
 
 
-@router.put(VERSION, summary="Publish an image version, or replace what may change of it", status_code=201)
+@router.put(
+    VERSION,
+    summary="Publish an image version, or replace what may change of it",
+    status_code=201,
+    openapi_extra=RESOURCE,
+)
 async def put(ask: Asked, group: str, gallery: str, definition: str, version: str) -> Response:
     """Azure's GalleryImageVersions_CreateOrUpdate: with the same source it goes on where it stood."""
     place = {"group": group, "gallery": gallery, "definition": definition, "version": version}
@@ -35,7 +40,7 @@ async def put(ask: Asked, group: str, gallery: str, definition: str, version: st
     return ask.accepted(accepted, _KIND, 201 if accepted.created else 200)
 
 
-@router.patch(VERSION, summary="Change an image version")
+@router.patch(VERSION, summary="Change an image version", openapi_extra=RESOURCE)
 async def patch(ask: Asked, group: str, gallery: str, definition: str, version: str) -> Response:
     """Azure's GalleryImageVersions_Update."""
     place = {"group": group, "gallery": gallery, "definition": definition, "version": version}
@@ -82,7 +87,7 @@ async def delete(
     bypass: Annotated[str | None, Query(alias="bypassSoftDelete")] = None,
 ) -> Response:
     """Azure's GalleryImageVersions_Delete."""
-    place = {"group": group, "gallery": gallery, "definition": definition, "version": version}
+    place: dict[str, Any] = {"group": group, "gallery": gallery, "definition": definition, "version": version}
     return await ask.gone("delete-version", _KIND, **place, bypass=flag_of(bypass, "bypassSoftDelete"))
 
 
@@ -127,8 +132,7 @@ def put_version(task: Task) -> Outcome:
         standing = _shown(session, request)
     except NotFound:
         if body.restore:
-            view = lifetimes.undelete_version(session.installation, session.principal, **place)
-            return False, _json(session.installation, view)
+            return False, _json(session.installation, _had_back(session, place, body))
         if not request["whole"]:
             raise
         check_conditions(request["conditions"], None)
@@ -147,6 +151,15 @@ def put_version(task: Task) -> Outcome:
     return False, _json(session.installation, view)
 
 
+def _had_back(session: Session, place: dict[str, Any], body: VersionBody) -> VersionView:
+    """A softly deleted version as it was; with other tags where az sends some."""
+    view = lifetimes.undelete_version(session.installation, session.principal, **place)
+    if not body.tags:
+        return view
+    update = VersionUpdate(tags=body.tags)
+    return updating.update_version(session.installation, session.principal, **place, update=update)
+
+
 def _publish(task: Task, place: dict[str, Any], body: VersionBody, *, created: bool) -> VersionView:
     if body.uri is None:
         raise InvalidInput(
@@ -158,7 +171,7 @@ def _publish(task: Task, place: dict[str, Any], body: VersionBody, *, created: b
             hint="name the https URL of a VHD, VHDX, qcow2, VMDK or raw file",
             target="galleryImageVersion.properties.storageProfile",
         )
-    ends = None if body.end_of_life_at is KEEP else body.end_of_life_at
+    ends = body.end_of_life_at
     request = VersionRequest(
         **place,
         location=body.location,
@@ -166,7 +179,7 @@ def _publish(task: Task, place: dict[str, Any], body: VersionBody, *, created: b
         replica_count=body.replica_count,
         storage_account_type=body.storage_account_type,
         exclude_from_latest=body.exclude_from_latest,
-        end_of_life_at=ends,
+        end_of_life_at=None if ends is KEEP else ends,
         allow_deletion_of_replicated_locations=body.allow_deletion_of_replicated_locations,
         block_deletion_before_end_of_life=body.block_deletion_before_end_of_life,
         tags=body.tags,

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from imgstore.domain.errors import InvalidInput, PropertyChangeNotAllowed
 from imgstore.domain.names import region_key
-from imgstore.domain.resources import KEEP, ImageVersion, StorageAccountType, TargetRegionRequest, VersionUpdate
+from imgstore.domain.resources import KEEP, ImageVersion, Keep, StorageAccountType, TargetRegionRequest, VersionUpdate
 from imgstore.wire.api_versions import Kind, trimmed
 from imgstore.wire.bodies import check_object, location_of, refuse
 from imgstore.wire.edited import whole_at
@@ -48,20 +48,20 @@ class VersionBody:
     replica_count: int | None
     storage_account_type: StorageAccountType | None
     exclude_from_latest: bool | None
-    end_of_life_at: object
+    end_of_life_at: datetime | Keep | None
+    """None takes it away."""
     allow_deletion_of_replicated_locations: bool | None
     block_deletion_before_end_of_life: bool | None
     tags: Mapping[str, str] | None
 
     def as_update(self) -> VersionUpdate:
         """What it asks of a version that stands."""
-        ends = self.end_of_life_at
         return VersionUpdate(
             target_regions=self.target_regions,
             replica_count=self.replica_count,
             storage_account_type=self.storage_account_type,
             exclude_from_latest=self.exclude_from_latest,
-            end_of_life_at=ends if ends is None or isinstance(ends, datetime) else KEEP,
+            end_of_life_at=self.end_of_life_at,
             allow_deletion_of_replicated_locations=self.allow_deletion_of_replicated_locations,
             block_deletion_before_end_of_life=self.block_deletion_before_end_of_life,
             tags=self.tags,

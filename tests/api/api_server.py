@@ -147,8 +147,8 @@ def start_api(
         door = Door(
             host="127.0.0.1",
             port=0,
-            certificate=certificates and certificates.certificate,
-            key=certificates and certificates.key,
+            certificate=None if certificates is None else certificates.certificate,
+            key=None if certificates is None else certificates.key,
         )
         listening = listen(door)
         api = Api(

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+
 from imgstore.api.tls import Certificates, make_certificates
 
 NOW = datetime.now(UTC)

@@ -153,6 +153,11 @@ def test_disks_are_made_from_images_alone() -> None:
     source: dict[str, Any] = {"createOption": "fromimage", "galleryImageReference": {"id": reference}}
     body = {"location": "eastus", "properties": {"creationData": source}}
     assert read_disk(body).reference == ImageReference.parse(reference)
-    for change in ({"createOption": "Copy"}, {"galleryImageReference": {}}, {"imageReference": {"id": "x"}}):
+    changes: list[dict[str, Any]] = [
+        {"createOption": "Copy"},
+        {"galleryImageReference": {}},
+        {"imageReference": {"id": "x"}},
+    ]
+    for change in changes:
         with pytest.raises(InvalidInput):
             read_disk({"location": "eastus", "properties": {"creationData": source | change}})
