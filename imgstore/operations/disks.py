@@ -6,7 +6,7 @@ from dataclasses import replace
 from imgstore.catalog import Facts
 from imgstore.control.choices import healthy, latest, next_replica
 from imgstore.domain import keys, names
-from imgstore.domain.access import Action, Principal, authorize
+from imgstore.domain.access import DISKS, VERSIONS, Action, Principal, authorize, may, visible
 from imgstore.domain.errors import Conflict, ImageNotAvailable, PropertyChangeNotAllowed
 from imgstore.domain.names import ImageReference
 from imgstore.domain.resources import (
@@ -25,9 +25,9 @@ from imgstore.ledger.rows import Party
 from imgstore.operations import finding
 from imgstore.operations.finding import Lineage
 from imgstore.operations.forgetting import forget_disk
-from imgstore.operations.groups import ensure_group
+from imgstore.operations.groups import ensure_group, permit_group
 from imgstore.operations.installation import Installation
-from imgstore.operations.recording import recorded
+from imgstore.operations.recording import permit, permit_list, recorded
 from imgstore.operations.settling import open_interval
 from imgstore.operations.working import at_work, take_up
 from imgstore.segments.manifest import decode_manifest, intact
@@ -64,9 +64,17 @@ def create_disk(
     names.check_disk_name(name)
     check_subscription(installation, gallery_image_reference)
     scope = names.disk_id(installation.subscription, group, name)
+    permit_group(installation, principal, group)
     with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/disks/write"):
+        authorize(principal, Action.READ, image_scope(installation, gallery_image_reference), VERSIONS)
         disk, lease = _plan(installation, group, name, location, gallery_image_reference, tags)
         return disk if lease is None else _put(installation, disk, lease)
+
+
+def image_scope(installation: Installation, reference: ImageReference) -> str:
+    """Where a principal must be allowed to read versions: at the one that is named, or at all of the definition."""
+    above = (installation.subscription, reference.group, reference.gallery, reference.definition)
+    return names.definition_id(*above) if reference.version is None else names.version_id(*above, reference.version)
 
 
 def check_subscription(installation: Installation, reference: ImageReference) -> None:
@@ -313,19 +321,25 @@ def _party(disk: ManagedDisk) -> Party:
 
 def show_disk(installation: Installation, principal: Principal, *, group: str, name: str) -> ManagedDisk:
     """The managed disk of that name."""
-    authorize(principal, Action.READ, names.disk_id(installation.subscription, group, name))
+    permit(installation, principal, Action.READ, names.disk_id(installation.subscription, group, name))
     with installation.catalog.reading() as facts:
         return finding.disk(facts, installation.subscription, group, name)
 
 
 def list_disks(installation: Installation, principal: Principal, *, group: str | None = None) -> list[ManagedDisk]:
-    """The managed disks of a group, or of the subscription."""
-    authorize(principal, Action.READ, f"/subscriptions/{installation.subscription}")
+    """The managed disks of a group, or of the subscription, that the principal may see."""
+    subscription = installation.subscription
+    above = names.group_id(subscription, group) if group is not None else f"/subscriptions/{subscription}"
+    permit_list(installation, principal, above)
+    whole = may(principal, Action.READ, above, DISKS)
     with installation.catalog.reading() as facts:
         if group is not None:
             finding.group(facts, installation.subscription, group)
         standing = facts.disks.list(installation.subscription, group)
-        return [each for each in standing if each.provisioning_state is not ProvisioningState.DELETING]
+    standing = [each for each in standing if each.provisioning_state is not ProvisioningState.DELETING]
+    return visible(
+        principal, standing, lambda disk: names.disk_id(disk.subscription, disk.group, disk.name), whole=whole
+    )
 
 
 def delete_disk(installation: Installation, principal: Principal, *, group: str, name: str) -> None:

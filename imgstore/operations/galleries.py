@@ -7,15 +7,15 @@ from typing import Any
 from imgstore.catalog import Facts
 from imgstore.control.changes import check_gallery
 from imgstore.domain import names
-from imgstore.domain.access import Action, Principal, authorize
+from imgstore.domain.access import GALLERIES, Action, Principal, may, visible
 from imgstore.domain.errors import Conflict
 from imgstore.domain.limits import check_room
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import NO_TAGS, Gallery, Pool
 from imgstore.operations import finding
-from imgstore.operations.groups import ensure_group, nested_resources
+from imgstore.operations.groups import ensure_group, nested_resources, permit_group
 from imgstore.operations.installation import Installation
-from imgstore.operations.recording import recorded
+from imgstore.operations.recording import permit, permit_list, recorded
 
 FINGERPRINT_KEY_BYTES = 32
 
@@ -60,6 +60,7 @@ def create_gallery(
     }
     asked = {name: value for name, value in said.items() if value is not None}
     scope = names.gallery_id(installation.subscription, group, name)
+    permit_group(installation, principal, group)
     with (
         recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/write"),
         installation.catalog.transaction() as facts,
@@ -139,13 +140,13 @@ def _check_unique(installation: Installation, other: Gallery | None, name: str) 
 
 def show_gallery(installation: Installation, principal: Principal, *, group: str, name: str) -> Gallery:
     """The gallery of that name."""
-    authorize(principal, Action.READ, names.gallery_id(installation.subscription, group, name))
+    permit(installation, principal, Action.READ, names.gallery_id(installation.subscription, group, name))
     with installation.catalog.reading() as facts:
         return finding.gallery(facts, installation.subscription, group, name)
 
 
 def list_galleries(installation: Installation, principal: Principal, *, group: str | None = None) -> list[Gallery]:
-    """The galleries of a group, or of the subscription, by name."""
+    """The galleries of a group, or of the subscription, that the principal may see, by name."""
     return list(page_galleries(installation, principal, PageRequest(), group=group).items)
 
 
@@ -158,13 +159,18 @@ def page_galleries(
         InvalidInput: the token is none of this list.
     """
     subscription = installation.subscription
-    authorize(principal, Action.READ, f"/subscriptions/{subscription}")
+    above = names.group_id(subscription, group) if group is not None else f"/subscriptions/{subscription}"
+    permit_list(installation, principal, above)
+    whole = may(principal, Action.READ, above, GALLERIES)
     of = f"{names.group_id(subscription, group) if group is not None else subscription}/galleries"
     after = request.after(of)
     with installation.catalog.reading() as facts:
         if group is not None:
             finding.group(facts, subscription, group)
-        found = facts.galleries.list(subscription, group, after=after, limit=request.limit)
+        found = facts.galleries.list(subscription, group, after=after, limit=request.limit if whole else None)
+        found = visible(
+            principal, found, lambda each: names.gallery_id(each.subscription, each.group, each.name), whole=whole
+        )
         return Page.cut(found, request, of=of, key=lambda gallery: gallery.name)
 
 
