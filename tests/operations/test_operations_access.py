@@ -219,7 +219,7 @@ def test_the_bytes_of_a_disk_are_not_the_readers(home: Installation, tmp_path: P
 
 def test_each_write_needs_its_own_right(home: Installation) -> None:
     reader = ann(home, (Role.READER, "subscription"))
-    inside = {"group": GROUP, "gallery": GALLERY}
+    inside: dict[str, Any] = {"group": GROUP, "gallery": GALLERY}
     writes: list[Callable[[], Any]] = [
         lambda: groups.create_group(home, reader, name="g", location="southcentralus"),
         lambda: groups.delete_group(home, reader, name="other"),
