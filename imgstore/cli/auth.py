@@ -1,11 +1,13 @@
 """``imgstore auth``: tenants, issuers and keys. Principals and roles have modules of their own."""
 
+from collections.abc import Sequence
+
 import click
 
 from imgstore.cli import options
 from imgstore.cli.auth_principals import sp, user
 from imgstore.cli.auth_roles import role
-from imgstore.cli.command import Group
+from imgstore.cli.command import Group, Words
 from imgstore.cli.output import columns
 from imgstore.cli.session import opened, server_parts
 from imgstore.domain.errors import Conflict
@@ -56,10 +58,16 @@ def tenant() -> None:
 
 @tenant.command("create", table=_TENANTS, example="imgstore auth tenant create -n partners")
 @options.named("tenant")
-def create_tenant(name: str) -> Json:
+@click.option(
+    "--subscription-ids", "subscriptions", cls=Words, metavar="ID ...", help="Subscriptions that belong to it."
+)
+def create_tenant(name: str, subscriptions: Sequence[str] | None) -> Json:
     """Make a tenant."""
     with opened() as session:
-        return tenant_json(identities.create_tenant(session.installation, session.principal, name=name))
+        made = identities.create_tenant(
+            session.installation, session.principal, name=name, subscriptions=subscriptions or ()
+        )
+        return tenant_json(made)
 
 
 @tenant.command("list", table=_TENANTS, example="imgstore auth tenant list -o table")

@@ -12,6 +12,7 @@ from imgstore.domain.errors import Conflict
 from imgstore.domain.limits import check_room
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import NO_TAGS, Gallery, Pool
+from imgstore.domain.sharing import CommunityInfo, SharingPermission, requested
 from imgstore.operations import finding
 from imgstore.operations.groups import ensure_group, nested_resources, permit_group
 from imgstore.operations.installation import Installation
@@ -31,6 +32,8 @@ def create_gallery(
     tags: Mapping[str, str] | None = None,
     soft_delete_enabled: bool | None = None,
     soft_delete_retention_days: int | None = None,
+    permission: SharingPermission | None = None,
+    community: CommunityInfo | None = None,
 ) -> Gallery:
     """Make a gallery with a pool of its own, or change what may change of an existing one.
 
@@ -44,6 +47,8 @@ def create_gallery(
         tags: None leaves them as they are.
         soft_delete_enabled: None leaves it as it is; of a new one False.
         soft_delete_retention_days: None leaves it as it is; of a new one 7.
+        permission: how it is to be shared; None leaves it as it is.
+        community: what everybody is told, with that permission.
 
     Raises:
         InvalidInput: a name or a region is none, or a value is out of range.
@@ -70,6 +75,7 @@ def create_gallery(
         standing = facts.galleries.get(installation.subscription, group, name)
         if standing is not None:
             asked |= {} if region is None else {"location": region}
+            asked |= {} if permission is None else {"sharing": requested(standing.sharing, permission, community)}
             return _changed(facts, standing, lambda gallery: replace(gallery, **asked))
         _check_unique(installation, facts.galleries.by_name(installation.subscription, name), name)
         pool = Pool(
@@ -77,6 +83,7 @@ def create_gallery(
             fingerprint_key=installation.effects.random_bytes(FINGERPRINT_KEY_BYTES),
         )
         facts.pools.add(pool)
+        asked |= {} if permission is None else {"sharing": requested(None, permission, community)}
         gallery = Gallery(
             uid=installation.effects.new_uid(),
             subscription=installation.subscription,
