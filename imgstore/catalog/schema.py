@@ -59,6 +59,7 @@ from imgstore.domain.asynchronous import OperationStatus
 from imgstore.domain.collection import Sentence
 from imgstore.domain.identities import PrincipalKind
 from imgstore.domain.resources import Architecture, HyperVGeneration, OsState, OsType, StorageAccountType
+from imgstore.domain.sharing import SharingPermission
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState, ReplicaState, WorkState
 from imgstore.domain.works import WorkKind
@@ -151,6 +152,9 @@ galleries = Table(
     Column("created_at", Instant, nullable=False),
     Column("soft_delete_enabled", Boolean, nullable=False, server_default=false()),
     Column("soft_delete_retention_days", Integer, nullable=False, server_default="7"),
+    # Null where nothing was ever said of sharing; the permission once more as JSON has it, to look for.
+    Column("sharing_permission", OneOf(SharingPermission), index=True),
+    Column("sharing", JSON(none_as_null=True)),
     UniqueConstraint("subscription_key", "name_key"),
 )
 

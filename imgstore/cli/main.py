@@ -19,6 +19,7 @@ _COMMANDS: Final = {
     ),
     "sig": Lazy(target="imgstore.cli.sig:sig", summary="Galleries, image definitions and image versions."),
     "disk": Lazy(target="imgstore.cli.disk:disk", summary="Managed disks, made from image versions."),
+    "auth": Lazy(target="imgstore.cli.auth:auth", summary="Who may: tenants, principals, roles, issuers and keys."),
     "bill": Lazy(target="imgstore.cli.bill:bill", summary="What was moved and kept, and what it costs."),
     "regions": Lazy(target="imgstore.cli.regions:regions", summary="The regions that bytes are kept in."),
     "inspect": Lazy(

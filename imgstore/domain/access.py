@@ -47,19 +47,23 @@ INSTALLATION: Final = "/"
 """The scope of all scopes."""
 
 ROLE_ASSIGNMENTS: Final = "Microsoft.Authorization/roleAssignments"
+GROUPS: Final = "Microsoft.Resources/subscriptions/resourceGroups"
+GALLERIES: Final = "Microsoft.Compute/galleries"
+DEFINITIONS: Final = "Microsoft.Compute/galleries/images"
+DISKS: Final = "Microsoft.Compute/disks"
 VERSIONS: Final = "Microsoft.Compute/galleries/images/versions"
 
 _ABOVE: Final = (
     ("subscriptions", "Microsoft.Resources/subscriptions"),
-    ("resourcegroups", "Microsoft.Resources/subscriptions/resourceGroups"),
+    ("resourcegroups", GROUPS),
 )
 _TYPES: Final = {
     name.casefold(): name
     for name in (
-        "Microsoft.Compute/galleries",
-        "Microsoft.Compute/galleries/images",
+        GALLERIES,
+        DEFINITIONS,
         VERSIONS,
-        "Microsoft.Compute/disks",
+        DISKS,
         "Microsoft.Compute/images",
         "Microsoft.Compute/snapshots",
         "Microsoft.Compute/virtualMachines",
@@ -195,9 +199,18 @@ def authorize_list(principal: Principal, scope: str) -> None:
         raise _refusal(principal, operation(Action.READ, scope), scope)
 
 
-def visible(principal: Principal, items: Iterable[_T], scope_of: Callable[[_T], str]) -> list[_T]:
-    """Those that `principal` may read, in their order."""
-    return [item for item in items if may(principal, Action.READ, scope_of(item))]
+def visible(
+    principal: Principal, items: Iterable[_T], scope_of: Callable[[_T], str], *, whole: bool = False
+) -> list[_T]:
+    """Those that `principal` may read, in their order.
+
+    Args:
+        principal: who asks.
+        items: what there is.
+        scope_of: an item's id.
+        whole: it is known that all of them may be read (`may` with the type of the items, on what they are in).
+    """
+    return [item for item in items if whole or may(principal, Action.READ, scope_of(item))]
 
 
 def check_scope(scope: str) -> str:
@@ -220,7 +233,15 @@ def check_scope(scope: str) -> str:
 
 
 def _refusal(principal: Principal, wanted: str, scope: str) -> AccessDenied | NotFound:
-    parts = _parts(scope) or ()
+    parts = _parts(scope)
+    if parts is None:
+        return NotFound(
+            f"The resource '{scope[:200]}' was not found.",
+            found="an id that no resource can have",
+            expected="names without spaces, slashes, '%', '?' and '#'",
+            hint="look at the names; ids are taken as they stand, nothing in them is decoded",
+            target=scope[:200],
+        )
     if parts[:1] == ("subscriptions",) and not knows(principal, "/" + "/".join(parts[:2])):
         return NotFound(
             f"The subscription '{(_parts(scope, fold=False) or parts)[1] if len(parts) > 1 else ''}' could not be "

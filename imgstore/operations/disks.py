@@ -6,9 +6,9 @@ from dataclasses import replace
 from imgstore.catalog import Facts
 from imgstore.control.choices import healthy, latest, next_replica
 from imgstore.domain import keys, names
-from imgstore.domain.access import Action, Principal, authorize
+from imgstore.domain.access import DISKS, Action, Principal, may, visible
 from imgstore.domain.errors import Conflict, ImageNotAvailable, PropertyChangeNotAllowed
-from imgstore.domain.names import ImageReference
+from imgstore.domain.names import ImageReference, SharedReference
 from imgstore.domain.resources import (
     NO_TAGS,
     OS_DISK,
@@ -25,10 +25,11 @@ from imgstore.ledger.rows import Party
 from imgstore.operations import finding
 from imgstore.operations.finding import Lineage
 from imgstore.operations.forgetting import forget_disk
-from imgstore.operations.groups import ensure_group
+from imgstore.operations.groups import ensure_group, permit_group
 from imgstore.operations.installation import Installation
-from imgstore.operations.recording import recorded
+from imgstore.operations.recording import permit, permit_list, recorded
 from imgstore.operations.settling import open_interval
+from imgstore.operations.sharing import admitted
 from imgstore.operations.working import at_work, take_up
 from imgstore.segments.manifest import decode_manifest, intact
 from imgstore.segments.reference import Reference, encode_reference
@@ -41,7 +42,7 @@ def create_disk(
     group: str,
     name: str,
     location: str | None = None,
-    gallery_image_reference: ImageReference,
+    gallery_image_reference: ImageReference | SharedReference,
     tags: Mapping[str, str] | None = None,
 ) -> ManagedDisk:
     """Make a managed disk from a complete replica of an image version, whichever's turn it is.
@@ -62,10 +63,11 @@ def create_disk(
         PropertyChangeNotAllowed: the disk exists, from another image or in another region.
     """
     names.check_disk_name(name)
-    check_subscription(installation, gallery_image_reference)
     scope = names.disk_id(installation.subscription, group, name)
+    permit_group(installation, principal, group)
     with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/disks/write"):
-        disk, lease = _plan(installation, group, name, location, gallery_image_reference, tags)
+        reference = admitted(installation, principal, gallery_image_reference)
+        disk, lease = _plan(installation, group, name, location, reference, tags)
         return disk if lease is None else _put(installation, disk, lease)
 
 
@@ -144,7 +146,8 @@ def _compared(
         )
     if standing.location != region:
         raise PropertyChangeNotAllowed("location", found=region, expected=standing.location)
-    line_id = names.definition_id(installation.subscription, reference.group, reference.gallery, reference.definition)
+    subscription = reference.subscription or installation.subscription
+    line_id = names.definition_id(subscription, reference.group, reference.gallery, reference.definition)
     wanted = f"{line_id}/versions/{reference.version or ''}".lower()
     if not standing.source_reference.lower().startswith(wanted) or (
         reference.version and standing.source_reference.lower() != wanted
@@ -214,7 +217,8 @@ def choose_replica(
     Raises:
         ImageNotAvailable: no such version, or not complete in the region.
     """
-    line = finding.lineage(facts, installation.subscription, reference.group, reference.gallery, reference.definition)
+    subscription = reference.subscription or installation.subscription
+    line = finding.lineage(facts, subscription, reference.group, reference.gallery, reference.definition)
     version = named_version(installation, facts, line, reference, region)
     fit = healthy(facts.replicas.list(version.uid), region)
     if not fit:
@@ -313,19 +317,25 @@ def _party(disk: ManagedDisk) -> Party:
 
 def show_disk(installation: Installation, principal: Principal, *, group: str, name: str) -> ManagedDisk:
     """The managed disk of that name."""
-    authorize(principal, Action.READ, names.disk_id(installation.subscription, group, name))
+    permit(installation, principal, Action.READ, names.disk_id(installation.subscription, group, name))
     with installation.catalog.reading() as facts:
         return finding.disk(facts, installation.subscription, group, name)
 
 
 def list_disks(installation: Installation, principal: Principal, *, group: str | None = None) -> list[ManagedDisk]:
-    """The managed disks of a group, or of the subscription."""
-    authorize(principal, Action.READ, f"/subscriptions/{installation.subscription}")
+    """The managed disks of a group, or of the subscription, that the principal may see."""
+    subscription = installation.subscription
+    above = names.group_id(subscription, group) if group is not None else f"/subscriptions/{subscription}"
+    permit_list(installation, principal, above)
+    whole = may(principal, Action.READ, above, DISKS)
     with installation.catalog.reading() as facts:
         if group is not None:
             finding.group(facts, installation.subscription, group)
         standing = facts.disks.list(installation.subscription, group)
-        return [each for each in standing if each.provisioning_state is not ProvisioningState.DELETING]
+    standing = [each for each in standing if each.provisioning_state is not ProvisioningState.DELETING]
+    return visible(
+        principal, standing, lambda disk: names.disk_id(disk.subscription, disk.group, disk.name), whole=whole
+    )
 
 
 def delete_disk(installation: Installation, principal: Principal, *, group: str, name: str) -> None:

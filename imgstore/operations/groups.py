@@ -4,12 +4,12 @@ from collections.abc import Mapping
 
 from imgstore.catalog import Facts
 from imgstore.domain import names
-from imgstore.domain.access import Action, Principal, authorize
+from imgstore.domain.access import GROUPS, Action, Principal, may, visible
 from imgstore.domain.errors import Conflict
 from imgstore.domain.resources import NO_TAGS, Group
 from imgstore.operations import finding
 from imgstore.operations.installation import Installation
-from imgstore.operations.recording import recorded
+from imgstore.operations.recording import permit, permit_list, recorded
 
 
 def create_group(
@@ -65,18 +65,36 @@ def ensure_group(installation: Installation, facts: Facts, name: str, location: 
     return group
 
 
+def permit_group(installation: Installation, principal: Principal, name: str) -> None:
+    """Where something is to be made in a group that is not there: making the group needs a right of its own.
+
+    Raises:
+        AccessDenied: the group is missing, and the principal may not make it.
+    """
+    scope = names.group_id(installation.subscription, name)
+    if may(principal, Action.WRITE, scope):
+        return
+    with installation.catalog.reading() as facts:
+        standing = facts.groups.get(installation.subscription, name)
+    if standing is None:
+        permit(installation, principal, Action.WRITE, scope, GROUPS)
+
+
 def show_group(installation: Installation, principal: Principal, *, name: str) -> Group:
     """The group of that name."""
-    authorize(principal, Action.READ, names.group_id(installation.subscription, name))
+    permit(installation, principal, Action.READ, names.group_id(installation.subscription, name))
     with installation.catalog.reading() as facts:
         return finding.group(facts, installation.subscription, name)
 
 
 def list_groups(installation: Installation, principal: Principal) -> list[Group]:
-    """Every group of the subscription, by name."""
-    authorize(principal, Action.READ, f"/subscriptions/{installation.subscription}")
+    """The groups of the subscription that the principal may see, by name."""
+    above = f"/subscriptions/{installation.subscription}"
+    permit_list(installation, principal, above)
+    whole = may(principal, Action.READ, above, GROUPS)
     with installation.catalog.reading() as facts:
-        return facts.groups.list(installation.subscription)
+        found = facts.groups.list(installation.subscription)
+    return visible(principal, found, lambda group: names.group_id(group.subscription, group.name), whole=whole)
 
 
 def delete_group(installation: Installation, principal: Principal, *, name: str) -> None:

@@ -51,12 +51,20 @@ def ensure_tenant(installation: Installation, facts: Facts) -> Tenant:
     return own
 
 
-def create_tenant(installation: Installation, principal: Principal, *, name: str) -> Tenant:
-    """Make a tenant. The first one that is made of all is the installation's own.
+def create_tenant(
+    installation: Installation, principal: Principal, *, name: str, subscriptions: Sequence[str] = ()
+) -> Tenant:
+    """Make a tenant.
+
+    Args:
+        installation: where.
+        principal: who asks.
+        name: what people call it.
+        subscriptions: those that belong to it from now on.
 
     Raises:
         InvalidInput: nobody can be called so.
-        Conflict: there is one of that name.
+        Conflict: there is one of that name, or a subscription belongs to another.
     """
     _check_name(name)
     with _administering(installation, principal, "tenants/write"), installation.catalog.transaction() as facts:
@@ -69,7 +77,19 @@ def create_tenant(installation: Installation, principal: Principal, *, name: str
                 hint="imgstore auth tenant list",
                 target="name",
             )
-        return _new_tenant(installation, facts, name)
+        made = _new_tenant(installation, facts, name)
+        for each in subscriptions:
+            owner = facts.tenants.owner(each)
+            if owner is not None:
+                raise Conflict(
+                    f"The subscription '{each}' belongs to a tenant already.",
+                    found=f"the tenant {owner}",
+                    expected="a subscription that no tenant has",
+                    hint="leave it out",
+                    target="subscriptions",
+                )
+            facts.tenants.own(each, made.uid)
+        return made
 
 
 def list_tenants(installation: Installation, principal: Principal) -> list[Tenant]:

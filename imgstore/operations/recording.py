@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from imgstore.domain.access import Action, Principal, authorize, may, operation
+from imgstore.domain.access import Action, Principal, authorize, knows, may, operation
 from imgstore.domain.errors import ImgstoreError, StoreError
 from imgstore.operations.installation import Installation
 
@@ -18,6 +18,17 @@ def permit(installation: Installation, principal: Principal, action: Action, sco
     if not may(principal, action, scope, of):
         with recorded(installation, principal, action, scope, operation(action, scope, of), of=of):
             pass
+
+
+def permit_list(installation: Installation, principal: Principal, scope: str) -> None:
+    """`authorize_list`, with a row where it refuses.
+
+    Raises:
+        AccessDenied: the principal has no role at, above or below the scope.
+        NotFound: nor in the whole subscription.
+    """
+    if not knows(principal, scope):
+        permit(installation, principal, Action.READ, scope)
 
 
 @contextmanager

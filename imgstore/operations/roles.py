@@ -1,8 +1,10 @@
 """Who was given which role where."""
 
+from collections.abc import Sequence
+
 from imgstore.domain.access import ROLE_ASSIGNMENTS, Action, Principal, Role, check_scope, may
 from imgstore.domain.errors import Conflict, NotFound
-from imgstore.domain.identities import RoleAssignment
+from imgstore.domain.identities import Identity, RoleAssignment
 from imgstore.operations.identities import find_principal
 from imgstore.operations.installation import Installation
 from imgstore.operations.recording import recorded
@@ -73,6 +75,13 @@ def list_assignments(
         and where in (None, each.scope.casefold())
         and may(principal, Action.READ, each.scope, ROLE_ASSIGNMENTS)
     ]
+
+
+def holders(installation: Installation, assignments: Sequence[RoleAssignment]) -> dict[str, Identity]:
+    """Whose roles these are, by object id."""
+    with installation.catalog.reading() as facts:
+        known = {each.uid: each for each in facts.principals.list()}
+    return {each.principal_uid: known[each.principal_uid] for each in assignments if each.principal_uid in known}
 
 
 def remove(installation: Installation, principal: Principal, *, uid: str) -> None:

@@ -10,7 +10,7 @@ from imgstore.control.changes import check_end_of_life
 from imgstore.control.targets import PublishingRequest, resolve_targets
 from imgstore.control.updating import check_block, updated
 from imgstore.domain import names
-from imgstore.domain.access import Action, Principal, authorize
+from imgstore.domain.access import VERSIONS, Action, Principal, may, visible
 from imgstore.domain.errors import (
     Conflict,
     Detail,
@@ -44,7 +44,7 @@ from imgstore.operations.finding import Lineage
 from imgstore.operations.forgetting import forget_version
 from imgstore.operations.installation import Installation
 from imgstore.operations.publishing import Publication, publish
-from imgstore.operations.recording import recorded
+from imgstore.operations.recording import permit, permit_list, recorded
 from imgstore.operations.retargeting import retarget
 from imgstore.operations.settling import write_version_state
 from imgstore.operations.sources import check_sha256, open_source
@@ -457,7 +457,7 @@ def show_version(
 ) -> VersionView:
     """The version of that name."""
     scope = names.version_id(installation.subscription, group, gallery, definition, version)
-    authorize(principal, Action.READ, scope)
+    permit(installation, principal, Action.READ, scope)
     with installation.catalog.reading() as facts:
         line = finding.lineage(facts, installation.subscription, group, gallery, definition)
         return view_of(facts, line, finding.version(facts, line, version))
@@ -486,7 +486,8 @@ def page_versions(
         InvalidInput: the token is none of this list.
     """
     scope = names.definition_id(installation.subscription, group, gallery, definition)
-    authorize(principal, Action.READ, scope)
+    permit_list(installation, principal, scope)
+    whole = may(principal, Action.READ, scope, VERSIONS)
     of = f"{scope}/versions"
     after = request.after(of)
     with installation.catalog.reading() as facts:
@@ -494,9 +495,10 @@ def page_versions(
         found = facts.versions.list(
             line.definition.uid,
             after=None if after is None else VersionName.parse(after),
-            limit=request.limit,
+            limit=request.limit if whole else None,
             visible=True,
         )
+        found = visible(principal, found, lambda each: line.version_id(each.name), whole=whole)
         page = Page.cut(found, request, of=of, key=lambda version: str(version.name))
         replicas = facts.replicas.of_versions([version.uid for version in page.items])
         views = tuple(_seen(line, version, replicas[version.uid]) for version in page.items)

@@ -23,6 +23,7 @@ from imgstore.domain.resources import (
     StorageAccountType,
 )
 from imgstore.wire.replication import replication_status_json
+from imgstore.wire.sharing import sharing_profile_json
 from imgstore.wire.text import Json, instant
 
 if TYPE_CHECKING:  # the door stays light: what an operation needs is loaded with the operation
@@ -43,8 +44,8 @@ def group_json(group: Group) -> Json:
     )
 
 
-def gallery_json(gallery: Gallery) -> Json:
-    """A gallery."""
+def gallery_json(gallery: Gallery, *, groups: bool = False) -> Json:
+    """A gallery; with `groups`, whom it is shared with, which Azure tells where it was asked for."""
     return _resource(
         name=gallery.name,
         resource_id=gallery_id(gallery.subscription, gallery.group, gallery.name),
@@ -54,6 +55,7 @@ def gallery_json(gallery: Gallery) -> Json:
         properties=_known(description=gallery.description)
         | {"identifier": {"uniqueName": f"{gallery.subscription}-{gallery.name.upper()}"}}
         | _soft_delete_policy(gallery)
+        | sharing_profile_json(gallery.sharing, groups=groups)
         | {"provisioningState": "Succeeded"},
     )
 

@@ -1,4 +1,5 @@
-"""Who may: tenants, principals and their secrets, roles, issuers, and the keys that tokens are signed with.
+"""Who may: tenants, principals and their secrets, roles, issuers, the keys that tokens are signed with, and whom galleries are
+shared with.
 
 Revision: 0009, after 0005.
 """
@@ -104,3 +105,6 @@ def upgrade() -> None:
         _instant("trusted_until", nullable=True),
         sa.PrimaryKeyConstraint("kid", name=op.f("pk_signing_keys")),
     )
+    op.add_column("galleries", _text("sharing_permission", nullable=True))
+    op.add_column("galleries", sa.Column("sharing", sa.JSON(), nullable=True))
+    op.create_index(op.f("ix_galleries_sharing_permission"), "galleries", ["sharing_permission"], unique=False)
