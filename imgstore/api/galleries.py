@@ -1,11 +1,12 @@
 """Galleries over HTTP."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 
-from imgstore.api.door import RESOURCE, Asked, check_conditions
+from imgstore.api.door import RESOURCE, Asked, check_conditions, etag_of
 from imgstore.api.groups import check_group
 from imgstore.api.longrunning import Outcome, Task
 from imgstore.api.paths import GALLERIES, GALLERY, SUBSCRIPTION
@@ -13,7 +14,7 @@ from imgstore.domain.errors import NotFound
 from imgstore.domain.resources import Gallery
 from imgstore.operations import galleries
 from imgstore.wire.api_versions import Kind
-from imgstore.wire.bodies import read_gallery
+from imgstore.wire.bodies import check_sharing, read_gallery
 from imgstore.wire.resources import gallery_json
 
 router = APIRouter(tags=["Galleries"])
@@ -37,10 +38,17 @@ async def patch(ask: Asked, group: str, gallery: str) -> Response:
 
 
 @router.get(GALLERY, summary="Show a gallery")
-async def show(ask: Asked, group: str, gallery: str) -> Response:
+async def show(
+    ask: Asked,
+    group: str,
+    gallery: str,
+    select: Annotated[str | None, Query(alias="$select", description="Permissions")] = None,
+    expand: Annotated[str | None, Query(alias="$expand", description="SharingProfile/Groups")] = None,
+) -> Response:
     """Azure's Galleries_Get."""
     found = await ask.run(lambda at: galleries.show_gallery(at.installation, at.principal, group=group, name=gallery))
-    return ask.shown(gallery_json(found), _KIND)
+    groups = (select or "").lower() == "permissions" or (expand or "").lower() == "sharingprofile/groups"
+    return ask.shown(gallery_json(found, groups=groups), _KIND, etag_of(gallery_json(found)))
 
 
 @router.get(GALLERIES, summary="List the galleries of a resource group")
@@ -81,15 +89,17 @@ def put_gallery(task: Task) -> Outcome:
     if standing is None:
         check_group(session, request["group"])
         check_conditions(request["conditions"], None)
+        check_sharing(request["body"], session.api_version, None)
         made = galleries.create_gallery(session.installation, session.principal, **place, **fields)
         return True, gallery_json(made)
-    changed = galleries.update_gallery(session.installation, session.principal, _change(request, fields), **place)
+    changed = galleries.update_gallery(session.installation, session.principal, _change(task, fields), **place)
     return False, gallery_json(changed)
 
 
-def _change(request: Any, fields: dict[str, Any]) -> Any:
+def _change(task: Task, fields: Mapping[str, Any]) -> Callable[[Gallery], Gallery]:
     def change(gallery: Gallery) -> Gallery:
-        check_conditions(request["conditions"], gallery_json(gallery))
+        check_conditions(task.request["conditions"], gallery_json(gallery))
+        check_sharing(task.request["body"], task.session.api_version, gallery_json(gallery, groups=True))
         return replace(gallery, **fields)
 
     return change

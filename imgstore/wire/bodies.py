@@ -126,7 +126,7 @@ _DEFINITION: Final = (
 )
 _REQUIRED: Final = ("os_type", "os_state", "publisher", "offer", "sku")
 _NOT_HEEDED: Final[Mapping[Kind, tuple[str, ...]]] = {
-    Kind.GALLERY: ("identity", "properties.sharingProfile", "properties.softDeletePolicy.gracePeriodInDays"),
+    Kind.GALLERY: ("identity", "properties.softDeletePolicy.gracePeriodInDays"),
     Kind.DEFINITION: (),
 }
 """What is asked for in these places is refused, since it would not be done."""
@@ -144,6 +144,26 @@ def read_gallery(body: Json, api_version: str, *, whole: bool) -> dict[str, Any]
         InvalidInput: it is no gallery, or asks for what is not done; its target is the path.
     """
     return _read(Kind.GALLERY, _GALLERY, body, api_version, whole=whole)
+
+
+def check_sharing(body: Json, api_version: str, standing: Json) -> None:
+    """Refuse a sharing profile in a gallery's body that is not the one it has: what was read may be sent back.
+
+    Args:
+        body: the request's JSON.
+        api_version: the request's.
+        standing: the gallery as it is shown with its groups; None of a new one.
+
+    Raises:
+        InvalidInput: it is another.
+    """
+    path = "properties.sharingProfile"
+    said, shown = at(trimmed(body, Kind.GALLERY, api_version), path), at(standing, path) or {}
+    if not isinstance(said, Mapping | None):
+        raise unfit(path, said, "an object")
+    for name, value in (said or {}).items():
+        if value not in (None, [], {}) and value != shown.get(name):
+            raise unfit(f"{path}.{name}", value, "what stands: sharing is not changed over the API yet")
 
 
 def read_definition(body: Json, api_version: str, *, whole: bool) -> dict[str, Any]:

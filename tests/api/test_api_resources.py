@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from api_server import NEW, Api, definition_body, version_body
 
-from imgstore.testing.installations import GALLERY, GROUP
+from imgstore.domain.sharing import SharingPermission
+from imgstore.operations import galleries
+from imgstore.testing.installations import ADMIN, GALLERY, GROUP
 from imgstore.testing.web import WebServer
 
 pytest_plugins = ["api_fixtures"]
@@ -40,6 +42,21 @@ def test_a_gallery_is_made_replaced_changed_and_deleted(api: Api) -> None:
     assert api.ask("GET", api.path_of(gone.headers["location"])).status == 200
     assert api.ask("DELETE", api.gallery).status == 204
     assert api.ask("GET", api.gallery).code == "ResourceNotFound"
+
+
+def test_a_shared_gallery_is_put_as_it_was_read(api: Api) -> None:
+    api.found()
+    place = {"group": GROUP, "name": GALLERY}
+    galleries.create_gallery(api.installation, ADMIN, **place, permission=SharingPermission.GROUPS)
+    read = api.ask("GET", api.gallery, query="$select=Permissions")
+    assert read.body["properties"]["sharingProfile"]["permissions"] == "Groups"
+    assert "sharingProfile" not in api.ask("GET", api.gallery, version=OLD).body["properties"]
+    assert api.ask("PUT", api.gallery, read.body).status == 200
+    read.body["properties"]["sharingProfile"]["permissions"] = "Private"
+    refused = api.ask("PUT", api.gallery, read.body)
+    assert (refused.status, refused.body["error"]["target"]) == (400, "properties.sharingProfile.permissions")
+    assert api.ask("PUT", api.gallery, {"location": "southcentralus"}, version=OLD).status == 200
+    assert api.ask("GET", api.gallery).body["properties"]["sharingProfile"]["permissions"] == "Groups"
 
 
 def test_paths_are_found_in_any_case(api: Api) -> None:
