@@ -10,7 +10,7 @@ from imgstore.cli.command import Group
 from imgstore.cli.group import confirm
 from imgstore.cli.output import columns
 from imgstore.cli.session import opened
-from imgstore.domain.names import ImageReference
+from imgstore.domain.names import ImageReference, SharedReference
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.sources import DiskFormat
 from imgstore.operations import disks, exporting
@@ -71,7 +71,13 @@ def disk() -> None:
 @options.group
 @options.named("disk")
 @options.location("The region to make it in. Default: that of the group.")
-@options.reference("--gallery-image-reference", required=True, text="The image to make it from; no version is latest.")
+@options.reference(
+    "--gallery-image-reference",
+    required=True,
+    text="The image to make it from; no version is latest. Of a shared gallery: "
+    "/SharedGalleries/NAME/Images/DEFINITION/Versions/VERSION, or /CommunityGalleries/...",
+    shared=True,
+)
 @_lun
 @_file(required=False, text="Write the disk to this file too. Should that fail, the disk stays.")
 @options.together(*_file_options)
@@ -80,7 +86,7 @@ def create(
     group: str,
     name: str,
     location: str | None,
-    reference: ImageReference,
+    reference: ImageReference | SharedReference,
     lun: int | None,
     path: Path | None,
     format_: DiskFormat | None,

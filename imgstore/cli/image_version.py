@@ -440,7 +440,7 @@ def undelete(
     tags: Mapping[str, str] | None,
 ) -> Json:
     """Have a softly deleted image version back as it was."""
-    where = {"group": group, "gallery": gallery, "definition": definition}
+    where: dict[str, Any] = {"group": group, "gallery": gallery, "definition": definition}
     with opened() as session:
         found = lifetimes.undelete_version(session.installation, session.principal, **where, version=version)
         if tags is not None:

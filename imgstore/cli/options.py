@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 import click
 
 from imgstore.cli.command import Edits, Switch, Words
-from imgstore.domain.names import ImageReference, VersionName
+from imgstore.domain.names import ImageReference, VersionName, image_reference
 from imgstore.domain.sources import DiskFormat
 from imgstore.wire.requests import parse_tags
 
@@ -106,13 +106,13 @@ soft_delete: Final = (
 yes: Final = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 
 
-def reference(*names: str, required: bool, text: str) -> Decorator:
-    """An option that points at an image."""
+def reference(*names: str, required: bool, text: str, shared: bool = False) -> Decorator:
+    """An option that points at an image; with `shared`, of a gallery that others share, too."""
     return click.option(
         *names,
         "reference",
         required=required,
-        type=ImageReference.parse,
+        type=image_reference if shared else ImageReference.parse,
         metavar="RG/GALLERY/DEFINITION[/VERSION]",
         help=text,
     )

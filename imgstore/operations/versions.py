@@ -1,13 +1,20 @@
 """Image versions: published, shown, listed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass
 
 from imgstore.catalog import Facts
 from imgstore.domain import names
-from imgstore.domain.access import Action, Principal, authorize
-from imgstore.domain.errors import ImageRefused, ImgstoreError, ReplicationFailed, SourceChanged, StoreError
+from imgstore.domain.access import VERSIONS, Action, Principal, may, visible
+from imgstore.domain.errors import (
+    Detail,
+    ImageRefused,
+    ImgstoreError,
+    ReplicationFailed,
+    SourceChanged,
+    StoreError,
+)
 from imgstore.domain.names import VersionName
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import ImageVersion, Replica
@@ -22,7 +29,7 @@ from imgstore.operations.finding import Lineage
 from imgstore.operations.forgetting import forget_version
 from imgstore.operations.installation import Installation
 from imgstore.operations.publishing import Publication, publish
-from imgstore.operations.recording import recorded
+from imgstore.operations.recording import permit, permit_list, recorded
 from imgstore.operations.sources import check_sha256, open_source
 from imgstore.operations.version_requests import (
     DataVhd,
@@ -54,6 +61,7 @@ def create_version(
     source_format: DiskFormat | None = None,
     data_vhds: Sequence[DataVhd] = (),
     wait: bool = True,
+    written: Callable[[ImageVersion], None] = lambda _version: None,
 ) -> VersionView:
     """Publish disks as a version and replicate it to its target regions.
 
@@ -68,6 +76,7 @@ def create_version(
         source_format: what that file is; None looks at it.
         data_vhds: the data disks, each at a LUN of its own.
         wait: until it is in every region; else only the source region is waited for, and workers do the rest.
+        written: told of the version when its row stands and its bytes are yet to come.
 
     Raises:
         InvalidInput, ImageRefused: the request or the image is refused; nothing is visible.
@@ -89,7 +98,7 @@ def create_version(
                 key: opened.enter_context(closing(open_disk(source, format=formats[key], scratch=installation.scratch)))
                 for key, source in sources.items()
             }
-            version = _publish(installation, wanted, readers)
+            version = _publish(installation, wanted, readers, written)
         return _replicate(installation, principal, wanted, version, wait=wait)
 
 
@@ -123,11 +132,18 @@ def _recorded(installation: Installation, principal: Principal, wanted: Wanted) 
     return recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/versions/write")
 
 
-def _publish(installation: Installation, wanted: Wanted, readers: Mapping[str, DiskReader]) -> ImageVersion:
+def _publish(
+    installation: Installation,
+    wanted: Wanted,
+    readers: Mapping[str, DiskReader],
+    written: Callable[[ImageVersion], None] = lambda _version: None,
+) -> ImageVersion:
     """The version's row, and its bytes in the source slot."""
     check_disks(installation, readers)
     _warn_generation(installation, wanted.line, readers[OS_DISK])
     version = write_down(installation, wanted, {key: reader.identity() for key, reader in readers.items()})
+    written(version)
+
     try:
         _make_source(installation, wanted, version, readers)
     except (ImageRefused, SourceChanged):
@@ -232,13 +248,18 @@ def replication_failed(view: VersionView, failed: Mapping[str, ImgstoreError]) -
         f"{{region:{regions.get(uid, 'removed since')}, detail:{error.message}}}" for uid, error in failed.items()
     )
     serving = sorted({r.slot.key.region for r in view.replicas if r.state is ReplicaState.COMPLETED})
-    return ReplicationFailed(
+    error = ReplicationFailed(
         "Gallery replication jobs failed in one or more regions. The failing regions' details are as follows: "
         f"'{details}'.",
         found=f"complete in {', '.join(serving) or 'no region'}",
         expected=f"complete in {', '.join(target.name for target in view.version.target_regions)}",
         hint="the complete regions serve; repeat the command and the failed ones go on where they stood",
     )
+    error.details = tuple(
+        Detail(code=each.error_code, target=regions.get(uid, "removed since"), message=each.message)
+        for uid, each in failed.items()
+    )
+    return error
 
 
 def show_version(
@@ -246,7 +267,7 @@ def show_version(
 ) -> VersionView:
     """The version of that name."""
     scope = names.version_id(installation.subscription, group, gallery, definition, version)
-    authorize(principal, Action.READ, scope)
+    permit(installation, principal, Action.READ, scope)
     with installation.catalog.reading() as facts:
         line = finding.lineage(facts, installation.subscription, group, gallery, definition)
         return view_of(facts, line, finding.version(facts, line, version))
@@ -275,7 +296,8 @@ def page_versions(
         InvalidInput: the token is none of this list.
     """
     scope = names.definition_id(installation.subscription, group, gallery, definition)
-    authorize(principal, Action.READ, scope)
+    permit_list(installation, principal, scope)
+    whole = may(principal, Action.READ, scope, VERSIONS)
     of = f"{scope}/versions"
     after = request.after(of)
     with installation.catalog.reading() as facts:
@@ -283,9 +305,10 @@ def page_versions(
         found = facts.versions.list(
             line.definition.uid,
             after=None if after is None else VersionName.parse(after),
-            limit=request.limit,
+            limit=request.limit if whole else None,
             visible=True,
         )
+        found = visible(principal, found, lambda each: line.version_id(each.name), whole=whole)
         page = Page.cut(found, request, of=of, key=lambda version: str(version.name))
         replicas = facts.replicas.of_versions([version.uid for version in page.items])
         views = tuple(_seen(line, version, replicas[version.uid]) for version in page.items)

@@ -24,6 +24,7 @@ from imgstore.domain.resources import (
 )
 from imgstore.domain.version_disks import VersionDisk
 from imgstore.wire.replication import replication_status_json
+from imgstore.wire.sharing import sharing_profile_json
 from imgstore.wire.text import Json, instant
 
 if TYPE_CHECKING:  # the door stays light: what an operation needs is loaded with the operation
@@ -49,8 +50,8 @@ def group_json(group: Group) -> Json:
     )
 
 
-def gallery_json(gallery: Gallery) -> Json:
-    """A gallery."""
+def gallery_json(gallery: Gallery, *, groups: bool = False) -> Json:
+    """A gallery; with `groups`, whom it is shared with, which Azure tells where it was asked for."""
     return _resource(
         name=gallery.name,
         resource_id=gallery_id(gallery.subscription, gallery.group, gallery.name),
@@ -60,6 +61,7 @@ def gallery_json(gallery: Gallery) -> Json:
         properties=_known(description=gallery.description)
         | {"identifier": {"uniqueName": f"{gallery.subscription}-{gallery.name.upper()}"}}
         | _soft_delete_policy(gallery)
+        | sharing_profile_json(gallery.sharing, groups=groups)
         | {"provisioningState": "Succeeded"},
     )
 
@@ -246,11 +248,11 @@ def _disk_image(disk: VersionDisk) -> dict[str, Json]:
         sizeInGB=None if size is None else _gib(size),
         sizeInBytes=size,
         diskDigest=None if digest is None else digest.hex(),
-    ) | {"hostCaching": disk.host_caching.value, "source": {"uri": _without_secrets(disk.source.location)}}
+    ) | {"hostCaching": disk.host_caching.value, "source": {"uri": without_secrets(disk.source.location)}}
 
 
-def _without_secrets(location: str) -> str:
-    """A signed URL's signature, and a password in it, open the source to whoever reads them: neither is shown."""
+def without_secrets(location: str) -> str:
+    """A source as it is shown. A signed URL's signature, and a password in it, open the source to whoever reads them: neither is shown."""
     url = urlsplit(location)
     if url.scheme not in ("http", "https"):
         return location
