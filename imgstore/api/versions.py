@@ -15,7 +15,8 @@ from imgstore.domain.resources import KEEP, ImageVersion, VersionUpdate
 from imgstore.domain.states import ReplicaState
 from imgstore.operations import lifetimes, updating, versions
 from imgstore.operations.installation import Installation
-from imgstore.operations.versions import VersionRequest, VersionView
+from imgstore.operations.version_requests import VersionRequest
+from imgstore.operations.versions import VersionView
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.reading import flag_of
 from imgstore.wire.resources import soft_deleted_json, version_json

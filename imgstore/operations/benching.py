@@ -20,7 +20,8 @@ from imgstore.ledger.prices import EXACT, price_of
 from imgstore.ledger.rows import ChargeKind
 from imgstore.operations import bills, collecting, definitions, disks, exporting, galleries, groups, lifetimes, updating
 from imgstore.operations.installation import Installation
-from imgstore.operations.versions import VersionRequest, publish_reader
+from imgstore.operations.version_requests import VersionRequest
+from imgstore.operations.versions import publish_reader
 
 DEFINITION: Final = "disk"
 VERSION: Final = VersionName(1, 0, 0)

@@ -3,12 +3,12 @@
 After the examples of 2023-07-03: what is shared has a location and a unique id, and no id, group or subscription.
 """
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from imgstore.domain.geometry import GIB
 from imgstore.domain.resources import Gallery
 from imgstore.domain.sharing import CommunityInfo, SharingPermission, SharingProfile
+from imgstore.domain.version_disks import VersionDisk
 from imgstore.wire.text import Json, instant
 
 if TYPE_CHECKING:  # the door stays light: what an operation needs is loaded with the operation
@@ -62,7 +62,7 @@ def shared_version_json(view: "VersionView") -> Json:
     """A version of such a gallery."""
     top, _, more = _seen(view.line.gallery)
     version = view.version
-    size: Mapping[str, Json] = {} if version.virtual_bytes is None else {"diskSizeGB": -(-version.virtual_bytes // GIB)}
+    data_disks = [{"lun": disk.lun} | _shared_disk(disk) for disk in version.data_disks]
     return {
         "location": view.line.gallery.location,
         "name": str(version.name),
@@ -70,7 +70,10 @@ def shared_version_json(view: "VersionView") -> Json:
         "properties": {
             "publishedDate": instant(version.published_at),
             "excludeFromLatest": version.exclude_from_latest,
-            "storageProfile": {"osDiskImage": {**size, "hostCaching": "ReadWrite"}},
+            "storageProfile": {
+                "osDiskImage": _shared_disk(version.os_disk),
+                **({"dataDiskImages": data_disks} if data_disks else {}),
+            },
             **more,
         },
     }
@@ -95,3 +98,9 @@ def _community_json(info: CommunityInfo) -> Json:
         "publicNamePrefix": info.public_name_prefix,
     }
     return told if info.public_name is None else {**told, "publicNames": [info.public_name]}
+
+
+def _shared_disk(disk: VersionDisk) -> dict[str, Json]:
+    """A disk of it: where its bytes came from is nobody's business."""
+    size: dict[str, Json] = {} if disk.virtual_bytes is None else {"diskSizeGB": -(-disk.virtual_bytes // GIB)}
+    return size | {"hostCaching": disk.host_caching.value}

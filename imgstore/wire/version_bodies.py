@@ -75,7 +75,7 @@ class VersionBody:
         """
         if self.location is not None and region_key(self.location) != standing.location:
             raise PropertyChangeNotAllowed("location", found=self.location, expected=standing.location)
-        shown = without_secrets(standing.source.location)
+        shown = without_secrets(standing.os_disk.source.location)
         if self.uri is not None and without_secrets(self.uri) != shown:
             raise PropertyChangeNotAllowed(
                 f"galleryImageVersion.{_SOURCE}.uri", found=without_secrets(self.uri), expected=shown

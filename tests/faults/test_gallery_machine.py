@@ -53,6 +53,7 @@ from imgstore.operations import (
     workers,
 )
 from imgstore.operations.installation import Installation
+from imgstore.operations.version_requests import VersionRequest
 from imgstore.testing.installations import ADMIN, GROUP, target
 
 GALLERIES: Final = ("g0", "g1")
@@ -310,7 +311,7 @@ class GalleryMachine(RuleBasedStateMachine):
         gallery, definition, patch = key
         location = REGIONS[GALLERIES.index(gallery)]
         source = content.file(self.folder / "sources")
-        request = versions.VersionRequest(
+        request = VersionRequest(
             group=GROUP,
             gallery=gallery,
             definition=definition,
