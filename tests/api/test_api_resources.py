@@ -46,8 +46,8 @@ def test_a_gallery_is_made_replaced_changed_and_deleted(api: Api) -> None:
 
 def test_a_shared_gallery_is_put_as_it_was_read(api: Api) -> None:
     api.found()
-    place = {"group": GROUP, "name": GALLERY}
-    galleries.create_gallery(api.installation, ADMIN, **place, permission=SharingPermission.GROUPS)
+    shared = SharingPermission.GROUPS
+    galleries.create_gallery(api.installation, ADMIN, group=GROUP, name=GALLERY, permission=shared)
     read = api.ask("GET", api.gallery, query="$select=Permissions")
     assert read.body["properties"]["sharingProfile"]["permissions"] == "Groups"
     assert "sharingProfile" not in api.ask("GET", api.gallery, version=OLD).body["properties"]
