@@ -6,10 +6,10 @@ may die at any step, or have another command run in the middle of it. After each
 end all is healed: lost zones come back, what was killed is repeated, a scrub and a collection run. Then every target is
 complete, every disk and version is its source, the ledger balances, and nothing lies there that nobody names.
 
-Tried by breaking imgstore, one place at a time; the default run found each of these: a collection that does not wait for
+Tried by breaking imgstore, one place at a time. The default run found each of these: a collection that does not wait for
 the grace, a round robin that stands still, copies inside a region charged as egress, egress charged for bytes that were
-there, a replica Completed without its manifest, storage not passed on to the next owner, a version's manifest removed
-though a disk needs it, and a disk that is made without a pin.
+there, a replica Completed without its manifest, storage that is not passed on to the next owner, and a version's
+manifest removed though a disk needs it.
 """
 
 import filecmp
