@@ -5,6 +5,11 @@ may die at any step, or have another command run in the middle of it. After each
 ``gallery_log.py``, ``gallery_decoder.py``) reads the home from outside: SQLite's rows, the folders, the bytes. At the
 end all is healed: lost zones come back, what was killed is repeated, a scrub and a collection run. Then every target is
 complete, every disk and version is its source, the ledger balances, and nothing lies there that nobody names.
+
+Tried by breaking imgstore, one place at a time. The default run found each of these: a collection that does not wait for
+the grace, a round robin that stands still, copies inside a region charged as egress, egress charged for bytes that were
+there, a replica Completed without its manifest, storage that is not passed on to the next owner, and a version's
+manifest removed though a disk needs it.
 """
 
 import filecmp
@@ -112,6 +117,8 @@ class GalleryMachine(RuleBasedStateMachine):
         self.oracle = Oracle(self.folder / "home")
         self.unfinished = False
         """Whether something was killed or failed, and was not healed since."""
+        self._sound = True
+        """No check has failed: after one that has there is nothing to heal."""
         with running(self.oracle.home, Process(), self.clock):
             pass
         with self.oracle.connected() as connection:
@@ -123,7 +130,8 @@ class GalleryMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            self.heal()
+            if self._sound:
+                self.heal()
         finally:
             self._stack.close()
 
@@ -152,6 +160,21 @@ class GalleryMachine(RuleBasedStateMachine):
         Returns:
             Whether it ended well.
         """
+        self._sound = False
+        well = self._performed(command, fatal=fatal, refused=refused, meanwhile=meanwhile, at=at, excused=excused)
+        self._sound = True
+        return well
+
+    def _performed(
+        self,
+        command: Command,
+        *,
+        fatal: int | None,
+        refused: type[ImgstoreError] | None,
+        meanwhile: Command | None,
+        at: int,
+        excused: tuple[type[ImgstoreError], ...],
+    ) -> bool:
         before = self._row(command)
         visitor = None if meanwhile is None else lambda: self._visit(meanwhile)
         process = Process(fatal=fatal or 0, meanwhile=visitor, at=at)
@@ -808,8 +831,8 @@ _PROFILE: Final = settings(
     phases=(Phase.explicit, Phase.generate),  # An example takes seconds: not to be run a thousand times to shorten it.
     report_multiple_bugs=False,
     database=None,
-    max_examples=12,
-    stateful_step_count=30,
+    max_examples=10,
+    stateful_step_count=25,
 )
 
 
