@@ -13,15 +13,18 @@ from imgstore.catalog.definitions import Definitions
 from imgstore.catalog.disks import Disks
 from imgstore.catalog.galleries import Galleries
 from imgstore.catalog.groups import Groups
+from imgstore.catalog.identities import Assignments, Principals, Secrets, Tenants
 from imgstore.catalog.installation import Installations
 from imgstore.catalog.ledger import Ledger
 from imgstore.catalog.lineages import Lineages
 from imgstore.catalog.manifests import Manifests
+from imgstore.catalog.operations import Operations
 from imgstore.catalog.placements import Placements
 from imgstore.catalog.queue import Queue
 from imgstore.catalog.replicas import Replicas
 from imgstore.catalog.segments import Segments
 from imgstore.catalog.slots import Pools, Slots
+from imgstore.catalog.trust import Issuers, SigningKeys
 from imgstore.catalog.upgrade import bring_to_head
 from imgstore.catalog.versions import Versions
 from imgstore.catalog.workers import Workers
@@ -50,9 +53,16 @@ class Facts:
         self.works = Works(session)
         self.queue = Queue(session)
         self.workers = Workers(session)
+        self.operations = Operations(session)
         self.placements = Placements(session)
         self.ledger = Ledger(session)
         self.activity = Activity(session)
+        self.tenants = Tenants(session)
+        self.principals = Principals(session)
+        self.secrets = Secrets(session)
+        self.assignments = Assignments(session)
+        self.issuers = Issuers(session)
+        self.signing_keys = SigningKeys(session)
 
     def now(self) -> datetime:
         """The database's clock: aware, UTC. SQLite's ticks in milliseconds, PostgreSQL's in microseconds."""

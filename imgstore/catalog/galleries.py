@@ -1,6 +1,7 @@
 """Galleries. Their group is a row of its own, so a gallery tells the group's name as the group has it now."""
 
 import builtins
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
@@ -10,6 +11,7 @@ from imgstore.catalog.columns import folded
 from imgstore.catalog.groups import group_uid, named
 from imgstore.catalog.repository import Repository
 from imgstore.domain.resources import Gallery
+from imgstore.domain.sharing import CommunityInfo, SharingPermission, SharingProfile
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Row
@@ -77,6 +79,22 @@ class Galleries(Repository):
             statement = statement.where(_galleries.c.name_key > folded(after))
         return [gallery_of(row) for row in self._session.all(statement.order_by(_galleries.c.name_key).limit(limit))]
 
+    def shared(self) -> builtins.list[Gallery]:
+        """Those of every subscription that are shared directly with somebody, by name."""
+        return self._with(SharingPermission.GROUPS)
+
+    def community(self) -> builtins.list[Gallery]:
+        """Those of every subscription that everybody finds, by name."""
+        return [
+            each
+            for each in self._with(SharingPermission.COMMUNITY)
+            if each.sharing is not None and each.sharing.community is not None and each.sharing.community.public_name
+        ]
+
+    def _with(self, permission: SharingPermission) -> builtins.list[Gallery]:
+        statement = _SELECT.where(_galleries.c.sharing_permission == permission)
+        return [gallery_of(row) for row in self._session.all(statement.order_by(_galleries.c.name_key))]
+
     def count(self, subscription: str, location: str) -> int:
         """How many a subscription has in a region. Nobody else adds one there until the transaction ends."""
         self._session.lock_name(f"galleries/{folded(subscription)}/{location}")
@@ -114,9 +132,33 @@ class Galleries(Repository):
             "tags": dict(gallery.tags),
             "soft_delete_enabled": gallery.soft_delete_enabled,
             "soft_delete_retention_days": gallery.soft_delete_retention_days,
+            "sharing_permission": gallery.sharing.permission if gallery.sharing else None,
+            "sharing": _sharing_json(gallery.sharing),
             "pool_uid": gallery.pool_uid,
             "created_at": gallery.created_at,
         }
+
+
+def _sharing_json(profile: SharingProfile | None) -> dict[str, Any] | None:
+    if profile is None:
+        return None
+    community = None if profile.community is None else asdict(profile.community)
+    return {
+        "subscriptions": list(profile.subscriptions),
+        "tenants": list(profile.tenants),
+        "community": community,
+    }
+
+
+def _sharing(permission: SharingPermission | None, said: dict[str, Any] | None) -> SharingProfile | None:
+    if permission is None or said is None:
+        return None
+    return SharingProfile(
+        permission=permission,
+        subscriptions=tuple(said["subscriptions"]),
+        tenants=tuple(said["tenants"]),
+        community=None if said["community"] is None else CommunityInfo(**said["community"]),
+    )
 
 
 def gallery_of(row: "Row[Any]") -> Gallery:
@@ -131,6 +173,7 @@ def gallery_of(row: "Row[Any]") -> Gallery:
         tags=row.tags,
         soft_delete_enabled=row.soft_delete_enabled,
         soft_delete_retention_days=row.soft_delete_retention_days,
+        sharing=_sharing(row.sharing_permission, row.sharing),
         pool_uid=row.pool_uid,
         created_at=row.created_at,
     )

@@ -21,6 +21,14 @@ Who points at whom (``->`` is a foreign key, ``~>`` a uid without one, since wha
     intervals        ~> slots, versions, disks
     activity         ~> everything, by name
     workers                                                  processes of `imgstore worker`, while they live
+    tenants          <- subscriptions, principals, issuers
+    subscriptions    -> tenants                              those of which something is known besides their name
+    principals       -> tenants                              users and service principals
+    secrets          ~> principals       by the client id, which several tenants' principals may share
+    role_assignments -> principals       ~> everything       a scope may name what is not made yet
+    issuers          -> tenants
+    signing_keys                                             what tokens are and were signed with
+    operations       ~> everything, by name                  long-running operations of the API, for a while after their end
 
 A ``*_key`` column is the folded form (`columns.folded`) of the name beside it: what is compared and kept unique.
 """
@@ -46,14 +54,18 @@ from sqlalchemy import (
 )
 
 from imgstore.catalog.columns import Exact, Instant, OneOf
+from imgstore.domain.access import Role
+from imgstore.domain.asynchronous import OperationStatus
 from imgstore.domain.collection import Sentence
+from imgstore.domain.identities import PrincipalKind
 from imgstore.domain.resources import Architecture, DiskKind, HyperVGeneration, OsState, OsType, StorageAccountType
+from imgstore.domain.sharing import SharingPermission
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState, ReplicaState, WorkState
 from imgstore.domain.works import WorkKind
 from imgstore.ledger.rows import ChargeKind
 
-REVISION: Final = "0008"
+REVISION: Final = "0010"
 """The head of migrations/versions. A catalog that stands at it opens without Alembic being imported."""
 
 # Names of constraints are fixed, so that a later migration can name what it drops on either engine.
@@ -145,6 +157,9 @@ galleries = Table(
     Column("created_at", Instant, nullable=False),
     Column("soft_delete_enabled", Boolean, nullable=False, server_default=false()),
     Column("soft_delete_retention_days", Integer, nullable=False, server_default="7"),
+    # Null where nothing was ever said of sharing; the permission once more as JSON has it, to look for.
+    Column("sharing_permission", OneOf(SharingPermission), index=True),
+    Column("sharing", JSON(none_as_null=True)),
     UniqueConstraint("subscription_key", "name_key"),
 )
 
@@ -430,4 +445,98 @@ workers = Table(
     Column("holder", String, nullable=False),
     Column("started_at", Instant, nullable=False),
     Column("seen_at", Instant, nullable=False),
+)
+
+tenants = Table(
+    "tenants",
+    metadata,
+    _uid(),
+    Column("name", String, nullable=False),
+    Column("name_key", String, nullable=False, unique=True),
+    Column("created_at", Instant, nullable=False),
+)
+
+subscriptions = Table(
+    "subscriptions",
+    metadata,
+    Column("subscription_key", String, primary_key=True),
+    Column("subscription", String, nullable=False),
+    Column("tenant_uid", ForeignKey("tenants.uid"), nullable=False),
+)
+
+principals = Table(
+    "principals",
+    metadata,
+    _uid(),
+    Column("kind", OneOf(PrincipalKind), nullable=False),
+    Column("tenant_uid", ForeignKey("tenants.uid"), nullable=False),
+    Column("name", String, nullable=False),
+    Column("client_id", String),
+    Column("issuer", String),
+    Column("subject", String),
+    Column("created_at", Instant, nullable=False),
+    UniqueConstraint("tenant_uid", "client_id"),
+    # Who a token is of must not be a matter of which row is found first.
+    UniqueConstraint("issuer", "subject"),
+)
+
+secrets = Table(
+    "secrets",
+    metadata,
+    _uid(),
+    Column("client_id", String, nullable=False),
+    Column("hint", String, nullable=False),
+    Column("hashed", String, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("expires_at", Instant, nullable=False),
+    UniqueConstraint("client_id", "hint"),
+)
+
+role_assignments = Table(
+    "role_assignments",
+    metadata,
+    _uid(),
+    Column("principal_uid", ForeignKey("principals.uid", ondelete="CASCADE"), nullable=False),
+    Column("role", OneOf(Role), nullable=False),
+    Column("scope", String, nullable=False),
+    Column("scope_key", String, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    UniqueConstraint("principal_uid", "role", "scope_key"),
+)
+
+issuers = Table(
+    "issuers",
+    metadata,
+    _uid(),
+    Column("tenant_uid", ForeignKey("tenants.uid"), nullable=False),
+    Column("url", String, nullable=False, unique=True),
+    Column("audience", String, nullable=False),
+    Column("jwks", String, nullable=False),
+    Column("created_at", Instant, nullable=False),
+)
+
+signing_keys = Table(
+    "signing_keys",
+    metadata,
+    Column("kid", String, primary_key=True),
+    Column("pem", LargeBinary, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("retired_at", Instant),
+    Column("trusted_until", Instant),
+)
+
+operations = Table(
+    "operations",
+    metadata,
+    _uid(),
+    Column("subscription", String, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("request", JSON, nullable=False),
+    Column("principal", String, nullable=False),
+    Column("principal_uid", String),
+    Column("status", OneOf(OperationStatus), nullable=False, index=True),
+    Column("error", JSON(none_as_null=True)),
+    Column("holder", String, nullable=False),
+    Column("started_at", Instant, nullable=False),
+    Column("finished_at", Instant),
 )

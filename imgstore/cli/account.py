@@ -21,5 +21,5 @@ def account() -> None:
 def list_() -> Json:
     """List the subscriptions. Every other command works in one: the default, or the one that --subscription names."""
     with opened() as session:
-        found = subscriptions.list_subscriptions(session.installation, session.principal)
+        found = subscriptions.seen_subscriptions(session.installation, session.principal)
         return [subscription_json(each, default=session.installation.subscription) for each in found]

@@ -21,11 +21,7 @@ _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
         }
     ),
     "sig create": frozenset(
-        {
-            "--permissions", "--eula", "--public-name-prefix", "--publisher-contact", "--publisher-email",
-            "--publisher-uri", "--soft-delete-grace", "--soft-delete-grace-period", "--mi-system-assigned",
-            "--mi-user-assigned",
-        }
+        {"--soft-delete-grace", "--soft-delete-grace-period", "--mi-system-assigned", "--mi-user-assigned"}
     ),
     "sig update": frozenset(
         {
@@ -34,7 +30,6 @@ _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
             "--mi-user-assigned",
         }
     ),
-    "sig show": frozenset({"--select", "--sharing-groups"}),
     "sig image-version create": frozenset(
         {
             "--virtual-machine", "--replication-mode", "--target-region-encryption",
@@ -91,15 +86,11 @@ _COMMANDS: Final[Mapping[str, frozenset[str]]] = {
     "sig": frozenset(
         {
             "gallery-application", "identity", "in-vm-access-control-profile", "in-vm-access-control-profile-version",
-            "list-community", "list-shared", "share", "show-community", "show-shared", "wait",
+            "wait",
         }
     ),
-    "sig image-definition": frozenset({"list-community", "list-shared", "show-community", "show-shared", "wait"}),
-    "sig image-version": frozenset(
-        {
-            "list-community", "list-shared", "show-community", "show-shared",
-        }
-    ),
+    "sig share": frozenset({"wait"}),
+    "sig image-definition": frozenset({"wait"}),
     "disk": frozenset({"config", "grant-access", "revoke-access", "update", "wait"}),
     "snapshot": frozenset({"grant-access", "revoke-access", "update", "wait"}),
     "image": frozenset({"builder", "copy", "update", "wait"}),

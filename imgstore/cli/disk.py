@@ -10,7 +10,7 @@ from imgstore.cli.command import Group
 from imgstore.cli.group import confirm
 from imgstore.cli.output import columns
 from imgstore.cli.session import opened
-from imgstore.domain.names import ImageReference
+from imgstore.domain.names import ImageReference, SharedReference
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.resources import Declared, HyperVGeneration, OsType, StorageAccountType
 from imgstore.domain.sources import DiskFormat
@@ -77,7 +77,13 @@ def disk() -> None:
 @options.group
 @options.named("disk")
 @options.location("The region to make it in. Default: that of the group; with --source, of a disk, the source's.")
-@options.reference("--gallery-image-reference", required=False, text="The image to make it from; no version is latest.")
+@options.reference(
+    "--gallery-image-reference",
+    required=False,
+    text="The image to make it from; no version is latest. Of a shared gallery: "
+    "/SharedGalleries/NAME/Images/DEFINITION/Versions/VERSION, or /CommunityGalleries/...",
+    shared=True,
+)
 @_lun
 @click.option(
     "--source",
@@ -97,7 +103,7 @@ def create(
     group: str,
     name: str,
     location: str | None,
-    reference: ImageReference | None,
+    reference: ImageReference | SharedReference | None,
     lun: int | None,
     source: str | None,
     storage_account_type: StorageAccountType | None,

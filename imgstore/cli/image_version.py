@@ -18,7 +18,7 @@ from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ReplicaState
 from imgstore.operations import lifetimes, updating, versions, waiting
 from imgstore.operations.version_requests import DataSnapshot, DataVhd, VersionRequest
-from imgstore.operations.versions import VersionView
+from imgstore.operations.viewing import VersionView
 from imgstore.operations.workers import anyone_works
 from imgstore.wire.requests import parse_end_of_life, parse_luns, parse_storage_account_type, parse_target_regions
 from imgstore.wire.resources import soft_deleted_json, version_json
@@ -489,7 +489,7 @@ def undelete(
     tags: Mapping[str, str] | None,
 ) -> Json:
     """Have a softly deleted image version back as it was."""
-    where = {"group": group, "gallery": gallery, "definition": definition}
+    where: dict[str, Any] = {"group": group, "gallery": gallery, "definition": definition}
     with opened() as session:
         found = lifetimes.undelete_version(session.installation, session.principal, **where, version=version)
         if tags is not None:

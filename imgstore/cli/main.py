@@ -29,6 +29,7 @@ _COMMANDS: Final = {
         target="imgstore.cli.image:image",
         summary="Managed images: what a machine's disks were made into, to make others from.",
     ),
+    "auth": Lazy(target="imgstore.cli.auth:auth", summary="Who may: tenants, principals, roles, issuers and keys."),
     "bill": Lazy(target="imgstore.cli.bill:bill", summary="What was moved and kept, and what it costs."),
     "account": Lazy(
         target="imgstore.cli.account:account",
@@ -40,6 +41,7 @@ _COMMANDS: Final = {
         target="imgstore.cli.inspect:inspect", summary="Say what a disk file is, and whether Azure would take it."
     ),
     "verify": Lazy(target="imgstore.cli.verify:verify", summary="Compare a disk file with a stored image."),
+    "serve": Lazy(target="imgstore.cli.serve:serve", summary="Serve Azure's API, for az and Azure's SDKs."),
     "worker": Lazy(target="imgstore.cli.worker:worker", summary="Make the replicas that are desired and not there."),
     "gc": Lazy(target="imgstore.cli.gc:gc", summary="Collect what no version, disk or open work needs."),
     "scrub": Lazy(target="imgstore.cli.scrub:scrub", summary="Read what is kept, check it, and repair it."),

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 import click
 
 from imgstore.cli.command import Edits, Switch, Words
-from imgstore.domain.names import ImageReference, VersionName
+from imgstore.domain.names import ImageReference, VersionName, image_reference
 from imgstore.domain.resources import HyperVGeneration, OsType, StorageAccountType
 from imgstore.domain.sources import DiskFormat
 from imgstore.wire.requests import parse_storage_account_type, parse_tags
@@ -122,13 +122,13 @@ def sku(*names: str, text: str) -> Decorator:
     )
 
 
-def reference(*names: str, required: bool, text: str) -> Decorator:
-    """An option that points at an image."""
+def reference(*names: str, required: bool, text: str, shared: bool = False) -> Decorator:
+    """An option that points at an image; with `shared`, of a gallery that others share, too."""
     return click.option(
         *names,
         "reference",
         required=required,
-        type=ImageReference.parse,
+        type=image_reference if shared else ImageReference.parse,
         metavar="RG/GALLERY/DEFINITION[/VERSION]",
         help=text,
     )

@@ -12,6 +12,7 @@ import click
 from imgstore.bootstrap import Settings, open_installation
 from imgstore.cli import global_options, progress
 from imgstore.domain.access import Principal, administrator
+from imgstore.domain.errors import ToolMissing
 from imgstore.domain.paging import Page
 from imgstore.operations.installation import Installation
 
@@ -62,6 +63,25 @@ def opened(options: global_options.Globals | None = None, environ: Mapping[str, 
         open_installation(settings, subscriber) as installation,
     ):
         yield Session(installation=installation, principal=administrator(_user()), quiet=options.only_show_errors)
+
+
+@contextmanager
+def server_parts() -> Iterator[None]:
+    """Around the import of a module of `api`, whose libraries are an extra.
+
+    Raises:
+        ToolMissing: they are not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ToolMissing(
+            "This needs the optional packages of the server.",
+            found=str(error),
+            expected="the packages of the extra `server`",
+            hint="pip install 'imgstore[server]'",
+            target=error.name,
+        ) from error
 
 
 def _user() -> str:

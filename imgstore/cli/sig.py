@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import click
 
-from imgstore.cli import options
+from imgstore.cli import options, sig_share
 from imgstore.cli.command import Group
 from imgstore.cli.image_definition import image_definition
 from imgstore.cli.image_version import image_version
@@ -13,6 +13,7 @@ from imgstore.cli.output import columns
 from imgstore.cli.session import opened
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.resources import Gallery
+from imgstore.domain.sharing import CommunityInfo, SharingPermission
 from imgstore.operations import galleries
 from imgstore.wire.edited import edited_gallery
 from imgstore.wire.resources import gallery_json
@@ -20,10 +21,32 @@ from imgstore.wire.text import Json
 from imgstore.wire.updates import Edit
 
 _TABLE = columns(Name="name", Location="location", UniqueName="properties.identifier.uniqueName")
+_CREATE_EXAMPLE = """
+imgstore sig create -g rg -r myGallery --description 'golden images'
+imgstore sig create -g rg -r open --permissions community --publisher-uri https://example.org \\
+    --publisher-email images@example.org --eula https://example.org/terms --public-name-prefix example
+"""
 _UPDATE_EXAMPLE = """
 imgstore sig update -g rg -r myGallery --set description='golden images' tags.team=images
 imgstore sig update -g rg -r myGallery --soft-delete true --soft-delete-retention 14
 """
+
+_SHARING = (
+    options.choice(
+        "--permissions",
+        members=tuple(SharingPermission),
+        help="How it is to be shared: with subscriptions and tenants (sig share add), or with everybody (sig share "
+        "enable-community).",
+    ),
+    click.option("--publisher-uri", metavar="URI", help="Of a community gallery: where its publisher is found."),
+    click.option(
+        "--publisher-contact", "--publisher-email", "publisher_contact", metavar="MAIL", help="And how to reach them."
+    ),
+    click.option("--eula", metavar="TEXT", help="And on which terms the images are used."),
+    click.option(
+        "--public-name-prefix", metavar="NAME", help="How its public name begins: 5 to 16 letters and digits."
+    ),
+)
 
 
 @click.group(cls=Group)
@@ -33,14 +56,16 @@ def sig() -> None:
 
 sig.add_command(image_definition)
 sig.add_command(image_version)
+sig_share.attach(sig, image_definition, image_version)
 
 
-@sig.command(table=_TABLE, example="imgstore sig create -g rg -r myGallery --description 'golden images'")
+@sig.command(table=_TABLE, example=_CREATE_EXAMPLE)
 @options.group
 @options.gallery
 @options.location("The region that the gallery is filed under. Default: that of the group.")
 @options.description
 @options.together(*options.soft_delete)
+@options.together(*_SHARING)
 @options.tags
 def create(
     group: str,
@@ -49,9 +74,11 @@ def create(
     description: str | None,
     soft_delete: bool | None,  # noqa: FBT001 - click calls by keyword
     soft_delete_retention: int | None,
+    permissions: SharingPermission | None,
     tags: Mapping[str, str] | None,
+    **community: str | None,
 ) -> Json:
-    """Make a gallery, or change its description, tags and soft delete policy."""
+    """Make a gallery, or change its description, tags and soft delete policy, or how it is to be shared."""
     with opened() as session:
         made = galleries.create_gallery(
             session.installation,
@@ -63,8 +90,17 @@ def create(
             tags=tags,
             soft_delete_enabled=soft_delete,
             soft_delete_retention_days=soft_delete_retention,
+            permission=permissions,
+            community=_community(community),
         )
         return gallery_json(made)
+
+
+def _community(said: Mapping[str, str | None]) -> CommunityInfo | None:
+    """What the flags say of a community; what is missing is found missing by the rules of sharing."""
+    if not any(said.values()):
+        return None
+    return CommunityInfo(**{name: value or "" for name, value in said.items()})
 
 
 @sig.command(table=_TABLE, example=_UPDATE_EXAMPLE)
@@ -98,13 +134,18 @@ def update(
         return gallery_json(changed)
 
 
-@sig.command(table=_TABLE, example="imgstore sig show -g rg -r myGallery")
+@sig.command(table=_TABLE, example="imgstore sig show -g rg -r myGallery --select Permissions")
 @options.group
 @options.gallery
-def show(group: str, gallery: str) -> Json:
+@click.option(
+    "--select", type=click.Choice(["Permissions"], case_sensitive=False), help="Tell whom it is shared with, too."
+)
+@click.option("--sharing-groups", is_flag=True, help="The same.")
+def show(group: str, gallery: str, select: str | None, *, sharing_groups: bool) -> Json:
     """Show a gallery."""
     with opened() as session:
-        return gallery_json(galleries.show_gallery(session.installation, session.principal, group=group, name=gallery))
+        found = galleries.show_gallery(session.installation, session.principal, group=group, name=gallery)
+        return gallery_json(found, groups=sharing_groups or select is not None)
 
 
 @sig.command("list", table=_TABLE, example="imgstore sig list -o table")

@@ -1,20 +1,35 @@
-"""Who may do what: pure, asked by every operation before its first write."""
+"""Who may do what: pure, asked by every operation before its first write. Deny by default.
 
+What an operation does is an `Action`; on a resource's id it becomes the name that Azure has for it
+("Microsoft.Compute/galleries/images/versions/write"), and a role is a set of such names. The sets are those of Azure's
+built-in roles, as far as there is anything of theirs here:
+https://learn.microsoft.com/azure/role-based-access-control/built-in-roles
+"""
+
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from functools import lru_cache
+from typing import Final, TypeVar
 
-from imgstore.domain.errors import AccessDenied
+from imgstore.domain.errors import AccessDenied, NotFound
+
+_T = TypeVar("_T")
 
 
 class Action(StrEnum):
-    """What an operation does to a resource, in Azure's three-part manner."""
+    """What an operation does to a resource: the end of its name."""
 
     READ = "read"
     WRITE = "write"
     DELETE = "delete"
-    ADMINISTER = "administer"
-    """Regions, buckets and the installation itself."""
+    SHARE = "share/action"
+    """Let other subscriptions, other tenants or everybody read a gallery."""
+    EXPORT = "beginGetAccess/action"
+    """Read or write the bytes of a disk."""
+    ADMINISTER = "administer/action"
+    """Regions, buckets, principals and the installation itself."""
 
 
 class Role(StrEnum):
@@ -23,15 +38,91 @@ class Role(StrEnum):
     OWNER = "Owner"
     CONTRIBUTOR = "Contributor"
     READER = "Reader"
+    IMAGE_READER = "Compute Gallery Image Reader"
+    ARTIFACTS_PUBLISHER = "Compute Gallery Artifacts Publisher"
+    SHARING_ADMIN = "Compute Gallery Sharing Admin"
 
 
 INSTALLATION: Final = "/"
 """The scope of all scopes."""
 
-_ALLOWED: Final[dict[Role, frozenset[Action]]] = {
-    Role.OWNER: frozenset(Action),
-    Role.CONTRIBUTOR: frozenset({Action.READ, Action.WRITE, Action.DELETE}),
-    Role.READER: frozenset({Action.READ}),
+ROLE_ASSIGNMENTS: Final = "Microsoft.Authorization/roleAssignments"
+GROUPS: Final = "Microsoft.Resources/subscriptions/resourceGroups"
+GALLERIES: Final = "Microsoft.Compute/galleries"
+DEFINITIONS: Final = "Microsoft.Compute/galleries/images"
+DISKS: Final = "Microsoft.Compute/disks"
+VERSIONS: Final = "Microsoft.Compute/galleries/images/versions"
+
+_ABOVE: Final = (
+    ("subscriptions", "Microsoft.Resources/subscriptions"),
+    ("resourcegroups", GROUPS),
+)
+_TYPES: Final = {
+    name.casefold(): name
+    for name in (
+        GALLERIES,
+        DEFINITIONS,
+        VERSIONS,
+        DISKS,
+        "Microsoft.Compute/images",
+        "Microsoft.Compute/snapshots",
+        "Microsoft.Compute/virtualMachines",
+        "Microsoft.Compute/locations/capsOperations",
+        "Microsoft.Compute/locations/communityGalleries",
+        "Microsoft.Compute/locations/sharedGalleries",
+        "Microsoft.Resources/deployments",
+        ROLE_ASSIGNMENTS,
+    )
+}
+"""As Azure spells them; others are named in lower case."""
+_SCOPE_CHARACTERS_MAX: Final = 2_048
+_PART: Final = re.compile(r"[^/\\%?#\x00-\x20\x7f]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permission:
+    """A set of operations: what `allowed` matches and `withheld` does not. `*` stands for anything."""
+
+    allowed: tuple[str, ...]
+    withheld: tuple[str, ...] = ()
+
+    def holds(self, operation: str) -> bool:
+        """Whether an operation, by its name in any case, is one of the set."""
+        return _matches(self.allowed, operation) and not _matches(self.withheld, operation)
+
+
+PERMISSIONS: Final[dict[Role, Permission]] = {
+    Role.OWNER: Permission(allowed=("*",)),
+    Role.CONTRIBUTOR: Permission(
+        allowed=("*",),
+        withheld=(
+            "Microsoft.Authorization/*/delete",
+            "Microsoft.Authorization/*/write",
+            "Microsoft.Authorization/elevateAccess/action",
+            "Microsoft.Compute/galleries/share/action",
+            "imgstore/*/administer/action",
+        ),
+    ),
+    Role.READER: Permission(allowed=("*/read",)),
+    Role.IMAGE_READER: Permission(
+        allowed=("Microsoft.Compute/galleries/images/read", "Microsoft.Compute/galleries/images/versions/read")
+    ),
+    Role.ARTIFACTS_PUBLISHER: Permission(
+        allowed=(
+            "Microsoft.Compute/galleries/*",
+            "Microsoft.Compute/locations/capsOperations/read",
+            "Microsoft.Compute/locations/communityGalleries/*",
+            "Microsoft.Compute/locations/sharedGalleries/*",
+            "Microsoft.Compute/images/*",
+            "Microsoft.Compute/virtualMachines/write",
+            "Microsoft.Compute/disks/write",
+            "Microsoft.Authorization/*/read",
+            "Microsoft.Resources/deployments/*",
+            "Microsoft.Resources/subscriptions/resourceGroups/read",
+        ),
+        withheld=("Microsoft.Compute/galleries/share/action",),
+    ),
+    Role.SHARING_ADMIN: Permission(allowed=("Microsoft.Compute/galleries/share/action",)),
 }
 
 
@@ -41,7 +132,7 @@ class Grant:
 
     role: Role
     scope: str
-    """A resource id, without a trailing slash; "/" is the installation."""
+    """A resource id; "/" is the installation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +141,10 @@ class Principal:
 
     name: str
     grants: tuple[Grant, ...] = ()
+    uid: str | None = None
+    """Its object id; None is whoever sits at a local home."""
+    tenant: str | None = None
+    """The uid of the tenant that it asks from; None as above."""
 
 
 def administrator(name: str) -> Principal:
@@ -57,31 +152,171 @@ def administrator(name: str) -> Principal:
     return Principal(name=name, grants=(Grant(role=Role.OWNER, scope=INSTALLATION),))
 
 
-def is_allowed(principal: Principal, action: Action, scope: str) -> bool:
-    """Whether a grant of `principal` covers `action` on `scope`."""
-    return any(action in _ALLOWED[grant.role] and _covers(grant.scope, scope) for grant in principal.grants)
+def operation(action: Action, scope: str, of: str | None = None) -> str:
+    """Azure's name of an action on the resource that a scope is.
+
+    Args:
+        action: what is done.
+        scope: the resource's id.
+        of: the type of resource, where it is not that of the scope: what is below it, or about it.
+    """
+    return f"{of or _type(_parts(scope) or ())}/{action}"
 
 
-def authorize(principal: Principal, action: Action, scope: str) -> None:
-    """Deny by default.
+def may(principal: Principal, action: Action, scope: str, of: str | None = None) -> bool:
+    """Whether a grant of `principal` covers the action there (see `operation`)."""
+    wanted, parts = operation(action, scope, of), _parts(scope)
+    return parts is not None and any(
+        _allows(grant.role, wanted) and _covers(grant.scope, parts) for grant in principal.grants
+    )
+
+
+def knows(principal: Principal, scope: str) -> bool:
+    """Whether a principal has any role at, above or below a scope: that it is there is no secret from it."""
+    parts = _parts(scope)
+    return parts is not None and any(_touches(grant.scope, parts) for grant in principal.grants)
+
+
+def authorize(principal: Principal, action: Action, scope: str, of: str | None = None) -> None:
+    """Deny by default. Whether the resource is there plays no part, so that no refusal tells it.
 
     Raises:
-        AccessDenied: no grant of `principal` covers `action` on `scope`.
+        AccessDenied: no grant of `principal` covers the action there.
+        NotFound: nor has it any other role in the whole subscription.
     """
-    if not is_allowed(principal, action, scope):
-        raise AccessDenied(
-            f"'{principal.name}' may not {action} '{scope}'.",
-            found=", ".join(f"{grant.role} on {grant.scope}" for grant in principal.grants) or "no roles",
-            expected=f"a role that allows {action} on this scope or above it",
-            hint="ask an Owner of the scope for a role",
-            target=scope,
+    if not may(principal, action, scope, of):
+        raise _refusal(principal, operation(action, scope, of), scope)
+
+
+def authorize_list(principal: Principal, scope: str) -> None:
+    """Refuse a list to whom nothing in it could be shown: who has no role at, above or below it.
+
+    Raises:
+        AccessDenied: it has none there.
+        NotFound: nor in the whole subscription.
+    """
+    if not knows(principal, scope):
+        raise _refusal(principal, operation(Action.READ, scope), scope)
+
+
+def visible(
+    principal: Principal, items: Iterable[_T], scope_of: Callable[[_T], str], *, whole: bool = False
+) -> list[_T]:
+    """Those that `principal` may read, in their order.
+
+    Args:
+        principal: who asks.
+        items: what there is.
+        scope_of: an item's id.
+        whole: it is known that all of them may be read (`may` with the type of the items, on what they are in).
+    """
+    return [item for item in items if whole or may(principal, Action.READ, scope_of(item))]
+
+
+def check_scope(scope: str) -> str:
+    """The scope in its one spelling, if it is one.
+
+    Raises:
+        NotFound: no resource has such an id.
+    """
+    parts = _parts(scope, fold=False)
+    if parts is None or (parts and (parts[0].lower() != "subscriptions" or len(parts) < 2)):
+        raise NotFound(
+            "The scope is invalid.",
+            found=repr(scope[:200]),
+            expected="/ or /subscriptions/ID, or the id of a resource group, gallery, image definition or version",
+            hint="`imgstore sig show ... --query id -o tsv` tells a gallery's id",
+            target="scope",
+            code="InvalidScope",
         )
+    return "/" + "/".join(parts)
 
 
-def _covers(granted: str, asked: str) -> bool:
-    if granted == INSTALLATION:
-        return True
-    above = granted.rstrip("/").lower()
-    below = asked.rstrip("/").lower()
-    # An empty scope is a mistake, and a mistake grants nothing.
-    return bool(above) and (below == above or below.startswith(above + "/"))
+def _refusal(principal: Principal, wanted: str, scope: str) -> AccessDenied | NotFound:
+    parts = _parts(scope)
+    if parts is None:
+        return NotFound(
+            f"The resource '{scope[:200]}' was not found.",
+            found="an id that no resource can have",
+            expected="names without spaces, slashes, '%', '?' and '#'",
+            hint="look at the names; ids are taken as they stand, nothing in them is decoded",
+            target=scope[:200],
+        )
+    if parts[:1] == ("subscriptions",) and not knows(principal, "/" + "/".join(parts[:2])):
+        return NotFound(
+            f"The subscription '{(_parts(scope, fold=False) or parts)[1] if len(parts) > 1 else ''}' could not be "
+            "found.",
+            found="no subscription that this caller may know of",
+            expected="a subscription in which the caller has a role",
+            hint="ask an Owner of the subscription for a role",
+            target=scope,
+            code="SubscriptionNotFound",
+        )
+    return AccessDenied(
+        f"The client '{principal.name}' with object id '{principal.uid or principal.name}' does not have authorization "
+        f"to perform action '{wanted}' over scope '{scope}' or the scope is invalid. If access was recently granted, "
+        "please refresh your credentials.",
+        found=", ".join(f"{grant.role} on {grant.scope}" for grant in principal.grants) or "no roles",
+        expected="a role that allows this on this scope or above it",
+        hint=f"an Owner there can give one: imgstore auth role assignment create --assignee "
+        f"{principal.uid or principal.name} --role ROLE --scope SCOPE",
+        target=scope,
+    )
+
+
+def _type(parts: tuple[str, ...]) -> str:
+    """The type of the resource at a path. Words are taken by their place: any of them may be somebody's name."""
+    if not parts:
+        return "imgstore/installation"
+    words, kind = parts, ""
+    for word, type_there in _ABOVE:
+        if words[:1] == (word,) and len(words) > 1:
+            words, kind = words[2:], type_there
+    if not words:
+        return kind
+    if words[0] != "providers" or len(words) < 3:
+        return "imgstore/path"
+    found = "/".join((words[1], *words[2::2]))
+    return _TYPES.get(found, found)
+
+
+@lru_cache(maxsize=1_024)
+def _allows(role: Role, wanted: str) -> bool:
+    return PERMISSIONS[role].holds(wanted)
+
+
+def _matches(patterns: tuple[str, ...], name: str) -> bool:
+    return any(_pattern(pattern).fullmatch(name) for pattern in patterns)
+
+
+@lru_cache(maxsize=256)
+def _pattern(text: str) -> re.Pattern[str]:
+    return re.compile(re.escape(text).replace(r"\*", ".*"), re.IGNORECASE)
+
+
+@lru_cache(maxsize=4_096)
+def _parts(scope: str, *, fold: bool = True) -> tuple[str, ...] | None:
+    """A scope's words as they are compared; None is no scope.
+
+    None is repaired: what is encoded, climbs (`..`) or has empty words is nobody's resource.
+    """
+    if scope == INSTALLATION:
+        return ()
+    words = scope.removesuffix("/").split("/")
+    if len(scope) > _SCOPE_CHARACTERS_MAX or len(words) < 2 or words[0]:
+        return None
+    parts = tuple(words[1:])
+    if any(not _PART.fullmatch(part) or part in (".", "..") for part in parts):
+        return None
+    return tuple(part.casefold() for part in parts) if fold else parts
+
+
+def _covers(granted: str, asked: tuple[str, ...]) -> bool:
+    above = _parts(granted)
+    # None is a mistake, and a mistake grants nothing.
+    return above is not None and asked[: len(above)] == above
+
+
+def _touches(granted: str, asked: tuple[str, ...]) -> bool:
+    other = _parts(granted)
+    return other is not None and all(mine == its for mine, its in zip(asked, other, strict=False))

@@ -11,6 +11,8 @@
     ├── NotFound                      404  no such resource
     │   ├── ParentNotFound                 the resource above it is missing
     │   └── ImageNotAvailable              a version that is not complete in the asked region
+    ├── Unauthenticated               401  nobody vouches for the caller
+    │   └── ClientRefused                  an application that asks for a token does not prove itself
     ├── AccessDenied                  403  the principal may not
     ├── Conflict                      409  the state of the gallery does not allow it
     │   ├── PropertyChangeNotAllowed       the property can't change after creation
@@ -30,7 +32,17 @@
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detail:
+    """One of several things that went wrong together: an entry of Azure's `error.details`."""
+
+    code: str
+    target: str
+    message: str
 
 
 class ImgstoreError(Exception):
@@ -61,6 +73,8 @@ class ImgstoreError(Exception):
         """The property, file or resource that it is about, as Azure's `error.target`."""
         self.error_code = code or type(self).code
         """Azure's `error.code`."""
+        self.details: tuple[Detail, ...] = ()
+        """What went wrong part by part, as Azure's `error.details`."""
 
     def __str__(self) -> str:
         parts = [self.message]
@@ -136,6 +150,19 @@ class ImageNotAvailable(NotFound):
     """A version that does not exist, or is not complete in the asked region."""
 
     code = "GalleryImageNotFound"
+
+
+class Unauthenticated(ImgstoreError):
+    """Nobody vouches for the caller: no token, or one that is not believed."""
+
+    code = "InvalidAuthenticationToken"
+    status = 401
+
+
+class ClientRefused(Unauthenticated):
+    """An application that asks for a token does not prove itself. The code is OAuth's (RFC 6749, section 5.2)."""
+
+    code = "invalid_client"
 
 
 class AccessDenied(ImgstoreError):

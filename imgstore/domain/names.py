@@ -15,6 +15,10 @@ _GROUP: Final = re.compile(r"[\w.()-]{0,89}[\w()-]")
 _DISK: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,78}[A-Za-z0-9_])?")
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9._-]*[A-Za-z0-9_-]")
 _VERSION: Final = re.compile(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)")
+_SHARED: Final = re.compile(
+    r"/(SharedGalleries|CommunityGalleries)/([^/]{1,200})/Images/([^/]{1,200})(?:/Versions/([^/]{1,40}))?",
+    re.IGNORECASE,
+)
 _VERSION_PART_MAX: Final = 2**31 - 1
 
 _COMPUTE_ID: Final = re.compile(
@@ -158,6 +162,52 @@ class ImageReference:
         return f"{self.group}/{self.gallery}/{self.definition}/{self.version or LATEST}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedReference:
+    """An image of a gallery that is shared: ``/SharedGalleries/<unique name>/Images/<definition>[/Versions/<version>]``.
+
+    Or ``/CommunityGalleries/<public name>/...``: no group and no subscription, which are the owner's affair.
+    """
+
+    gallery: str
+    """Its unique or its public name."""
+    community: bool
+    definition: str
+    version: VersionName | None = None
+    """None is the latest version that is complete in the asked region."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The reference that `text` is.
+
+        Raises:
+            InvalidInput: it is none.
+        """
+        match = _SHARED.fullmatch(text)
+        if match is None:
+            raise _not_a_reference(text)
+        kind, gallery, definition, version = match.groups()
+        return cls(
+            gallery=gallery,
+            community=kind.lower() == "communitygalleries",
+            definition=check_definition_name(definition),
+            version=None if version is None or version.lower() == LATEST else VersionName.parse(version),
+        )
+
+    def __str__(self) -> str:
+        kind = "CommunityGalleries" if self.community else "SharedGalleries"
+        return f"/{kind}/{self.gallery}/Images/{self.definition}/Versions/{self.version or LATEST}"
+
+
+def image_reference(text: str) -> ImageReference | SharedReference:
+    """Either kind of reference.
+
+    Raises:
+        InvalidInput: it is neither.
+    """
+    return SharedReference.parse(text) if _SHARED.fullmatch(text) else ImageReference.parse(text)
+
+
 def _parts_of_id(text: str, parts: list[str]) -> tuple[str, list[str]]:
     wanted = ["subscriptions", "", "resourcegroups", "", "providers", _PROVIDER.lower(), "galleries", "", "images", ""]
     head, rest = parts[:10], parts[10:]
@@ -225,3 +275,8 @@ class ComputeId:
             return None
         subscription, group, kind, name = match.groups()
         return cls(subscription=subscription, group=group, kind=kind.lower(), name=name)
+
+    @property
+    def resource_id(self) -> str:
+        """The id itself."""
+        return compute_id(self.subscription, self.group, self.kind, self.name)

@@ -10,6 +10,7 @@ from typing import Final
 from imgstore.domain import names
 from imgstore.domain.digests import Digest
 from imgstore.domain.names import VersionName
+from imgstore.domain.sharing import SharingProfile
 from imgstore.domain.sources import DiskFormat, SourceIdentity
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.version_disks import OS_DISK, VersionDisk
@@ -149,6 +150,8 @@ class Gallery:
     soft_delete_enabled: bool = False
     """Whether a deleted version can be had back for a while."""
     soft_delete_retention_days: int = SOFT_DELETE_RETENTION_DAYS
+    sharing: SharingProfile | None = None
+    """Whom it is shared with; None where nothing was ever said of that."""
     pool_uid: str
     created_at: datetime
 

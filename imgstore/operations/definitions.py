@@ -7,7 +7,7 @@ from typing import Any
 
 from imgstore.control.changes import check_definition
 from imgstore.domain import names
-from imgstore.domain.access import Action, Principal, authorize
+from imgstore.domain.access import DEFINITIONS, Action, Principal, may, visible
 from imgstore.domain.errors import Conflict
 from imgstore.domain.limits import check_room
 from imgstore.domain.paging import Page, PageRequest
@@ -26,7 +26,7 @@ from imgstore.operations import finding
 from imgstore.operations.finding import Lineage
 from imgstore.operations.groups import nested_resources
 from imgstore.operations.installation import Installation
-from imgstore.operations.recording import recorded
+from imgstore.operations.recording import permit, permit_list, recorded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +184,7 @@ def show_definition(
     installation: Installation, principal: Principal, *, group: str, gallery: str, name: str
 ) -> Lineage:
     """The definition of that name."""
-    authorize(principal, Action.READ, names.definition_id(installation.subscription, group, gallery, name))
+    permit(installation, principal, Action.READ, names.definition_id(installation.subscription, group, gallery, name))
     with installation.catalog.reading() as facts:
         return finding.lineage(facts, installation.subscription, group, gallery, name)
 
@@ -203,12 +203,14 @@ def page_definitions(
         InvalidInput: the token is none of this list.
     """
     scope = names.gallery_id(installation.subscription, group, gallery)
-    authorize(principal, Action.READ, scope)
+    permit_list(installation, principal, scope)
+    whole = may(principal, Action.READ, scope, DEFINITIONS)
     of = f"{scope}/images"
     after = request.after(of)
     with installation.catalog.reading() as facts:
         above = finding.gallery(facts, installation.subscription, group, gallery)
-        found = facts.definitions.list(above.uid, after=after, limit=request.limit)
+        found = facts.definitions.list(above.uid, after=after, limit=request.limit if whole else None)
+        found = visible(principal, found, lambda each: f"{scope}/images/{each.name}", whole=whole)
         lines = [Lineage(gallery=above, definition=each) for each in found]
         return Page.cut(lines, request, of=of, key=lambda line: line.definition.name)
 

@@ -10,9 +10,9 @@ from typing import Final
 from imgstore.catalog import Facts
 from imgstore.control.choices import healthy, latest, next_replica
 from imgstore.domain import keys, names
-from imgstore.domain.access import Action, Principal, authorize
+from imgstore.domain.access import Action, Principal, may, visible
 from imgstore.domain.errors import Conflict, ImageNotAvailable, PropertyChangeNotAllowed
-from imgstore.domain.names import ImageReference, VersionName
+from imgstore.domain.names import ImageReference, SharedReference, VersionName
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import (
     NO_TAGS,
@@ -32,10 +32,11 @@ from imgstore.operations import finding
 from imgstore.operations.advising import advise_replicas
 from imgstore.operations.finding import Lineage
 from imgstore.operations.forgetting import forget_disks
-from imgstore.operations.groups import ensure_group
+from imgstore.operations.groups import ensure_group, permit_group
 from imgstore.operations.installation import Installation
-from imgstore.operations.recording import recorded
+from imgstore.operations.recording import permit, permit_list, recorded
 from imgstore.operations.settling import open_interval
+from imgstore.operations.sharing import admitted
 from imgstore.operations.working import at_work, take_up
 from imgstore.segments.manifest import decode_manifest, intact
 from imgstore.segments.reference import Reference, encode_reference
@@ -63,7 +64,7 @@ def create_disk(
     group: str,
     name: str,
     location: str | None = None,
-    gallery_image_reference: ImageReference,
+    gallery_image_reference: ImageReference | SharedReference,
     gallery_image_reference_lun: int | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> ManagedDisk:
@@ -86,16 +87,17 @@ def create_disk(
         PropertyChangeNotAllowed: the disk exists, from another image or in another region.
     """
     names.check_disk_name(name)
-    check_subscription(installation, gallery_image_reference)
     scope = names.disk_id(installation.subscription, group, name)
+    permit_group(installation, principal, group)
     with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/disks/write"):
+        reference = admitted(installation, principal, gallery_image_reference)
         with installation.catalog.transaction() as facts:
             standing = facts.disks.get(installation.subscription, group, name)
             wanted = ImageDiskRequest(
                 group=group,
                 name=name,
                 region=region_of_disk(installation, facts, group, location, standing),
-                reference=gallery_image_reference,
+                reference=reference,
                 lun=gallery_image_reference_lun,
                 tags=tags,
             )
@@ -167,7 +169,8 @@ def compare_disk(
     check_standing(standing, wanted.region)
     image = "properties.creationData.galleryImageReference"
     named = wanted.reference
-    line_id = names.definition_id(installation.subscription, named.group, named.gallery, named.definition)
+    subscription = named.subscription or installation.subscription
+    line_id = names.definition_id(subscription, named.group, named.gallery, named.definition)
     asked = f"{line_id}/versions/{named.version or ''}".lower()
     if not standing.source_reference.lower().startswith(asked) or (
         named.version and standing.source_reference.lower() != asked
@@ -286,7 +289,8 @@ def _meant(
     installation: Installation, facts: Facts, reference: ImageReference, region: str
 ) -> tuple[Lineage, ImageVersion]:
     """What a reference means in a region: at once, where all of it is there and named."""
-    names_above = (installation.subscription, reference.group, reference.gallery, reference.definition)
+    subscription = reference.subscription or installation.subscription
+    names_above = (subscription, reference.group, reference.gallery, reference.definition)
     if reference.version is not None:
         found = facts.lineages.find_version(*names_above, reference.version)
         if found is not None and found[2] is not None and found[2].is_visible:
@@ -407,7 +411,7 @@ def show_disk(
     installation: Installation, principal: Principal, *, group: str, name: str, kind: DiskKind = DiskKind.DISK
 ) -> ManagedDisk:
     """The managed disk, or snapshot, of that name."""
-    authorize(principal, Action.READ, names.compute_id(installation.subscription, group, kind, name))
+    permit(installation, principal, Action.READ, names.compute_id(installation.subscription, group, kind, name))
     with installation.catalog.reading() as facts:
         return finding.disk(facts, installation.subscription, group, name, kind)
 
@@ -415,7 +419,7 @@ def show_disk(
 def list_disks(
     installation: Installation, principal: Principal, *, group: str | None = None, kind: DiskKind = DiskKind.DISK
 ) -> list[ManagedDisk]:
-    """Those of a kind in a group, or in the subscription, by name; of managed images each disk by itself."""
+    """Those of a kind in a group, or in the subscription, that the principal may see, by name; of managed images each disk by itself."""
     return list(page_disks(installation, principal, PageRequest(), group=group, kind=kind).items)
 
 
@@ -433,16 +437,20 @@ def page_disks(
         InvalidInput: the token is none of this list.
     """
     subscription = installation.subscription
-    authorize(principal, Action.READ, f"/subscriptions/{subscription}")
+    above = names.group_id(subscription, group) if group is not None else f"/subscriptions/{subscription}"
+    permit_list(installation, principal, above)
+    whole = may(principal, Action.READ, above, f"Microsoft.Compute/{kind}")
     of = f"{names.group_id(subscription, group) if group is not None else subscription}/{kind}"
     key = request.after(of)
     after = None if key is None else (key.partition("/")[0], key.partition("/")[2])
     with installation.catalog.reading() as facts:
         if group is not None:
             finding.group(facts, subscription, group)
-        found = facts.disks.list(subscription, group, kind, after=after, limit=request.limit, visible=True)
+        limit = request.limit if whole else None
+        found = facts.disks.list(subscription, group, kind, after=after, limit=limit, visible=True)
+    seen = visible(principal, found, lambda disk: disk.resource_id, whole=whole)
     # Two groups may have disks of one name, so that the uid, which has no slash either, stands behind it.
-    return Page.cut(found, request, of=of, key=lambda disk: f"{disk.name}/{disk.uid}")
+    return Page.cut(seen, request, of=of, key=lambda disk: f"{disk.name}/{disk.uid}")
 
 
 def delete_disk(

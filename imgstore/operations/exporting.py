@@ -7,7 +7,7 @@ from pathlib import Path
 
 from imgstore.catalog import Facts
 from imgstore.domain import names
-from imgstore.domain.access import Action, Principal
+from imgstore.domain.access import VERSIONS, Action, Principal
 from imgstore.domain.digests import Digest
 from imgstore.domain.errors import Conflict, ImgstoreError
 from imgstore.domain.geometry import PIECE_BYTES
@@ -21,10 +21,11 @@ from imgstore.formats import create_writer
 from imgstore.operations import finding
 from imgstore.operations.counting import Counter
 from imgstore.operations.degrading import degrade_damaged
-from imgstore.operations.disks import check_subscription, choose_replica
+from imgstore.operations.disks import choose_replica
 from imgstore.operations.holding import Hold
 from imgstore.operations.installation import Installation, first_that_serves
 from imgstore.operations.recording import recorded
+from imgstore.operations.sharing import image_scope
 from imgstore.operations.working import take_up
 from imgstore.segments.manifest import Manifest
 from imgstore.transfer.ranges import DecodedCache, RangeReader
@@ -89,7 +90,7 @@ def export_disk(
         ObjectCorrupt, StoreError: no replica serves the disk's bytes.
     """
     scope = names.disk_id(installation.subscription, group, name)
-    with recorded(installation, principal, Action.READ, scope, "Microsoft.Compute/disks/beginGetAccess/action"):
+    with recorded(installation, principal, Action.EXPORT, scope, "Microsoft.Compute/disks/beginGetAccess/action"):
         chosen = _chosen_disk(installation, group, name)
         return _write(installation, chosen, path, format, overwrite=overwrite, pad=pad)
 
@@ -123,7 +124,7 @@ def export_range(
         ObjectCorrupt, StoreError: no replica serves the bytes.
     """
     scope = names.disk_id(installation.subscription, group, name)
-    with recorded(installation, principal, Action.READ, scope, "Microsoft.Compute/disks/beginGetAccess/action"):
+    with recorded(installation, principal, Action.EXPORT, scope, "Microsoft.Compute/disks/beginGetAccess/action"):
         return _write_range(installation, _chosen_disk(installation, group, name), path, offset, length, overwrite)
 
 
@@ -182,14 +183,12 @@ def export_image(
         OutputError: the file cannot be written; nothing of it is left.
         ObjectCorrupt, StoreError: no replica serves the version's bytes.
     """
-    check_subscription(installation, reference)
-    scope = names.definition_id(installation.subscription, reference.group, reference.gallery, reference.definition)
-    with recorded(installation, principal, Action.READ, scope, "Microsoft.Compute/galleries/images/versions/read"):
+    scope = image_scope(installation, reference)
+    with recorded(installation, principal, Action.READ, scope, f"{VERSIONS}/{Action.READ}", of=VERSIONS):
+        subscription = reference.subscription or installation.subscription
         with installation.catalog.transaction() as facts:
-            above = finding.lineage(
-                facts, installation.subscription, reference.group, reference.gallery, reference.definition
-            ).gallery
-            region = installation.regions.get(location or above.location, target="location").name
+            line = finding.lineage(facts, subscription, reference.group, reference.gallery, reference.definition)
+            region = installation.regions.get(location or line.gallery.location, target="location").name
             line, version, replica = choose_replica(installation, facts, reference, region)
             check_there(version.disk_keys, disk_key(lun), line.version_id(version.name))
             manifest = facts.manifests.find(version.uid, replica.slot.uid, disk_key(lun))

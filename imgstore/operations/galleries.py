@@ -7,15 +7,16 @@ from typing import Any
 from imgstore.catalog import Facts
 from imgstore.control.changes import check_gallery
 from imgstore.domain import names
-from imgstore.domain.access import Action, Principal, authorize
+from imgstore.domain.access import GALLERIES, Action, Principal, may, visible
 from imgstore.domain.errors import Conflict
 from imgstore.domain.limits import check_room
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import NO_TAGS, Gallery, Pool
+from imgstore.domain.sharing import CommunityInfo, SharingPermission, requested
 from imgstore.operations import finding
-from imgstore.operations.groups import ensure_group, nested_resources
+from imgstore.operations.groups import ensure_group, nested_resources, permit_group
 from imgstore.operations.installation import Installation
-from imgstore.operations.recording import recorded
+from imgstore.operations.recording import permit, permit_list, recorded
 
 FINGERPRINT_KEY_BYTES = 32
 
@@ -31,6 +32,8 @@ def create_gallery(
     tags: Mapping[str, str] | None = None,
     soft_delete_enabled: bool | None = None,
     soft_delete_retention_days: int | None = None,
+    permission: SharingPermission | None = None,
+    community: CommunityInfo | None = None,
 ) -> Gallery:
     """Make a gallery with a pool of its own, or change what may change of an existing one.
 
@@ -44,6 +47,8 @@ def create_gallery(
         tags: None leaves them as they are.
         soft_delete_enabled: None leaves it as it is; of a new one False.
         soft_delete_retention_days: None leaves it as it is; of a new one 7.
+        permission: how it is to be shared; None leaves it as it is.
+        community: what everybody is told, with that permission.
 
     Raises:
         InvalidInput: a name or a region is none, or a value is out of range.
@@ -60,6 +65,7 @@ def create_gallery(
     }
     asked = {name: value for name, value in said.items() if value is not None}
     scope = names.gallery_id(installation.subscription, group, name)
+    permit_group(installation, principal, group)
     with (
         recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/write"),
         installation.catalog.transaction() as facts,
@@ -69,6 +75,7 @@ def create_gallery(
         standing = facts.galleries.get(installation.subscription, group, name)
         if standing is not None:
             asked |= {} if region is None else {"location": region}
+            asked |= {} if permission is None else {"sharing": requested(standing.sharing, permission, community)}
             return _changed(facts, standing, lambda gallery: replace(gallery, **asked))
         _check_unique(installation, facts.galleries.by_name(installation.subscription, name), name)
         pool = Pool(
@@ -76,6 +83,7 @@ def create_gallery(
             fingerprint_key=installation.effects.random_bytes(FINGERPRINT_KEY_BYTES),
         )
         facts.pools.add(pool)
+        asked |= {} if permission is None else {"sharing": requested(None, permission, community)}
         gallery = Gallery(
             uid=installation.effects.new_uid(),
             subscription=installation.subscription,
@@ -139,13 +147,13 @@ def _check_unique(installation: Installation, other: Gallery | None, name: str) 
 
 def show_gallery(installation: Installation, principal: Principal, *, group: str, name: str) -> Gallery:
     """The gallery of that name."""
-    authorize(principal, Action.READ, names.gallery_id(installation.subscription, group, name))
+    permit(installation, principal, Action.READ, names.gallery_id(installation.subscription, group, name))
     with installation.catalog.reading() as facts:
         return finding.gallery(facts, installation.subscription, group, name)
 
 
 def list_galleries(installation: Installation, principal: Principal, *, group: str | None = None) -> list[Gallery]:
-    """The galleries of a group, or of the subscription, by name."""
+    """The galleries of a group, or of the subscription, that the principal may see, by name."""
     return list(page_galleries(installation, principal, PageRequest(), group=group).items)
 
 
@@ -158,13 +166,18 @@ def page_galleries(
         InvalidInput: the token is none of this list.
     """
     subscription = installation.subscription
-    authorize(principal, Action.READ, f"/subscriptions/{subscription}")
+    above = names.group_id(subscription, group) if group is not None else f"/subscriptions/{subscription}"
+    permit_list(installation, principal, above)
+    whole = may(principal, Action.READ, above, GALLERIES)
     of = f"{names.group_id(subscription, group) if group is not None else subscription}/galleries"
     after = request.after(of)
     with installation.catalog.reading() as facts:
         if group is not None:
             finding.group(facts, subscription, group)
-        found = facts.galleries.list(subscription, group, after=after, limit=request.limit)
+        found = facts.galleries.list(subscription, group, after=after, limit=request.limit if whole else None)
+        found = visible(
+            principal, found, lambda each: names.gallery_id(each.subscription, each.group, each.name), whole=whole
+        )
         return Page.cut(found, request, of=of, key=lambda gallery: gallery.name)
 
 

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 
 from imgstore.catalog import Facts
 from imgstore.domain import names
-from imgstore.domain.access import Action, Principal, authorize
+from imgstore.domain.access import GROUPS, Action, Principal, may, visible
 from imgstore.domain.errors import Conflict
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import NO_TAGS, Group
 from imgstore.operations import finding
 from imgstore.operations.installation import Installation
-from imgstore.operations.recording import recorded
+from imgstore.operations.recording import permit, permit_list, recorded
 
 
 def create_group(
@@ -66,15 +66,30 @@ def ensure_group(installation: Installation, facts: Facts, name: str, location: 
     return group
 
 
+def permit_group(installation: Installation, principal: Principal, name: str) -> None:
+    """Where something is to be made in a group that is not there: making the group needs a right of its own.
+
+    Raises:
+        AccessDenied: the group is missing, and the principal may not make it.
+    """
+    scope = names.group_id(installation.subscription, name)
+    if may(principal, Action.WRITE, scope):
+        return
+    with installation.catalog.reading() as facts:
+        standing = facts.groups.get(installation.subscription, name)
+    if standing is None:
+        permit(installation, principal, Action.WRITE, scope, GROUPS)
+
+
 def show_group(installation: Installation, principal: Principal, *, name: str) -> Group:
     """The group of that name."""
-    authorize(principal, Action.READ, names.group_id(installation.subscription, name))
+    permit(installation, principal, Action.READ, names.group_id(installation.subscription, name))
     with installation.catalog.reading() as facts:
         return finding.group(facts, installation.subscription, name)
 
 
 def list_groups(installation: Installation, principal: Principal) -> list[Group]:
-    """Every group of the subscription, by name."""
+    """The groups of the subscription that the principal may see, by name."""
     return list(page_groups(installation, principal, PageRequest()).items)
 
 
@@ -97,13 +112,16 @@ def page_groups(
         InvalidInput: the token is none of this list.
     """
     subscription = installation.subscription
-    authorize(principal, Action.READ, f"/subscriptions/{subscription}")
+    above = f"/subscriptions/{subscription}"
+    permit_list(installation, principal, above)
+    whole = may(principal, Action.READ, above, GROUPS)
     of = f"{subscription}/resourceGroups"
     after = request.after(of)
     with installation.catalog.reading() as facts:
         # Tags are JSON, which the two engines search each in its own way; groups are few.
-        found = facts.groups.list(subscription, after=after, limit=request.limit if tag is None else None)
-    return Page.cut([each for each in found if tag is None or _has(each, *tag)], request, of=of, key=_name)
+        found = facts.groups.list(subscription, after=after, limit=request.limit if whole and tag is None else None)
+    seen = visible(principal, found, lambda group: names.group_id(group.subscription, group.name), whole=whole)
+    return Page.cut([each for each in seen if tag is None or _has(each, *tag)], request, of=of, key=_name)
 
 
 def _has(group: Group, tag: str, value: str | None) -> bool:

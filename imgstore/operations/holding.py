@@ -70,7 +70,9 @@ class Hold:
 
         Raises:
             LeaseLost: not renewed for half a lease.
+            KeyboardInterrupt: the process is to end.
         """
+        self._keeper.go_on()
         if time.monotonic() - self._renewed > self._keeper.lease_seconds / 2:
             raise LeaseLost(
                 "This process was too slow to renew its lease.",
@@ -99,6 +101,7 @@ class LeaseKeeper:
         self._holds: list[Hold] = []
         self._lock = threading.Lock()
         self._wake = threading.Event()
+        self._interrupted = threading.Event()
         self._thread: threading.Thread | None = None
 
     def may_steal(self, work: Work) -> bool:
@@ -134,6 +137,19 @@ class LeaseKeeper:
             self._give_back(lease)
             raise
         self._forget(hold)
+
+    def interrupt(self) -> None:
+        """Have every work of this process stop at its next request, as Ctrl-C does: they stay open for others."""
+        self._interrupted.set()
+
+    def go_on(self) -> None:
+        """Before anything is begun.
+
+        Raises:
+            KeyboardInterrupt: the process is to end.
+        """
+        if self._interrupted.is_set():
+            raise KeyboardInterrupt
 
     def close(self) -> None:
         """End the heartbeat."""

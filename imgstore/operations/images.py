@@ -11,6 +11,7 @@ from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.version_disks import OS_DISK
 from imgstore.operations import disks, finding
+from imgstore.operations.groups import permit_group
 from imgstore.operations.installation import Installation
 from imgstore.operations.making import DiskRequest, make_disks
 from imgstore.operations.recording import recorded
@@ -74,10 +75,12 @@ def create_image(installation: Installation, principal: Principal, request: Imag
     """
     names.check_disk_name(request.name, DiskKind.IMAGE.noun)
     scope = names.compute_id(installation.subscription, request.group, DiskKind.IMAGE, request.name)
+    permit_group(installation, principal, request.group)
     with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/images/write"):
         data = [(f"{_LUN}{lun}", source) for lun, source in enumerate(request.data_sources)]
         made = make_disks(
             installation,
+            principal,
             [
                 _part(request, OS_DISK, request.source, request.declared),
                 *(_part(request, part, source, UNDECLARED) for part, source in data),

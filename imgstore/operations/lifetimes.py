@@ -1,5 +1,6 @@
 """The end of a version: deleted, softly where its gallery says so, had back, or gone for good when its time has come."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -16,7 +17,8 @@ from imgstore.operations.finding import Lineage
 from imgstore.operations.forgetting import end_writing, forget_version
 from imgstore.operations.installation import Installation
 from imgstore.operations.recording import recorded
-from imgstore.operations.versions import VersionView, show_version, view_of
+from imgstore.operations.versions import show_version
+from imgstore.operations.viewing import VersionView, view_of
 
 
 def delete_version(
@@ -28,6 +30,7 @@ def delete_version(
     definition: str,
     version: VersionName,
     bypass_soft_delete: bool = False,
+    allowed: Callable[[ImageVersion], None] = lambda _version: None,
 ) -> None:
     """Remove a version; where its gallery deletes softly, for the time being only. Disks made from it live on.
 
@@ -39,6 +42,7 @@ def delete_version(
         definition: the definition's.
         version: the version's.
         bypass_soft_delete: for good, whatever the gallery says; also one that was deleted softly before.
+        allowed: told of the version when it may be deleted and its bytes are yet to go.
 
     Raises:
         Conflict: it is to be kept until its end of life.
@@ -55,6 +59,7 @@ def delete_version(
             if found.soft_deleted_at is not None and not bypass_soft_delete:
                 raise _gone_softly(found, scope)
             check_deletable(found, installation.effects.now(), scope)
+        allowed(found)
         soft = line.gallery.soft_delete_enabled and not bypass_soft_delete
         if soft and found.provisioning_state is not ProvisioningState.DELETING:
             _delete_softly(installation, line, found)

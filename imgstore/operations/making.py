@@ -32,7 +32,7 @@ from imgstore.formats import open_disk
 from imgstore.operations.disks import check_standing, lease_disk, put_disk, region_of_disk, tagged
 from imgstore.operations.forgetting import forget_disks
 from imgstore.operations.galleries import FINGERPRINT_KEY_BYTES
-from imgstore.operations.groups import ensure_group
+from imgstore.operations.groups import ensure_group, permit_group
 from imgstore.operations.installation import Installation
 from imgstore.operations.originals import find_original, is_meant, no_source
 from imgstore.operations.recording import recorded
@@ -73,29 +73,31 @@ def create_from_source(installation: Installation, principal: Principal, request
 
     Raises:
         InvalidInput: no such source, one in another region, or one that declares another system.
+        AccessDenied: the principal may not make it, or not read the source's bytes.
         ImageRefused: the file is; nothing is visible.
         PropertyChangeNotAllowed: it exists, from another source or in another region.
         StoreError: the file could not be taken in; the same command goes on.
     """
     names.check_disk_name(request.name, request.kind.noun)
     scope = names.compute_id(installation.subscription, request.group, request.kind, request.name)
+    permit_group(installation, principal, request.group)
     with recorded(installation, principal, Action.WRITE, scope, f"Microsoft.Compute/{request.kind}/write"):
-        return make_disks(installation, [request])[0]
+        return make_disks(installation, principal, [request])[0]
 
 
-def make_disks(installation: Installation, requests: Sequence[DiskRequest]) -> list[ManagedDisk]:
+def make_disks(installation: Installation, principal: Principal, requests: Sequence[DiskRequest]) -> list[ManagedDisk]:
     """The same for the disks of one resource, that was asked for and is recorded already. Raises as `create_from_source`.
 
     All rows are written in one transaction, so that the resource is never taken for a whole one with fewer disks.
     """
     with ExitStack() as stack:
-        readers = {each.part: _opened(installation, stack, each) for each in _files(installation, requests)}
+        readers = {each.part: _opened(installation, stack, each) for each in _files(installation, principal, requests)}
         with installation.catalog.transaction() as facts:
             _check_same_parts(installation, facts, requests)
             disks: list[ManagedDisk] = []
             for each in requests:
                 request = replace(each, location=disks[0].location) if disks else each
-                disks.append(_row(installation, facts, request, readers.get(request.part)))
+                disks.append(_row(installation, principal, facts, request, readers.get(request.part)))
             open_ones = [each for each in disks if each.provisioning_state is not ProvisioningState.SUCCEEDED]
             leases = [(each, lease_disk(installation, facts, each)) for each in open_ones if each.source is None]
         for disk, lease in leases:
@@ -117,18 +119,18 @@ def _take_in(installation: Installation, disks: Sequence[ManagedDisk], disk: Man
         raise
 
 
-def _files(installation: Installation, requests: Sequence[DiskRequest]) -> list[DiskRequest]:
+def _files(installation: Installation, principal: Principal, requests: Sequence[DiskRequest]) -> list[DiskRequest]:
     """Those whose source is a file."""
     with installation.catalog.reading() as facts:
-        return [each for each in requests if not _is_copy(installation, facts, each)]
+        return [each for each in requests if not _is_copy(installation, principal, facts, each)]
 
 
-def _is_copy(installation: Installation, facts: Facts, request: DiskRequest) -> bool:
+def _is_copy(installation: Installation, principal: Principal, facts: Facts, request: DiskRequest) -> bool:
     standing = _standing(installation, facts, request)
     if standing is not None and is_meant(installation, request.group, request.source, standing.source_reference):
         return True
     what = request.kind.noun
-    return find_original(installation, facts, request.group, request.source, what=what) is not None
+    return find_original(installation, principal, facts, request.group, request.source, what=what) is not None
 
 
 def _opened(installation: Installation, stack: ExitStack, request: DiskRequest) -> DiskReader:
@@ -145,7 +147,9 @@ def _check_same_parts(installation: Installation, facts: Facts, requests: Sequen
         )
 
 
-def _row(installation: Installation, facts: Facts, request: DiskRequest, reader: DiskReader | None) -> ManagedDisk:
+def _row(
+    installation: Installation, principal: Principal, facts: Facts, request: DiskRequest, reader: DiskReader | None
+) -> ManagedDisk:
     """The disk's row, made or, where it stands already, compared with the request."""
     standing = _standing(installation, facts, request)
     if reader is not None:
@@ -155,7 +159,7 @@ def _row(installation: Installation, facts: Facts, request: DiskRequest, reader:
         return _same_file(installation, facts, request, standing, identity)
     if standing is not None and is_meant(installation, request.group, request.source, standing.source_reference):
         return _compared(installation, facts, request, standing)
-    original = find_original(installation, facts, request.group, request.source, what=request.kind.noun)
+    original = find_original(installation, principal, facts, request.group, request.source, what=request.kind.noun)
     if original is None:
         raise no_source(request.source, "it was deleted a moment ago", what=request.kind.noun)
     return _copied(installation, facts, request, standing, original)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Final
 
 from imgstore.catalog import Facts
-from imgstore.domain import names
+from imgstore.domain.access import Action, Principal, authorize, may
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.names import ComputeId
 from imgstore.domain.resources import DiskKind, ManagedDisk
@@ -15,11 +15,14 @@ COPIED: Final = (DiskKind.SNAPSHOT, DiskKind.DISK)
 """What a bare name means, looked for in this order, as az does."""
 
 
-def find_original(installation: Installation, facts: Facts, group: str, word: str, *, what: str) -> ManagedDisk | None:
-    """The disk or snapshot that `word` names; None where it names a file.
+def find_original(
+    installation: Installation, principal: Principal, facts: Facts, group: str, word: str, *, what: str
+) -> ManagedDisk | None:
+    """The disk or snapshot that `word` names, if the principal may read its bytes; None where it names a file.
 
     Args:
         installation: where.
+        principal: who asks.
         facts: the transaction.
         group: where a bare name is looked for.
         word: as a person gave it.
@@ -27,22 +30,24 @@ def find_original(installation: Installation, facts: Facts, group: str, word: st
 
     Raises:
         InvalidInput: a full id, or a bare name that is no file's either, of what is not there or not ready.
+        AccessDenied: the principal may read the bytes of nothing that `word` may name.
     """
-    for each in named_ids(installation, group, word, COPIED):
+    candidates = named_ids(installation, group, word, COPIED)
+    readable = [each for each in candidates if may(principal, Action.EXPORT, each.resource_id)]
+    for each in readable:
         found = facts.disks.get(each.subscription, each.group, each.name, DiskKind(each.kind))
         if found is not None and found.provisioning_state is ProvisioningState.SUCCEEDED:
             return found
     if _is_id(word) or ("/" not in word and not Path(word).exists()):
+        if not readable:
+            authorize(principal, Action.EXPORT, candidates[-1].resource_id)
         raise no_source(word, "nothing of that name that is ready", what=what)
     return None
 
 
 def is_meant(installation: Installation, group: str, word: str, reference: str) -> bool:
     """Whether `word` may name the resource with the id `reference`, which may be gone by now."""
-    return reference.lower() in {
-        names.compute_id(each.subscription, each.group, each.kind, each.name).lower()
-        for each in named_ids(installation, group, word, COPIED)
-    }
+    return reference.lower() in {each.resource_id.lower() for each in named_ids(installation, group, word, COPIED)}
 
 
 def named_ids(installation: Installation, group: str, word: str, kinds: tuple[DiskKind, ...]) -> tuple[ComputeId, ...]:

@@ -6,14 +6,44 @@ from datetime import datetime, timedelta
 
 from imgstore.catalog import ActivityRow
 from imgstore.domain import names
-from imgstore.domain.access import INSTALLATION, Action, Principal, authorize
+from imgstore.domain.access import INSTALLATION, Action, Principal, authorize, knows, may, operation
 from imgstore.domain.errors import ImgstoreError, InvalidInput, StoreError
 from imgstore.operations.installation import Installation
 
 
+def permit(installation: Installation, principal: Principal, action: Action, scope: str, of: str | None = None) -> None:
+    """`authorize` for what only reads: what is granted leaves no row, what is refused does.
+
+    Raises:
+        AccessDenied: the principal may not.
+        NotFound: nor may it know of the subscription.
+    """
+    if not may(principal, action, scope, of):
+        with recorded(installation, principal, action, scope, operation(action, scope, of), of=of):
+            pass
+
+
+def permit_list(installation: Installation, principal: Principal, scope: str) -> None:
+    """`authorize_list`, with a row where it refuses.
+
+    Raises:
+        AccessDenied: the principal has no role at, above or below the scope.
+        NotFound: nor in the whole subscription.
+    """
+    if not knows(principal, scope):
+        permit(installation, principal, Action.READ, scope)
+
+
 @contextmanager
 def recorded(
-    installation: Installation, principal: Principal, action: Action, scope: str, what: str, *, about: str = ""
+    installation: Installation,
+    principal: Principal,
+    action: Action,
+    scope: str,
+    what: str,
+    *,
+    about: str = "",
+    of: str | None = None,
 ) -> Iterator[None]:
     """Ask whether `principal` may, then run the block and leave a row that says how it ended.
 
@@ -24,6 +54,7 @@ def recorded(
         scope: the resource's id.
         what: the operation's name, as Azure's ("Microsoft.Compute/galleries/write").
         about: which part of the resource, where the id does not tell: a replica of a version.
+        of: the type of resource, where it is not that of the scope (`access.operation`).
 
     Raises:
         AccessDenied: before the block runs.
@@ -31,7 +62,7 @@ def recorded(
     started_at = installation.effects.now()
     outcome, detail = "Succeeded", about
     try:
-        authorize(principal, action, scope)
+        authorize(principal, action, scope, of)
         yield
     except ImgstoreError as error:
         outcome, detail = "Failed", _joined(about, f"{error.error_code}: {error.message}")

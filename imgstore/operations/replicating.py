@@ -55,6 +55,7 @@ def replicate(installation: Installation, line: Lineage, version: ImageVersion) 
     with ThreadPoolExecutor(installation.tuning.replicas_at_once, thread_name_prefix="replicate") as pool:
         try:
             while True:
+                installation.keeper.go_on()
                 ours = frozenset(busy.values())
                 with installation.catalog.reading() as facts:
                     queued = look(installation, facts, [version.uid])[0]

@@ -203,9 +203,9 @@ def complete_disk(
 
 
 def write_failure(installation: Installation, lease: Lease, replica: Replica, error: str) -> None:
-    """Make the replica Failed, to rest a while before workers try it again.
+    """Make the replica Failed, to rest a while before workers try it again, and give the lease back.
 
-    Does nothing where its work is another process's by now: then it is for that one to say.
+    This process may live on, and so would the lease. Does nothing where its work is another process's by now: then it is for that one to say.
     """
     with installation.catalog.transaction() as facts:
         try:
@@ -219,6 +219,7 @@ def write_failure(installation: Installation, lease: Lease, replica: Replica, er
             rests = timedelta(seconds=backoff_seconds(attempts, _chance(installation)))
             facts.replicas.failed(standing.uid, error=error, attempts=attempts, retry_at=facts.now() + rests)
             write_version_state(facts, facts.versions.by_uid(replica.version_uid))
+        facts.works.release(lease)
 
 
 def _chance(installation: Installation) -> float:

@@ -1,12 +1,45 @@
-"""Subscriptions: made by naming them, known by the groups that are in them."""
+"""Subscriptions: the installation's own, those of a tenant, and those that have a resource group."""
 
-from imgstore.domain.access import Action, Principal, is_allowed
+from imgstore.domain.access import Principal, knows
+from imgstore.domain.errors import NotFound
 from imgstore.operations.installation import Installation
 
 
-def list_subscriptions(installation: Installation, principal: Principal) -> list[str]:
-    """The subscriptions that the principal may read, by id: those that have groups, the first one, and this one."""
+def known_subscriptions(installation: Installation) -> list[str]:
+    """Every subscription, the installation's own first."""
     with installation.catalog.reading() as facts:
-        known = [*facts.groups.subscriptions(), facts.installation.get().subscription, installation.subscription]
-    every = {each.casefold(): each for each in known}
-    return [each for _, each in sorted(every.items()) if is_allowed(principal, Action.READ, f"/subscriptions/{each}")]
+        first = facts.installation.get().subscription
+        others = {first, *facts.groups.subscriptions(), *(each for each, _ in facts.tenants.subscriptions())}
+    return [
+        installation.subscription,
+        *sorted({each.casefold() for each in others} - {installation.subscription.casefold()}),
+    ]
+
+
+def seen_subscriptions(installation: Installation, principal: Principal) -> list[str]:
+    """Those in which the principal has a role on anything."""
+    return [each for each in known_subscriptions(installation) if knows(principal, f"/subscriptions/{each}")]
+
+
+def tenant_of(installation: Installation, principal: Principal, subscription: str) -> str:
+    """The uid of the tenant that a subscription belongs to; one that belongs to none is shown as the caller's."""
+    with installation.catalog.reading() as facts:
+        return facts.tenants.owner(subscription) or principal.tenant or ""
+
+
+def check_subscription_known(installation: Installation, subscription: str) -> None:
+    """See that a subscription is known.
+
+    Raises:
+        NotFound: it is not.
+    """
+    known = known_subscriptions(installation)
+    if subscription.casefold() not in {each.casefold() for each in known}:
+        raise NotFound(
+            f"The subscription '{subscription}' could not be found.",
+            found="a subscription that nothing is in",
+            expected="the installation's own, or one that has a resource group",
+            hint="GET /subscriptions lists them",
+            target=subscription,
+            code="SubscriptionNotFound",
+        )

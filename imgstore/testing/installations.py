@@ -46,7 +46,7 @@ from imgstore.operations import (
 )
 from imgstore.operations.installation import Installation
 from imgstore.operations.version_requests import DataVhd, VersionRequest
-from imgstore.operations.versions import VersionView
+from imgstore.operations.viewing import VersionView
 from imgstore.segments.manifest import decode_manifest
 from imgstore.segments.reference import MAGIC as REFERENCE_MAGIC
 from imgstore.segments.reference import decode_reference

@@ -30,7 +30,7 @@ def edited_gallery(gallery: Gallery, edits: Iterable[Edit], *, force_string: boo
     after = apply_edits(before, edits, force_string=force_string)
     check_changes(before, after, GALLERY_MAY_CHANGE)
     policy = "properties.softDeletePolicy"
-    days = _whole(after, f"{policy}.retentionPeriodInDays")
+    days = whole_at(after, f"{policy}.retentionPeriodInDays")
     return replace(
         gallery,
         description=_text(after, "properties.description"),
@@ -52,9 +52,9 @@ def edited_definition(line: "Lineage", edits: Iterable[Edit], *, force_string: b
         tags=tags_of(after),
         release_note_uri=_text(after, "properties.releaseNoteUri"),
         end_of_life_at=None if ends is None else parse_end_of_life(ends),
-        recommended_vcpus=_read_range(after, "properties.recommended.vCPUs"),
-        recommended_memory_gib=_read_range(after, "properties.recommended.memory"),
-        features=_read_features(after),
+        recommended_vcpus=read_range(after, "properties.recommended.vCPUs"),
+        recommended_memory_gib=read_range(after, "properties.recommended.memory"),
+        features=read_features(after),
         allow_update_image=_flag(after, "properties.allowUpdateImage"),
     )
 
@@ -67,7 +67,12 @@ def _flag(resource: Json, path: str) -> bool:
     return flag_of(at(resource, path), path)
 
 
-def _whole(resource: Json, path: str) -> int | None:
+def whole_at(resource: Json, path: str) -> int | None:
+    """A whole number at a path, also spelt as text; None where nothing is.
+
+    Raises:
+        InvalidInput: it is something else.
+    """
     value = at(resource, path)
     if isinstance(value, str) and value.removeprefix("-").isdecimal() and len(value) < 12:
         value = int(value)
@@ -76,11 +81,17 @@ def _whole(resource: Json, path: str) -> int | None:
     raise unfit(path, value, "a whole number")
 
 
-def _read_range(resource: Json, path: str) -> Recommended:
-    return Recommended(min=_whole(resource, f"{path}.min"), max=_whole(resource, f"{path}.max"))
+def read_range(resource: Json, path: str) -> Recommended:
+    """The range at a path. Raises as `whole_at`."""
+    return Recommended(min=whole_at(resource, f"{path}.min"), max=whole_at(resource, f"{path}.max"))
 
 
-def _read_features(resource: Json) -> tuple[Feature, ...]:
+def read_features(resource: Json) -> tuple[Feature, ...]:
+    """The definition's features.
+
+    Raises:
+        InvalidInput: they are no list of features.
+    """
     path = "properties.features"
     listed = at(resource, path)
     if not isinstance(listed, list | None):

@@ -1,4 +1,4 @@
-"""Errors in ARM's envelope: ``{"error": {"code", "message", "target"}}`` (common-types/v1/common.json, CloudError)."""
+"""Errors in ARM's envelope: ``{"error": {"code", "message", "target", "details"}}`` (common-types/v1, CloudError)."""
 
 from imgstore.domain.errors import ImgstoreError
 from imgstore.wire.text import Json
@@ -9,8 +9,9 @@ def error_json(error: ImgstoreError) -> Json:
 
     Clients print code and message alone, so what was found, expected and what to do stand in the message too.
     """
-    return {"error": {"code": error.error_code, "message": str(error)} | _target(error)}
-
-
-def _target(error: ImgstoreError) -> dict[str, str]:
-    return {} if error.target is None else {"target": error.target}
+    told: dict[str, Json] = {"code": error.error_code, "message": str(error)}
+    if error.target is not None:
+        told["target"] = error.target
+    if error.details:
+        told["details"] = [{"code": d.code, "target": d.target, "message": d.message} for d in error.details]
+    return {"error": told}

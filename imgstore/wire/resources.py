@@ -25,11 +25,12 @@ from imgstore.domain.resources import (
 )
 from imgstore.domain.version_disks import VersionDisk
 from imgstore.wire.replication import replication_status_json
+from imgstore.wire.sharing import sharing_profile_json
 from imgstore.wire.text import Json, instant
 
 if TYPE_CHECKING:  # the door stays light: what an operation needs is loaded with the operation
     from imgstore.operations.images import ManagedImage
-    from imgstore.operations.versions import VersionView
+    from imgstore.operations.viewing import VersionView
 
 _COMPUTE: Final = "Microsoft.Compute"
 
@@ -51,8 +52,8 @@ def group_json(group: Group) -> Json:
     )
 
 
-def gallery_json(gallery: Gallery) -> Json:
-    """A gallery."""
+def gallery_json(gallery: Gallery, *, groups: bool = False) -> Json:
+    """A gallery; with `groups`, whom it is shared with, which Azure tells where it was asked for."""
     return _resource(
         name=gallery.name,
         resource_id=gallery_id(gallery.subscription, gallery.group, gallery.name),
@@ -62,6 +63,7 @@ def gallery_json(gallery: Gallery) -> Json:
         properties=_known(description=gallery.description)
         | {"identifier": {"uniqueName": f"{gallery.subscription}-{gallery.name.upper()}"}}
         | _soft_delete_policy(gallery)
+        | sharing_profile_json(gallery.sharing, groups=groups)
         | {"provisioningState": "Succeeded"},
     )
 
@@ -205,7 +207,7 @@ def disk_json(disk: ManagedDisk) -> Json:
 
 def _creation_data(disk: ManagedDisk) -> Json:
     if disk.source is not None:
-        return {"createOption": "Import", "sourceUri": _without_secrets(disk.source.location)}
+        return {"createOption": "Import", "sourceUri": without_secrets(disk.source.location)}
     if ComputeId.parse(disk.source_reference) is not None:
         return {"createOption": "Copy", "sourceResourceId": disk.source_reference}
     image = {"id": disk.source_reference} | _known(lun=disk.source_lun)
@@ -236,7 +238,7 @@ def image_json(image: "ManagedImage") -> Json:
 def _image_disk(disk: ManagedDisk) -> dict[str, Json]:
     """One of its disks; a copy names what it is a copy of, by Azure's word for that."""
     found = ComputeId.parse(disk.source_reference) if disk.source is None else None
-    source: dict[str, Json] = {"blobUri": _without_secrets(disk.source_reference)}
+    source: dict[str, Json] = {"blobUri": without_secrets(disk.source_reference)}
     if found is not None:
         key = "snapshot" if found.kind == DiskKind.SNAPSHOT else "managedDisk"
         source = {key: {"id": disk.source_reference}}
@@ -303,7 +305,7 @@ def _disk_image(disk: VersionDisk) -> dict[str, Json]:
 def _disk_source(location: str) -> Json:
     """Of the disk itself: a file, a disk or a snapshot. Where an image or version is the source, it has none."""
     if not _is_resource(location):
-        return {"uri": _without_secrets(location)}
+        return {"uri": without_secrets(location)}
     found = ComputeId.parse(location)
     return {} if found is None or found.kind == DiskKind.IMAGE else {"id": location}
 
@@ -312,8 +314,8 @@ def _is_resource(location: str) -> bool:
     return location.startswith("/subscriptions/") and f"/providers/{_COMPUTE}/" in location
 
 
-def _without_secrets(location: str) -> str:
-    """A signed URL's signature, and a password in it, open the source to whoever reads them: neither is shown."""
+def without_secrets(location: str) -> str:
+    """A source as it is shown. A signed URL's signature, and a password in it, open the source to whoever reads them: neither is shown."""
     url = urlsplit(location)
     if url.scheme not in ("http", "https"):
         return location

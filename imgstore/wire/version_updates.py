@@ -85,7 +85,9 @@ def _update(after: Json, changed: Mapping[str, Json]) -> VersionUpdate:
     ends = publishing.get("endOfLifeDate")
     count = f"{_PUBLISHING}.replicaCount"
     return VersionUpdate(
-        target_regions=_regions(publishing.get("targetRegions")) if given(f"{_PUBLISHING}.targetRegions") else None,
+        target_regions=target_regions_of(publishing.get("targetRegions"))
+        if given(f"{_PUBLISHING}.targetRegions")
+        else None,
         replica_count=_whole(publishing.get("replicaCount") or 1, count) if given(count) else None,
         exclude_from_latest=flag(f"{_PUBLISHING}.excludeFromLatest", publishing, absent=False),
         end_of_life_at=(
@@ -103,7 +105,12 @@ def _update(after: Json, changed: Mapping[str, Json]) -> VersionUpdate:
     )
 
 
-def _regions(value: Json) -> tuple[TargetRegionRequest, ...]:
+def target_regions_of(value: Json) -> tuple[TargetRegionRequest, ...]:
+    """Target regions as a resource spells them.
+
+    Raises:
+        InvalidInput: they are none, or say what is not heeded.
+    """
     path = f"{_PUBLISHING}.targetRegions"
     if not isinstance(value, list) or not value:
         raise unfit(path, value, "a list of one region or more; the source region is one of them")

@@ -173,7 +173,7 @@ def test_the_version_is_told_anywhere(run: Run, line: str) -> None:
     assert result.stdout.startswith("imgstore 0.")
 
 
-@pytest.mark.parametrize("flag", ["--permissions", "--ids", "--no-wait", "--soft-delete-grace=3"])
+@pytest.mark.parametrize("flag", ["--mi-user-assigned", "--ids", "--no-wait", "--soft-delete-grace=3"])
 def test_what_only_az_has_is_refused_by_name(run: Run, flag: str) -> None:
     result = run("sig", "create", "-n", "x", flag, "private")
     assert result.exit_code == 2
@@ -182,9 +182,9 @@ def test_what_only_az_has_is_refused_by_name(run: Run, flag: str) -> None:
 
 
 def test_a_command_that_only_az_has_is_refused_by_name(run: Run) -> None:
-    result = run("sig", "share", "add")
+    result = run("sig", "identity", "assign")
     assert result.exit_code == 2
-    assert "'az sig share' is not supported by imgstore." in result.stderr
+    assert "'az sig identity' is not supported by imgstore." in result.stderr
     assert "'az vm' is not supported by imgstore." in run("vm", "list").stderr
 
 

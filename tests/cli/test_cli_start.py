@@ -75,7 +75,17 @@ def test_what_the_issue_asks_for_is_there() -> None:
         "snapshot create", "snapshot list", "snapshot show", "snapshot delete",
         "image create", "image list", "image show", "image delete",
         "bill show", "regions list", "regions check", "regions init", "inspect", "verify", "quickstart",
-        "gc", "scrub", "worker list", "account list", "monitor activity-log list", "bench",
+        "gc", "scrub", "serve", "worker list", "account list", "monitor activity-log list", "bench", "auth init",
+        "sig share add", "sig share remove", "sig share reset", "sig share enable-community",
+        "sig list-shared", "sig list-community", "sig show-shared", "sig show-community",
+        *(
+            f"sig image-{inside} {verb}-{kind}"
+            for inside in ("definition", "version") for verb in ("list", "show") for kind in ("shared", "community")
+        ),
+        "auth tenant create", "auth tenant list", "auth issuer add", "auth issuer list", "auth issuer remove",
+        "auth keys list", "auth keys rotate", "auth sp create", "auth sp list", "auth sp show", "auth sp delete",
+        "auth sp credential reset", "auth user create", "auth user list", "auth user delete",
+        "auth role assignment create", "auth role assignment list", "auth role assignment delete",
     }  # fmt: skip
     assert {" ".join(words) for words, command in commands() if isinstance(command, Command)} == expected
 

@@ -31,6 +31,8 @@ CODES = {
     "NotFound": ("ResourceNotFound", 404),
     "ParentNotFound": ("ParentResourceNotFound", 404),
     "ImageNotAvailable": ("GalleryImageNotFound", 404),
+    "Unauthenticated": ("InvalidAuthenticationToken", 401),
+    "ClientRefused": ("invalid_client", 401),
     "AccessDenied": ("AuthorizationFailed", 403),
     "Conflict": ("Conflict", 409),
     "PropertyChangeNotAllowed": ("PropertyChangeNotAllowed", 409),

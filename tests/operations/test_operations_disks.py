@@ -116,7 +116,7 @@ def test_refused_disks_leave_nothing(stocked: Installation) -> None:
         make("-bad-", "eastus", reference())
     with pytest.raises(InvalidInput, match="atlantis"):
         make("d1", "atlantis", reference())
-    with pytest.raises(ImageNotAvailable, match="another subscription"):
+    with pytest.raises(NotFound, match="Parent resource 'g1' not found"):
         make("d1", "eastus", elsewhere)
     with pytest.raises(NotFound):
         make("d1", "eastus", ImageReference.parse("rg/g1/nothing"))

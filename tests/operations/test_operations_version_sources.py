@@ -21,7 +21,7 @@ from imgstore.operations import definitions, disks, galleries, images, versions
 from imgstore.operations.images import ImageRequest
 from imgstore.operations.installation import Installation
 from imgstore.operations.making import DiskRequest, create_from_source
-from imgstore.operations.versions import VersionView
+from imgstore.operations.viewing import VersionView
 from imgstore.testing.disks import sha256_of
 from imgstore.testing.installations import (
     ADMIN,

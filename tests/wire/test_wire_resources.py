@@ -27,7 +27,7 @@ from imgstore.domain.sources import DiskFormat, SourceIdentity
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.version_disks import HostCaching, VersionDisk
 from imgstore.operations.finding import Lineage
-from imgstore.operations.versions import VersionView
+from imgstore.operations.viewing import VersionView
 from imgstore.wire.errors import error_json
 from imgstore.wire.replication import replication_status_json
 from imgstore.wire.resources import (

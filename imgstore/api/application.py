@@ -1,0 +1,65 @@
+"""The application: every route, and what they share."""
+
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Final
+
+from fastapi import FastAPI
+
+import imgstore
+from imgstore.api import definitions, disks, galleries, groups, health, identity, polling, versions
+from imgstore.api.arriving import Arrival, Counts, add_refusals
+from imgstore.api.auth import Authority
+from imgstore.api.door import Server, ServerSettings
+from imgstore.api.longrunning import Command, LongRunner
+from imgstore.operations.installation import Installation
+
+COMMANDS: Final[dict[str, Command]] = {
+    "put-gallery": galleries.put_gallery,
+    "delete-gallery": galleries.delete_gallery,
+    "put-definition": definitions.put_definition,
+    "delete-definition": definitions.delete_definition,
+    "put-version": versions.put_version,
+    "delete-version": versions.delete_version,
+    "put-disk": disks.put_disk,
+    "delete-disk": disks.delete_disk,
+    "delete-group": groups.delete_group,
+}
+"""By the names that stand in the catalog: an operation of an older server goes on under its name."""
+
+
+def make_application(installation: Installation, authority: Authority, settings: ServerSettings) -> FastAPI:
+    """The application over an installation; it goes on with what dead processes left when it starts."""
+    runner = LongRunner(installation, COMMANDS, settings.running_threads)
+    threads = ThreadPoolExecutor(settings.request_threads, thread_name_prefix="request")
+
+    @asynccontextmanager
+    async def living(_app: FastAPI) -> AsyncIterator[None]:
+        runner.resume()
+        yield
+        runner.close()
+        threads.shutdown()
+
+    app = FastAPI(
+        title="imgstore",
+        version=imgstore.__version__,
+        description="Azure Compute Gallery's part of Azure Resource Manager, on your own storage.",
+        lifespan=living,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.counts = Counts()
+    app.state.server = Server(
+        installation=installation,
+        authority=authority,
+        threads=threads,
+        runner=runner,
+        retry_after_seconds=settings.retry_after_seconds,
+        page_items=settings.page_items,
+    )
+    for room in (galleries, definitions, versions, disks, groups, polling, identity, health):
+        app.include_router(room.router)
+    add_refusals(app)
+    app.add_middleware(Arrival, counts=app.state.counts)
+    return app

@@ -1,0 +1,141 @@
+"""What every request goes through: its path spelled as the routes are, an id of its own, a count, and errors in ARM's form."""
+
+import logging
+import time
+import uuid
+from typing import Any, Final
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from imgstore.api.door import reply
+from imgstore.api.longrunning import InternalError
+from imgstore.api.paths import spelled
+from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound, Unauthenticated
+from imgstore.wire.errors import error_json
+
+_log: Final = logging.getLogger("imgstore.api")
+_ID_CHARACTERS_MAX: Final = 128
+
+
+class Counts:
+    """What /metrics tells of requests."""
+
+    def __init__(self) -> None:
+        self.registry: Final = CollectorRegistry()
+        self._requests = Counter(
+            "imgstore_http_requests", "Requests answered.", ("method", "route", "status"), registry=self.registry
+        )
+        self._seconds = Histogram(
+            "imgstore_http_request_seconds",
+            "From a request to its answer.",
+            ("method", "route"),
+            registry=self.registry,
+        )
+
+    def count(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count one request under its route: paths are without number."""
+        route = getattr(scope.get("route"), "path", "none")
+        self._requests.labels(scope["method"], route, str(status)).inc()
+        self._seconds.labels(scope["method"], route).observe(seconds)
+
+
+class Arrival:
+    """The outermost layer."""
+
+    def __init__(self, app: ASGIApp, counts: Counts) -> None:
+        self._app = app
+        self._counts = counts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        scope = {**scope, "path": spelled(scope["path"])}
+        identities = _identities(Headers(scope=scope))
+        scope.setdefault("state", {})["request_id"] = identities["x-ms-request-id"]
+        status = 500
+
+        async def answered(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers.update(identities)
+                headers.setdefault("Cache-Control", "no-cache")
+            await send(message)
+
+        try:
+            await self._app(scope, receive, answered)
+        finally:
+            self._counts.count(scope, status, time.perf_counter() - began)
+
+
+def _identities(headers: Headers) -> dict[str, str]:
+    """A request's ids: ours, and those that the client gave, cut to what a header may hold."""
+    mine = str(uuid.uuid4())
+    ids = {
+        "x-ms-request-id": mine,
+        "x-ms-correlation-request-id": _clean(headers.get("x-ms-correlation-request-id")) or mine,
+    }
+    client = _clean(headers.get("x-ms-client-request-id"))
+    return ids | ({"x-ms-client-request-id": client} if client else {})
+
+
+def _clean(text: str | None) -> str:
+    return "".join(each for each in (text or "")[:_ID_CHARACTERS_MAX] if each.isascii() and each.isprintable())
+
+
+def add_refusals(app: FastAPI) -> None:
+    """Have every error answered in ARM's envelope."""
+    app.add_exception_handler(ImgstoreError, _refused)
+    app.add_exception_handler(HTTPException, _not_routed)
+    app.add_exception_handler(RequestValidationError, _not_valid)
+    app.add_exception_handler(Exception, _unforeseen)
+
+
+async def _refused(_request: Request, error: Any) -> Response:
+    headers = {}
+    if isinstance(error, Unauthenticated):
+        told = _clean(error.message.replace('"', "'").replace("\\", "/"))
+        headers["WWW-Authenticate"] = f'Bearer error="invalid_token", error_description="{told}"'
+    return reply(error.status, error_json(error), headers)
+
+
+async def _not_routed(request: Request, error: Any) -> Response:
+    """What no route takes: ARM tells of a type that it does not know, or of a verb."""
+    if error.status_code == 405:
+        refusal: ImgstoreError = InvalidInput(
+            f"The requested resource does not support http method '{request.method}'.",
+            expected=(error.headers or {}).get("Allow"),
+            code="UnsupportedHttpMethod",
+        )
+        return reply(405, error_json(refusal), error.headers)
+    refusal = NotFound(
+        f"The resource type of '{request.url.path[:500]}' could not be found.",
+        expected="a path that /docs shows",
+        hint="imgstore serves a part of Azure: galleries, images, versions, disks, resource groups",
+        code="InvalidResourceType",
+    )
+    return reply(error.status_code, error_json(refusal))
+
+
+async def _not_valid(_request: Request, error: Any) -> Response:
+    first = error.errors()[0]
+    where = ".".join(str(each) for each in first["loc"][1:])
+    return reply(400, error_json(InvalidInput(f"The value of '{where}' is invalid.", found=first["msg"], target=where)))
+
+
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    _log.error("request %s failed in a way that was not foreseen", request.state.request_id, exc_info=error)
+    told = InternalError(
+        "The server failed in a way that was not foreseen.",
+        hint=f"look into its log for the request {request.state.request_id}",
+    )
+    return reply(500, error_json(told))

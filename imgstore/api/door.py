@@ -1,0 +1,297 @@
+"""What every handler works with: the server, who asks, and how an answer is made.
+
+A handler is async and makes one call into a thread: of the pool for requests, or of the one for what takes long.
+"""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Final, TypeVar
+
+from fastapi import Depends, Query, Request, Response
+
+from imgstore.api.auth import Authority
+from imgstore.api.longrunning import Accepted, LongRunner, Session
+from imgstore.api.paths import type_of
+from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound
+from imgstore.domain.paging import Page, PageRequest
+from imgstore.operations.installation import Installation
+from imgstore.operations.subscriptions import check_subscription_known
+from imgstore.wire.api_versions import Kind, check_api_version, trimmed
+from imgstore.wire.text import Json
+
+_T = TypeVar("_T")
+
+BODY_BYTES_MAX: Final = 1 << 20
+"""ARM takes 4 MB for a template; a resource here is some kilobytes."""
+
+
+RESOURCE: Final[dict[str, Any]] = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
+}
+"""What /docs says of a body that is a resource: its fields are Azure's, by the api-version."""
+
+
+class BodyTooLarge(ImgstoreError):
+    """The request's body is longer than any resource."""
+
+    code = "RequestEntityTooLarge"
+    status = 413
+
+
+class PreconditionFailed(ImgstoreError):
+    """If-Match names another state of the resource than it has, or If-None-Match one that it has."""
+
+    code = "PreconditionFailed"
+    status = 412
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """What the handlers share."""
+
+    installation: Installation
+    authority: Authority
+    threads: ThreadPoolExecutor
+    """For what is done before the answer."""
+    runner: LongRunner
+    """For what goes on after it."""
+    retry_after_seconds: int
+    page_items: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """One request."""
+
+    server: Server
+    request: Request
+    api_version: str | None
+
+    def session(self) -> Session:
+        """Who asks, and the subscription that the path names. Asks the catalog: call it in a thread.
+
+        Raises:
+            Unauthenticated: nobody that we know.
+            NotFound: no such subscription.
+            InvalidInput: no api-version, or one that is not served.
+        """
+        principal = self.server.authority.caller(self.request.headers.get("authorization"))
+        installation = self.server.installation
+        named = self.request.path_params.get("subscription")
+        if named is not None and named.casefold() != installation.subscription.casefold():
+            check_subscription_known(installation, named)
+            installation = replace(installation, subscription=named.lower())
+        version = check_api_version(self.api_version, type_of(self.request.url.path))
+        return Session(installation=installation, principal=principal, api_version=version)
+
+    async def in_thread(self, work: Callable[[], _T]) -> _T:
+        """Run `work` in a thread, whoever asks."""
+        return await asyncio.get_running_loop().run_in_executor(self.server.threads, work)
+
+    async def run(self, work: Callable[[Session], _T]) -> _T:
+        """Authenticate and run `work`, in a thread."""
+        return await self.in_thread(lambda: work(self.session()))
+
+    async def begin(self, kind: str, **request: Any) -> Accepted:
+        """Begin a command that may take long; wait until it is accepted or refused."""
+        conditions = {
+            name: value for name in ("if-match", "if-none-match") if (value := self.request.headers.get(name))
+        }
+        whole = {**request, "subscription": self.request.path_params.get("subscription"), "conditions": conditions}
+        return await asyncio.wrap_future(self.server.runner.begin(self.session, kind, whole))
+
+    async def body(self) -> bytes:
+        """The request's body.
+
+        Raises:
+            BodyTooLarge: longer than `BODY_BYTES_MAX`.
+        """
+        body = bytearray()
+        async for chunk in self.request.stream():
+            body += chunk
+            if len(body) > BODY_BYTES_MAX:
+                raise BodyTooLarge(
+                    "The request's body is too large.",
+                    found=f"more than {BODY_BYTES_MAX} bytes",
+                    expected=f"at most {BODY_BYTES_MAX}",
+                    hint="send the resource alone",
+                )
+        return bytes(body)
+
+    async def json(self) -> Json:
+        """The request's body, read as JSON.
+
+        Raises:
+            InvalidInput: it is none.
+            BodyTooLarge: as `body`.
+        """
+        body = await self.body()
+        try:
+            read = json.loads(body, parse_constant=_no_constant)
+            _check_text(json.dumps(read, ensure_ascii=False))
+        except (ValueError, RecursionError) as error:
+            raise InvalidInput(
+                "The request content was invalid and could not be deserialized.",
+                found=str(error) or type(error).__name__,
+                expected="a JSON document in UTF-8",
+                hint="mend the request's body",
+                code="InvalidRequestContent",
+            ) from error
+        return read
+
+    @property
+    def base_url(self) -> str:
+        """How the client reached us: scheme, host and port."""
+        return f"{self.request.url.scheme}://{self.request.url.netloc}"
+
+    def page(self) -> PageRequest:
+        """Which page of a list is asked for."""
+        return PageRequest(items_max=self.server.page_items, token=self.request.query_params.get("$skiptoken"))
+
+    def next_link(self, token: str) -> str:
+        """The URL of the page behind `token`."""
+        return str(self.request.url.include_query_params(**{"$skiptoken": token}))
+
+    def shown(self, body: Json, kind: Kind, etag: str | None = None) -> Response:
+        """A resource as the answer to a GET."""
+        tag = etag or etag_of(body)
+        if tag in _tags(self.request.headers.get("if-none-match", "")):
+            return Response(status_code=304, headers={"ETag": tag})
+        return reply(200, trimmed(body, kind, self._version()), {"ETag": tag})
+
+    async def listed(
+        self, kind: Kind, work: Callable[[Session, PageRequest], Page[_T]], tell: Callable[[_T], Json]
+    ) -> Response:
+        """A page of a list."""
+
+        def read(session: Session) -> Page[Json]:
+            page = work(session, self.page())
+            return Page(items=tuple(tell(each) for each in page.items), next_token=page.next_token)
+
+        page = await self.run(read)
+        items = [trimmed(each, kind, self._version()) for each in page.items]
+        more = {} if page.next_token is None else {"nextLink": self.next_link(page.next_token)}
+        return reply(200, {"value": items, **more})
+
+    def accepted(self, accepted: Accepted, kind: Kind, status: int, *, location: bool = False) -> Response:
+        """The answer to what goes on: where to ask how far it is.
+
+        Args:
+            accepted: what was begun.
+            kind: of the resource.
+            status: of the answer.
+            location: whether it has a Location too, as Azure's 202 has.
+        """
+        subscription = self.request.path_params["subscription"]
+        region = (accepted.body or {}).get("location") or next(iter(self.server.installation.regions.regions))
+        provider = "Microsoft.Resources" if kind is Kind.GROUP else "Microsoft.Compute"
+        url = (
+            f"{self.base_url}/subscriptions/{subscription}/providers/{provider}/locations/{region}/capsOperations/"
+            f"{accepted.operation_uid}?api-version={self.api_version}"
+        )
+        headers = {"Azure-AsyncOperation": url, **self.patience}
+        if location:
+            headers["Location"] = f"{url}&monitor=true"
+        if accepted.body is None:
+            return Response(status_code=status, headers=headers)
+        tag = {"ETag": etag_of(accepted.body)}
+        return reply(status, trimmed(accepted.body, kind, self._version()), headers | tag)
+
+    async def gone(self, kind: str, of: Kind, *, absent: int = 204, **request: Any) -> Response:
+        """The answer to a DELETE; `absent` is that to one of what is not there."""
+        try:
+            accepted = await self.begin(kind, **request)
+        except NotFound:
+            if absent != 204:
+                raise
+            return Response(status_code=absent)
+        return self.accepted(accepted, of, 202, location=True)
+
+    @property
+    def patience(self) -> dict[str, str]:
+        """When to ask again."""
+        return {"Retry-After": str(self.server.retry_after_seconds)}
+
+    def _version(self) -> str:
+        return (self.api_version or "")[:10]
+
+
+def _check_text(text: str) -> None:
+    """Refuse what no database keeps: the character U+0000, and halves of a pair of surrogates."""
+    text.encode()
+    if "\\u0000" in text:
+        raise ValueError("the character U+0000")
+
+
+def _no_constant(word: str) -> None:
+    raise ValueError(f"{word} is no JSON")
+
+
+async def ask(
+    request: Request,
+    api_version: Annotated[str | None, Query(alias="api-version", examples=["2023-07-03"])] = None,
+) -> Ask:
+    """The request, as FastAPI hands it to a handler."""
+    return Ask(server=request.app.state.server, request=request, api_version=api_version)
+
+
+Asked = Annotated[Ask, Depends(ask)]
+
+
+def reply(status: int, body: Json, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON answer."""
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    return Response(
+        content=text.encode(), status_code=status, headers=dict(headers or {}), media_type="application/json"
+    )
+
+
+def etag_of(body: Json) -> str:
+    """A resource's ETag: of all that may be changed of it."""
+    properties = {name: value for name, value in body["properties"].items() if name != "replicationStatus"}
+    text = json.dumps({**body, "properties": properties}, sort_keys=True)
+    return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
+
+
+def check_conditions(conditions: Mapping[str, str], standing: Json | None) -> None:
+    """If-Match and If-None-Match against the resource as it stands.
+
+    Args:
+        conditions: the two headers, as far as there are any.
+        standing: the resource; None where there is none.
+
+    Raises:
+        PreconditionFailed: one does not hold.
+    """
+    now = None if standing is None else etag_of(standing)
+    wanted, unwanted = _tags(conditions.get("if-match", "")), _tags(conditions.get("if-none-match", ""))
+    met = not wanted or (now is not None and ("*" in wanted or now in wanted))
+    if met and not (now is not None and ("*" in unwanted or now in unwanted)):
+        return
+    raise PreconditionFailed(
+        "The condition '{}' evaluated to false.".format("If-Match" if not met else "If-None-Match"),
+        found=f"ETag {now}" if now else "no such resource",
+        expected=", ".join(f"{name}: {value}" for name, value in conditions.items()),
+        hint="read the resource again, and repeat the change on what it is now",
+    )
+
+
+def _tags(header: str) -> list[str]:
+    return [each.strip().removeprefix("W/") for each in header.split(",") if each.strip()]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """What a person may set of the server."""
+
+    retry_after_seconds: int = 2
+    """How long clients are asked to wait before they look again."""
+    page_items: int = 100
+    """In one answer of a list."""
+    request_threads: int = 32
+    running_threads: int = 16
+    """Long-running operations at once; others wait."""

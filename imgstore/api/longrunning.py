@@ -1,0 +1,171 @@
+"""Long-running operations: begun in threads of their own, answered when accepted, written down until they end.
+
+A row is written before a command begins. What is refused before it was accepted is the answer to the request, and the
+row goes; what happens later stands in the row. A process that ends, or dies, leaves its rows InProgress, and the next
+one to start does the same commands again: all of them are what PUT, PATCH and DELETE are, good to repeat.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias
+
+from imgstore.domain.access import Principal, administrator
+from imgstore.domain.asynchronous import AsyncOperation
+from imgstore.domain.errors import ImgstoreError, StoreError
+from imgstore.operations.installation import Installation
+from imgstore.operations.long_running import close_operation, drop_operation, open_operation, take_up_operations
+from imgstore.wire.errors import error_json
+from imgstore.wire.text import Json
+
+_log: Final = logging.getLogger("imgstore.api")
+
+
+class Stopping(ImgstoreError):
+    """The server is about to end."""
+
+    code = "ServerStopping"
+    status = 503
+
+
+class InternalError(ImgstoreError):
+    """What nobody foresaw. The log has more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """Who asks, where."""
+
+    installation: Installation
+    """Of the subscription that is asked for."""
+    principal: Principal
+    api_version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """What was begun."""
+
+    operation_uid: str
+    created: bool
+    """Whether the resource is new."""
+    body: Json
+    """The resource as it stands; None of one that goes."""
+
+
+Outcome: TypeAlias = tuple[bool, Json]
+"""Whether the resource is new, and what it is now; None of one that goes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A command to be done."""
+
+    session: Session
+    request: Mapping[str, Any]
+    accept: Callable[[Outcome], None]
+    """Answers the request before the command is done. Only the first call counts."""
+
+
+Command: TypeAlias = Callable[[Task], Outcome]
+"""Gives what it came to: the answer, unless one was given early."""
+
+
+class LongRunner:
+    """Does commands in its own threads."""
+
+    def __init__(self, installation: Installation, commands: Mapping[str, Command], threads: int) -> None:
+        self._installation = installation
+        self._commands = commands
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="operation")
+
+    def begin(self, session: Callable[[], Session], kind: str, request: Mapping[str, Any]) -> "Future[Accepted]":
+        """Do a command; the answer is there once it was accepted or refused.
+
+        Args:
+            session: who asks; called in the thread.
+            kind: the command's name.
+            request: what it needs, as JSON.
+        """
+        answer: Future[Accepted] = Future()
+        self._threads.submit(self._begin, answer, session, kind, request)
+        return answer
+
+    def resume(self) -> int:
+        """Go on with what dead processes left; tells how many there were."""
+        left = take_up_operations(self._installation)
+        for operation in left:
+            self._threads.submit(self._resume, operation)
+        return len(left)
+
+    def close(self) -> None:
+        """Stop what runs at its next request to a store; its rows stay, for the next process to go on from."""
+        self._installation.keeper.interrupt()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _begin(
+        self, answer: "Future[Accepted]", ask: Callable[[], Session], kind: str, request: Mapping[str, Any]
+    ) -> None:
+        try:
+            session = ask()
+            whole = {**request, "api_version": session.api_version}
+            opened = open_operation(session.installation, session.principal, kind=kind, request=whole)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the handler waits for it
+            answer.set_exception(error)
+            return
+
+        def accept(outcome: Outcome) -> None:
+            if not answer.done():
+                created, body = outcome
+                answer.set_result(Accepted(operation_uid=opened.uid, created=created, body=body))
+
+        self._perform(opened, Task(session=session, request=whole, accept=accept), answer)
+
+    def _perform(self, operation: AsyncOperation, task: Task, answer: "Future[Accepted]") -> None:
+        """Do it and write its end down; then answer, so that the first look at what was quick finds its end."""
+        try:
+            outcome = self._commands[operation.kind](task)
+            close_operation(task.session.installation, operation.uid)
+        except Exception as error:  # noqa: BLE001 - told to whoever asks
+            if not isinstance(error, ImgstoreError):
+                _log.exception("operation %s (%s) failed in a way that was not foreseen", operation.uid, operation.kind)
+            self._failed(operation, task.session.installation, answer, error)
+        except BaseException:  # noqa: BLE001 - the process is to end: the row stays for the next one
+            if not answer.done():
+                answer.set_exception(Stopping("The server is stopping.", hint="send the same request again"))
+        else:
+            task.accept(outcome)
+
+    def _failed(
+        self, operation: AsyncOperation, installation: Installation, answer: "Future[Accepted]", error: Exception
+    ) -> None:
+        try:
+            if answer.done():
+                close_operation(installation, operation.uid, _told(error)["error"])
+            else:
+                drop_operation(installation, operation.uid)
+        except StoreError as lost:
+            _log.warning("the end of operation %s could not be written down: %s", operation.uid, lost)
+        if not answer.done():
+            answer.set_exception(error)
+
+    def _resume(self, operation: AsyncOperation) -> None:
+        installation = replace(self._installation, subscription=operation.subscription)
+        session = Session(
+            installation=installation,
+            # Whether they may was decided when it was accepted: it goes on in their name.
+            principal=administrator(operation.principal),
+            api_version=str(operation.request["api_version"]),
+        )
+        # The conditions held then, and the operation itself has changed what they are about since.
+        request = {**operation.request, "conditions": {}}
+        answered: Future[Accepted] = Future()
+        answered.set_result(Accepted(operation_uid=operation.uid, created=False, body=None))  # Given long ago.
+        self._perform(operation, Task(session=session, request=request, accept=lambda _outcome: None), answered)
+
+
+def _told(error: Exception) -> Json:
+    if isinstance(error, ImgstoreError):
+        return error_json(error)
+    return error_json(InternalError("The server failed in a way that was not foreseen.", hint="look into its log"))

@@ -1,0 +1,52 @@
+"""Paths as Azure has them, found in any case: ``/subscriptions/S/resourcegroups/RG`` is as good as any other spelling."""
+
+from typing import Final
+
+SUBSCRIPTION: Final = "/subscriptions/{subscription}"
+GROUPS: Final = f"{SUBSCRIPTION}/resourceGroups"
+GROUP: Final = f"{GROUPS}/{{group}}"
+COMPUTE: Final = f"{GROUP}/providers/Microsoft.Compute"
+GALLERIES: Final = f"{COMPUTE}/galleries"
+GALLERY: Final = f"{GALLERIES}/{{gallery}}"
+DEFINITIONS: Final = f"{GALLERY}/images"
+DEFINITION: Final = f"{DEFINITIONS}/{{definition}}"
+VERSIONS: Final = f"{DEFINITION}/versions"
+VERSION: Final = f"{VERSIONS}/{{version}}"
+SOFT_DELETED: Final = f"{GALLERY}/softDeletedArtifactTypes/{{artifact_type}}/artifacts/{{definition}}/versions"
+DISKS: Final = f"{COMPUTE}/disks"
+DISK: Final = f"{DISKS}/{{disk}}"
+PROVIDER: Final = f"{SUBSCRIPTION}/providers/{{provider}}"
+OPERATION: Final = f"{SUBSCRIPTION}/providers/{{provider}}/locations/{{location}}/capsOperations/{{operation}}"
+
+_WORDS: Final = {
+    word.lower(): word
+    for word in (
+        "subscriptions", "tenants", "resourceGroups", "providers", "Microsoft.Compute", "Microsoft.Resources",
+        "galleries", "images", "versions", "disks", "locations", "capsOperations", "register", "softDeletedArtifactTypes",
+        "artifacts", "metadata",
+    )
+}  # fmt: skip
+_PROVIDERS: Final = "providers"
+
+
+def spelled(path: str) -> str:
+    """`path` with its words in the routes' spelling; names stay as they are. Words and names alternate.
+
+    Only behind ``providers`` two words follow each other: the provider, and a type of its.
+    """
+    parts = path.rstrip("/").split("/")
+    if len(parts) < 2 or parts[1].lower() not in _WORDS:
+        return path
+    is_word = True
+    for place in range(1, len(parts)):
+        behind = parts[place - 1] == _PROVIDERS and place % 2 == 0
+        if is_word or behind:
+            parts[place] = _WORDS.get(parts[place].lower(), parts[place])
+        is_word = behind or not is_word
+    return "/".join(parts)
+
+
+def type_of(path: str) -> str:
+    """The type of the resource at a path that `spelled` has gone over: ``galleries/images``."""
+    words = path.partition(f"/{_PROVIDERS}/")[2].split("/")[1:] or path.split("/")[1:]
+    return "/".join(words[::2])

@@ -1,0 +1,171 @@
+"""Serves: a socket, uvicorn over it, and a worker beside, until SIGTERM or Ctrl-C."""
+
+import logging
+import signal
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import uvicorn
+from fastapi import FastAPI
+
+from imgstore.domain.access import administrator
+from imgstore.domain.errors import InvalidInput
+from imgstore.operations.installation import Installation
+from imgstore.operations.workers import run_worker
+
+_GRACE_SECONDS: Final = 20
+"""What requests under way may still take at the end; works stop at their next request to a store."""
+_log: Final = logging.getLogger("imgstore.api")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Door:
+    """Where the server listens, and with which certificate; without one it speaks plain http."""
+
+    host: str
+    port: int
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+class _Uvicorn(uvicorn.Server):
+    """Tells when it is ready and when it is to end, and ends by itself on a signal.
+
+    uvicorn's own raises the signal again at the end, which would kill the process before it has tidied up.
+    """
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], ending: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+        self._ending = ending
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to take requests."""
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal came; a second one does not wait for anybody."""
+        self._ending()
+        super().handle_exit(sig, frame)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Heed SIGTERM and SIGINT while it serves."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def listen(door: Door) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        InvalidInput: nobody can listen there, or the certificate can't be used.
+    """
+    if door.certificate is not None:
+        _check_certificate(door.certificate, door.key)
+    try:
+        family = socket.getaddrinfo(door.host, door.port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.create_server((door.host, door.port), family=family)
+    except OSError as error:
+        raise InvalidInput(
+            f"The server can't listen on {door.host} port {door.port}.",
+            found=str(error),
+            expected="an address of this machine, and a port that nobody has",
+            hint="choose another --port",
+            target="port",
+        ) from error
+    # Inherited by what is accepted. asyncio sets it only on sockets that were made with proto=IPPROTO_TCP, and without it
+    # the body of an answer waits for the ACK of its head: 40 ms a request.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
+
+
+def _check_certificate(certificate: Path, key: Path | None) -> None:
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
+    except OSError as error:
+        raise InvalidInput(
+            "The certificate can't be used.",
+            found=str(error),
+            expected=f"a certificate in {certificate} and its key in {key}, as PEM",
+            hint="give --tls-cert and --tls-key, or --dev-tls",
+            target="tls-cert",
+        ) from error
+
+
+def serve(
+    app: FastAPI,
+    installation: Installation,
+    door: Door,
+    listening: socket.socket,
+    *,
+    worker: bool,
+    ready: Callable[[Callable[[], None]], None],
+) -> None:
+    """Serve until a signal comes. Then nobody is let in any more, and what runs stops at its next request to a store.
+
+    Args:
+        app: what answers.
+        installation: whose replicas the worker makes.
+        door: what `listening` was made from.
+        listening: the socket.
+        worker: whether one runs in this process.
+        ready: told how to stop, when the server takes requests.
+    """
+    config = uvicorn.Config(
+        app,
+        ssl_certfile=door.certificate,
+        ssl_keyfile=door.key,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    ended = threading.Event()
+
+    def ending() -> None:
+        ended.set()
+        installation.keeper.interrupt()
+
+    def stop() -> None:
+        ending()
+        server.should_exit = True
+
+    server = _Uvicorn(config, ready=lambda: ready(stop), ending=ending)
+    with _working(installation, ended) if worker else nullcontext():
+        server.run(sockets=[listening])
+
+
+@contextmanager
+def _working(installation: Installation, ended: threading.Event) -> Iterator[None]:
+    def work() -> None:
+        try:
+            run_worker(installation, administrator("server"), stop=ended)
+        except Exception:
+            _log.exception("the worker ended")
+            raise
+
+    thread = threading.Thread(target=work, name="worker")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

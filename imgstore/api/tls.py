@@ -1,0 +1,159 @@
+"""A certificate authority of one's own, for a server that only one's own clients ask.
+
+Made once below the data home: the authority, a certificate for this machine's loopback names, and a bundle of the
+system's roots with ours, for clients that take one file of roots instead of all others (``REQUESTS_CA_BUNDLE``).
+"""
+
+import ipaddress
+import os
+import ssl
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+NAMES: Final = ("localhost", "127.0.0.1", "::1")
+_AUTHORITY_LIFE: Final = timedelta(days=3650)
+_LIFE: Final = timedelta(days=397)
+"""No longer: browsers refuse certificates of more than 398 days."""
+_RENEWED_BEFORE: Final = timedelta(days=30)
+_LATE_CLOCK: Final = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificates:
+    """Files of PEM."""
+
+    certificate: Path
+    key: Path
+    authority: Path
+    bundle: Path
+    """The system's roots and ours."""
+
+
+def make_certificates(home: Path, now: datetime | None = None) -> Certificates:
+    """The certificates of a home, made where they are missing; that of the server anew before it runs out.
+
+    Raises:
+        OSError: the home can't be written to.
+    """
+    folder = home / "tls"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    now = now or datetime.now(UTC)
+    files = Certificates(
+        certificate=folder / "server.pem",
+        key=folder / "server-key.pem",
+        authority=folder / "ca.pem",
+        bundle=folder / "bundle.pem",
+    )
+    authority_key = folder / "ca-key.pem"
+    if not (files.authority.exists() and authority_key.exists()):
+        _make_authority(files.authority, authority_key, now)
+        files.certificate.unlink(missing_ok=True)
+    if not _is_good(files.certificate, files.key, now):
+        _make_server(files, authority_key, now)
+    _write(files.bundle, _system_roots() + files.authority.read_bytes(), 0o644)
+    return files
+
+
+def _make_authority(certificate: Path, key_file: Path, now: datetime) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "imgstore local authority")])
+    usage = _usage(key_cert_sign=True, crl_sign=True)
+    made = (
+        _builder(name, name, key.public_key(), now, _AUTHORITY_LIFE)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    _write_key(key_file, key)
+    _write(certificate, made.public_bytes(serialization.Encoding.PEM), 0o644)
+
+
+def _make_server(files: Certificates, authority_key: Path, now: datetime) -> None:
+    above = x509.load_pem_x509_certificate(files.authority.read_bytes())
+    signer = serialization.load_pem_private_key(authority_key.read_bytes(), password=None)
+    assert isinstance(signer, ec.EllipticCurvePrivateKey), "as _make_authority writes it"
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, NAMES[0])])
+    names = x509.SubjectAlternativeName([_general_name(each) for each in NAMES])
+    made = (
+        _builder(name, above.subject, key.public_key(), now, _LIFE)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(digital_signature=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(names, critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
+        .sign(signer, hashes.SHA256())
+    )
+    _write_key(files.key, key)
+    _write(files.certificate, made.public_bytes(serialization.Encoding.PEM), 0o644)
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, life: timedelta
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _LATE_CLOCK)
+        .not_valid_after(now + life)
+    )
+
+
+def _usage(*, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=digital_signature,
+        key_cert_sign=key_cert_sign,
+        crl_sign=crl_sign,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _is_good(certificate: Path, key: Path, now: datetime) -> bool:
+    if not (certificate.exists() and key.exists()):
+        return False
+    return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc > now + _RENEWED_BEFORE
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def _system_roots() -> bytes:
+    """The system's file of roots; nothing where it has none: then only our server is believed."""
+    file = ssl.get_default_verify_paths().cafile
+    return Path(file).read_bytes().rstrip() + b"\n" if file else b""
+
+
+def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    _write(path, key.private_bytes(*form), 0o600)
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    """Whole or not at all, and never readable to more than `mode` says."""
+    beside = path.with_suffix(".new")
+    beside.unlink(missing_ok=True)
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+    beside.replace(path)

@@ -1,0 +1,224 @@
+"""Image versions over HTTP: what takes long goes on after the answer."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query, Response
+
+from imgstore.api.door import RESOURCE, Asked, check_conditions
+from imgstore.api.longrunning import Outcome, Session, Task
+from imgstore.api.paths import SOFT_DELETED, VERSION, VERSIONS
+from imgstore.domain.errors import InvalidInput, NotFound
+from imgstore.domain.names import VersionName
+from imgstore.domain.paging import Page, PageRequest
+from imgstore.domain.resources import KEEP, ImageVersion, VersionUpdate
+from imgstore.domain.states import ReplicaState
+from imgstore.operations import lifetimes, updating, versions
+from imgstore.operations.installation import Installation
+from imgstore.operations.version_requests import VersionRequest
+from imgstore.operations.viewing import VersionView
+from imgstore.wire.api_versions import Kind
+from imgstore.wire.reading import flag_of
+from imgstore.wire.resources import soft_deleted_json, version_json
+from imgstore.wire.text import Json
+from imgstore.wire.version_bodies import VersionBody, read_version
+
+router = APIRouter(tags=["Image versions"])
+_KIND: Final = Kind.VERSION
+_ARRIVED: Final = (ReplicaState.COMPLETED, ReplicaState.DEGRADED)
+
+
+@router.put(
+    VERSION,
+    summary="Publish an image version, or replace what may change of it",
+    status_code=201,
+    openapi_extra=RESOURCE,
+)
+async def put(ask: Asked, group: str, gallery: str, definition: str, version: str) -> Response:
+    """Azure's GalleryImageVersions_CreateOrUpdate: with the same source it goes on where it stood."""
+    place = {"group": group, "gallery": gallery, "definition": definition, "version": version}
+    accepted = await ask.begin("put-version", **place, body=await ask.json(), whole=True)
+    return ask.accepted(accepted, _KIND, 201 if accepted.created else 200)
+
+
+@router.patch(VERSION, summary="Change an image version", openapi_extra=RESOURCE)
+async def patch(ask: Asked, group: str, gallery: str, definition: str, version: str) -> Response:
+    """Azure's GalleryImageVersions_Update."""
+    place = {"group": group, "gallery": gallery, "definition": definition, "version": version}
+    accepted = await ask.begin("put-version", **place, body=await ask.json(), whole=False)
+    return ask.accepted(accepted, _KIND, 200)
+
+
+@router.get(VERSION, summary="Show an image version")
+async def show(
+    ask: Asked,
+    group: str,
+    gallery: str,
+    definition: str,
+    version: str,
+    expand: Annotated[str | None, Query(alias="$expand", description="ReplicationStatus")] = None,
+) -> Response:
+    """Azure's GalleryImageVersions_Get."""
+    place = {"group": group, "gallery": gallery, "definition": definition, "version": version}
+    status = "replicationstatus" in [each.strip().lower() for each in (expand or "").split(",")]
+    body = await ask.run(lambda at: _json(at.installation, _shown(at, place), replication_status=status))
+    return ask.shown(body, _KIND)
+
+
+@router.get(VERSIONS, summary="List the versions of an image definition")
+async def list_of_definition(ask: Asked, group: str, gallery: str, definition: str) -> Response:
+    """Azure's GalleryImageVersions_ListByGalleryImage."""
+    installation = ask.server.installation
+    return await ask.listed(
+        _KIND,
+        lambda at, page: versions.page_versions(
+            at.installation, at.principal, page, group=group, gallery=gallery, definition=definition
+        ),
+        lambda view: _json(installation, view),
+    )
+
+
+@router.delete(VERSION, summary="Delete an image version", status_code=202)
+async def delete(
+    ask: Asked,
+    group: str,
+    gallery: str,
+    definition: str,
+    version: str,
+    bypass: Annotated[str | None, Query(alias="bypassSoftDelete")] = None,
+) -> Response:
+    """Azure's GalleryImageVersions_Delete."""
+    place: dict[str, Any] = {"group": group, "gallery": gallery, "definition": definition, "version": version}
+    return await ask.gone("delete-version", _KIND, **place, bypass=flag_of(bypass, "bypassSoftDelete"))
+
+
+@router.get(SOFT_DELETED, summary="List the softly deleted versions of an image definition")
+async def list_soft_deleted(ask: Asked, group: str, gallery: str, artifact_type: str, definition: str) -> Response:
+    """Azure's SoftDeletedResource_ListByArtifactName."""
+
+    def listed(at: Session, _page: PageRequest) -> Page[VersionView]:
+        if artifact_type.lower() != "images":
+            raise InvalidInput(
+                f"'{artifact_type}' is no type of artifacts that is deleted softly.",
+                found=repr(artifact_type),
+                expected="Images",
+                target="artifactType",
+            )
+        place = {"group": group, "gallery": gallery, "definition": definition}
+        return Page(items=tuple(lifetimes.list_soft_deleted(at.installation, at.principal, **place)))
+
+    return await ask.listed(Kind.SOFT_DELETED, listed, soft_deleted_json)
+
+
+def _json(installation: Installation, view: VersionView, *, replication_status: bool = False) -> Json:
+    display_names = {name: region.display_name for name, region in installation.regions.regions.items()}
+    return version_json(view, display_names, replication_status=replication_status)
+
+
+def _place(request: Mapping[str, Any]) -> dict[str, Any]:
+    place = {name: request[name] for name in ("group", "gallery", "definition")}
+    return place | {"version": VersionName.parse(request["version"])}
+
+
+def _shown(session: Session, request: Mapping[str, Any]) -> VersionView:
+    return versions.show_version(session.installation, session.principal, **_place(request))
+
+
+def put_version(task: Task) -> Outcome:
+    """The command of PUT and PATCH."""
+    session, request = task.session, task.request
+    place = _place(request)
+    body = read_version(request["body"], session.api_version, whole=request["whole"])
+    try:
+        standing = _shown(session, request)
+    except NotFound:
+        if body.restore:
+            return False, _json(session.installation, _had_back(session, place, body))
+        if not request["whole"]:
+            raise
+        check_conditions(request["conditions"], None)
+        return True, _json(session.installation, _publish(task, place, body, created=True))
+    check_conditions(request["conditions"], _json(session.installation, standing))
+    body.check_same_source(standing.version)
+    if request["whole"] and body.uri is not None and not _has_arrived(standing):
+        return False, _json(session.installation, _publish(task, place, body, created=False))
+    view = updating.update_version(
+        session.installation,
+        session.principal,
+        **place,
+        update=body.as_update(),
+        written=lambda _version: _accept(task, created=False),
+    )
+    return False, _json(session.installation, view)
+
+
+def _had_back(session: Session, place: dict[str, Any], body: VersionBody) -> VersionView:
+    """A softly deleted version as it was; with other tags where az sends some."""
+    view = lifetimes.undelete_version(session.installation, session.principal, **place)
+    if not body.tags:
+        return view
+    update = VersionUpdate(tags=body.tags)
+    return updating.update_version(session.installation, session.principal, **place, update=update)
+
+
+def _publish(task: Task, place: dict[str, Any], body: VersionBody, *, created: bool) -> VersionView:
+    if body.uri is None:
+        raise InvalidInput(
+            "The gallery artifact version source can only be specified either directly under storageProfile or within "
+            "individual OS or data disks. One and only one source type (user image, snapshot, disk, virtual machine) "
+            "can be provided.",
+            found="no source that this api-version knows",
+            expected="properties.storageProfile.osDiskImage.source.uri, known since api-version 2020-09-30",
+            hint="name the https URL of a VHD, VHDX, qcow2, VMDK or raw file",
+            target="galleryImageVersion.properties.storageProfile",
+        )
+    ends = body.end_of_life_at
+    request = VersionRequest(
+        **place,
+        location=body.location,
+        target_regions=body.target_regions or (),
+        replica_count=body.replica_count,
+        storage_account_type=body.storage_account_type,
+        exclude_from_latest=body.exclude_from_latest,
+        end_of_life_at=None if ends is KEEP else ends,
+        allow_deletion_of_replicated_locations=body.allow_deletion_of_replicated_locations,
+        block_deletion_before_end_of_life=body.block_deletion_before_end_of_life,
+        tags=body.tags,
+    )
+    session = task.session
+    return versions.create_version(
+        session.installation,
+        session.principal,
+        request,
+        os_vhd_uri=body.uri,
+        written=lambda _version: _accept(task, created=created),
+    )
+
+
+def _accept(task: Task, *, created: bool) -> None:
+    """Answer now: the row stands, the bytes are yet to come."""
+    task.accept((created, _json(task.session.installation, _shown(task.session, task.request))))
+
+
+def _has_arrived(view: VersionView) -> bool:
+    """Whether the source has been taken in, so that it need not be read again."""
+    return any(replica.state in _ARRIVED for replica in view.replicas)
+
+
+def delete_version(task: Task) -> Outcome:
+    """The command of DELETE."""
+    session, request = task.session, task.request
+    if request["conditions"]:
+        check_conditions(request["conditions"], _json(session.installation, _shown(session, request)))
+
+    def allowed(_version: ImageVersion) -> None:
+        task.accept((False, None))
+
+    lifetimes.delete_version(
+        session.installation,
+        session.principal,
+        **_place(request),
+        bypass_soft_delete=request["bypass"],
+        allowed=allowed,
+    )
+    return False, None

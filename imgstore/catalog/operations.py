@@ -1,0 +1,89 @@
+"""Long-running operations of the API: their rows are what clients poll, and what a new process goes on from."""
+
+import builtins
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import delete, select, update
+
+from imgstore.catalog import schema
+from imgstore.catalog.repository import Repository
+from imgstore.domain.asynchronous import AsyncOperation, OperationStatus
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Row
+
+_operations = schema.operations
+_OPEN: Final = OperationStatus.IN_PROGRESS
+
+KEPT: Final = timedelta(days=7)
+"""How long one that ended can be asked for."""
+
+
+class Operations(Repository):
+    """The long-running operations of the installation."""
+
+    __slots__ = ()
+
+    def add(
+        self,
+        *,
+        uid: str,
+        subscription: str,
+        kind: str,
+        request: Mapping[str, Any],
+        principal: str,
+        principal_uid: str | None,
+        holder: str,
+    ) -> AsyncOperation:
+        """Write down one that begins now."""
+        operation = AsyncOperation(
+            uid=uid,
+            subscription=subscription,
+            kind=kind,
+            request=request,
+            principal=principal,
+            principal_uid=principal_uid,
+            holder=holder,
+            started_at=self._session.now(),
+        )
+        values = {name: getattr(operation, name) for name in AsyncOperation.__slots__}
+        self._session.run(_operations.insert(), values)
+        return operation
+
+    def get(self, uid: str) -> AsyncOperation | None:
+        """The operation of that uid, if there is one."""
+        row = self._session.first(select(_operations).where(_operations.c.uid == uid))
+        return None if row is None else _operation(row)
+
+    def unfinished(self) -> "builtins.list[AsyncOperation]":
+        """Those that are in progress, oldest first."""
+        order = (_operations.c.started_at, _operations.c.uid)
+        rows = self._session.all(select(_operations).where(_operations.c.status == _OPEN).order_by(*order))
+        return [_operation(row) for row in rows]
+
+    def take_over(self, operation: AsyncOperation, holder: str) -> bool:
+        """Make `holder` the one that does it; tells whether nobody was quicker."""
+        mine = (_operations.c.uid == operation.uid, _operations.c.holder == operation.holder)
+        still = _operations.c.status == _OPEN
+        return bool(self._session.changed(update(_operations).where(*mine, still).values(holder=holder)))
+
+    def finish(self, uid: str, error: Mapping[str, Any] | None) -> None:
+        """It has ended, well if there is no error. What it was asked with is kept no longer."""
+        status = OperationStatus.SUCCEEDED if error is None else OperationStatus.FAILED
+        values = {"status": status, "error": error, "request": {}, "finished_at": self._session.now()}
+        self._session.run(update(_operations).where(_operations.c.uid == uid).values(**values))
+
+    def remove(self, uid: str) -> None:
+        """Forget one that nobody was told of."""
+        self._session.run(delete(_operations).where(_operations.c.uid == uid))
+
+    def forget_old(self) -> int:
+        """Forget those that ended more than `KEPT` ago; tells how many."""
+        before = self._session.now() - KEPT
+        return self._session.changed(delete(_operations).where(_operations.c.finished_at < before))
+
+
+def _operation(row: "Row[Any]") -> AsyncOperation:
+    return AsyncOperation(**{name: getattr(row, name) for name in AsyncOperation.__slots__})

@@ -1,0 +1,167 @@
+"""``imgstore serve``: the API, with the lines that point Azure's clients at it."""
+
+import ipaddress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from imgstore.cli.command import Command
+from imgstore.cli.session import Session, opened
+from imgstore.domain.errors import InvalidInput, ToolMissing
+
+if TYPE_CHECKING:
+    from imgstore.api.secrets import Credential
+    from imgstore.api.serving import Door
+
+_EXAMPLE: Final = """
+imgstore serve --dev-tls
+imgstore serve --host 0.0.0.0 --url https://images.example:8443 --tls-cert cert.pem --tls-key key.pem
+"""
+_PORT: Final = 8443
+
+
+@click.command(cls=Command, example=_EXAMPLE)
+@click.option("--host", default="127.0.0.1", metavar="ADDRESS", help="Where to listen. Default: 127.0.0.1.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=_PORT,
+    metavar="N",
+    help=f"Default: {_PORT}; 0 takes any that is free.",
+)
+@click.option(
+    "--url",
+    metavar="URL",
+    help="How clients reach the server: what its tokens are good for. Default: https://localhost:PORT.",
+)
+@click.option(
+    "--tls-cert", type=click.Path(path_type=Path), metavar="FILE", help="Certificate, with its chain, as PEM."
+)
+@click.option("--tls-key", type=click.Path(path_type=Path), metavar="FILE", help="Its key, as PEM.")
+@click.option(
+    "--dev-tls", is_flag=True, help="Make an authority and a certificate for localhost, once, below the data folder."
+)
+@click.option("--insecure-http", is_flag=True, help="Plain http, on loopback only. Azure's clients refuse it.")
+@click.option("--no-worker", is_flag=True, help="Leave replicas to `imgstore worker`.")
+@click.option(
+    "--retry-after-seconds",
+    type=click.IntRange(min=0),
+    default=2,
+    metavar="SECONDS",
+    help="How long clients are asked to wait before they look again. Default: 2.",
+)
+@click.option(
+    "--page-items", type=click.IntRange(min=1), default=100, metavar="N", help="In one page of a list. Default: 100."
+)
+def serve(
+    *,
+    host: str,
+    port: int,
+    url: str | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    dev_tls: bool,
+    insecure_http: bool,
+    no_worker: bool,
+    retry_after_seconds: int,
+    page_items: int,
+) -> None:
+    """Serve Azure's API, for az and Azure's SDKs.
+
+    Until interrupted. They work against it as they are. The lines that point them here are printed at the start; the first
+    start also makes an administrator, and prints its secret this once. A worker runs in the process.
+    """
+    try:
+        from imgstore.api.application import make_application  # noqa: PLC0415 - an extra
+        from imgstore.api.auth import AUDIENCES, Authority  # noqa: PLC0415
+        from imgstore.api.door import ServerSettings  # noqa: PLC0415
+        from imgstore.api.secrets import first_administrator  # noqa: PLC0415
+        from imgstore.api.serving import listen  # noqa: PLC0415
+        from imgstore.api.serving import serve as run  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ToolMissing(
+            f"The server needs {error.name}.",
+            found="imgstore without its extra",
+            expected="imgstore[server]",
+            hint="pip install 'imgstore[server]'",
+            target="serve",
+        ) from error
+    if sum((tls_cert is not None, dev_tls, insecure_http)) != 1 or (tls_key is None) == (tls_cert is not None):
+        raise click.UsageError("Give --tls-cert and --tls-key, or --dev-tls, or --insecure-http.")
+    if insecure_http and not _is_loopback(host):
+        raise InvalidInput(
+            f"Plain http is not served on {host}.",
+            found="--insecure-http, and an address that others reach",
+            expected="127.0.0.1, ::1 or localhost",
+            hint="give --tls-cert and --tls-key",
+            target="host",
+        )
+    with opened() as session:
+        door, bundle = _door(session, host, port, tls_cert, tls_key, dev_tls=dev_tls)
+        listening = listen(door)
+        scheme, taken = ("http" if insecure_http else "https"), listening.getsockname()[1]
+        here = (url or f"{scheme}://localhost:{taken}").rstrip("/")
+        also = tuple(f"{scheme}://{name}:{taken}" for name in ("localhost", "127.0.0.1", "[::1]"))
+        administrator = first_administrator(session.installation)
+        authority = Authority(session.installation, here, audiences=(*AUDIENCES, *also))
+        settings = ServerSettings(retry_after_seconds=retry_after_seconds, page_items=page_items)
+        app = make_application(session.installation, authority, settings)
+        lines = _lines(session, here, bundle, administrator)
+        run(
+            app,
+            session.installation,
+            door,
+            listening,
+            worker=not no_worker,
+            ready=lambda _stop: click.echo("\n".join(lines)),
+        )
+
+
+def _door(
+    session: Session, host: str, port: int, certificate: Path | None, key: Path | None, *, dev_tls: bool
+) -> "tuple[Door, Path | None]":
+    """Where to listen, and the bundle of roots that clients need besides their own."""
+    from imgstore.api.serving import Door  # noqa: PLC0415 - as above
+
+    if not dev_tls:
+        return Door(host=host, port=port, certificate=certificate, key=key), None
+    from imgstore.api.tls import make_certificates  # noqa: PLC0415
+
+    made = make_certificates(session.installation.home)
+    return Door(host=host, port=port, certificate=made.certificate, key=made.key), made.bundle
+
+
+def _lines(session: Session, url: str, bundle: Path | None, administrator: "Credential | None") -> list[str]:
+    """What a person pastes into a shell, one ``NAME=value`` or command a line."""
+    with session.installation.catalog.reading() as facts:
+        tenant = facts.tenants.owner(session.installation.subscription)
+    given = (
+        []
+        if administrator is None
+        else [
+            f"IMGSTORE_CLIENT_ID={administrator.known.identity.client_id}",
+            f"IMGSTORE_CLIENT_SECRET={administrator.secret}",
+        ]
+    )
+    roots = [f"{name}={bundle}" for name in ("REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS") if bundle]
+    return [
+        f"# imgstore serves {url} (its API: {url}/docs). To point az and Azure's SDKs at it, paste:",
+        "set -a",
+        f"IMGSTORE_TENANT_ID={tenant}",
+        *given,
+        f"IMGSTORE_SUBSCRIPTION_ID={session.installation.subscription}",
+        *roots,
+        "AZURE_CORE_INSTANCE_DISCOVERY=false",
+        "set +a",
+        f"az cloud register -n imgstore --endpoint-resource-manager {url}",
+        "az cloud set -n imgstore",
+        'az login --service-principal -u "$IMGSTORE_CLIENT_ID" -p "$IMGSTORE_CLIENT_SECRET" --tenant "$IMGSTORE_TENANT_ID"',
+    ]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,278 @@
+"""Galleries shared with other subscriptions, other tenants, or everybody; and images found by whom they are shared with.
+
+Whose a subscription is says the catalog; a caller acts in the subscription that the installation was opened for, and
+needs a role there that lets it look. What a gallery is shared for is reading: its owner's roles are not touched.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final
+
+from imgstore.catalog import Facts
+from imgstore.domain import names
+from imgstore.domain.access import VERSIONS, Action, Principal, authorize, authorize_list
+from imgstore.domain.errors import NotFound
+from imgstore.domain.names import ImageReference, SharedReference
+from imgstore.domain.resources import Gallery
+from imgstore.domain.sharing import SharingProfile, added, enabled, removed
+from imgstore.operations import finding
+from imgstore.operations.finding import Lineage
+from imgstore.operations.installation import Installation
+from imgstore.operations.recording import permit, recorded
+from imgstore.operations.viewing import VersionView, view_of
+
+COMMUNITY: Final = "Microsoft.Compute/locations/communityGalleries"
+SHARED: Final = "Microsoft.Compute/locations/sharedGalleries"
+
+
+def share_add(
+    installation: Installation,
+    principal: Principal,
+    *,
+    group: str,
+    name: str,
+    subscriptions: Sequence[str] = (),
+    tenants: Sequence[str] = (),
+) -> Gallery:
+    """Let subscriptions and tenants read a gallery.
+
+    Raises:
+        NotFound: no such gallery.
+        InvalidInput, Conflict: as `sharing.added`.
+    """
+    return _shared(
+        installation,
+        principal,
+        group,
+        name,
+        lambda standing: added(standing, subscriptions=subscriptions, tenants=tenants),
+    )
+
+
+def share_remove(
+    installation: Installation,
+    principal: Principal,
+    *,
+    group: str,
+    name: str,
+    subscriptions: Sequence[str] = (),
+    tenants: Sequence[str] = (),
+) -> Gallery:
+    """Let subscriptions and tenants read a gallery no more. Disks that they made stay. Raises as `share_add`."""
+    return _shared(
+        installation,
+        principal,
+        group,
+        name,
+        lambda standing: removed(standing, subscriptions=subscriptions, tenants=tenants),
+    )
+
+
+def share_reset(installation: Installation, principal: Principal, *, group: str, name: str) -> Gallery:
+    """End every sharing of a gallery, of whichever kind.
+
+    Raises:
+        NotFound: no such gallery.
+    """
+    return _shared(installation, principal, group, name, lambda _: SharingProfile())
+
+
+def enable_community(installation: Installation, principal: Principal, *, group: str, name: str) -> Gallery:
+    """Let everybody who may use the installation find and read a community gallery.
+
+    Raises:
+        NotFound: no such gallery.
+        Conflict: it was not made for the community.
+    """
+    unique = installation.effects.new_uid()
+    return _shared(installation, principal, group, name, lambda standing: enabled(standing, unique))
+
+
+def list_shared(
+    installation: Installation, principal: Principal, *, location: str, to_tenant: bool = False
+) -> list[Gallery]:
+    """The galleries of others in a region that are shared with this subscription.
+
+    Args:
+        installation: whose subscription it is.
+        principal: who asks.
+        location: the region's name.
+        to_tenant: those shared with the tenant that the subscription belongs to, instead.
+
+    Raises:
+        InvalidInput: no such region.
+    """
+    region = installation.regions.get(location, target="location").name
+    permit(installation, principal, Action.READ, _here(installation), SHARED)
+    with installation.catalog.reading() as facts:
+        mine, tenant = installation.subscription, facts.tenants.owner(installation.subscription)
+        return [
+            each
+            for each in facts.galleries.shared()
+            if each.location == region
+            and each.subscription.lower() != mine.lower()
+            and each.sharing is not None
+            and (each.sharing.reaches("", tenant) if to_tenant else each.sharing.reaches(mine, None))
+        ]
+
+
+def show_shared(installation: Installation, principal: Principal, *, unique_name: str) -> Gallery:
+    """A gallery that is shared with this subscription or its tenant, by its unique name.
+
+    Raises:
+        NotFound: there is none, or it is not shared with them.
+    """
+    permit(installation, principal, Action.READ, _here(installation), SHARED)
+    with installation.catalog.reading() as facts:
+        return _by_unique_name(installation, facts, unique_name)
+
+
+def show_community(installation: Installation, principal: Principal, *, public_name: str) -> Gallery:
+    """A community gallery by its public name.
+
+    Raises:
+        NotFound: there is none.
+    """
+    permit(installation, principal, Action.READ, _here(installation), COMMUNITY)
+    with installation.catalog.reading() as facts:
+        return _by_public_name(facts, public_name)
+
+
+def list_community(installation: Installation, principal: Principal) -> list[Gallery]:
+    """Every community gallery."""
+    permit(installation, principal, Action.READ, _here(installation), COMMUNITY)
+    with installation.catalog.reading() as facts:
+        return facts.galleries.community()
+
+
+def definitions_shared(
+    installation: Installation, principal: Principal, reference: SharedReference, *, only: str | None = None
+) -> list[Lineage]:
+    """The definitions of a shared or community gallery, by name.
+
+    Args:
+        installation: whose subscription asks.
+        principal: who asks.
+        reference: of it the gallery is looked at.
+        only: this one alone.
+
+    Raises:
+        NotFound: no such gallery, or no such definition.
+    """
+    _permit(installation, principal, reference)
+    with installation.catalog.reading() as facts:
+        gallery = _gallery(installation, facts, reference)
+        if only is not None:
+            return [finding.lineage(facts, gallery.subscription, gallery.group, gallery.name, only)]
+        return [Lineage(gallery=gallery, definition=each) for each in facts.definitions.list(gallery.uid)]
+
+
+def versions_shared(installation: Installation, principal: Principal, reference: SharedReference) -> list[VersionView]:
+    """The versions of a definition of such a gallery, lowest first: all, or the one that `reference` names.
+
+    Raises:
+        NotFound: no such gallery, definition or version.
+    """
+    _permit(installation, principal, reference)
+    with installation.catalog.reading() as facts:
+        gallery = _gallery(installation, facts, reference)
+        above = (gallery.subscription, gallery.group, gallery.name)
+        line = finding.lineage(facts, *above, reference.definition)
+        if reference.version is not None:
+            return [view_of(facts, line, finding.version(facts, line, reference.version))]
+        return [view_of(facts, line, each) for each in facts.versions.list(line.definition.uid, visible=True)]
+
+
+def admitted(
+    installation: Installation, principal: Principal, reference: ImageReference | SharedReference
+) -> ImageReference:
+    """The image that a reference means, if the principal may read it: by a role there, or because it is shared.
+
+    Raises:
+        AccessDenied: it may not.
+        NotFound: it may not even know of it, or there is no such gallery.
+    """
+    if isinstance(reference, ImageReference):
+        authorize(principal, Action.READ, image_scope(installation, reference), VERSIONS)
+        return reference
+    # Any role in the subscription: what is made of the image needs a right of its own, where it is made.
+    authorize_list(principal, _here(installation))
+    with installation.catalog.reading() as facts:
+        gallery = _gallery(installation, facts, reference)
+    return ImageReference(
+        subscription=gallery.subscription,
+        group=gallery.group,
+        gallery=gallery.name,
+        definition=reference.definition,
+        version=reference.version,
+    )
+
+
+def image_scope(installation: Installation, reference: ImageReference) -> str:
+    """Where a principal must be allowed to read versions: at the one that is named, or at all of the definition."""
+    subscription = reference.subscription or installation.subscription
+    above = (subscription, reference.group, reference.gallery, reference.definition)
+    return names.definition_id(*above) if reference.version is None else names.version_id(*above, reference.version)
+
+
+def _shared(
+    installation: Installation,
+    principal: Principal,
+    group: str,
+    name: str,
+    change: Callable[[SharingProfile | None], SharingProfile],
+) -> Gallery:
+    scope = names.gallery_id(installation.subscription, group, name)
+    with (
+        recorded(installation, principal, Action.SHARE, scope, "Microsoft.Compute/galleries/share/action"),
+        installation.catalog.transaction() as facts,
+    ):
+        standing = facts.galleries.held(finding.gallery(facts, installation.subscription, group, name).uid)
+        wanted = replace(standing, sharing=change(standing.sharing))
+        facts.galleries.update(wanted)
+        return wanted
+
+
+def _permit(installation: Installation, principal: Principal, reference: SharedReference) -> None:
+    permit(installation, principal, Action.READ, _here(installation), COMMUNITY if reference.community else SHARED)
+
+
+def _here(installation: Installation) -> str:
+    return f"/subscriptions/{installation.subscription}"
+
+
+def _gallery(installation: Installation, facts: Facts, reference: SharedReference) -> Gallery:
+    if reference.community:
+        return _by_public_name(facts, reference.gallery)
+    return _by_unique_name(installation, facts, reference.gallery)
+
+
+def _by_unique_name(installation: Installation, facts: Facts, unique_name: str) -> Gallery:
+    """The same answer where there is no gallery and where it is not for the subscription."""
+    mine = installation.subscription
+    for each in facts.galleries.shared():
+        name = f"{each.subscription}-{each.name}"
+        if name.casefold() == unique_name.casefold() and each.sharing is not None:
+            own = each.subscription.lower() == mine.lower()
+            if own or each.sharing.reaches(mine, facts.tenants.owner(mine)):
+                return each
+    raise _not_shared(unique_name, "a gallery that is shared with this subscription or its tenant")
+
+
+def _by_public_name(facts: Facts, public_name: str) -> Gallery:
+    for each in facts.galleries.community():
+        info = each.sharing.community if each.sharing else None
+        if info is not None and info.public_name is not None and info.public_name.casefold() == public_name.casefold():
+            return each
+    raise _not_shared(public_name, "a community gallery")
+
+
+def _not_shared(name: str, expected: str) -> NotFound:
+    return NotFound(
+        f"The gallery '{name[:200]}' was not found.",
+        found="no gallery of that name, or none that is shared with whom you act for",
+        expected=expected,
+        hint="`imgstore sig list-shared -l REGION` shows what is shared with a subscription",
+        target=name[:200],
+        code="GalleryNotFound",
+    )

@@ -1,0 +1,143 @@
+"""Which field of a resource came with which api-version, so that a client is shown, and heeded in, what it knows.
+
+After the stable specifications of 2018-06-01 to 2023-07-03 and the changelogs of the SDKs since (what is not here came
+with the first, or is ours). Paths leave lists out: ``properties.features.name`` is a field of each feature.
+"""
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final
+
+from imgstore.domain.errors import InvalidInput
+from imgstore.wire.text import Json
+
+OLDEST: Final = "2018-06-01"
+NEWEST: Final = "2026-03-03"
+KNOWN: Final = (
+    OLDEST, "2019-03-01", "2019-07-01", "2019-12-01", "2020-09-30", "2021-03-01", "2021-07-01", "2021-10-01",
+    "2022-01-03", "2022-03-03", "2022-08-03", "2023-07-03", "2024-03-03", "2025-03-03", NEWEST,
+)  # fmt: skip
+
+
+class Kind(StrEnum):
+    """The resources whose fields are told apart by version, by their type's name."""
+
+    GALLERY = "galleries"
+    DEFINITION = "galleries/images"
+    VERSION = "galleries/images/versions"
+    SOFT_DELETED = "galleries/softDeletedArtifactTypes/artifacts/versions"
+    DISK = "disks"
+    GROUP = "resourceGroups"
+
+
+_PUBLISHING: Final = "properties.publishingProfile"
+_STORAGE: Final = "properties.storageProfile"
+_SAFETY: Final = "properties.safetyProfile"
+_SOFT_DELETE: Final = "properties.softDeletePolicy"
+
+SINCE: Final[Mapping[Kind, Mapping[str, str]]] = {
+    Kind.GALLERY: {
+        "properties.sharingProfile": "2020-09-30",
+        "properties.sharingProfile.communityGalleryInfo": "2021-10-01",
+        "properties.sharingStatus": "2021-10-01",
+        _SOFT_DELETE: "2021-07-01",
+        f"{_SOFT_DELETE}.retentionPeriodInDays": "2026-03-03",
+        f"{_SOFT_DELETE}.gracePeriodInDays": "2026-03-03",
+        "identity": "2024-03-03",
+    },
+    Kind.DEFINITION: {
+        "properties.hyperVGeneration": "2019-07-01",
+        "properties.features": "2020-09-30",
+        "properties.features.startsAtVersion": "2024-03-03",
+        "properties.architecture": "2021-10-01",
+        "properties.allowUpdateImage": "2024-03-03",
+    },
+    Kind.VERSION: {
+        f"{_PUBLISHING}.targetRegions.storageAccountType": "2019-03-01",
+        f"{_PUBLISHING}.targetRegions.encryption": "2019-12-01",
+        f"{_PUBLISHING}.targetRegions.excludeFromLatest": "2022-03-03",
+        f"{_PUBLISHING}.targetRegions.additionalReplicaSets": "2024-03-03",
+        f"{_PUBLISHING}.storageAccountType": "2019-03-01",
+        f"{_PUBLISHING}.replicationMode": "2021-07-01",
+        f"{_PUBLISHING}.targetExtendedLocations": "2021-10-01",
+        f"{_PUBLISHING}.storageAccountStrategy": "2025-03-03",
+        f"{_STORAGE}.source": "2019-07-01",
+        f"{_STORAGE}.source.uri": "2020-09-30",
+        f"{_STORAGE}.source.communityGalleryImageId": "2022-03-03",
+        f"{_STORAGE}.source.virtualMachineId": "2023-07-03",
+        f"{_STORAGE}.osDiskImage.source": "2019-07-01",
+        f"{_STORAGE}.osDiskImage.source.uri": "2020-09-30",
+        f"{_STORAGE}.osDiskImage.source.storageAccountId": "2022-03-03",
+        f"{_STORAGE}.dataDiskImages.source": "2019-07-01",
+        f"{_STORAGE}.dataDiskImages.source.uri": "2020-09-30",
+        f"{_STORAGE}.dataDiskImages.source.storageAccountId": "2022-03-03",
+        _SAFETY: "2022-03-03",
+        f"{_SAFETY}.blockDeletionBeforeEndOfLife": "2024-03-03",
+        "properties.securityProfile": "2022-08-03",
+        "properties.restore": "2024-03-03",
+        "properties.validationsProfile": "2024-03-03",
+    },
+    Kind.SOFT_DELETED: {"properties.hardDeletionTargetTime": "2026-03-03"},
+    Kind.DISK: {},
+    Kind.GROUP: {},
+}
+
+
+def check_api_version(api_version: str | None, kind: str) -> str:
+    """The api-version that a request names; one that is newer than all that we know is taken.
+
+    Args:
+        api_version: as the request has it.
+        kind: of the resource, for the error.
+
+    Raises:
+        InvalidInput: there is none, or it is no date, or older than the first that galleries have.
+    """
+    hint = f"ask with api-version={NEWEST}"
+    if not api_version:
+        raise InvalidInput(
+            "The api-version query parameter (?api-version=) is required for all requests.",
+            hint=hint,
+            target="api-version",
+            code="MissingApiVersionParameter",
+        )
+    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}(-preview)?", api_version):
+        raise InvalidInput(
+            f"The api-version '{api_version}' is invalid. The expected format is 'yyyy-MM-dd' or 'yyyy-MM-dd-preview'.",
+            hint=hint,
+            target="api-version",
+            code="InvalidApiVersionParameter",
+        )
+    date = api_version[:10]
+    if date < OLDEST:
+        raise InvalidInput(
+            f"No registered resource provider found for API version '{api_version}' for type '{kind}'. The supported "
+            f"api-versions are '{', '.join(KNOWN)}'.",
+            hint=hint,
+            target="api-version",
+            code="NoRegisteredProviderFound",
+        )
+    return date
+
+
+def knows(kind: Kind, path: str, api_version: str) -> bool:
+    """Whether an api-version has the field at a path."""
+    return all(
+        since <= api_version for field, since in SINCE[kind].items() if path == field or path.startswith(f"{field}.")
+    )
+
+
+def trimmed(value: Json, kind: Kind, api_version: str) -> Json:
+    """A copy of a resource, or of what is asked of one, without the fields that the api-version does not have."""
+    newer = frozenset(path for path, since in SINCE[kind].items() if since > api_version)
+    return _trimmed(value, newer, "") if newer else value
+
+
+def _trimmed(value: Json, newer: frozenset[str], path: str) -> Json:
+    if isinstance(value, list):
+        return [_trimmed(each, newer, path) for each in value]
+    if not isinstance(value, Mapping):
+        return value
+    below = {name: f"{path}.{name}" if path else name for name in value}
+    return {name: _trimmed(each, newer, below[name]) for name, each in value.items() if below[name] not in newer}

@@ -1,0 +1,298 @@
+"""Bodies of PUT and PATCH into what is asked for: values by the field's name, of the fields that are spoken of.
+
+A PUT speaks of every field that its api-version has and that may change: what it leaves out goes back to its default. It
+does not speak of fields that came later, nor, on what stands, of those that can't change and are not there: these keep
+their value. A PATCH speaks of what is there.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import Any, Final, TypeVar
+
+from imgstore.domain.errors import InvalidInput
+from imgstore.domain.names import ImageReference, region_key
+from imgstore.domain.resources import (
+    NO_TAGS,
+    SOFT_DELETE_RETENTION_DAYS,
+    Architecture,
+    Feature,
+    HyperVGeneration,
+    OsState,
+    OsType,
+    PurchasePlan,
+    Recommended,
+)
+from imgstore.wire.api_versions import Kind, knows, trimmed
+from imgstore.wire.edited import read_features, read_range, whole_at
+from imgstore.wire.reading import at, flag_of, tags_of, text_of, unfit
+from imgstore.wire.requests import parse_disk_types, parse_end_of_life
+from imgstore.wire.text import Json
+
+_Word = TypeVar("_Word", bound=StrEnum)
+
+TRUSTED_LAUNCH_SINCE: Final = "2025-03-03"
+"""From here on a definition that does not say is of generation V2 and supports trusted launch."""
+
+
+class _Fixed(Enum):
+    FIXED = "can't change"
+
+
+_FIXED: Final = _Fixed.FIXED
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """A field: where it stands, what it is called, how it is read, what a PUT without it means."""
+
+    path: str
+    name: str
+    read: Callable[[Json, str], Any]
+    """Of the body and the path."""
+    default: Any = _FIXED
+
+
+def _read_text(body: Json, path: str) -> str | None:
+    return text_of(at(body, path), path)
+
+
+def _read_flag(body: Json, path: str) -> bool:
+    return flag_of(at(body, path), path)
+
+
+def _read_life(body: Json, path: str) -> Any:
+    word = text_of(at(body, path), path)
+    return None if word is None else parse_end_of_life(word)
+
+
+def _read_types(body: Json, path: str) -> Any:
+    words = at(body, path)
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise unfit(path, words, "a list of types of disks")
+    return parse_disk_types(words)
+
+
+def _read_plan(body: Json, path: str) -> PurchasePlan:
+    said = at(body, path)
+    if not isinstance(said, Mapping):
+        raise unfit(path, said, "an object of name, publisher and product")
+    return PurchasePlan(**{name: _read_text(body, f"{path}.{name}") for name in ("name", "publisher", "product")})
+
+
+def _word_of(words: type[_Word]) -> Callable[[Json, str], _Word]:
+    known = {word.value.lower(): word for word in words}
+
+    def read(body: Json, path: str) -> _Word:
+        said = at(body, path)
+        if not isinstance(said, str) or said.lower() not in known:
+            raise unfit(path, said, " or ".join(word.value for word in words))
+        return known[said.lower()]
+
+    return read
+
+
+_GALLERY: Final = (
+    _Field("properties.description", "description", _read_text, None),
+    _Field("properties.softDeletePolicy.isSoftDeleteEnabled", "soft_delete_enabled", _read_flag, default=False),
+    _Field(
+        "properties.softDeletePolicy.retentionPeriodInDays",
+        "soft_delete_retention_days",
+        whole_at,
+        SOFT_DELETE_RETENTION_DAYS,
+    ),
+    _Field("tags", "tags", lambda body, _path: tags_of(body), NO_TAGS),
+)
+_DEFINITION: Final = (
+    _Field("properties.osType", "os_type", _word_of(OsType)),
+    _Field("properties.osState", "os_state", _word_of(OsState)),
+    _Field("properties.identifier.publisher", "publisher", _read_text),
+    _Field("properties.identifier.offer", "offer", _read_text),
+    _Field("properties.identifier.sku", "sku", _read_text),
+    _Field("properties.hyperVGeneration", "hyper_v_generation", _word_of(HyperVGeneration)),
+    _Field("properties.architecture", "architecture", _word_of(Architecture)),
+    _Field("properties.eula", "eula", _read_text),
+    _Field("properties.privacyStatementUri", "privacy_statement_uri", _read_text),
+    _Field("properties.disallowed.diskTypes", "disallowed_disk_types", _read_types),
+    _Field("properties.purchasePlan", "purchase_plan", _read_plan),
+    _Field("properties.description", "description", _read_text, None),
+    _Field("properties.releaseNoteUri", "release_note_uri", _read_text, None),
+    _Field("properties.endOfLifeDate", "end_of_life_at", _read_life, None),
+    _Field("properties.recommended.vCPUs", "recommended_vcpus", read_range, Recommended()),
+    _Field("properties.recommended.memory", "recommended_memory_gib", read_range, Recommended()),
+    _Field("properties.features", "features", lambda body, _path: read_features(body)),
+    _Field("properties.allowUpdateImage", "allow_update_image", _read_flag),
+    _Field("tags", "tags", lambda body, _path: tags_of(body), NO_TAGS),
+)
+_REQUIRED: Final = ("os_type", "os_state", "publisher", "offer", "sku")
+_NOT_HEEDED: Final[Mapping[Kind, tuple[str, ...]]] = {
+    Kind.GALLERY: ("identity", "properties.softDeletePolicy.gracePeriodInDays"),
+    Kind.DEFINITION: (),
+}
+"""What is asked for in these places is refused, since it would not be done."""
+
+
+def read_gallery(body: Json, api_version: str, *, whole: bool) -> dict[str, Any]:
+    """What a body says of a gallery, by the field's name; `location` by its key.
+
+    Args:
+        body: the request's JSON.
+        api_version: the request's.
+        whole: a PUT, else a PATCH.
+
+    Raises:
+        InvalidInput: it is no gallery, or asks for what is not done; its target is the path.
+    """
+    return _read(Kind.GALLERY, _GALLERY, body, api_version, whole=whole)
+
+
+def check_sharing(body: Json, api_version: str, standing: Json) -> None:
+    """Refuse a sharing profile in a gallery's body that is not the one it has: what was read may be sent back.
+
+    Args:
+        body: the request's JSON.
+        api_version: the request's.
+        standing: the gallery as it is shown with its groups; None of a new one.
+
+    Raises:
+        InvalidInput: it is another.
+    """
+    path = "properties.sharingProfile"
+    said, shown = at(trimmed(body, Kind.GALLERY, api_version), path), at(standing, path) or {}
+    if not isinstance(said, Mapping | None):
+        raise unfit(path, said, "an object")
+    for name, value in (said or {}).items():
+        if value not in (None, [], {}) and value != shown.get(name):
+            raise unfit(f"{path}.{name}", value, "what stands: sharing is not changed over the API yet")
+
+
+def read_definition(body: Json, api_version: str, *, whole: bool) -> dict[str, Any]:
+    """The same of an image definition."""
+    return _read(Kind.DEFINITION, _DEFINITION, body, api_version, whole=whole)
+
+
+def new_definition(fields: Mapping[str, Any], api_version: str) -> dict[str, Any]:
+    """What `read_definition` gave, completed to a new definition.
+
+    Raises:
+        InvalidInput: a field is missing that a definition must have.
+    """
+    paths = {field.name: field.path for field in _DEFINITION}
+    for name in _REQUIRED:
+        if not fields.get(name):
+            raise missing(f"galleryImage.{paths[name]}")
+    if api_version < TRUSTED_LAUNCH_SINCE:
+        return dict(fields)
+    trusted = Feature(name="SecurityType", value="TrustedLaunchSupported")
+    generation = fields.get("hyper_v_generation", HyperVGeneration.V2)
+    features = (trusted,) if generation is HyperVGeneration.V2 else ()
+    return {"hyper_v_generation": generation, "features": features} | dict(fields)
+
+
+def _read(kind: Kind, table: tuple[_Field, ...], body: Json, api_version: str, *, whole: bool) -> dict[str, Any]:
+    check_object(body)
+    known = trimmed(body, kind, api_version)
+    for path in _NOT_HEEDED[kind]:
+        refuse(known, path)
+    fields: dict[str, Any] = {}
+    if whole or at(known, "location") is not None:
+        fields["location"] = region_key(location_of(known))
+    for field in table:
+        if at(known, field.path) is not None:
+            fields[field.name] = field.read(known, field.path)
+        elif whole and field.default is not _FIXED and knows(kind, field.path, api_version):
+            fields[field.name] = field.default
+    return fields
+
+
+def refuse(body: Json, path: str) -> None:
+    """Refuse what is asked for at a path, if anything is: it would not be done.
+
+    Raises:
+        InvalidInput: something is.
+    """
+    said = at(body, path)
+    if said not in (None, [], {}, ""):
+        raise unfit(path, said, "nothing: imgstore does not do this yet")
+
+
+def check_object(body: Json) -> None:
+    """See that a body is an object with objects where objects are to be.
+
+    Raises:
+        InvalidInput: it is not.
+    """
+    if not isinstance(body, Mapping):
+        raise InvalidInput(
+            "The request content was invalid and could not be deserialized.",
+            found=f"a JSON {type(body).__name__}",
+            expected="a JSON object",
+            hint="send the resource",
+            code="InvalidRequestContent",
+        )
+    if not isinstance(body.get("properties"), Mapping | None):
+        raise unfit("properties", body["properties"], "an object")
+
+
+def location_of(body: Json) -> str:
+    """The location that a PUT must name.
+
+    Raises:
+        InvalidInput: it does not.
+    """
+    location = at(body, "location")
+    if not isinstance(location, str) or not location.strip():
+        raise InvalidInput(
+            "The location property is required for this definition.",
+            found=repr(location),
+            expected="the name of a region",
+            hint="`imgstore regions list` shows the regions",
+            target="location",
+            code="LocationRequired",
+        )
+    return location
+
+
+def missing(path: str) -> InvalidInput:
+    """What is raised where a field must be and is not."""
+    return InvalidInput(
+        f"Required parameter '{path}' is missing (null).",
+        found="nothing",
+        expected="a value",
+        hint="send it in the request's body",
+        target=path,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskBody:
+    """A managed disk as it is asked for."""
+
+    location: str
+    reference: ImageReference
+    tags: Mapping[str, str]
+
+
+def read_disk(body: Json) -> DiskBody:
+    """What a PUT says of a managed disk.
+
+    Raises:
+        InvalidInput: it is none that is made here: only disks from an image of a gallery are.
+    """
+    check_object(body)
+    source = "properties.creationData"
+    option = at(body, f"{source}.createOption")
+    if not isinstance(option, str) or option.lower() != "fromimage":
+        raise unfit(f"{source}.createOption", option, "FromImage: other disks are not made yet")
+    for path in (f"{source}.imageReference", f"{source}.galleryImageReference.lun"):
+        refuse(body, path)
+    named = at(body, f"{source}.galleryImageReference.id")
+    if not isinstance(named, str):
+        raise missing(f"disk.{source}.galleryImageReference.id")
+    return DiskBody(location=location_of(body), reference=ImageReference.parse(named), tags=tags_of(body))
+
+
+def read_group(body: Json) -> tuple[str, dict[str, str] | None]:
+    """The location and the tags of a resource group; no tags where the body does not speak of them."""
+    check_object(body)
+    return location_of(body), None if at(body, "tags") is None else tags_of(body)

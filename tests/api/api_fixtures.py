@@ -1,0 +1,28 @@
+"""Fixtures of the API's tests: a server, and the disks that it is told to fetch."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from api_server import Api, start_api
+
+from imgstore.domain.geometry import MIB
+from imgstore.testing.disks import make_raw
+from imgstore.testing.web import Page, WebServer, start_web
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[Api]:
+    with start_api(tmp_path / "home") as server:
+        yield server
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[WebServer]:
+    """Two disks behind URLs."""
+    pages = {}
+    for seed, name in ((1, "/one.raw"), (2, "/two.raw")):
+        make_raw(tmp_path / "disk.raw", seed=seed, virtual_bytes=8 * MIB, content_bytes=MIB)
+        pages[name] = Page(body=(tmp_path / "disk.raw").read_bytes())
+    with start_web(pages) as server:
+        yield server

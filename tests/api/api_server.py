@@ -1,0 +1,184 @@
+"""A real server on a loopback port, over a temporary home, with its first administrator's token."""
+
+import http.client
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from imgstore.api.application import make_application
+from imgstore.api.auth import Authority
+from imgstore.api.door import ServerSettings
+from imgstore.api.secrets import Credential, first_administrator
+from imgstore.api.serving import Door, listen, serve
+from imgstore.api.tls import Certificates
+from imgstore.operations.installation import Installation
+from imgstore.testing.installations import DEFINITION, GALLERY, GROUP, open_home
+
+NEW = "2023-07-03"
+LOOSE = {"IMGSTORE_ALLOW_PRIVATE_SOURCES": "1"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: Mapping[str, str]
+    """By name in lower case."""
+    body: Any
+    """JSON where it is JSON, else text."""
+
+    @property
+    def code(self) -> str:
+        """ARM's error code."""
+        return str(self.body["error"]["code"])
+
+
+@dataclass(slots=True, kw_only=True)
+class Api:
+    """A running server and a way to ask it."""
+
+    installation: Installation
+    port: int
+    credential: Credential | None
+    headers: dict[str, str] = field(default_factory=dict)
+    certificates: Certificates | None = None
+
+    @property
+    def url(self) -> str:
+        return f"{'http' if self.certificates is None else 'https'}://localhost:{self.port}"
+
+    @property
+    def top(self) -> str:
+        return f"/subscriptions/{self.installation.subscription}"
+
+    @property
+    def compute(self) -> str:
+        return f"{self.top}/resourceGroups/{GROUP}/providers/Microsoft.Compute"
+
+    @property
+    def gallery(self) -> str:
+        return f"{self.compute}/galleries/{GALLERY}"
+
+    @property
+    def definition(self) -> str:
+        return f"{self.gallery}/images/{DEFINITION}"
+
+    def version(self, name: str = "1.0.0") -> str:
+        return f"{self.definition}/versions/{name}"
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        version: str | None = NEW,
+        query: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """One request."""
+        parts = [part for part in (f"api-version={version}" if version else "", query) if part]
+        target = path if "?" in path else f"{path}?{'&'.join(parts)}"
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        try:
+            connection.request(method, target, data, {**self.headers, **(headers or {})})
+            answer = connection.getresponse()
+            text = answer.read().decode()
+            told = {name.lower(): value for name, value in answer.getheaders()}
+        finally:
+            connection.close()
+        is_json = told.get("content-type", "").startswith("application/json")
+        return Answer(status=answer.status, headers=told, body=json.loads(text) if is_json else text)
+
+    def path_of(self, url: str) -> str:
+        """A URL of this server as a path with its query."""
+        return "/" + url.split("/", 3)[3]
+
+    def await_end(self, answer: Answer, count: int = 2_000) -> Any:
+        """Poll the operation that an answer names, until it has ended; gives its body."""
+        path = self.path_of(answer.headers["azure-asyncoperation"])
+        for _ in range(count):
+            told = self.ask("GET", path)
+            assert told.status == 200, told
+            if told.body["status"] != "InProgress":
+                return told.body
+            assert told.headers["retry-after"] == "0"
+            self.installation.effects.wait(0.01)
+        raise AssertionError("it does not end")
+
+    def found(self) -> None:
+        """Make the group, the gallery and the definition."""
+        assert self.ask("PUT", f"{self.top}/resourceGroups/{GROUP}", {"location": "southcentralus"}).status == 201
+        assert self.ask("PUT", self.gallery, {"location": "southcentralus"}).status == 201
+        assert self.ask("PUT", self.definition, definition_body()).status == 201
+
+
+def definition_body(**properties: Any) -> Any:
+    """A definition as it is put."""
+    identifier = {"publisher": "p", "offer": "o", "sku": "s"}
+    required = {"osType": "Linux", "osState": "Generalized", "identifier": identifier}
+    return {"location": "southcentralus", "properties": required | properties}
+
+
+def version_body(uri: str, *regions: Any, **profile: Any) -> Any:
+    """A version as it is put, from a URL."""
+    named = [{"name": each} if isinstance(each, str) else each for each in regions or ("southcentralus",)]
+    return {
+        "location": "southcentralus",
+        "properties": {
+            "publishingProfile": {"targetRegions": named, **profile},
+            "storageProfile": {"osDiskImage": {"source": {"uri": uri}}},
+        },
+    }
+
+
+@contextmanager
+def start_api(
+    home: Path, *, certificates: Certificates | None = None, worker: bool = False, **settings: Any
+) -> Iterator[Api]:
+    """Serve a home until the block ends."""
+    with open_home(home, environ=LOOSE) as installation:
+        door = Door(
+            host="127.0.0.1",
+            port=0,
+            certificate=None if certificates is None else certificates.certificate,
+            key=None if certificates is None else certificates.key,
+        )
+        listening = listen(door)
+        api = Api(
+            installation=installation,
+            port=listening.getsockname()[1],
+            credential=first_administrator(installation),
+            certificates=certificates,
+        )
+        authority = Authority(installation, api.url)
+        if api.credential is not None:
+            identity = api.credential.known.identity
+            assert identity.client_id is not None
+            scope = f"{api.url}/.default"
+            token = authority.token(identity.tenant_uid, identity.client_id, api.credential.secret, scope)
+            api.headers["Authorization"] = f"Bearer {token.access_token}"
+        app = make_application(installation, authority, ServerSettings(retry_after_seconds=0, **settings))
+        begun, stops = threading.Event(), []
+
+        def ready(stop: Any) -> None:
+            stops.append(stop)
+            begun.set()
+
+        def run() -> None:
+            serve(app, installation, door, listening, worker=worker, ready=ready)
+
+        thread = threading.Thread(target=run, name="server")
+        thread.start()
+        try:
+            assert begun.wait(60)
+            yield api
+        finally:
+            stops[0]()
+            thread.join()

@@ -1,0 +1,168 @@
+"""What every request meets first: who asks, which version, how much, in which form; and those who watch over the server."""
+
+from pathlib import Path
+
+import pytest
+from api_server import Api, start_api
+
+from imgstore.domain.access import Role
+from imgstore.testing.installations import GALLERY, GROUP
+
+pytest_plugins = ["api_fixtures"]
+
+
+def test_nobody_is_let_in_without_a_token(api: Api) -> None:
+    for authorization in ({"Authorization": ""}, {"Authorization": "Bearer a.b.c"}, {"Authorization": "Basic eDp5"}):
+        for path in (api.gallery, f"{api.top}/resourceGroups", "/subscriptions", "/tenants", f"{api.compute}/disks"):
+            refused = api.ask("GET", path, headers=authorization)
+            assert refused.status == 401, path
+            assert refused.headers["www-authenticate"].startswith("Bearer ")
+        assert api.ask("PUT", api.gallery, {"location": "eastus"}, headers=authorization).status == 401
+    for path in ("/healthz", "/readyz", "/metrics", "/docs", "/openapi.json", "/metadata/endpoints"):
+        assert api.ask("GET", path, headers={"Authorization": ""}).status == 200, path
+
+
+def test_a_token_is_given_for_the_secret_alone(api: Api) -> None:
+    assert api.credential is not None
+    identity = api.credential.known.identity
+    form = f"grant_type=client_credentials&client_id={identity.client_id}&scope={api.url}/.default&client_secret="
+    path = f"/{identity.tenant_uid}/oauth2/v2.0/token"
+    given = api.ask("POST", path, (form + api.credential.secret).encode(), version=None)
+    assert (given.status, given.body["token_type"], given.headers["cache-control"]) == (200, "Bearer", "no-store")
+    bearer = {"Authorization": f"Bearer {given.body['access_token']}"}
+    assert [each["tenantId"] for each in api.ask("GET", "/tenants", headers=bearer).body["value"]] == [
+        identity.tenant_uid
+    ]
+    wrong = api.ask("POST", path, (form + "wrong").encode(), version=None)
+    assert (wrong.status, wrong.body["error"]) == (401, "invalid_client")
+    other = api.ask("POST", path, b"grant_type=password", version=None)
+    assert (other.status, other.body["error"]) == (400, "unsupported_grant_type")
+    told = api.ask("GET", f"/{identity.tenant_uid}/v2.0/.well-known/openid-configuration").body
+    assert api.ask("GET", api.path_of(told["jwks_uri"])).body["keys"]
+    assert api.ask("GET", "/metadata/endpoints").body["authentication"]["audiences"] == [f"http://127.0.0.1:{api.port}"]
+
+
+@pytest.mark.parametrize(
+    ("version", "code"),
+    [
+        (None, "MissingApiVersionParameter"),
+        ("yesterday", "InvalidApiVersionParameter"),
+        ("2017-12-01", "NoRegisteredProviderFound"),
+        ("2018-06-01", None),
+        ("2019-07-01-preview", None),
+        ("2099-01-01", None),
+    ],
+)
+def test_versions_that_are_served(api: Api, version: str | None, code: str | None) -> None:
+    told = api.ask("GET", f"{api.top}/providers/Microsoft.Compute/galleries", version=version)
+    assert (told.status, told.code if code else None) == (400 if code else 200, code)
+    if code == "NoRegisteredProviderFound":
+        assert "for type 'galleries'" in told.body["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b"\xff\xfe",
+        b"[1]",
+        b'"x"',
+        b'{"location": NaN}',
+        b'{"tags": {"a": "\\u0000"}}',
+        b'{"t": "\\ud800"}',
+        b"[" * 9_999,
+    ],
+)
+def test_a_body_that_is_no_resource(api: Api, body: bytes) -> None:
+    refused = api.ask("PUT", api.gallery, body)
+    assert (refused.status, refused.code) == (400, "InvalidRequestContent")
+
+
+def test_a_body_has_an_end(api: Api) -> None:
+    refused = api.ask("PUT", api.gallery, b" " * (1 << 20) + b"{}")
+    assert (refused.status, refused.code) == (413, "RequestEntityTooLarge")
+
+
+def test_what_is_not_there_is_said_in_arms_words(api: Api) -> None:
+    unknown = api.ask("GET", f"{api.compute}/virtualMachineScaleSets/x")
+    assert (unknown.status, unknown.code) == (404, "InvalidResourceType")
+    verb = api.ask("POST", api.gallery)
+    assert (verb.status, verb.code) == (405, "UnsupportedHttpMethod")
+    other = api.ask("GET", f"/subscriptions/{'0' * 8}/resourceGroups")
+    assert (other.status, other.code) == (404, "SubscriptionNotFound")
+    operation = api.ask("GET", f"{api.top}/providers/Microsoft.Compute/locations/x/capsOperations/none")
+    assert (operation.status, operation.code) == (404, "ResourceNotFound")
+    provider = api.ask("POST", f"{api.top}/providers/Microsoft.Nothing/register")
+    assert (provider.status, provider.code) == (404, "InvalidResourceNamespace")
+    known = api.ask("POST", f"{api.top}/providers/microsoft.compute/register")
+    assert known.body["registrationState"] == "Registered"
+
+
+def test_every_answer_has_an_id_and_gives_the_clients_back(api: Api) -> None:
+    told = api.ask("GET", "/healthz").headers
+    assert told["x-ms-request-id"] == told["x-ms-correlation-request-id"]
+    given = {"x-ms-correlation-request-id": "chain-7", "x-ms-client-request-id": "mine"}
+    told = api.ask("GET", api.gallery, headers=given).headers
+    assert (told["x-ms-correlation-request-id"], told["x-ms-client-request-id"]) == ("chain-7", "mine")
+    assert told["x-ms-request-id"] != "chain-7"
+
+
+def test_who_reads_may_not_write_and_others_see_nothing(api: Api) -> None:
+    api.found()
+    reader = token_of(api, Role.READER, f"{api.top}/resourceGroups/{GROUP}")
+    assert api.ask("GET", api.gallery, headers=reader).status == 200
+    for method, body in (("PUT", {"location": "southcentralus"}), ("PATCH", {}), ("DELETE", None)):
+        refused = api.ask(method, api.gallery, body, headers=reader)
+        assert (refused.status, refused.code) == (403, "AuthorizationFailed"), method
+    assert [each["subscriptionId"] for each in api.ask("GET", "/subscriptions", headers=reader).body["value"]] == [
+        api.installation.subscription
+    ]
+    stranger = token_of(api, None, "")
+    assert api.ask("GET", "/subscriptions", headers=stranger).body["value"] == []
+    assert api.ask("GET", api.gallery, headers=stranger).code == "SubscriptionNotFound"
+    made = api.ask("PATCH", api.gallery, {"tags": {}})
+    polled = api.path_of(made.headers["azure-asyncoperation"])
+    assert api.ask("GET", polled).status == 200
+    assert api.ask("GET", polled, headers=stranger).status == 404, "another's operation"
+
+
+def token_of(api: Api, role: Role | None, scope: str) -> dict[str, str]:
+    """The header of a principal of that role."""
+    from imgstore.api import secrets
+    from imgstore.operations import roles
+    from imgstore.testing.installations import ADMIN
+
+    made = secrets.create_service_principal(api.installation, ADMIN, name=f"p{scope[-3:]}")
+    identity = made.known.identity
+    if role is not None:
+        roles.assign(api.installation, ADMIN, assignee=identity.uid, role=role, scope=scope)
+    form = f"grant_type=client_credentials&client_id={identity.client_id}&scope={api.url}/.default"
+    form += f"&client_secret={made.secret}"
+    given = api.ask("POST", f"/{identity.tenant_uid}/oauth2/v2.0/token", form.encode(), version=None)
+    assert given.status == 200, given
+    return {"Authorization": f"Bearer {given.body['access_token']}"}
+
+
+def test_the_counts_name_routes_and_no_resources(api: Api) -> None:
+    api.ask("GET", api.gallery)
+    told = api.ask("GET", "/metrics").body
+    assert (
+        'route="/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Compute/galleries/{gallery}"'
+        in told
+    )
+    assert f"galleries/{GALLERY}" not in told
+
+
+def test_pages_are_as_long_as_the_server_says(tmp_path: Path) -> None:
+    with start_api(tmp_path / "home", page_items=2) as api:
+        api.ask("PUT", f"{api.top}/resourceGroups/{GROUP}", {"location": "eastus"})
+        for number in range(5):
+            assert api.ask("PUT", f"{api.compute}/galleries/g{number}", {"location": "eastus"}).status == 201
+        names, path = [], f"{api.compute}/galleries"
+        while path:
+            page = api.ask("GET", path).body
+            assert len(page["value"]) <= 2
+            names += [each["name"] for each in page["value"]]
+            path = api.path_of(page["nextLink"]) if "nextLink" in page else ""
+        assert names == [f"g{number}" for number in range(5)]
+        assert api.ask("GET", f"{api.compute}/galleries", query="$skiptoken=nonsense").code == "InvalidParameter"

@@ -1,0 +1,42 @@
+"""Azure's own Python clients, as they are, against a real server over TLS."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from api_server import start_api
+
+from imgstore.api.tls import make_certificates
+from imgstore.testing.clients import LOCKS
+from imgstore.testing.engines import require
+from imgstore.testing.web import WebServer
+
+pytest_plugins = ["api_fixtures"]
+
+
+@pytest.mark.engine("azure-sdk")
+@pytest.mark.parametrize("worker", [False, True])
+def test_the_sdk_drives_the_life_of_everything(tmp_path: Path, web: WebServer, worker: bool) -> None:
+    python = require("azure-sdk").command
+    certificates = make_certificates(tmp_path)
+    with start_api(tmp_path / "home", certificates=certificates, worker=worker, page_items=4) as api:
+        assert api.credential is not None
+        identity = api.credential.known.identity
+        told = {
+            "IMGSTORE_URL": api.url,
+            "IMGSTORE_SOURCE": web.url("/one.raw"),
+            "IMGSTORE_SUBSCRIPTION_ID": api.installation.subscription,
+            "IMGSTORE_TENANT_ID": identity.tenant_uid,
+            "IMGSTORE_CLIENT_ID": identity.client_id or "",
+            "IMGSTORE_CLIENT_SECRET": api.credential.secret,
+            "REQUESTS_CA_BUNDLE": str(certificates.bundle),
+        }
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | told
+        done = subprocess.run(
+            [python, str(LOCKS / "azure_sdk.py")], env=environment, capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split() == [
+        "group", "galleries", "images", "versions", "an_operation_that_fails", "disks", "soft_delete", "the_end",
+    ]  # fmt: skip

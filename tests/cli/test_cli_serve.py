@@ -1,0 +1,176 @@
+"""``imgstore serve`` as a person starts it: what it prints, how it ends, and what it goes on with after an end in the middle."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from imgstore.cli.main import main
+from imgstore.domain.geometry import MIB
+from imgstore.testing.disks import make_raw
+from imgstore.testing.installations import DEFINITION, GALLERY, GROUP, found_gallery, open_home
+from imgstore.testing.web import Page, start_web
+
+
+class Gated(bytes):
+    """A body whose large ranges wait at a gate."""
+
+    gate: threading.Event
+    met: threading.Event
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, slice) and key.stop - key.start >= MIB:
+            self.met.set()
+            self.gate.wait(60)
+        return super().__getitem__(key)
+
+
+class Process:
+    """A running ``imgstore serve``."""
+
+    def __init__(self, running: "subprocess.Popen[str]") -> None:
+        self.running = running
+        self.told: dict[str, str] = {}
+        self.lines: list[str] = []
+        assert running.stdout is not None
+        for line in running.stdout:
+            self.lines.append(line.rstrip())
+            if named := re.fullmatch(r"([A-Z_]+)=(.*)\n", line):
+                self.told[named[1]] = named[2]
+            if line.startswith("az login"):
+                break
+        match = re.search(r"serves (https?)://localhost:(\d+)", "\n".join(self.lines))
+        assert match, self.lines
+        self.scheme, self.port = match[1], int(match[2])
+
+    def ask(self, method: str, path: str, body: Any = None, token: str = "") -> tuple[int, Any]:
+        context = None
+        if self.scheme == "https":
+            context = ssl.create_default_context(cafile=self.told["REQUESTS_CA_BUNDLE"])
+            connection: Any = http.client.HTTPSConnection("localhost", self.port, context=context, timeout=60)
+        else:
+            connection = http.client.HTTPConnection("localhost", self.port, timeout=60)
+        data = body if isinstance(body, str) or body is None else json.dumps(body)
+        try:
+            connection.request(method, path, data, {"Authorization": f"Bearer {token}"} if token else {})
+            answer = connection.getresponse()
+            text = answer.read().decode()
+        finally:
+            connection.close()
+        self.headers = dict(answer.getheaders())
+        return answer.status, json.loads(text) if text.startswith("{") else text
+
+    def token(self, first: dict[str, str]) -> str:
+        form = f"grant_type=client_credentials&client_id={first['IMGSTORE_CLIENT_ID']}&client_secret="
+        form += f"{first['IMGSTORE_CLIENT_SECRET']}&scope={self.scheme}://localhost:{self.port}/.default"
+        status, given = self.ask("POST", f"/{first['IMGSTORE_TENANT_ID']}/oauth2/v2.0/token", form)
+        assert status == 200, given
+        return str(given["access_token"])
+
+    def end(self, number: int) -> int:
+        self.running.send_signal(number)
+        return self.running.wait(60)
+
+
+@contextmanager
+def serving(home: Path, *arguments: str) -> Iterator[Process]:
+    command = [sys.executable, "-m", "imgstore", "serve", "--port", "0", "--retry-after-seconds", "0", *arguments]
+    environment = os.environ | {"IMGSTORE_HOME": str(home), "IMGSTORE_ALLOW_PRIVATE_SOURCES": "1"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as running:
+        try:
+            yield Process(running)
+        finally:
+            running.kill()
+
+
+def test_the_lines_point_clients_at_it_and_the_secret_is_told_once(tmp_path: Path) -> None:
+    with serving(tmp_path / "home", "--dev-tls") as first:
+        assert {
+            "IMGSTORE_TENANT_ID", "IMGSTORE_CLIENT_ID", "IMGSTORE_CLIENT_SECRET", "IMGSTORE_SUBSCRIPTION_ID",
+            "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "AZURE_CORE_INSTANCE_DISCOVERY",
+        } == set(first.told)  # fmt: skip
+        url = f"https://localhost:{first.port}"
+        assert f"az cloud register -n imgstore --endpoint-resource-manager {url}" in first.lines
+        assert first.ask("GET", "/readyz") == (200, "ok\n")
+        token = first.token(first.told)
+        _, told = first.ask("GET", "/subscriptions?api-version=2022-12-01", token=token)
+        assert [each["subscriptionId"] for each in told["value"]] == [first.told["IMGSTORE_SUBSCRIPTION_ID"]]
+        assert first.end(signal.SIGTERM) == 0
+    with serving(tmp_path / "home", "--dev-tls", "--no-worker") as second:
+        assert "IMGSTORE_CLIENT_SECRET" not in second.told
+        assert second.told["IMGSTORE_TENANT_ID"] == first.told["IMGSTORE_TENANT_ID"]
+        assert second.token(first.told)
+        assert second.end(signal.SIGINT) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_an_operation_survives_the_servers_end(tmp_path: Path, number: int) -> None:
+    make_raw(tmp_path / "disk.raw", seed=1, virtual_bytes=16 * MIB, content_bytes=4 * MIB)
+    with open_home(tmp_path / "home") as installation:
+        found_gallery(installation)
+        top = f"/subscriptions/{installation.subscription}"
+    path = f"{top}/resourceGroups/{GROUP}/providers/Microsoft.Compute/galleries/{GALLERY}/images/{DEFINITION}"
+    version = f"{path}/versions/1.0.0?api-version=2023-07-03"
+    body = Gated((tmp_path / "disk.raw").read_bytes())
+    body.gate, body.met = threading.Event(), threading.Event()
+    with start_web({"/disk.raw": Page(body=body)}) as web:
+        asked = {
+            "location": "southcentralus",
+            "properties": {
+                "publishingProfile": {"targetRegions": [{"name": "southcentralus"}, {"name": "eastus"}]},
+                "storageProfile": {"osDiskImage": {"source": {"uri": web.url("/disk.raw")}}},
+            },
+        }
+        with serving(tmp_path / "home", "--insecure-http") as first:
+            token = first.token(first.told)
+            status, made = first.ask("PUT", version, asked, token)
+            assert (status, made["properties"]["provisioningState"]) == (201, "Creating")
+            operation = "/" + first.headers["azure-asyncoperation"].split("/", 3)[3]
+            assert body.met.wait(60)
+            assert first.ask("GET", operation, token=token)[1]["status"] == "InProgress"
+            if number == signal.SIGTERM:
+                body.gate.set()
+            assert first.end(number) == (0 if number == signal.SIGTERM else -number)
+        body.gate.set()
+        with serving(tmp_path / "home", "--insecure-http") as second:
+            token = second.token(first.told)
+            for _ in range(3_000):
+                told = second.ask("GET", operation, token=token)[1]
+                if told["status"] != "InProgress":
+                    break
+            assert told["status"] == "Succeeded", told
+            assert second.ask("GET", version, token=token)[1]["properties"]["provisioningState"] == "Succeeded"
+            second.end(signal.SIGTERM)
+    with open_home(tmp_path / "home") as installation, installation.catalog.reading() as facts:
+        kept = facts.operations.get(operation.split("/")[-1].partition("?")[0])
+        assert kept is not None
+        assert kept.request == {}, "a source's URL may be signed: it is not kept"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("", "--dev-tls"),
+        ("--tls-cert cert.pem", "--tls-key"),
+        ("--dev-tls --insecure-http", "--dev-tls"),
+        ("--insecure-http --host 0.0.0.0", "Plain http is not served on 0.0.0.0"),
+        ("--tls-cert none.pem --tls-key none.pem", "The certificate can't be used"),
+    ],
+)
+def test_what_would_not_be_safe_is_refused(tmp_path: Path, arguments: str, told: str) -> None:
+    environment = {"IMGSTORE_HOME": str(tmp_path / "home")}
+    result = CliRunner().invoke(main, ["serve", "--port", "0", *arguments.split()], env=environment)
+    assert result.exit_code in (1, 2)
+    assert told in result.output

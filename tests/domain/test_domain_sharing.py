@@ -1,0 +1,132 @@
+"""Whom a gallery is shared with: who is added and removed, how many, and what goes with what."""
+
+import uuid
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgstore.domain.errors import Conflict, InvalidInput, PropertyChangeNotAllowed
+from imgstore.domain.sharing import (
+    SUBSCRIPTIONS_MAX,
+    TENANTS_MAX,
+    CommunityInfo,
+    SharingPermission,
+    SharingProfile,
+    added,
+    enabled,
+    removed,
+    requested,
+)
+
+INFO = CommunityInfo(publisher_uri="u", publisher_contact="c", eula="e", public_name_prefix="contoso")
+ids = st.lists(st.sampled_from([str(uuid.UUID(int=number)) for number in range(8)]), max_size=5)
+
+
+def several(count: int) -> list[str]:
+    return [str(uuid.UUID(int=number)) for number in range(count)]
+
+
+@given(ids, ids, ids)
+def test_who_was_added_and_not_removed_is_reached(first: list[str], second: list[str], gone: list[str]) -> None:
+    profile: SharingProfile | None = None
+    for more in (first, second):
+        if more:
+            profile = added(profile, subscriptions=[each.upper() for each in more], tenants=())
+    if gone:
+        profile = removed(profile, subscriptions=gone, tenants=())
+    reached = {each for each in several(8) if profile is not None and profile.reaches(each, None)}
+    assert reached == ({*first, *second} - set(gone))
+    if profile is not None:
+        assert len(profile.subscriptions) == len(reached)
+
+
+def test_a_tenant_is_reached_by_the_subscriptions_that_belong_to_it() -> None:
+    tenant = several(1)[0]
+    profile = added(None, subscriptions=(), tenants=[tenant])
+    assert profile.permission is SharingPermission.GROUPS
+    assert profile.reaches("any", tenant.upper())
+    assert not profile.reaches(tenant, None)
+    assert not profile.reaches("any", None)
+
+
+def test_thirty_subscriptions_and_five_tenants() -> None:
+    full = added(None, subscriptions=several(SUBSCRIPTIONS_MAX), tenants=several(TENANTS_MAX))
+    assert (SUBSCRIPTIONS_MAX, TENANTS_MAX) == (30, 5)
+    assert added(full, subscriptions=several(SUBSCRIPTIONS_MAX), tenants=()) == full
+    for more in ({"subscriptions": several(31), "tenants": ()}, {"subscriptions": (), "tenants": several(6)}):
+        with pytest.raises(Conflict) as caught:
+            added(full, **more)
+        assert caught.value.error_code == "QuotaExceeded"
+
+
+@pytest.mark.parametrize("bad", ["", "me", "/", several(1)[0] + "0", "\n" + several(1)[0], several(1)[0] + "\n"])
+def test_an_id_is_a_uuid(bad: str) -> None:
+    for change in (added, removed):
+        with pytest.raises(InvalidInput):
+            change(None, subscriptions=[bad], tenants=())
+        with pytest.raises(InvalidInput):
+            change(None, subscriptions=(), tenants=[bad])
+        with pytest.raises(InvalidInput, match="Nobody is named"):
+            change(None, subscriptions=(), tenants=())
+
+
+def test_a_community_is_told_of_and_enabled_once() -> None:
+    profile = requested(None, SharingPermission.COMMUNITY, INFO)
+    assert profile.community is not None
+    assert profile.community.public_name is None
+    public = enabled(profile, "1")
+    assert public.community is not None
+    assert public.community.public_name == "contoso-1"
+    assert enabled(public, "2") == public
+    assert requested(public, SharingPermission.COMMUNITY, INFO) == public
+    assert not public.reaches("any", "any")
+    for change in (added, removed):
+        with pytest.raises(Conflict, match="everybody"):
+            change(public, subscriptions=several(1), tenants=())
+    for standing in (None, SharingProfile(), added(None, subscriptions=several(1), tenants=())):
+        with pytest.raises(Conflict, match="no community gallery"):
+            enabled(standing, "1")
+
+
+def test_one_way_of_sharing_ends_before_another_begins() -> None:
+    groups = added(None, subscriptions=several(1), tenants=())
+    community = requested(SharingProfile(), SharingPermission.COMMUNITY, INFO)
+    other = CommunityInfo(publisher_uri="x", publisher_contact="c", eula="e", public_name_prefix="contoso")
+    for standing, permission, info in (
+        (groups, SharingPermission.COMMUNITY, INFO),
+        (groups, SharingPermission.PRIVATE, None),
+        (community, SharingPermission.GROUPS, None),
+        (community, SharingPermission.COMMUNITY, other),
+    ):
+        with pytest.raises(PropertyChangeNotAllowed):
+            requested(standing, permission, info)
+    assert requested(groups, SharingPermission.GROUPS, None) == groups
+
+
+@pytest.mark.parametrize(
+    ("permission", "info"),
+    [
+        (SharingPermission.COMMUNITY, None),
+        (SharingPermission.GROUPS, INFO),
+        (SharingPermission.PRIVATE, INFO),
+        *(
+            (
+                SharingPermission.COMMUNITY,
+                CommunityInfo(publisher_uri=uri, publisher_contact=contact, eula=eula, public_name_prefix=prefix),
+            )
+            for uri, contact, eula, prefix in (
+                ("", "c", "e", "contoso"),
+                ("u", " ", "e", "contoso"),
+                ("u", "c", "", "contoso"),
+                ("u", "c", "e" * 2000, "contoso"),
+                ("u", "c", "e", "four"),
+                ("u", "c", "e", "a/b/c/d"),
+                ("u", "c", "e", "x" * 17),
+            )
+        ),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(permission: SharingPermission, info: CommunityInfo | None) -> None:
+    with pytest.raises(InvalidInput):
+        requested(None, permission, info)

@@ -1,0 +1,163 @@
+"""Which api-version knows what: nothing newer is shown, nothing newer is heeded, and what is not spoken of is kept."""
+
+import copy
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgstore.domain.errors import InvalidInput
+from imgstore.domain.names import ImageReference
+from imgstore.domain.resources import KEEP, NO_TAGS, HyperVGeneration, Recommended
+from imgstore.wire.api_versions import KNOWN, NEWEST, OLDEST, SINCE, Kind, check_api_version, knows, trimmed
+from imgstore.wire.bodies import new_definition, read_definition, read_disk, read_gallery
+from imgstore.wire.version_bodies import read_version
+
+REGION = {"name": "eastus", "regionalReplicaCount": 1, "storageAccountType": "Standard_ZRS", "excludeFromLatest": True}
+VERSION = {
+    "name": "1.0.0",
+    "location": "eastus",
+    "properties": {
+        "publishingProfile": {
+            "targetRegions": [REGION],
+            "storageAccountType": "Standard_LRS",
+            "replicationMode": "Full",
+        },
+        "safetyProfile": {"allowDeletionOfReplicatedLocations": False, "blockDeletionBeforeEndOfLife": True},
+        "storageProfile": {"osDiskImage": {"sizeInGB": 1, "source": {"uri": "https://x.example/a"}}},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("version", "regions", "profiles"),
+    [
+        ("2018-06-01", {"name", "regionalReplicaCount"}, set()),
+        ("2019-03-01", {"name", "regionalReplicaCount", "storageAccountType"}, set()),
+        ("2022-03-03", set(REGION), {"allowDeletionOfReplicatedLocations"}),
+        (NEWEST, set(REGION), {"allowDeletionOfReplicatedLocations", "blockDeletionBeforeEndOfLife"}),
+    ],
+)
+def test_a_version_is_shown_as_its_reader_knows_it(version: str, regions: set[str], profiles: set[str]) -> None:
+    before = copy.deepcopy(VERSION)
+    shown = trimmed(VERSION, Kind.VERSION, version)["properties"]
+    assert set(shown["publishingProfile"]["targetRegions"][0]) == regions
+    assert set(shown.get("safetyProfile", {})) == profiles
+    assert ("source" in shown["storageProfile"]["osDiskImage"]) == (version >= "2019-07-01")
+    assert before == VERSION
+
+
+@given(kind=st.sampled_from(Kind), version=st.sampled_from(KNOWN), later=st.sampled_from(KNOWN))
+def test_a_later_version_knows_all_that_an_earlier_one_does(kind: Kind, version: str, later: str) -> None:
+    for path in SINCE[kind]:
+        if knows(kind, path, version) and later >= version:
+            assert knows(kind, path, later)
+            assert knows(kind, f"{path}.below", version)
+    assert trimmed(trimmed(VERSION, kind, later), kind, version) == trimmed(VERSION, kind, min(version, later))
+
+
+def test_versions_are_sorted_and_all_that_is_told_of_is_one() -> None:
+    assert list(KNOWN) == sorted(KNOWN)
+    assert {since for table in SINCE.values() for since in table.values()} <= set(KNOWN)
+    assert check_api_version("2099-12-31", "galleries") == "2099-12-31"
+    assert check_api_version("2020-09-30-preview", "galleries") == "2020-09-30"
+
+
+def test_a_put_speaks_of_all_that_its_version_knows_and_a_patch_of_what_is_there() -> None:
+    body = {"location": "East US", "properties": {}}
+    assert read_gallery(body, NEWEST, whole=True) == {
+        "location": "eastus", "description": None, "soft_delete_enabled": False, "soft_delete_retention_days": 7,
+        "tags": NO_TAGS,
+    }  # fmt: skip
+    assert read_gallery(body, OLDEST, whole=True) == {"location": "eastus", "description": None, "tags": NO_TAGS}
+    assert read_gallery({}, NEWEST, whole=False) == {}
+    later = {"properties": {"softDeletePolicy": {"isSoftDeleteEnabled": True}}}
+    assert read_gallery(later, OLDEST, whole=False) == {}
+    assert read_gallery(later, "2021-07-01", whole=False) == {"soft_delete_enabled": True}
+
+
+def test_what_can_not_change_is_not_taken_away_by_silence() -> None:
+    said = read_definition({"location": "eastus", "properties": {"eula": None}}, NEWEST, whole=True)
+    assert not {"eula", "os_type", "features", "purchase_plan"} & set(said)
+    assert (said["description"], said["recommended_vcpus"]) == (None, Recommended())
+
+
+@pytest.mark.parametrize(
+    ("body", "target"),
+    [
+        ({}, "location"),
+        ({"location": 7}, "location"),
+        ({"location": "eastus", "properties": []}, "properties"),
+        ({"location": "eastus", "properties": {"description": {}}}, "properties.description"),
+        ({"location": "eastus", "tags": {"a": []}}, "tags.a"),
+        ({"location": "eastus", "identity": {"type": "SystemAssigned"}}, "identity"),
+        (
+            {"location": "eastus", "properties": {"softDeletePolicy": {"retentionPeriodInDays": "many"}}},
+            "properties.softDeletePolicy.retentionPeriodInDays",
+        ),
+    ],
+)
+def test_a_gallery_that_is_none(body: Any, target: str) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        read_gallery(body, NEWEST, whole=True)
+    assert raised.value.target == target
+
+
+def test_a_new_definition_is_completed_by_its_versions_defaults() -> None:
+    required = {"os_type": 1, "os_state": 1, "publisher": "p", "offer": "o", "sku": "s"}
+    assert "hyper_v_generation" not in new_definition(required, "2024-03-03")
+    made = new_definition(required, "2025-03-03")
+    assert (made["hyper_v_generation"], made["features"][0].value) == (HyperVGeneration.V2, "TrustedLaunchSupported")
+    old = new_definition(required | {"hyper_v_generation": HyperVGeneration.V1}, "2025-03-03")
+    assert old["features"] == ()
+
+
+def test_what_a_put_says_of_a_version() -> None:
+    read = read_version(VERSION, NEWEST, whole=True)
+    assert read.target_regions is not None
+    assert (read.uri, read.restore, read.end_of_life_at) == ("https://x.example/a", False, None)
+    assert read.block_deletion_before_end_of_life is True
+    old = read_version(VERSION, OLDEST, whole=True)
+    assert old.target_regions is not None
+    assert (old.uri, old.target_regions[0].storage_account_type, old.block_deletion_before_end_of_life) == (None,) * 3
+    assert read_version({"location": "eastus", "tags": {}}, NEWEST, whole=True).restore, "az's undelete"
+    assert read_version({"properties": {"restore": True}}, NEWEST, whole=False).restore
+    silent = read_version({"properties": {}}, NEWEST, whole=False)
+    assert (silent.end_of_life_at, silent.tags, silent.restore) == (KEEP, None, False)
+
+
+@pytest.mark.parametrize(
+    ("properties", "target"),
+    [
+        ({"publishingProfile": {"replicationMode": "Shallow"}}, "publishingProfile.replicationMode"),
+        ({"publishingProfile": {"targetExtendedLocations": [{}]}}, "publishingProfile.targetExtendedLocations"),
+        ({"publishingProfile": {"targetRegions": []}}, "publishingProfile.targetRegions"),
+        (
+            {"publishingProfile": {"targetRegions": [REGION | {"encryption": {"x": 1}}]}},
+            "publishingProfile.targetRegions",
+        ),
+        ({"publishingProfile": {"replicaCount": True}}, "publishingProfile.replicaCount"),
+        ({"storageProfile": {"dataDiskImages": [{"lun": 1}]}}, "storageProfile.dataDiskImages"),
+        ({"securityProfile": {"uefiSettings": {"x": 1}}}, "securityProfile"),
+    ],
+)
+def test_what_is_not_done_is_refused_by_its_path(properties: Any, target: str) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        read_version({"location": "eastus", "properties": properties}, NEWEST, whole=True)
+    assert raised.value.target == f"properties.{target}"
+
+
+def test_disks_are_made_from_images_alone() -> None:
+    reference = "/subscriptions/s/resourceGroups/rg/providers/Microsoft.Compute/galleries/g/images/i/versions/1.0.0"
+    source: dict[str, Any] = {"createOption": "fromimage", "galleryImageReference": {"id": reference}}
+    body = {"location": "eastus", "properties": {"creationData": source}}
+    assert read_disk(body).reference == ImageReference.parse(reference)
+    changes: list[dict[str, Any]] = [
+        {"createOption": "Copy"},
+        {"galleryImageReference": {}},
+        {"imageReference": {"id": "x"}},
+    ]
+    for change in changes:
+        with pytest.raises(InvalidInput):
+            read_disk({"location": "eastus", "properties": {"creationData": source | change}})
