@@ -8,9 +8,21 @@ import pytest
 from imgstore.domain import keys
 from imgstore.domain.errors import ImageRefused, InvalidInput, PropertyChangeNotAllowed
 from imgstore.domain.limits import Limits
-from imgstore.domain.resources import ReplicationMode, Slot, StorageAccountType
+from imgstore.domain.names import ImageReference
+from imgstore.domain.resources import OsType, ReplicationMode, Slot, StorageAccountType
+from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState, ReplicaState
-from imgstore.operations import bills, disks, images, scrubbing, versions
+from imgstore.operations import (
+    bills,
+    definitions,
+    disks,
+    exporting,
+    galleries,
+    images,
+    lifetimes,
+    scrubbing,
+    versions,
+)
 from imgstore.operations.images import ImageRequest
 from imgstore.operations.installation import Installation
 from imgstore.operations.making import DiskRequest, create_from_source
@@ -208,3 +220,31 @@ def test_damage_degrades_it_and_a_scrub_that_finds_it_right_completes_it(stocked
     assert again.replicas[0].state is ReplicaState.COMPLETED
     assert same(stocked, stock.second)
     audit(stocked)
+
+
+def test_it_outlives_the_gallery_of_its_source(stocked: Installation, stock: Stock) -> None:
+    galleries.create_gallery(stocked, ADMIN, group=GROUP, name="g2", location="southcentralus")
+    definitions.create_definition(
+        stocked, ADMIN, group=GROUP, gallery="g2", name="copy", publisher="p", offer="o", sku="s", os_type=OsType.LINUX
+    )
+    (pool_uid,) = {slot.key.pool_uid for slot in all_slots(stocked)}
+    more: dict[str, Any] = {"gallery": "g2", "definition": "copy", "replication_mode": ReplicationMode.SHALLOW}
+    asked = request("1.0.0", HERE, **more)
+    made = versions.create_version(stocked, ADMIN, asked, image_version=f"{GROUP}/{GALLERY}/ubuntu/1.0.0")
+    assert slot_of(made).key.pool_uid == pool_uid, "of another gallery"
+    delete(stocked)
+    definitions.delete_definition(stocked, ADMIN, group=GROUP, gallery=GALLERY, name="ubuntu")
+    galleries.delete_gallery(stocked, ADMIN, group=GROUP, name=GALLERY)
+    collect(stocked)
+    place: dict[str, Any] = {"group": GROUP, "gallery": "g2", "definition": "copy", "version": made.version.name}
+    reference = ImageReference.parse(f"{GROUP}/g2/copy")
+    exporting.export_image(
+        stocked, ADMIN, reference=reference, path=stocked.home / "o.raw", format=DiskFormat.RAW, overwrite=True
+    )
+    assert sha256_of(stocked.home / "o.raw") == sha256_of(stock.first)
+    audit_collected(stocked)
+    lifetimes.delete_version(stocked, ADMIN, **place)
+    collect(stocked)
+    with stocked.catalog.reading() as facts:
+        assert pool_uid not in {pool.uid for pool in facts.pools.list()}, "nothing stands on it any more"
+    audit_collected(stocked)
