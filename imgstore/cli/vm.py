@@ -35,7 +35,7 @@ imgstore vm create -g rg -n vm3 --attach-os-disk d1 --attach-data-disks d2 d3 --
 
 @click.group(cls=Group)
 def vm() -> None:
-    """Virtual machines as records: their disks, from one replica of an image. They are not booted."""
+    """Virtual machines as records with their disks: none is booted."""
 
 
 @vm.command(table=_TABLE, example=_CREATE_EXAMPLE)

@@ -67,8 +67,8 @@ def check_shallow(targets: Sequence[TargetRegion]) -> None:
     count = sum(target.regional_replica_count for target in targets)
     if len(targets) != 1 or count != 1:
         raise InvalidInput(
-            "A gallery image version with replicationMode Shallow has one replica, in its source's region: nothing is "
-            "copied, so there is nothing to make another of.",
+            "A gallery image version with replicationMode Shallow has one replica, in its source's region: it is not "
+            "replicated.",
             found=f"{count} replicas in {', '.join(target.name for target in targets)}",
             expected="one target region, the source's, with one replica",
             hint="name the source region alone, or publish it with --replication-mode Full",
