@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imgstore.catalog import Facts
-from imgstore.control.retargeting import lost_regions, retargeting_of
+from imgstore.control.retargeting import lost_regions, retargeting
 from imgstore.domain.errors import Conflict, ImgstoreError, LeaseLost, NotFound, StoreError, WorkHeld
 from imgstore.domain.resources import ImageVersion, Replica, Slot, SlotKey
 from imgstore.domain.states import ProvisioningState, ReplicaState
@@ -38,7 +38,7 @@ def retarget(installation: Installation, facts: Facts, line: Lineage, version: I
         WorkHeld: a live process takes the source in at a replica that is to go.
     """
     replicas = facts.replicas.list(version.uid)
-    plan = retargeting_of(version, replicas)
+    plan = retargeting(replicas, version.target_regions)
     _check_allowed(line, version, replicas)
     for replica in plan.surplus:
         _check_not_taken_in(installation, facts, replica)
@@ -103,7 +103,7 @@ def tidy(installation: Installation, version_uid: str) -> list[Removal]:
             return []
         version = facts.versions.by_uid(version_uid)
         if version.is_visible:
-            surplus = retargeting_of(version, facts.replicas.list(version_uid)).surplus
+            surplus = retargeting(facts.replicas.list(version_uid), version.target_regions).surplus
             for replica in surplus:
                 facts.replicas.move(replica.uid, ReplicaState.DELETING)
             if surplus:
@@ -130,7 +130,7 @@ def tidy_all(installation: Installation) -> list[Removal]:
 
 def _is_untidy(version: ImageVersion, replicas: Sequence[Replica]) -> bool:
     leaving = any(replica.state is ReplicaState.DELETING for replica in replicas)
-    return leaving or bool(retargeting_of(version, replicas).surplus)
+    return leaving or bool(retargeting(replicas, version.target_regions).surplus)
 
 
 def _removed(installation: Installation, replica: Replica) -> Removal:

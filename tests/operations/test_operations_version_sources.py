@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from imgstore.domain.errors import InvalidInput, NotFound, PropertyChangeNotAllowed, WorkHeld
+from imgstore.domain.geometry import MIB
 from imgstore.domain.names import VersionName
 from imgstore.domain.progress import ProgressEvent
 from imgstore.domain.resources import (
@@ -26,7 +27,8 @@ from imgstore.operations.making import DiskRequest, create_from_source
 from imgstore.operations.settling import named_by
 from imgstore.operations.version_requests import DataSnapshot, DataVhd, VersionRequest
 from imgstore.operations.viewing import VersionView
-from imgstore.testing.disks import sha256_of
+from imgstore.testing.disks import make_raw, sha256_of
+from imgstore.testing.disks import patched as patched_raw
 from imgstore.testing.installations import (
     ADMIN,
     DEFINITION,
@@ -258,31 +260,36 @@ def test_a_source_stays_while_it_is_read(stocked: Installation, stock: Stock) ->
 
 
 @pytest.fixture
-def several(stocked: Installation, stock: Stock) -> Installation:
-    """With 1.1.0 of three disks in one region."""
-    publish_disks(stocked, stock.second, {0: stock.rebuilt, 5: stock.first}, "1.1.0", HERE)
+def raws(stock: Stock, tmp_path: Path) -> dict[str, Path]:
+    """The disks of 1.1.0, by key."""
+    data = make_raw(tmp_path / "data.raw", seed=7, virtual_bytes=16 * MIB, content_bytes=6 * MIB)
+    return {"os": stock.second, "lun-0": patched_raw(data, tmp_path / "data2.raw", seed=8), "lun-5": stock.first}
+
+
+@pytest.fixture
+def several(stocked: Installation, stock: Stock, raws: dict[str, Path]) -> Installation:
+    """With 1.1.0 of three disks in one region: taken in alone, its first data disk would make other segments."""
+    publish_disks(stocked, stock.first, {0: raws["lun-0"].with_name("data.raw"), 5: stock.rebuilt}, "1.0.5", HERE)
+    publish_disks(stocked, raws["os"], {0: raws["lun-0"], 5: raws["lun-5"]}, "1.1.0", HERE)
     return stocked
 
 
-def by_key(stock: Stock) -> dict[str, Path]:
-    return {"os": stock.second, "lun-0": stock.rebuilt, "lun-5": stock.first}
-
-
-def check_disks(installation: Installation, stock: Stock, version: str, location: str = "southcentralus") -> None:
-    assert show(installation, version).version.disk_keys == tuple(by_key(stock))
-    for key, raw in by_key(stock).items():
-        export(installation, installation.home / "o.raw", location, version, lun_of(key))
+def check_disks(installation: Installation, raws: dict[str, Path], version: str) -> None:
+    assert show(installation, version).version.disk_keys == tuple(raws)
+    for key, raw in raws.items():
+        export(installation, installation.home / "o.raw", version=version, lun=lun_of(key))
         assert sha256_of(installation.home / "o.raw") == sha256_of(raw), key
 
 
 def test_all_data_disks_of_a_version_come_with_it_and_nothing_is_stored_twice(
-    several: Installation, stock: Stock
+    several: Installation, stock: Stock, raws: dict[str, Path]
 ) -> None:
     before = segments(several)
     source = f"{GROUP}/{GALLERY}/{DEFINITION}/1.1.0"
+    publish_from(several, "1.0.0", image_version=source, **other_definition(several))
+    assert segments(several) == before, "each disk's own manifest is its base, where no version is"
     made = publish_from(several, image_version=source)
-    assert segments(several) == before, "each disk's own manifest is its base"
-    check_disks(several, stock, "2.0.0")
+    check_disks(several, raws, "2.0.0")
     assert publish_from(several, image_version=source).version == made.version
     with pytest.raises(PropertyChangeNotAllowed, match="Data Disk"):
         publish_from(several, os_snapshot=make(several, "d1", stock.second))
@@ -304,17 +311,19 @@ def test_data_disks_from_another_region_are_charged_one_by_one(several: Installa
     assert sorted(row.delivered_bytes for row in new) == sorted(stored)
 
 
-def test_snapshots_stand_for_data_disks_beside_a_snapshot_or_file(stocked: Installation, stock: Stock) -> None:
-    for name, raw in (("s0", stock.second), ("s1", stock.rebuilt), ("s2", stock.first)):
+def test_snapshots_stand_for_data_disks_beside_a_snapshot_or_file(
+    stocked: Installation, stock: Stock, raws: dict[str, Path]
+) -> None:
+    for name, raw in zip(("s0", "s1", "s2"), raws.values(), strict=True):
         make(stocked, name, raw, kind=DiskKind.SNAPSHOT)
     data = (DataSnapshot(lun=0, source="s1"), DataSnapshot(lun=5, source="s2"))
     publish_from(stocked, "2.0.0", os_snapshot="s0", data_snapshots=data)
-    check_disks(stocked, stock, "2.0.0")
+    check_disks(stocked, raws, "2.0.0")
     publish_from(stocked, "2.0.1", os_vhd_uri=str(stock.second), data_snapshots=data)
-    check_disks(stocked, stock, "2.0.1")
+    check_disks(stocked, raws, "2.0.1")
     mixed = (DataVhd(lun=5, uri=str(stock.first)),)
     publish_from(stocked, "2.0.2", os_snapshot="s0", data_snapshots=data[:1], data_vhds=mixed)
-    check_disks(stocked, stock, "2.0.2")
+    check_disks(stocked, raws, "2.0.2")
     refusals: tuple[tuple[dict[str, Any], str], ...] = (
         ({"data_snapshots": (data[0], DataSnapshot(lun=0, source="s2"))}, "duplicate LUNs"),
         ({"data_snapshots": data, "data_vhds": mixed}, "duplicate LUNs"),
