@@ -44,8 +44,9 @@ REPLICAS = 3
 PAGE_ITEMS = 100
 THREADS = 16
 
+NAMES = {"group": "bench", "gallery": "bench", "definition": "image"}
+
 _WHO = administrator("bench")
-_NAMES = {"group": "bench", "gallery": "bench", "definition": "image"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,23 +68,33 @@ def furnished(size: CatalogSize) -> Iterator[Installation]:
         server.database() as url,
         open_installation(Settings(home=Path(folder) / "home", database=url)) as installation,
     ):
-        galleries.create_gallery(installation, _WHO, group="bench", name="bench", location=REGION)
-        line = definitions.create_definition(
-            installation,
-            _WHO,
-            group="bench",
-            gallery="bench",
-            name="image",
-            publisher="bench",
-            offer="bench",
-            sku="bench",
-            os_type=OsType.LINUX,
-        )
-        with installation.catalog.transaction() as facts:
-            slots = [_slot(installation, facts, line.gallery.pool_uid, ordinal) for ordinal in range(REPLICAS)]
-            for number in range(size.versions):
-                _add(installation, facts, line, slots, number)
+        furnish(installation, size.versions)
         yield installation
+
+
+def furnish(installation: Installation, count: int) -> None:
+    """Complete versions of one definition, so many, their rows alone; in a gallery, group and pool made for them."""
+    galleries.create_gallery(installation, _WHO, group="bench", name="bench", location=REGION)
+    line = definitions.create_definition(
+        installation,
+        _WHO,
+        group="bench",
+        gallery="bench",
+        name="image",
+        publisher="bench",
+        offer="bench",
+        sku="bench",
+        os_type=OsType.LINUX,
+    )
+    with installation.catalog.transaction() as facts:
+        slots = [_slot(installation, facts, line.gallery.pool_uid, ordinal) for ordinal in range(REPLICAS)]
+        for number in range(count):
+            _add(installation, facts, line, slots, number)
+
+
+def version_name(number: int) -> VersionName:
+    """The name of the version of that number, from 0."""
+    return VersionName(1, number // 100, number % 100)
 
 
 def _slot(installation: Installation, facts: Facts, pool_uid: str, ordinal: int) -> Slot:
@@ -101,7 +112,7 @@ def _add(installation: Installation, facts: Facts, line: Lineage, slots: list[Sl
     version = ImageVersion(
         uid=installation.effects.new_uid(),
         definition_uid=line.definition.uid,
-        name=VersionName(1, number // 100, number % 100),
+        name=version_name(number),
         location=REGION,
         target_regions=(target,),
         disks=(
@@ -127,7 +138,7 @@ def list_seconds_p99(installation: Installation, size: CatalogSize) -> float:
     seconds, token = [], None
     while True:
         began = time.perf_counter()
-        page = versions.page_versions(installation, _WHO, PageRequest(items_max=PAGE_ITEMS, token=token), **_NAMES)
+        page = versions.page_versions(installation, _WHO, PageRequest(items_max=PAGE_ITEMS, token=token), **NAMES)
         seconds.append(time.perf_counter() - began)
         token = page.next_token
         if token is None:
@@ -138,7 +149,7 @@ def list_seconds_p99(installation: Installation, size: CatalogSize) -> float:
 
 def placements_per_second(installation: Installation, size: CatalogSize) -> float:
     """The transaction of a placement (the turn, the replica, the disk's row), from 16 threads, all of one version."""
-    reference = ImageReference.parse(f"bench/bench/image/1.{(size.versions - 1) // 100}.{(size.versions - 1) % 100}")
+    reference = ImageReference.parse(f"bench/bench/image/{version_name(size.versions - 1)}")
     given = [0] * REPLICAS
 
     def place(number: int) -> int:
