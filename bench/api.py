@@ -52,7 +52,9 @@ class Served:
     def paths(self, client: int, *, expand: bool) -> list[str]:
         """Versions that one client asks for, no two clients in the same order."""
         query = f"?api-version={API_VERSION}" + ("&$expand=ReplicationStatus" if expand else "")
-        numbers = [(client * 997 + step * 61) % self.size.versions for step in range(min(PATHS_MAX, self.size.versions))]
+        numbers = [
+            (client * 997 + step * 61) % self.size.versions for step in range(min(PATHS_MAX, self.size.versions))
+        ]
         return [
             names.version_id(self.subscription, *NAMES.values(), version_name(number)) + query for number in numbers
         ]
