@@ -10,14 +10,14 @@ import os
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
 from bench.asking import Errand
-from bench.catalog import NAMES, furnish, version_name
+from bench.catalog import DEFINITION, GALLERY, GROUP, furnish, version_name
 from bench.processes import cpu_seconds_of, peak_bytes_of
 from imgstore.bootstrap import Settings, open_installation
 from imgstore.domain import names
@@ -49,6 +49,10 @@ class Served:
     token: str
     size: ApiSize
 
+    def peak_bytes(self) -> int:
+        """Its greatest resident memory so far."""
+        return peak_bytes_of(self.pid)
+
     def paths(self, client: int, *, expand: bool) -> list[str]:
         """Versions that one client asks for, no two clients in the same order."""
         query = f"?api-version={API_VERSION}" + ("&$expand=ReplicationStatus" if expand else "")
@@ -56,7 +60,8 @@ class Served:
             (client * 997 + step * 61) % self.size.versions for step in range(min(PATHS_MAX, self.size.versions))
         ]
         return [
-            names.version_id(self.subscription, *NAMES.values(), version_name(number)) + query for number in numbers
+            names.version_id(self.subscription, GROUP, GALLERY, DEFINITION, version_name(number)) + query
+            for number in numbers
         ]
 
 
@@ -66,49 +71,57 @@ class Asked:
 
     request_seconds: tuple[float, ...]
     """From the first byte sent to the last received, of every request of all clients."""
-    seconds: float
-    """How long each of them asked."""
     cpu_seconds: float
     """Of the server, meanwhile."""
-    peak_bytes: int
-    """The server's greatest resident memory since it began."""
 
 
 @contextmanager
-def serving(home: Path, size: ApiSize, environment: dict[str, str] | None = None) -> Iterator[Served]:
-    """A server without a worker on a new home with so many versions.
-
-    Args:
-        home: the data folder; made.
-        size: how many versions.
-        environment: of the server, on top of this process's.
-    """
+def serving(home: Path, size: ApiSize) -> Iterator[Served]:
+    """A server without a worker on a new home with so many versions."""
     with open_installation(Settings(home=home)) as installation:
         furnish(installation, size.versions)
-    command = [Path(sys.executable).parent / "imgstore", "serve", "--dev-tls", "--no-worker", "--port", "0"]
-    here = {**os.environ, "IMGSTORE_HOME": str(home), **(environment or {})}
-    with subprocess.Popen(command, env=here, stdout=subprocess.PIPE, text=True) as server:
+    command: list[str | Path] = [
+        Path(sys.executable).parent / "imgstore",
+        "serve",
+        "--dev-tls",
+        "--no-worker",
+        "--port",
+        "0",
+    ]
+    others = {name: value for name, value in os.environ.items() if not name.startswith("IMGSTORE_")}
+    environment = {**others, "IMGSTORE_HOME": str(home)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:
-            said, url = {}, ""
-            for line in server.stdout:
-                name, _, value = line.strip().partition("=")
-                said[name] = value
-                if line.startswith("az cloud register"):
-                    url = line.split()[-1]
-                if line.startswith("az login"):
-                    break
-            yield _served(server.pid, url, said, size)
+            yield _served(server.pid, _said(server.stdout), size)
         finally:
             server.terminate()
 
 
-def _served(pid: int, url: str, said: dict[str, str], size: ApiSize) -> Served:
+def _said(output: Iterable[str]) -> dict[str, str]:
+    """What the server says at its start: its lines of ``NAME=value``, and as ``URL`` where it is reached.
+
+    Raises:
+        RuntimeError: it ended before it had said all of it; why stands on its standard error.
+    """
+    said = {}
+    for line in output:
+        name, _, value = line.strip().partition("=")
+        said[name] = value
+        if line.startswith("az cloud register"):
+            said["URL"] = line.split()[-1]
+        if line.startswith("az login"):
+            return said
+    raise RuntimeError("the server ended at its start")
+
+
+def _served(pid: int, said: dict[str, str], size: ApiSize) -> Served:
     """The server that said this at its start, with the first administrator's token.
 
     Raises:
         RuntimeError: it gives none.
     """
+    url = said["URL"]
     address = urlsplit(url)
     host, port = address.hostname or "", address.port or 0
     roots = said["REQUESTS_CA_BUNDLE"]
@@ -170,9 +183,7 @@ def ask(server: Served, *, expand: bool, clients: int = CLIENTS) -> Asked:
         taken = [json.loads(_hear(client)) for client in running]
         return Asked(
             request_seconds=tuple(seconds for each in taken for seconds in each),
-            seconds=server.size.seconds,
             cpu_seconds=cpu_seconds_of(server.pid) - cpu_seconds,
-            peak_bytes=peak_bytes_of(server.pid),
         )
 
 
@@ -188,9 +199,3 @@ def _hear(client: "subprocess.Popen[str]") -> str:
     if not line:
         raise RuntimeError("a client ended before it had answered")
     return line
-
-
-def p(part: int, seconds: Sequence[float]) -> float:
-    """The percentile of that number."""
-    ordered = sorted(seconds)
-    return ordered[min(len(ordered) - 1, len(ordered) * part // 100)]

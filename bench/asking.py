@@ -1,7 +1,7 @@
 """A client that is cheap enough not to be the limit: one connection, requests made beforehand, answers hardly read.
 
 `bench.api` runs some of these, each a process: ``python -m bench.asking``. It is told `Errand` as JSON in the first line
-of its input, connects, asks each path once, says ``ready``, and when it is told to go asks until its time is over. Then it
+of its input, connects, asks a few times, says ``ready``, and when it is told to go asks until its time is over. Then it
 tells the seconds of every request, as a JSON list.
 """
 
@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass
 HEAD_END = b"\r\n\r\n"
 LENGTH = b"\r\ncontent-length: "
 RECEIVED_BYTES = 1 << 16
+WARM_REQUESTS = 100
+"""Before anything is timed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +53,7 @@ def main() -> None:
     ):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         requests = [_request(errand, path) for path in errand.paths]
-        for request in requests[:100]:
+        for request in requests[:WARM_REQUESTS]:
             _ask(connection, request)
         print("ready", flush=True)
         sys.stdin.readline()

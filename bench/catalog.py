@@ -7,7 +7,7 @@ imgstore.control and the catalog's own repositories, in this process.
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,9 +44,10 @@ REPLICAS = 3
 PAGE_ITEMS = 100
 THREADS = 16
 
-NAMES = {"group": "bench", "gallery": "bench", "definition": "image"}
+GROUP, GALLERY, DEFINITION = "bench", "bench", "image"
 
 _WHO = administrator("bench")
+_NAMES = {"group": GROUP, "gallery": GALLERY, "definition": DEFINITION}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,13 +75,13 @@ def furnished(size: CatalogSize) -> Iterator[Installation]:
 
 def furnish(installation: Installation, count: int) -> None:
     """Complete versions of one definition, so many, their rows alone; in a gallery, group and pool made for them."""
-    galleries.create_gallery(installation, _WHO, group="bench", name="bench", location=REGION)
+    galleries.create_gallery(installation, _WHO, group=GROUP, name=GALLERY, location=REGION)
     line = definitions.create_definition(
         installation,
         _WHO,
-        group="bench",
-        gallery="bench",
-        name="image",
+        group=GROUP,
+        gallery=GALLERY,
+        name=DEFINITION,
         publisher="bench",
         offer="bench",
         sku="bench",
@@ -138,18 +139,18 @@ def list_seconds_p99(installation: Installation, size: CatalogSize) -> float:
     seconds, token = [], None
     while True:
         began = time.perf_counter()
-        page = versions.page_versions(installation, _WHO, PageRequest(items_max=PAGE_ITEMS, token=token), **NAMES)
+        page = versions.page_versions(installation, _WHO, PageRequest(items_max=PAGE_ITEMS, token=token), **_NAMES)
         seconds.append(time.perf_counter() - began)
         token = page.next_token
         if token is None:
             break
     assert len(seconds) >= size.versions // PAGE_ITEMS
-    return _p99(seconds)
+    return percentile(99, seconds)
 
 
 def placements_per_second(installation: Installation, size: CatalogSize) -> float:
     """The transaction of a placement (the turn, the replica, the disk's row), from 16 threads, all of one version."""
-    reference = ImageReference.parse(f"bench/bench/image/{version_name(size.versions - 1)}")
+    reference = ImageReference.parse(f"{GROUP}/{GALLERY}/{DEFINITION}/{version_name(size.versions - 1)}")
     given = [0] * REPLICAS
 
     def place(number: int) -> int:
@@ -227,5 +228,6 @@ def _seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _p99(seconds: list[float]) -> float:
-    return statistics.quantiles(seconds, n=100, method="inclusive")[98]
+def percentile(part: int, seconds: Sequence[float]) -> float:
+    """What so many of a hundred do not exceed, between two neighbours in proportion."""
+    return statistics.quantiles(seconds, n=100, method="inclusive")[part - 1]
