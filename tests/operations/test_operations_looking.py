@@ -12,7 +12,7 @@ from imgstore.domain.errors import ImgstoreError
 from imgstore.domain.names import VersionName
 from imgstore.operations import versions
 from imgstore.operations.installation import Installation
-from imgstore.testing.installations import ADMIN, DEFINITION, GALLERY, GROUP, delete, found_gallery, open_home, publish
+from imgstore.testing.installations import ADMIN, DEFINITION, GALLERY, GROUP, found_gallery, open_home, publish
 
 PLACE: dict[str, Any] = {"group": GROUP, "gallery": GALLERY, "definition": DEFINITION}
 
@@ -68,9 +68,3 @@ def test_a_version_is_one_look_and_its_replicas_another(
 def test_what_is_missing_is_named(installation: Installation, change: dict[str, Any], said: str) -> None:
     with pytest.raises(ImgstoreError, match=said):
         versions.show_version(installation, ADMIN, **{**PLACE, "version": VersionName(1, 0, 0), **change})
-
-
-def test_a_deleted_version_is_missing_too(installation: Installation) -> None:
-    delete(installation)
-    with pytest.raises(ImgstoreError, match=r"'1\.0\.0' was not found"):
-        versions.show_version(installation, ADMIN, **PLACE, version=VersionName(1, 0, 0))
