@@ -320,7 +320,7 @@ def show_version(
     permit(installation, principal, Action.READ, scope)
     with installation.catalog.reading() as facts:
         line, found = finding.lineage_and_version(facts, installation.subscription, group, gallery, definition, version)
-        return view_of(facts, line, found) if replicas else _seen(line, found, ())
+        return view_of(facts, line, found) if replicas else seen(line, found, ())
 
 
 def list_versions(
