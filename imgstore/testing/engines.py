@@ -409,7 +409,8 @@ class PostgreSQL:
             like: the URL of one that it is a copy of, and that nobody is connected to; None is an empty one.
         """
         name = f"imgstore_{os.getpid()}_{next(self._numbers)}"
-        self._run(f"CREATE DATABASE {name}" + (f" TEMPLATE {like.rsplit('/', 1)[1]}" if like else ""))
+        template = re.sub(r"^[^/]*//[^/]*/([^?]*).*$", r" TEMPLATE \1", like) if like else ""
+        self._run(f"CREATE DATABASE {name}{template}")
         try:
             yield self._url(name)
         finally:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from unittest import mock
 
 import psycopg
+from sqlalchemy import make_url
 
 from imgstore.control.queue import WorkerLimits
 from imgstore.domain import keys
@@ -78,8 +79,9 @@ class Stage:
     @contextmanager
     def another(self, effects: Effects) -> Iterator[Installation]:
         """The installation as a process of another machine sees it."""
-        database = self.database and f"{self.database}?application_name={_ANOTHER}"
-        with open_home(self.folder / "home", effects=effects, database=database) as installation:
+        database = self.database and make_url(self.database).update_query_dict({"application_name": _ANOTHER})
+        url = database and database.render_as_string(hide_password=False)
+        with open_home(self.folder / "home", effects=effects, database=url or None) as installation:
             installation.keeper.holder = f"{_ANOTHER}/boot/1/1"
             yield installation
 
@@ -228,6 +230,7 @@ class Meeting:
             ThreadPoolExecutor(2) as pool,
             mock.patch.object(moment.owner, moment.name, self._gate()),
             mock.patch.object(replicating, "_ended", self._watch(replicating._ended)),
+            mock.patch.object(replicating, "_LOOK_SECONDS", _LOOK_SECONDS),
         ):
             try:
                 self._held = pool.submit(held)
@@ -256,7 +259,7 @@ class Meeting:
         """A command that waits for replicas which another process makes lets the first go on."""
 
         def ended(busy: Mapping[Any, str], elsewhere: Collection[str], stop: threading.Event) -> Iterator[Any]:
-            if not busy and self._reached.is_set():
+            if not busy and self._reached.is_set() and not self._open.is_set():
                 self._let_go(0)
                 return iter(())  # Look again at once.
             return real(busy, elsewhere, stop)
@@ -285,7 +288,9 @@ def settle(stage: Stage, installation: Installation, ended: Sequence[tuple[Opera
     Raises:
         AssertionError: a promise of DESIGN.md is broken.
     """
-    gone = {id(operation) for operation, error in ended if error and not _repeated(stage, installation, operation)}
+    gone = {
+        id(operation) for operation, error in ended if error and not _repeated(stage, installation, operation, error)
+    }
     work(installation)
     assert [key for each in scrub_all(installation) for key in each.unrepaired] == []
     collect_all(installation)
@@ -303,8 +308,10 @@ def settle(stage: Stage, installation: Installation, ended: Sequence[tuple[Opera
     audit_served(installation, stage.expected, served)
 
 
-def _repeated(stage: Stage, installation: Installation, operation: Operation) -> bool:
+def _repeated(stage: Stage, installation: Installation, operation: Operation, error: ImgstoreError) -> bool:
     """Give the command again; False where what it was about is gone."""
+    if type(error) is NotFound:
+        return False
     try:
         operation.act(stage, installation)
     except (NotFound, ImageNotAvailable):
