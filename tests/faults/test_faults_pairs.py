@@ -50,6 +50,8 @@ from imgstore.testing.installations import (
     make_disk,
     publish,
     retarget,
+    show,
+    update,
 )
 from imgstore.transfer.slots import SlotAccess
 
@@ -136,6 +138,9 @@ EXPORT_DISK: Final = Operation(
     kind="export", act=lambda stage, installation: export_disk(installation, stage.folder / "d0.raw", "d0")
 )
 LEAVE: Final = targets_of("1.0.0", "southcentralus=2")
+TAG: Final = Operation(
+    kind="change targets", act=lambda _stage, installation: update(installation, "1.0.0", tags={"a": "1"})
+)
 LEAVE_BASE: Final = targets_of("1.0.0", "southcentralus=1=Standard_ZRS", "eastus")
 LEAVE_SOURCE: Final = targets_of("1.1.0", "southcentralus=1=Standard_ZRS", "eastus")
 LEAVE_PUBLISHED: Final = targets_of("1.2.0", "southcentralus=1=Standard_ZRS")
@@ -448,6 +453,15 @@ def test_two_disks_at_once_take_turns(rows: Stage) -> None:
     assert {each.replica for each in made if each.name != "d0"} == {0, 1}
 
 
+@pytest.mark.engine("postgresql")
+def test_of_two_changes_of_a_version_at_once_none_is_lost(rows: Stage) -> None:
+    both = case(LEAVE, MOVING, TAG, waits=True)
+    meet(rows, Meeting(both.at, rows.waits_for_lock), both)
+    with rows.open() as installation:
+        version = show(installation).version
+    assert (dict(version.tags), [each.name for each in version.target_regions]) == ({"a": "1"}, ["southcentralus"])
+
+
 def table() -> set[frozenset[str]]:
     """The pairs of the locking table, from its first row and column and the cells that say something."""
     chapter = PAPER.read_text(encoding="utf-8").split("## 9. Locking")[1].split("## 10.")[0]
@@ -478,6 +492,8 @@ def meet(stage: Stage, meeting: Meeting, case: Case) -> None:
         ends = meeting.run(lambda: case.held.act(stage, one), lambda: case.whole.act(stage, other))
         assert _kind(ends.held) in (case.held_ends, *case.may_end), f"{ends}"
         assert _kind(ends.whole) in (case.whole_ends, *case.may_end), f"{ends}"
+        for error in (ends.held, ends.whole):
+            assert error is None or not error.message.startswith("The manifest"), "a person is told of a row"
         assert ends.waited == case.waits
         settle(stage, one, [(case.held, ends.held), (case.whole, ends.whole)])
 
