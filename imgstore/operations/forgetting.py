@@ -147,6 +147,7 @@ def _forget_owner(
         leaving: told the rows, in their transaction, before they go.
     """
     with installation.catalog.transaction() as facts:
+        facts.slots.lock(slot.uid)  # Two that do the same at once: the later one finds the rows gone.
         rows = facts.manifests.of_replica(owner_uid, slot.uid)
         for row in rows:
             _check_unpinned(installation, facts, row)
