@@ -21,6 +21,7 @@ from imgstore.domain.paging import Page, PageRequest
 from imgstore.operations.installation import Installation
 from imgstore.operations.subscriptions import check_subscription_known
 from imgstore.wire.api_versions import Kind, check_api_version, trimmed
+from imgstore.transfer.ranges import CACHE_BYTES
 from imgstore.wire.text import Json
 
 _T = TypeVar("_T")
@@ -293,5 +294,7 @@ class ServerSettings:
     page_items: int = 100
     """In one answer of a list."""
     request_threads: int = 32
+    cache_bytes: int = CACHE_BYTES
+    """Of decoded segments, for those who read disks by URL."""
     running_threads: int = 16
     """Long-running operations at once; others wait."""

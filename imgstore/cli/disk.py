@@ -1,6 +1,7 @@
 """``imgstore disk``: managed disks, each made from one replica, and files written from them."""
 
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 
 import click
@@ -10,10 +11,12 @@ from imgstore.cli.command import Group
 from imgstore.cli.group import confirm
 from imgstore.cli.output import columns
 from imgstore.cli.session import opened
+from imgstore.domain.grants import SECONDS_MAX, AccessLevel
 from imgstore.domain.names import ImageReference, SharedReference
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.sources import DiskFormat
-from imgstore.operations import disks, exporting
+from imgstore.operations import disks, exporting, granting, uploading
+from imgstore.operations.uploading import UploadRequest, create_upload
 from imgstore.wire.reports import export_json
 from imgstore.wire.resources import disk_json
 from imgstore.wire.text import Json
@@ -31,6 +34,7 @@ _CREATE_EXAMPLE = """
 imgstore disk create -g rg -n d1 -l westus2 --gallery-image-reference rg/myGallery/ubuntu/1.0.0
 imgstore disk create -g rg -n d2 -l westus2 --gallery-image-reference rg/myGallery/ubuntu/latest \\
     --file out.raw --format raw
+imgstore disk create -g rg -n up -l westus2 --upload-type Upload --upload-size-bytes "$(stat -c %s disk.vhd)"
 imgstore disk create -g rg -n data0 -l westus2 --gallery-image-reference rg/myGallery/db --gallery-image-reference-lun 0
 """
 _EXPORT_EXAMPLE = """
@@ -39,6 +43,12 @@ imgstore disk export --gallery-image-reference rg/myGallery/ubuntu -l westus2 --
 imgstore disk export --gallery-image-reference rg/myGallery/db --gallery-image-reference-lun 0 --file data.vhd
 imgstore disk export -g rg -n d1 --file table.raw --offset 0 --length 1048576
 """
+_GRANT_EXAMPLE = """
+URL=$(imgstore disk grant-access -g rg -n up --access-level Write --duration-in-seconds 3600 --query accessSAS -o tsv)
+curl --cacert bundle.pem -T disk.vhd "$URL"
+imgstore disk revoke-access -g rg -n up
+"""
+_SERVER_URL = "https://localhost:8443"
 _lun = options.lun("--gallery-image-reference-lun", "Of the image, the data disk at this LUN. Default: its OS disk.")
 _SUFFIXES = {
     ".vhd": DiskFormat.VHD_FIXED,
@@ -62,9 +72,15 @@ def _file(*, required: bool, text: str) -> options.Decorator:
     return click.option("--file", "path", required=required, type=click.Path(path_type=Path), metavar="FILE", help=text)
 
 
+class UploadType(StrEnum):
+    """az's word for how an upload comes: a disk without a guest's state."""
+
+    UPLOAD = "Upload"
+
+
 @click.group(cls=Group)
 def disk() -> None:
-    """Managed disks, made from image versions."""
+    """Managed disks, made from image versions and uploads."""
 
 
 @disk.command(table=_TABLE, example=_CREATE_EXAMPLE)
@@ -73,12 +89,18 @@ def disk() -> None:
 @options.location("The region to make it in. Default: that of the group.")
 @options.reference(
     "--gallery-image-reference",
-    required=True,
+    required=False,
     text="The image to make it from; no version is latest. Of a shared gallery: "
     "/SharedGalleries/NAME/Images/DEFINITION/Versions/VERSION, or /CommunityGalleries/...",
     shared=True,
 )
 @_lun
+@options.choice(
+    "--upload-type",
+    members=(UploadType.UPLOAD,),
+    help="Instead of an image: wait for a fixed VHD to be uploaded, to the URL that `disk grant-access` gives.",
+)
+@click.option("--upload-size-bytes", type=click.IntRange(1), metavar="BYTES", help="With it: the .vhd file's size.")
 @_file(required=False, text="Write the disk to this file too. Should that fail, the disk stays.")
 @options.together(*_file_options)
 @options.tags
@@ -86,8 +108,10 @@ def create(
     group: str,
     name: str,
     location: str | None,
-    reference: ImageReference | SharedReference,
+    reference: ImageReference | SharedReference | None,
     lun: int | None,
+    upload_type: UploadType | None,
+    upload_size_bytes: int | None,
     path: Path | None,
     format_: DiskFormat | None,
     tags: Mapping[str, str] | None,
@@ -95,8 +119,19 @@ def create(
     overwrite: bool,
     pad: bool,
 ) -> Json:
-    """Make a managed disk from a replica of an image version, the next in turn."""
+    """Make a managed disk from a replica of an image version, the next in turn, or for an upload."""
+    if (upload_type is None) is not (upload_size_bytes is None):
+        raise click.UsageError("An upload has both: --upload-type and --upload-size-bytes.")
+    if (reference is None) is (upload_size_bytes is None):
+        raise click.UsageError("Name an image with --gallery-image-reference, or an upload with --upload-type.")
     container = None if path is None else _container(path, format_)
+    if upload_size_bytes is not None:
+        if path is not None or lun is not None:
+            raise click.UsageError("An upload goes into no file, and has no LUN.")
+        wanted = UploadRequest(group=group, name=name, location=location, upload_bytes=upload_size_bytes, tags=tags)
+        with opened() as session:
+            return disk_json(create_upload(session.installation, session.principal, wanted))
+    assert reference is not None
     with opened() as session:
         made = disks.create_disk(
             session.installation,
@@ -128,6 +163,50 @@ def create(
             )
             raise
         return disk_json(made) | {"export": export_json(export)}
+
+
+@disk.command("grant-access", example=_GRANT_EXAMPLE)
+@options.group
+@options.named("disk")
+@options.choice(
+    "--access-level",
+    "--access",
+    "level",
+    members=tuple(AccessLevel),
+    default=AccessLevel.READ,
+    help="Read the disk, or Write its upload. Default: Read.",
+)
+@click.option(
+    "--duration-in-seconds", type=click.IntRange(1, SECONDS_MAX), required=True, metavar="SECONDS", help="How long."
+)
+@click.option(
+    "--url",
+    default=_SERVER_URL,
+    metavar="URL",
+    help=f"How clients reach `imgstore serve`, which serves the URL. Default: {_SERVER_URL}.",
+)
+def grant_access(group: str, name: str, level: AccessLevel, duration_in_seconds: int, url: str) -> Json:
+    """Give a signed URL to a disk's bytes, as a fixed VHD. Until it runs out the disk is not deleted."""
+    with opened() as session:
+        signed = granting.grant_access(
+            session.installation,
+            session.principal,
+            group=group,
+            name=name,
+            level=level,
+            duration_seconds=duration_in_seconds,
+            server_url=url.rstrip("/"),
+        )
+        return {"accessSAS": signed}
+
+
+@disk.command("revoke-access", example="imgstore disk revoke-access -g rg -n d1")
+@options.group
+@options.named("disk")
+def revoke_access(group: str, name: str) -> None:
+    """Revoke a disk's signed URL; what was uploaded by it becomes the disk."""
+    with opened() as session:
+        uploading.revoke_access(session.installation, session.principal, group=group, name=name)
 
 
 @disk.command(example=_EXPORT_EXAMPLE)

@@ -179,7 +179,6 @@ def soft_deleted_json(view: "VersionView") -> Json:
 
 def disk_json(disk: ManagedDisk) -> Json:
     """A managed disk (Microsoft.Compute/disks), with the ordinal of its replica at the top."""
-    image = {"id": disk.source_reference} | _known(lun=disk.source_lun)
     body = _resource(
         name=disk.name,
         resource_id=disk_id(disk.subscription, disk.group, disk.name),
@@ -187,18 +186,28 @@ def disk_json(disk: ManagedDisk) -> Json:
         location=disk.location,
         tags=disk.tags,
         properties={
-            "creationData": {"createOption": "FromImage", "galleryImageReference": image},
+            "creationData": _creation_data(disk),
             "diskSizeGB": _gib(disk.virtual_bytes),
             "diskSizeBytes": disk.virtual_bytes,
-            "diskDigest": disk.disk_digest.hex(),
+            **_known(diskDigest=disk.disk_digest.hex() or None),
             "timeCreated": instant(disk.created_at),
             "uniqueId": disk.uid,
-            "diskState": "Unattached",
-            "provisioningState": disk.provisioning_state.value,
+            "diskState": disk.disk_state.value,
+            # Azure's words: a disk that waits for its upload is made.
+            "provisioningState": "Succeeded" if disk.awaits_upload else disk.provisioning_state.value,
         },
     )
     properties = body.pop("properties")
     return body | {"sku": {"name": disk.storage_account_type.value}, "replica": disk.replica, "properties": properties}
+
+
+def _creation_data(disk: ManagedDisk) -> Json:
+    if disk.upload_bytes is not None:
+        return {"createOption": "Upload", "uploadSizeBytes": disk.upload_bytes}
+    return {
+        "createOption": "FromImage",
+        "galleryImageReference": {"id": disk.source_reference} | _known(lun=disk.source_lun),
+    }
 
 
 def _publishing_profile(version: ImageVersion, display_names: Mapping[str, str]) -> Json:
