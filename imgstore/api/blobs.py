@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from email.utils import format_datetime
+from functools import partial
 from typing import Any, Final
 
 import aiofiles
@@ -21,17 +22,14 @@ from starlette.responses import StreamingResponse
 
 from imgstore.api.blobdoor import BlobDoor
 from imgstore.api.door import BodyTooLarge, PreconditionFailed, Server
-from imgstore.domain.errors import AccessDenied, Conflict, ImgstoreError, InvalidInput
+from imgstore.domain.errors import Conflict, ImgstoreError, InvalidInput
 from imgstore.domain.geometry import MIB
-from imgstore.domain.grants import AccessLevel
 from imgstore.domain.resources import ManagedDisk
-from imgstore.domain.sources import ByteSource
 from imgstore.operations.granting import ROOT, Ticket, admit
 from imgstore.operations.reading import OpenDisk
 from imgstore.transfer.crc64 import crc64_header
 from imgstore.transfer.spool import Spool, is_zero, spool_error
 from imgstore.wire.blobs import (
-    PAGE_BYTES,
     PUT_PAGE_BYTES_MAX,
     error_xml,
     page_list_xml,
@@ -190,7 +188,7 @@ async def _put_page(request: Request, spool: Spool) -> dict[str, str]:
             code="RequestBodyTooLarge",
         )
     data = await _body(request, end - begin)
-    more = _checked(request, data)
+    more = await _in_thread(request, lambda: _checked(request, data))
     await _write(spool, begin, data)
     return {"x-ms-blob-sequence-number": "0", "x-ms-request-server-encrypted": "false"} | more
 
@@ -218,13 +216,13 @@ def _checked(request: Request, data: bytes) -> dict[str, str]:
         InvalidInput: it is another one.
     """
     for header, code, reckon in (
-        ("content-md5", "Md5Mismatch", lambda: hashlib.md5(data, usedforsecurity=False).digest()),
-        ("x-ms-content-crc64", "Crc64Mismatch", lambda: crc64_header(data)),
+        ("content-md5", "Md5Mismatch", _md5),
+        ("x-ms-content-crc64", "Crc64Mismatch", crc64_header),
     ):
         told = request.headers.get(header)
         if told is None:
             continue
-        found = base64.b64encode(reckon()).decode()
+        found = base64.b64encode(reckon(data)).decode()
         try:
             same = base64.b64decode(told, validate=True) == base64.b64decode(found)
         except binascii.Error:
@@ -239,6 +237,10 @@ def _checked(request: Request, data: bytes) -> dict[str, str]:
             )
         return {header: found}
     return {}
+
+
+def _md5(data: bytes) -> bytes:
+    return hashlib.md5(data, usedforsecurity=False).digest()
 
 
 async def _put_file(request: Request, disk: ManagedDisk, spool: Spool) -> dict[str, str]:
@@ -332,13 +334,12 @@ async def _served(request: Request, disk: OpenDisk, headers: dict[str, str]) -> 
     first = await _in_thread(request, lambda: disk.read_at(begin, min(_READ_BYTES, end - begin)))
     if request.headers.get("x-ms-range-get-content-md5", "").lower() == "true" and end - begin <= PUT_PAGE_BYTES_MAX:
         first = await _in_thread(request, lambda: disk.read_at(begin, end - begin))
-        more["Content-MD5"] = base64.b64encode(hashlib.md5(first, usedforsecurity=False).digest()).decode()
+        more["Content-MD5"] = base64.b64encode(_md5(first)).decode()
 
     async def parts() -> AsyncIterator[bytes]:
         yield first
         for at in range(begin + len(first), end, _READ_BYTES):
-            length = min(_READ_BYTES, end - at)
-            yield await _in_thread(request, lambda at=at, length=length: disk.read_at(at, length))
+            yield await _in_thread(request, partial(disk.read_at, at, min(_READ_BYTES, end - at)))
 
     status = 206 if wanted else 200
     return StreamingResponse(parts(), status_code=status, headers=headers | more, media_type=_OCTETS)

@@ -110,7 +110,8 @@ def put_disk(task: Task) -> Outcome:
 def _made(session: Session, place: Mapping[str, str], body: DiskBody) -> ManagedDisk:
     if body.upload_bytes is not None:
         request = UploadRequest(
-            **place,
+            group=place["group"],
+            name=place["name"],
             location=body.location,
             upload_bytes=body.upload_bytes,
             storage_account_type=body.storage_account_type,
@@ -121,7 +122,8 @@ def _made(session: Session, place: Mapping[str, str], body: DiskBody) -> Managed
     return disks.create_disk(
         session.installation,
         session.principal,
-        **place,
+        group=place["group"],
+        name=place["name"],
         location=body.location,
         gallery_image_reference=body.reference,
         tags=body.tags,

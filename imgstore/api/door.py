@@ -20,8 +20,8 @@ from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.operations.installation import Installation
 from imgstore.operations.subscriptions import check_subscription_known
-from imgstore.wire.api_versions import Kind, check_api_version, trimmed
 from imgstore.transfer.ranges import CACHE_BYTES
+from imgstore.wire.api_versions import Kind, check_api_version, trimmed
 from imgstore.wire.text import Json
 
 _T = TypeVar("_T")

@@ -34,7 +34,7 @@ _CREATE_EXAMPLE = """
 imgstore disk create -g rg -n d1 -l westus2 --gallery-image-reference rg/myGallery/ubuntu/1.0.0
 imgstore disk create -g rg -n d2 -l westus2 --gallery-image-reference rg/myGallery/ubuntu/latest \\
     --file out.raw --format raw
-imgstore disk create -g rg -n up -l westus2 --upload-type Upload --upload-size-bytes "$(stat -c %s disk.vhd)"
+imgstore disk create -g rg -n up -l westus2 --upload-type Upload --upload-size-bytes 8589935104
 imgstore disk create -g rg -n data0 -l westus2 --gallery-image-reference rg/myGallery/db --gallery-image-reference-lun 0
 """
 _EXPORT_EXAMPLE = """
@@ -44,9 +44,8 @@ imgstore disk export --gallery-image-reference rg/myGallery/db --gallery-image-r
 imgstore disk export -g rg -n d1 --file table.raw --offset 0 --length 1048576
 """
 _GRANT_EXAMPLE = """
-URL=$(imgstore disk grant-access -g rg -n up --access-level Write --duration-in-seconds 3600 --query accessSAS -o tsv)
-curl --cacert bundle.pem -T disk.vhd "$URL"
-imgstore disk revoke-access -g rg -n up
+imgstore disk grant-access -g rg -n d1 --duration-in-seconds 3600
+imgstore disk grant-access -g rg -n up --access-level Write --duration-in-seconds 3600 --query accessSAS -o tsv
 """
 _SERVER_URL = "https://localhost:8443"
 _lun = options.lun("--gallery-image-reference-lun", "Of the image, the data disk at this LUN. Default: its OS disk.")
@@ -186,7 +185,11 @@ def create(
     help=f"How clients reach `imgstore serve`, which serves the URL. Default: {_SERVER_URL}.",
 )
 def grant_access(group: str, name: str, level: AccessLevel, duration_in_seconds: int, url: str) -> Json:
-    """Give a signed URL to a disk's bytes, as a fixed VHD. Until it runs out the disk is not deleted."""
+    """Give a signed URL to a disk's bytes, as a fixed VHD. Until it runs out the disk is not deleted.
+
+    `curl -T disk.vhd URL` uploads; after a break HEAD tells x-imgstore-received-bytes, and `curl -T disk.vhd -C BYTES URL`
+    sends the rest. `curl -C - -o disk.vhd URL` downloads. Azure's blob clients take the URL too.
+    """
     with opened() as session:
         signed = granting.grant_access(
             session.installation,

@@ -1,5 +1,7 @@
-"""The blob door's words: XML of errors and page lists, ranges in headers
-(https://learn.microsoft.com/rest/api/storageservices/blob-service-rest-api)."""
+"""The blob door's words: XML of errors and page lists, ranges in headers.
+
+After https://learn.microsoft.com/rest/api/storageservices/blob-service-rest-api.
+"""
 
 import re
 from collections.abc import Iterable

@@ -226,7 +226,7 @@ def test_a_disk_is_made_of_a_lun(empty: Installation, disks: dict[str, Path], tm
     left = content(empty, slot_of(empty, "westus2"))
     assert set(left.manifests) == {
         keys.manifest_key(made.uid, "os"),
-        keys.manifest_key(made.source_version_uid, "lun-5"),
+        made.body_key,
     }
     delete_disk(empty, ADMIN, group=GROUP, name="data")
     collect(empty)
