@@ -9,7 +9,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from email.utils import format_datetime
 from functools import partial
 from typing import Any, Final
@@ -19,6 +19,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from imgstore.api.blobdoor import BlobDoor
 from imgstore.api.door import BodyTooLarge, PreconditionFailed, Server
@@ -26,7 +27,7 @@ from imgstore.domain.errors import Conflict, ImgstoreError, InvalidInput
 from imgstore.domain.geometry import MIB
 from imgstore.domain.resources import ManagedDisk
 from imgstore.operations.granting import ROOT, Ticket, admit
-from imgstore.operations.reading import OpenDisk
+from imgstore.operations.reading import OpenDisk, WholeDisk
 from imgstore.transfer.crc64 import crc64_header
 from imgstore.transfer.spool import Spool, is_zero, spool_error
 from imgstore.wire.blobs import (
@@ -327,22 +328,44 @@ async def _uploaded(request: Request, spool: Spool, headers: dict[str, str]) -> 
     return Response(data, status_code=206 if wanted else 200, headers=headers | more, media_type=_OCTETS)
 
 
+class _Stream(StreamingResponse):
+    """Gives back what it reads from, however it ends: also where its body was never begun."""
+
+    def __init__(self, held: ExitStack, content: AsyncIterator[bytes], **how: Any) -> None:
+        super().__init__(content, **how)
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._held.close()
+
+
 async def _served(request: Request, disk: OpenDisk, headers: dict[str, str]) -> Response:
     wanted = range_of(_range_header(request), disk.file_bytes)
     begin, end = wanted or (0, disk.file_bytes)
     more = _content_headers(begin, end, disk.file_bytes, partly=wanted is not None)
-    first = await _in_thread(request, lambda: disk.read_at(begin, min(_READ_BYTES, end - begin)))
-    if request.headers.get("x-ms-range-get-content-md5", "").lower() == "true" and end - begin <= PUT_PAGE_BYTES_MAX:
-        first = await _in_thread(request, lambda: disk.read_at(begin, end - begin))
+    is_checked = request.headers.get("x-ms-range-get-content-md5", "").lower() == "true"
+    held = ExitStack()
+    try:
+        source: OpenDisk | WholeDisk = disk
+        if end - begin == disk.file_bytes:
+            source = await _in_thread(request, lambda: held.enter_context(disk.at_once()))
+        at_first = end - begin if is_checked and end - begin <= PUT_PAGE_BYTES_MAX else _READ_BYTES
+        first = await _in_thread(request, lambda: source.read_at(begin, min(at_first, end - begin)))
+    except BaseException:
+        held.close()
+        raise
+    if is_checked and len(first) == end - begin:
         more["Content-MD5"] = base64.b64encode(_md5(first)).decode()
 
     async def parts() -> AsyncIterator[bytes]:
         yield first
         for at in range(begin + len(first), end, _READ_BYTES):
-            yield await _in_thread(request, partial(disk.read_at, at, min(_READ_BYTES, end - at)))
+            yield await _in_thread(request, partial(source.read_at, at, min(_READ_BYTES, end - at)))
 
-    status = 206 if wanted else 200
-    return StreamingResponse(parts(), status_code=status, headers=headers | more, media_type=_OCTETS)
+    return _Stream(held, parts(), status_code=206 if wanted else 200, headers=headers | more, media_type=_OCTETS)
 
 
 def _content_headers(begin: int, end: int, file_bytes: int, *, partly: bool) -> dict[str, str]:

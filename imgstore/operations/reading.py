@@ -1,18 +1,20 @@
 """Managed disks read at any offset, as the fixed VHD that they are uploaded as: what a signed URL for reading serves."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from imgstore.domain.resources import ManagedDisk, Slot
-from imgstore.domain.sources import Extent
+from imgstore.domain.sources import DiskFormat, DiskWriter, Extent
 from imgstore.domain.version_disks import OS_DISK
-from imgstore.formats import fixed_footer
+from imgstore.formats import create_writer, fixed_footer
 from imgstore.operations.degrading import degrade_damaged
 from imgstore.operations.exporting import read_manifest, siblings
 from imgstore.operations.installation import Installation
+from imgstore.segments.manifest import Manifest
 from imgstore.transfer.ranges import DecodedCache, RangeReader
-from imgstore.transfer.scatter import SegmentReader
+from imgstore.transfer.scatter import SegmentReader, scatter
 
 _SECTOR_BYTES: Final = 512
 
@@ -24,6 +26,7 @@ class OpenDisk:
     installation: Installation
     slots: tuple[Slot, ...]
     ranges: RangeReader
+    manifest: Manifest
     segments: SegmentReader
     data: tuple[Extent, ...]
     footer: bytes
@@ -33,6 +36,37 @@ class OpenDisk:
     def file_bytes(self) -> int:
         """Of the disk and its footer."""
         return self.ranges.virtual_bytes + len(self.footer)
+
+    @contextmanager
+    def at_once(self) -> Iterator["OpenDisk | WholeDisk"]:
+        """What to read the whole from: itself, or where that would fetch segments again and again, a file (rule 15).
+
+        Raises:
+            StoreError: a segment can be had from no slot.
+            OutputError: no room below the data home.
+        """
+        if not self.ranges.scatters:
+            yield self
+            return
+        installation = self.installation
+        path = installation.scratch / f"whole-{installation.effects.new_uid()}"
+        writer = create_writer(
+            path, format=DiskFormat.RAW, virtual_bytes=self.manifest.virtual_bytes, extents=(), disk_digest=b""
+        )
+        segments = SegmentReader(self.segments.slots)
+        try:
+            scatter(
+                self.manifest,
+                segments,
+                writer,
+                workers=installation.tuning.scatter_workers,
+                go_on=installation.keeper.go_on,
+                moved=lambda _length: None,
+            )
+            yield WholeDisk(disk=self, writer=writer)
+        finally:
+            writer.abandon()
+            degrade_damaged(installation, self.slots, segments.damages)
 
     def extents(self) -> Iterator[Extent]:
         """The ranges that hold data."""
@@ -58,6 +92,21 @@ class OpenDisk:
         return part + self.footer[behind : behind + length - inside]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WholeDisk:
+    """A disk that was put together in a file."""
+
+    disk: OpenDisk
+    writer: DiskWriter
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset`, which are inside."""
+        disk_bytes, footer = self.disk.ranges.virtual_bytes, self.disk.footer
+        inside = max(0, min(length, disk_bytes - offset))
+        behind = max(0, offset - disk_bytes)
+        return self.writer.read_at(offset, inside) + footer[behind : behind + length - inside]
+
+
 def open_for_reading(installation: Installation, disk: ManagedDisk, cache: DecodedCache) -> OpenDisk:
     """A disk that is made, through a cache that others share.
 
@@ -78,6 +127,7 @@ def open_for_reading(installation: Installation, disk: ManagedDisk, cache: Decod
         installation=installation,
         slots=slots,
         ranges=RangeReader(manifest, segments, cache),
+        manifest=manifest,
         segments=segments,
         data=tuple(manifest.extents()),
         footer=footer,

@@ -15,13 +15,13 @@ from imgstore.formats.vhd_layout import TYPE_FIXED, pack_footer
 from imgstore.testing.installations import GROUP
 
 
-def make_vhd(path: Path, *, disk_bytes: int = 8 * MIB) -> Path:
+def make_vhd(path: Path, *, disk_bytes: int = 8 * MIB, noise_bytes: int = MIB) -> Path:
     """A fixed VHD of which most is zeros."""
     noise = random.Random(7)
     with path.open("wb") as file:
         for at in (0, 3 * MIB - 512, 6 * MIB + 4096):
             file.seek(at)
-            file.write(noise.randbytes(MIB))
+            file.write(noise.randbytes(noise_bytes))
         file.truncate(disk_bytes)
         file.seek(disk_bytes)
         file.write(pack_footer(virtual_bytes=disk_bytes, disk_type=TYPE_FIXED, disk_digest=bytes(32)))

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import http.client
 import os
+import random
 import re
 import socket
 import subprocess
@@ -24,6 +25,7 @@ from imgstore.testing.clients import LOCKS
 from imgstore.testing.engines import require
 from imgstore.testing.installations import ADMIN, GROUP, audit, own_slots
 from imgstore.transfer.crc64 import crc64_header
+from imgstore.transfer.scatter import SegmentReader
 from imgstore.transfer.spool import spool_folder
 
 pytest_plugins = ["api_fixtures"]
@@ -308,6 +310,37 @@ def test_qemu_img_reads_the_url(upload: Upload, vhd: Path, tmp_path: Path) -> No
         pytest.skip("this qemu-img has no curl driver")
     assert done.returncode == 0, done.stderr
     assert out.read_bytes() == vhd.read_bytes()[:-512]
+
+
+def test_a_scattered_disk_is_put_together_once_for_who_reads_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[bytes] = []
+    fetch = SegmentReader.blocks
+
+    def counted(self: SegmentReader, name: bytes) -> memoryview:
+        fetched.append(name)
+        return fetch(self, name)
+
+    vhd = make_vhd(tmp_path / "first.vhd", disk_bytes=16 * MIB, noise_bytes=16 * MIB)
+    second = tmp_path / "second.vhd"
+    content, other = bytearray(vhd.read_bytes()), random.Random(9).randbytes(16 * MIB)
+    for at in range(0, 16 * MIB, 8192):  # Every other block is new: reading in disk order goes to and fro.
+        content[at : at + 4096] = other[at : at + 4096]
+    second.write_bytes(content)
+    with start_api(tmp_path / "home", cache_bytes=4 * MIB) as api:
+        for path in (vhd, second):
+            upload = Upload(api=api, name=path.stem).make(path.stat().st_size)
+            assert curl("-T", path, upload.grant()).status == 201
+            assert upload.end()["status"] == "Succeeded"
+        url = upload.grant("Read")
+        monkeypatch.setattr(SegmentReader, "blocks", counted)
+        assert curl(url).body == bytes(content)
+        assert len(fetched) == len(set(fetched)), "each segment once"
+        fetched.clear()
+        assert curl("-r", "0-8388607", url).body == bytes(content)[: 8 * MIB]
+        assert len(fetched) > len(set(fetched)), "half of it does not pay for a whole"
+        assert not list(api.installation.scratch.glob("whole-*"))
 
 
 @pytest.mark.engine("azure-sdk")
