@@ -177,7 +177,7 @@ async def _put_page(request: Request, spool: Spool) -> dict[str, str]:
     what = headers.get("x-ms-page-write", "").lower()
     if what == "clear":
         await _in_thread(request, lambda: spool.zeroed(begin, end - begin))
-        return {"x-ms-blob-sequence-number": "0"}
+        return {}
     if what != "update":
         raise _unsupported(f"x-ms-page-write: {what or 'none'}", "update or clear")
     if end - begin > PUT_PAGE_BYTES_MAX:
@@ -189,9 +189,9 @@ async def _put_page(request: Request, spool: Spool) -> dict[str, str]:
             code="RequestBodyTooLarge",
         )
     data = await _body(request, end - begin)
-    more = await _in_thread(request, lambda: _checked(request, data))
+    more: dict[str, str] = await _in_thread(request, lambda: _checked(request, data))
     await _write(spool, begin, data)
-    return {"x-ms-blob-sequence-number": "0", "x-ms-request-server-encrypted": "false"} | more
+    return {"x-ms-request-server-encrypted": "false", **more}
 
 
 async def _body(request: Request, length: int) -> bytes:

@@ -31,7 +31,8 @@ _SELECT = (
     .join(schema.slots, _disks.c.slot_uid == schema.slots.c.uid)
 )
 
-_OWN = [column for column in _disks.c if column.name != "group_uid"]
+_GRANT = ("grant_uid", "grant_level", "grant_expires_at")
+_OWN = [column for column in _disks.c if column.name not in ("group_uid", *_GRANT)]
 _IN_GROUP = select(_groups.c.uid, *(bindparam(column.name, type_=column.type) for column in _OWN)).where(
     _groups.c.subscription_key == bindparam("of_subscription"), _groups.c.name_key == bindparam("of_group")
 )
@@ -66,6 +67,16 @@ class Disks(Repository):
             NotFound: it is not there.
         """
         self._replace(_disks, disk.uid, _values(disk), "disk")
+
+    def set_grant(self, disk: ManagedDisk, grant: DiskGrant | None) -> bool:
+        """Give the disk a grant, or take it away; False where the disk's state is another than `disk` tells."""
+        values = {
+            "grant_uid": grant.uid if grant else None,
+            "grant_level": grant.level if grant else None,
+            "grant_expires_at": grant.expires_at if grant else None,
+        }
+        mine = (_disks.c.uid == disk.uid) & (_disks.c.provisioning_state == disk.provisioning_state)
+        return bool(self._session.changed(_disks.update().where(mine).values(values)))
 
     def get(
         self, subscription: str, group: str, name: str, kind: DiskKind = DiskKind.DISK, part: str = OS_DISK
@@ -149,7 +160,7 @@ class Disks(Repository):
 
 
 def _values(disk: ManagedDisk) -> dict[str, Any]:
-    """But for the group, which a disk never leaves."""
+    """But for the group, which a disk never leaves, and the grant, which `set_grant` alone writes."""
     return {
         "uid": disk.uid,
         "kind": disk.kind,
@@ -176,9 +187,6 @@ def _values(disk: ManagedDisk) -> dict[str, Any]:
         "provisioning_state": disk.provisioning_state,
         "source_format": disk.source_format,
         "upload_bytes": disk.upload_bytes,
-        "grant_uid": disk.grant.uid if disk.grant else None,
-        "grant_level": disk.grant.level if disk.grant else None,
-        "grant_expires_at": disk.grant.expires_at if disk.grant else None,
     }
 
 

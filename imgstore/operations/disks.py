@@ -32,7 +32,6 @@ from imgstore.operations import finding
 from imgstore.operations.advising import advise_replicas
 from imgstore.operations.finding import Lineage
 from imgstore.operations.forgetting import forget_disks
-from imgstore.operations.granting import check_not_granted
 from imgstore.operations.groups import ensure_group, permit_group
 from imgstore.operations.installation import Installation
 from imgstore.operations.recording import permit, permit_list, recorded
@@ -479,8 +478,6 @@ def delete_disk(
             found = facts.disks.list(installation.subscription, group, kind, name)
             if not found:
                 raise finding.no_disk(installation.subscription, group, name, kind)
-            for each in found:
-                check_not_granted(facts, each)
         forget_disks(installation, found)
         for each in found:
             remove_spool(installation.home, each.uid)

@@ -1,7 +1,7 @@
 """Signed URLs of disks: given for a while, looked at with every request, taken back."""
 
 import hmac
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 from urllib.parse import quote, urlencode
@@ -82,7 +82,8 @@ def grant_access(
                 level=level,
                 expires_at=max(ends, standing.expires_at) if standing else ends,
             )
-            facts.disks.update(replace(disk, grant=grant))
+            if not facts.disks.set_grant(disk, grant):
+                raise _moved(disk)
             key = facts.installation.hmac_key()
         signed = {
             "sv": "2021-12-02",
@@ -93,6 +94,15 @@ def grant_access(
             "sig": grant.signature(key, disk.uid, ends),
         }
         return f"{server_url}{ROOT}/{disk.uid}/{quote(disk.name)}.vhd?{urlencode(signed)}"
+
+
+def _moved(disk: ManagedDisk) -> Conflict:
+    return Conflict(
+        f"The disk '{disk.name}' has just changed.",
+        found=f"a disk that is {disk.provisioning_state} no more",
+        hint="look at it and ask again",
+        target=disk.name,
+    )
 
 
 def _end(now: datetime, duration_seconds: int) -> datetime:
@@ -156,7 +166,7 @@ def admit(installation: Installation, ticket: Ticket, *, write: bool) -> Managed
             disk = facts.disks.by_uid(ticket.disk_uid)
         except NotFound:
             raise _refused("no such signature") from None
-    grant = disk.granted(now)
+    grant = None if disk.provisioning_state is ProvisioningState.DELETING else disk.granted(now)
     if grant is None or not hmac.compare_digest(grant.uid.encode(), ticket.grant_uid.encode()):
         raise _refused("a signature that was revoked or has run out")
     try:

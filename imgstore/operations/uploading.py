@@ -171,8 +171,8 @@ def revoke_access(
         with installation.catalog.transaction() as facts:
             disk = finding.disk(facts, installation.subscription, group, name)
             if disk.grant is not None:
+                facts.disks.set_grant(disk, None)
                 disk = replace(disk, grant=None)
-                facts.disks.update(disk)
         began()
         return _take_upload(installation, disk) if disk.awaits_upload else disk
 
