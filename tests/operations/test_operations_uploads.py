@@ -1,5 +1,6 @@
 """Uploads and grants as operations: who may, what another process sees, what a crash leaves, who is billed."""
 
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from imgstore.domain.access import Principal
 from imgstore.domain.errors import AccessDenied, Conflict, InvalidInput, NotFound, ObjectCorrupt, WorkHeld
 from imgstore.domain.geometry import MIB
 from imgstore.domain.grants import AccessLevel, DiskState
+from imgstore.domain.resources import ManagedDisk
 from imgstore.domain.states import ProvisioningState
 from imgstore.formats.vhd_layout import TYPE_FIXED, pack_footer
 from imgstore.operations import disks, granting, uploading
@@ -20,7 +22,7 @@ from imgstore.transfer.spool import spool_folder
 
 
 @pytest.fixture
-def installation(tmp_path: Path):
+def installation(tmp_path: Path) -> Iterator[Installation]:
     with open_home(tmp_path / "home") as opened:
         found_gallery(opened)
         yield opened
@@ -52,7 +54,7 @@ def grant(installation: Installation, level: AccessLevel, who: Principal = ADMIN
     )
 
 
-def revoke(installation: Installation, name: str = "up"):
+def revoke(installation: Installation, name: str = "up") -> ManagedDisk:
     return revoke_access(installation, ADMIN, group=GROUP, name=name)
 
 
