@@ -20,6 +20,7 @@ from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.operations.installation import Installation
 from imgstore.operations.subscriptions import check_subscription_known
+from imgstore.transfer.ranges import CACHE_BYTES
 from imgstore.wire.api_versions import Kind, check_api_version, trimmed
 from imgstore.wire.text import Json
 
@@ -296,5 +297,7 @@ class ServerSettings:
     page_items: int = 100
     """In one answer of a list."""
     request_threads: int = 32
+    cache_bytes: int = CACHE_BYTES
+    """Of decoded segments, for those who read disks by URL."""
     running_threads: int = 16
     """Long-running operations at once; others wait."""

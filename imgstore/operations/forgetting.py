@@ -16,6 +16,7 @@ from imgstore.domain.resources import ImageVersion, ManagedDisk, ManifestRow, Re
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.version_disks import OS_DISK
 from imgstore.domain.works import Work, WorkKind
+from imgstore.operations.granting import check_not_granted
 from imgstore.operations.installation import Installation
 from imgstore.operations.settling import forget_manifests, named_by
 from imgstore.operations.working import remove_marks
@@ -115,9 +116,11 @@ def forget_disks(installation: Installation, disks: Sequence[ManagedDisk]) -> No
 
     Raises:
         WorkHeld: a live process reads or makes one.
+        Conflict: somebody has a signed URL of one.
     """
     with installation.catalog.transaction() as facts:
         for disk in disks:
+            check_not_granted(facts, facts.disks.by_uid(disk.uid))
             _end_works(installation, facts, disk.uid, disk.name)
             facts.disks.update(replace(disk, provisioning_state=ProvisioningState.DELETING))
     for disk in disks:
