@@ -181,6 +181,7 @@ def _publish(task: Task, place: dict[str, Any], body: VersionBody, *, created: b
         target_regions=body.target_regions or (),
         replica_count=body.replica_count,
         storage_account_type=body.storage_account_type,
+        replication_mode=body.replication_mode,
         exclude_from_latest=body.exclude_from_latest,
         end_of_life_at=None if ends is KEEP else ends,
         allow_deletion_of_replicated_locations=body.allow_deletion_of_replicated_locations,

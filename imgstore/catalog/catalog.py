@@ -17,6 +17,7 @@ from imgstore.catalog.identities import Assignments, Principals, Secrets, Tenant
 from imgstore.catalog.installation import Installations
 from imgstore.catalog.ledger import Ledger
 from imgstore.catalog.lineages import Lineages
+from imgstore.catalog.machines import Machines
 from imgstore.catalog.manifests import Manifests
 from imgstore.catalog.operations import Operations
 from imgstore.catalog.placements import Placements
@@ -50,6 +51,7 @@ class Facts:
         self.manifests = Manifests(session)
         self.condemned = Condemnations(session)
         self.disks = Disks(session)
+        self.machines = Machines(session)
         self.works = Works(session)
         self.queue = Queue(session)
         self.workers = Workers(session)

@@ -5,9 +5,9 @@ Each outlives what it was made from, so that is named without a foreign key.
 
 import builtins
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import bindparam, func, select, tuple_
+from sqlalchemy import bindparam, func, select, tuple_, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.columns import folded
@@ -43,6 +43,9 @@ _ADD = (
 )
 """Adds nothing where there is no such group."""
 
+_ATTACHMENT: Final = ("managed_by", "machine_lun")
+"""Changed by `attach` and `detach` alone: who updates a disk may have read it before."""
+
 
 class Disks(Repository):
     """The managed disks, snapshots and disks of managed images of every subscription."""
@@ -61,12 +64,13 @@ class Disks(Repository):
             raise no_group(disk.subscription, disk.group)
 
     def update(self, disk: ManagedDisk) -> None:
-        """Replace the disk of the same uid.
+        """Replace the disk of the same uid, all but where it is attached.
 
         Raises:
             NotFound: it is not there.
         """
-        self._replace(_disks, disk.uid, _values(disk), "disk")
+        values = {key: value for key, value in _values(disk).items() if key not in _ATTACHMENT}
+        self._replace(_disks, disk.uid, values, "disk")
 
     def set_grant(self, disk: ManagedDisk, grant: DiskGrant | None) -> bool:
         """Give the disk a grant, or take it away; False where the disk's state is another than `disk` tells."""
@@ -150,6 +154,28 @@ class Disks(Repository):
         statement = select(_disks.c.uid, _disks.c.provisioning_state).where(_disks.c.slot_uid == slot_uid)
         return {row.uid: row.provisioning_state for row in self._session.all(statement)}
 
+    def of_machine(self, machine_id: str) -> builtins.list[ManagedDisk]:
+        """Those that are attached to a machine: its OS disk, then by LUN."""
+        found = [_disk(row) for row in self._session.all(_SELECT.where(_disks.c.managed_by == machine_id))]
+        return sorted(found, key=lambda disk: -1 if disk.machine_lun is None else disk.machine_lun)
+
+    def attach(self, uid: str, machine_id: str, lun: int | None) -> bool:
+        """Attach a disk that is ready and attached to nothing; tells whether it was so."""
+        ready = (_disks.c.provisioning_state == ProvisioningState.SUCCEEDED) & _disks.c.managed_by.is_(None)
+        values = {"managed_by": machine_id, "machine_lun": lun}
+        return self._session.changed(update(_disks).where(_disks.c.uid == uid, ready).values(**values)) > 0
+
+    def detach(self, machine_id: str) -> None:
+        """Let go of all disks of a machine."""
+        values = {"managed_by": None, "machine_lun": None}
+        self._session.run(update(_disks).where(_disks.c.managed_by == machine_id).values(**values))
+
+    def begin_deleting(self, uid: str, *, attached_to: str | None = None) -> bool:
+        """Make a disk Deleting that is attached to nothing but to `attached_to`; tells whether it is."""
+        free = _disks.c.managed_by.is_(None) | (_disks.c.managed_by == attached_to)
+        deleting = update(_disks).values(provisioning_state=ProvisioningState.DELETING)
+        return self._session.changed(deleting.where(_disks.c.uid == uid, free)) > 0
+
     def delete(self, uid: str) -> None:
         """Remove the row.
 
@@ -187,6 +213,8 @@ def _values(disk: ManagedDisk) -> dict[str, Any]:
         "provisioning_state": disk.provisioning_state,
         "source_format": disk.source_format,
         "upload_bytes": disk.upload_bytes,
+        "managed_by": disk.managed_by,
+        "machine_lun": disk.machine_lun,
     }
 
 
@@ -216,6 +244,8 @@ def _disk(row: "Row[Any]") -> ManagedDisk:
         upload_bytes=row.upload_bytes,
         grant=_grant(row),
         source_lun=row.source_lun,
+        managed_by=row.managed_by,
+        machine_lun=row.machine_lun,
     )
 
 

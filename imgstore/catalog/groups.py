@@ -59,10 +59,12 @@ class Groups(Repository):
 
     def children(self, uid: str) -> builtins.list[str]:
         """What is left in the group, as ``disks/<name>``, ``galleries/<name>`` and so on."""
-        disks, galleries = schema.disks, schema.galleries
+        disks, galleries, machines = schema.disks, schema.galleries, schema.machines
         own = select(disks.c.kind, disks.c.name).distinct().where(disks.c.group_uid == uid)
         above = select(galleries.c.name).where(galleries.c.group_uid == uid).order_by(galleries.c.name)
+        beside = select(machines.c.name).where(machines.c.group_uid == uid).order_by(machines.c.name)
         return [
+            *(f"virtualMachines/{row.name}" for row in self._session.all(beside)),
             *(f"{row.kind}/{row.name}" for row in self._session.all(own.order_by(disks.c.kind, disks.c.name))),
             *(f"galleries/{row.name}" for row in self._session.all(above)),
         ]

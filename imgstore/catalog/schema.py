@@ -59,7 +59,15 @@ from imgstore.domain.asynchronous import OperationStatus
 from imgstore.domain.collection import Sentence
 from imgstore.domain.grants import AccessLevel
 from imgstore.domain.identities import PrincipalKind
-from imgstore.domain.resources import Architecture, DiskKind, HyperVGeneration, OsState, OsType, StorageAccountType
+from imgstore.domain.resources import (
+    Architecture,
+    DiskKind,
+    HyperVGeneration,
+    OsState,
+    OsType,
+    ReplicationMode,
+    StorageAccountType,
+)
 from imgstore.domain.sharing import SharingPermission
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState, ReplicaState, WorkState
@@ -226,6 +234,7 @@ versions = Table(
     Column("served_at", Instant),
     # As its target regions: read and written with the version, never looked up apart. The OS disk, then by LUN.
     Column("disks", JSON, nullable=False, server_default="[]"),
+    Column("replication_mode", OneOf(ReplicationMode), nullable=False, server_default="Full"),
     # The order of its columns is the order of versions: a page of ten thousand is one walk along this index.
     UniqueConstraint("definition_uid", "major", "minor", "patch"),
 )
@@ -361,9 +370,33 @@ disks = Table(
     Column("grant_uid", String),
     Column("grant_level", OneOf(AccessLevel)),
     Column("grant_expires_at", Instant),
+    # The resource id of the machine that it is attached to, and where: no LUN is its OS disk.
+    Column("managed_by", String, index=True),
+    Column("machine_lun", Integer),
     UniqueConstraint("group_uid", "kind", "name_key", "part"),
     # How many were made of one version lately, among the many that were made of it before.
     Index(None, "source_version_uid", "created_at"),
+)
+
+machines = Table(
+    "machines",
+    metadata,
+    _uid(),
+    Column("group_uid", ForeignKey("groups.uid"), nullable=False),
+    Column("name", String, nullable=False),
+    Column("name_key", String, nullable=False),
+    Column("location", String, nullable=False),
+    _tags(),
+    Column("size", String, nullable=False),
+    Column("image_reference", String),
+    Column("os_type", OneOf(OsType)),
+    Column("hyper_v_generation", OneOf(HyperVGeneration)),
+    Column("admin_username", String),
+    Column("computer_name", String),
+    Column("generalized", Boolean, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("provisioning_state", OneOf(ProvisioningState), nullable=False),
+    UniqueConstraint("group_uid", "name_key"),
 )
 
 works = Table(

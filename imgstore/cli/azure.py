@@ -32,7 +32,7 @@ _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
     ),
     "sig image-version create": frozenset(
         {
-            "--virtual-machine", "--replication-mode", "--target-region-encryption",
+            "--target-region-encryption",
             "--target-region-cvm-encryption",
             "--target-edge-zones", "--target-edge-zone-encryption", "--target-zone-encryption",
         }
@@ -60,6 +60,30 @@ _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
             "--elastic-san-id", "--bandwidth-copy-speed", "--tier", "--instant-access-duration",
         }
     ),
+    "vm create": frozenset(
+        {
+            "--accelerated-networking", "--accept-term", "--admin-password", "--asgs", "--assign-identity",
+            "--attach-disk", "--authentication-type", "--availability-set", "--boot-diagnostics-storage",
+            "--capacity-reservation-group", "--count", "--custom-data", "--data-disk-caching",
+            "--data-disk-delete-option", "--data-disk-encryption-sets", "--data-disk-sizes-gb", "--disk-controller-type",
+            "--edge-zone", "--enable-agent", "--enable-auto-update", "--enable-hibernation",
+            "--enable-secure-boot", "--enable-vtpm", "--encryption-at-host", "--ephemeral-os-disk",
+            "--eviction-policy", "--generate-ssh-keys", "--host", "--host-group", "--license-type", "--max-price",
+            "--nic-delete-option", "--nics", "--nsg", "--nsg-rule", "--os-disk-caching", "--os-disk-delete-option",
+            "--os-disk-encryption-set", "--os-disk-name", "--os-disk-size-gb", "--patch-mode",
+            "--plan-name", "--plan-product", "--plan-promotion-code", "--plan-publisher",
+            "--platform-fault-domain", "--ppg", "--priority", "--private-ip-address", "--public-ip-address",
+            "--public-ip-address-allocation", "--public-ip-address-dns-name", "--public-ip-sku", "--role", "--scope",
+            "--secrets", "--security-type", "--source-disk", "--source-snapshot", "--ssh-dest-key-path",
+            "--ssh-key-name", "--ssh-key-values", "--storage-account", "--storage-container-name", "--storage-sku",
+            "--subnet", "--subnet-address-prefix", "--ultra-ssd-enabled", "--use-unmanaged-disk", "--user-data",
+            "--v-cpus-available", "--v-cpus-per-core", "--validate", "--vmss", "--vnet-address-prefix", "--vnet-name",
+            "--workspace", "--zone", "-z",
+        }
+    ),
+    "vm show": frozenset({"--show-details", "-d", "--include-user-data"}),
+    "vm list": frozenset({"--show-details", "-d", "--vmss"}),
+    "vm delete": frozenset({"--force-deletion"}),
     "image create": frozenset(
         {
             "--os-disk-caching", "--data-disk-caching", "--zone-resilient", "--edge-zone",
@@ -68,7 +92,7 @@ _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
 }  # fmt: skip
 
 _COMMANDS: Final[Mapping[str, frozenset[str]]] = {
-    "": frozenset({"cloud", "login", "logout", "resource", "storage", "vm", "vmss"}),
+    "": frozenset({"cloud", "login", "logout", "resource", "storage", "vmss"}),
     "account": frozenset(
         {
             "alias", "clear", "get-access-token", "list-locations", "lock", "management-group", "set", "show",
@@ -94,6 +118,16 @@ _COMMANDS: Final[Mapping[str, frozenset[str]]] = {
     "disk": frozenset({"config", "update", "wait"}),
     "snapshot": frozenset({"grant-access", "revoke-access", "update", "wait"}),
     "image": frozenset({"builder", "copy", "update", "wait"}),
+    "vm": frozenset(
+        {
+            "application", "assess-patches", "auto-shutdown", "availability-set", "boot-diagnostics", "capture",
+            "convert", "create-or-update", "deallocate", "diagnostics", "disk", "encryption", "extension",
+            "get-instance-view", "host", "identity", "image", "install-patches", "list-ip-addresses",
+            "list-sizes", "list-skus", "list-usage", "list-vm-resize-options", "monitor", "nic", "open-port",
+            "perform-maintenance", "reapply", "redeploy", "reimage", "resize", "restart", "run-command", "secret",
+            "simulate-eviction", "start", "stop", "unmanaged-disk", "update", "user", "wait",
+        }
+    ),
 }  # fmt: skip
 
 

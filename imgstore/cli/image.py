@@ -46,7 +46,8 @@ def image() -> None:
     "--source",
     required=True,
     metavar="NAME|ID|URI",
-    help="The OS disk: a managed disk or snapshot by name or id, or a file: a path, file://, s3:// or https://.",
+    help="The OS disk: a managed disk or snapshot by name or id, or a file: a path, file://, s3:// or https://. Or a "
+    "virtual machine that was generalized: all its disks.",
 )
 @click.option(
     "--data-disk-sources",

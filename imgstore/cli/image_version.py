@@ -13,7 +13,7 @@ from imgstore.cli.output import columns
 from imgstore.cli.session import opened
 from imgstore.domain.names import VersionName
 from imgstore.domain.paging import PageRequest
-from imgstore.domain.resources import StorageAccountType, TargetRegionRequest, VersionUpdate
+from imgstore.domain.resources import ReplicationMode, StorageAccountType, TargetRegionRequest, VersionUpdate
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ReplicaState
 from imgstore.operations import lifetimes, updating, versions, waiting
@@ -53,6 +53,7 @@ imgstore sig image-version create -g rg -r myGallery -i db -e 1.0.0 \\
 imgstore sig image-version create -g rg -r myGallery -i ubuntu -e 1.1.0 --image-version rg/staging/ubuntu/1.1.0
 imgstore sig image-version create -g rg -r myGallery -i ubuntu -e 1.2.0 --os-snapshot s1 \\
     --data-snapshots s2 s3 --data-snapshot-luns 0 5
+imgstore sig image-version create -g rg -r myGallery -i golden -e 1.0.0 --virtual-machine vm1 --replication-mode Shallow
 """
 
 
@@ -181,6 +182,11 @@ def image_version() -> None:
     metavar="ID|RG/GALLERY/DEFINITION/VERSION",
     help="Instead of a file: an image version with its data disks, of any gallery; of another region, it is metered.",
 )
+@click.option(
+    "--virtual-machine",
+    metavar="NAME|ID",
+    help="Instead of a file: a virtual machine of the source region with its data disks, generalized or not.",
+)
 @options.together(*_DATA_DISKS, *_DATA_SNAPSHOTS)
 @options.location("The source region; must be among the target regions. Default: that of the gallery.")
 @click.option(
@@ -196,6 +202,11 @@ def image_version() -> None:
     type=parse_storage_account_type,
     metavar="|".join(StorageAccountType),
     help="For regions that name none. Default: Standard_LRS.",
+)
+@options.choice(
+    "--replication-mode",
+    members=tuple(ReplicationMode),
+    help="Shallow: one region, one replica; what is stored here already stays where it is. Default: Full.",
 )
 @_exclude_from_latest
 @options.together(*_LIFE)
@@ -230,6 +241,7 @@ def create(
     os_snapshot: str | None,
     managed_image: str | None,
     image_version: str | None,
+    virtual_machine: str | None,
     os_vhd_storage_account: str | None,
     data_vhds_uris: Sequence[str] | None,
     data_vhds_luns: Sequence[int] | None,
@@ -241,6 +253,7 @@ def create(
     target_regions: Sequence[TargetRegionRequest] | None,
     replica_count: int | None,
     storage_account_type: StorageAccountType | None,
+    replication_mode: ReplicationMode | None,
     exclude_from_latest: bool | None,  # noqa: FBT001 - click calls by keyword
     end_of_life_date: datetime | None,
     allow_replicated_location_deletion: bool | None,  # noqa: FBT001
@@ -269,6 +282,7 @@ def create(
         target_regions=target_regions or (),
         replica_count=replica_count,
         storage_account_type=storage_account_type,
+        replication_mode=replication_mode,
         exclude_from_latest=exclude_from_latest,
         end_of_life_at=end_of_life_date,
         allow_deletion_of_replicated_locations=allow_replicated_location_deletion,
@@ -289,6 +303,7 @@ def create(
             os_snapshot=os_snapshot,
             managed_image=managed_image,
             image_version=image_version,
+            virtual_machine=virtual_machine,
             source_format=source_format,
             data_vhds=data_vhds,
             data_snapshots=snapshots,

@@ -30,6 +30,7 @@ _COMMANDS: Final = {
         target="imgstore.cli.image:image",
         summary="Managed images: what a machine's disks were made into, to make others from.",
     ),
+    "vm": Lazy(target="imgstore.cli.vm:vm", summary="Virtual machines as records with their disks: none is booted."),
     "auth": Lazy(target="imgstore.cli.auth:auth", summary="Who may: tenants, principals, roles, issuers and keys."),
     "bill": Lazy(target="imgstore.cli.bill:bill", summary="What was moved and kept, and what it costs."),
     "account": Lazy(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from imgstore.domain.resources import Replica, TargetRegion
+from imgstore.domain.resources import ImageVersion, Replica, TargetRegion
 from imgstore.domain.states import ReplicaState
 
 _WORTH: Final = (
@@ -53,6 +53,13 @@ def retargeting(replicas: Sequence[Replica], targets: Sequence[TargetRegion]) ->
         surplus=tuple(replica for replica in leaving if replica not in outgoing),
         outgoing=tuple(outgoing),
     )
+
+
+def retargeting_of(version: ImageVersion, replicas: Sequence[Replica]) -> Retargeting:
+    """The same for a version: one that is Shallow stays with the replica that it has, wherever that is."""
+    if version.is_shallow and any(replica.state is not ReplicaState.DELETING for replica in replicas):
+        return Retargeting(lacking=(), surplus=(), outgoing=())
+    return retargeting(replicas, version.target_regions)
 
 
 def lost_regions(replicas: Sequence[Replica], targets: Sequence[TargetRegion]) -> list[str]:

@@ -58,6 +58,24 @@ def resolve_targets(
     return source.name, targets
 
 
+def check_shallow(targets: Sequence[TargetRegion]) -> None:
+    """Refuse what a Shallow version can't be: anywhere but where its source is, or there twice.
+
+    Raises:
+        InvalidInput: more than one region, or more than one replica.
+    """
+    count = sum(target.regional_replica_count for target in targets)
+    if len(targets) != 1 or count != 1:
+        raise InvalidInput(
+            "A gallery image version with replicationMode Shallow has one replica, in its source's region: it is not "
+            "replicated.",
+            found=f"{count} replicas in {', '.join(target.name for target in targets)}",
+            expected="one target region, the source's, with one replica",
+            hint="name the source region alone, or publish it with --replication-mode Full",
+            target="publishingProfile.targetRegions",
+        )
+
+
 def _resolved(asked: TargetRegionRequest, request: PublishingRequest, regions: Regions, limits: Limits) -> TargetRegion:
     region = regions.get(asked.name, target="targetRegions")
     counts = (asked.regional_replica_count, request.replica_count, 1)

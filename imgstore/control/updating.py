@@ -5,8 +5,8 @@ from dataclasses import replace
 from datetime import datetime
 
 from imgstore.control.changes import check_end_of_life
-from imgstore.control.targets import PublishingRequest, resolve_targets
-from imgstore.domain.errors import Conflict, InvalidInput
+from imgstore.control.targets import PublishingRequest, check_shallow, resolve_targets
+from imgstore.domain.errors import Conflict, InvalidInput, PropertyChangeNotAllowed
 from imgstore.domain.limits import Limits
 from imgstore.domain.resources import KEEP, ImageVersion, TargetRegion, VersionUpdate
 from imgstore.regions import Regions
@@ -39,6 +39,9 @@ def updated(
         ),
         tags=standing.tags if update.tags is None else dict(update.tags),
     )
+    if standing.is_shallow:
+        check_shallow(changed.target_regions)
+        _check_kept(standing, changed)
     if changed.end_of_life_at != standing.end_of_life_at:
         check_end_of_life(changed.end_of_life_at, now)
     check_block(changed)
@@ -70,6 +73,17 @@ def _targets(
         regions,
         limits,
     )[1]
+
+
+def _check_kept(standing: ImageVersion, changed: ImageVersion) -> None:
+    """A Shallow version lies where its source does, and as that is kept."""
+    before, after = standing.target_regions[0].storage_account_type, changed.target_regions[0].storage_account_type
+    if before is not after:
+        raise PropertyChangeNotAllowed(
+            "properties.publishingProfile.targetRegions.storageAccountType",
+            found=after,
+            expected=f"{before}: the version is Shallow, and kept as its source is",
+        )
 
 
 def _or(value: bool | None, default: bool) -> bool:  # noqa: FBT001 - private

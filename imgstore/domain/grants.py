@@ -27,6 +27,8 @@ class DiskState(StrEnum):
     READY_TO_UPLOAD = "ReadyToUpload"
     ACTIVE_UPLOAD = "ActiveUpload"
     """Somebody may write its upload."""
+    ATTACHED = "Attached"
+    """A machine has it, and nobody reads it by URL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,6 +64,15 @@ class HyperVGeneration(StrEnum):
     V2 = "V2"
 
 
+class ReplicationMode(StrEnum):
+    """How a version comes to its replicas."""
+
+    FULL = "Full"
+    """Its bytes are copied into its gallery's slots, in every target region."""
+    SHALLOW = "Shallow"
+    """It stays where its source is: one region, one replica, nothing is copied that is stored here already."""
+
+
 class DiskKind(StrEnum):
     """What a disk of its own is filed under, by Azure's word for its type."""
 
@@ -265,6 +274,7 @@ class ImageVersion:
     target_regions: tuple[TargetRegion, ...]
     """In the order of the request."""
     replica_count: int = 1
+    replication_mode: ReplicationMode = ReplicationMode.FULL
     exclude_from_latest: bool = False
     end_of_life_at: datetime | None = None
     """Told, and what `block_deletion_before_end_of_life` waits for; machines can be made after it."""
@@ -285,6 +295,11 @@ class ImageVersion:
     def is_visible(self) -> bool:
         """Whether it can be shown, listed, built upon and made into disks: neither deleted nor on its way there."""
         return self.provisioning_state is not ProvisioningState.DELETING and self.soft_deleted_at is None
+
+    @property
+    def is_shallow(self) -> bool:
+        """Whether it has one replica and never another, perhaps in the slot of its source."""
+        return self.replication_mode is ReplicationMode.SHALLOW
 
     @property
     def os_disk(self) -> VersionDisk:
@@ -411,6 +426,10 @@ class ManagedDisk:
     """Of the fixed VHD, footer and all, where one is uploaded; None is any other source."""
     grant: DiskGrant | None = None
     """Who may read it, or write its upload, by URL. One whose time is up is none (`granted`)."""
+    managed_by: str | None = None
+    """The resource id of the machine that it is attached to; such a disk is not deleted."""
+    machine_lun: int | None = None
+    """Where it is attached: None is the OS disk."""
 
     @property
     def awaits_upload(self) -> bool:
@@ -426,7 +445,9 @@ class ManagedDisk:
         """What it waits for. A grant whose time is up must have been taken off before."""
         if self.awaits_upload:
             return DiskState.READY_TO_UPLOAD if self.grant is None else DiskState.ACTIVE_UPLOAD
-        return DiskState.UNATTACHED if self.grant is None else DiskState.ACTIVE_SAS
+        if self.grant is not None:
+            return DiskState.ACTIVE_SAS
+        return DiskState.UNATTACHED if self.managed_by is None else DiskState.ATTACHED
 
     @property
     def resource_id(self) -> str:

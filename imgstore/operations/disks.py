@@ -16,6 +16,7 @@ from imgstore.domain.names import ImageReference, SharedReference, VersionName
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import (
     NO_TAGS,
+    Declared,
     DiskKind,
     ImageVersion,
     ManagedDisk,
@@ -56,6 +57,8 @@ class ImageDiskRequest:
     reference: ImageReference
     lun: int | None
     tags: Mapping[str, str] | None
+    managed_by: str | None = None
+    """The resource id of the machine that it is made for."""
 
 
 def create_disk(
@@ -169,17 +172,29 @@ def compare_disk(
     """A disk that stands already: the same image is the same disk, also when `latest` has moved on since."""
     check_standing(standing, wanted.region)
     image = "properties.creationData.galleryImageReference"
-    named = wanted.reference
-    subscription = named.subscription or installation.subscription
-    line_id = names.definition_id(subscription, named.group, named.gallery, named.definition)
-    asked = f"{line_id}/versions/{named.version or ''}".lower()
-    if not standing.source_reference.lower().startswith(asked) or (
-        named.version and standing.source_reference.lower() != asked
-    ):
-        raise PropertyChangeNotAllowed(f"{image}.id", found=asked, expected=standing.source_reference)
+    check_same_image(installation, wanted.reference, standing.source_reference, f"{image}.id")
     if standing.source_lun != wanted.lun:
         raise PropertyChangeNotAllowed(f"{image}.lun", found=_told(wanted.lun), expected=_told(standing.source_lun))
     return tagged(facts, standing, wanted.tags)
+
+
+def check_same_image(installation: Installation, named: ImageReference, standing: str, path: str) -> None:
+    """Refuse another image than the one that something was made from; no version is whichever it was.
+
+    Args:
+        installation: where.
+        named: what is asked for now.
+        standing: the resource id of the version that it was made from.
+        path: the property.
+
+    Raises:
+        PropertyChangeNotAllowed: it is another.
+    """
+    subscription = named.subscription or installation.subscription
+    line_id = names.definition_id(subscription, named.group, named.gallery, named.definition)
+    asked = f"{line_id}/versions/{named.version or ''}".lower()
+    if not standing.lower().startswith(asked) or (named.version and standing.lower() != asked):
+        raise PropertyChangeNotAllowed(path, found=asked, expected=standing)
 
 
 def check_standing(standing: ManagedDisk, region: str) -> None:
@@ -243,7 +258,9 @@ def add_disk(
         source_reference=source,
         source_lun=wanted.lun,
         body_key=origin.body_key,
-        declared=line.definition.declared,
+        declared=_declared(line, wanted),
+        managed_by=wanted.managed_by,
+        machine_lun=None if wanted.managed_by is None else wanted.lun,
         replica=replica.slot.key.ordinal,
         slot=replica.slot,
         storage_account_type=replica.slot.key.storage_account_type,
@@ -255,6 +272,12 @@ def add_disk(
     )
     facts.disks.add(disk)
     return disk
+
+
+def _declared(line: Lineage, wanted: ImageDiskRequest) -> Declared:
+    """What the definition says; whether the disk of a machine is generalized the machine knows by and by."""
+    said = line.definition.declared
+    return said if wanted.managed_by is None else replace(said, os_state=None)
 
 
 def _check_allowed(line: Lineage, kind: StorageAccountType) -> None:

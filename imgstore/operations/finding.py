@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from imgstore.catalog import Facts
 from imgstore.domain import names
 from imgstore.domain.errors import NotFound, ParentNotFound
+from imgstore.domain.machines import MACHINE, Machine
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import DiskKind, Gallery, Group, ImageDefinition, ImageVersion, ManagedDisk
 from imgstore.domain.states import ProvisioningState
@@ -98,6 +99,15 @@ def disk(facts: Facts, subscription: str, group_name: str, name: str, kind: Disk
     found = facts.disks.get(subscription, group_name, name, kind)
     if found is None or found.provisioning_state is ProvisioningState.DELETING:
         raise no_disk(subscription, group_name, name, kind)
+    return found
+
+
+def machine(facts: Facts, subscription: str, group_name: str, name: str) -> Machine:
+    """The virtual machine of that name. One that is being deleted is not found."""
+    found = facts.machines.get(subscription, group_name, name)
+    if found is None or found.provisioning_state is ProvisioningState.DELETING:
+        scope = names.compute_id(subscription, group_name, MACHINE, name)
+        raise _missing("virtual machine", scope, "imgstore vm list")
     return found
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from imgstore.catalog import Facts
 from imgstore.domain import keys
-from imgstore.domain.errors import StoreError, WorkHeld
+from imgstore.domain.errors import Conflict, StoreError, WorkHeld
 from imgstore.domain.resources import ImageVersion, ManagedDisk, ManifestRow, Replica, Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.version_disks import OS_DISK
@@ -109,12 +109,18 @@ def forget_replica(installation: Installation, replica: Replica) -> Freed:
     return freed
 
 
-def forget_disks(installation: Installation, disks: Sequence[ManagedDisk]) -> None:
+def forget_disks(installation: Installation, disks: Sequence[ManagedDisk], *, attached_to: str | None = None) -> None:
     """Make the disks (of a managed image all) invisible, take their manifests out of their slots, then their rows.
 
     May be repeated.
 
+    Args:
+        installation: where.
+        disks: which.
+        attached_to: the machine that goes with them.
+
     Raises:
+        Conflict: one is attached to another machine.
         WorkHeld: a live process reads or makes one.
         Conflict: somebody has a signed URL of one.
     """
@@ -122,7 +128,8 @@ def forget_disks(installation: Installation, disks: Sequence[ManagedDisk]) -> No
         for disk in disks:
             check_not_granted(facts, facts.disks.by_uid(disk.uid))
             _end_works(installation, facts, disk.uid, disk.name)
-            facts.disks.update(replace(disk, provisioning_state=ProvisioningState.DELETING))
+            if not facts.disks.begin_deleting(disk.uid, attached_to=attached_to):
+                raise _attached(facts.disks.by_uid(disk.uid))
     for disk in disks:
         _forget_owner(installation, disk.slot, disk.uid, (keys.manifest_key(disk.uid, OS_DISK), disk.body_key))
         with installation.catalog.transaction() as facts:
@@ -227,6 +234,17 @@ def lives(installation: Installation, facts: Facts, work: Work) -> bool:
     if work.holder is None or work.lease_expires_at is None or installation.keeper.may_steal(work):
         return False
     return work.lease_expires_at > facts.now()
+
+
+def _attached(disk: ManagedDisk) -> Conflict:
+    return Conflict(
+        f"Disk {disk.name} is attached to VM {disk.managed_by}.",
+        found=f"managed by {disk.managed_by}",
+        expected="a disk that is attached to nothing",
+        hint="delete the virtual machine first: its disks stay",
+        target=disk.name,
+        code="OperationNotAllowed",
+    )
 
 
 def _held(work: Work, what: str) -> WorkHeld:

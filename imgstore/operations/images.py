@@ -4,19 +4,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from imgstore.catalog import Facts
+from imgstore.control.kinship import check_kin, inherited
 from imgstore.domain import names
-from imgstore.domain.access import Action, Principal
+from imgstore.domain.access import Action, Principal, authorize
+from imgstore.domain.errors import InvalidInput
 from imgstore.domain.resources import UNDECLARED, Declared, DiskKind, ManagedDisk, StorageAccountType
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState
-from imgstore.domain.version_disks import OS_DISK
+from imgstore.domain.version_disks import OS_DISK, disk_key, in_order
 from imgstore.operations import disks, finding
 from imgstore.operations.groups import permit_group
 from imgstore.operations.installation import Installation
+from imgstore.operations.machines import check_generalized, named_machine
 from imgstore.operations.making import DiskRequest, make_disks
+from imgstore.operations.originals import named_ids, no_source
 from imgstore.operations.recording import recorded
-
-_LUN = "lun-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +52,10 @@ class ImageRequest:
     """The resource group's name; made where it is missing."""
     name: str
     source: str
-    """Of the OS disk: a disk or snapshot by name or id, or a file as `DiskRequest.source`."""
+    """Of the OS disk: a disk or snapshot by name or id, or a file as `DiskRequest.source`.
+
+    Or a machine that was generalized, by name or id: all its disks, at their LUNs.
+    """
     data_sources: Sequence[str] = ()
     """Of the data disks, likewise, by LUN from 0."""
     location: str | None = None
@@ -71,22 +77,45 @@ def create_image(installation: Installation, principal: Principal, request: Imag
         InvalidInput: no such source, one in another region, or one that declares another system.
         ImageRefused: a file is.
         PropertyChangeNotAllowed: it exists, from other sources or in another region.
+        Conflict: the machine that it is to be made of is not generalized.
         StoreError: a file could not be taken in; the same command goes on.
     """
     names.check_disk_name(request.name, DiskKind.IMAGE.noun)
     scope = names.compute_id(installation.subscription, request.group, DiskKind.IMAGE, request.name)
     permit_group(installation, principal, request.group)
     with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/images/write"):
-        data = [(f"{_LUN}{lun}", source) for lun, source in enumerate(request.data_sources)]
-        made = make_disks(
-            installation,
-            principal,
-            [
-                _part(request, OS_DISK, request.source, request.declared),
-                *(_part(request, part, source, UNDECLARED) for part, source in data),
-            ],
-        )
+        sources, declared = _sources(installation, principal, request)
+        parts = [
+            _part(request, part, sources[part], declared if part == OS_DISK else UNDECLARED)
+            for part in in_order(sources)
+        ]
+        made = make_disks(installation, principal, parts)
         return ManagedImage(os=made[0], data=tuple(made[1:]))
+
+
+def _sources(
+    installation: Installation, principal: Principal, request: ImageRequest
+) -> tuple[dict[str, str], Declared]:
+    """What each disk is made from, by key, and what is said of the system."""
+    with installation.catalog.reading() as facts:
+        machine = named_machine(installation, principal, facts, request.group, request.source)
+        disks = [] if machine is None else facts.disks.of_machine(machine.resource_id)
+    if machine is None:
+        data = {disk_key(lun): source for lun, source in enumerate(request.data_sources)}
+        return {OS_DISK: request.source} | data, request.declared
+    check_generalized(machine)
+    if request.data_sources:
+        raise InvalidInput(
+            "Data disks are not named beside a virtual machine: its own come with it.",
+            found=f"the virtual machine '{machine.name}' and {len(request.data_sources)} data disks",
+            expected="a virtual machine alone",
+            hint="leave --data-disk-sources out",
+            target="properties.storageProfile.dataDisks",
+        )
+    check_kin(machine.declared, request.declared, source_name=machine.name, taker_name=f"managed image {request.name}")
+    return {disk_key(each.machine_lun): each.resource_id for each in disks}, inherited(
+        machine.declared, request.declared
+    )
 
 
 def _part(request: ImageRequest, part: str, source: str, declared: Declared) -> DiskRequest:
@@ -125,8 +154,37 @@ def list_images(installation: Installation, principal: Principal, *, group: str 
 
 def whole_image(parts: Sequence[ManagedDisk]) -> ManagedImage | None:
     """The image that these are the disks of; None without an OS disk."""
-    os_disk = next((each for each in parts if each.part == OS_DISK), None)
-    if os_disk is None:
+    by_part = {each.part: each for each in parts}
+    if OS_DISK not in by_part:
         return None
-    data = sorted((each for each in parts if each.part != OS_DISK), key=lambda each: int(each.part.removeprefix(_LUN)))
+    os_disk, *data = (by_part[part] for part in in_order(by_part))
     return ManagedImage(os=os_disk, data=tuple(data))
+
+
+def named_image(
+    installation: Installation, principal: Principal, facts: Facts, group: str, word: str, *, what: str
+) -> ManagedImage:
+    """The managed image that `word` names, if the principal may read it.
+
+    Args:
+        installation: where.
+        principal: who asks.
+        facts: the transaction.
+        group: where a bare name is looked for.
+        word: as a person gave it.
+        what: what is to be made of it, for the refusal.
+
+    Raises:
+        InvalidInput: it is not there, or not ready.
+        AccessDenied: the principal may not read it.
+    """
+    named = named_ids(installation, group, word, (DiskKind.IMAGE,))
+    for each in named:
+        authorize(principal, Action.READ, each.resource_id)
+    parts = [
+        disk for each in named for disk in facts.disks.list(each.subscription, each.group, DiskKind.IMAGE, each.name)
+    ]
+    found = whole_image(parts)
+    if found is None or found.provisioning_state is not ProvisioningState.SUCCEEDED:
+        raise no_source(word, "no managed image there that is ready", what=what)
+    return found

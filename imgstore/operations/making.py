@@ -208,22 +208,31 @@ def _copied(
             target="sku.name",
         )
     above = ensure_group(installation, facts, request.group, region)
-    disk = replace(
-        original,
-        uid=installation.effects.new_uid(),
+    copied = replace(
+        copy_of(installation, original),
         kind=request.kind,
         group=above.name,
         name=request.name,
         part=request.part,
         tags=dict(request.tags) if request.tags else NO_TAGS,
+        declared=_declared(request, original.declared),
+    )
+    facts.disks.add(copied)
+    return copied
+
+
+def copy_of(installation: Installation, original: ManagedDisk) -> ManagedDisk:
+    """A disk over the same content in the same slot, Creating and attached to nothing; its name is still to be given."""
+    return replace(
+        original,
+        uid=installation.effects.new_uid(),
         source_reference=original.resource_id,
         source=None,
-        declared=_declared(request, original.declared),
         created_at=installation.effects.now(),
         provisioning_state=ProvisioningState.CREATING,
+        managed_by=None,
+        machine_lun=None,
     )
-    facts.disks.add(disk)
-    return disk
 
 
 def _compared(installation: Installation, facts: Facts, request: DiskRequest, standing: ManagedDisk) -> ManagedDisk:

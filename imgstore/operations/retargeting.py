@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imgstore.catalog import Facts
-from imgstore.control.retargeting import lost_regions, retargeting
+from imgstore.control.retargeting import lost_regions, retargeting_of
 from imgstore.domain.errors import Conflict, ImgstoreError, LeaseLost, NotFound, StoreError, WorkHeld
-from imgstore.domain.resources import ImageVersion, Replica, SlotKey
+from imgstore.domain.resources import ImageVersion, Replica, Slot, SlotKey
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.works import Lease, WorkKind
 from imgstore.operations.counting import task_of
@@ -38,7 +38,7 @@ def retarget(installation: Installation, facts: Facts, line: Lineage, version: I
         WorkHeld: a live process takes the source in at a replica that is to go.
     """
     replicas = facts.replicas.list(version.uid)
-    plan = retargeting(replicas, version.target_regions)
+    plan = retargeting_of(version, replicas)
     _check_allowed(line, version, replicas)
     for replica in plan.surplus:
         _check_not_taken_in(installation, facts, replica)
@@ -56,14 +56,13 @@ def retarget(installation: Installation, facts: Facts, line: Lineage, version: I
 def _add(installation: Installation, facts: Facts, version: ImageVersion, key: SlotKey) -> None:
     """Write a replica down that is to be made. One that was there before is another: it is charged for anew."""
     zone, bucket = installation.locator.choose_zone(key)
-    facts.replicas.add(
-        Replica(
-            uid=installation.effects.new_uid(),
-            version_uid=version.uid,
-            slot=facts.slots.get_or_add(key, zone=zone, bucket=bucket),
-            state=ReplicaState.PENDING,
-        )
-    )
+    add_replica(installation, facts, version, facts.slots.get_or_add(key, zone=zone, bucket=bucket))
+
+
+def add_replica(installation: Installation, facts: Facts, version: ImageVersion, slot: Slot) -> None:
+    """The same, in a slot that is there."""
+    uid = installation.effects.new_uid()
+    facts.replicas.add(Replica(uid=uid, version_uid=version.uid, slot=slot, state=ReplicaState.PENDING))
 
 
 def _check_allowed(line: Lineage, version: ImageVersion, replicas: Sequence[Replica]) -> None:
@@ -104,7 +103,7 @@ def tidy(installation: Installation, version_uid: str) -> list[Removal]:
             return []
         version = facts.versions.by_uid(version_uid)
         if version.is_visible:
-            surplus = retargeting(facts.replicas.list(version_uid), version.target_regions).surplus
+            surplus = retargeting_of(version, facts.replicas.list(version_uid)).surplus
             for replica in surplus:
                 facts.replicas.move(replica.uid, ReplicaState.DELETING)
             if surplus:
@@ -131,7 +130,7 @@ def tidy_all(installation: Installation) -> list[Removal]:
 
 def _is_untidy(version: ImageVersion, replicas: Sequence[Replica]) -> bool:
     leaving = any(replica.state is ReplicaState.DELETING for replica in replicas)
-    return leaving or bool(retargeting(replicas, version.target_regions).surplus)
+    return leaving or bool(retargeting_of(version, replicas).surplus)
 
 
 def _removed(installation: Installation, replica: Replica) -> Removal:

@@ -1,6 +1,6 @@
 """A version as it is asked for: checked, its defaults filled in, written down, compared with the one that stands."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import MappingProxyType
@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 
 from imgstore.catalog import Facts
 from imgstore.control.changes import check_end_of_life
-from imgstore.control.targets import PublishingRequest, resolve_targets
+from imgstore.control.targets import PublishingRequest, check_shallow, resolve_targets
 from imgstore.control.updating import check_block, updated
 from imgstore.domain.errors import Conflict, ImageRefused, InvalidInput, PropertyChangeNotAllowed
 from imgstore.domain.limits import check_room
@@ -17,6 +17,8 @@ from imgstore.domain.resources import (
     KEEP,
     NO_TAGS,
     ImageVersion,
+    ReplicationMode,
+    Slot,
     StorageAccountType,
     TargetRegion,
     TargetRegionRequest,
@@ -37,7 +39,7 @@ from imgstore.domain.version_disks import (
 from imgstore.operations import finding
 from imgstore.operations.finding import Lineage
 from imgstore.operations.installation import Installation
-from imgstore.operations.retargeting import retarget
+from imgstore.operations.retargeting import add_replica, retarget
 from imgstore.operations.settling import write_version_state
 
 Identities: TypeAlias = Mapping[str, SourceIdentity]
@@ -82,7 +84,9 @@ class VersionRequest:
     replica_count: int | None = None
     """For the regions that name none; None is 1, or as it stands."""
     storage_account_type: StorageAccountType | None = None
-    """For the regions that name none; None is Standard_LRS, or as it stands."""
+    """For the regions that name none; None is Standard_LRS, or as it stands; of a Shallow version the source's."""
+    replication_mode: ReplicationMode | None = None
+    """None is Full, or as it stands."""
     exclude_from_latest: bool | None = None
     """None leaves it as it is."""
     end_of_life_at: datetime | None = None
@@ -126,6 +130,38 @@ class Wanted:
     targets: tuple[TargetRegion, ...]
     sha256: str | None
     """Lower case."""
+    replication_mode: ReplicationMode
+    shallow_slot: Slot | None = None
+    """Where a Shallow version's source lies, if all of it is stored here: the version stays there."""
+
+    @property
+    def is_shallow(self) -> bool:
+        """Whether it is to have one replica and never another."""
+        return self.replication_mode is ReplicationMode.SHALLOW
+
+    def with_caching_of_images(self, keys: Iterable[str]) -> "Wanted":
+        """The same, from a managed image or machine: nobody caches its data disks, unless it was said."""
+        uncached = {key: HostCaching.NONE for key in keys if key != OS_DISK}
+        return replace(self, request=replace(self.request, host_caching=uncached | dict(self.request.host_caching)))
+
+    def staying_in(self, slot: Slot) -> "Wanted":
+        """The same, for a Shallow version whose source lies in a slot.
+
+        Raises:
+            InvalidInput: another storage account type than the source's is asked for.
+        """
+        said, kind = [each.storage_account_type for each in self.request.target_regions], slot.key.storage_account_type
+        asked = next((each for each in (*said, self.request.storage_account_type) if each is not None), kind)
+        if asked is not kind:
+            raise InvalidInput(
+                f"A gallery image version with replicationMode Shallow is kept as its source is: {kind}.",
+                found=f"the storage account type {asked}",
+                expected=f"{kind}, or none named",
+                hint="leave the type out, or publish it with --replication-mode Full",
+                target="storageAccountType",
+            )
+        targets = tuple(replace(target, storage_account_type=kind) for target in self.targets)
+        return replace(self, targets=targets, shallow_slot=slot)
 
 
 def resolve(installation: Installation, request: VersionRequest) -> Wanted:
@@ -154,12 +190,20 @@ def resolve(installation: Installation, request: VersionRequest) -> Wanted:
         )
         location, targets = resolve_targets(publishing, regions, limits)
         check_end_of_life(request.end_of_life_at, now)
+    mode = request.replication_mode or (ReplicationMode.FULL if standing is None else standing.replication_mode)
+    if mode is ReplicationMode.SHALLOW:
+        check_shallow(targets)
     sha256 = None if request.sha256 is None else request.sha256.strip().lower()
-    return Wanted(request=request, line=line, location=location, targets=targets, sha256=sha256)
+    return Wanted(request=request, line=line, location=location, targets=targets, sha256=sha256, replication_mode=mode)
 
 
-def check_disks(installation: Installation, readers: Mapping[str, DiskReader]) -> None:
+def check_disks(installation: Installation, readers: Mapping[str, DiskReader], *, shallow: bool = False) -> None:
     """Refuse disks that are too large, and a version without an OS disk.
+
+    Args:
+        installation: where.
+        readers: the disks, by key.
+        shallow: of a Shallow version, which has a limit of its own.
 
     Raises:
         ImageRefused: one is larger than its limit.
@@ -176,6 +220,8 @@ def check_disks(installation: Installation, readers: Mapping[str, DiskReader]) -
     check_luns([lun for lun in map(lun_of, readers) if lun is not None])
     for key, reader in readers.items():
         name = "image_bytes_max" if key == OS_DISK else "data_disk_bytes_max"
+        if shallow:
+            name = "shallow_image_bytes_max"
         limit: int = getattr(installation.limits, name)
         if reader.virtual_bytes > limit:
             raise ImageRefused(
@@ -270,6 +316,7 @@ def _added(installation: Installation, facts: Facts, wanted: Wanted, identities:
         location=wanted.location,
         target_regions=wanted.targets,
         replica_count=request.replica_count or 1,
+        replication_mode=wanted.replication_mode,
         exclude_from_latest=request.exclude_from_latest or False,
         end_of_life_at=request.end_of_life_at,
         allow_deletion_of_replicated_locations=request.allow_deletion_of_replicated_locations,
@@ -281,7 +328,10 @@ def _added(installation: Installation, facts: Facts, wanted: Wanted, identities:
     )
     check_block(version)
     facts.versions.add(version)
-    retarget(installation, facts, wanted.line, version)
+    if wanted.shallow_slot is None:
+        retarget(installation, facts, wanted.line, version)
+    else:
+        add_replica(installation, facts, version, wanted.shallow_slot)
     return version
 
 
@@ -313,6 +363,12 @@ def _compared(
     here = [each for each in facts.replicas.list(standing.uid) if each.slot.key.region == standing.location]
     arrived = any(each.state in (ReplicaState.COMPLETED, ReplicaState.DEGRADED) for each in here)
     disks = tuple(_compared_disk(disk, wanted, identities[disk.key], arrived=arrived) for disk in standing.disks)
+    if standing.replication_mode is not wanted.replication_mode:
+        raise PropertyChangeNotAllowed(
+            "properties.publishingProfile.replicationMode",
+            found=wanted.replication_mode,
+            expected=standing.replication_mode,
+        )
     if standing.location != wanted.location:
         raise PropertyChangeNotAllowed("location", found=wanted.location, expected=standing.location)
     if [disk.source for disk in disks] != [disk.source for disk in standing.disks]:

@@ -6,23 +6,23 @@ that takes it in has the same content, that is a base, and nothing is stored twi
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from imgstore.catalog import Facts
 from imgstore.control.kinship import check_kin
 from imgstore.domain.access import Action, Principal, authorize
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.names import ImageReference, SharedReference, VersionName, image_reference
+from imgstore.domain.machines import MACHINE
+from imgstore.domain.names import ComputeId, ImageReference, SharedReference, VersionName, image_reference
 from imgstore.domain.resources import (
     Declared,
-    DiskKind,
     ImageVersion,
     ManagedDisk,
     ManifestRow,
     Replica,
     Slot,
 )
-from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.domain.states import ReplicaState
 from imgstore.domain.version_disks import OS_DISK, check_luns, disk_key
 from imgstore.domain.works import Lease
 from imgstore.ledger.egress import arrival
@@ -32,9 +32,10 @@ from imgstore.operations.degrading import degrade_damaged
 from imgstore.operations.disks import named_version
 from imgstore.operations.exporting import pin_manifest, read_manifest, reading_under, siblings
 from imgstore.operations.finding import Lineage
-from imgstore.operations.images import whole_image
+from imgstore.operations.images import named_image
 from imgstore.operations.installation import Installation
-from imgstore.operations.originals import find_original, named_ids, no_source
+from imgstore.operations.machines import check_ready, named_machine
+from imgstore.operations.originals import find_original, no_source
 from imgstore.operations.settling import party_of
 from imgstore.operations.sharing import admitted
 from imgstore.operations.version_requests import DataSnapshot, DataVhd
@@ -56,6 +57,8 @@ class VersionSource:
     """A managed image by name or id, or an image version by its id: with its data disks."""
     image_version: str | None = None
     """An image version by its id, as rg/gallery/definition/version, or of a shared gallery: with its data disks."""
+    virtual_machine: str | None = None
+    """A machine by name or id, generalized or not: with its data disks."""
     data_vhds: tuple[DataVhd, ...] = ()
     data_snapshots: tuple[DataSnapshot, ...] = ()
 
@@ -63,6 +66,18 @@ class VersionSource:
     def is_whole(self) -> bool:
         """Whether one resource says all of the version's disks."""
         return self.os_vhd_uri is None and self.os_snapshot is None
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it is a managed image or a machine: Azure's host caching of data disks is another for these."""
+        return self.is_whole and self.reference is None
+
+    @property
+    def machine(self) -> str | None:
+        """The machine that is meant, if it is one: az takes its id for a managed image's too."""
+        named = None if self.managed_image is None else ComputeId.parse(self.managed_image)
+        is_machine = named is not None and named.kind == MACHINE.lower()
+        return self.managed_image if is_machine else self.virtual_machine
 
     @property
     def reference(self) -> ImageReference | SharedReference | None:
@@ -83,6 +98,7 @@ class VersionSource:
             "--os-snapshot": self.os_snapshot,
             "--managed-image": self.managed_image,
             "--image-version": self.image_version,
+            "--virtual-machine": self.virtual_machine,
         }
         given = [flag for flag, word in words.items() if word is not None]
         data = {"--data-vhds-uris": self.data_vhds, "--data-snapshots": self.data_snapshots}
@@ -122,10 +138,20 @@ class _Chosen:
     lease: Lease
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredDisks:
+    """Disks that are stored here, open and pinned."""
+
+    readers: Mapping[str, StoredDisk]
+    """By key."""
+    slots: Mapping[str, Slot]
+    """Where each lies."""
+
+
 @contextmanager
 def opened(
     installation: Installation, principal: Principal, source: VersionSource, taker: Taker
-) -> Iterator[Mapping[str, StoredDisk]]:
+) -> Iterator[StoredDisks]:
     """The disks of a source that are stored here, by key: "os", "lun-0" and so on; pinned until the block ends.
 
     Args:
@@ -145,7 +171,8 @@ def opened(
     with ExitStack() as stack:
         for each in chosen.values():
             stack.callback(_let_go, installation, each.lease)
-        yield {key: stack.enter_context(_read(installation, key, each, taker)) for key, each in chosen.items()}
+        readers = {key: stack.enter_context(_read(installation, key, each, taker)) for key, each in chosen.items()}
+        yield StoredDisks(readers=readers, slots={key: each.slot for key, each in chosen.items()})
 
 
 def _let_go(installation: Installation, lease: Lease) -> None:
@@ -171,18 +198,29 @@ def _chosen(
         return _of_disks(installation, facts, originals, line, region)
     if image is not None:
         return _of_version(installation, facts, image, line, region)
-    word = source.managed_image
-    assert word is not None, "one of them was given"
-    named = named_ids(installation, group, word, (DiskKind.IMAGE,))
-    for each in named:
-        authorize(principal, Action.READ, each.resource_id)
-    disks = [
-        disk for each in named for disk in facts.disks.list(each.subscription, each.group, DiskKind.IMAGE, each.name)
-    ]
-    found = whole_image(disks)
-    if found is None or found.provisioning_state is not ProvisioningState.SUCCEEDED:
-        raise no_source(word, "no managed image there that is ready", what=_WHAT, region=region)
+    if source.machine is not None:
+        return _of_machine(installation, principal, facts, source.machine, line, region)
+    assert source.managed_image is not None, "one of them was given"
+    found = named_image(installation, principal, facts, group, source.managed_image, what=_WHAT)
     return _of_disks(installation, facts, found.by_key, line, region)
+
+
+def _of_machine(
+    installation: Installation, principal: Principal, facts: Facts, word: str, line: Lineage, region: str
+) -> dict[str, _Chosen]:
+    """All disks of a machine, which says itself what it is; who reads them must be allowed to."""
+    machine = named_machine(installation, principal, facts, line.gallery.group, word)
+    if machine is None:
+        raise no_source(word, "no virtual machine of that name", what=_WHAT, region=region)
+    check_ready(machine)
+    if machine.location != region:
+        raise no_source(word, f"it is in {machine.location}", what=_WHAT, region=region)
+    _check_kin(machine.declared, line, machine.name)
+    disks = facts.disks.of_machine(machine.resource_id)
+    for disk in disks:
+        authorize(principal, Action.EXPORT, disk.resource_id)
+    chosen = {disk_key(disk.machine_lun): _of_disk(installation, facts, disk) for disk in disks}
+    return {key: replace(each, location=machine.resource_id) for key, each in chosen.items()}
 
 
 def _original(

@@ -16,7 +16,7 @@ from imgstore.domain.errors import (
 )
 from imgstore.domain.names import VersionName
 from imgstore.domain.paging import Page, PageRequest
-from imgstore.domain.resources import ImageVersion
+from imgstore.domain.resources import ImageVersion, Slot
 from imgstore.domain.sources import ByteSource, DiskFormat, DiskReader
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.version_disks import OS_DISK, disk_key
@@ -29,6 +29,7 @@ from imgstore.operations.forgetting import forget_version
 from imgstore.operations.installation import Installation
 from imgstore.operations.publishing import Publication, publish
 from imgstore.operations.recording import permit, permit_list, recorded
+from imgstore.operations.shallow import publish_shallow, staying
 from imgstore.operations.sources import check_sha256, open_source
 from imgstore.operations.version_requests import (
     DataSnapshot,
@@ -54,6 +55,7 @@ def create_version(
     os_snapshot: str | None = None,
     managed_image: str | None = None,
     image_version: str | None = None,
+    virtual_machine: str | None = None,
     source_format: DiskFormat | None = None,
     data_vhds: Sequence[DataVhd] = (),
     data_snapshots: Sequence[DataSnapshot] = (),
@@ -72,7 +74,8 @@ def create_version(
         os_vhd_uri: a path, file://, s3:// or https://, of any container that is read; or instead of it one of
         os_snapshot: a snapshot or managed disk by name or id,
         managed_image: a managed image by name or id, or an image version by its id: all its disks,
-        image_version: an image version by its id, or as rg/gallery/definition/version: all its disks.
+        image_version: an image version by its id, or as rg/gallery/definition/version: all its disks,
+        virtual_machine: a machine by name or id: all its disks.
         source_format: what the OS disk's file is; None looks at it.
         data_vhds: data disks from files, each at a LUN of its own.
         data_snapshots: data disks from snapshots or managed disks, likewise.
@@ -90,6 +93,7 @@ def create_version(
         os_snapshot=os_snapshot,
         managed_image=managed_image,
         image_version=image_version,
+        virtual_machine=virtual_machine,
         data_vhds=tuple(data_vhds),
         data_snapshots=tuple(data_snapshots),
     )
@@ -97,8 +101,10 @@ def create_version(
     wanted = resolve(installation, request)
     with _recorded(installation, principal, wanted):
         with ExitStack() as stack:
-            readers = _opened(installation, principal, stack, wanted, source, source_format)
-            version = _publish(installation, wanted, readers, written)
+            readers, slots = _opened(installation, principal, stack, wanted, source, source_format)
+            if source.is_image:
+                wanted = wanted.with_caching_of_images(readers)
+            version = _publish(installation, staying(wanted, readers, slots), readers, written)
         return _replicate(installation, principal, wanted, version, wait=wait)
 
 
@@ -109,8 +115,12 @@ def _opened(
     wanted: Wanted,
     source: VersionSource,
     source_format: DiskFormat | None,
-) -> dict[str, DiskReader]:
-    """All disks of a source, by key, until `stack` closes: files, and what is stored here already, pinned meanwhile."""
+) -> tuple[dict[str, DiskReader], Mapping[str, Slot]]:
+    """All disks of a source, by key, until `stack` closes: files, and what is stored here already, pinned meanwhile.
+
+    Returns:
+        Them, and of those that are stored here where each lies.
+    """
     uris = {disk_key(vhd.lun): vhd.uri for vhd in source.data_vhds}
     formats = {disk_key(vhd.lun): vhd.format for vhd in source.data_vhds}
     if source.os_vhd_uri is not None:
@@ -120,13 +130,13 @@ def _opened(
     stored = stack.enter_context(version_sources.opened(installation, principal, source, taker))
     if not source.is_whole:
         places = {key: file.identity().location for key, file in files.items()}
-        check_apart(places | {key: disk.identity().location for key, disk in stored.items()})
+        check_apart(places | {key: disk.identity().location for key, disk in stored.readers.items()})
     _check_sha256(wanted, files)
     readers = {
         key: stack.enter_context(closing(open_disk(file, format=formats[key], scratch=installation.scratch)))
         for key, file in files.items()
     }
-    return {**readers, **stored}
+    return {**readers, **stored.readers}, stored.slots
 
 
 def _check_sha256(wanted: Wanted, files: Mapping[str, ByteSource]) -> None:
@@ -180,7 +190,7 @@ def _publish(
     written: Callable[[ImageVersion], None] = lambda _version: None,
 ) -> ImageVersion:
     """The version's row, and its bytes in the source slot."""
-    check_disks(installation, readers)
+    check_disks(installation, readers, shallow=wanted.is_shallow)
     version = write_down(installation, wanted, {key: reader.identity() for key, reader in readers.items()})
     written(version)
     try:
@@ -250,6 +260,10 @@ def _make_source(
     replicas = [replica for replica in standing if replica.state is not ReplicaState.DELETING]
     if any(replica.state is ReplicaState.COMPLETED for replica in replicas):
         return
+    digests = {key: reader.digest for key, reader in readers.items() if isinstance(reader, StoredDisk)}
+    if wanted.is_shallow and digests.keys() == readers.keys():
+        publish_shallow(installation, wanted.line, version, replicas[0], digests)
+        return
     first: StoreError | None = None
     for source in (each for each in replicas if each.slot.key.region == version.location):
         try:
@@ -261,9 +275,7 @@ def _make_source(
                     replica=source,
                     readers=readers,
                     named_bases=wanted.request.bases,
-                    source_manifests={
-                        key: reader.digest for key, reader in readers.items() if isinstance(reader, StoredDisk)
-                    },
+                    source_manifests=digests,
                     verify_full=wanted.request.verify_full,
                 ),
             )

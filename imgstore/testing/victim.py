@@ -19,10 +19,12 @@ from typing import Any
 
 from imgstore.bootstrap import Settings, open_installation
 from imgstore.catalog.database import Database
-from imgstore.domain.resources import DiskKind
-from imgstore.operations import disks, images, versions
+from imgstore.control.machines import OsProfile
+from imgstore.domain.resources import DiskKind, ReplicationMode
+from imgstore.operations import disks, images, machines, versions
 from imgstore.operations.images import ImageRequest
 from imgstore.operations.installation import Installation
+from imgstore.operations.machine_making import MachineRequest, create_machine
 from imgstore.operations.making import DiskRequest, create_from_source
 from imgstore.stores.s3 import S3Store
 from imgstore.testing import installations
@@ -85,12 +87,17 @@ def run(job: str, orders: dict[str, Any], installation: Installation) -> None:
         request = DiskRequest(group=GROUP, name=orders["name"], source=orders["source"], location="southcentralus")
         create_from_source(installation, ADMIN, request)
     elif job == "image":
-        asked = ImageRequest(group=GROUP, name=orders["name"], source=orders["source"], data_sources=orders["data"])
-        images.create_image(installation, ADMIN, asked)
+        image = ImageRequest(group=GROUP, name=orders["name"], source=orders["source"], data_sources=orders["data"])
+        images.create_image(installation, ADMIN, image)
     elif job == "publish stored":
-        versions.create_version(
-            installation, ADMIN, installations.request(version, orders["targets"]), managed_image=orders["source"]
-        )
+        mode = ReplicationMode(orders.get("mode", "Full"))
+        asked = installations.request(version, orders["targets"], replication_mode=mode)
+        versions.create_version(installation, ADMIN, asked, managed_image=orders["source"])
+    elif job == "machine":
+        profile = OsProfile(admin_username="azureuser")
+        create_machine(installation, ADMIN, MachineRequest(group=GROUP, profile=profile, **orders["machine"]))
+    elif job == "delete machine":
+        machines.delete_machine(installation, ADMIN, group=GROUP, name=orders["name"])
     elif job == "delete image":
         disks.delete_disk(installation, ADMIN, group=GROUP, name=orders["name"], kind=DiskKind.IMAGE)
     elif job == "export":

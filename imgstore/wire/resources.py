@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit, urlunsplit
 
 from imgstore.domain.geometry import GIB
+from imgstore.domain.machines import MACHINE
 from imgstore.domain.names import ComputeId, definition_id, gallery_id, group_id, region_key
 from imgstore.domain.resources import (
     SOFT_DELETE_RETENTION_DAYS,
@@ -23,7 +24,7 @@ from imgstore.domain.resources import (
     Recommended,
     StorageAccountType,
 )
-from imgstore.domain.version_disks import VersionDisk
+from imgstore.domain.version_disks import VersionDisk, lun_of
 from imgstore.wire.replication import replication_status_json
 from imgstore.wire.sharing import sharing_profile_json
 from imgstore.wire.text import Json, instant
@@ -203,7 +204,11 @@ def disk_json(disk: ManagedDisk) -> Json:
         },
     )
     properties = body.pop("properties")
-    return body | {"sku": {"name": disk.storage_account_type.value}, "replica": disk.replica, "properties": properties}
+    return (
+        body
+        | _known(managedBy=disk.managed_by)
+        | {"sku": {"name": disk.storage_account_type.value}, "replica": disk.replica, "properties": properties}
+    )
 
 
 def _creation_data(disk: ManagedDisk) -> Json:
@@ -211,7 +216,10 @@ def _creation_data(disk: ManagedDisk) -> Json:
         return {"createOption": "Upload", "uploadSizeBytes": disk.upload_bytes}
     if disk.source is not None:
         return {"createOption": "Import", "sourceUri": without_secrets(disk.source.location)}
-    if ComputeId.parse(disk.source_reference) is not None:
+    found = ComputeId.parse(disk.source_reference)
+    if found is not None and found.kind == DiskKind.IMAGE:
+        return {"createOption": "FromImage", "imageReference": {"id": disk.source_reference}}
+    if found is not None:
         return {"createOption": "Copy", "sourceResourceId": disk.source_reference}
     image = {"id": disk.source_reference} | _known(lun=disk.source_lun)
     return {"createOption": "FromImage", "galleryImageReference": image}
@@ -229,7 +237,7 @@ def image_json(image: "ManagedImage") -> Json:
         properties={
             "storageProfile": {
                 "osDisk": _known(osType=first.declared.os_type, osState=first.declared.os_state) | _image_disk(first),
-                "dataDisks": [{"lun": lun} | _image_disk(each) for lun, each in enumerate(image.data)],
+                "dataDisks": [{"lun": lun_of(each.part)} | _image_disk(each) for each in image.data],
                 "zoneResilient": first.storage_account_type is StorageAccountType.STANDARD_ZRS,
             },
             **_known(hyperVGeneration=first.declared.hyper_v_generation),
@@ -269,7 +277,7 @@ def _publishing_profile(version: ImageVersion, display_names: Mapping[str, str])
         "publishedDate": instant(version.published_at),
         **_known(endOfLifeDate=None if version.end_of_life_at is None else instant(version.end_of_life_at)),
         "storageAccountType": _common_type(version).value,
-        "replicationMode": "Full",
+        "replicationMode": version.replication_mode.value,
     }
 
 
@@ -291,7 +299,9 @@ def _common_type(version: ImageVersion) -> StorageAccountType:
 def _storage_profile(version: ImageVersion) -> Json:
     """As Azure, no list where there are no data disks; an image or version that is the source of all is named once."""
     location = version.os_disk.source.location
-    whole = {"source": {"id": location}} if _is_resource(location) and not _disk_source(location) else {}
+    found = ComputeId.parse(location)
+    key = "virtualMachineId" if found is not None and found.kind == MACHINE.lower() else "id"
+    whole = {"source": {key: location}} if _is_resource(location) and not _disk_source(location) else {}
     data_disks = [{"lun": disk.lun} | _disk_image(disk) for disk in version.data_disks]
     return whole | {"osDiskImage": _disk_image(version.os_disk)} | _known(dataDiskImages=data_disks or None)
 
@@ -306,11 +316,11 @@ def _disk_image(disk: VersionDisk) -> dict[str, Json]:
 
 
 def _disk_source(location: str) -> Json:
-    """Of the disk itself: a file, a disk or a snapshot. Where an image or version is the source, it has none."""
+    """Of the disk itself: a file, a disk or a snapshot. Where an image, version or machine is the source, it has none."""
     if not _is_resource(location):
         return {"uri": without_secrets(location)}
     found = ComputeId.parse(location)
-    return {} if found is None or found.kind == DiskKind.IMAGE else {"id": location}
+    return {"id": location} if found is not None and found.kind in (DiskKind.DISK, DiskKind.SNAPSHOT) else {}
 
 
 def _is_resource(location: str) -> bool:

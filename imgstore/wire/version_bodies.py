@@ -8,7 +8,15 @@ from urllib.parse import urlsplit
 
 from imgstore.domain.errors import InvalidInput, PropertyChangeNotAllowed
 from imgstore.domain.names import region_key
-from imgstore.domain.resources import KEEP, ImageVersion, Keep, StorageAccountType, TargetRegionRequest, VersionUpdate
+from imgstore.domain.resources import (
+    KEEP,
+    ImageVersion,
+    Keep,
+    ReplicationMode,
+    StorageAccountType,
+    TargetRegionRequest,
+    VersionUpdate,
+)
 from imgstore.wire.api_versions import Kind, trimmed
 from imgstore.wire.bodies import check_object, location_of, refuse
 from imgstore.wire.edited import whole_at
@@ -29,6 +37,7 @@ _NOT_HEEDED: Final = (
     f"{_STORAGE}.dataDiskImages",
     "properties.securityProfile",
 )
+_MODE: Final = f"{_PUBLISHING}.replicationMode"
 _SOURCE: Final = f"{_STORAGE}.osDiskImage.source"
 _SCHEMES: Final = ("https", "http")
 """No paths and no s3 over the network: both would be read with the server's own rights (rules.md, rule 25). Plain http is
@@ -47,6 +56,7 @@ class VersionBody:
     target_regions: tuple[TargetRegionRequest, ...] | None
     replica_count: int | None
     storage_account_type: StorageAccountType | None
+    replication_mode: ReplicationMode | None
     exclude_from_latest: bool | None
     end_of_life_at: datetime | Keep | None
     """None takes it away."""
@@ -75,6 +85,10 @@ class VersionBody:
         """
         if self.location is not None and region_key(self.location) != standing.location:
             raise PropertyChangeNotAllowed("location", found=self.location, expected=standing.location)
+        if self.replication_mode not in (None, standing.replication_mode):
+            raise PropertyChangeNotAllowed(
+                f"galleryImageVersion.{_MODE}", found=self.replication_mode, expected=standing.replication_mode
+            )
         shown = without_secrets(standing.os_disk.source.location)
         if self.uri is not None and without_secrets(self.uri) != shown:
             raise PropertyChangeNotAllowed(
@@ -97,9 +111,6 @@ def read_version(body: Json, api_version: str, *, whole: bool) -> VersionBody:
     known = trimmed(body, Kind.VERSION, api_version)
     for path in _NOT_HEEDED:
         refuse(known, path)
-    mode = at(known, f"{_PUBLISHING}.replicationMode")
-    if mode is not None and str(mode).lower() != "full":
-        raise unfit(f"{_PUBLISHING}.replicationMode", mode, "Full: imgstore has no shallow versions yet")
     regions, kind = at(known, f"{_PUBLISHING}.targetRegions"), at(known, f"{_PUBLISHING}.storageAccountType")
     ends = text_of(at(known, f"{_PUBLISHING}.endOfLifeDate"), f"{_PUBLISHING}.endOfLifeDate")
     silent = None if whole and at(known, _PUBLISHING) is not None else KEEP
@@ -112,12 +123,21 @@ def read_version(body: Json, api_version: str, *, whole: bool) -> VersionBody:
         target_regions=None if regions is None else target_regions_of(_without_nulls(regions)),
         replica_count=whole_at(known, f"{_PUBLISHING}.replicaCount"),
         storage_account_type=None if kind is None else parse_storage_account_type(str(kind)),
+        replication_mode=_mode(known),
         exclude_from_latest=_flag(known, f"{_PUBLISHING}.excludeFromLatest"),
         end_of_life_at=silent if ends is None else parse_end_of_life(ends),
         allow_deletion_of_replicated_locations=_flag(known, f"{_SAFETY}.allowDeletionOfReplicatedLocations"),
         block_deletion_before_end_of_life=_flag(known, f"{_SAFETY}.blockDeletionBeforeEndOfLife"),
         tags=tags_of(known) if tags is not None or whole else None,
     )
+
+
+def _mode(body: Json) -> ReplicationMode | None:
+    said = at(body, _MODE)
+    by_word = {mode.lower(): mode for mode in ReplicationMode}
+    if said is not None and str(said).lower() not in by_word:
+        raise unfit(_MODE, said, " or ".join(ReplicationMode))
+    return None if said is None else by_word[str(said).lower()]
 
 
 def _uri(body: Json) -> str | None:

@@ -291,7 +291,7 @@ def test_whoever_sits_at_a_terminal_is_asked_before_a_delete(
         (("-e 1.0.0", "-e 1.0"), 1, "Major(int).Minor(int).Patch(int)"),
         (("./disk.vhd", "./absent.vhd"), 1, "absent.vhd"),
         (("-i ubuntu", "-i debian"), 3, "debian"),
-        (("--replica-count 1", "--replication-mode Shallow"), 2, "not supported by imgstore"),
+        (("--replica-count 1", "--target-region-encryption k"), 2, "not supported by imgstore"),
     ],
 )
 def test_bad_input_is_refused_by_name_and_leaves_nothing(

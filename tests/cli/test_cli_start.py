@@ -28,7 +28,7 @@ def commands(
             yield from commands(below, (*words, name))
 
 
-@pytest.mark.parametrize("line", [["--version"], ["--help"], ["vm", "list"], ["--nonsense"]])
+@pytest.mark.parametrize("line", [["--version"], ["--help"], ["vmss", "list"], ["--nonsense"]])
 def test_a_light_start(line: list[str]) -> None:
     told = subprocess.run(
         [
@@ -75,6 +75,7 @@ def test_what_the_issue_asks_for_is_there() -> None:
         "snapshot create", "snapshot list", "snapshot show", "snapshot delete",
         "image create", "image list", "image show", "image delete",
         "disk grant-access", "disk revoke-access",
+        "vm create", "vm list", "vm show", "vm generalize", "vm delete",
         "bill show", "regions list", "regions check", "regions init", "inspect", "verify", "quickstart",
         "gc", "scrub", "serve", "worker list", "account list", "monitor activity-log list", "bench", "auth init",
         "sig share add", "sig share remove", "sig share reset", "sig share enable-community",

@@ -8,7 +8,7 @@ import pytest
 
 from imgstore.domain.geometry import MIB
 from imgstore.domain.states import ProvisioningState
-from imgstore.operations import images
+from imgstore.operations import images, machines
 from imgstore.testing.disks import make_raw, patched
 from imgstore.testing.installations import ADMIN, GROUP, collect, content, own_slots
 from imgstore.testing.scenes import Scene
@@ -46,3 +46,50 @@ def test_a_killed_process_is_repeated(tmp_path: Path, seed: int) -> None:
         for slot in own_slots(installation):
             left = content(installation, slot)
             assert (left.segments, left.manifests) == ({}, {})
+
+
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 12))])
+def test_a_machine_is_made_whole_by_the_repeat(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    scene = Scene(folder=tmp_path)
+    scene.prepare()
+    raw = make_raw(tmp_path / "os.raw", seed=seed, virtual_bytes=8 * MIB, content_bytes=3 * MIB)
+    data = make_raw(tmp_path / "data.raw", seed=seed + 99, virtual_bytes=4 * MIB, content_bytes=MIB)
+    scene.expected.update({"1.0.0": raw, "1.0.0/lun-3": data})
+    scene.victim("publish", source=str(raw), data={"3": str(data)}, targets=["southcentralus=2"])
+    asked: dict[str, Any] = {"name": "vm1", "location": "southcentralus", "image": f"{GROUP}/g1/ubuntu"}
+    fatals = rng.sample(range(4, 40), 3)
+    for number, fatal in enumerate(fatals):
+        scene.strike("machine", fatal=fatal, machine=asked | {"name": f"vm{number}"})
+    with scene.open() as installation:
+        made = machines.list_machines(installation, ADMIN)
+        assert [[disk.machine_lun for disk in each.disks] for each in made] == [[None, 3]] * 3
+        assert [{disk.replica for disk in each.disks} for each in made] == [{0}, {1}, {0}], "one turn each"
+        assert {each.machine.provisioning_state for each in made} == {ProvisioningState.SUCCEEDED}
+    scene.victim("machine", fatal=14, machine=asked | {"name": "vm9"})  # Between its disks.
+    scene.strike("delete machine", fatal=rng.randrange(1, 12), name="vm9")
+    scene.strike("delete machine", fatal=rng.randrange(1, 8), name="vm0")
+    scene.check()
+
+
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 12))])
+def test_a_shallow_version_is_whole_or_not_at_all(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    scene = Scene(folder=tmp_path)
+    scene.prepare()
+    raw = make_raw(tmp_path / "os.raw", seed=seed, virtual_bytes=8 * MIB, content_bytes=3 * MIB)
+    data = make_raw(tmp_path / "data.raw", seed=seed + 99, virtual_bytes=4 * MIB, content_bytes=MIB)
+    scene.victim("image", name="i1", source=str(raw), data=[str(data)])
+    stored: dict[str, Any] = {"source": "i1", "targets": ["southcentralus"], "mode": "Shallow"}
+    struck = 0
+    for number, fatal in enumerate(rng.sample(range(4, 30), 3)):
+        version = f"1.{number}.0"
+        scene.expected.update({version: raw, f"{version}/lun-0": data})
+        struck += scene.strike("publish stored", fatal=fatal, version=version, **stored)
+    assert struck
+    scene.victim("delete image", name="i1")
+    with scene.open() as installation:
+        collect(installation)
+    scene.check()
+    scene.strike("delete", fatal=rng.randrange(1, 8), version="1.0.0")
+    scene.check()

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from imgstore.domain.errors import InvalidInput, PropertyChangeNotAllowed, WorkHeld
+from imgstore.domain.errors import InvalidInput, NotFound, PropertyChangeNotAllowed, WorkHeld
+from imgstore.domain.names import VersionName
 from imgstore.domain.progress import ProgressEvent
 from imgstore.domain.resources import (
     Declared,
@@ -16,11 +17,14 @@ from imgstore.domain.resources import (
     StorageAccountType,
 )
 from imgstore.domain.states import ProvisioningState
+from imgstore.domain.version_disks import lun_of
 from imgstore.ledger.rows import ChargeKind
-from imgstore.operations import definitions, disks, galleries, images, versions
+from imgstore.operations import definitions, disks, galleries, images, sharing, versions
 from imgstore.operations.images import ImageRequest
 from imgstore.operations.installation import Installation
 from imgstore.operations.making import DiskRequest, create_from_source
+from imgstore.operations.settling import named_by
+from imgstore.operations.version_requests import DataSnapshot, DataVhd, VersionRequest
 from imgstore.operations.viewing import VersionView
 from imgstore.testing.disks import sha256_of
 from imgstore.testing.installations import (
@@ -38,6 +42,7 @@ from imgstore.testing.installations import (
     make_disk,
     open_home,
     publish,
+    publish_disks,
     request,
     show,
 )
@@ -45,6 +50,7 @@ from imgstore.testing.installations import (
 pytest_plugins = ["imgstore.testing.stock"]
 
 HERE = ("southcentralus",)
+ELSEWHERE = "9e1c0f53-8a3d-4a39-b3a9-1fd0d1a2c001"
 FIRST = f"{GROUP}/{GALLERY}/{DEFINITION}/1.0.0"
 
 
@@ -246,3 +252,101 @@ def test_a_source_stays_while_it_is_read(stocked: Installation, stock: Stock) ->
     export(stocked, stocked.home / "o.raw", version="2.0.0")
     assert sha256_of(stocked.home / "o.raw") == sha256_of(stock.second)
     audit(stocked)
+
+
+# -- data disks -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def several(stocked: Installation, stock: Stock) -> Installation:
+    """With 1.1.0 of three disks in one region."""
+    publish_disks(stocked, stock.second, {0: stock.rebuilt, 5: stock.first}, "1.1.0", HERE)
+    return stocked
+
+
+def by_key(stock: Stock) -> dict[str, Path]:
+    return {"os": stock.second, "lun-0": stock.rebuilt, "lun-5": stock.first}
+
+
+def check_disks(installation: Installation, stock: Stock, version: str, location: str = "southcentralus") -> None:
+    assert show(installation, version).version.disk_keys == tuple(by_key(stock))
+    for key, raw in by_key(stock).items():
+        export(installation, installation.home / "o.raw", location, version, lun_of(key))
+        assert sha256_of(installation.home / "o.raw") == sha256_of(raw), key
+
+
+def test_all_data_disks_of_a_version_come_with_it_and_nothing_is_stored_twice(
+    several: Installation, stock: Stock
+) -> None:
+    before = segments(several)
+    source = f"{GROUP}/{GALLERY}/{DEFINITION}/1.1.0"
+    made = publish_from(several, image_version=source)
+    assert segments(several) == before, "each disk's own manifest is its base"
+    check_disks(several, stock, "2.0.0")
+    assert publish_from(several, image_version=source).version == made.version
+    with pytest.raises(PropertyChangeNotAllowed, match="Data Disk"):
+        publish_from(several, os_snapshot=make(several, "d1", stock.second))
+    audit(several)
+
+
+def test_data_disks_from_another_region_are_charged_one_by_one(several: Installation, stock: Stock) -> None:
+    other_gallery(several)
+    before = charges(several)
+    there: dict[str, Any] = {"gallery": "g2", "definition": "copy", "location": "northeurope"}
+    for _ in range(2):
+        publish_from(several, "1.0.0", ("northeurope",), image_version=f"{GROUP}/{GALLERY}/{DEFINITION}/1.1.0", **there)
+    new = charges(several)[len(before) :]
+    assert sorted(row.key.rpartition("/")[2] for row in new) == ["lun-0", "lun-5", "os"]
+    with several.catalog.reading() as facts:
+        rows = facts.manifests.of_owner(show(several, "1.1.0").version.uid)
+        pool = next(slot.key.pool_uid for slot in all_slots(several))
+        stored = [facts.segments.stored_bytes(pool, named_by([row])) for row in rows]
+    assert sorted(row.delivered_bytes for row in new) == sorted(stored)
+
+
+def test_snapshots_stand_for_data_disks_beside_a_snapshot_or_file(stocked: Installation, stock: Stock) -> None:
+    for name, raw in (("s0", stock.second), ("s1", stock.rebuilt), ("s2", stock.first)):
+        make(stocked, name, raw, kind=DiskKind.SNAPSHOT)
+    data = (DataSnapshot(lun=0, source="s1"), DataSnapshot(lun=5, source="s2"))
+    publish_from(stocked, "2.0.0", os_snapshot="s0", data_snapshots=data)
+    check_disks(stocked, stock, "2.0.0")
+    publish_from(stocked, "2.0.1", os_vhd_uri=str(stock.second), data_snapshots=data)
+    check_disks(stocked, stock, "2.0.1")
+    mixed = (DataVhd(lun=5, uri=str(stock.first)),)
+    publish_from(stocked, "2.0.2", os_snapshot="s0", data_snapshots=data[:1], data_vhds=mixed)
+    check_disks(stocked, stock, "2.0.2")
+    refusals: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"data_snapshots": (data[0], DataSnapshot(lun=0, source="s2"))}, "duplicate LUNs"),
+        ({"data_snapshots": data, "data_vhds": mixed}, "duplicate LUNs"),
+        ({"data_snapshots": (data[0], DataSnapshot(lun=1, source="s1"))}, "cannot point to the same blob"),
+        ({"data_snapshots": (DataSnapshot(lun=1, source="s0"),)}, "cannot point to same blob"),
+        ({"data_snapshots": (DataSnapshot(lun=1, source="none"),)}, "is not found"),
+    )
+    for source, words in refusals:
+        with pytest.raises(InvalidInput, match=words):
+            publish_from(stocked, "2.1.0", os_snapshot="s0", **source)
+    audit(stocked)
+
+
+def test_a_shared_gallery_s_version_is_a_source_elsewhere(stocked: Installation, stock: Stock) -> None:
+    unique = f"{stocked.subscription}-{GALLERY.upper()}"
+    shared = f"/SharedGalleries/{unique}/Images/{DEFINITION}/Versions/1.0.0"
+    with pytest.raises(NotFound):
+        publish_from(stocked, image_version=shared)
+    sharing.share_add(stocked, ADMIN, group=GROUP, name=GALLERY, subscriptions=[ELSEWHERE])
+    with open_home(stocked.home, subscription=ELSEWHERE) as other:
+        galleries.create_gallery(other, ADMIN, group="theirs", name="g3", location="southcentralus")
+        definitions.create_definition(
+            other,
+            ADMIN,
+            group="theirs",
+            gallery="g3",
+            name="copy",
+            publisher="p",
+            offer="o",
+            sku="s",
+            os_type=OsType.LINUX,
+        )
+        asked = VersionRequest(group="theirs", gallery="g3", definition="copy", version=VersionName(1, 0, 0))
+        made = versions.create_version(other, ADMIN, asked, image_version=shared)
+    assert made.version.os_disk.source.location == show(stocked).line.version_id(show(stocked).version.name)

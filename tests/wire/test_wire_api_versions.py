@@ -156,7 +156,7 @@ def test_what_a_put_says_of_a_version() -> None:
 @pytest.mark.parametrize(
     ("properties", "target"),
     [
-        ({"publishingProfile": {"replicationMode": "Shallow"}}, "publishingProfile.replicationMode"),
+        ({"publishingProfile": {"replicationMode": "Sideways"}}, "publishingProfile.replicationMode"),
         ({"publishingProfile": {"targetExtendedLocations": [{}]}}, "publishingProfile.targetExtendedLocations"),
         ({"publishingProfile": {"targetRegions": []}}, "publishingProfile.targetRegions"),
         (

@@ -1,0 +1,81 @@
+"""Machines as records: which disks are attached to what, and whether it was generalized. Nothing here boots."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from imgstore.domain import names
+from imgstore.domain.errors import InvalidInput
+from imgstore.domain.resources import NO_TAGS, Declared, HyperVGeneration, OsState, OsType
+from imgstore.domain.states import ProvisioningState
+
+MACHINE: Final = "virtualMachines"
+"""Azure's word for the type."""
+
+SIZE: Final = "Standard_DS1_v2"
+"""az's, where nobody says."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?")
+_NAME_IN_DISK_CHARACTERS: Final = 32
+"""A disk's name has 80 characters: room for the longest tail, and for what tells two machines apart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """A virtual machine. Its disks are rows of their own that name it."""
+
+    uid: str
+    subscription: str
+    group: str
+    """The group's name."""
+    name: str
+    location: str
+    tags: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
+    size: str = SIZE
+    """Azure's name of a size. Kept and shown; nothing here depends on it."""
+    image_reference: str | None
+    """The resource id of the image version or managed image that its disks were made from; None has attached disks."""
+    os_type: OsType | None = None
+    hyper_v_generation: HyperVGeneration | None = None
+    admin_username: str | None = None
+    computer_name: str | None = None
+    generalized: bool = False
+    """Whether machine-specific facts were removed from its disks: from then on images are made from it."""
+    created_at: datetime
+    provisioning_state: ProvisioningState
+
+    @property
+    def resource_id(self) -> str:
+        """Its id."""
+        return names.compute_id(self.subscription, self.group, MACHINE, self.name)
+
+    @property
+    def declared(self) -> Declared:
+        """What it says of the system on its disks."""
+        state = OsState.GENERALIZED if self.generalized else OsState.SPECIALIZED
+        return Declared(os_type=self.os_type, os_state=state, hyper_v_generation=self.hyper_v_generation)
+
+    def disk_name(self, lun: int | None) -> str:
+        """What a disk is called that is made for it. A machine of the same name that comes later has others."""
+        part = "OsDisk_1" if lun is None else f"DataDisk_{lun}"
+        return f"{self.name[:_NAME_IN_DISK_CHARACTERS]}_{part}_{self.uid.replace('-', '')}"
+
+
+def check_machine_name(name: str) -> str:
+    """`name`, if a machine may be called so (Azure: 64 characters, of Windows 15 as its computer name)."""
+    if not _NAME.fullmatch(name):
+        raise InvalidInput(
+            "The virtual machine name is invalid.",
+            found=repr(name),
+            expected="1 to 64 letters, digits, '_', '-' and '.', starting with a letter or digit",
+            hint="choose another name",
+            target="vmName",
+        )
+    return name
+
+
+def free_luns(taken: set[int], count: int) -> list[int]:
+    """The lowest LUNs that are not taken."""
+    return [lun for lun in range(len(taken) + count) if lun not in taken][:count]

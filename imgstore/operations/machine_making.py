@@ -1,0 +1,370 @@
+"""A machine is made: its row, and its disks, made from one replica or managed image, or attached as they are.
+
+All rows are written in one transaction, with one turn of the round robin; then each disk's reference is put. Killed in
+between, the same call goes on with the disks that were given to it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from imgstore.catalog import Facts
+from imgstore.control.kinship import check_kin
+from imgstore.control.machines import NO_PROFILE, OsProfile, checked_profile
+from imgstore.domain import names
+from imgstore.domain.access import Action, Principal, authorize
+from imgstore.domain.errors import Conflict, InvalidInput, PropertyChangeNotAllowed
+from imgstore.domain.machines import MACHINE, SIZE, Machine, check_machine_name, free_luns
+from imgstore.domain.names import ImageReference, SharedReference, image_reference
+from imgstore.domain.resources import NO_TAGS, Declared, DiskKind, ManagedDisk, OsState, OsType
+from imgstore.domain.states import ProvisioningState
+from imgstore.domain.version_disks import OS_DISK, lun_of
+from imgstore.operations.advising import advise_replicas
+from imgstore.operations.disks import (
+    ImageDiskRequest,
+    add_disk,
+    check_same_image,
+    choose_replica,
+    lease_disk,
+    put_disk,
+    region_of_disk,
+)
+from imgstore.operations.groups import ensure_group, permit_group
+from imgstore.operations.images import ManagedImage, named_image
+from imgstore.operations.installation import Installation
+from imgstore.operations.machines import MachineView
+from imgstore.operations.making import copy_of
+from imgstore.operations.originals import named_ids, no_source
+from imgstore.operations.recording import recorded
+from imgstore.operations.sharing import admitted
+
+_WHAT = "virtual machine"
+_IMAGE = "properties.storageProfile.imageReference.id"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineRequest:
+    """A machine as it is asked for."""
+
+    group: str
+    """The resource group's name; made where it is missing."""
+    name: str
+    location: str | None = None
+    """The region; None is that of an attached OS disk, else the group's."""
+    image: str | None = None
+    """A managed image by name or id, or an image version or definition (its latest) by id or path."""
+    attach_os_disk: str | None = None
+    """Instead of an image: a managed disk by name or id."""
+    attach_data_disks: Sequence[str] = ()
+    """Managed disks, at the lowest LUNs that the image leaves."""
+    os_type: OsType | None = None
+    """Of an attached OS disk that does not say."""
+    size: str | None = None
+    """None is `SIZE`, or as it stands."""
+    profile: OsProfile = NO_PROFILE
+    specialized: bool = False
+    """The image is said to be."""
+    tags: Mapping[str, str] | None = None
+    """None leaves them as they are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """The request with its image found."""
+
+    request: MachineRequest
+    reference: ImageReference | None
+    """An image version, or a definition."""
+
+
+def create_machine(installation: Installation, principal: Principal, request: MachineRequest) -> MachineView:
+    """Make a machine and its disks. The same command again goes on where it was killed, or changes size and tags.
+
+    Raises:
+        InvalidInput: no or two sources, one that is not there or in another region, an OS profile that the image does
+            not take or lacks.
+        ImageNotAvailable: no such version, or it is not complete in the region.
+        PropertyChangeNotAllowed: it exists, from another source, in another region or with another OS profile.
+        Conflict: a disk is attached to another machine.
+    """
+    check_machine_name(request.name)
+    _check_one_source(request)
+    scope = names.compute_id(installation.subscription, request.group, MACHINE, request.name)
+    permit_group(installation, principal, request.group)
+    with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/virtualMachines/write"):
+        asked = _Asked(request=request, reference=_admitted(installation, principal, request))
+        with installation.catalog.transaction() as facts:
+            standing = facts.machines.get(installation.subscription, request.group, request.name)
+            if standing is None:
+                machine, disks = _begun(installation, principal, facts, asked)
+            else:
+                machine = _compared(installation, principal, facts, facts.machines.held(standing.uid), asked)
+                disks = facts.disks.of_machine(machine.resource_id)
+            leases = [(disk, lease_disk(installation, facts, disk)) for disk in disks]
+        for disk, lease in leases:
+            if lease is not None:
+                made = put_disk(installation, disk, lease)
+                if disk.machine_lun is None and disk.source_version_uid is not None:
+                    advise_replicas(installation, made)
+        return _finished(installation, machine)
+
+
+def _finished(installation: Installation, machine: Machine) -> MachineView:
+    with installation.catalog.transaction() as facts:
+        held = facts.machines.held(machine.uid)
+        if held.provisioning_state is ProvisioningState.CREATING:
+            held = replace(held, provisioning_state=ProvisioningState.SUCCEEDED)
+            facts.machines.update(held)
+        return MachineView(machine=held, disks=tuple(facts.disks.of_machine(held.resource_id)))
+
+
+def _check_one_source(request: MachineRequest) -> None:
+    if (request.image is None) is (request.attach_os_disk is None):
+        raise InvalidInput(
+            "A virtual machine is made from one image, or with one OS disk that is attached.",
+            found="neither" if request.image is None else "both",
+            expected="one of --image and --attach-os-disk",
+            hint="name one",
+            target="properties.storageProfile",
+        )
+
+
+def _admitted(installation: Installation, principal: Principal, request: MachineRequest) -> ImageReference | None:
+    """The version or definition that the image's word names, if the principal may read it; None is a managed image."""
+    reference = None if request.image is None else gallery_image(request.image)
+    return None if reference is None else admitted(installation, principal, reference)
+
+
+def gallery_image(word: str) -> ImageReference | SharedReference | None:
+    """The version or definition of a gallery that `word` names; None is a managed image's name or id.
+
+    Raises:
+        InvalidInput: it is neither.
+    """
+    return None if "/" not in word or names.ComputeId.parse(word) is not None else image_reference(word)
+
+
+def _begun(
+    installation: Installation, principal: Principal, facts: Facts, asked: _Asked
+) -> tuple[Machine, list[ManagedDisk]]:
+    """The rows of a new machine and of all of its disks."""
+    request = asked.request
+    if asked.reference is not None:
+        return _of_version(installation, principal, facts, request, asked.reference)
+    if request.image is not None:
+        return _of_image(installation, principal, facts, request, request.image)
+    assert request.attach_os_disk is not None, "it has one source"
+    os_disk = _attachable(installation, principal, facts, request, request.attach_os_disk)
+    check_kin(os_disk.declared, Declared(os_type=request.os_type), source_name=os_disk.name, taker_name=request.name)
+    said = replace(os_disk.declared, os_type=os_disk.declared.os_type or request.os_type)
+    machine = _machine(installation, facts, request, os_disk.location, OsState.SPECIALIZED, os_disk.name, said)
+    facts.machines.add(machine)
+    _attach(facts, machine, os_disk, None)
+    return machine, _attached(installation, principal, facts, request, machine)
+
+
+def _of_version(
+    installation: Installation,
+    principal: Principal,
+    facts: Facts,
+    request: MachineRequest,
+    reference: ImageReference,
+) -> tuple[Machine, list[ManagedDisk]]:
+    """All disks of the replica whose turn it is."""
+    region = region_of_disk(installation, facts, request.group, request.location, None)
+    line, version, replica = choose_replica(installation, facts, reference, region)
+    said, source = line.definition.declared, line.version_id(version.name)
+    machine = _machine(installation, facts, request, region, line.definition.os_state, source, said)
+    machine = replace(machine, image_reference=source)
+    _authorize_disks(principal, machine)
+    facts.machines.add(machine)
+    for each in version.disks:
+        wanted = ImageDiskRequest(
+            group=machine.group,
+            name=machine.disk_name(each.lun),
+            region=region,
+            reference=reference,
+            lun=each.lun,
+            tags=request.tags,
+            managed_by=machine.resource_id,
+        )
+        add_disk(installation, facts, wanted, line, version, replica)
+    return machine, _attached(installation, principal, facts, request, machine)
+
+
+def _of_image(
+    installation: Installation, principal: Principal, facts: Facts, request: MachineRequest, word: str
+) -> tuple[Machine, list[ManagedDisk]]:
+    """A copy of each disk of a managed image."""
+    image = named_image(installation, principal, facts, request.group, word, what=_WHAT)
+    region = image.os.location
+    if request.location is not None:
+        region = installation.regions.get(request.location, target="location").name
+    if region != image.os.location:
+        raise no_source(word, f"it is in {image.os.location}", what=_WHAT, region=region)
+    said = image.os.declared
+    machine = _machine(installation, facts, request, region, said.os_state or OsState.GENERALIZED, word, said)
+    machine = replace(machine, image_reference=image.os.resource_id)
+    _authorize_disks(principal, machine)
+    facts.machines.add(machine)
+    for disk in _copies(installation, request, machine, image):
+        facts.disks.add(disk)
+    return machine, _attached(installation, principal, facts, request, machine)
+
+
+def _copies(
+    installation: Installation, request: MachineRequest, machine: Machine, image: ManagedImage
+) -> list[ManagedDisk]:
+    return [
+        replace(
+            copy_of(installation, original),
+            kind=DiskKind.DISK,
+            group=machine.group,
+            name=machine.disk_name(lun_of(part)),
+            part=OS_DISK,
+            tags=dict(request.tags) if request.tags else NO_TAGS,
+            declared=replace(original.declared, os_state=None),
+            managed_by=machine.resource_id,
+            machine_lun=lun_of(part),
+        )
+        for part, original in image.by_key.items()
+    ]
+
+
+def _authorize_disks(principal: Principal, machine: Machine) -> None:
+    """Its disks are resources of their own in the group: making them needs the right to."""
+    scope = names.disk_id(machine.subscription, machine.group, machine.disk_name(None))
+    authorize(principal, Action.WRITE, scope)
+
+
+def _machine(
+    installation: Installation,
+    facts: Facts,
+    request: MachineRequest,
+    region: str,
+    state: OsState,
+    source: str,
+    said: Declared,
+) -> Machine:
+    """The new row; its group is made where it is missing."""
+    profile = checked_profile(state, request.profile, specialized=request.specialized, source=source, name=request.name)
+    return Machine(
+        uid=installation.effects.new_uid(),
+        subscription=installation.subscription,
+        group=ensure_group(installation, facts, request.group, region).name,
+        name=request.name,
+        location=region,
+        tags=dict(request.tags) if request.tags else NO_TAGS,
+        size=request.size or SIZE,
+        image_reference=None,
+        os_type=said.os_type,
+        hyper_v_generation=said.hyper_v_generation,
+        admin_username=profile.admin_username,
+        computer_name=profile.computer_name,
+        created_at=installation.effects.now(),
+        provisioning_state=ProvisioningState.CREATING,
+    )
+
+
+def _attached(
+    installation: Installation, principal: Principal, facts: Facts, request: MachineRequest, machine: Machine
+) -> list[ManagedDisk]:
+    """All disks of the machine, those that it is to be given as they are among them."""
+    there = facts.disks.of_machine(machine.resource_id)
+    taken = {disk.machine_lun for disk in there if disk.machine_lun is not None}
+    luns = free_luns(taken, len(request.attach_data_disks))
+    for word, lun in zip(request.attach_data_disks, luns, strict=True):
+        _attach(facts, machine, _attachable(installation, principal, facts, request, word, machine.location), lun)
+    return facts.disks.of_machine(machine.resource_id)
+
+
+def _attachable(
+    installation: Installation,
+    principal: Principal,
+    facts: Facts,
+    request: MachineRequest,
+    word: str,
+    region: str | None = None,
+) -> ManagedDisk:
+    """A managed disk that is ready, in the region if one is given, else in the one that is asked for."""
+    (named,) = named_ids(installation, request.group, word, (DiskKind.DISK,)) or (None,)
+    if named is None:
+        raise no_source(word, "a path, not a managed disk's name or id", what=_WHAT)
+    authorize(principal, Action.WRITE, named.resource_id)
+    found = facts.disks.get(named.subscription, named.group, named.name)
+    if found is None or found.provisioning_state is not ProvisioningState.SUCCEEDED:
+        raise no_source(word, "no managed disk of that name that is ready", what=_WHAT)
+    if region is None and request.location is not None:
+        region = installation.regions.get(request.location, target="location").name
+    if region not in (None, found.location):
+        raise no_source(word, f"it is in {found.location}", what=_WHAT, region=region)
+    return found
+
+
+def _attach(facts: Facts, machine: Machine, disk: ManagedDisk, lun: int | None) -> None:
+    if not facts.disks.attach(disk.uid, machine.resource_id, lun):
+        owner = facts.disks.by_uid(disk.uid).managed_by
+        raise Conflict(
+            f"Disk '{disk.name}' cannot be attached as the disk is already owned by VM '{owner}'.",
+            found=f"managed by {owner}",
+            expected="a disk that is attached to nothing, named once",
+            hint="delete that virtual machine first (its disks stay), or attach a copy: `imgstore disk create --source`",
+            target=disk.name,
+            code="ConflictingUserInput",
+        )
+
+
+def _compared(
+    installation: Installation, principal: Principal, facts: Facts, standing: Machine, asked: _Asked
+) -> Machine:
+    """A machine that stands already: size and tags may change, nothing else."""
+    request = asked.request
+    if standing.provisioning_state is ProvisioningState.DELETING:
+        raise Conflict(
+            f"The virtual machine '{standing.name}' is marked for deletion.",
+            found=f"provisioning state {standing.provisioning_state}",
+            expected="one that stands, or none of that name",
+            hint="delete it again, then make it",
+            target=standing.name,
+        )
+    if request.location is not None:
+        region = installation.regions.get(request.location, target="location").name
+        if region != standing.location:
+            raise PropertyChangeNotAllowed("location", found=region, expected=standing.location)
+    _check_same_source(installation, principal, facts, standing, asked)
+    for path, said, known in (
+        ("properties.osProfile.adminUsername", request.profile.admin_username, standing.admin_username),
+        ("properties.osProfile.computerName", request.profile.computer_name, standing.computer_name),
+    ):
+        if said not in (None, known):
+            raise PropertyChangeNotAllowed(path, found=said or "", expected=known or "none")
+    changed = replace(
+        standing,
+        size=request.size or standing.size,
+        tags=standing.tags if request.tags is None else dict(request.tags),
+    )
+    if changed != standing:
+        facts.machines.update(changed)
+    return changed
+
+
+def _check_same_source(
+    installation: Installation, principal: Principal, facts: Facts, standing: Machine, asked: _Asked
+) -> None:
+    request, known = asked.request, standing.image_reference
+    if asked.reference is not None:
+        check_same_image(installation, asked.reference, known or "attached disks", _IMAGE)
+    elif request.image is not None:
+        named = named_ids(installation, request.group, request.image, (DiskKind.IMAGE,))
+        if (known or "").lower() not in {each.resource_id.lower() for each in named}:
+            raise PropertyChangeNotAllowed(_IMAGE, found=request.image, expected=known or "attached disks")
+    there = {disk.resource_id.lower() for disk in facts.disks.of_machine(standing.resource_id)}
+    words = [*([request.attach_os_disk] if request.attach_os_disk is not None else []), *request.attach_data_disks]
+    for word in words:
+        for each in named_ids(installation, request.group, word, (DiskKind.DISK,)):
+            authorize(principal, Action.WRITE, each.resource_id)
+            if each.resource_id.lower() not in there:
+                raise PropertyChangeNotAllowed(
+                    "properties.storageProfile.dataDisks",
+                    found=each.resource_id,
+                    expected="the disks that it was made with",
+                )

@@ -1,0 +1,164 @@
+"""Machines as records: shown, listed, generalized, deleted; their disks outlive them."""
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from imgstore.catalog import Facts
+from imgstore.domain import names
+from imgstore.domain.access import Action, Principal, may, visible
+from imgstore.domain.errors import Conflict
+from imgstore.domain.machines import MACHINE, Machine
+from imgstore.domain.names import ComputeId
+from imgstore.domain.resources import ManagedDisk
+from imgstore.domain.states import ProvisioningState
+from imgstore.operations import finding
+from imgstore.operations.forgetting import forget_disks
+from imgstore.operations.installation import Installation
+from imgstore.operations.recording import permit, permit_list, recorded
+
+MACHINES: Final = "Microsoft.Compute/virtualMachines"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineView:
+    """A machine with its disks."""
+
+    machine: Machine
+    disks: tuple[ManagedDisk, ...]
+    """The OS disk, then by LUN."""
+
+    @property
+    def os_disk(self) -> ManagedDisk:
+        """The first of them: a machine is made with one, and it is not deleted while it is attached."""
+        return self.disks[0]
+
+    @property
+    def data_disks(self) -> tuple[ManagedDisk, ...]:
+        """The others."""
+        return self.disks[1:]
+
+
+def view_of_machine(facts: Facts, machine: Machine) -> MachineView:
+    """A machine with its disks."""
+    return MachineView(machine=machine, disks=tuple(facts.disks.of_machine(machine.resource_id)))
+
+
+def show_machine(installation: Installation, principal: Principal, *, group: str, name: str) -> MachineView:
+    """The machine of that name."""
+    permit(installation, principal, Action.READ, names.compute_id(installation.subscription, group, MACHINE, name))
+    with installation.catalog.reading() as facts:
+        return view_of_machine(facts, finding.machine(facts, installation.subscription, group, name))
+
+
+def list_machines(installation: Installation, principal: Principal, *, group: str | None = None) -> list[MachineView]:
+    """The machines of a group, or of the subscription, that the principal may see, by name."""
+    subscription = installation.subscription
+    above = names.group_id(subscription, group) if group is not None else f"/subscriptions/{subscription}"
+    permit_list(installation, principal, above)
+    whole = may(principal, Action.READ, above, MACHINES)
+    with installation.catalog.reading() as facts:
+        if group is not None:
+            finding.group(facts, subscription, group)
+        standing = [
+            each
+            for each in facts.machines.list(subscription, group)
+            if each.provisioning_state is not ProvisioningState.DELETING
+        ]
+        seen = visible(principal, standing, lambda machine: machine.resource_id, whole=whole)
+        return [view_of_machine(facts, each) for each in seen]
+
+
+def generalize_machine(installation: Installation, principal: Principal, *, group: str, name: str) -> MachineView:
+    """Write down that machine-specific facts were removed from its disks. May be repeated; there is no way back.
+
+    Raises:
+        Conflict: it is not ready.
+    """
+    scope = names.compute_id(installation.subscription, group, MACHINE, name)
+    with (
+        recorded(installation, principal, Action.WRITE, scope, f"{MACHINES}/generalize/action"),
+        installation.catalog.transaction() as facts,
+    ):
+        held = facts.machines.held(finding.machine(facts, installation.subscription, group, name).uid)
+        check_ready(held)
+        changed = replace(held, generalized=True)
+        facts.machines.update(changed)
+        return view_of_machine(facts, changed)
+
+
+def check_ready(machine: Machine) -> None:
+    """Refuse what is begun and not done.
+
+    Raises:
+        Conflict: it is.
+    """
+    if machine.provisioning_state is not ProvisioningState.SUCCEEDED:
+        raise Conflict(
+            f"The virtual machine '{machine.name}' is not ready.",
+            found=f"provisioning state {machine.provisioning_state}",
+            expected="Succeeded",
+            hint="repeat the `imgstore vm create` that made it; it goes on where it stood",
+            target=machine.resource_id,
+            code="OperationNotAllowed",
+        )
+
+
+def check_generalized(machine: Machine) -> None:
+    """Refuse to make a managed image of a machine that still is somebody's (Azure's rule).
+
+    Raises:
+        Conflict: it is not generalized.
+    """
+    check_ready(machine)
+    if not machine.generalized:
+        raise Conflict(
+            f"The virtual machine '{machine.name}' is not generalized: no managed image can be made of it.",
+            found="a specialized virtual machine",
+            expected="one that was generalized",
+            hint=f"`imgstore vm generalize -g {machine.group} -n {machine.name}`, or publish it as it is: "
+            "`imgstore sig image-version create --virtual-machine` in a specialized image definition",
+            target=machine.resource_id,
+            code="OperationNotAllowed",
+        )
+
+
+def named_machine(
+    installation: Installation, principal: Principal, facts: Facts, group: str, word: str
+) -> Machine | None:
+    """The machine that `word` names, by name or id; None where there is none, or none that the principal may read."""
+    found = ComputeId.parse(word)
+    if found is None and "/" not in word:
+        found = ComputeId(subscription=installation.subscription, group=group, kind=MACHINE.lower(), name=word)
+    if (
+        found is None
+        or found.kind != MACHINE.lower()
+        or found.subscription.lower() != installation.subscription.lower()
+    ):
+        return None
+    if not may(principal, Action.READ, found.resource_id):
+        return None
+    machine = facts.machines.get(found.subscription, found.group, found.name)
+    gone = machine is None or machine.provisioning_state is ProvisioningState.DELETING
+    return None if gone else machine
+
+
+def delete_machine(installation: Installation, principal: Principal, *, group: str, name: str) -> None:
+    """Remove a machine. Its disks stay, attached to nothing; those that were never finished go. May be repeated.
+
+    Raises:
+        WorkHeld: a live process makes one of its disks.
+    """
+    scope = names.compute_id(installation.subscription, group, MACHINE, name)
+    with recorded(installation, principal, Action.DELETE, scope, f"{MACHINES}/delete"):
+        with installation.catalog.transaction() as facts:
+            standing = facts.machines.get(installation.subscription, group, name)
+            if standing is None:
+                standing = finding.machine(facts, installation.subscription, group, name)
+            machine = replace(facts.machines.held(standing.uid), provisioning_state=ProvisioningState.DELETING)
+            facts.machines.update(machine)
+            disks = facts.disks.of_machine(machine.resource_id)
+        unfinished = [each for each in disks if each.provisioning_state is not ProvisioningState.SUCCEEDED]
+        forget_disks(installation, unfinished, attached_to=machine.resource_id)
+        with installation.catalog.transaction() as facts:
+            facts.disks.detach(machine.resource_id)
+            facts.machines.delete(machine.uid)

@@ -1,0 +1,78 @@
+"""Machines, and disks that are attached to one of them or to none."""
+
+import pytest
+from catalog_values import NOON, SUBSCRIPTION, disk, settle, uid
+
+from imgstore.catalog import Catalog
+from imgstore.domain.errors import Conflict, NotFound, ParentNotFound
+from imgstore.domain.machines import Machine
+from imgstore.domain.resources import HyperVGeneration, OsType
+from imgstore.domain.states import ProvisioningState
+
+pytest_plugins = ["catalog_fixtures"]
+
+
+def machine(name: str = "vm1", group: str = "rg") -> Machine:
+    return Machine(
+        uid=uid(),
+        subscription=SUBSCRIPTION,
+        group=group,
+        name=name,
+        location="westus2",
+        tags={"a": "b"},
+        image_reference="/subscriptions/x",
+        os_type=OsType.LINUX,
+        hyper_v_generation=HyperVGeneration.V2,
+        admin_username="azureuser",
+        computer_name="c",
+        generalized=True,
+        created_at=NOON,
+        provisioning_state=ProvisioningState.CREATING,
+    )
+
+
+def test_machines_are_found_by_name_in_any_case(catalog: Catalog) -> None:
+    made = machine("VM1")
+    with catalog.transaction() as facts:
+        settle(facts)
+        facts.machines.add(made)
+        assert facts.machines.get(SUBSCRIPTION, "RG", "vm1") == made
+        assert facts.machines.held(made.uid) == made
+        assert facts.machines.list(SUBSCRIPTION) == facts.machines.list(SUBSCRIPTION, "rg") == [made]
+        above = facts.groups.get(SUBSCRIPTION, "rg")
+        assert above is not None
+        assert "virtualMachines/VM1" in facts.groups.children(above.uid)
+    with pytest.raises(Conflict), catalog.transaction() as facts:
+        facts.machines.add(machine("vm1"))
+    with pytest.raises(ParentNotFound), catalog.transaction() as facts:
+        facts.machines.add(machine(group="none"))
+    with catalog.transaction() as facts:
+        facts.machines.delete(made.uid)
+    with pytest.raises(NotFound), catalog.transaction() as facts:
+        facts.machines.held(made.uid)
+
+
+def test_a_disk_has_one_machine_and_is_not_deleted_under_it(catalog: Catalog) -> None:
+    first, second = machine("vm1").resource_id, machine("vm2").resource_id
+    with catalog.transaction() as facts:
+        world = settle(facts)
+        made = disk(world.slot, "d1")
+        facts.disks.add(made)
+        assert facts.disks.attach(made.uid, first, 3)
+        assert not facts.disks.attach(made.uid, second, 0)
+        facts.disks.update(made)
+        (attached,) = facts.disks.of_machine(first)
+        assert (attached.managed_by, attached.machine_lun) == (first, 3), "an update leaves it where it is"
+        assert not facts.disks.begin_deleting(made.uid)
+        assert not facts.disks.begin_deleting(made.uid, attached_to=second)
+        facts.disks.detach(first)
+        assert facts.disks.of_machine(first) == []
+        assert facts.disks.begin_deleting(made.uid)
+        assert facts.disks.begin_deleting(made.uid), "may be repeated"
+        assert not facts.disks.attach(made.uid, second, 0), "what is being deleted is not attached"
+        os_disk = disk(world.slot, "d2", managed_by=second)
+        data = [disk(world.slot, f"e{lun}", managed_by=second, machine_lun=lun) for lun in (10, 2)]
+        for each in (data[0], os_disk, data[1]):
+            facts.disks.add(each)
+        assert facts.disks.of_machine(second) == [os_disk, data[1], data[0]]
+        assert facts.disks.begin_deleting(os_disk.uid, attached_to=second)
