@@ -7,7 +7,7 @@ imgstore.control and the catalog's own repositories, in this process.
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,8 +45,10 @@ REPLICAS = 3
 PAGE_ITEMS = 100
 THREADS = 16
 
+GROUP, GALLERY, DEFINITION = "bench", "bench", "image"
+
 _WHO = administrator("bench")
-_NAMES = {"group": "bench", "gallery": "bench", "definition": "image"}
+_NAMES = {"group": GROUP, "gallery": GALLERY, "definition": DEFINITION}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,23 +70,33 @@ def furnished(size: CatalogSize) -> Iterator[Installation]:
         server.database() as url,
         open_installation(Settings(home=Path(folder) / "home", database=url)) as installation,
     ):
-        galleries.create_gallery(installation, _WHO, group="bench", name="bench", location=REGION)
-        line = definitions.create_definition(
-            installation,
-            _WHO,
-            group="bench",
-            gallery="bench",
-            name="image",
-            publisher="bench",
-            offer="bench",
-            sku="bench",
-            os_type=OsType.LINUX,
-        )
-        with installation.catalog.transaction() as facts:
-            slots = [_slot(installation, facts, line.gallery.pool_uid, ordinal) for ordinal in range(REPLICAS)]
-            for number in range(size.versions):
-                _add(installation, facts, line, slots, number)
+        furnish(installation, size.versions)
         yield installation
+
+
+def furnish(installation: Installation, count: int) -> None:
+    """Complete versions of one definition, so many, their rows alone; in a gallery, group and pool made for them."""
+    galleries.create_gallery(installation, _WHO, group=GROUP, name=GALLERY, location=REGION)
+    line = definitions.create_definition(
+        installation,
+        _WHO,
+        group=GROUP,
+        gallery=GALLERY,
+        name=DEFINITION,
+        publisher="bench",
+        offer="bench",
+        sku="bench",
+        os_type=OsType.LINUX,
+    )
+    with installation.catalog.transaction() as facts:
+        slots = [_slot(installation, facts, line.gallery.pool_uid, ordinal) for ordinal in range(REPLICAS)]
+        for number in range(count):
+            _add(installation, facts, line, slots, number)
+
+
+def version_name(number: int) -> VersionName:
+    """The name of the version of that number, from 0."""
+    return VersionName(1, number // 100, number % 100)
 
 
 def _slot(installation: Installation, facts: Facts, pool_uid: str, ordinal: int) -> Slot:
@@ -102,7 +114,7 @@ def _add(installation: Installation, facts: Facts, line: Lineage, slots: list[Sl
     version = ImageVersion(
         uid=installation.effects.new_uid(),
         definition_uid=line.definition.uid,
-        name=VersionName(1, number // 100, number % 100),
+        name=version_name(number),
         location=REGION,
         target_regions=(target,),
         disks=(
@@ -134,12 +146,12 @@ def list_seconds_p99(installation: Installation, size: CatalogSize) -> float:
         if token is None:
             break
     assert len(seconds) >= size.versions // PAGE_ITEMS
-    return _p99(seconds)
+    return percentile(99, seconds)
 
 
 def placements_per_second(installation: Installation, size: CatalogSize) -> float:
     """The transaction of a placement (the turn, the replica, the disk's row), from 16 threads, all of one version."""
-    reference = ImageReference.parse(f"bench/bench/image/1.{(size.versions - 1) // 100}.{(size.versions - 1) % 100}")
+    reference = ImageReference.parse(f"{GROUP}/{GALLERY}/{DEFINITION}/{version_name(size.versions - 1)}")
     given = [0] * REPLICAS
 
     def place(number: int) -> int:
@@ -218,5 +230,6 @@ def _seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _p99(seconds: list[float]) -> float:
-    return statistics.quantiles(seconds, n=100, method="inclusive")[98]
+def percentile(part: int, seconds: Sequence[float]) -> float:
+    """What so many of a hundred do not exceed, between two neighbours in proportion."""
+    return statistics.quantiles(seconds, n=100, method="inclusive")[part - 1]

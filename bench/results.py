@@ -42,6 +42,8 @@ class Door(StrEnum):
     """imgstore's command line in a process of its own, its start-up included: what a user waits for."""
     INSIDE = "inside"
     """imgstore.operations, called in a process that has started already: the engine alone."""
+    API = "api"
+    """`imgstore serve` in a process of its own, asked over TLS on loopback by clients in processes of theirs."""
     PEER = "peer"
     """Another program in a process of its own, its start-up included."""
     STORE = "store"

@@ -101,6 +101,18 @@ ROWS = (
         reason="all threads want the same counter's row, one transaction after another, on two cores with the server",
     ),
     Row(
+        job="GET of a version over TLS, 8 clients, SQLite",
+        figure="api.version_per_second",
+        reason="one interpreter for all, of which routes, layers and parameters take two fifths, HTTP and TLS a quarter, the "
+        "answer's JSON with its ETag an eighth, and the look into the catalog as much; the clients take of the same cores",
+    ),
+    Row(
+        job="the same, p99",
+        figure="api.version_p99_seconds",
+        reason="eight clients wait for one interpreter: eight times what one answer takes of it, and a moment for the "
+        "turns of its threads",
+    ),
+    Row(
         job="resident memory at 1 TiB, sparse",
         figure="memory.raw_1_tib_resident_bytes",
         reason="the interpreter with its libraries; what the disk adds is its table of pieces",

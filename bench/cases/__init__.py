@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 
-from bench.cases import exports, growing, keeping, limits, replication, uploads
+from bench.cases import doors, exports, growing, keeping, limits, replication, serving, uploads
 from bench.measuring import Case
 
 CASES: Mapping[str, Case] = {
-    case.name: case for module in (uploads, replication, exports, keeping, growing, limits) for case in module.CASES
+    case.name: case
+    for module in (uploads, doors, replication, exports, keeping, serving, growing, limits)
+    for case in module.CASES
 }

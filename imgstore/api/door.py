@@ -20,10 +20,14 @@ from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.operations.installation import Installation
 from imgstore.operations.subscriptions import check_subscription_known
+from imgstore.transfer.ranges import CACHE_BYTES
 from imgstore.wire.api_versions import Kind, check_api_version, trimmed
 from imgstore.wire.text import Json
 
 _T = TypeVar("_T")
+
+_WRITER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_SORTER: Final = json.JSONEncoder(sort_keys=True)
 
 BODY_BYTES_MAX: Final = 1 << 20
 """ARM takes 4 MB for a template; a resource here is some kilobytes."""
@@ -85,7 +89,7 @@ class Ask:
         if named is not None and named.casefold() != installation.subscription.casefold():
             check_subscription_known(installation, named)
             installation = replace(installation, subscription=named.lower())
-        version = check_api_version(self.api_version, type_of(self.request.url.path))
+        version = check_api_version(self.api_version, type_of(self.request.scope["path"]))
         return Session(installation=installation, principal=principal, api_version=version)
 
     async def in_thread(self, work: Callable[[], _T]) -> _T:
@@ -244,7 +248,7 @@ Asked = Annotated[Ask, Depends(ask)]
 
 def reply(status: int, body: Json, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer."""
-    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    text = _WRITER.encode(body)
     return Response(
         content=text.encode(), status_code=status, headers=dict(headers or {}), media_type="application/json"
     )
@@ -253,7 +257,7 @@ def reply(status: int, body: Json, headers: Mapping[str, str] | None = None) -> 
 def etag_of(body: Json) -> str:
     """A resource's ETag: of all that may be changed of it."""
     properties = {name: value for name, value in body["properties"].items() if name != "replicationStatus"}
-    text = json.dumps({**body, "properties": properties}, sort_keys=True)
+    text = _SORTER.encode({**body, "properties": properties})
     return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
 
 
@@ -293,5 +297,7 @@ class ServerSettings:
     page_items: int = 100
     """In one answer of a list."""
     request_threads: int = 32
+    cache_bytes: int = CACHE_BYTES
+    """Of decoded segments, for those who read disks by URL."""
     running_threads: int = 16
     """Long-running operations at once; others wait."""

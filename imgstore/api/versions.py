@@ -61,7 +61,9 @@ async def show(
     """Azure's GalleryImageVersions_Get."""
     place = {"group": group, "gallery": gallery, "definition": definition, "version": version}
     status = "replicationstatus" in [each.strip().lower() for each in (expand or "").split(",")]
-    body = await ask.run(lambda at: _json(at.installation, _shown(at, place), replication_status=status))
+    body = await ask.run(
+        lambda at: _json(at.installation, _shown(at, place, replicas=status), replication_status=status)
+    )
     return ask.shown(body, _KIND)
 
 
@@ -120,8 +122,8 @@ def _place(request: Mapping[str, Any]) -> dict[str, Any]:
     return place | {"version": VersionName.parse(request["version"])}
 
 
-def _shown(session: Session, request: Mapping[str, Any]) -> VersionView:
-    return versions.show_version(session.installation, session.principal, **_place(request))
+def _shown(session: Session, request: Mapping[str, Any], *, replicas: bool = True) -> VersionView:
+    return versions.show_version(session.installation, session.principal, **_place(request), replicas=replicas)
 
 
 def put_version(task: Task) -> Outcome:

@@ -137,6 +137,10 @@ class Database:
     """Where the catalog lies. Safe to use from several threads at once."""
 
     engine: Engine
+    readers: Engine
+    """What only reads takes its connections here. SQLite's are such that nothing can be written through them, from their
+    first day: to switch that on and off would make SQLite forget its prepared statements, and a look at a version took
+    0.4 ms instead of 0.2. PostgreSQL's are the same."""
     place: str
     """As people know it, without a password."""
     file: Path | None
@@ -164,12 +168,13 @@ class Database:
         Raises:
             StoreError: the database could not do it (see `translated`).
         """
-        with translated(self.place), self.engine.connect() as connection, _unwritable(connection):
+        with translated(self.place), self.readers.connect() as connection, _unwritable(connection):
             yield Session(connection, effects, self.place)
 
     def close(self) -> None:
         """Give back every connection."""
         self.engine.dispose()
+        self.readers.dispose()
 
     def _own_turn(self) -> AbstractContextManager[object]:
         return nullcontext() if self.file is None else _held(self._turn, self.place)
@@ -195,6 +200,12 @@ def database_of(url: str) -> Database:
 
 
 def _sqlite(path: Path) -> Database:
+    return Database(
+        engine=_sqlite_engine(path), readers=_sqlite_engine(path, "query_only = ON"), place=str(path), file=path
+    )
+
+
+def _sqlite_engine(path: Path, *pragmas: str) -> Engine:
     engine = create_engine(
         URL.create("sqlite", database=str(path)), connect_args={"timeout": LOCK_SECONDS_MAX}, **_POOL
     )
@@ -205,11 +216,11 @@ def _sqlite(path: Path) -> Database:
         connection.isolation_level = None
         cursor = connection.cursor()
         # In WAL mode less than FULL may lose committed transactions at a power failure, and a charge with them.
-        cursor.execute("PRAGMA synchronous = FULL")
-        cursor.execute("PRAGMA foreign_keys = ON")
+        for pragma in ("synchronous = FULL", "foreign_keys = ON", *pragmas):
+            cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
-    return Database(engine=engine, place=str(path), file=path)
+    return engine
 
 
 def _postgresql(address: URL) -> Database:
@@ -237,7 +248,7 @@ def _postgresql(address: URL) -> Database:
         connection.commit()
 
     _ask_idle(engine)
-    return Database(engine=engine, place=address.render_as_string(hide_password=True), file=None)
+    return Database(engine=engine, readers=engine, place=address.render_as_string(hide_password=True), file=None)
 
 
 def _ask_idle(engine: Engine) -> None:
@@ -269,12 +280,8 @@ def _unwritable(connection: Connection) -> Iterator[None]:
             yield
         return
     with connection.begin():
-        connection.exec_driver_sql("PRAGMA query_only = ON")
         connection.exec_driver_sql("BEGIN")
-        try:
-            yield
-        finally:
-            connection.exec_driver_sql("PRAGMA query_only = OFF")
+        yield
 
 
 @contextmanager

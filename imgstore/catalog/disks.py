@@ -14,6 +14,7 @@ from imgstore.catalog.columns import folded
 from imgstore.catalog.groups import named, no_group
 from imgstore.catalog.repository import Repository
 from imgstore.catalog.slots import SLOT_COLUMNS, slot_of
+from imgstore.domain.grants import DiskGrant
 from imgstore.domain.resources import Declared, DiskKind, ManagedDisk
 from imgstore.domain.sources import SourceIdentity
 from imgstore.domain.states import ProvisioningState
@@ -30,7 +31,8 @@ _SELECT = (
     .join(schema.slots, _disks.c.slot_uid == schema.slots.c.uid)
 )
 
-_OWN = [column for column in _disks.c if column.name != "group_uid"]
+_GRANT = ("grant_uid", "grant_level", "grant_expires_at")
+_OWN = [column for column in _disks.c if column.name not in ("group_uid", *_GRANT)]
 _IN_GROUP = select(_groups.c.uid, *(bindparam(column.name, type_=column.type) for column in _OWN)).where(
     _groups.c.subscription_key == bindparam("of_subscription"), _groups.c.name_key == bindparam("of_group")
 )
@@ -69,6 +71,16 @@ class Disks(Repository):
         """
         values = {key: value for key, value in _values(disk).items() if key not in _ATTACHMENT}
         self._replace(_disks, disk.uid, values, "disk")
+
+    def set_grant(self, disk: ManagedDisk, grant: DiskGrant | None) -> bool:
+        """Give the disk a grant, or take it away; False where the disk's state is another than `disk` tells."""
+        values = {
+            "grant_uid": grant.uid if grant else None,
+            "grant_level": grant.level if grant else None,
+            "grant_expires_at": grant.expires_at if grant else None,
+        }
+        mine = (_disks.c.uid == disk.uid) & (_disks.c.provisioning_state == disk.provisioning_state)
+        return bool(self._session.changed(_disks.update().where(mine).values(values)))
 
     def get(
         self, subscription: str, group: str, name: str, kind: DiskKind = DiskKind.DISK, part: str = OS_DISK
@@ -132,6 +144,11 @@ class Disks(Repository):
         statement = _SELECT.where(_disks.c.slot_uid == slot_uid).order_by(_disks.c.name_key, _disks.c.uid)
         return [_disk(row) for row in self._session.all(statement)]
 
+    def awaiting_upload(self) -> set[str]:
+        """The uids of those that an upload is still to come for, or to be taken in."""
+        waits = _disks.c.upload_bytes.is_not(None) & (_disks.c.provisioning_state == ProvisioningState.CREATING)
+        return {row.uid for row in self._session.all(select(_disks.c.uid).where(waits))}
+
     def states_in_slot(self, slot_uid: str) -> dict[str, ProvisioningState]:
         """The disks that stand on a slot, by uid."""
         statement = select(_disks.c.uid, _disks.c.provisioning_state).where(_disks.c.slot_uid == slot_uid)
@@ -169,7 +186,7 @@ class Disks(Repository):
 
 
 def _values(disk: ManagedDisk) -> dict[str, Any]:
-    """But for the group, which a disk never leaves."""
+    """But for the group, which a disk never leaves, and the grant, which `set_grant` alone writes."""
     return {
         "uid": disk.uid,
         "kind": disk.kind,
@@ -195,6 +212,7 @@ def _values(disk: ManagedDisk) -> dict[str, Any]:
         "created_at": disk.created_at,
         "provisioning_state": disk.provisioning_state,
         "source_format": disk.source_format,
+        "upload_bytes": disk.upload_bytes,
         "managed_by": disk.managed_by,
         "machine_lun": disk.machine_lun,
     }
@@ -223,10 +241,18 @@ def _disk(row: "Row[Any]") -> ManagedDisk:
         created_at=row.created_at,
         provisioning_state=row.provisioning_state,
         source_format=row.source_format,
+        upload_bytes=row.upload_bytes,
+        grant=_grant(row),
         source_lun=row.source_lun,
         managed_by=row.managed_by,
         machine_lun=row.machine_lun,
     )
+
+
+def _grant(row: "Row[Any]") -> DiskGrant | None:
+    if row.grant_uid is None:
+        return None
+    return DiskGrant(uid=row.grant_uid, level=row.grant_level, expires_at=row.grant_expires_at)
 
 
 def _source(row: "Row[Any]") -> SourceIdentity | None:

@@ -21,9 +21,8 @@ _replicas = schema.replicas
 _slots = schema.slots
 _SELECT = select(_replicas, *SLOT_COLUMNS).join(_slots)
 _ORDER: Final = (_slots.c.region, _slots.c.ordinal, _slots.c.storage_account_type, _replicas.c.uid)
-_IN_REGION: Final = _SELECT.where(
-    _replicas.c.version_uid == bindparam("version_uid"), _slots.c.region == bindparam("region")
-).order_by(*_ORDER)
+_OF_VERSION: Final = _SELECT.where(_replicas.c.version_uid == bindparam("version_uid")).order_by(*_ORDER)
+_IN_REGION: Final = _OF_VERSION.where(_slots.c.region == bindparam("region"))
 _UIDS_AT_ONCE: Final = 1_000
 """In one query: engines bound the parameters of one."""
 
@@ -67,7 +66,7 @@ class Replicas(Repository):
 
     def list(self, version_uid: str) -> builtins.list[Replica]:
         """The replicas of a version, those that are Deleting too, by region and ordinal."""
-        return self.of_versions([version_uid])[version_uid]
+        return [_replica(row) for row in self._session.all(_OF_VERSION, {"version_uid": version_uid})]
 
     def in_region(self, version_uid: str, region: str) -> builtins.list[Replica]:
         """Those of them that are in one region."""

@@ -57,6 +57,7 @@ from imgstore.catalog.columns import Exact, Instant, OneOf
 from imgstore.domain.access import Role
 from imgstore.domain.asynchronous import OperationStatus
 from imgstore.domain.collection import Sentence
+from imgstore.domain.grants import AccessLevel
 from imgstore.domain.identities import PrincipalKind
 from imgstore.domain.resources import (
     Architecture,
@@ -73,7 +74,7 @@ from imgstore.domain.states import ProvisioningState, ReplicaState, WorkState
 from imgstore.domain.works import WorkKind
 from imgstore.ledger.rows import ChargeKind
 
-REVISION: Final = "0011"
+REVISION: Final = "0012"
 """The head of migrations/versions. A catalog that stands at it opens without Alembic being imported."""
 
 # Names of constraints are fixed, so that a later migration can name what it drops on either engine.
@@ -364,6 +365,11 @@ disks = Table(
     Column("os_type", OneOf(OsType)),
     Column("os_state", OneOf(OsState)),
     Column("hyper_v_generation", OneOf(HyperVGeneration)),
+    # Bytes of the fixed VHD that it is made from, where that is uploaded; and who may read it or write that by URL.
+    Column("upload_bytes", BigInteger),
+    Column("grant_uid", String),
+    Column("grant_level", OneOf(AccessLevel)),
+    Column("grant_expires_at", Instant),
     # The resource id of the machine that it is attached to, and where: no LUN is its OS disk.
     Column("managed_by", String, index=True),
     Column("machine_lun", Integer),

@@ -44,7 +44,7 @@ _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
         {
             "--size-gb", "-z", "--zone",
             "--encryption-type", "--disk-encryption-set", "--network-access-policy", "--public-network-access",
-            "--upload-type", "--upload-size-bytes", "--for-upload",
+            "--for-upload",
             "--image-reference", "--image-reference-lun", "--max-shares", "--disk-access", "--disk-iops-read-write",
             "--disk-iops-read-only", "--disk-mbps-read-write", "--disk-mbps-read-only", "--tier", "--enable-bursting",
             "--logical-sector-size", "--architecture", "--accelerated-network", "--edge-zone", "--performance-plus",
@@ -115,7 +115,7 @@ _COMMANDS: Final[Mapping[str, frozenset[str]]] = {
     ),
     "sig share": frozenset({"wait"}),
     "sig image-definition": frozenset({"wait"}),
-    "disk": frozenset({"config", "grant-access", "revoke-access", "update", "wait"}),
+    "disk": frozenset({"config", "update", "wait"}),
     "snapshot": frozenset({"grant-access", "revoke-access", "update", "wait"}),
     "image": frozenset({"builder", "copy", "update", "wait"}),
     "vm": frozenset(

@@ -1,6 +1,7 @@
 """``imgstore disk``: managed disks, each with one manifest in one slot, and files written from them."""
 
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 
 import click
@@ -10,12 +11,14 @@ from imgstore.cli.command import Group
 from imgstore.cli.group import confirm
 from imgstore.cli.output import columns
 from imgstore.cli.session import opened
+from imgstore.domain.grants import SECONDS_MAX, AccessLevel
 from imgstore.domain.names import ImageReference, SharedReference
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.resources import Declared, HyperVGeneration, OsType, StorageAccountType
 from imgstore.domain.sources import DiskFormat
-from imgstore.operations import disks, exporting
+from imgstore.operations import disks, exporting, granting, uploading
 from imgstore.operations.making import DiskRequest, create_from_source
+from imgstore.operations.uploading import UploadRequest, create_upload
 from imgstore.wire.reports import export_json
 from imgstore.wire.resources import disk_json
 from imgstore.wire.text import Json
@@ -35,6 +38,7 @@ _CREATE_EXAMPLE = """
 imgstore disk create -g rg -n d1 -l westus2 --gallery-image-reference rg/myGallery/ubuntu/1.0.0
 imgstore disk create -g rg -n d2 -l westus2 --gallery-image-reference rg/myGallery/ubuntu/latest \\
     --file out.raw --format raw
+imgstore disk create -g rg -n up -l westus2 --upload-type Upload --upload-size-bytes 8589935104
 imgstore disk create -g rg -n data0 -l westus2 --gallery-image-reference rg/myGallery/db --gallery-image-reference-lun 0
 imgstore disk create -g rg -n d3 --source d1
 imgstore disk create -g rg -n d4 -l westus2 --source ./disk.vhd --os-type Linux --sku Standard_ZRS
@@ -45,6 +49,11 @@ imgstore disk export --gallery-image-reference rg/myGallery/ubuntu -l westus2 --
 imgstore disk export --gallery-image-reference rg/myGallery/db --gallery-image-reference-lun 0 --file data.vhd
 imgstore disk export -g rg -n d1 --file table.raw --offset 0 --length 1048576
 """
+_GRANT_EXAMPLE = """
+imgstore disk grant-access -g rg -n d1 --duration-in-seconds 3600
+imgstore disk grant-access -g rg -n up --access-level Write --duration-in-seconds 3600 --query accessSAS -o tsv
+"""
+_SERVER_URL = "https://localhost:8443"
 _lun = options.lun("--gallery-image-reference-lun", "Of the image, the data disk at this LUN. Default: its OS disk.")
 _SUFFIXES = {
     ".vhd": DiskFormat.VHD_FIXED,
@@ -68,9 +77,15 @@ def _file(*, required: bool, text: str) -> options.Decorator:
     return click.option("--file", "path", required=required, type=click.Path(path_type=Path), metavar="FILE", help=text)
 
 
+class UploadType(StrEnum):
+    """az's word for how an upload comes: a disk without a guest's state."""
+
+    UPLOAD = "Upload"
+
+
 @click.group(cls=Group)
 def disk() -> None:
-    """Managed disks, made from image versions, disks, snapshots and files."""
+    """Managed disks, made from image versions, disks, snapshots, files and uploads."""
 
 
 @disk.command(table=_TABLE, example=_CREATE_EXAMPLE)
@@ -96,6 +111,12 @@ def disk() -> None:
 @options.os_type
 @options.hyper_v_generation
 @options.source_format
+@options.choice(
+    "--upload-type",
+    members=(UploadType.UPLOAD,),
+    help="Instead of an image: wait for a fixed VHD to be uploaded, to the URL that `disk grant-access` gives.",
+)
+@click.option("--upload-size-bytes", type=click.IntRange(1), metavar="BYTES", help="With it: the .vhd file's size.")
 @_file(required=False, text="Write the disk to this file too. Should that fail, the disk stays.")
 @options.together(*_file_options)
 @options.tags
@@ -110,6 +131,8 @@ def create(
     os_type: OsType | None,
     hyper_v_generation: HyperVGeneration | None,
     source_format: DiskFormat | None,
+    upload_type: UploadType | None,
+    upload_size_bytes: int | None,
     path: Path | None,
     format_: DiskFormat | None,
     tags: Mapping[str, str] | None,
@@ -117,20 +140,29 @@ def create(
     overwrite: bool,
     pad: bool,
 ) -> Json:
-    """Make a managed disk from a replica of an image version, the next in turn, or from a disk, snapshot or file.
+    """Make a managed disk from a replica of an image version, the next in turn, from a disk, snapshot or file, or for an upload.
 
     The same line again goes on, or does nothing.
     """
-    if (reference is None) is (source is None):
-        raise click.UsageError("Name one source: --gallery-image-reference or --source.")
+    if (upload_type is None) is not (upload_size_bytes is None):
+        raise click.UsageError("An upload has both: --upload-type and --upload-size-bytes.")
+    if [reference, source, upload_size_bytes].count(None) != 2:
+        raise click.UsageError("Name one source: --gallery-image-reference, --source or --upload-type.")
     if reference is None and lun is not None:
         raise click.UsageError("--gallery-image-reference-lun goes with --gallery-image-reference.")
     said = (storage_account_type, os_type, hyper_v_generation, source_format)
-    if reference is not None and any(each is not None for each in said):
+    if source is None and any(each is not None for each in said):
         raise click.UsageError(
             "--sku, --os-type, --hyper-v-generation and --source-format go with --source: an image says these itself."
         )
+
     container = None if path is None else _container(path, format_)
+    if upload_size_bytes is not None:
+        if path is not None:
+            raise click.UsageError("An upload goes into no file.")
+        wanted = UploadRequest(group=group, name=name, location=location, upload_bytes=upload_size_bytes, tags=tags)
+        with opened() as session:
+            return disk_json(create_upload(session.installation, session.principal, wanted))
     with opened() as session:
         if source is not None:
             request = DiskRequest(
@@ -176,6 +208,54 @@ def create(
             )
             raise
         return disk_json(made) | {"export": export_json(export)}
+
+
+@disk.command("grant-access", example=_GRANT_EXAMPLE)
+@options.group
+@options.named("disk")
+@options.choice(
+    "--access-level",
+    "--access",
+    "level",
+    members=tuple(AccessLevel),
+    default=AccessLevel.READ,
+    help="Read the disk, or Write its upload. Default: Read.",
+)
+@click.option(
+    "--duration-in-seconds", type=click.IntRange(1, SECONDS_MAX), required=True, metavar="SECONDS", help="How long."
+)
+@click.option(
+    "--url",
+    default=_SERVER_URL,
+    metavar="URL",
+    help=f"How clients reach `imgstore serve`, which serves the URL. Default: {_SERVER_URL}.",
+)
+def grant_access(group: str, name: str, level: AccessLevel, duration_in_seconds: int, url: str) -> Json:
+    """Give a signed URL to a disk's bytes, as a fixed VHD. Until it runs out the disk is not deleted.
+
+    `curl -T disk.vhd URL` uploads; after a break HEAD tells x-imgstore-received-bytes, and `curl -T disk.vhd -C BYTES URL`
+    sends the rest. `curl -C - -o disk.vhd URL` downloads. Azure's blob clients take the URL too.
+    """
+    with opened() as session:
+        signed = granting.grant_access(
+            session.installation,
+            session.principal,
+            group=group,
+            name=name,
+            level=level,
+            duration_seconds=duration_in_seconds,
+            server_url=url.rstrip("/"),
+        )
+        return {"accessSAS": signed}
+
+
+@disk.command("revoke-access", example="imgstore disk revoke-access -g rg -n d1")
+@options.group
+@options.named("disk")
+def revoke_access(group: str, name: str) -> None:
+    """Revoke a disk's signed URL; what was uploaded by it becomes the disk."""
+    with opened() as session:
+        uploading.revoke_access(session.installation, session.principal, group=group, name=name)
 
 
 @disk.command(example=_EXPORT_EXAMPLE)

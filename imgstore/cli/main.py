@@ -19,7 +19,8 @@ _COMMANDS: Final = {
     ),
     "sig": Lazy(target="imgstore.cli.sig:sig", summary="Galleries, image definitions and image versions."),
     "disk": Lazy(
-        target="imgstore.cli.disk:disk", summary="Managed disks, made from image versions, disks, snapshots and files."
+        target="imgstore.cli.disk:disk",
+        summary="Managed disks, made from image versions, disks, snapshots, files and uploads.",
     ),
     "snapshot": Lazy(
         target="imgstore.cli.snapshot:snapshot",

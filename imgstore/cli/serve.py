@@ -9,6 +9,7 @@ import click
 from imgstore.cli.command import Command
 from imgstore.cli.session import Session, opened
 from imgstore.domain.errors import InvalidInput, ToolMissing
+from imgstore.domain.geometry import MIB
 
 if TYPE_CHECKING:
     from imgstore.api.secrets import Credential
@@ -54,6 +55,12 @@ _PORT: Final = 8443
 @click.option(
     "--page-items", type=click.IntRange(min=1), default=100, metavar="N", help="In one page of a list. Default: 100."
 )
+@click.option(
+    "--cache-bytes",
+    type=click.IntRange(min=64 * MIB),
+    metavar="BYTES",
+    help="Of a file below the data folder, for those who read disks by URL. Default: 2 GiB.",
+)
 def serve(
     *,
     host: str,
@@ -66,6 +73,7 @@ def serve(
     no_worker: bool,
     retry_after_seconds: int,
     page_items: int,
+    cache_bytes: int | None,
 ) -> None:
     """Serve Azure's API, for az and Azure's SDKs.
 
@@ -105,7 +113,11 @@ def serve(
         also = tuple(f"{scheme}://{name}:{taken}" for name in ("localhost", "127.0.0.1", "[::1]"))
         administrator = first_administrator(session.installation)
         authority = Authority(session.installation, here, audiences=(*AUDIENCES, *also))
-        settings = ServerSettings(retry_after_seconds=retry_after_seconds, page_items=page_items)
+        settings = ServerSettings(
+            retry_after_seconds=retry_after_seconds,
+            page_items=page_items,
+            **({} if cache_bytes is None else {"cache_bytes": cache_bytes}),
+        )
         app = make_application(session.installation, authority, settings)
         lines = _lines(session, here, bundle, administrator)
         run(

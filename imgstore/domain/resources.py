@@ -9,6 +9,7 @@ from typing import Final
 
 from imgstore.domain import names
 from imgstore.domain.digests import Digest
+from imgstore.domain.grants import DiskGrant, DiskState
 from imgstore.domain.names import VersionName
 from imgstore.domain.sharing import SharingProfile
 from imgstore.domain.sources import DiskFormat, SourceIdentity
@@ -421,10 +422,32 @@ class ManagedDisk:
     created_at: datetime
     provisioning_state: ProvisioningState
     source_format: DiskFormat
+    upload_bytes: int | None = None
+    """Of the fixed VHD, footer and all, where one is uploaded; None is any other source."""
+    grant: DiskGrant | None = None
+    """Who may read it, or write its upload, by URL. One whose time is up is none (`granted`)."""
     managed_by: str | None = None
     """The resource id of the machine that it is attached to; such a disk is not deleted."""
     machine_lun: int | None = None
     """Where it is attached: None is the OS disk."""
+
+    @property
+    def awaits_upload(self) -> bool:
+        """Whether its bytes are still to come, or to be taken in."""
+        return self.upload_bytes is not None and self.provisioning_state is ProvisioningState.CREATING
+
+    def granted(self, now: datetime) -> DiskGrant | None:
+        """The grant, if it holds now."""
+        return self.grant if self.grant is not None and now < self.grant.expires_at else None
+
+    @property
+    def disk_state(self) -> DiskState:
+        """What it waits for. A grant whose time is up must have been taken off before."""
+        if self.awaits_upload:
+            return DiskState.READY_TO_UPLOAD if self.grant is None else DiskState.ACTIVE_UPLOAD
+        if self.grant is not None:
+            return DiskState.ACTIVE_SAS
+        return DiskState.UNATTACHED if self.managed_by is None else DiskState.ATTACHED
 
     @property
     def resource_id(self) -> str:

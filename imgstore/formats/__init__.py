@@ -16,7 +16,7 @@ from imgstore.formats.inspection import Check, Inspection, inspect_image
 from imgstore.formats.local import LocalFile
 from imgstore.formats.opening import open_disk
 from imgstore.formats.partitions import generation_of
-from imgstore.formats.writers import WRITABLE, create_writer, padded_bytes
+from imgstore.formats.writers import WRITABLE, create_writer, fixed_footer, padded_bytes
 
 __all__ = [
     "DISK_BYTES_MAX",
@@ -25,6 +25,7 @@ __all__ = [
     "Inspection",
     "LocalFile",
     "create_writer",
+    "fixed_footer",
     "generation_of",
     "inspect_image",
     "open_disk",

@@ -87,7 +87,7 @@ def create_writer(
             return _Qcow2Writer(pending, virtual_bytes, container_bytes, overwrite=overwrite)
         footer = b""
         if format is DiskFormat.VHD_FIXED:
-            footer = _fixed_footer(container_bytes, trimmings, disk_digest)
+            footer = fixed_footer(container_bytes, trimmings, disk_digest)
         return _FlatWriter(pending, virtual_bytes, container_bytes, footer)
     except BaseException:
         pending.discard()
@@ -122,7 +122,7 @@ def _check_size(form: DiskFormat, virtual_bytes: int, container_bytes: int) -> N
         )
 
 
-def _fixed_footer(virtual_bytes: int, trimmings: Trimmings | None, disk_digest: bytes) -> bytes:
+def fixed_footer(virtual_bytes: int, trimmings: Trimmings | None, disk_digest: bytes) -> bytes:
     """The footer that the disk came with, if it is one of this very size; else one of ours."""
     kept = trimmings.footer if trimmings and trimmings.format is DiskFormat.VHD_FIXED else b""
     if len(kept) == FOOTER_BYTES and is_sound_footer(kept) and Footer.unpack(kept).current_bytes == virtual_bytes:

@@ -1,6 +1,6 @@
 """Managed disks: made from a replica, handed out round robin, independent of the version from then on.
 
-Shown, listed and deleted: those, and what is made from other sources (``making.py``, ``images.py``).
+Shown, listed and deleted: those, and what is made from other sources (``making.py``, ``images.py``, ``uploading.py``).
 """
 
 from collections.abc import Mapping
@@ -41,6 +41,7 @@ from imgstore.operations.sharing import admitted
 from imgstore.operations.working import at_work, take_up
 from imgstore.segments.manifest import decode_manifest, intact
 from imgstore.segments.reference import Reference, encode_reference
+from imgstore.transfer.spool import remove_spool
 
 _VERSIONS_AT_ONCE: Final = 16
 """Read at once to find the latest; that many and more are excluded from latest, or on their way out, only rarely."""
@@ -436,13 +437,21 @@ def show_disk(
     """The managed disk, or snapshot, of that name."""
     permit(installation, principal, Action.READ, names.compute_id(installation.subscription, group, kind, name))
     with installation.catalog.reading() as facts:
-        return finding.disk(facts, installation.subscription, group, name, kind)
+        return _as_of_now(facts, finding.disk(facts, installation.subscription, group, name, kind))
+
+
+def _as_of_now(facts: Facts, disk: ManagedDisk) -> ManagedDisk:
+    """Without a grant whose time is up."""
+    return disk if disk.grant is None else replace(disk, grant=disk.granted(facts.now()))
 
 
 def list_disks(
     installation: Installation, principal: Principal, *, group: str | None = None, kind: DiskKind = DiskKind.DISK
 ) -> list[ManagedDisk]:
-    """Those of a kind in a group, or in the subscription, that the principal may see, by name; of managed images each disk by itself."""
+    """Those of a kind in a group, or in the subscription, that the principal may see, by name.
+
+    Of managed images each disk by itself.
+    """
     return list(page_disks(installation, principal, PageRequest(), group=group, kind=kind).items)
 
 
@@ -470,7 +479,8 @@ def page_disks(
         if group is not None:
             finding.group(facts, subscription, group)
         limit = request.limit if whole else None
-        found = facts.disks.list(subscription, group, kind, after=after, limit=limit, visible=True)
+        listed = facts.disks.list(subscription, group, kind, after=after, limit=limit, visible=True)
+        found = [_as_of_now(facts, each) for each in listed]
     seen = visible(principal, found, lambda disk: disk.resource_id, whole=whole)
     # Two groups may have disks of one name, so that the uid, which has no slash either, stands behind it.
     return Page.cut(seen, request, of=of, key=lambda disk: f"{disk.name}/{disk.uid}")
@@ -483,6 +493,7 @@ def delete_disk(
 
     Raises:
         WorkHeld: a live process reads or makes it.
+        Conflict: somebody has a signed URL of it.
     """
     scope = names.compute_id(installation.subscription, group, kind, name)
     with recorded(installation, principal, Action.DELETE, scope, f"Microsoft.Compute/{kind}/delete"):
@@ -491,3 +502,5 @@ def delete_disk(
             if not found:
                 raise finding.no_disk(installation.subscription, group, name, kind)
         forget_disks(installation, found)
+        for each in found:
+            remove_spool(installation.home, each.uid)

@@ -52,10 +52,19 @@ def lineage(facts: Facts, subscription: str, group_name: str, gallery_name: str,
     """The definition of that name, with its gallery."""
     found = facts.lineages.find(subscription, group_name, gallery_name, name)
     if found is None:
-        above = parent_gallery(facts, subscription, group_name, gallery_name)
-        scope = names.definition_id(subscription, group_name, gallery_name, name)
-        raise _missing("image definition", scope, f"imgstore sig image-definition list -g {group_name} -r {above.name}")
+        raise _no_definition(facts, subscription, group_name, gallery_name, name)
     return Lineage(gallery=found[0], definition=found[1])
+
+
+def lineage_and_version(
+    facts: Facts, subscription: str, group_name: str, gallery_name: str, name: str, number: VersionName
+) -> tuple[Lineage, ImageVersion]:
+    """`lineage`, and of it `version`, in one look."""
+    found = facts.lineages.find_version(subscription, group_name, gallery_name, name, number)
+    if found is None:
+        raise _no_definition(facts, subscription, group_name, gallery_name, name)
+    line = Lineage(gallery=found[0], definition=found[1])
+    return line, _visible(line, found[2], number)
 
 
 def parent_lineage(facts: Facts, subscription: str, group_name: str, gallery_name: str, name: str) -> Lineage:
@@ -75,7 +84,10 @@ def lineage_of(facts: Facts, version: ImageVersion) -> Lineage:
 
 def version(facts: Facts, line: Lineage, name: VersionName) -> ImageVersion:
     """The version of that name. One that was deleted, softly or not, is not found."""
-    found = facts.versions.get(line.definition.uid, name)
+    return _visible(line, facts.versions.get(line.definition.uid, name), name)
+
+
+def _visible(line: Lineage, found: ImageVersion | None, name: VersionName) -> ImageVersion:
     if found is None or not found.is_visible:
         where = f"-g {line.gallery.group} -r {line.gallery.name} -i {line.definition.name}"
         raise _missing("image version", line.version_id(name), f"imgstore sig image-version list {where}")
@@ -103,6 +115,18 @@ def no_disk(subscription: str, group_name: str, name: str, kind: DiskKind) -> No
     """What is raised where there is none of that kind and name."""
     scope = names.compute_id(subscription, group_name, kind, name)
     return _missing(kind.noun, scope, f"imgstore {kind.removesuffix('s')} list")
+
+
+def _no_definition(
+    facts: Facts, subscription: str, group_name: str, gallery_name: str, name: str
+) -> NotFound | ParentNotFound:
+    """Of a definition that is not there: it is missing, or what it would be in."""
+    try:
+        above = parent_gallery(facts, subscription, group_name, gallery_name)
+    except ParentNotFound as error:
+        return error
+    scope = names.definition_id(subscription, group_name, gallery_name, name)
+    return _missing("image definition", scope, f"imgstore sig image-definition list -g {group_name} -r {above.name}")
 
 
 def _missing(what: str, scope: str, command: str) -> NotFound:

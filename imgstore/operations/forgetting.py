@@ -16,6 +16,7 @@ from imgstore.domain.resources import ImageVersion, ManagedDisk, ManifestRow, Re
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.version_disks import OS_DISK
 from imgstore.domain.works import Work, WorkKind
+from imgstore.operations.granting import check_not_granted
 from imgstore.operations.installation import Installation
 from imgstore.operations.settling import forget_manifests, named_by
 from imgstore.operations.working import remove_marks
@@ -121,9 +122,11 @@ def forget_disks(installation: Installation, disks: Sequence[ManagedDisk], *, at
     Raises:
         Conflict: one is attached to another machine.
         WorkHeld: a live process reads or makes one.
+        Conflict: somebody has a signed URL of one.
     """
     with installation.catalog.transaction() as facts:
         for disk in disks:
+            check_not_granted(facts, facts.disks.by_uid(disk.uid))
             _end_works(installation, facts, disk.uid, disk.name)
             if not facts.disks.begin_deleting(disk.uid, attached_to=attached_to):
                 raise _attached(facts.disks.by_uid(disk.uid))
@@ -154,6 +157,7 @@ def _forget_owner(
         leaving: told the rows, in their transaction, before they go.
     """
     with installation.catalog.transaction() as facts:
+        facts.slots.lock(slot.uid)  # Two that do the same at once: the later one finds the rows gone.
         rows = facts.manifests.of_replica(owner_uid, slot.uid)
         for row in rows:
             _check_unpinned(installation, facts, row)

@@ -273,7 +273,7 @@ def _added(
 ) -> ManagedDisk:
     region = region_of_disk(installation, facts, request.group, request.location, None)
     kind = request.storage_account_type or StorageAccountType.STANDARD_LRS
-    slot = _own_slot(installation, facts, region, kind)
+    slot = own_slot(installation, facts, region, kind)
     uid = installation.effects.new_uid()
     disk = ManagedDisk(
         uid=uid,
@@ -302,7 +302,7 @@ def _added(
     return disk
 
 
-def _own_slot(installation: Installation, facts: Facts, region: str, kind: StorageAccountType) -> Slot:
+def own_slot(installation: Installation, facts: Facts, region: str, kind: StorageAccountType) -> Slot:
     """The first slot of that type in the subscription's own pool of the region, both made on first use."""
     pool = facts.pools.get_or_add(
         Pool(

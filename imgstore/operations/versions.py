@@ -318,14 +318,21 @@ def replication_failed(view: VersionView, failed: Mapping[str, ImgstoreError]) -
 
 
 def show_version(
-    installation: Installation, principal: Principal, *, group: str, gallery: str, definition: str, version: VersionName
+    installation: Installation,
+    principal: Principal,
+    *,
+    group: str,
+    gallery: str,
+    definition: str,
+    version: VersionName,
+    replicas: bool = True,
 ) -> VersionView:
-    """The version of that name."""
+    """The version of that name; without its `replicas`, which are another look into the catalog, where nobody asks."""
     scope = names.version_id(installation.subscription, group, gallery, definition, version)
     permit(installation, principal, Action.READ, scope)
     with installation.catalog.reading() as facts:
-        line = finding.lineage(facts, installation.subscription, group, gallery, definition)
-        return view_of(facts, line, finding.version(facts, line, version))
+        line, found = finding.lineage_and_version(facts, installation.subscription, group, gallery, definition, version)
+        return view_of(facts, line, found) if replicas else seen(line, found, ())
 
 
 def list_versions(

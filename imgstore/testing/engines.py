@@ -402,10 +402,15 @@ class PostgreSQL:
         self._numbers = itertools.count()
 
     @contextmanager
-    def database(self) -> Iterator[str]:
-        """The URL, for SQLAlchemy, of an empty database that is dropped with the block."""
+    def database(self, like: str | None = None) -> Iterator[str]:
+        """The URL, for SQLAlchemy, of a database that is dropped with the block.
+
+        Args:
+            like: the URL of one that it is a copy of, and that nobody is connected to; None is an empty one.
+        """
         name = f"imgstore_{os.getpid()}_{next(self._numbers)}"
-        self._run(f"CREATE DATABASE {name}")
+        template = re.sub(r"^[^/]*//[^/]*/([^?]*).*$", r" TEMPLATE \1", like) if like else ""
+        self._run(f"CREATE DATABASE {name}{template}")
         try:
             yield self._url(name)
         finally:

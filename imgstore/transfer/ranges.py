@@ -16,6 +16,7 @@ from imgstore.segments.manifest import Manifest
 from imgstore.transfer.scatter import SegmentReader
 
 CACHE_BYTES: Final = 2 * GIB
+_FETCHES_MAX: Final = 1.5
 _SLOT_BYTES: Final = SEGMENT_BLOCKS * BLOCK_BYTES
 
 
@@ -27,6 +28,7 @@ class DecodedCache:
         self._places: OrderedDict[Digest, tuple[int, int]] = OrderedDict()
         self._free = list(range(max(1, cache_bytes // _SLOT_BYTES)))
         self._lock = threading.Lock()
+        self.cache_bytes: Final = cache_bytes
 
     def get(self, name: Digest, offset: int, length: int) -> bytes | None:
         """Part of a segment's blocks, or None where it is not held."""
@@ -56,6 +58,27 @@ class DecodedCache:
         self._file.close()
 
 
+def fetches(manifest: Manifest, cache_bytes: int) -> int:
+    """How many segments a read of the disk from beginning to end would fetch through an empty cache of that size.
+
+    Each once, where the cache holds all of them.
+    """
+    room = max(1, cache_bytes // _SLOT_BYTES)
+    if len(manifest.segments) <= room:
+        return len(manifest.segments)
+    held: OrderedDict[int, None] = OrderedDict()
+    fetched = 0
+    for segment in manifest.runs.segment.tolist():
+        if segment in held:
+            held.move_to_end(segment)
+            continue
+        fetched += 1
+        held[segment] = None
+        if len(held) > room:
+            held.popitem(last=False)
+    return fetched
+
+
 class RangeReader:
     """Reads any range of a disk. Each segment is checked against its name when it is fetched."""
 
@@ -63,6 +86,11 @@ class RangeReader:
         self._manifest = manifest
         self._reader = reader
         self._cache = cache
+
+    @property
+    def scatters(self) -> bool:
+        """Whether a read of the whole disk would fetch more than 1.5 times its segments (rules.md, rule 15)."""
+        return fetches(self._manifest, self._cache.cache_bytes) > _FETCHES_MAX * len(self._manifest.segments)
 
     @property
     def virtual_bytes(self) -> int:

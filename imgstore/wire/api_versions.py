@@ -7,10 +7,13 @@ with the first, or is ours). Paths leave lists out: ``properties.features.name``
 import re
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Final
+from functools import lru_cache
+from typing import Final, TypeAlias
 
 from imgstore.domain.errors import InvalidInput
 from imgstore.wire.text import Json
+
+_Newer: TypeAlias = "dict[str, _Newer] | None"
 
 OLDEST: Final = "2018-06-01"
 NEWEST: Final = "2026-03-03"
@@ -129,15 +132,30 @@ def knows(kind: Kind, path: str, api_version: str) -> bool:
 
 
 def trimmed(value: Json, kind: Kind, api_version: str) -> Json:
-    """A copy of a resource, or of what is asked of one, without the fields that the api-version does not have."""
-    newer = frozenset(path for path, since in SINCE[kind].items() if since > api_version)
-    return _trimmed(value, newer, "") if newer else value
+    """A resource, or what is asked of one, without the fields that the api-version does not have; nothing is changed."""
+    return _trimmed(value, _newer(kind, api_version))
 
 
-def _trimmed(value: Json, newer: frozenset[str], path: str) -> Json:
+@lru_cache(maxsize=256)
+def _newer(kind: Kind, api_version: str) -> Mapping[str, _Newer]:
+    """The fields that an api-version does not have: each under those that it is in, and None in its own place."""
+    tree: dict[str, _Newer] = {}
+    for path in sorted(path for path, since in SINCE[kind].items() if since > api_version):
+        *above, name = path.split(".")
+        place: _Newer = tree
+        for each in above:
+            place = place if place is None else place.setdefault(each, {})
+        if place is not None:
+            place[name] = None
+    return tree
+
+
+def _trimmed(value: Json, newer: Mapping[str, _Newer]) -> Json:
+    if not newer:
+        return value
     if isinstance(value, list):
-        return [_trimmed(each, newer, path) for each in value]
+        return [_trimmed(each, newer) for each in value]
     if not isinstance(value, Mapping):
         return value
-    below = {name: f"{path}.{name}" if path else name for name in value}
-    return {name: _trimmed(each, newer, below[name]) for name, each in value.items() if below[name] not in newer}
+    kept = {name: newer.get(name, {}) for name in value}
+    return {name: _trimmed(value[name], below) for name, below in kept.items() if below is not None}

@@ -11,6 +11,7 @@ from enum import Enum, StrEnum
 from typing import Any, Final, TypeVar
 
 from imgstore.domain.errors import InvalidInput
+from imgstore.domain.grants import AccessLevel
 from imgstore.domain.names import ImageReference, region_key
 from imgstore.domain.resources import (
     NO_TAGS,
@@ -22,6 +23,7 @@ from imgstore.domain.resources import (
     OsType,
     PurchasePlan,
     Recommended,
+    StorageAccountType,
 )
 from imgstore.wire.api_versions import Kind, knows, trimmed
 from imgstore.wire.edited import read_features, read_range, whole_at
@@ -269,7 +271,12 @@ class DiskBody:
     """A managed disk as it is asked for."""
 
     location: str
-    reference: ImageReference
+    reference: ImageReference | None
+    """None is a disk that is uploaded."""
+    upload_bytes: int | None
+    """Of the fixed VHD that will be uploaded; None is a disk of an image."""
+    storage_account_type: StorageAccountType | None
+    """Of a disk that is uploaded; that of an image has its replica's."""
     tags: Mapping[str, str]
 
 
@@ -277,19 +284,64 @@ def read_disk(body: Json) -> DiskBody:
     """What a PUT says of a managed disk.
 
     Raises:
-        InvalidInput: it is none that is made here: only disks from an image of a gallery are.
+        InvalidInput: it is none that is made here: only disks from an image of a gallery, and uploaded ones, are.
     """
     check_object(body)
     source = "properties.creationData"
     option = at(body, f"{source}.createOption")
+    if isinstance(option, str) and option.lower() == "upload":
+        return _read_upload(body, f"{source}.uploadSizeBytes")
     if not isinstance(option, str) or option.lower() != "fromimage":
-        raise unfit(f"{source}.createOption", option, "FromImage: other disks are not made yet")
+        raise unfit(f"{source}.createOption", option, "FromImage or Upload: other disks are not made yet")
     for path in (f"{source}.imageReference", f"{source}.galleryImageReference.lun"):
         refuse(body, path)
     named = at(body, f"{source}.galleryImageReference.id")
     if not isinstance(named, str):
         raise missing(f"disk.{source}.galleryImageReference.id")
-    return DiskBody(location=location_of(body), reference=ImageReference.parse(named), tags=tags_of(body))
+    return DiskBody(
+        location=location_of(body),
+        reference=ImageReference.parse(named),
+        upload_bytes=None,
+        storage_account_type=None,
+        tags=tags_of(body),
+    )
+
+
+def _read_upload(body: Json, path: str) -> DiskBody:
+    upload_bytes = at(body, path)
+    if upload_bytes is None:
+        raise missing(f"disk.{path}")
+    if not isinstance(upload_bytes, int) or isinstance(upload_bytes, bool):
+        raise unfit(path, upload_bytes, "a whole number of bytes")
+    kind = _word_of(StorageAccountType)(body, "sku.name") if at(body, "sku.name") is not None else None
+    return DiskBody(
+        location=location_of(body),
+        reference=None,
+        upload_bytes=upload_bytes,
+        storage_account_type=kind,
+        tags=tags_of(body),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessBody:
+    """Access to a disk's bytes as it is asked for."""
+
+    level: AccessLevel
+    duration_seconds: int
+
+
+def read_access(body: Json) -> AccessBody:
+    """What a POST of beginGetAccess says.
+
+    Raises:
+        InvalidInput: no level, or no duration.
+    """
+    check_object(body)
+    duration = whole_at(body, "durationInSeconds")
+    if duration is None:
+        raise missing("grantAccessData.durationInSeconds")
+    return AccessBody(level=_word_of(AccessLevel)(body, "access"), duration_seconds=duration)
 
 
 def read_group(body: Json) -> tuple[str, dict[str, str] | None]:

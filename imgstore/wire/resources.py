@@ -197,9 +197,10 @@ def disk_json(disk: ManagedDisk) -> Json:
             **_known(diskDigest=disk.disk_digest.hex() or None),
             "timeCreated": instant(disk.created_at),
             "uniqueId": disk.uid,
-            "diskState": "Unattached" if disk.managed_by is None else "Attached",
+            "diskState": disk.disk_state.value,
             **_known(incremental=False if disk.kind is DiskKind.SNAPSHOT else None),
-            "provisioningState": disk.provisioning_state.value,
+            # Azure's words: a disk that waits for its upload is made.
+            "provisioningState": "Succeeded" if disk.awaits_upload else disk.provisioning_state.value,
         },
     )
     properties = body.pop("properties")
@@ -211,6 +212,8 @@ def disk_json(disk: ManagedDisk) -> Json:
 
 
 def _creation_data(disk: ManagedDisk) -> Json:
+    if disk.upload_bytes is not None:
+        return {"createOption": "Upload", "uploadSizeBytes": disk.upload_bytes}
     if disk.source is not None:
         return {"createOption": "Import", "sourceUri": without_secrets(disk.source.location)}
     found = ComputeId.parse(disk.source_reference)

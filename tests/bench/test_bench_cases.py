@@ -9,6 +9,7 @@ from test_bench_results import result
 from bench import plots
 from bench.__main__ import TOOLS, main
 from bench.cases import CASES
+from bench.catalog import percentile
 from bench.measuring import Samples, at_once, best, in_turn
 from bench.peers import PEERS
 from bench.processes import run_timed
@@ -116,6 +117,23 @@ def test_an_upload_from_end_to_end(tmp_path: Path) -> None:
     assert made.figures["imgstore_upload_stored_bytes"].value < 40 << 20
     assert "upload_ratio" in made.figures
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+def test_the_api_from_end_to_end(tmp_path: Path) -> None:
+    require("minio")
+    assert main(["api", "--quick", "--results", str(tmp_path / "results"), "--scratch", str(tmp_path)]) == 0
+    made = read_result(tmp_path / "results/api.json")
+    for name in ("version", "expanded"):
+        assert made.figures[f"{name}_per_second"].value > 0
+        assert 0 < made.figures[f"{name}_p50_seconds"].value <= made.figures[f"{name}_p99_seconds"].value
+        assert made.figures[f"{name}_thousand_cpu_seconds"].value > 0
+    assert made.figures["server_peak_bytes"].value > 32 << 20
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+def test_a_percentile_is_not_exceeded_by_so_many_of_a_hundred() -> None:
+    seconds = list(range(100, -1, -1))
+    assert [percentile(part, seconds) for part in (1, 50, 99)] == [1, 50, 99]
 
 
 # -- the table of bench/README.md --------------------------------------------------------------------------------------

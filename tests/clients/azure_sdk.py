@@ -200,4 +200,4 @@ def the_end() -> None:
 
 for chapter in (group, galleries, images, versions, an_operation_that_fails, disks, soft_delete, the_end):
     chapter()
-    print(chapter.__name__, flush=True)  # noqa: T201 - what the test reads
+    print(chapter.__name__, flush=True)

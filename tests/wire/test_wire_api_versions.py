@@ -57,6 +57,32 @@ def test_a_later_version_knows_all_that_an_earlier_one_does(kind: Kind, version:
     assert trimmed(trimmed(VERSION, kind, later), kind, version) == trimmed(VERSION, kind, min(version, later))
 
 
+@given(kind=st.sampled_from(Kind), version=st.sampled_from(KNOWN), in_lists=st.booleans())
+def test_what_is_kept_is_what_is_known_field_by_field(kind: Kind, version: str, *, in_lists: bool) -> None:
+    """Against `knows`, over a resource that has every field of the table, and beside each one that all versions know."""
+    whole: dict[str, Any] = {}
+    for path in SINCE[kind]:
+        place = whole
+        for name in path.split("."):
+            place = place.setdefault(name, {"always": 1})
+
+    def listed(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        below = {name: listed(each) for name, each in value.items()}
+        return {name: [each] if in_lists and isinstance(each, dict) else each for name, each in below.items()}
+
+    def known(value: Any, path: str) -> Any:
+        if isinstance(value, list):
+            return [known(each, path) for each in value]
+        if not isinstance(value, dict):
+            return value
+        paths = {name: f"{path}.{name}".removeprefix(".") for name in value}
+        return {name: known(each, paths[name]) for name, each in value.items() if knows(kind, paths[name], version)}
+
+    assert trimmed(listed(whole), kind, version) == known(listed(whole), "")
+
+
 def test_versions_are_sorted_and_all_that_is_told_of_is_one() -> None:
     assert list(KNOWN) == sorted(KNOWN)
     assert {since for table in SINCE.values() for since in table.values()} <= set(KNOWN)

@@ -1,0 +1,372 @@
+"""An upload on its way in: a sparse file, and a journal of what has arrived in it.
+
+What lies in the file counts only once its record stands in the journal; a record carries the XXH3 of its range. A
+process that was killed, or a machine that lost what it had not written back yet, left ranges without a record, or
+records whose bytes are not there: after a crash every range is read and hashed, and what does not match never arrived.
+So nothing is flushed while bytes come in. A journal that ends in a seal was closed in order, and is believed.
+
+File ``journal``: magic ``IMGSTSPL`` (8), version 1 (4), zero (4), bytes of the upload (8); then records of 32 bytes,
+little-endian: offset u64, length u64, kind u32, low half of the XXH3 of the record's other fields u32, XXH3 of the range
+u64. The first record that does not match itself ends the journal.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+import struct
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Final
+
+import xxhash
+
+from imgstore.domain.errors import StoreError, StoreFull, WorkHeld
+from imgstore.domain.geometry import MIB
+from imgstore.domain.sources import Extent, SourceIdentity
+
+_MAGIC: Final = b"IMGSTSPL"
+_HEADER: Final = struct.Struct("<8sIIQ")
+_RECORD: Final = struct.Struct("<QQIIQ")
+_ZEROS: Final = bytes(MIB)
+
+
+class _Kind(IntEnum):
+    DATA = 1
+    ZEROS = 2
+    CUT = 3
+    """What lay in the range has not arrived; what a range that it cuts keeps follows as records of its own."""
+    SEAL = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrived:
+    begin: int
+    end: int
+    digest: int | None
+    """XXH3 of the bytes; None is zeros."""
+
+
+class Ranges:
+    """What has arrived: apart, in order."""
+
+    def __init__(self) -> None:
+        self._begins: list[int] = []
+        self._arrived: list[_Arrived] = []
+
+    def __iter__(self) -> Iterator[_Arrived]:
+        return iter(self._arrived)
+
+    def touching(self, begin: int, end: int) -> list[_Arrived]:
+        """Those that have a byte in [begin, end)."""
+        low = self._first(begin)
+        high = bisect_left(self._begins, end)
+        return self._arrived[low:high]
+
+    def drop(self, begin: int, end: int) -> None:
+        """Forget those that have a byte in [begin, end), but for the zeros that stand out of it."""
+        gone = self.touching(begin, end)
+        low = self._first(begin)
+        del self._begins[low : low + len(gone)], self._arrived[low : low + len(gone)]
+        for each in gone:
+            if each.digest is None and each.begin < begin:
+                self.put(_Arrived(each.begin, begin, None))
+            if each.digest is None and each.end > end:
+                self.put(_Arrived(end, each.end, None))
+
+    def put(self, arrived: _Arrived) -> None:
+        """Add one that touches none."""
+        at = bisect_left(self._begins, arrived.begin)
+        before = self._arrived[at - 1] if at else None
+        if before is not None and before.digest is None and arrived.digest is None and before.end == arrived.begin:
+            self._arrived[at - 1] = _Arrived(before.begin, arrived.end, None)
+            return
+        self._begins.insert(at, arrived.begin)
+        self._arrived.insert(at, arrived)
+
+    def _first(self, begin: int) -> int:
+        at = bisect_left(self._begins, begin)
+        return at - 1 if at and self._arrived[at - 1].end > begin else at
+
+
+class Spool:
+    """One upload, and a `ByteSource` of what has arrived.
+
+    One process has it open at a time; safe from several threads and requests of that one.
+    Two writers of the same range at once are the client's own fault: which of them wins is not told, but the range has
+    arrived only if its bytes are one's.
+    """
+
+    def __init__(self, folder: Path, file_bytes: int, *, patience: Callable[[], bool] = lambda: False) -> None:
+        """Open the upload, made where it is missing; after a crash each range is compared with its hash.
+
+        Args:
+            folder: where its files are.
+            file_bytes: of the upload in all.
+            patience: asked while another process has it; False gives up.
+
+        Raises:
+            WorkHeld: another process has it.
+            StoreError: the files can't be made or read.
+        """
+        self.path: Final = folder / "data"
+        self.file_bytes: Final = file_bytes
+        self._ranges = Ranges()
+        self._lock = threading.Lock()
+        self._records = 0
+        self._open = True
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._held = _hold(folder / "lock", patience)
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+            if os.fstat(self._file).st_size != file_bytes:
+                os.ftruncate(self._file, file_bytes)
+            self._journal = os.open(folder / "journal", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            if not self._read_journal():
+                self._withdraw_lost()
+        except OSError as error:
+            raise spool_error(error, folder) from error
+
+    @property
+    def revision(self) -> int:
+        """Grows with all that is written."""
+        return self._records
+
+    @property
+    def received_bytes(self) -> int:
+        """How many bytes have arrived from the beginning on, without a gap."""
+        end = 0
+        with self._lock:
+            for each in self._ranges:
+                if each.begin > end:
+                    break
+                end = each.end
+        return end
+
+    @property
+    def has_any(self) -> bool:
+        """Whether a byte has arrived anywhere."""
+        with self._lock:
+            return any(True for _ in self._ranges)
+
+    def extents(self) -> Iterator[Extent]:
+        """The ranges that hold data, merged."""
+        out: list[Extent] = []
+        with self._lock:
+            for each in self._ranges:
+                if each.digest is None:
+                    continue
+                if out and out[-1].end == each.begin:
+                    out[-1] = Extent(offset=out[-1].offset, length=each.end - out[-1].offset)
+                else:
+                    out.append(Extent(offset=each.begin, length=each.end - each.begin))
+        return iter(out)
+
+    def begin(self, offset: int, length: int) -> None:
+        """What lies in the range is about to be written over: it has not arrived any more."""
+        with self._lock:
+            self._cut(offset, offset + length)
+
+    def landed(self, offset: int, data: bytes | bytearray) -> None:
+        """`data` was written at `offset`, after `begin`."""
+        digest = xxhash.xxh3_64_intdigest(data)
+        with self._lock:
+            self._cut(offset, offset + len(data))
+            self._add(_Arrived(offset, offset + len(data), digest))
+
+    def zeroed(self, offset: int, length: int) -> None:
+        """The range is zeros: written only where something else may lie."""
+        with self._lock:
+            touched = self._ranges.touching(offset, offset + length)
+            unknown = any(each.digest is not None for each in touched) or not self._is_hole(offset, length)
+            self._cut(offset, offset + length)
+            if unknown:
+                for at in range(offset, offset + length, MIB):
+                    os.pwrite(self._file, _ZEROS[: min(MIB, offset + length - at)], at)
+            self._add(_Arrived(offset, offset + length, None))
+
+    def clear(self) -> None:
+        """Nothing has arrived."""
+        with self._lock:
+            self._cut(0, self.file_bytes)
+            self._ranges = Ranges()
+            os.ftruncate(self._file, 0)
+            os.ftruncate(self._file, self.file_bytes)
+
+    def identity(self) -> SourceIdentity:
+        """What has arrived, as a source: its stamp is the XXH3 of the ranges and their hashes."""
+        with self._lock:
+            told = b"".join(_packed(*_record(each)) for each in self._ranges)
+        stamp = f"xxh3:{xxhash.xxh3_64_hexdigest(told)}"
+        return SourceIdentity(location=self.path.parent.name, file_bytes=self.file_bytes, stamp=stamp)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """What arrived; zeros where nothing did, whatever a broken write left in the file there."""
+        with self._lock:
+            here = self._ranges.touching(offset, offset + length)
+        out = bytearray(os.pread(self._file, length, offset))
+        at = offset
+        for each in here:
+            if each.begin > at:
+                out[at - offset : each.begin - offset] = bytes(each.begin - at)
+            at = each.end
+        if at < offset + length:
+            out[at - offset :] = bytes(offset + length - at)
+        return bytes(out)
+
+    def close(self) -> None:
+        """Seal it and let others have it. May be called twice."""
+        with self._lock:
+            held, self._open = self._open, False
+            if not held:
+                return
+            try:
+                self._write((0, 0, _Kind.SEAL, 0))
+            finally:
+                for fd in (self._journal, self._file, self._held):
+                    os.close(fd)
+
+    def _is_hole(self, offset: int, length: int) -> bool:
+        """A write without a record may lie there: one that was broken off."""
+        try:
+            return os.lseek(self._file, offset, os.SEEK_DATA) >= offset + length
+        except OSError as error:
+            return error.errno == errno.ENXIO
+
+    def _cut(self, begin: int, end: int) -> None:
+        """Withdraw a range, in the journal first; what its neighbours keep gets hashes of its own."""
+        touched = self._ranges.touching(begin, end)
+        if not touched:
+            return
+        kept = [
+            _Arrived(low, high, self._digest(low, high))
+            for each in touched
+            if each.digest is not None
+            for low, high in ((each.begin, begin), (end, each.end))
+            if low < high
+        ]
+        self._write((begin, end - begin, _Kind.CUT, 0), *map(_record, kept))
+        self._ranges.drop(begin, end)
+        for each in kept:
+            self._ranges.put(each)
+
+    def _add(self, arrived: _Arrived) -> None:
+        self._write(_record(arrived))
+        self._ranges.put(arrived)
+
+    def _write(self, *records: tuple[int, int, _Kind, int]) -> None:
+        data = b"".join(_packed(*each) for each in records)
+        if os.write(self._journal, data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # The torn record ends the journal when it is read.
+        self._records += len(records)
+
+    def _digest(self, begin: int, end: int) -> int:
+        hasher = xxhash.xxh3_64()
+        for at in range(begin, end, MIB):
+            hasher.update(os.pread(self._file, min(MIB, end - at), at))
+        return hasher.intdigest()
+
+    def _read_journal(self) -> bool:
+        """What it says; whether it was sealed, and so is believed."""
+        size = os.fstat(self._journal).st_size
+        data = os.pread(self._journal, size, 0)
+        head = _HEADER.pack(_MAGIC, 1, 0, self.file_bytes)
+        if data[: len(head)] != head:
+            os.ftruncate(self._journal, 0)
+            os.write(self._journal, head)
+            return True
+        sealed, at = False, len(head)
+        while at + _RECORD.size <= size:
+            offset, length, kind, check, digest = _RECORD.unpack_from(data, at)
+            if check != _check_of(offset, length, kind, digest):
+                break
+            at += _RECORD.size
+            self._records += 1
+            sealed = kind == _Kind.SEAL
+            if sealed:
+                continue
+            self._ranges.drop(offset, offset + length)
+            if kind != _Kind.CUT:
+                self._ranges.put(_Arrived(offset, offset + length, digest if kind == _Kind.DATA else None))
+        os.ftruncate(self._journal, at)
+        return sealed and at == size
+
+    def _withdraw_lost(self) -> None:
+        """Withdraw every range whose bytes are not those that arrived."""
+        for each in list(self._ranges):
+            if self._found(each):
+                continue
+            self._write((each.begin, each.end - each.begin, _Kind.CUT, 0))
+            self._ranges.drop(each.begin, each.end)
+
+    def _found(self, arrived: _Arrived) -> bool:
+        if arrived.digest is not None:
+            return self._digest(arrived.begin, arrived.end) == arrived.digest
+        spans = range(arrived.begin, arrived.end, MIB)
+        return self._is_hole(arrived.begin, arrived.end - arrived.begin) or all(
+            is_zero(os.pread(self._file, min(MIB, arrived.end - at), at)) for at in spans
+        )
+
+
+def is_zero(data: bytes | bytearray) -> bool:
+    """Whether there is nothing but zeros in at most some MiB."""
+    return all(data[at : at + MIB] == _ZEROS[: len(data) - at] for at in range(0, len(data), MIB))
+
+
+def spool_folder(home: Path, disk_uid: str) -> Path:
+    """Where the upload of a disk lies, below the data home."""
+    return home / "uploads" / disk_uid
+
+
+def remove_spool(home: Path, disk_uid: str) -> None:
+    """Take an upload away. May be repeated."""
+    shutil.rmtree(spool_folder(home, disk_uid), ignore_errors=True)
+
+
+def spool_error(error: OSError, path: Path) -> StoreError:
+    """What the medium said, in our words."""
+    kind = StoreFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreError
+    return kind(
+        "The upload can't be kept.",
+        found=error.strerror,
+        expected="room and permission below the data home",
+        hint="make room, then send what is missing: what was accepted stays",
+        target=str(path),
+    )
+
+
+def _hold(path: Path, patience: Callable[[], bool]) -> int:
+    """The lock of an upload, for as long as its descriptor is open."""
+    held = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    while True:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if patience():
+                continue
+            os.close(held)
+            raise WorkHeld(
+                "The upload is in use by another process.",
+                found=f"{path} locked",
+                expected="nobody at it",
+                hint="let what is being sent end, then try again",
+                target=str(path),
+            ) from None
+        return held
+
+
+def _record(arrived: _Arrived) -> tuple[int, int, _Kind, int]:
+    kind = _Kind.ZEROS if arrived.digest is None else _Kind.DATA
+    return arrived.begin, arrived.end - arrived.begin, kind, arrived.digest or 0
+
+
+def _packed(offset: int, length: int, kind: int, digest: int) -> bytes:
+    return _RECORD.pack(offset, length, kind, _check_of(offset, length, kind, digest), digest)
+
+
+def _check_of(offset: int, length: int, kind: int, digest: int) -> int:
+    return xxhash.xxh3_64_intdigest(struct.pack("<QQIQ", offset, length, kind, digest)) & 0xFFFFFFFF

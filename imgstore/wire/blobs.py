@@ -1,0 +1,122 @@
+"""The blob door's words: XML of errors and page lists, ranges in headers.
+
+After https://learn.microsoft.com/rest/api/storageservices/blob-service-rest-api.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Final
+from xml.sax.saxutils import escape
+
+from imgstore.domain.errors import ImgstoreError, InvalidInput
+from imgstore.domain.sources import Extent
+
+PAGE_BYTES: Final = 512
+PUT_PAGE_BYTES_MAX: Final = 4 << 20
+"""Azure's bound of one Put Page."""
+_HEAD: Final = '<?xml version="1.0" encoding="utf-8"?>'
+_RANGE: Final = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?")
+_SUFFIX: Final = re.compile(r"bytes=-(\d{1,18})")
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})?/(\d{1,18}|\*)?")
+
+
+class RangeNotSatisfiable(ImgstoreError):
+    """A range that begins behind the blob."""
+
+    code = "InvalidRange"
+    status = 416
+
+
+def error_xml(error: ImgstoreError) -> bytes:
+    """The body that tells of an error; what was found, expected and what to do stand in the message."""
+    return (
+        f"{_HEAD}<Error><Code>{escape(error.error_code)}</Code><Message>{escape(str(error))}</Message></Error>".encode()
+    )
+
+
+def page_list_xml(extents: Iterable[Extent], within: tuple[int, int]) -> bytes:
+    """Ranges that hold data as whole pages, merged, cut to `within` (begin, end)."""
+    ranges = "".join(
+        f"<PageRange><Start>{begin}</Start><End>{end - 1}</End></PageRange>" for begin, end in _pages(extents, *within)
+    )
+    return f"{_HEAD}<PageList>{ranges}</PageList>".encode()
+
+
+def _pages(extents: Iterable[Extent], low: int, high: int) -> list[tuple[int, int]]:
+    pages: list[tuple[int, int]] = []
+    for extent in extents:
+        begin = max(low, extent.offset // PAGE_BYTES * PAGE_BYTES)
+        end = min(high, -(-extent.end // PAGE_BYTES) * PAGE_BYTES)
+        if begin >= end:
+            continue
+        if pages and begin <= pages[-1][1]:
+            pages[-1] = (pages[-1][0], max(end, pages[-1][1]))
+        else:
+            pages.append((begin, end))
+    return pages
+
+
+def range_of(header: str | None, file_bytes: int) -> tuple[int, int] | None:
+    """What a Range header asks for, as (begin, end); None is the whole, as for a header that is no single range.
+
+    Raises:
+        RangeNotSatisfiable: it begins behind the end.
+    """
+    if header is None:
+        return None
+    suffix, match = _SUFFIX.fullmatch(header.strip()), _RANGE.fullmatch(header.strip())
+    if suffix is not None:
+        begin, end = max(0, file_bytes - int(suffix[1])), file_bytes
+    elif match is not None:
+        begin, end = int(match[1]), min(file_bytes, int(match[2]) + 1) if match[2] else file_bytes
+        if match[2] and int(match[2]) < begin:
+            return None  # RFC 9110, section 14.1.1: an invalid range is no range.
+    else:
+        return None
+    if begin >= end:
+        raise RangeNotSatisfiable(
+            "The range specified is invalid for the current size of the resource.",
+            found=header,
+            expected=f"a range inside 0 to {file_bytes}",
+            hint="ask for a range that begins before the end",
+        )
+    return begin, end
+
+
+def page_range_of(header: str | None) -> tuple[int, int]:
+    """The whole pages that a Put Page is about, as (begin, end).
+
+    Raises:
+        InvalidInput: no range, or none of whole pages.
+    """
+    match = _RANGE.fullmatch((header or "").strip())
+    begin, end = (int(match[1]), int(match[2]) + 1) if match and match[2] else (0, 0)
+    if begin >= end or begin % PAGE_BYTES or end % PAGE_BYTES:
+        raise InvalidInput(
+            "The page range specified is invalid.",
+            found=header or "no x-ms-range",
+            expected=f"bytes=BEGIN-END of whole pages of {PAGE_BYTES} bytes",
+            hint="send whole pages",
+            code="InvalidPageRange",
+        )
+    return begin, end
+
+
+def sent_from(header: str | None) -> int:
+    """Where a plain PUT begins, by its Content-Range, as `curl -C` sends it.
+
+    Raises:
+        InvalidInput: the header is none.
+    """
+    if header is None:
+        return 0
+    match = _CONTENT_RANGE.fullmatch(header.strip())
+    if match is None:
+        raise InvalidInput(
+            "The Content-Range header can't be read.",
+            found=header,
+            expected="bytes BEGIN-END/TOTAL",
+            hint="send the upload with `curl -T FILE -C BEGIN`",
+            code="InvalidHeaderValue",
+        )
+    return int(match[1])

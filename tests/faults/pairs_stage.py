@@ -1,0 +1,340 @@
+"""A home on which two operations meet: one is held at a chosen moment while the other runs whole.
+
+What is held is one call, of a store or of a step between two transactions, so that no test hangs on how fast anything
+is. On PostgreSQL it may also be a call inside a transaction; then the other runs until it ends or waits for a lock.
+"""
+
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from unittest import mock
+
+import psycopg
+from sqlalchemy import make_url
+
+from imgstore.control.queue import WorkerLimits
+from imgstore.domain import keys
+from imgstore.domain.effects import Effects
+from imgstore.domain.errors import ImageNotAvailable, ImgstoreError, NotFound
+from imgstore.domain.geometry import MIB
+from imgstore.domain.resources import Slot
+from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.ledger.rows import ChargeKind
+from imgstore.operations import disks, replicating, versions
+from imgstore.operations.installation import Installation
+from imgstore.operations.scrubbing import ScrubRequest, SlotScrub, scrub
+from imgstore.operations.workers import WorkerReport, run_worker
+from imgstore.testing.disks import make_raw, patched
+from imgstore.testing.installations import (
+    ADMIN,
+    DEFINITION,
+    GALLERY,
+    GROUP,
+    all_slots,
+    audit,
+    audit_collected,
+    audit_served,
+    charges,
+    collect,
+    delete,
+    found_gallery,
+    make_disk,
+    named_segments,
+    open_home,
+    publish,
+    request,
+)
+
+PATIENCE_SECONDS: Final = 60.0
+"""How long a test waits for what ought to come at once, before it fails."""
+
+_LOOK_SECONDS: Final = 0.01
+_ANOTHER: Final = "another"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A home that both see, and what its versions should be.
+
+    1.0.0 is complete in southcentralus, twice, and in eastus, where the managed disk d0 stands on it. 1.1.0 is complete
+    in southcentralus, and a worker is to bring it to eastus. What 1.2.0 adds to 1.0.0 lies in southcentralus, and what
+    1.1.0 adds lies in eastus; nothing names either: both are left of versions that were deleted.
+    """
+
+    folder: Path
+    database: str | None = None
+    expected: dict[str, Path] = field(default_factory=dict)
+    """The raw disk of each version that may come to be."""
+
+    def open(self) -> AbstractContextManager[Installation]:
+        """The installation, in this process."""
+        return open_home(self.folder / "home", database=self.database)
+
+    @contextmanager
+    def another(self, effects: Effects) -> Iterator[Installation]:
+        """The installation as a process of another machine sees it."""
+        database = self.database and make_url(self.database).update_query_dict({"application_name": _ANOTHER})
+        url = database and database.render_as_string(hide_password=False)
+        with open_home(self.folder / "home", effects=effects, database=url or None) as installation:
+            installation.keeper.holder = f"{_ANOTHER}/boot/1/1"
+            yield installation
+
+    def waits_for_lock(self) -> bool:
+        """Whether a transaction of `another` waits for one of somebody else's, on PostgreSQL."""
+        assert self.database is not None
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND wait_event_type = 'Lock' AND datname = current_database()"
+        with psycopg.connect(self.database.replace("+psycopg", ""), autocommit=True) as connection:
+            return bool(connection.execute(query, [_ANOTHER]).fetchall()[0][0])
+
+    def copied(self, folder: Path, database: str | None = None) -> "Stage":
+        """The same on a home of its own."""
+        shutil.copytree(self.folder / "home", folder / "home")
+        return Stage(folder=folder, database=database, expected=self.expected)
+
+
+def prepare(folder: Path, database: str | None = None) -> Stage:
+    """Make the home that each pair gets a copy of."""
+    first = make_raw(folder / "first.raw", seed=5, virtual_bytes=12 * MIB, content_bytes=4 * MIB)
+    second = patched(first, folder / "second.raw", seed=6, blocks=200)
+    third = patched(first, folder / "third.raw", seed=7, blocks=200)
+    expected = {"1.0.0": first, "1.1.0": second, "1.2.0": third, "1.3.0": third, "1.4.0": second}
+    stage = Stage(folder=folder, database=database, expected=expected)
+    with stage.open() as installation:
+        found_gallery(installation)
+        publish(installation, first, targets=["southcentralus=2", "eastus"])
+        make_disk(installation, "d0", "eastus")
+        publish(installation, third, "0.1.0", ["southcentralus"])
+        delete(installation, "0.1.0")
+        publish(installation, second, "0.2.0", ["southcentralus", "eastus"])
+        delete(installation, "0.2.0")
+        ask(installation, stage, "1.1.0", ["southcentralus", "eastus"])
+    return stage
+
+
+def ask(installation: Installation, stage: Stage, version: str, targets: Sequence[str]) -> None:
+    """Publish, and leave all but the source region to workers."""
+    source = str(stage.expected[version])
+    versions.create_version(installation, ADMIN, request(version, targets), os_vhd_uri=source, wait=False)
+
+
+def work(installation: Installation, limits: WorkerLimits | None = None) -> WorkerReport:
+    """A worker, until nothing is left that it can begin."""
+    report = run_worker(installation, ADMIN, once=True, limits=limits or WorkerLimits())
+    assert report.failed == {}
+    return report
+
+
+def scrub_all(installation: Installation) -> list[SlotScrub]:
+    """Read all, and make it good."""
+    done = scrub(installation, ADMIN, ScrubRequest())
+    assert [each.problem for each in done if each.problem] == []
+    return done
+
+
+def collect_all(installation: Installation) -> None:
+    """Collect without grace."""
+    assert [report.problem for report in collect(installation).slots if report.problem] == []
+
+
+def damage(installation: Installation) -> None:
+    """Change a segment of 1.0.0 in eastus behind the store's back."""
+    with installation.catalog.reading() as facts:
+        row = next(row for slot in slots_in(installation, "eastus") for row in facts.manifests.in_slot(slot.uid))
+        slot = facts.slots.get(row.slot_uid)
+    name = min(named_segments(installation.locator.store(slot), slot, row.body_key))
+    (path,) = (installation.home / "regions" / slot.bucket).glob(f"zone-*/{slot.prefix}{keys.segment_key(name)}")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def slots_in(installation: Installation, region: str) -> list[Slot]:
+    """The slots of a region."""
+    return [slot for slot in all_slots(installation) if slot.key.region == region]
+
+
+# -- two at once ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """Something that a person or a process does."""
+
+    kind: str
+    """Its row in the locking table."""
+    act: Callable[[Stage, Installation], object]
+    makes: frozenset[str] = frozenset()
+    """Versions and disks that are there afterwards."""
+    removes: frozenset[str] = frozenset()
+    """Those that are not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """Just before a call: the first that fits."""
+
+    owner: Any
+    """The module or class that has the function."""
+    name: str
+    key: str = ""
+    """Part of an object's key, where the call is a store's."""
+    region: str = ""
+    """Of the slot, where the call is one's."""
+
+    def fits(self, arguments: tuple[Any, ...]) -> bool:
+        """Whether this call is meant."""
+        if self.region and not arguments[0].label.startswith(self.region):
+            return False
+        if not self.key:
+            return True
+        named = arguments[1]
+        return any(self.key in key for key in ([named] if isinstance(named, str) else named))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ends:
+    """How the two ended, and whether the second had to wait for the first."""
+
+    held: ImgstoreError | None
+    whole: ImgstoreError | None
+    waited: bool
+
+
+class Meeting:
+    """One operation comes to a moment and stays there while another runs."""
+
+    def __init__(self, moment: Moment, blocked: Callable[[], bool] = lambda: False) -> None:
+        """Nothing runs yet.
+
+        Args:
+            moment: where the first is held.
+            blocked: whether the second waits for a lock of the first.
+        """
+        self.effects = Effects(wait=self._let_go)
+        """Of the second: where it waits for a collector it lets the first go on."""
+        self._moment, self._blocked = moment, blocked
+        self._reached, self._open = threading.Event(), threading.Event()
+        self._once = threading.Lock()
+        self._held: Future[object] = Future()
+
+    def run(self, held: Callable[[], object], whole: Callable[[], object]) -> Ends:
+        """Hold the one while the other runs, then let it go on."""
+        moment = self._moment
+        with (
+            ThreadPoolExecutor(2) as pool,
+            mock.patch.object(moment.owner, moment.name, self._gate()),
+            mock.patch.object(replicating, "_ended", self._watch(replicating._ended)),
+            mock.patch.object(replicating, "_LOOK_SECONDS", _LOOK_SECONDS),
+        ):
+            try:
+                self._held = pool.submit(held)
+                while not self._reached.wait(_LOOK_SECONDS):
+                    assert not self._held.done(), f"it never came to {moment}: {self._held.exception()}"
+                second = pool.submit(whole)
+                while not (second.done() or self._open.is_set() or self._blocked()):
+                    wait([second], _LOOK_SECONDS)
+                waited = not second.done()
+            finally:
+                self._open.set()
+            return Ends(held=_error(self._held), whole=_error(second), waited=waited)
+
+    def _gate(self) -> Callable[..., object]:
+        real = getattr(self._moment.owner, self._moment.name)
+
+        def gate(*arguments: Any, **more: Any) -> object:
+            if self._moment.fits(arguments) and self._once.acquire(blocking=False):
+                self._reached.set()
+                assert self._open.wait(PATIENCE_SECONDS), "the other neither ends nor waits"
+            return real(*arguments, **more)
+
+        return gate
+
+    def _watch(self, real: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+        """A command that waits for replicas which another process makes lets the first go on."""
+
+        def ended(busy: Mapping[Any, str], elsewhere: Collection[str], stop: threading.Event) -> Iterator[Any]:
+            if not busy and self._reached.is_set() and not self._open.is_set():
+                self._let_go(0)
+                return iter(())  # Look again at once.
+            return real(busy, elsewhere, stop)
+
+        return ended
+
+    def _let_go(self, _seconds: float) -> None:
+        self._open.set()
+        wait([self._held], PATIENCE_SECONDS)
+
+
+def _error(future: Future[object]) -> ImgstoreError | None:
+    """What it was refused with; anything else is a failure of the test."""
+    error = future.exception(PATIENCE_SECONDS)
+    if error is not None and not isinstance(error, ImgstoreError):
+        raise error
+    return error
+
+
+# -- afterwards -------------------------------------------------------------------------------------------------------
+
+
+def settle(stage: Stage, installation: Installation, ended: Sequence[tuple[Operation, ImgstoreError | None]]) -> None:
+    """Repeat what was refused, bring all to rest, and see that nothing was lost, left over, or charged for twice.
+
+    Raises:
+        AssertionError: a promise of DESIGN.md is broken.
+    """
+    gone = {
+        id(operation) for operation, error in ended if error and not _repeated(stage, installation, operation, error)
+    }
+    work(installation)
+    assert [key for each in scrub_all(installation) for key in each.unrepaired] == []
+    collect_all(installation)
+    present = _present(installation)
+    removed = frozenset().union(*(operation.removes for operation, _ in ended))
+    for operation, _ in ended:
+        if id(operation) not in gone:
+            assert operation.makes - removed <= present, f"{operation.makes} should be there, beside {present}"
+            assert not operation.removes & present, f"{operation.removes} should be gone, but {present} are there"
+    audit_collected(installation)
+    audit(installation, collected=True)
+    _audit_charges(installation)
+    served = stage.folder / "served"
+    served.mkdir()
+    audit_served(installation, stage.expected, served)
+
+
+def _repeated(stage: Stage, installation: Installation, operation: Operation, error: ImgstoreError) -> bool:
+    """Give the command again; False where what it was about is gone."""
+    if type(error) is NotFound:
+        return False
+    try:
+        operation.act(stage, installation)
+    except (NotFound, ImageNotAvailable):
+        return False
+    return True
+
+
+def _present(installation: Installation) -> frozenset[str]:
+    """The versions and disks that are to be seen, all of them in good order."""
+    views = versions.list_versions(installation, ADMIN, group=GROUP, gallery=GALLERY, definition=DEFINITION)
+    made = disks.list_disks(installation, ADMIN)
+    for view in views:
+        wanted = {each.name: each.regional_replica_count for each in view.version.target_regions}
+        complete = Counter(each.slot.key.region for each in view.replicas if each.state is ReplicaState.COMPLETED)
+        assert complete == wanted, f"{view.version.name}: {complete}, wanted {wanted}"
+        assert len(view.replicas) == sum(wanted.values())
+        assert view.version.provisioning_state is ProvisioningState.SUCCEEDED
+    assert {each.provisioning_state for each in made} <= {ProvisioningState.SUCCEEDED}
+    return frozenset(str(view.version.name) for view in views) | {each.name for each in made}
+
+
+def _audit_charges(installation: Installation) -> None:
+    """Each version crossed into each region once."""
+    rows = [row for row in charges(installation) if row.kind is ChargeKind.EGRESS]
+    crossings = Counter((row.party.version, row.target) for row in rows)
+    assert set(crossings.values()) <= {1}, f"charged twice: {crossings}"

@@ -1,0 +1,70 @@
+"""What a look at one version costs the catalog, and what it says where there is none."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event
+
+from imgstore.domain.errors import ImgstoreError
+from imgstore.domain.names import VersionName
+from imgstore.operations import versions
+from imgstore.operations.installation import Installation
+from imgstore.testing.installations import ADMIN, DEFINITION, GALLERY, GROUP, found_gallery, open_home, publish
+
+PLACE: dict[str, Any] = {"group": GROUP, "gallery": GALLERY, "definition": DEFINITION}
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Iterator[Installation]:
+    with open_home(tmp_path / "home") as opened:
+        found_gallery(opened)
+        disk = tmp_path / "disk.raw"
+        disk.write_bytes(bytes(range(256)) * 4096)
+        publish(opened, disk)
+        yield opened
+
+
+@contextmanager
+def asked(engine: Engine) -> Iterator[list[str]]:
+    """The first words of the statements that are run meanwhile."""
+    words: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        words.append(statement.split(maxsplit=1)[0])
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield words
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+
+
+@pytest.mark.parametrize(("replicas", "looks"), [(False, 1), (True, 2)])
+def test_a_version_is_one_look_and_its_replicas_another(
+    installation: Installation, *, replicas: bool, looks: int
+) -> None:
+    """Nothing else is said on the connection: a PRAGMA would make SQLite forget the statements that it has prepared."""
+    whole = versions.show_version(installation, ADMIN, **PLACE, version=VersionName(1, 0, 0))
+    with asked(installation.catalog._database.readers) as words:
+        seen = versions.show_version(installation, ADMIN, **PLACE, version=VersionName(1, 0, 0), replicas=replicas)
+    assert words == ["BEGIN", *["SELECT"] * looks]
+    assert (seen.version, seen.line) == (whole.version, whole.line)
+    assert whole.replicas
+    assert seen.replicas == (whole.replicas if replicas else ())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"group": "none"}, f"Parent resource '{GALLERY}' not found"),
+        ({"gallery": "none"}, "Parent resource 'none' not found"),
+        ({"definition": "none"}, "The image definition 'none' was not found"),
+        ({"version": VersionName(1, 0, 1)}, "The image version '1.0.1' was not found"),
+    ],
+)
+def test_what_is_missing_is_named(installation: Installation, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ImgstoreError, match=said):
+        versions.show_version(installation, ADMIN, **{**PLACE, "version": VersionName(1, 0, 0), **change})

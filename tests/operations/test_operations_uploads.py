@@ -1,0 +1,164 @@
+"""Uploads and grants as operations: who may, what another process sees, what a crash leaves, who is billed."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from imgstore.domain.access import Principal
+from imgstore.domain.errors import AccessDenied, Conflict, InvalidInput, NotFound, ObjectCorrupt, WorkHeld
+from imgstore.domain.geometry import MIB
+from imgstore.domain.grants import AccessLevel, DiskState
+from imgstore.domain.resources import ManagedDisk
+from imgstore.domain.states import ProvisioningState
+from imgstore.formats.vhd_layout import TYPE_FIXED, pack_footer
+from imgstore.operations import disks, granting, uploading
+from imgstore.operations.installation import Installation
+from imgstore.operations.uploading import UploadRequest, create_upload, open_spool, revoke_access, sweep_uploads
+from imgstore.testing.disks import make_raw
+from imgstore.testing.installations import ADMIN, GROUP, audit, export_disk, found_gallery, open_home, own_slots
+from imgstore.transfer.spool import spool_folder
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Iterator[Installation]:
+    with open_home(tmp_path / "home") as opened:
+        found_gallery(opened)
+        yield opened
+
+
+@pytest.fixture
+def vhd(tmp_path: Path) -> bytes:
+    make_raw(tmp_path / "d.raw", seed=3, virtual_bytes=8 * MIB, content_bytes=2 * MIB)
+    return (tmp_path / "d.raw").read_bytes() + pack_footer(
+        virtual_bytes=8 * MIB, disk_type=TYPE_FIXED, disk_digest=bytes(32)
+    )
+
+
+def make(installation: Installation, data: bytes, name: str = "up") -> None:
+    """A disk with its upload sent."""
+    disk = create_upload(installation, ADMIN, UploadRequest(group=GROUP, name=name, upload_bytes=len(data)))
+    with closing(open_spool(installation, disk)) as spool:
+        for at in range(0, len(data), MIB):
+            spool.begin(at, len(data[at : at + MIB]))
+            with spool.path.open("r+b") as file:
+                file.seek(at)
+                file.write(data[at : at + MIB])
+            spool.landed(at, data[at : at + MIB])
+
+
+def grant(installation: Installation, level: AccessLevel, who: Principal = ADMIN, seconds: int = 60) -> str:
+    return granting.grant_access(
+        installation, who, group=GROUP, name="up", level=level, duration_seconds=seconds, server_url="https://h"
+    )
+
+
+def revoke(installation: Installation, name: str = "up") -> ManagedDisk:
+    return revoke_access(installation, ADMIN, group=GROUP, name=name)
+
+
+def test_an_upload_becomes_a_disk_that_is_collected_and_billed_like_others(
+    installation: Installation, vhd: bytes, tmp_path: Path
+) -> None:
+    for name in ("up", "again"):
+        make(installation, vhd, name)
+        made = revoke(installation, name)
+        assert (made.provisioning_state, made.disk_state) == (ProvisioningState.SUCCEEDED, DiskState.UNATTACHED)
+    export_disk(installation, tmp_path / "out.raw", "again")
+    assert (tmp_path / "out.raw").read_bytes() == vhd[:-512]
+    (slot,) = own_slots(installation)
+    with installation.catalog.reading() as facts:
+        first, second = (row for row in facts.manifests.in_slot(slot.uid))
+    assert first.segment_ids == second.segment_ids, "the same disk is not stored twice"
+    audit(installation)
+    for name in ("up", "again"):
+        disks.delete_disk(installation, ADMIN, group=GROUP, name=name)
+    audit(installation)
+    assert not list((installation.home / "uploads").iterdir())
+
+
+def test_a_repeat_goes_on_after_a_store_that_failed(
+    installation: Installation, vhd: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(installation, vhd)
+
+    def broken(*_args: object, **_more: object) -> None:
+        raise ObjectCorrupt("torn")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(uploading, "take_in", broken)
+        with pytest.raises(ObjectCorrupt):
+            revoke(installation)
+    shown = disks.show_disk(installation, ADMIN, group=GROUP, name="up")
+    assert shown.disk_state is DiskState.READY_TO_UPLOAD
+    assert revoke(installation).provisioning_state is ProvisioningState.SUCCEEDED
+    assert revoke(installation).provisioning_state is ProvisioningState.SUCCEEDED, "once more does nothing"
+
+
+def test_who_may(installation: Installation, vhd: bytes) -> None:
+    make(installation, vhd)
+    nobody = Principal(name="nobody")
+    with pytest.raises((AccessDenied, NotFound)):
+        grant(installation, AccessLevel.WRITE, nobody)
+    with pytest.raises((AccessDenied, NotFound)):
+        revoke_access(installation, nobody, group=GROUP, name="up")
+    with pytest.raises((AccessDenied, NotFound)):
+        create_upload(installation, nobody, UploadRequest(group=GROUP, name="x", upload_bytes=1024))
+
+
+def test_what_can_not_be_granted(installation: Installation, vhd: bytes) -> None:
+    make(installation, vhd)
+    with pytest.raises(Conflict, match="Access level Read is not allowed"):
+        grant(installation, AccessLevel.READ)
+    for seconds in (0, 2**31):
+        with pytest.raises(InvalidInput, match="out of range"):
+            grant(installation, AccessLevel.WRITE, seconds=seconds)
+    grant(installation, AccessLevel.WRITE)
+    with pytest.raises(Conflict, match="active shared access signature"):
+        disks.delete_disk(installation, ADMIN, group=GROUP, name="up")
+    assert disks.show_disk(installation, ADMIN, group=GROUP, name="up").disk_state is DiskState.ACTIVE_UPLOAD
+
+
+def test_a_grant_is_not_given_to_a_disk_that_has_changed_meanwhile(installation: Installation, vhd: bytes) -> None:
+    make(installation, vhd)
+    stale = disks.show_disk(installation, ADMIN, group=GROUP, name="up")
+    revoke(installation)
+    with installation.catalog.transaction() as facts:
+        assert not facts.disks.set_grant(stale, stale.grant)
+        facts.disks.update(facts.disks.by_uid(stale.uid))
+
+
+def test_two_who_ask_have_good_urls_until_their_own_end(installation: Installation, vhd: bytes) -> None:
+    make(installation, vhd)
+    long, short = grant(installation, AccessLevel.WRITE, seconds=600), grant(installation, AccessLevel.WRITE)
+    for url in (long, short):
+        told = dict(part.split("=") for part in url.split("?")[1].split("&"))
+        ticket = granting.Ticket(
+            disk_uid=url.split("/")[4],
+            grant_uid=told["si"],
+            expires_at=told["se"].replace("%3A", ":"),
+            signature=told["sig"],
+        )
+        assert granting.admit(installation, ticket, write=True).name == "up"
+
+
+def test_a_server_sweeps_what_a_crash_left_and_no_more(installation: Installation, vhd: bytes) -> None:
+    make(installation, vhd)
+    kept = disks.show_disk(installation, ADMIN, group=GROUP, name="up")
+    left = spool_folder(installation.home, "a-disk-that-is-gone")
+    left.mkdir()
+    sweep_uploads(installation)
+    assert not left.exists()
+    assert spool_folder(installation.home, kept.uid).exists()
+
+
+def test_an_upload_that_is_held_is_not_taken_in(
+    installation: Installation, vhd: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(installation, vhd)
+    monkeypatch.setattr(uploading, "_PATIENCE_SECONDS", 0.1)
+    disk = disks.show_disk(installation, ADMIN, group=GROUP, name="up")
+    with closing(open_spool(installation, disk)), pytest.raises(WorkHeld):
+        revoke(installation)
+    assert revoke(installation).provisioning_state is ProvisioningState.SUCCEEDED

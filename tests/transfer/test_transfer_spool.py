@@ -1,0 +1,185 @@
+"""Uploads on their way in: what has arrived, what a crash takes away, and what it does not."""
+
+import os
+import random
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imgstore.domain.errors import WorkHeld
+from imgstore.domain.geometry import KIB, MIB
+from imgstore.transfer.crc64 import crc64
+from imgstore.transfer.spool import Spool, remove_spool, spool_folder
+
+SIZE = 3 * MIB + 512
+
+
+def send(spool: Spool, offset: int, data: bytes) -> None:
+    """As the door does."""
+    if not any(data):
+        spool.zeroed(offset, len(data))
+        return
+    spool.begin(offset, len(data))
+    with spool.path.open("r+b", buffering=0) as file:
+        file.seek(offset)
+        file.write(data)
+    spool.landed(offset, data)
+
+
+def crash(spool: Spool) -> None:
+    """Let go of the files without a seal, as a killed process does."""
+    for fd in (spool._journal, spool._file, spool._held):
+        os.close(fd)
+    spool._open = False
+
+
+def noise(length: int, seed: int = 1) -> bytes:
+    return random.Random(seed).randbytes(length)
+
+
+def ranges(spool: Spool) -> list[tuple[int, int]]:
+    return [(each.offset, each.end) for each in spool.extents()]
+
+
+def test_what_arrived_is_there_after_a_seal_and_after_a_crash(tmp_path: Path) -> None:
+    for end in (Spool.close, crash):
+        remove_spool(tmp_path, "d")
+        spool = Spool(spool_folder(tmp_path, "d"), SIZE)
+        send(spool, 0, noise(MIB))
+        send(spool, MIB, bytes(MIB))
+        send(spool, 2 * MIB + 512, noise(512, 2))
+        assert spool.received_bytes == 2 * MIB
+        end(spool)
+        with closing(Spool(spool_folder(tmp_path, "d"), SIZE)) as again:
+            assert again.received_bytes == 2 * MIB
+            assert ranges(again) == [(0, MIB), (2 * MIB + 512, 2 * MIB + 1024)]
+            assert again.read_at(0, SIZE) == noise(MIB) + bytes(MIB + 512) + noise(512, 2) + bytes(MIB - 512)
+
+
+def test_after_a_crash_a_range_whose_bytes_are_not_there_never_arrived(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "d", SIZE)
+    send(spool, 0, noise(MIB))
+    send(spool, MIB, noise(MIB, 2))
+    crash(spool)
+    with spool.path.open("r+b") as file:
+        file.seek(MIB + 77)
+        file.write(b"\0\0\0\0")
+    with closing(Spool(tmp_path / "d", SIZE)) as again:
+        assert again.received_bytes == MIB
+        assert again.read_at(MIB, MIB) == bytes(MIB)
+
+
+def test_what_was_written_without_a_record_reads_as_zeros(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "d", SIZE)
+    with spool.path.open("r+b") as file:
+        file.write(b"half a page")
+    assert not spool.has_any
+    assert spool.read_at(0, 512) == bytes(512)
+    send(spool, 0, bytes(MIB))
+    assert spool.path.read_bytes()[:512] == bytes(512), "zeros that arrive wipe what a broken write left"
+    spool.close()
+
+
+def test_a_torn_record_ends_the_journal(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "d", SIZE)
+    send(spool, 0, noise(KIB))
+    send(spool, KIB, noise(KIB, 2))
+    crash(spool)
+    journal = tmp_path / "d" / "journal"
+    journal.write_bytes(journal.read_bytes()[:-3])
+    with closing(Spool(tmp_path / "d", SIZE)) as again:
+        assert again.received_bytes == KIB
+        send(again, KIB, noise(KIB, 2))
+    with closing(Spool(tmp_path / "d", SIZE)) as third:
+        assert third.received_bytes == 2 * KIB
+
+
+def test_a_write_over_what_arrived_that_breaks_off_takes_only_its_own_range(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "d", SIZE)
+    send(spool, 0, noise(MIB))
+    spool.begin(4 * KIB, 8 * KIB)
+    with spool.path.open("r+b") as file:
+        file.seek(5 * KIB)
+        file.write(b"broken")
+    crash(spool)
+    with closing(Spool(tmp_path / "d", SIZE)) as again:
+        assert ranges(again) == [(0, 4 * KIB), (12 * KIB, MIB)]
+        assert again.read_at(0, MIB) == noise(MIB)[: 4 * KIB] + bytes(8 * KIB) + noise(MIB)[12 * KIB :]
+
+
+def test_one_process_has_it_at_a_time(tmp_path: Path) -> None:
+    with closing(Spool(tmp_path / "d", SIZE)), pytest.raises(WorkHeld, match="in use"):
+        Spool(tmp_path / "d", SIZE)
+    asked = []
+    first = Spool(tmp_path / "d", SIZE)
+
+    def patience() -> bool:
+        asked.append(1)
+        first.close()
+        return True
+
+    Spool(tmp_path / "d", SIZE, patience=patience).close()
+    assert asked
+
+
+def test_its_identity_is_what_has_arrived(tmp_path: Path) -> None:
+    with closing(Spool(tmp_path / "d", SIZE)) as spool:
+        empty = spool.identity()
+        send(spool, 0, noise(KIB))
+        first = spool.identity()
+        spool.clear()
+        assert spool.identity() == empty
+        send(spool, 0, noise(KIB))
+        assert spool.identity() == first != empty
+
+
+WRITES = st.lists(
+    st.tuples(st.integers(0, 30), st.integers(1, 12), st.sampled_from(["data", "zeros", "seal", "crash", "clear"])),
+    max_size=25,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(writes=WRITES)
+def test_any_order_of_writes_reads_back(
+    writes: list[tuple[int, int, str]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder, size = tmp_path_factory.mktemp("spool"), 32 * 512
+    spool, model, arrived = Spool(folder, size), bytearray(size), [False] * 32
+    for turn, (page, count, what) in enumerate(writes):
+        begin, end = page * 512, min(size, (page + count) * 512)
+        if what in ("seal", "crash"):
+            spool.close() if what == "seal" else crash(spool)
+            spool = Spool(folder, size)
+        elif what == "clear":
+            spool.clear()
+            model, arrived = bytearray(size), [False] * 32
+        else:
+            data = noise(end - begin, turn) if what == "data" else bytes(end - begin)
+            send(spool, begin, data)
+            model[begin:end] = data
+            arrived[begin // 512 : end // 512] = [True] * ((end - begin) // 512)
+        assert spool.read_at(0, size) == bytes(model)
+        assert spool.received_bytes == 512 * (arrived.index(False) if False in arrived else 32)
+    spool.close()
+
+
+def bitwise(data: bytes) -> int:
+    register = 0xFFFFFFFFFFFFFFFF
+    for byte in data:
+        register ^= byte
+        for _ in range(8):
+            register = (register >> 1) ^ (0x9A6C9329AC4BC9B5 if register & 1 else 0)
+    return register ^ 0xFFFFFFFFFFFFFFFF
+
+
+@pytest.mark.parametrize("length", [0, 1, 512, 4095, 4096, 4097, 3 * 4096 + 5])
+def test_the_crc_is_that_of_the_definition(length: int) -> None:
+    assert crc64(noise(length)) == bitwise(noise(length))
+
+
+def test_the_crc_has_the_published_check_value() -> None:
+    assert crc64(b"123456789") == 0xAE8B14860A799888
