@@ -85,8 +85,14 @@ class Manifests(Repository):
         return [by_disk[disk] for disk in in_order(by_disk)]
 
     def with_content(self, slot_uid: str, body_key: str) -> ManifestRow | None:
-        """A complete manifest of a slot that has its content in that object, if there is one."""
-        return self._any(slot_uid, _manifests.c.body_key == body_key)
+        """A complete manifest of a slot that has its content in that object, if there is one.
+
+        That of the object's owner, where it stands: what only refers to it is not in the way of being deleted then.
+        """
+        _, owner_uid, disk = body_key.split("/")
+        same = _manifests.c.body_key == body_key
+        own = same & (_manifests.c.owner_uid == owner_uid) & (_manifests.c.disk == disk)
+        return self._any(slot_uid, own) or self._any(slot_uid, same)
 
     def with_digest(self, slot_uid: str, digest: bytes) -> ManifestRow | None:
         """A complete manifest of a slot that has exactly that content, if there is one."""
