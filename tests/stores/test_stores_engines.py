@@ -52,7 +52,7 @@ def test_a_missing_engine_is_a_skip_that_says_why(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "1 passed, 2 skipped" in done.stdout
     assert "no qemu-img on PATH: apt install qemu-utils" in done.stdout
-    assert "no IMGSTORE_TEST_S3_ENDPOINT, no minio on PATH, and no go to build it with" in done.stdout
+    assert "no IMGSTORE_TEST_S3_ENDPOINT, no minio on PATH, and no go to build minio with" in done.stdout
     assert "minio       SKIPPED 1 tests" in done.stdout
 
 
