@@ -71,4 +71,10 @@ def test_manifests_are_found_by_their_content(catalog: Catalog) -> None:
         facts.manifests.complete(row.uid)
         assert facts.manifests.with_content(world.slot.uid, "manifests/v/os") == row
         assert facts.manifests.with_digest(world.slot.uid, digest_of(b"m")) == row
+        others = [manifest(world.slot.uid, body_key="manifests/v/os", digest=digest_of(b"m")) for _ in range(4)]
+        for each in others:
+            facts.manifests.add(each)
+            facts.manifests.complete(each.uid)
+        for each in (row, *others):
+            assert facts.manifests.with_content(world.slot.uid, "manifests/v/os", prefer=each.owner_uid) == each
         assert facts.manifests.with_digest(world.slot.uid, digest_of(b"n")) is None
