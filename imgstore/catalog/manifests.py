@@ -84,18 +84,23 @@ class Manifests(Repository):
         by_disk = {row.disk: row for row in rows}
         return [by_disk[disk] for disk in in_order(by_disk)]
 
-    def with_content(self, slot_uid: str, body_key: str, *, prefer: str | None = None) -> ManifestRow | None:
-        """A complete manifest of a slot that has its content in that object, if there is one: of the owner `prefer` first."""
-        return self._any(slot_uid, _manifests.c.body_key == body_key, _manifests.c.owner_uid != prefer)
+    def with_content(self, slot_uid: str, body_key: str) -> ManifestRow | None:
+        """A complete manifest of a slot that has its content in that object, if there is one.
+
+        That of the object's owner, where it stands: what only refers to it is not in the way of being deleted then.
+        """
+        _, owner_uid, disk = body_key.split("/")
+        same = _manifests.c.body_key == body_key
+        own = same & (_manifests.c.owner_uid == owner_uid) & (_manifests.c.disk == disk)
+        return self._any(slot_uid, own) or self._any(slot_uid, same)
 
     def with_digest(self, slot_uid: str, digest: bytes) -> ManifestRow | None:
         """A complete manifest of a slot that has exactly that content, if there is one."""
         return self._any(slot_uid, _manifests.c.digest == digest)
 
-    def _any(self, slot_uid: str, condition: ColumnElement[bool], *last: ColumnElement[bool]) -> ManifestRow | None:
-        """The first that fits; those that `last` holds of come behind the others."""
+    def _any(self, slot_uid: str, condition: ColumnElement[bool]) -> ManifestRow | None:
         mine = (_manifests.c.slot_uid == slot_uid) & _manifests.c.complete & condition
-        row = self._session.first(select(_manifests).where(mine).order_by(*last, _manifests.c.uid).limit(1))
+        row = self._session.first(select(_manifests).where(mine).order_by(_manifests.c.uid).limit(1))
         return None if row is None else _manifest(row)
 
     def in_slot(self, slot_uid: str, *, complete_only: bool = True) -> builtins.list[ManifestRow]:

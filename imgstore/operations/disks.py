@@ -378,8 +378,7 @@ def _display(installation: Installation, region: str) -> str:
 
 
 def _origin(facts: Facts, disk: ManagedDisk) -> ManifestRow:
-    # The version's own where it is there: another disk with the content should not have to wait for this one.
-    origin = facts.manifests.with_content(disk.slot.uid, disk.body_key, prefer=disk.source_version_uid)
+    origin = facts.manifests.with_content(disk.slot.uid, disk.body_key)
     if origin is None:
         raise Conflict(
             f"The source of the {disk.kind.noun} '{disk.name}' was deleted before it was made.",

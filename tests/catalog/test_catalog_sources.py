@@ -71,10 +71,20 @@ def test_manifests_are_found_by_their_content(catalog: Catalog) -> None:
         facts.manifests.complete(row.uid)
         assert facts.manifests.with_content(world.slot.uid, "manifests/v/os") == row
         assert facts.manifests.with_digest(world.slot.uid, digest_of(b"m")) == row
-        others = [manifest(world.slot.uid, body_key="manifests/v/os", digest=digest_of(b"m")) for _ in range(4)]
-        for each in others:
-            facts.manifests.add(each)
-            facts.manifests.complete(each.uid)
-        for each in (row, *others):
-            assert facts.manifests.with_content(world.slot.uid, "manifests/v/os", prefer=each.owner_uid) == each
         assert facts.manifests.with_digest(world.slot.uid, digest_of(b"n")) is None
+
+
+def test_of_those_that_have_the_same_content_its_owners_own_is_found(catalog: Catalog) -> None:
+    """Whichever uid is the lower: a disk that refers to it is not pinned while another is made."""
+    with catalog.transaction() as facts:
+        world = settle(facts)
+        own, *others = (
+            manifest(world.slot.uid, uid=uid, owner_uid=owner, body_key="manifests/v/os")
+            for uid, owner in (("m", "v"), ("a", "d1"), ("z", "d2"))
+        )
+        for row in (own, *others):
+            facts.manifests.add(row)
+            facts.manifests.complete(row.uid)
+        assert facts.manifests.with_content(world.slot.uid, "manifests/v/os") == own
+        facts.manifests.remove(own.uid)
+        assert facts.manifests.with_content(world.slot.uid, "manifests/v/os") in others
