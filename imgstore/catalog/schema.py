@@ -365,14 +365,14 @@ disks = Table(
     Column("os_type", OneOf(OsType)),
     Column("os_state", OneOf(OsState)),
     Column("hyper_v_generation", OneOf(HyperVGeneration)),
+    # The resource id of the machine that it is attached to, and where: no LUN is its OS disk.
+    Column("managed_by", String, index=True),
+    Column("machine_lun", Integer),
     # Bytes of the fixed VHD that it is made from, where that is uploaded; and who may read it or write that by URL.
     Column("upload_bytes", BigInteger),
     Column("grant_uid", String),
     Column("grant_level", OneOf(AccessLevel)),
     Column("grant_expires_at", Instant),
-    # The resource id of the machine that it is attached to, and where: no LUN is its OS disk.
-    Column("managed_by", String, index=True),
-    Column("machine_lun", Integer),
     UniqueConstraint("group_uid", "kind", "name_key", "part"),
     # How many were made of one version lately, among the many that were made of it before.
     Index(None, "source_version_uid", "created_at"),

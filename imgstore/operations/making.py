@@ -222,7 +222,7 @@ def _copied(
 
 
 def copy_of(installation: Installation, original: ManagedDisk) -> ManagedDisk:
-    """A disk over the same content in the same slot, Creating and attached to nothing; its name is still to be given."""
+    """A disk over the same content in the same slot, Creating, granted to nobody and attached to nothing; still to be named."""
     return replace(
         original,
         uid=installation.effects.new_uid(),
@@ -230,6 +230,8 @@ def copy_of(installation: Installation, original: ManagedDisk) -> ManagedDisk:
         source=None,
         created_at=installation.effects.now(),
         provisioning_state=ProvisioningState.CREATING,
+        upload_bytes=None,
+        grant=None,
         managed_by=None,
         machine_lun=None,
     )

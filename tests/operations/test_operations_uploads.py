@@ -10,11 +10,13 @@ from imgstore.domain.access import Principal
 from imgstore.domain.errors import AccessDenied, Conflict, InvalidInput, NotFound, ObjectCorrupt, WorkHeld
 from imgstore.domain.geometry import MIB
 from imgstore.domain.grants import AccessLevel, DiskState
-from imgstore.domain.resources import ManagedDisk
+from imgstore.domain.resources import DiskKind, ManagedDisk
 from imgstore.domain.states import ProvisioningState
 from imgstore.formats.vhd_layout import TYPE_FIXED, pack_footer
 from imgstore.operations import disks, granting, uploading
 from imgstore.operations.installation import Installation
+from imgstore.operations.machine_making import MachineRequest, create_machine
+from imgstore.operations.making import DiskRequest, create_from_source
 from imgstore.operations.uploading import UploadRequest, create_upload, open_spool, revoke_access, sweep_uploads
 from imgstore.testing.disks import make_raw
 from imgstore.testing.installations import ADMIN, GROUP, audit, export_disk, found_gallery, open_home, own_slots
@@ -162,3 +164,22 @@ def test_an_upload_that_is_held_is_not_taken_in(
     with closing(open_spool(installation, disk)), pytest.raises(WorkHeld):
         revoke(installation)
     assert revoke(installation).provisioning_state is ProvisioningState.SUCCEEDED
+
+
+def test_what_is_made_of_an_uploaded_disk_awaits_nothing(
+    installation: Installation, vhd: bytes, tmp_path: Path
+) -> None:
+    make(installation, vhd)
+    revoke(installation)
+    grant(installation, AccessLevel.READ)
+    for name, kind in (("s1", DiskKind.SNAPSHOT), ("d2", DiskKind.DISK)):
+        copy = create_from_source(installation, ADMIN, DiskRequest(kind=kind, group=GROUP, name=name, source="up"))
+        assert (copy.upload_bytes, copy.grant, copy.disk_state) == (None, None, DiskState.UNATTACHED)
+    export_disk(installation, tmp_path / "out.raw", "d2")
+    assert (tmp_path / "out.raw").read_bytes() == vhd[:-512]
+    machine = create_machine(installation, ADMIN, MachineRequest(group=GROUP, name="vm1", attach_os_disk="d2"))
+    assert machine.os_disk.disk_state is DiskState.ATTACHED
+    create_upload(installation, ADMIN, UploadRequest(group=GROUP, name="waits", upload_bytes=len(vhd)))
+    with pytest.raises(InvalidInput, match="is not found"):
+        create_machine(installation, ADMIN, MachineRequest(group=GROUP, name="vm2", attach_os_disk="waits"))
+    audit(installation)
