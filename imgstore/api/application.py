@@ -8,11 +8,12 @@ from typing import Final
 from fastapi import FastAPI
 
 import imgstore
-from imgstore.api import definitions, disks, galleries, groups, health, identity, polling, versions
+from imgstore.api import definitions, disks, galleries, groups, health, identity, polling, sharing, versions
 from imgstore.api.arriving import Arrival, Counts, add_refusals
 from imgstore.api.auth import Authority
 from imgstore.api.door import Server, ServerSettings
 from imgstore.api.longrunning import Command, LongRunner
+from imgstore.api.rates import Rates
 from imgstore.operations.installation import Installation
 
 COMMANDS: Final[dict[str, Command]] = {
@@ -22,7 +23,9 @@ COMMANDS: Final[dict[str, Command]] = {
     "delete-definition": definitions.delete_definition,
     "put-version": versions.put_version,
     "delete-version": versions.delete_version,
+    "share-gallery": sharing.share_gallery,
     "put-disk": disks.put_disk,
+    "patch-disk": disks.patch_disk,
     "delete-disk": disks.delete_disk,
     "delete-group": groups.delete_group,
 }
@@ -55,10 +58,11 @@ def make_application(installation: Installation, authority: Authority, settings:
         authority=authority,
         threads=threads,
         runner=runner,
+        rates=Rates(settings.rate_limit_factor, installation.effects.monotonic),
         retry_after_seconds=settings.retry_after_seconds,
         page_items=settings.page_items,
     )
-    for room in (galleries, definitions, versions, disks, groups, polling, identity, health):
+    for room in (galleries, sharing, definitions, versions, disks, groups, polling, identity, health):
         app.include_router(room.router)
     add_refusals(app)
     app.add_middleware(Arrival, counts=app.state.counts)

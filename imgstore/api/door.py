@@ -16,6 +16,7 @@ from fastapi import Depends, Query, Request, Response
 from imgstore.api.auth import Authority
 from imgstore.api.longrunning import Accepted, LongRunner, Session
 from imgstore.api.paths import type_of
+from imgstore.api.rates import Rates
 from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.operations.installation import Installation
@@ -59,6 +60,7 @@ class Server:
     """For what is done before the answer."""
     runner: LongRunner
     """For what goes on after it."""
+    rates: Rates
     retry_after_seconds: int
     page_items: int
 
@@ -78,6 +80,7 @@ class Ask:
             Unauthenticated: nobody that we know.
             NotFound: no such subscription.
             InvalidInput: no api-version, or one that is not served.
+            TooManyRequests: the subscription has made too many.
         """
         principal = self.server.authority.caller(self.request.headers.get("authorization"))
         installation = self.server.installation
@@ -86,6 +89,8 @@ class Ask:
             check_subscription_known(installation, named)
             installation = replace(installation, subscription=named.lower())
         version = check_api_version(self.api_version, type_of(self.request.url.path))
+        route = self.request.scope["route"].path
+        self.request.state.remaining = self.server.rates.take(installation.subscription, self.request.method, route)
         return Session(installation=installation, principal=principal, api_version=version)
 
     async def in_thread(self, work: Callable[[], _T]) -> _T:
@@ -293,5 +298,7 @@ class ServerSettings:
     page_items: int = 100
     """In one answer of a list."""
     request_threads: int = 32
+    rate_limit_factor: int = 100
+    """How many times Azure's budgets a subscription has; 0 counts nothing."""
     running_threads: int = 16
     """Long-running operations at once; others wait."""

@@ -23,7 +23,7 @@ _WORDS: Final = {
     for word in (
         "subscriptions", "tenants", "resourceGroups", "providers", "Microsoft.Compute", "Microsoft.Resources",
         "galleries", "images", "versions", "disks", "locations", "capsOperations", "register", "softDeletedArtifactTypes",
-        "artifacts", "metadata",
+        "artifacts", "metadata", "share", "sharedGalleries", "communityGalleries", "Microsoft.ResourceGraph", "resources",
     )
 }  # fmt: skip
 _PROVIDERS: Final = "providers"

@@ -13,9 +13,10 @@ from imgstore.domain.names import VersionName
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import KEEP, ImageVersion, VersionUpdate
 from imgstore.domain.states import ReplicaState
+from imgstore.domain.version_disks import OS_DISK, lun_of
 from imgstore.operations import lifetimes, updating, versions
 from imgstore.operations.installation import Installation
-from imgstore.operations.version_requests import VersionRequest
+from imgstore.operations.version_requests import DataVhd, VersionRequest
 from imgstore.operations.versions import VersionView
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.reading import flag_of
@@ -140,7 +141,7 @@ def put_version(task: Task) -> Outcome:
         return True, _json(session.installation, _publish(task, place, body, created=True))
     check_conditions(request["conditions"], _json(session.installation, standing))
     body.check_same_source(standing.version)
-    if request["whole"] and body.uri is not None and not _has_arrived(standing):
+    if request["whole"] and OS_DISK in body.uris and not _has_arrived(standing):
         return False, _json(session.installation, _publish(task, place, body, created=False))
     view = updating.update_version(
         session.installation,
@@ -162,13 +163,15 @@ def _had_back(session: Session, place: dict[str, Any], body: VersionBody) -> Ver
 
 
 def _publish(task: Task, place: dict[str, Any], body: VersionBody, *, created: bool) -> VersionView:
-    if body.uri is None:
+    sources = {lun_of(key): uri for key, uri in body.uris.items()}
+    if any(lun not in sources for lun in (None, *(body.luns or ()))):
         raise InvalidInput(
             "The gallery artifact version source can only be specified either directly under storageProfile or within "
             "individual OS or data disks. One and only one source type (user image, snapshot, disk, virtual machine) "
             "can be provided.",
-            found="no source that this api-version knows",
-            expected="properties.storageProfile.osDiskImage.source.uri, known since api-version 2020-09-30",
+            found="a disk without a source that this api-version knows",
+            expected="properties.storageProfile.osDiskImage.source.uri, and one for each data disk, known since "
+            "api-version 2020-09-30",
             hint="name the https URL of a VHD, VHDX, qcow2, VMDK or raw file",
             target="galleryImageVersion.properties.storageProfile",
         )
@@ -184,13 +187,15 @@ def _publish(task: Task, place: dict[str, Any], body: VersionBody, *, created: b
         allow_deletion_of_replicated_locations=body.allow_deletion_of_replicated_locations,
         block_deletion_before_end_of_life=body.block_deletion_before_end_of_life,
         tags=body.tags,
+        host_caching=body.host_caching,
     )
     session = task.session
     return versions.create_version(
         session.installation,
         session.principal,
         request,
-        os_vhd_uri=body.uri,
+        os_vhd_uri=sources[None],
+        data_vhds=[DataVhd(lun=lun, uri=uri) for lun, uri in sources.items() if lun is not None],
         written=lambda _version: _accept(task, created=created),
     )
 

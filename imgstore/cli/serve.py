@@ -54,6 +54,14 @@ _PORT: Final = 8443
 @click.option(
     "--page-items", type=click.IntRange(min=1), default=100, metavar="N", help="In one page of a list. Default: 100."
 )
+@click.option(
+    "--rate-limit-factor",
+    type=click.IntRange(min=0),
+    default=100,
+    metavar="N",
+    help="How many times the requests that Azure grants a subscription are granted here; 0 limits nothing. Default: "
+    "100.",
+)
 def serve(
     *,
     host: str,
@@ -66,6 +74,7 @@ def serve(
     no_worker: bool,
     retry_after_seconds: int,
     page_items: int,
+    rate_limit_factor: int,
 ) -> None:
     """Serve Azure's API, until interrupted.
 
@@ -105,7 +114,9 @@ def serve(
         also = tuple(f"{scheme}://{name}:{taken}" for name in ("localhost", "127.0.0.1", "[::1]"))
         administrator = first_administrator(session.installation)
         authority = Authority(session.installation, here, audiences=(*AUDIENCES, *also))
-        settings = ServerSettings(retry_after_seconds=retry_after_seconds, page_items=page_items)
+        settings = ServerSettings(
+            retry_after_seconds=retry_after_seconds, page_items=page_items, rate_limit_factor=rate_limit_factor
+        )
         app = make_application(session.installation, authority, settings)
         lines = _lines(session, here, bundle, administrator)
         run(

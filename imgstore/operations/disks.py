@@ -412,6 +412,26 @@ def page_disks(
     return Page.cut(seen, request, of=of, key=lambda disk: f"{disk.name}/{disk.uid}")
 
 
+def tag_disk(
+    installation: Installation, principal: Principal, *, group: str, name: str, tags: Mapping[str, str]
+) -> ManagedDisk:
+    """Give a managed disk these tags instead of its own.
+
+    Raises:
+        NotFound: no such disk.
+    """
+    scope = names.disk_id(installation.subscription, group, name)
+    with (
+        recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/disks/write"),
+        installation.catalog.transaction() as facts,
+    ):
+        # Under the lock that the disk is completed under.
+        facts.slots.lock(finding.disk(facts, installation.subscription, group, name).slot.uid)
+        changed = replace(finding.disk(facts, installation.subscription, group, name), tags=dict(tags) or NO_TAGS)
+        facts.disks.update(changed)
+        return changed
+
+
 def delete_disk(installation: Installation, principal: Principal, *, group: str, name: str) -> None:
     """Remove a managed disk.
 

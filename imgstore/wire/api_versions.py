@@ -27,6 +27,7 @@ class Kind(StrEnum):
     DEFINITION = "galleries/images"
     VERSION = "galleries/images/versions"
     SOFT_DELETED = "galleries/softDeletedArtifactTypes/artifacts/versions"
+    SHARED = "locations/sharedGalleries"
     DISK = "disks"
     GROUP = "resourceGroups"
 
@@ -79,6 +80,7 @@ SINCE: Final[Mapping[Kind, Mapping[str, str]]] = {
         "properties.validationsProfile": "2024-03-03",
     },
     Kind.SOFT_DELETED: {"properties.hardDeletionTargetTime": "2026-03-03"},
+    Kind.SHARED: {},
     Kind.DISK: {},
     Kind.GROUP: {},
 }

@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 from imgstore.domain.errors import InvalidInput, PropertyChangeNotAllowed
 from imgstore.domain.names import region_key
 from imgstore.domain.resources import KEEP, ImageVersion, Keep, StorageAccountType, TargetRegionRequest, VersionUpdate
+from imgstore.domain.version_disks import OS_DISK, HostCaching, VersionDisk, check_luns, disk_key, lun_of
 from imgstore.wire.api_versions import Kind, trimmed
-from imgstore.wire.bodies import check_object, location_of, refuse
+from imgstore.wire.bodies import check_object, location_of, missing, refuse, word_of
 from imgstore.wire.edited import whole_at
 from imgstore.wire.reading import at, flag_of, tags_of, text_of, unfit
 from imgstore.wire.requests import parse_end_of_life, parse_storage_account_type
@@ -26,10 +27,11 @@ _NOT_HEEDED: Final = (
     f"{_PUBLISHING}.targetExtendedLocations",
     f"{_PUBLISHING}.storageAccountStrategy",
     f"{_STORAGE}.source",
-    f"{_STORAGE}.dataDiskImages",
     "properties.securityProfile",
 )
-_SOURCE: Final = f"{_STORAGE}.osDiskImage.source"
+_OS: Final = f"{_STORAGE}.osDiskImage"
+_DATA: Final = f"{_STORAGE}.dataDiskImages"
+_CACHING: Final = word_of(HostCaching)
 _SCHEMES: Final = ("https", "http")
 """No paths and no s3 over the network: both would be read with the server's own rights (rules.md, rule 25). Plain http is
 the source's to refuse."""
@@ -40,8 +42,12 @@ class VersionBody:
     """A version as a body speaks of it; what is None or `KEEP` is not spoken of."""
 
     location: str | None
-    uri: str | None
-    """The OS disk's source."""
+    uris: Mapping[str, str]
+    """The sources that are named, by the disk's key."""
+    luns: tuple[int, ...] | None
+    """Of the data disks."""
+    host_caching: Mapping[str, HostCaching]
+    """Of the disks that say it, by key."""
     restore: bool
     """Have it back that was deleted softly: said so, or a PUT without properties, as az's undelete."""
     target_regions: tuple[TargetRegionRequest, ...] | None
@@ -75,11 +81,24 @@ class VersionBody:
         """
         if self.location is not None and region_key(self.location) != standing.location:
             raise PropertyChangeNotAllowed("location", found=self.location, expected=standing.location)
-        shown = without_secrets(standing.os_disk.source.location)
-        if self.uri is not None and without_secrets(self.uri) != shown:
+        luns = tuple(disk.lun for disk in standing.data_disks)
+        if self.luns is not None and set(self.luns) != set(luns):
             raise PropertyChangeNotAllowed(
-                f"galleryImageVersion.{_SOURCE}.uri", found=without_secrets(self.uri), expected=shown
+                f"galleryImageVersion.{_DATA}",
+                found=f"data disks at LUN {_told(self.luns)}",
+                expected=f"data disks at LUN {_told(luns)}",
             )
+        for disk in standing.disks:
+            self._check_same_disk(disk)
+
+    def _check_same_disk(self, standing: VersionDisk) -> None:
+        path = f"galleryImageVersion.{_path(standing.key)}"
+        uri, shown = self.uris.get(standing.key), without_secrets(standing.source.location)
+        if uri is not None and without_secrets(uri) != shown:
+            raise PropertyChangeNotAllowed(f"{path}.source.uri", found=without_secrets(uri), expected=shown)
+        caching = self.host_caching.get(standing.key, standing.host_caching)
+        if caching is not standing.host_caching:
+            raise PropertyChangeNotAllowed(f"{path}.hostCaching", found=caching, expected=standing.host_caching)
 
 
 def read_version(body: Json, api_version: str, *, whole: bool) -> VersionBody:
@@ -104,9 +123,12 @@ def read_version(body: Json, api_version: str, *, whole: bool) -> VersionBody:
     ends = text_of(at(known, f"{_PUBLISHING}.endOfLifeDate"), f"{_PUBLISHING}.endOfLifeDate")
     silent = None if whole and at(known, _PUBLISHING) is not None else KEEP
     tags = at(known, "tags")
+    disks = _read_disks(known)
     return VersionBody(
         location=location_of(known) if whole else None,
-        uri=_uri(known),
+        uris={key: disk.uri for key, disk in disks.items() if disk.uri is not None},
+        luns=None if at(known, _DATA) is None else tuple(lun for key in disks if (lun := lun_of(key)) is not None),
+        host_caching={key: disk.caching for key, disk in disks.items() if disk.caching is not None},
         restore=flag_of(at(known, "properties.restore"), "properties.restore")
         or (whole and not known.get("properties")),
         target_regions=None if regions is None else target_regions_of(_without_nulls(regions)),
@@ -120,22 +142,69 @@ def read_version(body: Json, api_version: str, *, whole: bool) -> VersionBody:
     )
 
 
-def _uri(body: Json) -> str | None:
-    said = at(body, _SOURCE)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Disk:
+    """A disk as a body speaks of it."""
+
+    uri: str | None
+    caching: HostCaching | None
+
+
+def _read_disks(body: Json) -> dict[str, _Disk]:
+    """What is said of a version's disks, by key: the OS disk, and data disks in their order."""
+    said = at(body, _DATA)
+    if said is not None and not (isinstance(said, list) and all(isinstance(each, Mapping) for each in said)):
+        raise unfit(_DATA, said, "a list of data disks, each with its LUN")
+    images = said or []
+    luns = [_lun(each) for each in images]
+    check_luns(luns)
+    disks = {OS_DISK: _read_disk(at(body, _OS), _OS)}
+    return disks | {
+        disk_key(lun): _read_disk(each, _path(disk_key(lun))) for lun, each in zip(luns, images, strict=True)
+    }
+
+
+def _lun(image: Json) -> int:
+    lun = whole_at(image, "lun")
+    if lun is None:
+        raise missing(f"galleryImageVersion.{_DATA}.lun")
+    return lun
+
+
+def _read_disk(image: Json, path: str) -> _Disk:
+    caching = at(image, "hostCaching")
+    return _Disk(
+        uri=_uri(image, f"{path}.source"),
+        caching=None if caching is None else _CACHING(image, "hostCaching"),
+    )
+
+
+def _uri(image: Json, path: str) -> str | None:
+    said = at(image, "source")
     if said in (None, {}):
         return None
-    uri = text_of(at(body, f"{_SOURCE}.uri"), f"{_SOURCE}.uri")
+    uri = text_of(at(said, "uri"), f"{path}.uri")
     if not uri:
-        raise unfit(_SOURCE, said, "the uri of a disk's file: other sources are not read over the API yet")
+        raise unfit(path, said, "the uri of a disk's file: other sources are not read over the API yet")
     if urlsplit(uri).scheme.lower() not in _SCHEMES:
         raise InvalidInput(
-            f"The value of '{_SOURCE}.uri' is invalid.",
+            f"The value of '{path}.uri' is invalid.",
             found=repr(uri),
             expected="https://...",
             hint="paths and s3:// would be read with the server's own rights: only the command line on that machine does so",
-            target=f"{_SOURCE}.uri",
+            target=f"{path}.uri",
         )
     return uri
+
+
+def _path(key: str) -> str:
+    """Where a disk stands in a body."""
+    lun = lun_of(key)
+    return _OS if lun is None else f"{_DATA}[{lun}]"
+
+
+def _told(luns: tuple[int | None, ...]) -> str:
+    return ", ".join(map(str, luns)) or "none"
 
 
 def _flag(body: Json, path: str) -> bool | None:
