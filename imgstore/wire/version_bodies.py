@@ -165,9 +165,11 @@ def _read_disks(body: Json) -> dict[str, _Disk]:
 
 
 def _lun(image: Json) -> int:
-    lun = whole_at(image, "lun")
+    lun = at(image, "lun")
     if lun is None:
         raise missing(f"galleryImageVersion.{_DATA}.lun")
+    if not isinstance(lun, int) or isinstance(lun, bool):
+        raise unfit(f"{_DATA}.lun", lun, "a whole number")
     return lun
 
 
