@@ -16,6 +16,7 @@ from pathlib import Path
 from imgstore.bootstrap import Settings, open_installation
 from imgstore.catalog import Facts
 from imgstore.control.plan import ready_steps
+from imgstore.domain import keys
 from imgstore.domain.access import administrator
 from imgstore.domain.names import ImageReference, VersionName
 from imgstore.domain.paging import PageRequest
@@ -31,7 +32,7 @@ from imgstore.domain.resources import (
 )
 from imgstore.domain.sources import DiskFormat, SourceIdentity
 from imgstore.domain.states import ProvisioningState, ReplicaState
-from imgstore.domain.version_disks import VersionDisk
+from imgstore.domain.version_disks import OS_DISK, VersionDisk
 from imgstore.operations import definitions, galleries, versions
 from imgstore.operations.disks import choose_replica
 from imgstore.operations.finding import Lineage
@@ -167,6 +168,7 @@ def _disk(
         location=REGION,
         source_version_uid=version.uid,
         source_reference=line.version_id(version.name),
+        body_key=keys.manifest_key(version.uid, OS_DISK),
         replica=replica.slot.key.ordinal,
         slot=replica.slot,
         storage_account_type=replica.slot.key.storage_account_type,

@@ -1,107 +1,145 @@
-"""Managed disks over HTTP. Azure never answers 201 here, and `az disk create` takes no 201."""
+"""Managed disks and snapshots over HTTP: one resource of two kinds. Azure never answers 201 here, and `az` takes none."""
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from fastapi import APIRouter, Response
 
 from imgstore.api.door import RESOURCE, Asked, check_conditions
 from imgstore.api.groups import check_group
-from imgstore.api.longrunning import Outcome, Task
-from imgstore.api.paths import DISK, DISKS, SUBSCRIPTION
+from imgstore.api.longrunning import Outcome, Session, Task
+from imgstore.api.paths import COMPUTE, SUBSCRIPTION
 from imgstore.domain.errors import NotFound
-from imgstore.domain.resources import ManagedDisk
+from imgstore.domain.resources import DiskKind, ManagedDisk
 from imgstore.operations import disks
+from imgstore.operations.images import show_image
+from imgstore.operations.making import DiskRequest, create_from_source
 from imgstore.wire.api_versions import Kind
-from imgstore.wire.bodies import read_disk, read_disk_change
-from imgstore.wire.resources import disk_json
+from imgstore.wire.resources import disk_json, image_json
+from imgstore.wire.source_bodies import DiskBody, read_disk, read_disk_change
+from imgstore.wire.text import Json
 
-router = APIRouter(tags=["Disks"])
-_KIND: Final = Kind.DISK
-
-
-@router.put(DISK, summary="Make a managed disk from an image version", status_code=202, openapi_extra=RESOURCE)
-async def put(ask: Asked, group: str, disk: str) -> Response:
-    """Azure's Disks_CreateOrUpdate, FromImage."""
-    accepted = await ask.begin("put-disk", group=group, disk=disk, body=await ask.json())
-    # Without a Location: az would take what stands there for the disk.
-    return ask.accepted(accepted, _KIND, 202 if accepted.created else 200)
+router = APIRouter()
 
 
-@router.patch(DISK, summary="Change a managed disk's tags", openapi_extra=RESOURCE)
-async def patch(ask: Asked, group: str, disk: str) -> Response:
-    """Azure's Disks_Update."""
-    return ask.accepted(await ask.begin("patch-disk", group=group, disk=disk, body=await ask.json()), _KIND, 200)
+def _serve(kind: DiskKind, tag: str) -> None:
+    """The routes of one of the two."""
+    all_of_group, of = f"{COMPUTE}/{kind}", Kind(kind)
+    one = f"{all_of_group}/{{disk}}"
+    noun, tags = f"a {'managed ' * (kind is DiskKind.DISK)}{kind.noun}", [tag]
 
+    @router.put(one, summary=f"Make {noun}", status_code=202, openapi_extra=RESOURCE, tags=tags, name=f"put_{kind}")
+    async def put(ask: Asked, group: str, disk: str) -> Response:
+        accepted = await ask.begin("put-disk", kind=kind, group=group, disk=disk, body=await ask.json())
+        # Without a Location: az would take what stands there for the disk.
+        return ask.accepted(accepted, of, 202 if accepted.created else 200)
 
-@router.get(DISK, summary="Show a managed disk")
-async def show(ask: Asked, group: str, disk: str) -> Response:
-    """Azure's Disks_Get."""
-    found = await ask.run(lambda at: disks.show_disk(at.installation, at.principal, group=group, name=disk))
-    return ask.shown(disk_json(found), _KIND)
+    @router.patch(one, summary=f"Change the tags of {noun}", openapi_extra=RESOURCE, tags=tags, name=f"patch_{kind}")
+    async def patch(ask: Asked, group: str, disk: str) -> Response:
+        accepted = await ask.begin("patch-disk", kind=kind, group=group, disk=disk, body=await ask.json())
+        return ask.accepted(accepted, of, 200)
 
+    @router.get(one, summary=f"Show {noun}", tags=tags, name=f"show_{kind}")
+    async def show(ask: Asked, group: str, disk: str) -> Response:
+        found = await ask.run(
+            lambda at: disks.show_disk(at.installation, at.principal, group=group, name=disk, kind=kind)
+        )
+        return ask.shown(disk_json(found), of)
 
-@router.get(DISKS, summary="List the managed disks of a resource group")
-async def list_of_group(ask: Asked, group: str) -> Response:
-    """Azure's Disks_ListByResourceGroup."""
-    return await ask.listed(
-        _KIND, lambda at, page: disks.page_disks(at.installation, at.principal, page, group=group), disk_json
+    @router.get(all_of_group, summary=f"List the {kind} of a resource group", tags=tags, name=f"list_{kind}_of_group")
+    async def list_of_group(ask: Asked, group: str) -> Response:
+        return await ask.listed(
+            of,
+            lambda at, page: disks.page_disks(at.installation, at.principal, page, group=group, kind=kind),
+            disk_json,
+        )
+
+    @router.get(
+        f"{SUBSCRIPTION}/providers/Microsoft.Compute/{kind}",
+        summary=f"List the {kind} of a subscription",
+        tags=tags,
+        name=f"list_{kind}",
     )
+    async def list_of_subscription(ask: Asked) -> Response:
+        return await ask.listed(
+            of, lambda at, page: disks.page_disks(at.installation, at.principal, page, kind=kind), disk_json
+        )
+
+    @router.delete(one, summary=f"Delete {noun}", status_code=202, tags=tags, name=f"delete_{kind}")
+    async def delete(ask: Asked, group: str, disk: str) -> Response:
+        return await ask.gone("delete-disk", of, kind=kind, group=group, disk=disk)
 
 
-@router.get(f"{SUBSCRIPTION}/providers/Microsoft.Compute/disks", summary="List the managed disks of a subscription")
-async def list_of_subscription(ask: Asked) -> Response:
-    """Azure's Disks_List."""
-    return await ask.listed(_KIND, lambda at, page: disks.page_disks(at.installation, at.principal, page), disk_json)
+_serve(DiskKind.DISK, "Disks")
+_serve(DiskKind.SNAPSHOT, "Snapshots")
 
 
-@router.delete(DISK, summary="Delete a managed disk", status_code=202)
-async def delete(ask: Asked, group: str, disk: str) -> Response:
-    """Azure's Disks_Delete."""
-    return await ask.gone("delete-disk", _KIND, group=group, disk=disk)
+def _place(request: Mapping[str, Any]) -> dict[str, Any]:
+    kind: Final = request.get("kind", DiskKind.DISK)  # Operations of an older server are of disks.
+    return {"group": request["group"], "name": request["disk"], "kind": DiskKind(kind)}
 
 
 def put_disk(task: Task) -> Outcome:
     """The command of PUT."""
     session, request = task.session, task.request
-    body = read_disk(request["body"])
-    place = {"group": request["group"], "name": request["disk"]}
+    place = _place(request)
+    body = read_disk(request["body"], place["kind"])
     standing: ManagedDisk | None = None
     try:
         standing = disks.show_disk(session.installation, session.principal, **place)
     except NotFound:
         check_group(session, request["group"])
     check_conditions(request["conditions"], None if standing is None else disk_json(standing))
-    made = disks.create_disk(
-        session.installation,
-        session.principal,
+    return standing is None, disk_json(_made(session, place, body))
+
+
+def _made(session: Session, place: dict[str, Any], body: DiskBody) -> ManagedDisk:
+    if body.reference is not None:
+        return disks.create_disk(
+            session.installation,
+            session.principal,
+            group=place["group"],
+            name=place["name"],
+            location=body.location,
+            gallery_image_reference=body.reference,
+            gallery_image_reference_lun=body.lun,
+            tags=body.tags,
+        )
+    assert body.source is not None, "it is read with the one or the other"
+    request = DiskRequest(
         **place,
+        source=body.source,
         location=body.location,
-        gallery_image_reference=body.reference,
-        gallery_image_reference_lun=body.lun,
+        storage_account_type=body.storage_account_type,
+        declared=body.declared,
         tags=body.tags,
     )
-    return standing is None, disk_json(made)
+    return create_from_source(session.installation, session.principal, request)
 
 
 def patch_disk(task: Task) -> Outcome:
-    """The command of PATCH."""
-    session, request = task.session, task.request
-    place = {"group": request["group"], "name": request["disk"]}
-    body = request["body"]
-    tags = read_disk_change(body)
-    standing = disks.show_disk(session.installation, session.principal, **place)
-    check_conditions(request["conditions"], disk_json(standing))
-    if "tags" not in body:
-        return False, disk_json(standing)
-    return False, disk_json(disks.tag_disk(session.installation, session.principal, **place, tags=tags))
+    """The command of PATCH, of managed images too."""
+    request = task.request
+    tags = read_disk_change(request["body"])
+    standing = _shown(task)
+    check_conditions(request["conditions"], standing)
+    if "tags" not in request["body"]:
+        return False, standing
+    disks.tag_disk(task.session.installation, task.session.principal, **_place(request), tags=tags)
+    return False, _shown(task)
 
 
 def delete_disk(task: Task) -> Outcome:
-    """The command of DELETE."""
-    session, request = task.session, task.request
-    place = {"group": request["group"], "name": request["disk"]}
-    if request["conditions"]:
-        standing = disks.show_disk(session.installation, session.principal, **place)
-        check_conditions(request["conditions"], disk_json(standing))
-    disks.delete_disk(session.installation, session.principal, **place)
+    """The command of DELETE, likewise."""
+    if task.request["conditions"]:
+        check_conditions(task.request["conditions"], _shown(task))
+    disks.delete_disk(task.session.installation, task.session.principal, **_place(task.request))
     return False, None
+
+
+def _shown(task: Task) -> Json:
+    """The resource as it stands."""
+    installation, principal, place = task.session.installation, task.session.principal, _place(task.request)
+    if place["kind"] is DiskKind.IMAGE:
+        return image_json(show_image(installation, principal, group=place["group"], name=place["name"]))
+    return disk_json(disks.show_disk(installation, principal, **place))

@@ -101,7 +101,7 @@ class Ask:
         """Authenticate and run `work`, in a thread."""
         return await self.in_thread(lambda: work(self.session()))
 
-    async def begin(self, kind: str, **request: Any) -> Accepted:
+    async def begin(self, kind: str, /, **request: Any) -> Accepted:
         """Begin a command that may take long; wait until it is accepted or refused."""
         conditions = {
             name: value for name in ("if-match", "if-none-match") if (value := self.request.headers.get(name))
@@ -206,7 +206,7 @@ class Ask:
         tag = {"ETag": etag_of(accepted.body)}
         return reply(status, trimmed(accepted.body, kind, self._version()), headers | tag)
 
-    async def gone(self, kind: str, of: Kind, *, absent: int = 204, **request: Any) -> Response:
+    async def gone(self, kind: str, of: Kind, /, *, absent: int = 204, **request: Any) -> Response:
         """The answer to a DELETE; `absent` is that to one of what is not there."""
         try:
             accepted = await self.begin(kind, **request)

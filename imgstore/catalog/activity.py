@@ -72,8 +72,10 @@ class Activity(Repository):
         """
         statement = select(_activity)
         if scope is not None:
-            asked, above = func.lower(_activity.c.scope), scope.rstrip("/").lower()
-            statement = statement.where((asked == above) | asked.startswith(above + "/", autoescape=True))
+            # Both made small by the engine: what letters have two cases is its own opinion.
+            asked, above = func.lower(_activity.c.scope), scope.rstrip("/")
+            below = func.substr(asked, 1, len(above) + 1) == func.lower(f"{above}/")
+            statement = statement.where((asked == func.lower(above)) | below)
         if since is not None:
             statement = statement.where(_activity.c.started_at >= since)
         rows = self._session.all(statement.order_by(_activity.c.id.desc()).limit(limit))

@@ -1,4 +1,7 @@
-"""Managed disks. Each outlives the version that it was made from, so that one is named without a foreign key."""
+"""Managed disks, snapshots and the disks of managed images: one row for each disk.
+
+Each outlives what it was made from, so that is named without a foreign key.
+"""
 
 import builtins
 from datetime import datetime
@@ -11,8 +14,10 @@ from imgstore.catalog.columns import folded
 from imgstore.catalog.groups import named, no_group
 from imgstore.catalog.repository import Repository
 from imgstore.catalog.slots import SLOT_COLUMNS, slot_of
-from imgstore.domain.resources import ManagedDisk
+from imgstore.domain.resources import Declared, DiskKind, ManagedDisk
+from imgstore.domain.sources import SourceIdentity
 from imgstore.domain.states import ProvisioningState
+from imgstore.domain.version_disks import OS_DISK
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Row
@@ -38,7 +43,7 @@ _ADD = (
 
 
 class Disks(Repository):
-    """The managed disks of every subscription."""
+    """The managed disks, snapshots and disks of managed images of every subscription."""
 
     __slots__ = ()
 
@@ -47,7 +52,7 @@ class Disks(Repository):
 
         Raises:
             ParentNotFound: no such group.
-            Conflict: the group has a disk of that name.
+            Conflict: the group has one of that kind, name and part.
         """
         above = {"of_subscription": folded(disk.subscription), "of_group": folded(disk.group)}
         if self._session.run(_ADD, _values(disk) | above).rowcount == 0:
@@ -61,9 +66,12 @@ class Disks(Repository):
         """
         self._replace(_disks, disk.uid, _values(disk), "disk")
 
-    def get(self, subscription: str, group: str, name: str) -> ManagedDisk | None:
+    def get(
+        self, subscription: str, group: str, name: str, kind: DiskKind = DiskKind.DISK, part: str = OS_DISK
+    ) -> ManagedDisk | None:
         """The disk of that name in that group, if there is one."""
-        row = self._session.first(_SELECT.where(named(subscription, group), _disks.c.name_key == folded(name)))
+        called = (_disks.c.kind == kind) & (_disks.c.name_key == folded(name)) & (_disks.c.part == part)
+        row = self._session.first(_SELECT.where(named(subscription, group), called))
         return None if row is None else _disk(row)
 
     def by_uid(self, uid: str) -> ManagedDisk:
@@ -78,30 +86,47 @@ class Disks(Repository):
         self,
         subscription: str,
         group: str | None = None,
+        kind: DiskKind = DiskKind.DISK,
+        name: str | None = None,
         *,
         after: tuple[str, str] | None = None,
         limit: int | None = None,
         visible: bool = False,
     ) -> builtins.list[ManagedDisk]:
-        """The disks of a subscription, or of one group in it, by name and uid.
+        """Those of a kind in a subscription, or in one group in it, by name and uid; of managed images each disk by itself.
 
-        At most `limit` behind the name and uid `after`; with `visible` none that is being deleted.
+        Args:
+            subscription: whose.
+            group: of this group only.
+            kind: which.
+            name: of this name only: of a managed image all disks.
+            after: only those behind this name and uid.
+            limit: at most so many.
+            visible: none that is being deleted.
         """
         mine = _groups.c.subscription_key == folded(subscription) if group is None else named(subscription, group)
-        statement = _SELECT.where(mine)
+        statement = _SELECT.where(mine, _disks.c.kind == kind)
+        if name is not None:
+            statement = statement.where(_disks.c.name_key == folded(name))
         if visible:
             statement = statement.where(_disks.c.provisioning_state != ProvisioningState.DELETING)
         if after is not None:
-            name, uid = after
-            statement = statement.where(tuple_(_disks.c.name_key, _disks.c.uid) > tuple_(folded(name), uid))
+            last, uid = after
+            statement = statement.where(tuple_(_disks.c.name_key, _disks.c.uid) > tuple_(folded(last), uid))
         ordered = statement.order_by(_disks.c.name_key, _disks.c.uid).limit(limit)
         return [_disk(row) for row in self._session.all(ordered)]
 
     def count_made(self, version_uid: str, region: str, *, since: datetime) -> int:
         """How many disks of a version were made in a region then or later."""
-        of_version = (_disks.c.source_version_uid == version_uid) & (_disks.c.location == region)
-        statement = select(func.count()).select_from(_disks).where(of_version, _disks.c.created_at >= since)
+        of_version = (_disks.c.source_version_uid == version_uid) & (_disks.c.created_at >= since)
+        there = (_disks.c.kind == DiskKind.DISK) & (_disks.c.location == region)
+        statement = select(func.count()).select_from(_disks).where(of_version, there)
         return int(self._session.value(statement))
+
+    def in_slot(self, slot_uid: str) -> builtins.list[ManagedDisk]:
+        """Those of every kind that stand on a slot, by name."""
+        statement = _SELECT.where(_disks.c.slot_uid == slot_uid).order_by(_disks.c.name_key, _disks.c.uid)
+        return [_disk(row) for row in self._session.all(statement)]
 
     def states_in_slot(self, slot_uid: str) -> dict[str, ProvisioningState]:
         """The disks that stand on a slot, by uid."""
@@ -121,12 +146,21 @@ def _values(disk: ManagedDisk) -> dict[str, Any]:
     """But for the group, which a disk never leaves."""
     return {
         "uid": disk.uid,
+        "kind": disk.kind,
         "name": disk.name,
         "name_key": folded(disk.name),
+        "part": disk.part,
         "location": disk.location,
         "tags": dict(disk.tags),
         "source_version_uid": disk.source_version_uid,
         "source_reference": disk.source_reference,
+        "source_lun": disk.source_lun,
+        "source_file_bytes": disk.source.file_bytes if disk.source else None,
+        "source_stamp": disk.source.stamp if disk.source else None,
+        "body_key": disk.body_key,
+        "os_type": disk.declared.os_type,
+        "os_state": disk.declared.os_state,
+        "hyper_v_generation": disk.declared.hyper_v_generation,
         "replica": disk.replica,
         "slot_uid": disk.slot.uid,
         "storage_account_type": disk.storage_account_type,
@@ -135,20 +169,24 @@ def _values(disk: ManagedDisk) -> dict[str, Any]:
         "created_at": disk.created_at,
         "provisioning_state": disk.provisioning_state,
         "source_format": disk.source_format,
-        "source_lun": disk.source_lun,
     }
 
 
 def _disk(row: "Row[Any]") -> ManagedDisk:
     return ManagedDisk(
         uid=row.uid,
+        kind=row.kind,
         subscription=row.subscription,
         group=row.group_name,
         name=row.name,
+        part=row.part,
         location=row.location,
         tags=row.tags,
         source_version_uid=row.source_version_uid,
         source_reference=row.source_reference,
+        source=_source(row),
+        body_key=row.body_key,
+        declared=Declared(os_type=row.os_type, os_state=row.os_state, hyper_v_generation=row.hyper_v_generation),
         replica=row.replica,
         slot=slot_of(row),
         storage_account_type=row.storage_account_type,
@@ -159,3 +197,9 @@ def _disk(row: "Row[Any]") -> ManagedDisk:
         source_format=row.source_format,
         source_lun=row.source_lun,
     )
+
+
+def _source(row: "Row[Any]") -> SourceIdentity | None:
+    if row.source_stamp is None:
+        return None
+    return SourceIdentity(location=row.source_reference, file_bytes=row.source_file_bytes, stamp=row.source_stamp)

@@ -58,11 +58,13 @@ class Groups(Repository):
         return [row.spelt for row in self._session.all(select(spelt).group_by(_groups.c.subscription_key))]
 
     def children(self, uid: str) -> builtins.list[str]:
-        """What is left in the group, as ``disks/<name>`` and ``galleries/<name>``."""
+        """What is left in the group, as ``disks/<name>``, ``galleries/<name>`` and so on."""
+        disks, galleries = schema.disks, schema.galleries
+        own = select(disks.c.kind, disks.c.name).distinct().where(disks.c.group_uid == uid)
+        above = select(galleries.c.name).where(galleries.c.group_uid == uid).order_by(galleries.c.name)
         return [
-            f"{table.name}/{row.name}"
-            for table in (schema.disks, schema.galleries)
-            for row in self._session.all(select(table.c.name).where(table.c.group_uid == uid).order_by(table.c.name))
+            *(f"{row.kind}/{row.name}" for row in self._session.all(own.order_by(disks.c.kind, disks.c.name))),
+            *(f"galleries/{row.name}" for row in self._session.all(above)),
         ]
 
     def delete(self, uid: str) -> None:

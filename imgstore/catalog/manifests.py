@@ -84,6 +84,19 @@ class Manifests(Repository):
         by_disk = {row.disk: row for row in rows}
         return [by_disk[disk] for disk in in_order(by_disk)]
 
+    def with_content(self, slot_uid: str, body_key: str) -> ManifestRow | None:
+        """A complete manifest of a slot that has its content in that object, if there is one."""
+        return self._any(slot_uid, _manifests.c.body_key == body_key)
+
+    def with_digest(self, slot_uid: str, digest: bytes) -> ManifestRow | None:
+        """A complete manifest of a slot that has exactly that content, if there is one."""
+        return self._any(slot_uid, _manifests.c.digest == digest)
+
+    def _any(self, slot_uid: str, condition: ColumnElement[bool]) -> ManifestRow | None:
+        mine = (_manifests.c.slot_uid == slot_uid) & _manifests.c.complete & condition
+        row = self._session.first(select(_manifests).where(mine).order_by(_manifests.c.uid).limit(1))
+        return None if row is None else _manifest(row)
+
     def in_slot(self, slot_uid: str, *, complete_only: bool = True) -> builtins.list[ManifestRow]:
         """The manifests of a slot, by disk and uid."""
         mine = _manifests.c.slot_uid == slot_uid

@@ -4,14 +4,14 @@ Who points at whom (``->`` is a foreign key, ``~>`` a uid without one, since wha
 
     installation     one row: who we are
     groups           <- galleries, disks                     a group that still holds something cannot go
-    pools            <- galleries, slots, segments           the scope of sameness
+    pools            <- galleries, slots, segments           the scope of sameness; a gallery's, or a subscription's
     galleries        -> groups, pools
     definitions      -> galleries
     versions         -> definitions
     placements       -> versions                             the round robin's counter of a version in a region
     slots            -> pools
     replicas         -> versions, slots
-    disks            -> groups, slots   ~> versions          a disk outlives its version
+    disks            -> groups, slots   ~> versions          snapshots and images' disks too; all outlive what they copy
     segments         -> pools           ~> works             fingerprints outlive the catalog's rows of works
     manifests        -> slots           ~> versions, disks   one owner column for both
     condemned        -> slots           ~> segments          what lies there need not be in the catalog
@@ -58,7 +58,7 @@ from imgstore.domain.access import Role
 from imgstore.domain.asynchronous import OperationStatus
 from imgstore.domain.collection import Sentence
 from imgstore.domain.identities import PrincipalKind
-from imgstore.domain.resources import Architecture, HyperVGeneration, OsState, OsType, StorageAccountType
+from imgstore.domain.resources import Architecture, DiskKind, HyperVGeneration, OsState, OsType, StorageAccountType
 from imgstore.domain.sharing import SharingPermission
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState, ReplicaState, WorkState
@@ -134,6 +134,11 @@ pools = Table(
     metadata,
     _uid(),
     Column("fingerprint_key", LargeBinary, nullable=False),
+    # A subscription's own, one a region, for disks that came from no gallery; a gallery's has neither.
+    Column("subscription", String),
+    Column("subscription_key", String),
+    Column("region", String),
+    Index("uq_pools_subscription_key_region", "subscription_key", "region", unique=True),
 )
 
 galleries = Table(
@@ -330,7 +335,7 @@ disks = Table(
     Column("name_key", String, nullable=False),
     Column("location", String, nullable=False),
     _tags(),
-    Column("source_version_uid", String, nullable=False, index=True),
+    Column("source_version_uid", String, index=True),
     Column("source_reference", String, nullable=False),
     Column("replica", Integer, nullable=False),
     Column("slot_uid", ForeignKey("slots.uid"), nullable=False, index=True),
@@ -342,7 +347,15 @@ disks = Table(
     Column("source_format", OneOf(DiskFormat), nullable=False),
     # Of which data disk of its version; none is the OS disk.
     Column("source_lun", Integer),
-    UniqueConstraint("group_uid", "name_key"),
+    Column("kind", OneOf(DiskKind), nullable=False, server_default="disks"),
+    Column("part", String, nullable=False, server_default="os"),
+    Column("body_key", String, nullable=False),
+    Column("source_file_bytes", BigInteger),
+    Column("source_stamp", String),
+    Column("os_type", OneOf(OsType)),
+    Column("os_state", OneOf(OsState)),
+    Column("hyper_v_generation", OneOf(HyperVGeneration)),
+    UniqueConstraint("group_uid", "kind", "name_key", "part"),
     # How many were made of one version lately, among the many that were made of it before.
     Index(None, "source_version_uid", "created_at"),
 )

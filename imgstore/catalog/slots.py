@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import ColumnElement, delete, select
 
 from imgstore.catalog import schema
+from imgstore.catalog.columns import folded
 from imgstore.catalog.repository import Repository
 from imgstore.domain.resources import Pool, Slot, SlotKey
 from imgstore.domain.states import WorkState
@@ -29,7 +30,14 @@ class Pools(Repository):
 
     def add(self, pool: Pool) -> None:
         """Write a new pool down."""
-        self._session.run(_pools.insert(), {"uid": pool.uid, "fingerprint_key": pool.fingerprint_key})
+        self._session.run(_pools.insert(), _values(pool))
+
+    def get_or_add(self, pool: Pool) -> Pool:
+        """The pool that a subscription has for a region: `pool`, if there is none yet."""
+        assert pool.subscription is not None, "a gallery's pool is its own"
+        self._session.run(self._session.upsert(_pools).values(_values(pool)).on_conflict_do_nothing())
+        mine = (_pools.c.subscription_key == folded(pool.subscription)) & (_pools.c.region == pool.region)
+        return _pool(self._row(select(_pools).where(mine), "pool", f"{pool.subscription}/{pool.region}"))
 
     def get(self, uid: str) -> Pool:
         """The pool of a gallery or slot.
@@ -37,15 +45,11 @@ class Pools(Repository):
         Raises:
             NotFound: it is not there.
         """
-        row = self._row(select(_pools).where(_pools.c.uid == uid), "pool", uid)
-        return Pool(uid=row.uid, fingerprint_key=row.fingerprint_key)
+        return _pool(self._row(select(_pools).where(_pools.c.uid == uid), "pool", uid))
 
     def list(self) -> builtins.list[Pool]:
         """Every pool, those that outlived their gallery too."""
-        return [
-            Pool(uid=row.uid, fingerprint_key=row.fingerprint_key)
-            for row in self._session.all(select(_pools).order_by(_pools.c.uid))
-        ]
+        return [_pool(row) for row in self._session.all(select(_pools).order_by(_pools.c.uid))]
 
     def remove(self, uid: str) -> None:
         """Remove a pool with its slots and the rows of their closed works.
@@ -128,6 +132,20 @@ class Slots(Repository):
             StoreUnreachable: another transaction held it for half a minute.
         """
         self._session.lock_name(f"{pool_uid}/{region}")
+
+
+def _values(pool: Pool) -> dict[str, Any]:
+    return {
+        "uid": pool.uid,
+        "fingerprint_key": pool.fingerprint_key,
+        "subscription": pool.subscription,
+        "subscription_key": None if pool.subscription is None else folded(pool.subscription),
+        "region": pool.region,
+    }
+
+
+def _pool(row: "Row[Any]") -> Pool:
+    return Pool(uid=row.uid, fingerprint_key=row.fingerprint_key, subscription=row.subscription, region=row.region)
 
 
 def slot_of(row: "Row[Any]") -> Slot:

@@ -32,8 +32,8 @@ _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
     ),
     "sig image-version create": frozenset(
         {
-            "--managed-image", "--image-version", "--virtual-machine", "--os-snapshot", "--data-snapshots",
-            "--data-snapshot-luns", "--replication-mode", "--target-region-encryption", "--target-region-cvm-encryption",
+            "--virtual-machine", "--replication-mode", "--target-region-encryption",
+            "--target-region-cvm-encryption",
             "--target-edge-zones", "--target-edge-zone-encryption", "--target-zone-encryption",
         }
     ),
@@ -42,7 +42,7 @@ _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
     "sig image-version wait": frozenset({"--expand"}),
     "disk create": frozenset(
         {
-            "--size-gb", "-z", "--sku", "--source", "--os-type", "--hyper-v-generation", "--zone",
+            "--size-gb", "-z", "--zone",
             "--encryption-type", "--disk-encryption-set", "--network-access-policy", "--public-network-access",
             "--upload-type", "--upload-size-bytes", "--for-upload",
             "--image-reference", "--image-reference-lun", "--max-shares", "--disk-access", "--disk-iops-read-write",
@@ -52,10 +52,23 @@ _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
             "--security-data-uri", "--data-access-auth-mode", "--support-hibernation", "--supported-security-option",
         }
     ),
+    "snapshot create": frozenset(
+        {
+            "--size-gb", "-z", "--incremental", "--for-upload", "--copy-start", "--source-storage-account-id",
+            "--encryption-type", "--disk-encryption-set", "--network-access-policy", "--public-network-access",
+            "--disk-access", "--edge-zone", "--architecture", "--accelerated-network", "--elastic-san-resource-id",
+            "--elastic-san-id", "--bandwidth-copy-speed", "--tier", "--instant-access-duration",
+        }
+    ),
+    "image create": frozenset(
+        {
+            "--os-disk-caching", "--data-disk-caching", "--zone-resilient", "--edge-zone",
+        }
+    ),
 }  # fmt: skip
 
 _COMMANDS: Final[Mapping[str, frozenset[str]]] = {
-    "": frozenset({"cloud", "image", "login", "logout", "resource", "snapshot", "storage", "vm", "vmss"}),
+    "": frozenset({"cloud", "login", "logout", "resource", "storage", "vm", "vmss"}),
     "account": frozenset(
         {
             "alias", "clear", "get-access-token", "list-locations", "lock", "management-group", "set", "show",
@@ -79,6 +92,8 @@ _COMMANDS: Final[Mapping[str, frozenset[str]]] = {
     "sig share": frozenset({"wait"}),
     "sig image-definition": frozenset({"wait"}),
     "disk": frozenset({"config", "grant-access", "revoke-access", "update", "wait"}),
+    "snapshot": frozenset({"grant-access", "revoke-access", "update", "wait"}),
+    "image": frozenset({"builder", "copy", "update", "wait"}),
 }  # fmt: skip
 
 

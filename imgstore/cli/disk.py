@@ -1,4 +1,4 @@
-"""``imgstore disk``: managed disks, each made from one replica, and files written from them."""
+"""``imgstore disk``: managed disks, each with one manifest in one slot, and files written from them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +12,10 @@ from imgstore.cli.output import columns
 from imgstore.cli.session import opened
 from imgstore.domain.names import ImageReference, SharedReference
 from imgstore.domain.paging import PageRequest
+from imgstore.domain.resources import Declared, HyperVGeneration, OsType, StorageAccountType
 from imgstore.domain.sources import DiskFormat
 from imgstore.operations import disks, exporting
+from imgstore.operations.making import DiskRequest, create_from_source
 from imgstore.wire.reports import export_json
 from imgstore.wire.resources import disk_json
 from imgstore.wire.text import Json
@@ -26,12 +28,16 @@ _TABLE = columns(
     Replica="replica",
     Status="properties.provisioningState",
     Image="properties.creationData.galleryImageReference.id",
+    Source="properties.creationData.sourceResourceId",
+    File="properties.creationData.sourceUri",
 )
 _CREATE_EXAMPLE = """
 imgstore disk create -g rg -n d1 -l westus2 --gallery-image-reference rg/myGallery/ubuntu/1.0.0
 imgstore disk create -g rg -n d2 -l westus2 --gallery-image-reference rg/myGallery/ubuntu/latest \\
     --file out.raw --format raw
 imgstore disk create -g rg -n data0 -l westus2 --gallery-image-reference rg/myGallery/db --gallery-image-reference-lun 0
+imgstore disk create -g rg -n d3 --source d1
+imgstore disk create -g rg -n d4 -l westus2 --source ./disk.vhd --os-type Linux --sku Standard_ZRS
 """
 _EXPORT_EXAMPLE = """
 imgstore disk export -g rg -n d1 --file d1.vhd --format vhd
@@ -64,21 +70,32 @@ def _file(*, required: bool, text: str) -> options.Decorator:
 
 @click.group(cls=Group)
 def disk() -> None:
-    """Managed disks, made from image versions."""
+    """Managed disks, made from image versions, disks, snapshots and files."""
 
 
 @disk.command(table=_TABLE, example=_CREATE_EXAMPLE)
 @options.group
 @options.named("disk")
-@options.location("The region to make it in. Default: that of the group.")
+@options.location("The region to make it in. Default: that of the group; with --source, of a disk, the source's.")
 @options.reference(
     "--gallery-image-reference",
-    required=True,
+    required=False,
     text="The image to make it from; no version is latest. Of a shared gallery: "
     "/SharedGalleries/NAME/Images/DEFINITION/Versions/VERSION, or /CommunityGalleries/...",
     shared=True,
 )
 @_lun
+@click.option(
+    "--source",
+    metavar="NAME|ID|URI",
+    help="Instead of an image: a managed disk or snapshot by name or id, or a file: a path, file://, s3:// or https://.",
+)
+@options.sku(
+    "--sku", text="With --source: how a file's bytes are kept. Default: Standard_LRS. A copy is kept as its source is."
+)
+@options.os_type
+@options.hyper_v_generation
+@options.source_format
 @_file(required=False, text="Write the disk to this file too. Should that fail, the disk stays.")
 @options.together(*_file_options)
 @options.tags
@@ -86,8 +103,13 @@ def create(
     group: str,
     name: str,
     location: str | None,
-    reference: ImageReference | SharedReference,
+    reference: ImageReference | SharedReference | None,
     lun: int | None,
+    source: str | None,
+    storage_account_type: StorageAccountType | None,
+    os_type: OsType | None,
+    hyper_v_generation: HyperVGeneration | None,
+    source_format: DiskFormat | None,
     path: Path | None,
     format_: DiskFormat | None,
     tags: Mapping[str, str] | None,
@@ -95,19 +117,45 @@ def create(
     overwrite: bool,
     pad: bool,
 ) -> Json:
-    """Make a managed disk from a replica of an image version, the next in turn."""
+    """Make a managed disk from a replica of an image version, the next in turn, or from a disk, snapshot or file.
+
+    The same line again goes on, or does nothing.
+    """
+    if (reference is None) is (source is None):
+        raise click.UsageError("Name one source: --gallery-image-reference or --source.")
+    if reference is None and lun is not None:
+        raise click.UsageError("--gallery-image-reference-lun goes with --gallery-image-reference.")
+    said = (storage_account_type, os_type, hyper_v_generation, source_format)
+    if reference is not None and any(each is not None for each in said):
+        raise click.UsageError(
+            "--sku, --os-type, --hyper-v-generation and --source-format go with --source: an image says these itself."
+        )
     container = None if path is None else _container(path, format_)
     with opened() as session:
-        made = disks.create_disk(
-            session.installation,
-            session.principal,
-            group=group,
-            name=name,
-            location=location,
-            gallery_image_reference=reference,
-            gallery_image_reference_lun=lun,
-            tags=tags,
-        )
+        if source is not None:
+            request = DiskRequest(
+                group=group,
+                name=name,
+                source=source,
+                location=location,
+                storage_account_type=storage_account_type,
+                declared=Declared(os_type=os_type, hyper_v_generation=hyper_v_generation),
+                source_format=source_format,
+                tags=tags,
+            )
+            made = create_from_source(session.installation, session.principal, request)
+        else:
+            assert reference is not None
+            made = disks.create_disk(
+                session.installation,
+                session.principal,
+                group=group,
+                name=name,
+                location=location,
+                gallery_image_reference=reference,
+                gallery_image_reference_lun=lun,
+                tags=tags,
+            )
         if path is None or container is None:
             return disk_json(made)
         try:

@@ -17,8 +17,8 @@ from imgstore.domain.resources import StorageAccountType, TargetRegionRequest, V
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ReplicaState
 from imgstore.operations import lifetimes, updating, versions, waiting
-from imgstore.operations.version_requests import DataVhd, VersionRequest
-from imgstore.operations.versions import VersionView
+from imgstore.operations.version_requests import DataSnapshot, DataVhd, VersionRequest
+from imgstore.operations.viewing import VersionView
 from imgstore.operations.workers import anyone_works
 from imgstore.wire.requests import parse_end_of_life, parse_luns, parse_storage_account_type, parse_target_regions
 from imgstore.wire.resources import soft_deleted_json, version_json
@@ -50,6 +50,9 @@ imgstore sig image-version create -g rg -r myGallery -i ubuntu -e 1.0.0 \\
     --target-regions southcentralus=2 westus2=1=standard_zrs eastus
 imgstore sig image-version create -g rg -r myGallery -i db -e 1.0.0 \\
     --os-vhd-uri ./os.vhd --data-vhds-uris ./data.vhd ./logs.raw --data-vhds-luns 0 5
+imgstore sig image-version create -g rg -r myGallery -i ubuntu -e 1.1.0 --image-version rg/staging/ubuntu/1.1.0
+imgstore sig image-version create -g rg -r myGallery -i ubuntu -e 1.2.0 --os-snapshot s1 \\
+    --data-snapshots s2 s3 --data-snapshot-luns 0 5
 """
 
 
@@ -68,6 +71,15 @@ def _data_vhds(
     return [
         DataVhd(lun=lun, uri=uri, format=form)
         for uri, lun, form in zip(uris or (), luns or range(count), formats or repeat(None, count), strict=True)
+    ]
+
+
+def _data_snapshots(sources: Sequence[str] | None, luns: Sequence[int] | None) -> list[DataSnapshot]:
+    count = len(sources or ())
+    if luns is not None and len(luns) != count:
+        raise click.UsageError(f"--data-snapshot-luns names {len(luns)}, --data-snapshots {count}: give one for each.")
+    return [
+        DataSnapshot(lun=lun, source=source) for source, lun in zip(sources or (), luns or range(count), strict=True)
     ]
 
 
@@ -102,6 +114,21 @@ _DATA_DISKS = (
         help="Taken for az's sake, and not used, as --os-vhd-storage-account.",
     ),
 )
+_DATA_SNAPSHOTS = (
+    click.option(
+        "--data-snapshots",
+        cls=Words,
+        metavar="NAME|ID ...",
+        help="Data disks from snapshots or managed disks of the source region.",
+    ),
+    click.option(
+        "--data-snapshot-luns",
+        cls=Words,
+        parse=parse_luns,
+        metavar="LUN ...",
+        help="The LUN of each, in their order. Default: 0, 1, 2, ...",
+    ),
+)
 _exclude_from_latest = click.option("--exclude-from-latest", cls=Switch, help="Never take this version for 'latest'.")
 _LIFE = (
     click.option(
@@ -133,7 +160,6 @@ def image_version() -> None:
 @options.version
 @click.option(
     "--os-vhd-uri",
-    required=True,
     metavar="URI",
     help="The OS disk: a path, file://, s3:// or https://; a VHD, VHDX, qcow2, VMDK or raw.",
 )
@@ -142,7 +168,20 @@ def image_version() -> None:
     metavar="NAME",
     help="Taken for az's sake, and not used: the URI alone says where the disk is.",
 )
-@options.together(*_DATA_DISKS)
+@click.option(
+    "--os-snapshot", metavar="NAME|ID", help="Instead of a file: a snapshot or managed disk of the source region."
+)
+@click.option(
+    "--managed-image",
+    metavar="NAME|ID",
+    help="Instead of a file: a managed image of the source region with its data disks; or the id of an image version.",
+)
+@click.option(
+    "--image-version",
+    metavar="ID|RG/GALLERY/DEFINITION/VERSION",
+    help="Instead of a file: an image version with its data disks, of any gallery; of another region, it is metered.",
+)
+@options.together(*_DATA_DISKS, *_DATA_SNAPSHOTS)
 @options.location("The source region; must be among the target regions. Default: that of the gallery.")
 @click.option(
     "--target-regions",
@@ -187,12 +226,17 @@ def create(
     gallery: str,
     definition: str,
     version: VersionName,
-    os_vhd_uri: str,
+    os_vhd_uri: str | None,
+    os_snapshot: str | None,
+    managed_image: str | None,
+    image_version: str | None,
     os_vhd_storage_account: str | None,
     data_vhds_uris: Sequence[str] | None,
     data_vhds_luns: Sequence[int] | None,
     data_vhds_formats: Sequence[DiskFormat] | None,
     data_vhds_storage_accounts: Sequence[str] | None,
+    data_snapshots: Sequence[str] | None,
+    data_snapshot_luns: Sequence[int] | None,
     location: str | None,
     target_regions: Sequence[TargetRegionRequest] | None,
     replica_count: int | None,
@@ -215,6 +259,7 @@ def create(
     update; other disks under the same name are refused.
     """
     data_vhds = _data_vhds(data_vhds_uris, data_vhds_luns, data_vhds_formats)
+    snapshots = _data_snapshots(data_snapshots, data_snapshot_luns)
     request = VersionRequest(
         group=group,
         gallery=gallery,
@@ -241,8 +286,12 @@ def create(
             session.principal,
             request,
             os_vhd_uri=os_vhd_uri,
+            os_snapshot=os_snapshot,
+            managed_image=managed_image,
+            image_version=image_version,
             source_format=source_format,
             data_vhds=data_vhds,
+            data_snapshots=snapshots,
             wait=not no_wait,
         )
         complete = all(replica.state is ReplicaState.COMPLETED for replica in made.replicas)

@@ -18,7 +18,17 @@ _COMMANDS: Final = {
         target="imgstore.cli.group:group", summary="Resource groups: what galleries and managed disks are in."
     ),
     "sig": Lazy(target="imgstore.cli.sig:sig", summary="Galleries, image definitions and image versions."),
-    "disk": Lazy(target="imgstore.cli.disk:disk", summary="Managed disks, made from image versions."),
+    "disk": Lazy(
+        target="imgstore.cli.disk:disk", summary="Managed disks, made from image versions, disks, snapshots and files."
+    ),
+    "snapshot": Lazy(
+        target="imgstore.cli.snapshot:snapshot",
+        summary="Snapshots: full, made at once where the source is a disk or a snapshot.",
+    ),
+    "image": Lazy(
+        target="imgstore.cli.image:image",
+        summary="Managed images: what a machine's disks were made into, to make others from.",
+    ),
     "auth": Lazy(target="imgstore.cli.auth:auth", summary="Who may: tenants, principals, roles, issuers and keys."),
     "bill": Lazy(target="imgstore.cli.bill:bill", summary="What was moved and kept, and what it costs."),
     "account": Lazy(

@@ -8,8 +8,9 @@ import click
 
 from imgstore.cli.command import Edits, Switch, Words
 from imgstore.domain.names import ImageReference, VersionName, image_reference
+from imgstore.domain.resources import HyperVGeneration, OsType, StorageAccountType
 from imgstore.domain.sources import DiskFormat
-from imgstore.wire.requests import parse_tags
+from imgstore.wire.requests import parse_storage_account_type, parse_tags
 
 Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 _E = TypeVar("_E", bound=StrEnum)
@@ -75,6 +76,10 @@ description: Final = click.option("--description", metavar="TEXT", help="What it
 source_format: Final = choice(
     "--source-format", members=tuple(DiskFormat), help="The container that the file is; probed where this is not given."
 )
+os_type: Final = choice("--os-type", members=tuple(OsType), help="What the system on the disk is.")
+hyper_v_generation: Final = choice(
+    "--hyper-v-generation", members=tuple(HyperVGeneration), help="What the disk boots from: V1 BIOS, V2 UEFI."
+)
 updates: Final = (
     click.option(
         "--set",
@@ -104,6 +109,17 @@ soft_delete: Final = (
     ),
 )
 yes: Final = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+
+
+def sku(*names: str, text: str) -> Decorator:
+    """How a disk is kept."""
+    return click.option(
+        *names,
+        "storage_account_type",
+        type=parse_storage_account_type,
+        metavar="|".join(StorageAccountType),
+        help=text,
+    )
 
 
 def reference(*names: str, required: bool, text: str, shared: bool = False) -> Decorator:

@@ -76,9 +76,9 @@ def serve(
     page_items: int,
     rate_limit_factor: int,
 ) -> None:
-    """Serve Azure's API, until interrupted.
+    """Serve Azure's API, for az and Azure's SDKs.
 
-    az, the SDKs and curl work against it as they are. The lines that point them here are printed at the start; the first
+    Until interrupted. They work against it as they are. The lines that point them here are printed at the start; the first
     start also makes an administrator, and prints its secret this once. A worker runs in the process.
     """
     try:

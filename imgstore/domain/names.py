@@ -21,6 +21,10 @@ _SHARED: Final = re.compile(
 )
 _VERSION_PART_MAX: Final = 2**31 - 1
 
+_COMPUTE_ID: Final = re.compile(
+    rf"/subscriptions/([^/]+)/resourceGroups/([^/]+)/providers/{re.escape(_PROVIDER)}/([^/]+)/([^/]+)", re.IGNORECASE
+)
+
 PUBLISHER_CHARACTERS_MAX: Final = 128
 OFFER_CHARACTERS_MAX: Final = 64
 SKU_CHARACTERS_MAX: Final = 64
@@ -46,9 +50,10 @@ def check_definition_name(name: str) -> str:
     return _checked(name, _DEFINITION, "image definition", "galleryImageName", "letters, digits, '_', '-' and '.'")
 
 
-def check_disk_name(name: str) -> str:
-    """`name`, if a managed disk may be called so."""
-    return _checked(name, _DISK, "disk", "diskName", "letters, digits, '_', '-' and '.'")
+def check_disk_name(name: str, what: str = "disk") -> str:
+    """`name`, if a managed disk, or a snapshot or managed image, may be called so."""
+    target = {"disk": "diskName", "snapshot": "snapshotName"}.get(what, "imageName")
+    return _checked(name, _DISK, what, target, "letters, digits, '_', '-' and '.'")
 
 
 def check_group_name(name: str) -> str:
@@ -242,6 +247,36 @@ def version_id(subscription: str, group: str, gallery: str, definition: str, ver
     return f"{definition_id(subscription, group, gallery, definition)}/versions/{version}"
 
 
+def compute_id(subscription: str, group: str, kind: str, name: str) -> str:
+    """The resource id of what lies in a group itself; `kind` is Azure's word: ``snapshots``."""
+    return f"{group_id(subscription, group)}/providers/{_PROVIDER}/{kind}/{name}"
+
+
 def disk_id(subscription: str, group: str, disk: str) -> str:
     """The resource id of a managed disk."""
-    return f"{group_id(subscription, group)}/providers/{_PROVIDER}/disks/{disk}"
+    return compute_id(subscription, group, "disks", disk)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComputeId:
+    """The full resource id of what lies in a group itself, taken apart."""
+
+    subscription: str
+    group: str
+    kind: str
+    """Azure's word, in lower case: ``snapshots``."""
+    name: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """What `text` names; None where it is no such id."""
+        match = _COMPUTE_ID.fullmatch(text)
+        if match is None:
+            return None
+        subscription, group, kind, name = match.groups()
+        return cls(subscription=subscription, group=group, kind=kind.lower(), name=name)
+
+    @property
+    def resource_id(self) -> str:
+        """The id itself."""
+        return compute_id(self.subscription, self.group, self.kind, self.name)

@@ -7,10 +7,11 @@ from enum import Enum, StrEnum
 from types import MappingProxyType
 from typing import Final
 
+from imgstore.domain import names
 from imgstore.domain.digests import Digest
 from imgstore.domain.names import VersionName
 from imgstore.domain.sharing import SharingProfile
-from imgstore.domain.sources import DiskFormat
+from imgstore.domain.sources import DiskFormat, SourceIdentity
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.version_disks import OS_DISK, VersionDisk
 
@@ -60,6 +61,32 @@ class HyperVGeneration(StrEnum):
 
     V1 = "V1"
     V2 = "V2"
+
+
+class DiskKind(StrEnum):
+    """What a disk of its own is filed under, by Azure's word for its type."""
+
+    DISK = "disks"
+    SNAPSHOT = "snapshots"
+    IMAGE = "images"
+
+    @property
+    def noun(self) -> str:
+        """What people call one."""
+        return {DiskKind.DISK: "disk", DiskKind.SNAPSHOT: "snapshot", DiskKind.IMAGE: "managed image"}[self]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declared:
+    """What a resource says of the system on its disk; None is nothing said."""
+
+    os_type: OsType | None = None
+    os_state: OsState | None = None
+    hyper_v_generation: HyperVGeneration | None = None
+
+
+UNDECLARED: Final = Declared()
+"""Nothing said."""
 
 
 class Architecture(StrEnum):
@@ -160,6 +187,11 @@ class ImageDefinition:
     """Whether the features may change."""
     tags: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
     created_at: datetime
+
+    @property
+    def declared(self) -> Declared:
+        """What it says of the system on its versions' disks."""
+        return Declared(os_type=self.os_type, os_state=self.os_state, hyper_v_generation=self.hyper_v_generation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +308,10 @@ class Pool:
     uid: str
     fingerprint_key: bytes
     """32 random bytes: the key of the pool's keyed BLAKE3."""
+    subscription: str | None = None
+    """Whose own it is, for disks that came from no gallery; None is a gallery's."""
+    region: str | None = None
+    """The region that a subscription's own pool is for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -334,29 +370,47 @@ class Replica:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManagedDisk:
-    """A disk made from a replica: a manifest of its own over the segments of that replica's slot."""
+    """A managed disk, a snapshot, or one disk of a managed image: the owner of one manifest in one slot.
+
+    It refers to the manifest of an image version, of another disk, or has its own, taken in from a file.
+    """
 
     uid: str
+    kind: DiskKind = DiskKind.DISK
     subscription: str
     group: str
     """The group's name."""
     name: str
+    part: str = OS_DISK
+    """Of a managed image which disk: "os", "lun-0" and so on. The others are "os"."""
     location: str
     tags: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
-    source_version_uid: str
+    source_version_uid: str | None
+    """Of the image version that it, or what it is a copy of, was made from; None where that came from a file."""
     source_reference: str
-    """The resource id of the image version that it was made from."""
+    """What it was made from: a resource id, or a file's path or URL."""
     source_lun: int | None = None
-    """Of which data disk of that version; None is its OS disk."""
+    """Where an image version is the source, its own or that of what it is a copy of: which data disk; None is the OS disk."""
+    source: SourceIdentity | None = None
+    """Of the file that it was taken in from."""
+    body_key: str
+    """The object in the slot that holds the content: its own manifest's, or that of the first owner's."""
+    declared: Declared = UNDECLARED
     replica: int
-    """The ordinal of the replica that it was given."""
+    """The ordinal of its slot: of the replica that it was given."""
     slot: Slot
     storage_account_type: StorageAccountType
     virtual_bytes: int
     disk_digest: Digest
+    """Empty until the disk is taken in."""
     created_at: datetime
     provisioning_state: ProvisioningState
     source_format: DiskFormat
+
+    @property
+    def resource_id(self) -> str:
+        """Its id, or that of the managed image that it is part of."""
+        return names.compute_id(self.subscription, self.group, self.kind, self.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -379,7 +433,7 @@ class ManifestRow:
     uid: str
     slot_uid: str
     owner_uid: str
-    """A version's or a managed disk's uid."""
+    """The uid of a version, or of a disk of its own."""
     disk: str = OS_DISK
     digest: Digest
     """BLAKE3 of the manifest's content: the one that it ends in."""

@@ -13,14 +13,14 @@ class WorkKind(StrEnum):
     """What is being written."""
 
     INGEST = "ingest"
-    """A source becomes a version in its source slot."""
+    """A source becomes a version in its source slot, or a file a disk of its own."""
     COPY = "copy"
     """A complete replica becomes another one."""
     DISK = "disk"
-    """A replica becomes a managed disk in the same slot."""
+    """A replica, a disk or a snapshot becomes another disk in the same slot."""
     EXPORT = "export"
-    """A replica or a managed disk is read into a file. Writes nothing into the slot, so it has no object there, and it
-    pins only while its lease runs."""
+    """A replica or a managed disk is read, into a file or to make a version from. Writes nothing into the slot, so it has
+    no object there, and it pins only while its lease runs."""
     REMOVAL = "removal"
     """A version leaves a slot that may be given it again: by one process alone, since a late delete of its manifest would
     hit the next one. Writes nothing into the slot, so it has no object there."""

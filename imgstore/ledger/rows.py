@@ -31,7 +31,7 @@ class Party:
     definition: str | None
     version: str | None
     disk: str | None = None
-    """Bytes that only a managed disk names."""
+    """The managed disk, snapshot or managed image that alone names the bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,7 +43,7 @@ class SlotReport:
 
     slot: Slot
     gallery: str | None
-    """None where the pool has outlived its gallery."""
+    """None where the pool has outlived its gallery, or is a subscription's own."""
     survey: SlotSurvey | None = None
     """None where the slot could not be looked at."""
     collected: Mapping[str, int] = field(default_factory=dict)
@@ -274,7 +274,12 @@ def _left(report: SlotReport) -> frozenset[Digest]:
 
 
 def _forget_pool(installation: Installation, pool: Pool, reports: Sequence[SlotReport]) -> int:
-    """Remove the pool of a gallery that is gone, when nothing is left in it (rules.md, rule 17)."""
+    """Remove the pool of a gallery that is gone, when nothing is left in it (rules.md, rule 17).
+
+    A subscription's own pools live as long as it does.
+    """
+    if pool.subscription is not None:
+        return 0
     left = sum(
         len(report.survey.segments) + report.survey.others - len(report.collected)
         for report in reports

@@ -1,4 +1,7 @@
-"""Managed disks: made from a replica, handed out round robin, independent of the version from then on."""
+"""Managed disks: made from a replica, handed out round robin, independent of the version from then on.
+
+Shown, listed and deleted: those, and what is made from other sources (``making.py``, ``images.py``).
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -7,12 +10,13 @@ from typing import Final
 from imgstore.catalog import Facts
 from imgstore.control.choices import healthy, latest, next_replica
 from imgstore.domain import keys, names
-from imgstore.domain.access import DISKS, Action, Principal, may, visible
+from imgstore.domain.access import Action, Principal, may, visible
 from imgstore.domain.errors import Conflict, ImageNotAvailable, PropertyChangeNotAllowed
 from imgstore.domain.names import ImageReference, SharedReference, VersionName
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import (
     NO_TAGS,
+    DiskKind,
     ImageVersion,
     ManagedDisk,
     ManifestRow,
@@ -27,7 +31,7 @@ from imgstore.ledger.rows import Party
 from imgstore.operations import finding
 from imgstore.operations.advising import advise_replicas
 from imgstore.operations.finding import Lineage
-from imgstore.operations.forgetting import forget_disk
+from imgstore.operations.forgetting import forget_disks
 from imgstore.operations.groups import ensure_group, permit_group
 from imgstore.operations.installation import Installation
 from imgstore.operations.recording import permit, permit_list, recorded
@@ -42,8 +46,8 @@ _VERSIONS_AT_ONCE: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DiskRequest:
-    """A disk as it is asked for."""
+class ImageDiskRequest:
+    """A disk of an image version as it is asked for."""
 
     group: str
     name: str
@@ -89,7 +93,7 @@ def create_disk(
         reference = admitted(installation, principal, gallery_image_reference)
         with installation.catalog.transaction() as facts:
             standing = facts.disks.get(installation.subscription, group, name)
-            wanted = DiskRequest(
+            wanted = ImageDiskRequest(
                 group=group,
                 name=name,
                 region=region_of_disk(installation, facts, group, location, standing),
@@ -124,7 +128,15 @@ def check_subscription(installation: Installation, reference: ImageReference) ->
 
 
 def lease_disk(installation: Installation, facts: Facts, disk: ManagedDisk) -> Lease | None:
-    """A work on the disk, with its pin (rules.md, rule 3); None where it is made already."""
+    """Take up the work that makes the disk's reference, with a pin on what has the content (rules.md, rule 3).
+
+    Returns:
+        None where it is made already.
+
+    Raises:
+        Conflict: nothing has the content any more.
+        WorkHeld: another process makes it.
+    """
     if disk.provisioning_state is ProvisioningState.SUCCEEDED:
         return None
     origin = _origin(facts, disk)
@@ -150,18 +162,11 @@ def region_of_disk(
     return installation.regions.get(asked, target="location").name
 
 
-def compare_disk(installation: Installation, facts: Facts, standing: ManagedDisk, wanted: DiskRequest) -> ManagedDisk:
+def compare_disk(
+    installation: Installation, facts: Facts, standing: ManagedDisk, wanted: ImageDiskRequest
+) -> ManagedDisk:
     """A disk that stands already: the same image is the same disk, also when `latest` has moved on since."""
-    if standing.provisioning_state is ProvisioningState.DELETING:
-        raise Conflict(
-            f"The disk '{standing.name}' is marked for deletion.",
-            found=f"provisioning state {standing.provisioning_state}",
-            expected="a disk that stands, or none of that name",
-            hint="delete it again, then make it",
-            target=standing.name,
-        )
-    if standing.location != wanted.region:
-        raise PropertyChangeNotAllowed("location", found=wanted.region, expected=standing.location)
+    check_standing(standing, wanted.region)
     image = "properties.creationData.galleryImageReference"
     named = wanted.reference
     subscription = named.subscription or installation.subscription
@@ -173,7 +178,31 @@ def compare_disk(installation: Installation, facts: Facts, standing: ManagedDisk
         raise PropertyChangeNotAllowed(f"{image}.id", found=asked, expected=standing.source_reference)
     if standing.source_lun != wanted.lun:
         raise PropertyChangeNotAllowed(f"{image}.lun", found=_told(wanted.lun), expected=_told(standing.source_lun))
-    changed = standing if wanted.tags is None else replace(standing, tags=dict(wanted.tags))
+    return tagged(facts, standing, wanted.tags)
+
+
+def check_standing(standing: ManagedDisk, region: str) -> None:
+    """Refuse to make what is being deleted, or stands in another region.
+
+    Raises:
+        Conflict: it is being deleted.
+        PropertyChangeNotAllowed: it stands elsewhere.
+    """
+    if standing.provisioning_state is ProvisioningState.DELETING:
+        raise Conflict(
+            f"The {standing.kind.noun} '{standing.name}' is marked for deletion.",
+            found=f"provisioning state {standing.provisioning_state}",
+            expected="one that stands, or none of that name",
+            hint="delete it again, then make it",
+            target=standing.name,
+        )
+    if standing.location != region:
+        raise PropertyChangeNotAllowed("location", found=region, expected=standing.location)
+
+
+def tagged(facts: Facts, standing: ManagedDisk, tags: Mapping[str, str] | None) -> ManagedDisk:
+    """The disk with these tags; None leaves them as they are."""
+    changed = standing if tags is None else replace(standing, tags=dict(tags))
     if changed != standing:
         facts.disks.update(changed)
     return changed
@@ -186,7 +215,7 @@ def _told(lun: int | None) -> str:
 def add_disk(
     installation: Installation,
     facts: Facts,
-    wanted: DiskRequest,
+    wanted: ImageDiskRequest,
     line: Lineage,
     version: ImageVersion,
     replica: Replica,
@@ -212,6 +241,8 @@ def add_disk(
         source_version_uid=version.uid,
         source_reference=source,
         source_lun=wanted.lun,
+        body_key=origin.body_key,
+        declared=line.definition.declared,
         replica=replica.slot.key.ordinal,
         slot=replica.slot,
         storage_account_type=replica.slot.key.storage_account_type,
@@ -323,13 +354,13 @@ def _display(installation: Installation, region: str) -> str:
 
 
 def _origin(facts: Facts, disk: ManagedDisk) -> ManifestRow:
-    origin = facts.manifests.find(disk.source_version_uid, disk.slot.uid, disk_key(disk.source_lun))
+    origin = facts.manifests.with_content(disk.slot.uid, disk.body_key)
     if origin is None:
         raise Conflict(
-            f"The image version of disk '{disk.name}' was deleted before the disk was made.",
-            found="a disk that an earlier run left unfinished",
-            expected="its image version",
-            hint=f"`imgstore disk delete -g {disk.group} -n {disk.name}`, then make it from another version",
+            f"The source of the {disk.kind.noun} '{disk.name}' was deleted before it was made.",
+            found="one that an earlier run left unfinished",
+            expected=f"its source, {disk.source_reference}",
+            hint=f"`imgstore {disk.kind.removesuffix('s')} delete -g {disk.group} -n {disk.name}`, then make it from another",
             target=disk.name,
         )
     return origin
@@ -362,33 +393,43 @@ def put_disk(installation: Installation, disk: ManagedDisk, lease: Lease) -> Man
             facts.manifests.add(row)
             facts.manifests.complete(row.uid)
             open_interval(
-                installation, facts, owner_uid=disk.uid, slot=disk.slot, party=_party(disk), own=row.object_bytes
+                installation, facts, owner_uid=disk.uid, slot=disk.slot, party=party_of_disk(disk), own=row.object_bytes
             )
             facts.disks.update(made)
             facts.works.complete(lease)
     return made
 
 
-def _party(disk: ManagedDisk) -> Party:
+def party_of_disk(disk: ManagedDisk) -> Party:
+    """Whose bytes a disk's own are."""
     return Party(
         subscription=disk.subscription, group=disk.group, gallery=None, definition=None, version=None, disk=disk.name
     )
 
 
-def show_disk(installation: Installation, principal: Principal, *, group: str, name: str) -> ManagedDisk:
-    """The managed disk of that name."""
-    permit(installation, principal, Action.READ, names.disk_id(installation.subscription, group, name))
+def show_disk(
+    installation: Installation, principal: Principal, *, group: str, name: str, kind: DiskKind = DiskKind.DISK
+) -> ManagedDisk:
+    """The managed disk, or snapshot, of that name."""
+    permit(installation, principal, Action.READ, names.compute_id(installation.subscription, group, kind, name))
     with installation.catalog.reading() as facts:
-        return finding.disk(facts, installation.subscription, group, name)
+        return finding.disk(facts, installation.subscription, group, name, kind)
 
 
-def list_disks(installation: Installation, principal: Principal, *, group: str | None = None) -> list[ManagedDisk]:
-    """The managed disks of a group, or of the subscription, that the principal may see, by name."""
-    return list(page_disks(installation, principal, PageRequest(), group=group).items)
+def list_disks(
+    installation: Installation, principal: Principal, *, group: str | None = None, kind: DiskKind = DiskKind.DISK
+) -> list[ManagedDisk]:
+    """Those of a kind in a group, or in the subscription, that the principal may see, by name; of managed images each disk by itself."""
+    return list(page_disks(installation, principal, PageRequest(), group=group, kind=kind).items)
 
 
 def page_disks(
-    installation: Installation, principal: Principal, request: PageRequest, *, group: str | None = None
+    installation: Installation,
+    principal: Principal,
+    request: PageRequest,
+    *,
+    group: str | None = None,
+    kind: DiskKind = DiskKind.DISK,
 ) -> Page[ManagedDisk]:
     """A page of them.
 
@@ -398,49 +439,65 @@ def page_disks(
     subscription = installation.subscription
     above = names.group_id(subscription, group) if group is not None else f"/subscriptions/{subscription}"
     permit_list(installation, principal, above)
-    whole = may(principal, Action.READ, above, DISKS)
-    of = f"{names.group_id(subscription, group) if group is not None else subscription}/disks"
+    whole = may(principal, Action.READ, above, f"Microsoft.Compute/{kind}")
+    of = f"{names.group_id(subscription, group) if group is not None else subscription}/{kind}"
     key = request.after(of)
     after = None if key is None else (key.partition("/")[0], key.partition("/")[2])
     with installation.catalog.reading() as facts:
         if group is not None:
             finding.group(facts, subscription, group)
         limit = request.limit if whole else None
-        found = facts.disks.list(subscription, group, after=after, limit=limit, visible=True)
-    seen = visible(principal, found, lambda disk: names.disk_id(disk.subscription, disk.group, disk.name), whole=whole)
+        found = facts.disks.list(subscription, group, kind, after=after, limit=limit, visible=True)
+    seen = visible(principal, found, lambda disk: disk.resource_id, whole=whole)
     # Two groups may have disks of one name, so that the uid, which has no slash either, stands behind it.
     return Page.cut(seen, request, of=of, key=lambda disk: f"{disk.name}/{disk.uid}")
 
 
 def tag_disk(
-    installation: Installation, principal: Principal, *, group: str, name: str, tags: Mapping[str, str]
-) -> ManagedDisk:
-    """Give a managed disk these tags instead of its own.
+    installation: Installation,
+    principal: Principal,
+    *,
+    group: str,
+    name: str,
+    kind: DiskKind = DiskKind.DISK,
+    tags: Mapping[str, str],
+) -> list[ManagedDisk]:
+    """Give a managed disk, a snapshot, or all disks of a managed image these tags instead of their own.
+
+    Returns:
+        The disks.
 
     Raises:
-        NotFound: no such disk.
+        NotFound: there is none.
     """
-    scope = names.disk_id(installation.subscription, group, name)
+    scope = names.compute_id(installation.subscription, group, kind, name)
     with (
-        recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/disks/write"),
+        recorded(installation, principal, Action.WRITE, scope, f"Microsoft.Compute/{kind}/write"),
         installation.catalog.transaction() as facts,
     ):
-        # Under the lock that the disk is completed under.
-        facts.slots.lock(finding.disk(facts, installation.subscription, group, name).slot.uid)
-        changed = replace(finding.disk(facts, installation.subscription, group, name), tags=dict(tags) or NO_TAGS)
-        facts.disks.update(changed)
+        place = (installation.subscription, group, kind, name)
+        for slot_uid in sorted({each.slot.uid for each in facts.disks.list(*place)}):
+            facts.slots.lock(slot_uid)  # Under which a disk is completed.
+        changed = [replace(each, tags=dict(tags) or NO_TAGS) for each in facts.disks.list(*place)]
+        if not changed:
+            raise finding.no_disk(installation.subscription, group, name, kind)
+        for each in changed:
+            facts.disks.update(each)
         return changed
 
 
-def delete_disk(installation: Installation, principal: Principal, *, group: str, name: str) -> None:
-    """Remove a managed disk.
+def delete_disk(
+    installation: Installation, principal: Principal, *, group: str, name: str, kind: DiskKind = DiskKind.DISK
+) -> None:
+    """Remove a managed disk, a snapshot, or a managed image with all its disks. May be repeated.
 
     Raises:
-        WorkHeld: a live process reads it.
+        WorkHeld: a live process reads or makes it.
     """
-    scope = names.disk_id(installation.subscription, group, name)
-    with recorded(installation, principal, Action.DELETE, scope, "Microsoft.Compute/disks/delete"):
+    scope = names.compute_id(installation.subscription, group, kind, name)
+    with recorded(installation, principal, Action.DELETE, scope, f"Microsoft.Compute/{kind}/delete"):
         with installation.catalog.reading() as facts:
-            subscription = installation.subscription
-            found = facts.disks.get(subscription, group, name) or finding.disk(facts, subscription, group, name)
-        forget_disk(installation, found)
+            found = facts.disks.list(installation.subscription, group, kind, name)
+            if not found:
+                raise finding.no_disk(installation.subscription, group, name, kind)
+        forget_disks(installation, found)

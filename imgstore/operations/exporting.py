@@ -12,7 +12,7 @@ from imgstore.domain.digests import Digest
 from imgstore.domain.errors import Conflict, ImgstoreError
 from imgstore.domain.geometry import PIECE_BYTES
 from imgstore.domain.names import ImageReference
-from imgstore.domain.resources import ManifestRow, Replica, Slot
+from imgstore.domain.resources import ManifestRow, Slot
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.version_disks import OS_DISK, check_there, disk_key
@@ -148,8 +148,8 @@ def _chosen_disk(installation: Installation, group: str, name: str) -> _Chosen:
             owner_uid=disk.uid,
             slot=disk.slot,
             manifest=manifest,
-            others=_siblings(facts.replicas.list(disk.source_version_uid), disk.slot),
-            lease=_pin(installation, disk.slot, disk.uid, manifest, facts),
+            others=siblings(facts, disk.source_version_uid, disk.slot),
+            lease=pin_manifest(installation, disk.slot, disk.uid, manifest, facts),
         )
 
 
@@ -193,26 +193,27 @@ def export_image(
             check_there(version.disk_keys, disk_key(lun), line.version_id(version.name))
             manifest = facts.manifests.find(version.uid, replica.slot.uid, disk_key(lun))
             assert manifest is not None, "a complete replica has a manifest (promise 2)"
-            siblings = _siblings(facts.replicas.list(version.uid), replica.slot)
-            lease = _pin(installation, replica.slot, version.uid, manifest, facts)
+            others = siblings(facts, version.uid, replica.slot)
+            lease = pin_manifest(installation, replica.slot, version.uid, manifest, facts)
         chosen = _Chosen(
             source=line.version_id(version.name),
             owner_uid=version.uid,
             slot=replica.slot,
             manifest=manifest,
-            others=siblings,
+            others=others,
             lease=lease,
         )
         return _write(installation, chosen, path, format, overwrite=overwrite, pad=pad)
 
 
-def _siblings(replicas: Sequence[Replica], slot: Slot) -> tuple[Slot, ...]:
-    """The other complete slots of a version, those of the same region first."""
+def siblings(facts: Facts, version_uid: str | None, slot: Slot) -> tuple[Slot, ...]:
+    """The other complete slots of a version, those of the same region first; none without a version."""
+    replicas = [] if version_uid is None else facts.replicas.list(version_uid)
     others = [each.slot for each in replicas if each.state is ReplicaState.COMPLETED and each.slot.uid != slot.uid]
     return tuple(sorted(others, key=lambda other: other.key.region != slot.key.region))
 
 
-def _pin(installation: Installation, slot: Slot, owner_uid: str, manifest: ManifestRow, facts: Facts) -> Lease:
+def pin_manifest(installation: Installation, slot: Slot, owner_uid: str, manifest: ManifestRow, facts: Facts) -> Lease:
     """A pin for as long as the file is written: deletion waits for it while this process lives.
 
     Each export is a work of its own, since any number may read the same disk at once; those of dead processes go.
@@ -232,7 +233,7 @@ def _pin(installation: Installation, slot: Slot, owner_uid: str, manifest: Manif
 
 
 @contextmanager
-def _reading(installation: Installation, lease: Lease) -> Iterator[Hold]:
+def reading_under(installation: Installation, lease: Lease) -> Iterator[Hold]:
     """Hold the pin inside the block, and let go of it however the block ends."""
     try:
         with installation.keeper.hold(lease) as hold:
@@ -246,7 +247,7 @@ def _write(
     installation: Installation, chosen: _Chosen, path: Path, form: DiskFormat, *, overwrite: bool, pad: bool
 ) -> Export:
     counter = Counter(installation, f"export {path.name}")
-    with _reading(installation, chosen.lease) as hold:
+    with reading_under(installation, chosen.lease) as hold:
         manifest = read_manifest(installation, chosen.slot, chosen.others, chosen.manifest)
         counter.total = manifest.content_bytes
         counter.begin()
@@ -300,7 +301,7 @@ def _write_range(
     counter = Counter(installation, f"export {path.name}", length)
     slots = (chosen.slot, *chosen.others)
     with (
-        _reading(installation, chosen.lease) as hold,
+        reading_under(installation, chosen.lease) as hold,
         closing(DecodedCache(installation.scratch)) as cache,
     ):
         manifest = read_manifest(installation, chosen.slot, chosen.others, chosen.manifest)

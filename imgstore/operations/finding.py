@@ -6,7 +6,7 @@ from imgstore.catalog import Facts
 from imgstore.domain import names
 from imgstore.domain.errors import NotFound, ParentNotFound
 from imgstore.domain.names import VersionName
-from imgstore.domain.resources import Gallery, Group, ImageDefinition, ImageVersion, ManagedDisk
+from imgstore.domain.resources import DiskKind, Gallery, Group, ImageDefinition, ImageVersion, ManagedDisk
 from imgstore.domain.states import ProvisioningState
 
 
@@ -81,12 +81,18 @@ def version(facts: Facts, line: Lineage, name: VersionName) -> ImageVersion:
     return found
 
 
-def disk(facts: Facts, subscription: str, group_name: str, name: str) -> ManagedDisk:
-    """The managed disk of that name. One that is being deleted is not found."""
-    found = facts.disks.get(subscription, group_name, name)
+def disk(facts: Facts, subscription: str, group_name: str, name: str, kind: DiskKind = DiskKind.DISK) -> ManagedDisk:
+    """The managed disk, or snapshot, of that name. One that is being deleted is not found."""
+    found = facts.disks.get(subscription, group_name, name, kind)
     if found is None or found.provisioning_state is ProvisioningState.DELETING:
-        raise _missing("disk", names.disk_id(subscription, group_name, name), "imgstore disk list")
+        raise no_disk(subscription, group_name, name, kind)
     return found
+
+
+def no_disk(subscription: str, group_name: str, name: str, kind: DiskKind) -> NotFound:
+    """What is raised where there is none of that kind and name."""
+    scope = names.compute_id(subscription, group_name, kind, name)
+    return _missing(kind.noun, scope, f"imgstore {kind.removesuffix('s')} list")
 
 
 def _missing(what: str, scope: str, command: str) -> NotFound:

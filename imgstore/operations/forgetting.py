@@ -14,7 +14,7 @@ from imgstore.domain import keys
 from imgstore.domain.errors import StoreError, WorkHeld
 from imgstore.domain.resources import ImageVersion, ManagedDisk, ManifestRow, Replica, Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState
-from imgstore.domain.version_disks import OS_DISK, disk_key
+from imgstore.domain.version_disks import OS_DISK
 from imgstore.domain.works import Work, WorkKind
 from imgstore.operations.installation import Installation
 from imgstore.operations.settling import forget_manifests, named_by
@@ -31,7 +31,7 @@ class Freed:
     shared_bytes: int = 0
     """Other versions name them."""
     disk_bytes: int = 0
-    """Managed disks alone name them."""
+    """Managed disks, snapshots or managed images alone name them."""
     disks: tuple[str, ...] = ()
     """These."""
 
@@ -90,7 +90,7 @@ def forget_replica(installation: Installation, replica: Replica) -> Freed:
     def reckon(facts: Facts, rows: Sequence[ManifestRow]) -> None:
         nonlocal freed
         if any(facts.manifests.is_complete(row.uid) for row in rows):
-            freed = _reckoned(installation, facts, slot, rows)
+            freed = _reckoned(facts, slot, rows)
 
     try:
         with keeper.hold(lease) as hold:
@@ -108,20 +108,22 @@ def forget_replica(installation: Installation, replica: Replica) -> Freed:
     return freed
 
 
-def forget_disk(installation: Installation, disk: ManagedDisk) -> None:
-    """Make the disk invisible, take its manifest out of its slot, then its row. May be repeated.
+def forget_disks(installation: Installation, disks: Sequence[ManagedDisk]) -> None:
+    """Make the disks (of a managed image all) invisible, take their manifests out of their slots, then their rows.
+
+    May be repeated.
 
     Raises:
-        WorkHeld: a live process reads it.
+        WorkHeld: a live process reads or makes one.
     """
     with installation.catalog.transaction() as facts:
-        _end_works(installation, facts, disk.uid, disk.name)
-        facts.disks.update(replace(disk, provisioning_state=ProvisioningState.DELETING))
-    origin = keys.manifest_key(disk.source_version_uid, disk_key(disk.source_lun))
-    objects = (keys.manifest_key(disk.uid, OS_DISK), origin)
-    _forget_owner(installation, disk.slot, disk.uid, objects)
-    with installation.catalog.transaction() as facts:
-        facts.disks.delete(disk.uid)
+        for disk in disks:
+            _end_works(installation, facts, disk.uid, disk.name)
+            facts.disks.update(replace(disk, provisioning_state=ProvisioningState.DELETING))
+    for disk in disks:
+        _forget_owner(installation, disk.slot, disk.uid, (keys.manifest_key(disk.uid, OS_DISK), disk.body_key))
+        with installation.catalog.transaction() as facts:
+            facts.disks.delete(disk.uid)
 
 
 def _forget_owner(
@@ -156,10 +158,10 @@ def _forget_owner(
         installation.access(slot).remove(unused)
 
 
-def _reckoned(installation: Installation, facts: Facts, slot: Slot, rows: Sequence[ManifestRow]) -> Freed:
+def _reckoned(facts: Facts, slot: Slot, rows: Sequence[ManifestRow]) -> Freed:
     """What stays of the bytes of a version's manifests once their rows have gone, and for whom."""
     facts.slots.lock(slot.uid)
-    disks = {disk.uid: disk.name for disk in facts.disks.list(installation.subscription) if disk.slot.uid == slot.uid}
+    disks = {disk.uid: disk.name for disk in facts.disks.in_slot(slot.uid)}
     going = {row.uid for row in rows}
     others = [each for each in facts.manifests.in_slot(slot.uid) if each.uid not in going]
     bodies = {each.body_key for each in others}

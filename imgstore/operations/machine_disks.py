@@ -12,7 +12,7 @@ from imgstore.domain.resources import ImageVersion, ManagedDisk, Replica
 from imgstore.domain.states import ReplicaState
 from imgstore.operations import finding
 from imgstore.operations.disks import (
-    DiskRequest,
+    ImageDiskRequest,
     add_disk,
     check_subscription,
     choose_replica,
@@ -67,7 +67,7 @@ def create_disks(
     with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/disks/write"):
         with installation.catalog.transaction() as facts:
             os_disk = facts.disks.get(installation.subscription, group, os_name)
-            request = DiskRequest(
+            request = ImageDiskRequest(
                 group=group,
                 name=os_name,
                 region=region_of_disk(installation, facts, group, location, os_disk),
@@ -113,7 +113,7 @@ def _chosen_before(
 def _stands_or_added(
     installation: Installation,
     facts: Facts,
-    request: DiskRequest,
+    request: ImageDiskRequest,
     line: Lineage,
     version: ImageVersion,
     replica: Replica,

@@ -5,9 +5,10 @@ OS disk first; each that is in is written down in its plan, so that a repeat goe
 """
 
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from imgstore.catalog import Facts
@@ -42,11 +43,14 @@ from imgstore.segments.manifest import Manifest
 from imgstore.transfer.checking import check_assembly
 from imgstore.transfer.ingest import IngestOrder, ingest, same_source, touched_pieces
 from imgstore.transfer.receipts import IngestReceipt
-from imgstore.transfer.scatter import SegmentReader
+from imgstore.transfer.scatter import Damage, SegmentReader
 from imgstore.transfer.slots import SlotAccess
 
-_RULES: Final = "1"
+PACKING_RULES: Final = "1"
 """Of comparing and packing. Raised when the same plan would make other segments than before."""
+
+NOT_STORED: Final[Mapping[str, Digest]] = MappingProxyType({})
+"""Of a version whose disks come from elsewhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +64,8 @@ class Publication:
     readers: Mapping[str, DiskReader]
     """Of each of its disks, by key."""
     named_bases: Sequence[VersionName] = ()
+    source_manifests: Mapping[str, Digest] = field(default_factory=lambda: NOT_STORED)
+    """Of disks that are stored here, by key: where the slot has that content too, it is a base, and nothing is packed."""
     verify_full: bool = False
 
 
@@ -90,7 +96,7 @@ def _plan(installation: Installation, publication: Publication) -> tuple[Work, L
         key: {"identity": identity_as_plan(reader.identity()), "format": reader.trimmings.format.value}
         for key, reader in publication.readers.items()
     }
-    fixed = {"sources": sources, "codec": CODEC, "rules": _RULES}
+    fixed = {"sources": sources, "codec": CODEC, "rules": PACKING_RULES}
     with installation.catalog.transaction() as facts:
         bases = _choose_bases(facts, publication)
         named = {
@@ -113,7 +119,7 @@ def _plan(installation: Installation, publication: Publication) -> tuple[Work, L
 
 
 def _choose_bases(facts: Facts, publication: Publication) -> dict[str, list[ManifestRow]]:
-    """Of each disk the manifests that it is compared with: the same LUN's of other versions, complete in this slot."""
+    """Of each disk the manifests that it is compared with: its source's, the same LUN's of other versions, in this slot."""
     version, slot = publication.version, publication.replica.slot
     complete = {
         each.version_uid
@@ -127,8 +133,10 @@ def _choose_bases(facts: Facts, publication: Publication) -> dict[str, list[Mani
     for key in publication.readers:
         fit = [each for each in candidates if key in each.disk_keys]
         chosen = choose_bases(fit, new=version.name, named=publication.named_bases)
-        rows = (facts.manifests.find(each.uid, slot.uid, key) for each in chosen)
-        bases[key] = [row for row in rows if row is not None]
+        rows = [facts.manifests.find(each.uid, slot.uid, key) for each in chosen]
+        if key in publication.source_manifests:
+            rows.insert(0, facts.manifests.with_digest(slot.uid, publication.source_manifests[key]))
+        bases[key] = list({row.digest: row for row in rows if row is not None}.values())
     return bases
 
 
@@ -243,8 +251,7 @@ class _Taking:
         try:
             self._assemble(disk, receipt, segments)
         except ObjectCorrupt:
-            damaged = {damage.name for damage in segments.damages if not damage.error.retryable}
-            _distrust(installation, slot, access, damaged)
+            distrust(installation, slot, access, unreadable(segments.damages))
             raise
         self.present |= {each.name: each.stored_bytes for each in receipt.segments}
         self.packed_bytes += receipt.packed_bytes
@@ -255,7 +262,7 @@ class _Taking:
         names = () if self.os_disk is None else self.os_disk.segments.all_names()
         lost = missing.intersection(names)
         if lost:
-            _distrust(self.installation, self.publication.replica.slot, access, lost)
+            distrust(self.installation, self.publication.replica.slot, access, lost)
             raise ObjectCorrupt(
                 "Segments of the OS disk can't be read back, though they were stored.",
                 found=f"{len(lost)} that are missing or damaged, the first {min(lost).hex()}",
@@ -266,7 +273,7 @@ class _Taking:
 
     def _order(self, disk: str, access: SlotAccess) -> IngestOrder:
         installation, slot = self.installation, self.publication.replica.slot
-        bases = _bases(installation, slot, self.work.plan["bases"][disk])
+        bases = base_manifests(installation, slot, self.work.plan["bases"][disk])
         return IngestOrder(
             work_uid=keys.packing_uid(self.work.uid, disk),
             slot=access,
@@ -278,7 +285,7 @@ class _Taking:
             scratch=self.scratch,
             workers=installation.tuning.put_workers,
             go_on=self.hold.go_on,
-            claim=lambda name: _claim(installation, slot, self.condemned, name),
+            claim=lambda name: claim_one(installation, slot, self.condemned, name),
             moved=self.counter.moved,
         )
 
@@ -307,19 +314,9 @@ class _Taking:
             virtual_bytes=receipt.manifest.virtual_bytes,
             disk_digest=receipt.manifest.disk_digest,
         )
-        rows = [
-            SegmentRow(
-                name=each.name,
-                blocks=each.blocks,
-                stored_bytes=each.stored_bytes,
-                checksum=each.checksum,
-                work_uid=each.work_uid,
-            )
-            for each in receipt.segments
-        ]
         with self.installation.catalog.transaction() as facts:
             facts.works.guard(self.lease)
-            manifest = list_segments(self.installation, facts, listed, rows)
+            manifest = list_segments(self.installation, facts, listed, segment_rows(receipt))
             work = facts.works.get(self.work.uid)
             taken = work.plan.get("taken", {}) | {disk: receipt.digest.hex()}
             facts.works.update_plan(self.lease, {**work.plan, "taken": taken}, work.pins)
@@ -327,7 +324,12 @@ class _Taking:
         return manifest
 
 
-def _distrust(installation: Installation, slot: Slot, access: SlotAccess, names: Collection[Digest]) -> None:
+def unreadable(damages: Iterable[Damage]) -> set[Digest]:
+    """Of what a reader met, the segments that no second try would bring."""
+    return {damage.name for damage in damages if not damage.error.retryable}
+
+
+def distrust(installation: Installation, slot: Slot, access: SlotAccess, names: Collection[Digest]) -> None:
     """What could not be read: its replicas are degraded; what no replica names is taken away, and sent again."""
     if not names:
         return
@@ -338,7 +340,7 @@ def _distrust(installation: Installation, slot: Slot, access: SlotAccess, names:
     access.remove([keys.segment_key(name) for name in sorted(set(names) - named)])
 
 
-def _claim(installation: Installation, slot: Slot, condemned: frozenset[Digest], name: Digest) -> None:
+def claim_one(installation: Installation, slot: Slot, condemned: frozenset[Digest], name: Digest) -> None:
     """Let a segment live that is put anew; only what was condemned before the listing can have been on its way out."""
     if name in condemned:
         claim(installation, slot, [name])
@@ -365,7 +367,21 @@ def _present(
     return present
 
 
-def _bases(installation: Installation, slot: Slot, planned: Sequence[Mapping[str, str]]) -> list[Manifest]:
+def segment_rows(receipt: IngestReceipt) -> list[SegmentRow]:
+    """What the catalog keeps of the segments that an ingest confirmed."""
+    return [
+        SegmentRow(
+            name=each.name,
+            blocks=each.blocks,
+            stored_bytes=each.stored_bytes,
+            checksum=each.checksum,
+            work_uid=each.work_uid,
+        )
+        for each in receipt.segments
+    ]
+
+
+def base_manifests(installation: Installation, slot: Slot, planned: Sequence[Mapping[str, str]]) -> list[Manifest]:
     """The bases' manifests, but for those that the slot can't serve: they are told, and done without."""
     access = installation.access(slot)
     manifests = []

@@ -20,7 +20,7 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.overlay import Overlay
 from imgstore.operations.sample import make_sample
 from imgstore.operations.version_requests import VersionRequest
-from imgstore.operations.versions import VersionView
+from imgstore.operations.viewing import VersionView
 
 GALLERY: Final = "quickstart"
 DEFINITION: Final = "sample"

@@ -15,7 +15,7 @@ from imgstore.catalog.manifests import unpacked
 from imgstore.control.backoff import backoff_seconds
 from imgstore.domain.digests import Digest
 from imgstore.domain.errors import Conflict, LeaseLost
-from imgstore.domain.resources import ImageVersion, ManifestRow, Replica, SegmentRow, Slot
+from imgstore.domain.resources import ImageVersion, ManagedDisk, ManifestRow, Replica, SegmentRow, Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState, provisioning_state
 from imgstore.domain.version_disks import OS_DISK, VersionDisk
 from imgstore.domain.works import Lease
@@ -170,6 +170,36 @@ def complete_replica(
 def _known(disk: VersionDisk, by_disk: Mapping[str, ManifestRow]) -> VersionDisk:
     manifest = by_disk[disk.key]
     return replace(disk, virtual_bytes=manifest.virtual_bytes, disk_digest=manifest.disk_digest)
+
+
+def complete_disk(
+    installation: Installation, *, lease: Lease, disk: ManagedDisk, party: Party, manifest: ManifestRow
+) -> None:
+    """The transaction that makes a disk that was taken in from a file Succeeded. Taking in costs nothing; lying there does.
+
+    Args:
+        installation: where.
+        lease: on the work that took it in.
+        disk: as it is from now on.
+        party: whose bytes they are.
+        manifest: its own.
+
+    Raises:
+        LeaseLost: the work is another's by now; nothing was written.
+        WorkHeld: a segment of it is being collected; nothing was written.
+    """
+    slot = disk.slot
+    with installation.catalog.transaction() as facts:
+        facts.works.guard(lease)
+        facts.slots.lock(slot.uid)
+        ids = named_by([manifest])
+        check_not_condemned(facts, slot, ids)
+        new_here = np.setdiff1d(ids, facts.manifests.named_in_slot(slot.uid))
+        own = facts.segments.stored_bytes(slot.key.pool_uid, new_here) + manifest.object_bytes
+        facts.manifests.complete(manifest.uid)
+        open_interval(installation, facts, owner_uid=disk.uid, slot=slot, party=party, own=own)
+        facts.disks.update(disk)
+        facts.works.complete(lease)
 
 
 def write_failure(installation: Installation, lease: Lease, replica: Replica, error: str) -> None:

@@ -19,7 +19,7 @@ from imgstore.operations import finding
 from imgstore.operations.finding import Lineage
 from imgstore.operations.installation import Installation
 from imgstore.operations.recording import permit, recorded
-from imgstore.operations.versions import VersionView, view_of
+from imgstore.operations.viewing import VersionView, view_of
 
 COMMUNITY: Final = "Microsoft.Compute/locations/communityGalleries"
 SHARED: Final = "Microsoft.Compute/locations/sharedGalleries"

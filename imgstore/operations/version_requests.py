@@ -58,6 +58,15 @@ class DataVhd:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DataSnapshot:
+    """A data disk that is stored here."""
+
+    lun: int
+    source: str
+    """A snapshot or managed disk, by name or id."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VersionRequest:
     """A version as it is asked for."""
 

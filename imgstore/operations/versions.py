@@ -2,28 +2,27 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
-from dataclasses import dataclass
 
-from imgstore.catalog import Facts
 from imgstore.domain import names
 from imgstore.domain.access import VERSIONS, Action, Principal, may, visible
 from imgstore.domain.errors import (
     Detail,
     ImageRefused,
     ImgstoreError,
+    InvalidInput,
     ReplicationFailed,
     SourceChanged,
     StoreError,
 )
 from imgstore.domain.names import VersionName
 from imgstore.domain.paging import Page, PageRequest
-from imgstore.domain.resources import ImageVersion, Replica
-from imgstore.domain.sources import DiskFormat, DiskReader
+from imgstore.domain.resources import ImageVersion
+from imgstore.domain.sources import ByteSource, DiskFormat, DiskReader
 from imgstore.domain.states import ReplicaState
-from imgstore.domain.version_disks import OS_DISK, check_luns, disk_key
+from imgstore.domain.version_disks import OS_DISK, disk_key
 from imgstore.domain.works import WorkKind
 from imgstore.formats import generation_of, open_disk
-from imgstore.operations import finding
+from imgstore.operations import finding, version_sources
 from imgstore.operations.converging import converge
 from imgstore.operations.finding import Lineage
 from imgstore.operations.forgetting import forget_version
@@ -32,6 +31,7 @@ from imgstore.operations.publishing import Publication, publish
 from imgstore.operations.recording import permit, permit_list, recorded
 from imgstore.operations.sources import check_sha256, open_source
 from imgstore.operations.version_requests import (
+    DataSnapshot,
     DataVhd,
     VersionRequest,
     Wanted,
@@ -40,16 +40,9 @@ from imgstore.operations.version_requests import (
     resolve,
     write_down,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VersionView:
-    """A version with its replicas and what it is in."""
-
-    version: ImageVersion
-    replicas: tuple[Replica, ...]
-    """By region and ordinal; none that is being deleted."""
-    line: Lineage
+from imgstore.operations.version_sources import Taker, VersionSource
+from imgstore.operations.viewing import VersionView, seen, view_of
+from imgstore.transfer.stored import StoredDisk
 
 
 def create_version(
@@ -57,9 +50,13 @@ def create_version(
     principal: Principal,
     request: VersionRequest,
     *,
-    os_vhd_uri: str,
+    os_vhd_uri: str | None = None,
+    os_snapshot: str | None = None,
+    managed_image: str | None = None,
+    image_version: str | None = None,
     source_format: DiskFormat | None = None,
     data_vhds: Sequence[DataVhd] = (),
+    data_snapshots: Sequence[DataSnapshot] = (),
     wait: bool = True,
     written: Callable[[ImageVersion], None] = lambda _version: None,
 ) -> VersionView:
@@ -72,9 +69,13 @@ def create_version(
         installation: where.
         principal: who.
         request: which version, and where it is to be.
-        os_vhd_uri: a path, file://, s3:// or https://, of any container that is read.
-        source_format: what that file is; None looks at it.
-        data_vhds: the data disks, each at a LUN of its own.
+        os_vhd_uri: a path, file://, s3:// or https://, of any container that is read; or instead of it one of
+        os_snapshot: a snapshot or managed disk by name or id,
+        managed_image: a managed image by name or id, or an image version by its id: all its disks,
+        image_version: an image version by its id, or as rg/gallery/definition/version: all its disks.
+        source_format: what the OS disk's file is; None looks at it.
+        data_vhds: data disks from files, each at a LUN of its own.
+        data_snapshots: data disks from snapshots or managed disks, likewise.
         wait: until it is in every region; else only the source region is waited for, and workers do the rest.
         written: told of the version when its row stands and its bytes are yet to come.
 
@@ -84,22 +85,62 @@ def create_version(
         ReplicationFailed: one or more target regions failed; the others serve.
         StoreError: the source region's store could not take it; the same command goes on.
     """
-    check_luns([vhd.lun for vhd in data_vhds])
+    source = VersionSource(
+        os_vhd_uri=os_vhd_uri,
+        os_snapshot=os_snapshot,
+        managed_image=managed_image,
+        image_version=image_version,
+        data_vhds=tuple(data_vhds),
+        data_snapshots=tuple(data_snapshots),
+    )
+    source.check()
     wanted = resolve(installation, request)
-    uris = {OS_DISK: os_vhd_uri} | {disk_key(vhd.lun): vhd.uri for vhd in data_vhds}
-    formats = {OS_DISK: source_format} | {disk_key(vhd.lun): vhd.format for vhd in data_vhds}
     with _recorded(installation, principal, wanted):
-        with ExitStack() as opened:
-            sources = {key: opened.enter_context(closing(open_source(installation, uri))) for key, uri in uris.items()}
-            check_apart({key: source.identity().location for key, source in sources.items()})
-            if wanted.sha256 is not None:
-                check_sha256(sources[OS_DISK], wanted.sha256)
-            readers = {
-                key: opened.enter_context(closing(open_disk(source, format=formats[key], scratch=installation.scratch)))
-                for key, source in sources.items()
-            }
+        with ExitStack() as stack:
+            readers = _opened(installation, principal, stack, wanted, source, source_format)
             version = _publish(installation, wanted, readers, written)
         return _replicate(installation, principal, wanted, version, wait=wait)
+
+
+def _opened(
+    installation: Installation,
+    principal: Principal,
+    stack: ExitStack,
+    wanted: Wanted,
+    source: VersionSource,
+    source_format: DiskFormat | None,
+) -> dict[str, DiskReader]:
+    """All disks of a source, by key, until `stack` closes: files, and what is stored here already, pinned meanwhile."""
+    uris = {disk_key(vhd.lun): vhd.uri for vhd in source.data_vhds}
+    formats = {disk_key(vhd.lun): vhd.format for vhd in source.data_vhds}
+    if source.os_vhd_uri is not None:
+        uris[OS_DISK], formats[OS_DISK] = source.os_vhd_uri, source_format
+    files = {key: stack.enter_context(closing(open_source(installation, uri))) for key, uri in uris.items()}
+    taker = Taker(line=wanted.line, name=wanted.request.version, region=wanted.location)
+    stored = stack.enter_context(version_sources.opened(installation, principal, source, taker))
+    if not source.is_whole:
+        places = {key: file.identity().location for key, file in files.items()}
+        check_apart(places | {key: disk.identity().location for key, disk in stored.items()})
+    _check_sha256(wanted, files)
+    readers = {
+        key: stack.enter_context(closing(open_disk(file, format=formats[key], scratch=installation.scratch)))
+        for key, file in files.items()
+    }
+    return {**readers, **stored}
+
+
+def _check_sha256(wanted: Wanted, files: Mapping[str, ByteSource]) -> None:
+    if wanted.sha256 is None:
+        return
+    if OS_DISK not in files:
+        raise InvalidInput(
+            "A SHA-256 is of a file; this source is none.",
+            found="sha256 with a source that is stored here",
+            expected="a source that is stored here alone: every piece of it is checked anyway",
+            hint="leave --sha256 out",
+            target="sha256",
+        )
+    check_sha256(files[OS_DISK], wanted.sha256)
 
 
 def publish_readers(
@@ -140,11 +181,10 @@ def _publish(
 ) -> ImageVersion:
     """The version's row, and its bytes in the source slot."""
     check_disks(installation, readers)
-    _warn_generation(installation, wanted.line, readers[OS_DISK])
     version = write_down(installation, wanted, {key: reader.identity() for key, reader in readers.items()})
     written(version)
-
     try:
+        _warn_generation(installation, wanted.line, readers[OS_DISK])
         _make_source(installation, wanted, version, readers)
     except (ImageRefused, SourceChanged):
         _withdraw(installation, version)
@@ -221,6 +261,9 @@ def _make_source(
                     replica=source,
                     readers=readers,
                     named_bases=wanted.request.bases,
+                    source_manifests={
+                        key: reader.digest for key, reader in readers.items() if isinstance(reader, StoredDisk)
+                    },
                     verify_full=wanted.request.verify_full,
                 ),
             )
@@ -311,15 +354,5 @@ def page_versions(
         found = visible(principal, found, lambda each: line.version_id(each.name), whole=whole)
         page = Page.cut(found, request, of=of, key=lambda version: str(version.name))
         replicas = facts.replicas.of_versions([version.uid for version in page.items])
-        views = tuple(_seen(line, version, replicas[version.uid]) for version in page.items)
+        views = tuple(seen(line, version, replicas[version.uid]) for version in page.items)
         return Page(items=views, next_token=page.next_token)
-
-
-def view_of(facts: Facts, line: Lineage, version: ImageVersion) -> VersionView:
-    """A version with its replicas."""
-    return _seen(line, version, facts.replicas.list(version.uid))
-
-
-def _seen(line: Lineage, version: ImageVersion, replicas: Sequence[Replica]) -> VersionView:
-    visible = tuple(replica for replica in replicas if replica.state is not ReplicaState.DELETING)
-    return VersionView(version=version, replicas=visible, line=line)

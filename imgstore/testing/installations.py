@@ -46,7 +46,7 @@ from imgstore.operations import (
 )
 from imgstore.operations.installation import Installation
 from imgstore.operations.version_requests import DataVhd, VersionRequest
-from imgstore.operations.versions import VersionView
+from imgstore.operations.viewing import VersionView
 from imgstore.segments.manifest import decode_manifest
 from imgstore.segments.reference import MAGIC as REFERENCE_MAGIC
 from imgstore.segments.reference import decode_reference
@@ -301,6 +301,13 @@ def all_slots(installation: Installation) -> list[Slot]:
         return [] if gallery is None else facts.slots.list(gallery.pool_uid)
 
 
+def own_slots(installation: Installation) -> list[Slot]:
+    """Every slot of the subscription's own pools, where disks lie that came from no gallery."""
+    with installation.catalog.reading() as facts:
+        own = [pool for pool in facts.pools.list() if pool.subscription is not None]
+        return [slot for pool in own for slot in facts.slots.list(pool.uid)]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotContent:
     """What lies in a slot, by what its store lists."""
@@ -360,6 +367,8 @@ def audit(installation: Installation, *, quiet: bool = True, struck: bool = Fals
     arrived: defaultdict[str, dict[Digest, int]] = defaultdict(dict)
     for slot in all_slots(installation):
         arrived[slot.key.region] |= _audit_slot(installation, slot, quiet=quiet, struck=struck)
+    for slot in own_slots(installation):
+        _audit_slot(installation, slot, quiet=quiet, struck=struck)
     rows = charges(installation)
     assert len({row.key for row in rows}) == len(rows), "a charge stands twice"
     sources = {row.source for row in rows if row.kind is not ChargeKind.REPAIR} | {
@@ -441,7 +450,8 @@ def audit_served(installation: Installation, expected: Mapping[str, Path], folde
         if made.provisioning_state is ProvisioningState.SUCCEEDED:
             export_disk(installation, folder / "served.raw", made.name)
             wanted = _expected_key(made.source_reference.rsplit("/", 1)[-1], made.source_lun)
-            assert filecmp.cmp(folder / "served.raw", expected[wanted], shallow=False), f"disk {made.name}"
+            source = expected[wanted] if made.source is None else Path(made.source.location)
+            assert filecmp.cmp(folder / "served.raw", source, shallow=False), f"disk {made.name}"
     assert not [each.name for each in folder.iterdir() if ".imgstore-" in each.name], "a temporary file was left"
 
 

@@ -18,7 +18,7 @@ from imgstore.operations import regions
 from imgstore.operations.installation import Installation
 from imgstore.testing import victim
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.installations import ADMIN, all_slots, audit, audit_served, found_gallery, open_home
+from imgstore.testing.installations import ADMIN, all_slots, audit, audit_served, found_gallery, open_home, own_slots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +106,7 @@ class Scene:
         """When each segment in each slot was written, by the store's clock."""
         return {
             f"{slot.key.region}/{info.key}": info.last_modified
-            for slot in all_slots(installation)
+            for slot in (*all_slots(installation), *own_slots(installation))
             for info in installation.locator.store(slot).list(slot.prefix + keys.SEGMENTS)
         }
 

@@ -19,8 +19,11 @@ from typing import Any
 
 from imgstore.bootstrap import Settings, open_installation
 from imgstore.catalog.database import Database
-from imgstore.operations import disks
+from imgstore.domain.resources import DiskKind
+from imgstore.operations import disks, images, versions
+from imgstore.operations.images import ImageRequest
 from imgstore.operations.installation import Installation
+from imgstore.operations.making import DiskRequest, create_from_source
 from imgstore.stores.s3 import S3Store
 from imgstore.testing import installations
 from imgstore.testing.installations import ADMIN, GROUP
@@ -78,6 +81,18 @@ def run(job: str, orders: dict[str, Any], installation: Installation) -> None:
         installations.publish_disks(installation, orders["source"], data, version, orders["targets"])
     elif job == "disk":
         installations.make_disk(installation, orders["name"], orders["location"], version, orders.get("lun"))
+    elif job == "disk of a file":
+        request = DiskRequest(group=GROUP, name=orders["name"], source=orders["source"], location="southcentralus")
+        create_from_source(installation, ADMIN, request)
+    elif job == "image":
+        asked = ImageRequest(group=GROUP, name=orders["name"], source=orders["source"], data_sources=orders["data"])
+        images.create_image(installation, ADMIN, asked)
+    elif job == "publish stored":
+        versions.create_version(
+            installation, ADMIN, installations.request(version, orders["targets"]), managed_image=orders["source"]
+        )
+    elif job == "delete image":
+        disks.delete_disk(installation, ADMIN, group=GROUP, name=orders["name"], kind=DiskKind.IMAGE)
     elif job == "export":
         installations.export(installation, Path(orders["path"]), orders["location"], version)
     elif job == "retarget":

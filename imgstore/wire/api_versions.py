@@ -29,6 +29,8 @@ class Kind(StrEnum):
     SOFT_DELETED = "galleries/softDeletedArtifactTypes/artifacts/versions"
     SHARED = "locations/sharedGalleries"
     DISK = "disks"
+    SNAPSHOT = "snapshots"
+    IMAGE = "images"
     GROUP = "resourceGroups"
 
 
@@ -82,6 +84,8 @@ SINCE: Final[Mapping[Kind, Mapping[str, str]]] = {
     Kind.SOFT_DELETED: {"properties.hardDeletionTargetTime": "2026-03-03"},
     Kind.SHARED: {},
     Kind.DISK: {},
+    Kind.SNAPSHOT: {},
+    Kind.IMAGE: {},
     Kind.GROUP: {},
 }
 

@@ -11,7 +11,7 @@ from enum import Enum, StrEnum
 from typing import Any, Final, TypeVar
 
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.names import ImageReference, SharedReference, image_reference, region_key
+from imgstore.domain.names import region_key
 from imgstore.domain.resources import (
     NO_TAGS,
     SOFT_DELETE_RETENTION_DAYS,
@@ -290,58 +290,6 @@ def missing(path: str) -> InvalidInput:
         hint="send it in the request's body",
         target=path,
     )
-
-
-_IMAGE_IDS: Final = ("id", "sharedGalleryImageId", "communityGalleryImageId")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DiskBody:
-    """A managed disk as it is asked for."""
-
-    location: str
-    reference: ImageReference | SharedReference
-    lun: int | None
-    """Of one of the image's data disks; None is its OS disk."""
-    tags: Mapping[str, str]
-
-
-def read_disk(body: Json) -> DiskBody:
-    """What a PUT says of a managed disk.
-
-    Raises:
-        InvalidInput: it is none that is made here: only disks from an image of a gallery are.
-    """
-    check_object(body)
-    source = "properties.creationData"
-    option = at(body, f"{source}.createOption")
-    if not isinstance(option, str) or option.lower() != "fromimage":
-        raise unfit(f"{source}.createOption", option, "FromImage: other disks are not made yet")
-    refuse(body, f"{source}.imageReference")
-    gallery = f"{source}.galleryImageReference"
-    named = [text for name in _IMAGE_IDS if (text := at(body, f"{gallery}.{name}")) is not None]
-    if not named:
-        raise missing(f"disk.{gallery}.id")
-    if len(named) != 1 or not isinstance(named[0], str):
-        raise unfit(gallery, at(body, gallery), f"one of {', '.join(_IMAGE_IDS)}")
-    return DiskBody(
-        location=location_of(body),
-        reference=image_reference(named[0]),
-        lun=whole_at(body, f"{gallery}.lun"),
-        tags=tags_of(body),
-    )
-
-
-def read_disk_change(body: Json) -> dict[str, str]:
-    """The tags that a PATCH gives a managed disk; nothing else of one can change.
-
-    Raises:
-        InvalidInput: it asks for more.
-    """
-    check_object(body)
-    for path in ("properties", "sku", "zones"):
-        refuse(body, path)
-    return tags_of(body)
 
 
 def read_group(body: Json) -> tuple[str, dict[str, str] | None]:

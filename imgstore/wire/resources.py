@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit, urlunsplit
 
 from imgstore.domain.geometry import GIB
-from imgstore.domain.names import definition_id, disk_id, gallery_id, group_id, region_key
+from imgstore.domain.names import ComputeId, definition_id, gallery_id, group_id, region_key
 from imgstore.domain.resources import (
     SOFT_DELETE_RETENTION_DAYS,
+    DiskKind,
     Feature,
     Gallery,
     Group,
@@ -28,7 +29,8 @@ from imgstore.wire.sharing import sharing_profile_json
 from imgstore.wire.text import Json, instant
 
 if TYPE_CHECKING:  # the door stays light: what an operation needs is loaded with the operation
-    from imgstore.operations.versions import VersionView
+    from imgstore.operations.images import ManagedImage
+    from imgstore.operations.viewing import VersionView
 
 _COMPUTE: Final = "Microsoft.Compute"
 
@@ -178,27 +180,74 @@ def soft_deleted_json(view: "VersionView") -> Json:
 
 
 def disk_json(disk: ManagedDisk) -> Json:
-    """A managed disk (Microsoft.Compute/disks), with the ordinal of its replica at the top."""
-    image = {"id": disk.source_reference} | _known(lun=disk.source_lun)
+    """A managed disk or a snapshot (Microsoft.Compute/disks, snapshots), with the ordinal of its replica at the top."""
+    said = disk.declared
     body = _resource(
         name=disk.name,
-        resource_id=disk_id(disk.subscription, disk.group, disk.name),
-        kind=f"{_COMPUTE}/disks",
+        resource_id=disk.resource_id,
+        kind=f"{_COMPUTE}/{disk.kind}",
         location=disk.location,
         tags=disk.tags,
-        properties={
-            "creationData": {"createOption": "FromImage", "galleryImageReference": image},
+        properties=_known(osType=said.os_type, hyperVGeneration=said.hyper_v_generation, osState=said.os_state)
+        | {
+            "creationData": _creation_data(disk),
             "diskSizeGB": _gib(disk.virtual_bytes),
             "diskSizeBytes": disk.virtual_bytes,
-            "diskDigest": disk.disk_digest.hex(),
+            **_known(diskDigest=disk.disk_digest.hex() or None),
             "timeCreated": instant(disk.created_at),
             "uniqueId": disk.uid,
             "diskState": "Unattached",
+            **_known(incremental=False if disk.kind is DiskKind.SNAPSHOT else None),
             "provisioningState": disk.provisioning_state.value,
         },
     )
     properties = body.pop("properties")
     return body | {"sku": {"name": disk.storage_account_type.value}, "replica": disk.replica, "properties": properties}
+
+
+def _creation_data(disk: ManagedDisk) -> Json:
+    if disk.source is not None:
+        return {"createOption": "Import", "sourceUri": without_secrets(disk.source.location)}
+    if ComputeId.parse(disk.source_reference) is not None:
+        return {"createOption": "Copy", "sourceResourceId": disk.source_reference}
+    image = {"id": disk.source_reference} | _known(lun=disk.source_lun)
+    return {"createOption": "FromImage", "galleryImageReference": image}
+
+
+def image_json(image: "ManagedImage") -> Json:
+    """A managed image (Microsoft.Compute/images of 2024-07-01)."""
+    first = image.os
+    return _resource(
+        name=first.name,
+        resource_id=first.resource_id,
+        kind=f"{_COMPUTE}/images",
+        location=first.location,
+        tags=first.tags,
+        properties={
+            "storageProfile": {
+                "osDisk": _known(osType=first.declared.os_type, osState=first.declared.os_state) | _image_disk(first),
+                "dataDisks": [{"lun": lun} | _image_disk(each) for lun, each in enumerate(image.data)],
+                "zoneResilient": first.storage_account_type is StorageAccountType.STANDARD_ZRS,
+            },
+            **_known(hyperVGeneration=first.declared.hyper_v_generation),
+            "provisioningState": image.provisioning_state.value,
+        },
+    )
+
+
+def _image_disk(disk: ManagedDisk) -> dict[str, Json]:
+    """One of its disks; a copy names what it is a copy of, by Azure's word for that."""
+    found = ComputeId.parse(disk.source_reference) if disk.source is None else None
+    source: dict[str, Json] = {"blobUri": without_secrets(disk.source_reference)}
+    if found is not None:
+        key = "snapshot" if found.kind == DiskKind.SNAPSHOT else "managedDisk"
+        source = {key: {"id": disk.source_reference}}
+    return source | {
+        "diskSizeGB": _gib(disk.virtual_bytes),
+        "diskSizeBytes": disk.virtual_bytes,
+        **_known(diskDigest=disk.disk_digest.hex() or None),
+        "storageAccountType": disk.storage_account_type.value,
+    }
 
 
 def _publishing_profile(version: ImageVersion, display_names: Mapping[str, str]) -> Json:
@@ -237,9 +286,11 @@ def _common_type(version: ImageVersion) -> StorageAccountType:
 
 
 def _storage_profile(version: ImageVersion) -> Json:
-    """As Azure, no list where there are no data disks."""
+    """As Azure, no list where there are no data disks; an image or version that is the source of all is named once."""
+    location = version.os_disk.source.location
+    whole = {"source": {"id": location}} if _is_resource(location) and not _disk_source(location) else {}
     data_disks = [{"lun": disk.lun} | _disk_image(disk) for disk in version.data_disks]
-    return {"osDiskImage": _disk_image(version.os_disk)} | _known(dataDiskImages=data_disks or None)
+    return whole | {"osDiskImage": _disk_image(version.os_disk)} | _known(dataDiskImages=data_disks or None)
 
 
 def _disk_image(disk: VersionDisk) -> dict[str, Json]:
@@ -248,7 +299,19 @@ def _disk_image(disk: VersionDisk) -> dict[str, Json]:
         sizeInGB=None if size is None else _gib(size),
         sizeInBytes=size,
         diskDigest=None if digest is None else digest.hex(),
-    ) | {"hostCaching": disk.host_caching.value, "source": {"uri": without_secrets(disk.source.location)}}
+    ) | {"hostCaching": disk.host_caching.value, "source": _disk_source(disk.source.location)}
+
+
+def _disk_source(location: str) -> Json:
+    """Of the disk itself: a file, a disk or a snapshot. Where an image or version is the source, it has none."""
+    if not _is_resource(location):
+        return {"uri": without_secrets(location)}
+    found = ComputeId.parse(location)
+    return {} if found is None or found.kind == DiskKind.IMAGE else {"id": location}
+
+
+def _is_resource(location: str) -> bool:
+    return location.startswith("/subscriptions/") and f"/providers/{_COMPUTE}/" in location
 
 
 def without_secrets(location: str) -> str:

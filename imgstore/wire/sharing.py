@@ -18,7 +18,7 @@ from imgstore.wire.text import Json, instant
 
 if TYPE_CHECKING:  # the door stays light: what an operation needs is loaded with the operation
     from imgstore.operations.finding import Lineage
-    from imgstore.operations.versions import VersionView
+    from imgstore.operations.viewing import VersionView
 
 
 class ShareOperation(StrEnum):

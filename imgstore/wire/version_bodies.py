@@ -4,11 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
-from urllib.parse import urlsplit
 
 from imgstore.domain.errors import InvalidInput, PropertyChangeNotAllowed
-from imgstore.domain.names import region_key
-from imgstore.domain.resources import KEEP, ImageVersion, Keep, StorageAccountType, TargetRegionRequest, VersionUpdate
+from imgstore.domain.names import ComputeId, image_reference, region_key
+from imgstore.domain.resources import (
+    KEEP,
+    DiskKind,
+    ImageVersion,
+    Keep,
+    StorageAccountType,
+    TargetRegionRequest,
+    VersionUpdate,
+)
 from imgstore.domain.version_disks import OS_DISK, HostCaching, VersionDisk, check_luns, disk_key, lun_of
 from imgstore.wire.api_versions import Kind, trimmed
 from imgstore.wire.bodies import check_object, location_of, missing, refuse, word_of
@@ -16,6 +23,7 @@ from imgstore.wire.edited import whole_at
 from imgstore.wire.reading import at, flag_of, tags_of, text_of, unfit
 from imgstore.wire.requests import parse_end_of_life, parse_storage_account_type
 from imgstore.wire.resources import without_secrets
+from imgstore.wire.source_bodies import checked_id, checked_url
 from imgstore.wire.text import Json
 from imgstore.wire.version_updates import target_regions_of
 
@@ -23,18 +31,13 @@ _PUBLISHING: Final = "properties.publishingProfile"
 _STORAGE: Final = "properties.storageProfile"
 _SAFETY: Final = "properties.safetyProfile"
 _NOT_HEEDED: Final = (
-    f"{_PUBLISHING}.source",
     f"{_PUBLISHING}.targetExtendedLocations",
     f"{_PUBLISHING}.storageAccountStrategy",
-    f"{_STORAGE}.source",
     "properties.securityProfile",
 )
 _OS: Final = f"{_STORAGE}.osDiskImage"
 _DATA: Final = f"{_STORAGE}.dataDiskImages"
 _CACHING: Final = word_of(HostCaching)
-_SCHEMES: Final = ("https", "http")
-"""No paths and no s3 over the network: both would be read with the server's own rights (rules.md, rule 25). Plain http is
-the source's to refuse."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +45,10 @@ class VersionBody:
     """A version as a body speaks of it; what is None or `KEEP` is not spoken of."""
 
     location: str | None
-    uris: Mapping[str, str]
-    """The sources that are named, by the disk's key."""
+    source: str | None
+    """The id of a managed image, a version, a disk or a snapshot that all disks come from."""
+    sources: Mapping[str, str]
+    """Each disk's own, by its key: the URL of a file, or the id of a disk or snapshot."""
     luns: tuple[int, ...] | None
     """Of the data disks."""
     host_caching: Mapping[str, HostCaching]
@@ -88,14 +93,20 @@ class VersionBody:
                 found=f"data disks at LUN {_told(self.luns)}",
                 expected=f"data disks at LUN {_told(luns)}",
             )
+        shown = standing.os_disk.source.location
+        if self.source is not None and not _names(self.source, shown):
+            raise PropertyChangeNotAllowed(
+                f"galleryImageVersion.{_STORAGE}.source.id", found=self.source, expected=without_secrets(shown)
+            )
         for disk in standing.disks:
             self._check_same_disk(disk)
 
     def _check_same_disk(self, standing: VersionDisk) -> None:
         path = f"galleryImageVersion.{_path(standing.key)}"
-        uri, shown = self.uris.get(standing.key), without_secrets(standing.source.location)
-        if uri is not None and without_secrets(uri) != shown:
-            raise PropertyChangeNotAllowed(f"{path}.source.uri", found=without_secrets(uri), expected=shown)
+        said, shown = self.sources.get(standing.key), without_secrets(standing.source.location)
+        if said is not None and not _same(without_secrets(said), shown):
+            field = "id" if _is_id(said) else "uri"
+            raise PropertyChangeNotAllowed(f"{path}.source.{field}", found=without_secrets(said), expected=shown)
         caching = self.host_caching.get(standing.key, standing.host_caching)
         if caching is not standing.host_caching:
             raise PropertyChangeNotAllowed(f"{path}.hostCaching", found=caching, expected=standing.host_caching)
@@ -126,7 +137,8 @@ def read_version(body: Json, api_version: str, *, whole: bool) -> VersionBody:
     disks = _read_disks(known)
     return VersionBody(
         location=location_of(known) if whole else None,
-        uris={key: disk.uri for key, disk in disks.items() if disk.uri is not None},
+        source=_whole_source(known),
+        sources={key: disk.source for key, disk in disks.items() if disk.source is not None},
         luns=None if at(known, _DATA) is None else tuple(lun for key in disks if (lun := lun_of(key)) is not None),
         host_caching={key: disk.caching for key, disk in disks.items() if disk.caching is not None},
         restore=flag_of(at(known, "properties.restore"), "properties.restore")
@@ -146,7 +158,7 @@ def read_version(body: Json, api_version: str, *, whole: bool) -> VersionBody:
 class _Disk:
     """A disk as a body speaks of it."""
 
-    uri: str | None
+    source: str | None
     caching: HostCaching | None
 
 
@@ -176,27 +188,67 @@ def _lun(image: Json) -> int:
 def _read_disk(image: Json, path: str) -> _Disk:
     caching = at(image, "hostCaching")
     return _Disk(
-        uri=_uri(image, f"{path}.source"),
+        source=_source(image, f"{path}.source"),
         caching=None if caching is None else _CACHING(image, "hostCaching"),
     )
 
 
-def _uri(image: Json, path: str) -> str | None:
+def _source(image: Json, path: str) -> str | None:
+    """The URL of a file, or without one the id of a disk or snapshot: beside a URL the id is a storage account's."""
     said = at(image, "source")
     if said in (None, {}):
         return None
     uri = text_of(at(said, "uri"), f"{path}.uri")
-    if not uri:
-        raise unfit(path, said, "the uri of a disk's file: other sources are not read over the API yet")
-    if urlsplit(uri).scheme.lower() not in _SCHEMES:
-        raise InvalidInput(
-            f"The value of '{path}.uri' is invalid.",
-            found=repr(uri),
-            expected="https://...",
-            hint="paths and s3:// would be read with the server's own rights: only the command line on that machine does so",
-            target=f"{path}.uri",
+    if uri:
+        return checked_url(uri, f"{path}.uri")
+    return checked_id(at(said, "id"), f"{path}.id", DiskKind.DISK, DiskKind.SNAPSHOT)
+
+
+def _whole_source(body: Json) -> str | None:
+    """What all disks are to come from. The first api-versions had it in the publishing profile."""
+    said = at(body, f"{_STORAGE}.source")
+    if said not in (None, {}) and not isinstance(said, Mapping):
+        raise unfit(f"{_STORAGE}.source", said, "an object with an id")
+    named = {
+        path: word
+        for path in (
+            f"{_STORAGE}.source.id",
+            f"{_STORAGE}.source.communityGalleryImageId",
+            f"{_PUBLISHING}.source.managedImage.id",
         )
-    return uri
+        if (word := text_of(at(body, path), path))
+    }
+    if at(said, "virtualMachineId") is not None or (said and not named):
+        raise unfit(f"{_STORAGE}.source", said, "the id of a managed image, an image version, a disk or a snapshot")
+    if len(named) > 1:
+        raise unfit(_STORAGE, list(named), "one source")
+    for path, word in named.items():
+        if ComputeId.parse(word) is not None:
+            return checked_id(word, path, *DiskKind)
+        try:
+            image_reference(word)
+        except InvalidInput as error:
+            expected = "the id of a managed image, an image version, a disk or a snapshot"
+            raise unfit(path, word, expected) from error
+        return word
+    return None
+
+
+def _same(said: str, shown: str) -> bool:
+    """Whether two sources are one; ids are found in any case."""
+    return said == shown or (_is_id(said) and said.lower() == shown.lower())
+
+
+def _names(source: str, shown: str) -> bool:
+    """Whether an id means what is shown: itself, a version of it, or it as a shared gallery's visitors name it."""
+    said, stands = f"{source}/".lower(), f"{shown}/".lower()
+    if not said.startswith("/subscriptions/"):
+        said, stands = said.partition("/images/")[2], stands.partition("/images/")[2]
+    return stands.startswith(said)
+
+
+def _is_id(source: str) -> bool:
+    return source.startswith("/")
 
 
 def _path(key: str) -> str:

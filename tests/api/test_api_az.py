@@ -33,5 +33,5 @@ def test_az_does_what_a_person_does_with_galleries(tmp_path: Path, web: WebServe
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split() == [
-        "login", "groups", "galleries", "images", "versions", "disks", "sharing", "soft_delete", "the_end",
+        "login", "groups", "galleries", "images", "versions", "disks", "sources", "sharing", "soft_delete", "the_end",
     ]  # fmt: skip

@@ -110,6 +110,7 @@ def disk(slot: Slot, name: str = "d1", **changes: object) -> ManagedDisk:
         location="westus2",
         source_version_uid=uid(),
         source_reference="/subscriptions/x",
+        body_key="manifests/v/os",
         replica=0,
         slot=slot,
         storage_account_type=StorageAccountType.PREMIUM_LRS,

@@ -89,9 +89,15 @@ def _told(connection: Connection) -> set[tuple[str, ...]]:
             " || coalesce(column_default, '') FROM information_schema.columns"
             " WHERE table_schema = 'public' AND table_name <> 'alembic_version'"
         ).all()
-    # Constraints stand in the order in which they were declared, which says nothing.
+    # Constraints stand in the order in which they were declared, which says nothing; nor do the quotes in which SQLite
+    # puts the name of a table that a migration has made anew.
     return {
-        (str(row[0]), *sorted(part.rstrip(" )") for part in " ".join(str(row[1]).split()).split(", CONSTRAINT ")))
+        (
+            str(row[0]),
+            *sorted(
+                part.rstrip(" )") for part in " ".join(str(row[1]).replace('"', "").split()).split(", CONSTRAINT ")
+            ),
+        )
         for row in rows
     }
 

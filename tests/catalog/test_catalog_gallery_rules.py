@@ -15,6 +15,8 @@ from imgstore.domain.errors import NotFound
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import (
     Architecture,
+    Declared,
+    DiskKind,
     DiskType,
     Feature,
     PurchasePlan,
@@ -162,9 +164,20 @@ def test_a_catalog_of_revision_0001_is_brought_up_with_what_lies_in_it(catalog_u
                 "os_type": "Linux", "os_state": "Generalized", "hyper_v_generation": "V1", "architecture": "x64",
             },
         }  # fmt: skip
+        values |= {
+            "slots": {
+                "uid": "t", "pool_uid": "p", "region": "westus2", "storage_account_type": "Standard_LRS",
+                "ordinal": "0", "zone": "1", "bucket": "b",
+            },
+            "disks": {
+                "uid": "k", "group_uid": "g", "source_version_uid": "v", "source_reference": "/x", "replica": "0",
+                "slot_uid": "t", "storage_account_type": "Standard_LRS", "virtual_bytes": "1", "disk_digest": "",
+                "provisioning_state": "Succeeded", "source_format": "raw",
+            },
+        }  # fmt: skip
         common = {"name": "deb", "name_key": "deb", "location": "westus2", "tags": "{}", "created_at": at}
         for table, its in values.items():
-            row = its | ({} if table == "pools" else common)
+            row = its | ({} if table in ("pools", "slots") else common)
             told = ", ".join(f"'{value}'" for value in row.values())
             connection.exec_driver_sql(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({told})")
     database.close()
@@ -176,5 +189,9 @@ def test_a_catalog_of_revision_0001_is_brought_up_with_what_lies_in_it(catalog_u
             assert facts.definitions.by_uid("d") == definition(
                 "y", "deb", uid="d", publisher="p", offer="o", sku="s", location="westus2"
             )
+            disk = facts.disks.by_uid("k")
+            assert (disk.kind, disk.part, disk.body_key) == (DiskKind.DISK, "os", "manifests/v/os")
+            assert (disk.source_version_uid, disk.source, disk.declared) == ("v", None, Declared())
+            assert facts.pools.get("p").subscription is None
     finally:
         with_all.close()

@@ -58,7 +58,7 @@ def test_disks_of_a_version_and_region_since_a_time(catalog: Catalog) -> None:
 
 
 def test_activity_of_a_scope_since_a_time(catalog: Catalog) -> None:
-    scopes = ["/a/RG", "/a/rg/b", "/a/rg_/b", "/a/rgx", "/"]
+    scopes = ["/a/RG", "/a/rg/b", "/a/rg_/b", "/a/rgx", "/", "/a/Öl/b"]
     with catalog.transaction() as facts:
         for minutes, scope in enumerate(scopes):
             began = NOON + timedelta(minutes=minutes)
@@ -68,5 +68,10 @@ def test_activity_of_a_scope_since_a_time(catalog: Catalog) -> None:
             )  # fmt: skip
         assert [each.scope for each in facts.activity.list(9, scope="/A/rg")] == ["/a/rg/b", "/a/RG"]
         assert [each.scope for each in facts.activity.list(9, scope="/a/rg_/")] == ["/a/rg_/b"]
-        assert [each.scope for each in facts.activity.list(9, since=NOON + timedelta(minutes=3))] == ["/", "/a/rgx"]
+        assert [each.scope for each in facts.activity.list(9, since=NOON + timedelta(minutes=3))] == [
+            "/a/Öl/b",
+            "/",
+            "/a/rgx",
+        ]
+        assert [each.scope for each in facts.activity.list(9, scope="/A/Öl")] == ["/a/Öl/b"]
         assert len(facts.activity.list(9, scope="/")) == len(scopes)

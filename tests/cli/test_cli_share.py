@@ -91,7 +91,8 @@ def test_a_gallery_shows_whom_it_is_shared_with_when_asked(line: Line) -> None:
 def test_who_it_is_shared_with_finds_it_and_makes_disks(line: Line) -> None:
     lists = "sig list-shared -l southcentralus"
     inside = f"-l southcentralus -u {UNIQUE.lower()}"
-    assert line.guest(lists) == []
+    line.owner("sig share add -g rg -r g1 --subscription-ids 33333333-3333-3333-3333-333333333333")
+    assert line.guest(lists) == [], "shared with somebody, not with us"
     line.fails(GUEST, make(line, VERSION), 3)
     line.fails(GUEST, f"sig show-shared {inside}", 3)
     line.owner(f"sig share add -g rg -r g1 --subscription-ids {GUEST}")
@@ -191,6 +192,8 @@ def test_a_shared_gallery_opens_to_who_has_a_role_here(line: Line) -> None:
         for who, reference, error in refused:
             with pytest.raises(error):
                 disk(who, reference, "no")
+        with pytest.raises(NotFound):
+            sharing.admitted(installation, outsider, shared)
         disk(maker, shared, "shared")
         disk(local, shared, "local")
         disk(reader, direct, "direct")

@@ -72,8 +72,10 @@ def test_what_the_issue_asks_for_is_there() -> None:
         "sig image-version show", "sig image-version delete", "sig image-version update",
         "sig image-version list-soft-deleted", "sig image-version undelete", "sig image-version wait",
         "disk create", "disk list", "disk show", "disk delete", "disk export",
+        "snapshot create", "snapshot list", "snapshot show", "snapshot delete",
+        "image create", "image list", "image show", "image delete",
         "bill show", "regions list", "regions check", "regions init", "inspect", "verify", "quickstart",
-        "gc", "scrub", "worker list", "account list", "monitor activity-log list", "bench", "auth init",
+        "gc", "scrub", "serve", "worker list", "account list", "monitor activity-log list", "bench", "auth init",
         "sig share add", "sig share remove", "sig share reset", "sig share enable-community",
         "sig list-shared", "sig list-community", "sig show-shared", "sig show-community",
         *(

@@ -56,7 +56,11 @@ def fails(line: str) -> str:
 def login() -> None:
     """As it is pasted into a shell, each in a process of its own."""
     secret = "--service-principal -u $IMGSTORE_CLIENT_ID -p $IMGSTORE_CLIENT_SECRET --tenant $IMGSTORE_TENANT_ID"
-    for line in (f"cloud register -n imgstore --endpoint-resource-manager {URL}", "cloud set -n imgstore", f"login {secret}"):
+    for line in (
+        f"cloud register -n imgstore --endpoint-resource-manager {URL}",
+        "cloud set -n imgstore",
+        f"login {secret}",
+    ):
         command = [sys.executable, "-m", "azure.cli", *shlex.split(os.path.expandvars(line)), "--only-show-errors"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
@@ -121,19 +125,47 @@ def versions() -> None:
     fewer = az(f"sig image-version update {V} --target-regions southcentralus=1 westus2=1=standard_zrs")
     assert [each["regionalReplicaCount"] for each in fewer["publishingProfile"]["targetRegions"]] == [1, 1]
     assert [each["name"] for each in az(f"sig image-version list {D}")] == ["1.0.0"]
-    assert "image version name" in fails(f"sig image-version create {D} -e 1.0 --os-vhd-uri {SOURCE} --os-vhd-storage-account a")
+    assert "image version name" in fails(
+        f"sig image-version create {D} -e 1.0 --os-vhd-uri {SOURCE} --os-vhd-storage-account a"
+    )
 
 
 def disks() -> None:
     image = az(f"sig image-version show {V}")["id"]
     made = az(f"disk create -g rg -n d1 -l southcentralus --gallery-image-reference {image}")
     assert (made["provisioningState"], made["creationData"]["createOption"]) == ("Succeeded", "FromImage")
-    data = az(f"disk create -g rg -n d2 -l southcentralus --gallery-image-reference {image} --gallery-image-reference-lun 3")
+    data = az(
+        f"disk create -g rg -n d2 -l southcentralus --gallery-image-reference {image} --gallery-image-reference-lun 3"
+    )
     assert data["creationData"]["galleryImageReference"]["lun"] == 3
     assert [each["name"] for each in az("disk list -g rg")] == ["d1", "d2"]
     assert az("disk update -g rg -n d1 --set tags.team=images")["tags"] == {"team": "images"}
     az("disk delete -g rg -n d2 -y")
-    assert [each["name"] for each in az("disk list")] == ["d1"]
+    assert [each["name"] for each in az("disk list -g rg")] == ["d1"]
+
+
+def sources() -> None:
+    """Snapshots, managed images, disks from both and from files, and versions from them."""
+    az(f"disk create -g rg -n imported -l southcentralus --source {SOURCE}")
+    snapshot = az("snapshot create -g rg -n s1 -l southcentralus --source imported")
+    assert snapshot["creationData"]["sourceResourceId"].endswith("/disks/imported")
+    assert [each["name"] for each in az("snapshot list -g rg")] == ["s1"]
+    az("disk create -g rg -n copied -l southcentralus --source s1")
+    image = az(
+        "image create -g rg -n i1 -l southcentralus --source s1 --data-disk-sources copied --os-type linux "
+        "--hyper-v-generation V1"
+    )
+    assert [each["lun"] for each in image["storageProfile"]["dataDisks"]] == [0]
+    az(f"sig image-version create {D} -e 2.0.0 --managed-image i1")
+    az(f"sig image-version create {D} -e 3.0.0 --os-snapshot s1")
+    copied = az(f"sig image-version create {D} -e 4.0.0 --image-version {az(f'sig image-version show {V}')['id']}")
+    assert [each["lun"] for each in copied["storageProfile"]["dataDiskImages"]] == [3]
+    for number in (2, 3, 4):
+        az(f"sig image-version delete {D} -e {number}.0.0")
+    az("image delete -g rg -n i1")
+    az("snapshot delete -g rg -n s1")
+    for name in ("imported", "copied"):
+        az(f"disk delete -g rg -n {name} -y")
 
 
 def sharing() -> None:
@@ -176,6 +208,6 @@ def the_end() -> None:
     assert az("group list") == []
 
 
-for chapter in (login, groups, galleries, images, versions, disks, sharing, soft_delete, the_end):
+for chapter in (login, groups, galleries, images, versions, disks, sources, sharing, soft_delete, the_end):
     chapter()
     print(chapter.__name__, flush=True)  # noqa: T201 - what the test reads

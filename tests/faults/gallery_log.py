@@ -14,7 +14,10 @@ from decimal import Decimal
 from typing import Any, Final
 
 _EVENTS: Final = {
-    "slot": ("AFTER INSERT ON slots", "NEW.uid, NEW.pool_uid, NEW.region, NEW.storage_account_type, NEW.ordinal"),
+    "slot": (
+        "AFTER INSERT ON slots",
+        "NEW.uid, NEW.pool_uid, NEW.region, NEW.storage_account_type, NEW.ordinal || ' ' || NEW.zone || ' ' || NEW.bucket",
+    ),
     "segment": ("AFTER INSERT ON segments", "NEW.id, NEW.name, NEW.stored_bytes, NEW.pool_uid, NULL"),
     "version": ("AFTER INSERT ON versions", "NEW.uid, NEW.location, NULL, NULL, NULL"),
     "replica": ("AFTER INSERT ON replicas", "NEW.uid, NEW.version_uid, NEW.slot_uid, NEW.state, NULL"),
@@ -74,6 +77,9 @@ class SlotFact:
     region: str
     kind: str
     ordinal: int
+    zone: str
+    """Its one zone's name, or "zrs" for all three."""
+    bucket: str
 
 
 @dataclass(slots=True)
@@ -135,8 +141,9 @@ class History:
             getattr(self, "_" + what.replace(" ", "_"))(*values)
         assert not self._charges, f"charged for what did not become complete: {self._charges}"
 
-    def _slot(self, uid: str, pool: str, region: str, kind: str, ordinal: int) -> None:
-        self.slots[uid] = SlotFact(uid, pool, region, kind, ordinal)
+    def _slot(self, uid: str, pool: str, region: str, kind: str, rest: str) -> None:
+        ordinal, zone, bucket = rest.split(" ")
+        self.slots[uid] = SlotFact(uid, pool, region, kind, int(ordinal), zone, bucket)
 
     def _segment(self, number: int, name: bytes, stored_bytes: int, *_: Any) -> None:
         assert number not in self._segments, "a segment's id was given twice"

@@ -194,10 +194,9 @@ class Oracle:
 
     def folders(self, slot: SlotFact) -> Iterator[tuple[str, Path]]:
         """The zones that hold a slot, and its folder in each."""
-        ((zone, bucket),) = self.ask("SELECT zone, bucket FROM slots WHERE uid = ?", slot.uid)
-        for each in ZONES[slot.region] if zone == "zrs" else (zone,):
+        for each in ZONES[slot.region] if slot.zone == "zrs" else (slot.zone,):
             prefix = f"pools/{slot.pool}/{slot.kind}/replica-{slot.ordinal}"
-            yield each, self.home / "regions" / bucket / f"zone-{each}" / prefix
+            yield each, self.home / "regions" / slot.bucket / f"zone-{each}" / prefix
 
     def copies(self, slot: SlotFact, key: str) -> list[Path]:
         """Where an object of a slot lies, or should, in zones that are not lost."""

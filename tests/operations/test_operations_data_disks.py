@@ -31,6 +31,7 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.machine_disks import create_disks
 from imgstore.operations.scrubbing import ScrubRequest
 from imgstore.operations.version_requests import DataVhd
+from imgstore.operations.viewing import VersionView
 from imgstore.testing.disks import as_vhd, make_raw, patched, sha256_of
 from imgstore.testing.installations import (
     ADMIN,
@@ -72,7 +73,7 @@ def disks(tmp_path: Path) -> dict[str, Path]:
     }
 
 
-def publish_all(installation: Installation, disks: Mapping[str, Path], **more: Any) -> versions.VersionView:
+def publish_all(installation: Installation, disks: Mapping[str, Path], **more: Any) -> VersionView:
     data = {0: disks["1.0.0/lun-0"], 5: disks["1.0.0/lun-5"]}
     return publish_disks(installation, disks["1.0.0"], data, **more)
 
@@ -226,7 +227,7 @@ def test_a_disk_is_made_of_a_lun(empty: Installation, disks: dict[str, Path], tm
     left = content(empty, slot_of(empty, "westus2"))
     assert set(left.manifests) == {
         keys.manifest_key(made.uid, "os"),
-        keys.manifest_key(made.source_version_uid, "lun-5"),
+        made.body_key,
     }
     delete_disk(empty, ADMIN, group=GROUP, name="data")
     collect(empty)
@@ -320,6 +321,30 @@ def test_a_deleted_version_leaves_nothing_of_any_disk(empty: Installation, disks
     collect(empty)
     assert not any(path.is_file() for path in (empty.home / "regions").rglob("segments/*/*"))
     audit_collected(empty)
+
+
+def test_what_a_deleted_version_shared_is_billed_to_the_disks_of_the_next(
+    empty: Installation, disks: dict[str, Path], tmp_path: Path
+) -> None:
+    publish_all(empty, disks)
+    data = {0: patched(disks["1.0.0/lun-0"], tmp_path / "patched.raw", seed=3)}
+    publish_disks(empty, patched(disks["1.0.0"], tmp_path / "1.0.1.raw", seed=4), data, "1.0.1")
+    delete(empty)
+    audit(empty)
+    delete(empty, "1.0.1")
+    audit(empty)
+
+
+def test_a_replica_whose_data_disk_is_damaged_still_is_not_restored(
+    empty: Installation, disks: dict[str, Path], tmp_path: Path
+) -> None:
+    publish_all(empty, disks)
+    slot = slot_of(empty, "eastus")
+    harm(empty, slot, min(segments_of(empty, slot, "lun-0")))
+    export(empty, tmp_path / "o.raw", "eastus", lun=0)
+    (found,) = scrubbing.scrub(empty, ADMIN, ScrubRequest(region="eastus", percent=0.0))
+    assert (found.damaged, found.restored) == (set(), 0), "no segment was read"
+    assert states(show(empty))["eastus/0"] is ReplicaState.FAILED
 
 
 def test_a_region_that_is_left_gives_back_every_disks_bytes(
@@ -438,13 +463,13 @@ def test_a_repeat_trusts_nothing_that_is_gone(
         readers = {"os": os_disk, "lun-0": data}
         data.broken = True
         with pytest.raises(KeyboardInterrupt):
-            versions.publish_readers(empty, ADMIN, request(), readers)
+            versions.publish_readers(empty, ADMIN, request(targets=SOURCE), readers)
         slot = slot_of(empty, "southcentralus")
         there = content(empty, slot)
         gone = next(iter(there.manifests)) if lost == "manifest" else keys.segment_key(min(there.segments))
         empty.access(slot).remove([gone])
         first, data.broken = os_disk.read_bytes, False
-        versions.publish_readers(empty, ADMIN, request(), readers)
+        versions.publish_readers(empty, ADMIN, request(targets=SOURCE), readers)
         assert os_disk.read_bytes == 2 * first, "read anew"
     audit(empty)
     del disks["1.0.0/lun-5"]
@@ -483,15 +508,22 @@ def harm_all(installation: Installation) -> None:
 
 
 def test_what_an_open_work_packed_of_a_data_disk_is_not_collected(empty: Installation, disks: dict[str, Path]) -> None:
-    """Killed once all disks are in and before they are complete: fingerprints of the data disks lie there."""
+    """Killed once all disks are in and before they are complete: fingerprints of the data disks lie there.
+
+    What a deleted version left makes the collector look at fingerprints at all.
+    """
+    publish(empty, make_raw(disks["1.0.0"].with_name("gone.raw"), seed=7), "0.9.0", SOURCE)
+    delete(empty, "0.9.0")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("imgstore.operations.publishing.complete_replica", _interrupted)
         publish_all(empty, disks, targets=SOURCE)
     slot = slot_of(empty, "southcentralus")
     before = content(empty, slot)
-    assert sum(key.startswith(keys.FINGERPRINTS) for key in before.overhead) == 3
+    mine = {key for key in before.overhead if key.startswith(keys.FINGERPRINTS)}
+    assert len(mine) == 4, "of three disks, and of the version that is gone"
     collect(empty)
-    assert content(empty, slot) == before
+    left = content(empty, slot).overhead
+    assert len(mine & left.keys()) == 3
     publish_all(empty, disks, targets=SOURCE)
     audit(empty)
 

@@ -129,7 +129,7 @@ def test_refused_disks_leave_nothing(stocked: Installation) -> None:
 
 def test_a_disk_outlives_its_version(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
     disk = make_disk(stocked, "d1")
-    body = disk.slot.prefix + keys.manifest_key(disk.source_version_uid, "os")
+    body = disk.slot.prefix + disk.body_key
     delete(stocked)
     for slot in all_slots(stocked):
         mine = {keys.manifest_key(disk.uid, "os"), body.removeprefix(slot.prefix)} if slot == disk.slot else set()

@@ -19,7 +19,7 @@ from imgstore.operations import definitions, lifetimes, versions, waiting
 from imgstore.operations.installation import Installation
 from imgstore.operations.lifetimes import purge_soft_deleted
 from imgstore.operations.settling import write_version_state
-from imgstore.operations.versions import VersionView
+from imgstore.operations.viewing import VersionView
 from imgstore.testing.clock import ManualClock
 from imgstore.testing.installations import (
     ADMIN,

@@ -34,7 +34,7 @@ from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.operations import exporting, verifying, versions
 from imgstore.operations.installation import Installation
-from imgstore.operations.versions import VersionView
+from imgstore.operations.viewing import VersionView
 from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.interface import Body
 from imgstore.testing.disks import as_vhd, make_raw, patched, sha256_of

@@ -13,7 +13,7 @@ import pytest
 
 from imgstore.catalog.database import Session
 from imgstore.control.queue import WorkerLimits
-from imgstore.domain.access import Principal
+from imgstore.domain.access import Grant, Principal, Role
 from imgstore.domain.errors import AccessDenied
 from imgstore.domain.geometry import MIB
 from imgstore.domain.progress import ProgressEvent, Stage
@@ -21,7 +21,7 @@ from imgstore.domain.resources import Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.operations import replicating, versions
 from imgstore.operations.installation import Installation, Tuning
-from imgstore.operations.versions import VersionView
+from imgstore.operations.viewing import VersionView
 from imgstore.operations.workers import WorkerReport, anyone_works, list_workers, run_worker
 from imgstore.regions.model import Bandwidth
 from imgstore.stores import TokenBucket
@@ -209,7 +209,7 @@ def test_a_stopped_worker_gives_its_lease_back(tmp_path: Path, stock: Stock) -> 
 
 def test_only_an_administrator_works(empty: Installation) -> None:
     with pytest.raises(AccessDenied):
-        run_worker(empty, Principal(name="nobody"), once=True)
+        run_worker(empty, Principal(name="nobody", grants=(Grant(role=Role.READER, scope="/"),)), once=True)
 
 
 def test_the_list_tells_who_lives(empty: Installation, clock: ManualClock) -> None:

@@ -27,7 +27,7 @@ from imgstore.domain.sources import DiskFormat, SourceIdentity
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.version_disks import HostCaching, VersionDisk
 from imgstore.operations.finding import Lineage
-from imgstore.operations.versions import VersionView
+from imgstore.operations.viewing import VersionView
 from imgstore.wire.errors import error_json
 from imgstore.wire.replication import replication_status_json
 from imgstore.wire.resources import (
@@ -286,7 +286,7 @@ def test_disk_names_its_replica_at_the_top() -> None:
     slot = replica("westus", 2, ReplicaState.COMPLETED).slot
     disk = ManagedDisk(
         uid="m", subscription=SUBSCRIPTION, group="rg", name="d1", location="westus", source_version_uid="v",
-        source_reference="/subscriptions/x/the/version", replica=2, slot=slot, storage_account_type=ZRS,
+        source_reference="/subscriptions/x/the/version", body_key="manifests/v/os", replica=2, slot=slot, storage_account_type=ZRS,
         virtual_bytes=2**30, disk_digest=b"\x02" * 32, created_at=NOW,
         provisioning_state=ProvisioningState.SUCCEEDED, source_format=DiskFormat.RAW,
     )  # fmt: skip

@@ -1,0 +1,87 @@
+"""What a person means by a source: a managed disk or snapshot by name or id, or a file somewhere."""
+
+from pathlib import Path
+from typing import Final
+
+from imgstore.catalog import Facts
+from imgstore.domain.access import Action, Principal, authorize, may
+from imgstore.domain.errors import InvalidInput
+from imgstore.domain.names import ComputeId
+from imgstore.domain.resources import DiskKind, ManagedDisk
+from imgstore.domain.states import ProvisioningState
+from imgstore.operations.installation import Installation
+
+COPIED: Final = (DiskKind.SNAPSHOT, DiskKind.DISK)
+"""What a bare name means, looked for in this order, as az does."""
+
+
+def find_original(
+    installation: Installation, principal: Principal, facts: Facts, group: str, word: str, *, what: str
+) -> ManagedDisk | None:
+    """The disk or snapshot that `word` names, if the principal may read its bytes; None where it names a file.
+
+    Args:
+        installation: where.
+        principal: who asks.
+        facts: the transaction.
+        group: where a bare name is looked for.
+        word: as a person gave it.
+        what: what is to be made, for the refusal.
+
+    Raises:
+        InvalidInput: a full id, or a bare name that is no file's either, of what is not there or not ready.
+        AccessDenied: the principal may read the bytes of nothing that `word` may name.
+    """
+    candidates = named_ids(installation, group, word, COPIED)
+    readable = [each for each in candidates if may(principal, Action.EXPORT, each.resource_id)]
+    for each in readable:
+        found = facts.disks.get(each.subscription, each.group, each.name, DiskKind(each.kind))
+        if found is not None and found.provisioning_state is ProvisioningState.SUCCEEDED:
+            return found
+    if _is_id(word) or ("/" not in word and not Path(word).exists()):
+        if not readable:
+            authorize(principal, Action.EXPORT, candidates[-1].resource_id)
+        raise no_source(word, "nothing of that name that is ready", what=what)
+    return None
+
+
+def is_meant(installation: Installation, group: str, word: str, reference: str) -> bool:
+    """Whether `word` may name the resource with the id `reference`, which may be gone by now."""
+    return reference.lower() in {each.resource_id.lower() for each in named_ids(installation, group, word, COPIED)}
+
+
+def named_ids(installation: Installation, group: str, word: str, kinds: tuple[DiskKind, ...]) -> tuple[ComputeId, ...]:
+    """The resources that `word` may name: one by its full id, of each kind one by a bare name, none by a path or URL.
+
+    Raises:
+        InvalidInput: a full id of another kind, or of another subscription.
+    """
+    subscription = installation.subscription
+    if not _is_id(word):
+        bare = () if "/" in word else kinds
+        return tuple(ComputeId(subscription=subscription, group=group, kind=kind, name=word) for kind in bare)
+    found = ComputeId.parse(word)
+    if found is None or found.kind not in kinds or found.subscription.lower() != subscription.lower():
+        raise InvalidInput(
+            f"'{word}' can't be a source here.",
+            found="the id of something else, or of another subscription",
+            expected=f"one of {' or '.join(kinds)} in subscription {subscription}",
+            hint="a disk from an image version is made with --gallery-image-reference",
+            target="source",
+        )
+    return (found,)
+
+
+def no_source(word: str, found: str, *, what: str, region: str | None = None) -> InvalidInput:
+    """What is raised where a source is not there, or in another region than what is made from it."""
+    return InvalidInput(
+        f"Source {word} is not found. Please check source exists, and is in the same region as {what} being created",
+        found=found,
+        expected="a source that Succeeded" + (f", in {region}" if region else ""),
+        hint="`imgstore disk list`, `imgstore snapshot list` and `imgstore image list` show what there is",
+        target="source",
+    )
+
+
+def _is_id(word: str) -> bool:
+    return word.lower().startswith("/subscriptions/")

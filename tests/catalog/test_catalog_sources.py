@@ -1,0 +1,74 @@
+"""Disks, snapshots and disks of managed images in one table; pools of subscriptions; manifests by content."""
+
+import pytest
+from catalog_values import SUBSCRIPTION, disk, manifest, settle, uid
+
+from imgstore.catalog import Catalog
+from imgstore.domain.digests import digest_of
+from imgstore.domain.errors import Conflict
+from imgstore.domain.resources import Declared, DiskKind, HyperVGeneration, OsState, OsType, Pool
+from imgstore.domain.sources import SourceIdentity
+
+pytest_plugins = ["catalog_fixtures"]
+
+
+def test_disks_of_every_kind_share_a_table_and_not_their_names(catalog: Catalog) -> None:
+    said = Declared(os_type=OsType.LINUX, os_state=OsState.SPECIALIZED, hyper_v_generation=HyperVGeneration.V2)
+    source = SourceIdentity(location="/srv/d.vhd", file_bytes=512, stamp="7")
+    with catalog.transaction() as facts:
+        world = settle(facts)
+        plain = disk(world.slot, "x")
+        snapshot = disk(
+            world.slot,
+            "X",
+            kind=DiskKind.SNAPSHOT,
+            source_version_uid=None,
+            source_reference=source.location,
+            source=source,
+            declared=said,
+        )
+        parts = [disk(world.slot, "x", kind=DiskKind.IMAGE, part=part) for part in ("os", "lun-0")]
+        for each in (plain, snapshot, *parts):
+            facts.disks.add(each)
+        assert facts.disks.get(SUBSCRIPTION, "rg", "x", DiskKind.SNAPSHOT) == snapshot
+        assert facts.disks.get(SUBSCRIPTION, "rg", "X") == plain
+        assert facts.disks.get(SUBSCRIPTION, "rg", "x", DiskKind.IMAGE, "lun-0") == parts[1]
+        assert facts.disks.list(SUBSCRIPTION, "rg") == [plain]
+        found = facts.disks.list(SUBSCRIPTION, "rg", DiskKind.IMAGE, "X")
+        assert sorted(each.part for each in found) == ["lun-0", "os"]
+        assert {each.uid for each in facts.disks.in_slot(world.slot.uid)} == {
+            each.uid for each in (plain, snapshot, *parts)
+        }
+        above = facts.groups.get(SUBSCRIPTION, "rg")
+        assert above is not None
+        assert facts.groups.children(above.uid) == ["disks/x", "images/x", "snapshots/X", "galleries/myGallery"]
+    with pytest.raises(Conflict), catalog.transaction() as facts:
+        facts.disks.add(disk(world.slot, "X", kind=DiskKind.IMAGE, part="lun-0"))
+
+
+def test_a_subscription_has_one_pool_a_region(catalog: Catalog) -> None:
+    def asked(region: str, subscription: str = SUBSCRIPTION) -> Pool:
+        return Pool(uid=uid(), fingerprint_key=bytes(32), subscription=subscription, region=region)
+
+    with catalog.transaction() as facts:
+        settle(facts)
+        first = asked("westus2")
+        assert facts.pools.get_or_add(first) == first
+        assert facts.pools.get_or_add(asked("westus2", SUBSCRIPTION.upper())) == first
+        other = asked("eastus")
+        assert facts.pools.get_or_add(other) == other
+        assert [pool for pool in facts.pools.list() if pool.subscription] == sorted(
+            [first, other], key=lambda pool: pool.uid
+        )
+
+
+def test_manifests_are_found_by_their_content(catalog: Catalog) -> None:
+    with catalog.transaction() as facts:
+        world = settle(facts)
+        row = manifest(world.slot.uid, body_key="manifests/v/os", digest=digest_of(b"m"))
+        facts.manifests.add(row)
+        assert facts.manifests.with_content(world.slot.uid, "manifests/v/os") is None, "it is not complete"
+        facts.manifests.complete(row.uid)
+        assert facts.manifests.with_content(world.slot.uid, "manifests/v/os") == row
+        assert facts.manifests.with_digest(world.slot.uid, digest_of(b"m")) == row
+        assert facts.manifests.with_digest(world.slot.uid, digest_of(b"n")) is None

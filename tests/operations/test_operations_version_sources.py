@@ -1,0 +1,248 @@
+"""Versions from what is stored here: disks, snapshots, managed images, other versions."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imgstore.domain.errors import InvalidInput, PropertyChangeNotAllowed, WorkHeld
+from imgstore.domain.progress import ProgressEvent
+from imgstore.domain.resources import (
+    Declared,
+    DiskKind,
+    HyperVGeneration,
+    OsState,
+    OsType,
+    StorageAccountType,
+)
+from imgstore.domain.states import ProvisioningState
+from imgstore.ledger.rows import ChargeKind
+from imgstore.operations import definitions, disks, galleries, images, versions
+from imgstore.operations.images import ImageRequest
+from imgstore.operations.installation import Installation
+from imgstore.operations.making import DiskRequest, create_from_source
+from imgstore.operations.viewing import VersionView
+from imgstore.testing.disks import sha256_of
+from imgstore.testing.installations import (
+    ADMIN,
+    DEFINITION,
+    GALLERY,
+    GROUP,
+    Stock,
+    all_slots,
+    audit,
+    charges,
+    content,
+    delete,
+    export,
+    make_disk,
+    open_home,
+    publish,
+    request,
+    show,
+)
+
+pytest_plugins = ["imgstore.testing.stock"]
+
+HERE = ("southcentralus",)
+FIRST = f"{GROUP}/{GALLERY}/{DEFINITION}/1.0.0"
+
+
+def publish_from(
+    installation: Installation, version: str = "2.0.0", targets: tuple[str, ...] = HERE, **source: Any
+) -> VersionView:
+    """A version of the definition (or of `definition`) from a stored source."""
+    where = {name: source.pop(name) for name in ("gallery", "definition", "location") if name in source}
+    return versions.create_version(installation, ADMIN, request(version, targets, **where), **source)
+
+
+def make(installation: Installation, name: str, source: Path | str, **more: Any) -> str:
+    """A disk's resource id."""
+    more.setdefault("location", "southcentralus")
+    asked = DiskRequest(group=GROUP, name=name, source=str(source), **more)
+    return create_from_source(installation, ADMIN, asked).resource_id
+
+
+def segments(installation: Installation) -> dict[str, frozenset[bytes]]:
+    """What lies in each slot of the gallery."""
+    return {str(slot.key): frozenset(content(installation, slot).segments) for slot in all_slots(installation)}
+
+
+def other_definition(installation: Installation) -> dict[str, Any]:
+    """One that has no version that could be a base."""
+    definitions.create_definition(
+        installation,
+        ADMIN,
+        group=GROUP,
+        gallery=GALLERY,
+        name="other",
+        publisher="p",
+        offer="o",
+        sku="other",
+        os_type=OsType.LINUX,
+    )
+    return {"definition": "other"}
+
+
+def other_gallery(installation: Installation, **more: Any) -> None:
+    galleries.create_gallery(installation, ADMIN, group=GROUP, name="g2", location="southcentralus")
+    more = {"os_type": OsType.LINUX} | more
+    definitions.create_definition(
+        installation, ADMIN, group=GROUP, gallery="g2", name="copy", publisher="p", offer="o", sku="s", **more
+    )
+
+
+@pytest.fixture
+def patched(stocked: Installation, stock: Stock) -> Installation:
+    """With a version that was taken in on top of another: taken in alone, its disk would make other segments."""
+    publish(stocked, stock.second, "1.0.1", ["southcentralus=2"])
+    return stocked
+
+
+def test_a_version_of_the_same_gallery_stores_nothing_twice(patched: Installation, stock: Stock) -> None:
+    there = other_definition(patched)
+    source = show(patched, "1.0.1")
+    before = segments(patched)
+    made = publish_from(patched, image_version=f"{GROUP}/{GALLERY}/{DEFINITION}/1.0.1", **there)
+    assert segments(patched) == before
+    assert made.version.provisioning_state is ProvisioningState.SUCCEEDED
+    assert made.version.os_disk.source.location == source.line.version_id(source.version.name)
+    assert made.version.os_disk.source.file_bytes == made.version.os_disk.virtual_bytes
+    assert source.version.os_disk.disk_digest is not None
+    assert made.version.os_disk.source.stamp == source.version.os_disk.disk_digest.hex()
+    again = publish_from(patched, image_version=f"{GROUP}/{GALLERY}/{DEFINITION}/latest", **there)
+    assert again.version == made.version
+    publish_from(patched, "3.0.0", image_version=f"{GROUP}/{GALLERY}/other/2.0.0")
+    delete(patched)
+    delete(patched, "1.0.1")
+    export(patched, patched.home / "o.raw", version="3.0.0")
+    assert sha256_of(patched.home / "o.raw") == sha256_of(stock.second)
+    audit(patched)
+
+
+@pytest.mark.parametrize("kind", [DiskKind.SNAPSHOT, DiskKind.DISK])
+def test_a_disk_of_the_gallery_stores_nothing_twice(patched: Installation, stock: Stock, kind: DiskKind) -> None:
+    there = other_definition(patched)
+    for turn in range(2):  # Whichever replica its turn gives it, the version's first slot has the same content.
+        make_disk(patched, f"d{turn}", version="1.0.1")
+        word = f"d{turn}" if kind is DiskKind.DISK else make(patched, f"s{turn}", f"d{turn}", kind=kind)
+        before = segments(patched)
+        made = publish_from(patched, f"2.0.{turn}", os_snapshot=word, **there)
+        assert segments(patched) == before
+        assert made.version.os_disk.virtual_bytes == stock.second.stat().st_size
+    audit(patched)
+
+
+def test_a_disk_from_a_file_becomes_a_version(stocked: Installation, stock: Stock) -> None:
+    source = make(stocked, "d1", stock.second)
+    made = publish_from(stocked, os_snapshot=source, targets=("southcentralus", "eastus"))
+    assert made.version.os_disk.source.location == source
+    export(stocked, stocked.home / "o.raw", "eastus", "2.0.0")
+    assert sha256_of(stocked.home / "o.raw") == sha256_of(stock.second)
+    with pytest.raises(PropertyChangeNotAllowed, match="source"):
+        publish_from(stocked, image_version=FIRST, targets=("southcentralus", "eastus"))
+    audit(stocked)
+
+
+def test_a_managed_image_becomes_a_version(stocked: Installation, stock: Stock) -> None:
+    make(stocked, "d1", stock.second)
+    images.create_image(stocked, ADMIN, ImageRequest(group=GROUP, name="i1", source="d1"))
+    made = publish_from(stocked, managed_image="i1")
+    assert made.version.os_disk.source.location.endswith("/images/i1")
+    export(stocked, stocked.home / "o.raw", version="2.0.0")
+    assert sha256_of(stocked.home / "o.raw") == sha256_of(stock.second)
+    version_id = show(stocked).line.version_id(show(stocked).version.name)
+    assert publish_from(stocked, "2.0.1", managed_image=version_id).version.os_disk.source.location == version_id
+    audit(stocked)
+
+
+def test_another_gallery_s_version_is_read_near_and_crossing_is_metered(stocked: Installation, stock: Stock) -> None:
+    other_gallery(stocked)
+    there: dict[str, Any] = {"gallery": "g2", "definition": "copy"}
+    before = charges(stocked)
+    publish_from(stocked, "1.0.0", ("eastus",), location="eastus", image_version=FIRST, **there)
+    assert charges(stocked) == before, "eastus has a replica"
+    view = publish_from(stocked, "1.0.1", ("northeurope",), location="northeurope", image_version=FIRST, **there)
+    new = charges(stocked)[len(before) :]
+    assert [(row.kind, row.source, row.target) for row in new] == [(ChargeKind.EGRESS, "southcentralus", "northeurope")]
+    stored = content(stocked, all_slots(stocked)[0]).segments
+    assert new[0].delivered_bytes == sum(stored.values())
+    assert new[0].party.gallery == "g2"
+    publish_from(stocked, "1.0.1", ("northeurope",), location="northeurope", image_version=FIRST, **there)
+    assert charges(stocked)[len(before) :] == new
+    assert view.version.os_disk.virtual_bytes == stock.first.stat().st_size
+
+
+def test_exactly_one_source_is_named(stocked: Installation, stock: Stock) -> None:
+    sources: tuple[dict[str, Any], ...] = ({}, {"os_vhd_uri": str(stock.second), "os_snapshot": "d1"})
+    for source in sources:
+        with pytest.raises(InvalidInput, match="One and only one source type") as caught:
+            publish_from(stocked, **source)
+        assert caught.value.error_code == "InvalidParameter"
+
+
+def test_what_is_not_there_or_elsewhere_is_no_source(stocked: Installation, stock: Stock) -> None:
+    make(stocked, "far", stock.second, location="eastus")
+    images.create_image(stocked, ADMIN, ImageRequest(group=GROUP, name="pair", source="far", data_sources=["far"]))
+    message = r"is not found\. Please check source exists, and is in the same region as gallery image version being"
+    sources: tuple[dict[str, Any], ...] = (
+        {"os_snapshot": "far"},
+        {"os_snapshot": "none"},
+        {"os_snapshot": str(stock.first)},
+        {"managed_image": "none"},
+        {"managed_image": "pair"},
+        {"image_version": f"{GROUP}/{GALLERY}/{DEFINITION}/9.0.0"},
+    )
+    for source in sources:
+        with pytest.raises(InvalidInput, match=message):
+            publish_from(stocked, **source)
+    assert len(versions.list_versions(stocked, ADMIN, group=GROUP, gallery=GALLERY, definition=DEFINITION)) == 1
+    audit(stocked)
+
+
+@pytest.mark.parametrize(
+    ("declared", "words"),
+    [
+        ({"os_state": OsState.SPECIALIZED}, "OS state of the source .* is Generalized, that of 'copy' is Specialized"),
+        ({"hyper_v_generation": HyperVGeneration.V2}, "hypervisor generation of the source .* is V1"),
+        ({"os_type": OsType.WINDOWS}, "OS type of the source .* is Linux, that of 'copy' is Windows"),
+    ],
+)
+def test_systems_that_are_declared_must_match(
+    stocked: Installation, stock: Stock, declared: dict[str, Any], words: str
+) -> None:
+    other_gallery(stocked, **declared)
+    there: dict[str, Any] = {"gallery": "g2", "definition": "copy"}
+    make_disk(stocked, "d1")
+    images.create_image(stocked, ADMIN, ImageRequest(group=GROUP, name="i1", source="d1"))
+    sources: tuple[dict[str, Any], ...] = ({"image_version": FIRST}, {"os_snapshot": "d1"}, {"managed_image": "i1"})
+    for source in sources:
+        with pytest.raises(InvalidInput, match=words) as caught:
+            publish_from(stocked, "1.0.0", **there, **source)
+        assert caught.value.error_code == "InvalidParameter"
+    make(stocked, "plain", stock.first)
+    publish_from(stocked, "1.0.0", **there, os_snapshot="plain")
+    said = Declared(os_type=OsType.LINUX, os_state=OsState.GENERALIZED, hyper_v_generation=HyperVGeneration.V1)
+    make(stocked, "said", stock.first, declared=said)
+    with pytest.raises(InvalidInput, match=words):
+        publish_from(stocked, "1.0.1", **there, os_snapshot="said")
+
+
+def test_a_source_stays_while_it_is_read(stocked: Installation, stock: Stock) -> None:
+    make(stocked, "d1", stock.second, storage_account_type=StorageAccountType.STANDARD_ZRS)
+    refused: list[str] = []
+
+    def delete_it(event: ProgressEvent) -> None:
+        if event.task == "read d1" and not refused:
+            refused.append("asked")
+            with pytest.raises(WorkHeld) as caught:
+                disks.delete_disk(stocked, ADMIN, group=GROUP, name="d1")
+            refused.append(caught.value.error_code)
+
+    with open_home(stocked.home, delete_it) as reading:
+        publish_from(reading, os_snapshot="d1")
+    assert len(refused) == 2
+    disks.delete_disk(stocked, ADMIN, group=GROUP, name="d1")
+    export(stocked, stocked.home / "o.raw", version="2.0.0")
+    assert sha256_of(stocked.home / "o.raw") == sha256_of(stock.second)
+    audit(stocked)
