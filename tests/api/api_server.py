@@ -181,7 +181,7 @@ def start_api(
             scope = f"{api.url}/.default"
             token = authority.token(identity.tenant_uid, identity.client_id, api.credential.secret, scope)
             api.headers["Authorization"] = f"Bearer {token.access_token}"
-        app = make_application(installation, authority, ServerSettings(retry_after_seconds=0, **settings))
+        app = make_application(installation, authority, ServerSettings(**{"retry_after_seconds": 0, **settings}))
         begun, stops = threading.Event(), []
 
         def ready(stop: Any) -> None:

@@ -1,6 +1,6 @@
 """az, unmodified, through what a person does with galleries on its command line.
 
-Run by tests/api/test_api_az.py in an environment of its own, so it imports nothing of ours. All commands run in one
+Run by tests/api/test_api_clients.py in an environment of its own, so it imports nothing of ours. All commands run in one
 process, by az's own door for that: a process each would mostly be spent on imports. What it is told comes in the
 environment; it prints a line for each chapter that held.
 """
