@@ -8,7 +8,19 @@ from typing import Final
 from fastapi import FastAPI
 
 import imgstore
-from imgstore.api import definitions, disks, galleries, groups, health, identity, images, polling, sharing, versions
+from imgstore.api import (
+    definitions,
+    deployments,
+    disks,
+    galleries,
+    groups,
+    health,
+    identity,
+    images,
+    polling,
+    sharing,
+    versions,
+)
 from imgstore.api.arriving import Arrival, Counts, add_refusals
 from imgstore.api.auth import Authority
 from imgstore.api.door import Server, ServerSettings
@@ -29,6 +41,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "put-image": images.put_image,
     "delete-disk": disks.delete_disk,
     "delete-group": groups.delete_group,
+    **deployments.COMMANDS,
 }
 """By the names that stand in the catalog: an operation of an older server goes on under its name."""
 
@@ -63,7 +76,19 @@ def make_application(installation: Installation, authority: Authority, settings:
         retry_after_seconds=settings.retry_after_seconds,
         page_items=settings.page_items,
     )
-    for room in (galleries, sharing, definitions, versions, disks, images, groups, polling, identity, health):
+    for room in (
+        galleries,
+        sharing,
+        definitions,
+        versions,
+        disks,
+        images,
+        deployments,
+        groups,
+        polling,
+        identity,
+        health,
+    ):
         app.include_router(room.router)
     add_refusals(app)
     app.add_middleware(Arrival, counts=app.state.counts)

@@ -1,6 +1,7 @@
 """Managed disks and snapshots over HTTP: one resource of two kinds. Azure never answers 201 here, and `az` takes none."""
 
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any, Final
 
 from fastapi import APIRouter, Response
@@ -26,7 +27,8 @@ def _serve(kind: DiskKind, tag: str) -> None:
     """The routes of one of the two."""
     all_of_group, of = f"{COMPUTE}/{kind}", Kind(kind)
     one = f"{all_of_group}/{{disk}}"
-    noun, tags = f"a {'managed ' * (kind is DiskKind.DISK)}{kind.noun}", [tag]
+    noun = f"a {'managed ' * (kind is DiskKind.DISK)}{kind.noun}"
+    tags: list[str | Enum] = [tag]
 
     @router.put(one, summary=f"Make {noun}", status_code=202, openapi_extra=RESOURCE, tags=tags, name=f"put_{kind}")
     async def put(ask: Asked, group: str, disk: str) -> Response:

@@ -27,7 +27,9 @@ from imgstore.wire.text import Json
 _T = TypeVar("_T")
 
 BODY_BYTES_MAX: Final = 1 << 20
-"""ARM takes 4 MB for a template; a resource here is some kilobytes."""
+"""A resource here is some kilobytes."""
+TEMPLATE_BYTES_MAX: Final = 4 << 20
+"""As ARM takes."""
 
 
 RESOURCE: Final[dict[str, Any]] = {
@@ -109,32 +111,32 @@ class Ask:
         whole = {**request, "subscription": self.request.path_params.get("subscription"), "conditions": conditions}
         return await asyncio.wrap_future(self.server.runner.begin(self.session, kind, whole))
 
-    async def body(self) -> bytes:
+    async def body(self, bytes_max: int = BODY_BYTES_MAX) -> bytes:
         """The request's body.
 
         Raises:
-            BodyTooLarge: longer than `BODY_BYTES_MAX`.
+            BodyTooLarge: longer than `bytes_max`.
         """
         body = bytearray()
         async for chunk in self.request.stream():
             body += chunk
-            if len(body) > BODY_BYTES_MAX:
+            if len(body) > bytes_max:
                 raise BodyTooLarge(
                     "The request's body is too large.",
-                    found=f"more than {BODY_BYTES_MAX} bytes",
-                    expected=f"at most {BODY_BYTES_MAX}",
+                    found=f"more than {bytes_max} bytes",
+                    expected=f"at most {bytes_max}",
                     hint="send the resource alone",
                 )
         return bytes(body)
 
-    async def json(self) -> Json:
+    async def json(self, bytes_max: int = BODY_BYTES_MAX) -> Json:
         """The request's body, read as JSON.
 
         Raises:
             InvalidInput: it is none.
             BodyTooLarge: as `body`.
         """
-        body = await self.body()
+        body = await self.body(bytes_max)
         try:
             read = json.loads(body, parse_constant=_no_constant)
             _check_text(json.dumps(read, ensure_ascii=False))
@@ -193,7 +195,7 @@ class Ask:
         """
         subscription = self.request.path_params["subscription"]
         region = (accepted.body or {}).get("location") or next(iter(self.server.installation.regions.regions))
-        provider = "Microsoft.Resources" if kind is Kind.GROUP else "Microsoft.Compute"
+        provider = "Microsoft.Resources" if kind in (Kind.GROUP, Kind.DEPLOYMENT) else "Microsoft.Compute"
         url = (
             f"{self.base_url}/subscriptions/{subscription}/providers/{provider}/locations/{region}/capsOperations/"
             f"{accepted.operation_uid}?api-version={self.api_version}"

@@ -66,6 +66,8 @@ class Task:
     request: Mapping[str, Any]
     accept: Callable[[Outcome], None]
     """Answers the request before the command is done. Only the first call counts."""
+    uid: str
+    """The operation's."""
 
 
 Command: TypeAlias = Callable[[Task], Outcome]
@@ -120,7 +122,7 @@ class LongRunner:
                 created, body = outcome
                 answer.set_result(Accepted(operation_uid=opened.uid, created=created, body=body))
 
-        self._perform(opened, Task(session=session, request=whole, accept=accept), answer)
+        self._perform(opened, Task(session=session, request=whole, accept=accept, uid=opened.uid), answer)
 
     def _perform(self, operation: AsyncOperation, task: Task, answer: "Future[Accepted]") -> None:
         """Do it and write its end down; then answer, so that the first look at what was quick finds its end."""
@@ -142,7 +144,7 @@ class LongRunner:
     ) -> None:
         try:
             if answer.done():
-                close_operation(installation, operation.uid, _told(error)["error"])
+                close_operation(installation, operation.uid, told(error)["error"])
             else:
                 drop_operation(installation, operation.uid)
         except StoreError as lost:
@@ -162,10 +164,13 @@ class LongRunner:
         request = {**operation.request, "conditions": {}}
         answered: Future[Accepted] = Future()
         answered.set_result(Accepted(operation_uid=operation.uid, created=False, body=None))  # Given long ago.
-        self._perform(operation, Task(session=session, request=request, accept=lambda _outcome: None), answered)
+        self._perform(
+            operation, Task(session=session, request=request, accept=lambda _outcome: None, uid=operation.uid), answered
+        )
 
 
-def _told(error: Exception) -> Json:
+def told(error: Exception) -> Json:
+    """ARM's envelope of an error: what nobody foresaw is not told."""
     if isinstance(error, ImgstoreError):
         return error_json(error)
     return error_json(InternalError("The server failed in a way that was not foreseen.", hint="look into its log"))

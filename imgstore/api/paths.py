@@ -20,7 +20,7 @@ _WORDS: Final = {
     word.lower(): word
     for word in (
         "subscriptions", "tenants", "resourceGroups", "providers", "Microsoft.Compute", "Microsoft.Resources",
-        "galleries", "images", "versions", "disks", "snapshots", "locations", "capsOperations", "register", "softDeletedArtifactTypes",
+        "galleries", "images", "versions", "disks", "snapshots", "deployments", "validate", "locations", "capsOperations", "register", "softDeletedArtifactTypes",
         "artifacts", "metadata", "share", "sharedGalleries", "communityGalleries", "Microsoft.ResourceGraph", "resources",
     )
 }  # fmt: skip

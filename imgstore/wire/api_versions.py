@@ -31,6 +31,7 @@ class Kind(StrEnum):
     DISK = "disks"
     SNAPSHOT = "snapshots"
     IMAGE = "images"
+    DEPLOYMENT = "deployments"
     GROUP = "resourceGroups"
 
 
@@ -86,6 +87,7 @@ SINCE: Final[Mapping[Kind, Mapping[str, str]]] = {
     Kind.DISK: {},
     Kind.SNAPSHOT: {},
     Kind.IMAGE: {},
+    Kind.DEPLOYMENT: {},
     Kind.GROUP: {},
 }
 

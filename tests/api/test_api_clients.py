@@ -46,7 +46,8 @@ def test_az_does_what_a_person_does_with_galleries(tmp_path: Path, safe: Api, we
         "AZURE_CORE_COLLECT_TELEMETRY": "false",
     }
     assert chapters(safe, web, [str(require("az").command), str(LOCKS / "az.py")], **settings) == [
-        "login", "groups", "galleries", "images", "versions", "disks", "sources", "sharing", "soft_delete", "the_end",
+        "login", "groups", "galleries", "images", "versions", "disks", "sources", "sharing", "soft_delete",
+        "deployments", "the_end",
     ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 core: Any = importlib.import_module("azure.cli.core")
@@ -198,6 +199,22 @@ def soft_delete() -> None:
     assert az(f"sig image-version show {V}")["provisioningState"] == "Succeeded"
 
 
+def deployments() -> None:
+    template = f"--template-file {Path(__file__).with_name('gallery.json')} --parameters name=templated source={SOURCE}"
+    assert az(f"deployment group validate -g rg -n t1 {template}")["error"] is None
+    made = az(f"deployment group create -g rg -n t1 {template}")["properties"]
+    assert (made["provisioningState"], made["outputs"]["unique"]["value"]) == ("Succeeded", f"{SUBSCRIPTION}-TEMPLATED")
+    assert [each["name"] for each in az("deployment group list -g rg")] == ["t1"]
+    assert az("deployment group show -g rg -n t1")["properties"]["parameters"]["name"]["value"] == "templated"
+    inside = "-g rg -r templated -i ubuntu"
+    assert [each["name"] for each in az(f"sig image-version list {inside}")] == ["1.0.0", "1.0.1"]
+    for version in ("1.0.0", "1.0.1"):
+        az(f"sig image-version delete {inside} -e {version}")
+    az(f"sig image-definition delete {inside}")
+    az("sig delete -g rg -r templated")
+    az("deployment group delete -g rg -n t1")
+
+
 def the_end() -> None:
     assert "CannotDeleteResource" in fails(f"sig image-definition delete {D}")
     az(f"sig image-version delete {V} --bypass-soft-delete true")
@@ -208,6 +225,6 @@ def the_end() -> None:
     assert az("group list") == []
 
 
-for chapter in (login, groups, galleries, images, versions, disks, sources, sharing, soft_delete, the_end):
+for chapter in (login, groups, galleries, images, versions, disks, sources, sharing, soft_delete, deployments, the_end):
     chapter()
     print(chapter.__name__, flush=True)  # noqa: T201 - what the test reads
