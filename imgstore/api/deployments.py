@@ -7,7 +7,7 @@ from typing import Any, Final
 from fastapi import APIRouter, Response
 
 from imgstore.api import definitions, disks, galleries, images, versions
-from imgstore.api.door import RESOURCE, TEMPLATE_BYTES_MAX, Asked, reply
+from imgstore.api.door import RESOURCE, Asked, reply
 from imgstore.api.groups import check_group
 from imgstore.api.longrunning import Command, Outcome, Session, Task, told
 from imgstore.api.paths import GROUP
@@ -53,7 +53,7 @@ _TYPES: Final[Mapping[str, _Type]] = {
 @router.put(_ONE, summary="Deploy a template", status_code=201, openapi_extra=RESOURCE)
 async def put(ask: Asked, group: str, deployment: str) -> Response:
     """Azure's Deployments_CreateOrUpdate. What the template asks for is checked before anything is made."""
-    body = await ask.json(TEMPLATE_BYTES_MAX)
+    body = await ask.template()
     accepted = await ask.begin("put-deployment", group=group, deployment=deployment, body=body)
     return ask.accepted(accepted, _KIND, 201 if accepted.created else 200)
 
@@ -61,7 +61,7 @@ async def put(ask: Asked, group: str, deployment: str) -> Response:
 @router.post(f"{_ONE}/validate", summary="Check a template", openapi_extra=RESOURCE)
 async def validate(ask: Asked, group: str, deployment: str) -> Response:
     """Azure's Deployments_Validate. Nothing is made, and nothing is asked of what would be."""
-    body = await ask.json(TEMPLATE_BYTES_MAX)
+    body = await ask.template()
 
     def checked(at_: Session) -> Json:
         plan = _plan(at_, group, deployment, body)

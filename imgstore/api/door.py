@@ -22,6 +22,7 @@ from imgstore.domain.paging import Page, PageRequest
 from imgstore.operations.installation import Installation
 from imgstore.operations.subscriptions import check_subscription_known
 from imgstore.wire.api_versions import Kind, check_api_version, trimmed
+from imgstore.wire.jsonc import read_jsonc
 from imgstore.wire.text import Json
 
 _T = TypeVar("_T")
@@ -129,26 +130,18 @@ class Ask:
                 )
         return bytes(body)
 
-    async def json(self, bytes_max: int = BODY_BYTES_MAX) -> Json:
+    async def json(self) -> Json:
         """The request's body, read as JSON.
 
         Raises:
             InvalidInput: it is none.
             BodyTooLarge: as `body`.
         """
-        body = await self.body(bytes_max)
-        try:
-            read = json.loads(body, parse_constant=_no_constant)
-            _check_text(json.dumps(read, ensure_ascii=False))
-        except (ValueError, RecursionError) as error:
-            raise InvalidInput(
-                "The request content was invalid and could not be deserialized.",
-                found=str(error) or type(error).__name__,
-                expected="a JSON document in UTF-8",
-                hint="mend the request's body",
-                code="InvalidRequestContent",
-            ) from error
-        return read
+        return _read(await self.body(), json.loads)
+
+    async def template(self) -> Json:
+        """The request's body, read as a template may be written. Raises as `json`, for more than `TEMPLATE_BYTES_MAX`."""
+        return _read(await self.body(TEMPLATE_BYTES_MAX), read_jsonc)
 
     @property
     def base_url(self) -> str:
@@ -225,6 +218,21 @@ class Ask:
 
     def _version(self) -> str:
         return (self.api_version or "")[:10]
+
+
+def _read(body: bytes, loads: Callable[..., Json]) -> Json:
+    try:
+        read = loads(body.decode("utf-8-sig"), parse_constant=_no_constant)
+        _check_text(json.dumps(read, ensure_ascii=False))
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(
+            "The request content was invalid and could not be deserialized.",
+            found=str(error) or type(error).__name__,
+            expected="a JSON document in UTF-8",
+            hint="mend the request's body",
+            code="InvalidRequestContent",
+        ) from error
+    return read
 
 
 def _check_text(text: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias
 from imgstore.domain.access import Principal, administrator
 from imgstore.domain.asynchronous import AsyncOperation
 from imgstore.domain.errors import ImgstoreError, StoreError
+from imgstore.operations.identities import standing_principal
 from imgstore.operations.installation import Installation
 from imgstore.operations.long_running import close_operation, drop_operation, open_operation, take_up_operations
 from imgstore.wire.errors import error_json
@@ -69,6 +70,9 @@ class Task:
     uid: str
     """The operation's."""
 
+
+ASKS_AS_IT_GOES: Final = frozenset({"put-deployment"})
+"""Commands that make several resources, each of which needs a right of its own, after they were accepted."""
 
 Command: TypeAlias = Callable[[Task], Outcome]
 """Gives what it came to: the answer, unless one was given early."""
@@ -152,12 +156,18 @@ class LongRunner:
         if not answer.done():
             answer.set_exception(error)
 
+    def _principal(self, operation: AsyncOperation) -> Principal:
+        """In whose name it goes on: whether they may was decided when it was accepted, but for what asks as it goes."""
+        if operation.kind not in ASKS_AS_IT_GOES or operation.principal_uid is None:
+            return administrator(operation.principal)
+        found = standing_principal(self._installation, operation.principal_uid)
+        return Principal(name=operation.principal) if found is None else found
+
     def _resume(self, operation: AsyncOperation) -> None:
         installation = replace(self._installation, subscription=operation.subscription)
         session = Session(
             installation=installation,
-            # Whether they may was decided when it was accepted: it goes on in their name.
-            principal=administrator(operation.principal),
+            principal=self._principal(operation),
             api_version=str(operation.request["api_version"]),
         )
         # The conditions held then, and the operation itself has changed what they are about since.

@@ -66,10 +66,17 @@ def evaluated(value: Json, scope: Scope) -> Json:
     Raises:
         InvalidInput: one can't be; its code is ``InvalidTemplate``.
     """
+    try:
+        return _evaluated(value, scope)
+    except RecursionError as error:
+        raise bad_template("The template is nested too deeply.") from error
+
+
+def _evaluated(value: Json, scope: Scope) -> Json:
     if isinstance(value, Mapping):
-        return {str(evaluated(name, scope)): evaluated(each, scope) for name, each in value.items()}
+        return {str(_evaluated(name, scope)): _evaluated(each, scope) for name, each in value.items()}
     if isinstance(value, list):
-        return [evaluated(each, scope) for each in value]
+        return [_evaluated(each, scope) for each in value]
     if not isinstance(value, str) or not value.startswith("[") or not value.endswith("]"):
         return value
     if value.startswith("[["):
@@ -138,11 +145,13 @@ class _Reader:
         self._expect(")")
         return first if condition else second
 
-    def _skipped(self) -> None:
+    def _skipped(self) -> Json:
+        """Nothing: what stands here is read over."""
         open_marks = 0
         while (mark := self._peek()) is not None and (open_marks or mark not in (",", ")")):
             open_marks += {"(": 1, "[": 1, ")": -1, "]": -1}.get(mark, 0)
             self._at += 1
+        return None
 
     def _inside(self, value: Json) -> Json:
         if self._peek() == ".":

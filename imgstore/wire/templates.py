@@ -113,17 +113,23 @@ def _parameters(declared: Mapping[str, Any], given: Json, scope: Scope) -> tuple
     return values, shown
 
 
-def _check_parameter(name: str, kind: str, how: Mapping[str, Any], value: Json) -> None:
+def _check_parameter(name: str, kind: str, how: Mapping[str, Any], value: Any) -> None:
     if not isinstance(value, _KINDS[kind]) or (kind == "int" and isinstance(value, bool)):
         raise bad_template(f"The provided value for the template parameter '{name}' is not of type {kind}.")
     allowed = how.get("allowedValues")
-    if allowed is not None and value not in allowed:
+    if allowed is not None and (not isinstance(allowed, list) or value not in allowed):
         raise bad_template(f"The value of the template parameter '{name}' is not allowed.", expected=str(allowed))
-    size = value if kind == "int" else len(value) if kind != "bool" else 0
+    size = len(value) if isinstance(value, str | list | dict) else int(value)
     end = "Value" if kind == "int" else "Length"
-    low, high = how.get(f"min{end}"), how.get(f"max{end}")
+    low, high = (_bound(name, how.get(f"{which}{end}")) for which in ("min", "max"))
     if (low is not None and size < low) or (high is not None and size > high):
         raise bad_template(f"The template parameter '{name}' is out of its range.", expected=f"{low} to {high}")
+
+
+def _bound(name: str, said: Json) -> int | None:
+    if said is not None and (not isinstance(said, int) or isinstance(said, bool)):
+        raise bad_template(f"A bound of the template parameter '{name}' is no whole number.", found=str(said))
+    return said
 
 
 def _with_variables(scope: Scope, variables: Mapping[str, Json]) -> Scope:
