@@ -112,7 +112,14 @@ def sharing_profile_json(profile: SharingProfile | None, *, groups: bool = False
 def shared_gallery_json(gallery: Gallery) -> Json:
     """A gallery as those see it whom it is shared with."""
     top, name, more = _seen(gallery)
-    return {"location": gallery.location, "name": name, "identifier": {"uniqueId": top}, "properties": more}
+    info = gallery.sharing.community if gallery.sharing else None
+    publisher = {} if info is None or info.public_name is None else {"communityMetadata": _metadata_json(info)}
+    return {
+        "location": gallery.location,
+        "name": name,
+        "identifier": {"uniqueId": top},
+        "properties": more | publisher,
+    }
 
 
 def shared_definition_json(line: "Lineage") -> Json:
@@ -160,13 +167,22 @@ def shared_version_json(view: "VersionView") -> Json:
 
 
 def _seen(gallery: Gallery) -> tuple[str, str, dict[str, Json]]:
-    """Under which unique id and name a gallery is seen, and what is told of its publisher."""
+    """Under which unique id and name a gallery is seen, and the terms on which."""
     info = gallery.sharing.community if gallery.sharing else None
     if info is not None and info.public_name is not None:
-        told: dict[str, Json] = {"disclaimer": info.eula, "communityMetadata": _community_json(info)}
-        return f"/CommunityGalleries/{info.public_name}", info.public_name, told
+        return f"/CommunityGalleries/{info.public_name}", info.public_name, {"disclaimer": info.eula}
     unique = f"{gallery.subscription}-{gallery.name.upper()}"
     return f"/SharedGalleries/{unique}", unique, {}
+
+
+def _metadata_json(info: CommunityInfo) -> dict[str, Json]:
+    """What everybody is told of a community gallery's publisher."""
+    return {
+        "publisherUri": info.publisher_uri,
+        "publisherContact": info.publisher_contact,
+        "eula": info.eula,
+        "publicNames": [info.public_name],
+    }
 
 
 def _community_json(info: CommunityInfo) -> Json:

@@ -119,7 +119,8 @@ def _check_parameter(name: str, kind: str, how: Mapping[str, Any], value: Any) -
     allowed = how.get("allowedValues")
     if allowed is not None and (not isinstance(allowed, list) or value not in allowed):
         raise bad_template(f"The value of the template parameter '{name}' is not allowed.", expected=str(allowed))
-    size = len(value) if isinstance(value, str | list | dict) else int(value)
+    measured: Any = value
+    size = measured if kind in ("int", "bool") else len(measured)
     end = "Value" if kind == "int" else "Length"
     low, high = (_bound(name, how.get(f"{which}{end}")) for which in ("min", "max"))
     if (low is not None and size < low) or (high is not None and size > high):
