@@ -8,12 +8,26 @@ from typing import Final
 from fastapi import FastAPI
 
 import imgstore
-from imgstore.api import blobs, definitions, disks, galleries, groups, health, identity, polling, versions
+from imgstore.api import (
+    blobs,
+    definitions,
+    deployments,
+    disks,
+    galleries,
+    groups,
+    health,
+    identity,
+    images,
+    polling,
+    sharing,
+    versions,
+)
 from imgstore.api.arriving import Arrival, Counts, add_refusals
 from imgstore.api.auth import Authority
 from imgstore.api.blobdoor import BlobDoor
 from imgstore.api.door import Server, ServerSettings
 from imgstore.api.longrunning import Command, LongRunner
+from imgstore.api.rates import Rates
 from imgstore.operations.installation import Installation
 from imgstore.operations.uploading import sweep_uploads
 
@@ -24,10 +38,14 @@ COMMANDS: Final[dict[str, Command]] = {
     "delete-definition": definitions.delete_definition,
     "put-version": versions.put_version,
     "delete-version": versions.delete_version,
+    "share-gallery": sharing.share_gallery,
     "put-disk": disks.put_disk,
+    "patch-disk": disks.patch_disk,
+    "put-image": images.put_image,
     "delete-disk": disks.delete_disk,
     "end-disk-access": disks.end_disk_access,
     "delete-group": groups.delete_group,
+    **deployments.COMMANDS,
 }
 """By the names that stand in the catalog: an operation of an older server goes on under its name."""
 
@@ -60,11 +78,25 @@ def make_application(installation: Installation, authority: Authority, settings:
         authority=authority,
         threads=threads,
         runner=runner,
+        rates=Rates(settings.rate_limit_factor, installation.effects.monotonic),
         retry_after_seconds=settings.retry_after_seconds,
         page_items=settings.page_items,
     )
     app.state.blobs = BlobDoor(installation, settings.cache_bytes)
-    for room in (versions, definitions, galleries, disks, groups, blobs, polling, identity, health):
+    for room in (
+        versions,
+        definitions,
+        galleries,
+        sharing,
+        disks,
+        images,
+        deployments,
+        groups,
+        blobs,
+        polling,
+        identity,
+        health,
+    ):
         # Not include_router, which looks each path up twice, router by router: 0.1 ms a request.
         app.router.routes.extend(room.router.routes)
     add_refusals(app)

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from imgstore.api.door import reply
 from imgstore.api.longrunning import InternalError
 from imgstore.api.paths import spelled
+from imgstore.api.rates import HEADER, TooManyRequests
 from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound, Unauthenticated
 from imgstore.wire.errors import error_json
 
@@ -69,6 +70,8 @@ class Arrival:
                 headers = MutableHeaders(scope=message)
                 headers.update(identities)
                 headers.setdefault("Cache-Control", "no-cache")
+                if remaining := scope["state"].get("remaining"):
+                    headers.setdefault(HEADER, remaining)
             await send(message)
 
         try:
@@ -102,6 +105,8 @@ def add_refusals(app: FastAPI) -> None:
 
 async def _refused(_request: Request, error: Any) -> Response:
     headers = {}
+    if isinstance(error, TooManyRequests):
+        headers = {"Retry-After": str(error.retry_after_seconds), HEADER: error.remaining}
     if isinstance(error, Unauthenticated):
         told = _clean(error.message.replace('"', "'").replace("\\", "/"))
         headers["WWW-Authenticate"] = f'Bearer error="invalid_token", error_description="{told}"'

@@ -39,6 +39,7 @@ _SKEW_SECONDS: Final = 60
 _CACHED_MAX: Final = 4_096
 _TOKEN_CHARACTERS_MAX: Final = 16_384
 _BEARER: Final = re.compile(r"Bearer +([A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+) *", re.IGNORECASE)
+_OPENID_SCOPES: Final = ("openid", "offline_access", "profile")
 _DEFAULT_SCOPE: Final = "/.default"
 _MALFORMED: Final = (JoseError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
 
@@ -111,8 +112,10 @@ class Authority:
         identity = self._client(tenant_id, client_id, client_secret)
         if identity is None:
             raise self._refused(tenant_id, client_id)
-        audience = scope.removesuffix(_DEFAULT_SCOPE)
-        if audience.rstrip("/") not in self._audiences() or audience == scope:
+        # Go's client asks for OpenID's scopes too, which an application's token has no use for.
+        asked = " ".join(word for word in scope.split(" ") if word not in _OPENID_SCOPES)
+        audience = asked.removesuffix(_DEFAULT_SCOPE)
+        if audience.rstrip("/") not in self._audiences() or audience == asked:
             raise InvalidInput(
                 f"AADSTS70011: The provided value for scope '{scope[:200]}' is not valid.",
                 found=repr(scope[:200]),

@@ -1,67 +1,95 @@
-"""Managed disks over HTTP. Azure never answers 201 here, and `az disk create` takes no 201."""
+"""Managed disks and snapshots over HTTP: one resource of two kinds. Azure never answers 201 here, and `az` takes none."""
 
 from collections.abc import Mapping
-from typing import Final
+from enum import Enum
+from typing import Any, Final
 
 from fastapi import APIRouter, Response
 
 from imgstore.api.door import RESOURCE, Asked, check_conditions, reply
 from imgstore.api.groups import check_group
 from imgstore.api.longrunning import Outcome, Session, Task
-from imgstore.api.paths import DISK, DISKS, SUBSCRIPTION
+from imgstore.api.paths import COMPUTE, SUBSCRIPTION
 from imgstore.domain.errors import NotFound
-from imgstore.domain.paging import Page, PageRequest
-from imgstore.domain.resources import ManagedDisk
+from imgstore.domain.resources import DiskKind, ManagedDisk
 from imgstore.operations import disks
 from imgstore.operations.granting import grant_access
+from imgstore.operations.images import show_image
+from imgstore.operations.making import DiskRequest, create_from_source
 from imgstore.operations.uploading import UploadRequest, create_upload, revoke_access
 from imgstore.wire.api_versions import Kind
-from imgstore.wire.bodies import DiskBody, read_access, read_disk
-from imgstore.wire.resources import disk_json
+from imgstore.wire.bodies import read_access
+from imgstore.wire.resources import disk_json, image_json
+from imgstore.wire.source_bodies import DiskBody, read_disk, read_disk_change
+from imgstore.wire.text import Json
 
-router = APIRouter(tags=["Disks"])
-_KIND: Final = Kind.DISK
+router = APIRouter()
 
 
-@router.put(
-    DISK, summary="Make a managed disk from an image version, or for an upload", status_code=202, openapi_extra=RESOURCE
+def _serve(kind: DiskKind, tag: str) -> None:
+    """The routes of one of the two."""
+    all_of_group, of = f"{COMPUTE}/{kind}", Kind(kind)
+    one = f"{all_of_group}/{{disk}}"
+    noun = f"a {'managed ' * (kind is DiskKind.DISK)}{kind.noun}"
+    tags: list[str | Enum] = [tag]
+
+    @router.put(one, summary=f"Make {noun}", status_code=202, openapi_extra=RESOURCE, tags=tags, name=f"put_{kind}")
+    async def put(ask: Asked, group: str, disk: str) -> Response:
+        accepted = await ask.begin("put-disk", kind=kind, group=group, disk=disk, body=await ask.json())
+        # Without a Location: az would take what stands there for the disk.
+        return ask.accepted(accepted, of, 202 if accepted.created else 200)
+
+    @router.patch(one, summary=f"Change the tags of {noun}", openapi_extra=RESOURCE, tags=tags, name=f"patch_{kind}")
+    async def patch(ask: Asked, group: str, disk: str) -> Response:
+        accepted = await ask.begin("patch-disk", kind=kind, group=group, disk=disk, body=await ask.json())
+        return ask.accepted(accepted, of, 200)
+
+    @router.get(one, summary=f"Show {noun}", tags=tags, name=f"show_{kind}")
+    async def show(ask: Asked, group: str, disk: str) -> Response:
+        found = await ask.run(
+            lambda at: disks.show_disk(at.installation, at.principal, group=group, name=disk, kind=kind)
+        )
+        return ask.shown(disk_json(found), of)
+
+    @router.get(all_of_group, summary=f"List the {kind} of a resource group", tags=tags, name=f"list_{kind}_of_group")
+    async def list_of_group(ask: Asked, group: str) -> Response:
+        return await ask.listed(
+            of,
+            lambda at, page: disks.page_disks(at.installation, at.principal, page, group=group, kind=kind),
+            disk_json,
+        )
+
+    @router.get(
+        f"{SUBSCRIPTION}/providers/Microsoft.Compute/{kind}",
+        summary=f"List the {kind} of a subscription",
+        tags=tags,
+        name=f"list_{kind}",
+    )
+    async def list_of_subscription(ask: Asked) -> Response:
+        return await ask.listed(
+            of, lambda at, page: disks.page_disks(at.installation, at.principal, page, kind=kind), disk_json
+        )
+
+    @router.delete(one, summary=f"Delete {noun}", status_code=202, tags=tags, name=f"delete_{kind}")
+    async def delete(ask: Asked, group: str, disk: str) -> Response:
+        return await ask.gone("delete-disk", of, kind=kind, group=group, disk=disk)
+
+
+_serve(DiskKind.DISK, "Disks")
+_serve(DiskKind.SNAPSHOT, "Snapshots")
+
+
+def _place(request: Mapping[str, Any]) -> dict[str, Any]:
+    kind: Final = request.get("kind", DiskKind.DISK)  # Operations of an older server are of disks.
+    return {"group": request["group"], "name": request["disk"], "kind": DiskKind(kind)}
+
+
+@router.post(
+    f"{COMPUTE}/disks/{{disk}}/beginGetAccess",
+    summary="Get a signed URL to a disk's bytes",
+    openapi_extra=RESOURCE,
+    tags=["Disks"],
 )
-async def put(ask: Asked, group: str, disk: str) -> Response:
-    """Azure's Disks_CreateOrUpdate, FromImage and Upload."""
-    accepted = await ask.begin("put-disk", group=group, disk=disk, body=await ask.json())
-    return ask.accepted(accepted, _KIND, 202 if accepted.created else 200, location=accepted.created)
-
-
-@router.get(DISK, summary="Show a managed disk")
-async def show(ask: Asked, group: str, disk: str) -> Response:
-    """Azure's Disks_Get."""
-    found = await ask.run(lambda at: disks.show_disk(at.installation, at.principal, group=group, name=disk))
-    return ask.shown(disk_json(found), _KIND)
-
-
-@router.get(DISKS, summary="List the managed disks of a resource group")
-async def list_of_group(ask: Asked, group: str) -> Response:
-    """Azure's Disks_ListByResourceGroup."""
-    return await ask.listed(_KIND, lambda at, page: _all(at, page, group), disk_json)
-
-
-@router.get(f"{SUBSCRIPTION}/providers/Microsoft.Compute/disks", summary="List the managed disks of a subscription")
-async def list_of_subscription(ask: Asked) -> Response:
-    """Azure's Disks_List."""
-    return await ask.listed(_KIND, lambda at, page: _all(at, page, None), disk_json)
-
-
-@router.delete(DISK, summary="Delete a managed disk", status_code=202)
-async def delete(ask: Asked, group: str, disk: str) -> Response:
-    """Azure's Disks_Delete."""
-    return await ask.gone("delete-disk", _KIND, group=group, disk=disk)
-
-
-def _all(at: Session, _page: PageRequest, group: str | None) -> Page[ManagedDisk]:
-    return Page(items=tuple(disks.list_disks(at.installation, at.principal, group=group)))
-
-
-@router.post(f"{DISK}/beginGetAccess", summary="Get a signed URL to a disk's bytes", openapi_extra=RESOURCE)
 async def begin_access(ask: Asked, group: str, disk: str) -> Response:
     """Azure's Disks_GrantAccess. It is done at once: 200."""
     body = read_access(await ask.json())
@@ -79,10 +107,15 @@ async def begin_access(ask: Asked, group: str, disk: str) -> Response:
     return reply(200, {"accessSAS": url})
 
 
-@router.post(f"{DISK}/endGetAccess", summary="Revoke it, and take in what was uploaded", status_code=202)
+@router.post(
+    f"{COMPUTE}/disks/{{disk}}/endGetAccess",
+    summary="Revoke it, and take in what was uploaded",
+    status_code=202,
+    tags=["Disks"],
+)
 async def end_access(ask: Asked, group: str, disk: str) -> Response:
     """Azure's Disks_RevokeAccess."""
-    return ask.accepted(await ask.begin("end-disk-access", group=group, disk=disk), _KIND, 202, location=True)
+    return ask.accepted(await ask.begin("end-disk-access", group=group, disk=disk), Kind.DISK, 202, location=True)
 
 
 def end_disk_access(task: Task) -> Outcome:
@@ -96,8 +129,8 @@ def end_disk_access(task: Task) -> Outcome:
 def put_disk(task: Task) -> Outcome:
     """The command of PUT."""
     session, request = task.session, task.request
-    body = read_disk(request["body"])
-    place = {"group": request["group"], "name": request["disk"]}
+    place = _place(request)
+    body = read_disk(request["body"], place["kind"])
     standing: ManagedDisk | None = None
     try:
         standing = disks.show_disk(session.installation, session.principal, **place)
@@ -107,9 +140,20 @@ def put_disk(task: Task) -> Outcome:
     return standing is None, disk_json(_made(session, place, body))
 
 
-def _made(session: Session, place: Mapping[str, str], body: DiskBody) -> ManagedDisk:
+def _made(session: Session, place: dict[str, Any], body: DiskBody) -> ManagedDisk:
+    if body.reference is not None:
+        return disks.create_disk(
+            session.installation,
+            session.principal,
+            group=place["group"],
+            name=place["name"],
+            location=body.location,
+            gallery_image_reference=body.reference,
+            gallery_image_reference_lun=body.lun,
+            tags=body.tags,
+        )
     if body.upload_bytes is not None:
-        request = UploadRequest(
+        upload = UploadRequest(
             group=place["group"],
             name=place["name"],
             location=body.location,
@@ -117,25 +161,42 @@ def _made(session: Session, place: Mapping[str, str], body: DiskBody) -> Managed
             storage_account_type=body.storage_account_type,
             tags=body.tags,
         )
-        return create_upload(session.installation, session.principal, request)
-    assert body.reference is not None, "a disk of an image has a reference"
-    return disks.create_disk(
-        session.installation,
-        session.principal,
-        group=place["group"],
-        name=place["name"],
+        return create_upload(session.installation, session.principal, upload)
+    assert body.source is not None, "it is read with one of the three"
+    request = DiskRequest(
+        **place,
+        source=body.source,
         location=body.location,
-        gallery_image_reference=body.reference,
+        storage_account_type=body.storage_account_type,
+        declared=body.declared,
         tags=body.tags,
     )
+    return create_from_source(session.installation, session.principal, request)
+
+
+def patch_disk(task: Task) -> Outcome:
+    """The command of PATCH, of managed images too."""
+    request = task.request
+    tags = read_disk_change(request["body"])
+    standing = _shown(task)
+    check_conditions(request["conditions"], standing)
+    if "tags" not in request["body"]:
+        return False, standing
+    disks.tag_disk(task.session.installation, task.session.principal, **_place(request), tags=tags)
+    return False, _shown(task)
 
 
 def delete_disk(task: Task) -> Outcome:
-    """The command of DELETE."""
-    session, request = task.session, task.request
-    place = {"group": request["group"], "name": request["disk"]}
-    if request["conditions"]:
-        standing = disks.show_disk(session.installation, session.principal, **place)
-        check_conditions(request["conditions"], disk_json(standing))
-    disks.delete_disk(session.installation, session.principal, **place)
+    """The command of DELETE, likewise."""
+    if task.request["conditions"]:
+        check_conditions(task.request["conditions"], _shown(task))
+    disks.delete_disk(task.session.installation, task.session.principal, **_place(task.request))
     return False, None
+
+
+def _shown(task: Task) -> Json:
+    """The resource as it stands."""
+    installation, principal, place = task.session.installation, task.session.principal, _place(task.request)
+    if place["kind"] is DiskKind.IMAGE:
+        return image_json(show_image(installation, principal, group=place["group"], name=place["name"]))
+    return disk_json(disks.show_disk(installation, principal, **place))

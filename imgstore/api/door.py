@@ -16,12 +16,14 @@ from fastapi import Depends, Query, Request, Response
 from imgstore.api.auth import Authority
 from imgstore.api.longrunning import Accepted, LongRunner, Session
 from imgstore.api.paths import type_of
+from imgstore.api.rates import Rates
 from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.operations.installation import Installation
 from imgstore.operations.subscriptions import check_subscription_known
 from imgstore.transfer.ranges import CACHE_BYTES
 from imgstore.wire.api_versions import Kind, check_api_version, trimmed
+from imgstore.wire.jsonc import read_jsonc
 from imgstore.wire.text import Json
 
 _T = TypeVar("_T")
@@ -30,7 +32,9 @@ _WRITER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _SORTER: Final = json.JSONEncoder(sort_keys=True)
 
 BODY_BYTES_MAX: Final = 1 << 20
-"""ARM takes 4 MB for a template; a resource here is some kilobytes."""
+"""A resource here is some kilobytes."""
+TEMPLATE_BYTES_MAX: Final = 4 << 20
+"""As ARM takes."""
 
 
 RESOURCE: Final[dict[str, Any]] = {
@@ -63,6 +67,7 @@ class Server:
     """For what is done before the answer."""
     runner: LongRunner
     """For what goes on after it."""
+    rates: Rates
     retry_after_seconds: int
     page_items: int
 
@@ -82,6 +87,7 @@ class Ask:
             Unauthenticated: nobody that we know.
             NotFound: no such subscription.
             InvalidInput: no api-version, or one that is not served.
+            TooManyRequests: the subscription has made too many.
         """
         principal = self.server.authority.caller(self.request.headers.get("authorization"))
         installation = self.server.installation
@@ -89,7 +95,11 @@ class Ask:
         if named is not None and named.casefold() != installation.subscription.casefold():
             check_subscription_known(installation, named)
             installation = replace(installation, subscription=named.lower())
-        version = check_api_version(self.api_version, type_of(self.request.scope["path"]))
+        path = self.request.scope["path"]
+        version = check_api_version(self.api_version, type_of(path))
+        route = self.request.scope["route"].path
+        self.request.state.remaining = self.server.rates.take(installation.subscription, self.request.method, route)
+
         return Session(installation=installation, principal=principal, api_version=version)
 
     async def in_thread(self, work: Callable[[], _T]) -> _T:
@@ -100,7 +110,7 @@ class Ask:
         """Authenticate and run `work`, in a thread."""
         return await self.in_thread(lambda: work(self.session()))
 
-    async def begin(self, kind: str, **request: Any) -> Accepted:
+    async def begin(self, kind: str, /, **request: Any) -> Accepted:
         """Begin a command that may take long; wait until it is accepted or refused."""
         conditions = {
             name: value for name in ("if-match", "if-none-match") if (value := self.request.headers.get(name))
@@ -108,20 +118,20 @@ class Ask:
         whole = {**request, "subscription": self.request.path_params.get("subscription"), "conditions": conditions}
         return await asyncio.wrap_future(self.server.runner.begin(self.session, kind, whole))
 
-    async def body(self) -> bytes:
+    async def body(self, bytes_max: int = BODY_BYTES_MAX) -> bytes:
         """The request's body.
 
         Raises:
-            BodyTooLarge: longer than `BODY_BYTES_MAX`.
+            BodyTooLarge: longer than `bytes_max`.
         """
         body = bytearray()
         async for chunk in self.request.stream():
             body += chunk
-            if len(body) > BODY_BYTES_MAX:
+            if len(body) > bytes_max:
                 raise BodyTooLarge(
                     "The request's body is too large.",
-                    found=f"more than {BODY_BYTES_MAX} bytes",
-                    expected=f"at most {BODY_BYTES_MAX}",
+                    found=f"more than {bytes_max} bytes",
+                    expected=f"at most {bytes_max}",
                     hint="send the resource alone",
                 )
         return bytes(body)
@@ -133,19 +143,11 @@ class Ask:
             InvalidInput: it is none.
             BodyTooLarge: as `body`.
         """
-        body = await self.body()
-        try:
-            read = json.loads(body, parse_constant=_no_constant)
-            _check_text(json.dumps(read, ensure_ascii=False))
-        except (ValueError, RecursionError) as error:
-            raise InvalidInput(
-                "The request content was invalid and could not be deserialized.",
-                found=str(error) or type(error).__name__,
-                expected="a JSON document in UTF-8",
-                hint="mend the request's body",
-                code="InvalidRequestContent",
-            ) from error
-        return read
+        return _read(await self.body(), json.loads)
+
+    async def template(self) -> Json:
+        """The request's body, read as a template may be written. Raises as `json`, for more than `TEMPLATE_BYTES_MAX`."""
+        return _read(await self.body(TEMPLATE_BYTES_MAX), read_jsonc)
 
     @property
     def base_url(self) -> str:
@@ -192,7 +194,7 @@ class Ask:
         """
         subscription = self.request.path_params["subscription"]
         region = (accepted.body or {}).get("location") or next(iter(self.server.installation.regions.regions))
-        provider = "Microsoft.Resources" if kind is Kind.GROUP else "Microsoft.Compute"
+        provider = "Microsoft.Resources" if kind in (Kind.GROUP, Kind.DEPLOYMENT) else "Microsoft.Compute"
         url = (
             f"{self.base_url}/subscriptions/{subscription}/providers/{provider}/locations/{region}/capsOperations/"
             f"{accepted.operation_uid}?api-version={self.api_version}"
@@ -205,7 +207,7 @@ class Ask:
         tag = {"ETag": etag_of(accepted.body)}
         return reply(status, trimmed(accepted.body, kind, self._version()), headers | tag)
 
-    async def gone(self, kind: str, of: Kind, *, absent: int = 204, **request: Any) -> Response:
+    async def gone(self, kind: str, of: Kind, /, *, absent: int = 204, **request: Any) -> Response:
         """The answer to a DELETE; `absent` is that to one of what is not there."""
         try:
             accepted = await self.begin(kind, **request)
@@ -222,6 +224,21 @@ class Ask:
 
     def _version(self) -> str:
         return (self.api_version or "")[:10]
+
+
+def _read(body: bytes, loads: Callable[..., Json]) -> Json:
+    try:
+        read = loads(body.decode("utf-8-sig"), parse_constant=_no_constant)
+        _check_text(json.dumps(read, ensure_ascii=False))
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(
+            "The request content was invalid and could not be deserialized.",
+            found=str(error) or type(error).__name__,
+            expected="a JSON document in UTF-8",
+            hint="mend the request's body",
+            code="InvalidRequestContent",
+        ) from error
+    return read
 
 
 def _check_text(text: str) -> None:
@@ -299,5 +316,7 @@ class ServerSettings:
     request_threads: int = 32
     cache_bytes: int = CACHE_BYTES
     """Of decoded segments, for those who read disks by URL."""
+    rate_limit_factor: int = 100
+    """How many times Azure's budgets a subscription has; 0 counts nothing."""
     running_threads: int = 16
     """Long-running operations at once; others wait."""

@@ -12,9 +12,10 @@ from imgstore.api.longrunning import Outcome, Task
 from imgstore.api.paths import GALLERIES, GALLERY, SUBSCRIPTION
 from imgstore.domain.errors import NotFound
 from imgstore.domain.resources import Gallery
+from imgstore.domain.sharing import requested
 from imgstore.operations import galleries
 from imgstore.wire.api_versions import Kind
-from imgstore.wire.bodies import check_sharing, read_gallery
+from imgstore.wire.bodies import read_gallery, read_sharing
 from imgstore.wire.resources import gallery_json
 
 router = APIRouter(tags=["Galleries"])
@@ -89,8 +90,10 @@ def put_gallery(task: Task) -> Outcome:
     if standing is None:
         check_group(session, request["group"])
         check_conditions(request["conditions"], None)
-        check_sharing(request["body"], session.api_version, None)
-        made = galleries.create_gallery(session.installation, session.principal, **place, **fields)
+        permission, community = read_sharing(request["body"], session.api_version, None) or (None, None)
+        made = galleries.create_gallery(
+            session.installation, session.principal, **place, **fields, permission=permission, community=community
+        )
         return True, gallery_json(made)
     changed = galleries.update_gallery(session.installation, session.principal, _change(task, fields), **place)
     return False, gallery_json(changed)
@@ -99,8 +102,9 @@ def put_gallery(task: Task) -> Outcome:
 def _change(task: Task, fields: Mapping[str, Any]) -> Callable[[Gallery], Gallery]:
     def change(gallery: Gallery) -> Gallery:
         check_conditions(task.request["conditions"], gallery_json(gallery))
-        check_sharing(task.request["body"], task.session.api_version, gallery_json(gallery, groups=True))
-        return replace(gallery, **fields)
+        asked = read_sharing(task.request["body"], task.session.api_version, gallery.sharing)
+        sharing = gallery.sharing if asked is None else requested(gallery.sharing, *asked)
+        return replace(gallery, **fields, sharing=sharing)
 
     return change
 

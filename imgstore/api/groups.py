@@ -9,7 +9,6 @@ from imgstore.api.longrunning import Outcome, Session, Task
 from imgstore.api.paths import GROUP, GROUPS, PROVIDER, SUBSCRIPTION
 from imgstore.domain.errors import NotFound
 from imgstore.domain.names import group_id
-from imgstore.domain.paging import Page
 from imgstore.domain.resources import Group
 from imgstore.operations import groups
 from imgstore.wire.api_versions import Kind
@@ -51,11 +50,7 @@ async def exists(ask: Asked, group: str) -> Response:
 @router.get(GROUPS, summary="List the resource groups of a subscription")
 async def list_of_subscription(ask: Asked) -> Response:
     """Azure's ResourceGroups_List."""
-    return await ask.listed(
-        _KIND,
-        lambda at, _page: Page(items=tuple(groups.list_groups(at.installation, at.principal))),
-        group_json,
-    )
+    return await ask.listed(_KIND, lambda at, page: groups.page_groups(at.installation, at.principal, page), group_json)
 
 
 @router.delete(GROUP, summary="Delete a resource group that is empty", status_code=202)

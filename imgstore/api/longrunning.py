@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias
 from imgstore.domain.access import Principal, administrator
 from imgstore.domain.asynchronous import AsyncOperation
 from imgstore.domain.errors import ImgstoreError, StoreError
+from imgstore.operations.identities import standing_principal
 from imgstore.operations.installation import Installation
 from imgstore.operations.long_running import close_operation, drop_operation, open_operation, take_up_operations
 from imgstore.wire.errors import error_json
@@ -66,7 +67,12 @@ class Task:
     request: Mapping[str, Any]
     accept: Callable[[Outcome], None]
     """Answers the request before the command is done. Only the first call counts."""
+    uid: str
+    """The operation's."""
 
+
+ASKS_AS_IT_GOES: Final = frozenset({"put-deployment"})
+"""Commands that make several resources, each of which needs a right of its own, after they were accepted."""
 
 Command: TypeAlias = Callable[[Task], Outcome]
 """Gives what it came to: the answer, unless one was given early."""
@@ -120,7 +126,7 @@ class LongRunner:
                 created, body = outcome
                 answer.set_result(Accepted(operation_uid=opened.uid, created=created, body=body))
 
-        self._perform(opened, Task(session=session, request=whole, accept=accept), answer)
+        self._perform(opened, Task(session=session, request=whole, accept=accept, uid=opened.uid), answer)
 
     def _perform(self, operation: AsyncOperation, task: Task, answer: "Future[Accepted]") -> None:
         """Do it and write its end down; then answer, so that the first look at what was quick finds its end."""
@@ -142,7 +148,7 @@ class LongRunner:
     ) -> None:
         try:
             if answer.done():
-                close_operation(installation, operation.uid, _told(error)["error"])
+                close_operation(installation, operation.uid, told(error)["error"])
             else:
                 drop_operation(installation, operation.uid)
         except StoreError as lost:
@@ -150,22 +156,31 @@ class LongRunner:
         if not answer.done():
             answer.set_exception(error)
 
+    def _principal(self, operation: AsyncOperation) -> Principal:
+        """In whose name it goes on: whether they may was decided when it was accepted, but for what asks as it goes."""
+        if operation.kind not in ASKS_AS_IT_GOES or operation.principal_uid is None:
+            return administrator(operation.principal)
+        found = standing_principal(self._installation, operation.principal_uid)
+        return Principal(name=operation.principal) if found is None else found
+
     def _resume(self, operation: AsyncOperation) -> None:
         installation = replace(self._installation, subscription=operation.subscription)
         session = Session(
             installation=installation,
-            # Whether they may was decided when it was accepted: it goes on in their name.
-            principal=administrator(operation.principal),
+            principal=self._principal(operation),
             api_version=str(operation.request["api_version"]),
         )
         # The conditions held then, and the operation itself has changed what they are about since.
         request = {**operation.request, "conditions": {}}
         answered: Future[Accepted] = Future()
         answered.set_result(Accepted(operation_uid=operation.uid, created=False, body=None))  # Given long ago.
-        self._perform(operation, Task(session=session, request=request, accept=lambda _outcome: None), answered)
+        self._perform(
+            operation, Task(session=session, request=request, accept=lambda _outcome: None, uid=operation.uid), answered
+        )
 
 
-def _told(error: Exception) -> Json:
+def told(error: Exception) -> Json:
+    """ARM's envelope of an error: what nobody foresaw is not told."""
     if isinstance(error, ImgstoreError):
         return error_json(error)
     return error_json(InternalError("The server failed in a way that was not foreseen.", hint="look into its log"))

@@ -13,8 +13,6 @@ DEFINITION: Final = f"{DEFINITIONS}/{{definition}}"
 VERSIONS: Final = f"{DEFINITION}/versions"
 VERSION: Final = f"{VERSIONS}/{{version}}"
 SOFT_DELETED: Final = f"{GALLERY}/softDeletedArtifactTypes/{{artifact_type}}/artifacts/{{definition}}/versions"
-DISKS: Final = f"{COMPUTE}/disks"
-DISK: Final = f"{DISKS}/{{disk}}"
 PROVIDER: Final = f"{SUBSCRIPTION}/providers/{{provider}}"
 OPERATION: Final = f"{SUBSCRIPTION}/providers/{{provider}}/locations/{{location}}/capsOperations/{{operation}}"
 
@@ -22,8 +20,10 @@ _WORDS: Final = {
     word.lower(): word
     for word in (
         "subscriptions", "tenants", "resourceGroups", "providers", "Microsoft.Compute", "Microsoft.Resources",
-        "galleries", "images", "versions", "disks", "locations", "capsOperations", "register", "softDeletedArtifactTypes",
-        "artifacts", "metadata", "beginGetAccess", "endGetAccess",
+        "galleries", "images", "versions", "disks", "snapshots", "deployments", "validate", "locations", "capsOperations",
+        "register", "softDeletedArtifactTypes", "artifacts", "metadata", "share", "sharedGalleries",
+        "communityGalleries", "Microsoft.ResourceGraph", "resources", "beginGetAccess", "endGetAccess",
+
     )
 }  # fmt: skip
 _PROVIDERS: Final = "providers"

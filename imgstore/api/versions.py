@@ -9,13 +9,14 @@ from imgstore.api.door import RESOURCE, Asked, check_conditions
 from imgstore.api.longrunning import Outcome, Session, Task
 from imgstore.api.paths import SOFT_DELETED, VERSION, VERSIONS
 from imgstore.domain.errors import InvalidInput, NotFound
-from imgstore.domain.names import VersionName
+from imgstore.domain.names import ComputeId, VersionName
 from imgstore.domain.paging import Page, PageRequest
-from imgstore.domain.resources import KEEP, ImageVersion, VersionUpdate
+from imgstore.domain.resources import KEEP, DiskKind, ImageVersion, VersionUpdate
 from imgstore.domain.states import ReplicaState
+from imgstore.domain.version_disks import OS_DISK, lun_of
 from imgstore.operations import lifetimes, updating, versions
 from imgstore.operations.installation import Installation
-from imgstore.operations.version_requests import VersionRequest
+from imgstore.operations.version_requests import DataSnapshot, DataVhd, VersionRequest
 from imgstore.operations.viewing import VersionView
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.reading import flag_of
@@ -142,7 +143,7 @@ def put_version(task: Task) -> Outcome:
         return True, _json(session.installation, _publish(task, place, body, created=True))
     check_conditions(request["conditions"], _json(session.installation, standing))
     body.check_same_source(standing.version)
-    if request["whole"] and body.uri is not None and not _has_arrived(standing):
+    if request["whole"] and (body.source is not None or OS_DISK in body.sources) and not _has_arrived(standing):
         return False, _json(session.installation, _publish(task, place, body, created=False))
     view = updating.update_version(
         session.installation,
@@ -164,16 +165,7 @@ def _had_back(session: Session, place: dict[str, Any], body: VersionBody) -> Ver
 
 
 def _publish(task: Task, place: dict[str, Any], body: VersionBody, *, created: bool) -> VersionView:
-    if body.uri is None:
-        raise InvalidInput(
-            "The gallery artifact version source can only be specified either directly under storageProfile or within "
-            "individual OS or data disks. One and only one source type (user image, snapshot, disk, virtual machine) "
-            "can be provided.",
-            found="no source that this api-version knows",
-            expected="properties.storageProfile.osDiskImage.source.uri, known since api-version 2020-09-30",
-            hint="name the https URL of a VHD, VHDX, qcow2, VMDK or raw file",
-            target="galleryImageVersion.properties.storageProfile",
-        )
+    sources = _sources(body)
     ends = body.end_of_life_at
     request = VersionRequest(
         **place,
@@ -187,15 +179,43 @@ def _publish(task: Task, place: dict[str, Any], body: VersionBody, *, created: b
         allow_deletion_of_replicated_locations=body.allow_deletion_of_replicated_locations,
         block_deletion_before_end_of_life=body.block_deletion_before_end_of_life,
         tags=body.tags,
+        host_caching=body.host_caching,
     )
     session = task.session
     return versions.create_version(
         session.installation,
         session.principal,
         request,
-        os_vhd_uri=body.uri,
+        **sources,
         written=lambda _version: _accept(task, created=created),
     )
+
+
+def _sources(body: VersionBody) -> dict[str, Any]:
+    """What a new version's disks come from, as `create_version` takes it."""
+    own = {lun_of(key): source for key, source in body.sources.items()}
+    if body.source is not None and not own and not body.luns:
+        found = ComputeId.parse(body.source)
+        if found is None:
+            return {"image_version": body.source}
+        return {"managed_image" if found.kind == DiskKind.IMAGE else "os_snapshot": body.source}
+    if body.source is not None or any(lun not in own for lun in (None, *(body.luns or ()))):
+        raise InvalidInput(
+            "The gallery artifact version source can only be specified either directly under storageProfile or within "
+            "individual OS or data disks. One and only one source type (user image, snapshot, disk, virtual machine) "
+            "can be provided.",
+            found="sources in both places" if body.source else "a disk without a source that this api-version knows",
+            expected="properties.storageProfile.source.id, or a source of the OS disk and of each data disk: id or uri",
+            hint="name the id of a snapshot, disk, managed image or version, or the https URL of a VHD, VHDX, qcow2, "
+            "VMDK or raw file",
+            target="galleryImageVersion.properties.storageProfile",
+        )
+    stored = {lun: source for lun, source in own.items() if source.startswith("/")}
+    return {
+        "os_snapshot" if None in stored else "os_vhd_uri": own[None],
+        "data_vhds": [DataVhd(lun=lun, uri=uri) for lun, uri in own.items() if lun is not None and lun not in stored],
+        "data_snapshots": [DataSnapshot(lun=lun, source=each) for lun, each in stored.items() if lun is not None],
+    }
 
 
 def _accept(task: Task, *, created: bool) -> None:

@@ -10,6 +10,7 @@ from imgstore.catalog.activity import Activity
 from imgstore.catalog.condemned import Condemnations
 from imgstore.catalog.database import Database, Session, database_of
 from imgstore.catalog.definitions import Definitions
+from imgstore.catalog.deployments import Deployments
 from imgstore.catalog.disks import Disks
 from imgstore.catalog.galleries import Galleries
 from imgstore.catalog.groups import Groups
@@ -56,6 +57,7 @@ class Facts:
         self.queue = Queue(session)
         self.workers = Workers(session)
         self.operations = Operations(session)
+        self.deployments = Deployments(session)
         self.placements = Placements(session)
         self.ledger = Ledger(session)
         self.activity = Activity(session)

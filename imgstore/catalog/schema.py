@@ -57,6 +57,7 @@ from imgstore.catalog.columns import Exact, Instant, OneOf
 from imgstore.domain.access import Role
 from imgstore.domain.asynchronous import OperationStatus
 from imgstore.domain.collection import Sentence
+from imgstore.domain.deployments import DeploymentState
 from imgstore.domain.grants import AccessLevel
 from imgstore.domain.identities import PrincipalKind
 from imgstore.domain.resources import (
@@ -74,7 +75,7 @@ from imgstore.domain.states import ProvisioningState, ReplicaState, WorkState
 from imgstore.domain.works import WorkKind
 from imgstore.ledger.rows import ChargeKind
 
-REVISION: Final = "0012"
+REVISION: Final = "0013"
 """The head of migrations/versions. A catalog that stands at it opens without Alembic being imported."""
 
 # Names of constraints are fixed, so that a later migration can name what it drops on either engine.
@@ -578,4 +579,21 @@ operations = Table(
     Column("holder", String, nullable=False),
     Column("started_at", Instant, nullable=False),
     Column("finished_at", Instant),
+)
+
+deployments = Table(
+    "deployments",
+    metadata,
+    _uid(),
+    Column("group_uid", String, ForeignKey("groups.uid"), nullable=False),
+    Column("name", String, nullable=False),
+    Column("name_key", String, nullable=False),
+    Column("state", OneOf(DeploymentState), nullable=False),
+    Column("parameters", JSON, nullable=False),
+    Column("outputs", JSON, nullable=False),
+    Column("resources", JSON, nullable=False),
+    Column("error", JSON(none_as_null=True)),
+    Column("started_at", Instant, nullable=False),
+    Column("finished_at", Instant),
+    UniqueConstraint("group_uid", "name_key"),
 )

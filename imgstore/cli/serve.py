@@ -61,6 +61,14 @@ _PORT: Final = 8443
     metavar="BYTES",
     help="Of a file below the data folder, for those who read disks by URL. Default: 2 GiB.",
 )
+@click.option(
+    "--rate-limit-factor",
+    type=click.IntRange(min=0),
+    default=100,
+    metavar="N",
+    help="How many times the requests that Azure grants a subscription are granted here; 0 limits nothing. Default: "
+    "100.",
+)
 def serve(
     *,
     host: str,
@@ -74,6 +82,7 @@ def serve(
     retry_after_seconds: int,
     page_items: int,
     cache_bytes: int | None,
+    rate_limit_factor: int,
 ) -> None:
     """Serve Azure's API, for az and Azure's SDKs.
 
@@ -116,6 +125,7 @@ def serve(
         settings = ServerSettings(
             retry_after_seconds=retry_after_seconds,
             page_items=page_items,
+            rate_limit_factor=rate_limit_factor,
             **({} if cache_bytes is None else {"cache_bytes": cache_bytes}),
         )
         app = make_application(session.installation, authority, settings)

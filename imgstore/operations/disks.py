@@ -486,6 +486,39 @@ def page_disks(
     return Page.cut(seen, request, of=of, key=lambda disk: f"{disk.name}/{disk.uid}")
 
 
+def tag_disk(
+    installation: Installation,
+    principal: Principal,
+    *,
+    group: str,
+    name: str,
+    kind: DiskKind = DiskKind.DISK,
+    tags: Mapping[str, str],
+) -> list[ManagedDisk]:
+    """Give a managed disk, a snapshot, or all disks of a managed image these tags instead of their own.
+
+    Returns:
+        The disks.
+
+    Raises:
+        NotFound: there is none.
+    """
+    scope = names.compute_id(installation.subscription, group, kind, name)
+    with (
+        recorded(installation, principal, Action.WRITE, scope, f"Microsoft.Compute/{kind}/write"),
+        installation.catalog.transaction() as facts,
+    ):
+        place = (installation.subscription, group, kind, name)
+        for slot_uid in sorted({each.slot.uid for each in facts.disks.list(*place)}):
+            facts.slots.lock(slot_uid)  # Under which a disk is completed.
+        changed = [replace(each, tags=dict(tags) or NO_TAGS) for each in facts.disks.list(*place)]
+        if not changed:
+            raise finding.no_disk(installation.subscription, group, name, kind)
+        for each in changed:
+            facts.disks.update(each)
+        return changed
+
+
 def delete_disk(
     installation: Installation, principal: Principal, *, group: str, name: str, kind: DiskKind = DiskKind.DISK
 ) -> None:

@@ -147,6 +147,7 @@ def delete_group(installation: Installation, principal: Principal, *, name: str)
         children = facts.groups.children(group.uid)
         if children:
             raise nested_resources(children, "delete what is in the group first")
+        facts.deployments.remove(group.uid)
         facts.groups.delete(group.uid)
 
 

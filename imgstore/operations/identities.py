@@ -42,6 +42,13 @@ def principal_of(facts: Facts, identity: Identity) -> Principal:
     return Principal(name=identity.name, grants=grants, uid=identity.uid, tenant=identity.tenant_uid)
 
 
+def standing_principal(installation: Installation, uid: str) -> Principal | None:
+    """Who has that uid, with the roles that it has now; None of one that was deleted."""
+    with installation.catalog.reading() as facts:
+        identity = facts.principals.get(uid)
+        return None if identity is None else principal_of(facts, identity)
+
+
 def ensure_tenant(installation: Installation, facts: Facts) -> Tenant:
     """The installation's own tenant, made where there is none; its subscription is the tenant's."""
     facts.tenants.lock()

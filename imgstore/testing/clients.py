@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import shutil
 import subprocess
 import sys
 import venv
@@ -31,24 +32,64 @@ def environment(name: str, cache: Path, say: Callable[[str], None]) -> Path:
         NotBuilt: no such lock file, or pip could not install what it names.
     """
     lock = LOCKS / f"{name}.txt"
-    if not lock.exists():
-        raise NotBuilt(f"no {lock.name} beside the tests")
-    made_from = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()[:16]
+
+    def build(folder: Path) -> None:
+        venv.create(folder / "env", with_pip=True, clear=True)
+        pip = [str(folder / "env" / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-deps"]
+        _run([*pip, "--requirement", str(lock)], folder)
+
+    return _built(name, (lock,), sys.version, cache, say, build) / "env" / "bin" / "python"
+
+
+def node_modules(cache: Path, say: Callable[[str], None]) -> Path:
+    """The folder that has the ``node_modules`` of ``tests/clients/node``, made likewise. Raises as `environment`."""
+    locks = tuple(LOCKS / "node" / name for name in ("package.json", "package-lock.json"))
+
+    def build(folder: Path) -> None:
+        for lock in locks:
+            shutil.copy(lock, folder)
+        _run(["npm", "ci", "--silent", "--no-audit", "--no-fund"], folder)
+
+    return _built("node", locks, "", cache, say, build)
+
+
+def go_client(cache: Path, say: Callable[[str], None]) -> Path:
+    """The program of ``tests/clients/go``, built likewise. Raises as `environment`."""
+    sources = tuple(LOCKS / "go" / name for name in ("main.go", "go.mod", "go.sum"))
+
+    def build(folder: Path) -> None:
+        _run(["go", "build", "-o", str(folder / "client"), "."], LOCKS / "go")
+
+    return _built("go", sources, "", cache, say, build) / "client"
+
+
+def _built(
+    name: str,
+    files: tuple[Path, ...],
+    more: str,
+    cache: Path,
+    say: Callable[[str], None],
+    build: Callable[[Path], None],
+) -> Path:
+    """The folder that `build` has filled, once for the same files."""
+    if missing := [file.name for file in files if not file.exists()]:
+        raise NotBuilt(f"no {missing[0]} beside the tests")
+    made_from = hashlib.sha256(b"".join(file.read_bytes() for file in files) + more.encode()).hexdigest()[:16]
     folder = cache / f"{name}-{made_from}"
     folder.mkdir(parents=True, exist_ok=True)
-    python = folder / "env" / "bin" / "python"
     with (folder / ".lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         if not (folder / "ready").exists():
-            say(f"installing the clients of {lock.name} once ...")
-            _build(folder / "env", python, lock)
+            say(f"installing the clients of {files[0].parent.name}/{files[0].name} once ...")
+            build(folder)
             (folder / "ready").touch()
-    return python
+    return folder
 
 
-def _build(folder: Path, python: Path, lock: Path) -> None:
-    venv.create(folder, with_pip=True, clear=True)
-    command = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--requirement", str(lock)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _run(command: list[str], folder: Path) -> None:
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise NotBuilt(f"no {command[0]} on PATH") from error
     if done.returncode:
-        raise NotBuilt(f"pip could not install {lock.name}: {done.stderr.strip()[-300:]}")
+        raise NotBuilt(f"{' '.join(command[:3])} failed: {done.stderr.strip()[-300:]}")

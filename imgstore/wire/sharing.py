@@ -3,17 +3,97 @@
 After the examples of 2023-07-03: what is shared has a location and a unique id, and no id, group or subscription.
 """
 
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
 
 from imgstore.domain.geometry import GIB
 from imgstore.domain.resources import Gallery
 from imgstore.domain.sharing import CommunityInfo, SharingPermission, SharingProfile
 from imgstore.domain.version_disks import VersionDisk
+from imgstore.wire.reading import at, unfit
 from imgstore.wire.text import Json, instant
 
 if TYPE_CHECKING:  # the door stays light: what an operation needs is loaded with the operation
     from imgstore.operations.finding import Lineage
     from imgstore.operations.viewing import VersionView
+
+
+class ShareOperation(StrEnum):
+    """What is asked of a gallery's sharing."""
+
+    ADD = "Add"
+    REMOVE = "Remove"
+    RESET = "Reset"
+    ENABLE_COMMUNITY = "EnableCommunity"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShareBody:
+    """A SharingUpdate."""
+
+    operation: ShareOperation
+    subscriptions: tuple[str, ...]
+    tenants: tuple[str, ...]
+
+
+_OPERATIONS: Final = {each.lower(): each for each in ShareOperation}
+_MEMBERS: Final = ("subscriptions", "aadtenants")
+_COMMUNITY_QUERY: Final = re.compile(
+    r"communitygalleryresources\s*\|\s*where\s+type\s*==\s*'microsoft\.compute/locations/communitygalleries'"
+    r"(?:\s*\|\s*where\s+location\s*==\s*'([a-z0-9 ]{1,64})')?",
+    re.IGNORECASE,
+)
+
+
+def read_share(body: Json) -> ShareBody:
+    """What the body of ``/share`` asks for.
+
+    Raises:
+        InvalidInput: it is no SharingUpdate.
+    """
+    said, groups = at(body, "operationType"), at(body, "groups") or []
+    if not isinstance(said, str) or said.lower() not in _OPERATIONS:
+        raise unfit("operationType", said, ", ".join(ShareOperation))
+    if not isinstance(groups, list):
+        raise unfit("groups", groups, "a list of groups, each with a type and ids")
+    ids: dict[str, list[str]] = {member: [] for member in _MEMBERS}
+    for group in groups:
+        kind, named = str(at(group, "type")).lower(), at(group, "ids")
+        if kind not in ids or not isinstance(named, list) or not all(isinstance(each, str) for each in named):
+            raise unfit("groups", group, "an object of type (Subscriptions or AADTenants) and ids")
+        ids[kind] += named
+    subscriptions, tenants = (tuple(ids[member]) for member in _MEMBERS)
+    return ShareBody(operation=_OPERATIONS[said.lower()], subscriptions=subscriptions, tenants=tenants)
+
+
+def read_community_query(body: Json) -> str | None:
+    """The region that a query of Resource Graph for community galleries names; None is all of them.
+
+    Raises:
+        InvalidInput: it is another query: there is no graph here.
+    """
+    text = at(body, "query")
+    match = _COMMUNITY_QUERY.fullmatch(text.strip()) if isinstance(text, str) else None
+    if match is None:
+        raise unfit("query", text, "the one of `az sig list-community`: other resources are in no graph here")
+    return match[1]
+
+
+def community_row_json(gallery: Gallery) -> Json:
+    """A community gallery as Resource Graph shows it."""
+    body = shared_gallery_json(gallery)
+    assert isinstance(body, Mapping), "a resource is an object"
+    unique = body["identifier"]["uniqueId"]
+    return {
+        "id": unique,
+        "name": body["name"],
+        "type": "microsoft.compute/locations/communitygalleries",
+        "location": body["location"],
+        "properties": {"identifier": {"uniqueId": unique}, **body["properties"]},
+    }
 
 
 def sharing_profile_json(profile: SharingProfile | None, *, groups: bool = False) -> dict[str, Json]:
@@ -32,7 +112,14 @@ def sharing_profile_json(profile: SharingProfile | None, *, groups: bool = False
 def shared_gallery_json(gallery: Gallery) -> Json:
     """A gallery as those see it whom it is shared with."""
     top, name, more = _seen(gallery)
-    return {"location": gallery.location, "name": name, "identifier": {"uniqueId": top}, "properties": more}
+    info = gallery.sharing.community if gallery.sharing else None
+    publisher = {} if info is None or info.public_name is None else {"communityMetadata": _metadata_json(info)}
+    return {
+        "location": gallery.location,
+        "name": name,
+        "identifier": {"uniqueId": top},
+        "properties": more | publisher,
+    }
 
 
 def shared_definition_json(line: "Lineage") -> Json:
@@ -80,13 +167,22 @@ def shared_version_json(view: "VersionView") -> Json:
 
 
 def _seen(gallery: Gallery) -> tuple[str, str, dict[str, Json]]:
-    """Under which unique id and name a gallery is seen, and what is told of its publisher."""
+    """Under which unique id and name a gallery is seen, and the terms on which."""
     info = gallery.sharing.community if gallery.sharing else None
     if info is not None and info.public_name is not None:
-        told: dict[str, Json] = {"disclaimer": info.eula, "communityMetadata": _community_json(info)}
-        return f"/CommunityGalleries/{info.public_name}", info.public_name, told
+        return f"/CommunityGalleries/{info.public_name}", info.public_name, {"disclaimer": info.eula}
     unique = f"{gallery.subscription}-{gallery.name.upper()}"
     return f"/SharedGalleries/{unique}", unique, {}
+
+
+def _metadata_json(info: CommunityInfo) -> dict[str, Json]:
+    """What everybody is told of a community gallery's publisher."""
+    return {
+        "publisherUri": info.publisher_uri,
+        "publisherContact": info.publisher_contact,
+        "eula": info.eula,
+        "publicNames": [info.public_name],
+    }
 
 
 def _community_json(info: CommunityInfo) -> Json:

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
-from urllib.parse import urlsplit
 
 from imgstore.domain.errors import InvalidInput, PropertyChangeNotAllowed
-from imgstore.domain.names import region_key
+from imgstore.domain.names import ComputeId, image_reference, region_key
 from imgstore.domain.resources import (
     KEEP,
+    DiskKind,
     ImageVersion,
     Keep,
     ReplicationMode,
@@ -17,12 +17,14 @@ from imgstore.domain.resources import (
     TargetRegionRequest,
     VersionUpdate,
 )
+from imgstore.domain.version_disks import OS_DISK, HostCaching, VersionDisk, check_luns, disk_key, lun_of
 from imgstore.wire.api_versions import Kind, trimmed
-from imgstore.wire.bodies import check_object, location_of, refuse
+from imgstore.wire.bodies import check_object, location_of, missing, refuse, word_of
 from imgstore.wire.edited import whole_at
 from imgstore.wire.reading import at, flag_of, tags_of, text_of, unfit
 from imgstore.wire.requests import parse_end_of_life, parse_storage_account_type
 from imgstore.wire.resources import without_secrets
+from imgstore.wire.source_bodies import checked_id, checked_url
 from imgstore.wire.text import Json
 from imgstore.wire.version_updates import target_regions_of
 
@@ -30,18 +32,14 @@ _PUBLISHING: Final = "properties.publishingProfile"
 _STORAGE: Final = "properties.storageProfile"
 _SAFETY: Final = "properties.safetyProfile"
 _NOT_HEEDED: Final = (
-    f"{_PUBLISHING}.source",
     f"{_PUBLISHING}.targetExtendedLocations",
     f"{_PUBLISHING}.storageAccountStrategy",
-    f"{_STORAGE}.source",
-    f"{_STORAGE}.dataDiskImages",
     "properties.securityProfile",
 )
 _MODE: Final = f"{_PUBLISHING}.replicationMode"
-_SOURCE: Final = f"{_STORAGE}.osDiskImage.source"
-_SCHEMES: Final = ("https", "http")
-"""No paths and no s3 over the network: both would be read with the server's own rights (rules.md, rule 25). Plain http is
-the source's to refuse."""
+_OS: Final = f"{_STORAGE}.osDiskImage"
+_DATA: Final = f"{_STORAGE}.dataDiskImages"
+_CACHING: Final = word_of(HostCaching)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +47,14 @@ class VersionBody:
     """A version as a body speaks of it; what is None or `KEEP` is not spoken of."""
 
     location: str | None
-    uri: str | None
-    """The OS disk's source."""
+    source: str | None
+    """The id of a managed image, a version, a disk or a snapshot that all disks come from."""
+    sources: Mapping[str, str]
+    """Each disk's own, by its key: the URL of a file, or the id of a disk or snapshot."""
+    luns: tuple[int, ...] | None
+    """Of the data disks."""
+    host_caching: Mapping[str, HostCaching]
+    """Of the disks that say it, by key."""
     restore: bool
     """Have it back that was deleted softly: said so, or a PUT without properties, as az's undelete."""
     target_regions: tuple[TargetRegionRequest, ...] | None
@@ -89,11 +93,30 @@ class VersionBody:
             raise PropertyChangeNotAllowed(
                 f"galleryImageVersion.{_MODE}", found=self.replication_mode, expected=standing.replication_mode
             )
-        shown = without_secrets(standing.os_disk.source.location)
-        if self.uri is not None and without_secrets(self.uri) != shown:
+        luns = tuple(disk.lun for disk in standing.data_disks)
+        if self.luns is not None and set(self.luns) != set(luns):
             raise PropertyChangeNotAllowed(
-                f"galleryImageVersion.{_SOURCE}.uri", found=without_secrets(self.uri), expected=shown
+                f"galleryImageVersion.{_DATA}",
+                found=f"data disks at LUN {_told(self.luns)}",
+                expected=f"data disks at LUN {_told(luns)}",
             )
+        shown = standing.os_disk.source.location
+        if self.source is not None and not _names(self.source, shown):
+            raise PropertyChangeNotAllowed(
+                f"galleryImageVersion.{_STORAGE}.source.id", found=self.source, expected=without_secrets(shown)
+            )
+        for disk in standing.disks:
+            self._check_same_disk(disk)
+
+    def _check_same_disk(self, standing: VersionDisk) -> None:
+        path = f"galleryImageVersion.{_path(standing.key)}"
+        said, shown = self.sources.get(standing.key), without_secrets(standing.source.location)
+        if said is not None and not _same(without_secrets(said), shown):
+            field = "id" if _is_id(said) else "uri"
+            raise PropertyChangeNotAllowed(f"{path}.source.{field}", found=without_secrets(said), expected=shown)
+        caching = self.host_caching.get(standing.key, standing.host_caching)
+        if caching is not standing.host_caching:
+            raise PropertyChangeNotAllowed(f"{path}.hostCaching", found=caching, expected=standing.host_caching)
 
 
 def read_version(body: Json, api_version: str, *, whole: bool) -> VersionBody:
@@ -115,9 +138,13 @@ def read_version(body: Json, api_version: str, *, whole: bool) -> VersionBody:
     ends = text_of(at(known, f"{_PUBLISHING}.endOfLifeDate"), f"{_PUBLISHING}.endOfLifeDate")
     silent = None if whole and at(known, _PUBLISHING) is not None else KEEP
     tags = at(known, "tags")
+    disks = _read_disks(known)
     return VersionBody(
         location=location_of(known) if whole else None,
-        uri=_uri(known),
+        source=_whole_source(known),
+        sources={key: disk.source for key, disk in disks.items() if disk.source is not None},
+        luns=None if at(known, _DATA) is None else tuple(lun for key in disks if (lun := lun_of(key)) is not None),
+        host_caching={key: disk.caching for key, disk in disks.items() if disk.caching is not None},
         restore=flag_of(at(known, "properties.restore"), "properties.restore")
         or (whole and not known.get("properties")),
         target_regions=None if regions is None else target_regions_of(_without_nulls(regions)),
@@ -140,22 +167,111 @@ def _mode(body: Json) -> ReplicationMode | None:
     return None if said is None else by_word[str(said).lower()]
 
 
-def _uri(body: Json) -> str | None:
-    said = at(body, _SOURCE)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Disk:
+    """A disk as a body speaks of it."""
+
+    source: str | None
+    caching: HostCaching | None
+
+
+def _read_disks(body: Json) -> dict[str, _Disk]:
+    """What is said of a version's disks, by key: the OS disk, and data disks in their order."""
+    said = at(body, _DATA)
+    if said is not None and not (isinstance(said, list) and all(isinstance(each, Mapping) for each in said)):
+        raise unfit(_DATA, said, "a list of data disks, each with its LUN")
+    images = said or []
+    luns = [_lun(each) for each in images]
+    check_luns(luns)
+    disks = {OS_DISK: _read_disk(at(body, _OS), _OS)}
+    return disks | {
+        disk_key(lun): _read_disk(each, _path(disk_key(lun))) for lun, each in zip(luns, images, strict=True)
+    }
+
+
+def _lun(image: Json) -> int:
+    lun = at(image, "lun")
+    if lun is None:
+        raise missing(f"galleryImageVersion.{_DATA}.lun")
+    if not isinstance(lun, int) or isinstance(lun, bool):
+        raise unfit(f"{_DATA}.lun", lun, "a whole number")
+    return lun
+
+
+def _read_disk(image: Json, path: str) -> _Disk:
+    caching = at(image, "hostCaching")
+    return _Disk(
+        source=_source(image, f"{path}.source"),
+        caching=None if caching is None else _CACHING(image, "hostCaching"),
+    )
+
+
+def _source(image: Json, path: str) -> str | None:
+    """The URL of a file, or without one the id of a disk or snapshot: beside a URL the id is a storage account's."""
+    said = at(image, "source")
     if said in (None, {}):
         return None
-    uri = text_of(at(body, f"{_SOURCE}.uri"), f"{_SOURCE}.uri")
-    if not uri:
-        raise unfit(_SOURCE, said, "the uri of a disk's file: other sources are not read over the API yet")
-    if urlsplit(uri).scheme.lower() not in _SCHEMES:
-        raise InvalidInput(
-            f"The value of '{_SOURCE}.uri' is invalid.",
-            found=repr(uri),
-            expected="https://...",
-            hint="paths and s3:// would be read with the server's own rights: only the command line on that machine does so",
-            target=f"{_SOURCE}.uri",
+    uri = text_of(at(said, "uri"), f"{path}.uri")
+    if uri:
+        return checked_url(uri, f"{path}.uri")
+    return checked_id(at(said, "id"), f"{path}.id", DiskKind.DISK, DiskKind.SNAPSHOT)
+
+
+def _whole_source(body: Json) -> str | None:
+    """What all disks are to come from. The first api-versions had it in the publishing profile."""
+    said = at(body, f"{_STORAGE}.source")
+    if said not in (None, {}) and not isinstance(said, Mapping):
+        raise unfit(f"{_STORAGE}.source", said, "an object with an id")
+    named = {
+        path: word
+        for path in (
+            f"{_STORAGE}.source.id",
+            f"{_STORAGE}.source.communityGalleryImageId",
+            f"{_PUBLISHING}.source.managedImage.id",
         )
-    return uri
+        if (word := text_of(at(body, path), path))
+    }
+    if at(said, "virtualMachineId") is not None or (said and not named):
+        raise unfit(f"{_STORAGE}.source", said, "the id of a managed image, an image version, a disk or a snapshot")
+    if len(named) > 1:
+        raise unfit(_STORAGE, list(named), "one source")
+    for path, word in named.items():
+        if ComputeId.parse(word) is not None:
+            return checked_id(word, path, *DiskKind)
+        try:
+            image_reference(word)
+        except InvalidInput as error:
+            expected = "the id of a managed image, an image version, a disk or a snapshot"
+            raise unfit(path, word, expected) from error
+        return word
+    return None
+
+
+def _same(said: str, shown: str) -> bool:
+    """Whether two sources are one; ids are found in any case."""
+    return said == shown or (_is_id(said) and said.lower() == shown.lower())
+
+
+def _names(source: str, shown: str) -> bool:
+    """Whether an id means what is shown: itself, a version of it, or it as a shared gallery's visitors name it."""
+    said, stands = f"{source}/".lower(), f"{shown}/".lower()
+    if not said.startswith("/subscriptions/"):
+        said, stands = said.partition("/images/")[2], stands.partition("/images/")[2]
+    return stands.startswith(said)
+
+
+def _is_id(source: str) -> bool:
+    return source.startswith("/")
+
+
+def _path(key: str) -> str:
+    """Where a disk stands in a body."""
+    lun = lun_of(key)
+    return _OS if lun is None else f"{_DATA}[{lun}]"
+
+
+def _told(luns: tuple[int | None, ...]) -> str:
+    return ", ".join(map(str, luns)) or "none"
 
 
 def _flag(body: Json, path: str) -> bool | None:

@@ -138,6 +138,23 @@ def version_body(uri: str, *regions: Any, **profile: Any) -> Any:
     }
 
 
+def lines_of(api: Api) -> dict[str, str]:
+    """What a client is told: the lines that `imgstore serve` prints."""
+    assert api.credential is not None
+    assert api.certificates is not None
+    identity, bundle = api.credential.known.identity, str(api.certificates.bundle)
+    return {
+        "IMGSTORE_URL": api.url,
+        "IMGSTORE_SUBSCRIPTION_ID": api.installation.subscription,
+        "IMGSTORE_TENANT_ID": identity.tenant_uid,
+        "IMGSTORE_CLIENT_ID": identity.client_id or "",
+        "IMGSTORE_CLIENT_SECRET": api.credential.secret,
+        "REQUESTS_CA_BUNDLE": bundle,
+        "NODE_EXTRA_CA_CERTS": bundle,
+        "SSL_CERT_FILE": bundle,
+    }
+
+
 @contextmanager
 def start_api(
     home: Path, *, certificates: Certificates | None = None, worker: bool = False, **settings: Any
@@ -164,7 +181,7 @@ def start_api(
             scope = f"{api.url}/.default"
             token = authority.token(identity.tenant_uid, identity.client_id, api.credential.secret, scope)
             api.headers["Authorization"] = f"Bearer {token.access_token}"
-        app = make_application(installation, authority, ServerSettings(retry_after_seconds=0, **settings))
+        app = make_application(installation, authority, ServerSettings(**{"retry_after_seconds": 0, **settings}))
         begun, stops = threading.Event(), []
 
         def ready(stop: Any) -> None:

@@ -193,7 +193,10 @@ def test_secrets_are_rotated_and_expire(house: House) -> None:
         house.token(third)
 
 
-@pytest.mark.parametrize("scope", ["https://evil.example/.default", BASE, "/.default", "", f"{BASE}.evil/.default"])
+@pytest.mark.parametrize(
+    "scope",
+    ["https://evil.example/.default", BASE, "/.default", "", f"{BASE}.evil/.default", f"{BASE}/.default x", "openid"],
+)
 def test_a_token_is_given_for_us_alone(house: House, scope: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         house.token(scope=scope)
@@ -201,6 +204,7 @@ def test_a_token_is_given_for_us_alone(house: House, scope: str) -> None:
     assert (
         payload(house.token(scope="https://management.azure.com//.default"))["aud"] == "https://management.azure.com/"
     )
+    assert payload(house.token(scope=f"{BASE}/.default openid offline_access profile"))["aud"] == BASE, "as Go asks"
 
 
 def test_a_token_ends(house: House) -> None:

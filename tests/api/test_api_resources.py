@@ -53,7 +53,7 @@ def test_a_shared_gallery_is_put_as_it_was_read(api: Api) -> None:
     assert api.ask("PUT", api.gallery, read.body).status == 200
     read.body["properties"]["sharingProfile"]["permissions"] = "Private"
     refused = api.ask("PUT", api.gallery, read.body)
-    assert (refused.status, refused.body["error"]["target"]) == (400, "properties.sharingProfile.permissions")
+    assert (refused.status, refused.body["error"]["target"]) == (409, "properties.sharingProfile.permissions")
     assert api.ask("PUT", api.gallery, {"location": "southcentralus"}, version=OLD).status == 200
     assert api.ask("GET", api.gallery).body["properties"]["sharingProfile"]["permissions"] == "Groups"
 
@@ -161,9 +161,13 @@ def test_a_version_is_published_updated_and_deleted(api: Api, web: WebServer) ->
         ({"osDiskImage": {"source": {"uri": "/etc/passwd"}}}, "osDiskImage.source.uri"),
         ({"osDiskImage": {"source": {"uri": "file:///etc/passwd"}}}, "osDiskImage.source.uri"),
         ({"osDiskImage": {"source": {"uri": "s3://bucket/key"}}}, "osDiskImage.source.uri"),
-        ({"osDiskImage": {"source": {"id": "/subscriptions/s/x"}}}, "osDiskImage.source"),
-        ({"source": {"id": "/subscriptions/s/x"}}, "storageProfile.source"),
-        ({"dataDiskImages": [{"lun": 0}]}, "dataDiskImages"),
+        ({"osDiskImage": {"source": {"id": "/subscriptions/s/x"}}}, "osDiskImage.source.id"),
+        ({"source": {"id": "/subscriptions/s/x"}}, "storageProfile.source.id"),
+        ({"dataDiskImages": [{"lun": 0}]}, "galleryImageVersion.properties.storageProfile"),
+        ({"dataDiskImages": [{}]}, "dataDiskImages.lun"),
+        ({"dataDiskImages": [{"lun": 64}]}, "dataDiskImages.lun"),
+        ({"dataDiskImages": [{"lun": 5}, {"lun": 5}]}, "dataDiskImages.lun"),
+        ({"dataDiskImages": [{"lun": 5, "source": {"uri": "/etc/passwd"}}]}, "dataDiskImages[5].source.uri"),
         ({}, "galleryImageVersion.properties.storageProfile"),
     ],
 )
@@ -221,7 +225,7 @@ def test_a_disk_is_made_shown_listed_and_deleted(api: Api, web: WebServer) -> No
     body = {"location": "southcentralus", "properties": {"creationData": image}}
     made = api.ask("PUT", path, body, version="2025-01-02")
     assert made.status == 202, "az disk create takes no 201"
-    assert made.headers["location"]
+    assert "location" not in made.headers
     assert api.await_end(made)["status"] == "Succeeded"
     assert api.ask("PUT", path, body).status == 200
     assert api.ask("GET", path).body["properties"]["provisioningState"] == "Succeeded"
@@ -233,6 +237,55 @@ def test_a_disk_is_made_shown_listed_and_deleted(api: Api, web: WebServer) -> No
     assert api.ask("DELETE", f"{api.top}/resourceGroups/{GROUP}").code == "CannotDeleteResource"
     assert api.await_end(api.ask("DELETE", path))["status"] == "Succeeded"
     assert api.ask("GET", path).status == 404
+
+
+def test_a_version_has_data_disks_and_a_disk_is_made_of_one(api: Api, web: WebServer) -> None:
+    api.found()
+    body = version_body(web.url("/one.raw"))
+    data = {"lun": 5, "hostCaching": "none", "source": {"uri": web.url("/two.raw")}}
+    body["properties"]["storageProfile"]["dataDiskImages"] = [data]
+    assert api.await_end(api.ask("PUT", api.version(), body))["status"] == "Succeeded"
+    shown = api.ask("GET", api.version()).body
+    (image,) = shown["properties"]["storageProfile"]["dataDiskImages"]
+    assert (image["lun"], image["hostCaching"], image["sizeInGB"]) == (5, "None", 1)
+    assert api.ask("PUT", api.version(), shown).status == 200, "what is read is put"
+    for change, target in (
+        ({"lun": 6}, "dataDiskImages"),
+        ({"hostCaching": "ReadOnly"}, "dataDiskImages[5].hostCaching"),
+        ({"source": {"uri": web.url("/one.raw")}}, "dataDiskImages[5].source.uri"),
+    ):
+        shown["properties"]["storageProfile"]["dataDiskImages"] = [image | change]
+        refused = api.ask("PUT", api.version(), shown)
+        assert (refused.code, refused.body["error"]["target"].rpartition("storageProfile.")[2]) == (
+            "PropertyChangeNotAllowed",
+            target,
+        )
+    reference = {"id": api.version(), "lun": 5}
+    creation = {"createOption": "FromImage", "galleryImageReference": reference}
+    disk = {"location": "southcentralus", "properties": {"creationData": creation}}
+    assert api.await_end(api.ask("PUT", f"{api.compute}/disks/data", disk))["status"] == "Succeeded"
+    made = api.ask("GET", f"{api.compute}/disks/data").body["properties"]
+    assert (made["creationData"]["galleryImageReference"], made["diskDigest"]) == (reference, image["diskDigest"])
+    reference["lun"] = 4
+    assert api.ask("PUT", f"{api.compute}/disks/none", disk).code == "GalleryImageNotFound"
+
+
+def test_a_disk_gets_other_tags_and_nothing_else(api: Api, web: WebServer) -> None:
+    api.found()
+    api.await_end(api.ask("PUT", api.version(), version_body(web.url("/one.raw"))))
+    path = f"{api.compute}/disks/d1"
+    creation = {"createOption": "FromImage", "galleryImageReference": {"id": api.version()}}
+    api.await_end(api.ask("PUT", path, {"location": "southcentralus", "properties": {"creationData": creation}}))
+    patched = api.ask("PATCH", path, {"tags": {"team": "images"}})
+    assert (patched.status, patched.body["tags"], api.await_end(patched)["status"]) == (
+        200,
+        {"team": "images"},
+        "Succeeded",
+    )
+    assert api.ask("PATCH", path, {}).body["tags"] == {"team": "images"}
+    refused = api.ask("PATCH", path, {"properties": {"diskSizeGB": 64}})
+    assert (refused.status, refused.body["error"]["target"]) == (400, "properties")
+    assert api.ask("PATCH", f"{api.compute}/disks/none", {"tags": {}}).status == 404
 
 
 def test_resource_groups(api: Api) -> None:

@@ -11,7 +11,8 @@ from imgstore.domain.errors import InvalidInput
 from imgstore.domain.names import ImageReference
 from imgstore.domain.resources import KEEP, NO_TAGS, HyperVGeneration, Recommended
 from imgstore.wire.api_versions import KNOWN, NEWEST, OLDEST, SINCE, Kind, check_api_version, knows, trimmed
-from imgstore.wire.bodies import new_definition, read_definition, read_disk, read_gallery
+from imgstore.wire.bodies import new_definition, read_definition, read_gallery
+from imgstore.wire.source_bodies import read_disk
 from imgstore.wire.version_bodies import read_version
 
 REGION = {"name": "eastus", "regionalReplicaCount": 1, "storageAccountType": "Standard_ZRS", "excludeFromLatest": True}
@@ -142,11 +143,15 @@ def test_a_new_definition_is_completed_by_its_versions_defaults() -> None:
 def test_what_a_put_says_of_a_version() -> None:
     read = read_version(VERSION, NEWEST, whole=True)
     assert read.target_regions is not None
-    assert (read.uri, read.restore, read.end_of_life_at) == ("https://x.example/a", False, None)
+    assert (read.sources, read.restore, read.end_of_life_at) == ({"os": "https://x.example/a"}, False, None)
     assert read.block_deletion_before_end_of_life is True
     old = read_version(VERSION, OLDEST, whole=True)
     assert old.target_regions is not None
-    assert (old.uri, old.target_regions[0].storage_account_type, old.block_deletion_before_end_of_life) == (None,) * 3
+    assert (old.sources, old.target_regions[0].storage_account_type, old.block_deletion_before_end_of_life) == (
+        {},
+        None,
+        None,
+    )
     assert read_version({"location": "eastus", "tags": {}}, NEWEST, whole=True).restore, "az's undelete"
     assert read_version({"properties": {"restore": True}}, NEWEST, whole=False).restore
     silent = read_version({"properties": {}}, NEWEST, whole=False)
@@ -164,7 +169,8 @@ def test_what_a_put_says_of_a_version() -> None:
             "publishingProfile.targetRegions",
         ),
         ({"publishingProfile": {"replicaCount": True}}, "publishingProfile.replicaCount"),
-        ({"storageProfile": {"dataDiskImages": [{"lun": 1}]}}, "storageProfile.dataDiskImages"),
+        ({"storageProfile": {"dataDiskImages": [{"lun": "x"}]}}, "storageProfile.dataDiskImages.lun"),
+        ({"storageProfile": {"dataDiskImages": {"lun": 1}}}, "storageProfile.dataDiskImages"),
         ({"securityProfile": {"uefiSettings": {"x": 1}}}, "securityProfile"),
     ],
 )

@@ -1,0 +1,152 @@
+"""Deployments as resources: begun, ended, shown, forgotten. What they deploy asks for its own rights where it is made."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from imgstore.domain import names
+from imgstore.domain.access import Action, Principal
+from imgstore.domain.deployments import Deployment, DeploymentState
+from imgstore.domain.errors import Conflict, InvalidInput, NotFound
+from imgstore.operations import finding
+from imgstore.operations.installation import Installation
+from imgstore.operations.recording import permit, recorded
+
+_NAME: Final = re.compile(r"[\w().-]{1,64}", re.ASCII)
+
+
+def begin_deployment(
+    installation: Installation,
+    principal: Principal,
+    *,
+    group: str,
+    name: str,
+    parameters: Mapping[str, Any],
+    holder: str,
+) -> Deployment:
+    """Write down that a deployment runs. The same one again, after a crash, goes on.
+
+    Args:
+        installation: where.
+        principal: who.
+        group: the resource group's name.
+        name: the deployment's.
+        parameters: as they are shown.
+        holder: the uid of the operation that runs it: another's is not disturbed.
+
+    Raises:
+        InvalidInput: no deployment is called so.
+        NotFound: no such group.
+        Conflict: one of that name runs.
+    """
+    if not _NAME.fullmatch(name):
+        raise InvalidInput(
+            "The deployment name is invalid.",
+            found=repr(name[:80]),
+            expected="1 to 64 letters, digits, _ . - ( )",
+            hint="choose another name",
+            target="deploymentName",
+            code="InvalidDeploymentName",
+        )
+    with (
+        recorded(installation, principal, Action.WRITE, deployment_id(installation, group, name), _operation("write")),
+        installation.catalog.transaction() as facts,
+    ):
+        above = finding.group(facts, installation.subscription, group)
+        standing = facts.deployments.get(above.uid, name)
+        if standing is not None and standing.state is DeploymentState.RUNNING and standing.uid != holder:
+            raise Conflict(
+                f"Unable to edit or replace deployment '{name}': previous deployment is still active.",
+                found="a deployment of that name that runs",
+                expected="none, or one that has ended",
+                hint="wait for it, or choose another name",
+                target=name,
+                code="DeploymentActive",
+            )
+        begun = Deployment(
+            uid=holder,
+            group_uid=above.uid,
+            name=name,
+            state=DeploymentState.RUNNING,
+            parameters=parameters,
+            started_at=installation.effects.now(),
+        )
+        facts.deployments.put(begun)
+        return begun
+
+
+def end_deployment(
+    installation: Installation,
+    running: Deployment,
+    *,
+    resources: tuple[str, ...],
+    outputs: Mapping[str, Any] | None = None,
+    error: Mapping[str, Any] | None = None,
+) -> Deployment:
+    """Write down how it ended: with outputs, or with an error."""
+    ended = replace(
+        running,
+        state=DeploymentState.SUCCEEDED if error is None else DeploymentState.FAILED,
+        resources=resources,
+        outputs=outputs or {},
+        error=error,
+        finished_at=installation.effects.now(),
+    )
+    with installation.catalog.transaction() as facts:
+        facts.deployments.put(ended)
+    return ended
+
+
+def show_deployment(installation: Installation, principal: Principal, *, group: str, name: str) -> Deployment:
+    """The last deployment of that name.
+
+    Raises:
+        NotFound: there is none.
+    """
+    permit(installation, principal, Action.READ, deployment_id(installation, group, name))
+    with installation.catalog.reading() as facts:
+        found = facts.deployments.get(finding.group(facts, installation.subscription, group).uid, name)
+    if found is None:
+        raise _missing(installation, group, name)
+    return found
+
+
+def list_deployments(installation: Installation, principal: Principal, *, group: str) -> list[Deployment]:
+    """The deployments of a group, by name."""
+    permit(installation, principal, Action.READ, deployment_id(installation, group, "any"))
+    with installation.catalog.reading() as facts:
+        return facts.deployments.list(finding.group(facts, installation.subscription, group).uid)
+
+
+def delete_deployment(installation: Installation, principal: Principal, *, group: str, name: str) -> None:
+    """Forget a deployment. What it made stays.
+
+    Raises:
+        NotFound: there is none.
+    """
+    scope = deployment_id(installation, group, name)
+    with (
+        recorded(installation, principal, Action.DELETE, scope, _operation("delete")),
+        installation.catalog.transaction() as facts,
+    ):
+        if not facts.deployments.remove(finding.group(facts, installation.subscription, group).uid, name):
+            raise _missing(installation, group, name)
+
+
+def deployment_id(installation: Installation, group: str, name: str) -> str:
+    """The resource id of a deployment."""
+    return f"{names.group_id(installation.subscription, group)}/providers/Microsoft.Resources/deployments/{name}"
+
+
+def _operation(verb: str) -> str:
+    return f"Microsoft.Resources/deployments/{verb}"
+
+
+def _missing(installation: Installation, group: str, name: str) -> NotFound:
+    return NotFound(
+        f"Deployment '{name}' could not be found.",
+        hint="list the group's deployments",
+        target=deployment_id(installation, group, name),
+        code="DeploymentNotFound",
+    )

@@ -1,0 +1,218 @@
+"""Disks, snapshots and managed images as bodies speak of them, and where what they are made from may lie."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeVar
+from urllib.parse import urlsplit
+
+from imgstore.domain.errors import InvalidInput
+from imgstore.domain.names import ComputeId, ImageReference, SharedReference, image_reference
+from imgstore.domain.resources import (
+    Declared,
+    DiskKind,
+    HyperVGeneration,
+    OsState,
+    OsType,
+    StorageAccountType,
+)
+from imgstore.wire.bodies import check_object, location_of, missing, refuse, word_of
+from imgstore.wire.edited import whole_at
+from imgstore.wire.reading import at, tags_of, text_of, unfit
+from imgstore.wire.requests import parse_storage_account_type
+from imgstore.wire.text import Json
+
+_T = TypeVar("_T")
+
+_SCHEMES: Final = ("https", "http")
+"""No paths and no s3 over the network: both would be read with the server's own rights (rules.md, rule 25). Plain http is
+the source's to refuse."""
+
+_IMAGE_IDS: Final = ("id", "sharedGalleryImageId", "communityGalleryImageId")
+_CREATION: Final = "properties.creationData"
+_PROFILE: Final = "properties.storageProfile"
+_OS_TYPE: Final = word_of(OsType)
+_OS_STATE: Final = word_of(OsState)
+_GENERATION: Final = word_of(HyperVGeneration)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskBody:
+    """A managed disk or a snapshot as it is asked for: of an image, of a disk, snapshot or file, or for an upload."""
+
+    location: str
+    reference: ImageReference | SharedReference | None
+    lun: int | None
+    """Of one of the image's data disks; None is its OS disk."""
+    source: str | None
+    """A disk's or snapshot's id, or a file's URL; where there is no image and no upload."""
+    upload_bytes: int | None = None
+    """Of the fixed VHD that will be uploaded; None is a disk that is made of something."""
+    declared: Declared
+    storage_account_type: StorageAccountType | None
+    """Said of a file or an upload."""
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageBody:
+    """A managed image as it is asked for."""
+
+    location: str
+    source: str
+    """Of the OS disk: a disk's or snapshot's id, or a file's URL."""
+    data_sources: tuple[str, ...]
+    """Of the data disks, by LUN from 0."""
+    declared: Declared
+    storage_account_type: StorageAccountType | None
+    tags: Mapping[str, str]
+
+
+def read_disk(body: Json, kind: DiskKind = DiskKind.DISK) -> DiskBody:
+    """What a PUT says of a managed disk or a snapshot.
+
+    Raises:
+        InvalidInput: it is none that is made here.
+    """
+    check_object(body)
+    option = str(at(body, f"{_CREATION}.createOption")).lower()
+    wanted = ("FromImage", "Copy", "Import", "Upload") if kind is DiskKind.DISK else ("Copy", "Import")
+    if option not in {word.lower() for word in wanted}:
+        raise unfit(f"{_CREATION}.createOption", at(body, f"{_CREATION}.createOption"), " or ".join(wanted))
+    reference = _reference(body) if option == "fromimage" else None
+    declared = Declared(
+        os_type=_word(body, "properties.osType", _OS_TYPE),
+        hyper_v_generation=_word(body, "properties.hyperVGeneration", _GENERATION),
+    )
+    return DiskBody(
+        location=location_of(body),
+        reference=reference,
+        lun=None if reference is None else whole_at(body, f"{_CREATION}.galleryImageReference.lun"),
+        source=_creation_source(body, option) if option in ("copy", "import") else None,
+        upload_bytes=_upload_bytes(body) if option == "upload" else None,
+        declared=declared,
+        storage_account_type=_sku(at(body, "sku.name")) if option in ("import", "upload") else None,
+        tags=tags_of(body),
+    )
+
+
+def _reference(body: Json) -> ImageReference | SharedReference:
+    refuse(body, f"{_CREATION}.imageReference")
+    gallery = f"{_CREATION}.galleryImageReference"
+    named = [text for name in _IMAGE_IDS if (text := at(body, f"{gallery}.{name}")) is not None]
+    if not named:
+        raise missing(f"disk.{gallery}.id")
+    if len(named) != 1 or not isinstance(named[0], str):
+        raise unfit(gallery, at(body, gallery), f"one of {', '.join(_IMAGE_IDS)}")
+    return image_reference(named[0])
+
+
+def _creation_source(body: Json, option: str) -> str:
+    if option == "import":
+        path = f"{_CREATION}.sourceUri"
+        return checked_url(_named(body, path), path)
+    path = f"{_CREATION}.sourceResourceId"
+    return checked_id(at(body, path), path, DiskKind.DISK, DiskKind.SNAPSHOT)
+
+
+def _upload_bytes(body: Json) -> int:
+    path = f"{_CREATION}.uploadSizeBytes"
+    upload_bytes = at(body, path)
+    if upload_bytes is None:
+        raise missing(f"disk.{path}")
+    if not isinstance(upload_bytes, int) or isinstance(upload_bytes, bool):
+        raise unfit(path, upload_bytes, "a whole number of bytes")
+    return upload_bytes
+
+
+def read_disk_change(body: Json) -> dict[str, str]:
+    """The tags that a PATCH gives a managed disk, a snapshot or an image; nothing else of one can change.
+
+    Raises:
+        InvalidInput: it asks for more.
+    """
+    check_object(body)
+    for path in ("properties", "sku", "zones"):
+        refuse(body, path)
+    return tags_of(body)
+
+
+def read_image(body: Json) -> ImageBody:
+    """What a PUT says of a managed image.
+
+    Raises:
+        InvalidInput: it is none that is made here.
+    """
+    check_object(body)
+    refuse(body, "properties.sourceVirtualMachine")
+    disk = f"{_PROFILE}.osDisk"
+    said = at(body, f"{_PROFILE}.dataDisks") or []
+    if not isinstance(said, list) or not all(isinstance(each, Mapping) for each in said):
+        raise unfit(f"{_PROFILE}.dataDisks", said, "a list of data disks")
+    data = sorted(said, key=lambda each: str(each.get("lun")).rjust(3))
+    if [each.get("lun") for each in data] != list(range(len(data))):
+        raise unfit(f"{_PROFILE}.dataDisks", [each.get("lun") for each in said], "LUNs from 0 on, none left out")
+    return ImageBody(
+        location=location_of(body),
+        source=_disk_source(at(body, disk), disk),
+        data_sources=tuple(_disk_source(each, f"{_PROFILE}.dataDisks[{each['lun']}]") for each in data),
+        declared=Declared(
+            os_type=_word(body, f"{disk}.osType", _OS_TYPE),
+            os_state=_word(body, f"{disk}.osState", _OS_STATE),
+            hyper_v_generation=_word(body, "properties.hyperVGeneration", _GENERATION),
+        ),
+        storage_account_type=_sku(at(body, f"{disk}.storageAccountType")),
+        tags=tags_of(body),
+    )
+
+
+def _disk_source(disk: Json, path: str) -> str:
+    """Of one disk of an image, by Azure's three words for it."""
+    if uri := at(disk, "blobUri"):
+        return checked_url(str(uri), f"{path}.blobUri")
+    if (snapshot := at(disk, "snapshot.id")) is not None:
+        return checked_id(snapshot, f"{path}.snapshot.id", DiskKind.SNAPSHOT)
+    return checked_id(at(disk, "managedDisk.id"), f"{path}.managedDisk.id", DiskKind.DISK)
+
+
+def checked_url(uri: str, path: str) -> str:
+    """A file's URL.
+
+    Raises:
+        InvalidInput: it is none that is read for others.
+    """
+    if urlsplit(uri).scheme.lower() not in _SCHEMES:
+        raise InvalidInput(
+            f"The value of '{path}' is invalid.",
+            found=repr(uri),
+            expected="https://...",
+            hint="paths and s3:// would be read with the server's own rights: only the command line on that machine does so",
+            target=path,
+        )
+    return uri
+
+
+def checked_id(value: Json, path: str, *kinds: DiskKind) -> str:
+    """The full id of a disk, snapshot or managed image.
+
+    Raises:
+        InvalidInput: it is none of these kinds.
+    """
+    found = ComputeId.parse(value) if isinstance(value, str) else None
+    if found is None or found.kind not in kinds:
+        raise unfit(path, value, f"the id of one of {', '.join(kinds)}")
+    return found.resource_id
+
+
+def _named(body: Json, path: str) -> str:
+    text = text_of(at(body, path), path)
+    if not text:
+        raise missing(f"disk.{path}")
+    return text
+
+
+def _word(body: Json, path: str, read: Callable[[Json, str], _T]) -> _T | None:
+    return None if at(body, path) is None else read(body, path)
+
+
+def _sku(word: Json) -> StorageAccountType | None:
+    return None if word is None else parse_storage_account_type(str(word))

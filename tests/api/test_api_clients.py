@@ -1,0 +1,67 @@
+"""az, Node's and Go's clients as they are, against a real server over TLS."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from api_server import Api, lines_of, start_api
+
+from imgstore.api.tls import make_certificates
+from imgstore.testing.clients import LOCKS
+from imgstore.testing.engines import require
+from imgstore.testing.web import WebServer
+
+pytest_plugins = ["api_fixtures"]
+
+
+@pytest.fixture
+def safe(tmp_path: Path) -> Iterator[Api]:
+    """A server over TLS with short pages. Asked to wait for no time at all, az waits as long as it likes."""
+    certificates = make_certificates(tmp_path)
+    with start_api(tmp_path / "home", certificates=certificates, page_items=2, retry_after_seconds=1) as server:
+        yield server
+
+
+def chapters(api: Api, web: WebServer, command: list[str], **more: str) -> list[str]:
+    """Run a client; the chapters that held."""
+    told = {
+        **lines_of(api),
+        "IMGSTORE_SOURCE": web.url("/one.raw"),
+        "IMGSTORE_DATA_SOURCE": web.url("/two.raw"),
+        **more,
+    }
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | told
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    return done.stdout.split()
+
+
+@pytest.mark.engine("az")
+def test_az_does_what_a_person_does_with_galleries(tmp_path: Path, safe: Api, web: WebServer) -> None:
+    settings = {
+        "AZURE_CONFIG_DIR": str(tmp_path / "az"),
+        "AZURE_CORE_INSTANCE_DISCOVERY": "false",
+        "AZURE_CORE_COLLECT_TELEMETRY": "false",
+    }
+    assert chapters(safe, web, [str(require("az").command), str(LOCKS / "az.py")], **settings) == [
+        "login", "groups", "galleries", "images", "versions", "disks", "sources", "sharing", "soft_delete",
+        "deployments", "the_end",
+    ]  # fmt: skip
+
+
+@pytest.mark.engine("node")
+def test_the_javascript_client_drives_the_life_of_everything(safe: Api, web: WebServer) -> None:
+    modules = str(require("node").command)
+    command = ["node", str(LOCKS / "node" / "cycle.mjs")]
+    assert chapters(safe, web, command, IMGSTORE_MODULES=modules) == [
+        "group", "galleries", "images", "versions", "disks", "sharing", "the_end",
+    ]  # fmt: skip
+
+
+@pytest.mark.engine("go")
+def test_the_go_client_drives_the_life_of_everything(safe: Api, web: WebServer) -> None:
+    assert chapters(safe, web, [str(require("go").command)]) == [
+        "group", "galleries", "images", "versions", "disks", "the_end",
+    ]  # fmt: skip

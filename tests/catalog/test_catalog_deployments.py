@@ -1,0 +1,52 @@
+"""Deployments on both engines: the last of each name in a group, found in any case."""
+
+from dataclasses import replace
+
+import pytest
+from catalog_values import group, uid
+
+from imgstore.catalog import Catalog
+from imgstore.domain.deployments import Deployment, DeploymentState
+
+pytest_plugins = ["catalog_fixtures"]
+
+
+def test_the_last_of_a_name_stands(catalog: Catalog) -> None:
+    with catalog.transaction() as facts:
+        above, other = group(), group("other")
+        for each in (above, other):
+            facts.groups.add(each)
+        first = Deployment(
+            uid=uid(),
+            group_uid=above.uid,
+            name="Deploy",
+            state=DeploymentState.RUNNING,
+            parameters={"a": {"type": "int", "value": 1}},
+            started_at=facts.now(),
+        )
+        facts.deployments.put(first)
+        facts.deployments.put(replace(first, uid=uid(), group_uid=other.uid))
+        assert facts.deployments.get(above.uid, "dEPLOY") == first
+        last = replace(
+            first,
+            uid=uid(),
+            name="deploy",
+            state=DeploymentState.FAILED,
+            resources=("/a", "/b"),
+            outputs={"o": {"value": [1]}},
+            error={"code": "X"},
+            finished_at=facts.now(),
+        )
+        facts.deployments.put(last)
+        assert facts.deployments.list(above.uid) == [last]
+        assert facts.deployments.remove(above.uid, "DEPLOY") == 1
+        assert facts.deployments.get(above.uid, "deploy") is None
+        assert facts.deployments.remove(other.uid) == 1
+        assert facts.deployments.list(other.uid) == []
+
+
+@pytest.mark.parametrize("name", ["deploy", "other"])
+def test_what_is_not_there(catalog: Catalog, name: str) -> None:
+    with catalog.reading() as facts:
+        assert facts.deployments.get(uid(), name) is None
+        assert facts.deployments.list(uid()) == []

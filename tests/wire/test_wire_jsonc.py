@@ -1,0 +1,55 @@
+"""Templates as people write them."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgstore.wire.jsonc import read_jsonc
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@given(VALUES)
+def test_json_is_what_it_is(value: Any) -> None:
+    assert read_jsonc(json.dumps(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('{"a": 1, template:{"b": 2}}', {"a": 1, "template": {"b": 2}}),
+        ('{ // a comment\n "a": /* another, "b": 1 */ 2 }', {"a": 2}),
+        (
+            '{"url": "https://x // no comment", "b": "{c: /* d */"}',
+            {"url": "https://x // no comment", "b": "{c: /* d */"},
+        ),
+        ('{"a": "\\"//", b: true}', {"a": '"//', "b": True}),
+        ('{"a": "two\nlines"}', {"a": "two\nlines"}),
+    ],
+)
+def test_what_templates_have_besides(text: str, value: Any) -> None:
+    assert read_jsonc(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"a": "', "/*", "{a b: 1}", "'a'"])
+def test_what_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match=r"line|char"):
+        read_jsonc(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["/*" * 200_000, '"' + '\\"' * 200_000, "{" + " " * 400_000, "//" * 200_000, "{ ," * 100_000]
+)
+def test_nothing_is_looked_through_twice(text: str) -> None:
+    began = time.process_time()
+    with pytest.raises((ValueError, RecursionError)):
+        read_jsonc(text)
+    assert time.process_time() - began < 5, "seconds of this process; twice over would be minutes"
