@@ -23,6 +23,7 @@ def engine() -> Iterator[S3Engine]:
 
 def here(name: str) -> Peer:
     try:
+        PEERS[name].make()
         PEERS[name].version()
     except PeerMissing as missing:
         pytest.skip(f"{missing}: {PEERS[name].get}")
