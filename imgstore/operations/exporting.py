@@ -136,9 +136,13 @@ def _chosen_disk(installation: Installation, group: str, name: str) -> _Chosen:
         if disk.provisioning_state is not ProvisioningState.SUCCEEDED:
             raise Conflict(
                 f"The disk '{disk.name}' is not ready.",
-                found=f"provisioning state {disk.provisioning_state}",
+                found="one that awaits its upload"
+                if disk.awaits_upload
+                else f"provisioning state {disk.provisioning_state}",
                 expected="Succeeded",
-                hint="repeat the `imgstore disk create` that made it; it goes on where it stood",
+                hint="upload it to the URL of `imgstore disk grant-access`, then `imgstore disk revoke-access`"
+                if disk.awaits_upload
+                else "repeat the `imgstore disk create` that made it; it goes on where it stood",
                 target=scope,
             )
         manifest = facts.manifests.find(disk.uid, disk.slot.uid, OS_DISK)
