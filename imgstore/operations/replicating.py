@@ -60,7 +60,8 @@ def replicate(installation: Installation, line: Lineage, version: ImageVersion) 
                 with installation.catalog.reading() as facts:
                     queued = look(installation, facts, [version.uid])[0]
                 for step in _ready(queued, ours, failed):
-                    busy[pool.submit(_lease_and_make, installation, line, version, step, stop)] = step.replica.uid
+                    made = pool.submit(_lease_and_make, installation, line, version, step, frozenset(failed), stop)
+                    busy[made] = step.replica.uid
                 elsewhere = queued.busy - ours - failed.keys()
                 if not busy and not elsewhere:
                     return failed
@@ -125,9 +126,17 @@ class CopyPlan:
 
 
 def _lease_and_make(
-    installation: Installation, line: Lineage, version: ImageVersion, step: CopyStep, stop: threading.Event
+    installation: Installation,
+    line: Lineage,
+    version: ImageVersion,
+    step: CopyStep,
+    failed: Collection[str],
+    stop: threading.Event,
 ) -> None:
     """One replica, from lease to record; nothing where it is no longer to be made.
+
+    Its turn is looked for as it was found, with the same replicas left alone: else the one that failed before it would
+    have its turn for ever, and this one never.
 
     Raises:
         WorkHeld: another process makes it.
@@ -135,7 +144,7 @@ def _lease_and_make(
     try:
         with installation.catalog.transaction() as facts:
             facts.versions.lock(version.uid)
-            ready = _ready(look(installation, facts, [version.uid])[0], (), ())
+            ready = _ready(look(installation, facts, [version.uid])[0], (), failed)
             if step.replica.uid not in {each.replica.uid for each in ready}:
                 return  # Another process was quicker: it made it, or is making it.
             plan = plan_copy(installation, facts, version, step)

@@ -181,6 +181,21 @@ def test_a_version_is_taken_in_by_any_zone_of_its_region(tmp_path: Path, stock: 
         audit_served(installation, {"1.0.0": stock.first, "1.0.1": stock.second}, tmp_path)
 
 
+def test_each_replica_of_a_lost_region_is_tried_and_the_command_ends(tmp_path: Path, stock: Stock) -> None:
+    """The second replica has its turn once the first failed: a look that forgets the failure would go on for ever."""
+    with open_home(tmp_path / "home") as installation:
+        found_gallery(installation)
+    with down(tmp_path / "home", "eastus", "1"), open_home(tmp_path / "home") as installation:
+        with pytest.raises(ReplicationFailed, match="region:eastus"):
+            publish(installation, stock.first, targets=["southcentralus", "eastus=3"])
+        view = show(installation)
+        assert states(view) == {"southcentralus/0": COMPLETED} | {f"eastus/{each}": FAILED for each in range(3)}
+    with open_home(tmp_path / "home") as installation:
+        publish(installation, stock.first, targets=["southcentralus", "eastus=3"])
+        audit(installation)
+        audit_served(installation, {"1.0.0": stock.first}, tmp_path)
+
+
 def test_the_source_region_lost_leaves_nothing_usable(tmp_path: Path, stock: Stock) -> None:
     with open_home(tmp_path / "home") as installation:
         found_gallery(installation)
