@@ -15,6 +15,7 @@ from imgstore.domain.states import ProvisioningState
 from imgstore.formats.vhd_layout import TYPE_FIXED, pack_footer
 from imgstore.operations import disks, granting, uploading
 from imgstore.operations.installation import Installation
+from imgstore.operations.making import DiskRequest, create_from_source
 from imgstore.operations.uploading import UploadRequest, create_upload, open_spool, revoke_access, sweep_uploads
 from imgstore.testing.disks import make_raw
 from imgstore.testing.installations import ADMIN, GROUP, audit, export_disk, found_gallery, open_home, own_slots
@@ -76,6 +77,16 @@ def test_an_upload_becomes_a_disk_that_is_collected_and_billed_like_others(
         disks.delete_disk(installation, ADMIN, group=GROUP, name=name)
     audit(installation)
     assert not list((installation.home / "uploads").iterdir())
+
+
+def test_until_it_is_ended_an_upload_is_no_source_and_is_told_to_wait(installation: Installation, vhd: bytes) -> None:
+    make(installation, vhd)
+    copy = DiskRequest(group=GROUP, name="copy", source="up")
+    with pytest.raises(InvalidInput, match="is not found") as caught:
+        create_from_source(installation, ADMIN, copy)
+    assert caught.value.found == "a disk that waits for its upload: `imgstore disk revoke-access` ends it"
+    revoke(installation)
+    assert create_from_source(installation, ADMIN, copy).provisioning_state is ProvisioningState.SUCCEEDED
 
 
 def test_a_repeat_goes_on_after_a_store_that_failed(
