@@ -98,6 +98,11 @@ class Manifests(Repository):
         """A complete manifest of a slot that has exactly that content, if there is one."""
         return self._any(slot_uid, _manifests.c.digest == digest)
 
+    def same(self, pool_uid: str, digest: bytes) -> builtins.list[ManifestRow]:
+        """The complete manifests of a pool's slots that have exactly that content, whoever owns them."""
+        slots = select(_slots.c.uid).where(_slots.c.pool_uid == pool_uid)
+        return self._list((_manifests.c.digest == digest) & _manifests.c.complete & _manifests.c.slot_uid.in_(slots))
+
     def _any(self, slot_uid: str, condition: ColumnElement[bool]) -> ManifestRow | None:
         mine = (_manifests.c.slot_uid == slot_uid) & _manifests.c.complete & condition
         row = self._session.first(select(_manifests).where(mine).order_by(_manifests.c.uid).limit(1))

@@ -34,15 +34,22 @@ def find_original(
     """
     candidates = named_ids(installation, group, word, COPIED)
     readable = [each for each in candidates if may(principal, Action.EXPORT, each.resource_id)]
-    for each in readable:
-        found = facts.disks.get(each.subscription, each.group, each.name, DiskKind(each.kind))
-        if found is not None and found.provisioning_state is ProvisioningState.SUCCEEDED:
-            return found
+    named = [facts.disks.get(each.subscription, each.group, each.name, DiskKind(each.kind)) for each in readable]
+    there = [each for each in named if each is not None]
+    ready = next((each for each in there if each.provisioning_state is ProvisioningState.SUCCEEDED), None)
+    if ready is not None:
+        return ready
     if _is_id(word) or ("/" not in word and not Path(word).exists()):
         if not readable:
             authorize(principal, Action.EXPORT, candidates[-1].resource_id)
-        raise no_source(word, "nothing of that name that is ready", what=what)
+        raise no_source(word, _unready(there[0]) if there else "nothing of that name", what=what)
     return None
+
+
+def _unready(disk: ManagedDisk) -> str:
+    if disk.awaits_upload:
+        return f"a {disk.kind.noun} that waits for its upload: `imgstore disk revoke-access` ends it"
+    return f"a {disk.kind.noun} that is {disk.provisioning_state}"
 
 
 def is_meant(installation: Installation, group: str, word: str, reference: str) -> bool:
@@ -77,8 +84,8 @@ def no_source(word: str, found: str, *, what: str, region: str | None = None) ->
     return InvalidInput(
         f"Source {word} is not found. Please check source exists, and is in the same region as {what} being created",
         found=found,
-        expected="a source that Succeeded" + (f", in {region}" if region else ""),
-        hint="`imgstore disk list`, `imgstore snapshot list` and `imgstore image list` show what there is",
+        expected="a source that is ready" + (f", in {region}" if region else ""),
+        hint="`imgstore disk list` shows what there is, and so do those of snapshot, image, vm and sig image-version",
         target="source",
     )
 

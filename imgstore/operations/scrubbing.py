@@ -23,7 +23,7 @@ from imgstore.ledger.egress import repair
 from imgstore.ledger.rows import Party
 from imgstore.operations.counting import Counter
 from imgstore.operations.degrading import degrade, degrade_owners
-from imgstore.operations.installation import Installation, first_that_serves
+from imgstore.operations.installation import Installation
 from imgstore.operations.recording import recorded
 from imgstore.operations.restoring import restore_replicas
 from imgstore.regions import ALL_ZONES
@@ -306,7 +306,8 @@ class _Brought:
 def _bring_segment(
     installation: Installation, slot: Slot, each: _Wanted, name: Digest, holders: Sequence[Slot]
 ) -> _Brought:
-    source, body = _from_another(installation, slot, each.key, each.accept, holders)
+    places = [(other, each.key) for other in holders]
+    source, body = _from_another(installation, slot, each, places)
     installation.access(slot).put_segment(name, body)
     return _Brought(name=name, stored_bytes=len(body), source=source)
 
@@ -316,10 +317,9 @@ def _bring_manifest(installation: Installation, slot: Slot, each: _Wanted, row: 
         installation.access(slot).put_manifest(each.key, _reference(row))
     else:
         with installation.catalog.reading() as facts:
-            owner = row.body_key.split("/")[1]
-            same = [other.slot_uid for other in facts.manifests.of_owner(owner) if other.digest == row.digest]
-            slots = [facts.slots.get(uid) for uid in same if uid != slot.uid]
-        _, body = _from_another(installation, slot, each.key, each.accept, slots)
+            same = {(other.slot_uid, other.body_key) for other in facts.manifests.same(slot.key.pool_uid, row.digest)}
+            places = [(facts.slots.get(uid), key) for uid, key in sorted(same - {(slot.uid, each.key)})]
+        _, body = _from_another(installation, slot, each, places)
         installation.access(slot).put_manifest(each.key, body)
 
 
@@ -338,21 +338,26 @@ def _holders(installation: Installation, slot: Slot, names: Collection[Digest]) 
 
 
 def _from_another(
-    installation: Installation, slot: Slot, key: str, accept: Accept, others: Sequence[Slot]
+    installation: Installation, slot: Slot, wanted: _Wanted, places: Sequence[tuple[Slot, str]]
 ) -> tuple[Slot, bytes]:
-    """An object as another slot has it, those of the region first.
+    """An object as another place has it, each a slot and a key in it: those of the region first.
 
     Raises:
-        ObjectNotFound: no other slot should have it.
-        StoreError: none serves it.
+        ObjectNotFound: no other place should have it.
+        StoreError: none serves it; the first one's error.
     """
-    near = sorted(others, key=lambda other: other.key.region != slot.key.region)
-    if not near:
-        raise ObjectNotFound(f"No other replica has '{key}'.", found="one slot", expected="another", target=key)
-    by_label = {str(other.key): other for other in near}
-    return first_that_serves(
-        installation.accesses(near), lambda access: (by_label[access.label], access.object(key, accept))
-    )
+    if not places:
+        raise ObjectNotFound(
+            f"No other replica has '{wanted.key}'.", found="one slot", expected="another", target=wanted.key
+        )
+    first: StoreError | None = None
+    for other, key in sorted(places, key=lambda place: place[0].key.region != slot.key.region):
+        try:
+            return other, installation.access(other).object(key, wanted.accept)
+        except StoreError as error:
+            first = first or error
+    assert first is not None, "one place or more was asked"
+    raise first
 
 
 def _write_down(installation: Installation, slot: Slot, brought: Sequence[_Brought]) -> None:

@@ -12,6 +12,7 @@ from imgstore.domain.names import ImageReference
 from imgstore.domain.resources import OsType, ReplicationMode, Slot, StorageAccountType
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.domain.version_disks import OS_DISK
 from imgstore.operations import (
     bills,
     definitions,
@@ -219,6 +220,23 @@ def test_damage_degrades_it_and_a_scrub_that_finds_it_right_completes_it(stocked
     again = shallow(stocked, os_snapshot="d1")
     assert again.replicas[0].state is ReplicaState.COMPLETED
     assert same(stocked, stock.second)
+    audit(stocked)
+
+
+def test_its_manifest_and_its_source_s_are_made_good_from_each_other(stocked: Installation, stock: Stock) -> None:
+    """They are the same bytes in one slot, under two names."""
+    make_disk(stocked, "d1")
+    made = shallow(stocked, os_snapshot="d1")
+    slot = slot_of(made)
+    uids = (show(stocked).version.uid, made.version.uid)
+    folder = stocked.home / "regions" / slot.bucket
+    for uid in uids:
+        (path,) = folder.glob(f"*/{slot.prefix}{keys.manifest_key(uid, OS_DISK)}")
+        path.unlink()
+        found = [each for each in scrubbing.scrub(stocked, ADMIN, ScrubRequest()) if each.damaged]
+        assert [(each.slot.uid, each.unrepaired, each.restored) for each in found] == [(slot.uid, [], 1)]
+        assert path.is_file()
+    assert same(stocked, stock.first)
     audit(stocked)
 
 

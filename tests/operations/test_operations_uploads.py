@@ -80,6 +80,16 @@ def test_an_upload_becomes_a_disk_that_is_collected_and_billed_like_others(
     assert not list((installation.home / "uploads").iterdir())
 
 
+def test_until_it_is_ended_an_upload_is_no_source_and_is_told_to_wait(installation: Installation, vhd: bytes) -> None:
+    make(installation, vhd)
+    copy = DiskRequest(group=GROUP, name="copy", source="up")
+    with pytest.raises(InvalidInput, match="is not found") as caught:
+        create_from_source(installation, ADMIN, copy)
+    assert caught.value.found == "a disk that waits for its upload: `imgstore disk revoke-access` ends it"
+    revoke(installation)
+    assert create_from_source(installation, ADMIN, copy).provisioning_state is ProvisioningState.SUCCEEDED
+
+
 def test_a_repeat_goes_on_after_a_store_that_failed(
     installation: Installation, vhd: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
