@@ -52,7 +52,7 @@ def _table(body: Json) -> list[dict[str, Json]]:
     default=WORK_ABANDON_DAYS,
     show_default=True,
     metavar="DAYS",
-    help="Give up what was begun, and killed, and not gone on with for so long. 0: all that no process is at.",
+    help="Give up what was begun, and killed, and not gone on with for so long after its lease ended. 0: at once then.",
 )
 @click.option("--dry-run", is_flag=True, help="Show the plan and change nothing.")
 @options.yes

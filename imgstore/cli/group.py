@@ -23,7 +23,7 @@ _name = click.option(
 
 @click.group(cls=Group)
 def group() -> None:
-    """Resource groups: what galleries and managed disks are in."""
+    """Resource groups: what galleries, disks, images and machines are in."""
 
 
 @group.command(table=_TABLE, example="imgstore group create -n rg -l southcentralus --tags team=images")

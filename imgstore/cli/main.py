@@ -15,7 +15,7 @@ from imgstore.domain.errors import ImgstoreError, NotFound
 
 _COMMANDS: Final = {
     "group": Lazy(
-        target="imgstore.cli.group:group", summary="Resource groups: what galleries and managed disks are in."
+        target="imgstore.cli.group:group", summary="Resource groups: what galleries, disks, images and machines are in."
     ),
     "sig": Lazy(target="imgstore.cli.sig:sig", summary="Galleries, image definitions and image versions."),
     "disk": Lazy(

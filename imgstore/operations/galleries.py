@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from imgstore.catalog import Facts
 from imgstore.control.changes import check_gallery
@@ -19,6 +19,9 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.recording import permit, permit_list, recorded
 
 FINGERPRINT_KEY_BYTES = 32
+
+_TOLD: Final = 20
+"""So many of what stands on a deleted gallery's bytes are told by their ids."""
 
 
 def create_gallery(
@@ -182,7 +185,7 @@ def page_galleries(
 
 
 def delete_gallery(installation: Installation, principal: Principal, *, group: str, name: str) -> None:
-    """Remove a gallery that has no definitions. Its pool stays while disks stand on it.
+    """Remove a gallery that has no definitions. Its pool stays while anything stands on it, and what does is told.
 
     Raises:
         Conflict: it has definitions.
@@ -200,3 +203,16 @@ def delete_gallery(installation: Installation, principal: Principal, *, group: s
         if children:
             raise nested_resources(children, "delete the gallery's image definitions first")
         facts.galleries.delete(gallery.uid)
+        standing = _standing_on(facts, principal, gallery.pool_uid)
+    if standing:
+        installation.note(gallery.name, f"its bytes stay as far as these need them: {', '.join(standing)}")
+
+
+def _standing_on(facts: Facts, principal: Principal, pool_uid: str) -> list[str]:
+    """What was made from a pool: the ids of disks, snapshots and images that the principal may see, and counts."""
+    slots = facts.slots.list(pool_uid)
+    ids = sorted({disk.resource_id for slot in slots for disk in facts.disks.in_slot(slot.uid)})
+    told = [each for each in ids if may(principal, Action.READ, each)][:_TOLD]
+    shallow = sum(len(facts.replicas.in_slot(slot.uid)) for slot in slots)
+    counts = {"others": len(ids) - len(told), "Shallow image versions of other galleries": shallow}
+    return [*told, *(f"{count} {what}" for what, count in counts.items() if count)]

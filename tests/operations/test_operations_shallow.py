@@ -250,9 +250,15 @@ def test_it_outlives_the_gallery_of_its_source(stocked: Installation, stock: Sto
     asked = request("1.0.0", HERE, **more)
     made = versions.create_version(stocked, ADMIN, asked, image_version=f"{GROUP}/{GALLERY}/ubuntu/1.0.0")
     assert slot_of(made).key.pool_uid == pool_uid, "of another gallery"
+    disk = make_disk(stocked, "d1")
     delete(stocked)
     definitions.delete_definition(stocked, ADMIN, group=GROUP, gallery=GALLERY, name="ubuntu")
+    told: list[str] = []
+    object.__setattr__(stocked, "subscriber", lambda event: told.append(event.detail))
     galleries.delete_gallery(stocked, ADMIN, group=GROUP, name=GALLERY)
+    assert disk.resource_id in told[-1]
+    assert "1 Shallow image versions of other galleries" in told[-1]
+    disks.delete_disk(stocked, ADMIN, group=GROUP, name="d1")
     collect(stocked)
     place: dict[str, Any] = {"group": GROUP, "gallery": "g2", "definition": "copy", "version": made.version.name}
     reference = ImageReference.parse(f"{GROUP}/g2/copy")
