@@ -8,9 +8,9 @@ from typing import Any, Self
 
 import pytest
 
+from imgstore.control.machines import OsProfile
 from imgstore.domain import keys
 from imgstore.domain.errors import (
-    Conflict,
     ImageNotAvailable,
     ImageRefused,
     InvalidInput,
@@ -19,7 +19,7 @@ from imgstore.domain.errors import (
     ReplicationFailed,
 )
 from imgstore.domain.geometry import MIB
-from imgstore.domain.resources import Slot
+from imgstore.domain.resources import ManagedDisk, Slot
 from imgstore.domain.sources import DiskReader, Extent
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.version_disks import HostCaching
@@ -28,13 +28,14 @@ from imgstore.ledger.rows import ChargeKind
 from imgstore.operations import scrubbing, verifying, versions
 from imgstore.operations.disks import delete_disk
 from imgstore.operations.installation import Installation
-from imgstore.operations.machine_disks import create_disks
+from imgstore.operations.machine_making import MachineRequest, create_machine
 from imgstore.operations.scrubbing import ScrubRequest
 from imgstore.operations.version_requests import DataVhd
 from imgstore.operations.viewing import VersionView
 from imgstore.testing.disks import as_vhd, make_raw, patched, sha256_of
 from imgstore.testing.installations import (
     ADMIN,
+    GALLERY,
     GROUP,
     TARGETS,
     all_slots,
@@ -263,13 +264,12 @@ def test_a_file_is_verified_against_a_lun(empty: Installation, disks: dict[str, 
     assert [matches(lun) for lun in (None, 0, 5)] == [False, True, False]
 
 
-def machine(installation: Installation, name: str, location: str = "southcentralus") -> list[Any]:
-    def name_of(lun: int | None) -> str:
-        return f"{name}-os" if lun is None else f"{name}-data-{lun}"
-
-    return create_disks(
-        installation, ADMIN, group=GROUP, name_of=name_of, location=location, gallery_image_reference=reference()
-    )
+def machine(installation: Installation, name: str) -> list[ManagedDisk]:
+    profile = OsProfile(admin_username="ops")
+    image = f"{GROUP}/{GALLERY}/ubuntu"
+    asked = MachineRequest(group=GROUP, name=name, location="southcentralus", image=image, profile=profile)
+    made = create_machine(installation, ADMIN, asked).disks
+    return sorted(made, key=lambda disk: -1 if disk.machine_lun is None else disk.machine_lun)
 
 
 def test_a_machines_disks_take_one_turn_and_come_from_one_replica(
@@ -278,17 +278,9 @@ def test_a_machines_disks_take_one_turn_and_come_from_one_replica(
     publish_all(empty, disks, targets=["southcentralus=2"])
     made = [machine(empty, f"vm{number}") for number in range(4)]
     assert [[disk.replica for disk in each] for each in made] == [[0] * 3, [1] * 3, [0] * 3, [1] * 3]
-    assert [disk.name for disk in made[0]] == ["vm0-os", "vm0-data-0", "vm0-data-5"]
+    assert [disk.machine_lun for disk in made[0]] == [None, 0, 5]
     assert machine(empty, "vm1") == made[1]
-    delete_disk(empty, ADMIN, group=GROUP, name="vm1-data-5")
-    again = machine(empty, "vm1")
-    assert [disk.replica for disk in again] == [1] * 3
-    assert [disk.uid for disk in again][:2] == [disk.uid for disk in made[1]][:2]
     assert machine(empty, "vm4")[0].replica == 0, "nothing but a new machine takes a turn"
-    delete_disk(empty, ADMIN, group=GROUP, name="vm4-data-0")
-    make_disk(empty, "vm4-data-0", lun=0)
-    with pytest.raises(Conflict, match="not made with the machine's other disks"):
-        machine(empty, "vm4")
     audit(empty)
     audit_served(empty, disks, served(tmp_path))
 
@@ -304,7 +296,7 @@ def test_a_machines_disks_are_there_together_or_not_at_all(
     monkeypatch.undo()
     with empty.catalog.reading() as facts:
         begun = [each for each in facts.disks.list(empty.subscription, GROUP) if each.uid != real.uid]
-    assert sorted(each.name for each in begun) == ["vm0-data-0", "vm0-data-5", "vm0-os"]
+    assert {each.machine_lun for each in begun} == {None, 0, 5}
     made = machine(empty, "vm0")
     assert {each.uid for each in made} == {each.uid for each in begun}
     assert {each.provisioning_state for each in made} == {ProvisioningState.SUCCEEDED}
