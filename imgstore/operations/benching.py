@@ -123,7 +123,7 @@ def plan_bench(
     data_bytes = sum(extent.length for extent in reader.extents())
     kinds = [known.get(name, target="location").storage_account_types[0] for name in (source, *targets)]
     return Plan(
-        group=_free_group(installation, principal),
+        group=groups.free_group_name(installation, principal, "imgstore-bench"),
         source=source,
         targets=targets,
         virtual_bytes=reader.virtual_bytes,
@@ -201,12 +201,6 @@ def opened_disk(installation: Installation, path: Path) -> Iterator[DiskReader]:
             reader.close()
     finally:
         local.close()
-
-
-def _free_group(installation: Installation, principal: Principal) -> str:
-    taken = {group.name.lower() for group in groups.list_groups(installation, principal)}
-    names = (f"imgstore-bench{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, len(taken) + 3))))
-    return next(name for name in names if name not in taken)
 
 
 def _first_data(reader: DiskReader) -> int:

@@ -132,6 +132,13 @@ def _name(group: Group) -> str:
     return group.name
 
 
+def free_group_name(installation: Installation, principal: Principal, wanted: str) -> str:
+    """`wanted`, or with the first number behind it that makes it the name of no group that the principal may see."""
+    taken = {group.name.lower() for group in list_groups(installation, principal)}
+    names_free = (f"{wanted}{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, len(taken) + 3))))
+    return next(name for name in names_free if name not in taken)
+
+
 def delete_group(installation: Installation, principal: Principal, *, name: str) -> None:
     """Remove an empty group.
 

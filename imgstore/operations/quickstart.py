@@ -80,7 +80,7 @@ def run(
     """
     places = _places(installation)
     source = disk or _sample(folder, say)
-    group = _free_group(installation, principal)
+    group = groups.free_group_name(installation, principal, "quickstart")
     local = LocalFile(source)
     reader = open_disk(local, scratch=installation.scratch)
     try:
@@ -140,12 +140,6 @@ def _sample(folder: Path, say: Callable[[str], None]) -> Path:
     sample = make_sample(folder)
     say(f"  {sample.path}: {sample.how}, {sample.files} files, {_megabytes(sample.content_bytes)}")
     return sample.path
-
-
-def _free_group(installation: Installation, principal: Principal) -> str:
-    taken = {group.name.lower() for group in groups.list_groups(installation, principal)}
-    names = (f"quickstart{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, len(taken) + 3))))
-    return next(name for name in names if name not in taken)
 
 
 def _containers(
