@@ -20,6 +20,7 @@ from imgstore.catalog.ledger import Ledger
 from imgstore.catalog.lineages import Lineages
 from imgstore.catalog.machines import Machines
 from imgstore.catalog.manifests import Manifests
+from imgstore.catalog.offers import Offers
 from imgstore.catalog.operations import Operations
 from imgstore.catalog.placements import Placements
 from imgstore.catalog.queue import Queue
@@ -45,6 +46,7 @@ class Facts:
         self.definitions = Definitions(session)
         self.versions = Versions(session)
         self.lineages = Lineages(session)
+        self.offers = Offers(session)
         self.pools = Pools(session)
         self.slots = Slots(session)
         self.replicas = Replicas(session)

@@ -7,7 +7,7 @@ import builtins
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import bindparam, func, select, tuple_, update
+from sqlalchemy import ColumnElement, FromClause, Insert, bindparam, func, select, tuple_, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.columns import folded
@@ -33,15 +33,22 @@ _SELECT = (
 
 _GRANT = ("grant_uid", "grant_level", "grant_expires_at")
 _OWN = [column for column in _disks.c if column.name not in ("group_uid", *_GRANT)]
-_IN_GROUP = select(_groups.c.uid, *(bindparam(column.name, type_=column.type) for column in _OWN)).where(
-    _groups.c.subscription_key == bindparam("of_subscription"), _groups.c.name_key == bindparam("of_group")
-)
-_ADD = (
-    _disks.insert()
-    .from_select(["group_uid", *(column.name for column in _OWN)], _IN_GROUP)
-    .execution_options(preserve_rowcount=True)
-)
-"""Adds nothing where there is no such group."""
+
+
+def adding(tables: FromClause = _groups, **given: ColumnElement[Any]) -> Insert:
+    """An INSERT of a disk with the values of `row_of`; it adds nothing where there is no such group.
+
+    Args:
+        tables: what is selected from: one row, with its group.
+        given: columns that are taken from there.
+    """
+    values = [given.get(column.name, bindparam(column.name, type_=column.type)) for column in _OWN]
+    of_group = (_groups.c.subscription_key == bindparam("of_subscription"), _groups.c.name_key == bindparam("of_group"))
+    chosen = select(_groups.c.uid, *values).select_from(tables).where(*of_group)
+    return _disks.insert().from_select(["group_uid", *(column.name for column in _OWN)], chosen)
+
+
+_ADD = adding().execution_options(preserve_rowcount=True)
 
 _ATTACHMENT: Final = ("managed_by", "machine_lun")
 """Changed by `attach` and `detach` alone: who updates a disk may have read it before."""
@@ -59,8 +66,7 @@ class Disks(Repository):
             ParentNotFound: no such group.
             Conflict: the group has one of that kind, name and part.
         """
-        above = {"of_subscription": folded(disk.subscription), "of_group": folded(disk.group)}
-        if self._session.run(_ADD, _values(disk) | above).rowcount == 0:
+        if self._session.run(_ADD, row_of(disk)).rowcount == 0:
             raise no_group(disk.subscription, disk.group)
 
     def update(self, disk: ManagedDisk) -> None:
@@ -183,6 +189,11 @@ class Disks(Repository):
             NotFound: it is not there.
         """
         self._remove(_disks, uid, "disk")
+
+
+def row_of(disk: ManagedDisk) -> dict[str, Any]:
+    """What `adding` writes: the columns of a disk, and the group that it finds."""
+    return _values(disk) | {"of_subscription": folded(disk.subscription), "of_group": folded(disk.group)}
 
 
 def _values(disk: ManagedDisk) -> dict[str, Any]:

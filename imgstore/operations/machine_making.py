@@ -23,7 +23,7 @@ from imgstore.operations.disks import (
     ImageDiskRequest,
     add_disk,
     check_same_image,
-    choose_replica,
+    choose_slot,
     lease_disk,
     put_disk,
     region_of_disk,
@@ -171,13 +171,12 @@ def _of_version(
 ) -> tuple[Machine, list[ManagedDisk]]:
     """All disks of the replica whose turn it is."""
     region = region_of_disk(installation, facts, request.group, request.location, None)
-    line, version, replica = choose_replica(installation, facts, reference, region)
-    said, source = line.definition.declared, line.version_id(version.name)
-    machine = _machine(installation, facts, request, region, line.definition.os_state, source, said)
-    machine = replace(machine, image_reference=source)
+    offer, slot = choose_slot(installation, facts, reference, region)
+    machine = _machine(installation, facts, request, region, offer.os_state, offer.source, offer.declared)
+    machine = replace(machine, image_reference=offer.source)
     _authorize_disks(principal, machine)
     facts.machines.add(machine)
-    for each in version.disks:
+    for each in offer.disks:
         wanted = ImageDiskRequest(
             group=machine.group,
             name=machine.disk_name(each.lun),
@@ -187,7 +186,7 @@ def _of_version(
             tags=request.tags,
             managed_by=machine.resource_id,
         )
-        add_disk(installation, facts, wanted, line, version, replica)
+        add_disk(installation, facts, wanted, offer, slot)
     return machine, _attached(installation, principal, facts, request, machine)
 
 

@@ -25,7 +25,6 @@ from pairs_stage import (
 )
 
 from imgstore.catalog.condemned import Condemnations
-from imgstore.catalog.disks import Disks
 from imgstore.catalog.ledger import Ledger
 from imgstore.catalog.manifests import Manifests
 from imgstore.catalog.replicas import Replicas
@@ -335,8 +334,8 @@ CASES: Final = (
 
 # -- inside a transaction, where rows are locked ----------------------------------------------------------------------
 
-CHOSEN: Final = Moment(owner=Disks, name="add")
-"""Make: its turn was taken."""
+CHOSEN: Final = Moment(owner=Works, name="open")
+"""Make: its turn was taken, its row written, its work not yet opened."""
 PINNED: Final = Moment(owner=Works, name="lease")
 """Make, export: the replica was chosen and its manifest pinned, and nobody sees it yet."""
 RECORDED: Final = Moment(owner=Works, name="update_plan")
