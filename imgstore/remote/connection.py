@@ -27,8 +27,10 @@ _ARM_SECONDS_MAX: Final = 3600.0
 """For an answer: some come only when a disk has been taken in."""
 _BYTES_SECONDS_MAX: Final = 120.0
 """For any silence while bytes move."""
+_FIRST: Final = RetryPolicy(attempts_max=3)
+"""Before a server ever answered: its address may be wrong."""
 _POLICY: Final = RetryPolicy(attempts_max=12, total_seconds_max=120.0)
-"""A server that is started anew is waited for."""
+"""Then one that is started anew is waited for."""
 _AUDIENCE: Final = "https://management.azure.com"
 """What every imgstore's tokens may be for, by whatever name it is reached."""
 _BROKEN: Final = "ConnectionBroken"
@@ -75,9 +77,10 @@ class Connection:
         """
         self.address: Final = address
         self._pool = urllib3.PoolManager(
-            num_pools=2, maxsize=CONNECTIONS_MAX, block=True, ssl_context=trust(address.authorities)
+            num_pools=4, maxsize=CONNECTIONS_MAX, block=True, ssl_context=trust(address.authorities)
         )
-        self._persist = Patience(_POLICY, wait=wait, monotonic=monotonic)
+        self._persist = Patience(_FIRST, wait=wait, monotonic=monotonic)
+        self._patience = Patience(_POLICY, wait=wait, monotonic=monotonic)
         self._wait, self._monotonic = wait, monotonic
         self._lock = threading.Lock()
         self._token = ""
@@ -218,8 +221,10 @@ class Connection:
         told = Answer(status=answer.status, headers=answer.headers, body=answer.data)
         if told.status == 429:
             self._wait(min(60.0, _seconds(answer.headers.get("Retry-After"))))
-        if isinstance(error := told.error() if told.status >= 400 else None, StoreUnreachable):
-            raise error
+        refusal = told.error() if told.status >= 400 else None
+        if isinstance(refusal, StoreUnreachable):
+            raise refusal
+        self._persist = self._patience
         return told
 
     def _untrusted(self, error: TlsError) -> StoreError:

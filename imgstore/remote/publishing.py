@@ -131,7 +131,11 @@ def has_arrived(version: Json) -> bool:
 
 def _replicas(version: Json) -> list[Json]:
     summary = version["properties"].get("replicationStatus", {}).get("summary", [])
-    return [replica | {"region": region["region"]} for region in summary for replica in region.get("replicas", [])]
+    return [
+        replica | {"region": region["region"], "details": region["details"]}
+        for region in summary
+        for replica in region.get("replicas", [])
+    ]
 
 
 def _check_same(server: Server, standing: Json, request: VersionRequest, sources: Sources) -> None:
@@ -141,7 +145,7 @@ def _check_same(server: Server, standing: Json, request: VersionRequest, sources
     if not sources.files:
         return
     profile = standing["properties"]["storageProfile"]
-    digests = {None: profile["osDiskImage"].get("diskDigest")}
+    digests: dict[int | None, str | None] = {None: profile["osDiskImage"].get("diskDigest")}
     digests |= {each["lun"]: each.get("diskDigest") for each in profile.get("dataDiskImages", ())}
     if set(digests) != set(sources.disks):
         raise PropertyChangeNotAllowed(
@@ -224,7 +228,7 @@ class _Watch:
             stage=_STAGES.get(replica["state"], Stage.STARTED if last is None else Stage.MOVED),
             bytes_done=replica["bytesDone"],
             bytes_total=replica["bytesTotal"],
-            detail=replica["state"],
+            detail=replica["details"] or replica["state"],
         )
         if event != last:
             self._told[task] = event

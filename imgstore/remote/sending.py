@@ -15,7 +15,7 @@ from imgstore.domain.geometry import KIB, PIECE_BYTES
 from imgstore.domain.names import region_key
 from imgstore.domain.sources import DiskReader, Extent
 from imgstore.formats import fixed_footer
-from imgstore.remote.pieces import LocalDisk, each_piece
+from imgstore.remote.pieces import LocalDisk, each_piece, told
 from imgstore.remote.server import Server
 from imgstore.wire.asking import disk_body
 from imgstore.wire.blobs import PUT_PAGE_BYTES_MAX, read_page_list
@@ -141,8 +141,10 @@ def _attempt(server: Server, wanted: Upload, reader: DiskReader) -> Json:
     upload_bytes = reader.virtual_bytes + _FOOTER_BYTES
     server.put(wanted.disk_id, wanted.body(upload_bytes))
     url = grant(server, wanted.disk_id, "Write")
-    digest = _send(server, url, reader, f"upload {wanted.disk.path.name}")
-    server.act(wanted.disk_id, "endGetAccess")
+    name = wanted.disk.path.name
+    digest = _send(server, url, reader, f"upload {name}")
+    with told(server.subscriber, f"take in {name}", sum(each.length for each in reader.extents())):
+        server.act(wanted.disk_id, "endGetAccess")
     made = server.show(wanted.disk_id)
     return made if made["properties"].get("diskDigest") == digest.hex() else None
 

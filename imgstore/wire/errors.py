@@ -7,14 +7,39 @@ from imgstore.domain.errors import (
     AccessDenied,
     Conflict,
     Detail,
+    ImageRefused,
     ImgstoreError,
     InvalidInput,
     NotFound,
+    ObjectCorrupt,
+    ObjectNotFound,
+    ReplicationFailed,
+    SourceChanged,
+    StoreDenied,
+    StoreError,
+    StoreFull,
+    StoreMismatch,
     StoreUnreachable,
     Unauthenticated,
 )
 from imgstore.wire.text import Json
 
+_BY_CODE: Final[Mapping[str, type[ImgstoreError]]] = {
+    kind.code: kind
+    for kind in (
+        ImageRefused,
+        SourceChanged,
+        StoreError,
+        ObjectNotFound,
+        StoreUnreachable,
+        StoreDenied,
+        StoreFull,
+        StoreMismatch,
+        ObjectCorrupt,
+        ReplicationFailed,
+    )
+}
+"""Kinds that neither a status nor the end of a code tells."""
 _BY_STATUS: Final[Mapping[int, type[ImgstoreError]]] = {
     400: InvalidInput,
     401: Unauthenticated,
@@ -55,10 +80,7 @@ def read_error(body: Json, status: int) -> ImgstoreError:
     if not isinstance(told, Mapping) or not isinstance(told.get("code"), str):
         return _untold(status)
     code = told["code"]
-    kind = _BY_STATUS.get(status, ImgstoreError) if status else NotFound if code.endswith("NotFound") else Conflict
-    if status in _PASSING:
-        kind = StoreUnreachable
-    error = kind(str(told.get("message") or code), target=told.get("target"), code=code)
+    error = _kind(code, status)(str(told.get("message") or code), target=told.get("target"), code=code)
     details = told.get("details") or ()
     error.details = tuple(
         Detail(code=str(each.get("code")), target=str(each.get("target")), message=str(each.get("message")))
@@ -68,8 +90,16 @@ def read_error(body: Json, status: int) -> ImgstoreError:
     return error
 
 
+def _kind(code: str, status: int) -> type[ImgstoreError]:
+    if code in _BY_CODE:
+        return _BY_CODE[code]
+    if not status:
+        return NotFound if code.endswith("NotFound") else Conflict
+    return StoreUnreachable if status in _PASSING else _BY_STATUS.get(status, ImgstoreError)
+
+
 def _untold(status: int) -> ImgstoreError:
-    return (StoreUnreachable if status in _PASSING else _BY_STATUS.get(status, ImgstoreError))(
+    return _kind("", status or 500)(
         "The server answers as no imgstore does.",
         found=f"HTTP {status}, without a code and a message",
         expected="an answer of `imgstore serve`",
