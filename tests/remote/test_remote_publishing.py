@@ -146,9 +146,9 @@ def test_a_file_that_was_built_anew_after_a_kill_is_not_mixed_with_the_old_one(m
     kill_while_it_uploads(machine, *words, "--tags", "kept=yes")
     noise(path, 120)
     made = machine.ok(*words, "--os-type", "Linux")
-    assert (made["tags"], made["properties"]["osType"]) == ({"kept": "yes"}, "Linux")
     machine.ok("disk", "export", "-g", "rg", "-n", "mixed", "--file", "mixed-back.raw")
     assert (machine.folder / "mixed-back.raw").read_bytes() == path.read_bytes()
+    assert (made["tags"], made["properties"]["osType"]) == ({"kept": "yes"}, "Linux")
     assert machine.ok(*words)["properties"]["uniqueId"] == made["properties"]["uniqueId"]
     noise(path, 120)
     done = machine.run(*words)
@@ -180,6 +180,11 @@ def test_who_is_not_known_and_what_is_not_trusted(machine: Machine, tmp_path: Pa
         assert done.told.startswith(f"ERROR: ({code}) "), done.told
         assert words in done.told
         assert "what to do: " in done.told
+
+
+def test_the_only_subscription_need_not_be_named(machine: Machine) -> None:
+    done = machine.run("group", "show", "-n", "rg", IMGSTORE_SUBSCRIPTION_ID="")
+    assert done.out["id"].split("/")[2] == machine.told["IMGSTORE_SUBSCRIPTION_ID"], done.told
 
 
 def test_errors_come_out_as_at_a_home(machine: Machine) -> None:
