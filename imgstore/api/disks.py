@@ -159,6 +159,7 @@ def _made(session: Session, place: dict[str, Any], body: DiskBody) -> ManagedDis
             location=body.location,
             upload_bytes=body.upload_bytes,
             storage_account_type=body.storage_account_type,
+            declared=body.declared,
             tags=body.tags,
         )
         return create_upload(session.installation, session.principal, upload)
