@@ -23,7 +23,8 @@ _WORDS: Final = {
         "galleries", "images", "versions", "disks", "snapshots", "deployments", "validate", "locations", "capsOperations",
         "register", "softDeletedArtifactTypes", "artifacts", "metadata", "share", "sharedGalleries",
         "communityGalleries", "Microsoft.ResourceGraph", "resources", "beginGetAccess", "endGetAccess",
-
+        "virtualMachines", "instanceView", "generalize", "deallocate", "powerOff", "start", "restart",
+        "redeploy", "reimage", "reapply",
     )
 }  # fmt: skip
 _PROVIDERS: Final = "providers"

@@ -75,7 +75,7 @@ from imgstore.domain.states import ProvisioningState, ReplicaState, WorkState
 from imgstore.domain.works import WorkKind
 from imgstore.ledger.rows import ChargeKind
 
-REVISION: Final = "0013"
+REVISION: Final = "0014"
 """The head of migrations/versions. A catalog that stands at it opens without Alembic being imported."""
 
 # Names of constraints are fixed, so that a later migration can name what it drops on either engine.
@@ -397,6 +397,7 @@ machines = Table(
     Column("generalized", Boolean, nullable=False),
     Column("created_at", Instant, nullable=False),
     Column("provisioning_state", OneOf(ProvisioningState), nullable=False),
+    Column("kept", JSON, nullable=False, server_default="{}"),
     UniqueConstraint("group_uid", "name_key"),
 )
 

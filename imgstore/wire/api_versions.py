@@ -34,6 +34,7 @@ class Kind(StrEnum):
     DISK = "disks"
     SNAPSHOT = "snapshots"
     IMAGE = "images"
+    MACHINE = "virtualMachines"
     DEPLOYMENT = "deployments"
     GROUP = "resourceGroups"
 
@@ -90,6 +91,11 @@ SINCE: Final[Mapping[Kind, Mapping[str, str]]] = {
     Kind.DISK: {},
     Kind.SNAPSHOT: {},
     Kind.IMAGE: {},
+    Kind.MACHINE: {
+        "properties.storageProfile.osDisk.deleteOption": "2021-03-01",
+        "properties.storageProfile.dataDisks.deleteOption": "2021-03-01",
+        "properties.timeCreated": "2021-11-01",
+    },
     Kind.DEPLOYMENT: {},
     Kind.GROUP: {},
 }

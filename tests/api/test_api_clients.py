@@ -47,7 +47,7 @@ def test_az_does_what_a_person_does_with_galleries(tmp_path: Path, safe: Api, we
     }
     assert chapters(safe, web, [str(require("az").command), str(LOCKS / "az.py")], **settings) == [
         "login", "groups", "galleries", "images", "versions", "disks", "sources", "sharing", "soft_delete",
-        "deployments", "the_end",
+        "deployments", "machines", "the_end",
     ]  # fmt: skip
 
 
@@ -56,12 +56,12 @@ def test_the_javascript_client_drives_the_life_of_everything(safe: Api, web: Web
     modules = str(require("node").command)
     command = ["node", str(LOCKS / "node" / "cycle.mjs")]
     assert chapters(safe, web, command, IMGSTORE_MODULES=modules) == [
-        "group", "galleries", "images", "versions", "disks", "sharing", "the_end",
+        "group", "galleries", "images", "versions", "disks", "machines", "sharing", "the_end",
     ]  # fmt: skip
 
 
 @pytest.mark.engine("go")
 def test_the_go_client_drives_the_life_of_everything(safe: Api, web: WebServer) -> None:
     assert chapters(safe, web, [str(require("go").command)]) == [
-        "group", "galleries", "images", "versions", "disks", "the_end",
+        "group", "galleries", "images", "versions", "disks", "machines", "the_end",
     ]  # fmt: skip
