@@ -8,7 +8,7 @@ from imgstore.catalog import Facts
 from imgstore.control.kinship import check_kin, inherited
 from imgstore.domain import names
 from imgstore.domain.access import Action, Principal, authorize
-from imgstore.domain.errors import InvalidInput
+from imgstore.domain.errors import InvalidInput, SourceGone
 from imgstore.domain.resources import UNDECLARED, Declared, DiskKind, ManagedDisk, StorageAccountType
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState
@@ -186,5 +186,6 @@ def named_image(
     ]
     found = whole_image(parts)
     if found is None or found.provisioning_state is not ProvisioningState.SUCCEEDED:
-        raise no_source(word, "no managed image there that is ready", what=what)
+        kind = InvalidInput if parts else SourceGone
+        raise no_source(word, "no managed image there that is ready", what=what, kind=kind)
     return found
