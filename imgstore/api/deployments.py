@@ -7,9 +7,10 @@ from typing import Any, Final
 from fastapi import APIRouter, Response
 
 from imgstore.api import definitions, disks, galleries, images, versions
+from imgstore.api.discretion import told
 from imgstore.api.door import RESOURCE, Asked, reply
 from imgstore.api.groups import check_group
-from imgstore.api.longrunning import Command, Outcome, Session, Task, told
+from imgstore.api.longrunning import Command, Outcome, Session, Task
 from imgstore.api.paths import GROUP
 from imgstore.domain.deployments import Deployment
 from imgstore.domain.paging import Page
@@ -135,7 +136,9 @@ def put_deployment(task: Task) -> Outcome:
             made.make(key)
         outputs = made.outputs()
     except Exception as error:
-        deployments.end_deployment(session.installation, running, resources=made.ids, error=told(error)["error"])
+        deployments.end_deployment(
+            session.installation, running, resources=made.ids, error=told(session.installation, error)["error"]
+        )
         raise
     ended = deployments.end_deployment(session.installation, running, resources=made.ids, outputs=outputs)
     return True, _json(session, group, ended)

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Response
 
+from imgstore.api.discretion import discreet
 from imgstore.api.door import RESOURCE, Asked, check_conditions
 from imgstore.api.longrunning import Outcome, Session, Task
 from imgstore.api.paths import SOFT_DELETED, VERSION, VERSIONS
@@ -115,7 +116,10 @@ async def list_soft_deleted(ask: Asked, group: str, gallery: str, artifact_type:
 
 def _json(installation: Installation, view: VersionView, *, replication_status: bool = False) -> Json:
     display_names = {name: region.display_name for name, region in installation.regions.regions.items()}
-    return version_json(view, display_names, replication_status=replication_status)
+    body = version_json(view, display_names, replication_status=replication_status)
+    if replication_status:  # Why a replica failed stands there in the store's own words.
+        body["properties"]["replicationStatus"] = discreet(installation, body["properties"]["replicationStatus"])
+    return body
 
 
 def _place(request: Mapping[str, Any]) -> dict[str, Any]:
