@@ -13,7 +13,7 @@ from imgstore.api.groups import check_group
 from imgstore.api.longrunning import Command, Outcome, Session, Task
 from imgstore.api.paths import GROUP
 from imgstore.domain.deployments import Deployment
-from imgstore.domain.paging import Page
+from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import DiskKind
 from imgstore.operations import deployments
 from imgstore.wire.api_versions import Kind, check_api_version
@@ -96,9 +96,11 @@ async def show(ask: Asked, group: str, deployment: str) -> Response:
 async def list_of_group(ask: Asked, group: str) -> Response:
     """Azure's Deployments_ListByResourceGroup."""
 
-    def listed(at_: Session, _page: Any) -> Page[Json]:
+    def listed(at_: Session, page: PageRequest) -> Page[Json]:
         found = deployments.list_deployments(at_.installation, at_.principal, group=group)
-        return Page(items=tuple(_json(at_, group, each) for each in found))
+        of = f"{at_.installation.subscription}/{group}/deployments"
+        shown = Page.among(found, page, of=of, key=lambda each: each.name.lower())
+        return Page(items=tuple(_json(at_, group, each) for each in shown.items), next_token=shown.next_token)
 
     return await ask.listed(_KIND, listed, lambda each: each)
 

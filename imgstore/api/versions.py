@@ -100,7 +100,7 @@ async def delete(
 async def list_soft_deleted(ask: Asked, group: str, gallery: str, artifact_type: str, definition: str) -> Response:
     """Azure's SoftDeletedResource_ListByArtifactName."""
 
-    def listed(at: Session, _page: PageRequest) -> Page[VersionView]:
+    def listed(at: Session, page: PageRequest) -> Page[VersionView]:
         if artifact_type.lower() != "images":
             raise InvalidInput(
                 f"'{artifact_type}' is no type of artifacts that is deleted softly.",
@@ -109,9 +109,17 @@ async def list_soft_deleted(ask: Asked, group: str, gallery: str, artifact_type:
                 target="artifactType",
             )
         place = {"group": group, "gallery": gallery, "definition": definition}
-        return Page(items=tuple(lifetimes.list_soft_deleted(at.installation, at.principal, **place)))
+        found = lifetimes.list_soft_deleted(at.installation, at.principal, **place)
+        of = f"{group}/{gallery}/{definition}/softDeleted"
+        return Page.among(found, page, of=of, key=_in_order)
 
     return await ask.listed(Kind.SOFT_DELETED, listed, soft_deleted_json)
+
+
+def _in_order(view: VersionView) -> str:
+    """A version's name as text that is ordered as it is."""
+    name = view.version.name
+    return f"{name.major:010}.{name.minor:010}.{name.patch:010}"
 
 
 def _json(installation: Installation, view: VersionView, *, replication_status: bool = False) -> Json:

@@ -3,13 +3,14 @@
 import builtins
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import select, tuple_
 
 from imgstore.catalog import schema
 from imgstore.catalog.columns import folded
 from imgstore.catalog.groups import group_uid, named
 from imgstore.catalog.repository import Repository, missing
 from imgstore.domain.machines import Machine
+from imgstore.domain.states import ProvisioningState
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Row
@@ -59,10 +60,32 @@ class Machines(Repository):
             raise missing("virtual machine", uid)
         return _machine(self._row(_SELECT.where(_machines.c.uid == uid), "virtual machine", uid))
 
-    def list(self, subscription: str, group: str | None = None) -> builtins.list[Machine]:
-        """The machines of a subscription, or of one group in it, by name."""
+    def list(
+        self,
+        subscription: str,
+        group: str | None = None,
+        *,
+        after: tuple[str, str] | None = None,
+        limit: int | None = None,
+        visible: bool = False,
+    ) -> builtins.list[Machine]:
+        """The machines of a subscription, or of one group in it, by name and uid.
+
+        Args:
+            subscription: whose.
+            group: of this group only.
+            after: only those behind this name and uid.
+            limit: at most so many.
+            visible: none that is being deleted.
+        """
         mine = _groups.c.subscription_key == folded(subscription) if group is None else named(subscription, group)
-        ordered = _SELECT.where(mine).order_by(_machines.c.name_key, _machines.c.uid)
+        statement = _SELECT.where(mine)
+        if visible:
+            statement = statement.where(_machines.c.provisioning_state != ProvisioningState.DELETING)
+        if after is not None:
+            last, uid = after
+            statement = statement.where(tuple_(_machines.c.name_key, _machines.c.uid) > tuple_(folded(last), uid))
+        ordered = statement.order_by(_machines.c.name_key, _machines.c.uid).limit(limit)
         return [_machine(row) for row in self._session.all(ordered)]
 
     def delete(self, uid: str) -> None:

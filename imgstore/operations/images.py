@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 from imgstore.catalog import Facts
 from imgstore.control.kinship import check_kin, inherited
 from imgstore.domain import names
 from imgstore.domain.access import Action, Principal, authorize
 from imgstore.domain.errors import InvalidInput, SourceGone
+from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import UNDECLARED, Declared, DiskKind, ManagedDisk, StorageAccountType
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState
@@ -142,14 +142,23 @@ def show_image(installation: Installation, principal: Principal, *, group: str, 
 
 
 def list_images(installation: Installation, principal: Principal, *, group: str | None = None) -> list[ManagedImage]:
-    """The managed images of a group, or of the subscription, by name."""
-    standing = disks.list_disks(installation, principal, group=group, kind=DiskKind.IMAGE)
-    standing.sort(key=lambda each: (each.group.lower(), each.name.lower()))
-    return [
-        image
-        for _, parts in groupby(standing, key=lambda each: (each.group.lower(), each.name.lower()))
-        if (image := whole_image(list(parts))) is not None
-    ]
+    """The managed images of a group, or of the subscription, that the principal may see, by name."""
+    return list(page_images(installation, principal, PageRequest(), group=group).items)
+
+
+def page_images(
+    installation: Installation, principal: Principal, request: PageRequest, *, group: str | None = None
+) -> Page[ManagedImage]:
+    """A page of them: each image with all its disks.
+
+    Raises:
+        InvalidInput: the token is none of this list.
+    """
+    page = disks.page_disks(installation, principal, request, group=group, kind=DiskKind.IMAGE, part=OS_DISK)
+    with installation.catalog.reading() as facts:
+        parts = facts.disks.of_images(page.items)
+    images = (whole_image(parts[each.resource_id.lower()]) for each in page.items)
+    return Page(items=tuple(each for each in images if each is not None), next_token=page.next_token)
 
 
 def whole_image(parts: Sequence[ManagedDisk]) -> ManagedImage | None:

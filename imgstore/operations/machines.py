@@ -9,6 +9,7 @@ from imgstore.domain.access import Action, Principal, may, visible
 from imgstore.domain.errors import Conflict
 from imgstore.domain.machines import MACHINE, Machine
 from imgstore.domain.names import ComputeId
+from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import ManagedDisk
 from imgstore.domain.states import ProvisioningState
 from imgstore.operations import finding
@@ -52,20 +53,31 @@ def show_machine(installation: Installation, principal: Principal, *, group: str
 
 def list_machines(installation: Installation, principal: Principal, *, group: str | None = None) -> list[MachineView]:
     """The machines of a group, or of the subscription, that the principal may see, by name."""
+    return list(page_machines(installation, principal, PageRequest(), group=group).items)
+
+
+def page_machines(
+    installation: Installation, principal: Principal, request: PageRequest, *, group: str | None = None
+) -> Page[MachineView]:
+    """A page of them.
+
+    Raises:
+        InvalidInput: the token is none of this list.
+    """
     subscription = installation.subscription
     above = names.group_id(subscription, group) if group is not None else f"/subscriptions/{subscription}"
     permit_list(installation, principal, above)
     whole = may(principal, Action.READ, above, MACHINES)
+    of = f"{above}/{MACHINE}"
     with installation.catalog.reading() as facts:
         if group is not None:
             finding.group(facts, subscription, group)
-        standing = [
-            each
-            for each in facts.machines.list(subscription, group)
-            if each.provisioning_state is not ProvisioningState.DELETING
-        ]
+        limit = request.limit if whole else None
+        standing = facts.machines.list(subscription, group, after=request.after_pair(of), limit=limit, visible=True)
         seen = visible(principal, standing, lambda machine: machine.resource_id, whole=whole)
-        return [view_of_machine(facts, each) for each in seen]
+        page = Page.cut(seen, request, of=of, key=lambda machine: f"{machine.name}/{machine.uid}")
+        views = tuple(view_of_machine(facts, each) for each in page.items)
+        return Page(items=views, next_token=page.next_token)
 
 
 def generalize_machine(installation: Installation, principal: Principal, *, group: str, name: str) -> MachineView:

@@ -165,7 +165,7 @@ def test_images_machines_and_versions_may_be_gone_too(installation: Installation
     assert complete_regions(create(installation, "2.0.0", MORE, virtual_machine="m1")) == set(MORE)
     assert complete_regions(create(installation, "3.0.0", MORE, os_snapshot="d1")) == set(MORE)
     assert complete_regions(create(installation, "4.0.0", MORE, image_version=of_version)) == set(MORE)
-    refused: list[dict[str, str]] = [{"managed_image": "i2"}, {"virtual_machine": "m2"}, {"os_snapshot": "d2"}]
+    refused: list[dict[str, Any]] = [{"managed_image": "i2"}, {"virtual_machine": "m2"}, {"os_snapshot": "d2"}]
     for stated in refused:
         with pytest.raises(SourceGone, match="is not found"):
             create(installation, "2.0.0", **stated)
