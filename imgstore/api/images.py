@@ -70,7 +70,7 @@ def _page(session: Session, request: PageRequest, group: str | None) -> Page[Man
 
 
 def put_image(task: Task) -> Outcome:
-    """The command of PUT."""
+    """The command of PUT. Accepted once its rows stand; taking files in goes on."""
     session, request = task.session, task.request
     body = read_image(request["body"])
     standing: ManagedImage | None = None
@@ -92,5 +92,6 @@ def put_image(task: Task) -> Outcome:
             declared=body.declared,
             tags=body.tags,
         ),
+        written=lambda image: task.accept((standing is None, image_json(image))),
     )
     return standing is None, image_json(made)

@@ -1,6 +1,6 @@
 """Managed images: an OS disk and data disks by LUN, each a reference or taken in, shown and deleted together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from imgstore.catalog import Facts
@@ -70,8 +70,20 @@ class ImageRequest:
     """None leaves them as they are."""
 
 
-def create_image(installation: Installation, principal: Principal, request: ImageRequest) -> ManagedImage:
+def create_image(
+    installation: Installation,
+    principal: Principal,
+    request: ImageRequest,
+    *,
+    written: Callable[[ManagedImage], None] = lambda _image: None,
+) -> ManagedImage:
     """Make a managed image. The same command again goes on where it was killed, or does nothing.
+
+    Args:
+        installation: where.
+        principal: who.
+        request: which, and of what.
+        written: told of it when its rows stand and its bytes are yet to come.
 
     Raises:
         InvalidInput: no such source, one in another region, or one that declares another system.
@@ -89,8 +101,12 @@ def create_image(installation: Installation, principal: Principal, request: Imag
             _part(request, part, sources[part], declared if part == OS_DISK else UNDECLARED)
             for part in in_order(sources)
         ]
-        made = make_disks(installation, principal, parts)
-        return ManagedImage(os=made[0], data=tuple(made[1:]))
+        made = make_disks(installation, principal, parts, lambda rows: written(_image_of(rows)))
+        return _image_of(made)
+
+
+def _image_of(rows: Sequence[ManagedDisk]) -> ManagedImage:
+    return ManagedImage(os=rows[0], data=tuple(rows[1:]))
 
 
 def _sources(

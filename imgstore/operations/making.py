@@ -4,7 +4,7 @@ From a disk or snapshot: a reference over the same content in the same slot, mad
 the subscription's own pool of the region (rules.md, rule 17); killed and repeated, it goes on by its work's plan.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 
@@ -75,8 +75,20 @@ class DiskRequest:
         return f"{self.kind.noun} {self.name}"
 
 
-def create_from_source(installation: Installation, principal: Principal, request: DiskRequest) -> ManagedDisk:
+def create_from_source(
+    installation: Installation,
+    principal: Principal,
+    request: DiskRequest,
+    *,
+    written: Callable[[Sequence[ManagedDisk]], None] = lambda _disks: None,
+) -> ManagedDisk:
     """Make a disk or snapshot from a disk, a snapshot or a file. The same command again goes on, or does nothing.
+
+    Args:
+        installation: where.
+        principal: who.
+        request: which, and of what.
+        written: told of it when its row stands and its bytes are yet to come.
 
     Raises:
         InvalidInput: no such source, one in another region, or one that declares another system.
@@ -89,10 +101,15 @@ def create_from_source(installation: Installation, principal: Principal, request
     scope = names.compute_id(installation.subscription, request.group, request.kind, request.name)
     permit_group(installation, principal, request.group)
     with recorded(installation, principal, Action.WRITE, scope, f"Microsoft.Compute/{request.kind}/write"):
-        return make_disks(installation, principal, [request])[0]
+        return make_disks(installation, principal, [request], written)[0]
 
 
-def make_disks(installation: Installation, principal: Principal, requests: Sequence[DiskRequest]) -> list[ManagedDisk]:
+def make_disks(
+    installation: Installation,
+    principal: Principal,
+    requests: Sequence[DiskRequest],
+    written: Callable[[Sequence[ManagedDisk]], None],
+) -> list[ManagedDisk]:
     """The same for the disks of one resource, that was asked for and is recorded already. Raises as `create_from_source`.
 
     All rows are written in one transaction, so that the resource is never taken for a whole one with fewer disks.
@@ -109,6 +126,7 @@ def make_disks(installation: Installation, principal: Principal, requests: Seque
                 disks.append(_row(installation, principal, facts, request, readers.get(request.part)))
             open_ones = [each for each in disks if each.provisioning_state is not ProvisioningState.SUCCEEDED]
             leases = [(each, lease_disk(installation, facts, each)) for each in open_ones if each.source is None]
+        written(disks)
         for disk, lease in leases:
             if lease is not None:
                 put_disk(installation, disk, lease)
