@@ -9,7 +9,7 @@ import pytest
 from api_server import Api, start_api
 
 from imgstore.api.auth import Authority
-from imgstore.operations import making
+from imgstore.operations import making, taking_in
 from imgstore.operations.holding import LeaseKeeper
 from imgstore.testing.web import Page, WebServer
 
@@ -43,7 +43,7 @@ BODIES: dict[str, tuple[int, Callable[[WebServer], Any]]] = {
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Files are not read before it is set."""
-    opened, take_in = threading.Event(), making.take_in
+    opened, take_in = threading.Event(), taking_in.take_in
 
     def later(*words: Any) -> None:
         assert opened.wait(60)
