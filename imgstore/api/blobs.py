@@ -22,6 +22,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from imgstore.api.blobdoor import BlobDoor
+from imgstore.api.discretion import discreet
 from imgstore.api.door import BodyTooLarge, PreconditionFailed, Server
 from imgstore.domain.errors import Conflict, ImgstoreError, InvalidInput
 from imgstore.domain.geometry import MIB
@@ -71,7 +72,8 @@ _BLOB: Final = f"{ROOT}/{{disk}}/{{name}}"
 
 
 def _refusal(request: Request, error: ImgstoreError) -> Response:
-    body = b"" if request.method == "HEAD" else error_xml(error)
+    shown = ImgstoreError(discreet(request.app.state.server.installation, str(error)), code=error.error_code)
+    body = b"" if request.method == "HEAD" else error_xml(shown)
     headers = {"x-ms-error-code": error.error_code, "x-ms-version": _version(request)}
     return Response(body, status_code=error.status, headers=headers, media_type="application/xml")
 

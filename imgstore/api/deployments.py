@@ -7,12 +7,13 @@ from typing import Any, Final
 from fastapi import APIRouter, Response
 
 from imgstore.api import definitions, disks, galleries, images, machines, versions
+from imgstore.api.discretion import told
 from imgstore.api.door import RESOURCE, Asked, reply
 from imgstore.api.groups import check_group
-from imgstore.api.longrunning import Command, Outcome, Session, Task, told
+from imgstore.api.longrunning import Command, Outcome, Session, Task
 from imgstore.api.paths import GROUP
 from imgstore.domain.deployments import Deployment
-from imgstore.domain.paging import Page
+from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import DiskKind
 from imgstore.operations import deployments
 from imgstore.wire.api_versions import Kind, check_api_version
@@ -96,9 +97,11 @@ async def show(ask: Asked, group: str, deployment: str) -> Response:
 async def list_of_group(ask: Asked, group: str) -> Response:
     """Azure's Deployments_ListByResourceGroup."""
 
-    def listed(at_: Session, _page: Any) -> Page[Json]:
+    def listed(at_: Session, page: PageRequest) -> Page[Json]:
         found = deployments.list_deployments(at_.installation, at_.principal, group=group)
-        return Page(items=tuple(_json(at_, group, each) for each in found))
+        of = f"{at_.installation.subscription}/{group}/deployments"
+        shown = Page.among(found, page, of=of, key=lambda each: each.name.lower())
+        return Page(items=tuple(_json(at_, group, each) for each in shown.items), next_token=shown.next_token)
 
     return await ask.listed(_KIND, listed, lambda each: each)
 
@@ -136,7 +139,9 @@ def put_deployment(task: Task) -> Outcome:
             made.make(key)
         outputs = made.outputs()
     except Exception as error:
-        deployments.end_deployment(session.installation, running, resources=made.ids, error=told(error)["error"])
+        deployments.end_deployment(
+            session.installation, running, resources=made.ids, error=told(session.installation, error)["error"]
+        )
         raise
     ended = deployments.end_deployment(session.installation, running, resources=made.ids, outputs=outputs)
     return True, _json(session, group, ended)

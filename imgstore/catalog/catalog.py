@@ -104,6 +104,11 @@ class Catalog:
             raise
         return cls(database, effects)
 
+    @property
+    def place(self) -> str:
+        """The database as people know it, without a password; the target of errors that are about it."""
+        return self._database.place
+
     @contextmanager
     def transaction(self) -> Iterator[Facts]:
         """One transaction that may write: committed at the end, undone by any exception. Never one inside another.

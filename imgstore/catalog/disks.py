@@ -4,6 +4,7 @@ Each outlives what it was made from, so that is named without a foreign key.
 """
 
 import builtins
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -49,6 +50,9 @@ def adding(tables: FromClause = _groups, **given: ColumnElement[Any]) -> Insert:
 
 
 _ADD = adding().execution_options(preserve_rowcount=True)
+
+_IMAGES_AT_ONCE: Final = 500
+"""In one statement, which has three parameters for each: SQLite takes 32,766, PostgreSQL more."""
 
 _ATTACHMENT: Final = ("managed_by", "machine_lun")
 """Changed by `attach` and `detach` alone: who updates a disk may have read it before."""
@@ -111,6 +115,7 @@ class Disks(Repository):
         kind: DiskKind = DiskKind.DISK,
         name: str | None = None,
         *,
+        part: str | None = None,
         after: tuple[str, str] | None = None,
         limit: int | None = None,
         visible: bool = False,
@@ -122,6 +127,7 @@ class Disks(Repository):
             group: of this group only.
             kind: which.
             name: of this name only: of a managed image all disks.
+            part: this disk of each managed image only.
             after: only those behind this name and uid.
             limit: at most so many.
             visible: none that is being deleted.
@@ -130,6 +136,8 @@ class Disks(Repository):
         statement = _SELECT.where(mine, _disks.c.kind == kind)
         if name is not None:
             statement = statement.where(_disks.c.name_key == folded(name))
+        if part is not None:
+            statement = statement.where(_disks.c.part == part)
         if visible:
             statement = statement.where(_disks.c.provisioning_state != ProvisioningState.DELETING)
         if after is not None:
@@ -137,6 +145,22 @@ class Disks(Repository):
             statement = statement.where(tuple_(_disks.c.name_key, _disks.c.uid) > tuple_(folded(last), uid))
         ordered = statement.order_by(_disks.c.name_key, _disks.c.uid).limit(limit)
         return [_disk(row) for row in self._session.all(ordered)]
+
+    def of_images(self, os_disks: Sequence[ManagedDisk]) -> dict[str, builtins.list[ManagedDisk]]:
+        """All disks of the managed images that have these OS disks, by the image's id in lower case; none that is being deleted."""
+        keys = sorted({(folded(each.subscription), folded(each.group), folded(each.name)) for each in os_disks})
+        found: dict[str, builtins.list[ManagedDisk]] = {each.resource_id.lower(): [] for each in os_disks}
+        for begin in range(0, len(keys), _IMAGES_AT_ONCE):
+            place = tuple_(_groups.c.subscription_key, _groups.c.name_key, _disks.c.name_key)
+            statement = _SELECT.where(
+                place.in_(keys[begin : begin + _IMAGES_AT_ONCE]),
+                _disks.c.kind == DiskKind.IMAGE,
+                _disks.c.provisioning_state != ProvisioningState.DELETING,
+            )
+            for row in self._session.all(statement):
+                disk = _disk(row)
+                found[disk.resource_id.lower()].append(disk)
+        return found
 
     def count_made(self, version_uid: str, region: str, *, since: datetime) -> int:
         """How many disks of a version were made in a region then or later."""

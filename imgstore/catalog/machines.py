@@ -81,11 +81,11 @@ class Machines(Repository):
         """
         mine = _groups.c.subscription_key == folded(subscription) if group is None else named(subscription, group)
         statement = _SELECT.where(mine)
+        if visible:
+            statement = statement.where(_machines.c.provisioning_state != ProvisioningState.DELETING)
         if after is not None:
             last, uid = after
             statement = statement.where(tuple_(_machines.c.name_key, _machines.c.uid) > tuple_(folded(last), uid))
-        if visible:
-            statement = statement.where(_machines.c.provisioning_state != ProvisioningState.DELETING)
         ordered = statement.order_by(_machines.c.name_key, _machines.c.uid).limit(limit)
         return [_machine(row) for row in self._session.all(ordered)]
 

@@ -75,7 +75,7 @@ from imgstore.domain.states import ProvisioningState, ReplicaState, WorkState
 from imgstore.domain.works import WorkKind
 from imgstore.ledger.rows import ChargeKind
 
-REVISION: Final = "0014"
+REVISION: Final = "0016"
 """The head of migrations/versions. A catalog that stands at it opens without Alembic being imported."""
 
 # Names of constraints are fixed, so that a later migration can name what it drops on either engine.
@@ -516,6 +516,8 @@ principals = Table(
     Column("issuer", String),
     Column("subject", String),
     Column("created_at", Instant, nullable=False),
+    Column("token_generation", Integer, nullable=False, server_default="0"),
+    Column("tokens_valid_after", Instant),
     UniqueConstraint("tenant_uid", "client_id"),
     # Who a token is of must not be a matter of which row is found first.
     UniqueConstraint("issuer", "subject"),

@@ -474,8 +474,9 @@ def page_disks(
     *,
     group: str | None = None,
     kind: DiskKind = DiskKind.DISK,
+    part: str | None = None,
 ) -> Page[ManagedDisk]:
-    """A page of them.
+    """A page of them; of managed images each one's `part` alone, if it is named.
 
     Raises:
         InvalidInput: the token is none of this list.
@@ -485,13 +486,12 @@ def page_disks(
     permit_list(installation, principal, above)
     whole = may(principal, Action.READ, above, f"Microsoft.Compute/{kind}")
     of = f"{names.group_id(subscription, group) if group is not None else subscription}/{kind}"
-    key = request.after(of)
-    after = None if key is None else (key.partition("/")[0], key.partition("/")[2])
+    after = request.after_pair(of)
     with installation.catalog.reading() as facts:
         if group is not None:
             finding.group(facts, subscription, group)
         limit = request.limit if whole else None
-        listed = facts.disks.list(subscription, group, kind, after=after, limit=limit, visible=True)
+        listed = facts.disks.list(subscription, group, kind, part=part, after=after, limit=limit, visible=True)
         found = [_as_of_now(facts, each) for each in listed]
     seen = visible(principal, found, lambda disk: disk.resource_id, whole=whole)
     # Two groups may have disks of one name, so that the uid, which has no slash either, stands behind it.

@@ -70,17 +70,15 @@ def page_machines(
     permit_list(installation, principal, above)
     whole = may(principal, Action.READ, above, MACHINES)
     of = f"{above}/{MACHINE}"
-    key = request.after(of)
-    after = None if key is None else (key.partition("/")[0], key.partition("/")[2])
     with installation.catalog.reading() as facts:
         if group is not None:
             finding.group(facts, subscription, group)
         limit = request.limit if whole else None
-        standing = facts.machines.list(subscription, group, after=after, limit=limit, visible=True)
+        standing = facts.machines.list(subscription, group, after=request.after_pair(of), limit=limit, visible=True)
         seen = visible(principal, standing, lambda machine: machine.resource_id, whole=whole)
-        # Two groups may have machines of one name, so that the uid stands behind it.
         page = Page.cut(seen, request, of=of, key=lambda machine: f"{machine.name}/{machine.uid}")
-        return Page(items=tuple(view_of_machine(facts, each) for each in page.items), next_token=page.next_token)
+        views = tuple(view_of_machine(facts, each) for each in page.items)
+        return Page(items=views, next_token=page.next_token)
 
 
 def generalize_machine(installation: Installation, principal: Principal, *, group: str, name: str) -> MachineView:
