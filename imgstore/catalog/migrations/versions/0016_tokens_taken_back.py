@@ -1,6 +1,6 @@
 """Tokens of a principal that were taken back before they expired.
 
-Revision: 0016, after 0013.
+Revision: 0016, after 0014.
 """
 
 import sqlalchemy as sa
