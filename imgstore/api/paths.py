@@ -6,6 +6,7 @@ SUBSCRIPTION: Final = "/subscriptions/{subscription}"
 GROUPS: Final = f"{SUBSCRIPTION}/resourceGroups"
 GROUP: Final = f"{GROUPS}/{{group}}"
 COMPUTE: Final = f"{GROUP}/providers/Microsoft.Compute"
+NETWORK: Final = f"{GROUP}/providers/Microsoft.Network"
 GALLERIES: Final = f"{COMPUTE}/galleries"
 GALLERY: Final = f"{GALLERIES}/{{gallery}}"
 DEFINITIONS: Final = f"{GALLERY}/images"
@@ -23,7 +24,8 @@ _WORDS: Final = {
         "galleries", "images", "versions", "disks", "snapshots", "deployments", "validate", "locations", "capsOperations",
         "register", "softDeletedArtifactTypes", "artifacts", "metadata", "share", "sharedGalleries",
         "communityGalleries", "Microsoft.ResourceGraph", "resources", "beginGetAccess", "endGetAccess",
-
+        "Microsoft.Network", "virtualNetworks", "subnets", "networkSecurityGroups", "securityRules",
+        "publicIPAddresses", "networkInterfaces", "ipConfigurations",
     )
 }  # fmt: skip
 _PROVIDERS: Final = "providers"

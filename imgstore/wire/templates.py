@@ -214,7 +214,7 @@ def _planned(
     asked = evaluated(resource.get("dependsOn") or [], scope)
     if not isinstance(asked, list):
         raise bad_template(f"The 'dependsOn' of '{name}' is no list.")
-    body = {field: resource[field] for field in ("location", "tags", "sku", "properties") if field in resource}
+    body = {field: resource[field] for field in ("location", "tags", "sku", "zones", "properties") if field in resource}
     return Planned(
         resource_id=resource_id(scope, kind, *names),
         kind=kind,
