@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Response
 
-from imgstore.api import definitions, disks, galleries, images, network, versions
+from imgstore.api import definitions, disks, galleries, images, machines, network, versions
 from imgstore.api.door import RESOURCE, Asked, reply
 from imgstore.api.groups import check_group
 from imgstore.api.longrunning import Command, Outcome, Session, Task, told
@@ -48,6 +48,7 @@ _TYPES: Final[Mapping[str, _Type]] = {
     "microsoft.compute/disks": _Type(command=disks.put_disk, fields=("disk",), more={"kind": DiskKind.DISK}),
     "microsoft.compute/snapshots": _Type(command=disks.put_disk, fields=("disk",), more={"kind": DiskKind.SNAPSHOT}),
     "microsoft.compute/images": _Type(command=images.put_image, fields=("disk",)),
+    "microsoft.compute/virtualmachines": _Type(command=machines.put_machine, fields=("machine",)),
     **{
         kind.type.lower(): _Type(command=network.put_network, fields=("name",), more={"kind": kind.word})
         for kind in NETWORK_TYPES

@@ -37,6 +37,7 @@ class Kind(StrEnum):
     DISK = "disks"
     SNAPSHOT = "snapshots"
     IMAGE = "images"
+    MACHINE = "virtualMachines"
     DEPLOYMENT = "deployments"
     GROUP = "resourceGroups"
     NETWORK = "Microsoft.Network"
@@ -96,6 +97,11 @@ SINCE: Final[Mapping[Kind, Mapping[str, str]]] = {
     Kind.DISK: {},
     Kind.SNAPSHOT: {},
     Kind.IMAGE: {},
+    Kind.MACHINE: {
+        "properties.storageProfile.osDisk.deleteOption": "2021-03-01",
+        "properties.storageProfile.dataDisks.deleteOption": "2021-03-01",
+        "properties.timeCreated": "2021-11-01",
+    },
     Kind.DEPLOYMENT: {},
     Kind.GROUP: {},
     Kind.NETWORK: {},

@@ -18,6 +18,8 @@ _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "secureobject": dict,
 }
 _SECURE: Final = ("securestring", "secureobject")
+_FIELDS: Final = ("location", "tags", "sku", "zones", "plan", "identity", "properties")
+"""Of a resource in a template, those of its body."""
 _COPIES_MAX: Final = 800
 """Azure's limit of one loop, and of a template's resources."""
 
@@ -214,7 +216,7 @@ def _planned(
     asked = evaluated(resource.get("dependsOn") or [], scope)
     if not isinstance(asked, list):
         raise bad_template(f"The 'dependsOn' of '{name}' is no list.")
-    body = {field: resource[field] for field in ("location", "tags", "sku", "zones", "properties") if field in resource}
+    body = {field: resource[field] for field in _FIELDS if field in resource}
     return Planned(
         resource_id=resource_id(scope, kind, *names),
         kind=kind,
