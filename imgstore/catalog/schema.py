@@ -395,9 +395,9 @@ machines = Table(
     Column("admin_username", String),
     Column("computer_name", String),
     Column("generalized", Boolean, nullable=False),
-    Column("kept", JSON, nullable=False, server_default="{}"),
     Column("created_at", Instant, nullable=False),
     Column("provisioning_state", OneOf(ProvisioningState), nullable=False),
+    Column("kept", JSON, nullable=False, server_default="{}"),
     UniqueConstraint("group_uid", "name_key"),
 )
 

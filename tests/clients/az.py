@@ -215,6 +215,28 @@ def deployments() -> None:
     az("deployment group delete -g rg -n t1")
 
 
+def machines() -> None:
+    """All from a gallery to machines by one template; and what az does with a machine."""
+    template = Path(__file__).with_name("machines.json")
+    given = f"--template-file {template} --parameters adminPassword=Secret-123! source={SOURCE}"
+    made = az(f"deployment group create -g rg -n whole {given}")["properties"]
+    assert made["outputs"]["disk"]["value"] in {each["id"] for each in az("disk list -g rg")}
+    assert [each["name"] for each in az("vm list -g rg")] == ["vm1", "vm2"]
+    assert az("vm show -g rg -n vm1")["zones"] == ["1"]
+    codes = [each["code"] for each in az("vm get-instance-view -g rg -n vm1")["instanceView"]["statuses"]]
+    assert codes[-1] == "PowerState/deallocated"
+    assert az("vm update -g rg -n vm1 --set tags.a=b")["tags"] == {"a": "b"}
+    assert "not booted" in fails("vm start -g rg -n vm1")
+    az("vm deallocate -g rg -n vm1")
+    az("vm generalize -g rg -n vm1")
+    for name in ("vm1", "vm2"):
+        az(f"vm delete -g rg -n {name} -y")
+    assert made["outputs"]["disk"]["value"] not in {each["id"] for each in az("disk list -g rg")}
+    az("sig image-version delete -g rg -r whole -i ubuntu -e 1.0.0")
+    az("sig image-definition delete -g rg -r whole -i ubuntu")
+    az("sig delete -g rg -r whole")
+
+
 def the_end() -> None:
     assert "CannotDeleteResource" in fails(f"sig image-definition delete {D}")
     az(f"sig image-version delete {V} --bypass-soft-delete true")
@@ -225,6 +247,19 @@ def the_end() -> None:
     assert az("group list") == []
 
 
-for chapter in (login, groups, galleries, images, versions, disks, sources, sharing, soft_delete, deployments, the_end):
+for chapter in (
+    login,
+    groups,
+    galleries,
+    images,
+    versions,
+    disks,
+    sources,
+    sharing,
+    soft_delete,
+    deployments,
+    machines,
+    the_end,
+):
     chapter()
     print(chapter.__name__, flush=True)
