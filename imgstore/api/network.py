@@ -12,8 +12,17 @@ from imgstore.api.longrunning import Outcome, Session, Task
 from imgstore.api.paths import NETWORK, SUBSCRIPTION
 from imgstore.domain.access import Action
 from imgstore.domain.errors import NotFound, ParentNotFound
-from imgstore.domain.inert import InertContent, InertResource
-from imgstore.operations.inert import InertPlace, delete_inert, not_there, page_inert, put_inert, show_inert
+from imgstore.domain.inert import InertContent
+from imgstore.operations.inert import (
+    Change,
+    InertPlace,
+    InertView,
+    delete_inert,
+    not_there,
+    page_inert,
+    put_inert,
+    show_inert,
+)
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.network import (
     NETWORK_TYPES,
@@ -61,7 +70,7 @@ def _serve(kind: NetworkType) -> None:
     )
     async def list_of_group(ask: Asked, group: str) -> Response:
         return await ask.listed(
-            _KIND, lambda at, page: page_inert(at.installation, at.principal, page, kind.type, group), _resource_told
+            _KIND, lambda at, page: page_inert(at.installation, at.principal, page, kind.type, group), _view_told
         )
 
     @router.get(
@@ -72,7 +81,7 @@ def _serve(kind: NetworkType) -> None:
     )
     async def list_of_subscription(ask: Asked) -> Response:
         return await ask.listed(
-            _KIND, lambda at, page: page_inert(at.installation, at.principal, page, kind.type), _resource_told
+            _KIND, lambda at, page: page_inert(at.installation, at.principal, page, kind.type), _view_told
         )
 
     @router.delete(one, summary=f"Forget {noun}", tags=_TAGS, name=f"delete_{word}")
@@ -136,7 +145,7 @@ def put_part(task: Task) -> Outcome:
 def _put(session: Session, kind: NetworkType, group: str, name: str, body: Json, conditions: dict[str, str]) -> Outcome:
     place = InertPlace(group=group, type=kind.type, name=name)
 
-    def change(standing: InertResource | None) -> InertContent:
+    def change(standing: InertView | None) -> InertContent:
         check_conditions(conditions, None if standing is None else network_json(standing))
         return read_network(body, kind, place.scope(session.installation))
 
@@ -148,11 +157,11 @@ def _patch(
 ) -> Outcome:
     place = InertPlace(group=group, type=kind.type, name=name)
 
-    def change(standing: InertResource | None) -> InertContent:
+    def change(standing: InertView | None) -> InertContent:
         if standing is None:
             raise not_there(session.installation, place)
         check_conditions(conditions, network_json(standing))
-        return read_network_tags(body, standing.content)
+        return read_network_tags(body, standing.resource.content)
 
     return _changed(session, place, change)
 
@@ -160,7 +169,7 @@ def _patch(
 def _put_part(session: Session, kind: NetworkType, group: str, name: str, part: str, body: Json) -> Outcome:
     place, created = _place(kind, group, name, part), False
 
-    def change(standing: InertResource | None) -> InertContent:
+    def change(standing: InertView | None) -> InertContent:
         nonlocal created
         if standing is None:
             raise ParentNotFound(
@@ -169,8 +178,8 @@ def _put_part(session: Session, kind: NetworkType, group: str, name: str, part: 
                 target=place.scope(session.installation),
                 code="ParentResourceNotFound",
             )
-        created = place.part.lower() not in standing.content.parts
-        return with_part(standing, part, body)
+        created = place.part.lower() not in standing.resource.content.parts
+        return with_part(standing.resource, part, body)
 
     _, whole = _changed(session, place, change)
     return created, _part(session, kind, place, whole, part)
@@ -179,18 +188,18 @@ def _put_part(session: Session, kind: NetworkType, group: str, name: str, part: 
 def _delete_part(session: Session, kind: NetworkType, group: str, name: str, part: str) -> None:
     place = _place(kind, group, name, part)
 
-    def change(standing: InertResource | None) -> InertContent:
-        if standing is None or place.part.lower() not in standing.content.parts:
+    def change(standing: InertView | None) -> InertContent:
+        if standing is None or place.part.lower() not in standing.resource.content.parts:
             raise not_there(session.installation, place)
-        return without_part(standing, part)
+        return without_part(standing.resource, part)
 
     put_inert(session.installation, session.principal, place, change, action=Action.DELETE)
 
 
-def _changed(session: Session, place: InertPlace, change: Callable[[InertResource | None], InertContent]) -> Outcome:
+def _changed(session: Session, place: InertPlace, change: Change) -> Outcome:
     check_group(session, place.group)
     created, made = put_inert(session.installation, session.principal, place, change)
-    return created, _resource_told(made)
+    return created, _view_told(made)
 
 
 async def _written(ask: Ask, work: Callable[[Session], Outcome]) -> Response:
@@ -226,8 +235,8 @@ def _place(kind: NetworkType, group: str, name: str, part: str) -> InertPlace:
     return InertPlace(group=group, type=kind.type, name=name, part=f"{kind.part}/{part}")
 
 
-def _resource_told(resource: InertResource) -> Json:
-    return _told(network_json(resource))
+def _view_told(view: InertView) -> Json:
+    return _told(network_json(view))
 
 
 def _told(body: Json) -> Json:

@@ -1,7 +1,7 @@
-"""Inert resources of every subscription, and which of them name which."""
+"""Inert resources of every subscription: which of them name which, and which machines name them."""
 
 import builtins
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, select, tuple_
@@ -11,12 +11,16 @@ from imgstore.catalog.columns import folded
 from imgstore.catalog.groups import group_uid, named
 from imgstore.catalog.repository import Repository
 from imgstore.domain.inert import InertContent, InertResource
+from imgstore.domain.machines import MACHINE
+from imgstore.domain.names import compute_id
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Row
 
 _inert = schema.inert_resources
 _references = schema.inert_references
+_interfaces = schema.machine_interfaces
+_machines = schema.machines
 _groups = schema.groups
 _SELECT = select(_inert, _groups.c.subscription, _groups.c.name.label("group_name")).join(
     _groups, _inert.c.group_uid == _groups.c.uid
@@ -100,6 +104,35 @@ class InertResources(Repository):
         mine = select(_inert.c.uid).where(_inert.c.group_uid == above)
         self._session.run(delete(_references).where(_references.c.inert_uid.in_(mine)))
         self._session.run(delete(_inert).where(_inert.c.group_uid == above))
+
+    def attach(self, machine_uid: str, interfaces: Mapping[str, bool]) -> None:
+        """Write down which network interfaces a machine has, by id, and whether each goes with it; no others any more."""
+        self._session.run(delete(_interfaces).where(_interfaces.c.machine_uid == machine_uid))
+        for target, goes in {folded(each): goes for each, goes in interfaces.items()}.items():
+            values = {"machine_uid": machine_uid, "target_key": target, "deleted_with_machine": goes}
+            self._session.run(_interfaces.insert(), values)
+
+    def going_with(self, machine_uid: str) -> builtins.list[str]:
+        """The ids, in lower case, of the network interfaces that go when a machine does."""
+        mine = (_interfaces.c.machine_uid == machine_uid) & _interfaces.c.deleted_with_machine
+        found = select(_interfaces.c.target_key).where(mine).order_by(_interfaces.c.target_key)
+        return [row.target_key for row in self._session.all(found)]
+
+    def machines_of(self, targets: Iterable[str]) -> dict[str, str]:
+        """Of those of these ids that a machine names, in lower case, the machine's id."""
+        found = (
+            select(
+                _interfaces.c.target_key, _machines.c.name, _groups.c.subscription, _groups.c.name.label("group_name")
+            )
+            .join(_machines, _interfaces.c.machine_uid == _machines.c.uid)
+            .join(_groups, _machines.c.group_uid == _groups.c.uid)
+            .where(_interfaces.c.target_key.in_([folded(each) for each in targets]))
+            .order_by(_machines.c.name_key.desc())
+        )
+        return {
+            row.target_key: compute_id(row.subscription, row.group_name, MACHINE, row.name)
+            for row in self._session.all(found)
+        }
 
     def _refer(self, resource: InertResource) -> None:
         for each in dict.fromkeys(map(folded, resource.content.references)):

@@ -623,3 +623,12 @@ inert_references = Table(
     Column("inert_uid", ForeignKey("inert_resources.uid"), primary_key=True),
     Column("target_key", String, primary_key=True, index=True),
 )
+
+# Which machine names which network interface, by id in lower case; interfaces of nobody may be named too.
+machine_interfaces = Table(
+    "machine_interfaces",
+    metadata,
+    Column("machine_uid", ForeignKey("machines.uid", ondelete="CASCADE"), primary_key=True),
+    Column("target_key", String, primary_key=True, index=True),
+    Column("deleted_with_machine", Boolean, nullable=False),
+)

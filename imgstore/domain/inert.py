@@ -14,9 +14,13 @@ from imgstore.domain import names
 from imgstore.domain.resources import NO_TAGS
 
 NETWORK: Final = "Microsoft.Network"
-INERT_TYPES: Final = tuple(
-    f"{NETWORK}/{kind}"
-    for kind in ("virtualNetworks", "networkSecurityGroups", "publicIPAddresses", "networkInterfaces")
+INTERFACES: Final = f"{NETWORK}/networkInterfaces"
+"""What machines name."""
+INERT_TYPES: Final = (
+    f"{NETWORK}/virtualNetworks",
+    f"{NETWORK}/networkSecurityGroups",
+    f"{NETWORK}/publicIPAddresses",
+    INTERFACES,
 )
 """As Azure spells them."""
 

@@ -1,6 +1,6 @@
 """Inert resources: written down, shown, listed, forgotten. What one names must be there, and stays while it is named."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -8,14 +8,25 @@ from imgstore.catalog import Facts
 from imgstore.domain import names
 from imgstore.domain.access import Action, Principal, may, operation, visible
 from imgstore.domain.errors import Conflict, InvalidInput, NotFound
-from imgstore.domain.inert import INERT_TYPES, InertContent, InertId, InertResource, inert_id
+from imgstore.domain.inert import INERT_TYPES, INTERFACES, InertContent, InertId, InertResource, inert_id
+from imgstore.domain.machines import Machine
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import Group
 from imgstore.operations import finding
 from imgstore.operations.installation import Installation
 from imgstore.operations.recording import permit, permit_list, recorded
 
-Change = Callable[[InertResource | None], InertContent]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InertView:
+    """One as it is seen."""
+
+    resource: InertResource
+    machine_id: str | None
+    """Of the machine that names it, if one does."""
+
+
+Change = Callable[[InertView | None], InertContent]
 """What one becomes, of what it is now; None is one that is not there."""
 
 _IN_USE: Final = {
@@ -55,7 +66,7 @@ def put_inert(
     change: Change,
     *,
     action: Action = Action.WRITE,
-) -> tuple[bool, InertResource]:
+) -> tuple[bool, InertView]:
     """Write one down, or write it anew. Of two at once neither is lost.
 
     Args:
@@ -83,7 +94,7 @@ def put_inert(
         facts.inert.lock(installation.subscription)
         above = finding.group(facts, installation.subscription, place.group)
         standing = facts.inert.get(installation.subscription, place.group, place.type, place.name)
-        content = change(standing)
+        content = change(None if standing is None else _view(facts, standing))
         region = installation.regions.get(content.location, target="location").name
         made = InertResource(
             uid=standing.uid if standing else installation.effects.new_uid(),
@@ -101,10 +112,10 @@ def put_inert(
             _check_stays(standing, made)
             _check_unused(facts, made, sorted(set(_ids(standing)) - set(_ids(made))), but=[made.uid])
             facts.inert.update(made)
-        return standing is None, made
+        return standing is None, _view(facts, made)
 
 
-def show_inert(installation: Installation, principal: Principal, place: InertPlace) -> InertResource:
+def show_inert(installation: Installation, principal: Principal, place: InertPlace) -> InertView:
     """The one of that name; of a part, the one that it is a part of.
 
     Raises:
@@ -114,14 +125,14 @@ def show_inert(installation: Installation, principal: Principal, place: InertPla
     with installation.catalog.reading() as facts:
         finding.group(facts, installation.subscription, place.group)
         found = facts.inert.get(installation.subscription, place.group, place.type, place.name)
-    if found is None:
-        raise not_there(installation, place)
-    return found
+        if found is None:
+            raise not_there(installation, place)
+        return _view(facts, found)
 
 
 def page_inert(
     installation: Installation, principal: Principal, request: PageRequest, kind: str, group: str | None = None
-) -> Page[InertResource]:
+) -> Page[InertView]:
     """A page of those of a type in a group, or in the subscription, that the principal may see, by name.
 
     Raises:
@@ -139,8 +150,9 @@ def page_inert(
             finding.group(facts, subscription, group)
         limit = request.limit if whole else None
         found = facts.inert.list(subscription, kind, group, after=after, limit=limit)
-    seen = visible(principal, found, lambda each: each.resource_id, whole=whole)
-    return Page.cut(seen, request, of=of, key=lambda each: f"{each.name}/{each.uid}")
+        seen = visible(principal, found, lambda each: each.resource_id, whole=whole)
+        page = Page.cut(seen, request, of=of, key=lambda each: f"{each.name}/{each.uid}")
+        return Page(items=_views(facts, page.items), next_token=page.next_token)
 
 
 def delete_inert(installation: Installation, principal: Principal, place: InertPlace) -> None:
@@ -191,6 +203,35 @@ def forget_inert_of(facts: Facts, group: Group) -> None:
     facts.inert.remove_all(group.uid)
 
 
+def interfaces_going(facts: Facts, machine: Machine) -> list[InertResource]:
+    """The network interfaces that go with a machine, as far as they are there. Of other subscriptions nothing is known."""
+    meant = [InertId.parse(word) for word in facts.inert.going_with(machine.uid)]
+    mine = [each for each in meant if each and each.subscription.casefold() == machine.subscription.casefold()]
+    found = [facts.inert.get(each.subscription, each.group, each.type, each.name) for each in mine]
+    return [each for each in found if each is not None and each.type == INTERFACES]
+
+
+def forget_interfaces(facts: Facts, going: Sequence[InertResource]) -> None:
+    """Forget network interfaces, in the transaction that deletes their machine and after it is gone.
+
+    One that another machine names stays.
+    """
+    for each in going:
+        facts.inert.lock(each.subscription)
+        if not facts.inert.machines_of(_ids(each)):
+            facts.inert.delete(each.uid)
+
+
+def _view(facts: Facts, resource: InertResource) -> InertView:
+    return _views(facts, [resource])[0]
+
+
+def _views(facts: Facts, resources: Sequence[InertResource]) -> tuple[InertView, ...]:
+    named = [each.resource_id for each in resources if each.type == INTERFACES]
+    machines = facts.inert.machines_of(named) if named else {}
+    return tuple(InertView(resource=each, machine_id=machines.get(each.resource_id.casefold())) for each in resources)
+
+
 def _ids(resource: InertResource) -> list[str]:
     """Its own, and those of its parts."""
     return [resource.resource_id, *(f"{resource.resource_id}/{part}" for part in resource.content.parts)]
@@ -231,12 +272,12 @@ def _check_stays(standing: InertResource, made: InertResource) -> None:
 
 
 def _check_unused(facts: Facts, resource: InertResource, going: Collection[str], *, but: Collection[str]) -> None:
-    user = facts.inert.naming(going, but=but)
+    naming = facts.inert.naming(going, but=but)
+    user = next(iter(facts.inert.machines_of(going).values()), None) if naming is None else naming.resource_id
     if user is not None:
         raise InUse(
-            f"{resource.type.rpartition('/')[2]} '{resource.name}' can not be deleted because it is in use by "
-            f"{user.resource_id}.",
-            found=user.resource_id,
+            f"{resource.type.rpartition('/')[2]} '{resource.name}' can not be deleted because it is in use by {user}.",
+            found=user,
             expected="nothing that names it",
             hint="delete what names it first, or make it name another",
             target=resource.resource_id,

@@ -6,7 +6,7 @@ when they change it, is not kept.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from imgstore.domain import names
 from imgstore.domain.errors import InvalidInput
@@ -14,6 +14,9 @@ from imgstore.domain.inert import NETWORK, InertContent, InertId, InertResource
 from imgstore.wire.bodies import check_object, location_of
 from imgstore.wire.reading import tags_of, unfit
 from imgstore.wire.text import Json
+
+if TYPE_CHECKING:
+    from imgstore.operations.inert import InertView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,13 +118,16 @@ def without_part(resource: InertResource, name: str) -> InertContent:
     return _with_parts(resource, [each for each in _parts(resource) if not _is_called(each, name)])
 
 
-def network_json(resource: InertResource) -> Json:
+def network_json(view: "InertView") -> Json:
     """A resource, but for its ETag."""
+    resource = view.resource
     kind, content = _BY_TYPE[resource.type], resource.content
     said = content.body.get("properties", {})
     properties = dict.fromkeys(kind.empty, ()) | said
     if kind.part is not None:
         properties[kind.part] = [_part_json(resource, each) for each in _parts(resource)]
+    if view.machine_id is not None:
+        properties["virtualMachine"] = {"id": view.machine_id}
     if isinstance(said.get("dnsSettings"), Mapping):
         # No name is given to anything; az looks for one.
         properties["dnsSettings"] = {"fqdn": ""} | dict(said["dnsSettings"])
@@ -209,10 +215,9 @@ def _part_json(resource: InertResource, part: Json) -> Json:
     kind = _BY_TYPE[resource.type]
     properties = {"provisioningState": "Succeeded", **part["properties"]}
     if kind.word == "networkInterfaces":
-        # Azure's first one is the primary where nobody says.
-        said = [each for each in _parts(resource) if each["properties"].get("primary")]
-        first = said or _parts(resource)
-        properties["primary"] = part["name"] == first[0]["name"]
+        # Azure's first one is the primary where nobody says. No address is given to anything; az looks for one.
+        said = [each for each in _parts(resource) if each["properties"].get("primary")] or _parts(resource)
+        properties = {"privateIPAddress": "", **properties, "primary": part["name"] == said[0]["name"]}
     return {
         "name": part["name"],
         "id": f"{resource.resource_id}/{kind.part}/{part['name']}",

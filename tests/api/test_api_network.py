@@ -4,13 +4,17 @@ from typing import Any
 
 import pytest
 from api_server import Api
+from test_api_door import token_of
 
+from imgstore.domain.access import Role
 from imgstore.testing.installations import GROUP
+from imgstore.testing.web import WebServer
 
 pytest_plugins = ["api_fixtures"]
 
 API = "2022-01-01"
-RULE = {"name": "ssh", "properties": {"protocol": "Tcp", "priority": 1000, "destinationPortRange": "22"}}
+RULE_SAID = {"protocol": "Tcp", "priority": 1000, "destinationPortRange": "22"}
+RULE = {"name": "ssh", "properties": RULE_SAID}
 
 
 @pytest.fixture
@@ -83,7 +87,7 @@ def test_each_is_shown_with_what_azure_adds(api: Api, network: str) -> None:
     assert net["subnets"][0]["id"] == f"{network}/virtualNetworks/net/subnets/one"
     group = api.ask("GET", f"{network}/networkSecurityGroups/nsg", version=API).body["properties"]
     assert group["defaultSecurityRules"] == []
-    assert group["securityRules"][0]["properties"] == {"provisioningState": "Succeeded", **RULE["properties"]}
+    assert group["securityRules"][0]["properties"] == {"provisioningState": "Succeeded", **RULE_SAID}
     address = api.ask("GET", f"{network}/publicIPAddresses/ip", version=API).body
     assert (address["sku"], address["properties"]["dnsSettings"]["fqdn"]) == ({"name": "Standard"}, "")
     assert "ipAddress" not in address["properties"], "none was given to anything"
@@ -163,8 +167,9 @@ def test_tags_conditions_and_what_is_refused(api: Api, network: str) -> None:
     assert api.ask("PUT", path, {}, version=API).code == "LocationRequired"
     twice = {"location": "eastus", "properties": {"subnets": [{"name": "a"}, {"name": "A"}]}}
     assert api.ask("PUT", path, twice, version=API).code == "InvalidRequestFormat"
-    for wrong in ({"subnets": {}}, {"subnets": [{}]}, {"subnets": [{"name": "-"}]}, {"subnets": ["a"]}):
-        assert api.ask("PUT", path, {"location": "eastus", "properties": wrong}, version=API).status == 400
+    for wrong in ({}, [{}], [{"name": "-"}], ["a"]):
+        body = {"location": "eastus", "properties": {"subnets": wrong}}
+        assert api.ask("PUT", path, body, version=API).status == 400
     deep: Any = {}
     for _ in range(40):
         deep = {"x": deep}
@@ -229,6 +234,14 @@ def test_a_template_makes_them_in_the_words_of_2015(api: Api, network: str) -> N
     assert [each["name"] for each in subnets] == ["s", "t"]
 
 
+def test_the_generic_client_finds_them_though_it_doubles_a_slash(api: Api, network: str) -> None:
+    whole(api, network)
+    for path in ("virtualNetworks/net", "virtualNetworks/net/subnets/one", "networkSecurityGroups/nsg"):
+        assert api.ask("GET", f"{network}//{path}", version=API).status == 200
+    for path in ("/virtualNetworks//net", "///virtualNetworks/net", "//virtualNetworks/net//subnets/one"):
+        assert api.ask("GET", f"{network}{path}", version=API).status in (400, 404)
+
+
 def test_providers_tell_their_types_and_versions(api: Api) -> None:
     told = api.ask("GET", f"{api.top}/providers/microsoft.network").body
     versions = {each["resourceType"]: each["apiVersions"] for each in told["resourceTypes"]}
@@ -237,3 +250,58 @@ def test_providers_tell_their_types_and_versions(api: Api) -> None:
         assert api.ask("GET", f"{api.top}/providers/Microsoft.Network/virtualNetworks", version=version).status == 200
     refused = api.ask("GET", f"{api.top}/providers/Microsoft.Web")
     assert (refused.status, refused.code) == (404, "InvalidResourceNamespace")
+
+
+def test_an_interface_knows_its_machine_and_stays_or_goes_with_it(api: Api, network: str, web: WebServer) -> None:
+    nic, going = whole(api, network), f"{network}/networkInterfaces/going"
+    put(api, going, properties={"ipConfigurations": [{"name": "c"}]})
+    disk, creation = f"{api.compute}/disks/d1", {"createOption": "Import", "sourceUri": web.url("/one.raw")}
+    made = api.ask("PUT", disk, {"location": "eastus", "properties": {"creationData": creation}})
+    assert api.await_end(made)["status"] == "Succeeded"
+    machine = f"{api.compute}/virtualMachines/m1"
+    body = {
+        "location": "eastus",
+        "properties": {
+            "storageProfile": {"osDisk": {"createOption": "Attach", "osType": "Linux", "managedDisk": {"id": disk}}},
+            "networkProfile": {
+                "networkInterfaces": [
+                    {"id": nic.upper().replace(api.installation.subscription.upper(), api.installation.subscription)},
+                    {"id": going, "properties": {"deleteOption": "Delete"}},
+                    {"id": "/subscriptions/s/nothing that is known", "properties": {"deleteOption": "Delete"}},
+                    {"id": f"{network}/networkInterfaces/not there", "properties": {"deleteOption": "Delete"}},
+                ]
+            },
+        },
+    }
+    assert api.await_end(api.ask("PUT", machine, body))["status"] == "Succeeded"
+    for path in (nic, going):
+        shown = api.ask("GET", path, version=API).body["properties"]
+        assert shown["virtualMachine"] == {"id": machine}
+        assert shown["ipConfigurations"][0]["properties"]["privateIPAddress"] == "", "none was given to anything"
+        refused = api.ask("DELETE", path, version=API)
+        assert (refused.status, refused.code) == (400, "NicInUse")
+        assert api.ask("PUT", path, api.ask("GET", path, version=API).body, version=API).status == 200
+    listed = api.ask("GET", f"{network}/networkInterfaces", version=API).body["value"]
+    assert [each["properties"]["virtualMachine"]["id"] for each in listed] == [machine, machine]
+    assert api.await_end(api.ask("DELETE", machine))["status"] == "Succeeded"
+    assert "virtualMachine" not in api.ask("GET", nic, version=API).body["properties"]
+    assert api.ask("GET", going, version=API).status == 404
+    assert api.ask("DELETE", nic, version=API).status == 200
+
+
+def test_readers_read_and_contributors_write(api: Api, network: str) -> None:
+    whole(api, network)
+    paths = [f"{network}/networkInterfaces/nic", f"{network}/virtualNetworks/net/subnets/one"]
+    body = {"location": "eastus", "properties": {}}
+    group = network.partition("/providers")[0]
+    reader = token_of(api, Role.READER, group)
+    for path in paths:
+        assert api.ask("GET", path, version=API, headers=reader).status == 200
+        for method, verb in (("PUT", "write"), ("DELETE", "delete")):
+            refused = api.ask(method, path, body, version=API, headers=reader)
+            assert (refused.status, refused.code) == (403, "AuthorizationFailed")
+            kind = "networkInterfaces" if "Interfaces" in path else "virtualNetworks/subnets"
+            assert f"'Microsoft.Network/{kind}/{verb}'" in refused.body["error"]["message"]
+    contributor = token_of(api, Role.CONTRIBUTOR, group)
+    assert api.ask("DELETE", paths[0], version=API, headers=contributor).status == 200
+    assert api.ask("PUT", paths[1], body, version=API, headers=contributor).status == 200

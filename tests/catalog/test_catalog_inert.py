@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from catalog_values import group, uid
+from test_catalog_machines import machine
 
 from imgstore.catalog import Catalog
 from imgstore.domain.inert import InertContent, InertResource
@@ -53,3 +54,23 @@ def test_they_are_found_and_know_who_names_them(catalog: Catalog) -> None:
         facts.inert.remove_all(above.uid)
         assert facts.inert.list(above.subscription, NIC) == facts.inert.list(above.subscription, NET) == []
         facts.groups.delete(above.uid)
+
+
+def test_machines_name_interfaces(catalog: Catalog) -> None:
+    with catalog.transaction() as facts:
+        above = group()
+        facts.groups.add(above)
+        first, second = machine("m1", above.name), machine("m2", above.name)
+        for each in (first, second):
+            facts.machines.add(each)
+        facts.inert.attach(first.uid, {"/NIC1": True, "/nic1": True, "/nic2": False})
+        facts.inert.attach(second.uid, {"/nic2": False})
+        assert facts.inert.machines_of(["/Nic1", "/nic2", "/nic3"]) == {
+            "/nic1": first.resource_id,
+            "/nic2": first.resource_id,
+        }
+        assert facts.inert.going_with(first.uid) == ["/nic1"]
+        facts.inert.attach(first.uid, {"/nic3": True})
+        assert facts.inert.going_with(first.uid) == ["/nic3"]
+        facts.machines.delete(first.uid)
+        assert facts.inert.machines_of(["/nic1", "/nic2", "/nic3"]) == {"/nic2": second.resource_id}

@@ -1,4 +1,4 @@
-"""Inert resources, and what they name of each other.
+"""Inert resources, what they name of each other, and which machine names which.
 
 Revision: 0015, after 0014.
 """
@@ -38,3 +38,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("inert_uid", "target_key", name=op.f("pk_inert_references")),
     )
     op.create_index(op.f("ix_inert_references_target_key"), "inert_references", ["target_key"])
+    op.create_table(
+        "machine_interfaces",
+        sa.Column("machine_uid", sa.String(), nullable=False),
+        sa.Column("target_key", sa.String(), nullable=False),
+        sa.Column("deleted_with_machine", sa.Boolean(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["machine_uid"], ["machines.uid"], name=op.f("fk_machine_interfaces_machine_uid"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("machine_uid", "target_key", name=op.f("pk_machine_interfaces")),
+    )
+    op.create_index(op.f("ix_machine_interfaces_target_key"), "machine_interfaces", ["target_key"])
