@@ -167,6 +167,7 @@ def test_tags_conditions_and_what_is_refused(api: Api, network: str) -> None:
     assert api.ask("PUT", path, {}, version=API).code == "LocationRequired"
     twice = {"location": "eastus", "properties": {"subnets": [{"name": "a"}, {"name": "A"}]}}
     assert api.ask("PUT", path, twice, version=API).code == "InvalidRequestFormat"
+    wrong: Any
     for wrong in ({}, [{}], [{"name": "-"}], ["a"]):
         body = {"location": "eastus", "properties": {"subnets": wrong}}
         assert api.ask("PUT", path, body, version=API).status == 400
