@@ -12,8 +12,8 @@ from imgstore.domain.errors import Conflict, NotFound
 from imgstore.operations import machines
 from imgstore.operations.machine_making import create_machine
 from imgstore.operations.machines import MachineView
-from imgstore.wire.api_versions import Kind
-from imgstore.wire.machine_bodies import read_machine, without_secrets
+from imgstore.wire.api_versions import Kind, trimmed
+from imgstore.wire.machine_bodies import one_source, read_machine, without_secrets
 from imgstore.wire.machines import instance_view_json, machine_json
 from imgstore.wire.text import Json
 
@@ -135,7 +135,8 @@ def _shown(session: Session, group: str, name: str) -> MachineView:
 def put_machine(task: Task) -> Outcome:
     """The command of PUT and PATCH."""
     session, request = task.session, task.request
-    asked = read_machine(request["body"], request["group"], request["machine"], whole=request["whole"])
+    body = trimmed(request["body"], _KIND, session.api_version)
+    asked = read_machine(body, request["group"], request["machine"], whole=request["whole"])
     standing: Json = None
     try:
         standing = machine_json(_shown(session, request["group"], request["machine"]))
@@ -143,6 +144,8 @@ def put_machine(task: Task) -> Outcome:
         if not request["whole"]:
             raise
         check_group(session, request["group"])
+        if not asked.may_be_new:
+            raise one_source("neither") from None
     check_conditions(request["conditions"], standing)
     return standing is None, machine_json(create_machine(session.installation, session.principal, asked))
 

@@ -408,6 +408,8 @@ def _compared(
         if region != standing.location:
             raise PropertyChangeNotAllowed("location", found=region, expected=standing.location)
     _check_same_source(installation, principal, facts, standing, asked)
+    if request.profile.more and standing.admin_username is None:
+        raise PropertyChangeNotAllowed("properties.osProfile", found="an OS profile", expected="none")
     for path, said, known in (
         ("properties.osProfile.adminUsername", request.profile.admin_username, standing.admin_username),
         ("properties.osProfile.computerName", request.profile.computer_name, standing.computer_name),

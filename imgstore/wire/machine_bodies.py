@@ -28,17 +28,26 @@ _INTERFACES: Final = "properties.networkProfile.networkInterfaces"
 _IMAGE_IDS: Final = ("id", "sharedGalleryImageId", "communityGalleryImageId")
 _MARKET: Final = ("publisher", "offer", "sku")
 
-KEPT: Final = (
-    "zones", "plan", "extendedLocation", _REFERENCE, _OS_PROFILE, f"{_PROFILE}.diskControllerType",
-    "properties.hardwareProfile.vmSizeProperties", "properties.networkProfile", "properties.securityProfile",
-    "properties.diagnosticsProfile", "properties.additionalCapabilities", "properties.applicationProfile",
-    "properties.availabilitySet", "properties.billingProfile", "properties.capacityReservation",
-    "properties.evictionPolicy", "properties.extensionsTimeBudget", "properties.host", "properties.hostGroup",
-    "properties.licenseType", "properties.platformFaultDomain", "properties.priority",
+_OBJECTS: Final = (
+    "plan", "extendedLocation", _REFERENCE, _OS_PROFILE, "properties.hardwareProfile.vmSizeProperties",
+    "properties.networkProfile", "properties.securityProfile", "properties.diagnosticsProfile",
+    "properties.additionalCapabilities", "properties.applicationProfile", "properties.availabilitySet",
+    "properties.billingProfile", "properties.capacityReservation", "properties.host", "properties.hostGroup",
     "properties.proximityPlacementGroup", "properties.resiliencyProfile", "properties.scheduledEventsPolicy",
     "properties.scheduledEventsProfile",
 )  # fmt: skip
-"""Shown as they came."""
+_TEXTS: Final = (
+    f"{_PROFILE}.diskControllerType", "properties.evictionPolicy", "properties.extensionsTimeBudget",
+    "properties.licenseType", "properties.priority",
+)  # fmt: skip
+KEPT: Final[Mapping[str, type]] = {
+    "zones": list,
+    **dict.fromkeys(_OBJECTS, Mapping),
+    **dict.fromkeys(_TEXTS, str),
+    "properties.platformFaultDomain": int,
+}
+"""By path, of which kind: shown as it came."""
+_KINDS: Final = {list: "a list", Mapping: "an object", str: "text", int: "a whole number"}
 _REFUSED: Final = (
     "properties.virtualMachineScaleSet", f"{_OS_DISK}.vhd", f"{_OS_DISK}.image", f"{_OS_DISK}.encryptionSettings",
 )  # fmt: skip
@@ -74,7 +83,8 @@ def read_machine(body: Json, group: str, name: str, *, whole: bool) -> MachineRe
         body: the request's JSON.
         group: the resource group's name.
         name: the machine's.
-        whole: a PUT, else a PATCH, which speaks of what is there and makes nothing.
+        whole: a PUT, else a PATCH, which speaks of what is there and makes nothing. A PUT without a source makes nothing
+            either: az leaves it out of what it has read, so that nobody asks for the right to the image again.
 
     Raises:
         InvalidInput: it is no machine, or asks for what is not done; its target is the path.
@@ -82,8 +92,8 @@ def read_machine(body: Json, group: str, name: str, *, whole: bool) -> MachineRe
     check_object(body)
     _check_heeded(body)
     image, attached = _image(body), _attached_os_disk(body, whole=whole)
-    if whole and (image is None) is (attached is None):
-        raise _one_source(image)
+    if image is not None and attached is not None:
+        raise one_source("both")
     profile = at(body, _OS_PROFILE)
     return MachineRequest(
         group=group,
@@ -103,7 +113,7 @@ def read_machine(body: Json, group: str, name: str, *, whole: bool) -> MachineRe
         tags=tags_of(body) if whole or at(body, "tags") is not None else None,
         kept=_kept(body),
         interfaces=_interfaces(body),
-        may_be_new=whole,
+        may_be_new=whole and not (image is None and attached is None),
     )
 
 
@@ -126,9 +136,10 @@ def _interfaces(body: Json) -> dict[str, bool] | None:
 
 
 def _check_heeded(body: Json) -> None:
-    for path in (_PROFILE, _OS_DISK, _OS_PROFILE, _REFERENCE, "properties.hardwareProfile"):
-        if not isinstance(at(body, path), Mapping | None):
-            raise unfit(path, at(body, path), "an object")
+    for path, kind in {**KEPT, **dict.fromkeys((_PROFILE, _OS_DISK, "properties.hardwareProfile"), Mapping)}.items():
+        said = at(body, path)
+        if said is not None and not isinstance(said, kind):
+            raise unfit(path, said, _KINDS[kind])
     for path in _REFUSED:
         refuse(body, path)
     identity = at(body, "identity.type")
@@ -229,10 +240,11 @@ def _is_whole(body: Json, attached: str | None, *, whole: bool) -> bool:
     return not whole or attached is not None or at(body, f"{_OS_DISK}.managedDisk.id") is not None
 
 
-def _one_source(image: str | None) -> InvalidInput:
+def one_source(found: str) -> InvalidInput:
+    """What is raised where a machine is to be made of nothing, or of two things."""
     return InvalidInput(
         "A virtual machine is made from one image, or with one OS disk that is attached.",
-        found="neither" if image is None else "both",
+        found=found,
         expected="storageProfile.imageReference, or storageProfile.osDisk with createOption Attach and managedDisk.id",
         hint="name one",
         target=_PROFILE,

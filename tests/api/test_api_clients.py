@@ -56,14 +56,14 @@ def test_the_javascript_client_drives_the_life_of_everything(safe: Api, web: Web
     modules = str(require("node").command)
     command = ["node", str(LOCKS / "node" / "cycle.mjs")]
     assert chapters(safe, web, command, IMGSTORE_MODULES=modules) == [
-        "group", "galleries", "images", "versions", "disks", "sharing", "the_end",
+        "group", "galleries", "images", "versions", "disks", "machines", "sharing", "the_end",
     ]  # fmt: skip
 
 
 @pytest.mark.engine("go")
 def test_the_go_client_drives_the_life_of_everything(safe: Api, web: WebServer) -> None:
     assert chapters(safe, web, [str(require("go").command)]) == [
-        "group", "galleries", "images", "versions", "disks", "the_end",
+        "group", "galleries", "images", "versions", "disks", "machines", "the_end",
     ]  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Virtual machines over HTTP: made of images with their disks, shown, changed, generalized, deleted; and from templates."""
 
+import json
 from typing import Any
 
 import pytest
@@ -119,6 +120,11 @@ def test_what_is_read_is_put_again(stocked: Api) -> None:
     shown = make(stocked, machine_body(stocked.definition))
     again = stocked.ask("PUT", path_of(stocked), shown, version=VM)
     assert (again.status, again.body) == (200, shown), again
+    before = json.loads(json.dumps(shown))
+    del shown["properties"]["storageProfile"]["imageReference"]
+    changed = stocked.ask("PUT", path_of(stocked), shown | {"tags": {"c": "d"}}, version=VM)
+    assert (changed.status, changed.body["tags"]) == (200, {"c": "d"}), "az leaves the image out of what it has read"
+    shown = before
     same = stocked.ask("PUT", path_of(stocked), machine_body(stocked.definition), version=VM)
     assert (same.status, same.body) == (200, shown)
     assert len(disks_of(stocked)) == 2
@@ -277,6 +283,8 @@ def test_a_specialized_image_takes_no_os_profile(stocked: Api, web: WebServer) -
         assert "'osProfile' is not allowed" in refused.body["error"]["message"]
     del body["properties"]["osProfile"]
     assert "osProfile" not in make(stocked, body)["properties"]
+    late = {"properties": {"osProfile": {"linuxConfiguration": {"provisionVMAgent": True}}}}
+    assert stocked.ask("PATCH", path_of(stocked), late, version=VM).code == "PropertyChangeNotAllowed"
 
 
 def test_it_is_told_truly_how_it_is_and_what_it_can_not(stocked: Api) -> None:

@@ -5,9 +5,10 @@ from catalog_values import NOON, SUBSCRIPTION, disk, settle, uid
 
 from imgstore.catalog import Catalog
 from imgstore.domain.errors import Conflict, NotFound, ParentNotFound
-from imgstore.domain.machines import Machine
+from imgstore.domain.machines import DiskManner, Machine
 from imgstore.domain.resources import HyperVGeneration, OsType
 from imgstore.domain.states import ProvisioningState
+from imgstore.domain.version_disks import HostCaching
 
 pytest_plugins = ["catalog_fixtures"]
 
@@ -26,6 +27,8 @@ def machine(name: str = "vm1", group: str = "rg") -> Machine:
         admin_username="azureuser",
         computer_name="c",
         generalized=True,
+        manners={"os": DiskManner(name="o", caching=HostCaching.NONE), "lun-3": DiskManner(deleted_with_machine=True)},
+        kept={"zones": ["1"], "properties.priority": "Spot"},
         created_at=NOON,
         provisioning_state=ProvisioningState.CREATING,
     )

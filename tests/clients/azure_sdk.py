@@ -179,7 +179,7 @@ def disks() -> None:
 def machines() -> None:
     """With the shape of Azure's: each field that is answered is one of the client's own model, but for what is ours."""
     call, image = client.virtual_machines, client.gallery_image_versions.get(RG, GALLERY, IMAGE, "1.0.0").id
-    body = {
+    body: Any = {
         "location": SOUTH,
         "tags": {"a": "b"},
         "properties": {
