@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Response
 
-from imgstore.api import definitions, disks, galleries, images, machines, versions
+from imgstore.api import definitions, disks, galleries, images, machines, network, versions
 from imgstore.api.discretion import told
 from imgstore.api.door import RESOURCE, Asked, reply
 from imgstore.api.groups import check_group
@@ -19,6 +19,7 @@ from imgstore.operations import deployments
 from imgstore.wire.api_versions import Kind, check_api_version
 from imgstore.wire.deployments import deployment_json
 from imgstore.wire.expressions import Scope, bad_template, evaluated
+from imgstore.wire.network import NETWORK_TYPES
 from imgstore.wire.reading import at
 from imgstore.wire.templates import Plan, Planned, find, planned
 from imgstore.wire.text import Json
@@ -49,6 +50,17 @@ _TYPES: Final[Mapping[str, _Type]] = {
     "microsoft.compute/snapshots": _Type(command=disks.put_disk, fields=("disk",), more={"kind": DiskKind.SNAPSHOT}),
     "microsoft.compute/images": _Type(command=images.put_image, fields=("disk",)),
     "microsoft.compute/virtualmachines": _Type(command=machines.put_machine, fields=("machine",)),
+    **{
+        kind.type.lower(): _Type(command=network.put_network, fields=("name",), more={"kind": kind.word})
+        for kind in NETWORK_TYPES
+    },
+    **{
+        f"{kind.type}/{kind.part}".lower(): _Type(
+            command=network.put_part, fields=("name", "part"), more={"kind": kind.word}
+        )
+        for kind in NETWORK_TYPES
+        if kind.is_part_written
+    },
 }
 
 

@@ -15,6 +15,7 @@ from imgstore.catalog.disks import Disks
 from imgstore.catalog.galleries import Galleries
 from imgstore.catalog.groups import Groups
 from imgstore.catalog.identities import Assignments, Principals, Secrets, Tenants
+from imgstore.catalog.inert import InertResources
 from imgstore.catalog.installation import Installations
 from imgstore.catalog.ledger import Ledger
 from imgstore.catalog.lineages import Lineages
@@ -60,6 +61,7 @@ class Facts:
         self.workers = Workers(session)
         self.operations = Operations(session)
         self.deployments = Deployments(session)
+        self.inert = InertResources(session)
         self.placements = Placements(session)
         self.ledger = Ledger(session)
         self.activity = Activity(session)

@@ -600,3 +600,37 @@ deployments = Table(
     Column("finished_at", Instant),
     UniqueConstraint("group_uid", "name_key"),
 )
+
+inert_resources = Table(
+    "inert_resources",
+    metadata,
+    _uid(),
+    Column("group_uid", ForeignKey("groups.uid"), nullable=False),
+    Column("type", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("name_key", String, nullable=False),
+    Column("location", String, nullable=False),
+    _tags(),
+    Column("body", JSON, nullable=False),
+    Column("parts", JSON, nullable=False),
+    Column("refers_to", JSON, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    UniqueConstraint("group_uid", "type", "name_key"),
+)
+
+# The same the other way round, by id in lower case: what is referred to is not deleted.
+inert_references = Table(
+    "inert_references",
+    metadata,
+    Column("inert_uid", ForeignKey("inert_resources.uid"), primary_key=True),
+    Column("target_key", String, primary_key=True, index=True),
+)
+
+# Which machine names which network interface, by id in lower case; interfaces of nobody may be named too.
+machine_interfaces = Table(
+    "machine_interfaces",
+    metadata,
+    Column("machine_uid", ForeignKey("machines.uid", ondelete="CASCADE"), primary_key=True),
+    Column("target_key", String, primary_key=True, index=True),
+    Column("deleted_with_machine", Boolean, nullable=False),
+)

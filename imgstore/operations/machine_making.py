@@ -97,6 +97,8 @@ class MachineRequest:
     """None leaves them as they are."""
     kept: Mapping[str, Any] = field(default_factory=lambda: NOTHING_KEPT)
     """As `Machine.kept`; of a machine that stands, what is not named stays."""
+    interfaces: Mapping[str, bool] | None = None
+    """The ids of network interfaces, and whether each goes with the machine; None leaves them as they are."""
     may_be_new: bool = True
     """False changes one that stands, and makes none."""
 
@@ -136,6 +138,8 @@ def create_machine(installation: Installation, principal: Principal, request: Ma
                 machine = _compared(installation, principal, facts, facts.machines.held(standing.uid), asked)
                 disks = facts.disks.of_machine(machine.resource_id)
             _check_disks(request, machine, disks)
+            if request.interfaces is not None:
+                facts.inert.attach(machine.uid, request.interfaces)
             leases = [(disk, lease_disk(installation, facts, disk)) for disk in disks]
         for disk, lease in leases:
             if lease is not None:

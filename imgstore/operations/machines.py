@@ -15,6 +15,7 @@ from imgstore.domain.states import ProvisioningState
 from imgstore.operations import finding
 from imgstore.operations.forgetting import forget_disks
 from imgstore.operations.granting import check_not_granted
+from imgstore.operations.inert import forget_interfaces, interfaces_going
 from imgstore.operations.installation import Installation
 from imgstore.operations.recording import permit, permit_list, recorded
 
@@ -172,7 +173,7 @@ def delete_machine(installation: Installation, principal: Principal, *, group: s
     May be repeated.
 
     Raises:
-        AccessDenied: a disk is to go with it that the principal may not delete.
+        AccessDenied: a disk or network interface is to go with it that the principal may not delete.
         Conflict: somebody has a signed URL of such a disk.
         WorkHeld: a live process makes one of its disks.
     """
@@ -184,11 +185,15 @@ def delete_machine(installation: Installation, principal: Principal, *, group: s
                 standing = finding.machine(facts, installation.subscription, group, name)
             machine = replace(facts.machines.held(standing.uid), provisioning_state=ProvisioningState.DELETING)
             going = _going(facts, principal, machine)
+            for each in interfaces_going(facts, machine):
+                authorize(principal, Action.DELETE, each.resource_id)
             facts.machines.update(machine)
         forget_disks(installation, going, attached_to=machine.resource_id)
         with installation.catalog.transaction() as facts:
             facts.disks.detach(machine.resource_id)
+            interfaces = interfaces_going(facts, machine)
             facts.machines.delete(machine.uid)
+            forget_interfaces(facts, interfaces)
 
 
 def _going(facts: Facts, principal: Principal, machine: Machine) -> list[ManagedDisk]:

@@ -24,6 +24,7 @@ _OS_DISK: Final = f"{_PROFILE}.osDisk"
 _DATA_DISKS: Final = f"{_PROFILE}.dataDisks"
 _REFERENCE: Final = f"{_PROFILE}.imageReference"
 _OS_PROFILE: Final = "properties.osProfile"
+_INTERFACES: Final = "properties.networkProfile.networkInterfaces"
 _IMAGE_IDS: Final = ("id", "sharedGalleryImageId", "communityGalleryImageId")
 _MARKET: Final = ("publisher", "offer", "sku")
 
@@ -111,6 +112,7 @@ def read_machine(body: Json, group: str, name: str, *, whole: bool) -> MachineRe
         ),
         tags=tags_of(body) if whole or at(body, "tags") is not None else None,
         kept=_kept(body),
+        interfaces=_interfaces(body),
         may_be_new=whole and not (image is None and attached is None),
     )
 
@@ -121,6 +123,16 @@ def _kept(body: Json) -> dict[str, Any]:
     if _REFERENCE in kept:
         kept[_REFERENCE] = {name: kept[_REFERENCE][name] for name in _IMAGE_IDS if name in kept[_REFERENCE]}
     return kept
+
+
+def _interfaces(body: Json) -> dict[str, bool] | None:
+    """The network interfaces that are named, and whether each goes with the machine."""
+    said = at(body, _INTERFACES)
+    if said is None:
+        return None
+    if not isinstance(said, list) or not all(isinstance(at(each, "id"), str) for each in said):
+        raise unfit(_INTERFACES, said, "a list of objects with an id")
+    return {each["id"]: str(at(each, "properties.deleteOption")).lower() == "delete" for each in said}
 
 
 def _check_heeded(body: Json) -> None:

@@ -65,3 +65,15 @@ def test_the_go_client_drives_the_life_of_everything(safe: Api, web: WebServer) 
     assert chapters(safe, web, [str(require("go").command)]) == [
         "group", "galleries", "images", "versions", "disks", "machines", "the_end",
     ]  # fmt: skip
+
+
+@pytest.mark.engine("az")
+def test_az_makes_machines_with_networks(tmp_path: Path, safe: Api, web: WebServer) -> None:
+    settings = {
+        "AZURE_CONFIG_DIR": str(tmp_path / "az"),
+        "AZURE_CORE_INSTANCE_DISCOVERY": "false",
+        "AZURE_CORE_COLLECT_TELEMETRY": "false",
+    }
+    assert chapters(safe, web, [str(require("az").command), str(LOCKS / "az_machines.py")], **settings) == [
+        "login", "generalized", "networks", "specialized", "several", "refused", "the_end",
+    ]  # fmt: skip
