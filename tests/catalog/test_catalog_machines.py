@@ -1,5 +1,7 @@
 """Machines, and disks that are attached to one of them or to none."""
 
+from dataclasses import replace
+
 import pytest
 from catalog_values import NOON, SUBSCRIPTION, disk, settle, uid
 
@@ -79,3 +81,17 @@ def test_a_disk_has_one_machine_and_is_not_deleted_under_it(catalog: Catalog) ->
             facts.disks.add(each)
         assert facts.disks.of_machine(second) == [os_disk, data[1], data[0]]
         assert facts.disks.begin_deleting(os_disk.uid, attached_to=second)
+
+
+def test_machines_are_listed_behind_one_of_them_without_those_that_go(catalog: Catalog) -> None:
+    made = [machine(name) for name in ("Vm1", "vm2", "vm3", "vm4")]
+    with catalog.transaction() as facts:
+        settle(facts)
+        for each in made:
+            facts.machines.add(each)
+        facts.machines.update(replace(made[1], provisioning_state=ProvisioningState.DELETING))
+        after = ("VM1", made[0].uid)
+        assert [each.name for each in facts.machines.list(SUBSCRIPTION, after=after, limit=2)] == ["vm2", "vm3"]
+        seen = facts.machines.list(SUBSCRIPTION, "RG", after=after, limit=2, visible=True)
+        assert [each.name for each in seen] == ["vm3", "vm4"]
+        assert facts.machines.list(SUBSCRIPTION, after=("vm4", made[3].uid)) == []
