@@ -18,15 +18,9 @@ SIZE = 3 * MIB + 512
 
 
 def send(spool: Spool, offset: int, data: bytes) -> None:
-    """As the door does."""
-    if not any(data):
-        spool.zeroed(offset, len(data))
-        return
-    spool.begin(offset, len(data))
-    with spool.path.open("r+b", buffering=0) as file:
-        file.seek(offset)
-        file.write(data)
-    spool.landed(offset, data)
+    """As the door does: in the parts that came."""
+    cut = len(data) // 3
+    spool.write(offset, [data[:cut], data[cut:]])
 
 
 def crash(spool: Spool) -> None:
