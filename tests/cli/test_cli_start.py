@@ -87,6 +87,7 @@ def test_what_the_issue_asks_for_is_there() -> None:
         "auth tenant create", "auth tenant list", "auth issuer add", "auth issuer list", "auth issuer remove",
         "auth keys list", "auth keys rotate", "auth sp create", "auth sp list", "auth sp show", "auth sp delete",
         "auth sp credential reset", "auth user create", "auth user list", "auth user delete",
+            "auth sp revoke-tokens", "auth user revoke-tokens",
         "auth role assignment create", "auth role assignment list", "auth role assignment delete",
     }  # fmt: skip
     assert {" ".join(words) for words, command in commands() if isinstance(command, Command)} == expected

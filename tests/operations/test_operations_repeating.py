@@ -161,9 +161,9 @@ def test_images_machines_and_versions_may_be_gone_too(installation: Installation
     remove(installation, "i1", DiskKind.IMAGE)
     remove(installation, "d1")
     assert complete_regions(create(installation, "1.0.0", MORE, managed_image="i1")) == set(MORE)
-    delete(installation, "1.0.0")
     assert complete_regions(create(installation, "2.0.0", MORE, virtual_machine="m1")) == set(MORE)
     assert complete_regions(create(installation, "3.0.0", MORE, os_snapshot="d1")) == set(MORE)
+    delete(installation, "1.0.0")
     assert complete_regions(create(installation, "4.0.0", MORE, image_version=of_version)) == set(MORE)
     refused: list[dict[str, Any]] = [{"managed_image": "i2"}, {"virtual_machine": "m2"}, {"os_snapshot": "d2"}]
     for stated in refused:
