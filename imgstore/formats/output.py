@@ -18,6 +18,7 @@ from typing import Final
 
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import OutputError
+from imgstore.formats.direct import DirectWriter
 
 _RANDOM_BYTES: Final = 8
 _WRITE_BACK_BYTES: Final = 128 << 20
@@ -97,8 +98,14 @@ class _WriteBack:
 class PendingFile:
     """A file under its temporary name. `publish` or `discard` ends it."""
 
-    def __init__(self, path: Path, *, overwrite: bool, effects: Effects | None = None) -> None:
+    def __init__(self, path: Path, *, overwrite: bool, read_soon: bool = False, effects: Effects | None = None) -> None:
         """Make the temporary file, after a look at what lies at `path`.
+
+        Args:
+            path: where the file will be.
+            overwrite: whether one that is there may be replaced.
+            read_soon: whether the page cache is to hold what is written.
+            effects: where the temporary name comes from.
 
         Raises:
             OutputError: there is a file and `overwrite` is not set, something that is no file, no folder, or no
@@ -113,6 +120,7 @@ class PendingFile:
         except OSError as error:
             raise output_error(error, self.path) from error
         self._write_back = _WriteBack(self.fd)
+        self._direct = None if read_soon else DirectWriter(self.temporary)
 
     def write(self, data: bytes | memoryview, offset: int) -> None:
         """Put `data` at `offset`. Safe from several threads.
@@ -121,8 +129,11 @@ class PendingFile:
             OutputError: no room, or the medium refuses.
         """
         with errors_of(self.path):
-            write_all(self.fd, data, offset)
-            self._write_back.wrote(len(data))
+            rest = memoryview(data).cast("B")
+            done = self._direct.write(rest, offset) if self._direct else 0
+            if done < len(rest):
+                write_all(self.fd, rest[done:], offset + done)
+                self._write_back.wrote(len(rest) - done)
 
     def publish(self) -> None:
         """Bring the bytes to the medium, then the file to its name, then the name to the medium.
@@ -163,6 +174,8 @@ class PendingFile:
         os.unlink(self.temporary)
 
     def _close(self) -> None:
+        if self._direct:
+            self._direct.close()
         fd, self.fd = self.fd, -1
         os.close(fd)
 

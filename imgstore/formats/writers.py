@@ -79,7 +79,7 @@ def create_writer(
     _check_size(format, virtual_bytes, container_bytes)
     if format is DiskFormat.QCOW2:
         find_qemu_img()
-    pending = PendingFile(path, overwrite=overwrite)
+    pending = PendingFile(path, overwrite=overwrite, read_soon=format is DiskFormat.QCOW2)  # by qemu-img
     try:
         if format is DiskFormat.VHD_DYNAMIC:
             return _DynamicVhdWriter(pending, virtual_bytes, container_bytes, extents, disk_digest)
@@ -266,7 +266,7 @@ class _Qcow2Writer:
 
     def publish(self) -> None:
         """Convert, then the name, then remove the raw file."""
-        target = PendingFile(self._path, overwrite=self._overwrite)
+        target = PendingFile(self._path, overwrite=self._overwrite, read_soon=True)
         try:
             write_from_raw(self._raw_path, DiskFormat.QCOW2, target.temporary, virtual_bytes=self._container_bytes)
             target.publish()

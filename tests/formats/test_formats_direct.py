@@ -1,0 +1,124 @@
+"""Long writes go past the page cache where that can be, and the file is the same."""
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from formats_images import DIGEST, MIB
+
+from imgstore.domain.errors import OutputError
+from imgstore.domain.sources import DiskFormat, Extent
+from imgstore.formats import create_writer
+
+DISK = os.urandom(17 * MIB + 5 * 512)
+PARTS = [(at, min(4 * MIB, len(DISK) - at)) for at in range(0, len(DISK), 4 * MIB)]
+LONG = [(0, 12 * MIB), (12 * MIB, len(DISK) - 12 * MIB)]
+SHORT = [(0, 4096), (4096, 2 * MIB + 4096), (2 * MIB + 8192, 3), (2 * MIB + 8195, len(DISK) - 2 * MIB - 8195)]
+"""Writes that are too short, and such as lie badly."""
+
+Written = list[tuple[bool, int, int]]
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Written:
+    """Of each `pwrite`: whether it went past the cache, its offset, its length."""
+    try:
+        os.close(os.open(tmp_path / "probe", os.O_WRONLY | os.O_CREAT | os.O_DIRECT))
+    except OSError as error:
+        pytest.skip(f"the file system of {tmp_path} has no O_DIRECT: {error}")
+    told: Written = []
+    real = os.pwrite
+
+    def pwrite(fd: int, data: memoryview, offset: int) -> int:
+        told.append((bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT), offset, len(data)))
+        return real(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    return told
+
+
+def write(path: Path, parts: list[tuple[int, int]], form: DiskFormat = DiskFormat.RAW) -> None:
+    span = [Extent(offset=0, length=len(DISK))]
+    writer = create_writer(path, format=form, virtual_bytes=len(DISK), extents=span, disk_digest=DIGEST)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda part: writer.write_at(part[0], memoryview(DISK)[part[0] : part[0] + part[1]]), parts))
+        assert writer.read_at(3, len(DISK) - 3) == DISK[3:]
+        writer.publish()
+    finally:
+        writer.abandon()
+
+
+@pytest.mark.parametrize("parts", [PARTS, LONG, SHORT, list(reversed(SHORT))])
+@pytest.mark.parametrize("form", [DiskFormat.RAW, DiskFormat.VHD_FIXED])
+def test_a_file_is_the_same(tmp_path: Path, parts: list[tuple[int, int]], form: DiskFormat) -> None:
+    write(tmp_path / "disk", parts, form)
+    assert (tmp_path / "disk").read_bytes()[: len(DISK)] == DISK
+
+
+def test_whole_pieces_go_past_the_cache(tmp_path: Path, written: Written) -> None:
+    """And nothing else does."""
+    write(tmp_path / "disk", PARTS)
+    assert sorted(written)[-4:] == [(True, at * MIB, 4 * MIB) for at in (0, 4, 8, 12)]
+    assert [each[1:] for each in written if not each[0]] == [(16 * MIB, MIB + 5 * 512)]
+
+
+def test_what_is_longer_than_a_buffer_does_but_for_its_end(tmp_path: Path, written: Written) -> None:
+    write(tmp_path / "disk", LONG)
+    assert [each for each in written if not each[0]] == [(False, 17 * MIB, 5 * 512 % 4096)]
+    assert sum(length for direct, _, length in written if direct) == 17 * MIB
+
+
+def test_blocks_of_a_dynamic_vhd_do_too(tmp_path: Path, written: Written) -> None:
+    write(tmp_path / "disk", PARTS, DiskFormat.VHD_DYNAMIC)
+    assert len([each for each in written if each[0]]) == 8
+
+
+def refusing(refused: Callable[[int], bool]) -> Callable[[pytest.MonkeyPatch], None]:
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        real = os.open
+
+        def opened(path: Path, flags: int, *rest: int) -> int:
+            if refused(flags):
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            return real(path, flags, *rest)
+
+        monkeypatch.setattr(os, "open", opened)
+
+    return patch
+
+
+def failing(number: int) -> Callable[[pytest.MonkeyPatch], None]:
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        real = os.pwrite
+
+        def pwrite(fd: int, data: memoryview, offset: int) -> int:
+            if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+                raise OSError(number, os.strerror(number))
+            return real(fd, data, offset)
+
+        monkeypatch.setattr(os, "pwrite", pwrite)
+
+    return patch
+
+
+@pytest.mark.parametrize("refuse", [refusing(lambda flags: bool(flags & os.O_DIRECT)), failing(errno.EINVAL)])
+def test_a_file_system_that_will_not(
+    tmp_path: Path, refuse: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it opens the file, or only when it writes."""
+    refuse(monkeypatch)
+    write(tmp_path / "disk", PARTS)
+    assert (tmp_path / "disk").read_bytes() == DISK
+
+
+def test_what_the_medium_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(errno.ENOSPC)(monkeypatch)
+    with pytest.raises(OutputError, match="cannot be written") as raised:
+        write(tmp_path / "disk", PARTS)
+    assert raised.value.found == os.strerror(errno.ENOSPC)
+    assert list(tmp_path.iterdir()) == []
