@@ -191,9 +191,7 @@ def test_errors_come_out_as_at_a_home(machine: Machine) -> None:
     done = machine.run("sig", "show", "-g", "rg", "-r", "none")
     assert done.exit_code == 3
     assert done.told.splitlines()[0] == "ERROR: (ResourceNotFound) The gallery 'none' was not found."
-    done = machine.run(
-        "sig", "image-version", "create", *WHERE, "-e", "9.0.0", "--os-vhd-uri", "https://127.0.0.1:9/x"
-    )
+    done = machine.run("sig", "image-version", "create", *WHERE, "-e", "9.0.0", "--os-vhd-uri", "https://127.0.0.1:9/x")
     assert done.exit_code == 1
     assert "127.0.0.1" in done.told
     done = machine.run("sig", "image-version", "create", *WHERE, "-e", "9.0.0", "--os-vhd-uri", "none.vhd")
