@@ -23,7 +23,7 @@ _WORDS: Final = {
         "galleries", "images", "versions", "disks", "snapshots", "deployments", "validate", "locations", "capsOperations",
         "register", "softDeletedArtifactTypes", "artifacts", "metadata", "share", "sharedGalleries",
         "communityGalleries", "Microsoft.ResourceGraph", "resources", "beginGetAccess", "endGetAccess",
-
+        "operations", "whatIf",
     )
 }  # fmt: skip
 _PROVIDERS: Final = "providers"

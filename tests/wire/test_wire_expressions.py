@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgstore.domain.errors import InvalidInput
-from imgstore.wire.expressions import Scope, evaluated
+from imgstore.wire.expressions import evaluated
+from imgstore.wire.scopes import Scope
 
 SCOPE = Scope(
     subscription="s",
