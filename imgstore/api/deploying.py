@@ -19,7 +19,8 @@ from imgstore.wire.expressions import evaluated, listed
 from imgstore.wire.parameters import is_secret, kind_of
 from imgstore.wire.reading import at
 from imgstore.wire.scopes import Scope, bad_template
-from imgstore.wire.templates import NESTED, Plan, Planned, planned_inside
+from imgstore.wire.template_resources import NESTED, Planned
+from imgstore.wire.templates import Plan, planned_inside
 from imgstore.wire.text import Json
 
 

@@ -13,7 +13,7 @@ from imgstore.api.groups import check_group
 from imgstore.api.longrunning import Outcome, Session, Task
 from imgstore.api.paths import GROUP
 from imgstore.domain.deployments import Deployment
-from imgstore.domain.errors import InvalidInput
+from imgstore.domain.errors import InvalidInput, NotFound
 from imgstore.domain.paging import Page
 from imgstore.domain.resources import DiskKind
 from imgstore.operations import deployments
@@ -22,13 +22,16 @@ from imgstore.wire.api_versions import Kind
 from imgstore.wire.deployments import deployment_json, operations_json
 from imgstore.wire.reading import at
 from imgstore.wire.scopes import Scope
-from imgstore.wire.templates import Around, Plan, planned
+from imgstore.wire.template_resources import Around
+from imgstore.wire.templates import Plan, planned
 from imgstore.wire.text import Json, instant
 
 router = APIRouter(tags=["Deployments"])
 _KIND: Final = Kind.DEPLOYMENT
 _ALL: Final = f"{GROUP}/providers/Microsoft.Resources/deployments"
 _ONE: Final = f"{_ALL}/{{deployment}}"
+_OPERATIONS: Final = f"{GROUP}/deployments/{{deployment}}/operations"
+"""Azure has them, alone of what deployments have, without the provider."""
 
 
 _TYPES: Final[Mapping[str, Type]] = {
@@ -92,15 +95,32 @@ async def what_if(ask: Asked, group: str, deployment: str) -> Response:
     return await ask.run(refuse)
 
 
-@router.get(f"{_ONE}/operations", summary="List what a deployment did")
+@router.get(_OPERATIONS, summary="List what a deployment did")
 async def list_operations(ask: Asked, group: str, deployment: str) -> Response:
     """Azure's DeploymentOperations_List."""
 
     def listed(at_: Session, _page: Any) -> Page[Json]:
-        one = deployments.show_deployment(at_.installation, at_.principal, group=group, name=deployment)
-        return Page(items=tuple(operations_json(one, deployments.deployment_id(at_.installation, group, one.name))))
+        return Page(items=tuple(_operations(at_, group, deployment)))
 
     return await ask.listed(_KIND, listed, lambda each: each)
+
+
+@router.get(f"{_OPERATIONS}/{{operation}}", summary="Show something that a deployment did")
+async def show_operation(ask: Asked, group: str, deployment: str, operation: str) -> Response:
+    """Azure's DeploymentOperations_Get."""
+
+    def found(at_: Session) -> Json:
+        for each in _operations(at_, group, deployment):
+            if each["operationId"] == operation.upper():
+                return each
+        raise NotFound(
+            f"The deployment operation '{operation}' could not be found.",
+            hint="list the deployment's operations",
+            target=operation,
+            code="DeploymentOperationNotFound",
+        )
+
+    return ask.shown(await ask.run(found), _KIND)
 
 
 @router.get(_ONE, summary="Show a deployment")
@@ -129,6 +149,11 @@ async def list_of_group(ask: Asked, group: str) -> Response:
 async def delete(ask: Asked, group: str, deployment: str) -> Response:
     """Azure's Deployments_Delete."""
     return await ask.gone("delete-deployment", _KIND, group=group, deployment=deployment)
+
+
+def _operations(session: Session, group: str, name: str) -> list[Json]:
+    one = deployments.show_deployment(session.installation, session.principal, group=group, name=name)
+    return operations_json(one, deployments.deployment_id(session.installation, group, one.name))
 
 
 def _json(session: Session, group: str, deployment: Deployment) -> Json:

@@ -60,7 +60,7 @@ def _evaluated(value: Json, scope: Scope) -> Json:
         loops = _loops(value)
         plain = {name: each for name, each in value.items() if not loops or name.lower() != "copy"}
         made = {_name(_evaluated(name, scope)): _evaluated(each, scope) for name, each in plain.items()}
-        return made | {_name(loop["name"]): _unrolled(loop, scope) for loop in loops}
+        return made | {_name(loop.get("name")): _unrolled(loop, scope) for loop in loops}
     if isinstance(value, list):
         return [_evaluated(each, scope) for each in value]
     if not isinstance(value, str) or not value.startswith("[") or not value.endswith("]"):

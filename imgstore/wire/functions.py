@@ -6,16 +6,16 @@ before it is made.
 
 import base64
 import json
+import math
 import re
-import uuid
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import quote, unquote, urljoin
 
 from imgstore.wire import moments
-from imgstore.wire.cloud import endpoints_json, subscription_json, tenant_json
-from imgstore.wire.scopes import NotTaken, Scope, bad_template
+from imgstore.wire.places import PLACES, text_of
+from imgstore.wire.scopes import NotTaken, Scope
 from imgstore.wire.text import Json
 from imgstore.wire.unique import guid, unique_string
 
@@ -23,89 +23,11 @@ _ITEMS_MAX: Final = 10_000
 _CHARACTERS_MAX: Final = 1 << 20
 """Of one text that a function makes: an eighth would do for all that Azure takes."""
 _INTEGER_MAX: Final = (1 << 63) - 1
-
-
-def resource_id(scope: Scope, *said: Json) -> str:
-    """``resourceId([subscription], [group], type, name, ...)``."""
-    above, path = _type_and_names(said, above_max=2)
-    group = above[-1] if above else scope.group
-    subscription = above[0] if len(above) == 2 else scope.subscription
-    return f"/subscriptions/{subscription}/resourceGroups/{group}/providers/{path}"
-
-
-def _subscription_resource_id(scope: Scope, *said: Json) -> str:
-    above, path = _type_and_names(said, above_max=1)
-    return f"/subscriptions/{above[0] if above else scope.subscription}/providers/{path}"
-
-
-def _type_and_names(said: Iterable[Json], *, above_max: int) -> tuple[list[str], str]:
-    """What stands before a type, and the type with its names: ``Microsoft.Compute/galleries/g``."""
-    words = [text_of(each) for each in said]
-    at = next((place for place, word in enumerate(words) if "/" in word), None)
-    if at is None or at > above_max:
-        raise NotTaken("a type with its provider: Microsoft.Compute/galleries")
-    kind, names = words[at].split("/"), words[at + 1 :]
-    if len(names) != len(kind) - 1:
-        raise NotTaken(f"{len(kind) - 1} names for {words[at]}")
-    return words[:at], "/".join((kind[0], *(each for pair in zip(kind[1:], names, strict=True) for each in pair)))
-
-
-def _reference(scope: Scope, name: Json, version: Json = None, full: Json = None) -> Json:
-    said = None if version is None else text_of(version)
-    return scope.reference(text_of(name), said, str(full).lower() == "full")
-
-
-def _group(scope: Scope) -> Json:
-    return {
-        "id": f"/subscriptions/{scope.subscription}/resourceGroups/{scope.group}",
-        "name": scope.group,
-        "type": "Microsoft.Resources/resourceGroups",
-        "location": scope.location,
-        "properties": {"provisioningState": "Succeeded"},
-    }
-
-
-def _deployment(scope: Scope) -> Json:
-    return {"name": scope.deployment, "properties": {"mode": "Incremental", "provisioningState": "Accepted"}}
-
-
-def _copy_index(scope: Scope, *said: Json) -> int:
-    loop = said[0] if said and isinstance(said[0], str) else ""
-    offset = next((each for each in said if isinstance(each, int)), 0)
-    if loop.lower() not in scope.copies:
-        raise bad_template("The template function 'copyIndex' is not expected at this location.")
-    return scope.copies[loop.lower()] + offset
-
-
-def _parameter(scope: Scope, name: Json) -> Json:
-    key = text_of(name).lower()
-    if key not in scope.parameters:
-        raise bad_template(f"The template parameter '{name}' is not found.", found=f"{sorted(scope.parameters)}")
-    return scope.parameters[key]
-
-
-def _now(scope: Scope, pattern: Json = moments.DEFAULT) -> str:
-    if scope.default_of is None or scope.now is None:
-        raise bad_template("The template function 'utcNow' is expected in the default value of a parameter only.")
-    return moments.written(scope.now, pattern)
-
-
-def _new_guid(scope: Scope) -> str:
-    """Made from the deployment's seed, so that one that goes on after a crash goes on with the same; one a parameter."""
-    if scope.default_of is None or not scope.seed:
-        raise bad_template("The template function 'newGuid' is expected in the default value of a parameter only.")
-    return str(uuid.uuid5(uuid.UUID(scope.seed), f"{scope.group}/{scope.deployment}/{scope.default_of}"))
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _date_time_add(_: Scope, base: Json, duration: Json, pattern: Json = "u") -> str:
     return moments.written(moments.later(moments.read(base), duration), pattern)
-
-
-def text_of(value: Json) -> str:
-    """A value as ``string`` writes it."""
-    if value is None:
-        return ""
-    return str(value) if isinstance(value, str | int) else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 def _bounded(characters: int) -> None:
@@ -292,6 +214,17 @@ def _numbers(said: tuple[Json, ...]) -> list[int]:
     return [_integer(each) for each in (said[0] if isinstance(said[0], list) else said)]
 
 
+def _parsed(text: str) -> Json:
+    return json.loads(text, parse_constant=_finite, parse_float=_finite)
+
+
+def _finite(word: str) -> float:
+    number = float(word)
+    if not math.isfinite(number):
+        raise NotTaken("JSON, with numbers that are finite")
+    return number
+
+
 def _decoded(text: str) -> str:
     return base64.b64decode(text, validate=True).decode()
 
@@ -329,7 +262,7 @@ _VALUES: Final[Mapping[str, Callable[..., Json]]] = {
     "int": lambda _, value: _integer(int(value)),
     "bool": lambda _, value: {"true": True, "false": False, "1": True, "0": False}[text_of(value).lower()],
     "string": lambda _, value: text_of(value),
-    "json": lambda _, text: json.loads(text),
+    "json": lambda _, text: _parsed(text),
     "coalesce": lambda _, *said: next((each for each in said if each is not None), None),
 }
 _TEXTS: Final[Mapping[str, Callable[..., Json]]] = {
@@ -347,7 +280,7 @@ _TEXTS: Final[Mapping[str, Callable[..., Json]]] = {
     "join": lambda _, items, by: _joined(map(text_of, items), by),
     "base64": lambda _, text: base64.b64encode(text_of(text).encode()).decode(),
     "base64tostring": lambda _, text: _decoded(text),
-    "base64tojson": lambda _, text: json.loads(_decoded(text)),
+    "base64tojson": lambda _, text: _parsed(_decoded(text)),
     "datauri": lambda _, text: _data_uri(text),
     "datauritostring": lambda _, text: _of_data_uri(text),
     "uri": lambda _, base, relative: urljoin(base, relative),
@@ -355,10 +288,8 @@ _TEXTS: Final[Mapping[str, Callable[..., Json]]] = {
     "uricomponenttostring": lambda _, text: unquote(text),
     "uniquestring": lambda _, *said: unique_string([*map(text_of, said)]),
     "guid": lambda _, *said: guid([*map(text_of, said)]),
-    "utcnow": _now,
-    "newguid": _new_guid,
     "datetimeadd": _date_time_add,
-    "datetimefromepoch": lambda _, seconds: moments.written(datetime.fromtimestamp(seconds, UTC), "u"),
+    "datetimefromepoch": lambda _, seconds: moments.written(_EPOCH + timedelta(seconds=seconds), "u"),
     "datetimetoepoch": lambda _, text: int(moments.read(text).timestamp()),
 }
 _COLLECTIONS: Final[Mapping[str, Callable[..., Json]]] = {
@@ -385,23 +316,7 @@ _COLLECTIONS: Final[Mapping[str, Callable[..., Json]]] = {
     "indexfromend": lambda _, items, place: _from_end(items, place),
     "tryindexfromend": lambda _, items, place: items[-place] if 1 <= place <= len(items) else None,
 }
-_PLACES: Final[Mapping[str, Callable[..., Json]]] = {
-    "parameters": _parameter,
-    "variables": lambda scope, name: scope.variable(text_of(name)),
-    "reference": _reference,
-    "references": lambda scope, loop, full=None: scope.references(text_of(loop), str(full).lower() == "full"),
-    "resourceid": resource_id,
-    "subscriptionresourceid": _subscription_resource_id,
-    "tenantresourceid": lambda _, *said: f"/providers/{_type_and_names(said, above_max=0)[1]}",
-    "extensionresourceid": lambda _, on, *said: f"{on}/providers/{_type_and_names(said, above_max=0)[1]}",
-    "resourcegroup": _group,
-    "subscription": lambda scope: subscription_json(scope.subscription, scope.tenant),
-    "tenant": lambda scope: tenant_json(scope.tenant),
-    "environment": lambda scope: endpoints_json(scope.base_url),
-    "deployment": _deployment,
-    "copyindex": _copy_index,
-}
-FUNCTIONS: Final[Mapping[str, Callable[..., Json]]] = {**_VALUES, **_TEXTS, **_COLLECTIONS, **_PLACES}
+FUNCTIONS: Final[Mapping[str, Callable[..., Json]]] = {**_VALUES, **_TEXTS, **_COLLECTIONS, **PLACES}
 """By lower-case name. ``if`` is not here: what it does not choose is not evaluated."""
 
 LAMBDAS: Final = ("lambda", "lambdavariables", "map", "filter", "reduce", "sort", "toobject", "groupby", "mapvalues")

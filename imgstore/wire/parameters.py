@@ -41,7 +41,7 @@ class Types:
             word = how.get("$ref")
             if word is None:
                 return how
-            there = at(self.definitions, str(word).removeprefix("#/definitions/"))
+            there = self.definitions.get(str(word).removeprefix("#/definitions/"))
             if not isinstance(there, Mapping):
                 raise bad_template(f"The type of '{name}' is not found.", found=str(word), expected="#/definitions/...")
             how = {**there, **{field: value for field, value in how.items() if field != "$ref"}}
@@ -70,6 +70,8 @@ class Types:
 
     def _check_items(self, name: str, how: Mapping[str, Json], value: list[Json]) -> None:
         first = how.get("prefixItems") or []
+        if not isinstance(first, list):
+            raise bad_template(f"The 'prefixItems' of '{name}' are no list.")
         for place, each in enumerate(value):
             declared = first[place] if place < len(first) else how.get("items")
             if declared is False:
@@ -81,8 +83,11 @@ class Types:
         chosen = how.get("discriminator")
         if isinstance(chosen, Mapping):
             field = str(chosen.get("propertyName"))
-            how = self.resolved(at(chosen, f"mapping.{value.get(field)}"), f"{name}.{field}")
-        declared = at(how, "properties") or {}
+            kinds = chosen.get("mapping")
+            how = self.resolved(kinds.get(value.get(field)) if isinstance(kinds, Mapping) else None, f"{name}.{field}")
+        declared = how.get("properties") or {}
+        if not isinstance(declared, Mapping):
+            raise bad_template(f"The 'properties' of '{name}' are no object.")
         for field, inner in declared.items():
             if field in value or self.resolved(inner, f"{name}.{field}").get("nullable") is not True:
                 self.check(f"{name}.{field}", inner, value.get(field))
@@ -157,8 +162,9 @@ def _check_allowed(name: str, how: Mapping[str, Json], value: Any) -> None:
     allowed = how.get("allowedValues")
     if allowed is None:
         return
-    is_one = isinstance(allowed, list) and value in allowed
-    if not is_one and not (isinstance(value, list) and all(each in allowed for each in value)):
+    if not isinstance(allowed, list):
+        raise bad_template(f"The 'allowedValues' of '{name}' are no list.")
+    if value not in allowed and not (isinstance(value, list) and all(each in allowed for each in value)):
         raise bad_template(f"The value of the template parameter '{name}' is not allowed.", expected=str(allowed))
 
 

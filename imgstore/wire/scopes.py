@@ -1,5 +1,6 @@
 """What the expressions of a template may ask for, how much they may ask for, and the error of those that mean nothing."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,6 +12,8 @@ from imgstore.wire.text import Json
 EFFORT_MAX: Final = 16_000_000
 """Of one deployment with all that is nested in it: a template of 4 MiB read four times over. It bounds what a few loops in
 each other, or variables that double each other, could ask for."""
+
+_UNKEPT: Final = re.compile("[\\0\\ud800-\\udfff]")
 
 
 class NotYet(Exception):
@@ -52,13 +55,19 @@ class Effort:
             )
 
     def spend_on(self, value: Json) -> None:
-        """Take what a value weighs, a value that stands in several places as often as it stands there."""
+        """Take what a value weighs, a value that stands in several places as often as it stands there.
+
+        Raises:
+            InvalidInput: there is less left; or a text in it has characters that no database keeps.
+        """
         heap = [value]
         while heap:
             one = heap.pop()
             self.spend(1 + len(one) if isinstance(one, str | list | Mapping) else 1)
+            if isinstance(one, str) and _UNKEPT.search(one):
+                raise bad_template("A text has the character U+0000, or half of a pair of surrogates.")
             if isinstance(one, Mapping):
-                heap += one.values()
+                heap += (*one, *one.values())
             elif isinstance(one, list):
                 heap += one
 

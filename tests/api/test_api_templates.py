@@ -225,7 +225,10 @@ def test_operations_tell_what_was_made_and_what_was_not(api: Api, group: str) ->
     told, _ = deploy(api, group, template)
     assert told["error"]["code"] == "InvalidParameter"
     path = f"{group}/providers/{DEPLOYMENTS}/d1"
-    listed = api.ask("GET", f"{path}/operations", version=NEW).body["value"]
+    operations = f"{group}/deployments/d1/operations"
+    listed = api.ask("GET", operations, version=NEW).body["value"]
+    assert api.ask("GET", f"{operations}/{listed[1]['operationId']}", version=NEW).body == listed[1]
+    assert api.ask("GET", f"{operations}/none", version=NEW).code == "DeploymentOperationNotFound"
     states = {each["properties"]["targetResource"]["resourceName"]: each["properties"] for each in listed}
     assert {name: each["provisioningState"] for name, each in states.items()} == {
         "fine": "Succeeded",
@@ -233,7 +236,7 @@ def test_operations_tell_what_was_made_and_what_was_not(api: Api, group: str) ->
     }
     assert states["no-dashes"]["statusMessage"]["error"]["code"] == "InvalidParameter"
     assert states["fine"]["targetResource"]["resourceType"] == "Microsoft.Compute/galleries"
-    assert api.ask("GET", f"{path}x/operations", version=NEW).code == "DeploymentNotFound"
+    assert api.ask("GET", f"{group}/deployments/d2/operations", version=NEW).code == "DeploymentNotFound"
     assert api.ask("POST", f"{path}/whatIf", {}, version=NEW).code == "WhatIfNotSupported"
 
 

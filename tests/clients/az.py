@@ -215,6 +215,31 @@ def deployments() -> None:
     az("deployment group delete -g rg -n t1")
 
 
+def modules() -> None:
+    """What Bicep emits: symbolic names, a module, loops, and a gallery that stands."""
+    existing = az(f"sig show {G}")["name"]
+    template = (
+        f"--template-file {Path(__file__).with_name('modules.json')} --parameters existing={existing} key=hush-hush"
+    )
+    assert az(f"deployment group validate -g rg -n t2 {template}")["error"] is None
+    made = az(f"deployment group create -g rg -n t2 {template}")["properties"]
+    assert (made["provisioningState"], made["outputs"]["skus"]["value"]) == ("Succeeded", ["small", "large"])
+    assert "hush-hush" not in str(az("deployment group show -g rg -n t2"))
+    assert az("deployment group show -g rg -n gallery-module")["properties"]["provisioningState"] == "Succeeded"
+    names = [
+        each["properties"]["targetResource"]["resourceName"]
+        for each in az("deployment operation group list -g rg -n t2")
+    ]
+    assert names == ["gallery-module", "modular/image-small", "modular/image-large"]
+    assert "what-if" in fails(f"deployment group what-if -g rg -n t2 {template}")
+    for name in ("image-small", "image-large"):
+        assert az(f"sig image-definition show -g rg -r modular -i {name}")["identifier"]["offer"] == "gallery-module"
+        az(f"sig image-definition delete -g rg -r modular -i {name}")
+    az("sig delete -g rg -r modular")
+    for name in ("t2", "gallery-module"):
+        az(f"deployment group delete -g rg -n {name}")
+
+
 def the_end() -> None:
     assert "CannotDeleteResource" in fails(f"sig image-definition delete {D}")
     az(f"sig image-version delete {V} --bypass-soft-delete true")
@@ -225,6 +250,19 @@ def the_end() -> None:
     assert az("group list") == []
 
 
-for chapter in (login, groups, galleries, images, versions, disks, sources, sharing, soft_delete, deployments, the_end):
+for chapter in (
+    login,
+    groups,
+    galleries,
+    images,
+    versions,
+    disks,
+    sources,
+    sharing,
+    soft_delete,
+    deployments,
+    modules,
+    the_end,
+):
     chapter()
     print(chapter.__name__, flush=True)
