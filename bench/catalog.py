@@ -19,6 +19,7 @@ from imgstore.control.plan import ready_steps
 from imgstore.domain import keys
 from imgstore.domain.access import administrator
 from imgstore.domain.names import ImageReference, VersionName
+from imgstore.domain.offers import ImageOffer
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.resources import (
     ImageVersion,
@@ -34,7 +35,7 @@ from imgstore.domain.sources import DiskFormat, SourceIdentity
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.version_disks import OS_DISK, VersionDisk
 from imgstore.operations import definitions, galleries, versions
-from imgstore.operations.disks import choose_replica
+from imgstore.operations.disks import offered
 from imgstore.operations.finding import Lineage
 from imgstore.operations.installation import Installation
 from imgstore.operations.workers import run_worker
@@ -156,9 +157,9 @@ def placements_per_second(installation: Installation, size: CatalogSize) -> floa
 
     def place(number: int) -> int:
         with installation.catalog.transaction() as facts:
-            line, version, replica = choose_replica(installation, facts, reference, REGION)
-            facts.disks.add(_disk(installation, line, version, replica, number))
-        return replica.slot.key.ordinal
+            offer = offered(installation, facts, reference, REGION)
+            disk = facts.placements.place(_disk(installation, offer, number), offer.slots)
+        return disk.replica
 
     began = time.perf_counter()
     with ThreadPoolExecutor(THREADS) as pool:
@@ -169,21 +170,19 @@ def placements_per_second(installation: Installation, size: CatalogSize) -> floa
     return size.placements / seconds
 
 
-def _disk(
-    installation: Installation, line: Lineage, version: ImageVersion, replica: Replica, number: int
-) -> ManagedDisk:
+def _disk(installation: Installation, offer: ImageOffer, number: int) -> ManagedDisk:
     return ManagedDisk(
         uid=installation.effects.new_uid(),
         subscription=installation.subscription,
         group="bench",
         name=f"disk-{number}",
         location=REGION,
-        source_version_uid=version.uid,
-        source_reference=line.version_id(version.name),
-        body_key=keys.manifest_key(version.uid, OS_DISK),
-        replica=replica.slot.key.ordinal,
-        slot=replica.slot,
-        storage_account_type=replica.slot.key.storage_account_type,
+        source_version_uid=offer.version_uid,
+        source_reference=offer.source,
+        body_key=keys.manifest_key(offer.version_uid, OS_DISK),
+        replica=offer.slots[0].key.ordinal,
+        slot=offer.slots[0],
+        storage_account_type=offer.slots[0].key.storage_account_type,
         virtual_bytes=1 << 30,
         disk_digest=bytes(32),
         created_at=installation.effects.now(),

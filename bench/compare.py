@@ -129,5 +129,6 @@ def add_micro_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_micro(given: argparse.Namespace) -> int:
     """Runs the micro-cases with clocks, which the test suite runs once each without."""
-    words = [sys.executable, "-m", "pytest", str(MICRO_TESTS), "-q", "--benchmark-enable", "--benchmark-only"]
+    alone = ["-n", "0", "--benchmark-enable", "--benchmark-only"]
+    words = [sys.executable, "-m", "pytest", str(MICRO_TESTS), "-q", *alone]
     return subprocess.run([*words, f"--benchmark-json={given.file}"], check=False).returncode

@@ -12,8 +12,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from imgstore.api.discretion import InternalError, told
 from imgstore.api.door import reply
-from imgstore.api.longrunning import InternalError
 from imgstore.api.paths import spelled
 from imgstore.api.rates import HEADER, TooManyRequests
 from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound, Unauthenticated
@@ -103,14 +103,14 @@ def add_refusals(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unforeseen)
 
 
-async def _refused(_request: Request, error: Any) -> Response:
+async def _refused(request: Request, error: Any) -> Response:
     headers = {}
     if isinstance(error, TooManyRequests):
         headers = {"Retry-After": str(error.retry_after_seconds), HEADER: error.remaining}
     if isinstance(error, Unauthenticated):
-        told = _clean(error.message.replace('"', "'").replace("\\", "/"))
-        headers["WWW-Authenticate"] = f'Bearer error="invalid_token", error_description="{told}"'
-    return reply(error.status, error_json(error), headers)
+        why = _clean(error.message.replace('"', "'").replace("\\", "/"))
+        headers["WWW-Authenticate"] = f'Bearer error="invalid_token", error_description="{why}"'
+    return reply(error.status, told(request.app.state.server.installation, error), headers)
 
 
 async def _not_routed(request: Request, error: Any) -> Response:
@@ -139,8 +139,8 @@ async def _not_valid(_request: Request, error: Any) -> Response:
 
 async def _unforeseen(request: Request, error: Exception) -> Response:
     _log.error("request %s failed in a way that was not foreseen", request.state.request_id, exc_info=error)
-    told = InternalError(
+    unforeseen = InternalError(
         "The server failed in a way that was not foreseen.",
         hint=f"look into its log for the request {request.state.request_id}",
     )
-    return reply(500, error_json(told))
+    return reply(500, error_json(unforeseen))

@@ -10,7 +10,7 @@ import json
 import math
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -20,11 +20,11 @@ from joserfc.jwk import ECKey, KeySet, RSAKey
 
 from imgstore.api.issuers import ALGORITHMS, IssuerKeys
 from imgstore.api.keys import TOKEN_SECONDS_MAX, KeyRing
+from imgstore.api.owners import CACHED_MAX, Owners, Proven, thin, unproven
 from imgstore.api.secrets import is_secret
 from imgstore.domain.access import Principal
 from imgstore.domain.errors import ClientRefused, InvalidInput, Unauthenticated
 from imgstore.domain.identities import HINT_CHARACTERS, Identity
-from imgstore.operations.identities import principal_of
 from imgstore.operations.installation import Installation
 
 TOKEN_SECONDS: Final = 3_600
@@ -32,15 +32,14 @@ AUDIENCES: Final = ("https://management.azure.com", "https://management.core.win
 """What clients ask for that were told of no other cloud."""
 
 _OURS: Final = ("RS256",)
-_ROLES_SECONDS: Final = 5.0
-"""How long a role that was taken away may still serve."""
 _SKEW_SECONDS: Final = 60
 """How far another machine's clock may be ahead of ours."""
-_CACHED_MAX: Final = 4_096
 _TOKEN_CHARACTERS_MAX: Final = 16_384
 _BEARER: Final = re.compile(r"Bearer +([A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+) *", re.IGNORECASE)
 _OPENID_SCOPES: Final = ("openid", "offline_access", "profile")
 _DEFAULT_SCOPE: Final = "/.default"
+_GENERATION: Final = "gen"
+"""The claim that says how often its owner's tokens had been taken back before. Without it: never."""
 _MALFORMED: Final = (JoseError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
 
 
@@ -52,16 +51,6 @@ class Token:
     expires_in_seconds: int
     client_info: str
     """Who it is, as MSAL reads it: base64 of JSON with ``uid`` and ``utid``."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Proven:
-    """Whose a token is, for as long as it is good."""
-
-    identity_uid: str
-    issuer: str | None
-    """None is ourselves."""
-    expires_at: float
 
 
 @dataclass(slots=True)
@@ -76,8 +65,8 @@ class Authority:
     """Taken besides `base_url`."""
     ring: KeyRing = field(init=False)
     _issuers: IssuerKeys = field(init=False)
-    _proven: dict[bytes, _Proven] = field(default_factory=dict)
-    _principals: dict[tuple[str, str | None], tuple[Principal, float]] = field(default_factory=dict)
+    _proven: dict[bytes, Proven] = field(default_factory=dict)
+    _owners: Owners = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -92,6 +81,7 @@ class Authority:
         self.base_url = self.base_url.rstrip("/")
         self.ring = KeyRing(self.installation)
         self._issuers = IssuerKeys(self.installation.effects)
+        self._owners = Owners(self.installation)
 
     # -- given --------------------------------------------------------------------------------------------------------
 
@@ -199,6 +189,7 @@ class Authority:
             "sub": identity.uid,
             "tid": identity.tenant_uid,
             "ver": "1.0",
+            _GENERATION: identity.token_generation,
             "uti": self.installation.effects.new_uid(),
         }
         info = json.dumps({"uid": identity.uid, "utid": identity.tenant_uid}).encode()
@@ -219,8 +210,8 @@ class Authority:
     def caller(self, authorization_header: str | None) -> Principal:
         """Who sent a request.
 
-        A token's signature is checked once and remembered until it expires; its principal's roles are read again every
-        few seconds.
+        A token's signature is checked once and remembered until it expires; its principal's roles, and whether its
+        tokens were taken back, are read again every few seconds.
 
         Args:
             authorization_header: the header's value; None where there is none.
@@ -229,12 +220,12 @@ class Authority:
             Unauthenticated: no token, or one that is not believed.
         """
         if not authorization_header:
-            raise _unproven(
+            raise unproven(
                 "Authentication failed. The 'Authorization' header is missing.", "none", code="AuthenticationFailed"
             )
         match = _BEARER.fullmatch(authorization_header)
         if match is None or len(authorization_header) > _TOKEN_CHARACTERS_MAX:
-            raise _unproven(
+            raise unproven(
                 "Authentication failed. The 'Authorization' header is provided in an invalid format.",
                 f"{len(authorization_header)} characters",
                 code="AuthenticationFailedInvalidHeader",
@@ -246,41 +237,44 @@ class Authority:
             self._remember(name, proven)
         if self.installation.effects.now().timestamp() >= proven.expires_at:
             raise _expired()
-        return self._principal(proven)
+        return self._owners.principal(proven)
 
-    def _prove(self, token: str) -> _Proven:
+    def _prove(self, token: str) -> Proven:
         try:
             loose = jws.extract_compact(token.encode())
             kid, alg = loose.headers().get("kid"), loose.headers().get("alg")
             claimed = json.loads(loose.payload or b"")["iss"]
         except _MALFORMED as error:
-            raise _unproven("The access token is invalid.", repr(error)) from error
+            raise unproven("The access token is invalid.", repr(error)) from error
         if not isinstance(claimed, str) or not isinstance(kid, str | None):
-            raise _unproven("The access token is invalid.", "an issuer or key id that is no text")
+            raise unproven("The access token is invalid.", "an issuer or key id that is no text")
         if claimed.startswith(f"{self.base_url}/"):
             return self._prove_ours(token, kid)
         return self._prove_foreign(token, claimed, kid, alg)
 
-    def _prove_ours(self, token: str, kid: str | None) -> _Proven:
+    def _prove_ours(self, token: str, kid: str | None) -> Proven:
         key = None if kid is None else self.ring.trusted(kid)
         if key is None:
-            raise _unproven("The access token is signed with a key that is not known.", repr(kid))
+            raise unproven("The access token is signed with a key that is not known.", repr(kid))
         claims = _claims(token, key, _OURS)
         expires_at = self._in_time(claims)
         tenant, uid = _text(claims, "tid"), _text(claims, "oid")
         if _text(claims, "iss") != self._issuer(tenant):
-            raise _unproven("The access token is from the wrong issuer.", _text(claims, "iss"))
+            raise unproven("The access token is from the wrong issuer.", _text(claims, "iss"))
         if _text(claims, "aud").rstrip("/") not in self._audiences():
             raise _wrong_audience(_text(claims, "aud"), self.base_url)
-        return _Proven(identity_uid=uid, issuer=None, expires_at=expires_at)
+        generation = claims.get(_GENERATION, 0)
+        if not isinstance(generation, int):
+            raise unproven(f"The access token has no usable claim '{_GENERATION}'.", repr(generation)[:200])
+        return Proven(identity_uid=uid, issuer=None, expires_at=expires_at, generation=generation)
 
-    def _prove_foreign(self, token: str, claimed: str, kid: str | None, alg: object) -> _Proven:
+    def _prove_foreign(self, token: str, claimed: str, kid: str | None, alg: object) -> Proven:
         with self.installation.catalog.reading() as facts:
             issuer = facts.issuers.get(claimed)
         if issuer is None:
-            raise _unproven("The access token is from the wrong issuer.", repr(claimed[:200]))
+            raise unproven("The access token is from the wrong issuer.", repr(claimed[:200]))
         if alg not in ALGORITHMS:
-            raise _unproven("The access token is signed in a way that is not taken.", repr(alg))
+            raise unproven("The access token is signed in a way that is not taken.", repr(alg))
         claims = _claims(token, self._issuers.of(issuer, kid), ALGORITHMS)
         expires_at = self._in_time(claims)
         audience = claims.get("aud")
@@ -290,12 +284,13 @@ class Authority:
         with self.installation.catalog.reading() as facts:
             identity = facts.principals.of_subject(issuer.url, subject)
         if identity is None:
-            raise _unproven(
+            raise unproven(
                 f"The user '{subject[:200]}' of '{issuer.url}' is not known here.",
                 "a token that the issuer signed",
                 hint="an administrator makes the user known: imgstore auth user create",
             )
-        return _Proven(identity_uid=identity.uid, issuer=issuer.url, expires_at=expires_at)
+        issued_at = _instant(claims, "iat") if "iat" in claims else -math.inf
+        return Proven(identity_uid=identity.uid, issuer=issuer.url, expires_at=expires_at, issued_at=issued_at)
 
     def _in_time(self, claims: Mapping[str, Any]) -> float:
         """When the token expires, if it is good now."""
@@ -304,39 +299,15 @@ class Authority:
         if now >= expires_at:
             raise _expired()
         if begins_at > now + _SKEW_SECONDS:
-            raise _unproven("The access token is not yet valid.", f"nbf {begins_at:.0f}, now {now:.0f}")
+            raise unproven("The access token is not yet valid.", f"nbf {begins_at:.0f}, now {now:.0f}")
         return expires_at
 
-    def _remember(self, name: bytes, proven: _Proven) -> None:
+    def _remember(self, name: bytes, proven: Proven) -> None:
         with self._lock:
-            if len(self._proven) >= _CACHED_MAX:
+            if len(self._proven) >= CACHED_MAX:
                 now = self.installation.effects.now().timestamp()
-                _thin(self._proven, lambda each: each.expires_at > now)
+                thin(self._proven, lambda each: each.expires_at > now)
             self._proven[name] = proven
-
-    def _principal(self, proven: _Proven) -> Principal:
-        key, now = (proven.identity_uid, proven.issuer), self.installation.effects.monotonic()
-        principal, read_at = self._principals.get(key, (None, -math.inf))
-        if principal is not None and now - read_at < _ROLES_SECONDS:
-            return principal
-        with self.installation.catalog.reading() as facts:
-            identity = facts.principals.get(proven.identity_uid)
-            trusted = proven.issuer is None or facts.issuers.get(proven.issuer) is not None
-            principal = principal_of(facts, identity) if identity is not None and trusted else None
-        with self._lock:
-            if principal is None:
-                self._principals.pop(key, None)
-                raise _unproven("The access token is of somebody who is not known any more.", proven.identity_uid)
-            if len(self._principals) >= _CACHED_MAX:
-                _thin(self._principals, lambda each: now - each[1] < _ROLES_SECONDS)
-            self._principals[key] = (principal, now)
-        return principal
-
-
-def _thin(cache: dict[Any, Any], keep: Callable[[Any], bool]) -> None:
-    """Make room: what is stale goes, and where nothing is, the older half."""
-    for key in [key for key, value in cache.items() if not keep(value)] or list(cache)[: len(cache) // 2]:
-        cache.pop(key, None)
 
 
 def _claims(token: str, key: RSAKey | ECKey | KeySet, algorithms: Iterable[str]) -> dict[str, Any]:
@@ -344,42 +315,31 @@ def _claims(token: str, key: RSAKey | ECKey | KeySet, algorithms: Iterable[str])
     try:
         return jwt.decode(token, key, algorithms=list(algorithms)).claims
     except _MALFORMED as error:
-        raise _unproven("The access token's signature is not valid.", repr(error)) from error
+        raise unproven("The access token's signature is not valid.", repr(error)) from error
 
 
 def _text(claims: Mapping[str, Any], name: str) -> str:
     value = claims.get(name)
     if not isinstance(value, str) or not value:
-        raise _unproven(f"The access token has no usable claim '{name}'.", repr(value)[:200])
+        raise unproven(f"The access token has no usable claim '{name}'.", repr(value)[:200])
     return value
 
 
 def _instant(claims: Mapping[str, Any], name: str) -> float:
     value = claims.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e12:
-        raise _unproven(f"The access token has no usable claim '{name}'.", repr(value)[:200])
+        raise unproven(f"The access token has no usable claim '{name}'.", repr(value)[:200])
     return float(value)
 
 
 def _expired() -> Unauthenticated:
-    return _unproven("The access token has expired.", "a token whose time is over", code="ExpiredAuthenticationToken")
+    return unproven("The access token has expired.", "a token whose time is over", code="ExpiredAuthenticationToken")
 
 
 def _wrong_audience(found: str, expected: str) -> Unauthenticated:
-    return _unproven(
+    return unproven(
         "The access token has been obtained for the wrong audience or resource.",
         found,
         expected=f"the audience {expected}",
         code="InvalidAuthenticationTokenAudience",
     )
-
-
-def _unproven(
-    message: str,
-    found: str,
-    *,
-    expected: str = "a token that this installation or an issuer that it trusts has signed, and that is still good",
-    hint: str = "log in again",
-    code: str | None = None,
-) -> Unauthenticated:
-    return Unauthenticated(message, found=found, expected=expected, hint=hint, target="Authorization", code=code)

@@ -14,7 +14,6 @@ from email.utils import format_datetime
 from functools import partial
 from typing import Any, Final
 
-import aiofiles
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
@@ -22,14 +21,16 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from imgstore.api.blobdoor import BlobDoor
+from imgstore.api.discretion import discreet
 from imgstore.api.door import BodyTooLarge, PreconditionFailed, Server
+from imgstore.api.gathering import Gathered, add_part, write
 from imgstore.domain.errors import Conflict, ImgstoreError, InvalidInput
 from imgstore.domain.geometry import MIB
 from imgstore.domain.resources import ManagedDisk
 from imgstore.operations.granting import ROOT, Ticket, admit
 from imgstore.operations.reading import OpenDisk, WholeDisk
 from imgstore.transfer.crc64 import crc64_header
-from imgstore.transfer.spool import Spool, is_zero, spool_error
+from imgstore.transfer.spool import Bytes, Spool, spool_error
 from imgstore.wire.blobs import (
     PUT_PAGE_BYTES_MAX,
     error_xml,
@@ -39,8 +40,6 @@ from imgstore.wire.blobs import (
     sent_from,
 )
 
-_WRITE_BYTES: Final = MIB
-"""The least that is written at once of a body, but for its end."""
 _READ_BYTES: Final = MIB
 _DRAINED_BYTES_MAX: Final = 64 * MIB
 """What is still taken from a client, unheard, so that it comes to read why it was refused."""
@@ -71,7 +70,8 @@ _BLOB: Final = f"{ROOT}/{{disk}}/{{name}}"
 
 
 def _refusal(request: Request, error: ImgstoreError) -> Response:
-    body = b"" if request.method == "HEAD" else error_xml(error)
+    shown = ImgstoreError(discreet(request.app.state.server.installation, str(error)), code=error.error_code)
+    body = b"" if request.method == "HEAD" else error_xml(shown)
     headers = {"x-ms-error-code": error.error_code, "x-ms-version": _version(request)}
     return Response(body, status_code=error.status, headers=headers, media_type="application/xml")
 
@@ -188,26 +188,30 @@ async def _put_page(request: Request, spool: Spool) -> dict[str, str]:
             hint="send it in several requests",
             code="RequestBodyTooLarge",
         )
-    data = await _body(request, end - begin)
-    more: dict[str, str] = await _in_thread(request, lambda: _checked(request, data))
-    await _write(spool, begin, data)
+    parts = await _body(request, end - begin)
+    more: dict[str, str] = {}
+    if any(header in headers for header, _, _ in _CHECKSUMS):
+        more = await _in_thread(request, lambda: _checked(request, b"".join(parts)))
+    await write(spool, begin, parts)
     return {"x-ms-request-server-encrypted": "false", **more}
 
 
-async def _body(request: Request, length: int) -> bytes:
-    data = bytearray()
+async def _body(request: Request, length: int) -> list[Bytes]:
+    """As it came, in parts."""
+    parts, found = list[Bytes](), 0
     async for chunk in request.stream():
-        data += chunk
-        if len(data) > length:
+        add_part(parts, chunk)
+        found += len(chunk)
+        if found > length:
             break
-    if len(data) != length:
+    if found != length:
         raise InvalidInput(
             "The page range does not match the size of the request body.",
-            found=f"{'more than ' * (len(data) > length)}{min(len(data), length)} bytes",
+            found=f"{'more than ' * (found > length)}{min(found, length)} bytes",
             expected=f"{length} bytes, as x-ms-range says",
             code="InvalidPageRange",
         )
-    return bytes(data)
+    return parts
 
 
 def _checked(request: Request, data: bytes) -> dict[str, str]:
@@ -216,10 +220,7 @@ def _checked(request: Request, data: bytes) -> dict[str, str]:
     Raises:
         InvalidInput: it is another one.
     """
-    for header, code, reckon in (
-        ("content-md5", "Md5Mismatch", _md5),
-        ("x-ms-content-crc64", "Crc64Mismatch", crc64_header),
-    ):
+    for header, code, reckon in _CHECKSUMS:
         told = request.headers.get(header)
         if told is None:
             continue
@@ -244,6 +245,10 @@ def _md5(data: bytes) -> bytes:
     return hashlib.md5(data, usedforsecurity=False).digest()
 
 
+_CHECKSUMS: Final = (("content-md5", "Md5Mismatch", _md5), ("x-ms-content-crc64", "Crc64Mismatch", crc64_header))
+"""A header, the code of its refusal, and what reckons its value."""
+
+
 async def _put_file(request: Request, disk: ManagedDisk, spool: Spool) -> dict[str, str]:
     """The body as it comes, in writes of 1 MiB; what arrived of a body that breaks off stays."""
     at = sent_from(request.headers.get("content-range"))
@@ -252,44 +257,21 @@ async def _put_file(request: Request, disk: ManagedDisk, spool: Spool) -> dict[s
         await _drain(request)
         raise _beyond(at + (int(length) if length.isdigit() else 0), spool)
     clock = request.app.state.server.installation.effects.monotonic
-    waiting, looked = bytearray(), clock()
-    try:
-        async for chunk in request.stream():
-            waiting += chunk
-            if at + len(waiting) > spool.file_bytes:
-                break
-            if len(waiting) < _WRITE_BYTES:
-                continue
-            await _write(spool, at, waiting)
-            at, waiting = at + len(waiting), bytearray()
-            if clock() - looked > _LOOK_SECONDS:
-                await _admitted(request, disk.uid, write=True)
-                looked = clock()
-    except ClientDisconnect:
-        await _write(spool, at, waiting)
-        raise Conflict("The connection broke.", hint="send what is missing", code="OperationAborted") from None
-    over = at + len(waiting) - spool.file_bytes
-    await _write(spool, at, waiting[: spool.file_bytes - at])
-    if over > 0:
+    looked = clock()
+    async with Gathered(spool, at) as gathered:
+        try:
+            async for chunk in request.stream():
+                if not await gathered.take(chunk):
+                    break
+                if clock() - looked > _LOOK_SECONDS:
+                    await _admitted(request, disk.uid, write=True)
+                    looked = clock()
+        except ClientDisconnect:
+            raise Conflict("The connection broke.", hint="send what is missing", code="OperationAborted") from None
+    if gathered.over_bytes:
         await _drain(request)
-        raise _beyond(spool.file_bytes + over, spool)
+        raise _beyond(spool.file_bytes + gathered.over_bytes, spool)
     return {}
-
-
-async def _write(spool: Spool, offset: int, data: bytes | bytearray) -> None:
-    """Into the file, then into the journal; zeros stay holes."""
-    if not data:
-        return
-    if is_zero(data):
-        spool.zeroed(offset, len(data))
-        return
-    spool.begin(offset, len(data))
-    async with aiofiles.open(spool.path, "r+b", buffering=0) as file:
-        await file.seek(offset)
-        rest = memoryview(data)
-        while rest:
-            rest = rest[await file.write(rest) :]
-    spool.landed(offset, data)
 
 
 async def _drain(request: Request) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from imgstore.api.longrunning import Command, Task, told
+from imgstore.api.discretion import told
+from imgstore.api.longrunning import Command, Task
 from imgstore.api.standing import standing
 from imgstore.domain.deployments import Deployment
 from imgstore.operations import deployments
@@ -84,7 +85,7 @@ class Deploying:
                 deployments.note_deployment(installation, running, resources=self._ids)
             outputs = self._outputs()
         except Exception as error:
-            failure = failed_at(told(error)["error"], self._failed)
+            failure = failed_at(told(installation, error)["error"], self._failed)
             deployments.end_deployment(installation, running, resources=self._ids, error=failure)
             raise
         return self._json(deployments.end_deployment(installation, running, resources=self._ids, outputs=outputs))

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Response
 
-from imgstore.api import definitions, disks, galleries, images, versions
+from imgstore.api import definitions, disks, galleries, images, machines, network, versions
 from imgstore.api.deploying import Deploying, Type
 from imgstore.api.door import RESOURCE, Ask, Asked, reply
 from imgstore.api.groups import check_group
@@ -14,12 +14,13 @@ from imgstore.api.longrunning import Outcome, Session, Task
 from imgstore.api.paths import GROUP
 from imgstore.domain.deployments import Deployment
 from imgstore.domain.errors import InvalidInput, NotFound
-from imgstore.domain.paging import Page
+from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import DiskKind
 from imgstore.operations import deployments
 from imgstore.operations.subscriptions import tenant_of
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.deployments import deployment_json, operations_json
+from imgstore.wire.network import NETWORK_TYPES
 from imgstore.wire.reading import at
 from imgstore.wire.scopes import Scope
 from imgstore.wire.template_resources import Around
@@ -43,6 +44,18 @@ _TYPES: Final[Mapping[str, Type]] = {
     "microsoft.compute/disks": Type(command=disks.put_disk, fields=("disk",), more={"kind": DiskKind.DISK}),
     "microsoft.compute/snapshots": Type(command=disks.put_disk, fields=("disk",), more={"kind": DiskKind.SNAPSHOT}),
     "microsoft.compute/images": Type(command=images.put_image, fields=("disk",)),
+    "microsoft.compute/virtualmachines": Type(command=machines.put_machine, fields=("machine",)),
+    **{
+        kind.type.lower(): Type(command=network.put_network, fields=("name",), more={"kind": kind.word})
+        for kind in NETWORK_TYPES
+    },
+    **{
+        f"{kind.type}/{kind.part}".lower(): Type(
+            command=network.put_part, fields=("name", "part"), more={"kind": kind.word}
+        )
+        for kind in NETWORK_TYPES
+        if kind.is_part_written
+    },
 }
 
 
@@ -138,9 +151,11 @@ async def show(ask: Asked, group: str, deployment: str) -> Response:
 async def list_of_group(ask: Asked, group: str) -> Response:
     """Azure's Deployments_ListByResourceGroup."""
 
-    def listed(at_: Session, _page: Any) -> Page[Json]:
+    def listed(at_: Session, page: PageRequest) -> Page[Json]:
         found = deployments.list_deployments(at_.installation, at_.principal, group=group)
-        return Page(items=tuple(_json(at_, group, each) for each in found))
+        of = f"{at_.installation.subscription}/{group}/deployments"
+        shown = Page.among(found, page, of=of, key=lambda each: each.name.lower())
+        return Page(items=tuple(_json(at_, group, each) for each in shown.items), next_token=shown.next_token)
 
     return await ask.listed(_KIND, listed, lambda each: each)
 

@@ -1,6 +1,6 @@
 """Managed disks and snapshots over HTTP: one resource of two kinds. Azure never answers 201 here, and `az` takes none."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final
 
@@ -127,7 +127,7 @@ def end_disk_access(task: Task) -> Outcome:
 
 
 def put_disk(task: Task) -> Outcome:
-    """The command of PUT."""
+    """The command of PUT. Accepted once its row stands; taking a file in goes on."""
     session, request = task.session, task.request
     place = _place(request)
     body = read_disk(request["body"], place["kind"])
@@ -137,10 +137,13 @@ def put_disk(task: Task) -> Outcome:
     except NotFound:
         check_group(session, request["group"])
     check_conditions(request["conditions"], None if standing is None else disk_json(standing))
-    return standing is None, disk_json(_made(session, place, body))
+    made = _made(session, place, body, lambda rows: task.accept((standing is None, disk_json(rows[0]))))
+    return standing is None, disk_json(made)
 
 
-def _made(session: Session, place: dict[str, Any], body: DiskBody) -> ManagedDisk:
+def _made(
+    session: Session, place: dict[str, Any], body: DiskBody, written: Callable[[Sequence[ManagedDisk]], None]
+) -> ManagedDisk:
     if body.reference is not None:
         return disks.create_disk(
             session.installation,
@@ -159,6 +162,7 @@ def _made(session: Session, place: dict[str, Any], body: DiskBody) -> ManagedDis
             location=body.location,
             upload_bytes=body.upload_bytes,
             storage_account_type=body.storage_account_type,
+            declared=body.declared,
             tags=body.tags,
         )
         return create_upload(session.installation, session.principal, upload)
@@ -171,7 +175,7 @@ def _made(session: Session, place: dict[str, Any], body: DiskBody) -> ManagedDis
         declared=body.declared,
         tags=body.tags,
     )
-    return create_from_source(session.installation, session.principal, request)
+    return create_from_source(session.installation, session.principal, request, written=written)
 
 
 def patch_disk(task: Task) -> Outcome:

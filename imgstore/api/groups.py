@@ -13,6 +13,7 @@ from imgstore.domain.resources import Group
 from imgstore.operations import groups
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.bodies import read_group
+from imgstore.wire.cloud import provider_json
 from imgstore.wire.resources import group_json
 from imgstore.wire.text import Json
 
@@ -61,7 +62,7 @@ async def delete(ask: Asked, group: str) -> Response:
 
 @router.get(PROVIDER, summary="Show a resource provider")
 async def show_provider(ask: Asked, provider: str) -> Response:
-    """Azure's Providers_Get: both that there are, are registered."""
+    """Azure's Providers_Get: all that there are, are registered."""
     return reply(200, await ask.run(lambda at: _provider_json(at, provider)))
 
 
@@ -116,22 +117,8 @@ def _standing(session: Session, name: str) -> Group | None:
 
 
 def _provider_json(session: Session, provider: str) -> Json:
-    known = {"microsoft.compute": "Microsoft.Compute", "microsoft.resources": "Microsoft.Resources"}
-    name = known.get(provider.lower())
-    if name is None:
-        raise NotFound(
-            f"The resource namespace '{provider}' is invalid.",
-            expected=" or ".join(known.values()),
-            target=provider,
-            code="InvalidResourceNamespace",
-        )
-    return {
-        "id": f"/subscriptions/{session.installation.subscription}/providers/{name}",
-        "namespace": name,
-        "registrationPolicy": "RegistrationFree",
-        "registrationState": "Registered",
-        "resourceTypes": [],
-    }
+    regions = [region.display_name for region in session.installation.regions.regions.values()]
+    return provider_json(provider, session.installation.subscription, regions)
 
 
 def delete_group(task: Task) -> Outcome:

@@ -9,7 +9,7 @@ from imgstore.api.groups import check_group
 from imgstore.api.longrunning import Outcome, Session, Task
 from imgstore.api.paths import COMPUTE, SUBSCRIPTION
 from imgstore.domain.errors import NotFound
-from imgstore.domain.paging import Page
+from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import DiskKind
 from imgstore.operations import images
 from imgstore.operations.images import ImageRequest, ManagedImage
@@ -46,13 +46,13 @@ async def show(ask: Asked, group: str, image: str) -> Response:
 @router.get(_IMAGES, summary="List the managed images of a resource group")
 async def list_of_group(ask: Asked, group: str) -> Response:
     """Azure's Images_ListByResourceGroup."""
-    return await ask.listed(_KIND, lambda at, _page: _all(at, group), image_json)
+    return await ask.listed(_KIND, lambda at, page: _page(at, page, group), image_json)
 
 
 @router.get(f"{SUBSCRIPTION}/providers/Microsoft.Compute/images", summary="List the managed images of a subscription")
 async def list_of_subscription(ask: Asked) -> Response:
     """Azure's Images_List."""
-    return await ask.listed(_KIND, lambda at, _page: _all(at, None), image_json)
+    return await ask.listed(_KIND, lambda at, page: _page(at, page, None), image_json)
 
 
 @router.delete(_IMAGE, summary="Delete a managed image", status_code=202)
@@ -65,12 +65,12 @@ def _shown(session: Session, group: str, name: str) -> ManagedImage:
     return images.show_image(session.installation, session.principal, group=group, name=name)
 
 
-def _all(session: Session, group: str | None) -> Page[ManagedImage]:
-    return Page(items=tuple(images.list_images(session.installation, session.principal, group=group)))
+def _page(session: Session, request: PageRequest, group: str | None) -> Page[ManagedImage]:
+    return images.page_images(session.installation, session.principal, request, group=group)
 
 
 def put_image(task: Task) -> Outcome:
-    """The command of PUT."""
+    """The command of PUT. Accepted once its rows stand; taking files in goes on."""
     session, request = task.session, task.request
     body = read_image(request["body"])
     standing: ManagedImage | None = None
@@ -92,5 +92,6 @@ def put_image(task: Task) -> Outcome:
             declared=body.declared,
             tags=body.tags,
         ),
+        written=lambda image: task.accept((standing is None, image_json(image))),
     )
     return standing is None, image_json(made)

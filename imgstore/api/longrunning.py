@@ -11,13 +11,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
+from imgstore.api.discretion import told
 from imgstore.domain.access import Principal, administrator
 from imgstore.domain.asynchronous import AsyncOperation
 from imgstore.domain.errors import ImgstoreError, StoreError
 from imgstore.operations.identities import standing_principal
 from imgstore.operations.installation import Installation
 from imgstore.operations.long_running import close_operation, drop_operation, open_operation, take_up_operations
-from imgstore.wire.errors import error_json
 from imgstore.wire.text import Json
 
 _log: Final = logging.getLogger("imgstore.api")
@@ -28,10 +28,6 @@ class Stopping(ImgstoreError):
 
     code = "ServerStopping"
     status = 503
-
-
-class InternalError(ImgstoreError):
-    """What nobody foresaw. The log has more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +144,7 @@ class LongRunner:
     ) -> None:
         try:
             if answer.done():
-                close_operation(installation, operation.uid, told(error)["error"])
+                close_operation(installation, operation.uid, told(installation, error)["error"])
             else:
                 drop_operation(installation, operation.uid)
         except StoreError as lost:
@@ -177,10 +173,3 @@ class LongRunner:
         self._perform(
             operation, Task(session=session, request=request, accept=lambda _outcome: None, uid=operation.uid), answered
         )
-
-
-def told(error: Exception) -> Json:
-    """ARM's envelope of an error: what nobody foresaw is not told."""
-    if isinstance(error, ImgstoreError):
-        return error_json(error)
-    return error_json(InternalError("The server failed in a way that was not foreseen.", hint="look into its log"))

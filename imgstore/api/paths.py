@@ -1,11 +1,13 @@
 """Paths as Azure has them, found in any case: ``/subscriptions/S/resourcegroups/RG`` is as good as any other spelling."""
 
+import re
 from typing import Final
 
 SUBSCRIPTION: Final = "/subscriptions/{subscription}"
 GROUPS: Final = f"{SUBSCRIPTION}/resourceGroups"
 GROUP: Final = f"{GROUPS}/{{group}}"
 COMPUTE: Final = f"{GROUP}/providers/Microsoft.Compute"
+NETWORK: Final = f"{GROUP}/providers/Microsoft.Network"
 GALLERIES: Final = f"{COMPUTE}/galleries"
 GALLERY: Final = f"{GALLERIES}/{{gallery}}"
 DEFINITIONS: Final = f"{GALLERY}/images"
@@ -24,16 +26,23 @@ _WORDS: Final = {
         "register", "softDeletedArtifactTypes", "artifacts", "metadata", "share", "sharedGalleries",
         "communityGalleries", "Microsoft.ResourceGraph", "resources", "beginGetAccess", "endGetAccess",
         "operations", "whatIf",
+        "virtualMachines", "instanceView", "generalize", "deallocate", "powerOff", "start", "restart",
+        "redeploy", "reimage", "reapply",
+        "Microsoft.Network", "virtualNetworks", "subnets", "networkSecurityGroups", "securityRules",
+        "publicIPAddresses", "networkInterfaces", "ipConfigurations",
     )
 }  # fmt: skip
 _PROVIDERS: Final = "providers"
+_NOTHING_ABOVE: Final = re.compile(rf"(/{_PROVIDERS}/[^/]+)//(?=[^/])", re.IGNORECASE)
 
 
 def spelled(path: str) -> str:
     """`path` with its words in the routes' spelling; names stay as they are. Words and names alternate.
 
-    Only behind ``providers`` two words follow each other: the provider, and a type of its.
+    Only behind ``providers`` two words follow each other: the provider, and a type of its. Between these Azure's generic
+    client, which `az` asks whether a network is there, puts what is above the resource: nothing, and so two slashes.
     """
+    path = _NOTHING_ABOVE.sub(r"\1/", path, count=1)
     parts = path.rstrip("/").split("/")
     if len(parts) < 2 or parts[1].lower() not in _WORDS:
         return path

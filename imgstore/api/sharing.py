@@ -1,17 +1,19 @@
 """How galleries are shared, over HTTP: by their owners, and as those see them whom they are shared with."""
 
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Response
 
-from imgstore.api.door import RESOURCE, Ask, Asked, reply
+from imgstore.api.door import RESOURCE, Asked, reply
 from imgstore.api.longrunning import Outcome, Session, Task
 from imgstore.api.paths import GALLERY, SUBSCRIPTION
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.names import SharedReference, VersionName, check_definition_name
-from imgstore.domain.paging import Page
+from imgstore.domain.paging import Page, PageRequest
+from imgstore.domain.resources import Gallery
 from imgstore.operations import sharing
+from imgstore.operations.finding import Lineage
+from imgstore.operations.viewing import VersionView
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.sharing import (
     ShareOperation,
@@ -23,8 +25,6 @@ from imgstore.wire.sharing import (
     shared_version_json,
 )
 from imgstore.wire.text import Json
-
-_T = TypeVar("_T")
 
 router = APIRouter(tags=["Sharing"])
 _KIND: Final = Kind.SHARED
@@ -47,11 +47,11 @@ async def list_shared(
 ) -> Response:
     """Azure's SharedGalleries_List."""
 
-    def found(at: Session) -> Sequence[Any]:
+    def found(at: Session, page: PageRequest) -> Page[Gallery]:
         to_tenant = _is_tenant(shared_to)
-        return sharing.list_shared(at.installation, at.principal, location=location, to_tenant=to_tenant)
+        return sharing.page_shared(at.installation, at.principal, page, location=location, to_tenant=to_tenant)
 
-    return await _listed(ask, found, shared_gallery_json)
+    return await ask.listed(_KIND, found, shared_gallery_json)
 
 
 @router.get(f"{_SHARED}/{{gallery}}", summary="Show a shared gallery")
@@ -100,56 +100,54 @@ def _inside(top: str, *, community: bool) -> None:
 
     @router.get(images, summary=f"List the image definitions of a {kind} gallery", name=f"list_{kind}_images")
     async def list_images(ask: Asked, location: str, gallery: str) -> Response:
-        return await _listed(ask, _lines(location, gallery, community=community), shared_definition_json)
+        def found(at: Session, page: PageRequest) -> Page[Lineage]:
+            _check_region(at, location)
+            reference = SharedReference(gallery=gallery, community=community, definition="any")
+            return sharing.page_definitions_shared(at.installation, at.principal, page, reference)
+
+        return await ask.listed(_KIND, found, shared_definition_json)
 
     @router.get(f"{images}/{{definition}}", summary=f"Show one of a {kind} gallery", name=f"show_{kind}_image")
     async def show_image(ask: Asked, location: str, gallery: str, definition: str) -> Response:
-        found = await ask.run(_lines(location, gallery, definition, community=community))
-        return reply(200, shared_definition_json(found[0]))
+        def found(at: Session) -> Json:
+            _check_region(at, location)
+            reference = SharedReference(gallery=gallery, community=community, definition=definition)
+            lines = sharing.definitions_shared(at.installation, at.principal, reference, only=definition)
+            return shared_definition_json(lines[0])
+
+        return reply(200, await ask.run(found))
 
     @router.get(versions, summary=f"List the image versions of one of a {kind} gallery", name=f"list_{kind}_versions")
     async def list_versions(ask: Asked, location: str, gallery: str, definition: str) -> Response:
-        return await _listed(ask, _views(location, gallery, definition, community=community), shared_version_json)
+        def found(at: Session, page: PageRequest) -> Page[VersionView]:
+            reference = _reference(at, location, gallery, definition, community=community)
+            return sharing.page_versions_shared(at.installation, at.principal, page, reference)
+
+        return await ask.listed(_KIND, found, shared_version_json)
 
     @router.get(f"{versions}/{{version}}", summary=f"Show a version of a {kind} gallery", name=f"show_{kind}_version")
     async def show_version(ask: Asked, location: str, gallery: str, definition: str, version: str) -> Response:
-        found = await ask.run(_views(location, gallery, definition, version, community=community))
-        return reply(200, shared_version_json(found[0]))
+        def found(at: Session) -> Json:
+            reference = _reference(at, location, gallery, definition, version, community=community)
+            return shared_version_json(sharing.versions_shared(at.installation, at.principal, reference)[0])
+
+        return reply(200, await ask.run(found))
 
 
 _inside(_SHARED, community=False)
 _inside(_COMMUNITY, community=True)
 
 
-async def _listed(ask: Ask, found: Callable[[Session], Sequence[_T]], tell: Callable[[_T], Json]) -> Response:
-    return await ask.listed(_KIND, lambda at, _page: Page(items=tuple(found(at))), tell)
-
-
-def _lines(
-    location: str, gallery: str, only: str | None = None, *, community: bool
-) -> Callable[[Session], Sequence[Any]]:
-    def found(at: Session) -> Sequence[Any]:
-        _check_region(at, location)
-        reference = SharedReference(gallery=gallery, community=community, definition=only or "any")
-        return sharing.definitions_shared(at.installation, at.principal, reference, only=only)
-
-    return found
-
-
-def _views(
-    location: str, gallery: str, definition: str, only: str | None = None, *, community: bool
-) -> Callable[[Session], Sequence[Any]]:
-    def found(at: Session) -> Sequence[Any]:
-        _check_region(at, location)
-        reference = SharedReference(
-            gallery=gallery,
-            community=community,
-            definition=check_definition_name(definition),
-            version=None if only is None else VersionName.parse(only),
-        )
-        return sharing.versions_shared(at.installation, at.principal, reference)
-
-    return found
+def _reference(
+    at: Session, location: str, gallery: str, definition: str, version: str | None = None, *, community: bool
+) -> SharedReference:
+    _check_region(at, location)
+    return SharedReference(
+        gallery=gallery,
+        community=community,
+        definition=check_definition_name(definition),
+        version=None if version is None else VersionName.parse(version),
+    )
 
 
 def _check_region(session: Session, location: str) -> None:

@@ -8,11 +8,15 @@ from typing import Final
 from imgstore.api.groups import check_group
 from imgstore.api.longrunning import Session
 from imgstore.domain.errors import InvalidInput
+from imgstore.domain.inert import InertPlace
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import DiskKind
-from imgstore.operations import definitions, deployments, disks, galleries, images, versions
+from imgstore.operations import definitions, deployments, disks, galleries, images, machines, versions
+from imgstore.operations.inert import show_inert
 from imgstore.wire.api_versions import Kind, check_api_version, trimmed
 from imgstore.wire.deployments import deployment_json
+from imgstore.wire.machines import machine_json
+from imgstore.wire.network import NETWORK_TYPES, network_json
 from imgstore.wire.resources import definition_json, disk_json, gallery_json, group_json, image_json, version_json
 from imgstore.wire.text import Json
 
@@ -111,6 +115,18 @@ def _deployment(session: Session, group: str, name: str) -> Json:
     return deployment_json(found, deployments.deployment_id(session.installation, group, found.name))
 
 
+def _machine(session: Session, group: str, name: str) -> Json:
+    return machine_json(machines.show_machine(session.installation, session.principal, group=group, name=name))
+
+
+def _network(kind: str) -> Callable[[Session, str, str], Json]:
+    def tell(session: Session, group: str, name: str) -> Json:
+        place = InertPlace(group=group, type=kind, name=name)
+        return network_json(show_inert(session.installation, session.principal, place))
+
+    return tell
+
+
 _SHOWN: Final[Mapping[str, _Shown]] = {
     "microsoft.resources/resourcegroups": _Shown(kind=Kind.GROUP, tell=_group),
     "microsoft.resources/deployments": _Shown(kind=Kind.DEPLOYMENT, tell=_deployment),
@@ -120,4 +136,6 @@ _SHOWN: Final[Mapping[str, _Shown]] = {
     "microsoft.compute/disks": _Shown(kind=Kind.DISK, tell=_disk(DiskKind.DISK)),
     "microsoft.compute/snapshots": _Shown(kind=Kind.SNAPSHOT, tell=_disk(DiskKind.SNAPSHOT)),
     "microsoft.compute/images": _Shown(kind=Kind.IMAGE, tell=_image),
+    "microsoft.compute/virtualmachines": _Shown(kind=Kind.MACHINE, tell=_machine),
+    **{each.type.lower(): _Shown(kind=Kind.NETWORK, tell=_network(each.type)) for each in NETWORK_TYPES},
 }

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Response
 
+from imgstore.api.discretion import discreet
 from imgstore.api.door import RESOURCE, Asked, check_conditions
 from imgstore.api.longrunning import Outcome, Session, Task
 from imgstore.api.paths import SOFT_DELETED, VERSION, VERSIONS
@@ -99,7 +100,7 @@ async def delete(
 async def list_soft_deleted(ask: Asked, group: str, gallery: str, artifact_type: str, definition: str) -> Response:
     """Azure's SoftDeletedResource_ListByArtifactName."""
 
-    def listed(at: Session, _page: PageRequest) -> Page[VersionView]:
+    def listed(at: Session, page: PageRequest) -> Page[VersionView]:
         if artifact_type.lower() != "images":
             raise InvalidInput(
                 f"'{artifact_type}' is no type of artifacts that is deleted softly.",
@@ -108,14 +109,25 @@ async def list_soft_deleted(ask: Asked, group: str, gallery: str, artifact_type:
                 target="artifactType",
             )
         place = {"group": group, "gallery": gallery, "definition": definition}
-        return Page(items=tuple(lifetimes.list_soft_deleted(at.installation, at.principal, **place)))
+        found = lifetimes.list_soft_deleted(at.installation, at.principal, **place)
+        of = f"{group}/{gallery}/{definition}/softDeleted"
+        return Page.among(found, page, of=of, key=_in_order)
 
     return await ask.listed(Kind.SOFT_DELETED, listed, soft_deleted_json)
 
 
+def _in_order(view: VersionView) -> str:
+    """A version's name as text that is ordered as it is."""
+    name = view.version.name
+    return f"{name.major:010}.{name.minor:010}.{name.patch:010}"
+
+
 def _json(installation: Installation, view: VersionView, *, replication_status: bool = False) -> Json:
     display_names = {name: region.display_name for name, region in installation.regions.regions.items()}
-    return version_json(view, display_names, replication_status=replication_status)
+    body = version_json(view, display_names, replication_status=replication_status)
+    if replication_status:  # Why a replica failed stands there in the store's own words.
+        body["properties"]["replicationStatus"] = discreet(installation, body["properties"]["replicationStatus"])
+    return body
 
 
 def _place(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,11 +15,13 @@ from imgstore.catalog.disks import Disks
 from imgstore.catalog.galleries import Galleries
 from imgstore.catalog.groups import Groups
 from imgstore.catalog.identities import Assignments, Principals, Secrets, Tenants
+from imgstore.catalog.inert import InertResources
 from imgstore.catalog.installation import Installations
 from imgstore.catalog.ledger import Ledger
 from imgstore.catalog.lineages import Lineages
 from imgstore.catalog.machines import Machines
 from imgstore.catalog.manifests import Manifests
+from imgstore.catalog.offers import Offers
 from imgstore.catalog.operations import Operations
 from imgstore.catalog.placements import Placements
 from imgstore.catalog.queue import Queue
@@ -45,6 +47,7 @@ class Facts:
         self.definitions = Definitions(session)
         self.versions = Versions(session)
         self.lineages = Lineages(session)
+        self.offers = Offers(session)
         self.pools = Pools(session)
         self.slots = Slots(session)
         self.replicas = Replicas(session)
@@ -58,6 +61,7 @@ class Facts:
         self.workers = Workers(session)
         self.operations = Operations(session)
         self.deployments = Deployments(session)
+        self.inert = InertResources(session)
         self.placements = Placements(session)
         self.ledger = Ledger(session)
         self.activity = Activity(session)
@@ -101,6 +105,11 @@ class Catalog:
             database.close()
             raise
         return cls(database, effects)
+
+    @property
+    def place(self) -> str:
+        """The database as people know it, without a password; the target of errors that are about it."""
+        return self._database.place
 
     @contextmanager
     def transaction(self) -> Iterator[Facts]:

@@ -4,10 +4,11 @@ Each outlives what it was made from, so that is named without a foreign key.
 """
 
 import builtins
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import bindparam, func, select, tuple_, update
+from sqlalchemy import ColumnElement, FromClause, Insert, bindparam, func, select, tuple_, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.columns import folded
@@ -33,15 +34,25 @@ _SELECT = (
 
 _GRANT = ("grant_uid", "grant_level", "grant_expires_at")
 _OWN = [column for column in _disks.c if column.name not in ("group_uid", *_GRANT)]
-_IN_GROUP = select(_groups.c.uid, *(bindparam(column.name, type_=column.type) for column in _OWN)).where(
-    _groups.c.subscription_key == bindparam("of_subscription"), _groups.c.name_key == bindparam("of_group")
-)
-_ADD = (
-    _disks.insert()
-    .from_select(["group_uid", *(column.name for column in _OWN)], _IN_GROUP)
-    .execution_options(preserve_rowcount=True)
-)
-"""Adds nothing where there is no such group."""
+
+
+def adding(tables: FromClause = _groups, **given: ColumnElement[Any]) -> Insert:
+    """An INSERT of a disk with the values of `row_of`; it adds nothing where there is no such group.
+
+    Args:
+        tables: what is selected from: one row, with its group.
+        given: columns that are taken from there.
+    """
+    values = [given.get(column.name, bindparam(column.name, type_=column.type)) for column in _OWN]
+    of_group = (_groups.c.subscription_key == bindparam("of_subscription"), _groups.c.name_key == bindparam("of_group"))
+    chosen = select(_groups.c.uid, *values).select_from(tables).where(*of_group)
+    return _disks.insert().from_select(["group_uid", *(column.name for column in _OWN)], chosen)
+
+
+_ADD = adding().execution_options(preserve_rowcount=True)
+
+_IMAGES_AT_ONCE: Final = 500
+"""In one statement, which has three parameters for each: SQLite takes 32,766, PostgreSQL more."""
 
 _ATTACHMENT: Final = ("managed_by", "machine_lun")
 """Changed by `attach` and `detach` alone: who updates a disk may have read it before."""
@@ -59,8 +70,7 @@ class Disks(Repository):
             ParentNotFound: no such group.
             Conflict: the group has one of that kind, name and part.
         """
-        above = {"of_subscription": folded(disk.subscription), "of_group": folded(disk.group)}
-        if self._session.run(_ADD, _values(disk) | above).rowcount == 0:
+        if self._session.run(_ADD, row_of(disk)).rowcount == 0:
             raise no_group(disk.subscription, disk.group)
 
     def update(self, disk: ManagedDisk) -> None:
@@ -105,6 +115,7 @@ class Disks(Repository):
         kind: DiskKind = DiskKind.DISK,
         name: str | None = None,
         *,
+        part: str | None = None,
         after: tuple[str, str] | None = None,
         limit: int | None = None,
         visible: bool = False,
@@ -116,6 +127,7 @@ class Disks(Repository):
             group: of this group only.
             kind: which.
             name: of this name only: of a managed image all disks.
+            part: this disk of each managed image only.
             after: only those behind this name and uid.
             limit: at most so many.
             visible: none that is being deleted.
@@ -124,6 +136,8 @@ class Disks(Repository):
         statement = _SELECT.where(mine, _disks.c.kind == kind)
         if name is not None:
             statement = statement.where(_disks.c.name_key == folded(name))
+        if part is not None:
+            statement = statement.where(_disks.c.part == part)
         if visible:
             statement = statement.where(_disks.c.provisioning_state != ProvisioningState.DELETING)
         if after is not None:
@@ -131,6 +145,22 @@ class Disks(Repository):
             statement = statement.where(tuple_(_disks.c.name_key, _disks.c.uid) > tuple_(folded(last), uid))
         ordered = statement.order_by(_disks.c.name_key, _disks.c.uid).limit(limit)
         return [_disk(row) for row in self._session.all(ordered)]
+
+    def of_images(self, os_disks: Sequence[ManagedDisk]) -> dict[str, builtins.list[ManagedDisk]]:
+        """All disks of the managed images that have these OS disks, by the image's id in lower case; none that is being deleted."""
+        keys = sorted({(folded(each.subscription), folded(each.group), folded(each.name)) for each in os_disks})
+        found: dict[str, builtins.list[ManagedDisk]] = {each.resource_id.lower(): [] for each in os_disks}
+        for begin in range(0, len(keys), _IMAGES_AT_ONCE):
+            place = tuple_(_groups.c.subscription_key, _groups.c.name_key, _disks.c.name_key)
+            statement = _SELECT.where(
+                place.in_(keys[begin : begin + _IMAGES_AT_ONCE]),
+                _disks.c.kind == DiskKind.IMAGE,
+                _disks.c.provisioning_state != ProvisioningState.DELETING,
+            )
+            for row in self._session.all(statement):
+                disk = _disk(row)
+                found[disk.resource_id.lower()].append(disk)
+        return found
 
     def count_made(self, version_uid: str, region: str, *, since: datetime) -> int:
         """How many disks of a version were made in a region then or later."""
@@ -183,6 +213,11 @@ class Disks(Repository):
             NotFound: it is not there.
         """
         self._remove(_disks, uid, "disk")
+
+
+def row_of(disk: ManagedDisk) -> dict[str, Any]:
+    """What `adding` writes: the columns of a disk, and the group that it finds."""
+    return _values(disk) | {"of_subscription": folded(disk.subscription), "of_group": folded(disk.group)}
 
 
 def _values(disk: ManagedDisk) -> dict[str, Any]:

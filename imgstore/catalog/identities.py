@@ -1,13 +1,14 @@
 """Tenants, principals, the secrets of applications, and roles given."""
 
 import builtins
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.columns import folded
-from imgstore.catalog.repository import Repository
+from imgstore.catalog.repository import Repository, missing
 from imgstore.domain.identities import Identity, RoleAssignment, Secret, Tenant
 
 if TYPE_CHECKING:
@@ -118,6 +119,16 @@ class Principals(Repository):
         rows = self._session.all(select(_principals).order_by(_principals.c.created_at, _principals.c.uid))
         return [_identity(row) for row in rows]
 
+    def take_tokens_back(self, uid: str, now: datetime) -> None:
+        """Let no token be good any more that it was given until now.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        values = {"token_generation": _principals.c.token_generation + 1, "tokens_valid_after": now}
+        if self._session.run(update(_principals).where(_principals.c.uid == uid).values(values)).rowcount == 0:
+            raise missing("principal", uid)
+
     def delete(self, uid: str) -> None:
         """Remove it and its roles.
 
@@ -219,6 +230,8 @@ def _identity(row: "Row[Any]") -> Identity:
         client_id=row.client_id,
         issuer=row.issuer,
         subject=row.subject,
+        token_generation=row.token_generation,
+        tokens_valid_after=row.tokens_valid_after,
         created_at=row.created_at,
     )
 

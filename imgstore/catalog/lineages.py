@@ -1,6 +1,6 @@
 """What a reference to an image leads to, in one look: the gallery, the definition and the version of those names.
 
-A placement asks for the three of them hundreds of times a second: one statement, built once, instead of three.
+A GET of a version asks for the three of them hundreds of times a second: one statement, built once, instead of three.
 """
 
 from collections import namedtuple

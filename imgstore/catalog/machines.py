@@ -3,13 +3,15 @@
 import builtins
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import select, tuple_
 
 from imgstore.catalog import schema
 from imgstore.catalog.columns import folded
 from imgstore.catalog.groups import group_uid, named
 from imgstore.catalog.repository import Repository, missing
-from imgstore.domain.machines import Machine
+from imgstore.domain.machines import DiskManner, Machine
+from imgstore.domain.states import ProvisioningState
+from imgstore.domain.version_disks import HostCaching
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Row
@@ -59,10 +61,32 @@ class Machines(Repository):
             raise missing("virtual machine", uid)
         return _machine(self._row(_SELECT.where(_machines.c.uid == uid), "virtual machine", uid))
 
-    def list(self, subscription: str, group: str | None = None) -> builtins.list[Machine]:
-        """The machines of a subscription, or of one group in it, by name."""
+    def list(
+        self,
+        subscription: str,
+        group: str | None = None,
+        *,
+        after: tuple[str, str] | None = None,
+        limit: int | None = None,
+        visible: bool = False,
+    ) -> builtins.list[Machine]:
+        """The machines of a subscription, or of one group in it, by name and uid.
+
+        Args:
+            subscription: whose.
+            group: of this group only.
+            after: only those behind this name and uid.
+            limit: at most so many.
+            visible: none that is being deleted.
+        """
         mine = _groups.c.subscription_key == folded(subscription) if group is None else named(subscription, group)
-        ordered = _SELECT.where(mine).order_by(_machines.c.name_key, _machines.c.uid)
+        statement = _SELECT.where(mine)
+        if visible:
+            statement = statement.where(_machines.c.provisioning_state != ProvisioningState.DELETING)
+        if after is not None:
+            last, uid = after
+            statement = statement.where(tuple_(_machines.c.name_key, _machines.c.uid) > tuple_(folded(last), uid))
+        ordered = statement.order_by(_machines.c.name_key, _machines.c.uid).limit(limit)
         return [_machine(row) for row in self._session.all(ordered)]
 
     def delete(self, uid: str) -> None:
@@ -89,6 +113,10 @@ def _values(machine: Machine) -> dict[str, Any]:
         "admin_username": machine.admin_username,
         "computer_name": machine.computer_name,
         "generalized": machine.generalized,
+        "kept": {
+            "said": dict(machine.kept),
+            "disks": {key: _of_manner(manner) for key, manner in machine.manners.items()},
+        },
         "created_at": machine.created_at,
         "provisioning_state": machine.provisioning_state,
     }
@@ -109,6 +137,25 @@ def _machine(row: "Row[Any]") -> Machine:
         admin_username=row.admin_username,
         computer_name=row.computer_name,
         generalized=row.generalized,
+        manners={key: _manner(each) for key, each in row.kept.get("disks", {}).items()},
+        kept=row.kept.get("said", {}),
         created_at=row.created_at,
         provisioning_state=row.provisioning_state,
+    )
+
+
+def _of_manner(manner: DiskManner) -> dict[str, Any]:
+    return {
+        "name": manner.name,
+        "caching": manner.caching,
+        "deleted_with_machine": manner.deleted_with_machine,
+    }
+
+
+def _manner(stored: dict[str, Any]) -> DiskManner:
+    caching = stored["caching"]
+    return DiskManner(
+        name=stored["name"],
+        caching=None if caching is None else HostCaching(caching),
+        deleted_with_machine=stored["deleted_with_machine"],
     )

@@ -75,7 +75,7 @@ from imgstore.domain.states import ProvisioningState, ReplicaState, WorkState
 from imgstore.domain.works import WorkKind
 from imgstore.ledger.rows import ChargeKind
 
-REVISION: Final = "0013"
+REVISION: Final = "0016"
 """The head of migrations/versions. A catalog that stands at it opens without Alembic being imported."""
 
 # Names of constraints are fixed, so that a later migration can name what it drops on either engine.
@@ -397,6 +397,7 @@ machines = Table(
     Column("generalized", Boolean, nullable=False),
     Column("created_at", Instant, nullable=False),
     Column("provisioning_state", OneOf(ProvisioningState), nullable=False),
+    Column("kept", JSON, nullable=False, server_default="{}"),
     UniqueConstraint("group_uid", "name_key"),
 )
 
@@ -515,6 +516,8 @@ principals = Table(
     Column("issuer", String),
     Column("subject", String),
     Column("created_at", Instant, nullable=False),
+    Column("token_generation", Integer, nullable=False, server_default="0"),
+    Column("tokens_valid_after", Instant),
     UniqueConstraint("tenant_uid", "client_id"),
     # Who a token is of must not be a matter of which row is found first.
     UniqueConstraint("issuer", "subject"),
@@ -596,4 +599,38 @@ deployments = Table(
     Column("started_at", Instant, nullable=False),
     Column("finished_at", Instant),
     UniqueConstraint("group_uid", "name_key"),
+)
+
+inert_resources = Table(
+    "inert_resources",
+    metadata,
+    _uid(),
+    Column("group_uid", ForeignKey("groups.uid"), nullable=False),
+    Column("type", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("name_key", String, nullable=False),
+    Column("location", String, nullable=False),
+    _tags(),
+    Column("body", JSON, nullable=False),
+    Column("parts", JSON, nullable=False),
+    Column("refers_to", JSON, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    UniqueConstraint("group_uid", "type", "name_key"),
+)
+
+# The same the other way round, by id in lower case: what is referred to is not deleted.
+inert_references = Table(
+    "inert_references",
+    metadata,
+    Column("inert_uid", ForeignKey("inert_resources.uid"), primary_key=True),
+    Column("target_key", String, primary_key=True, index=True),
+)
+
+# Which machine names which network interface, by id in lower case; interfaces of nobody may be named too.
+machine_interfaces = Table(
+    "machine_interfaces",
+    metadata,
+    Column("machine_uid", ForeignKey("machines.uid", ondelete="CASCADE"), primary_key=True),
+    Column("target_key", String, primary_key=True, index=True),
+    Column("deleted_with_machine", Boolean, nullable=False),
 )

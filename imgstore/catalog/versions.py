@@ -173,7 +173,7 @@ def version_of(row: "Row[Any]") -> ImageVersion:
         replication_mode=row.replication_mode,
         exclude_from_latest=row.exclude_from_latest,
         tags=row.tags,
-        disks=tuple(_disk(values) for values in row.disks),
+        disks=tuple(disk_of(values) for values in row.disks),
         published_at=row.published_at,
         provisioning_state=row.provisioning_state,
         end_of_life_at=row.end_of_life_at,
@@ -215,7 +215,8 @@ def _disk_values(disk: VersionDisk) -> dict[str, Any]:
     }
 
 
-def _disk(values: Mapping[str, Any]) -> VersionDisk:
+def disk_of(values: Mapping[str, Any]) -> VersionDisk:
+    """The disk that `values` of a version's row tell."""
     return VersionDisk(
         lun=values["lun"],
         source=SourceIdentity(

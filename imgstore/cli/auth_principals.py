@@ -75,8 +75,18 @@ def show(who: str) -> Json:
 @sp.command("delete", example="imgstore auth sp delete --id builder")
 @_who
 def delete_sp(who: str) -> None:
-    """Forget a service principal and its roles."""
+    """Forget a service principal, its roles and its tokens, which are refused within 5 seconds."""
     _delete(who)
+
+
+@sp.command("revoke-tokens", table=_SP, example="imgstore auth sp revoke-tokens --id builder")
+@_who
+def revoke_sp(who: str) -> Json:
+    """Take back all tokens that it was given until now; with its secrets it gets new ones.
+
+    A server refuses them within 5 seconds. What it has accepted goes on.
+    """
+    return _revoked(who)
 
 
 @sp.group(cls=Group)
@@ -89,7 +99,10 @@ def credential() -> None:
 @click.option("--append", is_flag=True, help="Keep the secrets that stand, until the next reset without this.")
 @_days
 def reset(who: str, days: int, *, append: bool) -> Json:
-    """Give it a new secret in the place of all others, and tell it: this once."""
+    """Give it a new secret in the place of all others, and tell it: this once.
+
+    The tokens that the others gave are refused within 5 seconds, unless they are kept.
+    """
     with server_parts():
         from imgstore.api.secrets import reset_credential  # noqa: PLC0415 - an extra
     with opened() as session:
@@ -130,10 +143,25 @@ def delete_user(who: str) -> None:
     _delete(who)
 
 
+@user.command("revoke-tokens", table=_USER, example="imgstore auth user revoke-tokens --id ann")
+@_who
+def revoke_user(who: str) -> Json:
+    """Take back all tokens that its issuer gave until now, by the issuer's clock; new ones are taken.
+
+    A server refuses them within 5 seconds. What it has accepted goes on.
+    """
+    return _revoked(who)
+
+
 def _listed(kind: PrincipalKind) -> Json:
     with opened() as session:
         found = identities.list_principals(session.installation, session.principal, kind)
         return [principal_json(each) for each in found]
+
+
+def _revoked(who: str) -> Json:
+    with opened() as session:
+        return principal_json(identities.revoke_tokens(session.installation, session.principal, who=who))
 
 
 def _delete(who: str) -> None:

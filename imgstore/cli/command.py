@@ -21,7 +21,7 @@ from typing import Any, Final
 import click
 from click.core import ParameterSource
 
-from imgstore.cli import azure, global_options, output
+from imgstore.cli import azure, global_options, output, served
 from imgstore.wire.text import Json
 from imgstore.wire.updates import Edit, Verb
 
@@ -104,12 +104,19 @@ class Command(click.Command):
         return super().parse_args(ctx, self._in_clicks_form(ctx, args))
 
     def invoke(self, ctx: click.Context) -> None:
-        """Run, and print what comes back."""
-        result = super().invoke(ctx)
+        """Run, here or by the server that is named, and print what comes back."""
+        result = super().invoke(ctx) if global_options.of(ctx).server is None else self._by_server(ctx)
         answer = result if isinstance(result, Answer) else Answer(body=result, exit_code=0)
         output.emit(answer.body, global_options.of(ctx), self.table)
         if answer.exit_code:
             ctx.exit(answer.exit_code)
+
+    def _by_server(self, ctx: click.Context) -> Any:
+        target = served.target_of(ctx)
+        if target is None:
+            return super().invoke(ctx)
+        module, _, name = target.partition(":")
+        return served.run(ctx, getattr(_imported(module), name))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The command's own options, then the global ones."""

@@ -1,6 +1,6 @@
 """``imgstore disk``: managed disks, each with one manifest in one slot, and files written from them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 
@@ -144,22 +144,17 @@ def create(
 
     The same line again goes on, or does nothing.
     """
-    if (upload_type is None) is not (upload_size_bytes is None):
-        raise click.UsageError("An upload has both: --upload-type and --upload-size-bytes.")
-    if [reference, source, upload_size_bytes].count(None) != 2:
-        raise click.UsageError("Name one source: --gallery-image-reference, --source or --upload-type.")
-    if reference is None and lun is not None:
-        raise click.UsageError("--gallery-image-reference-lun goes with --gallery-image-reference.")
-    said = (storage_account_type, os_type, hyper_v_generation, source_format)
-    if source is None and any(each is not None for each in said):
-        raise click.UsageError(
-            "--sku, --os-type, --hyper-v-generation and --source-format go with --source: an image says these itself."
-        )
-
-    container = None if path is None else _container(path, format_)
+    check_one_source(
+        reference,
+        lun,
+        source,
+        upload_type,
+        upload_size_bytes,
+        said=(storage_account_type, os_type, hyper_v_generation, source_format),
+        path=path,
+    )
+    container = None if path is None else container_of(path, format_)
     if upload_size_bytes is not None:
-        if path is not None:
-            raise click.UsageError("An upload goes into no file.")
         wanted = UploadRequest(group=group, name=name, location=location, upload_bytes=upload_size_bytes, tags=tags)
         with opened() as session:
             return disk_json(create_upload(session.installation, session.principal, wanted))
@@ -208,6 +203,35 @@ def create(
             )
             raise
         return disk_json(made) | {"export": export_json(export)}
+
+
+def check_one_source(
+    reference: ImageReference | SharedReference | None,
+    lun: int | None,
+    source: str | None,
+    upload_type: UploadType | None,
+    upload_size_bytes: int | None,
+    *,
+    said: Sequence[object],
+    path: Path | None,
+) -> None:
+    """See that a disk is to be made of one thing, and that what else is said goes with it.
+
+    Raises:
+        click.UsageError: it is not so.
+    """
+    if (upload_type is None) is not (upload_size_bytes is None):
+        raise click.UsageError("An upload has both: --upload-type and --upload-size-bytes.")
+    if [reference, source, upload_size_bytes].count(None) != 2:
+        raise click.UsageError("Name one source: --gallery-image-reference, --source or --upload-type.")
+    if reference is None and lun is not None:
+        raise click.UsageError("--gallery-image-reference-lun goes with --gallery-image-reference.")
+    if source is None and any(each is not None for each in said):
+        raise click.UsageError(
+            "--sku, --os-type, --hyper-v-generation and --source-format go with --source: an image says these itself."
+        )
+    if upload_size_bytes is not None and path is not None:
+        raise click.UsageError("An upload goes into no file.")
 
 
 @disk.command("grant-access", example=_GRANT_EXAMPLE)
@@ -285,15 +309,8 @@ def export(
     pad: bool,
 ) -> Json:
     """Write a managed disk, or an image, to a file, every piece verified."""
-    container = _container(path, format_)
-    if (offset is None) is not (length is None):
-        raise click.UsageError("A range has both: --offset and --length.")
-    if offset is not None and (reference is not None or container is not DiskFormat.RAW):
-        raise click.UsageError("A range is of a disk (-g, -n), and raw: name the file .raw or give --format raw.")
-    by_disk = group is not None and name is not None and reference is None and location is None and lun is None
-    by_image = reference is not None and group is None and name is None
-    if by_disk is by_image:
-        raise click.UsageError("Name a disk with -g and -n, or an image with --gallery-image-reference.")
+    container = container_of(path, format_)
+    check_what_is_written(group, name, reference, lun, location, offset, length, container=container)
     with opened() as session:
         if offset is not None and length is not None:
             assert group is not None
@@ -336,6 +353,32 @@ def export(
         return export_json(written)
 
 
+def check_what_is_written(
+    group: str | None,
+    name: str | None,
+    reference: ImageReference | None,
+    lun: int | None,
+    location: str | None,
+    offset: int | None,
+    length: int | None,
+    *,
+    container: DiskFormat,
+) -> None:
+    """See that one disk or one image is to be written, or a part of a disk.
+
+    Raises:
+        click.UsageError: it is not so.
+    """
+    if (offset is None) is not (length is None):
+        raise click.UsageError("A range has both: --offset and --length.")
+    if offset is not None and (reference is not None or container is not DiskFormat.RAW):
+        raise click.UsageError("A range is of a disk (-g, -n), and raw: name the file .raw or give --format raw.")
+    by_disk = group is not None and name is not None and reference is None and location is None and lun is None
+    by_image = reference is not None and group is None and name is None
+    if by_disk is by_image:
+        raise click.UsageError("Name a disk with -g and -n, or an image with --gallery-image-reference.")
+
+
 @disk.command(table=_TABLE, example="imgstore disk show -g rg -n d1 --query replica")
 @options.group
 @options.named("disk")
@@ -369,7 +412,7 @@ def delete(group: str, name: str, *, yes: bool) -> None:
         disks.delete_disk(session.installation, session.principal, group=group, name=name)
 
 
-def _container(path: Path, format_: DiskFormat | None) -> DiskFormat:
+def container_of(path: Path, format_: DiskFormat | None) -> DiskFormat:
     """What to write: what was asked for, else what the ending promises."""
     container = format_ or _SUFFIXES.get(path.suffix.lower())
     if container is None:

@@ -15,7 +15,7 @@ from imgstore.wire.collection import collection_json
 from imgstore.wire.text import Json
 
 _PLAN = columns(
-    Gallery="gallery",
+    Pool="owner",
     Region="region",
     StorageAccountType="storageAccountType",
     Replica="replica",
@@ -34,7 +34,8 @@ _PLAN = columns(
 
 
 def _table(body: Json) -> list[dict[str, Json]]:
-    return [dict(row) for row in _PLAN(body["slots"])]
+    owned = [{**slot, "owner": slot["gallery"] or slot["subscription"] or slot["poolKind"]} for slot in body["slots"]]
+    return [dict(row) for row in _PLAN(owned)]
 
 
 @click.command(cls=Command, table=_table, example="imgstore gc --dry-run -o table\nimgstore gc --yes")

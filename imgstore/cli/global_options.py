@@ -49,6 +49,10 @@ class Globals:
     regions: Path | None = None
     database: str | None = None
     subscription: str | None = None
+    server: str | None = None
+    """The URL of a server that is to do it; None is the home here."""
+    authorities: Path | None = None
+    """Certificates to trust it by."""
     only_show_errors: bool = False
     verbose: bool = False
     debug: bool = False
@@ -59,6 +63,7 @@ def of(ctx: click.Context, environ: Mapping[str, str] = os.environ) -> Globals:
     given = {key.removeprefix(_META): value for key, value in ctx.meta.items() if key.startswith(_META)}
     home = given.get("home") or environ.get("IMGSTORE_HOME")
     regions = given.get("regions") or environ.get("IMGSTORE_REGIONS")
+    authorities = given.get("authorities")
     return Globals(
         output=given.get("output"),
         query=given.get("query"),
@@ -67,6 +72,8 @@ def of(ctx: click.Context, environ: Mapping[str, str] = os.environ) -> Globals:
         regions=Path(regions).expanduser() if regions else None,
         database=given.get("database") or environ.get("IMGSTORE_DATABASE") or None,
         subscription=given.get("subscription") or environ.get("IMGSTORE_SUBSCRIPTION") or None,
+        server=given.get("server") or environ.get("IMGSTORE_SERVER") or None,
+        authorities=Path(authorities).expanduser() if authorities else None,
         only_show_errors=given.get("only_show_errors", False),
         verbose=given.get("verbose", False),
         debug=given.get("debug", False),
@@ -96,6 +103,18 @@ def options() -> list[click.Option]:
             ["--subscription"],
             metavar="ID",
             help="Subscription. Default: the one made at the first start. [env: IMGSTORE_SUBSCRIPTION]",
+        ),
+        GlobalOption(
+            ["--server"],
+            metavar="URL",
+            help="Have it done by `imgstore serve` there, in the name of IMGSTORE_TOKEN, or of IMGSTORE_TENANT_ID, "
+            "IMGSTORE_CLIENT_ID and IMGSTORE_CLIENT_SECRET. For example: imgstore sig list --server "
+            "https://images.example:8443. [env: IMGSTORE_SERVER]",
+        ),
+        GlobalOption(
+            ["--ca-file", "authorities"],
+            metavar="FILE",
+            help="Whom to trust it by. Default: the system's. [env: REQUESTS_CA_BUNDLE, SSL_CERT_FILE]",
         ),
         GlobalOption(["--only-show-errors"], is_flag=True, help="No progress, no notes."),
         GlobalOption(["--verbose"], is_flag=True, help="Say how long it took."),

@@ -9,6 +9,7 @@ from imgstore.cli.command import Group, Words
 from imgstore.cli.group import confirm
 from imgstore.cli.output import columns
 from imgstore.cli.session import opened
+from imgstore.domain.paging import PageRequest
 from imgstore.domain.resources import Declared, DiskKind, HyperVGeneration, OsState, OsType, StorageAccountType
 from imgstore.domain.sources import DiskFormat
 from imgstore.operations import disks, images
@@ -110,10 +111,14 @@ def show(group: str, name: str) -> Json:
 
 @image.command("list", table=_TABLE, example="imgstore image list -g rg -o table")
 @options.some_group
-def list_(group: str | None) -> Json:
+@options.together(*options.pages)
+def list_(group: str | None, max_items: int | None, next_token: str | None) -> Json:
     """List the managed images, of one resource group or of all."""
+    request = PageRequest(items_max=max_items, token=next_token)
     with opened() as session:
-        return [image_json(each) for each in images.list_images(session.installation, session.principal, group=group)]
+        page = images.page_images(session.installation, session.principal, request, group=group)
+        session.tell_next(page)
+        return [image_json(each) for each in page.items]
 
 
 @image.command(example="imgstore image delete -g rg -n i1")

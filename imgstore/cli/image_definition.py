@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from typing import Any
 
 import click
 
@@ -14,7 +14,6 @@ from imgstore.domain.paging import PageRequest
 from imgstore.domain.resources import (
     Architecture,
     DiskType,
-    Feature,
     HyperVGeneration,
     ImageDefinition,
     OsState,
@@ -131,40 +130,12 @@ def create(
     hyper_v_generation: HyperVGeneration,
     architecture: Architecture,
     location: str | None,
-    description: str | None,
-    eula: str | None,
-    privacy_statement_uri: str | None,
-    release_note_uri: str | None,
-    end_of_life_date: datetime | None,
-    minimum_cpu_core: int | None,
-    maximum_cpu_core: int | None,
-    minimum_memory: int | None,
-    maximum_memory: int | None,
-    disallowed_disk_types: tuple[DiskType, ...] | None,
-    plan_name: str | None,
-    plan_publisher: str | None,
-    plan_product: str | None,
-    features: tuple[Feature, ...] | None,
-    tags: Mapping[str, str] | None,
+    **details: Any,
 ) -> Json:
     """Make an image definition, or change what may change of it.
 
     What is not given stays as it is. `update` changes single properties, and takes them away.
     """
-    plan = PurchasePlan(name=plan_name, publisher=plan_publisher, product=plan_product)
-    details = definitions.DefinitionDetails(
-        description=description,
-        tags=tags,
-        eula=eula,
-        privacy_statement_uri=privacy_statement_uri,
-        release_note_uri=release_note_uri,
-        end_of_life_at=end_of_life_date,
-        recommended_vcpus=_range(minimum_cpu_core, maximum_cpu_core),
-        recommended_memory_gib=_range(minimum_memory, maximum_memory),
-        disallowed_disk_types=disallowed_disk_types,
-        purchase_plan=None if plan == PurchasePlan() else plan,
-        features=features,
-    )
     with opened() as session:
         made = definitions.create_definition(
             session.installation,
@@ -180,9 +151,27 @@ def create(
             hyper_v_generation=hyper_v_generation,
             architecture=architecture,
             location=location,
-            details=details,
+            details=details_of(details),
         )
         return definition_json(made.definition, made.gallery)
+
+
+def details_of(said: Mapping[str, Any]) -> definitions.DefinitionDetails:
+    """What the flags say of a definition besides what it must say."""
+    plan = PurchasePlan(name=said["plan_name"], publisher=said["plan_publisher"], product=said["plan_product"])
+    return definitions.DefinitionDetails(
+        description=said["description"],
+        tags=said["tags"],
+        eula=said["eula"],
+        privacy_statement_uri=said["privacy_statement_uri"],
+        release_note_uri=said["release_note_uri"],
+        end_of_life_at=said["end_of_life_date"],
+        recommended_vcpus=_range(said["minimum_cpu_core"], said["maximum_cpu_core"]),
+        recommended_memory_gib=_range(said["minimum_memory"], said["maximum_memory"]),
+        disallowed_disk_types=said["disallowed_disk_types"],
+        purchase_plan=None if plan == PurchasePlan() else plan,
+        features=said["features"],
+    )
 
 
 def _range(least: int | None, most: int | None) -> Recommended | None:

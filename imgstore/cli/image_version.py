@@ -1,7 +1,6 @@
 """``imgstore sig image-version``: real disks, brought to the regions where machines are made from them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from itertools import repeat
 from typing import Any
 
@@ -13,7 +12,7 @@ from imgstore.cli.output import columns
 from imgstore.cli.session import opened
 from imgstore.domain.names import VersionName
 from imgstore.domain.paging import PageRequest
-from imgstore.domain.resources import ReplicationMode, StorageAccountType, TargetRegionRequest, VersionUpdate
+from imgstore.domain.resources import ReplicationMode, StorageAccountType, VersionUpdate
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ReplicaState
 from imgstore.operations import lifetimes, updating, versions, waiting
@@ -61,10 +60,14 @@ def _parse_formats(words: Sequence[str]) -> tuple[DiskFormat, ...]:
     return tuple(map(options.one_of(*DiskFormat), words))
 
 
-def _data_vhds(
+def data_vhds_of(
     uris: Sequence[str] | None, luns: Sequence[int] | None, formats: Sequence[DiskFormat] | None
 ) -> list[DataVhd]:
-    """The data disks of the line, in its order."""
+    """The data disks of the line, in its order.
+
+    Raises:
+        click.UsageError: not one LUN or format for each.
+    """
     count = len(uris or ())
     for name, given in (("--data-vhds-luns", luns), ("--data-vhds-formats", formats)):
         if given is not None and len(given) != count:
@@ -75,7 +78,8 @@ def _data_vhds(
     ]
 
 
-def _data_snapshots(sources: Sequence[str] | None, luns: Sequence[int] | None) -> list[DataSnapshot]:
+def data_snapshots_of(sources: Sequence[str] | None, luns: Sequence[int] | None) -> list[DataSnapshot]:
+    """Those that are stored, likewise."""
     count = len(sources or ())
     if luns is not None and len(luns) != count:
         raise click.UsageError(f"--data-snapshot-luns names {len(luns)}, --data-snapshots {count}: give one for each.")
@@ -233,10 +237,6 @@ def image_version() -> None:
 )
 @options.tags
 def create(
-    group: str,
-    gallery: str,
-    definition: str,
-    version: VersionName,
     os_vhd_uri: str | None,
     os_snapshot: str | None,
     managed_image: str | None,
@@ -249,49 +249,19 @@ def create(
     data_vhds_storage_accounts: Sequence[str] | None,
     data_snapshots: Sequence[str] | None,
     data_snapshot_luns: Sequence[int] | None,
-    location: str | None,
-    target_regions: Sequence[TargetRegionRequest] | None,
-    replica_count: int | None,
-    storage_account_type: StorageAccountType | None,
-    replication_mode: ReplicationMode | None,
-    exclude_from_latest: bool | None,  # noqa: FBT001 - click calls by keyword
-    end_of_life_date: datetime | None,
-    allow_replicated_location_deletion: bool | None,  # noqa: FBT001
-    block_deletion_before_end_of_life: bool | None,  # noqa: FBT001
     source_format: DiskFormat | None,
-    sha256: str | None,
-    bases: Sequence[VersionName] | None,
-    verify: str,
-    tags: Mapping[str, str] | None,
     *,
     no_wait: bool,
+    **asked: Any,
 ) -> Json:
     """Store an OS disk, and data disks with it, as an image version and replicate it.
 
     The same line again goes on where it was interrupted. Other target regions, counts, tags and dates are changed as by
     update; other disks under the same name are refused.
     """
-    data_vhds = _data_vhds(data_vhds_uris, data_vhds_luns, data_vhds_formats)
-    snapshots = _data_snapshots(data_snapshots, data_snapshot_luns)
-    request = VersionRequest(
-        group=group,
-        gallery=gallery,
-        definition=definition,
-        version=version,
-        location=location,
-        target_regions=target_regions or (),
-        replica_count=replica_count,
-        storage_account_type=storage_account_type,
-        replication_mode=replication_mode,
-        exclude_from_latest=exclude_from_latest,
-        end_of_life_at=end_of_life_date,
-        allow_deletion_of_replicated_locations=allow_replicated_location_deletion,
-        block_deletion_before_end_of_life=block_deletion_before_end_of_life,
-        tags=tags,
-        sha256=sha256,
-        bases=bases or (),
-        verify_full=verify == "full",
-    )
+    data_vhds = data_vhds_of(data_vhds_uris, data_vhds_luns, data_vhds_formats)
+    snapshots = data_snapshots_of(data_snapshots, data_snapshot_luns)
+    request = request_of(asked)
     with opened() as session:
         if os_vhd_storage_account is not None or data_vhds_storage_accounts is not None:
             session.warn("storage accounts are not used: the URI alone says where a disk is")
@@ -313,6 +283,29 @@ def create(
         if no_wait and not complete and not anyone_works(session.installation):
             session.warn("no worker was seen in the last minute: start `imgstore worker`, or repeat without --no-wait")
         return version_json(made, session.display_names, replication_status=True)
+
+
+def request_of(said: Mapping[str, Any]) -> VersionRequest:
+    """What the flags ask for, but for the disks."""
+    return VersionRequest(
+        group=said["group"],
+        gallery=said["gallery"],
+        definition=said["definition"],
+        version=said["version"],
+        location=said["location"],
+        target_regions=said["target_regions"] or (),
+        replica_count=said["replica_count"],
+        storage_account_type=said["storage_account_type"],
+        replication_mode=said["replication_mode"],
+        exclude_from_latest=said["exclude_from_latest"],
+        end_of_life_at=said["end_of_life_date"],
+        allow_deletion_of_replicated_locations=said["allow_replicated_location_deletion"],
+        block_deletion_before_end_of_life=said["block_deletion_before_end_of_life"],
+        tags=said["tags"],
+        sha256=said["sha256"],
+        bases=said["bases"] or (),
+        verify_full=said["verify"] == "full",
+    )
 
 
 @image_version.command(
@@ -386,31 +379,16 @@ def update(
     gallery: str,
     definition: str,
     version: VersionName,
-    target_regions: Sequence[TargetRegionRequest] | None,
-    replica_count: int | None,
-    exclude_from_latest: bool | None,  # noqa: FBT001 - click calls by keyword
-    end_of_life_date: datetime | None,
-    allow_replicated_location_deletion: bool | None,  # noqa: FBT001
-    block_deletion_before_end_of_life: bool | None,  # noqa: FBT001
-    tags: Mapping[str, str] | None,
     edits: Sequence[Edit],
     *,
     force_string: bool,
+    **asked: Any,
 ) -> Json:
     """Change an image version's target regions, replica counts and properties.
 
     New regions and replicas are copied; those that are no more are taken away, and their bytes freed but for what disks
     and other versions still need. Repeated, or without any change, it goes on where it was interrupted.
     """
-    named = {
-        "publishingProfile.targetRegions": target_regions_json(target_regions),
-        "publishingProfile.replicaCount": replica_count,
-        "publishingProfile.excludeFromLatest": exclude_from_latest,
-        "publishingProfile.endOfLifeDate": None if end_of_life_date is None else instant(end_of_life_date),
-        "safetyProfile.allowDeletionOfReplicatedLocations": allow_replicated_location_deletion,
-        "safetyProfile.blockDeletionBeforeEndOfLife": block_deletion_before_end_of_life,
-        "tags": tags,
-    }
     with opened() as session:
         found = versions.show_version(
             session.installation,
@@ -428,9 +406,23 @@ def update(
             gallery=gallery,
             definition=definition,
             version=version,
-            update=edited_version(before, named, edits, force_string=force_string),
+            update=edited_version(before, named_changes(asked), edits, force_string=force_string),
         )
         return version_json(changed, session.display_names, replication_status=True)
+
+
+def named_changes(said: Mapping[str, Any]) -> dict[str, Json]:
+    """What the flags of `update` change, by path; None changes nothing."""
+    ends = said["end_of_life_date"]
+    return {
+        "publishingProfile.targetRegions": target_regions_json(said["target_regions"]),
+        "publishingProfile.replicaCount": said["replica_count"],
+        "publishingProfile.excludeFromLatest": said["exclude_from_latest"],
+        "publishingProfile.endOfLifeDate": None if ends is None else instant(ends),
+        "safetyProfile.allowDeletionOfReplicatedLocations": said["allow_replicated_location_deletion"],
+        "safetyProfile.blockDeletionBeforeEndOfLife": said["block_deletion_before_end_of_life"],
+        "tags": said["tags"],
+    }
 
 
 @image_version.command(example="imgstore sig image-version delete -g rg -r myGallery -i ubuntu -e 1.0.0")
@@ -569,12 +561,21 @@ def wait(
         )
 
 
+def check_condition(custom: Any, *, made: bool, deleted: bool, exists: bool) -> None:
+    """See that one thing is waited for.
+
+    Raises:
+        click.UsageError: several are, or none.
+    """
+    if made + deleted + exists + (custom is not None) != 1:
+        raise click.UsageError("one of --created, --updated, --deleted, --exists and --custom JMESPATH is needed.")
+
+
 def _condition(
     shown: Callable[[VersionView], Json], custom: Any, *, made: bool, deleted: bool, exists: bool
 ) -> Callable[[VersionView | None], bool]:
     """What is waited for."""
-    if made + deleted + exists + (custom is not None) != 1:
-        raise click.UsageError("one of --created, --updated, --deleted, --exists and --custom JMESPATH is needed.")
+    check_condition(custom, made=made, deleted=deleted, exists=exists)
     if custom is not None:
         return lambda view: view is not None and bool(output.queried(shown(view), custom, "--custom"))
     if made:

@@ -91,12 +91,12 @@ def create(
             soft_delete_enabled=soft_delete,
             soft_delete_retention_days=soft_delete_retention,
             permission=permissions,
-            community=_community(community),
+            community=community_of(community),
         )
         return gallery_json(made)
 
 
-def _community(said: Mapping[str, str | None]) -> CommunityInfo | None:
+def community_of(said: Mapping[str, str | None]) -> CommunityInfo | None:
     """What the flags say of a community; what is missing is found missing by the rules of sharing."""
     if not any(said.values()):
         return None

@@ -9,6 +9,7 @@ from imgstore.cli.command import Group
 from imgstore.cli.group import confirm
 from imgstore.cli.output import columns
 from imgstore.cli.session import opened
+from imgstore.domain.paging import PageRequest
 from imgstore.domain.resources import Declared, DiskKind, HyperVGeneration, OsType, StorageAccountType
 from imgstore.domain.sources import DiskFormat
 from imgstore.operations import disks
@@ -90,11 +91,14 @@ def show(group: str, name: str) -> Json:
 
 @snapshot.command("list", table=_TABLE, example="imgstore snapshot list -g rg -o table")
 @options.some_group
-def list_(group: str | None) -> Json:
+@options.together(*options.pages)
+def list_(group: str | None, max_items: int | None, next_token: str | None) -> Json:
     """List the snapshots, of one resource group or of all."""
+    request = PageRequest(items_max=max_items, token=next_token)
     with opened() as session:
-        found = disks.list_disks(session.installation, session.principal, group=group, kind=DiskKind.SNAPSHOT)
-        return [disk_json(each) for each in found]
+        page = disks.page_disks(session.installation, session.principal, request, group=group, kind=DiskKind.SNAPSHOT)
+        session.tell_next(page)
+        return [disk_json(each) for each in page.items]
 
 
 @snapshot.command(example="imgstore snapshot delete -g rg -n s1")

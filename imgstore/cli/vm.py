@@ -11,6 +11,7 @@ from imgstore.cli.output import columns
 from imgstore.cli.session import opened
 from imgstore.control.machines import OsProfile
 from imgstore.domain.machines import SIZE
+from imgstore.domain.paging import PageRequest
 from imgstore.domain.resources import OsType
 from imgstore.operations import machines
 from imgstore.operations.machine_making import MachineRequest, create_machine
@@ -107,11 +108,14 @@ def show(group: str, name: str) -> Json:
 
 @vm.command("list", table=_TABLE, example="imgstore vm list -g rg -o table")
 @options.some_group
-def list_(group: str | None) -> Json:
+@options.together(*options.pages)
+def list_(group: str | None, max_items: int | None, next_token: str | None) -> Json:
     """List the machines, of one resource group or of all."""
+    request = PageRequest(items_max=max_items, token=next_token)
     with opened() as session:
-        found = machines.list_machines(session.installation, session.principal, group=group)
-        return [machine_json(each) for each in found]
+        page = machines.page_machines(session.installation, session.principal, request, group=group)
+        session.tell_next(page)
+        return [machine_json(each) for each in page.items]
 
 
 @vm.command(example="imgstore vm generalize -g rg -n vm1")

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from imgstore.domain.names import VersionName
-from imgstore.domain.resources import ImageVersion, Replica
+from imgstore.domain.resources import ImageVersion, Replica, Slot
 from imgstore.domain.states import ReplicaState
 
 BASES_MAX = 3
@@ -49,6 +49,9 @@ def healthy(replicas: Sequence[Replica], region: str) -> list[Replica]:
     return sorted(fit, key=lambda replica: (replica.slot.key.ordinal, replica.slot.key.storage_account_type))
 
 
-def next_replica(turn: int, fit: Sequence[Replica]) -> Replica:
-    """Round robin: the replica of that turn. Counts of slots that are healthy throughout differ by at most one."""
+def next_slot(turn: int, fit: Sequence[Slot]) -> Slot:
+    """Round robin: the slot of that turn. Counts of slots that are healthy throughout differ by at most one.
+
+    `catalog/placements.py` says it once more, in the statement that writes a disk's row.
+    """
     return fit[turn % len(fit)]

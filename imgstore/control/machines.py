@@ -13,11 +13,13 @@ class OsProfile:
 
     admin_username: str | None = None
     computer_name: str | None = None
+    more: bool = False
+    """Something else of it was said."""
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing of it was said."""
-        return self.admin_username is None and self.computer_name is None
+        return self.admin_username is None and self.computer_name is None and not self.more
 
 
 NO_PROFILE: Final = OsProfile()

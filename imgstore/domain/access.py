@@ -72,6 +72,13 @@ _TYPES: Final = {
         "Microsoft.Compute/locations/sharedGalleries",
         "Microsoft.Resources/deployments",
         ROLE_ASSIGNMENTS,
+        "Microsoft.Network/virtualNetworks",
+        "Microsoft.Network/virtualNetworks/subnets",
+        "Microsoft.Network/networkSecurityGroups",
+        "Microsoft.Network/networkSecurityGroups/securityRules",
+        "Microsoft.Network/publicIPAddresses",
+        "Microsoft.Network/networkInterfaces",
+        "Microsoft.Network/networkInterfaces/ipConfigurations",
     )
 }
 """As Azure spells them; others are named in lower case."""

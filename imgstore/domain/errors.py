@@ -4,6 +4,7 @@
 
     ImgstoreError
     ├── InvalidInput                  400  a value that no state of the gallery would accept
+    │   ├── SourceGone                     no file, disk, image or machine of the name that is to be read
     │   └── RegionsFault              400  regions.yaml cannot be used; tells all its faults together
     ├── ImageRefused                  400  the bytes of an image are damaged, unsafe or not supported
     │   ├── ImageTruncated                 fewer bytes than the image's own header promises
@@ -92,6 +93,10 @@ class InvalidInput(ImgstoreError):
 
     code = "InvalidParameter"
     status = 400
+
+
+class SourceGone(InvalidInput):
+    """There is no file, disk, snapshot, image or machine of the name that is to be read."""
 
 
 class RegionsFault(InvalidInput):

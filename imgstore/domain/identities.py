@@ -42,6 +42,10 @@ class Identity:
     """Of a user: who vouches for it."""
     subject: str | None = None
     """Of a user: the issuer's own name for it, the claim ``sub``."""
+    token_generation: int = 0
+    """How often its tokens were taken back. Ours say of which generation they are, and are good while it is this one."""
+    tokens_valid_after: datetime | None = None
+    """When they were taken back last, by the catalog's clock: tokens of its issuer from before are good no more."""
     created_at: datetime
 
 

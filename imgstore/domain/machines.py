@@ -4,12 +4,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 from imgstore.domain import names
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.resources import NO_TAGS, Declared, HyperVGeneration, OsState, OsType
 from imgstore.domain.states import ProvisioningState
+from imgstore.domain.version_disks import HostCaching, default_caching, disk_key
 
 MACHINE: Final = "virtualMachines"
 """Azure's word for the type."""
@@ -20,6 +22,32 @@ SIZE: Final = "Standard_DS1_v2"
 _NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?")
 _NAME_IN_DISK_CHARACTERS: Final = 32
 """A disk's name has 80 characters: room for the longest tail, and for what tells two machines apart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskManner:
+    """How a machine has a disk. What nobody said is None."""
+
+    name: str | None = None
+    """What the disk is called that is made for it; an attached one has its own name."""
+    caching: HostCaching | None = None
+    deleted_with_machine: bool | None = None
+    """Whether the disk goes when the machine is deleted, instead of staying."""
+
+    def over(self, other: "DiskManner") -> "DiskManner":
+        """What this says, and `other` where this says nothing."""
+        return DiskManner(
+            name=self.name or other.name,
+            caching=self.caching or other.caching,
+            deleted_with_machine=(
+                other.deleted_with_machine if self.deleted_with_machine is None else self.deleted_with_machine
+            ),
+        )
+
+
+AS_EVER: Final = DiskManner()
+"""Nothing said."""
+NOTHING_KEPT: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +71,10 @@ class Machine:
     computer_name: str | None = None
     generalized: bool = False
     """Whether machine-specific facts were removed from its disks: from then on images are made from it."""
+    manners: Mapping[str, DiskManner] = field(default_factory=lambda: NOTHING_KEPT)
+    """How it has its disks, by disk key, where anything was said of one."""
+    kept: Mapping[str, Any] = field(default_factory=lambda: NOTHING_KEPT)
+    """What else was said of it, as JSON by path: kept for the answer, and never looked into. No secrets are among it."""
     created_at: datetime
     provisioning_state: ProvisioningState
 
@@ -58,9 +90,19 @@ class Machine:
         return Declared(os_type=self.os_type, os_state=state, hyper_v_generation=self.hyper_v_generation)
 
     def disk_name(self, lun: int | None) -> str:
-        """What a disk is called that is made for it. A machine of the same name that comes later has others."""
+        """What a disk is called that is made for it; unsaid, one that a machine of the same name that comes later has not."""
+        if said := self.manner(lun).name:
+            return said
         part = "OsDisk_1" if lun is None else f"DataDisk_{lun}"
         return f"{self.name[:_NAME_IN_DISK_CHARACTERS]}_{part}_{self.uid.replace('-', '')}"
+
+    def manner(self, lun: int | None) -> DiskManner:
+        """How it has the data disk at a LUN; None is its OS disk."""
+        return self.manners.get(disk_key(lun), AS_EVER)
+
+    def caching(self, lun: int | None) -> HostCaching:
+        """How its host caches that disk."""
+        return self.manner(lun).caching or default_caching(lun)
 
 
 def check_machine_name(name: str) -> str:

@@ -56,6 +56,11 @@ def check_disk_name(name: str, what: str = "disk") -> str:
     return _checked(name, _DISK, what, target, "letters, digits, '_', '-' and '.'")
 
 
+def check_network_name(name: str) -> str:
+    """`name`, if something of Microsoft.Network, or a part of it, may be called so."""
+    return _checked(name, _DISK, "network resource", "name", "at most 80 letters, digits, '_', '-' and '.'")
+
+
 def check_group_name(name: str) -> str:
     """`name`, if a resource group may be called so (Azure: 90 characters)."""
     return _checked(name, _GROUP, "resource group", "resourceGroupName", "letters, digits, '_', '-', '.', '(' and ')'")

@@ -42,6 +42,11 @@ class PageRequest:
             )
         return None if self.token is None else _key(self.token, of)
 
+    def after_pair(self, of: str) -> tuple[str, str] | None:
+        """The same where a name and a uid are the key, with a slash between, which neither has. Raises as `after`."""
+        key = self.after(of)
+        return None if key is None else (key.partition("/")[0], key.partition("/")[2])
+
     @property
     def limit(self) -> int | None:
         """How many to look for: one more than wanted tells whether there is a next page."""
@@ -70,6 +75,17 @@ class Page(Generic[_T]):
             return cls(items=tuple(found))
         items = tuple(found[: request.items_max])
         return cls(items=items, next_token=_token(of, key(items[-1])))
+
+    @classmethod
+    def among(cls, whole: Sequence[_T], request: PageRequest, *, of: str, key: Callable[[_T], str]) -> Self:
+        """The page of a short list that is there whole, by key.
+
+        Raises:
+            InvalidInput: the token is none of this list.
+        """
+        after = request.after(of)
+        behind = sorted((each for each in whole if after is None or key(each) > after), key=key)
+        return cls.cut(behind, request, of=of, key=key)
 
 
 def _token(of: str, key: str) -> str:

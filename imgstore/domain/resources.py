@@ -1,7 +1,7 @@
 """The resources of a gallery as plain values. What the catalog keeps and the operations pass on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum, StrEnum
 from types import MappingProxyType
@@ -430,6 +430,11 @@ class ManagedDisk:
     """The resource id of the machine that it is attached to; such a disk is not deleted."""
     machine_lun: int | None = None
     """Where it is attached: None is the OS disk."""
+
+    def in_slot(self, slot: Slot) -> "ManagedDisk":
+        """The same in that slot, whose type it has."""
+        kind = slot.key.storage_account_type
+        return replace(self, slot=slot, replica=slot.key.ordinal, storage_account_type=kind)
 
     @property
     def awaits_upload(self) -> bool:

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from imgstore.domain.errors import ImageRefused, ImageTruncated, InvalidInput, SourceChanged, StoreError
+from imgstore.domain.errors import ImageRefused, ImageTruncated, InvalidInput, SourceChanged, SourceGone, StoreError
 from imgstore.domain.sources import Extent, SourceIdentity
 
 _NO_HOLES_KNOWN = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.ENOTTY})
@@ -23,7 +23,8 @@ class LocalFile:
         """Open `path` for reading.
 
         Raises:
-            InvalidInput: it is missing, a folder, neither a file nor a block device, or may not be read.
+            SourceGone: it is missing.
+            InvalidInput: it is a folder, neither a file nor a block device, or may not be read.
             ImageRefused: it is empty.
         """
         self.path = Path(os.path.realpath(path))
@@ -155,7 +156,7 @@ def _not_opened(path: Path, error: OSError) -> InvalidInput:
         errno.EACCES: "give yourself read permission (`chmod u+r`), or run as a user who has it",
     }
     missing = error.errno in {errno.ENOENT, errno.ENOTDIR}
-    return InvalidInput(
+    return (SourceGone if missing else InvalidInput)(
         f"There is no file {path}." if missing else f"{path} cannot be opened.",
         found=error.strerror,
         expected="a disk image that may be read",

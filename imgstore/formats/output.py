@@ -53,7 +53,7 @@ def output_error(error: OSError, path: Path) -> OutputError:
     )
 
 
-def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
+def write_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
     """`pwrite` until nothing is left: the kernel may take less at a time."""
     rest = memoryview(data)
     while rest:

@@ -44,6 +44,8 @@ class SlotReport:
     slot: Slot
     gallery: str | None
     """None where the pool has outlived its gallery, or is a subscription's own."""
+    subscription: str | None = None
+    """Whose own the pool is; None of a gallery's."""
     survey: SlotSurvey | None = None
     """None where the slot could not be looked at."""
     collected: Mapping[str, int] = field(default_factory=dict)
@@ -138,11 +140,15 @@ def _surveyed(
             for pool in facts.pools.list()
             if pool_uid in (None, pool.uid)
         ]
-    return [(pool, [_survey(installation, slot, gallery, grace) for slot in slots]) for pool, gallery, slots in pools]
+    return [
+        (pool, [_survey(installation, slot, pool, gallery, grace) for slot in slots]) for pool, gallery, slots in pools
+    ]
 
 
-def _survey(installation: Installation, slot: Slot, gallery: Gallery | None, grace: timedelta) -> SlotReport:
-    report = SlotReport(slot=slot, gallery=None if gallery is None else gallery.name)
+def _survey(
+    installation: Installation, slot: Slot, pool: Pool, gallery: Gallery | None, grace: timedelta
+) -> SlotReport:
+    report = SlotReport(slot=slot, gallery=None if gallery is None else gallery.name, subscription=pool.subscription)
     try:
         return replace(report, survey=survey_slot(installation, slot, grace))
     except ImgstoreError as error:  # Also a region that regions.yaml no longer has.

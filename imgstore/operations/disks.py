@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from imgstore.catalog import Facts
-from imgstore.control.choices import healthy, latest, next_replica
+from imgstore.control.choices import latest, next_slot
 from imgstore.domain import keys, names
 from imgstore.domain.access import Action, Principal, may, visible
 from imgstore.domain.errors import Conflict, ImageNotAvailable, PropertyChangeNotAllowed
 from imgstore.domain.names import ImageReference, SharedReference, VersionName
+from imgstore.domain.offers import ImageOffer
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import (
     NO_TAGS,
@@ -21,12 +22,12 @@ from imgstore.domain.resources import (
     ImageVersion,
     ManagedDisk,
     ManifestRow,
-    Replica,
+    Slot,
     StorageAccountType,
 )
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState
-from imgstore.domain.version_disks import OS_DISK, check_there, disk_key
+from imgstore.domain.version_disks import OS_DISK, disk_key
 from imgstore.domain.works import Lease, WorkKind
 from imgstore.ledger.rows import Party
 from imgstore.operations import finding
@@ -107,8 +108,7 @@ def create_disk(
             )
             if standing is None:
                 ensure_group(installation, facts, group, wanted.region)
-                chosen = choose_replica(installation, facts, wanted.reference, wanted.region)
-                disk = add_disk(installation, facts, wanted, *chosen)
+                disk = _place_disk(installation, facts, wanted)
             else:
                 disk = compare_disk(installation, facts, standing, wanted)
             lease = lease_disk(installation, facts, disk)
@@ -228,64 +228,74 @@ def _told(lun: int | None) -> str:
     return "the OS disk" if lun is None else f"LUN {lun}"
 
 
+def _place_disk(installation: Installation, facts: Facts, wanted: ImageDiskRequest) -> ManagedDisk:
+    """The row of a disk by itself, Creating, in the slot whose turn it is.
+
+    Raises:
+        ImageNotAvailable: no such version, it has no such disk, or it is not complete in the region.
+        Conflict: the definition disallows disks of the replica's type.
+    """
+    offer = offered(installation, facts, wanted.reference, wanted.region)
+    disk = facts.placements.place(_new_disk(installation, wanted, offer, offer.slots[0]), offer.slots)
+    _check_allowed(offer, disk.storage_account_type)
+    return disk
+
+
 def add_disk(
-    installation: Installation,
-    facts: Facts,
-    wanted: ImageDiskRequest,
-    line: Lineage,
-    version: ImageVersion,
-    replica: Replica,
+    installation: Installation, facts: Facts, wanted: ImageDiskRequest, offer: ImageOffer, slot: Slot
 ) -> ManagedDisk:
-    """A disk's row, Creating.
+    """The row of a disk that others of its version lie beside, Creating, in the slot that they have.
 
     Raises:
         ImageNotAvailable: the version has no such disk.
         Conflict: the definition disallows disks of the replica's type.
     """
-    _check_allowed(line, replica.slot.key.storage_account_type)
-    source, key = line.version_id(version.name), disk_key(wanted.lun)
-    check_there(version.disk_keys, key, source)
-    origin = facts.manifests.find(version.uid, replica.slot.uid, key)
-    assert origin is not None, "a complete replica has a manifest of each disk (promise 2)"
-    disk = ManagedDisk(
+    _check_allowed(offer, slot.key.storage_account_type)
+    disk = _new_disk(installation, wanted, offer, slot)
+    facts.disks.add(disk)
+    return disk
+
+
+def _new_disk(installation: Installation, wanted: ImageDiskRequest, offer: ImageOffer, slot: Slot) -> ManagedDisk:
+    content = offer.disk(disk_key(wanted.lun))
+    assert content.virtual_bytes is not None, "written with the first replica that completes"
+    assert content.disk_digest is not None, "likewise"
+    return ManagedDisk(
         uid=installation.effects.new_uid(),
         subscription=installation.subscription,
         group=wanted.group,
         name=wanted.name,
         location=wanted.region,
         tags=dict(wanted.tags) if wanted.tags else NO_TAGS,
-        source_version_uid=version.uid,
-        source_reference=source,
+        source_version_uid=offer.version_uid,
+        source_reference=offer.source,
         source_lun=wanted.lun,
-        body_key=origin.body_key,
-        declared=_declared(line, wanted),
+        body_key=keys.manifest_key(offer.version_uid, content.key),
+        declared=_declared(offer, wanted),
         managed_by=wanted.managed_by,
         machine_lun=None if wanted.managed_by is None else wanted.lun,
-        replica=replica.slot.key.ordinal,
-        slot=replica.slot,
-        storage_account_type=replica.slot.key.storage_account_type,
-        virtual_bytes=origin.virtual_bytes,
-        disk_digest=origin.disk_digest,
+        replica=slot.key.ordinal,
+        slot=slot,
+        storage_account_type=slot.key.storage_account_type,
+        virtual_bytes=content.virtual_bytes,
+        disk_digest=content.disk_digest,
         created_at=installation.effects.now(),
         provisioning_state=ProvisioningState.CREATING,
         source_format=DiskFormat.RAW,
     )
-    facts.disks.add(disk)
-    return disk
 
 
-def _declared(line: Lineage, wanted: ImageDiskRequest) -> Declared:
+def _declared(offer: ImageOffer, wanted: ImageDiskRequest) -> Declared:
     """What the definition says; whether the disk of a machine is generalized the machine knows by and by."""
-    said = line.definition.declared
-    return said if wanted.managed_by is None else replace(said, os_state=None)
+    return offer.declared if wanted.managed_by is None else replace(offer.declared, os_state=None)
 
 
-def _check_allowed(line: Lineage, kind: StorageAccountType) -> None:
+def _check_allowed(offer: ImageOffer, kind: StorageAccountType) -> None:
     """Refuse a disk of a type that its definition disallows: a managed disk has the type of its replica."""
-    disallowed = [each.value for each in line.definition.disallowed_disk_types]
+    disallowed = [each.value for each in offer.disallowed_disk_types]
     if kind.value in disallowed:
         raise Conflict(
-            f"Disks of type {kind} are not allowed by the image definition '{line.definition.name}'.",
+            f"Disks of type {kind} are not allowed by the image definition '{offer.definition}'.",
             found=f"a replica of type {kind}, which its disks would have",
             expected=f"none of {', '.join(disallowed)}",
             hint="ask for a region where the version is kept in another type, or publish it in one",
@@ -293,34 +303,36 @@ def _check_allowed(line: Lineage, kind: StorageAccountType) -> None:
         )
 
 
-def choose_replica(
+def choose_slot(
     installation: Installation, facts: Facts, reference: ImageReference, region: str
-) -> tuple[Lineage, ImageVersion, Replica]:
-    """The version that is meant and the replica whose turn it is; the turn counts in this transaction.
+) -> tuple[ImageOffer, Slot]:
+    """The version that is meant and the slot whose turn it is; the turn counts in this transaction.
 
     Raises:
         ImageNotAvailable: no such version, or not complete in the region.
     """
-    line, version = _meant(installation, facts, reference, region)
-    fit = healthy(facts.replicas.in_region(version.uid, region), region)
-    if not fit:
-        raise not_available(installation, line.version_id(version.name), region)
-    turn = facts.placements.next_turn(version.uid, region)
-    return line, version, next_replica(turn, fit)
+    offer = offered(installation, facts, reference, region)
+    return offer, next_slot(facts.placements.next_turn(offer.version_uid, region), offer.slots)
 
 
-def _meant(
-    installation: Installation, facts: Facts, reference: ImageReference, region: str
-) -> tuple[Lineage, ImageVersion]:
-    """What a reference means in a region: at once, where all of it is there and named."""
+def offered(installation: Installation, facts: Facts, reference: ImageReference, region: str) -> ImageOffer:
+    """What a reference means in a region: at once, where all of it is there and named.
+
+    Raises:
+        ImageNotAvailable: no such version, or not complete in the region.
+    """
     subscription = reference.subscription or installation.subscription
     names_above = (subscription, reference.group, reference.gallery, reference.definition)
     if reference.version is not None:
-        found = facts.lineages.find_version(*names_above, reference.version)
-        if found is not None and found[2] is not None and found[2].is_visible:
-            return Lineage(gallery=found[0], definition=found[1]), found[2]
+        found = facts.offers.find(*names_above, reference.version, region)
+        if found is not None:
+            return found
     line = finding.lineage(facts, *names_above)
-    return line, named_version(installation, facts, line, reference, region)
+    name = named_version(installation, facts, line, reference, region).name
+    found = facts.offers.find(*names_above, name, region)
+    if found is None:
+        raise not_available(installation, line.version_id(name), region)
+    return found
 
 
 def named_version(
@@ -462,8 +474,9 @@ def page_disks(
     *,
     group: str | None = None,
     kind: DiskKind = DiskKind.DISK,
+    part: str | None = None,
 ) -> Page[ManagedDisk]:
-    """A page of them.
+    """A page of them; of managed images each one's `part` alone, if it is named.
 
     Raises:
         InvalidInput: the token is none of this list.
@@ -473,13 +486,12 @@ def page_disks(
     permit_list(installation, principal, above)
     whole = may(principal, Action.READ, above, f"Microsoft.Compute/{kind}")
     of = f"{names.group_id(subscription, group) if group is not None else subscription}/{kind}"
-    key = request.after(of)
-    after = None if key is None else (key.partition("/")[0], key.partition("/")[2])
+    after = request.after_pair(of)
     with installation.catalog.reading() as facts:
         if group is not None:
             finding.group(facts, subscription, group)
         limit = request.limit if whole else None
-        listed = facts.disks.list(subscription, group, kind, after=after, limit=limit, visible=True)
+        listed = facts.disks.list(subscription, group, kind, part=part, after=after, limit=limit, visible=True)
         found = [_as_of_now(facts, each) for each in listed]
     seen = visible(principal, found, lambda disk: disk.resource_id, whole=whole)
     # Two groups may have disks of one name, so that the uid, which has no slash either, stands behind it.

@@ -15,13 +15,13 @@ from imgstore.domain.names import ImageReference
 from imgstore.domain.resources import ManifestRow, Slot
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState, ReplicaState
-from imgstore.domain.version_disks import OS_DISK, check_there, disk_key
+from imgstore.domain.version_disks import OS_DISK, disk_key
 from imgstore.domain.works import Lease, WorkKind
 from imgstore.formats import create_writer
 from imgstore.operations import finding
 from imgstore.operations.counting import Counter
 from imgstore.operations.degrading import degrade_damaged
-from imgstore.operations.disks import choose_replica
+from imgstore.operations.disks import choose_slot
 from imgstore.operations.holding import Hold
 from imgstore.operations.installation import Installation, first_that_serves
 from imgstore.operations.recording import recorded
@@ -193,16 +193,15 @@ def export_image(
         with installation.catalog.transaction() as facts:
             line = finding.lineage(facts, subscription, reference.group, reference.gallery, reference.definition)
             region = installation.regions.get(location or line.gallery.location, target="location").name
-            line, version, replica = choose_replica(installation, facts, reference, region)
-            check_there(version.disk_keys, disk_key(lun), line.version_id(version.name))
-            manifest = facts.manifests.find(version.uid, replica.slot.uid, disk_key(lun))
+            offer, slot = choose_slot(installation, facts, reference, region)
+            manifest = facts.manifests.find(offer.version_uid, slot.uid, offer.disk(disk_key(lun)).key)
             assert manifest is not None, "a complete replica has a manifest (promise 2)"
-            others = siblings(facts, version.uid, replica.slot)
-            lease = pin_manifest(installation, replica.slot, version.uid, manifest, facts)
+            others = siblings(facts, offer.version_uid, slot)
+            lease = pin_manifest(installation, slot, offer.version_uid, manifest, facts)
         chosen = _Chosen(
-            source=line.version_id(version.name),
-            owner_uid=version.uid,
-            slot=replica.slot,
+            source=offer.source,
+            owner_uid=offer.version_uid,
+            slot=slot,
             manifest=manifest,
             others=others,
             lease=lease,

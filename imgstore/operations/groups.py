@@ -9,6 +9,7 @@ from imgstore.domain.errors import Conflict
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import NO_TAGS, Group
 from imgstore.operations import finding
+from imgstore.operations.inert import forget_inert_of
 from imgstore.operations.installation import Installation
 from imgstore.operations.recording import permit, permit_list, recorded
 
@@ -140,7 +141,7 @@ def free_group_name(installation: Installation, principal: Principal, wanted: st
 
 
 def delete_group(installation: Installation, principal: Principal, *, name: str) -> None:
-    """Remove an empty group.
+    """Remove a group in which nothing is that was made: its deployments and its networks are records, and go with it.
 
     Raises:
         Conflict: something is in it. imgstore deletes what was named, not what is inside.
@@ -154,7 +155,9 @@ def delete_group(installation: Installation, principal: Principal, *, name: str)
         children = facts.groups.children(group.uid)
         if children:
             raise nested_resources(children, "delete what is in the group first")
+        # Records of which nothing was made go with it: deployments, networks.
         facts.deployments.remove(group.uid)
+        forget_inert_of(facts, group)
         facts.groups.delete(group.uid)
 
 

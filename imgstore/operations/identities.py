@@ -231,7 +231,7 @@ def show_principal(installation: Installation, principal: Principal, *, who: str
 
 
 def delete_principal(installation: Installation, principal: Principal, *, who: str) -> None:
-    """Forget a principal, its roles, and the secrets of an application that nobody else knows."""
+    """Forget a principal, its roles and tokens, and the secrets of an application that nobody else knows."""
     with _administering(installation, principal, "principals/delete"), installation.catalog.transaction() as facts:
         found = find_principal(facts, who)
         facts.principals.delete(found.uid)
@@ -239,10 +239,27 @@ def delete_principal(installation: Installation, principal: Principal, *, who: s
             facts.secrets.delete_all(found.client_id)
 
 
+def revoke_tokens(installation: Installation, principal: Principal, *, who: str) -> Known:
+    """Take back all tokens that a principal was given until now. New ones are good, and what was accepted goes on.
+
+    A server that has just read whose they are believes them for 5 seconds more.
+
+    Raises:
+        NotFound: no such principal.
+    """
+    with (
+        _administering(installation, principal, "principals/revokeTokens/action"),
+        installation.catalog.transaction() as facts,
+    ):
+        found = find_principal(facts, who)
+        facts.principals.take_tokens_back(found.uid, facts.now())
+        return _known(facts, find_principal(facts, found.uid))
+
+
 def reset_credential(
     installation: Installation, principal: Principal, *, who: str, proof: Proof, keep: bool = False
 ) -> Known:
-    """Give an application a new secret.
+    """Give an application a new secret. Unless the others are kept, the tokens that they gave are taken back.
 
     Args:
         installation: where.
@@ -270,6 +287,9 @@ def reset_credential(
             )
         if not keep:
             facts.secrets.delete_all(found.client_id)
+            for each in facts.principals.list():
+                if each.client_id == found.client_id:
+                    facts.principals.take_tokens_back(each.uid, facts.now())
         _add_secret(installation, facts, found, proof)
         return _known(facts, found)
 

@@ -1,14 +1,14 @@
 """Managed images: an OS disk and data disks by LUN, each a reference or taken in, shown and deleted together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 from imgstore.catalog import Facts
 from imgstore.control.kinship import check_kin, inherited
 from imgstore.domain import names
 from imgstore.domain.access import Action, Principal, authorize
-from imgstore.domain.errors import InvalidInput
+from imgstore.domain.errors import InvalidInput, SourceGone
+from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import UNDECLARED, Declared, DiskKind, ManagedDisk, StorageAccountType
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState
@@ -70,8 +70,20 @@ class ImageRequest:
     """None leaves them as they are."""
 
 
-def create_image(installation: Installation, principal: Principal, request: ImageRequest) -> ManagedImage:
+def create_image(
+    installation: Installation,
+    principal: Principal,
+    request: ImageRequest,
+    *,
+    written: Callable[[ManagedImage], None] = lambda _image: None,
+) -> ManagedImage:
     """Make a managed image. The same command again goes on where it was killed, or does nothing.
+
+    Args:
+        installation: where.
+        principal: who.
+        request: which, and of what.
+        written: told of it when its rows stand and its bytes are yet to come.
 
     Raises:
         InvalidInput: no such source, one in another region, or one that declares another system.
@@ -89,8 +101,12 @@ def create_image(installation: Installation, principal: Principal, request: Imag
             _part(request, part, sources[part], declared if part == OS_DISK else UNDECLARED)
             for part in in_order(sources)
         ]
-        made = make_disks(installation, principal, parts)
-        return ManagedImage(os=made[0], data=tuple(made[1:]))
+        made = make_disks(installation, principal, parts, lambda rows: written(_image_of(rows)))
+        return _image_of(made)
+
+
+def _image_of(rows: Sequence[ManagedDisk]) -> ManagedImage:
+    return ManagedImage(os=rows[0], data=tuple(rows[1:]))
 
 
 def _sources(
@@ -142,14 +158,23 @@ def show_image(installation: Installation, principal: Principal, *, group: str, 
 
 
 def list_images(installation: Installation, principal: Principal, *, group: str | None = None) -> list[ManagedImage]:
-    """The managed images of a group, or of the subscription, by name."""
-    standing = disks.list_disks(installation, principal, group=group, kind=DiskKind.IMAGE)
-    standing.sort(key=lambda each: (each.group.lower(), each.name.lower()))
-    return [
-        image
-        for _, parts in groupby(standing, key=lambda each: (each.group.lower(), each.name.lower()))
-        if (image := whole_image(list(parts))) is not None
-    ]
+    """The managed images of a group, or of the subscription, that the principal may see, by name."""
+    return list(page_images(installation, principal, PageRequest(), group=group).items)
+
+
+def page_images(
+    installation: Installation, principal: Principal, request: PageRequest, *, group: str | None = None
+) -> Page[ManagedImage]:
+    """A page of them: each image with all its disks.
+
+    Raises:
+        InvalidInput: the token is none of this list.
+    """
+    page = disks.page_disks(installation, principal, request, group=group, kind=DiskKind.IMAGE, part=OS_DISK)
+    with installation.catalog.reading() as facts:
+        parts = facts.disks.of_images(page.items)
+    images = (whole_image(parts[each.resource_id.lower()]) for each in page.items)
+    return Page(items=tuple(each for each in images if each is not None), next_token=page.next_token)
 
 
 def whole_image(parts: Sequence[ManagedDisk]) -> ManagedImage | None:
@@ -186,5 +211,6 @@ def named_image(
     ]
     found = whole_image(parts)
     if found is None or found.provisioning_state is not ProvisioningState.SUCCEEDED:
-        raise no_source(word, "no managed image there that is ready", what=what)
+        kind = InvalidInput if parts else SourceGone
+        raise no_source(word, "no managed image there that is ready", what=what, kind=kind)
     return found

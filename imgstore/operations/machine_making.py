@@ -4,8 +4,9 @@ All rows are written in one transaction, with one turn of the round robin; then 
 between, the same call goes on with the disks that were given to it.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from imgstore.catalog import Facts
 from imgstore.control.kinship import check_kin
@@ -13,17 +14,28 @@ from imgstore.control.machines import NO_PROFILE, OsProfile, checked_profile
 from imgstore.domain import names
 from imgstore.domain.access import Action, Principal, authorize
 from imgstore.domain.errors import Conflict, InvalidInput, PropertyChangeNotAllowed
-from imgstore.domain.machines import MACHINE, SIZE, Machine, check_machine_name, free_luns
+from imgstore.domain.geometry import GIB
+from imgstore.domain.machines import (
+    AS_EVER,
+    MACHINE,
+    NOTHING_KEPT,
+    SIZE,
+    DiskManner,
+    Machine,
+    check_machine_name,
+    free_luns,
+)
 from imgstore.domain.names import ImageReference, SharedReference, image_reference
 from imgstore.domain.resources import NO_TAGS, Declared, DiskKind, ManagedDisk, OsState, OsType
 from imgstore.domain.states import ProvisioningState
-from imgstore.domain.version_disks import OS_DISK, lun_of
+from imgstore.domain.version_disks import OS_DISK, check_there, disk_key, lun_of
+from imgstore.operations import finding
 from imgstore.operations.advising import advise_replicas
 from imgstore.operations.disks import (
     ImageDiskRequest,
     add_disk,
     check_same_image,
-    choose_replica,
+    choose_slot,
     lease_disk,
     put_disk,
     region_of_disk,
@@ -39,6 +51,20 @@ from imgstore.operations.sharing import admitted
 
 _WHAT = "virtual machine"
 _IMAGE = "properties.storageProfile.imageReference.id"
+_DATA_DISKS = "properties.storageProfile.dataDisks"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskAsked:
+    """What is said of one disk of a machine."""
+
+    manner: DiskManner = AS_EVER
+    attach: str | None = None
+    """A managed disk by name or id, for a data disk; None is one that the image has there."""
+    resource_id: str | None = None
+    """It is this very disk: said of a machine that stands."""
+    size_gib: int | None = None
+    """It has this size: disks are not made larger than their image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +82,10 @@ class MachineRequest:
     """Instead of an image: a managed disk by name or id."""
     attach_data_disks: Sequence[str] = ()
     """Managed disks, at the lowest LUNs that the image leaves."""
+    disks: Mapping[str, DiskAsked] = field(default_factory=dict)
+    """What is said of single disks, by disk key."""
+    disks_whole: bool = False
+    """Those are all data disks that the machine is to have."""
     os_type: OsType | None = None
     """Of an attached OS disk that does not say."""
     size: str | None = None
@@ -65,6 +95,12 @@ class MachineRequest:
     """The image is said to be."""
     tags: Mapping[str, str] | None = None
     """None leaves them as they are."""
+    kept: Mapping[str, Any] = field(default_factory=lambda: NOTHING_KEPT)
+    """As `Machine.kept`; of a machine that stands, what is not named stays."""
+    interfaces: Mapping[str, bool] | None = None
+    """The ids of network interfaces, and whether each goes with the machine; None leaves them as they are."""
+    may_be_new: bool = True
+    """False changes one that stands, and makes none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,11 +130,16 @@ def create_machine(installation: Installation, principal: Principal, request: Ma
         asked = _Asked(request=request, reference=_admitted(installation, principal, request))
         with installation.catalog.transaction() as facts:
             standing = facts.machines.get(installation.subscription, request.group, request.name)
+            if standing is None and not request.may_be_new:
+                finding.machine(facts, installation.subscription, request.group, request.name)
             if standing is None:
                 machine, disks = _begun(installation, principal, facts, asked)
             else:
                 machine = _compared(installation, principal, facts, facts.machines.held(standing.uid), asked)
                 disks = facts.disks.of_machine(machine.resource_id)
+            _check_disks(request, machine, disks)
+            if request.interfaces is not None:
+                facts.inert.attach(machine.uid, request.interfaces)
             leases = [(disk, lease_disk(installation, facts, disk)) for disk in disks]
         for disk, lease in leases:
             if lease is not None:
@@ -118,7 +159,8 @@ def _finished(installation: Installation, machine: Machine) -> MachineView:
 
 
 def _check_one_source(request: MachineRequest) -> None:
-    if (request.image is None) is (request.attach_os_disk is None):
+    changes_alone = not request.may_be_new and request.image is None
+    if (request.image is None) is (request.attach_os_disk is None) and not changes_alone:
         raise InvalidInput(
             "A virtual machine is made from one image, or with one OS disk that is attached.",
             found="neither" if request.image is None else "both",
@@ -171,13 +213,12 @@ def _of_version(
 ) -> tuple[Machine, list[ManagedDisk]]:
     """All disks of the replica whose turn it is."""
     region = region_of_disk(installation, facts, request.group, request.location, None)
-    line, version, replica = choose_replica(installation, facts, reference, region)
-    said, source = line.definition.declared, line.version_id(version.name)
-    machine = _machine(installation, facts, request, region, line.definition.os_state, source, said)
-    machine = replace(machine, image_reference=source)
-    _authorize_disks(principal, machine)
+    offer, slot = choose_slot(installation, facts, reference, region)
+    machine = _machine(installation, facts, request, region, offer.os_state, offer.source, offer.declared)
+    machine = replace(machine, image_reference=offer.source)
+    _authorize_disks(principal, machine, [each.lun for each in offer.disks])
     facts.machines.add(machine)
-    for each in version.disks:
+    for each in offer.disks:
         wanted = ImageDiskRequest(
             group=machine.group,
             name=machine.disk_name(each.lun),
@@ -187,7 +228,7 @@ def _of_version(
             tags=request.tags,
             managed_by=machine.resource_id,
         )
-        add_disk(installation, facts, wanted, line, version, replica)
+        add_disk(installation, facts, wanted, offer, slot)
     return machine, _attached(installation, principal, facts, request, machine)
 
 
@@ -204,7 +245,7 @@ def _of_image(
     said = image.os.declared
     machine = _machine(installation, facts, request, region, said.os_state or OsState.GENERALIZED, word, said)
     machine = replace(machine, image_reference=image.os.resource_id)
-    _authorize_disks(principal, machine)
+    _authorize_disks(principal, machine, map(lun_of, image.by_key))
     facts.machines.add(machine)
     for disk in _copies(installation, request, machine, image):
         facts.disks.add(disk)
@@ -230,10 +271,10 @@ def _copies(
     ]
 
 
-def _authorize_disks(principal: Principal, machine: Machine) -> None:
+def _authorize_disks(principal: Principal, machine: Machine, luns: Iterable[int | None]) -> None:
     """Its disks are resources of their own in the group: making them needs the right to."""
-    scope = names.disk_id(machine.subscription, machine.group, machine.disk_name(None))
-    authorize(principal, Action.WRITE, scope)
+    for lun in luns:
+        authorize(principal, Action.WRITE, names.disk_id(machine.subscription, machine.group, machine.disk_name(lun)))
 
 
 def _machine(
@@ -260,9 +301,27 @@ def _machine(
         hyper_v_generation=said.hyper_v_generation,
         admin_username=profile.admin_username,
         computer_name=profile.computer_name,
+        manners=_manners(request),
+        kept=dict(request.kept),
         created_at=installation.effects.now(),
         provisioning_state=ProvisioningState.CREATING,
     )
+
+
+def _manners(request: MachineRequest) -> dict[str, DiskManner]:
+    """How a new machine has its disks. An attached one keeps the name that it has."""
+    attached = {key for key, asked in request.disks.items() if asked.attach is not None}
+    if request.attach_os_disk is not None:
+        attached.add(OS_DISK)
+    said = {
+        key: replace(asked.manner, name=None) if key in attached else asked.manner
+        for key, asked in request.disks.items()
+        if asked.manner != AS_EVER
+    }
+    for manner in said.values():
+        if manner.name is not None:
+            names.check_disk_name(manner.name)
+    return said
 
 
 def _attached(
@@ -271,10 +330,27 @@ def _attached(
     """All disks of the machine, those that it is to be given as they are among them."""
     there = facts.disks.of_machine(machine.resource_id)
     taken = {disk.machine_lun for disk in there if disk.machine_lun is not None}
+    for lun, word in _at_luns(request).items():
+        if lun in taken:
+            raise InvalidInput(
+                f"A disk with LUN {lun} is already specified.",
+                found=f"'{word}' to be attached at LUN {lun}, where the image has a disk of its own",
+                expected="a LUN that the image leaves free",
+                hint="choose another LUN",
+                target=f"{_DATA_DISKS}.lun",
+            )
+        taken.add(lun)
+        _attach(facts, machine, _attachable(installation, principal, facts, request, word, machine.location), lun)
     luns = free_luns(taken, len(request.attach_data_disks))
     for word, lun in zip(request.attach_data_disks, luns, strict=True):
         _attach(facts, machine, _attachable(installation, principal, facts, request, word, machine.location), lun)
     return facts.disks.of_machine(machine.resource_id)
+
+
+def _at_luns(request: MachineRequest) -> dict[int, str]:
+    """The managed disks that are to be attached at LUNs that were named."""
+    named = {lun_of(key): asked.attach for key, asked in request.disks.items()}
+    return {lun: word for lun, word in named.items() if lun is not None and word is not None}
 
 
 def _attachable(
@@ -331,6 +407,8 @@ def _compared(
         if region != standing.location:
             raise PropertyChangeNotAllowed("location", found=region, expected=standing.location)
     _check_same_source(installation, principal, facts, standing, asked)
+    if request.profile.more and standing.admin_username is None:
+        raise PropertyChangeNotAllowed("properties.osProfile", found="an OS profile", expected="none")
     for path, said, known in (
         ("properties.osProfile.adminUsername", request.profile.admin_username, standing.admin_username),
         ("properties.osProfile.computerName", request.profile.computer_name, standing.computer_name),
@@ -341,10 +419,49 @@ def _compared(
         standing,
         size=request.size or standing.size,
         tags=standing.tags if request.tags is None else dict(request.tags),
+        manners={**standing.manners, **_changed_manners(request, standing)},
+        kept={**standing.kept, **request.kept},
     )
     if changed != standing:
         facts.machines.update(changed)
     return changed
+
+
+def _changed_manners(request: MachineRequest, standing: Machine) -> dict[str, DiskManner]:
+    """What is said of disks that stand: all but their names may change."""
+    return {
+        key: replace(asked.manner, name=None).over(standing.manner(lun_of(key)))
+        for key, asked in request.disks.items()
+        if replace(asked.manner, name=None) != AS_EVER
+    }
+
+
+def _check_disks(request: MachineRequest, machine: Machine, disks: Sequence[ManagedDisk]) -> None:
+    """See that the machine's disks are what was said of them.
+
+    Raises:
+        ImageNotAvailable: the image has none at a LUN that was named.
+        InvalidInput: one is to have another size.
+        PropertyChangeNotAllowed: one is to be another, or to have another name.
+    """
+    there = {disk_key(each.machine_lun): each for each in disks}
+    for key, asked in request.disks.items():
+        check_there(there, key, machine.image_reference or machine.name)
+        disk = there[key]
+        size_gib = -(-disk.virtual_bytes // GIB)
+        if asked.size_gib not in (None, size_gib):
+            raise InvalidInput(
+                "A disk of a virtual machine can't be given another size than its image has: that is not built.",
+                found=f"{asked.size_gib} GiB asked, {size_gib} GiB there",
+                expected=f"diskSizeGB {size_gib}, or none",
+                hint="leave diskSizeGB out",
+                target="properties.storageProfile.osDisk.diskSizeGB" if key == OS_DISK else f"{_DATA_DISKS}.diskSizeGB",
+            )
+        path = "properties.storageProfile.osDisk" if key == OS_DISK else _DATA_DISKS
+        if asked.manner.name is not None and asked.manner.name.casefold() != disk.name.casefold():
+            raise PropertyChangeNotAllowed(f"{path}.name", found=asked.manner.name, expected=disk.name)
+        if asked.resource_id is not None and asked.resource_id.casefold() != disk.resource_id.casefold():
+            raise PropertyChangeNotAllowed(f"{path}.managedDisk.id", found=asked.resource_id, expected=disk.resource_id)
 
 
 def _check_same_source(
@@ -368,3 +485,30 @@ def _check_same_source(
                     found=each.resource_id,
                     expected="the disks that it was made with",
                 )
+    _check_none_moves(installation, principal, facts, standing, request)
+
+
+def _check_none_moves(
+    installation: Installation, principal: Principal, facts: Facts, standing: Machine, request: MachineRequest
+) -> None:
+    """Refuse to attach and to detach: of a machine that stands, neither is built."""
+    there = {each.machine_lun: each.resource_id.lower() for each in facts.disks.of_machine(standing.resource_id)}
+    for lun, word in _at_luns(request).items():
+        named = {each.resource_id.lower() for each in named_ids(installation, request.group, word, (DiskKind.DISK,))}
+        for each in named:
+            authorize(principal, Action.WRITE, each)
+        if there.get(lun) not in named:
+            raise _moved(found=f"'{word}' to be attached at LUN {lun}")
+    left = [lun for lun in there if lun is not None and disk_key(lun) not in request.disks]
+    if request.disks_whole and left:
+        raise _moved(found=f"nothing at LUN {', '.join(map(str, sorted(left)))}")
+
+
+def _moved(*, found: str) -> PropertyChangeNotAllowed:
+    return PropertyChangeNotAllowed(
+        _DATA_DISKS,
+        found=found,
+        expected="the disks that it was made with",
+        hint="attaching and detaching disks of a virtual machine that stands is not built: delete the machine (its "
+        "disks stay) and make one with the disks that it is to have",
+    )

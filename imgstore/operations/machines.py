@@ -5,14 +5,17 @@ from typing import Final
 
 from imgstore.catalog import Facts
 from imgstore.domain import names
-from imgstore.domain.access import Action, Principal, may, visible
+from imgstore.domain.access import Action, Principal, authorize, may, visible
 from imgstore.domain.errors import Conflict
 from imgstore.domain.machines import MACHINE, Machine
 from imgstore.domain.names import ComputeId
+from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import ManagedDisk
 from imgstore.domain.states import ProvisioningState
 from imgstore.operations import finding
 from imgstore.operations.forgetting import forget_disks
+from imgstore.operations.granting import check_not_granted
+from imgstore.operations.inert import forget_interfaces, interfaces_going
 from imgstore.operations.installation import Installation
 from imgstore.operations.recording import permit, permit_list, recorded
 
@@ -52,20 +55,31 @@ def show_machine(installation: Installation, principal: Principal, *, group: str
 
 def list_machines(installation: Installation, principal: Principal, *, group: str | None = None) -> list[MachineView]:
     """The machines of a group, or of the subscription, that the principal may see, by name."""
+    return list(page_machines(installation, principal, PageRequest(), group=group).items)
+
+
+def page_machines(
+    installation: Installation, principal: Principal, request: PageRequest, *, group: str | None = None
+) -> Page[MachineView]:
+    """A page of them.
+
+    Raises:
+        InvalidInput: the token is none of this list.
+    """
     subscription = installation.subscription
     above = names.group_id(subscription, group) if group is not None else f"/subscriptions/{subscription}"
     permit_list(installation, principal, above)
     whole = may(principal, Action.READ, above, MACHINES)
+    of = f"{above}/{MACHINE}"
     with installation.catalog.reading() as facts:
         if group is not None:
             finding.group(facts, subscription, group)
-        standing = [
-            each
-            for each in facts.machines.list(subscription, group)
-            if each.provisioning_state is not ProvisioningState.DELETING
-        ]
+        limit = request.limit if whole else None
+        standing = facts.machines.list(subscription, group, after=request.after_pair(of), limit=limit, visible=True)
         seen = visible(principal, standing, lambda machine: machine.resource_id, whole=whole)
-        return [view_of_machine(facts, each) for each in seen]
+        page = Page.cut(seen, request, of=of, key=lambda machine: f"{machine.name}/{machine.uid}")
+        views = tuple(view_of_machine(facts, each) for each in page.items)
+        return Page(items=views, next_token=page.next_token)
 
 
 def generalize_machine(installation: Installation, principal: Principal, *, group: str, name: str) -> MachineView:
@@ -84,6 +98,17 @@ def generalize_machine(installation: Installation, principal: Principal, *, grou
         changed = replace(held, generalized=True)
         facts.machines.update(changed)
         return view_of_machine(facts, changed)
+
+
+def check_stopped(installation: Installation, principal: Principal, *, group: str, name: str) -> None:
+    """See that there is a machine that the principal may stop. It never ran, so that it is stopped.
+
+    Raises:
+        NotFound: there is none.
+    """
+    permit(installation, principal, Action.WRITE, names.compute_id(installation.subscription, group, MACHINE, name))
+    with installation.catalog.reading() as facts:
+        finding.machine(facts, installation.subscription, group, name)
 
 
 def check_ready(machine: Machine) -> None:
@@ -143,9 +168,13 @@ def named_machine(
 
 
 def delete_machine(installation: Installation, principal: Principal, *, group: str, name: str) -> None:
-    """Remove a machine. Its disks stay, attached to nothing; those that were never finished go. May be repeated.
+    """Remove a machine. Its disks stay, attached to nothing; those that say so, or were never finished, go with it.
+
+    May be repeated.
 
     Raises:
+        AccessDenied: a disk or network interface is to go with it that the principal may not delete.
+        Conflict: somebody has a signed URL of such a disk.
         WorkHeld: a live process makes one of its disks.
     """
     scope = names.compute_id(installation.subscription, group, MACHINE, name)
@@ -155,10 +184,28 @@ def delete_machine(installation: Installation, principal: Principal, *, group: s
             if standing is None:
                 standing = finding.machine(facts, installation.subscription, group, name)
             machine = replace(facts.machines.held(standing.uid), provisioning_state=ProvisioningState.DELETING)
+            going = _going(facts, principal, machine)
+            for each in interfaces_going(facts, machine):
+                authorize(principal, Action.DELETE, each.resource_id)
             facts.machines.update(machine)
-            disks = facts.disks.of_machine(machine.resource_id)
-        unfinished = [each for each in disks if each.provisioning_state is not ProvisioningState.SUCCEEDED]
-        forget_disks(installation, unfinished, attached_to=machine.resource_id)
+        forget_disks(installation, going, attached_to=machine.resource_id)
         with installation.catalog.transaction() as facts:
             facts.disks.detach(machine.resource_id)
+            interfaces = interfaces_going(facts, machine)
             facts.machines.delete(machine.uid)
+            forget_interfaces(facts, interfaces)
+
+
+def _going(facts: Facts, principal: Principal, machine: Machine) -> list[ManagedDisk]:
+    """The disks that go with a machine."""
+    there = facts.disks.of_machine(machine.resource_id)
+    for each in there:
+        if machine.manner(each.machine_lun).deleted_with_machine:
+            authorize(principal, Action.DELETE, each.resource_id)
+            check_not_granted(facts, each)
+    return [
+        each
+        for each in there
+        if each.provisioning_state is not ProvisioningState.SUCCEEDED
+        or machine.manner(each.machine_lun).deleted_with_machine
+    ]

@@ -4,7 +4,7 @@ From a disk or snapshot: a reference over the same content in the same slot, mad
 the subscription's own pool of the region (rules.md, rule 17); killed and repeated, it goes on by its work's plan.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 
@@ -12,7 +12,14 @@ from imgstore.catalog import Facts
 from imgstore.control.kinship import check_kin, inherited
 from imgstore.domain import keys, names
 from imgstore.domain.access import Action, Principal
-from imgstore.domain.errors import ImageRefused, InvalidInput, PropertyChangeNotAllowed, SourceChanged
+from imgstore.domain.errors import (
+    ImageRefused,
+    InvalidInput,
+    PropertyChangeNotAllowed,
+    SourceChanged,
+    SourceGone,
+    StoreError,
+)
 from imgstore.domain.resources import (
     NO_TAGS,
     UNDECLARED,
@@ -36,7 +43,7 @@ from imgstore.operations.groups import ensure_group, permit_group
 from imgstore.operations.installation import Installation
 from imgstore.operations.originals import find_original, is_meant, no_source
 from imgstore.operations.recording import recorded
-from imgstore.operations.sources import open_source
+from imgstore.operations.sources import location_of, open_source
 from imgstore.operations.taking_in import take_in
 
 
@@ -68,8 +75,20 @@ class DiskRequest:
         return f"{self.kind.noun} {self.name}"
 
 
-def create_from_source(installation: Installation, principal: Principal, request: DiskRequest) -> ManagedDisk:
+def create_from_source(
+    installation: Installation,
+    principal: Principal,
+    request: DiskRequest,
+    *,
+    written: Callable[[Sequence[ManagedDisk]], None] = lambda _disks: None,
+) -> ManagedDisk:
     """Make a disk or snapshot from a disk, a snapshot or a file. The same command again goes on, or does nothing.
+
+    Args:
+        installation: where.
+        principal: who.
+        request: which, and of what.
+        written: told of it when its row stands and its bytes are yet to come.
 
     Raises:
         InvalidInput: no such source, one in another region, or one that declares another system.
@@ -82,16 +101,23 @@ def create_from_source(installation: Installation, principal: Principal, request
     scope = names.compute_id(installation.subscription, request.group, request.kind, request.name)
     permit_group(installation, principal, request.group)
     with recorded(installation, principal, Action.WRITE, scope, f"Microsoft.Compute/{request.kind}/write"):
-        return make_disks(installation, principal, [request])[0]
+        return make_disks(installation, principal, [request], written)[0]
 
 
-def make_disks(installation: Installation, principal: Principal, requests: Sequence[DiskRequest]) -> list[ManagedDisk]:
+def make_disks(
+    installation: Installation,
+    principal: Principal,
+    requests: Sequence[DiskRequest],
+    written: Callable[[Sequence[ManagedDisk]], None],
+) -> list[ManagedDisk]:
     """The same for the disks of one resource, that was asked for and is recorded already. Raises as `create_from_source`.
 
     All rows are written in one transaction, so that the resource is never taken for a whole one with fewer disks.
     """
     with ExitStack() as stack:
-        readers = {each.part: _opened(installation, stack, each) for each in _files(installation, principal, requests)}
+        files = _files(installation, principal, requests)
+        opened = {each.part: _opened(installation, stack, each) for each in files}
+        readers = {part: reader for part, reader in opened.items() if reader is not None}
         with installation.catalog.transaction() as facts:
             _check_same_parts(installation, facts, requests)
             disks: list[ManagedDisk] = []
@@ -100,6 +126,7 @@ def make_disks(installation: Installation, principal: Principal, requests: Seque
                 disks.append(_row(installation, principal, facts, request, readers.get(request.part)))
             open_ones = [each for each in disks if each.provisioning_state is not ProvisioningState.SUCCEEDED]
             leases = [(each, lease_disk(installation, facts, each)) for each in open_ones if each.source is None]
+        written(disks)
         for disk, lease in leases:
             if lease is not None:
                 put_disk(installation, disk, lease)
@@ -129,12 +156,42 @@ def _is_copy(installation: Installation, principal: Principal, facts: Facts, req
     standing = _standing(installation, facts, request)
     if standing is not None and is_meant(installation, request.group, request.source, standing.source_reference):
         return True
-    what = request.kind.noun
-    return find_original(installation, principal, facts, request.group, request.source, what=what) is not None
+    return _original(installation, principal, facts, request, standing) is not None
 
 
-def _opened(installation: Installation, stack: ExitStack, request: DiskRequest) -> DiskReader:
-    source = stack.enter_context(closing(open_source(installation, request.source)))
+def _original(
+    installation: Installation,
+    principal: Principal,
+    facts: Facts,
+    request: DiskRequest,
+    standing: ManagedDisk | None,
+) -> ManagedDisk | None:
+    """The disk or snapshot that is meant; None where it is a file, though it may be gone since it was taken in."""
+    try:
+        what = request.kind.noun
+        return find_original(installation, principal, facts, request.group, request.source, what=what)
+    except SourceGone:
+        if _has_taken_in(standing, request):
+            return None
+        raise
+
+
+def _has_taken_in(standing: ManagedDisk | None, request: DiskRequest) -> bool:
+    """Whether a disk has all bytes of the file that is asked for: a repeat need not look at it (rules.md, rule 2)."""
+    if standing is None or standing.source is None or standing.provisioning_state is not ProvisioningState.SUCCEEDED:
+        return False
+    return standing.source.location == location_of(request.source)
+
+
+def _opened(installation: Installation, stack: ExitStack, request: DiskRequest) -> DiskReader | None:
+    """The file; None where it can't be looked at, and the disk that it was made into has all of it."""
+    try:
+        source = stack.enter_context(closing(open_source(installation, request.source)))
+    except (SourceGone, StoreError):
+        with installation.catalog.reading() as facts:
+            if _has_taken_in(_standing(installation, facts, request), request):
+                return None
+        raise
     return stack.enter_context(closing(open_disk(source, format=request.source_format, scratch=installation.scratch)))
 
 
@@ -159,8 +216,10 @@ def _row(
         return _same_file(installation, facts, request, standing, identity)
     if standing is not None and is_meant(installation, request.group, request.source, standing.source_reference):
         return _compared(installation, facts, request, standing)
-    original = find_original(installation, principal, facts, request.group, request.source, what=request.kind.noun)
+    original = _original(installation, principal, facts, request, standing)
     if original is None:
+        if standing is not None and _has_taken_in(standing, request):
+            return _compared(installation, facts, request, standing)
         raise no_source(request.source, "it was deleted a moment ago", what=request.kind.noun)
     return _copied(installation, facts, request, standing, original)
 

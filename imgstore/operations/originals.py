@@ -5,7 +5,7 @@ from typing import Final
 
 from imgstore.catalog import Facts
 from imgstore.domain.access import Action, Principal, authorize, may
-from imgstore.domain.errors import InvalidInput
+from imgstore.domain.errors import InvalidInput, SourceGone
 from imgstore.domain.names import ComputeId
 from imgstore.domain.resources import DiskKind, ManagedDisk
 from imgstore.domain.states import ProvisioningState
@@ -29,7 +29,8 @@ def find_original(
         what: what is to be made, for the refusal.
 
     Raises:
-        InvalidInput: a full id, or a bare name that is no file's either, of what is not there or not ready.
+        SourceGone: a full id, or a bare name that is no file's either, of what is not there.
+        InvalidInput: likewise, of what is not ready.
         AccessDenied: the principal may read the bytes of nothing that `word` may name.
     """
     candidates = named_ids(installation, group, word, COPIED)
@@ -39,10 +40,12 @@ def find_original(
     ready = next((each for each in there if each.provisioning_state is ProvisioningState.SUCCEEDED), None)
     if ready is not None:
         return ready
-    if _is_id(word) or ("/" not in word and not Path(word).exists()):
+    if is_id(word) or ("/" not in word and not Path(word).exists()):
         if not readable:
             authorize(principal, Action.EXPORT, candidates[-1].resource_id)
-        raise no_source(word, _unready(there[0]) if there else "nothing of that name", what=what)
+        if there:
+            raise no_source(word, _unready(there[0]), what=what)
+        raise no_source(word, "nothing of that name", what=what, kind=SourceGone)
     return None
 
 
@@ -57,14 +60,14 @@ def is_meant(installation: Installation, group: str, word: str, reference: str) 
     return reference.lower() in {each.resource_id.lower() for each in named_ids(installation, group, word, COPIED)}
 
 
-def named_ids(installation: Installation, group: str, word: str, kinds: tuple[DiskKind, ...]) -> tuple[ComputeId, ...]:
+def named_ids(installation: Installation, group: str, word: str, kinds: tuple[str, ...]) -> tuple[ComputeId, ...]:
     """The resources that `word` may name: one by its full id, of each kind one by a bare name, none by a path or URL.
 
     Raises:
         InvalidInput: a full id of another kind, or of another subscription.
     """
     subscription = installation.subscription
-    if not _is_id(word):
+    if not is_id(word):
         bare = () if "/" in word else kinds
         return tuple(ComputeId(subscription=subscription, group=group, kind=kind, name=word) for kind in bare)
     found = ComputeId.parse(word)
@@ -79,9 +82,11 @@ def named_ids(installation: Installation, group: str, word: str, kinds: tuple[Di
     return (found,)
 
 
-def no_source(word: str, found: str, *, what: str, region: str | None = None) -> InvalidInput:
-    """What is raised where a source is not there, or in another region than what is made from it."""
-    return InvalidInput(
+def no_source(
+    word: str, found: str, *, what: str, region: str | None = None, kind: type[InvalidInput] = InvalidInput
+) -> InvalidInput:
+    """What is raised where a source is not ready, or in another region than what is made from it; `kind` where it is gone."""
+    return kind(
         f"Source {word} is not found. Please check source exists, and is in the same region as {what} being created",
         found=found,
         expected="a source that is ready" + (f", in {region}" if region else ""),
@@ -90,5 +95,6 @@ def no_source(word: str, found: str, *, what: str, region: str | None = None) ->
     )
 
 
-def _is_id(word: str) -> bool:
+def is_id(word: str) -> bool:
+    """Whether it is a full resource id."""
     return word.lower().startswith("/subscriptions/")

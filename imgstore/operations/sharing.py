@@ -12,14 +12,15 @@ from imgstore.catalog import Facts
 from imgstore.domain import names
 from imgstore.domain.access import VERSIONS, Action, Principal, authorize, authorize_list
 from imgstore.domain.errors import NotFound
-from imgstore.domain.names import ImageReference, SharedReference
+from imgstore.domain.names import ImageReference, SharedReference, VersionName
+from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import Gallery
 from imgstore.domain.sharing import SharingProfile, added, enabled, removed
 from imgstore.operations import finding
 from imgstore.operations.finding import Lineage
 from imgstore.operations.installation import Installation
 from imgstore.operations.recording import permit, recorded
-from imgstore.operations.viewing import VersionView, view_of
+from imgstore.operations.viewing import VersionView, seen, view_of
 
 COMMUNITY: Final = "Microsoft.Compute/locations/communityGalleries"
 SHARED: Final = "Microsoft.Compute/locations/sharedGalleries"
@@ -102,11 +103,23 @@ def list_shared(
     Raises:
         InvalidInput: no such region.
     """
+    request = PageRequest()
+    return list(page_shared(installation, principal, request, location=location, to_tenant=to_tenant).items)
+
+
+def page_shared(
+    installation: Installation, principal: Principal, request: PageRequest, *, location: str, to_tenant: bool = False
+) -> Page[Gallery]:
+    """A page of them, by name.
+
+    Raises:
+        InvalidInput: no such region, or the token is none of this list.
+    """
     region = installation.regions.get(location, target="location").name
     permit(installation, principal, Action.READ, _here(installation), SHARED)
     with installation.catalog.reading() as facts:
         mine, tenant = installation.subscription, facts.tenants.owner(installation.subscription)
-        return [
+        found = [
             each
             for each in facts.galleries.shared()
             if each.location == region
@@ -114,6 +127,8 @@ def list_shared(
             and each.sharing is not None
             and (each.sharing.reaches("", tenant) if to_tenant else each.sharing.reaches(mine, None))
         ]
+    of = f"{mine}/{region}/shared/{to_tenant}"
+    return Page.among(found, request, of=of, key=lambda gallery: f"{gallery.name.lower()}/{gallery.uid}")
 
 
 def show_shared(installation: Installation, principal: Principal, *, unique_name: str) -> Gallery:
@@ -159,12 +174,30 @@ def definitions_shared(
     Raises:
         NotFound: no such gallery, or no such definition.
     """
+    if only is None:
+        return list(page_definitions_shared(installation, principal, PageRequest(), reference).items)
     _permit(installation, principal, reference)
     with installation.catalog.reading() as facts:
         gallery = _gallery(installation, facts, reference)
-        if only is not None:
-            return [finding.lineage(facts, gallery.subscription, gallery.group, gallery.name, only)]
-        return [Lineage(gallery=gallery, definition=each) for each in facts.definitions.list(gallery.uid)]
+        return [finding.lineage(facts, gallery.subscription, gallery.group, gallery.name, only)]
+
+
+def page_definitions_shared(
+    installation: Installation, principal: Principal, request: PageRequest, reference: SharedReference
+) -> Page[Lineage]:
+    """A page of the definitions of such a gallery, by name.
+
+    Raises:
+        NotFound: no such gallery.
+        InvalidInput: the token is none of this list.
+    """
+    _permit(installation, principal, reference)
+    with installation.catalog.reading() as facts:
+        gallery = _gallery(installation, facts, reference)
+        of = f"{gallery.uid}/shared"
+        found = facts.definitions.list(gallery.uid, after=request.after(of), limit=request.limit)
+        lines = [Lineage(gallery=gallery, definition=each) for each in found]
+        return Page.cut(lines, request, of=of, key=lambda line: line.definition.name)
 
 
 def versions_shared(installation: Installation, principal: Principal, reference: SharedReference) -> list[VersionView]:
@@ -173,14 +206,43 @@ def versions_shared(installation: Installation, principal: Principal, reference:
     Raises:
         NotFound: no such gallery, definition or version.
     """
+    if reference.version is None:
+        return list(page_versions_shared(installation, principal, PageRequest(), reference).items)
     _permit(installation, principal, reference)
     with installation.catalog.reading() as facts:
-        gallery = _gallery(installation, facts, reference)
-        above = (gallery.subscription, gallery.group, gallery.name)
-        line = finding.lineage(facts, *above, reference.definition)
-        if reference.version is not None:
-            return [view_of(facts, line, finding.version(facts, line, reference.version))]
-        return [view_of(facts, line, each) for each in facts.versions.list(line.definition.uid, visible=True)]
+        line = _line(installation, facts, reference)
+        return [view_of(facts, line, finding.version(facts, line, reference.version))]
+
+
+def page_versions_shared(
+    installation: Installation, principal: Principal, request: PageRequest, reference: SharedReference
+) -> Page[VersionView]:
+    """A page of the versions of a definition of such a gallery, lowest first.
+
+    Raises:
+        NotFound: no such gallery or definition.
+        InvalidInput: the token is none of this list.
+    """
+    _permit(installation, principal, reference)
+    with installation.catalog.reading() as facts:
+        line = _line(installation, facts, reference)
+        of = f"{line.definition.uid}/shared"
+        after = request.after(of)
+        found = facts.versions.list(
+            line.definition.uid,
+            after=None if after is None else VersionName.parse(after),
+            limit=request.limit,
+            visible=True,
+        )
+        page = Page.cut(found, request, of=of, key=lambda version: str(version.name))
+        replicas = facts.replicas.of_versions([version.uid for version in page.items])
+        views = tuple(seen(line, version, replicas[version.uid]) for version in page.items)
+        return Page(items=views, next_token=page.next_token)
+
+
+def _line(installation: Installation, facts: Facts, reference: SharedReference) -> Lineage:
+    gallery = _gallery(installation, facts, reference)
+    return finding.lineage(facts, gallery.subscription, gallery.group, gallery.name, reference.definition)
 
 
 def admitted(

@@ -1,6 +1,7 @@
 """Where a version's bytes come from: a path, ``file://``, ``s3://`` or ``https://``."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -21,7 +22,8 @@ def open_source(installation: Installation, uri: str) -> ByteSource:
     """The source that `uri` names.
 
     Raises:
-        InvalidInput: no such file, or a scheme that is not read.
+        SourceGone: no such file.
+        InvalidInput: a scheme that is not read.
         StoreError: the server does not answer.
     """
     scheme = urlsplit(uri).scheme.lower()
@@ -48,6 +50,19 @@ def open_source(installation: Installation, uri: str) -> ByteSource:
             target="osVhdUri",
         )
     return LocalFile(Path(uri))
+
+
+def location_of(uri: str) -> str:
+    """What the source that `uri` names is known by (`SourceIdentity.location`), whether or not it is there."""
+    parts = urlsplit(uri)
+    scheme = parts.scheme.lower()
+    if scheme in ("https", "http"):
+        from imgstore.stores.http import shown  # noqa: PLC0415 - urllib3 costs start-up time
+
+        return shown(uri)
+    if scheme == "s3":
+        return f"s3://{parts.netloc}/{unquote(parts.path.lstrip('/'))}"
+    return os.path.realpath(unquote(parts.path) if scheme == "file" else uri)
 
 
 def check_sha256(source: ByteSource, expected: str) -> None:

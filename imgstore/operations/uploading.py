@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from imgstore.catalog import Facts
+from imgstore.control.kinship import check_kin
 from imgstore.domain import keys, names
 from imgstore.domain.access import Action, Principal
 from imgstore.domain.errors import Conflict, InvalidInput, PropertyChangeNotAllowed
 from imgstore.domain.geometry import TIB
-from imgstore.domain.resources import NO_TAGS, ManagedDisk, StorageAccountType
+from imgstore.domain.resources import NO_TAGS, UNDECLARED, Declared, ManagedDisk, StorageAccountType
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.version_disks import OS_DISK
@@ -49,6 +50,8 @@ class UploadRequest:
     """Of the fixed VHD that will come, its footer of 512 bytes included."""
     storage_account_type: StorageAccountType | None = None
     """None is Standard_LRS."""
+    declared: Declared = UNDECLARED
+    """What is said of the system on it."""
     tags: Mapping[str, str] | None = None
     """None leaves them as they are."""
 
@@ -57,7 +60,7 @@ def create_upload(installation: Installation, principal: Principal, request: Upl
     """Make a disk that waits for its upload. The same again does nothing.
 
     Raises:
-        InvalidInput: no fixed VHD has so many bytes.
+        InvalidInput: no fixed VHD has so many bytes, or the disk stands and declares another system.
         PropertyChangeNotAllowed: the disk exists, from something else, of another size or in another region.
     """
     names.check_disk_name(request.name)
@@ -98,6 +101,7 @@ def _compared(facts: Facts, standing: ManagedDisk, request: UploadRequest, regio
     kind = request.storage_account_type
     if kind is not None and kind is not standing.storage_account_type:
         raise PropertyChangeNotAllowed("sku.name", found=kind, expected=standing.storage_account_type)
+    check_kin(standing.declared, request.declared, source_name=standing.name, taker_name=f"disk {request.name}")
     return tagged(facts, standing, request.tags)
 
 
@@ -115,6 +119,7 @@ def _added(installation: Installation, facts: Facts, request: UploadRequest, reg
         source_version_uid=None,
         source_reference="upload",
         body_key=keys.manifest_key(uid, OS_DISK),
+        declared=request.declared,
         replica=slot.key.ordinal,
         slot=slot,
         storage_account_type=kind,

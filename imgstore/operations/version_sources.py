@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from imgstore.catalog import Facts
 from imgstore.control.kinship import check_kin
 from imgstore.domain.access import Action, Principal, authorize
-from imgstore.domain.errors import InvalidInput
-from imgstore.domain.machines import MACHINE
-from imgstore.domain.names import ComputeId, ImageReference, SharedReference, VersionName, image_reference
+from imgstore.domain.errors import NotFound, SourceGone
+from imgstore.domain.names import ImageReference, VersionName
 from imgstore.domain.resources import (
     Declared,
     ImageVersion,
@@ -23,7 +22,7 @@ from imgstore.domain.resources import (
     Slot,
 )
 from imgstore.domain.states import ReplicaState
-from imgstore.domain.version_disks import OS_DISK, check_luns, disk_key
+from imgstore.domain.version_disks import OS_DISK, VersionDisk, disk_key
 from imgstore.domain.works import Lease
 from imgstore.ledger.egress import arrival
 from imgstore.operations import finding
@@ -35,85 +34,14 @@ from imgstore.operations.finding import Lineage
 from imgstore.operations.images import named_image
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines import check_ready, named_machine
-from imgstore.operations.originals import find_original, no_source
+from imgstore.operations.originals import COPIED, find_original, no_source
 from imgstore.operations.settling import party_of
 from imgstore.operations.sharing import admitted
-from imgstore.operations.version_requests import DataSnapshot, DataVhd
+from imgstore.operations.stating import VersionSource, came_from, ids_of, whole_ids
 from imgstore.transfer.scatter import SegmentReader
 from imgstore.transfer.stored import StoredDisk
 
 _WHAT = "gallery image version"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VersionSource:
-    """What a version is to be made from: all disks of one resource, or an OS disk and data disks each by itself."""
-
-    os_vhd_uri: str | None = None
-    """A file: a path, file://, s3:// or https://."""
-    os_snapshot: str | None = None
-    """A snapshot or managed disk by name or id."""
-    managed_image: str | None = None
-    """A managed image by name or id, or an image version by its id: with its data disks."""
-    image_version: str | None = None
-    """An image version by its id, as rg/gallery/definition/version, or of a shared gallery: with its data disks."""
-    virtual_machine: str | None = None
-    """A machine by name or id, generalized or not: with its data disks."""
-    data_vhds: tuple[DataVhd, ...] = ()
-    data_snapshots: tuple[DataSnapshot, ...] = ()
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether one resource says all of the version's disks."""
-        return self.os_vhd_uri is None and self.os_snapshot is None
-
-    @property
-    def is_image(self) -> bool:
-        """Whether it is a managed image or a machine: Azure's host caching of data disks is another for these."""
-        return self.is_whole and self.reference is None
-
-    @property
-    def machine(self) -> str | None:
-        """The machine that is meant, if it is one: az takes its id for a managed image's too."""
-        named = None if self.managed_image is None else ComputeId.parse(self.managed_image)
-        is_machine = named is not None and named.kind == MACHINE.lower()
-        return self.managed_image if is_machine else self.virtual_machine
-
-    @property
-    def reference(self) -> ImageReference | SharedReference | None:
-        """The image version that is meant, if it is one."""
-        word = self.image_version
-        if word is None and self.managed_image is not None and "/versions/" in self.managed_image.lower():
-            word = self.managed_image
-        return None if word is None else image_reference(word)
-
-    def check(self) -> None:
-        """Refuse no source and more than one, and data disks that cannot stand beside it.
-
-        Raises:
-            InvalidInput: so it is.
-        """
-        words = {
-            "--os-vhd-uri": self.os_vhd_uri,
-            "--os-snapshot": self.os_snapshot,
-            "--managed-image": self.managed_image,
-            "--image-version": self.image_version,
-            "--virtual-machine": self.virtual_machine,
-        }
-        given = [flag for flag, word in words.items() if word is not None]
-        data = {"--data-vhds-uris": self.data_vhds, "--data-snapshots": self.data_snapshots}
-        beside = [flag for flag, disks in data.items() if disks]
-        if len(given) != 1 or (self.is_whole and beside):
-            raise InvalidInput(
-                "The gallery artifact version source can only be specified either directly under storageProfile or "
-                "within individual OS or data disks. One and only one source type (user image, snapshot, disk, virtual "
-                "machine) can be provided",
-                found=", ".join([*given, *beside]) or "no source",
-                expected=f"one of {', '.join(words)}; data disks of their own with the first two alone",
-                hint="name one source: of an image all data disks are taken anyway",
-                target="properties.storageProfile",
-            )
-        check_luns([*(each.lun for each in self.data_vhds), *(each.lun for each in self.data_snapshots)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +52,8 @@ class Taker:
     name: VersionName
     region: str
     """Its source region."""
+    arrived: Mapping[str, VersionDisk]
+    """Its disks by key, if it stands and is complete somewhere: their sources need not be there any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +76,8 @@ class StoredDisks:
     """By key."""
     slots: Mapping[str, Slot]
     """Where each lies."""
+    gone: frozenset[str]
+    """Keys of disks that arrived from sources of the stated ids, which are gone now."""
 
 
 @contextmanager
@@ -161,18 +93,19 @@ def opened(
         taker: the version that takes it; its row is written down before more than a partition table is read.
 
     Raises:
-        InvalidInput: it is not there, not in the region, or declares another system than the definition.
+        SourceGone, NotFound: it is not there, and not known to have arrived from there.
+        InvalidInput: it is not in the region, or declares another system than the definition.
         AccessDenied: the principal may not read it.
     """
     reference = source.reference
     image = None if reference is None else admitted(installation, principal, reference)
     with installation.catalog.transaction() as facts:
-        chosen = _chosen(installation, principal, facts, source, image, taker)
+        chosen, gone = _chosen(installation, principal, facts, source, image, taker)
     with ExitStack() as stack:
         for each in chosen.values():
             stack.callback(_let_go, installation, each.lease)
         readers = {key: stack.enter_context(_read(installation, key, each, taker)) for key, each in chosen.items()}
-        yield StoredDisks(readers=readers, slots={key: each.slot for key, each in chosen.items()})
+        yield StoredDisks(readers=readers, slots={key: each.slot for key, each in chosen.items()}, gone=gone)
 
 
 def _let_go(installation: Installation, lease: Lease) -> None:
@@ -188,14 +121,41 @@ def _chosen(
     source: VersionSource,
     image: ImageReference | None,
     taker: Taker,
-) -> dict[str, _Chosen]:
+) -> tuple[dict[str, _Chosen], frozenset[str]]:
+    """The disks that are there, and the keys of those that are gone since they arrived."""
     line, group, region = taker.line, taker.line.gallery.group, taker.region
     if not source.is_whole:
         words = {disk_key(each.lun): each.source for each in source.data_snapshots}
         if source.os_snapshot is not None:
             words[OS_DISK] = source.os_snapshot
-        originals = {key: _original(installation, principal, facts, group, word, region) for key, word in words.items()}
-        return _of_disks(installation, facts, originals, line, region)
+        originals = {}
+        for key, word in words.items():
+            try:
+                originals[key] = _original(installation, principal, facts, group, word, region)
+            except SourceGone:
+                if not came_from(taker.arrived, key, ids_of(installation, group, word, *COPIED)):
+                    raise
+        gone = frozenset(words.keys() - originals.keys())
+        return _of_disks(installation, facts, originals, line, region), gone
+    try:
+        return _of_whole(installation, principal, facts, source, image, taker), frozenset()
+    except (SourceGone, NotFound):
+        named = whole_ids(installation, group, source, image)
+        if not all(came_from(taker.arrived, key, named) for key in taker.arrived) or not taker.arrived:
+            raise
+        return {}, frozenset(taker.arrived)
+
+
+def _of_whole(
+    installation: Installation,
+    principal: Principal,
+    facts: Facts,
+    source: VersionSource,
+    image: ImageReference | None,
+    taker: Taker,
+) -> dict[str, _Chosen]:
+    """All disks of one resource."""
+    line, group, region = taker.line, taker.line.gallery.group, taker.region
     if image is not None:
         return _of_version(installation, facts, image, line, region)
     if source.machine is not None:
@@ -211,7 +171,7 @@ def _of_machine(
     """All disks of a machine, which says itself what it is; who reads them must be allowed to."""
     machine = named_machine(installation, principal, facts, line.gallery.group, word)
     if machine is None:
-        raise no_source(word, "no virtual machine of that name", what=_WHAT, region=region)
+        raise no_source(word, "no virtual machine of that name", what=_WHAT, region=region, kind=SourceGone)
     check_ready(machine)
     if machine.location != region:
         raise no_source(word, f"it is in {machine.location}", what=_WHAT, region=region)
@@ -289,7 +249,7 @@ def _meant(
         return named_version(installation, facts, line, reference, region)
     found = facts.versions.get(line.definition.uid, reference.version)
     if found is None or not found.is_visible:
-        raise no_source(str(reference), "no such version", what=_WHAT)
+        raise no_source(str(reference), "no such version", what=_WHAT, kind=SourceGone)
     return found
 
 

@@ -1,7 +1,7 @@
 """Image versions: published, shown, listed."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack
 
 from imgstore.domain import names
 from imgstore.domain.access import VERSIONS, Action, Principal, may, visible
@@ -9,39 +9,37 @@ from imgstore.domain.errors import (
     Detail,
     ImageRefused,
     ImgstoreError,
-    InvalidInput,
     ReplicationFailed,
     SourceChanged,
     StoreError,
 )
 from imgstore.domain.names import VersionName
 from imgstore.domain.paging import Page, PageRequest
-from imgstore.domain.resources import ImageVersion, Slot
-from imgstore.domain.sources import ByteSource, DiskFormat, DiskReader
+from imgstore.domain.resources import ImageVersion
+from imgstore.domain.sources import DiskFormat, DiskReader
 from imgstore.domain.states import ReplicaState
-from imgstore.domain.version_disks import OS_DISK, disk_key
+from imgstore.domain.version_disks import OS_DISK
 from imgstore.domain.works import WorkKind
-from imgstore.formats import generation_of, open_disk
-from imgstore.operations import finding, version_sources
+from imgstore.formats import generation_of
+from imgstore.operations import finding
 from imgstore.operations.converging import converge
 from imgstore.operations.finding import Lineage
 from imgstore.operations.forgetting import forget_version
 from imgstore.operations.installation import Installation
+from imgstore.operations.opening import OpenedDisks, open_disks
 from imgstore.operations.publishing import Publication, publish
 from imgstore.operations.recording import permit, permit_list, recorded
 from imgstore.operations.shallow import publish_shallow, staying
-from imgstore.operations.sources import check_sha256, open_source
+from imgstore.operations.stating import VersionSource
 from imgstore.operations.version_requests import (
     DataSnapshot,
     DataVhd,
     VersionRequest,
     Wanted,
-    check_apart,
     check_disks,
     resolve,
     write_down,
 )
-from imgstore.operations.version_sources import Taker, VersionSource
 from imgstore.operations.viewing import VersionView, seen, view_of
 from imgstore.transfer.stored import StoredDisk
 
@@ -64,7 +62,8 @@ def create_version(
 ) -> VersionView:
     """Publish disks as a version and replicate it to its target regions.
 
-    The same command on a version that is Creating or Failed goes on where it stood. Other target regions, tags and what
+    The same command on a version that is Creating or Failed goes on where it stood; once it is complete somewhere, its
+    source is not read again, and may be gone. Other target regions, tags and what
     else may change are changed as by `updating.update_version`.
 
     Args:
@@ -101,56 +100,14 @@ def create_version(
     wanted = resolve(installation, request)
     with _recorded(installation, principal, wanted):
         with ExitStack() as stack:
-            readers, slots = _opened(installation, principal, stack, wanted, source, source_format)
+            opened = open_disks(installation, principal, stack, wanted, source, source_format)
             if source.is_image:
-                wanted = wanted.with_caching_of_images(readers)
-            version = _publish(installation, staying(wanted, readers, slots), readers, written)
+                wanted = wanted.with_caching_of_images({*opened.readers, *opened.gone})
+            if opened.gone:
+                version = _repeat(installation, wanted, opened, written)
+            else:
+                version = _publish(installation, staying(wanted, opened.readers, opened.slots), opened.readers, written)
         return _replicate(installation, principal, wanted, version, wait=wait)
-
-
-def _opened(
-    installation: Installation,
-    principal: Principal,
-    stack: ExitStack,
-    wanted: Wanted,
-    source: VersionSource,
-    source_format: DiskFormat | None,
-) -> tuple[dict[str, DiskReader], Mapping[str, Slot]]:
-    """All disks of a source, by key, until `stack` closes: files, and what is stored here already, pinned meanwhile.
-
-    Returns:
-        Them, and of those that are stored here where each lies.
-    """
-    uris = {disk_key(vhd.lun): vhd.uri for vhd in source.data_vhds}
-    formats = {disk_key(vhd.lun): vhd.format for vhd in source.data_vhds}
-    if source.os_vhd_uri is not None:
-        uris[OS_DISK], formats[OS_DISK] = source.os_vhd_uri, source_format
-    files = {key: stack.enter_context(closing(open_source(installation, uri))) for key, uri in uris.items()}
-    taker = Taker(line=wanted.line, name=wanted.request.version, region=wanted.location)
-    stored = stack.enter_context(version_sources.opened(installation, principal, source, taker))
-    if not source.is_whole:
-        places = {key: file.identity().location for key, file in files.items()}
-        check_apart(places | {key: disk.identity().location for key, disk in stored.readers.items()})
-    _check_sha256(wanted, files)
-    readers = {
-        key: stack.enter_context(closing(open_disk(file, format=formats[key], scratch=installation.scratch)))
-        for key, file in files.items()
-    }
-    return {**readers, **stored.readers}, stored.slots
-
-
-def _check_sha256(wanted: Wanted, files: Mapping[str, ByteSource]) -> None:
-    if wanted.sha256 is None:
-        return
-    if OS_DISK not in files:
-        raise InvalidInput(
-            "A SHA-256 is of a file; this source is none.",
-            found="sha256 with a source that is stored here",
-            expected="a source that is stored here alone: every piece of it is checked anyway",
-            hint="leave --sha256 out",
-            target="sha256",
-        )
-    check_sha256(files[OS_DISK], wanted.sha256)
 
 
 def publish_readers(
@@ -199,6 +156,16 @@ def _publish(
     except (ImageRefused, SourceChanged):
         _withdraw(installation, version)
         raise
+    return version
+
+
+def _repeat(
+    installation: Installation, wanted: Wanted, opened: OpenedDisks, written: Callable[[ImageVersion], None]
+) -> ImageVersion:
+    """The row of a version that is complete somewhere, compared with what is stated; no byte of it is read."""
+    there = {key: reader.identity() for key, reader in opened.readers.items()}
+    version = write_down(installation, wanted, there | {key: disk.source for key, disk in opened.gone.items()})
+    written(version)
     return version
 
 

@@ -153,28 +153,28 @@ class HttpSource:
     def identity(self) -> SourceIdentity:
         """See `ByteSource.identity`. The location is the URL without its query, which may hold a signature."""
         part = self._persist(lambda: self._ask(0, 1, afresh=True))
-        return SourceIdentity(location=_shown(self._url), file_bytes=part.file_bytes, stamp=part.stamp)
+        return SourceIdentity(location=shown(self._url), file_bytes=part.file_bytes, stamp=part.stamp)
 
     def read_at(self, offset: int, length: int) -> bytes:
         """See `ByteSource.read_at`."""
         if offset + length > self.file_bytes:
             raise ImageTruncated(
-                f"'{_shown(self._url)}' ends too early.",
+                f"'{shown(self._url)}' ends too early.",
                 found=f"{self.file_bytes} bytes",
                 expected=f"at least {offset + length}",
                 hint="look whether the file behind the URL is whole",
-                target=_shown(self._url),
+                target=shown(self._url),
             )
         if length == 0:
             return b""
         part = self._persist(lambda: self._ask(offset, length, afresh=False))
         if (part.file_bytes, part.stamp) != (self._opened.file_bytes, self._opened.stamp):
             raise SourceChanged(
-                f"'{_shown(self._url)}' was replaced while it was read.",
+                f"'{shown(self._url)}' was replaced while it was read.",
                 found=f"{part.file_bytes} bytes, {part.stamp}",
                 expected=f"{self._opened.file_bytes} bytes, {self._opened.stamp}",
                 hint="leave the file alone while it is read, then run the same command again",
-                target=_shown(self._url),
+                target=shown(self._url),
             )
         return part.body
 
@@ -220,11 +220,11 @@ class HttpSource:
             route.pool.close()
             url = urljoin(url, answer.headers.get("Location", ""))
         raise ImageRefused(
-            f"'{_shown(self._url)}' redirects without end.",
-            found=f"more than {REDIRECTS_MAX} redirects, the last to '{_shown(url)}'",
+            f"'{shown(self._url)}' redirects without end.",
+            found=f"more than {REDIRECTS_MAX} redirects, the last to '{shown(url)}'",
             expected=f"at most {REDIRECTS_MAX}",
             hint="give the URL that the file really has",
-            target=_shown(self._url),
+            target=shown(self._url),
         )
 
     def _keep(self, route: _Route) -> None:
@@ -248,11 +248,11 @@ class HttpSource:
             return _Answer(status=answer.status, headers=answer.headers, body=body)
         except TlsError as error:
             raise StoreError(
-                f"The server of '{_shown(self._url)}' cannot be trusted.",
+                f"The server of '{shown(self._url)}' cannot be trusted.",
                 found=str(error),
                 expected="a certificate for its name, from an authority that this machine knows",
                 hint="name the authority's file in SSL_CERT_FILE",
-                target=_shown(self._url),
+                target=shown(self._url),
             ) from error
         except HTTPError as error:
             raise self._unreachable(str(error)) from error
@@ -266,11 +266,11 @@ class HttpSource:
             raise self._refusal(answer.status)
         if not total.isascii() or not total.isdigit() or not stamp:
             raise ImageRefused(
-                f"The server of '{_shown(self._url)}' does not tell what is needed to read it safely.",
+                f"The server of '{shown(self._url)}' does not tell what is needed to read it safely.",
                 found=f"Content-Range '{answer.headers.get('Content-Range', '')}', ETag or Last-Modified '{stamp}'",
                 expected="the file's length, and an ETag or a Last-Modified to know a change by",
                 hint="download the file first and give its path",
-                target=_shown(self._url),
+                target=shown(self._url),
             )
         expected = max(0, min(length, int(total) - offset))
         if len(answer.body) != expected:
@@ -287,11 +287,11 @@ class HttpSource:
             host, port = "", 0
         if not host or parts.scheme not in ({"https", "http"} if self._private else {"https"}):
             raise InvalidInput(
-                f"'{_shown(url)}' cannot be a source.",
+                f"'{shown(url)}' cannot be a source.",
                 found=f"scheme '{parts.scheme}', host '{host}'",
                 expected="https://host/path",
                 hint="give an https URL; http is for private servers: IMGSTORE_ALLOW_PRIVATE_SOURCES=1",
-                target=_shown(self._url),
+                target=shown(self._url),
             )
         address = self._checked_address(host, port)
         target = urlunsplit(("", "", parts.path or "/", parts.query, ""))
@@ -326,7 +326,7 @@ class HttpSource:
                 found=f"addresses {', '.join(addresses)}: not of the open internet" if closed else "no address",
                 expected="public addresses only",
                 hint="for a server of your own network set IMGSTORE_ALLOW_PRIVATE_SOURCES=1",
-                target=_shown(self._url),
+                target=shown(self._url),
             )
         return addresses[0]
 
@@ -338,35 +338,35 @@ class HttpSource:
             return self._unreachable(found)
         if status in {401, 403, 407}:
             return StoreDenied(
-                f"The server of '{_shown(self._url)}' refuses access.",
+                f"The server of '{shown(self._url)}' refuses access.",
                 found=found,
                 expected="206",
                 hint="give a URL that is signed and has not run out",
-                target=_shown(self._url),
+                target=shown(self._url),
             )
         if status in {404, 410}:
             return ObjectNotFound(
-                f"There is no '{_shown(self._url)}'.",
+                f"There is no '{shown(self._url)}'.",
                 found=found,
                 expected="206",
                 hint="look whether the URL is right",
-                target=_shown(self._url),
+                target=shown(self._url),
             )
         return ImageRefused(
-            f"The server of '{_shown(self._url)}' gives no ranges.",
+            f"The server of '{shown(self._url)}' gives no ranges.",
             found=found,
             expected="206 Partial Content to a request with Range",
             hint="download the file first and give its path",
-            target=_shown(self._url),
+            target=shown(self._url),
         )
 
     def _unreachable(self, found: str) -> StoreUnreachable:
         return StoreUnreachable(
-            f"'{_shown(self._url)}' does not answer as it should.",
+            f"'{shown(self._url)}' does not answer as it should.",
             found=found,
             expected="206 Partial Content",
             hint="look whether the server runs, then run the same command again",
-            target=_shown(self._url),
+            target=shown(self._url),
         )
 
 
@@ -375,7 +375,7 @@ def _passes(status: int) -> bool:
     return status >= 500 or status in {408, 425, 429}
 
 
-def _shown(url: str) -> str:
+def shown(url: str) -> str:
     """The URL without what may be secret: name, password, query."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -16,9 +16,8 @@ import os
 import shutil
 import struct
 import threading
-from bisect import bisect_left
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 from typing import Final
@@ -28,11 +27,15 @@ import xxhash
 from imgstore.domain.errors import StoreError, StoreFull, WorkHeld
 from imgstore.domain.geometry import MIB
 from imgstore.domain.sources import Extent, SourceIdentity
+from imgstore.formats.output import write_all
+from imgstore.transfer.arrived import Arrived, Ranges
 
 _MAGIC: Final = b"IMGSTSPL"
 _HEADER: Final = struct.Struct("<8sIIQ")
 _RECORD: Final = struct.Struct("<QQIIQ")
 _ZEROS: Final = bytes(MIB)
+_GLANCE_BYTES: Final = 4096
+Bytes = bytes | bytearray
 
 
 class _Kind(IntEnum):
@@ -41,56 +44,6 @@ class _Kind(IntEnum):
     CUT = 3
     """What lay in the range has not arrived; what a range that it cuts keeps follows as records of its own."""
     SEAL = 4
-
-
-@dataclass(frozen=True, slots=True)
-class _Arrived:
-    begin: int
-    end: int
-    digest: int | None
-    """XXH3 of the bytes; None is zeros."""
-
-
-class Ranges:
-    """What has arrived: apart, in order."""
-
-    def __init__(self) -> None:
-        self._begins: list[int] = []
-        self._arrived: list[_Arrived] = []
-
-    def __iter__(self) -> Iterator[_Arrived]:
-        return iter(self._arrived)
-
-    def touching(self, begin: int, end: int) -> list[_Arrived]:
-        """Those that have a byte in [begin, end)."""
-        low = self._first(begin)
-        high = bisect_left(self._begins, end)
-        return self._arrived[low:high]
-
-    def drop(self, begin: int, end: int) -> None:
-        """Forget those that have a byte in [begin, end), but for the zeros that stand out of it."""
-        gone = self.touching(begin, end)
-        low = self._first(begin)
-        del self._begins[low : low + len(gone)], self._arrived[low : low + len(gone)]
-        for each in gone:
-            if each.digest is None and each.begin < begin:
-                self.put(_Arrived(each.begin, begin, None))
-            if each.digest is None and each.end > end:
-                self.put(_Arrived(end, each.end, None))
-
-    def put(self, arrived: _Arrived) -> None:
-        """Add one that touches none."""
-        at = bisect_left(self._begins, arrived.begin)
-        before = self._arrived[at - 1] if at else None
-        if before is not None and before.digest is None and arrived.digest is None and before.end == arrived.begin:
-            self._arrived[at - 1] = _Arrived(before.begin, arrived.end, None)
-            return
-        self._begins.insert(at, arrived.begin)
-        self._arrived.insert(at, arrived)
-
-    def _first(self, begin: int) -> int:
-        at = bisect_left(self._begins, begin)
-        return at - 1 if at and self._arrived[at - 1].end > begin else at
 
 
 class Spool:
@@ -119,6 +72,8 @@ class Spool:
         self._lock = threading.Lock()
         self._records = 0
         self._open = True
+        self._writers = 0
+        self._sealed = False
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._held = _hold(folder / "lock", patience)
@@ -166,17 +121,44 @@ class Spool:
                     out.append(Extent(offset=each.begin, length=each.end - each.begin))
         return iter(out)
 
+    def write(self, offset: int, parts: Sequence[Bytes]) -> None:
+        """Have bytes arrive: into the file, then into the journal as one range; zeros stay holes. Waits for the medium.
+
+        Args:
+            offset: where the first part belongs.
+            parts: what comes one after the other; joining them would only copy them.
+
+        Raises:
+            OSError: they can't be kept, or the upload was closed.
+        """
+        length = sum(map(len, parts))
+        if not length:
+            return
+        with self._written():
+            if all(map(is_zero, parts)):
+                self.zeroed(offset, length)
+                return
+            self.begin(offset, length)
+            at = offset
+            for part in parts:
+                write_all(self._file, part, at)
+                at += len(part)
+            self.landed(offset, *parts)
+
     def begin(self, offset: int, length: int) -> None:
         """What lies in the range is about to be written over: it has not arrived any more."""
         with self._lock:
             self._cut(offset, offset + length)
 
-    def landed(self, offset: int, data: bytes | bytearray) -> None:
-        """`data` was written at `offset`, after `begin`."""
-        digest = xxhash.xxh3_64_intdigest(data)
+    def landed(self, offset: int, *parts: Bytes) -> None:
+        """All parts were written from `offset` on, after `begin`."""
+        hasher, end = xxhash.xxh3_64(), offset
+        for part in parts:
+            hasher.update(part)
+            end += len(part)
         with self._lock:
-            self._cut(offset, offset + len(data))
-            self._add(_Arrived(offset, offset + len(data), digest))
+            self._cut(offset, end)
+            self._add(Arrived(offset, end, hasher.intdigest()))
 
     def zeroed(self, offset: int, length: int) -> None:
         """The range is zeros: written only where something else may lie."""
@@ -187,7 +169,7 @@ class Spool:
             if unknown:
                 for at in range(offset, offset + length, MIB):
                     os.pwrite(self._file, _ZEROS[: min(MIB, offset + length - at)], at)
-            self._add(_Arrived(offset, offset + length, None))
+            self._add(Arrived(offset, offset + length, None))
 
     def clear(self) -> None:
         """Nothing has arrived."""
@@ -219,16 +201,35 @@ class Spool:
         return bytes(out)
 
     def close(self) -> None:
-        """Seal it and let others have it. May be called twice."""
+        """Seal it and let others have it, once nobody writes any more. May be called twice."""
         with self._lock:
-            held, self._open = self._open, False
-            if not held:
-                return
-            try:
-                self._write((0, 0, _Kind.SEAL, 0))
-            finally:
-                for fd in (self._journal, self._file, self._held):
-                    os.close(fd)
+            self._open = False
+            self._seal()
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """Keep it open meanwhile: a thread that writes outlives the request that it writes for."""
+        with self._lock:
+            if not self._open:
+                raise OSError(errno.EBADF, "the upload was closed")
+            self._writers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._writers -= 1
+                self._seal()
+
+    def _seal(self) -> None:
+        """Once, when it is closed and nobody writes."""
+        if self._open or self._writers or self._sealed:
+            return
+        self._sealed = True
+        try:
+            self._write((0, 0, _Kind.SEAL, 0))
+        finally:
+            for fd in (self._journal, self._file, self._held):
+                os.close(fd)
 
     def _is_hole(self, offset: int, length: int) -> bool:
         """A write without a record may lie there: one that was broken off."""
@@ -243,7 +244,7 @@ class Spool:
         if not touched:
             return
         kept = [
-            _Arrived(low, high, self._digest(low, high))
+            Arrived(low, high, self._digest(low, high))
             for each in touched
             if each.digest is not None
             for low, high in ((each.begin, begin), (end, each.end))
@@ -254,7 +255,7 @@ class Spool:
         for each in kept:
             self._ranges.put(each)
 
-    def _add(self, arrived: _Arrived) -> None:
+    def _add(self, arrived: Arrived) -> None:
         self._write(_record(arrived))
         self._ranges.put(arrived)
 
@@ -291,7 +292,7 @@ class Spool:
                 continue
             self._ranges.drop(offset, offset + length)
             if kind != _Kind.CUT:
-                self._ranges.put(_Arrived(offset, offset + length, digest if kind == _Kind.DATA else None))
+                self._ranges.put(Arrived(offset, offset + length, digest if kind == _Kind.DATA else None))
         os.ftruncate(self._journal, at)
         return sealed and at == size
 
@@ -303,7 +304,7 @@ class Spool:
             self._write((each.begin, each.end - each.begin, _Kind.CUT, 0))
             self._ranges.drop(each.begin, each.end)
 
-    def _found(self, arrived: _Arrived) -> bool:
+    def _found(self, arrived: Arrived) -> bool:
         if arrived.digest is not None:
             return self._digest(arrived.begin, arrived.end) == arrived.digest
         spans = range(arrived.begin, arrived.end, MIB)
@@ -312,8 +313,10 @@ class Spool:
         )
 
 
-def is_zero(data: bytes | bytearray) -> bool:
-    """Whether there is nothing but zeros in at most some MiB."""
+def is_zero(data: Bytes) -> bool:
+    """Whether there is nothing but zeros in at most some MiB. Most of what holds data tells by its beginning."""
+    if data[:_GLANCE_BYTES] != _ZEROS[: min(len(data), _GLANCE_BYTES)]:
+        return False
     return all(data[at : at + MIB] == _ZEROS[: len(data) - at] for at in range(0, len(data), MIB))
 
 
@@ -359,7 +362,7 @@ def _hold(path: Path, patience: Callable[[], bool]) -> int:
         return held
 
 
-def _record(arrived: _Arrived) -> tuple[int, int, _Kind, int]:
+def _record(arrived: Arrived) -> tuple[int, int, _Kind, int]:
     kind = _Kind.ZEROS if arrived.digest is None else _Kind.DATA
     return arrived.begin, arrived.end - arrived.begin, kind, arrived.digest or 0
 

@@ -11,15 +11,18 @@ from functools import lru_cache
 from typing import Final, TypeAlias
 
 from imgstore.domain.errors import InvalidInput
+from imgstore.domain.inert import INERT_TYPES
 from imgstore.wire.text import Json
 
 _Newer: TypeAlias = "dict[str, _Newer] | None"
 
 OLDEST: Final = "2018-06-01"
 NEWEST: Final = "2026-03-03"
+OLDEST_NETWORK: Final = "2015-05-01"
+"""Of Microsoft.Network, which `az vm create` asks for in the words of 2015."""
 KNOWN: Final = (
     OLDEST, "2019-03-01", "2019-07-01", "2019-12-01", "2020-09-30", "2021-03-01", "2021-07-01", "2021-10-01",
-    "2022-01-03", "2022-03-03", "2022-08-03", "2023-07-03", "2024-03-03", "2025-03-03", NEWEST,
+    "2021-11-01", "2022-01-03", "2022-03-03", "2022-08-03", "2023-07-03", "2024-03-03", "2025-03-03", NEWEST,
 )  # fmt: skip
 
 
@@ -34,10 +37,14 @@ class Kind(StrEnum):
     DISK = "disks"
     SNAPSHOT = "snapshots"
     IMAGE = "images"
+    MACHINE = "virtualMachines"
     DEPLOYMENT = "deployments"
     GROUP = "resourceGroups"
+    NETWORK = "Microsoft.Network"
+    """All of its types: what is kept as it was sent is shown as it was sent."""
 
 
+_NETWORK: Final = frozenset(each.lower().partition("/")[2] for each in INERT_TYPES)
 _PUBLISHING: Final = "properties.publishingProfile"
 _STORAGE: Final = "properties.storageProfile"
 _SAFETY: Final = "properties.safetyProfile"
@@ -90,8 +97,14 @@ SINCE: Final[Mapping[Kind, Mapping[str, str]]] = {
     Kind.DISK: {},
     Kind.SNAPSHOT: {},
     Kind.IMAGE: {},
+    Kind.MACHINE: {
+        "properties.storageProfile.osDisk.deleteOption": "2021-03-01",
+        "properties.storageProfile.dataDisks.deleteOption": "2021-03-01",
+        "properties.timeCreated": "2021-11-01",
+    },
     Kind.DEPLOYMENT: {},
     Kind.GROUP: {},
+    Kind.NETWORK: {},
 }
 
 
@@ -121,7 +134,7 @@ def check_api_version(api_version: str | None, kind: str) -> str:
             code="InvalidApiVersionParameter",
         )
     date = api_version[:10]
-    if date < OLDEST:
+    if date < (OLDEST_NETWORK if is_network(kind) else OLDEST):
         raise InvalidInput(
             f"No registered resource provider found for API version '{api_version}' for type '{kind}'. The supported "
             f"api-versions are '{', '.join(KNOWN)}'.",
@@ -130,6 +143,11 @@ def check_api_version(api_version: str | None, kind: str) -> str:
             code="NoRegisteredProviderFound",
         )
     return date
+
+
+def is_network(kind: str) -> bool:
+    """Whether a type, with or without its provider, is one of Microsoft.Network."""
+    return kind.lower().removeprefix("microsoft.network/").partition("/")[0] in _NETWORK
 
 
 def knows(kind: Kind, path: str, api_version: str) -> bool:

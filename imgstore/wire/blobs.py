@@ -6,10 +6,11 @@ After https://learn.microsoft.com/rest/api/storageservices/blob-service-rest-api
 import re
 from collections.abc import Iterable
 from typing import Final
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, unescape
 
 from imgstore.domain.errors import ImgstoreError, InvalidInput
 from imgstore.domain.sources import Extent
+from imgstore.wire.text import Json
 
 PAGE_BYTES: Final = 512
 PUT_PAGE_BYTES_MAX: Final = 4 << 20
@@ -17,6 +18,8 @@ PUT_PAGE_BYTES_MAX: Final = 4 << 20
 _HEAD: Final = '<?xml version="1.0" encoding="utf-8"?>'
 _RANGE: Final = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?")
 _SUFFIX: Final = re.compile(r"bytes=-(\d{1,18})")
+_PAGE_RANGE: Final = re.compile(r"<PageRange><Start>(\d{1,18})</Start><End>(\d{1,18})</End></PageRange>")
+_ERROR: Final = re.compile(r"<Error><Code>([^<]*)</Code><Message>([^<]*)</Message></Error>")
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})?/(\d{1,18}|\*)?")
 
 
@@ -34,12 +37,24 @@ def error_xml(error: ImgstoreError) -> bytes:
     )
 
 
+def read_error_xml(text: str) -> Json:
+    """The same, as ARM's envelope has it; None where it is none."""
+    match = _ERROR.search(text)
+    return match and {"error": {"code": unescape(match[1]), "message": unescape(match[2])}}
+
+
 def page_list_xml(extents: Iterable[Extent], within: tuple[int, int]) -> bytes:
     """Ranges that hold data as whole pages, merged, cut to `within` (begin, end)."""
     ranges = "".join(
         f"<PageRange><Start>{begin}</Start><End>{end - 1}</End></PageRange>" for begin, end in _pages(extents, *within)
     )
     return f"{_HEAD}<PageList>{ranges}</PageList>".encode()
+
+
+def read_page_list(text: str) -> list[Extent]:
+    """The ranges that a page list tells of."""
+    found = ((int(match[1]), int(match[2]) + 1) for match in _PAGE_RANGE.finditer(text))
+    return [Extent(offset=begin, length=end - begin) for begin, end in found]
 
 
 def _pages(extents: Iterable[Extent], low: int, high: int) -> list[tuple[int, int]]:

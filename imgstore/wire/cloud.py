@@ -1,6 +1,28 @@
 """What a cloud tells of itself: its endpoints (Azure Resource Manager, 2022-09-01), tenants and subscriptions (2022-12-01)."""
 
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from imgstore.domain.errors import NotFound
+from imgstore.wire.api_versions import KNOWN
+from imgstore.wire.network import NETWORK_TYPES
 from imgstore.wire.text import Json
+
+_COMPUTE_TYPES: Final = (
+    "galleries", "galleries/images", "galleries/images/versions", "disks", "snapshots", "images", "virtualMachines",
+)  # fmt: skip
+_NETWORK_VERSIONS: Final = ("2024-07-01", "2022-01-01", "2020-11-01", "2018-11-01", "2015-06-15")
+"""Any other date is taken too; clients that let us choose take the first."""
+_PROVIDERS: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
+    "Microsoft.Compute": dict.fromkeys(_COMPUTE_TYPES, KNOWN[::-1]),
+    "Microsoft.Resources": dict.fromkeys(("resourceGroups", "deployments"), ("2024-11-01", "2021-04-01")),
+    "Microsoft.Network": {
+        word: _NETWORK_VERSIONS
+        for kind in NETWORK_TYPES
+        for word in (kind.word, *([f"{kind.word}/{kind.part}"] if kind.part else []))
+    },
+}
+"""The api-versions of each type, newest first, by provider."""
 
 
 def endpoints_json(base_url: str) -> Json:
@@ -58,4 +80,35 @@ def subscription_json(subscription: str, tenant_id: str) -> Json:
         "subscriptionPolicies": {"locationPlacementId": "", "quotaId": "", "spendingLimit": "Off"},
         "authorizationSource": "RoleBased",
         "managedByTenants": [],
+    }
+
+
+def provider_json(provider: str, subscription: str, regions: Sequence[str]) -> Json:
+    """A resource provider with its types.
+
+    Args:
+        provider: its namespace, in any case.
+        subscription: whose.
+        regions: what they are called.
+
+    Raises:
+        NotFound: there is no such provider.
+    """
+    name = next((each for each in _PROVIDERS if each.lower() == provider.lower()), None)
+    if name is None:
+        raise NotFound(
+            f"The resource namespace '{provider}' is invalid.",
+            expected=" or ".join(_PROVIDERS),
+            target=provider,
+            code="InvalidResourceNamespace",
+        )
+    return {
+        "id": f"/subscriptions/{subscription}/providers/{name}",
+        "namespace": name,
+        "registrationPolicy": "RegistrationFree",
+        "registrationState": "Registered",
+        "resourceTypes": [
+            {"resourceType": word, "locations": list(regions), "apiVersions": list(versions)}
+            for word, versions in _PROVIDERS[name].items()
+        ],
     }

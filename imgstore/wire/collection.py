@@ -33,7 +33,9 @@ def _slot_json(report: "SlotReport") -> Json:
     key = report.slot.key
     return {
         "pool": key.pool_uid,
+        "poolKind": _pool_kind(report),
         "gallery": report.gallery,
+        "subscription": report.subscription,
         "region": key.region,
         "storageAccountType": key.storage_account_type.value,
         "replica": key.ordinal,
@@ -41,6 +43,13 @@ def _slot_json(report: "SlotReport") -> Json:
         "collected": _sum(report.collected),
         "problem": report.problem,
     }
+
+
+def _pool_kind(report: "SlotReport") -> str:
+    """Whose the pool is: a gallery's, one that is gone, or a subscription's own, for what came from no gallery."""
+    if report.subscription is not None:
+        return "Subscription"
+    return "DeletedGallery" if report.gallery is None else "Gallery"
 
 
 def _survey_json(survey: "SlotSurvey") -> dict[str, Json]:

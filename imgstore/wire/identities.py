@@ -31,7 +31,12 @@ def principal_json(known: "Known") -> Json:
         }
     else:
         own = {"issuer": identity.issuer, "subject": identity.subject}
-    tail: dict[str, Json] = {"type": identity.kind.value, "createdDateTime": instant(identity.created_at)}
+    taken_back = identity.tokens_valid_after
+    tail: dict[str, Json] = {
+        "type": identity.kind.value,
+        "createdDateTime": instant(identity.created_at),
+        "tokensValidFromDateTime": None if taken_back is None else instant(taken_back),
+    }
     return head | own | tail
 
 

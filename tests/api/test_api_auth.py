@@ -236,6 +236,56 @@ def test_a_role_taken_away_and_a_principal_deleted_serve_no_longer(house: House)
         house.token(second)
 
 
+def test_tokens_are_taken_back(house: House) -> None:
+    second = secrets.create_service_principal(house.installation, ADMIN, name="builder")
+    old, mine = house.token(second), house.token()
+    house.caller(old)
+    known = identities.revoke_tokens(house.installation, ADMIN, who="builder")
+    assert known.identity.tokens_valid_after is not None
+    assert house.caller(old).name == "builder", "as the catalog said a moment ago"
+    new = house.token(second)
+    assert house.caller(new).name == "builder", "a new one does not wait"
+    with pytest.raises(Unauthenticated, match="has been revoked"):
+        house.caller(old)
+    assert house.caller(mine).name == "administrator"
+    for authority in (house.authority, Authority(house.installation, BASE)):
+        house.clock.pass_by(seconds=6)
+        assert authority.caller(f"Bearer {new}").name == "builder"
+        with pytest.raises(Unauthenticated, match="has been revoked"):
+            authority.caller(f"Bearer {old}")
+    assert ("test", "imgstore/principals/revokeTokens/action", "Succeeded") in house.activity()
+
+
+def test_the_cache_outlives_a_revocation_by_five_seconds(house: House) -> None:
+    token = house.token()
+    house.caller(token)
+    identities.revoke_tokens(house.installation, ADMIN, who="administrator")
+    house.clock.pass_by(seconds=4.9)
+    house.caller(token)
+    house.clock.pass_by(seconds=0.2)
+    with pytest.raises(Unauthenticated, match="has been revoked"):
+        house.caller(token)
+
+
+def test_a_new_secret_takes_back_what_the_old_one_gave(house: House) -> None:
+    first = secrets.create_service_principal(house.installation, ADMIN, name="builder")
+    identity = first.known.identity
+    identities.create_tenant(house.installation, ADMIN, name="other")
+    there = identities.add_service_principal(
+        house.installation, ADMIN, name="theirs", tenant="other", client_id=identity.client_id, proof=None
+    )
+    token = house.token(first)
+    elsewhere = house.token(Credential(known=there, secret=first.secret))
+    secrets.reset_credential(house.installation, ADMIN, who=identity.uid, keep=True)
+    house.clock.pass_by(seconds=6)
+    house.caller(token)
+    secrets.reset_credential(house.installation, ADMIN, who=identity.uid)
+    house.clock.pass_by(seconds=6)
+    for each in (token, elsewhere):
+        with pytest.raises(Unauthenticated, match="has been revoked"):
+            house.caller(each)
+
+
 def test_an_application_is_known_in_two_tenants(house: House) -> None:
     identities.create_tenant(house.installation, ADMIN, name="other")
     here = house.admin.known.identity
@@ -296,6 +346,17 @@ def test_the_users_of_an_issuer_come_in_by_their_subject(house: House, tmp_path:
     identities.add_user(house.installation, ADMIN, issuer=url, subject="42", name="ann")
     assert house.caller(token()).name == "ann"
     assert house.caller(token(aud=["x", "imgstore"])).name == "ann"
+    with house.installation.catalog.reading() as facts:
+        now = facts.now().timestamp()
+    before, timeless = token(iat=now - 1), token()
+    house.caller(before)
+    identities.revoke_tokens(house.installation, ADMIN, who="ann")
+    house.clock.pass_by(seconds=6)
+    assert house.caller(token(iat=now + 60)).name == "ann"
+    for each in (before, timeless):
+        with pytest.raises(Unauthenticated, match="has been revoked"):
+            house.caller(each)
+    said["iat"] = now + 60
     bad = [
         token(other),
         token(OctKey.import_key("s" * 32), "HS256"),

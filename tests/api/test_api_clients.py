@@ -47,7 +47,7 @@ def test_az_does_what_a_person_does_with_galleries(tmp_path: Path, safe: Api, we
     }
     assert chapters(safe, web, [str(require("az").command), str(LOCKS / "az.py")], **settings) == [
         "login", "groups", "galleries", "images", "versions", "disks", "sources", "sharing", "soft_delete",
-        "deployments", "modules", "the_end",
+        "deployments", "modules", "machines", "the_end",
     ]  # fmt: skip
 
 
@@ -56,12 +56,24 @@ def test_the_javascript_client_drives_the_life_of_everything(safe: Api, web: Web
     modules = str(require("node").command)
     command = ["node", str(LOCKS / "node" / "cycle.mjs")]
     assert chapters(safe, web, command, IMGSTORE_MODULES=modules) == [
-        "group", "galleries", "images", "versions", "disks", "sharing", "the_end",
+        "group", "galleries", "images", "versions", "disks", "machines", "sharing", "the_end",
     ]  # fmt: skip
 
 
 @pytest.mark.engine("go")
 def test_the_go_client_drives_the_life_of_everything(safe: Api, web: WebServer) -> None:
     assert chapters(safe, web, [str(require("go").command)]) == [
-        "group", "galleries", "images", "versions", "disks", "the_end",
+        "group", "galleries", "images", "versions", "disks", "machines", "the_end",
+    ]  # fmt: skip
+
+
+@pytest.mark.engine("az")
+def test_az_makes_machines_with_networks(tmp_path: Path, safe: Api, web: WebServer) -> None:
+    settings = {
+        "AZURE_CONFIG_DIR": str(tmp_path / "az"),
+        "AZURE_CORE_INSTANCE_DISCOVERY": "false",
+        "AZURE_CORE_COLLECT_TELEMETRY": "false",
+    }
+    assert chapters(safe, web, [str(require("az").command), str(LOCKS / "az_machines.py")], **settings) == [
+        "login", "generalized", "networks", "specialized", "several", "refused", "the_end",
     ]  # fmt: skip

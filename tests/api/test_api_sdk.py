@@ -38,5 +38,6 @@ def test_the_sdk_drives_the_life_of_everything(tmp_path: Path, web: WebServer, w
         )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split() == [
-        "group", "galleries", "images", "versions", "an_operation_that_fails", "disks", "soft_delete", "the_end",
+        "group", "galleries", "images", "versions", "an_operation_that_fails", "disks", "machines", "soft_delete",
+        "the_end",
     ]  # fmt: skip

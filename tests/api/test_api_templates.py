@@ -165,6 +165,19 @@ def test_a_template_with_the_expressions_of_the_one_around_it(api: Api, group: s
     assert described(api, "given") == "outside"
 
 
+@pytest.mark.parametrize("scope", ["outer", "inner"])
+def test_what_is_around_a_template_is_seen_in_outer_scope_alone(api: Api, group: str, scope: str) -> None:
+    inner = {"resources": [gallery("below", "[reference('above').description]")]}
+    template = {"resources": [module("m", inner, scope=scope), gallery("above", "from above")]}
+    told, shown = deploy(api, group, template)
+    if scope == "outer":
+        assert told["status"] == "Succeeded", told
+        assert described(api, "below") == "from above"
+        assert len(shown["outputResources"]) == 2
+    else:
+        assert "'above' is not defined in the template" in told["error"]["message"]
+
+
 def test_a_module_of_another_group(api: Api, group: str) -> None:
     other = f"{api.top}/resourceGroups/other"
     elsewhere = {"resources": [gallery("x", "[resourceGroup().location]")]}
@@ -334,3 +347,16 @@ def test_functions_of_ones_own_and_the_present(api: Api, group: str) -> None:
     }
     year = str(api.installation.effects.now().year)
     assert outputs(api, group, template) == {"n": 12, "year": year, "cloud": f"http://127.0.0.1:{api.port}"}
+
+
+def test_records_of_networks_that_stand_are_referred_to_too(api: Api, group: str) -> None:
+    path = f"{group}/providers/Microsoft.Network/networkSecurityGroups/rules"
+    assert api.ask("PUT", path, {"location": "eastus", "tags": {"team": "net"}}, version=NEW).status == 201
+    template = {
+        "resources": [],
+        "outputs": {
+            "team": {"type": "string", "value": f"[reference('{path}', '{NEW}', 'Full').tags.team]"},
+            "state": {"type": "string", "value": f"[reference('{path}', '{NEW}').provisioningState]"},
+        },
+    }
+    assert outputs(api, group, template) == {"team": "net", "state": "Succeeded"}

@@ -1,13 +1,16 @@
 """Machines, and disks that are attached to one of them or to none."""
 
+from dataclasses import replace
+
 import pytest
 from catalog_values import NOON, SUBSCRIPTION, disk, settle, uid
 
 from imgstore.catalog import Catalog
 from imgstore.domain.errors import Conflict, NotFound, ParentNotFound
-from imgstore.domain.machines import Machine
+from imgstore.domain.machines import DiskManner, Machine
 from imgstore.domain.resources import HyperVGeneration, OsType
 from imgstore.domain.states import ProvisioningState
+from imgstore.domain.version_disks import HostCaching
 
 pytest_plugins = ["catalog_fixtures"]
 
@@ -26,6 +29,8 @@ def machine(name: str = "vm1", group: str = "rg") -> Machine:
         admin_username="azureuser",
         computer_name="c",
         generalized=True,
+        manners={"os": DiskManner(name="o", caching=HostCaching.NONE), "lun-3": DiskManner(deleted_with_machine=True)},
+        kept={"zones": ["1"], "properties.priority": "Spot"},
         created_at=NOON,
         provisioning_state=ProvisioningState.CREATING,
     )
@@ -76,3 +81,17 @@ def test_a_disk_has_one_machine_and_is_not_deleted_under_it(catalog: Catalog) ->
             facts.disks.add(each)
         assert facts.disks.of_machine(second) == [os_disk, data[1], data[0]]
         assert facts.disks.begin_deleting(os_disk.uid, attached_to=second)
+
+
+def test_machines_are_listed_behind_one_of_them_without_those_that_go(catalog: Catalog) -> None:
+    made = [machine(name) for name in ("Vm1", "vm2", "vm3", "vm4")]
+    with catalog.transaction() as facts:
+        settle(facts)
+        for each in made:
+            facts.machines.add(each)
+        facts.machines.update(replace(made[1], provisioning_state=ProvisioningState.DELETING))
+        after = ("VM1", made[0].uid)
+        assert [each.name for each in facts.machines.list(SUBSCRIPTION, after=after, limit=2)] == ["vm2", "vm3"]
+        seen = facts.machines.list(SUBSCRIPTION, "RG", after=after, limit=2, visible=True)
+        assert [each.name for each in seen] == ["vm3", "vm4"]
+        assert facts.machines.list(SUBSCRIPTION, after=("vm4", made[3].uid)) == []

@@ -1,18 +1,41 @@
-"""What a placement asks of the catalog: what is meant in one look, whose turn it is, the disk's row in its group."""
+"""What a placement asks of the catalog: what is meant in one look, whose turn it is, the disk's row in its group.
+
+The turn and the row are one statement on PostgreSQL and two on SQLite, with one promise: these tests are on both.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 import pytest
-from catalog_values import SUBSCRIPTION, definition, disk, gallery, group, replica, settle, slot, uid, version
+from catalog_values import (
+    NOON,
+    SUBSCRIPTION,
+    World,
+    definition,
+    disk,
+    gallery,
+    group,
+    replica,
+    settle,
+    slot,
+    uid,
+    version,
+)
 
 from imgstore.catalog import Catalog, Facts, database
 from imgstore.domain.effects import Effects
-from imgstore.domain.errors import ParentNotFound
+from imgstore.domain.errors import Conflict, ParentNotFound, StoreUnreachable
 from imgstore.domain.names import VersionName
-from imgstore.domain.resources import Pool
-from imgstore.domain.states import ReplicaState
+from imgstore.domain.resources import DiskType, ManagedDisk, Pool, Slot, StorageAccountType
+from imgstore.domain.states import ProvisioningState, ReplicaState
 
 pytest_plugins = ["catalog_fixtures"]
 
 ABOVE = ("RG", "MYGALLERY", "Ubuntu")
+WHOLE = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/rg/providers/Microsoft.Compute"
+OTHERS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <>"
 
 
 def completed(facts: Facts, definition_uid: str, name: str, *slots: str, pool_uid: str) -> None:
@@ -108,20 +131,183 @@ def test_turns_count_up_for_each_version_and_region(catalog: Catalog) -> None:
         assert facts.placements.next_turn(uids[0], "westus2") == 2
 
 
+# -- offers -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_offer_is_what_is_complete_in_the_region(catalog: Catalog) -> None:
+    with catalog.transaction() as facts:
+        world = settle(facts)
+        facts.definitions.update(replace(world.definition, disallowed_disk_types=(DiskType.PREMIUM_LRS,)))
+        here = [slot(facts, world.pool.uid, ordinal=ordinal) for ordinal in range(4)]
+        zoned = replace(here[0].key, storage_account_type=StorageAccountType.STANDARD_ZRS)
+        here.append(facts.slots.get_or_add(zoned, zone="zrs", bucket="b"))
+        states = (ReplicaState.COMPLETED, ReplicaState.DEGRADED, ReplicaState.COMPLETED, ReplicaState.PENDING)
+        for place, state in reversed([*zip(here, (*states, ReplicaState.COMPLETED), strict=True)]):
+            facts.replicas.add(replica(world.version.uid, place, state))
+        facts.replicas.add(replica(world.version.uid, slot(facts, world.pool.uid, "eastus"), ReplicaState.COMPLETED))
+        offer = facts.offers.find(SUBSCRIPTION, *ABOVE, world.version.name, "westus2")
+        assert offer is not None
+        assert offer.slots == (here[0], here[4], here[2])
+        assert offer.source == f"{WHOLE}/galleries/myGallery/images/ubuntu/versions/1.0.0"
+        assert (offer.version_uid, offer.disks, offer.disk_keys) == (
+            world.version.uid,
+            world.version.disks,
+            ("os", "lun-5"),
+        )
+        assert (offer.definition, offer.declared) == (world.definition.name, world.definition.declared)
+        assert offer.os_state is world.definition.os_state
+        assert offer.disallowed_disk_types == (DiskType.PREMIUM_LRS,)
+
+
+def test_what_is_not_complete_or_not_visible_is_not_offered(catalog: Catalog) -> None:
+    with catalog.transaction() as facts:
+        world = _offered(facts)[0]
+        name = world.version.name
+
+        def is_offered(region: str = "westus2", above: tuple[str, str, str] = ABOVE) -> bool:
+            return facts.offers.find(SUBSCRIPTION, *above, name, region) is not None
+
+        assert is_offered()
+        assert not is_offered("eastus")
+        for wrong in (("no", *ABOVE[1:]), (ABOVE[0], "no", ABOVE[2]), (*ABOVE[:2], "no")):
+            assert not is_offered(above=wrong)
+        assert facts.offers.find(SUBSCRIPTION, *ABOVE, VersionName(9, 9, 9), "westus2") is None
+        facts.versions.update(replace(world.version, soft_deleted_at=NOON))
+        assert not is_offered()
+        facts.versions.update(replace(world.version, provisioning_state=ProvisioningState.DELETING))
+        assert not is_offered()
+
+
+# -- the turn and the row ---------------------------------------------------------------------------------------------
+
+
+def test_disks_go_into_slots_turn_by_turn(catalog: Catalog) -> None:
+    with catalog.transaction() as facts:
+        world, slots = _offered(facts)
+        placed = [facts.placements.place(_new(world, slots, number), slots) for number in range(7)]
+        assert [each.slot for each in placed] == [*slots, *slots, slots[0]]
+        assert [facts.disks.by_uid(each.uid) for each in placed] == placed
+        assert [each.storage_account_type for each in placed[:3]] == [each.key.storage_account_type for each in slots]
+        assert placed[1] == _new(world, slots, 1, uid=placed[1].uid).in_slot(slots[1])
+
+
+def test_a_machines_turn_and_a_disks_are_of_one_counter(catalog: Catalog) -> None:
+    with catalog.transaction() as facts:
+        world, slots = _offered(facts)
+        assert facts.placements.next_turn(world.version.uid, "westus2") == 0
+        assert facts.placements.place(_new(world, slots, 1), slots).slot == slots[1]
+        assert facts.placements.place(_new(world, slots, 2, location="eastus"), slots).slot == slots[0]
+        assert facts.placements.next_turn(world.version.uid, "westus2") == 2
+
+
+def test_fewer_slots_are_gone_round_from_the_same_counter(catalog: Catalog) -> None:
+    with catalog.transaction() as facts:
+        world, slots = _offered(facts)
+        placed = [facts.placements.place(_new(world, slots, number), slots[1:]) for number in range(3)]
+        assert [each.slot for each in placed] == [slots[1], slots[2], slots[1]]
+
+
+def test_a_placement_that_is_refused_gives_its_turn_back(catalog: Catalog) -> None:
+    with catalog.transaction() as facts:
+        world, slots = _offered(facts)
+    with pytest.raises(ParentNotFound, match="nowhere"), catalog.transaction() as facts:
+        facts.placements.place(_new(world, slots, 0, group="nowhere"), slots)
+    with catalog.transaction() as facts:
+        assert facts.placements.place(_new(world, slots, 1), slots).slot == slots[0]
+    with pytest.raises(Conflict, match="of that name"), catalog.transaction() as facts:
+        facts.placements.place(_new(world, slots, 1), slots)
+    with catalog.transaction() as facts:
+        assert facts.placements.place(_new(world, slots, 2), slots).slot == slots[1]
+        assert [each.name for each in facts.disks.list(SUBSCRIPTION)] == ["d1", "d2"]
+
+
+@pytest.mark.parametrize("placed_before", [False, True], ids=["first turn", "later turn"])
+def test_nothing_is_placed_of_a_version_that_goes_meanwhile(catalog: Catalog, placed_before: bool) -> None:
+    with catalog.transaction() as facts:
+        world = settle(facts)
+        slots = [world.slot]
+        if placed_before:
+            facts.placements.place(_new(world, slots, 0), slots)
+
+    def place() -> None:
+        with catalog.transaction() as facts:
+            facts.placements.place(_new(world, slots, 1), slots)
+
+    with ThreadPoolExecutor(1) as thread:
+        with catalog.transaction() as facts:
+            facts.versions.delete(world.version.uid)
+            placing = thread.submit(place)
+            with suppress(TimeoutError):
+                placing.result(timeout=0.2)
+        with pytest.raises(Conflict, match="still refers to it, or what it refers to is gone"):
+            placing.result()
+    with catalog.reading() as facts:
+        assert len(facts.disks.list(SUBSCRIPTION)) == placed_before
+
+
+@pytest.mark.engine("postgresql")
+def test_a_replica_that_is_damaged_after_it_was_offered_still_has_its_turn(postgresql: str) -> None:
+    """Who chose has chosen: what it is given is pinned, and read from another replica where that is damaged."""
+    with _opened(postgresql) as catalog, _opened(postgresql) as other:
+        with catalog.transaction() as facts:
+            world, slots = _offered(facts)
+        with catalog.transaction() as facts:
+            offer = facts.offers.find(SUBSCRIPTION, *ABOVE, world.version.name, "westus2")
+            assert offer is not None
+            with other.transaction() as theirs:
+                theirs.replicas.move(theirs.replicas.in_slot(slots[0].uid)[0].uid, ReplicaState.DEGRADED)
+            assert facts.placements.place(_new(world, slots, 0), offer.slots).slot == slots[0]
+
+
+@pytest.mark.engine("postgresql")
+def test_a_placement_whose_connection_dies_gives_its_turn_back(postgresql: str) -> None:
+    with _opened(postgresql) as catalog, _opened(postgresql) as killer:
+        with catalog.transaction() as facts:
+            world, slots = _offered(facts)
+        with pytest.raises(StoreUnreachable), catalog.transaction() as facts:
+            facts.placements.place(_new(world, slots, 0), slots)
+            with killer.transaction() as theirs:
+                theirs._session.connection.exec_driver_sql(f"{OTHERS} pg_backend_pid()")
+        with catalog.transaction() as facts:
+            assert facts.placements.place(_new(world, slots, 0), slots).slot == slots[0]
+
+
+def _offered(facts: Facts) -> tuple[World, list[Slot]]:
+    """A version that is complete in three slots of a region, one of them of another type."""
+    world = settle(facts)
+    slots = [slot(facts, world.pool.uid, ordinal=ordinal) for ordinal in range(2)]
+    zoned = replace(slots[0].key, storage_account_type=StorageAccountType.STANDARD_ZRS, ordinal=2)
+    slots.append(facts.slots.get_or_add(zoned, zone="zrs", bucket="b"))
+    for each in slots:
+        facts.replicas.add(replica(world.version.uid, each, ReplicaState.COMPLETED))
+    return world, slots
+
+
+def _new(world: World, slots: list[Slot], number: int, **changes: object) -> ManagedDisk:
+    return disk(slots[0], f"d{number}", source_version_uid=world.version.uid, **changes)
+
+
+@contextmanager
+def _opened(url: str) -> Iterator[Catalog]:
+    catalog = Catalog.open(url, Effects())
+    try:
+        yield catalog
+    finally:
+        catalog.close()
+
+
+# -- connections ------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.engine("postgresql")
 def test_a_connection_that_died_while_it_lay_idle_is_not_handed_out(
     postgresql: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "IDLE_SECONDS_MAX", 0.0)
-    catalog, killer = Catalog.open(postgresql, Effects()), Catalog.open(postgresql, Effects())
-    others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> "
-    try:
+    with _opened(postgresql) as catalog, _opened(postgresql) as killer:
         with catalog.transaction() as facts:
             facts.groups.add(group())
         with killer.transaction() as facts:
-            facts._session.connection.exec_driver_sql(f"{others} pg_backend_pid()")
+            facts._session.connection.exec_driver_sql(f"{OTHERS} pg_backend_pid()")
         with catalog.transaction() as facts:
             assert len(facts.groups.list(SUBSCRIPTION)) == 1
-    finally:
-        catalog.close()
-        killer.close()

@@ -1,7 +1,7 @@
 """Disks, snapshots and disks of managed images in one table; pools of subscriptions; manifests by content."""
 
 import pytest
-from catalog_values import SUBSCRIPTION, disk, manifest, settle, uid
+from catalog_values import SUBSCRIPTION, disk, manifest, settle, slot, uid
 
 from imgstore.catalog import Catalog
 from imgstore.domain.digests import digest_of
@@ -88,3 +88,30 @@ def test_of_those_that_have_the_same_content_its_owners_own_is_found(catalog: Ca
         assert facts.manifests.with_content(world.slot.uid, "manifests/v/os") == own
         facts.manifests.remove(own.uid)
         assert facts.manifests.with_content(world.slot.uid, "manifests/v/os") in others
+
+
+def test_the_same_content_is_found_anywhere_in_its_pool(catalog: Catalog) -> None:
+    """Whoever owns it: what a Shallow version stands beside is what its damage is made good from."""
+    content = digest_of(b"content")
+    with catalog.transaction() as facts:
+        world, stranger = settle(facts), settle(facts, "theirs")
+        beside = slot(facts, world.pool.uid, "eastus")
+        source = manifest(world.slot.uid, body_key="manifests/disk/os", digest=content)
+        shallow = manifest(world.slot.uid, body_key="manifests/version/os", digest=content)
+        elsewhere = manifest(beside.uid, body_key="manifests/version/os", digest=content)
+        unfinished = manifest(beside.uid, body_key="manifests/late/os", digest=content)
+        another = manifest(world.slot.uid, body_key="manifests/other/os", digest=digest_of(b"another"))
+        outside = manifest(stranger.slot.uid, body_key="manifests/version/os", digest=content)
+        for row in (source, shallow, elsewhere, unfinished, another, outside):
+            facts.manifests.add(row)
+            if row is not unfinished:
+                facts.manifests.complete(row.uid)
+        found = facts.manifests.same(world.pool.uid, content)
+        assert {each.uid for each in found} == {source.uid, shallow.uid, elsewhere.uid}
+        assert facts.manifests.same(stranger.pool.uid, content) == [outside]
+        assert facts.manifests.same(world.pool.uid, digest_of(b"nobody's")) == []
+        first = facts.manifests.with_digest(world.slot.uid, content)
+        assert first in (source, shallow)
+        assert first == min((source, shallow), key=lambda row: row.uid), "one of two, the same each time"
+        facts.manifests.remove(source.uid)
+        assert facts.manifests.with_digest(world.slot.uid, content) == shallow

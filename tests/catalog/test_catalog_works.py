@@ -1,12 +1,13 @@
 """Works outlive crashes, leases run out by the database's clock, and tokens fence off whoever was too slow."""
 
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 
 import pytest
-from catalog_values import World, manifest, settle, slot, uid
+from catalog_values import SUBSCRIPTION, World, disk, manifest, settle, slot, uid
 
 from imgstore.catalog import Catalog, Facts
 from imgstore.domain.errors import Conflict, LeaseLost, NotFound, WorkHeld
@@ -188,23 +189,25 @@ def test_of_many_at_once_one_gets_the_lease(catalog: Catalog) -> None:
 def test_sixteen_threads_place_within_one_of_each_other(catalog: Catalog) -> None:
     """Each turn is given once, and one that is rolled back is given again."""
     with catalog.transaction() as facts:
-        version_uid = settle(facts).version.uid
+        world = settle(facts)
+        slots = [slot(facts, world.pool.uid, ordinal=ordinal) for ordinal in range(3)]
 
     def place(number: int) -> int | None:
+        made = disk(slots[0], f"d{number}", source_version_uid=world.version.uid)
         with suppress(_Undone), catalog.transaction() as facts:
-            turn = facts.placements.next_turn(version_uid, "westus2")
+            placed = facts.placements.place(made, slots)
             if number % 5 == 0:
                 raise _Undone
-            return turn
+            return placed.replica
         return None
 
     with ThreadPoolExecutor(16) as threads:
-        turns = [turn for turn in threads.map(place, range(400)) if turn is not None]
-    assert sorted(turns) == list(range(320))
-    counts = [sum(turn % 3 == slot_number for turn in turns) for slot_number in range(3)]
-    assert max(counts) - min(counts) <= 1
+        given = Counter(ordinal for ordinal in threads.map(place, range(400)) if ordinal is not None)
+    assert sorted(given.values()) == [106, 107, 107]
     with catalog.transaction() as facts:
-        assert facts.placements.next_turn(version_uid, "eastus") == 0
+        assert Counter(each.replica for each in facts.disks.list(SUBSCRIPTION)) == given
+        assert facts.placements.next_turn(world.version.uid, "westus2") == 320
+        assert facts.placements.next_turn(world.version.uid, "eastus") == 0
 
 
 class _Undone(Exception):

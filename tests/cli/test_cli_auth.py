@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from imgstore.api.auth import Authority
 from imgstore.cli.main import main
 from imgstore.domain.access import Action, may
-from imgstore.domain.errors import ClientRefused
+from imgstore.domain.errors import ClientRefused, Unauthenticated
 from imgstore.testing.installations import open_home
 
 BASE = "https://localhost:8443"
@@ -192,3 +192,18 @@ def test_without_the_servers_packages_it_says_what_to_install(line: AuthLine, mo
     monkeypatch.setattr(builtins, "__import__", missing)
     assert "pip install 'imgstore[server]'" in line.fails("init")
     assert line.ok("sp list") == []
+
+
+def test_tokens_are_taken_back(line: AuthLine) -> None:
+    made = line.ok("sp create -n builder")
+    token = line.token(made)
+    assert line.ok("sp show --id builder")["tokensValidFromDateTime"] is None
+    assert line.ok("sp revoke-tokens --id builder")["tokensValidFromDateTime"]
+    with open_home(line.home) as installation:
+        authority = Authority(installation, BASE)
+        with pytest.raises(Unauthenticated, match="has been revoked"):
+            authority.caller(f"Bearer {token}")
+    new = line.token(made)
+    with open_home(line.home) as installation:
+        assert Authority(installation, BASE).caller(f"Bearer {new}").name == "builder"
+    line.fails("sp revoke-tokens --id nobody", 3)

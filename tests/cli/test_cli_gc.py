@@ -10,8 +10,10 @@ from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
 from imgstore.domain.geometry import MIB
+from imgstore.operations import definitions, galleries
+from imgstore.operations.making import DiskRequest, create_from_source
 from imgstore.testing.disks import make_raw
-from imgstore.testing.installations import Stock, delete, open_home, publish
+from imgstore.testing.installations import ADMIN, DEFINITION, GALLERY, Stock, delete, make_disk, open_home, publish
 from imgstore.transfer.slots import SlotAccess
 
 pytest_plugins = ["imgstore.testing.stock"]
@@ -92,3 +94,24 @@ def test_what_was_killed_is_abandoned_when_asked_and_told_before(home: Path, mon
     assert told(done)["abandonedWorks"] == planned
     assert "To be abandoned: ingest for" in done.stderr
     assert told(run(home, "--dry-run", "--work-abandon-days", "0"))["abandonedWorks"] == []
+
+
+def test_whose_pool_it_is_is_told(home: Path, tmp_path: Path) -> None:
+    file = make_raw(tmp_path / "file.raw", seed=5, virtual_bytes=8 * MIB, content_bytes=MIB)
+    with open_home(home) as installation:
+        own = installation.subscription
+        asked = DiskRequest(group="rg", name="d1", source=str(file), location="westus2")
+        create_from_source(installation, ADMIN, asked)
+        make_disk(installation, "d2", "westus2")
+        delete(installation)
+        definitions.delete_definition(installation, ADMIN, group="rg", gallery=GALLERY, name=DEFINITION)
+        galleries.delete_gallery(installation, ADMIN, group="rg", name=GALLERY)
+    slots = told(run(home, "--dry-run"))["slots"]
+    assert {(each["poolKind"], each["gallery"], each["subscription"]) for each in slots} == {
+        ("Subscription", None, own),
+        ("DeletedGallery", None, None),
+    }
+    table = run(home, "--dry-run", "-o", "table").stdout
+    assert table.split()[0] == "Pool"
+    assert own in table
+    assert "DeletedGallery" in table

@@ -10,7 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
+from imgstore.domain.geometry import MIB
 from imgstore.operations import disks as disk_operations
+from imgstore.testing.disks import make_raw
 from imgstore.testing.installations import ADMIN, GROUP, Stock, found_gallery, make_disk, open_home, publish, reference
 
 pytest_plugins = ["imgstore.testing.stock"]
@@ -157,3 +159,20 @@ def test_more_disks_at_once_than_replicas_serve_well_is_told_on_standard_error(l
     assert (told.exit_code, json.loads(told.stdout)["name"]) == (0, "d2")
     assert "2 disks within a minute from 1 replica in South Central US: 2 serve so many well" in told.stderr
     assert "disks within" not in line.run(create + "d3 --only-show-errors").stderr
+
+
+def test_snapshots_images_and_machines_come_page_by_page(line: Line, tmp_path: Path) -> None:
+    file = make_raw(tmp_path / "disk.raw", seed=1, virtual_bytes=8 * MIB, content_bytes=MIB)
+    for name in ("b", "a", "C"):
+        line.ok(f"snapshot create -g rg -n {name} --source {file} -l westus2")
+        line.ok(f"image create -g rg -n {name} --source {name} --data-disk-sources {name} {name} --os-type Linux")
+        line.ok(f"disk create -g rg -n {name} --source {name}")
+        line.ok(f"vm create -g rg -n {name} --attach-os-disk {name} --os-type Linux")
+    line.ok(f"image create -g other -n b --source {file} --os-type Linux -l westus2")
+    for kind in ("snapshot", "image", "vm"):
+        assert line.walked(f"{kind} list -g rg", 2) == [["a", "b"], ["C"]]
+        assert line.walked(f"{kind} list -g RG", 1) == [["a"], ["b"], ["C"]]
+    assert line.walked("image list", 2) == [["a", "b"], ["b", "C"]]
+    assert [len(each["properties"]["storageProfile"]["dataDisks"]) for each in line.ok("image list -g rg")] == [2, 2, 2]
+    token = line.run("vm list --max-items 1").stderr.split("--next-token ")[1].split()[0]
+    assert line.run(f"snapshot list --next-token {token}").exit_code == 1

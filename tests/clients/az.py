@@ -1,23 +1,14 @@
 """az, unmodified, through what a person does with galleries on its command line.
 
-Run by tests/api/test_api_clients.py in an environment of its own, so it imports nothing of ours. All commands run in one
-process, by az's own door for that: a process each would mostly be spent on imports. What it is told comes in the
-environment; it prints a line for each chapter that held.
+Run by tests/api/test_api_clients.py in an environment of its own, so it imports nothing of ours. What it is told comes in
+the environment; it prints a line for each chapter that held.
 """
 
-import functools
-import importlib
-import io
 import os
-import shlex
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
-core: Any = importlib.import_module("azure.cli.core")
+from az_program import az, fails, log_in, run
 
-URL = os.environ["IMGSTORE_URL"]
 SOURCE = os.environ["IMGSTORE_SOURCE"]
 DATA = os.environ["IMGSTORE_DATA_SOURCE"]
 SUBSCRIPTION = os.environ["IMGSTORE_SUBSCRIPTION_ID"]
@@ -27,44 +18,8 @@ D = f"{G} -i ubuntu"
 V = f"{D} -e 1.0.0"
 
 
-@functools.cache
-def program() -> Any:
-    """az, made when it is logged in: it reads its files once."""
-    return core.get_default_cli()
-
-
-def run(line: str) -> int:
-    """The exit code of a command."""
-    try:
-        return int(program().invoke([*shlex.split(line), "--only-show-errors"], out_file=io.StringIO()))
-    except SystemExit as end:
-        return int(end.code or 0)
-
-
-def az(line: str) -> Any:
-    """The result of a command that succeeds."""
-    code = run(line)
-    assert code == 0, f"az {line}: {program().result.error}"
-    return program().result.result
-
-
-def fails(line: str) -> str:
-    """The error of one that does not."""
-    assert run(line), f"az {line} was not refused"
-    return str(program().result.error)
-
-
 def login() -> None:
-    """As it is pasted into a shell, each in a process of its own."""
-    secret = "--service-principal -u $IMGSTORE_CLIENT_ID -p $IMGSTORE_CLIENT_SECRET --tenant $IMGSTORE_TENANT_ID"
-    for line in (
-        f"cloud register -n imgstore --endpoint-resource-manager {URL}",
-        "cloud set -n imgstore",
-        f"login {secret}",
-    ):
-        command = [sys.executable, "-m", "azure.cli", *shlex.split(os.path.expandvars(line)), "--only-show-errors"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
+    log_in()
     (account,) = az("account list")
     assert account["id"] == SUBSCRIPTION
     assert {"southcentralus", "westus2"} <= {each["name"] for each in az("account list-locations")}
@@ -231,13 +186,35 @@ def modules() -> None:
         for each in az("deployment operation group list -g rg -n t2")
     ]
     assert names == ["gallery-module", "modular/image-small", "modular/image-large"]
-    assert "what-if" in fails(f"deployment group what-if -g rg -n t2 {template}")
+    assert run(f"deployment group what-if -g rg -n t2 {template}"), "what-if is refused; az reads no error's text here"
     for name in ("image-small", "image-large"):
         assert az(f"sig image-definition show -g rg -r modular -i {name}")["identifier"]["offer"] == "gallery-module"
         az(f"sig image-definition delete -g rg -r modular -i {name}")
     az("sig delete -g rg -r modular")
     for name in ("t2", "gallery-module"):
         az(f"deployment group delete -g rg -n {name}")
+
+
+def machines() -> None:
+    """All from a gallery to machines by one template; and what az does with a machine."""
+    template = Path(__file__).with_name("machines.json")
+    given = f"--template-file {template} --parameters adminPassword=Secret-123! source={SOURCE}"
+    made = az(f"deployment group create -g rg -n whole {given}")["properties"]
+    assert made["outputs"]["disk"]["value"] in {each["id"] for each in az("disk list -g rg")}
+    assert [each["name"] for each in az("vm list -g rg")] == ["vm1", "vm2"]
+    assert az("vm show -g rg -n vm1")["zones"] == ["1"]
+    codes = [each["code"] for each in az("vm get-instance-view -g rg -n vm1")["instanceView"]["statuses"]]
+    assert codes[-1] == "PowerState/deallocated"
+    assert az("vm update -g rg -n vm1 --set tags.a=b")["tags"] == {"a": "b"}
+    assert "not booted" in fails("vm start -g rg -n vm1")
+    az("vm deallocate -g rg -n vm1")
+    az("vm generalize -g rg -n vm1")
+    for name in ("vm1", "vm2"):
+        az(f"vm delete -g rg -n {name} -y")
+    assert made["outputs"]["disk"]["value"] not in {each["id"] for each in az("disk list -g rg")}
+    az("sig image-version delete -g rg -r whole -i ubuntu -e 1.0.0")
+    az("sig image-definition delete -g rg -r whole -i ubuntu")
+    az("sig delete -g rg -r whole")
 
 
 def the_end() -> None:
@@ -262,6 +239,7 @@ for chapter in (
     soft_delete,
     deployments,
     modules,
+    machines,
     the_end,
 ):
     chapter()

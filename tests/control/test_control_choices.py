@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgstore.control.choices import BASES_MAX, choose_bases, healthy, latest, next_replica
+from imgstore.control.choices import BASES_MAX, choose_bases, healthy, latest, next_slot
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import ImageVersion, Replica, Slot, SlotKey, StorageAccountType, TargetRegion
 from imgstore.domain.sources import SourceIdentity
@@ -152,7 +152,7 @@ def test_only_complete_replicas_of_the_region_are_handed_out_in_the_order_of_the
 
 @given(st.integers(1, 10), st.integers(0, 1000), st.integers(0, 300))
 def test_round_robin_is_fair_within_one(count: int, begin: int, machines: int) -> None:
-    fit = [replica("westus2", ordinal) for ordinal in range(count)]
-    given_out = Counter(next_replica(turn, fit).slot.key.ordinal for turn in range(begin, begin + machines))
+    fit = [replica("westus2", ordinal).slot for ordinal in range(count)]
+    given_out = Counter(next_slot(turn, fit).key.ordinal for turn in range(begin, begin + machines))
     shares = [given_out[ordinal] for ordinal in range(count)]
     assert max(shares) - min(shares) <= 1

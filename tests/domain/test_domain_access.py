@@ -89,6 +89,8 @@ PLACES = {
     "Microsoft.Compute/images": f"{GROUP}/providers/Microsoft.Compute/images/i1",
     "Microsoft.Compute/snapshots": f"{GROUP}/providers/Microsoft.Compute/snapshots/s1",
     "Microsoft.Compute/virtualMachines": f"{GROUP}/providers/Microsoft.Compute/virtualMachines/m1",
+    "Microsoft.Network/virtualNetworks": f"{GROUP}/providers/Microsoft.Network/virtualNetworks/n1",
+    "Microsoft.Network/virtualNetworks/subnets": f"{GROUP}/providers/Microsoft.Network/virtualNetworks/n2/subnets/s1",
     "Microsoft.Compute/locations/sharedGalleries": (
         "/subscriptions/sub/providers/Microsoft.Compute/locations/eastus/sharedGalleries/u"
     ),

@@ -25,6 +25,7 @@ CODES = {
     "ImgstoreError": ("InternalError", 500),
     "InvalidInput": ("InvalidParameter", 400),
     "RegionsFault": ("InvalidRegions", 400),
+    "SourceGone": ("InvalidParameter", 400),
     "ImageRefused": ("InvalidImage", 400),
     "ImageTruncated": ("ImageTruncated", 400),
     "SafetyCheckFailed": ("SafetyCheckFailed", 400),

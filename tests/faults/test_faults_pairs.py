@@ -25,7 +25,6 @@ from pairs_stage import (
 )
 
 from imgstore.catalog.condemned import Condemnations
-from imgstore.catalog.disks import Disks
 from imgstore.catalog.ledger import Ledger
 from imgstore.catalog.manifests import Manifests
 from imgstore.catalog.replicas import Replicas
@@ -335,8 +334,8 @@ CASES: Final = (
 
 # -- inside a transaction, where rows are locked ----------------------------------------------------------------------
 
-CHOSEN: Final = Moment(owner=Disks, name="add")
-"""Make: its turn was taken."""
+CHOSEN: Final = Moment(owner=Works, name="open")
+"""Make: its turn was taken, its row written, its work not yet opened."""
 PINNED: Final = Moment(owner=Works, name="lease")
 """Make, export: the replica was chosen and its manifest pinned, and nobody sees it yet."""
 RECORDED: Final = Moment(owner=Works, name="update_plan")
@@ -462,11 +461,19 @@ def test_of_two_changes_of_a_version_at_once_none_is_lost(rows: Stage) -> None:
     assert (dict(version.tags), [each.name for each in version.target_regions]) == ({"a": "1"}, ["southcentralus"])
 
 
+def tables() -> list[list[list[str]]]:
+    """The cells of the two tables of the chapter, without the lines below their heads."""
+    chapter = PAPER.read_text(encoding="utf-8").split("## 9. Locking")[1].split("## 10.")[0]
+    blocks = [block.splitlines() for block in chapter.split("\n\n") if block.startswith("|")]
+    return [
+        [[cell.strip(" *") for cell in line.strip()[1:-1].split("|")] for line in (lines[0], *lines[2:])]
+        for lines in blocks
+    ]
+
+
 def table() -> set[frozenset[str]]:
     """The pairs of the locking table, from its first row and column and the cells that say something."""
-    chapter = PAPER.read_text(encoding="utf-8").split("## 9. Locking")[1].split("## 10.")[0]
-    lines = [line.strip()[1:-1].split("|") for line in chapter.splitlines() if line.startswith("|")]
-    head, _, *body = [[cell.strip(" *") for cell in line] for line in lines]
+    head, *body = tables()[0]
     return {
         frozenset({name, column}) for name, *cells in body for column, cell in zip(head[1:], cells, strict=True) if cell
     }

@@ -19,7 +19,7 @@ from imgstore.domain.errors import (
     PropertyChangeNotAllowed,
 )
 from imgstore.domain.geometry import MIB
-from imgstore.domain.machines import SIZE
+from imgstore.domain.machines import SIZE, DiskManner
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import Declared, DiskKind, ManagedDisk, OsState, OsType, TargetRegionRequest
 from imgstore.domain.sources import DiskFormat
@@ -28,7 +28,7 @@ from imgstore.domain.version_disks import HostCaching
 from imgstore.operations import definitions, disks, exporting, groups, images, machines, versions
 from imgstore.operations.images import ImageRequest
 from imgstore.operations.installation import Installation
-from imgstore.operations.machine_making import MachineRequest, create_machine
+from imgstore.operations.machine_making import DiskAsked, MachineRequest, create_machine
 from imgstore.operations.machines import MachineView
 from imgstore.operations.making import DiskRequest, create_from_source
 from imgstore.operations.version_requests import VersionRequest
@@ -264,6 +264,38 @@ def test_deleting_a_machine_leaves_its_disks(published: Installation, raws: dict
     still = machines.show_machine(published, ADMIN, group=GROUP, name="vm1")
     assert still == again, "its version may go"
     audit(published)
+
+
+def test_a_deletion_that_was_killed_takes_the_disks_that_are_to_go_when_it_is_repeated(
+    published: Installation, raws: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going = {key: DiskAsked(manner=DiskManner(deleted_with_machine=True)) for key in ("os", "lun-5")}
+    made = machine(published, disks=going)
+
+    def killed(*_arguments: Any, **_more: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(machines, "forget_disks", killed)
+        with pytest.raises(KeyboardInterrupt):
+            machines.delete_machine(published, ADMIN, group=GROUP, name="vm1")
+    assert len(disks.list_disks(published, ADMIN)) == 3, "nothing went yet"
+    refused(NotFound, "vm1", lambda: machines.show_machine(published, ADMIN, group=GROUP, name="vm1"))
+    machines.delete_machine(published, ADMIN, group=GROUP, name="vm1")
+    (left,) = disks.list_disks(published, ADMIN)
+    assert (left.uid, left.managed_by) == (made.data_disks[0].uid, None)
+    assert same(published, left, raws["lun-0"])
+    audit(published)
+
+
+def test_who_may_not_delete_a_disk_does_not_take_it_along_with_its_machine(published: Installation) -> None:
+    made = machine(published, disks={"os": DiskAsked(manner=DiskManner(deleted_with_machine=True))})
+    ann = Principal(name="ann", grants=(Grant(role=Role.CONTRIBUTOR, scope=made.machine.resource_id),))
+    denied = refused(
+        AccessDenied, "disks/delete", lambda: machines.delete_machine(published, ann, group=GROUP, name="vm1")
+    )
+    assert made.os_disk.name in str(denied)
+    assert machines.show_machine(published, ADMIN, group=GROUP, name="vm1") == made
 
 
 # -- what is made of machines -----------------------------------------------------------------------------------------

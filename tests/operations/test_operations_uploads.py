@@ -43,11 +43,7 @@ def make(installation: Installation, data: bytes, name: str = "up") -> None:
     disk = create_upload(installation, ADMIN, UploadRequest(group=GROUP, name=name, upload_bytes=len(data)))
     with closing(open_spool(installation, disk)) as spool:
         for at in range(0, len(data), MIB):
-            spool.begin(at, len(data[at : at + MIB]))
-            with spool.path.open("r+b") as file:
-                file.seek(at)
-                file.write(data[at : at + MIB])
-            spool.landed(at, data[at : at + MIB])
+            spool.write(at, [data[at : at + MIB]])
 
 
 def grant(installation: Installation, level: AccessLevel, who: Principal = ADMIN, seconds: int = 60) -> str:

@@ -88,7 +88,7 @@ func main() {
 	for _, chapter := range []struct {
 		name string
 		run  func(azcore.TokenCredential, *armcompute.ClientFactory)
-	}{{"group", group}, {"galleries", galleries}, {"images", images}, {"versions", versions}, {"disks", disks}, {"the_end", theEnd}} {
+	}{{"group", group}, {"galleries", galleries}, {"images", images}, {"versions", versions}, {"disks", disks}, {"machines", machines}, {"the_end", theEnd}} {
 		chapter.run(credential, factory)
 		fmt.Println(chapter.name)
 	}
@@ -190,6 +190,36 @@ func disks(_ azcore.TokenCredential, factory *armcompute.ClientFactory) {
 	done(client.BeginDelete(background, rg, "d1", nil))
 	count := func(page armcompute.DisksClientListResponse) int { return len(page.Value) }
 	check(all(client.NewListPager(nil), count) == 0)
+}
+
+func machines(_ azcore.TokenCredential, factory *armcompute.ClientFactory) {
+	client := factory.NewVirtualMachinesClient()
+	shown, err := factory.NewGalleryImageVersionsClient().Get(background, rg, gallery, image, version, nil)
+	must(err)
+	body := armcompute.VirtualMachine{Location: to.Ptr(region), Properties: &armcompute.VirtualMachineProperties{
+		StorageProfile: &armcompute.StorageProfile{
+			ImageReference: &armcompute.ImageReference{ID: shown.ID},
+			OSDisk: &armcompute.OSDisk{
+				CreateOption: to.Ptr(armcompute.DiskCreateOptionTypesFromImage),
+				DeleteOption: to.Ptr(armcompute.DiskDeleteOptionTypesDelete),
+			},
+		},
+		OSProfile: &armcompute.OSProfile{
+			ComputerName: to.Ptr("host"), AdminUsername: to.Ptr("azureuser"), AdminPassword: to.Ptr("Secret-123!"),
+		},
+	}}
+	made := done(client.BeginCreateOrUpdate(background, rg, "vm1", body, nil))
+	check(*made.Properties.ProvisioningState == "Succeeded")
+	check(made.Properties.OSProfile.AdminPassword == nil && !made.Properties.TimeCreated.IsZero())
+	view, err := client.InstanceView(background, rg, "vm1", nil)
+	must(err)
+	check(*view.Statuses[len(view.Statuses)-1].Code == "PowerState/deallocated")
+	done(client.BeginDeallocate(background, rg, "vm1", nil))
+	_, err = client.Generalize(background, rg, "vm1", nil)
+	must(err)
+	done(client.BeginDelete(background, rg, "vm1", nil))
+	count := func(page armcompute.DisksClientListResponse) int { return len(page.Value) }
+	check(all(factory.NewDisksClient().NewListPager(nil), count) == 0)
 }
 
 func theEnd(_ azcore.TokenCredential, factory *armcompute.ClientFactory) {

@@ -105,6 +105,29 @@ async function disks() {
   assert.deepEqual(await names(client.disks.list()), []);
 }
 
+async function machines() {
+  const { id } = await client.galleryImageVersions.get(rg, gallery, image, "1.0.0");
+  const body = {
+    location,
+    hardwareProfile: { vmSize: "Standard_D2s_v3" },
+    storageProfile: { imageReference: { id }, osDisk: { createOption: "FromImage", deleteOption: "Delete" } },
+    osProfile: { computerName: "host", adminUsername: "azureuser", adminPassword: "Secret-123!" },
+  };
+  const made = await client.virtualMachines.beginCreateOrUpdateAndWait(rg, "vm1", body, quick);
+  assert.equal(made.storageProfile.osDisk.createOption, "FromImage");
+  assert.ok(made.timeCreated instanceof Date);
+  const changed = await client.virtualMachines.beginUpdateAndWait(rg, "vm1", { tags: { a: "b" } }, quick);
+  assert.deepEqual(changed.tags, { a: "b" });
+  const view = await client.virtualMachines.instanceView(rg, "vm1");
+  assert.equal(view.statuses.at(-1).code, "PowerState/deallocated");
+  await client.virtualMachines.beginDeallocateAndWait(rg, "vm1", quick);
+  await client.virtualMachines.generalize(rg, "vm1");
+  await assert.rejects(client.virtualMachines.beginStartAndWait(rg, "vm1", quick), { code: "OperationNotAllowed" });
+  assert.deepEqual(await names(client.virtualMachines.list(rg)), ["vm1"]);
+  await client.virtualMachines.beginDeleteAndWait(rg, "vm1", quick);
+  assert.deepEqual(await names(client.disks.list()), []);
+}
+
 async function sharing() {
   const groups = [{ type: "Subscriptions", ids: ["22222222-2222-2222-2222-222222222222"] }];
   await client.gallerySharingProfile.beginUpdateAndWait(rg, gallery, { operationType: "Add", groups }, quick);
@@ -120,7 +143,7 @@ async function the_end() {
   assert.deepEqual(await names(client.galleries.list()), []);
 }
 
-for (const chapter of [group, galleries, images, versions, disks, sharing, the_end]) {
+for (const chapter of [group, galleries, images, versions, disks, machines, sharing, the_end]) {
   await chapter();
   console.log(chapter.name);
 }

@@ -1,0 +1,258 @@
+"""Requests to a server, and what becomes of their failures: its errors come out as they were raised there."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import quote, urlencode, urlsplit
+
+import urllib3
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
+from urllib3.exceptions import SSLError as TlsError
+
+import imgstore
+from imgstore.domain.errors import ImgstoreError, InvalidInput, StoreError, StoreUnreachable
+from imgstore.remote.credentials import Address, Application, trust
+from imgstore.stores.retrying import Patience, RetryPolicy
+from imgstore.wire.blobs import read_error_xml
+from imgstore.wire.errors import read_error
+from imgstore.wire.text import Json
+
+CONNECTIONS_MAX: Final = 8
+_SKEW_SECONDS: Final = 60
+"""A token is renewed so long before it runs out."""
+_ARM_SECONDS_MAX: Final = 3600.0
+"""For an answer: some come only when a disk has been taken in."""
+_BYTES_SECONDS_MAX: Final = 120.0
+"""For any silence while bytes move."""
+_FIRST: Final = RetryPolicy(attempts_max=3)
+"""Before a server ever answered: its address may be wrong."""
+_POLICY: Final = RetryPolicy(attempts_max=12, total_seconds_max=120.0)
+"""Then one that is started anew is waited for."""
+_AUDIENCE: Final = "https://management.azure.com"
+"""What every imgstore's tokens may be for, by whatever name it is reached."""
+_BROKEN: Final = "ConnectionBroken"
+"""The code of what may have been done, though no answer came."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Names are found in any case."""
+    body: bytes
+
+    @property
+    def json(self) -> Json:
+        """The body as JSON; None where it is none."""
+        try:
+            return json.loads(self.body) if self.body else None
+        except ValueError:
+            return None
+
+    def error(self) -> ImgstoreError:
+        """The error that it is."""
+        body = self.json
+        return read_error(read_error_xml(self.body.decode(errors="replace")) if body is None else body, self.status)
+
+
+class Connection:
+    """To one server. Safe to use from several threads at once."""
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        wait: Callable[[float], None] = time.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Nothing is asked yet.
+
+        Raises:
+            InvalidInput: the authorities can't be read.
+        """
+        self.address: Final = address
+        self._pool = urllib3.PoolManager(
+            num_pools=4, maxsize=CONNECTIONS_MAX, block=True, ssl_context=trust(address.authorities)
+        )
+        self._persist = Patience(_FIRST, wait=wait, monotonic=monotonic)
+        self._patience = Patience(_POLICY, wait=wait, monotonic=monotonic)
+        self._wait, self._monotonic = wait, monotonic
+        self._lock = threading.Lock()
+        self._token = ""
+        self._token_until = 0.0
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._pool.clear()
+
+    def ask(self, method: str, target: str, body: Json = None) -> Answer:
+        """A request to the API, in the caller's name.
+
+        What asks only is asked again where that may help; what is to be done is sent once, unless it certainly did not
+        arrive. A token that is not believed any more is renewed once.
+
+        Args:
+            method: GET, PUT, PATCH, POST or DELETE.
+            target: path and query.
+            body: JSON; None sends none.
+
+        Raises:
+            StoreUnreachable: no answer.
+            ImgstoreError: what the server raised, by its code and message.
+        """
+        data = None if body is None else json.dumps(body).encode()
+        for attempt in (1, 2):
+            headers = {"Authorization": f"Bearer {self._bearer()}", "Accept": "application/json"}
+            if data is not None:
+                headers["Content-Type"] = "application/json"
+            answer = self._patiently(method, target, data, headers)
+            if answer.status != 401 or attempt == 2 or not self._renewable():
+                break
+        if answer.status >= 400:
+            raise answer.error()
+        return answer
+
+    def move(self, method: str, url: str, *, headers: Mapping[str, str], data: bytes | None = None) -> Answer:
+        """A request to the blob door, whose URL is its own permission; again and again until it is done.
+
+        Raises:
+            StoreUnreachable: no answer, for longer than patience lasts.
+            InvalidInput: the URL leads where a secret would go in the open.
+            ImgstoreError: what the server raised.
+        """
+        mine, theirs = urlsplit(self.address.url), urlsplit(url)
+        if mine.scheme == "https" and theirs.scheme != "https":
+            raise InvalidInput(
+                "The server gave a URL that is not https.",
+                found=f"{theirs.scheme}://{theirs.netloc}",
+                expected="https",
+                hint="the server stands behind something that tells it another scheme: mend that",
+                target="accessSAS",
+            )
+
+        def call() -> Answer:
+            answer = self._send(method, url, data, headers, _BYTES_SECONDS_MAX)
+            if answer.status >= 400:
+                raise answer.error()
+            return answer
+
+        return self._persist(call)
+
+    def pause(self, seconds: float) -> None:
+        """Let time pass."""
+        self._wait(seconds)
+
+    def monotonic(self) -> float:
+        """Seconds of a clock that only goes on."""
+        return self._monotonic()
+
+    # -- the caller ---------------------------------------------------------------------------------------------------
+
+    def _renewable(self) -> bool:
+        """Forget a token that is not believed, if there is another to be had."""
+        with self._lock:
+            self._token_until = 0.0
+        return isinstance(self.address.credentials, Application)
+
+    def _bearer(self) -> str:
+        credentials = self.address.credentials
+        if not isinstance(credentials, Application):
+            return credentials.token
+        with self._lock:
+            if self._monotonic() >= self._token_until:
+                answer = self._persist(lambda: self._granted(credentials))
+                self._token = str(answer["access_token"])
+                self._token_until = self._monotonic() + max(1, int(answer["expires_in"]) - _SKEW_SECONDS)
+            return self._token
+
+    def _granted(self, application: Application) -> Json:
+        """A token by client credentials (RFC 6749, section 4.4)."""
+        form = {
+            "grant_type": "client_credentials",
+            "client_id": application.client_id,
+            "client_secret": application.client_secret,
+            "scope": f"{_AUDIENCE}/.default",
+        }
+        url = f"{self.address.url}/{quote(application.tenant_id, safe='')}/oauth2/v2.0/token"
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        answer = self._send("POST", url, urlencode(form).encode(), headers, _BYTES_SECONDS_MAX)
+        if answer.status >= 400 or not isinstance(answer.json, Mapping) or "access_token" not in answer.json:
+            raise answer.error()
+        return answer.json
+
+    def _patiently(self, method: str, target: str, data: bytes | None, headers: Mapping[str, str]) -> Answer:
+        attempt, began = 1, self._monotonic()
+        while True:
+            try:
+                return self._send(method, self.address.url + target, data, headers, _ARM_SECONDS_MAX)
+            except StoreUnreachable as error:
+                if method != "GET" and error.error_code == _BROKEN:
+                    raise
+                self._persist.pause(error, attempt, began)
+                attempt += 1
+
+    # -- one request --------------------------------------------------------------------------------------------------
+
+    def _send(
+        self, method: str, url: str, data: bytes | None, headers: Mapping[str, str], silence_seconds_max: float
+    ) -> Answer:
+        sent = {"User-Agent": f"imgstore/{imgstore.__version__}", **headers}
+        try:
+            answer = self._pool.request(
+                method,
+                url,
+                body=data,
+                headers=sent,
+                redirect=False,
+                retries=False,
+                timeout=urllib3.Timeout(connect=10.0, read=silence_seconds_max),
+            )
+        except TlsError as error:
+            raise self._untrusted(error) from error
+        except (NewConnectionError, ConnectTimeoutError) as error:
+            raise self._unreachable(error, "ServerUnreachable") from error
+        except HTTPError as error:
+            raise self._unreachable(error, _BROKEN) from error
+        told = Answer(status=answer.status, headers=answer.headers, body=answer.data)
+        if told.status == 429:
+            self._wait(min(60.0, _seconds(answer.headers.get("Retry-After"))))
+        refusal = told.error() if told.status >= 400 else None
+        if isinstance(refusal, StoreUnreachable):
+            raise refusal
+        self._persist = self._patience
+        return told
+
+    def _untrusted(self, error: TlsError) -> StoreError:
+        return StoreError(
+            f"The server {self.address.url} cannot be trusted.",
+            found=str(error),
+            expected="a certificate for its name, from an authority that this machine knows",
+            hint="name the authority's file with --ca-file, or in REQUESTS_CA_BUNDLE",
+            target=self.address.url,
+            code="ServerNotTrusted",
+        )
+
+    def _unreachable(self, error: Exception, code: str) -> StoreUnreachable:
+        return StoreUnreachable(
+            f"The server {self.address.url} does not answer.",
+            found=_shown(error),
+            expected="an answer of `imgstore serve`",
+            hint="look whether it runs and can be reached from here, then run the same command again: it goes on",
+            target=self.address.url,
+            code=code,
+        )
+
+
+def _shown(error: Exception) -> str:
+    """Without the objects that urllib3 names, and so without a signed URL."""
+    text = str(error).partition(": ")[2] or str(error)
+    return text.partition("?")[0]
+
+
+def _seconds(header: str | None) -> float:
+    return float(header) if header and header.isdigit() else 1.0

@@ -1,0 +1,57 @@
+"""What of an upload has arrived: ranges that do not overlap, in order."""
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A range that has arrived, end excluded."""
+
+    begin: int
+    end: int
+    digest: int | None
+    """XXH3 of the bytes; None is zeros."""
+
+
+class Ranges:
+    """What has arrived: apart, in order."""
+
+    def __init__(self) -> None:
+        self._begins: list[int] = []
+        self._arrived: list[Arrived] = []
+
+    def __iter__(self) -> Iterator[Arrived]:
+        return iter(self._arrived)
+
+    def touching(self, begin: int, end: int) -> list[Arrived]:
+        """Those that have a byte in [begin, end)."""
+        low = self._first(begin)
+        high = bisect_left(self._begins, end)
+        return self._arrived[low:high]
+
+    def drop(self, begin: int, end: int) -> None:
+        """Forget those that have a byte in [begin, end), but for the zeros that stand out of it."""
+        gone = self.touching(begin, end)
+        low = self._first(begin)
+        del self._begins[low : low + len(gone)], self._arrived[low : low + len(gone)]
+        for each in gone:
+            if each.digest is None and each.begin < begin:
+                self.put(Arrived(each.begin, begin, None))
+            if each.digest is None and each.end > end:
+                self.put(Arrived(end, each.end, None))
+
+    def put(self, arrived: Arrived) -> None:
+        """Add one that touches none."""
+        at = bisect_left(self._begins, arrived.begin)
+        before = self._arrived[at - 1] if at else None
+        if before is not None and before.digest is None and arrived.digest is None and before.end == arrived.begin:
+            self._arrived[at - 1] = Arrived(before.begin, arrived.end, None)
+            return
+        self._begins.insert(at, arrived.begin)
+        self._arrived.insert(at, arrived)
+
+    def _first(self, begin: int) -> int:
+        at = bisect_left(self._begins, begin)
+        return at - 1 if at and self._arrived[at - 1].end > begin else at

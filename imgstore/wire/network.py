@@ -1,0 +1,254 @@
+"""Microsoft.Network as JSON: kept as it was sent, shown with what Azure adds to it (ids, states, empty lists).
+
+After the specifications of Microsoft.Network 2022-01-01. What Azure alone may say of a resource, and clients send back
+when they change it, is not kept.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from imgstore.domain import names
+from imgstore.domain.errors import InvalidInput
+from imgstore.domain.inert import NETWORK, InertContent, InertId, InertResource
+from imgstore.wire.bodies import check_object, location_of
+from imgstore.wire.reading import tags_of, unfit
+from imgstore.wire.text import Json
+
+if TYPE_CHECKING:
+    from imgstore.operations.inert import InertView
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkType:
+    """A type of Microsoft.Network that is kept."""
+
+    word: str
+    """``virtualNetworks``."""
+    one: str
+    """What one of them is called."""
+    part: str | None = None
+    """The list of what is below it, by its property's name: ``subnets``."""
+    is_part_written: bool = False
+    """Whether a part can be put and deleted by itself."""
+    empty: tuple[str, ...] = ()
+    """Lists that Azure shows, and that are empty here."""
+    azures: tuple[str, ...] = ()
+    """Properties that Azure alone says."""
+
+    @property
+    def type(self) -> str:
+        """With its provider."""
+        return f"{NETWORK}/{self.word}"
+
+
+NETWORK_TYPES: Final = (
+    NetworkType(word="virtualNetworks", one="virtual network", part="subnets", is_part_written=True),
+    NetworkType(
+        word="networkSecurityGroups",
+        one="network security group",
+        part="securityRules",
+        is_part_written=True,
+        empty=("defaultSecurityRules",),
+        azures=("defaultSecurityRules", "networkInterfaces", "subnets"),
+    ),
+    NetworkType(word="publicIPAddresses", one="public IP address", azures=("ipConfiguration",)),
+    NetworkType(
+        word="networkInterfaces",
+        one="network interface",
+        part="ipConfigurations",
+        azures=("virtualMachine", "macAddress"),
+    ),
+)
+_BY_TYPE: Final = {each.type: each for each in NETWORK_TYPES}
+
+_AZURES: Final = ("provisioningState", "resourceGuid")
+_AZURES_OF_PARTS: Final = ("provisioningState", "ipConfigurations", "privateEndpoints")
+_DEPTH_MAX: Final = 32
+"""Of Azure's own resources the deepest has a dozen."""
+_TOLD: Final = ("id", "name", "type", "etag", "location", "tags", "properties")
+
+
+def read_network(body: Json, kind: NetworkType, resource_id: str) -> InertContent:
+    """A resource as a PUT asks for it.
+
+    Args:
+        body: of the request.
+        kind: of the resource.
+        resource_id: its id.
+
+    Raises:
+        InvalidInput: it has no location, or a list of parts that is none.
+    """
+    check_object(body)
+    said = {name: value for name, value in body.items() if name not in _TOLD and value is not None}
+    properties = _without(body.get("properties") or {}, (*_AZURES, *kind.azures))
+    if kind.part is not None:
+        properties[kind.part] = _read_parts(properties.get(kind.part), f"properties.{kind.part}")
+    return _content(
+        location_of(body), tags_of(body), said | {"properties": properties}, kind=kind, resource_id=resource_id
+    )
+
+
+def read_network_tags(body: Json, standing: InertContent) -> InertContent:
+    """A resource with the tags that a PATCH gives it.
+
+    Raises:
+        InvalidInput: they are no texts by name.
+    """
+    check_object(body)
+    return replace(standing, tags=tags_of(body) if "tags" in body else standing.tags)
+
+
+def with_part(resource: InertResource, name: str, body: Json) -> InertContent:
+    """A resource with a part as a PUT of it asks for it, in the place of another of its name.
+
+    Raises:
+        InvalidInput: the body is no part.
+    """
+    check_object(body)
+    parts, part = _parts(resource), _read_part({**body, "name": names.check_network_name(name)}, "properties")
+    if _find(parts, name) is None:
+        return _with_parts(resource, [*parts, part])
+    return _with_parts(resource, [part if _is_called(each, name) else each for each in parts])
+
+
+def without_part(resource: InertResource, name: str) -> InertContent:
+    """A resource without that part."""
+    return _with_parts(resource, [each for each in _parts(resource) if not _is_called(each, name)])
+
+
+def network_json(view: "InertView") -> Json:
+    """A resource, but for its ETag."""
+    resource = view.resource
+    kind, content = _BY_TYPE[resource.type], resource.content
+    said = content.body.get("properties", {})
+    properties = dict.fromkeys(kind.empty, ()) | said
+    if kind.part is not None:
+        properties[kind.part] = [_part_json(resource, each) for each in _parts(resource)]
+    if view.machine_id is not None:
+        properties["virtualMachine"] = {"id": view.machine_id}
+    if isinstance(said.get("dnsSettings"), Mapping):
+        # No name is given to anything; az looks for one.
+        properties["dnsSettings"] = {"fqdn": ""} | dict(said["dnsSettings"])
+    return {
+        "name": resource.name,
+        "id": resource.resource_id,
+        "type": resource.type,
+        "location": content.location,
+        "tags": dict(content.tags),
+        **{name: value for name, value in content.body.items() if name != "properties"},
+        "properties": {"provisioningState": "Succeeded", "resourceGuid": resource.uid, **properties},
+    }
+
+
+def part_json(whole: Json, part: str, name: str) -> Json | None:
+    """A part of a resource as it is shown; None where there is none of that name."""
+    return _find(whole["properties"][part], name)
+
+
+def tagged(body: Json, etag: str) -> Json:
+    """A resource as it is shown, with its ETag in it and in its parts, as Azure has it."""
+    weak = f"W/{etag}"
+    kind = _BY_TYPE[body["type"]]
+    properties = body["properties"]
+    if kind.part is not None:
+        properties = properties | {kind.part: [each | {"etag": weak} for each in properties[kind.part]]}
+    return body | {"etag": weak, "properties": properties}
+
+
+def _content(
+    location: str, tags: Mapping[str, str], body: Mapping[str, Json], *, kind: NetworkType, resource_id: str
+) -> InertContent:
+    parts = body["properties"].get(kind.part, ())
+    return InertContent(
+        location=location,
+        tags=tags,
+        body=body,
+        parts=tuple(f"{kind.part}/{each['name']}".lower() for each in parts),
+        references=tuple(dict.fromkeys(_references(body, resource_id.lower()))),
+    )
+
+
+def _with_parts(resource: InertResource, parts: Sequence[Json]) -> InertContent:
+    content, kind = resource.content, _BY_TYPE[resource.type]
+    body = {**content.body, "properties": {**content.body["properties"], str(kind.part): list(parts)}}
+    return _content(content.location, content.tags, body, kind=kind, resource_id=resource.resource_id)
+
+
+def _parts(resource: InertResource) -> list[Json]:
+    kind = _BY_TYPE[resource.type]
+    return list(resource.content.body["properties"].get(kind.part, ()))
+
+
+def _read_parts(said: Json, path: str) -> list[Json]:
+    if said is None:
+        return []
+    if not isinstance(said, list):
+        raise unfit(path, said, "a list of objects")
+    parts = [_read_part(each, f"{path}[{place}]") for place, each in enumerate(said)]
+    called = [each["name"].lower() for each in parts]
+    if len(set(called)) != len(called):
+        raise InvalidInput(
+            f"The names in '{path}' are not unique.",
+            found=", ".join(called),
+            expected="each name once",
+            hint="give each a name of its own",
+            target=path,
+            code="InvalidRequestFormat",
+        )
+    return parts
+
+
+def _read_part(said: Json, path: str) -> Json:
+    if not isinstance(said, Mapping) or not isinstance(said.get("properties"), Mapping | None):
+        raise unfit(path, said, "an object with a name and properties")
+    name = said.get("name")
+    if not isinstance(name, str):
+        raise unfit(f"{path}.name", name, "a name")
+    more = {each: value for each, value in said.items() if each not in _TOLD and value is not None}
+    properties = _without(said.get("properties") or {}, _AZURES_OF_PARTS)
+    return {"name": names.check_network_name(name), **more, "properties": properties}
+
+
+def _part_json(resource: InertResource, part: Json) -> Json:
+    kind = _BY_TYPE[resource.type]
+    properties = {"provisioningState": "Succeeded", **part["properties"]}
+    if kind.word == "networkInterfaces":
+        # Azure's first one is the primary where nobody says. No address is given to anything; az looks for one.
+        said = [each for each in _parts(resource) if each["properties"].get("primary")] or _parts(resource)
+        properties = {"privateIPAddress": "", **properties, "primary": part["name"] == said[0]["name"]}
+    return {
+        "name": part["name"],
+        "id": f"{resource.resource_id}/{kind.part}/{part['name']}",
+        "type": f"{kind.type}/{kind.part}",
+        **{name: value for name, value in part.items() if name not in ("name", "properties")},
+        "properties": properties,
+    }
+
+
+def _without(said: Mapping[str, Any], names_: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in said.items() if name not in names_ and value is not None}
+
+
+def _find(parts: Sequence[Json], name: str) -> Json | None:
+    return next((each for each in parts if _is_called(each, name)), None)
+
+
+def _is_called(part: Json, name: str) -> bool:
+    return bool(part["name"].lower() == name.lower())
+
+
+def _references(body: Json, own: str) -> Iterator[str]:
+    """The ids of others in a body, in lower case: wherever an object has an ``id``."""
+    left = [(body, 0)]
+    while left:
+        value, depth = left.pop()
+        if depth > _DEPTH_MAX:
+            raise unfit("properties", "...", f"at most {_DEPTH_MAX} levels")
+        if isinstance(value, Mapping):
+            word = str(value.get("id", "")).lower()
+            if InertId.parse(word) is not None and word != own and not word.startswith(f"{own}/"):
+                yield word
+        below = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+        left += [(each, depth + 1) for each in below]

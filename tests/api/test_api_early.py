@@ -1,0 +1,131 @@
+"""The PUT of a disk, snapshot or managed image is answered when its row stands; files are taken in after that."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api_server import Api, start_api
+
+from imgstore.api.auth import Authority
+from imgstore.operations import making, taking_in
+from imgstore.operations.holding import LeaseKeeper
+from imgstore.testing.web import Page, WebServer
+
+pytest_plugins = ["api_fixtures"]
+
+SOUTH = "southcentralus"
+
+
+def imported(web: WebServer, page: str = "/one.raw") -> Any:
+    """A disk or snapshot of a file."""
+    creation = {"createOption": "Import", "sourceUri": web.url(page)}
+    return {"location": SOUTH, "properties": {"creationData": creation}}
+
+
+def image_of(web: WebServer) -> Any:
+    """A managed image of two files."""
+    profile = {
+        "osDisk": {"osType": "Linux", "osState": "Generalized", "blobUri": web.url("/one.raw")},
+        "dataDisks": [{"lun": 0, "blobUri": web.url("/two.raw")}],
+    }
+    return {"location": SOUTH, "properties": {"storageProfile": profile}}
+
+
+BODIES: dict[str, tuple[int, Callable[[WebServer], Any]]] = {
+    "disks": (202, imported),
+    "snapshots": (202, imported),
+    "images": (201, image_of),
+}
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Files are not read before it is set."""
+    opened, take_in = threading.Event(), taking_in.take_in
+
+    def later(*words: Any) -> None:
+        assert opened.wait(60)
+        take_in(*words)
+
+    monkeypatch.setattr(making, "take_in", later)
+    yield opened
+    opened.set()
+
+
+@pytest.mark.parametrize("kind", list(BODIES))
+def test_it_is_answered_before_the_file_is_read(api: Api, web: WebServer, gate: threading.Event, kind: str) -> None:
+    api.found()
+    status, body = BODIES[kind]
+    path = f"{api.compute}/{kind}/x"
+    made = api.ask("PUT", path, body(web))
+    assert (made.status, made.body["properties"]["provisioningState"]) == (status, "Creating")
+    assert api.ask("GET", path).body["properties"]["provisioningState"] == "Creating"
+    operation = api.path_of(made.headers["azure-asyncoperation"])
+    assert api.ask("GET", operation).body["status"] == "InProgress"
+    gate.set()
+    assert api.await_end(made)["status"] == "Succeeded"
+    shown = api.ask("GET", path)
+    assert shown.body["properties"]["provisioningState"] == "Succeeded"
+    again = api.ask("PUT", path, body(web))
+    assert (again.status, again.body) == (200, shown.body)
+    assert api.await_end(again)["status"] == "Succeeded"
+
+
+def test_what_is_refused_before_its_row_stands_is_the_answer(api: Api, web: WebServer) -> None:
+    api.found()
+    path = f"{api.compute}/disks/x"
+    refused = api.ask("PUT", path, imported(web, "/none.raw"))
+    assert refused.status >= 400
+    assert "azure-asyncoperation" not in refused.headers
+    assert api.ask("GET", path).status == 404
+
+
+def test_a_file_that_changes_while_it_is_read_fails_the_operation(
+    api: Api, web: WebServer, gate: threading.Event
+) -> None:
+    api.found()
+    path = f"{api.compute}/disks/x"
+    made = api.ask("PUT", path, imported(web))
+    web.pages["/one.raw"] = Page(body=bytes(8 << 20), headers={"ETag": '"2"'})
+    gate.set()
+    ended = api.await_end(made)
+    assert (ended["status"], ended["error"]["code"]) == ("Failed", "SourceChanged")
+    assert api.ask("GET", path).status == 404, "nothing of it was ever complete"
+
+
+@pytest.mark.parametrize("kind", list(BODIES))
+def test_the_next_server_goes_on(tmp_path: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    status, body = BODIES[kind]
+
+    def ends(*_: Any) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as dying, start_api(tmp_path / "home") as api:
+        dying.setattr(making, "take_in", ends)
+        api.found()
+        path = f"{api.compute}/{kind}/x"
+        made = api.ask("PUT", path, body(web))
+        assert made.status == status
+    monkeypatch.setattr(LeaseKeeper, "is_dead", lambda _keeper, _holder: True)
+    with start_api(tmp_path / "home") as second:
+        assert api.credential is not None
+        known, client = api.credential.known.identity, Authority(second.installation, second.url)
+        token = client.token(
+            known.tenant_uid, str(known.client_id), api.credential.secret, f"{second.url}/.default"
+        ).access_token
+        second.headers["Authorization"] = f"Bearer {token}"
+        ended = _ended(second, api.path_of(made.headers["azure-asyncoperation"]))
+        assert ended["status"] == "Succeeded", ended
+        assert second.ask("GET", path).body["properties"]["provisioningState"] == "Succeeded"
+
+
+def _ended(api: Api, path: str) -> Any:
+    for _ in range(2_000):
+        told = api.ask("GET", path)
+        assert told.status == 200, told
+        if told.body["status"] != "InProgress":
+            return told.body
+        api.installation.effects.wait(0.01)
+    raise AssertionError("it does not end")

@@ -1,0 +1,52 @@
+"""Bodies on their way into an upload: by chunks of any size, and beyond its end."""
+
+import asyncio
+from contextlib import closing
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imgstore.api.gathering import Gathered, add_part
+from imgstore.domain.geometry import KIB, MIB
+from imgstore.transfer.spool import Bytes, Spool, remove_spool, spool_folder
+
+SIZE = 3 * MIB + 512
+
+
+async def gather(spool: Spool, at: int, data: bytes, cuts: list[int]) -> int:
+    """What was beyond the end."""
+    async with Gathered(spool, at) as gathered:
+        for begin, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
+            if not await gathered.take(data[begin:end]):
+                break
+    return gathered.over_bytes
+
+
+def test_a_body_arrives_whole_however_it_is_cut(tmp_path: Path) -> None:
+    @settings(max_examples=25, deadline=None)
+    @given(st.lists(st.integers(0, SIZE), max_size=40), st.booleans())
+    def check(cuts: list[int], zeros: bool) -> None:
+        remove_spool(tmp_path, "d")
+        noise = bytes(range(1, 252)) * (SIZE // 251 + 1)
+        data = bytes(2 * MIB) * zeros + noise
+        with closing(Spool(spool_folder(tmp_path, "d"), SIZE)) as spool:
+            assert asyncio.run(gather(spool, 0, data[:SIZE], sorted(cuts))) == 0
+            assert spool.read_at(0, SIZE) == data[:SIZE]
+            assert spool.received_bytes == SIZE
+
+    check()
+
+
+def test_what_lies_beyond_the_end_is_counted_and_left_out(tmp_path: Path) -> None:
+    with closing(Spool(tmp_path / "d", SIZE)) as spool:
+        assert asyncio.run(gather(spool, SIZE - 700, b"x" * 900, [600])) == 200
+        assert spool.read_at(SIZE - 700, 700) == b"x" * 700
+
+
+def test_a_body_of_single_bytes_does_not_become_a_million_objects() -> None:
+    parts: list[Bytes] = []
+    for _ in range(200 * KIB):
+        add_part(parts, b"x")
+    assert len(parts) == 4
+    assert b"".join(parts) == b"x" * 200 * KIB

@@ -1,0 +1,415 @@
+"""Virtual machines over HTTP: made of images with their disks, shown, changed, generalized, deleted; and from templates."""
+
+import json
+from typing import Any
+
+import pytest
+from api_server import Api, definition_body, version_body
+
+from imgstore.testing.web import WebServer
+
+pytest_plugins = ["api_fixtures"]
+
+VM = "2024-07-01"
+HERE = "southcentralus"
+PASSWORD = "Secret-123!"
+
+
+@pytest.fixture
+def stocked(api: Api, web: WebServer) -> Api:
+    """With version 1.0.0 of an OS disk and a data disk at LUN 1."""
+    api.found()
+    body = version_body(web.url("/one.raw"))
+    data = [{"lun": 1, "source": {"uri": web.url("/two.raw")}}]
+    body["properties"]["storageProfile"]["dataDiskImages"] = data
+    assert api.await_end(api.ask("PUT", api.version(), body))["status"] == "Succeeded"
+    return api
+
+
+def machine_body(image: Any, os_disk: Any = None, data_disks: Any = None, **properties: Any) -> Any:
+    """A machine as Azure's clients put it."""
+    reference = {"id": image} if isinstance(image, str) else image
+    storage = {
+        "imageReference": reference,
+        "osDisk": os_disk or {"createOption": "FromImage", "name": None, "caching": None, "managedDisk": {}},
+        "dataDisks": data_disks,
+    }
+    profile = {"computerName": "host", "adminUsername": "azureuser", "adminPassword": PASSWORD}
+    nic = {"id": "/subscriptions/s/resourceGroups/rg/providers/Microsoft.Network/networkInterfaces/nic1"}
+    return {
+        "location": HERE,
+        "tags": {"a": "b"},
+        "properties": {
+            "hardwareProfile": {"vmSize": "Standard_D2s_v3"},
+            "storageProfile": {name: value for name, value in storage.items() if value is not None},
+            "osProfile": profile,
+            "networkProfile": {"networkInterfaces": [nic]},
+            **properties,
+        },
+    }
+
+
+def path_of(api: Api, name: str = "vm1") -> str:
+    """Of a machine."""
+    return f"{api.compute}/virtualMachines/{name}"
+
+
+def make(api: Api, body: Any, name: str = "vm1") -> Any:
+    """Put a machine; what it is."""
+    made = api.ask("PUT", path_of(api, name), body, version=VM)
+    assert made.status == 201, made
+    assert api.await_end(made)["status"] == "Succeeded"
+    return api.ask("GET", path_of(api, name), version=VM).body
+
+
+def disks_of(api: Api) -> dict[str, Any]:
+    """The managed disks of the group, by name."""
+    return {each["name"]: each for each in api.ask("GET", f"{api.compute}/disks").body["value"]}
+
+
+def test_a_machine_takes_its_disks_from_the_replica_and_names_them(stocked: Api) -> None:
+    shown = make(stocked, machine_body(stocked.definition))
+    properties = shown["properties"]
+    storage = properties["storageProfile"]
+    assert storage["imageReference"] == {"id": stocked.definition, "exactVersion": "1.0.0"}
+    assert (properties["provisioningState"], properties["osProfile"]["adminUsername"]) == ("Succeeded", "azureuser")
+    (data,) = storage["dataDisks"]
+    assert (data["lun"], data["createOption"], storage["osDisk"]["createOption"]) == (1, "FromImage", "FromImage")
+    made = disks_of(stocked)
+    assert {storage["osDisk"]["name"], data["name"]} == set(made)
+    assert {each["managedBy"] for each in made.values()} == {shown["id"]}
+
+
+def test_what_was_said_is_kept_and_shown_but_for_secrets(stocked: Api) -> None:
+    linux = {
+        "disablePasswordAuthentication": True,
+        "ssh": {"publicKeys": [{"path": "/home/u/k", "keyData": "ssh-rsa A"}]},
+    }
+    windows = {"provisionVMAgent": True, "additionalUnattendContent": [{"content": PASSWORD}]}
+    body = machine_body(
+        stocked.version(),
+        priority="Spot",
+        securityProfile={"securityType": "TrustedLaunch"},
+        userData=PASSWORD,
+        unheardOf={"a": 1},
+    ) | {"zones": ["1"], "identity": {"type": "None"}}
+    body["properties"]["osProfile"] |= {
+        "customData": PASSWORD,
+        "linuxConfiguration": linux,
+        "windowsConfiguration": windows,
+    }
+    shown = make(stocked, body)
+    properties = shown["properties"]
+    assert (shown["zones"], shown["tags"]) == (["1"], {"a": "b"})
+    assert properties["osProfile"] == {
+        "computerName": "host",
+        "adminUsername": "azureuser",
+        "linuxConfiguration": linux,
+        "windowsConfiguration": {"provisionVMAgent": True},
+    }
+    assert properties["networkProfile"] == body["properties"]["networkProfile"]
+    assert (properties["priority"], properties["securityProfile"]) == ("Spot", {"securityType": "TrustedLaunch"})
+    assert "unheardOf" not in properties, "what is not known is not kept: nobody knows what it is"
+    home = stocked.installation.home
+    told = b"".join(each.read_bytes() for each in home.rglob("*") if each.is_file())
+    assert b"azureuser" in told, "the catalog was read"
+    assert PASSWORD.encode() not in told
+
+
+def test_what_is_read_is_put_again(stocked: Api) -> None:
+    shown = make(stocked, machine_body(stocked.definition))
+    again = stocked.ask("PUT", path_of(stocked), shown, version=VM)
+    assert (again.status, again.body) == (200, shown), again
+    before = json.loads(json.dumps(shown))
+    del shown["properties"]["storageProfile"]["imageReference"]
+    changed = stocked.ask("PUT", path_of(stocked), shown | {"tags": {"c": "d"}}, version=VM)
+    assert (changed.status, changed.body["tags"]) == (200, {"c": "d"}), "az leaves the image out of what it has read"
+    shown = before
+    same = stocked.ask("PUT", path_of(stocked), machine_body(stocked.definition), version=VM)
+    assert (same.status, same.body) == (200, shown)
+    assert len(disks_of(stocked)) == 2
+
+
+def test_a_template_makes_a_gallery_a_definition_a_version_and_a_machine(api: Api, web: WebServer) -> None:
+    assert api.ask("PUT", f"{api.top}/resourcegroups/rg", {"location": HERE}).status == 201
+    compute, image = "Microsoft.Compute", "[resourceId('Microsoft.Compute/galleries/images/versions','g','i','1.0.0')]"
+    version = version_body(web.url("/one.raw"))
+    machine = machine_body(image)
+    machine["properties"]["osProfile"]["adminPassword"] = "[parameters('adminPassword')]"
+    resources = [
+        {"type": f"{compute}/galleries", "apiVersion": "2023-07-03", "name": "g", "location": HERE},
+        {"type": f"{compute}/galleries/images", "apiVersion": "2023-07-03", "name": "g/i", "dependsOn": ["g"]}
+        | definition_body(),
+        {"type": f"{compute}/galleries/images/versions", "apiVersion": "2023-07-03", "name": "g/i/1.0.0"}
+        | {"dependsOn": ["g/i"]}
+        | version,
+        {"type": f"{compute}/virtualMachines", "apiVersion": VM, "name": "vm1", "zones": ["2"], "dependsOn": [image]}
+        | machine,
+    ]
+    template = {
+        "resources": resources,
+        "parameters": {"adminPassword": {"type": "secureString"}},
+        "outputs": {"size": {"type": "string", "value": "[reference('vm1').hardwareProfile.vmSize]"}},
+    }
+    body = {"properties": {"template": template, "parameters": {"adminPassword": {"value": PASSWORD}}}}
+    deployment = f"{api.top}/resourcegroups/rg/providers/Microsoft.Resources/deployments/d1"
+    ended = api.await_end(api.ask("PUT", deployment, body, version="2024-11-01"))
+    assert ended["status"] == "Succeeded", ended
+    told = api.ask("GET", deployment, version="2024-11-01").body["properties"]
+    assert told["outputs"]["size"]["value"] == "Standard_D2s_v3"
+    shown = api.ask("GET", f"{api.top}/resourceGroups/rg/providers/{compute}/virtualMachines/vm1", version=VM).body
+    assert (shown["zones"], shown["id"]) == (["2"], told["outputResources"][3]["id"])
+
+
+def test_disks_have_the_names_and_the_ends_that_were_asked_for(stocked: Api) -> None:
+    os_disk = {"createOption": "FromImage", "name": "system", "caching": "readonly", "deleteOption": "Delete"}
+    data = [{"lun": 1, "createOption": "fromImage", "name": "logs", "diskSizeGB": 1}]
+    storage = make(stocked, machine_body(stocked.version(), os_disk, data))["properties"]["storageProfile"]
+    assert (storage["osDisk"]["name"], storage["osDisk"]["caching"]) == ("system", "ReadOnly")
+    (shown,) = storage["dataDisks"]
+    assert (shown["name"], shown["createOption"], shown["deleteOption"]) == ("logs", "FromImage", "Detach")
+    assert stocked.ask("DELETE", f"{stocked.compute}/disks/system").status == 409
+    for change in (
+        {"osDisk": {"name": "other"}},
+        {"dataDisks": [{"lun": 1, "createOption": "fromImage", "name": "x"}]},
+    ):
+        refused = stocked.ask("PATCH", path_of(stocked), {"properties": {"storageProfile": change}}, version=VM)
+        assert (refused.status, refused.code) == (409, "PropertyChangeNotAllowed"), refused
+    kept = {"dataDisks": [{"lun": 1, "createOption": "fromImage", "caching": "None"}]}
+    changed = stocked.ask("PATCH", path_of(stocked), {"properties": {"storageProfile": kept}}, version=VM)
+    assert changed.body["properties"]["storageProfile"]["dataDisks"][0]["caching"] == "None"
+    assert stocked.await_end(stocked.ask("DELETE", path_of(stocked), version=VM))["status"] == "Succeeded"
+    assert {name: each["properties"]["diskState"] for name, each in disks_of(stocked).items()} == {"logs": "Unattached"}
+    assert stocked.ask("DELETE", path_of(stocked), version=VM).status == 204
+    assert stocked.ask("GET", path_of(stocked), version=VM).code == "ResourceNotFound"
+
+
+def test_a_disk_that_somebody_reads_keeps_its_machine(stocked: Api) -> None:
+    os_disk = {"createOption": "FromImage", "name": "system", "deleteOption": "Delete"}
+    make(stocked, machine_body(stocked.version(), os_disk))
+    disk = f"{stocked.compute}/disks/system"
+    access = {"access": "Read", "durationInSeconds": 300}
+    assert stocked.ask("POST", f"{disk}/beginGetAccess", access).status == 200
+    refused = stocked.ask("DELETE", path_of(stocked), version=VM)
+    assert (refused.status, refused.code) == (409, "OperationNotAllowed"), refused
+    shown = stocked.ask("GET", path_of(stocked), version=VM)
+    assert (shown.status, shown.body["properties"]["provisioningState"]) == (200, "Succeeded")
+    stocked.await_end(stocked.ask("POST", f"{disk}/endGetAccess"))
+    assert stocked.await_end(stocked.ask("DELETE", path_of(stocked), version=VM))["status"] == "Succeeded"
+    assert "system" not in disks_of(stocked)
+
+
+def test_disks_are_attached_at_the_luns_that_were_named(stocked: Api) -> None:
+    first = make(stocked, machine_body(stocked.version()))["properties"]["storageProfile"]
+    stocked.await_end(stocked.ask("DELETE", path_of(stocked), version=VM))
+    system, data = first["osDisk"]["managedDisk"]["id"], first["dataDisks"][0]["managedDisk"]["id"]
+    attached = {"lun": 5, "createOption": "Attach", "managedDisk": {"id": data}, "name": data.rsplit("/", 1)[1]}
+    taken = machine_body(stocked.version(), None, [attached | {"lun": 1}])
+    refused = stocked.ask("PUT", path_of(stocked, "vm2"), taken, version=VM)
+    assert (refused.status, refused.code) == (400, "InvalidParameter")
+    assert "LUN 1" in refused.body["error"]["message"]
+    body = machine_body(None, {"createOption": "attach", "osType": "Linux", "managedDisk": {"id": system}}, [attached])
+    del body["properties"]["storageProfile"], body["properties"]["osProfile"]
+    storage = {"osDisk": {"createOption": "attach", "managedDisk": {"id": system}}, "dataDisks": [attached]}
+    body["properties"]["storageProfile"] = storage
+    shown = make(stocked, body, "vm2")
+    told = shown["properties"]["storageProfile"]
+    assert (told["osDisk"]["createOption"], told["osDisk"]["managedDisk"]["id"]) == ("Attach", system)
+    assert [(each["lun"], each["createOption"]) for each in told["dataDisks"]] == [(5, "Attach")]
+    again = stocked.ask("PUT", path_of(stocked, "vm2"), shown, version=VM)
+    assert (again.status, again.body) == (200, shown)
+    for others in ([], [attached, attached | {"lun": 6}], [attached | {"lun": 6}]):
+        changed = body | {"properties": body["properties"] | {"storageProfile": storage | {"dataDisks": others}}}
+        refused = stocked.ask("PUT", path_of(stocked, "vm2"), changed, version=VM)
+        assert (refused.status, refused.code) == (409, "PropertyChangeNotAllowed"), others
+        assert "not built" in refused.body["error"]["message"]
+    stolen = stocked.ask("PUT", path_of(stocked, "vm3"), body, version=VM)
+    assert (stolen.status, stolen.code) == (409, "ConflictingUserInput")
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code", "target"),
+    [
+        ({"identity": {"type": "SystemAssigned"}}, 400, "InvalidParameter", "identity"),
+        ({"storageProfile": {"imageReference": {"publisher": "Canonical", "offer": "u", "sku": "s", "version": "latest"}}},
+         400, "PlatformImageNotFound", "imageReference"),
+        ({"storageProfile": {}}, 400, "InvalidParameter", "imageReference"),
+        ({"storageProfile": "all"}, 400, "InvalidParameter", "storageProfile"),
+        ({"osDisk": {"createOption": "Empty"}}, 400, "InvalidParameter", "createOption"),
+        ({"osDisk": {"createOption": "FromImage", "diskSizeGB": 64}}, 400, "InvalidParameter", "diskSizeGB"),
+        ({"osDisk": {"createOption": "FromImage", "diffDiskSettings": {"option": "Local"}}}, 400, "InvalidParameter",
+         "diffDiskSettings"),
+        ({"osDisk": {"createOption": "FromImage", "name": "bad name"}}, 400, "InvalidParameter", "name"),
+        ({"dataDisks": [{"lun": 7, "createOption": "FromImage"}]}, 404, "GalleryImageNotFound", "LUN 7"),
+        ({"dataDisks": [{"lun": 1, "createOption": "Empty", "diskSizeGB": 4}]}, 400, "InvalidParameter", "empty disks"),
+        ({"dataDisks": [{"lun": 99, "createOption": "FromImage"}]}, 400, "InvalidParameter", "LUN 99"),
+        ({"dataDisks": [{"createOption": "FromImage"}]}, 400, "InvalidParameter", "lun"),
+        ({"dataDisks": [{"lun": 1, "createOption": "Attach", "managedDisk": {"id": "d1"}}]}, 400, "InvalidParameter",
+         "managedDisk.id"),
+        ({"osProfile": None}, 400, "InvalidParameter", "osProfile"),
+        ({"securityProfile": {"encryptionAtHost": True}}, 400, "InvalidParameter", "encryptionAtHost"),
+        ({"location": "westus2"}, 404, "GalleryImageNotFound", "West US 2"),
+        ({"location": None}, 400, "LocationRequired", "location"),
+    ],
+)  # fmt: skip
+def test_what_is_not_done_is_refused_by_name_and_nothing_is_made(
+    stocked: Api, change: dict[str, Any], status: int, code: str, target: str
+) -> None:
+    body = machine_body(stocked.version())
+    for name, value in change.items():
+        if name in ("identity", "location"):
+            body[name] = value
+        elif name in ("osDisk", "dataDisks"):
+            body["properties"]["storageProfile"][name] = value
+        else:
+            body["properties"][name] = value
+    refused = stocked.ask("PUT", path_of(stocked), body, version=VM)
+    assert (refused.status, refused.code) == (status, code), refused
+    assert target in str(refused.body["error"])
+    assert stocked.ask("GET", path_of(stocked), version=VM).status == 404
+    assert disks_of(stocked) == {}
+
+
+def test_a_specialized_image_takes_no_os_profile(stocked: Api, web: WebServer) -> None:
+    special = f"{stocked.gallery}/images/special"
+    identifier = {"publisher": "p", "offer": "o", "sku": "special"}
+    stocked.ask("PUT", special, definition_body(osState="Specialized", identifier=identifier))
+    stocked.await_end(stocked.ask("PUT", f"{special}/versions/1.0.0", version_body(web.url("/one.raw"))))
+    body = machine_body(special)
+    for profile in (body["properties"]["osProfile"], {"linuxConfiguration": {"provisionVMAgent": True}}):
+        body["properties"]["osProfile"] = profile
+        refused = stocked.ask("PUT", path_of(stocked), body, version=VM)
+        assert (refused.status, refused.code) == (400, "InvalidParameter"), profile
+        assert "'osProfile' is not allowed" in refused.body["error"]["message"]
+    del body["properties"]["osProfile"]
+    assert "osProfile" not in make(stocked, body)["properties"]
+    late = {"properties": {"osProfile": {"linuxConfiguration": {"provisionVMAgent": True}}}}
+    assert stocked.ask("PATCH", path_of(stocked), late, version=VM).code == "PropertyChangeNotAllowed"
+
+
+def test_it_is_told_truly_how_it_is_and_what_it_can_not(stocked: Api) -> None:
+    make(stocked, machine_body(stocked.version()))
+    path = path_of(stocked)
+    view = stocked.ask("GET", f"{path}/instanceView", version=VM).body
+    codes = ["ProvisioningState/succeeded", "PowerState/deallocated"]
+    assert [each["code"] for each in view["statuses"]] == codes
+    assert [each["statuses"][0]["code"] for each in view["disks"]] == ["ProvisioningState/succeeded"] * 2
+    expanded = stocked.ask("GET", path, version=VM, query="$expand=InstanceView")
+    assert expanded.body["properties"]["instanceView"] == view
+    assert "instanceView" not in stocked.ask("GET", path, version=VM).body["properties"]
+    for action in ("start", "restart", "redeploy"):
+        refused = stocked.ask("POST", f"{path}/{action}", version=VM)
+        assert (refused.status, refused.code) == (409, "OperationNotAllowed")
+        assert f"'{action}'" in refused.body["error"]["message"]
+        assert "not booted" in refused.body["error"]["message"]
+    for action in ("deallocate", "powerOff", "poweroff"):
+        assert stocked.ask("POST", f"{path}/{action}", version=VM).status == 200
+        assert stocked.ask("POST", f"{path_of(stocked, 'none')}/{action}", version=VM).code == "ResourceNotFound"
+    assert stocked.ask("POST", f"{path}/generalize", version=VM).status == 200
+    statuses = stocked.ask("GET", f"{path}/instanceview", version=VM).body["statuses"]
+    assert [each["code"] for each in statuses] == [codes[0], "OSState/generalized", codes[1]]
+
+
+def test_a_patch_changes_what_it_names_and_makes_nothing(stocked: Api) -> None:
+    before = make(stocked, machine_body(stocked.definition))
+    path = path_of(stocked)
+    tags = stocked.ask("PATCH", path, {"tags": {"c": "d"}}, version=VM)
+    assert (tags.status, tags.body["tags"]) == (200, {"c": "d"})
+    assert tags.body | {"tags": before["tags"]} == before
+    patch = {"properties": {"hardwareProfile": {"vmSize": "Standard_E2s_v3"}, "licenseType": "RHEL_BYOS"}}
+    sized = stocked.ask("PATCH", path, patch, version=VM, headers={"If-Match": tags.headers["etag"]})
+    assert sized.body["properties"]["hardwareProfile"] == {"vmSize": "Standard_E2s_v3"}
+    assert (sized.body["properties"]["licenseType"], sized.body["tags"]) == ("RHEL_BYOS", {"c": "d"})
+    assert stocked.ask("PATCH", path, patch, version=VM, headers={"If-Match": tags.headers["etag"]}).status == 412
+    renamed = {"properties": {"osProfile": {"adminUsername": "other"}}}
+    assert stocked.ask("PATCH", path, renamed, version=VM).code == "PropertyChangeNotAllowed"
+    assert stocked.ask("PATCH", path_of(stocked, "none"), {"tags": {}}, version=VM).code == "ResourceNotFound"
+    stocked.await_end(stocked.ask("DELETE", stocked.version()))
+    assert stocked.ask("PATCH", path, {"tags": {}}, version=VM).body["tags"] == {}, "its image need not stand"
+
+
+def test_fields_are_those_of_the_api_version(stocked: Api) -> None:
+    os_disk = {"createOption": "FromImage", "deleteOption": "Delete"}
+    make(stocked, machine_body(stocked.version(), os_disk))
+    old = stocked.ask("GET", path_of(stocked), version="2020-06-01").body
+    assert "timeCreated" not in old["properties"]
+    assert "deleteOption" not in old["properties"]["storageProfile"]["osDisk"]
+    assert stocked.ask("PUT", path_of(stocked), old, version="2020-06-01").status == 200
+    new = stocked.ask("GET", path_of(stocked), version=VM).body["properties"]
+    assert new["storageProfile"]["osDisk"]["deleteOption"] == "Delete", "what the version does not know stays"
+
+
+def test_a_shared_image_is_named_as_it_is_shared(stocked: Api) -> None:
+    from dataclasses import replace
+
+    from imgstore.operations.groups import create_group
+    from imgstore.testing.installations import ADMIN, GALLERY
+
+    other = "22222222-2222-2222-2222-222222222222"
+    create_group(replace(stocked.installation, subscription=other), ADMIN, name="theirs", location=HERE)
+    share = {"operationType": "Add", "groups": [{"type": "Subscriptions", "ids": [other]}]}
+    stocked.await_end(stocked.ask("POST", f"{stocked.gallery}/share", share))
+    unique = f"{stocked.installation.subscription}-{GALLERY.upper()}"
+    reference = {"sharedGalleryImageId": f"/SharedGalleries/{unique}/Images/ubuntu/Versions/latest"}
+    path = f"/subscriptions/{other}/resourceGroups/theirs/providers/Microsoft.Compute/virtualMachines/vm1"
+    made = stocked.ask("PUT", path, machine_body(reference), version=VM)
+    assert made.status == 201, made
+    shown = stocked.ask("GET", path, version=VM).body
+    assert shown["properties"]["storageProfile"]["imageReference"] == reference | {"exactVersion": "1.0.0"}
+    assert stocked.ask("PUT", path, shown, version=VM).body == shown
+
+
+def test_a_machine_of_a_managed_image(stocked: Api) -> None:
+    make(stocked, machine_body(stocked.version()))
+    disk = stocked.ask("GET", path_of(stocked), version=VM).body["properties"]["storageProfile"]["osDisk"]
+    profile = {
+        "osDisk": {"osType": "Linux", "osState": "Generalized", "managedDisk": {"id": disk["managedDisk"]["id"]}}
+    }
+    image = f"{stocked.compute}/images/golden"
+    assert stocked.ask("PUT", image, {"location": HERE, "properties": {"storageProfile": profile}}).status == 201
+    body = machine_body(image, {"createOption": "FromImage", "name": "mine"})
+    shown = make(stocked, body, "vm2")["properties"]["storageProfile"]
+    assert (shown["imageReference"], shown["osDisk"]["name"]) == ({"id": image}, "mine")
+    assert stocked.ask("PUT", path_of(stocked, "vm2"), body, version=VM).status == 200
+
+
+def test_lists_of_machines_come_in_pages(tmp_path: Any, web: WebServer) -> None:
+    from api_server import start_api
+
+    with start_api(tmp_path / "home", page_items=2) as api:
+        api.found()
+        api.await_end(api.ask("PUT", api.version(), version_body(web.url("/one.raw"))))
+        for number in range(5):
+            make(api, machine_body(api.version()), f"vm{number}")
+        for path in (f"{api.compute}/virtualMachines", f"{api.top}/providers/Microsoft.Compute/virtualMachines"):
+            names, asked = [], path
+            while asked:
+                page = api.ask("GET", asked, version=VM).body
+                assert len(page["value"]) <= 2
+                names += [each["name"] for each in page["value"]]
+                asked = api.path_of(page["nextLink"]) if "nextLink" in page else ""
+            assert names == [f"vm{number}" for number in range(5)]
+
+
+def test_making_one_needs_read_on_the_image_and_contribute_on_the_group(stocked: Api) -> None:
+    from test_api_door import token_of
+
+    from imgstore.domain.access import Role
+
+    assert stocked.ask("PUT", f"{stocked.top}/resourceGroups/own", {"location": HERE}).status == 201
+    own = f"{stocked.top}/resourceGroups/own"
+    path, body = f"{own}/providers/Microsoft.Compute/virtualMachines/vm1", machine_body(stocked.version())
+    headers = token_of(stocked, Role.CONTRIBUTOR, own)
+    refused = stocked.ask("PUT", path, body, version=VM, headers=headers)
+    assert (refused.status, refused.code) == (403, "AuthorizationFailed")
+    assert "Microsoft.Compute/galleries/images/versions/read" in refused.body["error"]["message"]
+    readers = token_of(stocked, Role.READER, stocked.top)
+    refused = stocked.ask("PUT", path, body, version=VM, headers=readers)
+    assert "Microsoft.Compute/virtualMachines/write" in refused.body["error"]["message"]
+    make(stocked, body)
+    for method, route in (
+        ("PATCH", ""), ("DELETE", ""), ("POST", "/generalize"), ("POST", "/deallocate"), ("POST", "/start"),
+    ):  # fmt: skip
+        refused = stocked.ask(method, path_of(stocked) + route, {"tags": {}}, version=VM, headers=readers)
+        assert (refused.status, refused.code) == (403, "AuthorizationFailed"), route
+    assert stocked.ask("GET", f"{path_of(stocked)}/instanceView", version=VM, headers=readers).status == 200

@@ -1,0 +1,102 @@
+"""Shallow versions over HTTP: made where their source lies, shown as such, and never changed into another kind."""
+
+from typing import Any
+
+from api_server import Api, version_body
+
+from imgstore.operations import disks
+from imgstore.testing.installations import ADMIN, GROUP, export
+from imgstore.testing.web import WebServer
+
+pytest_plugins = ["api_fixtures"]
+
+SOUTH = "southcentralus"
+
+
+def shallow_body(source: Any, *regions: Any, mode: str = "Shallow") -> Any:
+    """A version as it is put, of what is stored here."""
+    body = version_body("", *regions, replicationMode=mode)
+    body["properties"]["storageProfile"] = {"source": {"id": source}}
+    return body
+
+
+def disk_of(api: Api, uri: str, sku: str = "Standard_LRS") -> str:
+    """The id of a disk that is made of a file."""
+    path = f"{api.compute}/disks/d1"
+    creation = {"createOption": "Import", "sourceUri": uri}
+    put = api.ask("PUT", path, {"location": SOUTH, "sku": {"name": sku}, "properties": {"creationData": creation}})
+    assert api.await_end(put)["status"] == "Succeeded"
+    return path
+
+
+def test_a_shallow_version_of_a_disk(api: Api, web: WebServer) -> None:
+    api.found()
+    disk = disk_of(api, web.url("/one.raw"), "Standard_ZRS")
+    put = api.ask("PUT", api.version(), shallow_body(disk))
+    assert put.status == 201, put
+    assert put.body["properties"]["publishingProfile"]["replicationMode"] == "Shallow"
+    assert api.await_end(put)["status"] == "Succeeded"
+    profile = api.ask("GET", api.version()).body["properties"]["publishingProfile"]
+    assert profile["replicationMode"] == "Shallow"
+    (region,) = profile["targetRegions"]
+    assert (region["regionalReplicaCount"], region["storageAccountType"]) == (1, "Standard_ZRS"), "as its source is"
+    with api.installation.catalog.reading() as facts:
+        (version,) = facts.versions.list(_definition_uid(api))
+        (replica,) = facts.replicas.list(version.uid)
+        (source,) = facts.disks.list(api.installation.subscription, GROUP)
+    assert replica.slot == source.slot, "nothing was copied"
+    again = api.ask("PUT", api.version(), shallow_body(disk))
+    assert (again.status, api.await_end(again)["status"]) == (200, "Succeeded")
+    assert "replicationMode" not in str(api.ask("GET", api.version(), version="2020-09-30").body)
+    export(api.installation, api.installation.home / "before.raw")
+    assert api.await_end(api.ask("DELETE", disk))["status"] == "Succeeded"
+    assert disks.list_disks(api.installation, ADMIN) == []
+    export(api.installation, api.installation.home / "after.raw")
+    assert (api.installation.home / "after.raw").read_bytes() == web.pages["/one.raw"].body
+    assert (api.installation.home / "before.raw").read_bytes() == web.pages["/one.raw"].body
+
+
+def test_what_no_shallow_version_has(api: Api, web: WebServer) -> None:
+    api.found()
+    disk = disk_of(api, web.url("/one.raw"))
+    for regions in (
+        [SOUTH, "eastus"],
+        [{"name": SOUTH, "regionalReplicaCount": 2}],
+        [{"name": SOUTH, "storageAccountType": "Premium_LRS"}],
+    ):
+        refused = api.ask("PUT", api.version(), shallow_body(disk, *regions))
+        assert refused.status == 400, (regions, refused)
+        assert "Shallow" in refused.body["error"]["message"], refused.body
+    assert api.ask("GET", api.version()).status == 404
+    unknown = api.ask("PUT", api.version(), shallow_body(disk, mode="Deep"))
+    assert (unknown.status, "replicationMode" in unknown.body["error"]["target"]) == (400, True)
+
+
+def test_its_kind_and_its_region_stay(api: Api, web: WebServer) -> None:
+    api.found()
+    disk = disk_of(api, web.url("/one.raw"))
+    assert api.await_end(api.ask("PUT", api.version(), shallow_body(disk)))["status"] == "Succeeded"
+    full = api.ask("PUT", api.version(), shallow_body(disk, mode="Full"))
+    assert (full.status, full.code) == (409, "PropertyChangeNotAllowed")
+    wider = api.ask(
+        "PATCH",
+        api.version(),
+        {"properties": {"publishingProfile": {"targetRegions": [{"name": SOUTH}, {"name": "eastus"}]}}},
+    )
+    assert wider.status == 400, wider
+    assert "Shallow" in wider.body["error"]["message"]
+
+
+def test_of_a_file_it_is_taken_in(api: Api, web: WebServer) -> None:
+    api.found()
+    put = api.ask("PUT", api.version(), version_body(web.url("/two.raw"), replicationMode="Shallow"))
+    assert (put.status, api.await_end(put)["status"]) == (201, "Succeeded")
+    export(api.installation, api.installation.home / "out.raw")
+    assert (api.installation.home / "out.raw").read_bytes() == web.pages["/two.raw"].body
+
+
+def _definition_uid(api: Api) -> str:
+    with api.installation.catalog.reading() as facts:
+        (gallery,) = facts.galleries.list(api.installation.subscription)
+        (definition,) = facts.definitions.list(gallery.uid)
+        return definition.uid

@@ -1,0 +1,76 @@
+"""Inert resources on both engines: found in any case, listed by name, and known by whom they are named."""
+
+from dataclasses import replace
+
+from catalog_values import group, uid
+from test_catalog_machines import machine
+
+from imgstore.catalog import Catalog
+from imgstore.domain.inert import InertContent, InertResource
+
+pytest_plugins = ["catalog_fixtures"]
+
+NET, NIC = "Microsoft.Network/virtualNetworks", "Microsoft.Network/networkInterfaces"
+
+
+def test_they_are_found_and_know_who_names_them(catalog: Catalog) -> None:
+    with catalog.transaction() as facts:
+        above = group()
+        facts.groups.add(above)
+        facts.inert.lock(above.subscription)
+
+        def made(kind: str, name: str, content: InertContent) -> InertResource:
+            one = InertResource(
+                uid=uid(),
+                subscription=above.subscription,
+                group=above.name,
+                type=kind,
+                name=name,
+                content=content,
+                created_at=facts.now(),
+            )
+            facts.inert.add(one)
+            return one
+
+        net = made(NET, "Net", InertContent(location="eastus", tags={"a": "b"}, parts=("subnets/s",)))
+        subnet = f"{net.resource_id}/subnets/s".lower()
+        nic = made(NIC, "net", InertContent(location="eastus", body={"x": [1]}, references=(subnet, subnet)))
+        other = made(NIC, "other", InertContent(location="eastus"))
+        assert facts.inert.get(above.subscription, above.name.upper(), NET, "nET") == net
+        assert facts.inert.get(above.subscription, above.name, NIC, "net") == nic
+        assert facts.inert.list(above.subscription, NIC) == [nic, other]
+        assert facts.inert.list(above.subscription, NIC, after=("NET", nic.uid), limit=1) == [other]
+        assert facts.inert.list(above.subscription, NIC, "nowhere") == []
+        assert facts.inert.naming([subnet.upper()], but=[]) == nic
+        assert facts.inert.naming([subnet], but=[nic.uid]) is None
+        changed = replace(nic, content=replace(nic.content, references=()))
+        facts.inert.update(changed)
+        assert facts.inert.get(above.subscription, above.name, NIC, "net") == changed
+        assert facts.inert.naming([subnet], but=[]) is None
+        facts.inert.update(nic)
+        facts.inert.delete(nic.uid)
+        assert facts.inert.naming([subnet], but=[]) is None
+        facts.inert.update(replace(other, content=nic.content))
+        facts.inert.remove_all(above.uid)
+        assert facts.inert.list(above.subscription, NIC) == facts.inert.list(above.subscription, NET) == []
+        facts.groups.delete(above.uid)
+
+
+def test_machines_name_interfaces(catalog: Catalog) -> None:
+    with catalog.transaction() as facts:
+        above = group()
+        facts.groups.add(above)
+        first, second = machine("m1", above.name), machine("m2", above.name)
+        for each in (first, second):
+            facts.machines.add(each)
+        facts.inert.attach(first.uid, {"/NIC1": True, "/nic1": True, "/nic2": False})
+        facts.inert.attach(second.uid, {"/nic2": False})
+        assert facts.inert.machines_of(["/Nic1", "/nic2", "/nic3"]) == {
+            "/nic1": first.resource_id,
+            "/nic2": first.resource_id,
+        }
+        assert facts.inert.going_with(first.uid) == ["/nic1"]
+        facts.inert.attach(first.uid, {"/nic3": True})
+        assert facts.inert.going_with(first.uid) == ["/nic3"]
+        facts.machines.delete(first.uid)
+        assert facts.inert.machines_of(["/nic1", "/nic2", "/nic3"]) == {"/nic2": second.resource_id}

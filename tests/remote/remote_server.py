@@ -1,0 +1,122 @@
+"""A real `imgstore serve`, and a build machine beside it: the command line in processes with an empty home and no keys."""
+
+import json
+import os
+import re
+import ssl
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+
+from imgstore.cli.main import main
+
+IMGSTORE = [sys.executable, "-m", "imgstore"]
+PUTS = re.compile(r'imgstore_http_requests_total\{method="PUT",route="/[^"]*disk\}/\{name\}",status="201"\} ([\d.]+)')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What a command came to."""
+
+    exit_code: int
+    out: Any
+    """JSON where it printed some."""
+    told: str
+    """On standard error."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Machine:
+    """A build machine: what it knows of the server are its address, its authority and a secret."""
+
+    folder: Path
+    server_home: Path
+    told: Mapping[str, str]
+    url: str
+    said: str = ""
+    """What the last command inside told on standard error."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "TMPDIR") if name in os.environ}
+        own = {"HOME": str(self.folder / "empty"), "IMGSTORE_SERVER": self.url}
+        return kept | own | {name: self.told[name] for name in self.told if name.startswith("IMGSTORE_")}
+
+    def start(self, *words: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [*IMGSTORE, *words, "--ca-file", self.told["REQUESTS_CA_BUNDLE"]],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *words: str, **environment: str) -> Done:
+        """Words later on the line win: so ``--ca-file`` among them is not heard, and ``REQUESTS_CA_BUNDLE`` is."""
+        line = [*IMGSTORE, *words]
+        if "REQUESTS_CA_BUNDLE" not in environment:
+            line += ["--ca-file", self.told["REQUESTS_CA_BUNDLE"]]
+        done = subprocess.run(
+            line,
+            cwd=self.folder,
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=240,
+        )
+        return Done(exit_code=done.returncode, out=json.loads(done.stdout) if done.stdout else None, told=done.stderr)
+
+    def inside(self, *words: str) -> Any:
+        """The same in this process: for what needs no empty machine, since a process takes its time."""
+        env = {"REQUESTS_CA_BUNDLE": self.told["REQUESTS_CA_BUNDLE"], **self.environment}
+        result = CliRunner().invoke(main, list(words), prog_name="imgstore", env=env)
+        assert result.exit_code == 0, f"{words}\n{result.output}\n{result.exception!r}"
+        self.said = result.stderr
+        return json.loads(result.stdout) if result.stdout else None
+
+    def ok(self, *words: str) -> Any:
+        done = self.run(*words)
+        assert done.exit_code == 0, f"{words}\n{done.told}"
+        return done.out
+
+    def puts(self) -> int:
+        """How many ranges the blob door has taken in."""
+        with urllib.request.urlopen(f"{self.url}/metrics", context=self._trust()) as answer:
+            found = PUTS.search(answer.read().decode())
+        return 0 if found is None else int(float(found[1]))
+
+    def _trust(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=self.told["REQUESTS_CA_BUNDLE"])
+
+
+@contextmanager
+def serving(folder: Path, *words: str) -> Iterator[Machine]:
+    """A server with a home of its own, until the block ends."""
+    home = folder / "server"
+    (folder / "empty").mkdir()
+    command = [*IMGSTORE, "serve", "--dev-tls", "--port", "0", "--retry-after-seconds", "0", "--home", str(home)]
+    command += words
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        try:
+            told, lines = {}, []
+            assert running.stdout is not None
+            for line in running.stdout:
+                lines.append(line)
+                if named := re.fullmatch(r"([A-Z_]+)=(.*)\n", line):
+                    told[named[1]] = named[2]
+                if line.startswith("az login"):
+                    break
+            match = re.search(r"serves (https://localhost:\d+)", "".join(lines))
+            assert match, lines
+            yield Machine(folder=folder, server_home=home, told=told, url=match[1])
+        finally:
+            running.kill()

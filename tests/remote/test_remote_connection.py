@@ -1,0 +1,247 @@
+"""What becomes of a request that fails: tried again where that can't do harm, told otherwise; and errors as they were raised."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imgstore.domain.errors import (
+    AccessDenied,
+    Conflict,
+    ImgstoreError,
+    InvalidInput,
+    NotFound,
+    ParentNotFound,
+    StoreFull,
+    StoreUnreachable,
+    Unauthenticated,
+    WorkHeld,
+)
+from imgstore.domain.sources import Extent
+from imgstore.remote.connection import Connection
+from imgstore.remote.credentials import Address, Application, Bearer, address_of
+from imgstore.remote.pieces import local_path, pieces_of
+from imgstore.remote.sending import filled, missing
+from imgstore.wire.blobs import error_xml, page_list_xml, read_error_xml, read_page_list
+from imgstore.wire.errors import error_json, read_error
+
+KIB64 = 64 << 10
+Script = Callable[[BaseHTTPRequestHandler], None]
+
+
+def say(status: int, body: Any = None, **headers: str) -> Script:
+    def answer(asked: BaseHTTPRequestHandler) -> None:
+        data = b"" if body is None else json.dumps(body).encode()
+        asked.send_response(status)
+        asked.send_header("Content-Length", str(len(data)))
+        for name, value in headers.items():
+            asked.send_header(name.replace("_", "-"), value)
+        asked.end_headers()
+        asked.wfile.write(data)
+
+    return answer
+
+
+def hang_up(asked: BaseHTTPRequestHandler) -> None:
+    asked.close_connection = True
+    asked.connection.close()
+
+
+@contextmanager
+def scripted(*script: Script) -> Iterator[tuple[str, list[str]]]:
+    """A server that does what the script says, request by request; what it was asked."""
+    asked: list[str] = []
+    left = list(script)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+            token = self.headers.get("Authorization") or body.partition("secret=")[2].partition("&")[0]
+            asked.append(f"{self.command} {self.path} {token}")
+            left.pop(0)(self)
+
+        do_PUT = do_POST = do_GET  # noqa: N815 - the library's names
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextmanager
+def connected(url: str, credentials: Any = None) -> Iterator[tuple[Connection, list[float]]]:
+    waited: list[float] = []
+    given = credentials or Bearer(token="t")
+    connection = Connection(Address(url=url, credentials=given), wait=waited.append, monotonic=lambda: 0.0)
+    try:
+        yield connection, waited
+    finally:
+        connection.close()
+
+
+def test_a_question_is_asked_again() -> None:
+    busy = say(503, {"error": {"code": "ServerStopping", "message": "stopping"}})
+    script = (busy, hang_up, say(429, {}, Retry_After="7"), say(200, {"a": 1}))
+    with scripted(*script) as (url, asked), connected(url) as (connection, waited):
+        with pytest.raises(StoreUnreachable):
+            connection.ask("GET", "/x")  # A server that never answered is not waited for long.
+        assert len(asked) == 3
+        assert 7.0 in waited
+        assert connection.ask("GET", "/x").json == {"a": 1}
+
+
+def test_a_server_that_has_answered_is_waited_for() -> None:
+    busy = say(502)
+    with scripted(say(200, {}), *[busy] * 8, say(200, {"a": 1})) as (url, asked), connected(url) as (connection, _):
+        connection.ask("GET", "/x")
+        assert connection.ask("PUT", "/x", {}).json == {"a": 1}, "what was turned away was not done"
+        assert len(asked) == 10
+
+
+def test_what_may_have_been_done_is_not_sent_twice() -> None:
+    with scripted(say(200, {}), hang_up, hang_up, say(201, {})) as (url, asked), connected(url) as (connection, _):
+        connection.ask("GET", "/x")
+        with pytest.raises(StoreUnreachable) as caught:
+            connection.ask("PUT", "/x", {})
+        assert (caught.value.error_code, len(asked)) == ("ConnectionBroken", 2)
+        # A range of a disk may come as often as it likes.
+        assert connection.move("PUT", f"{url}/b?sig=secret", headers={}, data=b"x").status == 201
+        assert len(asked) == 4
+
+
+def test_a_token_that_is_not_believed_any_more_is_renewed_once() -> None:
+    no = say(401, {"error": {"code": "ExpiredAuthenticationToken", "message": "expired"}})
+    given = [say(200, {"access_token": f"t{number}", "expires_in": 3600}) for number in range(3)]
+    application = Application(tenant_id="t/../x", client_id="c", client_secret="s")
+    script = (given[0], no, given[1], say(200, {}), no, given[2], no)
+    with scripted(*script) as (url, asked), connected(url, application) as (connection, _):
+        connection.ask("GET", "/x")
+        assert asked == [
+            "POST /t%2F..%2Fx/oauth2/v2.0/token s",
+            "GET /x Bearer t0",
+            "POST /t%2F..%2Fx/oauth2/v2.0/token s",
+            "GET /x Bearer t1",
+        ]
+        with pytest.raises(Unauthenticated, match="expired"):
+            connection.ask("GET", "/x")
+
+
+def test_a_failure_names_neither_token_nor_signature() -> None:
+    with (
+        scripted(hang_up, hang_up, hang_up) as (url, _),
+        connected(url) as (connection, _),
+        pytest.raises(StoreUnreachable) as caught,
+    ):
+        connection.move("GET", f"{url}/b?sig=secret", headers={})
+    assert "secret" not in str(caught.value)
+    assert "secret" not in repr(Application(tenant_id="t", client_id="c", client_secret="secret"))
+    assert "secret" not in repr(Bearer(token="secret"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidInput("m", found="f", expected="e", hint="h", target="t"),
+        NotFound("m"),
+        ParentNotFound("m", hint="h"),
+        AccessDenied("m", found="<&>"),
+        WorkHeld("m"),
+        StoreFull("m"),
+        Conflict("m", code="OperationNotAllowed"),
+    ],
+)
+def test_an_error_comes_out_as_it_was_raised(error: ImgstoreError) -> None:
+    for told in (
+        read_error(error_json(error), error.status),
+        read_error(json.loads(json.dumps(error_json(error))), 0),
+        read_error(read_error_xml(error_xml(error).decode()), error.status),
+    ):
+        assert (told.error_code, str(told)) == (error.error_code, str(error))
+        assert isinstance(told, NotFound) == isinstance(error, NotFound)
+        assert isinstance(told, StoreUnreachable) == isinstance(error, StoreUnreachable)
+
+
+@pytest.mark.parametrize("body", [None, [], {}, {"error": {}}, {"error": {"code": 3}}, "<html>"])
+def test_an_answer_of_something_else_says_so(body: Any) -> None:
+    assert read_error(body, 404).error_code == "UnexpectedAnswer"
+    assert isinstance(read_error(body, 502), StoreUnreachable)
+
+
+def test_page_lists_are_read_back() -> None:
+    extents = [Extent(offset=0, length=512), Extent(offset=4096, length=1024)]
+    assert read_page_list(page_list_xml(extents, (0, 1 << 20)).decode()) == extents
+
+
+def test_what_is_not_zero_is_found_and_what_arrived_left_out() -> None:
+    data = bytearray(5 * KIB64)
+    assert list(filled(bytes(data))) == []
+    data[KIB64] = data[3 * KIB64 - 1] = data[5 * KIB64 - 1] = 1
+    ranges = list(filled(bytes(data)))
+    assert ranges == [(KIB64, 3 * KIB64), (4 * KIB64, 5 * KIB64)]
+    assert list(filled(bytes(data)[: 4 * KIB64 + 512] + b"\1")) == [ranges[0], (4 * KIB64, 4 * KIB64 + 513)]
+    arrived = [Extent(offset=1000 + KIB64, length=2 * KIB64)]
+    assert list(missing(ranges, arrived, 1000)) == [ranges[1]]
+    assert list(missing(ranges, arrived, 1001)) == ranges, "half of it is not all of it"
+
+
+def test_pieces_are_those_that_extents_touch() -> None:
+    mib4 = 4 << 20
+    extents = [Extent(offset=1, length=1), Extent(offset=mib4 - 1, length=2), Extent(offset=3 * mib4, length=512)]
+    assert pieces_of(iter(extents), 4 * mib4) == [0, 1, 3]
+    assert pieces_of(iter([Extent(offset=0, length=3 * mib4)]), mib4 + 512) == [0, 1]
+
+
+def test_where_a_source_is() -> None:
+    assert local_path("./a b.vhd") == Path("a b.vhd")
+    assert local_path("file:///a%20b.vhd") == Path("/a b.vhd")
+    assert local_path("https://example.org/x") is None
+    with pytest.raises(InvalidInput, match="s3"):
+        local_path("s3://bucket/key")
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        "",
+        "images.example",
+        "http://images.example",
+        "https://",
+        "https://a:b@c",
+        "https://h/path",
+        "ftp://h",
+        "https://h:x",
+    ],
+)
+def test_no_address_of_a_server(server: str) -> None:
+    with pytest.raises(InvalidInput, match="no server's address"):
+        address_of(server, authorities=None, subscription=None, environ={"IMGSTORE_TOKEN": "t"})
+
+
+def test_who_asks_and_where_is_told_by_the_environment() -> None:
+    address = address_of(
+        "https://h:1/", authorities=None, subscription=None,
+        environ={"IMGSTORE_TOKEN": " t\n", "SSL_CERT_FILE": "/a", "REQUESTS_CA_BUNDLE": "/b", "IMGSTORE_SUBSCRIPTION_ID": "s"},
+    )  # fmt: skip
+    assert address == Address(
+        url="https://h:1", credentials=Bearer(token="t"), authorities=Path("/b"), subscription="s"
+    )
+    for plain in ("http://localhost:1", "http://127.0.0.1:1", "http://[::1]:1"):
+        assert address_of(plain, authorities=None, subscription="s", environ={"IMGSTORE_TOKEN": "t"}).url == plain
+    with pytest.raises(Unauthenticated, match="no IMGSTORE_TENANT_ID") as caught:
+        address_of("https://h", authorities=None, subscription=None, environ={"IMGSTORE_CLIENT_ID": "c"})
+    assert "no IMGSTORE_TENANT_ID, IMGSTORE_CLIENT_SECRET" in str(caught.value)

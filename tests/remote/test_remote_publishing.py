@@ -1,0 +1,215 @@
+"""A build machine publishes a file with nothing but a server's address and a secret, and gets a disk back from it."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from remote_server import Machine, serving
+
+from imgstore.api.tls import make_certificates
+from imgstore.domain.geometry import MIB
+from imgstore.domain.sources import DiskFormat
+from imgstore.testing.disks import as_vhd, make_raw
+
+WHERE = ("-g", "rg", "-r", "g1", "-i", "ubuntu")
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """With a gallery, a definition and a disk in three containers."""
+    with serving(tmp_path_factory.mktemp("remote")) as machine:
+        raw = make_raw(machine.folder / "disk.raw", seed=1, virtual_bytes=64 * MIB, content_bytes=10 * MIB)
+        as_vhd(raw, machine.folder / "disk.vhd")
+        as_vhd(raw, machine.folder / "dynamic.vhd", DiskFormat.VHD_DYNAMIC)
+        machine.ok("sig", "create", "-g", "rg", "-r", "g1", "-l", "southcentralus")  # Makes the group, as at a home.
+        made = ("--publisher", "p", "--offer", "o", "--sku", "s", "--os-type", "Linux")
+        machine.ok("sig", "image-definition", "create", *WHERE, *made)
+        yield machine
+
+
+def publish(machine: Machine, version: str, path: str, *more: str) -> Any:
+    return machine.ok("sig", "image-version", "create", *WHERE, "-e", version, "--os-vhd-uri", path, *more)
+
+
+def noise(path: Path, megabytes: int) -> Path:
+    path.write_bytes(os.urandom(megabytes * MIB))
+    return path
+
+
+def test_a_file_becomes_a_version_and_comes_back_byte_for_byte(machine: Machine) -> None:
+    done = machine.run(
+        "sig", "image-version", "create", *WHERE, "-e", "1.0.0", "--os-vhd-uri", "disk.vhd",
+        "--target-regions", "southcentralus=2", "westus2", "--tags", "team=images",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.told
+    properties = done.out["properties"]
+    assert (properties["provisioningState"], done.out["tags"]) == ("Succeeded", {"team": "images"})
+    assert {each["state"] for each in properties["replicationStatus"]["summary"]} == {"Completed"}
+    for task in ("upload disk.vhd", "take in disk.vhd", "southcentralus/0", "southcentralus/1", "westus2/0"):
+        assert f"{task}: completed" in done.told, done.told
+    assert machine.ok("disk", "list") == [], "the disk that brought the bytes is gone"
+
+    made = machine.ok(
+        "disk", "create", "-g", "rg", "-n", "d1", "-l", "westus2", "--gallery-image-reference", "rg/g1/ubuntu"
+    )
+    assert made["properties"]["diskDigest"] == properties["storageProfile"]["osDiskImage"]["diskDigest"]
+    told = machine.ok("disk", "export", "-g", "rg", "-n", "d1", "--file", "back.vhd")
+    assert (machine.folder / "back.vhd").read_bytes() == (machine.folder / "disk.vhd").read_bytes()
+    assert (told["source"], told["format"], told["diskDigest"]) == (made["id"], "vhd", made["properties"]["diskDigest"])
+    assert machine.ok("disk", "show", "-g", "rg", "-n", "d1")["properties"]["diskState"] == "Unattached"
+
+    machine.ok("disk", "export", "--gallery-image-reference", "rg/g1/ubuntu/1.0.0", "--file", "back.raw")
+    assert (machine.folder / "back.raw").read_bytes() == (machine.folder / "disk.raw").read_bytes()
+    part = ("--offset", "1000000", "--length", "5000000")
+    machine.ok("disk", "export", "-g", "rg", "-n", "d1", "--file", "part.raw", *part)
+    assert (machine.folder / "part.raw").read_bytes() == (machine.folder / "disk.raw").read_bytes()[1_000_000:6_000_000]
+    assert [each["name"] for each in machine.ok("disk", "list")] == ["d1"]
+    machine.ok("disk", "delete", "-g", "rg", "-n", "d1", "--yes")
+    assert list((machine.folder / "empty").iterdir()) == [], "a build machine keeps nothing"
+
+
+def test_the_same_command_sends_nothing_again_and_another_file_is_refused(machine: Machine) -> None:
+    first = publish(machine, "2.0.0", "disk.raw")
+    sent = machine.puts()
+    again = publish(machine, "2.0.0", "dynamic.vhd", "--target-regions", "southcentralus", "eastus")
+    assert machine.puts() == sent, "a file of the same disk is the same source"
+    digest = first["properties"]["storageProfile"]["osDiskImage"]["diskDigest"]
+    assert again["properties"]["storageProfile"]["osDiskImage"]["diskDigest"] == digest
+    assert len(again["properties"]["publishingProfile"]["targetRegions"]) == 2
+
+    make_raw(machine.folder / "other.raw", seed=2, virtual_bytes=64 * MIB, content_bytes=10 * MIB)
+    done = machine.run("sig", "image-version", "create", *WHERE, "-e", "2.0.0", "--os-vhd-uri", "other.raw")
+    assert (done.exit_code, machine.puts()) == (1, sent)
+    assert "(PropertyChangeNotAllowed)" in done.told
+    assert digest in done.told
+    done = machine.run(
+        "sig", "image-version", "create", *WHERE, "-e", "2.0.0", "--os-vhd-uri", "disk.raw", "-l", "eastus"
+    )
+    assert "Changing property 'location' is not allowed" in done.told
+
+
+def test_data_disks_go_along_and_only_what_is_not_zero_is_sent(machine: Machine) -> None:
+    with (machine.folder / "data.raw").open("wb") as file:
+        file.truncate(256 * MIB)
+        file.seek(100 * MIB + 70_000)
+        file.write(b"data")
+    before = machine.puts()
+    data = ("--data-vhds-uris", "data.raw", "--data-vhds-luns", "5")
+    made = publish(machine, "3.0.0", "disk.raw", *data)
+    assert [each["lun"] for each in made["properties"]["storageProfile"]["dataDiskImages"]] == [5]
+    publish(machine, "3.0.1", "data.raw")
+    pieces_of_disk = 64 // 4
+    assert machine.puts() - before <= 4 * pieces_of_disk + 2 + 1 + 2, "one range and a footer for an almost empty disk"
+    told = machine.ok(
+        "disk", "export", "--gallery-image-reference", "rg/g1/ubuntu/3.0.0", "--gallery-image-reference-lun", "5",
+        "--file", "data-back.raw",
+    )  # fmt: skip
+    assert told["virtualBytes"] == 256 * MIB
+    assert (machine.folder / "data-back.raw").read_bytes() == (machine.folder / "data.raw").read_bytes()
+
+
+def kill_while_it_uploads(machine: Machine, *words: str) -> int:
+    """Kill a command with SIGKILL once some of its file has arrived; gives how many ranges were taken in by then."""
+    before = machine.puts()
+    with machine.start(*words) as running:
+        until = time.monotonic() + 120
+        while machine.puts() < before + 4:
+            assert running.poll() is None, running.communicate()
+            assert time.monotonic() < until
+        running.kill()
+    return machine.puts() - before
+
+
+def test_a_killed_upload_goes_on(machine: Machine) -> None:
+    noise(machine.folder / "big.raw", 160)
+    words = ("sig", "image-version", "create", *WHERE, "-e", "4.0.0", "--os-vhd-uri", "big.raw")
+    arrived = kill_while_it_uploads(machine, *words)
+    assert arrived < 40, "else it was killed too late to tell anything"
+    assert machine.run("sig", "image-version", "show", *WHERE, "-e", "4.0.0").exit_code == 3, "nothing is half visible"
+    before = machine.puts()
+    machine.ok(*words)
+    # Those that were under way when it was killed may have arrived after they were counted.
+    assert machine.puts() - before <= 40 - arrived + 1
+    assert machine.ok("disk", "list") == []
+    machine.ok("disk", "export", "--gallery-image-reference", "rg/g1/ubuntu/4.0.0", "--file", "big-back.raw")
+    assert (machine.folder / "big-back.raw").read_bytes() == (machine.folder / "big.raw").read_bytes()
+    for name in ("big.raw", "big-back.raw"):
+        (machine.folder / name).unlink()
+
+
+def test_a_file_that_was_built_anew_after_a_kill_is_not_mixed_with_the_old_one(machine: Machine) -> None:
+    path = noise(machine.folder / "mixed.raw", 120)
+    words = ("disk", "create", "-g", "rg", "-n", "mixed", "-l", "southcentralus", "--source", "mixed.raw")
+    kill_while_it_uploads(machine, *words, "--tags", "kept=yes")
+    noise(path, 120)
+    made = machine.ok(*words, "--os-type", "Linux")
+    machine.ok("disk", "export", "-g", "rg", "-n", "mixed", "--file", "mixed-back.raw")
+    assert (machine.folder / "mixed-back.raw").read_bytes() == path.read_bytes()
+    assert (made["tags"], made["properties"]["osType"]) == ({"kept": "yes"}, "Linux")
+    assert machine.ok(*words)["properties"]["uniqueId"] == made["properties"]["uniqueId"]
+    noise(path, 120)
+    done = machine.run(*words)
+    assert (done.exit_code, "(PropertyChangeNotAllowed)" in done.told) == (1, True), done.told
+    machine.ok("disk", "delete", "-g", "rg", "-n", "mixed", "--yes")
+
+
+def test_who_is_not_known_and_what_is_not_trusted(machine: Machine, tmp_path: Path) -> None:
+    for wrong, code, words in (
+        ({"IMGSTORE_TOKEN": "a.b.c"}, "InvalidAuthenticationToken", "The access token is invalid."),
+        ({"IMGSTORE_CLIENT_SECRET": "guessed"}, "invalid_client", "AADSTS7000215"),
+        (
+            {"IMGSTORE_CLIENT_SECRET": ""},
+            "InvalidAuthenticationToken",
+            "no IMGSTORE_TOKEN, and no IMGSTORE_CLIENT_SECRET",
+        ),
+        (
+            {"REQUESTS_CA_BUNDLE": str(make_certificates(tmp_path).authority)},
+            "ServerNotTrusted",
+            "certificate verify failed",
+        ),
+        ({"REQUESTS_CA_BUNDLE": "/nowhere.pem"}, "InvalidParameter", "/nowhere.pem holds no certificates"),
+        ({"IMGSTORE_SERVER": "http://images.example"}, "InvalidParameter", "http:// on this very machine only"),
+        ({"IMGSTORE_SERVER": "https://localhost:1"}, "ServerUnreachable", "https://localhost:1 does not answer"),
+        ({"IMGSTORE_SUBSCRIPTION": "none"}, "SubscriptionNotFound", "'none'"),
+    ):
+        done = machine.run("sig", "list", **wrong)
+        assert done.exit_code == (3 if code == "SubscriptionNotFound" else 1), done
+        assert done.told.startswith(f"ERROR: ({code}) "), done.told
+        assert words in done.told
+        assert "what to do: " in done.told
+
+
+def test_the_only_subscription_need_not_be_named(machine: Machine) -> None:
+    done = machine.run("group", "show", "-n", "rg", IMGSTORE_SUBSCRIPTION_ID="")
+    assert done.out["id"].split("/")[2] == machine.told["IMGSTORE_SUBSCRIPTION_ID"], done.told
+
+
+def test_errors_come_out_as_at_a_home(machine: Machine) -> None:
+    done = machine.run("sig", "show", "-g", "rg", "-r", "none")
+    assert done.exit_code == 3
+    assert done.told.splitlines()[0] == "ERROR: (ResourceNotFound) The gallery 'none' was not found."
+    done = machine.run(
+        "sig", "image-version", "create", *WHERE, "-e", "9.0.0", "--os-vhd-uri", "https://nowhere.invalid/x"
+    )
+    assert done.exit_code == 1
+    assert "nowhere.invalid" in done.told
+    done = machine.run("sig", "image-version", "create", *WHERE, "-e", "9.0.0", "--os-vhd-uri", "none.vhd")
+    assert "There is no file" in done.told
+    done = machine.run("sig", "image-version", "create", *WHERE, "-e", "9.0.0", "--os-vhd-uri", "s3://bucket/key")
+    assert "scheme 's3' is not read over a server" in done.told
+
+
+@pytest.mark.parametrize("line", ["vm list", "gc", "serve --dev-tls", "sig update -g rg -r g1", "auth sp list"])
+def test_what_is_for_a_home_only_says_so(machine: Machine, line: str) -> None:
+    done = machine.run(*line.split())
+    assert done.exit_code == 1, done
+    assert f"(LocalHomeOnly) `imgstore {line.partition(' -')[0]}` works on a home here" in done.told
+    assert "expected: no server, or one of group create/show/list/delete" in done.told
+    assert "what to do: leave --server out" in done.told
+
+
+def test_a_file_is_inspected_here(machine: Machine) -> None:
+    assert machine.ok("inspect", "disk.vhd")["format"] == "vhd"
