@@ -8,11 +8,10 @@ from typing import Final
 from imgstore.api.groups import check_group
 from imgstore.api.longrunning import Session
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.inert import InertPlace
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import DiskKind
 from imgstore.operations import definitions, deployments, disks, galleries, images, machines, versions
-from imgstore.operations.inert import show_inert
+from imgstore.operations.inert import InertPlace, show_inert
 from imgstore.wire.api_versions import Kind, check_api_version, trimmed
 from imgstore.wire.deployments import deployment_json
 from imgstore.wire.machines import machine_json
