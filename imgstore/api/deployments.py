@@ -1,61 +1,56 @@
-"""ARM templates over HTTP: each resource of a template is put as if it had been sent alone, one after the other."""
+"""ARM templates over HTTP: deployments put, checked, shown and forgotten."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any, Final
 
 from fastapi import APIRouter, Response
 
 from imgstore.api import definitions, disks, galleries, images, machines, network, versions
-from imgstore.api.discretion import told
-from imgstore.api.door import RESOURCE, Asked, reply
+from imgstore.api.deploying import Deploying, Type
+from imgstore.api.door import RESOURCE, Ask, Asked, reply
 from imgstore.api.groups import check_group
-from imgstore.api.longrunning import Command, Outcome, Session, Task
+from imgstore.api.longrunning import Outcome, Session, Task
 from imgstore.api.paths import GROUP
 from imgstore.domain.deployments import Deployment
+from imgstore.domain.errors import InvalidInput, NotFound
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import DiskKind
 from imgstore.operations import deployments
-from imgstore.wire.api_versions import Kind, check_api_version
-from imgstore.wire.deployments import deployment_json
-from imgstore.wire.expressions import Scope, bad_template, evaluated
+from imgstore.operations.subscriptions import tenant_of
+from imgstore.wire.api_versions import Kind
+from imgstore.wire.deployments import deployment_json, operations_json
 from imgstore.wire.network import NETWORK_TYPES
 from imgstore.wire.reading import at
-from imgstore.wire.templates import Plan, Planned, find, planned
-from imgstore.wire.text import Json
+from imgstore.wire.scopes import Scope
+from imgstore.wire.template_resources import Around
+from imgstore.wire.templates import Plan, planned
+from imgstore.wire.text import Json, instant
 
 router = APIRouter(tags=["Deployments"])
 _KIND: Final = Kind.DEPLOYMENT
 _ALL: Final = f"{GROUP}/providers/Microsoft.Resources/deployments"
 _ONE: Final = f"{_ALL}/{{deployment}}"
+_OPERATIONS: Final = f"{GROUP}/deployments/{{deployment}}/operations"
+"""Azure has them, alone of what deployments have, without the provider."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Type:
-    """How resources of a type are put."""
-
-    command: Command
-    fields: tuple[str, ...]
-    """Of the command's request: what its names are called."""
-    more: Mapping[str, Any] = field(default_factory=dict)
-
-
-_TYPES: Final[Mapping[str, _Type]] = {
-    "microsoft.compute/galleries": _Type(command=galleries.put_gallery, fields=("gallery",)),
-    "microsoft.compute/galleries/images": _Type(command=definitions.put_definition, fields=("gallery", "definition")),
-    "microsoft.compute/galleries/images/versions": _Type(
+_TYPES: Final[Mapping[str, Type]] = {
+    "microsoft.compute/galleries": Type(command=galleries.put_gallery, fields=("gallery",)),
+    "microsoft.compute/galleries/images": Type(command=definitions.put_definition, fields=("gallery", "definition")),
+    "microsoft.compute/galleries/images/versions": Type(
         command=versions.put_version, fields=("gallery", "definition", "version")
     ),
-    "microsoft.compute/disks": _Type(command=disks.put_disk, fields=("disk",), more={"kind": DiskKind.DISK}),
-    "microsoft.compute/snapshots": _Type(command=disks.put_disk, fields=("disk",), more={"kind": DiskKind.SNAPSHOT}),
-    "microsoft.compute/images": _Type(command=images.put_image, fields=("disk",)),
-    "microsoft.compute/virtualmachines": _Type(command=machines.put_machine, fields=("machine",)),
+    "microsoft.compute/disks": Type(command=disks.put_disk, fields=("disk",), more={"kind": DiskKind.DISK}),
+    "microsoft.compute/snapshots": Type(command=disks.put_disk, fields=("disk",), more={"kind": DiskKind.SNAPSHOT}),
+    "microsoft.compute/images": Type(command=images.put_image, fields=("disk",)),
+    "microsoft.compute/virtualmachines": Type(command=machines.put_machine, fields=("machine",)),
     **{
-        kind.type.lower(): _Type(command=network.put_network, fields=("name",), more={"kind": kind.word})
+        kind.type.lower(): Type(command=network.put_network, fields=("name",), more={"kind": kind.word})
         for kind in NETWORK_TYPES
     },
     **{
-        f"{kind.type}/{kind.part}".lower(): _Type(
+        f"{kind.type}/{kind.part}".lower(): Type(
             command=network.put_part, fields=("name", "part"), more={"kind": kind.word}
         )
         for kind in NETWORK_TYPES
@@ -68,17 +63,17 @@ _TYPES: Final[Mapping[str, _Type]] = {
 async def put(ask: Asked, group: str, deployment: str) -> Response:
     """Azure's Deployments_CreateOrUpdate. What the template asks for is checked before anything is made."""
     body = await ask.template()
-    accepted = await ask.begin("put-deployment", group=group, deployment=deployment, body=body)
+    accepted = await ask.begin("put-deployment", group=group, deployment=deployment, body=body, asked=_asked(ask))
     return ask.accepted(accepted, _KIND, 201 if accepted.created else 200)
 
 
 @router.post(f"{_ONE}/validate", summary="Check a template", openapi_extra=RESOURCE)
 async def validate(ask: Asked, group: str, deployment: str) -> Response:
     """Azure's Deployments_Validate. Nothing is made, and nothing is asked of what would be."""
-    body = await ask.template()
+    body, asked = await ask.template(), _asked(ask)
 
     def checked(at_: Session) -> Json:
-        plan = _plan(at_, group, deployment, body)
+        plan = _plan(at_, group, deployment, body, asked)
         return {
             "id": deployments.deployment_id(at_.installation, group, deployment),
             "name": deployment,
@@ -87,11 +82,58 @@ async def validate(ask: Asked, group: str, deployment: str) -> Response:
                 "mode": "Incremental",
                 "provisioningState": "Succeeded",
                 "parameters": plan.parameters,
-                "validatedResources": [{"id": each.resource_id} for each in plan.resources.values()],
+                "validatedResources": [
+                    {"id": each.resource_id} for each in plan.resources.values() if not each.is_there
+                ],
             },
         }
 
     return reply(200, await ask.run(checked))
+
+
+@router.post(f"{_ONE}/whatIf", summary="Say that what-if is not supported", openapi_extra=RESOURCE)
+async def what_if(ask: Asked, group: str, deployment: str) -> Response:
+    """Azure's Deployments_WhatIf, which is not here."""
+
+    def refuse(_session: Session) -> Response:
+        raise InvalidInput(
+            "The what-if of a deployment is not supported.",
+            found=f"whatIf of '{deployment}' in '{group}'",
+            expected="validate, or a deployment",
+            hint="`az deployment group validate` checks a template without making anything",
+            target="whatIf",
+            code="WhatIfNotSupported",
+        )
+
+    return await ask.run(refuse)
+
+
+@router.get(_OPERATIONS, summary="List what a deployment did")
+async def list_operations(ask: Asked, group: str, deployment: str) -> Response:
+    """Azure's DeploymentOperations_List."""
+
+    def listed(at_: Session, _page: Any) -> Page[Json]:
+        return Page(items=tuple(_operations(at_, group, deployment)))
+
+    return await ask.listed(_KIND, listed, lambda each: each)
+
+
+@router.get(f"{_OPERATIONS}/{{operation}}", summary="Show something that a deployment did")
+async def show_operation(ask: Asked, group: str, deployment: str, operation: str) -> Response:
+    """Azure's DeploymentOperations_Get."""
+
+    def found(at_: Session) -> Json:
+        for each in _operations(at_, group, deployment):
+            if each["operationId"] == operation.upper():
+                return each
+        raise NotFound(
+            f"The deployment operation '{operation}' could not be found.",
+            hint="list the deployment's operations",
+            target=operation,
+            code="DeploymentOperationNotFound",
+        )
+
+    return ask.shown(await ask.run(found), _KIND)
 
 
 @router.get(_ONE, summary="Show a deployment")
@@ -124,106 +166,47 @@ async def delete(ask: Asked, group: str, deployment: str) -> Response:
     return await ask.gone("delete-deployment", _KIND, group=group, deployment=deployment)
 
 
+def _operations(session: Session, group: str, name: str) -> list[Json]:
+    one = deployments.show_deployment(session.installation, session.principal, group=group, name=name)
+    return operations_json(one, deployments.deployment_id(session.installation, group, one.name))
+
+
 def _json(session: Session, group: str, deployment: Deployment) -> Json:
     return deployment_json(deployment, deployments.deployment_id(session.installation, group, deployment.name))
 
 
-def _plan(session: Session, group: str, name: str, body: Json) -> Plan:
+def _asked(ask: Ask) -> Json:
+    """What a template may ask of the request: it is kept with it, so that a deployment that goes on goes on the same."""
+    effects = ask.server.installation.effects
+    return {"base_url": ask.base_url, "now": instant(effects.now()), "seed": effects.new_uid()}
+
+
+def _plan(session: Session, group: str, name: str, body: Json, asked: Json) -> Plan:
+    """With what `_asked` told; a deployment that an older server began has none of it."""
     above = check_group(session, group)
+    installation = session.installation
     scope = Scope(
-        subscription=session.installation.subscription, group=above.name, location=above.location, deployment=name
+        subscription=installation.subscription,
+        tenant=tenant_of(installation, session.principal, installation.subscription),
+        group=above.name,
+        location=above.location,
+        deployment=name,
+        base_url=asked.get("base_url", ""),
+        now=datetime.fromisoformat(asked["now"]) if "now" in asked else None,
+        seed=asked.get("seed", ""),
     )
-    return planned(at(body, "properties"), scope, _TYPES.__contains__)
+    around = Around(
+        known=_TYPES.__contains__, location=lambda named: check_group(session, named).location, group=above.name
+    )
+    return planned(at(body, "properties"), scope, around)
 
 
 def put_deployment(task: Task) -> Outcome:
     """The command of PUT."""
     session, request = task.session, task.request
-    group, name = request["group"], request["deployment"]
-    plan = _plan(session, group, name, request["body"])
-    running = deployments.begin_deployment(
-        session.installation, session.principal, group=group, name=name, parameters=plan.parameters, holder=task.uid
-    )
-    task.accept((True, _json(session, group, running)))
-    made = _Made(task, plan)
-    try:
-        for key in plan.resources:
-            made.make(key)
-        outputs = made.outputs()
-    except Exception as error:
-        deployments.end_deployment(
-            session.installation, running, resources=made.ids, error=told(session.installation, error)["error"]
-        )
-        raise
-    ended = deployments.end_deployment(session.installation, running, resources=made.ids, outputs=outputs)
-    return True, _json(session, group, ended)
-
-
-class _Made:
-    """What a deployment has made so far. What a resource depends on, or refers to, is made before it."""
-
-    def __init__(self, task: Task, plan: Plan) -> None:
-        self._task, self._plan = task, plan
-        self._bodies: dict[str, Json] = {}
-        self._open: list[str] = []
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        return tuple(self._plan.resources[key].resource_id for key in self._bodies)
-
-    def make(self, key: str) -> Json:
-        """The resource as it was answered, made now if it was not."""
-        if key in self._bodies:
-            return self._bodies[key]
-        one = self._plan.resources[key]
-        if key in self._open:
-            raise bad_template("Circular dependency detected.", found=", ".join((*self._open, key)))
-        self._open.append(key)
-        for each in one.depends_on:
-            self.make(each)
-        body = evaluated(one.body, replace(one.scope, reference=self._reference))
-        self._bodies[key] = self._put(one, body)
-        self._open.pop()
-        return self._bodies[key]
-
-    def _put(self, one: Planned, body: Json) -> Json:
-        kind, task = _TYPES[one.kind.lower()], self._task
-        version = check_api_version(one.api_version, one.kind)
-        request = {
-            **dict(zip(kind.fields, one.names, strict=True)),
-            **kind.more,
-            "group": task.request["group"],
-            "body": body,
-            "whole": True,
-            "conditions": {},
-        }
-        inner = Task(
-            session=replace(task.session, api_version=version),
-            request=request,
-            accept=lambda _outcome: None,
-            uid=task.uid,
-        )
-        return kind.command(inner)[1]
-
-    def _reference(self, word: str, full: bool) -> Json:  # noqa: FBT001 - an argument of the expression
-        one = find(self._plan, word)
-        if one is None:
-            raise bad_template(
-                f"The resource '{word}' is not defined in the template.",
-                found="a reference to what stands elsewhere",
-                expected="a resource of this template",
-            )
-        body = self.make(one.resource_id.lower())
-        return body if full else body["properties"]
-
-    def outputs(self) -> Json:
-        """The template's outputs, with their values."""
-        scope = replace(self._plan.scope, reference=self._reference)
-        return {
-            name: {"type": at(said, "type"), "value": evaluated(at(said, "value"), scope)}
-            for name, said in self._plan.outputs.items()
-            if evaluated(at(said, "condition"), scope) is not False
-        }
+    plan = _plan(session, request["group"], request["deployment"], request["body"], request.get("asked", {}))
+    deploying = Deploying(task, plan, request["deployment"], _TYPES)
+    return True, deploying.run(task.uid, lambda body: task.accept((True, body)))
 
 
 def delete_deployment(task: Task) -> Outcome:

@@ -25,6 +25,7 @@ _WORDS: Final = {
         "galleries", "images", "versions", "disks", "snapshots", "deployments", "validate", "locations", "capsOperations",
         "register", "softDeletedArtifactTypes", "artifacts", "metadata", "share", "sharedGalleries",
         "communityGalleries", "Microsoft.ResourceGraph", "resources", "beginGetAccess", "endGetAccess",
+        "operations", "whatIf",
         "virtualMachines", "instanceView", "generalize", "deallocate", "powerOff", "start", "restart",
         "redeploy", "reimage", "reapply",
         "Microsoft.Network", "virtualNetworks", "subnets", "networkSecurityGroups", "securityRules",

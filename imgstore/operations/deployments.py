@@ -76,6 +76,12 @@ def begin_deployment(
         return begun
 
 
+def note_deployment(installation: Installation, running: Deployment, *, resources: tuple[str, ...]) -> None:
+    """Write down what a deployment that runs has made so far, for those who look at it meanwhile."""
+    with installation.catalog.transaction() as facts:
+        facts.deployments.put(replace(running, resources=resources))
+
+
 def end_deployment(
     installation: Installation,
     running: Deployment,

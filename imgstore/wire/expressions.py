@@ -4,14 +4,16 @@ After "ARM template functions" and "Syntax and expressions" of Azure's documenta
 case. What is not here is refused by its name.
 """
 
-import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final, NoReturn
 
 from imgstore.domain.errors import InvalidInput
+from imgstore.wire.functions import FUNCTIONS, LAMBDAS
+from imgstore.wire.reading import at
+from imgstore.wire.scopes import NotTaken, NotYet, Scope, bad_template, nowhere
 from imgstore.wire.text import Json
 
 _TOKEN: Final = re.compile(
@@ -20,61 +22,45 @@ _TOKEN: Final = re.compile(
 _CHARACTERS_MAX: Final = 24_576
 """Azure's limit of one expression."""
 _DEPTH_MAX: Final = 64
-_ITEMS_MAX: Final = 10_000
-
-
-def _nowhere(what: str) -> Callable[..., NoReturn]:
-    def refuse(*_said: Any) -> NoReturn:
-        raise bad_template(f"The template function '{what}' is not expected at this location.")
-
-    return refuse
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scope:
-    """What an expression may ask for."""
-
-    subscription: str
-    group: str
-    location: str
-    """Of the group."""
-    deployment: str
-    parameters: Mapping[str, Json] = field(default_factory=dict)
-    """By lower-case name, as `variables`."""
-    variable: Callable[[str], Json] = field(default_factory=lambda: _nowhere("variables"))
-    reference: Callable[[str, bool], Json] = field(default_factory=lambda: _nowhere("reference"))
-    """A resource by its id or name: its properties, or all of it."""
-    copies: Mapping[str, int] = field(default_factory=dict)
-    """The index of each loop around here, by lower-case name; that of the innermost under "" too."""
-
-
-def bad_template(message: str, *, found: str | None = None, expected: str | None = None) -> InvalidInput:
-    """What is raised for a template that means nothing here."""
-    return InvalidInput(
-        f"Deployment template validation failed: {message}",
-        found=found,
-        expected=expected,
-        hint="mend the template; nothing was deployed of what depends on this",
-        target="properties.template",
-        code="InvalidTemplate",
-    )
+_CALLS_MAX: Final = 16
+"""Of a template's own functions, one in the other."""
+COPIES_MAX: Final = 800
+"""Azure's limit of one loop, and of a template's resources."""
 
 
 def evaluated(value: Json, scope: Scope) -> Json:
-    """A value of a template with every expression in it evaluated.
+    """A value of a template with every expression in it evaluated, and every loop unrolled.
 
     Raises:
         InvalidInput: one can't be; its code is ``InvalidTemplate``.
     """
     try:
-        return _evaluated(value, scope)
+        found = _evaluated(value, scope)
     except RecursionError as error:
         raise bad_template("The template is nested too deeply.") from error
+    scope.effort.spend_on(found)
+    return found
+
+
+def rehearse(value: Json, scope: Scope) -> None:
+    """Evaluate what can be before anything is made, so that what means nothing is known by then. Raises as `evaluated`."""
+    if isinstance(value, Mapping) and not _loops(value):
+        value = list(value.values())
+    if isinstance(value, list):
+        for each in value:
+            rehearse(each, scope)
+        return
+    with suppress(NotYet):
+        evaluated(value, scope)
 
 
 def _evaluated(value: Json, scope: Scope) -> Json:
+    scope.effort.spend(1)
     if isinstance(value, Mapping):
-        return {str(_evaluated(name, scope)): _evaluated(each, scope) for name, each in value.items()}
+        loops = _loops(value)
+        plain = {name: each for name, each in value.items() if not loops or name.lower() != "copy"}
+        made = {_name(_evaluated(name, scope)): _evaluated(each, scope) for name, each in plain.items()}
+        return made | {_name(loop.get("name")): _unrolled(loop, scope) for loop in loops}
     if isinstance(value, list):
         return [_evaluated(each, scope) for each in value]
     if not isinstance(value, str) or not value.startswith("[") or not value.endswith("]"):
@@ -85,7 +71,57 @@ def _evaluated(value: Json, scope: Scope) -> Json:
         raise bad_template(
             "An expression is too long.", found=f"{len(value)} characters", expected=f"{_CHARACTERS_MAX}"
         )
+    scope.effort.spend(len(value))
     return _Reader(value[1:-1], scope).whole()
+
+
+def _name(said: Json) -> str:
+    if not isinstance(said, str):
+        raise bad_template("The name of a property is no text.", found=type(said).__name__)
+    return said
+
+
+def _loops(value: Mapping[str, Json]) -> Sequence[Mapping[str, Json]]:
+    """The loops of an object: each makes a property, the list of its turns."""
+    said = next((each for name, each in value.items() if name.lower() == "copy"), None)
+    if isinstance(said, list) and said and all(isinstance(each, Mapping) and "input" in each for each in said):
+        return said
+    return ()
+
+
+def turns(loop: Json, scope: Scope, *, name: str | None = None) -> list[Scope]:
+    """The scopes of the turns of a loop.
+
+    Args:
+        loop: with its ``count``, and ``name`` if there is no `name`.
+        scope: around it.
+        name: of a loop that needs none.
+
+    Raises:
+        InvalidInput: it has no name, or no count, or one that is too large.
+    """
+    said, count = (at(loop, "name") if name is None else name), evaluated(at(loop, "count"), scope)
+    if not isinstance(said, str) or not isinstance(count, int) or isinstance(count, bool):
+        raise bad_template("A copy loop needs a name and a count.", found=type(count).__name__)
+    if not 0 <= count <= COPIES_MAX:
+        raise bad_template(
+            f"The count of the copy loop '{said}' is out of its range.",
+            found=f"a count of {count}",
+            expected=f"a copy loop of 0 to {COPIES_MAX}",
+        )
+    return [replace(scope, copies={**scope.copies, said.lower(): turn, "": turn}) for turn in range(count)]
+
+
+def _unrolled(loop: Mapping[str, Json], scope: Scope) -> Json:
+    """A property's loop. Within a resource's loop, ``copyIndex()`` without a name goes on meaning that."""
+    innermost = {"": scope.copies[""]} if "" in scope.copies else {}
+    found = turns(loop, scope)
+    return [_evaluated(loop["input"], replace(each, copies={**each.copies, **innermost})) for each in found]
+
+
+def listed(loop: Json, scope: Scope) -> Json:
+    """The values of a loop that has no name, as outputs have. Raises as `turns`."""
+    return [evaluated(at(loop, "input"), each) for each in turns(loop, scope, name="")]
 
 
 class _Reader:
@@ -122,6 +158,9 @@ class _Reader:
         return value
 
     def _called(self, name: str) -> Json:
+        if self._peek() == ".":
+            self._at += 1
+            name = f"{name}.{self._next('a name')[1]}"
         self._expect("(")
         if name.lower() == "if":
             return self._chosen()
@@ -137,7 +176,7 @@ class _Reader:
         """``if``: what is not chosen is read over, not evaluated."""
         condition = self._value()
         if not isinstance(condition, bool):
-            raise bad_template("The first parameter of 'if' is no boolean.", found=json.dumps(condition, default=str))
+            raise bad_template("The first parameter of 'if' is no boolean.", found=type(condition).__name__)
         self._expect(",")
         first = self._value() if condition else self._skipped()
         self._expect(",")
@@ -212,176 +251,52 @@ def _member(value: Json, key: Json) -> Json:
 
 
 def _call(name: str, arguments: Sequence[Json], scope: Scope) -> Json:
-    function = _FUNCTIONS.get(name.lower())
+    function = FUNCTIONS.get(name.lower())
+    if function is None and "." in name:
+        return _own(name, arguments, scope)
     if function is None:
         raise bad_template(
             f"The template function '{name}' is not valid.",
-            found=name,
-            expected=f"one of {', '.join(sorted((*_FUNCTIONS, 'if')))}",
+            found=f"{name}, which takes a lambda" if name.lower() in LAMBDAS else name,
+            expected=f"one of {', '.join(sorted((*FUNCTIONS, 'if')))}",
         )
     try:
-        return function(scope, *arguments)
-    except InvalidInput:
+        made = function(scope, *arguments)
+    except (InvalidInput, RecursionError):
         raise
     except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
         raise bad_template(
             f"The template function '{name}' was called with what it does not take.",
-            found=json.dumps(list(arguments), default=str)[:300],
-            expected=str(error)[:200],
-        ) from error
+            found=", ".join(type(each).__name__ for each in arguments) or "nothing",
+            expected=str(error) if isinstance(error, NotTaken) else None,
+        ) from None  # What Python says has the values in it, and they may be secret.
+    if function not in _KNOWN:
+        scope.effort.spend_on(made)
+    return made
 
 
-def resource_id(scope: Scope, *said: Json) -> str:
-    """``resourceId([subscription], [group], type, name, ...)``."""
-    words = [_text(each) for each in said]
-    at = next((place for place, word in enumerate(words) if "/" in word), None)
-    if at is None or at > 2:
-        raise ValueError("a type with its provider: Microsoft.Compute/galleries")
-    above, kind, names = words[:at], words[at].split("/"), words[at + 1 :]
-    if len(names) != len(kind) - 1:
-        raise ValueError(f"{len(kind) - 1} names for {words[at]}")
-    group = above[-1] if above else scope.group
-    subscription = above[0] if len(above) == 2 else scope.subscription
-    pairs = "/".join(f"{word}/{name}" for word, name in zip(kind[1:], names, strict=True))
-    return f"/subscriptions/{subscription}/resourceGroups/{group}/providers/{kind[0]}/{pairs}"
+_KNOWN: Final[tuple[Callable[..., Json], ...]] = (FUNCTIONS["parameters"], FUNCTIONS["variables"])
+"""Functions that give what was made before."""
 
 
-def _reference(scope: Scope, name: Json, _version: Json = None, full: Json = None) -> Json:
-    return scope.reference(_text(name), str(full).lower() == "full")
-
-
-def _group(scope: Scope) -> Json:
-    return {
-        "id": f"/subscriptions/{scope.subscription}/resourceGroups/{scope.group}",
-        "name": scope.group,
-        "type": "Microsoft.Resources/resourceGroups",
-        "location": scope.location,
-        "properties": {"provisioningState": "Succeeded"},
-    }
-
-
-def _copy_index(scope: Scope, *said: Json) -> int:
-    loop = said[0] if said and isinstance(said[0], str) else ""
-    offset = next((each for each in said if isinstance(each, int)), 0)
-    if loop.lower() not in scope.copies:
-        raise bad_template("The template function 'copyIndex' is not expected at this location.")
-    return scope.copies[loop.lower()] + offset
-
-
-def _parameter(scope: Scope, name: Json) -> Json:
-    key = _text(name).lower()
-    if key not in scope.parameters:
-        raise bad_template(f"The template parameter '{name}' is not found.", found=f"{sorted(scope.parameters)}")
-    return scope.parameters[key]
-
-
-def _concat(_: Scope, *said: Json) -> Json:
-    if said and all(isinstance(each, list) for each in said):
-        return [item for each in said for item in each]
-    return "".join(_text(each) for each in said)
-
-
-def _format(_: Scope, pattern: Json, *said: Json) -> str:
-    return re.sub(r"\{(\d+)\}", lambda match: _text(said[int(match[1])]), _text(pattern))
-
-
-def _text(value: Json) -> str:
-    if isinstance(value, bool):
-        return str(value)
-    if isinstance(value, str | int):
-        return str(value)
-    return json.dumps(value, separators=(",", ":"))
-
-
-def _unique(_: Scope, *said: Json) -> str:
-    """Thirteen letters, always the same for the same texts; not those that Azure would give."""
-    digest = hashlib.sha256("\0".join(map(_text, said)).encode()).digest()
-    return "".join("abcdefghijklmnopqrstuvwxyz234567"[byte % 32] for byte in digest[:13])
-
-
-def _range(_: Scope, start: Json, count: Json) -> Json:
-    if not 0 <= count <= _ITEMS_MAX:
-        raise ValueError(f"0 to {_ITEMS_MAX} items")
-    return list(range(start, start + count))
-
-
-def _contains(_: Scope, where: Json, what: Json) -> bool:
-    if isinstance(where, Mapping):
-        return _text(what).lower() in {name.lower() for name in where}
-    return what in where
-
-
-def _equals(_: Scope, one: Json, other: Json) -> bool:
-    return type(one) is type(other) and bool(one == other)
-
-
-def _split(_: Scope, text: Json, by: Json) -> Json:
-    return re.split("|".join(map(re.escape, by if isinstance(by, list) else [by])), text)
-
-
-def _union(_: Scope, *said: Json) -> Json:
-    if all(isinstance(each, Mapping) for each in said):
-        return {name: value for each in said for name, value in each.items()}
-    whole = [each for items in said for each in items]
-    return [each for place, each in enumerate(whole) if each not in whole[:place]]
-
-
-_FUNCTIONS: Final[Mapping[str, Callable[..., Json]]] = {
-    "parameters": _parameter,
-    "variables": lambda scope, name: scope.variable(_text(name)),
-    "reference": _reference,
-    "resourceid": resource_id,
-    "resourcegroup": _group,
-    "subscription": lambda scope: {
-        "id": f"/subscriptions/{scope.subscription}",
-        "subscriptionId": scope.subscription,
-        "displayName": scope.subscription,
-    },
-    "deployment": lambda scope: {"name": scope.deployment},
-    "copyindex": _copy_index,
-    "concat": _concat,
-    "format": _format,
-    "string": lambda _, value: _text(value),
-    "int": lambda _, value: int(value),
-    "bool": lambda _, value: value if isinstance(value, bool) else {"true": True, "false": False}[_text(value).lower()],
-    "tolower": lambda _, text: text.lower(),
-    "toupper": lambda _, text: text.upper(),
-    "trim": lambda _, text: text.strip(),
-    "replace": lambda _, text, old, new: text.replace(old, new),
-    "substring": lambda _, text, start, count=None: text[start:] if count is None else text[start : start + count],
-    "startswith": lambda _, text, start: text.lower().startswith(start.lower()),
-    "endswith": lambda _, text, end: text.lower().endswith(end.lower()),
-    "split": _split,
-    "join": lambda _, items, by: by.join(map(_text, items)),
-    "length": lambda _, value: len(value),
-    "empty": lambda _, value: value is None or len(value) == 0,
-    "first": lambda _, items: items[0] if items else ("" if isinstance(items, str) else None),
-    "last": lambda _, items: items[-1] if items else ("" if isinstance(items, str) else None),
-    "contains": _contains,
-    "range": _range,
-    "createarray": lambda _, *items: list(items),
-    "array": lambda _, value: value if isinstance(value, list) else [value],
-    "createobject": lambda _, *said: dict(zip(said[::2], said[1::2], strict=True)),
-    "union": _union,
-    "coalesce": lambda _, *said: next((each for each in said if each is not None), None),
-    "json": lambda _, text: json.loads(text),
-    "null": lambda _: None,
-    "true": lambda _: True,
-    "false": lambda _: False,
-    "equals": _equals,
-    "not": lambda _, value: {True: False, False: True}[value],
-    "and": lambda _, *said: all(said),
-    "or": lambda _, *said: any(said),
-    "less": lambda _, one, other: one < other,
-    "lessorequals": lambda _, one, other: one <= other,
-    "greater": lambda _, one, other: one > other,
-    "greaterorequals": lambda _, one, other: one >= other,
-    "add": lambda _, one, other: one + other,
-    "sub": lambda _, one, other: one - other,
-    "mul": lambda _, one, other: one * other,
-    "div": lambda _, one, other: int(one / other),
-    "mod": lambda _, one, other: one % other,
-    "min": lambda _, *said: min(said[0] if isinstance(said[0], list) else said),
-    "max": lambda _, *said: max(said[0] if isinstance(said[0], list) else said),
-    "uniquestring": _unique,
-}
+def _own(name: str, arguments: Sequence[Json], scope: Scope) -> Json:
+    """A call of a function of the template's own: it knows its arguments, and nothing else of the template."""
+    how = scope.functions.get(name.lower())
+    if how is None:
+        raise bad_template(f"The template function '{name}' is not valid.", found=f"own: {sorted(scope.functions)}")
+    if scope.calls >= _CALLS_MAX:
+        raise bad_template(f"The calls of '{name}' are nested too deeply.", expected=f"at most {_CALLS_MAX}")
+    names = [str(at(each, "name")).lower() for each in how.get("parameters") or []]
+    if len(names) != len(arguments):
+        raise bad_template(f"The template function '{name}' takes other arguments.", expected=f"{names}")
+    inner = replace(
+        scope,
+        parameters=dict(zip(names, arguments, strict=True)),
+        variable=nowhere("variables"),
+        reference=nowhere("reference"),
+        references=nowhere("references"),
+        copies={},
+        default_of=None,
+        calls=scope.calls + 1,
+    )
+    return _evaluated(at(how, "output.value"), inner)

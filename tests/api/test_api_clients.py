@@ -47,7 +47,7 @@ def test_az_does_what_a_person_does_with_galleries(tmp_path: Path, safe: Api, we
     }
     assert chapters(safe, web, [str(require("az").command), str(LOCKS / "az.py")], **settings) == [
         "login", "groups", "galleries", "images", "versions", "disks", "sources", "sharing", "soft_delete",
-        "deployments", "machines", "the_end",
+        "deployments", "modules", "machines", "the_end",
     ]  # fmt: skip
 
 

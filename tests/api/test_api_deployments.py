@@ -153,7 +153,10 @@ def one(**more: Any) -> Any:
         (template([one(copy={"name": "l", "count": 2})]), "multiple times"),
         (template([one()], parameters={"x": {"type": "string"}}), "'x' is not provided"),
         (template([one(name="[variables('a')]")], variables={"a": "[variables('a')]"}), "depends on itself"),
-        (template({"symbolic": one()}), "symbolic"),  # type: ignore[arg-type]
+        (template([one(properties={"description": "[nosuch('a')]"})]), "'nosuch'"),
+        (template([one(existing=True)]), "symbolic name"),
+        (template([one(scope="/")]), "'scope'"),
+        (template([one(resourceGroup="other")]), "group of the deployment"),
         ({"resources": ["x"]}, "no object"),
     ],
 )

@@ -7,7 +7,7 @@ the environment; it prints a line for each chapter that held.
 import os
 from pathlib import Path
 
-from az_program import az, fails, log_in
+from az_program import az, fails, log_in, run
 
 SOURCE = os.environ["IMGSTORE_SOURCE"]
 DATA = os.environ["IMGSTORE_DATA_SOURCE"]
@@ -170,6 +170,31 @@ def deployments() -> None:
     az("deployment group delete -g rg -n t1")
 
 
+def modules() -> None:
+    """What Bicep emits: symbolic names, a module, loops, and a gallery that stands."""
+    existing = az(f"sig show {G}")["name"]
+    template = (
+        f"--template-file {Path(__file__).with_name('modules.json')} --parameters existing={existing} key=hush-hush"
+    )
+    assert az(f"deployment group validate -g rg -n t2 {template}")["error"] is None
+    made = az(f"deployment group create -g rg -n t2 {template}")["properties"]
+    assert (made["provisioningState"], made["outputs"]["skus"]["value"]) == ("Succeeded", ["small", "large"])
+    assert "hush-hush" not in str(az("deployment group show -g rg -n t2"))
+    assert az("deployment group show -g rg -n gallery-module")["properties"]["provisioningState"] == "Succeeded"
+    names = [
+        each["properties"]["targetResource"]["resourceName"]
+        for each in az("deployment operation group list -g rg -n t2")
+    ]
+    assert names == ["gallery-module", "modular/image-small", "modular/image-large"]
+    assert run(f"deployment group what-if -g rg -n t2 {template}"), "what-if is refused; az reads no error's text here"
+    for name in ("image-small", "image-large"):
+        assert az(f"sig image-definition show -g rg -r modular -i {name}")["identifier"]["offer"] == "gallery-module"
+        az(f"sig image-definition delete -g rg -r modular -i {name}")
+    az("sig delete -g rg -r modular")
+    for name in ("t2", "gallery-module"):
+        az(f"deployment group delete -g rg -n {name}")
+
+
 def machines() -> None:
     """All from a gallery to machines by one template; and what az does with a machine."""
     template = Path(__file__).with_name("machines.json")
@@ -213,6 +238,7 @@ for chapter in (
     sharing,
     soft_delete,
     deployments,
+    modules,
     machines,
     the_end,
 ):

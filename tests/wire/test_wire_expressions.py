@@ -1,5 +1,6 @@
 """The expressions of templates: what they give, and what is refused by its name."""
 
+import uuid
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -9,13 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgstore.domain.errors import InvalidInput
-from imgstore.wire.expressions import Scope, evaluated
+from imgstore.wire.expressions import evaluated
+from imgstore.wire.scopes import Scope
 
 SCOPE = Scope(
     subscription="s",
     group="rg",
     location="eastus",
     deployment="d",
+    tenant="t",
+    functions={
+        "my.twice": {"parameters": [{"name": "s"}], "output": {"value": "[concat(parameters('S'), parameters('s'))]"}},
+        "my.peek": {"output": {"value": "[variables('x')]"}},
+        "my.self": {"output": {"value": "[my.self()]"}},
+    },
     parameters={"name": "x", "many": [1, 2], "o": {"K": 3}},
 )
 
@@ -48,7 +56,50 @@ SCOPE = Scope(
         ("[union(createObject('a', 1), createObject('b', 2))]", {"a": 1, "b": 2}),
         ("[contains('abc', 'b')]", True),
         ("[coalesce(null(), 'a')]", "a"),
-        ("[length(uniqueString('a'))]", 13),
+        ("[uniqueString('hello', 'world')]", "a7wkljktk6wne"),
+        ("[uniqueString('/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/my-rg')]", "bmg7c6xu4tw46"),
+        ("[guid('a', 'b')]", str(uuid.uuid5(uuid.UUID("11fb06fb-712d-4ddd-98c7-e71bbd588830"), "a-b"))),
+        ("[base64ToString(base64('ü'))]", "ü"),
+        ("[dataUriToString(dataUri('a,b'))]", "a,b"),
+        ("[base64ToJson(base64('[1]'))]", [1]),
+        ("[json('{\"a\": [1, null]}').a]", [1, None]),
+        ("[union(createObject('a', createObject('b', 1)), createObject('a', createObject('c', 2)))]",
+         {"a": {"b": 1, "c": 2}}),
+        ("[union(createArray(1, 2), createArray(2, true()))]", [1, 2, True]),
+        ("[intersection(createArray(1, 2, 3), createArray(3, 2))]", [2, 3]),
+        ("[intersection(createObject('a', 1, 'b', 2), createObject('a', 1, 'b', 3))]", {"a": 1}),
+        ("[take(skip('abcdef', 2), 3)]", "cde"),
+        ("[skip(createArray(1, 2), 5)]", []),
+        ("[items(createObject('b', 1, 'a', 2))[0].key]", "a"),
+        ("[objectKeys(createObject('b', 1, 'a', 2))]", ["a", "b"]),
+        ("[flatten(createArray(createArray(1), createArray(2, 3)))]", [1, 2, 3]),
+        ("[shallowMerge(createArray(createObject('a', 1), createObject('a', 2)))]", {"a": 2}),
+        ("[tryGet(parameters('o'), 'k', 'z', 1)]", None),
+        ("[tryGet(parameters('many'), 1)]", 2),
+        ("[indexOf('abcB', 'B')]", 1),
+        ("[lastIndexOf('abcB', 'b')]", 3),
+        ("[indexOf(createArray(1, 2), 2)]", 1),
+        ("[indexFromEnd(createArray(1, 2), 1)]", 2),
+        ("[padLeft(7, 3, '0')]", "007"),
+        ("[format('{0:D3} {0:000} {{1}}', 7)]", "007 007 {1}"),
+        ("[div(-7, 2)]", -3),
+        ("[mod(-7, 2)]", -1),
+        ("[max(createArray(1, 3, 2))]", 3),
+        ("[and(true(), not(false()), or(false(), true()))]", True),
+        ("[less('a', 'b')]", True),
+        ("[contains(createArray(1), true())]", False),
+        ("[uriComponentToString(uriComponent('a b/ü'))]", "a b/ü"),
+        ("[uri('https://h/a/', 'b')]", "https://h/a/b"),
+        ("[dateTimeAdd('2024-01-31 00:00:00Z', 'P1M')]", "2024-02-29 00:00:00Z"),
+        ("[dateTimeAdd('2024-01-31T10:00:00+02:00', '-PT1H', 'yyyyMMddTHHmmssZ')]", "20240131T070000Z"),
+        ("[dateTimeToEpoch(dateTimeFromEpoch(86400))]", 86400),
+        ("[extensionResourceId(resourceGroup().id, 'Microsoft.X/locks', 'l')]",
+         "/subscriptions/s/resourceGroups/rg/providers/Microsoft.X/locks/l"),
+        ("[subscriptionResourceId('Microsoft.X/roles', 'r')]", "/subscriptions/s/providers/Microsoft.X/roles/r"),
+        ("[tenantResourceId('Microsoft.X/roles', 'r')]", "/providers/Microsoft.X/roles/r"),
+        ("[tenant().tenantId]", "t"),
+        ("[environment().suffixes.storage]", "storage.imgstore.invalid"),
+        ("[my.twice('a')]", "aa"),
     ],
 )  # fmt: skip
 def test_what_expressions_give(text: str, value: Any) -> None:
@@ -77,6 +128,26 @@ def test_the_turn_of_a_loop() -> None:
         ("[resourceId('a/b', 'c', 'd')]", "'resourceId'"),
         ("[range(0, 100000000)]", "'range'"),
         ("[div(1, 0)]", "'div'"),
+        ("[mul(9223372036854775807, 2)]", "'mul'"),
+        ("[add(true(), 1)]", "'add'"),
+        ("[and(1, true())]", "'and'"),
+        ("[less(1, 'a')]", "'less'"),
+        ("[substring('abc', 2, 2)]", "'substring'"),
+        ("[padLeft('a', 100000000000)]", "'padLeft'"),
+        ("[format('{1}', 'a')]", "'format'"),
+        ("[json('NaN')]", "'json'"),
+        ("[json('1e999')]", "'json'"),
+        ("[uriComponentToString('%00')]", "U+0000"),
+        ("[dateTimeAdd('2024-01-01', 'P99999Y')]", "'dateTimeAdd'"),
+        ("[dateTimeFromEpoch(99999999999999999)]", "'dateTimeFromEpoch'"),
+        ("[utcNow()]", "'utcNow'"),
+        ("[newGuid()]", "'newGuid'"),
+        ("[map(parameters('many'), lambda('x', lambdaVariables('x')))]", "'lambdaVariables'"),
+        ("[my.none()]", "'my.none'"),
+        ("[my.twice()]", "'my.twice'"),
+        ("[my.peek()]", "'variables'"),
+        ("[my.self()]", "'my.self' are nested too deeply"),
+        ("[listKeys('x', '2024-01-01')]", "'listKeys'"),
         (f"[{'concat(' * 100}'a'{')' * 100}]", "deeply"),
     ],
 )
@@ -85,6 +156,59 @@ def test_what_means_nothing_is_named(text: str, named: str) -> None:
         evaluated(text, SCOPE)
     assert caught.value.error_code == "InvalidTemplate"
     assert named in caught.value.message
+
+
+def test_a_loop_of_a_property_within_a_loop_of_a_resource() -> None:
+    scope = replace(SCOPE, copies={"": 7, "outer": 7})
+    value = {"a": 1, "copy": [{"name": "b", "count": 2, "input": "[add(copyIndex('b'), copyIndex())]"}]}
+    assert evaluated(value, scope) == {"a": 1, "b": [7, 8]}
+    assert evaluated({"copy": {"source": "data"}}, scope) == {"copy": {"source": "data"}}, (
+        "no loop: a property so called"
+    )
+
+
+def test_what_a_function_was_given_is_not_told() -> None:
+    for text in ("[int(parameters('name'))]", "[bool(parameters('name'))]", "[if(parameters('name'), 1, 2)]"):
+        with pytest.raises(InvalidInput) as caught:
+            evaluated(text, replace(SCOPE, parameters={"name": "hush"}))
+        assert "hush" not in str(vars(caught.value)) + str(caught.value)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(_JSON)
+def test_plain_values_stay_and_json_reads_what_string_writes(value: Any) -> None:
+    scope = replace(SCOPE, parameters={"v": value})
+    with suppress(InvalidInput):  # A text of U+0000.
+        assert evaluated("[parameters('v')]", scope) == value
+        if isinstance(value, list | dict):
+            assert evaluated("[json(string(parameters('v')))]", scope) == value
+
+
+@given(st.lists(st.integers(0, 5)), st.lists(st.integers(0, 5)), st.integers(-2, 8))
+def test_laws_of_collections(one: list[int], other: list[int], count: int) -> None:
+    scope = replace(SCOPE, parameters={"a": one, "b": other, "n": count})
+    a, b = "parameters('a')", "parameters('b')"
+    said = evaluated(
+        [f"[concat(take({a}, parameters('n')), skip({a}, parameters('n')))]", f"[union({a}, {b})]",
+         f"[intersection({a}, {b})]"], scope
+    )  # fmt: skip
+    assert said[0] == one
+    assert (set(said[1]), set(said[2])) == (set(one) | set(other), set(one) & set(other))
+    assert all(len(each) == len(set(each)) for each in said[1:])
+
+
+@given(st.integers(-100, 100), st.integers(-100, 100).filter(bool))
+def test_division_is_cut_and_what_is_left_has_the_sign_of_what_was_divided(one: int, other: int) -> None:
+    quotient, rest = evaluated([f"[div({one}, {other})]", f"[mod({one}, {other})]"], SCOPE)
+    assert one == other * quotient + rest
+    assert abs(rest) < abs(other)
+    assert rest * one >= 0
 
 
 @given(st.text(alphabet="[](),.'abc1 -", max_size=30) | st.sampled_from(["concat(", "if(true(),", "range(1,"]))
