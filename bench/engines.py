@@ -1,6 +1,7 @@
 """One MinIO process a region on loopback, so that a transfer is timed and never a copy inside one server."""
 
 import contextlib
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,13 @@ class Bucket:
         client = self.engine.client()
         for entry in self._listing(prefix):
             client.delete_object(Bucket=self.name, Key=entry["Key"])
+        self._empty_trash()
+
+    def _empty_trash(self) -> None:
+        """MinIO takes up to five minutes to give back the room of what was deleted."""
+        assert self.engine.folder is not None, "the engine is a process of ours"
+        for each in (self.engine.folder / "data" / ".minio.sys" / "tmp" / ".trash").glob("*"):
+            shutil.rmtree(each, ignore_errors=True)
 
     def _listing(self, prefix: str = "") -> Iterator[dict[str, int]]:
         pages = self.engine.client().get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
