@@ -13,7 +13,19 @@ import imgstore
 from imgstore.cli.command import Command, Group
 from imgstore.cli.main import main
 
-HEAVY = ("numpy", "boto3", "botocore", "sqlalchemy", "alembic", "yaml", "jmespath", "tqdm", "zstandard", "moto")
+HEAVY = (
+    "numpy",
+    "boto3",
+    "botocore",
+    "sqlalchemy",
+    "alembic",
+    "yaml",
+    "jmespath",
+    "tqdm",
+    "zstandard",
+    "moto",
+    "urllib3",
+)
 
 
 def commands(
