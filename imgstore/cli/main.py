@@ -3,6 +3,7 @@
 Exit codes, as az's: 0 done, 1 failed, 2 the line was wrong, 3 not found, 130 interrupted.
 """
 
+import os
 import time
 import traceback
 from typing import Any, Final
@@ -12,6 +13,9 @@ import click
 from imgstore.cli import global_options
 from imgstore.cli.command import Group, Lazy
 from imgstore.domain.errors import ImgstoreError, NotFound
+
+# numpy's BLAS starts a thread a core that spins for its work. There is none: this is a fifth of a short command's CPU.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 _COMMANDS: Final = {
     "group": Lazy(
