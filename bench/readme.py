@@ -17,7 +17,7 @@ from bench.rows import table
 README = Path(__file__).parent.parent / "README.md"
 DOCUMENTS = (README, Path(__file__).parent / "README.md")
 _TABLE = re.compile(r"(<!-- bench-table -->\n)(?P<text>.*?)(<!-- /bench-table -->)", re.DOTALL)
-_QUOTED = re.compile(r"(<!-- bench:(?P<case>\w+)\.(?P<figure>\w+) -->)(?P<text>.*?)(<!-- /bench -->)", re.DOTALL)
+_QUOTED = re.compile(r"(<!-- bench:(?P<case>[\w-]+)\.(?P<figure>\w+) -->)(?P<text>.*?)(<!-- /bench -->)", re.DOTALL)
 _OPENED = "<!-- bench:"
 
 

@@ -92,10 +92,51 @@ ROWS = (
                     Step(rate="engine_get_rate", moved_bytes=length),
                     Step(rate="disk_write_rate", moved_bytes=length),
                 ),
-                reason="two digests a byte, and the sync, which s5cmd leaves to the system: with it, its own time is "
+                reason="two digests a byte, a request for every 4 MiB, which costs the engine more than s5cmd's of 50 "
+                "MiB, the start of the command, and the sync, which s5cmd leaves to the system: with it, its own time is "
                 f"`{case}.s5cmd_download_durable_seconds`",
             ),
         )
+    ),
+    Row(
+        job="take in v1, v2, v3 and r2, as commands",
+        figure="repositories.imgstore_four_seconds",
+        goal="repositories.four_ratio",
+        reason="four starts of the command are in it, and v1 and v2 as above; the peers are restic and borg",
+    ),
+    Row(
+        job="v2 into three other regions, as a command",
+        figure="replicate.imgstore_3_seconds",
+        goal="replicate.replicate_3_ratio",
+        reason="three engines and imgstore share two cores; the peers are rclone and mc, which move the holes too",
+    ),
+    Row(
+        job="twenty disks at once, from one replica",
+        figure="twenty.imgstore_1_seconds",
+        reason="twenty commands on two cores, and one engine whatever the number of replicas: that number spreads load "
+        "over servers, of which there is one here",
+    ),
+    Row(
+        job="v2 through the blob door, as a disk",
+        figure="blob.door_seconds",
+        goal="blob.door_ratio",
+        reason="the peer is the direct path: the bytes go through TLS in one interpreter and lie in a spool before they "
+        "are taken in as any file is",
+    ),
+    Row(
+        job="the server's memory while ten disks of 8 GiB are uploaded",
+        figure="blob.server_peak_bytes",
+        reason="the interpreter with its libraries, and a MiB or two for each connection",
+    ),
+    Row(
+        job="scrub v2",
+        figure="scrub.scrub_rate",
+        reason="each segment fetched, hashed, decoded and its pieces hashed; the engine has the rest of two cores",
+    ),
+    Row(
+        job="collect what a deleted v2 leaves",
+        figure="gc.gc_rate",
+        reason="a DELETE each, after the rows that say it may be deleted",
     ),
     Row(
         job="a page of 100 of 10,000 versions, p99",

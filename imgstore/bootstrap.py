@@ -154,12 +154,16 @@ def _scratch(top: Path) -> Iterator[Path]:
             _remove(leftover, _locked(leftover))
     while True:
         folder = Path(tempfile.mkdtemp(dir=top))
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        # Another process may take it for a leftover in the instant before its lock: before it is open, or after.
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            continue
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.fstat(descriptor).st_nlink:
             break
-        os.close(descriptor)  # Another process took it for a leftover in the instant before its lock.
+        os.close(descriptor)
     try:
         yield folder
     finally:

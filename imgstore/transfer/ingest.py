@@ -456,11 +456,10 @@ def _read_piece(reader: DiskReader, index: int) -> _Piece:
 
 def _full(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
     """Which blocks, a row each, are not all zero. A first word that is not tells at once: of dense data, nearly always."""
-    full: npt.NDArray[np.bool_] = words[:, 0] != 0
+    full: npt.NDArray[np.bool_] = words[:, 0].astype(np.bool_)
     rest = np.flatnonzero(~full)
     if len(rest) * 2 > len(full):
-        whole: npt.NDArray[np.bool_] = words.any(axis=1)
-        return whole
+        return np.asarray(words.any(axis=1))
     full[rest] = words[rest].any(axis=1)
     return full
 

@@ -1,0 +1,27 @@
+"""A process's folder for scratch, and others that look for leftovers at the same moment."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from imgstore.testing.installations import open_home
+
+
+def test_a_folder_that_another_process_took_for_a_leftover_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, taken = tempfile.mkdtemp, list[str]()
+
+    def mkdtemp(*args: str | None, **kwargs: str | Path | None) -> str:
+        made = str(real(*args, **kwargs))  # type: ignore[arg-type,type-var]
+        if not taken:
+            taken.append(made)
+            Path(made).rmdir()
+        return made
+
+    monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp)
+    with open_home(tmp_path / "home") as installation:
+        assert installation.scratch.is_dir()
+        assert str(installation.scratch) not in taken
+    assert len(taken) == 1
