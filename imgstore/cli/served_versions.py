@@ -15,9 +15,10 @@ from imgstore.cli.image_version import (
 )
 from imgstore.cli.served import Asking, local_only
 from imgstore.cli.served_galleries import listed
-from imgstore.domain.errors import Conflict, InvalidInput, NotFound, ReplicationFailed
+from imgstore.domain.errors import InvalidInput
 from imgstore.domain.names import ImageReference, VersionName, compute_id, version_id
 from imgstore.domain.sources import DiskFormat
+from imgstore.operations import waiting
 from imgstore.remote.pieces import LocalDisk, local_path
 from imgstore.remote.publishing import Sources, named_source, publish
 from imgstore.wire.asking import change_body, image_id, is_replaced
@@ -181,24 +182,18 @@ def wait(
 ) -> None:
     """`imgstore sig image-version wait`."""
     check_condition(custom, made=created or updated, deleted=deleted, exists=exists)
-    server, until = asking.server, _condition(custom, made=created or updated, deleted=deleted)
+    server = asking.server
     found = version_id(server.subscription, group, gallery, definition, version)
-    end = server.connection.monotonic() + timeout
-    while True:
-        view = server.find(found, **_STATUS)
-        if until(view):
-            return
-        left = end - server.connection.monotonic()
-        if left <= 0:
-            raise Conflict(
-                f"Wait operation timed-out after {timeout:g} seconds",
-                found="no such version" if view is None else f"provisioning state {_state(view)}",
-                expected="what was waited for",
-                hint="wait again, with a longer --timeout",
-                target=str(version),
-                code="OperationTimedOut",
-            )
-        server.connection.pause(min(interval, left))
+    waiting.look_until(
+        lambda: server.find(found, **_STATUS),
+        _condition(custom, made=created or updated, deleted=deleted),
+        state=_state,
+        target=str(version),
+        interval_seconds=interval,
+        timeout_seconds=timeout,
+        monotonic=server.connection.monotonic,
+        pause=server.connection.pause,
+    )
 
 
 def _state(view: Json) -> str:
@@ -217,22 +212,11 @@ def _condition(custom: Any, *, made: bool, deleted: bool) -> Callable[[Json], bo
 def _is_made(view: Json) -> bool:
     """Whether a version is complete in all its regions, as `operations.waiting.is_made` tells it at a home."""
     if view is None:
-        raise NotFound(
-            "The image version was not found.",
-            found="no version of that name",
-            expected="a version that is being made",
-            hint="wait with --exists first",
-        )
+        raise waiting.nothing_made()
     if _state(view) == "Failed":
         summary = view["properties"]["replicationStatus"]["summary"]
-        raise ReplicationFailed(
-            "The operation failed.",
-            found="; ".join(
-                f"{each['region']}: {each['details'] or each['state']}"
-                for each in summary
-                if each["state"] != "Completed"
-            ),
-            expected="a version that is complete in all its regions",
-            hint="repeat `imgstore sig image-version create` or `update`; the failed ones go on where they stood",
+        failed = [each for each in summary if each["state"] != "Completed"]
+        raise waiting.not_replicated(
+            "; ".join(f"{each['region']}: {each['details'] or each['state']}" for each in failed)
         )
     return _state(view) == "Succeeded"

@@ -1,6 +1,7 @@
 """Waits until an image version is as it should be, whoever makes it so: the catalog is asked now and then."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from imgstore.domain.access import Principal
 from imgstore.domain.errors import Conflict, NotFound, ReplicationFailed
@@ -9,6 +10,8 @@ from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.operations.installation import Installation
 from imgstore.operations.versions import show_version
 from imgstore.operations.viewing import VersionView
+
+_View = TypeVar("_View")
 
 
 def wait_for_version(
@@ -42,28 +45,72 @@ def wait_for_version(
     Raises:
         Conflict: the time is over.
     """
-    effects = installation.effects
-    end = effects.monotonic() + timeout_seconds
-    while True:
+
+    def look() -> VersionView | None:
         try:
-            view: VersionView | None = show_version(
+            return show_version(
                 installation, principal, group=group, gallery=gallery, definition=definition, version=version
             )
         except NotFound:
-            view = None
+            return None
+
+    return look_until(
+        look,
+        until,
+        state=lambda view: view.version.provisioning_state,
+        target=str(version),
+        interval_seconds=interval_seconds,
+        timeout_seconds=timeout_seconds,
+        monotonic=installation.effects.monotonic,
+        pause=installation.effects.wait,
+    )
+
+
+def look_until(
+    look: Callable[[], _View | None],
+    until: Callable[[_View | None], bool],
+    *,
+    state: Callable[[_View], str],
+    target: str,
+    interval_seconds: float,
+    timeout_seconds: float,
+    monotonic: Callable[[], float],
+    pause: Callable[[float], None],
+) -> _View | None:
+    """Look until what is seen is as it should be, at a home or over a server.
+
+    Args:
+        look: what stands; None is nothing.
+        until: of what stands. What it raises ends the waiting.
+        state: the provisioning state of what stands, for the error.
+        target: what is looked at, for the error.
+        interval_seconds: from one look to the next.
+        timeout_seconds: from the first look to the last.
+        monotonic: seconds of a clock that only goes on.
+        pause: lets so many seconds pass.
+
+    Returns:
+        What stood when `until` held of it.
+
+    Raises:
+        Conflict: the time is over.
+    """
+    end = monotonic() + timeout_seconds
+    while True:
+        view = look()
         if until(view):
             return view
-        left = end - effects.monotonic()
+        left = end - monotonic()
         if left <= 0:
             raise Conflict(
                 f"Wait operation timed-out after {timeout_seconds:g} seconds",
-                found="no such version" if view is None else f"provisioning state {view.version.provisioning_state}",
+                found="no such version" if view is None else f"provisioning state {state(view)}",
                 expected="what was waited for",
                 hint="wait again, with a longer --timeout",
-                target=str(version),
+                target=target,
                 code="OperationTimedOut",
             )
-        effects.wait(min(interval_seconds, left))
+        pause(min(interval_seconds, left))
 
 
 def is_made(view: VersionView | None) -> bool:
@@ -74,19 +121,29 @@ def is_made(view: VersionView | None) -> bool:
         ReplicationFailed: it failed in a region.
     """
     if view is None:
-        raise NotFound(
-            "The image version was not found.",
-            found="no version of that name",
-            expected="a version that is being made",
-            hint="wait with --exists first",
-        )
+        raise nothing_made()
     state = view.version.provisioning_state
     if state is ProvisioningState.FAILED:
         failed = [each for each in view.replicas if each.state is not ReplicaState.COMPLETED]
-        raise ReplicationFailed(
-            "The operation failed.",
-            found="; ".join(f"{each.slot.key}: {each.error or each.state}" for each in failed),
-            expected="a version that is complete in all its regions",
-            hint="repeat `imgstore sig image-version create` or `update`; the failed ones go on where they stood",
-        )
+        raise not_replicated("; ".join(f"{each.slot.key}: {each.error or each.state}" for each in failed))
     return state is ProvisioningState.SUCCEEDED
+
+
+def nothing_made() -> NotFound:
+    """What is raised where nobody makes the version that is waited for."""
+    return NotFound(
+        "The image version was not found.",
+        found="no version of that name",
+        expected="a version that is being made",
+        hint="wait with --exists first",
+    )
+
+
+def not_replicated(found: str) -> ReplicationFailed:
+    """What is raised where a version failed; `found` says where, and of what."""
+    return ReplicationFailed(
+        "The operation failed.",
+        found=found,
+        expected="a version that is complete in all its regions",
+        hint="repeat `imgstore sig image-version create` or `update`; the failed ones go on where they stood",
+    )
