@@ -366,7 +366,8 @@ def test_a_machine_of_a_managed_image(stocked: Api) -> None:
         "osDisk": {"osType": "Linux", "osState": "Generalized", "managedDisk": {"id": disk["managedDisk"]["id"]}}
     }
     image = f"{stocked.compute}/images/golden"
-    assert stocked.ask("PUT", image, {"location": HERE, "properties": {"storageProfile": profile}}).status == 201
+    kept = stocked.ask("PUT", image, {"location": HERE, "properties": {"storageProfile": profile}})
+    assert stocked.await_end(kept)["status"] == "Succeeded"
     body = machine_body(image, {"createOption": "FromImage", "name": "mine"})
     shown = make(stocked, body, "vm2")["properties"]["storageProfile"]
     assert (shown["imageReference"], shown["osDisk"]["name"]) == ({"id": image}, "mine")
