@@ -61,12 +61,12 @@ class EncodedSegment:
     """A segment ready to be put."""
 
     name: Digest
-    body: bytes | bytearray
+    body: bytes | memoryview
     """Header and body."""
     blocks: int
 
 
-def encode_segment(buffer: bytearray, blocks: int) -> EncodedSegment:
+def encode_segment(buffer: bytearray | memoryview, blocks: int) -> EncodedSegment:
     """The object that holds the first `blocks` blocks of `buffer`.
 
     Args:
@@ -75,14 +75,14 @@ def encode_segment(buffer: bytearray, blocks: int) -> EncodedSegment:
         blocks: how many, 1 to 1,024.
     """
     assert 1 <= blocks <= SEGMENT_BLOCKS
-    end = HEADER_BYTES + blocks * BLOCK_BYTES
-    with memoryview(buffer) as view, view[HEADER_BYTES:end] as content:
-        packed = zstd.compress(content, level=_LEVEL) if _compressible(content) else None
-    if packed is not None and len(packed) <= (end - HEADER_BYTES) * (1 - _SAVING_MIN):
-        body: bytes | bytearray = HEADER.pack(MAGIC, VERSION, Encoding.ZSTD, blocks) + packed
+    whole = memoryview(buffer)[: HEADER_BYTES + blocks * BLOCK_BYTES]
+    content = whole[HEADER_BYTES:]
+    packed = zstd.compress(content, level=_LEVEL) if _compressible(content) else None
+    if packed is not None and len(packed) <= len(content) * (1 - _SAVING_MIN):
+        body: bytes | memoryview = HEADER.pack(MAGIC, VERSION, Encoding.ZSTD, blocks) + packed
     else:
-        HEADER.pack_into(buffer, 0, MAGIC, VERSION, Encoding.RAW, blocks)
-        body = buffer if len(buffer) == end else buffer[:end]
+        HEADER.pack_into(whole, 0, MAGIC, VERSION, Encoding.RAW, blocks)
+        body = whole
     return EncodedSegment(name=digest_of(body), body=body, blocks=blocks)
 
 

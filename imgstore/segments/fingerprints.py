@@ -57,6 +57,19 @@ class Fingerprints:
         """Those at `indexes`, in that order."""
         return Fingerprints(self.high[indexes], self.low[indexes])
 
+    def distinct(self) -> tuple[Indexes, Indexes]:
+        """The indexes at which each fingerprint stands first, ascending; and for each, which of these equals it."""
+        ascending = np.sort(self.high)
+        if (ascending[1:] != ascending[:-1]).all():  # As nearly always, at a tenth of the time.
+            return np.arange(len(self)), np.arange(len(self))
+        order = np.lexsort((self.low, self.high))
+        high, low = self.high[order], self.low[order]
+        begins = np.append(True, (high[1:] != high[:-1]) | (low[1:] != low[:-1]))
+        firsts = order[begins]  # The sort is stable: of equal ones, the first.
+        which = np.empty_like(order)
+        which[order] = np.argsort(np.argsort(firsts))[np.cumsum(begins) - 1]
+        return np.sort(firsts), which
+
     def tobytes(self) -> bytes:
         """The fingerprints one after another, 16 bytes each."""
         return np.column_stack((self.high, self.low)).astype("<u8", copy=False).tobytes()

@@ -215,22 +215,19 @@ class _Ingest:
 
     def _pack(self, blocks: Blocks, indexes: Indexes, fingerprints: Fingerprints) -> Locations:
         """Pack blocks that are known nowhere; equal ones among them once."""
-        seen: dict[tuple[int, int], int] = {}
-        pairs = zip(fingerprints.high.tolist(), fingerprints.low.tolist(), strict=True)
-        which = np.array([seen.setdefault(pair, len(seen)) for pair in pairs])
-        first = np.unique(which, return_index=True)[1]
+        first, which = fingerprints.distinct()
         distinct = fingerprints.take(first)
         locations = self._packer.add(blocks, indexes[first], distinct)
         self._image.add(distinct, locations)
         packed: Locations = locations[which]
         return packed
 
-    def _emit(self, number: int, buffer: bytearray, fingerprints: Fingerprints) -> None:
+    def _emit(self, number: int, buffer: memoryview, fingerprints: Fingerprints) -> None:
         assert number == len(self._bases) + len(self._packed)
         self._fingerprints.add(fingerprints)
         self._packed.append(self._puts.submit(self._put, buffer, len(fingerprints)))
 
-    def _put(self, buffer: bytearray, blocks: int) -> "_Put":
+    def _put(self, buffer: memoryview, blocks: int) -> "_Put":
         """Compress one segment and put it, unless the slot lists it already."""
         order = self._order
         segment = encode_segment(buffer, blocks)

@@ -23,6 +23,14 @@ def far(numbers: "range | list[int]") -> Fingerprints:
     return from_bytes(b"".join(noise(f"far {n}", 16) for n in numbers))
 
 
+@given(st.lists(st.integers(0, 9), max_size=30))
+def test_equal_fingerprints_are_told_by_where_they_stand_first(numbers: list[int]) -> None:
+    """Those that share half of their bytes are not equal."""
+    firsts, which = fingerprints(numbers).distinct()
+    assert [numbers[first] for first in firsts] == list(dict.fromkeys(numbers))
+    assert [numbers[firsts[each]] for each in which] == numbers
+
+
 batches = st.lists(st.lists(st.integers(0, 200), max_size=30, unique=True), max_size=12)
 
 

@@ -53,7 +53,7 @@ def test_a_packer_fills_segments_in_order(pieces: list[list[int]], first_number:
     """What it emits, joined, is what it was given, joined; each location says where."""
     emitted: list[tuple[int, bytes, bytes]] = []
 
-    def emit(number: int, buffer: bytearray, fingerprints: Fingerprints) -> None:
+    def emit(number: int, buffer: memoryview, fingerprints: Fingerprints) -> None:
         emitted.append((number, bytes(buffer[HEADER_BYTES:]), fingerprints.tobytes()))
 
     packer = Packer(first_number, emit)
