@@ -133,8 +133,13 @@ class DiskWriter(Protocol):
     Nothing is at the final path before `publish`; `abandon` removes every trace. One of the two ends its life.
     """
 
-    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+    def write_at(self, offset: int, data: bytes | memoryview, *, read_soon: bool = False) -> None:
         """Put `data` at `offset` of the disk. Ranges that are never written read as zeros.
+
+        Args:
+            offset: where.
+            data: what.
+            read_soon: `read_at` will be asked for it.
 
         Raises:
             OutputError: disk full, or no permission.

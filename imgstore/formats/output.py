@@ -122,15 +122,15 @@ class PendingFile:
         self._write_back = _WriteBack(self.fd)
         self._direct = None if read_soon else DirectWriter(self.temporary)
 
-    def write(self, data: bytes | memoryview, offset: int) -> None:
-        """Put `data` at `offset`. Safe from several threads.
+    def write(self, data: bytes | memoryview, offset: int, *, read_soon: bool = False) -> None:
+        """Put `data` at `offset`, into the page cache where it is read soon. Safe from several threads.
 
         Raises:
             OutputError: no room, or the medium refuses.
         """
         with errors_of(self.path):
             rest = memoryview(data).cast("B")
-            done = self._direct.write(rest, offset) if self._direct else 0
+            done = self._direct.write(rest, offset) if self._direct and not read_soon else 0
             if done < len(rest):
                 write_all(self.fd, rest[done:], offset + done)
                 self._write_back.wrote(len(rest) - done)

@@ -141,9 +141,9 @@ class _FlatWriter:
         with errors_of(pending.path):
             os.ftruncate(pending.fd, container_bytes + len(footer))
 
-    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+    def write_at(self, offset: int, data: bytes | memoryview, *, read_soon: bool = False) -> None:
         """Put it where it lies."""
-        self._pending.write(_cut(data, offset, self._virtual_bytes), offset)
+        self._pending.write(_cut(data, offset, self._virtual_bytes), offset, read_soon=read_soon)
 
     def read_at(self, offset: int, length: int) -> bytes:
         """One `pread`."""
@@ -197,14 +197,14 @@ class _DynamicVhdWriter:
         with errors_of(pending.path):
             os.ftruncate(pending.fd, self._footer_at + FOOTER_BYTES)
 
-    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+    def write_at(self, offset: int, data: bytes | memoryview, *, read_soon: bool = False) -> None:
         """One `pwrite` a block."""
         rest = _cut(data, offset, self._virtual_bytes)
         with errors_of(self._pending.path):
             while rest:
                 at, taken = self._place(offset, len(rest))
                 if at is not None:
-                    self._pending.write(rest[:taken], at)
+                    self._pending.write(rest[:taken], at, read_soon=read_soon)
                 elif any(rest[:taken]):
                     raise InvalidInput(
                         "Data for a part of the disk that was announced to be empty.",

@@ -137,6 +137,10 @@ class Runs:
             low -= 1
         return slice(low, int(np.searchsorted(self.block, end_block)))
 
+    def take(self, rows: Column | slice) -> "Runs":
+        """Those at `rows`, in that order."""
+        return Runs(block=self.block[rows], count=self.count[rows], segment=self.segment[rows], at=self.at[rows])
+
     @classmethod
     def concatenate(cls, parts: Sequence["Runs"]) -> Self:
         """Several stretches of runs, in order, as one."""

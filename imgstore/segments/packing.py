@@ -130,9 +130,7 @@ def used_blocks(runs: Runs, segments: int, *, runs_at_once: int = 1 << 16) -> np
     used = np.zeros(segments * SEGMENT_BLOCKS, dtype=np.bool_)
     old = np.flatnonzero(runs.segment < segments)
     for begin in range(0, len(old), runs_at_once):
-        part = old[begin : begin + runs_at_once]
-        chosen = Runs(block=runs.block[part], count=runs.count[part], segment=runs.segment[part], at=runs.at[part])
-        used[locations_of(chosen)[1]] = True
+        used[locations_of(runs.take(old[begin : begin + runs_at_once]))[1]] = True
     return used.reshape(segments, SEGMENT_BLOCKS)
 
 

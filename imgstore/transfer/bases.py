@@ -1,7 +1,7 @@
 """What a new disk is compared with: the manifests of its bases and the fingerprints of their segments."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -112,14 +112,9 @@ class Bases:
         """The runs of a base whose piece at `index` has that digest, in the common numbering; None where none has."""
         for known in self._whole:
             if known.manifest.pieces.find(index) == digest:
-                runs = known.manifest.runs
-                part = runs.between(first_block, end_block)
-                return Runs(
-                    block=runs.block[part],
-                    count=runs.count[part],
-                    segment=known.numbers[runs.segment[part]],
-                    at=runs.at[part],
-                )
+                every = known.manifest.runs
+                runs = every.take(every.between(first_block, end_block))
+                return replace(runs, segment=known.numbers[runs.segment])
         return None
 
     def _fingerprints(self) -> Iterator[tuple[int, PackedSegment]]:

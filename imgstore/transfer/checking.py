@@ -54,7 +54,7 @@ class _ScratchDisk:
     def __init__(self, scratch: Path) -> None:
         self._file = tempfile.TemporaryFile(dir=scratch, buffering=0)  # noqa: SIM115 - closed by __exit__
 
-    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+    def write_at(self, offset: int, data: bytes | memoryview, *, read_soon: bool = False) -> None:
         os.pwrite(self._file.fileno(), data, offset)
 
     def read_at(self, offset: int, length: int) -> bytes:

@@ -345,7 +345,7 @@ class _Repacking:
         chosen = np.zeros(max(int(runs.segment.max()), len(self._bases)) + 1, dtype=np.bool_)
         chosen[numbers] = True
         moving = np.flatnonzero(chosen[runs.segment])
-        old = _in_disk_order(locations_of(_taken(runs, moving))[1])
+        old = _in_disk_order(locations_of(runs.take(moving))[1])
         moves = _Moves.of(old, self._pack(old), pieces=frozenset((runs.block[moving] // PIECE_BLOCKS).tolist()))
         return Runs.concatenate([_moved(runs, begin, end, moves) for begin, end in _by_piece(runs)]), len(old)
 
@@ -406,7 +406,7 @@ class _Moves:
 
 def _moved(runs: Runs, begin: int, end: int, moves: _Moves) -> Runs:
     """The runs of one piece, with moved blocks at their new places."""
-    part = _taken(runs, np.arange(begin, end))
+    part = runs.take(np.arange(begin, end))
     piece = int(part.block[0]) // PIECE_BLOCKS
     if piece not in moves.pieces:
         return part
@@ -414,10 +414,6 @@ def _moved(runs: Runs, begin: int, end: int, moves: _Moves) -> Runs:
     locations = np.full(PIECE_BLOCKS, ZERO)
     locations[blocks - piece * PIECE_BLOCKS] = moves.applied(where)
     return runs_of(piece * PIECE_BLOCKS, locations)
-
-
-def _taken(runs: Runs, rows: Indexes) -> Runs:
-    return Runs(block=runs.block[rows], count=runs.count[rows], segment=runs.segment[rows], at=runs.at[rows])
 
 
 def _by_piece(runs: Runs) -> list[tuple[int, int]]:

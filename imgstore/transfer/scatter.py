@@ -4,19 +4,18 @@ By offset, a disk that was patched often would fetch each segment 6 to 9 times o
 bytes read are the bytes stored.
 """
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from imgstore.domain.digests import Digest, digest_of
 from imgstore.domain.errors import ObjectCorrupt, StoreError
 from imgstore.domain.geometry import BLOCK_BYTES, PIECE_BLOCKS, PIECE_BYTES
-from imgstore.segments.manifest import Column, Manifest, piece_bytes
+from imgstore.segments.manifest import Column, Manifest, Runs, piece_bytes
+from imgstore.transfer.assembly import Assembly, Brought, Part, Rooms, lay
 from imgstore.transfer.bounded import Bounded
 from imgstore.transfer.slots import GoOn, SlotAccess
 
@@ -26,8 +25,8 @@ _T = TypeVar("_T")
 class Placing(Protocol):
     """What can be written and read at offsets: a `DiskWriter`, as far as it is needed here."""
 
-    def write_at(self, offset: int, data: bytes | memoryview) -> None:
-        """Put `data` at `offset`. Safe from several threads."""
+    def write_at(self, offset: int, data: bytes | memoryview, *, read_soon: bool = False) -> None:
+        """Put `data` at `offset`, which `read_at` asks for soon or not at all. Safe from several threads."""
         ...
 
     def read_at(self, offset: int, length: int) -> bytes:
@@ -75,23 +74,6 @@ class SegmentReader:
         raise first
 
 
-class _Pieces:
-    """How many blocks of each piece are still to land. Safe from several threads."""
-
-    def __init__(self, manifest: Manifest, chosen: npt.NDArray[np.bool_]) -> None:
-        piece = manifest.runs.block // PIECE_BLOCKS
-        self._left = np.zeros(len(chosen), dtype=np.int64)
-        np.add.at(self._left, piece[chosen[piece]], manifest.runs.count[chosen[piece]])
-        self._lock = threading.Lock()
-
-    def landed(self, pieces: Column, counts: Column) -> list[int]:
-        """Note that blocks have landed; the pieces that are whole by it, each told to one caller only."""
-        touched = np.unique(pieces)
-        with self._lock:
-            np.subtract.at(self._left, pieces, counts)
-            return [int(piece) for piece in touched if self._left[piece] == 0]
-
-
 def scatter(
     manifest: Manifest,
     reader: SegmentReader,
@@ -104,7 +86,7 @@ def scatter(
 ) -> None:
     """Write the disk's data into `writer`; every piece has been checked when this returns.
 
-    A piece that lies whole in one segment is checked on its way; one that comes together from several is read back.
+    A piece is checked before it is written, or, where it was set apart (`assembly`), read back.
 
     Args:
         manifest: the disk.
@@ -122,40 +104,59 @@ def scatter(
     runs = manifest.runs
     chosen = np.zeros(-(-manifest.virtual_bytes // PIECE_BYTES), dtype=np.bool_)
     chosen[manifest.pieces.index if only is None else only] = True
-    pieces = _Pieces(manifest, chosen)
     wanted = np.flatnonzero(chosen[runs.block // PIECE_BLOCKS])
     order = wanted[np.lexsort((runs.at[wanted], runs.segment[wanted]))]
     begins = np.flatnonzero(np.diff(runs.segment[order], prepend=-1))
+    assembly, rooms = Assembly(runs.take(wanted)), Rooms()
 
     def place(part: Column) -> None:
-        """Fetch the one segment of these runs, write them, check the pieces that they complete."""
+        """Fetch the one segment of these runs, and bring its blocks to their pieces."""
         go_on()
         blocks = reader.blocks(manifest.segments.name(int(runs.segment[part[0]])))
-        written = 0
-        checked: set[int] = set()
-        by_disk = part[np.argsort(runs.block[part], kind="stable")]
-        for block, count, at in zip(
-            runs.block[by_disk].tolist(), runs.count[by_disk].tolist(), runs.at[by_disk].tolist(), strict=True
-        ):
-            offset = block * BLOCK_BYTES
-            length = min(count * BLOCK_BYTES, manifest.virtual_bytes - offset)
-            begin = at * BLOCK_BYTES
-            data = blocks[begin : begin + length]
-            index, within = divmod(offset, PIECE_BYTES)
-            if within == 0 and length == piece_bytes(manifest.virtual_bytes, index):
-                _check_piece(manifest, index, data)  # whole already: no need to read it back
-                checked.add(index)
-            writer.write_at(offset, data)
-            written += length
-        for index in pieces.landed(runs.block[part] // PIECE_BLOCKS, runs.count[part]):
-            if index not in checked:
-                length = piece_bytes(manifest.virtual_bytes, index)
-                _check_piece(manifest, index, writer.read_at(index * PIECE_BYTES, length))
-        moved(written)
+        moved(sum(put(*each) for each in _by_piece(runs.take(part), blocks, manifest.virtual_bytes)))
+
+    def put(piece: int, brought: Brought) -> int:
+        """Write what can be written now, check the piece if it is whole by it; how many bytes were written."""
+        first, length = piece * PIECE_BYTES, piece_bytes(manifest.virtual_bytes, piece)
+        now = assembly.bring(piece, brought)
+        if now.whole:
+            with rooms.room() as room:
+                whole = room[:length]
+                stretches = lay(now.parts, whole)
+                _check_piece(manifest, piece, whole)
+                for begin, end in stretches:
+                    writer.write_at(first + begin, whole[begin:end])
+        else:
+            for at, data in now.parts:
+                writer.write_at(first + at, data, read_soon=True)
+            if now.blocks and assembly.landed(piece, now.blocks):
+                _check_piece(manifest, piece, writer.read_at(first, length))
+        return sum(len(data) for _, data in now.parts)
 
     with Bounded(workers, workers * 2, "scatter") as pool:
         for begin, end in pairwise([*begins.tolist(), len(order)]):
             pool.submit(place, order[begin:end])
+
+
+def _by_piece(runs: Runs, content: memoryview, virtual_bytes: int) -> Iterator[tuple[int, Brought]]:
+    """What the runs of one segment bring to each piece.
+
+    Args:
+        runs: of one segment.
+        content: its blocks.
+        virtual_bytes: of the disk, whose last block may be short.
+    """
+    order = np.argsort(runs.block, kind="stable")
+    rows = zip(runs.block[order].tolist(), runs.count[order].tolist(), runs.at[order].tolist(), strict=True)
+    for piece, own in groupby(rows, lambda row: row[0] // PIECE_BLOCKS):
+        parts: list[Part] = []
+        blocks = 0
+        for block, count, at in own:
+            length = min(count * BLOCK_BYTES, virtual_bytes - block * BLOCK_BYTES)
+            begin = at * BLOCK_BYTES
+            parts.append((block * BLOCK_BYTES - piece * PIECE_BYTES, content[begin : begin + length]))
+            blocks += count
+        yield piece, Brought(parts, blocks)
 
 
 def _check_piece(manifest: Manifest, index: int, data: bytes | memoryview) -> None:

@@ -133,6 +133,6 @@ class _Placing:
         self._descriptor = descriptor
         self.read_at = read_at
 
-    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+    def write_at(self, offset: int, data: bytes | memoryview, *, read_soon: bool = False) -> None:
         """Put `data` at `offset`."""
         os.pwrite(self._descriptor, data, offset)

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import mmap
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -41,12 +42,20 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Written:
     return told
 
 
-def write(path: Path, parts: list[tuple[int, int]], form: DiskFormat = DiskFormat.RAW) -> None:
+AT_A_PAGE = mmap.mmap(-1, len(DISK))
+AT_A_PAGE[:] = DISK
+
+
+def write(
+    path: Path, parts: list[tuple[int, int]], form: DiskFormat = DiskFormat.RAW, memory: bytes | mmap.mmap = DISK
+) -> None:
     span = [Extent(offset=0, length=len(DISK))]
     writer = create_writer(path, format=form, virtual_bytes=len(DISK), extents=span, disk_digest=DIGEST)
     try:
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda part: writer.write_at(part[0], memoryview(DISK)[part[0] : part[0] + part[1]]), parts))
+            list(
+                pool.map(lambda part: writer.write_at(part[0], memoryview(memory)[part[0] : part[0] + part[1]]), parts)
+            )
         assert writer.read_at(3, len(DISK) - 3) == DISK[3:]
         writer.publish()
     finally:
@@ -55,8 +64,11 @@ def write(path: Path, parts: list[tuple[int, int]], form: DiskFormat = DiskForma
 
 @pytest.mark.parametrize("parts", [PARTS, LONG, SHORT, list(reversed(SHORT))])
 @pytest.mark.parametrize("form", [DiskFormat.RAW, DiskFormat.VHD_FIXED])
-def test_a_file_is_the_same(tmp_path: Path, parts: list[tuple[int, int]], form: DiskFormat) -> None:
-    write(tmp_path / "disk", parts, form)
+@pytest.mark.parametrize("memory", [DISK, AT_A_PAGE])
+def test_a_file_is_the_same(
+    tmp_path: Path, parts: list[tuple[int, int]], form: DiskFormat, memory: bytes | mmap.mmap
+) -> None:
+    write(tmp_path / "disk", parts, form, memory)
     assert (tmp_path / "disk").read_bytes()[: len(DISK)] == DISK
 
 
@@ -71,6 +83,22 @@ def test_what_is_longer_than_a_buffer_does_but_for_its_end(tmp_path: Path, writt
     write(tmp_path / "disk", LONG)
     assert [each for each in written if not each[0]] == [(False, 17 * MIB, 5 * 512 % 4096)]
     assert sum(length for direct, _, length in written if direct) == 17 * MIB
+
+
+def test_what_lies_at_a_page_goes_as_it_is(tmp_path: Path, written: Written) -> None:
+    """Without the way by a buffer, in one write of any length."""
+    write(tmp_path / "disk", LONG, memory=AT_A_PAGE)
+    assert sorted(each for each in written if each[0]) == [(True, 0, 12 * MIB), (True, 12 * MIB, 5 * MIB)]
+
+
+def test_what_is_read_soon_stays_in_the_cache(tmp_path: Path, written: Written) -> None:
+    span = [Extent(offset=0, length=len(DISK))]
+    writer = create_writer(
+        tmp_path / "disk", format=DiskFormat.RAW, virtual_bytes=len(DISK), extents=span, disk_digest=DIGEST
+    )
+    writer.write_at(0, DISK[: 4 * MIB], read_soon=True)
+    writer.abandon()
+    assert written == [(False, 0, 4 * MIB)]
 
 
 def test_blocks_of_a_dynamic_vhd_do_too(tmp_path: Path, written: Written) -> None:

@@ -46,9 +46,9 @@ def taken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, Store]:
 
 
 def gather(
-    manifest: Manifest, *slots: SlotAccess, only: Column | None = None, target: Target | None = None
+    manifest: Manifest, *slots: SlotAccess, only: Column | None = None
 ) -> tuple[bytes, SegmentReader, list[int]]:
-    target = target or Target(manifest.virtual_bytes)
+    target = Target(manifest.virtual_bytes)
     reader, moved = SegmentReader(slots), list[int]()
     scatter(manifest, reader, target, workers=3, go_on=always, moved=moved.append, only=only)
     return bytes(target.data), reader, moved
@@ -102,21 +102,6 @@ def test_what_no_slot_can_serve_is_the_first_slots_error(taken: tuple[Manifest, 
     with pytest.raises(StoreUnreachable):
         reader.blocks(manifest.segments.name(0))
     assert [type(damage.error) for damage in reader.damages] == [StoreUnreachable, ObjectNotFound]
-
-
-class Forgetful(Target):
-    """A disk that is written to and loses one block."""
-
-    def write_at(self, offset: int, data: bytes | memoryview) -> None:
-        super().write_at(offset, data)
-        if offset <= 1200 * BLOCK < offset + len(data):
-            self.data[1200 * BLOCK] ^= 1
-
-
-def test_a_piece_that_lands_wrong_is_told(taken: tuple[Manifest, Store]) -> None:
-    manifest, store = taken
-    with pytest.raises(ObjectCorrupt, match=f"piece at byte {PIECE} "):
-        gather(manifest, slot(store), target=Forgetful(manifest.virtual_bytes))
 
 
 def test_nothing_is_fetched_once_it_may_not_go_on(taken: tuple[Manifest, Store]) -> None:

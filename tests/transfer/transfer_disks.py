@@ -148,7 +148,7 @@ class Target:
     def __init__(self, length: int) -> None:
         self.data = bytearray(length)
 
-    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+    def write_at(self, offset: int, data: bytes | memoryview, *, read_soon: bool = False) -> None:
         assert offset + len(data) <= len(self.data), "nothing is written beyond the disk's end"
         self.data[offset : offset + len(data)] = data
 

@@ -1,0 +1,174 @@
+"""Pieces come together in memory, in any order and from several threads, within a bound."""
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transfer_disks import BLOCK, PIECE, Disk, Store, Target, slot, take_in
+
+from imgstore.domain.errors import ObjectCorrupt
+from imgstore.domain.geometry import PIECE_BLOCKS
+from imgstore.segments.manifest import Runs
+from imgstore.transfer import scatter as scattering
+from imgstore.transfer.assembly import Assembly, Brought, Part, Rooms, lay
+from imgstore.transfer.scatter import SegmentReader, scatter
+from imgstore.transfer.slots import always
+
+Blocks = dict[int, int]
+"""Of a disk: which byte fills which block."""
+
+disks = st.dictionaries(
+    st.integers(0, 4).flatmap(lambda piece: st.integers(piece * PIECE_BLOCKS, piece * PIECE_BLOCKS + 6)),
+    st.integers(1, 255),
+    min_size=1,
+)
+
+
+def part(block: int, filling: int) -> tuple[int, Brought]:
+    """One block, as `bring` takes it."""
+    piece, within = divmod(block, PIECE_BLOCKS)
+    return piece, Brought([(within * BLOCK, memoryview(bytes([filling]) * BLOCK))], 1)
+
+
+def assembly_of(blocks: Blocks, room_blocks: int) -> Assembly:
+    """Each block is a run."""
+    column = np.array(sorted(blocks))
+    ones = np.ones_like(column)
+    return Assembly(Runs(block=column, count=ones, segment=ones, at=ones), parked_bytes_max=room_blocks * BLOCK)
+
+
+@given(disks, st.integers(0, 12), st.randoms(use_true_random=False))
+def test_every_block_comes_out_once_and_each_piece_ends_once(blocks: Blocks, room: int, order: random.Random) -> None:
+    """Whatever the order, whole or set apart; and no more waits than there is room for."""
+    assembly = assembly_of(blocks, room)
+    coming = list(blocks.items())
+    order.shuffle(coming)
+    out, ended, waiting = Blocks(), list[int](), 0
+    for block, filling in coming:
+        piece, brought = part(block, filling)
+        now = assembly.bring(piece, brought)
+        waiting += 1 - now.blocks
+        assert 0 <= waiting <= room
+        for at, data in now.parts:
+            assert out.setdefault(piece * PIECE_BLOCKS + at // BLOCK, data[0]) == data[0]
+        assert len(now.parts) == now.blocks
+        if now.whole or (now.blocks and assembly.landed(piece, now.blocks)):
+            ended.append(piece)
+            assert {n for n in blocks if n // PIECE_BLOCKS == piece} <= out.keys()
+    assert out == blocks
+    assert sorted(ended) == sorted({block // PIECE_BLOCKS for block in blocks})
+
+
+def test_what_waits_is_a_copy() -> None:
+    """Or the segment that it lies in would stay in memory, all of it."""
+    assembly = assembly_of({0: 1, 1: 2}, 9)
+    memory = bytearray(b"a" * BLOCK)
+    assert not assembly.bring(0, Brought([(0, memoryview(memory))], 1)).parts
+    memory[:] = b"b" * BLOCK
+    first = assembly.bring(0, Brought([(BLOCK, memoryview(memory))], 1)).parts[0][1]
+    assert bytes(first) == b"a" * BLOCK
+
+
+def test_a_set_apart_piece_is_whole_when_all_of_it_is_written() -> None:
+    """What was parked counts as written only once it is."""
+    assembly = assembly_of({0: 1, 1: 2, 2: 3}, 1)
+    assert assembly.bring(*part(0, 1)) == Brought()
+    apart = assembly.bring(*part(1, 2))
+    assert (apart.blocks, apart.whole) == (2, False)
+    last = assembly.bring(*part(2, 3))
+    assert (last.blocks, last.whole) == (1, False)
+    assert not assembly.landed(0, last.blocks)
+    assert assembly.landed(0, apart.blocks)
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3)), min_size=1, max_size=8), st.randoms())
+def test_parts_are_laid_among_zeros_in_their_longest_stretches(
+    spans: list[tuple[int, int]], order: random.Random
+) -> None:
+    parts: list[Part] = []
+    expected, at = bytearray(60 * BLOCK), 0
+    for length, gap in spans:
+        at += gap * BLOCK
+        parts.append((at, bytes([len(parts) + 1]) * (length * BLOCK)))
+        expected[at : at + length * BLOCK] = parts[-1][1]
+        at += length * BLOCK
+    order.shuffle(parts)
+    rooms = Rooms()
+    with rooms.room() as room:
+        room[:] = b"x" * len(room)  # of another piece
+    with rooms.room() as room:
+        stretches = lay(parts, room[: 60 * BLOCK])
+        assert bytes(room[: 60 * BLOCK]) == expected
+    filled = [any(expected[n * BLOCK : (n + 1) * BLOCK]) for n in range(60)]
+    assert [n for begin, end in stretches for n in range(begin // BLOCK, end // BLOCK)] == [
+        n for n, each in enumerate(filled) if each
+    ]
+    assert all(before[1] < after[0] for before, after in pairwise(stretches))
+
+
+@pytest.mark.parametrize("room", [0, 3, 1 << 20])
+def test_many_threads(room: int) -> None:
+    blocks = {piece * PIECE_BLOCKS + n: n % 255 + 1 for piece in range(20) for n in range(50)}
+    assembly = assembly_of(blocks, room)
+    coming = list(blocks.items())
+    random.Random(1).shuffle(coming)
+
+    def bring(each: tuple[int, int]) -> tuple[list[int], list[int]]:
+        piece, brought = part(*each)
+        now = assembly.bring(piece, brought)
+        written = [piece * PIECE_BLOCKS + at // BLOCK for at, _ in now.parts]
+        ended = now.whole or (bool(now.blocks) and assembly.landed(piece, now.blocks))
+        return written, [piece] if ended else []
+
+    with ThreadPoolExecutor(8) as pool:
+        told = list(pool.map(bring, coming))
+    assert sorted(n for written, _ in told for n in written) == sorted(blocks)
+    assert sorted(n for _, ended in told for n in ended) == list(range(20))
+
+
+TANGLED = Disk(4 * PIECE - 7, {n: n * 7 % 3000 + 1 for n in range(4 * 1024) if n % 11})
+
+
+@pytest.mark.parametrize("room_blocks", [0, 5, 1 << 20])
+def test_a_disk_is_the_same_whatever_there_is_room_for(
+    room_blocks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store()
+    manifest = take_in(TANGLED, slot(store), tmp_path).manifest
+    monkeypatch.setattr(scattering, "Assembly", partial(Assembly, parked_bytes_max=room_blocks * BLOCK))
+    soon: list[bool] = []
+
+    class Told(Target):
+        def write_at(self, offset: int, data: bytes | memoryview, *, read_soon: bool = False) -> None:
+            soon.append(read_soon)
+            super().write_at(offset, data, read_soon=read_soon)
+
+    target, moved = Told(TANGLED.virtual_bytes), list[int]()
+    scatter(manifest, SegmentReader([slot(store)]), target, workers=3, go_on=always, moved=moved.append)
+    assert bytes(target.data) == TANGLED.whole()
+    assert sum(moved) == TANGLED.virtual_bytes - sum(BLOCK for n in range(4 * 1024) if n % 11 == 0)
+    assert any(soon) == (room_blocks < 1000), "what is read back is to stay in the page cache, and nothing else"
+
+
+class Forgetful(Target):
+    """A disk that is written to and loses one block."""
+
+    def write_at(self, offset: int, data: bytes | memoryview, *, read_soon: bool = False) -> None:
+        super().write_at(offset, data, read_soon=read_soon)
+        if offset <= 1200 * BLOCK < offset + len(data):
+            self.data[1200 * BLOCK] ^= 1
+
+
+def test_what_was_written_as_it_came_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store()
+    manifest = take_in(TANGLED, slot(store), tmp_path).manifest
+    monkeypatch.setattr(scattering, "Assembly", partial(Assembly, parked_bytes_max=0))
+    target, reader = Forgetful(TANGLED.virtual_bytes), SegmentReader([slot(store)])
+    with pytest.raises(ObjectCorrupt, match=f"piece at byte {PIECE} "):
+        scatter(manifest, reader, target, workers=2, go_on=always, moved=lambda _bytes: None)
