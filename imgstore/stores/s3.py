@@ -35,6 +35,7 @@ from botocore import exceptions as vendor
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
 
+import imgstore
 from imgstore.domain.errors import (
     Conflict,
     ImageTruncated,
@@ -157,6 +158,7 @@ class S3Store:
             s3={"addressing_style": "path" if path_style else "auto", "payload_signing_enabled": False},
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
+            user_agent=f"imgstore/{imgstore.__version__}",  # botocore puts its own together twice a request, for 0.2 ms
             parameter_validation=False,  # it knows no memoryview; keys and bodies are checked here
         )
         with self._translated(None):

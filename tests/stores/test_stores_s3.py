@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from _pytest.mark import ParameterSet
 
+import imgstore
 from imgstore.domain.errors import (
     Conflict,
     ImageTruncated,
@@ -180,12 +181,15 @@ class Scripted:
     def __init__(self) -> None:
         self.answers: list[bytes] = []
         self.requests = 0
+        self.head: list[bytes] = []
+        """The lines of the last request's head, in lower case."""
         scripted = self
 
         class Handler(socketserver.StreamRequestHandler):
             def handle(self) -> None:
-                length = 0
+                length, scripted.head = 0, []
                 while (line := self.rfile.readline().lower()) not in {b"\r\n", b""}:
+                    scripted.head.append(line.strip())
                     if line.startswith(b"content-length:"):
                         length = int(line.partition(b":")[2])
                 self.rfile.read(length)
@@ -307,6 +311,17 @@ def test_a_store_that_acknowledges_something_else(scripted: Scripted) -> None:
     store = scripted.store()
     with pytest.raises(ObjectCorrupt):
         store.put("a", b"body")
+    store.close()
+
+
+def test_we_say_who_we_are(scripted: Scripted) -> None:
+    """For the store's log."""
+    scripted.answers = [error(404, "NoSuchKey")]
+    store = scripted.store()
+    with pytest.raises(ObjectNotFound):
+        store.get("a")
+    (agent,) = (line for line in scripted.head if line.startswith(b"user-agent:"))
+    assert agent.split()[1] == f"imgstore/{imgstore.__version__}".encode()
     store.close()
 
 
