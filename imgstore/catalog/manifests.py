@@ -2,10 +2,8 @@
 
 import builtins
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 from sqlalchemy import ColumnElement, Select, func, select, update
 
 from imgstore.catalog import schema
@@ -14,9 +12,11 @@ from imgstore.domain.resources import ManifestRow
 from imgstore.domain.version_disks import in_order
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from sqlalchemy.engine import Row
 
-Ids = npt.NDArray[np.uint32]
+    Ids: TypeAlias = npt.NDArray[np.uint32]
 
 _IDS_AT_ONCE: Final = 4 << 20
 """How many ids wait in memory for the next union: 16 MiB of them, whatever a slot holds."""
@@ -37,7 +37,7 @@ class Manifests(Repository):
             Conflict: the owner has a manifest of that disk in that slot.
         """
         ids = unpacked(manifest.segment_ids)
-        assert np.all(ids[:-1] < ids[1:]), "segment ids are not sorted, or one stands twice"
+        assert (ids[:-1] < ids[1:]).all(), "segment ids are not sorted, or one stands twice"
         self._session.run(_manifests.insert(), {**_values(manifest), "complete": False})
 
     def complete(self, uid: str) -> None:
@@ -113,7 +113,7 @@ class Manifests(Repository):
         mine = _manifests.c.slot_uid == slot_uid
         return self._list(mine & _manifests.c.complete if complete_only else mine)
 
-    def named_in_slot(self, slot_uid: str, *, complete_only: bool = True) -> Ids:
+    def named_in_slot(self, slot_uid: str, *, complete_only: bool = True) -> "Ids":
         """The ids of the segments that manifests of a slot name, sorted, each once.
 
         Args:
@@ -123,12 +123,12 @@ class Manifests(Repository):
         lists = select(_manifests.c.segment_ids).where(_manifests.c.slot_uid == slot_uid)
         return self._named(lists, complete_only=complete_only)
 
-    def named_in_pool(self, pool_uid: str) -> Ids:
+    def named_in_pool(self, pool_uid: str) -> "Ids":
         """The same over every slot of a pool, manifests that are still on their way included."""
         lists = select(_manifests.c.segment_ids).join(_slots).where(_slots.c.pool_uid == pool_uid)
         return self._named(lists, complete_only=False)
 
-    def named_in_region(self, pool_uid: str, region: str) -> Ids:
+    def named_in_region(self, pool_uid: str, region: str) -> "Ids":
         """The same over every slot that the pool has in a region, of whatever storage account type."""
         there = (_slots.c.pool_uid == pool_uid) & (_slots.c.region == region)
         return self._named(select(_manifests.c.segment_ids).join(_slots).where(there))
@@ -151,24 +151,30 @@ class Manifests(Repository):
         order = (_manifests.c.slot_uid, _manifests.c.disk, _manifests.c.uid)
         return [_manifest(row) for row in self._session.all(select(_manifests).where(condition).order_by(*order))]
 
-    def _named(self, lists: Select[Any], *, complete_only: bool = True) -> Ids:
+    def _named(self, lists: Select[Any], *, complete_only: bool = True) -> "Ids":
         if complete_only:
             lists = lists.where(_manifests.c.complete)
         return _union(row.segment_ids for row in self._session.stream(lists))
 
 
-def packed(ids: Iterable[int] | Ids) -> bytes:
+def packed(ids: "Iterable[int] | Ids") -> bytes:
     """Ids as a manifest row keeps them: sorted, each once, little-endian u32."""
+    import numpy as np  # noqa: PLC0415 - 60 ms, which a command that moves no bytes does without
+
     return np.unique(np.fromiter(ids, dtype="<u4")).tobytes()
 
 
-def unpacked(segment_ids: bytes) -> Ids:
+def unpacked(segment_ids: bytes) -> "Ids":
     """The ids that `packed` packed."""
+    import numpy as np  # noqa: PLC0415 - as in `packed`
+
     return np.frombuffer(segment_ids, dtype="<u4")
 
 
-def _union(lists: Iterable[bytes]) -> Ids:
+def _union(lists: Iterable[bytes]) -> "Ids":
     """The union of packed lists, never holding more than `_IDS_AT_ONCE` ids (or one list) besides the union itself."""
+    import numpy as np  # noqa: PLC0415 - as in `packed`
+
     union = unpacked(b"")
     waiting: list[Ids] = []
     count = 0

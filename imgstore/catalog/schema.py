@@ -295,9 +295,7 @@ replicas = Table(
 )
 
 # A region that was removed and added again is a new row beside the old one, which is Deleting still.
-_partial(
-    Index("uq_replicas_living", replicas.c.version_uid, replicas.c.slot_uid, unique=True), "state <> 'Deleting'"
-)
+_partial(Index("uq_replicas_living", replicas.c.version_uid, replicas.c.slot_uid, unique=True), "state <> 'Deleting'")
 
 segments = Table(
     "segments",

@@ -2,10 +2,8 @@
 
 import builtins
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 from sqlalchemy import delete, select
 
 from imgstore.catalog import schema
@@ -15,9 +13,11 @@ from imgstore.domain.errors import ObjectNotFound
 from imgstore.domain.resources import SegmentRow
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from sqlalchemy.engine import Row
 
-Ids = npt.NDArray[np.uint32]
+    Ids: TypeAlias = npt.NDArray[np.uint32]
 
 # SQLite takes 32,766 parameters in one statement and PostgreSQL 65,535; above a few thousand nothing is gained.
 _VALUES_AT_ONCE: Final = 5_000
@@ -30,7 +30,7 @@ class Segments(Repository):
 
     __slots__ = ()
 
-    def put(self, pool_uid: str, rows: Sequence[SegmentRow]) -> Ids:
+    def put(self, pool_uid: str, rows: Sequence[SegmentRow]) -> "Ids":
         """The ids of `rows`, in their order; those that the pool lacks are written down.
 
         A segment that is there keeps its row: its name is the BLAKE3 of its bytes, so it is the same one. May be
@@ -45,7 +45,7 @@ class Segments(Repository):
             known |= self._known(pool_uid, {row.name for row in lacking})
         return _packed(known[row.name] for row in rows)
 
-    def ids(self, pool_uid: str, names: Sequence[Digest]) -> Ids:
+    def ids(self, pool_uid: str, names: Sequence[Digest]) -> "Ids":
         """The ids of the segments of those names, in their order.
 
         Raises:
@@ -61,12 +61,12 @@ class Segments(Repository):
         """The ids of those of `names` that the pool has a row for."""
         return self._known(pool_uid, set(names))
 
-    def all_ids(self, pool_uid: str) -> Ids:
+    def all_ids(self, pool_uid: str) -> "Ids":
         """The ids of every segment of a pool, sorted."""
         statement = select(_segments.c.id).where(_segments.c.pool_uid == pool_uid).order_by(_segments.c.id)
         return _packed(row.id for row in self._session.stream(statement))
 
-    def work_uids(self, pool_uid: str, ids: Iterable[int] | Ids) -> frozenset[str]:
+    def work_uids(self, pool_uid: str, ids: "Iterable[int] | Ids") -> frozenset[str]:
         """The ingests that packed the segments of those ids first."""
         found: set[str] = set()
         for some in in_turn(_numbers(ids)):
@@ -74,12 +74,12 @@ class Segments(Repository):
             found.update(row.work_uid for row in self._session.all(statement.distinct()))
         return frozenset(found)
 
-    def remove(self, pool_uid: str, ids: Iterable[int] | Ids) -> None:
+    def remove(self, pool_uid: str, ids: "Iterable[int] | Ids") -> None:
         """Forget segments that no manifest names and no slot holds. Their ids are never given again."""
         for some in in_turn(_numbers(ids)):
             self._session.run(delete(_segments).where(_segments.c.pool_uid == pool_uid, _segments.c.id.in_(some)))
 
-    def rows(self, pool_uid: str, ids: Iterable[int] | Ids) -> builtins.list[SegmentRow]:
+    def rows(self, pool_uid: str, ids: "Iterable[int] | Ids") -> builtins.list[SegmentRow]:
         """What is known of the segments of those ids, in their order.
 
         Raises:
@@ -95,7 +95,7 @@ class Segments(Repository):
             raise _absent(f"{len(lacking)} of {len(wanted)} ids, the first is {lacking[0]}", pool_uid)
         return [known[number] for number in wanted]
 
-    def stored_bytes(self, pool_uid: str, ids: Iterable[int] | Ids) -> int:
+    def stored_bytes(self, pool_uid: str, ids: "Iterable[int] | Ids") -> int:
         """Stored bytes of the segments of those ids together, each counted once.
 
         Raises:
@@ -151,12 +151,14 @@ def _segment(row: "Row[Any]") -> SegmentRow:
     )
 
 
-def _numbers(ids: Iterable[int] | Ids) -> builtins.list[int]:
+def _numbers(ids: "Iterable[int] | Ids") -> builtins.list[int]:
     """As Python's own: drivers do not know numpy's."""
     return [int(number) for number in ids]
 
 
-def _packed(ids: Iterable[int]) -> Ids:
+def _packed(ids: Iterable[int]) -> "Ids":
+    import numpy as np  # noqa: PLC0415 - 60 ms, which a command that moves no bytes does without
+
     return np.fromiter(ids, dtype="<u4")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from imgstore.cli import options
+from imgstore.cli import options, sig_share
 from imgstore.cli.command import Group, Switch, Words
 from imgstore.cli.output import columns
 from imgstore.cli.session import opened
@@ -86,6 +86,9 @@ _details = (
 @click.group("image-definition", cls=Group)
 def image_definition() -> None:
     """Image definitions: publisher, offer, sku and the kind of system."""
+
+
+sig_share.attach_definitions(image_definition)
 
 
 @image_definition.command(

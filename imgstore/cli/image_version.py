@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from imgstore.cli import global_options, options, output
+from imgstore.cli import global_options, options, output, sig_share
 from imgstore.cli.command import Group, Switch, Words
 from imgstore.cli.output import columns
 from imgstore.cli.session import opened
@@ -156,6 +156,9 @@ _LIFE = (
 @click.group("image-version", cls=Group)
 def image_version() -> None:
     """Image versions: disks, and the regions that hold replicas of them."""
+
+
+sig_share.attach_versions(image_version)
 
 
 @image_version.command(table=_TABLE, example=_CREATE_EXAMPLE)

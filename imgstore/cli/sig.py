@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 import click
 
 from imgstore.cli import options, sig_share
-from imgstore.cli.command import Group
-from imgstore.cli.image_definition import image_definition
-from imgstore.cli.image_version import image_version
+from imgstore.cli.command import Group, Lazy
 from imgstore.cli.output import columns
 from imgstore.cli.session import opened
 from imgstore.domain.paging import PageRequest
@@ -49,14 +48,24 @@ _SHARING = (
 )
 
 
-@click.group(cls=Group)
+_INSIDE: Final = {
+    "image-definition": Lazy(
+        target="imgstore.cli.image_definition:image_definition",
+        summary="Image definitions: publisher, offer, sku and the kind of system.",
+    ),
+    "image-version": Lazy(
+        target="imgstore.cli.image_version:image_version",
+        summary="Image versions: disks, and the regions that hold replicas of them.",
+    ),
+}
+
+
+@click.group(cls=Group, lazy=_INSIDE)
 def sig() -> None:
     """Galleries, image definitions and image versions."""
 
 
-sig.add_command(image_definition)
-sig.add_command(image_version)
-sig_share.attach(sig, image_definition, image_version)
+sig_share.attach(sig)
 
 
 @sig.command(table=_TABLE, example=_CREATE_EXAMPLE)

@@ -1,6 +1,7 @@
 """``imgstore sig share``, and what is found of others' galleries: ``list-shared``, ``show-community`` and the like."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import click
@@ -102,20 +103,69 @@ def enable_community(group: str, gallery: str) -> Json:
         )
 
 
-def attach(sig: click.Group, image_definition: click.Group, image_version: click.Group) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Others:
+    """Galleries of others: those that are shared with somebody, or those that everybody may read."""
+
+    word: str
+    """What az calls them."""
+    community: bool
+    names: tuple[str, ...]
+    """The option that names one."""
+    example: str
+
+    @property
+    def option(self) -> options.Decorator:
+        """The same, as click has it."""
+        text = "The gallery's public name." if self.community else "The gallery's unique name."
+        return click.option(*self.names, "gallery", required=True, metavar="NAME", help=text)
+
+    @property
+    def flags(self) -> str:
+        """What an example says of one."""
+        return f"-l eastus {self.names[0]} {self.example}"
+
+    def lines(self, location: str, gallery: str, only: str | None = None) -> list[Any]:
+        """The image definitions of one, or the one of that name."""
+        with opened() as session:
+            session.installation.regions.get(location, target="location")
+            reference = SharedReference(gallery=gallery, community=self.community, definition=only or "any")
+            return sharing.definitions_shared(session.installation, session.principal, reference, only=only)
+
+    def views(self, location: str, gallery: str, of: str, only: VersionName | None = None) -> list[Any]:
+        """The image versions of a definition of one, or the one of that name."""
+        with opened() as session:
+            session.installation.regions.get(location, target="location")
+            reference = SharedReference(
+                gallery=gallery, community=self.community, definition=check_definition_name(of), version=only
+            )
+            return sharing.versions_shared(session.installation, session.principal, reference)
+
+
+_OTHERS: Final = (
+    _Others(word="shared", community=False, names=("-u", "--gallery-unique-name"), example=_UNIQUE),
+    _Others(word="community", community=True, names=("--public-gallery-name",), example=_PUBLIC),
+)
+
+
+def attach(sig: click.Group) -> None:
     """Put the commands that look at others' galleries where az has them."""
     sig.add_command(share)
     _attach_lists(sig)
-    for community, suffix, names, unique in (
-        (False, "shared", ("-u", "--gallery-unique-name"), _UNIQUE),
-        (True, "community", ("--public-gallery-name",), _PUBLIC),
-    ):
-        text = "The gallery's public name." if community else "The gallery's unique name."
-        name = click.option(*names, "gallery", required=True, metavar="NAME", help=text)
-        flags = f"-l eastus {names[0]} {unique}"
-        kind = "community" if community else "shared"
-        _attach_gallery(sig, suffix, name, flags, community=community)
-        _attach_inside(image_definition, image_version, suffix, name, flags, kind=kind, community=community)
+    for others in _OTHERS:
+        _attach_gallery(sig, others)
+
+
+def attach_definitions(image_definition: click.Group) -> None:
+    """And those that look at image definitions in them."""
+    for others in _OTHERS:
+        _attach_definitions(image_definition, others)
+
+
+def attach_versions(image_version: click.Group) -> None:
+    """And those that look at image versions in them."""
+    for others in _OTHERS:
+        _attach_versions(image_version, others)
 
 
 def _attach_lists(sig: click.Group) -> None:
@@ -145,93 +195,47 @@ def _attach_lists(sig: click.Group) -> None:
             return [shared_gallery_json(each) for each in found if region in (None, each.location)]
 
 
-def _attach_gallery(sig: click.Group, suffix: str, name: options.Decorator, flags: str, *, community: bool) -> None:
+def _attach_gallery(sig: click.Group, others: _Others) -> None:
     def show(location: str, gallery: str) -> Json:
         with opened() as session:
             session.installation.regions.get(location, target="location")
-            if community:
+            if others.community:
                 found = sharing.show_community(session.installation, session.principal, public_name=gallery)
             else:
                 found = sharing.show_shared(session.installation, session.principal, unique_name=gallery)
             return shared_gallery_json(found)
 
-    _add(sig, f"show-{suffix}", f"Show a {suffix} gallery.", f"imgstore sig show-{suffix} {flags}", show, name)
+    name = f"show-{others.word}"
+    _add(sig, name, f"Show a {others.word} gallery.", f"imgstore sig {name} {others.flags}", show, others.option)
 
 
-def _attach_inside(
-    image_definition: click.Group,
-    image_version: click.Group,
-    suffix: str,
-    name: options.Decorator,
-    flags: str,
-    *,
-    kind: str,
-    community: bool,
-) -> None:
-    def definitions(location: str, gallery: str) -> Json:
-        return [shared_definition_json(each) for each in _lines(location, gallery)]
+def _attach_definitions(image_definition: click.Group, others: _Others) -> None:
+    def list_(location: str, gallery: str) -> Json:
+        return [shared_definition_json(each) for each in others.lines(location, gallery)]
 
-    def definition(location: str, gallery: str, definition: str) -> Json:
-        return next(shared_definition_json(each) for each in _lines(location, gallery, definition))
+    def show(location: str, gallery: str, definition: str) -> Json:
+        return next(shared_definition_json(each) for each in others.lines(location, gallery, definition))
 
-    def versions(location: str, gallery: str, definition: str) -> Json:
-        return [shared_version_json(each) for each in _views(location, gallery, definition)]
+    word, line = others.word, f"imgstore sig image-definition {{}}-{others.word} {others.flags}"
+    help_ = f"List the image definitions of a {word} gallery."
+    _add(image_definition, f"list-{word}", help_, line.format("list"), list_, others.option)
+    help_, line = f"Show an image definition of a {word} gallery.", line + " -i ubuntu"
+    _add(image_definition, f"show-{word}", help_, line.format("show"), show, others.option, options.definition)
 
-    def version(location: str, gallery: str, definition: str, version: VersionName) -> Json:
-        return shared_version_json(_views(location, gallery, definition, version)[0])
 
-    def _lines(location: str, gallery: str, only: str | None = None) -> list[Any]:
-        with opened() as session:
-            session.installation.regions.get(location, target="location")
-            reference = SharedReference(gallery=gallery, community=community, definition=only or "any")
-            return sharing.definitions_shared(session.installation, session.principal, reference, only=only)
+def _attach_versions(image_version: click.Group, others: _Others) -> None:
+    def list_(location: str, gallery: str, definition: str) -> Json:
+        return [shared_version_json(each) for each in others.views(location, gallery, definition)]
 
-    def _views(location: str, gallery: str, of: str, only: VersionName | None = None) -> list[Any]:
-        with opened() as session:
-            session.installation.regions.get(location, target="location")
-            reference = SharedReference(
-                gallery=gallery, community=community, definition=check_definition_name(of), version=only
-            )
-            return sharing.versions_shared(session.installation, session.principal, reference)
+    def show(location: str, gallery: str, definition: str, version: VersionName) -> Json:
+        return shared_version_json(others.views(location, gallery, definition, version)[0])
 
-    line = f"imgstore sig image-definition {{}}-{suffix} {flags}"
-    _add(
-        image_definition,
-        f"list-{suffix}",
-        f"List the image definitions of a {kind} gallery.",
-        line.format("list"),
-        definitions,
-        name,
-    )
-    _add(
-        image_definition,
-        f"show-{suffix}",
-        f"Show an image definition of a {kind} gallery.",
-        line.format("show") + " -i ubuntu",
-        definition,
-        name,
-        options.definition,
-    )
-    line = f"imgstore sig image-version {{}}-{suffix} {flags} -i ubuntu"
-    _add(
-        image_version,
-        f"list-{suffix}",
-        f"List the image versions of a {kind} gallery.",
-        line.format("list"),
-        versions,
-        name,
-        options.definition,
-    )
-    _add(
-        image_version,
-        f"show-{suffix}",
-        f"Show an image version of a {kind} gallery.",
-        line.format("show") + " -e 1.0.0",
-        version,
-        name,
-        options.definition,
-        _some_version,
-    )
+    word, line = others.word, f"imgstore sig image-version {{}}-{others.word} {others.flags} -i ubuntu"
+    parts = others.option, options.definition
+    help_ = f"List the image versions of a {word} gallery."
+    _add(image_version, f"list-{word}", help_, line.format("list"), list_, *parts)
+    help_, line = f"Show an image version of a {word} gallery.", line + " -e 1.0.0"
+    _add(image_version, f"show-{word}", help_, line.format("show"), show, *parts, _some_version)
 
 
 def _add(

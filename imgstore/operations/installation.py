@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from imgstore.catalog import Catalog
 from imgstore.domain.effects import Effects
@@ -13,8 +13,11 @@ from imgstore.domain.progress import ProgressEvent, Stage, Subscriber, silent
 from imgstore.domain.resources import Slot
 from imgstore.operations.holding import LeaseKeeper
 from imgstore.regions import Locator, Regions
+from imgstore.stores.interface import ObjectStore
 from imgstore.stores.limited import Wait
-from imgstore.transfer.slots import SlotAccess
+
+if TYPE_CHECKING:
+    from imgstore.transfer.slots import SlotAccess
 
 _T = TypeVar("_T")
 
@@ -60,16 +63,17 @@ class Installation:
     limits: Limits = field(default_factory=Limits)
     subscriber: Subscriber = silent
 
-    def access(self, slot: Slot) -> SlotAccess:
+    def access(self, slot: Slot) -> "SlotAccess":
         """The slot as the data plane sees it."""
-        return SlotAccess(label=str(slot.key), store=self.locator.store(slot), prefix=slot.prefix)
+        return _accessed(slot, self.locator.store(slot))
 
-    def access_from(self, region: str, slot: Slot, wait: Wait) -> SlotAccess:
+    def access_from(self, region: str, slot: Slot, wait: Wait) -> "SlotAccess":
         """The slot, read from another region: as fast as regions.yaml allows between the two."""
-        store = self.locator.store_across(slot, region, wait)
-        return SlotAccess(label=str(slot.key), store=store, prefix=slot.prefix)
+        return _accessed(slot, self.locator.store_across(slot, region, wait))
 
-    def accesses(self, slots: Sequence[Slot], access: Callable[[Slot], SlotAccess] | None = None) -> list[SlotAccess]:
+    def accesses(
+        self, slots: Sequence[Slot], access: "Callable[[Slot], SlotAccess] | None" = None
+    ) -> "list[SlotAccess]":
         """Those of the slots that can be had, in their order: one whose zone is down does not hide the others.
 
         Args:
@@ -95,7 +99,14 @@ class Installation:
         self.subscriber(ProgressEvent(task=task, stage=Stage.NOTE, detail=detail))
 
 
-def first_that_serves(slots: Sequence[SlotAccess], read: Callable[[SlotAccess], _T]) -> _T:
+def _accessed(slot: Slot, store: ObjectStore) -> "SlotAccess":
+    # The data plane, and numpy with it, takes 70 ms to load, which a command that moves no bytes should not pay.
+    from imgstore.transfer.slots import SlotAccess  # noqa: PLC0415
+
+    return SlotAccess(label=str(slot.key), store=store, prefix=slot.prefix)
+
+
+def first_that_serves(slots: "Sequence[SlotAccess]", read: "Callable[[SlotAccess], _T]") -> _T:
     """What `read` gives of the first slot that serves it.
 
     Raises:

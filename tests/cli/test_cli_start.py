@@ -1,9 +1,11 @@
 """The program as a process: start-up, help of every command, pipes."""
 
+import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -12,6 +14,7 @@ from click.testing import CliRunner
 import imgstore
 from imgstore.cli.command import Command, Group
 from imgstore.cli.main import main
+from imgstore.testing.installations import found_gallery, open_home, publish
 
 HEAVY = (
     "numpy",
@@ -57,6 +60,56 @@ def test_a_light_start(line: list[str]) -> None:
         check=False,
     )
     assert "loaded: []" in told.stderr, told.stderr
+
+
+@pytest.fixture(scope="module")
+def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with one version of a small disk."""
+    home = tmp_path_factory.mktemp("start") / "home"
+    with open_home(home) as installation:
+        found_gallery(installation)
+        (home / "disk.raw").write_bytes(bytes(range(256)) * 16)
+        publish(installation, home / "disk.raw", targets=["westus2"], location="westus2")
+    return home
+
+
+WATCHED = {*HEAVY, "sqlalchemy.dialects.postgresql", "imgstore.cli.image_version", "imgstore.transfer"}
+RECORDS = {"sqlalchemy", "yaml"}
+BYTES = RECORDS | {"numpy", "imgstore.transfer"}
+DEFINITION = "-g rg -r g1 -i ubuntu"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("regions list", RECORDS),
+        ("group list", RECORDS),
+        ("sig list", RECORDS),
+        ("sig image-definition list -g rg -r g1", RECORDS),
+        (
+            f"sig image-version create {DEFINITION} -e 2.0.0 --os-vhd-uri disk.raw -l westus2",
+            BYTES | {"imgstore.cli.image_version"},
+        ),
+        ("disk export --gallery-image-reference rg/g1/ubuntu -l westus2 --file out.raw", BYTES),
+    ],
+)
+def test_a_command_loads_what_it_works_with(line: str, expected: set[str], furnished: Path) -> None:
+    """On directories, SQLite and a catalog that is up to date: no client of S3, no other dialect, no migrations."""
+    program = (
+        "import atexit, sys; from imgstore.cli.main import main\n"
+        f"atexit.register(lambda: print(*({WATCHED} & sys.modules.keys())))\n"
+        "main(sys.argv[1:], prog_name='imgstore')"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", program, "--home", str(furnished), "-o", "none", *line.split()],
+        cwd=furnished,
+        env={name: value for name, value in os.environ.items() if not name.startswith("IMGSTORE_")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
+    assert set(told.stdout.split()) == expected
 
 
 def test_what_was_imported_is_out_of_the_collectors_way_and_the_collector_is_back() -> None:
@@ -124,10 +177,11 @@ def test_every_option_is_described() -> None:
 
 
 def test_the_list_of_commands_says_what_the_commands_say() -> None:
-    for name, lazy in main.lazy.items():
-        command = main.get_command(click.Context(main), name)
-        assert command is not None
-        assert (command.help or "").splitlines()[0] == lazy.summary
+    for _, group in commands():
+        for name, lazy in group.lazy.items() if isinstance(group, Group) else ():
+            command = group.get_command(click.Context(group), name)
+            assert command is not None
+            assert (command.help or "").splitlines()[0] == lazy.summary
 
 
 def test_examples_parse() -> None:
