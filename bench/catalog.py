@@ -34,7 +34,7 @@ from imgstore.domain.resources import (
 from imgstore.domain.sources import DiskFormat, SourceIdentity
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.version_disks import OS_DISK, VersionDisk
-from imgstore.operations import definitions, galleries, versions
+from imgstore.operations import definitions, galleries, viewing
 from imgstore.operations.disks import offered
 from imgstore.operations.finding import Lineage
 from imgstore.operations.installation import Installation
@@ -141,7 +141,7 @@ def list_seconds_p99(installation: Installation, size: CatalogSize) -> float:
     seconds, token = [], None
     while True:
         began = time.perf_counter()
-        page = versions.page_versions(installation, _WHO, PageRequest(items_max=PAGE_ITEMS, token=token), **_NAMES)
+        page = viewing.page_versions(installation, _WHO, PageRequest(items_max=PAGE_ITEMS, token=token), **_NAMES)
         seconds.append(time.perf_counter() - began)
         token = page.next_token
         if token is None:

@@ -10,7 +10,7 @@ from imgstore.api.longrunning import Session
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import DiskKind
-from imgstore.operations import definitions, deployments, disks, galleries, images, machines, versions
+from imgstore.operations import definitions, deployments, disks, galleries, images, machines, viewing
 from imgstore.operations.inert import InertPlace, show_inert
 from imgstore.wire.api_versions import Kind, check_api_version, trimmed
 from imgstore.wire.deployments import deployment_json
@@ -85,7 +85,7 @@ def _definition(session: Session, group: str, gallery: str, definition: str) -> 
 
 
 def _version(session: Session, group: str, gallery: str, definition: str, version: str) -> Json:
-    found = versions.show_version(
+    found = viewing.show_version(
         session.installation,
         session.principal,
         group=group,

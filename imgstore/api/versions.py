@@ -15,7 +15,7 @@ from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import KEEP, DiskKind, ImageVersion, VersionUpdate
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.version_disks import OS_DISK, lun_of
-from imgstore.operations import lifetimes, updating, versions
+from imgstore.operations import lifetimes, updating, versions, viewing
 from imgstore.operations.installation import Installation
 from imgstore.operations.version_requests import DataSnapshot, DataVhd, VersionRequest
 from imgstore.operations.viewing import VersionView
@@ -75,7 +75,7 @@ async def list_of_definition(ask: Asked, group: str, gallery: str, definition: s
     installation = ask.server.installation
     return await ask.listed(
         _KIND,
-        lambda at, page: versions.page_versions(
+        lambda at, page: viewing.page_versions(
             at.installation, at.principal, page, group=group, gallery=gallery, definition=definition
         ),
         lambda view: _json(installation, view),
@@ -136,7 +136,7 @@ def _place(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shown(session: Session, request: Mapping[str, Any], *, replicas: bool = True) -> VersionView:
-    return versions.show_version(session.installation, session.principal, **_place(request), replicas=replicas)
+    return viewing.show_version(session.installation, session.principal, **_place(request), replicas=replicas)
 
 
 def put_version(task: Task) -> Outcome:

@@ -1,4 +1,4 @@
-"""``imgstore sig image-version``: real disks, brought to the regions where machines are made from them."""
+"""What makes and changes image versions: real disks, brought to the regions where machines are made from them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
@@ -6,16 +6,16 @@ from typing import Any
 
 import click
 
-from imgstore.cli import global_options, options, output, sig_share
-from imgstore.cli.command import Group, Switch, Words
+from imgstore.cli import global_options, options, output
+from imgstore.cli.command import Switch, Words
+from imgstore.cli.image_versions import TABLE, image_version
 from imgstore.cli.output import columns
 from imgstore.cli.session import opened
 from imgstore.domain.names import VersionName
-from imgstore.domain.paging import PageRequest
 from imgstore.domain.resources import ReplicationMode, StorageAccountType, VersionUpdate
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ReplicaState
-from imgstore.operations import lifetimes, updating, versions, waiting
+from imgstore.operations import lifetimes, updating, versions, viewing, waiting
 from imgstore.operations.version_requests import DataSnapshot, DataVhd, VersionRequest
 from imgstore.operations.viewing import VersionView
 from imgstore.operations.workers import anyone_works
@@ -25,14 +25,6 @@ from imgstore.wire.text import Json, instant
 from imgstore.wire.updates import Edit
 from imgstore.wire.version_updates import edited_version, target_regions_json
 
-_TABLE = columns(
-    Name="name",
-    Location="location",
-    SizeGB="properties.storageProfile.osDiskImage.sizeInGB",
-    Status="properties.provisioningState",
-    Replication="properties.replicationStatus.aggregatedState",
-    Published="properties.publishingProfile.publishedDate",
-)
 _SOFT_TABLE = columns(
     Name="name",
     Location="location",
@@ -153,15 +145,7 @@ _LIFE = (
 )
 
 
-@click.group("image-version", cls=Group)
-def image_version() -> None:
-    """Image versions: disks, and the regions that hold replicas of them."""
-
-
-sig_share.attach_versions(image_version)
-
-
-@image_version.command(table=_TABLE, example=_CREATE_EXAMPLE)
+@image_version.command(table=TABLE, example=_CREATE_EXAMPLE)
 @options.group
 @options.gallery
 @options.definition
@@ -311,51 +295,7 @@ def request_of(said: Mapping[str, Any]) -> VersionRequest:
     )
 
 
-@image_version.command(
-    table=_TABLE,
-    example="imgstore sig image-version show -g rg -r myGallery -i ubuntu -e 1.0.0 --expand ReplicationStatus",
-)
-@options.group
-@options.gallery
-@options.definition
-@options.version
-@click.option(
-    "--expand",
-    type=click.Choice(["ReplicationStatus"], case_sensitive=False),
-    help="Show the state and the progress of each region and replica too.",
-)
-def show(group: str, gallery: str, definition: str, version: VersionName, expand: str | None) -> Json:
-    """Show an image version."""
-    with opened() as session:
-        found = versions.show_version(
-            session.installation,
-            session.principal,
-            group=group,
-            gallery=gallery,
-            definition=definition,
-            version=version,
-        )
-        return version_json(found, session.display_names, replication_status=expand is not None)
-
-
-@image_version.command("list", table=_TABLE, example="imgstore sig image-version list -g rg -r myGallery -i ubuntu")
-@options.group
-@options.gallery
-@options.definition
-@options.together(*options.pages)
-def list_(group: str, gallery: str, definition: str, max_items: int | None, next_token: str | None) -> Json:
-    """List the versions of an image definition."""
-    request = PageRequest(items_max=max_items, token=next_token)
-    with opened() as session:
-        page = versions.page_versions(
-            session.installation, session.principal, request, group=group, gallery=gallery, definition=definition
-        )
-        session.tell_next(page)
-        names = session.display_names
-        return [version_json(each, names) for each in page.items]
-
-
-@image_version.command(table=_TABLE, example=_UPDATE_EXAMPLE)
+@image_version.command(table=TABLE, example=_UPDATE_EXAMPLE)
 @options.group
 @options.gallery
 @options.definition
@@ -393,7 +333,7 @@ def update(
     and other versions still need. Repeated, or without any change, it goes on where it was interrupted.
     """
     with opened() as session:
-        found = versions.show_version(
+        found = viewing.show_version(
             session.installation,
             session.principal,
             group=group,
@@ -481,9 +421,7 @@ def list_soft_deleted(group: str, gallery: str, definition: str) -> Json:
         return [soft_deleted_json(each) for each in found]
 
 
-@image_version.command(
-    table=_TABLE, example="imgstore sig image-version undelete -g rg -r myGallery -i ubuntu -e 1.0.0"
-)
+@image_version.command(table=TABLE, example="imgstore sig image-version undelete -g rg -r myGallery -i ubuntu -e 1.0.0")
 @options.group
 @options.gallery
 @options.definition

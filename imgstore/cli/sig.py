@@ -54,7 +54,7 @@ _INSIDE: Final = {
         summary="Image definitions: publisher, offer, sku and the kind of system.",
     ),
     "image-version": Lazy(
-        target="imgstore.cli.image_version:image_version",
+        target="imgstore.cli.image_versions:image_version",
         summary="Image versions: disks, and the regions that hold replicas of them.",
     ),
 }

@@ -17,8 +17,7 @@ from imgstore.operations.finding import Lineage
 from imgstore.operations.forgetting import end_writing, forget_version
 from imgstore.operations.installation import Installation
 from imgstore.operations.recording import recorded
-from imgstore.operations.versions import show_version
-from imgstore.operations.viewing import VersionView, view_of
+from imgstore.operations.viewing import VersionView, show_version, view_of
 
 
 def delete_version(

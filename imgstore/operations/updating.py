@@ -15,8 +15,8 @@ from imgstore.operations.recording import recorded
 from imgstore.operations.retargeting import retarget
 from imgstore.operations.settling import write_version_state
 from imgstore.operations.version_requests import check_updatable
-from imgstore.operations.versions import replication_failed, show_version
-from imgstore.operations.viewing import VersionView
+from imgstore.operations.versions import replication_failed
+from imgstore.operations.viewing import VersionView, show_version
 
 
 def update_version(

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 
-from imgstore.domain import names
-from imgstore.domain.access import VERSIONS, Action, Principal, may, visible
+from imgstore.domain.access import Action, Principal
 from imgstore.domain.errors import (
     Detail,
     ImageRefused,
@@ -13,22 +12,19 @@ from imgstore.domain.errors import (
     SourceChanged,
     StoreError,
 )
-from imgstore.domain.names import VersionName
-from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import ImageVersion
 from imgstore.domain.sources import DiskFormat, DiskReader
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.version_disks import OS_DISK
 from imgstore.domain.works import WorkKind
 from imgstore.formats import generation_of
-from imgstore.operations import finding
 from imgstore.operations.converging import converge
 from imgstore.operations.finding import Lineage
 from imgstore.operations.forgetting import forget_version
 from imgstore.operations.installation import Installation
 from imgstore.operations.opening import OpenedDisks, open_disks
 from imgstore.operations.publishing import Publication, publish
-from imgstore.operations.recording import permit, permit_list, recorded
+from imgstore.operations.recording import recorded
 from imgstore.operations.shallow import publish_shallow, staying
 from imgstore.operations.stating import VersionSource
 from imgstore.operations.version_requests import (
@@ -40,7 +36,7 @@ from imgstore.operations.version_requests import (
     resolve,
     write_down,
 )
-from imgstore.operations.viewing import VersionView, seen, view_of
+from imgstore.operations.viewing import VersionView, show_version
 from imgstore.transfer.stored import StoredDisk
 
 
@@ -282,63 +278,3 @@ def replication_failed(view: VersionView, failed: Mapping[str, ImgstoreError]) -
         for uid, each in failed.items()
     )
     return error
-
-
-def show_version(
-    installation: Installation,
-    principal: Principal,
-    *,
-    group: str,
-    gallery: str,
-    definition: str,
-    version: VersionName,
-    replicas: bool = True,
-) -> VersionView:
-    """The version of that name; without its `replicas`, which are another look into the catalog, where nobody asks."""
-    scope = names.version_id(installation.subscription, group, gallery, definition, version)
-    permit(installation, principal, Action.READ, scope)
-    with installation.catalog.reading() as facts:
-        line, found = finding.lineage_and_version(facts, installation.subscription, group, gallery, definition, version)
-        return view_of(facts, line, found) if replicas else seen(line, found, ())
-
-
-def list_versions(
-    installation: Installation, principal: Principal, *, group: str, gallery: str, definition: str
-) -> list[VersionView]:
-    """The versions of a definition, lowest first."""
-    page = page_versions(installation, principal, PageRequest(), group=group, gallery=gallery, definition=definition)
-    return list(page.items)
-
-
-def page_versions(
-    installation: Installation,
-    principal: Principal,
-    request: PageRequest,
-    *,
-    group: str,
-    gallery: str,
-    definition: str,
-) -> Page[VersionView]:
-    """A page of the versions of a definition, lowest first.
-
-    Raises:
-        InvalidInput: the token is none of this list.
-    """
-    scope = names.definition_id(installation.subscription, group, gallery, definition)
-    permit_list(installation, principal, scope)
-    whole = may(principal, Action.READ, scope, VERSIONS)
-    of = f"{scope}/versions"
-    after = request.after(of)
-    with installation.catalog.reading() as facts:
-        line = finding.lineage(facts, installation.subscription, group, gallery, definition)
-        found = facts.versions.list(
-            line.definition.uid,
-            after=None if after is None else VersionName.parse(after),
-            limit=request.limit if whole else None,
-            visible=True,
-        )
-        found = visible(principal, found, lambda each: line.version_id(each.name), whole=whole)
-        page = Page.cut(found, request, of=of, key=lambda version: str(version.name))
-        replicas = facts.replicas.of_versions([version.uid for version in page.items])
-        views = tuple(seen(line, version, replicas[version.uid]) for version in page.items)
-        return Page(items=views, next_token=page.next_token)

@@ -8,8 +8,7 @@ from imgstore.domain.errors import Conflict, NotFound, ReplicationFailed
 from imgstore.domain.names import VersionName
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.operations.installation import Installation
-from imgstore.operations.versions import show_version
-from imgstore.operations.viewing import VersionView
+from imgstore.operations.viewing import VersionView, show_version
 
 _View = TypeVar("_View")
 

@@ -43,6 +43,7 @@ from imgstore.operations import (
     lifetimes,
     updating,
     versions,
+    viewing,
 )
 from imgstore.operations.installation import Installation
 from imgstore.operations.version_requests import DataVhd, VersionRequest
@@ -147,7 +148,7 @@ def publish_disks(
 
 def show(installation: Installation, version: str = "1.0.0") -> VersionView:
     """The version as it stands."""
-    return versions.show_version(
+    return viewing.show_version(
         installation,
         ADMIN,
         group=GROUP,
@@ -426,7 +427,7 @@ def _audit_slot(installation: Installation, slot: Slot, *, quiet: bool, struck: 
 
 
 def _versions(installation: Installation) -> list[VersionView]:
-    return versions.list_versions(installation, ADMIN, group=GROUP, gallery=GALLERY, definition=DEFINITION)
+    return viewing.list_versions(installation, ADMIN, group=GROUP, gallery=GALLERY, definition=DEFINITION)
 
 
 def audit_served(installation: Installation, expected: Mapping[str, Path], folder: Path) -> None:

@@ -86,6 +86,8 @@ DEFINITION = "-g rg -r g1 -i ubuntu"
         ("group list", RECORDS),
         ("sig list", RECORDS),
         ("sig image-definition list -g rg -r g1", RECORDS),
+        ("sig image-version list -g rg -r g1 -i ubuntu", RECORDS),
+        (f"sig image-version show {DEFINITION} -e 1.0.0", RECORDS),
         (
             f"sig image-version create {DEFINITION} -e 2.0.0 --os-vhd-uri disk.raw -l westus2",
             BYTES | {"imgstore.cli.image_version"},

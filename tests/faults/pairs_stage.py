@@ -26,7 +26,7 @@ from imgstore.domain.geometry import MIB
 from imgstore.domain.resources import Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.ledger.rows import ChargeKind
-from imgstore.operations import disks, replicating, versions
+from imgstore.operations import disks, replicating, versions, viewing
 from imgstore.operations.installation import Installation
 from imgstore.operations.scrubbing import ScrubRequest, SlotScrub, scrub
 from imgstore.operations.workers import WorkerReport, run_worker
@@ -321,7 +321,7 @@ def _repeated(stage: Stage, installation: Installation, operation: Operation, er
 
 def _present(installation: Installation) -> frozenset[str]:
     """The versions and disks that are to be seen, all of them in good order."""
-    views = versions.list_versions(installation, ADMIN, group=GROUP, gallery=GALLERY, definition=DEFINITION)
+    views = viewing.list_versions(installation, ADMIN, group=GROUP, gallery=GALLERY, definition=DEFINITION)
     made = disks.list_disks(installation, ADMIN)
     for view in views:
         wanted = {each.name: each.regional_replica_count for each in view.version.target_regions}

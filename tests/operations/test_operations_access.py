@@ -12,7 +12,7 @@ from imgstore.domain.errors import AccessDenied, ImgstoreError, NotFound
 from imgstore.domain.names import ImageReference, VersionName
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.resources import OsType
-from imgstore.operations import definitions, disks, exporting, galleries, groups, lifetimes, versions
+from imgstore.operations import definitions, disks, exporting, galleries, groups, lifetimes, viewing
 from imgstore.operations.installation import Installation
 from imgstore.testing.installations import ADMIN, DEFINITION, GALLERY, GROUP, found_gallery, open_home, publish
 
@@ -80,7 +80,7 @@ def seen(installation: Installation, who: Principal) -> dict[str, Any]:
         "versions": outcome(
             lambda: [
                 str(each.version.name)
-                for each in versions.list_versions(installation, who, definition=DEFINITION, **inside)
+                for each in viewing.list_versions(installation, who, definition=DEFINITION, **inside)
             ]
         ),
         "disks": outcome(lambda: [each.name for each in disks.list_disks(installation, who)]),
@@ -141,10 +141,10 @@ def test_a_refusal_does_not_tell_what_is_there(home: Installation, name: str) ->
         lambda each: galleries.show_gallery(home, each, group=GROUP, name=name),
         lambda each: definitions.show_definition(home, each, group=GROUP, gallery=name, name=DEFINITION),
         lambda each: definitions.list_definitions(home, each, group=GROUP, gallery=name),
-        lambda each: versions.show_version(
+        lambda each: viewing.show_version(
             home, each, group=GROUP, gallery=name, definition=DEFINITION, version=VERSION
         ),
-        lambda each: versions.list_versions(home, each, group=GROUP, gallery=name, definition=DEFINITION),
+        lambda each: viewing.list_versions(home, each, group=GROUP, gallery=name, definition=DEFINITION),
         lambda each: groups.show_group(home, each, name=name),
         lambda each: disks.show_disk(home, each, group=GROUP, name=name),
         lambda each: galleries.delete_gallery(home, each, group=GROUP, name=name),

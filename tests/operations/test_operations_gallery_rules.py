@@ -22,7 +22,7 @@ from imgstore.domain.resources import (
     PurchasePlan,
     Recommended,
 )
-from imgstore.operations import definitions, disks, galleries, versions
+from imgstore.operations import definitions, disks, galleries, viewing
 from imgstore.operations.definitions import DefinitionDetails
 from imgstore.operations.finding import Lineage
 from imgstore.operations.installation import Installation
@@ -244,7 +244,7 @@ def test_a_gallery_is_not_moved(empty: Installation) -> None:
 def test_no_disk_is_made_of_a_type_that_its_definition_disallows(empty: Installation, stock: Stock) -> None:
     put(empty, DefinitionDetails(disallowed_disk_types=(DiskType.STANDARD_ZRS,)))
     publish(empty, stock.first, targets=["southcentralus", "westus2=1=Standard_ZRS"], definition="full")
-    version = versions.list_versions(empty, ADMIN, group=GROUP, gallery=GALLERY, definition="full")[0]
+    version = viewing.list_versions(empty, ADMIN, group=GROUP, gallery=GALLERY, definition="full")[0]
     reference: dict[str, Any] = {"group": GROUP, "gallery_image_reference": _reference("full")}
     error = refused(
         Conflict,
@@ -371,7 +371,7 @@ def test_definitions_and_versions_are_listed_by_pages(empty: Installation, stock
     make_disk(empty, "d1", version="1.10.0")
 
     def versions_page(*args: Any) -> Any:
-        return versions.page_versions(empty, *args, group=GROUP, gallery=GALLERY, definition=DEFINITION)
+        return viewing.page_versions(empty, *args, group=GROUP, gallery=GALLERY, definition=DEFINITION)
 
     def told(parts: Sequence[Sequence[Any]]) -> list[list[str]]:
         return [[str(view.version.name) for view in part] for part in parts]

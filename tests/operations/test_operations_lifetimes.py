@@ -15,7 +15,7 @@ from imgstore.domain.names import VersionName
 from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.resources import ImageVersion
 from imgstore.domain.states import ReplicaState
-from imgstore.operations import definitions, lifetimes, versions, waiting
+from imgstore.operations import definitions, lifetimes, viewing, waiting
 from imgstore.operations.installation import Installation
 from imgstore.operations.lifetimes import purge_soft_deleted
 from imgstore.operations.settling import write_version_state
@@ -71,7 +71,7 @@ def kept(installation: Installation) -> list[str]:
 
 
 def listed(installation: Installation) -> list[str]:
-    return [str(each.version.name) for each in versions.list_versions(installation, ADMIN, **HERE)]
+    return [str(each.version.name) for each in viewing.list_versions(installation, ADMIN, **HERE)]
 
 
 def undelete(installation: Installation, version: str) -> ImageVersion:

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, event
 
 from imgstore.domain.errors import ImgstoreError
 from imgstore.domain.names import VersionName
-from imgstore.operations import versions
+from imgstore.operations import viewing
 from imgstore.operations.installation import Installation
 from imgstore.testing.installations import ADMIN, DEFINITION, GALLERY, GROUP, found_gallery, open_home, publish
 
@@ -47,9 +47,9 @@ def test_a_version_is_one_look_and_its_replicas_another(
     installation: Installation, *, replicas: bool, looks: int
 ) -> None:
     """Nothing else is said on the connection: a PRAGMA would make SQLite forget the statements that it has prepared."""
-    whole = versions.show_version(installation, ADMIN, **PLACE, version=VersionName(1, 0, 0))
+    whole = viewing.show_version(installation, ADMIN, **PLACE, version=VersionName(1, 0, 0))
     with asked(installation.catalog._database.readers) as words:
-        seen = versions.show_version(installation, ADMIN, **PLACE, version=VersionName(1, 0, 0), replicas=replicas)
+        seen = viewing.show_version(installation, ADMIN, **PLACE, version=VersionName(1, 0, 0), replicas=replicas)
     assert words == ["BEGIN", *["SELECT"] * looks]
     assert (seen.version, seen.line) == (whole.version, whole.line)
     assert whole.replicas
@@ -67,4 +67,4 @@ def test_a_version_is_one_look_and_its_replicas_another(
 )
 def test_what_is_missing_is_named(installation: Installation, change: dict[str, Any], said: str) -> None:
     with pytest.raises(ImgstoreError, match=said):
-        versions.show_version(installation, ADMIN, **{**PLACE, "version": VersionName(1, 0, 0), **change})
+        viewing.show_version(installation, ADMIN, **{**PLACE, "version": VersionName(1, 0, 0), **change})

@@ -17,7 +17,7 @@ from imgstore.domain.errors import (
 )
 from imgstore.domain.names import group_id
 from imgstore.domain.resources import Architecture, HyperVGeneration, OsState, OsType
-from imgstore.operations import definitions, disks, galleries, groups, versions
+from imgstore.operations import definitions, disks, galleries, groups, viewing
 from imgstore.operations.finding import Lineage
 from imgstore.operations.installation import Installation
 from imgstore.testing.installations import ADMIN, DEFINITION, GALLERY, GROUP, delete, make_disk, open_home
@@ -34,7 +34,7 @@ def everything(installation: Installation) -> list[object]:
         for line in definitions.list_definitions(installation, ADMIN, **place):
             shown.append(line.definition)
             name = line.definition.name
-            shown.extend(versions.list_versions(installation, ADMIN, definition=name, **place))
+            shown.extend(viewing.list_versions(installation, ADMIN, definition=name, **place))
     return shown
 
 

@@ -23,6 +23,7 @@ from imgstore.operations import (
     lifetimes,
     scrubbing,
     versions,
+    viewing,
 )
 from imgstore.operations.images import ImageRequest
 from imgstore.operations.installation import Installation
@@ -167,7 +168,7 @@ def test_other_regions_counts_and_types_are_refused(stocked: Installation, stock
 
 
 def _all(installation: Installation) -> list[VersionView]:
-    return versions.list_versions(installation, ADMIN, group=GROUP, gallery=GALLERY, definition="ubuntu")
+    return viewing.list_versions(installation, ADMIN, group=GROUP, gallery=GALLERY, definition="ubuntu")
 
 
 def test_the_mode_is_for_ever(stocked: Installation, stock: Stock) -> None:

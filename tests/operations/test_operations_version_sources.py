@@ -20,7 +20,7 @@ from imgstore.domain.resources import (
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.version_disks import lun_of
 from imgstore.ledger.rows import ChargeKind
-from imgstore.operations import definitions, disks, galleries, images, sharing, versions
+from imgstore.operations import definitions, disks, galleries, images, sharing, versions, viewing
 from imgstore.operations.images import ImageRequest
 from imgstore.operations.installation import Installation
 from imgstore.operations.making import DiskRequest, create_from_source
@@ -204,7 +204,7 @@ def test_what_is_not_there_or_elsewhere_is_no_source(stocked: Installation, stoc
     for source in sources:
         with pytest.raises(InvalidInput, match=message):
             publish_from(stocked, **source)
-    assert len(versions.list_versions(stocked, ADMIN, group=GROUP, gallery=GALLERY, definition=DEFINITION)) == 1
+    assert len(viewing.list_versions(stocked, ADMIN, group=GROUP, gallery=GALLERY, definition=DEFINITION)) == 1
     audit(stocked)
 
 

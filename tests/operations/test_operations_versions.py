@@ -32,7 +32,7 @@ from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.resources import Slot
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState, ReplicaState
-from imgstore.operations import exporting, verifying, versions
+from imgstore.operations import exporting, verifying, viewing
 from imgstore.operations.installation import Installation
 from imgstore.operations.viewing import VersionView
 from imgstore.stores.directory import DirectoryStore
@@ -67,7 +67,7 @@ COMPLETED, DEGRADED = ReplicaState.COMPLETED, ReplicaState.DEGRADED
 
 
 def listed(installation: Installation) -> list[str]:
-    views = versions.list_versions(installation, ADMIN, group=GROUP, gallery=GALLERY, definition=DEFINITION)
+    views = viewing.list_versions(installation, ADMIN, group=GROUP, gallery=GALLERY, definition=DEFINITION)
     return [str(each.version.name) for each in views]
 
 
