@@ -1,6 +1,6 @@
 """``imgstore sig image-version``: what there is to see of image versions, and where the rest of its commands are.
 
-A look needs the catalog alone. What makes and changes versions brings the whole data plane with it, 150 ms to import, and
+A look needs the catalog alone. What makes and changes versions brings the whole data plane with it, 100 ms to import, and
 is imported when it is used.
 """
 
