@@ -54,8 +54,8 @@ ROWS = (
         figure="export.imgstore_export_seconds",
         goal="export.export_ratio",
         steps=(Step(rate="disk_write_rate", moved_bytes=V2_CONTENT_BYTES),),
-        reason="every segment is compared with its name and every piece with its digest, and the file is synced before "
-        "it gets its name",
+        reason="every segment is compared with its name, unpacked, and every piece compared with its digest; the file is "
+        "synced before it gets its name; the start of the command is in it",
     ),
     Row(
         job="bring v3 to a region that has v2",
