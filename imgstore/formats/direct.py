@@ -27,7 +27,8 @@ import numpy as np
 from imgstore.domain.geometry import MIB
 
 DIRECT_BYTES_MIN: Final = 2 * MIB
-"""A block of a dynamic VHD. What is shorter is left to the cache: it is likely read back, to check the piece it is of."""
+"""A block of a dynamic VHD. What is shorter is left to the cache, which brings much of it to the medium at once: past it,
+each write would wait for the medium, and no processor time is saved (v2 out, 64 KiB against 2 MiB: 2.2 s both)."""
 
 _ALIGNED_BYTES: Final = 4096
 """Of offset, length and memory: no medium asks for more than a page."""

@@ -5,8 +5,9 @@ early is parked, so that a piece is compared with its digest and written as one,
 page cache where the writer can. Parked bytes are bounded; a piece that finds no room any more is set apart: written as
 it comes, and read back to be compared.
 
-Figures of 2026-11, disks of `bench/disks.py`: v2 alone has 9,571 runs in 183 segments and 2,292 stretches, and parks
-14 MiB at most; as the second version of its definition 75, as the fourth (r2) 5 of 9 pieces come together within 64.
+Figures of 2026-11, disks of `bench/disks.py`: v2 alone has 9,571 runs in 183 segments and 2,190 stretches, and parks
+14 MiB at most; as the second version of its definition it would park 75; of the fourth (r2) 5 of 9 pieces come together
+within 64.
 """
 
 import mmap

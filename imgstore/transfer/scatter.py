@@ -105,7 +105,7 @@ def scatter(
     chosen = np.zeros(-(-manifest.virtual_bytes // PIECE_BYTES), dtype=np.bool_)
     chosen[manifest.pieces.index if only is None else only] = True
     wanted = np.flatnonzero(chosen[runs.block // PIECE_BLOCKS])
-    order = wanted[np.lexsort((runs.at[wanted], runs.segment[wanted]))]
+    order = wanted[np.argsort(runs.segment[wanted], kind="stable")]
     begins = np.flatnonzero(np.diff(runs.segment[order], prepend=-1))
     assembly, rooms = Assembly(runs.take(wanted)), Rooms()
 
@@ -142,12 +142,11 @@ def _by_piece(runs: Runs, content: memoryview, virtual_bytes: int) -> Iterator[t
     """What the runs of one segment bring to each piece.
 
     Args:
-        runs: of one segment.
+        runs: of one segment, in the disk's order.
         content: its blocks.
         virtual_bytes: of the disk, whose last block may be short.
     """
-    order = np.argsort(runs.block, kind="stable")
-    rows = zip(runs.block[order].tolist(), runs.count[order].tolist(), runs.at[order].tolist(), strict=True)
+    rows = zip(runs.block.tolist(), runs.count.tolist(), runs.at.tolist(), strict=True)
     for piece, own in groupby(rows, lambda row: row[0] // PIECE_BLOCKS):
         parts: list[Part] = []
         blocks = 0
