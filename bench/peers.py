@@ -17,8 +17,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import ClassVar
 
+from bench.disks import default_folder
 from bench.engines import Bucket
-from bench.processes import Command, Finished, run_timed
+from bench.processes import Command, Finished, ProgramFailed, run_timed
 from imgstore.testing.engines import EngineMissing, built_by_go, go_program
 
 MIB = 1 << 20
@@ -211,10 +212,14 @@ s3.upload_file(path, bucket, key) if verb == "upload" else s3.download_file(buck
     def _run(self, verb: str, bucket: Bucket, key: str, path: Path) -> Finished:
         # TransferConfig's reference names its numbers, and no better ones than those it ships with.
         words: Command = [
-            *(sys.executable, "-c", self.PROGRAM, verb),
+            *(self.python(), "-c", self.PROGRAM, verb),
             *(bucket.engine.endpoint, bucket.name, key, path),
         ]
         return run_timed(words, bucket.credentials)
+
+    def python(self) -> Path:
+        """The interpreter that has it."""
+        return Path(sys.executable)
 
 
 class Boto3Crt(Boto3):
@@ -226,7 +231,7 @@ class Boto3Crt(Boto3):
     """
 
     name = "boto3-crt"
-    get = "pip install 'boto3[crt]'"
+    get = "a package index: it is then installed, once, when it is first to be measured, into an environment of its own"
 
     PROGRAM = """
 import os, sys
@@ -242,9 +247,32 @@ with crt.CRTTransferManager(client, crt.BotocoreCRTRequestSerializer(session, wh
     future = manager.upload(path, bucket, key) if verb == "upload" else manager.download(bucket, key, path)
     future.result()
 """
+    VERSIONS: ClassVar[str] = """
+from importlib.metadata import version
+print(version("boto3"), "with awscrt", version("awscrt"))
+"""
+
+    def make(self) -> None:
+        # botocore loads the runtime wherever it finds it: beside imgstore and boto3, each start of theirs would take 40 ms
+        # more, and their requests would be signed by it.
+        if self.python().exists():
+            return
+        folder = self.python().parent.parent
+        wanted = f"boto3[crt]=={super().version()}"
+        try:
+            run_timed([sys.executable, "-m", "venv", folder])
+            run_timed([self.python(), "-m", "pip", "install", "-q", wanted])
+        except ProgramFailed as failed:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise PeerMissing(f"pip install '{wanted}' failed: {failed}") from failed
 
     def version(self) -> str:
-        return f"{super().version()} with awscrt {_of_package('awscrt')}"
+        if not self.python().exists():
+            raise PeerMissing("not installed")
+        return _first_line(self.python(), "-c", self.VERSIONS)
+
+    def python(self) -> Path:
+        return default_folder().parent / f"boto3-crt-{super().version()}" / "bin" / "python"
 
 
 class Mc(Peer):

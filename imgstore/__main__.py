@@ -1,5 +1,5 @@
 """``python -m imgstore``."""
 
-from imgstore.cli.main import main
+from imgstore.cli.main import start
 
-main(prog_name="imgstore")
+start()

@@ -30,7 +30,7 @@ class Tuning:
     """Threads that compress and put during an ingest."""
     copy_workers: int = 4
     """Threads of one replica's copy."""
-    scatter_workers: int = 3
+    scatter_workers: int = 4
     """Threads that fetch and place during an export."""
     replicas_at_once: int = 4
     """Replicas that are copied at the same time."""

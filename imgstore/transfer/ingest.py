@@ -2,11 +2,12 @@
 
 One bounded pipeline (DESIGN.md, "In")::
 
-    read ahead, hash pieces (threads) -> compare and pack (this thread, disk order) -> compress and put (threads)
+    read ahead, hash pieces -> fingerprint blocks -> look up and pack (this thread) -> compress and put
+    (threads)                  (one thread)          (in the disk's order)            (threads)
 
 For each piece: (1) a hole or all zero makes no runs; (2) a piece that a base has at the same index takes over the
-base's runs; (3) else each block that is not zero is looked up, and the unknown ones are packed. Then the reuse
-threshold. The manifest is made here but put by `publish`, since the catalog first writes down its segments.
+base's runs; (3) else each block that is not zero is fingerprinted and looked up, and the unknown ones are packed. Then
+the reuse threshold. The manifest is made here but put by `publish`, since the catalog first writes down its segments.
 
 The same plan on the same source makes the same segments, whatever the threads do: so a work that was killed goes on
 where it stood, and puts only what the slot does not list.
@@ -54,8 +55,8 @@ from imgstore.transfer.receipts import IngestReceipt, SegmentReceipt
 from imgstore.transfer.slots import GoOn, SlotAccess, always
 
 _READ_THREADS: Final = 2
-_PIECES_AHEAD: Final = 4
-"""Read and hashed but not yet compared: 16 MiB, enough that reading never waits for packing's bursts."""
+_PIECES_AHEAD: Final = 6
+"""Read but not yet placed: 24 MiB, enough that neither reading nor fingerprinting waits for packing's bursts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +90,26 @@ class _Piece:
     data: bytes
     """Padded with zeros to a whole number of blocks; empty where the piece is all zero."""
     digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A piece that needs no look-up."""
+
+    piece: _Piece
+    runs: Runs | None
+    """A base's; None where the piece is all zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Unknown:
+    """A piece whose blocks are to be looked up."""
+
+    piece: _Piece
+    full: Indexes
+    """Those that are not all zero."""
+    fingerprints: Fingerprints
+    """Of these."""
 
 
 def ingest(order: IngestOrder) -> IngestReceipt:
@@ -150,8 +171,8 @@ class _Ingest:
             Bounded(order.workers, order.workers + 1, "put") as self._puts,
         ):
             self._fingerprints = FingerprintsWriter(file)
-            for piece in self._read():
-                self._place(piece)
+            for compared in self._compared():
+                self._place(compared)
             runs, repacked_blocks = self._repack(Runs.concatenate(self._runs))
             self._packer.flush()
             puts = [future.result() for future in self._packed]
@@ -171,14 +192,22 @@ class _Ingest:
             missing=self._bases.missing,
         )
 
-    def _read(self) -> Iterator[_Piece]:
-        """Every piece that an extent touches, in order, read and hashed a few ahead."""
-        waiting: deque[Future[_Piece]] = deque()
-        with ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="read") as pool:
+    def _compared(self) -> Iterator[_Known | _Unknown]:
+        """Every piece that an extent touches, in order, a few ahead: read and hashed, and beside its blocks' fingerprints.
+
+        One thread fingerprints; a second one would make it slower. But it is not the one that packs: that has as much to do,
+        and both together were what an ingest waited for.
+        """
+        waiting: deque[Future[_Known | _Unknown]] = deque()
+        with (
+            ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="read") as readers,
+            ThreadPoolExecutor(1, thread_name_prefix="fingerprint") as fingerprinter,
+        ):
             try:
                 for index in touched_pieces(self._order.reader):
                     self._order.go_on()
-                    waiting.append(pool.submit(_read_piece, self._order.reader, index))
+                    read = readers.submit(_read_piece, self._order.reader, index)
+                    waiting.append(fingerprinter.submit(self._compare, read))
                     if len(waiting) >= _PIECES_AHEAD:
                         yield waiting.popleft().result()
                 while waiting:
@@ -187,22 +216,34 @@ class _Ingest:
                 for future in waiting:
                     future.cancel()
 
-    def _place(self, piece: _Piece) -> None:
+    def _compare(self, read: Future[_Piece]) -> _Known | _Unknown:
+        """The piece, once it is read, beside the bases' at its place."""
+        piece = read.result()
+        if not piece.data:
+            return _Known(piece, None)
+        first_block = piece.index * PIECE_BLOCKS
+        runs = self._bases.runs_of_piece(piece.index, piece.digest, first_block, first_block + PIECE_BLOCKS)
+        if runs is not None:
+            return _Known(piece, runs)
+        full = np.flatnonzero(_full(np.frombuffer(piece.data, dtype=np.uint64).reshape(-1, BLOCK_BYTES // 8)))
+        return _Unknown(piece, full, fingerprint_blocks(memoryview(piece.data), full, self._order.fingerprint_key))
+
+    def _place(self, compared: _Known | _Unknown) -> None:
         """Give the piece its runs."""
+        piece = compared.piece
         if piece.data:
-            first_block = piece.index * PIECE_BLOCKS
             self._pieces.append((piece.index, piece.digest))
-            end_block = first_block + PIECE_BLOCKS
-            runs = self._bases.runs_of_piece(piece.index, piece.digest, first_block, end_block)
-            self._runs.append(runs or runs_of(first_block, self._locate(piece)))
+        if isinstance(compared, _Unknown):
+            self._runs.append(runs_of(piece.index * PIECE_BLOCKS, self._locate(compared)))
+        elif compared.runs is not None:
+            self._runs.append(compared.runs)
         self._order.moved(piece_bytes(self._order.reader.virtual_bytes, piece.index))
 
-    def _locate(self, piece: _Piece) -> Locations:
-        """Where each block of the piece lies; the unknown ones are packed by this."""
-        blocks = np.frombuffer(piece.data, dtype=np.uint8).reshape(-1, BLOCK_BYTES)
+    def _locate(self, unknown: _Unknown) -> Locations:
+        """Where each block of the piece lies; those that are nowhere yet are packed by this."""
+        blocks = np.frombuffer(unknown.piece.data, dtype=np.uint8).reshape(-1, BLOCK_BYTES)
+        full, fingerprints = unknown.full, unknown.fingerprints
         locations = np.full(len(blocks), ZERO)
-        full = np.flatnonzero(_full(blocks.view(np.uint64)))
-        fingerprints = fingerprint_blocks(memoryview(piece.data), full, self._order.fingerprint_key)
         found = self._bases.index.find(fingerprints, full)
         missing = np.flatnonzero(found == NOWHERE)
         if len(missing):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -122,6 +123,35 @@ def test_what_was_imported_is_out_of_the_collectors_way_and_the_collector_is_bac
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert told.stdout.splitlines()[-1] == "True True"
+
+
+def end_of(*lines: str, arguments: str = "--version", **how: Any) -> subprocess.CompletedProcess[str]:
+    """The installed command's own process, with `lines` run before it begins."""
+    program = "\n".join(("import atexit, sys", *lines, "from imgstore.cli.main import start", "start()"))
+    words = [sys.executable, "-c", program, *arguments.split()]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run(words, text=True, check=False, env=buffered, **({"capture_output": True} | how))
+
+
+@pytest.mark.parametrize(("arguments", "code"), [("--version", 0), ("--nonsense", 2), ("inspect no-such-file", 1)])
+def test_the_process_ends_with_the_commands_code_and_all_that_it_said(arguments: str, code: int) -> None:
+    kept = "class Kept:\n    def __del__(self): print('taken apart', file=sys.stderr)\nkept = Kept()"
+    told = end_of(kept, arguments=arguments)
+    assert told.returncode == code
+    assert "taken apart" not in told.stderr, "nobody waits for that"
+    assert told.stdout == f"imgstore {imgstore.__version__}\n" * (code == 0)
+
+
+def test_what_waits_for_the_end_is_called_before_it() -> None:
+    waiting = "import imgstore.cli.main as cli\ncli.main.callback = lambda: atexit.register(print, 'left')"
+    told = end_of(waiting, arguments="regions --help")
+    assert told.stdout.endswith("left\n")
+
+
+def test_a_reader_that_has_gone_is_told_by_the_interpreter() -> None:
+    with Path("/dev/full").open("w") as full:
+        told = end_of(arguments="--version", stdout=full, stderr=subprocess.PIPE, capture_output=False)
+    assert told.returncode not in {0, None}
 
 
 def test_as_a_module() -> None:

@@ -4,7 +4,8 @@ import os
 import socketserver
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -119,6 +120,26 @@ def test_credentials_of_the_environment(on_minio: S3Store, minio: S3Engine, monk
     store.put("a", b"1")
     assert on_minio.get("a") == b"1"
     store.close()
+
+
+@pytest.mark.engine("moto")
+def test_credentials_that_another_service_gives(
+    moto_s3: S3Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A profile that takes over a role asks STS for its credentials."""
+    (tmp_path / "credentials").write_text(
+        f"[base]\naws_access_key_id = {moto_s3.access_key}\naws_secret_access_key = {moto_s3.secret_key}\n"
+    )
+    (tmp_path / "config").write_text(
+        "[profile role]\nsource_profile = base\nregion = us-east-1\nrole_arn = arn:aws:iam::123456789012:role/images\n"
+    )
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", moto_s3.endpoint)
+    bucket = moto_s3.make_bucket("of-a-role")
+    with closing(opened(moto_s3, bucket, access_key=None, secret_key=None, profile="role")) as store:
+        store.put("a", b"1")
+        assert store.get("a") == b"1"
 
 
 # -- what is on the wire ----------------------------------------------------------------------------------------------
