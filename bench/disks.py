@@ -24,7 +24,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -45,6 +45,9 @@ BASE_PACKAGES = ("linux-image-cloud-amd64", "openssh-server", "locales", "ca-cer
 """What v1 has beside a bootstrap's own: about what cloud images carry."""
 SERVER_PACKAGES = ("nginx", "postgresql")
 PATCH_PACKAGES = ("tree", "jq", "htop")
+
+PROGRAMS = {"debootstrap": "debootstrap", "mkfs.ext4": "e2fsprogs", "sfdisk": "fdisk", "fallocate": "util-linux"}
+"""What makes the disks, and Debian's package of it."""
 
 SAID_LINES_MAX = 20
 """So many lines of a failed program's output go into the error."""
@@ -198,12 +201,31 @@ def nonzero_blocks(data: bytes) -> int:
 # -- the maker ---------------------------------------------------------------------------------------------------------
 
 
+class ProgramMissing(RuntimeError):
+    """A program that makes disks is not on this machine; the message says what to install."""
+
+
 class MakerFailed(RuntimeError):
     """A program of the maker failed; what it said last, addresses left out, since the mirror is nobody's business."""
 
     def __init__(self, command: Sequence[str], code: int, said: str) -> None:
         lines = re.sub(r"\b\w+://\S+", "<address>", said).splitlines()[-SAID_LINES_MAX:]
         super().__init__(f"{command[0]} ended with {code}:\n" + "\n".join(lines))
+
+
+def check_installed(packages: Mapping[str, str]) -> None:
+    """See that programs are here before minutes are spent.
+
+    Args:
+        packages: Debian's package of each program.
+
+    Raises:
+        ProgramMissing: one is not.
+    """
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    for program, package in packages.items():
+        if shutil.which(program, path=path) is None:
+            raise ProgramMissing(f"no {program}: apt install {package}")
 
 
 def run(*command: str | Path, stdin: bytes | None = None, environment: dict[str, str] | None = None) -> None:
@@ -383,7 +405,13 @@ def vhd_path(folder: Path, name: DiskName) -> Path:
 
 
 def make_all(folder: Path, *, codename: str, vhd: bool) -> None:
-    """Makes what is missing of the four disks, and writes MANIFEST.json after each."""
+    """Makes what is missing of the four disks, and writes MANIFEST.json after each.
+
+    Raises:
+        ProgramMissing: a program is not installed.
+        MakerFailed: a program failed.
+    """
+    check_installed(PROGRAMS | ({"qemu-img": "qemu-utils"} if vhd else {}))
     folder.mkdir(parents=True, exist_ok=True)
     facts = read_manifest(folder)
     for name, make in recipes(folder, codename).items():
@@ -448,4 +476,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="bench.disks", description="Make the disks in this very mount namespace.")
     add_arguments(parser)
     given = parser.parse_args()
-    make_all(given.folder, codename=given.codename, vhd=given.vhd)
+    try:
+        make_all(given.folder, codename=given.codename, vhd=given.vhd)
+    except ProgramMissing as missing:
+        sys.exit(str(missing))

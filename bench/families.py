@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import os
 import shlex
-import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +23,9 @@ from bench.disks import (
     PARTITION_OFFSET,
     DiskName,
     Family,
+    ProgramMissing,
     add_arguments,
+    check_installed,
     data_extents,
     family_path,
     make_fixed_vhd,
@@ -44,10 +45,6 @@ PROGRAMS: Mapping[Family, tuple[Sequence[str], str]] = {
 MOUNT_TYPES = {Family.XFS: "xfs", Family.BTRFS: "btrfs", Family.NTFS: "ntfs-3g"}
 
 
-class ProgramMissing(RuntimeError):
-    """A file system's own programs are not on this machine; the message says what to install."""
-
-
 class OriginMissing(RuntimeError):
     """The disks on ext4 have not been made; the message says how."""
 
@@ -59,8 +56,7 @@ def check_programs(family: Family) -> None:
         ProgramMissing: not without another package.
     """
     (program, *_), package = PROGRAMS[family]
-    if shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is None:
-        raise ProgramMissing(f"no {program}: apt install {package}")
+    check_installed({program: package, "sfdisk": "fdisk"})
 
 
 def make_family(folder: Path, family: Family, *, vhd: bool) -> None:

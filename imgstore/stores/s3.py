@@ -36,6 +36,7 @@ from botocore import exceptions as vendor
 from botocore.config import Config
 from botocore.loaders import Loader
 from botocore.parsers import ResponseParserError
+from botocore.utils import parse_timestamp
 
 import imgstore
 from imgstore.domain.errors import (
@@ -566,7 +567,20 @@ def _session(profile: str | None, _credentials: tuple[str | None, ...]) -> boto3
     """
     session = botocore.session.Session()
     session.register_component("data_loader", _Models())
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
     return boto3.session.Session(profile_name=profile, botocore_session=session)
+
+
+def _timestamp(told: str) -> datetime:
+    """A time as S3 tells it: ISO 8601 in documents, HTTP's date in headers.
+
+    What botocore takes instead knows every way to write a time: that was two thirds of the time of a listing.
+    """
+    try:
+        return datetime.fromisoformat(told) if told[:1].isdigit() else parsedate_to_datetime(told)
+    except ValueError:
+        any_other: datetime = parse_timestamp(told)
+        return any_other
 
 
 def _client(

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ from bench.disks import (
     DiskName,
     MakerFailed,
     Mirror,
+    ProgramMissing,
     data_extents,
     examine,
+    make_all,
     nonzero_blocks,
     other_order,
     parse_sources,
@@ -133,6 +136,17 @@ def test_the_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
     facts = {DiskName.V1: DiskFacts(virtual_bytes=8, allocated_bytes=4, content_bytes=2, sha256="00")}
     write_manifest(tmp_path, facts, codename="bookworm")
     assert read_manifest(tmp_path) == facts
+
+
+def test_a_missing_program_is_named_before_anything_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    here = shutil.which
+    monkeypatch.setattr(
+        "bench.disks.shutil.which", lambda name, path: None if name == "sfdisk" else here(name, path=path)
+    )
+    monkeypatch.setattr("bench.disks.PROGRAMS", {"sh": "dash", "sfdisk": "fdisk"})
+    with pytest.raises(ProgramMissing, match="no sfdisk: apt install fdisk"):
+        make_all(tmp_path / "disks", codename="bookworm", vhd=False)
+    assert not (tmp_path / "disks").exists()
 
 
 def test_a_failure_tells_what_was_said_without_addresses() -> None:

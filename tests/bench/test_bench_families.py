@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from bench.disks import DiskName, Family
-from bench.families import PROGRAMS, OriginMissing, ProgramMissing, check_programs, differ, make_family
+from bench.disks import DiskName, Family, ProgramMissing
+from bench.families import PROGRAMS, OriginMissing, check_programs, differ, make_family
 
 MAKER = Path(__file__).with_name("family_maker.py")
 
 
 def test_what_is_missing_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.families.shutil.which", lambda *_, **__: None)
+    monkeypatch.setattr("bench.disks.shutil.which", lambda *_, **__: None)
     for family in PROGRAMS:
         with pytest.raises(ProgramMissing, match=r"no mkfs\.\w+: apt install (xfsprogs|btrfs-progs|ntfs-3g)"):
             check_programs(family)

@@ -5,6 +5,7 @@ import socketserver
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from imgstore.domain.errors import (
 )
 from imgstore.domain.sources import Extent
 from imgstore.stores import Metered, Patience, Retrying, TrafficMeter, crc32_checksum
-from imgstore.stores.s3 import S3Object, S3Store
+from imgstore.stores.s3 import S3Object, S3Store, _timestamp
 from imgstore.testing.clock import ManualClock
 from imgstore.testing.engines import S3Engine
 
@@ -140,6 +141,13 @@ def test_credentials_that_another_service_gives(
     with closing(opened(moto_s3, bucket, access_key=None, secret_key=None, profile="role")) as store:
         store.put("a", b"1")
         assert store.get("a") == b"1"
+
+
+@pytest.mark.parametrize(
+    "told", ["2026-11-28T22:01:02.000Z", "2026-11-28T22:01:02+00:00", "Sat, 28 Nov 2026 22:01:02 GMT", "1795903262"]
+)
+def test_times_are_understood_however_they_are_told(told: str) -> None:
+    assert _timestamp(told) == datetime(2026, 11, 28, 22, 1, 2, tzinfo=UTC)
 
 
 # -- what is on the wire ----------------------------------------------------------------------------------------------
