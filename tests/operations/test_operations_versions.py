@@ -94,10 +94,13 @@ def segment_files(installation: Installation, slot: Slot, version: str = "1.0.0"
 
 
 def flip(path: Path) -> None:
-    """Change one bit in the middle: the length stays."""
-    body = bytearray(path.read_bytes())
-    body[len(body) // 2] ^= 1
-    path.write_bytes(body)
+    """Change one bit in the middle, in place: whoever reads meanwhile never sees a shorter file."""
+    with path.open("r+b") as file:
+        middle = path.stat().st_size // 2
+        file.seek(middle)
+        (byte,) = file.read(1)
+        file.seek(middle)
+        file.write(bytes([byte ^ 1]))
 
 
 # -- published --------------------------------------------------------------------------------------------------------
