@@ -12,6 +12,7 @@ import shutil
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -255,21 +256,21 @@ print(version("boto3"), "with awscrt", version("awscrt"))
     def make(self) -> None:
         # botocore loads the runtime wherever it finds it: beside imgstore and boto3, each start of theirs would take 40 ms
         # more, and their requests would be signed by it.
-        if self.python().exists():
+        with suppress(PeerMissing):
+            self.version()
             return
-        folder = self.python().parent.parent
         wanted = f"boto3[crt]=={super().version()}"
         try:
-            run_timed([sys.executable, "-m", "venv", folder])
+            run_timed([sys.executable, "-m", "venv", "--clear", self.python().parent.parent])
             run_timed([self.python(), "-m", "pip", "install", "-q", wanted])
         except ProgramFailed as failed:
-            shutil.rmtree(folder, ignore_errors=True)
             raise PeerMissing(f"pip install '{wanted}' failed: {failed}") from failed
 
     def version(self) -> str:
-        if not self.python().exists():
-            raise PeerMissing("not installed")
-        return _first_line(self.python(), "-c", self.VERSIONS)
+        try:
+            return _first_line(self.python(), "-c", self.VERSIONS)
+        except ProgramFailed as failed:
+            raise PeerMissing("not installed, or not to its end") from failed
 
     def python(self) -> Path:
         return default_folder().parent / f"boto3-crt-{super().version()}" / "bin" / "python"

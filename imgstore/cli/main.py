@@ -132,6 +132,6 @@ class _Leaving:
         if not isinstance(code, int):
             return  # it ended by something else than the command's own end: the interpreter tells of that
         with suppress(OSError, ValueError):  # of a stream that can't take more the interpreter tells, too
-            sys.stdout.flush()
-            sys.stderr.flush()
+            for stream in filter(None, (sys.stdout, sys.stderr)):  # one that was closed at the start is None
+                stream.flush()
             os._exit(code)

@@ -142,16 +142,35 @@ def test_the_process_ends_with_the_commands_code_and_all_that_it_said(arguments:
     assert told.stdout == f"imgstore {imgstore.__version__}\n" * (code == 0)
 
 
+WAITING = "import imgstore.cli.main as cli\ncli.main.callback = lambda: atexit.register(print, 'left')"
+
+
 def test_what_waits_for_the_end_is_called_before_it() -> None:
-    waiting = "import imgstore.cli.main as cli\ncli.main.callback = lambda: atexit.register(print, 'left')"
-    told = end_of(waiting, arguments="regions --help")
-    assert told.stdout.endswith("left\n")
+    assert end_of(WAITING, arguments="regions --help").stdout.endswith("left\n")
 
 
-def test_a_reader_that_has_gone_is_told_by_the_interpreter() -> None:
+def test_words_that_find_no_room_are_no_success() -> None:
     with Path("/dev/full").open("w") as full:
         told = end_of(arguments="--version", stdout=full, stderr=subprocess.PIPE, capture_output=False)
     assert told.returncode not in {0, None}
+
+
+def test_words_that_find_no_room_at_the_end_are_no_success() -> None:
+    with Path("/dev/full").open("w") as full:
+        told = end_of(
+            WAITING, arguments="inspect no-such-file", stdout=full, stderr=subprocess.PIPE, capture_output=False
+        )
+    assert told.returncode == 120  # the interpreter's own, where a stream can't take what it holds
+    assert "No space left on device" in told.stderr
+
+
+@pytest.mark.parametrize("closed", [1, 2])
+def test_a_stream_that_is_closed_from_the_start_is_no_matter(closed: int) -> None:
+    words = [sys.executable, "-m", "imgstore", "--version"]
+    shut = ["sh", "-c", f'exec "$@" {closed}>&-', "sh", *words]
+    told = subprocess.run(shut, capture_output=True, text=True, check=True)
+    assert told.stdout == f"imgstore {imgstore.__version__}\n" * (closed != 1)
+    assert told.stderr == ""
 
 
 def test_as_a_module() -> None:
