@@ -34,6 +34,7 @@ import boto3
 import botocore.session
 from botocore import exceptions as vendor
 from botocore.config import Config
+from botocore.credentials import Credentials
 from botocore.loaders import Loader
 from botocore.parsers import ResponseParserError
 from botocore.utils import parse_timestamp
@@ -63,6 +64,7 @@ from imgstore.stores.interface import (
 )
 from imgstore.stores.refusals import absent, accepted, taken
 from imgstore.stores.retrying import Patience
+from imgstore.stores.s3_short import ShortWay
 
 UNPROVEN: Final = StoreProperties(verifies_checksum=False, server_side_copy=False, atomic_create=False)
 """What is promised of a store that nobody has probed."""
@@ -72,6 +74,14 @@ CONNECTIONS_MAX: Final = 32
 
 _CHECKSUMS: Final = ("CRC32", "CRC64NVME", "CRC32C", "SHA256", "SHA1")
 """The algorithms that S3 knows, ours first. https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html"""
+
+_HEADERS: Final = {
+    "StorageClass": "x-amz-storage-class",
+    "ChecksumAlgorithm": "x-amz-sdk-checksum-algorithm",
+    "ChecksumCRC32": "x-amz-checksum-crc32",
+    "IfNoneMatch": "If-None-Match",
+}
+"""What an argument of `put_object` is on the wire."""
 
 _DENIED: Final = frozenset(
     {
@@ -165,7 +175,9 @@ class S3Store:
             parameter_validation=False,  # it knows no memoryview; keys and bodies are checked here
         )
         with self._translated(None):
-            self._client: Any = _client(profile, endpoint, signing_region, access_key, secret_key, config)
+            self._client, credentials = _client(profile, endpoint, signing_region, access_key, secret_key, config)
+        self._short = ShortWay(self._client, bucket, credentials) if path_style and credentials else None
+        """For whole objects, where the address is plain: the usual case of MinIO, Ceph and SeaweedFS."""
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -183,7 +195,9 @@ class S3Store:
     def _get(self, key: str, **how: str) -> bytes:
         with self._translated(key):
             try:
-                answer = self._client.get_object(Bucket=self.bucket, Key=key, **how)
+                answer = None if how or self._short is None else self._short.get(key)
+                if answer is None:
+                    answer = self._client.get_object(Bucket=self.bucket, Key=key, **how)
                 with closing(answer["Body"]) as stream:  # entered itself, it gives urllib3's, which checks no length
                     body: bytes = stream.read()
             except vendor.ClientError as error:
@@ -236,7 +250,10 @@ class S3Store:
             how["IfNoneMatch"] = "*"
         sent = memoryview(body) if body else b""
         with self._translated(key):
-            answer = self._client.put_object(Bucket=self.bucket, Key=key, Body=sent, **how)
+            headers = {_HEADERS[name]: value for name, value in how.items()}
+            answer = None if self._short is None else self._short.put(key, sent, headers)
+            if answer is None:
+                answer = self._client.put_object(Bucket=self.bucket, Key=key, Body=sent, **how)
         kept = _checksum(answer)
         if checksum is not None and kept is not None and kept.startswith("CRC32:") and kept != checksum:
             raise self._damaged(key, f"{kept} acknowledged for a body of {checksum}")
@@ -590,10 +607,11 @@ def _client(
     access_key: str | None,
     secret_key: str | None,
     config: Config,
-) -> Any:
+) -> tuple[Any, Credentials | None]:
+    """A client, and what it signs with."""
     with _sessions_lock:  # clients are safe to share between threads, sessions are not
         session = _session(profile, tuple(os.environ.get(name) for name in _CREDENTIAL_VARIABLES))
-        return session.client(
+        client = session.client(
             "s3",
             endpoint_url=endpoint,
             region_name=region or session.region_name or "us-east-1",
@@ -601,6 +619,8 @@ def _client(
             aws_secret_access_key=secret_key,
             config=config,
         )
+        given = Credentials(access_key, secret_key) if access_key and secret_key else None
+        return client, given or session.get_credentials()
 
 
 def _range(offset: int, length: int) -> str:

@@ -237,8 +237,9 @@ class Scripted:
         self._thread.join()
         self._server.server_close()
 
-    def store(self) -> S3Store:
-        return S3Store(endpoint=self.endpoint, bucket="b", path_style=True, access_key="k", secret_key="s")
+    def store(self, storage_class: str | None = None) -> S3Store:
+        how: dict[str, Any] = {"path_style": True, "access_key": "k", "secret_key": "s"}
+        return S3Store(endpoint=self.endpoint, bucket="b", storage_class=storage_class, **how)
 
 
 @pytest.fixture
@@ -351,6 +352,86 @@ def test_we_say_who_we_are(scripted: Scripted) -> None:
         store.get("a")
     (agent,) = (line for line in scripted.head if line.startswith(b"user-agent:"))
     assert agent.split()[1] == f"imgstore/{imgstore.__version__}".encode()
+    store.close()
+
+
+# -- the short way ----------------------------------------------------------------------------------------------------
+
+
+def without_short_way(store: S3Store) -> S3Store:
+    store._short = None
+    return store
+
+
+def without_client(store: S3Store) -> S3Store:
+    """What it has to ask the client for fails."""
+
+    def asked(**how: object) -> None:
+        raise AssertionError(how)
+
+    store._client.put_object = store._client.get_object = asked
+    return store
+
+
+def test_either_way_comes_to_the_same(any_engine: S3Engine) -> None:
+    with fresh(any_engine) as store, closing(opened(any_engine, store.bucket)) as other:
+        short, long = without_client(store), without_short_way(other)
+        for key, body in {"few": b"bytes", "none": b"", "more": os.urandom(1 << 20)}.items():
+            by_short, by_long = short.put(key, body), long.put(key, body)
+            assert (by_short.checksum, by_short.stored_bytes) == (by_long.checksum, by_long.stored_bytes)
+            assert short.get(key) == long.get(key) == body
+            assert short.head(key).checksum == long.head(key).checksum
+        refusals = []
+        for each in (short, long):
+            with pytest.raises(ObjectNotFound) as raised:
+                each.get("absent")
+            refusals.append(str(raised.value))
+        assert refusals[0] == refusals[1]
+
+
+@pytest.mark.parametrize("storage_class", [None, "STANDARD_IA"])
+def test_either_way_asks_the_same(scripted: Scripted, storage_class: str | None) -> None:
+    # What differs from request to request, what the client counts, and what it asks for an empty body alone.
+    own = (b"authorization", b"x-amz-date", b"amz-sdk-", b"accept-encoding", b"expect")
+    heads = []
+    for prepared in (without_client, without_short_way):
+        store = prepared(scripted.store(storage_class=storage_class))
+        for body in (None, b"body", b""):
+            scripted.answers = [answer(200, headers="Date: Thu, 01 Jan 2026 00:00:00 GMT\r\n")]
+            store.get("a") if body is None else store.put("a", body)
+            heads.append({line for line in scripted.head if not line.startswith(own)})
+        store.close()
+    assert heads[:3] == heads[3:]
+
+
+def test_a_bucket_that_is_elsewhere_is_asked_for_by_the_client(scripted: Scripted) -> None:
+    """It finds out where; the short way would not."""
+    scripted.answers = [error(400, "AuthorizationHeaderMalformed"), answer(200, "whole")]
+    store = scripted.store()
+    assert store.get("a") == b"whole"
+    assert scripted.requests == 2
+    store.close()
+
+
+def test_only_plain_addresses_take_it(minio: S3Engine) -> None:
+    """A bucket in the host's name is for the client's rules to place."""
+    how: dict[str, Any] = {"access_key": minio.access_key, "secret_key": minio.secret_key}
+    store = S3Store(endpoint=minio.endpoint, bucket="b", path_style=False, **how)
+    assert store._short is None
+    store.close()
+
+
+def test_credentials_that_renew_themselves(on_minio: S3Store, minio: S3Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are asked for at each request: those that the store was opened with may have run out."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", minio.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "run out")
+    store = without_client(S3Store(endpoint=minio.endpoint, bucket=on_minio.bucket, path_style=True))
+    with pytest.raises(StoreDenied):
+        store.put("a", b"body")
+    assert store._short is not None
+    monkeypatch.setattr(store._short._credentials, "secret_key", minio.secret_key)
+    store.put("a", b"body")
+    assert store.get("a") == b"body"
     store.close()
 
 
