@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 class Tuning:
     """How much at once, and how large."""
 
-    put_workers: int = 3
+    put_workers: int = 5
     """Threads that compress and put during an ingest."""
     copy_workers: int = 4
     """Threads of one replica's copy."""

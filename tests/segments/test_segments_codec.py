@@ -5,6 +5,7 @@ The hostile half forges objects whose digest is right, as one could who writes t
 
 import io
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -52,6 +53,18 @@ def test_what_is_packed_comes_out(blocks: list[bytes], room_bytes: int) -> None:
     body = packed(content, room_bytes)
     assert opened(body) == content
     assert len(body) <= HEADER_BYTES + len(content)
+
+
+def test_a_segment_is_the_same_whatever_was_packed_before_it_and_by_whom() -> None:
+    """A work that is taken up again makes the segments that it made before."""
+    contents = [noise("a", BLOCK) + bytes(40 * BLOCK), bytes(BLOCK), noise("b", 3 * BLOCK) * 4]
+    alone = [HEADER_BYTES + len(zstd.compress(content, level=1)) for content in contents]
+    forwards = [packed(content) for content in contents]
+    backwards = [packed(content) for content in reversed(contents)][::-1]
+    with ThreadPoolExecutor(1) as pool:
+        elsewhere = list(pool.map(packed, contents))
+    assert forwards == backwards == elsewhere
+    assert [len(body) for body in forwards] == alone
 
 
 def test_a_segment_is_kept_raw_where_packing_saves_less_than_a_twentieth() -> None:
