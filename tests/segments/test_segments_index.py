@@ -81,8 +81,17 @@ def test_tiers_double(monkeypatch: pytest.MonkeyPatch) -> None:
     image = ImageIndex()
     for number in range(0, 1024, 2):
         image.add(far([number, number + 1]), np.array([number, number + 1], dtype=np.uint32))
-    assert len(image._young) <= 12
+    assert len(image._young._tiers) <= 12
     assert image.find(far(range(1024))).tolist() == list(range(1024))
+
+
+def test_the_sieve_holds_back_what_was_never_added() -> None:
+    numbers = np.random.default_rng(1).integers(0, 2**64, 1 << 17, dtype=np.uint64)
+    added, others = numbers[: 1 << 16], numbers[1 << 16 :]
+    sieve = index._Sieve(len(added))
+    sieve.add(added)
+    assert sieve.passes(added).all()
+    assert sieve.passes(others).mean() < 1 / 8
 
 
 def segment(*numbers: int) -> PackedSegment:
