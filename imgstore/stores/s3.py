@@ -14,10 +14,11 @@ the same, body as a memoryview (what is done here)        1.9    3.8
 unsigned body, nothing checked                            1.8    3.4
 ======================================================  =====  =====
 
-The CRC-32 (zlib's here; ISA-L's, which is used, takes a millisecond less of 4 MB) wins: the store compares it with the bytes that it received, keeps it for the whole object, and tells it to
-HEAD. A memoryview keeps botocore from joining headers and body in one buffer. A body that is neither signed nor sent
-over TLS can be forged on the wire; whoever reads it then sees that it does not match its name. Reading, the checksum is
-not verified (2.0 instead of 5.2 ms for 4 MB): names are.
+The CRC-32 (zlib's here; ISA-L's, which is used, takes a millisecond less of 4 MB) wins: the store compares it with the
+bytes that it received, keeps it for the whole object, and tells it to HEAD. A memoryview keeps botocore from joining
+headers and body in one buffer. A body that is neither signed nor sent over TLS can be forged on the wire; whoever reads
+it then sees that it does not match its name. Reading, the checksum is not verified (2.0 instead of 5.2 ms for 4 MB):
+names are. `s3_short` takes half a millisecond off each.
 """
 
 import os
@@ -176,8 +177,9 @@ class S3Store:
         )
         with self._translated(None):
             self._client, credentials = _client(profile, endpoint, signing_region, access_key, secret_key, config)
-        self._short = ShortWay(self._client, bucket, credentials) if path_style and credentials else None
-        """For whole objects, where the address is plain: the usual case of MinIO, Ceph and SeaweedFS."""
+        plain = endpoint and path_style
+        self._short = ShortWay(self._client, bucket, credentials) if plain and credentials else None
+        """For whole objects, where the address follows no rules but ours: MinIO's, Ceph's and SeaweedFS's usual case."""
 
     # -- reading ------------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ class ShortWay:
         """Go beside the client: to its endpoint, over its connections, with its time limits and certificates.
 
         Args:
-            client: botocore's, of a path-style endpoint.
+            client: botocore's, of an endpoint that was named, path-style.
             bucket: the bucket's name.
             credentials: what the client signs with; they may renew themselves.
         """

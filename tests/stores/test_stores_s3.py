@@ -413,10 +413,11 @@ def test_a_bucket_that_is_elsewhere_is_asked_for_by_the_client(scripted: Scripte
     store.close()
 
 
-def test_only_plain_addresses_take_it(minio: S3Engine) -> None:
-    """A bucket in the host's name is for the client's rules to place."""
-    how: dict[str, Any] = {"access_key": minio.access_key, "secret_key": minio.secret_key}
-    store = S3Store(endpoint=minio.endpoint, bucket="b", path_style=False, **how)
+@pytest.mark.parametrize(("named", "path_style"), [(True, False), (False, True)])
+def test_only_plain_addresses_take_it(scripted: Scripted, named: bool, path_style: bool) -> None:
+    """A bucket in the host's name, and AWS's own endpoints (FIPS, dual stack), are for the client's rules to place."""
+    endpoint = scripted.endpoint if named else None
+    store = S3Store(endpoint=endpoint, bucket="b", path_style=path_style, access_key="k", secret_key="s")
     assert store._short is None
     store.close()
 
