@@ -39,6 +39,7 @@ from botocore.credentials import Credentials
 from botocore.loaders import Loader
 from botocore.parsers import ResponseParserError
 from botocore.utils import parse_timestamp
+from urllib3.exceptions import HTTPError
 
 import imgstore
 from imgstore.domain.errors import (
@@ -117,6 +118,7 @@ _UNREACHED: Final = (
     vendor.HTTPClientError,  # it was lost, or silent for too long
     vendor.IncompleteReadError,  # it ended before the body did
     ResponseParserError,  # it was something else than S3's
+    HTTPError,  # urllib3's own, which botocore lets through where a refusal breaks off
 )
 
 

@@ -1,7 +1,9 @@
 """S3 beyond the contract: what an engine's answers mean, what is on the wire, and a disk image in a bucket."""
 
 import os
+import socket
 import socketserver
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -209,6 +211,8 @@ class Scripted:
 
     def __init__(self) -> None:
         self.answers: list[bytes] = []
+        self.resets = False
+        """Whether a connection is cut by a reset, which drops what the other side still expects."""
         self.requests = 0
         self.head: list[bytes] = []
         """The lines of the last request's head, in lower case."""
@@ -225,6 +229,9 @@ class Scripted:
                 scripted.requests += 1
                 if scripted.answers:
                     self.wfile.write(scripted.answers.pop(0))
+                if scripted.resets:
+                    self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    self.request.close()
 
         self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -247,6 +254,21 @@ def scripted() -> Iterator[Scripted]:
     server = Scripted()
     yield server
     server.close()
+
+
+def without_short_way(store: S3Store) -> S3Store:
+    store._short = None
+    return store
+
+
+def without_client(store: S3Store) -> S3Store:
+    """What it has to ask the client for fails."""
+
+    def asked(**how: object) -> None:
+        raise AssertionError(how)
+
+    store._client.put_object = store._client.get_object = asked
+    return store
 
 
 def answer(status: int, body: str = "", headers: str = "", length: int | None = None) -> bytes:
@@ -310,6 +332,18 @@ def test_an_answer_that_breaks_off(scripted: Scripted) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("status", [200, 503])
+@pytest.mark.parametrize("prepared", [without_client, without_short_way])
+def test_an_answer_that_is_cut_off(scripted: Scripted, status: int, prepared: Callable[[S3Store], S3Store]) -> None:
+    """A refusal, too, whose body botocore reads without translating what befalls it."""
+    scripted.answers, scripted.resets = [answer(status, "half", length=1 << 20)], True
+    store = prepared(scripted.store())
+    with pytest.raises(StoreUnreachable) as raised:
+        store.get("a")
+    assert raised.value.retryable
+    store.close()
+
+
 def test_a_delete_that_fails_for_some(scripted: Scripted) -> None:
     """The answer is 200, and the failure is inside."""
     scripted.answers = [
@@ -356,21 +390,6 @@ def test_we_say_who_we_are(scripted: Scripted) -> None:
 
 
 # -- the short way ----------------------------------------------------------------------------------------------------
-
-
-def without_short_way(store: S3Store) -> S3Store:
-    store._short = None
-    return store
-
-
-def without_client(store: S3Store) -> S3Store:
-    """What it has to ask the client for fails."""
-
-    def asked(**how: object) -> None:
-        raise AssertionError(how)
-
-    store._client.put_object = store._client.get_object = asked
-    return store
 
 
 def test_either_way_comes_to_the_same(any_engine: S3Engine) -> None:
