@@ -97,7 +97,10 @@ def _compressible(content: memoryview) -> bool:
 
 
 class _Compressors(threading.local):
-    """One for each thread: to make a new one for each segment took a sixteenth of its compression."""
+    """One for each thread: to make a new one for each segment took a sixteenth of its compression.
+
+    After an error a compressor begins anew by itself, so nothing of a segment gets into the next.
+    """
 
     def __init__(self) -> None:
         self.own = zstd.ZstdCompressor(level=_LEVEL)

@@ -35,7 +35,6 @@ import boto3
 import botocore.session
 from botocore import exceptions as vendor
 from botocore.config import Config
-from botocore.credentials import Credentials
 from botocore.loaders import Loader
 from botocore.parsers import ResponseParserError
 from botocore.utils import parse_timestamp
@@ -178,9 +177,8 @@ class S3Store:
             parameter_validation=False,  # it knows no memoryview; keys and bodies are checked here
         )
         with self._translated(None):
-            self._client, credentials = _client(profile, endpoint, signing_region, access_key, secret_key, config)
-        plain = endpoint and path_style
-        self._short = ShortWay(self._client, bucket, credentials) if plain and credentials else None
+            self._client: Any = _client(profile, endpoint, signing_region, access_key, secret_key, config)
+        self._short = ShortWay.beside(self._client, bucket) if endpoint and path_style else None
         """For whole objects, where the address follows no rules but ours: MinIO's, Ceph's and SeaweedFS's usual case."""
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -611,11 +609,10 @@ def _client(
     access_key: str | None,
     secret_key: str | None,
     config: Config,
-) -> tuple[Any, Credentials | None]:
-    """A client, and what it signs with."""
+) -> Any:
     with _sessions_lock:  # clients are safe to share between threads, sessions are not
         session = _session(profile, tuple(os.environ.get(name) for name in _CREDENTIAL_VARIABLES))
-        client = session.client(
+        return session.client(
             "s3",
             endpoint_url=endpoint,
             region_name=region or session.region_name or "us-east-1",
@@ -623,8 +620,6 @@ def _client(
             aws_secret_access_key=secret_key,
             config=config,
         )
-        given = Credentials(access_key, secret_key) if access_key and secret_key else None
-        return client, given or session.get_credentials()
 
 
 def _range(offset: int, length: int) -> str:

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
 from botocore.endpoint import convert_to_response_dict
 from botocore.exceptions import ClientError
 
@@ -24,21 +23,32 @@ _ELSEWHERE: Final = frozenset(
 class ShortWay:
     """To one bucket, named in the path. Safe to use from several threads at once."""
 
-    def __init__(self, client: Any, bucket: str, credentials: Credentials) -> None:
-        """Go beside the client: to its endpoint, over its connections, with its time limits and certificates.
+    def __init__(self, client: Any, bucket: str) -> None:
+        """Go beside the client: to its endpoint, with its credentials, connections, time limits and certificates.
 
         Args:
             client: botocore's, of an endpoint that was named, path-style.
             bucket: the bucket's name.
-            credentials: what the client signs with; they may renew themselves.
+
+        Raises:
+            AttributeError: this botocore keeps its parts elsewhere.
         """
         self._url = f"{client.meta.endpoint_url.rstrip('/')}/{bucket}/"
         self._config = client.meta.config
         self._region: str = client.meta.region_name
         self._operation = client.meta.service_model.operation_model
-        self._credentials = credentials
+        self._credentials = client._request_signer._credentials
+        """They may renew themselves; None are refused when they are needed."""
         self._http = client._endpoint.http_session
         self._parser = client._response_parser
+
+    @classmethod
+    def beside(cls, client: Any, bucket: str) -> "ShortWay | None":
+        """None where the client's parts, which botocore promises to nobody, are not where they were: it can be asked."""
+        try:
+            return cls(client, bucket)
+        except AttributeError:
+            return None
 
     def get(self, key: str) -> Mapping[str, Any] | None:
         """What `get_object` answers for a key that needs no escapes in a URL; None where the client is to be asked.
@@ -64,7 +74,8 @@ class ShortWay:
             stream_output=operation.has_streaming_output,
         )
         request.context["client_config"] = self._config  # it says that bodies are not signed
-        S3SigV4Auth(self._credentials.get_frozen_credentials(), "s3", self._region).add_auth(request)
+        credentials = self._credentials and self._credentials.get_frozen_credentials()
+        S3SigV4Auth(credentials, "s3", self._region).add_auth(request)
         answer = convert_to_response_dict(self._http.send(request.prepare()), operation)
         told: dict[str, Any] = self._parser.parse(answer, operation.output_shape)
         if answer["status_code"] < 300:

@@ -75,7 +75,7 @@ class IngestOrder:
     fingerprint_key: bytes
     scratch: Path
     """A folder for files that stand in for memory."""
-    workers: int = 5
+    workers: int
     """Threads that compress and put; each holds a segment twice, 8 MiB."""
     go_on: GoOn = always
     claim: Callable[[Digest], None] = lambda _name: None

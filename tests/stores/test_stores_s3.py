@@ -28,7 +28,7 @@ from imgstore.domain.errors import (
     StoreUnreachable,
 )
 from imgstore.domain.sources import Extent
-from imgstore.stores import Metered, Patience, Retrying, TrafficMeter, crc32_checksum
+from imgstore.stores import Metered, Patience, Retrying, TrafficMeter, crc32_checksum, s3
 from imgstore.stores.s3 import S3Object, S3Store, _timestamp
 from imgstore.testing.clock import ManualClock
 from imgstore.testing.engines import S3Engine
@@ -439,6 +439,27 @@ def test_only_plain_addresses_take_it(scripted: Scripted, named: bool, path_styl
     store = S3Store(endpoint=endpoint, bucket="b", path_style=path_style, access_key="k", secret_key="s")
     assert store._short is None
     store.close()
+
+
+class Closed:
+    """A client whose own parts are not where they were: what another botocore may bring."""
+
+    def __init__(self, client: Any) -> None:
+        self._real = client
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._real, name)
+
+
+def test_another_botocore_does_without_it(any_engine: S3Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = s3._client
+    monkeypatch.setattr(s3, "_client", lambda *how: Closed(real(*how)))
+    with fresh(any_engine) as store:
+        assert store._short is None
+        store.put("a", b"body")
+        assert store.get("a") == b"body"
 
 
 def test_credentials_that_renew_themselves(on_minio: S3Store, minio: S3Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,6 +138,7 @@ def take_in(
         present=target.segments(),
         fingerprint_key=KEY,
         scratch=scratch,
+        workers=3,
     )
     return ingest(replace(order, **changed))
 
