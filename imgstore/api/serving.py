@@ -14,6 +14,7 @@ from typing import Final
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from imgstore.domain.access import administrator
 from imgstore.domain.errors import InvalidInput
@@ -109,6 +110,20 @@ def _check_certificate(certificate: Path, key: Path | None) -> None:
         ) from error
 
 
+def configured(app: ASGIApp, door: Door) -> uvicorn.Config:
+    """How uvicorn serves an application there; the benches serve one that does nothing in the same way."""
+    return uvicorn.Config(
+        app,
+        ssl_certfile=door.certificate,
+        ssl_keyfile=door.key,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+
+
 def serve(
     app: FastAPI,
     installation: Installation,
@@ -128,16 +143,6 @@ def serve(
         worker: whether one runs in this process.
         ready: told how to stop, when the server takes requests.
     """
-    config = uvicorn.Config(
-        app,
-        ssl_certfile=door.certificate,
-        ssl_keyfile=door.key,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=_GRACE_SECONDS,
-    )
     ended = threading.Event()
 
     def ending() -> None:
@@ -148,7 +153,7 @@ def serve(
         ending()
         server.should_exit = True
 
-    server = _Uvicorn(config, ready=lambda: ready(stop), ending=ending)
+    server = _Uvicorn(configured(app, door), ready=lambda: ready(stop), ending=ending)
     with _working(installation, ended) if worker else nullcontext():
         server.run(sockets=[listening])
 
