@@ -1,7 +1,8 @@
 """The API as its clients have it: `imgstore serve` over TLS on SQLite, with versions that are rows alone, and who asks.
 
 The server is a process of its own, and so is every client (`bench.asking`): on few cores they take their share of them,
-as clients on the same machine would.
+as clients on the same machine would. Beside it a server without an application (`bench.plain`) shows what HTTP, TLS and
+the clients leave of the machine.
 """
 
 import http.client
@@ -12,12 +13,13 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
 from bench.asking import Errand
 from bench.catalog import DEFINITION, GALLERY, GROUP, furnish, version_name
+from bench.plain import Answer
 from bench.processes import cpu_seconds_of, peak_bytes_of
 from imgstore.bootstrap import Settings, open_installation
 from imgstore.domain import names
@@ -52,6 +54,17 @@ class Served:
     def peak_bytes(self) -> int:
         """Its greatest resident memory so far."""
         return peak_bytes_of(self.pid)
+
+    def answer(self, path: str) -> Answer:
+        """What it answers to one GET, on a connection made for it."""
+        connection = _connected(self.host, self.port, self.roots)
+        accepted = {"Authorization": f"Bearer {self.token}", "Accept": "application/json"}
+        connection.request("GET", path, headers=accepted)
+        answer = connection.getresponse()
+        body = answer.read().decode()
+        connection.close()
+        headers = tuple((name, value) for name, value in answer.getheaders() if name.lower() != "date")
+        return Answer(status=answer.status, headers=headers, body=body)
 
     def paths(self, client: int, *, expand: bool) -> list[str]:
         """Versions that one client asks for, no two clients in the same order."""
@@ -98,6 +111,22 @@ def serving(home: Path, size: ApiSize) -> Iterator[Served]:
             server.terminate()
 
 
+@contextmanager
+def serving_plainly(server: Served, home: Path) -> Iterator[Served]:
+    """A server that gives what `server`, on this home, answers for its first version, whatever it is asked; asked alike.
+
+    Raises:
+        RuntimeError: it ended before it served; why stands on its standard error.
+    """
+    command: list[str | Path] = [sys.executable, "-m", "bench.plain", "--home", home]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as plain:
+        try:
+            _tell(plain, server.answer(server.paths(0, expand=False)[0]).told())
+            yield replace(server, pid=plain.pid, port=int(_hear(plain)))
+        finally:
+            plain.terminate()
+
+
 def _said(output: Iterable[str]) -> dict[str, str]:
     """What the server says at its start: its lines of ``NAME=value``, and as ``URL`` where it is reached.
 
@@ -131,7 +160,7 @@ def _served(pid: int, said: dict[str, str], size: ApiSize) -> Served:
         "client_secret": said["IMGSTORE_CLIENT_SECRET"],
         "scope": f"{url}/.default",
     }
-    connection = http.client.HTTPSConnection(host, port, context=ssl.create_default_context(cafile=roots))
+    connection = _connected(host, port, roots)
     typed = {"Content-Type": "application/x-www-form-urlencoded"}
     connection.request("POST", f"/{said['IMGSTORE_TENANT_ID']}/oauth2/v2.0/token", urlencode(form), typed)
     answer = connection.getresponse().read()
@@ -148,6 +177,10 @@ def _served(pid: int, said: dict[str, str], size: ApiSize) -> Served:
         token=token,
         size=size,
     )
+
+
+def _connected(host: str, port: int, roots: str) -> http.client.HTTPSConnection:
+    return http.client.HTTPSConnection(host, port, context=ssl.create_default_context(cafile=roots))
 
 
 def ask(server: Served, *, expand: bool, clients: int = CLIENTS) -> Asked:
@@ -187,15 +220,15 @@ def ask(server: Served, *, expand: bool, clients: int = CLIENTS) -> Asked:
         )
 
 
-def _tell(client: "subprocess.Popen[str]", line: str) -> None:
-    assert client.stdin is not None
-    client.stdin.write(f"{line}\n")
-    client.stdin.flush()
+def _tell(process: "subprocess.Popen[str]", line: str) -> None:
+    assert process.stdin is not None
+    process.stdin.write(f"{line}\n")
+    process.stdin.flush()
 
 
-def _hear(client: "subprocess.Popen[str]") -> str:
-    assert client.stdout is not None
-    line = client.stdout.readline().strip()
+def _hear(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline().strip()
     if not line:
-        raise RuntimeError("a client ended before it had answered")
+        raise RuntimeError("a client, or the plain server, ended before it had answered")
     return line

@@ -45,7 +45,7 @@ class Door(StrEnum):
     API = "api"
     """`imgstore serve` in a process of its own, asked over TLS on loopback by clients in processes of theirs."""
     PEER = "peer"
-    """Another program in a process of its own, its start-up included."""
+    """Another program in a process of its own, its start-up included where the whole run is timed."""
     STORE = "store"
     """Told by the store itself, or by the file system: nobody under measurement was asked."""
     DERIVED = "derived"

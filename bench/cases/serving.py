@@ -1,10 +1,13 @@
-"""Serving: what the API answers in a second, how long it takes, and what that takes of the server."""
+"""Serving: what the API answers in a second, how long it takes, what that takes of the server, and the limit of it all.
+
+The limit is a server without an application, asked by the same clients in the same rounds.
+"""
 
 import shutil
 
-from bench.api import ApiSize, Asked, ask, serving
+from bench.api import ApiSize, Asked, ask, serving, serving_plainly
 from bench.catalog import percentile
-from bench.measuring import Case, Found, Samples, World
+from bench.measuring import Case, Found, Samples, World, in_turn
 from bench.results import Door, Goal, Unit
 
 ANSWERS_PER_SECOND_MIN = 400
@@ -17,10 +20,12 @@ def measure_api(world: World) -> Found:
     size = world.sized(ApiSize(), ApiSize(versions=200, seconds=1))
     for number in range(world.rounds):
         home = world.scratch / f"api{number}"
-        with serving(home, size) as server:
-            for name, expand in (("version", False), ("expanded", True)):
+        with serving(home, size) as server, serving_plainly(server, home) as plain:
+            asked = {"version": (server, False), "expanded": (server, True), "plain": (plain, False)}
+            for name in in_turn([*asked], number):
+                who, expand = asked[name]
                 samples.settle()
-                _add(samples, name, ask(server, expand=expand), size)
+                _add(samples, name, ask(who, expand=expand), size)
             said = "greatest resident memory of the server"
             samples.add("server_peak_bytes", server.peak_bytes(), Unit.BYTES, Door.API, said)
         shutil.rmtree(home)
@@ -33,13 +38,21 @@ def measure_api(world: World) -> Found:
 
 
 def _add(samples: Samples, name: str, asked: Asked, size: ApiSize) -> None:
+    door, by = (Door.PEER, _SAID_OF_PLAIN) if name == "plain" else (Door.API, "")
     answers = len(asked.request_seconds)
-    samples.add(f"{name}_per_second", answers / size.seconds, Unit.PER_SECOND, Door.API, "answers to all clients")
+    samples.add(f"{name}_per_second", answers / size.seconds, Unit.PER_SECOND, door, f"answers to all clients{by}")
     for part in (50, 99):
         seconds = percentile(part, asked.request_seconds)
-        samples.add(f"{name}_p{part}_seconds", seconds, Unit.SECONDS, Door.API, "as a client waits for an answer")
-    said = "processor time of the server for 1,000 answers"
-    samples.add(f"{name}_thousand_cpu_seconds", asked.cpu_seconds / answers * 1_000, Unit.SECONDS, Door.API, said)
+        said = f"as a client waits for an answer{by}"
+        samples.add(f"{name}_p{part}_seconds", seconds, Unit.SECONDS, door, said)
+    said = f"processor time of the server for 1,000 answers{by}"
+    samples.add(f"{name}_thousand_cpu_seconds", asked.cpu_seconds / answers * 1_000, Unit.SECONDS, door, said)
+
+
+_SAID_OF_PLAIN = (
+    ", by a server without an application: uvicorn and TLS as imgstore sets them up, and for every GET the bytes that "
+    "imgstore answered for one version"
+)
 
 
 CASES = (

@@ -1,6 +1,7 @@
 """How cases measure, what is drawn and told of them, and one of them from end to end."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from test_bench_results import result
 
 from bench import plots
 from bench.__main__ import TOOLS, main
+from bench.api import ApiSize, serving, serving_plainly
 from bench.cases import CASES
 from bench.catalog import percentile
 from bench.measuring import Samples, at_once, best, in_turn
@@ -123,11 +125,38 @@ def test_the_api_from_end_to_end(tmp_path: Path) -> None:
     require("minio")
     assert main(["api", "--quick", "--results", str(tmp_path / "results"), "--scratch", str(tmp_path)]) == 0
     made = read_result(tmp_path / "results/api.json")
-    for name in ("version", "expanded"):
+    for name in ("version", "expanded", "plain"):
         assert made.figures[f"{name}_per_second"].value > 0
         assert 0 < made.figures[f"{name}_p50_seconds"].value <= made.figures[f"{name}_p99_seconds"].value
         assert made.figures[f"{name}_thousand_cpu_seconds"].value > 0
     assert made.figures["server_peak_bytes"].value > 32 << 20
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+def test_the_plain_server_gives_to_all_what_imgstore_answered_for_one_version(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path / "home", ApiSize(versions=3, seconds=1)) as server,
+        serving_plainly(server, tmp_path / "home") as plain,
+    ):
+        first, second, _ = server.paths(0, expand=False)
+        original, given = server.answer(first), plain.answer(second)
+        assert plain.pid != server.pid
+        assert plain.port != server.port
+    assert given.status == original.status == 200
+    assert given.body == original.body
+    assert json.loads(given.body)["id"] == first.partition("?")[0]
+    assert [name for name, _ in given.headers] == [name for name, _ in original.headers]
+    constant = {"etag", "content-length", "content-type", "cache-control"}
+    assert constant & {name for name, _ in set(given.headers) & set(original.headers)} == constant
+
+
+def test_the_blob_door_from_end_to_end(tmp_path: Path) -> None:
+    require("minio")
+    assert main(["blob", "--quick", "--results", str(tmp_path / "results"), "--scratch", str(tmp_path)]) == 0
+    made = read_result(tmp_path / "results/blob.json")
+    for name in ("direct", "door", "curl", "many"):
+        assert made.figures[f"{name}_seconds"].value > 0
+    assert 32 << 20 < made.figures["server_idle_bytes"].value <= made.figures["server_peak_bytes"].value
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
 
 
