@@ -141,6 +141,8 @@ def _through_the_door(samples: Samples, server: Server, name: str, disk: str, fi
 def _memory(world: World, samples: Samples) -> None:
     size = world.sized(8 * GIB, 64 * MIB)
     with new_file(world, "many.vhd") as file, _serving(world.installation) as server:
+        said = "greatest resident memory before any upload: the interpreter with its libraries, serving"
+        samples.add("server_idle_bytes", peak_bytes_of(server.pid), Unit.BYTES, Door.PUBLIC, said)
         make_sparse_vhd(file, size, islands=world.sized(8 * ISLANDS_PER_GIB, 8))
         urls = [server.make(f"many{number}", file) for number in range(UPLOADS)]
         done = at_once([partial(server.send, url, file) for url in urls])
