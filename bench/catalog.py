@@ -1,7 +1,8 @@
 """The catalog on PostgreSQL, at ten thousand versions: a page of a list, placement, planning, a pass with nothing to do.
 
 No bytes move here: the rows stand as replication leaves them. Everything goes through imgstore.operations,
-imgstore.control and the catalog's own repositories, in this process.
+imgstore.control and the catalog's own repositories, in this process; but for the limits of a page and of placement,
+which are what the database does without them.
 """
 
 import statistics
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.database import Statement, overheard, timed_reads, turns_per_second
 from imgstore.bootstrap import Settings, open_installation
 from imgstore.catalog import Facts
 from imgstore.control.plan import ready_steps
@@ -20,7 +22,7 @@ from imgstore.domain import keys
 from imgstore.domain.access import administrator
 from imgstore.domain.names import ImageReference, VersionName
 from imgstore.domain.offers import ImageOffer
-from imgstore.domain.paging import PageRequest
+from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import (
     ImageVersion,
     ManagedDisk,
@@ -38,6 +40,7 @@ from imgstore.operations import definitions, galleries, viewing
 from imgstore.operations.disks import offered
 from imgstore.operations.finding import Lineage
 from imgstore.operations.installation import Installation
+from imgstore.operations.viewing import VersionView
 from imgstore.operations.workers import run_worker
 from imgstore.testing.engines import start_postgresql
 
@@ -63,8 +66,8 @@ class CatalogSize:
 
 
 @contextmanager
-def furnished(size: CatalogSize) -> Iterator[Installation]:
-    """An installation on a PostgreSQL of its own with so many complete versions of one definition."""
+def furnished(size: CatalogSize) -> Iterator[tuple[Installation, str]]:
+    """An installation with so many complete versions of one definition, and the URL of the PostgreSQL it has for itself."""
     with (
         tempfile.TemporaryDirectory() as folder,
         start_postgresql(Path(folder)) as server,
@@ -72,7 +75,7 @@ def furnished(size: CatalogSize) -> Iterator[Installation]:
         open_installation(Settings(home=Path(folder) / "home", database=url)) as installation,
     ):
         furnish(installation, size.versions)
-        yield installation
+        yield installation, url
 
 
 def furnish(installation: Installation, count: int) -> None:
@@ -136,18 +139,43 @@ def _add(installation: Installation, facts: Facts, line: Lineage, slots: list[Sl
         facts.replicas.add(replica)
 
 
-def list_seconds_p99(installation: Installation, size: CatalogSize) -> float:
-    """One page of 100 with its replicas, walked through the whole list."""
-    seconds, token = [], None
+def pages(installation: Installation) -> Iterator[Page[VersionView]]:
+    """The whole list, a page of 100 with its replicas at a time, each read when it is asked for."""
+    token = None
     while True:
-        began = time.perf_counter()
         page = viewing.page_versions(installation, _WHO, PageRequest(items_max=PAGE_ITEMS, token=token), **_NAMES)
-        seconds.append(time.perf_counter() - began)
+        yield page
         token = page.next_token
         if token is None:
-            break
+            return
+
+
+def list_seconds_p99(installation: Installation, size: CatalogSize) -> float:
+    """One page of 100 with its replicas, walked through the whole list."""
+    seconds = []
+    began = time.perf_counter()
+    for _ in pages(installation):
+        seconds.append(time.perf_counter() - began)
+        began = time.perf_counter()
     assert len(seconds) >= size.versions // PAGE_ITEMS
     return percentile(99, seconds)
+
+
+def page_statements(installation: Installation) -> list[list[Statement]]:
+    """What each page of the list asks of the database, page by page."""
+    asked = []
+    with overheard() as heard:
+        for _ in pages(installation):
+            asked.append(heard.copy())
+            heard.clear()
+    return asked
+
+
+def bare_page_seconds_p99(installation: Installation, url: str, size: CatalogSize) -> float:
+    """The limit of `list_seconds_p99`: the same walk, by the driver alone."""
+    reads = timed_reads(url, page_statements(installation))
+    assert sum(rows for _, rows in reads) >= size.versions * (1 + REPLICAS), "versions and replicas, all of them"
+    return percentile(99, [seconds for seconds, _ in reads])
 
 
 def placements_per_second(installation: Installation, size: CatalogSize) -> float:
@@ -168,6 +196,11 @@ def placements_per_second(installation: Installation, size: CatalogSize) -> floa
     seconds = time.perf_counter() - began
     assert max(given) - min(given) <= 1, "round robin"
     return size.placements / seconds
+
+
+def bare_placements_per_second(url: str, size: CatalogSize) -> float:
+    """The limit of `placements_per_second`: as many transactions of as many threads, by the driver alone."""
+    return turns_per_second(url, turns=size.placements, threads=THREADS)
 
 
 def _disk(installation: Installation, offer: ImageOffer, number: int) -> ManagedDisk:

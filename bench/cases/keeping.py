@@ -3,7 +3,11 @@
 import json
 
 from bench.catalog import (
+    PAGE_ITEMS,
+    THREADS,
     CatalogSize,
+    bare_page_seconds_p99,
+    bare_placements_per_second,
     furnished,
     idle_pass_seconds,
     list_seconds_p99,
@@ -71,14 +75,29 @@ def measure_memory(world: World) -> Found:
     return Found(figures=figures, goals=goals)
 
 
+_BARE_PAGE = (
+    f"limit: the statements that imgstore sent for each page of {PAGE_ITEMS}, again by the driver alone, one snapshot a "
+    "page; all rows fetched and thrown away"
+)
+_BARE_PLACEMENTS = (
+    f"limit: {THREADS} threads of the driver alone, a connection each, in tables of their own: UPDATE of one counter's row, "
+    "the same for all, INSERT of a row as long as a disk's, COMMIT"
+)
+
+
 def measure_catalog(world: World) -> Found:
     samples = world.samples()
     size = world.sized(CatalogSize(), CatalogSize(versions=200, placements=100, regions=200, passes=5))
     for _ in range(world.rounds):
-        with furnished(size) as installation:
-            samples.add("list_page_p99_seconds", list_seconds_p99(installation, size), Unit.SECONDS, Door.INSIDE)
+        with furnished(size) as (installation, url):
+            page = list_seconds_p99(installation, size)
+            samples.add("list_page_p99_seconds", page, Unit.SECONDS, Door.INSIDE)
+            page = bare_page_seconds_p99(installation, url, size)
+            samples.add("bare_page_p99_seconds", page, Unit.SECONDS, Door.INSIDE, _BARE_PAGE)
             placed = placements_per_second(installation, size)
             samples.add("placements_per_second", placed, Unit.PER_SECOND, Door.INSIDE)
+            placed = bare_placements_per_second(url, size)
+            samples.add("bare_placements_per_second", placed, Unit.PER_SECOND, Door.INSIDE, _BARE_PLACEMENTS)
             samples.add("idle_pass_seconds", idle_pass_seconds(installation, size), Unit.SECONDS, Door.INSIDE)
         samples.add("planning_seconds", planning_seconds(size), Unit.SECONDS, Door.INSIDE)
     figures = samples.figures()

@@ -11,7 +11,8 @@ from bench import plots
 from bench.__main__ import TOOLS, main
 from bench.api import ApiSize, serving, serving_plainly
 from bench.cases import CASES
-from bench.catalog import percentile
+from bench.catalog import PAGE_ITEMS, REPLICAS, CatalogSize, furnished, page_statements, pages, percentile
+from bench.database import connected, fetched, reader, timed_reads, turns_per_second
 from bench.measuring import Samples, at_once, best, in_turn
 from bench.peers import PEERS
 from bench.processes import run_timed
@@ -158,6 +159,41 @@ def test_the_blob_door_from_end_to_end(tmp_path: Path) -> None:
         assert made.figures[f"{name}_seconds"].value > 0
     assert 32 << 20 < made.figures["server_idle_bytes"].value <= made.figures["server_peak_bytes"].value
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+def test_the_catalog_from_end_to_end(tmp_path: Path) -> None:
+    require("minio")
+    require("postgresql")
+    assert main(["catalog", "--quick", "--results", str(tmp_path / "results"), "--scratch", str(tmp_path)]) == 0
+    figures = read_result(tmp_path / "results/catalog.json").figures
+    assert set(figures) == {
+        "list_page_p99_seconds",
+        "bare_page_p99_seconds",
+        "placements_per_second",
+        "bare_placements_per_second",
+        "idle_pass_seconds",
+        "planning_seconds",
+    }
+    assert all(figure.value > 0 for figure in figures.values())
+    assert all(figures[name].said.startswith("limit: ") for name in figures if name.startswith("bare_"))
+
+
+def test_the_driver_alone_reads_the_pages_of_the_catalog_and_leaves_nothing() -> None:
+    require("postgresql")
+    with furnished(CatalogSize(versions=2 * PAGE_ITEMS + 50)) as (installation, url):
+        listed = [[view.version.uid for view in page.items] for page in pages(installation)]
+        assert [len(page) for page in listed] == [100, 100, 50]
+        asked = page_statements(installation)
+        with reader(url) as connection:
+            for uids, statements in zip(listed, asked, strict=True):
+                _, versions, replicas = fetched(connection, statements)
+                assert [row[0] for row in versions][:PAGE_ITEMS] == uids
+                assert sorted(row[1] for row in replicas) == sorted(uids * REPLICAS)
+        # Of the first two pages one version more each, which tells that there is a next.
+        assert [rows for _, rows in timed_reads(url, asked)] == [1 + 101 + 300, 1 + 101 + 300, 1 + 50 + 150]
+        assert turns_per_second(url, turns=40, threads=16) > 0
+        with connected(url) as connection:
+            assert connection.execute("SELECT FROM pg_tables WHERE tablename LIKE 'bare%'").fetchall() == []
 
 
 def test_a_percentile_is_not_exceeded_by_so_many_of_a_hundred() -> None:
