@@ -1,5 +1,6 @@
 """Serves: a socket, uvicorn over it, and a worker beside, until SIGTERM or Ctrl-C."""
 
+import asyncio
 import logging
 import signal
 import socket
@@ -23,6 +24,7 @@ from imgstore.operations.workers import run_worker
 
 _GRACE_SECONDS: Final = 20
 """What requests under way may still take at the end; works stop at their next request to a store."""
+_GOODBYE_SECONDS: Final = 1
 _log: Final = logging.getLogger("imgstore.api")
 
 
@@ -52,6 +54,27 @@ class _Uvicorn(uvicorn.Server):
         await super().startup(sockets=sockets)
         if self.started:
             self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let nobody in any more, answer who asked, and hang up."""
+        hanging_up = asyncio.create_task(self._hang_up())
+        try:
+            await super().shutdown(sockets=sockets)
+        finally:
+            hanging_up.cancel()
+
+    async def _hang_up(self) -> None:
+        """Ends closed connections whose clients do not say goodbye: TLS would wait half a minute for each of them.
+
+        A client that keeps a pool of connections and is not about to ask says nothing: each restart would take all the
+        grace that is meant for requests.
+        """
+        while True:
+            await asyncio.sleep(_GOODBYE_SECONDS)
+            for connection in list(self.server_state.connections):
+                transport = connection.transport
+                if transport.is_closing() and not transport.get_write_buffer_size():
+                    transport.abort()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal came; a second one does not wait for anybody."""

@@ -115,6 +115,19 @@ def test_the_lines_point_clients_at_it_and_the_secret_is_told_once(tmp_path: Pat
         assert second.end(signal.SIGINT) == 0
 
 
+def test_a_client_that_keeps_its_connection_open_does_not_hold_up_the_end(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with serving(tmp_path / "home", "--dev-tls") as server:
+        context = ssl.create_default_context(cafile=server.told["REQUESTS_CA_BUNDLE"])
+        idle = http.client.HTTPSConnection("localhost", server.port, context=context, timeout=60)
+        idle.request("GET", "/readyz")
+        assert idle.getresponse().read() == b"ok\n"
+        assert server.end(signal.SIGTERM) == 0
+        idle.close()
+    assert "graceful shutdown exceeded" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_an_operation_survives_the_servers_end(tmp_path: Path, number: int) -> None:
     make_raw(tmp_path / "disk.raw", seed=1, virtual_bytes=16 * MIB, content_bytes=4 * MIB)
