@@ -42,6 +42,10 @@ class Bucket:
         """Bodies that its engine has received and sent so far, by its own counters."""
         return sum(self.engine.traffic())
 
+    def requests(self) -> int:
+        """What its engine has answered so far, by its own counters."""
+        return self.engine.requests()
+
     def stored_bytes(self) -> int:
         """Lengths of all objects in it: segments, manifests and whatever else was put there."""
         return sum(entry["Size"] for entry in self._listing())

@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import statistics
+import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ class Unit(StrEnum):
 
     SECONDS = "s"
     BYTES = "bytes"
+    REQUESTS = "requests"
     PER_SECOND = "per second"
     """How many were done in a second."""
     RATIO = "x"
@@ -119,8 +121,13 @@ class Machine:
             memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             processor=_processor(),
             system=platform.system(),
-            python=platform.python_version(),
+            python=platform.python_version() + (" (profile-guided build)" if _profile_guided() else ""),
         )
+
+
+def _profile_guided() -> bool:
+    """Whether the interpreter was compiled by a profile of itself, as distributions do: its code runs a fifth quicker."""
+    return "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
 
 
 def _processor() -> str:
@@ -275,6 +282,8 @@ def show(figure: Figure) -> str:
             return f"{_digits(figure.value)} s"
         case Unit.PER_SECOND:
             return f"{_digits(figure.value)} a second"
+        case Unit.REQUESTS:
+            return f"{figure.value:,.0f} requests"
         case Unit.RATIO:
             return f"{_digits(figure.value)} x"
         case Unit.BYTES_PER_SECOND:

@@ -66,7 +66,12 @@ def _publish(world: World, samples: Samples, gallery: Gallery, disk: DiskName) -
 
 def _publish_inside(world: World, samples: Samples, gallery: Gallery, disk: DiskName) -> None:
     samples.settle()
+    target = world.site.regions[1]
+    requests = target.requests()
     timing = gallery.publish_inside(VERSIONS[disk], raw_path(world.disks, disk), BOTH)
+    requests = target.requests() - requests
+    said = "that the target's engine answered, by its counters"
+    samples.add(f"{disk}_target_requests", requests, Unit.REQUESTS, Door.STORE, said)
     ingested = timing.completed[SOURCE_REGION]
     samples.add(f"{disk}_ingest_inside_seconds", ingested, Unit.SECONDS, Door.INSIDE)
     samples.add(f"{disk}_replicate_inside_seconds", timing.seconds - ingested, Unit.SECONDS, Door.INSIDE)

@@ -94,6 +94,14 @@ class S3Engine:
 
     def traffic(self) -> tuple[int, int]:
         """Bytes of bodies that the server itself says it (received, sent), once its counters stand still (MinIO)."""
+        received, sent, _ = self._still_counters()
+        return received, sent
+
+    def requests(self) -> int:
+        """Requests of S3 that the server itself says it answered, once its counters stand still (MinIO)."""
+        return self._still_counters()[2]
+
+    def _still_counters(self) -> tuple[int, int, int]:
         before = self._counters()
         for _ in range(100):
             time.sleep(0.25)
@@ -101,17 +109,18 @@ class S3Engine:
             if after == before:
                 return after
             before = after
-        raise TimeoutError(f"the traffic counters of {self.endpoint} do not stand still")
+        raise TimeoutError(f"the counters of {self.endpoint} do not stand still")
 
-    def _counters(self) -> tuple[int, int]:
+    def _counters(self) -> tuple[int, int, int]:
+        """Bytes received, bytes sent, requests."""
         # The third generation of MinIO's metrics counts at once; the second lags by its cache of 10 s.
         text = _http_text(f"{self.endpoint}/minio/metrics/v3/api/requests")
 
-        def total(way: str) -> int:
-            pattern = rf'^minio_api_requests_traffic_{way}_bytes{{[^}}]*type="s3"[^}}]*}} (\S+)$'
+        def total(name: str) -> int:
+            pattern = rf'^minio_api_requests_{name}{{[^}}]*type="s3"[^}}]*}} (\S+)$'
             return sum(int(float(value)) for value in re.findall(pattern, text, re.MULTILINE))
 
-        return total("received"), total("sent")
+        return total("traffic_received_bytes"), total("traffic_sent_bytes"), total("total")
 
 
 # -- finding ----------------------------------------------------------------------------------------------------------
