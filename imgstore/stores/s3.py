@@ -210,12 +210,27 @@ class S3Store:
 
     def head(self, key: str) -> ObjectInfo:
         """See `Heads.head`."""
-        return _info(key, self._head(checked_key(key)))
+        return self._info(key, self._head(checked_key(key)))
 
     def _head(self, key: str) -> Mapping[str, Any]:
         with self._translated(key):
             answer: Mapping[str, Any] = self._client.head_object(Bucket=self.bucket, Key=key, ChecksumMode="ENABLED")
         return answer
+
+    def _info(self, key: str, answer: Mapping[str, Any]) -> ObjectInfo:
+        time: datetime = self._told(key, answer, "LastModified")
+        return ObjectInfo(
+            key=key,
+            stored_bytes=self._told(key, answer, "ContentLength"),
+            last_modified=time.astimezone(UTC),
+            checksum=_checksum(answer),
+        )
+
+    def _told(self, key: str, answer: Mapping[str, Any], name: str) -> Any:
+        """What each S3 server tells; a proxy on the way may have left it out."""
+        if name not in answer:
+            raise self._failed(key, f"an answer without {name}")
+        return answer[name]
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `Lists.list`."""
@@ -259,7 +274,7 @@ class S3Store:
         kept = _checksum(answer)
         if checksum is not None and kept is not None and kept.startswith("CRC32:") and kept != checksum:
             raise self._damaged(key, f"{kept} acknowledged for a body of {checksum}")
-        time = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]).astimezone(UTC)
+        time = parsedate_to_datetime(self._told(key, answer["ResponseMetadata"]["HTTPHeaders"], "date")).astimezone(UTC)
         return ObjectInfo(key=key, stored_bytes=memoryview(body).nbytes, last_modified=time, checksum=kept)
 
     def delete(self, keys: Iterable[str]) -> None:
@@ -664,13 +679,3 @@ def _checksum(answer: Mapping[str, Any]) -> str | None:
         return None
     told = ((name, answer.get(f"Checksum{name}")) for name in _CHECKSUMS)
     return next((f"{name}:{value}" for name, value in told if value), None)
-
-
-def _info(key: str, answer: Mapping[str, Any]) -> ObjectInfo:
-    time: datetime = answer["LastModified"]
-    return ObjectInfo(
-        key=key,
-        stored_bytes=answer["ContentLength"],
-        last_modified=time.astimezone(UTC),
-        checksum=_checksum(answer),
-    )

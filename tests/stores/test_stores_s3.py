@@ -318,6 +318,25 @@ def test_what_answers_mean(scripted: Scripted, said: bytes, expected: type[Store
     store.close()
 
 
+@pytest.mark.parametrize(
+    ("call", "missing"),
+    [
+        (lambda store: store.put("a", b"body"), "without date"),
+        (lambda store: store.head("a"), "without LastModified"),
+    ],
+)
+def test_an_answer_that_does_not_tell_when(
+    scripted: Scripted, call: Callable[[S3Store], object], missing: str
+) -> None:
+    """As through a proxy that strips headers: an error that says so, not one that nobody foresaw."""
+    scripted.answers = [answer(200)]
+    store = scripted.store()
+    with pytest.raises(StoreError, match="could not do it") as raised:
+        call(store)
+    assert missing in str(raised.value.found)
+    store.close()
+
+
 def test_an_answer_that_breaks_off(scripted: Scripted) -> None:
     """Half a body is none; and patience mends it."""
     clock = ManualClock()
