@@ -9,7 +9,6 @@ import math
 import os
 import platform
 import statistics
-import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -121,13 +120,8 @@ class Machine:
             memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             processor=_processor(),
             system=platform.system(),
-            python=platform.python_version() + (" (profile-guided build)" if _profile_guided() else ""),
+            python=platform.python_version(),
         )
-
-
-def _profile_guided() -> bool:
-    """Whether the interpreter was compiled by a profile of itself, as distributions do: its code runs a fifth quicker."""
-    return "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
 
 
 def _processor() -> str:

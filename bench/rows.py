@@ -73,8 +73,8 @@ ROWS = (
                 Step(rate="engine_put_rate", amount=V2_STORED_BYTES),
             ),
         ),
-        reason="every block is hashed by a call of its own on one thread while others compress on the same two cores; "
-        "the start of the command is in it (`imgstore_upload_inside_seconds` is without)",
+        reason="every block is hashed by a call of its own on one thread while others compress on the same two cores, and "
+        "the engine takes a quarter of them (without the start: `imgstore_upload_inside_seconds`)",
     ),
     Row(
         job="write v2 as a raw file",
@@ -161,7 +161,8 @@ ROWS = (
                 Step(rate="engine_put_rate", amount="repositories.imgstore_r2_total_bytes"),
             ),
         ),
-        reason="four starts of the command are in it, and v1 and v2 as above; the peers are restic and borg",
+        reason="every piece is hashed as a whole besides, on the cores that compress and that the engine wants too; the "
+        "peers are restic and borg",
     ),
     Row(
         job="v2 into three other regions, as a command",
@@ -211,16 +212,17 @@ ROWS = (
             starts=1,
             steps=(
                 Step(rate="engine_get_rate", amount=V2_STORED_BYTES),
-                Step(rate="segment_decode_rate", amount=V2_CONTENT_BYTES),
+                Step(rate="blake3_rate", amount=V2_STORED_BYTES),
             ),
         ),
-        reason="each segment fetched, hashed, decoded and its pieces hashed; the engine has the rest of two cores",
+        reason="a request for each segment, which is compared with its name; half of it is the start of the command",
     ),
     Row(
         job="collect what a deleted v2 leaves",
         figure="gc.gc_rate",
         limit="limits.engine_delete_rate",
-        reason="a DELETE each, after the rows that say it may be deleted",
+        reason="the start of the command is more than half of it; then a listing, and what is to be deleted is written down "
+        "before it is deleted, many objects a request",
     ),
     Row(
         job="a page of 100 of 10,000 versions, p99",
@@ -238,8 +240,8 @@ ROWS = (
         job="GET of a version over TLS, 8 clients, SQLite",
         figure="api.version_per_second",
         limit="api.plain_per_second",
-        reason="one interpreter for all, of which routes, layers and parameters take two fifths, HTTP and TLS a quarter, the "
-        "answer's JSON with its ETag an eighth, and the look into the catalog as much; the clients take of the same cores",
+        reason="one interpreter for all, of which HTTP and TLS take a tenth, as the limit shows; the rest are routes, layers "
+        "and parameters, the answer's JSON with its ETag, and the look into the catalog",
     ),
     Row(
         job="the same, p99",
