@@ -28,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 
 import boto3
@@ -540,8 +540,9 @@ class S3Object:
     def identity(self) -> SourceIdentity:
         """See `ByteSource.identity`."""
         answer = self._persist(lambda: self._store._head(self._key))
+        told = partial(self._store._told, self._key, answer)
         location = f"s3://{self._store.bucket}/{self._key}"
-        return SourceIdentity(location=location, file_bytes=answer["ContentLength"], stamp=answer["ETag"])
+        return SourceIdentity(location=location, file_bytes=told("ContentLength"), stamp=told("ETag"))
 
     def read_at(self, offset: int, length: int) -> bytes:
         """See `ByteSource.read_at`."""

@@ -323,9 +323,12 @@ def test_what_answers_mean(scripted: Scripted, said: bytes, expected: type[Store
     [
         (lambda store: store.put("a", b"body"), "without date"),
         (lambda store: store.head("a"), "without LastModified"),
+        (lambda store: S3Object(store, "a"), "without ETag"),
     ],
 )
-def test_an_answer_that_does_not_tell_when(scripted: Scripted, call: Callable[[S3Store], object], missing: str) -> None:
+def test_an_answer_that_leaves_something_out(
+    scripted: Scripted, call: Callable[[S3Store], object], missing: str
+) -> None:
     """As through a proxy that strips headers: an error that says so, not one that nobody foresaw."""
     scripted.answers = [answer(200)]
     store = scripted.store()
