@@ -25,6 +25,7 @@ from imgstore.operations.workers import run_worker
 _GRACE_SECONDS: Final = 20
 """What requests under way may still take at the end; works stop at their next request to a store."""
 _GOODBYE_SECONDS: Final = 1
+"""What a client has to close its side of a connection on which nothing is left to be sent."""
 _log: Final = logging.getLogger("imgstore.api")
 
 
