@@ -11,6 +11,7 @@
 Nothing inside an image is ever followed: no path, no URL, no parent.
 """
 
+from imgstore.formats.ahead import read_through
 from imgstore.formats.findings import DISK_BYTES_MAX
 from imgstore.formats.inspection import Check, Inspection, inspect_image
 from imgstore.formats.local import LocalFile
@@ -30,4 +31,5 @@ __all__ = [
     "inspect_image",
     "open_disk",
     "padded_bytes",
+    "read_through",
 ]

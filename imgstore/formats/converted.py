@@ -4,12 +4,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
 from imgstore.domain.errors import ImageRefused
-from imgstore.domain.geometry import PIECE_BYTES
 from imgstore.domain.sources import ByteSource, DiskFormat, Extent, SourceIdentity, Trimmings
+from imgstore.formats.ahead import read_through
 from imgstore.formats.findings import raise_first_failed
 from imgstore.formats.foreign import examine_foreign
 from imgstore.formats.local import LocalFile
@@ -116,8 +117,8 @@ def _spool(source: ByteSource, target: Path) -> None:
     try:
         with open(target, "xb", buffering=0) as file:
             file.truncate(source.file_bytes)
-            for extent in source.extents():
-                for at in range(extent.offset, extent.end, PIECE_BYTES):
-                    write_all(file.fileno(), source.read_at(at, min(PIECE_BYTES, extent.end - at)), at)
+            with closing(read_through(source)) as reads:
+                for at, data in reads:
+                    write_all(file.fileno(), data, at)
     except OSError as error:
         raise output_error(error, target) from error

@@ -270,7 +270,7 @@ def _write(
                 manifest,
                 reader,
                 writer,
-                workers=installation.tuning.scatter_workers,
+                workers=installation.threads(installation.tuning.scatter_workers, chosen.slot.key.region),
                 go_on=hold.go_on,
                 moved=counter.moved,
             )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from imgstore.catalog import Catalog
+from imgstore.domain.distance import THREADS_MAX, threads_for
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import StoreError
 from imgstore.domain.limits import Limits
@@ -24,7 +25,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """How much at once, and how large."""
+    """How much at once, and how large. Threads are those for stores that are near: `Installation.threads`."""
 
     put_workers: int = 5
     """Threads that compress and put during an ingest."""
@@ -32,6 +33,8 @@ class Tuning:
     """Threads of one replica's copy."""
     scatter_workers: int = 4
     """Threads that fetch and place during an export."""
+    threads_max: int = THREADS_MAX
+    """What any of these may grow to where a store is far off."""
     replicas_at_once: int = 4
     """Replicas that are copied at the same time."""
     collect_lease_seconds: float = 300.0
@@ -62,6 +65,14 @@ class Installation:
     tuning: Tuning = field(default_factory=Tuning)
     limits: Limits = field(default_factory=Limits)
     subscriber: Subscriber = silent
+
+    def threads(self, workers: int, *regions: str) -> int:
+        """So many threads, or more where it is far to the regions that each of them asks one after another.
+
+        How far is told by what they have answered so far: ask when the first requests have been made.
+        """
+        answer_seconds = sum(self.locator.meter(region).answer_seconds for region in regions)
+        return threads_for(workers, answer_seconds, self.tuning.threads_max)
 
     def access(self, slot: Slot) -> "SlotAccess":
         """The slot as the data plane sees it."""

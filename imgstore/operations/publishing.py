@@ -283,7 +283,7 @@ class _Taking:
             present=self.present,
             fingerprint_key=self.fingerprint_key,
             scratch=self.scratch,
-            workers=installation.tuning.put_workers,
+            workers=installation.threads(installation.tuning.put_workers, slot.key.region),
             go_on=self.hold.go_on,
             claim=lambda name: claim_one(installation, slot, self.condemned, name),
             moved=self.counter.moved,
@@ -297,7 +297,9 @@ class _Taking:
             work_uid=keys.packing_uid(self.work.uid, disk),
             full=self.publication.verify_full,
             scratch=self.scratch,
-            workers=self.installation.tuning.scatter_workers,
+            workers=self.installation.threads(
+                self.installation.tuning.scatter_workers, self.publication.replica.slot.key.region
+            ),
             go_on=self.hold.go_on,
         )
 

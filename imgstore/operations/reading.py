@@ -59,7 +59,7 @@ class OpenDisk:
                 self.manifest,
                 segments,
                 writer,
-                workers=installation.tuning.scatter_workers,
+                workers=installation.threads(installation.tuning.scatter_workers, self.slots[0].key.region),
                 go_on=installation.keeper.go_on,
                 moved=lambda _length: None,
             )

@@ -293,7 +293,6 @@ def _act(
             condemned=claim(installation, slot, wanted),
             target_objects=plan.target_objects,
             distrusted=plan.distrusted,
-            workers=installation.tuning.copy_workers,
             go_on=go_on,
             moved=counter.moved,
             damages=damages,
@@ -304,7 +303,9 @@ def _act(
         if missing:
             degrade(installation, slot, missing, "the store no longer has it")
         try:
-            receipt = copy_segments(order, absent, missing)
+            regions = slot.key.region, step.sources[0].slot.key.region
+            workers = installation.threads(installation.tuning.copy_workers, *regions)
+            receipt = copy_segments(order, absent, missing, workers=workers)
         finally:
             degrade_damaged(installation, [source.slot for source in step.sources], damages)
         with installation.catalog.transaction() as facts:

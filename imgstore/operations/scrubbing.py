@@ -189,7 +189,7 @@ def _read_all(
             found.read_bytes += read_bytes
         counter.moved(each.stored_bytes)
 
-    workers = installation.tuning.copy_workers
+    workers = installation.threads(installation.tuning.copy_workers, key.region)
     try:
         with Bounded(workers, workers * 2, "scrub") as pool:
             for each in some:

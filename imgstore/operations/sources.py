@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.geometry import PIECE_BYTES
 from imgstore.domain.sources import ByteSource
-from imgstore.formats import LocalFile
+from imgstore.formats import LocalFile, read_through
 from imgstore.operations.installation import Installation
 
 _S3_ENDPOINTS: Final = ("IMGSTORE_SOURCE_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
@@ -93,13 +93,12 @@ def check_sha256(source: ByteSource, expected: str) -> None:
 
 def _sha256(source: ByteSource) -> str:
     hasher = hashlib.sha256()
-    at = 0
-    for extent in source.extents():
-        _zeros(hasher, extent.offset - at)
-        for offset in range(extent.offset, extent.end, PIECE_BYTES):
-            hasher.update(source.read_at(offset, min(PIECE_BYTES, extent.end - offset)))
-        at = extent.end
-    _zeros(hasher, source.file_bytes - at)
+    end = 0
+    for at, data in read_through(source):
+        _zeros(hasher, at - end)
+        hasher.update(data)
+        end = at + len(data)
+    _zeros(hasher, source.file_bytes - end)
     return hasher.hexdigest()
 
 

@@ -116,7 +116,7 @@ def _act(
                 present={name: size for name, size in access.segments().items() if name not in condemned},
                 fingerprint_key=key,
                 scratch=Path(scratch),
-                workers=installation.tuning.put_workers,
+                workers=installation.threads(installation.tuning.put_workers, slot.key.region),
                 go_on=hold.go_on,
                 claim=lambda name: claim_one(installation, slot, condemned, name),
                 moved=counter.moved,
@@ -132,7 +132,7 @@ def _act(
                 work_uid=work.uid,
                 full=False,
                 scratch=Path(scratch),
-                workers=installation.tuning.scatter_workers,
+                workers=installation.threads(installation.tuning.scatter_workers, slot.key.region),
                 go_on=hold.go_on,
             )
         except ObjectCorrupt:

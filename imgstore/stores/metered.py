@@ -1,9 +1,12 @@
-"""Counts what moves: the `wire_bytes` of a transfer, retries included."""
+"""Counts what moves: the `wire_bytes` of a transfer, retries included; and tells how far off a store is."""
 
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from types import MappingProxyType
 
 from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, StoreProperties
@@ -37,6 +40,7 @@ class TrafficMeter:
         self._received_bytes = 0
         self._server_side_bytes = 0
         self._requests: Counter[str] = Counter()
+        self._answer_seconds: float | None = None
 
     def add(self, method: str, *, sent_bytes: int = 0, received_bytes: int = 0, server_side_bytes: int = 0) -> None:
         """Count one call of `method`."""
@@ -45,6 +49,17 @@ class TrafficMeter:
             self._sent_bytes += sent_bytes
             self._received_bytes += received_bytes
             self._server_side_bytes += server_side_bytes
+
+    def answered(self, seconds: float) -> None:
+        """A call was answered after so long."""
+        with self._lock:
+            self._answer_seconds = seconds if self._answer_seconds is None else min(seconds, self._answer_seconds)
+
+    @property
+    def answer_seconds(self) -> float:
+        """The shortest time in which a call was answered: about a way there and back. 0 before the first."""
+        with self._lock:
+            return self._answer_seconds or 0.0
 
     @property
     def traffic(self) -> Traffic:
@@ -61,9 +76,19 @@ class TrafficMeter:
 class Metered:
     """The store itself, counted. Around the bare store, so that retries count: ``Retrying(Metered(S3Store(...)))``."""
 
-    def __init__(self, store: ObjectStore, meter: TrafficMeter) -> None:
+    def __init__(
+        self, store: ObjectStore, meter: TrafficMeter, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._store = store
         self._meter = meter
+        self._monotonic = monotonic
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Tell the meter how long it took, unless it fails: a refused connection is no answer."""
+        began = self._monotonic()
+        yield
+        self._meter.answered(self._monotonic() - began)
 
     @property
     def name(self) -> str:
@@ -85,7 +110,8 @@ class Metered:
             return accept is None or accept(body)
 
         try:
-            return self._store.get(key, counting)
+            with self._timed():
+                return self._store.get(key, counting)
         finally:
             self._meter.add("get", received_bytes=received_bytes)
 
@@ -93,7 +119,8 @@ class Metered:
         """See `Gets.get_range`."""
         received = b""
         try:
-            received = self._store.get_range(key, offset, length)
+            with self._timed():
+                received = self._store.get_range(key, offset, length)
         finally:
             self._meter.add("get", received_bytes=len(received))
         return received
@@ -101,17 +128,26 @@ class Metered:
     def head(self, key: str) -> ObjectInfo:
         """See `Heads.head`."""
         self._meter.add("head")
-        return self._store.head(key)
+        with self._timed():
+            return self._store.head(key)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `Lists.list`."""
         self._meter.add("list")
-        return self._store.list(prefix)
+        return self._first_timed(self._store.list(prefix))
+
+    def _first_timed(self, listing: Iterator[ObjectInfo]) -> Iterator[ObjectInfo]:
+        """A listing asks more often than once: its first page is one answer."""
+        with self._timed():
+            first = tuple(islice(listing, 1))
+        yield from first
+        yield from listing
 
     def put(self, key: str, body: Body, *, only_if_absent: bool = False) -> ObjectInfo:
         """See `Puts.put`."""
         self._meter.add("put", sent_bytes=memoryview(body).nbytes)
-        return self._store.put(key, body, only_if_absent=only_if_absent)
+        with self._timed():
+            return self._store.put(key, body, only_if_absent=only_if_absent)
 
     def delete(self, keys: Iterable[str]) -> None:
         """See `Deletes.delete`."""

@@ -70,7 +70,7 @@ from imgstore.stores.s3_short import ShortWay
 UNPROVEN: Final = StoreProperties(verifies_checksum=False, server_side_copy=False, atomic_create=False)
 """What is promised of a store that nobody has probed."""
 
-CONNECTIONS_MAX: Final = 32
+CONNECTIONS_MAX: Final = 64
 """Kept open for each store: more than any pipeline's worker threads."""
 
 _CHECKSUMS: Final = ("CRC32", "CRC64NVME", "CRC32C", "SHA256", "SHA1")

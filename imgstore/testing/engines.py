@@ -34,6 +34,9 @@ from imgstore.testing.clients import NotBuilt, environment, go_client, node_modu
 MINIO_MODULE: Final = "github.com/minio/minio"
 MINIO_VERSION: Final = "v0.0.0-20260212201848-7aac2a2c5b7c"
 """The last of the community edition: pinned, so that every run tests against the same program."""
+TOXIPROXY_MODULE: Final = "github.com/Shopify/toxiproxy/v2/cmd/server"
+TOXIPROXY_VERSION: Final = "v2.12.0"
+"""What stands between us and an engine that is to be far off (`distance`)."""
 
 _KEY: Final = "imgstore"
 _SECRET: Final = "imgstore-secret"  # noqa: S105 - of engines that live for one run on loopback
@@ -181,7 +184,7 @@ def _build(folder: Path, name: str, module: str, version: str) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (folder / name).exists():  # another run built it while this one waited
             return
-        _say(f"building {name} {version} once, with `go install`: about five minutes on two cores ...")
+        _say(f"building {module} {version} once, with `go install`: of MinIO, about five minutes on two cores ...")
         done = subprocess.run(
             [go, "install", f"{module}@{version}"],
             env=os.environ | {"GOBIN": str(folder)},
@@ -248,6 +251,13 @@ def _find_go() -> Found:
     return Found(name="go", version=_first_line("go", "version"), how="built with its go.sum", command=program)
 
 
+def _find_toxiproxy() -> Found:
+    if command := shutil.which("toxiproxy-server"):
+        return Found(name="toxiproxy", version=_first_line(command, "--version"), how="on PATH", command=command)
+    program = built_by_go("server", TOXIPROXY_MODULE, TOXIPROXY_VERSION)
+    return Found(name="toxiproxy", version=TOXIPROXY_VERSION, how="built by go install", command=str(program))
+
+
 _FINDERS: Final[Mapping[str, Callable[[], Found]]] = {
     "minio": _find_minio,
     "seaweedfs": _find_seaweedfs,
@@ -259,6 +269,7 @@ _FINDERS: Final[Mapping[str, Callable[[], Found]]] = {
     "node": _find_node,
     "go": _find_go,
     "mke2fs": lambda: _find_tool("mke2fs", "-V", apt="e2fsprogs"),
+    "toxiproxy": _find_toxiproxy,
 }
 
 ENGINES: Final = tuple(_FINDERS)
@@ -337,6 +348,23 @@ def use_minio(folder: Path) -> Iterator[S3Engine]:
     access_key = os.environ.get("AWS_ACCESS_KEY_ID", _KEY)
     secret_key = os.environ.get("AWS_SECRET_ACCESS_KEY", _SECRET)
     yield S3Engine(found=find("minio"), endpoint=endpoint.rstrip("/"), access_key=access_key, secret_key=secret_key)
+
+
+@contextmanager
+def run_server(found: Found, folder: Path, arguments: Callable[[int], Sequence[str]], *, ready: str) -> Iterator[str]:
+    """A program that serves HTTP on a port of its own, ended with the block; gives its address.
+
+    Args:
+        found: the program.
+        folder: where its log goes.
+        arguments: its own, for the port that it is given.
+        ready: the path that it answers once it is.
+    """
+    (port,) = _free_ports(1)
+    address = f"http://127.0.0.1:{port}"
+    with _process([found.command, *arguments(port)], folder, {}) as process:
+        _await_ready(found.name, process, folder, lambda: _answers(address + ready))
+        yield address
 
 
 @contextmanager

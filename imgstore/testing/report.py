@@ -13,6 +13,7 @@ from typing import Final
 import pytest
 
 from imgstore.testing import engines
+from imgstore.testing.distance import Ways, start_toxiproxy
 from imgstore.testing.engines import EngineMissing, PostgreSQL, S3Engine
 
 pytest.register_assert_rewrite("imgstore.testing.store_contract")
@@ -24,6 +25,7 @@ _BY_FIXTURE: Final = {
     "moto_s3": "moto",
     "postgresql": "postgresql",
     "postgresql_server": "postgresql",
+    "ways": "toxiproxy",
 }
 """Which engine a fixture stands for, so that a test need not say it twice."""
 
@@ -63,6 +65,14 @@ def minio_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
             return tuple(started[:count])
 
         yield first
+
+
+@pytest.fixture(scope="session")
+def ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ways]:
+    """``ways.to(engine, seconds)``: the same engine, so far off."""
+    engines.require("toxiproxy")
+    with start_toxiproxy(tmp_path_factory.mktemp("toxiproxy")) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

@@ -34,8 +34,6 @@ class CopyOrder:
     """About how many segments the target slot holds, to choose the cheaper way of looking."""
     distrusted: bool = False
     """The replica is degraded: what the target holds of it is read, since a damaged segment has the right length."""
-    workers: int = 4
-    """Threads; each holds one body of up to 4 MiB."""
     go_on: GoOn = always
     moved: Callable[[int], None] = lambda _bytes: None
     """Told the stored bytes of each segment that is dealt with, of those that `to_send` names."""
@@ -61,13 +59,16 @@ def to_send(order: CopyOrder) -> tuple[dict[Digest, int], frozenset[Digest]]:
     return absent, frozenset(name for name in absent if name not in order.lacking | order.condemned)
 
 
-def copy_segments(order: CopyOrder, absent: Mapping[Digest, int], missing: frozenset[Digest]) -> CopyReceipt:
+def copy_segments(
+    order: CopyOrder, absent: Mapping[Digest, int], missing: frozenset[Digest], *, workers: int = 4
+) -> CopyReceipt:
     """Bring the absent segments; each is confirmed in the target when this returns.
 
     Args:
         order: the slots.
         absent: what `to_send` found, with its `missing`.
         missing: goes into the receipt.
+        workers: threads; each holds one body of up to 4 MiB.
 
     Raises:
         StoreError: a segment can be had from no source, or the target could not take it.
@@ -82,7 +83,7 @@ def copy_segments(order: CopyOrder, absent: Mapping[Digest, int], missing: froze
         checksums[name] = order.target.put_segment(name, body).checksum
         order.moved(stored_bytes)
 
-    with Bounded(order.workers, order.workers * 2, "copy") as pool:
+    with Bounded(workers, workers * 2, "copy") as pool:
         for name, stored_bytes in absent.items():
             pool.submit(bring, name, stored_bytes)
     return CopyReceipt(sent_bytes=sum(absent.values()), sent=len(absent), checksums=checksums, missing=missing)

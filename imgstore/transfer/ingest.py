@@ -15,6 +15,7 @@ where it stood, and puts only what the slot does not list.
 
 import mmap
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +30,7 @@ from blake3 import blake3
 
 from imgstore.domain import keys
 from imgstore.domain.digests import Digest, digest_of
+from imgstore.domain.distance import sounded, threads_for
 from imgstore.domain.errors import ImageRefused, ObjectCorrupt, ObjectNotFound, SourceChanged
 from imgstore.domain.geometry import BLOCK_BYTES, PIECE_BLOCKS, PIECE_BYTES, SEGMENT_BLOCKS, round_up
 from imgstore.domain.sources import DiskReader, SourceIdentity
@@ -55,8 +57,9 @@ from imgstore.transfer.receipts import IngestReceipt, SegmentReceipt
 from imgstore.transfer.slots import GoOn, SlotAccess, always
 
 _READ_THREADS: Final = 2
-_PIECES_AHEAD: Final = 6
-"""Read but not yet placed: 24 MiB, enough that neither reading nor fingerprinting waits for packing's bursts."""
+_PIECES_AHEAD: Final = 4
+"""Read but not yet placed, beside those that are being read: enough that neither reading nor fingerprinting waits for
+packing's bursts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +80,8 @@ class IngestOrder:
     """A folder for files that stand in for memory."""
     workers: int
     """Threads that compress and put; each holds a segment twice, 8 MiB."""
+    monotonic: Callable[[], float] = time.monotonic
+    """Seconds that only go forward."""
     go_on: GoOn = always
     claim: Callable[[Digest], None] = lambda _name: None
     """Called before a segment is put, from several threads: it may be about to be collected."""
@@ -199,16 +204,19 @@ class _Ingest:
         and both together were what an ingest waited for.
         """
         waiting: deque[Future[_Known | _Unknown]] = deque()
+        reader = self._order.reader
+        self._order.go_on()
+        threads = threads_for(_READ_THREADS, sounded(reader.read_at, reader.virtual_bytes, self._order.monotonic))
         with (
-            ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="read") as readers,
+            ThreadPoolExecutor(threads, thread_name_prefix="read") as readers,
             ThreadPoolExecutor(1, thread_name_prefix="fingerprint") as fingerprinter,
         ):
             try:
-                for index in touched_pieces(self._order.reader):
+                for index in touched_pieces(reader):
                     self._order.go_on()
-                    read = readers.submit(_read_piece, self._order.reader, index)
+                    read = readers.submit(_read_piece, reader, index)
                     waiting.append(fingerprinter.submit(self._compare, read))
-                    if len(waiting) >= _PIECES_AHEAD:
+                    if len(waiting) >= threads + _PIECES_AHEAD:
                         yield waiting.popleft().result()
                 while waiting:
                     yield waiting.popleft().result()

@@ -39,7 +39,7 @@ from imgstore.stores.metered import Metered, TrafficMeter
 from imgstore.testing.faulty import unreachable
 
 LEASE_SECONDS: Final = 30.0
-_ONE_BY_ONE: Final = Tuning(put_workers=1, copy_workers=1, scatter_workers=1, replicas_at_once=1)
+_ONE_BY_ONE: Final = Tuning(put_workers=1, copy_workers=1, scatter_workers=1, threads_max=1, replicas_at_once=1)
 """So that the same example takes the same steps."""
 _TICK: Final = timedelta(milliseconds=1)
 

@@ -318,7 +318,9 @@ def test_copies_keep_within_the_bandwidth_of_their_pair(
     monkeypatch.setattr(
         empty.locator, "_new_bucket", lambda bytes_per_second: TokenBucket(bytes_per_second, clock.monotonic)
     )
-    object.__setattr__(empty, "tuning", Tuning(copy_workers=1))  # threads that wait together would wait on this clock
+    object.__setattr__(
+        empty, "tuning", Tuning(copy_workers=1, threads_max=1)
+    )  # threads that wait together would wait on this clock
     pairs = Bandwidth(pairs={("southcentralus", "eastus"): limit})
     object.__setattr__(empty.regions, "bandwidth", pairs)
     monkeypatch.setattr(replicating, "_wait_a_while", lambda _stop, seconds: clock.wait(seconds))

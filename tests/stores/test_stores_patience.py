@@ -142,6 +142,35 @@ def test_retries_are_metered(faulty: Faulty, clock: ManualClock) -> None:
     assert traffic.requests == {"put": 3, "get": 4, "head": 1, "copy": 1, "delete": 1, "list": 1}
 
 
+def test_the_shortest_answer_tells_how_far_off_a_store_is(faulty: Faulty) -> None:
+    meter, ticks = TrafficMeter(), list[float]()
+    store = Metered(faulty, meter, lambda: ticks.pop(0))
+    assert meter.answer_seconds == 0
+
+    def took(seconds: float, call: Callable[[], object]) -> float:
+        """How far off it is by now, once `call` has taken so long."""
+        ticks[:] = [0.0, seconds]
+        call()
+        return meter.answer_seconds
+
+    assert took(0.9, lambda: store.put("b", b"x")) == pytest.approx(0.9)
+    assert took(0.5, lambda: store.get("b")) == pytest.approx(0.5)
+    assert took(0.7, lambda: store.get_range("b", 0, 1)) == pytest.approx(0.5)
+    assert took(0.4, lambda: list(store.list(""))) == pytest.approx(0.4)
+    assert took(0.3, lambda: store.head("b")) == pytest.approx(0.3)
+
+
+def test_what_fails_is_no_answer(faulty: Faulty, clock: ManualClock) -> None:
+    """A connection that is refused at once does not make a store a near one."""
+    meter = TrafficMeter()
+    store = Metered(faulty, meter, clock.monotonic)
+    faulty.script = [Fault()]
+    for call in (store.get, store.head, lambda key: list(store.list(key)), lambda key: store.put(key, b"")):
+        with pytest.raises(StoreError):
+            call("b")
+    assert meter.answer_seconds == 0
+
+
 def test_a_copy_through_us_is_metered_both_ways() -> None:
     with_zones = Zoned({zone: MemoryStore(zone) for zone in "123"})
     meter = TrafficMeter()

@@ -42,8 +42,8 @@ def order(manifest: Manifest, source: Any, target: Any, **changed: Any) -> CopyO
     return replace(made, **changed)
 
 
-def copied(made: CopyOrder) -> CopyReceipt:
-    return copy_segments(made, *to_send(made))
+def copied(made: CopyOrder, workers: int = 4) -> CopyReceipt:
+    return copy_segments(made, *to_send(made), workers=workers)
 
 
 def with_some(manifest: Manifest, source: Store, count: int) -> Store:
@@ -112,7 +112,7 @@ def test_only_what_is_missing_is_sent_after_a_failure(taken: tuple[Manifest, Sto
     target = Store()
     faulty = Faulty(target, [Fault(method="put", calls=frozenset({3}))])
     with pytest.raises(StoreUnreachable):
-        copied(order(manifest, source, faulty, workers=1))
+        copied(order(manifest, source, faulty), workers=1)
     sent = len(target.keys("put"))
     assert sent == 2
     receipt = copied(order(manifest, source, target))

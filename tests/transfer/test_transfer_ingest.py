@@ -1,5 +1,6 @@
 """A disk goes in and comes out byte for byte, whatever happens between."""
 
+import itertools
 import random
 import tempfile
 import threading
@@ -16,6 +17,7 @@ from transfer_disks import BLOCK, MIB, PIECE, PREFIX, Disk, Store, content, disk
 
 from imgstore.domain import keys
 from imgstore.domain.digests import digest_of, disk_digest
+from imgstore.domain.distance import THREADS_MAX
 from imgstore.domain.errors import ImageRefused, SourceChanged, StoreError, StoreFull, StoreUnreachable
 from imgstore.domain.sources import Extent
 from imgstore.segments.manifest import VIRTUAL_BYTES_MAX, Manifest, decode_manifest, piece_bytes
@@ -189,7 +191,7 @@ def test_a_tebibyte_of_holes_costs_nothing(tmp_path: Path) -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert len(source.reads) == 3
+    assert [length for _, length in source.reads if length > BLOCK] == [PIECE] * 3
     assert peak < 64 * MIB
     assert len(receipt.data) < 1000
     assert receipt.packed_bytes <= 3 * BLOCK + 16
@@ -240,6 +242,22 @@ def test_a_source_that_changed_is_never_published(first: Disk, tmp_path: Path) -
         take_in(source, slot(Store()), tmp_path, identity=before)
     assert caught.value.status == 409
     assert "stamp 2" in (caught.value.found or "")
+
+
+def test_a_source_that_is_far_off_is_read_in_more_places_at_once(tmp_path: Path) -> None:
+    together = threading.Barrier(THREADS_MAX)
+
+    class Far(Disk):
+        def read_at(self, offset: int, length: int) -> bytes:
+            if length > BLOCK:  # a piece, and no sounding
+                together.wait(timeout=20)
+            return super().read_at(offset, length)
+
+    blocks = {number * PIECE // BLOCK: number + 1 for number in range(THREADS_MAX)}
+    far = Far(THREADS_MAX * PIECE, blocks)
+    seconds = itertools.count(0.0, 1.0)
+    taken = take_in(far, slot(Store()), tmp_path, monotonic=lambda: next(seconds))
+    assert len(taken.manifest.pieces) == THREADS_MAX
 
 
 # Stores that fail.

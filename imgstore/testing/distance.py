@@ -1,0 +1,83 @@
+"""Ways that take their time: toxiproxy (https://github.com/Shopify/toxiproxy) between us and an engine.
+
+Each way is a TCP proxy that holds back what goes through it for half a round trip on either side. Bandwidth is left as
+it is; and so is the time until a connection is made, which a real distance would lengthen, too.
+"""
+
+import json
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from imgstore.testing.engines import S3Engine, find, run_server
+
+_STATES: Final = frozenset({"01", "06"})
+"""ESTABLISHED and TIME_WAIT in /proc/net/tcp, as the kernel's include/net/tcp_states.h numbers them: those that are open,
+and those that we closed in the last minute."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """One way to one engine."""
+
+    engine: S3Engine
+    """The engine at the near end of the way: to all who ask, it stands as far off as was said."""
+    _api: str
+    _name: str
+
+    def set_round_trip(self, seconds: float) -> None:
+        """From now on it is so far there and back."""
+        for side in ("upstream", "downstream"):
+            attributes = {"latency": round(seconds * 1000 / 2), "jitter": 0}
+            _ask(f"{self._api}/proxies/{self._name}/toxics/{side}", {"attributes": attributes})
+
+    def connections(self) -> int:
+        """How many were made to it, in a minute. Where all are kept, so many are in use at once at the most."""
+        port = urlsplit(self.engine.endpoint).port or 0
+        ending = f":{port:04X}"
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        return sum(row[2].endswith(ending) and row[3] in _STATES for row in rows)
+
+
+class Ways:
+    """Those of one toxiproxy."""
+
+    def __init__(self, api: str) -> None:
+        self._api = api
+        self._count = 0
+
+    def to(self, engine: S3Engine, round_trip_seconds: float = 0.0) -> Way:
+        """A new way to an engine."""
+        name = f"way-{self._count}"
+        self._count += 1
+        told = {"name": name, "listen": "127.0.0.1:0", "upstream": urlsplit(engine.endpoint).netloc, "enabled": True}
+        made = _ask(f"{self._api}/proxies", told)
+        for side in ("upstream", "downstream"):
+            toxic = {"name": side, "type": "latency", "stream": side, "attributes": {"latency": 0, "jitter": 0}}
+            _ask(f"{self._api}/proxies/{name}/toxics", toxic)
+        way = Way(engine=replace(engine, endpoint=f"http://{made['listen']}"), _api=self._api, _name=name)
+        way.set_round_trip(round_trip_seconds)
+        return way
+
+
+@contextmanager
+def start_toxiproxy(folder: Path) -> Iterator[Ways]:
+    """A toxiproxy process, its log in `folder`, ended with the block.
+
+    Raises:
+        EngineMissing: there is none, and no go to build it with.
+    """
+    found = find("toxiproxy")
+    with run_server(found, folder, lambda port: ("-host", "127.0.0.1", "-port", str(port)), ready="/version") as api:
+        yield Ways(api)
+
+
+def _ask(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})  # noqa: S310
+    with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310 - our own process on loopback
+        told: dict[str, Any] = json.loads(answer.read())
+    return told

@@ -1,0 +1,91 @@
+"""What is far off is asked for more at once: real servers behind a way that takes its time.
+
+How much at once is told by the connections that were made: each thread that waits for an answer holds one, and all are
+kept until the installation is closed.
+"""
+
+import filecmp
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imgstore.domain.distance import THREADS_MAX
+from imgstore.domain.geometry import MIB
+from imgstore.operations.installation import Installation
+from imgstore.testing.distance import Way, Ways
+from imgstore.testing.engines import S3Engine
+from imgstore.testing.installations import audit, export, publish, retarget
+from imgstore.testing.scenes import Scene, on_minio
+
+ROUND_TRIP_SECONDS = 0.1
+CONNECTIONS_MIN, CONNECTIONS_MAX = 8, THREADS_MAX + 2
+"""More than near by, where five threads put; of those that are allowed, as many as the processors have work for."""
+BOTH = ["southcentralus", "eastus"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sites:
+    """Two regions with one disk of 24 segments between them."""
+
+    scene: Scene
+    far: S3Engine
+    """The engine of eastus, from close by."""
+    way: Way
+    """To that engine."""
+    disk: Path
+
+
+@pytest.fixture
+def sites(tmp_path: Path, minio_cluster: Callable[[int], tuple[S3Engine, ...]], ways: Ways) -> Sites:
+    near, far, other = minio_cluster(3)
+    way = ways.to(far)
+    scene = on_minio(tmp_path / "scene", [near, way.engine, other], tmp_path.name.replace("_", "-"), zoned=False)
+    scene.prepare()
+    disk = scene.expected["1.0.0"] = tmp_path / "disk.raw"
+    disk.write_bytes(np.random.default_rng(5).bytes(96 * MIB))
+    return Sites(scene=scene, far=far, way=way, disk=disk)
+
+
+@contextmanager
+def counted(sites: Sites) -> Iterator[Installation]:
+    """The installation, with a long way to eastus; afterwards, whether it was filled."""
+    sites.way.set_round_trip(ROUND_TRIP_SECONDS)
+    before = sites.way.connections()
+    with sites.scene.open() as installation:
+        yield installation
+        made = sites.way.connections() - before
+        assert CONNECTIONS_MIN <= made <= CONNECTIONS_MAX
+        sites.way.set_round_trip(0)
+        audit(installation)
+
+
+def test_a_copy_and_an_export_fill_a_far_way(sites: Sites, tmp_path: Path) -> None:
+    with sites.scene.open() as installation:
+        publish(installation, sites.disk, targets=BOTH[:1])
+    with counted(sites) as installation:
+        retarget(installation, BOTH)
+    with counted(sites) as installation:
+        export(installation, tmp_path / "out.raw", location="eastus")
+    assert filecmp.cmp(tmp_path / "out.raw", sites.disk, shallow=False)
+
+
+def test_an_ingest_fills_a_far_way(sites: Sites) -> None:
+    with counted(sites) as installation:
+        publish(installation, sites.disk, targets=BOTH[1:], location="eastus")
+
+
+def test_a_source_is_read_through_a_far_way(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = sites.far.make_bucket(sites.disk.parent.name.replace("_", "-"))
+    client = sites.far.client()
+    client.upload_file(str(sites.disk), bucket, "disk.raw")
+    client.close()
+    environ = sites.scene.settings["environ"]
+    for name, value in environ.items():  # a source's credentials are the process's own
+        monkeypatch.setenv(name, value)
+    environ["IMGSTORE_SOURCE_S3_ENDPOINT"] = sites.way.engine.endpoint
+    with counted(sites) as installation:
+        publish(installation, f"s3://{bucket}/disk.raw", targets=BOTH[:1])
