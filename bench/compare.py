@@ -48,12 +48,16 @@ class Change:
         return f"{self.name}: {self.was:g} -> {self.now:g}, {word}"
 
 
+_NOT_COMPARED = {"choices"}
+"""Its ratios tell of ways that imgstore does not go."""
+
+
 def case_ratios(results: Mapping[str, Result]) -> dict[str, float]:
     """The ratio figures of results, by case and name; none of quick runs."""
     return {
         f"{case}.{name}": figure.value
         for case, result in results.items()
-        if not result.quick
+        if not result.quick and case not in _NOT_COMPARED
         for name, figure in result.figures.items()
         if figure.unit is Unit.RATIO
     }

@@ -80,10 +80,24 @@ class Gallery:
     installation: Installation
     name: str
 
-    def publish(self, version: str, disk: Path, targets: Sequence[str] = (SOURCE_REGION,)) -> Finished:
-        """Publishes a disk in the source region and brings it to all of `targets`, spelt as the command line does."""
-        source = "--os-vhd-uri", disk, "--location", SOURCE_REGION
-        return self._version("create", version, *source, "--target-regions", *targets)
+    def publish(
+        self,
+        version: str,
+        disk: Path | str,
+        targets: Sequence[str] | None = None,
+        *,
+        region: str = SOURCE_REGION,
+    ) -> Finished:
+        """Publishes a disk in a region and brings it to all of `targets`, spelt as the command line does.
+
+        Args:
+            version: its name.
+            disk: a file, or where else it is, as --os-vhd-uri takes it.
+            targets: with the region among them; None is that alone.
+            region: where it is taken in.
+        """
+        source = "--os-vhd-uri", disk, "--location", region
+        return self._version("create", version, *source, "--target-regions", *(targets or [region]))
 
     def retarget(self, version: str, targets: Sequence[str]) -> Finished:
         """Gives a version other target regions, all of them, and waits until it is there."""

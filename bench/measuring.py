@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from bench.disks import GIB, MIB
+from bench.disks import GIB, MIB, data_extents
 from bench.engines import Bucket, Site
 from bench.installation import Gallery, Installation
 from bench.peers import Peer, Place, Roll
@@ -172,6 +172,18 @@ def warm(path: Path) -> None:
         buffer = bytearray(8 * MIB)
         while file.readinto(buffer):
             pass
+
+
+def real_pieces(disk: Path, count: int, piece_bytes: int) -> list[bytes]:
+    """The first `count` pieces of a disk's data."""
+    found = list[bytes]()
+    with disk.open("rb", buffering=0) as file:
+        for start, length in data_extents(file.fileno()):
+            for offset in range(start, start + length - piece_bytes + 1, piece_bytes):
+                found.append(os.pread(file.fileno(), piece_bytes, offset))
+                if len(found) == count:
+                    return found
+    return found
 
 
 @contextmanager

@@ -1,22 +1,27 @@
 """Figures that README.md and bench/README.md quote, each between marks that say which one it is.
 
 In the text a figure stands as ``<!-- bench:upload.upload_ratio -->9.1 x<!-- /bench -->``: the case, a dot, the figure's
-name. What stands between the marks must be what `results.show` makes of the figure in `bench/results`. The table of
-bench/README.md stands between ``<!-- bench-table -->`` and ``<!-- /bench-table -->`` and is `rows.table`.
+name. What stands between the marks must be what `results.show` makes of the figure in `bench/results`. A table stands
+between ``<!-- bench-table -->`` and ``<!-- /bench-table -->``, which is `rows.table`, or between ``<!-- choices-table -->``
+and its end, which is `choices.table`.
 """
 
 import argparse
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench import choices, rows
 from bench.results import Result, read_results, show
-from bench.rows import table
 
 README = Path(__file__).parent.parent / "README.md"
 DOCUMENTS = (README, Path(__file__).parent / "README.md")
-_TABLE = re.compile(r"(<!-- bench-table -->\n)(?P<text>.*?)(<!-- /bench-table -->)", re.DOTALL)
+_TABLES: Mapping[str, Callable[[Mapping[str, Result]], str]] = {
+    "bench-table": rows.table,
+    "choices-table": choices.table,
+}
+_TABLE = re.compile(r"(<!-- (?P<name>[a-z]+-table) -->\n)(?P<text>.*?)(<!-- /(?P=name) -->)", re.DOTALL)
 _QUOTED = re.compile(r"(<!-- bench:(?P<case>[\w-]+)\.(?P<figure>\w+) -->)(?P<text>.*?)(<!-- /bench -->)", re.DOTALL)
 _OPENED = "<!-- bench:"
 
@@ -78,7 +83,7 @@ def faults(document: str, results: Mapping[str, Result]) -> Iterator[str]:
         if quotation.text != right:
             yield f"{name}: found {quotation.text!r}, expected {right!r}"
     for match in _TABLE.finditer(document):
-        if match["text"] != table(results):
+        if match["text"] != _TABLES[match["name"]](results):
             yield f"line {_line(document, match.start())}: the table is not what the results say"
 
 
@@ -89,7 +94,7 @@ def rewritten(document: str, results: Mapping[str, Result]) -> str:
         LookupError: it quotes a figure that the results do not have.
     """
     list(quotations(document))
-    document = _TABLE.sub(lambda match: match[1] + table(results) + match[3], document)
+    document = _TABLE.sub(lambda match: match[1] + _TABLES[match["name"]](results) + match[4], document)
     return _QUOTED.sub(lambda match: match[1] + expected(match["case"], match["figure"], results) + match[5], document)
 
 

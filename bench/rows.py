@@ -21,6 +21,7 @@ FOUR_PACKED_BYTES = 827_285_504
 """Of these, the blocks that no version before has."""
 DENSE_BYTES = {"dense": 8 << 30, "dense-short": 2 << 30}
 TARGETS = 3
+FAR_MS = 80
 CORES = 2
 """Of the machine that all results are of."""
 
@@ -167,6 +168,38 @@ ROWS = (
             ),
         ),
         reason="three engines and imgstore share two cores; the peers are rclone and mc, which move the holes too",
+    ),
+    *(
+        Row(
+            job=f"{words}, {FAR_MS} ms there and back",
+            figure=f"distance.imgstore_{job}_{FAR_MS}_seconds",
+            goal=f"distance.{job}_{FAR_MS}_ratio",
+            limit=Slowest(steps=steps),
+            reason=f"{requests} one after another, and sixteen segments under way at once; {peer}",
+        )
+        for job, words, steps, requests, peer in (
+            (
+                "across",
+                "v2 into another region",
+                (
+                    Step(rate="engine_get_rate", amount=V2_STORED_BYTES),
+                    Step(rate="engine_put_rate", amount=V2_STORED_BYTES),
+                ),
+                "ten requests",
+                "the peer is rclone",
+            ),
+            (
+                "out",
+                "v2 from a region as a raw file",
+                (
+                    Step(rate="engine_get_rate", amount=V2_STORED_BYTES),
+                    Step(rate="segment_decode_rate", amount=V2_CONTENT_BYTES),
+                    Step(rate="disk_write_rate", amount=V2_CONTENT_BYTES),
+                ),
+                "two requests",
+                "the peer is s5cmd, whose file is not synced",
+            ),
+        )
     ),
     Row(
         job="twenty disks at once, from one replica",

@@ -19,9 +19,9 @@ from urllib.parse import urlsplit
 import numpy as np
 from blake3 import blake3
 
-from bench.disks import BLOCK_BYTES, GIB, MIB, DiskName, data_extents, raw_path
+from bench.disks import BLOCK_BYTES, GIB, MIB, DiskName, raw_path
 from bench.engines import Bucket
-from bench.measuring import Case, Found, Samples, World, new_file
+from bench.measuring import Case, Found, Samples, World, new_file, real_pieces
 from bench.processes import run_timed
 from bench.results import Door, Unit
 from imgstore.segments.codec import HEADER_BYTES, EncodedSegment, decode_accepted, encode_segment
@@ -35,7 +35,7 @@ def measure_limits(world: World) -> Found:
     samples = world.samples()
     data = np.random.default_rng(5).bytes(PIECE_BYTES)
     pieces = world.sized(2 * GIB, 32 * MIB) // PIECE_BYTES
-    real = _real_pieces(raw_path(world.disks, DiskName.V2), world.sized(64, 4))
+    real = real_pieces(raw_path(world.disks, DiskName.V2), world.sized(64, 4), PIECE_BYTES)
     segments = [_encode(piece) for piece in real]
     for _ in range(world.rounds):
         for name, seconds, done in (
@@ -147,18 +147,6 @@ def _disk_read(world: World, data: bytes, pieces: int) -> float:
         with path.open("rb", buffering=0) as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             return _seconds(lambda: [file.read(PIECE_BYTES) for _ in range(pieces)])
-
-
-def _real_pieces(disk: Path, count: int) -> list[bytes]:
-    """The first `count` pieces of a disk's data."""
-    found = list[bytes]()
-    with disk.open("rb", buffering=0) as file:
-        for start, length in data_extents(file.fileno()):
-            for offset in range(start, start + length - PIECE_BYTES + 1, PIECE_BYTES):
-                found.append(os.pread(file.fileno(), PIECE_BYTES, offset))
-                if len(found) == count:
-                    return found
-    return found
 
 
 def _engine(bucket: Bucket, data: bytes, pieces: int) -> list[tuple[str, float, int]]:

@@ -12,6 +12,8 @@ from bench.__main__ import TOOLS, main
 from bench.api import ApiSize, serving, serving_plainly
 from bench.cases import CASES
 from bench.catalog import PAGE_ITEMS, REPLICAS, CatalogSize, furnished, page_statements, pages, percentile
+from bench.choices import CHOICES
+from bench.choices import table as choices_table
 from bench.database import connected, fetched, reader, timed_reads, turns_per_second
 from bench.measuring import Samples, at_once, best, in_turn
 from bench.peers import PEERS
@@ -120,6 +122,35 @@ def test_an_upload_from_end_to_end(tmp_path: Path) -> None:
     assert made.figures["imgstore_upload_stored_bytes"].value < 40 << 20
     assert "upload_ratio" in made.figures
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+def test_distance_from_end_to_end(tmp_path: Path) -> None:
+    require("minio")
+    require("toxiproxy")
+    words = "--quick", "--peers", "boto3", "--results", str(tmp_path / "results"), "--scratch", str(tmp_path)
+    assert main(["distance", *words]) == 0
+    figures = read_result(tmp_path / "results/distance.json").figures
+    jobs = "near", "into", "across", "out", "source"
+    assert set(figures) == {f"imgstore_{job}_{trip}_seconds" for job in jobs for trip in (0, 20)}
+    assert all(figures[f"imgstore_{job}_20_seconds"].value > 0.020 for job in jobs[1:])
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+def test_choices_from_end_to_end(tmp_path: Path) -> None:
+    require("minio")
+    assert main(["choices", "--quick", "--results", str(tmp_path / "results"), "--scratch", str(tmp_path)]) == 0
+    made = read_result(tmp_path / "results/choices.json")
+    measured = {name for name in made.figures if name.endswith("_rate")}
+    possible = {f"{choice.name}_{way}_rate" for choice in CHOICES for way in choice.ways}
+    assert possible - measured <= {"copy_reflink_rate"}, "which needs root and mkfs.xfs"
+    assert measured <= possible
+    assert all(made.figures[name].value > 0 for name in measured)
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+    told = choices_table({"choices": dataclasses.replace(made, quick=False)})
+    assert told.count("\n") == 2 + len(CHOICES)
+    assert show(made.figures["segment_mib_8_rate"]) in told
+    assert "not measured" not in told.replace("a reflink: not measured", "")
+    assert "not measured" in choices_table({"choices": made}), "a quick run proves nothing"
 
 
 def test_the_api_from_end_to_end(tmp_path: Path) -> None:
