@@ -12,7 +12,7 @@ from typing import Final
 NEAR_SECONDS: Final = 0.010
 """What answers within it is near: more threads would only take turns on the same processors."""
 THREADS_MAX: Final = 16
-"""Each holds a segment or a piece, so distance never costs more than 64 MiB of bodies, 128 where they are compressed."""
+"""Each holds a segment or a piece: 64 MiB of bodies for a replica, a disk or a source, 128 where they are compressed."""
 
 _SOUNDINGS: Final = 2
 """The first may have to make a connection."""
