@@ -9,7 +9,9 @@ from imgstore.operations import regions as operations
 from imgstore.wire.reports import region_json, zone_json
 from imgstore.wire.text import Json
 
-_ZONES = columns(Region="region", Zone="zone", Store="store", Ready="ready", Problem="problem")
+_ZONES = columns(
+    Region="region", Zone="zone", Store="store", Ready="ready", AnswerSeconds="answerSeconds", Problem="problem"
+)
 _names = click.argument("names", nargs=-1, metavar="[REGION]...")
 
 
@@ -41,7 +43,7 @@ def list_() -> Json:
 @regions.command(table=_ZONES, example="imgstore regions check westus2 -o table")
 @_names
 def check(names: tuple[str, ...]) -> Answer:
-    """Try every zone: does it answer, is its bucket there, is it ours?
+    """Try every zone: does it answer, after how long, is its bucket there, is it ours?
 
     The exit code is 1 if a zone is not ready.
     """

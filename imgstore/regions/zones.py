@@ -1,10 +1,11 @@
 """A zone with its store: what lets it be used, looks at it, and makes it ready."""
 
 import os
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,9 @@ class ZoneReport:
     """It bears the mark of this installation, region and zone."""
     properties: StoreProperties | None
     """What the store promises; None where nobody has asked it yet."""
+    answer_seconds: float | None = field(default=None, compare=False)
+    """How long it took to read the mark, over a connection that stood: about one way there and back. None where it bears
+    none."""
     problem: str | None = None
     """What keeps the zone from being used, and what to do about it; None where nothing does."""
 
@@ -85,7 +89,7 @@ class OpenedZone(ABC):
     def close(self) -> None:
         """Give back what the store holds."""
 
-    def look(self) -> ZoneReport:
+    def look(self, monotonic: Callable[[], float] = time.monotonic) -> ZoneReport:
         """What there is, changing nothing."""
         report = ZoneReport(
             region=self.mark.region,
@@ -98,9 +102,11 @@ class OpenedZone(ABC):
         )
         try:
             report = replace(report, bucket_exists=self.exists())
+            began = monotonic()
             mark = self.found_mark() if report.bucket_exists else None
             if mark is None:
                 return replace(report, problem=self._unready())
+            report = replace(report, answer_seconds=monotonic() - began)
             self.mark.check(mark, where=self.store.name)
         except StoreError as error:
             return replace(report, reachable=not isinstance(error, StoreUnreachable), problem=_told(error))

@@ -177,6 +177,7 @@ def zone_json(report: "ZoneReport") -> Json:
         "reachable": report.reachable,
         "bucketExists": report.bucket_exists,
         "marked": report.marked,
+        "answerSeconds": None if report.answer_seconds is None else round(report.answer_seconds, 4),
         "properties": None if report.properties is None else _properties_json(report.properties),
         "problem": report.problem,
     }

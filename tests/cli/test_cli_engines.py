@@ -89,6 +89,7 @@ def test_the_main_job_on_a_minio_a_region(
     assert refused.exit_code == 1
     assert "imgstore regions init" in refused.output  # no bucket was made behind anyone's back
     assert {zone["bucketExists"] for zone in terminal.ok("regions init")} == {True}
+    assert all(0 < zone["answerSeconds"] < 60 for zone in terminal.ok("regions check"))
 
     made = terminal.ok(create.format(version="1.0.0", uri=first, location="here"))
     assert made["properties"]["provisioningState"] == "Succeeded"

@@ -15,10 +15,11 @@ import pytest
 
 from imgstore.domain.distance import THREADS_MAX
 from imgstore.domain.geometry import MIB
+from imgstore.operations import regions
 from imgstore.operations.installation import Installation
 from imgstore.testing.distance import Way, Ways
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.installations import audit, export, publish, retarget
+from imgstore.testing.installations import ADMIN, audit, export, publish, retarget
 from imgstore.testing.scenes import Scene, on_minio
 
 ROUND_TRIP_SECONDS = 0.1
@@ -71,6 +72,14 @@ def test_a_copy_and_an_export_fill_a_far_way(sites: Sites, tmp_path: Path) -> No
     with counted(sites) as installation:
         export(installation, tmp_path / "out.raw", location="eastus")
     assert filecmp.cmp(tmp_path / "out.raw", sites.disk, shallow=False)
+
+
+def test_how_far_off_a_region_is_can_be_asked(sites: Sites) -> None:
+    sites.way.set_round_trip(ROUND_TRIP_SECONDS)
+    with sites.scene.open() as installation:
+        found = {each.region: each.answer_seconds or 0.0 for each in regions.check_regions(installation, ADMIN)}
+    assert found["eastus"] >= ROUND_TRIP_SECONDS
+    assert all(found["eastus"] > found[near] > 0 for near in ("southcentralus", "westus2"))
 
 
 def test_an_ingest_fills_a_far_way(sites: Sites) -> None:
