@@ -322,7 +322,8 @@ class Oracle:
     def _check_nothing_else(self) -> None:
         """Every zone holds what complete manifests name, the fingerprints that these name, and nothing else.
 
-        A segment that was packed twice is written down as the first work's, whose fingerprints may stay with it.
+        A segment that was packed twice is written down as the first work's, whose fingerprints may stay with it. And what
+        was deleted softly is left as it is until it is had back: a replica of it that was half made stays so.
         """
         wanted: dict[Path, set[str]] = {}
         allowed: dict[Path, set[str]] = {}
@@ -338,6 +339,9 @@ class Oracle:
                     decoded = self.decoded(each)
                     works = {*(decoded.works if decoded else ()), *(packed_by[name] for name in each.segments)}
                     allowed.setdefault(folder, set()).update(f"fingerprints/{work}" for work in works)
+        for slot_uid, keys in self._left_half_made():
+            for _, folder in self.folders(self.history.slots[slot_uid]):
+                allowed.setdefault(folder, set()).update(keys)
         there: dict[Path, set[str]] = {}
         for zone in sorted((self.home / "regions").glob("*/zone-*")):
             for path in zone.rglob("*"):
@@ -354,6 +358,17 @@ class Oracle:
             assert named <= lies, f"{folder}: {sorted(named - lies)} are missing"
         scratch = [path for path in (self.home / "scratch").rglob("*") if path.is_file()]
         assert scratch == [], f"{scratch} were left"
+
+    def _left_half_made(self) -> Iterator[tuple[str, set[str]]]:
+        """The slot of each replica that stays half made because its version is softly deleted, and the keys of its objects."""
+        rows = self.ask(
+            "SELECT m.slot_uid, m.owner_uid, m.body_key, m.segment_ids FROM manifests m"
+            " JOIN versions v ON v.uid = m.owner_uid WHERE NOT m.complete AND v.soft_deleted_at IS NOT NULL"
+        )
+        names = dict(self.ask("SELECT id, name FROM segments"))
+        for slot_uid, owner, body_key, ids in rows:
+            segments = {segment_key(names[number]) for number in memoryview(ids).cast("I")}
+            yield slot_uid, {f"manifests/{owner}/os", body_key, *segments}
 
     def cost(self, until: datetime) -> Decimal:
         """What all came to, by bytes and seconds."""
