@@ -25,6 +25,11 @@ class WorkKind(StrEnum):
     """A version leaves a slot that may be given it again: by one process alone, since a late delete of its manifest would
     hit the next one. Writes nothing into the slot, so it has no object there."""
 
+    @property
+    def writes(self) -> bool:
+        """Whether what lies in the slot may be on its way there by such a work."""
+        return self not in {WorkKind.EXPORT, WorkKind.REMOVAL}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:

@@ -250,7 +250,7 @@ def _read_zones(
 def _agree(installation: Installation, slot: Slot, store: Zoned, key: str) -> None:
     """Of an object that no row asks for, a zone missed a write: what two zones have, the third gets; else it goes.
 
-    While a work is open in the slot nothing goes: it may be on its way into the other zones at this moment.
+    While a work that writes is open in the slot nothing goes: it may be on its way into the other zones at this moment.
     """
     accept = codec.named(keys.segment_name(key)) if keys.is_segment_key(key) else None
     copies = store.copies(key, accept)
@@ -260,7 +260,7 @@ def _agree(installation: Installation, slot: Slot, store: Zoned, key: str) -> No
         store.restore(key, copies.body, [*copies.wrong, *copies.absent])
     elif copies.right or copies.wrong:
         with installation.catalog.reading() as facts:
-            if facts.works.list_open(slot.uid):
+            if any(work.kind.writes for work in facts.works.list_open(slot.uid)):
                 return
         store.withdraw(key, [*copies.right, *copies.wrong])
     store.settle(key)
