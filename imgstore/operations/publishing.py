@@ -44,7 +44,7 @@ from imgstore.transfer.checking import check_assembly
 from imgstore.transfer.ingest import IngestOrder, ingest, same_source, touched_pieces
 from imgstore.transfer.receipts import IngestReceipt
 from imgstore.transfer.scatter import Damage, SegmentReader
-from imgstore.transfer.slots import SlotAccess
+from imgstore.transfer.slots import GoOn, SlotAccess
 
 PACKING_RULES: Final = "1"
 """Of comparing and packing. Raised when the same plan would make other segments than before."""
@@ -174,7 +174,7 @@ def _act(installation: Installation, publication: Publication, work: Work, lease
             scratch=Path(scratch),
             fingerprint_key=key,
             condemned=condemned,
-            present=_present(installation, publication, installation.access(slot), condemned),
+            present=_present(installation, publication, installation.access(slot), condemned, hold.go_on),
         )
         manifests = [taking.take(disk) for disk in in_order(publication.readers)]
         for disk, reader in publication.readers.items():
@@ -349,7 +349,7 @@ def claim_one(installation: Installation, slot: Slot, condemned: frozenset[Diges
 
 
 def _present(
-    installation: Installation, publication: Publication, access: SlotAccess, condemned: frozenset[Digest]
+    installation: Installation, publication: Publication, access: SlotAccess, condemned: frozenset[Digest], go_on: GoOn
 ) -> dict[Digest, int]:
     """The slot's segments as the store lists them now; of a replica that was complete before, those that read back right.
 
@@ -364,7 +364,8 @@ def _present(
         rows = facts.manifests.of_replica(publication.version.uid, slot.uid)
         ids = named_by(row for row in rows if facts.manifests.is_complete(row.uid))
         names = [segment.name for segment in facts.segments.rows(slot.key.pool_uid, ids)]
-    for name in condemned | access.damaged(names):
+    workers = installation.threads(installation.tuning.copy_workers, slot.key.region)
+    for name in condemned | access.damaged(names, workers=workers, go_on=go_on):
         present.pop(name, None)
     return present
 

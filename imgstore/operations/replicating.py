@@ -297,7 +297,8 @@ def _act(
             moved=counter.moved,
             damages=damages,
         )
-        absent, missing = to_send(order)
+        looking = installation.threads(installation.tuning.copy_workers, slot.key.region)
+        absent, missing = to_send(order, workers=looking)
         counter.total = sum(absent.values())
         counter.begin()
         if missing:

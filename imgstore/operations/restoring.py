@@ -59,11 +59,12 @@ def _recomplete(installation: Installation, replica: Replica, rows: Sequence[Man
         facts.replicas.move(replica.uid, ReplicaState.REPLICATING)
         write_version_state(facts, version)
     try:
-        with at_work(installation, slot, lease):
+        with at_work(installation, slot, lease) as hold:
             access = installation.access(slot)
             for row in rows:
                 access.object(row.body_key, intact(row.digest))
-            damaged = access.damaged(names)
+            workers = installation.threads(installation.tuning.copy_workers, slot.key.region)
+            damaged = access.damaged(names, workers=workers, go_on=hold.go_on)
             if damaged:
                 raise _still_damaged(slot, len(damaged))
             complete_replica(installation, lease=lease, line=line, version=version, replica=replica, manifests=rows)

@@ -132,7 +132,8 @@ def _check_whole(installation: Installation, replica: Replica, origins: Mapping[
     slot = replica.slot
     with installation.catalog.reading() as facts:
         names = [each.name for each in facts.segments.rows(slot.key.pool_uid, named_by(origins.values()))]
-    damaged = installation.access(slot).damaged(names)
+    access = installation.access(slot)
+    damaged = access.damaged(names, workers=installation.threads(installation.tuning.copy_workers, slot.key.region))
     if damaged:
         raise ObjectCorrupt(
             f"{len(damaged)} segments of a Shallow image version are damaged, and it has no other replica.",

@@ -41,14 +41,15 @@ class CopyOrder:
     """Filled with what a source should have served and could not."""
 
 
-def to_send(order: CopyOrder) -> tuple[dict[Digest, int], frozenset[Digest]]:
+def to_send(order: CopyOrder, *, workers: int = 4) -> tuple[dict[Digest, int], frozenset[Digest]]:
     """What is to be sent, and which of that the catalog wrongly held to be there (rules.md, rule 4).
 
     A segment counts as there when the store shows it now, in the recorded length: by a listing of the slot or by a look
-    at each, whichever needs fewer requests. What was condemned counts as absent, and is not missed.
+    at each, whichever needs fewer requests. What was condemned counts as absent, and is not missed. Of a target that is
+    distrusted each is read, by so many threads at once.
     """
     if order.distrusted:
-        damaged = order.target.damaged(order.segments) | order.condemned
+        damaged = order.target.damaged(order.segments, workers=workers, go_on=order.go_on) | order.condemned
         return {name: order.segments[name] for name in sorted(damaged)}, frozenset()
     if len(order.segments) <= ceil_div(order.target_objects + 1, _LISTED_AT_ONCE):
         absent = {name: size for name, size in order.segments.items() if not order.target.has_segment(name, size)}

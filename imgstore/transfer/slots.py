@@ -10,6 +10,7 @@ from imgstore.domain.errors import ObjectCorrupt, ObjectNotFound
 from imgstore.segments import codec
 from imgstore.segments.manifest import Manifest, decode_manifest, intact, manifest_digest
 from imgstore.stores.interface import Body, ObjectInfo, ObjectStore
+from imgstore.transfer.bounded import Bounded
 
 GoOn: TypeAlias = Callable[[], None]
 """Called before each request; raises where nothing further is to be begun."""
@@ -60,9 +61,22 @@ class SlotAccess:
         except ObjectNotFound:
             return False
 
-    def damaged(self, names: Iterable[Digest]) -> frozenset[Digest]:
-        """Those of the segments that are not there or do not match their name, found by reading each whole."""
-        return frozenset(name for name in names if not self._serves(name))
+    def damaged(self, names: Iterable[Digest], *, workers: int, go_on: GoOn = always) -> frozenset[Digest]:
+        """Those of the segments that are not there or do not match their name, found by reading each whole.
+
+        Args:
+            names: which.
+            workers: threads; each holds one body of up to 4 MiB.
+            go_on: called before each is read.
+        """
+
+        def look(name: Digest) -> Digest | None:
+            go_on()
+            return None if self._serves(name) else name
+
+        with Bounded(workers, workers * 2, "look") as pool:
+            looked = [pool.submit(look, name) for name in names]
+        return frozenset(name for future in looked if (name := future.result()) is not None)
 
     def _serves(self, name: Digest) -> bool:
         try:

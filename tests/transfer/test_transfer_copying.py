@@ -11,8 +11,9 @@ import pytest
 from transfer_disks import PREFIX, Store, disk, put_together, slot, take_in
 
 from imgstore.domain import keys
-from imgstore.domain.errors import ObjectCorrupt, ObjectNotFound, StoreUnreachable
+from imgstore.domain.errors import LeaseLost, ObjectCorrupt, ObjectNotFound, StoreUnreachable
 from imgstore.segments.manifest import Manifest
+from imgstore.stores.interface import Accept
 from imgstore.testing.faulty import Fault, Faulty, Kind, flip_first_bit
 from imgstore.transfer.bounded import Bounded
 from imgstore.transfer.copying import CopyOrder, copy_segments, to_send
@@ -105,6 +106,39 @@ def test_a_distrusted_target_is_read(taken: tuple[Manifest, Store]) -> None:
     assert set(absent) == {bad, manifest.segments.name(4)}
     copied(made)
     assert put_together(manifest, slot(target)) == SOURCE.whole()
+
+
+def test_a_distrusted_target_is_read_in_several_places_at_once(taken: tuple[Manifest, Store]) -> None:
+    manifest, source = taken
+    workers = len(manifest.segments)
+    together = threading.Barrier(workers)
+
+    class Far(Store):
+        def get(self, key: str, accept: Accept | None = None) -> bytes:
+            together.wait(timeout=20)
+            return super().get(key, accept)
+
+    target = Far()
+    for name, body in ((each, source.get(key(each))) for each in sizes(manifest)):
+        target.put(key(name), body)
+    made = order(manifest, source, target, lacking=frozenset(), target_objects=workers, distrusted=True)
+    assert to_send(made, workers=workers) == ({}, frozenset())
+
+
+def test_no_more_of_a_distrusted_target_is_read_once_it_may_not_go_on(taken: tuple[Manifest, Store]) -> None:
+    manifest, source = taken
+    target, left = with_some(manifest, source, 4), [2]
+
+    def go_on() -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise LeaseLost("Lost.", hint="none")
+
+    target.asked.clear()
+    made = order(manifest, source, target, lacking=frozenset(), target_objects=5, distrusted=True, go_on=go_on)
+    with pytest.raises(LeaseLost):
+        to_send(made, workers=1)
+    assert len(target.keys("get")) == 2
 
 
 def test_only_what_is_missing_is_sent_after_a_failure(taken: tuple[Manifest, Store]) -> None:
