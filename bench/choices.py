@@ -41,8 +41,6 @@ PIECE_BYTES = 4 * MIB
 PUT_THREADS = 5
 DICTIONARY_BYTES = 112_640
 """As zstd's own command line makes them (its manual, --maxdict)."""
-KNOWN_BLOCKS = 1 << 20
-"""What a base of 4 GiB has."""
 PIECES_ASKED = 200
 """So many of v2 hold data."""
 WRITE_THREADS = 4
@@ -62,6 +60,8 @@ class Stage:
     """Empty, on that engine."""
     folder: Path
     """Empty too."""
+    known_blocks: int
+    """Of a base: a million is what one of 4 GiB has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,16 +144,16 @@ def _segment(piece: bytes) -> Any:
 
 
 @contextmanager
-def _looking_up(_stage: Stage) -> Iterator[Mapping[str, Way]]:
+def _looking_up(stage: Stage) -> Iterator[Mapping[str, Way]]:
     rng = np.random.default_rng(7)
-    known = rng.bytes(KNOWN_BLOCKS * FINGERPRINT_BYTES)
+    known = rng.bytes(stage.known_blocks * FINGERPRINT_BYTES)
     blocks = PIECE_BYTES // BLOCK_BYTES
     half = blocks // 2 * FINGERPRINT_BYTES
     asked = [known[at : at + half] + rng.bytes(half) for at in range(0, PIECES_ASKED * half, half)]
     did = Did(amount=len(asked) * blocks)
 
     def sorted_columns() -> Did:
-        entries = SortedEntries(from_bytes(known), np.arange(KNOWN_BLOCKS, dtype=np.uint32))
+        entries = SortedEntries(from_bytes(known), np.arange(stage.known_blocks, dtype=np.uint32))
         for piece in asked:
             entries.find(from_bytes(piece))
         return did

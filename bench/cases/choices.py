@@ -12,7 +12,7 @@ from bench.results import Door, Unit, ratio
 
 def measure_choices(world: World) -> Found:
     samples = world.samples()
-    count = world.sized(64, 8)
+    count = world.sized(64, 4)
     rng = np.random.default_rng(5)
     folder = world.scratch / "choices"
     folder.mkdir()
@@ -21,6 +21,7 @@ def measure_choices(world: World) -> Found:
         random=[rng.bytes(PIECE_BYTES) for _ in range(count)],
         engine=world.site.source.engine,
         bucket=world.bucket("choices").name,
+        known_blocks=world.sized(1 << 20, 1 << 17),
         folder=folder,
     )
     for choice in CHOICES:

@@ -43,7 +43,7 @@ class _Sides:
 
 def measure_distance(world: World) -> Found:
     samples, disk = world.samples(), raw_path(world.disks, DiskName.V2)
-    trips = world.sized(ROUND_TRIPS_MS, ROUND_TRIPS_MS[:2])
+    trips = world.sized(ROUND_TRIPS_MS, ROUND_TRIPS_MS[1:2])
     with start_toxiproxy(world.scratch / "toxiproxy") as ways:
         way = ways.to(world.site.regions[1].engine)
         sides = _sides(world, [replace(each, engine=way.engine) for each in world.site.regions[1:]], disk)
