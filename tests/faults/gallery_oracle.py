@@ -207,7 +207,9 @@ class Oracle:
         right = 0
         for zone, folder in zones:
             path = folder / key
-            if (slot.region, zone) in self.down or self._right(path, key, size):
+            if (slot.region, zone) in self.down:
+                right += 1  # what was hurt there before stays hurt
+            elif self._right(path, key, size):
                 right += 1
                 self.hurt.discard(path)
             else:
