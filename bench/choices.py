@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from botocore.config import Config
 from bench.disks import BLOCK_BYTES, MIB
 from bench.results import Figure, Result, show
 from imgstore.formats.output import PendingFile
-from imgstore.segments.codec import HEADER_BYTES, encode_segment
+from imgstore.segments.codec import HEADER_BYTES, EncodedSegment, encode_segment
 from imgstore.segments.fingerprints import FINGERPRINT_BYTES, fingerprint_blocks, from_bytes
 from imgstore.segments.index import SortedEntries
 from imgstore.stores.directory import DirectoryStore
@@ -122,7 +122,7 @@ def _sampling(stage: Stage) -> Iterator[Mapping[str, Way]]:
     amount = sum(map(len, stage.random))
 
     def sampled() -> Did:
-        return Did(amount=amount, kept_bytes=sum(len(_segment(piece).body) for piece in stage.random))
+        return Did(amount=amount, kept_bytes=sum(len(encoded(piece).body) for piece in stage.random))
 
     def whole() -> Did:
         kept = 0
@@ -136,7 +136,8 @@ def _sampling(stage: Stage) -> Iterator[Mapping[str, Way]]:
     yield {"sample": sampled, "whole": whole}
 
 
-def _segment(piece: bytes) -> Any:
+def encoded(piece: bytes) -> EncodedSegment:
+    """A piece as a segment of its own."""
     return encode_segment(bytearray(HEADER_BYTES) + piece, len(piece) // BLOCK_BYTES)
 
 
@@ -241,7 +242,7 @@ def _segment_sizes(stage: Stage) -> Iterator[Mapping[str, Way]]:
 
 @contextmanager
 def _requests(stage: Stage) -> Iterator[Mapping[str, Way]]:
-    bodies = [bytes(_segment(piece).body) for piece in stage.real]
+    bodies = [bytes(encoded(piece).body) for piece in stage.real]
     store = _store(stage)
 
     def through(put: Callable[[str, bytes], object]) -> Way:
@@ -302,7 +303,7 @@ def _bodies(stage: Stage) -> Iterator[Mapping[str, Way]]:
 
     yield {
         "view": put(memoryview),
-        "copy": put(lambda piece: HEADER_BYTES.to_bytes(16, "little") + piece),
+        "copy": put(lambda piece: bytes(HEADER_BYTES) + piece),
     }
 
 
@@ -326,8 +327,8 @@ _FICLONE = 0x40049409
 @contextmanager
 def _copies(stage: Stage) -> Iterator[Mapping[str, Way]]:
     """On a file system that can share extents, where one can be mounted."""
-    with ExitStack() as stack:
-        folder = stack.enter_context(_mounted_xfs(stage.folder)) or stage.folder
+    with _mounted_xfs(stage.folder) as mounted:
+        folder = mounted or stage.folder
         store = DirectoryStore(folder / "store")
         for number, piece in enumerate(stage.random):
             store.put(f"from/{number}", piece)
@@ -355,7 +356,7 @@ def _copies(stage: Stage) -> Iterator[Mapping[str, Way]]:
             "through_us": copied(store.copy_within),
             "copy_file_range": copied(durably(lambda old, new: os.copy_file_range(old, new, PIECE_BYTES))),
         }
-        if folder is not stage.folder:
+        if mounted:
             ways["reflink"] = copied(durably(lambda old, new: fcntl.ioctl(new, _FICLONE, old)))
         yield ways
 

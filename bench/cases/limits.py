@@ -19,15 +19,15 @@ from urllib.parse import urlsplit
 import numpy as np
 from blake3 import blake3
 
+from bench.choices import PIECE_BYTES, encoded
 from bench.disks import BLOCK_BYTES, GIB, MIB, DiskName, raw_path
 from bench.engines import Bucket
 from bench.measuring import Case, Found, Samples, World, new_file, real_pieces
 from bench.processes import run_timed
 from bench.results import Door, Unit
-from imgstore.segments.codec import HEADER_BYTES, EncodedSegment, decode_accepted, encode_segment
+from imgstore.segments.codec import EncodedSegment, decode_accepted
 from imgstore.segments.fingerprints import fingerprint_blocks
 
-PIECE_BYTES = 4 * MIB
 THREADS = 4
 
 
@@ -36,7 +36,7 @@ def measure_limits(world: World) -> Found:
     data = np.random.default_rng(5).bytes(PIECE_BYTES)
     pieces = world.sized(2 * GIB, 32 * MIB) // PIECE_BYTES
     real = real_pieces(raw_path(world.disks, DiskName.V2), world.sized(64, 4), PIECE_BYTES)
-    segments = [_encode(piece) for piece in real]
+    segments = [encoded(piece) for piece in real]
     for _ in range(world.rounds):
         for name, seconds, done in (
             ("disk_write", _disk_write(world, data, pieces), pieces * PIECE_BYTES),
@@ -44,7 +44,7 @@ def measure_limits(world: World) -> Found:
             ("memory_copy", _seconds(lambda: _copy(data, pieces)), pieces * PIECE_BYTES),
             ("blake3", _seconds(lambda: [blake3(data).digest() for _ in range(pieces)]), pieces * PIECE_BYTES),
             ("blake3_blocks", _seconds(lambda: _hash_blocks(data, pieces)), pieces * PIECE_BYTES),
-            ("segment_encode", _threaded(_encode, real), sum(map(len, real))),
+            ("segment_encode", _threaded(encoded, real), sum(map(len, real))),
             ("segment_decode", _threaded(_decode, segments), sum(map(len, real))),
             *_engine(world.bucket("limits"), data, pieces),
         ):
@@ -111,10 +111,6 @@ def _hash_blocks(data: bytes, pieces: int) -> None:
     view, every = memoryview(data), np.arange(len(data) // BLOCK_BYTES)
     for _ in range(pieces):
         fingerprint_blocks(view, every, bytes(32))
-
-
-def _encode(piece: bytes) -> EncodedSegment:
-    return encode_segment(bytearray(HEADER_BYTES) + piece, len(piece) // BLOCK_BYTES)
 
 
 def _decode(segment: EncodedSegment) -> None:

@@ -1,16 +1,35 @@
-"""A source read from its beginning to its end, some of it ahead."""
+"""Ahead: what is begun before it is wanted, and a source read so from its beginning to its end."""
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final
+from typing import Final, TypeVar
 
 from imgstore.domain.distance import sounded, threads_for
 from imgstore.domain.geometry import PIECE_BYTES
 from imgstore.domain.sources import ByteSource
 
 _THREADS: Final = 2
+_T = TypeVar("_T")
+
+
+def in_order(futures: Iterable[Future[_T]], ahead: int) -> Iterator[_T]:
+    """What the futures give, in their order; at most `ahead` of them are begun and not yet handed out.
+
+    Who stops early, or meets an error, leaves none of the others to begin.
+    """
+    waiting: deque[Future[_T]] = deque()
+    try:
+        for future in futures:
+            waiting.append(future)
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def read_through(source: ByteSource, monotonic: Callable[[], float] = time.monotonic) -> Generator[tuple[int, bytes]]:
@@ -22,21 +41,14 @@ def read_through(source: ByteSource, monotonic: Callable[[], float] = time.monot
         as `ByteSource.read_at`.
     """
     threads = threads_for(_THREADS, sounded(source.read_at, source.file_bytes, monotonic))
-    waiting: deque[tuple[int, Future[bytes]]] = deque()
+
+    def read(at: int, length: int) -> tuple[int, bytes]:
+        return at, source.read_at(at, length)
+
     with ThreadPoolExecutor(threads, thread_name_prefix="ahead") as pool:
-        try:
-            for extent in source.extents():
-                for at in range(extent.offset, extent.end, PIECE_BYTES):
-                    waiting.append((at, pool.submit(source.read_at, at, min(PIECE_BYTES, extent.end - at))))
-                    if len(waiting) > threads:
-                        yield _done(waiting.popleft())
-            while waiting:
-                yield _done(waiting.popleft())
-        finally:
-            for _, future in waiting:
-                future.cancel()
-
-
-def _done(read: tuple[int, Future[bytes]]) -> tuple[int, bytes]:
-    at, future = read
-    return at, future.result()
+        reads = (
+            pool.submit(read, at, min(PIECE_BYTES, extent.end - at))
+            for extent in source.extents()
+            for at in range(extent.offset, extent.end, PIECE_BYTES)
+        )
+        yield from in_order(reads, threads + 1)

@@ -16,7 +16,6 @@ where it stood, and puts only what the slot does not list.
 import mmap
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -34,6 +33,7 @@ from imgstore.domain.distance import sounded, threads_for
 from imgstore.domain.errors import ImageRefused, ObjectCorrupt, ObjectNotFound, SourceChanged
 from imgstore.domain.geometry import BLOCK_BYTES, PIECE_BLOCKS, PIECE_BYTES, SEGMENT_BLOCKS, round_up
 from imgstore.domain.sources import DiskReader, SourceIdentity
+from imgstore.formats.ahead import in_order
 from imgstore.segments.codec import encode_segment
 from imgstore.segments.fingerprints import Fingerprints, FingerprintsWriter, Indexes, fingerprint_blocks
 from imgstore.segments.index import NOWHERE, ZERO, ImageIndex, Locations
@@ -203,7 +203,6 @@ class _Ingest:
         One thread fingerprints; a second one would make it slower. But it is not the one that packs: that has as much to do,
         and both together were what an ingest waited for.
         """
-        waiting: deque[Future[_Known | _Unknown]] = deque()
         reader = self._order.reader
         self._order.go_on()
         threads = threads_for(_READ_THREADS, sounded(reader.read_at, reader.virtual_bytes, self._order.monotonic))
@@ -211,18 +210,13 @@ class _Ingest:
             ThreadPoolExecutor(threads, thread_name_prefix="read") as readers,
             ThreadPoolExecutor(1, thread_name_prefix="fingerprint") as fingerprinter,
         ):
-            try:
+
+            def begun() -> Iterator[Future[_Known | _Unknown]]:
                 for index in touched_pieces(reader):
                     self._order.go_on()
-                    read = readers.submit(_read_piece, reader, index)
-                    waiting.append(fingerprinter.submit(self._compare, read))
-                    if len(waiting) >= threads + _PIECES_AHEAD:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+                    yield fingerprinter.submit(self._compare, readers.submit(_read_piece, reader, index))
+
+            yield from in_order(begun(), threads + _PIECES_AHEAD)
 
     def _compare(self, read: Future[_Piece]) -> _Known | _Unknown:
         """The piece, once it is read, beside the bases' at its place."""
