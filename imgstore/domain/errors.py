@@ -24,6 +24,7 @@
     ├── StoreError                    503  the store could not do it
     │   ├── ObjectNotFound (KeyError)      no object of that key
     │   ├── StoreUnreachable               no answer, or an answer that trying again may mend
+    │   │   └── ExistenceUnknown           the zones that answer disagree whether there is an object
     │   ├── StoreDenied                    the store refused the credentials
     │   ├── StoreFull                      no room left
     │   ├── StoreMismatch                  the bucket or folder belongs to something else
@@ -240,6 +241,12 @@ class StoreUnreachable(StoreError):
 
     code = "StoreUnreachable"
     retryable = True
+
+
+class ExistenceUnknown(StoreUnreachable):
+    """Nobody can tell whether an object exists: the zones that answer disagree, and another one does not answer."""
+
+    code = "ExistenceUnknown"
 
 
 class StoreDenied(StoreError):

@@ -44,7 +44,7 @@ from imgstore.transfer.checking import check_assembly
 from imgstore.transfer.ingest import IngestOrder, ingest, same_source, touched_pieces
 from imgstore.transfer.receipts import IngestReceipt
 from imgstore.transfer.scatter import Damage, SegmentReader
-from imgstore.transfer.slots import GoOn, SlotAccess
+from imgstore.transfer.slots import GoOn, SegmentListing, SlotAccess
 
 PACKING_RULES: Final = "1"
 """Of comparing and packing. Raised when the same plan would make other segments than before."""
@@ -174,7 +174,7 @@ def _act(installation: Installation, publication: Publication, work: Work, lease
             scratch=Path(scratch),
             fingerprint_key=key,
             condemned=condemned,
-            present=_present(installation, publication, installation.access(slot), condemned, hold.go_on),
+            listing=_listing(installation, publication, installation.access(slot), condemned, hold.go_on),
         )
         manifests = [taking.take(disk) for disk in in_order(publication.readers)]
         for disk, reader in publication.readers.items():
@@ -207,7 +207,7 @@ class _Taking:
     scratch: Path
     fingerprint_key: bytes
     condemned: frozenset[Digest]
-    present: dict[Digest, int]
+    listing: SegmentListing
     """The slot's segments as listed, and those that came since."""
     os_disk: Manifest | None = None
     """Once it is in: what a data disk repeats of it is not stored twice."""
@@ -238,7 +238,7 @@ class _Taking:
             return None
         table = manifest.segments
         named = zip(table.all_names(), table.stored_bytes.tolist(), strict=True)
-        return (row, manifest) if all(self.present.get(name) == size for name, size in named) else None
+        return (row, manifest) if all(self.listing.present.get(name) == size for name, size in named) else None
 
     def _taken(self, disk: str) -> tuple[ManifestRow, Manifest]:
         installation, slot = self.installation, self.publication.replica.slot
@@ -253,7 +253,7 @@ class _Taking:
         except ObjectCorrupt:
             distrust(installation, slot, access, unreadable(segments.damages))
             raise
-        self.present |= {each.name: each.stored_bytes for each in receipt.segments}
+        self.listing.present.update({each.name: each.stored_bytes for each in receipt.segments})
         self.packed_bytes += receipt.packed_bytes
         return self._record(disk, receipt), receipt.manifest
 
@@ -280,7 +280,7 @@ class _Taking:
             reader=self.publication.readers[disk],
             identity=_identity(self.work.plan, disk),
             bases=bases if self.os_disk is None else [*bases, self.os_disk],
-            present=self.present,
+            listing=self.listing,
             fingerprint_key=self.fingerprint_key,
             scratch=self.scratch,
             workers=installation.threads(installation.tuning.put_workers, slot.key.region),
@@ -348,9 +348,9 @@ def claim_one(installation: Installation, slot: Slot, condemned: frozenset[Diges
         claim(installation, slot, [name])
 
 
-def _present(
+def _listing(
     installation: Installation, publication: Publication, access: SlotAccess, condemned: frozenset[Digest], go_on: GoOn
-) -> dict[Digest, int]:
+) -> SegmentListing:
     """The slot's segments as the store lists them now; of a replica that was complete before, those that read back right.
 
     What is condemned counts as absent.
@@ -358,16 +358,14 @@ def _present(
     Such a replica is here because it was found damaged, and a damaged segment has the right length in a listing. Left
     out here, it is sent again.
     """
-    present = access.segments()
+    listing = access.segments()
     slot = publication.replica.slot
     with installation.catalog.reading() as facts:
         rows = facts.manifests.of_replica(publication.version.uid, slot.uid)
         ids = named_by(row for row in rows if facts.manifests.is_complete(row.uid))
         names = [segment.name for segment in facts.segments.rows(slot.key.pool_uid, ids)]
     workers = installation.threads(installation.tuning.copy_workers, slot.key.region)
-    for name in condemned | access.damaged(names, workers=workers, go_on=go_on):
-        present.pop(name, None)
-    return present
+    return listing.without(condemned | access.damaged(names, workers=workers, go_on=go_on))
 
 
 def segment_rows(receipt: IngestReceipt) -> list[SegmentRow]:

@@ -226,7 +226,7 @@ def _read_zones(
 
     def look(each: _Wanted) -> int:
         copies = store.copies(prefix + each.key, each.accept)
-        lacking = [*copies.wrong, *copies.absent]
+        lacking = [] if copies.unknown else [*copies.wrong, *copies.absent]
         if copies.silent:
             found.problem = f"zone {', '.join(copies.silent)} does not answer: what it has is not known"
         if lacking:

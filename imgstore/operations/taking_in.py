@@ -113,7 +113,7 @@ def _act(
                 reader=reader,
                 identity=identity,
                 bases=base_manifests(installation, slot, work.plan["bases"]),
-                present={name: size for name, size in access.segments().items() if name not in condemned},
+                listing=access.segments().without(condemned),
                 fingerprint_key=key,
                 scratch=Path(scratch),
                 workers=installation.threads(installation.tuning.put_workers, slot.key.region),

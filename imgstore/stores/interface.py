@@ -72,6 +72,9 @@ class ObjectInfo:
     checksum: str | None
     """A full-object checksum that the store itself keeps, "ALGORITHM:base64"; None where it keeps none or the call does
     not tell (a listing usually does not)."""
+    certain: bool = True
+    """False in a listing of three zones, if nobody can tell whether the object exists: one zone has a copy, and another
+    zone does not answer or missed a write of the key. Neither presence nor absence may be concluded (invariant Z10)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +144,10 @@ class Lists(Describes, Protocol):
     """A store that tells of many objects."""
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Every object whose key starts with `prefix`, in the order of their keys. Read-after-write consistent."""
+        """Every object whose key starts with `prefix`, in the order of their keys. Read-after-write consistent.
+
+        An object whose existence is unknown is listed too, as not `certain`.
+        """
         ...
 
 

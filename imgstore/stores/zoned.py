@@ -10,8 +10,8 @@ put, delete     To all zones at once; two must take it, else the error. What lan
 a missed one    A note ``repairs/<zone>/<hash of key>`` in the zones that took it, before the write is acknowledged.
 get             From any zone whose bytes are accepted. Absent when all that answer were asked and two have nothing.
 head            Two zones decide. One has it, one has not, one does not answer: nobody can tell, so an error.
-list            The three listings merged. A key that only one of the zones that answer has is left out: it is not known
-                to exist, and to put it again does no harm.
+list            The three listings merged. If all zones answer, a key that only one zone has is left out: the object does
+                not exist. If a zone does not answer or missed a write of the key, such a key is listed as not `certain`.
 only_if_absent  head, then put: not exclusive, as `atomic_create` says.
 copy_within     get and put, so that a damaged copy in one zone does not breed.
 ==============  =====================================================================================================
@@ -35,13 +35,13 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import groupby
 from typing import Final, TypeAlias, TypeVar
 
 from imgstore.domain.digests import digest_of
-from imgstore.domain.errors import ObjectCorrupt, ObjectNotFound, StoreError, StoreUnreachable
+from imgstore.domain.errors import ExistenceUnknown, ObjectCorrupt, ObjectNotFound, StoreError, StoreUnreachable
 from imgstore.domain.keys import REPAIRS
 from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, StoreProperties, batches, checked_key
 from imgstore.stores.refusals import absent, damaged, taken
@@ -106,6 +106,11 @@ class ZoneCopies:
     """Those that do not answer: what they have is not known."""
     read_bytes: int
     """From all zones together."""
+
+    @property
+    def unknown(self) -> bool:
+        """Whether a zone that does not answer may hold the only right copy."""
+        return self.body is None and bool(self.silent) and len(self.absent) < QUORUM
 
 
 def _note_key(zone: str, key: str) -> str:
@@ -212,7 +217,9 @@ class Zoned:
             have, wrong = have | more, wrong | more_wrong
         if len(have) >= QUORUM:
             return _latest(have.values())
-        raise absent(self.name, key) if _gone(wrong) >= QUORUM else self._too_few(key, wrong)
+        if _gone(wrong) >= QUORUM:
+            raise absent(self.name, key)
+        raise self._unknown(key, have, wrong) if have else self._too_few(key, wrong)
 
     def _ask(self, zones: Sequence[str], key: str) -> tuple[dict[str, ObjectInfo], dict[str, StoreError]]:
         wrong = self._disbelieved(zones, key)
@@ -246,8 +253,9 @@ class Zoned:
             if len(zones) < ZONES and (failed or len(have) < QUORUM):
                 yield None
             self._check_listing(prefix, failed)
-            if len(have) >= QUORUM and not key.startswith(REPAIRS):
-                yield _latest(have)
+            silent = sum(zone in failed or self._notes.name(zone, key) for zone in self._zones)
+            if have and len(have) + silent >= QUORUM and not key.startswith(REPAIRS):
+                yield replace(_latest(have), certain=len(have) >= QUORUM)
         if len(zones) < ZONES and failed:
             yield None
         self._check_listing(prefix, failed)
@@ -478,6 +486,17 @@ class Zoned:
                 self._rests.judge(zone, error)
                 failed[zone] = error
         return done, failed
+
+    def _unknown(self, key: str, have: Iterable[str], wrong: Mapping[str, StoreError]) -> ExistenceUnknown:
+        """Return the error for a key that one zone has, while no second zone confirms or denies it."""
+        return ExistenceUnknown(
+            f"Nobody can tell whether '{key}' exists.",
+            found=f"a copy in zone {', '.join(have)}; "
+            + "; ".join(f"zone {zone}: {error.message}" for zone, error in sorted(wrong.items())),
+            expected=f"{QUORUM} of the {ZONES} zones that agree",
+            hint="bring the zone back that does not answer, then run the same command again",
+            target=key,
+        )
 
     def _too_few(self, key: str, wrong: Mapping[str, StoreError]) -> StoreError:
         """The error of a call for which too few zones could be had: retryable if one of theirs is."""

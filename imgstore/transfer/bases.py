@@ -1,6 +1,6 @@
 """What a new disk is compared with: the manifests of its bases and the fingerprints of their segments."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from imgstore.domain.geometry import BLOCK_BYTES
 from imgstore.segments.fingerprints import PackedSegment, decode_fingerprints, fingerprint_blocks
 from imgstore.segments.index import BaseIndex
 from imgstore.segments.manifest import Column, Manifest, Runs, SegmentTable, WorkRef
-from imgstore.transfer.slots import GoOn, SlotAccess, always
+from imgstore.transfer.slots import GoOn, SegmentListing, SlotAccess, always
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class Bases:
         self,
         slot: SlotAccess,
         manifests: Sequence[Manifest],
-        present: Mapping[Digest, int],
+        listing: SegmentListing,
         *,
         key: bytes,
         scratch: Path,
@@ -43,8 +43,9 @@ class Bases:
         Args:
             slot: where the bases and their segments lie.
             manifests: the bases.
-            present: the slot's segments as the store lists them now. A segment that is not among them, or has another
-                length than recorded, is not built upon: its blocks will be found nowhere, and are packed again.
+            listing: the slot's segments as the store lists them now. A segment that is not among them, or has another
+                length than recorded, is not built upon: its blocks will be found nowhere, and are packed again. Only a
+                segment that certainly does not exist is reported as missing.
             key: the pool's fingerprint key.
             scratch: a folder for files that stand in for memory.
             go_on: called before each request.
@@ -53,37 +54,38 @@ class Bases:
         numbers: dict[Digest, int] = {}
         self._rows: list[tuple[int, int, WorkRef]] = []
         self._known: list[_Known] = []
-        missing: set[Digest] = set()
+        unusable: set[Digest] = set()
         for manifest in manifests:
             table = manifest.segments
             column = np.empty(len(table), dtype=np.int64)
             for index, name in enumerate(table.all_names()):
                 stored_bytes = int(table.stored_bytes[index])
-                if present.get(name) != stored_bytes:
-                    missing.add(name)
+                if listing.present.get(name) != stored_bytes:
+                    unusable.add(name)
                 if name not in numbers:
                     numbers[name] = len(numbers)
                     work = manifest.works[int(table.work[index])]
                     self._rows.append((int(table.blocks[index]), stored_bytes, work))
                 column[index] = numbers[name]
             self._known.append(_Known(manifest=manifest, numbers=column))
-        self._missing = missing
+        self._unusable = unusable
+        self._uncertain = listing.uncertain
         self._names = list(numbers)
         self._numbers = numbers
         self.index = BaseIndex.build(
             self._fingerprints(),
             entries=sum(
-                blocks for name, (blocks, _, _) in zip(numbers, self._rows, strict=True) if name not in missing
+                blocks for name, (blocks, _, _) in zip(numbers, self._rows, strict=True) if name not in unusable
             ),
             scratch=scratch,
         )
         # Only now is known which segments can't be built upon.
-        self._whole = [each for each in self._known if missing.isdisjoint(each.manifest.segments.all_names())]
+        self._whole = [each for each in self._known if unusable.isdisjoint(each.manifest.segments.all_names())]
 
     @property
     def missing(self) -> frozenset[Digest]:
         """Segments that a base names and the store does not have, or has damaged: an incident."""
-        return frozenset(self._missing)
+        return frozenset(self._unusable - self._uncertain)
 
     def __len__(self) -> int:
         """How many segments are numbered."""
@@ -121,7 +123,7 @@ class Bases:
         """Each numbered segment once, from the objects of the works, else from the segments themselves."""
         wanted: dict[WorkRef, set[Digest]] = {}
         for name, (_, _, work) in zip(self._names, self._rows, strict=True):
-            if name not in self._missing:
+            if name not in self._unusable:
                 wanted.setdefault(work, set()).add(name)
         for work, names in wanted.items():
             self._go_on()
@@ -134,7 +136,7 @@ class Bases:
                 try:
                     yield self._numbers[name], _rebuilt(self._slot, name, self._key)
                 except (ObjectNotFound, ObjectCorrupt):
-                    self._missing.add(name)
+                    self._unusable.add(name)
 
 
 def _stored(slot: SlotAccess, work: WorkRef) -> list[PackedSegment]:

@@ -45,19 +45,19 @@ def to_send(order: CopyOrder, *, workers: int = 4) -> tuple[dict[Digest, int], f
     """What is to be sent, and which of that the catalog wrongly held to be there (rules.md, rule 4).
 
     A segment counts as there when the store shows it now, in the recorded length: by a listing of the slot or by a look
-    at each, whichever needs fewer requests. What was condemned counts as absent, and is not missed. Of a target that is
-    distrusted each is read, by so many threads at once.
+    at each, whichever needs fewer requests. What was condemned counts as absent, and is not missed. A segment whose
+    existence is unknown is sent again, and is not missed either (invariant Z10). Of a target that is distrusted each is
+    read, by so many threads at once.
     """
     if order.distrusted:
         damaged = order.target.damaged(order.segments, workers=workers, go_on=order.go_on) | order.condemned
         return {name: order.segments[name] for name in sorted(damaged)}, frozenset()
-    if len(order.segments) <= ceil_div(order.target_objects + 1, _LISTED_AT_ONCE):
-        absent = {name: size for name, size in order.segments.items() if not order.target.has_segment(name, size)}
-    else:
-        present = order.target.segments()
-        absent = {name: size for name, size in order.segments.items() if present.get(name) != size}
+    few = len(order.segments) <= ceil_div(order.target_objects + 1, _LISTED_AT_ONCE)
+    listing = order.target.look_up(order.segments) if few else order.target.segments()
+    absent = {name: size for name, size in order.segments.items() if listing.present.get(name) != size}
     absent |= {name: order.segments[name] for name in order.condemned}
-    return absent, frozenset(name for name in absent if name not in order.lacking | order.condemned)
+    expected = absent.keys() - order.lacking - order.condemned
+    return absent, frozenset(expected - listing.uncertain)
 
 
 def copy_segments(

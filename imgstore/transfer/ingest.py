@@ -16,7 +16,7 @@ where it stood, and puts only what the slot does not list.
 import mmap
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -54,7 +54,7 @@ from imgstore.segments.packing import Blocks, Packer, locations_of, runs_of, to_
 from imgstore.transfer.bases import Bases
 from imgstore.transfer.bounded import Bounded
 from imgstore.transfer.receipts import IngestReceipt, SegmentReceipt
-from imgstore.transfer.slots import GoOn, SlotAccess, always
+from imgstore.transfer.slots import GoOn, SegmentListing, SlotAccess, always
 
 _READ_THREADS: Final = 2
 _PIECES_AHEAD: Final = 4
@@ -73,7 +73,7 @@ class IngestOrder:
     identity: SourceIdentity
     """Of the source when the plan was made; compared once more at the end."""
     bases: Sequence[Manifest]
-    present: Mapping[Digest, int]
+    listing: SegmentListing
     """The slot's segments as listed after the work was opened."""
     fingerprint_key: bytes
     scratch: Path
@@ -130,23 +130,19 @@ def ingest(order: IngestOrder) -> IngestReceipt:
         bases = Bases(
             order.slot,
             order.bases,
-            order.present,
+            order.listing,
             key=order.fingerprint_key,
             scratch=order.scratch,
             go_on=order.go_on,
         )
         # What can't be read is held to be absent: not built upon, told as missing, put again where the disk has it.
-        order = _without(order, bases.missing)
+        order = replace(order, listing=order.listing.without(bases.missing))
         try:
             return _Ingest(order, bases).run()
         except _BasesDamaged as damage:
-            order = _without(order, damage.names)
+            order = replace(order, listing=order.listing.without(damage.names))
         finally:
             bases.index.close()
-
-
-def _without(order: IngestOrder, names: frozenset[Digest]) -> IngestOrder:
-    return replace(order, present={name: size for name, size in order.present.items() if name not in names})
 
 
 class _BasesDamaged(Exception):
@@ -275,7 +271,7 @@ class _Ingest:
         order = self._order
         segment = encode_segment(buffer, blocks)
         stored_bytes = len(segment.body)
-        sent = order.present.get(segment.name) != stored_bytes
+        sent = order.listing.present.get(segment.name) != stored_bytes
         checksum = None
         if sent:
             order.claim(segment.name)

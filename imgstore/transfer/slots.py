@@ -1,12 +1,12 @@
 """A slot as the data plane sees it: a store and a prefix."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from imgstore.domain import keys
 from imgstore.domain.digests import Digest
-from imgstore.domain.errors import ObjectCorrupt, ObjectNotFound
+from imgstore.domain.errors import ExistenceUnknown, ObjectCorrupt, ObjectNotFound
 from imgstore.segments import codec
 from imgstore.segments.manifest import Manifest, decode_manifest, intact, manifest_digest
 from imgstore.stores.interface import Body, ObjectInfo, ObjectStore
@@ -18,6 +18,22 @@ GoOn: TypeAlias = Callable[[], None]
 
 def always() -> None:
     """The `GoOn` of one who holds no lease."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentListing:
+    """The segments of a slot, as the store lists them."""
+
+    present: dict[Digest, int]
+    """The stored bytes of each segment that exists, by name."""
+    uncertain: frozenset[Digest]
+    """Segments that may exist or not, because a zone does not answer. A writer sends them again; nobody reports them
+    as missing."""
+
+    def without(self, names: Collection[Digest]) -> "SegmentListing":
+        """Return the listing with `names` counted as absent."""
+        present = {name: size for name, size in self.present.items() if name not in names}
+        return SegmentListing(present=present, uncertain=self.uncertain.difference(names))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,20 +62,26 @@ class SlotAccess:
         """Store a segment so that it is confirmed: a store that checks no checksum is read back (rules.md, rule 4)."""
         return self._put_confirmed(keys.segment_key(name), body, codec.named(name))
 
-    def segments(self) -> dict[Digest, int]:
-        """The stored bytes of each segment in the slot, by name, as the store lists them now.
-
-        What else may lie there (a person's note, another tool's leavings) is no segment and is passed over.
-        """
+    def segments(self) -> SegmentListing:
+        """List the segments of the slot. Objects whose key is no segment's are ignored."""
         listing = self.store.list(self.prefix + keys.SEGMENTS)
-        return {keys.segment_name(info.key): info.stored_bytes for info in listing if keys.is_segment_key(info.key)}
+        infos = {keys.segment_name(info.key): info for info in listing if keys.is_segment_key(info.key)}
+        return SegmentListing(
+            present={name: info.stored_bytes for name, info in infos.items() if info.certain},
+            uncertain=frozenset(name for name, info in infos.items() if not info.certain),
+        )
 
-    def has_segment(self, name: Digest, stored_bytes: int) -> bool:
-        """Whether the store has that segment in that length now."""
-        try:
-            return self.store.head(self.prefix + keys.segment_key(name)).stored_bytes == stored_bytes
-        except ObjectNotFound:
-            return False
+    def look_up(self, names: Iterable[Digest]) -> SegmentListing:
+        """List those of the segments that exist, with one request for each."""
+        present, uncertain = dict[Digest, int](), set[Digest]()
+        for name in names:
+            try:
+                present[name] = self.store.head(self.prefix + keys.segment_key(name)).stored_bytes
+            except ObjectNotFound:
+                continue
+            except ExistenceUnknown:
+                uncertain.add(name)
+        return SegmentListing(present=present, uncertain=frozenset(uncertain))
 
     def damaged(self, names: Iterable[Digest], *, workers: int, go_on: GoOn = always) -> frozenset[Digest]:
         """Those of the segments that are not there or do not match their name, found by reading each whole.

@@ -4,6 +4,7 @@ A zone of the embedded default is taken down by putting a link to itself where i
 a volume that broke. Whatever fails must say so, leave nothing half visible, stop nobody else, and go on when told again.
 """
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ from imgstore.domain.geometry import MIB
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.operations import exporting
+from imgstore.operations.scrubbing import ScrubRequest, scrub
 from imgstore.stores import retrying
 from imgstore.testing import engines
 from imgstore.testing.disks import make_raw, sha256_of
@@ -40,6 +42,7 @@ from imgstore.testing.installations import (
     audit,
     audit_served,
     charges,
+    collect,
     delete,
     export,
     found_gallery,
@@ -112,6 +115,30 @@ def test_zrs_with_two_zones_lost_is_refused_and_heals(home: Path, stock: Stock, 
         assert view.version.provisioning_state is ProvisioningState.SUCCEEDED
         audit(installation)
         audit_served(installation, {"1.0.0": stock.first, "1.0.1": stock.second}, tmp_path)
+
+
+@pytest.mark.parametrize(("first", "then"), list(itertools.permutations("123", 2)))
+@pytest.mark.parametrize("targets", [["westus2=1=Standard_ZRS"], ["southcentralus", "westus2=1=Standard_ZRS"]])
+def test_zones_that_are_away_in_turn_degrade_no_replica(
+    tmp_path: Path, stock: Stock, targets: list[str], first: str, then: str
+) -> None:
+    """A zone that missed the first version and a zone that is away for the second one deny nothing (invariant Z10)."""
+    home = tmp_path / "home"
+    location = targets[0].split("=")[0]
+    with open_home(home) as installation:
+        found_gallery(installation)
+    with down(home, "westus2", first), open_home(home) as installation:
+        publish(installation, stock.first, "1.0.0", targets, location=location)
+    with down(home, "westus2", then), open_home(home) as installation:
+        publish(installation, stock.second, "1.0.1", targets, location=location)
+        assert set(states(show(installation, "1.0.0")).values()) == {COMPLETED}
+        scrubbed = scrub(installation, ADMIN, ScrubRequest())
+        assert not [each.unrepaired for each in scrubbed if each.unrepaired]
+        assert set(states(show(installation, "1.0.0")).values()) == {COMPLETED}
+        collect(installation)
+    with open_home(home) as installation:
+        audit_served(installation, {"1.0.0": stock.first, "1.0.1": stock.second}, tmp_path)
+        audit(installation)
 
 
 def test_a_lost_zones_folder_is_made_again_and_filled_by_the_next_writes(

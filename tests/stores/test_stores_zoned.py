@@ -6,7 +6,15 @@ from collections.abc import Iterator
 import pytest
 
 from imgstore.domain.digests import digest_of
-from imgstore.domain.errors import Conflict, ObjectCorrupt, ObjectNotFound, StoreDenied, StoreFull, StoreUnreachable
+from imgstore.domain.errors import (
+    Conflict,
+    ExistenceUnknown,
+    ObjectCorrupt,
+    ObjectNotFound,
+    StoreDenied,
+    StoreFull,
+    StoreUnreachable,
+)
 from imgstore.stores import MemoryStore, Missed, RepairNote, StoreProperties, Zoned
 from imgstore.testing.clock import ManualClock
 from imgstore.testing.faulty import Fault, Faulty, Kind
@@ -256,8 +264,37 @@ def test_a_listing_does_not_count_what_is_not_believed(region: Region) -> None:
     region.store.put(KEY, BODY)
     assert [info.stored_bytes for info in region.store.list("")] == [len(BODY)]
     region.zones["1"].die()
-    assert not list(region.open().list(""))
+    assert [(info.stored_bytes, info.certain) for info in region.open().list("")] == [(len(BODY), False)]
     assert region.open().get(KEY) == BODY
+
+
+def test_a_listing_does_not_deny_what_a_silent_zone_may_hold(region: Region) -> None:
+    """One zone missed the write, another does not answer: the object is listed, as not certain (invariant Z10)."""
+    region.zones["3"].die()
+    region.store.put(KEY, BODY)
+    region.zones["3"].heal()
+    region.zones["1"].die()
+    region.clock.advance(31)
+    assert [(info.key, info.certain) for info in region.open().list("segments/")] == [(KEY, False)]
+    with pytest.raises(ExistenceUnknown):
+        region.open().head(KEY)
+    region.zones["1"].heal()
+    assert [(info.key, info.certain) for info in region.open().list("segments/")] == [(KEY, True)]
+
+
+def test_a_listing_denies_what_one_zone_alone_has(region: Region) -> None:
+    region.memories["2"].put(KEY, BODY)
+    assert not list(region.store.list("segments/"))
+
+
+def test_copies_are_unknown_while_a_silent_zone_may_hold_the_right_one(region: Region) -> None:
+    region.memories["1"].put(KEY, b"damaged")
+    region.memories["2"].put(KEY, BODY)
+    assert not region.store.copies(KEY, lambda body: body == BODY).unknown
+    region.zones["2"].die()
+    assert region.store.copies(KEY, lambda body: body == BODY).unknown
+    region.memories["1"].delete([KEY])
+    assert not region.store.copies(KEY, lambda body: body == BODY).unknown  # two zones have no copy: there is none
 
 
 def test_what_is_written_again_is_believed_again(region: Region) -> None:
@@ -313,7 +350,8 @@ def test_a_resting_zone_is_asked_when_it_must(region: Region) -> None:
     region.zones["2"].die()
     region.store.put("k/2", BODY)
     assert region.holders("k/2") == "13"
-    assert [info.key for info in region.store.list("k/")] == ["k/2"]  # of k/1 one copy is left in reach
+    listed = {info.key: info.certain for info in region.store.list("k/")}
+    assert listed == {"k/1": False, "k/2": True}  # of k/1 one copy is left in reach
     assert region.store.get("k/1") == BODY
 
 

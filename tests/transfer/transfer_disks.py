@@ -135,7 +135,7 @@ def take_in(
         reader=source,
         identity=source.identity(),
         bases=list(bases),
-        present=target.segments(),
+        listing=target.segments(),
         fingerprint_key=KEY,
         scratch=scratch,
         workers=3,
