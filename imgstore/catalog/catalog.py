@@ -27,12 +27,15 @@ from imgstore.catalog.placements import Placements
 from imgstore.catalog.queue import Queue
 from imgstore.catalog.replicas import Replicas
 from imgstore.catalog.segments import Segments
+from imgstore.catalog.sequence import CatalogSequence
+from imgstore.catalog.settings import SharedSettings
 from imgstore.catalog.slots import Pools, Slots
 from imgstore.catalog.trust import Issuers, SigningKeys
 from imgstore.catalog.upgrade import bring_to_head
 from imgstore.catalog.versions import Versions
 from imgstore.catalog.workers import Workers
 from imgstore.catalog.works import Works
+from imgstore.catalog.zones import Zones
 from imgstore.domain.effects import Effects
 
 
@@ -42,6 +45,9 @@ class Facts:
     def __init__(self, session: Session) -> None:
         self._session = session
         self.installation = Installations(session)
+        self.sequence = CatalogSequence(session)
+        self.zones = Zones(session)
+        self.settings = SharedSettings(session)
         self.groups = Groups(session)
         self.galleries = Galleries(session)
         self.definitions = Definitions(session)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.repository import Repository
@@ -20,6 +20,10 @@ class InstallationRow:
     uid: str
     subscription: str
     created_at: datetime
+    outdated: str | None = None
+    """What showed that this catalog is older than its buckets; None while nothing does."""
+    keeps_unknown: bool = False
+    """An operator accepted an older catalog: objects that it does not know are never deleted."""
 
 
 class Installations(Repository):
@@ -33,11 +37,32 @@ class Installations(Repository):
         Raises:
             NotFound: `ensure` was never called on this catalog.
         """
-        table = schema.installation
-        row = self._session.first(select(table.c.uid, table.c.subscription, table.c.created_at))
-        if row is None:
+        found = self.find()
+        if found is None:
             raise self._never_started()
-        return InstallationRow(uid=row.uid, subscription=row.subscription, created_at=row.created_at)
+        return found
+
+    def find(self) -> InstallationRow | None:
+        """The installation; None where `ensure` was never called on this catalog."""
+        row = self._session.first(select(schema.installation))
+        if row is None:
+            return None
+        return InstallationRow(
+            uid=row.uid,
+            subscription=row.subscription,
+            created_at=row.created_at,
+            outdated=row.outdated,
+            keeps_unknown=row.keeps_unknown,
+        )
+
+    def mark_outdated(self, found: str) -> None:
+        """Record that this catalog is older than its buckets, and what showed it. The first finding stays."""
+        table = schema.installation
+        self._session.run(update(table).where(table.c.outdated.is_(None)).values(outdated=found))
+
+    def accept_outdated(self) -> None:
+        """Let this catalog be used as it is; from now on objects that it does not know are kept."""
+        self._session.run(update(schema.installation).values(outdated=None, keeps_unknown=True))
 
     def ensure(self, subscription: str | None) -> InstallationRow:
         """The installation, made now if it is not there; then `subscription` is its own, or a new one if None."""

@@ -3,6 +3,9 @@
 Who points at whom (``->`` is a foreign key, ``~>`` a uid without one, since what it names may go first)::
 
     installation     one row: who we are
+    checkpoints                                              numbers of the catalog's sequence that were given out
+    zones            ~> slots, by region and zone            which store each zone is
+    settings                                                 what all processes share
     groups           <- galleries, disks                     a group that still holds something cannot go
     pools            <- galleries, slots, segments           the scope of sameness; a gallery's, or a subscription's
     galleries        -> groups, pools
@@ -75,9 +78,10 @@ from imgstore.domain.sharing import SharingPermission
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState, ReplicaState, WorkState
 from imgstore.domain.works import WorkKind
+from imgstore.domain.zones import ZoneKind
 from imgstore.ledger.rows import ChargeKind
 
-REVISION: Final = "0016"
+REVISION: Final = "0017"
 """The head of migrations/versions. A catalog that stands at it opens without Alembic being imported."""
 
 # Names of constraints are fixed, so that a later migration can name what it drops on either engine.
@@ -136,7 +140,37 @@ installation = Table(
     Column("subscription", String, nullable=False),
     Column("hmac_key", LargeBinary, nullable=False),
     Column("created_at", Instant, nullable=False),
+    # What showed that the catalog is older than its buckets; null while nothing does.
+    Column("outdated", String),
+    # An operator accepted an older catalog: objects that it does not know are kept for ever.
+    Column("keeps_unknown", Boolean, nullable=False, server_default=false()),
     CheckConstraint("id = 1", name="single"),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("sequence", _SERIAL, primary_key=True),
+    Column("uid", String, nullable=False),
+)
+
+zones = Table(
+    "zones",
+    metadata,
+    Column("region", String, primary_key=True),
+    Column("zone", String, primary_key=True),
+    Column("uid", String, nullable=False),
+    Column("kind", OneOf(ZoneKind), nullable=False),
+    Column("place", String, nullable=False),
+    Column("recorded_at", Instant, nullable=False),
+)
+
+settings = Table(
+    "settings",
+    metadata,
+    Column("key", String, primary_key=True),
+    Column("value", JSON, nullable=False),
+    Column("set_at", Instant, nullable=False),
 )
 
 groups = Table(

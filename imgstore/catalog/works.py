@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, delete, select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.repository import Repository
+from imgstore.catalog.sequence import CatalogSequence
 from imgstore.domain.errors import Conflict, LeaseLost, WorkHeld
 from imgstore.domain.states import WorkState
 from imgstore.domain.works import Lease, Work, WorkKind
@@ -87,6 +88,8 @@ class Works(Repository):
     ) -> Lease:
         """Take the right to go on with a work: it is free, or its lease ran out, or it is the holder's own already.
 
+        A work that writes gets a checkpoint with it, which its holder puts into the slot before anything else.
+
         The token goes up at every call, so that an older lease of the same holder (a thread of it that hung) is fenced
         off as well.
 
@@ -112,7 +115,8 @@ class Works(Repository):
         now = self._session.now()
         if row.holder not in (None, holder) and row.lease_expires_at > now and not steal:
             raise _held(row)
-        lease = Lease(work_uid=work_uid, token=row.token + 1)
+        checkpoint = CatalogSequence(self._session).next() if row.kind.writes else None
+        lease = Lease(work_uid=work_uid, token=row.token + 1, checkpoint=checkpoint)
         self._set(
             _works.c.uid == work_uid,
             holder=holder,

@@ -1,11 +1,12 @@
 """A work: someone writes into a slot. Its row outlives crashes; its lease does not (rules.md, rules 1 to 5)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from imgstore.domain.checkpoints import Checkpoint
 from imgstore.domain.states import WorkState
 
 
@@ -61,6 +62,8 @@ class Lease:
 
     work_uid: str
     token: int
+    checkpoint: Checkpoint | None = field(default=None, compare=False)
+    """What the holder puts into the slot before it writes there; None for a work that writes nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
