@@ -16,7 +16,7 @@ from imgstore.catalog import Catalog
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.limits import DEFAULT_PRESET, PRESETS, Limits, read_limits
-from imgstore.domain.progress import Subscriber, silent
+from imgstore.domain.progress import Subscriber, guard, silent
 from imgstore.operations.holding import LEASE_SECONDS, LeaseKeeper
 from imgstore.operations.installation import Installation, Tuning
 from imgstore.regions import Locator, Regions, load_regions
@@ -137,7 +137,7 @@ def _opened(
                 environ=settings.environ,
                 tuning=settings.tuning,
                 limits=limits,
-                subscriber=subscriber,
+                subscriber=guard(subscriber),
             )
         finally:
             keeper.close()

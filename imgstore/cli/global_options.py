@@ -5,7 +5,9 @@ context's `meta`, which the contexts of one line share, and the rightmost wins.
 """
 
 import os
+import pwd
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,6 +16,7 @@ import click
 from click.core import ParameterSource
 
 import imgstore
+from imgstore.domain.errors import InvalidInput
 
 if TYPE_CHECKING:
     from jmespath.parser import ParsedResult
@@ -42,10 +45,10 @@ class Globals:
     output: str | None = None
     """None where nobody asked for a form: JSON, but for what is told to people."""
     query: "ParsedResult | None" = None
-    home: Path
-    """The data folder."""
+    home: Path | None
+    """The data folder; None where nothing tells which. What needs one asks `data_home`."""
     home_given: bool
-    """Somebody chose `home`; else it is the default one."""
+    """Somebody chose it; else it is the default one."""
     regions: Path | None = None
     database: str | None = None
     subscription: str | None = None
@@ -57,6 +60,28 @@ class Globals:
     verbose: bool = False
     debug: bool = False
 
+    @property
+    def data_home(self) -> Path:
+        """The data folder.
+
+        Raises:
+            InvalidInput: neither the line nor the environment names one, and the user has no home directory.
+        """
+        if self.home is None:
+            raise InvalidInput(
+                "There is no data folder.",
+                found="no --home, no IMGSTORE_HOME, no XDG_DATA_HOME, and no home directory of this user",
+                expected="a folder that this user may write",
+                hint="give one with --home or IMGSTORE_HOME",
+                target="home",
+            )
+        return self.home
+
+
+def is_set(ctx: click.Context, flag: str) -> bool:
+    """Whether the line sets a flag, as far as it has been read."""
+    return bool(ctx.meta.get(_META + flag, False))
+
 
 def of(ctx: click.Context, environ: Mapping[str, str] = os.environ) -> Globals:
     """The global options as given so far, else as the environment has them; an empty variable counts as unset."""
@@ -67,13 +92,13 @@ def of(ctx: click.Context, environ: Mapping[str, str] = os.environ) -> Globals:
     return Globals(
         output=given.get("output"),
         query=given.get("query"),
-        home=Path(home).expanduser() if home else _data_home(environ),
+        home=_expanded(home) if home else _data_home(environ),
         home_given=bool(home),
-        regions=Path(regions).expanduser() if regions else None,
+        regions=_expanded(regions) if regions else None,
         database=given.get("database") or environ.get("IMGSTORE_DATABASE") or None,
         subscription=given.get("subscription") or environ.get("IMGSTORE_SUBSCRIPTION") or None,
         server=given.get("server") or environ.get("IMGSTORE_SERVER") or None,
-        authorities=Path(authorities).expanduser() if authorities else None,
+        authorities=_expanded(authorities) if authorities else None,
         only_show_errors=given.get("only_show_errors", False),
         verbose=given.get("verbose", False),
         debug=given.get("debug", False),
@@ -145,7 +170,37 @@ def _version(ctx: click.Context, _param: click.Parameter, value: bool) -> None: 
         ctx.exit()
 
 
-def _data_home(environ: Mapping[str, str]) -> Path:
+def _data_home(environ: Mapping[str, str]) -> Path | None:
     """By the XDG Base Directory Specification 0.8: a relative XDG_DATA_HOME is to be ignored."""
     data = Path(environ.get("XDG_DATA_HOME", ""))
-    return (data if data.is_absolute() else Path.home() / ".local" / "share") / "imgstore"
+    if data.is_absolute():
+        return data / "imgstore"
+    user = _user_home(environ)
+    return None if user is None else user / ".local" / "share" / "imgstore"
+
+
+def _user_home(environ: Mapping[str, str]) -> Path | None:
+    """The user's home directory: HOME, unless it is empty or relative, or what passwd has of the user, who may be unknown."""
+    home = environ.get("HOME", "")
+    if not home:
+        with suppress(KeyError):
+            home = pwd.getpwuid(os.getuid()).pw_dir
+    return Path(home) if Path(home).is_absolute() else None
+
+
+def _expanded(path: str) -> Path:
+    """The path with a leading ``~`` replaced.
+
+    Raises:
+        InvalidInput: nothing tells whose home directory is meant.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InvalidInput(
+            f"The path {path} cannot be used.",
+            found="no home directory of that user",
+            expected="a path without ~, or a user who has a home directory",
+            hint="write the path in full, or set HOME",
+            target=path,
+        ) from error

@@ -10,13 +10,14 @@ import sys
 import time
 import traceback
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import click
 
 from imgstore.cli import global_options
 from imgstore.cli.command import Group, Lazy
-from imgstore.domain.errors import ImgstoreError, NotFound
+from imgstore.cli.standard_streams import ReportStream, UnwrittenResult, drop_output, prepare_streams
+from imgstore.domain.errors import ImgstoreError, NotFound, OutputError
 
 # numpy's BLAS starts a thread a core that spins for its work. There is none: this is a fifth of a short command's CPU.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -78,9 +79,9 @@ class Root(Group):
             click.echo("\ninterrupted; nothing is half visible; the same command goes on", err=True)
             ctx.exit(130)
         except Exception as error:  # noqa: BLE001 - the outermost frame: a person sits behind it
-            _tell(error, debug=global_options.of(ctx).debug)
+            _tell(error, debug=global_options.is_set(ctx, "debug"))
             ctx.exit(3 if isinstance(error, NotFound) else 1)
-        if global_options.of(ctx).verbose:
+        if global_options.is_set(ctx, "verbose"):
             click.echo(f"Command ran in {time.monotonic() - began:.3f} seconds.", err=True)
         return result
 
@@ -88,6 +89,15 @@ class Root(Group):
 def _tell(error: Exception, *, debug: bool) -> None:
     if debug:
         click.echo("".join(traceback.format_exception(error)), err=True)
+    if isinstance(error, UnwrittenResult):
+        drop_output()
+        error = OutputError(
+            "The result cannot be written to standard output.",
+            found=error.strerror,
+            expected="a file, pipe or terminal that takes it",
+            hint="the command has done its work; see its result with the `show` or `list` command",
+            target="standard output",
+        )
     if isinstance(error, ImgstoreError):
         click.echo(f"ERROR: ({error.error_code}) {error}", err=True)
     else:
@@ -109,13 +119,21 @@ def main() -> None:
 def start() -> None:
     """What the installed command calls: the first command, in a process that is its own."""
     gc.set_threshold(OBJECTS_BEFORE_COLLECTION)
-    leaving = _Leaving()
+    leaving = _Leaving(prepare_streams())
     atexit.register(leaving)  # first in, so last out
     try:
-        main(prog_name="imgstore")
+        _run()
     except SystemExit as end:
         leaving.code = end.code
         raise
+
+
+def _run() -> NoReturn:
+    try:
+        main(prog_name="imgstore")
+    except UnwrittenResult as error:  # of the first command's own --help or --version
+        _tell(error, debug=False)
+    sys.exit(1)
 
 
 class _Leaving:
@@ -124,14 +142,15 @@ class _Leaving:
     What the interpreter would do after that is to take itself apart, object by object: 0.1 s, and nobody is left to see it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, reports: ReportStream) -> None:
         self.code: object = _UNTOLD
+        self._reports = reports
 
     def __call__(self) -> None:
+        self._reports.end()
         code = 0 if self.code is None else self.code
         if not isinstance(code, int):
             return  # it ended by something else than the command's own end: the interpreter tells of that
         with suppress(OSError, ValueError):  # of a stream that can't take more the interpreter tells, too
-            for stream in filter(None, (sys.stdout, sys.stderr)):  # one that was closed at the start is None
-                stream.flush()
+            sys.stdout.flush()
             os._exit(code)

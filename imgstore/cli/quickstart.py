@@ -41,20 +41,28 @@ def quickstart(ctx: click.Context, disk: Path | None) -> Json:
     for_people = options.output is None and options.query is None
     removal = _removal(options, folder)
 
+    unwritten: list[OSError] = []
+
     def say(text: str) -> None:
+        """Show a step; an error of standard output is told at the end, when the work is done."""
         if for_people or not options.only_show_errors:
-            click.echo(text, err=not for_people)
+            try:
+                click.echo(text, err=not for_people)
+            except OSError as error:
+                unwritten.append(error)
 
     say(removal)
     with opened(options, environ) as session:
         summary = operations.run(session.installation, session.principal, disk=disk, folder=folder, say=say)
         bill = statement_json(bills.show_bill(session.installation, session.principal))
     if not for_people:
-        told = {"home": str(options.home), "folder": str(folder), "bill": bill}
+        told = {"home": str(options.data_home), "folder": str(folder), "bill": bill}
         return summary_json(summary) | told
     say(f"\nThe bill\n{table_text(lines_and_total(bill))}\n")
     say(_told(summary, bill, time.monotonic() - began))
     say(removal)
+    if unwritten:
+        raise unwritten[0]
     return None
 
 

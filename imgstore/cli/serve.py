@@ -1,6 +1,7 @@
 """``imgstore serve``: the API, with the lines that point Azure's clients at it."""
 
 import ipaddress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -136,7 +137,18 @@ def serve(
             door,
             listening,
             worker=not no_worker,
-            ready=lambda _stop: click.echo("\n".join(lines)),
+            ready=lambda _stop: _announce(session, lines),
+        )
+
+
+def _announce(session: Session, lines: Sequence[str]) -> None:
+    """Print the lines that clients need. The server also serves where nobody can read them."""
+    try:
+        click.echo("\n".join(lines))
+    except OSError as error:
+        session.warn(
+            f"the settings for clients could not be printed: {error}\n"
+            "`imgstore auth sp credential reset` gives the administrator a new secret"
         )
 
 

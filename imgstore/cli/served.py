@@ -10,6 +10,7 @@ import click
 
 from imgstore.cli import global_options
 from imgstore.domain.errors import InvalidInput
+from imgstore.domain.progress import guard
 
 if TYPE_CHECKING:
     from imgstore.remote.server import Server
@@ -112,7 +113,7 @@ def run(ctx: click.Context, asks: Callable[..., Any]) -> Any:
         progress.shown(quiet=options.only_show_errors) as subscriber,
         closing(Connection(address)) as connection,
     ):
-        server = Server(connection=connection, subscriber=subscriber)
+        server = Server(connection=connection, subscriber=guard(subscriber))
         return asks(Asking(server=server, quiet=options.only_show_errors), **ctx.params)
 
 

@@ -52,7 +52,7 @@ def opened(options: global_options.Globals | None = None, environ: Mapping[str, 
     """
     options = options or global_options.of(click.get_current_context())
     settings = Settings(
-        home=options.home,
+        home=options.data_home,
         regions=options.regions,
         database=options.database,
         subscription=options.subscription,

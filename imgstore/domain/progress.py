@@ -1,6 +1,7 @@
 """Progress, told to subscribers: the engine never hears of a terminal."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
@@ -39,3 +40,13 @@ Subscriber: TypeAlias = Callable[[ProgressEvent], None]
 
 def silent(_event: ProgressEvent) -> None:
     """The subscriber that nobody asked for."""
+
+
+def guard(subscriber: Subscriber) -> Subscriber:
+    """Return a subscriber that drops the errors of `subscriber`: a failure to report is no failure of the work."""
+
+    def report(event: ProgressEvent) -> None:
+        with suppress(Exception):
+            subscriber(event)
+
+    return silent if subscriber is silent else report

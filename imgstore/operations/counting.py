@@ -1,7 +1,9 @@
 """Counts bytes of one task: tells subscribers as they move, and writes a replica's row once a second."""
 
 import threading
+from contextlib import suppress
 
+from imgstore.domain.errors import StoreError
 from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.resources import Replica
 from imgstore.operations.installation import Installation
@@ -44,7 +46,8 @@ class Counter:
         """All is done."""
         self._done = self.total
         self._tell(Stage.COMPLETED, detail)
-        self.write_down()
+        with suppress(StoreError):  # The work is done: its progress is a report.
+            self.write_down()
 
     def stop(self, detail: str) -> None:
         """It is not to be done any more: its replica's row is another's matter, or gone."""
