@@ -17,7 +17,8 @@ from imgstore.domain.effects import Effects
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.limits import DEFAULT_PRESET, PRESETS, Limits, read_limits
 from imgstore.domain.progress import Subscriber, guard, silent
-from imgstore.operations.holding import LEASE_SECONDS, LeaseKeeper
+from imgstore.operations.health_records import CatalogHealth
+from imgstore.operations.holding import LEASE_SECONDS, LeaseKeeper, this_host
 from imgstore.operations.installation import Installation, Tuning
 from imgstore.regions import Locator, Regions, load_regions
 
@@ -121,6 +122,7 @@ def _opened(
             installation_uid=row.uid,
             environ=settings.environ,
             effects=outside,
+            records=CatalogHealth(catalog, this_host()),
         )
         keeper = LeaseKeeper(catalog, settings.lease_seconds)
         try:

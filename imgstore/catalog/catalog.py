@@ -35,6 +35,7 @@ from imgstore.catalog.upgrade import bring_to_head
 from imgstore.catalog.versions import Versions
 from imgstore.catalog.workers import Workers
 from imgstore.catalog.works import Works
+from imgstore.catalog.zone_health import ZoneHealths
 from imgstore.catalog.zones import Zones
 from imgstore.domain.effects import Effects
 
@@ -65,6 +66,7 @@ class Facts:
         self.works = Works(session)
         self.queue = Queue(session)
         self.workers = Workers(session)
+        self.zone_health = ZoneHealths(session)
         self.operations = Operations(session)
         self.deployments = Deployments(session)
         self.inert = InertResources(session)

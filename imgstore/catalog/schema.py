@@ -24,6 +24,7 @@ Who points at whom (``->`` is a foreign key, ``~>`` a uid without one, since wha
     intervals        ~> slots, versions, disks
     activity         ~> everything, by name
     workers                                                  processes of `imgstore worker`, while they live
+    zone_health                                              the circuits of zones, as each host saw them last
     tenants          <- subscriptions, principals, issuers
     subscriptions    -> tenants                              those of which something is known besides their name
     principals       -> tenants                              users and service principals
@@ -45,6 +46,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     Connection,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -61,6 +63,7 @@ from sqlalchemy import (
 from imgstore.catalog.columns import Exact, Instant, OneOf
 from imgstore.domain.access import Role
 from imgstore.domain.asynchronous import OperationStatus
+from imgstore.domain.circuits import CircuitState
 from imgstore.domain.collection import Sentence
 from imgstore.domain.deployments import DeploymentState
 from imgstore.domain.grants import AccessLevel
@@ -81,7 +84,7 @@ from imgstore.domain.works import WorkKind
 from imgstore.domain.zones import ZoneKind
 from imgstore.ledger.rows import ChargeKind
 
-REVISION: Final = "0017"
+REVISION: Final = "0018"
 """The head of migrations/versions. A catalog that stands at it opens without Alembic being imported."""
 
 # Names of constraints are fixed, so that a later migration can name what it drops on either engine.
@@ -519,6 +522,21 @@ workers = Table(
     Column("holder", String, nullable=False),
     Column("started_at", Instant, nullable=False),
     Column("seen_at", Instant, nullable=False),
+)
+
+zone_health = Table(
+    "zone_health",
+    metadata,
+    Column("region", String, primary_key=True),
+    Column("zone", String, primary_key=True),
+    # A host, since its boot: what one host sees of a zone says nothing of another host's network.
+    Column("observer", String, primary_key=True),
+    Column("state", OneOf(CircuitState), nullable=False),
+    Column("since", Instant, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("probe_at", Instant, nullable=False),
+    Column("open_seconds", Float, nullable=False),
+    Column("error", String),
 )
 
 tenants = Table(

@@ -24,6 +24,8 @@
     ├── StoreError                    503  the store could not do it
     │   ├── ObjectNotFound (KeyError)      no object of that key
     │   ├── StoreUnreachable               no answer, or an answer that trying again may mend
+    │   │   ├── StoreSilent                no connection, or no answer in time
+    │   │   └── CircuitOpen                not asked: it has not answered for a while
     │   │   └── ExistenceUnknown           the zones that answer disagree whether there is an object
     │   ├── StoreDenied                    the store refused the credentials
     │   ├── StoreFull                      no room left
@@ -247,6 +249,14 @@ class ExistenceUnknown(StoreUnreachable):
     """Nobody can tell whether an object exists: the zones that answer disagree, and another one does not answer."""
 
     code = "ExistenceUnknown"
+
+
+class StoreSilent(StoreUnreachable):
+    """No connection, or no answer in time. A store that answers, be it with a refusal, is not silent."""
+
+
+class CircuitOpen(StoreUnreachable):
+    """The store was not asked: it has not answered for a while. Waiting a moment does not mend that."""
 
 
 class StoreDenied(StoreError):

@@ -29,7 +29,12 @@ _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 def this_process() -> str:
     """This process as a holder: host, boot, process id and its start, so that a reused id is not taken for it."""
-    return "/".join((socket.gethostname(), _boot_id(), str(os.getpid()), _started(os.getpid()) or "?"))
+    return "/".join((this_host(), str(os.getpid()), _started(os.getpid()) or "?"))
+
+
+def this_host() -> str:
+    """This host since its boot, as the processes on it share it: "host/boot id"."""
+    return f"{socket.gethostname()}/{_boot_id()}"
 
 
 def is_dead(holder: str | None) -> bool:

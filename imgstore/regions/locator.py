@@ -1,7 +1,7 @@
 """Gives the store that a slot lies in, and looks after the zones: are they there, are they ours, what do they promise.
 
-For a zone with an endpoint the store is ``Retrying(Metered(S3Store))``, for an embedded one ``Metered(DirectoryStore)``,
-each behind a guard that reads the zone's mark first (``zones.py``); for ZRS it is ``Zoned`` over the three. An embedded
+For a zone with an endpoint the store is ``Retrying(Watched(Metered(S3Store)))``, for an embedded one
+``Watched(Metered(DirectoryStore))``: the watch keeps the zone's circuit (``health.py``). Each is behind a guard that reads the zone's mark first (``zones.py``); for ZRS it is ``Zoned`` over the three. An embedded
 zone is made at its first use. A bucket is made by `init` and by nothing else, so that a mistyped endpoint gives an
 error and not a second, empty home for the data.
 """
@@ -12,10 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 
+from imgstore.domain.circuits import HealthRecords
 from imgstore.domain.digests import digest_of
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import StoreDenied, StoreError, StoreMismatch, StoreUnreachable
 from imgstore.domain.resources import Slot, SlotKey, StorageAccountType
+from imgstore.regions.health import HealthBook
 from imgstore.regions.marks import Mark
 from imgstore.regions.model import ALL_ZONES, Policy, Region, Regions, Zone
 from imgstore.regions.zones import EmbeddedZone, OpenedZone, S3Zone, ZoneReport, unopened
@@ -23,7 +25,7 @@ from imgstore.stores.interface import ObjectStore
 from imgstore.stores.limited import Limited, TokenBucket, Wait
 from imgstore.stores.metered import Traffic, TrafficMeter
 from imgstore.stores.retrying import RetryPolicy
-from imgstore.stores.zoned import Zoned
+from imgstore.stores.zoned import QUORUM, Zoned
 
 
 class Locator:
@@ -40,6 +42,7 @@ class Locator:
         meters: Callable[[], TrafficMeter] = TrafficMeter,
         policy: RetryPolicy | None = None,
         buckets: Callable[[int], TokenBucket] = TokenBucket,
+        records: HealthRecords | None = None,
     ) -> None:
         """Nothing is opened yet.
 
@@ -52,7 +55,9 @@ class Locator:
             meters: makes the meter of a region.
             policy: how patient to be with endpoints; None is the usual one.
             buckets: makes the token bucket of a pair of regions, from its bytes per second.
+            records: where the circuits of zones are shared with other processes; None shares them with nobody.
         """
+        self.health = HealthBook(monotonic=effects.monotonic, records=records)
         self._regions = regions
         self._home = home
         self._installation_uid = installation_uid
@@ -125,6 +130,18 @@ class Locator:
                 bucket = self._buckets[pair] = self._new_bucket(limit)
         return Limited(store, bucket, wait)
 
+    def is_avoided(self, slot: Slot) -> bool:
+        """Whether another slot is to be preferred: its store does not answer, as far as is known here.
+
+        A slot in three zones is avoided when two of them are. No request is sent; see `HealthBook.refresh`.
+        """
+        region = self._regions.regions.get(slot.key.region)
+        if region is None:
+            return True
+        if slot.zone != ALL_ZONES:
+            return self.health.is_avoided(region.name, slot.zone)
+        return sum(self.health.is_avoided(region.name, zone.name) for zone in region.zones) >= QUORUM
+
     def meter(self, region: str) -> TrafficMeter:
         """What counts the bytes to and from a region's stores."""
         return self._meters[self._regions.get(region).name]
@@ -185,7 +202,7 @@ class Locator:
         mark = Mark(installation=self._installation_uid, region=region.name, zone=zone.name)
         meter = self._meters[region.name]
         if zone.endpoint is None:
-            return EmbeddedZone(mark, self._home / "regions" / zone.bucket / f"zone-{zone.name}", meter)
+            return EmbeddedZone(mark, self._home / "regions" / zone.bucket / f"zone-{zone.name}", meter, self.health)
         # boto3 takes a third of a second to load, which a command on directories should not pay.
         from imgstore.stores.s3 import S3Store  # noqa: PLC0415
 
@@ -201,7 +218,7 @@ class Locator:
             access_key=self._environ.get("AWS_ACCESS_KEY_ID") if told else None,
             secret_key=self._environ.get("AWS_SECRET_ACCESS_KEY") if told else None,
         )
-        return S3Zone(mark, s3, meter, self._policy)
+        return S3Zone(mark, s3, meter, self._policy, self.health)
 
 
 def _admit_if_usable(zone: OpenedZone) -> None:

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 from imgstore.domain.errors import Conflict, ObjectNotFound, StoreError, StoreMismatch, StoreUnreachable
 from imgstore.domain.keys import FORMAT_KEY
+from imgstore.regions.health import HealthBook
 from imgstore.regions.marks import Mark
 from imgstore.regions.model import Region, Zone
 from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, StoreProperties
 from imgstore.stores.metered import Metered, TrafficMeter
 from imgstore.stores.retrying import Retrying, RetryPolicy
+from imgstore.stores.watched import Watch, Watched
 
 if TYPE_CHECKING:
     from imgstore.stores.s3 import S3Store
@@ -62,16 +64,18 @@ def unopened(region: Region, zone: Zone, error: StoreError) -> ZoneReport:
 class OpenedZone(ABC):
     """A zone with its store. Made by the locator, once."""
 
-    def __init__(self, mark: Mark, store: ObjectStore) -> None:
+    def __init__(self, mark: Mark, store: ObjectStore, watch: Watch) -> None:
         """Nothing is asked yet.
 
         Args:
             mark: what the zone has to bear.
             store: the zone's store, with all that wraps it.
+            watch: told how requests end.
         """
         self.mark = mark
         self.store = store
-        self.guarded = Guarded(store, self.admit)
+        self.watch = watch
+        self.guarded = Guarded(store, self._admit_watched)
 
     @abstractmethod
     def exists(self) -> bool:
@@ -80,6 +84,11 @@ class OpenedZone(ABC):
     @abstractmethod
     def admit(self) -> None:
         """Let the zone be used, or raise the `StoreError` that says why not."""
+
+    def _admit_watched(self) -> None:
+        """Admit the zone. One that bears another mark cannot serve, though it answers."""
+        with self.watch.request():
+            self.admit()
 
     @abstractmethod
     def make_ready(self, probe_uid: str) -> None:
@@ -101,7 +110,8 @@ class OpenedZone(ABC):
             properties=None,
         )
         try:
-            report = replace(report, bucket_exists=self.exists())
+            with self.watch.request():
+                report = replace(report, bucket_exists=self.exists())
             began = monotonic()
             mark = self.found_mark() if report.bucket_exists else None
             if mark is None:
@@ -181,9 +191,12 @@ class OpenedZone(ABC):
 class EmbeddedZone(OpenedZone):
     """A directory under the data home, made at its first use."""
 
-    def __init__(self, mark: Mark, folder: Path, meter: TrafficMeter) -> None:
+    def __init__(self, mark: Mark, folder: Path, meter: TrafficMeter, health: HealthBook) -> None:
         """See `OpenedZone`; `folder` need not be there."""
-        super().__init__(replace(mark, properties=DirectoryStore.properties), Metered(DirectoryStore(folder), meter))
+        bare = DirectoryStore(folder)
+        watch = health.watch(mark.region, mark.zone, lambda: bare.get(FORMAT_KEY))
+        marked = replace(mark, properties=DirectoryStore.properties)
+        super().__init__(marked, Watched(Metered(bare, meter), watch), watch)
         self._folder = folder
 
     def exists(self) -> bool:
@@ -205,9 +218,12 @@ class EmbeddedZone(OpenedZone):
 class S3Zone(OpenedZone):
     """A bucket behind an endpoint. Only `make_ready` makes it."""
 
-    def __init__(self, mark: Mark, s3: "S3Store", meter: TrafficMeter, policy: RetryPolicy | None) -> None:
+    def __init__(
+        self, mark: Mark, s3: "S3Store", meter: TrafficMeter, policy: RetryPolicy | None, health: HealthBook
+    ) -> None:
         """See `OpenedZone`. The zone's mark tells the store what it promises."""
-        super().__init__(mark, Retrying(Metered(s3, meter), policy=policy))
+        watch = health.watch(mark.region, mark.zone, lambda: s3.get(FORMAT_KEY))
+        super().__init__(mark, Retrying(Watched(Metered(s3, meter), watch), policy=policy), watch)
         self._s3 = s3
 
     def exists(self) -> bool:

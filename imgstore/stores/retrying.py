@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from imgstore.domain.errors import StoreError
+from imgstore.domain.errors import CircuitOpen, StoreError
 from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, StoreProperties
 
 T = TypeVar("T")
@@ -70,7 +70,7 @@ class Patience:
 
     def pause(self, error: StoreError, attempt: int, began: float) -> None:
         """Wait before the next attempt, or raise `error` where there is to be none."""
-        if not error.retryable or attempt >= self.policy.attempts_max:
+        if not error.retryable or isinstance(error, CircuitOpen) or attempt >= self.policy.attempts_max:
             raise error
         seconds = self.policy.wait_seconds(attempt, self._random())
         if self.monotonic() - began + seconds > self.policy.total_seconds_max:

@@ -51,6 +51,7 @@ from imgstore.domain.errors import (
     StoreError,
     StoreFull,
     StoreMismatch,
+    StoreSilent,
     StoreUnreachable,
 )
 from imgstore.domain.sources import Extent, SourceIdentity
@@ -112,12 +113,14 @@ _CREDENTIALS: Final = (
     vendor.SSOError,
 )
 
-_UNREACHED: Final = (
+_SILENT: Final = (
     vendor.ConnectionError,  # no connection was made
     vendor.HTTPClientError,  # it was lost, or silent for too long
+    HTTPError,  # urllib3's own, which botocore lets through where a refusal breaks off
+)
+_GARBLED: Final = (
     vendor.IncompleteReadError,  # it ended before the body did
     ResponseParserError,  # it was something else than S3's
-    HTTPError,  # urllib3's own, which botocore lets through where a refusal breaks off
 )
 
 
@@ -360,7 +363,9 @@ class S3Store:
                 hint="name the authority's file in AWS_CA_BUNDLE",
                 target=key,
             ) from error
-        except _UNREACHED as error:
+        except _SILENT as error:
+            raise self._unreachable(key, str(error), StoreSilent) from error
+        except _GARBLED as error:
             raise self._unreachable(key, str(error)) from error
         except (vendor.BotoCoreError, ValueError) as error:
             raise self._failed(key, str(error)) from error
@@ -422,8 +427,10 @@ class S3Store:
             target=key,
         )
 
-    def _unreachable(self, key: str | None, found: str) -> StoreUnreachable:
-        return StoreUnreachable(
+    def _unreachable(
+        self, key: str | None, found: str, kind: type[StoreUnreachable] = StoreUnreachable
+    ) -> StoreUnreachable:
+        return kind(
             f"{self.name} does not answer as it should.",
             found=found,
             expected="an answer of an S3 server",

@@ -14,7 +14,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -141,10 +141,17 @@ class _Store(DirectoryStore):
                 super().delete([key])
 
 
+class _Unwatched:
+    """Opens no circuit: a probe would be a thread of its own, and what it does would not repeat."""
+
+    def request(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
 class _Zone(EmbeddedZone):
     def __init__(self, mark: Mark, folder: Path, meter: TrafficMeter, process: Process) -> None:
         marked = replace(mark, properties=DirectoryStore.properties)
-        OpenedZone.__init__(self, marked, Metered(_Store(folder, process), meter))
+        OpenedZone.__init__(self, marked, Metered(_Store(folder, process), meter), _Unwatched())
         self._folder = folder
 
 

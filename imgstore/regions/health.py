@@ -1,0 +1,248 @@
+"""The health of an installation's zones: a circuit for each, fed by requests, shared with the host's other processes.
+
+A circuit that is open is probed in the background by a read of the zone's mark, so that no caller waits for a probe.
+The records are read at most once a second, and written when a circuit changes its state, never for a single request.
+"""
+
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, TypeAlias
+
+from imgstore.domain.circuits import (
+    DEFAULT_POLICY,
+    Circuit,
+    CircuitPolicy,
+    CircuitState,
+    Failure,
+    HealthRecords,
+    NoRecords,
+    ZoneHealth,
+    begin_probe,
+    record_answer,
+    record_failure,
+)
+from imgstore.domain.errors import (
+    CircuitOpen,
+    StoreDenied,
+    StoreError,
+    StoreMismatch,
+    StoreSilent,
+    StoreUnreachable,
+)
+from imgstore.stores.threads import start_thread
+
+ZoneName: TypeAlias = tuple[str, str]
+"""Region and zone."""
+
+REFRESH_SECONDS: Final = 1.0
+"""How old the records of other processes may be."""
+
+
+def failure_of(error: StoreError) -> Failure | None:
+    """What a store's error tells of the store; None where it tells only of the request."""
+    if isinstance(error, CircuitOpen):
+        return None
+    if isinstance(error, StoreSilent):
+        return Failure.SILENT
+    if isinstance(error, StoreUnreachable):
+        return Failure.REFUSED
+    if isinstance(error, (StoreDenied, StoreMismatch)):
+        return Failure.BROKEN
+    return Failure.BROKEN if type(error) is StoreError else None  # No bucket, no certificate, an input/output error.
+
+
+class HealthBook:
+    """The circuits of all zones. Safe to use from several threads at once."""
+
+    def __init__(
+        self,
+        *,
+        monotonic: Callable[[], float],
+        records: HealthRecords | None = None,
+        policy: CircuitPolicy = DEFAULT_POLICY,
+        background: Callable[[Callable[[], None]], None] = start_thread,
+    ) -> None:
+        """Know of no failure yet.
+
+        Args:
+            monotonic: seconds of a clock that only goes on.
+            records: where circuits are shared; None shares them with nobody.
+            policy: the limits.
+            background: runs a probe without waiting for it.
+        """
+        self._monotonic = monotonic
+        self._records = records or NoRecords()
+        self._policy = policy
+        self._background = background
+        self._lock = threading.Lock()
+        self._circuits: dict[ZoneName, Circuit] = {}
+        self._probes: dict[ZoneName, Callable[[], object]] = {}
+        self._loaded_at: float | None = None
+
+    def watch(self, region: str, zone: str, probe: Callable[[], object]) -> "ZoneWatch":
+        """Watch a zone.
+
+        Args:
+            region: its region.
+            zone: its name in the region.
+            probe: sends one request without retries; raises `StoreError`.
+        """
+        name = region, zone
+        self._probes[name] = probe
+        return ZoneWatch(book=self, name=name)
+
+    def refresh(self) -> None:
+        """Read what other processes of this host saw, if that was not done in the last second; begin probes that are due.
+
+        Not inside a transaction of the catalog.
+        """
+        now = self._monotonic()
+        if self._loaded_at is None or now - self._loaded_at >= REFRESH_SECONDS:
+            self._loaded_at = now
+            loaded = self._records.load()
+            with self._lock:
+                for health in loaded or ():
+                    self._merge(health, now)
+        self._begin_probes(now)
+
+    def avoided(self) -> Collection[ZoneName]:
+        """The zones whose circuit is not closed, as last read: no request and no catalog is waited for."""
+        return frozenset(name for name, circuit in self._circuits.items() if circuit.avoided)
+
+    def is_avoided(self, region: str, zone: str) -> bool:
+        """Whether the circuit of a zone is not closed."""
+        circuit = self._circuits.get((region, zone))
+        return circuit is not None and circuit.avoided
+
+    def circuit(self, name: ZoneName) -> Circuit:
+        """The circuit of a zone."""
+        return self._circuits.get(name, _CLOSED)
+
+    def check_request(self, name: ZoneName) -> float:
+        """The present time, where a request to the zone may be sent.
+
+        Raises:
+            CircuitOpen: it may not.
+        """
+        now = self._monotonic()
+        circuit = self._circuits.get(name)
+        if circuit is not None and circuit.refuses(now, self._policy):
+            self._begin_probes(now)
+            raise CircuitOpen(
+                f"Zone {name[1]} of {name[0]} is left alone: it does not answer.",
+                found=circuit.error,
+                expected="a store that answers",
+                hint="see that it runs; it is probed by itself, and `imgstore regions check` asks it at once",
+                target=f"{name[0]}/{name[1]}",
+            )
+        return now
+
+    def answered(self, name: ZoneName) -> None:
+        """The zone answered a request."""
+        circuit = self._circuits.get(name)
+        if circuit is not None and (circuit.avoided or circuit.failures):
+            self._change(name, record_answer)
+
+    def failed(self, name: ZoneName, error: StoreError, began: float) -> None:
+        """A request that was sent at `began` ended in this error."""
+        failure = failure_of(error)
+        if failure is None:
+            if not isinstance(error, CircuitOpen):
+                self.answered(name)
+            return
+        self.fail(name, failure, began, f"{error.message} ({error.found})" if error.found else error.message)
+
+    def fail(self, name: ZoneName, failure: Failure, began: float, error: str) -> None:
+        """Count a failure."""
+        self._change(name, partial(record_failure, began=began, failure=failure, error=error, policy=self._policy))
+
+    def _change(self, name: ZoneName, change: Callable[[Circuit, float], Circuit]) -> None:
+        now = self._monotonic()
+        with self._lock:
+            before = self._circuits.get(name, _CLOSED)
+            after = self._circuits[name] = change(before, now)
+        if after.state is not before.state:
+            self._save(name, after, now)
+
+    def _begin_probes(self, now: float) -> None:
+        due: list[tuple[ZoneName, Circuit]] = []
+        with self._lock:
+            for name in self._probes:
+                probing = begin_probe(self._circuits.get(name, _CLOSED), now, self._policy)
+                if probing is not None:
+                    self._circuits[name] = probing
+                    due.append((name, probing))
+        for name, probing in due:
+            self._save(name, probing, now)
+            self._background(partial(self._probe, name))
+
+    def _probe(self, name: ZoneName) -> None:
+        began = self._monotonic()
+        try:
+            self._probes[name]()
+        except StoreError as error:
+            self.failed(name, error, began)
+        else:
+            self.answered(name)
+
+    def _merge(self, health: ZoneHealth, now: float) -> None:
+        """Take over what another process saw last. The row is the latest word: this process writes its own changes there."""
+        name = health.region, health.zone
+        own = self._circuits.get(name, _CLOSED)
+        if health.state is own.state and (health.state is CircuitState.CLOSED or health.failures <= own.failures):
+            return
+        if health.state is CircuitState.CLOSED:
+            self._circuits[name] = Circuit(since=now - health.since_seconds, error=health.error)
+            return
+        longest = self._policy.open_seconds_max  # A clock that was set back must not hold a probe off.
+        self._circuits[name] = Circuit(
+            state=health.state,
+            since=now - health.since_seconds,
+            failures=health.failures,
+            probe_at=now + min(longest, health.probe_seconds),
+            open_seconds=health.open_seconds,
+            error=health.error,
+            silent_since=own.silent_since,
+            silent_at=own.silent_at,
+            strikes=own.strikes,
+        )
+
+    def _save(self, name: ZoneName, circuit: Circuit, now: float) -> None:
+        self._records.save(
+            ZoneHealth(
+                region=name[0],
+                zone=name[1],
+                observer=self._records.observer,
+                state=circuit.state,
+                since_seconds=now - circuit.since,
+                failures=circuit.failures,
+                probe_seconds=max(0.0, circuit.probe_at - now),
+                open_seconds=circuit.open_seconds,
+                error=circuit.error,
+            )
+        )
+
+
+_CLOSED: Final = Circuit()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZoneWatch:
+    """The watch over one zone: see `stores.watched.Watch`."""
+
+    book: HealthBook
+    name: ZoneName
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """See `Watch.request`."""
+        began = self.book.check_request(self.name)
+        try:
+            yield
+        except StoreError as error:
+            self.book.failed(self.name, error, began)
+            raise
+        self.book.answered(self.name)

@@ -1,0 +1,87 @@
+"""Tells a watcher of every request whether the store answered, and sends none that the watcher refuses.
+
+Inside of retries, so that each attempt counts: ``Retrying(Watched(Metered(S3Store(...))))``.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from itertools import islice
+from typing import Protocol, TypeVar
+
+from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, StoreProperties
+
+T = TypeVar("T")
+
+
+class Watch(Protocol):
+    """Who watches a store. Safe to use from several threads at once."""
+
+    def request(self) -> AbstractContextManager[None]:
+        """Judge the request inside the block by how it ends.
+
+        Raises:
+            CircuitOpen: it is not to be sent.
+        """
+        ...
+
+
+class Watched:
+    """The store itself, watched."""
+
+    def __init__(self, store: ObjectStore, watch: Watch) -> None:
+        self._store = store
+        self._watch = watch
+
+    @property
+    def name(self) -> str:
+        """See `Describes.name`."""
+        return self._store.name
+
+    @property
+    def properties(self) -> StoreProperties:
+        """See `Describes.properties`."""
+        return self._store.properties
+
+    def get(self, key: str, accept: Accept | None = None) -> bytes:
+        """See `Gets.get`."""
+        with self._watch.request():
+            return self._store.get(key, accept)
+
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
+        """See `Gets.get_range`."""
+        with self._watch.request():
+            return self._store.get_range(key, offset, length)
+
+    def head(self, key: str) -> ObjectInfo:
+        """See `Heads.head`."""
+        with self._watch.request():
+            return self._store.head(key)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """See `Lists.list`. The first page is judged, and a later one that fails."""
+        listing = self._store.list(prefix)
+        yield from self._judged(lambda: tuple(islice(listing, 1)))
+        while some := self._judged(lambda: tuple(islice(listing, _PAGE))):
+            yield from some
+
+    def _judged(self, act: Callable[[], T]) -> T:
+        with self._watch.request():
+            return act()
+
+    def put(self, key: str, body: Body, *, only_if_absent: bool = False) -> ObjectInfo:
+        """See `Puts.put`."""
+        with self._watch.request():
+            return self._store.put(key, body, only_if_absent=only_if_absent)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """See `Deletes.delete`."""
+        with self._watch.request():
+            self._store.delete(keys)
+
+    def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
+        """See `Copies.copy_within`."""
+        with self._watch.request():
+            return self._store.copy_within(source_key, target_key)
+
+
+_PAGE = 1000
