@@ -84,6 +84,14 @@ class Manifests(Repository):
         by_disk = {row.disk: row for row in rows}
         return [by_disk[disk] for disk in in_order(by_disk)]
 
+    def complete_slots(self, owner_uid: str) -> frozenset[str]:
+        """Return the uids of the slots in which all disks of an owner were complete once.
+
+        The manifests of a replica are completed in one transaction, so one complete row stands for all of them.
+        """
+        statement = select(_manifests.c.slot_uid).where(_manifests.c.owner_uid == owner_uid, _manifests.c.complete)
+        return frozenset(row.slot_uid for row in self._session.all(statement.distinct()))
+
     def with_content(self, slot_uid: str, body_key: str) -> ManifestRow | None:
         """A complete manifest of a slot that has its content in that object, if there is one.
 

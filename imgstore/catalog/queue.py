@@ -13,13 +13,14 @@ from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select, t
 
 from imgstore.catalog import schema
 from imgstore.catalog.repository import Repository
-from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.domain.states import RESTORABLE_STATES, ProvisioningState, ReplicaState
 from imgstore.domain.works import WorkKind
 
 _replicas = schema.replicas
 _slots = schema.slots
 _versions = schema.versions
 _works = schema.works
+_manifests = schema.manifests
 
 _IDLE: Final = (ReplicaState.PENDING, ReplicaState.FAILED, ReplicaState.DEGRADED)
 
@@ -38,8 +39,10 @@ class Queue(Repository):
     def due(
         self, *, limit: int, offset: int = 0, dead: Collection[str] = (), full_regions: Collection[str] = ()
     ) -> list[str]:
-        """The uids of versions that have a complete replica and one to be made now, longest unserved first.
+        """The uids of versions that have a replica to be made now and bytes to make it from, longest unserved first.
 
+        The bytes are those of a complete replica or, where the version has none, those of one that was complete once:
+        that one is checked and restored.
         To be made now is what is Pending, Degraded or Failed and rests no longer, and what is Replicating by nobody.
 
         Args:
@@ -56,16 +59,17 @@ class Queue(Repository):
         return [row.uid for row in self._session.all(_served_in_turn(waiting).limit(limit).offset(offset))]
 
     def without_source(self) -> int:
-        """How many versions have a replica to be made and none complete: only who has the source can go on there."""
+        """How many versions have a replica to be made and none that ever was complete: only their source helps."""
         waiting = select(_replicas.c.version_uid).where(_replicas.c.state.in_((*_IDLE, ReplicaState.REPLICATING)))
-        statement = select(func.count()).where(_versions.c.uid.in_(waiting), ~_complete(), *_VISIBLE)
+        statement = select(func.count()).where(_versions.c.uid.in_(waiting), ~_complete(), ~_once_complete(), *_VISIBLE)
         return int(self._session.value(statement))
 
     def resting(self) -> tuple[int, datetime | None]:
-        """How many failed replicas wait for their next try, and when the first of them is due."""
+        """How many failed and degraded replicas wait for their next try, and when the first of them is due."""
         first = func.min(_replicas.c.retry_at).label("first")
         statement = select(func.count().label("number"), first).where(
-            _replicas.c.state == ReplicaState.FAILED, _replicas.c.retry_at > self._session.now()
+            _replicas.c.state.in_((ReplicaState.FAILED, ReplicaState.DEGRADED)),
+            _replicas.c.retry_at > self._session.now(),
         )
         row = self._session.all(statement)[0]
         return row.number, row.first
@@ -109,7 +113,7 @@ def _served_in_turn(waiting: Select[Any]) -> Select[Any]:
         select(_versions.c.uid)
         .where(
             _versions.c.uid.in_(waiting),
-            _complete(),
+            or_(_complete(), _versions.c.uid.in_(waiting.where(_was_complete()))),
             *_VISIBLE,
         )
         .order_by(_versions.c.served_at.asc().nulls_first(), _versions.c.published_at, _versions.c.uid)
@@ -122,6 +126,23 @@ def _complete() -> ColumnElement[bool]:
     # An expression that no index has: else SQLite goes through every complete replica there is, for each version.
     state = func.coalesce(other.c.state, "")
     return exists().where(other.c.version_uid == _versions.c.uid, state == ReplicaState.COMPLETED.value)
+
+
+def _was_complete() -> ColumnElement[bool]:
+    """The replica was Completed before, and can be restored from its own bytes if they are right."""
+    return and_(
+        _replicas.c.state.in_(RESTORABLE_STATES),
+        exists().where(
+            _manifests.c.owner_uid == _replicas.c.version_uid,
+            _manifests.c.slot_uid == _replicas.c.slot_uid,
+            _manifests.c.complete,
+        ),
+    )
+
+
+def _once_complete() -> ColumnElement[bool]:
+    """The version has a replica that was Completed before."""
+    return _versions.c.uid.in_(select(_replicas.c.version_uid).where(_was_complete()))
 
 
 def _its_work() -> ColumnElement[bool]:

@@ -114,13 +114,15 @@ class Replicas(Repository):
             values |= {"attempts": 0, "retry_at": None}
         self._session.run(update(_replicas).where(_replicas.c.uid == uid).values(values))
 
-    def failed(self, uid: str, *, error: str, attempts: int, retry_at: datetime) -> None:
-        """Move a replica to Failed, with the number of tries that failed and when workers may try again.
+    def failed(
+        self, uid: str, *, error: str, attempts: int, retry_at: datetime, state: ReplicaState = ReplicaState.FAILED
+    ) -> None:
+        """Move a replica to Failed, or back to Degraded, with the number of failed tries and the time of the next one.
 
         Raises:
             NotFound, Conflict: as `move`.
         """
-        self.move(uid, ReplicaState.FAILED, error=error)
+        self.move(uid, state, error=error)
         self._replace(_replicas, uid, {"attempts": attempts, "retry_at": retry_at}, "replica")
 
     def retry_now(self, version_uid: str) -> None:

@@ -21,6 +21,7 @@ _SLOTS = columns(
     Repaired="repaired",
     Unrepaired="unrepairedCount",
     RestoredReplicas="restoredReplicas",
+    UnrestoredReplicas="unrestoredReplicaCount",
     Problem="problem",
 )
 
@@ -59,5 +60,5 @@ def scrub(*, percent: float, seed: int | None, region: str | None, dry_run: bool
     )
     with opened() as session:
         done = scrubbing.scrub(session.installation, session.principal, request)
-        wrong = any(each.unrepaired or each.problem for each in done)
+        wrong = any(each.unrepaired or each.unrestored or each.problem for each in done)
         return Answer(body=scrub_json(request, done), exit_code=1 if wrong else 0)

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Final
 
 from imgstore.domain.resources import Replica
-from imgstore.domain.states import ReplicaState
+from imgstore.domain.states import RESTORABLE_STATES, ReplicaState
 
 _STAND_INS_MAX: Final = 8
 """So many replicas of third regions stand in for the preferred source: a version may be complete in thousands."""
@@ -22,13 +22,19 @@ class CopyStep:
 
     replica: Replica
     sources: tuple[Replica, ...]
-    """Complete replicas, the preferred first; the others stand in for a segment that it can't serve."""
+    """Complete replicas, the preferred first; the others stand in for a segment that it can't serve. Empty where no
+    replica of the version is complete: then the replica's own bytes are checked, and it is restored if they are right."""
     crossing: bool
     """The preferred source is in another region."""
 
 
 def ready_steps(
-    replicas: Sequence[Replica], *, source_region: str, busy: Collection[str], failed: Collection[str]
+    replicas: Sequence[Replica],
+    *,
+    source_region: str,
+    busy: Collection[str],
+    failed: Collection[str],
+    once_complete: Collection[str] = (),
 ) -> list[CopyStep]:
     """The replicas to begin with now.
 
@@ -42,10 +48,16 @@ def ready_steps(
         source_region: the version's.
         busy: uids of the replicas that are being made, by whomever.
         failed: uids of those that are left alone: they failed in this run, or rest until their time.
+        once_complete: uids of the replicas that were Completed before. Where none is now, these are restored from their
+            own bytes: nobody else has any.
     """
     complete = [replica for replica in replicas if replica.state is ReplicaState.COMPLETED]
     if not complete:
-        return []
+        return [
+            CopyStep(replica=replica, sources=(), crossing=False)
+            for replica in replicas
+            if is_restorable(replica, once_complete) and replica.uid not in busy and replica.uid not in failed
+        ]
     steps: list[CopyStep] = []
     leaving = {replica.slot.uid for replica in replicas if replica.state is ReplicaState.DELETING}
     origin = [replica for replica in complete if replica.slot.key.region == source_region]
@@ -73,6 +85,11 @@ def ready_steps(
                 )
             )
     return steps
+
+
+def is_restorable(replica: Replica, once_complete: Collection[str]) -> bool:
+    """Whether a replica was Completed before and is not now, so that its own bytes may be all right."""
+    return replica.uid in once_complete and replica.state in RESTORABLE_STATES
 
 
 def _sources(

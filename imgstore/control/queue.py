@@ -4,10 +4,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from imgstore.control.plan import CopyStep, ready_steps
 from imgstore.domain.resources import Replica
 from imgstore.domain.states import ReplicaState
+
+_RESTING_STATES: Final = (ReplicaState.FAILED, ReplicaState.DEGRADED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +23,8 @@ class QueuedVersion:
     """All of them."""
     busy: frozenset[str]
     """uids of the replicas that some process makes now."""
+    once_complete: frozenset[str] = frozenset()
+    """uids of the replicas that were Completed before, whatever they are now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +41,15 @@ def startable(queued: QueuedVersion, now: datetime) -> list[CopyStep]:
     resting = {
         replica.uid
         for replica in queued.replicas
-        if replica.state is ReplicaState.FAILED and replica.retry_at is not None and replica.retry_at > now
+        if replica.state in _RESTING_STATES and replica.retry_at is not None and replica.retry_at > now
     }
-    return ready_steps(queued.replicas, source_region=queued.source_region, busy=queued.busy, failed=resting)
+    return ready_steps(
+        queued.replicas,
+        source_region=queued.source_region,
+        busy=queued.busy,
+        failed=resting,
+        once_complete=queued.once_complete,
+    )
 
 
 def next_steps(

@@ -8,6 +8,7 @@ Pending                 Replicating                 whoever leases the replica's
 Replicating             Completed                   the same, in the transaction that confirms and charges
 Replicating             Failed                      the same, with the error's text
 Replicating             Replicating                 whoever takes the work over
+Replicating             Degraded                    the same, of a replica that was Completed before
 Failed                  Replicating                 a repeat of the command, or reconcile
 Completed               Degraded                    whoever finds a segment missing or wrong in its slot
 Degraded                Replicating                 repair
@@ -58,13 +59,25 @@ class WorkState(StrEnum):
 REPLICA_TRANSITIONS: Final[dict[ReplicaState, frozenset[ReplicaState]]] = {
     ReplicaState.PENDING: frozenset({ReplicaState.REPLICATING, ReplicaState.DELETING}),
     ReplicaState.REPLICATING: frozenset(
-        {ReplicaState.REPLICATING, ReplicaState.COMPLETED, ReplicaState.FAILED, ReplicaState.DELETING}
+        {
+            ReplicaState.REPLICATING,
+            ReplicaState.COMPLETED,
+            ReplicaState.FAILED,
+            ReplicaState.DEGRADED,
+            ReplicaState.DELETING,
+        }
     ),
     ReplicaState.COMPLETED: frozenset({ReplicaState.DEGRADED, ReplicaState.DELETING}),
     ReplicaState.FAILED: frozenset({ReplicaState.REPLICATING, ReplicaState.DELETING}),
     ReplicaState.DEGRADED: frozenset({ReplicaState.REPLICATING, ReplicaState.DELETING}),
     ReplicaState.DELETING: frozenset(),
 }
+
+RESTORABLE_STATES: Final = (ReplicaState.DEGRADED, ReplicaState.REPLICATING, ReplicaState.FAILED)
+"""The states in which a replica that was Completed once can be restored from its own bytes.
+
+Replicating counts where nobody is at work. Failed was written by earlier releases.
+"""
 
 
 def may_move(before: ReplicaState, after: ReplicaState) -> bool:

@@ -14,7 +14,7 @@ from imgstore.domain.resources import Slot
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.works import Work
 from imgstore.operations.installation import Installation
-from imgstore.operations.settling import forget_manifests, write_version_state
+from imgstore.operations.settling import forget_manifests, state_after_failure, write_version_state
 
 WORK_ABANDON_DAYS: Final = 7.0
 """A command that was killed on Friday is repeated on Monday; what nobody repeats in a week nobody misses."""
@@ -58,5 +58,11 @@ def _forget_unfinished(installation: Installation, facts: Facts, work: Work, slo
         if replica.version_uid == work.owner_uid and replica.state is ReplicaState.REPLICATING:
             facts.versions.lock(replica.version_uid)
             error = f"abandoned: nobody went on with it since {unleased_since(work).isoformat(timespec='seconds')}"
-            facts.replicas.failed(replica.uid, error=error, attempts=replica.attempts + 1, retry_at=facts.now())
+            facts.replicas.failed(
+                replica.uid,
+                error=error,
+                attempts=replica.attempts + 1,
+                retry_at=facts.now(),
+                state=state_after_failure(facts, replica),
+            )
             write_version_state(facts, facts.versions.by_uid(replica.version_uid))

@@ -69,6 +69,6 @@ def degrade_damaged(installation: Installation, slots: Iterable[Slot], damages: 
     """The same for what a reader met."""
     by_label = {str(slot.key): slot for slot in slots}
     for label, slot in by_label.items():
-        names = {damage.name for damage in damages if damage.slot.label == label and not damage.error.retryable}
+        names = {damage.name for damage in damages if damage.slot.label == label and damage.is_certain}
         if names:
             degrade(installation, slot, names, "missing or damaged when read")

@@ -3,7 +3,7 @@
 Segments that nothing names any more stay in their slots until a collection (``collecting.py``).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -200,14 +200,22 @@ def _check_unpinned(installation: Installation, facts: Facts, row: ManifestRow) 
             raise _held(work, "a manifest of it")
 
 
-def end_writing(installation: Installation, facts: Facts, owner_uid: str, name: str, slot: Slot | None = None) -> None:
-    """Close the works that write a version's replicas, all of them or the one in `slot`.
+def end_writing(
+    installation: Installation,
+    facts: Facts,
+    owner_uid: str,
+    name: str,
+    slot: Slot | None = None,
+    *,
+    kinds: Collection[WorkKind] = frozenset(WorkKind),
+) -> None:
+    """Close the works that write a version's replicas, all of them or the one in `slot`, of all `kinds` or some.
 
     Raises:
         WorkHeld: a live process is at one.
     """
     for work in facts.works.list_open(None if slot is None else slot.uid):
-        if work.owner_uid == owner_uid:
+        if work.owner_uid == owner_uid and work.kind in kinds:
             if lives(installation, facts, work):
                 raise _held(work, f"'{name}'")
             facts.works.abandon(work.uid)

@@ -29,6 +29,7 @@ from imgstore.operations.degrading import degrade
 from imgstore.operations.finding import Lineage
 from imgstore.operations.holding import Hold
 from imgstore.operations.installation import Installation
+from imgstore.operations.restoring import end_other_work
 from imgstore.operations.settling import (
     Listed,
     complete_replica,
@@ -113,6 +114,7 @@ def _plan(installation: Installation, publication: Publication) -> tuple[Work, L
             still_fits=lambda old: {name: old.get(name) for name in fixed} == fixed,
         )
         facts.versions.lock(version.uid)
+        end_other_work(installation, facts, WorkKind.COPY, publication.replica)
         facts.replicas.move(publication.replica.uid, ReplicaState.REPLICATING)
         write_version_state(facts, version)
     return work, lease
@@ -327,8 +329,8 @@ class _Taking:
 
 
 def unreadable(damages: Iterable[Damage]) -> set[Digest]:
-    """Of what a reader met, the segments that no second try would bring."""
-    return {damage.name for damage in damages if not damage.error.retryable}
+    """Return the segments that a reader found missing or wrong."""
+    return {damage.name for damage in damages if damage.is_certain}
 
 
 def distrust(installation: Installation, slot: Slot, access: SlotAccess, names: Collection[Digest]) -> None:

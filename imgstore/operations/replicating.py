@@ -24,6 +24,7 @@ from imgstore.operations.counting import Counter, task_of
 from imgstore.operations.degrading import degrade, degrade_damaged
 from imgstore.operations.finding import Lineage
 from imgstore.operations.installation import Installation, first_that_serves
+from imgstore.operations.restoring import RestorePlan, once_complete, plan_restore, rest_seconds_after, restore
 from imgstore.operations.retargeting import check_left, is_wanted, let_go, no_longer_wanted
 from imgstore.operations.settling import (
     Listed,
@@ -92,22 +93,34 @@ def _ended(
 
 def _ready(queued: QueuedVersion, busy: Collection[str], failed: Collection[str]) -> list[CopyStep]:
     """A person does not wait for the time at which a failed replica is due."""
-    return ready_steps(queued.replicas, source_region=queued.source_region, busy=queued.busy.union(busy), failed=failed)
+    return ready_steps(
+        queued.replicas,
+        source_region=queued.source_region,
+        busy=queued.busy.union(busy),
+        failed=failed,
+        once_complete=queued.once_complete,
+    )
 
 
 def look(installation: Installation, facts: Facts, version_uids: Sequence[str]) -> list[QueuedVersion]:
     """Those versions as they stand now, in their order. A lease whose holder is known to be dead is none."""
     under_way = facts.queue.under_way(version_uids)
     busy = frozenset(uid for uid, holder in under_way.items() if not installation.keeper.is_dead(holder))
-    return [
-        QueuedVersion(
-            uid=uid,
-            source_region=facts.versions.by_uid(uid).location,
-            replicas=facts.replicas.list(uid),
-            busy=busy,
+    queued: list[QueuedVersion] = []
+    for uid in version_uids:
+        replicas = facts.replicas.list(uid)
+        served = any(replica.state is ReplicaState.COMPLETED for replica in replicas)
+        queued.append(
+            QueuedVersion(
+                uid=uid,
+                source_region=facts.versions.by_uid(uid).location,
+                replicas=replicas,
+                busy=busy,
+                # Asked only where it matters: a version with a complete replica is copied from there.
+                once_complete=frozenset() if served else once_complete(facts, uid, replicas),
+            )
         )
-        for uid in version_uids
-    ]
+    return queued
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +160,7 @@ def _lease_and_make(
             ready = _ready(look(installation, facts, [version.uid])[0], (), failed)
             if step.replica.uid not in {each.replica.uid for each in ready}:
                 return  # Another process was quicker: it made it, or is making it.
-            plan = plan_copy(installation, facts, version, step)
+            plan = plan_step(installation, facts, version, step)
     except WorkHeld:
         raise
     except ImgstoreError as error:
@@ -162,7 +175,7 @@ def make(
     line: Lineage,
     version: ImageVersion,
     step: CopyStep,
-    plan: CopyPlan,
+    plan: CopyPlan | RestorePlan,
     stop: threading.Event,
     task: str | None = None,
 ) -> None:
@@ -191,8 +204,22 @@ def make(
             counter.stop("no longer wanted: its region or its replica was taken away meanwhile")
             return
         counter.fail(str(error))
-        write_failure(installation, plan.lease, step.replica, str(error))
+        rest_seconds = rest_seconds_after(error) if isinstance(plan, RestorePlan) else None
+        write_failure(installation, plan.lease, step.replica, str(error), rest_seconds=rest_seconds)
         raise
+
+
+def plan_step(
+    installation: Installation, facts: Facts, version: ImageVersion, step: CopyStep
+) -> CopyPlan | RestorePlan:
+    """Open or take over the work of a step: a copy, or a restore where no replica of the version is complete.
+
+    The caller holds the version's row. Raises as `plan_copy`.
+    """
+    if step.sources:
+        return plan_copy(installation, facts, version, step)
+    check_left(facts, step.replica)
+    return plan_restore(installation, facts, step.replica)
 
 
 def plan_copy(installation: Installation, facts: Facts, version: ImageVersion, step: CopyStep) -> CopyPlan:
@@ -254,13 +281,11 @@ def _act(
     line: Lineage,
     version: ImageVersion,
     step: CopyStep,
-    plan: CopyPlan,
+    plan: CopyPlan | RestorePlan,
     counter: Counter,
     stop: threading.Event,
 ) -> None:
     slot = step.replica.slot
-    target = installation.access(slot)
-    damages: list[Damage] = []
     unwanted = threading.Event()
 
     def beat() -> None:
@@ -268,11 +293,20 @@ def _act(
             unwanted.set()
         counter.write_down()
 
-    def go_on() -> None:
+    def check_wanted() -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         if unwanted.is_set():
             raise no_longer_wanted(step.replica)
+
+    if isinstance(plan, RestorePlan):
+        restore(installation, line, version, plan, counter=counter, go_on=check_wanted, beat=beat)
+        return
+    target = installation.access(slot)
+    damages: list[Damage] = []
+
+    def go_on() -> None:
+        check_wanted()
         hold.go_on()
 
     def patiently(seconds: float) -> None:

@@ -64,6 +64,8 @@ class SlotScrub:
     """That other slots gave."""
     restored: int = 0
     """Replicas that were Degraded and are Completed again."""
+    unrestored: tuple[str, ...] = ()
+    """Of each replica that was Completed once and is not now: its version, and why."""
     problem: str | None = None
     """Why the slot, or a part of it, could not be looked at."""
 
@@ -105,10 +107,9 @@ def _scrub(installation: Installation, request: ScrubRequest) -> list[SlotScrub]
     with installation.catalog.reading() as facts:
         slots = [slot for pool in facts.pools.list() for slot in facts.slots.list(pool.uid, region)]
     done = [_scrub_slot(installation, slot, request) for slot in slots]
-    if not request.dry_run:
-        for each in done:
-            if not each.unrepaired and each.problem is None:
-                each.restored = restore_replicas(installation, each.slot)
+    for each in done:  # Last: what one slot repaired may be what a replica in another one lacked.
+        restoration = restore_replicas(installation, each.slot, each.unrepaired, dry_run=request.dry_run)
+        each.restored, each.unrestored = restoration.restored, restoration.unrestored
     return done
 
 

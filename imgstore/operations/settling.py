@@ -202,10 +202,21 @@ def complete_disk(
         facts.works.complete(lease)
 
 
-def write_failure(installation: Installation, lease: Lease, replica: Replica, error: str) -> None:
+def write_failure(
+    installation: Installation, lease: Lease, replica: Replica, error: str, *, rest_seconds: float | None = None
+) -> None:
     """Make the replica Failed, to rest a while before workers try it again, and give the lease back.
 
-    This process may live on, and so would the lease. Does nothing where its work is another process's by now: then it is for that one to say.
+    A replica that was Completed before becomes Degraded again: its bytes may still be right, so it can be restored
+    without a source. This process may live on, and so would the lease. Does nothing where the work belongs to another
+    process by now: then that process writes the outcome.
+
+    Args:
+        installation: where.
+        lease: on the work that failed.
+        replica: the replica of the work.
+        error: the text for people.
+        rest_seconds: the time until workers try again; None is the back-off of `control/backoff.py`.
     """
     with installation.catalog.transaction() as facts:
         try:
@@ -216,10 +227,23 @@ def write_failure(installation: Installation, lease: Lease, replica: Replica, er
         standing = facts.replicas.get(replica.uid)
         if standing.state is ReplicaState.REPLICATING:
             attempts = standing.attempts + 1
-            rests = timedelta(seconds=backoff_seconds(attempts, _chance(installation)))
-            facts.replicas.failed(standing.uid, error=error, attempts=attempts, retry_at=facts.now() + rests)
+            if rest_seconds is None:
+                rest_seconds = backoff_seconds(attempts, _chance(installation))
+            facts.replicas.failed(
+                standing.uid,
+                error=error,
+                attempts=attempts,
+                retry_at=facts.now() + timedelta(seconds=rest_seconds),
+                state=state_after_failure(facts, standing),
+            )
             write_version_state(facts, facts.versions.by_uid(replica.version_uid))
         facts.works.release(lease)
+
+
+def state_after_failure(facts: Facts, replica: Replica) -> ReplicaState:
+    """Return Degraded for a replica whose manifests are complete in the catalog, Failed for any other."""
+    was_complete = replica.slot.uid in facts.manifests.complete_slots(replica.version_uid)
+    return ReplicaState.DEGRADED if was_complete else ReplicaState.FAILED
 
 
 def _chance(installation: Installation) -> float:

@@ -17,6 +17,7 @@ from imgstore.domain.version_disks import in_order
 from imgstore.domain.works import Lease, WorkKind
 from imgstore.operations.finding import Lineage
 from imgstore.operations.installation import Installation
+from imgstore.operations.restoring import end_other_work
 from imgstore.operations.settling import (
     Listed,
     complete_replica,
@@ -107,6 +108,7 @@ def _plan(
             still_fits=lambda old: old == plan,
         )
         facts.versions.lock(version.uid)
+        end_other_work(installation, facts, WorkKind.COPY, replica)
         facts.replicas.move(replica.uid, ReplicaState.REPLICATING)
         write_version_state(facts, version)
     return origins, lease

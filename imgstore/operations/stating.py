@@ -12,7 +12,6 @@ from imgstore.domain.errors import InvalidInput
 from imgstore.domain.machines import MACHINE
 from imgstore.domain.names import ComputeId, ImageReference, SharedReference, image_reference
 from imgstore.domain.resources import DiskKind
-from imgstore.domain.states import ReplicaState
 from imgstore.domain.version_disks import VersionDisk, check_luns
 from imgstore.operations.installation import Installation
 from imgstore.operations.originals import is_id, named_ids
@@ -91,12 +90,16 @@ class VersionSource:
 
 
 def arrived_disks(installation: Installation, wanted: Wanted) -> Mapping[str, VersionDisk]:
-    """The disks of the version that stands, by key, if it is complete somewhere; else none."""
+    """The disks of the version that stands, by key, if it is or was complete somewhere; else none.
+
+    A version that was complete once needs its source no more: workers, scrub and this very command restore it.
+    """
     with installation.catalog.reading() as facts:
         standing = facts.versions.get(wanted.line.definition.uid, wanted.request.version)
-        replicas = [] if standing is None or not standing.is_visible else facts.replicas.list(standing.uid)
-    arrived = any(each.state is ReplicaState.COMPLETED for each in replicas)
-    return {disk.key: disk for disk in standing.disks} if arrived and standing is not None else {}
+        if standing is None or not standing.is_visible:
+            return {}
+        arrived = bool(facts.manifests.complete_slots(standing.uid))
+    return {disk.key: disk for disk in standing.disks} if arrived else {}
 
 
 def came_from(arrived: Mapping[str, VersionDisk], key: str, places: Iterable[str]) -> bool:

@@ -26,7 +26,8 @@ from imgstore.operations.counting import task_of
 from imgstore.operations.finding import Lineage, lineage_of
 from imgstore.operations.installation import Installation
 from imgstore.operations.recording import recorded
-from imgstore.operations.replicating import CopyPlan, look, make, plan_copy
+from imgstore.operations.replicating import CopyPlan, look, make, plan_step
+from imgstore.operations.restoring import RestorePlan
 from imgstore.operations.retargeting import tidy
 
 POLL_SECONDS: Final = 5.0
@@ -59,7 +60,7 @@ class WorkerReport:
     next_retry_at: datetime | None = None
     """When the first of these is due."""
     without_source: int = 0
-    """Versions that are complete nowhere: only `image-version create`, which has the source file, can go on there."""
+    """Versions that never were complete: only `image-version create`, which has the source file, can resume them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +70,7 @@ class _Claim:
     line: Lineage
     version: ImageVersion
     step: CopyStep
-    plan: CopyPlan
+    plan: CopyPlan | RestorePlan
 
     @property
     def task(self) -> str:
@@ -208,7 +209,7 @@ class _Worker:
             return None
         version = facts.versions.by_uid(uid)
         line = lineage_of(facts, version)
-        plan = plan_copy(self._installation, facts, version, step)
+        plan = plan_step(self._installation, facts, version, step)
         facts.queue.serve(uid)
         return _Claim(line=line, version=version, step=step, plan=plan)
 

@@ -5,6 +5,7 @@ Run by ``scenes.Scene.victim``, as ``python -m``, with its orders as JSON.
 Every step that changes something the outside can see is counted: each change of a directory's files (written, synced,
 renamed, linked, removed), each request to an S3 store, each commit of the catalog, before and after. At the step whose
 number is `fatal` the process sends itself `signal`; with `fatal` 0 it runs through and prints how many steps there were.
+With `watch`, it sends itself the signal after the commit that first brings the named state about (`present_states`).
 """
 
 import json
@@ -18,14 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from imgstore.bootstrap import Settings, open_installation
+from imgstore.catalog import Facts
 from imgstore.catalog.database import Database
 from imgstore.control.machines import OsProfile
-from imgstore.domain.resources import DiskKind, ReplicationMode
+from imgstore.domain.resources import DiskKind, ImageVersion, ReplicationMode
 from imgstore.operations import disks, images, machines, versions
 from imgstore.operations.images import ImageRequest
 from imgstore.operations.installation import Installation
 from imgstore.operations.machine_making import MachineRequest, create_machine
 from imgstore.operations.making import DiskRequest, create_from_source
+from imgstore.operations.scrubbing import ScrubRequest, scrub
+from imgstore.operations.workers import run_worker
 from imgstore.stores.s3 import S3Store
 from imgstore.testing import installations
 from imgstore.testing.installations import ADMIN, GROUP
@@ -74,6 +78,51 @@ class Steps:
 
         setattr(Database, "writing", counted)  # noqa: B010 - mypy takes no method for another
 
+    def at_state(self, installation: Installation, watched: str) -> None:
+        """Strike after the first commit of the catalog that brings a state about.
+
+        Args:
+            installation: whose catalog is looked at.
+            watched: as `present_states` spells it.
+        """
+        real: Callable[..., AbstractContextManager[Any]] = Database.writing
+
+        @contextmanager
+        def looking(database: Database, *args: Any) -> Iterator[Any]:
+            with real(database, *args) as session:
+                yield session
+            with installation.catalog.reading() as facts:
+                if watched in present_states(facts):
+                    os.kill(os.getpid(), self._signal)
+
+        setattr(Database, "writing", looking)  # noqa: B010 - mypy takes no method for another
+
+
+def present_states(facts: Facts) -> frozenset[str]:
+    """Return the states of everything in a small catalog, each as "replica Degraded" or "disk Creating".
+
+    A version that was deleted softly is "version SoftDeleted"; a work is told with its kind: "ingest Open".
+    """
+    found = set[str]()
+    for version in _versions(facts):
+        found.add(f"version {'SoftDeleted' if version.soft_deleted_at else version.provisioning_state}")
+        found.update(f"replica {replica.state}" for replica in facts.replicas.list(version.uid))
+    for slot in [slot for pool in facts.pools.list() for slot in facts.slots.list(pool.uid)]:
+        found.update(f"segment {each.sentence}" for each in facts.condemned.list(slot.uid))
+        found.update(
+            f"{disk.kind.removesuffix('s')} {disk.provisioning_state}" for disk in facts.disks.in_slot(slot.uid)
+        )
+    subscription = facts.installation.get().subscription
+    found.update(f"machine {each.provisioning_state}" for each in facts.machines.list(subscription))
+    found.update(f"{work.kind} {work.state}" for work in facts.works.list_open())
+    return frozenset(found)
+
+
+def _versions(facts: Facts) -> Iterator[ImageVersion]:
+    for gallery in facts.galleries.list(facts.installation.get().subscription):
+        for definition in facts.definitions.list(gallery.uid):
+            yield from facts.versions.list(definition.uid)
+
 
 def run(job: str, orders: dict[str, Any], installation: Installation) -> None:
     """The command itself."""
@@ -84,7 +133,10 @@ def run(job: str, orders: dict[str, Any], installation: Installation) -> None:
     elif job == "disk":
         installations.make_disk(installation, orders["name"], orders["location"], version, orders.get("lun"))
     elif job == "disk of a file":
-        request = DiskRequest(group=GROUP, name=orders["name"], source=orders["source"], location="southcentralus")
+        kind = DiskKind(orders.get("kind", DiskKind.DISK))
+        request = DiskRequest(
+            group=GROUP, name=orders["name"], source=orders["source"], location="southcentralus", kind=kind
+        )
         create_from_source(installation, ADMIN, request)
     elif job == "image":
         image = ImageRequest(group=GROUP, name=orders["name"], source=orders["source"], data_sources=orders["data"])
@@ -108,8 +160,13 @@ def run(job: str, orders: dict[str, Any], installation: Installation) -> None:
         installations.delete(installation, version)
     elif job == "gc":
         installations.collect(installation)
+    elif job == "scrub":
+        scrub(installation, ADMIN, ScrubRequest())
+    elif job == "worker":
+        run_worker(installation, ADMIN, once=True)
     elif job == "delete disk":
-        disks.delete_disk(installation, ADMIN, group=GROUP, name=orders["name"])
+        kind = DiskKind(orders.get("kind", DiskKind.DISK))
+        disks.delete_disk(installation, ADMIN, group=GROUP, name=orders["name"], kind=kind)
     else:
         raise AssertionError(job)
 
@@ -135,6 +192,8 @@ def main() -> None:
         for name in ("put", "delete", "get", "list"):
             steps.around(S3Store, name)
         steps.around_commits()
+        if "watch" in orders:
+            steps.at_state(installation, orders["watch"])
         run(orders["job"], orders, installation)
     print(steps.count)
 

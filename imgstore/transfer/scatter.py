@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from imgstore.domain.digests import Digest, digest_of
-from imgstore.domain.errors import ObjectCorrupt, StoreError
+from imgstore.domain.errors import ObjectCorrupt, StoreDenied, StoreError, StoreFull, StoreMismatch
 from imgstore.domain.geometry import BLOCK_BYTES, PIECE_BLOCKS, PIECE_BYTES
 from imgstore.segments.manifest import Column, Manifest, Runs, piece_bytes
 from imgstore.transfer.assembly import Assembly, Brought, Part, Rooms, lay
@@ -41,6 +41,11 @@ class Damage:
     slot: SlotAccess
     name: Digest
     error: StoreError
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether the object itself is missing or wrong. A store that does not answer, or refuses, says nothing of it."""
+        return not self.error.retryable and not isinstance(self.error, (StoreDenied, StoreFull, StoreMismatch))
 
 
 @dataclass(slots=True)

@@ -83,18 +83,28 @@ class SlotAccess:
                 uncertain.add(name)
         return SegmentListing(present=present, uncertain=frozenset(uncertain))
 
-    def damaged(self, names: Iterable[Digest], *, workers: int, go_on: GoOn = always) -> frozenset[Digest]:
+    def damaged(
+        self,
+        names: Iterable[Digest],
+        *,
+        workers: int,
+        go_on: GoOn = always,
+        was_read: Callable[[Digest], None] = lambda _name: None,
+    ) -> frozenset[Digest]:
         """Those of the segments that are not there or do not match their name, found by reading each whole.
 
         Args:
             names: which.
             workers: threads; each holds one body of up to 4 MiB.
             go_on: called before each is read.
+            was_read: called after each was read, from worker threads.
         """
 
         def look(name: Digest) -> Digest | None:
             go_on()
-            return None if self._serves(name) else name
+            serves = self._serves(name)
+            was_read(name)
+            return None if serves else name
 
         with Bounded(workers, workers * 2, "look") as pool:
             looked = [pool.submit(look, name) for name in names]

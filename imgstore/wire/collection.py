@@ -104,5 +104,7 @@ def _scrub_slot_json(found: "SlotScrub") -> Json:
         "unrepairedCount": len(found.unrepaired),
         "unrepaired": found.unrepaired,
         "restoredReplicas": found.restored,
+        "unrestoredReplicaCount": len(found.unrestored),
+        "unrestoredReplicas": list(found.unrestored),
         "problem": found.problem,
     }

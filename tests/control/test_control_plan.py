@@ -38,6 +38,23 @@ def test_nothing_complete_is_nothing_to_do() -> None:
     assert steps([replica(SOURCE, 0), replica("westus2", 0)]) == []
 
 
+def test_where_nothing_is_complete_what_was_complete_once_is_restored_from_itself() -> None:
+    once = replica("westus2", 0, ReplicaState.DEGRADED), replica("westus2", 1, ReplicaState.REPLICATING)
+    world = [replica(SOURCE, 0), *once, replica("eastus", 0, ReplicaState.FAILED)]
+
+    def restored(busy: frozenset[str] = frozenset()) -> list[str]:
+        made = ready_steps(
+            world, source_region=SOURCE, busy=busy, failed=(), once_complete={each.uid for each in (*once, world[0])}
+        )
+        assert all(step.sources == () for step in made)
+        return [step.replica.uid for step in made]
+
+    assert restored() == ["westus2/0", "westus2/1"]
+    assert restored(frozenset({"westus2/1"})) == ["westus2/0"]
+    world.append(*complete("eastus", 1))
+    assert all(step.sources for step in steps(world))
+
+
 def test_one_copy_crosses_into_each_region_at_once() -> None:
     world = [*complete(SOURCE, 0), *(replica("westus2", ordinal) for ordinal in range(3)), replica("eastus", 0)]
     assert told(steps(world)) == [

@@ -10,18 +10,20 @@ import pytest
 
 from imgstore.domain import keys
 from imgstore.domain.digests import digest_of
-from imgstore.domain.errors import InvalidInput
+from imgstore.domain.errors import InvalidInput, StoreDenied, StoreError, StoreUnreachable
 from imgstore.domain.geometry import MIB
 from imgstore.domain.resources import Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.works import WorkKind
 from imgstore.ledger.rows import ChargeKind
 from imgstore.operations import bills
+from imgstore.operations.degrading import degrade
 from imgstore.operations.installation import Installation
 from imgstore.operations.scrubbing import ScrubRequest, SlotScrub, scrub
 from imgstore.operations.working import take_up
 from imgstore.stores.zoned import Zoned
 from imgstore.testing.disks import make_raw
+from imgstore.testing.faulty import Fault, Faulty
 from imgstore.testing.installations import (
     ADMIN,
     Stock,
@@ -32,6 +34,7 @@ from imgstore.testing.installations import (
     charges,
     collect,
     delete,
+    export,
     export_disk,
     make_disk,
     open_home,
@@ -281,6 +284,61 @@ def test_an_only_replica_that_is_damaged_is_degraded_and_told(empty: Installatio
     found = run(empty)[EAST]
     assert len(found.unrepaired) == 1
     assert states(show(empty)) == {"eastus/0": DEGRADED}
+
+
+@pytest.mark.parametrize("error", [StoreUnreachable, StoreDenied])
+def test_a_store_that_refuses_during_a_restore_leaves_the_replica_degraded(
+    empty: Installation, stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[StoreError]
+) -> None:
+    publish(empty, stock.first, targets=["eastus"], location="eastus")
+    name = bytes.fromhex(copies(empty, EAST)[0].name)
+    degrade(empty, slot_of(empty, EAST), [name], "not read")
+    real = empty.locator.store
+    faulty = Faulty(real(slot_of(empty, EAST)), [Fault(method="get", error=lambda: error("No.", hint="a test"))])
+    monkeypatch.setattr(empty.locator, "store", lambda _slot: faulty)
+    for _ in range(2):
+        found = run(empty)[EAST]
+        assert (found.restored, len(found.unrestored)) == (0, 1)
+        assert states(show(empty)) == {"eastus/0": DEGRADED}
+    faulty.heal()
+    faulty.script = []
+    found = run(empty)[EAST]
+    assert (found.restored, found.unrestored) == (1, ())
+    assert states(show(empty)) == {"eastus/0": COMPLETED}
+    served(empty, stock, tmp_path)
+    audit(empty)
+
+
+def test_a_reader_that_is_refused_degrades_nothing(
+    stocked: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Expired credentials say nothing of the bytes."""
+    real, refused = stocked.locator.store, Fault(method="get", error=lambda: StoreDenied("No.", hint="a test"))
+    monkeypatch.setattr(
+        stocked.locator,
+        "store",
+        lambda slot: Faulty(real(slot), [refused] if slot.key.region == "eastus" else []),
+    )
+    export(stocked, tmp_path / "x.raw", "eastus")  # Served by the other regions.
+    assert set(states(show(stocked)).values()) == {COMPLETED}
+
+
+def test_a_lost_segment_holds_up_only_the_replicas_that_name_it(
+    empty: Installation, stock: Stock, tmp_path: Path
+) -> None:
+    publish(empty, stock.first, "1.0.0", targets=["eastus"], location="eastus")
+    own = {path.name for path in copies(empty, EAST)}
+    other = make_raw(tmp_path / "other.raw", seed=77, virtual_bytes=12 * MIB, content_bytes=6 * MIB)
+    publish(empty, other, "1.0.1", targets=["eastus"], location="eastus")
+    lost = next(path for path in copies(empty, EAST) if path.name not in own)
+    degrade(empty, slot_of(empty, EAST), [bytes.fromhex(min(own))], "not read")
+    flip(lost)
+    found = run(empty)[EAST]
+    assert (found.restored, len(found.unrepaired)) == (1, 1)
+    assert len(found.unrestored) == 1
+    assert "1.0.1: 1 of its objects" in found.unrestored[0]
+    assert states(show(empty, "1.0.0")) == {"eastus/0": COMPLETED}
+    assert states(show(empty, "1.0.1")) == {"eastus/0": DEGRADED}
 
 
 def test_a_sample_is_the_same_for_the_same_seed(empty: Installation, stock: Stock) -> None:

@@ -1,0 +1,385 @@
+"""Each state that is not final has a command that takes it over, also where no replica is complete.
+
+The table is in DESIGN.md, "Who takes over". Each row is driven: a process is killed in that state, with the only replica
+of its version Degraded where the row is about one, and each command that the row names is given once.
+"""
+
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from test_faults_pairs import PAPER
+
+from imgstore.domain import keys
+from imgstore.domain.errors import StoreError
+from imgstore.domain.geometry import MIB
+from imgstore.domain.resources import DiskKind
+from imgstore.domain.states import ProvisioningState, ReplicaState, WorkState
+from imgstore.operations.installation import Installation
+from imgstore.testing import victim
+from imgstore.testing.disks import make_raw
+from imgstore.testing.installations import (
+    DEFINITION,
+    GALLERY,
+    GROUP,
+    audit,
+    audit_served,
+    expire_collectors,
+    export,
+    publish,
+    show,
+    states,
+)
+from imgstore.testing.scenes import Scene
+
+HERE: Final = "southcentralus"
+PROFILE: Final[Mapping[str, Any]] = {"image": f"{GROUP}/{GALLERY}/{DEFINITION}/1.0.0", "location": HERE}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """A state in which a process was killed."""
+
+    state: str
+    """As `victim.present_states` spells it."""
+    job: str
+    """The command that was killed in it."""
+    orders: Mapping[str, Any] = field(default_factory=dict)
+    before: Callable[[Scene], None] = lambda _scene: None
+    """What was done to the scene before."""
+    takers: Mapping[str, Callable[[Scene, Installation], object]]
+    """The commands of the table that take it over."""
+    signals: tuple[int, ...] = (signal.SIGKILL,)
+
+
+def again(job: str, **orders: Any) -> Callable[[Scene, Installation], object]:
+    """The command, given in this process."""
+
+    def act(scene: Scene, installation: Installation) -> None:
+        victim.run(job, {"home": str(scene.folder / "home"), **orders_of(scene, orders)}, installation)
+
+    return act
+
+
+def create(scene: Scene, installation: Installation) -> None:
+    """The version's create, as it was given."""
+    publish(installation, scene.expected["1.0.0"], targets=[HERE])
+
+
+def create_without_source(scene: Scene, installation: Installation) -> None:
+    """The version's create when its source is gone: its bytes have arrived, so nothing need be read again."""
+    source = scene.expected["1.0.0"]
+    source.rename(source.with_suffix(".gone"))
+    try:
+        publish(installation, source, targets=[HERE])
+    finally:
+        source.with_suffix(".gone").rename(source)
+
+
+def collect(_scene: Scene, installation: Installation) -> None:
+    """`gc`, when the lease of the collector that was killed is over."""
+    expire_collectors(installation)
+    victim.run("gc", {}, installation)
+
+
+@contextmanager
+def hidden_segment(scene: Scene) -> Iterator[None]:
+    """A segment of 1.0.0 is not there, for a while."""
+    path = min(path for path in (scene.folder / "home" / "regions").rglob("*") if keys.is_segment_key(str(path)))
+    path.rename(path.with_suffix(".away"))
+    try:
+        yield
+    finally:
+        path.with_suffix(".away").rename(path)
+
+
+def degrade(scene: Scene) -> None:
+    """A read finds a segment missing that is there a moment later: no replica of 1.0.0 is complete."""
+    with hidden_segment(scene), scene.open() as installation:
+        with pytest.raises(StoreError):
+            export(installation, scene.folder / "out" / "x.raw", HERE)
+        assert states(show(installation)) == {f"{HERE}/0": ReplicaState.DEGRADED}
+
+
+def make_disk_and_degrade(scene: Scene) -> None:
+    scene.victim("disk", name="d1", location=HERE, version="1.0.0")
+    degrade(scene)
+
+
+def degrade_and_make_image(scene: Scene) -> None:
+    degrade(scene)
+    scene.victim("image", name="i1", source=str(scene.expected["1.0.0"]), data=[])
+
+
+def make_machine(scene: Scene) -> None:
+    scene.victim("machine", machine={"name": "m1", **PROFILE})
+    degrade(scene)
+
+
+def two_replicas(scene: Scene) -> None:
+    scene.victim("retarget", targets=[f"{HERE}=2"])
+
+
+def withdraw(scene: Scene) -> None:
+    """Nothing of 1.0.0 is left: it is published again."""
+    scene.victim("delete", version="1.0.0")
+
+
+def leave_garbage(scene: Scene) -> None:
+    withdraw(scene)
+
+
+def mark(scene: Scene) -> None:
+    withdraw(scene)
+    with scene.open() as installation:
+        victim.run("gc", {}, installation)
+
+
+def fail_as_before(scene: Scene) -> None:
+    """Earlier releases made Failed what a scrub could not restore."""
+    degrade(scene)
+    with scene.open() as installation, installation.catalog.transaction() as facts:
+        replica = show(installation).replicas[0]
+        facts.replicas.move(replica.uid, ReplicaState.REPLICATING)
+        facts.replicas.failed(replica.uid, error="x", attempts=1, retry_at=facts.now())
+
+
+SOURCE: Final = {"source": "1.0.0", "version": "1.0.0", "targets": [HERE]}
+RESTORERS: Final = {"scrub": again("scrub"), "worker": again("worker"), "image-version create": create_without_source}
+DISK: Final[Mapping[str, Any]] = {"name": "d1", "location": HERE, "version": "1.0.0"}
+FILE: Final[Mapping[str, Any]] = {"name": "s1", "source": "1.0.0", "kind": DiskKind.SNAPSHOT}
+IMAGE: Final[Mapping[str, Any]] = {"name": "i1", "source": "1.0.0", "data": []}
+
+LEFT: Final = (
+    Left(
+        state="version Creating",
+        job="publish",
+        orders=SOURCE,
+        before=withdraw,
+        takers={"image-version create": create, "image-version delete": again("delete")},
+    ),
+    Left(
+        state="version Updating",
+        job="retarget",
+        orders={"targets": [HERE, "eastus"]},
+        before=degrade,
+        takers={"worker": again("worker"), "image-version update": again("retarget", targets=[HERE, "eastus"])},
+    ),
+    Left(state="version Failed", job="export", takers=RESTORERS),
+    Left(state="version Deleting", job="delete", before=degrade, takers={"image-version delete": again("delete")}),
+    Left(
+        state="replica Pending",
+        job="publish",
+        orders=SOURCE,
+        before=withdraw,
+        takers={"image-version create": create, "image-version delete": again("delete")},
+    ),
+    Left(
+        state="replica Replicating",
+        job="scrub",
+        before=degrade,
+        takers=RESTORERS,
+        signals=(signal.SIGKILL, signal.SIGINT),
+    ),
+    Left(state="replica Degraded", job="export", takers=RESTORERS),
+    Left(state="replica Failed", job="", before=fail_as_before, takers=RESTORERS),
+    Left(
+        state="replica Deleting",
+        job="retarget",
+        orders={"targets": [HERE]},
+        before=two_replicas,
+        takers={"image-version update": again("retarget", targets=[HERE]), "gc": collect},
+    ),
+    Left(
+        state="disk Creating",
+        job="disk",
+        orders=DISK,
+        takers={"disk create": again("disk", **DISK), "disk delete": again("delete disk", name="d1")},
+    ),
+    Left(
+        state="disk Deleting",
+        job="delete disk",
+        orders={"name": "d1"},
+        before=make_disk_and_degrade,
+        takers={"disk delete": again("delete disk", name="d1")},
+    ),
+    Left(
+        state="snapshot Creating",
+        job="disk of a file",
+        orders=FILE,
+        before=degrade,
+        takers={
+            "snapshot create": again("disk of a file", **FILE),
+            "snapshot delete": again("delete disk", name="s1", kind=DiskKind.SNAPSHOT),
+        },
+    ),
+    Left(
+        state="image Creating",
+        job="image",
+        orders=IMAGE,
+        before=degrade,
+        takers={
+            "image create": again("image", **IMAGE),
+            "image delete": again("delete image", name="i1"),
+        },
+    ),
+    Left(
+        state="image Deleting",
+        job="delete image",
+        orders={"name": "i1"},
+        before=degrade_and_make_image,
+        takers={"image delete": again("delete image", name="i1")},
+    ),
+    Left(
+        state="machine Creating",
+        job="machine",
+        orders={"machine": {"name": "m1", **PROFILE}},
+        takers={
+            "vm create": again("machine", machine={"name": "m1", **PROFILE}),
+            "vm delete": again("delete machine", name="m1"),
+        },
+    ),
+    Left(
+        state="machine Deleting",
+        job="delete machine",
+        orders={"name": "m1"},
+        before=make_machine,
+        takers={"vm delete": again("delete machine", name="m1")},
+    ),
+    Left(
+        state="segment Condemned",
+        job="gc",
+        before=leave_garbage,
+        takers={"gc": collect, "image-version create": create},
+    ),
+    Left(state="segment Deleting", job="gc", before=leave_garbage, takers={"gc": collect}),
+    Left(
+        state="removal Open",
+        job="retarget",
+        orders={"targets": [HERE]},
+        before=two_replicas,
+        takers={"image-version update": again("retarget", targets=[HERE]), "gc": collect},
+    ),
+    Left(
+        state="export Open",
+        job="export",
+        orders={"path": "x.raw"},
+        takers={"image-version delete": again("delete")},
+    ),
+)
+"""Every row that is driven here, in the order of the table."""
+
+ELSEWHERE: Final = {
+    "upload ReadyToUpload": "tests/api/test_api_blobs_killed.py",
+    "upload ActiveUpload": "tests/api/test_api_blobs_killed.py",
+    "grant active": "tests/operations/test_operations_uploads.py",
+    "operation InProgress": "tests/catalog/test_catalog_operations.py",
+    "deployment Running": "tests/api/test_api_deployments.py",
+    "ingest Open": "tests/operations/test_operations_abandoning.py",
+    "copy Open": "tests/operations/test_operations_abandoning.py",
+    "disk-work Open": "tests/operations/test_operations_abandoning.py",
+}
+"""Rows that other files of tests drive."""
+
+FINAL: Final = frozenset(
+    {
+        "version Succeeded",
+        "replica Completed",
+        "disk Succeeded",
+        "snapshot Succeeded",
+        "image Succeeded",
+        "machine Succeeded",
+        "segment Condemned",
+    }
+)
+"""Nothing is to be done in these; of a condemned segment, nothing before its grace is over."""
+
+
+def table() -> dict[str, set[str]]:
+    """The rows of DESIGN.md: state to the commands that take it over."""
+    section = PAPER.read_text(encoding="utf-8").split("### Who takes over")[1].split("\n###")[0]
+    rows = [line.strip("| ").split("|") for line in section.splitlines() if line.startswith("|")][2:]
+    return {f"{row[0].strip()} {row[1].strip()}": {each.strip(" `") for each in row[2].split(",")} for row in rows}
+
+
+def test_the_table_and_the_scenes_agree() -> None:
+    driven = {each.state: set(each.takers) for each in LEFT}
+    assert {state: takers for state, takers in table().items() if state in driven} == driven
+    assert table().keys() - driven.keys() == ELSEWHERE.keys()
+
+
+def test_every_state_that_is_not_final_is_in_the_table() -> None:
+    rows = table()
+    for state in ReplicaState:
+        assert (f"replica {state}" in rows) == (state is not ReplicaState.COMPLETED)
+    for resource in ("version", "disk", "image", "machine"):
+        wanted = {ProvisioningState.CREATING, ProvisioningState.DELETING}
+        assert {each for each in wanted if f"{resource} {each}" in rows} == wanted
+    assert WorkState.OPEN in {row.split()[1] for row in rows}
+
+
+@pytest.fixture(scope="session")
+def lone(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """A home with one version that has one replica, made once and copied for each test."""
+    scene = Scene(folder=tmp_path_factory.mktemp("lone"))
+    scene.prepare()
+    disk = make_raw(scene.folder / "1.0.0.raw", seed=8, virtual_bytes=12 * MIB, content_bytes=6 * MIB)
+    scene.expected["1.0.0"] = disk
+    with scene.open() as installation:
+        publish(installation, disk, targets=[HERE])
+    return scene
+
+
+ROWS: Final = [
+    pytest.param(left, taker, number, id=f"{left.state}-{taker}{'-interrupted' * (number == signal.SIGINT)}")
+    for left in LEFT
+    for taker in left.takers
+    for number in left.signals
+]
+
+
+@pytest.mark.parametrize(("left", "taker", "number"), ROWS)
+def test_a_state_that_a_process_died_in_is_taken_over(
+    tmp_path: Path, lone: Scene, left: Left, taker: str, number: int
+) -> None:
+    shutil.copytree(lone.folder / "home", tmp_path / "home")
+    for name in ("out", "served"):
+        (tmp_path / name).mkdir()
+    scene = Scene(folder=tmp_path, expected=dict(lone.expected))
+    left.before(scene)
+    if left.job == "export":
+        # The read that finds the damage is what is killed; the segment is there again afterwards.
+        hidden = nullcontext() if left.state == "export Open" else hidden_segment(scene)
+        with hidden:
+            strike(scene, left, number)
+    elif left.job:
+        strike(scene, left, number)
+    with scene.open() as installation:
+        with installation.catalog.reading() as facts:
+            assert left.state in victim.present_states(facts)
+        left.takers[taker](scene, installation)
+        with installation.catalog.reading() as facts:
+            standing = victim.present_states(facts)
+        resource = left.state.split()[0]
+        about = {"version", "replica"} if resource in ("version", "replica") else {resource}
+        left_over = {each for each in standing if each.split()[0] in about} - FINAL
+        assert not left_over, f"{taker} left {left_over}"
+        if "version Succeeded" in standing:  # Else the audit does not know where the segments came from.
+            audit(installation, quiet="export Open" not in standing, struck=True)
+        audit_served(installation, scene.expected, scene.folder / "served")
+
+
+def strike(scene: Scene, left: Left, number: int) -> None:
+    orders = orders_of(scene, {"path": "x.raw", "location": HERE, **left.orders})
+    assert scene.victim(left.job, watch=left.state, number=number, **orders) == 0, "it ended before it was struck"
+
+
+def orders_of(scene: Scene, orders: Mapping[str, Any]) -> dict[str, Any]:
+    """The orders with the paths of this scene in the place of names."""
+    paths = {"source": scene.expected["1.0.0"], "path": scene.folder / "out" / "x.raw"}
+    return {key: str(paths.get(key, value)) if key in paths else value for key, value in orders.items()}
