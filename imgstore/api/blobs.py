@@ -34,6 +34,7 @@ from imgstore.transfer.spool import Bytes, Spool, spool_error
 from imgstore.wire.blobs import (
     PUT_PAGE_BYTES_MAX,
     error_xml,
+    page_list_request,
     page_list_xml,
     page_range_of,
     range_of,
@@ -105,7 +106,7 @@ async def get(request: Request, disk: str, name: str) -> Response:  # noqa: ARG0
             headers = _spool_headers(request, found, spool)
             _check_conditions(request, headers["ETag"])
             if request.query_params.get("comp") == "pagelist":
-                return _page_list(request, spool, headers)
+                return await _page_list(request, spool, headers)
             return await _uploaded(request, spool, headers)
     opened: OpenDisk = await _in_thread(request, lambda: door.reader(found))
     headers = _disk_headers(request, found)
@@ -113,7 +114,7 @@ async def get(request: Request, disk: str, name: str) -> Response:  # noqa: ARG0
         return Response(status_code=304, headers=headers)
     _check_conditions(request, headers["ETag"])
     if request.query_params.get("comp") == "pagelist":
-        return _page_list(request, opened, headers)
+        return await _page_list(request, opened, headers)
     return await _served(request, opened, headers)
 
 
@@ -355,9 +356,11 @@ def _content_headers(begin: int, end: int, file_bytes: int, *, partly: bool) -> 
     return length | ({"Content-Range": f"bytes {begin}-{end - 1}/{file_bytes}"} if partly else {})
 
 
-def _page_list(request: Request, source: "Spool | OpenDisk", headers: dict[str, str]) -> Response:
+async def _page_list(request: Request, source: "Spool | OpenDisk", headers: dict[str, str]) -> Response:
     wanted = range_of(_range_header(request), source.file_bytes)
-    body = page_list_xml(source.extents(), wanted or (0, source.file_bytes))
+    query = request.query_params
+    asked = page_list_request(wanted or (0, source.file_bytes), query.get("marker"), query.get("maxresults"))
+    body = await _in_thread(request, lambda: page_list_xml(source.extents(asked.begin, asked.end), asked))
     told = {"x-ms-blob-content-length": str(source.file_bytes)}
     return Response(body, headers=headers | told, media_type="application/xml")
 

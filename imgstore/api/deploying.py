@@ -19,7 +19,7 @@ from imgstore.wire.deployments import deployment_json, failed_at
 from imgstore.wire.expressions import evaluated, listed
 from imgstore.wire.parameters import is_secret, kind_of
 from imgstore.wire.reading import at
-from imgstore.wire.scopes import Scope, bad_template
+from imgstore.wire.scopes import ELEMENTS_PER_REFERENCE, Scope, bad_template
 from imgstore.wire.template_resources import NESTED, Planned
 from imgstore.wire.templates import Plan, planned_inside
 from imgstore.wire.text import Json
@@ -148,7 +148,10 @@ class Deploying:
         return replace(scope, reference=self._reference, references=self._references)
 
     def _reference(self, word: str, version: str | None, full: bool) -> Json:  # noqa: FBT001 - an argument of the expression
-        body = self._found(word, version)
+        effort = self._plan.scope.effort
+        effort.spend(ELEMENTS_PER_REFERENCE)
+        with effort.pause():
+            body = self._found(word, version)
         return body if full else body.get("properties")
 
     def _references(self, loop: str, full: bool) -> Json:  # noqa: FBT001 - an argument of the expression

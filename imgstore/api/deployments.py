@@ -22,7 +22,7 @@ from imgstore.wire.api_versions import Kind
 from imgstore.wire.deployments import deployment_json, operations_json
 from imgstore.wire.network import NETWORK_TYPES
 from imgstore.wire.reading import at
-from imgstore.wire.scopes import Scope
+from imgstore.wire.scopes import Effort, Scope
 from imgstore.wire.template_resources import Around
 from imgstore.wire.templates import Plan, planned
 from imgstore.wire.text import Json, instant
@@ -194,6 +194,7 @@ def _plan(session: Session, group: str, name: str, body: Json, asked: Json) -> P
         base_url=asked.get("base_url", ""),
         now=datetime.fromisoformat(asked["now"]) if "now" in asked else None,
         seed=asked.get("seed", ""),
+        effort=Effort(installation.effects.monotonic),
     )
     around = Around(
         known=_TYPES.__contains__, location=lambda named: check_group(session, named).location, group=above.name

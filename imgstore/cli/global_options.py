@@ -16,6 +16,7 @@ import click
 from click.core import ParameterSource
 
 import imgstore
+from imgstore.cli import queries
 from imgstore.domain.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -114,7 +115,9 @@ def options() -> list[click.Option]:
             metavar="|".join(FORMATS),
             help="Form of the result. Default: json.",
         ),
-        GlobalOption(["--query"], type=compiled, metavar="JMESPATH", help="Show this part of the result only."),
+        GlobalOption(
+            ["--query"], type=queries.compile_query, metavar="JMESPATH", help="Show this part of the result only."
+        ),
         GlobalOption(["--home"], metavar="FOLDER", help="Data folder. Default: by XDG. [env: IMGSTORE_HOME]"),
         GlobalOption(
             ["--regions"],
@@ -146,16 +149,6 @@ def options() -> list[click.Option]:
         GlobalOption(["--debug"], is_flag=True, help="On an error, show where in the program it arose."),
         GlobalOption(["--version"], is_flag=True, is_eager=True, callback=_version, help="Show the version."),
     ]
-
-
-def compiled(text: str) -> "ParsedResult":
-    """A JMESPath, compiled before any work is begun."""
-    import jmespath  # noqa: PLC0415 - start-up time: most lines have no query
-
-    try:
-        return jmespath.compile(text)
-    except jmespath.exceptions.JMESPathError as error:
-        raise click.BadParameter(f"not a JMESPath: {error}") from error
 
 
 def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from imgstore.cli import global_options, options, output
+from imgstore.cli import options, queries
 from imgstore.cli.command import Switch, Words
 from imgstore.cli.image_versions import TABLE, image_version
 from imgstore.cli.output import columns
@@ -460,7 +460,7 @@ def undelete(
 @click.option("--exists", is_flag=True, help="Until it is there, complete or not.")
 @click.option(
     "--custom",
-    type=global_options.compiled,
+    type=queries.compile_query,
     metavar="JMESPATH",
     help="Until this is true of it, as show --expand ReplicationStatus prints it.",
 )
@@ -518,7 +518,7 @@ def _condition(
     """What is waited for."""
     check_condition(custom, made=made, deleted=deleted, exists=exists)
     if custom is not None:
-        return lambda view: view is not None and bool(output.queried(shown(view), custom, "--custom"))
+        return lambda view: view is not None and bool(queries.search(shown(view), custom, "--custom"))
     if made:
         return waiting.is_made
     return (lambda view: view is None) if deleted else (lambda view: view is not None)

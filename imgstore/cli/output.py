@@ -3,15 +3,14 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import click
 
+from imgstore.cli.queries import search
 from imgstore.wire.text import Json, decimal_text, dumps
 
 if TYPE_CHECKING:
-    from jmespath.parser import ParsedResult
-
     from imgstore.cli.global_options import Globals
 
 Rows: TypeAlias = Sequence[Mapping[str, Json]]
@@ -50,7 +49,7 @@ def emit(body: Json, options: "Globals", table: Table = scalars) -> None:
         click.UsageError: the query does not fit the result.
     """
     if options.query is not None:
-        body = queried(body, options.query)
+        body = search(body, options.query)
         table = scalars
     text = None if body is None else _WRITERS[options.output or "json"](body, table)
     if text is not None:
@@ -109,39 +108,6 @@ _WRITERS: Final[Mapping[str, Callable[[Json, Table], str | None]]] = {
     "tsv": _as_tsv,
     "none": _as_nothing,
 }
-
-
-def queried(body: Json, query: "ParsedResult", option: str = "--query") -> Json:
-    """What a query finds in `body`.
-
-    Raises:
-        click.UsageError: it does not fit.
-    """
-    import jmespath  # noqa: PLC0415 - start-up time
-
-    try:
-        return query.search(body, _with_decimals(jmespath))
-    except jmespath.exceptions.JMESPathError as error:
-        raise click.UsageError(f"{option} does not fit the result: {error}") from error
-
-
-def _with_decimals(jmespath: Any) -> Any:
-    """JMESPath's functions, with money taken for the number that it is."""
-    functions = jmespath.functions
-
-    class Functions(functions.Functions):  # type: ignore[misc, name-defined]
-        def _get_allowed_pytypes(self, types: Any) -> Any:
-            allowed, inner = super()._get_allowed_pytypes(types)
-            return _decimals_too(allowed), [_decimals_too(kinds) for kinds in inner]
-
-        def _convert_to_jmespath_type(self, pyobject: Any) -> Any:
-            return "number" if pyobject == "Decimal" else super()._convert_to_jmespath_type(pyobject)
-
-    return jmespath.Options(custom_functions=Functions())
-
-
-def _decimals_too(kinds: Sequence[str]) -> list[str]:
-    return [*kinds, "Decimal"] if "float" in kinds else list(kinds)
 
 
 def _items(body: Json) -> Sequence[Json]:

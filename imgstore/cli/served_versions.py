@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from imgstore.cli import output
+from imgstore.cli import queries
 from imgstore.cli.image_version import (
     check_condition,
     data_snapshots_of,
@@ -203,7 +203,7 @@ def _state(view: Json) -> str:
 def _condition(custom: Any, *, made: bool, deleted: bool) -> Callable[[Json], bool]:
     """What is waited for, of the version as it is shown; None where there is none."""
     if custom is not None:
-        return lambda view: view is not None and bool(output.queried(view, custom, "--custom"))
+        return lambda view: view is not None and bool(queries.search(view, custom, "--custom"))
     if made:
         return _is_made
     return (lambda view: view is None) if deleted else (lambda view: view is not None)

@@ -6,13 +6,17 @@ and what is made or deleted meanwhile neither repeats nor hides what stands.
 
 import base64
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Self, TypeVar
+from typing import Final, Generic, Self, TypeVar
 
 from imgstore.domain.errors import InvalidInput
 
 _T = TypeVar("_T")
+_TOKEN_SHOWN_CHARACTERS: Final = 200
+_NO_KEY: Final = re.compile("[\\0\\ud800-\\udfff]")
+"""What no database keeps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,12 +99,12 @@ def _token(of: str, key: str) -> str:
 def _key(token: str, of: str) -> str:
     try:
         kind, key = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         kind, key = None, None
-    if kind != of.lower() or not isinstance(key, str):
+    if kind != of.lower() or not isinstance(key, str) or _NO_KEY.search(key):
         raise InvalidInput(
             "The token is none of this list.",
-            found=repr(token),
+            found=repr(token[:_TOKEN_SHOWN_CHARACTERS]),
             expected="the token that the page before gave",
             hint="leave --next-token out to begin at the first",
             target="nextToken",

@@ -1,8 +1,10 @@
 """Managed disks read at any offset, as the fixed VHD that they are uploaded as: what a signed URL for reading serves."""
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from imgstore.domain.resources import ManagedDisk, Slot
@@ -68,9 +70,13 @@ class OpenDisk:
             writer.abandon()
             degrade_damaged(installation, self.slots, segments.damages)
 
-    def extents(self) -> Iterator[Extent]:
-        """The ranges that hold data."""
-        yield from self.data
+    def extents(self, begin: int = 0, end: int | None = None) -> Iterator[Extent]:
+        """Return the ranges that hold data and touch [begin, end), in order."""
+        first = bisect_right(self.data, begin, key=lambda each: each.end)
+        for each in islice(self.data, first, None):
+            if end is not None and each.offset >= end:
+                return
+            yield each
         if self.footer:
             yield Extent(offset=self.ranges.virtual_bytes, length=len(self.footer))
 

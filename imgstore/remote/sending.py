@@ -157,8 +157,13 @@ def grant(server: Server, disk_id: str, level: str) -> str:
 
 def page_list(server: Server, url: str) -> list[Extent]:
     """The ranges of a disk's file that hold data there, sorted and apart."""
-    answer = server.connection.move("GET", f"{url}&comp=pagelist", headers={})
-    return read_page_list(answer.body.decode())
+    found: list[Extent] = []
+    marker: str | None = ""
+    while marker is not None:
+        answer = server.connection.move("GET", f"{url}&comp=pagelist&marker={marker}", headers={})
+        part, marker = read_page_list(answer.body.decode())
+        found += part
+    return found
 
 
 def _send(server: Server, url: str, reader: DiskReader, task: str) -> Digest:

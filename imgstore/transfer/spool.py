@@ -108,18 +108,11 @@ class Spool:
         with self._lock:
             return any(True for _ in self._ranges)
 
-    def extents(self) -> Iterator[Extent]:
-        """The ranges that hold data, merged."""
-        out: list[Extent] = []
+    def extents(self, begin: int = 0, end: int | None = None) -> Iterator[Extent]:
+        """Return the ranges that hold data and touch [begin, end), in order."""
         with self._lock:
-            for each in self._ranges:
-                if each.digest is None:
-                    continue
-                if out and out[-1].end == each.begin:
-                    out[-1] = Extent(offset=out[-1].offset, length=each.end - out[-1].offset)
-                else:
-                    out.append(Extent(offset=each.begin, length=each.end - each.begin))
-        return iter(out)
+            found = self._ranges.touching(begin, self.file_bytes if end is None else end)
+        return (Extent(offset=each.begin, length=each.end - each.begin) for each in found if each.digest is not None)
 
     def write(self, offset: int, parts: Sequence[Bytes]) -> None:
         """Have bytes arrive: into the file, then into the journal as one range; zeros stay holes. Waits for the medium.

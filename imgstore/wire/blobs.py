@@ -4,7 +4,9 @@ After https://learn.microsoft.com/rest/api/storageservices/blob-service-rest-api
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 from xml.sax.saxutils import escape, unescape
 
@@ -15,6 +17,10 @@ from imgstore.wire.text import Json
 PAGE_BYTES: Final = 512
 PUT_PAGE_BYTES_MAX: Final = 4 << 20
 """Azure's bound of one Put Page."""
+PAGE_RANGES_MAX: Final = 10_000
+"""Azure's bound of one answer to Get Page Ranges."""
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
+_NEXT_MARKER: Final = re.compile(r"<NextMarker>(\d{1,18})</NextMarker>")
 _HEAD: Final = '<?xml version="1.0" encoding="utf-8"?>'
 _RANGE: Final = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?")
 _SUFFIX: Final = re.compile(r"bytes=-(\d{1,18})")
@@ -43,32 +49,82 @@ def read_error_xml(text: str) -> Json:
     return match and {"error": {"code": unescape(match[1]), "message": unescape(match[2])}}
 
 
-def page_list_xml(extents: Iterable[Extent], within: tuple[int, int]) -> bytes:
-    """Ranges that hold data as whole pages, merged, cut to `within` (begin, end)."""
-    ranges = "".join(
-        f"<PageRange><Start>{begin}</Start><End>{end - 1}</End></PageRange>" for begin, end in _pages(extents, *within)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageListRequest:
+    """The part of a page list that a request asks for."""
+
+    begin: int
+    end: int
+    """In bytes. The marker of the request is the beginning."""
+    ranges_max: int
+
+
+def page_list_request(
+    within: tuple[int, int], marker: str | None = None, results_max: str | None = None
+) -> PageListRequest:
+    """Read the parameters of Get Page Ranges.
+
+    Args:
+        within: the bytes that the Range header asks for, as (begin, end).
+        marker: `NextMarker` of the answer before.
+        results_max: `maxresults`. A number above `PAGE_RANGES_MAX` means `PAGE_RANGES_MAX`.
+
+    Raises:
+        InvalidInput: a parameter has another form.
+    """
+    for name, text in (("marker", marker), ("maxresults", results_max)):
+        if text and not _NUMBER.fullmatch(text):
+            raise InvalidInput(
+                f"The value of the query parameter '{name}' is invalid.",
+                found=repr(text[:100]),
+                expected="NextMarker of the answer before" if name == "marker" else "a whole number from 1 on",
+                hint="leave it out to begin with the first range",
+                target=name,
+                code="InvalidQueryParameterValue",
+            )
+    return PageListRequest(
+        begin=max(within[0], int(marker or 0)),
+        end=within[1],
+        ranges_max=min(PAGE_RANGES_MAX, max(1, int(results_max or PAGE_RANGES_MAX))),
     )
-    return f"{_HEAD}<PageList>{ranges}</PageList>".encode()
 
 
-def read_page_list(text: str) -> list[Extent]:
-    """The ranges that a page list tells of."""
+def page_list_xml(extents: Iterable[Extent], asked: PageListRequest) -> bytes:
+    """Write ranges that hold data as whole pages, merged and cut to the bytes that were asked for.
+
+    Args:
+        extents: in order. No more of them are read than the answer needs.
+        asked: the request.
+    """
+    found = list(islice(_pages(extents, asked.begin, asked.end), asked.ranges_max + 1))
+    shown, behind = found[: asked.ranges_max], found[asked.ranges_max :]
+    ranges = "".join(f"<PageRange><Start>{begin}</Start><End>{end - 1}</End></PageRange>" for begin, end in shown)
+    marker = f"<NextMarker>{behind[0][0]}</NextMarker>" if behind else ""
+    return f"{_HEAD}<PageList>{ranges}{marker}</PageList>".encode()
+
+
+def read_page_list(text: str) -> tuple[list[Extent], str | None]:
+    """Return the ranges of a page list, and the marker of its next part."""
     found = ((int(match[1]), int(match[2]) + 1) for match in _PAGE_RANGE.finditer(text))
-    return [Extent(offset=begin, length=end - begin) for begin, end in found]
+    marker = _NEXT_MARKER.search(text)
+    return [Extent(offset=begin, length=end - begin) for begin, end in found], marker and marker[1]
 
 
-def _pages(extents: Iterable[Extent], low: int, high: int) -> list[tuple[int, int]]:
-    pages: list[tuple[int, int]] = []
+def _pages(extents: Iterable[Extent], low: int, high: int) -> Iterator[tuple[int, int]]:
+    last: tuple[int, int] | None = None
     for extent in extents:
         begin = max(low, extent.offset // PAGE_BYTES * PAGE_BYTES)
         end = min(high, -(-extent.end // PAGE_BYTES) * PAGE_BYTES)
         if begin >= end:
             continue
-        if pages and begin <= pages[-1][1]:
-            pages[-1] = (pages[-1][0], max(end, pages[-1][1]))
+        if last is None or begin > last[1]:
+            if last is not None:
+                yield last
+            last = (begin, end)
         else:
-            pages.append((begin, end))
-    return pages
+            last = (last[0], max(end, last[1]))
+    if last is not None:
+        yield last
 
 
 def range_of(header: str | None, file_bytes: int) -> tuple[int, int] | None:

@@ -13,7 +13,7 @@ from typing import Final, NoReturn
 from imgstore.domain.errors import InvalidInput
 from imgstore.wire.functions import FUNCTIONS, LAMBDAS
 from imgstore.wire.reading import at
-from imgstore.wire.scopes import NotTaken, NotYet, Scope, bad_template, nowhere
+from imgstore.wire.scopes import NotTaken, NotYet, Scope, bad_template, first_names, nowhere
 from imgstore.wire.text import Json
 
 _TOKEN: Final = re.compile(
@@ -21,6 +21,10 @@ _TOKEN: Final = re.compile(
 )
 _CHARACTERS_MAX: Final = 24_576
 """Azure's limit of one expression."""
+_CHARACTERS_PER_ELEMENT: Final = 4
+"""Reading so many characters of an expression takes as long as handling one element."""
+_ELEMENTS_PER_TURN: Final = 10
+"""A turn of a loop has a scope of its own."""
 _DEPTH_MAX: Final = 64
 _CALLS_MAX: Final = 16
 """Of a template's own functions, one in the other."""
@@ -34,16 +38,18 @@ def evaluated(value: Json, scope: Scope) -> Json:
     Raises:
         InvalidInput: one can't be; its code is ``InvalidTemplate``.
     """
-    try:
-        found = _evaluated(value, scope)
-    except RecursionError as error:
-        raise bad_template("The template is nested too deeply.") from error
-    scope.effort.spend_on(found)
+    with scope.effort.run():
+        try:
+            found = _evaluated(value, scope)
+        except RecursionError as error:
+            raise bad_template("The template is nested too deeply.") from error
+        scope.effort.spend_on_made(found)
     return found
 
 
 def rehearse(value: Json, scope: Scope) -> None:
     """Evaluate what can be before anything is made, so that what means nothing is known by then. Raises as `evaluated`."""
+    scope.effort.spend(1)
     if isinstance(value, Mapping) and not _loops(value):
         value = list(value.values())
     if isinstance(value, list):
@@ -71,7 +77,7 @@ def _evaluated(value: Json, scope: Scope) -> Json:
         raise bad_template(
             "An expression is too long.", found=f"{len(value)} characters", expected=f"{_CHARACTERS_MAX}"
         )
-    scope.effort.spend(len(value))
+    scope.effort.spend(1 + len(value) // _CHARACTERS_PER_ELEMENT)
     return _Reader(value[1:-1], scope).whole()
 
 
@@ -109,6 +115,7 @@ def turns(loop: Json, scope: Scope, *, name: str | None = None) -> list[Scope]:
             found=f"a count of {count}",
             expected=f"a copy loop of 0 to {COPIES_MAX}",
         )
+    scope.effort.spend(count * (_ELEMENTS_PER_TURN + len(scope.copies)))
     return [replace(scope, copies={**scope.copies, said.lower(): turn, "": turn}) for turn in range(count)]
 
 
@@ -198,11 +205,11 @@ class _Reader:
             kind, name = self._next("a name")
             if kind != "name":
                 self._fail("a name")
-            return _member(value, name)
+            return _member(value, name, self._scope)
         self._at += 1
         key = self._value()
         self._expect("]")
-        return _member(value, key)
+        return _member(value, key, self._scope)
 
     def _peek(self) -> str | None:
         return self._tokens[self._at][1] if self._at < len(self._tokens) else None
@@ -229,7 +236,8 @@ class _Reader:
 
 def _tokens(text: str) -> list[tuple[str, str]]:
     tokens, at = [], 0
-    while text[at:].strip():
+    end = len(text.rstrip())
+    while at < end:
         match = _TOKEN.match(text, at)
         if match is None:
             raise bad_template(f"The expression '[{text[:200]}]' can't be read.", found=repr(text[at : at + 20]))
@@ -239,14 +247,15 @@ def _tokens(text: str) -> list[tuple[str, str]]:
     return tokens
 
 
-def _member(value: Json, key: Json) -> Json:
+def _member(value: Json, key: Json, scope: Scope) -> Json:
     if isinstance(value, Mapping) and isinstance(key, str):
+        scope.effort.spend(len(value))
         for name, each in value.items():
             if name.lower() == key.lower():
                 return each
     if isinstance(value, list) and isinstance(key, int) and 0 <= key < len(value):
         return value[key]
-    there = list(value) if isinstance(value, Mapping) else f"a {type(value).__name__}"
+    there = first_names(value) if isinstance(value, Mapping) else f"a {type(value).__name__}"
     raise bad_template(f"The language expression property '{key}' doesn't exist.", found=f"available: {there}")
 
 
@@ -260,6 +269,10 @@ def _call(name: str, arguments: Sequence[Json], scope: Scope) -> Json:
             found=f"{name}, which takes a lambda" if name.lower() in LAMBDAS else name,
             expected=f"one of {', '.join(sorted((*FUNCTIONS, 'if')))}",
         )
+    if name.lower() not in _UNREAD:
+        for each in arguments:
+            scope.effort.spend_on(each)
+    scope.effort.spend(1 + len(arguments))
     try:
         made = function(scope, *arguments)
     except (InvalidInput, RecursionError):
@@ -271,21 +284,29 @@ def _call(name: str, arguments: Sequence[Json], scope: Scope) -> Json:
             expected=str(error) if isinstance(error, NotTaken) else None,
         ) from None  # What Python says has the values in it, and they may be secret.
     if function not in _KNOWN:
-        scope.effort.spend_on(made)
+        scope.effort.spend_on_made(made)
     return made
 
 
 _KNOWN: Final[tuple[Callable[..., Json], ...]] = (FUNCTIONS["parameters"], FUNCTIONS["variables"])
 """Functions that give what was made before."""
+_UNREAD: Final = frozenset({
+    "null", "true", "false", "and", "or", "not", "coalesce", "length", "empty", "first", "last", "skip", "take",
+    "createarray", "array", "createobject", "indexfromend", "tryindexfromend", "tryget", "parameters", "variables",
+})  # fmt: skip
+"""Functions that do not read what is in their arguments; what they make counts, as for all others."""
 
 
 def _own(name: str, arguments: Sequence[Json], scope: Scope) -> Json:
     """A call of a function of the template's own: it knows its arguments, and nothing else of the template."""
     how = scope.functions.get(name.lower())
     if how is None:
-        raise bad_template(f"The template function '{name}' is not valid.", found=f"own: {sorted(scope.functions)}")
+        raise bad_template(
+            f"The template function '{name}' is not valid.", found=f"own: {first_names(scope.functions)}"
+        )
     if scope.calls >= _CALLS_MAX:
         raise bad_template(f"The calls of '{name}' are nested too deeply.", expected=f"at most {_CALLS_MAX}")
+    scope.effort.spend(_ELEMENTS_PER_TURN + len(how.get("parameters") or []))
     names = [str(at(each, "name")).lower() for each in how.get("parameters") or []]
     if len(names) != len(arguments):
         raise bad_template(f"The template function '{name}' takes other arguments.", expected=f"{names}")

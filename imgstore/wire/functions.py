@@ -30,6 +30,16 @@ def _date_time_add(_: Scope, base: Json, duration: Json, pattern: Json = "u") ->
     return moments.written(moments.later(moments.read(base), duration), pattern)
 
 
+def _search_elements(text: str, *words: str) -> int:
+    """The elements that a search for any of `words` in `text` counts for."""
+    return (1 + len(text) // 16) * sum(1 + len(word) // 16 for word in words)
+
+
+def _search(scope: Scope, text: Json, *words: Json) -> None:
+    """Take a search from the budget, before it begins."""
+    scope.effort.spend(_search_elements(text, *words))
+
+
 def _bounded(characters: int) -> None:
     if characters > _CHARACTERS_MAX:
         raise NotTaken(f"a text of at most {_CHARACTERS_MAX} characters")
@@ -59,10 +69,11 @@ def _items(said: Iterable[Json]) -> list[Json]:
 _PLACE: Final = re.compile(r"\{\{|\}\}|\{(\d+)(?::([^{}]*))?\}")
 
 
-def _format(_: Scope, pattern: Json, *said: Json) -> str:
+def _format(scope: Scope, pattern: Json, *said: Json) -> str:
     """.NET's ``String.Format``, of whose formats there are zeros, as ``{0:D3}`` and ``{0:000}``."""
     parts, at = [], 0
     for match in _PLACE.finditer(pattern):
+        scope.effort.spend_on(said[int(match[1])] if match[1] else None)
         parts += [pattern[at : match.start()], match[0][0] if match[1] is None else _formatted(said, match)]
         at = match.end()
     return _joined([*parts, pattern[at:]])
@@ -79,9 +90,10 @@ def _formatted(said: tuple[Json, ...], match: re.Match[str]) -> str:
     return f"{'-' if value < 0 else ''}{abs(value):0{width}d}"
 
 
-def _replace(_: Scope, text: Json, old: Json, new: Json) -> str:
+def _replace(scope: Scope, text: Json, old: Json, new: Json) -> str:
     if not old:
         raise NotTaken("a text that is to be replaced")
+    _search(scope, text, old)
     _bounded(len(text) + text.count(old) * len(new))
     return str(text.replace(old, new))
 
@@ -98,8 +110,11 @@ def _padded(_: Scope, text: Json, width: Json, fill: Json = " ") -> str:
     return text_of(text).rjust(width, fill)
 
 
-def _split(_: Scope, text: Json, by: Json) -> Json:
+def _split(scope: Scope, text: Json, by: Json) -> Json:
     words = [each for each in (by if isinstance(by, list) else [by]) if each]
+    _search(scope, text, *words)
+    if len(words) == 1:
+        return _items(text.split(words[0]))
     return _items(re.split("|".join(map(re.escape, words)), text) if words else [text])
 
 
@@ -109,25 +124,33 @@ def _range(_: Scope, start: Json, count: Json) -> Json:
     return list(range(start, start + count))
 
 
-def _contains(_: Scope, where: Json, what: Json) -> bool:
+def _contains(scope: Scope, where: Json, what: Json) -> bool:
     if isinstance(where, Mapping):
         return text_of(what).lower() in {name.lower() for name in where}
-    return text_of(what) in where if isinstance(where, str) else any(_same(each, what) for each in where)
+    if isinstance(where, str):
+        _search(scope, where, text_of(what))
+        return text_of(what) in where
+    return any(_same(each, what) for each in where)
 
 
 def _same(one: Json, other: Json) -> bool:
     return type(one) is type(other) and bool(one == other)
 
 
-def _index(where: Json, what: Json) -> int:
+def _index(scope: Scope, where: Json, what: Json) -> int:
     if isinstance(where, str):
+        _search(scope, where, what)
         return where.lower().find(what.lower())
     return next((place for place, each in enumerate(where) if _same(each, what)), -1)
 
 
-def _last_index(where: Json, what: Json) -> int:
+def _last_index(scope: Scope, where: Json, what: Json) -> int:
     if isinstance(where, str):
-        return where.lower().rfind(what.lower())
+        _search(scope, where, what)
+        text, word = where.lower(), what.lower()
+        # Not rfind: its time is the product of both lengths. find's is their sum.
+        found = text[::-1].find(word[::-1])
+        return found if found < 0 else len(text) - len(word) - found
     return next((place for place in range(len(where) - 1, -1, -1) if _same(where[place], what)), -1)
 
 
@@ -137,38 +160,48 @@ def _cut(what: Json, start: int | None, end: int | None) -> Json:
     return what[slice(start, end)]
 
 
-def _union(_: Scope, *said: Json) -> Json:
+def _union(scope: Scope, *said: Json) -> Json:
     if all(isinstance(each, Mapping) for each in said):
         whole: dict[str, Json] = {}
         for each in said:
-            whole = _merged(whole, each)
+            whole = _merged(scope, whole, each)
         return whole
-    return list({_key(each): each for each in _items(item for items in said for item in items)}.values())
+    items = _items(item for items in said for item in items)
+    return list({_key(scope, each): each for each in items}.values())
 
 
-def _merged(one: Mapping[str, Json], other: Mapping[str, Json]) -> dict[str, Json]:
+def _merged(scope: Scope, one: Mapping[str, Json], other: Mapping[str, Json]) -> dict[str, Json]:
     """Both, objects within each other too; of other values the second."""
+    scope.effort.spend(len(one) + len(other))
     both = dict(one)
     for name, value in other.items():
         is_inner = isinstance(both.get(name), Mapping) and isinstance(value, Mapping)
-        both[name] = _merged(both[name], value) if is_inner else value
+        both[name] = _merged(scope, both[name], value) if is_inner else value
     return both
 
 
-def _intersection(_: Scope, first: Json, *said: Json) -> Json:
+def _intersection(scope: Scope, first: Json, *said: Json) -> Json:
+    scope.effort.spend(len(first) * len(said))
     if isinstance(first, Mapping):
         return {name: value for name, value in first.items() if all(_same(each.get(name), value) for each in said)}
-    others = [{_key(item) for item in each} for each in said]
-    return list({key: each for each in first if all((key := _key(each)) in other for other in others)}.values())
+    others = [{_key(scope, item) for item in each} for each in said]
+    mine = {_key(scope, each): each for each in first}
+    return [each for key, each in mine.items() if all(key in other for other in others)]
 
 
-def _key(value: Json) -> str:
-    return json.dumps(value, sort_keys=True)
+_KEYS: Final = json.JSONEncoder(sort_keys=True)
+_ELEMENTS_PER_KEY: Final = 4
 
 
-def _try_get(_: Scope, value: Json, *keys: Json) -> Json:
+def _key(scope: Scope, value: Json) -> str:
+    scope.effort.spend(_ELEMENTS_PER_KEY)
+    return _KEYS.encode(value)
+
+
+def _try_get(scope: Scope, value: Json, *keys: Json) -> Json:
     for key in keys:
         if isinstance(value, Mapping):
+            scope.effort.spend(len(value))
             value = next((each for name, each in value.items() if name.lower() == text_of(key).lower()), None)
         elif isinstance(value, list) and isinstance(key, int):
             value = value[key] if 0 <= key < len(value) else None
@@ -240,6 +273,16 @@ def _of_data_uri(text: Json) -> str:
     return _decoded(match[2]) if match[1] else unquote(match[2])
 
 
+def _by_character(function: Callable[..., Json]) -> Callable[..., Json]:
+    """Count each character of a function that handles texts character by character, in Python."""
+
+    def counted(scope: Scope, *said: Json) -> Json:
+        scope.effort.spend(sum(len(each) for each in said if isinstance(each, str)))
+        return function(scope, *said)
+
+    return counted
+
+
 _VALUES: Final[Mapping[str, Callable[..., Json]]] = {
     "null": lambda _: None,
     "true": lambda _: True,
@@ -282,13 +325,13 @@ _TEXTS: Final[Mapping[str, Callable[..., Json]]] = {
     "base64tostring": lambda _, text: _decoded(text),
     "base64tojson": lambda _, text: _parsed(_decoded(text)),
     "datauri": lambda _, text: _data_uri(text),
-    "datauritostring": lambda _, text: _of_data_uri(text),
-    "uri": lambda _, base, relative: urljoin(base, relative),
-    "uricomponent": lambda _, text: quote(text, safe=""),
-    "uricomponenttostring": lambda _, text: unquote(text),
-    "uniquestring": lambda _, *said: unique_string([*map(text_of, said)]),
+    "datauritostring": _by_character(lambda _, text: _of_data_uri(text)),
+    "uri": _by_character(lambda _, base, relative: urljoin(base, relative)),
+    "uricomponent": _by_character(lambda _, text: quote(text, safe="")),
+    "uricomponenttostring": _by_character(lambda _, text: unquote(text)),
+    "uniquestring": _by_character(lambda _, *said: unique_string([*map(text_of, said)])),
     "guid": lambda _, *said: guid([*map(text_of, said)]),
-    "datetimeadd": _date_time_add,
+    "datetimeadd": _by_character(_date_time_add),
     "datetimefromepoch": lambda _, seconds: moments.written(_EPOCH + timedelta(seconds=seconds), "u"),
     "datetimetoepoch": lambda _, text: int(moments.read(text).timestamp()),
 }
@@ -300,8 +343,8 @@ _COLLECTIONS: Final[Mapping[str, Callable[..., Json]]] = {
     "skip": lambda _, items, count: _cut(items, max(count, 0), None),
     "take": lambda _, items, count: _cut(items, None, max(count, 0)),
     "contains": _contains,
-    "indexof": lambda _, where, what: _index(where, what),
-    "lastindexof": lambda _, where, what: _last_index(where, what),
+    "indexof": _index,
+    "lastindexof": _last_index,
     "range": _range,
     "createarray": lambda _, *items: list(items),
     "array": lambda _, value: value if isinstance(value, list) else [value],

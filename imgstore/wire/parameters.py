@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from imgstore.wire.expressions import evaluated
 from imgstore.wire.reading import at
-from imgstore.wire.scopes import Scope, bad_template
+from imgstore.wire.scopes import Effort, Scope, bad_template, first_names
 from imgstore.wire.text import Json
 
 _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
@@ -28,6 +28,7 @@ class Types:
     """The types that a template defines, which its parameters and outputs may name (``$ref``)."""
 
     definitions: Mapping[str, Json]
+    effort: Effort
 
     def resolved(self, how: Json, name: str) -> Mapping[str, Json]:
         """A declaration with what it refers to; what it says itself goes first.
@@ -44,6 +45,7 @@ class Types:
             there = self.definitions.get(str(word).removeprefix("#/definitions/"))
             if not isinstance(there, Mapping):
                 raise bad_template(f"The type of '{name}' is not found.", found=str(word), expected="#/definitions/...")
+            self.effort.spend(len(there) + len(how))
             how = {**there, **{field: value for field, value in how.items() if field != "$ref"}}
             if "$ref" in there:
                 how["$ref"] = there["$ref"]
@@ -55,18 +57,34 @@ class Types:
         Raises:
             InvalidInput: it is not; its code is ``InvalidTemplate``.
         """
+        self.effort.spend(1)
         how = self.resolved(declared, name)
         if value is None and how.get("nullable") is True:
             return
         kind = kind_of(how, name)
         if not isinstance(value, _KINDS[kind]) or (kind == "int" and isinstance(value, bool)):
             raise bad_template(f"The provided value for the template parameter '{name}' is not of type {kind}.")
-        _check_allowed(name, how, value)
+        self._check_allowed(name, how, value)
         _check_size(name, kind, how, value)
         if isinstance(value, list):
             self._check_items(name, how, value)
         if isinstance(value, Mapping):
             self._check_properties(name, how, value)
+
+    def _check_allowed(self, name: str, how: Mapping[str, Json], value: Any) -> None:
+        """Of a list, each item may be one of those that are allowed too."""
+        allowed = how.get("allowedValues")
+        if allowed is None:
+            return
+        if not isinstance(allowed, list):
+            raise bad_template(f"The 'allowedValues' of '{name}' are no list.")
+        for each in value if isinstance(value, list) else (value,):
+            self.effort.spend_on(allowed)
+            if each not in allowed and value not in allowed:
+                raise bad_template(
+                    f"The value of the template parameter '{name}' is not allowed.",
+                    expected=first_names(map(str, allowed)),
+                )
 
     def _check_items(self, name: str, how: Mapping[str, Json], value: list[Json]) -> None:
         first = how.get("prefixItems") or []
@@ -88,6 +106,7 @@ class Types:
         declared = how.get("properties") or {}
         if not isinstance(declared, Mapping):
             raise bad_template(f"The 'properties' of '{name}' are no object.")
+        self.effort.spend(len(declared) + len(value))
         for field, inner in declared.items():
             if field in value or self.resolved(inner, f"{name}.{field}").get("nullable") is not True:
                 self.check(f"{name}.{field}", inner, value.get(field))
@@ -155,17 +174,6 @@ def _given(given: Json, names: set[str]) -> dict[str, Json]:
         if at(value, "reference") is not None:
             raise bad_template(f"The template parameter '{name}' is a key vault's; there are none.", expected="a value")
     return {name: at(value, "value") for name, value in said.items()}
-
-
-def _check_allowed(name: str, how: Mapping[str, Json], value: Any) -> None:
-    """Of a list, each item may be one of those that are allowed too."""
-    allowed = how.get("allowedValues")
-    if allowed is None:
-        return
-    if not isinstance(allowed, list):
-        raise bad_template(f"The 'allowedValues' of '{name}' are no list.")
-    if value not in allowed and not (isinstance(value, list) and all(each in allowed for each in value)):
-        raise bad_template(f"The value of the template parameter '{name}' is not allowed.", expected=str(allowed))
 
 
 def _check_size(name: str, kind: str, how: Mapping[str, Json], value: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 
 from imgstore.wire import moments
 from imgstore.wire.cloud import endpoints_json, subscription_json, tenant_json
-from imgstore.wire.scopes import NotTaken, Scope, bad_template
+from imgstore.wire.scopes import NotTaken, Scope, bad_template, first_names
 from imgstore.wire.text import Json
 
 
@@ -73,13 +73,14 @@ def _copy_index(scope: Scope, *said: Json) -> int:
 def _parameter(scope: Scope, name: Json) -> Json:
     key = text_of(name).lower()
     if key not in scope.parameters:
-        raise bad_template(f"The template parameter '{name}' is not found.", found=f"{sorted(scope.parameters)}")
+        raise bad_template(f"The template parameter '{name}' is not found.", found=first_names(scope.parameters))
     return scope.parameters[key]
 
 
 def _now(scope: Scope, pattern: Json = moments.DEFAULT) -> str:
     if scope.default_of is None or scope.now is None:
         raise bad_template("The template function 'utcNow' is expected in the default value of a parameter only.")
+    scope.effort.spend(len(pattern))
     return moments.written(scope.now, pattern)
 
 

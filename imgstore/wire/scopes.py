@@ -1,18 +1,27 @@
 """What the expressions of a template may ask for, how much they may ask for, and the error of those that mean nothing."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from typing import Any, Final, NoReturn
 
+from imgstore.domain.effects import Effects
 from imgstore.domain.errors import InvalidInput
+from imgstore.domain.work_budget import WorkBudget
 from imgstore.wire.text import Json
 
-EFFORT_MAX: Final = 16_000_000
-"""Of one deployment with all that is nested in it: a template of 4 MiB read four times over. It bounds what a few loops in
-each other, or variables that double each other, could ask for."""
+ELEMENTS_MAX: Final = 4_000_000
+"""Elements that the evaluation of one deployment reads or makes, with all templates nested in it. A template of 4 MiB
+with 200,000 values takes about 1,500,000."""
+SECONDS_MAX: Final = 5.0
+"""Seconds of evaluation of one deployment. The time in which resources are made does not count."""
 
+ELEMENTS_PER_REFERENCE: Final = 2_000
+"""A reference looks through the plan's resources, or asks the catalog: about a millisecond."""
+_CLOCK: Final = Effects().monotonic
+_NAMES_SHOWN_MAX: Final = 20
 _UNKEPT: Final = re.compile("[\\0\\ud800-\\udfff]")
 
 
@@ -36,40 +45,37 @@ def bad_template(message: str, *, found: str | None = None, expected: str | None
     )
 
 
-class Effort:
-    """What the evaluation of a deployment has cost so far: characters read, values made."""
+class Effort(WorkBudget):
+    """The budget of one deployment. All scopes of the deployment share it."""
 
-    def __init__(self) -> None:
-        self._left = EFFORT_MAX
+    def __init__(self, monotonic: Callable[[], float] = _CLOCK) -> None:
+        super().__init__(
+            elements_max=ELEMENTS_MAX, seconds_max=SECONDS_MAX, monotonic=monotonic, exceeded=_exceeded_budget
+        )
 
-    def spend(self, amount: int) -> None:
-        """Take `amount` of it.
-
-        Raises:
-            InvalidInput: there is less left.
-        """
-        self._left -= amount
-        if self._left < 0:
-            raise bad_template(
-                "The template asks for too much.", expected=f"at most {EFFORT_MAX} characters and values when evaluated"
-            )
-
-    def spend_on(self, value: Json) -> None:
-        """Take what a value weighs, a value that stands in several places as often as it stands there.
+    def spend_on_made(self, value: Json) -> None:
+        """Take all elements of a value that an expression made.
 
         Raises:
-            InvalidInput: there is less left; or a text in it has characters that no database keeps.
+            InvalidInput: the budget is exceeded, or a text in the value has characters that no database keeps.
         """
-        heap = [value]
-        while heap:
-            one = heap.pop()
-            self.spend(1 + len(one) if isinstance(one, str | list | Mapping) else 1)
-            if isinstance(one, str) and _UNKEPT.search(one):
-                raise bad_template("A text has the character U+0000, or half of a pair of surrogates.")
-            if isinstance(one, Mapping):
-                heap += (*one, *one.values())
-            elif isinstance(one, list):
-                heap += one
+        self.spend_on(value, _check_text)
+
+
+def _check_text(text: str) -> None:
+    if _UNKEPT.search(text):
+        raise bad_template("A text has the character U+0000, or half of a pair of surrogates.")
+
+
+def _exceeded_budget(limit: str) -> InvalidInput:
+    return bad_template("The template asks for too much.", found="more work than one deployment may do", expected=limit)
+
+
+def first_names(names: Iterable[str]) -> str:
+    """Return the first names of a list for an error, without looking at all of them."""
+    shown = list(islice(names, _NAMES_SHOWN_MAX + 1))
+    more = ", ..." if len(shown) > _NAMES_SHOWN_MAX else ""
+    return ", ".join(shown[:_NAMES_SHOWN_MAX]) + more or "none"
 
 
 def nowhere(what: str) -> Callable[..., NoReturn]:

@@ -114,6 +114,7 @@ class Gathered:
 
     def _leave_out(self, symbol: str, resource: Mapping[str, Json], scope: Scope, above: Planned | None) -> None:
         """Its names may have no meaning without the condition."""
+        scope.effort.spend(1)
         self._words.left_out.add(symbol.lower())
         with suppress(InvalidInput):
             one = _planned(resource, scope, self._around, above)
@@ -124,10 +125,11 @@ class Gathered:
     def depends(self, one: Planned) -> tuple[str, ...]:
         """What a resource waits for, as keys: those that are named, and those of a loop."""
         found: list[str] = []
-        for word in map(str.lower, one.depends_on):
+        for word in dict.fromkeys(map(str.lower, one.depends_on)):
             named = self.loops[word] if word in self.loops else self._words.keys.get(word)
             if named is None and word not in self._words.left_out and not word.startswith("/"):
                 raise bad_template(f"The resource '{word}' is not defined in the template.", found=one.resource_id)
+            one.scope.effort.spend(1 + len(named or ()))
             found += named or []
         return tuple(dict.fromkeys(found))
 

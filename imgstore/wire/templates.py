@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Final
 
 from imgstore.wire.expressions import evaluated, listed, rehearse
 from imgstore.wire.parameters import Types, kind_of, read_parameters
 from imgstore.wire.reading import at
-from imgstore.wire.scopes import NotYet, Scope, bad_template, not_yet, nowhere
+from imgstore.wire.scopes import NotYet, Scope, bad_template, first_names, not_yet, nowhere
 from imgstore.wire.template_resources import NESTED, Around, Gathered, Planned, joined
 from imgstore.wire.text import Json
 
@@ -57,11 +58,12 @@ def planned(properties: Json, scope: Scope, around: Around, *, is_outer: bool = 
         NotFound: a group that it deploys to is not there.
         NotYet: it depends on what is made first. Only with a scope that raises it.
     """
-    try:
-        plan = _planned(properties, scope, around, is_outer=is_outer)
-        _rehearse(plan)
-    except RecursionError as error:
-        raise bad_template("The template is nested too deeply.") from error
+    with scope.effort.run():
+        try:
+            plan = _planned(properties, scope, around, is_outer=is_outer)
+            _rehearse(plan)
+        except RecursionError as error:
+            raise bad_template("The template is nested too deeply.") from error
     return plan
 
 
@@ -74,7 +76,7 @@ def _planned(properties: Json, scope: Scope, around: Around, *, is_outer: bool) 
         raise bad_template("There is no template.", expected="properties.template, an object")
     if str(at(properties, "mode") or "Incremental").lower() != "incremental":
         raise bad_template("The deployment mode is not supported.", expected="Incremental: nothing is deleted")
-    types = Types(definitions=_objects(template, "definitions"))
+    types = Types(definitions=_objects(template, "definitions"), effort=scope.effort)
     inner, shown = scope, None
     if not is_outer:
         own = replace(scope, functions=_functions(template))
@@ -191,7 +193,7 @@ def _with_variables(scope: Scope, variables: Mapping[str, Json]) -> Scope:
     def variable(name: str) -> Json:
         key = name.lower()
         if key not in said and key not in loops:
-            raise bad_template(f"The template variable '{name}' is not found.", found=f"{sorted((*said, *loops))}")
+            raise bad_template(f"The template variable '{name}' is not found.", found=first_names(chain(said, loops)))
         if key in open_ones:
             raise bad_template(f"The template variable '{name}' depends on itself.")
         if key not in known:
