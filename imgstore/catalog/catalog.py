@@ -10,6 +10,7 @@ from imgstore.catalog.activity import Activity
 from imgstore.catalog.condemned import Condemnations
 from imgstore.catalog.database import Database, Session, database_of
 from imgstore.catalog.definitions import Definitions
+from imgstore.catalog.deletions import Deletions
 from imgstore.catalog.deployments import Deployments
 from imgstore.catalog.disks import Disks
 from imgstore.catalog.galleries import Galleries
@@ -61,6 +62,7 @@ class Facts:
         self.segments = Segments(session)
         self.manifests = Manifests(session)
         self.condemned = Condemnations(session)
+        self.deletions = Deletions(session)
         self.disks = Disks(session)
         self.machines = Machines(session)
         self.works = Works(session)

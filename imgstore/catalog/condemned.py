@@ -64,6 +64,11 @@ class Condemnations(Repository):
                 )
             )
 
+    def drop(self, slot_uid: str, names: Iterable[Digest]) -> None:
+        """Forget segments in whatever state. The caller knows that no delete of them can arrive any more."""
+        for some in in_turn(sorted(names)):
+            self._session.run(delete(_condemned).where(_in(slot_uid, some)))
+
     def begin_deleting(self, slot_uid: str, names: Sequence[Digest], *, token: str, lease_expires_at: datetime) -> None:
         """Give a batch to a collector: new ones, or those of a collector whose time is over."""
         for some in in_turn(sorted(names)):

@@ -18,6 +18,7 @@ Who points at whom (``->`` is a foreign key, ``~>`` a uid without one, since wha
     segments         -> pools           ~> works             fingerprints outlive the catalog's rows of works
     manifests        -> slots           ~> versions, disks   one owner column for both
     condemned        -> slots           ~> segments          what lies there need not be in the catalog
+    deletions        -> slots                                requests that a store may still carry out
     works            -> slots           ~> versions, disks
     work_pins        -> works, manifests                     so the database itself refuses to remove a pinned manifest
     ledger           ~> everything, by name                  statements are read after the resources are gone
@@ -84,7 +85,7 @@ from imgstore.domain.works import WorkKind
 from imgstore.domain.zones import ZoneKind
 from imgstore.ledger.rows import ChargeKind
 
-REVISION: Final = "0018"
+REVISION: Final = "0019"
 """The head of migrations/versions. A catalog that stands at it opens without Alembic being imported."""
 
 # Names of constraints are fixed, so that a later migration can name what it drops on either engine.
@@ -379,6 +380,15 @@ condemned = Table(
     Column("since", Instant, nullable=False),
     Column("token", String),
     Column("lease_expires_at", Instant),
+)
+
+deletions = Table(
+    "deletions",
+    metadata,
+    Column("slot_uid", ForeignKey("slots.uid"), primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("token", String, primary_key=True),
+    Column("until", Instant, nullable=False),
 )
 
 disks = Table(

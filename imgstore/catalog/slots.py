@@ -61,6 +61,8 @@ class Pools(Repository):
         mine = select(_slots.c.uid).where(_slots.c.pool_uid == uid)
         closed = schema.works.c.state != WorkState.OPEN
         self._session.run(delete(schema.works).where(schema.works.c.slot_uid.in_(mine), closed))
+        # No key of the pool is written again, so a late deletion does no harm any more.
+        self._session.run(delete(schema.deletions).where(schema.deletions.c.slot_uid.in_(mine)))
         self._session.run(delete(_slots).where(_slots.c.pool_uid == uid))
         self._remove(_pools, uid, "pool")
 

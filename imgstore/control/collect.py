@@ -71,11 +71,22 @@ def is_ripe(condemned: Condemned, clock: Clock) -> bool:
     later finds the condemnation. One in deletion is taken over when no request of the other collector can run any more.
     """
     if condemned.sentence is Sentence.DELETING:
-        assert condemned.lease_expires_at is not None, "a batch has a lease"
-        return condemned.lease_expires_at + clock.delete_bound < clock.now
+        return is_over(condemned, clock.now, clock.delete_bound)
     if clock.writing_since is not None and condemned.since >= clock.writing_since:
         return False
     return condemned.since + clock.grace <= clock.now
+
+
+def is_over(condemned: Condemned, now: datetime, delete_bound: timedelta) -> bool:
+    """Whether no delete of the segment can arrive at the store any more (invariant G7).
+
+    Args:
+        condemned: a segment in deletion.
+        now: by the database's clock.
+        delete_bound: the longest that a request of deletes may run.
+    """
+    assert condemned.lease_expires_at is not None, "a batch has a lease"
+    return condemned.lease_expires_at + delete_bound < now
 
 
 def plan_slot(

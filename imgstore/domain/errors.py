@@ -31,6 +31,7 @@
     │   ├── StoreFull                      no room left
     │   ├── StoreMismatch                  the bucket or folder belongs to something else
     │   └── ObjectCorrupt                  bytes that do not match their name or checksum
+    │       └── StoredDamaged              an object that was stored just now and reads back wrong
     ├── OutputError                   400  a file to be written cannot be written
     └── ToolMissing                   400  an outside program or optional package that this needs is not installed
 """
@@ -281,6 +282,13 @@ class ObjectCorrupt(StoreError):
     """Bytes that do not match their name, checksum or format. Never served."""
 
     code = "ObjectCorrupt"
+
+
+class StoredDamaged(ObjectCorrupt):
+    """An object was stored and reads back as something else. `target` is its key below the slot.
+
+    The object has the right length, so a repeated command would take it for an intact one: the caller deletes it.
+    """
 
 
 class OutputError(ImgstoreError):

@@ -1,11 +1,13 @@
 """Writers against collection: what is condemned counts as absent, is let live, and put again (rules.md, rule 7)."""
 
 from collections.abc import Collection
+from datetime import timedelta
 from typing import Final
 
 import numpy as np
 
 from imgstore.catalog import Facts
+from imgstore.control.collect import is_over
 from imgstore.domain.collection import Condemned, Sentence
 from imgstore.domain.digests import Digest
 from imgstore.domain.errors import WorkHeld
@@ -30,6 +32,8 @@ def condemned_in(installation: Installation, slot: Slot) -> frozenset[Digest]:
 def claim(installation: Installation, slot: Slot, names: Collection[Digest]) -> frozenset[Digest]:
     """Lift the condemnation of segments that are about to be put; wait for those whose delete is under way.
 
+    A delete whose lease and request bound have passed is under way no longer, whoever sent it.
+
     Returns:
         Those that were condemned, or are deleted by now.
 
@@ -37,14 +41,18 @@ def claim(installation: Installation, slot: Slot, names: Collection[Digest]) -> 
         WorkHeld: a collector deletes them, and has not ended in time.
     """
     found: set[Digest] = set()
+    delete_bound = timedelta(seconds=installation.tuning.delete_seconds_max)
     until = installation.effects.monotonic() + installation.tuning.claim_seconds_max
     while names:
         with installation.catalog.transaction() as facts:
             facts.slots.lock(slot.uid)
             condemned = facts.condemned.among(slot.uid, names)
             facts.condemned.lift(slot.uid, [each.name for each in condemned])
+            deleting = [each for each in condemned if each.sentence is Sentence.DELETING]
+            over = [each for each in deleting if is_over(each, facts.now(), delete_bound)]
+            facts.condemned.drop(slot.uid, [each.name for each in over])
         found.update(each.name for each in condemned)
-        deleting = [each for each in condemned if each.sentence is Sentence.DELETING]
+        deleting = [each for each in deleting if each not in over]
         if not deleting:
             break
         if installation.effects.monotonic() >= until:

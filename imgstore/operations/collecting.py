@@ -222,6 +222,8 @@ def _next_batch(installation: Installation, survey: SlotSurvey, grace: timedelta
         # Whoever writes a manifest's row lifts what it names; asked once more all the same, since nothing brings it back.
         kept = survey.protected | _named_among(facts, slot, [each.name for each in ripe])
         facts.condemned.lift(slot.uid, kept)
+        # A process died while it deleted a damaged segment that something names by now: no delete can arrive any more.
+        facts.condemned.drop(slot.uid, [each.name for each in ripe if each.name in kept])
         chosen = [each for each in ripe if each.name not in kept][:DELETE_KEYS_MAX]
         if not chosen:
             return None

@@ -6,12 +6,14 @@ import numpy as np
 
 from imgstore.catalog import Facts
 from imgstore.catalog.manifests import unpacked
+from imgstore.domain import keys
 from imgstore.domain.access import Action
 from imgstore.domain.digests import Digest
-from imgstore.domain.errors import ObjectNotFound
+from imgstore.domain.errors import ObjectNotFound, StoredDamaged, StoreError
 from imgstore.domain.resources import Replica, Slot
 from imgstore.domain.states import ReplicaState
 from imgstore.operations.installation import Installation
+from imgstore.operations.key_deletions import record_deletion, send_deletion
 from imgstore.operations.settling import write_version_state
 from imgstore.transfer.scatter import Damage
 
@@ -72,3 +74,31 @@ def degrade_damaged(installation: Installation, slots: Iterable[Slot], damages: 
         names = {damage.name for damage in damages if damage.slot.label == label and damage.is_certain}
         if names:
             degrade(installation, slot, names, "missing or damaged when read")
+
+
+def distrust(installation: Installation, slot: Slot, names: Collection[Digest]) -> None:
+    """Degrade the replicas that name unreadable segments, and delete the segments that no complete manifest names.
+
+    A deleted segment is sent again by the next run. A damaged segment has the right length: without the deletion that
+    run would take it for an intact one.
+    """
+    if not names:
+        return
+    degrade(installation, slot, names, "missing or damaged when read")
+    recorded_at = installation.effects.monotonic()
+    with installation.catalog.transaction() as facts:
+        facts.slots.lock(slot.uid)
+        ids = facts.manifests.named_in_slot(slot.uid)
+        named = {row.name for row in facts.segments.rows(slot.key.pool_uid, ids)}
+        doomed = [keys.segment_key(name) for name in sorted(set(names) - named)]
+        deletion = record_deletion(installation, facts, slot, doomed, recorded_at)
+    send_deletion(installation, deletion)
+
+
+def remove_damaged(installation: Installation, slot: Slot, error: StoredDamaged) -> None:
+    """Delete a segment that a store took and cannot give back intact, before the next run takes it for an intact one."""
+    if error.target is not None and keys.is_segment_key(error.target):
+        try:
+            distrust(installation, slot, [keys.segment_name(error.target)])
+        except StoreError as another:
+            installation.note(str(slot.key), f"a damaged segment could not be deleted: {another.message}")

@@ -36,6 +36,7 @@ from imgstore.operations.finding import Lineage
 from imgstore.operations.forgetting import forget_disks
 from imgstore.operations.groups import ensure_group, permit_group
 from imgstore.operations.installation import Installation
+from imgstore.operations.key_deletions import wait_for_deletions
 from imgstore.operations.recording import permit, permit_list, recorded
 from imgstore.operations.settling import open_interval
 from imgstore.operations.sharing import admitted
@@ -414,6 +415,7 @@ def put_disk(installation: Installation, disk: ManagedDisk, lease: Lease) -> Man
         disk, provisioning_state=ProvisioningState.SUCCEEDED, source_format=decode_manifest(body).trimmings.format
     )
     with at_work(installation, disk.slot, lease) as hold:
+        wait_for_deletions(installation, disk.slot, [key], hold.go_on)
         hold.go_on()
         access.put_manifest(key, data)
         with installation.catalog.transaction() as facts:

@@ -18,6 +18,7 @@ from imgstore.domain.version_disks import OS_DISK
 from imgstore.domain.works import Work, WorkKind
 from imgstore.operations.granting import check_not_granted
 from imgstore.operations.installation import Installation
+from imgstore.operations.key_deletions import record_deletion, send_deletion
 from imgstore.operations.settling import forget_manifests, named_by
 from imgstore.operations.working import remove_marks
 from imgstore.transfer.slots import GoOn, always
@@ -156,6 +157,7 @@ def _forget_owner(
         go_on: called before the request.
         leaving: told the rows, in their transaction, before they go.
     """
+    recorded_at = installation.effects.monotonic()
     with installation.catalog.transaction() as facts:
         facts.slots.lock(slot.uid)  # Two that do the same at once: the later one finds the rows gone.
         rows = facts.manifests.of_replica(owner_uid, slot.uid)
@@ -164,9 +166,8 @@ def _forget_owner(
         leaving(facts, rows)
         forget_manifests(installation, facts, slot, rows)
         unused = [key for key in objects if facts.manifests.body_users(slot.uid, key) == 0]
-    if unused:
-        go_on()
-        installation.access(slot).remove(unused)
+        deletion = record_deletion(installation, facts, slot, unused, recorded_at)
+    send_deletion(installation, deletion, go_on)
 
 
 def _reckoned(facts: Facts, slot: Slot, rows: Sequence[ManifestRow]) -> Freed:

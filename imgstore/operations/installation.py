@@ -43,6 +43,9 @@ class Tuning:
     """The longest that one request of deletes may run: its connection's and its answer's limits (stores/s3.py), twice,
     since zones that rest are asked after the others. It is sent only while more than that is left of the lease, and a
     dead collector's batch is taken over that long after it."""
+    removal_lease_seconds: float = 20.0
+    """How long after its transaction a removal may still send its one request. `delete_seconds_max` later the request can
+    no longer arrive, and the keys that it names may be written again (invariant G14)."""
     claim_seconds_max: float = 60.0
     """How long a writer waits for a collector that is deleting what it wants to write."""
 

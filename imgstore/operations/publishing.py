@@ -5,7 +5,7 @@ OS disk first; each that is in is written down in its plan, so that a repeat goe
 """
 
 import tempfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +15,7 @@ from imgstore.catalog import Facts
 from imgstore.control.choices import choose_bases
 from imgstore.domain import keys
 from imgstore.domain.digests import Digest
-from imgstore.domain.errors import InvalidInput, ObjectCorrupt, ObjectNotFound, StoreError
+from imgstore.domain.errors import InvalidInput, ObjectCorrupt, ObjectNotFound, StoredDamaged, StoreError
 from imgstore.domain.geometry import PIECE_BYTES
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import ImageVersion, ManifestRow, Replica, SegmentRow, Slot
@@ -25,10 +25,11 @@ from imgstore.domain.version_disks import OS_DISK, in_order
 from imgstore.domain.works import Lease, Work, WorkKind
 from imgstore.operations.claiming import claim, condemned_in
 from imgstore.operations.counting import Counter, task_of
-from imgstore.operations.degrading import degrade
+from imgstore.operations.degrading import degrade, distrust, remove_damaged
 from imgstore.operations.finding import Lineage
 from imgstore.operations.holding import Hold
 from imgstore.operations.installation import Installation
+from imgstore.operations.key_deletions import wait_for_deletions
 from imgstore.operations.restoring import end_other_work
 from imgstore.operations.settling import (
     Listed,
@@ -83,6 +84,8 @@ def publish(installation: Installation, publication: Publication) -> None:
     except Exception as error:
         write_failure(installation, lease, publication.replica, str(error))
         counter.fail(str(error))
+        if isinstance(error, StoredDamaged):
+            remove_damaged(installation, publication.replica.slot, error)
         if isinstance(error, ObjectCorrupt):
             # The plan leans on what turned out to be damaged: a repeat plans anew.
             with installation.catalog.transaction() as facts:
@@ -162,6 +165,8 @@ def _act(installation: Installation, publication: Publication, work: Work, lease
         at_work(installation, slot, lease, counter.write_down) as hold,
         tempfile.TemporaryDirectory(dir=installation.scratch) as scratch,
     ):
+        manifests_wanted = [keys.manifest_key(publication.version.uid, disk) for disk in publication.readers]
+        wait_for_deletions(installation, slot, manifests_wanted, hold.go_on)
         counter.begin()
         with installation.catalog.reading() as facts:
             key = facts.pools.get(slot.key.pool_uid).fingerprint_key
@@ -253,7 +258,7 @@ class _Taking:
         try:
             self._assemble(disk, receipt, segments)
         except ObjectCorrupt:
-            distrust(installation, slot, access, unreadable(segments.damages))
+            distrust(installation, slot, unreadable(segments.damages))
             raise
         self.listing.present.update({each.name: each.stored_bytes for each in receipt.segments})
         self.packed_bytes += receipt.packed_bytes
@@ -264,7 +269,7 @@ class _Taking:
         names = () if self.os_disk is None else self.os_disk.segments.all_names()
         lost = missing.intersection(names)
         if lost:
-            distrust(self.installation, self.publication.replica.slot, access, lost)
+            distrust(self.installation, self.publication.replica.slot, lost)
             raise ObjectCorrupt(
                 "Segments of the OS disk can't be read back, though they were stored.",
                 found=f"{len(lost)} that are missing or damaged, the first {min(lost).hex()}",
@@ -331,17 +336,6 @@ class _Taking:
 def unreadable(damages: Iterable[Damage]) -> set[Digest]:
     """Return the segments that a reader found missing or wrong."""
     return {damage.name for damage in damages if damage.is_certain}
-
-
-def distrust(installation: Installation, slot: Slot, access: SlotAccess, names: Collection[Digest]) -> None:
-    """What could not be read: its replicas are degraded; what no replica names is taken away, and sent again."""
-    if not names:
-        return
-    degrade(installation, slot, names, "missing or damaged when read")
-    with installation.catalog.reading() as facts:
-        ids = facts.manifests.named_in_slot(slot.uid)
-        named = {row.name for row in facts.segments.rows(slot.key.pool_uid, ids)}
-    access.remove([keys.segment_key(name) for name in sorted(set(names) - named)])
 
 
 def claim_one(installation: Installation, slot: Slot, condemned: frozenset[Digest], name: Digest) -> None:

@@ -15,15 +15,16 @@ import numpy as np
 from imgstore.catalog import Facts
 from imgstore.control.plan import CopyStep, ready_steps
 from imgstore.control.queue import QueuedVersion
-from imgstore.domain.errors import ImgstoreError, WorkHeld
+from imgstore.domain.errors import ImgstoreError, StoredDamaged, WorkHeld
 from imgstore.domain.resources import ImageVersion, ManifestRow, SegmentRow, Slot
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.works import Lease, WorkKind
 from imgstore.operations.claiming import claim
 from imgstore.operations.counting import Counter, task_of
-from imgstore.operations.degrading import degrade, degrade_damaged
+from imgstore.operations.degrading import degrade, degrade_damaged, remove_damaged
 from imgstore.operations.finding import Lineage
 from imgstore.operations.installation import Installation, first_that_serves
+from imgstore.operations.key_deletions import wait_for_deletions
 from imgstore.operations.restoring import RestorePlan, once_complete, plan_restore, rest_seconds_after, restore
 from imgstore.operations.retargeting import check_left, is_wanted, let_go, no_longer_wanted
 from imgstore.operations.settling import (
@@ -206,6 +207,9 @@ def make(
         counter.fail(str(error))
         rest_seconds = rest_seconds_after(error) if isinstance(plan, RestorePlan) else None
         write_failure(installation, plan.lease, step.replica, str(error), rest_seconds=rest_seconds)
+        write_failure(installation, plan.lease, step.replica, str(error))
+        if isinstance(error, StoredDamaged):
+            remove_damaged(installation, step.replica.slot, error)
         raise
 
 
@@ -318,6 +322,7 @@ def _act(
         lambda source: installation.access_from(slot.key.region, source, patiently),
     )
     with at_work(installation, slot, plan.lease, beat) as hold:
+        wait_for_deletions(installation, slot, [origin.body_key for origin in plan.origins], go_on)
         wanted = {row.name: row.stored_bytes for row in plan.segments}
         order = CopyOrder(
             sources=sources,

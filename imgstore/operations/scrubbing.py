@@ -17,13 +17,14 @@ from imgstore.catalog.manifests import unpacked
 from imgstore.domain import keys
 from imgstore.domain.access import INSTALLATION, Action, Principal, authorize
 from imgstore.domain.digests import Digest, digest_of
-from imgstore.domain.errors import ImgstoreError, ObjectCorrupt, ObjectNotFound, StoreError
+from imgstore.domain.errors import ImgstoreError, ObjectCorrupt, ObjectNotFound, StoredDamaged, StoreError
 from imgstore.domain.resources import ManifestRow, Slot
 from imgstore.ledger.egress import repair
 from imgstore.ledger.rows import Party
 from imgstore.operations.counting import Counter
-from imgstore.operations.degrading import degrade, degrade_owners
+from imgstore.operations.degrading import degrade, degrade_owners, remove_damaged
 from imgstore.operations.installation import Installation
+from imgstore.operations.key_deletions import record_deletion, send_deletion
 from imgstore.operations.recording import recorded
 from imgstore.operations.restoring import restore_replicas
 from imgstore.regions import ALL_ZONES
@@ -33,6 +34,7 @@ from imgstore.segments.reference import Reference, encode_reference
 from imgstore.stores.interface import Accept
 from imgstore.stores.zoned import QUORUM, Zoned
 from imgstore.transfer.bounded import Bounded
+from imgstore.transfer.slots import GoOn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,10 +262,20 @@ def _agree(installation: Installation, slot: Slot, store: Zoned, key: str) -> No
     if len(copies.right) >= QUORUM and copies.body is not None:
         store.restore(key, copies.body, [*copies.wrong, *copies.absent])
     elif copies.right or copies.wrong:
-        with installation.catalog.reading() as facts:
+        recorded_at = installation.effects.monotonic()
+        with installation.catalog.transaction() as facts:
+            facts.slots.lock(slot.uid)
             if any(work.kind.writes for work in facts.works.list_open(slot.uid)):
                 return
-        store.withdraw(key, [*copies.right, *copies.wrong])
+            below = key.removeprefix(slot.prefix)
+            deletion = record_deletion(installation, facts, slot, [below], recorded_at)
+
+        def withdraw(keys_below: Collection[str], go_on: GoOn) -> None:
+            go_on()
+            for each in keys_below:
+                store.withdraw(slot.prefix + each, [*copies.right, *copies.wrong])
+
+        send_deletion(installation, deletion, send=withdraw)
     store.settle(key)
 
 
@@ -285,6 +297,9 @@ def _repair(installation: Installation, found: SlotScrub, wanted: Mapping[str, _
                 brought.append(_bring_segment(installation, slot, each, each.name, holders[each.name]))
             elif each.row is not None:
                 _bring_manifest(installation, slot, each, each.row)
+        except StoredDamaged as error:
+            remove_damaged(installation, slot, error)
+            continue
         except (ObjectNotFound, ObjectCorrupt):
             continue  # Nobody else has it right: it remains, and is told.
         except StoreError as error:

@@ -25,6 +25,7 @@ from imgstore.ledger.storage import changes, own_bytes
 from imgstore.operations.claiming import check_not_condemned, keep_named
 from imgstore.operations.finding import Lineage
 from imgstore.operations.installation import Installation
+from imgstore.operations.key_deletions import check_no_deletion
 from imgstore.segments.index import Locations
 
 
@@ -66,7 +67,7 @@ def list_segments(
         segments: rows of the pool's segments, or the ids that they have already.
 
     Raises:
-        WorkHeld: a collector deletes one of the segments.
+        WorkHeld: a collector deletes one of the segments, or an earlier deletion of the manifest may still be carried out.
     """
     facts.slots.lock(listed.slot.uid)
     standing = facts.manifests.find(listed.owner_uid, listed.slot.uid, listed.disk)
@@ -76,6 +77,7 @@ def list_segments(
         raise _not_the_same(listed)
     ids = segments if isinstance(segments, np.ndarray) else facts.segments.put(listed.slot.key.pool_uid, segments)
     keep_named(facts, listed.slot, ids)
+    check_no_deletion(facts, listed.slot, listed.body_key)
     if standing is not None:
         facts.manifests.remove(standing.uid)  # An earlier try that never completed.
     row = ManifestRow(

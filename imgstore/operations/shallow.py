@@ -17,6 +17,7 @@ from imgstore.domain.version_disks import in_order
 from imgstore.domain.works import Lease, WorkKind
 from imgstore.operations.finding import Lineage
 from imgstore.operations.installation import Installation
+from imgstore.operations.key_deletions import wait_for_deletions
 from imgstore.operations.restoring import end_other_work
 from imgstore.operations.settling import (
     Listed,
@@ -76,6 +77,8 @@ def publish_shallow(
     origins, lease = _plan(installation, version, replica, digests)
     try:
         with at_work(installation, replica.slot, lease) as hold:
+            wanted = [keys.manifest_key(version.uid, disk) for disk in origins]
+            wait_for_deletions(installation, replica.slot, wanted, hold.go_on)
             _check_whole(installation, replica, origins)
             manifests = []
             for key in in_order(origins):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from imgstore.domain import keys
-from imgstore.domain.errors import ObjectCorrupt
+from imgstore.domain.errors import ObjectCorrupt, StoredDamaged
 from imgstore.domain.geometry import PIECE_BYTES
 from imgstore.domain.resources import ManagedDisk, ManifestRow
 from imgstore.domain.sources import DiskReader, SourceIdentity
@@ -15,14 +15,13 @@ from imgstore.domain.version_disks import OS_DISK
 from imgstore.domain.works import Lease, Work, WorkKind
 from imgstore.operations.claiming import condemned_in
 from imgstore.operations.counting import Counter
-from imgstore.operations.degrading import degrade
+from imgstore.operations.degrading import degrade, distrust, remove_damaged
 from imgstore.operations.disks import party_of_disk
 from imgstore.operations.installation import Installation
 from imgstore.operations.publishing import (
     PACKING_RULES,
     base_manifests,
     claim_one,
-    distrust,
     identity_as_plan,
     segment_rows,
     unreadable,
@@ -50,6 +49,8 @@ def take_in(installation: Installation, disk: ManagedDisk, reader: DiskReader, i
         made = _act(installation, disk, reader, identity, work, lease, counter)
     except Exception as error:
         counter.fail(str(error))
+        if isinstance(error, StoredDamaged):
+            remove_damaged(installation, disk.slot, error)
         if isinstance(error, ObjectCorrupt):
             # The plan leans on what turned out to be damaged: a repeat plans anew.
             with installation.catalog.transaction() as facts:
@@ -136,7 +137,7 @@ def _act(
                 go_on=hold.go_on,
             )
         except ObjectCorrupt:
-            distrust(installation, slot, access, unreadable(segments.damages))
+            distrust(installation, slot, unreadable(segments.damages))
             raise
         return _record(installation, disk, receipt, lease)
 

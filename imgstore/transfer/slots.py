@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from imgstore.domain import keys
 from imgstore.domain.digests import Digest
-from imgstore.domain.errors import ExistenceUnknown, ObjectCorrupt, ObjectNotFound
+from imgstore.domain.errors import ExistenceUnknown, ObjectCorrupt, ObjectNotFound, StoredDamaged
 from imgstore.segments import codec
 from imgstore.segments.manifest import Manifest, decode_manifest, intact, manifest_digest
 from imgstore.stores.interface import Body, ObjectInfo, ObjectStore
@@ -157,21 +157,17 @@ class SlotAccess:
     def _put_confirmed(self, key: str, body: Body, accept: Callable[[bytes], bool]) -> ObjectInfo:
         info = self.store.put(self.prefix + key, body)
         if not self.store.properties.verifies_checksum:
-            try:
-                self._read_back(key, accept)
-            except ObjectCorrupt:
-                # It has the right length: left there, a repeat would take it for what it is named.
-                self.store.delete([self.prefix + key])
-                raise
+            self._read_back(key, accept)
         return info
 
     def _read_back(self, key: str, accept: Callable[[bytes], bool]) -> None:
-        body = self.store.get(self.prefix + key, accept)
-        if not accept(body):
-            raise ObjectCorrupt(
-                f"{self.prefix + key} was stored, but reads back as something else.",
-                found=f"{len(body)} bytes from {self.store.name}",
+        try:
+            self.store.get(self.prefix + key, accept)
+        except ObjectCorrupt as error:
+            raise StoredDamaged(
+                f"The object '{key}' is damaged: it was stored just now, and reads back as something else.",
+                found=error.found,
                 expected="the bytes that were sent",
                 hint="check the store's disks, then repeat the command: what is right is not sent again",
                 target=key,
-            )
+            ) from error

@@ -1,0 +1,192 @@
+"""A DELETE that a store carries out long after its client gave up destroys nothing that was written since (G14)."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from imgstore.catalog.database import Session
+from imgstore.domain import keys
+from imgstore.domain.effects import Effects
+from imgstore.domain.errors import ReplicationFailed, StoreUnreachable
+from imgstore.domain.geometry import MIB
+from imgstore.domain.states import ReplicaState
+from imgstore.operations.installation import Installation
+from imgstore.operations.scrubbing import ScrubRequest, scrub
+from imgstore.stores.directory import DirectoryStore
+from imgstore.stores.interface import Body
+from imgstore.testing.clock import ManualClock
+from imgstore.testing.disks import make_raw
+from imgstore.testing.installations import (
+    ADMIN,
+    Stock,
+    audit,
+    audit_served,
+    delete,
+    found_gallery,
+    open_home,
+    publish,
+    retarget,
+    show,
+    states,
+)
+
+pytest_plugins = ["imgstore.testing.stock"]
+
+SOUTH, EAST = "southcentralus", "eastus"
+BOUND_SECONDS = 150.0
+"""A request must be sent within 20 s, and ends within 130 s."""
+
+
+@dataclass
+class Network:
+    """Holds DELETE requests back while `holds` says so, and delivers them later."""
+
+    holds: Callable[[str], bool] = lambda _key: False
+    late: list[tuple[DirectoryStore, list[str]]] = field(default_factory=list)
+
+    def deliver(self) -> int:
+        late, self.late = self.late, []
+        for store, held in late:
+            _delete(store, held)
+        return sum(len(held) for _, held in late)
+
+
+_delete = DirectoryStore.delete
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> Network:
+    network = Network()
+
+    def send(store: DirectoryStore, doomed: Iterable[str]) -> None:
+        every = list(doomed)
+        if any(network.holds(key) for key in every):
+            network.late.append((store, every))
+            raise StoreUnreachable("no answer in time", found="nothing", expected="an answer", hint="none")
+        _delete(store, every)
+
+    monkeypatch.setattr(DirectoryStore, "delete", send)
+    return network
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
+    """The clock of the database and of this process."""
+    clock = ManualClock()
+    monkeypatch.setattr(Session, "now", lambda _session: clock.now())
+    return clock
+
+
+@pytest.fixture
+def home(tmp_path: Path, clock: ManualClock) -> Iterator[Installation]:
+    effects = Effects(now=clock.now, monotonic=clock.monotonic, wait=clock.wait)
+    with open_home(tmp_path / "home", effects=effects, lease_seconds=1e6) as installation:
+        found_gallery(installation)
+        yield installation
+
+
+def is_manifest(key: str) -> bool:
+    return f"/{keys.MANIFESTS}" in key
+
+
+def test_a_region_that_is_added_again_keeps_its_manifest(
+    home: Installation, stock: Stock, network: Network, clock: ManualClock, tmp_path: Path
+) -> None:
+    publish(home, stock.first, targets=[SOUTH, EAST])
+    network.holds = is_manifest
+    retarget(home, [SOUTH])  # The request hangs; the replica stays Deleting, and the command says so.
+    assert network.late
+    network.holds = lambda _key: False
+    began = clock.monotonic()
+    assert states(retarget(home, [SOUTH, EAST]))["eastus/0"] is ReplicaState.COMPLETED
+    assert clock.monotonic() - began >= BOUND_SECONDS - 1, "the key was written while the request could still arrive"
+    audit(home, collected=True)
+    audit_served(home, {"1.0.0": stock.first}, tmp_path)
+
+
+def test_the_late_request_arrives_while_the_new_replica_waits(
+    home: Installation, stock: Stock, network: Network, clock: ManualClock, tmp_path: Path
+) -> None:
+    publish(home, stock.first, targets=[SOUTH, EAST])
+    network.holds = is_manifest
+    retarget(home, [SOUTH])
+    network.holds = lambda _key: False
+    delivered: list[int] = []
+
+    def wait(seconds: float) -> None:
+        clock.wait(seconds)
+        if clock.monotonic() >= BOUND_SECONDS - 10 and network.late:
+            delivered.append(network.deliver())
+
+    with open_home(home.home, effects=replace(home.effects, wait=wait), lease_seconds=1e6) as other:
+        assert states(retarget(other, [SOUTH, EAST]))["eastus/0"] is ReplicaState.COMPLETED
+        assert len(delivered) == 1
+        audit(other, collected=True)
+        audit_served(other, {"1.0.0": stock.first}, tmp_path)
+
+
+def test_an_answered_request_makes_nobody_wait(home: Installation, stock: Stock, clock: ManualClock) -> None:
+    publish(home, stock.first, targets=[SOUTH, EAST])
+    retarget(home, [SOUTH])
+    retarget(home, [SOUTH, EAST])
+    assert clock.waits == []
+
+
+def test_a_damaged_segment_is_not_sent_again_while_its_delete_may_arrive(
+    home: Installation,
+    stock: Stock,
+    network: Network,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """A store damages a segment on the way in. The delete of the damaged segment hangs."""
+    real = DirectoryStore._write_durably
+    damaged: list[str] = []
+
+    def write(store: DirectoryStore, path: str, body: Body, *, only_if_absent: bool) -> os.stat_result:
+        if "imgstore-eastus" in path and "segments/" in path and not damaged:
+            damaged.append(path)
+            body = bytes(body[:-1]) + bytes([body[-1] ^ 1])
+        return real(store, path, body, only_if_absent=only_if_absent)
+
+    monkeypatch.setattr(DirectoryStore, "_write_durably", write)
+    monkeypatch.setattr(DirectoryStore, "properties", replace(DirectoryStore.properties, verifies_checksum=False))
+    network.holds = keys.is_segment_key
+    with pytest.raises(ReplicationFailed):
+        publish(home, stock.first, targets=[SOUTH, EAST])
+    assert len(network.late) == 1
+    network.holds = lambda _key: False
+    began = clock.monotonic()
+    publish(home, stock.first, targets=[SOUTH, EAST])
+    assert clock.monotonic() - began >= BOUND_SECONDS - 1, "the key was written while the request could still arrive"
+    audit(home)
+    audit_served(home, {"1.0.0": stock.first}, tmp_path)
+
+
+def test_a_copy_that_one_zone_alone_has_is_not_put_while_its_delete_may_arrive(
+    home: Installation, network: Network, clock: ManualClock, tmp_path: Path
+) -> None:
+    """Scrub withdraws lone copies. The same bytes are published at once; the late DELETE must not take them."""
+    source = make_raw(tmp_path / "s.raw", seed=5, virtual_bytes=8 * MIB, content_bytes=2 * MIB)
+    west = ["westus2=1=Standard_ZRS"]
+    publish(home, source, "1.0.0", west, location="westus2")
+    delete(home, "1.0.0")
+    folder = home.home / "regions" / "imgstore-westus2"
+    for path in [each for zone in "23" for each in (folder / f"zone-{zone}").rglob("segments/*/*")]:
+        path.unlink()
+    network.holds = keys.is_segment_key
+    scrub(home, ADMIN, ScrubRequest())
+    assert network.late
+    network.holds = lambda _key: False
+    with pytest.raises(Exception, match="collecting segments"):
+        publish(home, source, "1.0.1", west, location="westus2")
+    network.deliver()
+    clock.advance(BOUND_SECONDS)
+    publish(home, source, "1.0.1", west, location="westus2")
+    assert set(states(show(home, "1.0.1")).values()) == {ReplicaState.COMPLETED}
+    audit_served(home, {"1.0.1": source}, tmp_path)
+    audit(home)
