@@ -1,7 +1,6 @@
 """The application: every route, and what they share."""
 
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -27,7 +26,8 @@ from imgstore.api import (
 from imgstore.api.arriving import Arrival, Counts, add_refusals
 from imgstore.api.auth import Authority
 from imgstore.api.blobdoor import BlobDoor
-from imgstore.api.door import Server, ServerSettings
+from imgstore.api.door import Pools, Server, ServerSettings
+from imgstore.api.fair_pool import FairPool, PoolLimits
 from imgstore.api.longrunning import Command, LongRunner
 from imgstore.api.rates import Rates
 from imgstore.operations.installation import Installation
@@ -54,10 +54,31 @@ COMMANDS: Final[dict[str, Command]] = {
 """By the names that stand in the catalog: an operation of an older server goes on under its name."""
 
 
+_SERVER_THREADS: Final = 8
+_CLOSE_SECONDS: Final = 5.0
+"""The time that jobs of a pool get to end when the server stops. Uvicorn has waited for their requests before."""
+
+
+def _pools(settings: ServerSettings) -> Pools:
+    def pool(name: str, threads: int) -> FairPool:
+        return FairPool(PoolLimits(threads=threads, queued_per_caller_max=settings.queued_requests_max), name)
+
+    return Pools(
+        requests=pool("request", settings.request_threads),
+        logins=pool("login", settings.login_threads),
+        blobs=pool("blob", settings.blob_threads),
+        server=pool("server", _SERVER_THREADS),
+    )
+
+
 def make_application(installation: Installation, authority: Authority, settings: ServerSettings) -> FastAPI:
     """The application over an installation; it goes on with what dead processes left when it starts."""
-    runner = LongRunner(installation, COMMANDS, settings.running_threads)
-    threads = ThreadPoolExecutor(settings.request_threads, thread_name_prefix="request")
+    runner = LongRunner(
+        installation,
+        COMMANDS,
+        PoolLimits(threads=settings.running_threads, queued_per_caller_max=settings.queued_operations_max),
+    )
+    pools = _pools(settings)
 
     @asynccontextmanager
     async def living(_app: FastAPI) -> AsyncIterator[None]:
@@ -65,8 +86,8 @@ def make_application(installation: Installation, authority: Authority, settings:
         runner.resume()
         yield
         app.state.blobs.close()
-        runner.close()
-        threads.shutdown()
+        runner.close(_CLOSE_SECONDS)
+        pools.close(_CLOSE_SECONDS)
 
     app = FastAPI(
         title="imgstore",
@@ -80,7 +101,7 @@ def make_application(installation: Installation, authority: Authority, settings:
     app.state.server = Server(
         installation=installation,
         authority=authority,
-        threads=threads,
+        pools=pools,
         runner=runner,
         rates=Rates(settings.rate_limit_factor, installation.effects.monotonic),
         retry_after_seconds=settings.retry_after_seconds,

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from imgstore.api.discretion import InternalError, told
 from imgstore.api.door import reply
+from imgstore.api.fair_pool import CallerQueueFull, PoolQueueFull
 from imgstore.api.paths import spelled
 from imgstore.api.rates import HEADER, TooManyRequests
 from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound, Unauthenticated
@@ -105,8 +106,10 @@ def add_refusals(app: FastAPI) -> None:
 
 async def _refused(request: Request, error: Any) -> Response:
     headers = {}
+    if isinstance(error, (TooManyRequests, CallerQueueFull, PoolQueueFull)):
+        headers["Retry-After"] = str(error.retry_after_seconds)
     if isinstance(error, TooManyRequests):
-        headers = {"Retry-After": str(error.retry_after_seconds), HEADER: error.remaining}
+        headers[HEADER] = error.remaining
     if isinstance(error, Unauthenticated):
         why = _clean(error.message.replace('"', "'").replace("\\", "/"))
         headers["WWW-Authenticate"] = f'Bearer error="invalid_token", error_description="{why}"'

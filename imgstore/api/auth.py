@@ -219,35 +219,35 @@ class Authority:
         Raises:
             Unauthenticated: no token, or one that is not believed.
         """
-        if not authorization_header:
-            raise unproven(
-                "Authentication failed. The 'Authorization' header is missing.", "none", code="AuthenticationFailed"
-            )
-        match = _BEARER.fullmatch(authorization_header)
-        if match is None or len(authorization_header) > _TOKEN_CHARACTERS_MAX:
-            raise unproven(
-                "Authentication failed. The 'Authorization' header is provided in an invalid format.",
-                f"{len(authorization_header)} characters",
-                code="AuthenticationFailedInvalidHeader",
-            )
-        name = hashlib.sha256(match[1].encode()).digest()
+        token = _bearer(authorization_header)
+        name = _token_name(token)
         proven = self._proven.get(name)
         if proven is None:
-            proven = self._prove(match[1])
+            proven = self._prove(token)
             self._remember(name, proven)
         if self.installation.effects.now().timestamp() >= proven.expires_at:
             raise _expired()
         return self._owners.principal(proven)
 
+    def known_caller(self, authorization_header: str | None) -> str | None:
+        """Return whose token it is, by object id, if `caller` has proven it before; reads nothing.
+
+        Raises:
+            Unauthenticated: the header is no bearer token.
+        """
+        proven = self._proven.get(_token_name(_bearer(authorization_header)))
+        return None if proven is None else proven.identity_uid
+
+    def named_issuer(self, authorization_header: str | None) -> str:
+        """Return the issuer that a token names; nothing is proven.
+
+        Raises:
+            Unauthenticated: the header is no bearer token, or names no issuer.
+        """
+        return _read_unproven(_bearer(authorization_header))[0]
+
     def _prove(self, token: str) -> Proven:
-        try:
-            loose = jws.extract_compact(token.encode())
-            kid, alg = loose.headers().get("kid"), loose.headers().get("alg")
-            claimed = json.loads(loose.payload or b"")["iss"]
-        except _MALFORMED as error:
-            raise unproven("The access token is invalid.", repr(error)) from error
-        if not isinstance(claimed, str) or not isinstance(kid, str | None):
-            raise unproven("The access token is invalid.", "an issuer or key id that is no text")
+        claimed, kid, alg = _read_unproven(token)
         if claimed.startswith(f"{self.base_url}/"):
             return self._prove_ours(token, kid)
         return self._prove_foreign(token, claimed, kid, alg)
@@ -308,6 +308,40 @@ class Authority:
                 now = self.installation.effects.now().timestamp()
                 thin(self._proven, lambda each: each.expires_at > now)
             self._proven[name] = proven
+
+
+def _bearer(authorization_header: str | None) -> str:
+    """The token in the header."""
+    if not authorization_header:
+        raise unproven(
+            "Authentication failed. The 'Authorization' header is missing.", "none", code="AuthenticationFailed"
+        )
+    match = _BEARER.fullmatch(authorization_header)
+    if match is None or len(authorization_header) > _TOKEN_CHARACTERS_MAX:
+        raise unproven(
+            "Authentication failed. The 'Authorization' header is provided in an invalid format.",
+            f"{len(authorization_header)} characters",
+            code="AuthenticationFailedInvalidHeader",
+        )
+    return match[1]
+
+
+def _token_name(token: str) -> bytes:
+    """What a proven token is remembered by."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def _read_unproven(token: str) -> tuple[str, str | None, object]:
+    """The issuer, key id and algorithm that a token names, before its signature is checked."""
+    try:
+        loose = jws.extract_compact(token.encode())
+        kid, alg = loose.headers().get("kid"), loose.headers().get("alg")
+        claimed = json.loads(loose.payload or b"")["iss"]
+    except _MALFORMED as error:
+        raise unproven("The access token is invalid.", repr(error)) from error
+    if not isinstance(claimed, str) or not isinstance(kid, str | None):
+        raise unproven("The access token is invalid.", "an issuer or key id that is no text")
+    return claimed, kid, alg
 
 
 def _claims(token: str, key: RSAKey | ECKey | KeySet, algorithms: Iterable[str]) -> dict[str, Any]:

@@ -87,13 +87,14 @@ async def _admitted(request: Request, disk: str, *, write: bool) -> ManagedDisk:
         disk_uid=disk, grant_uid=told.get("si", ""), expires_at=told.get("se", ""), signature=told.get("sig", "")
     )
     server: Server = request.app.state.server
-    work = lambda: admit(server.installation, ticket, write=write)  # noqa: E731 - one line for a thread
-    return await asyncio.get_running_loop().run_in_executor(server.threads, work)
+    admission = server.pools.blobs.submit(disk, lambda: admit(server.installation, ticket, write=write))
+    return await asyncio.wrap_future(admission)
 
 
 async def _in_thread(request: Request, work: Callable[[], Any]) -> Any:
+    """Run a part of an admitted request, which is never refused for a full queue."""
     server: Server = request.app.state.server
-    return await asyncio.get_running_loop().run_in_executor(server.threads, work)
+    return await asyncio.wrap_future(server.pools.blobs.submit(request.path_params["disk"], work, bounded=False))
 
 
 @router.get(_BLOB, summary="Get Blob, Get Page Ranges")

@@ -7,13 +7,13 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import Depends, Query, Request, Response
 
 from imgstore.api.auth import Authority
+from imgstore.api.fair_pool import FairPool
 from imgstore.api.longrunning import Accepted, LongRunner, Session
 from imgstore.api.paths import type_of
 from imgstore.api.rates import Rates
@@ -58,13 +58,32 @@ class PreconditionFailed(ImgstoreError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pools:
+    """The threads that serve requests. Each pool is shared fairly by its callers (`fair_pool`)."""
+
+    requests: FairPool
+    """Requests of known principals. The caller is the principal's object id."""
+    logins: FairPool
+    """Checks of tokens that this process has not seen yet. The caller is the issuer that a token names."""
+    blobs: FairPool
+    """Requests by signed URL. The caller is the disk."""
+    server: FairPool
+    """What serves nobody in particular: health, keys."""
+
+    def close(self, wait_seconds: float) -> None:
+        """Cancel what waits; give what runs so many seconds to end, in each pool."""
+        for pool in (self.requests, self.logins, self.blobs, self.server):
+            pool.close(wait_seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
     """What the handlers share."""
 
     installation: Installation
     authority: Authority
-    threads: ThreadPoolExecutor
-    """For what is done before the answer."""
+    pools: "Pools"
+    """Threads for what is done before the answer."""
     runner: LongRunner
     """For what goes on after it."""
     rates: Rates
@@ -103,12 +122,35 @@ class Ask:
         return Session(installation=installation, principal=principal, api_version=version)
 
     async def in_thread(self, work: Callable[[], _T]) -> _T:
-        """Run `work` in a thread, whoever asks."""
-        return await asyncio.get_running_loop().run_in_executor(self.server.threads, work)
+        """Run `work` in a thread of the server's own, whoever asks."""
+        return await asyncio.wrap_future(self.server.pools.server.submit("server", work))
+
+    async def caller(self) -> str:
+        """Return the object id of the principal that asks: whose share of a pool the request takes.
+
+        The roles, and whether the token was taken back, are read later, in the pool (`session`).
+
+        Raises:
+            Unauthenticated: no token, or one that is not believed.
+            CallerQueueFull, PoolQueueFull: too many new tokens wait to be checked.
+        """
+        authority, header = self.server.authority, self.request.headers.get("authorization")
+        known = authority.known_caller(header)
+        if known is not None:
+            return known
+        logins = self.server.pools.logins
+        return await asyncio.wrap_future(
+            logins.submit(authority.named_issuer(header), lambda: str(authority.caller(header).uid))
+        )
 
     async def run(self, work: Callable[[Session], _T]) -> _T:
-        """Authenticate and run `work`, in a thread."""
-        return await self.in_thread(lambda: work(self.session()))
+        """Authenticate and run `work`, in a thread when it is the caller's turn.
+
+        Raises:
+            CallerQueueFull, PoolQueueFull: too many requests wait.
+        """
+        requests = self.server.pools.requests
+        return await asyncio.wrap_future(requests.submit(await self.caller(), lambda: work(self.session())))
 
     async def begin(self, kind: str, /, **request: Any) -> Accepted:
         """Begin a command that may take long; wait until it is accepted or refused."""
@@ -116,7 +158,8 @@ class Ask:
             name: value for name in ("if-match", "if-none-match") if (value := self.request.headers.get(name))
         }
         whole = {**request, "subscription": self.request.path_params.get("subscription"), "conditions": conditions}
-        return await asyncio.wrap_future(self.server.runner.begin(self.session, kind, whole))
+        caller = await self.caller()
+        return await asyncio.wrap_future(self.server.runner.begin(caller, self.session, kind, whole))
 
     async def body(self, bytes_max: int = BODY_BYTES_MAX) -> bytes:
         """The request's body.
@@ -314,9 +357,18 @@ class ServerSettings:
     page_items: int = 100
     """In one answer of a list."""
     request_threads: int = 32
+    """Requests of known principals at once; a quarter of them for one principal."""
+    login_threads: int = 8
+    """New tokens that are checked at once; a quarter of them for one issuer."""
+    blob_threads: int = 32
+    """Requests by signed URL at once; a quarter of them for one disk."""
     cache_bytes: int = CACHE_BYTES
     """Of decoded segments, for those who read disks by URL."""
     rate_limit_factor: int = 100
     """How many times Azure's budgets a subscription has; 0 counts nothing."""
     running_threads: int = 16
-    """Long-running operations at once; others wait."""
+    """Long-running operations at once, a quarter of them for one principal; others wait."""
+    queued_requests_max: int = 256
+    """Requests of one caller that may wait for a thread."""
+    queued_operations_max: int = 64
+    """Long-running operations of one principal that may wait for a thread before they are accepted."""

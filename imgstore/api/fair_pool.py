@@ -157,7 +157,7 @@ class FairPool:
         future: Future[T] = Future()
         with self._changed:
             if self._closed:
-                raise PoolQueueFull("The server is stopping.", hint="send the same request again in a moment")
+                raise _stopping()
             self._queue.put(caller, (future, work), bounded=bounded)
             if len(self._threads) < self._limits.threads:
                 name = f"{self._name}-{len(self._threads)}"
@@ -168,16 +168,19 @@ class FairPool:
         return future
 
     def close(self, wait_seconds: float) -> bool:
-        """Cancel the jobs that wait, and give the running ones so many seconds to end.
+        """Refuse the jobs that wait, and give the running ones so many seconds to end.
 
         Returns:
             Whether all of them ended.
         """
         with self._changed:
             self._closed = True
-            for future, _ in self._queue.clear():
-                future.cancel()
+            waiting = self._queue.clear()
             self._changed.notify_all()
+        for future, _ in waiting:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(_stopping())
+        with self._changed:
             return self._changed.wait_for(lambda: not self._threads, wait_seconds)
 
     def _run(self) -> None:
@@ -202,3 +205,13 @@ class FairPool:
             while (taken := self._queue.take()) is None and not self._closed:
                 self._changed.wait()
             return taken
+
+
+def _stopping() -> PoolQueueFull:
+    return PoolQueueFull(
+        "The server is stopping.",
+        found="a pool of threads that is closed",
+        expected="a server that runs",
+        hint="send the same request again in a moment",
+        code="ServerStopping",
+    )

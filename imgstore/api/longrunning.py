@@ -7,11 +7,13 @@ one to start does the same commands again: all of them are what PUT, PATCH and D
 
 import logging
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from imgstore.api.discretion import told
+from imgstore.api.fair_pool import FairPool, PoolLimits
 from imgstore.domain.access import Principal, administrator
 from imgstore.domain.asynchronous import AsyncOperation
 from imgstore.domain.errors import ImgstoreError, StoreError
@@ -77,34 +79,46 @@ Command: TypeAlias = Callable[[Task], Outcome]
 class LongRunner:
     """Does commands in its own threads."""
 
-    def __init__(self, installation: Installation, commands: Mapping[str, Command], threads: int) -> None:
+    def __init__(self, installation: Installation, commands: Mapping[str, Command], limits: PoolLimits) -> None:
         self._installation = installation
         self._commands = commands
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="operation")
+        self._pool = FairPool(limits, "operation")
 
-    def begin(self, session: Callable[[], Session], kind: str, request: Mapping[str, Any]) -> "Future[Accepted]":
+    def begin(
+        self, caller: str, session: Callable[[], Session], kind: str, request: Mapping[str, Any]
+    ) -> "Future[Accepted]":
         """Do a command; the answer is there once it was accepted or refused.
 
         Args:
+            caller: the object id of who asks: whose share of the threads it takes.
             session: who asks; called in the thread.
             kind: the command's name.
             request: what it needs, as JSON.
+
+        Raises:
+            CallerQueueFull, PoolQueueFull: too many commands wait.
         """
         answer: Future[Accepted] = Future()
-        self._threads.submit(self._begin, answer, session, kind, request)
+        begun = self._pool.submit(caller, lambda: self._begin(answer, session, kind, request))
+        begun.add_done_callback(lambda done: _pass_on_refusal(done, answer))
         return answer
 
     def resume(self) -> int:
         """Go on with what dead processes left; tells how many there were."""
         left = take_up_operations(self._installation)
         for operation in left:
-            self._threads.submit(self._resume, operation)
+            # Rows without a caller are of no principal's share; `_resume` refuses them.
+            self._pool.submit(operation.principal_uid or "", partial(self._resume, operation), bounded=False)
         return len(left)
 
-    def close(self) -> None:
-        """Stop what runs at its next request to a store; its rows stay, for the next process to go on from."""
+    def close(self, wait_seconds: float) -> None:
+        """Stop what runs at its next request to a store; its rows stay, for the next process to go on from.
+
+        An operation that does not stop within so many seconds is abandoned.
+        """
         self._installation.keeper.interrupt()
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        if not self._pool.close(wait_seconds):
+            _log.warning("operations still ran when the server ended; the next server resumes them")
 
     def _begin(
         self, answer: "Future[Accepted]", ask: Callable[[], Session], kind: str, request: Mapping[str, Any]
@@ -173,3 +187,10 @@ class LongRunner:
         self._perform(
             operation, Task(session=session, request=request, accept=lambda _outcome: None, uid=operation.uid), answered
         )
+
+
+def _pass_on_refusal(begun: "Future[None]", answer: "Future[Accepted]") -> None:
+    """Answer a command that the pool refused because it was closed while the command waited."""
+    error = begun.exception()
+    if error is not None and not answer.done():
+        answer.set_exception(error)
