@@ -4,7 +4,6 @@ What a resource depends on, or refers to, is made before it. A nested deployment
 and what it made is found in its outputs.
 """
 
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -81,6 +80,7 @@ class Deploying:
         accept(self._json(running))
         try:
             for key in self._plan.resources:
+                installation.keeper.go_on()
                 self._make(key)
                 deployments.note_deployment(installation, running, resources=self._ids)
             outputs = self._outputs()
@@ -142,7 +142,7 @@ class Deploying:
         """Its uid is made of ours, so that the same one goes on after a crash."""
         plan = planned_inside(one, scope, self._plan.around)
         inner = Deploying(self._task, plan, one.names[-1], self._types, self if plan.is_outer else None)
-        return inner.run(str(uuid.uuid5(uuid.UUID(self._task.uid), one.resource_id.lower())))
+        return inner.run(deployments.nested_uid(self._task.uid, one.resource_id))
 
     def _with_references(self, scope: Scope) -> Scope:
         return replace(scope, reference=self._reference, references=self._references)

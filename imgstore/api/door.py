@@ -15,7 +15,7 @@ from fastapi import Depends, Query, Request, Response
 from imgstore.api.auth import Authority
 from imgstore.api.fair_pool import FairPool
 from imgstore.api.longrunning import Accepted, LongRunner, Session
-from imgstore.api.paths import type_of
+from imgstore.api.paths import resource_of, type_of
 from imgstore.api.rates import Rates
 from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound
 from imgstore.domain.paging import Page, PageRequest
@@ -159,7 +159,8 @@ class Ask:
         }
         whole = {**request, "subscription": self.request.path_params.get("subscription"), "conditions": conditions}
         caller = await self.caller()
-        return await asyncio.wrap_future(self.server.runner.begin(caller, self.session, kind, whole))
+        begun = self.server.runner.begin(caller, self.session, kind, whole, resource_of(self.request.scope["path"]))
+        return await asyncio.wrap_future(begun)
 
     async def body(self, bytes_max: int = BODY_BYTES_MAX) -> bytes:
         """The request's body.

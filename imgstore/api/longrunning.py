@@ -1,28 +1,47 @@
-"""Long-running operations: begun in threads of their own, answered when accepted, written down until they end.
+"""Long-running operations: run in threads of their own, answered when accepted, stored until they end.
 
-A row is written before a command begins. What is refused before it was accepted is the answer to the request, and the
-row goes; what happens later stands in the row. A process that ends, or dies, leaves its rows InProgress, and the next
-one to start does the same commands again: all of them are what PUT, PATCH and DELETE are, good to repeat.
+A command checks its caller's rights and then writes. The operation's row is stored in the same transaction as the first
+of these writes, so that a refused request leaves no row. What fails before the answer is the answer, and the row is
+removed. What fails later is stored in the row. A process that ends leaves its rows InProgress. The next process runs the
+same commands again, with the rights that the callers have at that time: PUT, PATCH and DELETE are good to repeat.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, TypeAlias
 
 from imgstore.api.discretion import told
 from imgstore.api.fair_pool import FairPool, PoolLimits
-from imgstore.domain.access import Principal, administrator
-from imgstore.domain.asynchronous import AsyncOperation
-from imgstore.domain.errors import ImgstoreError, StoreError
-from imgstore.operations.identities import standing_principal
+from imgstore.domain.access import Principal
+from imgstore.domain.asynchronous import AsyncOperation, OperationStatus
+from imgstore.domain.errors import ImgstoreError, NotFound, StoreError
+from imgstore.domain.stop_signal import OperationCanceled, StopSignal
+from imgstore.operations.deployments import end_deployments
 from imgstore.operations.installation import Installation
-from imgstore.operations.long_running import close_operation, drop_operation, open_operation, take_up_operations
+from imgstore.operations.long_running import (
+    PendingOperation,
+    as_lost_rights,
+    canceled,
+    close_operation,
+    drop_operation,
+    resuming_principal,
+    take_up_operations,
+)
+from imgstore.operations.unfinished_deletes import finish_deletes
 from imgstore.wire.text import Json
 
 _log: Final = logging.getLogger("imgstore.api")
+
+
+_MAINTENANCE: Final = "maintenance"
+"""Whose share of the threads the system itself takes."""
+_DELETE: Final = "delete-"
+"""The names of commands that delete begin so."""
 
 
 class Stopping(ImgstoreError):
@@ -69,47 +88,66 @@ class Task:
     """The operation's."""
 
 
-ASKS_AS_IT_GOES: Final = frozenset({"put-deployment"})
-"""Commands that make several resources, each of which needs a right of its own, after they were accepted."""
-
 Command: TypeAlias = Callable[[Task], Outcome]
 """Gives what it came to: the answer, unless one was given early."""
 
 
 class LongRunner:
-    """Does commands in its own threads."""
+    """Runs commands in its own threads, shared fairly by their callers."""
 
     def __init__(self, installation: Installation, commands: Mapping[str, Command], limits: PoolLimits) -> None:
         self._installation = installation
         self._commands = commands
         self._pool = FairPool(limits, "operation")
+        self._running: dict[str, StopSignal] = {}
+        """By the uids of the operations that run."""
+        self._lock = threading.Lock()
 
     def begin(
-        self, caller: str, session: Callable[[], Session], kind: str, request: Mapping[str, Any]
+        self,
+        caller: str,
+        session: Callable[[], Session],
+        kind: str,
+        request: Mapping[str, Any],
+        resource_id: str | None = None,
     ) -> "Future[Accepted]":
-        """Do a command; the answer is there once it was accepted or refused.
+        """Run a command; the answer is there once it was accepted or refused.
 
         Args:
             caller: the object id of who asks: whose share of the threads it takes.
             session: who asks; called in the thread.
             kind: the command's name.
             request: what it needs, as JSON.
+            resource_id: the resource that it is about.
 
         Raises:
             CallerQueueFull, PoolQueueFull: too many commands wait.
         """
         answer: Future[Accepted] = Future()
-        begun = self._pool.submit(caller, lambda: self._begin(answer, session, kind, request))
+        begun = self._pool.submit(caller, lambda: self._begin(answer, session, kind, request, resource_id))
         begun.add_done_callback(lambda done: _pass_on_refusal(done, answer))
         return answer
 
     def resume(self) -> int:
-        """Go on with what dead processes left; tells how many there were."""
+        """Resume the operations that dead processes left, and finish deletions; tells how many operations that are."""
         left = take_up_operations(self._installation)
+        self._pool.submit(_MAINTENANCE, self._finish_deletes, bounded=False)
         for operation in left:
             # Rows without a caller are of no principal's share; `_resume` refuses them.
             self._pool.submit(operation.principal_uid or "", partial(self._resume, operation), bounded=False)
         return len(left)
+
+    def cancel_requested(self) -> None:
+        """Stop the operations that run here and that somebody asked to cancel."""
+        with self._lock:
+            if not self._running:
+                return
+        with self._installation.catalog.reading() as facts:
+            asked = facts.operations.to_cancel(self._installation.keeper.holder)
+        with self._lock:
+            stops = [self._running[each.uid] for each in asked if each.uid in self._running]
+        for stop in stops:
+            stop.set(OperationCanceled)
 
     def close(self, wait_seconds: float) -> None:
         """Stop what runs at its next request to a store; its rows stay, for the next process to go on from.
@@ -121,72 +159,130 @@ class LongRunner:
             _log.warning("operations still ran when the server ended; the next server resumes them")
 
     def _begin(
-        self, answer: "Future[Accepted]", ask: Callable[[], Session], kind: str, request: Mapping[str, Any]
+        self,
+        answer: "Future[Accepted]",
+        ask: Callable[[], Session],
+        kind: str,
+        request: Mapping[str, Any],
+        resource_id: str | None,
     ) -> None:
         try:
             session = ask()
-            whole = {**request, "api_version": session.api_version}
-            opened = open_operation(session.installation, session.principal, kind=kind, request=whole)
         except Exception as error:  # noqa: BLE001 - whatever it is, the handler waits for it
             answer.set_exception(error)
             return
+        plain = session.installation
+        whole = {**request, "api_version": session.api_version}
+        pending = PendingOperation(plain, session.principal, kind=kind, request=whole, resource_id=resource_id)
+        with self._noted(pending.uid) as stop:
+            installation = replace(
+                plain, catalog=plain.catalog.accompanied(pending), keeper=plain.keeper.stopped_by(stop)
+            )
 
-        def accept(outcome: Outcome) -> None:
-            if not answer.done():
-                created, body = outcome
-                answer.set_result(Accepted(operation_uid=opened.uid, created=created, body=body))
+            def accept(outcome: Outcome) -> None:
+                if not answer.done():
+                    created, body = outcome
+                    installation.catalog.store_companion()
+                    answer.set_result(Accepted(operation_uid=pending.uid, created=created, body=body))
 
-        self._perform(opened, Task(session=session, request=whole, accept=accept, uid=opened.uid), answer)
+            session = replace(session, installation=installation)
+            self._perform(kind, Task(session=session, request=whole, accept=accept, uid=pending.uid), answer)
 
-    def _perform(self, operation: AsyncOperation, task: Task, answer: "Future[Accepted]") -> None:
-        """Do it and write its end down; then answer, so that the first look at what was quick finds its end."""
+    def _finish_deletes(self) -> None:
         try:
-            outcome = self._commands[operation.kind](task)
-            close_operation(task.session.installation, operation.uid)
-        except Exception as error:  # noqa: BLE001 - told to whoever asks
-            if not isinstance(error, ImgstoreError):
-                _log.exception("operation %s (%s) failed in a way that was not foreseen", operation.uid, operation.kind)
-            self._failed(operation, task.session.installation, answer, error)
-        except BaseException:  # noqa: BLE001 - the process is to end: the row stays for the next one
-            if not answer.done():
-                answer.set_exception(Stopping("The server is stopping.", hint="send the same request again"))
+            finish_deletes(self._installation)
+        except Exception:  # noqa: BLE001 - the server serves all the same
+            _log.exception("deletions of dead processes could not be finished; `imgstore gc` tries again")
+
+    def _resume(self, operation: AsyncOperation) -> None:
+        answered: Future[Accepted] = Future()
+        answered.set_result(Accepted(operation_uid=operation.uid, created=False, body=None))  # Given long ago.
+        plain = replace(self._installation, subscription=operation.subscription)
+        with self._noted(operation.uid) as stop:
+            if operation.cancel_requested_by is not None:
+                stop.set(OperationCanceled)
+            installation = replace(plain, keeper=plain.keeper.stopped_by(stop))
+            # The conditions held then, and the operation itself has changed what they are about since.
+            request = {**operation.request, "conditions": {}}
+
+            def resumed(task: Task) -> Outcome:
+                task.session.installation.keeper.go_on()
+                principal = resuming_principal(installation, operation)
+                try:
+                    return self._commands[operation.kind](
+                        replace(task, session=replace(task.session, principal=principal))
+                    )
+                except ImgstoreError as error:
+                    lost = as_lost_rights(operation, error)
+                    if isinstance(lost, NotFound) and operation.kind.startswith(_DELETE):
+                        return False, None  # It was deleted before the restart, and only its end was not stored.
+                    raise lost from error
+
+            session = Session(
+                installation=installation,
+                principal=Principal(name=operation.principal),
+                api_version=str(operation.request.get("api_version")),
+            )
+            task = Task(session=session, request=request, accept=lambda _outcome: None, uid=operation.uid)
+            self._perform(operation.kind, task, answered, resumed)
+
+    @contextmanager
+    def _noted(self, uid: str) -> Iterator[StopSignal]:
+        """The signal that stops an operation, known by its uid while the block runs."""
+        with self._installation.keeper.stop.branch() as stop:
+            with self._lock:
+                self._running[uid] = stop
+            try:
+                yield stop
+            finally:
+                with self._lock:
+                    del self._running[uid]
+
+    def _perform(self, kind: str, task: Task, answer: "Future[Accepted]", command: Command | None = None) -> None:
+        """Run it and store its end; then answer, so that the first look at what was quick finds its end."""
+        installation = task.session.installation
+        try:
+            outcome = (command or self._commands[kind])(task)
+            close_operation(installation, task.uid)
+        except BaseException as error:  # noqa: BLE001 - told to whoever asks
+            self._end_early(kind, task, answer, error)
         else:
             task.accept(outcome)
 
-    def _failed(
-        self, operation: AsyncOperation, installation: Installation, answer: "Future[Accepted]", error: Exception
-    ) -> None:
-        try:
+    def _end_early(self, kind: str, task: Task, answer: "Future[Accepted]", error: BaseException) -> None:
+        """Store how an operation failed, was canceled or, with nothing, that it is to be resumed; then answer."""
+        reason = task.session.installation.keeper.stop.reason
+        if reason is OperationCanceled:
+            told_to_all: Exception = canceled()
+            self._close(kind, task, told_to_all, OperationStatus.CANCELED)
+        elif isinstance(error, Exception) and not (reason is not None and isinstance(error, StoreError)):
+            if not isinstance(error, ImgstoreError):
+                _log.error("operation %s (%s) failed in a way that was not foreseen", task.uid, kind, exc_info=error)
+            told_to_all = error
             if answer.done():
-                close_operation(installation, operation.uid, told(installation, error)["error"])
+                self._close(kind, task, error, OperationStatus.FAILED)
             else:
-                drop_operation(installation, operation.uid)
-        except StoreError as lost:
-            _log.warning("the end of operation %s could not be written down: %s", operation.uid, lost)
+                self._drop(task)
+        else:  # The process is to end: the row, if there is one, stays for the next process.
+            told_to_all = Stopping("The server is stopping.", hint="send the same request again")
         if not answer.done():
-            answer.set_exception(error)
+            answer.set_exception(told_to_all)
 
-    def _principal(self, operation: AsyncOperation) -> Principal:
-        """In whose name it goes on: whether they may was decided when it was accepted, but for what asks as it goes."""
-        if operation.kind not in ASKS_AS_IT_GOES or operation.principal_uid is None:
-            return administrator(operation.principal)
-        found = standing_principal(self._installation, operation.principal_uid)
-        return Principal(name=operation.principal) if found is None else found
+    def _close(self, kind: str, task: Task, error: Exception, status: OperationStatus) -> None:
+        installation = task.session.installation
+        body = told(installation, error)["error"]
+        try:
+            if kind == "put-deployment":
+                end_deployments(installation, task.uid, body, canceled=status is OperationStatus.CANCELED)
+            close_operation(installation, task.uid, body, status=status)
+        except StoreError as lost:
+            _log.warning("the end of operation %s could not be stored: %s", task.uid, lost)
 
-    def _resume(self, operation: AsyncOperation) -> None:
-        installation = replace(self._installation, subscription=operation.subscription)
-        session = Session(
-            installation=installation,
-            principal=self._principal(operation),
-            api_version=str(operation.request["api_version"]),
-        )
-        # The conditions held then, and the operation itself has changed what they are about since.
-        request = {**operation.request, "conditions": {}}
-        answered: Future[Accepted] = Future()
-        answered.set_result(Accepted(operation_uid=operation.uid, created=False, body=None))  # Given long ago.
-        self._perform(
-            operation, Task(session=session, request=request, accept=lambda _outcome: None, uid=operation.uid), answered
-        )
+    def _drop(self, task: Task) -> None:
+        try:
+            drop_operation(task.session.installation, task.uid)
+        except StoreError as lost:
+            _log.warning("the row of operation %s could not be removed: %s", task.uid, lost)
 
 
 def _pass_on_refusal(begun: "Future[None]", answer: "Future[Accepted]") -> None:

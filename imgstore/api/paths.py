@@ -59,3 +59,10 @@ def type_of(path: str) -> str:
     """The type of the resource at a path that `spelled` has gone over: ``galleries/images``."""
     words = path.partition(f"/{_PROVIDERS}/")[2].split("/")[1:] or path.split("/")[1:]
     return "/".join(words[::2])
+
+
+def resource_of(path: str) -> str:
+    """The id of the resource at a path that `spelled` has gone over, without an action behind it (``/share``)."""
+    above, provider, below = path.rpartition(f"/{_PROVIDERS}/")
+    words = below.split("/")
+    return f"{above}{provider}{'/'.join(words[:-1])}" if provider and len(words) % 2 == 0 else path

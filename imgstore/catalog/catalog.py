@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Self
+from typing import Protocol, Self
 
 from imgstore.catalog.activity import Activity
 from imgstore.catalog.condemned import Condemnations
@@ -87,12 +87,27 @@ class Facts:
         return self._session.now()
 
 
+class Companion(Protocol):
+    """A row that is to be stored together with the first transaction that an operation commits."""
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether it needs no more storing."""
+
+    def store(self, facts: Facts) -> None:
+        """Store it, as the last thing of a transaction. May be called in several transactions."""
+
+    def note_stored(self) -> None:
+        """Take note that a transaction in which it was stored is committed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Catalog:
     """A database at this code's revision. Safe to use from several threads at once."""
 
     _database: Database
     _effects: Effects
+    _companion: Companion | None = None
 
     @classmethod
     def open(cls, url: str, effects: Effects) -> Self:
@@ -133,8 +148,33 @@ class Catalog:
             StoreFull: no room for the database.
             StoreError: any other refusal of the database.
         """
+        companion = None if self._companion is None or self._companion.is_stored else self._companion
         with self._database.writing(self._effects) as session:
-            yield Facts(session)
+            facts = Facts(session)
+            yield facts
+            if companion is not None:
+                companion.store(facts)
+        if companion is not None:
+            companion.note_stored()
+
+    def accompanied(self, companion: Companion) -> "Catalog":
+        """The same catalog, for one operation: `companion` is stored with the first transaction that commits.
+
+        So the intention of an operation is stored if and only if something of the operation is: it is never there of an
+        operation that was refused before its first write.
+        """
+        return replace(self, _companion=companion)
+
+    @property
+    def unaccompanied(self) -> "Catalog":
+        """The same catalog, for what is stored about refused operations too: the activity log."""
+        return self if self._companion is None else replace(self, _companion=None)
+
+    def store_companion(self) -> None:
+        """Store the companion now, if there is one: before a step that may take long and writes nothing."""
+        if self._companion is not None and not self._companion.is_stored:
+            with self.transaction():
+                pass
 
     @contextmanager
     def reading(self) -> Iterator[Facts]:

@@ -179,6 +179,11 @@ class Disks(Repository):
         waits = _disks.c.upload_bytes.is_not(None) & (_disks.c.provisioning_state == ProvisioningState.CREATING)
         return {row.uid for row in self._session.all(select(_disks.c.uid).where(waits))}
 
+    def deleting(self) -> builtins.list[ManagedDisk]:
+        """The disks of every kind and subscription that are being deleted."""
+        leaving = _disks.c.provisioning_state == ProvisioningState.DELETING
+        return [_disk(row) for row in self._session.all(_SELECT.where(leaving).order_by(_disks.c.uid))]
+
     def states_in_slot(self, slot_uid: str) -> dict[str, ProvisioningState]:
         """The disks that stand on a slot, by uid."""
         statement = select(_disks.c.uid, _disks.c.provisioning_state).where(_disks.c.slot_uid == slot_uid)

@@ -89,6 +89,11 @@ class Machines(Repository):
         ordered = statement.order_by(_machines.c.name_key, _machines.c.uid).limit(limit)
         return [_machine(row) for row in self._session.all(ordered)]
 
+    def deleting(self) -> builtins.list[Machine]:
+        """The machines of every subscription that are being deleted."""
+        leaving = _machines.c.provisioning_state == ProvisioningState.DELETING
+        return [_machine(row) for row in self._session.all(_SELECT.where(leaving).order_by(_machines.c.uid))]
+
     def delete(self, uid: str) -> None:
         """Remove the row.
 

@@ -36,8 +36,10 @@ class Operations(Repository):
         principal: str,
         principal_uid: str | None,
         holder: str,
+        tenant_uid: str | None = None,
+        resource_id: str | None = None,
     ) -> AsyncOperation:
-        """Write down one that begins now."""
+        """Store an operation that begins now, unless it is stored already."""
         operation = AsyncOperation(
             uid=uid,
             subscription=subscription,
@@ -46,10 +48,12 @@ class Operations(Repository):
             principal=principal,
             principal_uid=principal_uid,
             holder=holder,
+            tenant_uid=tenant_uid,
+            resource_id=resource_id,
             started_at=self._session.now(),
         )
         values = {name: getattr(operation, name) for name in AsyncOperation.__slots__}
-        self._session.run(_operations.insert(), values)
+        self._session.run(self._session.upsert(_operations).values(values).on_conflict_do_nothing())
         return operation
 
     def get(self, uid: str) -> AsyncOperation | None:
@@ -69,9 +73,35 @@ class Operations(Repository):
         still = _operations.c.status == _OPEN
         return bool(self._session.changed(update(_operations).where(*mine, still).values(holder=holder)))
 
-    def finish(self, uid: str, error: Mapping[str, Any] | None) -> None:
-        """It has ended, well if there is no error. What it was asked with is kept no longer."""
-        status = OperationStatus.SUCCEEDED if error is None else OperationStatus.FAILED
+    def list(self, subscription: str, *, status: OperationStatus | None = None) -> "builtins.list[AsyncOperation]":
+        """The operations of a subscription, newest first; only those of a status if one is given."""
+        of = select(_operations).where(_operations.c.subscription == subscription)
+        chosen = of if status is None else of.where(_operations.c.status == status)
+        rows = self._session.all(chosen.order_by(_operations.c.started_at.desc(), _operations.c.uid))
+        return [_operation(row) for row in rows]
+
+    def request_cancel(self, uid: str, principal: str) -> bool:
+        """Store that `principal` asks to cancel an operation; tells whether it is still in progress."""
+        which = (_operations.c.uid == uid, _operations.c.status == _OPEN)
+        return bool(self._session.changed(update(_operations).where(*which).values(cancel_requested_by=principal)))
+
+    def to_cancel(self, holder: str) -> "builtins.list[AsyncOperation]":
+        """The operations of a holder that are in progress and that somebody asked to cancel."""
+        which = (_operations.c.holder == holder, _operations.c.cancel_requested_by.is_not(None))
+        return [
+            _operation(row)
+            for row in self._session.all(select(_operations).where(_operations.c.status == _OPEN, *which))
+        ]
+
+    def finish(self, uid: str, error: Mapping[str, Any] | None, *, status: OperationStatus | None = None) -> None:
+        """Store how an operation ended. What it was asked with is removed.
+
+        Args:
+            uid: which.
+            error: ARM's error; None is success.
+            status: None is Succeeded, or Failed with an error.
+        """
+        status = status or (OperationStatus.SUCCEEDED if error is None else OperationStatus.FAILED)
         values = {"status": status, "error": error, "request": {}, "finished_at": self._session.now()}
         self._session.run(update(_operations).where(_operations.c.uid == uid).values(**values))
 

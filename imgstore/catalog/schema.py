@@ -85,7 +85,7 @@ from imgstore.domain.works import WorkKind
 from imgstore.domain.zones import ZoneKind
 from imgstore.ledger.rows import ChargeKind
 
-REVISION: Final = "0019"
+REVISION: Final = "0020"
 """The head of migrations/versions. A catalog that stands at it opens without Alembic being imported."""
 
 # Names of constraints are fixed, so that a later migration can name what it drops on either engine.
@@ -638,11 +638,14 @@ operations = Table(
     Column("request", JSON, nullable=False),
     Column("principal", String, nullable=False),
     Column("principal_uid", String),
+    Column("tenant_uid", String),
+    Column("resource_id", String),
     Column("status", OneOf(OperationStatus), nullable=False, index=True),
     Column("error", JSON(none_as_null=True)),
     Column("holder", String, nullable=False),
     Column("started_at", Instant, nullable=False),
     Column("finished_at", Instant),
+    Column("cancel_requested_by", String),
 )
 
 deployments = Table(

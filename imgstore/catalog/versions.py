@@ -127,6 +127,13 @@ class Versions(Repository):
             statement = statement.where(_versions.c.definition_uid == definition_uid)
         return [version_of(row) for row in self._session.all(statement.order_by(*_NUMBER, _versions.c.uid))]
 
+    def deleting(self) -> builtins.list[ImageVersion]:
+        """The versions of every subscription that are being deleted for good."""
+        leaving = _versions.c.provisioning_state == ProvisioningState.DELETING
+        return [
+            version_of(row) for row in self._session.all(select(_versions).where(leaving).order_by(_versions.c.uid))
+        ]
+
     def delete(self, uid: str) -> None:
         """Remove the row, and its round robin's counters.
 

@@ -13,6 +13,7 @@ class OperationStatus(StrEnum):
     IN_PROGRESS = "InProgress"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
+    CANCELED = "Canceled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,14 +27,26 @@ class AsyncOperation:
     request: Mapping[str, Any]
     """JSON: all that the command needs to be done again. Emptied at the end, since a source's URL may be signed."""
     principal: str
-    """Who asked, by name; whether they may was decided then."""
+    """The caller's name."""
     principal_uid: str | None = None
-    """Who asked; None is whoever administers a local home."""
+    """The caller's object id. An operation is resumed with the rights that the caller has at that time; without a
+    caller it is not resumed."""
+    tenant_uid: str | None = None
+    """The tenant of the caller; None in rows of older servers."""
+    resource_id: str | None = None
+    """The resource that the operation is about; None in rows of older servers."""
     status: OperationStatus = OperationStatus.IN_PROGRESS
     error: Mapping[str, Any] | None = None
-    """ARM's error, of one that failed."""
+    """ARM's error, of one that failed or was canceled."""
     holder: str
     """The process that does it: as `Work.holder`."""
     started_at: datetime
     """The database's clock, as `finished_at`."""
     finished_at: datetime | None = None
+    cancel_requested_by: str | None = None
+    """The name of the principal that asked to cancel it."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its status is final."""
+        return self.status is not OperationStatus.IN_PROGRESS

@@ -13,6 +13,7 @@ class DeploymentState(StrEnum):
     RUNNING = "Running"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
+    CANCELED = "Canceled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

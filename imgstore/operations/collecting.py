@@ -29,6 +29,7 @@ from imgstore.operations.lifetimes import purge_soft_deleted
 from imgstore.operations.recording import recorded
 from imgstore.operations.retargeting import tidy_all
 from imgstore.operations.surveying import SlotSurvey, clock_of, survey_slot
+from imgstore.operations.unfinished_deletes import finish_deletes
 from imgstore.regions import ALL_ZONES
 from imgstore.stores.interface import DELETE_KEYS_MAX
 from imgstore.stores.zoned import Zoned
@@ -99,6 +100,7 @@ def collect(
         # What these end is unreferenced from here on, and its grace begins.
         abandoned = abandon_forsaken(installation, patience)
         purge_soft_deleted(installation)
+        finish_deletes(installation)
         tidy_all(installation)
         done: list[SlotReport] = []
         segments = pools = 0

@@ -1,6 +1,7 @@
 """Deployments as resources: begun, ended, shown, forgotten. What they deploy asks for its own rights where it is made."""
 
 import re
+import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -102,6 +103,25 @@ def end_deployment(
     with installation.catalog.transaction() as facts:
         facts.deployments.put(ended)
     return ended
+
+
+def nested_uid(operation_uid: str, resource_id: str) -> str:
+    """The uid of a nested deployment, made from the outermost operation's, so that a resumed one finds its row."""
+    return str(uuid.uuid5(uuid.UUID(operation_uid), resource_id.lower()))
+
+
+def end_deployments(
+    installation: Installation, operation_uid: str, error: Mapping[str, Any], *, canceled: bool = False
+) -> None:
+    """End the deployments of an operation that still run, nested ones too: Failed, or Canceled, with an error."""
+    state = DeploymentState.CANCELED if canceled else DeploymentState.FAILED
+    with installation.catalog.transaction() as facts:
+        for group in facts.groups.list(installation.subscription):
+            for each in facts.deployments.list(group.uid):
+                nested = nested_uid(operation_uid, deployment_id(installation, group.name, each.name))
+                if each.state is DeploymentState.RUNNING and each.uid in (operation_uid, nested):
+                    ended_at = installation.effects.now()
+                    facts.deployments.put(replace(each, state=state, error=error, finished_at=ended_at))
 
 
 def show_deployment(installation: Installation, principal: Principal, *, group: str, name: str) -> Deployment:

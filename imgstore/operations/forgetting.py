@@ -11,7 +11,7 @@ import numpy as np
 
 from imgstore.catalog import Facts
 from imgstore.domain import keys
-from imgstore.domain.errors import Conflict, StoreError, WorkHeld
+from imgstore.domain.errors import Conflict, NotFound, StoreError, WorkHeld
 from imgstore.domain.resources import ImageVersion, ManagedDisk, ManifestRow, Replica, Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.version_disks import OS_DISK
@@ -57,9 +57,9 @@ def forget_version(installation: Installation, version: ImageVersion) -> None:
         replicas = facts.replicas.list(version.uid)
     for replica in replicas:
         _forget_owner(installation, replica.slot, version.uid, _objects(version))
-        with installation.catalog.transaction() as facts:
+        with suppress(NotFound), installation.catalog.transaction() as facts:
             facts.replicas.remove(replica.uid)
-    with installation.catalog.transaction() as facts:
+    with suppress(NotFound), installation.catalog.transaction() as facts:  # Another process may finish it first.
         facts.versions.delete(version.uid)
 
 
@@ -133,7 +133,7 @@ def forget_disks(installation: Installation, disks: Sequence[ManagedDisk], *, at
                 raise _attached(facts.disks.by_uid(disk.uid))
     for disk in disks:
         _forget_owner(installation, disk.slot, disk.uid, (keys.manifest_key(disk.uid, OS_DISK), disk.body_key))
-        with installation.catalog.transaction() as facts:
+        with suppress(NotFound), installation.catalog.transaction() as facts:  # As with versions.
             facts.disks.delete(disk.uid)
 
 

@@ -4,6 +4,7 @@ A lease runs by the database's clock alone. A process that has not renewed for h
 begins nothing further; the token in the work's row refuses what it would still write.
 """
 
+import copy
 import os
 import socket
 import threading
@@ -15,6 +16,7 @@ from typing import Final
 
 from imgstore.catalog import Catalog
 from imgstore.domain.errors import LeaseLost, NotFound, StoreError
+from imgstore.domain.stop_signal import StopSignal
 from imgstore.domain.works import Lease, Work
 
 LEASE_SECONDS: Final = 30.0
@@ -96,6 +98,42 @@ class Hold:
         self.tick()
 
 
+class _Heartbeat:
+    """Renews leases once in a while, in one thread with a connection of its own."""
+
+    def __init__(self) -> None:
+        self._holds: list[Hold] = []
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def add(self, hold: Hold) -> None:
+        with self._lock:
+            self._holds.append(hold)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+                self._thread.start()
+
+    def remove(self, hold: Hold) -> None:
+        with self._lock:
+            self._holds.remove(hold)
+
+    def close(self) -> None:
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._wake.wait(_BEAT_SECONDS):
+            with self._lock:
+                holds = list(self._holds)
+            for hold in holds:
+                try:
+                    hold.beat()
+                except (LeaseLost, NotFound, StoreError):
+                    continue  # Its rows are another's or gone. Hold.go_on tells the worker once half a lease has passed.
+
+
 class LeaseKeeper:
     """Renews every lease that this process holds, from one thread with a connection of its own."""
 
@@ -103,11 +141,15 @@ class LeaseKeeper:
         self._catalog = catalog
         self.lease_seconds = lease_seconds
         self.holder = this_process()
-        self._holds: list[Hold] = []
-        self._lock = threading.Lock()
-        self._wake = threading.Event()
-        self._interrupted = threading.Event()
-        self._thread: threading.Thread | None = None
+        self.stop = StopSignal()
+        """Set when works are to stop at their next request."""
+        self._heartbeat = _Heartbeat()
+
+    def stopped_by(self, stop: StopSignal) -> "LeaseKeeper":
+        """The same keeper for one operation: its works stop at `stop`."""
+        other = copy.copy(self)
+        other.stop = stop
+        return other
 
     def may_steal(self, work: Work) -> bool:
         """Whether the work's holder is known to be dead, so that its lease need not run out."""
@@ -130,41 +172,30 @@ class LeaseKeeper:
     def hold(self, lease: Lease, tick: Callable[[], None] = lambda: None) -> Iterator[Hold]:
         """Keep the lease alive inside the block; give it back when the block fails, so that a repeat need not wait."""
         hold = Hold(lease, self, tick)
-        with self._lock:
-            self._holds.append(hold)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
-                self._thread.start()
+        self._heartbeat.add(hold)
         try:
             yield hold
         except BaseException:
-            self._forget(hold)
+            self._heartbeat.remove(hold)
             self._give_back(lease)
             raise
-        self._forget(hold)
+        self._heartbeat.remove(hold)
 
     def interrupt(self) -> None:
         """Have every work of this process stop at its next request, as Ctrl-C does: they stay open for others."""
-        self._interrupted.set()
+        self.stop.set()
 
     def go_on(self) -> None:
         """Before anything is begun.
 
         Raises:
-            KeyboardInterrupt: the process is to end.
+            KeyboardInterrupt: the process is to end, or the operation was canceled.
         """
-        if self._interrupted.is_set():
-            raise KeyboardInterrupt
+        self.stop.check()
 
     def close(self) -> None:
         """End the heartbeat."""
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _forget(self, hold: Hold) -> None:
-        with self._lock:
-            self._holds.remove(hold)
+        self._heartbeat.close()
 
     def _give_back(self, lease: Lease) -> None:
         try:
@@ -172,13 +203,3 @@ class LeaseKeeper:
                 facts.works.release(lease)
         except (LeaseLost, StoreError):
             return  # It runs out by itself, or is another's already.
-
-    def _run(self) -> None:
-        while not self._wake.wait(_BEAT_SECONDS):
-            with self._lock:
-                holds = list(self._holds)
-            for hold in holds:
-                try:
-                    hold.beat()
-                except (LeaseLost, NotFound, StoreError):
-                    continue  # Its rows are another's or gone. Hold.go_on tells the worker once half a lease has passed.

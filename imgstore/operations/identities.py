@@ -42,13 +42,6 @@ def principal_of(facts: Facts, identity: Identity) -> Principal:
     return Principal(name=identity.name, grants=grants, uid=identity.uid, tenant=identity.tenant_uid)
 
 
-def standing_principal(installation: Installation, uid: str) -> Principal | None:
-    """Who has that uid, with the roles that it has now; None of one that was deleted."""
-    with installation.catalog.reading() as facts:
-        identity = facts.principals.get(uid)
-        return None if identity is None else principal_of(facts, identity)
-
-
 def ensure_tenant(installation: Installation, facts: Facts) -> Tenant:
     """The installation's own tenant, made where there is none; its subscription is the tenant's."""
     facts.tenants.lock()
@@ -240,9 +233,9 @@ def delete_principal(installation: Installation, principal: Principal, *, who: s
 
 
 def revoke_tokens(installation: Installation, principal: Principal, *, who: str) -> Known:
-    """Take back all tokens that a principal was given until now. New ones are good, and what was accepted goes on.
+    """Take back all tokens that a principal was given until now. New ones are good.
 
-    A server that has just read whose they are believes them for 5 seconds more.
+    Operations that run go on; those that a crash interrupted are not resumed. A server that has just read whose they are believes them for 5 seconds more.
 
     Raises:
         NotFound: no such principal.

@@ -1,46 +1,144 @@
-"""Long-running operations of the API as rows: written down before they begin, found again by whoever comes after."""
+"""Long-running operations of the API as rows: what clients poll, and what a new process resumes.
 
+A row is stored together with the first transaction that its operation commits, so after every right was checked that
+the operation needs for it. A refused request leaves no row.
+"""
+
+import threading
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+from imgstore.catalog import Facts
+from imgstore.catalog.operations import Operations
 from imgstore.domain.access import Action, Principal, authorize
-from imgstore.domain.asynchronous import AsyncOperation
-from imgstore.domain.errors import NotFound
+from imgstore.domain.asynchronous import AsyncOperation, OperationStatus
+from imgstore.domain.errors import AccessDenied, Conflict, ImgstoreError, NotFound
+from imgstore.operations.identities import principal_of
 from imgstore.operations.installation import Installation
 
 
-def open_operation(
-    installation: Installation, principal: Principal, *, kind: str, request: Mapping[str, Any]
-) -> AsyncOperation:
-    """Write down that this process begins an operation. What it is about asks by itself whether it may be."""
-    with installation.catalog.transaction() as facts:
-        return facts.operations.add(
-            uid=installation.effects.new_uid(),
+class PendingOperation:
+    """An operation that has begun and whose row is not stored yet: the `Companion` of its catalog."""
+
+    def __init__(
+        self,
+        installation: Installation,
+        principal: Principal,
+        *,
+        kind: str,
+        request: Mapping[str, Any],
+        resource_id: str | None = None,
+    ) -> None:
+        self.uid = installation.effects.new_uid()
+        self._add = partial(
+            Operations.add,
+            uid=self.uid,
             subscription=installation.subscription,
             kind=kind,
             request=request,
             principal=principal.name,
             principal_uid=principal.uid,
+            tenant_uid=principal.tenant,
+            resource_id=resource_id,
             holder=installation.keeper.holder,
         )
+        self._stored = threading.Event()
+
+    @property
+    def is_stored(self) -> bool:
+        """See `Companion.is_stored`."""
+        return self._stored.is_set()
+
+    def store(self, facts: Facts) -> None:
+        """See `Companion.store`."""
+        self._add(facts.operations)
+
+    def note_stored(self) -> None:
+        """See `Companion.note_stored`."""
+        self._stored.set()
 
 
-def close_operation(installation: Installation, uid: str, error: Mapping[str, Any] | None = None) -> None:
-    """Write down how it ended.
+def close_operation(
+    installation: Installation,
+    uid: str,
+    error: Mapping[str, Any] | None = None,
+    *,
+    status: OperationStatus | None = None,
+) -> None:
+    """Store how an operation ended.
 
     Args:
-        installation: where.
+        installation: where. A companion of its catalog is stored first, if it is not yet.
         uid: the operation's.
-        error: ARM's error; None is well.
+        error: ARM's error; None is success.
+        status: None is Succeeded, or Failed with an error.
     """
+    installation.catalog.store_companion()
     with installation.catalog.transaction() as facts:
-        facts.operations.finish(uid, error)
+        facts.operations.finish(uid, error, status=status)
 
 
 def drop_operation(installation: Installation, uid: str) -> None:
-    """Forget an operation that nobody was told of: it was refused before it began."""
-    with installation.catalog.transaction() as facts:
+    """Remove the row of an operation whose uid nobody was given: its request was answered with an error."""
+    with installation.catalog.unaccompanied.transaction() as facts:
         facts.operations.remove(uid)
+
+
+def resuming_principal(installation: Installation, operation: AsyncOperation) -> Principal:
+    """The caller of an operation, with the rights that it has now.
+
+    Raises:
+        AccessDenied: the row names no caller, or the caller is not known any more, is of an issuer that is not trusted
+            any more, or had its tokens taken back since.
+    """
+    if operation.principal_uid is None:
+        raise _not_resumed(operation, "a row of an older server, without a caller")
+    with installation.catalog.reading() as facts:
+        identity = facts.principals.get(operation.principal_uid)
+        if identity is None or operation.tenant_uid not in (None, identity.tenant_uid):
+            raise _not_resumed(operation, "a caller that is not known any more")
+        if identity.issuer is not None and facts.issuers.get(identity.issuer) is None:
+            raise _not_resumed(operation, f"a caller of '{identity.issuer}', which is not trusted any more")
+        if identity.tokens_valid_after is not None and identity.tokens_valid_after >= operation.started_at:
+            raise _not_resumed(operation, "a caller whose tokens were taken back after the request")
+        return principal_of(facts, identity)
+
+
+def as_lost_rights(operation: AsyncOperation, error: ImgstoreError) -> ImgstoreError:
+    """The error of a resumed operation: where its caller has not the rights any more, one that says so."""
+    if not isinstance(error, AccessDenied) and error.error_code != "SubscriptionNotFound":
+        return error
+    return AccessDenied(
+        f"The operation of '{operation.principal}' was not resumed after a restart of the server: its caller does not "
+        f"have the rights any more that it needs. {error.message}",
+        found=error.found,
+        expected=error.expected,
+        hint="get the rights, then send the same request again",
+        target=error.target,
+    )
+
+
+def canceled() -> Conflict:
+    """What ends an operation that was canceled."""
+    return Conflict(
+        "The operation was canceled.",
+        found="a request to cancel it",
+        expected="an operation that runs to its end",
+        hint="send the same request again to go on, or delete the resource",
+        code="OperationCanceled",
+    )
+
+
+def _not_resumed(operation: AsyncOperation, found: str) -> AccessDenied:
+    return AccessDenied(
+        f"The operation of '{operation.principal}' was not resumed after a restart of the server: its caller can't be "
+        "authorized any more.",
+        found=found,
+        expected="a caller that is known, and whose tokens are good",
+        hint="send the same request again",
+        target=operation.resource_id,
+    )
 
 
 def show_operation(installation: Installation, principal: Principal, uid: str) -> AsyncOperation:
@@ -60,14 +158,26 @@ def show_operation(installation: Installation, principal: Principal, uid: str) -
             hint="operations are kept for seven days after their end: look at the resource itself",
             target=uid,
         )
-    if principal.uid is None or found.principal_uid != principal.uid:
-        scope = f"/subscriptions/{found.subscription}/providers/Microsoft.Compute/locations/any/capsOperations/{uid}"
-        authorize(principal, Action.READ, scope)
+    if not _asked(principal, found):
+        authorize(principal, Action.READ, operation_scope(found))
     return found
 
 
+def _asked(principal: Principal, operation: AsyncOperation) -> bool:
+    """Whether it is the principal's own operation."""
+    return principal.uid is not None and operation.principal_uid == principal.uid
+
+
+def operation_scope(operation: AsyncOperation) -> str:
+    """The resource id of an operation."""
+    return (
+        f"/subscriptions/{operation.subscription}/providers/Microsoft.Compute/locations/any/capsOperations/"
+        f"{operation.uid}"
+    )
+
+
 def take_up_operations(installation: Installation) -> list[AsyncOperation]:
-    """The unfinished operations of dead processes, which are this process's from now on; old ones are forgotten."""
+    """Take over the unfinished operations of dead processes, and remove the rows of those that ended long ago."""
     with installation.catalog.transaction() as facts:
         facts.operations.forget_old()
         keeper = installation.keeper

@@ -136,6 +136,8 @@ def create_machine(installation: Installation, principal: Principal, request: Ma
                 machine, disks = _begun(installation, principal, facts, asked)
             else:
                 machine = _compared(installation, principal, facts, facts.machines.held(standing.uid), asked)
+                if machine.provisioning_state is ProvisioningState.CREATING:
+                    _authorize_rest(principal, facts, machine)
                 disks = facts.disks.of_machine(machine.resource_id)
             _check_disks(request, machine, disks)
             if request.interfaces is not None:
@@ -275,6 +277,16 @@ def _authorize_disks(principal: Principal, machine: Machine, luns: Iterable[int 
     """Its disks are resources of their own in the group: making them needs the right to."""
     for lun in luns:
         authorize(principal, Action.WRITE, names.disk_id(machine.subscription, machine.group, machine.disk_name(lun)))
+
+
+def _authorize_rest(principal: Principal, facts: Facts, machine: Machine) -> None:
+    """Check the rights to a machine that an earlier call left unfinished: those that making it needs."""
+    disks = facts.disks.of_machine(machine.resource_id)
+    for each in disks:
+        authorize(principal, Action.WRITE, each.resource_id)
+    image = None if machine.image_reference is None else names.ComputeId.parse(machine.image_reference)
+    if image is not None:  # A managed image; versions of galleries are asked for in `_admitted`.
+        authorize(principal, Action.READ, image.resource_id)
 
 
 def _machine(

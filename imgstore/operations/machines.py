@@ -1,12 +1,13 @@
 """Machines as records: shown, listed, generalized, deleted; their disks outlive them."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
 from imgstore.catalog import Facts
 from imgstore.domain import names
 from imgstore.domain.access import Action, Principal, authorize, may, visible
-from imgstore.domain.errors import Conflict
+from imgstore.domain.errors import Conflict, NotFound
 from imgstore.domain.machines import MACHINE, Machine
 from imgstore.domain.names import ComputeId
 from imgstore.domain.paging import Page, PageRequest
@@ -189,7 +190,7 @@ def delete_machine(installation: Installation, principal: Principal, *, group: s
                 authorize(principal, Action.DELETE, each.resource_id)
             facts.machines.update(machine)
         forget_disks(installation, going, attached_to=machine.resource_id)
-        with installation.catalog.transaction() as facts:
+        with suppress(NotFound), installation.catalog.transaction() as facts:  # Another process may finish it first.
             facts.disks.detach(machine.resource_id)
             interfaces = interfaces_going(facts, machine)
             facts.machines.delete(machine.uid)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from imgstore.catalog import Facts
 from imgstore.control.kinship import check_kin, inherited
 from imgstore.domain import keys, names
-from imgstore.domain.access import Action, Principal
+from imgstore.domain.access import Action, Principal, authorize
 from imgstore.domain.errors import (
     ImageRefused,
     InvalidInput,
@@ -116,6 +116,8 @@ def make_disks(
     """
     with ExitStack() as stack:
         files = _files(installation, principal, requests)
+        if files:  # Every right was checked; to open a file at a URL may take long.
+            installation.catalog.store_companion()
         opened = {each.part: _opened(installation, stack, each) for each in files}
         readers = {part: reader for part, reader in opened.items() if reader is not None}
         with installation.catalog.transaction() as facts:
@@ -215,6 +217,9 @@ def _row(
             return _added(installation, facts, request, reader, identity)
         return _same_file(installation, facts, request, standing, identity)
     if standing is not None and is_meant(installation, request.group, request.source, standing.source_reference):
+        if standing.provisioning_state is not ProvisioningState.SUCCEEDED:
+            # Its content is not given to it yet: who goes on with it must be allowed to read the source now.
+            authorize(principal, Action.EXPORT, standing.source_reference)
         return _compared(installation, facts, request, standing)
     original = _original(installation, principal, facts, request, standing)
     if original is None:

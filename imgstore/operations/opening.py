@@ -58,6 +58,10 @@ def open_disks(
     formats = {disk_key(vhd.lun): vhd.format for vhd in source.data_vhds}
     if source.os_vhd_uri is not None:
         uris[OS_DISK], formats[OS_DISK] = source.os_vhd_uri, source_format
+    taker = Taker(line=wanted.line, name=wanted.request.version, region=wanted.location, arrived=arrived)
+    # First what is stored here, whose rights are checked; to open a file at a URL may take long.
+    stored = stack.enter_context(version_sources.opened(installation, principal, source, taker))
+    installation.catalog.store_companion()
     files = {}
     for key, uri in uris.items():
         try:
@@ -67,8 +71,6 @@ def open_disks(
                 raise
             if key == OS_DISK and wanted.sha256 is not None and arrived[key].source_sha256 is None:
                 raise
-    taker = Taker(line=wanted.line, name=wanted.request.version, region=wanted.location, arrived=arrived)
-    stored = stack.enter_context(version_sources.opened(installation, principal, source, taker))
     if not source.is_whole:
         places = {key: file.identity().location for key, file in files.items()}
         check_apart(places | {key: disk.identity().location for key, disk in stored.readers.items()})

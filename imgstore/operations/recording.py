@@ -72,7 +72,7 @@ def recorded(
         raise
     finally:
         try:
-            with installation.catalog.transaction() as facts:
+            with installation.catalog.unaccompanied.transaction() as facts:
                 facts.activity.add(
                     principal=principal.name,
                     action=what,

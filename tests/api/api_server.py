@@ -12,11 +12,13 @@ from typing import Any
 from imgstore.api.application import make_application
 from imgstore.api.auth import Authority
 from imgstore.api.door import ServerSettings
-from imgstore.api.secrets import Credential, first_administrator
+from imgstore.api.secrets import Credential, create_service_principal, first_administrator
 from imgstore.api.serving import Door, listen, serve
 from imgstore.api.tls import Certificates
+from imgstore.domain.access import Role
 from imgstore.operations.installation import Installation
-from imgstore.testing.installations import DEFINITION, GALLERY, GROUP, open_home
+from imgstore.operations.roles import assign
+from imgstore.testing.installations import ADMIN, DEFINITION, GALLERY, GROUP, open_home
 
 NEW = "2023-07-03"
 LOOSE = {"IMGSTORE_ALLOW_PRIVATE_SOURCES": "1"}
@@ -117,6 +119,18 @@ class Api:
         assert self.ask("PUT", f"{self.top}/resourceGroups/{GROUP}", {"location": "southcentralus"}).status == 201
         assert self.ask("PUT", self.gallery, {"location": "southcentralus"}).status == 201
         assert self.ask("PUT", self.definition, definition_body()).status == 201
+
+
+def bearer(api: Api, role: Role, group: str, name: str = "builder") -> dict[str, str]:
+    """The header of a new service principal that has a role on a resource group."""
+    made = create_service_principal(api.installation, ADMIN, name=name)
+    identity = made.known.identity
+    assign(api.installation, ADMIN, assignee=identity.uid, role=role, scope=f"{api.top}/resourceGroups/{group}")
+    form = f"grant_type=client_credentials&client_id={identity.client_id}&scope={api.url}/.default"
+    form += f"&client_secret={made.secret}"
+    given = api.ask("POST", f"/{identity.tenant_uid}/oauth2/v2.0/token", form.encode(), version=None)
+    assert given.status == 200, given
+    return {"Authorization": f"Bearer {given.body['access_token']}"}
 
 
 def definition_body(**properties: Any) -> Any:

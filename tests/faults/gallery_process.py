@@ -15,7 +15,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -168,6 +168,7 @@ class _Locator(Locator):
 
 @dataclass(frozen=True, slots=True)
 class _Catalog(Catalog):
+    _: KW_ONLY
     process: Process
 
     @contextmanager
@@ -187,7 +188,7 @@ class _Catalog(Catalog):
 
 def _opened_catalog(process: Process, url: str, effects: Effects) -> Catalog:
     catalog = Catalog.open(url, effects)
-    return _Catalog(catalog._database, catalog._effects, process)
+    return _Catalog(catalog._database, catalog._effects, process=process)
 
 
 @contextmanager

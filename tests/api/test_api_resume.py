@@ -1,0 +1,275 @@
+"""Operations that a dead server left: resumed with the rights that their callers have now, or ended as Failed.
+
+And what is stored of a request that is refused: nothing.
+"""
+
+import socket
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api_server import Api, bearer, start_api
+
+from imgstore.api import secrets
+from imgstore.domain.access import Role
+from imgstore.domain.asynchronous import AsyncOperation, OperationStatus
+from imgstore.domain.deployments import DeploymentState
+from imgstore.domain.geometry import MIB
+from imgstore.domain.identities import Identity
+from imgstore.domain.resources import DiskKind
+from imgstore.domain.states import ProvisioningState
+from imgstore.operations import identities, roles
+from imgstore.operations.deployments import begin_deployment, nested_uid
+from imgstore.operations.holding import this_process
+from imgstore.operations.installation import Installation
+from imgstore.operations.making import DiskRequest, create_from_source
+from imgstore.testing.disks import make_raw
+from imgstore.testing.installations import ADMIN, open_home
+
+_BOOT = this_process().split("/")[1]
+DEAD = f"{socket.gethostname()}/{_BOOT}/1/0"
+"""Process 1 of this boot, which did not start at tick 0."""
+OTHER = "other"
+EMPTY: dict[str, Any] = {"location": "southcentralus"}
+
+
+def principal(installation: Installation, role: Role | None = None, group: str = OTHER) -> Identity:
+    """A new service principal, with a role on a group."""
+    made = secrets.create_service_principal(installation, ADMIN, name="builder").known.identity
+    if role is not None:
+        scope = f"/subscriptions/{installation.subscription}/resourceGroups/{group}"
+        roles.assign(installation, ADMIN, assignee=made.uid, role=role, scope=scope)
+    return made
+
+
+def leave(
+    installation: Installation, who: Identity | None, kind: str, request: dict[str, Any], uid: str | None = None
+) -> str:
+    """The row of an operation whose process died."""
+    uid = uid or installation.effects.new_uid()
+    with installation.catalog.transaction() as facts:
+        facts.operations.add(
+            uid=uid,
+            subscription=installation.subscription,
+            kind=kind,
+            request={"api_version": "2023-07-03", "subscription": installation.subscription, **request},
+            principal="builder",
+            principal_uid=None if who is None else who.uid,
+            tenant_uid=None if who is None else who.tenant_uid,
+            holder=DEAD,
+        )
+    return uid
+
+
+def ended(api: Api, uid: str) -> AsyncOperation:
+    """The operation, once it has ended."""
+    for _ in range(6_000):
+        with api.installation.catalog.reading() as facts:
+            found = facts.operations.get(uid)
+        assert found is not None
+        if found.has_ended:
+            return found
+        api.installation.effects.wait(0.01)
+    raise AssertionError("it does not end")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """With two groups and a gallery in each."""
+    with start_api(tmp_path / "home") as api:
+        api.found()
+        assert api.ask("PUT", f"{api.top}/resourceGroups/{OTHER}", EMPTY).status == 201
+        assert api.ask("PUT", gallery(api), EMPTY).status == 201
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def stopped(home: Path) -> Iterator[Installation]:
+    """The installation, while no server runs."""
+    with open_home(home) as installation:
+        yield installation
+
+
+def stands(api: Api) -> bool:
+    """Whether the gallery is there."""
+    with api.installation.catalog.reading() as facts:
+        return facts.galleries.get(api.installation.subscription, OTHER, "theirs") is not None
+
+
+def gallery(api: Api) -> str:
+    return f"{api.top}/resourceGroups/{OTHER}/providers/Microsoft.Compute/galleries/theirs"
+
+
+DELETE_THEIRS = {"group": OTHER, "gallery": "theirs", "conditions": {}}
+
+
+def test_with_its_rights_the_caller_has_it_done(home: Path, stopped: Installation) -> None:
+    uid = leave(stopped, principal(stopped, Role.CONTRIBUTOR), "delete-gallery", DELETE_THEIRS)
+    with start_api(home) as api:
+        assert ended(api, uid).status is OperationStatus.SUCCEEDED
+        assert not stands(api)
+
+
+def without_a_role(installation: Installation) -> Identity | None:
+    return principal(installation)
+
+
+def with_another_role(installation: Installation) -> Identity | None:
+    return principal(installation, Role.READER)
+
+
+def without_a_caller(_installation: Installation) -> Identity | None:
+    return None
+
+
+def of_a_principal_that_is_gone(installation: Installation) -> Identity | None:
+    made = principal(installation, Role.CONTRIBUTOR)
+    identities.delete_principal(installation, ADMIN, who=made.uid)
+    return made
+
+
+@pytest.mark.parametrize("caller", [without_a_role, with_another_role, without_a_caller, of_a_principal_that_is_gone])
+def test_without_the_rights_nothing_is_done(home: Path, stopped: Installation, caller: Any) -> None:
+    uid = leave(stopped, caller(stopped), "delete-gallery", DELETE_THEIRS)
+    with start_api(home) as api:
+        told = ended(api, uid)
+        assert told.status is OperationStatus.FAILED
+        assert told.error is not None
+        assert told.error["code"] == "AuthorizationFailed"
+        assert "was not resumed after a restart" in told.error["message"]
+        assert told.request == {}
+        assert stands(api)
+
+
+def test_tokens_that_were_taken_back_since_resume_nothing(home: Path, stopped: Installation) -> None:
+    who = principal(stopped, Role.CONTRIBUTOR)
+    uid = leave(stopped, who, "delete-gallery", DELETE_THEIRS)
+    identities.revoke_tokens(stopped, ADMIN, who=who.uid)
+    with start_api(home) as api:
+        told = ended(api, uid)
+        assert told.status is OperationStatus.FAILED
+        assert told.error is not None
+        assert "can't be authorized any more" in told.error["message"]
+        assert stands(api)
+
+
+@pytest.mark.parametrize("half_made", [False, True])
+def test_a_copy_needs_the_right_to_its_source_too(
+    home: Path, stopped: Installation, tmp_path: Path, half_made: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller may write disks in its own group, and not read the bytes of another group's."""
+    make_raw(tmp_path / "disk.raw", seed=1, virtual_bytes=4 * MIB, content_bytes=MIB)
+    secret = create_from_source(
+        stopped, ADMIN, DiskRequest(group="secrets", name="secret", source=str(tmp_path / "disk.raw"))
+    )
+    who = principal(stopped, Role.CONTRIBUTOR)
+    source = secret.resource_id
+    if half_made:  # The row of the copy was committed, and then the process died.
+
+        def die(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("imgstore.operations.making.put_disk", die)
+            with pytest.raises(KeyboardInterrupt):
+                create_from_source(stopped, ADMIN, DiskRequest(group=OTHER, name="copy", source=source))
+    properties = {"creationData": {"createOption": "Copy", "sourceResourceId": source}}
+    body = {"location": secret.location, "properties": properties}
+    request = {"kind": DiskKind.DISK.value, "group": OTHER, "disk": "copy", "body": body, "conditions": {}}
+    uid = leave(stopped, who, "put-disk", request)
+    with start_api(home) as api:
+        told = ended(api, uid)
+        assert told.status is OperationStatus.FAILED
+        assert told.error is not None
+        assert told.error["code"] == "AuthorizationFailed"
+        with api.installation.catalog.reading() as facts:
+            copy = facts.disks.get(api.installation.subscription, OTHER, "copy")
+        assert (copy and copy.provisioning_state) == (ProvisioningState.CREATING if half_made else None)
+
+
+def test_what_is_deleting_is_finished_without_its_caller(home: Path, stopped: Installation, tmp_path: Path) -> None:
+    make_raw(tmp_path / "disk.raw", seed=1, virtual_bytes=4 * MIB, content_bytes=MIB)
+    disk = create_from_source(stopped, ADMIN, DiskRequest(group=OTHER, name="old", source=str(tmp_path / "disk.raw")))
+    with stopped.catalog.transaction() as facts:
+        assert facts.disks.begin_deleting(disk.uid)
+    request = {"kind": DiskKind.DISK.value, "group": OTHER, "disk": "old", "conditions": {}}
+    uid = leave(stopped, principal(stopped), "delete-disk", request)
+    with start_api(home) as api:
+        assert ended(api, uid).status is OperationStatus.FAILED
+        for _ in range(6_000):
+            with api.installation.catalog.reading() as facts:
+                if facts.disks.get(api.installation.subscription, OTHER, "old") is None:
+                    return
+            api.installation.effects.wait(0.01)
+        raise AssertionError("it stays")
+
+
+def test_a_delete_that_was_done_and_not_closed_succeeds(home: Path, stopped: Installation) -> None:
+    request = {"group": OTHER, "gallery": "gone before", "conditions": {}}
+    uid = leave(stopped, principal(stopped, Role.CONTRIBUTOR), "delete-gallery", request)
+    with start_api(home) as api:
+        assert ended(api, uid).status is OperationStatus.SUCCEEDED
+
+
+def test_a_deployment_ends_with_its_operation(home: Path, stopped: Installation) -> None:
+    uid = stopped.effects.new_uid()
+    inner_id = (
+        f"/subscriptions/{stopped.subscription}/resourceGroups/{OTHER}/providers/Microsoft.Resources/deployments/inner"
+    )
+    for name, holder in (("outer", uid), ("inner", nested_uid(uid, inner_id)), ("another", stopped.effects.new_uid())):
+        begin_deployment(stopped, ADMIN, group=OTHER, name=name, parameters={}, holder=holder)
+    template = {"$schema": "s", "contentVersion": "1.0.0.0", "resources": []}
+    request = {"group": OTHER, "deployment": "outer", "body": {"properties": {"template": template}}, "asked": {}}
+    leave(stopped, principal(stopped), "put-deployment", {**request, "conditions": {}}, uid)
+    with start_api(home) as api:
+        assert ended(api, uid).status is OperationStatus.FAILED
+        with api.installation.catalog.reading() as facts:
+            above = facts.groups.get(api.installation.subscription, OTHER)
+            assert above is not None
+            states = {each.name: each.state for each in facts.deployments.list(above.uid)}
+        assert states == {
+            "outer": DeploymentState.FAILED,
+            "inner": DeploymentState.FAILED,
+            "another": DeploymentState.RUNNING,
+        }
+
+
+def test_a_refused_request_stores_no_operation(tmp_path: Path) -> None:
+    """Not even for a moment: a trigger of the database keeps every row that was ever stored."""
+    with start_api(tmp_path / "home") as api:
+        api.found()
+        theirs, mine = f"{api.top}/resourceGroups/{OTHER}", f"{api.top}/resourceGroups/mine"
+        for made in (theirs, gallery(api), mine):
+            assert api.ask("PUT", made, EMPTY).status == 201
+        stranger = bearer(api, Role.CONTRIBUTOR, "mine")
+        with closing(sqlite3.connect(tmp_path / "home" / "catalog.sqlite")) as database:
+            database.execute("CREATE TABLE ever_stored AS SELECT kind, principal FROM operations WHERE 0")
+            database.execute(
+                "CREATE TRIGGER keep AFTER INSERT ON operations BEGIN "
+                "INSERT INTO ever_stored VALUES (new.kind, new.principal); END"
+            )
+            database.commit()
+        disks = f"{mine}/providers/Microsoft.Compute/disks"
+        secret = f"{theirs}/providers/Microsoft.Compute/disks/secret"
+        copy = {"createOption": "Copy", "sourceResourceId": secret}
+        image = {"galleryImageReference": {"id": f"{api.definition}/versions/1.0.0"}, "createOption": "FromImage"}
+        machine = {"storageProfile": {"osDisk": {"createOption": "Attach", "managedDisk": {"id": secret}}}}
+        for method, path, body in (
+            ("DELETE", gallery(api), None),
+            ("DELETE", theirs, None),
+            ("PUT", f"{gallery(api)}2", EMPTY),
+            ("POST", f"{gallery(api)}/share", {"operationType": "Reset"}),
+            ("PUT", f"{theirs}/providers/Microsoft.Resources/deployments/d", {"properties": {"template": {}}}),
+            ("PUT", f"{disks}/c", EMPTY | {"properties": {"creationData": copy}}),
+            ("PUT", f"{disks}/i", EMPTY | {"properties": {"creationData": image}}),
+            ("PUT", f"{mine}/providers/Microsoft.Compute/virtualMachines/m", EMPTY | {"properties": machine}),
+        ):
+            answer = api.ask(method, path, body, headers=stranger)
+            assert answer.status in {400, 403, 404, 204}, (method, path, answer)
+        assert api.ask("DELETE", gallery(api)).status == 202
+        with closing(sqlite3.connect(tmp_path / "home" / "catalog.sqlite")) as database:
+            stored = database.execute("SELECT kind, principal FROM ever_stored").fetchall()
+    assert stored == [("delete-gallery", "administrator")]
