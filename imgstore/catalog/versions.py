@@ -93,6 +93,11 @@ class Versions(Repository):
             statement = statement.where(tuple_(*_NUMBER) > tuple_(after.major, after.minor, after.patch))
         return [version_of(row) for row in self._session.all(statement.limit(limit))]
 
+    def every(self) -> builtins.list[ImageVersion]:
+        """Return the versions of all definitions, of whatever subscription, by definition and number."""
+        order = (_versions.c.definition_uid, *_NUMBER)
+        return [version_of(row) for row in self._session.all(select(_versions).order_by(*order))]
+
     def complete_in(
         self, definition_uid: str, region: str, *, below: VersionName | None = None, limit: int
     ) -> builtins.list[ImageVersion]:

@@ -9,6 +9,7 @@ from imgstore.cli import options
 from imgstore.cli.command import Answer, Command
 from imgstore.cli.output import columns, table_text
 from imgstore.cli.session import opened
+from imgstore.domain.spans import span_text
 from imgstore.operations import collecting
 from imgstore.operations.abandoning import WORK_ABANDON_DAYS
 from imgstore.wire.collection import collection_json
@@ -25,6 +26,8 @@ _PLAN = columns(
     UnreferencedBytes="unreferenced.storedBytes",
     InGraceBytes="inGrace.storedBytes",
     HeldBytes="held.storedBytes",
+    UnfinishedDeletes="unfinishedDelete.objects",
+    TakeoverAt="unfinishedDelete.takeoverAt",
     DeletableBytes="deletable.storedBytes",
     CollectedBytes="collected.storedBytes",
     OldestOpenWork="oldestOpenWork.openedAt",
@@ -73,6 +76,8 @@ def gc(*, grace_hours: float, work_abandon_days: float, dry_run: bool, yes: bool
         plan = collecting.plan_collection(session.installation, session.principal, grace=grace, patience=patience)
         body = collection_json(plan, dry_run=True)
         if dry_run:
+            for line in _unfinished(plan):
+                session.warn(line)
             return _answer(body)
         if not session.quiet or not yes:
             click.echo(table_text(_table(body)) or "Nothing is kept anywhere yet.", err=True)
@@ -82,7 +87,19 @@ def gc(*, grace_hours: float, work_abandon_days: float, dry_run: bool, yes: bool
         if not yes:
             _confirm()
         done = collecting.collect(session.installation, session.principal, grace=grace, patience=patience)
+        for line in _unfinished(done):
+            session.warn(line)
         return _answer(collection_json(done, dry_run=False))
+
+
+def _unfinished(collection: collecting.Collection) -> list[str]:
+    """Tell what another collector holds, and until when: writers of these segments are refused until then."""
+    return [
+        f"{report.slot.key}: {unfinished.segments} segments are in delete in progress by a collector that ended, or is at "
+        f"work; can be taken over at {unfinished.takeover_at:%H:%M:%S} UTC (in {span_text(unfinished.wait)})"
+        for report in collection.slots
+        if report.survey is not None and (unfinished := report.survey.plan.unfinished) is not None
+    ]
 
 
 def _answer(body: Json) -> Answer:

@@ -30,6 +30,18 @@ class Clock:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnfinishedDelete:
+    """Segments whose delete a collector began and has not reported as done: it runs, or it ended in between."""
+
+    segments: int
+    stored_bytes: int
+    takeover_at: datetime
+    """When another collector may take over the last of them; the database's clock. Until then no writer gets them."""
+    wait: timedelta
+    """From the survey until then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SlotPlan:
     """What becomes of the segments of one slot."""
 
@@ -45,6 +57,8 @@ class SlotPlan:
     """Of the unreferenced, those that nobody has condemned yet and no open work has put."""
     to_lift: frozenset[Digest]
     """Condemned, and named again or gone by themselves."""
+    unfinished: UnfinishedDelete | None = None
+    """What this collection can't take over yet."""
 
 
 def writing_since(works: Collection[Work]) -> datetime | None:
@@ -61,6 +75,34 @@ def is_forsaken(work: Work, *, now: datetime, patience: timedelta) -> bool:
     """Whether nobody has had a lease on the work for so long; never while somebody has."""
     since = unleased_since(work)
     return since <= now and now - since >= patience
+
+
+def takeover_at(condemned: Condemned, delete_bound: timedelta) -> datetime | None:
+    """Return when no request of the collector that deletes the segment can run any more (invariant G7).
+
+    None where no delete was begun.
+    """
+    return None if condemned.lease_expires_at is None else condemned.lease_expires_at + delete_bound
+
+
+def unfinished_delete(condemned: Collection[Condemned], clock: Clock) -> UnfinishedDelete | None:
+    """Sum up the segments in deletion that can't be taken over yet; None where there are none."""
+    waiting = {
+        each.name: (each.stored_bytes, at)
+        for each in condemned
+        if each.sentence is Sentence.DELETING
+        and not is_ripe(each, clock)
+        and (at := takeover_at(each, clock.delete_bound)) is not None
+    }
+    if not waiting:
+        return None
+    last = max(at for _, at in waiting.values())
+    return UnfinishedDelete(
+        segments=len(waiting),
+        stored_bytes=sum(size for size, _ in waiting.values()),
+        takeover_at=last,
+        wait=last - clock.now,
+    )
 
 
 def is_ripe(condemned: Condemned, clock: Clock) -> bool:
@@ -85,8 +127,9 @@ def is_over(condemned: Condemned, now: datetime, delete_bound: timedelta) -> boo
         now: by the database's clock.
         delete_bound: the longest that a request of deletes may run.
     """
-    assert condemned.lease_expires_at is not None, "a batch has a lease"
-    return condemned.lease_expires_at + delete_bound < now
+    free_at = takeover_at(condemned, delete_bound)
+    assert free_at is not None, "a batch has a lease"
+    return free_at < now
 
 
 def plan_slot(
@@ -130,4 +173,5 @@ def plan_slot(
             for name, each in condemned.items()
             if each.sentence is Sentence.CONDEMNED and (name in named or name not in listed)
         ),
+        unfinished=unfinished_delete(condemned.values(), clock),
     )

@@ -1,17 +1,18 @@
 """Writers against collection: what is condemned counts as absent, is let live, and put again (rules.md, rule 7)."""
 
 from collections.abc import Collection
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import numpy as np
 
 from imgstore.catalog import Facts
-from imgstore.control.collect import is_over
+from imgstore.control.collect import is_over, takeover_at
 from imgstore.domain.collection import Condemned, Sentence
 from imgstore.domain.digests import Digest
 from imgstore.domain.errors import WorkHeld
 from imgstore.domain.resources import Slot
+from imgstore.domain.spans import span_until
 from imgstore.operations.installation import Installation
 from imgstore.segments.index import Locations
 
@@ -46,22 +47,23 @@ def claim(installation: Installation, slot: Slot, names: Collection[Digest]) -> 
     while names:
         with installation.catalog.transaction() as facts:
             facts.slots.lock(slot.uid)
+            now = facts.now()
             condemned = facts.condemned.among(slot.uid, names)
             facts.condemned.lift(slot.uid, [each.name for each in condemned])
             deleting = [each for each in condemned if each.sentence is Sentence.DELETING]
-            over = [each for each in deleting if is_over(each, facts.now(), delete_bound)]
+            over = [each for each in deleting if is_over(each, now, delete_bound)]
             facts.condemned.drop(slot.uid, [each.name for each in over])
         found.update(each.name for each in condemned)
         deleting = [each for each in deleting if each not in over]
         if not deleting:
             break
         if installation.effects.monotonic() >= until:
-            raise _held(slot, deleting)
+            raise _held(installation, slot, deleting, now)
         installation.effects.wait(_LOOK_SECONDS)
     return frozenset(found)
 
 
-def keep_named(facts: Facts, slot: Slot, ids: Locations) -> None:
+def keep_named(installation: Installation, facts: Facts, slot: Slot, ids: Locations) -> None:
     """In the transaction that writes a manifest's row, under the slot's lock: what it names is condemned no more.
 
     Nothing of it was deleted. What was condemned before the writer's work opened, it has claimed; what was condemned
@@ -73,11 +75,11 @@ def keep_named(facts: Facts, slot: Slot, ids: Locations) -> None:
     condemned = _condemned_of(facts, slot, ids)
     deleting = [each for each in condemned if each.sentence is Sentence.DELETING]
     if deleting:
-        raise _held(slot, deleting)
+        raise _held(installation, slot, deleting, facts.now())
     facts.condemned.lift(slot.uid, [each.name for each in condemned])
 
 
-def check_not_condemned(facts: Facts, slot: Slot, ids: Locations) -> None:
+def check_not_condemned(installation: Installation, facts: Facts, slot: Slot, ids: Locations) -> None:
     """Under the slot's lock, before Completed is written.
 
     Raises:
@@ -85,7 +87,7 @@ def check_not_condemned(facts: Facts, slot: Slot, ids: Locations) -> None:
     """
     condemned = _condemned_of(facts, slot, ids)
     if condemned:
-        raise _held(slot, condemned)
+        raise _held(installation, slot, condemned, facts.now())
 
 
 def _condemned_of(facts: Facts, slot: Slot, ids: Locations) -> list[Condemned]:
@@ -96,13 +98,21 @@ def _condemned_of(facts: Facts, slot: Slot, ids: Locations) -> list[Condemned]:
     return [condemned[name] for name, is_mine in zip(names, mine, strict=True) if is_mine]
 
 
-def _held(slot: Slot, condemned: Collection[Condemned]) -> WorkHeld:
+def _held(installation: Installation, slot: Slot, condemned: Collection[Condemned], now: datetime) -> WorkHeld:
     first = min(condemned, key=lambda each: each.name)
-    until = f", its lease until {first.lease_expires_at:%Y-%m-%d %H:%M:%S} UTC" if first.lease_expires_at else ""
+    bound = timedelta(seconds=installation.tuning.delete_seconds_max)
+    free_at = max((at for each in condemned if (at := takeover_at(each, bound)) is not None), default=None)
+    if free_at is None:
+        found, hint = "", "run the same command again"
+    else:
+        found = f"; they are free at {span_until(free_at, now)} at the latest"
+        hint = (
+            f"run the same command again when the collector has ended, or, if it was killed, at {free_at:%H:%M:%S} UTC"
+        )
     return WorkHeld(
         f"`imgstore gc` is collecting segments of {slot.key} that are wanted here.",
-        found=f"{len(condemned)} segments {first.sentence}, the first {first.name.hex()}{until}",
+        found=f"{len(condemned)} segments {first.sentence}, the first {first.name.hex()}{found}",
         expected="a collector that ends within a minute",
-        hint="wait for it and run the same command again; if it was killed, run `imgstore gc` once its lease is over",
+        hint=hint,
         target=str(slot.key),
     )

@@ -115,14 +115,9 @@ def tidy(installation: Installation, version_uid: str) -> list[Removal]:
 
 
 def tidy_all(installation: Installation) -> list[Removal]:
-    """The same for every version of the subscription that has something to take away."""
+    """Tidy every version, of whatever subscription, that has something to take away."""
     with installation.catalog.reading() as facts:
-        versions = [
-            version
-            for gallery in facts.galleries.list(installation.subscription)
-            for definition in facts.definitions.list(gallery.uid)
-            for version in facts.versions.list(definition.uid)
-        ]
+        versions = facts.versions.every()
         replicas = facts.replicas.of_versions([version.uid for version in versions])
     untidy = [version.uid for version in versions if _is_untidy(version, replicas[version.uid])]
     return [removal for uid in untidy for removal in tidy(installation, uid)]

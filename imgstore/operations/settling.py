@@ -76,7 +76,7 @@ def list_segments(
             return standing  # A degraded replica under repair: the same content, named and metered all the while.
         raise _not_the_same(listed)
     ids = segments if isinstance(segments, np.ndarray) else facts.segments.put(listed.slot.key.pool_uid, segments)
-    keep_named(facts, listed.slot, ids)
+    keep_named(installation, facts, listed.slot, ids)
     check_no_deletion(facts, listed.slot, listed.body_key)
     if standing is not None:
         facts.manifests.remove(standing.uid)  # An earlier try that never completed.
@@ -132,7 +132,7 @@ def complete_replica(
         facts.slots.lock_region(slot.key.pool_uid, slot.key.region)
         facts.slots.lock(slot.uid)
         ids = named_by(manifests)
-        check_not_condemned(facts, slot, ids)
+        check_not_condemned(installation, facts, slot, ids)
         # Its own manifests are not complete yet; or else it is a repair, and these are not asked for.
         new_here = np.setdiff1d(ids, facts.manifests.named_in_slot(slot.uid))
         new_in_region = np.setdiff1d(ids, facts.manifests.named_in_region(slot.key.pool_uid, slot.key.region))
@@ -195,7 +195,7 @@ def complete_disk(
         facts.works.guard(lease)
         facts.slots.lock(slot.uid)
         ids = named_by([manifest])
-        check_not_condemned(facts, slot, ids)
+        check_not_condemned(installation, facts, slot, ids)
         new_here = np.setdiff1d(ids, facts.manifests.named_in_slot(slot.uid))
         own = facts.segments.stored_bytes(slot.key.pool_uid, new_here) + manifest.object_bytes
         facts.manifests.complete(manifest.uid)

@@ -7,6 +7,7 @@ from imgstore.control.collect import unleased_since
 from imgstore.wire.text import Json
 
 if TYPE_CHECKING:
+    from imgstore.control.collect import UnfinishedDelete
     from imgstore.domain.works import Work
     from imgstore.operations.collecting import Collection, SlotReport
     from imgstore.operations.scrubbing import ScrubRequest, SlotScrub
@@ -60,10 +61,20 @@ def _survey_json(survey: "SlotSurvey") -> dict[str, Json]:
         "unreferenced": _sum(plan.unreferenced),
         "inGrace": _sum(plan.in_grace),
         "held": _sum(plan.held),
+        "unfinishedDelete": None if plan.unfinished is None else _unfinished_json(plan.unfinished),
         "deletable": _sum({**_by_text(plan.deletable), **survey.stale}),
         "oldestOpenWork": None if survey.oldest_work is None else _work_json(survey.oldest_work),
         "unknownManifestCount": len(survey.strangers) or None,
         "unknownManifests": list(survey.strangers),
+    }
+
+
+def _unfinished_json(unfinished: "UnfinishedDelete") -> Json:
+    return {
+        "objects": unfinished.segments,
+        "storedBytes": unfinished.stored_bytes,
+        "takeoverAt": unfinished.takeover_at.isoformat(),
+        "takeoverSeconds": round(unfinished.wait.total_seconds()),
     }
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgstore.control.collect import Clock, is_ripe, plan_slot, writing_since
+from imgstore.control.collect import Clock, UnfinishedDelete, is_ripe, plan_slot, unfinished_delete, writing_since
 from imgstore.domain.collection import Condemned, Sentence
 from imgstore.domain.works import Work, WorkKind
 from imgstore.stores.interface import ObjectInfo
@@ -106,3 +106,18 @@ def test_nothing_that_is_named_or_new_to_an_open_work_goes(
             assert name in plan.to_condemn
     assert all(name in named or name not in listed for name in plan.to_lift)
     assert not any(rows[name].sentence is Sentence.DELETING for name in plan.to_lift)
+
+
+def test_what_another_collector_deletes_is_told_with_the_time_of_its_takeover() -> None:
+    dead, living = condemned(-30, -0.01, b"a"), condemned(-30, 1, b"b")
+    over, marked = condemned(-30, -1, b"c"), condemned(-30, None, b"d")
+    assert unfinished_delete([over, marked], clock()) is None
+    bound = timedelta(seconds=60)
+    assert unfinished_delete([dead, over, marked], clock()) == UnfinishedDelete(
+        segments=1, stored_bytes=1, takeover_at=at(-0.01) + bound, wait=at(-0.01) + bound - NOON
+    )
+    assert unfinished_delete([dead, living, over], clock()) == UnfinishedDelete(
+        segments=2, stored_bytes=2, takeover_at=at(1) + bound, wait=HOUR + bound
+    )
+    listed = plan_slot({}, (), {each.name: each for each in (living, over)}, mark_at=None, clock=clock())
+    assert listed.unfinished == unfinished_delete([living], clock()), "also of what the store lists no more"

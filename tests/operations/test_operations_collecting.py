@@ -19,7 +19,7 @@ from imgstore.domain.resources import Slot
 from imgstore.domain.states import ReplicaState
 from imgstore.operations import collecting, definitions, galleries, settling
 from imgstore.operations import disks as disk_operations
-from imgstore.operations.collecting import SlotReport
+from imgstore.operations.collecting import SlotReport, plan_collection
 from imgstore.operations.installation import Installation
 from imgstore.stores.directory import DirectoryStore
 from imgstore.testing.clock import ManualClock
@@ -258,8 +258,19 @@ def test_a_writer_gives_up_and_names_the_collector(stock: Stock, tmp_path: Path)
         publish(installation, stock.first, targets=SOURCE)
         delete(installation)
         _leave_deleting(installation)
-        with pytest.raises(WorkHeld, match="imgstore gc"):
+        with pytest.raises(WorkHeld, match="imgstore gc") as caught:
             publish(installation, stock.first, "2.0.0", targets=SOURCE)
+        with installation.catalog.reading() as facts:
+            leases = {each.lease_expires_at for each in facts.condemned.list(source_slot(installation).uid)}
+        (lease_ends,) = leases - {None}
+        assert lease_ends is not None
+        free_at = lease_ends + timedelta(seconds=installation.tuning.delete_seconds_max)
+        assert f"{free_at:%Y-%m-%d %H:%M:%S} UTC (in " in str(caught.value.found), "not when the segments are free"
+        planned = plan_collection(installation, ADMIN, grace=timedelta(0))
+        for report in planned.slots:
+            assert report.survey is not None
+            assert report.survey.plan.unfinished is not None
+            assert report.survey.plan.unfinished.takeover_at == free_at
         assert show(installation, "2.0.0").replicas[0].state is ReplicaState.FAILED
         collect(installation)
         assert set(condemned(installation).values()) == {Sentence.DELETING}, "taken over before its lease was over"

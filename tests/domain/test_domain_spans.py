@@ -1,0 +1,31 @@
+"""Spans of time as people read them: rounded up, so that nobody comes too early."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from imgstore.domain.spans import span_text, span_until
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-5, "0 s"),
+        (0, "0 s"),
+        (0.2, "1 s"),
+        (119, "119 s"),
+        (120, "2 min"),
+        (121, "3 min"),
+        (7_199, "120 min"),
+        (7_201, "3 h"),
+        (172_800, "2 days"),
+    ],
+)
+def test_a_span_is_told_in_one_unit(seconds: float, text: str) -> None:
+    assert span_text(timedelta(seconds=seconds)) == text
+
+
+def test_an_instant_is_told_with_the_span_until_it() -> None:
+    assert span_until(NOON, NOON - timedelta(seconds=170)) == "2026-03-01 12:00:00 UTC (in 3 min)"
