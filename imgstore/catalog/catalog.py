@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Protocol, Self
 
 from imgstore.catalog.activity import Activity
+from imgstore.catalog.clock_steps import ClockSteps
 from imgstore.catalog.condemned import Condemnations
 from imgstore.catalog.database import Database, Session, database_of
 from imgstore.catalog.definitions import Definitions
@@ -61,6 +62,7 @@ class Facts:
         self.replicas = Replicas(session)
         self.segments = Segments(session)
         self.manifests = Manifests(session)
+        self.clock_steps = ClockSteps(session)
         self.condemned = Condemnations(session)
         self.deletions = Deletions(session)
         self.disks = Disks(session)

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, delete, select, update
 from imgstore.catalog import schema
 from imgstore.catalog.repository import Repository
 from imgstore.catalog.segments import in_turn
+from imgstore.catalog.sequence import CatalogSequence
 from imgstore.domain.collection import Condemned, Sentence
 from imgstore.domain.digests import Digest
 
@@ -37,8 +38,13 @@ class Condemnations(Repository):
         return found
 
     def add(self, slot_uid: str, segments: Mapping[Digest, int]) -> None:
-        """Condemn segments, given with their stored bytes, from now on. One that is condemned already stays as it is."""
-        since = self._session.now()
+        """Condemn segments, given with their stored bytes, from now on. One that is condemned already stays as it is.
+
+        The caller holds the slot's lock, so that the number is higher than that of each work that asked before.
+        """
+        if not segments:
+            return
+        since, sequence = self._session.now(), CatalogSequence(self._session).next().sequence
         rows = [
             {
                 "slot_uid": slot_uid,
@@ -46,12 +52,12 @@ class Condemnations(Repository):
                 "stored_bytes": stored_bytes,
                 "sentence": Sentence.CONDEMNED,
                 "since": since,
+                "since_sequence": sequence,
             }
             for name, stored_bytes in sorted(segments.items())
         ]
-        if rows:
-            statement = self._session.upsert(_condemned).on_conflict_do_nothing(index_elements=["slot_uid", "name"])
-            self._session.run(statement, rows)
+        statement = self._session.upsert(_condemned).on_conflict_do_nothing(index_elements=["slot_uid", "name"])
+        self._session.run(statement, rows)
 
     def lift(self, slot_uid: str, names: Iterable[Digest]) -> None:
         """Let segments live. Those whose delete may be under way stay as they are."""
@@ -100,6 +106,7 @@ def _row(row: "Row[Any]") -> Condemned:
         stored_bytes=row.stored_bytes,
         sentence=row.sentence,
         since=row.since,
+        since_sequence=row.since_sequence,
         token=row.token,
         lease_expires_at=row.lease_expires_at,
     )

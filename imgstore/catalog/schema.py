@@ -85,7 +85,7 @@ from imgstore.domain.works import WorkKind
 from imgstore.domain.zones import ZoneKind
 from imgstore.ledger.rows import ChargeKind
 
-REVISION: Final = "0020"
+REVISION: Final = "0021"
 """The head of migrations/versions. A catalog that stands at it opens without Alembic being imported."""
 
 # Names of constraints are fixed, so that a later migration can name what it drops on either engine.
@@ -378,6 +378,8 @@ condemned = Table(
     Column("stored_bytes", BigInteger, nullable=False),
     Column("sentence", OneOf(Sentence), nullable=False),
     Column("since", Instant, nullable=False),
+    # Null of a segment that was marked before the catalog had a sequence.
+    Column("since_sequence", BigInteger),
     Column("token", String),
     Column("lease_expires_at", Instant),
 )
@@ -465,6 +467,8 @@ works = Table(
     Column("plan", JSON, nullable=False),
     Column("state", OneOf(WorkState), nullable=False),
     Column("opened_at", Instant, nullable=False),
+    # Null of a work that was opened before the catalog had a sequence.
+    Column("opened_sequence", BigInteger),
     Column("holder", String),
     Column("token", Integer, nullable=False),
     Column("lease_expires_at", Instant),

@@ -55,6 +55,7 @@ class Works(Repository):
             plan=dict(plan),
             pins=tuple(dict.fromkeys(pins)),
             opened_at=self._session.now(),
+            opened_sequence=CatalogSequence(self._session).next().sequence,
         )
         self._session.run(_works.insert(), _values(work))
         self._pin(work.uid, work.pins)
@@ -268,6 +269,7 @@ def _values(work: Work) -> dict[str, Any]:
         "plan": work.plan,
         "state": work.state,
         "opened_at": work.opened_at,
+        "opened_sequence": work.opened_sequence,
         "holder": work.holder,
         "token": work.token,
         "lease_expires_at": work.lease_expires_at,
@@ -284,6 +286,7 @@ def _work(row: "Row[Any]", pins: Sequence[str]) -> Work:
         pins=tuple(pins),
         state=row.state,
         opened_at=row.opened_at,
+        opened_sequence=row.opened_sequence,
         holder=row.holder,
         token=row.token,
         lease_expires_at=row.lease_expires_at,

@@ -1,18 +1,21 @@
 """What of a slot may go, now or later: pure (rules.md, rules 1 and 7).
 
-Two clocks meet here and are never compared with each other: the store's, for objects and the marks of works, and the
-database's, for condemnations and the opening of works.
+Two clocks meet here and are never compared with each other: the store's, for objects and the start markers of works, and
+the database's, for the grace. The order of works and marks for deletion is that of the catalog's sequence.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
 from imgstore.domain.collection import Condemned, Sentence
 from imgstore.domain.digests import Digest
 from imgstore.domain.works import Work, WorkKind
 from imgstore.stores.interface import ObjectInfo
 
+_NEXT_SEQUENCE: Final = 2**63 - 1
+"""Of a mark that is still to be written: higher than that of every work that is open now."""
 _WRITES_NO_SEGMENTS = frozenset({WorkKind.DISK, WorkKind.EXPORT, WorkKind.REMOVAL})
 
 
@@ -25,8 +28,8 @@ class Clock:
     """How long a condemned segment is kept."""
     delete_bound: timedelta
     """How long a request of deletes may run, at most."""
-    writing_since: datetime | None
-    """When the oldest open work that writes segments into the slot was opened."""
+    writers: Sequence[int | None]
+    """Of each open work that writes segments into the slot: the catalog's sequence when it was opened."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +64,9 @@ class SlotPlan:
     """What this collection can't take over yet."""
 
 
-def writing_since(works: Collection[Work]) -> datetime | None:
-    """When the oldest open work that writes segments was opened."""
-    return min((work.opened_at for work in works if work.kind not in _WRITES_NO_SEGMENTS), default=None)
+def writers(works: Collection[Work]) -> list[int | None]:
+    """Return when each of the works that write segments was opened, as the catalog's sequence."""
+    return [work.opened_sequence for work in works if work.kind not in _WRITES_NO_SEGMENTS]
 
 
 def unleased_since(work: Work) -> datetime:
@@ -114,9 +117,20 @@ def is_ripe(condemned: Condemned, clock: Clock) -> bool:
     """
     if condemned.sentence is Sentence.DELETING:
         return is_over(condemned, clock.now, clock.delete_bound)
-    if clock.writing_since is not None and condemned.since >= clock.writing_since:
+    if any(not _is_marked_before(condemned, opened) for opened in clock.writers):
         return False
     return condemned.since + clock.grace <= clock.now
+
+
+def _is_marked_before(condemned: Condemned, opened: int | None) -> bool:
+    """Whether a work that was opened at `opened` saw the mark of the segment.
+
+    Numbers of the catalog decide, since a clock may step back (invariant G3). Works and marks of an imgstore without a
+    sequence have none: such a work saw nothing for sure, and every numbered work came after such a mark.
+    """
+    if opened is None:
+        return False
+    return condemned.since_sequence is None or condemned.since_sequence < opened
 
 
 def is_over(condemned: Condemned, now: datetime, delete_bound: timedelta) -> bool:
@@ -158,7 +172,13 @@ def plan_slot(
             continue
         if sentence is None:
             new[name] = info.stored_bytes
-            sentence = Condemned(slot_uid="", name=name, stored_bytes=info.stored_bytes, since=clock.now)
+            sentence = Condemned(
+                slot_uid="",
+                name=name,
+                stored_bytes=info.stored_bytes,
+                since=clock.now,
+                since_sequence=_NEXT_SEQUENCE,
+            )
         waits = sentence.sentence is Sentence.CONDEMNED and sentence.since + clock.grace > clock.now
         pile = deletable if is_ripe(sentence, clock) else in_grace if waits else held
         pile[name] = info.stored_bytes

@@ -27,6 +27,8 @@ class Condemned:
     sentence: Sentence = Sentence.CONDEMNED
     since: datetime
     """When it was found that nothing names it; the database's clock. The grace counts from here."""
+    since_sequence: int | None = None
+    """The catalog's sequence at that time: the order against works. None for a mark of an older imgstore."""
     token: str | None = None
     """Of the batch that deletes it."""
     lease_expires_at: datetime | None = None

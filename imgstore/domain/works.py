@@ -48,6 +48,8 @@ class Work:
     state: WorkState = WorkState.OPEN
     opened_at: datetime
     """The database's clock."""
+    opened_sequence: int | None = None
+    """The catalog's sequence at that time: the order against marks of segments. None for a work of an older imgstore."""
     holder: str | None = None
     """Who has the lease: "host/boot id/pid/start" of a process; None when nobody has."""
     token: int = 0

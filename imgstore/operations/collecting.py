@@ -97,6 +97,8 @@ def collect(
         patience: how long a work may go without a lease before it is abandoned, and what it had sent condemned.
     """
     with recorded(installation, principal, Action.ADMINISTER, INSTALLATION, "imgstore/gc"):
+        with installation.catalog.transaction() as facts:
+            facts.clock_steps.correct()
         # What these end is unreferenced from here on, and its grace begins.
         abandoned = abandon_forsaken(installation, patience)
         purge_soft_deleted(installation)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from imgstore.catalog import Catalog
+from imgstore.catalog.clock_steps import LEASE_SECONDS_MAX
 from imgstore.domain.errors import LeaseLost, NotFound, StoreError
 from imgstore.domain.stop_signal import StopSignal
 from imgstore.domain.works import Lease, Work
@@ -138,6 +139,7 @@ class LeaseKeeper:
     """Renews every lease that this process holds, from one thread with a connection of its own."""
 
     def __init__(self, catalog: Catalog, lease_seconds: float = LEASE_SECONDS) -> None:
+        assert lease_seconds <= LEASE_SECONDS_MAX, f"{lease_seconds} s are no lease"
         self._catalog = catalog
         self.lease_seconds = lease_seconds
         self.holder = this_process()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from imgstore.catalog import Facts
-from imgstore.control.collect import Clock, SlotPlan, plan_slot, writing_since
+from imgstore.control.collect import Clock, SlotPlan, plan_slot, writers
 from imgstore.domain import keys
 from imgstore.domain.digests import Digest
 from imgstore.domain.errors import ObjectNotFound, StoreError
@@ -62,7 +62,7 @@ def clock_of(installation: Installation, facts: Facts, slot: Slot, grace: timede
         now=facts.now(),
         grace=grace,
         delete_bound=timedelta(seconds=installation.tuning.delete_seconds_max),
-        writing_since=writing_since(facts.works.list_open(slot.uid)),
+        writers=writers(facts.works.list_open(slot.uid)),
     )
 
 

@@ -244,6 +244,7 @@ def _present(installation: Installation) -> Iterator[Callable[[], None]]:
         shown = time.monotonic()
         with installation.catalog.transaction() as facts:
             facts.workers.seen(uid, installation.keeper.holder)
+            facts.clock_steps.correct()
 
     try:
         yield show

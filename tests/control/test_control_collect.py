@@ -1,12 +1,13 @@
 """What may go, and when: by a model that is told in one sentence each."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgstore.control.collect import Clock, UnfinishedDelete, is_ripe, plan_slot, unfinished_delete, writing_since
+from imgstore.control.collect import Clock, UnfinishedDelete, is_ripe, plan_slot, unfinished_delete, writers
 from imgstore.domain.collection import Condemned, Sentence
 from imgstore.domain.works import Work, WorkKind
 from imgstore.stores.interface import ObjectInfo
@@ -19,9 +20,14 @@ def at(hours: float) -> datetime:
     return NOON + hours * HOUR
 
 
-def clock(*, now: float = 0, grace: float = 24, writing_since: float | None = None) -> Clock:
-    since = None if writing_since is None else at(writing_since)
-    return Clock(now=at(now), grace=grace * HOUR, delete_bound=timedelta(seconds=60), writing_since=since)
+def sequence(hours: float) -> int:
+    """The catalog's sequence at that time, as long as no clock steps back."""
+    return round((hours + 1_000) * 1_000)
+
+
+def clock(*, now: float = 0, grace: float = 24, opened: float | None = None) -> Clock:
+    open_writers = [] if opened is None else [sequence(opened)]
+    return Clock(now=at(now), grace=grace * HOUR, delete_bound=timedelta(seconds=60), writers=open_writers)
 
 
 def condemned(since: float, lease_until: float | None = None, name: bytes = b"x") -> Condemned:
@@ -32,13 +38,16 @@ def condemned(since: float, lease_until: float | None = None, name: bytes = b"x"
         stored_bytes=1,
         sentence=Sentence.DELETING if deleting else Sentence.CONDEMNED,
         since=at(since),
+        since_sequence=sequence(since),
         token="t" if deleting else None,
         lease_expires_at=at(lease_until) if lease_until is not None else None,
     )
 
 
 def work(kind: WorkKind, opened: float) -> Work:
-    return Work(uid="w", kind=kind, slot_uid="s", owner_uid="o", plan={}, opened_at=at(opened))
+    return Work(
+        uid="w", kind=kind, slot_uid="s", owner_uid="o", plan={}, opened_at=at(opened), opened_sequence=sequence(opened)
+    )
 
 
 @pytest.mark.parametrize(
@@ -56,14 +65,30 @@ def work(kind: WorkKind, opened: float) -> Work:
     ],
 )
 def test_when_it_is_ripe(*, since: float, lease_until: float | None, writing: float | None, ripe: bool) -> None:
-    assert is_ripe(condemned(since, lease_until), clock(writing_since=writing)) is ripe
+    assert is_ripe(condemned(since, lease_until), clock(opened=writing)) is ripe
 
 
 def test_only_works_that_write_segments_count() -> None:
     every = [work(kind, hours) for hours, kind in enumerate(WorkKind)]
-    writers = [each for each in every if each.kind in (WorkKind.INGEST, WorkKind.COPY)]
-    assert writing_since(every) == min(each.opened_at for each in writers)
-    assert writing_since([work(WorkKind.EXPORT, 0), work(WorkKind.DISK, 0)]) is None
+    writing = [each for each in every if each.kind in (WorkKind.INGEST, WorkKind.COPY)]
+    assert writers(every) == [each.opened_sequence for each in writing]
+    assert writers([work(WorkKind.EXPORT, 0), work(WorkKind.DISK, 0)]) == []
+
+
+def test_the_sequence_decides_and_not_the_clock() -> None:
+    """The clock stepped back after the work was opened: the mark looks a day older than the work, and is younger."""
+    marked = replace(condemned(-30), since_sequence=8)
+    assert not is_ripe(marked, replace(clock(), writers=[7]))
+    assert is_ripe(marked, replace(clock(), writers=[9]))
+
+
+@pytest.mark.parametrize(
+    ("mark", "opened", "ripe"), [(None, None, False), (5, None, False), (None, 5, True), (5, 6, True), (6, 5, False)]
+)
+def test_marks_and_works_without_a_number(*, mark: int | None, opened: int | None, ripe: bool) -> None:
+    """A work of an older imgstore may have listed anything; each numbered work saw every mark without a number."""
+    marked = replace(condemned(-30), since_sequence=mark)
+    assert is_ripe(marked, replace(clock(), writers=[opened])) is ripe
 
 
 NAMES = st.binary(min_size=1, max_size=1)
@@ -90,7 +115,7 @@ def test_nothing_that_is_named_or_new_to_an_open_work_goes(
         for name, hours in listed.items()
     }
     rows = {name: condemned(since, lease, name) for name, (since, lease) in sentences.items()}
-    now = clock(grace=grace, writing_since=opened)
+    now = clock(grace=grace, opened=opened)
     plan = plan_slot(infos, named, rows, mark_at=None if mark is None else at(mark), clock=now)
     assert plan.unreferenced.keys() == listed.keys() - named
     piles = [plan.deletable.keys(), plan.in_grace.keys(), plan.held.keys()]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from imgstore.catalog.database import Session
 from imgstore.domain import keys
 from imgstore.domain.collection import Sentence
 from imgstore.domain.effects import Effects
@@ -175,16 +176,22 @@ def test_an_unfinished_ingest_keeps_what_it_sent(
     audit(empty)
 
 
+@pytest.mark.parametrize("step_back_days", [0, 2])
 def test_what_an_open_work_may_have_listed_is_not_deleted_before_it_closes(
-    stocked: Installation, stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stocked: Installation, stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step_back_days: int
 ) -> None:
-    """It is condemned after the work's listing, which showed it: the work leaves it unsent."""
+    """It is condemned after the work's listing, which showed it: the work leaves it unsent.
+
+    So it is if the database's clock steps back between the two: the catalog's sequence orders them (invariant G3).
+    """
     delete(stocked)
     real = DirectoryStore.put
     done: list[collecting.Collection] = []
 
     def collecting_put(store: DirectoryStore, key: str, *args: object, **kwargs: object) -> object:
         if keys.FINGERPRINTS in key and not done:
+            present = Session.now
+            monkeypatch.setattr(Session, "now", lambda session: present(session) - timedelta(days=step_back_days))
             done.append(collect(stocked))  # Its listing is long done.
         return real(store, key, *args, **kwargs)  # type: ignore[arg-type]
 

@@ -83,7 +83,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
 @pytest.fixture
 def home(tmp_path: Path, clock: ManualClock) -> Iterator[Installation]:
     effects = Effects(now=clock.now, monotonic=clock.monotonic, wait=clock.wait)
-    with open_home(tmp_path / "home", effects=effects, lease_seconds=1e6) as installation:
+    with open_home(tmp_path / "home", effects=effects, lease_seconds=3_600) as installation:
         found_gallery(installation)
         yield installation
 
@@ -121,7 +121,7 @@ def test_the_late_request_arrives_while_the_new_replica_waits(
         if clock.monotonic() >= BOUND_SECONDS - 10 and network.late:
             delivered.append(network.deliver())
 
-    with open_home(home.home, effects=replace(home.effects, wait=wait), lease_seconds=1e6) as other:
+    with open_home(home.home, effects=replace(home.effects, wait=wait), lease_seconds=3_600) as other:
         assert states(retarget(other, [SOUTH, EAST]))["eastus/0"] is ReplicaState.COMPLETED
         assert len(delivered) == 1
         audit(other, collected=True)
