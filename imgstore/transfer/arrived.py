@@ -25,6 +25,9 @@ class Ranges:
     def __iter__(self) -> Iterator[Arrived]:
         return iter(self._arrived)
 
+    def __len__(self) -> int:
+        return len(self._arrived)
+
     def touching(self, begin: int, end: int) -> list[Arrived]:
         """Those that have a byte in [begin, end)."""
         low = self._first(begin)

@@ -7,7 +7,9 @@ So nothing is flushed while bytes come in. A journal that ends in a seal was clo
 
 File ``journal``: magic ``IMGSTSPL`` (8), version 1 (4), zero (4), bytes of the upload (8); then records of 32 bytes,
 little-endian: offset u64, length u64, kind u32, low half of the XXH3 of the record's other fields u32, XXH3 of the range
-u64. The first record that does not match itself ends the journal.
+u64. The first record that does not match itself ends the journal. A journal of more than 65,536 records, of which less
+than a half tell of what is there, is written anew and takes the old one's place: pages that are sent again and again do
+not make it grow without bound.
 """
 
 import errno
@@ -17,7 +19,7 @@ import shutil
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from pathlib import Path
 from typing import Final
@@ -27,6 +29,7 @@ import xxhash
 from imgstore.domain.errors import StoreError, StoreFull, WorkHeld
 from imgstore.domain.geometry import MIB
 from imgstore.domain.sources import Extent, SourceIdentity
+from imgstore.formats.holes import clear_range
 from imgstore.formats.output import write_all
 from imgstore.transfer.arrived import Arrived, Ranges
 
@@ -35,6 +38,8 @@ _HEADER: Final = struct.Struct("<8sIIQ")
 _RECORD: Final = struct.Struct("<QQIIQ")
 _ZEROS: Final = bytes(MIB)
 _GLANCE_BYTES: Final = 4096
+_RECORDS_KEPT: Final = 65_536
+"""A journal of no more records, 2 MiB, is never rewritten."""
 Bytes = bytes | bytearray
 
 
@@ -44,6 +49,8 @@ class _Kind(IntEnum):
     CUT = 3
     """What lay in the range has not arrived; what a range that it cuts keeps follows as records of its own."""
     SEAL = 4
+    COUNT = 5
+    """Its offset is the number of all records before it, those too that were left out when the journal was rewritten."""
 
 
 class Spool:
@@ -71,6 +78,7 @@ class Spool:
         self._ranges = Ranges()
         self._lock = threading.Lock()
         self._records = 0
+        self._in_journal = 0
         self._open = True
         self._writers = 0
         self._sealed = False
@@ -154,14 +162,13 @@ class Spool:
             self._add(Arrived(offset, end, hasher.intdigest()))
 
     def zeroed(self, offset: int, length: int) -> None:
-        """The range is zeros: written only where something else may lie."""
+        """The range is zeros: a hole in the file."""
         with self._lock:
             touched = self._ranges.touching(offset, offset + length)
             unknown = any(each.digest is not None for each in touched) or not self._is_hole(offset, length)
             self._cut(offset, offset + length)
             if unknown:
-                for at in range(offset, offset + length, MIB):
-                    os.pwrite(self._file, _ZEROS[: min(MIB, offset + length - at)], at)
+                clear_range(self._file, offset, length)
             self._add(Arrived(offset, offset + length, None))
 
     def clear(self) -> None:
@@ -251,12 +258,41 @@ class Spool:
     def _add(self, arrived: Arrived) -> None:
         self._write(_record(arrived))
         self._ranges.put(arrived)
+        if self._in_journal > _RECORDS_KEPT and self._in_journal > 2 * len(self._ranges):
+            with suppress(OSError):  # The old one goes on.
+                self._rewrite_journal()
+
+    def _rewrite_journal(self) -> None:
+        """Replace the journal by one that holds only what is there. A crash leaves the old one or the new one whole."""
+        kept = [_record(each) for each in self._ranges]
+        records = [(self._records, 0, _Kind.COUNT, 0), *kept]
+        beside = self.path.with_name("journal.new")
+        with suppress(FileNotFoundError):
+            os.unlink(beside)
+        journal = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        try:
+            write_all(journal, self._head() + b"".join(_packed(*each) for each in records), 0)
+            os.fsync(journal)
+            os.rename(beside, self.path.with_name("journal"))
+        except BaseException:
+            os.close(journal)
+            raise
+        os.close(self._journal)
+        self._journal, self._in_journal = journal, len(records)
+        self._records += len(records)
+
+    def _head(self) -> bytes:
+        return _HEADER.pack(_MAGIC, 1, 0, self.file_bytes)
 
     def _write(self, *records: tuple[int, int, _Kind, int]) -> None:
         data = b"".join(_packed(*each) for each in records)
-        if os.write(self._journal, data) != len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # The torn record ends the journal when it is read.
+        written = os.write(self._journal, data)
+        if written != len(data):
+            # A torn record would end the journal when it is read, with all that is added behind it.
+            os.ftruncate(self._journal, os.fstat(self._journal).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._records += len(records)
+        self._in_journal += len(records)
 
     def _digest(self, begin: int, end: int) -> int:
         hasher = xxhash.xxh3_64()
@@ -268,7 +304,7 @@ class Spool:
         """What it says; whether it was sealed, and so is believed."""
         size = os.fstat(self._journal).st_size
         data = os.pread(self._journal, size, 0)
-        head = _HEADER.pack(_MAGIC, 1, 0, self.file_bytes)
+        head = self._head()
         if data[: len(head)] != head:
             os.ftruncate(self._journal, 0)
             os.write(self._journal, head)
@@ -280,8 +316,11 @@ class Spool:
                 break
             at += _RECORD.size
             self._records += 1
+            self._in_journal += 1
             sealed = kind == _Kind.SEAL
-            if sealed:
+            if kind == _Kind.COUNT:
+                self._records += offset
+            if kind in (_Kind.SEAL, _Kind.COUNT):
                 continue
             self._ranges.drop(offset, offset + length)
             if kind != _Kind.CUT:

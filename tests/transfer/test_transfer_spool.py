@@ -2,16 +2,20 @@
 
 import os
 import random
+import resource
+import signal
 import threading
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imgstore.domain.errors import WorkHeld
 from imgstore.domain.geometry import KIB, MIB
+from imgstore.formats import holes
+from imgstore.transfer import spool as spool_module
 from imgstore.transfer.crc64 import crc64
 from imgstore.transfer.spool import Spool, remove_spool, spool_folder
 
@@ -162,12 +166,17 @@ WRITES = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(writes=WRITES)
+@pytest.mark.parametrize("records_kept", [spool_module._RECORDS_KEPT, 1], ids=["as-is", "rewritten"])
 def test_any_order_of_writes_reads_back(
-    writes: list[tuple[int, int, str]], tmp_path_factory: pytest.TempPathFactory
+    writes: list[tuple[int, int, str]],
+    records_kept: int,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    folder, size = tmp_path_factory.mktemp("spool"), 32 * 512
+    monkeypatch.setattr(spool_module, "_RECORDS_KEPT", records_kept)
+    folder, size, revision = tmp_path_factory.mktemp("spool"), 32 * 512, 0
     spool, model, arrived = Spool(folder, size), bytearray(size), [False] * 32
     for turn, (page, count, what) in enumerate(writes):
         begin, end = page * 512, min(size, (page + count) * 512)
@@ -184,7 +193,71 @@ def test_any_order_of_writes_reads_back(
             arrived[begin // 512 : end // 512] = [True] * ((end - begin) // 512)
         assert spool.read_at(0, size) == bytes(model)
         assert spool.received_bytes == 512 * (arrived.index(False) if False in arrived else 32)
+        assert spool.revision >= revision, "an ETag never comes back"
+        revision = spool.revision
     spool.close()
+
+
+def used_bytes(path: Path) -> int:
+    return path.stat().st_blocks * 512
+
+
+@pytest.mark.parametrize("punches", [True, False], ids=["holes", "zeros"])
+def test_clearing_takes_no_room(punches: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the file system cannot punch holes: only what holds data is overwritten."""
+    if not punches:
+        monkeypatch.setattr(holes, "_punch", lambda *_where: False)
+    size = 1 << 30
+    with closing(Spool(tmp_path / "d", size)) as spool:
+        send(spool, 512, noise(MIB))
+        spool.zeroed(0, size)
+        assert used_bytes(spool.path) <= 2 * MIB * (not punches)
+        assert spool.read_at(0, 2 * MIB) == bytes(2 * MIB)
+        assert spool.received_bytes == size
+        assert list(spool.extents()) == []
+        send(spool, 0, bytes(2 * MIB))
+        assert used_bytes(spool.path) <= 2 * MIB * (not punches), "zeros that are put stay holes"
+
+
+def test_what_clears_a_part_of_a_block_leaves_the_rest(tmp_path: Path) -> None:
+    with closing(Spool(tmp_path / "d", SIZE)) as spool:
+        send(spool, 0, noise(MIB))
+        spool.zeroed(512, 1024)
+        assert spool.read_at(0, MIB) == noise(MIB)[:512] + bytes(1024) + noise(MIB)[1536:]
+
+
+def test_pages_sent_again_and_again_do_not_make_the_journal_grow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool_module, "_RECORDS_KEPT", 100)
+    spool = Spool(tmp_path / "d", SIZE)
+    for turn in range(2_000):
+        send(spool, turn % 4 * 512, noise(512, turn))
+    crash(spool)
+    assert (tmp_path / "d" / "journal").stat().st_size < 110 * 32
+    with closing(Spool(tmp_path / "d", SIZE)) as again:
+        assert again.revision == spool.revision
+        assert again.read_at(0, 2048) == b"".join(noise(512, turn) for turn in range(1_996, 2_000))
+
+
+def test_a_record_that_finds_no_room_does_not_hide_what_comes_later(tmp_path: Path) -> None:
+    """The limit of a file's size stands in for a full disk: a write takes a part of a record, then nothing."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    spool = Spool(tmp_path / "d", 2048)
+    send(spool, 0, noise(512))
+    record = (tmp_path / "d" / "journal").stat().st_size + 7
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (record, before[1]))
+        with pytest.raises(OSError, match="No space"):
+            spool.zeroed(512, 512)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    send(spool, 512, noise(512, 2))
+    spool.close()
+    with closing(Spool(tmp_path / "d", 2048)) as again:
+        assert again.received_bytes == 1024
 
 
 def bitwise(data: bytes) -> int:
