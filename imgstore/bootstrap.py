@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from imgstore.catalog import Catalog
+from imgstore.domain.disk_space import DiskSpace, read_disk_space
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.limits import DEFAULT_PRESET, PRESETS, Limits, read_limits
@@ -52,6 +53,8 @@ class Settings:
     tuning: Tuning = field(default_factory=Tuning)
     limits: Limits | None = None
     """None are those of settings.toml in the home."""
+    space: DiskSpace | None = None
+    """None are the bounds of settings.toml in the home."""
 
 
 @contextmanager
@@ -69,8 +72,9 @@ def open_installation(
     outside = effects or Effects()
     regions = load_regions(settings.regions, settings.environ)
     limits = settings.limits or load_limits(settings.home / _SETTINGS_FILE)
+    space = settings.space or load_disk_space(settings.home / _SETTINGS_FILE)
     with _scratch(_folder(settings.home / "scratch")) as scratch:
-        yield from _opened(settings, subscriber, outside, regions, limits, scratch)
+        yield from _opened(settings, subscriber, outside, regions, limits, space, scratch)
 
 
 def load_limits(file: Path) -> Limits:
@@ -79,11 +83,24 @@ def load_limits(file: Path) -> Limits:
     Raises:
         InvalidInput: it cannot be read, is no TOML, or says what nobody knows.
     """
+    document = _document(file)
+    return replace(PRESETS[DEFAULT_PRESET], file=str(file)) if document is None else read_limits(document, str(file))
+
+
+def load_disk_space(file: Path) -> DiskSpace:
+    """Read the bounds of scratch, uploads and free space from a settings file; the defaults where there is no such file.
+
+    Raises:
+        InvalidInput: it cannot be read, is no TOML, or says what nobody knows.
+    """
+    return read_disk_space(_document(file) or {}, str(file))
+
+
+def _document(file: Path) -> Mapping[str, Any] | None:
     try:
-        text = file.read_text(encoding="utf-8")
-        return read_limits(tomllib.loads(text), str(file))
+        return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return replace(PRESETS[DEFAULT_PRESET], file=str(file))
+        return None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidInput(
             f"{file} cannot be used.",
@@ -110,7 +127,13 @@ def _keep_buffers() -> None:
 
 
 def _opened(
-    settings: Settings, subscriber: Subscriber, outside: Effects, regions: Regions, limits: Limits, scratch: Path
+    settings: Settings,
+    subscriber: Subscriber,
+    outside: Effects,
+    regions: Regions,
+    limits: Limits,
+    space: DiskSpace,
+    scratch: Path,
 ) -> Iterator[Installation]:
     catalog = Catalog.open(settings.database or f"sqlite:///{settings.home / _DATABASE_FILE}", outside)
     try:
@@ -123,6 +146,7 @@ def _opened(
             environ=settings.environ,
             effects=outside,
             records=CatalogHealth(catalog, this_host()),
+            space=space,
         )
         keeper = LeaseKeeper(catalog, settings.lease_seconds)
         try:
@@ -139,6 +163,7 @@ def _opened(
                 environ=settings.environ,
                 tuning=settings.tuning,
                 limits=limits,
+                space=space,
                 subscriber=guard(subscriber),
             )
         finally:

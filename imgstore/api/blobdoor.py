@@ -77,7 +77,7 @@ class BlobDoor:
                 self._readers.move_to_end(disk.uid)
                 return found
             if self._cache is None:
-                self._cache = DecodedCache(self.installation.scratch, self.cache_bytes)
+                self._cache = DecodedCache(self.installation.scratch, self.cache_bytes, self.installation.has_room)
             cache = self._cache
         opened = open_for_reading(self.installation, disk, cache)
         with self._lock:

@@ -27,6 +27,7 @@ from imgstore.catalog.offers import Offers
 from imgstore.catalog.operations import Operations
 from imgstore.catalog.placements import Placements
 from imgstore.catalog.queue import Queue
+from imgstore.catalog.quotas import Quotas
 from imgstore.catalog.replicas import Replicas
 from imgstore.catalog.segments import Segments
 from imgstore.catalog.sequence import CatalogSequence
@@ -74,6 +75,7 @@ class Facts:
         self.operations = Operations(session)
         self.deployments = Deployments(session)
         self.inert = InertResources(session)
+        self.quotas = Quotas(session)
         self.placements = Placements(session)
         self.ledger = Ledger(session)
         self.activity = Activity(session)

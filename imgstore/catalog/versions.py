@@ -222,6 +222,7 @@ def _disk_values(disk: VersionDisk) -> dict[str, Any]:
         "source_stamp": disk.source.stamp,
         "source_sha256": disk.source_sha256,
         "host_caching": disk.host_caching.value,
+        "expected_bytes": disk.expected_bytes,
         "virtual_bytes": disk.virtual_bytes,
         "disk_digest": None if disk.disk_digest is None else disk.disk_digest.hex(),
     }
@@ -236,6 +237,7 @@ def disk_of(values: Mapping[str, Any]) -> VersionDisk:
         ),
         source_sha256=values["source_sha256"],
         host_caching=HostCaching(values["host_caching"]),
+        expected_bytes=values.get("expected_bytes"),
         virtual_bytes=values["virtual_bytes"],
         disk_digest=None if values["disk_digest"] is None else bytes.fromhex(values["disk_digest"]),
     )

@@ -12,6 +12,7 @@ from imgstore.cli.session import opened
 from imgstore.domain.spans import span_text
 from imgstore.operations import collecting
 from imgstore.operations.abandoning import WORK_ABANDON_DAYS
+from imgstore.operations.uploading import sweep_uploads
 from imgstore.wire.collection import collection_json
 from imgstore.wire.text import Json
 
@@ -89,6 +90,7 @@ def gc(*, grace_hours: float, work_abandon_days: float, dry_run: bool, yes: bool
         done = collecting.collect(session.installation, session.principal, grace=grace, patience=patience)
         for line in _unfinished(done):
             session.warn(line)
+        sweep_uploads(session.installation)
         return _answer(collection_json(done, dry_run=False))
 
 

@@ -28,7 +28,7 @@
     │   │   └── CircuitOpen                not asked: it has not answered for a while
     │   │   └── ExistenceUnknown           the zones that answer disagree whether there is an object
     │   ├── StoreDenied                    the store refused the credentials
-    │   ├── StoreFull                      no room left
+    │   ├── StoreFull                 507  no room left
     │   ├── StoreMismatch                  the bucket or folder belongs to something else
     │   └── ObjectCorrupt                  bytes that do not match their name or checksum
     │       └── StoredDamaged              an object that was stored just now and reads back wrong
@@ -267,9 +267,10 @@ class StoreDenied(StoreError):
 
 
 class StoreFull(StoreError):
-    """No room left in the store."""
+    """No room left in the store, or none beside the reserve that stays free."""
 
     code = "StoreFull"
+    status = 507
 
 
 class StoreMismatch(StoreError):

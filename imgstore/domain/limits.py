@@ -9,12 +9,13 @@ from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any, Final
 
-from imgstore.domain.errors import Conflict, InvalidInput
+from imgstore.domain.errors import Conflict, ImageRefused, InvalidInput
 from imgstore.domain.geometry import SECTOR_BYTES, TIB
 
 _COUNT_MAX: Final = 2**31 - 1
 _BYTES_MAX: Final = 64 * TIB
 """The largest disk that a manifest can tell of."""
+_SUM_BYTES_MAX: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,8 @@ class Limits:
     data_disk_bytes_max: int = TIB
     """Azure documents 1 TB, and refuses beyond 2,048 GB by now."""
     shallow_image_bytes_max: int = TIB
+    bytes_per_subscription_max: int | None = None
+    """The quota: virtual bytes of the content that a subscription keeps (`operations/quotas.py`); None is no limit."""
     machines_per_replica: int = 20
     """Advice: how many machines made at once one replica serves well."""
     file: str = "settings.toml"
@@ -74,8 +77,8 @@ def read_limits(settings: Mapping[str, Any], file: str) -> Limits:
         InvalidInput: a key that nobody knows, or a value of the wrong kind; its target is the key.
     """
     for key in settings:
-        if key != "limits":
-            raise _unusable(file, key, f"the key {key}", "[limits] alone")
+        if key not in ("limits", "disk_space"):
+            raise _unusable(file, key, f"the key {key}", "[limits] and [disk_space] alone")
     table = settings.get("limits", {})
     if not isinstance(table, Mapping):
         raise _unusable(file, "limits", repr(table), "a table: [limits]")
@@ -90,7 +93,9 @@ def read_limits(settings: Mapping[str, Any], file: str) -> Limits:
 
 
 def _number(file: str, key: str, value: object) -> int:
-    most = _BYTES_MAX if key.endswith("_bytes_max") else _COUNT_MAX
+    most = _COUNT_MAX
+    if "bytes" in key:
+        most = _SUM_BYTES_MAX if key == "bytes_per_subscription_max" else _BYTES_MAX
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
         raise _unusable(file, f"limits.{key}", repr(value), f"a whole number from 1 to {most}")
     return value
@@ -104,6 +109,29 @@ def _unusable(file: str, key: str, found: str, expected: str) -> InvalidInput:
         hint='for example: [limits] and below it preset = "azure-2026" and galleries_max = 7',
         target=key,
     )
+
+
+def check_disk_bytes(limits: Limits, name: str, virtual_bytes: int, *, target: str) -> None:
+    """Refuse a disk of an image that is too large.
+
+    Args:
+        limits: the policy.
+        name: which of its numbers: ``image_bytes_max``.
+        virtual_bytes: size of the disk.
+        target: the disk's path in a request.
+
+    Raises:
+        ImageRefused: it is larger than the limit.
+    """
+    most: int = getattr(limits, name)
+    if virtual_bytes > most:
+        raise ImageRefused(
+            f"The image's size exceeds the limit of {most} bytes.",
+            found=f"a disk of {virtual_bytes} bytes",
+            expected=f"at most {most} bytes ({name})",
+            hint=f"shrink the disk before publishing it, or {limits.setting(name)}",
+            target=target,
+        )
 
 
 def check_room(limits: Limits, name: str, count: int, *, what: str, region: str) -> None:

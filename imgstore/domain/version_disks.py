@@ -37,6 +37,8 @@ class VersionDisk:
     source_sha256: str | None = None
     """Given by the user, lower-case hexadecimal, checked over the file's bytes."""
     host_caching: HostCaching = HostCaching.READ_WRITE
+    expected_bytes: int | None = None
+    """The size of the disk as its source tells it: what counts against the quota until `virtual_bytes` is known."""
     virtual_bytes: int | None = None
     """Known once the source region is Completed."""
     disk_digest: Digest | None = None

@@ -12,6 +12,7 @@ Nothing inside an image is ever followed: no path, no URL, no parent.
 """
 
 from imgstore.formats.ahead import read_through
+from imgstore.formats.converted import ConversionBounds
 from imgstore.formats.findings import DISK_BYTES_MAX
 from imgstore.formats.inspection import Check, Inspection, inspect_image
 from imgstore.formats.local import LocalFile
@@ -23,6 +24,7 @@ __all__ = [
     "DISK_BYTES_MAX",
     "WRITABLE",
     "Check",
+    "ConversionBounds",
     "Inspection",
     "LocalFile",
     "create_writer",

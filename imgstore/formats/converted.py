@@ -3,11 +3,13 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from imgstore.domain.disk_space import CheckScratch, unbounded
 from imgstore.domain.errors import ImageRefused
 from imgstore.domain.sources import ByteSource, DiskFormat, Extent, SourceIdentity, Trimmings
 from imgstore.formats.ahead import read_through
@@ -19,6 +21,19 @@ from imgstore.formats.qemu import find_qemu_img, read_into_raw
 from imgstore.formats.second_opinion import second_opinion
 
 _FOLDER_PREFIX: Final = "imgstore-disk-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversionBounds:
+    """What decides whether a container is converted: a small file may hold a very large disk."""
+
+    check_size: Callable[[int], None] = lambda _virtual_bytes: None
+    """Called with the size of the disk that the header promises, before a byte is fetched or written."""
+    check_scratch: CheckScratch = unbounded
+    """Called with the folder that is written to, before and while that is done."""
+
+
+UNBOUNDED: Final = ConversionBounds()
 
 
 class ConvertedReader:
@@ -49,7 +64,9 @@ class ConvertedReader:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def open_converted(source: ByteSource, form: DiskFormat, scratch: Path) -> ConvertedReader:
+def open_converted(
+    source: ByteSource, form: DiskFormat, scratch: Path, bounds: ConversionBounds = UNBOUNDED
+) -> ConvertedReader:
     """Check `source` and convert it, in a folder of its own below `scratch`.
 
     A source that is no local file is spooled there first, and checked once more as it lies there.
@@ -60,8 +77,10 @@ def open_converted(source: ByteSource, form: DiskFormat, scratch: Path) -> Conve
         ImageRefused: it is damaged, or qemu-img can't read it.
         ToolMissing: no oslo.utils, or no qemu-img.
         OutputError: no room or no permission in `scratch`.
+        ImgstoreError: what `bounds` raises.
     """
     virtual_bytes = _checked(source, form)
+    bounds.check_size(virtual_bytes)
     find_qemu_img()  # before the first byte is fetched
     try:
         scratch.mkdir(parents=True, exist_ok=True)
@@ -69,7 +88,7 @@ def open_converted(source: ByteSource, form: DiskFormat, scratch: Path) -> Conve
     except OSError as error:
         raise output_error(error, scratch) from error
     try:
-        return ConvertedReader(source, form, folder, _convert(source, form, folder, virtual_bytes))
+        return ConvertedReader(source, form, folder, _convert(source, form, folder, virtual_bytes, bounds))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -83,22 +102,36 @@ def _checked(source: ByteSource, form: DiskFormat) -> int:
     return virtual_bytes
 
 
-def _convert(source: ByteSource, form: DiskFormat, folder: Path, virtual_bytes: int) -> LocalFile:
+def _convert(
+    source: ByteSource, form: DiskFormat, folder: Path, virtual_bytes: int, bounds: ConversionBounds
+) -> LocalFile:
     if isinstance(source, LocalFile):
-        return _convert_local(source, form, folder, virtual_bytes)
+        return _convert_local(source, form, folder, virtual_bytes, bounds)
     spool = folder / "image"
-    _spool(source, spool)
+    bounds.check_scratch(folder, source.file_bytes)
+    _spool(source, spool, bounds)
     image = LocalFile(spool)
     try:
-        return _convert_local(image, form, folder, _checked(image, form))
+        virtual_bytes = _checked(image, form)
+        bounds.check_size(virtual_bytes)
+        return _convert_local(image, form, folder, virtual_bytes, bounds)
     finally:
         image.close()
         spool.unlink()
 
 
-def _convert_local(image: LocalFile, form: DiskFormat, folder: Path, virtual_bytes: int) -> LocalFile:
+def _convert_local(
+    image: LocalFile, form: DiskFormat, folder: Path, virtual_bytes: int, bounds: ConversionBounds
+) -> LocalFile:
     raw = folder / "disk.raw"
-    read_into_raw(image.path, form, raw, file_bytes=image.file_bytes, virtual_bytes=virtual_bytes)
+    read_into_raw(
+        image.path,
+        form,
+        raw,
+        file_bytes=image.file_bytes,
+        virtual_bytes=virtual_bytes,
+        check=lambda: bounds.check_scratch(folder, 0),
+    )
     disk = LocalFile(raw)
     if disk.file_bytes != virtual_bytes:
         disk.close()
@@ -112,13 +145,14 @@ def _convert_local(image: LocalFile, form: DiskFormat, folder: Path, virtual_byt
     return disk
 
 
-def _spool(source: ByteSource, target: Path) -> None:
+def _spool(source: ByteSource, target: Path, bounds: ConversionBounds) -> None:
     """A sparse copy of `source`."""
     try:
         with open(target, "xb", buffering=0) as file:
             file.truncate(source.file_bytes)
             with closing(read_through(source)) as reads:
                 for at, data in reads:
+                    bounds.check_scratch(target.parent, len(data))
                     write_all(file.fileno(), data, at)
     except OSError as error:
         raise output_error(error, target) from error

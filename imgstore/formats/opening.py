@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from imgstore.domain.sources import ByteSource, DiskFormat, DiskReader
-from imgstore.formats.converted import open_converted
+from imgstore.formats.converted import UNBOUNDED, ConversionBounds, open_converted
 from imgstore.formats.findings import Examined
 from imgstore.formats.foreign import examine_foreign
 from imgstore.formats.probe import format_of
@@ -26,7 +26,13 @@ def examine(source: ByteSource, form: DiskFormat) -> Examined[Any]:
     return examine_foreign(source, form)
 
 
-def open_disk(source: ByteSource, *, format: DiskFormat | None = None, scratch: Path) -> DiskReader:  # noqa: A002 - the word that a caller reads best
+def open_disk(
+    source: ByteSource,
+    *,
+    format: DiskFormat | None = None,  # noqa: A002 - the word that a caller reads best
+    scratch: Path,
+    bounds: ConversionBounds = UNBOUNDED,
+) -> DiskReader:
     """The disk in `source`.
 
     VHD and raw are read where they are. qcow2, VHDX and VMDK are converted below `scratch` into a sparse raw file,
@@ -36,6 +42,7 @@ def open_disk(source: ByteSource, *, format: DiskFormat | None = None, scratch: 
         source: the image file.
         format: what it is. None probes: then a file whose format is in doubt is refused.
         scratch: a folder for what must be converted, with room for the disk's data. Made if missing.
+        bounds: asked before anything is fetched or converted, and while it is.
 
     Raises:
         ImageTruncated: the file is shorter than its header promises.
@@ -44,10 +51,11 @@ def open_disk(source: ByteSource, *, format: DiskFormat | None = None, scratch: 
         ToolMissing: qcow2, VHDX or VMDK without qemu-img or oslo.utils.
         OutputError: no room below `scratch`.
         StoreError: the source can't be read.
+        ImgstoreError: what `bounds` raises.
     """
     form = format or format_of(source)
     if form in FOREIGN:
-        return open_converted(source, form, scratch)
+        return open_converted(source, form, scratch, bounds)
     location = source.identity().location
     if form is DiskFormat.VHD_FIXED:
         return FixedVhdReader(source, examine_fixed(source).sound(location))

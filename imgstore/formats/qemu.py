@@ -9,7 +9,8 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,9 @@ bytes, not disk bytes, gives a small file that unpacks to a huge disk little tim
 
 WRITTEN_BYTES_OVER: Final = 64 * MIB
 """What a container may need besides the disk, at most 1/64 of it and this: qcow2's tables are below 1/1000."""
+
+_CHECK_SECONDS: Final = 0.1
+"""Between two looks at what was written: a medium of 2 GB/s takes 200 MB meanwhile."""
 
 # The limits are set by the child before it becomes qemu-img: a hook between fork and exec is not safe among threads.
 _CONFINE: Final = """
@@ -61,8 +65,24 @@ def find_qemu_img() -> str:
     return path
 
 
-def read_into_raw(image: Path, form: DiskFormat, target: Path, *, file_bytes: int, virtual_bytes: int) -> None:
+def read_into_raw(
+    image: Path,
+    form: DiskFormat,
+    target: Path,
+    *,
+    file_bytes: int,
+    virtual_bytes: int,
+    check: Callable[[], None] = lambda: None,
+) -> None:
     """Write the disk in `image` to the sparse raw file `target`.
+
+    Args:
+        image: the file.
+        form: what it is.
+        target: the new file.
+        file_bytes: length of the image.
+        virtual_bytes: size of the disk.
+        check: called several times a second meanwhile; what it raises ends qemu-img.
 
     Raises:
         ToolMissing: no qemu-img.
@@ -71,7 +91,7 @@ def read_into_raw(image: Path, form: DiskFormat, target: Path, *, file_bytes: in
     """
     source = json.dumps({"backing": None, "file": {"driver": "file", "filename": str(image), "locking": "off"}})
     arguments = ["convert", "-f", form.value, "-O", "raw", f"json:{source}", str(target)]
-    _run(arguments, image, target, file_bytes=file_bytes, virtual_bytes=virtual_bytes)
+    _run(arguments, image, target, file_bytes=file_bytes, virtual_bytes=virtual_bytes, check=check)
 
 
 def write_from_raw(raw: Path, form: DiskFormat, target: Path, *, virtual_bytes: int) -> None:
@@ -86,24 +106,51 @@ def write_from_raw(raw: Path, form: DiskFormat, target: Path, *, virtual_bytes: 
     _run(arguments, raw, target, file_bytes=virtual_bytes, virtual_bytes=virtual_bytes)
 
 
-def _run(arguments: Sequence[str], image: Path, target: Path, *, file_bytes: int, virtual_bytes: int) -> None:
+def _run(
+    arguments: Sequence[str],
+    image: Path,
+    target: Path,
+    *,
+    file_bytes: int,
+    virtual_bytes: int,
+    check: Callable[[], None] = lambda: None,
+) -> None:
     written_bytes_max = virtual_bytes + virtual_bytes // 64 + WRITTEN_BYTES_OVER
     seconds = SECONDS_MIN + file_bytes // FILE_BYTES_PER_SECOND
     confined = [sys.executable, "-I", "-S", "-c", _CONFINE, str(ADDRESS_SPACE_BYTES_MAX), str(written_bytes_max)]
-    try:
-        done = subprocess.run(  # noqa: S603 - a fixed program, absolute paths, no shell
-            [*confined, find_qemu_img(), *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=seconds,
-            check=False,
-            cwd=target.parent,
-            env={"LC_ALL": "C", "TMPDIR": str(target.parent)},
-        )
-    except subprocess.TimeoutExpired as error:
-        raise _refused(image, f"no end after {seconds:,} seconds") from error
-    if done.returncode:
-        raise _failure(image, target, done.returncode, done.stderr.decode("utf-8", "replace"))
+    with subprocess.Popen(  # noqa: S603 - a fixed program, absolute paths, no shell
+        [*confined, find_qemu_img(), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        cwd=target.parent,
+        env={"LC_ALL": "C", "TMPDIR": str(target.parent)},
+    ) as running:
+        try:
+            told = _waited(running, seconds, check)
+        except BaseException as error:
+            running.kill()
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise _refused(image, f"no end after {seconds:,} seconds") from error
+            raise
+    if running.returncode:
+        raise _failure(image, target, running.returncode, told.decode("utf-8", "replace"))
+
+
+def _waited(running: "subprocess.Popen[bytes]", seconds: float, check: Callable[[], None]) -> bytes:
+    """What the process says until it ends.
+
+    Raises:
+        subprocess.TimeoutExpired: it runs for more than `seconds`.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        check()
+        try:
+            return running.communicate(timeout=min(_CHECK_SECONDS, max(0.0, until - time.monotonic())))[1]
+        except subprocess.TimeoutExpired:
+            if time.monotonic() >= until:
+                raise
 
 
 def _failure(image: Path, target: Path, code: int, told: str) -> ImageRefused | OutputError:
@@ -113,7 +160,7 @@ def _failure(image: Path, target: Path, code: int, told: str) -> ImageRefused | 
             f"There is no room for the disk in {target.parent}.",
             found=message,
             expected="room for the disk's data",
-            hint="free some space, or choose another folder (TMPDIR for a disk that is read)",
+            hint="make room in that folder's file system, or take a raw or VHD file, which needs no such room",
             target=str(target.parent),
         )
     return _refused(image, message)

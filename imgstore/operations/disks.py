@@ -37,6 +37,7 @@ from imgstore.operations.forgetting import forget_disks
 from imgstore.operations.groups import ensure_group, permit_group
 from imgstore.operations.installation import Installation
 from imgstore.operations.key_deletions import wait_for_deletions
+from imgstore.operations.quotas import quota_kept
 from imgstore.operations.recording import permit, permit_list, recorded
 from imgstore.operations.settling import open_interval
 from imgstore.operations.sharing import admitted
@@ -97,7 +98,7 @@ def create_disk(
     permit_group(installation, principal, group)
     with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/disks/write"):
         reference = admitted(installation, principal, gallery_image_reference)
-        with installation.catalog.transaction() as facts:
+        with installation.catalog.transaction() as facts, quota_kept(installation, facts):
             standing = facts.disks.get(installation.subscription, group, name)
             wanted = ImageDiskRequest(
                 group=group,

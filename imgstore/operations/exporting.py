@@ -305,7 +305,7 @@ def _write_range(
     slots = (chosen.slot, *chosen.others)
     with (
         reading_under(installation, chosen.lease) as hold,
-        closing(DecodedCache(installation.scratch)) as cache,
+        closing(DecodedCache(installation.scratch, has_room=installation.has_room)) as cache,
     ):
         manifest = read_manifest(installation, chosen.slot, chosen.others, chosen.manifest)
         reader = SegmentReader(installation.accesses(slots))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from imgstore.catalog import Catalog
+from imgstore.domain.disk_space import DiskSpace
 from imgstore.domain.distance import THREADS_MAX, threads_for
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import StoreError
@@ -67,6 +68,7 @@ class Installation:
     environ: Mapping[str, str]
     tuning: Tuning = field(default_factory=Tuning)
     limits: Limits = field(default_factory=Limits)
+    space: DiskSpace = field(default_factory=DiskSpace)
     subscriber: Subscriber = silent
 
     def threads(self, workers: int, *regions: str) -> int:
@@ -107,6 +109,22 @@ class Installation:
         if first is not None and not found:
             raise first
         return found
+
+    def check_scratch(self, work: Path, needed_bytes: int) -> None:
+        """Refuse a work whose files in scratch would take too much (`DiskSpace.check_scratch`).
+
+        Args:
+            work: the file or folder of the work.
+            needed_bytes: what it is about to take.
+
+        Raises:
+            StoreFull: a bound would be passed.
+        """
+        self.space.check_scratch(work, self.scratch.parent, needed_bytes)
+
+    def has_room(self, needed_bytes: int) -> bool:
+        """Tell whether scratch may take so many bytes more and keep the reserve of free space."""
+        return self.space.has_room(self.scratch, needed_bytes)
 
     def note(self, task: str, detail: str) -> None:
         """Tell a person something."""

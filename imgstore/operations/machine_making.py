@@ -46,6 +46,7 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.machines import MachineView
 from imgstore.operations.making import copy_of
 from imgstore.operations.originals import named_ids, no_source
+from imgstore.operations.quotas import quota_kept
 from imgstore.operations.recording import recorded
 from imgstore.operations.sharing import admitted
 
@@ -128,7 +129,7 @@ def create_machine(installation: Installation, principal: Principal, request: Ma
     permit_group(installation, principal, request.group)
     with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/virtualMachines/write"):
         asked = _Asked(request=request, reference=_admitted(installation, principal, request))
-        with installation.catalog.transaction() as facts:
+        with installation.catalog.transaction() as facts, quota_kept(installation, facts):
             standing = facts.machines.get(installation.subscription, request.group, request.name)
             if standing is None and not request.may_be_new:
                 finding.machine(facts, installation.subscription, request.group, request.name)

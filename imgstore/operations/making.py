@@ -36,12 +36,14 @@ from imgstore.domain.sources import DiskFormat, DiskReader, SourceIdentity
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.version_disks import OS_DISK
 from imgstore.formats import open_disk
+from imgstore.operations.conversions import conversion_bounds
 from imgstore.operations.disks import check_standing, lease_disk, put_disk, region_of_disk, tagged
 from imgstore.operations.forgetting import forget_disks
 from imgstore.operations.galleries import FINGERPRINT_KEY_BYTES
 from imgstore.operations.groups import ensure_group, permit_group
 from imgstore.operations.installation import Installation
 from imgstore.operations.originals import find_original, is_meant, no_source
+from imgstore.operations.quotas import quota_kept
 from imgstore.operations.recording import recorded
 from imgstore.operations.sources import location_of, open_source
 from imgstore.operations.taking_in import take_in
@@ -120,7 +122,7 @@ def make_disks(
             installation.catalog.store_companion()
         opened = {each.part: _opened(installation, stack, each) for each in files}
         readers = {part: reader for part, reader in opened.items() if reader is not None}
-        with installation.catalog.transaction() as facts:
+        with installation.catalog.transaction() as facts, quota_kept(installation, facts):
             _check_same_parts(installation, facts, requests)
             disks: list[ManagedDisk] = []
             for each in requests:
@@ -194,7 +196,13 @@ def _opened(installation: Installation, stack: ExitStack, request: DiskRequest) 
             if _has_taken_in(_standing(installation, facts, request), request):
                 return None
         raise
-    return stack.enter_context(closing(open_disk(source, format=request.source_format, scratch=installation.scratch)))
+    reader = open_disk(
+        source,
+        format=request.source_format,
+        scratch=installation.scratch,
+        bounds=conversion_bounds(installation),
+    )
+    return stack.enter_context(closing(reader))
 
 
 def _check_same_parts(installation: Installation, facts: Facts, requests: Sequence[DiskRequest]) -> None:

@@ -9,12 +9,13 @@ from imgstore.domain.errors import InvalidInput, SourceGone, StoreError
 from imgstore.domain.resources import Slot
 from imgstore.domain.sources import ByteSource, DiskFormat, DiskReader
 from imgstore.domain.version_disks import OS_DISK, VersionDisk, disk_key
-from imgstore.formats import open_disk
+from imgstore.formats import ConversionBounds, open_disk
 from imgstore.operations import version_sources
+from imgstore.operations.conversions import conversion_bounds
 from imgstore.operations.installation import Installation
 from imgstore.operations.sources import check_sha256, location_of, open_source
 from imgstore.operations.stating import VersionSource, arrived_disks, came_from
-from imgstore.operations.version_requests import Wanted, check_apart
+from imgstore.operations.version_requests import Wanted, check_apart, check_size
 from imgstore.operations.version_sources import Taker
 
 
@@ -76,8 +77,16 @@ def open_disks(
         check_apart(places | {key: disk.identity().location for key, disk in stored.readers.items()})
     if OS_DISK in files or OS_DISK not in uris:
         _check_sha256(wanted, files)
+
+    def bounds(key: str) -> ConversionBounds:
+        return conversion_bounds(
+            installation, lambda size: check_size(installation, key, size, shallow=wanted.is_shallow)
+        )
+
     readers = {
-        key: stack.enter_context(closing(open_disk(file, format=formats[key], scratch=installation.scratch)))
+        key: stack.enter_context(
+            closing(open_disk(file, format=formats[key], scratch=installation.scratch, bounds=bounds(key)))
+        )
         for key, file in files.items()
     }
     gone = {*(uris.keys() - files.keys()), *stored.gone}

@@ -45,6 +45,7 @@ class OpenDisk:
 
         Raises:
             StoreError: a segment can be had from no slot.
+            StoreFull: a bound of scratch is passed.
             OutputError: no room below the data home.
         """
         if not self.ranges.scatters:
@@ -52,17 +53,23 @@ class OpenDisk:
             return
         installation = self.installation
         path = installation.scratch / f"whole-{installation.effects.new_uid()}"
+        installation.check_scratch(path, self.manifest.content_bytes)
         writer = create_writer(
             path, format=DiskFormat.RAW, virtual_bytes=self.manifest.virtual_bytes, extents=(), disk_digest=b""
         )
         segments = SegmentReader(self.segments.slots)
+
+        def go_on() -> None:
+            installation.keeper.go_on()
+            installation.check_scratch(path, 0)
+
         try:
             scatter(
                 self.manifest,
                 segments,
                 writer,
                 workers=installation.threads(installation.tuning.scatter_workers, self.slots[0].key.region),
-                go_on=installation.keeper.go_on,
+                go_on=go_on,
                 moved=lambda _length: None,
             )
             yield WholeDisk(disk=self, writer=writer)

@@ -6,13 +6,14 @@ The upload is a fixed VHD, as Azure's: known, never probed (rules.md, rule 24).
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Final
 
 from imgstore.catalog import Facts
 from imgstore.control.kinship import check_kin
 from imgstore.domain import keys, names
 from imgstore.domain.access import Action, Principal
-from imgstore.domain.errors import Conflict, InvalidInput, PropertyChangeNotAllowed
+from imgstore.domain.errors import Conflict, InvalidInput, NotFound, PropertyChangeNotAllowed
 from imgstore.domain.geometry import TIB
 from imgstore.domain.resources import NO_TAGS, UNDECLARED, Declared, ManagedDisk, StorageAccountType
 from imgstore.domain.sources import DiskFormat
@@ -24,9 +25,10 @@ from imgstore.operations.disks import check_standing, region_of_disk, tagged
 from imgstore.operations.groups import ensure_group, permit_group
 from imgstore.operations.installation import Installation
 from imgstore.operations.making import own_slot
+from imgstore.operations.quotas import quota_kept
 from imgstore.operations.recording import recorded
 from imgstore.operations.taking_in import take_in
-from imgstore.transfer.spool import Spool, remove_spool, spool_folder
+from imgstore.transfer.spool import Spool, last_used_at, remove_spool, spool_folder
 
 SECTOR_BYTES: Final = 512
 FOOTER_BYTES: Final = 512
@@ -70,6 +72,7 @@ def create_upload(installation: Installation, principal: Principal, request: Upl
     with (
         recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/disks/write"),
         installation.catalog.transaction() as facts,
+        quota_kept(installation, facts),
     ):
         standing = facts.disks.get(installation.subscription, request.group, request.name)
         region = region_of_disk(installation, facts, request.group, request.location, standing)
@@ -204,16 +207,35 @@ def open_spool(installation: Installation, disk: ManagedDisk, *, patience_second
         effects.wait(_LOOK_SECONDS)
         return True
 
-    return Spool(spool_folder(installation.home, disk.uid), disk.upload_bytes, patience=patience)
+    return Spool(
+        spool_folder(installation.home, disk.uid), disk.upload_bytes, patience=patience, space=installation.space
+    )
 
 
 def sweep_uploads(installation: Installation) -> None:
-    """Remove what was left of uploads that were taken in or whose disk is gone: a process died on its way to that."""
+    """Remove the bytes of uploads that were taken in, whose disk is gone, or that were abandoned.
+
+    An upload is abandoned when nobody may write it any more, and nobody has had it open for `DiskSpace.upload_days_max`.
+    Its disk goes on waiting: a new URL begins the upload again.
+    """
     folder = spool_folder(installation.home, "x").parent
     if not folder.is_dir():
         return
     with installation.catalog.reading() as facts:
         waiting = facts.disks.awaiting_upload()
     for each in folder.iterdir():
-        if each.name not in waiting:
+        if each.name not in waiting or _is_abandoned(installation, each.name):
             remove_spool(installation.home, each.name)
+
+
+def _is_abandoned(installation: Installation, disk_uid: str) -> bool:
+    now = installation.effects.now()
+    written_at = last_used_at(installation.home, disk_uid)
+    if written_at is None or now - written_at < timedelta(days=installation.space.upload_days_max):
+        return False
+    with installation.catalog.reading() as facts:
+        try:
+            grant = facts.disks.by_uid(disk_uid).grant
+        except NotFound:
+            return True
+    return grant is None or grant.expires_at <= now

@@ -10,8 +10,8 @@ from imgstore.catalog import Facts
 from imgstore.control.changes import check_end_of_life
 from imgstore.control.targets import PublishingRequest, check_shallow, resolve_targets
 from imgstore.control.updating import check_block, updated
-from imgstore.domain.errors import Conflict, ImageRefused, InvalidInput, PropertyChangeNotAllowed
-from imgstore.domain.limits import check_room
+from imgstore.domain.errors import Conflict, InvalidInput, PropertyChangeNotAllowed
+from imgstore.domain.limits import check_disk_bytes, check_room
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import (
     KEEP,
@@ -39,6 +39,7 @@ from imgstore.domain.version_disks import (
 from imgstore.operations import finding
 from imgstore.operations.finding import Lineage
 from imgstore.operations.installation import Installation
+from imgstore.operations.quotas import quota_kept
 from imgstore.operations.retargeting import add_replica, retarget
 from imgstore.operations.settling import write_version_state
 
@@ -219,18 +220,19 @@ def check_disks(installation: Installation, readers: Mapping[str, DiskReader], *
         )
     check_luns([lun for lun in map(lun_of, readers) if lun is not None])
     for key, reader in readers.items():
-        name = "image_bytes_max" if key == OS_DISK else "data_disk_bytes_max"
-        if shallow:
-            name = "shallow_image_bytes_max"
-        limit: int = getattr(installation.limits, name)
-        if reader.virtual_bytes > limit:
-            raise ImageRefused(
-                f"The image's size exceeds the limit of {limit} bytes.",
-                found=f"a disk of {reader.virtual_bytes} bytes",
-                expected=f"at most {limit} bytes ({name})",
-                hint=f"shrink the disk before publishing it, or {installation.limits.setting(name)}",
-                target=_path(key),
-            )
+        check_size(installation, key, reader.virtual_bytes, shallow=shallow)
+
+
+def check_size(installation: Installation, key: str, virtual_bytes: int, *, shallow: bool) -> None:
+    """Refuse a disk of a version that is too large.
+
+    Raises:
+        ImageRefused: it is larger than its limit.
+    """
+    name = "image_bytes_max" if key == OS_DISK else "data_disk_bytes_max"
+    if shallow:
+        name = "shallow_image_bytes_max"
+    check_disk_bytes(installation.limits, name, virtual_bytes, target=_path(key))
 
 
 def check_apart(locations: Mapping[str, str]) -> None:
@@ -261,21 +263,29 @@ def _path(key: str) -> str:
     return "osDiskImage" if key == OS_DISK else f"dataDiskImages[lun={lun_of(key)}]"
 
 
-def write_down(installation: Installation, wanted: Wanted, identities: Identities) -> ImageVersion:
+def write_down(
+    installation: Installation, wanted: Wanted, identities: Identities, expected_bytes: Mapping[str, int]
+) -> ImageVersion:
     """The version's row, made with its replicas or, where it stands already, compared with the request.
+
+    Args:
+        installation: where.
+        wanted: the version.
+        identities: of its sources, by key.
+        expected_bytes: sizes of those of its disks that are at hand, by key: what counts against the quota.
 
     Raises:
         PropertyChangeNotAllowed: it stands with other disks, other sources or another source region.
         Conflict: it was deleted, or a limit is reached.
     """
-    with installation.catalog.transaction() as facts:
+    with installation.catalog.transaction() as facts, quota_kept(installation, facts):
         found = facts.versions.get(wanted.line.definition.uid, wanted.request.version)
         if found is None:
-            return _added(installation, facts, wanted, identities)
+            return _added(installation, facts, wanted, identities, expected_bytes)
         facts.versions.lock(found.uid)
         standing = facts.versions.by_uid(found.uid)
         check_updatable(standing, wanted.line.version_id(standing.name))
-        changed = _compared(installation, facts, standing, wanted, identities)
+        changed = _compared(installation, facts, standing, wanted, identities, expected_bytes)
         if changed != standing:
             facts.versions.update(changed)
         retarget(installation, facts, wanted.line, changed)
@@ -305,7 +315,13 @@ def check_updatable(standing: ImageVersion, scope: str) -> None:
         )
 
 
-def _added(installation: Installation, facts: Facts, wanted: Wanted, identities: Identities) -> ImageVersion:
+def _added(
+    installation: Installation,
+    facts: Facts,
+    wanted: Wanted,
+    identities: Identities,
+    expected_bytes: Mapping[str, int],
+) -> ImageVersion:
     request = wanted.request
     there = facts.versions.count(installation.subscription, wanted.location)
     check_room(installation.limits, "versions_max", there, what="image versions", region=wanted.location)
@@ -322,7 +338,7 @@ def _added(installation: Installation, facts: Facts, wanted: Wanted, identities:
         allow_deletion_of_replicated_locations=request.allow_deletion_of_replicated_locations,
         block_deletion_before_end_of_life=request.block_deletion_before_end_of_life or False,
         tags=dict(request.tags) if request.tags else NO_TAGS,
-        disks=tuple(_new_disk(key, wanted, identities[key]) for key in in_order(identities)),
+        disks=tuple(_new_disk(key, wanted, identities[key], expected_bytes.get(key)) for key in in_order(identities)),
         published_at=installation.effects.now(),
         provisioning_state=ProvisioningState.CREATING,
     )
@@ -335,18 +351,24 @@ def _added(installation: Installation, facts: Facts, wanted: Wanted, identities:
     return version
 
 
-def _new_disk(key: str, wanted: Wanted, identity: SourceIdentity) -> VersionDisk:
+def _new_disk(key: str, wanted: Wanted, identity: SourceIdentity, expected_bytes: int | None) -> VersionDisk:
     lun = lun_of(key)
     return VersionDisk(
         lun=lun,
         source=identity,
+        expected_bytes=expected_bytes,
         source_sha256=wanted.sha256 if key == OS_DISK else None,
         host_caching=wanted.request.host_caching.get(key, default_caching(lun)),
     )
 
 
 def _compared(
-    installation: Installation, facts: Facts, standing: ImageVersion, wanted: Wanted, identities: Identities
+    installation: Installation,
+    facts: Facts,
+    standing: ImageVersion,
+    wanted: Wanted,
+    identities: Identities,
+    expected_bytes: Mapping[str, int],
 ) -> ImageVersion:
     """The standing version with what may change changed.
 
@@ -380,7 +402,8 @@ def _compared(
         installation.limits,
         now=installation.effects.now(),
     )
-    return replace(changed, disks=disks)
+    sized = (replace(disk, expected_bytes=expected_bytes.get(disk.key, disk.expected_bytes)) for disk in disks)
+    return replace(changed, disks=tuple(sized))
 
 
 def _compared_disk(disk: VersionDisk, wanted: Wanted, identity: SourceIdentity, *, arrived: bool) -> VersionDisk:

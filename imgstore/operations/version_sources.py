@@ -295,6 +295,7 @@ def _read(installation: Installation, key: str, chosen: _Chosen, taker: Taker) -
             location=chosen.location,
             digest=chosen.manifest.digest,
             scratch=installation.scratch,
+            check_scratch=installation.check_scratch,
             workers=installation.threads(installation.tuning.scatter_workers, chosen.slot.key.region),
             go_on=hold.go_on,
             moved=counter.moved,

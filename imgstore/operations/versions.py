@@ -144,7 +144,12 @@ def _publish(
 ) -> ImageVersion:
     """The version's row, and its bytes in the source slot."""
     check_disks(installation, readers, shallow=wanted.is_shallow)
-    version = write_down(installation, wanted, {key: reader.identity() for key, reader in readers.items()})
+    version = write_down(
+        installation,
+        wanted,
+        {key: reader.identity() for key, reader in readers.items()},
+        {key: reader.virtual_bytes for key, reader in readers.items()},
+    )
     written(version)
     try:
         _warn_generation(installation, wanted.line, readers[OS_DISK])
@@ -160,7 +165,8 @@ def _repeat(
 ) -> ImageVersion:
     """The row of a version that is complete somewhere, compared with what is stated; no byte of it is read."""
     there = {key: reader.identity() for key, reader in opened.readers.items()}
-    version = write_down(installation, wanted, there | {key: disk.source for key, disk in opened.gone.items()})
+    sizes = {key: reader.virtual_bytes for key, reader in opened.readers.items()}
+    version = write_down(installation, wanted, there | {key: disk.source for key, disk in opened.gone.items()}, sizes)
     written(version)
     return version
 

@@ -1,12 +1,13 @@
 """Works, opened, taken over and marked in their slots (rules.md, rules 1 to 3)."""
 
+import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from imgstore.catalog import Facts
 from imgstore.domain import keys
-from imgstore.domain.errors import ObjectNotFound, StoreError
+from imgstore.domain.errors import ObjectNotFound, StoreError, StoreFull
 from imgstore.domain.resources import ManifestRow, Slot
 from imgstore.domain.works import Lease, Work, WorkKind
 from imgstore.operations.holding import Hold
@@ -68,12 +69,29 @@ def at_work(
     The object is taken away when the block ends well, with those of works that were closed and left theirs (abandoned,
     or killed on the way out); after a crash it stays, as the work does.
     """
-    with installation.keeper.hold(lease, tick) as hold:
+    with installation.keeper.hold(lease, tick) as hold, _named_if_full(installation):
         access = installation.access(slot)
         _lay_mark(access, keys.work_key(lease.work_uid))
         yield hold
         with suppress(StoreError):  # The work is done and written down: a mark that stays is an empty object, no more.
             remove_marks(installation, slot, access)
+
+
+@contextmanager
+def _named_if_full(installation: Installation) -> Iterator[None]:
+    """Name the place where a file that stands in for memory found no room."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StoreFull(
+            "There is no room left for scratch files.",
+            found=error.strerror,
+            expected="room in the file system of the data folder",
+            hint="make room, then run the same command again: it goes on",
+            target=str(installation.scratch.parent),
+        ) from error
 
 
 def _lay_mark(access: SlotAccess, key: str) -> None:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 from imgstore.domain.circuits import HealthRecords
 from imgstore.domain.digests import digest_of
+from imgstore.domain.disk_space import DiskSpace
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import StoreDenied, StoreError, StoreMismatch, StoreUnreachable
 from imgstore.domain.resources import Slot, SlotKey, StorageAccountType
@@ -39,6 +40,7 @@ class Locator:
         installation_uid: str,
         environ: Mapping[str, str],
         effects: Effects,
+        space: DiskSpace = DiskSpace(),  # noqa: B008 - frozen
         meters: Callable[[], TrafficMeter] = TrafficMeter,
         policy: RetryPolicy | None = None,
         buckets: Callable[[int], TokenBucket] = TokenBucket,
@@ -52,6 +54,7 @@ class Locator:
             installation_uid: what a zone's mark must name.
             environ: where AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are looked for.
             effects: gives the keys of probes.
+            space: whose reserve of free space embedded zones keep.
             meters: makes the meter of a region.
             policy: how patient to be with endpoints; None is the usual one.
             buckets: makes the token bucket of a pair of regions, from its bytes per second.
@@ -60,6 +63,7 @@ class Locator:
         self.health = HealthBook(monotonic=effects.monotonic, records=records)
         self._regions = regions
         self._home = home
+        self._space = space
         self._installation_uid = installation_uid
         self._environ = environ
         self._effects = effects
@@ -202,7 +206,9 @@ class Locator:
         mark = Mark(installation=self._installation_uid, region=region.name, zone=zone.name)
         meter = self._meters[region.name]
         if zone.endpoint is None:
-            return EmbeddedZone(mark, self._home / "regions" / zone.bucket / f"zone-{zone.name}", meter, self.health)
+            return EmbeddedZone(
+                mark, self._home / "regions" / zone.bucket / f"zone-{zone.name}", meter, self.health, self._space
+            )
         # boto3 takes a third of a second to load, which a command on directories should not pay.
         from imgstore.stores.s3 import S3Store  # noqa: PLC0415
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imgstore.domain.disk_space import DiskSpace
 from imgstore.domain.errors import Conflict, ObjectNotFound, StoreError, StoreMismatch, StoreUnreachable
 from imgstore.domain.keys import FORMAT_KEY
 from imgstore.regions.health import HealthBook
@@ -191,9 +192,9 @@ class OpenedZone(ABC):
 class EmbeddedZone(OpenedZone):
     """A directory under the data home, made at its first use."""
 
-    def __init__(self, mark: Mark, folder: Path, meter: TrafficMeter, health: HealthBook) -> None:
+    def __init__(self, mark: Mark, folder: Path, meter: TrafficMeter, health: HealthBook, space: DiskSpace) -> None:
         """See `OpenedZone`; `folder` need not be there."""
-        bare = DirectoryStore(folder)
+        bare = DirectoryStore(folder, space)
         watch = health.watch(mark.region, mark.zone, lambda: bare.get(FORMAT_KEY))
         marked = replace(mark, properties=DirectoryStore.properties)
         super().__init__(marked, Watched(Metered(bare, meter), watch), watch)

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from imgstore.domain.disk_space import DiskSpace
 from imgstore.domain.errors import StoreDenied, StoreError, StoreFull
 from imgstore.stores.interface import Accept, Body, ObjectInfo, StoreProperties, checked_key
 from imgstore.stores.refusals import absent, accepted, taken
@@ -25,6 +26,9 @@ _TEMPORARY_FOLDER: Final = ".tmp"
 _LEFTOVER_SECONDS: Final = 24 * 3600
 """A temporary file that was not written to for so long has no writer any more: an object is of megabytes. Should one
 live all the same, its rename finds nothing and says so; nothing wrong becomes visible."""
+
+_SMALL_BYTES: Final = 4096
+"""Objects of no more may be put into the reserve: the marks and notes that deletes and garbage collection need."""
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
@@ -38,8 +42,16 @@ class DirectoryStore:
     """An fsync that succeeds is the file system's word for the bytes. Copies are read and written through here: a
     replica is a deep copy, never a link or shared extents."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, space: DiskSpace | None = None) -> None:
+        """Nothing is made yet.
+
+        Args:
+            root: the folder.
+            space: whose reserve a put must keep; None keeps none.
+        """
         self._root = os.path.abspath(root)
+        self._space = space
+        self._writing_bytes = 0
         self._numbers = itertools.count()
         self._folders: set[str] = set()
         self._lock = threading.Lock()
@@ -112,7 +124,8 @@ class DirectoryStore:
         path = self._path(key)
         with self._translated(key):
             try:
-                written = self._write_durably(path, body, only_if_absent=only_if_absent)
+                with self._room(len(body)):
+                    written = self._write_durably(path, body, only_if_absent=only_if_absent)
             except FileNotFoundError:  # someone took away a folder that was here, or a temporary file a day old
                 self._folders.clear()
                 written = self._write_durably(path, body, only_if_absent=only_if_absent)
@@ -121,6 +134,21 @@ class DirectoryStore:
                     raise taken(self.name, key) from None
                 raise
         return _info(key, written)
+
+    @contextmanager
+    def _room(self, needed_bytes: int) -> Iterator[None]:
+        """Refuse a put that would take from the reserve, counting those that other threads write meanwhile."""
+        if self._space is None or needed_bytes <= _SMALL_BYTES:
+            yield
+            return
+        with self._lock:
+            self._space.check_room(Path(self._root), self._writing_bytes + needed_bytes)
+            self._writing_bytes += needed_bytes
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._writing_bytes -= needed_bytes
 
     def _write_durably(self, path: str, body: Body, *, only_if_absent: bool) -> os.stat_result:
         folder = os.path.dirname(path)

@@ -6,6 +6,7 @@ For those who read here and there. A whole disk is read by segment instead (`sca
 import tempfile
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -23,8 +24,18 @@ _SLOT_BYTES: Final = SEGMENT_BLOCKS * BLOCK_BYTES
 class DecodedCache:
     """Decoded segments in a file without a name, the least recently read going first. Safe from several threads."""
 
-    def __init__(self, scratch: Path, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self, scratch: Path, cache_bytes: int = CACHE_BYTES, has_room: Callable[[int], bool] = lambda _bytes: True
+    ) -> None:
+        """Hold nothing yet.
+
+        Args:
+            scratch: a folder for the file.
+            cache_bytes: the most that is held.
+            has_room: tells whether so many bytes more may be written; where not, nothing more is held.
+        """
         self._file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - lives as long as the cache; see close
+        self._has_room = has_room
         self._places: OrderedDict[Digest, tuple[int, int]] = OrderedDict()
         self._free = list(range(max(1, cache_bytes // _SLOT_BYTES)))
         self._lock = threading.Lock()
@@ -43,14 +54,19 @@ class DecodedCache:
     def put(self, name: Digest, blocks: memoryview) -> None:
         """Hold a segment's blocks."""
         with self._lock:
-            if name in self._places:
+            if name in self._places or not self._has_room(len(blocks)):
                 return
             if not self._free:
                 _, (freed, _) = self._places.popitem(last=False)
                 self._free.append(freed)
             place = self._free.pop()
-            self._file.seek(place * _SLOT_BYTES)
-            self._file.write(blocks)
+            try:
+                self._file.seek(place * _SLOT_BYTES)
+                self._file.write(blocks)
+                self._file.flush()
+            except OSError:  # A reader can do without.
+                self._free.append(place)
+                return
             self._places[name] = (place, len(blocks))
 
     def close(self) -> None:

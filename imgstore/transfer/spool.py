@@ -20,12 +20,14 @@ import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
 import xxhash
 
+from imgstore.domain.disk_space import DiskSpace
 from imgstore.domain.errors import StoreError, StoreFull, WorkHeld
 from imgstore.domain.geometry import MIB
 from imgstore.domain.sources import Extent, SourceIdentity
@@ -61,13 +63,21 @@ class Spool:
     arrived only if its bytes are one's.
     """
 
-    def __init__(self, folder: Path, file_bytes: int, *, patience: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        file_bytes: int,
+        *,
+        patience: Callable[[], bool] = lambda: False,
+        space: DiskSpace | None = None,
+    ) -> None:
         """Open the upload, made where it is missing; after a crash each range is compared with its hash.
 
         Args:
             folder: where its files are.
             file_bytes: of the upload in all.
             patience: asked while another process has it; False gives up.
+            space: whose reserve of free space what arrives must keep; None keeps none.
 
         Raises:
             WorkHeld: another process has it.
@@ -75,6 +85,7 @@ class Spool:
         """
         self.path: Final = folder / "data"
         self.file_bytes: Final = file_bytes
+        self._space = space
         self._ranges = Ranges()
         self._lock = threading.Lock()
         self._records = 0
@@ -131,6 +142,7 @@ class Spool:
 
         Raises:
             OSError: they can't be kept, or the upload was closed.
+            StoreFull: only the reserve would be left, or not even that.
         """
         length = sum(map(len, parts))
         if not length:
@@ -139,6 +151,8 @@ class Spool:
             if all(map(is_zero, parts)):
                 self.zeroed(offset, length)
                 return
+            if self._space is not None:
+                self._space.check_room(self.path, length)
             self.begin(offset, length)
             at = offset
             for part in parts:
@@ -355,6 +369,21 @@ def is_zero(data: Bytes) -> bool:
 def spool_folder(home: Path, disk_uid: str) -> Path:
     """Where the upload of a disk lies, below the data home."""
     return home / "uploads" / disk_uid
+
+
+def last_used_at(home: Path, disk_uid: str) -> datetime | None:
+    """When the upload of a disk was last closed, by its file system's clock; None while a process has it open."""
+    folder = spool_folder(home, disk_uid)
+    try:
+        held = _hold(folder / "lock", lambda: False)
+    except (OSError, WorkHeld):
+        return None
+    try:
+        return max(datetime.fromtimestamp(each.stat().st_mtime, UTC) for each in folder.iterdir())
+    except OSError:
+        return None
+    finally:
+        os.close(held)
 
 
 def remove_spool(home: Path, disk_uid: str) -> None:

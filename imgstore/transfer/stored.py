@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from imgstore.domain.digests import Digest
+from imgstore.domain.disk_space import CheckScratch, unbounded
 from imgstore.domain.geometry import PIECE_BYTES
 from imgstore.domain.sources import Extent, SourceIdentity, Trimmings
 from imgstore.segments.manifest import Column, Manifest
@@ -31,6 +32,7 @@ class StoredDisk:
         location: str,
         digest: Digest,
         scratch: Path,
+        check_scratch: CheckScratch = unbounded,
         workers: int,
         go_on: GoOn,
         moved: Callable[[int], None] = lambda _bytes: None,
@@ -43,7 +45,8 @@ class StoredDisk:
             reader: where its segments are.
             location: the resource id that it is known by.
             digest: the manifest's own.
-            scratch: a folder for the file, which is sparse and has no name.
+            scratch: a folder for the file, which is sparse.
+            check_scratch: called with the file before the disk is fetched, and before each request.
             workers: threads that fetch.
             go_on: called before each request.
             moved: told the bytes of the disk that came.
@@ -61,7 +64,9 @@ class StoredDisk:
         self._arrived = arrived
         self._began = False
         self._lock = threading.Lock()
-        self._file = tempfile.TemporaryFile(dir=scratch, buffering=0)  # noqa: SIM115 - lives as long as the reader
+        self._check_scratch = check_scratch
+        # With a name, so that its bytes are found when those of all works are counted.
+        self._file = tempfile.NamedTemporaryFile(dir=scratch, buffering=0)  # noqa: SIM115 - lives as long as the reader
 
     @property
     def virtual_bytes(self) -> int:
@@ -112,15 +117,21 @@ class StoredDisk:
 
     def _fetch(self, pieces: Column) -> None:
         if len(pieces):
+            path = Path(self._file.name)
+            self._check_scratch(path, min(len(pieces) * PIECE_BYTES, self._manifest.content_bytes))
             scatter(
                 self._manifest,
                 self._reader,
                 _Placing(self._file.fileno(), self._read),
                 workers=self._workers,
-                go_on=self._go_on,
+                go_on=lambda: self._go_on_within(path),
                 moved=self._moved,
                 only=np.asarray(pieces),
             )
+
+    def _go_on_within(self, path: Path) -> None:
+        self._go_on()
+        self._check_scratch(path, 0)
 
     def _read(self, offset: int, length: int) -> bytes:
         return os.pread(self._file.fileno(), length, offset).ljust(length, b"\0")

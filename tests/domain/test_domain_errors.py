@@ -44,7 +44,7 @@ CODES = {
     "ObjectNotFound": ("ObjectNotFound", 503),
     "StoreUnreachable": ("StoreUnreachable", 503),
     "StoreDenied": ("StoreDenied", 503),
-    "StoreFull": ("StoreFull", 503),
+    "StoreFull": ("StoreFull", 507),
     "StoreMismatch": ("StoreMismatch", 503),
     "ObjectCorrupt": ("ObjectCorrupt", 503),
     "OutputError": ("OutputError", 400),

@@ -1,0 +1,24 @@
+"""Bounds of the conversion of a container that a caller names."""
+
+from collections.abc import Callable
+
+from imgstore.formats import ConversionBounds
+from imgstore.operations.installation import Installation
+from imgstore.operations.quotas import check_quota
+
+
+def conversion_bounds(
+    installation: Installation, check_limit: Callable[[int], None] = lambda _virtual_bytes: None
+) -> ConversionBounds:
+    """Return the bounds of a conversion for the subscription's content.
+
+    Args:
+        installation: where, and whose quota counts.
+        check_limit: called with the disk's size; raises where another limit refuses it.
+    """
+
+    def check_size(virtual_bytes: int) -> None:
+        check_limit(virtual_bytes)
+        check_quota(installation, virtual_bytes)
+
+    return ConversionBounds(check_size=check_size, check_scratch=installation.check_scratch)
