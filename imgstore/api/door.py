@@ -353,6 +353,8 @@ def _tags(header: str) -> list[str]:
 class ServerSettings:
     """What a person may set of the server."""
 
+    leaves_replicas: bool = False
+    """Whether replicas are left to `imgstore worker`; only the source region is made by requests."""
     retry_after_seconds: int = 2
     """How long clients are asked to wait before they look again."""
     page_items: int = 100
