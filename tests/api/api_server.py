@@ -171,10 +171,15 @@ def lines_of(api: Api) -> dict[str, str]:
 
 @contextmanager
 def start_api(
-    home: Path, *, certificates: Certificates | None = None, worker: bool = False, **settings: Any
+    home: Path,
+    *,
+    certificates: Certificates | None = None,
+    worker: bool = False,
+    database: str | None = None,
+    **settings: Any,
 ) -> Iterator[Api]:
-    """Serve a home until the block ends."""
-    with open_home(home, environ=LOOSE) as installation:
+    """Serve a home until the block ends; its catalog is SQLite in it, or the `database` of that URL."""
+    with open_home(home, environ=LOOSE, database=database) as installation:
         door = Door(
             host="127.0.0.1",
             port=0,
