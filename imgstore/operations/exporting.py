@@ -23,13 +23,14 @@ from imgstore.operations.counting import Counter
 from imgstore.operations.degrading import degrade_damaged
 from imgstore.operations.disks import choose_slot
 from imgstore.operations.holding import Hold
-from imgstore.operations.installation import Installation, first_that_serves
+from imgstore.operations.installation import Installation
 from imgstore.operations.recording import recorded
 from imgstore.operations.sharing import image_scope
 from imgstore.operations.working import take_up
 from imgstore.segments.manifest import Manifest
 from imgstore.transfer.ranges import DecodedCache, RangeReader
 from imgstore.transfer.scatter import SegmentReader, scatter
+from imgstore.transfer.slots import first_served
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -347,4 +348,4 @@ def read_manifest(installation: Installation, slot: Slot, others: Sequence[Slot]
         StoreError: no slot serves it; the first slot's error.
     """
     slots = installation.accesses([slot, *others])
-    return first_that_serves(slots, lambda each: each.manifest(row.body_key, row.digest))
+    return first_served(slots, lambda each: each.manifest(row.body_key, row.digest))[1]

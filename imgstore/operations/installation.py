@@ -2,26 +2,25 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from imgstore.catalog import Catalog
 from imgstore.domain.disk_space import DiskSpace
 from imgstore.domain.distance import THREADS_MAX, threads_for
 from imgstore.domain.effects import Effects
-from imgstore.domain.errors import StoreError
 from imgstore.domain.limits import Limits
 from imgstore.domain.progress import ProgressEvent, Stage, Subscriber, silent
 from imgstore.domain.resources import Slot
 from imgstore.operations.holding import LeaseKeeper
 from imgstore.regions import Locator, Regions
+from imgstore.stores.deferred import Deferred
 from imgstore.stores.interface import ObjectStore
 from imgstore.stores.limited import Wait
 
 if TYPE_CHECKING:
     from imgstore.transfer.slots import SlotAccess
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,34 +80,31 @@ class Installation:
 
     def access(self, slot: Slot) -> "SlotAccess":
         """The slot as the data plane sees it."""
-        return _accessed(slot, self.locator.store(slot))
+        return self._accessed(slot, self.locator.store(slot))
 
     def access_from(self, region: str, slot: Slot, wait: Wait) -> "SlotAccess":
         """The slot, read from another region: as fast as regions.yaml allows between the two."""
-        return _accessed(slot, self.locator.store_across(slot, region, wait))
+        return self._accessed(slot, self.locator.store_across(slot, region, wait))
 
     def accesses(
         self, slots: Sequence[Slot], access: "Callable[[Slot], SlotAccess] | None" = None
     ) -> "list[SlotAccess]":
-        """Those of the slots that can be had, in their order: one whose zone is down does not hide the others.
+        """The slots as the data plane sees them, in their order: one whose zone is down does not hide the others.
+
+        Of several slots no store is asked yet, since one that does not answer would hold up the others: whether it can
+        be used shows with the first request.
 
         Args:
             slots: which.
             access: how to get at each; None is `access`.
 
         Raises:
-            StoreError: none can; the first one's error.
+            StoreError: the only one cannot be used.
         """
-        found: list[SlotAccess] = []
-        first: StoreError | None = None
-        for slot in slots:
-            try:
-                found.append((access or self.access)(slot))
-            except StoreError as error:
-                first = first or error
-        if first is not None and not found:
-            raise first
-        return found
+        reach = access or self.access
+        if len(slots) == 1:
+            return [reach(slots[0])]
+        return [self._accessed(slot, Deferred(str(slot.key), partial(_reached, reach, slot))) for slot in slots]
 
     def check_scratch(self, work: Path, needed_bytes: int) -> None:
         """Refuse a work whose files in scratch would take too much (`DiskSpace.check_scratch`).
@@ -130,25 +126,22 @@ class Installation:
         """Tell a person something."""
         self.subscriber(ProgressEvent(task=task, stage=Stage.NOTE, detail=detail))
 
+    def is_avoided(self, slot: Slot) -> bool:
+        """Whether the slot's store is known not to answer (`Locator.is_avoided`)."""
+        return self.locator.is_avoided(slot)
 
-def _accessed(slot: Slot, store: ObjectStore) -> "SlotAccess":
-    # The data plane, and numpy with it, takes 70 ms to load, which a command that moves no bytes should not pay.
-    from imgstore.transfer.slots import SlotAccess  # noqa: PLC0415
+    def _accessed(self, slot: Slot, store: ObjectStore) -> "SlotAccess":
+        # The data plane, and numpy with it, takes 70 ms to load, which a command that moves no bytes should not pay.
+        from imgstore.transfer.slots import SlotAccess  # noqa: PLC0415
 
-    return SlotAccess(label=str(slot.key), store=store, prefix=slot.prefix)
+        return SlotAccess(
+            label=str(slot.key),
+            store=store,
+            prefix=slot.prefix,
+            avoided=partial(self.locator.is_avoided, slot),
+            late=partial(self.locator.note_late, slot),
+        )
 
 
-def first_that_serves(slots: "Sequence[SlotAccess]", read: "Callable[[SlotAccess], _T]") -> _T:
-    """What `read` gives of the first slot that serves it.
-
-    Raises:
-        StoreError: none does; the first one's error.
-    """
-    first: StoreError | None = None
-    for slot in slots:
-        try:
-            return read(slot)
-        except StoreError as error:
-            first = first or error
-    assert first is not None, "no slot to read from"
-    raise first
+def _reached(reach: "Callable[[Slot], SlotAccess]", slot: Slot) -> ObjectStore:
+    return reach(slot).store

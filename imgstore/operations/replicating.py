@@ -23,7 +23,7 @@ from imgstore.operations.claiming import claim
 from imgstore.operations.counting import Counter, task_of
 from imgstore.operations.degrading import degrade, degrade_damaged, remove_damaged
 from imgstore.operations.finding import Lineage
-from imgstore.operations.installation import Installation, first_that_serves
+from imgstore.operations.installation import Installation
 from imgstore.operations.key_deletions import wait_for_deletions
 from imgstore.operations.restoring import RestorePlan, once_complete, plan_restore, rest_seconds_after, restore
 from imgstore.operations.retargeting import check_left, is_wanted, let_go, no_longer_wanted
@@ -39,7 +39,7 @@ from imgstore.operations.working import at_work, copy_plan, take_up
 from imgstore.segments.manifest import intact
 from imgstore.transfer.copying import CopyOrder, copy_segments, to_send
 from imgstore.transfer.scatter import Damage
-from imgstore.transfer.slots import SlotAccess
+from imgstore.transfer.slots import SlotAccess, first_served
 
 _LOOK_SECONDS: Final = 1.0
 """So often a person's command looks whether other processes are done with replicas of its version."""
@@ -353,7 +353,7 @@ def _act(
             manifests = [_listed(installation, facts, slot, origin) for origin in plan.origins]
         for origin in plan.origins:
             go_on()
-            data = first_that_serves(sources, partial(_body, origin))
+            _, data = first_served(sources, partial(_body, origin))
             target.put_manifest(origin.body_key, data)
         with installation.catalog.reading() as facts:
             version = facts.versions.by_uid(version.uid)

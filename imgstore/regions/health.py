@@ -80,6 +80,7 @@ class HealthBook:
         self._lock = threading.Lock()
         self._circuits: dict[ZoneName, Circuit] = {}
         self._probes: dict[ZoneName, Callable[[], object]] = {}
+        self._answered_at: dict[ZoneName, float] = {}
         self._loaded_at: float | None = None
 
     def watch(self, region: str, zone: str, probe: Callable[[], object]) -> "ZoneWatch":
@@ -142,6 +143,7 @@ class HealthBook:
 
     def answered(self, name: ZoneName) -> None:
         """The zone answered a request."""
+        self._answered_at[name] = self._monotonic()
         circuit = self._circuits.get(name)
         if circuit is not None and (circuit.avoided or circuit.failures):
             self._change(name, record_answer)
@@ -154,6 +156,12 @@ class HealthBook:
                 self.answered(name)
             return
         self.fail(name, failure, began, f"{error.message} ({error.found})" if error.found else error.message)
+
+    def late(self, name: ZoneName, age_seconds: float) -> None:
+        """A request that was sent so long ago is not answered yet. It counts where the zone answered no later one."""
+        began = self._monotonic() - age_seconds
+        if self._answered_at.get(name, began) <= began:
+            self.fail(name, Failure.LATE, began, f"no answer within {age_seconds:.0f} s")
 
     def fail(self, name: ZoneName, failure: Failure, began: float, error: str) -> None:
         """Count a failure."""

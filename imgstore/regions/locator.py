@@ -9,6 +9,7 @@ error and not a second, empty home for the data.
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -22,6 +23,7 @@ from imgstore.regions.health import HealthBook
 from imgstore.regions.marks import Mark
 from imgstore.regions.model import ALL_ZONES, Policy, Region, Regions, Zone
 from imgstore.regions.zones import EmbeddedZone, OpenedZone, S3Zone, ZoneReport, unopened
+from imgstore.stores.hedging import race
 from imgstore.stores.interface import ObjectStore
 from imgstore.stores.limited import Limited, TokenBucket, Wait
 from imgstore.stores.metered import Traffic, TrafficMeter
@@ -146,6 +148,11 @@ class Locator:
             return self.health.is_avoided(region.name, slot.zone)
         return sum(self.health.is_avoided(region.name, zone.name) for zone in region.zones) >= QUORUM
 
+    def note_late(self, slot: Slot, age_seconds: float) -> None:
+        """A request to the slot is not answered yet. Of a slot in three zones, each zone is watched by itself."""
+        if slot.zone != ALL_ZONES:
+            self.health.late((slot.key.region, slot.zone), age_seconds)
+
     def meter(self, region: str) -> TrafficMeter:
         """What counts the bytes to and from a region's stores."""
         return self._meters[self._regions.get(region).name]
@@ -190,10 +197,31 @@ class Locator:
         if known is not None:
             return known
         zones = {zone.name: self._open(region, zone) for zone in region.zones}
-        with ThreadPoolExecutor(len(zones)) as pool:
-            list(pool.map(_admit_if_usable, zones.values()))
+        self._admit_zones(region, zones)
+        zoned = Zoned(
+            {name: zone.guarded for name, zone in zones.items()},
+            avoided=partial(self.health.is_avoided, region.name),
+            late=lambda zone, age_seconds: self.health.late((region.name, zone), age_seconds),
+        )
         with self._lock:
-            return self._zoned.setdefault(region.name, Zoned({name: zone.guarded for name, zone in zones.items()}))
+            return self._zoned.setdefault(region.name, zoned)
+
+    def _admit_zones(self, region: Region, zones: Mapping[str, OpenedZone]) -> None:
+        """Find a wrong zone at once, and do not wait for one that is late where the two others can be used."""
+        opened = list(zones.items())
+        usable = 0
+        awaited = {name for name in zones if not self.health.is_avoided(region.name, name)}
+        for outcome in race([partial(_admit_if_usable, zone) for _, zone in opened], at_once=len(opened)):
+            name = opened[outcome.place][0]
+            awaited.discard(name)
+            if outcome.late:
+                self.health.late((region.name, name), outcome.age_seconds)
+            elif outcome.error is not None:
+                raise outcome.error
+            else:
+                usable += outcome.value
+            if usable >= QUORUM and not awaited:
+                return
 
     def _open(self, region: Region, zone: Zone) -> OpenedZone:
         with self._lock:
@@ -227,9 +255,10 @@ class Locator:
         return S3Zone(mark, s3, meter, self._policy, self.health)
 
 
-def _admit_if_usable(zone: OpenedZone) -> None:
-    """Find a wrong zone at once. Two that work are enough: the guard of a third looks before it is ever used.
+def _admit_if_usable(zone: OpenedZone) -> bool:
+    """Find a wrong zone at once; tells whether this one can be used now.
 
+    Two that work are enough: the guard of a third looks before it is ever used.
     A directory may fail in many ways, and each is a zone lost; a bucket that was never made is a mistake in regions.yaml.
     """
     lost = StoreError if isinstance(zone, EmbeddedZone) else (StoreUnreachable, StoreDenied)
@@ -238,4 +267,5 @@ def _admit_if_usable(zone: OpenedZone) -> None:
     except StoreMismatch:
         raise
     except lost:
-        return
+        return False
+    return True

@@ -3,7 +3,7 @@
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,8 +15,9 @@ from imgstore.domain.keys import FORMAT_KEY
 from imgstore.regions.health import HealthBook
 from imgstore.regions.marks import Mark
 from imgstore.regions.model import Region, Zone
+from imgstore.stores.deferred import Deferred
 from imgstore.stores.directory import DirectoryStore
-from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, StoreProperties
+from imgstore.stores.interface import ObjectStore, StoreProperties
 from imgstore.stores.metered import Metered, TrafficMeter
 from imgstore.stores.retrying import Retrying, RetryPolicy
 from imgstore.stores.watched import Watch, Watched
@@ -273,7 +274,7 @@ def _told(error: StoreError) -> str:
     return "; ".join(line.strip() for line in str(error).splitlines())
 
 
-class Guarded:
+class Guarded(Deferred):
     """A zone's store that does nothing before its mark was found right, once.
 
     Where a zone of three does not answer at first, it is still checked before it is trusted with anything, whenever it
@@ -281,56 +282,21 @@ class Guarded:
     """
 
     def __init__(self, store: ObjectStore, admit: Callable[[], None]) -> None:
+        """Check nothing yet.
+
+        Args:
+            store: the zone's store.
+            admit: raises `StoreMismatch` where it bears another mark, `StoreError` where it cannot be used.
+        """
+        super().__init__(store.name, self._checked)
         self._store = store
         self._admit = admit
-        self._admitted = False
 
-    def admitted(self) -> ObjectStore:
-        """The store within, once it may be used.
-
-        Raises:
-            StoreMismatch: it bears another mark.
-            StoreError: it does not answer, or was not made ready.
-        """
-        if not self._admitted:
-            self._admit()
-            self._admitted = True
+    def _checked(self) -> ObjectStore:
+        self._admit()
         return self._store
-
-    @property
-    def name(self) -> str:
-        """The name of the store within."""
-        return self._store.name
 
     @property
     def properties(self) -> StoreProperties:
         """The properties of the store within."""
         return self._store.properties
-
-    def get(self, key: str, accept: Accept | None = None) -> bytes:
-        """As the store within."""
-        return self.admitted().get(key, accept)
-
-    def get_range(self, key: str, offset: int, length: int) -> bytes:
-        """As the store within."""
-        return self.admitted().get_range(key, offset, length)
-
-    def head(self, key: str) -> ObjectInfo:
-        """As the store within."""
-        return self.admitted().head(key)
-
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """As the store within."""
-        return self.admitted().list(prefix)
-
-    def put(self, key: str, body: Body, *, only_if_absent: bool = False) -> ObjectInfo:
-        """As the store within."""
-        return self.admitted().put(key, body, only_if_absent=only_if_absent)
-
-    def delete(self, keys: Iterable[str]) -> None:
-        """As the store within."""
-        self.admitted().delete(keys)
-
-    def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
-        """As the store within."""
-        return self.admitted().copy_within(source_key, target_key)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from imgstore.domain.errors import CircuitOpen, StoreError
+from imgstore.stores.hedging import is_urgent
 from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, StoreProperties
 
 T = TypeVar("T")
@@ -70,8 +71,10 @@ class Patience:
 
     def pause(self, error: StoreError, attempt: int, began: float) -> None:
         """Wait before the next attempt, or raise `error` where there is to be none."""
-        if not error.retryable or isinstance(error, CircuitOpen) or attempt >= self.policy.attempts_max:
+        if not error.retryable or attempt >= self.policy.attempts_max:
             raise error
+        if isinstance(error, CircuitOpen) or is_urgent():
+            raise error  # Another store may serve it, and a store that was down for a while is not back in a moment.
         seconds = self.policy.wait_seconds(attempt, self._random())
         if self.monotonic() - began + seconds > self.policy.total_seconds_max:
             raise error

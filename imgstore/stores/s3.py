@@ -55,6 +55,7 @@ from imgstore.domain.errors import (
     StoreUnreachable,
 )
 from imgstore.domain.sources import Extent, SourceIdentity
+from imgstore.stores.hedging import note_answer
 from imgstore.stores.interface import (
     Accept,
     Body,
@@ -205,6 +206,7 @@ class S3Store:
                 answer = None if how or self._short is None else self._short.get(key)
                 if answer is None:
                     answer = self._client.get_object(Bucket=self.bucket, Key=key, **how)
+                note_answer()
                 with closing(answer["Body"]) as stream:  # entered itself, it gives urllib3's, which checks no length
                     body: bytes = stream.read()
             except vendor.ClientError as error:

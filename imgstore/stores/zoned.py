@@ -24,7 +24,8 @@ the two others' notes about itself. Notes are read at the first use, when a zone
 by its content and confirmed by listing: scrub compares the three listings.
 
 A zone that did not answer rests for `rest_seconds`: it is asked only where two others are not enough, so that a dead
-zone costs a note an object instead of a time-out an object. Readers repair nothing; they report.
+zone costs a note an object instead of a time-out an object. Where a zone is late with an answer to a read, another one is
+asked as well, and the first answer counts. Readers repair nothing; they report.
 """
 
 import heapq
@@ -33,26 +34,26 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from itertools import groupby
 from typing import Final, TypeAlias, TypeVar
 
 from imgstore.domain.digests import digest_of
 from imgstore.domain.errors import ExistenceUnknown, ObjectCorrupt, ObjectNotFound, StoreError, StoreUnreachable
 from imgstore.domain.keys import REPAIRS
+from imgstore.stores.hedging import Outcome, ask_all, race
 from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, StoreProperties, batches, checked_key
 from imgstore.stores.refusals import absent, damaged, taken
 
 ZONES: Final = 3
 QUORUM: Final = 2
 
-_THREADS_MAX: Final = 48
-"""Sixteen callers at once, each with three zones."""
-
 T = TypeVar("T")
+Late: TypeAlias = Callable[[str, float], None]
+"""Told (zone, seconds since the request was sent) of a zone that has not begun to answer. Must be quick and must not raise."""
 Report: TypeAlias = Callable[[str, str, StoreError], None]
 """Told (zone, key, what was wrong there) when a read was served by another zone. Must be quick and must not raise."""
 
@@ -117,6 +118,10 @@ def _note_key(zone: str, key: str) -> str:
     return f"{REPAIRS}{zone}/{digest_of(key.encode()).hex()}"
 
 
+def _unnoticed(_zone: str, _age_seconds: float) -> None:
+    """The word of lateness that nobody asked for."""
+
+
 def _unreported(_zone: str, _key: str, _error: StoreError) -> None:
     """The report that nobody asked for."""
 
@@ -132,6 +137,8 @@ class Zoned:
         monotonic: Callable[[], float] = time.monotonic,
         rest_seconds: float = 30.0,
         notes_seconds: float = 60.0,
+        avoided: Callable[[str], bool] = lambda _zone: False,
+        late: Late = _unnoticed,
     ) -> None:
         """Make one store of three.
 
@@ -141,14 +148,16 @@ class Zoned:
             monotonic: seconds of a clock that only goes on.
             rest_seconds: for how long a zone that did not answer is left alone.
             notes_seconds: for how long the notes that were read are believed to be all.
+            avoided: whether a zone is known not to answer: it is left alone like one that rests.
+            late: hears of zones that are late with an answer; another zone is asked as well then.
         """
         assert len(zones) == ZONES, f"{len(zones)} zones"
         self.name = "zones " + ", ".join(f"{zone}: {store.name}" for zone, store in zones.items())
         self._zones = dict(zones)
         self._report = report
-        self._rests = _Rests(monotonic, rest_seconds)
+        self._rests = _Rests(monotonic, rest_seconds, avoided)
+        self._late = late
         self._notes = _Notes(zones, monotonic, notes_seconds)
-        self._pool = ThreadPoolExecutor(_THREADS_MAX, thread_name_prefix="zones")
 
     @property
     def properties(self) -> StoreProperties:
@@ -157,8 +166,7 @@ class Zoned:
         return StoreProperties(verifies_checksum=verifies, server_side_copy=False, atomic_create=False)
 
     def close(self) -> None:
-        """Let the threads go. The zones' stores are the caller's."""
-        self._pool.shutdown()
+        """Holds nothing of its own: threads end by themselves, and the zones' stores are the caller's."""
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -182,21 +190,30 @@ class Zoned:
     def _first(self, key: str, read: Callable[[ObjectStore], bytes]) -> bytes:
         order = self._order(key)
         wrong = self._disbelieved(order, key)
-        for zone in order:
-            if zone in wrong:
-                continue
-            if self._rests.rests(zone) and _gone(wrong) >= QUORUM:
-                break  # at most this one has it, and it would take a time-out to hear so
-            try:
-                body = read(self._zones[zone])
-            except StoreError as error:
-                self._rests.judge(zone, error)
-                wrong[zone] = error
-                continue
-            for other, gap in wrong.items():
-                self._report(other, key, gap)
-            return body
+        zones = [zone for zone in order if zone not in wrong]
+        for zone, outcome in self._race(zones, lambda zone: read(self._zones[zone])):
+            if outcome.error is None:
+                for other, gap in wrong.items():
+                    self._report(other, key, gap)
+                return outcome.value
+            wrong[zone] = outcome.error
+            left = [each for each in zones if each not in wrong]
+            if _gone(wrong) >= QUORUM and all(map(self._rests.rests, left)):
+                break  # at most these have it, and it would take a time-out to hear so
         raise self._none_read(key, wrong)
+
+    def _race(
+        self, zones: Sequence[str], act: Callable[[str], T], at_once: int = 1
+    ) -> "Iterator[tuple[str, Outcome[T]]]":
+        """How `act` on zones ended, as it ends: one zone after another, and the next one as well where one is late."""
+        for outcome in race([partial(act, zone) for zone in zones], at_once=at_once):
+            zone = zones[outcome.place]
+            if outcome.late:
+                self._late(zone, outcome.age_seconds)
+                continue
+            if outcome.error is not None:
+                self._rests.judge(zone, outcome.error)
+            yield zone, outcome
 
     def _none_read(self, key: str, wrong: Mapping[str, StoreError]) -> StoreError:
         gone = _gone(wrong)
@@ -211,22 +228,21 @@ class Zoned:
 
     def _head(self, key: str) -> ObjectInfo:
         order = self._order(key)
-        have, wrong = self._ask(order[:QUORUM], key)
-        if len(have) < QUORUM and _gone(wrong) < QUORUM:
-            more, more_wrong = self._ask(order[QUORUM:], key)
-            have, wrong = have | more, wrong | more_wrong
+        have: dict[str, ObjectInfo] = {}
+        wrong = self._disbelieved(order, key)
+        believed = [zone for zone in order if zone not in wrong]
+        for zone, outcome in self._race(believed, lambda zone: self._zones[zone].head(key), QUORUM):
+            if outcome.error is None:
+                have[zone] = outcome.value
+            else:
+                wrong[zone] = outcome.error
+            if len(have) >= QUORUM or _gone(wrong) >= QUORUM:
+                break
         if len(have) >= QUORUM:
             return _latest(have.values())
         if _gone(wrong) >= QUORUM:
             raise absent(self.name, key)
         raise self._unknown(key, have, wrong) if have else self._too_few(key, wrong)
-
-    def _ask(self, zones: Sequence[str], key: str) -> tuple[dict[str, ObjectInfo], dict[str, StoreError]]:
-        wrong = self._disbelieved(zones, key)
-        have, more_wrong = self._each(
-            [zone for zone in zones if zone not in wrong], lambda zone: self._zones[zone].head(key)
-        )
-        return have, wrong | more_wrong
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `Lists.list`. Notes are not told."""
@@ -476,15 +492,14 @@ class Zoned:
 
     def _each(self, zones: Sequence[str], act: Callable[[str], T]) -> tuple[dict[str, T], dict[str, StoreError]]:
         """`act` on the zones at once: what it gave, and what it raised."""
-        futures = {zone: self._pool.submit(act, zone) for zone in zones}
         done: dict[str, T] = {}
         failed: dict[str, StoreError] = {}
-        for zone, future in futures.items():
-            try:
-                done[zone] = future.result()
-            except StoreError as error:
-                self._rests.judge(zone, error)
-                failed[zone] = error
+        for zone, outcome in zip(zones, ask_all([partial(act, zone) for zone in zones]), strict=True):
+            if outcome.error is None:
+                done[zone] = outcome.value
+            else:
+                self._rests.judge(zone, outcome.error)
+                failed[zone] = outcome.error
         return done, failed
 
     def _unknown(self, key: str, have: Iterable[str], wrong: Mapping[str, StoreError]) -> ExistenceUnknown:
@@ -515,9 +530,10 @@ class Zoned:
 class _Rests:
     """Which zones are left alone, and until when."""
 
-    def __init__(self, monotonic: Callable[[], float], seconds: float) -> None:
+    def __init__(self, monotonic: Callable[[], float], seconds: float, avoided: Callable[[str], bool]) -> None:
         self._monotonic = monotonic
         self._seconds = seconds
+        self._avoided = avoided
         self._until: dict[str, float] = {}
         self._lock = threading.Lock()
 
@@ -529,7 +545,7 @@ class _Rests:
 
     def rests(self, zone: str) -> bool:
         """Whether the zone is left alone now."""
-        return self._until.get(zone, 0.0) > self._monotonic()
+        return self._until.get(zone, 0.0) > self._monotonic() or self._avoided(zone)
 
     def awake(self, zones: Iterable[str]) -> Sequence[str]:
         """The zones to ask: those that do not rest, but all where these are too few."""

@@ -17,7 +17,7 @@ from imgstore.domain.geometry import BLOCK_BYTES, PIECE_BLOCKS, PIECE_BYTES
 from imgstore.segments.manifest import Column, Manifest, Runs, piece_bytes
 from imgstore.transfer.assembly import Assembly, Brought, Part, Rooms, lay
 from imgstore.transfer.bounded import Bounded
-from imgstore.transfer.slots import GoOn, SlotAccess
+from imgstore.transfer.slots import GoOn, SlotAccess, first_served
 
 _T = TypeVar("_T")
 
@@ -68,15 +68,10 @@ class SegmentReader:
         return self._first(name, lambda slot: slot.segment_body(name))
 
     def _first(self, name: Digest, read: Callable[[SlotAccess], _T]) -> _T:
-        first: StoreError | None = None
-        for slot in self.slots:
-            try:
-                return read(slot)
-            except StoreError as error:
-                self.damages.append(Damage(slot=slot, name=name, error=error))
-                first = first or error
-        assert first is not None, "a reader needs a slot"
-        raise first
+        def failed(slot: SlotAccess, error: StoreError) -> None:
+            self.damages.append(Damage(slot=slot, name=name, error=error))
+
+        return first_served(self.slots, read, failed)[1]
 
 
 def scatter(

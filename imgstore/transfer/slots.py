@@ -1,19 +1,23 @@
 """A slot as the data plane sees it: a store and a prefix."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeAlias, TypeVar
 
 from imgstore.domain import keys
 from imgstore.domain.digests import Digest
-from imgstore.domain.errors import ExistenceUnknown, ObjectCorrupt, ObjectNotFound, StoredDamaged
+from imgstore.domain.errors import ExistenceUnknown, ObjectCorrupt, ObjectNotFound, StoredDamaged, StoreError
 from imgstore.segments import codec
 from imgstore.segments.manifest import Manifest, decode_manifest, intact, manifest_digest
+from imgstore.stores.hedging import race
 from imgstore.stores.interface import Body, ObjectInfo, ObjectStore
 from imgstore.transfer.bounded import Bounded
 
 GoOn: TypeAlias = Callable[[], None]
 """Called before each request; raises where nothing further is to be begun."""
+
+_T = TypeVar("_T")
 
 
 def always() -> None:
@@ -45,6 +49,10 @@ class SlotAccess:
     store: ObjectStore
     prefix: str
     """What every key starts with, ending in a slash."""
+    avoided: Callable[[], bool] = field(default=lambda: False, compare=False)
+    """Whether its store is known not to answer: others are read first."""
+    late: Callable[[float], None] = field(default=lambda _age_seconds: None, compare=False)
+    """Told when a read of it is late, with the seconds since it was sent."""
 
     def segment_body(self, name: Digest) -> bytes:
         """A segment as stored, checked against its name.
@@ -171,3 +179,34 @@ class SlotAccess:
                 hint="check the store's disks, then repeat the command: what is right is not sent again",
                 target=key,
             ) from error
+
+
+def first_served(
+    slots: Sequence[SlotAccess],
+    read: Callable[[SlotAccess], _T],
+    failed: Callable[[SlotAccess, StoreError], None] = lambda _slot, _error: None,
+) -> tuple[SlotAccess, _T]:
+    """What `read` gives of the first slot that serves it, and the slot.
+
+    They are asked in their order, those that are avoided last; where one is late, the next one is asked as well.
+
+    Args:
+        slots: at least one.
+        read: asks one slot, and changes nothing.
+        failed: told of each slot that did not serve it.
+
+    Raises:
+        StoreError: none does; the error of the first in the order given.
+    """
+    order = sorted(slots, key=lambda slot: slot.avoided())
+    errors: dict[int, StoreError] = {}
+    for outcome in race([partial(read, slot) for slot in order]):
+        slot = order[outcome.place]
+        if outcome.late:
+            slot.late(outcome.age_seconds)
+        elif outcome.error is None:
+            return slot, outcome.value
+        else:
+            failed(slot, outcome.error)
+            errors[slots.index(slot)] = outcome.error
+    raise errors[min(errors)]

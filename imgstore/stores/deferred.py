@@ -1,0 +1,68 @@
+"""A store that is opened with its first request: one that does not answer holds up nobody who does not ask it."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, StoreProperties
+
+
+class Deferred:
+    """The store that `open` gives. Several threads may open it at the same time, which must do no harm."""
+
+    def __init__(self, name: str, open: Callable[[], ObjectStore]) -> None:  # noqa: A002 - what it does
+        """Open nothing yet.
+
+        Args:
+            name: what the store is called until it is open.
+            open: gives the store; raises `StoreError` while that cannot be done, and is called again then.
+        """
+        self._name = name
+        self._open = open
+        self._opened: ObjectStore | None = None
+
+    def admitted(self) -> ObjectStore:
+        """The store, open.
+
+        Raises:
+            StoreError: as `open`.
+        """
+        if self._opened is None:
+            self._opened = self._open()
+        return self._opened
+
+    @property
+    def name(self) -> str:
+        """See `Describes.name`."""
+        return self._name if self._opened is None else self._opened.name
+
+    @property
+    def properties(self) -> StoreProperties:
+        """See `Describes.properties`."""
+        return self.admitted().properties
+
+    def get(self, key: str, accept: Accept | None = None) -> bytes:
+        """See `Gets.get`."""
+        return self.admitted().get(key, accept)
+
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
+        """See `Gets.get_range`."""
+        return self.admitted().get_range(key, offset, length)
+
+    def head(self, key: str) -> ObjectInfo:
+        """See `Heads.head`."""
+        return self.admitted().head(key)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """See `Lists.list`."""
+        return self.admitted().list(prefix)
+
+    def put(self, key: str, body: Body, *, only_if_absent: bool = False) -> ObjectInfo:
+        """See `Puts.put`."""
+        return self.admitted().put(key, body, only_if_absent=only_if_absent)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """See `Deletes.delete`."""
+        self.admitted().delete(keys)
+
+    def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
+        """See `Copies.copy_within`."""
+        return self.admitted().copy_within(source_key, target_key)

@@ -1,0 +1,143 @@
+"""Hedged requests: who is asked when, what is given up, and what a slow body is not."""
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from imgstore.domain.errors import ObjectNotFound, StoreError, StoreUnreachable
+from imgstore.stores import MemoryStore
+from imgstore.stores.hedging import ask_all, is_urgent, note_answer, race
+from imgstore.stores.retrying import Retrying
+from imgstore.testing.faulty import Fault, Faulty
+
+SOON = 0.05
+"""Late after this many seconds: a store that never answers is late for certain."""
+NEVER = 1e6
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """What a store that does not answer waits for; opened at the end of the test."""
+    opened = threading.Event()
+    yield opened
+    opened.set()
+
+
+def hang(gate: threading.Event, answer: str = "late") -> Callable[[], str]:
+    def ask() -> str:
+        gate.wait()
+        return answer
+
+    return ask
+
+
+def fail() -> str:
+    raise ObjectNotFound("no such key")
+
+
+def test_the_next_is_asked_when_one_fails() -> None:
+    outcomes = list(race([fail, lambda: "here"], late_seconds=NEVER))
+    assert [(each.place, each.given) for each in outcomes] == [(0, None), (1, "here")]
+    assert isinstance(outcomes[0].error, ObjectNotFound)
+
+
+def test_nobody_else_is_asked_while_one_is_in_time() -> None:
+    asked = []
+
+    def second() -> str:
+        asked.append(True)
+        return "second"
+
+    assert next(race([lambda: "first", second], late_seconds=NEVER)).value == "first"
+    assert not asked
+
+
+def test_the_next_is_asked_when_one_is_late(gate: threading.Event) -> None:
+    outcomes = race([hang(gate), lambda: "second"], late_seconds=SOON)
+    late, won = next(outcomes), next(outcomes)
+    assert (late.place, late.late) == (0, True)
+    assert (won.place, won.value) == (1, "second")
+
+
+def test_one_that_is_late_may_still_win(gate: threading.Event) -> None:
+    def second() -> str:
+        gate.set()
+        threading.Event().wait(NEVER)
+        return "never"
+
+    outcomes = [each for each, _ in zip(race([hang(gate), second], late_seconds=SOON), range(2), strict=False)]
+    assert [(each.place, each.late) for each in outcomes] == [(0, True), (0, False)]
+    assert outcomes[1].value == "late"
+
+
+def test_an_answer_that_has_begun_is_not_late(gate: threading.Event) -> None:
+    begun = threading.Event()
+
+    def body() -> str:
+        note_answer()
+        begun.set()
+        gate.wait(SOON * 6)
+        return "a long body"
+
+    outcomes = list(zip(race([body, lambda: "other"], late_seconds=SOON), range(1), strict=False))
+    assert begun.is_set()
+    assert [each.value for each, _ in outcomes] == ["a long body"]
+
+
+def test_an_answer_inside_of_a_race_is_told_to_the_one_outside(gate: threading.Event) -> None:
+    def outer() -> str:
+        def inner() -> str:
+            note_answer()
+            gate.wait(SOON * 6)
+            return "inner"
+
+        return next(race([inner, fail], late_seconds=NEVER)).value
+
+    assert next(race([outer, lambda: "other"], late_seconds=SOON)).value == "inner"
+
+
+def test_only_the_last_is_asked_with_patience() -> None:
+    urgent: list[bool] = []
+
+    def ask() -> str:
+        urgent.append(is_urgent())
+        raise StoreUnreachable("no")
+
+    assert len(list(race([ask, ask, ask], late_seconds=NEVER))) == 3
+    assert urgent == [True, True, False]
+    assert not is_urgent()
+
+
+def test_retries_do_not_keep_the_next_waiting() -> None:
+    waits: list[float] = []
+    faulty = Faulty(MemoryStore())
+    faulty.script = [Fault(method="head", calls=frozenset({1, 2, 3}))]
+    store = Retrying(faulty, wait=waits.append)
+    outcomes = list(race([lambda: store.head("a"), lambda: store.head("a")], late_seconds=NEVER))
+    assert isinstance(outcomes[0].error, StoreUnreachable)
+    assert isinstance(outcomes[1].error, ObjectNotFound), "the last one was tried again"
+    assert len(waits) == 2
+
+
+def test_all_are_asked_at_once_and_waited_for() -> None:
+    meeting = threading.Barrier(3)
+
+    def meet() -> str:
+        meeting.wait()
+        assert not is_urgent()
+        return "met"
+
+    assert [each.value for each in ask_all([meet, meet, meet])] == ["met"] * 3
+    assert [type(each.error) for each in ask_all([fail, lambda: "here"])] == [ObjectNotFound, type(None)]
+    assert ask_all([]) == []
+
+
+@pytest.mark.parametrize("call", [race, ask_all])
+def test_what_is_no_stores_error_is_raised(call: Callable[..., object]) -> None:
+    def broken() -> str:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(call([broken, broken]))  # type: ignore[call-overload]
+    assert issubclass(ObjectNotFound, StoreError)
