@@ -51,6 +51,37 @@ def arrival(
     )
 
 
+def cross_region_read(
+    *, key: str, party: Party, source: str, target: str, replica: int, read_bytes: int, prices: Prices, time: datetime
+) -> LedgerRow:
+    """Return the row for stored bytes that a reader took from another region, since its own region did not serve them.
+
+    Args:
+        key: the uid of the reading work with the range that was read: adding the row again under it does nothing.
+        party: whose bytes they are.
+        source: the region that served them.
+        target: the region that should have.
+        replica: the ordinal of the replica there.
+        read_bytes: stored bytes of the segments.
+        prices: the price list.
+        time: when they had been read.
+    """
+    assert source != target, f"{key}: a read inside {source} is free"
+    unit_price = prices.egress(source, target)
+    return LedgerRow(
+        key=key,
+        kind=ChargeKind.CROSS_REGION_READ,
+        party=party,
+        source=source,
+        target=target,
+        replica=replica,
+        delivered_bytes=read_bytes,
+        unit_price=unit_price,
+        amount=price_of(read_bytes, unit_price),
+        time=time,
+    )
+
+
 def repair(
     *, key: str, party: Party, source: str, target: str, replica: int, moved_bytes: int, prices: Prices, time: datetime
 ) -> LedgerRow:

@@ -17,6 +17,9 @@ class ChargeKind(StrEnum):
     """Bytes copied inside a region: free, shown as such."""
     REPAIR = "repair"
     """Bytes that were brought from another slot in place of missing or damaged ones."""
+    CROSS_REGION_READ = "cross-region-read"
+    """Bytes that were read from another region because no store of the reader's own region served them: egress, priced
+    by the pair of regions."""
     STORAGE = "storage"
     """Bytes that lie in a slot, by time. Such rows exist in statements only, made from intervals."""
 

@@ -18,13 +18,16 @@ from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.version_disks import OS_DISK, disk_key
 from imgstore.domain.works import Lease, WorkKind
 from imgstore.formats import create_writer
+from imgstore.ledger.rows import Party
 from imgstore.operations import finding
 from imgstore.operations.counting import Counter
+from imgstore.operations.cross_region_reads import CrossRegionReads
 from imgstore.operations.degrading import degrade_damaged
-from imgstore.operations.disks import choose_slot
+from imgstore.operations.disks import choose_slot, party_of_disk
 from imgstore.operations.holding import Hold
 from imgstore.operations.installation import Installation
 from imgstore.operations.recording import recorded
+from imgstore.operations.settling import party_of
 from imgstore.operations.sharing import image_scope
 from imgstore.operations.working import take_up
 from imgstore.segments.manifest import Manifest
@@ -61,6 +64,8 @@ class _Chosen:
     manifest: ManifestRow
     others: tuple[Slot, ...]
     lease: Lease
+    party: Party
+    """Who pays for what is read from another region."""
 
 
 def export_disk(
@@ -155,6 +160,7 @@ def _chosen_disk(installation: Installation, group: str, name: str) -> _Chosen:
             manifest=manifest,
             others=siblings(facts, disk.source_version_uid, disk.slot),
             lease=pin_manifest(installation, disk.slot, disk.uid, manifest, facts),
+            party=party_of_disk(disk),
         )
 
 
@@ -199,6 +205,7 @@ def export_image(
             assert manifest is not None, "a complete replica has a manifest (promise 2)"
             others = siblings(facts, offer.version_uid, slot)
             lease = pin_manifest(installation, slot, offer.version_uid, manifest, facts)
+            party = party_of(line, facts.versions.by_uid(offer.version_uid))
         chosen = _Chosen(
             source=offer.source,
             owner_uid=offer.version_uid,
@@ -206,6 +213,7 @@ def export_image(
             manifest=manifest,
             others=others,
             lease=lease,
+            party=party,
         )
         return _write(installation, chosen, path, format, overwrite=overwrite, pad=pad)
 
@@ -265,16 +273,18 @@ def _write(
             overwrite=overwrite,
             pad=pad,
         )
-        reader = SegmentReader(installation.accesses([chosen.slot, *chosen.others]))
+        reads = _metered(installation, chosen, manifest)
+        reader = SegmentReader(installation.accesses([chosen.slot, *chosen.others]), served=reads.served)
         try:
-            scatter(
-                manifest,
-                reader,
-                writer,
-                workers=installation.threads(installation.tuning.scatter_workers, chosen.slot.key.region),
-                go_on=hold.go_on,
-                moved=counter.moved,
-            )
+            with reads.metering():
+                scatter(
+                    manifest,
+                    reader,
+                    writer,
+                    workers=installation.threads(installation.tuning.scatter_workers, chosen.slot.key.region),
+                    go_on=hold.go_on,
+                    moved=counter.moved,
+                )
             writer.publish()
         except ImgstoreError as error:
             counter.fail(str(error))
@@ -309,7 +319,8 @@ def _write_range(
         closing(DecodedCache(installation.scratch, has_room=installation.has_room)) as cache,
     ):
         manifest = read_manifest(installation, chosen.slot, chosen.others, chosen.manifest)
-        reader = SegmentReader(installation.accesses(slots))
+        reads = _metered(installation, chosen, manifest)
+        reader = SegmentReader(installation.accesses(slots), served=reads.served)
         ranges = RangeReader(manifest, reader, cache)
         ranges.check(offset, length)
         counter.begin()
@@ -317,11 +328,12 @@ def _write_range(
             path, format=DiskFormat.RAW, virtual_bytes=length, extents=(), disk_digest=b"", overwrite=overwrite
         )
         try:
-            for at in range(0, length, PIECE_BYTES):
-                hold.go_on()
-                part = ranges.read_at(offset + at, min(PIECE_BYTES, length - at))
-                writer.write_at(at, part)
-                counter.moved(len(part))
+            with reads.metering():
+                for at in range(0, length, PIECE_BYTES):
+                    hold.go_on()
+                    part = ranges.read_at(offset + at, min(PIECE_BYTES, length - at))
+                    writer.write_at(at, part)
+                    counter.moved(len(part))
             writer.publish()
         except ImgstoreError as error:
             counter.fail(str(error))
@@ -338,6 +350,17 @@ def _write_range(
         disk_digest=manifest.disk_digest,
         source=chosen.source,
         replica=chosen.slot.key.ordinal,
+    )
+
+
+def _metered(installation: Installation, chosen: _Chosen, manifest: Manifest) -> CrossRegionReads:
+    return CrossRegionReads.of(
+        installation,
+        party=chosen.party,
+        home=chosen.slot,
+        others=chosen.others,
+        manifest=manifest,
+        work_uid=chosen.lease.work_uid,
     )
 
 

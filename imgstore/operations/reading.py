@@ -11,7 +11,9 @@ from imgstore.domain.resources import ManagedDisk, Slot
 from imgstore.domain.sources import DiskFormat, DiskWriter, Extent
 from imgstore.domain.version_disks import OS_DISK
 from imgstore.formats import create_writer, fixed_footer
+from imgstore.operations.cross_region_reads import CrossRegionReads
 from imgstore.operations.degrading import degrade_damaged
+from imgstore.operations.disks import party_of_disk
 from imgstore.operations.exporting import read_manifest, siblings
 from imgstore.operations.installation import Installation
 from imgstore.segments.manifest import Manifest
@@ -30,6 +32,7 @@ class OpenDisk:
     ranges: RangeReader
     manifest: Manifest
     segments: SegmentReader
+    reads: CrossRegionReads
     data: tuple[Extent, ...]
     footer: bytes
     """Empty for a disk of a size that no VHD has: it is read as it is."""
@@ -57,21 +60,22 @@ class OpenDisk:
         writer = create_writer(
             path, format=DiskFormat.RAW, virtual_bytes=self.manifest.virtual_bytes, extents=(), disk_digest=b""
         )
-        segments = SegmentReader(self.segments.slots)
+        segments = SegmentReader(self.segments.slots, served=self.reads.served)
 
         def go_on() -> None:
             installation.keeper.go_on()
             installation.check_scratch(path, 0)
 
         try:
-            scatter(
-                self.manifest,
-                segments,
-                writer,
-                workers=installation.threads(installation.tuning.scatter_workers, self.slots[0].key.region),
-                go_on=go_on,
-                moved=lambda _length: None,
-            )
+            with self.reads.metering():
+                scatter(
+                    self.manifest,
+                    segments,
+                    writer,
+                    workers=installation.threads(installation.tuning.scatter_workers, self.slots[0].key.region),
+                    go_on=go_on,
+                    moved=lambda _length: None,
+                )
             yield WholeDisk(disk=self, writer=writer)
         finally:
             writer.abandon()
@@ -97,7 +101,8 @@ class OpenDisk:
         inside = max(0, min(length, disk_bytes - offset))
         before = len(self.segments.damages)
         try:
-            part = self.ranges.read_at(offset, inside) if inside else b""
+            with self.reads.metering():
+                part = self.ranges.read_at(offset, inside) if inside else b""
         finally:
             if len(self.segments.damages) > before:
                 degrade_damaged(self.installation, self.slots, self.segments.damages[before:])
@@ -132,7 +137,15 @@ def open_for_reading(installation: Installation, disk: ManagedDisk, cache: Decod
         others = siblings(facts, disk.source_version_uid, disk.slot)
     slots = (disk.slot, *others)
     manifest = read_manifest(installation, disk.slot, others, row)
-    segments = SegmentReader(installation.accesses(slots))
+    reads = CrossRegionReads.of(
+        installation,
+        party=party_of_disk(disk),
+        home=disk.slot,
+        others=others,
+        manifest=manifest,
+        work_uid=installation.effects.new_uid(),
+    )
+    segments = SegmentReader(installation.accesses(slots), served=reads.served)
     footer = b""
     if manifest.virtual_bytes % _SECTOR_BYTES == 0:
         footer = fixed_footer(manifest.virtual_bytes, manifest.trimmings, manifest.disk_digest)
@@ -142,6 +155,7 @@ def open_for_reading(installation: Installation, disk: ManagedDisk, cache: Decod
         ranges=RangeReader(manifest, segments, cache),
         manifest=manifest,
         segments=segments,
+        reads=reads,
         data=tuple(manifest.extents()),
         footer=footer,
     )

@@ -21,6 +21,7 @@ from imgstore.domain.states import ReplicaState
 from imgstore.domain.works import Lease, WorkKind
 from imgstore.operations.claiming import claim
 from imgstore.operations.counting import Counter, task_of
+from imgstore.operations.cross_region_reads import CrossRegionReads
 from imgstore.operations.degrading import degrade, degrade_damaged, remove_damaged
 from imgstore.operations.finding import Lineage
 from imgstore.operations.installation import Installation
@@ -32,13 +33,14 @@ from imgstore.operations.settling import (
     complete_replica,
     list_segments,
     named_by,
+    party_of,
     write_failure,
     write_version_state,
 )
 from imgstore.operations.working import at_work, copy_plan, take_up
 from imgstore.segments.manifest import intact
 from imgstore.transfer.copying import CopyOrder, copy_segments, to_send
-from imgstore.transfer.scatter import Damage
+from imgstore.transfer.scatter import Damage, unheeded
 from imgstore.transfer.slots import SlotAccess, first_served
 
 _LOOK_SECONDS: Final = 1.0
@@ -207,7 +209,6 @@ def make(
         counter.fail(str(error))
         rest_seconds = rest_seconds_after(error) if isinstance(plan, RestorePlan) else None
         write_failure(installation, plan.lease, step.replica, str(error), rest_seconds=rest_seconds)
-        write_failure(installation, plan.lease, step.replica, str(error))
         if isinstance(error, StoredDamaged):
             remove_damaged(installation, step.replica.slot, error)
         raise
@@ -324,6 +325,16 @@ def _act(
     with at_work(installation, slot, plan.lease, beat) as hold:
         wait_for_deletions(installation, slot, [origin.body_key for origin in plan.origins], go_on)
         wanted = {row.name: row.stored_bytes for row in plan.segments}
+        reads = CrossRegionReads(
+            installation=installation,
+            party=party_of(line, version),
+            home=slot,
+            stored_bytes=wanted,
+            regions={str(source.slot.key): source.slot.key.region for source in step.sources},
+            work_uid=plan.lease.work_uid,
+        )
+        # The first replica of a region is charged for what crosses when it is complete.
+        is_inside = step.sources[0].slot.key.region == slot.key.region
         order = CopyOrder(
             sources=sources,
             target=target,
@@ -335,6 +346,7 @@ def _act(
             go_on=go_on,
             moved=counter.moved,
             damages=damages,
+            served=reads.served if is_inside else unheeded,
         )
         looking = installation.threads(installation.tuning.copy_workers, slot.key.region)
         absent, missing = to_send(order, workers=looking)
@@ -345,7 +357,8 @@ def _act(
         try:
             regions = slot.key.region, step.sources[0].slot.key.region
             workers = installation.threads(installation.tuning.copy_workers, *regions)
-            receipt = copy_segments(order, absent, missing, workers=workers)
+            with reads.metering():
+                receipt = copy_segments(order, absent, missing, workers=workers)
         finally:
             degrade_damaged(installation, [source.slot for source in step.sources], damages)
         with installation.catalog.transaction() as facts:

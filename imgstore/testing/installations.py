@@ -372,7 +372,8 @@ def audit(installation: Installation, *, quiet: bool = True, struck: bool = Fals
         _audit_slot(installation, slot, quiet=quiet, struck=struck)
     rows = charges(installation)
     assert len({row.key for row in rows}) == len(rows), "a charge stands twice"
-    sources = {row.source for row in rows if row.kind is not ChargeKind.REPAIR} | {
+    reads = (ChargeKind.REPAIR, ChargeKind.CROSS_REGION_READ)
+    sources = {row.source for row in rows if row.kind not in reads} | {
         view.version.location for view in _versions(installation)
     }
     for region, segments in arrived.items():

@@ -10,7 +10,7 @@ from imgstore.domain.digests import Digest
 from imgstore.domain.geometry import ceil_div
 from imgstore.transfer.bounded import Bounded
 from imgstore.transfer.receipts import CopyReceipt
-from imgstore.transfer.scatter import Damage, SegmentReader
+from imgstore.transfer.scatter import Damage, SegmentReader, unheeded
 from imgstore.transfer.slots import GoOn, SlotAccess, always
 
 _LISTED_AT_ONCE = 1000
@@ -39,6 +39,8 @@ class CopyOrder:
     """Told the stored bytes of each segment that is dealt with, of those that `to_send` names."""
     damages: list[Damage] = field(default_factory=list)
     """Filled with what a source should have served and could not."""
+    served: Callable[[SlotAccess, Digest], None] = unheeded
+    """Told each segment and the source that served it."""
 
 
 def to_send(order: CopyOrder, *, workers: int = 4) -> tuple[dict[Digest, int], frozenset[Digest]]:
@@ -75,7 +77,7 @@ def copy_segments(
         StoreError: a segment can be had from no source, or the target could not take it.
     """
     checksums: dict[Digest, str | None] = {}
-    reader = SegmentReader(order.sources, order.damages)
+    reader = SegmentReader(order.sources, order.damages, order.served)
 
     def bring(name: Digest, stored_bytes: int) -> None:
         order.go_on()

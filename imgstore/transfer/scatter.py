@@ -48,12 +48,18 @@ class Damage:
         return not self.error.retryable and not isinstance(self.error, (StoreDenied, StoreFull, StoreMismatch))
 
 
+def unheeded(_slot: SlotAccess, _name: Digest) -> None:
+    """Do nothing: most readers have one slot."""
+
+
 @dataclass(slots=True)
 class SegmentReader:
     """Reads segments from the first of several slots that serves them, and remembers what was damaged."""
 
     slots: Sequence[SlotAccess]
     damages: list[Damage] = field(default_factory=list)
+    served: Callable[[SlotAccess, Digest], None] = unheeded
+    """Told each segment and the slot that served it, from the reading threads."""
 
     def blocks(self, name: Digest) -> memoryview:
         """The blocks of a segment, checked.
@@ -71,7 +77,9 @@ class SegmentReader:
         def failed(slot: SlotAccess, error: StoreError) -> None:
             self.damages.append(Damage(slot=slot, name=name, error=error))
 
-        return first_served(self.slots, read, failed)[1]
+        slot, found = first_served(self.slots, read, failed)
+        self.served(slot, name)
+        return found
 
 
 def scatter(

@@ -1,0 +1,120 @@
+"""Meters the bytes that a reader takes from another region, because no store of its own region serves them (M17)."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from imgstore.domain.digests import Digest
+from imgstore.domain.errors import StoreError
+from imgstore.domain.resources import Slot
+from imgstore.ledger.egress import cross_region_read
+from imgstore.ledger.rows import Party
+from imgstore.operations.installation import Installation
+from imgstore.segments.manifest import Manifest
+from imgstore.transfer.slots import SlotAccess
+
+_UNWRITTEN_BYTES_MAX: Final = 64 << 20
+"""More than this is not lost to the ledger if the process is killed."""
+
+
+@dataclass(slots=True, kw_only=True)
+class CrossRegionReads:
+    """Counts what a reader takes from other regions, and writes it into the ledger. Safe from several threads.
+
+    Hand `served` to the reader of segments, and read inside `metering`.
+    """
+
+    installation: Installation
+    party: Party
+    home: Slot
+    """The slot that should serve the reader."""
+    stored_bytes: dict[Digest, int]
+    """Of each segment that may be read."""
+    regions: dict[str, str]
+    """The region of each slot, by its label."""
+    work_uid: str
+    """The work that reads, or the session of who reads by URL: the first part of the ledger's keys."""
+    _unwritten: Counter[str] = field(default_factory=Counter)
+    """Stored bytes by the region that served them."""
+    _written: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @staticmethod
+    def of(
+        installation: Installation,
+        *,
+        party: Party,
+        home: Slot,
+        others: Iterable[Slot],
+        manifest: Manifest,
+        work_uid: str,
+    ) -> "CrossRegionReads":
+        """Meter the reads of a disk from its own slot, or from others that stand in for it."""
+        table = manifest.segments
+        return CrossRegionReads(
+            installation=installation,
+            party=party,
+            home=home,
+            stored_bytes=dict(zip(table.all_names(), table.stored_bytes.tolist(), strict=True)),
+            regions={str(slot.key): slot.key.region for slot in (home, *others)},
+            work_uid=work_uid,
+        )
+
+    def served(self, slot: SlotAccess, name: Digest) -> None:
+        """Count a segment that a slot served. Much that is not in the ledger yet is written at once."""
+        region = self.regions[slot.label]
+        if region == self.home.key.region:
+            return
+        with self._lock:
+            self._unwritten[region] += self.stored_bytes[name]
+            much = self._unwritten.total() >= _UNWRITTEN_BYTES_MAX
+        if much:
+            self.write()
+
+    @contextmanager
+    def metering(self) -> Iterator[None]:
+        """Write what was counted when the block ends, however it ends.
+
+        Raises:
+            StoreError: the block ended well, and the database does not answer.
+        """
+        try:
+            yield
+        except BaseException:
+            with suppress(StoreError):
+                self.write()
+            raise
+        self.write()
+
+    def write(self) -> None:
+        """Write what was counted since the last call: a row for each region that served.
+
+        A row's key names the work and the part of its reading, by the bytes counted before and after it.
+
+        Raises:
+            StoreError: the database does not answer. What was counted stays counted.
+        """
+        with self._lock:
+            if not self._unwritten:
+                return
+            begin = self._written
+            with self.installation.catalog.transaction() as facts:
+                for region, read_bytes in sorted(self._unwritten.items()):
+                    facts.ledger.add(
+                        cross_region_read(
+                            key=f"read/{self.work_uid}/{region}/{begin}-{begin + read_bytes}",
+                            party=self.party,
+                            source=region,
+                            target=self.home.key.region,
+                            replica=self.home.key.ordinal,
+                            read_bytes=read_bytes,
+                            prices=self.installation.regions.prices,
+                            time=self.installation.effects.now(),
+                        )
+                    )
+                    begin += read_bytes
+            self._written = begin
+            self._unwritten.clear()

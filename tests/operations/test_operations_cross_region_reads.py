@@ -1,0 +1,140 @@
+"""What is read from another region, because a region's own stores are dead, is metered as egress (M17)."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from imgstore.domain.errors import StoreError
+from imgstore.domain.geometry import MIB
+from imgstore.domain.states import ReplicaState
+from imgstore.ledger.prices import price_of
+from imgstore.ledger.rows import ChargeKind, LedgerRow
+from imgstore.operations import bills, exporting
+from imgstore.operations.installation import Installation
+from imgstore.operations.reading import open_for_reading
+from imgstore.testing.disks import sha256_of
+from imgstore.testing.installations import (
+    ADMIN,
+    GROUP,
+    Stock,
+    audit,
+    charges,
+    export,
+    export_disk,
+    make_disk,
+    open_home,
+    retarget,
+    show,
+    states,
+)
+from imgstore.transfer.ranges import DecodedCache
+
+pytest_plugins = ["imgstore.testing.stock"]
+
+READ = ChargeKind.CROSS_REGION_READ
+
+
+@pytest.fixture
+def lost_east(stocked: Installation) -> Iterator[Installation]:
+    """1.0.0 is complete in three regions, a disk was made of it in eastus; then the stores of eastus are gone."""
+    make_disk(stocked, "d1", "eastus")
+    zone = stocked.home / "regions" / "imgstore-eastus" / "zone-1"
+    zone.rename(zone.with_name("away"))
+    zone.symlink_to(zone)
+    with open_home(stocked.home) as installation:
+        yield installation
+    zone.unlink()
+    zone.with_name("away").rename(zone)
+    with open_home(stocked.home) as installation:
+        audit(installation)
+
+
+def reads(installation: Installation) -> list[LedgerRow]:
+    return [row for row in charges(installation) if row.kind is READ]
+
+
+def image_bytes(installation: Installation) -> int:
+    """The stored bytes of the segments that the version names."""
+    with installation.catalog.reading() as facts:
+        (row, *_) = facts.manifests.of_owner(show(installation).version.uid)
+        slot = facts.slots.get(row.slot_uid)
+        ids = facts.manifests.named_in_slot(slot.uid)
+        return facts.segments.stored_bytes(slot.key.pool_uid, ids)
+
+
+def test_an_image_read_from_another_region_is_metered(lost_east: Installation, stock: Stock, tmp_path: Path) -> None:
+    export(lost_east, tmp_path / "o.raw", "eastus")
+    assert sha256_of(tmp_path / "o.raw") == sha256_of(stock.first)
+    rows = reads(lost_east)
+    assert {row.target for row in rows} == {"eastus"}
+    assert "eastus" not in {row.source for row in rows}
+    assert sum(row.delivered_bytes for row in rows) == image_bytes(lost_east)
+    prices = lost_east.regions.prices
+    for row in rows:
+        assert row.party.version == "1.0.0"
+        assert row.amount == price_of(row.delivered_bytes, prices.egress(row.source, "eastus")) > 0
+    export(lost_east, tmp_path / "again.raw", "eastus")
+    assert sum(row.delivered_bytes for row in reads(lost_east)) == 2 * image_bytes(lost_east), "it crossed twice"
+    assert bills.show_bill(lost_east, ADMIN).total > 0
+
+
+def test_a_disk_read_from_another_region_is_its_groups(lost_east: Installation, tmp_path: Path) -> None:
+    export_disk(lost_east, tmp_path / "d1.raw", "d1")
+    assert {(row.party.group, row.party.disk, row.party.version) for row in reads(lost_east)} == {(GROUP, "d1", None)}
+
+
+def test_a_range_costs_the_segments_that_it_lies_in(lost_east: Installation, tmp_path: Path) -> None:
+    exporting.export_range(lost_east, ADMIN, group=GROUP, name="d1", path=tmp_path / "part", offset=0, length=MIB)
+    assert 0 < sum(row.delivered_bytes for row in reads(lost_east)) < image_bytes(lost_east)
+
+
+def test_who_reads_by_offset_is_metered_as_it_reads(lost_east: Installation, tmp_path: Path) -> None:
+    with lost_east.catalog.reading() as facts:
+        disk = facts.disks.get(lost_east.subscription, GROUP, "d1")
+    assert disk is not None
+    with closing(DecodedCache(tmp_path)) as cache:
+        opened = open_for_reading(lost_east, disk, cache)
+        opened.read_at(0, MIB)
+        first = reads(lost_east)
+        assert first
+        opened.read_at(0, MIB)
+        assert reads(lost_east) == first, "what the cache has crosses no border"
+        opened.read_at(0, opened.file_bytes)
+    rows = reads(lost_east)
+    assert sum(row.delivered_bytes for row in rows) == image_bytes(lost_east)
+    assert len({row.key for row in rows}) == len(rows)
+
+
+def test_what_a_failed_read_took_is_metered(
+    lost_east: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object, **_more: object) -> None:
+        raise StoreError("the writer fails", found="nothing", expected="room", hint="none")
+
+    monkeypatch.setattr("imgstore.transfer.scatter._check_piece", fail)
+    with pytest.raises(StoreError):
+        export(lost_east, tmp_path / "o.raw", "eastus")
+    assert reads(lost_east)
+
+
+def test_reads_inside_the_region_are_free(stocked: Installation, tmp_path: Path) -> None:
+    make_disk(stocked, "d1", "eastus")
+    export(stocked, tmp_path / "o.raw", "eastus")
+    export_disk(stocked, tmp_path / "d1.raw", "d1")
+    assert reads(stocked) == []
+
+
+def test_a_copy_inside_a_region_that_comes_from_another_is_metered(stocked: Installation) -> None:
+    """No store of the region has one of the segments: the copy from another region is no free one."""
+    folder = stocked.home / "regions" / "imgstore-southcentralus"
+    segments = sorted(path for path in folder.rglob("segments/*/*") if path.is_file())
+    lost = [path for path in segments if path.name == segments[0].name]
+    lost_bytes = lost[0].stat().st_size
+    for path in lost:
+        path.unlink()
+    view = retarget(stocked, ["southcentralus=3", "westus2=1=Standard_ZRS", "eastus"])
+    assert states(view)["southcentralus/2"] is ReplicaState.COMPLETED
+    rows = reads(stocked)
+    assert [(row.target, row.delivered_bytes) for row in rows] == [("southcentralus", lost_bytes)]
