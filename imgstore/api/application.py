@@ -30,6 +30,7 @@ from imgstore.api.door import Pools, Server, ServerSettings
 from imgstore.api.fair_pool import FairPool, PoolLimits
 from imgstore.api.longrunning import Command, LongRunner
 from imgstore.api.rates import Rates
+from imgstore.api.rights import check_rows
 from imgstore.operations.installation import Installation
 from imgstore.operations.uploading import sweep_uploads
 
@@ -77,7 +78,6 @@ def make_application(installation: Installation, authority: Authority, settings:
         installation,
         COMMANDS,
         PoolLimits(threads=settings.running_threads, queued_per_caller_max=settings.queued_operations_max),
-        leaves_replicas=settings.leaves_replicas,
     )
     pools = _pools(settings)
 
@@ -127,6 +127,7 @@ def make_application(installation: Installation, authority: Authority, settings:
     ):
         # Not include_router, which looks each path up twice, router by router: 0.1 ms a request.
         app.router.routes.extend(room.router.routes)
+    check_rows(app)
     add_refusals(app)
     app.add_middleware(Arrival, counts=app.state.counts)
     return app

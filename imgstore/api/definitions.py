@@ -10,7 +10,10 @@ from fastapi import APIRouter, Response
 from imgstore.api.door import RESOURCE, Asked, check_conditions
 from imgstore.api.longrunning import Outcome, Task
 from imgstore.api.paths import DEFINITION, DEFINITIONS
+from imgstore.api.write_access import permitted_reader
+from imgstore.domain.access import Action
 from imgstore.domain.errors import NotFound
+from imgstore.domain.names import definition_id
 from imgstore.domain.resources import ImageDefinition
 from imgstore.operations import definitions
 from imgstore.operations.definitions import DefinitionDetails
@@ -84,10 +87,11 @@ def put_definition(task: Task) -> Outcome:
     """The command of PUT and PATCH."""
     session, request = task.session, task.request
     place = _place(request)
+    reader = permitted_reader(session, definition_id(session.installation.subscription, *place.values()))
     fields = read_definition(request["body"], session.api_version, whole=request["whole"])
     standing: Lineage | None = None
     try:
-        standing = definitions.show_definition(session.installation, session.principal, **place)
+        standing = definitions.show_definition(session.installation, reader, **place)
     except NotFound:
         if not request["whole"]:
             raise
@@ -123,7 +127,10 @@ def delete_definition(task: Task) -> Outcome:
     session, request = task.session, task.request
     place = _place(request)
     if request["conditions"]:
-        standing = definitions.show_definition(session.installation, session.principal, **place)
+        reader = permitted_reader(
+            session, definition_id(session.installation.subscription, *place.values()), Action.DELETE
+        )
+        standing = definitions.show_definition(session.installation, reader, **place)
         check_conditions(request["conditions"], _json(standing))
     definitions.delete_definition(session.installation, session.principal, **place)
     return False, None

@@ -9,14 +9,16 @@ from fastapi import APIRouter, Response
 from imgstore.api import definitions, disks, galleries, images, machines, network, versions
 from imgstore.api.deploying import Deploying, Type
 from imgstore.api.door import RESOURCE, Ask, Asked, reply
-from imgstore.api.groups import check_group
+from imgstore.api.groups import check_group, readable_group
 from imgstore.api.longrunning import Outcome, Session, Task
 from imgstore.api.paths import GROUP
+from imgstore.domain.access import Action, as_reader
 from imgstore.domain.deployments import Deployment
 from imgstore.domain.errors import InvalidInput, NotFound
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import DiskKind
 from imgstore.operations import deployments
+from imgstore.operations.recording import permit
 from imgstore.operations.subscriptions import tenant_of
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.deployments import deployment_json, operations_json
@@ -73,6 +75,8 @@ async def validate(ask: Asked, group: str, deployment: str) -> Response:
     body, asked = await ask.template(), _asked(ask)
 
     def checked(at_: Session) -> Json:
+        scope = deployments.deployment_id(at_.installation, group, deployment)
+        permit(at_.installation, at_.principal, Action.VALIDATE, scope)
         plan = _plan(at_, group, deployment, body, asked)
         return {
             "id": deployments.deployment_id(at_.installation, group, deployment),
@@ -167,7 +171,9 @@ async def delete(ask: Asked, group: str, deployment: str) -> Response:
 
 
 def _operations(session: Session, group: str, name: str) -> list[Json]:
-    one = deployments.show_deployment(session.installation, session.principal, group=group, name=name)
+    """What a deployment did, for a caller whose right to that was checked with the route."""
+    reader = as_reader(session.principal, deployments.deployment_id(session.installation, group, name))
+    one = deployments.show_deployment(session.installation, reader, group=group, name=name)
     return operations_json(one, deployments.deployment_id(session.installation, group, one.name))
 
 
@@ -197,7 +203,7 @@ def _plan(session: Session, group: str, name: str, body: Json, asked: Json) -> P
         effort=Effort(installation.effects.monotonic),
     )
     around = Around(
-        known=_TYPES.__contains__, location=lambda named: check_group(session, named).location, group=above.name
+        known=_TYPES.__contains__, location=lambda named: readable_group(session, named).location, group=above.name
     )
     return planned(at(body, "properties"), scope, around)
 
@@ -205,6 +211,8 @@ def _plan(session: Session, group: str, name: str, body: Json, asked: Json) -> P
 def put_deployment(task: Task) -> Outcome:
     """The command of PUT."""
     session, request = task.session, task.request
+    scope = deployments.deployment_id(session.installation, request["group"], request["deployment"])
+    permit(session.installation, session.principal, Action.WRITE, scope)
     plan = _plan(session, request["group"], request["deployment"], request["body"], request.get("asked", {}))
     deploying = Deploying(task, plan, request["deployment"], _TYPES)
     return True, deploying.run(task.uid, lambda body: task.accept((True, body)))

@@ -10,7 +10,10 @@ from imgstore.api.door import RESOURCE, Asked, check_conditions, reply
 from imgstore.api.groups import check_group
 from imgstore.api.longrunning import Outcome, Session, Task
 from imgstore.api.paths import COMPUTE, SUBSCRIPTION
+from imgstore.api.write_access import permitted_reader
+from imgstore.domain.access import Action, Principal
 from imgstore.domain.errors import NotFound
+from imgstore.domain.names import compute_id
 from imgstore.domain.resources import DiskKind, ManagedDisk
 from imgstore.operations import disks
 from imgstore.operations.granting import grant_access
@@ -79,6 +82,13 @@ _serve(DiskKind.DISK, "Disks")
 _serve(DiskKind.SNAPSHOT, "Snapshots")
 
 
+def _reader(task: Task, action: Action) -> Principal:
+    """The caller, who may do that to the disk, and so may see it."""
+    place = _place(task.request)
+    scope = compute_id(task.session.installation.subscription, place["group"], place["kind"], place["name"])
+    return permitted_reader(task.session, scope, action)
+
+
 def _place(request: Mapping[str, Any]) -> dict[str, Any]:
     kind: Final = request.get("kind", DiskKind.DISK)  # Operations of an older server are of disks.
     return {"group": request["group"], "name": request["disk"], "kind": DiskKind(kind)}
@@ -121,7 +131,7 @@ async def end_access(ask: Asked, group: str, disk: str) -> Response:
 def end_disk_access(task: Task) -> Outcome:
     """The command of endGetAccess. Accepted once the disk is known; taking in what was uploaded goes on."""
     session, place = task.session, {"group": task.request["group"], "name": task.request["disk"]}
-    disks.show_disk(session.installation, session.principal, **place)
+    disks.show_disk(session.installation, _reader(task, Action.END_ACCESS), **place)
     revoke_access(session.installation, session.principal, **place, began=lambda: task.accept((False, None)))
     return False, None
 
@@ -129,11 +139,11 @@ def end_disk_access(task: Task) -> Outcome:
 def put_disk(task: Task) -> Outcome:
     """The command of PUT. Accepted once its row stands; taking a file in goes on."""
     session, request = task.session, task.request
-    place = _place(request)
+    place, reader = _place(request), _reader(task, Action.WRITE)
     body = read_disk(request["body"], place["kind"])
     standing: ManagedDisk | None = None
     try:
-        standing = disks.show_disk(session.installation, session.principal, **place)
+        standing = disks.show_disk(session.installation, reader, **place)
     except NotFound:
         check_group(session, request["group"])
     check_conditions(request["conditions"], None if standing is None else disk_json(standing))
@@ -180,27 +190,27 @@ def _made(
 
 def patch_disk(task: Task) -> Outcome:
     """The command of PATCH, of managed images too."""
-    request = task.request
+    request, reader = task.request, _reader(task, Action.WRITE)
     tags = read_disk_change(request["body"])
-    standing = _shown(task)
+    standing = _shown(task, reader)
     check_conditions(request["conditions"], standing)
     if "tags" not in request["body"]:
         return False, standing
     disks.tag_disk(task.session.installation, task.session.principal, **_place(request), tags=tags)
-    return False, _shown(task)
+    return False, _shown(task, reader)
 
 
 def delete_disk(task: Task) -> Outcome:
     """The command of DELETE, likewise."""
     if task.request["conditions"]:
-        check_conditions(task.request["conditions"], _shown(task))
+        check_conditions(task.request["conditions"], _shown(task, _reader(task, Action.DELETE)))
     disks.delete_disk(task.session.installation, task.session.principal, **_place(task.request))
     return False, None
 
 
-def _shown(task: Task) -> Json:
+def _shown(task: Task, reader: Principal) -> Json:
     """The resource as it stands."""
-    installation, principal, place = task.session.installation, task.session.principal, _place(task.request)
+    installation, place = task.session.installation, _place(task.request)
     if place["kind"] is DiskKind.IMAGE:
-        return image_json(show_image(installation, principal, group=place["group"], name=place["name"]))
-    return disk_json(disks.show_disk(installation, principal, **place))
+        return image_json(show_image(installation, reader, group=place["group"], name=place["name"]))
+    return disk_json(disks.show_disk(installation, reader, **place))

@@ -17,9 +17,10 @@ from imgstore.api.fair_pool import FairPool
 from imgstore.api.longrunning import Accepted, LongRunner, Session
 from imgstore.api.paths import resource_of, type_of
 from imgstore.api.rates import Rates
-from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound
+from imgstore.api.rights import check_route, is_open
+from imgstore.domain.access import knows
+from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound, ScopeNotFound
 from imgstore.domain.paging import Page, PageRequest
-from imgstore.domain.strict_json import finite_json, read_json
 from imgstore.operations.installation import Installation
 from imgstore.operations.subscriptions import check_subscription_known
 from imgstore.transfer.ranges import CACHE_BYTES
@@ -29,8 +30,10 @@ from imgstore.wire.text import Json
 
 _T = TypeVar("_T")
 
-_WRITER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_WRITER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _SORTER: Final = json.JSONEncoder(sort_keys=True)
+
+_WITH_BODY: Final = ("PUT", "PATCH", "POST")
 
 BODY_BYTES_MAX: Final = 1 << 20
 """A resource here is some kilobytes."""
@@ -101,25 +104,37 @@ class Ask:
     api_version: str | None
 
     def session(self) -> Session:
-        """Who asks, and the subscription that the path names. Asks the catalog: call it in a thread.
+        """Authenticate the caller and check the right that the route takes (`ROUTE_RIGHTS`).
+
+        The first call decides for the whole request. It reads the catalog: call it in a thread.
 
         Raises:
-            Unauthenticated: nobody that we know.
-            NotFound: no such subscription.
+            Unauthenticated: the caller is not known.
+            AccessDenied: the caller has no right to the route.
+            ScopeNotFound: the subscription does not exist, or the caller has no role in it.
             InvalidInput: no api-version, or one that is not served.
             TooManyRequests: the subscription has made too many.
         """
+        known: Session | None = getattr(self.request.state, "session", None)
+        if known is None:
+            known = self.request.state.session = self._admit()
+        return known
+
+    def _admit(self) -> Session:
         principal = self.server.authority.caller(self.request.headers.get("authorization"))
         installation = self.server.installation
         named = self.request.path_params.get("subscription")
-        if named is not None and named.casefold() != installation.subscription.casefold():
-            check_subscription_known(installation, named)
+        is_other = named is not None and named.casefold() != installation.subscription.casefold()
+        if named is not None and is_other:
             installation = replace(installation, subscription=named.lower())
-        path = self.request.scope["path"]
-        version = check_api_version(self.api_version, type_of(path))
-        route = self.request.scope["route"].path
-        self.request.state.remaining = self.server.rates.take(installation.subscription, self.request.method, route)
-
+        method, route = self.request.method, self.request.scope["route"].path
+        check_route(installation, principal, method, route, self.request.path_params)
+        if named is not None and is_other:
+            check_subscription_known(self.server.installation, named)
+        version = check_api_version(self.api_version, type_of(self.request.scope["path"]))
+        # Requests of callers without a role don't use the subscription's budget up, and don't learn what is left of it.
+        if knows(principal, f"/subscriptions/{installation.subscription}"):
+            self.request.state.remaining = self.server.rates.take(installation.subscription, method, route)
         return Session(installation=installation, principal=principal, api_version=version)
 
     async def in_thread(self, work: Callable[[], _T]) -> _T:
@@ -256,6 +271,8 @@ class Ask:
         """The answer to a DELETE; `absent` is that to one of what is not there."""
         try:
             accepted = await self.begin(kind, **request)
+        except ScopeNotFound:
+            raise
         except NotFound:
             if absent != 204:
                 raise
@@ -273,23 +290,39 @@ class Ask:
 
 def _read(body: bytes, loads: Callable[..., Json]) -> Json:
     try:
-        return read_json(body.decode("utf-8-sig"), loads)
-    except ValueError as error:
+        read = loads(body.decode("utf-8-sig"), parse_constant=_no_constant)
+        _check_text(json.dumps(read, ensure_ascii=False))
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(
             "The request content was invalid and could not be deserialized.",
-            found=str(error),
-            expected="a JSON document in UTF-8 (RFC 8259), with numbers of 64 bits and every name once in its object",
+            found=str(error) or type(error).__name__,
+            expected="a JSON document in UTF-8",
             hint="mend the request's body",
             code="InvalidRequestContent",
         ) from error
+    return read
+
+
+def _check_text(text: str) -> None:
+    """Refuse what no database keeps: the character U+0000, and halves of a pair of surrogates."""
+    text.encode()
+    if "\\u0000" in text:
+        raise ValueError("the character U+0000")
+
+
+def _no_constant(word: str) -> None:
+    raise ValueError(f"{word} is no JSON")
 
 
 async def ask(
     request: Request,
     api_version: Annotated[str | None, Query(alias="api-version", examples=["2023-07-03"])] = None,
 ) -> Ask:
-    """The request, as FastAPI hands it to a handler."""
-    return Ask(server=request.app.state.server, request=request, api_version=api_version)
+    """The request, as FastAPI hands it to a handler; the right to a write is checked before its body is read."""
+    asked = Ask(server=request.app.state.server, request=request, api_version=api_version)
+    if request.method in _WITH_BODY and not is_open(request.method, request.scope["route"].path):
+        await asked.run(lambda _session: None)
+    return asked
 
 
 Asked = Annotated[Ask, Depends(ask)]
@@ -297,10 +330,7 @@ Asked = Annotated[Ask, Depends(ask)]
 
 def reply(status: int, body: Json, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer."""
-    try:
-        text = _WRITER.encode(body)
-    except ValueError:  # a number that an older version took
-        text = _WRITER.encode(finite_json(body))
+    text = _WRITER.encode(body)
     return Response(
         content=text.encode(), status_code=status, headers=dict(headers or {}), media_type="application/json"
     )
@@ -344,8 +374,6 @@ def _tags(header: str) -> list[str]:
 class ServerSettings:
     """What a person may set of the server."""
 
-    leaves_replicas: bool = False
-    """Whether replicas are left to `imgstore worker`; only the source region is made by requests."""
     retry_after_seconds: int = 2
     """How long clients are asked to wait before they look again."""
     page_items: int = 100

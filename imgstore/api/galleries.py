@@ -10,7 +10,10 @@ from imgstore.api.door import RESOURCE, Asked, check_conditions, etag_of
 from imgstore.api.groups import check_group
 from imgstore.api.longrunning import Outcome, Task
 from imgstore.api.paths import GALLERIES, GALLERY, SUBSCRIPTION
+from imgstore.api.write_access import permitted_reader
+from imgstore.domain.access import Action
 from imgstore.domain.errors import NotFound
+from imgstore.domain.names import gallery_id
 from imgstore.domain.resources import Gallery
 from imgstore.domain.sharing import requested
 from imgstore.operations import galleries
@@ -80,10 +83,13 @@ def put_gallery(task: Task) -> Outcome:
     """The command of PUT and PATCH."""
     session, request = task.session, task.request
     place = {"group": request["group"], "name": request["gallery"]}
+    reader = permitted_reader(
+        session, gallery_id(session.installation.subscription, request["group"], request["gallery"])
+    )
     fields = read_gallery(request["body"], session.api_version, whole=request["whole"])
     standing: Gallery | None = None
     try:
-        standing = galleries.show_gallery(session.installation, session.principal, **place)
+        standing = galleries.show_gallery(session.installation, reader, **place)
     except NotFound:
         if not request["whole"]:
             raise
@@ -114,7 +120,10 @@ def delete_gallery(task: Task) -> Outcome:
     session, request = task.session, task.request
     place = {"group": request["group"], "name": request["gallery"]}
     if request["conditions"]:
-        standing = galleries.show_gallery(session.installation, session.principal, **place)
+        reader = permitted_reader(
+            session, gallery_id(session.installation.subscription, request["group"], request["gallery"]), Action.DELETE
+        )
+        standing = galleries.show_gallery(session.installation, reader, **place)
         check_conditions(request["conditions"], gallery_json(standing))
     galleries.delete_gallery(session.installation, session.principal, **place)
     return False, None

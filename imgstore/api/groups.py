@@ -1,5 +1,6 @@
 """Resource groups over HTTP, and the providers that clients register."""
 
+from dataclasses import replace
 from typing import Final
 
 from fastapi import APIRouter, Response
@@ -7,7 +8,9 @@ from fastapi import APIRouter, Response
 from imgstore.api.door import RESOURCE, Asked, reply
 from imgstore.api.longrunning import Outcome, Session, Task
 from imgstore.api.paths import GROUP, GROUPS, PROVIDER, SUBSCRIPTION
-from imgstore.domain.errors import NotFound
+from imgstore.api.write_access import permitted_reader
+from imgstore.domain.access import as_reader
+from imgstore.domain.errors import NotFound, ScopeNotFound
 from imgstore.domain.names import group_id
 from imgstore.domain.resources import Group
 from imgstore.operations import groups
@@ -28,7 +31,8 @@ async def put(ask: Asked, group: str) -> Response:
 
     def made(at: Session) -> tuple[bool, Group]:
         location, tags = read_group(body)
-        created = _standing(at, group) is None
+        reader = permitted_reader(at, group_id(at.installation.subscription, group))
+        created = _standing(replace(at, principal=reader), group) is None
         return created, groups.create_group(at.installation, at.principal, name=group, location=location, tags=tags)
 
     created, found = await ask.run(made)
@@ -38,7 +42,7 @@ async def put(ask: Asked, group: str) -> Response:
 @router.get(GROUP, summary="Show a resource group")
 async def show(ask: Asked, group: str) -> Response:
     """Azure's ResourceGroups_Get."""
-    return ask.shown(group_json(await ask.run(lambda at: check_group(at, group))), _KIND)
+    return ask.shown(group_json(await ask.run(lambda at: readable_group(at, group))), _KIND)
 
 
 @router.head(GROUP, summary="Say whether a resource group exists", status_code=204)
@@ -93,9 +97,20 @@ async def list_locations(ask: Asked) -> Response:
 
 
 def check_group(session: Session, name: str) -> Group:
-    """The group of that name: over the API none is made by the way.
+    """The group of that name, for a caller who may write in it: over the API none is made by the way.
 
     Raises:
+        NotFound: it is not there, in Azure's words.
+    """
+    reader = as_reader(session.principal, group_id(session.installation.subscription, name))
+    return readable_group(replace(session, principal=reader), name)
+
+
+def readable_group(session: Session, name: str) -> Group:
+    """The group of that name, if the caller may read it.
+
+    Raises:
+        AccessDenied: the caller may not.
         NotFound: it is not there, in Azure's words.
     """
     found = _standing(session, name)
@@ -112,6 +127,8 @@ def check_group(session: Session, name: str) -> Group:
 def _standing(session: Session, name: str) -> Group | None:
     try:
         return groups.show_group(session.installation, session.principal, name=name)
+    except ScopeNotFound:
+        raise
     except NotFound:
         return None
 

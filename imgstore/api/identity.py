@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 from imgstore.api.door import Ask, Asked, reply
 from imgstore.api.longrunning import Session
 from imgstore.api.paths import SUBSCRIPTION
-from imgstore.domain.errors import ClientRefused, InvalidInput, NotFound
+from imgstore.domain.errors import ClientRefused, InvalidInput
 from imgstore.operations.subscriptions import seen_subscriptions, tenant_of
 from imgstore.wire.cloud import endpoints_json, subscription_json, tenant_json
 from imgstore.wire.text import Json
@@ -87,8 +87,6 @@ def _subscriptions(session: Session) -> Json:
 
 def _subscription(session: Session) -> Json:
     named = session.installation.subscription
-    if named not in seen_subscriptions(session.installation, session.principal):
-        raise NotFound(f"The subscription '{named}' could not be found.", target=named, code="SubscriptionNotFound")
     return subscription_json(named, tenant_of(session.installation, session.principal, named))
 
 

@@ -1,5 +1,6 @@
 """Managed images over HTTP: an OS disk and data disks, each of a disk, a snapshot or a file."""
 
+from dataclasses import replace
 from typing import Final
 
 from fastapi import APIRouter, Response
@@ -8,7 +9,9 @@ from imgstore.api.door import RESOURCE, Asked, check_conditions
 from imgstore.api.groups import check_group
 from imgstore.api.longrunning import Outcome, Session, Task
 from imgstore.api.paths import COMPUTE, SUBSCRIPTION
+from imgstore.api.write_access import permitted_reader
 from imgstore.domain.errors import NotFound
+from imgstore.domain.names import compute_id
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import DiskKind
 from imgstore.operations import images
@@ -72,10 +75,12 @@ def _page(session: Session, request: PageRequest, group: str | None) -> Page[Man
 def put_image(task: Task) -> Outcome:
     """The command of PUT. Accepted once its rows stand; taking files in goes on."""
     session, request = task.session, task.request
+    scope = compute_id(session.installation.subscription, request["group"], DiskKind.IMAGE, request["disk"])
+    reader = permitted_reader(session, scope)
     body = read_image(request["body"])
     standing: ManagedImage | None = None
     try:
-        standing = _shown(session, request["group"], request["disk"])
+        standing = _shown(replace(session, principal=reader), request["group"], request["disk"])
     except NotFound:
         check_group(session, request["group"])
     check_conditions(request["conditions"], None if standing is None else image_json(standing))

@@ -1,6 +1,8 @@
 """Virtual machines over HTTP: records with disks. None is booted, so that none is started; all of them are stopped."""
 
-from typing import Annotated, Final
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Response
 
@@ -8,7 +10,11 @@ from imgstore.api.door import RESOURCE, Asked, check_conditions, etag_of, reply
 from imgstore.api.groups import check_group
 from imgstore.api.longrunning import Outcome, Session, Task
 from imgstore.api.paths import COMPUTE, SUBSCRIPTION
+from imgstore.api.write_access import permitted_reader
+from imgstore.domain.access import Action, as_reader
 from imgstore.domain.errors import Conflict, NotFound
+from imgstore.domain.machines import MACHINE
+from imgstore.domain.names import compute_id
 from imgstore.operations import machines
 from imgstore.operations.machine_making import create_machine
 from imgstore.operations.machines import MachineView
@@ -59,7 +65,12 @@ async def show(
 @router.get(f"{_MACHINE}/instanceView", summary="Show how a virtual machine is")
 async def instance_view(ask: Asked, group: str, machine: str) -> Response:
     """Azure's VirtualMachines_InstanceView."""
-    return reply(200, instance_view_json(await ask.run(lambda at: _shown(at, group, machine))))
+
+    def found(at: Session) -> MachineView:
+        scope = compute_id(at.installation.subscription, group, MACHINE, machine)
+        return _shown(replace(at, principal=as_reader(at.principal, scope)), group, machine)
+
+    return reply(200, instance_view_json(await ask.run(found)))
 
 
 @router.get(_MACHINES, summary="List the virtual machines of a resource group")
@@ -94,22 +105,26 @@ async def generalize(ask: Asked, group: str, machine: str) -> Response:
     return Response(status_code=200)
 
 
-def _stops(action: str) -> None:
+def _stops(right: Action) -> None:
     """What Azure's clients do before they generalize: it is stopped already, and stays so. Azure says 200 to that too."""
+    action = _word(right)
 
     @router.post(f"{_MACHINE}/{action}", summary=f"{action}: it never runs, nothing is done", name=action)
     async def stop(ask: Asked, group: str, machine: str) -> Response:
-        await ask.run(lambda at: machines.check_stopped(at.installation, at.principal, group=group, name=machine))
+        await ask.run(
+            lambda at: machines.check_stopped(at.installation, at.principal, right, group=group, name=machine)
+        )
         return Response(status_code=200)
 
 
-def _runs(action: str) -> None:
+def _runs(right: Action) -> None:
     """What would need it to run: refused by name."""
+    action = _word(right)
 
     @router.post(f"{_MACHINE}/{action}", summary=f"{action}: refused, nothing is booted", status_code=409, name=action)
     async def run(ask: Asked, group: str, machine: str) -> Response:
         def refused(at: Session) -> Response:
-            machines.check_stopped(at.installation, at.principal, group=group, name=machine)
+            machines.check_stopped(at.installation, at.principal, right, group=group, name=machine)
             raise Conflict(
                 f"The operation '{action}' is not allowed on VM '{machine}': virtual machines are not booted here.",
                 found="a virtual machine as a record, with its disks",
@@ -122,24 +137,36 @@ def _runs(action: str) -> None:
         return await ask.run(refused)
 
 
-for _action in ("deallocate", "powerOff"):
-    _stops(_action)
-for _action in ("start", "restart", "redeploy", "reimage", "reapply"):
-    _runs(_action)
+def _word(right: Action) -> str:
+    """The end of the route: ``powerOff``."""
+    return right.removesuffix("/action")
+
+
+for _right in (Action.DEALLOCATE, Action.POWER_OFF):
+    _stops(_right)
+for _right in (Action.START, Action.RESTART, Action.REDEPLOY, Action.REIMAGE, Action.REAPPLY):
+    _runs(_right)
 
 
 def _shown(session: Session, group: str, name: str) -> MachineView:
     return machines.show_machine(session.installation, session.principal, group=group, name=name)
 
 
+def _changing(session: Session, request: Mapping[str, Any], action: Action = Action.WRITE) -> Session:
+    """The session of a caller who may do that to the machine, and so may see it."""
+    scope = compute_id(session.installation.subscription, request["group"], MACHINE, request["machine"])
+    return replace(session, principal=permitted_reader(session, scope, action))
+
+
 def put_machine(task: Task) -> Outcome:
     """The command of PUT and PATCH."""
     session, request = task.session, task.request
+    changing = _changing(session, request)
     body = trimmed(request["body"], _KIND, session.api_version)
     asked = read_machine(body, request["group"], request["machine"], whole=request["whole"])
     standing: Json = None
     try:
-        standing = machine_json(_shown(session, request["group"], request["machine"]))
+        standing = machine_json(_shown(changing, request["group"], request["machine"]))
     except NotFound:
         if not request["whole"]:
             raise
@@ -154,6 +181,7 @@ def delete_machine(task: Task) -> Outcome:
     """The command of DELETE."""
     session, request = task.session, task.request
     if request["conditions"]:
-        check_conditions(request["conditions"], machine_json(_shown(session, request["group"], request["machine"])))
+        changing = _changing(session, request, Action.DELETE)
+        check_conditions(request["conditions"], machine_json(_shown(changing, request["group"], request["machine"])))
     machines.delete_machine(session.installation, session.principal, group=request["group"], name=request["machine"])
     return False, None

@@ -1,6 +1,7 @@
 """Microsoft.Network over HTTP: networks and what is in them, as records. Nothing is made of them, so all is done at once."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
 from typing import Final
 
@@ -10,8 +11,8 @@ from imgstore.api.door import RESOURCE, Ask, Asked, check_conditions, etag_of, r
 from imgstore.api.groups import check_group
 from imgstore.api.longrunning import Outcome, Session, Task
 from imgstore.api.paths import NETWORK, SUBSCRIPTION
-from imgstore.domain.access import Action
-from imgstore.domain.errors import NotFound, ParentNotFound
+from imgstore.domain.access import Action, as_reader
+from imgstore.domain.errors import NotFound, ParentNotFound, ScopeNotFound
 from imgstore.domain.inert import InertContent
 from imgstore.operations.inert import (
     Change,
@@ -23,6 +24,7 @@ from imgstore.operations.inert import (
     put_inert,
     show_inert,
 )
+from imgstore.operations.recording import permit
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.network import (
     NETWORK_TYPES,
@@ -102,7 +104,9 @@ def _serve_parts(kind: NetworkType, part: str) -> None:
 
     @router.get(all_of_one, summary=f"List a {kind.one}'s {part}", tags=_TAGS, name=f"list_{part}")
     async def list_all(ask: Asked, group: str, name: str) -> Response:
-        whole = await ask.run(lambda at: _told(_shown(at, InertPlace(group=group, type=kind.type, name=name))))
+        # The right to read these parts was checked with the route; they are shown as a part of the whole.
+        place = InertPlace(group=group, type=kind.type, name=name)
+        whole = await ask.run(lambda at: _told(_shown(_reading(at, place), place)))
         return reply(200, {"value": whole["properties"][kind.part]})
 
     if not kind.is_part_written:
@@ -196,7 +200,12 @@ def _delete_part(session: Session, kind: NetworkType, group: str, name: str, par
     put_inert(session.installation, session.principal, place, change, action=Action.DELETE)
 
 
+def _reading(session: Session, place: InertPlace) -> Session:
+    return replace(session, principal=as_reader(session.principal, place.scope(session.installation)))
+
+
 def _changed(session: Session, place: InertPlace, change: Change) -> Outcome:
+    permit(session.installation, session.principal, Action.WRITE, place.scope(session.installation))
     check_group(session, place.group)
     created, made = put_inert(session.installation, session.principal, place, change)
     return created, _view_told(made)
@@ -211,7 +220,7 @@ async def _gone(ask: Ask, work: Callable[[Session], None]) -> Response:
     """The answer to a DELETE: Azure's 204 where there was nothing."""
     try:
         await ask.run(work)
-    except ParentNotFound:
+    except (ParentNotFound, ScopeNotFound):
         raise
     except NotFound as error:
         if error.error_code not in ("ResourceNotFound", "ResourceGroupNotFound"):

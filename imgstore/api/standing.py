@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from imgstore.api.groups import check_group
+from imgstore.api.groups import readable_group
 from imgstore.api.longrunning import Session
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.names import VersionName
@@ -71,7 +71,7 @@ def _unread(found: str, expected: str) -> InvalidInput:
 
 
 def _group(session: Session, group: str) -> Json:
-    return group_json(check_group(session, group))
+    return group_json(readable_group(session, group))
 
 
 def _gallery(session: Session, group: str, gallery: str) -> Json:

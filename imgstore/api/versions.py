@@ -1,6 +1,7 @@
 """Image versions over HTTP: what takes long goes on after the answer."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Response
@@ -9,8 +10,10 @@ from imgstore.api.discretion import discreet
 from imgstore.api.door import RESOURCE, Asked, check_conditions
 from imgstore.api.longrunning import Outcome, Session, Task
 from imgstore.api.paths import SOFT_DELETED, VERSION, VERSIONS
+from imgstore.api.write_access import permitted_reader
+from imgstore.domain.access import Action
 from imgstore.domain.errors import InvalidInput, NotFound
-from imgstore.domain.names import ComputeId, VersionName
+from imgstore.domain.names import ComputeId, VersionName, version_id
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import KEEP, DiskKind, ImageVersion, VersionUpdate
 from imgstore.domain.states import ReplicaState
@@ -19,7 +22,6 @@ from imgstore.operations import lifetimes, updating, versions, viewing
 from imgstore.operations.installation import Installation
 from imgstore.operations.version_requests import DataSnapshot, DataVhd, VersionRequest
 from imgstore.operations.viewing import VersionView
-from imgstore.operations.waiting import is_replicated
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.reading import flag_of
 from imgstore.wire.resources import soft_deleted_json, version_json
@@ -140,16 +142,25 @@ def _shown(session: Session, request: Mapping[str, Any], *, replicas: bool = Tru
     return viewing.show_version(session.installation, session.principal, **_place(request), replicas=replicas)
 
 
+def _changing(session: Session, request: Mapping[str, Any], action: Action = Action.WRITE) -> Session:
+    """The session of a caller who may do that to the version, and so may see it."""
+    place = _place(request)
+    names = (place["group"], place["gallery"], place["definition"], place["version"])
+    reader = permitted_reader(session, version_id(session.installation.subscription, *names), action)
+    return replace(session, principal=reader)
+
+
 def put_version(task: Task) -> Outcome:
     """The command of PUT and PATCH."""
-    session, request = task.session, task.request
+    session, request = _changing(task.session, task.request), task.request
+    task = replace(task, session=session)
     place = _place(request)
     body = read_version(request["body"], session.api_version, whole=request["whole"])
     try:
         standing = _shown(session, request)
     except NotFound:
         if body.restore:
-            return False, _json(session.installation, _had_back(task, place, body))
+            return False, _json(session.installation, _had_back(session, place, body))
         if not request["whole"]:
             raise
         check_conditions(request["conditions"], None)
@@ -163,29 +174,18 @@ def put_version(task: Task) -> Outcome:
         session.principal,
         **place,
         update=body.as_update(),
-        wait=not task.leaves_replicas,
         written=lambda _version: _accept(task, created=False),
     )
-    _await_workers(task, view)
     return False, _json(session.installation, view)
 
 
-def _await_workers(task: Task, view: VersionView) -> None:
-    """Where replicas are left to workers, the operation ends when they are done with this version."""
-    if task.leaves_replicas:
-        task.awaited.append(lambda installation: is_replicated(installation, view.version.uid))
-
-
-def _had_back(task: Task, place: dict[str, Any], body: VersionBody) -> VersionView:
+def _had_back(session: Session, place: dict[str, Any], body: VersionBody) -> VersionView:
     """A softly deleted version as it was; with other tags where az sends some."""
-    session = task.session
     view = lifetimes.undelete_version(session.installation, session.principal, **place)
     if not body.tags:
         return view
     update = VersionUpdate(tags=body.tags)
-    return updating.update_version(
-        session.installation, session.principal, **place, update=update, wait=not task.leaves_replicas
-    )
+    return updating.update_version(session.installation, session.principal, **place, update=update)
 
 
 def _publish(task: Task, place: dict[str, Any], body: VersionBody, *, created: bool) -> VersionView:
@@ -206,16 +206,13 @@ def _publish(task: Task, place: dict[str, Any], body: VersionBody, *, created: b
         host_caching=body.host_caching,
     )
     session = task.session
-    view = versions.create_version(
+    return versions.create_version(
         session.installation,
         session.principal,
         request,
         **sources,
-        wait=not task.leaves_replicas,
         written=lambda _version: _accept(task, created=created),
     )
-    _await_workers(task, view)
-    return view
 
 
 def _sources(body: VersionBody) -> dict[str, Any]:
@@ -259,7 +256,8 @@ def delete_version(task: Task) -> Outcome:
     """The command of DELETE."""
     session, request = task.session, task.request
     if request["conditions"]:
-        check_conditions(request["conditions"], _json(session.installation, _shown(session, request)))
+        changing = _changing(session, request, Action.DELETE)
+        check_conditions(request["conditions"], _json(session.installation, _shown(changing, request)))
 
     def allowed(_version: ImageVersion) -> None:
         task.accept((False, None))

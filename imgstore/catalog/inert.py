@@ -112,6 +112,11 @@ class InertResources(Repository):
             values = {"machine_uid": machine_uid, "target_key": target, "deleted_with_machine": goes}
             self._session.run(_interfaces.insert(), values)
 
+    def interfaces_of(self, machine_uid: str) -> frozenset[str]:
+        """The ids, case folded, of the network interfaces that a machine names."""
+        mine = _interfaces.c.machine_uid == machine_uid
+        return frozenset(row.target_key for row in self._session.all(select(_interfaces.c.target_key).where(mine)))
+
     def going_with(self, machine_uid: str) -> builtins.list[str]:
         """The ids, in lower case, of the network interfaces that go when a machine does."""
         mine = (_interfaces.c.machine_uid == machine_uid) & _interfaces.c.deleted_with_machine

@@ -8,12 +8,12 @@ https://learn.microsoft.com/azure/role-based-access-control/built-in-roles
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final, TypeVar
 
-from imgstore.domain.errors import AccessDenied, NotFound
+from imgstore.domain.errors import AccessDenied, NotFound, ScopeNotFound
 
 _T = TypeVar("_T")
 
@@ -28,6 +28,23 @@ class Action(StrEnum):
     """Let other subscriptions, other tenants or everybody read a gallery."""
     EXPORT = "beginGetAccess/action"
     """Read or write the bytes of a disk."""
+    END_ACCESS = "endGetAccess/action"
+    """Revoke the signed URLs of a disk, and take in an upload."""
+    JOIN = "join/action"
+    """Name a network resource in another resource, which keeps the named one from being deleted."""
+    GENERALIZE = "generalize/action"
+    DEALLOCATE = "deallocate/action"
+    POWER_OFF = "powerOff/action"
+    START = "start/action"
+    RESTART = "restart/action"
+    REDEPLOY = "redeploy/action"
+    REIMAGE = "reimage/action"
+    REAPPLY = "reapply/action"
+    VALIDATE = "validate/action"
+    """Check a template, which reads what the template refers to."""
+    WHAT_IF = "whatIf/action"
+    REGISTER = "register/action"
+    """Register a resource provider in a subscription."""
     ADMINISTER = "administer/action"
     """Regions, buckets, principals and the installation itself."""
 
@@ -137,7 +154,8 @@ PERMISSIONS: Final[dict[Role, Permission]] = {
 class Grant:
     """A role on a scope and on all that is below it."""
 
-    role: Role
+    role: Role | Permission
+    """A built-in role, or a set of operations of its own."""
     scope: str
     """A resource id; "/" is the installation."""
 
@@ -184,6 +202,15 @@ def knows(principal: Principal, scope: str) -> bool:
     return parts is not None and any(_touches(grant.scope, parts) for grant in principal.grants)
 
 
+def as_reader(principal: Principal, scope: str) -> Principal:
+    """Let a principal read one resource that the principal may change.
+
+    Azure's PUT, PATCH and DELETE need no right to read: the answer to a write shows what was written.
+    Call `authorize` for the write first.
+    """
+    return replace(principal, grants=(*principal.grants, Grant(role=Role.READER, scope=scope)))
+
+
 def authorize(principal: Principal, action: Action, scope: str, of: str | None = None) -> None:
     """Deny by default. Whether the resource is there plays no part, so that no refusal tells it.
 
@@ -193,6 +220,34 @@ def authorize(principal: Principal, action: Action, scope: str, of: str | None =
     """
     if not may(principal, action, scope, of):
         raise _refusal(principal, operation(action, scope, of), scope)
+
+
+def authorize_link(principal: Principal, action: Action, linked: str, *, by: str) -> None:
+    """Check the right to name a resource in another one. Whether the named resource exists plays no part.
+
+    An id that no resource can have passes: it holds nothing back.
+
+    Args:
+        principal: who asks.
+        action: what naming the resource takes, mostly `Action.JOIN`.
+        linked: the id of the resource that is named.
+        by: the id of the resource that names it.
+
+    Raises:
+        AccessDenied: no grant covers the action there. Azure's code is LinkedAuthorizationFailed.
+    """
+    if _parts(linked) is not None and not may(principal, action, linked):
+        raise AccessDenied(
+            f"The client '{principal.name}' with object id '{principal.uid or principal.name}' has permission to perform "
+            f"action '{operation(Action.WRITE, by)}' on scope '{by}'; however, it does not have permission to perform "
+            f"action(s) '{operation(action, linked)}' on the linked scope(s) '{linked[:_SCOPE_CHARACTERS_MAX]}' or the "
+            "linked scope(s) are invalid.",
+            found=_grants_text(principal),
+            expected="a role that allows this on the linked scope or above it",
+            hint="ask an Owner of the linked resource for such a role, or name another resource",
+            target=linked[:_SCOPE_CHARACTERS_MAX],
+            code="LinkedAuthorizationFailed",
+        )
 
 
 def authorize_list(principal: Principal, scope: str) -> None:
@@ -220,6 +275,18 @@ def visible(
     return [item for item in items if whole or may(principal, Action.READ, scope_of(item))]
 
 
+def unknown_subscription(name: str) -> ScopeNotFound:
+    """The one answer for a subscription that does not exist and for one in which the caller has no role."""
+    return ScopeNotFound(
+        f"The subscription '{name[:200]}' could not be found.",
+        found="no subscription that this caller may know of",
+        expected="a subscription in which the caller has a role",
+        hint="ask an Owner of the subscription for a role",
+        target=f"/subscriptions/{name[:200]}",
+        code="SubscriptionNotFound",
+    )
+
+
 def check_scope(scope: str) -> str:
     """The scope in its one spelling, if it is one.
 
@@ -242,7 +309,7 @@ def check_scope(scope: str) -> str:
 def _refusal(principal: Principal, wanted: str, scope: str) -> AccessDenied | NotFound:
     parts = _parts(scope)
     if parts is None:
-        return NotFound(
+        return ScopeNotFound(
             f"The resource '{scope[:200]}' was not found.",
             found="an id that no resource can have",
             expected="names without spaces, slashes, '%', '?' and '#'",
@@ -250,25 +317,21 @@ def _refusal(principal: Principal, wanted: str, scope: str) -> AccessDenied | No
             target=scope[:200],
         )
     if parts[:1] == ("subscriptions",) and not knows(principal, "/" + "/".join(parts[:2])):
-        return NotFound(
-            f"The subscription '{(_parts(scope, fold=False) or parts)[1] if len(parts) > 1 else ''}' could not be "
-            "found.",
-            found="no subscription that this caller may know of",
-            expected="a subscription in which the caller has a role",
-            hint="ask an Owner of the subscription for a role",
-            target=scope,
-            code="SubscriptionNotFound",
-        )
+        return unknown_subscription((_parts(scope, fold=False) or parts)[1] if len(parts) > 1 else "")
     return AccessDenied(
         f"The client '{principal.name}' with object id '{principal.uid or principal.name}' does not have authorization "
         f"to perform action '{wanted}' over scope '{scope}' or the scope is invalid. If access was recently granted, "
         "please refresh your credentials.",
-        found=", ".join(f"{grant.role} on {grant.scope}" for grant in principal.grants) or "no roles",
+        found=_grants_text(principal),
         expected="a role that allows this on this scope or above it",
         hint=f"an Owner there can give one: imgstore auth role assignment create --assignee "
         f"{principal.uid or principal.name} --role ROLE --scope SCOPE",
         target=scope,
     )
+
+
+def _grants_text(principal: Principal) -> str:
+    return ", ".join(f"{grant.role} on {grant.scope}" for grant in principal.grants) or "no roles"
 
 
 def _type(parts: tuple[str, ...]) -> str:
@@ -288,8 +351,9 @@ def _type(parts: tuple[str, ...]) -> str:
 
 
 @lru_cache(maxsize=1_024)
-def _allows(role: Role, wanted: str) -> bool:
-    return PERMISSIONS[role].holds(wanted)
+def _allows(role: Role | Permission, wanted: str) -> bool:
+    permission = role if isinstance(role, Permission) else PERMISSIONS[role]
+    return permission.holds(wanted)
 
 
 def _matches(patterns: tuple[str, ...], name: str) -> bool:

@@ -10,6 +10,7 @@
     │   ├── ImageTruncated                 fewer bytes than the image's own header promises
     │   └── SafetyCheckFailed              one of the named safety checks failed
     ├── NotFound                      404  no such resource
+    │   ├── ScopeNotFound                  the caller may not know whether it exists
     │   ├── ParentNotFound                 the resource above it is missing
     │   └── ImageNotAvailable              a version that is not complete in the asked region
     ├── Unauthenticated               401  nobody vouches for the caller
@@ -147,6 +148,10 @@ class NotFound(ImgstoreError):
 
     code = "ResourceNotFound"
     status = 404
+
+
+class ScopeNotFound(NotFound):
+    """The caller may not know whether the resource exists, or no resource can have such an id."""
 
 
 class ParentNotFound(NotFound):

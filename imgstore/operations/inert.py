@@ -1,12 +1,12 @@
 """Inert resources: written down, shown, listed, forgotten. What one names must be there, and stays while it is named."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from imgstore.catalog import Facts
 from imgstore.domain import names
-from imgstore.domain.access import Action, Principal, may, operation, visible
+from imgstore.domain.access import Action, Principal, authorize_link, may, operation, visible
 from imgstore.domain.errors import Conflict, InvalidInput, NotFound
 from imgstore.domain.inert import INERT_TYPES, INTERFACES, InertContent, InertId, InertResource, inert_id
 from imgstore.domain.machines import Machine
@@ -105,7 +105,7 @@ def put_inert(
             content=replace(content, location=region),
             created_at=standing.created_at if standing else installation.effects.now(),
         )
-        _check_references(facts, principal, made)
+        _check_references(facts, principal, standing, made)
         if standing is None:
             facts.inert.add(made)
         else:
@@ -203,6 +203,27 @@ def forget_inert_of(facts: Facts, group: Group) -> None:
     facts.inert.remove_all(group.uid)
 
 
+def authorize_interfaces(
+    facts: Facts, principal: Principal, machine_id: str, standing: Machine | None, interfaces: Iterable[str]
+) -> None:
+    """Check the right to give a machine network interfaces, before anything of the machine is looked at.
+
+    Args:
+        facts: the transaction.
+        principal: who writes the machine.
+        machine_id: of the machine.
+        standing: the machine, if it exists; the interfaces that it has need no right.
+        interfaces: ids, as they were sent.
+
+    Raises:
+        AccessDenied: an interface is new to the machine, and the principal may not join it.
+    """
+    before = frozenset[str]() if standing is None else facts.inert.interfaces_of(standing.uid)
+    for each in interfaces:
+        if each.casefold() not in before:
+            authorize_link(principal, Action.JOIN, each, by=machine_id)
+
+
 def interfaces_going(facts: Facts, machine: Machine) -> list[InertResource]:
     """The network interfaces that go with a machine, as far as they are there. Of other subscriptions nothing is known."""
     meant = [InertId.parse(word) for word in facts.inert.going_with(machine.uid)]
@@ -237,15 +258,19 @@ def _ids(resource: InertResource) -> list[str]:
     return [resource.resource_id, *(f"{resource.resource_id}/{part}" for part in resource.content.parts)]
 
 
-def _check_references(facts: Facts, principal: Principal, made: InertResource) -> None:
+def _check_references(facts: Facts, principal: Principal, standing: InertResource | None, made: InertResource) -> None:
+    """Check what a resource names. A resource that is named can't be deleted: naming it takes the right to join it."""
+    before = frozenset(standing.content.references if standing else ())
     for word in made.content.references:
+        if word not in before:
+            authorize_link(principal, Action.JOIN, word, by=made.resource_id)
         meant = InertId.parse(word)
-        # What a principal may not see is not there for it either; of other subscriptions nothing is known here.
+        # Resources of other subscriptions need not be kept in this installation.
         if meant is None or meant.subscription.lower() != made.subscription.lower():
             continue
         found = facts.inert.get(meant.subscription, meant.group, meant.type, meant.name)
         is_there = found is not None and (not meant.part or meant.part in found.content.parts)
-        if not is_there or not may(principal, Action.READ, meant.whole_id):
+        if not is_there:
             raise InvalidInput(
                 f"Resource {word} referenced by resource {made.resource_id} was not found. Please make sure that the "
                 "referenced resource exists, and that both resources are in the same region.",

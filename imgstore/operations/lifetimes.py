@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from imgstore.catalog import Facts
 from imgstore.control.updating import check_deletable
 from imgstore.domain import names
-from imgstore.domain.access import Action, Principal, authorize
+from imgstore.domain.access import VERSIONS, Action, Principal, as_reader, authorize
 from imgstore.domain.errors import Conflict, NotFound, StoreError
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import ImageVersion
@@ -96,7 +96,8 @@ def list_soft_deleted(
     installation: Installation, principal: Principal, *, group: str, gallery: str, definition: str
 ) -> list[VersionView]:
     """The softly deleted versions of a definition that can be had back, lowest first."""
-    authorize(principal, Action.READ, names.definition_id(installation.subscription, group, gallery, definition))
+    scope = names.definition_id(installation.subscription, group, gallery, definition)
+    authorize(principal, Action.READ, scope, VERSIONS)
     purge_soft_deleted(installation)
     with installation.catalog.reading() as facts:
         line = finding.lineage(facts, installation.subscription, group, gallery, definition)
@@ -127,9 +128,8 @@ def undelete_version(
             standing = facts.versions.by_uid(found.uid)
             if standing.soft_deleted_at is not None:
                 facts.versions.update(replace(standing, soft_deleted_at=None, hard_deletion_at=None))
-        return show_version(
-            installation, principal, group=group, gallery=gallery, definition=definition, version=version
-        )
+        reader = as_reader(principal, scope)
+        return show_version(installation, reader, group=group, gallery=gallery, definition=definition, version=version)
 
 
 def _not_kept(line: Lineage, version: VersionName, scope: str) -> NotFound:

@@ -150,7 +150,12 @@ def show_operation(installation: Installation, principal: Principal, uid: str) -
     """
     with installation.catalog.reading() as facts:
         found = facts.operations.get(uid)
-    if found is None or found.subscription.casefold() != installation.subscription.casefold():
+    if found is not None and found.subscription.casefold() != installation.subscription.casefold():
+        found = None
+    if found is None or not _asked(principal, found):
+        # Before the operation is reported as missing: others must not learn which operations exist.
+        authorize(principal, Action.READ, operation_scope(installation.subscription, uid))
+    if found is None:
         raise NotFound(
             f"The operation '{uid}' was not found.",
             found="no operation of that id in this subscription",
@@ -158,8 +163,6 @@ def show_operation(installation: Installation, principal: Principal, uid: str) -
             hint="operations are kept for seven days after their end: look at the resource itself",
             target=uid,
         )
-    if not _asked(principal, found):
-        authorize(principal, Action.READ, operation_scope(found))
     return found
 
 
@@ -168,12 +171,9 @@ def _asked(principal: Principal, operation: AsyncOperation) -> bool:
     return principal.uid is not None and operation.principal_uid == principal.uid
 
 
-def operation_scope(operation: AsyncOperation) -> str:
+def operation_scope(subscription: str, uid: str) -> str:
     """The resource id of an operation."""
-    return (
-        f"/subscriptions/{operation.subscription}/providers/Microsoft.Compute/locations/any/capsOperations/"
-        f"{operation.uid}"
-    )
+    return f"/subscriptions/{subscription}/providers/Microsoft.Compute/locations/any/capsOperations/{uid}"
 
 
 def take_up_operations(installation: Installation) -> list[AsyncOperation]:

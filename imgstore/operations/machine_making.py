@@ -42,6 +42,7 @@ from imgstore.operations.disks import (
 )
 from imgstore.operations.groups import ensure_group, permit_group
 from imgstore.operations.images import ManagedImage, named_image
+from imgstore.operations.inert import authorize_interfaces
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines import MachineView
 from imgstore.operations.making import copy_of
@@ -131,6 +132,7 @@ def create_machine(installation: Installation, principal: Principal, request: Ma
         asked = _Asked(request=request, reference=_admitted(installation, principal, request))
         with installation.catalog.transaction() as facts, quota_kept(installation, facts):
             standing = facts.machines.get(installation.subscription, request.group, request.name)
+            authorize_interfaces(facts, principal, scope, standing, request.interfaces or ())
             if standing is None and not request.may_be_new:
                 finding.machine(facts, installation.subscription, request.group, request.name)
             if standing is None:

@@ -91,7 +91,7 @@ def generalize_machine(installation: Installation, principal: Principal, *, grou
     """
     scope = names.compute_id(installation.subscription, group, MACHINE, name)
     with (
-        recorded(installation, principal, Action.WRITE, scope, f"{MACHINES}/generalize/action"),
+        recorded(installation, principal, Action.GENERALIZE, scope, f"{MACHINES}/{Action.GENERALIZE}"),
         installation.catalog.transaction() as facts,
     ):
         held = facts.machines.held(finding.machine(facts, installation.subscription, group, name).uid)
@@ -101,13 +101,21 @@ def generalize_machine(installation: Installation, principal: Principal, *, grou
         return view_of_machine(facts, changed)
 
 
-def check_stopped(installation: Installation, principal: Principal, *, group: str, name: str) -> None:
-    """See that there is a machine that the principal may stop. It never ran, so that it is stopped.
+def check_stopped(installation: Installation, principal: Principal, action: Action, *, group: str, name: str) -> None:
+    """Check that there is a machine to which the principal may do this. It never ran, so that it is stopped.
+
+    Args:
+        installation: where.
+        principal: who.
+        action: what is to be done: deallocate, power off, start and so on.
+        group: the resource group's name.
+        name: the machine's.
 
     Raises:
+        AccessDenied: the principal may not.
         NotFound: there is none.
     """
-    permit(installation, principal, Action.WRITE, names.compute_id(installation.subscription, group, MACHINE, name))
+    permit(installation, principal, action, names.compute_id(installation.subscription, group, MACHINE, name))
     with installation.catalog.reading() as facts:
         finding.machine(facts, installation.subscription, group, name)
 

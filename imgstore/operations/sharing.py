@@ -10,7 +10,7 @@ from typing import Final
 
 from imgstore.catalog import Facts
 from imgstore.domain import names
-from imgstore.domain.access import VERSIONS, Action, Principal, authorize, authorize_list
+from imgstore.domain.access import DEFINITIONS, VERSIONS, Action, Principal, authorize, authorize_list, may
 from imgstore.domain.errors import NotFound
 from imgstore.domain.names import ImageReference, SharedReference, VersionName
 from imgstore.domain.paging import Page, PageRequest
@@ -24,6 +24,7 @@ from imgstore.operations.viewing import VersionView, seen, view_of
 
 COMMUNITY: Final = "Microsoft.Compute/locations/communityGalleries"
 SHARED: Final = "Microsoft.Compute/locations/sharedGalleries"
+_EXPECTED: Final = "a gallery that is shared with this subscription or its tenant"
 
 
 def share_add(
@@ -139,7 +140,10 @@ def show_shared(installation: Installation, principal: Principal, *, unique_name
     """
     permit(installation, principal, Action.READ, _here(installation), SHARED)
     with installation.catalog.reading() as facts:
-        return _by_unique_name(installation, facts, unique_name)
+        gallery = _by_unique_name(installation, facts, unique_name)
+    reference = SharedReference(gallery=unique_name, community=False, definition="any")
+    _check_own(installation, principal, gallery, reference, _gallery_scope(gallery))
+    return gallery
 
 
 def show_community(installation: Installation, principal: Principal, *, public_name: str) -> Gallery:
@@ -154,8 +158,9 @@ def show_community(installation: Installation, principal: Principal, *, public_n
 
 
 def list_community(installation: Installation, principal: Principal) -> list[Gallery]:
-    """Every community gallery."""
-    permit(installation, principal, Action.READ, _here(installation), COMMUNITY)
+    """Every community gallery, for a principal who may read such galleries in some subscription; else none."""
+    if not any(may(principal, Action.READ, grant.scope, COMMUNITY) for grant in principal.grants):
+        return []
     with installation.catalog.reading() as facts:
         return facts.galleries.community()
 
@@ -176,9 +181,11 @@ def definitions_shared(
     """
     if only is None:
         return list(page_definitions_shared(installation, principal, PageRequest(), reference).items)
-    _permit(installation, principal, reference)
+    _permit(installation, principal, reference, "/images")
     with installation.catalog.reading() as facts:
         gallery = _gallery(installation, facts, reference)
+        scope = f"{_gallery_scope(gallery)}/images/{only}"
+        _check_own(installation, principal, gallery, reference, scope)
         return [finding.lineage(facts, gallery.subscription, gallery.group, gallery.name, only)]
 
 
@@ -191,9 +198,10 @@ def page_definitions_shared(
         NotFound: no such gallery.
         InvalidInput: the token is none of this list.
     """
-    _permit(installation, principal, reference)
+    _permit(installation, principal, reference, "/images")
     with installation.catalog.reading() as facts:
         gallery = _gallery(installation, facts, reference)
+        _check_own(installation, principal, gallery, reference, _gallery_scope(gallery), DEFINITIONS)
         of = f"{gallery.uid}/shared"
         found = facts.definitions.list(gallery.uid, after=request.after(of), limit=request.limit)
         lines = [Lineage(gallery=gallery, definition=each) for each in found]
@@ -208,9 +216,9 @@ def versions_shared(installation: Installation, principal: Principal, reference:
     """
     if reference.version is None:
         return list(page_versions_shared(installation, principal, PageRequest(), reference).items)
-    _permit(installation, principal, reference)
+    _permit(installation, principal, reference, "/images/versions")
     with installation.catalog.reading() as facts:
-        line = _line(installation, facts, reference)
+        line = _line(installation, principal, facts, reference)
         return [view_of(facts, line, finding.version(facts, line, reference.version))]
 
 
@@ -223,9 +231,9 @@ def page_versions_shared(
         NotFound: no such gallery or definition.
         InvalidInput: the token is none of this list.
     """
-    _permit(installation, principal, reference)
+    _permit(installation, principal, reference, "/images/versions")
     with installation.catalog.reading() as facts:
-        line = _line(installation, facts, reference)
+        line = _line(installation, principal, facts, reference)
         of = f"{line.definition.uid}/shared"
         after = request.after(of)
         found = facts.versions.list(
@@ -240,8 +248,12 @@ def page_versions_shared(
         return Page(items=views, next_token=page.next_token)
 
 
-def _line(installation: Installation, facts: Facts, reference: SharedReference) -> Lineage:
+def _line(installation: Installation, principal: Principal, facts: Facts, reference: SharedReference) -> Lineage:
     gallery = _gallery(installation, facts, reference)
+    scope = f"{_gallery_scope(gallery)}/images/{reference.definition}"
+    if reference.version is not None:
+        scope = f"{scope}/versions/{reference.version}"
+    _check_own(installation, principal, gallery, reference, scope, VERSIONS)
     return finding.lineage(facts, gallery.subscription, gallery.group, gallery.name, reference.definition)
 
 
@@ -261,13 +273,35 @@ def admitted(
     authorize_list(principal, _here(installation))
     with installation.catalog.reading() as facts:
         gallery = _gallery(installation, facts, reference)
-    return ImageReference(
+    meant = ImageReference(
         subscription=gallery.subscription,
         group=gallery.group,
         gallery=gallery.name,
         definition=reference.definition,
         version=reference.version,
     )
+    _check_own(installation, principal, gallery, reference, image_scope(installation, meant), VERSIONS)
+    return meant
+
+
+def _check_own(
+    installation: Installation,
+    principal: Principal,
+    gallery: Gallery,
+    reference: SharedReference,
+    scope: str,
+    of: str | None = None,
+) -> None:
+    """Check the right to read a gallery of the subscription itself: sharing it with others gives nothing here.
+
+    A community gallery is everybody's. A refusal is that for a gallery that does not exist.
+
+    Raises:
+        NotFound: the gallery is of this subscription, and the principal may not read the scope in it.
+    """
+    is_own = gallery.subscription.casefold() == installation.subscription.casefold()
+    if is_own and not reference.community and not may(principal, Action.READ, scope, of):
+        raise _not_shared(reference.gallery, _EXPECTED)
 
 
 def image_scope(installation: Installation, reference: ImageReference) -> str:
@@ -295,8 +329,13 @@ def _shared(
         return wanted
 
 
-def _permit(installation: Installation, principal: Principal, reference: SharedReference) -> None:
-    permit(installation, principal, Action.READ, _here(installation), COMMUNITY if reference.community else SHARED)
+def _permit(installation: Installation, principal: Principal, reference: SharedReference, inside: str) -> None:
+    above = COMMUNITY if reference.community else SHARED
+    permit(installation, principal, Action.READ, _here(installation), f"{above}{inside}")
+
+
+def _gallery_scope(gallery: Gallery) -> str:
+    return names.gallery_id(gallery.subscription, gallery.group, gallery.name)
 
 
 def _here(installation: Installation) -> str:
@@ -318,7 +357,7 @@ def _by_unique_name(installation: Installation, facts: Facts, unique_name: str) 
             own = each.subscription.lower() == mine.lower()
             if own or each.sharing.reaches(mine, facts.tenants.owner(mine)):
                 return each
-    raise _not_shared(unique_name, "a gallery that is shared with this subscription or its tenant")
+    raise _not_shared(unique_name, _EXPECTED)
 
 
 def _by_public_name(facts: Facts, public_name: str) -> Gallery:

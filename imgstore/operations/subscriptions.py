@@ -1,7 +1,6 @@
 """Subscriptions: the installation's own, those of a tenant, and those that have a resource group."""
 
-from imgstore.domain.access import Principal, knows
-from imgstore.domain.errors import NotFound
+from imgstore.domain.access import Principal, knows, unknown_subscription
 from imgstore.operations.installation import Installation
 
 
@@ -28,18 +27,11 @@ def tenant_of(installation: Installation, principal: Principal, subscription: st
 
 
 def check_subscription_known(installation: Installation, subscription: str) -> None:
-    """See that a subscription is known.
+    """Refuse an unknown subscription in the words that a caller without a role in an existing one gets.
 
     Raises:
-        NotFound: it is not.
+        ScopeNotFound: nothing is in the subscription, and no tenant has it.
     """
     known = known_subscriptions(installation)
     if subscription.casefold() not in {each.casefold() for each in known}:
-        raise NotFound(
-            f"The subscription '{subscription}' could not be found.",
-            found="a subscription that nothing is in",
-            expected="the installation's own, or one that has a resource group",
-            hint="GET /subscriptions lists them",
-            target=subscription,
-            code="SubscriptionNotFound",
-        )
+        raise unknown_subscription(subscription)

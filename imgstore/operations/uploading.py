@@ -12,7 +12,7 @@ from typing import Final
 from imgstore.catalog import Facts
 from imgstore.control.kinship import check_kin
 from imgstore.domain import keys, names
-from imgstore.domain.access import Action, Principal
+from imgstore.domain.access import DISKS, Action, Principal
 from imgstore.domain.errors import Conflict, InvalidInput, NotFound, PropertyChangeNotAllowed
 from imgstore.domain.geometry import TIB
 from imgstore.domain.resources import NO_TAGS, UNDECLARED, Declared, ManagedDisk, StorageAccountType
@@ -160,7 +160,7 @@ def revoke_access(
         StoreError: it could not be taken in; the same command goes on.
     """
     scope = names.disk_id(installation.subscription, group, name)
-    with recorded(installation, principal, Action.EXPORT, scope, "Microsoft.Compute/disks/endGetAccess/action"):
+    with recorded(installation, principal, Action.END_ACCESS, scope, f"{DISKS}/{Action.END_ACCESS}"):
         with installation.catalog.transaction() as facts:
             disk = finding.disk(facts, installation.subscription, group, name)
             if disk.grant is not None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 
-from imgstore.domain.access import Action, Principal
+from imgstore.domain.access import Action, Principal, as_reader
 from imgstore.domain.errors import (
     Detail,
     ImageRefused,
@@ -18,7 +18,7 @@ from imgstore.domain.states import ReplicaState
 from imgstore.domain.version_disks import OS_DISK
 from imgstore.domain.works import WorkKind
 from imgstore.formats import generation_of
-from imgstore.operations.converging import converge, leave_to_workers
+from imgstore.operations.converging import converge
 from imgstore.operations.finding import Lineage
 from imgstore.operations.forgetting import forget_version
 from imgstore.operations.installation import Installation
@@ -190,11 +190,12 @@ def _replicate(
     if wait:
         failed = converge(installation, wanted.line, version)
     else:
-        leave_to_workers(installation, version)
+        with installation.catalog.transaction() as facts:
+            facts.replicas.retry_now(version.uid)
     request = wanted.request
     view = show_version(
         installation,
-        principal,
+        as_reader(principal, wanted.line.version_id(request.version)),
         group=request.group,
         gallery=request.gallery,
         definition=request.definition,

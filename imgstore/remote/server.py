@@ -11,8 +11,7 @@ from imgstore.domain.errors import InvalidInput, NotFound
 from imgstore.domain.names import compute_id, gallery_id, group_id, region_key
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.progress import Subscriber, silent
-from imgstore.domain.strict_json import read_json
-from imgstore.remote.connection import Answer, Connection, retry_after_seconds
+from imgstore.remote.connection import Answer, Connection
 from imgstore.wire.api_versions import NEWEST
 from imgstore.wire.errors import read_error
 from imgstore.wire.text import Json
@@ -142,9 +141,7 @@ class Server:
             if meanwhile():
                 return False
             self.connection.pause(pause_seconds)
-            pause_seconds = max(
-                _LOOK_SECONDS_MIN, min(2 * pause_seconds, retry_after_seconds(told.headers.get("Retry-After")))
-            )
+            pause_seconds = max(_LOOK_SECONDS_MIN, min(2 * pause_seconds, _seconds(told.headers)))
         if told.json["status"] != "Succeeded":
             raise read_error(told.json, 0)
         return True
@@ -203,6 +200,11 @@ def _target(resource_id: str, query: Mapping[str, str]) -> str:
     return f"{quote(resource_id, safe=_SEGMENT_SAFE)}?{urlencode({'api-version': NEWEST, **query})}"
 
 
+def _seconds(headers: Mapping[str, str]) -> float:
+    told = headers.get("Retry-After") or ""
+    return float(told) if told.isdigit() else 1.0
+
+
 def _next(told: Json) -> str:
     link = parse_qs(urlsplit(told.get("nextLink") or "").query)
     return next(iter(link.get("$skiptoken", [])), "")
@@ -219,7 +221,7 @@ def _read_token(request: PageRequest) -> tuple[str, int]:
         return "", 0
     told: Any = None
     try:
-        told = read_json(base64.urlsafe_b64decode(request.token + "=" * (-len(request.token) % 4)).decode())
+        told = json.loads(base64.urlsafe_b64decode(request.token + "=" * (-len(request.token) % 4)))
     except ValueError:
         told = None
     match told:

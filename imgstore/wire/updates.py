@@ -14,7 +14,6 @@ from enum import StrEnum
 from typing import Final, TypeAlias
 
 from imgstore.domain.errors import InvalidInput, PropertyChangeNotAllowed
-from imgstore.domain.strict_json import read_json
 from imgstore.wire.text import Json
 
 _STEP: Final = re.compile(r'(?:^|\.)(?:"(?P<quoted>[^"]+)"|(?P<name>[^.\[\]"=]+))|\[(?P<index>[^\]]+)\]')
@@ -123,7 +122,7 @@ def _value(word: str, *, force_string: bool) -> Json:
     if force_string:
         return word
     try:
-        value = read_json(word)
+        value = json.loads(word)
     except ValueError:
         return word
     # 1e5 and 007 are names to somebody: a number is what would be written so again.

@@ -95,7 +95,7 @@ class Api:
             told = {name.lower(): value for name, value in answer.getheaders()}
         finally:
             connection.close()
-        is_json = told.get("content-type", "").startswith("application/json")
+        is_json = bool(text) and told.get("content-type", "").startswith("application/json")
         return Answer(status=answer.status, headers=told, body=json.loads(text) if is_json else text)
 
     def path_of(self, url: str) -> str:
@@ -175,11 +175,11 @@ def start_api(
     *,
     certificates: Certificates | None = None,
     worker: bool = False,
-    database: str | None = None,
+    authority_type: type[Authority] = Authority,
     **settings: Any,
 ) -> Iterator[Api]:
-    """Serve a home until the block ends; its catalog is SQLite in it, or the `database` of that URL."""
-    with open_home(home, environ=LOOSE, database=database) as installation:
+    """Serve a home until the block ends; `authority_type` says who a request's caller is."""
+    with open_home(home, environ=LOOSE) as installation:
         door = Door(
             host="127.0.0.1",
             port=0,
@@ -193,7 +193,7 @@ def start_api(
             credential=first_administrator(installation),
             certificates=certificates,
         )
-        authority = Authority(installation, api.url)
+        authority = authority_type(installation, api.url)
         if api.credential is not None:
             identity = api.credential.known.identity
             assert identity.client_id is not None

@@ -30,6 +30,7 @@ CODES = {
     "ImageTruncated": ("ImageTruncated", 400),
     "SafetyCheckFailed": ("SafetyCheckFailed", 400),
     "NotFound": ("ResourceNotFound", 404),
+    "ScopeNotFound": ("ResourceNotFound", 404),
     "ParentNotFound": ("ParentResourceNotFound", 404),
     "ImageNotAvailable": ("GalleryImageNotFound", 404),
     "Unauthenticated": ("InvalidAuthenticationToken", 401),

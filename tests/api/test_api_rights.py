@@ -1,0 +1,426 @@
+"""Every route takes the right that Azure's action names. A refusal is the same whatever exists."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import pytest
+from api_server import Answer, Api, definition_body, start_api, version_body
+from fastapi import FastAPI
+
+from imgstore.api.auth import Authority
+from imgstore.api.rights import ROUTE_RIGHTS, Check, RouteRight, check_rows
+from imgstore.domain.access import Grant, Permission, Principal, Role
+from imgstore.domain.geometry import MIB
+from imgstore.operations.groups import create_group
+from imgstore.testing.disks import make_raw
+from imgstore.testing.installations import ADMIN, DEFINITION, GALLERY, GROUP
+from imgstore.testing.web import Page, WebServer, start_web
+
+HERE = "southcentralus"
+UNKNOWN = "99999999-9999-9999-9999-999999999999"
+NETWORK_VERSION = "2023-09-01"
+UPLOAD = {"location": HERE, "properties": {"creationData": {"createOption": "Upload", "uploadSizeBytes": MIB + 512}}}
+TEMPLATE = {"properties": {"mode": "Incremental", "template": {"contentVersion": "1.0.0.0", "resources": []}}}
+IP_CONFIGURATIONS = {"ipConfigurations": [{"name": "a", "properties": {}}]}
+
+NAMES = {
+    "resourceGroups/{group}": GROUP,
+    "galleries/{gallery}": GALLERY,
+    "images/{definition}": DEFINITION,
+    "artifacts/{definition}": DEFINITION,
+    "versions/{version}": "1.0.0",
+    "disks/{disk}": "d1",
+    "snapshots/{disk}": "s1",
+    "images/{image}": "i1",
+    "virtualMachines/{machine}": "m1",
+    "virtualNetworks/{name}": "net",
+    "networkSecurityGroups/{name}": "nsg",
+    "publicIPAddresses/{name}": "pip",
+    "networkInterfaces/{name}": "nic",
+    "subnets/{part}": "a",
+    "securityRules/{part}": "a",
+    "ipConfigurations/{part}": "a",
+    "deployments/{deployment}": "dep",
+    "communityGalleries/{gallery}": "public",
+}
+"""The names of the resources that exist, by the end of a route."""
+FIXED = {"{location}": HERE, "{provider}": "Microsoft.Compute", "{artifact_type}": "Images"}
+MISSING = {"1.0.0": "9.9.9"}
+"""Other names are missing with an "x" behind them."""
+
+
+class TestAuthority(Authority):
+    """Knows callers by name, with any set of rights; others prove themselves as ever."""
+
+    __test__ = False
+    callers: ClassVar[dict[str, Principal]] = {}
+
+    def caller(self, authorization_header: str | None) -> Principal:
+        found = self.callers.get((authorization_header or "").removeprefix("Test "))
+        return found if found is not None else super().caller(authorization_header)
+
+    def known_caller(self, authorization_header: str | None) -> str | None:
+        found = self.callers.get((authorization_header or "").removeprefix("Test "))
+        return found.uid if found is not None else super().known_caller(authorization_header)
+
+
+def calling(name: str, *grants: Grant) -> dict[str, str]:
+    """The header of a caller with these grants."""
+    TestAuthority.callers[name] = Principal(name=name, uid=f"uid-{name}", grants=grants, tenant="t")
+    return {"Authorization": f"Test {name}"}
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
+    disk = tmp_path_factory.mktemp("web") / "disk.raw"
+    make_raw(disk, seed=1, virtual_bytes=8 * MIB, content_bytes=MIB)
+    with start_web({"/one.raw": Page(body=disk.read_bytes())}) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory, web: WebServer) -> Iterator[Api]:
+    """With one resource of each type."""
+    with start_api(tmp_path_factory.mktemp("rights") / "home", authority_type=TestAuthority) as server:
+        found_all(server, web)
+        yield server
+
+
+def found_all(api: Api, web: WebServer) -> None:
+    api.found()
+    put(api, f"{api.top}/resourceGroups/near", {"location": HERE})
+    put(api, api.version(), version_body(web.url("/one.raw")))
+    for name in ("d1", "d2"):
+        put(api, f"{api.compute}/disks/{name}", imported(web))
+    put(api, f"{api.compute}/snapshots/s1", copied(f"{api.compute}/disks/d1"))
+    put(api, f"{api.compute}/images/i1", image_of(f"{api.compute}/snapshots/s1"))
+    put(api, f"{api.compute}/virtualMachines/m1", machine_of(f"{api.compute}/disks/d2"))
+    network = api.compute.replace("Compute", "Network")
+    for word, properties in NETWORKS.items():
+        put(api, f"{network}/{word}", {"location": HERE, "properties": properties}, NETWORK_VERSION)
+    put(api, f"{api.compute.replace('Compute', 'Resources')}/deployments/dep", TEMPLATE, "2024-11-01")
+
+
+NETWORKS: dict[str, Any] = {
+    "virtualNetworks/net": {"subnets": [{"name": "a", "properties": {}}]},
+    "networkSecurityGroups/nsg": {"securityRules": [{"name": "a", "properties": {}}]},
+    "publicIPAddresses/pip": {},
+    "networkInterfaces/nic": IP_CONFIGURATIONS,
+}
+
+
+def imported(web: WebServer) -> Any:
+    creation = {"createOption": "Import", "sourceUri": web.url("/one.raw")}
+    return {"location": HERE, "properties": {"osType": "Linux", "hyperVGeneration": "V1", "creationData": creation}}
+
+
+def copied(source: str) -> Any:
+    return {"location": HERE, "properties": {"creationData": {"createOption": "Copy", "sourceResourceId": source}}}
+
+
+def image_of(snapshot: str) -> Any:
+    os_disk = {"osType": "Linux", "osState": "Generalized", "snapshot": {"id": snapshot}}
+    return {"location": HERE, "properties": {"hyperVGeneration": "V1", "storageProfile": {"osDisk": os_disk}}}
+
+
+def machine_of(disk: str) -> Any:
+    os_disk = {"createOption": "Attach", "osType": "Linux", "managedDisk": {"id": disk}}
+    return {"location": HERE, "properties": {"storageProfile": {"osDisk": os_disk}}}
+
+
+def put(api: Api, path: str, body: Any, version: str = "2023-07-03") -> None:
+    answer = api.ask("PUT", path, body, version=version)
+    assert answer.status in (200, 201, 202), (path, answer)
+    if "azure-asyncoperation" in answer.headers:
+        assert api.await_end(answer)["status"] == "Succeeded", path
+
+
+def path_of(api: Api, route: str, *, missing: bool = False, subscription: str | None = None) -> str:
+    """A route's path, of the resources that exist or of such as don't."""
+    unique = f"{api.installation.subscription}-{GALLERY}"
+    names = {**NAMES, "sharedGalleries/{gallery}": unique, "operations/{operation}": "none"}
+
+    def filled(match: re.Match[str]) -> str:
+        name = names.get(f"{match[1]}/{match[2]}") or FIXED.get(match[2], "none")
+        return f"{match[1]}/{MISSING.get(name, name + 'x') if missing and match[2] not in FIXED else name}"
+
+    path = route.replace("{subscription}", subscription or api.installation.subscription)
+    return re.sub(r"([^/{}]+)/(\{\w+\})", filled, path)
+
+
+def plain(api: Api, answer: Answer) -> tuple[int, dict[str, str], str]:
+    """An answer without its request's id and date, and with the names that the request gave in one spelling."""
+    text = repr(answer.body).replace(UNKNOWN, api.installation.subscription)
+    for name in sorted({*NAMES.values(), f"{api.installation.subscription}-{GALLERY}", "none"}, key=len, reverse=True):
+        text = re.sub(rf"\b{re.escape(MISSING.get(name, name + 'x'))}\b", name, text)
+    headers = {
+        name: re.sub(r";\d+", "", value)  # The count of what is left of a budget falls with each request.
+        for name, value in answer.headers.items()
+        if name not in ("date", "content-length") and not name.endswith("request-id")
+    }
+    return answer.status, headers, text
+
+
+GUARDED = {key: right for key, right in ROUTE_RIGHTS.items() if right.check is not Check.OPEN}
+ABOUT_RESOURCES = {key: right for key, right in GUARDED.items() if right.check is not Check.AUTHENTICATED}
+
+
+def ids(routes: Mapping[tuple[str, str], RouteRight]) -> list[str]:
+    return [f"{method} {path.removeprefix('/subscriptions/{subscription}')}" for method, path in routes]
+
+
+def test_every_route_has_a_row(api: Api) -> None:
+    """The server does not start with a route that has none; the rows are of routes that are served."""
+    app = FastAPI()
+    app.add_api_route("/subscriptions/{subscription}/fresh", lambda: None)
+    with pytest.raises(AssertionError, match="fresh"):
+        check_rows(app)
+    served = {
+        (method.upper(), path)
+        for path, methods in api.ask("GET", "/openapi.json", version=None).body["paths"].items()
+        for method in methods
+    }
+    assert served <= ROUTE_RIGHTS.keys()
+    hidden = {"/docs", "/openapi.json", "/docs/oauth2-redirect", "/{tenant}/oauth2/token"}
+    assert {path for _, path in ROUTE_RIGHTS.keys() - served} <= {
+        *hidden,
+        "/{tenant}/.well-known/openid-configuration",
+    }
+
+
+def test_rows_name_azures_actions() -> None:
+    """By Azure's lists of what its resource providers allow."""
+    names = {
+        f"{method} {path.rpartition('/providers/')[2]}": each.operation for (method, path), each in GUARDED.items()
+    }
+    machine, disk = "Microsoft.Compute/virtualMachines/{machine}", "Microsoft.Compute/disks/{disk}"
+    deployment, network = "Microsoft.Resources/deployments/{deployment}", "Microsoft.Network"
+    expected = {
+        f"POST {machine}/generalize": "Microsoft.Compute/virtualMachines/generalize/action",
+        f"POST {machine}/deallocate": "Microsoft.Compute/virtualMachines/deallocate/action",
+        f"POST {machine}/powerOff": "Microsoft.Compute/virtualMachines/powerOff/action",
+        f"POST {machine}/start": "Microsoft.Compute/virtualMachines/start/action",
+        f"GET {machine}/instanceView": "Microsoft.Compute/virtualMachines/instanceView/read",
+        f"PUT {disk}": "Microsoft.Compute/disks/write",
+        f"DELETE {disk}": "Microsoft.Compute/disks/delete",
+        f"POST {disk}/beginGetAccess": "Microsoft.Compute/disks/beginGetAccess/action",
+        f"POST {disk}/endGetAccess": "Microsoft.Compute/disks/endGetAccess/action",
+        "POST Microsoft.Compute/galleries/{gallery}/share": "Microsoft.Compute/galleries/share/action",
+        f"POST {deployment}/validate": "Microsoft.Resources/deployments/validate/action",
+        f"POST {deployment}/whatIf": "Microsoft.Resources/deployments/whatIf/action",
+        "POST {provider}/register": "{provider}/register/action",
+        f"PUT {network}/virtualNetworks/{{name}}/subnets/{{part}}": f"{network}/virtualNetworks/subnets/write",
+        f"DELETE {network}/networkInterfaces/{{name}}": f"{network}/networkInterfaces/delete",
+    }
+    assert {name: names[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(("method", "route"), GUARDED, ids=ids(GUARDED))
+def test_a_caller_without_a_token_gets_401(api: Api, method: str, route: str) -> None:
+    for missing in (False, True):
+        refused = ask(api, method, path_of(api, route, missing=missing), {"Authorization": ""})
+        assert refused.status == 401
+
+
+def ask(api: Api, method: str, path: str, headers: dict[str, str], body: Any = b"{no JSON") -> Answer:
+    """A request with a condition and, where it may have one, a body that no refusal may depend on."""
+    sent = body if method in ("PUT", "PATCH", "POST") else None
+    return api.ask(method, path, sent, headers={"If-Match": '"0"', **headers}, version="2023-07-03")
+
+
+@pytest.mark.parametrize(("method", "route"), ABOUT_RESOURCES, ids=ids(ABOUT_RESOURCES))
+def test_a_stranger_does_not_learn_what_exists(api: Api, method: str, route: str) -> None:
+    """Neither which resources, nor which subscriptions."""
+    stranger = calling("stranger", Grant(role=Role.OWNER, scope="/subscriptions/elsewhere"))
+    paths = [
+        path_of(api, route),
+        path_of(api, route, missing=True),
+        path_of(api, route, subscription=UNKNOWN),
+        path_of(api, route, missing=True, subscription=UNKNOWN),
+    ]
+    answers = [plain(api, ask(api, method, path, stranger)) for path in paths]
+    assert answers[0][0] == 404
+    assert answers[1:] == answers[:1] * 3
+
+
+WITHIN = {
+    key: each for key, each in ABOUT_RESOURCES.items() if not (each.check is Check.LIST and "{group}" not in key[1])
+}
+"""All but the lists of a subscription, which show everybody with a role what that one may read."""
+
+
+@pytest.mark.parametrize(("method", "route"), WITHIN, ids=ids(WITHIN))
+def test_a_neighbour_does_not_learn_what_exists(api: Api, method: str, route: str) -> None:
+    """A caller with a role on another group of the subscription."""
+    near = calling("near", Grant(role=Role.OWNER, scope=f"{api.top}/resourceGroups/near"))
+    answers = [plain(api, ask(api, method, path_of(api, route, missing=each), near)) for each in (False, True)]
+    assert answers[0][0] == 403
+    assert answers[0] == answers[1]
+
+
+def body_of(api: Api, web: WebServer, method: str, route: str) -> tuple[Any, tuple[str, ...]]:
+    """A good body for a route, and the rights that what it names takes besides."""
+    end = route.rpartition("/providers/")[2]
+    if method == "PATCH":
+        return {"tags": {"a": "b"}}, ()
+    if method == "POST":
+        bodies = {"share": {"operationType": "Reset"}, "beginGetAccess": {"access": "Read", "durationInSeconds": 60}}
+        return bodies.get(end.rpartition("/")[2], TEMPLATE), ()
+    write, export = "Microsoft.Compute/disks/write", "Microsoft.Compute/{}/beginGetAccess/action"
+    disk, snapshot = f"{api.compute}/disks/d1", f"{api.compute}/snapshots/s1"
+    table: dict[str, tuple[Any, tuple[str, ...]]] = {
+        "{version}": (version_body(web.url("/one.raw")), ()),
+        "{definition}": (definition_body(identifier={"publisher": "q", "offer": "o", "sku": "s"}), ()),
+        "disks/{disk}": (UPLOAD, ()),
+        "snapshots/{disk}": (copied(disk), (export.format("disks"),)),
+        "{image}": (image_of(snapshot), (export.format("snapshots"),)),
+        "{machine}": (machine_of(f"{api.compute}/disks/d2"), (write,)),
+        "{deployment}": (TEMPLATE, ()),
+        "networkInterfaces/{name}": ({"location": HERE, "properties": IP_CONFIGURATIONS}, ()),
+        "{part}": ({"properties": {}}, ()),
+    }
+    found = next((value for tail, value in table.items() if end.endswith(tail)), None)
+    return found or ({"location": HERE, "properties": {}}, ())
+
+
+EXISTING_PUT = ("{machine}", "{group}", "{part}")
+"""Put again as they are: a new machine would need another disk."""
+
+
+@pytest.mark.parametrize(("method", "route"), ABOUT_RESOURCES, ids=ids(ABOUT_RESOURCES))
+def test_the_action_of_a_route_is_enough_and_nothing_else_is(api: Api, web: WebServer, method: str, route: str) -> None:
+    right = ROUTE_RIGHTS[method, route]
+    is_put = method == "PUT" and not route.endswith(EXISTING_PUT)
+    is_new = is_put or method == "DELETE"
+    body, more = body_of(api, web, method, route)
+    path = path_of(api, route)
+    if is_new:
+        fresh = {"{version}": "3.0.0"}.get(route.rpartition("/")[2], "fresh")
+        path = f"{path.rpartition('/')[0]}/{fresh}"
+    match = re.fullmatch(_pattern(route), path)
+    assert match is not None
+    values = match.groupdict()
+    kind = right.operation.format_map(values)
+    everything_else = Permission(allowed=("*",), withheld=(kind, *([] if right.check is Check.ACTION else ["*"])))
+    without = calling("without", Grant(role=everything_else, scope=api.top))
+    if right.check is Check.ACTION:
+        assert send(api, method, path, body, without).status == 403
+    exact = calling(
+        "exact",
+        Grant(role=Permission(allowed=(kind,)), scope=right.scope.format_map(values)),
+        *(Grant(role=Permission(allowed=(each,)), scope=api.top) for each in more),
+    )
+    answer = send(api, method, path, body, exact)
+    expected = (200, 404) if "{location}" in route else EXPECTED.get(route.rpartition("/")[2], (200, 201, 202, 204))
+    assert answer.status in expected, (path, answer)
+    if "azure-asyncoperation" in answer.headers:
+        assert api.await_end(answer)["status"] == "Succeeded", path
+
+
+EXPECTED = {
+    **dict.fromkeys(("start", "restart", "redeploy", "reimage", "reapply"), (409,)),
+    "whatIf": (400,),
+    "{operation}": (404,),
+    "{group}": (200, 201, 202, 204, 404),
+    "{deployment}": (200, 201, 202, 204, 404),
+}
+
+
+def _pattern(route: str) -> str:
+    return re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(route))
+
+
+def send(api: Api, method: str, path: str, body: Any, headers: dict[str, str]) -> Answer:
+    version = NETWORK_VERSION if "Microsoft.Network" in path else "2024-11-01" if "Resources" in path else "2023-07-03"
+    return api.ask(method, path, body if method in ("PUT", "PATCH", "POST") else None, headers=headers, version=version)
+
+
+def test_an_operation_is_its_callers(api: Api) -> None:
+    """Others must be allowed to read the subscription; to them an operation that exists is as good as none."""
+    mine = calling("mine", Grant(role=Role.CONTRIBUTOR, scope=f"{api.top}/resourceGroups/{GROUP}"))
+    near = calling("near", Grant(role=Role.OWNER, scope=f"{api.top}/resourceGroups/near"))
+    made = api.ask("PATCH", api.gallery, {"tags": {"a": "c"}}, headers=mine)
+    path = api.path_of(made.headers["azure-asyncoperation"])
+    assert api.ask("GET", path, headers=mine).status == 200
+    uid = path.partition("?")[0].rpartition("/")[2]
+    answers = [api.ask("GET", each, headers=near) for each in (path, path.replace(uid, "0" * 8))]
+    assert [(each.status, each.code) for each in answers] == [(403, "AuthorizationFailed")] * 2
+    assert api.ask("GET", path, headers=calling("all", Grant(role=Role.READER, scope=api.top))).status == 200
+
+
+def test_sharing_with_others_gives_nothing_in_the_subscription_itself(api: Api) -> None:
+    shared = {"operationType": "Add", "groups": [{"type": "Subscriptions", "ids": [UNKNOWN]}]}
+    api.await_end(api.ask("POST", f"{api.gallery}/share", shared))
+    unique = f"{api.installation.subscription}-{GALLERY}"
+    near = calling("near", Grant(role=Role.CONTRIBUTOR, scope=f"{api.top}/resourceGroups/near"))
+    path = f"{api.top}/resourceGroups/near/providers/Microsoft.Compute/disks/x"
+    answers = []
+    for name in (unique, f"{api.installation.subscription}-missing"):
+        word = f"/SharedGalleries/{name}/Images/{DEFINITION}/Versions/1.0.0"
+        creation = {"createOption": "FromImage", "galleryImageReference": {"sharedGalleryImageId": word}}
+        answers.append(api.ask("PUT", path, {"location": HERE, "properties": {"creationData": creation}}, headers=near))
+    assert [(each.status, each.code) for each in answers] == [(404, "GalleryNotFound")] * 2
+    reads = Grant(role=Permission(allowed=("*/sharedGalleries/*", "*/sharedGalleries/read")), scope=api.top)
+    looking = calling("looking", reads)
+    above = f"{api.top}/providers/Microsoft.Compute/locations/{HERE}/sharedGalleries/{unique}"
+    inside = (
+        "",
+        "/images",
+        f"/images/{DEFINITION}",
+        f"/images/{DEFINITION}/versions",
+        f"/images/{DEFINITION}/versions/1.0.0",
+    )
+    for each in inside:
+        assert api.ask("GET", f"{above}{each}", headers=looking).code == "GalleryNotFound", each
+        assert api.ask("GET", f"{above}{each}").status == 200, "its owner looks at it"
+    api.await_end(api.ask("POST", f"{api.gallery}/share", {"operationType": "Reset"}))
+
+
+@pytest.mark.parametrize(
+    ("named", "kind"),
+    [
+        ("virtualNetworks/net/subnets/a", "virtualNetworks/subnets"),
+        ("networkSecurityGroups/nsg", "networkSecurityGroups"),
+        ("publicIPAddresses/pip", "publicIPAddresses"),
+        ("networkInterfaces/nic", "networkInterfaces"),
+        ("networkInterfaces/none", "networkInterfaces"),
+    ],
+)
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_network_resource_is_named_with_the_right_to_join_it(
+    api: Api, named: str, kind: str, elsewhere: bool
+) -> None:
+    """Also from another subscription: its owner could not delete what others name."""
+    linked = f"{api.compute.replace('Compute', 'Network')}/{named}"
+    top = api.top
+    if elsewhere:
+        top = "/subscriptions/elsewhere"
+        there = replace(api.installation, subscription="elsewhere")
+        create_group(there, ADMIN, name="near", location=HERE)
+    group = f"{top}/resourceGroups/near"
+    owner = Grant(role=Role.OWNER, scope=group)
+    reads = Grant(role=Role.READER, scope=api.top)
+    joins = Grant(role=Permission(allowed=(f"Microsoft.Network/{kind}/join/action",)), scope=linked)
+    path, body = naming(group, linked)
+    refused = api.ask("PUT", path, body, headers=calling("reader", owner, reads), version=NETWORK_VERSION)
+    assert (refused.status, refused.code) == (403, "LinkedAuthorizationFailed"), refused
+    assert f"'Microsoft.Network/{kind}/join/action'" in refused.body["error"]["message"]
+    joining = api.ask("PUT", path, body, headers=calling("joining", owner, joins), version=NETWORK_VERSION)
+    assert joining.status != 403, joining
+
+
+def naming(group: str, linked: str) -> tuple[str, Any]:
+    """A resource of the group that names another."""
+    if "/networkInterfaces/" in linked:
+        path = f"{group}/providers/Microsoft.Compute/virtualMachines/m"
+        body = machine_of(f"{group}/providers/Microsoft.Compute/disks/none")
+        body["properties"]["networkProfile"] = {"networkInterfaces": [{"id": linked}]}
+        return path, body
+    word = {"virtualNetworks": "subnet", "networkSecurityGroups": "networkSecurityGroup"}.get(
+        linked.split("/")[7], "publicIPAddress"
+    )
+    configuration = {"name": "a", "properties": {word: {"id": linked}}}
+    body = {"location": HERE, "properties": {"ipConfigurations": [configuration]}}
+    return f"{group}/providers/Microsoft.Network/networkInterfaces/pin", body
