@@ -17,6 +17,7 @@ from imgstore.domain.disk_space import DiskSpace, read_disk_space
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.limits import DEFAULT_PRESET, PRESETS, Limits, read_limits
+from imgstore.domain.private_files import make_private_folder, tighten_folder
 from imgstore.domain.progress import Subscriber, guard, silent
 from imgstore.operations.health_records import CatalogHealth
 from imgstore.operations.holding import LEASE_SECONDS, LeaseKeeper, this_host
@@ -25,6 +26,8 @@ from imgstore.regions import Locator, Regions, load_regions
 
 _DATABASE_FILE: Final = "catalog.sqlite"
 _SETTINGS_FILE: Final = "settings.toml"
+_FOLDERS: Final = ("regions", "scratch", "tls", "uploads")
+"""Below the home, made with modes of their own since; an older imgstore left them to the umask."""
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
@@ -218,7 +221,9 @@ def _remove(folder: Path, descriptor: int) -> None:
 
 def _folder(path: Path) -> Path:
     try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private_folder(path)
+        for each in (path.parent, *(path.parent / name for name in _FOLDERS)):
+            tighten_folder(each)
     except OSError as error:
         raise InvalidInput(
             f"The data folder {path.parent} cannot be used.",

@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from imgstore.domain.private_files import FILE_MODE, make_private_folder
+
 NAMES: Final = ("localhost", "127.0.0.1", "::1")
 _AUTHORITY_LIFE: Final = timedelta(days=3650)
 _LIFE: Final = timedelta(days=397)
@@ -43,7 +45,7 @@ def make_certificates(home: Path, now: datetime | None = None) -> Certificates:
         OSError: the home can't be written to.
     """
     folder = home / "tls"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private_folder(folder)
     now = now or datetime.now(UTC)
     files = Certificates(
         certificate=folder / "server.pem",
@@ -57,7 +59,7 @@ def make_certificates(home: Path, now: datetime | None = None) -> Certificates:
         files.certificate.unlink(missing_ok=True)
     if not _is_good(files.certificate, files.key, now):
         _make_server(files, authority_key, now)
-    _write(files.bundle, _system_roots() + files.authority.read_bytes(), 0o644)
+    _write(files.bundle, _system_roots() + files.authority.read_bytes())
     return files
 
 
@@ -73,7 +75,7 @@ def _make_authority(certificate: Path, key_file: Path, now: datetime) -> None:
         .sign(key, hashes.SHA256())
     )
     _write_key(key_file, key)
-    _write(certificate, made.public_bytes(serialization.Encoding.PEM), 0o644)
+    _write(certificate, made.public_bytes(serialization.Encoding.PEM))
 
 
 def _make_server(files: Certificates, authority_key: Path, now: datetime) -> None:
@@ -94,7 +96,7 @@ def _make_server(files: Certificates, authority_key: Path, now: datetime) -> Non
         .sign(signer, hashes.SHA256())
     )
     _write_key(files.key, key)
-    _write(files.certificate, made.public_bytes(serialization.Encoding.PEM), 0o644)
+    _write(files.certificate, made.public_bytes(serialization.Encoding.PEM))
 
 
 def _builder(
@@ -146,14 +148,14 @@ def _system_roots() -> bytes:
 
 def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    _write(path, key.private_bytes(*form), 0o600)
+    _write(path, key.private_bytes(*form))
 
 
-def _write(path: Path, data: bytes, mode: int) -> None:
-    """Whole or not at all, and never readable to more than `mode` says."""
+def _write(path: Path, data: bytes) -> None:
+    """Whole or not at all, and readable to its owner only."""
     beside = path.with_suffix(".new")
     beside.unlink(missing_ok=True)
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
     beside.replace(path)

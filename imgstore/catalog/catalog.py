@@ -192,6 +192,21 @@ class Catalog:
         with self._database.reading(self._effects) as session:
             yield Facts(session)
 
+    def erase_deleted(self) -> bool:
+        """Leave nothing of what was deleted or overwritten in the files of an SQLite catalog; tells whether that is so.
+
+        On PostgreSQL it remains in dead rows until VACUUM, and in its log and backups.
+
+        Raises:
+            StoreError: the database could not do it.
+        """
+        return self._database.empty_log()
+
+    @property
+    def is_erasable(self) -> bool:
+        """Whether `erase_deleted` does anything here."""
+        return self._database.file is not None
+
     def close(self) -> None:
         """Give back every connection. May be called twice."""
         self._database.close()

@@ -33,6 +33,9 @@ LOCK_SECONDS_MAX: Final = 30
 """How long a transaction waits for another's locks. A transaction holds no bytes and lasts milliseconds; the longest,
 the first upgrade of a catalog, about two seconds."""
 
+LOG_SECONDS_MAX: Final = 2.0
+"""How long SQLite's log waits for those that read it, before it is left as it is. Writers wait meanwhile."""
+
 CONNECT_SECONDS_MAX: Final = 10
 
 IDLE_SECONDS_MAX: Final = 1.0
@@ -171,6 +174,25 @@ class Database:
         with translated(self.place), self.readers.connect() as connection, _unwritable(connection):
             yield Session(connection, effects, self.place)
 
+    def empty_log(self) -> bool:
+        """Bring SQLite's write-ahead log into the file and truncate it, so that nothing that was overwritten is left there.
+
+        Returns:
+            Whether that was possible: another process may read at the moment. PostgreSQL's log is its operator's.
+
+        Raises:
+            StoreError: the database could not do it (see `translated`).
+        """
+        if self.file is None:
+            return False
+        with translated(self.place), self._own_turn(), self.engine.connect() as connection:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(LOG_SECONDS_MAX * 1000)}")
+            try:
+                busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
+            finally:
+                connection.exec_driver_sql(f"PRAGMA busy_timeout = {LOCK_SECONDS_MAX * 1000}")
+        return not busy
+
     def close(self) -> None:
         """Give back every connection."""
         self.engine.dispose()
@@ -215,8 +237,9 @@ def _sqlite_engine(path: Path, *pragmas: str) -> Engine:
         # Transactions begin where `Database` says so, not where the driver guesses.
         connection.isolation_level = None
         cursor = connection.cursor()
-        # In WAL mode less than FULL may lose committed transactions at a power failure, and a charge with them.
-        for pragma in ("synchronous = FULL", "foreign_keys = ON", *pragmas):
+        # In WAL mode less than FULL may lose committed transactions at a power failure, and a charge with them. What is
+        # deleted is overwritten with zeros: a source's URL may be signed.
+        for pragma in ("synchronous = FULL", "foreign_keys = ON", "secure_delete = ON", *pragmas):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

@@ -93,6 +93,10 @@ class Operations(Repository):
             for row in self._session.all(select(_operations).where(_operations.c.status == _OPEN, *which))
         ]
 
+    def replace_request(self, uid: str, request: Mapping[str, Any]) -> None:
+        """Store something else in the place of what an operation was asked with."""
+        self._session.run(update(_operations).where(_operations.c.uid == uid).values(request=request))
+
     def finish(self, uid: str, error: Mapping[str, Any] | None, *, status: OperationStatus | None = None) -> None:
         """Store how an operation ended. What it was asked with is removed.
 

@@ -19,6 +19,7 @@ from imgstore.catalog.database import Database
 from imgstore.catalog.faults import translated
 from imgstore.catalog.schema import REVISION, metadata
 from imgstore.domain.errors import StoreDenied, StoreFull, StoreMismatch
+from imgstore.domain.private_files import make_private_folder
 
 _SCRIPTS: Final = "imgstore.catalog:migrations"
 _LOCK_NUMBER: Final = 0x696D6773746F7265
@@ -98,7 +99,7 @@ def _revision(connection: Connection) -> str | None:
 def _folder_lock(file: Path, mode: int) -> Iterator[None]:
     """Hold `<file>.lock`; whoever makes the catalog holds it alone, and makes it for its owner's eyes only."""
     try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(file.parent)
         descriptor = os.open(f"{file}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise _unusable(file, error) from error

@@ -11,6 +11,7 @@ from typing import Final
 
 from imgstore.domain.disk_space import CheckScratch, unbounded
 from imgstore.domain.errors import ImageRefused
+from imgstore.domain.private_files import make_private_folder, open_private
 from imgstore.domain.sources import ByteSource, DiskFormat, Extent, SourceIdentity, Trimmings
 from imgstore.formats.ahead import read_through
 from imgstore.formats.findings import raise_first_failed
@@ -83,7 +84,7 @@ def open_converted(
     bounds.check_size(virtual_bytes)
     find_qemu_img()  # before the first byte is fetched
     try:
-        scratch.mkdir(parents=True, exist_ok=True)
+        make_private_folder(scratch)
         folder = Path(os.path.realpath(tempfile.mkdtemp(prefix=_FOLDER_PREFIX, dir=scratch)))
     except OSError as error:
         raise output_error(error, scratch) from error
@@ -148,7 +149,7 @@ def _convert_local(
 def _spool(source: ByteSource, target: Path, bounds: ConversionBounds) -> None:
     """A sparse copy of `source`."""
     try:
-        with open(target, "xb", buffering=0) as file:
+        with open(target, "xb", buffering=0, opener=open_private) as file:
             file.truncate(source.file_bytes)
             with closing(read_through(source)) as reads:
                 for at, data in reads:

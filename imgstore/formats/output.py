@@ -1,6 +1,7 @@
 """A file that appears whole or not at all: written under a temporary name beside its own, renamed at the end.
 
-The temporary name is `.<name>.imgstore-<random>`. Its writer holds an advisory lock (flock) on it as long as it lives,
+The temporary name is `.<name>.imgstore-<random>`, and only its owner may read it; the file gets the mode of the umask with
+its name. Its writer holds an advisory lock (flock) on it as long as it lives,
 however it dies; so a later writer of the same file can tell a leftover from work in progress, and removes it.
 """
 
@@ -18,6 +19,7 @@ from typing import Final
 
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import OutputError
+from imgstore.domain.private_files import FILE_MODE, usual_file_mode
 from imgstore.formats.direct import DirectWriter
 
 _RANDOM_BYTES: Final = 8
@@ -143,6 +145,8 @@ class PendingFile:
         """
         with errors_of(self.path):
             self._write_back.end()
+            with contextlib.suppress(PermissionError):  # file systems without modes
+                os.fchmod(self.fd, usual_file_mode())
             os.fsync(self.fd)
             self._take_name()
             self._close()
@@ -227,7 +231,7 @@ def _create(path: Path, effects: Effects) -> tuple[Path, int]:
     """A new temporary file, locked. Made again if a sweeper took it in the instant before its lock."""
     while True:
         temporary = path.with_name(_prefix(path) + effects.random_bytes(_RANDOM_BYTES).hex())
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, FILE_MODE)
         with contextlib.suppress(OSError):  # some network file systems have no locks
             fcntl.flock(fd, fcntl.LOCK_EX)
         if os.fstat(fd).st_nlink:

@@ -124,6 +124,7 @@ def _run(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         cwd=target.parent,
+        umask=0o077,
         env={"LC_ALL": "C", "TMPDIR": str(target.parent)},
     ) as running:
         try:

@@ -4,18 +4,25 @@ A row is stored together with the first transaction that its operation commits, 
 the operation needs for it. A refused request leaves no row.
 """
 
+import json
+import re
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from imgstore.catalog import Facts
 from imgstore.catalog.operations import Operations
 from imgstore.domain.access import Action, Principal, authorize
 from imgstore.domain.asynchronous import AsyncOperation, OperationStatus
-from imgstore.domain.errors import AccessDenied, Conflict, ImgstoreError, NotFound
+from imgstore.domain.errors import AccessDenied, Conflict, ImgstoreError, NotFound, StoreError
 from imgstore.operations.identities import principal_of
 from imgstore.operations.installation import Installation
+
+_ENDED: Final = "ended"
+"""In the place of a request that was erased: how its operation ended, or None where its row is to be removed."""
+_SECRET: Final = re.compile(r"://[^\s\"]*[?@]|\"(template|parameters)\":", re.IGNORECASE)
 
 
 class PendingOperation:
@@ -75,12 +82,46 @@ def close_operation(
         status: None is Succeeded, or Failed with an error.
     """
     installation.catalog.store_companion()
+    _erase_secrets(installation, uid, {_ENDED: {"error": error, "status": status}})
     with installation.catalog.transaction() as facts:
         facts.operations.finish(uid, error, status=status)
 
 
+def _erase_secrets(installation: Installation, uid: str, instead: Mapping[str, Any]) -> None:
+    """Erase what an operation was asked with from the files of the catalog, before its end is seen.
+
+    The signature of a source's URL, or a secret in a template, would stay in SQLite's log otherwise. A failure is no
+    failure of the operation: the next one that is erased erases this one too.
+
+    Args:
+        installation: where.
+        uid: the operation's.
+        instead: what its row holds until its end is stored.
+    """
+    catalog = installation.catalog.unaccompanied
+    if not catalog.is_erasable:
+        return
+    try:
+        with catalog.reading() as facts:
+            found = facts.operations.get(uid)
+        if found is None or not may_hold_secret(found.request):
+            return
+        with catalog.transaction() as facts:
+            facts.operations.replace_request(uid, instead)
+        if not catalog.erase_deleted():
+            installation.note("catalog", "the write-ahead log could not be emptied: another process reads the catalog")
+    except StoreError as failure:
+        installation.note("catalog", f"the write-ahead log could not be emptied: {failure.message}")
+
+
+def may_hold_secret(request: Mapping[str, Any]) -> bool:
+    """Tell whether a request may hold a secret: a URL with a query or a user, or a template with its parameters."""
+    return bool(_SECRET.search(json.dumps(request)))
+
+
 def drop_operation(installation: Installation, uid: str) -> None:
     """Remove the row of an operation whose uid nobody was given: its request was answered with an error."""
+    _erase_secrets(installation, uid, {_ENDED: None})
     with installation.catalog.unaccompanied.transaction() as facts:
         facts.operations.remove(uid)
 
@@ -182,4 +223,21 @@ def take_up_operations(installation: Installation) -> list[AsyncOperation]:
         facts.operations.forget_old()
         keeper = installation.keeper
         dead = [each for each in facts.operations.unfinished() if keeper.is_dead(each.holder)]
-        return [each for each in dead if facts.operations.take_over(each, keeper.holder)]
+        ours = [each for each in dead if facts.operations.take_over(each, keeper.holder)]
+        for each in ours:
+            if _ENDED in each.request:
+                _store_end(facts, each)
+        unfinished = [each for each in ours if _ENDED not in each.request]
+    with suppress(StoreError):
+        installation.catalog.erase_deleted()  # what a process left that died at the end of an operation
+    return unfinished
+
+
+def _store_end(facts: Facts, operation: AsyncOperation) -> None:
+    """Store the end of an operation whose process died after it had erased the request."""
+    ended = operation.request[_ENDED]
+    if ended is None:
+        facts.operations.remove(operation.uid)
+        return
+    status = None if ended["status"] is None else OperationStatus(ended["status"])
+    facts.operations.finish(operation.uid, ended["error"], status=status)

@@ -18,6 +18,7 @@ from typing import Final
 
 from imgstore.domain.disk_space import DiskSpace
 from imgstore.domain.errors import StoreDenied, StoreError, StoreFull
+from imgstore.domain.private_files import FILE_MODE, FOLDER_MODE, make_private_folder
 from imgstore.stores.interface import Accept, Body, ObjectInfo, StoreProperties, checked_key
 from imgstore.stores.refusals import absent, accepted, taken
 
@@ -185,7 +186,7 @@ class DirectoryStore:
         """A file with the body, durable, under a name that goes with the block unless it was renamed."""
         name = f"{os.getpid()}-{threading.get_ident()}-{next(self._numbers)}-{os.urandom(4).hex()}"
         temporary = os.path.join(self._root, _TEMPORARY_FOLDER, name)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
         try:
             try:
                 _write(descriptor, body)
@@ -211,10 +212,10 @@ class DirectoryStore:
             self._ensure_durable(folder)
 
     def _begin(self) -> None:
-        os.makedirs(self._root, exist_ok=True)
+        make_private_folder(Path(self._root))
         _fsync_folder(os.path.dirname(self._root))
         temporaries = os.path.join(self._root, _TEMPORARY_FOLDER)
-        os.makedirs(temporaries, exist_ok=True)
+        make_private_folder(Path(temporaries))
         self._folders.add(self._root)
         _remove_leftovers(temporaries)
 
@@ -224,7 +225,7 @@ class DirectoryStore:
         above = os.path.dirname(folder)
         self._ensure_durable(above)
         with suppress(FileExistsError):
-            os.mkdir(folder)
+            os.mkdir(folder, FOLDER_MODE)
         _fsync_folder(above)
         self._folders.add(folder)
 
@@ -313,7 +314,7 @@ def _remove_leftovers(temporaries: str) -> None:
     Age is told by the file system's own clock, so that another machine's writer over a network is safe too.
     """
     probe = os.path.join(temporaries, f"now-{os.urandom(8).hex()}")
-    os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+    os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
     now = os.stat(probe).st_mtime
     os.unlink(probe)
     with os.scandir(temporaries) as found:

@@ -30,6 +30,7 @@ import xxhash
 from imgstore.domain.disk_space import DiskSpace
 from imgstore.domain.errors import StoreError, StoreFull, WorkHeld
 from imgstore.domain.geometry import MIB
+from imgstore.domain.private_files import make_private_folder
 from imgstore.domain.sources import Extent, SourceIdentity
 from imgstore.formats.holes import clear_range
 from imgstore.formats.output import write_all
@@ -94,7 +95,7 @@ class Spool:
         self._writers = 0
         self._sealed = False
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_private_folder(folder)
             self._held = _hold(folder / "lock", patience)
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
             if os.fstat(self._file).st_size != file_bytes:

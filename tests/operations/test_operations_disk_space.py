@@ -19,6 +19,8 @@ from imgstore.domain.errors import Conflict, ImageRefused, ImgstoreError, Invali
 from imgstore.domain.geometry import GIB, MIB
 from imgstore.domain.limits import Limits
 from imgstore.domain.resources import DiskKind
+from imgstore.domain.sources import DiskFormat
+from imgstore.formats import LocalFile, open_disk
 from imgstore.operations.disks import delete_disk
 from imgstore.operations.installation import Installation
 from imgstore.operations.machine_making import MachineRequest, create_machine
@@ -201,6 +203,33 @@ def test_a_work_that_passes_its_bound_of_scratch_ends_and_leaves_nothing(form: s
             publish(installation, image, "1.0.0", HERE)
         assert "scratch_bytes_per_work_max" in str(caught.value)
         assert allocated_bytes(installation.scratch) == 0
+
+
+@pytest.mark.parametrize("form", CONTAINERS)
+def test_what_is_converted_is_private(form: str, tmp_path: Path) -> None:
+    image = bomb(tmp_path, form, 4 * MIB)
+    before = os.umask(0)
+    try:
+        with (
+            closing(LocalFile(image)) as source,
+            closing(open_disk(_Distant(source), format=DiskFormat(form), scratch=tmp_path / "made" / "scratch")),
+        ):
+            made = list((tmp_path / "made").rglob("*"))
+            assert len(made) >= 3
+            assert not [each for each in made if each.stat().st_mode & 0o077]
+    finally:
+        os.umask(before)
+
+
+class _Distant:
+    """A source that is no local file: it is fetched into scratch first."""
+
+    def __init__(self, source: LocalFile) -> None:
+        self.file_bytes = source.file_bytes
+        self.extents = source.extents
+        self.identity = source.identity
+        self.read_at = source.read_at
+        self.close = source.close
 
 
 def test_all_works_of_all_processes_share_a_bound(tmp_path: Path) -> None:
