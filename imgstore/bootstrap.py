@@ -22,6 +22,7 @@ from imgstore.domain.progress import Subscriber, guard, silent
 from imgstore.operations.health_records import CatalogHealth
 from imgstore.operations.holding import LEASE_SECONDS, LeaseKeeper, this_host
 from imgstore.operations.installation import Installation, Tuning
+from imgstore.operations.zone_registry import CatalogZones
 from imgstore.regions import Locator, Regions, load_regions
 
 _DATABASE_FILE: Final = "catalog.sqlite"
@@ -150,6 +151,7 @@ def _opened(
             effects=outside,
             records=CatalogHealth(catalog, this_host()),
             space=space,
+            registry=CatalogZones(catalog=catalog, effects=outside, subscriber=guard(subscriber)),
         )
         keeper = LeaseKeeper(catalog, settings.lease_seconds)
         try:

@@ -24,6 +24,8 @@ class InstallationRow:
     """What showed that this catalog is older than its buckets; None while nothing does."""
     keeps_unknown: bool = False
     """An operator accepted an older catalog: objects that it does not know are never deleted."""
+    records_every_zone: bool = True
+    """False where older code may have used a zone that has no record."""
 
 
 class Installations(Repository):
@@ -53,6 +55,7 @@ class Installations(Repository):
             created_at=row.created_at,
             outdated=row.outdated,
             keeps_unknown=row.keeps_unknown,
+            records_every_zone=row.records_every_zone,
         )
 
     def mark_outdated(self, found: str) -> None:
@@ -73,6 +76,7 @@ class Installations(Repository):
             "subscription": subscription or effects.new_uid(),
             "hmac_key": effects.random_bytes(HMAC_KEY_BYTES),
             "created_at": self._session.now(),
+            "records_every_zone": True,
         }
         self._session.run(self._session.upsert(schema.installation).values(row).on_conflict_do_nothing())
         return self.get()

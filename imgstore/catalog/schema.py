@@ -85,7 +85,7 @@ from imgstore.domain.works import WorkKind
 from imgstore.domain.zones import ZoneKind
 from imgstore.ledger.rows import ChargeKind
 
-REVISION: Final = "0021"
+REVISION: Final = "0022"
 """The head of migrations/versions. A catalog that stands at it opens without Alembic being imported."""
 
 # Names of constraints are fixed, so that a later migration can name what it drops on either engine.
@@ -148,6 +148,8 @@ installation = Table(
     Column("outdated", String),
     # An operator accepted an older catalog: objects that it does not know are kept for ever.
     Column("keeps_unknown", Boolean, nullable=False, server_default=false()),
+    # False where older code may have used a zone that `zones` has no row of.
+    Column("records_every_zone", Boolean, nullable=False, server_default=false()),
     CheckConstraint("id = 1", name="single"),
 )
 

@@ -6,6 +6,7 @@ from imgstore.cli.command import Answer, Group
 from imgstore.cli.output import Rows, columns
 from imgstore.cli.session import opened
 from imgstore.operations import regions as operations
+from imgstore.regions import ZoneReport
 from imgstore.wire.reports import region_json, zone_json
 from imgstore.wire.text import Json
 
@@ -49,14 +50,39 @@ def check(names: tuple[str, ...]) -> Answer:
     """
     with opened() as session:
         reports = operations.check_regions(session.installation, session.principal, names=names)
-        body = [zone_json(each) for each in reports]
-        return Answer(body=body, exit_code=0 if all(each["ready"] for each in body) else 1)
+        return _answer(reports)
 
 
-@regions.command(table=_ZONES, example="imgstore regions init")
+@regions.command(
+    table=_ZONES,
+    example="imgstore regions init\nimgstore regions init --zone westus2/1\n"
+    "imgstore regions init --zone eastus/1 --replaced",
+)
 @_names
-def init(names: tuple[str, ...]) -> Json:
-    """Make the buckets that are missing; nothing else ever makes one."""
+@click.option(
+    "--zone",
+    metavar="REGION/ZONE",
+    help="This zone only. Its marks are mended, and an empty zone of three is made ready for `imgstore scrub` to fill.",
+)
+@click.option(
+    "--replaced",
+    is_flag=True,
+    help="The store of the zone was replaced by another. Its former content counts as lost: replicas that were in it "
+    "alone become Degraded, and `imgstore scrub` restores them from others.",
+)
+def init(names: tuple[str, ...], zone: str | None, *, replaced: bool) -> Answer:
+    """Make the buckets that are missing; nothing else ever makes one.
+
+    A zone that holds content keeps its store: another store in its place is refused until --replaced says that the
+    former one is gone. The exit code is 1 if a zone is not ready.
+    """
     with opened() as session:
-        reports = operations.init_regions(session.installation, session.principal, names=names)
-        return [zone_json(each) for each in reports]
+        reports = operations.init_regions(
+            session.installation, session.principal, names=names, zone=zone, replaced=replaced
+        )
+        return _answer(reports)
+
+
+def _answer(reports: list[ZoneReport]) -> Answer:
+    body = [zone_json(each) for each in reports]
+    return Answer(body=body, exit_code=0 if all(each["ready"] for each in body) else 1)

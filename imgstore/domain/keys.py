@@ -12,6 +12,11 @@ FORMAT_KEY: Final = "FORMAT"
 
 LAYOUT_VERSION: Final = 1
 
+ZONE: Final = "zone/"
+"""At the top of each zone: its uids and its checkpoints, so that one LIST tells both."""
+_ZONE_UIDS: Final = f"{ZONE}uid/"
+_CHECKPOINTS: Final = f"{ZONE}checkpoints/"
+
 SEGMENTS: Final = "segments/"
 MANIFESTS: Final = "manifests/"
 FINGERPRINTS: Final = "fingerprints/"
@@ -64,3 +69,23 @@ def fingerprints_key(packing_uid: str) -> str:
 def work_key(work_uid: str) -> str:
     """The empty object whose LastModified is a work's start by the store's own clock."""
     return f"{WORKS}{work_uid}"
+
+
+def zone_uid_key(uid: str) -> str:
+    """The empty object whose key says which zone this is. Written once, never replaced."""
+    return f"{_ZONE_UIDS}{uid}"
+
+
+def checkpoint_key(name: str) -> str:
+    """The empty object that proves how far the catalog had come (`domain/checkpoints.py`)."""
+    return f"{_CHECKPOINTS}{name}"
+
+
+def zone_uid(key: str) -> str | None:
+    """The uid that a key of a zone's top names, if it names one."""
+    return key.removeprefix(_ZONE_UIDS) if key.startswith(_ZONE_UIDS) else None
+
+
+def checkpoint_name(key: str) -> str | None:
+    """The checkpoint that a key of a zone's top names, if it names one."""
+    return key.removeprefix(_CHECKPOINTS) if key.startswith(_CHECKPOINTS) else None

@@ -14,17 +14,33 @@ _STATUS: Final = Path("/proc/self/status")
 def make_private_folder(path: Path) -> None:
     """Make a folder, and those above it that are missing, for this user only. One that exists stays as it is.
 
+    The entry of each new folder is durable: it survives a power failure.
+
     Raises:
         OSError: it cannot be made, or something else has its name.
     """
     try:
         os.mkdir(path, FOLDER_MODE)
+        sync_folder(path.parent)
     except FileNotFoundError:
         make_private_folder(path.parent)
         make_private_folder(path)
     except FileExistsError:
         if not path.is_dir():
             raise
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Make the names in a folder durable.
+
+    Raises:
+        OSError: the file system could not.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def tighten_folder(path: Path) -> None:

@@ -1,6 +1,7 @@
 """A segment was found missing or wrong: each replica in that slot that names it is no longer trusted (rule 4)."""
 
 from collections.abc import Callable, Collection, Iterable
+from datetime import datetime
 
 import numpy as np
 
@@ -34,7 +35,7 @@ def degrade(installation: Installation, slot: Slot, segments: Collection[Digest]
             rows = (row for row in facts.manifests.of_owner(replica.version_uid) if row.slot_uid == slot.uid)
             return any(np.isin(ids, unpacked(row.segment_ids)).any() for row in rows)
 
-        _write_down(installation, facts, slot, is_hit, incident)
+        _write_down(facts, slot, is_hit, incident, installation.effects.now())
     installation.note(f"{slot.key.region}/{slot.key.ordinal}", incident)
 
 
@@ -42,20 +43,22 @@ def degrade_owners(installation: Installation, slot: Slot, owners: Collection[st
     """The same for the complete replicas of some versions in the slot, whose manifests are missing or wrong."""
     incident = f"{len(owners)} manifests of {slot.key}: {why}; first of {min(owners)}"
     with installation.catalog.transaction() as facts:
-        _write_down(installation, facts, slot, lambda replica: replica.version_uid in owners, incident)
+        _write_down(facts, slot, lambda replica: replica.version_uid in owners, incident, installation.effects.now())
     installation.note(f"{slot.key.region}/{slot.key.ordinal}", incident)
 
 
-def _write_down(
-    installation: Installation, facts: Facts, slot: Slot, is_hit: Callable[[Replica], bool], incident: str
-) -> None:
+def degrade_slot(facts: Facts, slot: Slot, incident: str, now: datetime) -> None:
+    """Mark every complete replica of the slot Degraded, and record why. The transaction is the caller's."""
+    _write_down(facts, slot, lambda _replica: True, incident, now)
+
+
+def _write_down(facts: Facts, slot: Slot, is_hit: Callable[[Replica], bool], incident: str, now: datetime) -> None:
     facts.slots.lock(slot.uid)
     for replica in sorted(facts.replicas.in_slot(slot.uid), key=lambda each: each.version_uid):
         if replica.state is ReplicaState.COMPLETED and is_hit(replica):
             facts.versions.lock(replica.version_uid)
             facts.replicas.move(replica.uid, ReplicaState.DEGRADED, error=incident)
             write_version_state(facts, facts.versions.by_uid(replica.version_uid))
-    now = installation.effects.now()
     facts.activity.add(
         principal="imgstore",
         action=f"incident/{Action.READ}",

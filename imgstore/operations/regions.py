@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from imgstore.domain.access import Action, Principal, authorize
+from imgstore.domain.errors import InvalidInput
 from imgstore.operations.installation import Installation
 from imgstore.operations.recording import recorded
-from imgstore.regions import Region, ZoneReport
+from imgstore.regions import Consent, Region, ZoneReport
 
 
 def list_regions(installation: Installation, principal: Principal) -> list[Region]:
@@ -20,10 +21,75 @@ def check_regions(installation: Installation, principal: Principal, *, names: Se
     return [report for region in _named(installation, names) for report in installation.locator.check(region)]
 
 
-def init_regions(installation: Installation, principal: Principal, *, names: Sequence[str] = ()) -> list[ZoneReport]:
-    """Make the buckets of the named regions, or of all, and mark them as this installation's. May be repeated."""
-    with recorded(installation, principal, Action.ADMINISTER, "/", "imgstore/regions/init"):
-        return [report for region in _named(installation, names) for report in installation.locator.init(region)]
+def init_regions(
+    installation: Installation,
+    principal: Principal,
+    *,
+    names: Sequence[str] = (),
+    zone: str | None = None,
+    replaced: bool = False,
+) -> list[ZoneReport]:
+    """Make the buckets of the named regions, or of all, and mark them as this installation's. May be repeated.
+
+    Args:
+        installation: where.
+        principal: who.
+        names: the regions; none is all.
+        zone: one zone only, "REGION/ZONE", or the zone's name where one region is named. Its marks are mended.
+        replaced: the store of that zone was replaced: what lay in the former one alone counts as lost.
+
+    Raises:
+        InvalidInput: no such region or zone, or `replaced` without a zone.
+    """
+    if zone is None and replaced:
+        raise _zone_unnamed()
+    chosen: list[tuple[Region, Sequence[str] | None]]
+    if zone is None:
+        chosen = [(region, None) for region in _named(installation, names)]
+    else:
+        region, name = _named_zone(installation, names, zone)
+        chosen = [(region, (name,))]
+    about = "" if zone is None else f"zone {zone}{', replaced' if replaced else ''}"
+    consent = Consent.NONE if zone is None else Consent.REPLACED if replaced else Consent.REPAIR
+    with recorded(installation, principal, Action.ADMINISTER, "/", "imgstore/regions/init", about=about):
+        return [
+            report
+            for region, zones in chosen
+            for report in installation.locator.init(region, zones=zones, consent=consent)
+        ]
+
+
+def _named_zone(installation: Installation, names: Sequence[str], zone: str) -> tuple[Region, str]:
+    above, slash, name = zone.rpartition("/")
+    if bool(slash) == bool(names) or len(names) > 1:
+        raise InvalidInput(
+            f"The zone '{zone}' is not named clearly.",
+            found=f"--zone {zone} {' '.join(names)}".rstrip(),
+            expected="REGION/ZONE, or one region and the name of its zone",
+            hint="for example: imgstore regions init --zone westus2/1",
+            target="zone",
+        )
+    region = installation.regions.get(above or names[0], target="region")
+    known = [each.name for each in region.zones]
+    if name not in known:
+        raise InvalidInput(
+            f"The zone '{name}' of {region.name} is not known.",
+            found=repr(name),
+            expected=f"one of {', '.join(known)}",
+            hint="`imgstore regions check` shows the zones of each region",
+            target="zone",
+        )
+    return region, name
+
+
+def _zone_unnamed() -> InvalidInput:
+    return InvalidInput(
+        "Which zone was replaced?",
+        found="--replaced without --zone",
+        expected="the one zone whose store was replaced",
+        hint="for example: imgstore regions init --zone westus2/1 --replaced",
+        target="zone",
+    )
 
 
 def _named(installation: Installation, names: Sequence[str]) -> list[Region]:

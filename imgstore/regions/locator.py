@@ -1,13 +1,14 @@
 """Gives the store that a slot lies in, and looks after the zones: are they there, are they ours, what do they promise.
 
 For a zone with an endpoint the store is ``Retrying(Watched(Metered(S3Store)))``, for an embedded one
-``Watched(Metered(DirectoryStore))``: the watch keeps the zone's circuit (``health.py``). Each is behind a guard that reads the zone's mark first (``zones.py``); for ZRS it is ``Zoned`` over the three. An embedded
-zone is made at its first use. A bucket is made by `init` and by nothing else, so that a mistyped endpoint gives an
-error and not a second, empty home for the data.
+``Watched(Metered(DirectoryStore))``: the watch keeps the zone's circuit (``health.py``). Each is behind a guard that
+reads the zone's mark and uid first (``zones.py``, ``identity.py``); for ZRS it is ``Zoned`` over the three. An embedded
+zone is made at its first use, and never again. A bucket is made by `init` and by nothing else, so that a mistyped
+endpoint gives an error and not a second, empty home for the data.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -20,9 +21,11 @@ from imgstore.domain.effects import Effects
 from imgstore.domain.errors import StoreDenied, StoreError, StoreMismatch, StoreUnreachable
 from imgstore.domain.resources import Slot, SlotKey, StorageAccountType
 from imgstore.regions.health import HealthBook
+from imgstore.regions.identity import Consent, ZoneRegistry
 from imgstore.regions.marks import Mark
 from imgstore.regions.model import ALL_ZONES, Policy, Region, Regions, Zone
-from imgstore.regions.zones import EmbeddedZone, OpenedZone, S3Zone, ZoneReport, unopened
+from imgstore.regions.zones import EmbeddedZone, OpenedZone, S3Zone, ZoneContext, ZoneReport, unopened
+from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.hedging import race
 from imgstore.stores.interface import ObjectStore
 from imgstore.stores.limited import Limited, TokenBucket, Wait
@@ -42,6 +45,7 @@ class Locator:
         installation_uid: str,
         environ: Mapping[str, str],
         effects: Effects,
+        registry: ZoneRegistry,
         space: DiskSpace = DiskSpace(),  # noqa: B008 - frozen
         meters: Callable[[], TrafficMeter] = TrafficMeter,
         policy: RetryPolicy | None = None,
@@ -55,14 +59,16 @@ class Locator:
             home: the data home, under which embedded zones lie.
             installation_uid: what a zone's mark must name.
             environ: where AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are looked for.
-            effects: gives the keys of probes.
+            effects: gives the keys of probes and the uids of zones.
             space: whose reserve of free space embedded zones keep.
+            registry: what the catalog knows of zones.
             meters: makes the meter of a region.
             policy: how patient to be with endpoints; None is the usual one.
             buckets: makes the token bucket of a pair of regions, from its bytes per second.
             records: where the circuits of zones are shared with other processes; None shares them with nobody.
         """
         self.health = HealthBook(monotonic=effects.monotonic, records=records)
+        self._shared = ZoneContext(health=self.health, registry=registry, new_uid=effects.new_uid)
         self._regions = regions
         self._home = home
         self._space = space
@@ -113,7 +119,9 @@ class Locator:
             )
         if every:
             return self._all_zones(region)
-        return self._open(region, zones[0]).guarded.admitted()
+        guarded = self._open(region, zones[0]).guarded
+        guarded.admitted()
+        return guarded
 
     def store_across(self, slot: Slot, region: str, wait: Wait) -> ObjectStore:
         """The slot's store as `region` reads it: within the bandwidth of the pair, where regions.yaml sets one.
@@ -165,13 +173,30 @@ class Locator:
         """Look at each zone of a region, changing nothing."""
         return self._of_each_zone(region, OpenedZone.look)
 
-    def init(self, region: Region) -> list[ZoneReport]:
-        """Make each zone of a region ready: its bucket, its mark, and what its store promises, found out by trying.
+    def init(
+        self, region: Region, *, zones: Collection[str] | None = None, consent: Consent = Consent.NONE
+    ) -> list[ZoneReport]:
+        """Make zones of a region ready: the bucket, the marks, and what the store promises, found out by trying.
 
         May be repeated: what is there stays, and the promises are found out anew, as is wanted after a server was
         replaced by another.
+
+        Args:
+            region: whose zones.
+            zones: their names; None is every zone.
+            consent: what the operator said of these zones, where one is not the store that the catalog recorded.
         """
-        return self._of_each_zone(region, lambda zone: zone.look_made_ready(self._effects.new_uid()))
+        chosen = [zone for zone in region.zones if zones is None or zone.name in zones]
+        serving: frozenset[str] = frozenset()
+        if consent is not Consent.NONE and region.policy is Policy.ZRS:
+            reports = self.check(region)
+            serving = frozenset(each.zone for each in reports if each.marked and each.problem is None)
+
+        def made_ready(zone: OpenedZone) -> ZoneReport:
+            others_serve = len(serving - {zone.mark.zone}) >= QUORUM
+            return zone.look_made_ready(consent, others_serve=others_serve)
+
+        return self._of_each_zone(region, made_ready, chosen)
 
     def close(self) -> None:
         """Give the connections back. The locator is of no use afterwards."""
@@ -181,7 +206,9 @@ class Locator:
             for zone in self._zones.values():
                 zone.close()
 
-    def _of_each_zone(self, region: Region, look: Callable[[OpenedZone], ZoneReport]) -> list[ZoneReport]:
+    def _of_each_zone(
+        self, region: Region, look: Callable[[OpenedZone], ZoneReport], zones: Sequence[Zone] | None = None
+    ) -> list[ZoneReport]:
         def looked(zone: Zone) -> ZoneReport:
             try:
                 return look(self._open(region, zone))
@@ -189,7 +216,7 @@ class Locator:
                 return unopened(region, zone, error)
 
         with ThreadPoolExecutor(len(region.zones)) as pool:  # so that zones that do not answer are waited for together
-            return list(pool.map(looked, region.zones))
+            return list(pool.map(looked, region.zones if zones is None else zones))
 
     def _all_zones(self, region: Region) -> Zoned:
         with self._lock:
@@ -207,9 +234,13 @@ class Locator:
             return self._zoned.setdefault(region.name, zoned)
 
     def _admit_zones(self, region: Region, zones: Mapping[str, OpenedZone]) -> None:
-        """Find a wrong zone at once, and do not wait for one that is late where the two others can be used."""
+        """Find out which zones can be used, and do not wait for one that is late where the two others can.
+
+        One zone that is the wrong store counts as away. Two refuse the region.
+        """
         opened = list(zones.items())
         usable = 0
+        wrong: list[StoreError] = []
         awaited = {name for name in zones if not self.health.is_avoided(region.name, name)}
         for outcome in race([partial(_admit_if_usable, zone) for _, zone in opened], at_once=len(opened)):
             name = opened[outcome.place][0]
@@ -217,7 +248,9 @@ class Locator:
             if outcome.late:
                 self.health.late((region.name, name), outcome.age_seconds)
             elif outcome.error is not None:
-                raise outcome.error
+                wrong.append(outcome.error)
+                if len(wrong) > len(opened) - QUORUM:
+                    raise wrong[0]
             else:
                 usable += outcome.value
             if usable >= QUORUM and not awaited:
@@ -234,9 +267,9 @@ class Locator:
         mark = Mark(installation=self._installation_uid, region=region.name, zone=zone.name)
         meter = self._meters[region.name]
         if zone.endpoint is None:
-            return EmbeddedZone(
-                mark, self._home / "regions" / zone.bucket / f"zone-{zone.name}", meter, self.health, self._space
-            )
+            folder = self._home / "regions" / zone.bucket / f"zone-{zone.name}"
+            directory = DirectoryStore(folder, self._space, home=self._home)
+            return EmbeddedZone(mark, directory, folder, meter, self._shared)
         # boto3 takes a third of a second to load, which a command on directories should not pay.
         from imgstore.stores.s3 import S3Store  # noqa: PLC0415
 
@@ -252,14 +285,16 @@ class Locator:
             access_key=self._environ.get("AWS_ACCESS_KEY_ID") if told else None,
             secret_key=self._environ.get("AWS_SECRET_ACCESS_KEY") if told else None,
         )
-        return S3Zone(mark, s3, meter, self._policy, self.health)
+        return S3Zone(mark, s3, meter, self._policy, self._shared)
 
 
 def _admit_if_usable(zone: OpenedZone) -> bool:
-    """Find a wrong zone at once; tells whether this one can be used now.
+    """Tell whether a zone of three can be used now; the guard of one that cannot looks before it is ever used.
 
-    Two that work are enough: the guard of a third looks before it is ever used.
     A directory may fail in many ways, and each is a zone lost; a bucket that was never made is a mistake in regions.yaml.
+
+    Raises:
+        StoreError: it is the wrong store.
     """
     lost = StoreError if isinstance(zone, EmbeddedZone) else (StoreUnreachable, StoreDenied)
     try:

@@ -18,7 +18,7 @@ from typing import Final
 
 from imgstore.domain.disk_space import DiskSpace
 from imgstore.domain.errors import StoreDenied, StoreError, StoreFull
-from imgstore.domain.private_files import FILE_MODE, FOLDER_MODE, make_private_folder
+from imgstore.domain.private_files import FILE_MODE, FOLDER_MODE, make_private_folder, sync_folder
 from imgstore.stores.interface import Accept, Body, ObjectInfo, StoreProperties, checked_key
 from imgstore.stores.refusals import absent, accepted, taken
 
@@ -43,16 +43,20 @@ class DirectoryStore:
     """An fsync that succeeds is the file system's word for the bytes. Copies are read and written through here: a
     replica is a deep copy, never a link or shared extents."""
 
-    def __init__(self, root: Path, space: DiskSpace | None = None) -> None:
-        """Nothing is made yet.
+    def __init__(self, root: Path, space: DiskSpace | None = None, *, home: Path | None = None) -> None:
+        """Nothing is opened or made yet.
 
         Args:
-            root: the folder.
+            root: what the keys are below.
             space: whose reserve a put must keep; None keeps none.
+            home: a folder above `root`. The entries of all folders between the two are made durable, whoever made
+                them; None stands for the folder that holds `root`.
         """
         self._root = os.path.abspath(root)
         self._space = space
         self._writing_bytes = 0
+        self._home = os.path.dirname(self._root) if home is None else os.path.abspath(home)
+        self._pinned: tuple[int, int] | None = None
         self._numbers = itertools.count()
         self._folders: set[str] = set()
         self._lock = threading.Lock()
@@ -159,7 +163,7 @@ class DirectoryStore:
                 os.link(temporary, path)
             else:
                 os.rename(temporary, path)
-        _fsync_folder(folder)
+        sync_folder(folder)
         return written
 
     def delete(self, keys: Iterable[str]) -> None:
@@ -175,7 +179,7 @@ class DirectoryStore:
                 touched[os.path.dirname(path)] = None
         for folder in touched:
             with self._translated(folder):
-                _fsync_folder(folder)
+                sync_folder(folder)
 
     def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
         """See `Copies.copy_within`."""
@@ -211,9 +215,39 @@ class DirectoryStore:
                 self._begin()
             self._ensure_durable(folder)
 
+    def pin(self) -> None:
+        """Write below the folder that is at `root` now, and never make `root` again.
+
+        Another file system that is mounted or unmounted there makes it another folder.
+
+        Raises:
+            StoreError: there is no folder.
+        """
+        with self._translated(""):
+            found = os.stat(self._root)
+        self._folders.clear()
+        self._pinned = found.st_dev, found.st_ino
+
+    def unpin(self) -> None:
+        """Let `root` be any folder, made at the next put if it is missing."""
+        self._pinned = None
+
+    def is_pinned(self) -> bool:
+        """Whether `root` is the folder that `pin` found there."""
+        try:
+            found = os.stat(self._root)
+        except OSError:
+            return False
+        return self._pinned == (found.st_dev, found.st_ino)
+
     def _begin(self) -> None:
+        if self._pinned is not None and not self.is_pinned():
+            raise FileNotFoundError(errno.ENOENT, "the folder was unmounted, moved or replaced while it was in use")
         make_private_folder(Path(self._root))
-        _fsync_folder(os.path.dirname(self._root))
+        above = self._root
+        while above != self._home and above != os.path.dirname(above):
+            above = os.path.dirname(above)
+            sync_folder(above)
         temporaries = os.path.join(self._root, _TEMPORARY_FOLDER)
         make_private_folder(Path(temporaries))
         self._folders.add(self._root)
@@ -226,7 +260,7 @@ class DirectoryStore:
         self._ensure_durable(above)
         with suppress(FileExistsError):
             os.mkdir(folder, FOLDER_MODE)
-        _fsync_folder(above)
+        sync_folder(above)
         self._folders.add(folder)
 
     # -- shared -------------------------------------------------------------------------------------------------------
@@ -298,14 +332,6 @@ def _write(descriptor: int, body: Body) -> None:
     left = memoryview(body)
     while left:
         left = left[os.write(descriptor, left) :]
-
-
-def _fsync_folder(folder: str) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove_leftovers(temporaries: str) -> None:

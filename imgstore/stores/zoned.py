@@ -42,7 +42,14 @@ from itertools import groupby
 from typing import Final, TypeAlias, TypeVar
 
 from imgstore.domain.digests import digest_of
-from imgstore.domain.errors import ExistenceUnknown, ObjectCorrupt, ObjectNotFound, StoreError, StoreUnreachable
+from imgstore.domain.errors import (
+    ExistenceUnknown,
+    ObjectCorrupt,
+    ObjectNotFound,
+    StoreError,
+    StoreMismatch,
+    StoreUnreachable,
+)
 from imgstore.domain.keys import REPAIRS
 from imgstore.stores.hedging import Outcome, ask_all, race
 from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, StoreProperties, batches, checked_key
@@ -538,8 +545,8 @@ class _Rests:
         self._lock = threading.Lock()
 
     def judge(self, zone: str, error: StoreError) -> None:
-        """Let the zone rest, if `error` says that it does not answer."""
-        if error.retryable:
+        """Let the zone rest, if `error` says that it does not answer, or that it is another store."""
+        if error.retryable or isinstance(error, StoreMismatch):
             with self._lock:
                 self._until[zone] = self._monotonic() + self._seconds
 

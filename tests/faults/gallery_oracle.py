@@ -79,7 +79,7 @@ class Oracle:
         """Every row, and every file with its time stamp, but for the marks of zones, which their first use lays."""
         with self.connected() as connection:
             rows = list(connection.iterdump())
-        files = (path for path in (self.home / "regions").rglob("*") if path.is_file() and path.name != "FORMAT")
+        files = (path for path in (self.home / "regions").rglob("*") if path.is_file() and not is_of_zone(path))
         return rows, {str(path): path.stat().st_mtime_ns for path in files}
 
     def ask(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
@@ -349,7 +349,7 @@ class Oracle:
             for path in zone.rglob("*"):
                 if path.is_file():
                     inside = path.relative_to(zone).parts
-                    if inside == ("FORMAT",):
+                    if inside == ("FORMAT",) or inside[0] == "zone":
                         continue
                     assert inside[0] == "pools", f"{path} was left"
                     there.setdefault(zone.joinpath(*inside[:4]), set()).add("/".join(inside[4:]))
@@ -399,3 +399,8 @@ def segment_key(name: bytes) -> str:
 
 def _told(manifest: ManifestFact) -> str:
     return f"manifest of {manifest.owner} in {manifest.slot.region}/{manifest.slot.kind}/{manifest.slot.ordinal}"
+
+
+def is_of_zone(path: Path) -> bool:
+    """Whether a file is one of those at the top of a zone that say which zone it is."""
+    return path.name == "FORMAT" or path.parent.parent.name == "zone"

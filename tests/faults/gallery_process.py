@@ -15,7 +15,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from imgstore.operations.installation import Installation, Tuning
 from imgstore.regions import Locator
 from imgstore.regions.marks import Mark
 from imgstore.regions.model import Region, Zone
-from imgstore.regions.zones import EmbeddedZone, OpenedZone
+from imgstore.regions.zones import EmbeddedZone, Guarded, OpenedZone, ZoneContext
 from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.interface import Accept, Body, ObjectInfo
 from imgstore.stores.metered import Metered, TrafficMeter
@@ -149,10 +149,11 @@ class _Unwatched:
 
 
 class _Zone(EmbeddedZone):
-    def __init__(self, mark: Mark, folder: Path, meter: TrafficMeter, process: Process) -> None:
-        marked = replace(mark, properties=DirectoryStore.properties)
-        OpenedZone.__init__(self, marked, Metered(_Store(folder, process), meter), _Unwatched())
-        self._folder = folder
+    def __init__(self, mark: Mark, directory: _Store, folder: Path, meter: TrafficMeter, shared: ZoneContext) -> None:
+        super().__init__(mark, directory, folder, meter, shared)
+        self.watch = _Unwatched()
+        self.store = Metered(directory, meter)
+        self.guarded = Guarded(self.store, self.admit, self.is_same)
 
 
 class _Locator(Locator):
@@ -163,7 +164,7 @@ class _Locator(Locator):
     def _built(self, region: Region, zone: Zone) -> OpenedZone:
         mark = Mark(installation=self._installation_uid, region=region.name, zone=zone.name)
         folder = self._home / "regions" / zone.bucket / f"zone-{zone.name}"
-        return _Zone(mark, folder, self._meters[region.name], self._process)
+        return _Zone(mark, _Store(folder, self._process), folder, self._meters[region.name], self._shared)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from imgstore.domain.geometry import MIB
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.operations import exporting
+from imgstore.operations.regions import init_regions
 from imgstore.operations.scrubbing import ScrubRequest, scrub
 from imgstore.stores import retrying
 from imgstore.testing import engines
@@ -141,14 +142,18 @@ def test_zones_that_are_away_in_turn_degrade_no_replica(
         audit(installation)
 
 
-def test_a_lost_zones_folder_is_made_again_and_filled_by_the_next_writes(
-    home: Path, stock: Stock, tmp_path: Path
-) -> None:
-    shutil.rmtree(home / "regions" / "imgstore-westus2" / "zone-2")
+def test_a_lost_zones_folder_is_made_again_when_an_operator_says_so(home: Path, stock: Stock, tmp_path: Path) -> None:
+    """Until then it counts as away, and nothing is written where it is perhaps only not mounted."""
+    folder = home / "regions" / "imgstore-westus2" / "zone-2"
+    shutil.rmtree(folder)
     with open_home(home) as installation:
         export(installation, tmp_path / "o.raw", "westus2")
         assert sha256_of(tmp_path / "o.raw") == sha256_of(stock.first)
         publish(installation, stock.second, "1.0.1")
+        assert not folder.exists()
+        (report,) = init_regions(installation, ADMIN, zone="westus2/2")
+        assert report.problem is None
+        assert not [each.unrepaired for each in scrub(installation, ADMIN, ScrubRequest()) if each.unrepaired]
         audit(installation)
 
 

@@ -19,6 +19,7 @@ from imgstore.ledger.rows import ChargeKind
 from imgstore.operations import bills
 from imgstore.operations.degrading import degrade
 from imgstore.operations.installation import Installation
+from imgstore.operations.regions import init_regions
 from imgstore.operations.scrubbing import ScrubRequest, SlotScrub, scrub
 from imgstore.operations.working import take_up
 from imgstore.stores.zoned import Zoned
@@ -236,6 +237,7 @@ def test_a_lost_zone_is_filled_again(stocked: Installation) -> None:
     bucket = stocked.home / "regions" / slot_of(stocked, WEST).bucket
     shutil.rmtree(bucket / "zone-3")
     with open_home(stocked.home) as installation:
+        init_regions(installation, ADMIN, zone="westus2/3")
         found = run(installation)[WEST]
         assert found.unrepaired == []
         assert {path.name for path in copies(installation, WEST, zone="3")} == {

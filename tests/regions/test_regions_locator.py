@@ -1,96 +1,28 @@
 """The locator: on directories, on moto and on MinIO. Whose a zone is, is seen before anything is read or written."""
 
-import itertools
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from regions_house import DOCUMENT, LRS, S3_ENGINES, ZRS, House, init_all, on, problems, region_of, slot_of, use
 
-from imgstore.domain.effects import Effects
 from imgstore.domain.errors import InvalidInput, StoreError, StoreMismatch, StoreUnreachable
-from imgstore.domain.resources import Slot, SlotKey, StorageAccountType
-from imgstore.regions import ALL_ZONES, Locator, ZoneReport
+from imgstore.domain.resources import StorageAccountType
+from imgstore.regions import ALL_ZONES
 from imgstore.regions.document import parse_regions
-from imgstore.stores import ObjectStore
-from imgstore.stores.retrying import RetryPolicy
 from imgstore.testing.engines import S3Engine
-
-LRS, ZRS = StorageAccountType.STANDARD_LRS, StorageAccountType.STANDARD_ZRS
-NUMBERS = itertools.count()
-
-DOCUMENT = """
-currency: USD
-regions:
-  south:
-    bucket: {name}-south
-    policy: ZRS
-    storage_account_types: [Standard_LRS, Standard_ZRS]
-    zones:
-      "1": {{endpoint: "${{SOUTH_1:-}}"}}
-      "2": {{}}
-      "3": {{}}
-  east:
-    bucket: {name}-east
-    policy: LRS
-    storage_account_types: [Standard_LRS]
-    zones: {{"1": {{}}}}
-prices:
-  egress_per_gb: {{default: 0}}
-  storage_per_gb_month: {{Standard_LRS: 0, Standard_ZRS: 0}}
-"""
-
-
-@dataclass(kw_only=True)
-class House:
-    """An installation as far as the locator knows one. `locator()` is a new process, as it were."""
-
-    home: Path
-    stack: ExitStack
-    environ: dict[str, str] = field(default_factory=dict)
-    installation_uid: str = "installation-1"
-    name: str = field(default_factory=lambda: f"b{next(NUMBERS)}")
-
-    def locator(self, **changes: Any) -> Locator:
-        regions = parse_regions(DOCUMENT.format(name=self.name).encode(), self.environ, path="regions.yaml")
-        made = Locator(
-            changes.pop("regions", regions),
-            home=self.home,
-            installation_uid=changes.pop("installation_uid", self.installation_uid),
-            environ=self.environ,
-            effects=Effects(),
-            policy=RetryPolicy(attempts_max=1),
-        )
-        assert not changes
-        self.stack.callback(made.close)
-        return made
-
-
-def on(house: House, engine: S3Engine) -> House:
-    """The same house with all its zones on one S3 server."""
-    house.environ = {
-        "IMGSTORE_S3_ENDPOINT": engine.endpoint,
-        "AWS_ACCESS_KEY_ID": engine.access_key,
-        "AWS_SECRET_ACCESS_KEY": engine.secret_key,
-    }
-    return house
 
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
     with ExitStack() as stack:
         yield House(home=tmp_path / "home", stack=stack)
-
-
-S3_ENGINES = [
-    pytest.param("moto_s3", marks=pytest.mark.engine("moto")),
-    pytest.param("minio", marks=pytest.mark.engine("minio")),
-]
 
 
 @pytest.fixture(params=S3_ENGINES)
@@ -106,28 +38,6 @@ def ready_house(request: pytest.FixtureRequest, house: House) -> House:
     on(house, request.getfixturevalue(request.param))
     problems(init_all(house.locator()), none=True)
     return house
-
-
-def init_all(locator: Locator) -> list[ZoneReport]:
-    return [report for name in ("south", "east") for report in locator.init(region_of(locator, name))]
-
-
-def region_of(locator: Locator, name: str) -> Any:
-    return locator._regions.get(name)
-
-
-def problems(reports: list[ZoneReport], *, none: bool = False) -> list[str]:
-    found = [report.problem for report in reports if report.problem]
-    assert not none or not found, found
-    return found
-
-
-def slot_of(
-    locator: Locator, region: str, kind: StorageAccountType = LRS, ordinal: int = 0, pool: str = "pool"
-) -> Slot:
-    key = SlotKey(pool_uid=pool, region=region, storage_account_type=kind, ordinal=ordinal)
-    zone, bucket = locator.choose_zone(key)
-    return Slot(uid="s", key=key, zone=zone, bucket=bucket)
 
 
 def buckets_of(engine: S3Engine, name: str) -> set[str]:
@@ -164,13 +74,6 @@ def test_on_the_shared_endpoint_the_bucket_says_the_zone(house: House) -> None:
 
 
 # -- stores -----------------------------------------------------------------------------------------------------------
-
-
-def use(store: ObjectStore, slot: Slot) -> None:
-    key = slot.prefix + "segments/00/x"
-    store.put(key, b"body")
-    assert store.get(key) == b"body"
-    assert [info.key for info in store.list(slot.prefix)] == [key]
 
 
 @pytest.mark.parametrize("kind", [LRS, ZRS])
@@ -231,11 +134,14 @@ def test_boto3_is_not_loaded_for_directories(tmp_path: Path) -> None:
     """It takes a third of a second, which every command would pay."""
     program = (
         "import sys\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from pathlib import Path\n"
         "from imgstore.domain.effects import Effects\n"
         "from imgstore.regions import Locator, load_regions\n"
         f"regions = load_regions(None, {{}})\n"
-        f"locator = Locator(regions, home=Path({str(tmp_path)!r}), installation_uid='i', environ={{}}, effects=Effects())\n"
+        "from regions_house import MemoryRegistry\n"
+        f"locator = Locator(regions, home=Path({str(tmp_path)!r}), installation_uid='i', environ={{}}, effects=Effects(),\n"
+        "    registry=MemoryRegistry())\n"
         "reports = locator.init(regions.get('westus2'))\n"
         "assert all(report.marked for report in reports), reports\n"
         "sys.exit('boto3' in sys.modules)\n"
@@ -358,7 +264,8 @@ def test_init_may_be_repeated(s3_house: House) -> None:
     use(locator.store(slot), slot)
     assert init_all(s3_house.locator()) == first
     store = s3_house.locator().store(slot)
-    assert [info.key for info in store.list("")] == ["FORMAT", slot.prefix + "segments/00/x"]
+    (record,) = [each for each in s3_house.registry.records.values() if each.region == "east"]
+    assert [info.key for info in store.list("")] == ["FORMAT", slot.prefix + "segments/00/x", f"zone/uid/{record.uid}"]
 
 
 def test_what_a_store_promises_is_found_out_and_believed_later(s3_house: House, request: pytest.FixtureRequest) -> None:
@@ -416,7 +323,7 @@ def test_a_zone_that_comes_back_wrong_is_never_written_to(house: House, minio: S
     door.store.put("FORMAT", b'{"installation": "other", "region": "south", "zone": "1", "layout": 1}')
     door.guarded._admit = admit
     use(store, slot)
-    assert [info.key for info in door.store.list("")] == ["FORMAT"]
+    assert not [info.key for info in door.store.list("pools/")]
 
 
 def unreachable() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from imgstore.bootstrap import Settings, open_installation
 from imgstore.domain.errors import ObjectNotFound, StoreDenied, StoreError, StoreFull
 from imgstore.stores import DirectoryStore
 
@@ -86,6 +87,23 @@ def test_two_fsyncs_a_put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     synced.clear()
     store.delete(["a/b/first", "a/b/second", "a/b/third"])
     assert synced == [f"{root}/a/b"]
+
+
+def test_every_folder_up_to_the_home_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where another process made them: it may not have synced them yet."""
+    home = tmp_path / "home"
+    zone = home / "regions" / "bucket" / "zone-1"
+    zone.parent.mkdir(parents=True)
+    synced = _record(monkeypatch)
+    DirectoryStore(zone, home=home).put("a", b"1")
+    assert {str(home), str(home / "regions"), str(home / "regions" / "bucket"), str(zone)} <= set(synced)
+
+
+def test_a_new_home_is_synced_in_the_folder_that_holds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = _record(monkeypatch)
+    with open_installation(Settings(home=tmp_path / "above" / "home", environ={})):
+        pass
+    assert {str(tmp_path), str(tmp_path / "above"), str(tmp_path / "above" / "home")} <= set(synced)
 
 
 def _record(monkeypatch: pytest.MonkeyPatch) -> list[str]:

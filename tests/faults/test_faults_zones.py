@@ -1,0 +1,232 @@
+"""A zone's store that is not the recorded one: unmounted, replaced, or another by a process's own settings."""
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from imgstore.cli.main import main
+from imgstore.domain.errors import ReplicationFailed, StoreMismatch
+from imgstore.domain.states import ReplicaState
+from imgstore.operations.regions import check_regions, init_regions
+from imgstore.operations.scrubbing import ScrubRequest, scrub
+from imgstore.testing.engines import S3Engine
+from imgstore.testing.installations import (
+    ADMIN,
+    Stock,
+    audit,
+    audit_served,
+    found_gallery,
+    make_disk,
+    open_home,
+    publish,
+    show,
+    states,
+)
+
+pytest_plugins = ["imgstore.testing.stock"]
+
+EAST = ["southcentralus", "eastus"]
+
+
+@pytest.fixture
+def home(tmp_path: Path, stock: Stock) -> Path:
+    shutil.copytree(stock.home, tmp_path / "home")
+    return tmp_path / "home"
+
+
+def east(home: Path) -> Path:
+    return home / "regions" / "imgstore-eastus" / "zone-1"
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def run(home: Path, *words: str, **environ: str) -> Result:
+    return CliRunner().invoke(main, [*words, "--home", str(home)], prog_name="imgstore", env=environ)
+
+
+@contextmanager
+def bound(disk: Path, at: Path) -> Iterator[None]:
+    """A file system mounted at a zone's folder while the block runs."""
+    done = subprocess.run(["mount", "--bind", str(disk), str(at)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no right to mount a file system: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(at)], check=True)
+
+
+def test_a_zone_that_is_not_mounted_is_refused_and_nothing_is_written_there(tmp_path: Path, stock: Stock) -> None:
+    home, disk = tmp_path / "home", tmp_path / "disk"
+    disk.mkdir()
+    east(home).mkdir(parents=True)
+    with bound(disk, east(home)), open_home(home) as installation:
+        found_gallery(installation)
+        publish(installation, stock.first, "1.0.0", EAST)
+    with open_home(home) as installation:
+        with pytest.raises(ReplicationFailed, match="region:eastus") as caught:
+            publish(installation, stock.second, "1.0.1", EAST)
+        assert "not the zone 1 of eastus" in str(caught.value)
+        with pytest.raises(StoreMismatch, match="not the zone 1 of eastus"):
+            make_disk(installation, "d1", "eastus")
+        assert states(show(installation))["eastus/0"] is ReplicaState.COMPLETED, "what is away is not lost"
+        (report,) = check_regions(installation, ADMIN, names=["eastus"])
+        assert "mount the zone's file system" in (report.problem or "")
+    assert run(home, "regions", "check", "eastus").exit_code == 1
+    init = run(home, "regions", "init", "eastus")
+    assert init.exit_code == 1
+    assert "not the zone 1 of eastus" in init.output
+    assert list(east(home).iterdir()) == []
+    with bound(disk, east(home)), open_home(home) as installation:
+        publish(installation, stock.second, "1.0.1", EAST)
+        make_disk(installation, "d1", "eastus")
+        audit(installation)
+
+
+def test_a_zone_that_is_unmounted_under_a_running_process(tmp_path: Path, stock: Stock) -> None:
+    home, disk = tmp_path / "home", tmp_path / "disk"
+    disk.mkdir()
+    east(home).mkdir(parents=True)
+    with open_home(home) as installation:
+        with bound(disk, east(home)):
+            found_gallery(installation)
+            publish(installation, stock.first, "1.0.0", EAST)
+        with pytest.raises(ReplicationFailed, match="region:eastus"):
+            publish(installation, stock.second, "1.0.1", EAST)
+        with pytest.raises(StoreMismatch):
+            make_disk(installation, "d1", "eastus")
+        assert states(show(installation))["eastus/0"] is ReplicaState.COMPLETED
+        assert list(east(home).iterdir()) == []
+    with bound(disk, east(home)), open_home(home) as installation:
+        publish(installation, stock.second, "1.0.1", EAST)
+        make_disk(installation, "d1", "eastus")
+        audit(installation)
+
+
+@pytest.mark.engine("minio")
+def test_a_variable_that_is_not_set_moves_no_region_to_a_folder(tmp_path: Path, stock: Stock, minio: S3Engine) -> None:
+    home = tmp_path / "home"
+    keys = {"AWS_ACCESS_KEY_ID": minio.access_key, "AWS_SECRET_ACCESS_KEY": minio.secret_key}
+    bucket = minio.make_bucket("imgstore-eastus")
+    environ = {**keys, "IMGSTORE_EASTUS_ENDPOINT": minio.endpoint}
+    with open_home(home, environ=environ) as installation:
+        init_regions(installation, ADMIN, names=["eastus"])
+        found_gallery(installation)
+        publish(installation, stock.first, "1.0.0", EAST)
+    with open_home(home, environ=keys) as installation:
+        with pytest.raises(ReplicationFailed, match="region:eastus"):
+            publish(installation, stock.second, "1.0.1", EAST)
+        assert "IMGSTORE_EASTUS_ENDPOINT" in str(
+            next(each for each in show(installation, "1.0.1").replicas if each.slot.key.region == "eastus").error
+        )
+    check = run(home, "regions", "check", "eastus", **keys, IMGSTORE_EASTUS_ENDPOINT="")
+    assert check.exit_code == 1
+    assert minio.endpoint in check.output
+    assert not east(home).exists()
+    with open_home(home, environ=environ) as installation:
+        publish(installation, stock.second, "1.0.1", EAST)
+        audit(installation)
+    assert bucket == "imgstore-eastus"
+
+
+def test_a_replaced_store_is_filled_again_from_other_replicas(home: Path, stock: Stock, tmp_path: Path) -> None:
+    shutil.rmtree(east(home))
+    with open_home(home) as installation:
+        assert run(home, "regions", "init", "--zone", "eastus/1").exit_code == 1
+        assert states(show(installation))["eastus/0"] is ReplicaState.COMPLETED
+        done = run(home, "regions", "init", "--zone", "eastus/1", "--replaced")
+        assert done.exit_code == 0, done.output
+        assert states(show(installation))["eastus/0"] is ReplicaState.DEGRADED
+        assert not [each.unrepaired for each in scrub(installation, ADMIN, ScrubRequest()) if each.unrepaired]
+        assert set(states(show(installation)).values()) == {ReplicaState.COMPLETED}
+        audit(installation)
+        audit_served(installation, {"1.0.0": stock.first}, tmp_path)
+
+
+def test_zones_are_named_clearly(home: Path) -> None:
+    for words in (["--zone", "1"], ["--zone", "eastus/9"], ["--replaced"], ["eastus", "--zone", "eastus/1"]):
+        result = run(home, "regions", "init", *words)
+        assert result.exit_code == 1, result.output
+        assert "what to do" in result.output
+    assert run(home, "regions", "init", "eastus", "--zone", "1").exit_code == 0
+
+
+# -- homes of older code ----------------------------------------------------------------------------------------------
+
+
+def forget_zones(home: Path) -> None:
+    """Make it the home of code that recorded no zones."""
+    with closing(sqlite3.connect(home / "catalog.sqlite")) as connection:
+        connection.execute("DELETE FROM zones")
+        connection.execute("UPDATE installation SET records_every_zone = 0")
+        connection.commit()
+    for folder in (home / "regions").glob("*/zone-*/zone"):
+        shutil.rmtree(folder)
+
+
+def test_a_home_of_older_code_is_adopted(home: Path, stock: Stock) -> None:
+    forget_zones(home)
+    with open_home(home) as installation:
+        publish(installation, stock.second, "1.0.1")
+        audit(installation)
+        with installation.catalog.reading() as facts:
+            assert len(facts.zones.list()) == 6
+
+
+def test_a_home_of_older_code_adopts_no_zone_that_is_not_mounted(home: Path, stock: Stock) -> None:
+    forget_zones(home)
+    east(home).rename(east(home).with_name("away"))
+    east(home).mkdir()
+    with open_home(home) as installation, pytest.raises(ReplicationFailed, match="not the zone 1 of eastus"):
+        publish(installation, stock.second, "1.0.1")
+    assert files(east(home)) == []
+    east(home).rmdir()
+    east(home).with_name("away").rename(east(home))
+    with open_home(home) as installation:
+        publish(installation, stock.second, "1.0.1")
+        audit(installation)
+
+
+DIES = """
+import os, signal, sys
+from pathlib import Path
+from imgstore.bootstrap import Settings, open_installation
+from imgstore.operations.zone_registry import CatalogZones
+
+add, when = CatalogZones.add, sys.argv[2]
+
+def dying(self, record):
+    if when == "after":
+        add(self, record)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+CatalogZones.add = dying
+with open_installation(Settings(home=Path(sys.argv[1]), environ={})) as installation:
+    installation.locator.init(installation.regions.get("eastus"))
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_between_the_uid_and_its_record(home: Path, stock: Stock, when: str) -> None:
+    forget_zones(home)
+    done = subprocess.run([sys.executable, "-c", DIES, str(home), when], env=dict(os.environ), check=False)
+    assert done.returncode == -signal.SIGKILL
+    (uid,) = [path.name for path in files(east(home) / "zone" / "uid")]
+    with open_home(home) as installation:
+        publish(installation, stock.second, "1.0.1")
+        with installation.catalog.reading() as facts:
+            record = facts.zones.find("eastus", "1")
+        assert record is not None
+        assert record.uid == uid
+        audit(installation)
