@@ -3,7 +3,7 @@
 import builtins
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 
 from imgstore.catalog import schema
 from imgstore.catalog.columns import folded
@@ -35,6 +35,11 @@ class Deployments(Repository):
         """Those of a group, by name."""
         of_group = select(_deployments).where(_deployments.c.group_uid == group_uid)
         return [_deployment(row) for row in self._session.all(of_group.order_by(_deployments.c.name_key))]
+
+    def count(self, group_uid: str) -> int:
+        """Return how many a group has."""
+        statement = select(func.count()).select_from(_deployments).where(_deployments.c.group_uid == group_uid)
+        return int(self._session.value(statement))
 
     def remove(self, group_uid: str, name: str | None = None) -> int:
         """Forget the one of that name, or all of a group; tells how many."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from imgstore.domain.disk_space import CheckScratch, unbounded
-from imgstore.domain.errors import ImageRefused
+from imgstore.domain.disk_space import CheckScratch, allocated_bytes, unbounded
+from imgstore.domain.errors import ImageRefused, SafetyCheckFailed
+from imgstore.domain.geometry import GIB
 from imgstore.domain.private_files import make_private_folder, open_private
 from imgstore.domain.sources import ByteSource, DiskFormat, Extent, SourceIdentity, Trimmings
 from imgstore.formats.ahead import read_through
@@ -20,6 +21,12 @@ from imgstore.formats.local import LocalFile
 from imgstore.formats.output import output_error, write_all
 from imgstore.formats.qemu import find_qemu_img, read_into_raw
 from imgstore.formats.second_opinion import second_opinion
+
+EXPANSION_MAX: Final = 1_032
+"""Bytes of data that one byte of a container may unpack to: what deflate can do at most. A container whose clusters share
+their place in the file, or are packed tighter, is made to fill disks."""
+EXPANSION_FREE_BYTES: Final = GIB
+"""Data that any container may have."""
 
 _FOLDER_PREFIX: Final = "imgstore-disk-"
 
@@ -125,14 +132,20 @@ def _convert_local(
     image: LocalFile, form: DiskFormat, folder: Path, virtual_bytes: int, bounds: ConversionBounds
 ) -> LocalFile:
     raw = folder / "disk.raw"
+
+    def check() -> None:
+        bounds.check_scratch(folder, 0)
+        _check_expansion(allocated_bytes(raw), image)
+
     read_into_raw(
         image.path,
         form,
         raw,
         file_bytes=image.file_bytes,
         virtual_bytes=virtual_bytes,
-        check=lambda: bounds.check_scratch(folder, 0),
+        check=check,
     )
+    check()
     disk = LocalFile(raw)
     if disk.file_bytes != virtual_bytes:
         disk.close()
@@ -144,6 +157,19 @@ def _convert_local(
             target=str(image.path),
         )
     return disk
+
+
+def _check_expansion(data_bytes: int, image: LocalFile) -> None:
+    most_bytes = EXPANSION_FREE_BYTES + EXPANSION_MAX * image.file_bytes
+    if data_bytes > most_bytes:
+        raise SafetyCheckFailed(
+            "expansion",
+            f"The image {image.path} unpacks to far more than it holds.",
+            found=f"{data_bytes:,} bytes of data so far, in a file of {image.file_bytes:,} bytes",
+            expected=f"at most {most_bytes:,} bytes: 1 GiB, and {EXPANSION_MAX:,} for each byte of the file",
+            hint="take the disk as a raw file or a fixed VHD",
+            target=str(image.path),
+        )
 
 
 def _spool(source: ByteSource, target: Path, bounds: ConversionBounds) -> None:

@@ -133,7 +133,7 @@ def _qcow2_features(features: int) -> Iterator[Finding]:
     """Each incompatible feature by its name."""
     named = [(1, "not-dirty"), (2, "not-corrupt"), (4, "has_data_file")]
     hints = {
-        "not-dirty": "it was not closed: repair it with `qemu-img check -r leaks` and look at what it says",
+        "not-dirty": "it was not closed: repair a copy with `qemu-img check -r all` and look at what it says",
         "not-corrupt": "its last user found it damaged: restore it, or repair it with `qemu-img check -r all`",
         "has_data_file": _FLATTEN,
     }

@@ -14,6 +14,9 @@ from imgstore.operations import finding
 from imgstore.operations.installation import Installation
 from imgstore.operations.recording import permit, recorded
 
+DEPLOYMENTS_MAX: Final = 800
+"""Azure's limit for a resource group. Each row holds up to 4 MiB."""
+
 _NAME: Final = re.compile(r"[\w().-]{1,64}", re.ASCII)
 
 
@@ -39,7 +42,7 @@ def begin_deployment(
     Raises:
         InvalidInput: no deployment is called so.
         NotFound: no such group.
-        Conflict: one of that name runs.
+        Conflict: one of that name runs, or the group has too many.
     """
     if not _NAME.fullmatch(name):
         raise InvalidInput(
@@ -65,6 +68,8 @@ def begin_deployment(
                 target=name,
                 code="DeploymentActive",
             )
+        if standing is None:
+            _check_count(facts.deployments.count(above.uid), group)
         begun = Deployment(
             uid=holder,
             group_uid=above.uid,
@@ -75,6 +80,19 @@ def begin_deployment(
         )
         facts.deployments.put(begun)
         return begun
+
+
+def _check_count(count: int, group: str) -> None:
+    if count >= DEPLOYMENTS_MAX:
+        raise Conflict(
+            f"Creating the deployment would exceed the quota of '{DEPLOYMENTS_MAX}' deployments of the resource group "
+            f"'{group}'.",
+            found=f"{count} deployments",
+            expected=f"at most {DEPLOYMENTS_MAX} with the new one",
+            hint="delete deployments that are not needed any more; what they made stays",
+            target=group,
+            code="DeploymentQuotaExceeded",
+        )
 
 
 def note_deployment(installation: Installation, running: Deployment, *, resources: tuple[str, ...]) -> None:

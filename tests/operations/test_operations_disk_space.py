@@ -1,6 +1,7 @@
 """What a caller can make this machine's disks hold: a reserve stays free, scratch and subscriptions have bounds."""
 
 import os
+import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -15,12 +16,12 @@ from imgstore.bootstrap import load_disk_space
 from imgstore.control.machines import OsProfile
 from imgstore.domain.disk_space import DiskSpace, allocated_bytes
 from imgstore.domain.effects import Effects
-from imgstore.domain.errors import Conflict, ImageRefused, ImgstoreError, InvalidInput, StoreFull
+from imgstore.domain.errors import Conflict, ImageRefused, ImgstoreError, InvalidInput, SafetyCheckFailed, StoreFull
 from imgstore.domain.geometry import GIB, MIB
 from imgstore.domain.limits import Limits
 from imgstore.domain.resources import DiskKind
 from imgstore.domain.sources import DiskFormat
-from imgstore.formats import LocalFile, open_disk
+from imgstore.formats import LocalFile, converted, open_disk
 from imgstore.operations.disks import delete_disk
 from imgstore.operations.installation import Installation
 from imgstore.operations.machine_making import MachineRequest, create_machine
@@ -203,6 +204,34 @@ def test_a_work_that_passes_its_bound_of_scratch_ends_and_leaves_nothing(form: s
             publish(installation, image, "1.0.0", HERE)
         assert "scratch_bytes_per_work_max" in str(caught.value)
         assert allocated_bytes(installation.scratch) == 0
+
+
+def test_a_container_that_unpacks_to_far_more_than_it_holds_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(converted, "EXPANSION_FREE_BYTES", 0)
+    image = bomb(tmp_path, "qcow2", 512 * MIB)  # of some 500 KB by itself; its clusters are made to share one place
+    share_clusters(image)
+    with open_home(tmp_path / "home") as installation:
+        found_gallery(installation)
+        with pytest.raises(SafetyCheckFailed, match="far more than it holds") as caught:
+            publish(installation, image, "1.0.0", HERE)
+        assert caught.value.check == "expansion"
+        assert allocated_bytes(installation.scratch) == 0
+
+
+def share_clusters(image: Path) -> None:
+    """Have all compressed clusters of a qcow2 with one L2 table lie in the same place, and cut the file behind it."""
+    data = image.read_bytes()
+    (l1_at,) = struct.unpack_from(">Q", data, 40)
+    (l2_at,) = (entry & 0x00FFFFFFFFFFFE00 for entry in struct.unpack_from(">Q", data, l1_at))
+    (first,) = struct.unpack_from(">Q", data, l2_at)
+    cluster_bytes = 65_536
+    end = max(l2_at, first & ((1 << 54) - 1)) + cluster_bytes
+    with image.open("r+b") as file:
+        file.seek(l2_at)
+        file.write(struct.pack(">Q", first) * (cluster_bytes // 8))
+        file.truncate(end)
 
 
 @pytest.mark.parametrize("form", CONTAINERS)
