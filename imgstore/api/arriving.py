@@ -113,7 +113,8 @@ async def _refused(request: Request, error: Any) -> Response:
     if isinstance(error, Unauthenticated):
         why = _clean(error.message.replace('"', "'").replace("\\", "/"))
         headers["WWW-Authenticate"] = f'Bearer error="invalid_token", error_description="{why}"'
-    return reply(error.status, told(request.app.state.server.installation, error), headers)
+    status = error.status if error.public is None else error.public.status
+    return reply(status, told(request.app.state.server.installation, error), headers)
 
 
 async def _not_routed(request: Request, error: Any) -> Response:

@@ -29,6 +29,9 @@ def told(installation: Installation, error: Exception) -> Json:
         _log.warning("%s", error)
         plain = type(error)("The server's catalog could not do it.", hint="send the same request again in a moment")
         return error_json(plain)
+    if error.public is not None:
+        _log.warning("%s", error)
+        error = error.public
     body = error_json(error)
     shown = discreet(installation, body)
     if shown != body:

@@ -81,6 +81,8 @@ class ImgstoreError(Exception):
         """Azure's `error.code`."""
         self.details: tuple[Detail, ...] = ()
         """What went wrong part by part, as Azure's `error.details`."""
+        self.public: ImgstoreError | None = None
+        """What callers over the network are told instead, where the whole error tells of the server's own network."""
 
     def __str__(self) -> str:
         parts = [self.message]
@@ -91,6 +93,11 @@ class ImgstoreError(Exception):
         if self.hint is not None:
             parts.append(f"what to do: {self.hint}")
         return "\n  ".join(parts)
+
+
+def public_text(error: Exception) -> str:
+    """The text of an error that callers over the network may read."""
+    return str(error.public if isinstance(error, ImgstoreError) and error.public is not None else error)
 
 
 class InvalidInput(ImgstoreError):

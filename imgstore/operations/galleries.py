@@ -80,7 +80,7 @@ def create_gallery(
             asked |= {} if region is None else {"location": region}
             asked |= {} if permission is None else {"sharing": requested(standing.sharing, permission, community)}
             return _changed(facts, standing, lambda gallery: replace(gallery, **asked))
-        _check_unique(installation, facts.galleries.by_name(installation.subscription, name), name)
+        _check_unique(installation, principal, facts.galleries.by_name(installation.subscription, name), name)
         pool = Pool(
             uid=installation.effects.new_uid(),
             fingerprint_key=installation.effects.random_bytes(FINGERPRINT_KEY_BYTES),
@@ -137,11 +137,13 @@ def _changed(facts: Facts, found: Gallery, change: Callable[[Gallery], Gallery])
     return wanted
 
 
-def _check_unique(installation: Installation, other: Gallery | None, name: str) -> None:
+def _check_unique(installation: Installation, principal: Principal, other: Gallery | None, name: str) -> None:
     if other is not None:
+        scope = names.gallery_id(other.subscription, other.group, other.name)
+        where = f" {other.name} in the resource group {other.group}" if may(principal, Action.READ, scope) else ""
         raise Conflict(
             f"The gallery name {name} is not unique within the subscription '{installation.subscription}'.",
-            found=f"a gallery {other.name} in the resource group {other.group}",
+            found=f"a gallery{where or ' of that name'}",
             expected="a name that no gallery of the subscription has",
             hint="choose another name",
             target="galleryName",

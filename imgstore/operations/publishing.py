@@ -15,7 +15,7 @@ from imgstore.catalog import Facts
 from imgstore.control.choices import choose_bases
 from imgstore.domain import keys
 from imgstore.domain.digests import Digest
-from imgstore.domain.errors import InvalidInput, ObjectCorrupt, ObjectNotFound, StoredDamaged, StoreError
+from imgstore.domain.errors import InvalidInput, ObjectCorrupt, ObjectNotFound, StoredDamaged, StoreError, public_text
 from imgstore.domain.geometry import PIECE_BYTES
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import ImageVersion, ManifestRow, Replica, SegmentRow, Slot
@@ -82,7 +82,7 @@ def publish(installation: Installation, publication: Publication) -> None:
     try:
         _act(installation, publication, work, lease, counter)
     except Exception as error:
-        write_failure(installation, lease, publication.replica, str(error))
+        write_failure(installation, lease, publication.replica, public_text(error))
         counter.fail(str(error))
         if isinstance(error, StoredDamaged):
             remove_damaged(installation, publication.replica.slot, error)

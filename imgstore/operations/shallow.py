@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from imgstore.catalog import Facts
 from imgstore.domain import keys
 from imgstore.domain.digests import Digest
-from imgstore.domain.errors import Conflict, InvalidInput, ObjectCorrupt
+from imgstore.domain.errors import Conflict, InvalidInput, ObjectCorrupt, public_text
 from imgstore.domain.resources import ImageVersion, ManifestRow, Replica, Slot
 from imgstore.domain.sources import DiskReader
 from imgstore.domain.states import ReplicaState
@@ -88,7 +88,7 @@ def publish_shallow(
                 installation, lease=lease, line=line, version=version, replica=replica, manifests=manifests
             )
     except Exception as error:
-        write_failure(installation, lease, replica, str(error))
+        write_failure(installation, lease, replica, public_text(error))
         raise
 
 

@@ -11,6 +11,7 @@ from imgstore.domain.geometry import PIECE_BYTES
 from imgstore.domain.sources import ByteSource
 from imgstore.formats import LocalFile, read_through
 from imgstore.operations.installation import Installation
+from imgstore.operations.web_sources import WebSource
 
 _S3_ENDPOINTS: Final = ("IMGSTORE_SOURCE_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 """Where ``s3://`` is looked for, the first that is set; none is AWS itself."""
@@ -33,7 +34,7 @@ def open_source(installation: Installation, uri: str) -> ByteSource:
         from imgstore.stores.http import HttpSource  # noqa: PLC0415 - urllib3 costs start-up time
 
         private = installation.environ.get("IMGSTORE_ALLOW_PRIVATE_SOURCES") == "1"
-        return HttpSource(uri, allow_private=private)
+        return WebSource(location_of(uri), lambda: HttpSource(uri, allow_private=private))
     if scheme == "s3":
         from imgstore.stores.s3 import S3Object, S3Store  # noqa: PLC0415 - boto3 costs start-up time
 

@@ -43,6 +43,7 @@ _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _UNICAST: Final = ipaddress.IPv6Network("2000::/3")
 """All that IANA has given out of the open IPv6 internet: https://www.iana.org/assignments/ipv6-address-space."""
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_NO_SUCH_NAME: Final = frozenset({socket.EAI_NONAME, socket.EAI_NODATA})
 _CONNECTIONS_MAX: Final = 16
 
 
@@ -318,12 +319,17 @@ class HttpSource:
         try:
             addresses = self._resolve(host, port)
         except OSError as error:
-            raise self._unreachable(f"the name '{host}' does not resolve: {error}") from error
+            # At once, as a private address: time must not tell which names exist inside the server's network.
+            if not isinstance(error, socket.gaierror) or error.errno not in _NO_SUCH_NAME:
+                raise self._unreachable(f"the name '{host}' does not resolve: {error}") from error
+            addresses = []
         closed = [] if self._private else [address for address in addresses if not is_public(address)]
         if closed or not addresses:
             raise InvalidInput(
                 f"'{host}' may not be asked for an image.",
-                found=f"addresses {', '.join(addresses)}: not of the open internet" if closed else "no address",
+                found=f"addresses {', '.join(addresses)}: not of the open internet"
+                if closed
+                else "a name that does not resolve",
                 expected="public addresses only",
                 hint="for a server of your own network set IMGSTORE_ALLOW_PRIVATE_SOURCES=1",
                 target=shown(self._url),

@@ -3,16 +3,20 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from api_server import Answer, Api, version_body
+from test_api_door import token_of
 
 from imgstore.api.discretion import discreet, told
-from imgstore.domain.errors import StoreUnreachable
+from imgstore.domain.access import Role
+from imgstore.domain.errors import ImgstoreError, StoreUnreachable
+from imgstore.operations.sources import open_source
 from imgstore.testing.installations import GROUP
-from imgstore.testing.web import WebServer
+from imgstore.testing.web import Page, WebServer, make_certificate, start_web
 
 pytest_plugins = ["api_fixtures"]
 
@@ -95,3 +99,60 @@ def test_only_places_are_renamed(api: Api) -> None:
         1,
         None,
     ]
+
+
+def test_no_refusal_of_a_url_tells_what_the_server_sees(api: Api, web: WebServer, tmp_path: Path) -> None:
+    """Neither addresses, nor open ports, nor certificates, nor redirects: one answer, whatever the fault is."""
+    api.found()
+    tls, _ = make_certificate(tmp_path, ["internal.corp.example"])
+    web.pages |= {
+        "/away": Page(redirect="ftp://user@internal.corp.example:5432/x"),
+        "/round": Page(redirect="/round"),
+        "/denied": Page(statuses=[403] * 9),
+        "/plain": Page(body=b"x" * 4096, ranges=False),
+        "/unstamped": Page(body=b"x" * 4096, headers={}),
+    }
+    urls = [web.url(path) for path in ("/missing", *web.pages) if not path.endswith(".raw")]
+    with start_web({}) as gone:
+        urls.append(gone.url("/x"))
+    answers = {}
+    with start_web({}, tls=tls) as secure:
+        for url in (*urls, secure.url("/x"), "https://no-such-name.invalid/x"):
+            creation = {"createOption": "Import", "sourceUri": url}
+            body = {"location": "southcentralus", "properties": {"creationData": creation}}
+            answers[url] = api.ask("PUT", f"{api.compute}/disks/d1", body)
+    one_answer(answers)
+
+
+def one_answer(answers: dict[str, Answer]) -> None:
+    """See that all are the same but for the URL that was sent."""
+    bodies = {json.dumps(answer.body).replace(url, "URL") for url, answer in answers.items()}
+    assert {answer.status for answer in answers.values()} == {400}, answers
+    assert len(bodies) == 1, bodies
+    assert '"code": "SourceNotReadable"' in bodies.pop()
+
+
+def test_a_private_address_is_refused_as_any_other_source(api: Api, web: WebServer) -> None:
+    """What is behind it is not told, nor that it is private. The command line on the machine tells both."""
+    strict = replace(api.installation, environ={})
+    texts = set()
+    for url in ("https://127.0.0.1:1/x", "https://localhost/x", web.url("/one.raw"), "https://[::1]/x"):
+        with pytest.raises(ImgstoreError) as caught:
+            open_source(strict, url)
+        assert "127.0.0.1" in str(caught.value) or "::1" in str(caught.value)
+        texts.add(json.dumps(told(strict, caught.value)).replace(url, "URL"))
+    assert len(texts) == 1, texts
+
+
+def test_a_taken_gallery_name_does_not_tell_whose_it_is(api: Api) -> None:
+    api.found()
+    elsewhere = f"{api.top}/resourceGroups/secret-group"
+    assert api.ask("PUT", elsewhere, {"location": "southcentralus"}).status == 201
+    taken = f"{elsewhere}/providers/Microsoft.Compute/galleries/taken"
+    assert api.ask("PUT", taken, {"location": "southcentralus"}).status == 201
+    contributor = token_of(api, Role.CONTRIBUTOR, f"{api.top}/resourceGroups/{GROUP}")
+    path = f"{api.compute}/galleries/TAKEN"
+    refused = api.ask("PUT", path, {"location": "southcentralus"}, headers=contributor)
+    assert refused.status == 409
+    assert "secret-group" not in json.dumps(refused.body)
+    assert "secret-group" in json.dumps(api.ask("PUT", path, {"location": "southcentralus"}).body)
