@@ -56,8 +56,8 @@ COMMANDS: Final[dict[str, Command]] = {
 
 
 _SERVER_THREADS: Final = 8
-_CLOSE_SECONDS: Final = 5.0
-"""The time that jobs of a pool get to end when the server stops. Uvicorn has waited for their requests before."""
+_CLOSE_SECONDS: Final = 3.0
+"""The time that operations get to stop when the server ends; they were asked to when the signal came."""
 
 
 def _pools(settings: ServerSettings) -> Pools:
@@ -87,8 +87,9 @@ def make_application(installation: Installation, authority: Authority, settings:
         runner.resume()
         yield
         app.state.blobs.close()
+        # The pools of requests first: uvicorn has waited for their requests, and there is little time.
+        pools.close(0)
         runner.close(_CLOSE_SECONDS)
-        pools.close(_CLOSE_SECONDS)
 
     app = FastAPI(
         title="imgstore",

@@ -213,10 +213,7 @@ class LongRunner:
                         replace(task, session=replace(task.session, principal=principal))
                     )
                 except ImgstoreError as error:
-                    lost = as_lost_rights(operation, error)
-                    if isinstance(lost, NotFound) and operation.kind.startswith(_DELETE):
-                        return False, None  # It was deleted before the restart, and only its end was not stored.
-                    raise lost from error
+                    raise as_lost_rights(operation, error) from error
 
             session = Session(
                 installation=installation,
@@ -242,7 +239,7 @@ class LongRunner:
         """Run it and store its end; then answer, so that the first look at what was quick finds its end."""
         installation = task.session.installation
         try:
-            outcome = (command or self._commands[kind])(task)
+            outcome = _run(command or self._commands[kind], kind, task, answer)
             close_operation(installation, task.uid)
         except BaseException as error:  # noqa: BLE001 - told to whoever asks
             self._end_early(kind, task, answer, error)
@@ -283,6 +280,16 @@ class LongRunner:
             drop_operation(task.session.installation, task.uid)
         except StoreError as lost:
             _log.warning("the row of operation %s could not be removed: %s", task.uid, lost)
+
+
+def _run(command: Command, kind: str, task: Task, answer: "Future[Accepted]") -> Outcome:
+    """Run a command. What an accepted deletion does not find any more, the system or another request has deleted."""
+    try:
+        return command(task)
+    except NotFound:
+        if not (kind.startswith(_DELETE) and answer.done()):
+            raise
+        return False, None
 
 
 def _pass_on_refusal(begun: "Future[None]", answer: "Future[Accepted]") -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -22,8 +23,11 @@ from imgstore.domain.errors import InvalidInput
 from imgstore.operations.installation import Installation
 from imgstore.operations.workers import run_worker
 
-_GRACE_SECONDS: Final = 20
+_GRACE_SECONDS: Final = 14
 """What requests under way may still take at the end; works stop at their next request to a store."""
+_END_SECONDS_MAX: Final = 19
+"""The time from a signal to the end of the process. What still runs then is abandoned, as if the process were killed: a
+thread that waits for a store or a name server can't be ended in another way."""
 _GOODBYE_SECONDS: Final = 1
 """What a client has to close its side of a connection on which nothing is left to be sent."""
 _log: Final = logging.getLogger("imgstore.api")
@@ -79,6 +83,8 @@ class _Uvicorn(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal came; a second one does not wait for anybody."""
+        if not self.should_exit:
+            _end_process_later()
         self._ending()
         super().handle_exit(sig, frame)
 
@@ -94,6 +100,19 @@ class _Uvicorn(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _end_process_later() -> None:
+    """End the process after `_END_SECONDS_MAX`, unless it has ended by then."""
+
+    def end() -> None:
+        _log.error("the server did not end in %s seconds; what still runs is abandoned", _END_SECONDS_MAX)
+        logging.shutdown()
+        os._exit(1)
+
+    timer = threading.Timer(_END_SECONDS_MAX, end)
+    timer.daemon = True
+    timer.start()
 
 
 def listen(door: Door) -> socket.socket:

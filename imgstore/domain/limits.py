@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from imgstore.domain.errors import Conflict, ImageRefused, InvalidInput
 from imgstore.domain.geometry import SECTOR_BYTES, TIB
+from imgstore.domain.source_deadlines import SourceDeadlines
 
 _COUNT_MAX: Final = 2**31 - 1
 _BYTES_MAX: Final = 64 * TIB
@@ -41,8 +42,25 @@ class Limits:
     """The quota: virtual bytes of the content that a subscription keeps (`operations/quotas.py`); None is no limit."""
     machines_per_replica: int = 20
     """Advice: how many machines made at once one replica serves well."""
+    source_connect_seconds_max: int = 10
+    """For a connection to a source over https (`SourceDeadlines`, as the next four)."""
+    source_idle_seconds_max: int = 30
+    source_head_seconds_max: int = 60
+    source_total_seconds_max: int = 300
+    source_bytes_per_second_min: int = 65_536
     file: str = "settings.toml"
     """Where these were read, or would be: what a refusal tells to change."""
+
+    @property
+    def source_deadlines(self) -> SourceDeadlines:
+        """How slow a source over the network may be."""
+        return SourceDeadlines(
+            connect_seconds=self.source_connect_seconds_max,
+            idle_seconds=self.source_idle_seconds_max,
+            head_seconds=self.source_head_seconds_max,
+            total_seconds=self.source_total_seconds_max,
+            bytes_per_second_min=self.source_bytes_per_second_min,
+        )
 
     def setting(self, name: str) -> str:
         """What to do about the limit `name`."""

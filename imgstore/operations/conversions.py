@@ -1,6 +1,7 @@
 """Bounds of the conversion of a container that a caller names."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from imgstore.formats import ConversionBounds
 from imgstore.operations.installation import Installation
@@ -21,4 +22,8 @@ def conversion_bounds(
         check_limit(virtual_bytes)
         check_quota(installation, virtual_bytes)
 
-    return ConversionBounds(check_size=check_size, check_scratch=installation.check_scratch)
+    def check_scratch(folder: Path, size: int) -> None:
+        installation.keeper.go_on()  # Asked all the while: a conversion may take long, and does not go on when canceled.
+        installation.check_scratch(folder, size)
+
+    return ConversionBounds(check_size=check_size, check_scratch=check_scratch)

@@ -34,7 +34,10 @@ def open_source(installation: Installation, uri: str) -> ByteSource:
         from imgstore.stores.http import HttpSource  # noqa: PLC0415 - urllib3 costs start-up time
 
         private = installation.environ.get("IMGSTORE_ALLOW_PRIVATE_SOURCES") == "1"
-        return WebSource(location_of(uri), lambda: HttpSource(uri, allow_private=private))
+        deadlines, stop = installation.limits.source_deadlines, installation.keeper.stop
+        return WebSource(
+            location_of(uri), lambda: HttpSource(uri, allow_private=private, deadlines=deadlines, stop=stop)
+        )
     if scheme == "s3":
         from imgstore.stores.s3 import S3Object, S3Store  # noqa: PLC0415 - boto3 costs start-up time
 

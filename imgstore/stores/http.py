@@ -9,15 +9,18 @@ import ipaddress
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 from urllib3.exceptions import SSLError as TlsError
+from urllib3.exceptions import TimeoutError as TimeoutOfUrllib3
 
 from imgstore.domain.errors import (
     ImageRefused,
@@ -30,8 +33,11 @@ from imgstore.domain.errors import (
     StoreError,
     StoreUnreachable,
 )
+from imgstore.domain.source_deadlines import SourceDeadlines
 from imgstore.domain.sources import Extent, SourceIdentity
+from imgstore.domain.stop_signal import StopSignal
 from imgstore.stores.retrying import Patience
+from imgstore.stores.timed_connection import Line, ReadTimer
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve: TypeAlias = Callable[[str, int], list[str]]
@@ -115,8 +121,9 @@ class HttpSource:
         patience: Patience | None = None,
         authorities: Path | None = None,
         resolver: Resolve = resolve,
-        connect_seconds_max: float = 5.0,
-        request_seconds_max: float = 60.0,
+        deadlines: SourceDeadlines | None = None,
+        stop: StopSignal | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Ask for length and ETag, with a first byte.
 
@@ -126,25 +133,38 @@ class HttpSource:
             patience: how to try again what may pass.
             authorities: certificates to trust besides the system's.
             resolver: gives the addresses of a name.
-            connect_seconds_max: for a connection to be made.
-            request_seconds_max: for any silence of the server while a request runs.
+            deadlines: how slow it may be.
+            stop: ends what is asked, when it is set.
+            monotonic: seconds of a clock that only goes on.
 
         Raises:
             InvalidInput: the URL, or one that it redirects to, may not be asked.
             ImageRefused: the server gives no ranges, or nothing to know a change by.
-            StoreError: it does not answer, or not to us.
+            StoreError: it does not answer in time, or not to us.
+            KeyboardInterrupt: `stop` is set.
         """
         self._url = url
         self._private = allow_private
-        self._persist = patience or Patience()
+        self._stop = stop or StopSignal()
+        self._persist = patience or Patience(wait=self._stop.wait)
         self._resolve = resolver
-        self._timeout = urllib3.Timeout(connect=connect_seconds_max, read=request_seconds_max)
+        self._deadlines = deadlines or SourceDeadlines()
+        self._monotonic = monotonic
+        self._timer = ReadTimer(self._deadlines.idle_seconds, monotonic)
+        self._line = Line(self._timer)
+        self._left_seconds = self._deadlines.total_seconds
         self._tls = ssl.create_default_context()
         if authorities is not None:
             self._tls.load_verify_locations(authorities)
         self._lock = threading.Lock()
         self._route: _Route | None = None
-        self._opened = self.identity()
+        self._closing = ExitStack()
+        self._closing.enter_context(self._stop.calling(self._line.hang_up))
+        try:
+            self._opened = self.identity()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def file_bytes(self) -> int:
@@ -186,6 +206,7 @@ class HttpSource:
 
     def close(self) -> None:
         """See `ByteSource.close`."""
+        self._closing.close()
         with self._lock:
             if self._route is not None:
                 self._route.pool.close()
@@ -199,6 +220,33 @@ class HttpSource:
         The way that the redirects led is kept; where it is refused now (a signature in it may have run out), it is gone
         anew from the URL.
         """
+        self._stop.check()
+        began = self._monotonic()
+        self._timer.begin(min(self._deadlines.head_seconds, self._left()), self._late_head())
+        try:
+            part = self._ask_timed(offset, length, afresh=afresh)
+        finally:
+            self._spend(self._monotonic() - began)
+        self._spend(-self._deadlines.earned_seconds(len(part.body)))
+        return part
+
+    def _left(self) -> float:
+        """What is left of the time that all requests have together."""
+        with self._lock:
+            left = self._left_seconds
+        if left <= 0:
+            raise self._too_slow(f"all requests together took {self._deadlines.total_seconds:g} seconds too long")
+        return left
+
+    def _spend(self, seconds: float) -> None:
+        with self._lock:
+            self._left_seconds = min(self._left_seconds - seconds, self._deadlines.total_seconds)
+
+    def _late_head(self) -> str:
+        return f"no whole head of an answer within {self._deadlines.head_seconds:g} seconds"
+
+    def _ask_timed(self, offset: int, length: int, *, afresh: bool) -> _Part:
+        """The range, before the thread's deadline."""
         route = None if afresh else self._route
         if route is not None:
             answer = self._send(route, offset, length)
@@ -241,13 +289,14 @@ class HttpSource:
             answer = route.pool.request(
                 "GET", route.target, headers=headers, redirect=False, retries=False, preload_content=False
             )
-            # A server may send more than it was asked for: one byte more is enough to know.
-            body = answer.read(length + 1, decode_content=False) if answer.status == 206 else b""
+            body = self._body(answer, length) if answer.status == 206 else b""
             if answer.status != 206 or len(body) > length:
                 answer.close()
             answer.release_conn()
+            self._stop.check()  # A head that was cut off by `stop` looks like one with fewer headers.
             return _Answer(status=answer.status, headers=answer.headers, body=body)
         except TlsError as error:
+            self._stop.check()
             raise StoreError(
                 f"The server of '{shown(self._url)}' cannot be trusted.",
                 found=str(error),
@@ -255,8 +304,23 @@ class HttpSource:
                 hint="name the authority's file in SSL_CERT_FILE",
                 target=shown(self._url),
             ) from error
-        except HTTPError as error:
+        except TimeoutError as error:
+            raise self._too_slow(str(error)) from error
+        except NewConnectionError as error:  # A kind of ConnectTimeoutError, though nothing was late.
             raise self._unreachable(str(error)) from error
+        except ConnectTimeoutError as error:
+            raise self._too_slow(f"no connection within {self._deadlines.connect_seconds:g} seconds") from error
+        except TimeoutOfUrllib3 as error:
+            raise self._too_slow(self._timer.complaint) from error
+        except HTTPError as error:
+            self._stop.check()
+            raise self._unreachable(str(error)) from error
+
+    def _body(self, answer: urllib3.BaseHTTPResponse, length: int) -> bytes:
+        """At most one byte more than was asked for: a server may send more, and one byte is enough to know."""
+        late = f"fewer than {self._deadlines.bytes_per_second_min} bytes a second of a body of {length} bytes"
+        self._timer.begin(min(self._deadlines.body_seconds(length), self._left()), late)
+        return answer.read(length + 1, decode_content=False)
 
     def _part(self, answer: _Answer, offset: int, length: int) -> _Part:
         total = answer.headers.get("Content-Range", "").rpartition("/")[2]
@@ -303,17 +367,25 @@ class HttpSource:
 
     def _pool(self, scheme: str, address: str, port: int, host: str) -> urllib3.HTTPConnectionPool:
         """Connections to the very address that was checked, under the name that was asked for."""
+        try:
+            seconds = min(self._deadlines.connect_seconds, self._timer.seconds_left())
+        except TimeoutError as error:
+            raise self._too_slow(str(error)) from error
+        timeout = urllib3.Timeout(connect=seconds, read=self._deadlines.idle_seconds)
         if scheme == "http":
-            return urllib3.HTTPConnectionPool(address, port, maxsize=_CONNECTIONS_MAX, timeout=self._timeout)
-        return urllib3.HTTPSConnectionPool(
-            address,
-            port,
-            maxsize=_CONNECTIONS_MAX,
-            timeout=self._timeout,
-            ssl_context=self._tls,
-            server_hostname=host,
-            assert_hostname=host,
-        )
+            pool = urllib3.HTTPConnectionPool(address, port, maxsize=_CONNECTIONS_MAX, timeout=timeout)
+        else:
+            pool = urllib3.HTTPSConnectionPool(
+                address,
+                port,
+                maxsize=_CONNECTIONS_MAX,
+                timeout=timeout,
+                ssl_context=self._tls,
+                server_hostname=host,
+                assert_hostname=host,
+            )
+        self._line.watch(pool)
+        return pool
 
     def _checked_address(self, host: str, port: int) -> str:
         try:
@@ -363,6 +435,17 @@ class HttpSource:
             found=found,
             expected="206 Partial Content to a request with Range",
             hint="download the file first and give its path",
+            target=shown(self._url),
+        )
+
+    def _too_slow(self, found: str) -> StoreUnreachable:
+        return StoreUnreachable(
+            f"'{shown(self._url)}' is too slow.",
+            found=found,
+            expected=f"an answer's head within {self._deadlines.head_seconds:g} seconds, a byte every "
+            f"{self._deadlines.idle_seconds:g}, and {self._deadlines.bytes_per_second_min} bytes a second",
+            hint="give a faster server; who runs imgstore may change source_head_seconds_max, source_idle_seconds_max and "
+            "source_bytes_per_second_min under [limits] in settings.toml",
             target=shown(self._url),
         )
 

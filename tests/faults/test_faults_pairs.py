@@ -307,7 +307,7 @@ CASES: Final = (
     case(SCRUB, FOUND, LEAVE),
     case(SCRUB, READ_RIGHT, LEAVE, waits=True),
     # delete version
-    case(DELETE, ROWS_GONE, DELETE, held_ends=NotFound),
+    case(DELETE, ROWS_GONE, DELETE),
     case(DELETE, MARKED, DELETE_DISK),
     case(DELETE_DISK, MARKED, DELETE),
     case(DELETE, ROWS_GONE, COLLECT),
@@ -316,7 +316,7 @@ CASES: Final = (
     case(SCRUB, FOUND, DELETE),
     case(SCRUB, READ_RIGHT, DELETE, WorkHeld),
     # delete disk
-    case(DELETE_DISK, ROWS_GONE, DELETE_DISK, held_ends=NotFound),
+    case(DELETE_DISK, ROWS_GONE, DELETE_DISK),
     case(DELETE_DISK, ROWS_GONE, COLLECT),
     case(COLLECT, SURVEYED, DELETE_DISK),
     case(DELETE_DISK, ROWS_GONE, SCRUB),

@@ -1,0 +1,149 @@
+"""Connections of urllib3 that end at a deadline, however slowly bytes come, and that another thread can hang up.
+
+urllib3's own read timeout is for each `recv`: a server that sends a byte every few seconds never meets it.
+"""
+
+import io
+import math
+import os
+import socket
+import threading
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, cast
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+
+class ReadTimer(threading.local):
+    """The deadline of the request that a thread makes. Each thread has its own."""
+
+    def __init__(self, idle_seconds: float, monotonic: Callable[[], float]) -> None:
+        self._idle_seconds = idle_seconds
+        self._monotonic = monotonic
+        self._deadline = math.inf
+        self._what = ""
+
+    def begin(self, seconds: float, what: str) -> None:
+        """Set the deadline: so many seconds from now. `what` says what is late when it has passed."""
+        self._deadline, self._what = self._monotonic() + seconds, what
+
+    def seconds_left(self) -> float:
+        """The seconds that the next step may take.
+
+        Raises:
+            TimeoutError: the deadline has passed.
+        """
+        left = self._deadline - self._monotonic()
+        if left <= 0:
+            raise TimeoutError(self._what)
+        return min(left, self._idle_seconds)
+
+    @property
+    def complaint(self) -> str:
+        """What was late, after a timeout."""
+        late = self._monotonic() >= self._deadline
+        return self._what if late else f"no byte for {self._idle_seconds:g} seconds"
+
+
+class Line:
+    """All connections of one source."""
+
+    def __init__(self, timer: ReadTimer) -> None:
+        self.timer = timer
+        self.lock = threading.RLock()
+        """Held while a socket is closed or hung up, so that no reused descriptor is hit."""
+        self._sockets: weakref.WeakSet[_TimedSocket] = weakref.WeakSet()
+        self._hung_up = False
+
+    def watch(self, pool: urllib3.HTTPConnectionPool) -> None:
+        """Have every connection of a new pool end at the deadline of its thread."""
+        base = HTTPSConnection if isinstance(pool, urllib3.HTTPSConnectionPool) else HTTPConnection
+        line = self
+
+        class Timed(base):  # type: ignore[valid-type, misc] # one of two
+            """A connection that reads through a `_TimedSocket`."""
+
+            def connect(self) -> None:
+                """Connect, then watch the socket."""
+                super().connect()
+                connected = self.sock  # type: ignore[has-type] # urllib3's, of either base
+                self.sock = cast("socket.socket", line.watched(connected))
+
+        pool.ConnectionCls = Timed
+
+    def watched(self, sock: socket.socket) -> "_TimedSocket":
+        """The socket, watched."""
+        timed = _TimedSocket(sock, self)
+        with self.lock:
+            self._sockets.add(timed)
+            if self._hung_up:
+                timed.shut_down()
+        return timed
+
+    def hang_up(self) -> None:
+        """End every connection, later ones too, from any thread: whoever reads from one finds its end."""
+        with self.lock:
+            self._hung_up = True
+            for each in list(self._sockets):
+                each.shut_down()
+
+
+class _TimedSocket:
+    """A socket that reads until a deadline; all else is the socket's own."""
+
+    def __init__(self, sock: socket.socket, line: Line) -> None:
+        self._sock = sock
+        self._line = line
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def makefile(self, _mode: str = "r", *_: Any, **__: Any) -> io.BufferedReader:
+        """As http.client asks for the answer."""
+        return io.BufferedReader(_TimedReader(self, self._sock.makefile("rb", buffering=0), self._line))
+
+    def close(self) -> None:
+        """See `socket.close`."""
+        with self._line.lock:
+            self._sock.close()
+
+    def shut_down(self) -> None:
+        """End the connection below TLS, with the line's lock held. The socket stays its reader's to close."""
+        number = self._sock.fileno()
+        if number < 0:
+            return
+        with suppress(OSError), socket.socket(fileno=os.dup(number)) as same:
+            same.shutdown(socket.SHUT_RDWR)
+
+
+class _TimedReader(io.RawIOBase):
+    """What comes from a socket, each read in the time that is left."""
+
+    def __init__(self, sock: _TimedSocket, raw: Any, line: Line) -> None:
+        super().__init__()
+        self._sock = sock
+        self._raw = raw
+        self._line = line
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        """See `RawIOBase.readinto`.
+
+        Raises:
+            TimeoutError: nothing came in time.
+        """
+        self._sock.settimeout(self._line.timer.seconds_left())
+        count: int | None = self._raw.readinto(buffer)
+        return count
+
+    def close(self) -> None:
+        """See `RawIOBase.close`."""
+        with self._line.lock:
+            self._raw.close()
+        super().close()
