@@ -27,6 +27,7 @@ from imgstore.operations.counting import Counter
 from imgstore.operations.installation import Installation
 from imgstore.operations.lifetimes import purge_soft_deleted
 from imgstore.operations.recording import recorded
+from imgstore.operations.removals import run_removals
 from imgstore.operations.retargeting import tidy_all
 from imgstore.operations.surveying import SlotSurvey, clock_of, survey_slot
 from imgstore.operations.unfinished_deletes import finish_deletes
@@ -104,6 +105,7 @@ def collect(
         purge_soft_deleted(installation)
         finish_deletes(installation)
         tidy_all(installation)
+        run_removals(installation)
         done: list[SlotReport] = []
         segments = pools = 0
         for pool, planned in _surveyed(installation, grace):

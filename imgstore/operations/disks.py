@@ -21,29 +21,23 @@ from imgstore.domain.resources import (
     DiskKind,
     ImageVersion,
     ManagedDisk,
-    ManifestRow,
     Slot,
     StorageAccountType,
 )
 from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState
-from imgstore.domain.version_disks import OS_DISK, disk_key
-from imgstore.domain.works import Lease, WorkKind
-from imgstore.ledger.rows import Party
+from imgstore.domain.version_disks import disk_key
 from imgstore.operations import finding
 from imgstore.operations.advising import advise_replicas
+from imgstore.operations.disk_references import lease_disk
 from imgstore.operations.finding import Lineage
 from imgstore.operations.forgetting import forget_disks
 from imgstore.operations.groups import ensure_group, permit_group
 from imgstore.operations.installation import Installation
-from imgstore.operations.key_deletions import wait_for_deletions
+from imgstore.operations.placed_disks import make_placed_disks
 from imgstore.operations.quotas import quota_kept
 from imgstore.operations.recording import permit, permit_list, recorded
-from imgstore.operations.settling import open_interval
 from imgstore.operations.sharing import admitted
-from imgstore.operations.working import at_work, take_up
-from imgstore.segments.manifest import decode_manifest, intact
-from imgstore.segments.reference import Reference, encode_reference
 from imgstore.transfer.spool import remove_spool
 
 _VERSIONS_AT_ONCE: Final = 16
@@ -77,7 +71,8 @@ def create_disk(
 ) -> ManagedDisk:
     """Make a managed disk from a complete replica of an image version, whichever's turn it is.
 
-    The same command again does nothing, or goes on where it was killed: with the replica that the disk was given.
+    The same command again does nothing, or goes on where it was killed. A replica whose store does not serve is passed
+    over: the disk is made of another complete replica of the region.
 
     Args:
         installation: where.
@@ -92,12 +87,14 @@ def create_disk(
     Raises:
         ImageNotAvailable: no such version, it has no such disk, or it is not complete in the region.
         PropertyChangeNotAllowed: the disk exists, from another image or in another region.
+        StoreError: no complete replica of the region serves.
     """
     names.check_disk_name(name)
     scope = names.disk_id(installation.subscription, group, name)
     permit_group(installation, principal, group)
     with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/disks/write"):
         reference = admitted(installation, principal, gallery_image_reference)
+        installation.locator.health.refresh()
         with installation.catalog.transaction() as facts, quota_kept(installation, facts):
             standing = facts.disks.get(installation.subscription, group, name)
             wanted = ImageDiskRequest(
@@ -113,10 +110,10 @@ def create_disk(
                 disk = _place_disk(installation, facts, wanted)
             else:
                 disk = compare_disk(installation, facts, standing, wanted)
-            lease = lease_disk(installation, facts, disk)
-        if lease is None:
+            placed = lease_disk(installation, facts, disk)
+        if placed.lease is None:
             return disk
-        made = put_disk(installation, disk, lease)
+        (made,) = make_placed_disks(installation, [placed])
         advise_replicas(installation, made)
         return made
 
@@ -131,30 +128,6 @@ def check_subscription(installation: Installation, reference: ImageReference) ->
             hint="give --subscription, or a reference of this one",
             target="galleryImageReference",
         )
-
-
-def lease_disk(installation: Installation, facts: Facts, disk: ManagedDisk) -> Lease | None:
-    """Take up the work that makes the disk's reference, with a pin on what has the content (rules.md, rule 3).
-
-    Returns:
-        None where it is made already.
-
-    Raises:
-        Conflict: nothing has the content any more.
-        WorkHeld: another process makes it.
-    """
-    if disk.provisioning_state is ProvisioningState.SUCCEEDED:
-        return None
-    origin = _origin(facts, disk)
-    return take_up(
-        installation,
-        facts,
-        kind=WorkKind.DISK,
-        slot=disk.slot,
-        owner_uid=disk.uid,
-        plan={"digest": origin.digest.hex(), "body_key": origin.body_key, "manifest": origin.uid},
-        pins=(origin.uid,),
-    )[1]
 
 
 def region_of_disk(
@@ -238,7 +211,8 @@ def _place_disk(installation: Installation, facts: Facts, wanted: ImageDiskReque
         Conflict: the definition disallows disks of the replica's type.
     """
     offer = offered(installation, facts, wanted.reference, wanted.region)
-    disk = facts.placements.place(_new_disk(installation, wanted, offer, offer.slots[0]), offer.slots)
+    slots = installation.preferred(offer.slots)
+    disk = facts.placements.place(_new_disk(installation, wanted, offer, slots[0]), slots)
     _check_allowed(offer, disk.storage_account_type)
     return disk
 
@@ -314,7 +288,7 @@ def choose_slot(
         ImageNotAvailable: no such version, or not complete in the region.
     """
     offer = offered(installation, facts, reference, region)
-    return offer, next_slot(facts.placements.next_turn(offer.version_uid, region), offer.slots)
+    return offer, next_slot(facts.placements.next_turn(offer.version_uid, region), installation.preferred(offer.slots))
 
 
 def offered(installation: Installation, facts: Facts, reference: ImageReference, region: str) -> ImageOffer:
@@ -389,61 +363,6 @@ def not_available(installation: Installation, scope: str, region: str) -> ImageN
 
 def _display(installation: Installation, region: str) -> str:
     return installation.regions.get(region).display_name
-
-
-def _origin(facts: Facts, disk: ManagedDisk) -> ManifestRow:
-    origin = facts.manifests.with_content(disk.slot.uid, disk.body_key)
-    if origin is None:
-        raise Conflict(
-            f"The source of the {disk.kind.noun} '{disk.name}' was deleted before it was made.",
-            found="one that an earlier run left unfinished",
-            expected=f"its source, {disk.source_reference}",
-            hint=f"`imgstore {disk.kind.removesuffix('s')} delete -g {disk.group} -n {disk.name}`, then make it from another",
-            target=disk.name,
-        )
-    return origin
-
-
-def put_disk(installation: Installation, disk: ManagedDisk, lease: Lease) -> ManagedDisk:
-    """Put the disk's manifest, a reference to its replica's, and make the disk Succeeded."""
-    key = keys.manifest_key(disk.uid, OS_DISK)
-    with installation.catalog.reading() as facts:
-        origin = facts.manifests.get(facts.works.get(lease.work_uid).pins[0])
-    access = installation.access(disk.slot)
-    body = access.object(origin.body_key, intact(origin.digest))
-    data = encode_reference(Reference(digest=origin.digest, body_key=origin.body_key))
-    made = replace(
-        disk, provisioning_state=ProvisioningState.SUCCEEDED, source_format=decode_manifest(body).trimmings.format
-    )
-    with at_work(installation, disk.slot, lease) as hold:
-        wait_for_deletions(installation, disk.slot, [key], hold.go_on)
-        hold.go_on()
-        access.put_manifest(key, data)
-        with installation.catalog.transaction() as facts:
-            facts.works.guard(lease)
-            facts.slots.lock(disk.slot.uid)
-            row = replace(
-                origin,
-                uid=installation.effects.new_uid(),
-                owner_uid=disk.uid,
-                disk=OS_DISK,
-                object_bytes=len(data),
-            )
-            facts.manifests.add(row)
-            facts.manifests.complete(row.uid)
-            open_interval(
-                installation, facts, owner_uid=disk.uid, slot=disk.slot, party=party_of_disk(disk), own=row.object_bytes
-            )
-            facts.disks.update(made)
-            facts.works.complete(lease)
-    return made
-
-
-def party_of_disk(disk: ManagedDisk) -> Party:
-    """Whose bytes a disk's own are."""
-    return Party(
-        subscription=disk.subscription, group=disk.group, gallery=None, definition=None, version=None, disk=disk.name
-    )
 
 
 def show_disk(

@@ -23,7 +23,8 @@ from imgstore.operations import finding
 from imgstore.operations.counting import Counter
 from imgstore.operations.cross_region_reads import CrossRegionReads
 from imgstore.operations.degrading import degrade_damaged
-from imgstore.operations.disks import choose_slot, party_of_disk
+from imgstore.operations.disk_references import party_of_disk
+from imgstore.operations.disks import choose_slot
 from imgstore.operations.holding import Hold
 from imgstore.operations.installation import Installation
 from imgstore.operations.recording import recorded
@@ -97,6 +98,7 @@ def export_disk(
     """
     scope = names.disk_id(installation.subscription, group, name)
     with recorded(installation, principal, Action.EXPORT, scope, "Microsoft.Compute/disks/beginGetAccess/action"):
+        installation.locator.health.refresh()
         chosen = _chosen_disk(installation, group, name)
         return _write(installation, chosen, path, format, overwrite=overwrite, pad=pad)
 
@@ -131,6 +133,7 @@ def export_range(
     """
     scope = names.disk_id(installation.subscription, group, name)
     with recorded(installation, principal, Action.EXPORT, scope, "Microsoft.Compute/disks/beginGetAccess/action"):
+        installation.locator.health.refresh()
         return _write_range(installation, _chosen_disk(installation, group, name), path, offset, length, overwrite)
 
 
@@ -197,6 +200,7 @@ def export_image(
     scope = image_scope(installation, reference)
     with recorded(installation, principal, Action.READ, scope, f"{VERSIONS}/{Action.READ}", of=VERSIONS):
         subscription = reference.subscription or installation.subscription
+        installation.locator.health.refresh()
         with installation.catalog.transaction() as facts:
             line = finding.lineage(facts, subscription, reference.group, reference.gallery, reference.definition)
             region = installation.regions.get(location or line.gallery.location, target="location").name

@@ -19,6 +19,7 @@ from imgstore.domain.works import Work, WorkKind
 from imgstore.operations.granting import check_not_granted
 from imgstore.operations.installation import Installation
 from imgstore.operations.key_deletions import record_deletion, send_deletion
+from imgstore.operations.removals import is_removal_of_keys
 from imgstore.operations.settling import forget_manifests, named_by
 from imgstore.operations.working import remove_marks
 from imgstore.transfer.slots import GoOn, always
@@ -225,6 +226,8 @@ def end_writing(
 def _end_works(installation: Installation, facts: Facts, owner_uid: str, name: str) -> None:
     mine = {row.uid for row in facts.manifests.of_owner(owner_uid)}
     for work in facts.works.list_open():
+        if is_removal_of_keys(work):
+            continue
         if work.owner_uid == owner_uid or (work.kind is WorkKind.EXPORT and mine.intersection(work.pins)):
             if lives(installation, facts, work):
                 raise _held(work, f"'{name}'")

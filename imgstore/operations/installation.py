@@ -126,9 +126,12 @@ class Installation:
         """Tell a person something."""
         self.subscriber(ProgressEvent(task=task, stage=Stage.NOTE, detail=detail))
 
-    def is_avoided(self, slot: Slot) -> bool:
-        """Whether the slot's store is known not to answer (`Locator.is_avoided`)."""
-        return self.locator.is_avoided(slot)
+    def preferred(self, slots: Sequence[Slot]) -> Sequence[Slot]:
+        """Those of the slots whose stores are not known to be silent; all, where that leaves none.
+
+        Known as of the last `HealthBook.refresh`: nothing is asked here.
+        """
+        return [slot for slot in slots if not self.locator.is_avoided(slot)] or slots
 
     def _accessed(self, slot: Slot, store: ObjectStore) -> "SlotAccess":
         # The data plane, and numpy with it, takes 70 ms to load, which a command that moves no bytes should not pay.

@@ -4,7 +4,7 @@ All rows are written in one transaction, with one turn of the round robin; then 
 between, the same call goes on with the disks that were given to it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,13 +31,12 @@ from imgstore.domain.states import ProvisioningState
 from imgstore.domain.version_disks import OS_DISK, check_there, disk_key, lun_of
 from imgstore.operations import finding
 from imgstore.operations.advising import advise_replicas
+from imgstore.operations.disk_references import PlacedDisk, lease_disk
 from imgstore.operations.disks import (
     ImageDiskRequest,
     add_disk,
     check_same_image,
     choose_slot,
-    lease_disk,
-    put_disk,
     region_of_disk,
 )
 from imgstore.operations.groups import ensure_group, permit_group
@@ -47,6 +46,7 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.machines import MachineView
 from imgstore.operations.making import copy_of
 from imgstore.operations.originals import named_ids, no_source
+from imgstore.operations.placed_disks import make_placed_disks
 from imgstore.operations.quotas import quota_kept
 from imgstore.operations.recording import recorded
 from imgstore.operations.sharing import admitted
@@ -130,6 +130,7 @@ def create_machine(installation: Installation, principal: Principal, request: Ma
     permit_group(installation, principal, request.group)
     with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/virtualMachines/write"):
         asked = _Asked(request=request, reference=_admitted(installation, principal, request))
+        installation.locator.health.refresh()
         with installation.catalog.transaction() as facts, quota_kept(installation, facts):
             standing = facts.machines.get(installation.subscription, request.group, request.name)
             authorize_interfaces(facts, principal, scope, standing, request.interfaces or ())
@@ -145,13 +146,26 @@ def create_machine(installation: Installation, principal: Principal, request: Ma
             _check_disks(request, machine, disks)
             if request.interfaces is not None:
                 facts.inert.attach(machine.uid, request.interfaces)
-            leases = [(disk, lease_disk(installation, facts, disk)) for disk in disks]
-        for disk, lease in leases:
-            if lease is not None:
-                made = put_disk(installation, disk, lease)
-                if disk.machine_lun is None and disk.source_version_uid is not None:
+            placed = [lease_disk(installation, facts, disk) for disk in disks]
+        for together in _placed_together(machine, placed):
+            begun = {each.disk.uid for each in together if each.lease is not None}
+            for made in make_placed_disks(installation, together):
+                if made.uid in begun and made.machine_lun is None and made.source_version_uid is not None:
                     advise_replicas(installation, made)
         return _finished(installation, machine)
+
+
+def _placed_together(machine: Machine, placed: Sequence[PlacedDisk]) -> Iterator[list[PlacedDisk]]:
+    """The machine's own disks of an image version, which share a slot and keep sharing it; and each other disk alone."""
+    own = [
+        each
+        for each in placed
+        if each.disk.source_reference == machine.image_reference
+        and each.disk.name == machine.disk_name(each.disk.machine_lun)
+        and each.disk.source_version_uid is not None
+    ]
+    yield own
+    yield from ([each] for each in placed if each not in own)
 
 
 def _finished(installation: Installation, machine: Machine) -> MachineView:

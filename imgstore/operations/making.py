@@ -37,12 +37,14 @@ from imgstore.domain.states import ProvisioningState
 from imgstore.domain.version_disks import OS_DISK
 from imgstore.formats import open_disk
 from imgstore.operations.conversions import conversion_bounds
-from imgstore.operations.disks import check_standing, lease_disk, put_disk, region_of_disk, tagged
+from imgstore.operations.disk_references import lease_disk
+from imgstore.operations.disks import check_standing, region_of_disk, tagged
 from imgstore.operations.forgetting import forget_disks
 from imgstore.operations.galleries import FINGERPRINT_KEY_BYTES
 from imgstore.operations.groups import ensure_group, permit_group
 from imgstore.operations.installation import Installation
 from imgstore.operations.originals import find_original, is_meant, no_source
+from imgstore.operations.placed_disks import make_placed_disks
 from imgstore.operations.quotas import quota_kept
 from imgstore.operations.recording import recorded
 from imgstore.operations.sources import location_of, open_source
@@ -129,11 +131,10 @@ def make_disks(
                 request = replace(each, location=disks[0].location) if disks else each
                 disks.append(_row(installation, principal, facts, request, readers.get(request.part)))
             open_ones = [each for each in disks if each.provisioning_state is not ProvisioningState.SUCCEEDED]
-            leases = [(each, lease_disk(installation, facts, each)) for each in open_ones if each.source is None]
+            placed = [lease_disk(installation, facts, each) for each in open_ones if each.source is None]
         written(disks)
-        for disk, lease in leases:
-            if lease is not None:
-                put_disk(installation, disk, lease)
+        for copied in placed:
+            make_placed_disks(installation, [copied])
         for disk in open_ones:
             if disk.source is not None:
                 _take_in(installation, disks, disk, readers[disk.part])

@@ -13,7 +13,7 @@ from imgstore.domain.version_disks import OS_DISK
 from imgstore.formats import create_writer, fixed_footer
 from imgstore.operations.cross_region_reads import CrossRegionReads
 from imgstore.operations.degrading import degrade_damaged
-from imgstore.operations.disks import party_of_disk
+from imgstore.operations.disk_references import party_of_disk
 from imgstore.operations.exporting import read_manifest, siblings
 from imgstore.operations.installation import Installation
 from imgstore.segments.manifest import Manifest

@@ -16,7 +16,7 @@ from imgstore.domain.works import Lease, Work, WorkKind
 from imgstore.operations.claiming import condemned_in
 from imgstore.operations.counting import Counter
 from imgstore.operations.degrading import degrade, distrust, remove_damaged
-from imgstore.operations.disks import party_of_disk
+from imgstore.operations.disk_references import party_of_disk
 from imgstore.operations.installation import Installation
 from imgstore.operations.publishing import (
     PACKING_RULES,

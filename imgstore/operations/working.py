@@ -12,6 +12,7 @@ from imgstore.domain.resources import ManifestRow, Slot
 from imgstore.domain.works import Lease, Work, WorkKind
 from imgstore.operations.holding import Hold
 from imgstore.operations.installation import Installation
+from imgstore.operations.removals import run_removals
 from imgstore.transfer.slots import SlotAccess
 
 
@@ -75,6 +76,7 @@ def at_work(
         yield hold
         with suppress(StoreError):  # The work is done and written down: a mark that stays is an empty object, no more.
             remove_marks(installation, slot, access)
+            run_removals(installation, slot)
 
 
 @contextmanager

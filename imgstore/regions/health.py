@@ -5,7 +5,7 @@ The records are read at most once a second, and written when a circuit changes i
 """
 
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +32,7 @@ from imgstore.domain.errors import (
     StoreSilent,
     StoreUnreachable,
 )
+from imgstore.stores.hedging import is_urgent
 from imgstore.stores.threads import start_thread
 
 ZoneName: TypeAlias = tuple[str, str]
@@ -39,6 +40,8 @@ ZoneName: TypeAlias = tuple[str, str]
 
 REFRESH_SECONDS: Final = 1.0
 """How old the records of other processes may be."""
+PROBE_WAIT_SECONDS: Final = 0.15
+"""How long a caller without another store waits for a probe, and the end of a process."""
 
 
 def failure_of(error: StoreError) -> Failure | None:
@@ -64,6 +67,7 @@ class HealthBook:
         records: HealthRecords | None = None,
         policy: CircuitPolicy = DEFAULT_POLICY,
         background: Callable[[Callable[[], None]], None] = start_thread,
+        open_zone: Callable[[str, str], object] = lambda _region, _zone: None,
     ) -> None:
         """Know of no failure yet.
 
@@ -72,11 +76,16 @@ class HealthBook:
             records: where circuits are shared; None shares them with nobody.
             policy: the limits.
             background: runs a probe without waiting for it.
+            open_zone: has a zone watched that no request of this process went to yet, so that it can be probed.
         """
         self._monotonic = monotonic
         self._records = records or NoRecords()
         self._policy = policy
         self._background = background
+        self._open_zone = open_zone
+        self._probing: set[ZoneName] = set()
+        self._probed_at: dict[ZoneName, float] = {}
+        self._probed = threading.Condition()
         self._lock = threading.Lock()
         self._circuits: dict[ZoneName, Circuit] = {}
         self._probes: dict[ZoneName, Callable[[], object]] = {}
@@ -109,9 +118,10 @@ class HealthBook:
                     self._merge(health, now)
         self._begin_probes(now)
 
-    def avoided(self) -> Collection[ZoneName]:
-        """The zones whose circuit is not closed, as last read: no request and no catalog is waited for."""
-        return frozenset(name for name, circuit in self._circuits.items() if circuit.avoided)
+    def close(self) -> None:
+        """Give the probes that are under way a moment to end: a short command would never see a store come back."""
+        with self._probed:
+            self._probed.wait_for(lambda: not self._probing, PROBE_WAIT_SECONDS)
 
     def is_avoided(self, region: str, zone: str) -> bool:
         """Whether the circuit of a zone is not closed."""
@@ -130,8 +140,7 @@ class HealthBook:
         """
         now = self._monotonic()
         circuit = self._circuits.get(name)
-        if circuit is not None and circuit.refuses(now, self._policy):
-            self._begin_probes(now)
+        if circuit is not None and circuit.refuses(now, self._policy) and not self._probe_now(name, now):
             raise CircuitOpen(
                 f"Zone {name[1]} of {name[0]} is left alone: it does not answer.",
                 found=circuit.error,
@@ -178,23 +187,54 @@ class HealthBook:
     def _begin_probes(self, now: float) -> None:
         due: list[tuple[ZoneName, Circuit]] = []
         with self._lock:
-            for name in self._probes:
-                probing = begin_probe(self._circuits.get(name, _CLOSED), now, self._policy)
+            for name, circuit in self._circuits.items():
+                probing = begin_probe(circuit, now, self._policy)
                 if probing is not None:
                     self._circuits[name] = probing
                     due.append((name, probing))
         for name, probing in due:
             self._save(name, probing, now)
-            self._background(partial(self._probe, name))
+            self._begin_probe(name)
+
+    def _begin_probe(self, name: ZoneName) -> bool:
+        """Probe a zone in the background, unless this process does so already; tells whether it was begun."""
+        with self._probed:
+            if name in self._probing:
+                return False
+            self._probing.add(name)
+        self._background(partial(self._probe, name))
+        return True
+
+    def _probe_now(self, name: ZoneName, now: float) -> bool:
+        """Tell whether a zone answers again; for a caller that can ask no other.
+
+        A probe is begun before it is due, but not twice a second. Only the caller that begins it waits for it, and only
+        for a moment: that is enough for a store that is back.
+        """
+        probed_at = self._probed_at.get(name)
+        if is_urgent() or (probed_at is not None and now - probed_at < self._policy.first_open_seconds):
+            return False
+        if self._begin_probe(name):
+            with self._probed:
+                self._probed.wait_for(lambda: name not in self._probing, PROBE_WAIT_SECONDS)
+        return not self.circuit(name).avoided
 
     def _probe(self, name: ZoneName) -> None:
         began = self._monotonic()
         try:
-            self._probes[name]()
+            if name not in self._probes:
+                self._open_zone(*name)
+            probe = self._probes.get(name)
+            if probe is not None:
+                probe()
+                self.answered(name)
         except StoreError as error:
             self.failed(name, error, began)
-        else:
-            self.answered(name)
+        finally:
+            with self._probed:
+                self._probed_at[name] = self._monotonic()
+                self._probing.discard(name)
+                self._probed.notify_all()
 
     def _merge(self, health: ZoneHealth, now: float) -> None:
         """Take over what another process saw last. The row is the latest word: this process writes its own changes there."""

@@ -67,7 +67,7 @@ class Locator:
             buckets: makes the token bucket of a pair of regions, from its bytes per second.
             records: where the circuits of zones are shared with other processes; None shares them with nobody.
         """
-        self.health = HealthBook(monotonic=effects.monotonic, records=records)
+        self.health = HealthBook(monotonic=effects.monotonic, records=records, open_zone=self._open_named)
         self._shared = ZoneContext(health=self.health, registry=registry, new_uid=effects.new_uid)
         self._regions = regions
         self._home = home
@@ -200,6 +200,7 @@ class Locator:
 
     def close(self) -> None:
         """Give the connections back. The locator is of no use afterwards."""
+        self.health.close()
         with self._lock:
             for zoned in self._zoned.values():
                 zoned.close()
@@ -255,6 +256,13 @@ class Locator:
                 usable += outcome.value
             if usable >= QUORUM and not awaited:
                 return
+
+    def _open_named(self, region: str, zone: str) -> None:
+        """Open a zone that another process spoke of, if regions.yaml still has it."""
+        found = self._regions.regions.get(region)
+        for each in found.zones if found else ():
+            if found is not None and each.name == zone:
+                self._open(found, each)
 
     def _open(self, region: Region, zone: Zone) -> OpenedZone:
         with self._lock:

@@ -1,7 +1,7 @@
 """Ways that take their time: toxiproxy (https://github.com/Shopify/toxiproxy) between us and an engine.
 
-Each way is a TCP proxy that holds back what goes through it for half a round trip on either side. Bandwidth is left as
-it is; and so is the time until a connection is made, which a real distance would lengthen, too.
+Each way is a TCP proxy that holds back what goes through it for half a round trip on either side. The time until a
+connection is made is left as it is, which a real distance would lengthen, too. A way can also be closed, held, and narrow.
 """
 
 import json
@@ -34,6 +34,28 @@ class Way:
         for side in ("upstream", "downstream"):
             attributes = {"latency": round(seconds * 1000 / 2), "jitter": 0}
             _ask(f"{self._api}/proxies/{self._name}/toxics/{side}", {"attributes": attributes})
+
+    def set_enabled(self, *, enabled: bool) -> None:
+        """Accept connections, or refuse them and end those that are open."""
+        _ask(f"{self._api}/proxies/{self._name}", {"enabled": enabled})
+
+    def hold(self) -> None:
+        """Accept connections and answer none: every byte stops on the way, until `release`."""
+        for side in ("upstream", "downstream"):
+            toxic = {"name": f"held-{side}", "type": "timeout", "stream": side, "attributes": {"timeout": 0}}
+            _ask(f"{self._api}/proxies/{self._name}/toxics", toxic)
+
+    def release(self) -> None:
+        """End `hold`. What was sent meanwhile is lost, and its connections end."""
+        for side in ("upstream", "downstream"):
+            _remove(f"{self._api}/proxies/{self._name}/toxics/held-{side}")
+
+    def set_bandwidth(self, bytes_per_second: int) -> None:
+        """Let each connection carry so much each way from now on."""
+        for side in ("upstream", "downstream"):
+            attributes = {"rate": max(1, bytes_per_second // 1000)}
+            toxic = {"name": f"narrow-{side}", "type": "bandwidth", "stream": side, "attributes": attributes}
+            _ask(f"{self._api}/proxies/{self._name}/toxics", toxic)
 
     def connections(self) -> int:
         """How many were made to it, in a minute. Where all are kept, so many are in use at once at the most."""
@@ -81,3 +103,9 @@ def _ask(url: str, body: dict[str, Any]) -> dict[str, Any]:
     with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310 - our own process on loopback
         told: dict[str, Any] = json.loads(answer.read())
     return told
+
+
+def _remove(url: str) -> None:
+    request = urllib.request.Request(url, method="DELETE")  # noqa: S310 - our own process on loopback
+    with urllib.request.urlopen(request, timeout=5):  # noqa: S310
+        pass

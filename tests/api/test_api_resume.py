@@ -173,7 +173,7 @@ def test_a_copy_needs_the_right_to_its_source_too(
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr("imgstore.operations.making.put_disk", die)
+            patch.setattr("imgstore.operations.placed_disks.put_disk", die)
             with pytest.raises(KeyboardInterrupt):
                 create_from_source(stopped, ADMIN, DiskRequest(group=OTHER, name="copy", source=source))
     properties = {"creationData": {"createOption": "Copy", "sourceResourceId": source}}

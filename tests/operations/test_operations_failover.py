@@ -1,0 +1,268 @@
+"""Disks and machines whose replica's store does not serve: real servers behind ways that close, hold and slow down.
+
+A region has three zones on three servers, and a version two replicas there, in two of the zones.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from imgstore.catalog.database import Session
+from imgstore.control.machines import OsProfile
+from imgstore.domain import keys
+from imgstore.domain.circuits import CircuitState
+from imgstore.domain.errors import StoreError
+from imgstore.domain.resources import ManagedDisk
+from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.domain.version_disks import OS_DISK
+from imgstore.domain.works import WorkKind
+from imgstore.operations import machine_making, placed_disks
+from imgstore.operations.disk_references import PlacedDisk, put_disk
+from imgstore.operations.installation import Installation
+from imgstore.operations.machine_making import MachineRequest
+from imgstore.operations.removals import run_removals
+from imgstore.testing.distance import Way, Ways
+from imgstore.testing.engines import S3Engine
+from imgstore.testing.installations import (
+    ADMIN,
+    DEFINITION,
+    GALLERY,
+    GROUP,
+    Stock,
+    audit,
+    export,
+    make_disk,
+    publish,
+    publish_disks,
+    show,
+    states,
+)
+from imgstore.testing.scenes import Scene, on_minio
+
+pytest_plugins = ["imgstore.testing.stock"]
+
+WEST = "westus2"
+TWO = ["westus2=2"]
+SUCCEEDED = ProvisioningState.SUCCEEDED
+
+
+@dataclass(kw_only=True)
+class Sites:
+    """The scene, and the way to each zone's server."""
+
+    scene: Scene
+    ways: dict[str, Way]
+    stack: ExitStack = field(default_factory=ExitStack)
+
+    def open(self) -> Installation:
+        """As another process of this host would."""
+        return self.stack.enter_context(self.scene.open())
+
+    def way_of(self, disk: ManagedDisk) -> Way:
+        return self.ways[disk.slot.zone]
+
+
+@pytest.fixture
+def sites(tmp_path: Path, minio_cluster: Callable[[int], tuple[S3Engine, ...]], ways: Ways) -> Sites:
+    made = {str(number): ways.to(engine) for number, engine in enumerate(minio_cluster(3), start=1)}
+    name = tmp_path.name.replace("_", "-")[:40].strip("-")
+    scene = on_minio(tmp_path / "scene", [way.engine for way in made.values()], name)
+    scene.prepare()
+    return Sites(scene=scene, ways=made)
+
+
+@pytest.fixture
+def west(sites: Sites, stock: Stock) -> Iterator[Installation]:
+    """1.0.0 has two replicas in westus2."""
+    with sites.stack:
+        installation = sites.open()
+        publish(installation, stock.first, targets=TWO, location=WEST)
+        yield installation
+
+
+def make(installation: Installation, name: str) -> ManagedDisk:
+    return make_disk(installation, name, WEST, "1.0.0")
+
+
+def kill(way: Way) -> None:
+    way.set_enabled(enabled=False)
+
+
+def revive(way: Way) -> None:
+    way.set_enabled(enabled=True)
+
+
+@pytest.mark.parametrize("fail", [kill, Way.hold])
+def test_every_create_succeeds_with_one_store_down(
+    sites: Sites, west: Installation, fail: Callable[[Way], None]
+) -> None:
+    first, second = make(west, "a"), make(west, "b")
+    assert first.slot != second.slot, "round robin"
+    fail(sites.way_of(first))
+    for number in range(4):
+        made = make(west, f"d{number}")
+        assert (made.provisioning_state, made.slot) == (SUCCEEDED, second.slot)
+    other = sites.open()
+    assert make(other, "e").slot == second.slot
+    assert other.locator.health.circuit((WEST, first.slot.zone)).state is not CircuitState.CLOSED, "it knew at once"
+
+
+def test_a_store_that_comes_back_takes_its_turns_again(sites: Sites, west: Installation) -> None:
+    first = make(west, "a")
+    make(west, "b")
+    kill(sites.way_of(first))
+    for number in range(5):
+        assert make(west, f"d{number}").slot != first.slot
+    revive(sites.way_of(first))
+    west.locator.health.refresh()
+    while west.locator.is_avoided(first.slot):
+        west.effects.wait(0.1)
+        west.locator.health.refresh()
+    used = [make(west, f"e{number}").slot for number in range(6)]
+    assert [used.count(slot) for slot in set(used)] == [3, 3], "it does not make up for what it missed"
+
+
+def test_a_slow_store_is_not_dead(sites: Sites, west: Installation) -> None:
+    """With the other one dead, the slow one serves; and an answer closes its circuit."""
+    first, second = make(west, "a"), make(west, "b")
+    kill(sites.way_of(first))
+    sites.way_of(second).set_round_trip(2.5)
+    made = make(west, "c")
+    assert (made.provisioning_state, made.slot) == (SUCCEEDED, second.slot)
+    assert west.locator.health.circuit((WEST, second.slot.zone)).state is CircuitState.CLOSED
+
+
+def test_a_row_that_an_earlier_run_left_is_placed_again(
+    sites: Sites, west: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(placed_disks, "put_disk", die)
+        with pytest.raises(KeyboardInterrupt):
+            make(west, "a")
+    with west.catalog.reading() as facts:
+        (left,) = facts.disks.list(west.subscription, GROUP)
+    assert left.provisioning_state is ProvisioningState.CREATING
+    kill(sites.way_of(left))
+    other = sites.open()
+    made = make(other, "a")
+    assert (made.uid, made.provisioning_state) == (left.uid, SUCCEEDED)
+    assert made.slot != left.slot
+
+
+def test_what_a_late_request_leaves_is_removed(
+    sites: Sites, west: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invariant G12: a manifest that nobody owns would keep its segments for ever."""
+    first = make(west, "a")
+    way = sites.way_of(first)
+    make(west, "b")
+    real = put_disk
+
+    def put_late(installation: Installation, placed: PlacedDisk, body: bytes) -> ManagedDisk:
+        """The manifest arrives, and the answer does not."""
+        if placed.disk.slot != first.slot:
+            return real(installation, placed, body)
+        access = installation.access(placed.disk.slot)
+        access.put_manifest(keys.manifest_key(placed.disk.uid, OS_DISK), b"late")
+        raise StoreError("the answer was lost")
+
+    monkeypatch.setattr(placed_disks, "put_disk", put_late)
+    made = make(west, "c")
+    assert made.slot != first.slot
+    key = first.slot.prefix + keys.manifest_key(made.uid, OS_DISK)
+    store = west.locator.store(first.slot)
+    assert store.head(key).stored_bytes == 4
+    with west.catalog.reading() as facts:
+        (removal,) = facts.works.list_open(first.slot.uid)
+        assert (removal.kind, removal.owner_uid) == (WorkKind.REMOVAL, made.uid)
+        now = facts.now()
+    assert run_removals(west, first.slot) == 0, "the request may still be under way"
+    monkeypatch.setattr(Session, "now", lambda _session: now + timedelta(minutes=3))
+    kill(way)
+    assert run_removals(west, first.slot) == 0
+    revive(way)
+    assert run_removals(west, first.slot) == 1
+    assert [info.key for info in store.list(key)] == []
+
+
+def test_disks_of_a_machine_move_together(sites: Sites, stock: Stock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that were made before the store went down (invariant D3)."""
+    with sites.stack:
+        west = sites.open()
+        publish_disks(west, stock.first, {0: stock.second, 1: stock.rebuilt}, targets=TWO, location=WEST)
+        real, made = put_disk, list[ManagedDisk]()
+
+        def put_one_then_fail(installation: Installation, placed: PlacedDisk, body: bytes) -> ManagedDisk:
+            if len(made) == 1:
+                kill(sites.way_of(made[0]))
+            made.append(real(installation, placed, body))
+            return made[-1]
+
+        monkeypatch.setattr(placed_disks, "put_disk", put_one_then_fail)
+        disks = create_machine(west, "m")
+        assert {each.slot.zone for each in disks} != {made[0].slot.zone}
+        assert len({each.slot.uid for each in disks}) == 1
+        assert {each.provisioning_state for each in disks} == {SUCCEEDED}
+        assert len({each.uid for each in disks}) == 3
+        with west.catalog.reading() as facts:
+            assert facts.manifests.find(made[0].uid, made[0].slot.uid, OS_DISK) is None
+
+
+def create_machine(installation: Installation, name: str) -> Sequence[ManagedDisk]:
+    image = f"/subscriptions/{installation.subscription}/resourceGroups/{GROUP}/providers/Microsoft.Compute"
+    image += f"/galleries/{GALLERY}/images/{DEFINITION}/versions/1.0.0"
+    request = MachineRequest(
+        group=GROUP,
+        name=name,
+        location=WEST,
+        image=image,
+        profile=OsProfile(admin_username="azureuser"),
+    )
+    return machine_making.create_machine(installation, ADMIN, request).disks
+
+
+@pytest.mark.parametrize("damage", [None, b"something else"])
+def test_a_missing_or_damaged_manifest_degrades_its_replica_and_another_serves(
+    west: Installation, damage: bytes | None
+) -> None:
+    first, second = make(west, "a"), make(west, "b")
+    store, key = west.locator.store(first.slot), first.slot.prefix + first.body_key
+    if damage is None:
+        store.delete([key])
+    else:
+        store.put(key, damage)
+    for number in range(2):
+        assert make(west, f"d{number}").slot == second.slot
+    found = states(show(west))
+    assert found[f"{WEST}/{first.slot.key.ordinal}"] is ReplicaState.DEGRADED
+    assert found[f"{WEST}/{second.slot.key.ordinal}"] is ReplicaState.COMPLETED
+
+
+def test_nothing_serves_where_every_store_is_down(sites: Sites, west: Installation) -> None:
+    make(west, "a")
+    for way in sites.ways.values():
+        kill(way)
+    with pytest.raises(StoreError):
+        make(west, "b")
+    for way in sites.ways.values():
+        revive(way)
+    assert make(west, "b").provisioning_state is SUCCEEDED
+    audit(west)
+
+
+@pytest.mark.parametrize("fail", [kill, Way.hold])
+def test_an_export_reads_the_other_replica(
+    sites: Sites, west: Installation, stock: Stock, tmp_path: Path, fail: Callable[[Way], None]
+) -> None:
+    fail(sites.way_of(make(west, "a")))
+    for number in range(2):
+        export(west, tmp_path / f"{number}.raw", WEST)
+        assert (tmp_path / f"{number}.raw").read_bytes() == stock.first.read_bytes()
+    assert set(states(show(west)).values()) == {ReplicaState.COMPLETED}
