@@ -17,6 +17,7 @@ from imgstore.domain.disk_space import DiskSpace, read_disk_space
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.limits import DEFAULT_PRESET, PRESETS, Limits, read_limits
+from imgstore.domain.maintenance import MaintenanceSettings, read_maintenance
 from imgstore.domain.private_files import make_private_folder, tighten_folder
 from imgstore.domain.progress import Subscriber, guard, silent
 from imgstore.operations.health_records import CatalogHealth
@@ -59,6 +60,8 @@ class Settings:
     """None are those of settings.toml in the home."""
     space: DiskSpace | None = None
     """None are the bounds of settings.toml in the home."""
+    maintenance: MaintenanceSettings | None = None
+    """None are those of settings.toml in the home."""
 
 
 @contextmanager
@@ -77,8 +80,9 @@ def open_installation(
     regions = load_regions(settings.regions, settings.environ)
     limits = settings.limits or load_limits(settings.home / _SETTINGS_FILE)
     space = settings.space or load_disk_space(settings.home / _SETTINGS_FILE)
+    maintenance = settings.maintenance or load_maintenance(settings.home / _SETTINGS_FILE)
     with _scratch(_folder(settings.home / "scratch")) as scratch:
-        yield from _opened(settings, subscriber, outside, regions, limits, space, scratch)
+        yield from _opened(settings, subscriber, outside, regions, limits, space, maintenance, scratch)
 
 
 def load_limits(file: Path) -> Limits:
@@ -98,6 +102,15 @@ def load_disk_space(file: Path) -> DiskSpace:
         InvalidInput: it cannot be read, is no TOML, or says what nobody knows.
     """
     return read_disk_space(_document(file) or {}, str(file))
+
+
+def load_maintenance(file: Path) -> MaintenanceSettings:
+    """Read what workers do unasked from a settings file; the defaults where there is no such file.
+
+    Raises:
+        InvalidInput: it cannot be read, is no TOML, or says what nobody knows.
+    """
+    return read_maintenance(_document(file) or {}, str(file))
 
 
 def _document(file: Path) -> Mapping[str, Any] | None:
@@ -137,6 +150,7 @@ def _opened(
     regions: Regions,
     limits: Limits,
     space: DiskSpace,
+    maintenance: MaintenanceSettings,
     scratch: Path,
 ) -> Iterator[Installation]:
     catalog = Catalog.open(settings.database or f"sqlite:///{settings.home / _DATABASE_FILE}", outside)
@@ -169,6 +183,7 @@ def _opened(
                 tuning=settings.tuning,
                 limits=limits,
                 space=space,
+                maintenance=maintenance,
                 subscriber=guard(subscriber),
             )
         finally:

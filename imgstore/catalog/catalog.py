@@ -22,6 +22,7 @@ from imgstore.catalog.installation import Installations
 from imgstore.catalog.ledger import Ledger
 from imgstore.catalog.lineages import Lineages
 from imgstore.catalog.machines import Machines
+from imgstore.catalog.maintenance import MaintenanceTurns, ZoneGaps
 from imgstore.catalog.manifests import Manifests
 from imgstore.catalog.offers import Offers
 from imgstore.catalog.operations import Operations
@@ -66,6 +67,8 @@ class Facts:
         self.clock_steps = ClockSteps(session)
         self.condemned = Condemnations(session)
         self.deletions = Deletions(session)
+        self.turns = MaintenanceTurns(session)
+        self.zone_gaps = ZoneGaps(session)
         self.disks = Disks(session)
         self.machines = Machines(session)
         self.works = Works(session)

@@ -87,6 +87,11 @@ class Replicas(Repository):
         statement = _SELECT.where(_replicas.c.slot_uid == slot_uid).order_by(_replicas.c.uid)
         return [_replica(row) for row in self._session.all(statement)]
 
+    def degraded_slots(self) -> frozenset[str]:
+        """Return the uids of the slots with a Degraded replica."""
+        statement = select(_replicas.c.slot_uid).where(_replicas.c.state == ReplicaState.DEGRADED).distinct()
+        return frozenset(row.slot_uid for row in self._session.all(statement))
+
     def move(
         self, uid: str, state: ReplicaState, *, error: str | None = None, completed_at: datetime | None = None
     ) -> None:

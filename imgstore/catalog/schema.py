@@ -85,7 +85,7 @@ from imgstore.domain.works import WorkKind
 from imgstore.domain.zones import ZoneKind
 from imgstore.ledger.rows import ChargeKind
 
-REVISION: Final = "0022"
+REVISION: Final = "0023"
 """The head of migrations/versions. A catalog that stands at it opens without Alembic being imported."""
 
 # Names of constraints are fixed, so that a later migration can name what it drops on either engine.
@@ -393,6 +393,26 @@ deletions = Table(
     Column("key", String, primary_key=True),
     Column("token", String, primary_key=True),
     Column("until", Instant, nullable=False),
+)
+
+maintenance_turns = Table(
+    "maintenance_turns",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("done_at", Instant, nullable=False),
+    Column("holder", String),
+    Column("token", String),
+    Column("lease_expires_at", Instant),
+    Column("outcome", String),
+)
+
+zone_gaps = Table(
+    "zone_gaps",
+    metadata,
+    Column("slot_uid", ForeignKey("slots.uid"), primary_key=True),
+    Column("zone", String, primary_key=True),
+    Column("objects", Integer, nullable=False),
+    Column("seen_at", Instant, nullable=False),
 )
 
 disks = Table(

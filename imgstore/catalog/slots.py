@@ -63,6 +63,7 @@ class Pools(Repository):
         self._session.run(delete(schema.works).where(schema.works.c.slot_uid.in_(mine), closed))
         # No key of the pool is written again, so a late deletion does no harm any more.
         self._session.run(delete(schema.deletions).where(schema.deletions.c.slot_uid.in_(mine)))
+        self._session.run(delete(schema.zone_gaps).where(schema.zone_gaps.c.slot_uid.in_(mine)))
         self._session.run(delete(_slots).where(_slots.c.pool_uid == uid))
         self._remove(_pools, uid, "pool")
 
@@ -116,6 +117,11 @@ class Slots(Repository):
             statement = statement.where(_slots.c.region == region)
         order = (_slots.c.region, _slots.c.storage_account_type, _slots.c.ordinal)
         return [slot_of(row) for row in self._session.all(statement.order_by(*order))]
+
+    def every(self) -> builtins.list[Slot]:
+        """Return the slots of all pools, by region, storage account type, ordinal and uid."""
+        order = (_slots.c.region, _slots.c.storage_account_type, _slots.c.ordinal, _slots.c.uid)
+        return [slot_of(row) for row in self._session.all(_SELECT.order_by(*order))]
 
     def lock(self, slot_uid: str) -> None:
         """Hold the slot against every other transaction that locks it, until this one ends.

@@ -1,5 +1,7 @@
 """``imgstore regions``: where bytes are kept."""
 
+from collections.abc import Mapping
+
 import click
 
 from imgstore.cli.command import Answer, Group
@@ -11,7 +13,13 @@ from imgstore.wire.reports import region_json, zone_json
 from imgstore.wire.text import Json
 
 _ZONES = columns(
-    Region="region", Zone="zone", Store="store", Ready="ready", AnswerSeconds="answerSeconds", Problem="problem"
+    Region="region",
+    Zone="zone",
+    Store="store",
+    Ready="ready",
+    AnswerSeconds="answerSeconds",
+    MissedObjects="missedObjects",
+    Problem="problem",
 )
 _names = click.argument("names", nargs=-1, metavar="[REGION]...")
 
@@ -46,11 +54,14 @@ def list_() -> Json:
 def check(names: tuple[str, ...]) -> Answer:
     """Try every zone: does it answer, after how long, is its bucket there, is it ours?
 
+    Of zones of a region with three, also how many objects they are known to miss: workers copy them there.
+
     The exit code is 1 if a zone is not ready.
     """
     with opened() as session:
         reports = operations.check_regions(session.installation, session.principal, names=names)
-        return _answer(reports)
+        missed = operations.missed_objects(session.installation, session.principal)
+        return _answer(reports, missed)
 
 
 @regions.command(
@@ -83,6 +94,12 @@ def init(names: tuple[str, ...], zone: str | None, *, replaced: bool) -> Answer:
         return _answer(reports)
 
 
-def _answer(reports: list[ZoneReport]) -> Answer:
+def _answer(reports: list[ZoneReport], missed: Mapping[tuple[str, str], int] | None = None) -> Answer:
+    """The zones, with the number of objects that they are known to miss, where it was looked for."""
     body = [zone_json(each) for each in reports]
+    if missed is not None:
+        body = [
+            zone | {"missedObjects": missed.get((each.region, each.zone), 0)}
+            for zone, each in zip(body, reports, strict=True)
+        ]
     return Answer(body=body, exit_code=0 if all(each["ready"] for each in body) else 1)

@@ -95,8 +95,8 @@ def read_limits(settings: Mapping[str, Any], file: str) -> Limits:
         InvalidInput: a key that nobody knows, or a value of the wrong kind; its target is the key.
     """
     for key in settings:
-        if key not in ("limits", "disk_space"):
-            raise _unusable(file, key, f"the key {key}", "[limits] and [disk_space] alone")
+        if key not in ("limits", "disk_space", "maintenance"):
+            raise _unusable(file, key, f"the key {key}", "[limits], [disk_space] and [maintenance] alone")
     table = settings.get("limits", {})
     if not isinstance(table, Mapping):
         raise _unusable(file, "limits", repr(table), "a table: [limits]")

@@ -361,6 +361,17 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ZoneGap:
+    """Objects of a slot that one of its three zones misses; the other two have them."""
+
+    slot_uid: str
+    zone: str
+    objects: int
+    seen_at: datetime
+    """When they were counted; the database's clock."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Replica:
     """One version in one slot."""
 

@@ -154,6 +154,7 @@ def _surveyed(
 def _survey(
     installation: Installation, slot: Slot, pool: Pool, gallery: Gallery | None, grace: timedelta
 ) -> SlotReport:
+    installation.keeper.go_on()
     report = SlotReport(slot=slot, gallery=None if gallery is None else gallery.name, subscription=pool.subscription)
     try:
         return replace(report, survey=survey_slot(installation, slot, grace))
@@ -164,6 +165,7 @@ def _survey(
 def _collect_slot(installation: Installation, report: SlotReport, grace: timedelta) -> SlotReport:
     if report.survey is None:
         return report
+    installation.keeper.go_on()
     slot, survey = report.slot, report.survey
     total = sum(survey.plan.deletable.values())
     collected: dict[str, int] = {}

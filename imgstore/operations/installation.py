@@ -11,6 +11,7 @@ from imgstore.domain.disk_space import DiskSpace
 from imgstore.domain.distance import THREADS_MAX, threads_for
 from imgstore.domain.effects import Effects
 from imgstore.domain.limits import Limits
+from imgstore.domain.maintenance import MaintenanceSettings
 from imgstore.domain.progress import ProgressEvent, Stage, Subscriber, silent
 from imgstore.domain.resources import Slot
 from imgstore.operations.holding import LeaseKeeper
@@ -68,6 +69,7 @@ class Installation:
     tuning: Tuning = field(default_factory=Tuning)
     limits: Limits = field(default_factory=Limits)
     space: DiskSpace = field(default_factory=DiskSpace)
+    maintenance: MaintenanceSettings = field(default_factory=MaintenanceSettings)
     subscriber: Subscriber = silent
 
     def threads(self, workers: int, *regions: str) -> int:

@@ -40,6 +40,7 @@ from imgstore.operations.settling import (
     write_version_state,
 )
 from imgstore.operations.working import at_work, take_up
+from imgstore.operations.zone_gaps import record_zone_gaps
 from imgstore.segments.codec import CODEC
 from imgstore.segments.manifest import Manifest
 from imgstore.transfer.checking import check_assembly
@@ -194,6 +195,7 @@ def _act(installation: Installation, publication: Publication, work: Work, lease
             replica=publication.replica,
             manifests=manifests,
         )
+    record_zone_gaps(installation, slot)
     counter.end(f"{taking.packed_bytes} bytes stored")
 
 

@@ -21,6 +21,13 @@ def check_regions(installation: Installation, principal: Principal, *, names: Se
     return [report for region in _named(installation, names) for report in installation.locator.check(region)]
 
 
+def missed_objects(installation: Installation, principal: Principal) -> dict[tuple[str, str], int]:
+    """Return how many objects zones are known to miss, by region and zone: counted by workers and scrub."""
+    authorize(principal, Action.READ, "/")
+    with installation.catalog.reading() as facts:
+        return facts.zone_gaps.by_zone()
+
+
 def init_regions(
     installation: Installation,
     principal: Principal,

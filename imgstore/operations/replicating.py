@@ -38,6 +38,7 @@ from imgstore.operations.settling import (
     write_version_state,
 )
 from imgstore.operations.working import at_work, copy_plan, take_up
+from imgstore.operations.zone_gaps import record_zone_gaps
 from imgstore.segments.manifest import intact
 from imgstore.transfer.copying import CopyOrder, copy_segments, to_send
 from imgstore.transfer.scatter import Damage, unheeded
@@ -373,6 +374,7 @@ def _act(
         complete_replica(
             installation, lease=plan.lease, line=line, version=version, replica=step.replica, manifests=manifests
         )
+    record_zone_gaps(installation, slot)
     counter.end(f"{receipt.sent_bytes} bytes stored")
 
 

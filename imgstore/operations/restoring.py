@@ -56,7 +56,12 @@ class Restoration:
 
 
 def restore_replicas(
-    installation: Installation, slot: Slot, damaged: Collection[str], *, dry_run: bool = False
+    installation: Installation,
+    slot: Slot,
+    damaged: Collection[str],
+    *,
+    dry_run: bool = False,
+    pace: Callable[[int], None] = lambda _length: None,
 ) -> Restoration:
     """Complete the once complete replicas of a slot that have nothing wrong any more.
 
@@ -65,6 +70,7 @@ def restore_replicas(
         slot: the slot.
         damaged: keys below the slot of objects that are known to be wrong: replicas that need one of them are left alone.
         dry_run: report the replicas and change nothing.
+        pace: told the bytes of each segment that was read; it may wait.
     """
     with installation.catalog.reading() as facts:
         found = [
@@ -81,7 +87,7 @@ def restore_replicas(
             unrestored.append(f"{name}: {replica.state}; not read from end to end in a dry run")
         else:
             try:
-                restored += _restore(installation, replica)
+                restored += _restore(installation, replica, pace)
             except ImgstoreError as error:
                 installation.note(f"{slot.key.region}/{slot.key.ordinal}", f"{name} not restored: {error.message}")
                 unrestored.append(f"{name}: {error.message}")
@@ -147,6 +153,7 @@ def restore(
     counter: Counter,
     go_on: GoOn = always,
     beat: Callable[[], None] = lambda: None,
+    pace: Callable[[int], None] = lambda _length: None,
 ) -> None:
     """Read everything that a replica names, and make it Completed if all of it is right.
 
@@ -172,9 +179,12 @@ def restore(
             except ObjectNotFound as error:
                 raise _still_damaged(slot, "the manifest is missing", 1) from error
         workers = installation.threads(installation.tuning.copy_workers, slot.key.region)
-        damaged = access.damaged(
-            sizes, workers=workers, go_on=look_on, was_read=lambda name: counter.moved(sizes[name])
-        )
+
+        def was_read(name: Digest) -> None:
+            counter.moved(sizes[name])
+            pace(sizes[name])
+
+        damaged = access.damaged(sizes, workers=workers, go_on=look_on, was_read=was_read)
         if damaged:
             raise _still_damaged(slot, f"the first is {min(damaged).hex()}", len(damaged))
         complete_replica(
@@ -215,7 +225,7 @@ def _damaged_objects(facts: Facts, replica: Replica, damaged: Collection[str]) -
     return own + int(np.isin(ids, unpacked(b"".join(row.segment_ids for row in rows))).sum())
 
 
-def _restore(installation: Installation, replica: Replica) -> bool:
+def _restore(installation: Installation, replica: Replica, pace: Callable[[int], None]) -> bool:
     """Restore one replica for scrub; False where another process was quicker."""
     with installation.catalog.transaction() as facts:
         if not facts.queue.hold(replica.version_uid):
@@ -229,7 +239,7 @@ def _restore(installation: Installation, replica: Replica) -> bool:
     key = replica.slot.key
     counter = Counter(installation, f"restore {line.definition.name} {version.name} {key.region}/{key.ordinal}")
     try:
-        restore(installation, line, version, plan, counter=counter)
+        restore(installation, line, version, plan, counter=counter, pace=pace)
     except ImgstoreError as error:
         counter.fail(error.message)
         write_failure(installation, plan.lease, standing, str(error), rest_seconds=rest_seconds_after(error))

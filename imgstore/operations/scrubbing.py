@@ -27,6 +27,7 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.key_deletions import record_deletion, send_deletion
 from imgstore.operations.recording import recorded
 from imgstore.operations.restoring import restore_replicas
+from imgstore.operations.zone_gaps import record_zone_gaps
 from imgstore.regions import ALL_ZONES
 from imgstore.segments import codec
 from imgstore.segments.manifest import intact
@@ -35,6 +36,10 @@ from imgstore.stores.interface import Accept
 from imgstore.stores.zoned import QUORUM, Zoned
 from imgstore.transfer.bounded import Bounded
 from imgstore.transfer.slots import GoOn
+
+
+def _unpaced(_length: int) -> None:
+    """Let everything be read as fast as it comes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +53,14 @@ class ScrubRequest:
     """None is every region."""
     dry_run: bool = False
     """Read and tell; change nothing."""
+    slot_uid: str | None = None
+    """None is every slot."""
+    noted_only: bool = False
+    """Read only what the zones' repair notes name, and bring the zones up to date."""
+    pace: Callable[[int], None] = _unpaced
+    """Told the bytes of each object that was read or repaired. It may wait, and may raise KeyboardInterrupt to stop."""
+    is_recorded: bool = True
+    """Whether the activity log gets a row."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -100,6 +113,9 @@ def scrub(installation: Installation, principal: Principal, request: ScrubReques
     if request.dry_run:
         authorize(principal, Action.READ, INSTALLATION)
         return _scrub(installation, request)
+    if not request.is_recorded:
+        authorize(principal, Action.ADMINISTER, INSTALLATION)
+        return _scrub(installation, request)
     with recorded(installation, principal, Action.ADMINISTER, INSTALLATION, "imgstore/scrub"):
         return _scrub(installation, request)
 
@@ -107,10 +123,18 @@ def scrub(installation: Installation, principal: Principal, request: ScrubReques
 def _scrub(installation: Installation, request: ScrubRequest) -> list[SlotScrub]:
     region = None if request.region is None else installation.regions.get(request.region, target="region").name
     with installation.catalog.reading() as facts:
-        slots = [slot for pool in facts.pools.list() for slot in facts.slots.list(pool.uid, region)]
+        slots = [
+            slot
+            for slot in facts.slots.every()
+            if region in (None, slot.key.region) and request.slot_uid in (None, slot.uid)
+        ]
     done = [_scrub_slot(installation, slot, request) for slot in slots]
+    if request.noted_only:
+        return done
     for each in done:  # Last: what one slot repaired may be what a replica in another one lacked.
-        restoration = restore_replicas(installation, each.slot, each.unrepaired, dry_run=request.dry_run)
+        restoration = restore_replicas(
+            installation, each.slot, each.unrepaired, dry_run=request.dry_run, pace=request.pace
+        )
         each.restored, each.unrestored = restoration.restored, restoration.unrestored
     return done
 
@@ -118,16 +142,24 @@ def _scrub(installation: Installation, request: ScrubRequest) -> list[SlotScrub]
 def _scrub_slot(installation: Installation, slot: Slot, request: ScrubRequest) -> SlotScrub:
     found = SlotScrub(slot=slot)
     try:
+        if request.noted_only and slot.zone == ALL_ZONES and not _has_notes(installation, slot):
+            return found
         wanted = _wanted(installation, slot)
         if slot.zone == ALL_ZONES:
             _read_zones(installation, found, wanted, request)
         else:
             _read_one(installation, found, wanted, request)
         if not request.dry_run and found.unrepaired:
-            _repair(installation, found, wanted)
+            _repair(installation, found, wanted, request.pace)
     except ImgstoreError as error:  # Its store does not answer, or regions.yaml no longer has it: the others can be.
         found.problem = str(error)
     return found
+
+
+def _has_notes(installation: Installation, slot: Slot) -> bool:
+    store = installation.locator.store(slot)
+    assert isinstance(store, Zoned), "the slot lies in three zones"
+    return any(note.key.startswith(slot.prefix) for note in store.pending_repairs())
 
 
 def _wanted(installation: Installation, slot: Slot) -> dict[str, _Wanted]:
@@ -177,7 +209,11 @@ def _sampled(wanted: Mapping[str, _Wanted], request: ScrubRequest, always: Colle
 
 
 def _read_all(
-    installation: Installation, found: SlotScrub, some: Sequence[_Wanted], look: Callable[[_Wanted], int]
+    installation: Installation,
+    found: SlotScrub,
+    some: Sequence[_Wanted],
+    look: Callable[[_Wanted], int],
+    pace: Callable[[int], None],
 ) -> None:
     key = found.slot.key
     counter = Counter(installation, f"scrub {key.region}/{key.ordinal}", sum(each.stored_bytes for each in some))
@@ -191,6 +227,7 @@ def _read_all(
         with adding:
             found.read_bytes += read_bytes
         counter.moved(each.stored_bytes)
+        pace(read_bytes)
 
     workers = installation.threads(installation.tuning.copy_workers, key.region)
     try:
@@ -216,7 +253,7 @@ def _read_one(
             found.damaged.add(each.key)
             return 0
 
-    _read_all(installation, found, _sampled(wanted, request), look)
+    _read_all(installation, found, _sampled(wanted, request), look, request.pace)
 
 
 def _read_zones(
@@ -243,11 +280,19 @@ def _read_zones(
             store.settle(prefix + each.key)
         return copies.read_bytes
 
-    _read_all(installation, found, _sampled(wanted, request, noted), look)
+    some = _sampled(wanted, request, noted)
+    if request.noted_only:
+        some = [each for each in some if each.key in noted]
+    _read_all(installation, found, some, look, request.pace)
     if not request.dry_run:
-        lone = set[str]() if found.problem else {key.removeprefix(prefix) for key in store.lone_keys(prefix)}
+        lone = (
+            set[str]()
+            if found.problem or request.noted_only
+            else {key.removeprefix(prefix) for key in store.lone_keys(prefix)}
+        )
         for key in sorted((noted | lone) - wanted.keys()):
             _agree(installation, found.slot, store, prefix + key)
+        record_zone_gaps(installation, found.slot)
 
 
 def _agree(installation: Installation, slot: Slot, store: Zoned, key: str) -> None:
@@ -279,7 +324,9 @@ def _agree(installation: Installation, slot: Slot, store: Zoned, key: str) -> No
     store.settle(key)
 
 
-def _repair(installation: Installation, found: SlotScrub, wanted: Mapping[str, _Wanted]) -> None:
+def _repair(
+    installation: Installation, found: SlotScrub, wanted: Mapping[str, _Wanted], pace: Callable[[int], None]
+) -> None:
     """From other slots. What was wrong is told and distrusted first: another process may read it at this moment."""
     slot = found.slot
     bad = [wanted[key] for key in found.unrepaired]
@@ -306,6 +353,7 @@ def _repair(installation: Installation, found: SlotScrub, wanted: Mapping[str, _
             found.problem = str(error)
             continue
         found.repaired.add(each.key)
+        pace(each.stored_bytes)
     found.repaired_bytes = sum(each.stored_bytes for each in brought)
     _write_down(installation, slot, brought)
 

@@ -1,19 +1,20 @@
 """Image versions as they are shown: with their replicas and what they are in."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from imgstore.catalog import Facts
 from imgstore.domain import names
 from imgstore.domain.access import VERSIONS, Action, Principal, may, visible
 from imgstore.domain.names import VersionName
 from imgstore.domain.paging import Page, PageRequest
-from imgstore.domain.resources import ImageVersion, Replica
+from imgstore.domain.resources import ImageVersion, Replica, ZoneGap
 from imgstore.domain.states import ReplicaState
 from imgstore.operations import finding
 from imgstore.operations.finding import Lineage
 from imgstore.operations.installation import Installation
 from imgstore.operations.recording import permit, permit_list
+from imgstore.regions import ALL_ZONES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,8 @@ class VersionView:
     replicas: tuple[Replica, ...]
     """By region and ordinal; none that is being deleted."""
     line: Lineage
+    gaps: tuple[ZoneGap, ...] = ()
+    """What zones are known to miss of the replicas that lie in three; filled where one version is shown."""
 
 
 def view_of(facts: Facts, line: Lineage, version: ImageVersion) -> VersionView:
@@ -52,7 +55,11 @@ def show_version(
     permit(installation, principal, Action.READ, scope)
     with installation.catalog.reading() as facts:
         line, found = finding.lineage_and_version(facts, installation.subscription, group, gallery, definition, version)
-        return view_of(facts, line, found) if replicas else seen(line, found, ())
+        if not replicas:
+            return seen(line, found, ())
+        view = view_of(facts, line, found)
+        zoned = [each.slot.uid for each in view.replicas if each.slot.zone == ALL_ZONES]
+        return replace(view, gaps=tuple(facts.zone_gaps.of_slots(zoned)))
 
 
 def list_versions(

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import count
@@ -25,6 +25,7 @@ from imgstore.domain.works import Worker
 from imgstore.operations.counting import task_of
 from imgstore.operations.finding import Lineage, lineage_of
 from imgstore.operations.installation import Installation
+from imgstore.operations.maintenance import MaintenanceRunner
 from imgstore.operations.recording import recorded
 from imgstore.operations.replicating import CopyPlan, look, make, plan_step
 from imgstore.operations.restoring import RestorePlan
@@ -128,18 +129,26 @@ class _Worker:
     def run(self, *, once: bool, poll_seconds: float, show: Callable[[], None]) -> None:
         """See `run_worker`."""
         pause = min(poll_seconds, _BEAT_SECONDS)
-        with ThreadPoolExecutor(self._limits.replicas, thread_name_prefix="replica") as pool:
+        maintains = False
+        with (
+            closing(MaintenanceRunner(self._installation, self._principal)) as maintenance,
+            ThreadPoolExecutor(self._limits.replicas, thread_name_prefix="replica") as pool,
+        ):
             try:
                 while not self._stop.is_set():
                     try:
                         show()
                         self._begin(pool)
+                        maintains = maintenance.poll(at_once=once)
                     except StoreError as error:
                         if once:
                             raise
                         self._installation.note("worker", f"the catalog can't be read, looking again: {error.message}")
                     if once and not self._busy:
-                        return
+                        if not maintains:
+                            return
+                        maintenance.wait(pause)
+                        continue
                     self._wait(pause)
             except KeyboardInterrupt:
                 self._stop.set()  # What is under way begins no further request; its work stays open.

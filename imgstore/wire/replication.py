@@ -17,7 +17,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from imgstore.domain.names import region_key
-from imgstore.domain.resources import Replica, TargetRegion
+from imgstore.domain.resources import Replica, TargetRegion, ZoneGap
 from imgstore.domain.states import ReplicaState
 from imgstore.wire.text import Json, instant
 
@@ -25,16 +25,31 @@ _IN_FLIGHT = (ReplicaState.PENDING, ReplicaState.REPLICATING)
 
 
 def replication_status_json(
-    targets: Sequence[TargetRegion], replicas: Sequence[Replica], display_names: Mapping[str, str]
+    targets: Sequence[TargetRegion],
+    replicas: Sequence[Replica],
+    display_names: Mapping[str, str],
+    gaps: Sequence[ZoneGap] = (),
 ) -> Json:
-    """The status of each target region, in the order of the request."""
+    """The status of each target region, in the order of the request.
+
+    Args:
+        targets: the version's.
+        replicas: the version's.
+        display_names: of regions, by name.
+        gaps: what zones miss of replicas that lie in three. Such a replica is Completed: two zones have all of it.
+    """
     somewhere = any(one.state is ReplicaState.COMPLETED for one in replicas)
-    summary = [_region_json(target, replicas, display_names, somewhere=somewhere) for target in targets]
+    summary = [_region_json(target, replicas, display_names, gaps, somewhere=somewhere) for target in targets]
     return {"aggregatedState": _aggregated([region["state"] for region in summary]), "summary": summary}
 
 
 def _region_json(
-    target: TargetRegion, replicas: Sequence[Replica], display_names: Mapping[str, str], *, somewhere: bool
+    target: TargetRegion,
+    replicas: Sequence[Replica],
+    display_names: Mapping[str, str],
+    gaps: Sequence[ZoneGap],
+    *,
+    somewhere: bool,
 ) -> Json:
     key = region_key(target.name)
     mine = sorted(
@@ -45,18 +60,25 @@ def _region_json(
         "region": display_names.get(key, target.name),
         "state": _region_state([one.state for one in mine]),
         "details": "; ".join(
-            f"replica {one.slot.key.ordinal}: {text}" for one in mine if (text := _details(one, somewhere=somewhere))
+            f"replica {one.slot.key.ordinal}: {text}"
+            for one in mine
+            if (text := _details(one, gaps, somewhere=somewhere))
         ),
         "progress": min((_percent(one) for one in mine), default=0),
         "bytesDone": sum(one.bytes_done for one in mine),
         "bytesTotal": sum(one.bytes_total for one in mine),
         "bytesPerSecond": sum(map(_bytes_per_second, mine)),
         "etaSeconds": max((eta for one in mine if (eta := _eta_seconds(one)) is not None), default=None),
-        "replicas": [_replica_json(one) for one in mine],
+        "replicas": [_replica_json(one, gaps) for one in mine],
     }
 
 
-def _replica_json(replica: Replica) -> Json:
+def _replica_json(replica: Replica, gaps: Sequence[ZoneGap]) -> Json:
+    missed = [
+        {"zone": gap.zone, "objects": gap.objects, "seenAt": instant(gap.seen_at)}
+        for gap in gaps
+        if gap.slot_uid == replica.slot.uid
+    ]
     return {
         "replica": replica.slot.key.ordinal,
         "state": replica.state.value,
@@ -65,15 +87,19 @@ def _replica_json(replica: Replica) -> Json:
         "bytesTotal": replica.bytes_total,
         "bytesPerSecond": _bytes_per_second(replica),
         "etaSeconds": _eta_seconds(replica),
+        **({"zoneGaps": missed} if missed else {}),
     }
 
 
-def _details(replica: Replica, *, somewhere: bool) -> str:
+def _details(replica: Replica, gaps: Sequence[ZoneGap], *, somewhere: bool) -> str:
     """What went wrong, and when it is tried again; or what it waits for."""
     if replica.error and replica.state is ReplicaState.FAILED and replica.retry_at is not None:
         return f"{replica.error} (a worker tries again at {instant(replica.retry_at)})"
     if replica.state is ReplicaState.PENDING and not somewhere:
         return "waits for the source region"
+    missed = [f"zone {gap.zone} misses {gap.objects} objects" for gap in gaps if gap.slot_uid == replica.slot.uid]
+    if missed and not replica.error:
+        return f"{', '.join(missed)} of its slot: workers copy them there when it answers"
     return replica.error or ""
 
 

@@ -142,7 +142,9 @@ def version_json(view: "VersionView", display_names: Mapping[str, str], *, repli
     """
     version, line = view.version, view.line
     status = (
-        replication_status_json(version.target_regions, view.replicas, display_names) if replication_status else None
+        replication_status_json(version.target_regions, view.replicas, display_names, view.gaps)
+        if replication_status
+        else None
     )
     return _resource(
         name=str(version.name),

@@ -151,6 +151,8 @@ def fail_as_before(scene: Scene) -> None:
 
 SOURCE: Final = {"source": "1.0.0", "version": "1.0.0", "targets": [HERE]}
 RESTORERS: Final = {"scrub": again("scrub"), "worker": again("worker"), "image-version create": create_without_source}
+ENDERS: Final = {"gc": collect, "worker": again("worker")}
+"""They end deletions that somebody began."""
 DISK: Final[Mapping[str, Any]] = {"name": "d1", "location": HERE, "version": "1.0.0"}
 FILE: Final[Mapping[str, Any]] = {"name": "s1", "source": "1.0.0", "kind": DiskKind.SNAPSHOT}
 IMAGE: Final[Mapping[str, Any]] = {"name": "i1", "source": "1.0.0", "data": []}
@@ -171,7 +173,12 @@ LEFT: Final = (
         takers={"worker": again("worker"), "image-version update": again("retarget", targets=[HERE, "eastus"])},
     ),
     Left(state="version Failed", job="export", takers=RESTORERS),
-    Left(state="version Deleting", job="delete", before=degrade, takers={"image-version delete": again("delete")}),
+    Left(
+        state="version Deleting",
+        job="delete",
+        before=degrade,
+        takers={"image-version delete": again("delete"), **ENDERS},
+    ),
     Left(
         state="replica Pending",
         job="publish",
@@ -193,7 +200,7 @@ LEFT: Final = (
         job="retarget",
         orders={"targets": [HERE]},
         before=two_replicas,
-        takers={"image-version update": again("retarget", targets=[HERE]), "gc": collect},
+        takers={"image-version update": again("retarget", targets=[HERE]), **ENDERS},
     ),
     Left(
         state="disk Creating",
@@ -206,7 +213,7 @@ LEFT: Final = (
         job="delete disk",
         orders={"name": "d1"},
         before=make_disk_and_degrade,
-        takers={"disk delete": again("delete disk", name="d1")},
+        takers={"disk delete": again("delete disk", name="d1"), **ENDERS},
     ),
     Left(
         state="snapshot Creating",
@@ -233,7 +240,7 @@ LEFT: Final = (
         job="delete image",
         orders={"name": "i1"},
         before=degrade_and_make_image,
-        takers={"image delete": again("delete image", name="i1")},
+        takers={"image delete": again("delete image", name="i1"), **ENDERS},
     ),
     Left(
         state="machine Creating",
@@ -249,7 +256,7 @@ LEFT: Final = (
         job="delete machine",
         orders={"name": "m1"},
         before=make_machine,
-        takers={"vm delete": again("delete machine", name="m1")},
+        takers={"vm delete": again("delete machine", name="m1"), **ENDERS},
     ),
     Left(
         state="segment Condemned",
@@ -263,7 +270,7 @@ LEFT: Final = (
         job="retarget",
         orders={"targets": [HERE]},
         before=two_replicas,
-        takers={"image-version update": again("retarget", targets=[HERE]), "gc": collect},
+        takers={"image-version update": again("retarget", targets=[HERE]), **ENDERS},
     ),
     Left(
         state="export Open",

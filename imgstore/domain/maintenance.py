@@ -1,0 +1,122 @@
+"""Maintenance: what workers do unasked, how often, and how fast. Read from a team's settings."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final
+
+from imgstore.domain.errors import InvalidInput
+
+_DAY_SECONDS: Final = 86_400
+_NUMBER_MAX: Final = 2**53
+
+
+class MaintenanceKind(StrEnum):
+    """What a turn of maintenance does."""
+
+    DELETIONS = "deletions"
+    """Ends what is to go: softly deleted versions whose retention has passed, removals and deletions of dead processes."""
+    REPAIRS = "repairs"
+    """Gives the zones of a region what they missed, as their repair notes say."""
+    SCRUB = "scrub"
+    """Reads a slot, repairs it and restores its replicas."""
+    GC = "gc"
+    """Collects what no version, disk or open work needs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaintenanceSettings:
+    """Intervals and bounds. An interval of 0 turns the kind off."""
+
+    deletions_interval_seconds: int = 300
+    repairs_interval_seconds: int = 300
+    """Of each region with three zones."""
+    scrub_interval_seconds: int = 7 * _DAY_SECONDS
+    """Of each slot."""
+    degraded_scrub_interval_seconds: int = _DAY_SECONDS
+    """Of a slot with a Degraded replica, where that is sooner."""
+    scrub_percent: int = 100
+    """Share of the segments that a scrub reads, another one each day; manifests are all read."""
+    gc_interval_seconds: int = _DAY_SECONDS
+    bytes_per_second_max: int = 64_000_000
+    """Bound of what one worker reads and repairs in maintenance; 0 is no bound."""
+
+    def interval_seconds(self, kind: MaintenanceKind) -> int:
+        """Return the time between two turns of a kind, in seconds; 0 where it is turned off."""
+        found: int = getattr(self, f"{kind}_interval_seconds")
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaintenanceTask:
+    """One thing that is done again and again, by one worker at a time."""
+
+    kind: MaintenanceKind
+    subject: str = ""
+    """The uid of a slot (scrub) or the name of a region (repairs); empty where the kind has one task."""
+    interval_seconds: int
+
+    @property
+    def name(self) -> str:
+        """The key of its row: "scrub/<slot uid>"."""
+        return f"{self.kind}/{self.subject}" if self.subject else self.kind.value
+
+    @property
+    def waits_at_first(self) -> bool:
+        """Whether a task that was never done is due an interval after it was first seen, and not at once."""
+        return self.kind in (MaintenanceKind.SCRUB, MaintenanceKind.GC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaintenanceTurn:
+    """The row of a task, as the catalog keeps it. All times are of the database's clock."""
+
+    name: str
+    done_at: datetime
+    """When its last turn ended, or, before the first one, when the task was first seen."""
+    holder: str | None = None
+    """The process that has the turn now: as `Work.holder`."""
+    token: str | None = None
+    lease_expires_at: datetime | None = None
+    outcome: str | None = None
+    """How the last turn ended, for people."""
+
+    def due_at(self, task: MaintenanceTask) -> datetime:
+        """Return when the task is to be done again."""
+        return self.done_at + timedelta(seconds=task.interval_seconds)
+
+
+_NAMES: Final = tuple(each.name for each in fields(MaintenanceSettings))
+
+
+def read_maintenance(settings: Mapping[str, Any], file: str) -> MaintenanceSettings:
+    """Read the table ``[maintenance]`` of a settings document.
+
+    Args:
+        settings: the document, as TOML reads it.
+        file: its path, for errors.
+
+    Raises:
+        InvalidInput: a key that nobody knows, or a value of the wrong kind; its target is the key.
+    """
+    table = settings.get("maintenance", {})
+    if not isinstance(table, Mapping):
+        raise _unusable(file, "maintenance", repr(table), "a table: [maintenance]")
+    for key, value in table.items():
+        if key not in _NAMES:
+            raise _unusable(file, f"maintenance.{key}", f"the key {key}", f"one of {', '.join(_NAMES)}")
+        most = 100 if key == "scrub_percent" else _NUMBER_MAX
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+            raise _unusable(file, f"maintenance.{key}", repr(value), f"a whole number from 0 to {most}")
+    return MaintenanceSettings(**table)
+
+
+def _unusable(file: str, key: str, found: str, expected: str) -> InvalidInput:
+    return InvalidInput(
+        f"{file} cannot be used: {key}.",
+        found=found,
+        expected=expected,
+        hint="for example: [maintenance] and below it scrub_interval_seconds = 604800; 0 turns a kind off",
+        target=key,
+    )

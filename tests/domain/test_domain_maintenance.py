@@ -1,0 +1,61 @@
+"""Settings of maintenance, and which task is next."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from imgstore.control.maintenance import maintenance_tasks, next_due
+from imgstore.domain.errors import InvalidInput
+from imgstore.domain.limits import read_limits
+from imgstore.domain.maintenance import MaintenanceKind, MaintenanceSettings, MaintenanceTurn, read_maintenance
+
+
+def test_settings_are_read_and_the_rest_are_defaults() -> None:
+    document = {"maintenance": {"scrub_interval_seconds": 0, "bytes_per_second_max": 7}, "limits": {}}
+    read_limits(document, "settings.toml")
+    found = read_maintenance(document, "settings.toml")
+    assert found == MaintenanceSettings(scrub_interval_seconds=0, bytes_per_second_max=7)
+    assert read_maintenance({}, "x") == MaintenanceSettings()
+
+
+@pytest.mark.parametrize(
+    ("table", "target"),
+    [
+        (3, "maintenance"),
+        ({"scrub": 3}, "maintenance.scrub"),
+        ({"scrub_percent": 101}, "maintenance.scrub_percent"),
+        ({"gc_interval_seconds": -1}, "maintenance.gc_interval_seconds"),
+        ({"gc_interval_seconds": True}, "maintenance.gc_interval_seconds"),
+        ({"gc_interval_seconds": "1d"}, "maintenance.gc_interval_seconds"),
+    ],
+)
+def test_what_nobody_knows_is_refused_by_its_key(table: object, target: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read_maintenance({"maintenance": table}, "settings.toml")
+    assert caught.value.target == target
+
+
+NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
+
+
+def test_the_cheapest_kind_that_is_due_and_free_is_next() -> None:
+    tasks = maintenance_tasks(MaintenanceSettings(), [], zoned_regions=["b", "a"], degraded=())
+    assert [task.name for task in tasks] == ["deletions", "repairs/a", "repairs/b", "gc"]
+
+    def turn(name: str, hours_ago: float, holder: str | None = None, lease: float = 0) -> MaintenanceTurn:
+        expires = None if holder is None else NOON + timedelta(hours=lease)
+        return MaintenanceTurn(
+            name=name, done_at=NOON - timedelta(hours=hours_ago), holder=holder, lease_expires_at=expires
+        )
+
+    def chosen(*turns: MaintenanceTurn, dead: tuple[str, ...] = ()) -> str | None:
+        found = next_due(tasks, turns, now=NOON, dead=dead)
+        return None if found is None else found[0].name
+
+    assert chosen(turn("gc", 30), turn("deletions", 1), turn("repairs/a", 1), turn("repairs/b", 2)) == "deletions"
+    assert chosen(turn("gc", 30), turn("deletions", 0), turn("repairs/a", 1), turn("repairs/b", 2)) == "repairs/b"
+    assert chosen(turn("gc", 30), turn("deletions", 1, "x", 1)) == "gc"
+    assert chosen(turn("gc", 23), turn("deletions", 1, "x", 1)) is None
+    assert chosen(turn("deletions", 1, "x", 1), dead=("x",)) == "deletions"
+    assert chosen(turn("deletions", 1, "x", -1)) == "deletions"
+    assert {task.kind for task in tasks} == set(MaintenanceKind) - {MaintenanceKind.SCRUB}

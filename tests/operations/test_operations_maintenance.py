@@ -1,0 +1,299 @@
+"""What workers do unasked: lost redundancy is shown and made good, deletions end, scrubs and collections come round."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from imgstore.catalog.database import Session
+from imgstore.domain import keys
+from imgstore.domain.effects import Effects
+from imgstore.domain.errors import StoreUnreachable
+from imgstore.domain.states import ReplicaState
+from imgstore.operations import regions
+from imgstore.operations.installation import Installation
+from imgstore.operations.recording import list_activity
+from imgstore.operations.scrubbing import ScrubRequest, scrub
+from imgstore.operations.workers import run_worker
+from imgstore.stores.directory import DirectoryStore
+from imgstore.testing.clock import ManualClock
+from imgstore.testing.installations import (
+    ADMIN,
+    GALLERY,
+    GROUP,
+    Stock,
+    all_slots,
+    audit,
+    delete,
+    found_gallery,
+    open_home,
+    publish,
+    show,
+    states,
+)
+from imgstore.wire.replication import replication_status_json
+
+pytest_plugins = ["imgstore.testing.stock"]
+
+ZONED = ["westus2=1=Standard_ZRS"]
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
+    """Of the database and of the process."""
+    clock = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
+    monkeypatch.setattr(Session, "now", lambda _session: clock.now())
+    return clock
+
+
+@pytest.fixture
+def home(tmp_path: Path, clock: ManualClock) -> Iterator[Installation]:
+    with open_home(tmp_path / "home", effects=Effects(now=clock.now)) as installation:
+        found_gallery(installation)
+        yield installation
+
+
+@contextmanager
+def zone_down(monkeypatch: pytest.MonkeyPatch, zone: str) -> Iterator[None]:
+    """Nothing can be written into a zone of westus2, whose name ends so."""
+    real = DirectoryStore.put
+
+    def put(store: DirectoryStore, key: str, *args: object, **kwargs: object) -> object:
+        if store.name.endswith(f"westus2/zone-{zone}"):
+            raise StoreUnreachable("The zone is away.", hint="a test")
+        return real(store, key, *args, **kwargs)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DirectoryStore, "put", put)
+        yield
+
+
+def work(installation: Installation, **settings: int) -> None:
+    changed = replace(installation, maintenance=replace(installation.maintenance, **settings))
+    run_worker(changed, ADMIN, once=True)
+
+
+def activity(installation: Installation) -> list[tuple[str, str, str]]:
+    """What workers did: action, outcome and detail, the first thing first."""
+    rows = list_activity(installation, ADMIN, within=timedelta(days=400), events_max=100)
+    return [
+        (row.action, row.outcome, row.detail or "") for row in reversed(rows) if row.principal.startswith("worker ")
+    ]
+
+
+def turns(installation: Installation) -> dict[str, str | None]:
+    with installation.catalog.reading() as facts:
+        return {turn.name.split("/")[0]: turn.outcome for turn in facts.turns.list()}
+
+
+def test_a_zone_that_was_down_is_shown_and_made_good(
+    home: Installation, stock: Stock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with zone_down(monkeypatch, "3"):
+        publish(home, stock.first, targets=ZONED, location="westus2")
+        view = show(home)
+        assert states(view) == {"westus2/0": ReplicaState.COMPLETED}
+        (gap,) = view.gaps
+        assert (gap.zone, gap.objects > 2) == ("3", True)
+        (region,) = replication_status_json(view.version.target_regions, view.replicas, {}, view.gaps)["summary"]
+        assert region["state"] == "Completed"
+        assert f"zone 3 misses {gap.objects} objects" in region["details"]
+        assert region["replicas"][0]["zoneGaps"][0]["objects"] == gap.objects
+        assert regions.missed_objects(home, ADMIN) == {("westus2", "3"): gap.objects}
+    work(home)
+    assert show(home).gaps == ()
+    zones = list((home.home / "regions" / "imgstore-westus2").glob("zone-*"))
+    held = [
+        {path.relative_to(zone) for path in (zone / "pools").rglob("*") if path.is_file() and "works" not in path.parts}
+        for zone in zones
+    ]
+    assert len(held) == 3
+    assert held[0] == held[1] == held[2]
+    assert ("imgstore/scrub", "Succeeded", "") in activity(home)
+    assert (turns(home)["repairs"] or "").endswith("to the zones of westus2 that missed them")
+    audit(home)
+
+
+def test_a_zone_that_stays_down_is_asked_again_after_an_interval(
+    home: Installation, stock: Stock, monkeypatch: pytest.MonkeyPatch, clock: ManualClock
+) -> None:
+    with zone_down(monkeypatch, "3"):
+        publish(home, stock.first, targets=ZONED, location="westus2")
+        work(home)
+        assert show(home).gaps != ()
+    work(home)
+    assert show(home).gaps != (), "it was asked again at once"
+    clock.advance(301)
+    work(home)
+    assert show(home).gaps == ()
+
+
+def test_what_is_due_to_be_deleted_ends(home: Installation, stock: Stock, clock: ManualClock) -> None:
+    with home.catalog.transaction() as facts:
+        gallery = facts.galleries.get(home.subscription, GROUP, GALLERY)
+        assert gallery is not None
+        facts.galleries.update(replace(gallery, soft_delete_enabled=True, soft_delete_retention_days=3))
+    publish(home, stock.first, targets=["southcentralus"])
+    delete(home)
+    work(home)
+    with home.catalog.reading() as facts:
+        assert len(facts.versions.soft_deleted()) == 1
+    clock.advance(3 * 86_400 + 1)
+    work(home)
+    with home.catalog.reading() as facts:
+        assert facts.versions.every() == []
+        assert facts.ledger.open_intervals(all_slots(home)[0].uid) == [], "it is billed on"
+    done = "1 versions whose retention has passed ended"
+    assert ("imgstore/maintenance/deletions", "Succeeded", done) in activity(home)
+
+
+def test_a_slot_is_scrubbed_when_it_is_due_and_repaired(home: Installation, stock: Stock, clock: ManualClock) -> None:
+    publish(home, stock.first, targets=["southcentralus=2"])
+    work(home)
+    segment = min(path for path in (home.home / "regions").rglob("*") if keys.is_segment_key(str(path)))
+    segment.write_bytes(b"x")
+    work(home)
+    assert segment.read_bytes() == b"x", "nothing is due yet"
+    clock.advance(7 * 86_400)
+    work(home)
+    assert segment.read_bytes() != b"x"
+    assert [action for action, outcome, _ in activity(home) if outcome == "Succeeded"].count("imgstore/scrub") == 2
+    assert set(states(show(home)).values()) == {ReplicaState.COMPLETED}
+    audit(home)
+
+
+def test_a_slot_with_a_degraded_replica_is_scrubbed_sooner(
+    home: Installation, stock: Stock, clock: ManualClock
+) -> None:
+    """Two replicas are damaged in different places: neither can be restored by itself, and each has what the other lacks."""
+    publish(home, stock.first, targets=["southcentralus=2"])
+    work(home)
+    slots = {path.parent.parent.parent for path in (home.home / "regions").rglob("segments/*/*")}
+    hurt = [sorted(slot.rglob("segments/*/*"))[number] for number, slot in enumerate(sorted(slots))]
+    before = [path.read_bytes() for path in hurt]
+    for path in hurt:
+        path.write_bytes(b"x")
+    for slot in all_slots(home):
+        scrub_without_repair(home, slot.uid)
+    assert set(states(show(home)).values()) == {ReplicaState.DEGRADED}
+    clock.advance(86_400)
+    work(home)
+    assert [path.read_bytes() for path in hurt] == before
+    clock.advance(86_400)
+    work(home)
+    assert set(states(show(home)).values()) == {ReplicaState.COMPLETED}
+    audit(home)
+
+
+def scrub_without_repair(home: Installation, slot_uid: str) -> None:
+    """A read finds a replica damaged."""
+    from imgstore.operations.degrading import degrade
+
+    with home.catalog.reading() as facts:
+        slot = facts.slots.get(slot_uid)
+    names = [
+        name for name in home.access(slot).segments().present if name in home.access(slot).damaged([name], workers=1)
+    ]
+    degrade(home, slot, names, "read")
+
+
+def test_garbage_is_collected_day_by_day(home: Installation, stock: Stock, clock: ManualClock) -> None:
+    publish(home, stock.first, targets=["southcentralus"])
+    delete(home)
+    work(home)
+    for _ in range(2):
+        assert any(keys.is_segment_key(str(path)) for path in (home.home / "regions").rglob("*"))
+        clock.advance(86_400 + 1)
+        work(home)
+    assert not any(keys.is_segment_key(str(path)) for path in (home.home / "regions").rglob("*"))
+    assert [action for action, _, _ in activity(home)].count("imgstore/gc") == 2
+
+
+def test_nothing_is_collected_while_a_zone_is_not_ready(home: Installation, stock: Stock, clock: ManualClock) -> None:
+    publish(home, stock.first, targets=["southcentralus"])
+    delete(home)
+    work(home)
+    mark = next((home.home / "regions").glob(f"*southcentralus*/zone-*/{keys.FORMAT_KEY}"))
+    kept = mark.read_bytes()
+    mark.write_bytes(kept.replace(b"southcentralus", b"eastus"))
+    clock.advance(86_400 + 1)
+    with open_home(home.home, effects=Effects(now=clock.now)) as other:  # Which has not seen the zone before.
+        run_worker(other, ADMIN, once=True)
+        assert "not ready" in (turns(other)["gc"] or "")
+        with other.catalog.reading() as facts:
+            assert facts.condemned.list(all_slots(other)[0].uid) == []
+    mark.write_bytes(kept)
+    clock.advance(86_400 + 1)
+    work(home)
+    assert "failed" not in (turns(home)["gc"] or "failed")
+
+
+def test_an_interval_of_0_turns_a_kind_off(home: Installation, stock: Stock) -> None:
+    publish(home, stock.first, targets=ZONED, location="westus2")
+    off = dict.fromkeys((f"{kind}_interval_seconds" for kind in ("deletions", "repairs", "scrub", "gc")), 0)
+    work(home, **off)
+    assert turns(home) == {}
+    work(home)
+    assert turns(home).keys() == {"deletions", "repairs", "scrub", "gc"}
+
+
+def test_of_two_workers_one_has_the_turn(home: Installation, clock: ManualClock) -> None:
+    work(home)
+    clock.advance(301)
+    with home.catalog.reading() as facts:
+        turn = next(each for each in facts.turns.list() if each.name == "deletions")
+    with home.catalog.transaction() as facts:
+        first = facts.turns.take(turn, holder="another/host/1/1", lease_seconds=60)
+        assert first is not None
+        assert facts.turns.take(turn, holder="me", lease_seconds=60) is None
+    done_at = {turn.name: turn.done_at for turn in _rows(home)}
+    work(home)
+    assert {turn.name: turn.done_at for turn in _rows(home)} == done_at, "the other one is at it"
+    clock.advance(61)
+    work(home)
+    (row,) = (turn for turn in _rows(home) if turn.name == "deletions")
+    assert (row.done_at, row.holder) == (clock.now(), None)
+    with home.catalog.transaction() as facts:
+        facts.turns.end("deletions", first, "late")
+        assert not facts.turns.renew("deletions", first, lease_seconds=60)
+    assert turns(home)["deletions"] == "nothing to do"
+
+
+def _rows(home: Installation) -> list:  # type: ignore[type-arg]
+    with home.catalog.reading() as facts:
+        return facts.turns.list()
+
+
+def test_a_scrub_is_paced_and_stops_when_told(home: Installation, stock: Stock) -> None:
+    publish(home, stock.first, targets=["southcentralus"])
+    moved: list[int] = []
+    (done,) = scrub(home, ADMIN, ScrubRequest(pace=moved.append))
+    assert sum(moved) == done.read_bytes > 0
+
+    def stop(_length: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        scrub(home, ADMIN, ScrubRequest(pace=stop))
+
+
+def test_the_bound_of_bandwidth_is_kept(home: Installation, stock: Stock, clock: ManualClock) -> None:
+    """By the clock of the process, whose waiting this test counts."""
+    from imgstore.domain.stop_signal import StopSignal
+    from imgstore.operations.maintenance import _pace
+
+    class Counted(StopSignal):
+        waited = 0.0
+
+        def wait(self, seconds: float) -> None:
+            Counted.waited += seconds
+            clock.advance(seconds)
+
+    pace: Callable[[int], None] = _pace(1_000, Counted(), clock.monotonic)
+    for _ in range(10):
+        pace(1_000)
+    assert Counted.waited == pytest.approx(9, abs=0.01), "the first second is the burst"
