@@ -9,6 +9,7 @@ import click
 
 from imgstore.cli.command import Command
 from imgstore.cli.session import Session, opened
+from imgstore.cli.standard_streams import drop_output
 from imgstore.domain.errors import InvalidInput, ToolMissing
 from imgstore.domain.geometry import MIB
 
@@ -146,6 +147,7 @@ def _announce(session: Session, lines: Sequence[str]) -> None:
     try:
         click.echo("\n".join(lines))
     except OSError as error:
+        drop_output()
         session.warn(
             f"the settings for clients could not be printed: {error}\n"
             "`imgstore auth sp credential reset` gives the administrator a new secret"
