@@ -78,6 +78,7 @@ def make_application(installation: Installation, authority: Authority, settings:
         installation,
         COMMANDS,
         PoolLimits(threads=settings.running_threads, queued_per_caller_max=settings.queued_operations_max),
+        leaves_replicas=settings.leaves_replicas,
     )
     pools = _pools(settings)
 

@@ -1,9 +1,11 @@
 """What every request goes through: its path spelled as the routes are, an id of its own, a count, and errors in ARM's form."""
 
 import logging
+import re
 import time
 import uuid
 from typing import Any, Final
+from urllib.parse import unquote
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -22,6 +24,7 @@ from imgstore.wire.errors import error_json
 
 _log: Final = logging.getLogger("imgstore.api")
 _ID_CHARACTERS_MAX: Final = 128
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Counts:
@@ -76,9 +79,27 @@ class Arrival:
             await send(message)
 
         try:
-            await self._app(scope, receive, answered)
+            refusal = _refusal_of_target(scope)
+            if refusal is None:
+                await self._app(scope, receive, answered)
+            else:
+                await refusal(scope, receive, answered)
         finally:
             self._counts.count(scope, status, time.perf_counter() - began)
+
+
+def _refusal_of_target(scope: Scope) -> Response | None:
+    """The answer to a path or a query with a character that no name has and not every database takes."""
+    if not (_CONTROL.search(scope["path"]) or _CONTROL.search(unquote(scope["query_string"].decode("latin-1")))):
+        return None
+    refusal = InvalidInput(
+        "The request's URL is invalid.",
+        found="a control character",
+        expected="a path and a query without control characters",
+        hint="look at what the client escapes as %00 to %1F or %7F",
+        code="InvalidRequestUri",
+    )
+    return reply(refusal.status, error_json(refusal))
 
 
 def _identities(headers: Headers) -> dict[str, str]:

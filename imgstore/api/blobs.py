@@ -33,6 +33,7 @@ from imgstore.transfer.crc64 import crc64_header
 from imgstore.transfer.spool import Bytes, Spool, spool_error
 from imgstore.wire.blobs import (
     PUT_PAGE_BYTES_MAX,
+    content_length_of,
     error_xml,
     page_list_request,
     page_list_xml,
@@ -254,10 +255,10 @@ _CHECKSUMS: Final = (("content-md5", "Md5Mismatch", _md5), ("x-ms-content-crc64"
 async def _put_file(request: Request, disk: ManagedDisk, spool: Spool) -> dict[str, str]:
     """The body as it comes, in writes of 1 MiB; what arrived of a body that breaks off stays."""
     at = sent_from(request.headers.get("content-range"))
-    length = request.headers.get("content-length", "")
-    if at > spool.file_bytes or (length.isdigit() and at + int(length) > spool.file_bytes):
+    length = content_length_of(request.headers.get("content-length")) or 0
+    if at + length > spool.file_bytes:
         await _drain(request)
-        raise _beyond(at + (int(length) if length.isdigit() else 0), spool)
+        raise _beyond(at + length, spool)
     clock = request.app.state.server.installation.effects.monotonic
     looked = clock()
     async with Gathered(spool, at) as gathered:

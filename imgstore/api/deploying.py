@@ -6,7 +6,7 @@ and what it made is found in its outputs.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from imgstore.api.discretion import told
 from imgstore.api.longrunning import Command, Task
@@ -22,6 +22,9 @@ from imgstore.wire.scopes import ELEMENTS_PER_REFERENCE, Scope, bad_template
 from imgstore.wire.template_resources import NESTED, Planned
 from imgstore.wire.templates import Plan, planned_inside
 from imgstore.wire.text import Json
+
+_LOOK_SECONDS: Final = 1.0
+"""The time between two looks at replicas that workers make."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,8 +138,14 @@ class Deploying:
             request=request,
             accept=lambda _outcome: None,
             uid=task.uid,
+            leaves_replicas=task.leaves_replicas,
         )
-        return kind.command(inner)[1]
+        body = kind.command(inner)[1]
+        # What follows in the template may need the replicas.
+        installation = task.session.installation
+        while not all(is_done(installation) for is_done in inner.awaited):
+            installation.keeper.stop.wait(_LOOK_SECONDS)
+        return body
 
     def _nested(self, one: Planned, scope: Scope) -> Json:
         """Its uid is made of ours, so that the same one goes on after a crash."""

@@ -21,6 +21,7 @@ from imgstore.api.rights import check_route, is_open
 from imgstore.domain.access import knows
 from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound, ScopeNotFound
 from imgstore.domain.paging import Page, PageRequest
+from imgstore.domain.strict_json import finite_json, read_json
 from imgstore.operations.installation import Installation
 from imgstore.operations.subscriptions import check_subscription_known
 from imgstore.transfer.ranges import CACHE_BYTES
@@ -30,7 +31,7 @@ from imgstore.wire.text import Json
 
 _T = TypeVar("_T")
 
-_WRITER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_WRITER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _SORTER: Final = json.JSONEncoder(sort_keys=True)
 
 _WITH_BODY: Final = ("PUT", "PATCH", "POST")
@@ -290,28 +291,15 @@ class Ask:
 
 def _read(body: bytes, loads: Callable[..., Json]) -> Json:
     try:
-        read = loads(body.decode("utf-8-sig"), parse_constant=_no_constant)
-        _check_text(json.dumps(read, ensure_ascii=False))
-    except (ValueError, RecursionError) as error:
+        return read_json(body.decode("utf-8-sig"), loads)
+    except ValueError as error:
         raise InvalidInput(
             "The request content was invalid and could not be deserialized.",
-            found=str(error) or type(error).__name__,
-            expected="a JSON document in UTF-8",
+            found=str(error),
+            expected="a JSON document in UTF-8 (RFC 8259), with numbers of 64 bits and every name once in its object",
             hint="mend the request's body",
             code="InvalidRequestContent",
         ) from error
-    return read
-
-
-def _check_text(text: str) -> None:
-    """Refuse what no database keeps: the character U+0000, and halves of a pair of surrogates."""
-    text.encode()
-    if "\\u0000" in text:
-        raise ValueError("the character U+0000")
-
-
-def _no_constant(word: str) -> None:
-    raise ValueError(f"{word} is no JSON")
 
 
 async def ask(
@@ -330,7 +318,10 @@ Asked = Annotated[Ask, Depends(ask)]
 
 def reply(status: int, body: Json, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer."""
-    text = _WRITER.encode(body)
+    try:
+        text = _WRITER.encode(body)
+    except ValueError:  # a number that an older version took
+        text = _WRITER.encode(finite_json(body))
     return Response(
         content=text.encode(), status_code=status, headers=dict(headers or {}), media_type="application/json"
     )
@@ -374,6 +365,8 @@ def _tags(header: str) -> list[str]:
 class ServerSettings:
     """What a person may set of the server."""
 
+    leaves_replicas: bool = False
+    """Whether replicas are left to `imgstore worker`; only the source region is made by requests."""
     retry_after_seconds: int = 2
     """How long clients are asked to wait before they look again."""
     page_items: int = 100

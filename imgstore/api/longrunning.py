@@ -11,12 +11,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, TypeAlias
 
 from imgstore.api.discretion import told
 from imgstore.api.fair_pool import FairPool, PoolLimits
+from imgstore.api.waiting_operations import WaitingOperation, WaitingOperations
 from imgstore.domain.access import Principal
 from imgstore.domain.asynchronous import AsyncOperation, OperationStatus
 from imgstore.domain.errors import ImgstoreError, NotFound, StoreError
@@ -38,6 +39,8 @@ from imgstore.wire.text import Json
 _log: Final = logging.getLogger("imgstore.api")
 
 
+_LOOK_SECONDS: Final = 1.0
+"""The time between two looks at operations that wait for workers."""
 _MAINTENANCE: Final = "maintenance"
 """Whose share of the threads the system itself takes."""
 _DELETE: Final = "delete-"
@@ -86,6 +89,11 @@ class Task:
     """Answers the request before the command is done. Only the first call counts."""
     uid: str
     """The operation's."""
+    leaves_replicas: bool = False
+    """Whether the command leaves replicas to `imgstore worker`: no worker runs in this process."""
+    awaited: list[Callable[[Installation], bool]] = field(default_factory=list)
+    """Filled by the command: the operation ends when each of them returns True, or with the error of the first that
+    raises one."""
 
 
 Command: TypeAlias = Callable[[Task], Outcome]
@@ -95,10 +103,19 @@ Command: TypeAlias = Callable[[Task], Outcome]
 class LongRunner:
     """Runs commands in its own threads, shared fairly by their callers."""
 
-    def __init__(self, installation: Installation, commands: Mapping[str, Command], limits: PoolLimits) -> None:
+    def __init__(
+        self,
+        installation: Installation,
+        commands: Mapping[str, Command],
+        limits: PoolLimits,
+        *,
+        leaves_replicas: bool = False,
+    ) -> None:
         self._installation = installation
         self._commands = commands
+        self._leaves_replicas = leaves_replicas
         self._pool = FairPool(limits, "operation")
+        self._waiting = WaitingOperations(_LOOK_SECONDS)
         self._running: dict[str, StopSignal] = {}
         """By the uids of the operations that run."""
         self._lock = threading.Lock()
@@ -155,6 +172,7 @@ class LongRunner:
         An operation that does not stop within so many seconds is abandoned.
         """
         self._installation.keeper.interrupt()
+        self._waiting.close()
         if not self._pool.close(wait_seconds):
             _log.warning("operations still ran when the server ended; the next server resumes them")
 
@@ -186,7 +204,14 @@ class LongRunner:
                     answer.set_result(Accepted(operation_uid=pending.uid, created=created, body=body))
 
             session = replace(session, installation=installation)
-            self._perform(kind, Task(session=session, request=whole, accept=accept, uid=pending.uid), answer)
+            task = Task(
+                session=session,
+                request=whole,
+                accept=accept,
+                uid=pending.uid,
+                leaves_replicas=self._leaves_replicas,
+            )
+            self._perform(kind, task, answer)
 
     def _finish_deletes(self) -> None:
         try:
@@ -220,7 +245,13 @@ class LongRunner:
                 principal=Principal(name=operation.principal),
                 api_version=str(operation.request.get("api_version")),
             )
-            task = Task(session=session, request=request, accept=lambda _outcome: None, uid=operation.uid)
+            task = Task(
+                session=session,
+                request=request,
+                accept=lambda _outcome: None,
+                uid=operation.uid,
+                leaves_replicas=self._leaves_replicas,
+            )
             self._perform(operation.kind, task, answered, resumed)
 
     @contextmanager
@@ -240,11 +271,36 @@ class LongRunner:
         installation = task.session.installation
         try:
             outcome = _run(command or self._commands[kind], kind, task, answer)
-            close_operation(installation, task.uid)
+            if all(is_done(self._installation) for is_done in task.awaited):
+                close_operation(installation, task.uid)
+            else:
+                self._await(kind, task)
         except BaseException as error:  # noqa: BLE001 - told to whoever asks
             self._end_early(kind, task, answer, error)
         else:
             task.accept(outcome)
+
+    def _await(self, kind: str, task: Task) -> None:
+        """Let the operation end when the workers are done, without a thread of its own."""
+        stop = StopSignal()
+        with self._lock:
+            self._running[task.uid] = stop
+
+        def is_done() -> bool:
+            stop.check()
+            return all(is_done(self._installation) for is_done in task.awaited)
+
+        def end(error: Exception | None) -> None:
+            with self._lock:
+                self._running.pop(task.uid, None)
+            if error is None:
+                close_operation(self._installation, task.uid)
+            elif stop.reason is OperationCanceled:
+                self._close(kind, task, canceled(), OperationStatus.CANCELED)
+            else:
+                self._close(kind, task, error, OperationStatus.FAILED)
+
+        self._waiting.add(WaitingOperation(is_done=is_done, end=end))
 
     def _end_early(self, kind: str, task: Task, answer: "Future[Accepted]", error: BaseException) -> None:
         """Store how an operation failed, was canceled or, with nothing, that it is to be resumed; then answer."""

@@ -22,6 +22,7 @@ from imgstore.operations import lifetimes, updating, versions, viewing
 from imgstore.operations.installation import Installation
 from imgstore.operations.version_requests import DataSnapshot, DataVhd, VersionRequest
 from imgstore.operations.viewing import VersionView
+from imgstore.operations.waiting import is_replicated
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.reading import flag_of
 from imgstore.wire.resources import soft_deleted_json, version_json
@@ -160,7 +161,7 @@ def put_version(task: Task) -> Outcome:
         standing = _shown(session, request)
     except NotFound:
         if body.restore:
-            return False, _json(session.installation, _had_back(session, place, body))
+            return False, _json(session.installation, _had_back(task, place, body))
         if not request["whole"]:
             raise
         check_conditions(request["conditions"], None)
@@ -174,18 +175,29 @@ def put_version(task: Task) -> Outcome:
         session.principal,
         **place,
         update=body.as_update(),
+        wait=not task.leaves_replicas,
         written=lambda _version: _accept(task, created=False),
     )
+    _await_workers(task, view)
     return False, _json(session.installation, view)
 
 
-def _had_back(session: Session, place: dict[str, Any], body: VersionBody) -> VersionView:
+def _await_workers(task: Task, view: VersionView) -> None:
+    """Where replicas are left to workers, the operation ends when they are done with this version."""
+    if task.leaves_replicas:
+        task.awaited.append(lambda installation: is_replicated(installation, view.version.uid))
+
+
+def _had_back(task: Task, place: dict[str, Any], body: VersionBody) -> VersionView:
     """A softly deleted version as it was; with other tags where az sends some."""
+    session = task.session
     view = lifetimes.undelete_version(session.installation, session.principal, **place)
     if not body.tags:
         return view
     update = VersionUpdate(tags=body.tags)
-    return updating.update_version(session.installation, session.principal, **place, update=update)
+    return updating.update_version(
+        session.installation, session.principal, **place, update=update, wait=not task.leaves_replicas
+    )
 
 
 def _publish(task: Task, place: dict[str, Any], body: VersionBody, *, created: bool) -> VersionView:
@@ -206,13 +218,16 @@ def _publish(task: Task, place: dict[str, Any], body: VersionBody, *, created: b
         host_caching=body.host_caching,
     )
     session = task.session
-    return versions.create_version(
+    view = versions.create_version(
         session.installation,
         session.principal,
         request,
         **sources,
+        wait=not task.leaves_replicas,
         written=lambda _version: _accept(task, created=created),
     )
+    _await_workers(task, view)
+    return view
 
 
 def _sources(body: VersionBody) -> dict[str, Any]:

@@ -26,6 +26,10 @@ from imgstore.wire.text import Json
 from imgstore.wire.updates import Edit, Verb
 
 _OPTION_LIKE: Final = re.compile(r"-[A-Za-z]|--[A-Za-z]")
+_INTEGER_MAX: Final = 2**31 - 1
+"""Of a count, a size in GiB or a LUN: what the catalog's narrowest column takes."""
+_BYTES_MAX: Final = 2**63 - 1
+"""Of an option that has a range of its own, such as a number of bytes."""
 _CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -101,7 +105,13 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put az's lists into click's form first, and refuse what only az has."""
-        return super().parse_args(ctx, self._in_clicks_form(ctx, args))
+        left = super().parse_args(ctx, self._in_clicks_form(ctx, args))
+        for param in self.params:
+            value = ctx.params.get(param.name or "")
+            integer_max = _BYTES_MAX if isinstance(param.type, click.IntRange) else _INTEGER_MAX
+            if isinstance(value, int) and abs(value) > integer_max:
+                raise click.BadParameter(f"{str(value)[:40]} is more than {integer_max}.", ctx, param)
+        return left
 
     def invoke(self, ctx: click.Context) -> None:
         """Run, here or by the server that is named, and print what comes back."""

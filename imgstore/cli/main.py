@@ -18,6 +18,7 @@ from imgstore.cli import global_options
 from imgstore.cli.command import Group, Lazy
 from imgstore.cli.standard_streams import ReportStream, UnwrittenResult, drop_output, prepare_streams
 from imgstore.domain.errors import ImgstoreError, NotFound, OutputError
+from imgstore.domain.strict_json import check_text
 
 # numpy's BLAS starts a thread a core that spins for its work. There is none: this is a fifth of a short command's CPU.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -67,6 +68,15 @@ _COMMANDS: Final = {
 
 class Root(Group):
     """The first command: every error ends here, in words and an exit code."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse a line that is not UTF-8: neither the catalog nor an answer could hold its words."""
+        for word in args:
+            try:
+                check_text(word)
+            except ValueError as error:
+                raise click.UsageError(f"{word!a} is no word of UTF-8: {error}.", ctx) from None
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the line's command."""

@@ -42,7 +42,7 @@ def _table(body: Json) -> list[dict[str, Json]]:
     metavar="PERCENT",
     help="Read so many of the segments, chosen by --seed; manifests are all read.",
 )
-@click.option("--seed", type=int, metavar="NUMBER", help="Which sample. Default: another one each day.")
+@click.option("--seed", type=click.IntRange(), metavar="NUMBER", help="Which sample. Default: another one each day.")
 @click.option("--region", metavar="REGION", help="Only there. Default: every region.")
 @click.option("--dry-run", is_flag=True, help="Read and tell; repair nothing.")
 def scrub(*, percent: float, seed: int | None, region: str | None, dry_run: bool) -> Answer:

@@ -46,7 +46,11 @@ _PORT: Final = 8443
     "--dev-tls", is_flag=True, help="Make an authority and a certificate for localhost, once, below the data folder."
 )
 @click.option("--insecure-http", is_flag=True, help="Plain http, on loopback only. Azure's clients refuse it.")
-@click.option("--no-worker", is_flag=True, help="Leave replicas to `imgstore worker`.")
+@click.option(
+    "--no-worker",
+    is_flag=True,
+    help="Leave replicas, and maintenance, to `imgstore worker`: only source regions are made here.",
+)
 @click.option(
     "--retry-after-seconds",
     type=click.IntRange(min=0),
@@ -125,6 +129,7 @@ def serve(
         administrator = first_administrator(session.installation)
         authority = Authority(session.installation, here, audiences=(*AUDIENCES, *also))
         settings = ServerSettings(
+            leaves_replicas=no_worker,
             retry_after_seconds=retry_after_seconds,
             page_items=page_items,
             rate_limit_factor=rate_limit_factor,

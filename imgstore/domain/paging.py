@@ -6,17 +6,15 @@ and what is made or deleted meanwhile neither repeats nor hides what stands.
 
 import base64
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, Self, TypeVar
 
 from imgstore.domain.errors import InvalidInput
+from imgstore.domain.strict_json import read_json
 
 _T = TypeVar("_T")
 _TOKEN_SHOWN_CHARACTERS: Final = 200
-_NO_KEY: Final = re.compile("[\\0\\ud800-\\udfff]")
-"""What no database keeps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,10 +96,10 @@ def _token(of: str, key: str) -> str:
 
 def _key(token: str, of: str) -> str:
     try:
-        kind, key = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
-    except (TypeError, ValueError, RecursionError):
+        kind, key = read_json(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode())
+    except (TypeError, ValueError):
         kind, key = None, None
-    if kind != of.lower() or not isinstance(key, str) or _NO_KEY.search(key):
+    if kind != of.lower() or not isinstance(key, str):
         raise InvalidInput(
             "The token is none of this list.",
             found=repr(token[:_TOKEN_SHOWN_CHARACTERS]),

@@ -7,7 +7,6 @@ names the format. A named format is never probed.
 
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit
 
 from imgstore.domain.errors import ImageRefused, ImageTruncated
 from imgstore.domain.sources import ByteSource, DiskFormat
@@ -139,6 +138,6 @@ def _doubt(candidates: list[DiskFormat], others: list[str], suffix: str) -> tupl
 
 def _suffix(source: ByteSource) -> str:
     location = source.identity().location
-    path = urlsplit(location).path if "://" in location else location
+    path = location.partition("://")[2].partition("/")[2] if "://" in location else location
     _, dot, suffix = path.rsplit("/", 1)[-1].lower().rpartition(".")
     return dot + suffix

@@ -8,6 +8,13 @@ from imgstore.operations.replicating import replicate
 from imgstore.operations.retargeting import tidy
 
 
+def leave_to_workers(installation: Installation, version: ImageVersion) -> None:
+    """Take away what is to go; `imgstore worker` makes the replicas that are missing, failed ones without a rest."""
+    tidy(installation, version.uid)
+    with installation.catalog.transaction() as facts:
+        facts.replicas.retry_now(version.uid)
+
+
 def converge(installation: Installation, line: Lineage, version: ImageVersion) -> dict[str, ImgstoreError]:
     """Take away what is to go, make what is lacking, take away what that stands in for; again while slots come free.
 

@@ -4,10 +4,11 @@ import hashlib
 import os
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.geometry import PIECE_BYTES
+from imgstore.domain.source_urls import split_uri, without_secrets
 from imgstore.domain.sources import ByteSource
 from imgstore.formats import LocalFile, read_through
 from imgstore.operations.installation import Installation
@@ -27,9 +28,10 @@ def open_source(installation: Installation, uri: str) -> ByteSource:
         InvalidInput: a scheme that is not read.
         StoreError: the server does not answer.
     """
-    scheme = urlsplit(uri).scheme.lower()
+    parts = split_uri(uri)
+    scheme = parts.scheme.lower()
     if scheme == "file":
-        return LocalFile(Path(unquote(urlsplit(uri).path)))
+        return LocalFile(Path(unquote(parts.path)))
     if scheme in ("https", "http"):
         from imgstore.stores.http import HttpSource  # noqa: PLC0415 - urllib3 costs start-up time
 
@@ -41,7 +43,6 @@ def open_source(installation: Installation, uri: str) -> ByteSource:
     if scheme == "s3":
         from imgstore.stores.s3 import S3Object, S3Store  # noqa: PLC0415 - boto3 costs start-up time
 
-        parts = urlsplit(uri)
         endpoint = next(filter(None, (installation.environ.get(name) for name in _S3_ENDPOINTS)), None)
         store = S3Store(endpoint=endpoint, bucket=parts.netloc, path_style=endpoint is not None)
         return S3Object(store, unquote(parts.path.lstrip("/")))
@@ -58,12 +59,10 @@ def open_source(installation: Installation, uri: str) -> ByteSource:
 
 def location_of(uri: str) -> str:
     """What the source that `uri` names is known by (`SourceIdentity.location`), whether or not it is there."""
-    parts = urlsplit(uri)
+    parts = split_uri(uri)
     scheme = parts.scheme.lower()
     if scheme in ("https", "http"):
-        from imgstore.stores.http import shown  # noqa: PLC0415 - urllib3 costs start-up time
-
-        return shown(uri)
+        return without_secrets(uri)
     if scheme == "s3":
         return f"s3://{parts.netloc}/{unquote(parts.path.lstrip('/'))}"
     return os.path.realpath(unquote(parts.path) if scheme == "file" else uri)

@@ -1,14 +1,15 @@
 """An image version that stands is given other target regions and properties."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from imgstore.control.updating import updated
 from imgstore.domain import names
 from imgstore.domain.access import Action, Principal, as_reader
+from imgstore.domain.errors import ImgstoreError
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import ImageVersion, VersionUpdate
 from imgstore.operations import finding
-from imgstore.operations.converging import converge
+from imgstore.operations.converging import converge, leave_to_workers
 from imgstore.operations.finding import Lineage
 from imgstore.operations.installation import Installation
 from imgstore.operations.recording import recorded
@@ -28,12 +29,13 @@ def update_version(
     definition: str,
     version: VersionName,
     update: VersionUpdate,
+    wait: bool = True,
     written: Callable[[ImageVersion], None] = lambda _version: None,
 ) -> VersionView:
     """Change what may change of a version; copy it to what is new, and take it away from what is no target any more.
 
     The same command again does nothing, or goes on where it stood; so does an update of nothing. `written` is told of
-    the version when its row has changed and its bytes are yet to move.
+    the version when its row has changed and its bytes are yet to move. Without `wait`, replicas are left to workers.
 
     Raises:
         InvalidInput: the update is refused; nothing changed.
@@ -47,7 +49,11 @@ def update_version(
             standing = finding.version(facts, line, version)
         changed = _written_down(installation, line, standing, update)
         written(changed)
-        failed = converge(installation, line, changed)
+        failed: Mapping[str, ImgstoreError] = {}
+        if wait:
+            failed = converge(installation, line, changed)
+        else:
+            leave_to_workers(installation, changed)
         reader = as_reader(principal, scope)
         view = show_version(installation, reader, group=group, gallery=gallery, definition=definition, version=version)
         if failed:

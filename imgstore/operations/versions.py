@@ -18,7 +18,7 @@ from imgstore.domain.states import ReplicaState
 from imgstore.domain.version_disks import OS_DISK
 from imgstore.domain.works import WorkKind
 from imgstore.formats import generation_of
-from imgstore.operations.converging import converge
+from imgstore.operations.converging import converge, leave_to_workers
 from imgstore.operations.finding import Lineage
 from imgstore.operations.forgetting import forget_version
 from imgstore.operations.installation import Installation
@@ -190,8 +190,7 @@ def _replicate(
     if wait:
         failed = converge(installation, wanted.line, version)
     else:
-        with installation.catalog.transaction() as facts:
-            facts.replicas.retry_now(version.uid)
+        leave_to_workers(installation, version)
     request = wanted.request
     view = show_version(
         installation,

@@ -6,6 +6,7 @@ from typing import TypeVar
 from imgstore.domain.access import Principal
 from imgstore.domain.errors import Conflict, NotFound, ReplicationFailed
 from imgstore.domain.names import VersionName
+from imgstore.domain.resources import Replica
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.operations.installation import Installation
 from imgstore.operations.viewing import VersionView, show_version
@@ -110,6 +111,33 @@ def look_until(
                 code="OperationTimedOut",
             )
         pause(min(interval_seconds, left))
+
+
+def is_replicated(installation: Installation, version_uid: str) -> bool:
+    """Tell whether the workers are done with a version whose replicas were left to them.
+
+    A failed replica that rests until its next try counts as done; one that nobody has tried since does not.
+
+    Raises:
+        NotFound: the version was deleted meanwhile.
+        ReplicationFailed: a replica failed and no other one is under way.
+        StoreError: the catalog does not answer.
+    """
+    with installation.catalog.reading() as facts:
+        version = facts.versions.by_uid(version_uid)
+        if not version.is_visible:
+            raise nothing_made()
+        replicas = [each for each in facts.replicas.list(version_uid) if each.state is not ReplicaState.DELETING]
+    missing = [each for each in replicas if each.state is not ReplicaState.COMPLETED]
+    if any(_is_under_way(each) for each in missing):
+        return False
+    if missing:
+        raise not_replicated("; ".join(f"{each.slot.key}: {each.error or each.state}" for each in missing))
+    return True
+
+
+def _is_under_way(replica: Replica) -> bool:
+    return replica.state in (ReplicaState.PENDING, ReplicaState.REPLICATING) or replica.retry_at is None
 
 
 def is_made(view: VersionView | None) -> bool:

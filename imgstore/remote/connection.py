@@ -33,6 +33,8 @@ _POLICY: Final = RetryPolicy(attempts_max=12, total_seconds_max=120.0)
 """Then one that is started anew is waited for."""
 _AUDIENCE: Final = "https://management.azure.com"
 """What every imgstore's tokens may be for, by whatever name it is reached."""
+_RETRY_DIGITS_MAX: Final = 6
+"""Of the seconds of a Retry-After header."""
 _BROKEN: Final = "ConnectionBroken"
 """The code of what may have been done, though no answer came."""
 
@@ -216,11 +218,11 @@ class Connection:
             raise self._untrusted(error) from error
         except (NewConnectionError, ConnectTimeoutError) as error:
             raise self._unreachable(error, "ServerUnreachable") from error
-        except HTTPError as error:
+        except (HTTPError, ValueError) as error:  # ValueError: numbers that http.client cannot read
             raise self._unreachable(error, _BROKEN) from error
         told = Answer(status=answer.status, headers=answer.headers, body=answer.data)
         if told.status == 429:
-            self._wait(min(60.0, _seconds(answer.headers.get("Retry-After"))))
+            self._wait(min(60.0, retry_after_seconds(answer.headers.get("Retry-After"))))
         refusal = told.error() if told.status >= 400 else None
         if isinstance(refusal, StoreUnreachable):
             raise refusal
@@ -254,5 +256,7 @@ def _shown(error: Exception) -> str:
     return text.partition("?")[0]
 
 
-def _seconds(header: str | None) -> float:
-    return float(header) if header and header.isdigit() else 1.0
+def retry_after_seconds(header: str | None) -> float:
+    """The seconds of a Retry-After header; 1 where there is no usable one."""
+    usable = header and header.isascii() and header.isdigit() and len(header) <= _RETRY_DIGITS_MAX
+    return float(header) if header and usable else 1.0

@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
 from imgstore.domain.errors import InvalidInput, Unauthenticated
+from imgstore.domain.strict_json import check_text
 
 _APPLICATION: Final = ("IMGSTORE_TENANT_ID", "IMGSTORE_CLIENT_ID", "IMGSTORE_CLIENT_SECRET")
 _ROOTS: Final = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
@@ -95,11 +96,12 @@ def trust(authorities: Path | None) -> ssl.SSLContext:
 
 
 def _checked(server: str) -> str:
-    parts = urlsplit(server.strip())
     try:
+        check_text(server)
+        parts = urlsplit(server.strip())
         host, _port = parts.hostname or "", parts.port
     except ValueError:
-        host = ""
+        parts, host = urlsplit(""), ""
     plain = parts.scheme == "http" and _is_loopback(host)
     bare = parts.path in ("", "/") and not (parts.query or parts.fragment or "@" in parts.netloc)
     if not host or not bare or not (parts.scheme == "https" or plain):

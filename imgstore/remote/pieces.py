@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from imgstore.domain.digests import Digest, digest_of, disk_digest
 from imgstore.domain.errors import InvalidInput, SourceChanged
 from imgstore.domain.geometry import PIECE_BYTES, SECTOR_BYTES, ceil_div
 from imgstore.domain.progress import ProgressEvent, Stage, Subscriber
+from imgstore.domain.source_urls import split_uri
 from imgstore.domain.sources import DiskFormat, DiskReader, Extent
 from imgstore.formats import LocalFile, open_disk
 from imgstore.operations.sources import check_sha256
@@ -82,7 +83,7 @@ def local_path(uri: str) -> Path | None:
     Raises:
         InvalidInput: it is neither.
     """
-    parts = urlsplit(uri)
+    parts = split_uri(uri)
     scheme = parts.scheme.lower() if "://" in uri or uri.lower().startswith("file:") else ""
     if scheme in ("https", "http"):
         return None

@@ -11,7 +11,8 @@ from imgstore.domain.errors import InvalidInput, NotFound
 from imgstore.domain.names import compute_id, gallery_id, group_id, region_key
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.progress import Subscriber, silent
-from imgstore.remote.connection import Answer, Connection
+from imgstore.domain.strict_json import read_json
+from imgstore.remote.connection import Answer, Connection, retry_after_seconds
 from imgstore.wire.api_versions import NEWEST
 from imgstore.wire.errors import read_error
 from imgstore.wire.text import Json
@@ -141,7 +142,9 @@ class Server:
             if meanwhile():
                 return False
             self.connection.pause(pause_seconds)
-            pause_seconds = max(_LOOK_SECONDS_MIN, min(2 * pause_seconds, _seconds(told.headers)))
+            pause_seconds = max(
+                _LOOK_SECONDS_MIN, min(2 * pause_seconds, retry_after_seconds(told.headers.get("Retry-After")))
+            )
         if told.json["status"] != "Succeeded":
             raise read_error(told.json, 0)
         return True
@@ -200,11 +203,6 @@ def _target(resource_id: str, query: Mapping[str, str]) -> str:
     return f"{quote(resource_id, safe=_SEGMENT_SAFE)}?{urlencode({'api-version': NEWEST, **query})}"
 
 
-def _seconds(headers: Mapping[str, str]) -> float:
-    told = headers.get("Retry-After") or ""
-    return float(told) if told.isdigit() else 1.0
-
-
 def _next(told: Json) -> str:
     link = parse_qs(urlsplit(told.get("nextLink") or "").query)
     return next(iter(link.get("$skiptoken", [])), "")
@@ -221,7 +219,7 @@ def _read_token(request: PageRequest) -> tuple[str, int]:
         return "", 0
     told: Any = None
     try:
-        told = json.loads(base64.urlsafe_b64decode(request.token + "=" * (-len(request.token) % 4)))
+        told = read_json(base64.urlsafe_b64decode(request.token + "=" * (-len(request.token) % 4)).decode())
     except ValueError:
         told = None
     match told:

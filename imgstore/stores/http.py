@@ -5,7 +5,9 @@ address: a name that resolves anew to something else changes nothing. So at each
 are not used: they would resolve for themselves.
 """
 
+import http.client
 import ipaddress
+import re
 import socket
 import ssl
 import threading
@@ -15,10 +17,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import urljoin
 
 import urllib3
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationParseError, NewConnectionError
 from urllib3.exceptions import SSLError as TlsError
 from urllib3.exceptions import TimeoutError as TimeoutOfUrllib3
 
@@ -34,6 +36,7 @@ from imgstore.domain.errors import (
     StoreUnreachable,
 )
 from imgstore.domain.source_deadlines import SourceDeadlines
+from imgstore.domain.source_urls import parse_source_url, without_secrets
 from imgstore.domain.sources import Extent, SourceIdentity
 from imgstore.domain.stop_signal import StopSignal
 from imgstore.stores.retrying import Patience
@@ -51,6 +54,10 @@ _UNICAST: Final = ipaddress.IPv6Network("2000::/3")
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _NO_SUCH_NAME: Final = frozenset({socket.EAI_NONAME, socket.EAI_NODATA})
 _CONNECTIONS_MAX: Final = 16
+_CONTENT_RANGE: Final = re.compile(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18})", re.IGNORECASE)
+_LENGTH: Final = re.compile(r"[0-9]{1,18}")
+_STAMP: Final = re.compile(r"[\x21-\x7e\xa1-\xff][\x20-\x7e\xa1-\xff]{0,1023}")
+"""An ETag or a date that the catalog keeps."""
 
 
 def resolve(host: str, port: int) -> list[str]:
@@ -108,6 +115,42 @@ class _Part:
     body: bytes
     file_bytes: int
     stamp: str
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer whose body and chunks have lengths.
+
+    Of a negative chunk the standard library makes "read until the end"; of a length that is none, urllib3 loses the
+    connection.
+    """
+
+    def begin(self) -> None:
+        super().begin()
+        lengths = self.headers.get_all("Content-Length") or []
+        if len(lengths) > 1 or not all(_LENGTH.fullmatch(each.strip()) for each in lengths):
+            raise http.client.HTTPException("a Content-Length that is not one number")
+
+    def _read_next_chunk_size(self) -> int:
+        size: int = super()._read_next_chunk_size()  # type: ignore[misc] # not in the stubs
+        if size < 0:
+            raise ValueError("a chunk of a negative length")
+        return size
+
+
+class _PlainConnection(urllib3.connection.HTTPConnection):
+    response_class = _Response
+
+
+class _TlsConnection(urllib3.connection.HTTPSConnection):
+    response_class = _Response
+
+
+class _PlainPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _PlainConnection
+
+
+class _TlsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
 
 
 class HttpSource:
@@ -174,28 +217,28 @@ class HttpSource:
     def identity(self) -> SourceIdentity:
         """See `ByteSource.identity`. The location is the URL without its query, which may hold a signature."""
         part = self._persist(lambda: self._ask(0, 1, afresh=True))
-        return SourceIdentity(location=shown(self._url), file_bytes=part.file_bytes, stamp=part.stamp)
+        return SourceIdentity(location=without_secrets(self._url), file_bytes=part.file_bytes, stamp=part.stamp)
 
     def read_at(self, offset: int, length: int) -> bytes:
         """See `ByteSource.read_at`."""
         if offset + length > self.file_bytes:
             raise ImageTruncated(
-                f"'{shown(self._url)}' ends too early.",
+                f"'{without_secrets(self._url)}' ends too early.",
                 found=f"{self.file_bytes} bytes",
                 expected=f"at least {offset + length}",
                 hint="look whether the file behind the URL is whole",
-                target=shown(self._url),
+                target=without_secrets(self._url),
             )
         if length == 0:
             return b""
         part = self._persist(lambda: self._ask(offset, length, afresh=False))
         if (part.file_bytes, part.stamp) != (self._opened.file_bytes, self._opened.stamp):
             raise SourceChanged(
-                f"'{shown(self._url)}' was replaced while it was read.",
+                f"'{without_secrets(self._url)}' was replaced while it was read.",
                 found=f"{part.file_bytes} bytes, {part.stamp}",
                 expected=f"{self._opened.file_bytes} bytes, {self._opened.stamp}",
                 hint="leave the file alone while it is read, then run the same command again",
-                target=shown(self._url),
+                target=without_secrets(self._url),
             )
         return part.body
 
@@ -267,13 +310,34 @@ class HttpSource:
                 self._keep(route)
                 return self._part(answer, offset, length)
             route.pool.close()
-            url = urljoin(url, answer.headers.get("Location", ""))
+            url = self._redirected(url, answer.headers.get("Location", ""))
         raise ImageRefused(
-            f"'{shown(self._url)}' redirects without end.",
-            found=f"more than {REDIRECTS_MAX} redirects, the last to '{shown(url)}'",
+            f"'{without_secrets(self._url)}' redirects without end.",
+            found=f"more than {REDIRECTS_MAX} redirects, the last to '{without_secrets(url)}'",
             expected=f"at most {REDIRECTS_MAX}",
             hint="give the URL that the file really has",
-            target=shown(self._url),
+            target=without_secrets(self._url),
+        )
+
+    def _redirected(self, url: str, location: str) -> str:
+        """The URL that a redirect leads to.
+
+        Raises:
+            ImageRefused: it leads nowhere.
+        """
+        try:
+            target = urljoin(url, location)
+            if location:
+                parse_source_url(target)
+                return target
+        except (ValueError, InvalidInput):
+            pass
+        raise ImageRefused(
+            f"'{without_secrets(self._url)}' redirects to what is not a URL.",
+            found=repr(without_secrets(location)[:200]),
+            expected="a Location with an https URL",
+            hint="give the URL that the file really has",
+            target=without_secrets(self._url),
         )
 
     def _keep(self, route: _Route) -> None:
@@ -289,7 +353,11 @@ class HttpSource:
             answer = route.pool.request(
                 "GET", route.target, headers=headers, redirect=False, retries=False, preload_content=False
             )
-            body = self._body(answer, length) if answer.status == 206 else b""
+            try:
+                body = self._body(answer, length) if answer.status == 206 else b""
+            except BaseException:
+                answer.close()
+                raise
             if answer.status != 206 or len(body) > length:
                 answer.close()
             answer.release_conn()
@@ -298,11 +366,19 @@ class HttpSource:
         except TlsError as error:
             self._stop.check()
             raise StoreError(
-                f"The server of '{shown(self._url)}' cannot be trusted.",
+                f"The server of '{without_secrets(self._url)}' cannot be trusted.",
                 found=str(error),
                 expected="a certificate for its name, from an authority that this machine knows",
                 hint="name the authority's file in SSL_CERT_FILE",
-                target=shown(self._url),
+                target=without_secrets(self._url),
+            ) from error
+        except LocationParseError as error:
+            raise InvalidInput(
+                f"'{without_secrets(self._url)}' cannot be a source.",
+                found=str(error)[:200],
+                expected="https://host/path",
+                hint="give the URL that the file really has",
+                target=without_secrets(self._url),
             ) from error
         except TimeoutError as error:
             raise self._too_slow(str(error)) from error
@@ -312,7 +388,7 @@ class HttpSource:
             raise self._too_slow(f"no connection within {self._deadlines.connect_seconds:g} seconds") from error
         except TimeoutOfUrllib3 as error:
             raise self._too_slow(self._timer.complaint) from error
-        except HTTPError as error:
+        except (HTTPError, ValueError) as error:  # ValueError: numbers that http.client cannot read
             self._stop.check()
             raise self._unreachable(str(error)) from error
 
@@ -323,47 +399,53 @@ class HttpSource:
         return answer.read(length + 1, decode_content=False)
 
     def _part(self, answer: _Answer, offset: int, length: int) -> _Part:
-        total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+        said = answer.headers.get("Content-Range", "")
         stamp = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
-        if answer.status == 416 and total == "0" and stamp:
+        match = _CONTENT_RANGE.fullmatch(said.strip())
+        file_bytes = int(match[3]) if match is not None and _STAMP.fullmatch(stamp) else None
+        if answer.status == 416 and file_bytes == 0:
             return _Part(body=b"", file_bytes=0, stamp=stamp)
         if answer.status != 206:
             raise self._refusal(answer.status)
-        if not total.isascii() or not total.isdigit() or not stamp:
+        if match is None or file_bytes is None:
             raise ImageRefused(
-                f"The server of '{shown(self._url)}' does not tell what is needed to read it safely.",
-                found=f"Content-Range '{answer.headers.get('Content-Range', '')}', ETag or Last-Modified '{stamp}'",
+                f"The server of '{without_secrets(self._url)}' does not tell what is needed to read it safely.",
+                found=f"Content-Range '{said[:80]}', ETag or Last-Modified '{stamp[:80]}'",
                 expected="the file's length, and an ETag or a Last-Modified to know a change by",
                 hint="download the file first and give its path",
-                target=shown(self._url),
+                target=without_secrets(self._url),
             )
-        expected = max(0, min(length, int(total) - offset))
+        if match[1] is None or int(match[1]) != offset:
+            raise ImageRefused(
+                f"The server of '{without_secrets(self._url)}' gives another range than it was asked for.",
+                found=f"Content-Range '{said[:80]}'",
+                expected=f"the bytes from {offset} on",
+                hint="download the file first and give its path",
+                target=without_secrets(self._url),
+            )
+        expected = max(0, min(length, file_bytes - offset))
         if len(answer.body) != expected:
             raise self._unreachable(f"{len(answer.body)} bytes where {expected} were announced")
-        return _Part(body=answer.body, file_bytes=int(total), stamp=stamp)
+        return _Part(body=answer.body, file_bytes=file_bytes, stamp=stamp)
 
     # -- addresses ----------------------------------------------------------------------------------------------------
 
     def _open_route(self, url: str) -> _Route:
-        parts = urlsplit(url)
-        try:
-            host, port = parts.hostname or "", parts.port or {"https": 443, "http": 80}.get(parts.scheme, 0)
-        except ValueError:
-            host, port = "", 0
-        if not host or parts.scheme not in ({"https", "http"} if self._private else {"https"}):
+        parts = parse_source_url(url)
+        if parts.scheme != "https" and not self._private:
             raise InvalidInput(
-                f"'{shown(url)}' cannot be a source.",
-                found=f"scheme '{parts.scheme}', host '{host}'",
+                f"'{without_secrets(url)}' cannot be a source.",
+                found=f"scheme '{parts.scheme}'",
                 expected="https://host/path",
                 hint="give an https URL; http is for private servers: IMGSTORE_ALLOW_PRIVATE_SOURCES=1",
-                target=shown(self._url),
+                target=without_secrets(self._url),
             )
-        address = self._checked_address(host, port)
-        target = urlunsplit(("", "", parts.path or "/", parts.query, ""))
-        headers = {"Host": parts.netloc.rpartition("@")[2]}
-        if parts.username is not None:
-            headers |= urllib3.util.make_headers(basic_auth=f"{parts.username}:{parts.password or ''}")
-        return _Route(pool=self._pool(parts.scheme, address, port, host), target=target, headers=headers)
+        address = self._checked_address(parts.host, parts.port)
+        headers = {"Host": parts.host_header}
+        if parts.authorization is not None:
+            headers["Authorization"] = parts.authorization
+        pool = self._pool(parts.scheme, address, parts.port, parts.host)
+        return _Route(pool=pool, target=parts.target, headers=headers)
 
     def _pool(self, scheme: str, address: str, port: int, host: str) -> urllib3.HTTPConnectionPool:
         """Connections to the very address that was checked, under the name that was asked for."""
@@ -373,9 +455,9 @@ class HttpSource:
             raise self._too_slow(str(error)) from error
         timeout = urllib3.Timeout(connect=seconds, read=self._deadlines.idle_seconds)
         if scheme == "http":
-            pool = urllib3.HTTPConnectionPool(address, port, maxsize=_CONNECTIONS_MAX, timeout=timeout)
+            pool: urllib3.HTTPConnectionPool = _PlainPool(address, port, maxsize=_CONNECTIONS_MAX, timeout=timeout)
         else:
-            pool = urllib3.HTTPSConnectionPool(
+            pool = _TlsPool(
                 address,
                 port,
                 maxsize=_CONNECTIONS_MAX,
@@ -404,7 +486,7 @@ class HttpSource:
                 else "a name that does not resolve",
                 expected="public addresses only",
                 hint="for a server of your own network set IMGSTORE_ALLOW_PRIVATE_SOURCES=1",
-                target=shown(self._url),
+                target=without_secrets(self._url),
             )
         return addresses[0]
 
@@ -416,55 +498,49 @@ class HttpSource:
             return self._unreachable(found)
         if status in {401, 403, 407}:
             return StoreDenied(
-                f"The server of '{shown(self._url)}' refuses access.",
+                f"The server of '{without_secrets(self._url)}' refuses access.",
                 found=found,
                 expected="206",
                 hint="give a URL that is signed and has not run out",
-                target=shown(self._url),
+                target=without_secrets(self._url),
             )
         if status in {404, 410}:
             return ObjectNotFound(
-                f"There is no '{shown(self._url)}'.",
+                f"There is no '{without_secrets(self._url)}'.",
                 found=found,
                 expected="206",
                 hint="look whether the URL is right",
-                target=shown(self._url),
+                target=without_secrets(self._url),
             )
         return ImageRefused(
-            f"The server of '{shown(self._url)}' gives no ranges.",
+            f"The server of '{without_secrets(self._url)}' gives no ranges.",
             found=found,
             expected="206 Partial Content to a request with Range",
             hint="download the file first and give its path",
-            target=shown(self._url),
+            target=without_secrets(self._url),
         )
 
     def _too_slow(self, found: str) -> StoreUnreachable:
         return StoreUnreachable(
-            f"'{shown(self._url)}' is too slow.",
+            f"'{without_secrets(self._url)}' is too slow.",
             found=found,
             expected=f"an answer's head within {self._deadlines.head_seconds:g} seconds, a byte every "
             f"{self._deadlines.idle_seconds:g}, and {self._deadlines.bytes_per_second_min} bytes a second",
             hint="give a faster server; who runs imgstore may change source_head_seconds_max, source_idle_seconds_max and "
             "source_bytes_per_second_min under [limits] in settings.toml",
-            target=shown(self._url),
+            target=without_secrets(self._url),
         )
 
     def _unreachable(self, found: str) -> StoreUnreachable:
         return StoreUnreachable(
-            f"'{shown(self._url)}' does not answer as it should.",
+            f"'{without_secrets(self._url)}' does not answer as it should.",
             found=found,
             expected="206 Partial Content",
             hint="look whether the server runs, then run the same command again",
-            target=shown(self._url),
+            target=without_secrets(self._url),
         )
 
 
 def _passes(status: int) -> bool:
     """Whether the same request may be answered better a little later."""
     return status >= 500 or status in {408, 425, 429}
-
-
-def shown(url: str) -> str:
-    """The URL without what may be secret: name, password, query."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

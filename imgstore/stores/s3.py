@@ -114,6 +114,8 @@ _CREDENTIALS: Final = (
     vendor.SSOError,
 )
 
+_UNREADABLE: Final = (ValueError, TypeError, LookupError, OverflowError, AttributeError)
+"""What dates, lengths and names that a store makes up raise where they are read."""
 _SILENT: Final = (
     vendor.ConnectionError,  # no connection was made
     vendor.HTTPClientError,  # it was lost, or silent for too long
@@ -224,12 +226,11 @@ class S3Store:
 
     def _info(self, key: str, answer: Mapping[str, Any]) -> ObjectInfo:
         time: datetime = self._told(key, answer, "LastModified")
-        return ObjectInfo(
-            key=key,
-            stored_bytes=self._told(key, answer, "ContentLength"),
-            last_modified=time.astimezone(UTC),
-            checksum=_checksum(answer),
-        )
+        length = self._told(key, answer, "ContentLength")
+        with self._translated(key):
+            return ObjectInfo(
+                key=key, stored_bytes=length, last_modified=time.astimezone(UTC), checksum=_checksum(answer)
+            )
 
     def _told(self, key: str, answer: Mapping[str, Any], name: str) -> Any:
         """What each S3 server tells; a proxy on the way may have left it out."""
@@ -251,12 +252,11 @@ class S3Store:
         while True:
             with self._translated(None):
                 page = self._client.list_objects_v2(Bucket=self.bucket, Prefix=prefix, **more)
-            for found in page.get("Contents", ()):
-                time = found["LastModified"].astimezone(UTC)
-                yield ObjectInfo(key=found["Key"], stored_bytes=found["Size"], last_modified=time, checksum=None)
-            if not page.get("IsTruncated"):
+                infos = [_listed_info(found) for found in page.get("Contents", ())]
+                more = {"ContinuationToken": page["NextContinuationToken"]} if page.get("IsTruncated") else {}
+            yield from infos
+            if not more:
                 return
-            more = {"ContinuationToken": page["NextContinuationToken"]}
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -279,7 +279,9 @@ class S3Store:
         kept = _checksum(answer)
         if checksum is not None and kept is not None and kept.startswith("CRC32:") and kept != checksum:
             raise self._damaged(key, f"{kept} acknowledged for a body of {checksum}")
-        time = parsedate_to_datetime(self._told(key, answer["ResponseMetadata"]["HTTPHeaders"], "date")).astimezone(UTC)
+        date = self._told(key, answer["ResponseMetadata"]["HTTPHeaders"], "date")
+        with self._translated(key):
+            time = parsedate_to_datetime(date).astimezone(UTC)
         return ObjectInfo(key=key, stored_bytes=memoryview(body).nbytes, last_modified=time, checksum=kept)
 
     def delete(self, keys: Iterable[str]) -> None:
@@ -369,8 +371,8 @@ class S3Store:
             raise self._unreachable(key, str(error), StoreSilent) from error
         except _GARBLED as error:
             raise self._unreachable(key, str(error)) from error
-        except (vendor.BotoCoreError, ValueError) as error:
-            raise self._failed(key, str(error)) from error
+        except (vendor.BotoCoreError, *_UNREADABLE) as error:
+            raise self._failed(key, f"an answer that cannot be read: {error}") from error
 
     def _refusal(self, key: str | None, code: str, status: int, told: str) -> StoreError | Conflict:
         """The error that an answer of the store's stands for."""
@@ -645,6 +647,11 @@ def _client(
             aws_secret_access_key=secret_key,
             config=config,
         )
+
+
+def _listed_info(found: Mapping[str, Any]) -> ObjectInfo:
+    time: datetime = found["LastModified"]
+    return ObjectInfo(key=found["Key"], stored_bytes=found["Size"], last_modified=time.astimezone(UTC), checksum=None)
 
 
 def _range(offset: int, length: int) -> str:

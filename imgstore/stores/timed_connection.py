@@ -14,7 +14,6 @@ from contextlib import suppress
 from typing import Any, cast
 
 import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
 
 
 class ReadTimer(threading.local):
@@ -60,10 +59,10 @@ class Line:
 
     def watch(self, pool: urllib3.HTTPConnectionPool) -> None:
         """Have every connection of a new pool end at the deadline of its thread."""
-        base = HTTPSConnection if isinstance(pool, urllib3.HTTPSConnectionPool) else HTTPConnection
+        base = pool.ConnectionCls
         line = self
 
-        class Timed(base):  # type: ignore[valid-type, misc] # one of two
+        class Timed(base):  # type: ignore[valid-type, misc] # the pool's own class
             """A connection that reads through a `_TimedSocket`."""
 
             def connect(self) -> None:

@@ -22,8 +22,9 @@ PAGE_RANGES_MAX: Final = 10_000
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _NEXT_MARKER: Final = re.compile(r"<NextMarker>(\d{1,18})</NextMarker>")
 _HEAD: Final = '<?xml version="1.0" encoding="utf-8"?>'
-_RANGE: Final = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?")
-_SUFFIX: Final = re.compile(r"bytes=-(\d{1,18})")
+_LENGTH: Final = re.compile(r"[0-9]{1,18}")
+_RANGE: Final = re.compile(r"bytes=([0-9]{1,18})-([0-9]{1,18})?")
+_SUFFIX: Final = re.compile(r"bytes=-([0-9]{1,18})")
 _PAGE_RANGE: Final = re.compile(r"<PageRange><Start>(\d{1,18})</Start><End>(\d{1,18})</End></PageRange>")
 _ERROR: Final = re.compile(r"<Error><Code>([^<]*)</Code><Message>([^<]*)</Message></Error>")
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})?/(\d{1,18}|\*)?")
@@ -171,6 +172,12 @@ def page_range_of(header: str | None) -> tuple[int, int]:
             code="InvalidPageRange",
         )
     return begin, end
+
+
+def content_length_of(header: str | None) -> int | None:
+    """The bytes that a Content-Length header announces; None where there is no usable one."""
+    match = _LENGTH.fullmatch((header or "").strip())
+    return None if match is None else int(match[0])
 
 
 def sent_from(header: str | None) -> int:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Final, NoReturn
 
 from imgstore.domain.errors import InvalidInput
+from imgstore.domain.strict_json import INTEGER_MAX, check_json
 from imgstore.wire.functions import FUNCTIONS, LAMBDAS
 from imgstore.wire.reading import at
 from imgstore.wire.scopes import NotTaken, NotYet, Scope, bad_template, first_names, nowhere
@@ -26,6 +27,7 @@ _CHARACTERS_PER_ELEMENT: Final = 4
 _ELEMENTS_PER_TURN: Final = 10
 """A turn of a loop has a scope of its own."""
 _DEPTH_MAX: Final = 64
+_INTEGER_CHARACTERS_MAX: Final = 20
 _CALLS_MAX: Final = 16
 """Of a template's own functions, one in the other."""
 COPIES_MAX: Final = 800
@@ -44,6 +46,10 @@ def evaluated(value: Json, scope: Scope) -> Json:
         except RecursionError as error:
             raise bad_template("The template is nested too deeply.") from error
         scope.effort.spend_on_made(found)
+        try:
+            check_json(found)
+        except ValueError as error:
+            raise bad_template("An expression makes what no answer can hold.", found=str(error)) from None
     return found
 
 
@@ -153,7 +159,7 @@ class _Reader:
         if kind == "text":
             value: Json = word[1:-1].replace("''", "'")
         elif kind == "number":
-            value = int(word)
+            value = self._integer(word)
         elif kind == "name":
             value = self._called(word)
         else:
@@ -163,6 +169,11 @@ class _Reader:
             value = self._inside(value)
         self._depth -= 1
         return value
+
+    def _integer(self, word: str) -> int:
+        if len(word) > _INTEGER_CHARACTERS_MAX or abs(number := int(word)) > INTEGER_MAX:
+            raise bad_template("An integer of an expression is too large.", found=word[:40], expected="64 bits")
+        return number
 
     def _called(self, name: str) -> Json:
         if self._peek() == ".":

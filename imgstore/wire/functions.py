@@ -6,13 +6,13 @@ before it is made.
 
 import base64
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import quote, unquote, urljoin
 
+from imgstore.domain.strict_json import read_json
 from imgstore.wire import moments
 from imgstore.wire.places import PLACES, text_of
 from imgstore.wire.scopes import NotTaken, Scope
@@ -248,14 +248,10 @@ def _numbers(said: tuple[Json, ...]) -> list[int]:
 
 
 def _parsed(text: str) -> Json:
-    return json.loads(text, parse_constant=_finite, parse_float=_finite)
-
-
-def _finite(word: str) -> float:
-    number = float(word)
-    if not math.isfinite(number):
-        raise NotTaken("JSON, with numbers that are finite")
-    return number
+    try:
+        return read_json(text)
+    except ValueError as error:
+        raise NotTaken(f"JSON without what breaks an answer: {error}") from None
 
 
 def _decoded(text: str) -> str:

@@ -9,6 +9,10 @@ from imgstore.domain.errors import InvalidInput
 from imgstore.domain.resources import DiskType, Feature, StorageAccountType, TargetRegionRequest
 
 _STORAGE_ACCOUNT_TYPES: Final = {kind.lower(): kind for kind in StorageAccountType}
+_DIGITS_MAX: Final = 18
+"""Of a whole number. More would fit no column, and Python refuses to read thousands."""
+_YEARS: Final = range(1970, 9999)
+"""Of dates: outside of these a change of the time zone leads to a year that nothing can write."""
 _DISK_TYPES: Final = {kind.lower(): kind for kind in DiskType}
 
 
@@ -62,7 +66,8 @@ def _target_region(word: str) -> TargetRegionRequest:
 
 
 def _whole_number(word: str) -> int | None:
-    return int(word) if word.isascii() and word.removeprefix("-").isdigit() else None
+    digits = word.removeprefix("-")
+    return int(word) if word.isascii() and digits.isdigit() and len(digits) <= _DIGITS_MAX else None
 
 
 def parse_luns(words: Iterable[str]) -> tuple[int, ...]:
@@ -133,15 +138,18 @@ def parse_end_of_life(word: str) -> datetime:
     text = word.strip()
     try:
         time = datetime.fromisoformat(f"{text}T12:59:59" if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text) else text)
-        return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
+        time = (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
+        if time.year not in _YEARS:
+            raise ValueError(f"the year {time.year}")  # noqa: TRY301 - one refusal for all that is wrong
     except (ValueError, OverflowError) as error:
         raise InvalidInput(
             f"'{word}' is no date.",
             found=repr(word),
-            expected="a date, or a date and a time, as ISO 8601 writes them",
+            expected=f"a date, or a date and a time, as ISO 8601 writes them, from {_YEARS.start} to {_YEARS.stop - 1}",
             hint="for example: 2030-12-02 or 2030-12-02T12:00:00Z",
             target="endOfLifeDate",
         ) from error
+    return time
 
 
 def parse_disk_types(words: Iterable[str]) -> tuple[DiskType, ...]:

@@ -6,7 +6,6 @@ After recorded traffic and the specification's examples of 2023-07-03. What we a
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit, urlunsplit
 
 from imgstore.domain.geometry import GIB
 from imgstore.domain.machines import MACHINE
@@ -24,6 +23,7 @@ from imgstore.domain.resources import (
     Recommended,
     StorageAccountType,
 )
+from imgstore.domain.source_urls import without_secrets
 from imgstore.domain.version_disks import VersionDisk, lun_of
 from imgstore.wire.replication import replication_status_json
 from imgstore.wire.sharing import sharing_profile_json
@@ -327,14 +327,6 @@ def _disk_source(location: str) -> Json:
 
 def _is_resource(location: str) -> bool:
     return location.startswith("/subscriptions/") and f"/providers/{_COMPUTE}/" in location
-
-
-def without_secrets(location: str) -> str:
-    """A source as it is shown. A signed URL's signature, and a password in it, open the source to whoever reads them: neither is shown."""
-    url = urlsplit(location)
-    if url.scheme not in ("http", "https"):
-        return location
-    return urlunsplit((url.scheme, url.netloc.rpartition("@")[2], url.path, "", ""))
 
 
 def _gib(size_bytes: int) -> int:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
-from urllib.parse import urlsplit
 
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.names import ComputeId, ImageReference, SharedReference, image_reference
@@ -15,6 +14,7 @@ from imgstore.domain.resources import (
     OsType,
     StorageAccountType,
 )
+from imgstore.domain.source_urls import parse_source_url, without_secrets
 from imgstore.wire.bodies import check_object, location_of, missing, refuse, word_of
 from imgstore.wire.edited import whole_at
 from imgstore.wire.reading import at, tags_of, text_of, unfit
@@ -22,10 +22,6 @@ from imgstore.wire.requests import parse_storage_account_type
 from imgstore.wire.text import Json
 
 _T = TypeVar("_T")
-
-_SCHEMES: Final = ("https", "http")
-"""No paths and no s3 over the network: both would be read with the server's own rights (rules.md, rule 25). Plain http is
-the source's to refuse."""
 
 _IMAGE_IDS: Final = ("id", "sharedGalleryImageId", "communityGalleryImageId")
 _CREATION: Final = "properties.creationData"
@@ -175,19 +171,21 @@ def _disk_source(disk: Json, path: str) -> str:
 
 
 def checked_url(uri: str, path: str) -> str:
-    """A file's URL.
+    """A file's URL. No path and no s3:// over the network: the server would read both with its own rights.
 
     Raises:
         InvalidInput: it is none that is read for others.
     """
-    if urlsplit(uri).scheme.lower() not in _SCHEMES:
+    try:
+        parse_source_url(uri)
+    except InvalidInput as error:
         raise InvalidInput(
             f"The value of '{path}' is invalid.",
-            found=repr(uri),
+            found=f"{without_secrets(uri)[:200]!r}: {error.found}",
             expected="https://...",
             hint="paths and s3:// would be read with the server's own rights: only the command line on that machine does so",
             target=path,
-        )
+        ) from None
     return uri
 
 

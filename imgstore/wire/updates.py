@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Final, TypeAlias
 
 from imgstore.domain.errors import InvalidInput, PropertyChangeNotAllowed
+from imgstore.domain.strict_json import read_json
 from imgstore.wire.text import Json
 
 _STEP: Final = re.compile(r'(?:^|\.)(?:"(?P<quoted>[^"]+)"|(?P<name>[^.\[\]"=]+))|\[(?P<index>[^\]]+)\]')
@@ -122,7 +123,7 @@ def _value(word: str, *, force_string: bool) -> Json:
     if force_string:
         return word
     try:
-        value = json.loads(word)
+        value = read_json(word)
     except ValueError:
         return word
     # 1e5 and 007 are names to somebody: a number is what would be written so again.

@@ -17,13 +17,13 @@ from imgstore.domain.resources import (
     TargetRegionRequest,
     VersionUpdate,
 )
+from imgstore.domain.source_urls import without_secrets
 from imgstore.domain.version_disks import OS_DISK, HostCaching, VersionDisk, check_luns, disk_key, lun_of
 from imgstore.wire.api_versions import Kind, trimmed
 from imgstore.wire.bodies import check_object, location_of, missing, refuse, word_of
 from imgstore.wire.edited import whole_at
 from imgstore.wire.reading import at, flag_of, tags_of, text_of, unfit
 from imgstore.wire.requests import parse_end_of_life, parse_storage_account_type
-from imgstore.wire.resources import without_secrets
 from imgstore.wire.source_bodies import checked_id, checked_url
 from imgstore.wire.text import Json
 from imgstore.wire.version_updates import target_regions_of

@@ -176,10 +176,20 @@ def start_api(
     certificates: Certificates | None = None,
     worker: bool = False,
     authority_type: type[Authority] = Authority,
+    database: str | None = None,
     **settings: Any,
 ) -> Iterator[Api]:
-    """Serve a home until the block ends; `authority_type` says who a request's caller is."""
-    with open_home(home, environ=LOOSE) as installation:
+    """Serve a home until the block ends.
+
+    Args:
+        home: the home.
+        certificates: for TLS.
+        worker: whether one runs in the server.
+        authority_type: says who a request's caller is.
+        database: the URL of the catalog; None is SQLite in the home.
+        settings: fields of `ServerSettings`.
+    """
+    with open_home(home, environ=LOOSE, database=database) as installation:
         door = Door(
             host="127.0.0.1",
             port=0,

@@ -37,13 +37,18 @@ tags: st.SearchStrategy[Mapping[str, str]] = st.dictionaries(texts, st.text(max_
 ends = st.none() | st.integers(1, 2**31 - 1)
 ranges = st.builds(Recommended, min=ends, max=ends)
 features = st.builds(Feature, name=texts, value=st.text(max_size=5), starts_at_version=st.none() | st.just("1.2.3"))
+instants = st.datetimes(
+    timezones=st.just(UTC),
+    min_value=datetime(1970, 1, 2),  # noqa: DTZ001 - hypothesis adds the zone
+    max_value=datetime(9998, 1, 1),  # noqa: DTZ001
+)
 details = st.fixed_dictionaries(
     {
         "description": some_text,
         "tags": tags,
         "eula": some_text,
         "release_note_uri": some_text,
-        "end_of_life_at": st.none() | st.datetimes(timezones=st.just(UTC), min_value=datetime(1000, 1, 1)),  # noqa: DTZ001 - hypothesis adds the zone
+        "end_of_life_at": st.none() | instants,
         "recommended_vcpus": ranges,
         "recommended_memory_gib": ranges,
         "disallowed_disk_types": st.lists(st.sampled_from(DiskType), unique=True, max_size=2).map(tuple),

@@ -1,0 +1,89 @@
+"""Operations whose command has run and whose end other processes bring about: all of them are watched by one thread."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from imgstore.domain.errors import StoreError
+from imgstore.domain.stop_signal import OperationCanceled
+
+_log: Final = logging.getLogger("imgstore.api")
+
+_LOOKS_PER_SECOND_MAX: Final = 50
+"""Each look reads the catalog."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingOperation:
+    """An operation that ends when `is_done` returns True or raises."""
+
+    is_done: Callable[[], bool]
+    """Looks once. StoreError: the catalog does not answer, so it is asked again. Any other error ends the operation."""
+    end: Callable[[Exception | None], None]
+    """Stores the end; None is success."""
+
+
+class WaitingOperations:
+    """Looks at every waiting operation now and then. Safe for use in several threads."""
+
+    def __init__(self, look_seconds: float) -> None:
+        """Start no thread yet.
+
+        Args:
+            look_seconds: the time between two looks at the same operation, longer where very many wait.
+        """
+        self._look_seconds = look_seconds
+        self._lock = threading.Lock()
+        self._waiting: list[WaitingOperation] = []
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def add(self, operation: WaitingOperation) -> None:
+        """Watch an operation until its end, or until `close`."""
+        with self._lock:
+            self._waiting.append(operation)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="waiting operations", daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        """Stop watching. Rows of operations stay InProgress, and the next server resumes them."""
+        self._closed.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        seconds = self._look_seconds
+        while not self._closed.wait(seconds):
+            with self._lock:
+                waiting = list(self._waiting)
+            for operation in waiting:
+                if self._closed.is_set():
+                    return
+                if _has_ended(operation):
+                    with self._lock:
+                        self._waiting.remove(operation)
+            seconds = max(self._look_seconds, len(waiting) / _LOOKS_PER_SECOND_MAX)
+
+
+def _has_ended(operation: WaitingOperation) -> bool:
+    error: Exception | None = None
+    try:
+        if not operation.is_done():
+            return False
+    except StoreError:
+        return False
+    except OperationCanceled as canceled:
+        error = InterruptedError(str(canceled))
+    except Exception as failure:  # noqa: BLE001 - it ends the operation, and is told to whoever asks
+        error = failure
+    try:
+        operation.end(error)
+    except StoreError as lost:
+        _log.warning("the end of an operation could not be stored, trying again: %s", lost)
+        return False
+    except Exception:  # noqa: BLE001 - one operation must not end the watch of the others
+        _log.exception("the end of an operation could not be stored")
+    return True

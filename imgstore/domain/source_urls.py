@@ -1,0 +1,131 @@
+"""URLs of disk images over HTTP. Strangers send them, so they are parsed in one place."""
+
+import base64
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import SplitResult, quote, urlsplit
+
+from imgstore.domain.errors import InvalidInput
+
+URL_CHARACTERS_MAX: Final = 8_192
+"""A signed URL with a session token has about 2,000."""
+
+_DEFAULT_PORTS: Final = {"https": 443, "http": 80}
+_LABEL: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_HOST_CHARACTERS_MAX: Final = 253
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_PATH_SAFE: Final = "/%:@!$&'()*+,;=~-._"
+_QUERY_SAFE: Final = _PATH_SAFE + "?"
+_HTTP: Final = re.compile(r"\s*(https?)://(?:[^/?#]*@)?([^?#]*)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceUrl:
+    """The parts of an HTTP URL, all ASCII, as a request needs them."""
+
+    scheme: str
+    """``https`` or ``http``."""
+    host: str
+    """A name, or an address without brackets."""
+    port: int
+    host_header: str
+    """The host with the port, if the URL names one."""
+    target: str
+    """The path and the query of the request line."""
+    authorization: str | None
+    """The header of the name and password that the URL contains."""
+
+
+def parse_source_url(text: str) -> SourceUrl:
+    """Parse the URL of a disk image.
+
+    Raises:
+        InvalidInput: it is not an HTTP URL of a host that could exist. The error shows it without secrets.
+    """
+    try:
+        return _parse(text)
+    except ValueError as error:
+        raise InvalidInput(
+            f"'{without_secrets(text)[:200]}' is not a URL that can be read.",
+            found=str(error)[:200],
+            expected="https://host/path",
+            hint="give the https URL of the file",
+        ) from None
+
+
+def without_secrets(location: str) -> str:
+    """A source as it is shown: an HTTP URL without name, password and query, which may open it to any reader.
+
+    Other locations are returned as they are. This never fails, whatever the location is.
+    """
+    match = _HTTP.match(location)
+    return f"{match[1].lower()}://{match[2]}" if match else location
+
+
+def split_uri(uri: str) -> SplitResult:
+    """The parts of a URI, or a path as nothing but a path.
+
+    Raises:
+        InvalidInput: it is neither.
+    """
+    try:
+        return urlsplit(uri)
+    except ValueError as error:
+        if "://" not in uri:  # such as the path //[x
+            return SplitResult("", "", uri, "", "")
+        raise InvalidInput(
+            f"'{without_secrets(uri)[:200]}' is not a URL that can be read.",
+            found=str(error),
+            expected="a path, file://, s3://bucket/key or https://",
+            hint="look for brackets that do not belong there",
+            target="osVhdUri",
+        ) from error
+
+
+def _parse(text: str) -> SourceUrl:
+    if len(text) > URL_CHARACTERS_MAX:
+        raise ValueError(f"{len(text)} characters, more than {URL_CHARACTERS_MAX}")
+    if _CONTROL.search(text):
+        raise ValueError("a control character")
+    parts = urlsplit(text.strip())
+    scheme = parts.scheme.lower()
+    if scheme not in _DEFAULT_PORTS:
+        raise ValueError(f"the scheme '{scheme[:20]}'")
+    host = _address(parts.hostname or "") if "[" in parts.netloc else _name(parts.hostname or "")
+    named_port = parts.port
+    if named_port == 0:
+        raise ValueError("the port 0")
+    bracketed = f"[{host}]" if ":" in host else host
+    query = f"?{quote(parts.query, safe=_QUERY_SAFE)}" if parts.query else ""
+    authorization = None
+    if parts.username is not None:
+        pair = f"{parts.username}:{parts.password or ''}".encode()
+        authorization = f"Basic {base64.b64encode(pair).decode()}"
+    return SourceUrl(
+        scheme=scheme,
+        host=host,
+        port=named_port or _DEFAULT_PORTS[scheme],
+        host_header=bracketed if named_port is None else f"{bracketed}:{named_port}",
+        target=quote(parts.path or "/", safe=_PATH_SAFE) + query,
+        authorization=authorization,
+    )
+
+
+def _address(text: str) -> str:
+    """The IPv6 address between brackets, without a zone, which means something on one machine only."""
+    if "%" in text:
+        raise ValueError("an address with a zone")
+    return str(ipaddress.IPv6Address(text))
+
+
+def _name(text: str) -> str:
+    """The host in ASCII: labels of 1 to 63 characters with dots between."""
+    try:
+        host = text.removesuffix(".") if text.isascii() else text.removesuffix(".").encode("idna").decode()
+    except UnicodeError:
+        host = ""
+    if len(host) > _HOST_CHARACTERS_MAX or not all(_LABEL.fullmatch(label) for label in host.split(".")):
+        raise ValueError(f"the host '{text[:80]}'")
+    return host
