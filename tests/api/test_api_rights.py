@@ -424,3 +424,92 @@ def naming(group: str, linked: str) -> tuple[str, Any]:
     configuration = {"name": "a", "properties": {word: {"id": linked}}}
     body = {"location": HERE, "properties": {"ipConfigurations": [configuration]}}
     return f"{group}/providers/Microsoft.Network/networkInterfaces/pin", body
+
+
+def requests_naming(api: Api, named: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
+    """Requests of a caller for resources of its own group that name another group's, by what they name."""
+    near = f"{api.top}/resourceGroups/near/providers/Microsoft.Compute"
+    image = f"{near}/galleries/mine/images/mine/versions/1.0.0"
+
+    def disk(creation: Any) -> tuple[str, Any]:
+        return f"{near}/disks/x", {"location": HERE, "properties": {"creationData": creation}}
+
+    def version(**profile: Any) -> tuple[str, Any]:
+        body = version_body("")
+        body["properties"]["storageProfile"] = profile
+        return image, body
+
+    def machine(reference: Any) -> tuple[str, Any]:
+        storage = {"imageReference": reference, "osDisk": {"createOption": "FromImage"}}
+        profile = {"computerName": "host", "adminUsername": "azureuser"}
+        return f"{near}/virtualMachines/x", {
+            "location": HERE,
+            "properties": {"storageProfile": storage, "osProfile": profile},
+        }
+
+    def template(value: str) -> tuple[str, Any]:
+        whole = {**TEMPLATE["properties"]["template"], "outputs": {"a": {"type": "object", "value": value}}}  # type: ignore[dict-item]
+        path = f"{near.replace('Compute', 'Resources')}/deployments/{abs(hash(value))}"
+        return path, {"properties": {"mode": "Incremental", "template": whole}}
+
+    shared = {"sharedGalleryImageId": named["shared"]}
+    return {
+        "disk of a disk": disk({"createOption": "Copy", "sourceResourceId": named["disk"]}),
+        "disk of a snapshot": disk({"createOption": "Copy", "sourceResourceId": named["snapshot"]}),
+        "disk of a version": disk({"createOption": "FromImage", "galleryImageReference": {"id": named["version"]}}),
+        "disk of a shared version": disk({"createOption": "FromImage", "galleryImageReference": shared}),
+        "image of a snapshot": (f"{near}/images/x", image_of(named["snapshot"])),
+        "version of a version": version(source={"id": named["version"]}),
+        "version of an image": version(source={"id": named["image"]}),
+        "version of a snapshot": version(osDiskImage={"source": {"id": named["snapshot"]}}),
+        "version of a shared version": version(source={"id": named["shared"]}),
+        "machine of a version": machine({"id": named["version"]}),
+        "machine of an image": machine({"id": named["image"]}),
+        "machine of a shared version": machine(shared),
+        "machine with a disk": (f"{near}/virtualMachines/x", machine_of(named["disk"])),
+        "reference to a disk": template(f"[reference('{named['disk']}', '2023-04-02')]"),
+        "reference to a version": template(f"[reference('{named['version']}', '2023-07-03')]"),
+        "reference to a group": template(f"[reference('{named['group']}', '2021-04-01', 'Full')]"),
+    }
+
+
+def named_in(api: Api, end: str) -> dict[str, str]:
+    """The ids of one group's resources; with an `end` behind their names there are none."""
+    return {
+        "group": f"{api.top}/resourceGroups/{GROUP}{end}",
+        "disk": f"{api.compute}/disks/d1{end}",
+        "snapshot": f"{api.compute}/snapshots/s1{end}",
+        "image": f"{api.compute}/images/i1{end}",
+        "version": f"{api.gallery}{end}/images/{DEFINITION}/versions/1.0.0",
+        "shared": f"/SharedGalleries/{api.installation.subscription}-{GALLERY}{end}/Images/{DEFINITION}/Versions/1.0.0",
+    }
+
+
+def test_what_a_request_names_is_no_way_around_its_rights(api: Api) -> None:
+    """And its refusal does not tell whether the named resource exists, also while the gallery is shared with others."""
+    near = calling("near", Grant(role=Role.CONTRIBUTOR, scope=f"{api.top}/resourceGroups/near"))
+    mine = f"{api.top}/resourceGroups/near/providers/Microsoft.Compute/galleries/mine"
+    put(api, mine, {"location": HERE})
+    put(api, f"{mine}/images/mine", definition_body())
+    shared = {"operationType": "Add", "groups": [{"type": "Subscriptions", "ids": [UNKNOWN]}]}
+    api.await_end(api.ask("POST", f"{api.gallery}/share", shared))
+    there, missing = (requests_naming(api, named_in(api, end)) for end in ("", "x"))
+    for what, (path, body) in there.items():
+        answers = [outcome(api, path, body, near), outcome(api, *missing[what], near)]
+        assert answers[0] == answers[1], what
+        assert re.match(r"40[034]", answers[0]), (what, answers[0])
+    api.await_end(api.ask("POST", f"{api.gallery}/share", {"operationType": "Reset"}))
+
+
+def outcome(api: Api, path: str, body: Any, headers: dict[str, str]) -> str:
+    """How a PUT ends, at once or later, with the names of missing resources as if they existed."""
+    answer = send(api, "PUT", path, body, headers)
+    ended = answer.body
+    if answer.status < 300:
+        ended = api.await_end(answer)
+        assert ended["status"] == "Failed", ended
+    code = 400 if answer.status < 300 else answer.status
+    text = f"{code} {ended['error']}"
+    for name in (GROUP, "d1", "s1", "i1", GALLERY):
+        text = re.sub(rf"\b{name}x\b", name, text)
+    return re.sub(r"deployments/\d+|\d{10,}", "N", text)
