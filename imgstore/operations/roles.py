@@ -88,11 +88,12 @@ def remove(installation: Installation, principal: Principal, *, uid: str) -> Non
     """Take a role away.
 
     Raises:
-        NotFound: no such assignment.
+        NotFound: no such assignment, or none that the principal may take away.
     """
     with installation.catalog.reading() as facts:
         found = next((each for each in facts.assignments.list() if each.uid == uid), None)
-    if found is None:
+    # An assignment that the principal may not take away is as good as none: its scope is not told.
+    if found is None or not may(principal, Action.DELETE, found.scope, ROLE_ASSIGNMENTS):
         raise NotFound(
             f"The role assignment '{uid}' is not found.",
             found="no assignment of that id",

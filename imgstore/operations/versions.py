@@ -12,6 +12,7 @@ from imgstore.domain.errors import (
     SourceChanged,
     StoreError,
 )
+from imgstore.domain.names import version_id
 from imgstore.domain.resources import ImageVersion
 from imgstore.domain.sources import DiskFormat, DiskReader
 from imgstore.domain.states import ReplicaState
@@ -24,7 +25,7 @@ from imgstore.operations.forgetting import forget_version
 from imgstore.operations.installation import Installation
 from imgstore.operations.opening import OpenedDisks, open_disks
 from imgstore.operations.publishing import Publication, publish
-from imgstore.operations.recording import recorded
+from imgstore.operations.recording import permit, recorded
 from imgstore.operations.shallow import publish_shallow, staying
 from imgstore.operations.stating import VersionSource
 from imgstore.operations.version_requests import (
@@ -93,6 +94,7 @@ def create_version(
         data_snapshots=tuple(data_snapshots),
     )
     source.check()
+    _permit(installation, principal, request)
     wanted = resolve(installation, request)
     with _recorded(installation, principal, wanted):
         with ExitStack() as stack:
@@ -118,6 +120,7 @@ def publish_readers(
 
     Raises as `create_version`.
     """
+    _permit(installation, principal, request)
     wanted = resolve(installation, request)
     with _recorded(installation, principal, wanted):
         version = _publish(installation, wanted, readers)
@@ -129,6 +132,12 @@ def publish_reader(
 ) -> VersionView:
     """The same for an OS disk alone."""
     return publish_readers(installation, principal, request, {OS_DISK: reader})
+
+
+def _permit(installation: Installation, principal: Principal, request: VersionRequest) -> None:
+    """Check the right to write the version before the gallery and the definition above it are looked up."""
+    above = (request.group, request.gallery, request.definition)
+    permit(installation, principal, Action.WRITE, version_id(installation.subscription, *above, request.version))
 
 
 def _recorded(installation: Installation, principal: Principal, wanted: Wanted) -> AbstractContextManager[None]:

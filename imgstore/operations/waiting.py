@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from imgstore.domain.access import Principal
-from imgstore.domain.errors import Conflict, NotFound, ReplicationFailed
+from imgstore.domain.errors import Conflict, NotFound, ReplicationFailed, ScopeNotFound
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import Replica
 from imgstore.domain.states import ProvisioningState, ReplicaState
@@ -51,6 +51,8 @@ def wait_for_version(
             return show_version(
                 installation, principal, group=group, gallery=gallery, definition=definition, version=version
             )
+        except ScopeNotFound:
+            raise
         except NotFound:
             return None
 

@@ -1,0 +1,190 @@
+"""Every operation that takes a principal asks for a right first: the command line calls the same ones as the server."""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imgstore import operations
+from imgstore.domain.access import Action, Grant, Principal, Role
+from imgstore.domain.errors import AccessDenied, NotFound, ScopeNotFound
+from imgstore.domain.grants import AccessLevel
+from imgstore.domain.identities import PrincipalKind
+from imgstore.domain.names import ImageReference, SharedReference, VersionName
+from imgstore.domain.paging import PageRequest
+from imgstore.domain.resources import DiskKind, OsType, VersionUpdate
+from imgstore.operations import galleries
+from imgstore.operations.images import ImageRequest
+from imgstore.operations.inert import InertPlace
+from imgstore.operations.installation import Installation
+from imgstore.operations.machine_making import MachineRequest
+from imgstore.operations.making import DiskRequest
+from imgstore.operations.scrubbing import ScrubRequest
+from imgstore.operations.uploading import UploadRequest
+from imgstore.testing.installations import ADMIN, DEFINITION, GALLERY, GROUP, found_gallery, open_home, request
+
+REFERENCE = ImageReference.parse(f"{GROUP}/{GALLERY}/{DEFINITION}/1.0.0")
+NAMES = {
+    "galleries": GALLERY,
+    "definitions": DEFINITION,
+    "groups": GROUP,
+}
+"""The name of an existing resource, by module; elsewhere it is that of a disk."""
+VALUES: dict[str, Any] = {
+    "group": GROUP,
+    "gallery": GALLERY,
+    "definition": DEFINITION,
+    "version": VersionName.parse("1.0.0"),
+    "reference": REFERENCE,
+    "gallery_image_reference": REFERENCE,
+    "location": "southcentralus",
+    "publisher": "p",
+    "offer": "o",
+    "sku": "s",
+    "os_type": OsType.LINUX,
+    "grace": timedelta(0),
+    "within": timedelta(1),
+    "events_max": 1,
+    "tags": {},
+    "parameters": {},
+    "holder": "holder",
+    "uid": "none",
+    "offset": 0,
+    "length": 512,
+    "level": AccessLevel.READ,
+    "duration_seconds": 60,
+    "server_url": "https://localhost",
+    "kind": DiskKind.DISK,
+    "action": Action.START,
+    "change": lambda each: each,
+    "update": VersionUpdate(),
+    "interval_seconds": 1.0,
+    "timeout_seconds": 1.0,
+    "until": lambda _view: True,
+    "role": Role.READER,
+    "url": "https://issuer.example",
+    "issuer": "https://issuer.example",
+    "audience": "a",
+    "jwks": "https://issuer.example/keys",
+    "subject": "s",
+    "proof": None,
+    "who": "somebody",
+    "pool_uid": "none",
+    "unique_name": "none",
+    "public_name": "none",
+    "place": InertPlace(group=GROUP, type="Microsoft.Network/virtualNetworks", name="net"),
+}
+REQUESTS: dict[str, Any] = {
+    "create_image": ImageRequest(group=GROUP, name="x", source="x"),
+    "create_machine": MachineRequest(group=GROUP, name="x", image="x"),
+    "create_from_source": DiskRequest(group=GROUP, name="x", source="x"),
+    "create_upload": UploadRequest(group=GROUP, name="x", upload_bytes=1024),
+    "create_version": request(),
+    "publish_readers": request(),
+    "publish_reader": request(),
+    "scrub": ScrubRequest(),
+}
+"""By operation; others take a page."""
+KINDS = {"list_principals": PrincipalKind.USER, "page_inert": "Microsoft.Network/virtualNetworks"}
+INSIDE = {
+    "finding", "recording.permit", "recording.permit_list", "recording.recorded", "groups.permit_group",
+    "inert.authorize_interfaces", "images.named_image", "machines.named_machine", "originals.find_original",
+    "making.make_disks", "opening.open_disks", "version_sources.opened", "sharing.admitted",
+}  # fmt: skip
+"""Steps of operations, which check the rights of what they name, within an operation that checks its own."""
+EMPTY = {"roles.list_assignments", "sharing.list_community", "subscriptions.seen_subscriptions"}
+"""Lists that show a principal without a role nothing."""
+ABOUT_THE_CALLER = {"subscriptions.tenant_of", "groups.free_group_name"}
+AS_MISSING = {"roles.remove"}
+"""To who may not, what there is is missing."""
+NOT_ALONE = {"benching.run_bench", "benching.plan_bench", "quickstart.run"}
+"""Made of other operations."""
+
+
+def found() -> dict[str, Callable[..., Any]]:
+    """Every public function of the operations that takes a principal."""
+    all_of = {}
+    for module in pkgutil.iter_modules(operations.__path__):
+        loaded = importlib.import_module(f"{operations.__name__}.{module.name}")
+        for name, value in vars(loaded).items():
+            if not inspect.isfunction(value) or value.__module__ != loaded.__name__ or name.startswith("_"):
+                continue
+            if "principal" in inspect.signature(value).parameters:
+                all_of[f"{module.name}.{name}"] = value
+    return {name: each for name, each in all_of.items() if name not in INSIDE | ABOUT_THE_CALLER | NOT_ALONE}
+
+
+FOUND = found()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    with open_home(tmp_path_factory.mktemp("rights") / "home") as installation:
+        found_gallery(installation)
+        galleries.create_gallery(installation, ADMIN, group="near", name="near", location="southcentralus")
+        yield installation
+
+
+@pytest.mark.parametrize("neighbour", [False, True])
+@pytest.mark.parametrize("name", FOUND)
+def test_who_has_no_right_is_refused(home: Installation, tmp_path: Path, name: str, neighbour: bool) -> None:
+    """Neither who has no role at all, nor who has one on another group; and nothing is looked at before."""
+    near = Grant(role=Role.OWNER, scope=f"/subscriptions/{home.subscription}/resourceGroups/near")
+    caller = Principal(name="ann", uid="7", grants=(near,) if neighbour else ())
+    operation = FOUND[name]
+    arguments = dict(arguments_of(operation, name, home, tmp_path))
+    if name == "versions.create_version":
+        arguments["os_vhd_uri"] = str(tmp_path / "none.vhd")
+    if name in EMPTY:
+        assert neighbour or operation(home, caller, **arguments) == []
+        return
+    if neighbour and name in LISTS_OF_ALL:
+        operation(home, caller, **arguments)
+        return
+    with pytest.raises(NotFound if name in AS_MISSING else (AccessDenied, ScopeNotFound)):
+        done = operation(home, caller, **arguments)
+        if isinstance(done, AbstractContextManager):
+            with done:
+                pass
+
+
+LISTS_OF_ALL = {
+    "disks.list_disks", "disks.page_disks", "galleries.list_galleries", "galleries.page_galleries",
+    "groups.list_groups", "groups.page_groups", "images.list_images", "images.page_images", "inert.page_inert",
+    "machines.list_machines", "machines.page_machines",
+}  # fmt: skip
+"""Of the whole subscription: who has a role in it sees what the role lets."""
+
+
+def arguments_of(
+    operation: Callable[..., Any], name: str, home: Installation, folder: Path
+) -> Iterator[tuple[str, Any]]:
+    """Values for what an operation must be given."""
+    module, _, plain = name.partition(".")
+    for key, parameter in inspect.signature(operation).parameters.items():
+        if key in ("installation", "principal") or parameter.default is not parameter.empty:
+            continue
+        if key == "request":
+            yield key, REQUESTS.get(plain, PageRequest())
+        elif key == "name":
+            yield key, NAMES.get(module, "x")
+        elif key == "kind":
+            yield key, KINDS.get(plain, DiskKind.DISK)
+        elif key == "path":
+            yield key, folder / "out.vhd"
+        elif key == "scope":
+            yield key, f"/subscriptions/{home.subscription}/resourceGroups/{GROUP}"
+        elif key == "assignee":
+            yield key, "somebody"
+        elif key == "reference" and module == "sharing":
+            yield key, SharedReference(gallery="none", community=False, definition="any")
+        elif key in ("reader", "readers"):
+            yield key, {}
+        else:
+            yield key, VALUES[key]
