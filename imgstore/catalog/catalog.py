@@ -35,6 +35,7 @@ from imgstore.catalog.sequence import CatalogSequence
 from imgstore.catalog.settings import SharedSettings
 from imgstore.catalog.slots import Pools, Slots
 from imgstore.catalog.trust import Issuers, SigningKeys
+from imgstore.catalog.unknown_objects import UnknownObjects
 from imgstore.catalog.upgrade import bring_to_head
 from imgstore.catalog.versions import Versions
 from imgstore.catalog.workers import Workers
@@ -69,6 +70,7 @@ class Facts:
         self.deletions = Deletions(session)
         self.turns = MaintenanceTurns(session)
         self.zone_gaps = ZoneGaps(session)
+        self.unknown_objects = UnknownObjects(session)
         self.disks = Disks(session)
         self.machines = Machines(session)
         self.works = Works(session)

@@ -85,7 +85,7 @@ from imgstore.domain.works import WorkKind
 from imgstore.domain.zones import ZoneKind
 from imgstore.ledger.rows import ChargeKind
 
-REVISION: Final = "0023"
+REVISION: Final = "0024"
 """The head of migrations/versions. A catalog that stands at it opens without Alembic being imported."""
 
 # Names of constraints are fixed, so that a later migration can name what it drops on either engine.
@@ -413,6 +413,15 @@ zone_gaps = Table(
     Column("zone", String, primary_key=True),
     Column("objects", Integer, nullable=False),
     Column("seen_at", Instant, nullable=False),
+)
+
+unknown_objects = Table(
+    "unknown_objects",
+    metadata,
+    Column("slot_uid", ForeignKey("slots.uid"), primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("stored_bytes", BigInteger, nullable=False),
+    Column("first_seen_at", Instant, nullable=False),
 )
 
 disks = Table(

@@ -63,6 +63,7 @@ class Pools(Repository):
         self._session.run(delete(schema.works).where(schema.works.c.slot_uid.in_(mine), closed))
         # No key of the pool is written again, so a late deletion does no harm any more.
         self._session.run(delete(schema.deletions).where(schema.deletions.c.slot_uid.in_(mine)))
+        self._session.run(delete(schema.unknown_objects).where(schema.unknown_objects.c.slot_uid.in_(mine)))
         self._session.run(delete(schema.zone_gaps).where(schema.zone_gaps.c.slot_uid.in_(mine)))
         self._session.run(delete(_slots).where(_slots.c.pool_uid == uid))
         self._remove(_pools, uid, "pool")

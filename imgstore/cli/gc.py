@@ -12,8 +12,9 @@ from imgstore.cli.session import opened
 from imgstore.domain.spans import span_text
 from imgstore.operations import collecting
 from imgstore.operations.abandoning import WORK_ABANDON_DAYS
+from imgstore.operations.unknown_objects import UNKNOWN_GRACE_DAYS, list_unknown, remove_unknown
 from imgstore.operations.uploading import sweep_uploads
-from imgstore.wire.collection import collection_json
+from imgstore.wire.collection import collection_json, unknown_json
 from imgstore.wire.text import Json
 
 _PLAN = columns(
@@ -37,12 +38,35 @@ _PLAN = columns(
 )
 
 
+_UNKNOWN = columns(
+    Slot="slot",
+    Key="key",
+    StoredBytes="storedBytes",
+    FirstSeenAt="firstSeenAt",
+    Segments="names.segments",
+    SegmentBytes="names.storedBytes",
+    RemovableAt="removableAt",
+    KeptBecause="keptBecause",
+    Removed="removed",
+)
+
+
+def _unknown_table(body: Json) -> list[dict[str, Json]]:
+    return [dict(row) for row in _UNKNOWN(body["objects"])]
+
+
 def _table(body: Json) -> list[dict[str, Json]]:
+    if "objects" in body:
+        return _unknown_table(body)
     owned = [{**slot, "owner": slot["gallery"] or slot["subscription"] or slot["poolKind"]} for slot in body["slots"]]
     return [dict(row) for row in _PLAN(owned)]
 
 
-@click.command(cls=Command, table=_table, example="imgstore gc --dry-run -o table\nimgstore gc --yes")
+@click.command(
+    cls=Command,
+    table=_table,
+    example="imgstore gc --dry-run -o table\nimgstore gc --yes\nimgstore gc --unknown -o table",
+)
 @click.option(
     "--grace-hours",
     type=click.FloatRange(min=0),
@@ -60,8 +84,31 @@ def _table(body: Json) -> list[dict[str, Json]]:
     help="Give up what was begun, and killed, and not gone on with for so long after its lease ended. 0: at once then.",
 )
 @click.option("--dry-run", is_flag=True, help="Show the plan and change nothing.")
+@click.option(
+    "--unknown",
+    is_flag=True,
+    help="List the manifests that the catalog does not know, left by requests that arrived late, instead of collecting.",
+)
+@click.option("--remove", is_flag=True, help="With --unknown: remove those that were seen for longer than the grace.")
+@click.option(
+    "--unknown-grace-days",
+    type=click.FloatRange(min=0),
+    default=UNKNOWN_GRACE_DAYS,
+    show_default=True,
+    metavar="DAYS",
+    help="Keep an unknown manifest so long after it was first seen.",
+)
 @options.yes
-def gc(*, grace_hours: float, work_abandon_days: float, dry_run: bool, yes: bool) -> Answer | None:
+def gc(
+    *,
+    grace_hours: float,
+    work_abandon_days: float,
+    dry_run: bool,
+    unknown: bool,
+    remove: bool,
+    unknown_grace_days: float,
+    yes: bool,
+) -> Answer | None:
     """Collect what no version, disk or open work needs.
 
     The plan is shown first, by slot. What nothing names is condemned now and deleted by a collection after the grace;
@@ -71,7 +118,14 @@ def gc(*, grace_hours: float, work_abandon_days: float, dry_run: bool, yes: bool
 
     Without --yes it asks. Where there is no terminal to ask at, nothing is collected and the exit code is 1, as with
     az; it is 1 too if a slot could not be looked at.
+
+    --unknown lists what the catalog does not know: slot, key, size, age, and what it names and so keeps from being
+    collected. --unknown --remove removes what was seen without an owner for longer than the grace.
     """
+    if remove and not unknown:
+        raise click.UsageError("--remove is for --unknown.")
+    if unknown:
+        return _gc_unknown(unknown_grace_days, remove=remove and not dry_run, yes=yes)
     grace, patience = timedelta(hours=grace_hours), timedelta(days=work_abandon_days)
     with opened() as session:
         plan = collecting.plan_collection(session.installation, session.principal, grace=grace, patience=patience)
@@ -92,6 +146,21 @@ def gc(*, grace_hours: float, work_abandon_days: float, dry_run: bool, yes: bool
             session.warn(line)
         sweep_uploads(session.installation)
         return _answer(collection_json(done, dry_run=False))
+
+
+def _gc_unknown(grace_days: float, *, remove: bool, yes: bool) -> Answer:
+    grace = timedelta(days=grace_days)
+    with opened() as session:
+        found = list_unknown(session.installation, session.principal, grace=grace)
+        if remove and any(one.is_removable for each in found for one in each.objects):
+            if not yes:
+                click.echo(
+                    table_text(_unknown_table(unknown_json(found, grace_days=grace_days, dry_run=True))), err=True
+                )
+                _confirm()
+            found = remove_unknown(session.installation, session.principal, grace=grace)
+        body = unknown_json(found, grace_days=grace_days, dry_run=not remove)
+        return Answer(body=body, exit_code=1 if body["problems"] else 0)
 
 
 def _unfinished(collection: collecting.Collection) -> list[str]:

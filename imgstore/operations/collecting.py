@@ -31,6 +31,7 @@ from imgstore.operations.removals import run_removals
 from imgstore.operations.retargeting import tidy_all
 from imgstore.operations.surveying import SlotSurvey, clock_of, survey_slot
 from imgstore.operations.unfinished_deletes import finish_deletes
+from imgstore.operations.unknown_objects import record_unknown
 from imgstore.regions import ALL_ZONES
 from imgstore.stores.interface import DELETE_KEYS_MAX
 from imgstore.stores.zoned import Zoned
@@ -171,6 +172,7 @@ def _collect_slot(installation: Installation, report: SlotReport, grace: timedel
     collected: dict[str, int] = {}
     counter = Counter(installation, f"gc {slot.key.region}/{slot.key.ordinal}", total)
     try:
+        record_unknown(installation, slot, survey.stranger_bytes)
         _condemn(installation, survey)
         if total:
             counter.begin()

@@ -5,7 +5,7 @@ before its segments, a manifest's row is written before the manifest. So whateve
 an open work in what the catalog says afterwards, or nobody's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -38,6 +38,8 @@ class SlotSurvey:
     plan: SlotPlan
     strangers: tuple[str, ...]
     """Manifests below the slot that the catalog has no row for: live, whoever's they are."""
+    stranger_bytes: Mapping[str, int]
+    """Stored bytes of these, by key."""
     protected: frozenset[Digest]
     """Segments that only these name."""
     stale: Mapping[str, int]
@@ -84,7 +86,7 @@ def survey_slot(installation: Installation, slot: Slot, grace: timedelta) -> Slo
         packed_by = facts.segments.work_uids(slot.key.pool_uid, ids) if listing.fingerprints else frozenset()
         condemned = {each.name: each for each in facts.condemned.list(slot.uid)}
         clock = clock_of(installation, facts, slot, grace)
-        strangers = _strangers(facts, slot, listing, rows, works)
+        strangers = _strangers(facts, slot, listing.manifests, rows, works)
         complete = [row for row in rows if facts.manifests.is_complete(row.uid)] if listing.fingerprints else []
     in_catalog = frozenset(name for name, number in known.items() if number in named)
     protected = frozenset().union(*(_names(access, key) for key in strangers)) - in_catalog
@@ -113,18 +115,38 @@ def survey_slot(installation: Installation, slot: Slot, grace: timedelta) -> Slo
         other_bytes=sum(info.stored_bytes for info in others),
         plan=plan,
         strangers=tuple(strangers),
+        stranger_bytes={key: listing.manifests[key].stored_bytes for key in strangers},
         protected=protected,
         stale=stale,
         oldest_work=works[0] if works else None,
     )
 
 
+def list_manifests(access: SlotAccess) -> dict[str, ObjectInfo]:
+    """List the manifests and references of a slot, by key below it."""
+    return {keys.MANIFESTS + key: info for key, info in _below(access, keys.MANIFESTS).items()}
+
+
+def unknown_manifests(facts: Facts, slot: Slot, listed: Iterable[str]) -> list[str]:
+    """Return the manifests that no row accounts for, that no open work may have put, and whose owner is not on its way out.
+
+    Args:
+        facts: read after the store was listed.
+        slot: the slot.
+        listed: keys below the slot.
+    """
+    rows = facts.manifests.in_slot(slot.uid, complete_only=False)
+    return _strangers(facts, slot, listed, rows, facts.works.list_open(slot.uid))
+
+
+def _below(access: SlotAccess, folder: str) -> dict[str, ObjectInfo]:
+    return {
+        info.key.removeprefix(access.prefix).removeprefix(folder): info
+        for info in access.store.list(access.prefix + folder)
+    }
+
+
 def _list(access: SlotAccess) -> _Listing:
-    def below(folder: str) -> dict[str, ObjectInfo]:
-        return {
-            info.key.removeprefix(access.prefix).removeprefix(folder): info
-            for info in access.store.list(access.prefix + folder)
-        }
 
     segments = {
         keys.segment_name(info.key): info
@@ -133,9 +155,9 @@ def _list(access: SlotAccess) -> _Listing:
     }
     return _Listing(
         segments=segments,
-        manifests={keys.MANIFESTS + key: info for key, info in below(keys.MANIFESTS).items()},
-        fingerprints=below(keys.FINGERPRINTS),
-        marks=below(keys.WORKS),
+        manifests=list_manifests(access),
+        fingerprints=_below(access, keys.FINGERPRINTS),
+        marks=_below(access, keys.WORKS),
     )
 
 
@@ -143,11 +165,13 @@ def _first_mark(listing: _Listing, works: list[Work]) -> datetime | None:
     return min((listing.marks[work.uid].last_modified for work in works if work.uid in listing.marks), default=None)
 
 
-def _strangers(facts: Facts, slot: Slot, listing: _Listing, rows: list[ManifestRow], works: list[Work]) -> list[str]:
+def _strangers(
+    facts: Facts, slot: Slot, manifests: Iterable[str], rows: list[ManifestRow], works: list[Work]
+) -> list[str]:
     """Manifests that no row accounts for, but for those of an open work and those whose owner is being deleted."""
     known = {row.body_key for row in rows} | {keys.manifest_key(row.owner_uid, row.disk) for row in rows}
     at_work = {work.owner_uid for work in works}
-    owner_of = {key: key.split("/")[1] for key in listing.manifests if key not in known}
+    owner_of = {key: key.split("/")[1] for key in manifests if key not in known}
     # A deletion that was killed between row and object: its tombstone is there, and its repeat takes the object.
     leaving = {
         replica.version_uid for replica in facts.replicas.in_slot(slot.uid) if replica.state is ReplicaState.DELETING

@@ -8,10 +8,12 @@ from imgstore.wire.text import Json
 
 if TYPE_CHECKING:
     from imgstore.control.collect import UnfinishedDelete
+    from imgstore.domain.resources import Slot
     from imgstore.domain.works import Work
     from imgstore.operations.collecting import Collection, SlotReport
     from imgstore.operations.scrubbing import ScrubRequest, SlotScrub
     from imgstore.operations.surveying import SlotSurvey
+    from imgstore.operations.unknown_objects import SlotUnknown, UnknownReport
 
 
 def collection_json(collection: "Collection", *, dry_run: bool) -> Json:
@@ -118,4 +120,36 @@ def _scrub_slot_json(found: "SlotScrub") -> Json:
         "unrestoredReplicaCount": len(found.unrestored),
         "unrestoredReplicas": list(found.unrestored),
         "problem": found.problem,
+    }
+
+
+def unknown_json(slots: "Sequence[SlotUnknown]", *, grace_days: float, dry_run: bool) -> Json:
+    """The unknown objects of all slots, each with what it names and when it can be removed."""
+    return {
+        "graceDays": grace_days,
+        "dryRun": dry_run,
+        "objects": [_unknown_object_json(each.slot, one) for each in slots for one in each.objects],
+        "problems": [{"slot": str(each.slot.key), "problem": each.problem} for each in slots if each.problem],
+    }
+
+
+def _unknown_object_json(slot: "Slot", one: "UnknownReport") -> Json:
+    return {
+        "pool": slot.key.pool_uid,
+        "slot": str(slot.key),
+        "key": one.object.key,
+        "storedBytes": one.object.stored_bytes,
+        "lastModified": one.last_modified.isoformat(),
+        "firstSeenAt": one.object.first_seen_at.isoformat(),
+        "seenSeconds": round(one.seen_for.total_seconds()),
+        "names": {
+            "segments": one.names.segments,
+            "storedBytes": one.names.stored_bytes,
+            "manifest": one.names.body_key,
+            "problem": one.names.problem,
+        },
+        "removableAt": one.removable_at.isoformat(),
+        "removable": one.is_removable,
+        "keptBecause": one.kept_because,
+        "removed": one.removed,
     }

@@ -1,0 +1,205 @@
+"""Manifests that a late PUT left behind: listed, kept for a grace, and removed at a person's word."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from imgstore.catalog.database import Session
+from imgstore.cli.main import main
+from imgstore.domain import keys
+from imgstore.domain.access import Principal
+from imgstore.domain.effects import Effects
+from imgstore.domain.errors import AccessDenied
+from imgstore.domain.resources import Slot
+from imgstore.domain.works import WorkKind
+from imgstore.operations.installation import Installation
+from imgstore.operations.unknown_objects import SlotUnknown, UnknownReport, list_unknown, remove_unknown
+from imgstore.testing.clock import ManualClock
+from imgstore.testing.installations import (
+    ADMIN,
+    Stock,
+    all_slots,
+    audit_collected,
+    audit_served,
+    collect,
+    delete,
+    found_gallery,
+    open_home,
+    publish,
+)
+
+pytest_plugins = ["imgstore.testing.stock"]
+
+WEEK = timedelta(days=7)
+PLACES = pytest.mark.parametrize("target", ["southcentralus", "westus2=1=Standard_ZRS"])
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
+    clock = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
+    monkeypatch.setattr(Session, "now", lambda _session: clock.now())
+    return clock
+
+
+@pytest.fixture
+def home(tmp_path: Path, clock: ManualClock) -> Iterator[Installation]:
+    with open_home(tmp_path / "home", effects=Effects(now=clock.now)) as installation:
+        found_gallery(installation)
+        yield installation
+
+
+def publish_to(home: Installation, stock: Stock, target: str, version: str = "1.0.0") -> tuple[Slot, str, bytes]:
+    """A version; gives its slot, its manifest's key below it, and the manifest."""
+    view = publish(home, stock.first, version, targets=[target], location=target.split("=", maxsplit=1)[0])
+    slot, key = view.replicas[0].slot, keys.manifest_key(view.version.uid, "os")
+    return slot, key, home.locator.store(slot).get(slot.prefix + key)
+
+
+def late(home: Installation, slot: Slot, key: str, data: bytes) -> None:
+    """The store carries a PUT out that its client gave up long ago."""
+    home.locator.store(slot).put(slot.prefix + key, data)
+
+
+def one(found: list[SlotUnknown]) -> UnknownReport:
+    ((report,),) = ([each.objects for each in found],)
+    (only,) = report
+    return only
+
+
+@PLACES
+def test_a_late_manifest_is_listed_and_removed_after_its_grace(
+    home: Installation, stock: Stock, clock: ManualClock, target: str
+) -> None:
+    slot, key, data = publish_to(home, stock, target)
+    assert list_unknown(home, ADMIN, grace=WEEK) == []
+    delete(home)
+    late(home, slot, key, data)
+    for _ in range(2):
+        collect(home)
+    assert home.access(slot).segments().present, "its segments were collected"
+    clock.advance(3 * 86_400)
+    found = one(list_unknown(home, ADMIN, grace=WEEK))
+    assert (found.object.key, found.object.stored_bytes) == (key, len(data))
+    assert found.seen_for == timedelta(days=3), "not from when a collection first saw it"
+    assert found.names.segments == len(home.access(slot).segments().present)
+    assert not found.is_removable
+    assert not one(remove_unknown(home, ADMIN, grace=WEEK)).removed, "its grace is not over"
+    clock.advance(4 * 86_400)
+    assert one(list_unknown(home, ADMIN, grace=WEEK)).is_removable
+    assert one(remove_unknown(home, ADMIN, grace=WEEK)).removed
+    assert list_unknown(home, ADMIN, grace=WEEK) == []
+    for _ in range(2):
+        collect(home)
+    assert home.access(slot).segments().present == {}
+    audit_collected(home)
+
+
+def test_what_comes_again_begins_its_grace_again(home: Installation, stock: Stock, clock: ManualClock) -> None:
+    slot, key, data = publish_to(home, stock, "southcentralus")
+    delete(home)
+    late(home, slot, key, data)
+    list_unknown(home, ADMIN, grace=WEEK)
+    clock.advance(8 * 86_400)
+    home.access(slot).remove([key])
+    assert list_unknown(home, ADMIN, grace=WEEK) == []
+    late(home, slot, key, data)
+    assert not one(remove_unknown(home, ADMIN, grace=WEEK)).removed
+
+
+def test_what_stands_in_the_catalog_may_still_want_it(
+    home: Installation, stock: Stock, clock: ManualClock, tmp_path: Path
+) -> None:
+    """A replica that was given up: its create, repeated, or the deletion of its version settles it."""
+    slot, key, _ = publish_to(home, stock, "southcentralus")
+    with home.catalog.transaction() as facts:
+        for row in facts.manifests.in_slot(slot.uid):
+            facts.manifests.remove(row.uid)
+    list_unknown(home, ADMIN, grace=WEEK)
+    clock.advance(8 * 86_400)
+    found = one(remove_unknown(home, ADMIN, grace=WEEK))
+    assert (found.removed, found.object.key) == (False, key)
+    assert found.kept_because is not None
+    assert found.kept_because.startswith("version 1.0.0 stands")
+
+
+def test_what_an_open_work_may_have_put_is_not_unknown(home: Installation, stock: Stock, clock: ManualClock) -> None:
+    slot, key, data = publish_to(home, stock, "southcentralus")
+    owner = key.split("/")[1]
+    delete(home)
+    late(home, slot, key, data)
+    list_unknown(home, ADMIN, grace=WEEK)
+    clock.advance(8 * 86_400)
+    with home.catalog.transaction() as facts:
+        work = facts.works.open(kind=WorkKind.COPY, slot_uid=slot.uid, owner_uid=owner, plan={}, pins=())
+    assert remove_unknown(home, ADMIN, grace=WEEK) == []
+    assert home.locator.store(slot).get(slot.prefix + key) == data
+    with home.catalog.transaction() as facts:
+        facts.works.abandon(work.uid)
+    assert not one(remove_unknown(home, ADMIN, grace=WEEK)).removed, "its grace began anew"
+
+
+def test_what_cannot_be_read_holds_up_its_slot_until_it_is_removed(
+    home: Installation, stock: Stock, clock: ManualClock
+) -> None:
+    slot, key, data = publish_to(home, stock, "southcentralus")
+    delete(home)
+    late(home, slot, key, data[:-9])
+    assert any(report.problem for report in collect(home).slots)
+    assert one(list_unknown(home, ADMIN, grace=WEEK)).names.problem is not None
+    clock.advance(8 * 86_400)
+    assert one(remove_unknown(home, ADMIN, grace=WEEK)).removed
+    assert not any(report.problem for report in collect(home).slots)
+
+
+def test_others_are_left_alone(home: Installation, stock: Stock, clock: ManualClock, tmp_path: Path) -> None:
+    slot, key, data = publish_to(home, stock, "southcentralus", "1.0.0")
+    publish_to(home, stock, "southcentralus", "1.0.1")
+    delete(home, "1.0.0")
+    late(home, slot, key, data)
+    list_unknown(home, ADMIN, grace=WEEK)
+    clock.advance(8 * 86_400)
+    assert one(remove_unknown(home, ADMIN, grace=WEEK)).removed
+    for _ in range(2):
+        collect(home)
+    (tmp_path / "served").mkdir()
+    audit_served(home, {"1.0.1": stock.first}, tmp_path / "served")
+    assert all_slots(home)
+
+
+def test_who_may(home: Installation) -> None:
+    nobody = Principal(name="nobody", uid="00000000-0000-0000-0000-000000000009")
+    for act in (list_unknown, remove_unknown):
+        with pytest.raises(AccessDenied):
+            act(home, nobody, grace=WEEK)
+
+
+def test_the_command(tmp_path: Path, stock: Stock) -> None:
+    with open_home(tmp_path / "home") as installation:
+        found_gallery(installation)
+        slot, key, data = publish_to(installation, stock, "southcentralus")
+        delete(installation)
+        late(installation, slot, key, data)
+
+    def run(*words: str, code: int = 0) -> str:
+        result = CliRunner().invoke(main, ["gc", "--home", str(tmp_path / "home"), *words], prog_name="imgstore")
+        assert result.exit_code == code, result.output
+        return result.stdout
+
+    (told,) = json.loads(run("--unknown"))["objects"]
+    assert (told["key"], told["storedBytes"], told["removable"], told["removed"]) == (key, len(data), False, False)
+    assert told["names"]["segments"] > 0
+    assert key in run("--unknown", "-o", "table")
+    (told,) = json.loads(run("--unknown", "--remove", "--yes"))["objects"]
+    assert told["removed"] is False
+    now = ["--unknown", "--remove", "--unknown-grace-days", "0"]
+    assert run(*now, code=1) == "", "nobody was there to be asked"
+    (told,) = json.loads(run(*now, "--dry-run"))["objects"]
+    assert (told["removable"], told["removed"]) == (True, False)
+    (told,) = json.loads(run(*now, "--yes"))["objects"]
+    assert told["removed"] is True
+    assert json.loads(run("--unknown"))["objects"] == []
+    run("--remove", code=2)
