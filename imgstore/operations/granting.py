@@ -20,6 +20,8 @@ from imgstore.operations.recording import recorded
 ROOT: Final = "/blobs"
 """What the paths of signed URLs begin with."""
 _NOT_ALLOWED: Final = "OperationNotAllowed"
+_UNPROVEN: Final = "no signature that is good: none of a disk, or one that was altered, was revoked or has run out"
+"""One answer, so that nobody learns from it which disks exist."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,16 +167,16 @@ def admit(installation: Installation, ticket: Ticket, *, write: bool) -> Managed
         try:
             disk = facts.disks.by_uid(ticket.disk_uid)
         except NotFound:
-            raise _refused("no such signature") from None
+            raise _refused(_UNPROVEN) from None
     grant = None if disk.provisioning_state is ProvisioningState.DELETING else disk.granted(now)
     if grant is None or not hmac.compare_digest(grant.uid.encode(), ticket.grant_uid.encode()):
-        raise _refused("a signature that was revoked or has run out")
+        raise _refused(_UNPROVEN)
     try:
         ends = datetime.strptime(ticket.expires_at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     except ValueError:
-        raise _refused("an expiry that is no instant") from None
+        raise _refused(_UNPROVEN) from None
     if not hmac.compare_digest(grant.signature(key, disk.uid, ends).encode(), ticket.signature.encode()):
-        raise _refused("no such signature")
+        raise _refused(_UNPROVEN)
     if now >= ends:
         raise _refused("a signature that has run out")
     if write and grant.level is not AccessLevel.WRITE:

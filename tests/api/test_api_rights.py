@@ -513,3 +513,17 @@ def outcome(api: Api, path: str, body: Any, headers: dict[str, str]) -> str:
     for name in (GROUP, "d1", "s1", "i1", GALLERY):
         text = re.sub(rf"\b{name}x\b", name, text)
     return re.sub(r"deployments/\d+|\d{10,}", "N", text)
+
+
+def test_a_forged_url_does_not_tell_which_disks_exist(api: Api) -> None:
+    """Nor which disks have a URL that is good."""
+    granted = api.ask("POST", f"{api.compute}/disks/d1/beginGetAccess", {"access": "Read", "durationInSeconds": 60})
+    url = api.path_of(granted.body["accessSAS"])
+    uid = url.split("/")[2]
+    with api.installation.catalog.reading() as facts:
+        other = facts.disks.get(api.installation.subscription, GROUP, "d2")
+    assert other is not None
+    forged = re.sub("sig=[0-9a-f]+", f"sig={'0' * 64}", url)
+    answers = [api.ask("GET", forged.replace(uid, each)) for each in (uid, other.uid, "0" * len(uid))]
+    assert {(each.status, each.body) for each in answers} == {(403, answers[0].body)}
+    api.await_end(api.ask("POST", f"{api.compute}/disks/d1/endGetAccess"))
