@@ -1,6 +1,6 @@
 """Gives the store that a slot lies in, and looks after the zones: are they there, are they ours, what do they promise.
 
-For a zone with an endpoint the store is ``Retrying(Watched(Metered(S3Store)))``, for an embedded one
+For a zone with an endpoint the store is ``Retrying(Parallel(Watched(Metered(S3Store))))``, for an embedded one
 ``Watched(Metered(DirectoryStore))``: the watch keeps the zone's circuit (``health.py``). Each is behind a guard that
 reads the zone's mark and uid first (``zones.py``, ``identity.py``); for ZRS it is ``Zoned`` over the three. An embedded
 zone is made at its first use, and never again. A bucket is made by `init` and by nothing else, so that a mistyped

@@ -31,6 +31,7 @@ from imgstore.stores.deferred import Deferred
 from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.interface import ObjectStore, StoreProperties
 from imgstore.stores.metered import Metered, TrafficMeter
+from imgstore.stores.parallel import Parallel
 from imgstore.stores.retrying import Retrying, RetryPolicy
 from imgstore.stores.watched import Watch, Watched
 
@@ -466,7 +467,7 @@ class S3Zone(OpenedZone):
     ) -> None:
         """See `OpenedZone`. The zone's mark tells the store what it promises."""
         watch = shared.health.watch(mark.region, mark.zone, lambda: s3.get(FORMAT_KEY))
-        super().__init__(mark, Retrying(Watched(Metered(s3, meter), watch), policy=policy), watch, shared)
+        super().__init__(mark, Retrying(Parallel(Watched(Metered(s3, meter), watch)), policy=policy), watch, shared)
         self._s3 = s3
 
     def exists(self) -> bool:

@@ -67,6 +67,7 @@ from imgstore.stores.interface import (
 )
 from imgstore.stores.refusals import absent, accepted, taken
 from imgstore.stores.retrying import Patience
+from imgstore.stores.s3_connections import TimeLimits, use_steady_connections
 from imgstore.stores.s3_short import ShortWay
 
 UNPROVEN: Final = StoreProperties(verifies_checksum=False, server_side_copy=False, atomic_create=False)
@@ -142,8 +143,7 @@ class S3Store:
         properties: StoreProperties | None = None,
         access_key: str | None = None,
         secret_key: str | None = None,
-        connect_seconds_max: float = 5.0,
-        request_seconds_max: float = 60.0,
+        limits: TimeLimits = TimeLimits(),  # noqa: B008 - frozen
     ) -> None:
         """Name the bucket; nothing is sent yet.
 
@@ -157,8 +157,7 @@ class S3Store:
             properties: what was probed (`probe_properties`); None promises nothing.
             access_key: credentials given outright, with `secret_key`, instead of the chain.
             secret_key: see `access_key`.
-            connect_seconds_max: for a connection to be made.
-            request_seconds_max: for any silence of the server while a request runs.
+            limits: how long a request may take.
 
         Raises:
             StoreDenied: there is no such profile.
@@ -171,8 +170,8 @@ class S3Store:
         self._class = {"StorageClass": storage_class} if storage_class else {}
         config = Config(
             signature_version="s3v4",
-            connect_timeout=connect_seconds_max,
-            read_timeout=request_seconds_max,
+            connect_timeout=limits.connect_seconds,
+            read_timeout=limits.fixed_seconds,
             max_pool_connections=CONNECTIONS_MAX,
             tcp_keepalive=True,
             retries={"total_max_attempts": 1, "mode": "standard"},
@@ -184,6 +183,7 @@ class S3Store:
         )
         with self._translated(None):
             self._client: Any = _client(profile, endpoint, signing_region, access_key, secret_key, config)
+            use_steady_connections(self._client, limits, self._is_alive)
         self._short = ShortWay.beside(self._client, bucket) if endpoint and path_style else None
         """For whole objects, where the address follows no rules but ours: MinIO's, Ceph's and SeaweedFS's usual case."""
 
@@ -326,6 +326,14 @@ class S3Store:
             return False
         return True
 
+    def _is_alive(self) -> bool:
+        """Whether the server answers anything at all."""
+        try:
+            self.bucket_exists()
+        except StoreError as error:
+            return not isinstance(error, StoreSilent)
+        return True
+
     def create_bucket(self) -> None:
         """Make the bucket. One that is there and ours stays as it is.
 
@@ -368,7 +376,8 @@ class S3Store:
                 target=key,
             ) from error
         except _SILENT as error:
-            raise self._unreachable(key, str(error), StoreSilent) from error
+            kind = StoreUnreachable if _broke_off(error) else StoreSilent
+            raise self._unreachable(key, str(error), kind) from error
         except _GARBLED as error:
             raise self._unreachable(key, str(error)) from error
         except (vendor.BotoCoreError, *_UNREADABLE) as error:
@@ -660,6 +669,14 @@ def _range(offset: int, length: int) -> str:
 
 def _code(error: vendor.ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _broke_off(error: Exception) -> bool:
+    """Whether the server ended the connection, or spoke something else than HTTP, which a request that timed out did not."""
+    if not isinstance(error, vendor.ConnectionClosedError):
+        return False
+    told = error.kwargs.get("error")  # urllib3's, with what it met as its last argument
+    return not (isinstance(told, HTTPError) and any(isinstance(each, TimeoutError) for each in told.args))
 
 
 def _message(error: vendor.ClientError) -> str:

@@ -1,0 +1,138 @@
+"""Fewer bodies at once where they time out: what a slow link cannot carry side by side, it carries one after another.
+
+Additive increase, multiplicative decrease, as TCP does it (RFC 5681, section 3.1).
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Final
+
+from imgstore.domain.errors import StoreSilent
+from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, StoreProperties
+
+BODIES_MAX: Final = 64
+"""More than any pipeline's worker threads."""
+_TIMEOUT_SECONDS_MIN: Final = 1.0
+"""A request that fails sooner was refused: fewer at once would not help it."""
+_SMALL_BYTES: Final = 1 << 16
+"""A body that is not worth counting."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelLimit:
+    """How many bodies may be under way at once. Times are seconds of a clock that only goes on."""
+
+    bodies: int = BODIES_MAX
+    bodies_max: int = BODIES_MAX
+    arrived: int = 0
+    """Bodies that arrived since the limit changed."""
+    halved_at: float = float("-inf")
+
+    def after_arrival(self) -> "ParallelLimit":
+        """One more at once, after as many have arrived as may be under way."""
+        if self.bodies == self.bodies_max:
+            return self
+        if self.arrived + 1 < self.bodies:
+            return replace(self, arrived=self.arrived + 1)
+        return replace(self, bodies=self.bodies + 1, arrived=0)
+
+    def after_timeout(self, began: float, now: float, running: int) -> "ParallelLimit":
+        """Half as many at once; once only for those that were under way together.
+
+        Args:
+            began: when the body that timed out was begun.
+            now: the time.
+            running: how many bodies are under way, this one among them.
+        """
+        if began < self.halved_at:
+            return self
+        return replace(self, bodies=max(1, min(self.bodies, running) // 2), arrived=0, halved_at=now)
+
+
+class Parallel:
+    """The store itself, with so many bodies at once as its link carries. Listings and small requests are not counted.
+
+    Inside of retries, since a body that waits for its next attempt is not under way.
+    """
+
+    def __init__(
+        self, store: ObjectStore, monotonic: Callable[[], float] = time.monotonic, bodies_max: int = BODIES_MAX
+    ) -> None:
+        self._store = store
+        self._monotonic = monotonic
+        self._limit = ParallelLimit(bodies=bodies_max, bodies_max=bodies_max)
+        self._running = 0
+        self._changed = threading.Condition()
+
+    @property
+    def bodies_limit(self) -> int:
+        """How many bodies may be under way at once now."""
+        return self._limit.bodies
+
+    @contextmanager
+    def _body(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._running < self._limit.bodies)
+            self._running += 1
+        began = self._monotonic()
+        try:
+            yield
+        except StoreSilent:
+            now = self._monotonic()
+            if now - began >= _TIMEOUT_SECONDS_MIN:
+                with self._changed:
+                    self._limit = self._limit.after_timeout(began, now, self._running)
+            raise
+        else:
+            with self._changed:
+                self._limit = self._limit.after_arrival()
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    @property
+    def name(self) -> str:
+        """See `Describes.name`."""
+        return self._store.name
+
+    @property
+    def properties(self) -> StoreProperties:
+        """See `Describes.properties`."""
+        return self._store.properties
+
+    def get(self, key: str, accept: Accept | None = None) -> bytes:
+        """See `Gets.get`."""
+        with self._body():
+            return self._store.get(key, accept)
+
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
+        """See `Gets.get_range`."""
+        with self._body():
+            return self._store.get_range(key, offset, length)
+
+    def head(self, key: str) -> ObjectInfo:
+        """See `Heads.head`."""
+        return self._store.head(key)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """See `Lists.list`."""
+        return self._store.list(prefix)
+
+    def put(self, key: str, body: Body, *, only_if_absent: bool = False) -> ObjectInfo:
+        """See `Puts.put`."""
+        if memoryview(body).nbytes <= _SMALL_BYTES:
+            return self._store.put(key, body, only_if_absent=only_if_absent)
+        with self._body():
+            return self._store.put(key, body, only_if_absent=only_if_absent)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """See `Deletes.delete`."""
+        self._store.delete(keys)
+
+    def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
+        """See `Copies.copy_within`."""
+        return self._store.copy_within(source_key, target_key)
