@@ -101,6 +101,7 @@ def make_application(installation: Installation, authority: Authority, settings:
         redirect_slashes=False,
     )
     app.state.counts = Counts()
+    app.state.counts.registry.register(health.ZoneCircuits(installation))
     app.state.server = Server(
         installation=installation,
         authority=authority,

@@ -1,13 +1,36 @@
 """For those who watch over the server: does it live, is it ready, what does it do."""
 
+from collections.abc import Iterable
+
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from imgstore.api.door import Asked
-from imgstore.domain.errors import StoreError
+from imgstore.operations.installation import Installation
+from imgstore.operations.readiness import Readiness, check_readiness
 
 router = APIRouter(tags=["Health"])
+
+
+class ZoneCircuits(Collector):
+    """A gauge for each zone of regions.yaml, which fixes the labels. It shows what this process knows, and asks nobody."""
+
+    def __init__(self, installation: Installation) -> None:
+        self._installation = installation
+
+    def collect(self) -> Iterable[Metric]:
+        """See `Collector.collect`."""
+        gauge = GaugeMetricFamily(
+            "imgstore_zone_circuit_open", "1 where the zone's store does not answer, else 0.", labels=("region", "zone")
+        )
+        for region in self._installation.regions.regions.values():
+            for zone in region.zones:
+                avoided = self._installation.locator.health.is_avoided(region.name, zone.name)
+                gauge.add_metric((region.name, zone.name), float(avoided))
+        yield gauge
 
 
 @router.get("/healthz", summary="Whether the server lives")
@@ -16,19 +39,20 @@ async def lives() -> Response:
     return PlainTextResponse("ok\n")
 
 
-@router.get("/readyz", summary="Whether the server can do its work: its catalog answers")
+@router.get("/readyz", summary="Whether the server can do its work: database, stores, free space, worker")
 async def ready(ask: Asked) -> Response:
-    """Open to everybody."""
-
-    def look() -> None:
-        with ask.server.installation.catalog.reading() as facts:
-            facts.now()
-
-    try:
-        await ask.in_thread(look)
-    except StoreError as error:
-        return PlainTextResponse(f"the catalog does not answer: {error.error_code}\n", status_code=503)
-    return PlainTextResponse("ok\n")
+    """Open to everybody, and so without names and errors: 200 where requests can be served, else 503."""
+    found: Readiness = await ask.in_thread(lambda: check_readiness(ask.server.installation))
+    body = {
+        "status": "ready" if found.ready else "notReady",
+        "checks": {
+            "database": found.database,
+            "stores": found.stores,
+            "freeSpace": found.free_space,
+            "worker": found.worker,
+        },
+    }
+    return JSONResponse(body, status_code=200 if found.ready else 503)
 
 
 @router.get("/metrics", summary="Counts of requests, as Prometheus reads them")

@@ -6,7 +6,7 @@ import click
 
 from imgstore.cli.command import Answer, Group
 from imgstore.cli.output import Rows, columns
-from imgstore.cli.session import opened
+from imgstore.cli.session import Session, opened
 from imgstore.operations import regions as operations
 from imgstore.regions import ZoneReport
 from imgstore.wire.reports import region_json, zone_json
@@ -19,6 +19,7 @@ _ZONES = columns(
     Ready="ready",
     AnswerSeconds="answerSeconds",
     MissedObjects="missedObjects",
+    Circuit="circuit",
     Problem="problem",
 )
 _names = click.argument("names", nargs=-1, metavar="[REGION]...")
@@ -56,12 +57,14 @@ def check(names: tuple[str, ...]) -> Answer:
 
     Of zones of a region with three, also how many objects they are known to miss: workers copy them there.
 
+    The circuits show what each host saw of it: a zone whose circuit is open is left alone while others can serve.
+
     The exit code is 1 if a zone is not ready.
     """
     with opened() as session:
         reports = operations.check_regions(session.installation, session.principal, names=names)
         missed = operations.missed_objects(session.installation, session.principal)
-        return _answer(reports, missed)
+        return _answer(session, reports, missed)
 
 
 @regions.command(
@@ -91,12 +94,14 @@ def init(names: tuple[str, ...], zone: str | None, *, replaced: bool) -> Answer:
         reports = operations.init_regions(
             session.installation, session.principal, names=names, zone=zone, replaced=replaced
         )
-        return _answer(reports)
+        return _answer(session, reports)
 
 
-def _answer(reports: list[ZoneReport], missed: Mapping[tuple[str, str], int] | None = None) -> Answer:
+def _answer(session: Session, reports: list[ZoneReport], missed: Mapping[tuple[str, str], int] | None = None) -> Answer:
     """The zones, with the number of objects that they are known to miss, where it was looked for."""
-    body = [zone_json(each) for each in reports]
+    circuits = operations.list_circuits(session.installation, session.principal)
+    now = session.installation.effects.now()
+    body = [zone_json(each, circuits.get((each.region, each.zone), ()), now) for each in reports]
     if missed is not None:
         body = [
             zone | {"missedObjects": missed.get((each.region, each.zone), 0)}

@@ -1,8 +1,11 @@
 """Regions: listed, looked at, and their buckets made."""
 
+from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from imgstore.domain.access import Action, Principal, authorize
+from imgstore.domain.circuits import ZoneHealth
 from imgstore.domain.errors import InvalidInput
 from imgstore.operations.installation import Installation
 from imgstore.operations.recording import recorded
@@ -18,7 +21,19 @@ def list_regions(installation: Installation, principal: Principal) -> list[Regio
 def check_regions(installation: Installation, principal: Principal, *, names: Sequence[str] = ()) -> list[ZoneReport]:
     """Look at every zone of the named regions, or of all: reachable, bucket there, whose it is. Changes nothing."""
     authorize(principal, Action.READ, "/")
-    return [report for region in _named(installation, names) for report in installation.locator.check(region)]
+    chosen = _named(installation, names)
+    with ThreadPoolExecutor(len(chosen)) as pool:  # so that regions that do not answer are waited for together
+        return [report for reports in pool.map(installation.locator.check, chosen) for report in reports]
+
+
+def list_circuits(installation: Installation, principal: Principal) -> dict[tuple[str, str], list[ZoneHealth]]:
+    """What each observer saw last of the zones that ever failed, by region and zone."""
+    authorize(principal, Action.READ, "/")
+    found: defaultdict[tuple[str, str], list[ZoneHealth]] = defaultdict(list)
+    with installation.catalog.reading() as facts:
+        for health in facts.zone_health.list():
+            found[health.region, health.zone].append(health)
+    return dict(found)
 
 
 def missed_objects(installation: Installation, principal: Principal) -> dict[tuple[str, str], int]:

@@ -27,6 +27,8 @@ class VersionView:
     line: Lineage
     gaps: tuple[ZoneGap, ...] = ()
     """What zones are known to miss of the replicas that lie in three; filled where one version is shown."""
+    silent_slots: frozenset[str] = frozenset()
+    """The uids of the slots whose store does not answer, as far as this host knows."""
 
 
 def view_of(facts: Facts, line: Lineage, version: ImageVersion) -> VersionView:
@@ -53,13 +55,17 @@ def show_version(
     """The version of that name; without its `replicas`, which are another look into the catalog, where nobody asks."""
     scope = names.version_id(installation.subscription, group, gallery, definition, version)
     permit(installation, principal, Action.READ, scope)
+    if replicas:
+        installation.locator.health.refresh()
     with installation.catalog.reading() as facts:
         line, found = finding.lineage_and_version(facts, installation.subscription, group, gallery, definition, version)
         if not replicas:
             return seen(line, found, ())
         view = view_of(facts, line, found)
         zoned = [each.slot.uid for each in view.replicas if each.slot.zone == ALL_ZONES]
-        return replace(view, gaps=tuple(facts.zone_gaps.of_slots(zoned)))
+        gaps = tuple(facts.zone_gaps.of_slots(zoned))
+    silent = frozenset(each.slot.uid for each in view.replicas if installation.locator.is_avoided(each.slot))
+    return replace(view, gaps=gaps, silent_slots=silent)
 
 
 def list_versions(

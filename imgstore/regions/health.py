@@ -5,7 +5,7 @@ The records are read at most once a second, and written when a circuit changes i
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +32,7 @@ from imgstore.domain.errors import (
     StoreSilent,
     StoreUnreachable,
 )
-from imgstore.stores.hedging import is_urgent
+from imgstore.stores.hedging import LATE_SECONDS, is_urgent
 from imgstore.stores.threads import start_thread
 
 ZoneName: TypeAlias = tuple[str, str]
@@ -40,6 +40,8 @@ ZoneName: TypeAlias = tuple[str, str]
 
 REFRESH_SECONDS: Final = 1.0
 """How old the records of other processes may be."""
+LOOK_SECONDS: Final = 10.0
+"""A zone that was heard of in this time is not probed for those who only look."""
 PROBE_WAIT_SECONDS: Final = 0.15
 """How long a caller without another store waits for a probe, and the end of a process."""
 
@@ -122,6 +124,25 @@ class HealthBook:
         """Give the probes that are under way a moment to end: a short command would never see a store come back."""
         with self._probed:
             self._probed.wait_for(lambda: not self._probing, PROBE_WAIT_SECONDS)
+
+    def look(self, names: Iterable[ZoneName]) -> None:
+        """Probe the zones that were not heard of lately, side by side, and wait for the answers as for any read.
+
+        A zone whose answer is late is avoided then, and its probe goes on.
+        """
+        self.refresh()
+        now = self._monotonic()
+        old = [
+            name
+            for name in names
+            if now - max(self._answered_at.get(name, _NEVER), self._probed_at.get(name, _NEVER)) >= LOOK_SECONDS
+        ]
+        begun = [name for name in old if self._begin_probe(name)]
+        with self._probed:
+            self._probed.wait_for(lambda: self._probing.isdisjoint(begun), LATE_SECONDS)
+            late = self._probing.intersection(begun)
+        for name in late:
+            self.late(name, LATE_SECONDS)
 
     def is_avoided(self, region: str, zone: str) -> bool:
         """Whether the circuit of a zone is not closed."""
@@ -275,6 +296,7 @@ class HealthBook:
 
 
 _CLOSED: Final = Circuit()
+_NEVER: Final = float("-inf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -156,6 +156,12 @@ class Locator:
             return self.health.is_avoided(region.name, slot.zone)
         return sum(self.health.is_avoided(region.name, zone.name) for zone in region.zones) >= QUORUM
 
+    def look_at_zones(self) -> frozenset[tuple[str, str]]:
+        """The zones (region, zone) that do not answer; those that were not heard of lately are probed first."""
+        names = [(region.name, zone.name) for region in self._regions.regions.values() for zone in region.zones]
+        self.health.look(names)
+        return frozenset(name for name in names if self.health.is_avoided(*name))
+
     def note_late(self, slot: Slot, age_seconds: float) -> None:
         """A request to the slot is not answered yet. Of a slot in three zones, each zone is watched by itself."""
         if slot.zone != ALL_ZONES:

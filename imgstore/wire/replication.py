@@ -14,7 +14,7 @@ else: one is Failed or Degraded       Failed, with `details`
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from imgstore.domain.names import region_key
 from imgstore.domain.resources import Replica, TargetRegion, ZoneGap
@@ -29,6 +29,8 @@ def replication_status_json(
     replicas: Sequence[Replica],
     display_names: Mapping[str, str],
     gaps: Sequence[ZoneGap] = (),
+    *,
+    silent_slots: Collection[str] = (),
 ) -> Json:
     """The status of each target region, in the order of the request.
 
@@ -37,9 +39,12 @@ def replication_status_json(
         replicas: the version's.
         display_names: of regions, by name.
         gaps: what zones miss of replicas that lie in three. Such a replica is Completed: two zones have all of it.
+        silent_slots: uids of the slots whose store does not answer. The states tell of bytes, and stay as they are.
     """
     somewhere = any(one.state is ReplicaState.COMPLETED for one in replicas)
-    summary = [_region_json(target, replicas, display_names, gaps, somewhere=somewhere) for target in targets]
+    summary = [
+        _region_json(target, replicas, display_names, gaps, silent_slots, somewhere=somewhere) for target in targets
+    ]
     return {"aggregatedState": _aggregated([region["state"] for region in summary]), "summary": summary}
 
 
@@ -48,6 +53,7 @@ def _region_json(
     replicas: Sequence[Replica],
     display_names: Mapping[str, str],
     gaps: Sequence[ZoneGap],
+    silent_slots: Collection[str],
     *,
     somewhere: bool,
 ) -> Json:
@@ -62,18 +68,18 @@ def _region_json(
         "details": "; ".join(
             f"replica {one.slot.key.ordinal}: {text}"
             for one in mine
-            if (text := _details(one, gaps, somewhere=somewhere))
+            if (text := _details(one, gaps, somewhere=somewhere, silent=one.slot.uid in silent_slots))
         ),
         "progress": min((_percent(one) for one in mine), default=0),
         "bytesDone": sum(one.bytes_done for one in mine),
         "bytesTotal": sum(one.bytes_total for one in mine),
         "bytesPerSecond": sum(map(_bytes_per_second, mine)),
         "etaSeconds": max((eta for one in mine if (eta := _eta_seconds(one)) is not None), default=None),
-        "replicas": [_replica_json(one, gaps) for one in mine],
+        "replicas": [_replica_json(one, gaps, silent=one.slot.uid in silent_slots) for one in mine],
     }
 
 
-def _replica_json(replica: Replica, gaps: Sequence[ZoneGap]) -> Json:
+def _replica_json(replica: Replica, gaps: Sequence[ZoneGap], *, silent: bool) -> Json:
     missed = [
         {"zone": gap.zone, "objects": gap.objects, "seenAt": instant(gap.seen_at)}
         for gap in gaps
@@ -82,6 +88,7 @@ def _replica_json(replica: Replica, gaps: Sequence[ZoneGap]) -> Json:
     return {
         "replica": replica.slot.key.ordinal,
         "state": replica.state.value,
+        "storeAnswers": not silent,
         "progress": _percent(replica),
         "bytesDone": replica.bytes_done,
         "bytesTotal": replica.bytes_total,
@@ -91,8 +98,13 @@ def _replica_json(replica: Replica, gaps: Sequence[ZoneGap]) -> Json:
     }
 
 
-def _details(replica: Replica, gaps: Sequence[ZoneGap], *, somewhere: bool) -> str:
-    """What went wrong, and when it is tried again; or what it waits for."""
+def _details(replica: Replica, gaps: Sequence[ZoneGap], *, somewhere: bool, silent: bool) -> str:
+    """What went wrong, and when it is tried again; or what it waits for; and whether its store answers."""
+    told = [_state_details(replica, gaps, somewhere=somewhere)] + (["its store does not answer now"] if silent else [])
+    return ", ".join(text for text in told if text)
+
+
+def _state_details(replica: Replica, gaps: Sequence[ZoneGap], *, somewhere: bool) -> str:
     if replica.error and replica.state is ReplicaState.FAILED and replica.retry_at is not None:
         return f"{replica.error} (a worker tries again at {instant(replica.retry_at)})"
     if replica.state is ReplicaState.PENDING and not somewhere:

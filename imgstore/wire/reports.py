@@ -1,11 +1,14 @@
 """What imgstore tells beside Azure's resources: exports, inspections, verifications, regions. In ARM's manner of names."""
 
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from imgstore.wire.text import Json, instant
 
 if TYPE_CHECKING:  # a shape needs no reader of images and no store
     from imgstore.catalog import ActivityRow
+    from imgstore.domain.circuits import ZoneHealth
     from imgstore.domain.works import Worker
     from imgstore.formats import Inspection
     from imgstore.operations.benching import Plan, Report
@@ -167,8 +170,14 @@ def region_json(region: "Region") -> Json:
     }
 
 
-def zone_json(report: "ZoneReport") -> Json:
-    """The state of one zone of a region."""
+def zone_json(report: "ZoneReport", circuits: "Sequence[ZoneHealth]" = (), now: datetime | None = None) -> Json:
+    """The state of one zone of a region.
+
+    Args:
+        report: what was found now.
+        circuits: what each observer saw last.
+        now: the time that their ages count from.
+    """
     return {
         "region": report.region,
         "zone": report.zone,
@@ -180,6 +189,19 @@ def zone_json(report: "ZoneReport") -> Json:
         "answerSeconds": None if report.answer_seconds is None else round(report.answer_seconds, 4),
         "properties": None if report.properties is None else _properties_json(report.properties),
         "problem": report.problem,
+        "circuit": max(circuits, key=lambda each: each.avoided).state.value if circuits else "closed",
+        "circuits": [] if now is None else [_circuit_json(each, now) for each in circuits],
+    }
+
+
+def _circuit_json(health: "ZoneHealth", now: datetime) -> Json:
+    return {
+        "observer": health.observer,
+        "state": health.state.value,
+        "since": instant(now - timedelta(seconds=health.since_seconds)),
+        "failures": health.failures,
+        "nextProbe": instant(now + timedelta(seconds=health.probe_seconds)) if health.avoided else None,
+        "lastError": health.error,
     }
 
 

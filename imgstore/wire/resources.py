@@ -142,7 +142,9 @@ def version_json(view: "VersionView", display_names: Mapping[str, str], *, repli
     """
     version, line = view.version, view.line
     status = (
-        replication_status_json(version.target_regions, view.replicas, display_names, view.gaps)
+        replication_status_json(
+            version.target_regions, view.replicas, display_names, view.gaps, silent_slots=view.silent_slots
+        )
         if replication_status
         else None
     )

@@ -22,6 +22,15 @@ def test_nobody_is_let_in_without_a_token(api: Api) -> None:
         assert api.ask("GET", path, headers={"Authorization": ""}).status == 200, path
 
 
+def test_strangers_see_how_each_part_is_and_nothing_else(api: Api) -> None:
+    seen = api.ask("GET", "/readyz", headers={"Authorization": ""})
+    assert seen.body["status"] == "ready"
+    assert seen.body["checks"].keys() == {"database", "stores", "freeSpace", "worker"}
+    assert set(seen.body["checks"].values()) <= {"ok", "degraded", "missing"}
+    counts = str(api.ask("GET", "/metrics", headers={"Authorization": ""}).body)
+    assert 'imgstore_zone_circuit_open{region="eastus",zone="1"} 0.0' in counts
+
+
 def test_a_token_is_given_for_the_secret_alone(api: Api) -> None:
     assert api.credential is not None
     identity = api.credential.known.identity

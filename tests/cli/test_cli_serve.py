@@ -39,7 +39,8 @@ def test_the_lines_point_clients_at_it_and_the_secret_is_told_once(tmp_path: Pat
         } == set(first.told)  # fmt: skip
         url = f"https://localhost:{first.port}"
         assert f"az cloud register -n imgstore --endpoint-resource-manager {url}" in first.lines
-        assert first.ask("GET", "/readyz") == (200, "ok\n")
+        checks = {"database": "ok", "stores": "ok", "freeSpace": "ok", "worker": "ok"}
+        assert first.ask("GET", "/readyz") == (200, {"status": "ready", "checks": checks})
         token = first.token(first.told)
         _, told = first.ask("GET", "/subscriptions?api-version=2022-12-01", token=token)
         assert [each["subscriptionId"] for each in told["value"]] == [first.told["IMGSTORE_SUBSCRIPTION_ID"]]

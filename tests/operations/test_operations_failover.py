@@ -20,11 +20,14 @@ from imgstore.domain.resources import ManagedDisk
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.version_disks import OS_DISK
 from imgstore.domain.works import WorkKind
-from imgstore.operations import machine_making, placed_disks
+from imgstore.operations import machine_making, placed_disks, regions
 from imgstore.operations.disk_references import PlacedDisk, put_disk
+from imgstore.operations.holding import this_host
 from imgstore.operations.installation import Installation
 from imgstore.operations.machine_making import MachineRequest
+from imgstore.operations.readiness import Check, Readiness, check_readiness
 from imgstore.operations.removals import run_removals
+from imgstore.regions import health
 from imgstore.testing.distance import Way, Ways
 from imgstore.testing.engines import S3Engine
 from imgstore.testing.installations import (
@@ -42,6 +45,8 @@ from imgstore.testing.installations import (
     states,
 )
 from imgstore.testing.scenes import Scene, on_minio
+from imgstore.wire.replication import replication_status_json
+from imgstore.wire.reports import zone_json
 
 pytest_plugins = ["imgstore.testing.stock"]
 
@@ -266,3 +271,38 @@ def test_an_export_reads_the_other_replica(
         export(west, tmp_path / f"{number}.raw", WEST)
         assert (tmp_path / f"{number}.raw").read_bytes() == stock.first.read_bytes()
     assert set(states(show(west)).values()) == {ReplicaState.COMPLETED}
+
+
+def test_who_looks_sees_a_store_that_does_not_answer(sites: Sites, west: Installation) -> None:
+    first = make(west, "a")
+    assert check_readiness(west) == Readiness(
+        database=Check.OK, stores=Check.OK, free_space=Check.OK, worker=Check.MISSING
+    )
+    kill(sites.way_of(first))
+    other = sites.open()
+    readiness = check_readiness(other)
+    assert (readiness.stores, readiness.ready) == (Check.DEGRADED, True)
+    view = show(other)
+    status = replication_status_json(view.version.target_regions, view.replicas, {}, silent_slots=view.silent_slots)
+    (region,) = status["summary"]
+    assert region["state"] == "Completed", "its bytes are there"
+    assert region["details"] == f"replica {first.replica}: its store does not answer now"
+    assert [each["storeAnswers"] for each in region["replicas"]] == [
+        each["replica"] != first.replica for each in region["replicas"]
+    ]
+    circuits = regions.list_circuits(other, ADMIN)[WEST, first.slot.zone]
+    assert [(each.observer, each.avoided) for each in circuits] == [(this_host(), True)]
+    (report,) = [each for each in regions.check_regions(other, ADMIN, names=[WEST]) if each.zone == first.slot.zone]
+    body = zone_json(report, circuits, other.effects.now())
+    assert (body["circuit"], body["ready"]) == ("open", False)
+    assert "Could not connect" in body["circuits"][0]["lastError"]
+
+
+def test_nothing_is_ready_where_no_region_has_a_store_that_answers(
+    sites: Sites, west: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "LOOK_SECONDS", 0.0)
+    for way in sites.ways.values():
+        way.hold()
+    readiness = check_readiness(west)
+    assert (readiness.stores, readiness.ready) == (Check.FAILED, False)

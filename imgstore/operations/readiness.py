@@ -1,0 +1,74 @@
+"""Whether an installation can do its work now, in words that anybody may read: no names, no addresses, no errors."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from imgstore.domain.errors import StoreError
+from imgstore.operations.installation import Installation
+
+
+class Check(StrEnum):
+    """How one part is."""
+
+    OK = "ok"
+    DEGRADED = "degraded"
+    """Some of it does not work, and the rest does."""
+    FAILED = "failed"
+    MISSING = "missing"
+    """There is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readiness:
+    """The checks of one moment."""
+
+    database: Check
+    """Whether the catalog answers."""
+    stores: Check
+    """Degraded where a zone does not answer; Failed where no region has a store that does."""
+    free_space: Check
+    """Failed where the data home has no more free space than its reserve."""
+    worker: Check
+    """Missing where nobody copies replicas: whatever was asked for waits."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests can be served. Without a worker they can; with one region of several, too."""
+        return Check.FAILED not in {self.database, self.stores, self.free_space}
+
+
+def check_readiness(installation: Installation) -> Readiness:
+    """Look at every part. Zones that were not heard of lately are probed, for two seconds at most."""
+    return Readiness(
+        database=_database(installation),
+        stores=_stores(installation),
+        free_space=Check.OK if installation.has_room(0) else Check.FAILED,
+        worker=_worker(installation),
+    )
+
+
+def _database(installation: Installation) -> Check:
+    try:
+        with installation.catalog.reading() as facts:
+            facts.now()
+    except StoreError:
+        return Check.FAILED
+    return Check.OK
+
+
+def _worker(installation: Installation) -> Check:
+    try:
+        with installation.catalog.reading() as facts:
+            alive = any(facts.workers.is_alive(each) for each in facts.workers.list())
+    except StoreError:
+        return Check.FAILED
+    return Check.OK if alive else Check.MISSING
+
+
+def _stores(installation: Installation) -> Check:
+    down = installation.locator.look_at_zones()
+    regions = installation.regions.regions.values()
+    if not down:
+        return Check.OK
+    usable = [region for region in regions if any((region.name, zone.name) not in down for zone in region.zones)]
+    return Check.DEGRADED if usable else Check.FAILED
