@@ -157,7 +157,9 @@ def _naming(installation: Installation, slot: Slot, key: str) -> Naming:
 
 
 def _owner(facts: Facts, key: str) -> str | None:
-    """Tell who may still want an object: a version or disk of that uid stands in the catalog."""
+    """Tell who may still want an object: a version or disk of that uid stands in the catalog, or one that it lost."""
+    if facts.installation.get().keeps_unknown:
+        return "the catalog was older than its buckets when it was accepted: a newer one may know the object"
     owner_uid = key.split("/")[1]
     with suppress(NotFound):
         version = facts.versions.by_uid(owner_uid)

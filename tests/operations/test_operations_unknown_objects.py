@@ -170,6 +170,21 @@ def test_others_are_left_alone(home: Installation, stock: Stock, clock: ManualCl
     assert all_slots(home)
 
 
+def test_a_catalog_that_was_accepted_though_it_is_older_keeps_all(
+    home: Installation, stock: Stock, clock: ManualClock
+) -> None:
+    slot, key, data = publish_to(home, stock, "southcentralus")
+    delete(home)
+    late(home, slot, key, data)
+    list_unknown(home, ADMIN, grace=WEEK)
+    clock.advance(8 * 86_400)
+    with home.catalog.transaction() as facts:
+        facts.installation.accept_outdated()
+    found = one(remove_unknown(home, ADMIN, grace=WEEK))
+    assert (found.removed, found.is_removable) == (False, False)
+    assert home.locator.store(slot).get(slot.prefix + key) == data
+
+
 def test_who_may(home: Installation) -> None:
     nobody = Principal(name="nobody", uid="00000000-0000-0000-0000-000000000009")
     for act in (list_unknown, remove_unknown):
