@@ -63,4 +63,6 @@ def _places(installation: Installation) -> list[tuple[str, str]]:
         os.path.abspath(home): "HOME",
         os.path.realpath(home): "HOME",
     }
+    for region in installation.regions.regions.values():
+        known |= {zone.endpoint: f"the store of {region.name}" for zone in region.zones if zone.endpoint}
     return sorted(known.items(), key=lambda each: -len(each[0]))

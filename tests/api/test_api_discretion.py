@@ -15,7 +15,7 @@ from imgstore.api.discretion import discreet, told
 from imgstore.domain.access import Role
 from imgstore.domain.errors import ImgstoreError, StoreUnreachable
 from imgstore.operations.sources import open_source
-from imgstore.testing.installations import GROUP
+from imgstore.testing.installations import GROUP, open_home
 from imgstore.testing.web import Page, WebServer, make_certificate, start_web
 
 pytest_plugins = ["api_fixtures"]
@@ -156,3 +156,12 @@ def test_a_taken_gallery_name_does_not_tell_whose_it_is(api: Api) -> None:
     assert refused.status == 409
     assert "secret-group" not in json.dumps(refused.body)
     assert "secret-group" in json.dumps(api.ask("PUT", path, {"location": "southcentralus"}).body)
+
+
+def test_the_addresses_of_stores_are_not_told(tmp_path: Path) -> None:
+    """They are the operator's."""
+    with open_home(tmp_path / "home", environ={"IMGSTORE_S3_ENDPOINT": "http://10.9.8.7:9000"}) as installation:
+        error = StoreUnreachable("No answer.", found='could not connect to "http://10.9.8.7:9000/bucket/key"')
+        text = json.dumps(told(installation, error))
+        assert "10.9.8.7" not in text
+        assert "the store of " in text
