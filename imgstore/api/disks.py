@@ -164,6 +164,7 @@ def _made(
             gallery_image_reference=body.reference,
             gallery_image_reference_lun=body.lun,
             tags=body.tags,
+            details=body.details,
         )
     if body.upload_bytes is not None:
         upload = UploadRequest(
@@ -174,6 +175,7 @@ def _made(
             storage_account_type=body.storage_account_type,
             declared=body.declared,
             tags=body.tags,
+            details=body.details,
         )
         return create_upload(session.installation, session.principal, upload)
     assert body.source is not None, "it is read with one of the three"
@@ -184,6 +186,7 @@ def _made(
         storage_account_type=body.storage_account_type,
         declared=body.declared,
         tags=body.tags,
+        details=body.details,
     )
     return create_from_source(session.installation, session.principal, request, written=written)
 
@@ -191,12 +194,12 @@ def _made(
 def patch_disk(task: Task) -> Outcome:
     """The command of PATCH, of managed images too."""
     request, reader = task.request, _reader(task, Action.WRITE)
-    tags = read_disk_change(request["body"])
-    standing = _shown(task, reader)
+    place, standing = _place(request), _shown(task, reader)
+    tags, details = read_disk_change(request["body"], place["kind"], standing)
     check_conditions(request["conditions"], standing)
-    if "tags" not in request["body"]:
+    if tags is None and details.kept is None:
         return False, standing
-    disks.tag_disk(task.session.installation, task.session.principal, **_place(request), tags=tags)
+    disks.tag_disk(task.session.installation, task.session.principal, **place, tags=tags, details=details)
     return False, _shown(task, reader)
 
 

@@ -96,6 +96,7 @@ def put_image(task: Task) -> Outcome:
             storage_account_type=body.storage_account_type,
             declared=body.declared,
             tags=body.tags,
+            details=body.details,
         ),
         written=lambda image: task.accept((standing is None, image_json(image))),
     )

@@ -18,7 +18,8 @@ from imgstore.domain.names import compute_id
 from imgstore.operations import machines
 from imgstore.operations.machine_making import create_machine
 from imgstore.operations.machines import MachineView
-from imgstore.wire.api_versions import Kind, trimmed
+from imgstore.wire.api_versions import Kind
+from imgstore.wire.body_fields import known_fields
 from imgstore.wire.machine_bodies import one_source, read_machine, without_secrets
 from imgstore.wire.machines import instance_view_json, machine_json
 from imgstore.wire.text import Json
@@ -162,7 +163,7 @@ def put_machine(task: Task) -> Outcome:
     """The command of PUT and PATCH."""
     session, request = task.session, task.request
     changing = _changing(session, request)
-    body = trimmed(request["body"], _KIND, session.api_version)
+    body = known_fields(request["body"], _KIND, session.api_version)
     asked = read_machine(body, request["group"], request["machine"], whole=request["whole"])
     standing: Json = None
     try:

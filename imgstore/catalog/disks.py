@@ -255,6 +255,7 @@ def _values(disk: ManagedDisk) -> dict[str, Any]:
         "upload_bytes": disk.upload_bytes,
         "managed_by": disk.managed_by,
         "machine_lun": disk.machine_lun,
+        "kept": dict(disk.kept),
     }
 
 
@@ -286,6 +287,7 @@ def _disk(row: "Row[Any]") -> ManagedDisk:
         source_lun=row.source_lun,
         managed_by=row.managed_by,
         machine_lun=row.machine_lun,
+        kept=row.kept,
     )
 
 

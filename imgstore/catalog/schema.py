@@ -85,7 +85,7 @@ from imgstore.domain.works import WorkKind
 from imgstore.domain.zones import ZoneKind
 from imgstore.ledger.rows import ChargeKind
 
-REVISION: Final = "0024"
+REVISION: Final = "0025"
 """The head of migrations/versions. A catalog that stands at it opens without Alembic being imported."""
 
 # Names of constraints are fixed, so that a later migration can name what it drops on either engine.
@@ -461,6 +461,8 @@ disks = Table(
     Column("grant_uid", String),
     Column("grant_level", OneOf(AccessLevel)),
     Column("grant_expires_at", Instant),
+    # Fields of the resource by their paths, which only `wire` looks into.
+    Column("kept", JSON, nullable=False, server_default="{}"),
     UniqueConstraint("group_uid", "kind", "name_key", "part"),
     # How many were made of one version lately, among the many that were made of it before.
     Index(None, "source_version_uid", "created_at"),

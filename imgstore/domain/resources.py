@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum, StrEnum
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from imgstore.domain import names
 from imgstore.domain.digests import Digest
@@ -441,6 +441,8 @@ class ManagedDisk:
     """The resource id of the machine that it is attached to; such a disk is not deleted."""
     machine_lun: int | None = None
     """Where it is attached: None is the OS disk."""
+    kept: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of its resource by their paths, shown as they were sent: they change nothing."""
 
     def in_slot(self, slot: Slot) -> "ManagedDisk":
         """The same in that slot, whose type it has."""

@@ -3,7 +3,7 @@
 Shown, listed and deleted: those, and what is made from other sources (``making.py``, ``images.py``, ``uploading.py``).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -11,6 +11,7 @@ from imgstore.catalog import Facts
 from imgstore.control.choices import latest, next_slot
 from imgstore.domain import keys, names
 from imgstore.domain.access import Action, Principal, may, visible
+from imgstore.domain.disk_details import NO_DETAILS, DiskDetails
 from imgstore.domain.errors import Conflict, ImageNotAvailable, PropertyChangeNotAllowed
 from imgstore.domain.names import ImageReference, SharedReference, VersionName
 from imgstore.domain.offers import ImageOffer
@@ -56,6 +57,7 @@ class ImageDiskRequest:
     tags: Mapping[str, str] | None
     managed_by: str | None = None
     """The resource id of the machine that it is made for."""
+    details: DiskDetails = NO_DETAILS
 
 
 def create_disk(
@@ -68,6 +70,7 @@ def create_disk(
     gallery_image_reference: ImageReference | SharedReference,
     gallery_image_reference_lun: int | None = None,
     tags: Mapping[str, str] | None = None,
+    details: DiskDetails = NO_DETAILS,
 ) -> ManagedDisk:
     """Make a managed disk from a complete replica of an image version, whichever's turn it is.
 
@@ -83,9 +86,11 @@ def create_disk(
         gallery_image_reference: of which image; without a version the latest that is complete in the region.
         gallery_image_reference_lun: of which of its data disks; None is its OS disk.
         tags: None leaves them as they are.
+        details: what else is said of it.
 
     Raises:
         ImageNotAvailable: no such version, it has no such disk, or it is not complete in the region.
+        InvalidInput: the disk would not have the size or the zones that the details say.
         PropertyChangeNotAllowed: the disk exists, from another image or in another region.
         StoreError: no complete replica of the region serves.
     """
@@ -104,6 +109,7 @@ def create_disk(
                 reference=reference,
                 lun=gallery_image_reference_lun,
                 tags=tags,
+                details=details,
             )
             if standing is None:
                 ensure_group(installation, facts, group, wanted.region)
@@ -150,7 +156,7 @@ def compare_disk(
     check_same_image(installation, wanted.reference, standing.source_reference, f"{image}.id")
     if standing.source_lun != wanted.lun:
         raise PropertyChangeNotAllowed(f"{image}.lun", found=_told(wanted.lun), expected=_told(standing.source_lun))
-    return tagged(facts, standing, wanted.tags)
+    return tagged(facts, standing, wanted.tags, wanted.details)
 
 
 def check_same_image(installation: Installation, named: ImageReference, standing: str, path: str) -> None:
@@ -191,9 +197,12 @@ def check_standing(standing: ManagedDisk, region: str) -> None:
         raise PropertyChangeNotAllowed("location", found=region, expected=standing.location)
 
 
-def tagged(facts: Facts, standing: ManagedDisk, tags: Mapping[str, str] | None) -> ManagedDisk:
-    """The disk with these tags; None leaves them as they are."""
-    changed = standing if tags is None else replace(standing, tags=dict(tags))
+def tagged(
+    facts: Facts, standing: ManagedDisk, tags: Mapping[str, str] | None, details: DiskDetails = NO_DETAILS
+) -> ManagedDisk:
+    """The disk with these tags and details; None leaves them as they are. Raises as `DiskDetails.applied_to`."""
+    changed = details.applied_to(standing)
+    changed = changed if tags is None else replace(changed, tags=dict(tags))
     if changed != standing:
         facts.disks.update(changed)
     return changed
@@ -211,10 +220,17 @@ def _place_disk(installation: Installation, facts: Facts, wanted: ImageDiskReque
         Conflict: the definition disallows disks of the replica's type.
     """
     offer = offered(installation, facts, wanted.reference, wanted.region)
-    slots = installation.preferred(offer.slots)
+    slots = installation.preferred(_slots_of_type(offer.slots, wanted.details.sku))
     disk = facts.placements.place(_new_disk(installation, wanted, offer, slots[0]), slots)
     _check_allowed(offer, disk.storage_account_type)
     return disk
+
+
+def _slots_of_type(slots: Sequence[Slot], sku: StorageAccountType | None) -> Sequence[Slot]:
+    """The zone-redundant slots where these are asked for and there are some, else all."""
+    if sku is not StorageAccountType.STANDARD_ZRS:
+        return slots
+    return [slot for slot in slots if slot.key.storage_account_type is sku] or slots
 
 
 def add_disk(
@@ -236,7 +252,7 @@ def _new_disk(installation: Installation, wanted: ImageDiskRequest, offer: Image
     content = offer.disk(disk_key(wanted.lun))
     assert content.virtual_bytes is not None, "written with the first replica that completes"
     assert content.disk_digest is not None, "likewise"
-    return ManagedDisk(
+    disk = ManagedDisk(
         uid=installation.effects.new_uid(),
         subscription=installation.subscription,
         group=wanted.group,
@@ -259,6 +275,7 @@ def _new_disk(installation: Installation, wanted: ImageDiskRequest, offer: Image
         provisioning_state=ProvisioningState.CREATING,
         source_format=DiskFormat.RAW,
     )
+    return wanted.details.applied_to(disk)
 
 
 def _declared(offer: ImageOffer, wanted: ImageDiskRequest) -> Declared:
@@ -427,9 +444,10 @@ def tag_disk(
     group: str,
     name: str,
     kind: DiskKind = DiskKind.DISK,
-    tags: Mapping[str, str],
+    tags: Mapping[str, str] | None,
+    details: DiskDetails = NO_DETAILS,
 ) -> list[ManagedDisk]:
-    """Give a managed disk, a snapshot, or all disks of a managed image these tags instead of their own.
+    """Give a managed disk, a snapshot, or all disks of a managed image these tags and details instead of their own.
 
     Returns:
         The disks.
@@ -445,7 +463,8 @@ def tag_disk(
         place = (installation.subscription, group, kind, name)
         for slot_uid in sorted({each.slot.uid for each in facts.disks.list(*place)}):
             facts.slots.lock(slot_uid)  # Under which a disk is completed.
-        changed = [replace(each, tags=dict(tags) or NO_TAGS) for each in facts.disks.list(*place)]
+        standing = [details.applied_to(each) for each in facts.disks.list(*place)]
+        changed = standing if tags is None else [replace(each, tags=dict(tags) or NO_TAGS) for each in standing]
         if not changed:
             raise finding.no_disk(installation.subscription, group, name, kind)
         for each in changed:

@@ -1,12 +1,13 @@
 """Managed images: an OS disk and data disks by LUN, each a reference or taken in, shown and deleted together."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from imgstore.catalog import Facts
 from imgstore.control.kinship import check_kin, inherited
 from imgstore.domain import names
 from imgstore.domain.access import Action, Principal, authorize
+from imgstore.domain.disk_details import NO_DETAILS, DiskDetails
 from imgstore.domain.errors import InvalidInput, SourceGone
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import UNDECLARED, Declared, DiskKind, ManagedDisk, StorageAccountType
@@ -68,6 +69,8 @@ class ImageRequest:
     """What files are; None looks at them."""
     tags: Mapping[str, str] | None = None
     """None leaves them as they are."""
+    details: Mapping[str, DiskDetails] = field(default_factory=dict)
+    """What else is said of disks, by disk key."""
 
 
 def create_image(
@@ -146,6 +149,7 @@ def _part(request: ImageRequest, part: str, source: str, declared: Declared) -> 
         declared=declared,
         source_format=request.source_format,
         tags=request.tags,
+        details=request.details.get(part, NO_DETAILS),
     )
 
 

@@ -13,6 +13,7 @@ from imgstore.control.kinship import check_kin
 from imgstore.control.machines import NO_PROFILE, OsProfile, checked_profile
 from imgstore.domain import names
 from imgstore.domain.access import Action, Principal, authorize
+from imgstore.domain.disk_details import DiskDetails
 from imgstore.domain.errors import Conflict, InvalidInput, PropertyChangeNotAllowed
 from imgstore.domain.geometry import GIB
 from imgstore.domain.machines import (
@@ -26,7 +27,7 @@ from imgstore.domain.machines import (
     free_luns,
 )
 from imgstore.domain.names import ImageReference, SharedReference, image_reference
-from imgstore.domain.resources import NO_TAGS, Declared, DiskKind, ManagedDisk, OsState, OsType
+from imgstore.domain.resources import NO_TAGS, Declared, DiskKind, ManagedDisk, OsState, OsType, StorageAccountType
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.version_disks import OS_DISK, check_there, disk_key, lun_of
 from imgstore.operations import finding
@@ -67,6 +68,8 @@ class DiskAsked:
     """It is this very disk: said of a machine that stands."""
     size_gib: int | None = None
     """It has this size: disks are not made larger than their image."""
+    sku: StorageAccountType | None = None
+    """The type that the disk is to be shown with, as `DiskDetails.sku`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +147,7 @@ def create_machine(installation: Installation, principal: Principal, request: Ma
                     _authorize_rest(principal, facts, machine)
                 disks = facts.disks.of_machine(machine.resource_id)
             _check_disks(request, machine, disks)
+            disks = [_with_sku(facts, request, disk) for disk in disks]
             if request.interfaces is not None:
                 facts.inert.attach(machine.uid, request.interfaces)
             placed = [lease_disk(installation, facts, disk) for disk in disks]
@@ -491,6 +495,18 @@ def _check_disks(request: MachineRequest, machine: Machine, disks: Sequence[Mana
             raise PropertyChangeNotAllowed(f"{path}.name", found=asked.manner.name, expected=disk.name)
         if asked.resource_id is not None and asked.resource_id.casefold() != disk.resource_id.casefold():
             raise PropertyChangeNotAllowed(f"{path}.managedDisk.id", found=asked.resource_id, expected=disk.resource_id)
+
+
+def _with_sku(facts: Facts, request: MachineRequest, disk: ManagedDisk) -> ManagedDisk:
+    """The disk, shown with the type that is asked for. Raises as `DiskDetails.applied_to`."""
+    asked = request.disks.get(disk_key(disk.machine_lun))
+    if asked is None or asked.sku is None:
+        return disk
+    path = "properties.storageProfile.osDisk" if disk.machine_lun is None else f"{_DATA_DISKS}[{disk.machine_lun}]"
+    changed = DiskDetails(sku=asked.sku, sku_path=f"{path}.managedDisk.storageAccountType").applied_to(disk)
+    if changed != disk:
+        facts.disks.update(changed)
+    return changed
 
 
 def _check_same_source(

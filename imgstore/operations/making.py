@@ -12,6 +12,7 @@ from imgstore.catalog import Facts
 from imgstore.control.kinship import check_kin, inherited
 from imgstore.domain import keys, names
 from imgstore.domain.access import Action, Principal, authorize
+from imgstore.domain.disk_details import NO_DETAILS, DiskDetails
 from imgstore.domain.errors import (
     ImageRefused,
     InvalidInput,
@@ -72,6 +73,7 @@ class DiskRequest:
     """What a file is; None looks at it."""
     tags: Mapping[str, str] | None = None
     """None leaves them as they are."""
+    details: DiskDetails = NO_DETAILS
 
     @property
     def kin_name(self) -> str:
@@ -282,7 +284,7 @@ def _copied(
         )
     above = ensure_group(installation, facts, request.group, region)
     copied = replace(
-        copy_of(installation, original),
+        request.details.applied_to(copy_of(installation, original)),
         kind=request.kind,
         group=above.name,
         name=request.name,
@@ -307,6 +309,7 @@ def copy_of(installation: Installation, original: ManagedDisk) -> ManagedDisk:
         grant=None,
         managed_by=None,
         machine_lun=None,
+        kept={},
     )
 
 
@@ -320,7 +323,7 @@ def _compared(installation: Installation, facts: Facts, request: DiskRequest, st
     kind = request.storage_account_type
     if kind is not None and kind is not standing.storage_account_type:
         raise PropertyChangeNotAllowed("sku.name", found=kind, expected=standing.storage_account_type)
-    return tagged(facts, standing, request.tags)
+    return tagged(facts, standing, request.tags, request.details)
 
 
 def _same_file(
@@ -373,6 +376,7 @@ def _added(
         provisioning_state=ProvisioningState.CREATING,
         source_format=reader.trimmings.format,
     )
+    disk = request.details.applied_to(disk)
     facts.disks.add(disk)
     return disk
 

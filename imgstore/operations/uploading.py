@@ -13,6 +13,7 @@ from imgstore.catalog import Facts
 from imgstore.control.kinship import check_kin
 from imgstore.domain import keys, names
 from imgstore.domain.access import DISKS, Action, Principal
+from imgstore.domain.disk_details import NO_DETAILS, DiskDetails
 from imgstore.domain.errors import Conflict, InvalidInput, NotFound, PropertyChangeNotAllowed
 from imgstore.domain.geometry import TIB
 from imgstore.domain.resources import NO_TAGS, UNDECLARED, Declared, ManagedDisk, StorageAccountType
@@ -56,6 +57,7 @@ class UploadRequest:
     """What is said of the system on it."""
     tags: Mapping[str, str] | None = None
     """None leaves them as they are."""
+    details: DiskDetails = NO_DETAILS
 
 
 def create_upload(installation: Installation, principal: Principal, request: UploadRequest) -> ManagedDisk:
@@ -105,7 +107,7 @@ def _compared(facts: Facts, standing: ManagedDisk, request: UploadRequest, regio
     if kind is not None and kind is not standing.storage_account_type:
         raise PropertyChangeNotAllowed("sku.name", found=kind, expected=standing.storage_account_type)
     check_kin(standing.declared, request.declared, source_name=standing.name, taker_name=f"disk {request.name}")
-    return tagged(facts, standing, request.tags)
+    return tagged(facts, standing, request.tags, request.details)
 
 
 def _added(installation: Installation, facts: Facts, request: UploadRequest, region: str) -> ManagedDisk:
@@ -133,6 +135,7 @@ def _added(installation: Installation, facts: Facts, request: UploadRequest, reg
         source_format=DiskFormat.VHD_FIXED,
         upload_bytes=request.upload_bytes,
     )
+    disk = request.details.applied_to(disk)
     facts.disks.add(disk)
     return disk
 

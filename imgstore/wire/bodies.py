@@ -25,7 +25,8 @@ from imgstore.domain.resources import (
     Recommended,
 )
 from imgstore.domain.sharing import CommunityInfo, SharingPermission, SharingProfile
-from imgstore.wire.api_versions import Kind, knows, trimmed
+from imgstore.wire.api_versions import Kind, knows
+from imgstore.wire.body_fields import known_fields
 from imgstore.wire.edited import read_features, read_range, whole_at
 from imgstore.wire.reading import at, flag_of, tags_of, text_of, unfit
 from imgstore.wire.requests import parse_disk_types, parse_end_of_life
@@ -136,11 +137,6 @@ _COMMUNITY: Final = {
     "public_name_prefix": "publicNamePrefix",
 }
 _REQUIRED: Final = ("os_type", "os_state", "publisher", "offer", "sku")
-_NOT_HEEDED: Final[Mapping[Kind, tuple[str, ...]]] = {
-    Kind.GALLERY: ("identity", "properties.softDeletePolicy.gracePeriodInDays"),
-    Kind.DEFINITION: (),
-}
-"""What is asked for in these places is refused, since it would not be done."""
 
 
 def read_gallery(body: Json, api_version: str, *, whole: bool) -> dict[str, Any]:
@@ -171,7 +167,8 @@ def read_sharing(
         InvalidInput: it is no profile, or names others than it is shared with, which only ``/share`` changes.
     """
     path = "properties.sharingProfile"
-    said = at(trimmed(body, Kind.GALLERY, api_version), path)
+    body = known_fields(body, Kind.GALLERY, api_version)
+    said = at(body, path)
     if not isinstance(said, Mapping | None):
         raise unfit(path, said, "an object")
     now = standing or SharingProfile()
@@ -220,9 +217,7 @@ def new_definition(fields: Mapping[str, Any], api_version: str) -> dict[str, Any
 
 def _read(kind: Kind, table: tuple[_Field, ...], body: Json, api_version: str, *, whole: bool) -> dict[str, Any]:
     check_object(body)
-    known = trimmed(body, kind, api_version)
-    for path in _NOT_HEEDED[kind]:
-        refuse(known, path)
+    known = known_fields(body, kind, api_version)
     fields: dict[str, Any] = {}
     if whole or at(known, "location") is not None:
         fields["location"] = region_key(location_of(known))

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from imgstore.control.changes import DEFINITION_MAY_CHANGE, GALLERY_MAY_CHANGE
+from imgstore.domain.errors import InvalidInput
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import SOFT_DELETE_RETENTION_DAYS, Feature, Gallery, ImageDefinition, Recommended
 from imgstore.wire.reading import at, flag_of, tags_of, text_of, unfit
@@ -105,8 +106,8 @@ def _read_feature(element: Json, path: str) -> Feature:
         raise unfit(path, element, "an object with name and value, and startsAtVersion if need be")
     texts = {name: text_of(element.get(name), f"{path}.{name}") for name in known}
     starts = texts["startsAtVersion"]
-    return Feature(
-        name=texts["name"] or "",
-        value=texts["value"] or "",
-        starts_at_version=None if starts is None else str(VersionName.parse(starts)),
-    )
+    try:
+        version = None if starts is None else str(VersionName.parse(starts))
+    except InvalidInput as error:
+        raise unfit(f"{path}.startsAtVersion", starts, "a version such as 1.0.0") from error
+    return Feature(name=texts["name"] or "", value=texts["value"] or "", starts_at_version=version)

@@ -13,10 +13,10 @@ from imgstore.domain.machines import DiskManner
 from imgstore.domain.resources import DiskKind, OsType
 from imgstore.domain.version_disks import OS_DISK, HostCaching, check_luns, disk_key
 from imgstore.operations.machine_making import DiskAsked, MachineRequest
-from imgstore.wire.bodies import check_object, location_of, missing, refuse, word_of
+from imgstore.wire.bodies import check_object, location_of, missing, word_of
 from imgstore.wire.edited import whole_at
 from imgstore.wire.reading import at, tags_of, text_of, unfit
-from imgstore.wire.source_bodies import checked_id
+from imgstore.wire.source_bodies import checked_id, sku_at
 from imgstore.wire.text import Json
 
 _PROFILE: Final = "properties.storageProfile"
@@ -48,32 +48,29 @@ KEPT: Final[Mapping[str, type]] = {
 }
 """By path, of which kind: shown as it came."""
 _KINDS: Final = {list: "a list", Mapping: "an object", str: "text", int: "a whole number"}
-_REFUSED: Final = (
-    "properties.virtualMachineScaleSet", f"{_OS_DISK}.vhd", f"{_OS_DISK}.image", f"{_OS_DISK}.encryptionSettings",
-)  # fmt: skip
-_REFUSED_OF_DISKS: Final = (
-    "vhd", "diffDiskSettings", "toBeDetached", "managedDisk.diskEncryptionSet", "managedDisk.securityProfile",
-)  # fmt: skip
-_SECRETS: Final = ("adminPassword", "customData")
-_UNATTENDED: Final = "additionalUnattendContent"
-"""Of windowsConfiguration: it has passwords in it."""
+_SECRETS: Final = frozenset(
+    path.lower()
+    for path in (
+        "properties.userData",
+        f"{_OS_PROFILE}.adminPassword",
+        f"{_OS_PROFILE}.customData",
+        f"{_OS_PROFILE}.windowsConfiguration.additionalUnattendContent",
+    )
+)
+"""The last one has passwords in it."""
 _OPTIONS: Final = {"fromimage": False, "attach": True}
 _DELETE_OPTIONS: Final = {"delete": True, "detach": False}
 
 
-def without_secrets(body: Json) -> Json:
-    """A body without what nobody may read again: passwords and what a machine is told in secret. Nothing is changed."""
-    profile = at(body, _OS_PROFILE)
-    if not isinstance(body, Mapping) or not isinstance(body.get("properties"), Mapping):
+def without_secrets(body: Json, path: str = "") -> Json:
+    """A body without what nobody may read again: passwords and what a machine is told in secret. Nothing is changed.
+
+    Names are found in any case, since this comes before anything is written down.
+    """
+    if not isinstance(body, Mapping):
         return body
-    properties = {name: value for name, value in body["properties"].items() if name != "userData"}
-    if isinstance(profile, Mapping):
-        kept = {name: value for name, value in profile.items() if name not in _SECRETS}
-        windows = kept.get("windowsConfiguration")
-        if isinstance(windows, Mapping):
-            kept["windowsConfiguration"] = {name: each for name, each in windows.items() if name != _UNATTENDED}
-        properties["osProfile"] = kept
-    return {**body, "properties": properties}
+    below = {name: f"{path}.{name}".lstrip(".").lower() for name in body}
+    return {name: without_secrets(body[name], where) for name, where in below.items() if where not in _SECRETS}
 
 
 def read_machine(body: Json, group: str, name: str, *, whole: bool) -> MachineRequest:
@@ -140,20 +137,15 @@ def _check_heeded(body: Json) -> None:
         said = at(body, path)
         if said is not None and not isinstance(said, kind):
             raise unfit(path, said, _KINDS[kind])
-    for path in _REFUSED:
-        refuse(body, path)
     identity = at(body, "identity.type")
     if identity is not None and str(identity).lower() != "none":
         raise unfit("identity.type", identity, "None: a virtual machine has no identity here yet")
-    encryption = "properties.securityProfile.encryptionAtHost"
-    if at(body, encryption) not in (None, False):
-        raise unfit(encryption, at(body, encryption), "false: imgstore does not do this yet")
 
 
 def _image(body: Json) -> str | None:
     said = at(body, _REFERENCE) or {}
     named = {name: said[name] for name in _IMAGE_IDS if said.get(name) is not None}
-    if not named and any(said.get(name) for name in _MARKET):
+    if not named and any(said.get(name) for name in (*_MARKET, "version")):
         raise InvalidInput(
             "The platform image is not available: there is no marketplace here.",
             found=":".join(str(said.get(name)) for name in (*_MARKET, "version")),
@@ -165,6 +157,8 @@ def _image(body: Json) -> str | None:
     if not named:
         return None
     word = next(iter(named.values()))
+    if beside := [name for name in (*_MARKET, "version") if said.get(name)]:
+        raise unfit(f"{_REFERENCE}.{beside[0]}", said[beside[0]], f"nothing beside {next(iter(named))}")
     if len(named) > 1 or not isinstance(word, str) or "/" not in word:
         raise unfit(_REFERENCE, said, f"one of {', '.join(_IMAGE_IDS)}, a resource id")
     return word
@@ -210,14 +204,10 @@ def _disks(body: Json, attached: str | None) -> dict[str, DiskAsked]:
 
 
 def _disk(disk: Mapping[str, Json], path: str, *, attach: str | None, made: bool) -> DiskAsked:
-    for field in _REFUSED_OF_DISKS:
-        if at(disk, field) not in (None, False, {}, ""):
-            raise unfit(f"{path}.{field}", at(disk, field), "nothing: imgstore does not do this yet")
     delete = at(disk, "deleteOption")
     if delete is not None and str(delete).lower() not in _DELETE_OPTIONS:
         raise unfit(f"{path}.deleteOption", delete, "Delete or Detach")
     named = at(disk, "managedDisk.id") if made else None
-    size = "diskSizeGb" if "diskSizeGb" in disk else "diskSizeGB"  # az spells it so.
     return DiskAsked(
         manner=DiskManner(
             name=text_of(disk.get("name"), f"{path}.name") or None,
@@ -226,7 +216,8 @@ def _disk(disk: Mapping[str, Json], path: str, *, attach: str | None, made: bool
         ),
         attach=attach,
         resource_id=None if named is None else checked_id(named, f"{path}.managedDisk.id", DiskKind.DISK),
-        size_gib=whole_at(disk, size),
+        size_gib=whole_at(disk, "diskSizeGB"),
+        sku=sku_at(disk, "managedDisk.storageAccountType", f"{path}.managedDisk.storageAccountType"),
     )
 
 

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Final
 
+from imgstore.domain.disk_details import SKU
 from imgstore.domain.geometry import GIB
 from imgstore.domain.resources import ManagedDisk
 from imgstore.domain.states import ProvisioningState
@@ -107,6 +108,9 @@ def _disk(machine: "Machine", disk: ManagedDisk, option: str) -> dict[str, Json]
         "createOption": option,
         "caching": machine.caching(disk.machine_lun).value,
         "diskSizeGB": -(-disk.virtual_bytes // GIB),
-        "managedDisk": {"id": disk.resource_id, "storageAccountType": disk.storage_account_type.value},
+        "managedDisk": {
+            "id": disk.resource_id,
+            "storageAccountType": disk.kept.get(SKU, disk.storage_account_type.value),
+        },
         "deleteOption": "Delete" if machine.manner(disk.machine_lun).deleted_with_machine else "Detach",
     }

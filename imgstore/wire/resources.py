@@ -7,6 +7,7 @@ After recorded traffic and the specification's examples of 2023-07-03. What we a
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
+from imgstore.domain.disk_details import SKU
 from imgstore.domain.geometry import GIB
 from imgstore.domain.machines import MACHINE
 from imgstore.domain.names import ComputeId, definition_id, gallery_id, group_id, region_key
@@ -25,6 +26,7 @@ from imgstore.domain.resources import (
 )
 from imgstore.domain.source_urls import without_secrets
 from imgstore.domain.version_disks import VersionDisk, lun_of
+from imgstore.wire.body_fields import place_field
 from imgstore.wire.replication import replication_status_json
 from imgstore.wire.sharing import sharing_profile_json
 from imgstore.wire.text import Json, instant
@@ -203,16 +205,22 @@ def disk_json(disk: ManagedDisk) -> Json:
             "uniqueId": disk.uid,
             "diskState": disk.disk_state.value,
             **_known(incremental=False if disk.kind is DiskKind.SNAPSHOT else None),
+            "encryption": {"type": "EncryptionAtRestWithPlatformKey"},
+            "networkAccessPolicy": "AllowAll",
+            "publicNetworkAccess": "Enabled",
             # Azure's words: a disk that waits for its upload is made.
             "provisioningState": "Succeeded" if disk.awaits_upload else disk.provisioning_state.value,
         },
     )
     properties = body.pop("properties")
-    return (
+    shown = (
         body
         | _known(managedBy=disk.managed_by)
         | {"sku": {"name": disk.storage_account_type.value}, "replica": disk.replica, "properties": properties}
     )
+    for path, value in disk.kept.items():
+        place_field(shown, path, value)
+    return shown
 
 
 def _creation_data(disk: ManagedDisk) -> Json:
@@ -261,7 +269,8 @@ def _image_disk(disk: ManagedDisk) -> dict[str, Json]:
         "diskSizeGB": _gib(disk.virtual_bytes),
         "diskSizeBytes": disk.virtual_bytes,
         **_known(diskDigest=disk.disk_digest.hex() or None),
-        "storageAccountType": disk.storage_account_type.value,
+        "storageAccountType": disk.kept.get(SKU, disk.storage_account_type.value),
+        **_known(caching=disk.kept.get("caching")),
     }
 
 

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from imgstore.domain.errors import InvalidInput
+from imgstore.domain.disk_details import DiskDetails
+from imgstore.domain.errors import InvalidInput, PropertyChangeNotAllowed
 from imgstore.domain.names import ComputeId, ImageReference, SharedReference, image_reference
 from imgstore.domain.resources import (
     Declared,
@@ -15,9 +16,12 @@ from imgstore.domain.resources import (
     StorageAccountType,
 )
 from imgstore.domain.source_urls import parse_source_url, without_secrets
+from imgstore.domain.version_disks import OS_DISK, HostCaching, disk_key
+from imgstore.wire.api_versions import Kind
 from imgstore.wire.bodies import check_object, location_of, missing, refuse, word_of
+from imgstore.wire.body_fields import kept_fields, known_fields
 from imgstore.wire.edited import whole_at
-from imgstore.wire.reading import at, tags_of, text_of, unfit
+from imgstore.wire.reading import at, flag_of, tags_of, text_of, unfit
 from imgstore.wire.requests import parse_storage_account_type
 from imgstore.wire.text import Json
 
@@ -47,6 +51,7 @@ class DiskBody:
     storage_account_type: StorageAccountType | None
     """Said of a file or an upload."""
     tags: Mapping[str, str]
+    details: DiskDetails
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,24 +66,29 @@ class ImageBody:
     declared: Declared
     storage_account_type: StorageAccountType | None
     tags: Mapping[str, str]
+    details: Mapping[str, DiskDetails]
+    """By disk key."""
 
 
 def read_disk(body: Json, kind: DiskKind = DiskKind.DISK) -> DiskBody:
     """What a PUT says of a managed disk or a snapshot.
 
     Raises:
-        InvalidInput: it is none that is made here.
+        InvalidInput: it is none that is made here, or a field says what is not done; its target is the path.
     """
     check_object(body)
+    body = known_fields(body, Kind(kind))
     option = str(at(body, f"{_CREATION}.createOption")).lower()
     wanted = ("FromImage", "Copy", "Import", "Upload") if kind is DiskKind.DISK else ("Copy", "Import")
     if option not in {word.lower() for word in wanted}:
         raise unfit(f"{_CREATION}.createOption", at(body, f"{_CREATION}.createOption"), " or ".join(wanted))
     reference = _reference(body) if option == "fromimage" else None
+    _check_creation(body, option)
     declared = Declared(
         os_type=_word(body, "properties.osType", _OS_TYPE),
         hyper_v_generation=_word(body, "properties.hyperVGeneration", _GENERATION),
     )
+    sku = sku_at(body, "sku.name")
     return DiskBody(
         location=location_of(body),
         reference=reference,
@@ -86,9 +96,31 @@ def read_disk(body: Json, kind: DiskKind = DiskKind.DISK) -> DiskBody:
         source=_creation_source(body, option) if option in ("copy", "import") else None,
         upload_bytes=_upload_bytes(body) if option == "upload" else None,
         declared=declared,
-        storage_account_type=_sku(at(body, "sku.name")) if option in ("import", "upload") else None,
+        storage_account_type=sku if option in ("import", "upload") else None,
         tags=tags_of(body),
+        details=DiskDetails(
+            size_gib=whole_at(body, "properties.diskSizeGB"), sku=sku, kept=kept_fields(body, Kind(kind))
+        ),
     )
+
+
+_OF_OPTIONS: Final = {
+    "galleryImageReference": ("fromimage",),
+    "imageReference": ("fromimage",),
+    "sourceUri": ("import",),
+    "storageAccountId": ("import",),
+    "sourceResourceId": ("copy",),
+    "uploadSizeBytes": ("upload",),
+}
+"""Fields of creationData that mean something with some of its options only."""
+
+
+def _check_creation(body: Json, option: str) -> None:
+    for name, options in _OF_OPTIONS.items():
+        if option not in options:
+            said = at(body, f"{_CREATION}.{name}")
+            if said not in (None, {}, ""):
+                raise unfit(f"{_CREATION}.{name}", said, f"nothing beside createOption {option}")
 
 
 def _reference(body: Json) -> ImageReference | SharedReference:
@@ -120,25 +152,50 @@ def _upload_bytes(body: Json) -> int:
     return upload_bytes
 
 
-def read_disk_change(body: Json) -> dict[str, str]:
-    """The tags that a PATCH gives a managed disk, a snapshot or an image; nothing else of one can change.
+def read_disk_change(body: Json, kind: DiskKind, standing: Json) -> tuple[dict[str, str] | None, DiskDetails]:
+    """What a PATCH says of a managed disk, a snapshot or an image: its tags, and fields that are kept.
+
+    Args:
+        body: the request's JSON.
+        kind: of the resource.
+        standing: the resource as it is shown, which the other fields must agree with.
+
+    Returns:
+        The tags, None where nothing is said of them, and the details.
 
     Raises:
-        InvalidInput: it asks for more.
+        InvalidInput: it asks for what is not done.
+        PropertyChangeNotAllowed: it asks for another value of what can't change.
     """
     check_object(body)
-    for path in ("properties", "sku", "zones"):
-        refuse(body, path)
-    return tags_of(body)
+    known = known_fields(body, Kind(kind))
+    kept = kept_fields(known, Kind(kind))
+    _check_unchanged(known, standing, kept)
+    tags = tags_of(known) if at(known, "tags") is not None else None
+    return tags, DiskDetails(kept=kept_fields(standing, Kind(kind)) | kept if kept else None)
+
+
+def _check_unchanged(said: Json, shown: Json, kept: Mapping[str, Json], path: str = "") -> None:
+    """See that each field of a PATCH, but for tags and what is kept, says what is so."""
+    if path == "tags" or path in kept or said in (None, [], {}, ""):
+        return
+    if isinstance(said, Mapping) and isinstance(shown, Mapping | None):
+        for name, each in said.items():
+            _check_unchanged(each, (shown or {}).get(name), kept, f"{path}.{name}".lstrip("."))
+        return
+    same = said.lower() == shown.lower() if isinstance(said, str) and isinstance(shown, str) else said == shown
+    if not same:
+        raise PropertyChangeNotAllowed(path, found=str(said)[:200], expected=str(shown)[:200])
 
 
 def read_image(body: Json) -> ImageBody:
     """What a PUT says of a managed image.
 
     Raises:
-        InvalidInput: it is none that is made here.
+        InvalidInput: it is none that is made here, or a field says what is not done; its target is the path.
     """
     check_object(body)
+    body = known_fields(body, Kind.IMAGE)
     refuse(body, "properties.sourceVirtualMachine")
     disk = f"{_PROFILE}.osDisk"
     said = at(body, f"{_PROFILE}.dataDisks") or []
@@ -156,13 +213,36 @@ def read_image(body: Json) -> ImageBody:
             os_state=_word(body, f"{disk}.osState", _OS_STATE),
             hyper_v_generation=_word(body, "properties.hyperVGeneration", _GENERATION),
         ),
-        storage_account_type=_sku(at(body, f"{disk}.storageAccountType")),
+        storage_account_type=sku_at(body, f"{disk}.storageAccountType"),
         tags=tags_of(body),
+        details={
+            OS_DISK: _image_disk_details(body, at(body, disk), disk),
+            **{
+                disk_key(lun): _image_disk_details(body, each, f"{_PROFILE}.dataDisks[{lun}]")
+                for lun, each in enumerate(data)
+            },
+        },
+    )
+
+
+def _image_disk_details(body: Json, disk: Json, path: str) -> DiskDetails:
+    zones = f"{_PROFILE}.zoneResilient"
+    caching = None if at(disk, "caching") is None else word_of(HostCaching)(disk, "caching")
+    return DiskDetails(
+        size_gib=whole_at(disk, "diskSizeGB"),
+        size_path=f"{path}.diskSizeGB",
+        sku=sku_at(disk, "storageAccountType", f"{path}.storageAccountType"),
+        sku_path=f"{path}.storageAccountType",
+        zone_resilient=None if at(body, zones) is None else flag_of(at(body, zones), zones),
+        kept={} if caching is None else {"caching": caching.value},
     )
 
 
 def _disk_source(disk: Json, path: str) -> str:
-    """Of one disk of an image, by Azure's three words for it."""
+    """Of one disk of an image, by one of Azure's three words for it."""
+    named = [word for word in ("blobUri", "snapshot.id", "managedDisk.id") if at(disk, word)]
+    if len(named) > 1:
+        raise unfit(f"{path}.{named[-1]}", at(disk, named[-1]), f"nothing beside {named[0]}")
     if uri := at(disk, "blobUri"):
         return checked_url(str(uri), f"{path}.blobUri")
     if (snapshot := at(disk, "snapshot.id")) is not None:
@@ -212,5 +292,21 @@ def _word(body: Json, path: str, read: Callable[[Json, str], _T]) -> _T | None:
     return None if at(body, path) is None else read(body, path)
 
 
-def _sku(word: Json) -> StorageAccountType | None:
-    return None if word is None else parse_storage_account_type(str(word))
+def sku_at(body: Json, path: str, shown: str | None = None) -> StorageAccountType | None:
+    """The storage account type at a path; None where nothing is.
+
+    Args:
+        body: where the path begins.
+        path: of the type.
+        shown: the path in the whole body, for errors.
+
+    Raises:
+        InvalidInput: there is no such type here.
+    """
+    word = at(body, path)
+    if word is None:
+        return None
+    try:
+        return parse_storage_account_type(str(word))
+    except InvalidInput as error:
+        raise unfit(shown or path, word, str(error.expected)) from error

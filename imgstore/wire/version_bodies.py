@@ -19,8 +19,9 @@ from imgstore.domain.resources import (
 )
 from imgstore.domain.source_urls import without_secrets
 from imgstore.domain.version_disks import OS_DISK, HostCaching, VersionDisk, check_luns, disk_key, lun_of
-from imgstore.wire.api_versions import Kind, trimmed
-from imgstore.wire.bodies import check_object, location_of, missing, refuse, word_of
+from imgstore.wire.api_versions import Kind
+from imgstore.wire.bodies import check_object, location_of, missing, word_of
+from imgstore.wire.body_fields import known_fields
 from imgstore.wire.edited import whole_at
 from imgstore.wire.reading import at, flag_of, tags_of, text_of, unfit
 from imgstore.wire.requests import parse_end_of_life, parse_storage_account_type
@@ -31,11 +32,6 @@ from imgstore.wire.version_updates import target_regions_of
 _PUBLISHING: Final = "properties.publishingProfile"
 _STORAGE: Final = "properties.storageProfile"
 _SAFETY: Final = "properties.safetyProfile"
-_NOT_HEEDED: Final = (
-    f"{_PUBLISHING}.targetExtendedLocations",
-    f"{_PUBLISHING}.storageAccountStrategy",
-    "properties.securityProfile",
-)
 _MODE: Final = f"{_PUBLISHING}.replicationMode"
 _OS: Final = f"{_STORAGE}.osDiskImage"
 _DATA: Final = f"{_STORAGE}.dataDiskImages"
@@ -131,9 +127,7 @@ def read_version(body: Json, api_version: str, *, whole: bool) -> VersionBody:
         InvalidInput: it is no version, or asks for what is not done; its target is the path.
     """
     check_object(body)
-    known = trimmed(body, Kind.VERSION, api_version)
-    for path in _NOT_HEEDED:
-        refuse(known, path)
+    known = known_fields(body, Kind.VERSION, api_version)
     regions, kind = at(known, f"{_PUBLISHING}.targetRegions"), at(known, f"{_PUBLISHING}.storageAccountType")
     ends = text_of(at(known, f"{_PUBLISHING}.endOfLifeDate"), f"{_PUBLISHING}.endOfLifeDate")
     silent = None if whole and at(known, _PUBLISHING) is not None else KEEP

@@ -80,6 +80,11 @@ def test_a_machine_takes_its_disks_from_the_replica_and_names_them(stocked: Api)
     assert {each["managedBy"] for each in made.values()} == {shown["id"]}
 
 
+def test_what_nobody_heard_of_is_refused_by_its_path(stocked: Api) -> None:
+    refused = stocked.ask("PUT", path_of(stocked), machine_body(stocked.version(), unheardOf={"a": 1}), version=VM)
+    assert (refused.status, refused.body["error"]["target"]) == (400, "properties.unheardOf")
+
+
 def test_what_was_said_is_kept_and_shown_but_for_secrets(stocked: Api) -> None:
     linux = {
         "disablePasswordAuthentication": True,
@@ -91,7 +96,6 @@ def test_what_was_said_is_kept_and_shown_but_for_secrets(stocked: Api) -> None:
         priority="Spot",
         securityProfile={"securityType": "TrustedLaunch"},
         userData=PASSWORD,
-        unheardOf={"a": 1},
     ) | {"zones": ["1"], "identity": {"type": "None"}}
     body["properties"]["osProfile"] |= {
         "customData": PASSWORD,

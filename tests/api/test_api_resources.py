@@ -284,7 +284,7 @@ def test_a_disk_gets_other_tags_and_nothing_else(api: Api, web: WebServer) -> No
     )
     assert api.ask("PATCH", path, {}).body["tags"] == {"team": "images"}
     refused = api.ask("PATCH", path, {"properties": {"diskSizeGB": 64}})
-    assert (refused.status, refused.body["error"]["target"]) == (400, "properties")
+    assert (refused.status, refused.body["error"]["target"]) == (409, "properties.diskSizeGB")
     assert api.ask("PATCH", f"{api.compute}/disks/none", {"tags": {}}).status == 404
 
 

@@ -139,7 +139,8 @@ def test_a_version_of_disks_each_by_itself(api: Api, web: WebServer) -> None:
     [
         ({"source": {"id": "/etc/passwd"}}, "storageProfile.source.id"),
         ({"source": {"virtualMachineId": "/x"}}, "storageProfile.source"),
-        ({"source": {"id": 7, "uri": "x"}}, "storageProfile.source.id"),
+        ({"source": {"id": 7}}, "storageProfile.source.id"),
+        ({"source": {"id": "%s/images/none", "uri": "x"}}, "storageProfile.source.uri"),
         ({"source": "x"}, "storageProfile.source"),
         ({"osDiskImage": {"source": {"id": "/etc/passwd"}}}, "storageProfile.osDiskImage.source.id"),
         ({"source": {"id": "%s/images/none"}}, "source"),

@@ -118,7 +118,7 @@ def test_what_can_not_change_is_not_taken_away_by_silence() -> None:
         ({"location": "eastus", "properties": []}, "properties"),
         ({"location": "eastus", "properties": {"description": {}}}, "properties.description"),
         ({"location": "eastus", "tags": {"a": []}}, "tags.a"),
-        ({"location": "eastus", "identity": {"type": "SystemAssigned"}}, "identity"),
+        ({"location": "eastus", "identity": {"type": "SystemAssigned"}}, "identity.type"),
         (
             {"location": "eastus", "properties": {"softDeletePolicy": {"retentionPeriodInDays": "many"}}},
             "properties.softDeletePolicy.retentionPeriodInDays",
@@ -162,11 +162,14 @@ def test_what_a_put_says_of_a_version() -> None:
     ("properties", "target"),
     [
         ({"publishingProfile": {"replicationMode": "Sideways"}}, "publishingProfile.replicationMode"),
-        ({"publishingProfile": {"targetExtendedLocations": [{}]}}, "publishingProfile.targetExtendedLocations"),
+        (
+            {"publishingProfile": {"targetExtendedLocations": [{"name": "x"}]}},
+            "publishingProfile.targetExtendedLocations",
+        ),
         ({"publishingProfile": {"targetRegions": []}}, "publishingProfile.targetRegions"),
         (
             {"publishingProfile": {"targetRegions": [REGION | {"encryption": {"x": 1}}]}},
-            "publishingProfile.targetRegions",
+            "publishingProfile.targetRegions[0].encryption",
         ),
         ({"publishingProfile": {"replicaCount": True}}, "publishingProfile.replicaCount"),
         ({"storageProfile": {"dataDiskImages": [{"lun": "x"}]}}, "storageProfile.dataDiskImages.lun"),

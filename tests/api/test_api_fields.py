@@ -1,0 +1,265 @@
+"""Each field of Azure's own models is done, shown again, or refused by its path: none is dropped.
+
+`api_fields.json` says for each field of the pinned azure-mgmt-compute which of these it is. A field that a newer release
+adds is not there, and fails.
+"""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from api_requests import COMPUTE, HERE, requests_of
+from api_server import Answer, Api, start_api
+
+from imgstore.testing.clients import LOCKS
+from imgstore.testing.engines import require
+from imgstore.testing.web import WebServer
+
+pytest_plugins = ["api_fixtures"]
+
+EXPECTED: Final = Path(__file__).with_name("api_fields.json")
+
+DONE: Final = {
+    "location": "a resource is in its region, or refused: test_api_resources.py",
+    "properties.osProfile.adminPassword": "Azure shows it to nobody: test_api_machines.py",
+    "properties.osProfile.customData": "likewise",
+    "properties.osProfile.windowsConfiguration.additionalUnattendContent[].content": "likewise",
+    "properties.osProfile.windowsConfiguration.additionalUnattendContent[].passName": "likewise: as a whole",
+    "properties.osProfile.windowsConfiguration.additionalUnattendContent[].componentName": "likewise",
+    "properties.osProfile.windowsConfiguration.additionalUnattendContent[].settingName": "likewise",
+    "properties.userData": "likewise",
+    "properties.restore": "brings a softly deleted version back, which shows no word of it: test_operations_lifetimes.py",
+    "properties.storageProfile.osDiskImage.source.id": "beside a URL the storage account's, whose rights Azure checks; "
+    "here the URL alone is read: test_api_sources.py",
+    "properties.storageProfile.osDiskImage.source.storageAccountId": "likewise",
+    "properties.storageProfile.dataDiskImages[].source.id": "likewise",
+    "properties.storageProfile.dataDiskImages[].source.storageAccountId": "likewise",
+    "properties.completionPercent": "Azure alone says how far a copy in the background is; copies here are made at once",
+    "properties.copyCompletionError.errorCode": "likewise",
+    "properties.copyCompletionError.errorMessage": "likewise",
+}
+"""Fields that are taken and not shown, with the reason and where that is tested."""
+
+
+@pytest.fixture(scope="module")
+def models() -> Any:
+    """By type and verb: each field with its kind."""
+    python = require("azure-sdk").command
+    done = subprocess.run([python, str(LOCKS / "model_fields.py")], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def stocked(tmp_path: Path, web: WebServer) -> Iterator[tuple[Api, dict[tuple[str, str], Any]]]:
+    """A server with one of everything, and the bodies that made it by method and path."""
+    with start_api(tmp_path / "home", rate_limit_factor=0, worker=True) as api:
+        found = requests_of(api, web)
+        for each in found:
+            answer = api.ask(each.method, each.path, each.body, version=each.version)
+            if "azure-asyncoperation" in answer.headers:
+                api.await_end(answer)
+        yield api, {(each.method, each.path): each.body for each in found}
+
+
+def value_of(how: Any, leaf: str) -> Any:
+    """A plausible value that is not the default."""
+    if words := how.get("words"):
+        return words[-1] if words[-1] != "None" else words[0]
+    named = leaf.rpartition(".")[2].rstrip("[]")
+    if named == "name" and "targetRegions" in leaf:
+        return "South Central US"
+    return {"bool": True, "int": 7, "float": 0.5, "datetime": "2091-01-01T00:00:00Z"}.get(how["kind"], "value1")
+
+
+def with_value(body: Any, leaf: str, value: Any) -> Any:
+    """A copy of a body with a value at a path."""
+    copy = json.loads(json.dumps(body))
+    here, steps = copy, re.findall(r"[^.\[\]]+|\[\]", leaf)
+    for place, step in enumerate(steps):
+        last = place == len(steps) - 1
+        below: Any = value if last else ([] if steps[place + 1] == "[]" else {})
+        if step == "[]":
+            if not here:
+                here.append(below)
+            elif last or type(here[0]) is not type(below):
+                here[0] = below
+            here = here[0]
+        else:
+            key = "n" if step == "*" else step
+            if last or type(here.get(key)) is not type(below):
+                here[key] = below
+            here = here[key]
+    return copy
+
+
+def at(body: Any, leaf: str) -> Any:
+    """What is at a path; of lists the first."""
+    for step in re.findall(r"[^.\[\]]+|\[\]", leaf):
+        if step == "[]":
+            body = body[0] if isinstance(body, list) and body else None
+        else:
+            body = body.get("n" if step == "*" else step) if isinstance(body, dict) else None
+    return body
+
+
+def outcome(api: Api, path: str, answer: Answer, leaf: str, value: Any, version: str) -> str:
+    """What became of a field."""
+    if answer.status in (400, 404, 409):
+        error = answer.body["error"]
+        named = re.sub(r"\[[^\]]*\]", "", f"{error.get('target', '')} {error['message']}").lower()
+        steps = [step for step in re.findall(r"[^.\[\]*]+", leaf) if step != "properties"]
+        return "refused" if any(step.lower() in named for step in steps) else f"refused without its path: {error}"
+    assert answer.status < 300, (leaf, answer)
+    if "azure-asyncoperation" in answer.headers:
+        ended = api.await_end(answer)
+        assert ended["status"] == "Succeeded", (leaf, ended)
+    shown = at(api.ask("GET", path, version=version).body, leaf)
+    same = str(shown).lower() == str(value).lower() or (leaf.endswith("Date") and str(shown)[:10] == str(value)[:10])
+    return "shown" if same else "done" if leaf in DONE else f"dropped: {shown!r} is shown for {value!r}"
+
+
+def part_of(shown: Any, leaf: str) -> Any:
+    """A PATCH that says what is so of the data disk that a field is of."""
+    disks = "properties.storageProfile.dataDisks"
+    return {"properties": {"storageProfile": {"dataDisks": at(shown, disks)}}} if leaf.startswith(disks) else {}
+
+
+def with_no_clash(body: Any, kind: str, verb: str, leaf: str, number: int) -> Any:
+    """Definitions of one gallery differ in their identifiers."""
+    if kind == "galleries/images" and verb == "PUT" and "identifier" not in leaf:
+        body["properties"]["identifier"]["sku"] = f"s{number}"
+    return body
+
+
+ONE: Final = {
+    "galleries": ("galleries/g1", "galleries/f{}"),
+    "galleries/images": ("galleries/g1/images/ubuntu", "galleries/g1/images/f{}"),
+    "galleries/images/versions": ("galleries/g1/images/ubuntu/versions/1.0.0", None),
+    "disks": ("disks/d", "disks/f{}"),
+    "snapshots": ("snapshots/s", "snapshots/f{}"),
+    "images": ("images/i", "images/f{}"),
+    "virtualMachines": ("virtualMachines/vm", None),
+}
+"""Of each type one that stands, and what new ones are called; of what is slow to make the one that stands is put again."""
+
+
+def observed(api: Api, bodies: dict[tuple[str, str], Any], models: Any, version: str) -> Any:
+    """What becomes of each field, by type and verb."""
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    for kind, (standing, new) in ONE.items():
+        for verb in ("PUT", "PATCH"):
+            outcomes = found.setdefault(kind, {}).setdefault(verb, {})
+            shown = api.ask("GET", f"{api.compute}/{standing}", version=version).body
+            base = shown if new is None else bodies["PUT", f"{api.compute}/{standing}"]
+            for number, (leaf, how) in enumerate(models[kind][verb].items()):
+                if how["readOnly"]:
+                    continue
+                path = f"{api.compute}/{new.format(number) if new and verb == 'PUT' else standing}"
+                whole = with_value(base if verb == "PUT" else part_of(shown, leaf), leaf, value_of(how, leaf))
+                body = with_no_clash(whole, kind, verb, leaf, number)
+                answer = api.ask(verb, path, body, version=version)
+                outcomes[leaf] = outcome(api, path, answer, leaf, value_of(how, leaf), version)
+    return found
+
+
+@pytest.mark.engine("azure-sdk")
+@pytest.mark.timeout(900)
+def test_no_field_of_azures_models_is_dropped(stocked: tuple[Api, dict[tuple[str, str], Any]], models: Any) -> None:
+    api, bodies = stocked
+    found = observed(api, bodies, models, COMPUTE)
+    told = {
+        f"{kind} {verb} {leaf}": what
+        for kind, verbs in found.items()
+        for verb, leaves in verbs.items()
+        for leaf, what in leaves.items()
+    }
+    assert {where: what for where, what in told.items() if what not in ("refused", "shown", "done")} == {}
+    classified = {
+        f"{kind} {verb}": {
+            what: sorted(leaf for leaf, each in leaves.items() if each == what) for what in ("done", "shown", "refused")
+        }
+        for kind, verbs in found.items()
+        for verb, leaves in verbs.items()
+    }
+    assert classified == json.loads(EXPECTED.read_text()), "a newer release has other fields: classify them"
+
+
+DEFAULTS: Final[dict[str, Any]] = {
+    "sku": {"name": "Premium_LRS", "tier": "Premium"},
+    "zones": [],
+    "extendedLocation": None,
+    "properties": {
+        "networkAccessPolicy": "AllowAll",
+        "publicNetworkAccess": "Enabled",
+        "dataAccessAuthMode": "None",
+        "diskSizeGB": 1,
+        "maxShares": 1,
+        "burstingEnabled": False,
+        "optimizedForFrequentAttach": False,
+        "supportsHibernation": False,
+        "diskAccessId": None,
+        "encryption": {"type": "EncryptionAtRestWithPlatformKey", "diskEncryptionSetId": None},
+        "encryptionSettingsCollection": {"enabled": False, "encryptionSettings": []},
+        "securityProfile": {"securityType": "Standard"},
+        "availabilityPolicy": {"actionOnDiskDelay": "None"},
+    },
+}
+"""What Azure's clients send along though nobody asked for it."""
+
+
+def test_the_defaults_of_azures_clients_are_taken_and_shown(
+    stocked: tuple[Api, dict[tuple[str, str], Any]],
+) -> None:
+    api, bodies = stocked
+    disk = bodies["PUT", f"{api.compute}/disks/d"]
+    path = f"{api.compute}/disks/defaults"
+    body = DEFAULTS | {"location": HERE, "properties": disk["properties"] | DEFAULTS["properties"]}
+    answer = api.ask("PUT", path, body, version=COMPUTE)
+    assert answer.status == 202, answer
+    assert api.await_end(answer)["status"] == "Succeeded"
+    shown = api.ask("GET", path, version=COMPUTE).body
+    assert shown["sku"]["name"] == "Premium_LRS"
+    for name in ("networkAccessPolicy", "publicNetworkAccess", "diskSizeGB", "maxShares", "securityProfile"):
+        assert shown["properties"][name] == DEFAULTS["properties"][name]
+    assert shown["properties"]["encryption"] == {"type": "EncryptionAtRestWithPlatformKey"}
+    assert api.ask("PUT", path, shown | {"tags": {"c": "d"}}, version=COMPUTE).status in (200, 202)
+    patch = {"properties": {"networkAccessPolicy": "allowall", "diskSizeGB": 1}, "sku": {"name": "premium_lrs"}}
+    assert api.ask("PATCH", path, patch, version=COMPUTE).status == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "target"),
+    [
+        ({"zones": ["1"]}, "zones"),
+        ({"sku": {"name": "UltraSSD_LRS"}}, "sku.name"),
+        ({"sku": {"name": "Premium_ZRS"}}, "sku.name"),
+        ({"Properties": {"NetworkAccessPolicy": "DenyAll"}}, "properties.networkAccessPolicy"),
+        ({"properties": {"encryption": {"diskEncryptionSetId": "/x"}}}, "properties.encryption.diskEncryptionSetId"),
+        ({"properties": {"diskSizeGB": 64}}, "properties.diskSizeGB"),
+        (
+            {"properties": {"securityProfile": {"securityType": "TrustedLaunch"}}},
+            "properties.securityProfile.securityType",
+        ),
+        ({"properties": {"unheardOf": False}}, "properties.unheardOf"),
+    ],
+)
+def test_what_a_disk_does_not_do_is_refused_by_its_path_and_leaves_nothing(
+    stocked: tuple[Api, dict[tuple[str, str], Any]], change: Any, target: str
+) -> None:
+    api, _ = stocked
+    for kind, creation in (
+        ("disks", {"createOption": "FromImage", "galleryImageReference": {"id": api.version()}}),
+        ("disks", {"createOption": "Copy", "sourceResourceId": f"{api.compute}/disks/d"}),
+        ("disks", {"createOption": "Upload", "uploadSizeBytes": 20_972_032}),
+        ("snapshots", {"createOption": "Copy", "sourceResourceId": f"{api.compute}/disks/d"}),
+    ):
+        word = next((name for name in change if name.lower() == "properties"), "properties")
+        body = {"location": HERE, **change, word: {"creationData": creation, **change.get(word, {})}}
+        path = f"{api.compute}/{kind}/refused"
+        answer = api.ask("PUT", path, body, version=COMPUTE)
+        assert (answer.status, answer.body["error"]["target"]) == (400, target)
+        assert api.ask("GET", path, version=COMPUTE).status == 404
