@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from imgstore.catalog import Catalog
+from imgstore.catalog import Catalog, InstallationRow
 from imgstore.domain.disk_space import DiskSpace, read_disk_space
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import InvalidInput
@@ -20,11 +20,13 @@ from imgstore.domain.limits import DEFAULT_PRESET, PRESETS, Limits, read_limits
 from imgstore.domain.maintenance import MaintenanceSettings, read_maintenance
 from imgstore.domain.private_files import make_private_folder, tighten_folder
 from imgstore.domain.progress import Subscriber, guard, silent
+from imgstore.operations.first_start import check_catalog_file, check_no_other_installation
 from imgstore.operations.health_records import CatalogHealth
 from imgstore.operations.holding import LEASE_SECONDS, LeaseKeeper, this_host
 from imgstore.operations.installation import Installation, Tuning
 from imgstore.operations.zone_registry import CatalogZones
 from imgstore.regions import Locator, Regions, load_regions
+from imgstore.stores.retrying import RetryPolicy
 
 _DATABASE_FILE: Final = "catalog.sqlite"
 _SETTINGS_FILE: Final = "settings.toml"
@@ -153,10 +155,12 @@ def _opened(
     maintenance: MaintenanceSettings,
     scratch: Path,
 ) -> Iterator[Installation]:
+    if settings.database is None:
+        check_catalog_file(settings.home, settings.home / _DATABASE_FILE)
     catalog = Catalog.open(settings.database or f"sqlite:///{settings.home / _DATABASE_FILE}", outside)
     try:
-        with catalog.transaction() as facts:
-            row = facts.installation.ensure(settings.subscription)
+        registry = CatalogZones(catalog=catalog, effects=outside, subscriber=guard(subscriber))
+        row = _begun(settings, catalog, regions, registry, outside)
         locator = Locator(
             regions,
             home=settings.home,
@@ -165,7 +169,7 @@ def _opened(
             effects=outside,
             records=CatalogHealth(catalog, this_host()),
             space=space,
-            registry=CatalogZones(catalog=catalog, effects=outside, subscriber=guard(subscriber)),
+            registry=registry,
         )
         keeper = LeaseKeeper(catalog, settings.lease_seconds)
         try:
@@ -191,6 +195,31 @@ def _opened(
             locator.close()
     finally:
         catalog.close()
+
+
+def _begun(
+    settings: Settings, catalog: Catalog, regions: Regions, registry: CatalogZones, outside: Effects
+) -> InstallationRow:
+    """The installation, made now where the catalog has none and no zone belongs to another one."""
+    with catalog.reading() as facts:
+        found = facts.installation.find()
+    if found is not None:
+        return found
+    locator = Locator(
+        regions,
+        home=settings.home,
+        installation_uid="",
+        environ=settings.environ,
+        effects=outside,
+        registry=registry,
+        policy=RetryPolicy(attempts_max=1),
+    )
+    try:
+        check_no_other_installation(catalog.place, settings.home, locator)
+    finally:
+        locator.close()
+    with catalog.transaction() as facts:
+        return facts.installation.ensure(settings.subscription)
 
 
 @contextmanager

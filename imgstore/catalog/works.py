@@ -80,6 +80,12 @@ class Works(Repository):
         """The open works of a slot, or of all, oldest first."""
         return self._open() if slot_uid is None else self._open(_works.c.slot_uid == slot_uid)
 
+    def closed_among(self, slot_uid: str, uids: Sequence[str]) -> list[str]:
+        """Those of the uids that are closed works of the slot."""
+        closed = (_works.c.slot_uid == slot_uid) & (_works.c.state != WorkState.OPEN)
+        rows = self._session.all(select(_works.c.uid).where(closed, _works.c.uid.in_(uids)).order_by(_works.c.uid))
+        return [row.uid for row in rows]
+
     def pinned(self, manifest_uid: str) -> bool:
         """Whether an open work may refer to the manifest."""
         return self._session.first(select(_pins.c.work_uid).where(_pins.c.manifest_uid == manifest_uid)) is not None

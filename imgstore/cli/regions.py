@@ -1,13 +1,16 @@
 """``imgstore regions``: where bytes are kept."""
 
+import sys
 from collections.abc import Mapping
 
 import click
 
+from imgstore.cli import options
 from imgstore.cli.command import Answer, Group
 from imgstore.cli.output import Rows, columns
 from imgstore.cli.session import Session, opened
 from imgstore.operations import regions as operations
+from imgstore.operations.catalog_checks import accept_catalog as accept
 from imgstore.regions import ZoneReport
 from imgstore.wire.reports import region_json, zone_json
 from imgstore.wire.text import Json
@@ -95,6 +98,36 @@ def init(names: tuple[str, ...], zone: str | None, *, replaced: bool) -> Answer:
             session.installation, session.principal, names=names, zone=zone, replaced=replaced
         )
         return _answer(session, reports)
+
+
+@regions.command("accept-catalog", example="imgstore regions accept-catalog --yes")
+@options.yes
+def accept_catalog(*, yes: bool) -> Json:
+    """Use a catalog that is older than its buckets, for example one that was restored from a backup.
+
+    First look for a newer backup. What was stored after the backup is not in this catalog: its versions and disks cannot
+    be shown, exported or billed, and what was deleted since is listed and cannot be read. From then on objects that the
+    catalog does not know are listed by `imgstore gc` and never deleted.
+
+    Without --yes it asks; where there is no terminal to ask at, nothing is changed and the exit code is 1.
+    """
+    with opened() as session:
+        if not yes:
+            _confirm()
+        problems = accept(session.installation, session.principal)
+        for problem in problems:
+            session.warn(f"{problem}; it may show again that the catalog is older")
+        return {"accepted": True, "zonesNotReached": problems}
+
+
+def _confirm() -> None:
+    if not sys.stdin.isatty():
+        click.echo("Nothing was changed: there is no terminal to ask at. Use --yes.", err=True)
+    elif click.confirm("Use this catalog although it is older than its buckets?", err=True):
+        return
+    else:
+        click.echo("Nothing was changed.", err=True)
+    click.get_current_context().exit(1)
 
 
 def _answer(session: Session, reports: list[ZoneReport], missed: Mapping[tuple[str, str], int] | None = None) -> Answer:

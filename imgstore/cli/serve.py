@@ -12,6 +12,7 @@ from imgstore.cli.session import Session, opened
 from imgstore.cli.standard_streams import drop_output
 from imgstore.domain.errors import InvalidInput, ToolMissing
 from imgstore.domain.geometry import MIB
+from imgstore.operations.catalog_checks import look_at_checkpoints
 
 if TYPE_CHECKING:
     from imgstore.api.secrets import Credential
@@ -137,6 +138,7 @@ def serve(
         )
         app = make_application(session.installation, authority, settings)
         lines = _lines(session, here, bundle, administrator)
+        look_at_checkpoints(session.installation)
         run(
             app,
             session.installation,

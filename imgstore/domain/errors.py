@@ -18,6 +18,7 @@
     ├── AccessDenied                  403  the principal may not
     ├── Conflict                      409  the state of the gallery does not allow it
     │   ├── PropertyChangeNotAllowed       the property can't change after creation
+    │   ├── CatalogOutdated                the catalog is older than its buckets: nothing may be destroyed
     │   ├── WorkHeld                       another process does this very work now
     │   ├── LeaseLost                      this process was too slow; another has taken its work over
     │   └── ReplicationFailed              one or more target regions failed; the others serve
@@ -221,6 +222,12 @@ class WorkHeld(Conflict):
     """Another live process does this very work now."""
 
     code = "OperationInProgress"
+
+
+class CatalogOutdated(Conflict):
+    """The catalog is older than its buckets, or is none of theirs: nothing may be destroyed by what it says."""
+
+    code = "CatalogOutdated"
 
 
 class LeaseLost(Conflict):

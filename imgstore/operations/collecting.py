@@ -23,6 +23,7 @@ from imgstore.domain.errors import Conflict, ImgstoreError, LeaseLost, StoreErro
 from imgstore.domain.resources import Gallery, Pool, Slot
 from imgstore.domain.works import Work
 from imgstore.operations.abandoning import WORK_ABANDON_DAYS, abandon_forsaken, forsaken_works
+from imgstore.operations.catalog_checks import check_catalog_is_current, refuse_if_outdated
 from imgstore.operations.counting import Counter
 from imgstore.operations.installation import Installation
 from imgstore.operations.lifetimes import purge_soft_deleted
@@ -97,8 +98,12 @@ def collect(
         principal: who.
         grace: how long a condemned segment is kept.
         patience: how long a work may go without a lease before it is abandoned, and what it had sent condemned.
+
+    Raises:
+        CatalogOutdated: the catalog is older than its buckets; nothing was changed.
     """
     with recorded(installation, principal, Action.ADMINISTER, INSTALLATION, "imgstore/gc"):
+        check_catalog_is_current(installation)
         with installation.catalog.transaction() as facts:
             facts.clock_steps.correct()
         # What these end is unreferenced from here on, and its grace begins.
@@ -128,6 +133,7 @@ def collect(
 def collect_pool(installation: Installation, principal: Principal, pool_uid: str) -> list[SlotReport]:
     """`collect` for one pool, without grace: for who alone ever wrote into it and has deleted its gallery."""
     with recorded(installation, principal, Action.ADMINISTER, INSTALLATION, "imgstore/gc"):
+        check_catalog_is_current(installation)
         done: list[SlotReport] = []
         for pool, planned in _surveyed(installation, timedelta(0), pool_uid):
             done += [_collect_slot(installation, report, timedelta(0)) for report in planned]
@@ -226,6 +232,7 @@ def _next_batch(installation: Installation, survey: SlotSurvey, grace: timedelta
     slot, effects = survey.slot, installation.effects
     began, token = effects.monotonic(), effects.new_uid()
     with installation.catalog.transaction() as facts:
+        refuse_if_outdated(facts)
         facts.slots.lock(slot.uid)
         clock = clock_of(installation, facts, slot, grace)
         ripe = [each for each in facts.condemned.list(slot.uid) if is_ripe(each, clock)]

@@ -16,6 +16,7 @@ from imgstore.domain.resources import ImageVersion, ManagedDisk, ManifestRow, Re
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.version_disks import OS_DISK
 from imgstore.domain.works import Work, WorkKind
+from imgstore.operations.catalog_checks import bodies_of_strangers, check_catalog_is_current
 from imgstore.operations.granting import check_not_granted
 from imgstore.operations.installation import Installation
 from imgstore.operations.key_deletions import record_deletion, send_deletion
@@ -43,8 +44,12 @@ def forget_version(installation: Installation, version: ImageVersion) -> None:
     """Make the version invisible, take its manifests out of every slot, then its rows. May be repeated.
 
     Raises:
+        CatalogOutdated: the catalog is older than its buckets; nothing was changed.
         WorkHeld: a live process writes or reads it.
     """
+    with installation.catalog.reading() as facts:
+        slots = [replica.slot for replica in facts.replicas.list(version.uid)]
+    check_catalog_is_current(installation, slots)
     with installation.catalog.transaction() as facts:
         facts.versions.lock(version.uid)  # No worker begins one of its replicas from here on.
         _end_works(installation, facts, version.uid, str(version.name))
@@ -81,6 +86,7 @@ def forget_replica(installation: Installation, replica: Replica) -> Freed:
         StoreError: the slot's store could not remove the manifest; nothing names it any more.
     """
     slot, owner_uid = replica.slot, replica.version_uid
+    check_catalog_is_current(installation, [slot])
     keeper = installation.keeper
     with installation.catalog.transaction() as facts:
         end_writing(installation, facts, owner_uid, str(slot.key), slot)
@@ -126,6 +132,7 @@ def forget_disks(installation: Installation, disks: Sequence[ManagedDisk], *, at
         WorkHeld: a live process reads or makes one.
         Conflict: somebody has a signed URL of one.
     """
+    check_catalog_is_current(installation, {disk.slot.uid: disk.slot for disk in disks}.values())
     with installation.catalog.transaction() as facts:
         for disk in disks:
             check_not_granted(facts, facts.disks.by_uid(disk.uid))
@@ -158,6 +165,7 @@ def _forget_owner(
         go_on: called before the request.
         leaving: told the rows, in their transaction, before they go.
     """
+    kept = bodies_of_strangers(installation, slot)
     recorded_at = installation.effects.monotonic()
     with installation.catalog.transaction() as facts:
         facts.slots.lock(slot.uid)  # Two that do the same at once: the later one finds the rows gone.
@@ -166,7 +174,7 @@ def _forget_owner(
             _check_unpinned(installation, facts, row)
         leaving(facts, rows)
         forget_manifests(installation, facts, slot, rows)
-        unused = [key for key in objects if facts.manifests.body_users(slot.uid, key) == 0]
+        unused = [key for key in objects if key not in kept and facts.manifests.body_users(slot.uid, key) == 0]
         deletion = record_deletion(installation, facts, slot, unused, recorded_at)
     send_deletion(installation, deletion, go_on)
 

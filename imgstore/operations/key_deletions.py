@@ -16,6 +16,7 @@ from imgstore.domain import keys
 from imgstore.domain.collection import Sentence
 from imgstore.domain.errors import LeaseLost, WorkHeld
 from imgstore.domain.resources import Slot
+from imgstore.operations.catalog_checks import refuse_if_outdated
 from imgstore.operations.installation import Installation
 from imgstore.transfer.slots import GoOn, always
 
@@ -60,8 +61,13 @@ def record_deletion(
         slot: the slot.
         doomed: keys below the slot. A segment that a collector deletes already is left to the collector.
         recorded_at: the monotonic time before the transaction began.
+
+    Raises:
+        CatalogOutdated: the catalog is older than its buckets.
     """
     tuning = installation.tuning
+    if doomed:
+        refuse_if_outdated(facts)
     facts.slots.lock(slot.uid)
     token, now = installation.effects.new_uid(), facts.now()
     segments = {keys.segment_name(key): key for key in doomed if keys.is_segment_key(key)}

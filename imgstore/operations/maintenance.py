@@ -18,6 +18,7 @@ from imgstore.domain.access import INSTALLATION, Principal
 from imgstore.domain.errors import ImgstoreError, StoreError, StoreMismatch
 from imgstore.domain.maintenance import MaintenanceKind, MaintenanceTask
 from imgstore.domain.stop_signal import StopSignal
+from imgstore.operations.catalog_checks import check_catalog_is_current
 from imgstore.operations.collecting import GRACE_HOURS, collect
 from imgstore.operations.installation import Installation
 from imgstore.operations.lifetimes import purge_soft_deleted
@@ -232,7 +233,9 @@ def check_safe_to_collect(installation: Installation) -> None:
 
     Raises:
         StoreMismatch: so it is.
+        CatalogOutdated: the catalog is older than its buckets.
     """
+    check_catalog_is_current(installation)
     with installation.catalog.reading() as facts:
         slots = facts.slots.every()
     for region in sorted({slot.key.region for slot in slots}):

@@ -5,7 +5,7 @@ the subscription's own pool of the region (rules.md, rule 17); killed and repeat
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 
 from imgstore.catalog import Facts
@@ -14,6 +14,7 @@ from imgstore.domain import keys, names
 from imgstore.domain.access import Action, Principal, authorize
 from imgstore.domain.disk_details import NO_DETAILS, DiskDetails
 from imgstore.domain.errors import (
+    CatalogOutdated,
     ImageRefused,
     InvalidInput,
     PropertyChangeNotAllowed,
@@ -149,7 +150,8 @@ def _take_in(installation: Installation, disks: Sequence[ManagedDisk], disk: Man
         assert disk.source is not None, "it is a file's"
         take_in(installation, disk, reader, disk.source)
     except (ImageRefused, SourceChanged):
-        forget_disks(installation, disks)  # No repeat could go on from it: another source is another work.
+        with suppress(CatalogOutdated):  # Why the source was refused is what the caller must hear.
+            forget_disks(installation, disks)  # No repeat could go on from it: another source is another work.
         raise
 
 

@@ -13,6 +13,7 @@ from imgstore.domain.errors import Conflict, ImgstoreError, LeaseLost, NotFound,
 from imgstore.domain.resources import ImageVersion, Replica, Slot, SlotKey
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.works import Lease, WorkKind
+from imgstore.operations.catalog_checks import refuse_if_outdated
 from imgstore.operations.counting import task_of
 from imgstore.operations.finding import Lineage
 from imgstore.operations.forgetting import Freed, forget_replica, lives
@@ -36,10 +37,13 @@ def retarget(installation: Installation, facts: Facts, line: Lineage, version: I
     Raises:
         Conflict: a region is to go that the version's safety profile keeps.
         WorkHeld: a live process takes the source in at a replica that is to go.
+        CatalogOutdated: one is to go, and the catalog is older than its buckets.
     """
     replicas = facts.replicas.list(version.uid)
     plan = retargeting(replicas, version.target_regions)
     _check_allowed(line, version, replicas)
+    if plan.surplus:
+        refuse_if_outdated(facts)
     for replica in plan.surplus:
         _check_not_taken_in(installation, facts, replica)
         facts.replicas.move(replica.uid, ReplicaState.DELETING)

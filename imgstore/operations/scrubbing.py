@@ -21,6 +21,7 @@ from imgstore.domain.errors import ImgstoreError, ObjectCorrupt, ObjectNotFound,
 from imgstore.domain.resources import ManifestRow, Slot
 from imgstore.ledger.egress import repair
 from imgstore.ledger.rows import Party
+from imgstore.operations.catalog_checks import check_catalog_is_current
 from imgstore.operations.counting import Counter
 from imgstore.operations.degrading import degrade, degrade_owners, remove_damaged
 from imgstore.operations.installation import Installation
@@ -109,6 +110,7 @@ def scrub(installation: Installation, principal: Principal, request: ScrubReques
 
     Raises:
         InvalidInput: no such region.
+        CatalogOutdated: the catalog is older than its buckets. A dry run goes on.
     """
     if request.dry_run:
         authorize(principal, Action.READ, INSTALLATION)
@@ -117,6 +119,7 @@ def scrub(installation: Installation, principal: Principal, request: ScrubReques
         authorize(principal, Action.ADMINISTER, INSTALLATION)
         return _scrub(installation, request)
     with recorded(installation, principal, Action.ADMINISTER, INSTALLATION, "imgstore/scrub"):
+        check_catalog_is_current(installation)
         return _scrub(installation, request)
 
 

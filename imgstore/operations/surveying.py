@@ -7,7 +7,7 @@ an open work in what the catalog says afterwards, or nobody's.
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from imgstore.catalog import Facts
@@ -82,12 +82,16 @@ def survey_slot(installation: Installation, slot: Slot, grace: timedelta) -> Slo
         rows = facts.manifests.in_slot(slot.uid, complete_only=False)
         ids = facts.manifests.named_in_slot(slot.uid, complete_only=False)
         named = set(ids.tolist())
+        closed_works = facts.works.closed_among(slot.uid, list(listing.marks))
+        keeps_unknown = facts.installation.get().keeps_unknown
         known = facts.segments.known(slot.key.pool_uid, listing.segments)
         packed_by = facts.segments.work_uids(slot.key.pool_uid, ids) if listing.fingerprints else frozenset()
         condemned = {each.name: each for each in facts.condemned.list(slot.uid)}
         clock = clock_of(installation, facts, slot, grace)
         strangers = _strangers(facts, slot, listing.manifests, rows, works)
         complete = [row for row in rows if facts.manifests.is_complete(row.uid)] if listing.fingerprints else []
+    if keeps_unknown:
+        listing = replace(listing, segments={name: info for name, info in listing.segments.items() if name in known})
     in_catalog = frozenset(name for name, number in known.items() if number in named)
     protected = frozenset().union(*(_names(access, key) for key in strangers)) - in_catalog
     plan = plan_slot(
@@ -98,9 +102,10 @@ def survey_slot(installation: Installation, slot: Slot, grace: timedelta) -> Slo
         clock=clock,
     )
     open_uids = {work.uid for work in works}
-    stale = {keys.work_key(uid): info.stored_bytes for uid, info in listing.marks.items() if uid not in open_uids}
+    stale = {keys.work_key(uid): listing.marks[uid].stored_bytes for uid in closed_works}
     packing = frozenset[str]().union(*map(keys.packing_uids, open_uids))
-    closed = {uid: info for uid, info in listing.fingerprints.items() if uid not in packing}
+    # Those of works that an accepted catalog does not know are not told apart: all stay then.
+    closed = {uid: info for uid, info in listing.fingerprints.items() if uid not in packing and not keeps_unknown}
     if closed and (plan.unreferenced or not closed.keys() <= packed_by):
         with suppress(StoreError):  # A manifest can't be read now: its fingerprints may be needed, so all stay.
             needed = _needed(access, complete, strangers)

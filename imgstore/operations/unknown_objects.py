@@ -16,6 +16,7 @@ from imgstore.domain.access import INSTALLATION, Action, Principal, authorize
 from imgstore.domain.errors import ImgstoreError, LeaseLost, NotFound, ObjectNotFound, StoreError
 from imgstore.domain.resources import Slot
 from imgstore.domain.unknown_objects import UnknownObject
+from imgstore.operations.catalog_checks import check_unknown_removable
 from imgstore.operations.installation import Installation
 from imgstore.operations.key_deletions import record_deletion, send_deletion
 from imgstore.operations.recording import recorded
@@ -89,8 +90,12 @@ def remove_unknown(installation: Installation, principal: Principal, *, grace: t
         installation: the installation.
         principal: an administrator.
         grace: how long an object must have been seen without an owner.
+
+    Raises:
+        CatalogOutdated: the catalog is older than its buckets, or was once accepted as that.
     """
     with recorded(installation, principal, Action.ADMINISTER, INSTALLATION, "imgstore/gc/removeUnknown"):
+        check_unknown_removable(installation)
         found = _looked_at(installation, grace)
         for each in found:
             removable = [one for one in each.objects if one.is_removable]

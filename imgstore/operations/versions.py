@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, ExitStack
 
 from imgstore.domain.access import Action, Principal, as_reader
 from imgstore.domain.errors import (
+    CatalogOutdated,
     Detail,
     ImageRefused,
     ImgstoreError,
@@ -188,7 +189,10 @@ def _withdraw(installation: Installation, version: ImageVersion) -> None:
     with installation.catalog.reading() as facts:
         arrived = any(facts.manifests.is_complete(row.uid) for row in facts.manifests.of_owner(version.uid))
     if not arrived:
-        forget_version(installation, version)
+        try:
+            forget_version(installation, version)
+        except CatalogOutdated as error:  # It stays as Failed; why the source was refused is what the caller must hear.
+            installation.note(str(version.name), error.message)
 
 
 def _replicate(

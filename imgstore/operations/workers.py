@@ -22,6 +22,7 @@ from imgstore.domain.access import Action, Principal, authorize
 from imgstore.domain.errors import Conflict, ImgstoreError, StoreError
 from imgstore.domain.resources import ImageVersion
 from imgstore.domain.works import Worker
+from imgstore.operations.catalog_checks import look_at_checkpoints
 from imgstore.operations.counting import task_of
 from imgstore.operations.finding import Lineage, lineage_of
 from imgstore.operations.installation import Installation
@@ -107,6 +108,7 @@ def run_worker(
     """
     authorize(principal, Action.WRITE, f"/subscriptions/{installation.subscription}")
     stop = stop or threading.Event()
+    look_at_checkpoints(installation)
     with _present(installation) as show:
         worker = _Worker(installation, principal, limits, stop)
         worker.run(once=once, poll_seconds=poll_seconds, show=show)

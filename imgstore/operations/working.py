@@ -72,7 +72,9 @@ def at_work(
     """
     with installation.keeper.hold(lease, tick) as hold, _named_if_full(installation):
         access = installation.access(slot)
-        _lay_mark(access, keys.work_key(lease.work_uid))
+        if lease.checkpoint is not None:
+            installation.locator.put_checkpoint(slot, lease.checkpoint)
+        _lay_mark(access, keys.work_key(lease.work_uid), is_new=lease.token == 1)
         yield hold
         with suppress(StoreError):  # The work is done and written down: a mark that stays is an empty object, no more.
             remove_marks(installation, slot, access)
@@ -96,17 +98,25 @@ def _named_if_full(installation: Installation) -> Iterator[None]:
         ) from error
 
 
-def _lay_mark(access: SlotAccess, key: str) -> None:
-    """Once: a mark that is laid anew would be younger than what the work's first run has put."""
-    try:
-        access.store.head(access.prefix + key)
-    except ObjectNotFound:
-        access.put_object(key, b"", lambda body: body == b"")
+def _lay_mark(access: SlotAccess, key: str, *, is_new: bool) -> None:
+    """Once: a mark that is laid anew would be younger than what the work's first run has put.
+
+    A work that `is_new` was never leased before, so nobody has laid its mark.
+    """
+    if not is_new:
+        try:
+            access.store.head(access.prefix + key)
+        except ObjectNotFound:
+            pass
+        else:
+            return
+    access.put_object(key, b"", lambda body: body == b"")
 
 
 def remove_marks(installation: Installation, slot: Slot, access: SlotAccess) -> None:
-    """Remove the marks of closed works. A work is opened before it lays its mark, so what is listed first is safe."""
-    marks = [info.key.removeprefix(access.prefix) for info in access.store.list(access.prefix + keys.WORKS)]
+    """Remove the marks of the works that the catalog knows as closed."""
+    top = access.prefix + keys.WORKS
+    marks = [info.key.removeprefix(top) for info in access.store.list(top)]
     with installation.catalog.reading() as facts:
-        standing = {keys.work_key(work.uid) for work in facts.works.list_open(slot.uid)}
-    access.remove([key for key in marks if key not in standing])
+        closed = facts.works.closed_among(slot.uid, marks)
+    access.remove([keys.work_key(uid) for uid in closed])

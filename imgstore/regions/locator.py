@@ -8,17 +8,20 @@ endpoint gives an error and not a second, empty home for the data.
 """
 
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
+from imgstore.domain.checkpoints import Checkpoint
 from imgstore.domain.circuits import HealthRecords
 from imgstore.domain.digests import digest_of
 from imgstore.domain.disk_space import DiskSpace
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import StoreDenied, StoreError, StoreMismatch, StoreUnreachable
+from imgstore.domain.keys import checkpoint_key
 from imgstore.domain.resources import Slot, SlotKey, StorageAccountType
 from imgstore.regions.health import HealthBook
 from imgstore.regions.identity import Consent, ZoneRegistry
@@ -203,6 +206,83 @@ class Locator:
             return zone.look_made_ready(consent, others_serve=others_serve)
 
         return self._of_each_zone(region, made_ready, chosen)
+
+    def put_checkpoint(self, slot: Slot, checkpoint: Checkpoint) -> None:
+        """Prove in the zones of a slot how far the catalog has come. The catalog has recorded the checkpoint before.
+
+        Raises:
+            StoreError: as `store`; or it could not be put.
+        """
+        store, key = self.store(slot), checkpoint_key(checkpoint.name)
+        if isinstance(store, Zoned):
+            store.put_unnoted(key, b"")
+        else:
+            store.put(key, b"")
+        for zone in self._zones_of(slot):
+            zone.remember_checkpoint(checkpoint)
+
+    def refresh_checkpoints(self, slots: Iterable[Slot] | None = None) -> None:
+        """Have the catalog compare the checkpoints of zones with its own. Zones that do not answer are passed over.
+
+        Args:
+            slots: those whose zones are looked at; None looks at every zone that was ever used.
+        """
+        if slots is None:
+            zones = self._recorded_zones()
+        else:
+            zones = list({id(zone): zone for slot in slots for zone in self._zones_of(slot)}.values())
+        self._look_at(zones, OpenedZone.refresh_checkpoints)
+
+    def forget_unknown_checkpoints(self) -> list[str]:
+        """Remove the checkpoints that the catalog does not know from every zone that was ever used.
+
+        Returns:
+            What went wrong, a line for each zone that could not be looked at.
+        """
+        return self._look_at(self._recorded_zones(), OpenedZone.forget_unknown_checkpoints)
+
+    @staticmethod
+    def _look_at(zones: Sequence[OpenedZone], look: Callable[[OpenedZone], None]) -> list[str]:
+        """`look` at zones at once; what went wrong, a line each."""
+
+        def looked(zone: OpenedZone) -> str | None:
+            try:
+                look(zone)
+            except StoreError as error:
+                return f"zone {zone.mark.zone} of {zone.mark.region}: {error.message}"
+            return None
+
+        if not zones:
+            return []
+        with ThreadPoolExecutor(len(zones)) as pool:
+            return [problem for problem in pool.map(looked, zones) if problem is not None]
+
+    def marked_zones(self) -> Mapping[str, str]:
+        """The zones on S3 that answer and are marked: whose they are (an installation's uid), by the store's name."""
+        s3 = [region for region in self._regions.regions.values() if not region.embedded]
+        found: dict[str, str] = {}
+
+        def look(zone: OpenedZone) -> None:
+            mark = zone.found_mark()
+            if mark is not None:
+                found[zone.store.name] = mark.installation
+
+        opened: list[OpenedZone] = []
+        for region in s3:
+            with suppress(StoreError):  # A profile that is not there.
+                opened += [self._open(region, zone) for zone in region.zones]
+        self._look_at(opened, look)
+        return found
+
+    def _recorded_zones(self) -> list[OpenedZone]:
+        every = [(region, zone) for region in self._regions.regions.values() for zone in region.zones]
+        found = self._shared.registry.find
+        return [self._open(region, zone) for region, zone in every if found(region.name, zone.name) is not None]
+
+    def _zones_of(self, slot: Slot) -> list[OpenedZone]:
+        region = self._regions.get(slot.key.region)
+        every = slot.zone == ALL_ZONES
+        return [self._open(region, zone) for zone in region.zones if every or zone.name == slot.zone]
 
     def close(self) -> None:
         """Give the connections back. The locator is of no use afterwards."""

@@ -8,11 +8,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from imgstore.domain.checkpoints import Checkpoint
 from imgstore.domain.errors import Conflict, ObjectNotFound, StoreError, StoreMismatch, StoreUnreachable
-from imgstore.domain.keys import FORMAT_KEY, zone_uid_key
+from imgstore.domain.keys import FORMAT_KEY, checkpoint_key, zone_uid_key
 from imgstore.domain.zones import ZoneKind, ZoneRecord
 from imgstore.regions.health import HealthBook
 from imgstore.regions.identity import (
@@ -37,6 +37,10 @@ from imgstore.stores.watched import Watch, Watched
 
 if TYPE_CHECKING:
     from imgstore.stores.s3 import S3Store
+
+
+_CHECKPOINTS_MAX: Final = 64
+"""So many stay in a zone before the old ones are removed, in one request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +182,34 @@ class OpenedZone(ABC):
         """
         found = (objects or read_zone_objects(self.store)).checkpoints
         self.checkpoints = list(self._registry.known_checkpoints(self.mark.region, self.mark.zone, found))
+
+    def refresh_checkpoints(self) -> None:
+        """Compare the zone's checkpoints with the catalog now. Raises as `admit`."""
+        if self.guarded.is_open:
+            self.guarded.admitted()
+            self.note_checkpoints()
+        else:
+            self.guarded.admitted()  # Which compares them.
+
+    def remember_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Take note of a checkpoint that was put into the zone, and remove old ones when they are many."""
+        self.checkpoints = [*self.checkpoints, checkpoint]
+        if len(self.checkpoints) > _CHECKPOINTS_MAX:
+            *old, newest = sorted(self.checkpoints)
+            self.checkpoints = [newest]
+            with suppress(StoreError):  # They are in nobody's way: the next process lists them, and removes them.
+                self.store.delete(checkpoint_key(each.name) for each in old)
+
+    def forget_unknown_checkpoints(self) -> None:
+        """Remove the checkpoints that the catalog does not know: an operator accepted it as it is.
+
+        Raises:
+            StoreError: the zone cannot be used, or does not answer.
+        """
+        store = self.guarded.admitted()
+        found = read_zone_objects(store).checkpoints
+        known = self._registry.known_checkpoints(self.mark.region, self.mark.zone, found)
+        store.delete(checkpoint_key(each.name) for each in sorted(set(found) - set(known)))
 
     def make_ready(self, consent: Consent = Consent.NONE, *, others_serve: bool = False) -> None:
         """Make what the zone needs to be admitted. May be repeated.

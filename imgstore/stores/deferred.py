@@ -19,6 +19,11 @@ class Deferred:
         self._open = open
         self._opened: ObjectStore | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the store was opened."""
+        return self._opened is not None
+
     def admitted(self) -> ObjectStore:
         """The store, open.
 

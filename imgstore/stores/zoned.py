@@ -325,9 +325,23 @@ class Zoned:
         """See `Copies.copy_within`. `ObjectInfo.checksum` is of what was put, whatever zone it was read from."""
         return self.put(target_key, self.get(source_key))
 
+    def put_unnoted(self, key: str, body: Body) -> None:
+        """Put an object into two zones or three, and note nothing of a zone that missed it: nobody repairs it.
+
+        Raises:
+            StoreError: fewer than two zones took it.
+        """
+        self._write_to_quorum(checked_key(key), lambda store: store.put(key, body))
+
     def _write(self, keys: Sequence[str], kind: Missed, write: Callable[[ObjectStore], T]) -> dict[str, T]:
         """Write to all zones, and have those that took it agree on what the third missed."""
         self._know_notes()
+        took = self._write_to_quorum(keys[0], write)
+        self._agree(keys, kind, list(took))
+        return took
+
+    def _write_to_quorum(self, key: str, write: Callable[[ObjectStore], T]) -> dict[str, T]:
+        """Write to the zones that are up, and to all where these are too few; what those gave that took it."""
         awake = self._rests.awake(self._zones)
         took, failed = self._each(awake, lambda zone: write(self._zones[zone]))
         if len(took) < QUORUM:
@@ -335,8 +349,7 @@ class Zoned:
             more, more_failed = self._each(rest, lambda zone: write(self._zones[zone]))
             took, failed = took | more, failed | more_failed
         if len(took) < QUORUM:
-            raise self._too_few(keys[0], failed)
-        self._agree(keys, kind, list(took))
+            raise self._too_few(key, failed)
         return took
 
     def _agree(self, keys: Sequence[str], kind: Missed, took: Sequence[str]) -> None:

@@ -1,0 +1,265 @@
+"""A catalog that is older than its buckets, another's, deleted or empty: reads go on, and nothing is destroyed."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from imgstore.cli.main import main
+from imgstore.domain.errors import CatalogOutdated, StoreMismatch
+from imgstore.operations import collecting
+from imgstore.operations import disks as disk_operations
+from imgstore.operations.catalog_checks import check_catalog_is_current
+from imgstore.operations.installation import Installation
+from imgstore.operations.regions import init_regions
+from imgstore.operations.scrubbing import ScrubRequest, scrub
+from imgstore.operations.unknown_objects import remove_unknown
+from imgstore.testing.disks import sha256_of
+from imgstore.testing.engines import S3Engine
+from imgstore.testing.installations import (
+    ADMIN,
+    GROUP,
+    Stock,
+    audit,
+    collect,
+    delete,
+    export,
+    export_disk,
+    found_gallery,
+    make_disk,
+    open_home,
+    publish,
+    retarget,
+    show,
+)
+
+pytest_plugins = ["imgstore.testing.stock"]
+
+
+@pytest.fixture
+def home(tmp_path: Path, stock: Stock) -> Path:
+    shutil.copytree(stock.home, tmp_path / "home")
+    return tmp_path / "home"
+
+
+def run(home: Path, *words: str) -> Result:
+    return CliRunner().invoke(main, [*words, "--home", str(home)], prog_name="imgstore")
+
+
+def contents(home: Path) -> set[Path]:
+    return {path for path in (home / "regions").rglob("*") if path.is_file() and ".tmp" not in path.parts}
+
+
+def aged(home: Path, later: Callable[[Installation], object]) -> None:
+    """Do something, then put back the catalog of before, as from a backup."""
+    shutil.copyfile(home / "catalog.sqlite", home / "backup.sqlite")
+    with open_home(home) as installation:
+        later(installation)
+    shutil.copyfile(home / "catalog.sqlite", home / "newest.sqlite")
+    shutil.copyfile(home / "backup.sqlite", home / "catalog.sqlite")
+
+
+LATER: dict[str, Callable[[Installation, Stock], object]] = {
+    "a version": lambda installation, stock: publish(installation, stock.second, "1.0.1"),
+    "a version of one region": lambda installation, stock: publish(
+        installation, stock.second, "1.0.1", ["southcentralus"]
+    ),
+    "a disk": lambda installation, _: make_disk(installation, "d1", "eastus"),
+}
+
+DESTRUCTIVE: dict[str, Callable[[Installation], object]] = {
+    "gc": collect,
+    "unknown": lambda installation: remove_unknown(installation, ADMIN, grace=timedelta(0)),
+    "scrub": lambda installation: scrub(installation, ADMIN, ScrubRequest()),
+    "version delete": delete,
+    "disk delete": lambda installation: disk_operations.delete_disk(installation, ADMIN, group=GROUP, name="old"),
+    "region removal": lambda installation: retarget(installation, ["southcentralus=2", "westus2=1=Standard_ZRS"]),
+}
+
+
+@pytest.mark.parametrize("what", DESTRUCTIVE)
+@pytest.mark.parametrize("later", LATER)
+def test_nothing_is_destroyed_by_an_older_catalog(
+    home: Path, stock: Stock, tmp_path: Path, later: str, what: str
+) -> None:
+    with open_home(home) as installation:
+        make_disk(installation, "old", "eastus" if later != "a version of one region" else "southcentralus")
+    aged(home, lambda installation: LATER[later](installation, stock))
+    before = contents(home)
+    with open_home(home) as installation:
+        export(installation, tmp_path / "o.raw", "eastus")
+        assert sha256_of(tmp_path / "o.raw") == sha256_of(stock.first)
+    for _ in range(2):
+        with open_home(home) as installation, pytest.raises(CatalogOutdated, match="older than its buckets") as caught:
+            DESTRUCTIVE[what](installation)
+        assert "checkpoint" in (caught.value.found or "")
+        assert "restore the newest backup" in (caught.value.hint or "")
+    assert before <= contents(home)
+
+
+def test_the_first_use_of_a_store_tells_of_it(home: Path, stock: Stock, tmp_path: Path) -> None:
+    aged(home, lambda installation: publish(installation, stock.second, "1.0.1"))
+    run(home, "disk", "create", "-g", "rg", "-n", "d1", "-l", "eastus", "--gallery-image-reference", "rg/g1/ubuntu")
+    exported = run(home, "disk", "export", "-g", "rg", "-n", "d1", "--file", str(tmp_path / "o.raw"), "--format", "raw")
+    assert exported.exit_code == 0
+    assert "older than its buckets" in exported.output
+    for words in (["gc", "--yes"], ["scrub"], ["disk", "delete", "-g", "rg", "-n", "d1", "--yes"]):
+        refused = run(home, *words)
+        assert refused.exit_code == 1
+        assert "(CatalogOutdated)" in refused.output
+
+
+def test_work_by_an_older_catalog_does_not_make_it_look_current(home: Path, stock: Stock) -> None:
+    """Its numbers pass those of the buckets, and the uids beside them are others."""
+    aged(home, lambda installation: make_disk(installation, "d1", "eastus"))
+    with open_home(home) as installation:
+        for number in range(6):
+            make_disk(installation, f"e{number}", "eastus")
+    with open_home(home) as installation, pytest.raises(CatalogOutdated):
+        collect(installation)
+
+
+def test_a_process_that_runs_while_the_catalog_is_put_back_sees_it_before_it_deletes(home: Path, stock: Stock) -> None:
+    with open_home(home) as running:
+        export(running, home.parent / "o.raw", "eastus")
+        with open_home(home) as other:
+            make_disk(other, "d1", "eastus")
+        with running.catalog.transaction() as facts:  # As a restored backup has it.
+            facts._session.connection.exec_driver_sql("DELETE FROM checkpoints WHERE sequence > 6")
+        with pytest.raises(CatalogOutdated):
+            delete(running)
+
+
+def test_accepted_it_deletes_nothing_that_it_does_not_know(home: Path, stock: Stock, tmp_path: Path) -> None:
+    """A disk of the lost time refers to the manifest of a version that the catalog knows, and deletes."""
+    aged(
+        home,
+        lambda installation: (make_disk(installation, "d1", "eastus"), publish(installation, stock.second, "1.0.1")),
+    )
+    with open_home(home) as installation:
+        publish(installation, stock.rebuilt, "1.0.2")
+        with pytest.raises(CatalogOutdated):
+            delete(installation)
+    assert run(home, "regions", "accept-catalog").exit_code == 1
+    done = run(home, "regions", "accept-catalog", "--yes")
+    assert done.exit_code == 0, done.output
+    with open_home(home) as installation:
+        delete(installation)
+        delete(installation, "1.0.2")
+        plan = collecting.plan_collection(installation, ADMIN, grace=timedelta(0))
+        assert sum(len(slot.survey.strangers) for slot in plan.slots if slot.survey) > 0
+        for _ in range(2):
+            collect(installation)
+        with pytest.raises(CatalogOutdated, match="never removed"):
+            remove_unknown(installation, ADMIN, grace=timedelta(0))
+        scrub(installation, ADMIN, ScrubRequest())
+    # By the catalog that was lost: all that it knew is still there.
+    shutil.copyfile(home / "newest.sqlite", home / "catalog.sqlite")
+    with open_home(home) as installation:
+        export_disk(installation, tmp_path / "d1.raw", "d1")
+        export(installation, tmp_path / "v.raw", "eastus", "1.0.1")
+    assert sha256_of(tmp_path / "d1.raw") == sha256_of(stock.first)
+    assert sha256_of(tmp_path / "v.raw") == sha256_of(stock.second)
+
+
+def test_two_catalogs_on_the_same_buckets_find_each_other(home: Path, stock: Stock) -> None:
+    twin = home.parent / "twin"
+    twin.mkdir()
+    shutil.copyfile(home / "catalog.sqlite", twin / "catalog.sqlite")
+    (twin / "regions").symlink_to(home / "regions")
+    with open_home(home) as first, open_home(twin) as second:
+        publish(first, stock.second, "1.0.1")
+        publish(second, stock.rebuilt, "1.0.1")
+        for installation in (first, second):
+            with pytest.raises(CatalogOutdated):
+                collect(installation)
+
+
+# -- deleted and empty ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lost", ["deleted", "empty"])
+def test_no_installation_begins_where_a_catalog_was_lost(home: Path, lost: str) -> None:
+    (home / "catalog.sqlite").unlink()
+    if lost == "empty":
+        (home / "catalog.sqlite").touch()
+    before = contents(home)
+    for words in (["sig", "list"], ["gc", "--yes"], ["regions", "init"]):
+        result = run(home, *words)
+        assert result.exit_code == 1
+        assert "restore the newest backup of the catalog" in result.output
+        assert "of installation" in result.output
+    assert contents(home) == before
+    assert (home / "catalog.sqlite").exists() is (lost == "empty")
+    assert lost == "deleted" or (home / "catalog.sqlite").stat().st_size == 0
+
+
+@pytest.mark.engine("postgresql")
+def test_no_installation_begins_in_an_empty_database_beside_marked_regions(home: Path, postgresql: str) -> None:
+    with pytest.raises(StoreMismatch, match="is empty"), open_home(home, database=postgresql):
+        pass
+    with open_home(home.parent / "other", database=postgresql) as installation:
+        found_gallery(installation)
+
+
+@pytest.mark.engine("minio")
+def test_no_installation_begins_on_the_buckets_of_another(tmp_path: Path, minio: S3Engine) -> None:
+    minio.make_bucket("imgstore-northeurope")
+    environ = {
+        "AWS_ACCESS_KEY_ID": minio.access_key,
+        "AWS_SECRET_ACCESS_KEY": minio.secret_key,
+        "IMGSTORE_NORTHEUROPE_ENDPOINT": minio.endpoint,
+    }
+    with open_home(tmp_path / "first", environ=environ) as installation:
+        init_regions(installation, ADMIN, names=["northeurope"])
+        uid = installation.uid
+    with pytest.raises(StoreMismatch, match="is empty") as caught, open_home(tmp_path / "second", environ=environ):
+        pass
+    assert uid in (caught.value.found or "")
+
+
+DIES = """
+import os, signal, sys
+from pathlib import Path
+from imgstore.bootstrap import Settings, open_installation
+from imgstore.testing.installations import make_disk
+from imgstore.regions import Locator
+
+put = Locator.put_checkpoint
+
+def dying(self, slot, checkpoint):
+    if sys.argv[2] == "after":
+        put(self, slot, checkpoint)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+Locator.put_checkpoint = dying
+with open_installation(Settings(home=Path(sys.argv[1]), environ={})) as installation:
+    make_disk(installation, "d1", "eastus")
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_around_the_checkpoint(home: Path, when: str) -> None:
+    """The row comes first: neither end makes the catalog look old."""
+    subprocess.run([sys.executable, "-c", DIES, str(home), when], check=False)
+    with open_home(home) as installation:
+        check_catalog_is_current(installation)
+        make_disk(installation, "d1", "eastus")
+        collect(installation)
+        audit(installation)
+
+
+def test_old_checkpoints_are_removed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imgstore.regions.zones._CHECKPOINTS_MAX", 3)
+    with open_home(home) as installation:
+        for number in range(9):
+            make_disk(installation, f"d{number}", "eastus")
+        show(installation)
+    assert len(list((home / "regions").glob("imgstore-eastus/zone-1/zone/checkpoints/*"))) <= 4
+    with open_home(home) as installation:
+        check_catalog_is_current(installation)
