@@ -1,5 +1,7 @@
 """The application: every route, and what they share."""
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -31,6 +33,7 @@ from imgstore.api.fair_pool import FairPool, PoolLimits
 from imgstore.api.longrunning import Command, LongRunner
 from imgstore.api.rates import Rates
 from imgstore.api.rights import check_rows
+from imgstore.domain.errors import ImgstoreError
 from imgstore.operations.installation import Installation
 from imgstore.operations.uploading import sweep_uploads
 
@@ -56,6 +59,8 @@ COMMANDS: Final[dict[str, Command]] = {
 
 
 _SERVER_THREADS: Final = 8
+_log: Final = logging.getLogger("imgstore.api")
+_WATCH_SECONDS: Final = 1.0
 _CLOSE_SECONDS: Final = 3.0
 """The time that operations get to stop when the server ends; they were asked to when the signal came."""
 
@@ -72,6 +77,16 @@ def _pools(settings: ServerSettings) -> Pools:
     )
 
 
+async def _watch_cancellations(runner: LongRunner, pools: Pools) -> None:
+    """Look once a second whether somebody asked, in another process, to cancel an operation that runs here."""
+    while True:
+        await asyncio.sleep(_WATCH_SECONDS)
+        try:
+            await asyncio.wrap_future(pools.server.submit("cancellations", runner.cancel_requested))
+        except ImgstoreError as error:  # The catalog does not answer, or the server is stopping.
+            _log.debug("cancellations were not looked at: %s", error)
+
+
 def make_application(installation: Installation, authority: Authority, settings: ServerSettings) -> FastAPI:
     """The application over an installation; it goes on with what dead processes left when it starts."""
     runner = LongRunner(
@@ -86,7 +101,9 @@ def make_application(installation: Installation, authority: Authority, settings:
     async def living(_app: FastAPI) -> AsyncIterator[None]:
         sweep_uploads(installation)
         runner.resume()
+        watching = asyncio.create_task(_watch_cancellations(runner, pools))
         yield
+        watching.cancel()
         app.state.blobs.close()
         # The pools of requests first: uvicorn has waited for their requests, and there is little time.
         pools.close(0)

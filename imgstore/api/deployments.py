@@ -18,6 +18,7 @@ from imgstore.domain.errors import InvalidInput, NotFound
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import DiskKind
 from imgstore.operations import deployments
+from imgstore.operations.long_running import PUT_DEPLOYMENT
 from imgstore.operations.recording import permit
 from imgstore.operations.subscriptions import tenant_of
 from imgstore.wire.api_versions import Kind
@@ -228,6 +229,6 @@ def delete_deployment(task: Task) -> Outcome:
 
 
 COMMANDS: Final[Mapping[str, Callable[[Task], Outcome]]] = {
-    "put-deployment": put_deployment,
+    PUT_DEPLOYMENT: put_deployment,
     "delete-deployment": delete_deployment,
 }

@@ -25,6 +25,7 @@ from imgstore.domain.stop_signal import OperationCanceled, StopSignal
 from imgstore.operations.deployments import end_deployments
 from imgstore.operations.installation import Installation
 from imgstore.operations.long_running import (
+    PUT_DEPLOYMENT,
     PendingOperation,
     as_lost_rights,
     canceled,
@@ -325,7 +326,7 @@ class LongRunner:
         installation = task.session.installation
         body = told(installation, error)["error"]
         try:
-            if kind == "put-deployment":
+            if kind == PUT_DEPLOYMENT:
                 end_deployments(installation, task.uid, body, canceled=status is OperationStatus.CANCELED)
             close_operation(installation, task.uid, body, status=status)
         except StoreError as lost:

@@ -16,13 +16,14 @@ VERSIONS: Final = f"{DEFINITION}/versions"
 VERSION: Final = f"{VERSIONS}/{{version}}"
 SOFT_DELETED: Final = f"{GALLERY}/softDeletedArtifactTypes/{{artifact_type}}/artifacts/{{definition}}/versions"
 PROVIDER: Final = f"{SUBSCRIPTION}/providers/{{provider}}"
-OPERATION: Final = f"{SUBSCRIPTION}/providers/{{provider}}/locations/{{location}}/capsOperations/{{operation}}"
+OPERATIONS: Final = f"{SUBSCRIPTION}/providers/{{provider}}/locations/{{location}}/capsOperations"
+OPERATION: Final = f"{OPERATIONS}/{{operation}}"
 
 _WORDS: Final = {
     word.lower(): word
     for word in (
         "subscriptions", "tenants", "resourceGroups", "providers", "Microsoft.Compute", "Microsoft.Resources",
-        "galleries", "images", "versions", "disks", "snapshots", "deployments", "validate", "locations", "capsOperations",
+        "galleries", "images", "versions", "disks", "snapshots", "deployments", "validate", "locations", "capsOperations", "cancel",
         "register", "softDeletedArtifactTypes", "artifacts", "metadata", "share", "sharedGalleries",
         "communityGalleries", "Microsoft.ResourceGraph", "resources", "beginGetAccess", "endGetAccess",
         "operations", "whatIf",

@@ -25,6 +25,7 @@ from imgstore.api.paths import (
     GROUPS,
     NETWORK,
     OPERATION,
+    OPERATIONS,
     PROVIDER,
     SOFT_DELETED,
     SUBSCRIPTION,
@@ -182,9 +183,13 @@ def _rows() -> Iterator[_Row]:
     yield _list(f"{SUBSCRIPTION}/locations", f"{_SUBSCRIPTION_TYPE}/locations", SUBSCRIPTION)
     yield _list(PROVIDER, f"{_SUBSCRIPTION_TYPE}/providers", SUBSCRIPTION)
     yield _action("POST", f"{PROVIDER}/register", "{provider}", Action.REGISTER, SUBSCRIPTION)
+    caps = "Microsoft.Compute/locations/capsOperations"
+    yield ("GET", OPERATION), RouteRight(check=Check.OWN_OPERATION, type=caps, scope=SUBSCRIPTION)
+    yield _list(OPERATIONS, caps, SUBSCRIPTION)
+    # Imgstore's own. Whoever may write the resource that it is about may cancel it, too.
     yield (
-        ("GET", OPERATION),
-        RouteRight(check=Check.OWN_OPERATION, type="Microsoft.Compute/locations/capsOperations", scope=SUBSCRIPTION),
+        ("POST", f"{OPERATION}/cancel"),
+        RouteRight(check=Check.OWN_OPERATION, type=caps, action=Action.WRITE, scope=SUBSCRIPTION),
     )
     yield from _resource(GROUP, GROUP_TYPE, "PUT GET DELETE")
     yield _action("HEAD", GROUP, GROUP_TYPE, Action.READ, GROUP)

@@ -51,6 +51,9 @@ _COMMANDS: Final = {
         target="imgstore.cli.account:account",
         summary="Subscriptions: each has groups, galleries and disks of its own.",
     ),
+    "operation": Lazy(
+        target="imgstore.cli.operation:operation", summary="Long-running operations of the API: list and cancel them."
+    ),
     "monitor": Lazy(target="imgstore.cli.monitor:monitor", summary="What was done here, and by whom."),
     "regions": Lazy(target="imgstore.cli.regions:regions", summary="The regions that bytes are kept in."),
     "inspect": Lazy(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _ABOVE: Final = "imgstore.cli.served_galleries"
 _VERSIONS: Final = "imgstore.cli.served_versions"
 _DISKS: Final = "imgstore.cli.served_disks"
+_OPERATIONS: Final = "imgstore.cli.served_operations"
 _HERE: Final = None
 
 SERVED: Final[Mapping[str, str | None]] = {
@@ -46,6 +47,9 @@ SERVED: Final[Mapping[str, str | None]] = {
     "disk export": f"{_DISKS}:export",
     "disk grant-access": f"{_DISKS}:grant_access",
     "disk revoke-access": f"{_DISKS}:revoke_access",
+    "operation list": f"{_OPERATIONS}:list_operations",
+    "operation show": f"{_OPERATIONS}:show_operation",
+    "operation cancel": f"{_OPERATIONS}:cancel_operation",
     "inspect": _HERE,
 }
 """Of each command what asks the server: its values are the command's own. None: it needs no home, and looks at a file here."""

@@ -20,6 +20,8 @@ from imgstore.domain.errors import AccessDenied, Conflict, ImgstoreError, NotFou
 from imgstore.operations.identities import principal_of
 from imgstore.operations.installation import Installation
 
+PUT_DEPLOYMENT: Final = "put-deployment"
+"""The command that makes deployments, whose rows end with their operation's."""
 _ENDED: Final = "ended"
 """In the place of a request that was erased: how its operation ended, or None where its row is to be removed."""
 _SECRET: Final = re.compile(r"://[^\s\"]*[?@]|\"(template|parameters)\":", re.IGNORECASE)
@@ -189,25 +191,34 @@ def show_operation(installation: Installation, principal: Principal, uid: str) -
         NotFound: there is none, or it ended too long ago.
         AccessDenied: it is another's.
     """
-    with installation.catalog.reading() as facts:
-        found = facts.operations.get(uid)
-    if found is not None and found.subscription.casefold() != installation.subscription.casefold():
-        found = None
-    if found is None or not _asked(principal, found):
+    found = find_operation(installation, uid)
+    if found is None or not is_caller(principal, found):
         # Before the operation is reported as missing: others must not learn which operations exist.
         authorize(principal, Action.READ, operation_scope(installation.subscription, uid))
     if found is None:
-        raise NotFound(
-            f"The operation '{uid}' was not found.",
-            found="no operation of that id in this subscription",
-            expected="the id that the answer to a request gave",
-            hint="operations are kept for seven days after their end: look at the resource itself",
-            target=uid,
-        )
+        raise missing_operation(uid)
     return found
 
 
-def _asked(principal: Principal, operation: AsyncOperation) -> bool:
+def find_operation(installation: Installation, uid: str) -> AsyncOperation | None:
+    """The operation of that uid in the subscription, whoever asks; None if there is none."""
+    with installation.catalog.reading() as facts:
+        found = facts.operations.get(uid)
+    return None if found is None or found.subscription.casefold() != installation.subscription.casefold() else found
+
+
+def missing_operation(uid: str) -> NotFound:
+    """What is raised where there is no operation of that uid."""
+    return NotFound(
+        f"The operation '{uid}' was not found.",
+        found="no operation of that id in this subscription",
+        expected="the id that the answer to a request gave",
+        hint="operations are kept for seven days after their end: look at the resource itself",
+        target=uid,
+    )
+
+
+def is_caller(principal: Principal, operation: AsyncOperation) -> bool:
     """Whether it is the principal's own operation."""
     return principal.uid is not None and operation.principal_uid == principal.uid
 

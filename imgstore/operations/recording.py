@@ -44,6 +44,7 @@ def recorded(
     *,
     about: str = "",
     of: str | None = None,
+    is_permitted: bool = False,
 ) -> Iterator[None]:
     """Ask whether `principal` may, then run the block and leave a row that says how it ended.
 
@@ -55,6 +56,7 @@ def recorded(
         what: the operation's name, as Azure's ("Microsoft.Compute/galleries/write").
         about: which part of the resource, where the id does not tell: a replica of a version.
         of: the type of resource, where it is not that of the scope (`access.operation`).
+        is_permitted: the caller has asked already, and `principal` may.
 
     Raises:
         AccessDenied: before the block runs.
@@ -62,7 +64,8 @@ def recorded(
     started_at = installation.effects.now()
     outcome, detail = "Succeeded", about
     try:
-        authorize(principal, action, scope, of)
+        if not is_permitted:
+            authorize(principal, action, scope, of)
         yield
     except ImgstoreError as error:
         outcome, detail = "Failed", _joined(about, f"{error.error_code}: {error.message}")

@@ -2,6 +2,8 @@
 
 import ipaddress
 import re
+import select
+import socket
 import ssl
 import threading
 from collections.abc import Iterator, Sequence
@@ -28,6 +30,10 @@ class Page:
     """Said first, one a request, without a body."""
     cut_bytes: int | None = None
     """The connection breaks after so many bytes of the body, once; then it is None again."""
+    held_at: range = range(0)
+    """Requests of a range that begins at one of these offsets are not answered until there are none."""
+    held: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    """Released once for each request that is held."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -74,9 +80,19 @@ class _Handler(BaseHTTPRequestHandler):
         elif (first := int(asked[1])) >= total:
             self._answer(416, page.headers | {"Content-Range": f"bytes */{total}"}, b"")
         else:
+            if first in page.held_at:
+                page.held.release()
+                while page.held_at:
+                    if self._has_hung_up():
+                        return
             body = page.body[first : int(asked[2]) + 1]
             told = {"Content-Range": f"bytes {first}-{first + len(body) - 1}/{total}"}
             self._answer(206, page.headers | told, body, page)
+
+    def _has_hung_up(self) -> bool:
+        """Wait a moment for the client to hang up."""
+        readable, _, _ = select.select([self.connection], [], [], 0.02)
+        return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
 
     def _answer(self, status: int, headers: dict[str, str], body: bytes, page: Page | None = None) -> None:
         self.send_response(status)

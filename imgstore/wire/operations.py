@@ -1,6 +1,7 @@
 """A long-running operation as ARM tells of it."""
 
-from imgstore.domain.asynchronous import AsyncOperation
+from imgstore.domain.asynchronous import AsyncOperation, OperationStatus
+from imgstore.domain.errors import InvalidInput
 from imgstore.wire.text import Json, instant
 
 
@@ -16,3 +17,31 @@ def operation_json(operation: AsyncOperation) -> Json:
     if operation.error is not None:
         told["error"] = operation.error
     return told
+
+
+def operation_details_json(operation: AsyncOperation) -> Json:
+    """An operation as lists show it: also what it does, to which resource, and for whom."""
+    properties: dict[str, Json] = {"command": operation.kind, "caller": operation.principal}
+    if operation.resource_id is not None:
+        properties["resourceId"] = operation.resource_id
+    if operation.cancel_requested_by is not None:
+        properties["cancelRequestedBy"] = operation.cancel_requested_by
+    return {**operation_json(operation), "properties": properties}
+
+
+def read_status(word: str) -> OperationStatus:
+    """The status that `word` names, in any case.
+
+    Raises:
+        InvalidInput: it names none.
+    """
+    for each in OperationStatus:
+        if each.value.lower() == word.lower():
+            return each
+    raise InvalidInput(
+        "The status is invalid.",
+        found=repr(word[:64]),
+        expected=", ".join(OperationStatus),
+        hint="leave the status out to list all operations",
+        target="status",
+    )

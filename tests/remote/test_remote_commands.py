@@ -97,6 +97,19 @@ def test_lists_go_page_by_page_over_the_servers_own_pages(machine: Machine) -> N
         machine.inside("group", "list", "--max-items", "0")
 
 
+def test_operations_are_listed_shown_and_canceled(machine: Machine) -> None:
+    machine.inside("group", "create", "-n", "ops", "-l", "eastus")
+    machine.inside("sig", "create", "-g", "ops", "-r", "ops", "-l", "eastus")
+    listed = machine.inside("operation", "list", "--status", "Succeeded")
+    made = next(each for each in listed if each["properties"]["resourceId"].endswith("/galleries/ops"))
+    assert machine.inside("operation", "show", "-n", made["name"]) == made
+    assert machine.inside("operation", "list", "--status", "InProgress") == []
+    with pytest.raises(AssertionError, match="has ended"):
+        machine.inside("operation", "cancel", "-n", made["name"])
+    with pytest.raises(AssertionError, match="was not found"):
+        machine.inside("operation", "show", "-n", "no-such-operation")
+
+
 def test_a_version_is_changed_waited_for_and_deleted(machine: Machine, tmp_path: Path) -> None:
     where = ("-g", "rv", "-r", "gv", "-i", "ubuntu")
     machine.inside("sig", "create", "-g", "rv", "-r", "gv", "-l", "southcentralus")

@@ -1,0 +1,170 @@
+"""Operations are canceled by their callers and by whoever may write the resource, over the API and by command line."""
+
+import json
+import random
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api_server import Answer, Api, bearer, start_api
+from click.testing import CliRunner
+from test_api_fairness import EMPTY, disk_body
+from test_api_resume import DEAD, ended
+
+from imgstore.cli.main import main
+from imgstore.domain.access import Role
+from imgstore.domain.asynchronous import OperationStatus
+from imgstore.domain.geometry import MIB
+from imgstore.testing.slow_web import Slowness, start_slow_web
+from imgstore.testing.web import Page, WebServer, start_web
+
+GROUP = "mine"
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[Api]:
+    with start_api(tmp_path / "home") as server:
+        assert server.ask("PUT", f"{server.top}/resourceGroups/{GROUP}", EMPTY).status == 201
+        yield server
+
+
+@pytest.fixture
+def held() -> Iterator[tuple[WebServer, Page]]:
+    """A disk of 24 MiB whose middle is not sent until somebody says so."""
+    page = Page(body=random.Random(1).randbytes(24 * MIB), held_at=range(8 * MIB, 16 * MIB))
+    with start_web({"/disk.raw": page}) as server:
+        yield server, page
+
+
+def operations(api: Api) -> str:
+    return f"{api.top}/providers/Microsoft.Compute/locations/any/capsOperations"
+
+
+def disk(api: Api, name: str = "d") -> str:
+    return f"{api.top}/resourceGroups/{GROUP}/providers/Microsoft.Compute/disks/{name}"
+
+
+def running(api: Api, headers: dict[str, str] | None = None) -> list[Any]:
+    """The operations in progress, as the API lists them."""
+    told = api.ask("GET", operations(api), query="status=inprogress", headers=headers)
+    assert told.status == 200, told
+    return list(told.body["value"])
+
+
+def test_a_request_that_waits_for_its_source_is_canceled(api: Api) -> None:
+    answers: list[Answer] = []
+    with start_slow_web(Slowness.SILENT) as web:
+        body = disk_body(web.url("d.vhd"))
+        asking = threading.Thread(target=lambda: answers.append(api.ask("PUT", disk(api), body)))
+        asking.start()
+        assert web.asked.acquire(timeout=60)
+        (found,) = running(api)
+        assert found["properties"] == {"command": "put-disk", "caller": "administrator", "resourceId": disk(api)}
+        told = api.ask("POST", f"{operations(api)}/{found['name']}/cancel")
+        assert told.status in {200, 202}, told
+        asking.join()
+    assert (answers[0].status, answers[0].code) == (409, "OperationCanceled")
+    assert ended(api, found["name"]).status is OperationStatus.CANCELED
+    shown = api.ask("GET", f"{operations(api)}/{found['name']}")
+    assert (shown.body["status"], shown.body["error"]["code"]) == ("Canceled", "OperationCanceled")
+    again = api.ask("POST", f"{operations(api)}/{found['name']}/cancel")
+    assert (again.status, again.body["status"]) == (200, "Canceled"), "once more does nothing"
+    assert api.ask("GET", disk(api)).status == 404
+
+
+@pytest.mark.parametrize("then", ["repeated", "deleted"])
+def test_an_accepted_operation_is_canceled(api: Api, held: tuple[WebServer, Page], then: str) -> None:
+    web, page = held
+    body = disk_body(web.url("/disk.raw"))
+    accepted = api.ask("PUT", disk(api), body)
+    assert accepted.status == 202, accepted
+    assert page.held.acquire(timeout=60)
+    path = api.path_of(accepted.headers["azure-asyncoperation"])
+    told = api.ask("POST", path.replace("?", "/cancel?"))
+    assert told.status in {200, 202}, told
+    assert api.await_end(accepted)["status"] == "Canceled"
+    assert api.ask("GET", disk(api)).body["properties"]["provisioningState"] == "Creating"
+    page.held_at = range(0)
+    if then == "repeated":
+        assert api.await_end(api.ask("PUT", disk(api), body))["status"] == "Succeeded"
+    else:
+        assert api.await_end(api.ask("DELETE", disk(api)))["status"] == "Succeeded"
+        assert api.ask("GET", disk(api)).status == 404
+
+
+def test_who_may_cancel(api: Api, held: tuple[WebServer, Page]) -> None:
+    web, page = held
+    mine = bearer(api, Role.CONTRIBUTOR, GROUP)
+    accepted = api.ask("PUT", disk(api), disk_body(web.url("/disk.raw")), headers=mine)
+    assert page.held.acquire(timeout=60)
+    (found,) = running(api, mine)
+    path = f"{operations(api)}/{found['name']}/cancel"
+    other = bearer(api, Role.CONTRIBUTOR, "other", "other")
+    reader = bearer(api, Role.READER, GROUP, "reader")
+    assert [api.ask("POST", path, headers=each).status for each in (other, reader)] == [403, 403]
+    missing = api.ask("POST", path.replace(found["name"], "0" * 8), headers=other)
+    assert missing.status == 403, "whether there is such an operation is not told"
+    assert running(api, other) == []
+    writer = bearer(api, Role.CONTRIBUTOR, GROUP, "writer")
+    assert api.ask("POST", path, headers=writer).status in {200, 202}
+    assert api.await_end(accepted)["status"] == "Canceled"
+
+
+def test_a_command_cancels_what_a_server_runs(api: Api, held: tuple[WebServer, Page], tmp_path: Path) -> None:
+    web, page = held
+
+    def run(*words: str, code: int = 0) -> Any:
+        environ = {"IMGSTORE_HOME": str(tmp_path / "home")}
+        result = CliRunner().invoke(main, ["operation", *words], prog_name="imgstore", env=environ)
+        assert result.exit_code == code, result.output
+        return json.loads(result.stdout) if result.stdout else result.stderr
+
+    accepted = api.ask("PUT", disk(api), disk_body(web.url("/disk.raw")))
+    assert page.held.acquire(timeout=60)
+    (found,) = run("list", "--status", "InProgress")
+    assert run("show", "-n", found["name"])["properties"]["resourceId"] == disk(api)
+    canceling = run("cancel", "-n", found["name"])
+    assert "cancelRequestedBy" in canceling["properties"]
+    assert api.await_end(accepted)["status"] == "Canceled", "the server looks once a second"
+    assert run("show", "-n", found["name"])["error"]["code"] == "OperationCanceled"
+    page.held_at = range(0)
+    again = api.ask("PUT", disk(api), disk_body(web.url("/disk.raw")))
+    assert api.await_end(again)["status"] == "Succeeded"
+    done = run("list", "--status", "Succeeded")[0]
+    assert "has ended" in run("cancel", "-n", done["name"], code=1)
+    assert "was not found" in run("cancel", "-n", "no-such-operation", code=3)
+
+
+def test_an_operation_of_a_dead_process_ends_at_once(api: Api, held: tuple[WebServer, Page], tmp_path: Path) -> None:
+    web, page = held
+    api.ask("PUT", disk(api), disk_body(web.url("/disk.raw")))
+    assert page.held.acquire(timeout=60)
+    (found,) = running(api)
+    with closing(sqlite3.connect(tmp_path / "home" / "catalog.sqlite")) as database:
+        database.execute("UPDATE operations SET holder = ?", (DEAD,))
+        database.commit()
+    told = api.ask("POST", f"{operations(api)}/{found['name']}/cancel")
+    assert (told.status, told.body["status"]) == (200, "Canceled")
+
+
+def test_what_was_canceled_is_not_resumed(tmp_path: Path, held: tuple[WebServer, Page]) -> None:
+    web, page = held
+    with start_api(tmp_path / "home") as api:
+        assert api.ask("PUT", f"{api.top}/resourceGroups/{GROUP}", EMPTY).status == 201
+        api.ask("PUT", disk(api), disk_body(web.url("/disk.raw")))
+        assert page.held.acquire(timeout=60)
+        uid = running(api)[0]["name"]
+    with closing(sqlite3.connect(tmp_path / "home" / "catalog.sqlite")) as database:
+        database.execute(
+            "UPDATE operations SET holder = ?, cancel_requested_by = 'somebody' WHERE uid = ?", (DEAD, uid)
+        )
+        database.commit()
+    while page.held.acquire(blocking=False):  # Several ranges are asked for at once.
+        pass
+    with start_api(tmp_path / "home") as api:
+        assert ended(api, uid).status is OperationStatus.CANCELED
+        assert not page.held.acquire(blocking=False)
