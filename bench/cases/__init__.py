@@ -2,11 +2,23 @@
 
 from collections.abc import Mapping
 
-from bench.cases import choices, distance, doors, exports, growing, keeping, limits, replication, serving, uploads
+from bench.cases import (
+    choices,
+    distance,
+    doors,
+    exports,
+    growing,
+    keeping,
+    limits,
+    outages,
+    replication,
+    serving,
+    uploads,
+)
 from bench.measuring import Case
 
 CASES: Mapping[str, Case] = {
     case.name: case
-    for module in (uploads, doors, replication, distance, exports, keeping, serving, growing, limits, choices)
+    for module in (uploads, doors, replication, distance, exports, keeping, serving, growing, outages, limits, choices)
     for case in module.CASES
 }

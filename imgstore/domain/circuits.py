@@ -73,7 +73,7 @@ class Circuit:
     since: float = 0.0
     """When it opened or closed."""
     failures: int = 0
-    """Failures in a row."""
+    """Failures in a row. Late answers are none: an open circuit without a failure is one of a store that may be slow."""
     probe_at: float = 0.0
     """When the next probe is due; of a half-open circuit, when the present one counts as lost."""
     open_seconds: float = 0.0
@@ -91,6 +91,11 @@ class Circuit:
     def avoided(self) -> bool:
         """Whether choosers prefer another store."""
         return self.state is not CircuitState.CLOSED
+
+    @property
+    def down(self) -> bool:
+        """Whether writers leave the store out, too: it has failed, and was not only late."""
+        return self.avoided and self.failures > 0
 
     def refuses(self, now: float, policy: CircuitPolicy = DEFAULT_POLICY) -> bool:
         """Whether requests are refused without being sent."""
@@ -119,7 +124,7 @@ def record_failure(
         error: the failure in words, for people.
         policy: the limits.
     """
-    failed = replace(circuit, failures=circuit.failures + 1, error=error)
+    failed = replace(circuit, failures=circuit.failures + (failure is not Failure.LATE), error=error)
     if failure is Failure.SILENT:
         strike = circuit.silent_since is None or began >= circuit.silent_at
         failed = replace(

@@ -149,6 +149,11 @@ class HealthBook:
         circuit = self._circuits.get((region, zone))
         return circuit is not None and circuit.avoided
 
+    def is_down(self, region: str, zone: str) -> bool:
+        """Whether a zone has failed, and was not only late with an answer."""
+        circuit = self._circuits.get((region, zone))
+        return circuit is not None and circuit.down
+
     def circuit(self, name: ZoneName) -> Circuit:
         """The circuit of a zone."""
         return self._circuits.get(name, _CLOSED)

@@ -315,6 +315,7 @@ class Locator:
         zoned = Zoned(
             {name: zone.guarded for name, zone in zones.items()},
             avoided=partial(self.health.is_avoided, region.name),
+            down=partial(self.health.is_down, region.name),
             late=lambda zone, age_seconds: self.health.late((region.name, zone), age_seconds),
         )
         with self._lock:

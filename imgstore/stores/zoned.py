@@ -145,6 +145,7 @@ class Zoned:
         rest_seconds: float = 30.0,
         notes_seconds: float = 60.0,
         avoided: Callable[[str], bool] = lambda _zone: False,
+        down: Callable[[str], bool] = lambda _zone: False,
         late: Late = _unnoticed,
     ) -> None:
         """Make one store of three.
@@ -155,14 +156,16 @@ class Zoned:
             monotonic: seconds of a clock that only goes on.
             rest_seconds: for how long a zone that did not answer is left alone.
             notes_seconds: for how long the notes that were read are believed to be all.
-            avoided: whether a zone is known not to answer: it is left alone like one that rests.
+            avoided: whether a zone is known not to answer in time: others are read first.
+            down: whether a zone is known to fail: it is left alone like one that rests. A zone that is only late is
+                written to, since it would miss what the others take.
             late: hears of zones that are late with an answer; another zone is asked as well then.
         """
         assert len(zones) == ZONES, f"{len(zones)} zones"
         self.name = "zones " + ", ".join(f"{zone}: {store.name}" for zone, store in zones.items())
         self._zones = dict(zones)
         self._report = report
-        self._rests = _Rests(monotonic, rest_seconds, avoided)
+        self._rests = _Rests(monotonic, rest_seconds, avoided, down)
         self._late = late
         self._notes = _Notes(zones, monotonic, notes_seconds)
 
@@ -550,10 +553,17 @@ class Zoned:
 class _Rests:
     """Which zones are left alone, and until when."""
 
-    def __init__(self, monotonic: Callable[[], float], seconds: float, avoided: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        monotonic: Callable[[], float],
+        seconds: float,
+        avoided: Callable[[str], bool],
+        down: Callable[[str], bool],
+    ) -> None:
         self._monotonic = monotonic
         self._seconds = seconds
         self._avoided = avoided
+        self._down = down
         self._until: dict[str, float] = {}
         self._lock = threading.Lock()
 
@@ -564,13 +574,16 @@ class _Rests:
                 self._until[zone] = self._monotonic() + self._seconds
 
     def rests(self, zone: str) -> bool:
-        """Whether the zone is left alone now."""
-        return self._until.get(zone, 0.0) > self._monotonic() or self._avoided(zone)
+        """Whether other zones are read first now."""
+        return self._failed(zone) or self._avoided(zone)
+
+    def _failed(self, zone: str) -> bool:
+        return self._until.get(zone, 0.0) > self._monotonic() or self._down(zone)
 
     def awake(self, zones: Iterable[str]) -> Sequence[str]:
         """The zones to ask: those that do not rest, but all where these are too few."""
         every = list(zones)
-        up = [zone for zone in every if not self.rests(zone)]
+        up = [zone for zone in every if not self._failed(zone)]
         return up if len(up) >= QUORUM else every
 
     def some_ended(self) -> bool:

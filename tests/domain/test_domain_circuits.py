@@ -135,6 +135,8 @@ def test_requests_that_fail_side_by_side_are_one_strike() -> None:
 def test_a_late_answer_makes_it_avoided_and_never_refused() -> None:
     circuit = fail(Circuit(), 2.0, Failure.LATE, took_seconds=2.0)
     assert circuit.avoided
+    assert not circuit.down, "it is still written to"
+    assert fail(circuit, 3.0, Failure.SILENT).down
     assert not fail(circuit, 300.0, Failure.LATE).refuses(300.0)
     assert record_answer(circuit, 5.0).state is CircuitState.CLOSED, "slow, and not dead"
 

@@ -452,3 +452,23 @@ def test_what_one_zone_alone_has_is_told_and_withdrawn(region: Region) -> None:
     fresh.settle(KEY)
     assert fresh.pending_repairs() == []
     assert list(fresh.lone_keys("")) == []
+
+
+def test_a_zone_that_is_only_late_is_written_to_and_read_last(region: Region) -> None:
+    """A slow zone that was left out would miss what the others take."""
+    store = Zoned(
+        region.zones, report=region._report, monotonic=region.clock.monotonic, avoided=lambda zone: zone == "2"
+    )
+    region.zones["2"].script = [Fault(method="get")]
+    for number in range(9):
+        store.put(f"{KEY}{number}", BODY)
+        assert region.holders(f"{KEY}{number}") == "123"
+        assert store.get(f"{KEY}{number}") == BODY
+    assert region.reports == [], "it was never read"
+
+
+def test_a_zone_that_is_known_to_fail_is_left_alone(region: Region) -> None:
+    store = Zoned(region.zones, monotonic=region.clock.monotonic, down=lambda zone: zone == "2")
+    store.put(KEY, BODY)
+    assert region.holders(KEY) == "13"
+    assert region.notes()["1"] == {f"repairs/2/{NAME}": "put"}
