@@ -290,7 +290,7 @@ def test_a_machines_disks_are_there_together_or_not_at_all(
 ) -> None:
     publish_all(empty, disks, targets=["southcentralus=2"])
     real = make_disk(empty, "other", lun=5)
-    monkeypatch.setattr("imgstore.operations.disks.encode_reference", None)
+    monkeypatch.setattr("imgstore.operations.disk_references.encode_reference", None)
     with pytest.raises(TypeError):
         machine(empty, "vm0")
     monkeypatch.undo()
