@@ -380,10 +380,10 @@ condemned = Table(
     Column("stored_bytes", BigInteger, nullable=False),
     Column("sentence", OneOf(Sentence), nullable=False),
     Column("since", Instant, nullable=False),
-    # Null of a segment that was marked before the catalog had a sequence.
-    Column("since_sequence", BigInteger),
     Column("token", String),
     Column("lease_expires_at", Instant),
+    # Null of a segment that was marked before the catalog had a sequence.
+    Column("since_sequence", BigInteger),
 )
 
 deletions = Table(
@@ -500,11 +500,11 @@ works = Table(
     Column("plan", JSON, nullable=False),
     Column("state", OneOf(WorkState), nullable=False),
     Column("opened_at", Instant, nullable=False),
-    # Null of a work that was opened before the catalog had a sequence.
-    Column("opened_sequence", BigInteger),
     Column("holder", String),
     Column("token", Integer, nullable=False),
     Column("lease_expires_at", Instant),
+    # Null of a work that was opened before the catalog had a sequence.
+    Column("opened_sequence", BigInteger),
 )
 
 # Whoever comes second adopts what is open, and opens no other beside it.
@@ -675,13 +675,13 @@ operations = Table(
     Column("request", JSON, nullable=False),
     Column("principal", String, nullable=False),
     Column("principal_uid", String),
-    Column("tenant_uid", String),
-    Column("resource_id", String),
     Column("status", OneOf(OperationStatus), nullable=False, index=True),
     Column("error", JSON(none_as_null=True)),
     Column("holder", String, nullable=False),
     Column("started_at", Instant, nullable=False),
     Column("finished_at", Instant),
+    Column("tenant_uid", String),
+    Column("resource_id", String),
     Column("cancel_requested_by", String),
 )
 
