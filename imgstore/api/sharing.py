@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Response
 from imgstore.api.door import RESOURCE, Asked, reply
 from imgstore.api.longrunning import Outcome, Session, Task
 from imgstore.api.paths import GALLERY, SUBSCRIPTION
-from imgstore.domain.errors import InvalidInput
+from imgstore.domain.errors import AccessDenied, InvalidInput, ScopeNotFound
 from imgstore.domain.names import SharedReference, VersionName, check_definition_name
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import Gallery
@@ -85,7 +85,10 @@ async def query(ask: Asked) -> Response:
     def found(at: Session) -> list[Json]:
         location = read_community_query(body)
         region = None if location is None else at.installation.regions.get(location, target="location").name
-        rows = sharing.list_community(at.installation, at.principal)
+        try:
+            rows = sharing.list_community(at.installation, at.principal)
+        except (ScopeNotFound, AccessDenied):
+            return []  # As Azure: a query shows what the caller may read. A refusal would name a subscription.
         return [community_row_json(each) for each in rows if region in (None, each.location)]
 
     rows = await ask.run(found)

@@ -158,9 +158,14 @@ def show_community(installation: Installation, principal: Principal, *, public_n
 
 
 def list_community(installation: Installation, principal: Principal) -> list[Gallery]:
-    """Every community gallery, for a principal who may read such galleries in some subscription; else none."""
-    if not any(may(principal, Action.READ, grant.scope, COMMUNITY) for grant in principal.grants):
-        return []
+    """Every community gallery, for a principal who may read such galleries in some subscription.
+
+    Raises:
+        ScopeNotFound, AccessDenied: the principal may not.
+    """
+    subscriptions = {"/".join(grant.scope.split("/")[:3]) for grant in principal.grants}
+    if not any(may(principal, Action.READ, each, COMMUNITY) for each in subscriptions):
+        permit(installation, principal, Action.READ, _here(installation), COMMUNITY)
     with installation.catalog.reading() as facts:
         return facts.galleries.community()
 

@@ -527,3 +527,11 @@ def test_a_forged_url_does_not_tell_which_disks_exist(api: Api) -> None:
     answers = [api.ask("GET", forged.replace(uid, each)) for each in (uid, other.uid, "0" * len(uid))]
     assert {(each.status, each.body) for each in answers} == {(403, answers[0].body)}
     api.await_end(api.ask("POST", f"{api.compute}/disks/d1/endGetAccess"))
+
+
+def test_a_query_shows_a_stranger_no_galleries_and_names_no_subscription(api: Api) -> None:
+    query = {"query": "communitygalleryresources | where type == 'microsoft.compute/locations/communitygalleries'"}
+    path, stranger = "/providers/Microsoft.ResourceGraph/resources", calling("nobody")
+    answer = api.ask("POST", path, query, headers=stranger, version="2021-03-01")
+    assert api.installation.subscription not in repr(answer.body)
+    assert answer.body["data"] == [], answer

@@ -98,7 +98,7 @@ INSIDE = {
     "making.make_disks", "opening.open_disks", "version_sources.opened", "sharing.admitted",
 }  # fmt: skip
 """Steps of operations, which check the rights of what they name, within an operation that checks its own."""
-EMPTY = {"roles.list_assignments", "sharing.list_community", "subscriptions.seen_subscriptions"}
+EMPTY = {"roles.list_assignments", "subscriptions.seen_subscriptions"}
 """Lists that show a principal without a role nothing."""
 ABOUT_THE_CALLER = {"subscriptions.tenant_of", "groups.free_group_name"}
 AS_MISSING = {"roles.remove"}
