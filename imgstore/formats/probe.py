@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from imgstore.domain.errors import ImageRefused, ImageTruncated
+from imgstore.domain.source_urls import without_secrets
 from imgstore.domain.sources import ByteSource, DiskFormat
 from imgstore.formats.findings import Finding, Kind
 from imgstore.formats.vhd import tail_of
@@ -137,7 +138,7 @@ def _doubt(candidates: list[DiskFormat], others: list[str], suffix: str) -> tupl
 
 
 def _suffix(source: ByteSource) -> str:
-    location = source.identity().location
+    location = without_secrets(source.identity().location)
     path = location.partition("://")[2].partition("/")[2] if "://" in location else location
     _, dot, suffix = path.rsplit("/", 1)[-1].lower().rpartition(".")
     return dot + suffix
