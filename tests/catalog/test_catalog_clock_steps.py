@@ -1,5 +1,6 @@
 """The database's clock steps back: no time that was set before holds anything back for longer than it may."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -8,6 +9,8 @@ from test_catalog_queue import REPLICATING, queued
 
 from imgstore.catalog import Catalog
 from imgstore.catalog.database import Session
+from imgstore.domain.circuits import CircuitState, ZoneHealth
+from imgstore.domain.maintenance import MaintenanceKind, MaintenanceTask
 from imgstore.domain.works import WorkKind
 
 pytest_plugins = ["catalog_fixtures"]
@@ -29,7 +32,7 @@ def test_times_that_lie_too_far_ahead_are_corrected(catalog: Catalog, monkeypatc
     monkeypatch.undo()
     with catalog.transaction() as facts:
         assert facts.queue.due(limit=9) == [], "what waits for the old time waits a year"
-        assert facts.clock_steps.correct() == 5
+        assert facts.clock_steps.correct() == 6
         assert facts.clock_steps.correct() == 0
     with catalog.transaction() as facts:
         assert set(facts.queue.due(limit=9)) == {resting.uid, copying.uid}
@@ -40,6 +43,90 @@ def test_times_that_lie_too_far_ahead_are_corrected(catalog: Catalog, monkeypatc
         assert until is not None
         assert timedelta(minutes=3) < until - now < timedelta(hours=1), "the request may still be on its way"
         assert all(worker.seen_at <= now for worker in facts.workers.list())
+
+
+def test_a_delete_that_was_begun_before_the_step_may_still_be_on_its_way(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its collector looks at its own monotonic clock, and may send the request minutes after the step (invariant G6)."""
+    present = Session.now
+    monkeypatch.setattr(Session, "now", lambda session: present(session) + timedelta(days=400))
+    with catalog.transaction() as facts:
+        world = settle(facts)
+        facts.condemned.add(world.slot.uid, {b"x" * 32: 7})
+        ends_at = facts.now() + timedelta(seconds=300)
+        facts.condemned.begin_deleting(world.slot.uid, [b"x" * 32], token="t", lease_expires_at=ends_at)
+    monkeypatch.undo()
+    with catalog.transaction() as facts:
+        assert facts.clock_steps.correct() == 2
+        assert facts.clock_steps.correct() == 0
+        (segment,) = facts.condemned.list(world.slot.uid)
+        assert segment.lease_expires_at is not None
+        assert timedelta(seconds=300) < segment.lease_expires_at - facts.now() < timedelta(hours=1)
+
+
+def test_maintenance_removals_and_unknown_objects_do_not_wait_for_the_old_time(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    present = Session.now
+    monkeypatch.setattr(Session, "now", lambda session: present(session) + timedelta(days=400))
+    task = MaintenanceTask(kind=MaintenanceKind.GC, interval_seconds=86_400)
+    with catalog.transaction() as facts:
+        world = settle(facts)
+        removal = facts.works.open(
+            kind=WorkKind.REMOVAL, slot_uid=world.slot.uid, owner_uid=uid(), plan={"keys": ["k"]}, pins=()
+        )
+        facts.turns.see([task])
+        assert facts.turns.take(facts.turns.list()[0], holder="elsewhere/boot/1/1", lease_seconds=60) is not None
+        facts.unknown_objects.see(world.slot.uid, {"manifests/a/os": 7})
+        facts.zone_health.write(
+            ZoneHealth(
+                region=world.slot.key.region,
+                zone="1",
+                observer="here",
+                state=CircuitState.OPEN,
+                since_seconds=0,
+                failures=3,
+                probe_seconds=30,
+                open_seconds=30,
+                error="no answer",
+            )
+        )
+    monkeypatch.undo()
+    with catalog.transaction() as facts:
+        assert facts.clock_steps.correct() == 6
+        assert facts.clock_steps.correct() == 0
+        now = facts.now()
+        assert facts.works.get(removal.uid).opened_at <= now
+        (turn,) = facts.turns.list()
+        assert turn.lease_expires_at is not None
+        assert max(turn.done_at, turn.lease_expires_at) <= now
+        assert facts.unknown_objects.list(world.slot.uid)[0].first_seen_at <= now
+        (health,) = facts.zone_health.list()
+        assert health.since_seconds >= 0
+        assert health.probe_seconds <= 0
+
+
+def test_a_version_that_was_deleted_in_the_future_is_kept_for_its_retention_from_now_on(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    present = Session.now
+    with catalog.transaction() as facts:
+        version, _ = queued(facts, settle(facts), 1, REPLICATING)
+        facts.clock_steps.correct()
+    monkeypatch.setattr(Session, "now", lambda session: present(session) + timedelta(days=400))
+    with catalog.transaction() as facts:
+        ends_at = facts.now() + timedelta(days=7)
+        facts.versions.update(replace(version, soft_deleted_at=facts.now(), hard_deletion_at=ends_at))
+    monkeypatch.undo()
+    with catalog.transaction() as facts:
+        assert facts.clock_steps.correct() == 1
+        deleted = facts.versions.by_uid(version.uid)
+        now = facts.now()
+    assert deleted.soft_deleted_at is not None
+    assert deleted.hard_deletion_at is not None
+    assert deleted.soft_deleted_at <= now
+    assert timedelta(days=6) < deleted.hard_deletion_at - now <= timedelta(days=7)
 
 
 def test_times_that_are_set_ahead_stay(catalog: Catalog) -> None:
