@@ -8,6 +8,7 @@ not is refused by name, so that a script brought over from az says what it misse
 import gc
 import importlib
 import json
+import math
 import re
 import sys
 import textwrap
@@ -109,6 +110,8 @@ class Command(click.Command):
         for param in self.params:
             value = ctx.params.get(param.name or "")
             integer_max = _BYTES_MAX if isinstance(param.type, click.IntRange) else _INTEGER_MAX
+            if isinstance(value, float) and not math.isfinite(value):
+                raise click.BadParameter(f"{value} is not a number.", ctx, param)
             if isinstance(value, int) and abs(value) > integer_max:
                 raise click.BadParameter(f"{str(value)[:40]} is more than {integer_max}.", ctx, param)
         return left

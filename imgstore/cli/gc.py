@@ -2,6 +2,7 @@
 
 import sys
 from datetime import timedelta
+from typing import Final
 
 import click
 
@@ -62,6 +63,10 @@ def _table(body: Json) -> list[dict[str, Json]]:
     return [dict(row) for row in _PLAN(owned)]
 
 
+_DAYS_MAX: Final = 36_500
+"""A century. Longer ones lead to dates that nothing can write."""
+
+
 @click.command(
     cls=Command,
     table=_table,
@@ -69,7 +74,7 @@ def _table(body: Json) -> list[dict[str, Json]]:
 )
 @click.option(
     "--grace-hours",
-    type=click.FloatRange(min=0),
+    type=click.FloatRange(0, 24 * _DAYS_MAX),
     default=collecting.GRACE_HOURS,
     show_default=True,
     metavar="HOURS",
@@ -77,7 +82,7 @@ def _table(body: Json) -> list[dict[str, Json]]:
 )
 @click.option(
     "--work-abandon-days",
-    type=click.FloatRange(min=0),
+    type=click.FloatRange(0, _DAYS_MAX),
     default=WORK_ABANDON_DAYS,
     show_default=True,
     metavar="DAYS",
@@ -92,7 +97,7 @@ def _table(body: Json) -> list[dict[str, Json]]:
 @click.option("--remove", is_flag=True, help="With --unknown: remove those that were seen for longer than the grace.")
 @click.option(
     "--unknown-grace-days",
-    type=click.FloatRange(min=0),
+    type=click.FloatRange(0, _DAYS_MAX),
     default=UNKNOWN_GRACE_DAYS,
     show_default=True,
     metavar="DAYS",

@@ -1,6 +1,6 @@
 """What a person means by a source: a managed disk or snapshot by name or id, or a file somewhere."""
 
-from pathlib import Path
+import os
 from typing import Final
 
 from imgstore.catalog import Facts
@@ -40,7 +40,7 @@ def find_original(
     ready = next((each for each in there if each.provisioning_state is ProvisioningState.SUCCEEDED), None)
     if ready is not None:
         return ready
-    if is_id(word) or ("/" not in word and not Path(word).exists()):
+    if is_id(word) or ("/" not in word and not os.path.exists(word)):
         if not readable:
             authorize(principal, Action.EXPORT, candidates[-1].resource_id)
         if there:

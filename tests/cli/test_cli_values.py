@@ -20,7 +20,7 @@ RUNS_ON = {"serve", "worker", "bench", "quickstart", "wait"}
 VALUES = [
     "", " ", "\udcff", "a\udc80b", "\0", "²", "-1", "0", "-0", "1.5", "1e999", "NaN", "9" * 30, "9" * 5_000, "2147483648",
     "https://[/x", "https://a..b/x", "https://a:99999/x", "s3://[/x", "file://[/x", "//[x", "x" * 5_000, "é" * 300,
-    "0001-01-01", "9999-12-31T23:59:59-14:00", "2090-02-30", "a=1e999", "a=" + "9" * 5_000, "tags.a=NaN", "tags.a=[1e999]",
+    "0001-01-01", "9999-12-31T23:59:59-14:00", "2090-02-30", "a=1e999", "a=" + "9" * 5_000, "tags.a=NaN", "1e12", "1e6", "tags.a=[1e999]",
     'properties.description="\\ud800"', "a=" + "[" * 5_000, "tags=" + "[" * 5_000, "[", "]", "{", "%00", "=", "=x", "==", "a=b=c=d=e",
     "eastus=" + "9" * 5_000, "eastus=²", "99999999999999999999.0.0", "/subscriptions/[/x", "rg/g/d/1e999",
     "WyIiLCJcdWQ4MDAiXQ", "W1tbW1s", "é",
@@ -114,6 +114,15 @@ def test_no_word_is_a_fault_of_ours(
     home: Path, where: tuple[tuple[str, ...], click.Command, click.Parameter], value: str
 ) -> None:
     check(home, where, value)
+
+
+@pytest.mark.parametrize(
+    "words", [("gc", "--grace-hours"), ("gc", "--work-abandon-days"), ("snapshot", "create", "--source")]
+)
+@pytest.mark.parametrize("value", ["1e999", "nan", "1e12", "x" * 5_000])
+def test_numbers_without_end_and_long_names_are_refused(home: Path, words: tuple[str, ...], value: str) -> None:
+    places = {(*path, option): (path, command, param) for path, command, param in PLACES for option in param.opts}
+    check(home, places[words], value)
 
 
 @pytest.mark.long
