@@ -51,6 +51,11 @@ CODES = {
     "OutputError": ("OutputError", 400),
     "ToolMissing": ("ToolMissing", 400),
     "ReplicationFailed": ("ReplicationJobsFailed", 409),
+    "CatalogOutdated": ("CatalogOutdated", 409),
+    "CircuitOpen": ("StoreUnreachable", 503),
+    "ExistenceUnknown": ("ExistenceUnknown", 503),
+    "StoreSilent": ("StoreUnreachable", 503),
+    "StoredDamaged": ("ObjectCorrupt", 503),
 }
 
 
@@ -83,7 +88,7 @@ def test_drawn_statuses() -> None:
 
 def test_only_an_unreachable_store_is_worth_another_try() -> None:
     stores = [each for each in EVERY.values() if issubclass(each, StoreError)]
-    assert [each for each in stores if each.retryable] == [StoreUnreachable]
+    assert all(each.retryable is issubclass(each, StoreUnreachable) for each in stores)
 
 
 def test_a_missing_object_is_the_key_error_that_readers_expect() -> None:

@@ -154,7 +154,7 @@ SCRUB: Final = Operation(kind="scrub", act=lambda _stage, installation: scrub_al
 
 # -- where it is held -------------------------------------------------------------------------------------------------
 
-WORK_OPEN: Final = Moment(owner=publishing, name="_present")
+WORK_OPEN: Final = Moment(owner=publishing, name="_listing")
 """Publish: its work is open, nothing is listed."""
 LISTED: Final = Moment(owner=DirectoryStore, name="put", key="/fingerprints/")
 """Publish: what lies in the slot was listed, and is not sent again."""
