@@ -106,6 +106,7 @@ class Installation:
         reach = access or self.access
         if len(slots) == 1:
             return [reach(slots[0])]
+        self.locator.health.refresh()  # What the host's other processes saw decides which of them is read first.
         return [self._accessed(slot, Deferred(str(slot.key), partial(_reached, reach, slot))) for slot in slots]
 
     def check_scratch(self, work: Path, needed_bytes: int) -> None:

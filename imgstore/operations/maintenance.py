@@ -22,6 +22,7 @@ from imgstore.operations.catalog_checks import check_catalog_is_current
 from imgstore.operations.collecting import GRACE_HOURS, collect
 from imgstore.operations.installation import Installation
 from imgstore.operations.lifetimes import purge_soft_deleted
+from imgstore.operations.removals import run_removals
 from imgstore.operations.retargeting import tidy_all
 from imgstore.operations.scrubbing import ScrubRequest, SlotScrub, scrub
 from imgstore.operations.unfinished_deletes import finish_deletes
@@ -165,8 +166,12 @@ class MaintenanceRunner:
         installation = self._installation
         purged = len(purge_soft_deleted(installation))
         removed = sum(removal.waits_for is None for removal in tidy_all(installation))
-        finished = finish_deletes(installation)
-        counts = {"versions whose retention has passed": purged, "replicas": removed, "interrupted deletions": finished}
+        counts = {
+            "versions whose retention has passed": purged,
+            "replicas": removed,
+            "interrupted deletions": finish_deletes(installation),
+            "removals from slots that disks left": run_removals(installation),
+        }
         outcome = ", ".join(f"{count} {what} ended" for what, count in counts.items() if count)
         self._record("imgstore/maintenance/deletions", outcome)
         return outcome

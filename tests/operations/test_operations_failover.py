@@ -262,6 +262,21 @@ def test_nothing_serves_where_every_store_is_down(sites: Sites, west: Installati
     audit(west)
 
 
+def test_an_export_by_another_process_does_not_wait_for_a_store_that_is_known_to_be_down(
+    sites: Sites, west: Installation, stock: Stock, tmp_path: Path
+) -> None:
+    first = make(west, "a")
+    make(west, "b")
+    sites.way_of(first).hold()
+    make(west, "c")
+    make(west, "d")
+    other = sites.open()
+    before = sites.way_of(first).connections()
+    export(other, tmp_path / "out.raw", WEST)
+    assert (tmp_path / "out.raw").read_bytes() == stock.first.read_bytes()
+    assert sites.way_of(first).connections() <= before + 1, "a probe at most"
+
+
 @pytest.mark.parametrize("fail", [kill, Way.hold])
 def test_an_export_reads_the_other_replica(
     sites: Sites, west: Installation, stock: Stock, tmp_path: Path, fail: Callable[[Way], None]
