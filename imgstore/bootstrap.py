@@ -5,10 +5,9 @@ import fcntl
 import os
 import shutil
 import tempfile
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,20 +15,21 @@ from imgstore.catalog import Catalog, InstallationRow
 from imgstore.domain.disk_space import DiskSpace, read_disk_space
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.limits import DEFAULT_PRESET, PRESETS, Limits, read_limits
+from imgstore.domain.limits import Limits, read_limits
 from imgstore.domain.maintenance import MaintenanceSettings, read_maintenance
 from imgstore.domain.private_files import make_private_folder, tighten_folder
-from imgstore.domain.progress import Subscriber, guard, silent
+from imgstore.domain.progress import ProgressEvent, Stage, Subscriber, guard, silent
+from imgstore.domain.shared_settings import Difference, as_document
 from imgstore.operations.first_start import check_catalog_file, check_no_other_installation
 from imgstore.operations.health_records import CatalogHealth
 from imgstore.operations.holding import LEASE_SECONDS, LeaseKeeper, this_host
 from imgstore.operations.installation import Installation, Tuning
+from imgstore.operations.shared_settings import SETTINGS_FILE, agree_on_settings, read_settings_file
 from imgstore.operations.zone_registry import CatalogZones
 from imgstore.regions import Locator, Regions, load_regions
 from imgstore.stores.retrying import RetryPolicy
 
 _DATABASE_FILE: Final = "catalog.sqlite"
-_SETTINGS_FILE: Final = "settings.toml"
 _FOLDERS: Final = ("regions", "scratch", "tls", "uploads")
 """Below the home, made with modes of their own since; an older imgstore left them to the umask."""
 
@@ -59,11 +59,11 @@ class Settings:
     lease_seconds: float = LEASE_SECONDS
     tuning: Tuning = field(default_factory=Tuning)
     limits: Limits | None = None
-    """None are those of settings.toml in the home."""
+    """None are those of the installation, in the catalog."""
     space: DiskSpace | None = None
     """None are the bounds of settings.toml in the home."""
     maintenance: MaintenanceSettings | None = None
-    """None are those of settings.toml in the home."""
+    """None are those of the installation, in the catalog."""
 
 
 @contextmanager
@@ -80,54 +80,9 @@ def open_installation(
     _keep_buffers()
     outside = effects or Effects()
     regions = load_regions(settings.regions, settings.environ)
-    limits = settings.limits or load_limits(settings.home / _SETTINGS_FILE)
-    space = settings.space or load_disk_space(settings.home / _SETTINGS_FILE)
-    maintenance = settings.maintenance or load_maintenance(settings.home / _SETTINGS_FILE)
+    document = read_settings_file(settings.home / SETTINGS_FILE)
     with _scratch(_folder(settings.home / "scratch")) as scratch:
-        yield from _opened(settings, subscriber, outside, regions, limits, space, maintenance, scratch)
-
-
-def load_limits(file: Path) -> Limits:
-    """The limits that a settings file asks for; Azure's of 2019 where there is no such file.
-
-    Raises:
-        InvalidInput: it cannot be read, is no TOML, or says what nobody knows.
-    """
-    document = _document(file)
-    return replace(PRESETS[DEFAULT_PRESET], file=str(file)) if document is None else read_limits(document, str(file))
-
-
-def load_disk_space(file: Path) -> DiskSpace:
-    """Read the bounds of scratch, uploads and free space from a settings file; the defaults where there is no such file.
-
-    Raises:
-        InvalidInput: it cannot be read, is no TOML, or says what nobody knows.
-    """
-    return read_disk_space(_document(file) or {}, str(file))
-
-
-def load_maintenance(file: Path) -> MaintenanceSettings:
-    """Read what workers do unasked from a settings file; the defaults where there is no such file.
-
-    Raises:
-        InvalidInput: it cannot be read, is no TOML, or says what nobody knows.
-    """
-    return read_maintenance(_document(file) or {}, str(file))
-
-
-def _document(file: Path) -> Mapping[str, Any] | None:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidInput(
-            f"{file} cannot be used.",
-            found=str(error),
-            expected="a TOML document",
-            hint=f"mend it, or take it away: the limits are {DEFAULT_PRESET} then",
-            target=str(file),
-        ) from error
+        yield from _opened(settings, subscriber, outside, regions, document, scratch)
 
 
 def _keep_buffers() -> None:
@@ -150,17 +105,21 @@ def _opened(
     subscriber: Subscriber,
     outside: Effects,
     regions: Regions,
-    limits: Limits,
-    space: DiskSpace,
-    maintenance: MaintenanceSettings,
+    document: Mapping[str, Any] | None,
     scratch: Path,
 ) -> Iterator[Installation]:
+    file = str(settings.home / SETTINGS_FILE)
+    space = settings.space or read_disk_space(document or {}, file)
     if settings.database is None:
         check_catalog_file(settings.home, settings.home / _DATABASE_FILE)
     catalog = Catalog.open(settings.database or f"sqlite:///{settings.home / _DATABASE_FILE}", outside)
     try:
         registry = CatalogZones(catalog=catalog, effects=outside, subscriber=guard(subscriber))
         row = _begun(settings, catalog, regions, registry, outside)
+        values, differing = agree_on_settings(catalog, document)
+        if differing:
+            _tell_differing(guard(subscriber), file, differing)
+        shared = as_document(values)
         locator = Locator(
             regions,
             home=settings.home,
@@ -185,9 +144,9 @@ def _opened(
                 effects=outside,
                 environ=settings.environ,
                 tuning=settings.tuning,
-                limits=limits,
+                limits=settings.limits or read_limits(shared, file),
                 space=space,
-                maintenance=maintenance,
+                maintenance=settings.maintenance or read_maintenance(shared, file),
                 subscriber=guard(subscriber),
             )
         finally:
@@ -195,6 +154,14 @@ def _opened(
             locator.close()
     finally:
         catalog.close()
+
+
+def _tell_differing(subscriber: Subscriber, file: str, differing: Sequence[Difference]) -> None:
+    detail = (
+        f"{file} differs from the settings of the installation, which count: {', '.join(map(str, differing))}; "
+        "`imgstore settings apply` makes those of the file the installation's"
+    )
+    subscriber(ProgressEvent(task="settings", stage=Stage.NOTE, detail=detail))
 
 
 def _begun(

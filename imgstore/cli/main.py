@@ -56,6 +56,9 @@ _COMMANDS: Final = {
     ),
     "monitor": Lazy(target="imgstore.cli.monitor:monitor", summary="What was done here, and by whom."),
     "regions": Lazy(target="imgstore.cli.regions:regions", summary="The regions that bytes are kept in."),
+    "settings": Lazy(
+        target="imgstore.cli.settings:settings", summary="The settings that all processes of the installation share."
+    ),
     "inspect": Lazy(
         target="imgstore.cli.inspect:inspect", summary="Say what a disk file is, and whether Azure would take it."
     ),

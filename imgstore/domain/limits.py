@@ -64,7 +64,7 @@ class Limits:
 
     def setting(self, name: str) -> str:
         """What to do about the limit `name`."""
-        return f"raise {name} under [limits] in {self.file}"
+        return f"raise {name} under [limits] in {self.file}, then run `imgstore settings apply`"
 
 
 PRESETS: Final[Mapping[str, Limits]] = MappingProxyType(

@@ -35,7 +35,9 @@ def test_azures_limits_of_2019_are_the_default(text: str) -> None:
 def test_a_number_stands_in_the_place_of_the_presets() -> None:
     limits = read('[limits]\npreset = "azure-2026"\ngalleries_max = 7\nreplicas_per_region_max = 3')
     assert numbers(limits) == (7, 1_000, 10_000, 3, 100, 2 * TIB - 512, 2 * TIB - 512, 32 * TIB, 50)
-    assert limits.setting("galleries_max") == "raise galleries_max under [limits] in /home/settings.toml"
+    assert limits.setting("galleries_max") == (
+        "raise galleries_max under [limits] in /home/settings.toml, then run `imgstore settings apply`"
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from imgstore.bootstrap import load_disk_space
 from imgstore.control.machines import OsProfile
-from imgstore.domain.disk_space import DiskSpace, allocated_bytes
+from imgstore.domain.disk_space import DiskSpace, allocated_bytes, read_disk_space
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import Conflict, ImageRefused, ImgstoreError, InvalidInput, SafetyCheckFailed, StoreFull
 from imgstore.domain.geometry import GIB, MIB
@@ -27,6 +26,7 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.machine_making import MachineRequest, create_machine
 from imgstore.operations.making import DiskRequest, create_from_source
 from imgstore.operations.reading import open_for_reading
+from imgstore.operations.shared_settings import read_settings_file
 from imgstore.operations.uploading import UploadRequest, create_upload, open_spool, sweep_uploads
 from imgstore.testing.clock import ManualClock
 from imgstore.testing.disks import make_raw
@@ -426,12 +426,14 @@ def test_the_bytes_of_an_abandoned_upload_are_removed(tmp_path: Path) -> None:
 
 def test_the_bounds_are_read_from_the_settings_of_the_home(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
-    assert load_disk_space(file) == DiskSpace(file=str(file))
+    assert read_disk_space(read_settings_file(file) or {}, str(file)) == DiskSpace(file=str(file))
     file.write_text("[limits]\ngalleries_max = 7\n[disk_space]\nscratch_bytes_max = 5\nfree_bytes_min = 0\n")
-    assert load_disk_space(file) == DiskSpace(scratch_bytes_max=5, free_bytes_min=0, file=str(file))
+    assert read_disk_space(read_settings_file(file) or {}, str(file)) == DiskSpace(
+        scratch_bytes_max=5, free_bytes_min=0, file=str(file)
+    )
     with open_home(tmp_path) as installation:
         assert (installation.space.scratch_bytes_max, installation.limits.galleries_max) == (5, 7)
     for wrong in ("[disk_space]\nfree = 1\n", "[disk_space]\nupload_days_max = -1\n", "disk_space = 3\n"):
         file.write_text(wrong)
         with pytest.raises(InvalidInput, match="cannot be used: disk_space"):
-            load_disk_space(file)
+            read_settings_file(file)
