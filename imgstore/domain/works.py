@@ -67,6 +67,11 @@ class Lease:
     checkpoint: Checkpoint | None = field(default=None, compare=False)
     """What the holder puts into the slot before it writes there; None for a work that writes nothing."""
 
+    @property
+    def name(self) -> str:
+        """The work's uid and the token: no two leases have the same."""
+        return f"{self.work_uid}/{self.token}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:

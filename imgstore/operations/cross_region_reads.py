@@ -35,8 +35,9 @@ class CrossRegionReads:
     """Of each segment that may be read."""
     regions: dict[str, str]
     """The region of each slot, by its label."""
-    work_uid: str
-    """The work that reads, or the session of who reads by URL: the first part of the ledger's keys."""
+    reader: str
+    """Names one go of reading, which counts from zero: the uid of the work and the token of its lease, or the uid of the
+    session of who reads by URL. The first part of the ledger's keys."""
     _unwritten: Counter[str] = field(default_factory=Counter)
     """Stored bytes by the region that served them."""
     _written: int = 0
@@ -50,7 +51,7 @@ class CrossRegionReads:
         home: Slot,
         others: Iterable[Slot],
         manifest: Manifest,
-        work_uid: str,
+        reader: str,
     ) -> "CrossRegionReads":
         """Meter the reads of a disk from its own slot, or from others that stand in for it."""
         table = manifest.segments
@@ -60,7 +61,7 @@ class CrossRegionReads:
             home=home,
             stored_bytes=dict(zip(table.all_names(), table.stored_bytes.tolist(), strict=True)),
             regions={str(slot.key): slot.key.region for slot in (home, *others)},
-            work_uid=work_uid,
+            reader=reader,
         )
 
     def served(self, slot: SlotAccess, name: Digest) -> None:
@@ -92,7 +93,7 @@ class CrossRegionReads:
     def write(self) -> None:
         """Write what was counted since the last call: a row for each region that served.
 
-        A row's key names the work and the part of its reading, by the bytes counted before and after it.
+        A row's key names the reader and the part of its reading, by the bytes counted before and after it.
 
         Raises:
             StoreError: the database does not answer. What was counted stays counted.
@@ -105,7 +106,7 @@ class CrossRegionReads:
                 for region, read_bytes in sorted(self._unwritten.items()):
                     facts.ledger.add(
                         cross_region_read(
-                            key=f"read/{self.work_uid}/{region}/{begin}-{begin + read_bytes}",
+                            key=f"read/{self.reader}/{region}/{begin}-{begin + read_bytes}",
                             party=self.party,
                             source=region,
                             target=self.home.key.region,

@@ -364,7 +364,7 @@ def _metered(installation: Installation, chosen: _Chosen, manifest: Manifest) ->
         home=chosen.slot,
         others=chosen.others,
         manifest=manifest,
-        work_uid=chosen.lease.work_uid,
+        reader=chosen.lease.name,
     )
 
 

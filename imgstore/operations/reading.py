@@ -143,7 +143,7 @@ def open_for_reading(installation: Installation, disk: ManagedDisk, cache: Decod
         home=disk.slot,
         others=others,
         manifest=manifest,
-        work_uid=installation.effects.new_uid(),
+        reader=installation.effects.new_uid(),
     )
     segments = SegmentReader(installation.accesses(slots), served=reads.served)
     footer = b""

@@ -332,7 +332,7 @@ def _act(
             home=slot,
             stored_bytes=wanted,
             regions={str(source.slot.key): source.slot.key.region for source in step.sources},
-            work_uid=plan.lease.work_uid,
+            reader=plan.lease.name,
         )
         # The first replica of a region is charged for what crosses when it is complete.
         is_inside = step.sources[0].slot.key.region == slot.key.region

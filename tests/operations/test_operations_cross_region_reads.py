@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from imgstore.domain.errors import StoreError
+from imgstore.domain.errors import ReplicationFailed, StoreError
 from imgstore.domain.geometry import MIB
 from imgstore.domain.states import ReplicaState
 from imgstore.ledger.prices import price_of
@@ -14,6 +14,7 @@ from imgstore.ledger.rows import ChargeKind, LedgerRow
 from imgstore.operations import bills, exporting
 from imgstore.operations.installation import Installation
 from imgstore.operations.reading import open_for_reading
+from imgstore.operations.scrubbing import ScrubRequest, scrub
 from imgstore.testing.disks import sha256_of
 from imgstore.testing.installations import (
     ADMIN,
@@ -126,11 +127,42 @@ def test_reads_inside_the_region_are_free(stocked: Installation, tmp_path: Path)
     assert reads(stocked) == []
 
 
+def test_what_a_resumed_copy_reads_again_is_metered_again(
+    stocked: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same number of bytes from the same beginning is no repetition of a row."""
+    lost = lose_a_segment(stocked)
+    body = lost[0].read_bytes()
+    for path in lost:
+        path.unlink()
+
+    def fail(*_args: object, **_more: object) -> None:
+        raise StoreError("the end is not reached", found="nothing", expected="an end", hint="none")
+
+    targets = ["southcentralus=3", "westus2=1=Standard_ZRS", "eastus"]
+    with monkeypatch.context() as broken:
+        broken.setattr("imgstore.operations.replicating.complete_replica", fail)
+        with pytest.raises(ReplicationFailed):
+            retarget(stocked, targets)
+    for path in lost:
+        path.write_bytes(body)
+    scrub(stocked, ADMIN, ScrubRequest())
+    for path in (stocked.home / "regions" / "imgstore-southcentralus").rglob(f"segments/*/{lost[0].name}"):
+        path.unlink()
+    assert states(retarget(stocked, targets))["southcentralus/2"] is ReplicaState.COMPLETED
+    assert [row.delivered_bytes for row in reads(stocked)] == [len(body)] * 2
+
+
+def lose_a_segment(installation: Installation) -> list[Path]:
+    """The files of one segment in every slot of southcentralus."""
+    folder = installation.home / "regions" / "imgstore-southcentralus"
+    segments = sorted(path for path in folder.rglob("segments/*/*") if path.is_file())
+    return [path for path in segments if path.name == segments[0].name]
+
+
 def test_a_copy_inside_a_region_that_comes_from_another_is_metered(stocked: Installation) -> None:
     """No store of the region has one of the segments: the copy from another region is no free one."""
-    folder = stocked.home / "regions" / "imgstore-southcentralus"
-    segments = sorted(path for path in folder.rglob("segments/*/*") if path.is_file())
-    lost = [path for path in segments if path.name == segments[0].name]
+    lost = lose_a_segment(stocked)
     lost_bytes = lost[0].stat().st_size
     for path in lost:
         path.unlink()
