@@ -292,8 +292,9 @@ class _Taking:
             listing=self.listing,
             fingerprint_key=self.fingerprint_key,
             scratch=self.scratch,
+            check_scratch=installation.check_scratch,
             workers=installation.threads(installation.tuning.put_workers, slot.key.region),
-            go_on=self.hold.go_on,
+            go_on=self._go_on,
             claim=lambda name: claim_one(installation, slot, self.condemned, name),
             moved=self.counter.moved,
         )
@@ -309,8 +310,12 @@ class _Taking:
             workers=self.installation.threads(
                 self.installation.tuning.scatter_workers, self.publication.replica.slot.key.region
             ),
-            go_on=self.hold.go_on,
+            go_on=self._go_on,
         )
+
+    def _go_on(self) -> None:
+        self.hold.go_on()
+        self.installation.check_scratch(self.scratch, 0)
 
     def _record(self, disk: str, receipt: IngestReceipt) -> ManifestRow:
         """Write the segments down, and that the disk is in; put the manifest."""

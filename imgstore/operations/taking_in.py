@@ -101,8 +101,14 @@ def _act(
     counter.total = sum(1 for _ in touched_pieces(reader)) * PIECE_BYTES
     with (
         at_work(installation, slot, lease) as hold,
-        tempfile.TemporaryDirectory(dir=installation.scratch) as scratch,
+        tempfile.TemporaryDirectory(dir=installation.scratch) as folder,
     ):
+        scratch = Path(folder)
+
+        def go_on() -> None:
+            hold.go_on()
+            installation.check_scratch(scratch, 0)
+
         counter.begin()
         with installation.catalog.reading() as facts:
             key = facts.pools.get(slot.key.pool_uid).fingerprint_key
@@ -116,9 +122,10 @@ def _act(
                 bases=base_manifests(installation, slot, work.plan["bases"]),
                 listing=access.segments().without(condemned),
                 fingerprint_key=key,
-                scratch=Path(scratch),
+                scratch=scratch,
+                check_scratch=installation.check_scratch,
                 workers=installation.threads(installation.tuning.put_workers, slot.key.region),
-                go_on=hold.go_on,
+                go_on=go_on,
                 claim=lambda name: claim_one(installation, slot, condemned, name),
                 moved=counter.moved,
             )
@@ -132,9 +139,9 @@ def _act(
                 segments,
                 work_uid=work.uid,
                 full=False,
-                scratch=Path(scratch),
+                scratch=scratch,
                 workers=installation.threads(installation.tuning.scatter_workers, slot.key.region),
-                go_on=hold.go_on,
+                go_on=go_on,
             )
         except ObjectCorrupt:
             distrust(installation, slot, unreadable(segments.damages))

@@ -19,7 +19,7 @@ written as the ingest goes, in a file, and memory does not grow with the disk::
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Final, TypeAlias
+from typing import IO, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -107,7 +107,7 @@ class PackedSegment:
 class FingerprintsWriter:
     """Writes the object of one ingest into a file while segments are packed. For one thread."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._blocks: list[int] = []
         file.seek(_HEADER.size)

@@ -230,7 +230,7 @@ class LocatedFingerprints:
     """Fingerprints by location, in a sparse file that is memory-mapped: the kernel keeps what is hot."""
 
     def __init__(self, scratch: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - lives as long as the index; see close
+        self._file = tempfile.NamedTemporaryFile(dir=scratch)  # noqa: SIM115 - lives as long as the index; see close
         self._blocks = 0
         self._view: np.memmap[tuple[int, int], np.dtype[np.uint64]] | None = None
 

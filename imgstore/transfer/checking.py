@@ -8,6 +8,8 @@ from typing import Self
 import numpy as np
 
 from imgstore.domain.geometry import PIECE_BLOCKS
+from imgstore.formats.holes import clear_range
+from imgstore.formats.output import write_all
 from imgstore.segments.manifest import Column, Manifest
 from imgstore.transfer.scatter import SegmentReader, scatter
 from imgstore.transfer.slots import GoOn
@@ -49,16 +51,22 @@ def check_assembly(
 
 
 class _ScratchDisk:
-    """A sparse file without a name, written and read at offsets."""
+    """Keeps what is read again, until it is read: a disk that is only checked takes little room.
+
+    The file has a name, so that its bytes are found when those of all works are counted.
+    """
 
     def __init__(self, scratch: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=scratch, buffering=0)  # noqa: SIM115 - closed by __exit__
+        self._file = tempfile.NamedTemporaryFile(dir=scratch, buffering=0)  # noqa: SIM115 - closed by __exit__
 
     def write_at(self, offset: int, data: bytes | memoryview, *, read_soon: bool = False) -> None:
-        os.pwrite(self._file.fileno(), data, offset)
+        if read_soon:
+            write_all(self._file.fileno(), data, offset)
 
     def read_at(self, offset: int, length: int) -> bytes:
-        return os.pread(self._file.fileno(), length, offset).ljust(length, b"\0")
+        data = os.pread(self._file.fileno(), length, offset).ljust(length, b"\0")
+        clear_range(self._file.fileno(), offset, length)
+        return data
 
     def __enter__(self) -> Self:
         return self

@@ -21,7 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import IO, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from blake3 import blake3
 
 from imgstore.domain import keys
 from imgstore.domain.digests import Digest, digest_of
+from imgstore.domain.disk_space import CheckScratch, unbounded
 from imgstore.domain.distance import sounded, threads_for
 from imgstore.domain.errors import ImageRefused, ObjectCorrupt, ObjectNotFound, SourceChanged
 from imgstore.domain.geometry import BLOCK_BYTES, PIECE_BLOCKS, PIECE_BYTES, SEGMENT_BLOCKS, round_up
@@ -77,12 +78,15 @@ class IngestOrder:
     """The slot's segments as listed after the work was opened."""
     fingerprint_key: bytes
     scratch: Path
-    """A folder for files that stand in for memory."""
+    """A folder of the work's own for files that stand in for memory. They have names, so that their bytes are found when
+    those of all works are counted."""
     workers: int
     """Threads that compress and put; each holds a segment twice, 8 MiB."""
     monotonic: Callable[[], float] = time.monotonic
     """Seconds that only go forward."""
     go_on: GoOn = always
+    check_scratch: CheckScratch = unbounded
+    """Called with the folder `scratch` before a file there takes many bytes."""
     claim: Callable[[Digest], None] = lambda _name: None
     """Called before a segment is put, from several threads: it may be about to be collected."""
     moved: Callable[[int], None] = lambda _bytes: None
@@ -168,7 +172,7 @@ class _Ingest:
     def run(self) -> IngestReceipt:
         order = self._order
         with (
-            tempfile.TemporaryFile(dir=order.scratch) as file,
+            tempfile.NamedTemporaryFile(dir=order.scratch) as file,
             Bounded(order.workers, order.workers + 1, "put") as self._puts,
         ):
             self._fingerprints = FingerprintsWriter(file)
@@ -299,7 +303,7 @@ class _Ingest:
             return runs, 0
         return _Repacking(self._order, self._bases, self._packer).apply(runs, numbers)
 
-    def _put_fingerprints(self, file: BinaryIO, names: list[Digest]) -> Digest | None:
+    def _put_fingerprints(self, file: IO[bytes], names: list[Digest]) -> Digest | None:
         """Put the object of the blocks that were packed; None where none were."""
         if not names:
             return None
@@ -391,7 +395,8 @@ class _Repacking:
     def _pack(self, old: Locations) -> Locations:
         """Fetch each old segment once, lay the wanted blocks out in disk order in a file, pack from there."""
         new = np.empty(len(old), dtype=np.uint32)
-        with tempfile.TemporaryFile(dir=self._order.scratch) as file:
+        self._order.check_scratch(self._order.scratch, len(old) * BLOCK_BYTES)
+        with tempfile.NamedTemporaryFile(dir=self._order.scratch) as file:
             file.truncate(len(old) * BLOCK_BYTES)
             laid = np.memmap(file, dtype=np.uint8, mode="r+", shape=(len(old), BLOCK_BYTES))
             self._lay(old, laid)

@@ -273,6 +273,18 @@ def test_all_works_of_all_processes_share_a_bound(tmp_path: Path) -> None:
         assert allocated_bytes(installation.scratch) == 0
 
 
+def test_files_that_stand_in_for_memory_count_too(tmp_path: Path) -> None:
+    space = DiskSpace(scratch_bytes_per_work_max=16 * 1024)  # the fingerprints of an eighth of the blocks
+    with open_home(tmp_path / "home", space=space) as installation:
+        found_gallery(installation)
+        source = dense(tmp_path / "d.raw", 32 * MIB)
+        with pytest.raises(StoreFull, match="scratch files of a work"):
+            publish(installation, source, "1.0.0", HERE)
+        with pytest.raises(StoreFull, match="scratch files of a work"):
+            from_file(installation, source, "d")
+        assert allocated_bytes(installation.scratch) == 0
+
+
 def test_a_stored_disk_that_is_put_together_needs_its_bytes_of_scratch(tmp_path: Path) -> None:
     with open_home(tmp_path / "home", space=DiskSpace(scratch_bytes_per_work_max=4 * MIB)) as installation:
         found_gallery(installation)

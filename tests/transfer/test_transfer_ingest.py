@@ -19,6 +19,7 @@ from imgstore.domain import keys
 from imgstore.domain.digests import digest_of, disk_digest
 from imgstore.domain.distance import THREADS_MAX
 from imgstore.domain.errors import ImageRefused, SourceChanged, StoreError, StoreFull, StoreUnreachable
+from imgstore.domain.geometry import BLOCK_BYTES
 from imgstore.domain.sources import Extent
 from imgstore.segments.manifest import VIRTUAL_BYTES_MAX, Manifest, decode_manifest, piece_bytes
 from imgstore.stores import DirectoryStore, ObjectInfo
@@ -488,8 +489,17 @@ def test_repacked_blocks_lie_after_the_new_ones_in_disk_order(tmp_path: Path) ->
     store = Store()
     base = take_in(disk(*range(1, 1025)), slot(store), tmp_path).manifest
     few = disk(500, 7000, 3, 7001, 900, 3)
-    receipt = take_in(few, slot(store), tmp_path, bases=[base], work=2)
+    asked: list[tuple[Path, int]] = []
+    receipt = take_in(
+        few,
+        slot(store),
+        tmp_path,
+        bases=[base],
+        work=2,
+        check_scratch=lambda folder, needed_bytes: asked.append((folder, needed_bytes)),
+    )
     assert receipt.repacked_blocks == 3
+    assert asked == [(tmp_path, 3 * BLOCK_BYTES)]
     (packed,) = receipt.segments
     expected = b"".join(content(number) for number in (7000, 7001, 500, 3, 900))
     assert bytes(slot(store).segment_blocks(packed.name)) == expected

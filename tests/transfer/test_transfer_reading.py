@@ -25,6 +25,7 @@ from transfer_disks import (
 )
 
 from imgstore.domain import keys
+from imgstore.domain.disk_space import allocated_bytes
 from imgstore.domain.errors import InvalidInput, ObjectCorrupt, ObjectNotFound, StoreUnreachable
 from imgstore.segments.manifest import Column, Manifest
 from imgstore.testing.faulty import Fault, Faulty, Kind
@@ -210,6 +211,19 @@ def test_a_right_manifest_passes(tmp_path: Path) -> None:
     checked(manifest, store, tmp_path)
     checked(manifest, store, tmp_path, full=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_check_keeps_only_what_it_reads_again(tmp_path: Path) -> None:
+    manifest, store = mixed(tmp_path)
+    most_bytes = 0
+
+    def look() -> None:
+        nonlocal most_bytes
+        most_bytes = max(most_bytes, allocated_bytes(tmp_path))
+
+    reader = SegmentReader([slot(store)])
+    check_assembly(manifest, reader, work_uid=uid(2), full=True, scratch=tmp_path, workers=2, go_on=look)
+    assert most_bytes == 0, "all blocks of these pieces fit into memory"
 
 
 def test_a_wrong_run_in_a_mixed_piece_is_caught(tmp_path: Path) -> None:
