@@ -143,7 +143,14 @@ def _integer(word: str) -> int:
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the name {twice[:80]!r} twice in an object")
+        raise ValueError(f"the name {_repeated_name(pairs)[:80]!r} twice in an object")
     return made
+
+
+def _repeated_name(pairs: Sequence[tuple[str, Any]]) -> str:
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            return name
+        seen.add(name)
+    raise AssertionError("a name is repeated")

@@ -102,3 +102,10 @@ def test_a_text_that_is_none_is_refused(text: str) -> None:
 
 def test_a_text_is_taken() -> None:
     check_text("å/😀 'x'\n")
+
+
+def test_a_name_that_is_repeated_among_many_is_found_in_one_pass() -> None:
+    # Counting each name would compare 10^10 pairs.
+    many = ",".join(f'"{number}":0' for number in range(100_000))
+    with pytest.raises(ValueError, match="the name 'x' twice"):
+        read_json(f'{{{many},"x":1,"x":2}}')
