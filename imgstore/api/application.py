@@ -33,10 +33,13 @@ from imgstore.api.fair_pool import FairPool, PoolLimits
 from imgstore.api.longrunning import Command, LongRunner
 from imgstore.api.rates import Rates
 from imgstore.api.rights import check_rows
-from imgstore.domain.errors import ImgstoreError
+from imgstore.api.secret_checks import SecretChecks
+from imgstore.domain.errors import ImgstoreError, StoreError
 from imgstore.operations.installation import Installation
+from imgstore.operations.recording import trim_activity
 from imgstore.operations.uploading import sweep_uploads
 
+_TRIM_SECONDS: Final = 600
 COMMANDS: Final[dict[str, Command]] = {
     "put-gallery": galleries.put_gallery,
     "delete-gallery": galleries.delete_gallery,
@@ -87,6 +90,18 @@ async def _watch_cancellations(runner: LongRunner, pools: Pools) -> None:
             _log.debug("cancellations were not looked at: %s", error)
 
 
+async def _trim_activity(installation: Installation, settings: ServerSettings) -> None:
+    """Keep the activity log within its bounds, for as long as the server runs."""
+    while True:
+        try:
+            await asyncio.to_thread(
+                trim_activity, installation, days=settings.activity_days, rows_max=settings.activity_rows_max
+            )
+        except StoreError as error:
+            _log.warning("the activity log could not be trimmed: %s", error)
+        await asyncio.sleep(_TRIM_SECONDS)
+
+
 def make_application(installation: Installation, authority: Authority, settings: ServerSettings) -> FastAPI:
     """The application over an installation; it goes on with what dead processes left when it starts."""
     runner = LongRunner(
@@ -101,9 +116,14 @@ def make_application(installation: Installation, authority: Authority, settings:
     async def living(_app: FastAPI) -> AsyncIterator[None]:
         sweep_uploads(installation)
         runner.resume()
-        watching = asyncio.create_task(_watch_cancellations(runner, pools))
+        background = [
+            asyncio.create_task(_watch_cancellations(runner, pools)),
+            asyncio.create_task(_trim_activity(installation, settings)),
+        ]
         yield
-        watching.cancel()
+        for task in background:
+            task.cancel()
+        app.state.server.secret_checks.close()
         app.state.blobs.close()
         # The pools of requests first: uvicorn has waited for their requests, and there is little time.
         pools.close(0)
@@ -127,7 +147,10 @@ def make_application(installation: Installation, authority: Authority, settings:
         rates=Rates(settings.rate_limit_factor, installation.effects.monotonic),
         retry_after_seconds=settings.retry_after_seconds,
         page_items=settings.page_items,
+        trusted_proxies=settings.trusted_proxies,
+        secret_checks=SecretChecks(installation.effects.monotonic, settings.secret_failures_max),
     )
+    app.state.connections = settings.connections
     app.state.blobs = BlobDoor(installation, settings.cache_bytes)
     for room in (
         versions,
@@ -149,5 +172,5 @@ def make_application(installation: Installation, authority: Authority, settings:
         app.router.routes.extend(room.router.routes)
     check_rows(app)
     add_refusals(app)
-    app.add_middleware(Arrival, counts=app.state.counts)
+    app.add_middleware(Arrival, counts=app.state.counts, trusted=settings.trusted_proxies)
     return app

@@ -4,19 +4,22 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 from urllib.parse import unquote
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from imgstore.api.client_addresses import Network, client_of
 from imgstore.api.discretion import InternalError, told
 from imgstore.api.door import reply
 from imgstore.api.fair_pool import CallerQueueFull, PoolQueueFull
+from imgstore.api.issuers import IssuerBusy
 from imgstore.api.paths import spelled
 from imgstore.api.rates import HEADER, TooManyRequests
 from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound, Unauthenticated
@@ -25,6 +28,17 @@ from imgstore.wire.errors import error_json
 _log: Final = logging.getLogger("imgstore.api")
 _ID_CHARACTERS_MAX: Final = 128
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+HEAD_BYTES_MAX: Final = 32 << 10
+"""Of a request's target and headers. A token has at most 16 KiB."""
+_HEADERS_MAX: Final = 100
+
+
+class HeadTooLarge(ImgstoreError):
+    """The request has too many headers, or too long ones."""
+
+    code = "RequestHeaderFieldsTooLarge"
+    status = 431
 
 
 class Counts:
@@ -42,19 +56,37 @@ class Counts:
             registry=self.registry,
         )
 
+        self._connections = Gauge("imgstore_http_connections", "Connections that are open.", registry=self.registry)
+        self._closed = Counter(
+            "imgstore_http_connections_closed",
+            "Connections that the server closed.",
+            ("reason",),
+            registry=self.registry,
+        )
+
     def count(self, scope: Scope, status: int, seconds: float) -> None:
-        """Count one request under its route: paths are without number."""
+        """Count one request under its route: paths, and the methods that clients invent, are without number."""
         route = getattr(scope.get("route"), "path", "none")
-        self._requests.labels(scope["method"], route, str(status)).inc()
-        self._seconds.labels(scope["method"], route).observe(seconds)
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self._requests.labels(method, route, str(status)).inc()
+        self._seconds.labels(method, route).observe(seconds)
+
+    def watch_connections(self, count: Callable[[], int]) -> None:
+        """Have the number of open connections asked for when metrics are read."""
+        self._connections.set_function(count)
+
+    def count_closed_connection(self, reason: str) -> None:
+        """Count a connection that the server closed, or refused, for one of a few reasons."""
+        self._closed.labels(reason).inc()
 
 
 class Arrival:
     """The outermost layer."""
 
-    def __init__(self, app: ASGIApp, counts: Counts) -> None:
+    def __init__(self, app: ASGIApp, counts: Counts, trusted: Sequence[Network]) -> None:
         self._app = app
         self._counts = counts
+        self._trusted = trusted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -62,7 +94,10 @@ class Arrival:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        scope = {**scope, "path": spelled(scope["path"])}
+        peer, port = scope.get("client") or ("", 0)
+        address, scheme = client_of(peer, scope["scheme"], scope["headers"], self._trusted)
+        client = (address, port if address == peer else 0)
+        scope = {**scope, "path": spelled(scope["path"]), "client": client, "scheme": scheme}
         identities = _identities(Headers(scope=scope))
         scope.setdefault("state", {})["request_id"] = identities["x-ms-request-id"]
         status = 500
@@ -79,13 +114,30 @@ class Arrival:
             await send(message)
 
         try:
-            refusal = _refusal_of_target(scope)
+            refusal = _head_refusal(scope) or _refusal_of_target(scope)
             if refusal is None:
                 await self._app(scope, receive, answered)
             else:
                 await refusal(scope, receive, answered)
         finally:
             self._counts.count(scope, status, time.perf_counter() - began)
+
+
+def _head_refusal(scope: Scope) -> Response | None:
+    """The answer to a request whose head is too large; None for others."""
+    headers = scope["headers"]
+    head_bytes = (
+        len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(name) + len(value) for name, value in headers)
+    )
+    if len(headers) <= _HEADERS_MAX and head_bytes <= HEAD_BYTES_MAX:
+        return None
+    refusal = HeadTooLarge(
+        "The head of the request is too large.",
+        found=f"{len(headers)} headers, {head_bytes} bytes",
+        expected=f"at most {_HEADERS_MAX} headers and {HEAD_BYTES_MAX} bytes",
+        hint="send fewer or shorter headers",
+    )
+    return reply(refusal.status, error_json(refusal), {"Connection": "close"})
 
 
 def _refusal_of_target(scope: Scope) -> Response | None:
@@ -127,7 +179,7 @@ def add_refusals(app: FastAPI) -> None:
 
 async def _refused(request: Request, error: Any) -> Response:
     headers = {}
-    if isinstance(error, (TooManyRequests, CallerQueueFull, PoolQueueFull)):
+    if isinstance(error, (TooManyRequests, CallerQueueFull, PoolQueueFull, IssuerBusy)):
         headers["Retry-After"] = str(error.retry_after_seconds)
     if isinstance(error, TooManyRequests):
         headers[HEADER] = error.remaining

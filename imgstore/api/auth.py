@@ -21,6 +21,7 @@ from joserfc.jwk import ECKey, KeySet, RSAKey
 from imgstore.api.issuers import ALGORITHMS, IssuerKeys
 from imgstore.api.keys import TOKEN_SECONDS_MAX, KeyRing
 from imgstore.api.owners import CACHED_MAX, Owners, Proven, thin, unproven
+from imgstore.api.secret_checks import ProvenSecrets
 from imgstore.api.secrets import is_secret
 from imgstore.domain.access import Principal
 from imgstore.domain.errors import ClientRefused, InvalidInput, Unauthenticated
@@ -28,6 +29,8 @@ from imgstore.domain.identities import HINT_CHARACTERS, Identity
 from imgstore.operations.installation import Installation
 
 TOKEN_SECONDS: Final = 3_600
+STRANGER: Final = "client "
+"""What the activity log puts before the id of a client that nobody has proven to be."""
 AUDIENCES: Final = ("https://management.azure.com", "https://management.core.windows.net")
 """What clients ask for that were told of no other cloud."""
 
@@ -67,6 +70,7 @@ class Authority:
     _issuers: IssuerKeys = field(init=False)
     _proven: dict[bytes, Proven] = field(default_factory=dict)
     _owners: Owners = field(init=False)
+    _secrets: ProvenSecrets = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -82,6 +86,7 @@ class Authority:
         self.ring = KeyRing(self.installation)
         self._issuers = IssuerKeys(self.installation.effects)
         self._owners = Owners(self.installation)
+        self._secrets = ProvenSecrets(self.installation.effects)
 
     # -- given --------------------------------------------------------------------------------------------------------
 
@@ -148,9 +153,23 @@ class Authority:
             tenant = facts.tenants.find(tenant_id)
             identity = facts.principals.of_client(tenant.uid, client_id) if tenant else None
             secret = facts.secrets.find(client_id, client_secret[:HINT_CHARACTERS]) if identity else None
-        right = is_secret(secret.hashed if secret else None, client_secret)
+        right = self._is_right(client_id, client_secret, secret.hashed if secret else None)
         standing = secret is not None and self.installation.effects.now() < secret.expires_at
         return identity if right and standing else None
+
+    def was_right(self, client_id: str, client_secret: str) -> bool:
+        """Tell whether a client's secret was right a short while ago; reads nothing."""
+        return self._secrets.has(client_id, client_secret)
+
+    def _is_right(self, client_id: str, client_secret: str, hashed: str | None) -> bool:
+        if hashed is not None and self._secrets.matches(client_id, client_secret, hashed):
+            return True
+        right = is_secret(hashed, client_secret)
+        if right and hashed is not None:
+            self._secrets.add(client_id, client_secret, hashed)
+        else:
+            self._secrets.discard(client_id, client_secret)
+        return right
 
     def _refused(self, tenant_id: str, client_id: str) -> ClientRefused:
         error = ClientRefused(
@@ -162,14 +181,13 @@ class Authority:
         )
         now = self.installation.effects.now()
         with self.installation.catalog.transaction() as facts:
-            facts.activity.add(
-                principal=f"client {client_id[:64]!r}",
+            facts.activity.add_refusal(
+                principal=f"{STRANGER}{client_id[:64]!r}",
                 action="imgstore/tokens/issue/action",
                 scope=f"/tenants/{tenant_id[:64]}",
-                outcome="Failed",
                 detail=f"{error.error_code}: {error.message}",
-                started_at=now,
-                finished_at=now,
+                at=now,
+                like=STRANGER,
             )
         return error
 

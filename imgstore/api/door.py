@@ -7,22 +7,26 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import Depends, Query, Request, Response
 
 from imgstore.api.auth import Authority
+from imgstore.api.client_addresses import Network
+from imgstore.api.connection_limits import ConnectionLimits
 from imgstore.api.fair_pool import FairPool
 from imgstore.api.longrunning import Accepted, LongRunner, Session
 from imgstore.api.paths import resource_of, type_of
 from imgstore.api.rates import Rates
 from imgstore.api.rights import check_route, is_open
+from imgstore.api.secret_checks import FAILURES_PER_ADDRESS_MAX, SecretChecks
 from imgstore.domain.access import knows
 from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound, ScopeNotFound
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.strict_json import finite_json, read_json
 from imgstore.operations.installation import Installation
+from imgstore.operations.recording import ACTIVITY_DAYS, ACTIVITY_ROWS_MAX
 from imgstore.operations.subscriptions import check_subscription_known
 from imgstore.transfer.ranges import CACHE_BYTES
 from imgstore.wire.api_versions import Kind, check_api_version, trimmed
@@ -94,6 +98,8 @@ class Server:
     rates: Rates
     retry_after_seconds: int
     page_items: int
+    trusted_proxies: tuple[Network, ...]
+    secret_checks: SecretChecks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,17 +204,24 @@ class Ask:
         return bytes(body)
 
     async def json(self) -> Json:
-        """The request's body, read as JSON.
+        """Authenticate, then read the request's body as JSON.
 
         Raises:
+            Unauthenticated: nobody that we know. Nothing of the body was read.
             InvalidInput: it is none.
             BodyTooLarge: as `body`.
         """
-        return _read(await self.body(), json.loads)
+        return await self._document(json.loads, BODY_BYTES_MAX)
 
     async def template(self) -> Json:
         """The request's body, read as a template may be written. Raises as `json`, for more than `TEMPLATE_BYTES_MAX`."""
-        return _read(await self.body(TEMPLATE_BYTES_MAX), read_jsonc)
+        return await self._document(read_jsonc, TEMPLATE_BYTES_MAX)
+
+    async def _document(self, loads: Callable[..., Json], bytes_max: int) -> Json:
+        """Strangers cost neither memory nor parsing; parsing, which may take a second, stops nobody else's requests."""
+        caller = await self.caller()
+        body = await self.body(bytes_max)
+        return await asyncio.wrap_future(self.server.pools.requests.submit(caller, lambda: _read(body, loads)))
 
     @property
     def base_url(self) -> str:
@@ -387,3 +400,12 @@ class ServerSettings:
     """Requests of one caller that may wait for a thread."""
     queued_operations_max: int = 64
     """Long-running operations of one principal that may wait for a thread before they are accepted."""
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
+    trusted_proxies: tuple[Network, ...] = ()
+    """Whose headers say who the client is."""
+    secret_failures_max: int = FAILURES_PER_ADDRESS_MAX
+    """Attempts with a wrong secret that an address has in a minute."""
+    activity_days: int = ACTIVITY_DAYS
+    """For so long rows of the activity log are kept."""
+    activity_rows_max: int = ACTIVITY_ROWS_MAX
+    """So many rows of the activity log are kept, the latest ones."""

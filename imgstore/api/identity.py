@@ -1,19 +1,26 @@
 """Where clients learn whom to ask: the cloud's endpoints, OpenID, tokens, tenants and subscriptions."""
 
+import asyncio
+import logging
 from typing import Final
 from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Response
 
 from imgstore.api.door import Ask, Asked, reply
+from imgstore.api.fair_pool import CallerQueueFull, PoolQueueFull
 from imgstore.api.longrunning import Session
 from imgstore.api.paths import SUBSCRIPTION
-from imgstore.domain.errors import ClientRefused, InvalidInput
+from imgstore.api.secret_checks import TooManyAttempts
+from imgstore.domain.errors import ClientRefused, ImgstoreError, InvalidInput
 from imgstore.operations.subscriptions import seen_subscriptions, tenant_of
 from imgstore.wire.cloud import endpoints_json, subscription_json, tenant_json
 from imgstore.wire.text import Json
 
 router = APIRouter(tags=["Identity"])
+_FORM_BYTES_MAX: Final = 64 << 10
+_FORM_SECONDS_MAX: Final = 10
+_log: Final = logging.getLogger("imgstore.api")
 _NOT_KEPT: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
 
@@ -41,12 +48,21 @@ async def keys(ask: Asked, tenant: str) -> Response:  # noqa: ARG001 - one set o
 async def token(ask: Asked, tenant: str) -> Response:
     """Client credentials, by form. Its errors are OAuth's (RFC 6749, 5.2), with Microsoft's codes in the description."""
     form = await _form(ask)
+    authority, checks = ask.server.authority, ask.server.secret_checks
+    address = ask.request.client.host if ask.request.client else ""
     try:
         _check_grant(form.get("grant_type", ""))
         scope = form.get("scope") or f"{form.get('resource', '').rstrip('/')}/.default"
         client, secret = form.get("client_id", ""), form.get("client_secret", "")
-        given = await ask.in_thread(lambda: ask.server.authority.token(tenant, client, secret, scope))
-    except (ClientRefused, InvalidInput) as error:
+        given = await checks.run(
+            address,
+            client,
+            lambda: authority.token(tenant, client, secret, scope),
+            is_proven=authority.was_right(client, secret),
+        )
+    except (ClientRefused, InvalidInput, TooManyAttempts, CallerQueueFull, PoolQueueFull) as error:
+        if error.status != 400:
+            _log.warning("a token was refused to the address %s: %s", address, error.error_code)
         return _refused(error)
     body = {
         "token_type": "Bearer",
@@ -90,10 +106,11 @@ def _subscription(session: Session) -> Json:
     return subscription_json(named, tenant_of(session.installation, session.principal, named))
 
 
-def _refused(error: ClientRefused | InvalidInput) -> Response:
-    """Clients that gave a wrong secret are told 401, other mistakes 400."""
+def _refused(error: ImgstoreError) -> Response:
+    """Clients that gave a wrong secret are told 401, those that have to wait 429 or 503, other mistakes 400."""
     body = {"error": error.error_code, "error_description": str(error)}
-    return reply(error.status, body, _NOT_KEPT)
+    seconds = getattr(error, "retry_after_seconds", None)
+    return reply(error.status, body, _NOT_KEPT | ({} if seconds is None else {"Retry-After": str(seconds)}))
 
 
 def _check_grant(kind: str) -> None:
@@ -107,7 +124,16 @@ def _check_grant(kind: str) -> None:
 
 
 async def _form(ask: Ask) -> dict[str, str]:
-    body = await ask.body()
+    try:
+        async with asyncio.timeout(_FORM_SECONDS_MAX):
+            body = await ask.body(_FORM_BYTES_MAX)
+    except TimeoutError as error:
+        raise InvalidInput(
+            "The request's form did not arrive.",
+            found=f"a part of it after {_FORM_SECONDS_MAX} s",
+            expected="all of it",
+            code="invalid_request",
+        ) from error
     try:
         return {name: values[0] for name, values in parse_qs(body.decode("ascii"), max_num_fields=64).items()}
     except ValueError as error:

@@ -17,6 +17,8 @@ TOKEN_SECONDS_MAX: Final = 86_400
 """No token is good for longer."""
 LOOK_SECONDS: Final = 60.0
 """How long a process goes on with the keys that it saw: another one may have changed them."""
+_UNKNOWN_SECONDS: Final = 0.1
+"""A key that is not among those seen makes the process look again, no more often than this: its id may be invented."""
 KEY_DAYS: Final = 90
 _KEY_BITS: Final = 2_048
 _TRUST: Final = timedelta(seconds=TOKEN_SECONDS_MAX + 2 * LOOK_SECONDS)
@@ -54,7 +56,7 @@ class KeyRing:
     def trusted(self, kid: str) -> RSAKey | None:
         """The key of that id, while its tokens are believed."""
         seen = self._look()
-        if kid not in seen.by_kid:
+        if kid not in seen.by_kid and self.installation.effects.monotonic() - seen.at > _UNKNOWN_SECONDS:
             seen = self._look(afresh=True)
         now = self.installation.effects.now()
         standing = any(each.kid == kid and _is_trusted(each, now) for each in seen.keys)
@@ -93,7 +95,13 @@ class KeyRing:
         if seen is None or afresh or now - seen.at > LOOK_SECONDS:
             with self.installation.catalog.reading() as facts:
                 keys = tuple(facts.signing_keys.list())
-            by_kid = {each.kid: RSAKey.import_key(each.pem) for each in keys}
+            old = {} if seen is None else {each.kid: each for each in seen.keys}
+            by_kid = {
+                each.kid: seen.by_kid[each.kid]
+                if seen is not None and old.get(each.kid) == each
+                else RSAKey.import_key(each.pem)
+                for each in keys
+            }
             with self._lock:
                 self._seen = seen = _Seen(keys=keys, by_kid=by_kid, at=now)
         return seen

@@ -18,6 +18,11 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from imgstore.api.arriving import HEAD_BYTES_MAX, Counts
+from imgstore.api.client_addresses import Network
+from imgstore.api.connection_limits import ConnectionLimits
+from imgstore.api.connections import BACKLOG, Acceptor
+from imgstore.api.repeated_lines import RepeatedLines
 from imgstore.domain.access import administrator
 from imgstore.domain.errors import InvalidInput
 from imgstore.operations.installation import Installation
@@ -30,6 +35,8 @@ _END_SECONDS_MAX: Final = 19
 thread that waits for a store or a name server can't be ended in another way."""
 _GOODBYE_SECONDS: Final = 1
 """What a client has to close its side of a connection on which nothing is left to be sent."""
+_NEVER_SECONDS: Final = 86_400
+"""uvicorn's own limit of idle connections is not used: `connection_limits` has one."""
 _log: Final = logging.getLogger("imgstore.api")
 
 
@@ -49,16 +56,40 @@ class _Uvicorn(uvicorn.Server):
     uvicorn's own raises the signal again at the end, which would kill the process before it has tidied up.
     """
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], ending: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        connections: ConnectionLimits,
+        trusted: tuple[Network, ...],
+        counts: Counts,
+        ready: Callable[[], None],
+        ending: Callable[[], None],
+    ) -> None:
         super().__init__(config)
+        self._limits = connections
+        self._trusted = trusted
+        self._counts = counts
         self._ready = ready
         self._ending = ending
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to take requests."""
-        await super().startup(sockets=sockets)
-        if self.started:
-            self._ready()
+        """Begin to take requests. Connections are accepted by `Acceptor`, not by uvicorn."""
+        await super().startup(sockets=[])
+        if not self.started:
+            return
+        for each in sockets or ():
+            acceptor = Acceptor(
+                each,
+                self.config,
+                self.server_state,
+                self.lifespan.state,
+                limits=self._limits,
+                trusted=self._trusted,
+                counts=self._counts,
+            )
+            acceptor.start()
+            self.servers.append(acceptor)  # type: ignore[arg-type] # uvicorn closes what it finds there
+        self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let nobody in any more, answer who asked, and hang up."""
@@ -125,7 +156,7 @@ def listen(door: Door) -> socket.socket:
         _check_certificate(door.certificate, door.key)
     try:
         family = socket.getaddrinfo(door.host, door.port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.create_server((door.host, door.port), family=family)
+        listening = socket.create_server((door.host, door.port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise InvalidInput(
             f"The server can't listen on {door.host} port {door.port}.",
@@ -163,6 +194,10 @@ def configured(app: ASGIApp, door: Door) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        ws="none",
+        log_config=None,
+        timeout_keep_alive=_NEVER_SECONDS,
+        h11_max_incomplete_event_size=HEAD_BYTES_MAX,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
 
@@ -196,9 +231,31 @@ def serve(
         ending()
         server.should_exit = True
 
-    server = _Uvicorn(configured(app, door), ready=lambda: ready(stop), ending=ending)
-    with _working(installation, ended) if worker else nullcontext():
+    server = _Uvicorn(
+        configured(app, door),
+        app.state.connections,
+        app.state.server.trusted_proxies,
+        app.state.counts,
+        ready=lambda: ready(stop),
+        ending=ending,
+    )
+    with _logging(installation), _working(installation, ended) if worker else nullcontext():
         server.run(sockets=[listening])
+
+
+@contextmanager
+def _logging(installation: Installation) -> Iterator[None]:
+    """Write warnings and errors to standard error, repeated ones a few times a minute."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handler.addFilter(RepeatedLines(installation.effects.monotonic))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
 
 
 @contextmanager

@@ -2,14 +2,22 @@
 
 import builtins
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.repository import Repository
 
 _activity = schema.activity
+
+REFUSALS_PER_HOUR: Final = 100
+"""Rows of one principal, or of all strangers together."""
+_REFUSAL_WINDOW: Final = timedelta(hours=1)
+_REFUSALS_LOOKED_AT: Final = 2_000
+"""Among so many of the latest rows an earlier refusal is looked for: the log has no other index."""
+_TRIMMED_AT_ONCE: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,10 +36,12 @@ class ActivityRow:
     """The error's code and text, or what a person should know besides."""
     started_at: datetime
     finished_at: datetime
+    repeats: int = 0
+    """How many more refusals the row stands for."""
 
 
 class Activity(Repository):
-    """The log. Rows are added and never changed."""
+    """The log. Rows are added, and deleted when they are old. Only the row of a refusal changes, when it repeats."""
 
     __slots__ = ()
 
@@ -59,6 +69,74 @@ class Activity(Repository):
                 "finished_at": finished_at,
             },
         )
+
+    def add_refusal(
+        self, *, principal: str, action: str, scope: str, detail: str, at: datetime, like: str | None = None
+    ) -> None:
+        """Write down a refusal, in the row of an earlier one where there is one.
+
+        The same refusal within an hour has one row. Of others, a principal has at most `REFUSALS_PER_HOUR` rows an hour;
+        then its latest row counts them.
+
+        Args:
+            principal: who asked.
+            action: what for.
+            scope: the resource id.
+            detail: the error.
+            at: when.
+            like: all principals whose names begin with this share one number of rows: nobody has proven their names.
+        """
+        column = _activity.c
+        newest = select(func.coalesce(func.max(column.id), 0)).scalar_subquery()
+        asked = column.principal == principal if like is None else func.substr(column.principal, 1, len(like)) == like
+        recent = self._session.all(
+            select(column.id, column.principal, column.action, column.scope, column.detail)
+            .where(column.id > newest - _REFUSALS_LOOKED_AT, asked, column.is_refusal)
+            .where(column.started_at > at - _REFUSAL_WINDOW)
+            .order_by(column.id.desc())
+            .limit(REFUSALS_PER_HOUR)
+        )
+        same = [
+            row
+            for row in recent
+            if (row.principal, row.action, row.scope, row.detail) == (principal, action, scope, detail)
+        ]
+        again = same or (recent[:1] if len(recent) >= REFUSALS_PER_HOUR else ())
+        if again:
+            self._session.run(
+                update(_activity).where(column.id == again[0].id).values(repeats=column.repeats + 1, finished_at=at)
+            )
+            return
+        self._session.run(
+            _activity.insert(),
+            {
+                "principal": principal,
+                "action": action,
+                "scope": scope,
+                "outcome": "Failed",
+                "detail": detail,
+                "started_at": at,
+                "finished_at": at,
+                "is_refusal": True,
+            },
+        )
+
+    def trim(self, *, before: datetime, rows_max: int) -> int:
+        """Delete up to a thousand of the oldest rows: those that began before `before`, and those above `rows_max`.
+
+        Returns:
+            How many were deleted; 0 if no row is too old, or too many.
+        """
+        column = _activity.c
+        oldest = self._session.all(select(column.id, column.started_at).order_by(column.id).limit(_TRIMMED_AT_ONCE))
+        count = int(self._session.value(select(func.count()).select_from(_activity)))
+        surplus = max(0, count - rows_max)
+        last = next(
+            (place for place, row in enumerate(oldest) if place >= surplus and row.started_at >= before), len(oldest)
+        )
+        if not last:
+            return 0
+        return self._session.changed(delete(_activity).where(column.id <= oldest[last - 1].id))
 
     def list(
         self, limit: int, *, scope: str | None = None, since: datetime | None = None
@@ -88,6 +166,7 @@ class Activity(Repository):
                 detail=row.detail,
                 started_at=row.started_at,
                 finished_at=row.finished_at,
+                repeats=row.repeats,
             )
             for row in rows
         ]

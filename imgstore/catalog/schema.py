@@ -85,7 +85,7 @@ from imgstore.domain.works import WorkKind
 from imgstore.domain.zones import ZoneKind
 from imgstore.ledger.rows import ChargeKind
 
-REVISION: Final = "0025"
+REVISION: Final = "0026"
 """The head of migrations/versions. A catalog that stands at it opens without Alembic being imported."""
 
 # Names of constraints are fixed, so that a later migration can name what it drops on either engine.
@@ -559,6 +559,8 @@ activity = Table(
     Column("detail", String),
     Column("started_at", Instant, nullable=False),
     Column("finished_at", Instant, nullable=False),
+    Column("is_refusal", Boolean, nullable=False, server_default=false()),
+    Column("repeats", BigInteger, nullable=False, server_default="0"),
     sqlite_autoincrement=True,
 )
 

@@ -76,6 +76,78 @@ _PORT: Final = 8443
     help="How many times the requests that Azure grants a subscription are granted here; 0 limits nothing. Default: "
     "100.",
 )
+@click.option(
+    "--connections-max",
+    type=click.IntRange(min=1),
+    default=2_048,
+    metavar="N",
+    help="Connections at once, of which the process needs a file descriptor each. Default: 2048, or what `ulimit -n` "
+    "leaves.",
+)
+@click.option(
+    "--connections-per-address-max",
+    type=click.IntRange(min=1),
+    default=512,
+    metavar="N",
+    help="Connections at once from one address. Default: 512.",
+)
+@click.option(
+    "--head-seconds",
+    type=click.FloatRange(min=0.1),
+    default=10.0,
+    metavar="SECONDS",
+    help="For a TLS handshake, and for the head of a request. Default: 10.",
+)
+@click.option(
+    "--keep-alive-seconds",
+    type=click.FloatRange(min=0.1),
+    default=5.0,
+    metavar="SECONDS",
+    help="How long a connection may be idle between requests. Default: 5.",
+)
+@click.option(
+    "--body-idle-seconds",
+    type=click.FloatRange(min=0.1),
+    default=60.0,
+    metavar="SECONDS",
+    help="How long a client may send nothing of a body, and take nothing of an answer. Default: 60.",
+)
+@click.option(
+    "--body-bytes-per-second-min",
+    type=click.IntRange(min=0),
+    default=1_024,
+    metavar="BYTES",
+    help="Rate that the bodies of requests have at least. Default: 1024.",
+)
+@click.option(
+    "--trusted-proxy",
+    "trusted_proxies",
+    multiple=True,
+    metavar="CIDR",
+    help="Network of proxies whose X-Forwarded-For and Forwarded say who the client is, such as 10.0.0.0/8. Repeatable. "
+    "Default: none.",
+)
+@click.option(
+    "--secret-failures-max",
+    type=click.IntRange(min=1),
+    default=30,
+    metavar="N",
+    help="Attempts with a wrong secret that an address has in a minute. Default: 30.",
+)
+@click.option(
+    "--activity-days",
+    type=click.IntRange(min=1),
+    default=90,
+    metavar="DAYS",
+    help="How long rows of the activity log are kept. Default: 90.",
+)
+@click.option(
+    "--activity-rows-max",
+    type=click.IntRange(min=1),
+    default=1_000_000,
+    metavar="N",
+    help="How many rows of the activity log are kept. Default: 1000000.",
+)
 def serve(
     *,
     host: str,
@@ -90,6 +162,16 @@ def serve(
     page_items: int,
     cache_bytes: int | None,
     rate_limit_factor: int,
+    connections_max: int,
+    connections_per_address_max: int,
+    head_seconds: float,
+    keep_alive_seconds: float,
+    body_idle_seconds: float,
+    body_bytes_per_second_min: int,
+    trusted_proxies: tuple[str, ...],
+    secret_failures_max: int,
+    activity_days: int,
+    activity_rows_max: int,
 ) -> None:
     """Serve Azure's API, for az and Azure's SDKs.
 
@@ -99,10 +181,13 @@ def serve(
     try:
         from imgstore.api.application import make_application  # noqa: PLC0415 - an extra
         from imgstore.api.auth import AUDIENCES, Authority  # noqa: PLC0415
+        from imgstore.api.client_addresses import parse_networks  # noqa: PLC0415
+        from imgstore.api.connection_limits import ConnectionLimits  # noqa: PLC0415
         from imgstore.api.door import ServerSettings  # noqa: PLC0415
         from imgstore.api.secrets import first_administrator  # noqa: PLC0415
         from imgstore.api.serving import listen  # noqa: PLC0415
         from imgstore.api.serving import serve as run  # noqa: PLC0415
+        from imgstore.transfer.ranges import CACHE_BYTES  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ToolMissing(
             f"The server needs {error.name}.",
@@ -134,7 +219,19 @@ def serve(
             retry_after_seconds=retry_after_seconds,
             page_items=page_items,
             rate_limit_factor=rate_limit_factor,
-            **({} if cache_bytes is None else {"cache_bytes": cache_bytes}),
+            cache_bytes=CACHE_BYTES if cache_bytes is None else cache_bytes,
+            connections=ConnectionLimits(
+                connections_max=connections_max,
+                connections_per_address_max=connections_per_address_max,
+                head_seconds=head_seconds,
+                keep_alive_seconds=keep_alive_seconds,
+                body_idle_seconds=body_idle_seconds,
+                body_bytes_per_second_min=body_bytes_per_second_min,
+            ),
+            trusted_proxies=parse_networks(trusted_proxies),
+            secret_failures_max=secret_failures_max,
+            activity_days=activity_days,
+            activity_rows_max=activity_rows_max,
         )
         app = make_application(session.installation, authority, settings)
         lines = _lines(session, here, bundle, administrator)

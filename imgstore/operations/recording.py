@@ -3,12 +3,17 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from typing import Final
 
 from imgstore.catalog import ActivityRow
 from imgstore.domain import names
 from imgstore.domain.access import INSTALLATION, Action, Principal, authorize, knows, may, operation
 from imgstore.domain.errors import ImgstoreError, InvalidInput, StoreError
 from imgstore.operations.installation import Installation
+
+ACTIVITY_DAYS: Final = 90
+"""As Azure keeps its activity log."""
+ACTIVITY_ROWS_MAX: Final = 1_000_000
 
 
 def permit(installation: Installation, principal: Principal, action: Action, scope: str, of: str | None = None) -> None:
@@ -62,10 +67,11 @@ def recorded(
         AccessDenied: before the block runs.
     """
     started_at = installation.effects.now()
-    outcome, detail = "Succeeded", about
+    outcome, detail, is_refused = "Succeeded", about, True
     try:
         if not is_permitted:
             authorize(principal, action, scope, of)
+        is_refused = False
         yield
     except ImgstoreError as error:
         outcome, detail = "Failed", _joined(about, f"{error.error_code}: {error.message}")
@@ -76,17 +82,43 @@ def recorded(
     finally:
         try:
             with installation.catalog.unaccompanied.transaction() as facts:
-                facts.activity.add(
-                    principal=principal.name,
-                    action=what,
-                    scope=scope,
-                    outcome=outcome,
-                    detail=detail,
-                    started_at=started_at,
-                    finished_at=installation.effects.now(),
-                )
+                if is_refused:
+                    facts.activity.add_refusal(
+                        principal=principal.name, action=what, scope=scope, detail=detail, at=installation.effects.now()
+                    )
+                else:
+                    facts.activity.add(
+                        principal=principal.name,
+                        action=what,
+                        scope=scope,
+                        outcome=outcome,
+                        detail=detail,
+                        started_at=started_at,
+                        finished_at=installation.effects.now(),
+                    )
         except StoreError:
             installation.note("activity log", f"could not be written for {what} on {scope}")
+
+
+def trim_activity(installation: Installation, *, days: int = ACTIVITY_DAYS, rows_max: int = ACTIVITY_ROWS_MAX) -> int:
+    """Delete rows of the activity log that are too old or too many, the oldest first, in short transactions.
+
+    Args:
+        installation: where.
+        days: rows are kept for so long.
+        rows_max: so many are kept.
+
+    Returns:
+        How many were deleted.
+    """
+    before = installation.effects.now() - timedelta(days=days)
+    deleted = 0
+    while True:
+        with installation.catalog.transaction() as facts:
+            found = facts.activity.trim(before=before, rows_max=rows_max)
+        deleted += found
+        if not found:
+            return deleted
 
 
 def _joined(about: str, detail: str) -> str:

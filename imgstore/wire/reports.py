@@ -140,7 +140,7 @@ def activity_json(row: "ActivityRow") -> Json:
         "caller": row.principal,
         "operationName": {"value": row.action},
         "status": {"value": row.outcome},
-        "description": row.detail or "",
+        "description": (row.detail or "") + (f" (repeated {row.repeats} times)" if row.repeats else ""),
         "resourceId": row.scope,
         "resourceGroupName": above.get("resourceGroups"),
         "subscriptionId": above.get("subscriptions"),

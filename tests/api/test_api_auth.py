@@ -175,7 +175,10 @@ def test_a_wrong_secret_is_refused_alike_and_written_down(house: House, monkeypa
     }
     assert len(hashed) == len(wrong), "each costs one hash, so that time tells nothing"
     refusals = [row for row in house.activity() if row[1] == "imgstore/tokens/issue/action"]
-    assert refusals == [(f"client {each[1]!r}", "imgstore/tokens/issue/action", "Failed") for each in reversed(wrong)]
+    each_once = [wrong[4], wrong[3], wrong[0]]
+    assert refusals == [(f"client {each[1]!r}", "imgstore/tokens/issue/action", "Failed") for each in each_once]
+    with house.installation.catalog.reading() as facts:
+        assert [row.repeats for row in facts.activity.list(3)] == [0, 0, 2]
 
 
 def test_secrets_are_rotated_and_expire(house: House) -> None:

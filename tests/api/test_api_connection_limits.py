@@ -1,0 +1,98 @@
+"""Decisions about connections: who makes room for whom, and what is overdue. Pure, with a clock of the test's own."""
+
+import pytest
+
+from imgstore.api.connection_limits import ConnectionLimits, ConnectionState, ConnectionTable, Phase, overdue
+
+LIMITS = ConnectionLimits(connections_max=4, connections_per_address_max=2)
+
+
+def opened(table: ConnectionTable, group: str | None, phase: Phase = Phase.HEAD) -> ConnectionState:
+    state = ConnectionState(group=group, phase=phase, since=0.0)
+    table.add(state)
+    return state
+
+
+def test_the_oldest_half_open_connection_of_an_address_makes_room() -> None:
+    table = ConnectionTable(LIMITS, 4)
+    works = opened(table, "a", Phase.ANSWER)
+    half_open = opened(table, "a", Phase.HANDSHAKE)
+    assert table.room_for("b") == (True, None)
+    assert table.room_for("a") == (True, half_open)
+    table.move(half_open, Phase.BODY, 1.0)
+    assert table.room_for("a") == (False, None)
+    table.move(works, Phase.IDLE, 2.0)
+    assert table.room_for("a") == (True, works)
+
+
+def test_in_all_a_half_open_connection_goes_before_an_idle_one() -> None:
+    table = ConnectionTable(LIMITS, 3)
+    idle, first, second = opened(table, "a", Phase.IDLE), opened(table, "b"), opened(table, "c")
+    assert table.room_for("d") == (True, first)
+    table.remove(first)
+    assert table.room_for("d") == (True, None)
+    opened(table, "d", Phase.ANSWER)
+    assert table.room_for("e") == (True, second)
+    table.remove(second)
+    table.remove(second)
+    opened(table, "e", Phase.ANSWER)
+    assert table.room_for("f") == (True, idle)
+    assert len(table) == 3
+
+
+def test_a_trusted_proxy_has_no_limit_of_its_own() -> None:
+    table = ConnectionTable(LIMITS, 4)
+    for _ in range(3):
+        opened(table, None, Phase.ANSWER)
+    assert table.room_for(None) == (True, None)
+
+
+def test_limits_leave_files_for_the_rest_of_the_process() -> None:
+    assert [ConnectionLimits().within(files) for files in (1, 64, 1_024, 65_536)] == [1, 32, 512, 2_048]
+
+
+@pytest.mark.parametrize(
+    ("phase", "seconds", "expected"),
+    [
+        (Phase.HANDSHAKE, 10, None),
+        (Phase.HANDSHAKE, 11, "handshake"),
+        (Phase.HEAD, 10, None),
+        (Phase.HEAD, 11, "head"),
+        (Phase.IDLE, 5, None),
+        (Phase.IDLE, 6, "idle"),
+        (Phase.REST, 6, "rest"),
+        (Phase.CLOSING, 6, "closing"),
+        (Phase.ANSWER, 10_000, None),
+    ],
+)
+def test_each_phase_has_its_deadline(phase: Phase, seconds: float, expected: str | None) -> None:
+    state = ConnectionState(group="a", phase=phase, since=0.0)
+    assert overdue(state, ConnectionLimits(), seconds) == expected
+
+
+def body(rate: int, *, starved: bool = True, seconds: int = 300) -> str | None:
+    """What becomes of a body that arrives at a rate, in bytes a second."""
+    state = ConnectionState(group="a", phase=Phase.BODY, since=0.0)
+    for now in range(seconds):
+        state.body_bytes += rate
+        state.observe(now, starved=starved, unsent_bytes=0)
+        if reason := overdue(state, ConnectionLimits(), now):
+            return reason
+    return None
+
+
+def test_a_body_has_a_rate() -> None:
+    assert body(0) == "body"
+    assert body(10) == "body"
+    assert body(2_000) is None
+    assert body(0, starved=False) is None, "the server is at work, not the client"
+
+
+def test_a_client_takes_its_answer() -> None:
+    state = ConnectionState(group="a", phase=Phase.ANSWER, since=0.0)
+    for now in range(60):
+        state.observe(now, starved=False, unsent_bytes=1_000 - now)
+        assert overdue(state, ConnectionLimits(), now) is None
+    for now in range(60, 130):
+        state.observe(now, starved=False, unsent_bytes=900)
+    assert overdue(state, ConnectionLimits(), 130) == "answer"

@@ -1,0 +1,61 @@
+"""The activity log stays within bounds: refusals repeat in one row, and old rows go."""
+
+from datetime import datetime, timedelta
+
+import pytest
+from catalog_values import NOON
+
+from imgstore.catalog import Catalog
+from imgstore.catalog.activity import REFUSALS_PER_HOUR
+
+pytest_plugins = ["catalog_fixtures"]
+
+
+def refuse(catalog: Catalog, principal: str, scope: str, at: datetime = NOON, like: str | None = None) -> None:
+    with catalog.transaction() as facts:
+        facts.activity.add_refusal(
+            principal=principal, action="read", scope=scope, detail="AccessDenied: no", at=at, like=like
+        )
+
+
+def rows(catalog: Catalog) -> list[tuple[str, str, int]]:
+    with catalog.reading() as facts:
+        return [(row.principal, row.scope, row.repeats) for row in facts.activity.list(1_000)]
+
+
+def test_a_refusal_that_repeats_has_one_row(catalog: Catalog) -> None:
+    for minute in range(5):
+        refuse(catalog, "ann", "/a", NOON + timedelta(minutes=minute))
+        refuse(catalog, "bob", "/a", NOON + timedelta(minutes=minute))
+    refuse(catalog, "ann", "/a", NOON + timedelta(minutes=61))
+    assert rows(catalog) == [("ann", "/a", 0), ("bob", "/a", 4), ("ann", "/a", 4)]
+
+
+@pytest.mark.parametrize("like", [None, "client "])
+def test_one_caller_has_so_many_rows_an_hour(catalog: Catalog, like: str | None) -> None:
+    for number in range(REFUSALS_PER_HOUR + 20):
+        refuse(catalog, f"client {number}" if like else "ann", f"/{number}", like=like)
+    refuse(catalog, "bob", "/x")
+    found = rows(catalog)
+    assert len(found) == REFUSALS_PER_HOUR + 1
+    assert sum(repeats for _, _, repeats in found) == 20
+
+
+def test_rows_that_are_old_or_too_many_go(catalog: Catalog) -> None:
+    with catalog.transaction() as facts:
+        for day in range(10):
+            facts.activity.add(
+                principal="ann",
+                action="write",
+                scope=f"/{day}",
+                outcome="Succeeded",
+                detail=None,
+                started_at=NOON + timedelta(days=day),
+                finished_at=NOON + timedelta(days=day),
+            )
+    with catalog.transaction() as facts:
+        assert facts.activity.trim(before=NOON + timedelta(days=3), rows_max=100) == 3
+        assert facts.activity.trim(before=NOON + timedelta(days=3), rows_max=100) == 0
+        assert facts.activity.trim(before=NOON, rows_max=5) == 2
+        assert facts.activity.trim(before=NOON, rows_max=5) == 0
+    assert [scope for _, scope, _ in rows(catalog)] == ["/9", "/8", "/7", "/6", "/5"]
