@@ -12,7 +12,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
@@ -89,8 +89,8 @@ class Asked:
 
 
 @contextmanager
-def serving(home: Path, size: ApiSize) -> Iterator[Served]:
-    """A server without a worker on a new home with so many versions."""
+def serving(home: Path, size: ApiSize, log: Path | None = None) -> Iterator[Served]:
+    """A server without a worker on a new home with so many versions; what it logs goes to the file `log`, if given."""
     with open_installation(Settings(home=home)) as installation:
         furnish(installation, size.versions)
     command: list[str | Path] = [
@@ -103,7 +103,10 @@ def serving(home: Path, size: ApiSize) -> Iterator[Served]:
     ]
     others = {name: value for name, value in os.environ.items() if not name.startswith("IMGSTORE_")}
     environment = {**others, "IMGSTORE_HOME": str(home)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server:
+    with (
+        nullcontext() if log is None else log.open("wb") as errors,
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True) as server,
+    ):
         assert server.stdout is not None
         try:
             yield _served(server.pid, _said(server.stdout), size)

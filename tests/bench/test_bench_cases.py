@@ -165,6 +165,16 @@ def test_the_api_from_end_to_end(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
 
 
+def test_strangers_from_end_to_end(tmp_path: Path) -> None:
+    require("minio")
+    assert main(["strangers", "--quick", "--results", str(tmp_path / "results"), "--scratch", str(tmp_path)]) == 0
+    made = read_result(tmp_path / "results/strangers.json")
+    assert made.figures["open_connections"].value > 90
+    assert made.figures["beside_strangers_p99_seconds"].value > 0
+    assert made.figures["log_bytes_per_minute"].value == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
 def test_the_plain_server_gives_to_all_what_imgstore_answered_for_one_version(tmp_path: Path) -> None:
     with (
         serving(tmp_path / "home", ApiSize(versions=3, seconds=1)) as server,
