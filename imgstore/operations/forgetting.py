@@ -11,7 +11,7 @@ import numpy as np
 
 from imgstore.catalog import Facts
 from imgstore.domain import keys
-from imgstore.domain.errors import Conflict, NotFound, StoreError, WorkHeld
+from imgstore.domain.errors import Conflict, ImgstoreError, NotFound, StoreError, WorkHeld
 from imgstore.domain.resources import ImageVersion, ManagedDisk, ManifestRow, Replica, Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.version_disks import OS_DISK
@@ -46,6 +46,7 @@ def forget_version(installation: Installation, version: ImageVersion) -> None:
     Raises:
         CatalogOutdated: the catalog is older than its buckets; nothing was changed.
         WorkHeld: a live process writes or reads it.
+        StoreError: a store did not answer; the version has left all other slots.
     """
     with installation.catalog.reading() as facts:
         slots = [replica.slot for replica in facts.replicas.list(version.uid)]
@@ -61,10 +62,17 @@ def forget_version(installation: Installation, version: ImageVersion) -> None:
         )
     with installation.catalog.reading() as facts:
         replicas = facts.replicas.list(version.uid)
+    first_error: ImgstoreError | None = None
     for replica in replicas:
-        _forget_owner(installation, replica.slot, version.uid, _objects(version))
+        try:
+            _forget_owner(installation, replica.slot, version.uid, _objects(version))
+        except ImgstoreError as error:  # Its store does not answer: the other regions are left and no longer billed.
+            first_error = first_error or error
+            continue
         with suppress(NotFound), installation.catalog.transaction() as facts:
             facts.replicas.remove(replica.uid)
+    if first_error is not None:
+        raise first_error
     with suppress(NotFound), installation.catalog.transaction() as facts:  # Another process may finish it first.
         facts.versions.delete(version.uid)
 
@@ -139,10 +147,17 @@ def forget_disks(installation: Installation, disks: Sequence[ManagedDisk], *, at
             _end_works(installation, facts, disk.uid, disk.name)
             if not facts.disks.begin_deleting(disk.uid, attached_to=attached_to):
                 raise _attached(facts.disks.by_uid(disk.uid))
+    first_error: ImgstoreError | None = None
     for disk in disks:
-        _forget_owner(installation, disk.slot, disk.uid, (keys.manifest_key(disk.uid, OS_DISK), disk.body_key))
+        try:
+            _forget_owner(installation, disk.slot, disk.uid, (keys.manifest_key(disk.uid, OS_DISK), disk.body_key))
+        except ImgstoreError as error:  # The disks of a managed image may be in several slots.
+            first_error = first_error or error
+            continue
         with suppress(NotFound), installation.catalog.transaction() as facts:  # As with versions.
             facts.disks.delete(disk.uid)
+    if first_error is not None:
+        raise first_error
 
 
 def _forget_owner(

@@ -8,7 +8,7 @@ from imgstore.catalog import Facts
 from imgstore.control.updating import check_deletable
 from imgstore.domain import names
 from imgstore.domain.access import VERSIONS, Action, Principal, as_reader, authorize
-from imgstore.domain.errors import Conflict, NotFound, StoreError
+from imgstore.domain.errors import ImgstoreError, NotFound
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import ImageVersion
 from imgstore.domain.states import ProvisioningState
@@ -159,7 +159,7 @@ def purge_soft_deleted(installation: Installation) -> list[ImageVersion]:
             continue
         try:
             forget_version(installation, version)
-        except (Conflict, StoreError) as error:
+        except ImgstoreError as error:
             installation.note(str(version.name), f"its retention has passed; its bytes stay for now: {error.message}")
         else:
             gone.append(version)

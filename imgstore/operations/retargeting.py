@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from imgstore.catalog import Facts
 from imgstore.control.retargeting import lost_regions, retargeting
-from imgstore.domain.errors import Conflict, ImgstoreError, LeaseLost, NotFound, StoreError, WorkHeld
+from imgstore.domain.errors import Conflict, ImgstoreError, LeaseLost, NotFound, WorkHeld
 from imgstore.domain.resources import ImageVersion, Replica, Slot, SlotKey
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.works import Lease, WorkKind
@@ -98,7 +98,8 @@ def _check_not_taken_in(installation: Installation, facts: Facts, replica: Repli
 def tidy(installation: Installation, version_uid: str) -> list[Removal]:
     """Take away what a version no longer needs: replicas that others stand in for by now, and all that is Deleting.
 
-    Nothing is raised for what can't go yet: it is invisible, and the next call goes on.
+    Nothing is raised for what can't go yet: it is invisible, and the next call goes on. So a region whose store does not
+    answer, or that regions.yaml no longer has, holds up no other.
     """
     with installation.catalog.transaction() as facts:
         try:
@@ -136,7 +137,7 @@ def _removed(installation: Installation, replica: Replica) -> Removal:
     where = task_of(replica)
     try:
         freed = forget_replica(installation, replica)
-    except (Conflict, NotFound, StoreError) as error:
+    except ImgstoreError as error:
         if not isinstance(error, NotFound):  # Another process took it away meanwhile.
             installation.note(where, f"{where} removed; its bytes stay for now: {error.message} {error.hint or ''}")
         return Removal(replica=replica, freed=Freed(), waits_for=error)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 
 from imgstore.domain.access import administrator
-from imgstore.domain.errors import Conflict, NotFound, StoreError
+from imgstore.domain.errors import ImgstoreError, NotFound
 from imgstore.domain.resources import ManagedDisk
 from imgstore.operations.forgetting import forget_disks, forget_version
 from imgstore.operations.installation import Installation
@@ -18,7 +18,7 @@ def finish_deletes(installation: Installation) -> int:
 
     A resource in that state was authorized to be deleted, is invisible and can't be restored. So its deletion is
     finished even if the caller has lost its rights since. What a live process still uses, or whose store does not
-    answer, stays for the next call. May be called at any time, beside deletions that run.
+    answer or is in regions.yaml no longer, stays for the next call and stops no other. May be called at any time, beside deletions that run.
 
     Returns:
         The number of deletions that were finished.
@@ -46,7 +46,7 @@ def _finish(installation: Installation, name: str, delete: Callable[[], None]) -
         delete()
     except NotFound:  # Another process was quicker.
         return False
-    except (Conflict, StoreError) as error:
+    except ImgstoreError as error:
         installation.note(name, f"its deletion was not finished; its bytes stay for now: {error.message}")
         return False
     return True

@@ -11,13 +11,15 @@ import pytest
 from imgstore.catalog.database import Session
 from imgstore.domain import keys
 from imgstore.domain.effects import Effects
-from imgstore.domain.errors import StoreUnreachable
+from imgstore.domain.errors import InvalidInput, StoreUnreachable
+from imgstore.domain.resources import Replica, Slot
 from imgstore.domain.states import ReplicaState
 from imgstore.operations import regions
 from imgstore.operations.installation import Installation
 from imgstore.operations.recording import list_activity
 from imgstore.operations.scrubbing import ScrubRequest, scrub
 from imgstore.operations.workers import run_worker
+from imgstore.regions import Locator
 from imgstore.stores.directory import DirectoryStore
 from imgstore.testing.clock import ManualClock
 from imgstore.testing.installations import (
@@ -27,6 +29,7 @@ from imgstore.testing.installations import (
     Stock,
     all_slots,
     audit,
+    collect,
     delete,
     found_gallery,
     open_home,
@@ -297,3 +300,52 @@ def test_the_bound_of_bandwidth_is_kept(home: Installation, stock: Stock, clock:
     for _ in range(10):
         pace(1_000)
     assert Counted.waited == pytest.approx(9, abs=0.01), "the first second is the burst"
+
+
+def test_a_region_that_cannot_be_had_holds_up_no_other(
+    home: Installation, stock: Stock, monkeypatch: pytest.MonkeyPatch, clock: ManualClock
+) -> None:
+    """A replica is leaving a region that regions.yaml no longer has; a version leaves one whose store is dead."""
+    for version in ("1.0.0", "1.0.1", "1.0.2"):
+        publish(home, stock.first, version, targets=["southcentralus", "eastus"])
+    with home.catalog.transaction() as facts:
+        for replica in show(home, "1.0.0").replicas:
+            if replica.slot.key.region == "eastus":
+                facts.replicas.move(replica.uid, ReplicaState.DELETING)
+    real = Locator.store
+
+    def store(locator: Locator, slot: Slot) -> object:
+        if slot.key.region == "eastus":
+            raise InvalidInput("The region is not known.", hint="a test")
+        return real(locator, slot)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Locator, "store", store)
+        with pytest.raises(InvalidInput):
+            delete(home, "1.0.2")
+        left = [replica.slot.key.region for replica in replicas_of(home, "1.0.2")]
+        assert left == ["eastus"], "it is billed on where its store answers"
+        delete_softly(home, "1.0.1")
+        clock.advance(3 * 86_400 + 1)
+        work(home)
+        assert "failed" not in (turns(home)["deletions"] or "failed")
+        collect(home)
+    clock.advance(86_400)
+    work(home)
+    with home.catalog.reading() as facts:
+        assert [str(version.name) for version in facts.versions.every()] == ["1.0.0"]
+    assert states(show(home)) == {"southcentralus/0": ReplicaState.COMPLETED}
+
+
+def replicas_of(home: Installation, name: str) -> list[Replica]:
+    with home.catalog.reading() as facts:
+        (found,) = (version for version in facts.versions.every() if str(version.name) == name)
+        return facts.replicas.list(found.uid)
+
+
+def delete_softly(home: Installation, version: str) -> None:
+    with home.catalog.transaction() as facts:
+        gallery = facts.galleries.get(home.subscription, GROUP, GALLERY)
+        assert gallery is not None
+        facts.galleries.update(replace(gallery, soft_delete_enabled=True, soft_delete_retention_days=3))
+    delete(home, version)
