@@ -537,8 +537,12 @@ class Zoned:
         )
 
     def _too_few(self, key: str, wrong: Mapping[str, StoreError]) -> StoreError:
-        """The error of a call for which too few zones could be had: retryable if one of theirs is."""
-        errors = list(wrong.values())
+        """The error of a call for which too few zones could be had: retryable if one of theirs is.
+
+        It never says that the object is missing or damaged: too few zones have told (invariant Z10).
+        """
+        told = (ObjectNotFound, ObjectCorrupt)
+        errors = [error for error in wrong.values() if not isinstance(error, told)]
         kind = StoreUnreachable if not errors or any(error.retryable for error in errors) else type(errors[0])
         return kind(
             f"Too few zones for '{key}'.",

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from imgstore.domain.digests import Digest, digest_of
-from imgstore.domain.errors import ObjectCorrupt, StoreDenied, StoreError, StoreFull, StoreMismatch
+from imgstore.domain.errors import ObjectCorrupt, ObjectNotFound, StoreError
 from imgstore.domain.geometry import BLOCK_BYTES, PIECE_BLOCKS, PIECE_BYTES
 from imgstore.segments.manifest import Column, Manifest, Runs, piece_bytes
 from imgstore.transfer.assembly import Assembly, Brought, Part, Rooms, lay
@@ -44,8 +44,8 @@ class Damage:
 
     @property
     def is_certain(self) -> bool:
-        """Whether the object itself is missing or wrong. A store that does not answer, or refuses, says nothing of it."""
-        return not self.error.retryable and not isinstance(self.error, (StoreDenied, StoreFull, StoreMismatch))
+        """Whether the object itself is missing or wrong. Any other error, as of a missing bucket, says nothing of it."""
+        return isinstance(self.error, (ObjectNotFound, ObjectCorrupt))
 
 
 def unheeded(_slot: SlotAccess, _name: Digest) -> None:

@@ -79,6 +79,7 @@ def test_an_image_read_from_another_region_is_metered(lost_east: Installation, s
     export(lost_east, tmp_path / "again.raw", "eastus")
     assert sum(row.delivered_bytes for row in reads(lost_east)) == 2 * image_bytes(lost_east), "it crossed twice"
     assert bills.show_bill(lost_east, ADMIN).total > 0
+    assert states(show(lost_east))["eastus/0"] is ReplicaState.COMPLETED, "a store that fails proves no damage (Z10)"
 
 
 def test_a_disk_read_from_another_region_is_its_groups(lost_east: Installation, tmp_path: Path) -> None:

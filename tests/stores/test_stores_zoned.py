@@ -12,7 +12,9 @@ from imgstore.domain.errors import (
     ObjectCorrupt,
     ObjectNotFound,
     StoreDenied,
+    StoreError,
     StoreFull,
+    StoreMismatch,
     StoreUnreachable,
 )
 from imgstore.stores import MemoryStore, Missed, RepairNote, StoreProperties, Zoned
@@ -295,6 +297,25 @@ def test_copies_are_unknown_while_a_silent_zone_may_hold_the_right_one(region: R
     assert region.store.copies(KEY, lambda body: body == BODY).unknown
     region.memories["1"].delete([KEY])
     assert not region.store.copies(KEY, lambda body: body == BODY).unknown  # two zones have no copy: there is none
+
+
+@pytest.mark.parametrize("error", [StoreDenied, StoreFull, StoreMismatch, StoreError])
+@pytest.mark.parametrize("damaged", [False, True], ids=["absent", "damaged"])
+def test_zones_that_refuse_do_not_confirm_what_one_says(region: Region, error: type[StoreError], damaged: bool) -> None:
+    """One zone lacks an object or has it damaged, and the two others refuse to read: nothing is known of the object."""
+    region.store.put(KEY, BODY)
+    for zone in "123":
+        for other in "123".replace(zone, ""):
+            region.zones[other].script = [Fault(error=lambda: error("no", found="a reason"))]
+        region.zones[zone].script = []
+        region.memories[zone].delete([KEY])
+        if damaged:
+            region.memories[zone].put(KEY, b"damaged")
+        with pytest.raises(StoreError) as raised:
+            region.open().get(KEY, lambda body: body == BODY)
+        assert not isinstance(raised.value, (ObjectNotFound, ObjectCorrupt))
+        assert f"zone {zone}" in str(raised.value)
+        region.memories[zone].put(KEY, BODY)
 
 
 def test_what_is_written_again_is_believed_again(region: Region) -> None:

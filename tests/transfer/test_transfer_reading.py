@@ -26,7 +26,16 @@ from transfer_disks import (
 
 from imgstore.domain import keys
 from imgstore.domain.disk_space import allocated_bytes
-from imgstore.domain.errors import InvalidInput, ObjectCorrupt, ObjectNotFound, StoreUnreachable
+from imgstore.domain.errors import (
+    InvalidInput,
+    ObjectCorrupt,
+    ObjectNotFound,
+    StoreDenied,
+    StoreError,
+    StoreFull,
+    StoreMismatch,
+    StoreUnreachable,
+)
 from imgstore.segments.manifest import Column, Manifest
 from imgstore.testing.faulty import Fault, Faulty, Kind
 from imgstore.transfer.checking import check_assembly, pieces_to_check
@@ -268,3 +277,14 @@ def test_what_is_all_new_or_all_old_needs_no_sample(tmp_path: Path) -> None:
     checked(again, store, tmp_path)
     assert store.asked == []
     assert put_together(again, slot(store)) == disk(3, 2).whole()
+
+
+@pytest.mark.parametrize("error", [StoreError, StoreDenied, StoreFull, StoreMismatch, StoreUnreachable])
+def test_a_store_that_fails_proves_no_damage(taken: tuple[Manifest, Store], error: type[StoreError]) -> None:
+    """A bucket that is missing, or an answer that cannot be read, says nothing of a segment (invariants R15, Z10)."""
+    manifest, store = taken
+    broken_store = Faulty(store, [Fault(error=lambda: error("no", found="a reason"))])
+    reader = SegmentReader([slot(broken_store)])
+    with pytest.raises(error):
+        reader.body(manifest.segments.name(0))
+    assert [each.is_certain for each in reader.damages] == [False]
