@@ -42,11 +42,14 @@ def asked(engine: Engine) -> Iterator[list[str]]:
         event.remove(engine, "before_cursor_execute", note)
 
 
-@pytest.mark.parametrize(("replicas", "looks"), [(False, 1), (True, 2)])
+@pytest.mark.parametrize(("replicas", "looks"), [(False, 1), (True, 3)])
 def test_a_version_is_one_look_and_its_replicas_another(
     installation: Installation, *, replicas: bool, looks: int
 ) -> None:
-    """Nothing else is said on the connection: a PRAGMA would make SQLite forget the statements that it has prepared."""
+    """What its zones miss is a third look, since one replica lies in three.
+
+    Nothing else is said on the connection: a PRAGMA would make SQLite forget the statements that it has prepared.
+    """
     whole = viewing.show_version(installation, ADMIN, **PLACE, version=VersionName(1, 0, 0))
     with asked(installation.catalog._database.readers) as words:
         seen = viewing.show_version(installation, ADMIN, **PLACE, version=VersionName(1, 0, 0), replicas=replicas)
