@@ -29,8 +29,10 @@ from imgstore.operations.long_running import (
     PendingOperation,
     as_lost_rights,
     canceled,
+    check_same_target,
     close_operation,
     drop_operation,
+    name_target,
     resuming_principal,
     take_up_operations,
 )
@@ -187,11 +189,13 @@ class LongRunner:
     ) -> None:
         try:
             session = ask()
+            plain = session.installation
+            whole = {**request, "api_version": session.api_version}
+            if kind.startswith(_DELETE) and resource_id is not None:
+                whole = name_target(plain, whole, resource_id)
         except Exception as error:  # noqa: BLE001 - whatever it is, the handler waits for it
             answer.set_exception(error)
             return
-        plain = session.installation
-        whole = {**request, "api_version": session.api_version}
         pending = PendingOperation(plain, session.principal, kind=kind, request=whole, resource_id=resource_id)
         with self._noted(pending.uid) as stop:
             installation = replace(
@@ -234,6 +238,7 @@ class LongRunner:
             def resumed(task: Task) -> Outcome:
                 task.session.installation.keeper.go_on()
                 principal = resuming_principal(installation, operation)
+                check_same_target(installation, operation)
                 try:
                     return self._commands[operation.kind](
                         replace(task, session=replace(task.session, principal=principal))

@@ -19,11 +19,14 @@ from imgstore.domain.asynchronous import AsyncOperation, OperationStatus
 from imgstore.domain.errors import AccessDenied, Conflict, ImgstoreError, NotFound, StoreError
 from imgstore.operations.identities import principal_of
 from imgstore.operations.installation import Installation
+from imgstore.operations.resource_uids import find_resource_uid
 
 PUT_DEPLOYMENT: Final = "put-deployment"
 """The command that makes deployments, whose rows end with their operation's."""
 _ENDED: Final = "ended"
 """In the place of a request that was erased: how its operation ended, or None where its row is to be removed."""
+_TARGET_UID: Final = "target_uid"
+"""In the request of a deletion: the uid of the resource that it is about."""
 _SECRET: Final = re.compile(r"://[^\s\"]*[?@]|\"(template|parameters)\":", re.IGNORECASE)
 
 
@@ -146,6 +149,33 @@ def resuming_principal(installation: Installation, operation: AsyncOperation) ->
         if identity.tokens_valid_after is not None and identity.tokens_valid_after >= operation.started_at:
             raise _not_resumed(operation, "a caller whose tokens were taken back after the request")
         return principal_of(facts, identity)
+
+
+def name_target(installation: Installation, request: Mapping[str, Any], resource_id: str) -> dict[str, Any]:
+    """Add the uid of the resource at an id to the request of a deletion, for `check_same_target`."""
+    with installation.catalog.reading() as facts:
+        return {**request, _TARGET_UID: find_resource_uid(facts, resource_id)}
+
+
+def check_same_target(installation: Installation, operation: AsyncOperation) -> None:
+    """Check that a deletion which is resumed finds the resource that it began to delete.
+
+    Once it has deleted it, another resource of the same name may have been made, which nobody asked to delete.
+
+    Raises:
+        NotFound: the resource is deleted.
+    """
+    if operation.resource_id is None or _TARGET_UID not in operation.request:
+        return
+    with installation.catalog.reading() as facts:
+        uid = find_resource_uid(facts, operation.resource_id)
+    if uid is None or uid != operation.request[_TARGET_UID]:
+        raise NotFound(
+            f"The resource of the operation '{operation.uid}' is deleted.",
+            found="nothing at its id" if uid is None else "a new resource at its id",
+            expected="the resource that it began to delete",
+            target=operation.resource_id,
+        )
 
 
 def as_lost_rights(operation: AsyncOperation, error: ImgstoreError) -> ImgstoreError:

@@ -26,6 +26,7 @@ from imgstore.operations.deployments import begin_deployment, nested_uid
 from imgstore.operations.holding import this_process
 from imgstore.operations.installation import Installation
 from imgstore.operations.making import DiskRequest, create_from_source
+from imgstore.operations.resource_uids import find_resource_uid
 from imgstore.testing.disks import make_raw
 from imgstore.testing.installations import ADMIN, open_home
 
@@ -273,3 +274,80 @@ def test_a_refused_request_stores_no_operation(tmp_path: Path) -> None:
         with closing(sqlite3.connect(tmp_path / "home" / "catalog.sqlite")) as database:
             stored = database.execute("SELECT kind, principal FROM ever_stored").fetchall()
     assert stored == [("delete-gallery", "administrator")]
+
+
+def make(api: Api, path: str, body: dict[str, Any]) -> None:
+    answer = api.ask("PUT", path, body)
+    assert answer.status < 300, answer
+    if "azure-asyncoperation" in answer.headers:
+        assert api.await_end(answer)["status"] == "Succeeded"
+
+
+def disk_path(api: Api) -> str:
+    return f"{api.top}/resourceGroups/{OTHER}/providers/Microsoft.Compute/disks/renewed"
+
+
+def deployment_path(api: Api) -> str:
+    return f"{api.top}/resourceGroups/{OTHER}/providers/Microsoft.Resources/deployments/renewed"
+
+
+NOTHING: dict[str, Any] = {"properties": {"template": {"$schema": "s", "contentVersion": "1.0.0.0", "resources": []}}}
+
+
+def empty_group_path(api: Api) -> str:
+    return f"{api.top}/resourceGroups/renewed"
+
+
+def definition_path(api: Api) -> str:
+    return f"{gallery(api)}/images/renewed"
+
+
+DEFINITION: dict[str, Any] = {
+    "location": "southcentralus",
+    "properties": {
+        "osType": "Linux",
+        "osState": "Generalized",
+        "identifier": {"publisher": "p", "offer": "o", "sku": "s"},
+    },
+}
+UPLOAD: dict[str, Any] = {
+    "location": "southcentralus",
+    "properties": {"creationData": {"createOption": "Upload", "uploadSizeBytes": MIB + 512}},
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (disk_path, UPLOAD),
+        (gallery, EMPTY),
+        (definition_path, DEFINITION),
+        (deployment_path, NOTHING),
+        (empty_group_path, EMPTY),
+    ],
+)
+def test_a_resumed_delete_spares_what_was_made_since(
+    tmp_path: Path, path: Any, body: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server died after it had deleted a resource, and before it stored the end. Then somebody made one of that name."""
+
+    def die(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    home = tmp_path / "home"
+    with start_api(home) as api:
+        for made in (f"{api.top}/resourceGroups/{OTHER}", gallery(api)):
+            assert api.ask("PUT", made, EMPTY).status == 201
+        make(api, path(api), body)
+        with monkeypatch.context() as patch:
+            patch.setattr("imgstore.api.longrunning.close_operation", die)
+            assert api.ask("DELETE", path(api)).status == 503
+        with api.installation.catalog.transaction() as facts:
+            (left,) = facts.operations.unfinished()
+            assert facts.operations.take_over(left, DEAD)
+        assert api.ask("GET", path(api)).status == 404, "it was deleted"
+        make(api, path(api), body)
+    with start_api(home) as api:
+        assert ended(api, left.uid).status is OperationStatus.SUCCEEDED
+        with api.installation.catalog.reading() as facts:
+            assert find_resource_uid(facts, path(api)) is not None
