@@ -12,7 +12,7 @@ from imgstore.catalog import Facts
 from imgstore.control.kinship import check_kin
 from imgstore.control.machines import NO_PROFILE, OsProfile, checked_profile
 from imgstore.domain import names
-from imgstore.domain.access import Action, Principal, authorize
+from imgstore.domain.access import VERSIONS, Action, Principal, authorize
 from imgstore.domain.disk_details import DiskDetails
 from imgstore.domain.errors import Conflict, InvalidInput, PropertyChangeNotAllowed
 from imgstore.domain.geometry import GIB
@@ -50,7 +50,7 @@ from imgstore.operations.originals import named_ids, no_source
 from imgstore.operations.placed_disks import make_placed_disks
 from imgstore.operations.quotas import quota_kept
 from imgstore.operations.recording import recorded
-from imgstore.operations.sharing import admitted
+from imgstore.operations.sharing import admitted, image_scope
 
 _WHAT = "virtual machine"
 _IMAGE = "properties.storageProfile.imageReference.id"
@@ -144,7 +144,7 @@ def create_machine(installation: Installation, principal: Principal, request: Ma
             else:
                 machine = _compared(installation, principal, facts, facts.machines.held(standing.uid), asked)
                 if machine.provisioning_state is ProvisioningState.CREATING:
-                    _authorize_rest(principal, facts, machine)
+                    _authorize_rest(installation, principal, facts, machine, asked)
                 disks = facts.disks.of_machine(machine.resource_id)
             _check_disks(request, machine, disks)
             disks = [_with_sku(facts, request, disk) for disk in disks]
@@ -300,14 +300,22 @@ def _authorize_disks(principal: Principal, machine: Machine, luns: Iterable[int 
         authorize(principal, Action.WRITE, names.disk_id(machine.subscription, machine.group, machine.disk_name(lun)))
 
 
-def _authorize_rest(principal: Principal, facts: Facts, machine: Machine) -> None:
+def _authorize_rest(
+    installation: Installation, principal: Principal, facts: Facts, machine: Machine, asked: _Asked
+) -> None:
     """Check the rights to a machine that an earlier call left unfinished: those that making it needs."""
     disks = facts.disks.of_machine(machine.resource_id)
     for each in disks:
         authorize(principal, Action.WRITE, each.resource_id)
-    image = None if machine.image_reference is None else names.ComputeId.parse(machine.image_reference)
-    if image is not None:  # A managed image; versions of galleries are asked for in `_admitted`.
+    if machine.image_reference is None:
+        return
+    image = names.ComputeId.parse(machine.image_reference)
+    if image is not None:
         authorize(principal, Action.READ, image.resource_id)
+    elif asked.reference is None:  # A version that this request does not name: `_admitted` has not checked it.
+        reference = image_reference(machine.image_reference)
+        assert isinstance(reference, ImageReference), "the id of a version is stored"
+        authorize(principal, Action.READ, image_scope(installation, reference), VERSIONS)
 
 
 def _machine(

@@ -4,8 +4,9 @@ import json
 from typing import Any
 
 import pytest
-from api_server import Api, definition_body, version_body
+from api_server import Api, bearer, definition_body, version_body
 
+from imgstore.domain.access import Role
 from imgstore.testing.web import WebServer
 
 pytest_plugins = ["api_fixtures"]
@@ -418,3 +419,22 @@ def test_making_one_needs_read_on_the_image_and_contribute_on_the_group(stocked:
         refused = stocked.ask(method, path_of(stocked) + route, {"tags": {}}, version=VM, headers=readers)
         assert (refused.status, refused.code) == (403, "AuthorizationFailed"), route
     assert stocked.ask("GET", f"{path_of(stocked)}/instanceView", version=VM, headers=readers).status == 200
+
+
+def test_a_patch_finishes_a_machine_only_for_who_may_read_its_image(
+    stocked: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    assert stocked.ask("PUT", f"{stocked.top}/resourceGroups/other", {"location": HERE}).status == 201
+    path = f"{stocked.top}/resourceGroups/other/providers/Microsoft.Compute/virtualMachines/vm1"
+    with monkeypatch.context() as patch:
+        patch.setattr("imgstore.operations.machine_making.make_placed_disks", die)
+        assert stocked.ask("PUT", path, machine_body(stocked.definition), version=VM).status == 503
+    mine = bearer(stocked, Role.CONTRIBUTOR, "other")
+    refused = stocked.ask("PATCH", path, {"tags": {"c": "d"}}, version=VM, headers=mine)
+    assert (refused.status, refused.code) == (403, "AuthorizationFailed")
+    assert stocked.ask("GET", path, version=VM).body["properties"]["provisioningState"] == "Creating"
+    assert stocked.ask("PATCH", path, {"tags": {"c": "d"}}, version=VM).status == 200
+    assert stocked.ask("GET", path, version=VM).body["properties"]["provisioningState"] == "Succeeded"
