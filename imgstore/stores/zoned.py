@@ -12,14 +12,15 @@ get             From any zone whose bytes are accepted. Absent when all that ans
 head            Two zones decide. One has it, one has not, one does not answer: nobody can tell, so an error.
 list            The three listings merged. If all zones answer, a key that only one zone has is left out: the object does
                 not exist. If a zone does not answer or missed a write of the key, such a key is listed as not `certain`.
+                So is a key that only a zone without belief lists, while another zone does not answer.
 only_if_absent  head, then put: not exclusive, as `atomic_create` says.
 copy_within     get and put, so that a damaged copy in one zone does not breed.
 ==============  =====================================================================================================
 
 A zone is not believed in what it missed, be it a put or a delete that never came: about a key that a note names for it
 it counts as one that does not answer, until the key is written again or a repair has taken the note away. So a zone
-that comes back never shows what was deleted. Nor is it believed in its *notes* about such a key, which are older than
-the two others' notes about itself. Notes are read at the first use, when a zone has come back, and every
+that comes back never shows what was deleted as certain. Nor is it believed in its *notes* about such a key, which are
+older than the two others' notes about itself. Notes are read at the first use, when a zone has come back, and every
 `notes_seconds`; what other processes noted since is not known before. Correctness needs none of them for what is named
 by its content and confirmed by listing: scrub compares the three listings.
 
@@ -275,13 +276,14 @@ class Zoned:
         failed: dict[str, StoreError] = {}
         streams = [self._stream(zone, prefix, failed) for zone in zones]
         for key, found in groupby(heapq.merge(*streams, key=_key_of), key=_key_of):
-            have = [info for zone, info in found if not self._notes.name(zone, key)]
+            copies = dict(found)
+            have = [info for zone, info in copies.items() if not self._notes.name(zone, key)]
             if len(zones) < ZONES and (failed or len(have) < QUORUM):
                 yield None
             self._check_listing(prefix, failed)
             silent = sum(zone in failed or self._notes.name(zone, key) for zone in self._zones)
-            if have and len(have) + silent >= QUORUM and not key.startswith(REPAIRS):
-                yield replace(_latest(have), certain=len(have) >= QUORUM)
+            if len(have) + silent >= QUORUM and not key.startswith(REPAIRS):
+                yield replace(_latest(have or copies.values()), certain=len(have) >= QUORUM)
         if len(zones) < ZONES and failed:
             yield None
         self._check_listing(prefix, failed)

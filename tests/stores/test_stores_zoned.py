@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from random import Random
 
 import pytest
 
@@ -282,6 +283,49 @@ def test_a_listing_does_not_deny_what_a_silent_zone_may_hold(region: Region) -> 
         region.open().head(KEY)
     region.zones["1"].heal()
     assert [(info.key, info.certain) for info in region.open().list("segments/")] == [(KEY, True)]
+
+
+def test_a_listing_does_not_deny_what_only_a_zone_without_belief_shows(region: Region) -> None:
+    """A zone is held to have missed the write, by a note of the zone that does not answer and may hold the object."""
+    region.zones["3"].die()
+    region.store.put(KEY, BODY)
+    other = region.open()
+    assert [info.key for info in other.list("segments/")] == [KEY]
+    region.zones["3"].heal()
+    region.clock.advance(31)
+    region.store.delete([KEY])
+    region.zones["2"].die()
+    region.store.put(KEY, BODY)
+    region.zones["2"].heal()
+    region.zones["1"].die()
+    region.clock.advance(61)
+    assert region.holders(KEY) == "13"
+    assert [(info.key, info.certain) for info in other.list("segments/")] == [(KEY, False)]
+
+
+def test_a_listing_never_denies_what_was_acknowledged() -> None:
+    """One zone after another is away, while two processes write and read: no object that exists is denied."""
+    for seed in range(40):
+        region, random = Region(), Random(seed)
+        stores, present = (region.store, region.open()), dict.fromkeys(range(4), False)
+        for _ in range(40):
+            region.clock.advance(random.choice([0, 1, 31, 61]))
+            store, number = random.choice(stores), random.randrange(4)
+            key = f"segments/{number}"
+            match random.choice(["zone", "put", "delete", "list"]):
+                case "zone":
+                    for zone in region.zones.values():
+                        zone.heal()
+                    region.zones[random.choice("123")].die()
+                case "put" if not present[number]:
+                    store.put(key, BODY)
+                    present[number] = True
+                case "delete":
+                    store.delete([key])
+                    present[number] = False
+            listed = {info.key: info.certain for info in random.choice(stores).list("segments/")}
+            assert listed.keys() >= {f"segments/{each}" for each, is_there in present.items() if is_there}, seed
+            assert not [each for each, is_there in present.items() if not is_there and listed.get(f"segments/{each}")]
 
 
 def test_a_listing_denies_what_one_zone_alone_has(region: Region) -> None:
