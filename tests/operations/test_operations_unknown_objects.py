@@ -13,7 +13,7 @@ from imgstore.cli.main import main
 from imgstore.domain import keys
 from imgstore.domain.access import Principal
 from imgstore.domain.effects import Effects
-from imgstore.domain.errors import AccessDenied
+from imgstore.domain.errors import AccessDenied, CatalogOutdated
 from imgstore.domain.resources import Slot
 from imgstore.domain.works import WorkKind
 from imgstore.operations.installation import Installation
@@ -180,7 +180,9 @@ def test_a_catalog_that_was_accepted_though_it_is_older_keeps_all(
     clock.advance(8 * 86_400)
     with home.catalog.transaction() as facts:
         facts.installation.accept_outdated()
-    found = one(remove_unknown(home, ADMIN, grace=WEEK))
+    with pytest.raises(CatalogOutdated, match="never removed"):
+        remove_unknown(home, ADMIN, grace=WEEK)
+    found = one(list_unknown(home, ADMIN, grace=WEEK))
     assert (found.removed, found.is_removable) == (False, False)
     assert home.locator.store(slot).get(slot.prefix + key) == data
 
