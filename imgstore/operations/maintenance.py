@@ -1,4 +1,4 @@
-"""Maintenance that workers do unasked: one leased turn at a time, in a thread of its own, within a bound of bandwidth.
+"""Maintenance that workers do unasked: leased turns, in threads of their own, within a bound of bandwidth.
 
 Each task has a row in the catalog (`catalog/maintenance.py`) that says when it was done last. Any number of workers share
 the rows. A turn may be repeated, and killed at any moment: what it calls can, too. So a lost lease costs double work and
@@ -6,8 +6,8 @@ nothing else.
 """
 
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
@@ -16,7 +16,7 @@ from typing import Final
 from imgstore.control.maintenance import maintenance_tasks, next_due
 from imgstore.domain.access import INSTALLATION, Principal
 from imgstore.domain.errors import ImgstoreError, StoreError, StoreMismatch
-from imgstore.domain.maintenance import MaintenanceKind, MaintenanceTask
+from imgstore.domain.maintenance import MaintenanceKind, MaintenanceTask, failure_outcome
 from imgstore.domain.stop_signal import StopSignal
 from imgstore.operations.catalog_checks import check_catalog_is_current
 from imgstore.operations.collecting import GRACE_HOURS, collect
@@ -39,14 +39,18 @@ _WAIT_SECONDS_MIN: Final = 0.001
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Turn:
-    """A task that this worker has leased."""
+    """A task that this worker has leased and does."""
 
     task: MaintenanceTask
     token: str
+    future: Future[str]
 
 
 class MaintenanceRunner:
-    """The maintenance of one worker. `poll` is called by the worker's thread alone."""
+    """The maintenance of one worker: at most one task of each kind at a time, so that a long scrub holds up no deletion.
+
+    `poll` is called by the worker's thread alone.
+    """
 
     def __init__(self, installation: Installation, principal: Principal) -> None:
         """Begin nothing yet.
@@ -59,16 +63,16 @@ class MaintenanceRunner:
         self._installation = replace(installation, keeper=installation.keeper.stopped_by(self._stop))
         self._principal = principal
         self._pace = _pace(installation.maintenance.bytes_per_second_max, self._stop, installation.effects.monotonic)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="maintenance")
-        self._turn: _Turn | None = None
-        self._future: Future[str] | None = None
+        self._pool = ThreadPoolExecutor(len(MaintenanceKind), thread_name_prefix="maintenance")
+        self._turns: list[_Turn] = []
+        self._ended: set[str] = set()
         self._looked_at: float | None = None
 
-    def poll(self, *, at_once: bool = False) -> bool:
-        """Renew the turn that runs, or end it and begin the next one that is due.
+    def poll(self, *, once: bool = False) -> bool:
+        """Renew the turns that run, or end them, and begin those that are due.
 
         Args:
-            at_once: look for a task now, however short ago the last look was.
+            once: look for tasks now, however short ago the last look was, and begin each task one time only.
 
         Returns:
             Whether a turn runs.
@@ -76,49 +80,46 @@ class MaintenanceRunner:
         Raises:
             StoreError: the catalog does not answer.
         """
-        if self._future is not None and self._turn is not None:
-            if not self._future.done():
+        for turn in list(self._turns):
+            if turn.future.done():
+                self._end(turn)
+                self._looked_at = None  # What ended may be followed by another at once.
+            else:
                 with self._installation.catalog.transaction() as facts:
-                    facts.turns.renew(self._turn.task.name, self._turn.token, lease_seconds=_LEASE_SECONDS)
-                return True
-            self._end(self._turn, self._future)
+                    facts.turns.renew(turn.task.name, turn.token, lease_seconds=_LEASE_SECONDS)
         now = self._installation.effects.monotonic()
-        if not at_once and self._looked_at is not None and now - self._looked_at < _LOOK_SECONDS:
-            return False
-        self._turn = self._lease_due()
-        if self._turn is None:
+        if once or self._looked_at is None or now - self._looked_at >= _LOOK_SECONDS:
+            while (begun := self._begin_due(self._ended if once else frozenset())) is not None:
+                self._turns.append(begun)
             self._looked_at = now
-            return False
-        self._looked_at = None  # What ended may be followed by another at once.
-        self._future = self._pool.submit(self._run, self._turn.task)
-        return True
+        return bool(self._turns)
 
     def wait(self, seconds: float) -> None:
-        """Wait until the turn that runs has ended, or so many seconds."""
-        if self._future is not None:
-            with suppress(Exception):
-                self._future.exception(timeout=seconds)
+        """Wait until a turn that runs has ended, or so many seconds."""
+        wait([turn.future for turn in self._turns], seconds, return_when=FIRST_COMPLETED)
 
     def close(self) -> None:
-        """Stop the turn that runs at its next step, and give it back undone: the next worker does it."""
+        """Stop the turns that run at their next step, and give them back undone: the next worker does them."""
         self._stop.set()
         self._pool.shutdown(wait=True)
-        if self._turn is not None and self._future is not None:
-            with suppress(StoreError):
-                self._end(self._turn, self._future)
+        with suppress(StoreError):
+            for turn in list(self._turns):
+                self._end(turn)
 
-    def _end(self, turn: _Turn, future: Future[str]) -> None:
-        error = future.exception()
+    def _end(self, turn: _Turn) -> None:
+        error, name = turn.future.exception(), turn.task.name
         with self._installation.catalog.transaction() as facts:
             if error is None:
-                facts.turns.end(turn.task.name, turn.token, future.result())
+                facts.turns.end(name, turn.token, turn.future.result())
             elif isinstance(error, Exception):
-                facts.turns.end(turn.task.name, turn.token, f"failed: {_text_of(error)}")
+                facts.turns.end(name, turn.token, failure_outcome(_text_of(error)))
             else:
-                facts.turns.give_back(turn.task.name, turn.token)
-        self._turn = self._future = None
+                facts.turns.give_back(name, turn.token)
+        self._ended.add(name)
+        self._turns.remove(turn)
 
-    def _lease_due(self) -> _Turn | None:
+    def _begin_due(self, but: Collection[str]) -> _Turn | None:
+        """Begin the next task that is due, of a kind that does not run, unless it is one of `but`."""
         keeper = self._installation.keeper
         with self._installation.catalog.reading() as facts:
             slots = facts.slots.every()
@@ -134,16 +135,18 @@ class MaintenanceRunner:
                 facts.turns.see(tasks)
                 turns, now = facts.turns.list(), facts.now()  # New rows may be due from this very moment on.
         dead = {each.holder for each in turns if each.holder is not None and keeper.is_dead(each.holder)}
-        found = next_due(tasks, turns, now=now, dead=dead)
+        running = {turn.task.kind for turn in self._turns}
+        free = [task for task in tasks if task.kind not in running and task.name not in but]
+        found = next_due(free, turns, now=now, dead=dead)
         if found is None:
             return None
         task, turn = found
         with self._installation.catalog.transaction() as facts:
             token = facts.turns.take(turn, holder=keeper.holder, lease_seconds=_LEASE_SECONDS)
-        return None if token is None else _Turn(task=task, token=token)
+        return None if token is None else _Turn(task=task, token=token, future=self._pool.submit(self._run, task))
 
     def _run(self, task: MaintenanceTask) -> str:
-        """Do a task; tells how it ended. What fails is noted, and tried again after the task's interval."""
+        """Do a task; tells how it ended. What fails is noted, and tried again (`MaintenanceTurn.due_at`)."""
         try:
             outcome = self._do(task)
         except ImgstoreError as error:
@@ -181,6 +184,8 @@ class MaintenanceRunner:
         installation = self._installation
         with installation.catalog.reading() as facts:
             slots = [each for each in facts.slots.every() if each.key.region == region and each.zone == ALL_ZONES]
+        if slots:
+            check_catalog_is_current(installation, slots)
         repaired = 0
         for slot in slots:
             installation.keeper.go_on()

@@ -141,7 +141,7 @@ class _Worker:
                     try:
                         show()
                         self._begin(pool)
-                        maintains = maintenance.poll(at_once=once)
+                        maintains = maintenance.poll(once=once)
                     except StoreError as error:
                         if once:
                             raise

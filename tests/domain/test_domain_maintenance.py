@@ -7,7 +7,14 @@ import pytest
 from imgstore.control.maintenance import maintenance_tasks, next_due
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.limits import read_limits
-from imgstore.domain.maintenance import MaintenanceKind, MaintenanceSettings, MaintenanceTurn, read_maintenance
+from imgstore.domain.maintenance import (
+    MaintenanceKind,
+    MaintenanceSettings,
+    MaintenanceTask,
+    MaintenanceTurn,
+    failure_outcome,
+    read_maintenance,
+)
 
 
 def test_settings_are_read_and_the_rest_are_defaults() -> None:
@@ -27,6 +34,7 @@ def test_settings_are_read_and_the_rest_are_defaults() -> None:
         ({"gc_interval_seconds": -1}, "maintenance.gc_interval_seconds"),
         ({"gc_interval_seconds": True}, "maintenance.gc_interval_seconds"),
         ({"gc_interval_seconds": "1d"}, "maintenance.gc_interval_seconds"),
+        ({"gc_interval_seconds": 36_500 * 86_400 + 1}, "maintenance.gc_interval_seconds"),
     ],
 )
 def test_what_nobody_knows_is_refused_by_its_key(table: object, target: str) -> None:
@@ -59,3 +67,12 @@ def test_the_cheapest_kind_that_is_due_and_free_is_next() -> None:
     assert chosen(turn("deletions", 1, "x", 1), dead=("x",)) == "deletions"
     assert chosen(turn("deletions", 1, "x", -1)) == "deletions"
     assert {task.kind for task in tasks} == set(MaintenanceKind) - {MaintenanceKind.SCRUB}
+
+
+@pytest.mark.parametrize(("interval_seconds", "expected"), [(60, 60), (300, 300), (800, 300), (86_400, 10_800)])
+def test_what_failed_is_due_again_sooner(interval_seconds: int, expected: int) -> None:
+    task = MaintenanceTask(kind=MaintenanceKind.GC, interval_seconds=interval_seconds)
+    failed = MaintenanceTurn(name="gc", done_at=NOON, outcome=failure_outcome("no answer"))
+    assert failed.due_at(task) - NOON == timedelta(seconds=expected)
+    done = MaintenanceTurn(name="gc", done_at=NOON, outcome="7 bytes collected")
+    assert done.due_at(task) - NOON == timedelta(seconds=interval_seconds)

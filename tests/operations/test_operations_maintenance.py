@@ -1,5 +1,6 @@
 """What workers do unasked: lost redundancy is shown and made good, deletions end, scrubs and collections come round."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,10 +13,12 @@ from imgstore.catalog.database import Session
 from imgstore.domain import keys
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import InvalidInput, StoreUnreachable
+from imgstore.domain.maintenance import MaintenanceKind
 from imgstore.domain.resources import Replica, Slot
 from imgstore.domain.states import ReplicaState
 from imgstore.operations import regions
 from imgstore.operations.installation import Installation
+from imgstore.operations.maintenance import MaintenanceRunner
 from imgstore.operations.recording import list_activity
 from imgstore.operations.scrubbing import ScrubRequest, scrub
 from imgstore.operations.workers import run_worker
@@ -349,3 +352,65 @@ def delete_softly(home: Installation, version: str) -> None:
         assert gallery is not None
         facts.galleries.update(replace(gallery, soft_delete_enabled=True, soft_delete_retention_days=3))
     delete(home, version)
+
+
+def test_a_long_scrub_holds_up_no_deletion_and_is_given_back_undone(
+    home: Installation, stock: Stock, clock: ManualClock
+) -> None:
+    """At a byte a second the scrub takes months."""
+    publish(home, stock.first, targets=["southcentralus"])
+    publish(home, stock.first, "1.0.1", targets=["southcentralus"])
+    work(home)
+    delete_softly(home, "1.0.1")
+    clock.advance(7 * 86_400)
+    slow = replace(home, maintenance=replace(home.maintenance, bytes_per_second_max=1))
+    runner = MaintenanceRunner(slow, ADMIN)
+    try:
+        while len(_versions(home)) > 1:
+            assert runner.poll(once=True), "the scrub runs all the while"
+            runner.wait(0.05)
+        (scrubbing,) = (turn for turn in _rows(home) if turn.name.startswith("scrub"))
+        assert scrubbing.holder == home.keeper.holder
+    finally:
+        runner.close()
+    (scrubbing,) = (turn for turn in _rows(home) if turn.name.startswith("scrub"))
+    assert (scrubbing.holder, scrubbing.done_at < clock.now() - 6 * DAY) == (None, True), "it is due yet"
+
+
+def _versions(home: Installation) -> list[str]:
+    with home.catalog.reading() as facts:
+        return [str(version.name) for version in facts.versions.every()]
+
+
+def test_a_worker_that_runs_once_ends_however_short_the_intervals_are(
+    home: Installation, stock: Stock, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(home, stock.first, targets=["southcentralus", "eastus"])
+    looks = itertools.count()
+
+    def now(_session: Session) -> datetime:
+        assert next(looks) < 2_000, "it does not end"
+        clock.advance(1)
+        return clock.now()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "now", now)
+        work(home, **dict.fromkeys((f"{kind}_interval_seconds" for kind in MaintenanceKind), 1))
+    assert turns(home).keys() == {"deletions", "scrub", "gc"}
+
+
+def test_the_longest_intervals_that_may_be_set_can_be_reckoned_with(home: Installation, stock: Stock) -> None:
+    publish(home, stock.first, targets=ZONED, location="westus2")
+    work(home, **dict.fromkeys((f"{kind}_interval_seconds" for kind in MaintenanceKind), 36_500 * 86_400))
+    assert turns(home)["repairs"] == "nothing to do"
+
+
+def test_repairs_need_a_catalog_that_is_current(home: Installation, stock: Stock, clock: ManualClock) -> None:
+    """A checkpoint of a later catalog is seen by the worker that runs on, before it touches what zones missed."""
+    publish(home, stock.first, targets=ZONED, location="westus2")
+    work(home)
+    with home.catalog.transaction() as facts:  # As a restored backup has it.
+        facts._session.connection.exec_driver_sql("DELETE FROM checkpoints")
+    clock.advance(301)
+    work(home, deletions_interval_seconds=0)
+    assert (turns(home)["repairs"] or "").startswith("failed: The catalog is older than its buckets")
