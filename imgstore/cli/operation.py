@@ -24,7 +24,7 @@ _name = click.option("-n", "--name", required=True, metavar="ID", help="Id of th
 
 @click.group(cls=Group)
 def operation() -> None:
-    """Long-running operations that the API was asked for."""
+    """Long-running operations of the API: list and cancel them."""
 
 
 @operation.command("list", table=_TABLE, example="imgstore operation list --status InProgress -o table")
