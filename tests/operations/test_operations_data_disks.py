@@ -336,7 +336,7 @@ def test_a_replica_whose_data_disk_is_damaged_still_is_not_restored(
     export(empty, tmp_path / "o.raw", "eastus", lun=0)
     (found,) = scrubbing.scrub(empty, ADMIN, ScrubRequest(region="eastus", percent=0.0))
     assert (found.damaged, found.restored) == (set(), 0), "no segment was read"
-    assert states(show(empty))["eastus/0"] is ReplicaState.FAILED
+    assert states(show(empty))["eastus/0"] is ReplicaState.DEGRADED, "still restorable (invariant R15)"
 
 
 def test_a_region_that_is_left_gives_back_every_disks_bytes(
@@ -370,7 +370,10 @@ def test_damage_in_one_disk_degrades_the_replica_until_it_is_made_good(
         assert states(show(empty))["eastus/0"] is ReplicaState.DEGRADED
         publish_all(empty, disks)
     assert set(states(show(empty)).values()) == {ReplicaState.COMPLETED}
-    assert [row for row in charges(empty) if row.kind is not ChargeKind.REPAIR] == rows, "charged once"
+    around = (ChargeKind.REPAIR, ChargeKind.CROSS_REGION_READ)
+    assert [row for row in charges(empty) if row.kind not in around] == rows, "charged once"
+    (read,) = [row for row in charges(empty) if row.kind is ChargeKind.CROSS_REGION_READ]
+    assert read.target == "eastus", "the export read the damaged segment from another region (invariant M17)"
     audit(empty)
     audit_served(empty, disks, served(tmp_path))
 
