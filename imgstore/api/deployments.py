@@ -18,6 +18,7 @@ from imgstore.domain.errors import InvalidInput, NotFound
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import DiskKind
 from imgstore.operations import deployments
+from imgstore.operations.cancellation import cancel_deployment
 from imgstore.operations.long_running import PUT_DEPLOYMENT
 from imgstore.operations.recording import permit
 from imgstore.operations.subscriptions import tenant_of
@@ -111,6 +112,18 @@ async def what_if(ask: Asked, group: str, deployment: str) -> Response:
         )
 
     return await ask.run(refuse)
+
+
+@router.post(f"{_ONE}/cancel", summary="Cancel a deployment that runs; what it made stays", status_code=204)
+async def cancel(ask: Asked, group: str, deployment: str) -> Response:
+    """Azure's Deployments_Cancel. It stops at its next step, and its state is Canceled then."""
+
+    def canceled(at_: Session) -> None:
+        cancel_deployment(at_.installation, at_.principal, group=group, name=deployment)
+        ask.server.runner.cancel_requested()
+
+    await ask.run(canceled)
+    return Response(status_code=204)
 
 
 @router.get(_OPERATIONS, summary="List what a deployment did")

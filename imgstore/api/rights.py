@@ -228,6 +228,7 @@ def _rows() -> Iterator[_Row]:
     yield _action("GET", _DEPLOYMENTS, _DEPLOYMENT_TYPE, Action.READ, GROUP)
     yield _action("POST", f"{_DEPLOYMENT}/validate", _DEPLOYMENT_TYPE, Action.VALIDATE, _DEPLOYMENT)
     yield _action("POST", f"{_DEPLOYMENT}/whatIf", _DEPLOYMENT_TYPE, Action.WHAT_IF, _DEPLOYMENT)
+    yield _action("POST", f"{_DEPLOYMENT}/cancel", _DEPLOYMENT_TYPE, Action.CANCEL, _DEPLOYMENT)
     operations = f"{_DEPLOYMENT_TYPE}/operations"
     yield _action("GET", _DEPLOYMENT_OPERATIONS, operations, Action.READ, _DEPLOYMENT)
     yield _action("GET", f"{_DEPLOYMENT_OPERATIONS}/{{operation}}", operations, Action.READ, _DEPLOYMENT)

@@ -43,6 +43,8 @@ class Action(StrEnum):
     VALIDATE = "validate/action"
     """Check a template, which reads what the template refers to."""
     WHAT_IF = "whatIf/action"
+    CANCEL = "cancel/action"
+    """Stop a deployment that runs."""
     REGISTER = "register/action"
     """Register a resource provider in a subscription."""
     ADMINISTER = "administer/action"

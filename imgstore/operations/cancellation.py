@@ -1,9 +1,12 @@
 """List long-running operations, and cancel them."""
 
-from imgstore.domain.access import Action, Principal, may
+from typing import Final
+
+from imgstore.domain.access import Action, Principal, as_reader, may
 from imgstore.domain.asynchronous import AsyncOperation, OperationStatus
+from imgstore.domain.deployments import DeploymentState
 from imgstore.domain.errors import Conflict
-from imgstore.operations.deployments import end_deployments
+from imgstore.operations.deployments import deployment_id, end_deployments, show_deployment
 from imgstore.operations.installation import Installation
 from imgstore.operations.long_running import (
     PUT_DEPLOYMENT,
@@ -16,7 +19,8 @@ from imgstore.operations.long_running import (
 )
 from imgstore.operations.recording import permit, permit_list, recorded
 
-_CANCEL = "imgstore/operations/cancel/action"
+_CANCEL: Final = "imgstore/operations/cancel/action"
+_CANCEL_DEPLOYMENT: Final = "Microsoft.Resources/deployments/cancel/action"
 
 
 def list_operations(
@@ -70,23 +74,65 @@ def cancel_operation(installation: Installation, principal: Principal, uid: str)
     if found is None:
         raise missing_operation(uid)
     with recorded(installation, principal, Action.WRITE, found.resource_id or scope, _CANCEL, is_permitted=True):
-        with installation.catalog.transaction() as facts:
-            is_open = facts.operations.request_cancel(uid, principal.name)
-        if is_open and installation.keeper.is_dead(found.holder):
-            _end(installation, found)
-        ended = find_operation(installation, uid)
-        if ended is None:
-            raise missing_operation(uid)
-        if ended.has_ended and ended.status is not OperationStatus.CANCELED:
+        return _request_cancel(installation, principal, found)
+
+
+def cancel_deployment(installation: Installation, principal: Principal, *, group: str, name: str) -> None:
+    """Ask that a deployment stops, as Azure's Deployments_Cancel does. What it has made stays.
+
+    Args:
+        installation: where.
+        principal: who asks.
+        group: the resource group's name.
+        name: the deployment's. It is not one that is nested in another.
+
+    Raises:
+        AccessDenied: the principal may not cancel it.
+        NotFound: there is no such deployment.
+        Conflict: it does not run, or is nested.
+    """
+    scope = deployment_id(installation, group, name)
+    with recorded(installation, principal, Action.CANCEL, scope, _CANCEL_DEPLOYMENT):
+        found = show_deployment(installation, as_reader(principal, scope), group=group, name=name)
+        running = find_operation(installation, found.uid) if found.state is DeploymentState.RUNNING else None
+        if running is None:
+            is_nested = found.state is DeploymentState.RUNNING
             raise Conflict(
-                f"The operation '{uid}' has ended.",
-                found=f"status {ended.status}",
-                expected=f"status {OperationStatus.IN_PROGRESS}",
-                hint="delete the resource, or send the request that undoes it",
-                target=uid,
-                code="OperationNotAllowed",
+                f"The deployment '{name}' cannot be cancelled.",
+                found="a deployment that is nested in another" if is_nested else f"state {found.state}",
+                expected="a deployment of its own that runs",
+                hint="cancel the deployment around it" if is_nested else None,
+                target=scope,
+                code="DeploymentCannotBeCancelled",
             )
-        return ended
+        _request_cancel(installation, principal, running)
+
+
+def _request_cancel(installation: Installation, principal: Principal, operation: AsyncOperation) -> AsyncOperation:
+    """Store the request, and end an operation that no process runs.
+
+    Raises:
+        NotFound: the operation is not stored any more.
+        Conflict: it has ended in another way.
+    """
+    uid = operation.uid
+    with installation.catalog.transaction() as facts:
+        is_open = facts.operations.request_cancel(uid, principal.name)
+    if is_open and installation.keeper.is_dead(operation.holder):
+        _end(installation, operation)
+    ended = find_operation(installation, uid)
+    if ended is None:
+        raise missing_operation(uid)
+    if ended.has_ended and ended.status is not OperationStatus.CANCELED:
+        raise Conflict(
+            f"The operation '{uid}' has ended.",
+            found=f"status {ended.status}",
+            expected=f"status {OperationStatus.IN_PROGRESS}",
+            hint="delete the resource, or send the request that undoes it",
+            target=uid,
+            code="OperationNotAllowed",
+        )
+    return ended
 
 
 def _may_cancel(principal: Principal, operation: AsyncOperation) -> bool:

@@ -168,3 +168,41 @@ def test_what_was_canceled_is_not_resumed(tmp_path: Path, held: tuple[WebServer,
     with start_api(tmp_path / "home") as api:
         assert ended(api, uid).status is OperationStatus.CANCELED
         assert not page.held.acquire(blocking=False)
+
+
+def deployment(api: Api, name: str) -> str:
+    return f"{api.top}/resourceGroups/{GROUP}/providers/Microsoft.Resources/deployments/{name}"
+
+
+def template_of(resource: dict[str, Any]) -> dict[str, Any]:
+    inner = {"$schema": "s", "contentVersion": "1.0.0.0", "resources": [resource]}
+    return {"properties": {"mode": "Incremental", "template": inner}}
+
+
+def test_a_deployment_is_canceled_as_in_azure(api: Api, held: tuple[WebServer, Page]) -> None:
+    web, page = held
+    resource = {
+        "type": "Microsoft.Compute/disks",
+        "apiVersion": "2023-04-02",
+        "name": "d",
+        **disk_body(web.url("/disk.raw")),
+    }
+    nested = {"type": "Microsoft.Resources/deployments", "apiVersion": "2021-04-01", "name": "inner"}
+    accepted = api.ask("PUT", deployment(api, "outer"), template_of(nested | template_of(resource)))
+    assert accepted.status == 201, accepted
+    assert page.held.acquire(timeout=60)
+    stranger = bearer(api, Role.CONTRIBUTOR, "other")
+    reader = bearer(api, Role.READER, GROUP, "reader")
+    cancel = f"{deployment(api, 'outer')}/cancel"
+    assert [api.ask("POST", cancel, headers=each).status for each in (stranger, reader)] == [403, 403]
+    inner = api.ask("POST", f"{deployment(api, 'inner')}/cancel")
+    assert (inner.status, inner.code) == (409, "DeploymentCannotBeCancelled")
+    assert api.ask("POST", f"{deployment(api, 'none')}/cancel").status == 404
+    writer = bearer(api, Role.CONTRIBUTOR, GROUP, "writer")
+    assert api.ask("POST", cancel, headers=writer).status == 204
+    assert api.await_end(accepted)["status"] == "Canceled"
+    for name in ("outer", "inner"):
+        shown = api.ask("GET", deployment(api, name)).body["properties"]
+        assert (shown["provisioningState"], shown["error"]["code"]) == ("Canceled", "OperationCanceled")
+    again = api.ask("POST", cancel)
+    assert (again.status, again.code) == (409, "DeploymentCannotBeCancelled")

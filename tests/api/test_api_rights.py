@@ -210,6 +210,7 @@ def test_rows_name_azures_actions() -> None:
         "POST Microsoft.Compute/galleries/{gallery}/share": "Microsoft.Compute/galleries/share/action",
         f"POST {deployment}/validate": "Microsoft.Resources/deployments/validate/action",
         f"POST {deployment}/whatIf": "Microsoft.Resources/deployments/whatIf/action",
+        f"POST {deployment}/cancel": "Microsoft.Resources/deployments/cancel/action",
         "POST {provider}/register": "{provider}/register/action",
         f"PUT {network}/virtualNetworks/{{name}}/subnets/{{part}}": f"{network}/virtualNetworks/subnets/write",
         f"DELETE {network}/networkInterfaces/{{name}}": f"{network}/networkInterfaces/delete",
@@ -322,6 +323,7 @@ def test_the_action_of_a_route_is_enough_and_nothing_else_is(api: Api, web: WebS
 EXPECTED = {
     **dict.fromkeys(("start", "restart", "redeploy", "reimage", "reapply"), (409,)),
     "whatIf": (400,),
+    "cancel": (404, 409),
     "{operation}": (404,),
     "{group}": (200, 201, 202, 204, 404),
     "{deployment}": (200, 201, 202, 204, 404),
