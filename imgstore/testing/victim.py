@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,16 @@ from imgstore.bootstrap import Settings, open_installation
 from imgstore.catalog import Facts
 from imgstore.catalog.database import Database
 from imgstore.control.machines import OsProfile
+from imgstore.domain.grants import AccessLevel
 from imgstore.domain.resources import DiskKind, ImageVersion, ReplicationMode
-from imgstore.operations import disks, images, machines, versions
+from imgstore.domain.works import WorkKind
+from imgstore.operations import disks, granting, images, machines, uploading, versions
 from imgstore.operations.images import ImageRequest
 from imgstore.operations.installation import Installation
 from imgstore.operations.machine_making import MachineRequest, create_machine
 from imgstore.operations.making import DiskRequest, create_from_source
 from imgstore.operations.scrubbing import ScrubRequest, scrub
+from imgstore.operations.uploading import UploadRequest
 from imgstore.operations.workers import run_worker
 from imgstore.stores.s3 import S3Store
 from imgstore.testing import installations
@@ -101,7 +104,9 @@ class Steps:
 def present_states(facts: Facts) -> frozenset[str]:
     """Return the states of everything in a small catalog, each as "replica Degraded" or "disk Creating".
 
-    A version that was deleted softly is "version SoftDeleted"; a work is told with its kind: "ingest Open".
+    A version that was deleted softly is "version SoftDeleted"; a work is told with its kind: "ingest Open", and "disk-work
+    Open" of a disk. A disk that waits for its upload is "upload ReadyToUpload" too; one with a signed URL "grant active". A task
+    of maintenance that a process has leased is "maintenance-turn Leased".
     """
     found = set[str]()
     for version in _versions(facts):
@@ -112,9 +117,13 @@ def present_states(facts: Facts) -> frozenset[str]:
         found.update(
             f"{disk.kind.removesuffix('s')} {disk.provisioning_state}" for disk in facts.disks.in_slot(slot.uid)
         )
+        found.update(f"upload {disk.disk_state}" for disk in facts.disks.in_slot(slot.uid) if disk.awaits_upload)
+        found.update("grant active" for disk in facts.disks.in_slot(slot.uid) if disk.grant is not None)
     subscription = facts.installation.get().subscription
     found.update(f"machine {each.provisioning_state}" for each in facts.machines.list(subscription))
-    found.update(f"{work.kind} {work.state}" for work in facts.works.list_open())
+    for work in facts.works.list_open():
+        found.add(f"{'disk-work' if work.kind is WorkKind.DISK else work.kind} {work.state}")
+    found.update("maintenance-turn Leased" for turn in facts.turns.list() if turn.holder is not None)
     return frozenset(found)
 
 
@@ -138,6 +147,12 @@ def run(job: str, orders: dict[str, Any], installation: Installation) -> None:
             group=GROUP, name=orders["name"], source=orders["source"], location="southcentralus", kind=kind
         )
         create_from_source(installation, ADMIN, request)
+    elif job == "upload":
+        _upload(installation, orders["name"], Path(orders["file"]))
+    elif job == "grant":
+        _grant(installation, orders["name"], AccessLevel(orders["level"]))
+    elif job == "revoke":
+        uploading.revoke_access(installation, ADMIN, group=GROUP, name=orders["name"])
     elif job == "image":
         image = ImageRequest(group=GROUP, name=orders["name"], source=orders["source"], data_sources=orders["data"])
         images.create_image(installation, ADMIN, image)
@@ -169,6 +184,21 @@ def run(job: str, orders: dict[str, Any], installation: Installation) -> None:
         disks.delete_disk(installation, ADMIN, group=GROUP, name=orders["name"], kind=kind)
     else:
         raise AssertionError(job)
+
+
+def _upload(installation: Installation, name: str, file: Path) -> None:
+    """Send a fixed VHD to a disk that waits for it, and give a signed URL to it, as for more."""
+    data = file.read_bytes()
+    request = UploadRequest(group=GROUP, name=name, location="southcentralus", upload_bytes=len(data))
+    with closing(uploading.open_spool(installation, uploading.create_upload(installation, ADMIN, request))) as spool:
+        spool.write(0, [data])
+    _grant(installation, name, AccessLevel.WRITE)
+
+
+def _grant(installation: Installation, name: str, level: AccessLevel) -> None:
+    granting.grant_access(
+        installation, ADMIN, group=GROUP, name=name, level=level, duration_seconds=600, server_url="https://localhost"
+    )
 
 
 def settings_of(orders: dict[str, Any]) -> Settings:

@@ -12,6 +12,7 @@ from cli_server import serving
 from click.testing import CliRunner
 
 from imgstore.cli.main import main
+from imgstore.domain.deployments import DeploymentState
 from imgstore.domain.geometry import MIB
 from imgstore.testing.disks import make_raw
 from imgstore.testing.installations import DEFINITION, GALLERY, GROUP, found_gallery, open_home
@@ -107,6 +108,53 @@ def test_an_operation_survives_the_servers_end(tmp_path: Path, number: int) -> N
         kept = facts.operations.get(operation.split("/")[-1].partition("?")[0])
         assert kept is not None
         assert kept.request == {}, "a source's URL may be signed: it is not kept"
+
+
+def test_a_deployment_survives_a_killed_server(tmp_path: Path) -> None:
+    """It is Running while the version that its template names is taken in."""
+    make_raw(tmp_path / "disk.raw", seed=1, virtual_bytes=16 * MIB, content_bytes=4 * MIB)
+    with open_home(tmp_path / "home") as installation:
+        found_gallery(installation)
+        group = f"/subscriptions/{installation.subscription}/resourceGroups/{GROUP}/providers"
+    body = Gated((tmp_path / "disk.raw").read_bytes())
+    body.gate, body.met = threading.Event(), threading.Event()
+    deployment = f"{group}/Microsoft.Resources/deployments/d1?api-version=2021-04-01"
+    with start_web({"/disk.raw": Page(body=body)}) as web:
+        version = {
+            "type": "Microsoft.Compute/galleries/images/versions",
+            "apiVersion": "2023-07-03",
+            "name": f"{GALLERY}/{DEFINITION}/1.0.0",
+            "location": "southcentralus",
+            "properties": {"storageProfile": {"osDiskImage": {"source": {"uri": web.url("/disk.raw")}}}},
+        }
+        template = {
+            "$schema": "https://schema.management.azure.com/schemas/2019-04-01/deploymentTemplate.json#",
+            "contentVersion": "1.0.0.0",
+            "resources": [version],
+        }
+        with serving(tmp_path / "home", "--insecure-http") as first:
+            token = first.token(first.told)
+            asked = {"properties": {"mode": "Incremental", "template": template}}
+            status, made = first.ask("PUT", deployment, asked, token)
+            assert status == 201, made
+            assert body.met.wait(60)
+            with open_home(tmp_path / "home") as installation, installation.catalog.reading() as facts:
+                above = facts.groups.get(installation.subscription, GROUP)
+                assert above is not None
+                assert [each.state for each in facts.deployments.list(above.uid)] == [DeploymentState.RUNNING]
+            assert first.end(signal.SIGKILL) == -signal.SIGKILL
+        body.gate.set()
+        with serving(tmp_path / "home", "--insecure-http") as second:
+            token = second.token(first.told)
+            for _ in range(3_000):
+                told = second.ask("GET", deployment, token=token)[1]
+                if told["properties"]["provisioningState"] not in ("Running", "Accepted"):
+                    break
+            assert told["properties"]["provisioningState"] == "Succeeded", told
+            path = f"{group}/Microsoft.Compute/galleries/{GALLERY}/images/{DEFINITION}/versions/1.0.0"
+            found = second.ask("GET", f"{path}?api-version=2023-07-03", token=token)[1]
+            assert found["properties"]["provisioningState"] == "Succeeded"
+            second.end(signal.SIGTERM)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,12 +19,17 @@ from test_faults_pairs import PAPER
 from imgstore.domain import keys
 from imgstore.domain.errors import StoreError
 from imgstore.domain.geometry import MIB
+from imgstore.domain.grants import AccessLevel, DiskState
 from imgstore.domain.resources import DiskKind
 from imgstore.domain.states import ProvisioningState, ReplicaState, WorkState
+from imgstore.domain.works import WorkKind
+from imgstore.formats.vhd_layout import TYPE_FIXED, pack_footer
+from imgstore.operations import collecting
 from imgstore.operations.installation import Installation
 from imgstore.testing import victim
 from imgstore.testing.disks import make_raw
 from imgstore.testing.installations import (
+    ADMIN,
     DEFINITION,
     GALLERY,
     GROUP,
@@ -87,6 +93,16 @@ def collect(_scene: Scene, installation: Installation) -> None:
     victim.run("gc", {}, installation)
 
 
+def abandon(_scene: Scene, installation: Installation) -> None:
+    """`gc`, a week after the last lease."""
+    with installation.catalog.transaction() as facts:
+        for work in facts.works.list_open():
+            keeper = installation.keeper
+            lease = facts.works.lease(work.uid, holder=keeper.holder, lease_seconds=30, steal=True)
+            facts.works.release(lease)
+    collecting.collect(installation, ADMIN, grace=timedelta(0), patience=timedelta(0))
+
+
 @contextmanager
 def hidden_segment(scene: Scene) -> Iterator[None]:
     """A segment of 1.0.0 is not there, for a while."""
@@ -125,6 +141,18 @@ def two_replicas(scene: Scene) -> None:
     scene.victim("retarget", targets=[f"{HERE}=2"])
 
 
+def make_vhd(scene: Scene) -> None:
+    data = scene.expected["1.0.0"].read_bytes()
+    footer = pack_footer(virtual_bytes=len(data), disk_type=TYPE_FIXED, disk_digest=bytes(32))
+    (scene.folder / "upload.vhd").write_bytes(data + footer)
+
+
+def upload(scene: Scene) -> None:
+    """A disk waits for its upload, which was sent."""
+    make_vhd(scene)
+    scene.victim("upload", **orders_of(scene, UPLOAD))
+
+
 def withdraw(scene: Scene) -> None:
     """Nothing of 1.0.0 is left: it is published again."""
     scene.victim("delete", version="1.0.0")
@@ -155,6 +183,7 @@ ENDERS: Final = {"gc": collect, "worker": again("worker")}
 """They end deletions that somebody began."""
 DISK: Final[Mapping[str, Any]] = {"name": "d1", "location": HERE, "version": "1.0.0"}
 FILE: Final[Mapping[str, Any]] = {"name": "s1", "source": "1.0.0", "kind": DiskKind.SNAPSHOT}
+UPLOAD: Final[Mapping[str, Any]] = {"name": "up", "file": "upload.vhd"}
 IMAGE: Final[Mapping[str, Any]] = {"name": "i1", "source": "1.0.0", "data": []}
 
 LEFT: Final = (
@@ -259,6 +288,27 @@ LEFT: Final = (
         takers={"vm delete": again("delete machine", name="m1"), **ENDERS},
     ),
     Left(
+        state="upload ReadyToUpload",
+        job="revoke",
+        orders=UPLOAD,
+        before=upload,
+        takers={"disk revoke-access": again("revoke", **UPLOAD), "disk delete": again("delete disk", **UPLOAD)},
+    ),
+    Left(
+        state="upload ActiveUpload",
+        job="upload",
+        orders=UPLOAD,
+        before=make_vhd,
+        takers={"disk revoke-access": again("revoke", **UPLOAD)},
+    ),
+    Left(
+        state="grant active",
+        job="grant",
+        orders={"name": "d1", "level": AccessLevel.READ},
+        before=make_disk_and_degrade,
+        takers={"disk revoke-access": again("revoke", name="d1")},
+    ),
+    Left(
         state="segment Condemned",
         job="gc",
         before=leave_garbage,
@@ -266,12 +316,32 @@ LEFT: Final = (
     ),
     Left(state="segment Deleting", job="gc", before=leave_garbage, takers={"gc": collect}),
     Left(
+        state="ingest Open",
+        job="publish",
+        orders=SOURCE,
+        before=withdraw,
+        takers={"image-version create": create, "gc": abandon},
+    ),
+    Left(
+        state="copy Open",
+        job="retarget",
+        orders={"targets": [HERE, "eastus"]},
+        takers={"worker": again("worker"), "gc": abandon},
+    ),
+    Left(
+        state="disk-work Open",
+        job="disk",
+        orders=DISK,
+        takers={"disk create": again("disk", **DISK), "gc": abandon},
+    ),
+    Left(
         state="removal Open",
         job="retarget",
         orders={"targets": [HERE]},
         before=two_replicas,
         takers={"image-version update": again("retarget", targets=[HERE]), **ENDERS},
     ),
+    Left(state="maintenance-turn Leased", job="worker", before=degrade, takers={"worker": again("worker")}),
     Left(
         state="export Open",
         job="export",
@@ -282,16 +352,10 @@ LEFT: Final = (
 """Every row that is driven here, in the order of the table."""
 
 ELSEWHERE: Final = {
-    "upload ReadyToUpload": "tests/api/test_api_blobs_killed.py",
-    "upload ActiveUpload": "tests/api/test_api_blobs_killed.py",
-    "grant active": "tests/operations/test_operations_uploads.py",
-    "operation InProgress": "tests/catalog/test_catalog_operations.py",
-    "deployment Running": "tests/api/test_api_deployments.py",
-    "ingest Open": "tests/operations/test_operations_abandoning.py",
-    "copy Open": "tests/operations/test_operations_abandoning.py",
-    "disk-work Open": "tests/operations/test_operations_abandoning.py",
+    "operation InProgress": "tests/cli/test_cli_serve.py::test_an_operation_survives_the_servers_end",
+    "deployment Running": "tests/cli/test_cli_serve.py::test_a_deployment_survives_a_killed_server",
 }
-"""Rows that other files of tests drive."""
+"""Rows that need a server: other tests kill one in that state."""
 
 FINAL: Final = frozenset(
     {
@@ -320,6 +384,14 @@ def test_the_table_and_the_scenes_agree() -> None:
     assert table().keys() - driven.keys() == ELSEWHERE.keys()
 
 
+@pytest.mark.parametrize("state", ELSEWHERE)
+def test_the_rows_that_are_driven_elsewhere_are(state: str) -> None:
+    path, name = ELSEWHERE[state].split("::")
+    text = (PAPER.parents[1] / path).read_text(encoding="utf-8")
+    assert "SIGKILL" in text
+    assert f"\ndef {name}(" in text
+
+
 def test_every_state_that_is_not_final_is_in_the_table() -> None:
     rows = table()
     for state in ReplicaState:
@@ -327,7 +399,10 @@ def test_every_state_that_is_not_final_is_in_the_table() -> None:
     for resource in ("version", "disk", "image", "machine"):
         wanted = {ProvisioningState.CREATING, ProvisioningState.DELETING}
         assert {each for each in wanted if f"{resource} {each}" in rows} == wanted
-    assert WorkState.OPEN in {row.split()[1] for row in rows}
+    kinds = {"disk-work" if kind is WorkKind.DISK else kind.value for kind in WorkKind}
+    assert {f"{kind} {WorkState.OPEN}" for kind in kinds} <= rows.keys()
+    waiting = {DiskState.READY_TO_UPLOAD, DiskState.ACTIVE_UPLOAD}
+    assert {f"upload {state}" for state in waiting} <= rows.keys()
 
 
 @pytest.fixture(scope="session")
@@ -357,7 +432,7 @@ def test_a_state_that_a_process_died_in_is_taken_over(
     shutil.copytree(lone.folder / "home", tmp_path / "home")
     for name in ("out", "served"):
         (tmp_path / name).mkdir()
-    scene = Scene(folder=tmp_path, expected=dict(lone.expected))
+    scene = Scene(folder=tmp_path, expected={**lone.expected, "upload": lone.expected["1.0.0"]})
     left.before(scene)
     if left.job == "export":
         # The read that finds the damage is what is killed; the segment is there again afterwards.
@@ -388,5 +463,9 @@ def strike(scene: Scene, left: Left, number: int) -> None:
 
 def orders_of(scene: Scene, orders: Mapping[str, Any]) -> dict[str, Any]:
     """The orders with the paths of this scene in the place of names."""
-    paths = {"source": scene.expected["1.0.0"], "path": scene.folder / "out" / "x.raw"}
+    paths = {
+        "source": scene.expected["1.0.0"],
+        "path": scene.folder / "out" / "x.raw",
+        "file": scene.folder / "upload.vhd",
+    }
     return {key: str(paths.get(key, value)) if key in paths else value for key, value in orders.items()}
