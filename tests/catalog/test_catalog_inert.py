@@ -1,7 +1,10 @@
 """Inert resources on both engines: found in any case, listed by name, and known by whom they are named."""
 
+import importlib
 from dataclasses import replace
 
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from catalog_values import group, uid
 from test_catalog_machines import machine
 
@@ -74,3 +77,35 @@ def test_machines_name_interfaces(catalog: Catalog) -> None:
         assert facts.inert.going_with(first.uid) == ["/nic3"]
         facts.machines.delete(first.uid)
         assert facts.inert.machines_of(["/nic1", "/nic2", "/nic3"]) == {"/nic2": second.resource_id}
+
+
+def test_references_of_older_code_to_other_groups_are_dropped(catalog: Catalog) -> None:
+    """They were stored without the right to join, and would keep the owner of what they name from deleting it."""
+    migration = importlib.import_module("imgstore.catalog.migrations.versions.0027_unproven_references")
+    with catalog.transaction() as facts:
+        mine, other = group("mine"), group("Other")
+        vm = machine("m", other.name)
+        for each in (mine, other):
+            facts.groups.add(each)
+        facts.machines.add(vm)
+        for each in (mine, other):
+            top = f"/subscriptions/{each.subscription}/resourceGroups".lower()
+            net, near = (f"{top}/{name}/providers/microsoft.network/virtualnetworks/n" for name in ("mine", "other"))
+            one = InertResource(
+                uid=uid(),
+                subscription=each.subscription,
+                group=each.name,
+                type=NIC,
+                name="nic",
+                content=InertContent(location="eastus", references=(net, near)),
+                created_at=facts.now(),
+            )
+            facts.inert.add(one)
+        facts.inert.attach(vm.uid, {net: True, near: False})
+        with Operations.context(MigrationContext.configure(facts._session.connection)):
+            migration.upgrade()
+        found = {each.group: each.content.references for each in facts.inert.list(mine.subscription, NIC)}
+        assert found == {"mine": (net,), "Other": (near,)}
+        naming = [facts.inert.naming([each], but=[]) for each in (net, near)]
+        assert [None if each is None else each.group for each in naming] == ["mine", "Other"]
+        assert facts.inert.interfaces_of(vm.uid) == {near}
