@@ -1,7 +1,7 @@
 """Names and references: what may be called what, and how a person points at an image."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
 from imgstore.domain.errors import InvalidInput
@@ -140,6 +140,14 @@ class ImageReference:
     """None is the latest version that is complete in the asked region."""
     subscription: str | None = None
     """Named by a full resource id only."""
+    shared: "SharedReference | None" = None
+    """How the caller named an image of another subscription's gallery, whose group the caller need not know."""
+
+    def shown(self, version_id: str) -> str:
+        """The id of a version that is meant, as the caller may see it: by the name of a shared gallery if there is one."""
+        if self.shared is None:
+            return version_id
+        return str(replace(self.shared, version=VersionName.parse(version_id.rpartition("/")[2])))
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -164,6 +172,8 @@ class ImageReference:
         )
 
     def __str__(self) -> str:
+        if self.shared is not None:
+            return str(self.shared)
         return f"{self.group}/{self.gallery}/{self.definition}/{self.version or LATEST}"
 
 
@@ -202,6 +212,14 @@ class SharedReference:
     def __str__(self) -> str:
         kind = "CommunityGalleries" if self.community else "SharedGalleries"
         return f"/{kind}/{self.gallery}/Images/{self.definition}/Versions/{self.version or LATEST}"
+
+
+def shared_field(text: str) -> str | None:
+    """Azure's name of the field that a reference to an image of a shared gallery is shown in; None if it is no such one."""
+    match = _SHARED.fullmatch(text)
+    if match is None:
+        return None
+    return "communityGalleryImageId" if match[1].lower() == "communitygalleries" else "sharedGalleryImageId"
 
 
 def image_reference(text: str) -> ImageReference | SharedReference:

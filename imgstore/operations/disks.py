@@ -173,9 +173,15 @@ def check_same_image(installation: Installation, named: ImageReference, standing
     """
     subscription = named.subscription or installation.subscription
     line_id = names.definition_id(subscription, named.group, named.gallery, named.definition)
-    asked = f"{line_id}/versions/{named.version or ''}".lower()
-    if not standing.lower().startswith(asked) or (named.version and standing.lower() != asked):
-        raise PropertyChangeNotAllowed(path, found=asked, expected=standing)
+    # Older code stored the id of a shared image, too.
+    spellings = [line_id, f"/SharedGalleries/{subscription}-{named.gallery}/Images/{named.definition}"]
+    if named.shared is not None:
+        spellings.append(str(named.shared).partition("/Versions/")[0])
+    asked = [f"{each}/versions/{named.version or ''}".lower() for each in spellings]
+    known = standing.lower()
+    if not (known in asked if named.version else known.startswith(tuple(asked))):
+        shown = "another image" if named.shared is not None and known.startswith("/subscriptions/") else standing
+        raise PropertyChangeNotAllowed(path, found=str(named), expected=shown)
 
 
 def check_standing(standing: ManagedDisk, region: str) -> None:
@@ -319,13 +325,13 @@ def offered(installation: Installation, facts: Facts, reference: ImageReference,
     if reference.version is not None:
         found = facts.offers.find(*names_above, reference.version, region)
         if found is not None:
-            return found
-    line = finding.lineage(facts, *names_above)
+            return replace(found, source=reference.shown(found.source)) if reference.shared else found
+    line = finding.named_lineage(facts, installation.subscription, reference)
     name = named_version(installation, facts, line, reference, region).name
     found = facts.offers.find(*names_above, name, region)
     if found is None:
-        raise not_available(installation, line.version_id(name), region)
-    return found
+        raise not_available(installation, reference.shown(line.version_id(name)), region)
+    return replace(found, source=reference.shown(found.source))
 
 
 def named_version(
@@ -339,7 +345,7 @@ def named_version(
     if reference.version is not None:
         found = facts.versions.get(line.definition.uid, reference.version)
         if found is None or not found.is_visible:
-            raise not_available(installation, line.version_id(reference.version), region)
+            raise not_available(installation, reference.shown(line.version_id(reference.version)), region)
         return found
     found = _latest(facts, line, region)
     if found is None:

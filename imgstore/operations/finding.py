@@ -6,7 +6,7 @@ from imgstore.catalog import Facts
 from imgstore.domain import names
 from imgstore.domain.errors import NotFound, ParentNotFound
 from imgstore.domain.machines import MACHINE, Machine
-from imgstore.domain.names import VersionName
+from imgstore.domain.names import ImageReference, SharedReference, VersionName
 from imgstore.domain.resources import DiskKind, Gallery, Group, ImageDefinition, ImageVersion, ManagedDisk
 from imgstore.domain.states import ProvisioningState
 
@@ -54,6 +54,33 @@ def lineage(facts: Facts, subscription: str, group_name: str, gallery_name: str,
     if found is None:
         raise _no_definition(facts, subscription, group_name, gallery_name, name)
     return Lineage(gallery=found[0], definition=found[1])
+
+
+def named_lineage(facts: Facts, subscription: str, reference: ImageReference) -> Lineage:
+    """The definition that a reference names, seen from a subscription.
+
+    Raises:
+        NotFound: there is none. The error does not tell in which group a shared gallery is.
+    """
+    above = (reference.subscription or subscription, reference.group, reference.gallery, reference.definition)
+    if reference.shared is None:
+        return lineage(facts, *above)
+    found = facts.lineages.find(*above)
+    if found is None:
+        raise no_shared_image(reference.shared)
+    return Lineage(gallery=found[0], definition=found[1])
+
+
+def no_shared_image(reference: SharedReference) -> NotFound:
+    """What is raised where a shared gallery has no such definition or version; its group is not named."""
+    kind = "community" if reference.community else "shared"
+    return NotFound(
+        f"The image '{reference}' was not found.",
+        found="no such image definition or version in the gallery",
+        expected="an existing image",
+        hint=f"`imgstore sig image-definition list-{kind} ...` shows what there is",
+        target=str(reference),
+    )
 
 
 def lineage_and_version(

@@ -14,7 +14,7 @@ from imgstore.operations import version_sources
 from imgstore.operations.conversions import conversion_bounds
 from imgstore.operations.installation import Installation
 from imgstore.operations.sources import check_sha256, location_of, open_source
-from imgstore.operations.stating import VersionSource, arrived_disks, came_from
+from imgstore.operations.stating import VersionSource, arrived_disks, came_from, stated_locations
 from imgstore.operations.version_requests import Wanted, check_apart, check_size
 from imgstore.operations.version_sources import Taker
 
@@ -59,7 +59,13 @@ def open_disks(
     formats = {disk_key(vhd.lun): vhd.format for vhd in source.data_vhds}
     if source.os_vhd_uri is not None:
         uris[OS_DISK], formats[OS_DISK] = source.os_vhd_uri, source_format
-    taker = Taker(line=wanted.line, name=wanted.request.version, region=wanted.location, arrived=arrived)
+    taker = Taker(
+        line=wanted.line,
+        name=wanted.request.version,
+        region=wanted.location,
+        arrived=arrived,
+        locations=stated_locations(installation, wanted),
+    )
     # First what is stored here, whose rights are checked; to open a file at a URL may take long.
     stored = stack.enter_context(version_sources.opened(installation, principal, source, taker))
     installation.catalog.store_companion()

@@ -191,7 +191,7 @@ def definitions_shared(
         gallery = _gallery(installation, facts, reference)
         scope = f"{_gallery_scope(gallery)}/images/{only}"
         _check_own(installation, principal, gallery, reference, scope)
-        return [finding.lineage(facts, gallery.subscription, gallery.group, gallery.name, only)]
+        return [_lineage(facts, gallery, replace(reference, definition=only))]
 
 
 def page_definitions_shared(
@@ -224,7 +224,10 @@ def versions_shared(installation: Installation, principal: Principal, reference:
     _permit(installation, principal, reference, "/images/versions")
     with installation.catalog.reading() as facts:
         line = _line(installation, principal, facts, reference)
-        return [view_of(facts, line, finding.version(facts, line, reference.version))]
+        found = facts.versions.get(line.definition.uid, reference.version)
+        if found is None or not found.is_visible:
+            raise finding.no_shared_image(reference)
+        return [view_of(facts, line, found)]
 
 
 def page_versions_shared(
@@ -259,7 +262,14 @@ def _line(installation: Installation, principal: Principal, facts: Facts, refere
     if reference.version is not None:
         scope = f"{scope}/versions/{reference.version}"
     _check_own(installation, principal, gallery, reference, scope, VERSIONS)
-    return finding.lineage(facts, gallery.subscription, gallery.group, gallery.name, reference.definition)
+    return _lineage(facts, gallery, reference)
+
+
+def _lineage(facts: Facts, gallery: Gallery, reference: SharedReference) -> Lineage:
+    found = facts.lineages.find(gallery.subscription, gallery.group, gallery.name, reference.definition)
+    if found is None:
+        raise finding.no_shared_image(reference)
+    return Lineage(gallery=found[0], definition=found[1])
 
 
 def admitted(
@@ -284,6 +294,7 @@ def admitted(
         gallery=gallery.name,
         definition=reference.definition,
         version=reference.version,
+        shared=None if gallery.subscription.casefold() == installation.subscription.casefold() else reference,
     )
     _check_own(installation, principal, gallery, reference, image_scope(installation, meant), VERSIONS)
     return meant

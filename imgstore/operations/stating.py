@@ -102,6 +102,13 @@ def arrived_disks(installation: Installation, wanted: Wanted) -> Mapping[str, Ve
     return {disk.key: disk for disk in standing.disks} if arrived else {}
 
 
+def stated_locations(installation: Installation, wanted: Wanted) -> frozenset[str]:
+    """Where the disks of the version that stands came from, in lower case."""
+    with installation.catalog.reading() as facts:
+        standing = facts.versions.get(wanted.line.definition.uid, wanted.request.version)
+    return frozenset() if standing is None else frozenset(each.source.location.lower() for each in standing.disks)
+
+
 def came_from(arrived: Mapping[str, VersionDisk], key: str, places: Iterable[str]) -> bool:
     """Whether a disk arrived from one of these places: paths, URLs, and ids, which have no case."""
     known = arrived[key].source.location if key in arrived else None
@@ -121,7 +128,10 @@ def whole_ids(installation: Installation, group: str, source: VersionSource, ima
     """
     if image is not None:
         above = (image.subscription or installation.subscription, image.group, image.gallery, image.definition)
-        return [] if image.version is None else [names.version_id(*above, image.version)]
+        if image.version is None:
+            return []
+        version_id = names.version_id(*above, image.version)
+        return [version_id, image.shown(version_id)]
     if source.machine is not None:
         return ids_of(installation, group, source.machine, MACHINE.lower())
     assert source.managed_image is not None, "one of them was given"

@@ -54,6 +54,8 @@ class Taker:
     """Its source region."""
     arrived: Mapping[str, VersionDisk]
     """Its disks by key, if it stands and is complete somewhere: their sources need not be there any more."""
+    locations: frozenset[str] = frozenset()
+    """Where its disks came from, in lower case, if it stands: older code stored the id of a shared image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +159,7 @@ def _of_whole(
     """All disks of one resource."""
     line, group, region = taker.line, taker.line.gallery.group, taker.region
     if image is not None:
-        return _of_version(installation, facts, image, line, region)
+        return _of_version(installation, facts, image, taker)
     if source.machine is not None:
         return _of_machine(installation, principal, facts, source.machine, line, region)
     assert source.managed_image is not None, "one of them was given"
@@ -219,20 +221,22 @@ def _of_disk(installation: Installation, facts: Facts, disk: ManagedDisk) -> _Ch
 
 
 def _of_version(
-    installation: Installation, facts: Facts, reference: ImageReference, line: Lineage, region: str
+    installation: Installation, facts: Facts, reference: ImageReference, taker: Taker
 ) -> dict[str, _Chosen]:
     """All disks of a complete replica of another version, in the region if there is one."""
-    subscription = reference.subscription or installation.subscription
-    theirs = finding.lineage(facts, subscription, reference.group, reference.gallery, reference.definition)
+    line, region = taker.line, taker.region
+    theirs = finding.named_lineage(facts, installation.subscription, reference)
     version = _meant(installation, facts, theirs, reference, region)
-    _check_kin(theirs.definition.declared, line, theirs.version_id(version.name))
+    version_id = theirs.version_id(version.name)
+    location = version_id if version_id.lower() in taker.locations else reference.shown(version_id)
+    _check_kin(theirs.definition.declared, line, location)
     replica = _nearest(facts.replicas.list(version.uid), version, region)
     if replica is None:
         raise no_source(str(reference), "complete in no region", what=_WHAT)
     others = _near(siblings(facts, version.uid, replica.slot), replica.slot)
     return {
         row.disk: _Chosen(
-            location=theirs.version_id(version.name),
+            location=location,
             slot=replica.slot,
             others=others,
             manifest=row,

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Final
 
 from imgstore.domain.disk_details import SKU
 from imgstore.domain.geometry import GIB
+from imgstore.domain.names import shared_field
 from imgstore.domain.resources import ManagedDisk
 from imgstore.domain.states import ProvisioningState
 from imgstore.wire.text import Json, instant
@@ -27,7 +28,8 @@ def machine_json(view: "MachineView") -> Json:
         ],
     }
     if machine.image_reference is not None:
-        storage = {"imageReference": {"id": machine.image_reference}} | storage
+        field = shared_field(machine.image_reference) or "id"
+        storage = {"imageReference": {field: machine.image_reference}} | storage
     profile = {"computerName": machine.computer_name, "adminUsername": machine.admin_username}
     body: dict[str, Json] = {
         "name": machine.name,
@@ -63,9 +65,9 @@ def _place(body: dict[str, Json], path: str, value: Json) -> None:
 
 def _with_exact_version(body: dict[str, Json], machine: "Machine") -> Json:
     """Which version `latest` was: Azure tells it beside the reference as it was given."""
-    if machine.image_reference is not None and _OF_A_GALLERY in machine.image_reference:
+    if machine.image_reference is not None and _OF_A_GALLERY in machine.image_reference.lower():
         storage = body["properties"]["storageProfile"]
-        exact = machine.image_reference.rpartition(_OF_A_GALLERY)[2]
+        exact = machine.image_reference.rpartition("/")[2]
         storage["imageReference"] = {**storage["imageReference"], "exactVersion": exact}
     return body
 

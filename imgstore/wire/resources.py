@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from imgstore.domain.disk_details import SKU
 from imgstore.domain.geometry import GIB
 from imgstore.domain.machines import MACHINE
-from imgstore.domain.names import ComputeId, definition_id, gallery_id, group_id, region_key
+from imgstore.domain.names import ComputeId, definition_id, gallery_id, group_id, region_key, shared_field
 from imgstore.domain.resources import (
     SOFT_DELETE_RETENTION_DAYS,
     DiskKind,
@@ -233,7 +233,7 @@ def _creation_data(disk: ManagedDisk) -> Json:
         return {"createOption": "FromImage", "imageReference": {"id": disk.source_reference}}
     if found is not None:
         return {"createOption": "Copy", "sourceResourceId": disk.source_reference}
-    image = {"id": disk.source_reference} | _known(lun=disk.source_lun)
+    image = {shared_field(disk.source_reference) or "id": disk.source_reference} | _known(lun=disk.source_lun)
     return {"createOption": "FromImage", "galleryImageReference": image}
 
 
@@ -314,6 +314,8 @@ def _storage_profile(version: ImageVersion) -> Json:
     location = version.os_disk.source.location
     found = ComputeId.parse(location)
     key = "virtualMachineId" if found is not None and found.kind == MACHINE.lower() else "id"
+    if shared_field(location) == "communityGalleryImageId":
+        key = "communityGalleryImageId"
     whole = {"source": {key: location}} if _is_resource(location) and not _disk_source(location) else {}
     data_disks = [{"lun": disk.lun} | _disk_image(disk) for disk in version.data_disks]
     return whole | {"osDiskImage": _disk_image(version.os_disk)} | _known(dataDiskImages=data_disks or None)
@@ -337,7 +339,8 @@ def _disk_source(location: str) -> Json:
 
 
 def _is_resource(location: str) -> bool:
-    return location.startswith("/subscriptions/") and f"/providers/{_COMPUTE}/" in location
+    is_id = location.startswith("/subscriptions/") and f"/providers/{_COMPUTE}/" in location
+    return is_id or shared_field(location) is not None
 
 
 def _gib(size_bytes: int) -> int:

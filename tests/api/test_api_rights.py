@@ -537,3 +537,76 @@ def test_a_query_shows_a_stranger_no_galleries_and_names_no_subscription(api: Ap
     answer = api.ask("POST", path, query, headers=stranger, version="2021-03-01")
     assert api.installation.subscription not in repr(answer.body)
     assert answer.body["data"] == [], answer
+
+
+SHAREE = "22222222-2222-2222-2222-222222222222"
+
+
+@pytest.mark.parametrize("community", [False, True])
+def test_whoever_a_gallery_is_shared_with_is_not_shown_its_group(api: Api, web: WebServer, community: bool) -> None:
+    """Neither by what was made of the image, nor by an error: Azure shows the reference by the shared name, too."""
+    mine = f"/subscriptions/{SHAREE}/resourceGroups/near/providers/Microsoft.Compute"
+    create_group(replace(api.installation, subscription=SHAREE), ADMIN, name="near", location=HERE)
+    near = calling("sharee", Grant(role=Role.OWNER, scope=f"/subscriptions/{SHAREE}"))
+    word, name = share(api, web, community=community)
+    field = f"{word}GalleryImageId"
+    suffix = word[0]
+
+    def image(definition: str = DEFINITION, version: str = "1.0.0") -> str:
+        return f"/{word.capitalize()}Galleries/{name}/Images/{definition}/Versions/{version}"
+
+    def wanted(what: str, named: str, end: str) -> tuple[str, Any]:
+        if what == "disk":
+            creation = {"createOption": "FromImage", "galleryImageReference": {field: named}}
+            return f"{mine}/disks/d{end}", {"location": HERE, "properties": {"creationData": creation}}
+        if what == "machine":
+            storage = {"imageReference": {field: named}, "osDisk": {"createOption": "FromImage"}}
+            profile = {"computerName": "host", "adminUsername": "azureuser"}
+            properties = {"storageProfile": storage, "osProfile": profile}
+            return f"{mine}/virtualMachines/m{end}", {"location": HERE, "properties": properties}
+        body = version_body("")
+        key = "communityGalleryImageId" if community else "id"
+        body["properties"]["storageProfile"] = {"source": {key: named}}
+        return f"{mine}/galleries/{word}/images/i/versions/1.0.{len(end)}", body
+
+    for path, body in ((f"{mine}/galleries/{word}", {"location": HERE}),
+                       (f"{mine}/galleries/{word}/images/i", definition_body())):  # fmt: skip
+        assert api.ask("PUT", path, body, headers=near).status == 201
+    answers = []
+    for what in ("disk", "machine", "version"):
+        path, body = wanted(what, image(), suffix)
+        for _ in range(2):  # The same request again is no change.
+            made = api.ask("PUT", path, body, headers=near)
+            answers.append(made)
+            assert made.status < 300, made
+            assert api.await_end(made)["status"] == "Succeeded", made
+        shown = api.ask("GET", path, headers=near)
+        answers.append(shown)
+        assert image().lower() in repr(shown.body).lower(), shown
+        for named in (image(version="9.9.9"), image("none"), image("none", "latest")):
+            answers.append(api.ask("PUT", *wanted(what, named, f"{suffix}xx"), headers=near))
+            assert answers[-1].status in (400, 404), answers[-1]
+    above = f"/subscriptions/{SHAREE}/providers/Microsoft.Compute/locations/{HERE}/{word}Galleries/{name}"
+    ends = ("", "/images", "/images/none", "/images/none/versions", f"/images/{DEFINITION}/versions/9.9.9")
+    answers += [api.ask("GET", f"{above}{end}", headers=near) for end in ends]
+    for each in answers:
+        text = repr(each.body)
+        assert not re.search(rf"resourceGroups/{GROUP}\b|-g {GROUP}\b|\b{GROUP}/\w", text), text
+        assert not (community and api.installation.subscription in text), text
+
+
+def share(api: Api, web: WebServer, *, community: bool) -> tuple[str, str]:
+    """Share a gallery with the sharee, or with everybody; gives the kind of the sharing and the name to find it by."""
+    if not community:
+        shared = {"operationType": "Add", "groups": [{"type": "Subscriptions", "ids": [SHAREE]}]}
+        api.await_end(api.ask("POST", f"{api.gallery}/share", shared))
+        return "shared", f"{api.installation.subscription}-{GALLERY}"
+    gallery = f"{api.compute}/galleries/everybodys"
+    info = {"publisherUri": "https://x.example", "publisherContact": "a@b.example", "eula": "x"}
+    profile = {"permissions": "Community", "communityGalleryInfo": {**info, "publicNamePrefix": "public"}}
+    put(api, gallery, {"location": HERE, "properties": {"sharingProfile": profile}})
+    put(api, f"{gallery}/images/{DEFINITION}", definition_body())
+    put(api, f"{gallery}/images/{DEFINITION}/versions/1.0.0", version_body(web.url("/one.raw")))
+    api.await_end(api.ask("POST", f"{gallery}/share", {"operationType": "EnableCommunity"}))
+    told = api.ask("GET", gallery).body["properties"]["sharingProfile"]["communityGalleryInfo"]
+    return "community", told["publicNames"][0]
