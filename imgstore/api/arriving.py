@@ -184,7 +184,8 @@ async def _refused(request: Request, error: Any) -> Response:
     if isinstance(error, TooManyRequests):
         headers[HEADER] = error.remaining
     if isinstance(error, Unauthenticated):
-        why = _clean(error.message.replace('"', "'").replace("\\", "/"))
+        shown = error if error.public is None else error.public
+        why = _clean(shown.message.replace('"', "'").replace("\\", "/"))
         headers["WWW-Authenticate"] = f'Bearer error="invalid_token", error_description="{why}"'
     status = error.status if error.public is None else error.public.status
     return reply(status, told(request.app.state.server.installation, error), headers)

@@ -25,7 +25,7 @@ from imgstore.api.secret_checks import ProvenSecrets
 from imgstore.api.secrets import is_secret
 from imgstore.domain.access import Principal
 from imgstore.domain.errors import ClientRefused, InvalidInput, Unauthenticated
-from imgstore.domain.identities import HINT_CHARACTERS, Identity
+from imgstore.domain.identities import HINT_CHARACTERS, Identity, Issuer
 from imgstore.operations.installation import Installation
 
 TOKEN_SECONDS: Final = 3_600
@@ -287,13 +287,14 @@ class Authority:
         return Proven(identity_uid=uid, issuer=None, expires_at=expires_at, generation=generation)
 
     def _prove_foreign(self, token: str, claimed: str, kid: str | None, alg: object) -> Proven:
-        with self.installation.catalog.reading() as facts:
-            issuer = facts.issuers.get(claimed)
-        if issuer is None:
-            raise unproven("The access token is from the wrong issuer.", repr(claimed[:200]))
-        if alg not in ALGORITHMS:
-            raise unproven("The access token is signed in a way that is not taken.", repr(alg))
-        claims = _claims(token, self._issuers.of(issuer, kid), ALGORITHMS)
+        try:
+            issuer, claims = self._verify_foreign(token, claimed, kid, alg)
+        except Unauthenticated as error:
+            # Who has no key of an issuer learns neither which issuers are trusted, nor where their keys are.
+            error.public = unproven(
+                "The access token is not signed by an issuer that is trusted here.", "another token"
+            )
+            raise
         expires_at = self._in_time(claims)
         audience = claims.get("aud")
         if issuer.audience not in (audience if isinstance(audience, list) else [audience]):
@@ -309,6 +310,22 @@ class Authority:
             )
         issued_at = _instant(claims, "iat") if "iat" in claims else -math.inf
         return Proven(identity_uid=identity.uid, issuer=issuer.url, expires_at=expires_at, issued_at=issued_at)
+
+    def _verify_foreign(
+        self, token: str, claimed: str, kid: str | None, alg: object
+    ) -> tuple[Issuer, Mapping[str, Any]]:
+        """Verify the signature of an issuer's token; gives the issuer, and the claims unchecked.
+
+        Raises:
+            Unauthenticated: the issuer is not trusted, its keys cannot be had, or the signature is wrong.
+        """
+        with self.installation.catalog.reading() as facts:
+            issuer = facts.issuers.get(claimed)
+        if issuer is None:
+            raise unproven("The access token is from the wrong issuer.", repr(claimed[:200]))
+        if alg not in ALGORITHMS:
+            raise unproven("The access token is signed in a way that is not taken.", repr(alg))
+        return issuer, _claims(token, self._issuers.of(issuer, kid), ALGORITHMS)
 
     def _in_time(self, claims: Mapping[str, Any]) -> float:
         """When the token expires, if it is good now."""

@@ -153,6 +153,10 @@ class _TlsPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _TlsConnection
 
 
+class _NoAnswer(StoreUnreachable):
+    """No whole answer came."""
+
+
 class HttpSource:
     """A `domain.sources.ByteSource` over https."""
 
@@ -204,7 +208,7 @@ class HttpSource:
         self._closing = ExitStack()
         self._closing.enter_context(self._stop.calling(self._line.hang_up))
         try:
-            self._opened = self.identity()
+            self._opened = self._first_identity()
         except BaseException:
             self.close()
             raise
@@ -216,7 +220,21 @@ class HttpSource:
 
     def identity(self) -> SourceIdentity:
         """See `ByteSource.identity`. The location is the URL without its query, which may hold a signature."""
-        part = self._persist(lambda: self._ask(0, 1, afresh=True))
+        return self._identity(self._persist(lambda: self._ask(0, 1, afresh=True)))
+
+    def _first_identity(self) -> SourceIdentity:
+        """See `identity`. A server that never answered is not asked again.
+
+        Else a closed port would be refused later than an open one, and callers could search the network for servers.
+        """
+        try:
+            return self._identity(self._ask(0, 1, afresh=True))
+        except _NoAnswer:
+            raise
+        except StoreUnreachable:
+            return self.identity()
+
+    def _identity(self, part: _Part) -> SourceIdentity:
         return SourceIdentity(location=without_secrets(self._url), file_bytes=part.file_bytes, stamp=part.stamp)
 
     def read_at(self, offset: int, length: int) -> bytes:
@@ -381,16 +399,18 @@ class HttpSource:
                 target=without_secrets(self._url),
             ) from error
         except TimeoutError as error:
-            raise self._too_slow(str(error)) from error
+            raise self._too_slow(str(error), _NoAnswer) from error
         except NewConnectionError as error:  # A kind of ConnectTimeoutError, though nothing was late.
-            raise self._unreachable(str(error)) from error
+            raise self._unreachable(str(error), _NoAnswer) from error
         except ConnectTimeoutError as error:
-            raise self._too_slow(f"no connection within {self._deadlines.connect_seconds:g} seconds") from error
+            raise self._too_slow(
+                f"no connection within {self._deadlines.connect_seconds:g} seconds", _NoAnswer
+            ) from error
         except TimeoutOfUrllib3 as error:
-            raise self._too_slow(self._timer.complaint) from error
+            raise self._too_slow(self._timer.complaint, _NoAnswer) from error
         except (HTTPError, ValueError) as error:  # ValueError: numbers that http.client cannot read
             self._stop.check()
-            raise self._unreachable(str(error)) from error
+            raise self._unreachable(str(error), _NoAnswer) from error
 
     def _body(self, answer: urllib3.BaseHTTPResponse, length: int) -> bytes:
         """At most one byte more than was asked for: a server may send more, and one byte is enough to know."""
@@ -475,7 +495,7 @@ class HttpSource:
         except OSError as error:
             # At once, as a private address: time must not tell which names exist inside the server's network.
             if not isinstance(error, socket.gaierror) or error.errno not in _NO_SUCH_NAME:
-                raise self._unreachable(f"the name '{host}' does not resolve: {error}") from error
+                raise self._unreachable(f"the name '{host}' does not resolve: {error}", _NoAnswer) from error
             addresses = []
         closed = [] if self._private else [address for address in addresses if not is_public(address)]
         if closed or not addresses:
@@ -520,8 +540,8 @@ class HttpSource:
             target=without_secrets(self._url),
         )
 
-    def _too_slow(self, found: str) -> StoreUnreachable:
-        return StoreUnreachable(
+    def _too_slow(self, found: str, kind: type[StoreUnreachable] = StoreUnreachable) -> StoreUnreachable:
+        return kind(
             f"'{without_secrets(self._url)}' is too slow.",
             found=found,
             expected=f"an answer's head within {self._deadlines.head_seconds:g} seconds, a byte every "
@@ -531,8 +551,8 @@ class HttpSource:
             target=without_secrets(self._url),
         )
 
-    def _unreachable(self, found: str) -> StoreUnreachable:
-        return StoreUnreachable(
+    def _unreachable(self, found: str, kind: type[StoreUnreachable] = StoreUnreachable) -> StoreUnreachable:
+        return kind(
             f"'{without_secrets(self._url)}' does not answer as it should.",
             found=found,
             expected="206 Partial Content",

@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 from api_server import Answer, Api, version_body
+from joserfc import jwt
+from joserfc.jwk import RSAKey
 from test_api_door import token_of
 
 from imgstore.api.discretion import discreet, told
 from imgstore.domain.access import Role
 from imgstore.domain.errors import ImgstoreError, StoreUnreachable
+from imgstore.operations import identities
 from imgstore.operations.sources import open_source
-from imgstore.testing.installations import GROUP, open_home
+from imgstore.testing.installations import ADMIN, GROUP, open_home
 from imgstore.testing.web import Page, WebServer, make_certificate, start_web
 
 pytest_plugins = ["api_fixtures"]
@@ -142,6 +145,23 @@ def test_a_private_address_is_refused_as_any_other_source(api: Api, web: WebServ
         assert "127.0.0.1" in str(caught.value) or "::1" in str(caught.value)
         texts.add(json.dumps(told(strict, caught.value)).replace(url, "URL"))
     assert len(texts) == 1, texts
+
+
+def test_a_forged_token_does_not_tell_which_issuers_are_trusted(api: Api, tmp_path: Path) -> None:
+    """Nor where their keys are, and why they cannot be read."""
+    key, other = (RSAKey.generate_key(2048, {"kid": "k"}) for _ in range(2))
+    (tmp_path / "keys.json").write_text(json.dumps({"keys": [key.as_dict(private=False)]}))
+    for name in ("keys", "missing"):
+        jwks = str(tmp_path / f"{name}.json")
+        identities.add_issuer(api.installation, ADMIN, url=f"https://id.example/{name}", audience="a", jwks=jwks)
+    answers = []
+    for name, kid in (("keys", "k"), ("keys", "x"), ("missing", "k"), ("unknown", "k")):
+        claims = {"iss": f"https://id.example/{name}", "aud": "a", "sub": "42", "exp": 4e9}
+        token = jwt.encode({"alg": "RS256", "kid": kid}, claims, other)
+        answers.append(api.ask("GET", "/subscriptions", headers={"Authorization": f"Bearer {token}"}))
+    assert {each.status for each in answers} == {401}
+    assert len({(json.dumps(each.body), each.headers["www-authenticate"]) for each in answers}) == 1, answers
+    assert str(tmp_path) not in json.dumps(answers[0].body)
 
 
 def test_a_taken_gallery_name_does_not_tell_whose_it_is(api: Api) -> None:

@@ -152,6 +152,12 @@ def test_nobody_listens(site: Site) -> None:
         pass
     with pytest.raises(StoreUnreachable):
         HttpSource(gone.url("/x"), allow_private=True, patience=Patience(wait=site.clock.wait))
+    assert site.clock.waits == [], "the time of the refusal would tell that the port is closed"
+
+
+def test_a_server_that_answers_is_asked_again_at_the_first_contact(site: Site) -> None:
+    site.server.pages["/disk.vhd"].statuses = [503, 429]
+    assert site.open("/disk.vhd").file_bytes == len(BODY)
 
 
 def test_a_name_that_does_not_resolve(site: Site) -> None:
