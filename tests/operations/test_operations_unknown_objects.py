@@ -16,6 +16,7 @@ from imgstore.domain.effects import Effects
 from imgstore.domain.errors import AccessDenied, CatalogOutdated
 from imgstore.domain.resources import Slot
 from imgstore.domain.works import WorkKind
+from imgstore.operations import unknown_objects
 from imgstore.operations.installation import Installation
 from imgstore.operations.unknown_objects import SlotUnknown, UnknownReport, list_unknown, remove_unknown
 from imgstore.testing.clock import ManualClock
@@ -220,3 +221,44 @@ def test_the_command(tmp_path: Path, stock: Stock) -> None:
     assert told["removed"] is True
     assert json.loads(run("--unknown"))["objects"] == []
     run("--remove", code=2)
+
+
+def late_and_old(home: Installation, stock: Stock, clock: ManualClock) -> tuple[Slot, str]:
+    """A late manifest whose grace is over."""
+    slot, key, data = publish_to(home, stock, "southcentralus")
+    delete(home)
+    late(home, slot, key, data)
+    list_unknown(home, ADMIN, grace=WEEK)
+    clock.advance(8 * 86_400)
+    return slot, key
+
+
+def test_the_buckets_are_asked_for_a_later_catalog_before_anything_is_removed(
+    home: Installation, stock: Stock, clock: ManualClock
+) -> None:
+    """The process runs on while an older catalog is put back: it has opened its stores long ago."""
+    slot, key = late_and_old(home, stock, clock)
+    with home.catalog.transaction() as facts:  # As a restored backup has it.
+        facts._session.connection.exec_driver_sql("DELETE FROM checkpoints")
+    with pytest.raises(CatalogOutdated):
+        remove_unknown(home, ADMIN, grace=WEEK)
+    assert home.locator.store(slot).get(slot.prefix + key)
+
+
+def test_what_another_process_finds_of_the_catalog_stops_the_removal(
+    home: Installation, stock: Stock, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the check, and before the transaction that removes."""
+    slot, key = late_and_old(home, stock, clock)
+    real = unknown_objects._looked_at
+
+    def look(installation: Installation, grace: timedelta) -> list[SlotUnknown]:
+        found = real(installation, grace)
+        with installation.catalog.transaction() as facts:
+            facts.installation.mark_outdated("a later checkpoint")
+        return found
+
+    monkeypatch.setattr(unknown_objects, "_looked_at", look)
+    with pytest.raises(CatalogOutdated):
+        remove_unknown(home, ADMIN, grace=WEEK)
+    assert home.locator.store(slot).get(slot.prefix + key)
