@@ -28,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cache, partial
+from functools import cache
 from typing import Any, Final
 
 import boto3
@@ -115,8 +115,14 @@ _CREDENTIALS: Final = (
     vendor.SSOError,
 )
 
-_UNREADABLE: Final = (ValueError, TypeError, LookupError, OverflowError, AttributeError)
-"""What dates, lengths and names that a store makes up raise where they are read."""
+_UNREADABLE: Final = (ValueError, TypeError, LookupError, OverflowError, AttributeError, RuntimeError)
+"""What dates, lengths, names and nesting that a store makes up raise where they are read.
+
+botocore raises RuntimeError for a date that it cannot read, and its parser RecursionError.
+"""
+_LENGTH_MAX: Final = 2**63 - 1
+"""What a catalog keeps, and more than any object has."""
+_ETAG_CHARACTERS_MAX: Final = 1_024
 _SILENT: Final = (
     vendor.ConnectionError,  # no connection was made
     vendor.HTTPClientError,  # it was lost, or silent for too long
@@ -226,10 +232,12 @@ class S3Store:
 
     def _info(self, key: str, answer: Mapping[str, Any]) -> ObjectInfo:
         time: datetime = self._told(key, answer, "LastModified")
-        length = self._told(key, answer, "ContentLength")
         with self._translated(key):
             return ObjectInfo(
-                key=key, stored_bytes=length, last_modified=time.astimezone(UTC), checksum=_checksum(answer)
+                key=key,
+                stored_bytes=self._length(key, answer),
+                last_modified=time.astimezone(UTC),
+                checksum=_checksum(answer),
             )
 
     def _told(self, key: str, answer: Mapping[str, Any], name: str) -> Any:
@@ -237,6 +245,9 @@ class S3Store:
         if name not in answer:
             raise self._failed(key, f"an answer without {name}")
         return answer[name]
+
+    def _length(self, key: str, answer: Mapping[str, Any]) -> int:
+        return _checked_length(self._told(key, answer, "ContentLength"))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `Lists.list`."""
@@ -253,7 +264,11 @@ class S3Store:
             with self._translated(None):
                 page = self._client.list_objects_v2(Bucket=self.bucket, Prefix=prefix, **more)
                 infos = [_listed_info(found) for found in page.get("Contents", ())]
-                more = {"ContinuationToken": page["NextContinuationToken"]} if page.get("IsTruncated") else {}
+                before, more = more, {}
+                if page.get("IsTruncated"):
+                    more = {"ContinuationToken": page["NextContinuationToken"]}
+                    if more == before:
+                        raise ValueError("a listing whose next page is the same page")
             yield from infos
             if not more:
                 return
@@ -560,9 +575,13 @@ class S3Object:
     def identity(self) -> SourceIdentity:
         """See `ByteSource.identity`."""
         answer = self._persist(lambda: self._store._head(self._key))
-        told = partial(self._store._told, self._key, answer)
         location = f"s3://{self._store.bucket}/{self._key}"
-        return SourceIdentity(location=location, file_bytes=told("ContentLength"), stamp=told("ETag"))
+        etag: str = self._store._told(self._key, answer, "ETag")
+        with self._store._translated(self._key):
+            length = self._store._length(self._key, answer)
+            if not (0 < len(etag) <= _ETAG_CHARACTERS_MAX and etag.isprintable()):
+                raise ValueError(f"the ETag {etag[:40]!r}")
+        return SourceIdentity(location=location, file_bytes=length, stamp=etag)
 
     def read_at(self, offset: int, length: int) -> bytes:
         """See `ByteSource.read_at`."""
@@ -660,7 +679,19 @@ def _client(
 
 def _listed_info(found: Mapping[str, Any]) -> ObjectInfo:
     time: datetime = found["LastModified"]
-    return ObjectInfo(key=found["Key"], stored_bytes=found["Size"], last_modified=time.astimezone(UTC), checksum=None)
+    length = _checked_length(found["Size"])
+    return ObjectInfo(key=found["Key"], stored_bytes=length, last_modified=time.astimezone(UTC), checksum=None)
+
+
+def _checked_length(length: int) -> int:
+    """The length of an object.
+
+    Raises:
+        ValueError: no object has this length.
+    """
+    if not 0 <= length <= _LENGTH_MAX:
+        raise ValueError(f"the length {str(length)[:40]}")
+    return length
 
 
 def _range(offset: int, length: int) -> str:

@@ -1,13 +1,12 @@
 """A server that answers whatever it likes: a source is read, or refused in words, and nothing else happens."""
 
-import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from stores_hostile import HostileServer, start_hostile
 
 from imgstore.domain.errors import ImageRefused, ImgstoreError, InvalidInput, StoreUnreachable
 from imgstore.domain.source_deadlines import SourceDeadlines
@@ -18,42 +17,10 @@ QUIET = (HealthCheck.too_slow, HealthCheck.function_scoped_fixture)
 ONCE = Patience(RetryPolicy(attempts_max=1))
 
 
-class HostileServer:
-    """Answers every request on its port with the same bytes, and closes the connection."""
-
-    def __init__(self) -> None:
-        self.answer = b""
-        self._listening = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.port = self._listening.getsockname()[1]
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        while True:
-            connection, _ = self._listening.accept()
-            with connection:
-                asked = b""
-                while b"\r\n\r\n" not in asked and (more := connection.recv(65_536)):
-                    asked += more
-                if asked.startswith(b"END"):
-                    return
-                try:
-                    connection.sendall(self.answer)
-                except OSError:
-                    continue
-
-    def close(self) -> None:
-        with socket.create_connection(("127.0.0.1", self.port)) as connection:
-            connection.sendall(b"END\r\n\r\n")
-        self._thread.join()
-        self._listening.close()
-
-
 @pytest.fixture
 def hostile() -> Iterator[HostileServer]:
-    server = HostileServer()
-    yield server
-    server.close()
+    with start_hostile() as server:
+        yield server
 
 
 @contextmanager

@@ -1,0 +1,47 @@
+"""A server that answers whatever it is told to: for tests of what a stranger's server may say."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class HostileServer:
+    """Answers every request on its port with the same bytes, and closes the connection."""
+
+    def __init__(self) -> None:
+        self.answer = b""
+        self._listening = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port = self._listening.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            connection, _ = self._listening.accept()
+            with connection:
+                asked = b""
+                while b"\r\n\r\n" not in asked and (more := connection.recv(65_536)):
+                    asked += more
+                if asked.startswith(b"END"):
+                    return
+                try:
+                    connection.sendall(self.answer)
+                except OSError:
+                    continue
+
+    def close(self) -> None:
+        with socket.create_connection(("127.0.0.1", self.port)) as connection:
+            connection.sendall(b"END\r\n\r\n")
+        self._thread.join()
+        self._listening.close()
+
+
+@contextmanager
+def start_hostile() -> Iterator[HostileServer]:
+    """Run a server until the block ends."""
+    server = HostileServer()
+    try:
+        yield server
+    finally:
+        server.close()
