@@ -23,6 +23,7 @@ from imgstore.operations.long_running import PUT_DEPLOYMENT
 from imgstore.operations.recording import permit
 from imgstore.operations.subscriptions import tenant_of
 from imgstore.wire.api_versions import Kind
+from imgstore.wire.body_fields import known_fields
 from imgstore.wire.deployments import deployment_json, operations_json
 from imgstore.wire.network import NETWORK_TYPES
 from imgstore.wire.reading import at
@@ -219,7 +220,7 @@ def _plan(session: Session, group: str, name: str, body: Json, asked: Json) -> P
     around = Around(
         known=_TYPES.__contains__, location=lambda named: readable_group(session, named).location, group=above.name
     )
-    return planned(at(body, "properties"), scope, around)
+    return planned(at(known_fields(body, _KIND), "properties"), scope, around)
 
 
 def put_deployment(task: Task) -> Outcome:

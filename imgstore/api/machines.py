@@ -22,6 +22,7 @@ from imgstore.wire.api_versions import Kind
 from imgstore.wire.body_fields import known_fields
 from imgstore.wire.machine_bodies import one_source, read_machine, without_secrets
 from imgstore.wire.machines import instance_view_json, machine_json
+from imgstore.wire.reading import flag_of, unfit
 from imgstore.wire.text import Json
 
 router = APIRouter(tags=["Virtual machines"])
@@ -111,10 +112,13 @@ def _stops(right: Action) -> None:
     action = _word(right)
 
     @router.post(f"{_MACHINE}/{action}", summary=f"{action}: it never runs, nothing is done", name=action)
-    async def stop(ask: Asked, group: str, machine: str) -> Response:
-        await ask.run(
-            lambda at: machines.check_stopped(at.installation, at.principal, right, group=group, name=machine)
-        )
+    async def stop(ask: Asked, group: str, machine: str, hibernate: str | None = None) -> Response:
+        def check(at: Session) -> None:
+            machines.check_stopped(at.installation, at.principal, right, group=group, name=machine)
+            if flag_of(hibernate, "hibernate"):
+                raise unfit("hibernate", hibernate, "false: no machine runs, so no memory is kept")
+
+        await ask.run(check)
         return Response(status_code=200)
 
 

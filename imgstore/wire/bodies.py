@@ -26,7 +26,7 @@ from imgstore.domain.resources import (
 )
 from imgstore.domain.sharing import CommunityInfo, SharingPermission, SharingProfile
 from imgstore.wire.api_versions import Kind, knows
-from imgstore.wire.body_fields import known_fields
+from imgstore.wire.body_fields import Request, known_fields
 from imgstore.wire.edited import read_features, read_range, whole_at
 from imgstore.wire.reading import at, flag_of, tags_of, text_of, unfit
 from imgstore.wire.requests import parse_disk_types, parse_end_of_life
@@ -300,9 +300,10 @@ def read_access(body: Json) -> AccessBody:
     """What a POST of beginGetAccess says.
 
     Raises:
-        InvalidInput: no level, or no duration.
+        InvalidInput: no level, or no duration, or a field asks for what is not done.
     """
     check_object(body)
+    body = known_fields(body, Request.ACCESS)
     duration = whole_at(body, "durationInSeconds")
     if duration is None:
         raise missing("grantAccessData.durationInSeconds")
@@ -310,6 +311,11 @@ def read_access(body: Json) -> AccessBody:
 
 
 def read_group(body: Json) -> tuple[str, dict[str, str] | None]:
-    """The location and the tags of a resource group; no tags where the body does not speak of them."""
+    """The location and the tags of a resource group; no tags where the body does not speak of them.
+
+    Raises:
+        InvalidInput: it has no location, or a field asks for what is not done.
+    """
     check_object(body)
+    body = known_fields(body, Kind.GROUP)
     return location_of(body), None if at(body, "tags") is None else tags_of(body)

@@ -1,20 +1,35 @@
 """What becomes of each field of a body: nothing that a client sends is dropped without an answer.
 
 A field is done, or kept and shown again, or one that Azure alone writes, which clients send back as they read it. Every
-other field is refused by its path, unless it is empty. Names are found in any case, as ARM finds them.
+other field is refused by its path, unless it is empty. Names are found in any case, as ARM finds them. A field that came
+after the request's api-version is refused likewise: the caller expects what it asks for.
 
 Paths leave lists out, as in `wire/api_versions.py`. What stands for a path stands for all below it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 from functools import cache
 from typing import Any, Final, TypeAlias
 
 from imgstore.wire.api_versions import NEWEST, Kind, knows
 from imgstore.wire.reading import unfit
 from imgstore.wire.text import Json
+
+
+class Request(StrEnum):
+    """Bodies that are not resources."""
+
+    SHARE = "galleries/share"
+    ACCESS = "disks/beginGetAccess"
+    QUERY = "Microsoft.ResourceGraph/resources"
+    TAGS = "Microsoft.Network/tags"
+    """A PATCH of a resource of Microsoft.Network."""
+
+
+Subject: TypeAlias = Kind | Request
+"""What a body is of."""
 
 
 class Use(Enum):
@@ -101,6 +116,21 @@ _STORED_DISK: Final[Mapping[str, Treatment]] = {
 }
 
 
+_LISTS: Final = frozenset(
+    {
+        "groups",
+        "properties.features",
+        f"{_PUBLISHING}targetRegions",
+        f"{_STORAGE}dataDiskImages",
+        f"{_STORAGE}dataDisks",
+        "properties.networkProfile.networkInterfaces",
+    }
+)
+"""Paths of lists of objects. Every other path that has names below it is of an object."""
+_ANY: Final = "*"
+"""In a table: every name that is not named beside it."""
+
+
 def _machine_disk(word: str) -> dict[str, Treatment]:
     above = f"{_STORAGE}{word}."
     return {
@@ -113,7 +143,7 @@ def _machine_disk(word: str) -> dict[str, Treatment]:
     }
 
 
-FIELDS: Final[Mapping[Kind, Mapping[str, Treatment]]] = {
+FIELDS: Final[Mapping[Subject, Mapping[str, Treatment]]] = {
     Kind.GALLERY: {
         **_RESOURCE,
         **_each(Use.AZURES, "properties.identifier properties.sharingStatus"),
@@ -138,7 +168,7 @@ FIELDS: Final[Mapping[Kind, Mapping[str, Treatment]]] = {
             "osType osState hyperVGeneration architecture eula privacyStatementUri releaseNoteUri description "
             "endOfLifeDate allowUpdateImage identifier.publisher identifier.offer identifier.sku recommended.vCPUs.min "
             "recommended.vCPUs.max recommended.memory.min recommended.memory.max disallowed.diskTypes purchasePlan.name "
-            "purchasePlan.publisher purchasePlan.product features",
+            "purchasePlan.publisher purchasePlan.product features.name features.value features.startsAtVersion",
             "properties.",
         ),
     },
@@ -200,7 +230,17 @@ FIELDS: Final[Mapping[Kind, Mapping[str, Treatment]]] = {
         ),
         **_each(Use.DONE, "zones identity.type"),
         **_each(Use.KEPT, "plan extendedLocation"),
-        **_each(Use.DONE, "hardwareProfile.vmSize networkProfile osProfile", "properties."),
+        **_each(
+            Use.DONE,
+            "hardwareProfile.vmSize networkProfile.networkInterfaces.id "
+            "networkProfile.networkInterfaces.properties.deleteOption osProfile.adminUsername osProfile.computerName",
+            "properties.",
+        ),
+        **_each(
+            Use.KEPT,
+            "networkProfile.* networkProfile.networkInterfaces.* networkProfile.networkInterfaces.properties.* osProfile.*",
+            "properties.",
+        ),
         "properties.userData": Use.HIDDEN,
         **_each(
             Use.KEPT,
@@ -230,21 +270,69 @@ FIELDS: Final[Mapping[Kind, Mapping[str, Treatment]]] = {
         **_each(Use.DONE, "lun", f"{_STORAGE}dataDisks."),
         f"{_STORAGE}dataDisks.toBeDetached": Only((False,)),
     },
+    Kind.GROUP: {**_RESOURCE},
+    Kind.DEPLOYMENT: {
+        **_each(Use.DONE, "template templateLink parameters parametersLink mode", "properties."),
+        "properties.expressionEvaluationOptions.scope": Use.DONE,
+        "properties.debugSetting.detailLevel": Only(("none",)),
+        "properties.validationLevel": Only(("Provider", "ProviderNoRbac", "Template")),
+    },
+    Request.SHARE: _each(Use.DONE, "operationType groups.type groups.ids"),
+    Request.ACCESS: {
+        **_each(Use.DONE, "access durationInSeconds"),
+        "getSecureVMGuestStateSAS": Only((False,)),
+        "fileFormat": Only(("VHD",)),
+    },
+    Request.QUERY: {
+        **_each(Use.DONE, "query"),
+        **_each(Use.AZURES, "subscriptions options.$top options.$skip options.$skipToken"),
+        "options.resultFormat": Only(("objectArray",)),
+    },
+    Request.TAGS: _each(Use.DONE, "tags"),
 }
 
 
-def known_fields(body: Json, kind: Kind, api_version: str = NEWEST) -> Json:
+def known_fields(body: Json, kind: Subject, api_version: str = NEWEST) -> Json:
     """A body in the spelling of the table, without what Azure alone writes.
 
     Args:
         body: the request's JSON; stays as it is.
-        kind: of the resource.
-        api_version: the request's. What is newer is not heeded.
+        kind: of the resource or request.
+        api_version: the request's. What is newer is refused.
 
     Raises:
-        InvalidInput: a field is neither done nor kept, or a name occurs twice in different case; its target is the path.
+        InvalidInput: a field is neither done nor kept, is newer than the api-version, or is no object where its fields
+            have names; or a name occurs twice in different case. Its target is the path.
     """
-    return _known(body, _tree(kind), "", lambda path: knows(kind, path, api_version))
+
+    def is_served(path: str) -> bool:
+        return isinstance(kind, Request) or knows(kind, path, api_version)
+
+    return _known(body, _tree(kind), "", is_served)
+
+
+def named_in_any_case(said: Mapping[str, Json], names: Collection[str], path: str = "") -> dict[str, Json]:
+    """An object with `names` in this spelling, where it has them in another; the other names stay as they are.
+
+    Args:
+        said: the object; stays as it is.
+        names: the spelling of names that are looked for.
+        path: of the object in the body.
+
+    Raises:
+        InvalidInput: a name occurs twice in different case.
+    """
+    spelling = {name.lower(): name for name in names}
+    found: dict[str, Json] = {}
+    seen = set[str]()
+    for said_name, value in said.items():
+        lower = said_name.lower()
+        name = spelling.get(lower, said_name)
+        if lower in seen:
+            raise unfit(f"{path}.{name}".lstrip("."), value, "each name once, in whatever case")
+        seen.add(lower)
+        found[name] = value
+    return found
 
 
 def kept_fields(body: Json, kind: Kind) -> dict[str, Json]:
@@ -270,7 +358,7 @@ _Tree: TypeAlias = "Mapping[str, tuple[str, _Tree | Treatment]]"
 
 
 @cache
-def _tree(kind: Kind) -> "_Tree":
+def _tree(kind: Subject) -> "_Tree":
     """The table as names within each other: by the lower-case name the spelling, and what is below it."""
     tree: dict[str, Any] = {}
     for path, treatment in FIELDS[kind].items():
@@ -288,29 +376,41 @@ def _known(value: Json, tree: "_Tree", path: str, is_served: Callable[[str], boo
     if not isinstance(value, Mapping):
         return value  # the reader tells what is expected there
     found: dict[str, Json] = {}
-    for said, each in value.items():
-        name, below = tree.get(said.lower(), (said, None))
+    _, any_other = tree.get(_ANY, ("", None))
+    for said, each in named_in_any_case(value, [name for name, _ in tree.values()], shown).items():
+        name, below = tree.get(said.lower(), (said, any_other))
         at, where = f"{path}.{name}".lstrip("."), f"{shown}.{name}".lstrip(".")
-        if name in found:
-            raise unfit(where, each, "each name once, in whatever case")
-        if below in (Use.AZURES, Use.HIDDEN) or not is_served(at):
+        if below in (Use.AZURES, Use.HIDDEN):
             continue
-        if below is None:
-            _refuse(each, where)
+        if below is None or not is_served(at):
+            _refuse(each, where, is_newer=below is not None)
         elif isinstance(below, Only):
             if each is not None and not below.has(each):
                 raise unfit(where, each, f"{_told(below)}: imgstore does not do anything else")
             found[name] = each
         elif isinstance(below, Mapping):
+            _check_shape(each, at, where)
             found[name] = _known(each, below, at, is_served, where)
         else:
             found[name] = each
     return found
 
 
-def _refuse(value: Json, path: str) -> None:
+def _check_shape(value: Json, path: str, shown: str) -> None:
+    """Check that names can be looked up below a path. Readers of lists check the elements; what is empty says nothing."""
+    if value in (None, "", [], {}):
+        return
+    if path in _LISTS:
+        if not isinstance(value, list):
+            raise unfit(shown, value, "a list of objects")
+    elif not isinstance(value, Mapping):
+        raise unfit(shown, value, "an object")
+
+
+def _refuse(value: Json, path: str, *, is_newer: bool) -> None:
+    why = "the request's api-version does not have this field" if is_newer else "imgstore does not do this"
     if any(True for _ in _leaves(value)):
-        raise unfit(path, value, "nothing: imgstore does not do this")
+        raise unfit(path, value, f"nothing: {why}")
 
 
 def _leaves(value: Json) -> Iterator[Json]:

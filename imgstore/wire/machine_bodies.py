@@ -67,6 +67,8 @@ def without_secrets(body: Json, path: str = "") -> Json:
 
     Names are found in any case, since this comes before anything is written down.
     """
+    if isinstance(body, list):
+        return [without_secrets(each, path) for each in body]
     if not isinstance(body, Mapping):
         return body
     below = {name: f"{path}.{name}".lstrip(".").lower() for name in body}

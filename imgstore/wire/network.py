@@ -12,6 +12,7 @@ from imgstore.domain import names
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.inert import NETWORK, InertContent, InertId, InertResource
 from imgstore.wire.bodies import check_object, location_of
+from imgstore.wire.body_fields import Request, known_fields, named_in_any_case
 from imgstore.wire.reading import tags_of, unfit
 from imgstore.wire.text import Json
 
@@ -67,6 +68,7 @@ _AZURES_OF_PARTS: Final = ("provisioningState", "ipConfigurations", "privateEndp
 _DEPTH_MAX: Final = 32
 """Of Azure's own resources the deepest has a dozen."""
 _TOLD: Final = ("id", "name", "type", "etag", "location", "tags", "properties")
+_TOLD_OF_PARTS: Final = ("id", "name", "type", "etag", "properties")
 
 
 def read_network(body: Json, kind: NetworkType, resource_id: str) -> InertContent:
@@ -81,8 +83,12 @@ def read_network(body: Json, kind: NetworkType, resource_id: str) -> InertConten
         InvalidInput: it has no location, or a list of parts that is none.
     """
     check_object(body)
+    body = named_in_any_case(body, _TOLD)
+    check_object(body)
     said = {name: value for name, value in body.items() if name not in _TOLD and value is not None}
-    properties = _without(body.get("properties") or {}, (*_AZURES, *kind.azures))
+    names_ = (*_AZURES, *kind.azures, *kind.empty, *(() if kind.part is None else (kind.part,)))
+    properties = named_in_any_case(body.get("properties") or {}, names_, "properties")
+    properties = _without(properties, (*_AZURES, *kind.azures))
     if kind.part is not None:
         properties[kind.part] = _read_parts(properties.get(kind.part), f"properties.{kind.part}")
     return _content(
@@ -94,10 +100,11 @@ def read_network_tags(body: Json, standing: InertContent) -> InertContent:
     """A resource with the tags that a PATCH gives it.
 
     Raises:
-        InvalidInput: they are no texts by name.
+        InvalidInput: they are no texts by name, or the body asks for another change: Azure's PATCH changes tags only.
     """
     check_object(body)
-    return replace(standing, tags=tags_of(body) if "tags" in body else standing.tags)
+    said = known_fields(body, Request.TAGS)
+    return replace(standing, tags=tags_of(said) if "tags" in said else standing.tags)
 
 
 def with_part(resource: InertResource, name: str, body: Json) -> InertContent:
@@ -107,7 +114,8 @@ def with_part(resource: InertResource, name: str, body: Json) -> InertContent:
         InvalidInput: the body is no part.
     """
     check_object(body)
-    parts, part = _parts(resource), _read_part({**body, "name": names.check_network_name(name)}, "properties")
+    said = named_in_any_case(body, _TOLD) | {"name": names.check_network_name(name)}
+    parts, part = _parts(resource), _read_part(said, "")
     if _find(parts, name) is None:
         return _with_parts(resource, [*parts, part])
     return _with_parts(resource, [part if _is_called(each, name) else each for each in parts])
@@ -201,13 +209,18 @@ def _read_parts(said: Json, path: str) -> list[Json]:
 
 
 def _read_part(said: Json, path: str) -> Json:
+    if isinstance(said, Mapping):
+        said = named_in_any_case(said, _TOLD, path)
     if not isinstance(said, Mapping) or not isinstance(said.get("properties"), Mapping | None):
         raise unfit(path, said, "an object with a name and properties")
     name = said.get("name")
     if not isinstance(name, str):
         raise unfit(f"{path}.name", name, "a name")
-    more = {each: value for each, value in said.items() if each not in _TOLD and value is not None}
-    properties = _without(said.get("properties") or {}, _AZURES_OF_PARTS)
+    more = {each: value for each, value in said.items() if each not in _TOLD_OF_PARTS and value is not None}
+    properties = named_in_any_case(
+        said.get("properties") or {}, (*_AZURES_OF_PARTS, "primary"), f"{path}.properties".lstrip(".")
+    )
+    properties = _without(properties, _AZURES_OF_PARTS)
     return {"name": names.check_network_name(name), **more, "properties": properties}
 
 
@@ -247,7 +260,7 @@ def _references(body: Json, own: str) -> Iterator[str]:
         if depth > _DEPTH_MAX:
             raise unfit("properties", "...", f"at most {_DEPTH_MAX} levels")
         if isinstance(value, Mapping):
-            word = str(value.get("id", "")).lower()
+            word = next((str(each) for name, each in value.items() if name.lower() == "id"), "").lower()
             if InertId.parse(word) is not None and word != own and not word.startswith(f"{own}/"):
                 yield word
         below = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()

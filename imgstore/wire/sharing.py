@@ -13,6 +13,7 @@ from imgstore.domain.geometry import GIB
 from imgstore.domain.resources import Gallery
 from imgstore.domain.sharing import CommunityInfo, SharingPermission, SharingProfile
 from imgstore.domain.version_disks import VersionDisk
+from imgstore.wire.body_fields import Request, known_fields
 from imgstore.wire.reading import at, unfit
 from imgstore.wire.text import Json, instant
 
@@ -52,8 +53,9 @@ def read_share(body: Json) -> ShareBody:
     """What the body of ``/share`` asks for.
 
     Raises:
-        InvalidInput: it is no SharingUpdate.
+        InvalidInput: it is no SharingUpdate, or a field asks for what is not done.
     """
+    body = known_fields(body, Request.SHARE)
     said, groups = at(body, "operationType"), at(body, "groups") or []
     if not isinstance(said, str) or said.lower() not in _OPERATIONS:
         raise unfit("operationType", said, ", ".join(ShareOperation))
@@ -65,8 +67,11 @@ def read_share(body: Json) -> ShareBody:
         if kind not in ids or not isinstance(named, list) or not all(isinstance(each, str) for each in named):
             raise unfit("groups", group, "an object of type (Subscriptions or AADTenants) and ids")
         ids[kind] += named
+    operation = _OPERATIONS[said.lower()]
+    if groups and operation not in (ShareOperation.ADD, ShareOperation.REMOVE):
+        raise unfit("groups", groups, f"nothing beside operationType {operation}")
     subscriptions, tenants = (tuple(ids[member]) for member in _MEMBERS)
-    return ShareBody(operation=_OPERATIONS[said.lower()], subscriptions=subscriptions, tenants=tenants)
+    return ShareBody(operation=operation, subscriptions=subscriptions, tenants=tenants)
 
 
 def read_community_query(body: Json) -> str | None:
@@ -75,7 +80,7 @@ def read_community_query(body: Json) -> str | None:
     Raises:
         InvalidInput: it is another query: there is no graph here.
     """
-    text = at(body, "query")
+    text = at(known_fields(body, Request.QUERY), "query")
     match = _COMMUNITY_QUERY.fullmatch(text.strip()) if isinstance(text, str) else None
     if match is None:
         raise unfit("query", text, "the one of `az sig list-community`: other resources are in no graph here")

@@ -183,7 +183,10 @@ def _check_unchanged(said: Json, shown: Json, kept: Mapping[str, Json], path: st
         for name, each in said.items():
             _check_unchanged(each, (shown or {}).get(name), kept, f"{path}.{name}".lstrip("."))
         return
-    same = said.lower() == shown.lower() if isinstance(said, str) and isinstance(shown, str) else said == shown
+    if isinstance(said, str) and isinstance(shown, str):
+        same = said.lower() == shown.lower()
+    else:
+        same = said == shown and isinstance(said, bool) == isinstance(shown, bool)
     if not same:
         raise PropertyChangeNotAllowed(path, found=str(said)[:200], expected=str(shown)[:200])
 

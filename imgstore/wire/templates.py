@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Final
 
+from imgstore.wire.api_versions import Kind
+from imgstore.wire.body_fields import known_fields
 from imgstore.wire.expressions import evaluated, listed, rehearse
 from imgstore.wire.parameters import Types, kind_of, read_parameters
 from imgstore.wire.reading import at
@@ -113,7 +115,7 @@ def planned_inside(one: Planned, scope: Scope, around: Around) -> Plan:
     within = replace(around, group=one.group, level=around.level + 1)
     if within.level > _LEVELS_MAX:
         raise bad_template("Templates are nested too deeply.", found=one.resource_id, expected=f"{_LEVELS_MAX} levels")
-    properties = one.body.get("properties")
+    properties = at(known_fields({"properties": one.body.get("properties")}, Kind.DEPLOYMENT), "properties")
     evaluation = evaluated(at(properties, "expressionEvaluationOptions.scope") or "outer", scope)
     asked = {
         **(properties if isinstance(properties, Mapping) else {}),

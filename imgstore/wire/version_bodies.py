@@ -1,5 +1,6 @@
 """Bodies of PUT and PATCH of an image version into what is asked for."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,6 +37,7 @@ _MODE: Final = f"{_PUBLISHING}.replicationMode"
 _OS: Final = f"{_STORAGE}.osDiskImage"
 _DATA: Final = f"{_STORAGE}.dataDiskImages"
 _CACHING: Final = word_of(HostCaching)
+_STORAGE_ACCOUNT: Final = re.compile(r"/subscriptions/.+/storageAccounts/[^/]+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +136,7 @@ def read_version(body: Json, api_version: str, *, whole: bool) -> VersionBody:
     tags = at(known, "tags")
     disks = _read_disks(known)
     return VersionBody(
-        location=location_of(known) if whole else None,
+        location=location_of(known) if whole or at(known, "location") is not None else None,
         source=_whole_source(known),
         sources={key: disk.source for key, disk in disks.items() if disk.source is not None},
         luns=None if at(known, _DATA) is None else tuple(lun for key in disks if (lun := lun_of(key)) is not None),
@@ -201,14 +203,28 @@ def _read_disk(image: Json, path: str) -> _Disk:
 
 
 def _source(image: Json, path: str) -> str | None:
-    """The URL of a file, or without one the id of a disk or snapshot: beside a URL the id is a storage account's."""
+    """The URL of a file, or without one the id of a disk or snapshot.
+
+    Beside a URL stands the id of the storage account that it is in. Azure checks the caller's right to it; here the URL
+    alone opens the file.
+    """
     said = at(image, "source")
     if said in (None, {}):
         return None
     uri = text_of(at(said, "uri"), f"{path}.uri")
+    for name in ("id", "storageAccountId"):
+        account = at(said, name)
+        if account and (name != "id" or uri) and not _is_storage_account(account):
+            raise unfit(f"{path}.{name}", account, "the id of the storage account of the URL, or nothing")
     if uri:
         return checked_url(uri, f"{path}.uri")
+    if at(said, "storageAccountId"):
+        raise missing(f"galleryImageVersion.{path}.uri")
     return checked_id(at(said, "id"), f"{path}.id", DiskKind.DISK, DiskKind.SNAPSHOT)
+
+
+def _is_storage_account(value: Json) -> bool:
+    return isinstance(value, str) and _STORAGE_ACCOUNT.fullmatch(value) is not None
 
 
 def _whole_source(body: Json) -> str | None:

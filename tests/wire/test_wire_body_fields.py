@@ -1,0 +1,83 @@
+"""Every field of a body is found or refused, whatever its shape, its spelling and its api-version are."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pytest
+
+from imgstore.domain.errors import InvalidInput
+from imgstore.wire.api_versions import KNOWN, SINCE, Kind
+from imgstore.wire.body_fields import FIELDS, Request, Subject, Use, known_fields
+
+SHAPES: Final[list[Any]] = ["TrustedLaunch", 7, True, 1.5, ["x"], [{"a": 1}], [None], [[]], {"a": 1}]
+LISTS: Final = ("features", "targetRegions", "dataDiskImages", "dataDisks", "networkInterfaces", "groups")
+
+
+def body_at(path: str, value: Any) -> Any:
+    """A body with a value at a path; lists of one element."""
+    *above, last = path.split(".")
+    value = {last: value}
+    for name in reversed(above):
+        value = {name: [value] if name in LISTS else value}
+    return value
+
+
+def parents() -> Iterator[tuple[Subject, str]]:
+    """Each path that has names below it."""
+    for subject, table in FIELDS.items():
+        above = {path.rpartition(".")[0] for path in table}
+        yield from ((subject, path) for path in sorted(above) if path)
+
+
+@pytest.mark.parametrize(("subject", "path"), list(parents()))
+def test_what_has_names_below_it_is_an_object_or_a_list_of_objects(subject: Subject, path: str) -> None:
+    is_list = path.rpartition(".")[2] in LISTS
+    for shape in SHAPES:
+        if isinstance(shape, list if is_list else dict):
+            continue  # Of a list the readers check the elements.
+        with pytest.raises(InvalidInput) as raised:
+            known_fields(body_at(path, shape), subject)
+        above = [path[: place + 1] for place in range(len(path))]
+        assert (raised.value.target or "").replace("[0]", "") in above
+
+
+@pytest.mark.parametrize(("kind", "path"), [(kind, path) for kind, table in SINCE.items() for path in table])
+def test_a_field_that_is_newer_than_the_request_is_refused_by_its_path(kind: Kind, path: str) -> None:
+    if kind not in FIELDS:
+        pytest.skip("nobody writes it")
+    before = KNOWN[KNOWN.index(SINCE[kind][path]) - 1]
+    treatment = FIELDS[kind].get(path)
+    if treatment is Use.AZURES or path in ("properties.sharingStatus", "properties.validationsProfile"):
+        assert known_fields(body_at(path, "x"), kind, before) in ({}, {"properties": {}})
+        return
+    with pytest.raises(InvalidInput) as raised:
+        known_fields(body_at(path, "x"), kind, before)
+    target = (raised.value.target or "").replace("[0]", "")
+    assert target == path or path.startswith(f"{target}.")
+
+
+@pytest.mark.parametrize("subject", list(FIELDS))
+def test_a_name_that_no_table_has_is_refused_and_a_name_in_two_spellings_too(subject: Subject) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        known_fields({"unheardOf": 1}, subject)
+    assert raised.value.target == "unheardOf"
+    name = next(path for path, treatment in FIELDS[subject].items() if treatment is Use.DONE).partition(".")[0]
+    with pytest.raises(InvalidInput) as raised:
+        known_fields({name: None, name.upper(): None}, subject)
+    assert raised.value.target == name
+
+
+def test_names_below_are_found_in_any_case_and_others_kept_where_a_table_says_so() -> None:
+    said: Any = {
+        "Properties": {
+            "NetworkProfile": {"NetworkInterfaces": [{"ID": "/n", "Properties": {"DeleteOption": "Delete"}}]}
+        }
+    }
+    interfaces = [{"id": "/n", "properties": {"deleteOption": "Delete"}}]
+    assert known_fields(said, Kind.MACHINE) == {"properties": {"networkProfile": {"networkInterfaces": interfaces}}}
+    said = {"properties": {"osProfile": {"ADMINUSERNAME": "u", "linuxConfiguration": {"x": 1}}}}
+    assert known_fields(said, Kind.MACHINE) == {
+        "properties": {"osProfile": {"adminUsername": "u", "linuxConfiguration": {"x": 1}}}
+    }
+    with pytest.raises(InvalidInput):
+        known_fields({"getSecureVMGuestStateSAS": True}, Request.ACCESS)

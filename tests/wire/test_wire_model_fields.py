@@ -1,0 +1,83 @@
+"""Each field of Azure's models of each api-version is looked up by its reader, or refused by its path.
+
+The newest api-version is tried on a server in test_api_fields.py. Here are those before it, of the last azure-mgmt-compute
+that has the models of more than one.
+"""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pytest
+
+from imgstore.domain.errors import InvalidInput
+from imgstore.testing.clients import LOCKS
+from imgstore.testing.engines import require
+from imgstore.wire.api_versions import OLDEST, Kind
+from imgstore.wire.body_fields import FIELDS, Only, Use, known_fields
+
+AZURES: Final = {
+    "properties.completionPercent": "Azure alone says how far a copy is; copies here are made at once",
+    "properties.copyCompletionError": "likewise",
+    "properties.creationData.sourceUniqueId": "likewise",
+}
+"""Fields of the models that a client could write, and that are ignored."""
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, dict[str, dict[str, list[str]]]]:
+    """By type, api-version and verb: each field that a client writes."""
+    python = require("azure-models").command
+    done = subprocess.run(
+        [python, str(LOCKS / "model_fields_by_version.py")], capture_output=True, text=True, check=True
+    )
+    found: dict[str, dict[str, dict[str, list[str]]]] = json.loads(done.stdout)
+    return found
+
+
+def fields(versions: dict[str, dict[str, list[str]]]) -> Iterator[tuple[str, str]]:
+    """Each api-version with each of its fields, once."""
+    for version, verbs in versions.items():
+        if version >= OLDEST:
+            yield from ((version, leaf) for leaf in sorted({leaf for leaves in verbs.values() for leaf in leaves}))
+
+
+def body_at(leaf: str, value: Any) -> Any:
+    for step in reversed(re.findall(r"[^.\[\]]+|\[\]", leaf)):
+        value = [value] if step == "[]" else {"n" if step == "*" else step: value}
+    return value
+
+
+def treatment_of(kind: Kind, leaf: str) -> Any:
+    """What the table says of a field: of itself, or of what it is below."""
+    path = leaf.replace("[]", "")
+    for name, treatment in FIELDS[kind].items():
+        if path == name or path.startswith(f"{name}."):
+            return treatment
+    return None
+
+
+@pytest.mark.engine("azure-models")
+@pytest.mark.parametrize(
+    "kind", [kind for kind in Kind if kind in FIELDS and kind not in (Kind.GROUP, Kind.DEPLOYMENT)]
+)
+def test_no_field_of_an_older_model_is_dropped(kind: Kind, models: dict[str, dict[str, dict[str, list[str]]]]) -> None:
+    dropped, refused, elsewhere = [], [], []
+    for version, leaf in fields(models[kind]):
+        body, treatment = body_at(leaf, "value1"), treatment_of(kind, leaf)
+        try:
+            kept = known_fields(body, kind, version) == body
+        except InvalidInput as error:
+            target = re.sub(r"\[\d+\]", "", error.target or "no path")
+            if not leaf.replace("[]", "").startswith(target):
+                elsewhere.append((version, leaf, target))
+            if treatment is not None and not isinstance(treatment, Only):
+                refused.append((version, leaf))
+            continue
+        excused = treatment is Use.HIDDEN or any(leaf == each or leaf.startswith(f"{each}.") for each in AZURES)
+        if not kept and not excused:
+            dropped.append((version, leaf))
+    assert (dropped, elsewhere) == ([], [])
+    assert refused == [], "what is done is done at each api-version that has the field"
