@@ -74,6 +74,11 @@ def test_the_migrations_make_it_to_the_letter(fresh_catalog: Catalog, tmp_path: 
     assert len(migrated) > 30
 
 
+def _spaced(sql: str) -> str:
+    """Return a statement without quotes and with single spaces, none before a comma: ADD COLUMN puts one there."""
+    return " ".join(sql.replace('"', "").split()).replace(" ,", ",")
+
+
 def _told(connection: Connection) -> set[tuple[str, ...]]:
     if connection.dialect.name == "sqlite":
         rows = connection.exec_driver_sql(
@@ -94,9 +99,7 @@ def _told(connection: Connection) -> set[tuple[str, ...]]:
     return {
         (
             str(row[0]),
-            *sorted(
-                part.rstrip(" )") for part in " ".join(str(row[1]).replace('"', "").split()).split(", CONSTRAINT ")
-            ),
+            *sorted(part.rstrip(" )") for part in _spaced(str(row[1])).split(", CONSTRAINT ")),
         )
         for row in rows
     }
