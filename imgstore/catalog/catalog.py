@@ -40,6 +40,7 @@ from imgstore.catalog.upgrade import bring_to_head
 from imgstore.catalog.versions import Versions
 from imgstore.catalog.workers import Workers
 from imgstore.catalog.works import Works
+from imgstore.catalog.write_ahead_log import check_log_belongs
 from imgstore.catalog.zone_health import ZoneHealths
 from imgstore.catalog.zones import Zones
 from imgstore.domain.effects import Effects
@@ -129,10 +130,12 @@ class Catalog:
         Raises:
             InvalidInput: neither of these.
             ToolMissing: psycopg is not installed.
-            StoreMismatch: a newer imgstore made the catalog.
+            StoreMismatch: a newer imgstore made the catalog; or a backup was copied over SQLite's file beside a newer log.
             StoreError: the database does not answer, is damaged, full or not ours to write.
         """
         database = database_of(url)
+        if database.file is not None:
+            check_log_belongs(database.file)
         try:
             bring_to_head(database)
         except BaseException:

@@ -19,6 +19,7 @@ from sqlalchemy.exc import ArgumentError, InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from imgstore.catalog.faults import translated
+from imgstore.catalog.write_ahead_log import changes_of, count_transaction
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import InvalidInput, StoreUnreachable, ToolMissing
 
@@ -162,7 +163,10 @@ class Database:
         with translated(self.place), self._own_turn(), self.engine.connect() as connection, connection.begin():
             if self.file is not None:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
+            before = 0 if self.file is None else changes_of(connection)
             yield Session(connection, effects, self.place)
+            if self.file is not None and changes_of(connection) != before:
+                count_transaction(connection)
 
     @contextmanager
     def reading(self, effects: Effects) -> Iterator[Session]:
