@@ -5,9 +5,12 @@ from typing import Any, Final
 
 import pytest
 
-from imgstore.domain.errors import InvalidInput
+from imgstore.domain.errors import InvalidInput, PropertyChangeNotAllowed
+from imgstore.domain.resources import DiskKind
 from imgstore.wire.api_versions import KNOWN, SINCE, Kind
 from imgstore.wire.body_fields import FIELDS, Request, Subject, Use, known_fields
+from imgstore.wire.network import NETWORK_TYPES, read_network
+from imgstore.wire.source_bodies import read_disk_change
 
 SHAPES: Final[list[Any]] = ["TrustedLaunch", 7, True, 1.5, ["x"], [{"a": 1}], [None], [[]], {"a": 1}]
 LISTS: Final = ("features", "targetRegions", "dataDiskImages", "dataDisks", "networkInterfaces", "groups")
@@ -81,3 +84,27 @@ def test_names_below_are_found_in_any_case_and_others_kept_where_a_table_says_so
     }
     with pytest.raises(InvalidInput):
         known_fields({"getSecureVMGuestStateSAS": True}, Request.ACCESS)
+
+
+VNET: Final = NETWORK_TYPES[0]
+
+
+def test_a_network_is_kept_in_azures_spelling_whatever_the_request_has() -> None:
+    said = {
+        "Location": "eastus",
+        "TAGS": {"a": "b"},
+        "Properties": {"Subnets": [{"Name": "s", "Properties": {"ProvisioningState": "Failed"}}]},
+    }
+    kept = read_network(said, VNET, "/n")
+    assert (kept.location, kept.tags, kept.parts) == ("eastus", {"a": "b"}, ("subnets/s",))
+    assert kept.body == {"properties": {"subnets": [{"name": "s", "properties": {}}]}}
+    repeated: list[Any] = [{"tags": {}, "Tags": {}}, {"properties": {"x": 1, "X": 2}}]
+    for twice in repeated:
+        with pytest.raises(InvalidInput):
+            read_network({"location": "eastus"} | twice, VNET, "/n")
+
+
+def test_true_is_not_the_number_one() -> None:
+    with pytest.raises(PropertyChangeNotAllowed):
+        read_disk_change({"properties": {"diskSizeGB": True}}, DiskKind.DISK, {"properties": {"diskSizeGB": 1}})
+    read_disk_change({"properties": {"diskSizeGB": 1}}, DiskKind.DISK, {"properties": {"diskSizeGB": 1}})
