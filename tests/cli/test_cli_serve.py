@@ -61,7 +61,7 @@ def test_a_client_that_keeps_its_connection_open_does_not_hold_up_the_end(
         context = ssl.create_default_context(cafile=server.told["REQUESTS_CA_BUNDLE"])
         idle = http.client.HTTPSConnection("localhost", server.port, context=context, timeout=60)
         idle.request("GET", "/readyz")
-        assert json.loads(idle.getresponse().read())["status"] == "ok"
+        assert json.loads(idle.getresponse().read())["status"] == "ready"
         assert server.end(signal.SIGTERM) == 0
         idle.close()
     assert "graceful shutdown exceeded" not in capfd.readouterr().err
