@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -34,6 +34,7 @@ from imgstore.api.longrunning import Command, LongRunner
 from imgstore.api.rates import Rates
 from imgstore.api.rights import check_rows
 from imgstore.api.secret_checks import SecretChecks
+from imgstore.domain import asynchronous
 from imgstore.domain.errors import ImgstoreError, StoreError
 from imgstore.operations.installation import Installation
 from imgstore.operations.recording import trim_activity
@@ -63,7 +64,9 @@ COMMANDS: Final[dict[str, Command]] = {
 
 _SERVER_THREADS: Final = 8
 _log: Final = logging.getLogger("imgstore.api")
-_WATCH_SECONDS: Final = 1.0
+_CANCELLATION_SECONDS: Final = 1.0
+"""The time between two looks whether another process was asked to cancel an operation that runs here."""
+_RENEWAL_SECONDS: Final = asynchronous.LEASE_SECONDS / 6
 _CLOSE_SECONDS: Final = 3.0
 """The time that operations get to stop when the server ends; they were asked to when the signal came."""
 
@@ -80,14 +83,14 @@ def _pools(settings: ServerSettings) -> Pools:
     )
 
 
-async def _watch_cancellations(runner: LongRunner, pools: Pools) -> None:
-    """Look once a second whether somebody asked, in another process, to cancel an operation that runs here."""
+async def _watch_operations(look: Callable[[], None], seconds: float, pools: Pools) -> None:
+    """Look at the rows of long-running operations every so many seconds."""
     while True:
-        await asyncio.sleep(_WATCH_SECONDS)
+        await asyncio.sleep(seconds)
         try:
-            await asyncio.wrap_future(pools.server.submit("cancellations", runner.cancel_requested))
+            await asyncio.wrap_future(pools.server.submit("operations", look))
         except ImgstoreError as error:  # The catalog does not answer, or the server is stopping.
-            _log.debug("cancellations were not looked at: %s", error)
+            _log.debug("the rows of operations were not looked at: %s", error)
 
 
 async def _trim_activity(installation: Installation, settings: ServerSettings) -> None:
@@ -117,7 +120,8 @@ def make_application(installation: Installation, authority: Authority, settings:
         sweep_uploads(installation)
         runner.resume()
         background = [
-            asyncio.create_task(_watch_cancellations(runner, pools)),
+            asyncio.create_task(_watch_operations(runner.cancel_requested, _CANCELLATION_SECONDS, pools)),
+            asyncio.create_task(_watch_operations(runner.renew_leases, _RENEWAL_SECONDS, pools)),
             asyncio.create_task(_trim_activity(installation, settings)),
         ]
         yield

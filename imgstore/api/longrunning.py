@@ -33,6 +33,7 @@ from imgstore.operations.long_running import (
     close_operation,
     drop_operation,
     name_target,
+    renew_operations,
     resuming_principal,
     take_up_operations,
 )
@@ -150,8 +151,22 @@ class LongRunner:
 
     def resume(self) -> int:
         """Resume the operations that dead processes left, and finish deletions; tells how many operations that are."""
-        left = take_up_operations(self._installation)
         self._pool.submit(_MAINTENANCE, self._finish_deletes, bounded=False)
+        return self._take_up()
+
+    def renew_leases(self) -> None:
+        """Renew the leases of the operations that run here, and resume those whose processes have died meanwhile."""
+        with self._lock:
+            running = dict(self._running)
+        leases = renew_operations(self._installation, running)
+        for uid in leases.lost:
+            _log.warning("operation %s stops here: its lease was not renewed in time, and another server runs it", uid)
+            running[uid].set()
+        if leases.abandoned:
+            self._take_up()
+
+    def _take_up(self) -> int:
+        left = take_up_operations(self._installation)
         for operation in left:
             # Rows without a caller are of no principal's share; `_resume` refuses them.
             self._pool.submit(operation.principal_uid or "", partial(self._resume, operation), bounded=False)
@@ -293,7 +308,8 @@ class LongRunner:
             self._running[task.uid] = stop
 
         def is_done() -> bool:
-            stop.check()
+            if stop.reason is not None:
+                raise InterruptedError("The operation is to stop.")
             return all(is_done(self._installation) for is_done in task.awaited)
 
         def end(error: Exception | None) -> None:
@@ -301,6 +317,8 @@ class LongRunner:
                 self._running.pop(task.uid, None)
             if error is None:
                 close_operation(self._installation, task.uid)
+            elif stop.reason is KeyboardInterrupt:
+                return  # Another server runs it.
             elif stop.reason is OperationCanceled:
                 self._close(kind, task, canceled(), OperationStatus.CANCELED)
             else:

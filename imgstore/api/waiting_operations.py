@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from imgstore.domain.errors import StoreError
-from imgstore.domain.stop_signal import OperationCanceled
 
 _log: Final = logging.getLogger("imgstore.api")
 
@@ -75,8 +74,6 @@ def _has_ended(operation: WaitingOperation) -> bool:
             return False
     except StoreError:
         return False
-    except OperationCanceled as canceled:
-        error = InterruptedError(str(canceled))
     except Exception as failure:  # noqa: BLE001 - it ends the operation, and is told to whoever asks
         error = failure
     try:

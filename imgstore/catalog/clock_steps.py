@@ -13,11 +13,13 @@ from sqlalchemy import Column, Table, select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.repository import Repository
+from imgstore.domain import asynchronous
 
 LEASE_SECONDS_MAX: Final = 3_600.0
 """No lease is longer."""
 
 _LEASE: Final = timedelta(seconds=LEASE_SECONDS_MAX)
+_OPERATION_LEASE: Final = timedelta(seconds=asynchronous.LEASE_SECONDS)
 _REST: Final = timedelta(hours=2)
 """A failed replica rests for an hour and a half at most (invariant R7)."""
 _PROBE: Final = timedelta(minutes=10)
@@ -46,6 +48,7 @@ class _Limit:
 _LIMITS: Final = (
     _Limit(schema.works.c.lease_expires_at, _LEASE),
     _Limit(schema.works.c.opened_at, _NONE),
+    _Limit(schema.operations.c.lease_expires_at, _LEASE, _OPERATION_LEASE),
     _Limit(schema.condemned.c.lease_expires_at, _LEASE, _DELETE_BOUND),
     _Limit(schema.condemned.c.since, _NONE),
     _Limit(schema.deletions.c.until, _LEASE, _DELETE_BOUND),

@@ -2,14 +2,14 @@
 
 import builtins
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import delete, select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.repository import Repository
-from imgstore.domain.asynchronous import AsyncOperation, OperationStatus
+from imgstore.domain.asynchronous import LEASE_SECONDS, AsyncOperation, OperationStatus
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Row
@@ -51,6 +51,7 @@ class Operations(Repository):
             tenant_uid=tenant_uid,
             resource_id=resource_id,
             started_at=self._session.now(),
+            lease_expires_at=self._lease_end(),
         )
         values = {name: getattr(operation, name) for name in AsyncOperation.__slots__}
         self._session.run(self._session.upsert(_operations).values(values).on_conflict_do_nothing())
@@ -68,10 +69,27 @@ class Operations(Repository):
         return [_operation(row) for row in rows]
 
     def take_over(self, operation: AsyncOperation, holder: str) -> bool:
-        """Make `holder` the one that does it; tells whether nobody was quicker."""
-        mine = (_operations.c.uid == operation.uid, _operations.c.holder == operation.holder)
-        still = _operations.c.status == _OPEN
-        return bool(self._session.changed(update(_operations).where(*mine, still).values(holder=holder)))
+        """Make `holder` the one that does it; tells whether nobody was quicker, and the old holder has not renewed it."""
+        as_read = (
+            _operations.c.uid == operation.uid,
+            _operations.c.status == _OPEN,
+            _operations.c.holder == operation.holder,
+            _operations.c.lease_expires_at.is_not_distinct_from(operation.lease_expires_at),
+        )
+        values = {"holder": holder, "lease_expires_at": self._lease_end()}
+        return bool(self._session.changed(update(_operations).where(*as_read).values(values)))
+
+    def renew(self, holder: str) -> None:
+        """Renew the leases of a holder's operations that are in progress."""
+        mine = (_operations.c.holder == holder, _operations.c.status == _OPEN)
+        self._session.run(update(_operations).where(*mine).values(lease_expires_at=self._lease_end()))
+
+    def is_expired(self, operation: AsyncOperation) -> bool:
+        """Whether the holder has not renewed it in time. False for rows of older servers, which do not renew."""
+        return operation.lease_expires_at is not None and operation.lease_expires_at < self._session.now()
+
+    def _lease_end(self) -> datetime:
+        return self._session.now() + timedelta(seconds=LEASE_SECONDS)
 
     def list(self, subscription: str, *, status: OperationStatus | None = None) -> "builtins.list[AsyncOperation]":
         """The operations of a subscription, newest first; only those of a status if one is given."""

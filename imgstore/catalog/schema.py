@@ -85,7 +85,7 @@ from imgstore.domain.works import WorkKind
 from imgstore.domain.zones import ZoneKind
 from imgstore.ledger.rows import ChargeKind
 
-REVISION: Final = "0027"
+REVISION: Final = "0028"
 """The head of migrations/versions. A catalog that stands at it opens without Alembic being imported."""
 
 # Names of constraints are fixed, so that a later migration can name what it drops on either engine.
@@ -685,6 +685,7 @@ operations = Table(
     Column("tenant_uid", String),
     Column("resource_id", String),
     Column("cancel_requested_by", String),
+    Column("lease_expires_at", Instant),
 )
 
 deployments = Table(

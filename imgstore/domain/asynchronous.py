@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
+
+LEASE_SECONDS: Final = 60.0
+"""A process that has not renewed the leases of its operations for so long is taken for dead."""
 
 
 class OperationStatus(StrEnum):
@@ -45,6 +48,8 @@ class AsyncOperation:
     finished_at: datetime | None = None
     cancel_requested_by: str | None = None
     """The name of the principal that asked to cancel it."""
+    lease_expires_at: datetime | None = None
+    """The holder is taken for dead after that, by the database's clock; None in rows of older servers."""
 
     @property
     def has_ended(self) -> bool:

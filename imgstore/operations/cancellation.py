@@ -13,6 +13,7 @@ from imgstore.operations.long_running import (
     canceled,
     close_operation,
     find_operation,
+    is_abandoned,
     is_caller,
     missing_operation,
     operation_scope,
@@ -118,7 +119,8 @@ def _request_cancel(installation: Installation, principal: Principal, operation:
     uid = operation.uid
     with installation.catalog.transaction() as facts:
         is_open = facts.operations.request_cancel(uid, principal.name)
-    if is_open and installation.keeper.is_dead(operation.holder):
+        has_no_process = is_abandoned(installation, facts, operation)
+    if is_open and has_no_process:
         _end(installation, operation)
     ended = find_operation(installation, uid)
     if ended is None:

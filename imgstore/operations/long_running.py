@@ -7,8 +7,9 @@ the operation needs for it. A refused request leaves no row.
 import json
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -262,9 +263,8 @@ def take_up_operations(installation: Installation) -> list[AsyncOperation]:
     """Take over the unfinished operations of dead processes, and remove the rows of those that ended long ago."""
     with installation.catalog.transaction() as facts:
         facts.operations.forget_old()
-        keeper = installation.keeper
-        dead = [each for each in facts.operations.unfinished() if keeper.is_dead(each.holder)]
-        ours = [each for each in dead if facts.operations.take_over(each, keeper.holder)]
+        abandoned = [each for each in facts.operations.unfinished() if is_abandoned(installation, facts, each)]
+        ours = [each for each in abandoned if facts.operations.take_over(each, installation.keeper.holder)]
         for each in ours:
             if _ENDED in each.request:
                 _store_end(facts, each)
@@ -272,6 +272,39 @@ def take_up_operations(installation: Installation) -> list[AsyncOperation]:
     with suppress(StoreError):
         installation.catalog.erase_deleted()  # what a process left that died at the end of an operation
     return unfinished
+
+
+def is_abandoned(installation: Installation, facts: Facts, operation: AsyncOperation) -> bool:
+    """Whether the process that ran an operation is dead: known to be on this machine, or silent for too long."""
+    return installation.keeper.is_dead(operation.holder) or facts.operations.is_expired(operation)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationLeases:
+    """What a look at the operations in progress has shown."""
+
+    lost: tuple[str, ...]
+    """The uids of those that another process has taken over."""
+    abandoned: bool
+    """Whether a dead process has left some."""
+
+
+def renew_operations(installation: Installation, running: Collection[str]) -> OperationLeases:
+    """Renew the leases of the operations that this process runs, and look at those of others. Writes only if it has some.
+
+    Args:
+        installation: where.
+        running: the uids of the operations that run here.
+    """
+    holder = installation.keeper.holder
+    with installation.catalog.reading() as facts:
+        unfinished = facts.operations.unfinished()
+        abandoned = any(each.holder != holder and is_abandoned(installation, facts, each) for each in unfinished)
+    if any(each.holder == holder for each in unfinished):
+        with installation.catalog.transaction() as facts:
+            facts.operations.renew(holder)
+    lost = tuple(each.uid for each in unfinished if each.uid in running and each.holder != holder)
+    return OperationLeases(lost=lost, abandoned=abandoned)
 
 
 def _store_end(facts: Facts, operation: AsyncOperation) -> None:

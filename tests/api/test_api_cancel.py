@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from api_server import Answer, Api, bearer, start_api
 from click.testing import CliRunner
 from test_api_fairness import EMPTY, disk_body
-from test_api_resume import DEAD, ended
+from test_api_resume import DEAD, ended, hand_over
 
 from imgstore.cli.main import main
 from imgstore.domain.access import Role
@@ -206,3 +207,49 @@ def test_a_deployment_is_canceled_as_in_azure(api: Api, held: tuple[WebServer, P
         assert (shown["provisioningState"], shown["error"]["code"]) == ("Canceled", "OperationCanceled")
     again = api.ask("POST", cancel)
     assert (again.status, again.code) == (409, "DeploymentCannotBeCancelled")
+
+
+def test_an_operation_that_another_server_runs_stops_here(
+    api: Api, held: tuple[WebServer, Page], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its lease was not renewed in time. The row is the other's; what was written can be gone on with."""
+    web, page = held
+    body = disk_body(web.url("/disk.raw"))
+    accepted = api.ask("PUT", disk(api), body)
+    assert page.held.acquire(timeout=60)
+    uid = running(api)[0]["name"]
+    hand_over(api.installation, uid, lease_seconds=3_600)
+    for _ in range(6_000):
+        if "another server runs it" in caplog.text:
+            break
+        api.installation.effects.wait(0.01)
+    page.held_at = range(0)
+    for _ in range(6_000):  # The disk's work is held until the operation has stopped.
+        again = api.ask("PUT", disk(api), body)
+        if again.status != 409:
+            break
+        api.installation.effects.wait(0.01)
+    assert api.await_end(again)["status"] == "Succeeded"
+    polled = api.ask("GET", api.path_of(accepted.headers["azure-asyncoperation"]))
+    assert polled.body["status"] == "InProgress", polled
+
+
+def test_the_lease_of_a_running_operation_is_renewed(api: Api, held: tuple[WebServer, Page]) -> None:
+    web, page = held
+    api.ask("PUT", disk(api), disk_body(web.url("/disk.raw")))
+    assert page.held.acquire(timeout=60)
+    uid = running(api)[0]["name"]
+
+    def lease() -> datetime:
+        with api.installation.catalog.reading() as facts:
+            found = facts.operations.get(uid)
+        assert found is not None
+        assert found.lease_expires_at is not None
+        return found.lease_expires_at
+
+    first = lease()
+    for _ in range(6_000):
+        if lease() > first:
+            return
+        api.installation.effects.wait(0.01)
+    raise AssertionError("it is not renewed")

@@ -7,6 +7,7 @@ import socket
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +275,37 @@ def test_a_refused_request_stores_no_operation(tmp_path: Path) -> None:
         with closing(sqlite3.connect(tmp_path / "home" / "catalog.sqlite")) as database:
             stored = database.execute("SELECT kind, principal FROM ever_stored").fetchall()
     assert stored == [("delete-gallery", "administrator")]
+
+
+ELSEWHERE = "gone.example/00000000-0000-0000-0000-000000000000/1/1"
+"""A process of another machine."""
+
+
+def hand_over(installation: Installation, uid: str, *, lease_seconds: float) -> None:
+    """Make the operation one of another machine's, which is taken for alive for so many seconds."""
+    until = datetime.now(UTC) + timedelta(seconds=lease_seconds)
+    with closing(sqlite3.connect(installation.home / "catalog.sqlite")) as database:
+        values = (ELSEWHERE, until.strftime("%Y-%m-%d %H:%M:%S.%f"), uid)
+        database.execute("UPDATE operations SET holder = ?, lease_expires_at = ? WHERE uid = ?", values)
+        database.commit()
+
+
+def test_the_operation_of_a_machine_that_is_gone_is_resumed(tmp_path: Path) -> None:
+    """By a server that runs already. That of a machine which renews its lease is left alone."""
+    with start_api(tmp_path / "home") as api:
+        for path in (f"{api.top}/resourceGroups/{OTHER}", gallery(api)):
+            assert api.ask("PUT", path, EMPTY).status == 201
+        who = principal(api.installation, Role.CONTRIBUTOR)
+        alive = leave(api.installation, who, "delete-group", {"group": "none"})
+        hand_over(api.installation, alive, lease_seconds=3_600)
+        gone = leave(api.installation, who, "delete-gallery", DELETE_THEIRS)
+        hand_over(api.installation, gone, lease_seconds=-1)
+        assert ended(api, gone).status is OperationStatus.SUCCEEDED
+        assert not stands(api)
+        with api.installation.catalog.reading() as facts:
+            left = facts.operations.get(alive)
+            assert left is not None
+            assert (left.status, left.holder) == (OperationStatus.IN_PROGRESS, ELSEWHERE)
 
 
 def make(api: Api, path: str, body: dict[str, Any]) -> None:
