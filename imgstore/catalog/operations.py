@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.repository import Repository
@@ -97,6 +97,12 @@ class Operations(Repository):
         chosen = of if status is None else of.where(_operations.c.status == status)
         rows = self._session.all(chosen.order_by(_operations.c.started_at.desc(), _operations.c.uid))
         return [_operation(row) for row in rows]
+
+    def writes_of(self, resource_id: str) -> "builtins.list[AsyncOperation]":
+        """The operations in progress that are about a resource and do not delete it."""
+        about = func.lower(_operations.c.resource_id) == resource_id.lower()
+        which = (_operations.c.status == _OPEN, about, _operations.c.kind.not_like("delete-%"))
+        return [_operation(row) for row in self._session.all(select(_operations).where(*which))]
 
     def request_cancel(self, uid: str, principal: str) -> bool:
         """Store that `principal` asks to cancel an operation; tells whether it is still in progress."""

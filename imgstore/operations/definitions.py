@@ -26,7 +26,7 @@ from imgstore.operations import finding
 from imgstore.operations.finding import Lineage
 from imgstore.operations.groups import nested_resources
 from imgstore.operations.installation import Installation
-from imgstore.operations.recording import permit, permit_list, recorded
+from imgstore.operations.recording import permit, permit_list, recorded, recorded_deletion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,7 +223,7 @@ def delete_definition(installation: Installation, principal: Principal, *, group
     """
     scope = names.definition_id(installation.subscription, group, gallery, name)
     with (
-        recorded(installation, principal, Action.DELETE, scope, "Microsoft.Compute/galleries/images/delete"),
+        recorded_deletion(installation, principal, scope, "Microsoft.Compute/galleries/images/delete"),
         installation.catalog.transaction() as facts,
     ):
         line = finding.lineage(facts, installation.subscription, group, gallery, name)

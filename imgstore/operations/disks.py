@@ -37,7 +37,7 @@ from imgstore.operations.groups import ensure_group, permit_group
 from imgstore.operations.installation import Installation
 from imgstore.operations.placed_disks import make_placed_disks
 from imgstore.operations.quotas import quota_kept
-from imgstore.operations.recording import permit, permit_list, recorded
+from imgstore.operations.recording import permit, permit_list, recorded, recorded_deletion
 from imgstore.operations.sharing import admitted
 from imgstore.transfer.spool import remove_spool
 
@@ -488,7 +488,7 @@ def delete_disk(
         Conflict: somebody has a signed URL of it.
     """
     scope = names.compute_id(installation.subscription, group, kind, name)
-    with recorded(installation, principal, Action.DELETE, scope, f"Microsoft.Compute/{kind}/delete"):
+    with recorded_deletion(installation, principal, scope, f"Microsoft.Compute/{kind}/delete"):
         with installation.catalog.reading() as facts:
             found = facts.disks.list(installation.subscription, group, kind, name)
             if not found:

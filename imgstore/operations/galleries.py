@@ -16,7 +16,7 @@ from imgstore.domain.sharing import CommunityInfo, SharingPermission, requested
 from imgstore.operations import finding
 from imgstore.operations.groups import ensure_group, nested_resources, permit_group
 from imgstore.operations.installation import Installation
-from imgstore.operations.recording import permit, permit_list, recorded
+from imgstore.operations.recording import permit, permit_list, recorded, recorded_deletion
 
 FINGERPRINT_KEY_BYTES = 32
 
@@ -194,7 +194,7 @@ def delete_gallery(installation: Installation, principal: Principal, *, group: s
     """
     scope = names.gallery_id(installation.subscription, group, name)
     with (
-        recorded(installation, principal, Action.DELETE, scope, "Microsoft.Compute/galleries/delete"),
+        recorded_deletion(installation, principal, scope, "Microsoft.Compute/galleries/delete"),
         installation.catalog.transaction() as facts,
     ):
         gallery = finding.gallery(facts, installation.subscription, group, name)

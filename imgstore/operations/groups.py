@@ -11,7 +11,7 @@ from imgstore.domain.resources import NO_TAGS, Group
 from imgstore.operations import finding
 from imgstore.operations.inert import forget_inert_of
 from imgstore.operations.installation import Installation
-from imgstore.operations.recording import permit, permit_list, recorded
+from imgstore.operations.recording import permit, permit_list, recorded, recorded_deletion
 
 
 def create_group(
@@ -148,7 +148,7 @@ def delete_group(installation: Installation, principal: Principal, *, name: str)
     """
     scope = names.group_id(installation.subscription, name)
     with (
-        recorded(installation, principal, Action.DELETE, scope, "Microsoft.Resources/resourceGroups/delete"),
+        recorded_deletion(installation, principal, scope, "Microsoft.Resources/resourceGroups/delete"),
         installation.catalog.transaction() as facts,
     ):
         group = finding.group(facts, installation.subscription, name)

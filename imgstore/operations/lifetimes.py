@@ -16,7 +16,7 @@ from imgstore.operations import finding
 from imgstore.operations.finding import Lineage
 from imgstore.operations.forgetting import end_writing, forget_version
 from imgstore.operations.installation import Installation
-from imgstore.operations.recording import recorded
+from imgstore.operations.recording import recorded, recorded_deletion
 from imgstore.operations.viewing import VersionView, show_version, view_of
 
 
@@ -50,7 +50,7 @@ def delete_version(
     """
     scope = names.version_id(installation.subscription, group, gallery, definition, version)
     what = "Microsoft.Compute/galleries/images/versions/delete"
-    with recorded(installation, principal, Action.DELETE, scope, what):
+    with recorded_deletion(installation, principal, scope, what):
         with installation.catalog.reading() as facts:
             line = finding.lineage(facts, installation.subscription, group, gallery, definition)
             found = facts.versions.get(line.definition.uid, version) or finding.version(facts, line, version)

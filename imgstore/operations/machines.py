@@ -18,7 +18,7 @@ from imgstore.operations.forgetting import forget_disks
 from imgstore.operations.granting import check_not_granted
 from imgstore.operations.inert import forget_interfaces, interfaces_going
 from imgstore.operations.installation import Installation
-from imgstore.operations.recording import permit, permit_list, recorded
+from imgstore.operations.recording import permit, permit_list, recorded, recorded_deletion
 
 MACHINES: Final = "Microsoft.Compute/virtualMachines"
 
@@ -187,7 +187,7 @@ def delete_machine(installation: Installation, principal: Principal, *, group: s
         WorkHeld: a live process makes one of its disks.
     """
     scope = names.compute_id(installation.subscription, group, MACHINE, name)
-    with recorded(installation, principal, Action.DELETE, scope, f"{MACHINES}/delete"):
+    with recorded_deletion(installation, principal, scope, f"{MACHINES}/delete"):
         with installation.catalog.transaction() as facts:
             standing = facts.machines.get(installation.subscription, group, name)
             if standing is None:

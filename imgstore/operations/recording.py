@@ -100,6 +100,25 @@ def recorded(
             installation.note("activity log", f"could not be written for {what} on {scope}")
 
 
+@contextmanager
+def recorded_deletion(installation: Installation, principal: Principal, scope: str, what: str) -> Iterator[None]:
+    """Do as `recorded` for the deletion of a resource, and cancel the operations that began to write it before.
+
+    A server that resumes such an operation would make the resource again.
+
+    Raises:
+        AccessDenied: before the block runs.
+    """
+    with recorded(installation, principal, Action.DELETE, scope, what):
+        with installation.catalog.reading() as facts:
+            writes = facts.operations.writes_of(scope)
+        yield
+        if writes:
+            with installation.catalog.transaction() as facts:
+                for each in writes:
+                    facts.operations.request_cancel(each.uid, principal.name)
+
+
 def trim_activity(installation: Installation, *, days: int = ACTIVITY_DAYS, rows_max: int = ACTIVITY_ROWS_MAX) -> int:
     """Delete rows of the activity log that are too old or too many, the oldest first, in short transactions.
 

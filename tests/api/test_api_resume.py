@@ -383,3 +383,30 @@ def test_a_resumed_delete_spares_what_was_made_since(
         assert ended(api, left.uid).status is OperationStatus.SUCCEEDED
         with api.installation.catalog.reading() as facts:
             assert find_resource_uid(facts, path(api)) is not None
+
+
+@pytest.mark.parametrize(("path", "body"), [(disk_path, UPLOAD), (gallery, EMPTY), (definition_path, DEFINITION)])
+def test_what_was_deleted_since_is_not_made_again(
+    tmp_path: Path, path: Any, body: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server died before it stored the end of a PUT. Then somebody deleted the resource."""
+
+    def die(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    home = tmp_path / "home"
+    with start_api(home) as api:
+        assert api.ask("PUT", f"{api.top}/resourceGroups/{OTHER}", EMPTY).status == 201
+        if path is definition_path:
+            make(api, gallery(api), EMPTY)
+        with monkeypatch.context() as patch:
+            patch.setattr("imgstore.api.longrunning.close_operation", die)
+            api.ask("PUT", path(api), body)
+        with api.installation.catalog.transaction() as facts:
+            (left,) = facts.operations.unfinished()
+            assert facts.operations.take_over(left, DEAD)
+        assert api.await_end(api.ask("DELETE", path(api)))["status"] == "Succeeded"
+    with start_api(home) as api:
+        assert ended(api, left.uid).status is OperationStatus.CANCELED
+        with api.installation.catalog.reading() as facts:
+            assert find_resource_uid(facts, path(api)) is None
