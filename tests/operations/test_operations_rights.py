@@ -93,14 +93,15 @@ REQUESTS: dict[str, Any] = {
 """By operation; others take a page."""
 KINDS = {"list_principals": PrincipalKind.USER, "page_inert": "Microsoft.Network/virtualNetworks"}
 INSIDE = {
-    "finding", "recording.permit", "recording.permit_list", "recording.recorded", "groups.permit_group",
+    "finding", "recording.permit", "recording.permit_list", "recording.recorded", "recording.recorded_deletion",
+    "groups.permit_group",
     "inert.authorize_interfaces", "images.named_image", "machines.named_machine", "originals.find_original",
     "making.make_disks", "opening.open_disks", "version_sources.opened", "sharing.admitted",
 }  # fmt: skip
 """Steps of operations, which check the rights of what they name, within an operation that checks its own."""
 EMPTY = {"roles.list_assignments", "subscriptions.seen_subscriptions"}
 """Lists that show a principal without a role nothing."""
-ABOUT_THE_CALLER = {"subscriptions.tenant_of", "groups.free_group_name"}
+ABOUT_THE_CALLER = {"subscriptions.tenant_of", "groups.free_group_name", "long_running.is_caller"}
 AS_MISSING = {"roles.remove"}
 """To who may not, what there is is missing."""
 NOT_ALONE = {"benching.run_bench", "benching.plan_bench", "quickstart.run"}
@@ -155,7 +156,7 @@ def test_who_has_no_right_is_refused(home: Installation, tmp_path: Path, name: s
 
 
 LISTS_OF_ALL = {
-    "disks.list_disks", "disks.page_disks", "galleries.list_galleries", "galleries.page_galleries",
+    "cancellation.list_operations", "disks.list_disks", "disks.page_disks", "galleries.list_galleries", "galleries.page_galleries",
     "groups.list_groups", "groups.page_groups", "images.list_images", "images.page_images", "inert.page_inert",
     "machines.list_machines", "machines.page_machines",
 }  # fmt: skip
