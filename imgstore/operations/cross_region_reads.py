@@ -10,8 +10,8 @@ from typing import Final
 from imgstore.domain.digests import Digest
 from imgstore.domain.errors import StoreError
 from imgstore.domain.resources import Slot
-from imgstore.ledger.egress import cross_region_read
-from imgstore.ledger.rows import Party
+from imgstore.ledger.egress import cross_region_read, repair
+from imgstore.ledger.rows import LedgerRow, Party
 from imgstore.operations.installation import Installation
 from imgstore.segments.manifest import Manifest
 from imgstore.transfer.slots import SlotAccess
@@ -38,8 +38,8 @@ class CrossRegionReads:
     reader: str
     """Names one go of reading, which counts from zero: the uid of the work and the token of its lease, or the uid of the
     session of who reads by URL. The first part of the ledger's keys."""
-    _unwritten: Counter[str] = field(default_factory=Counter)
-    """Stored bytes by the region that served them."""
+    _unwritten: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    """Stored bytes by the region that served them, and whether they stand in for damage."""
     _written: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -64,13 +64,16 @@ class CrossRegionReads:
             reader=reader,
         )
 
-    def served(self, slot: SlotAccess, name: Digest) -> None:
-        """Count a segment that a slot served. Much that is not in the ledger yet is written at once."""
+    def served(self, slot: SlotAccess, name: Digest, is_damaged: bool, /) -> None:  # noqa: FBT001 - as SegmentReader.served
+        """Count a segment that a slot served. Much that is not in the ledger yet is written at once.
+
+        What stands in for a damaged segment is a repair in the ledger: damage is not the reader's to pay (invariant M7).
+        """
         region = self.regions[slot.label]
         if region == self.home.key.region:
             return
         with self._lock:
-            self._unwritten[region] += self.stored_bytes[name]
+            self._unwritten[region, is_damaged] += self.stored_bytes[name]
             much = self._unwritten.total() >= _UNWRITTEN_BYTES_MAX
         if much:
             self.write()
@@ -103,19 +106,34 @@ class CrossRegionReads:
                 return
             begin = self._written
             with self.installation.catalog.transaction() as facts:
-                for region, read_bytes in sorted(self._unwritten.items()):
-                    facts.ledger.add(
-                        cross_region_read(
-                            key=f"read/{self.reader}/{region}/{begin}-{begin + read_bytes}",
-                            party=self.party,
-                            source=region,
-                            target=self.home.key.region,
-                            replica=self.home.key.ordinal,
-                            read_bytes=read_bytes,
-                            prices=self.installation.regions.prices,
-                            time=self.installation.effects.now(),
-                        )
-                    )
+                for (region, is_damaged), read_bytes in sorted(self._unwritten.items()):
+                    facts.ledger.add(self._row(region, is_damaged=is_damaged, begin=begin, read_bytes=read_bytes))
                     begin += read_bytes
             self._written = begin
             self._unwritten.clear()
+
+    def _row(self, region: str, *, is_damaged: bool, begin: int, read_bytes: int) -> LedgerRow:
+        key = f"read/{self.reader}/{region}/{begin}-{begin + read_bytes}"
+        party, target, replica = self.party, self.home.key.region, self.home.key.ordinal
+        prices, time = self.installation.regions.prices, self.installation.effects.now()
+        if is_damaged:
+            return repair(
+                key=key,
+                party=party,
+                source=region,
+                target=target,
+                replica=replica,
+                moved_bytes=read_bytes,
+                prices=prices,
+                time=time,
+            )
+        return cross_region_read(
+            key=key,
+            party=party,
+            source=region,
+            target=target,
+            replica=replica,
+            read_bytes=read_bytes,
+            prices=prices,
+            time=time,
+        )

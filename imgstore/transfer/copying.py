@@ -39,8 +39,8 @@ class CopyOrder:
     """Told the stored bytes of each segment that is dealt with, of those that `to_send` names."""
     damages: list[Damage] = field(default_factory=list)
     """Filled with what a source should have served and could not."""
-    served: Callable[[SlotAccess, Digest], None] = unheeded
-    """Told each segment and the source that served it."""
+    served: Callable[[SlotAccess, Digest, bool], None] = unheeded
+    """As `SegmentReader.served`."""
 
 
 def to_send(order: CopyOrder, *, workers: int = 4) -> tuple[dict[Digest, int], frozenset[Digest]]:

@@ -48,7 +48,7 @@ class Damage:
         return isinstance(self.error, (ObjectNotFound, ObjectCorrupt))
 
 
-def unheeded(_slot: SlotAccess, _name: Digest) -> None:
+def unheeded(_slot: SlotAccess, _name: Digest, _is_damaged: bool, /) -> None:  # noqa: FBT001 - as `served`
     """Do nothing: most readers have one slot."""
 
 
@@ -58,8 +58,9 @@ class SegmentReader:
 
     slots: Sequence[SlotAccess]
     damages: list[Damage] = field(default_factory=list)
-    served: Callable[[SlotAccess, Digest], None] = unheeded
-    """Told each segment and the slot that served it, from the reading threads."""
+    served: Callable[[SlotAccess, Digest, bool], None] = unheeded
+    """Told each segment, the slot that served it, and whether another slot has it missing or wrong; from the reading
+    threads."""
 
     def blocks(self, name: Digest) -> memoryview:
         """The blocks of a segment, checked.
@@ -74,11 +75,14 @@ class SegmentReader:
         return self._first(name, lambda slot: slot.segment_body(name))
 
     def _first(self, name: Digest, read: Callable[[SlotAccess], _T]) -> _T:
+        met: list[Damage] = []
+
         def failed(slot: SlotAccess, error: StoreError) -> None:
-            self.damages.append(Damage(slot=slot, name=name, error=error))
+            met.append(Damage(slot=slot, name=name, error=error))
+            self.damages.append(met[-1])
 
         slot, found = first_served(self.slots, read, failed)
-        self.served(slot, name)
+        self.served(slot, name, any(each.is_certain for each in met))
         return found
 
 
