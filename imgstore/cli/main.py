@@ -79,7 +79,7 @@ class Root(Group):
         """Refuse a line that is not UTF-8: neither the catalog nor an answer could hold its words."""
         for word in args:
             try:
-                check_text(word)
+                check_text(os.fsencode(word).decode())  # Words are bytes, whatever encoding the locale names.
             except ValueError as error:
                 raise click.UsageError(f"{word!a} is no word of UTF-8: {error}.", ctx) from None
         return super().parse_args(ctx, args)

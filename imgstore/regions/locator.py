@@ -302,6 +302,7 @@ class Locator:
             except StoreError as error:  # a profile that is not there
                 return unopened(region, zone, error)
 
+        self.health.refresh()  # A zone that answers here closes its circuit, also the one that another process opened.
         with ThreadPoolExecutor(len(region.zones)) as pool:  # so that zones that do not answer are waited for together
             return list(pool.map(looked, region.zones if zones is None else zones))
 

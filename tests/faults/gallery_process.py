@@ -27,6 +27,7 @@ from imgstore import bootstrap
 from imgstore.bootstrap import Settings, open_installation
 from imgstore.catalog import Catalog, Facts
 from imgstore.domain.effects import Effects
+from imgstore.operations import catalog_checks
 from imgstore.operations.holding import this_process
 from imgstore.operations.installation import Installation, Tuning
 from imgstore.regions import Locator
@@ -213,6 +214,8 @@ def running(home: Path, process: Process, clock: Clock, *, holder: str | None = 
             installation = stack.enter_context(open_installation(settings, effects=effects))
         if holder is not None:
             installation.keeper.holder = holder
+        # A worker's look at the catalog takes steps of its own: in the background their number would be chance.
+        stack.enter_context(mock.patch.object(catalog_checks, "start_thread", lambda task: task()))
         process.begun = True
         yield installation
 
