@@ -277,7 +277,13 @@ def write_down(
     Raises:
         PropertyChangeNotAllowed: it stands with other disks, other sources or another source region.
         Conflict: it was deleted, or a limit is reached.
+        CatalogOutdated: a replica is to go, and the catalog is older than its buckets; nothing was changed.
     """
+    with installation.catalog.reading() as facts:
+        known = facts.versions.get(wanted.line.definition.uid, wanted.request.version)
+        slots = [] if known is None else [replica.slot for replica in facts.replicas.list(known.uid)]
+    if slots:
+        installation.locator.refresh_checkpoints(slots)  # `retarget` refuses a removal by what they show.
     with installation.catalog.transaction() as facts, quota_kept(installation, facts):
         found = facts.versions.get(wanted.line.definition.uid, wanted.request.version)
         if found is None:

@@ -102,6 +102,17 @@ def test_nothing_is_destroyed_by_an_older_catalog(
     assert before <= contents(home)
 
 
+def test_a_create_with_fewer_regions_by_an_older_catalog_changes_nothing(home: Path, stock: Stock) -> None:
+    aged(home, lambda installation: publish(installation, stock.second, "1.0.1"))
+    before = contents(home)
+    with open_home(home) as installation:
+        standing = show(installation)
+        with pytest.raises(CatalogOutdated):
+            publish(installation, stock.first, targets=["southcentralus=2", "westus2=1=Standard_ZRS"])
+        assert show(installation) == standing
+    assert before <= contents(home)
+
+
 def test_the_first_use_of_a_store_tells_of_it(home: Path, stock: Stock, tmp_path: Path) -> None:
     aged(home, lambda installation: publish(installation, stock.second, "1.0.1"))
     run(home, "disk", "create", "-g", "rg", "-n", "d1", "-l", "eastus", "--gallery-image-reference", "rg/g1/ubuntu")
