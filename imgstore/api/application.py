@@ -28,6 +28,7 @@ from imgstore.api import (
 from imgstore.api.arriving import Arrival, Counts, add_refusals
 from imgstore.api.auth import Authority
 from imgstore.api.blobdoor import BlobDoor
+from imgstore.api.documentation import add_documentation
 from imgstore.api.door import Pools, Server, ServerSettings
 from imgstore.api.fair_pool import FairPool, PoolLimits
 from imgstore.api.longrunning import Command, LongRunner
@@ -35,12 +36,11 @@ from imgstore.api.rates import Rates
 from imgstore.api.rights import check_rows
 from imgstore.api.secret_checks import SecretChecks
 from imgstore.domain import asynchronous
-from imgstore.domain.errors import ImgstoreError, StoreError
+from imgstore.domain.errors import ImgstoreError
 from imgstore.operations.installation import Installation
 from imgstore.operations.recording import trim_activity
 from imgstore.operations.uploading import sweep_uploads
 
-_TRIM_SECONDS: Final = 600
 COMMANDS: Final[dict[str, Command]] = {
     "put-gallery": galleries.put_gallery,
     "delete-gallery": galleries.delete_gallery,
@@ -93,16 +93,14 @@ async def _watch_operations(look: Callable[[], None], seconds: float, pools: Poo
             _log.debug("the rows of operations were not looked at: %s", error)
 
 
-async def _trim_activity(installation: Installation, settings: ServerSettings) -> None:
-    """Keep the activity log within its bounds, for as long as the server runs."""
-    while True:
+async def _trim_activity(installation: Installation) -> None:
+    """Keep the activity log within its bounds also where no worker runs, for as long as the server runs."""
+    while seconds := installation.maintenance.activity_interval_seconds:
         try:
-            await asyncio.to_thread(
-                trim_activity, installation, days=settings.activity_days, rows_max=settings.activity_rows_max
-            )
-        except StoreError as error:
+            await asyncio.to_thread(trim_activity, installation)
+        except ImgstoreError as error:
             _log.warning("the activity log could not be trimmed: %s", error)
-        await asyncio.sleep(_TRIM_SECONDS)
+        await asyncio.sleep(seconds)
 
 
 def make_application(installation: Installation, authority: Authority, settings: ServerSettings) -> FastAPI:
@@ -122,7 +120,7 @@ def make_application(installation: Installation, authority: Authority, settings:
         background = [
             asyncio.create_task(_watch_operations(runner.cancel_requested, _CANCELLATION_SECONDS, pools)),
             asyncio.create_task(_watch_operations(runner.renew_leases, _RENEWAL_SECONDS, pools)),
-            asyncio.create_task(_trim_activity(installation, settings)),
+            asyncio.create_task(_trim_activity(installation)),
         ]
         yield
         for task in background:
@@ -138,7 +136,7 @@ def make_application(installation: Installation, authority: Authority, settings:
         version=imgstore.__version__,
         description="Azure Compute Gallery's part of Azure Resource Manager, on your own storage.",
         lifespan=living,
-        redoc_url=None,
+        openapi_url=None,  # `documentation` serves it.
         redirect_slashes=False,
     )
     app.state.counts = Counts()
@@ -174,6 +172,7 @@ def make_application(installation: Installation, authority: Authority, settings:
     ):
         # Not include_router, which looks each path up twice, router by router: 0.1 ms a request.
         app.router.routes.extend(room.router.routes)
+    add_documentation(app)
     check_rows(app)
     add_refusals(app)
     app.add_middleware(Arrival, counts=app.state.counts, trusted=settings.trusted_proxies)

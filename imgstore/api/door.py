@@ -26,7 +26,6 @@ from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound, ScopeN
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.strict_json import finite_json, read_json
 from imgstore.operations.installation import Installation
-from imgstore.operations.recording import ACTIVITY_DAYS, ACTIVITY_ROWS_MAX
 from imgstore.operations.subscriptions import check_subscription_known
 from imgstore.transfer.ranges import CACHE_BYTES
 from imgstore.wire.api_versions import Kind, check_api_version, trimmed
@@ -405,7 +404,3 @@ class ServerSettings:
     """Whose headers say who the client is."""
     secret_failures_max: int = FAILURES_PER_ADDRESS_MAX
     """Attempts with a wrong secret that an address has in a minute."""
-    activity_days: int = ACTIVITY_DAYS
-    """For so long rows of the activity log are kept."""
-    activity_rows_max: int = ACTIVITY_ROWS_MAX
-    """So many rows of the activity log are kept, the latest ones."""

@@ -134,20 +134,6 @@ _PORT: Final = 8443
     metavar="N",
     help="Attempts with a wrong secret that an address has in a minute. Default: 30.",
 )
-@click.option(
-    "--activity-days",
-    type=click.IntRange(min=1),
-    default=90,
-    metavar="DAYS",
-    help="How long rows of the activity log are kept. Default: 90.",
-)
-@click.option(
-    "--activity-rows-max",
-    type=click.IntRange(min=1),
-    default=1_000_000,
-    metavar="N",
-    help="How many rows of the activity log are kept. Default: 1000000.",
-)
 def serve(
     *,
     host: str,
@@ -170,8 +156,6 @@ def serve(
     body_bytes_per_second_min: int,
     trusted_proxies: tuple[str, ...],
     secret_failures_max: int,
-    activity_days: int,
-    activity_rows_max: int,
 ) -> None:
     """Serve Azure's API, for az and Azure's SDKs.
 
@@ -230,8 +214,6 @@ def serve(
             ),
             trusted_proxies=parse_networks(trusted_proxies),
             secret_failures_max=secret_failures_max,
-            activity_days=activity_days,
-            activity_rows_max=activity_rows_max,
         )
         app = make_application(session.installation, authority, settings)
         lines = _lines(session, here, bundle, administrator)

@@ -7,7 +7,13 @@ from typing import Final
 from imgstore.domain.maintenance import MaintenanceKind, MaintenanceSettings, MaintenanceTask, MaintenanceTurn
 from imgstore.domain.resources import Slot
 
-_ORDER: Final = (MaintenanceKind.DELETIONS, MaintenanceKind.REPAIRS, MaintenanceKind.GC, MaintenanceKind.SCRUB)
+_ORDER: Final = (
+    MaintenanceKind.DELETIONS,
+    MaintenanceKind.ACTIVITY,
+    MaintenanceKind.REPAIRS,
+    MaintenanceKind.GC,
+    MaintenanceKind.SCRUB,
+)
 """What is cheap, or stops a bill, comes first."""
 
 
@@ -24,6 +30,7 @@ def maintenance_tasks(
     """
     subjects: Mapping[MaintenanceKind, Sequence[str]] = {
         MaintenanceKind.DELETIONS: [""],
+        MaintenanceKind.ACTIVITY: [""],
         MaintenanceKind.REPAIRS: sorted(set(zoned_regions)),
         MaintenanceKind.GC: [""],
         MaintenanceKind.SCRUB: [slot.uid for slot in slots],

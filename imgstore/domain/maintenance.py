@@ -15,6 +15,12 @@ _NUMBER_MAX: Final = 2**53
 _FAILED: Final = "failed: "
 _RETRY_SECONDS_MIN: Final = 300.0
 _RETRY_SHARE: Final = 1 / 8
+_BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
+    "scrub_percent": (0, 100),
+    "activity_days": (1, 36_500),
+    "activity_rows_max": (1, _NUMBER_MAX),
+}
+"""The least and the most value of settings that are neither intervals nor unbounded."""
 
 
 class MaintenanceKind(StrEnum):
@@ -22,6 +28,8 @@ class MaintenanceKind(StrEnum):
 
     DELETIONS = "deletions"
     """Ends what is to go: softly deleted versions whose retention has passed, removals and deletions of dead processes."""
+    ACTIVITY = "activity"
+    """Deletes rows of the activity log that are too old, or too many."""
     REPAIRS = "repairs"
     """Gives the zones of a region what they missed, as their repair notes say."""
     SCRUB = "scrub"
@@ -35,6 +43,11 @@ class MaintenanceSettings:
     """Intervals and bounds. An interval of 0 turns the kind off."""
 
     deletions_interval_seconds: int = 300
+    activity_interval_seconds: int = 600
+    activity_days: int = 90
+    """Rows of the activity log are kept for so long, as Azure keeps them."""
+    activity_rows_max: int = 1_000_000
+    """So many rows of the activity log are kept, the latest ones."""
     repairs_interval_seconds: int = 300
     """Of each region with three zones."""
     scrub_interval_seconds: int = 7 * _DAY_SECONDS
@@ -124,16 +137,14 @@ def read_maintenance(settings: Mapping[str, Any], file: str) -> MaintenanceSetti
     for key, value in table.items():
         if key not in _NAMES:
             raise _unusable(file, f"maintenance.{key}", f"the key {key}", f"one of {', '.join(_NAMES)}")
-        most = _most(key)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-            raise _unusable(file, f"maintenance.{key}", repr(value), f"a whole number from 0 to {most}")
+        least, most = _bounds(key)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise _unusable(file, f"maintenance.{key}", repr(value), f"a whole number from {least} to {most}")
     return MaintenanceSettings(**table)
 
 
-def _most(key: str) -> int:
-    if key == "scrub_percent":
-        return 100
-    return _INTERVAL_SECONDS_MAX if key.endswith("_interval_seconds") else _NUMBER_MAX
+def _bounds(key: str) -> tuple[int, int]:
+    return _BOUNDS.get(key, (0, _INTERVAL_SECONDS_MAX if key.endswith("_interval_seconds") else _NUMBER_MAX))
 
 
 def _unusable(file: str, key: str, found: str, expected: str) -> InvalidInput:

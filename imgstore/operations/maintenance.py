@@ -22,6 +22,7 @@ from imgstore.operations.catalog_checks import check_catalog_is_current
 from imgstore.operations.collecting import GRACE_HOURS, collect
 from imgstore.operations.installation import Installation
 from imgstore.operations.lifetimes import purge_soft_deleted
+from imgstore.operations.recording import trim_activity
 from imgstore.operations.removals import run_removals
 from imgstore.operations.retargeting import tidy_all
 from imgstore.operations.scrubbing import ScrubRequest, SlotScrub, scrub
@@ -159,6 +160,9 @@ class MaintenanceRunner:
     def _do(self, task: MaintenanceTask) -> str:
         if task.kind is MaintenanceKind.DELETIONS:
             return self._end_deletions()
+        if task.kind is MaintenanceKind.ACTIVITY:
+            deleted = trim_activity(self._installation)
+            return f"{deleted} rows of the activity log deleted" if deleted else ""
         if task.kind is MaintenanceKind.REPAIRS:
             return self._repair_zones(task.subject)
         if task.kind is MaintenanceKind.SCRUB:

@@ -11,9 +11,8 @@ from imgstore.domain.access import INSTALLATION, Action, Principal, authorize, k
 from imgstore.domain.errors import ImgstoreError, InvalidInput, StoreError
 from imgstore.operations.installation import Installation
 
-ACTIVITY_DAYS: Final = 90
-"""As Azure keeps its activity log."""
-ACTIVITY_ROWS_MAX: Final = 1_000_000
+_TRANSACTIONS_MAX: Final = 100
+"""Of one call of `trim_activity`; each deletes up to a thousand rows."""
 
 
 def permit(installation: Installation, principal: Principal, action: Action, scope: str, of: str | None = None) -> None:
@@ -119,25 +118,24 @@ def recorded_deletion(installation: Installation, principal: Principal, scope: s
                     facts.operations.request_cancel(each.uid, principal.name)
 
 
-def trim_activity(installation: Installation, *, days: int = ACTIVITY_DAYS, rows_max: int = ACTIVITY_ROWS_MAX) -> int:
-    """Delete rows of the activity log that are too old or too many, the oldest first, in short transactions.
+def trim_activity(installation: Installation) -> int:
+    """Delete the oldest rows of the activity log that are beyond the bounds of maintenance, in short transactions.
 
-    Args:
-        installation: where.
-        days: rows are kept for so long.
-        rows_max: so many are kept.
+    One call deletes up to about 100,000 rows, so that it ends soon; the next call goes on.
 
     Returns:
         How many were deleted.
     """
-    before = installation.effects.now() - timedelta(days=days)
+    bounds = installation.maintenance
+    before = installation.effects.now() - timedelta(days=bounds.activity_days)
     deleted = 0
-    while True:
+    for _ in range(_TRANSACTIONS_MAX):
         with installation.catalog.transaction() as facts:
-            found = facts.activity.trim(before=before, rows_max=rows_max)
+            found = facts.activity.trim(before=before, rows_max=bounds.activity_rows_max)
         deleted += found
         if not found:
-            return deleted
+            break
+    return deleted
 
 
 def _joined(about: str, detail: str) -> str:

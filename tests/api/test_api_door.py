@@ -1,9 +1,13 @@
 """What every request meets first: who asks, which version, how much, in which form; and those who watch over the server."""
 
+import asyncio
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from api_server import Api, start_api
+from fastapi import FastAPI
 
 from imgstore.domain.access import Role
 from imgstore.testing.installations import GALLERY, GROUP
@@ -20,6 +24,27 @@ def test_nobody_is_let_in_without_a_token(api: Api) -> None:
         assert api.ask("PUT", api.gallery, {"location": "eastus"}, headers=authorization).status == 401
     for path in ("/healthz", "/readyz", "/metrics", "/docs", "/openapi.json", "/metadata/endpoints"):
         assert api.ask("GET", path, headers={"Authorization": ""}).status == 200, path
+
+
+def test_the_documentation_is_made_once_and_not_on_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_in: list[bool] = []
+    make = FastAPI.openapi
+
+    def counted(app: FastAPI) -> Any:
+        with suppress(RuntimeError):
+            made_in.append(asyncio.get_running_loop() is not None)
+            return make(app)
+        made_in.append(False)
+        return make(app)
+
+    monkeypatch.setattr(FastAPI, "openapi", counted)
+    with start_api(tmp_path / "home") as api:
+        answers = [api.ask("GET", "/openapi.json", version=None, headers={"Authorization": ""}) for _ in range(3)]
+        assert all(answer.status == 200 and answer.body["paths"] for answer in answers)
+        assert "swagger-ui" in api.ask("GET", "/docs", version=None, headers={"Authorization": ""}).body
+    assert made_in == [False]
 
 
 def test_strangers_see_how_each_part_is_and_nothing_else(api: Api) -> None:

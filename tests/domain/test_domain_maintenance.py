@@ -32,6 +32,9 @@ def test_settings_are_read_and_the_rest_are_defaults() -> None:
         ({"scrub": 3}, "maintenance.scrub"),
         ({"scrub_percent": 101}, "maintenance.scrub_percent"),
         ({"gc_interval_seconds": -1}, "maintenance.gc_interval_seconds"),
+        ({"activity_days": 0}, "maintenance.activity_days"),
+        ({"activity_days": 2**53}, "maintenance.activity_days"),
+        ({"activity_rows_max": 0}, "maintenance.activity_rows_max"),
         ({"gc_interval_seconds": True}, "maintenance.gc_interval_seconds"),
         ({"gc_interval_seconds": "1d"}, "maintenance.gc_interval_seconds"),
         ({"gc_interval_seconds": 36_500 * 86_400 + 1}, "maintenance.gc_interval_seconds"),
@@ -48,7 +51,7 @@ NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 def test_the_cheapest_kind_that_is_due_and_free_is_next() -> None:
     tasks = maintenance_tasks(MaintenanceSettings(), [], zoned_regions=["b", "a"], degraded=())
-    assert [task.name for task in tasks] == ["deletions", "repairs/a", "repairs/b", "gc"]
+    assert [task.name for task in tasks] == ["deletions", "activity", "repairs/a", "repairs/b", "gc"]
 
     def turn(name: str, hours_ago: float, holder: str | None = None, lease: float = 0) -> MaintenanceTurn:
         expires = None if holder is None else NOON + timedelta(hours=lease)

@@ -240,11 +240,30 @@ def test_nothing_is_collected_while_a_zone_is_not_ready(home: Installation, stoc
 
 def test_an_interval_of_0_turns_a_kind_off(home: Installation, stock: Stock) -> None:
     publish(home, stock.first, targets=ZONED, location="westus2")
-    off = dict.fromkeys((f"{kind}_interval_seconds" for kind in ("deletions", "repairs", "scrub", "gc")), 0)
+    off = dict.fromkeys((f"{kind}_interval_seconds" for kind in MaintenanceKind), 0)
     work(home, **off)
     assert turns(home) == {}
     work(home)
-    assert turns(home).keys() == {"deletions", "repairs", "scrub", "gc"}
+    assert turns(home).keys() == set(MaintenanceKind)
+
+
+def test_a_worker_trims_the_activity_log(home: Installation, clock: ManualClock) -> None:
+    with home.catalog.transaction() as facts:
+        for number in range(2_500):
+            facts.activity.add(
+                principal=f"stranger {number}",
+                action="a",
+                scope="/",
+                outcome="Succeeded",
+                detail=None,
+                started_at=clock.now(),
+                finished_at=clock.now(),
+            )
+    work(home, activity_rows_max=1_000)
+    assert len(list_activity(home, ADMIN, within=DAY, events_max=9_999)) == 1_000
+    clock.advance(DAY.total_seconds() * 3)
+    work(home, activity_days=2)
+    assert len(list_activity(home, ADMIN, within=4 * DAY, events_max=9_999)) < 10
 
 
 def test_of_two_workers_one_has_the_turn(home: Installation, clock: ManualClock) -> None:
@@ -396,7 +415,7 @@ def test_a_worker_that_runs_once_ends_however_short_the_intervals_are(
     with monkeypatch.context() as patch:
         patch.setattr(Session, "now", now)
         work(home, **dict.fromkeys((f"{kind}_interval_seconds" for kind in MaintenanceKind), 1))
-    assert turns(home).keys() == {"deletions", "scrub", "gc"}
+    assert turns(home).keys() == {"deletions", "activity", "scrub", "gc"}
 
 
 def test_the_longest_intervals_that_may_be_set_can_be_reckoned_with(home: Installation, stock: Stock) -> None:

@@ -1,0 +1,64 @@
+"""/openapi.json and /docs, which anybody may read: made once, in a thread, and then sent from memory."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Final
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html, get_swagger_ui_oauth2_redirect_html
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response, StreamingResponse
+
+_SCHEMA_PATH: Final = "/openapi.json"
+_PAGE_PATH: Final = "/docs"
+_REDIRECT_PATH: Final = "/docs/oauth2-redirect"
+_PIECE_BYTES: Final = 64 << 10
+"""Sent at once: a client that takes nothing holds no more than one piece of its own in memory."""
+
+
+class _Schema:
+    """The OpenAPI document of an application, as bytes. The event loop owns it."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        self._made: asyncio.Task[bytes] | None = None
+
+    async def read(self) -> bytes:
+        """Return the document; the first caller has it made, others wait for it."""
+        if self._made is None or (self._made.done() and (self._made.cancelled() or self._made.exception())):
+            self._made = asyncio.create_task(asyncio.to_thread(self._make))
+        return await asyncio.shield(self._made)
+
+    def _make(self) -> bytes:
+        return json.dumps(self._app.openapi(), ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def add_documentation(app: FastAPI) -> None:
+    """Add the routes of the OpenAPI document and of the page that shows it."""
+    schema = _Schema(app)
+    page = get_swagger_ui_html(
+        openapi_url=_SCHEMA_PATH, title=f"{app.title} - Swagger UI", oauth2_redirect_url=_REDIRECT_PATH
+    ).body
+    redirect = get_swagger_ui_oauth2_redirect_html().body
+
+    async def show_schema(_request: Request) -> Response:
+        document = await schema.read()
+        length = {"Content-Length": str(len(document))}
+        return StreamingResponse(_pieces(document), media_type="application/json", headers=length)
+
+    async def show_page(_request: Request) -> Response:
+        return HTMLResponse(page)
+
+    async def show_redirect(_request: Request) -> Response:
+        return HTMLResponse(redirect)
+
+    app.add_route(_SCHEMA_PATH, show_schema, include_in_schema=False)
+    app.add_route(_PAGE_PATH, show_page, include_in_schema=False)
+    app.add_route(_REDIRECT_PATH, show_redirect, include_in_schema=False)
+
+
+async def _pieces(document: bytes) -> AsyncIterator[memoryview]:
+    whole = memoryview(document)
+    for start in range(0, len(whole), _PIECE_BYTES):
+        yield whole[start : start + _PIECE_BYTES]
