@@ -17,9 +17,10 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from imgstore.api.arriving import Counts
+from imgstore.api.arriving import HEAD_BYTES_MAX, Counts
 from imgstore.api.client_addresses import Network, address_group, is_trusted
 from imgstore.api.connection_limits import ConnectionLimits, ConnectionState, ConnectionTable, Phase, overdue
+from imgstore.api.limited_parser import LimitedParser
 
 _LOOK_SECONDS: Final = 1.0
 _ACCEPTED_AT_ONCE: Final = 64
@@ -46,8 +47,11 @@ def raise_file_limit() -> int:
 class LimitedProtocol(H11Protocol):
     """uvicorn's protocol, which tells the table of connections what it waits for."""
 
+    conn: LimitedParser
+
     def __init__(self, connection: "Connection", config: uvicorn.Config, state: ServerState, app_state: Any) -> None:
         super().__init__(config=config, server_state=state, app_state=app_state, _loop=asyncio.get_running_loop())
+        self.conn = LimitedParser(h11.SERVER, config.h11_max_incomplete_event_size or HEAD_BYTES_MAX)
         self._connection = connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -66,6 +70,13 @@ class LimitedProtocol(H11Protocol):
         self._connection.state.body_bytes += len(data)
         super().data_received(data)
         self._connection.enter(self.phase())
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse a request that can't be read; hang up where its answer was begun already."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(self.conn.refusal or msg)
+        else:
+            self.transport.abort()
 
     def on_response_complete(self) -> None:
         """Wait for the next head, or for the rest of the body."""

@@ -7,7 +7,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,27 @@ def test_junk_is_refused(tmp_path: Path, junk: bytes) -> None:
         with connected(api, junk) as stranger:
             assert received(stranger)[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 431", b"HTTP/1.1 404", b"HTTP/1.1 405")
         assert is_served(api)
+
+
+@pytest.mark.parametrize("is_read", [False, True], ids=["after the answer", "while the server reads"])
+def test_a_body_of_tiny_chunks_is_given_up(tmp_path: Path, is_read: bool) -> None:
+    with limited(tmp_path, rest_seconds=60, body_idle_seconds=60) as api:
+        line = "POST /t/oauth2/v2.0/token" if is_read else "GET /healthz"
+        with connected(api, f"{line} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()) as stranger:
+            if not is_read:
+                assert stranger.recv(65_536).startswith(b"HTTP/1.1 200 ")
+            with suppress(OSError):
+                stranger.sendall(b"1\r\na\r\n" * 2_000)
+            answer = received(stranger)  # Ends: the server hangs up, long before the deadline.
+            assert b"400 Bad Request" not in answer or b"chunks" in answer
+        assert is_served(api)
+
+
+def test_a_head_of_many_lines_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with limited(tmp_path) as api, connected(api, b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 300) as stranger:
+        answer = received(stranger)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"more than 256 lines" in answer
 
 
 def test_an_upgrade_is_passed_over(tmp_path: Path) -> None:
