@@ -73,6 +73,10 @@ class LimitedProtocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse a request that can't be read; hang up where its answer was begun already."""
+        if self.cycle is not None:
+            # The application may be at work on the request: its answer would follow this one.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             super().send_400_response(self.conn.refusal or msg)
         else:

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import logging
 import socket
 import ssl
 import threading
@@ -151,6 +152,19 @@ def test_a_body_of_tiny_chunks_is_given_up(tmp_path: Path, is_read: bool) -> Non
             answer = received(stranger)  # Ends: the server hangs up, long before the deadline.
             assert b"400 Bad Request" not in answer or b"chunks" in answer
         assert is_served(api)
+
+
+@pytest.mark.parametrize("body", [b"zz\r\n", b"1\r\na\r\n" * 2_000], ids=["no chunk", "tiny chunks"])
+def test_a_body_that_breaks_off_a_request_is_no_error_of_the_server(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, body: bytes
+) -> None:
+    head = b"GET /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with limited(tmp_path) as api:
+        for _ in range(5):
+            with connected(api, head + body) as stranger:
+                received(stranger)
+        assert is_served(api)
+    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 def test_a_head_of_many_lines_is_refused_before_it_is_read(tmp_path: Path) -> None:
