@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from imgstore.api.client_addresses import Network, client_of
@@ -174,6 +175,7 @@ def add_refusals(app: FastAPI) -> None:
     app.add_exception_handler(ImgstoreError, _refused)
     app.add_exception_handler(HTTPException, _not_routed)
     app.add_exception_handler(RequestValidationError, _not_valid)
+    app.add_exception_handler(ClientDisconnect, _broken_off)
     app.add_exception_handler(Exception, _unforeseen)
 
 
@@ -213,6 +215,11 @@ async def _not_valid(_request: Request, error: Any) -> Response:
     first = error.errors()[0]
     where = ".".join(str(each) for each in first["loc"][1:])
     return reply(400, error_json(InvalidInput(f"The value of '{where}' is invalid.", found=first["msg"], target=where)))
+
+
+async def _broken_off(_request: Request, _error: Any) -> Response:
+    """Return an answer that nobody reads: the client hung up within the request's body. /metrics counts its status."""
+    return Response(status_code=400)
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:
