@@ -48,9 +48,7 @@ def forget_version(installation: Installation, version: ImageVersion) -> None:
         WorkHeld: a live process writes or reads it.
         StoreError: a store did not answer; the version has left all other slots.
     """
-    with installation.catalog.reading() as facts:
-        slots = [replica.slot for replica in facts.replicas.list(version.uid)]
-    check_catalog_is_current(installation, slots)
+    check_catalog_is_current(installation)
     with installation.catalog.transaction() as facts:
         facts.versions.lock(version.uid)  # No worker begins one of its replicas from here on.
         _end_works(installation, facts, version.uid, str(version.name))
@@ -94,7 +92,7 @@ def forget_replica(installation: Installation, replica: Replica) -> Freed:
         StoreError: the slot's store could not remove the manifest; nothing names it any more.
     """
     slot, owner_uid = replica.slot, replica.version_uid
-    check_catalog_is_current(installation, [slot])
+    check_catalog_is_current(installation)
     keeper = installation.keeper
     with installation.catalog.transaction() as facts:
         end_writing(installation, facts, owner_uid, str(slot.key), slot)

@@ -47,9 +47,8 @@ def update_version(
         with installation.catalog.reading() as facts:
             line = finding.lineage(facts, installation.subscription, group, gallery, definition)
             standing = finding.version(facts, line, version)
-            slots = [replica.slot for replica in facts.replicas.list(standing.uid)]
         if update.target_regions is not None:
-            installation.locator.refresh_checkpoints(slots)  # `retarget` refuses a removal by what they show.
+            installation.locator.refresh_checkpoints()  # `retarget` refuses a removal by what they show.
         changed = _written_down(installation, line, standing, update)
         written(changed)
         failed: Mapping[str, ImgstoreError] = {}

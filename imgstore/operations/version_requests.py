@@ -281,9 +281,8 @@ def write_down(
     """
     with installation.catalog.reading() as facts:
         known = facts.versions.get(wanted.line.definition.uid, wanted.request.version)
-        slots = [] if known is None else [replica.slot for replica in facts.replicas.list(known.uid)]
-    if slots:
-        installation.locator.refresh_checkpoints(slots)  # `retarget` refuses a removal by what they show.
+    if known is not None:
+        installation.locator.refresh_checkpoints()  # `retarget` refuses a removal by what they show.
     with installation.catalog.transaction() as facts, quota_kept(installation, facts):
         found = facts.versions.get(wanted.line.definition.uid, wanted.request.version)
         if found is None:

@@ -113,6 +113,30 @@ def test_a_create_with_fewer_regions_by_an_older_catalog_changes_nothing(home: P
     assert before <= contents(home)
 
 
+@pytest.mark.parametrize(
+    "destroy",
+    [
+        lambda installation, _: retarget(installation, ["southcentralus"], "2.0.0"),
+        lambda installation, stock: publish(installation, stock.second, "2.0.0", ["southcentralus"]),
+        lambda installation, _: delete(installation, "2.0.0"),
+    ],
+    ids=["update", "create", "delete"],
+)
+def test_a_zone_without_a_replica_of_the_version_shows_it_too(
+    home: Path, stock: Stock, destroy: Callable[[Installation, Stock], object]
+) -> None:
+    with open_home(home) as installation:
+        publish(installation, stock.second, "2.0.0", ["southcentralus", "westus2=1=Standard_ZRS"])
+    aged(home, lambda installation: publish(installation, stock.second, "3.0.0", ["eastus"], location="eastus"))
+    before = contents(home)
+    with open_home(home) as installation:
+        standing = show(installation, "2.0.0")
+        with pytest.raises(CatalogOutdated):
+            destroy(installation, stock)
+        assert show(installation, "2.0.0") == standing
+    assert before <= contents(home)
+
+
 def test_the_first_use_of_a_store_tells_of_it(home: Path, stock: Stock, tmp_path: Path) -> None:
     aged(home, lambda installation: publish(installation, stock.second, "1.0.1"))
     run(home, "disk", "create", "-g", "rg", "-n", "d1", "-l", "eastus", "--gallery-image-reference", "rg/g1/ubuntu")
