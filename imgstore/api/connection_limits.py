@@ -1,7 +1,8 @@
 """Limits of connections: how many may be open, and how long each may wait for its client. Pure.
 
-A client that has sent no complete request yet, or that is idle, makes room for a new one. So a caller with many half-open
-connections keeps nobody out, and a client that sends its request at once is served.
+A client that has sent no complete request yet, or that is idle, makes room for a new one; where there is none, a body
+for which the server waits makes room, of the address that has most of them. So a caller with many half-open connections
+or half-sent bodies keeps nobody out, and a client that sends its request at once is served.
 """
 
 import math
@@ -129,15 +130,22 @@ class _Group:
     open: set[ConnectionState] = field(default_factory=set)
     half_open: "OrderedDict[ConnectionState, None]" = field(default_factory=OrderedDict)
     idle: "OrderedDict[ConnectionState, None]" = field(default_factory=OrderedDict)
+    bodies: "OrderedDict[ConnectionState, None]" = field(default_factory=OrderedDict)
 
     def queue(self, phase: Phase) -> "OrderedDict[ConnectionState, None] | None":
         if phase in _HALF_OPEN:
             return self.half_open
+        if phase is Phase.BODY:
+            return self.bodies
         return self.idle if phase is Phase.IDLE else None
 
     def victim(self) -> ConnectionState | None:
         """The connection that makes room: the oldest half-open one, else the one that is idle for the longest time."""
         return next(iter(self.half_open), None) or next(iter(self.idle), None)
+
+    def slowest_body(self) -> ConnectionState | None:
+        """Return the body for which the server has waited longest; None if there is no body."""
+        return max(self.bodies, key=lambda state: state.starved_seconds, default=None)
 
 
 class ConnectionTable:
@@ -162,13 +170,14 @@ class ConnectionTable:
             victim = mine.victim()
             return victim is not None, victim
         if len(self._all.open) >= self._max:
-            victim = self._all.victim()
+            victim = self.victim()
             return victim is not None, victim
         return True, None
 
     def victim(self) -> ConnectionState | None:
         """Return the connection that is closed where the system has no room for another."""
-        return self._all.victim()
+        most = max(self._groups.values(), key=lambda group: len(group.bodies), default=None)
+        return self._all.victim() or (None if most is None else most.slowest_body())
 
     def add(self, state: ConnectionState) -> None:
         """Count a new connection."""

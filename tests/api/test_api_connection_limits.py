@@ -40,6 +40,24 @@ def test_in_all_a_half_open_connection_goes_before_an_idle_one() -> None:
     assert len(table) == 3
 
 
+def test_in_all_a_body_that_is_waited_for_makes_room_where_nothing_else_does() -> None:
+    """Half-sent bodies of many addresses keep nobody out: the address that has most of them gives one up."""
+    table = ConnectionTable(LIMITS, 4)
+    opened(table, "a", Phase.ANSWER)
+    opened(table, "b", Phase.BODY).starved_seconds = 50.0
+    first, second = (opened(table, "c", Phase.BODY) for _ in range(2))
+    second.starved_seconds = 5.0
+    assert table.room_for("d") == (True, second)
+    table.remove(second)
+    idle = opened(table, "d", Phase.IDLE)
+    assert table.room_for("e") == (True, idle), "what asks nothing goes first"
+    table.remove(idle)
+    table.move(first, Phase.ANSWER, 1.0)
+    opened(table, None, Phase.BODY)
+    (oldest,) = [state for state in (table.victim(),) if state is not None]
+    assert oldest.group == "b", "a trusted proxy's bodies stay"
+
+
 def test_a_trusted_proxy_has_no_limit_of_its_own() -> None:
     table = ConnectionTable(LIMITS, 4)
     for _ in range(3):
