@@ -8,6 +8,7 @@ from typing import Final, TypeAlias
 
 from imgstore.catalog import Facts
 from imgstore.control.changes import check_end_of_life
+from imgstore.control.retargeting import retargeting
 from imgstore.control.targets import PublishingRequest, check_shallow, resolve_targets
 from imgstore.control.updating import check_block, updated
 from imgstore.domain.errors import Conflict, InvalidInput, PropertyChangeNotAllowed
@@ -281,7 +282,9 @@ def write_down(
     """
     with installation.catalog.reading() as facts:
         known = facts.versions.get(wanted.line.definition.uid, wanted.request.version)
-    if known is not None:
+        replicas = [] if known is None else facts.replicas.list(known.uid)
+    plan = retargeting(replicas, wanted.targets)
+    if plan.surplus or plan.outgoing:
         installation.locator.refresh_checkpoints()  # `retarget` refuses a removal by what they show.
     with installation.catalog.transaction() as facts, quota_kept(installation, facts):
         found = facts.versions.get(wanted.line.definition.uid, wanted.request.version)
