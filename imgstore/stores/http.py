@@ -283,7 +283,7 @@ class HttpSource:
         """
         self._stop.check()
         began = self._monotonic()
-        self._timer.begin(min(self._deadlines.head_seconds, self._left()), self._late_head())
+        self._begin(self._deadlines.head_seconds, self._late_head())
         try:
             part = self._ask_timed(offset, length, afresh=afresh)
         finally:
@@ -296,12 +296,20 @@ class HttpSource:
         with self._lock:
             left = self._left_seconds
         if left <= 0:
-            raise self._too_slow(f"all requests together took {self._deadlines.total_seconds:g} seconds too long")
+            raise self._too_slow(self._late_in_all())
         return left
 
     def _spend(self, seconds: float) -> None:
         with self._lock:
             self._left_seconds = min(self._left_seconds - seconds, self._deadlines.total_seconds)
+
+    def _begin(self, seconds: float, late: str) -> None:
+        """Set the deadline of what the thread does now: `seconds`, or what is left for all requests if that is less."""
+        left = self._left()
+        self._timer.begin(min(seconds, left), late if seconds <= left else self._late_in_all())
+
+    def _late_in_all(self) -> str:
+        return f"all requests together took {self._deadlines.total_seconds:g} seconds too long"
 
     def _late_head(self) -> str:
         return f"no whole head of an answer within {self._deadlines.head_seconds:g} seconds"
@@ -415,7 +423,7 @@ class HttpSource:
     def _body(self, answer: urllib3.BaseHTTPResponse, length: int) -> bytes:
         """At most one byte more than was asked for: a server may send more, and one byte is enough to know."""
         late = f"fewer than {self._deadlines.bytes_per_second_min} bytes a second of a body of {length} bytes"
-        self._timer.begin(min(self._deadlines.body_seconds(length), self._left()), late)
+        self._begin(self._deadlines.body_seconds(length), late)
         return answer.read(length + 1, decode_content=False)
 
     def _part(self, answer: _Answer, offset: int, length: int) -> _Part:
