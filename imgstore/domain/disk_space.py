@@ -9,8 +9,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from imgstore.domain.errors import InvalidInput, StoreFull
+from imgstore.domain.errors import StoreFull
 from imgstore.domain.geometry import GIB, TIB
+from imgstore.domain.settings_tables import SettingsTable
 
 RESERVE_BYTES_MAX: Final = GIB
 RESERVE_DIVISOR: Final = 20
@@ -119,6 +120,7 @@ def allocated_bytes(place: Path) -> int:
 
 _NUMBERS: Final = tuple(each.name for each in fields(DiskSpace) if each.name != "file")
 _DAYS_MAX: Final = 36_500
+_BYTES_MAX: Final = 2**63 - 1
 
 
 def read_disk_space(settings: Mapping[str, Any], file: str) -> DiskSpace:
@@ -131,23 +133,10 @@ def read_disk_space(settings: Mapping[str, Any], file: str) -> DiskSpace:
     Raises:
         InvalidInput: a key that nobody knows, or a value of the wrong kind; its target is the key.
     """
-    table = settings.get("disk_space", {})
-    if not isinstance(table, Mapping):
-        raise _unusable(file, "disk_space", repr(table), "a table: [disk_space]")
-    for key, value in table.items():
-        if key not in _NUMBERS:
-            raise _unusable(file, f"disk_space.{key}", f"the key {key}", f"one of {', '.join(_NUMBERS)}")
-        most = _DAYS_MAX if key == "upload_days_max" else 2**63 - 1
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-            raise _unusable(file, f"disk_space.{key}", repr(value), f"a whole number from 0 to {most}")
-    return DiskSpace(**table, file=file)
-
-
-def _unusable(file: str, key: str, found: str, expected: str) -> InvalidInput:
-    return InvalidInput(
-        f"{file} cannot be used: {key}.",
-        found=found,
-        expected=expected,
-        hint="for example: [disk_space] and below it free_bytes_min = 10737418240",
-        target=key,
+    table = SettingsTable(
+        name="disk_space", file=file, example="[disk_space] and below it free_bytes_min = 10737418240"
     )
+    most = {"upload_days_max": _DAYS_MAX}
+    values = table.read(settings, _NUMBERS)
+    numbers = {key: table.check_number(key, value, 0, most.get(key, _BYTES_MAX)) for key, value in values.items()}
+    return DiskSpace(**numbers, file=file)

@@ -89,8 +89,3 @@ class InertId:
         if match is None or kind is None:
             return None
         return cls(subscription=match[1], group=match[2], type=kind, name=match[4], part=match[5][1:].lower())
-
-    @property
-    def whole_id(self) -> str:
-        """The id of the resource that it is, or is a part of."""
-        return inert_id(self.subscription, self.group, self.type, self.name)

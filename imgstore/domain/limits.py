@@ -9,8 +9,9 @@ from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any, Final
 
-from imgstore.domain.errors import Conflict, ImageRefused, InvalidInput
+from imgstore.domain.errors import Conflict, ImageRefused
 from imgstore.domain.geometry import SECTOR_BYTES, TIB
+from imgstore.domain.settings_tables import SettingsTable
 from imgstore.domain.source_deadlines import SourceDeadlines
 
 _COUNT_MAX: Final = 2**31 - 1
@@ -81,6 +82,7 @@ PRESETS: Final[Mapping[str, Limits]] = MappingProxyType(
     }
 )
 DEFAULT_PRESET: Final = "azure-2019"
+_EXAMPLE: Final = '[limits] and below it preset = "azure-2026" and galleries_max = 7'
 _NUMBERS: Final = tuple(field.name for field in fields(Limits) if field.name != "file")
 
 
@@ -94,39 +96,22 @@ def read_limits(settings: Mapping[str, Any], file: str) -> Limits:
     Raises:
         InvalidInput: a key that nobody knows, or a value of the wrong kind; its target is the key.
     """
+    table = SettingsTable(name="limits", file=file, example=_EXAMPLE)
     for key in settings:
         if key not in ("limits", "disk_space", "maintenance"):
-            raise _unusable(file, key, f"the key {key}", "[limits], [disk_space] and [maintenance] alone")
-    table = settings.get("limits", {})
-    if not isinstance(table, Mapping):
-        raise _unusable(file, "limits", repr(table), "a table: [limits]")
-    for key in table:
-        if key not in ("preset", *_NUMBERS):
-            raise _unusable(file, f"limits.{key}", f"the key {key}", f"one of preset, {', '.join(_NUMBERS)}")
-    preset = table.get("preset", DEFAULT_PRESET)
+            raise table.refusal(key, f"the key {key}", "[limits], [disk_space] and [maintenance] alone")
+    values = table.read(settings, ("preset", *_NUMBERS))
+    preset = values.get("preset", DEFAULT_PRESET)
     if not isinstance(preset, str) or preset not in PRESETS:
-        raise _unusable(file, "limits.preset", repr(preset), " or ".join(f'"{name}"' for name in PRESETS))
-    numbers = {key: _number(file, key, value) for key, value in table.items() if key != "preset"}
+        raise table.refusal("limits.preset", repr(preset), " or ".join(f'"{name}"' for name in PRESETS))
+    numbers = {key: table.check_number(key, value, 1, _most(key)) for key, value in values.items() if key != "preset"}
     return replace(PRESETS[preset], **numbers, file=file)
 
 
-def _number(file: str, key: str, value: object) -> int:
-    most = _COUNT_MAX
-    if "bytes" in key:
-        most = _SUM_BYTES_MAX if key == "bytes_per_subscription_max" else _BYTES_MAX
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise _unusable(file, f"limits.{key}", repr(value), f"a whole number from 1 to {most}")
-    return value
-
-
-def _unusable(file: str, key: str, found: str, expected: str) -> InvalidInput:
-    return InvalidInput(
-        f"{file} cannot be used: {key}.",
-        found=found,
-        expected=expected,
-        hint='for example: [limits] and below it preset = "azure-2026" and galleries_max = 7',
-        target=key,
-    )
+def _most(key: str) -> int:
+    if "bytes" not in key:
+        return _COUNT_MAX
+    return _SUM_BYTES_MAX if key == "bytes_per_subscription_max" else _BYTES_MAX
 
 
 def check_disk_bytes(limits: Limits, name: str, virtual_bytes: int, *, target: str) -> None:

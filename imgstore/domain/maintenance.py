@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-from imgstore.domain.errors import InvalidInput
+from imgstore.domain.settings_tables import SettingsTable
 
 _DAY_SECONDS: Final = 86_400
 _INTERVAL_SECONDS_MAX: Final = 36_500 * _DAY_SECONDS
@@ -119,6 +119,7 @@ def failure_outcome(message: str) -> str:
 
 
 _NAMES: Final = tuple(each.name for each in fields(MaintenanceSettings))
+_EXAMPLE: Final = "[maintenance] and below it scrub_interval_seconds = 604800; 0 turns a kind off"
 
 
 def read_maintenance(settings: Mapping[str, Any], file: str) -> MaintenanceSettings:
@@ -131,27 +132,10 @@ def read_maintenance(settings: Mapping[str, Any], file: str) -> MaintenanceSetti
     Raises:
         InvalidInput: a key that nobody knows, or a value of the wrong kind; its target is the key.
     """
-    table = settings.get("maintenance", {})
-    if not isinstance(table, Mapping):
-        raise _unusable(file, "maintenance", repr(table), "a table: [maintenance]")
-    for key, value in table.items():
-        if key not in _NAMES:
-            raise _unusable(file, f"maintenance.{key}", f"the key {key}", f"one of {', '.join(_NAMES)}")
-        least, most = _bounds(key)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise _unusable(file, f"maintenance.{key}", repr(value), f"a whole number from {least} to {most}")
-    return MaintenanceSettings(**table)
+    table = SettingsTable(name="maintenance", file=file, example=_EXAMPLE)
+    values = table.read(settings, _NAMES)
+    return MaintenanceSettings(**{key: table.check_number(key, value, *_bounds(key)) for key, value in values.items()})
 
 
 def _bounds(key: str) -> tuple[int, int]:
     return _BOUNDS.get(key, (0, _INTERVAL_SECONDS_MAX if key.endswith("_interval_seconds") else _NUMBER_MAX))
-
-
-def _unusable(file: str, key: str, found: str, expected: str) -> InvalidInput:
-    return InvalidInput(
-        f"{file} cannot be used: {key}.",
-        found=found,
-        expected=expected,
-        hint="for example: [maintenance] and below it scrub_interval_seconds = 604800; 0 turns a kind off",
-        target=key,
-    )

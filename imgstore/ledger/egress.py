@@ -52,7 +52,7 @@ def arrival(
 
 
 def cross_region_read(
-    *, key: str, party: Party, source: str, target: str, replica: int, read_bytes: int, prices: Prices, time: datetime
+    *, key: str, party: Party, source: str, target: str, replica: int, moved_bytes: int, prices: Prices, time: datetime
 ) -> LedgerRow:
     """Return the row for stored bytes that a reader took from another region, since its own region did not serve them.
 
@@ -62,7 +62,7 @@ def cross_region_read(
         source: the region that served them.
         target: the region that should have.
         replica: the ordinal of the replica there.
-        read_bytes: stored bytes of the segments.
+        moved_bytes: stored bytes of the segments.
         prices: the price list.
         time: when they had been read.
     """
@@ -75,9 +75,9 @@ def cross_region_read(
         source=source,
         target=target,
         replica=replica,
-        delivered_bytes=read_bytes,
+        delivered_bytes=moved_bytes,
         unit_price=unit_price,
-        amount=price_of(read_bytes, unit_price),
+        amount=price_of(moved_bytes, unit_price),
         time=time,
     )
 

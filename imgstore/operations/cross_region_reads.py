@@ -114,26 +114,14 @@ class CrossRegionReads:
 
     def _row(self, region: str, *, is_damaged: bool, begin: int, read_bytes: int) -> LedgerRow:
         key = f"read/{self.reader}/{region}/{begin}-{begin + read_bytes}"
-        party, target, replica = self.party, self.home.key.region, self.home.key.ordinal
-        prices, time = self.installation.regions.prices, self.installation.effects.now()
-        if is_damaged:
-            return repair(
-                key=key,
-                party=party,
-                source=region,
-                target=target,
-                replica=replica,
-                moved_bytes=read_bytes,
-                prices=prices,
-                time=time,
-            )
-        return cross_region_read(
+        row = repair if is_damaged else cross_region_read
+        return row(
             key=key,
-            party=party,
+            party=self.party,
             source=region,
-            target=target,
-            replica=replica,
-            read_bytes=read_bytes,
-            prices=prices,
-            time=time,
+            target=self.home.key.region,
+            replica=self.home.key.ordinal,
+            moved_bytes=read_bytes,
+            prices=self.installation.regions.prices,
+            time=self.installation.effects.now(),
         )

@@ -88,6 +88,16 @@ class ThroughStore:
         raise NotImplementedError
 
 
+class ThroughMemory(ThroughStore):
+    """The door of a store in memory, which has no other."""
+
+    def damage(self, key: str) -> None:
+        """See `RawDoor.damage`."""
+        body = bytearray(self._store.get(key))
+        body[len(body) // 2] ^= 1
+        self._store.put(key, body)
+
+
 class StoreContract:
     """Every promise of the interface, as a test. The docstrings are the promises."""
 

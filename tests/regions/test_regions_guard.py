@@ -4,31 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from imgstore.domain.errors import ObjectNotFound, StoreMismatch
+from imgstore.domain.errors import StoreMismatch
 from imgstore.regions.zones import Guarded
 from imgstore.stores import MemoryStore, ObjectStore
-from imgstore.testing.store_contract import RawDoor, StoreContract
-
-
-class Within:
-    """The back door: straight to the store that is guarded."""
-
-    def __init__(self, store: MemoryStore) -> None:
-        self._store = store
-
-    def get(self, key: str) -> bytes | None:
-        try:
-            return self._store.get(key)
-        except ObjectNotFound:
-            return None
-
-    def set(self, key: str, body: bytes) -> None:
-        self._store.put(key, body)
-
-    def damage(self, key: str) -> None:
-        body = bytearray(self._store.get(key))
-        body[len(body) // 2] ^= 1
-        self._store.put(key, body)
+from imgstore.testing.store_contract import RawDoor, StoreContract, ThroughMemory
 
 
 class TestGuarded(StoreContract):
@@ -42,7 +21,7 @@ class TestGuarded(StoreContract):
 
     @pytest.fixture
     def raw(self, within: MemoryStore) -> RawDoor:
-        return Within(within)
+        return ThroughMemory(within)
 
 
 CALLS: dict[str, Callable[[ObjectStore], object]] = {

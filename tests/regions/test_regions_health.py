@@ -20,7 +20,7 @@ from imgstore.stores import MemoryStore
 from imgstore.stores.retrying import Retrying
 from imgstore.stores.watched import Watched
 from imgstore.testing.clock import ManualClock
-from imgstore.testing.store_contract import RawDoor, StoreContract
+from imgstore.testing.store_contract import RawDoor, StoreContract, ThroughMemory
 
 HERE = ("westus2", "1")
 
@@ -215,25 +215,4 @@ class TestWatched(StoreContract):
 
     @pytest.fixture
     def raw(self, within: MemoryStore) -> RawDoor:
-        return Within(within)
-
-
-class Within:
-    """Straight to the store that is watched."""
-
-    def __init__(self, store: MemoryStore) -> None:
-        self._store = store
-
-    def get(self, key: str) -> bytes | None:
-        try:
-            return self._store.get(key)
-        except ObjectNotFound:
-            return None
-
-    def set(self, key: str, body: bytes) -> None:
-        self._store.put(key, body)
-
-    def damage(self, key: str) -> None:
-        body = bytearray(self._store.get(key))
-        body[len(body) // 2] ^= 1
-        self._store.put(key, body)
+        return ThroughMemory(within)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgstore.domain.errors import ObjectNotFound, StoreSilent
+from imgstore.domain.errors import StoreSilent
 from imgstore.stores import MemoryStore, ObjectStore
 from imgstore.stores.interface import ObjectInfo
 from imgstore.stores.parallel import Parallel, ParallelLimit
@@ -18,7 +18,7 @@ from imgstore.stores.s3_connections import TimeLimits
 from imgstore.testing.clock import ManualClock
 from imgstore.testing.distance import Way, Ways
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.store_contract import RawDoor, StoreContract
+from imgstore.testing.store_contract import RawDoor, StoreContract, ThroughMemory
 
 BODY = np.random.default_rng(7).bytes(4 << 20)
 LIMITS = TimeLimits(read_seconds=2.0, write_seconds=2.0, fixed_seconds=3.0)
@@ -166,25 +166,4 @@ class TestParallel(StoreContract):
 
     @pytest.fixture
     def raw(self, within: MemoryStore) -> RawDoor:
-        return Within(within)
-
-
-class Within:
-    """Straight to the store inside."""
-
-    def __init__(self, store: MemoryStore) -> None:
-        self._store = store
-
-    def get(self, key: str) -> bytes | None:
-        try:
-            return self._store.get(key)
-        except ObjectNotFound:
-            return None
-
-    def set(self, key: str, body: bytes) -> None:
-        self._store.put(key, body)
-
-    def damage(self, key: str) -> None:
-        body = bytearray(self._store.get(key))
-        body[len(body) // 2] ^= 1
-        self._store.put(key, body)
+        return ThroughMemory(within)
