@@ -1,7 +1,7 @@
 """The catalog on PostgreSQL, at ten thousand versions: a page of a list, placement, planning, a pass with nothing to do.
 
 No bytes move here: the rows stand as replication leaves them. Everything goes through imgstore.operations,
-imgstore.control and the catalog's own repositories, in this process; but for the limits of a page and of placement,
+imgstore.policy and the catalog's own repositories, in this process; but for the limits of a page and of placement,
 which are what the database does without them.
 """
 
@@ -19,11 +19,11 @@ from bench.database import Statement, overheard, timed_reads, turns_per_second
 from imgstore.bootstrap import Settings, open_installation
 from imgstore.catalog import Facts
 from imgstore.cli.main import OBJECTS_BEFORE_COLLECTION
-from imgstore.control.plan import ready_steps
-from imgstore.domain import keys
-from imgstore.domain.access import administrator
+from imgstore.domain.disks.image_offers import ImageOffer
+from imgstore.domain.disks.sources import DiskFormat, SourceIdentity
+from imgstore.domain.disks.version_disks import OS_DISK, VersionDisk
+from imgstore.domain.identity.access import administrator
 from imgstore.domain.names import ImageReference, VersionName
-from imgstore.domain.offers import ImageOffer
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import (
     ImageVersion,
@@ -35,15 +35,16 @@ from imgstore.domain.resources import (
     StorageAccountType,
     TargetRegion,
 )
-from imgstore.domain.sources import DiskFormat, SourceIdentity
 from imgstore.domain.states import ProvisioningState, ReplicaState
-from imgstore.domain.version_disks import OS_DISK, VersionDisk
-from imgstore.operations import definitions, galleries, viewing
-from imgstore.operations.disks import offered
-from imgstore.operations.finding import Lineage
+from imgstore.domain.storage import object_keys
+from imgstore.operations.disks.disks import offered
+from imgstore.operations.gallery import definitions, galleries
+from imgstore.operations.gallery import versions as gallery_versions
+from imgstore.operations.gallery.versions import VersionView
 from imgstore.operations.installation import Installation
-from imgstore.operations.viewing import VersionView
-from imgstore.operations.workers import run_worker
+from imgstore.operations.lookup import Lineage
+from imgstore.operations.maintenance.worker import run_worker
+from imgstore.policy.copy_plan import ready_steps
 from imgstore.testing.engines import start_postgresql
 
 REGION = "southcentralus"
@@ -160,7 +161,9 @@ def pages(installation: Installation) -> Iterator[Page[VersionView]]:
     """The whole list, a page of 100 with its replicas at a time, each read when it is asked for."""
     token = None
     while True:
-        page = viewing.page_versions(installation, _WHO, PageRequest(items_max=PAGE_ITEMS, token=token), **_NAMES)
+        page = gallery_versions.page_versions(
+            installation, _WHO, PageRequest(items_max=PAGE_ITEMS, token=token), **_NAMES
+        )
         yield page
         token = page.next_token
         if token is None:
@@ -229,7 +232,7 @@ def _disk(installation: Installation, offer: ImageOffer, number: int) -> Managed
         location=REGION,
         source_version_uid=offer.version_uid,
         source_reference=offer.source,
-        body_key=keys.manifest_key(offer.version_uid, OS_DISK),
+        body_key=object_keys.manifest_key(offer.version_uid, OS_DISK),
         replica=offer.slots[0].key.ordinal,
         slot=offer.slots[0],
         storage_account_type=offer.slots[0].key.storage_account_type,

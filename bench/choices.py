@@ -24,12 +24,12 @@ from botocore.config import Config
 
 from bench.disks import BLOCK_BYTES, MIB
 from bench.results import Figure, Result, show
-from imgstore.formats.output import PendingFile
+from imgstore.formats.files.atomic_file import PendingFile
 from imgstore.segments.codec import HEADER_BYTES, EncodedSegment, encode_segment
+from imgstore.segments.fingerprint_index import SortedEntries
 from imgstore.segments.fingerprints import FINGERPRINT_BYTES, fingerprint_blocks, from_bytes
-from imgstore.segments.index import SortedEntries
 from imgstore.stores.directory import DirectoryStore
-from imgstore.stores.s3 import S3Store
+from imgstore.stores.s3.store import S3Store
 from imgstore.testing.engines import S3Engine
 
 if sys.version_info >= (3, 14):

@@ -15,14 +15,15 @@ from pathlib import Path
 
 from bench.installation import DEFINITION, GROUP, Timing
 from imgstore.bootstrap import Settings, open_installation
-from imgstore.domain.access import administrator
+from imgstore.domain.disks.sources import DiskFormat
+from imgstore.domain.identity.access import administrator
 from imgstore.domain.names import ImageReference, VersionName
 from imgstore.domain.progress import ProgressEvent, Stage
-from imgstore.domain.sources import DiskFormat
-from imgstore.operations import exporting, versions
+from imgstore.operations.disks import export as disks_export
 from imgstore.operations.installation import Installation
-from imgstore.operations.version_requests import VersionRequest
-from imgstore.wire.requests import parse_target_regions
+from imgstore.operations.versions import create as versions_create
+from imgstore.operations.versions.request import VersionRequest
+from imgstore.wire.requests.arguments import parse_target_regions
 
 
 def main(verb: str, gallery: str, version: str, file: str, *regions: str) -> None:
@@ -57,13 +58,15 @@ def publish(gallery: str, version: VersionName, file: str, regions: Sequence[str
         location=regions[0].partition("=")[0],
         target_regions=parse_target_regions(regions),
     )
-    return lambda installation: versions.create_version(installation, administrator("bench"), request, os_vhd_uri=file)
+    return lambda installation: versions_create.create_version(
+        installation, administrator("bench"), request, os_vhd_uri=file
+    )
 
 
 def export(gallery: str, version: VersionName, file: str, regions: Sequence[str]) -> Callable[[Installation], object]:
     """The operation behind `disk export --gallery-image-reference`."""
     reference = ImageReference(group=GROUP, gallery=gallery, definition=DEFINITION, version=version)
-    return lambda installation: exporting.export_image(
+    return lambda installation: disks_export.export_image(
         installation,
         administrator("bench"),
         reference=reference,

@@ -58,8 +58,8 @@ def main() -> None:
     # Here, since whoever runs the bench may lack the server's extra, and reads `Answer` all the same.
     import uvicorn  # noqa: PLC0415
 
-    from imgstore.api.serving import Door, configured, listen  # noqa: PLC0415
-    from imgstore.api.tls import make_certificates  # noqa: PLC0415
+    from imgstore.api.dev_tls import make_certificates  # noqa: PLC0415
+    from imgstore.api.serve import Door, configured, listen  # noqa: PLC0415
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--home", type=Path, required=True)

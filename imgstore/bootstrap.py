@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import Any, Final
 
 from imgstore.catalog import Catalog, InstallationRow
-from imgstore.domain.disk_space import DiskSpace, read_disk_space
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.limits import Limits, read_limits
-from imgstore.domain.maintenance import MaintenanceSettings, read_maintenance
 from imgstore.domain.private_files import make_private_folder, tighten_folder
 from imgstore.domain.progress import ProgressEvent, Stage, Subscriber, guard, silent
-from imgstore.domain.shared_settings import Difference, as_document
-from imgstore.operations.first_start import check_catalog_file, check_no_other_installation
-from imgstore.operations.health_records import CatalogHealth
-from imgstore.operations.holding import LEASE_SECONDS, LeaseKeeper, this_host
+from imgstore.domain.settings.disk_space import DiskSpace, read_disk_space
+from imgstore.domain.settings.limits import Limits, read_limits
+from imgstore.domain.settings.maintenance import MaintenanceSettings, read_maintenance
+from imgstore.domain.settings.shared import Difference, as_document
 from imgstore.operations.installation import Installation, Tuning
+from imgstore.operations.leases import LEASE_SECONDS, LeaseKeeper, this_host
 from imgstore.operations.shared_settings import SETTINGS_FILE, agree_on_settings, read_settings_file
-from imgstore.operations.zone_registry import CatalogZones
+from imgstore.operations.slots.zone_registry import CatalogZones
+from imgstore.operations.stores.first_start import check_catalog_file, check_no_other_installation
+from imgstore.operations.stores.health_records import CatalogHealth
 from imgstore.regions import Locator, Regions, load_regions
-from imgstore.stores.retrying import RetryPolicy
+from imgstore.stores.wrappers.retry import RetryPolicy
 
 _DATABASE_FILE: Final = "catalog.sqlite"
 _FOLDERS: Final = ("regions", "scratch", "tls", "uploads")

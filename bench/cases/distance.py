@@ -16,7 +16,7 @@ from bench.installation import Installation
 from bench.measuring import Case, Found, Samples, World, in_turn, new_file, same_content, timed, warm
 from bench.peers import RCLONE, S5CMD, Place
 from bench.results import Chart, Door, Figure, Unit, ratio
-from imgstore.testing.distance import start_toxiproxy
+from imgstore.testing.latency_proxy import start_toxiproxy
 
 ROUND_TRIPS_MS = (0, 20, 80, 200)
 """Next door; within a country; across one ocean; to the other side of the world."""

@@ -17,9 +17,9 @@ from bench.measuring import Case, Found, Samples, World
 from bench.results import Door, Goal, Unit
 from imgstore.domain.resources import ManagedDisk
 from imgstore.operations.installation import Installation
+from imgstore.testing.crash_scenes import Scene, on_minio
 from imgstore.testing.engines import S3Engine, start_minio_cluster
-from imgstore.testing.installations import make_disk, publish
-from imgstore.testing.scenes import Scene, on_minio
+from imgstore.testing.sample_gallery import make_disk, publish
 
 _REGION, _VERSION = "westus2", "1.0.0"
 _LATER = 10

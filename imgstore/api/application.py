@@ -9,37 +9,37 @@ from typing import Final
 from fastapi import FastAPI
 
 import imgstore
-from imgstore.api import (
-    blobs,
+from imgstore.api import health
+from imgstore.api.arm import (
     definitions,
     deployments,
     disks,
     galleries,
     groups,
-    health,
-    identity,
     images,
+    login,
     machines,
     network,
-    polling,
+    operation_status,
     sharing,
     versions,
 )
-from imgstore.api.arriving import Arrival, Counts, add_refusals
-from imgstore.api.auth import Authority
-from imgstore.api.blobdoor import BlobDoor
+from imgstore.api.auth.rights import check_rows
+from imgstore.api.auth.secret_checks import SecretChecks
+from imgstore.api.auth.tokens import Authority
+from imgstore.api.blob import routes as blob_routes
+from imgstore.api.blob.open_disks import BlobDoor
 from imgstore.api.documentation import add_documentation
-from imgstore.api.door import Pools, Server, ServerSettings
-from imgstore.api.fair_pool import FairPool, PoolLimits
-from imgstore.api.longrunning import Command, LongRunner
-from imgstore.api.rates import Rates
-from imgstore.api.rights import check_rows
-from imgstore.api.secret_checks import SecretChecks
-from imgstore.domain import asynchronous
+from imgstore.api.http.context import Pools, Server, ServerSettings
+from imgstore.api.http.fair_pool import FairPool, PoolLimits
+from imgstore.api.http.long_running import Command, LongRunner
+from imgstore.api.http.rate_limits import Rates
+from imgstore.api.middleware import Arrival, Counts, add_refusals
+from imgstore.domain import async_operations
 from imgstore.domain.errors import ImgstoreError
+from imgstore.operations.activity_log import trim_activity
+from imgstore.operations.disks.uploads import sweep_uploads
 from imgstore.operations.installation import Installation
-from imgstore.operations.recording import trim_activity
-from imgstore.operations.uploading import sweep_uploads
 
 COMMANDS: Final[dict[str, Command]] = {
     "put-gallery": galleries.put_gallery,
@@ -66,7 +66,7 @@ _SERVER_THREADS: Final = 8
 _log: Final = logging.getLogger("imgstore.api")
 _CANCELLATION_SECONDS: Final = 1.0
 """The time between two looks whether another process was asked to cancel an operation that runs here."""
-_RENEWAL_SECONDS: Final = asynchronous.LEASE_SECONDS / 6
+_RENEWAL_SECONDS: Final = async_operations.LEASE_SECONDS / 6
 _CLOSE_SECONDS: Final = 3.0
 """The time that operations get to stop when the server ends; they were asked to when the signal came."""
 
@@ -165,9 +165,9 @@ def make_application(installation: Installation, authority: Authority, settings:
         network,
         deployments,
         groups,
-        blobs,
-        polling,
-        identity,
+        blob_routes,
+        operation_status,
+        login,
         health,
     ):
         # Not include_router, which looks each path up twice, router by router: 0.1 ms a request.

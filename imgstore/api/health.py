@@ -8,9 +8,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from imgstore.api.door import Asked
+from imgstore.api.http.context import Asked
 from imgstore.operations.installation import Installation
-from imgstore.operations.readiness import Readiness, check_readiness
+from imgstore.operations.stores.readiness import Readiness, check_readiness
 
 router = APIRouter(tags=["Health"])
 

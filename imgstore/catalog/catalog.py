@@ -6,43 +6,43 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol, Self
 
-from imgstore.catalog.activity import Activity
-from imgstore.catalog.clock_steps import ClockSteps
-from imgstore.catalog.condemned import Condemnations
-from imgstore.catalog.database import Database, Session, database_of
-from imgstore.catalog.definitions import Definitions
-from imgstore.catalog.deletions import Deletions
-from imgstore.catalog.deployments import Deployments
-from imgstore.catalog.disks import Disks
-from imgstore.catalog.galleries import Galleries
-from imgstore.catalog.groups import Groups
-from imgstore.catalog.identities import Assignments, Principals, Secrets, Tenants
-from imgstore.catalog.inert import InertResources
-from imgstore.catalog.installation import Installations
-from imgstore.catalog.ledger import Ledger
-from imgstore.catalog.lineages import Lineages
-from imgstore.catalog.machines import Machines
-from imgstore.catalog.maintenance import MaintenanceTurns, ZoneGaps
-from imgstore.catalog.manifests import Manifests
-from imgstore.catalog.offers import Offers
-from imgstore.catalog.operations import Operations
-from imgstore.catalog.placements import Placements
-from imgstore.catalog.queue import Queue
-from imgstore.catalog.quotas import Quotas
-from imgstore.catalog.replicas import Replicas
-from imgstore.catalog.segments import Segments
-from imgstore.catalog.sequence import CatalogSequence
-from imgstore.catalog.settings import SharedSettings
-from imgstore.catalog.slots import Pools, Slots
-from imgstore.catalog.trust import Issuers, SigningKeys
-from imgstore.catalog.unknown_objects import UnknownObjects
-from imgstore.catalog.upgrade import bring_to_head
-from imgstore.catalog.versions import Versions
-from imgstore.catalog.workers import Workers
-from imgstore.catalog.works import Works
-from imgstore.catalog.write_ahead_log import check_log_belongs
-from imgstore.catalog.zone_health import ZoneHealths
-from imgstore.catalog.zones import Zones
+from imgstore.catalog.engine.clock_steps import ClockSteps
+from imgstore.catalog.engine.database import Database, Session, database_of
+from imgstore.catalog.engine.sequence import CatalogSequence
+from imgstore.catalog.engine.upgrade import bring_to_head
+from imgstore.catalog.engine.write_ahead_log import check_log_belongs
+from imgstore.catalog.identity.principals import Assignments, Principals, Secrets, Tenants
+from imgstore.catalog.identity.trusted_keys import Issuers, SigningKeys
+from imgstore.catalog.resources.activity import Activity
+from imgstore.catalog.resources.api_operations import Operations
+from imgstore.catalog.resources.definitions import Definitions
+from imgstore.catalog.resources.deployments import Deployments
+from imgstore.catalog.resources.disks import Disks
+from imgstore.catalog.resources.galleries import Galleries
+from imgstore.catalog.resources.groups import Groups
+from imgstore.catalog.resources.image_offers import Offers
+from imgstore.catalog.resources.installation import Installations
+from imgstore.catalog.resources.machines import Machines
+from imgstore.catalog.resources.network_records import InertResources
+from imgstore.catalog.resources.placements import Placements
+from imgstore.catalog.resources.quotas import Quotas
+from imgstore.catalog.resources.references import Lineages
+from imgstore.catalog.resources.settings import SharedSettings
+from imgstore.catalog.resources.versions import Versions
+from imgstore.catalog.storage.deletion_marks import Condemnations
+from imgstore.catalog.storage.deletions import Deletions
+from imgstore.catalog.storage.ledger import Ledger
+from imgstore.catalog.storage.maintenance import MaintenanceTurns, ZoneGaps
+from imgstore.catalog.storage.manifests import Manifests
+from imgstore.catalog.storage.queue import Queue
+from imgstore.catalog.storage.replicas import Replicas
+from imgstore.catalog.storage.segments import Segments
+from imgstore.catalog.storage.slots import Pools, Slots
+from imgstore.catalog.storage.unknown_objects import UnknownObjects
+from imgstore.catalog.storage.workers import Workers
+from imgstore.catalog.storage.works import Works
+from imgstore.catalog.storage.zone_health import ZoneHealths
+from imgstore.catalog.storage.zones import Zones
 from imgstore.domain.effects import Effects
 
 

@@ -61,14 +61,14 @@ from sqlalchemy import (
     text,
 )
 
-from imgstore.catalog.columns import Exact, Instant, OneOf
-from imgstore.domain.access import Role
-from imgstore.domain.asynchronous import OperationStatus
-from imgstore.domain.circuits import CircuitState
-from imgstore.domain.collection import Sentence
+from imgstore.catalog.engine.columns import Exact, Instant, OneOf
+from imgstore.domain.async_operations import OperationStatus
 from imgstore.domain.deployments import DeploymentState
-from imgstore.domain.grants import AccessLevel
-from imgstore.domain.identities import PrincipalKind
+from imgstore.domain.disks.signed_urls import AccessLevel
+from imgstore.domain.disks.sources import DiskFormat
+from imgstore.domain.identity.access import Role
+from imgstore.domain.identity.principals import PrincipalKind
+from imgstore.domain.identity.sharing import SharingPermission
 from imgstore.domain.resources import (
     Architecture,
     DiskKind,
@@ -78,12 +78,12 @@ from imgstore.domain.resources import (
     ReplicationMode,
     StorageAccountType,
 )
-from imgstore.domain.sharing import SharingPermission
-from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState, ReplicaState, WorkState
-from imgstore.domain.works import WorkKind
-from imgstore.domain.zones import ZoneKind
-from imgstore.ledger.rows import ChargeKind
+from imgstore.domain.storage.circuits import CircuitState
+from imgstore.domain.storage.garbage import Sentence
+from imgstore.domain.storage.works import WorkKind
+from imgstore.domain.storage.zones import ZoneKind
+from imgstore.ledger.entries import ChargeKind
 
 REVISION: Final = "0028"
 """The head of migrations/versions. A catalog that stands at it opens without Alembic being imported."""

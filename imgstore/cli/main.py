@@ -14,9 +14,9 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from imgstore.cli import global_options
-from imgstore.cli.command import Group, Lazy
-from imgstore.cli.standard_streams import ReportStream, UnwrittenResult, drop_output, prepare_streams
+from imgstore.cli.framework import global_options
+from imgstore.cli.framework.command import Group, Lazy
+from imgstore.cli.framework.standard_streams import ReportStream, UnwrittenResult, drop_output, prepare_streams
 from imgstore.domain.errors import ImgstoreError, NotFound, OutputError
 from imgstore.domain.strict_json import check_text
 
@@ -29,46 +29,79 @@ _UNTOLD: Final = object()
 
 _COMMANDS: Final = {
     "group": Lazy(
-        target="imgstore.cli.group:group", summary="Resource groups: what galleries, disks, images and machines are in."
+        target="imgstore.cli.commands.access.group:group",
+        summary="Resource groups: what galleries, disks, images and machines are in.",
     ),
-    "sig": Lazy(target="imgstore.cli.sig:sig", summary="Galleries, image definitions and image versions."),
+    "sig": Lazy(
+        target="imgstore.cli.commands.galleries.sig:sig", summary="Galleries, image definitions and image versions."
+    ),
     "disk": Lazy(
-        target="imgstore.cli.disk:disk",
+        target="imgstore.cli.commands.machines.disk:disk",
         summary="Managed disks, made from image versions, disks, snapshots, files and uploads.",
     ),
     "snapshot": Lazy(
-        target="imgstore.cli.snapshot:snapshot",
+        target="imgstore.cli.commands.machines.snapshot:snapshot",
         summary="Snapshots: full, made at once where the source is a disk or a snapshot.",
     ),
     "image": Lazy(
-        target="imgstore.cli.image:image",
+        target="imgstore.cli.commands.machines.image:image",
         summary="Managed images: what a machine's disks were made into, to make others from.",
     ),
-    "vm": Lazy(target="imgstore.cli.vm:vm", summary="Virtual machines as records with their disks: none is booted."),
-    "auth": Lazy(target="imgstore.cli.auth:auth", summary="Who may: tenants, principals, roles, issuers and keys."),
-    "bill": Lazy(target="imgstore.cli.bill:bill", summary="What was moved and kept, and what it costs."),
+    "vm": Lazy(
+        target="imgstore.cli.commands.machines.vm:vm",
+        summary="Virtual machines as records with their disks: none is booted.",
+    ),
+    "auth": Lazy(
+        target="imgstore.cli.commands.access.auth:auth",
+        summary="Who may: tenants, principals, roles, issuers and keys.",
+    ),
+    "bill": Lazy(
+        target="imgstore.cli.commands.operator.bill:bill", summary="What was moved and kept, and what it costs."
+    ),
     "account": Lazy(
-        target="imgstore.cli.account:account",
+        target="imgstore.cli.commands.access.account:account",
         summary="Subscriptions: each has groups, galleries and disks of its own.",
     ),
     "operation": Lazy(
-        target="imgstore.cli.operation:operation", summary="Long-running operations of the API: list and cancel them."
+        target="imgstore.cli.commands.operator.operation:operation",
+        summary="Long-running operations of the API: list and cancel them.",
     ),
-    "monitor": Lazy(target="imgstore.cli.monitor:monitor", summary="What was done here, and by whom."),
-    "regions": Lazy(target="imgstore.cli.regions:regions", summary="The regions that bytes are kept in."),
+    "monitor": Lazy(
+        target="imgstore.cli.commands.operator.monitor:monitor", summary="What was done here, and by whom."
+    ),
+    "regions": Lazy(
+        target="imgstore.cli.commands.operator.regions:regions", summary="The regions that bytes are kept in."
+    ),
     "settings": Lazy(
-        target="imgstore.cli.settings:settings", summary="The settings that all processes of the installation share."
+        target="imgstore.cli.commands.operator.settings:settings",
+        summary="The settings that all processes of the installation share.",
     ),
     "inspect": Lazy(
-        target="imgstore.cli.inspect:inspect", summary="Say what a disk file is, and whether Azure would take it."
+        target="imgstore.cli.commands.machines.inspect:inspect",
+        summary="Say what a disk file is, and whether Azure would take it.",
     ),
-    "verify": Lazy(target="imgstore.cli.verify:verify", summary="Compare a disk file with a stored image."),
-    "serve": Lazy(target="imgstore.cli.serve:serve", summary="Serve Azure's API, for az and Azure's SDKs."),
-    "worker": Lazy(target="imgstore.cli.worker:worker", summary="Make the replicas that are desired and not there."),
-    "gc": Lazy(target="imgstore.cli.gc:gc", summary="Collect what no version, disk or open work needs."),
-    "scrub": Lazy(target="imgstore.cli.scrub:scrub", summary="Read what is kept, check it, and repair it."),
-    "bench": Lazy(target="imgstore.cli.bench:bench", summary="Measure the regions, and remove all that it took."),
-    "quickstart": Lazy(target="imgstore.cli.quickstart:quickstart", summary="See the main job done in under a minute."),
+    "verify": Lazy(
+        target="imgstore.cli.commands.machines.verify:verify", summary="Compare a disk file with a stored image."
+    ),
+    "serve": Lazy(
+        target="imgstore.cli.commands.operator.serve:serve", summary="Serve Azure's API, for az and Azure's SDKs."
+    ),
+    "worker": Lazy(
+        target="imgstore.cli.commands.operator.worker:worker",
+        summary="Make the replicas that are desired and not there.",
+    ),
+    "gc": Lazy(
+        target="imgstore.cli.commands.operator.gc:gc", summary="Collect what no version, disk or open work needs."
+    ),
+    "scrub": Lazy(
+        target="imgstore.cli.commands.operator.scrub:scrub", summary="Read what is kept, check it, and repair it."
+    ),
+    "bench": Lazy(
+        target="imgstore.cli.commands.demo.bench:bench", summary="Measure the regions, and remove all that it took."
+    ),
+    "quickstart": Lazy(
+        target="imgstore.cli.commands.demo.quickstart:quickstart", summary="See the main job done in under a minute."
+    ),
 }
 
 

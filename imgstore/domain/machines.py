@@ -8,10 +8,10 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from imgstore.domain import names
+from imgstore.domain.disks.version_disks import HostCaching, default_caching, disk_key
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.resources import NO_TAGS, Declared, HyperVGeneration, OsState, OsType
 from imgstore.domain.states import ProvisioningState
-from imgstore.domain.version_disks import HostCaching, default_caching, disk_key
 
 MACHINE: Final = "virtualMachines"
 """Azure's word for the type."""

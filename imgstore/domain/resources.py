@@ -8,13 +8,13 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from imgstore.domain import names
-from imgstore.domain.digests import Digest
-from imgstore.domain.grants import DiskGrant, DiskState
+from imgstore.domain.disks.signed_urls import DiskGrant, DiskState
+from imgstore.domain.disks.sources import DiskFormat, SourceIdentity
+from imgstore.domain.disks.version_disks import OS_DISK, VersionDisk
+from imgstore.domain.identity.sharing import SharingProfile
 from imgstore.domain.names import VersionName
-from imgstore.domain.sharing import SharingProfile
-from imgstore.domain.sources import DiskFormat, SourceIdentity
 from imgstore.domain.states import ProvisioningState, ReplicaState
-from imgstore.domain.version_disks import OS_DISK, VersionDisk
+from imgstore.domain.storage.digests import Digest
 
 NO_TAGS: Final[Mapping[str, str]] = MappingProxyType({})
 

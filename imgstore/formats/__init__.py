@@ -11,13 +11,13 @@
 Nothing inside an image is ever followed: no path, no URL, no parent.
 """
 
-from imgstore.formats.ahead import read_through
-from imgstore.formats.converted import ConversionBounds
-from imgstore.formats.findings import DISK_BYTES_MAX
+from imgstore.formats.checks import DISK_BYTES_MAX
+from imgstore.formats.files.local_file import LocalFile
+from imgstore.formats.files.read_ahead import read_through
 from imgstore.formats.inspection import Check, Inspection, inspect_image
-from imgstore.formats.local import LocalFile
-from imgstore.formats.opening import open_disk
+from imgstore.formats.open_disk import open_disk
 from imgstore.formats.partitions import generation_of
+from imgstore.formats.qemu.qemu_reader import ConversionBounds
 from imgstore.formats.writers import WRITABLE, create_writer, fixed_footer, padded_bytes
 
 __all__ = [

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from imgstore.domain.disks.sources import ByteSource, DiskFormat
 from imgstore.domain.errors import ImageRefused, ToolMissing
-from imgstore.domain.geometry import GIB, MIB, round_up
 from imgstore.domain.resources import HyperVGeneration
-from imgstore.domain.sources import ByteSource, DiskFormat
-from imgstore.formats.findings import Finding, all_passed
-from imgstore.formats.opening import FOREIGN, examine, open_disk
+from imgstore.domain.storage.sizes import GIB, MIB, round_up
+from imgstore.formats.checks import Finding, all_passed
+from imgstore.formats.open_disk import FOREIGN, examine, open_disk
 from imgstore.formats.partitions import generation_of
 from imgstore.formats.probe import probe
-from imgstore.formats.second_opinion import second_opinion
+from imgstore.formats.qemu.oslo_checks import second_opinion
 from imgstore.formats.vhd import DynamicVhdReader
 
 _AZURE_BYTES_MIN: Final = 20 * MIB

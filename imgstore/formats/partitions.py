@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Final
 from uuid import UUID
 
-from imgstore.domain.geometry import SECTOR_BYTES
+from imgstore.domain.disks.sources import DiskReader
 from imgstore.domain.resources import HyperVGeneration
-from imgstore.domain.sources import DiskReader
+from imgstore.domain.storage.sizes import SECTOR_BYTES
 
 _EFI_SYSTEM_PARTITION: Final = UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b").bytes_le
 

@@ -8,10 +8,10 @@ names the format. A named format is never probed.
 from dataclasses import dataclass
 from typing import Final
 
+from imgstore.domain.disks.source_urls import without_secrets
+from imgstore.domain.disks.sources import ByteSource, DiskFormat
 from imgstore.domain.errors import ImageRefused, ImageTruncated
-from imgstore.domain.source_urls import without_secrets
-from imgstore.domain.sources import ByteSource, DiskFormat
-from imgstore.formats.findings import Finding, Kind
+from imgstore.formats.checks import Finding, Kind
 from imgstore.formats.vhd import tail_of
 from imgstore.formats.vhd_layout import (
     FOOTER_BYTES,

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
-from imgstore.domain.sources import ByteSource, DiskFormat, Extent, SourceIdentity, Trimmings
-from imgstore.formats.findings import Examined, Finding, size_finding
+from imgstore.domain.disks.sources import ByteSource, DiskFormat, Extent, SourceIdentity, Trimmings
+from imgstore.formats.checks import Examined, Finding, size_finding
 
 
 def clipped(extents: Iterable[Extent], end: int) -> Iterator[Extent]:

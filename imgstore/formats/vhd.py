@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from imgstore.domain.geometry import MIB, SECTOR_BYTES, ceil_div
-from imgstore.domain.sources import ByteSource, DiskFormat, Extent, SourceIdentity, Trimmings
-from imgstore.formats.findings import Examined, Finding, Kind, all_passed, size_finding
+from imgstore.domain.disks.sources import ByteSource, DiskFormat, Extent, SourceIdentity, Trimmings
+from imgstore.domain.storage.sizes import MIB, SECTOR_BYTES, ceil_div
+from imgstore.formats.checks import Examined, Finding, Kind, all_passed, size_finding
 from imgstore.formats.raw import clipped
 from imgstore.formats.vhd_layout import (
     DYNAMIC_BYTES_MAX,

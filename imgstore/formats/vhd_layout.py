@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final, Self
 
-from imgstore.domain.geometry import GIB, MIB, SECTOR_BYTES, ceil_div, round_up
+from imgstore.domain.storage.sizes import GIB, MIB, SECTOR_BYTES, ceil_div, round_up
 
 FOOTER_BYTES: Final = 512
 HEADER_BYTES: Final = 1024

@@ -11,11 +11,11 @@ from typing import Final
 
 import numpy as np
 
+from imgstore.domain.disks.sources import DiskFormat, DiskWriter, Extent, Trimmings
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.geometry import BLOCK_BYTES, GIB, MIB, SECTOR_BYTES, ceil_div, round_up
-from imgstore.domain.sources import DiskFormat, DiskWriter, Extent, Trimmings
-from imgstore.formats.output import PendingFile, errors_of, write_all
-from imgstore.formats.qemu import find_qemu_img, write_from_raw
+from imgstore.domain.storage.sizes import BLOCK_BYTES, GIB, MIB, SECTOR_BYTES, ceil_div, round_up
+from imgstore.formats.files.atomic_file import PendingFile, errors_of, write_all
+from imgstore.formats.qemu.qemu_img import find_qemu_img, write_from_raw
 from imgstore.formats.vhd_layout import (
     BLOCK_BYTES_DEFAULT,
     DYNAMIC_BYTES_MAX,

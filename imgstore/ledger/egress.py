@@ -2,8 +2,8 @@
 
 from datetime import datetime
 
+from imgstore.ledger.entries import ChargeKind, LedgerRow, Party
 from imgstore.ledger.prices import FREE, Prices, price_of
-from imgstore.ledger.rows import ChargeKind, LedgerRow, Party
 
 
 def arrival(

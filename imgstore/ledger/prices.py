@@ -6,8 +6,8 @@ from decimal import MAX_PREC, Context, Decimal, Inexact, InvalidOperation
 from typing import Final
 
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.geometry import GIGABYTE
 from imgstore.domain.resources import StorageAccountType
+from imgstore.domain.storage.sizes import GIGABYTE
 
 FREE: Final = Decimal(0)
 

@@ -8,9 +8,9 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal
 from itertools import chain
 from typing import Final
 
+from imgstore.ledger.entries import ChargeKind, LedgerRow, Party, StorageInterval
 from imgstore.ledger.prices import EXACT, FREE, Prices, price_of
-from imgstore.ledger.rows import ChargeKind, LedgerRow, Party, StorageInterval
-from imgstore.ledger.storage import amount, as_byte_hours, byte_microseconds
+from imgstore.ledger.storage_intervals import amount, as_byte_hours, byte_microseconds
 
 BYTE_HOURS_UNIT: Final = Decimal("1e-6")
 AMOUNT_UNIT: Final = Decimal("1e-12")

@@ -2,13 +2,12 @@
 
 from typing import Final
 
-from imgstore.domain.access import Action, Principal, as_reader, may
-from imgstore.domain.asynchronous import AsyncOperation, OperationStatus
+from imgstore.domain.async_operations import AsyncOperation, OperationStatus
 from imgstore.domain.deployments import DeploymentState
 from imgstore.domain.errors import Conflict
-from imgstore.operations.deployments import deployment_id, end_deployments, show_deployment
-from imgstore.operations.installation import Installation
-from imgstore.operations.long_running import (
+from imgstore.domain.identity.access import Action, Principal, as_reader, may
+from imgstore.operations.activity_log import permit, permit_list, recorded
+from imgstore.operations.api_operations import (
     PUT_DEPLOYMENT,
     canceled,
     close_operation,
@@ -18,7 +17,8 @@ from imgstore.operations.long_running import (
     missing_operation,
     operation_scope,
 )
-from imgstore.operations.recording import permit, permit_list, recorded
+from imgstore.operations.deployments import deployment_id, end_deployments, show_deployment
+from imgstore.operations.installation import Installation
 
 _CANCEL: Final = "imgstore/operations/cancel/action"
 _CANCEL_DEPLOYMENT: Final = "Microsoft.Resources/deployments/cancel/action"

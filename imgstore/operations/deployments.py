@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any, Final
 
 from imgstore.domain import names
-from imgstore.domain.access import Action, Principal
 from imgstore.domain.deployments import Deployment, DeploymentState
 from imgstore.domain.errors import Conflict, InvalidInput, NotFound
-from imgstore.operations import finding
+from imgstore.domain.identity.access import Action, Principal
+from imgstore.operations import lookup
+from imgstore.operations.activity_log import permit, recorded
 from imgstore.operations.installation import Installation
-from imgstore.operations.recording import permit, recorded
 
 DEPLOYMENTS_MAX: Final = 800
 """Azure's limit for a resource group. Each row holds up to 4 MiB."""
@@ -57,7 +57,7 @@ def begin_deployment(
         recorded(installation, principal, Action.WRITE, deployment_id(installation, group, name), _operation("write")),
         installation.catalog.transaction() as facts,
     ):
-        above = finding.group(facts, installation.subscription, group)
+        above = lookup.group(facts, installation.subscription, group)
         standing = facts.deployments.get(above.uid, name)
         if standing is not None and standing.state is DeploymentState.RUNNING and standing.uid != holder:
             raise Conflict(
@@ -150,7 +150,7 @@ def show_deployment(installation: Installation, principal: Principal, *, group: 
     """
     permit(installation, principal, Action.READ, deployment_id(installation, group, name))
     with installation.catalog.reading() as facts:
-        found = facts.deployments.get(finding.group(facts, installation.subscription, group).uid, name)
+        found = facts.deployments.get(lookup.group(facts, installation.subscription, group).uid, name)
     if found is None:
         raise _missing(installation, group, name)
     return found
@@ -160,7 +160,7 @@ def list_deployments(installation: Installation, principal: Principal, *, group:
     """The deployments of a group, by name."""
     permit(installation, principal, Action.READ, deployment_id(installation, group, "any"))
     with installation.catalog.reading() as facts:
-        return facts.deployments.list(finding.group(facts, installation.subscription, group).uid)
+        return facts.deployments.list(lookup.group(facts, installation.subscription, group).uid)
 
 
 def delete_deployment(installation: Installation, principal: Principal, *, group: str, name: str) -> None:
@@ -174,7 +174,7 @@ def delete_deployment(installation: Installation, principal: Principal, *, group
         recorded(installation, principal, Action.DELETE, scope, _operation("delete")),
         installation.catalog.transaction() as facts,
     ):
-        if not facts.deployments.remove(finding.group(facts, installation.subscription, group).uid, name):
+        if not facts.deployments.remove(lookup.group(facts, installation.subscription, group).uid, name):
             raise _missing(installation, group, name)
 
 

@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgstore.catalog import Catalog
-from imgstore.domain.disk_space import DiskSpace
-from imgstore.domain.distance import THREADS_MAX, threads_for
 from imgstore.domain.effects import Effects
-from imgstore.domain.limits import Limits
-from imgstore.domain.maintenance import MaintenanceSettings
 from imgstore.domain.progress import ProgressEvent, Stage, Subscriber, silent
 from imgstore.domain.resources import Slot
-from imgstore.operations.holding import LeaseKeeper
+from imgstore.domain.settings.disk_space import DiskSpace
+from imgstore.domain.settings.limits import Limits
+from imgstore.domain.settings.maintenance import MaintenanceSettings
+from imgstore.domain.storage.latency import THREADS_MAX, threads_for
+from imgstore.operations.leases import LeaseKeeper
 from imgstore.regions import Locator, Regions
-from imgstore.stores.deferred import Deferred
 from imgstore.stores.interface import ObjectStore
-from imgstore.stores.limited import Wait
+from imgstore.stores.wrappers.bandwidth_limit import Wait
+from imgstore.stores.wrappers.deferred import Deferred
 
 if TYPE_CHECKING:
-    from imgstore.transfer.slots import SlotAccess
+    from imgstore.transfer.slot_access import SlotAccess
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class Tuning:
     collect_lease_seconds: float = 300.0
     """How long a batch of at most 1,000 deletes has until another collector may take it over."""
     delete_seconds_max: float = 130.0
-    """The longest that one request of deletes may run: its connection's and its answer's limits (stores/s3.py), twice,
+    """The longest that one request of deletes may run: its connection's and its answer's limits (stores/s3/store.py), twice,
     since zones that rest are asked after the others. It is sent only while more than that is left of the lease, and a
     dead collector's batch is taken over that long after it."""
     removal_lease_seconds: float = 20.0
@@ -138,7 +138,7 @@ class Installation:
 
     def _accessed(self, slot: Slot, store: ObjectStore) -> "SlotAccess":
         # The data plane, and numpy with it, takes 70 ms to load, which a command that moves no bytes should not pay.
-        from imgstore.transfer.slots import SlotAccess  # noqa: PLC0415
+        from imgstore.transfer.slot_access import SlotAccess  # noqa: PLC0415
 
         return SlotAccess(
             label=str(slot.key),

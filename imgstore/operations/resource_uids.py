@@ -4,8 +4,8 @@ import re
 from typing import Final
 
 from imgstore.catalog import Facts
-from imgstore.domain.access import DEFINITIONS, GALLERIES, GROUPS, VERSIONS
 from imgstore.domain.errors import InvalidInput
+from imgstore.domain.identity.access import DEFINITIONS, GALLERIES, GROUPS, VERSIONS
 from imgstore.domain.machines import MACHINE
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import DiskKind

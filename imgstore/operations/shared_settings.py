@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from imgstore.catalog import Catalog
-from imgstore.domain.access import Action, Principal, authorize
-from imgstore.domain.disk_space import read_disk_space
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.limits import DEFAULT_PRESET, Limits, read_limits
-from imgstore.domain.maintenance import MaintenanceSettings, read_maintenance
-from imgstore.domain.shared_settings import Difference, Values, as_document, differences, shared_values
+from imgstore.domain.identity.access import Action, Principal, authorize
+from imgstore.domain.settings.disk_space import read_disk_space
+from imgstore.domain.settings.limits import DEFAULT_PRESET, Limits, read_limits
+from imgstore.domain.settings.maintenance import MaintenanceSettings, read_maintenance
+from imgstore.domain.settings.shared import Difference, Values, as_document, differences, shared_values
+from imgstore.operations.activity_log import recorded
 from imgstore.operations.installation import Installation
-from imgstore.operations.recording import recorded
 
 SETTINGS_FILE: Final = "settings.toml"
 

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeAlias
 
-from imgstore.domain.circuits import (
+from imgstore.domain.errors import (
+    CircuitOpen,
+    StoreDenied,
+    StoreError,
+    StoreMismatch,
+    StoreSilent,
+    StoreUnreachable,
+)
+from imgstore.domain.storage.circuits import (
     DEFAULT_POLICY,
     Circuit,
     CircuitPolicy,
@@ -24,16 +32,8 @@ from imgstore.domain.circuits import (
     record_answer,
     record_failure,
 )
-from imgstore.domain.errors import (
-    CircuitOpen,
-    StoreDenied,
-    StoreError,
-    StoreMismatch,
-    StoreSilent,
-    StoreUnreachable,
-)
-from imgstore.stores.hedging import LATE_SECONDS, is_urgent
 from imgstore.stores.threads import start_thread
+from imgstore.stores.wrappers.hedging import LATE_SECONDS, is_urgent
 
 ZoneName: TypeAlias = tuple[str, str]
 """Region and zone."""

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from imgstore.domain import keys
-from imgstore.domain.checkpoints import Checkpoint
 from imgstore.domain.errors import StoreMismatch
-from imgstore.domain.zones import ZoneKind, ZoneRecord
+from imgstore.domain.storage import object_keys
+from imgstore.domain.storage.checkpoints import Checkpoint
+from imgstore.domain.storage.zones import ZoneKind, ZoneRecord
 from imgstore.stores.interface import ObjectStore
 
 
@@ -62,10 +62,10 @@ class ZoneObjects:
 
 def read_zone_objects(store: ObjectStore) -> ZoneObjects:
     """List the uids and checkpoints of a zone, with one LIST."""
-    found = [info.key for info in store.list(keys.ZONE)]
-    names = [name for key in found if (name := keys.checkpoint_name(key)) is not None]
+    found = [info.key for info in store.list(object_keys.ZONE)]
+    names = [name for key in found if (name := object_keys.checkpoint_name(key)) is not None]
     return ZoneObjects(
-        uids=frozenset(uid for key in found if (uid := keys.zone_uid(key)) is not None),
+        uids=frozenset(uid for key in found if (uid := object_keys.zone_uid(key)) is not None),
         checkpoints=tuple(each for name in names if (each := Checkpoint.parse(name)) is not None),
     )
 

@@ -10,10 +10,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from imgstore.domain.checkpoints import Checkpoint
 from imgstore.domain.errors import Conflict, ObjectNotFound, StoreError, StoreMismatch, StoreUnreachable
-from imgstore.domain.keys import FORMAT_KEY, checkpoint_key, zone_uid_key
-from imgstore.domain.zones import ZoneKind, ZoneRecord
+from imgstore.domain.storage.checkpoints import Checkpoint
+from imgstore.domain.storage.object_keys import FORMAT_KEY, checkpoint_key, zone_uid_key
+from imgstore.domain.storage.zones import ZoneKind, ZoneRecord
+from imgstore.regions.format_mark import Mark
 from imgstore.regions.health import HealthBook
 from imgstore.regions.identity import (
     Consent,
@@ -25,18 +26,17 @@ from imgstore.regions.identity import (
     other_zone,
     read_zone_objects,
 )
-from imgstore.regions.marks import Mark
 from imgstore.regions.model import Region, Zone
-from imgstore.stores.deferred import Deferred
 from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.interface import ObjectStore, StoreProperties
-from imgstore.stores.metered import Metered, TrafficMeter
-from imgstore.stores.parallel import Parallel
-from imgstore.stores.retrying import Retrying, RetryPolicy
-from imgstore.stores.watched import Watch, Watched
+from imgstore.stores.wrappers.deferred import Deferred
+from imgstore.stores.wrappers.metering import Metered, TrafficMeter
+from imgstore.stores.wrappers.parallel import Parallel
+from imgstore.stores.wrappers.retry import Retrying, RetryPolicy
+from imgstore.stores.wrappers.watched import Watch, Watched
 
 if TYPE_CHECKING:
-    from imgstore.stores.s3 import S3Store
+    from imgstore.stores.s3.store import S3Store
 
 
 _CHECKPOINTS_MAX: Final = 64
@@ -521,7 +521,7 @@ class S3Zone(OpenedZone):
 
     def probe(self) -> None:
         """See `OpenedZone.probe`. Tried each time, since servers are replaced."""
-        from imgstore.stores.s3 import probe_properties  # noqa: PLC0415 -- loaded already: there is an S3Store
+        from imgstore.stores.s3.store import probe_properties  # noqa: PLC0415 -- loaded already: there is an S3Store
 
         mark = replace(self.mark, properties=probe_properties(self._s3, self._new_uid()))
         if mark != self.found_mark():

@@ -15,10 +15,10 @@ from urllib3.exceptions import SSLError as TlsError
 import imgstore
 from imgstore.domain.errors import ImgstoreError, InvalidInput, StoreError, StoreUnreachable
 from imgstore.remote.credentials import Address, Application, trust
-from imgstore.stores.retrying import Patience, RetryPolicy
-from imgstore.wire.blobs import read_error_xml
+from imgstore.stores.wrappers.retry import Patience, RetryPolicy
+from imgstore.wire.blob_protocol import read_error_xml
 from imgstore.wire.errors import read_error
-from imgstore.wire.text import Json
+from imgstore.wire.json_text import Json
 
 CONNECTIONS_MAX: Final = 8
 _SKEW_SECONDS: Final = 60

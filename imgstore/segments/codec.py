@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from imgstore.domain.digests import Digest, digest_of
 from imgstore.domain.errors import ObjectCorrupt
-from imgstore.domain.geometry import BLOCK_BYTES, SEGMENT_BLOCKS
+from imgstore.domain.storage.digests import Digest, digest_of
+from imgstore.domain.storage.sizes import BLOCK_BYTES, SEGMENT_BLOCKS
 
 if sys.version_info >= (3, 14):
     from compression import zstd

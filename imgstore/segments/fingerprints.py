@@ -25,9 +25,9 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
-from imgstore.domain.digests import DIGEST_BYTES, Digest
 from imgstore.domain.errors import ObjectCorrupt
-from imgstore.domain.geometry import BLOCK_BYTES, SEGMENT_BLOCKS
+from imgstore.domain.storage.digests import DIGEST_BYTES, Digest
+from imgstore.domain.storage.sizes import BLOCK_BYTES, SEGMENT_BLOCKS
 
 U64: TypeAlias = npt.NDArray[np.uint64]
 Indexes: TypeAlias = npt.NDArray[np.intp]

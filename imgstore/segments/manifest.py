@@ -40,10 +40,10 @@ from typing import Final, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from imgstore.domain.digests import DIGEST_BYTES, Digest, digest_of, disk_digest
+from imgstore.domain.disks.sources import DiskFormat, Extent, Trimmings
 from imgstore.domain.errors import ObjectCorrupt
-from imgstore.domain.geometry import BLOCK_BYTES, PIECE_BLOCKS, PIECE_BYTES, SEGMENT_BLOCKS, TIB, ceil_div
-from imgstore.domain.sources import DiskFormat, Extent, Trimmings
+from imgstore.domain.storage.digests import DIGEST_BYTES, Digest, digest_of, disk_digest
+from imgstore.domain.storage.sizes import BLOCK_BYTES, PIECE_BLOCKS, PIECE_BYTES, SEGMENT_BLOCKS, TIB, ceil_div
 
 if sys.version_info >= (3, 14):
     from compression import zstd

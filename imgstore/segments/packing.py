@@ -9,10 +9,10 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from imgstore.domain.geometry import BLOCK_BYTES, PIECE_BLOCKS, SEGMENT_BLOCKS, ceil_div
+from imgstore.domain.storage.sizes import BLOCK_BYTES, PIECE_BLOCKS, SEGMENT_BLOCKS, ceil_div
 from imgstore.segments.codec import HEADER_BYTES, SEGMENT_BYTES_MAX
+from imgstore.segments.fingerprint_index import NOWHERE, SEGMENT_NUMBER_MAX, ZERO, Locations
 from imgstore.segments.fingerprints import Fingerprints, Indexes
-from imgstore.segments.index import NOWHERE, SEGMENT_NUMBER_MAX, ZERO, Locations
 from imgstore.segments.manifest import Column, Runs
 
 Blocks: TypeAlias = npt.NDArray[np.uint8]

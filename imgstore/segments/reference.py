@@ -17,8 +17,8 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from imgstore.domain.digests import DIGEST_BYTES, Digest, digest_of
 from imgstore.domain.errors import ObjectCorrupt
+from imgstore.domain.storage.digests import DIGEST_BYTES, Digest, digest_of
 from imgstore.segments.manifest import intact
 
 MAGIC: Final = b"IMGSTREF"

@@ -1,6 +1,6 @@
 """Keeps bytes: stores and the wrappers around them. Knows nothing of disks, segments or the catalog.
 
-``imgstore.stores.s3`` and ``imgstore.stores.http`` are imported by those who need them: boto3 takes a third of a second
+``imgstore.stores.s3.store`` and ``imgstore.stores.http.http_source`` are imported by those who need them: boto3 takes a third of a second
 to load, which a command on directories should not pay.
 """
 
@@ -21,11 +21,11 @@ from imgstore.stores.interface import (
     checked_key,
     crc32_checksum,
 )
-from imgstore.stores.limited import Limited, TokenBucket, Wait
 from imgstore.stores.memory import MemoryStore
-from imgstore.stores.metered import Metered, Traffic, TrafficMeter
-from imgstore.stores.retrying import Patience, Retrying, RetryPolicy
-from imgstore.stores.zoned import Missed, RepairNote, ZoneCopies, Zoned
+from imgstore.stores.wrappers.bandwidth_limit import Limited, TokenBucket, Wait
+from imgstore.stores.wrappers.metering import Metered, Traffic, TrafficMeter
+from imgstore.stores.wrappers.retry import Patience, Retrying, RetryPolicy
+from imgstore.stores.zone_redundant import Missed, RepairNote, ZoneCopies, Zoned
 
 __all__ = [
     "DELETE_KEYS_MAX",

@@ -16,11 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from imgstore.domain.disk_space import DiskSpace
 from imgstore.domain.errors import StoreDenied, StoreError, StoreFull
 from imgstore.domain.private_files import FILE_MODE, FOLDER_MODE, make_private_folder, sync_folder
+from imgstore.domain.settings.disk_space import DiskSpace
+from imgstore.stores.errors import absent, accepted, taken
 from imgstore.stores.interface import Accept, Body, ObjectInfo, StoreProperties, checked_key
-from imgstore.stores.refusals import absent, accepted, taken
 
 _TEMPORARY_FOLDER: Final = ".tmp"
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from imgstore.stores.errors import absent, accepted, taken
 from imgstore.stores.interface import Accept, Body, ObjectInfo, StoreProperties, checked_key, crc32_checksum
-from imgstore.stores.refusals import absent, accepted, taken
 
 
 def _now() -> datetime:

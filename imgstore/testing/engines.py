@@ -1,6 +1,6 @@
 """Finds or starts real engines: MinIO, SeaweedFS, moto, PostgreSQL, and tools such as qemu-img.
 
-Plain functions, so that `bench` starts the very engines that the tests use; the fixtures are in ``report.py``. Every
+Plain functions, so that `bench` starts the very engines that the tests use; the fixtures are in ``testing/pytest_plugin.py``. Every
 process listens on loopback, lives in a temporary folder and is ended by its own id: by the context manager that started
 it, at exit at the latest, and, where util-linux has ``setpriv``, by the kernel when this process dies without an exit.
 """
@@ -29,7 +29,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-from imgstore.testing.clients import NotBuilt, environment, go_client, node_modules
+from imgstore.testing.azure_clients import NotBuilt, environment, go_client, node_modules
 
 MINIO_MODULE: Final = "github.com/minio/minio"
 MINIO_VERSION: Final = "v0.0.0-20260212201848-7aac2a2c5b7c"

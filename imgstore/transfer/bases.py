@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from imgstore.domain import keys
-from imgstore.domain.digests import Digest, digest_of
 from imgstore.domain.errors import ObjectCorrupt, ObjectNotFound
-from imgstore.domain.geometry import BLOCK_BYTES
+from imgstore.domain.storage import object_keys
+from imgstore.domain.storage.digests import Digest, digest_of
+from imgstore.domain.storage.sizes import BLOCK_BYTES
+from imgstore.segments.fingerprint_index import BaseIndex
 from imgstore.segments.fingerprints import PackedSegment, decode_fingerprints, fingerprint_blocks
-from imgstore.segments.index import BaseIndex
 from imgstore.segments.manifest import Column, Manifest, Runs, SegmentTable, WorkRef
-from imgstore.transfer.slots import GoOn, SegmentListing, SlotAccess, always
+from imgstore.transfer.slot_access import GoOn, SegmentListing, SlotAccess, always
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +142,9 @@ class Bases:
 def _stored(slot: SlotAccess, work: WorkRef) -> list[PackedSegment]:
     """The fingerprints of one work; none where the object is gone or is not the one that the manifest names."""
     try:
-        data = slot.object(keys.fingerprints_key(work.uid), lambda body: digest_of(body) == work.fingerprints_digest)
+        data = slot.object(
+            object_keys.fingerprints_key(work.uid), lambda body: digest_of(body) == work.fingerprints_digest
+        )
         return decode_fingerprints(data)
     except (ObjectNotFound, ObjectCorrupt):
         return []

@@ -27,17 +27,17 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
-from imgstore.domain import keys
-from imgstore.domain.digests import Digest, digest_of
-from imgstore.domain.disk_space import CheckScratch, unbounded
-from imgstore.domain.distance import sounded, threads_for
+from imgstore.domain.disks.sources import DiskReader, SourceIdentity
 from imgstore.domain.errors import ImageRefused, ObjectCorrupt, ObjectNotFound, SourceChanged
-from imgstore.domain.geometry import BLOCK_BYTES, PIECE_BLOCKS, PIECE_BYTES, SEGMENT_BLOCKS, round_up
-from imgstore.domain.sources import DiskReader, SourceIdentity
-from imgstore.formats.ahead import in_order
+from imgstore.domain.settings.disk_space import CheckScratch, unbounded
+from imgstore.domain.storage import object_keys
+from imgstore.domain.storage.digests import Digest, digest_of
+from imgstore.domain.storage.latency import sounded, threads_for
+from imgstore.domain.storage.sizes import BLOCK_BYTES, PIECE_BLOCKS, PIECE_BYTES, SEGMENT_BLOCKS, round_up
+from imgstore.formats.files.read_ahead import in_order
 from imgstore.segments.codec import encode_segment
+from imgstore.segments.fingerprint_index import NOWHERE, ZERO, ImageIndex, Locations
 from imgstore.segments.fingerprints import Fingerprints, FingerprintsWriter, Indexes, fingerprint_blocks
-from imgstore.segments.index import NOWHERE, ZERO, ImageIndex, Locations
 from imgstore.segments.manifest import (
     VIRTUAL_BYTES_MAX,
     Column,
@@ -53,9 +53,9 @@ from imgstore.segments.manifest import (
 )
 from imgstore.segments.packing import Blocks, Packer, locations_of, runs_of, to_repack, used_blocks
 from imgstore.transfer.bases import Bases
-from imgstore.transfer.bounded import Bounded
+from imgstore.transfer.bounded_pool import Bounded
 from imgstore.transfer.receipts import IngestReceipt, SegmentReceipt
-from imgstore.transfer.slots import GoOn, SegmentListing, SlotAccess, always
+from imgstore.transfer.slot_access import GoOn, SegmentListing, SlotAccess, always
 
 _READ_THREADS: Final = 2
 _PIECES_AHEAD: Final = 4
@@ -314,7 +314,7 @@ class _Ingest:
         digest = blake3(data).digest()
         self._order.go_on()
         self._order.slot.put_object(
-            keys.fingerprints_key(self._order.work_uid), data, lambda body: digest_of(body) == digest
+            object_keys.fingerprints_key(self._order.work_uid), data, lambda body: digest_of(body) == digest
         )
         return digest
 

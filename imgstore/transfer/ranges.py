@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from imgstore.domain.digests import Digest
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.geometry import BLOCK_BYTES, GIB, SEGMENT_BLOCKS, ceil_div
+from imgstore.domain.storage.digests import Digest
+from imgstore.domain.storage.sizes import BLOCK_BYTES, GIB, SEGMENT_BLOCKS, ceil_div
 from imgstore.segments.manifest import Manifest
 from imgstore.transfer.scatter import SegmentReader
 

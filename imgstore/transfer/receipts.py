@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from imgstore.domain.digests import Digest
+from imgstore.domain.storage.digests import Digest
 from imgstore.segments.manifest import Manifest
 
 

@@ -11,13 +11,13 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from imgstore.domain.digests import Digest, digest_of
 from imgstore.domain.errors import ObjectCorrupt, ObjectNotFound, StoreError
-from imgstore.domain.geometry import BLOCK_BYTES, PIECE_BLOCKS, PIECE_BYTES
+from imgstore.domain.storage.digests import Digest, digest_of
+from imgstore.domain.storage.sizes import BLOCK_BYTES, PIECE_BLOCKS, PIECE_BYTES
 from imgstore.segments.manifest import Column, Manifest, Runs, piece_bytes
-from imgstore.transfer.assembly import Assembly, Brought, Part, Rooms, lay
-from imgstore.transfer.bounded import Bounded
-from imgstore.transfer.slots import GoOn, SlotAccess, first_served
+from imgstore.transfer.bounded_pool import Bounded
+from imgstore.transfer.piece_assembly import Assembly, Brought, Part, Rooms, lay
+from imgstore.transfer.slot_access import GoOn, SlotAccess, first_served
 
 _T = TypeVar("_T")
 

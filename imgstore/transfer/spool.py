@@ -27,14 +27,14 @@ from typing import Final
 
 import xxhash
 
-from imgstore.domain.disk_space import DiskSpace
+from imgstore.domain.disks.sources import Extent, SourceIdentity
 from imgstore.domain.errors import StoreError, StoreFull, WorkHeld
-from imgstore.domain.geometry import MIB
 from imgstore.domain.private_files import make_private_folder
-from imgstore.domain.sources import Extent, SourceIdentity
-from imgstore.formats.holes import clear_range
-from imgstore.formats.output import write_all
-from imgstore.transfer.arrived import Arrived, Ranges
+from imgstore.domain.settings.disk_space import DiskSpace
+from imgstore.domain.storage.sizes import MIB
+from imgstore.formats.files.atomic_file import write_all
+from imgstore.formats.files.holes import clear_range
+from imgstore.transfer.received_ranges import Arrived, Ranges
 
 _MAGIC: Final = b"IMGSTSPL"
 _HEADER: Final = struct.Struct("<8sIIQ")

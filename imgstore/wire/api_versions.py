@@ -11,8 +11,8 @@ from functools import lru_cache
 from typing import Final, TypeAlias
 
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.inert import INERT_TYPES
-from imgstore.wire.text import Json
+from imgstore.domain.network_records import INERT_TYPES
+from imgstore.wire.json_text import Json
 
 _Newer: TypeAlias = "dict[str, _Newer] | None"
 

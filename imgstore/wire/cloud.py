@@ -5,8 +5,8 @@ from typing import Final
 
 from imgstore.domain.errors import NotFound
 from imgstore.wire.api_versions import KNOWN
+from imgstore.wire.json_text import Json
 from imgstore.wire.network import NETWORK_TYPES
-from imgstore.wire.text import Json
 
 _COMPUTE_TYPES: Final = (
     "galleries", "galleries/images", "galleries/images/versions", "disks", "snapshots", "images", "virtualMachines",

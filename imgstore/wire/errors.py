@@ -23,7 +23,7 @@ from imgstore.domain.errors import (
     StoreUnreachable,
     Unauthenticated,
 )
-from imgstore.wire.text import Json
+from imgstore.wire.json_text import Json
 
 _BY_CODE: Final[Mapping[str, type[ImgstoreError]]] = {
     kind.code: kind

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from imgstore.domain import names
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.inert import NETWORK, InertContent, InertId, InertResource
-from imgstore.wire.bodies import check_object, location_of
-from imgstore.wire.body_fields import Request, known_fields, named_in_any_case
-from imgstore.wire.reading import tags_of, unfit
-from imgstore.wire.text import Json
+from imgstore.domain.network_records import NETWORK, InertContent, InertId, InertResource
+from imgstore.wire.json_fields import tags_of, unfit
+from imgstore.wire.json_text import Json
+from imgstore.wire.requests.body_fields import Request, known_fields, named_in_any_case
+from imgstore.wire.requests.fields import check_object, location_of
 
 if TYPE_CHECKING:
-    from imgstore.operations.inert import InertView
+    from imgstore.operations.network_records import InertView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

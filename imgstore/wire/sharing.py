@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from imgstore.domain.geometry import GIB
+from imgstore.domain.disks.version_disks import VersionDisk
+from imgstore.domain.identity.sharing import CommunityInfo, SharingPermission, SharingProfile
 from imgstore.domain.resources import Gallery
-from imgstore.domain.sharing import CommunityInfo, SharingPermission, SharingProfile
-from imgstore.domain.version_disks import VersionDisk
-from imgstore.wire.body_fields import Request, known_fields
-from imgstore.wire.reading import at, unfit
-from imgstore.wire.text import Json, instant
+from imgstore.domain.storage.sizes import GIB
+from imgstore.wire.json_fields import at, unfit
+from imgstore.wire.json_text import Json, instant
+from imgstore.wire.requests.body_fields import Request, known_fields
 
 if TYPE_CHECKING:  # the door stays light: what an operation needs is loaded with the operation
-    from imgstore.operations.finding import Lineage
-    from imgstore.operations.viewing import VersionView
+    from imgstore.operations.gallery.versions import VersionView
+    from imgstore.operations.lookup import Lineage
 
 
 class ShareOperation(StrEnum):

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from api_server import Api, start_api
 
-from imgstore.domain.geometry import MIB
-from imgstore.testing.disks import make_raw
-from imgstore.testing.web import Page, WebServer, start_web
+from imgstore.domain.storage.sizes import MIB
+from imgstore.testing.http_server import Page, WebServer, start_web
+from imgstore.testing.sample_disks import make_raw
 
 
 @pytest.fixture

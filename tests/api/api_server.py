@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from imgstore.api.application import make_application
-from imgstore.api.auth import Authority
-from imgstore.api.door import ServerSettings
-from imgstore.api.secrets import Credential, create_service_principal, first_administrator
-from imgstore.api.serving import Door, listen, serve
-from imgstore.api.tls import Certificates
-from imgstore.domain.access import Role
+from imgstore.api.auth.client_secrets import Credential, create_service_principal, first_administrator
+from imgstore.api.auth.tokens import Authority
+from imgstore.api.dev_tls import Certificates
+from imgstore.api.http.context import ServerSettings
+from imgstore.api.serve import Door, listen, serve
+from imgstore.domain.identity.access import Role
+from imgstore.operations.identity.roles import assign
 from imgstore.operations.installation import Installation
-from imgstore.operations.roles import assign
-from imgstore.testing.installations import ADMIN, DEFINITION, GALLERY, GROUP, open_home
+from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, open_home
 
 NEW = "2023-07-03"
 LOOSE = {"IMGSTORE_ALLOW_PRIVATE_SOURCES": "1"}

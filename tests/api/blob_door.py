@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from api_server import Api
 
-from imgstore.domain.geometry import MIB
+from imgstore.domain.storage.sizes import MIB
 from imgstore.formats.vhd_layout import TYPE_FIXED, pack_footer
-from imgstore.testing.installations import GROUP
+from imgstore.testing.sample_gallery import GROUP
 
 
 def make_vhd(path: Path, *, disk_bytes: int = 8 * MIB, noise_bytes: int = MIB) -> Path:

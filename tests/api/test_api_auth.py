@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey, RSAKey
 
-from imgstore.api import auth, keys, secrets
-from imgstore.api.auth import Authority
-from imgstore.api.secrets import Credential
-from imgstore.domain.access import Action, Principal, Role, may
+from imgstore.api.auth import client_secrets, signing_keys, tokens
+from imgstore.api.auth.client_secrets import Credential
+from imgstore.api.auth.tokens import Authority
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import AccessDenied, ClientRefused, InvalidInput, Unauthenticated
-from imgstore.operations import identities, roles
-from imgstore.testing.installations import ADMIN, open_home
+from imgstore.domain.identity.access import Action, Principal, Role, may
+from imgstore.operations.identity import principals, roles
+from imgstore.testing.sample_gallery import ADMIN, open_home
 
 BASE = "https://localhost:8443"
 SCOPE = f"{BASE}/.default"
@@ -95,7 +95,7 @@ def encoded(value: Any) -> str:
 def made(tmp_path: Path) -> Iterator[House]:
     clock = Clock()
     with open_home(tmp_path / "home", effects=clock.effects) as installation:
-        admin = secrets.first_administrator(installation)
+        admin = client_secrets.first_administrator(installation)
         assert admin is not None
         yield House(clock, Authority(installation, BASE), admin)
 
@@ -112,7 +112,7 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 
 def test_the_first_administrator_comes_once_and_may_do_all(house: House) -> None:
-    assert secrets.first_administrator(house.installation) is None
+    assert client_secrets.first_administrator(house.installation) is None
     caller = house.caller(house.token())
     assert (caller.uid, caller.name) == (house.admin.known.identity.uid, "administrator")
     assert may(caller, Action.ADMINISTER, "/")
@@ -151,9 +151,9 @@ def test_a_wrong_secret_is_refused_alike_and_written_down(house: House, monkeypa
 
     def counted(kept: str | None, said: str) -> bool:
         hashed.append(kept)
-        return secrets.is_secret(kept, said)
+        return client_secrets.is_secret(kept, said)
 
-    monkeypatch.setattr(auth, "is_secret", counted)
+    monkeypatch.setattr(tokens, "is_secret", counted)
     wrong = [
         (tenant, client, right[:-1] + "~"),
         (tenant, client, "im" + right),
@@ -183,9 +183,9 @@ def test_a_wrong_secret_is_refused_alike_and_written_down(house: House, monkeypa
 
 def test_secrets_are_rotated_and_expire(house: House) -> None:
     uid = house.admin.known.identity.uid
-    second = secrets.reset_credential(house.installation, ADMIN, who=uid, days=10, keep=True)
+    second = client_secrets.reset_credential(house.installation, ADMIN, who=uid, days=10, keep=True)
     assert payload(house.token())["oid"] == payload(house.token(second))["oid"]
-    third = secrets.reset_credential(house.installation, ADMIN, who=uid, days=20)
+    third = client_secrets.reset_credential(house.installation, ADMIN, who=uid, days=20)
     for gone in (house.admin, second):
         with pytest.raises(ClientRefused):
             house.token(gone)
@@ -222,7 +222,7 @@ def test_a_token_ends(house: House) -> None:
 
 
 def test_a_role_taken_away_and_a_principal_deleted_serve_no_longer(house: House) -> None:
-    second = secrets.create_service_principal(house.installation, ADMIN, name="builder")
+    second = client_secrets.create_service_principal(house.installation, ADMIN, name="builder")
     uid, token = second.known.identity.uid, house.token(second)
     assert house.caller(token).grants == ()
     given = roles.assign(house.installation, ADMIN, assignee="builder", role=Role.READER, scope="/subscriptions/s")
@@ -231,7 +231,7 @@ def test_a_role_taken_away_and_a_principal_deleted_serve_no_longer(house: House)
     roles.remove(house.installation, ADMIN, uid=given.uid)
     house.clock.pass_by(seconds=6)
     assert house.caller(token).grants == ()
-    identities.delete_principal(house.installation, ADMIN, who=uid)
+    principals.delete_principal(house.installation, ADMIN, who=uid)
     house.clock.pass_by(seconds=6)
     with pytest.raises(Unauthenticated, match="not known any more"):
         house.caller(token)
@@ -240,10 +240,10 @@ def test_a_role_taken_away_and_a_principal_deleted_serve_no_longer(house: House)
 
 
 def test_tokens_are_taken_back(house: House) -> None:
-    second = secrets.create_service_principal(house.installation, ADMIN, name="builder")
+    second = client_secrets.create_service_principal(house.installation, ADMIN, name="builder")
     old, mine = house.token(second), house.token()
     house.caller(old)
-    known = identities.revoke_tokens(house.installation, ADMIN, who="builder")
+    known = principals.revoke_tokens(house.installation, ADMIN, who="builder")
     assert known.identity.tokens_valid_after is not None
     assert house.caller(old).name == "builder", "as the catalog said a moment ago"
     new = house.token(second)
@@ -262,7 +262,7 @@ def test_tokens_are_taken_back(house: House) -> None:
 def test_the_cache_outlives_a_revocation_by_five_seconds(house: House) -> None:
     token = house.token()
     house.caller(token)
-    identities.revoke_tokens(house.installation, ADMIN, who="administrator")
+    principals.revoke_tokens(house.installation, ADMIN, who="administrator")
     house.clock.pass_by(seconds=4.9)
     house.caller(token)
     house.clock.pass_by(seconds=0.2)
@@ -271,18 +271,18 @@ def test_the_cache_outlives_a_revocation_by_five_seconds(house: House) -> None:
 
 
 def test_a_new_secret_takes_back_what_the_old_one_gave(house: House) -> None:
-    first = secrets.create_service_principal(house.installation, ADMIN, name="builder")
+    first = client_secrets.create_service_principal(house.installation, ADMIN, name="builder")
     identity = first.known.identity
-    identities.create_tenant(house.installation, ADMIN, name="other")
-    there = identities.add_service_principal(
+    principals.create_tenant(house.installation, ADMIN, name="other")
+    there = principals.add_service_principal(
         house.installation, ADMIN, name="theirs", tenant="other", client_id=identity.client_id, proof=None
     )
     token = house.token(first)
     elsewhere = house.token(Credential(known=there, secret=first.secret))
-    secrets.reset_credential(house.installation, ADMIN, who=identity.uid, keep=True)
+    client_secrets.reset_credential(house.installation, ADMIN, who=identity.uid, keep=True)
     house.clock.pass_by(seconds=6)
     house.caller(token)
-    secrets.reset_credential(house.installation, ADMIN, who=identity.uid)
+    client_secrets.reset_credential(house.installation, ADMIN, who=identity.uid)
     house.clock.pass_by(seconds=6)
     for each in (token, elsewhere):
         with pytest.raises(Unauthenticated, match="has been revoked"):
@@ -290,16 +290,16 @@ def test_a_new_secret_takes_back_what_the_old_one_gave(house: House) -> None:
 
 
 def test_an_application_is_known_in_two_tenants(house: House) -> None:
-    identities.create_tenant(house.installation, ADMIN, name="other")
+    principals.create_tenant(house.installation, ADMIN, name="other")
     here = house.admin.known.identity
-    there = identities.add_service_principal(
+    there = principals.add_service_principal(
         house.installation, ADMIN, name="administrator", proof=None, tenant="other", client_id=here.client_id
     ).identity
     token = house.token(replace(house.admin, known=replace(house.admin.known, identity=there)))
     caller = house.caller(token)
     assert (caller.uid, caller.tenant, caller.grants) == (there.uid, there.tenant_uid, ())
     assert house.caller(house.token()).tenant == here.tenant_uid
-    identities.delete_principal(house.installation, ADMIN, who=there.uid)
+    principals.delete_principal(house.installation, ADMIN, who=there.uid)
     house.token()  # the application's secrets stay while a tenant knows it
 
 
@@ -314,10 +314,10 @@ def test_keys_change_by_command_and_by_age_and_old_tokens_stay_good(house: House
     stored = {key.kid: key.pem for key in house.authority.ring.list(ADMIN)}
     assert b"PRIVATE" not in stored[first]
     assert b"PRIVATE" in stored[second]
-    house.clock.pass_by(seconds=keys.TOKEN_SECONDS_MAX + 3 * keys.LOOK_SECONDS)
+    house.clock.pass_by(seconds=signing_keys.TOKEN_SECONDS_MAX + 3 * signing_keys.LOOK_SECONDS)
     assert house.authority.ring.trusted(first) is None
     assert [each["kid"] for each in house.authority.jwks()["keys"]] == [second]
-    house.clock.pass_by(days=keys.KEY_DAYS)
+    house.clock.pass_by(days=signing_keys.KEY_DAYS)
     third, _ = house.authority.ring.signing()
     assert third not in (first, second)
     assert {key.kid for key in house.authority.ring.list(ADMIN)} == {second, third}
@@ -326,7 +326,7 @@ def test_keys_change_by_command_and_by_age_and_old_tokens_stay_good(house: House
 def test_of_two_processes_one_changes_the_key(house: House) -> None:
     others = [Authority(house.installation, BASE) for _ in range(2)]
     kids = {each.ring.signing()[0] for each in others}
-    house.clock.pass_by(days=keys.KEY_DAYS, hours=1)
+    house.clock.pass_by(days=signing_keys.KEY_DAYS, hours=1)
     changed = {each.ring.signing()[0] for each in others}
     assert len(kids) == len(changed) == 1
     assert kids != changed
@@ -337,7 +337,7 @@ def test_the_users_of_an_issuer_come_in_by_their_subject(house: House, tmp_path:
     file = tmp_path / "jwks.json"
     file.write_text(json.dumps({"keys": [key.as_dict(private=False), OctKey.import_key("s" * 32).as_dict()]}))
     url = "https://id.example/realm"
-    identities.add_issuer(house.installation, ADMIN, url=url, audience="imgstore", jwks=str(file))
+    principals.add_issuer(house.installation, ADMIN, url=url, audience="imgstore", jwks=str(file))
     said: dict[str, Any] = {"iss": url, "aud": "imgstore", "sub": "42", "exp": house.clock.now.timestamp() + 600}
 
     def token(signer: Any = key, alg: str = "ES256", **changed: Any) -> str:
@@ -346,14 +346,14 @@ def test_the_users_of_an_issuer_come_in_by_their_subject(house: House, tmp_path:
 
     with pytest.raises(Unauthenticated, match="is not known here"):
         house.caller(token())
-    identities.add_user(house.installation, ADMIN, issuer=url, subject="42", name="ann")
+    principals.add_user(house.installation, ADMIN, issuer=url, subject="42", name="ann")
     assert house.caller(token()).name == "ann"
     assert house.caller(token(aud=["x", "imgstore"])).name == "ann"
     with house.installation.catalog.reading() as facts:
         now = facts.now().timestamp()
     before, timeless = token(iat=now - 1), token()
     house.caller(before)
-    identities.revoke_tokens(house.installation, ADMIN, who="ann")
+    principals.revoke_tokens(house.installation, ADMIN, who="ann")
     house.clock.pass_by(seconds=6)
     assert house.caller(token(iat=now + 60)).name == "ann"
     for each in (before, timeless):
@@ -376,7 +376,7 @@ def test_the_users_of_an_issuer_come_in_by_their_subject(house: House, tmp_path:
     for each in bad:
         with pytest.raises(Unauthenticated):
             house.caller(each)
-    identities.remove_issuer(house.installation, ADMIN, url=url)
+    principals.remove_issuer(house.installation, ADMIN, url=url)
     house.clock.pass_by(seconds=6)
     with pytest.raises(Unauthenticated):
         house.caller(token())
@@ -386,8 +386,8 @@ def test_an_issuers_new_key_is_fetched(house: House, tmp_path: Path) -> None:
     file, url = tmp_path / "jwks.json", "https://id.example/realm"
     old, new = (ECKey.generate_key("P-256", {"kid": name}) for name in ("old", "new"))
     file.write_text(json.dumps({"keys": [old.as_dict(private=False)]}))
-    identities.add_issuer(house.installation, ADMIN, url=url, audience="a", jwks=str(file))
-    identities.add_user(house.installation, ADMIN, issuer=url, subject="42", name="ann")
+    principals.add_issuer(house.installation, ADMIN, url=url, audience="a", jwks=str(file))
+    principals.add_user(house.installation, ADMIN, issuer=url, subject="42", name="ann")
 
     def come(key: ECKey) -> Principal:
         said = {"iss": url, "aud": "a", "sub": "42", "exp": house.clock.now.timestamp() + 600}

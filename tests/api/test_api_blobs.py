@@ -16,14 +16,14 @@ import pytest
 from api_server import Answer, Api, definition_body, start_api
 from blob_door import Told, Upload, curl, make_vhd
 
-from imgstore.api.tls import make_certificates
-from imgstore.domain.geometry import MIB
-from imgstore.domain.grants import AccessLevel
-from imgstore.operations.granting import grant_access
-from imgstore.operations.uploading import UploadRequest, create_upload, revoke_access
-from imgstore.testing.clients import LOCKS
+from imgstore.api.dev_tls import make_certificates
+from imgstore.domain.disks.signed_urls import AccessLevel
+from imgstore.domain.storage.sizes import MIB
+from imgstore.operations.disks.signed_urls import grant_access
+from imgstore.operations.disks.uploads import UploadRequest, create_upload, revoke_access
+from imgstore.testing.azure_clients import LOCKS
 from imgstore.testing.engines import require
-from imgstore.testing.installations import ADMIN, GROUP, audit, own_slots
+from imgstore.testing.sample_gallery import ADMIN, GROUP, audit, own_slots
 from imgstore.transfer.crc64 import crc64_header
 from imgstore.transfer.scatter import SegmentReader
 from imgstore.transfer.spool import spool_folder

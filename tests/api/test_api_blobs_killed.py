@@ -16,7 +16,7 @@ from blob_door import curl, make_vhd
 from click.testing import CliRunner
 
 from imgstore.cli.main import main
-from imgstore.domain.geometry import MIB
+from imgstore.domain.storage.sizes import MIB
 
 
 @contextmanager

@@ -17,11 +17,11 @@ from test_api_fairness import EMPTY, disk_body
 from test_api_resume import DEAD, ended, hand_over
 
 from imgstore.cli.main import main
-from imgstore.domain.access import Role
-from imgstore.domain.asynchronous import OperationStatus
-from imgstore.domain.geometry import MIB
+from imgstore.domain.async_operations import OperationStatus
+from imgstore.domain.identity.access import Role
+from imgstore.domain.storage.sizes import MIB
+from imgstore.testing.http_server import Page, WebServer, start_web
 from imgstore.testing.slow_web import Slowness, start_slow_web
-from imgstore.testing.web import Page, WebServer, start_web
 
 GROUP = "mine"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from imgstore.api.client_addresses import address_group, client_of, parse_networks
+from imgstore.api.http.client_addresses import address_group, client_of, parse_networks
 from imgstore.domain.errors import InvalidInput
 
 TRUSTED = parse_networks(["10.0.0.0/8", "::1"])

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from api_server import Api, lines_of, start_api
 
-from imgstore.api.tls import make_certificates
-from imgstore.testing.clients import LOCKS
+from imgstore.api.dev_tls import make_certificates
+from imgstore.testing.azure_clients import LOCKS
 from imgstore.testing.engines import require
-from imgstore.testing.web import WebServer
+from imgstore.testing.http_server import WebServer
 
 pytest_plugins = ["api_fixtures"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from imgstore.api.connection_limits import ConnectionLimits, ConnectionState, ConnectionTable, Phase, overdue
+from imgstore.api.http.connection_limits import ConnectionLimits, ConnectionState, ConnectionTable, Phase, overdue
 
 LIMITS = ConnectionLimits(connections_max=4, connections_per_address_max=2)
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from api_server import Api
 
-from imgstore.testing.installations import GROUP
-from imgstore.testing.web import WebServer
+from imgstore.testing.http_server import WebServer
+from imgstore.testing.sample_gallery import GROUP
 
 pytest_plugins = ["api_fixtures"]
 

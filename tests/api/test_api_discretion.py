@@ -13,13 +13,13 @@ from joserfc import jwt
 from joserfc.jwk import RSAKey
 from test_api_door import token_of
 
-from imgstore.api.discretion import discreet, told
-from imgstore.domain.access import Role
+from imgstore.api.http.redaction import discreet, told
 from imgstore.domain.errors import ImgstoreError, StoreUnreachable
-from imgstore.operations import identities
-from imgstore.operations.sources import open_source
-from imgstore.testing.installations import ADMIN, GROUP, open_home
-from imgstore.testing.web import Page, WebServer, make_certificate, start_web
+from imgstore.domain.identity.access import Role
+from imgstore.operations.disks.sources import open_source
+from imgstore.operations.identity import principals
+from imgstore.testing.http_server import Page, WebServer, make_certificate, start_web
+from imgstore.testing.sample_gallery import ADMIN, GROUP, open_home
 
 pytest_plugins = ["api_fixtures"]
 
@@ -153,7 +153,7 @@ def test_a_forged_token_does_not_tell_which_issuers_are_trusted(api: Api, tmp_pa
     (tmp_path / "keys.json").write_text(json.dumps({"keys": [key.as_dict(private=False)]}))
     for name in ("keys", "missing"):
         jwks = str(tmp_path / f"{name}.json")
-        identities.add_issuer(api.installation, ADMIN, url=f"https://id.example/{name}", audience="a", jwks=jwks)
+        principals.add_issuer(api.installation, ADMIN, url=f"https://id.example/{name}", audience="a", jwks=jwks)
     answers = []
     for name, kid in (("keys", "k"), ("keys", "x"), ("missing", "k"), ("unknown", "k")):
         claims = {"iss": f"https://id.example/{name}", "aud": "a", "sub": "42", "exp": 4e9}

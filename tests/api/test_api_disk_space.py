@@ -9,9 +9,9 @@ import pytest
 from api_server import Api, start_api
 from blob_door import Upload
 
-from imgstore.domain.geometry import MIB
+from imgstore.domain.storage.sizes import MIB
 from imgstore.operations import deployments
-from imgstore.testing.web import WebServer
+from imgstore.testing.http_server import WebServer
 
 pytest_plugins = ["api_fixtures"]
 SOUTH = "southcentralus"

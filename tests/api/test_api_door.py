@@ -9,8 +9,8 @@ import pytest
 from api_server import Api, start_api
 from fastapi import FastAPI
 
-from imgstore.domain.access import Role
-from imgstore.testing.installations import GALLERY, GROUP
+from imgstore.domain.identity.access import Role
+from imgstore.testing.sample_gallery import GALLERY, GROUP
 
 pytest_plugins = ["api_fixtures"]
 
@@ -162,11 +162,11 @@ def test_who_reads_may_not_write_and_others_see_nothing(api: Api) -> None:
 
 def token_of(api: Api, role: Role | None, scope: str) -> dict[str, str]:
     """The header of a principal of that role."""
-    from imgstore.api import secrets
-    from imgstore.operations import roles
-    from imgstore.testing.installations import ADMIN
+    from imgstore.api.auth import client_secrets
+    from imgstore.operations.identity import roles
+    from imgstore.testing.sample_gallery import ADMIN
 
-    made = secrets.create_service_principal(api.installation, ADMIN, name=f"p{scope[-3:]}")
+    made = client_secrets.create_service_principal(api.installation, ADMIN, name=f"p{scope[-3:]}")
     identity = made.known.identity
     if role is not None:
         roles.assign(api.installation, ADMIN, assignee=identity.uid, role=role, scope=scope)

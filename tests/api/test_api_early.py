@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from api_server import Api, start_api
 
-from imgstore.api.auth import Authority
-from imgstore.operations import making, taking_in
-from imgstore.operations.holding import LeaseKeeper
-from imgstore.testing.web import Page, WebServer
+from imgstore.api.auth.tokens import Authority
+from imgstore.operations.disks import from_source
+from imgstore.operations.leases import LeaseKeeper
+from imgstore.operations.replication import spooled_ingest
+from imgstore.testing.http_server import Page, WebServer
 
 pytest_plugins = ["api_fixtures"]
 
@@ -43,13 +44,13 @@ BODIES: dict[str, tuple[int, Callable[[WebServer], Any]]] = {
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Files are not read before it is set."""
-    opened, take_in = threading.Event(), taking_in.take_in
+    opened, take_in = threading.Event(), spooled_ingest.take_in
 
     def later(*words: Any) -> None:
         assert opened.wait(60)
         take_in(*words)
 
-    monkeypatch.setattr(making, "take_in", later)
+    monkeypatch.setattr(from_source, "take_in", later)
     yield opened
     opened.set()
 
@@ -103,7 +104,7 @@ def test_the_next_server_goes_on(tmp_path: Path, web: WebServer, monkeypatch: py
         raise SystemExit
 
     with monkeypatch.context() as dying, start_api(tmp_path / "home") as api:
-        dying.setattr(making, "take_in", ends)
+        dying.setattr(from_source, "take_in", ends)
         api.found()
         path = f"{api.compute}/{kind}/x"
         made = api.ask("PUT", path, body(web))

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from imgstore.api.fair_pool import CallerQueueFull, FairPool, FairQueue, PoolLimits, PoolQueueFull
+from imgstore.api.http.fair_pool import CallerQueueFull, FairPool, FairQueue, PoolLimits, PoolQueueFull
 
 
 def taken(queue: FairQueue[str]) -> list[str]:

@@ -15,9 +15,9 @@ import pytest
 from api_requests import COMPUTE, HERE, requests_of
 from api_server import Answer, Api, start_api, version_body
 
-from imgstore.testing.clients import LOCKS
+from imgstore.testing.azure_clients import LOCKS
 from imgstore.testing.engines import require
-from imgstore.testing.web import WebServer
+from imgstore.testing.http_server import WebServer
 
 pytest_plugins = ["api_fixtures"]
 

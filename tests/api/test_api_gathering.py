@@ -7,8 +7,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgstore.api.gathering import Gathered, add_part
-from imgstore.domain.geometry import KIB, MIB
+from imgstore.api.blob.upload_body import Gathered, add_part
+from imgstore.domain.storage.sizes import KIB, MIB
 from imgstore.transfer.spool import Bytes, Spool, remove_spool, spool_folder
 
 SIZE = 3 * MIB + 512

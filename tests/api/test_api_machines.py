@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from api_server import Api, bearer, definition_body, version_body
 
-from imgstore.domain.access import Role
-from imgstore.testing.web import WebServer
+from imgstore.domain.identity.access import Role
+from imgstore.testing.http_server import WebServer
 
 pytest_plugins = ["api_fixtures"]
 
@@ -347,8 +347,8 @@ def test_fields_are_those_of_the_api_version(stocked: Api) -> None:
 def test_a_shared_image_is_named_as_it_is_shared(stocked: Api) -> None:
     from dataclasses import replace
 
-    from imgstore.operations.groups import create_group
-    from imgstore.testing.installations import ADMIN, GALLERY
+    from imgstore.operations.gallery.groups import create_group
+    from imgstore.testing.sample_gallery import ADMIN, GALLERY
 
     other = "22222222-2222-2222-2222-222222222222"
     create_group(replace(stocked.installation, subscription=other), ADMIN, name="theirs", location=HERE)
@@ -400,7 +400,7 @@ def test_lists_of_machines_come_in_pages(tmp_path: Any, web: WebServer) -> None:
 def test_making_one_needs_read_on_the_image_and_contribute_on_the_group(stocked: Api) -> None:
     from test_api_door import token_of
 
-    from imgstore.domain.access import Role
+    from imgstore.domain.identity.access import Role
 
     assert stocked.ask("PUT", f"{stocked.top}/resourceGroups/own", {"location": HERE}).status == 201
     own = f"{stocked.top}/resourceGroups/own"
@@ -430,7 +430,7 @@ def test_a_patch_finishes_a_machine_only_for_who_may_read_its_image(
     assert stocked.ask("PUT", f"{stocked.top}/resourceGroups/other", {"location": HERE}).status == 201
     path = f"{stocked.top}/resourceGroups/other/providers/Microsoft.Compute/virtualMachines/vm1"
     with monkeypatch.context() as patch:
-        patch.setattr("imgstore.operations.machine_making.make_placed_disks", die)
+        patch.setattr("imgstore.operations.machines.create.make_placed_disks", die)
         assert stocked.ask("PUT", path, machine_body(stocked.definition), version=VM).status == 503
     mine = bearer(stocked, Role.CONTRIBUTOR, "other")
     refused = stocked.ask("PATCH", path, {"tags": {"c": "d"}}, version=VM, headers=mine)

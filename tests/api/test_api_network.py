@@ -6,9 +6,9 @@ import pytest
 from api_server import Api
 from test_api_door import token_of
 
-from imgstore.domain.access import Role
-from imgstore.testing.installations import GROUP
-from imgstore.testing.web import WebServer
+from imgstore.domain.identity.access import Role
+from imgstore.testing.http_server import WebServer
+from imgstore.testing.sample_gallery import GROUP
 
 pytest_plugins = ["api_fixtures"]
 

@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 from api_server import Api, definition_body, start_api
 
-from imgstore.domain.geometry import MIB
 from imgstore.domain.names import VersionName
-from imgstore.operations import galleries, images, lifetimes, sharing
-from imgstore.operations.groups import create_group
-from imgstore.operations.images import ImageRequest
-from imgstore.testing.disks import make_raw
-from imgstore.testing.installations import ADMIN, DEFINITION, GALLERY, GROUP, publish
+from imgstore.domain.storage.sizes import MIB
+from imgstore.operations.gallery import galleries, sharing
+from imgstore.operations.gallery.groups import create_group
+from imgstore.operations.machines import images
+from imgstore.operations.machines.images import ImageRequest
+from imgstore.operations.versions import delete as versions_delete
+from imgstore.testing.sample_disks import make_raw
+from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, publish
 
 OTHER = "22222222-2222-2222-2222-222222222222"
 
@@ -93,7 +95,7 @@ def test_what_was_deleted_softly(short: Api, disk: Path) -> None:
     galleries.create_gallery(short.installation, ADMIN, group=GROUP, name=GALLERY, soft_delete_enabled=True)
     for version in ("1.0.0", "1.0.2", "1.0.10"):
         publish(short.installation, disk, version, ["southcentralus"])
-        lifetimes.delete_version(
+        versions_delete.delete_version(
             short.installation,
             ADMIN,
             group=GROUP,

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from api_server import start_api
 
-from imgstore.api.paths import GALLERY, OPERATION
-from imgstore.api.rates import HEADER, Rates, TooManyRequests
+from imgstore.api.http.paths import GALLERY, OPERATION
+from imgstore.api.http.rate_limits import HEADER, Rates, TooManyRequests
 
 SUBSCRIPTION = "11111111-1111-1111-1111-111111111111"
 

@@ -2,7 +2,7 @@
 
 import logging
 
-from imgstore.api.repeated_lines import RepeatedLines
+from imgstore.api.http.log_limits import RepeatedLines
 
 
 def test_repeated_lines_are_left_out_and_counted() -> None:

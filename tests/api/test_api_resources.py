@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from api_server import NEW, Api, definition_body, version_body
 
-from imgstore.domain.sharing import SharingPermission
-from imgstore.operations import galleries
-from imgstore.testing.installations import ADMIN, GALLERY, GROUP
-from imgstore.testing.web import WebServer
+from imgstore.domain.identity.sharing import SharingPermission
+from imgstore.operations.gallery import galleries
+from imgstore.testing.http_server import WebServer
+from imgstore.testing.sample_gallery import ADMIN, GALLERY, GROUP
 
 pytest_plugins = ["api_fixtures"]
 

@@ -14,22 +14,22 @@ from typing import Any
 import pytest
 from api_server import Api, bearer, start_api
 
-from imgstore.api import secrets
-from imgstore.domain.access import Role
-from imgstore.domain.asynchronous import AsyncOperation, OperationStatus
+from imgstore.api.auth import client_secrets
+from imgstore.domain.async_operations import AsyncOperation, OperationStatus
 from imgstore.domain.deployments import DeploymentState
-from imgstore.domain.geometry import MIB
-from imgstore.domain.identities import Identity
+from imgstore.domain.identity.access import Role
+from imgstore.domain.identity.principals import Identity
 from imgstore.domain.resources import DiskKind
 from imgstore.domain.states import ProvisioningState
-from imgstore.operations import identities, roles
+from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.deployments import begin_deployment, nested_uid
-from imgstore.operations.holding import this_process
+from imgstore.operations.disks.from_source import DiskRequest, create_from_source
+from imgstore.operations.identity import principals, roles
 from imgstore.operations.installation import Installation
-from imgstore.operations.making import DiskRequest, create_from_source
+from imgstore.operations.leases import this_process
 from imgstore.operations.resource_uids import find_resource_uid
-from imgstore.testing.disks import make_raw
-from imgstore.testing.installations import ADMIN, open_home
+from imgstore.testing.sample_disks import make_raw
+from imgstore.testing.sample_gallery import ADMIN, open_home
 
 _BOOT = this_process().split("/")[1]
 DEAD = f"{socket.gethostname()}/{_BOOT}/1/0"
@@ -40,7 +40,7 @@ EMPTY: dict[str, Any] = {"location": "southcentralus"}
 
 def principal(installation: Installation, role: Role | None = None, group: str = OTHER) -> Identity:
     """A new service principal, with a role on a group."""
-    made = secrets.create_service_principal(installation, ADMIN, name="builder").known.identity
+    made = client_secrets.create_service_principal(installation, ADMIN, name="builder").known.identity
     if role is not None:
         scope = f"/subscriptions/{installation.subscription}/resourceGroups/{group}"
         roles.assign(installation, ADMIN, assignee=made.uid, role=role, scope=scope)
@@ -129,7 +129,7 @@ def without_a_caller(_installation: Installation) -> Identity | None:
 
 def of_a_principal_that_is_gone(installation: Installation) -> Identity | None:
     made = principal(installation, Role.CONTRIBUTOR)
-    identities.delete_principal(installation, ADMIN, who=made.uid)
+    principals.delete_principal(installation, ADMIN, who=made.uid)
     return made
 
 
@@ -149,7 +149,7 @@ def test_without_the_rights_nothing_is_done(home: Path, stopped: Installation, c
 def test_tokens_that_were_taken_back_since_resume_nothing(home: Path, stopped: Installation) -> None:
     who = principal(stopped, Role.CONTRIBUTOR)
     uid = leave(stopped, who, "delete-gallery", DELETE_THEIRS)
-    identities.revoke_tokens(stopped, ADMIN, who=who.uid)
+    principals.revoke_tokens(stopped, ADMIN, who=who.uid)
     with start_api(home) as api:
         told = ended(api, uid)
         assert told.status is OperationStatus.FAILED
@@ -175,7 +175,7 @@ def test_a_copy_needs_the_right_to_its_source_too(
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr("imgstore.operations.placed_disks.put_disk", die)
+            patch.setattr("imgstore.operations.disks.placed_disks.put_disk", die)
             with pytest.raises(KeyboardInterrupt):
                 create_from_source(stopped, ADMIN, DiskRequest(group=OTHER, name="copy", source=source))
     properties = {"creationData": {"createOption": "Copy", "sourceResourceId": source}}
@@ -372,7 +372,7 @@ def test_a_resumed_delete_spares_what_was_made_since(
             assert api.ask("PUT", made, EMPTY).status == 201
         make(api, path(api), body)
         with monkeypatch.context() as patch:
-            patch.setattr("imgstore.api.longrunning.close_operation", die)
+            patch.setattr("imgstore.api.http.long_running.close_operation", die)
             assert api.ask("DELETE", path(api)).status == 503
         with api.installation.catalog.transaction() as facts:
             (left,) = facts.operations.unfinished()
@@ -400,7 +400,7 @@ def test_what_was_deleted_since_is_not_made_again(
         if path is definition_path:
             make(api, gallery(api), EMPTY)
         with monkeypatch.context() as patch:
-            patch.setattr("imgstore.api.longrunning.close_operation", die)
+            patch.setattr("imgstore.api.http.long_running.close_operation", die)
             api.ask("PUT", path(api), body)
         with api.installation.catalog.transaction() as facts:
             (left,) = facts.operations.unfinished()

@@ -9,14 +9,14 @@ import pytest
 from api_server import Answer, Api, definition_body, start_api, version_body
 from fastapi import FastAPI
 
-from imgstore.api.auth import Authority
-from imgstore.api.rights import ROUTE_RIGHTS, Check, RouteRight, check_rows
-from imgstore.domain.access import Grant, Permission, Principal, Role
-from imgstore.domain.geometry import MIB
-from imgstore.operations.groups import create_group
-from imgstore.testing.disks import make_raw
-from imgstore.testing.installations import ADMIN, DEFINITION, GALLERY, GROUP
-from imgstore.testing.web import Page, WebServer, start_web
+from imgstore.api.auth.rights import ROUTE_RIGHTS, Check, RouteRight, check_rows
+from imgstore.api.auth.tokens import Authority
+from imgstore.domain.identity.access import Grant, Permission, Principal, Role
+from imgstore.domain.storage.sizes import MIB
+from imgstore.operations.gallery.groups import create_group
+from imgstore.testing.http_server import Page, WebServer, start_web
+from imgstore.testing.sample_disks import make_raw
+from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP
 
 HERE = "southcentralus"
 UNKNOWN = "99999999-9999-9999-9999-999999999999"

@@ -4,9 +4,9 @@ from typing import Any
 
 from api_server import Api, version_body
 
-from imgstore.operations import disks
-from imgstore.testing.installations import ADMIN, GROUP, export
-from imgstore.testing.web import WebServer
+from imgstore.operations.disks import disks
+from imgstore.testing.http_server import WebServer
+from imgstore.testing.sample_gallery import ADMIN, GROUP, export
 
 pytest_plugins = ["api_fixtures"]
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from api_server import Api, version_body
 
-from imgstore.operations.groups import create_group
-from imgstore.testing.installations import ADMIN, GALLERY
-from imgstore.testing.web import WebServer
+from imgstore.operations.gallery.groups import create_group
+from imgstore.testing.http_server import WebServer
+from imgstore.testing.sample_gallery import ADMIN, GALLERY
 
 pytest_plugins = ["api_fixtures"]
 

@@ -17,13 +17,13 @@ from api_server import Api, start_api
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 
-from imgstore.api import issuers
-from imgstore.api.client_addresses import parse_networks
-from imgstore.api.connection_limits import ConnectionLimits
-from imgstore.api.tls import Certificates, make_certificates
-from imgstore.domain.identities import Issuer
-from imgstore.operations import identities
-from imgstore.testing.installations import ADMIN
+from imgstore.api.auth import issuers
+from imgstore.api.dev_tls import Certificates, make_certificates
+from imgstore.api.http.client_addresses import parse_networks
+from imgstore.api.http.connection_limits import ConnectionLimits
+from imgstore.domain.identity.principals import Issuer
+from imgstore.operations.identity import principals
+from imgstore.testing.sample_gallery import ADMIN
 
 HALF = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: "
 
@@ -268,7 +268,7 @@ def test_a_silent_issuer_stops_nobody(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(issuers, "_FETCH_SECONDS_MAX", 1.0)
     with start_api(tmp_path / "home") as api, socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"https://localhost:{silent.getsockname()[1]}"
-        identities.add_issuer(api.installation, ADMIN, url=url, audience="a", jwks=f"{url}/keys")
+        principals.add_issuer(api.installation, ADMIN, url=url, audience="a", jwks=f"{url}/keys")
         forged = forged_token(url)
 
         def ask_as_forger(_number: int) -> int:
@@ -298,7 +298,7 @@ def test_a_key_that_an_issuer_does_not_have_is_asked_for_once(tmp_path: Path, mo
 
     monkeypatch.setattr(issuers, "_document", fetch)
     with start_api(tmp_path / "home") as api:
-        identities.add_issuer(api.installation, ADMIN, url="https://i", audience="a", jwks="https://i/keys")
+        principals.add_issuer(api.installation, ADMIN, url="https://i", audience="a", jwks="https://i/keys")
         for _ in range(20):
             headers = {"Authorization": f"Bearer {forged_token('https://i')}"}
             assert api.ask("GET", "/subscriptions", version="2022-12-01", headers=headers).status == 401

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from api_server import Api, definition_body
 
-from imgstore.testing.installations import GROUP
+from imgstore.testing.sample_gallery import GROUP
 
 pytest_plugins = ["api_fixtures"]
 

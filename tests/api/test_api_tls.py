@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from imgstore.api.tls import Certificates, make_certificates
+from imgstore.api.dev_tls import Certificates, make_certificates
 
 NOW = datetime.now(UTC)
 BEGINNING = b"-----BEGIN CERTIFICATE-----"

@@ -11,11 +11,11 @@ import pytest
 from blake3 import blake3
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from imgstore.domain.digests import digest_of
-from imgstore.domain.geometry import BLOCK_BYTES, MIB
+from imgstore.domain.storage.digests import digest_of
+from imgstore.domain.storage.sizes import BLOCK_BYTES, MIB
 from imgstore.segments.codec import HEADER_BYTES, EncodedSegment, decode_segment, encode_segment
-from imgstore.testing.disks import make_raw
-from imgstore.testing.installations import found_gallery, open_home, publish
+from imgstore.testing.sample_disks import make_raw
+from imgstore.testing.sample_gallery import found_gallery, open_home, publish
 
 PIECE_BYTES = 4 * MIB
 DISK_BYTES = 64 * MIB

@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 from imgstore.catalog import Facts
-from imgstore.catalog.manifests import packed
-from imgstore.domain.digests import digest_of
+from imgstore.catalog.storage.manifests import packed
+from imgstore.domain.disks.sources import DiskFormat, SourceIdentity
+from imgstore.domain.disks.version_disks import HostCaching, VersionDisk
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import (
     Gallery,
@@ -24,9 +25,8 @@ from imgstore.domain.resources import (
     StorageAccountType,
     TargetRegion,
 )
-from imgstore.domain.sources import DiskFormat, SourceIdentity
 from imgstore.domain.states import ProvisioningState, ReplicaState
-from imgstore.domain.version_disks import HostCaching, VersionDisk
+from imgstore.domain.storage.digests import digest_of
 
 LRS = StorageAccountType.STANDARD_LRS
 SUBSCRIPTION = "00000000-0000-0000-0000-00000000000a"

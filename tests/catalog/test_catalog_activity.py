@@ -6,7 +6,7 @@ import pytest
 from catalog_values import NOON
 
 from imgstore.catalog import Catalog
-from imgstore.catalog.activity import REFUSALS_PER_HOUR
+from imgstore.catalog.resources.activity import REFUSALS_PER_HOUR
 
 pytest_plugins = ["catalog_fixtures"]
 

@@ -8,10 +8,10 @@ from catalog_values import settle, uid
 from test_catalog_queue import REPLICATING, queued
 
 from imgstore.catalog import Catalog
-from imgstore.catalog.database import Session
-from imgstore.domain.circuits import CircuitState, ZoneHealth
-from imgstore.domain.maintenance import MaintenanceKind, MaintenanceTask
-from imgstore.domain.works import WorkKind
+from imgstore.catalog.engine.database import Session
+from imgstore.domain.settings.maintenance import MaintenanceKind, MaintenanceTask
+from imgstore.domain.storage.circuits import CircuitState, ZoneHealth
+from imgstore.domain.storage.works import WorkKind
 
 pytest_plugins = ["catalog_fixtures"]
 

@@ -7,9 +7,9 @@ import pytest
 from catalog_values import manifest, segment, settle, slot, uid
 
 from imgstore.catalog import Catalog
-from imgstore.domain.collection import Sentence
 from imgstore.domain.errors import Conflict, NotFound
-from imgstore.domain.works import WorkKind
+from imgstore.domain.storage.garbage import Sentence
+from imgstore.domain.storage.works import WorkKind
 
 pytest_plugins = ["catalog_fixtures"]
 

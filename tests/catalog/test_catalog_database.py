@@ -326,7 +326,7 @@ def test_a_killed_writer_leaves_no_trace(fresh_catalog: Catalog, catalog_url: st
 
 
 def test_a_lock_that_is_held_too_long(catalog_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imgstore.catalog.database.LOCK_SECONDS_MAX", 0.05)
+    monkeypatch.setattr("imgstore.catalog.engine.database.LOCK_SECONDS_MAX", 0.05)
     first, second = (Catalog.open(catalog_url, Effects()) for _ in range(2))
     try:
         with first.transaction() as facts:

@@ -9,7 +9,9 @@ from catalog_values import NOON, SUBSCRIPTION, definition, gallery, group, settl
 from sqlalchemy import MetaData
 
 from imgstore.catalog import Catalog
-from imgstore.catalog.database import database_of
+from imgstore.catalog.engine.database import database_of
+from imgstore.domain.disks.sources import SourceIdentity
+from imgstore.domain.disks.version_disks import VersionDisk
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import NotFound
 from imgstore.domain.names import VersionName
@@ -22,9 +24,7 @@ from imgstore.domain.resources import (
     PurchasePlan,
     Recommended,
 )
-from imgstore.domain.sources import SourceIdentity
 from imgstore.domain.states import ProvisioningState
-from imgstore.domain.version_disks import VersionDisk
 
 pytest_plugins = ["catalog_fixtures"]
 

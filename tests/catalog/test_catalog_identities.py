@@ -7,10 +7,18 @@ import pytest
 from catalog_values import settle
 
 from imgstore.catalog import Catalog, Facts
-from imgstore.domain.access import Role
 from imgstore.domain.errors import Conflict, NotFound
-from imgstore.domain.identities import Identity, Issuer, PrincipalKind, RoleAssignment, Secret, SigningKey, Tenant
-from imgstore.domain.sharing import CommunityInfo, SharingPermission, SharingProfile
+from imgstore.domain.identity.access import Role
+from imgstore.domain.identity.principals import (
+    Identity,
+    Issuer,
+    PrincipalKind,
+    RoleAssignment,
+    Secret,
+    SigningKey,
+    Tenant,
+)
+from imgstore.domain.identity.sharing import CommunityInfo, SharingPermission, SharingProfile
 
 pytest_plugins = ["catalog_fixtures"]
 

@@ -9,7 +9,7 @@ from catalog_values import group, uid
 from test_catalog_machines import machine
 
 from imgstore.catalog import Catalog
-from imgstore.domain.inert import InertContent, InertResource
+from imgstore.domain.network_records import InertContent, InertResource
 
 pytest_plugins = ["catalog_fixtures"]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from imgstore.catalog import Catalog
 from imgstore.domain.errors import NotFound
-from imgstore.ledger.rows import ChargeKind, LedgerRow, Party, StorageInterval
+from imgstore.ledger.entries import ChargeKind, LedgerRow, Party, StorageInterval
 
 pytest_plugins = ["catalog_fixtures"]
 

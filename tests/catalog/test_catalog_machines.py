@@ -6,11 +6,11 @@ import pytest
 from catalog_values import NOON, SUBSCRIPTION, disk, settle, uid
 
 from imgstore.catalog import Catalog
+from imgstore.domain.disks.version_disks import HostCaching
 from imgstore.domain.errors import Conflict, NotFound, ParentNotFound
 from imgstore.domain.machines import DiskManner, Machine
 from imgstore.domain.resources import HyperVGeneration, OsType
 from imgstore.domain.states import ProvisioningState
-from imgstore.domain.version_disks import HostCaching
 
 pytest_plugins = ["catalog_fixtures"]
 

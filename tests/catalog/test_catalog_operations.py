@@ -7,8 +7,8 @@ from catalog_values import uid
 from sqlalchemy import update
 
 from imgstore.catalog import Catalog, Facts, schema
-from imgstore.catalog.operations import KEPT
-from imgstore.domain.asynchronous import AsyncOperation, OperationStatus
+from imgstore.catalog.resources.api_operations import KEPT
+from imgstore.domain.async_operations import AsyncOperation, OperationStatus
 
 pytest_plugins = ["catalog_fixtures"]
 

@@ -24,7 +24,8 @@ from catalog_values import (
     version,
 )
 
-from imgstore.catalog import Catalog, Facts, database
+from imgstore.catalog import Catalog, Facts
+from imgstore.catalog.engine import database
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import Conflict, ParentNotFound, StoreUnreachable
 from imgstore.domain.names import VersionName

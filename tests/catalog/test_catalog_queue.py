@@ -11,7 +11,7 @@ from imgstore.domain.errors import WorkHeld
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import ImageVersion, Replica
 from imgstore.domain.states import ReplicaState
-from imgstore.domain.works import WorkKind
+from imgstore.domain.storage.works import WorkKind
 
 pytest_plugins = ["catalog_fixtures"]
 

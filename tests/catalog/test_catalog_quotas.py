@@ -5,8 +5,8 @@ from dataclasses import replace
 from catalog_values import SUBSCRIPTION, disk, settle, version
 
 from imgstore.catalog import Catalog
-from imgstore.domain.geometry import GIB
 from imgstore.domain.resources import DiskKind, ImageVersion
+from imgstore.domain.storage.sizes import GIB
 
 pytest_plugins = ["catalog_fixtures"]
 

@@ -21,11 +21,11 @@ from catalog_values import (
 )
 
 from imgstore.catalog import ActivityRow, Catalog, Facts
-from imgstore.domain.digests import digest_of
 from imgstore.domain.errors import Conflict, NotFound, ParentNotFound
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import Pool, SlotKey, StorageAccountType
 from imgstore.domain.states import REPLICA_TRANSITIONS, ProvisioningState, ReplicaState
+from imgstore.domain.storage.digests import digest_of
 
 pytest_plugins = ["catalog_fixtures"]
 
@@ -201,7 +201,7 @@ def _versions_insert() -> Any:
 
 
 def _version_values(its: Any) -> dict[str, Any]:
-    from imgstore.catalog.versions import _values
+    from imgstore.catalog.resources.versions import _values
 
     return _values(its)
 

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imgstore.catalog import Catalog
-from imgstore.catalog.manifests import packed, unpacked
+from imgstore.catalog.storage.manifests import packed, unpacked
 from imgstore.domain.errors import Conflict, NotFound, ObjectNotFound
-from imgstore.domain.works import WorkKind
+from imgstore.domain.storage.works import WorkKind
 
 pytest_plugins = ["catalog_fixtures"]
 
@@ -184,7 +184,7 @@ def test_what_is_named_is_the_union_of_the_complete(catalog: Catalog, lists: lis
 
 
 def test_a_union_takes_many_lists_in_several_breaths(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imgstore.catalog.manifests._IDS_AT_ONCE", 10)
+    monkeypatch.setattr("imgstore.catalog.storage.manifests._IDS_AT_ONCE", 10)
     with catalog.transaction() as facts:
         world = settle(facts)
         for start in range(0, 300, 3):

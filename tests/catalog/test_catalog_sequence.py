@@ -4,8 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from imgstore.catalog import Catalog
-from imgstore.domain.checkpoints import Checkpoint
-from imgstore.domain.zones import ZoneKind, ZoneRecord
+from imgstore.domain.storage.checkpoints import Checkpoint
+from imgstore.domain.storage.zones import ZoneKind, ZoneRecord
 
 pytest_plugins = ["catalog_fixtures"]
 

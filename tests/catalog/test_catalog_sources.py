@@ -4,10 +4,10 @@ import pytest
 from catalog_values import SUBSCRIPTION, disk, manifest, settle, slot, uid
 
 from imgstore.catalog import Catalog
-from imgstore.domain.digests import digest_of
+from imgstore.domain.disks.sources import SourceIdentity
 from imgstore.domain.errors import Conflict
 from imgstore.domain.resources import Declared, DiskKind, HyperVGeneration, OsState, OsType, Pool
-from imgstore.domain.sources import SourceIdentity
+from imgstore.domain.storage.digests import digest_of
 
 pytest_plugins = ["catalog_fixtures"]
 

@@ -12,7 +12,7 @@ from catalog_values import SUBSCRIPTION, World, disk, manifest, settle, slot, ui
 from imgstore.catalog import Catalog, Facts
 from imgstore.domain.errors import Conflict, LeaseLost, NotFound, WorkHeld
 from imgstore.domain.states import WorkState
-from imgstore.domain.works import Lease, Work, WorkKind
+from imgstore.domain.storage.works import Lease, Work, WorkKind
 
 pytest_plugins = ["catalog_fixtures"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imgstore.catalog import Catalog
-from imgstore.catalog.write_ahead_log import check_log_belongs
+from imgstore.catalog.engine.write_ahead_log import check_log_belongs
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import StoreMismatch
 

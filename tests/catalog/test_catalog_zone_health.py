@@ -8,7 +8,7 @@ from sqlalchemy import update
 
 from imgstore.catalog import Catalog
 from imgstore.catalog.schema import zone_health
-from imgstore.domain.circuits import CircuitState, ZoneHealth
+from imgstore.domain.storage.circuits import CircuitState, ZoneHealth
 
 pytest_plugins = ["catalog_fixtures"]
 

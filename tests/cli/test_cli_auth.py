@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from imgstore.api.auth import Authority
+from imgstore.api.auth.tokens import Authority
 from imgstore.cli.main import main
-from imgstore.domain.access import Action, may
 from imgstore.domain.errors import ClientRefused, Unauthenticated
-from imgstore.testing.installations import open_home
+from imgstore.domain.identity.access import Action, may
+from imgstore.testing.sample_gallery import open_home
 
 BASE = "https://localhost:8443"
 

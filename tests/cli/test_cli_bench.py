@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
-from imgstore.domain.geometry import MIB
-from imgstore.operations import exporting
-from imgstore.testing.disks import make_raw
+from imgstore.domain.storage.sizes import MIB
+from imgstore.operations.disks import export as disks_export
+from imgstore.testing.sample_disks import make_raw
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_without_a_terminal_it_wants_to_be_told(tmp_path: Path, disk: Path) -> N
 
 
 def test_a_polite_kill_leaves_nothing_either(tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporting, "export_disk", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(disks_export, "export_disk", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
     result = run(tmp_path, disk, "--yes", "--disks", "1", "--target-regions", "westus2")
     assert result.exit_code == 130, result.output
     assert kept(tmp_path) == []

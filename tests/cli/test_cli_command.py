@@ -8,13 +8,13 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from imgstore.cli import azure, global_options, options
-from imgstore.cli.command import Answer, Command, Group, Switch, Words
+from imgstore.cli.framework import global_options, options, unsupported
+from imgstore.cli.framework.command import Answer, Command, Group, Switch, Words
 from imgstore.cli.main import Root
 from imgstore.domain.errors import ImageNotAvailable, InvalidInput
 from imgstore.domain.resources import OsType
-from imgstore.wire.requests import parse_tags
-from imgstore.wire.text import Json
+from imgstore.wire.json_text import Json
+from imgstore.wire.requests.arguments import parse_tags
 
 Run = Callable[..., Result]
 
@@ -258,7 +258,7 @@ def test_help_shows_options_global_options_and_an_example(run: Run) -> None:
 def test_nothing_that_we_have_stands_among_what_only_az_has() -> None:
     from imgstore.cli.main import main
 
-    for words, refused in azure.supported_by_az_only().items():
+    for words, refused in unsupported.supported_by_az_only().items():
         command: click.Command | None = main
         for word in words.split():
             assert isinstance(command, click.Group)

@@ -9,14 +9,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
-from imgstore.domain.geometry import MIB
-from imgstore.operations import definitions, galleries
-from imgstore.operations.making import DiskRequest, create_from_source
-from imgstore.testing.disks import make_raw
-from imgstore.testing.installations import ADMIN, DEFINITION, GALLERY, Stock, delete, make_disk, open_home, publish
-from imgstore.transfer.slots import SlotAccess
+from imgstore.domain.storage.sizes import MIB
+from imgstore.operations.disks.from_source import DiskRequest, create_from_source
+from imgstore.operations.gallery import definitions, galleries
+from imgstore.testing.sample_disks import make_raw
+from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, Stock, delete, make_disk, open_home, publish
+from imgstore.transfer.slot_access import SlotAccess
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 SLOTS = 4
 

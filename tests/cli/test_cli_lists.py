@@ -10,12 +10,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
-from imgstore.domain.geometry import MIB
-from imgstore.operations import disks as disk_operations
-from imgstore.testing.disks import make_raw
-from imgstore.testing.installations import ADMIN, GROUP, Stock, found_gallery, make_disk, open_home, publish, reference
+from imgstore.domain.storage.sizes import MIB
+from imgstore.operations.disks import disks as disk_operations
+from imgstore.testing.sample_disks import make_raw
+from imgstore.testing.sample_gallery import ADMIN, GROUP, Stock, found_gallery, make_disk, open_home, publish, reference
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 OTHER = "00000000-0000-0000-0000-00000000000b"
 

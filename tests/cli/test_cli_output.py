@@ -8,9 +8,9 @@ import jmespath
 import pytest
 import yaml
 
-from imgstore.cli.global_options import Globals
-from imgstore.cli.output import Table, columns, emit, scalars
-from imgstore.wire.text import Json
+from imgstore.cli.framework.global_options import Globals
+from imgstore.cli.framework.output import Table, columns, emit, scalars
+from imgstore.wire.json_text import Json
 
 ROWS = [
     {"name": "a", "id": "/x/a", "location": "westus", "count": 7, "tags": {"k": "v"}, "on": True, "none": None},

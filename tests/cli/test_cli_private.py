@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 import pytest
 from cli_server import Process, serving
 
-from imgstore.domain.geometry import MIB
+from imgstore.domain.storage.sizes import MIB
 from imgstore.formats.vhd_layout import TYPE_FIXED, pack_footer
-from imgstore.testing.disks import make_raw
-from imgstore.testing.installations import DEFINITION, GALLERY, GROUP
-from imgstore.testing.web import Page, WebServer, start_web
+from imgstore.testing.http_server import Page, WebServer, start_web
+from imgstore.testing.sample_disks import make_raw
+from imgstore.testing.sample_gallery import DEFINITION, GALLERY, GROUP
 
 NAMES = f"-g {GROUP} -r {GALLERY} -i {DEFINITION}"
 SIGNATURE = "c2VjcmV0LXNpZ25hdHVyZS1vZi1hLXNvdXJjZQ"
@@ -177,7 +177,7 @@ def test_an_export_is_private_until_it_has_its_name(tmp_path: Path) -> None:
     program = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from imgstore.formats.output import PendingFile\n"
+        "from imgstore.formats.files.atomic_file import PendingFile\n"
         "os.umask(0)\n"
         "pending = PendingFile(Path(sys.argv[1]), overwrite=False)\n"
         "print(oct(os.stat(pending.temporary).st_mode & 0o777))\n"

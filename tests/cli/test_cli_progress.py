@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from imgstore.cli.progress import Bars, Lines, human_bytes, human_seconds, shown
+from imgstore.cli.framework.progress import Bars, Lines, human_bytes, human_seconds, shown
 from imgstore.domain.progress import ProgressEvent, Stage, silent
 
 

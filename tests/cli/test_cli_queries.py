@@ -5,7 +5,7 @@ from typing import Any
 import click
 import pytest
 
-from imgstore.cli.queries import compile_query, search
+from imgstore.cli.framework.queries import compile_query, search
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
-from imgstore.testing.installations import Stock
+from imgstore.testing.sample_gallery import Stock
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 
 @pytest.fixture

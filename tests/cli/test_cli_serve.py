@@ -14,10 +14,10 @@ from click.testing import CliRunner
 
 from imgstore.cli.main import main
 from imgstore.domain.deployments import DeploymentState
-from imgstore.domain.geometry import MIB
-from imgstore.testing.disks import make_raw
-from imgstore.testing.installations import DEFINITION, GALLERY, GROUP, found_gallery, open_home
-from imgstore.testing.web import Page, start_web
+from imgstore.domain.storage.sizes import MIB
+from imgstore.testing.http_server import Page, start_web
+from imgstore.testing.sample_disks import make_raw
+from imgstore.testing.sample_gallery import DEFINITION, GALLERY, GROUP, found_gallery, open_home
 
 
 class Gated(bytes):

@@ -268,7 +268,7 @@ def test_a_missing_group_is_made_on_first_use(terminal: Terminal) -> None:
 def test_whoever_sits_at_a_terminal_is_asked_before_a_delete(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from imgstore.cli import group
+    from imgstore.cli.commands.access import group
 
     terminal.ok("group create -n rg -l eastus")
     monkeypatch.setattr(group, "sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
-from imgstore.testing.disks import make_raw, sha256_of
+from imgstore.testing.sample_disks import make_raw, sha256_of
 
 VERSION = "sig image-version create -g rg -r g1 -i ubuntu -l southcentralus -e {} {}"
 

@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 import imgstore
-from imgstore.cli.command import Command, Group
+from imgstore.cli.framework.command import Command, Group
 from imgstore.cli.main import main
-from imgstore.testing.installations import found_gallery, open_home, publish
+from imgstore.testing.sample_gallery import found_gallery, open_home, publish
 
 HEAVY = (
     "numpy",
@@ -74,7 +74,12 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-WATCHED = {*HEAVY, "sqlalchemy.dialects.postgresql", "imgstore.cli.image_version", "imgstore.transfer"}
+WATCHED = {
+    *HEAVY,
+    "sqlalchemy.dialects.postgresql",
+    "imgstore.cli.commands.galleries.image_version_changes",
+    "imgstore.transfer",
+}
 RECORDS = {"sqlalchemy", "yaml"}
 BYTES = RECORDS | {"numpy", "imgstore.transfer"}
 DEFINITION = "-g rg -r g1 -i ubuntu"
@@ -91,7 +96,7 @@ DEFINITION = "-g rg -r g1 -i ubuntu"
         (f"sig image-version show {DEFINITION} -e 1.0.0", RECORDS),
         (
             f"sig image-version create {DEFINITION} -e 2.0.0 --os-vhd-uri disk.raw -l westus2",
-            BYTES | {"imgstore.cli.image_version"},
+            BYTES | {"imgstore.cli.commands.galleries.image_version_changes"},
         ),
         ("disk export --gallery-image-reference rg/g1/ubuntu -l westus2 --file out.raw", BYTES),
     ],

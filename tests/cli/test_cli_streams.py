@@ -16,13 +16,13 @@ from typing import Any
 import click
 import pytest
 
-from imgstore.cli import global_options
+from imgstore.cli.framework import global_options
+from imgstore.cli.framework.standard_streams import WAITING_BYTES_MAX, ReportStream
 from imgstore.cli.main import main
-from imgstore.cli.standard_streams import WAITING_BYTES_MAX, ReportStream
-from imgstore.domain.geometry import MIB
 from imgstore.domain.progress import ProgressEvent, Stage, guard, silent
-from imgstore.testing.disks import make_raw
-from imgstore.testing.installations import DEFINITION, GALLERY, GROUP, found_gallery, open_home
+from imgstore.domain.storage.sizes import MIB
+from imgstore.testing.sample_disks import make_raw
+from imgstore.testing.sample_gallery import DEFINITION, GALLERY, GROUP, found_gallery, open_home
 
 NAMES = f"-g {GROUP} -r {GALLERY} -i {DEFINITION}"
 CREATE = f"sig image-version create {NAMES} -e 1.0.0 --os-vhd-uri disk.raw --target-regions southcentralus eastus"

@@ -9,10 +9,10 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from imgstore.cli.global_options import GlobalOption
+from imgstore.cli.framework.global_options import GlobalOption
 from imgstore.cli.main import main
-from imgstore.testing.disks import make_raw
-from imgstore.testing.installations import DEFINITION, GALLERY, GROUP, found_gallery, open_home, publish
+from imgstore.testing.sample_disks import make_raw
+from imgstore.testing.sample_gallery import DEFINITION, GALLERY, GROUP, found_gallery, open_home, publish
 
 RUNS_ON = {"serve", "worker", "bench", "quickstart", "wait"}
 """Commands that run until they are ended or until something happens, or for minutes."""

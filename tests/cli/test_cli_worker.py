@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
-from imgstore.domain.geometry import MIB
-from imgstore.testing.disks import make_raw
-from imgstore.testing.installations import DEFINITION, GALLERY, GROUP, found_gallery, open_home
+from imgstore.domain.storage.sizes import MIB
+from imgstore.testing.sample_disks import make_raw
+from imgstore.testing.sample_gallery import DEFINITION, GALLERY, GROUP, found_gallery, open_home
 
 CREATE = (
     f"sig image-version create -g {GROUP} -r {GALLERY} -i {DEFINITION} -e 1.0.0 --os-vhd-uri disk.raw "

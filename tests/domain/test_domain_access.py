@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgstore.domain.access import (
+from imgstore.domain.errors import AccessDenied, NotFound
+from imgstore.domain.identity.access import (
     ROLE_ASSIGNMENTS,
     VERSIONS,
     Action,
@@ -20,7 +21,6 @@ from imgstore.domain.access import (
     operation,
     visible,
 )
-from imgstore.domain.errors import AccessDenied, NotFound
 from imgstore.domain.names import definition_id, disk_id, gallery_id, group_id, version_id
 
 VERSION = version_id("sub", "rg", "gal", "deb", "1.0.0")

@@ -6,7 +6,7 @@ from functools import reduce
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgstore.domain.circuits import (
+from imgstore.domain.storage.circuits import (
     Circuit,
     CircuitPolicy,
     CircuitState,

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgstore.domain.distance import NEAR_SECONDS, THREADS_MAX, sounded, threads_for
-from imgstore.domain.geometry import KIB
+from imgstore.domain.storage.latency import NEAR_SECONDS, THREADS_MAX, sounded, threads_for
+from imgstore.domain.storage.sizes import KIB
 
 WORKERS = st.integers(1, 5)
 SECONDS = st.floats(0, 100)

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from imgstore.domain.errors import Conflict, InvalidInput
-from imgstore.domain.geometry import TIB
-from imgstore.domain.limits import PRESETS, Limits, check_room, read_limits
+from imgstore.domain.settings.limits import PRESETS, Limits, check_room, read_limits
+from imgstore.domain.storage.sizes import TIB
 
 
 def read(text: str) -> Limits:

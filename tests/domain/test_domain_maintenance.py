@@ -4,10 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from imgstore.control.maintenance import maintenance_tasks, next_due
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.limits import read_limits
-from imgstore.domain.maintenance import (
+from imgstore.domain.settings.limits import read_limits
+from imgstore.domain.settings.maintenance import (
     MaintenanceKind,
     MaintenanceSettings,
     MaintenanceTask,
@@ -15,6 +14,7 @@ from imgstore.domain.maintenance import (
     failure_outcome,
     read_maintenance,
 )
+from imgstore.policy.maintenance_schedule import maintenance_tasks, next_due
 
 
 def test_settings_are_read_and_the_rest_are_defaults() -> None:

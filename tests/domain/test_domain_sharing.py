@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgstore.domain.errors import Conflict, InvalidInput, PropertyChangeNotAllowed
-from imgstore.domain.sharing import (
+from imgstore.domain.identity.sharing import (
     SUBSCRIPTIONS_MAX,
     TENANTS_MAX,
     CommunityInfo,

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from imgstore.domain.disks.source_urls import parse_source_url, split_uri, without_secrets
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.source_urls import parse_source_url, split_uri, without_secrets
 
 BROKEN = [
     "",

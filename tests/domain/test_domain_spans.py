@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from imgstore.domain.spans import span_text, span_until
+from imgstore.domain.durations import span_text, span_until
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

@@ -2,8 +2,8 @@
 
 import uuid
 
-from imgstore.domain import keys
-from imgstore.domain.version_disks import DISK_KEYS, disk_key, in_order, lun_of, told
+from imgstore.domain.disks.version_disks import DISK_KEYS, disk_key, in_order, lun_of, told
+from imgstore.domain.storage import object_keys
 
 WORK = "01234567-89ab-4def-8123-456789abcdef"
 
@@ -22,8 +22,8 @@ def test_the_os_disk_comes_first_and_then_the_luns_as_numbers() -> None:
 
 def test_what_a_disk_is_packed_under_is_at_rest() -> None:
     """Manifests name it: the work itself for the OS disk, as ever, and the same uid on every machine for a data disk."""
-    assert keys.packing_uid(WORK, "os") == WORK
-    assert keys.packing_uid(WORK, "lun-0") == "72cde528-d0f5-e1ba-81ae-a82941ee2612"
-    uids = keys.packing_uids(WORK)
+    assert object_keys.packing_uid(WORK, "os") == WORK
+    assert object_keys.packing_uid(WORK, "lun-0") == "72cde528-d0f5-e1ba-81ae-a82941ee2612"
+    uids = object_keys.packing_uids(WORK)
     assert len(uids) == 65
     assert all(str(uuid.UUID(uid)) == uid for uid in uids)

@@ -27,17 +27,17 @@ from imgstore import bootstrap
 from imgstore.bootstrap import Settings, open_installation
 from imgstore.catalog import Catalog, Facts
 from imgstore.domain.effects import Effects
-from imgstore.operations import catalog_checks
-from imgstore.operations.holding import this_process
 from imgstore.operations.installation import Installation, Tuning
+from imgstore.operations.leases import this_process
+from imgstore.operations.stores import catalog_checks
 from imgstore.regions import Locator
-from imgstore.regions.marks import Mark
+from imgstore.regions.format_mark import Mark
 from imgstore.regions.model import Region, Zone
 from imgstore.regions.zones import EmbeddedZone, Guarded, OpenedZone, ZoneContext
 from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.interface import Accept, Body, ObjectInfo
-from imgstore.stores.metered import Metered, TrafficMeter
-from imgstore.testing.faulty import unreachable
+from imgstore.stores.wrappers.metering import Metered, TrafficMeter
+from imgstore.testing.faulty_store import unreachable
 
 LEASE_SECONDS: Final = 30.0
 _ONE_BY_ONE: Final = Tuning(put_workers=1, copy_workers=1, scatter_workers=1, threads_max=1, replicas_at_once=1)

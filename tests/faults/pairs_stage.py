@@ -18,20 +18,23 @@ from unittest import mock
 import psycopg
 from sqlalchemy import make_url
 
-from imgstore.control.queue import WorkerLimits
-from imgstore.domain import keys
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import ImageNotAvailable, ImgstoreError, NotFound
-from imgstore.domain.geometry import MIB
 from imgstore.domain.resources import Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState
-from imgstore.ledger.rows import ChargeKind
-from imgstore.operations import disks, replicating, versions, viewing
+from imgstore.domain.storage import object_keys
+from imgstore.domain.storage.sizes import MIB
+from imgstore.ledger.entries import ChargeKind
+from imgstore.operations.disks import disks
+from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.installation import Installation
-from imgstore.operations.scrubbing import ScrubRequest, SlotScrub, scrub
-from imgstore.operations.workers import WorkerReport, run_worker
-from imgstore.testing.disks import make_raw, patched
-from imgstore.testing.installations import (
+from imgstore.operations.maintenance.scrub import ScrubRequest, SlotScrub, scrub
+from imgstore.operations.maintenance.worker import WorkerReport, run_worker
+from imgstore.operations.replication import copy as replication_copy
+from imgstore.operations.versions import create as versions_create
+from imgstore.policy.worker_queue import WorkerLimits
+from imgstore.testing.sample_disks import make_raw, patched
+from imgstore.testing.sample_gallery import (
     ADMIN,
     DEFINITION,
     GALLERY,
@@ -120,7 +123,7 @@ def prepare(folder: Path, database: str | None = None) -> Stage:
 def ask(installation: Installation, stage: Stage, version: str, targets: Sequence[str]) -> None:
     """Publish, and leave all but the source region to workers."""
     source = str(stage.expected[version])
-    versions.create_version(installation, ADMIN, request(version, targets), os_vhd_uri=source, wait=False)
+    versions_create.create_version(installation, ADMIN, request(version, targets), os_vhd_uri=source, wait=False)
 
 
 def work(installation: Installation, limits: WorkerLimits | None = None) -> WorkerReport:
@@ -148,7 +151,7 @@ def damage(installation: Installation) -> None:
         row = next(row for slot in slots_in(installation, "eastus") for row in facts.manifests.in_slot(slot.uid))
         slot = facts.slots.get(row.slot_uid)
     name = min(named_segments(installation.locator.store(slot), slot, row.body_key))
-    (path,) = (installation.home / "regions" / slot.bucket).glob(f"zone-*/{slot.prefix}{keys.segment_key(name)}")
+    (path,) = (installation.home / "regions" / slot.bucket).glob(f"zone-*/{slot.prefix}{object_keys.segment_key(name)}")
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -229,8 +232,8 @@ class Meeting:
         with (
             ThreadPoolExecutor(2) as pool,
             mock.patch.object(moment.owner, moment.name, self._gate()),
-            mock.patch.object(replicating, "_ended", self._watch(replicating._ended)),
-            mock.patch.object(replicating, "_LOOK_SECONDS", _LOOK_SECONDS),
+            mock.patch.object(replication_copy, "_ended", self._watch(replication_copy._ended)),
+            mock.patch.object(replication_copy, "_LOOK_SECONDS", _LOOK_SECONDS),
         ):
             try:
                 self._held = pool.submit(held)
@@ -321,7 +324,7 @@ def _repeated(stage: Stage, installation: Installation, operation: Operation, er
 
 def _present(installation: Installation) -> frozenset[str]:
     """The versions and disks that are to be seen, all of them in good order."""
-    views = viewing.list_versions(installation, ADMIN, group=GROUP, gallery=GALLERY, definition=DEFINITION)
+    views = gallery_versions.list_versions(installation, ADMIN, group=GROUP, gallery=GALLERY, definition=DEFINITION)
     made = disks.list_disks(installation, ADMIN)
     for view in views:
         wanted = {each.name: each.regional_replica_count for each in view.version.target_regions}

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from imgstore.domain.geometry import MIB
-from imgstore.testing.disks import make_raw
-from imgstore.testing.installations import (
+from imgstore.domain.storage.sizes import MIB
+from imgstore.testing.crash_scenes import Scene
+from imgstore.testing.sample_disks import make_raw
+from imgstore.testing.sample_gallery import (
     audit,
     audit_collected,
     audit_served,
@@ -16,7 +17,6 @@ from imgstore.testing.installations import (
     expire_collectors,
     publish,
 )
-from imgstore.testing.scenes import Scene
 
 TARGETS = ["southcentralus", "westus2=1=Standard_ZRS"]
 

@@ -1,6 +1,6 @@
 """Killed at a random step, looked at, told again: nothing half visible, nothing lost, nothing sent or charged twice.
 
-The steps are told in ``imgstore/testing/victim.py``; which are struck comes from a seed, which the test's name holds.
+The steps are told in ``imgstore/testing/crash_process.py``; which are struck comes from a seed, which the test's name holds.
 """
 
 import random
@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from imgstore.domain.geometry import MIB
 from imgstore.domain.states import ReplicaState
-from imgstore.operations.retargeting import tidy_all
-from imgstore.testing.disks import make_raw, patched
+from imgstore.domain.storage.sizes import MIB
+from imgstore.operations.replication.targets import tidy_all
+from imgstore.testing.crash_scenes import Scene, on_minio
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.installations import TARGETS, show, states
-from imgstore.testing.scenes import Scene, on_minio
+from imgstore.testing.sample_disks import make_raw, patched
+from imgstore.testing.sample_gallery import TARGETS, show, states
 
 Cluster = Callable[[int], tuple[S3Engine, ...]]
 

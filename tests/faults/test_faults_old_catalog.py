@@ -12,16 +12,16 @@ from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
 from imgstore.domain.errors import CatalogOutdated, StoreMismatch
-from imgstore.operations import collecting
-from imgstore.operations import disks as disk_operations
-from imgstore.operations.catalog_checks import check_catalog_is_current
+from imgstore.operations.disks import disks as disk_operations
 from imgstore.operations.installation import Installation
-from imgstore.operations.regions import init_regions
-from imgstore.operations.scrubbing import ScrubRequest, scrub
-from imgstore.operations.unknown_objects import remove_unknown
-from imgstore.testing.disks import sha256_of
+from imgstore.operations.maintenance import gc as maintenance_gc
+from imgstore.operations.maintenance.scrub import ScrubRequest, scrub
+from imgstore.operations.maintenance.unknown_objects import remove_unknown
+from imgstore.operations.stores.catalog_checks import check_catalog_is_current
+from imgstore.operations.stores.regions import init_regions
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.installations import (
+from imgstore.testing.sample_disks import sha256_of
+from imgstore.testing.sample_gallery import (
     ADMIN,
     GROUP,
     Stock,
@@ -38,7 +38,7 @@ from imgstore.testing.installations import (
     show,
 )
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_accepted_it_deletes_nothing_that_it_does_not_know(home: Path, stock: St
     with open_home(home) as installation:
         delete(installation)
         delete(installation, "1.0.2")
-        plan = collecting.plan_collection(installation, ADMIN, grace=timedelta(0))
+        plan = maintenance_gc.plan_collection(installation, ADMIN, grace=timedelta(0))
         assert sum(len(slot.survey.strangers) for slot in plan.slots if slot.survey) > 0
         for _ in range(2):
             collect(installation)
@@ -262,7 +262,7 @@ DIES = """
 import os, signal, sys
 from pathlib import Path
 from imgstore.bootstrap import Settings, open_installation
-from imgstore.testing.installations import make_disk
+from imgstore.testing.sample_gallery import make_disk
 from imgstore.regions import Locator
 
 put = Locator.put_checkpoint

@@ -24,21 +24,27 @@ from pairs_stage import (
     work,
 )
 
-from imgstore.catalog.condemned import Condemnations
-from imgstore.catalog.ledger import Ledger
-from imgstore.catalog.manifests import Manifests
-from imgstore.catalog.replicas import Replicas
-from imgstore.catalog.works import Works
-from imgstore.control.queue import WorkerLimits
+from imgstore.catalog.storage.deletion_marks import Condemnations
+from imgstore.catalog.storage.ledger import Ledger
+from imgstore.catalog.storage.manifests import Manifests
+from imgstore.catalog.storage.replicas import Replicas
+from imgstore.catalog.storage.works import Works
 from imgstore.domain.errors import Conflict, ImageNotAvailable, ImgstoreError, NotFound, WorkHeld
 from imgstore.domain.names import VersionName
 from imgstore.domain.states import ReplicaState
-from imgstore.operations import collecting, disks, forgetting, publishing, replicating, restoring, scrubbing, workers
-from imgstore.operations import retargeting as removing
+from imgstore.operations.disks import disks
 from imgstore.operations.installation import Installation
+from imgstore.operations.maintenance import gc as maintenance_gc
+from imgstore.operations.maintenance import scrub as maintenance_scrub
+from imgstore.operations.maintenance import worker as replication_worker
+from imgstore.operations.replication import copy as replication_copy
+from imgstore.operations.replication import ingest as replication_ingest
+from imgstore.operations.replication import targets as removing
+from imgstore.operations.slots import removal, restore
+from imgstore.policy.worker_queue import WorkerLimits
 from imgstore.stores.directory import DirectoryStore
 from imgstore.testing.engines import PostgreSQL
-from imgstore.testing.installations import (
+from imgstore.testing.sample_gallery import (
     ADMIN,
     GROUP,
     all_slots,
@@ -52,7 +58,7 @@ from imgstore.testing.installations import (
     show,
     update,
 )
-from imgstore.transfer.slots import SlotAccess
+from imgstore.transfer.slot_access import SlotAccess
 
 PAPER: Final = Path(__file__).parents[2] / "imgstore" / "DESIGN.md"
 
@@ -154,34 +160,34 @@ SCRUB: Final = Operation(kind="scrub", act=lambda _stage, installation: scrub_al
 
 # -- where it is held -------------------------------------------------------------------------------------------------
 
-WORK_OPEN: Final = Moment(owner=publishing, name="_listing")
+WORK_OPEN: Final = Moment(owner=replication_ingest, name="_listing")
 """Publish: its work is open, nothing is listed."""
 LISTED: Final = Moment(owner=DirectoryStore, name="put", key="/fingerprints/")
 """Publish: what lies in the slot was listed, and is not sent again."""
 ROWS_IN: Final = Moment(owner=DirectoryStore, name="put", key="/manifests/")
 """Publish, replicate: the rows are written, the manifest is to be put. Make: it is pinned, the reference is to be put."""
-ALL_IN: Final = Moment(owner=publishing, name="complete_replica")
-CLAIMED: Final = Moment(owner=replicating, name="to_send")
+ALL_IN: Final = Moment(owner=replication_ingest, name="complete_replica")
+CLAIMED: Final = Moment(owner=replication_copy, name="to_send")
 """Replicate: what is wanted is no longer condemned, nothing was looked at."""
-COPIED: Final = Moment(owner=replicating, name="complete_replica")
+COPIED: Final = Moment(owner=replication_copy, name="complete_replica")
 READING: Final = Moment(owner=DirectoryStore, name="get", key="/segments/")
 """Export: pinned, the first segment is to be read."""
 TOMBSTONE: Final = Moment(owner=removing, name="forget_replica")
 """Change targets: the replica is Deleting."""
-LEFT: Final = Moment(owner=forgetting, name="remove_marks")
+LEFT: Final = Moment(owner=removal, name="remove_marks")
 """Change targets: the rows are gone, the replica's row and the removal's work are there."""
-MARKED: Final = Moment(owner=forgetting, name="_forget_owner")
+MARKED: Final = Moment(owner=removal, name="_forget_owner")
 """Delete: the tombstone stands."""
 ROWS_GONE: Final = Moment(owner=SlotAccess, name="remove", key="manifests/")
 """Delete: rows are gone, the objects are to go."""
-SURVEYED: Final = Moment(owner=collecting, name="_condemn")
+SURVEYED: Final = Moment(owner=maintenance_gc, name="_condemn")
 DELETING: Final = Moment(owner=SlotAccess, name="remove", key="segments/")
 """Collect: its batch is written down, the request is to be sent. In eastus first."""
 DELETING_SOUTH: Final = Moment(owner=SlotAccess, name="remove", key="segments/", region="southcentralus")
-FOUND: Final = Moment(owner=scrubbing, name="_repair")
+FOUND: Final = Moment(owner=maintenance_scrub, name="_repair")
 DEGRADED: Final = Moment(owner=DirectoryStore, name="put", key="/segments/")
 """Scrub: the replica is Degraded, the segment is to be put."""
-READ_RIGHT: Final = Moment(owner=restoring, name="complete_replica")
+READ_RIGHT: Final = Moment(owner=restore, name="complete_replica")
 """Scrub: the replica was read from end to end, and is to be Completed."""
 
 
@@ -394,7 +400,7 @@ ELSEWHERE: Final = {
 @pytest.fixture(autouse=True)
 def _looks_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that finds every version in another's hand need not look for two seconds."""
-    monkeypatch.setattr(workers, "_LOOKS_MAX", 2)
+    monkeypatch.setattr(replication_worker, "_LOOKS_MAX", 2)
 
 
 @pytest.fixture(scope="module")

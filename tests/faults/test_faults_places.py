@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.errors import (
     ImageNotAvailable,
     InvalidInput,
@@ -26,16 +27,16 @@ from imgstore.domain.errors import (
     StoreFull,
     StoreUnreachable,
 )
-from imgstore.domain.geometry import MIB
-from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState, ReplicaState
-from imgstore.operations import exporting
-from imgstore.operations.regions import init_regions
-from imgstore.operations.scrubbing import ScrubRequest, scrub
-from imgstore.stores import retrying
+from imgstore.domain.storage.sizes import MIB
+from imgstore.operations.disks import export as disks_export
+from imgstore.operations.maintenance.scrub import ScrubRequest, scrub
+from imgstore.operations.stores.regions import init_regions
+from imgstore.stores.wrappers import retry
 from imgstore.testing import engines
-from imgstore.testing.disks import make_raw, sha256_of
-from imgstore.testing.installations import (
+from imgstore.testing.crash_scenes import on_minio
+from imgstore.testing.sample_disks import make_raw, sha256_of
+from imgstore.testing.sample_gallery import (
     ADMIN,
     GROUP,
     Stock,
@@ -53,9 +54,8 @@ from imgstore.testing.installations import (
     show,
     states,
 )
-from imgstore.testing.scenes import on_minio
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 Cluster = Callable[[int], tuple[engines.S3Engine, ...]]
 
@@ -301,7 +301,7 @@ def test_an_export_without_room_leaves_no_file(small: Path, tmp_path: Path, form
         publish(installation, source, targets=["southcentralus"])
         make_disk(installation, "d1")
         with pytest.raises(OutputError) as caught:
-            exporting.export_disk(installation, ADMIN, group=GROUP, name="d1", path=small / "d1.img", format=form)
+            disks_export.export_disk(installation, ADMIN, group=GROUP, name="d1", path=small / "d1.img", format=form)
         assert "No space left" in (caught.value.found or "")
         assert list(small.iterdir()) == []
         assert set(states(show(installation)).values()) == {COMPLETED}, "a full target is no damage of the source"
@@ -408,7 +408,7 @@ class Servers:
 def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servers]:
     engines.find_minio_program()
     # Patience has tests of its own (tests/stores): here it would only make the run longer.
-    monkeypatch.setattr(retrying, "RetryPolicy", partial(retrying.RetryPolicy, attempts_max=2))
+    monkeypatch.setattr(retry, "RetryPolicy", partial(retry.RetryPolicy, attempts_max=2))
     running = Servers(tmp_path / "engines", 3)
     yield running
     running.close()

@@ -7,16 +7,18 @@ import pytest
 from pairs_stage import Meeting, Moment, Operation, Stage
 from test_faults_pairs import COLLECT, DELETE, MARKED, ROWS_IN, Case, case, disk_deletion_of, meet, prepared, tables
 
-from imgstore.control.machines import OsProfile
 from imgstore.domain.errors import WorkHeld
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import DiskKind, ReplicationMode
-from imgstore.operations import images, shallow, versions
-from imgstore.operations.images import ImageRequest
+from imgstore.operations.disks.from_source import DiskRequest, create_from_source
 from imgstore.operations.installation import Installation
-from imgstore.operations.machine_making import MachineRequest, create_machine
-from imgstore.operations.making import DiskRequest, create_from_source
-from imgstore.testing.installations import ADMIN, DEFINITION, GALLERY, GROUP, make_disk, request
+from imgstore.operations.machines import images
+from imgstore.operations.machines.create import MachineRequest, create_machine
+from imgstore.operations.machines.images import ImageRequest
+from imgstore.operations.versions import create as versions_create
+from imgstore.operations.versions import shallow
+from imgstore.policy.os_profile import OsProfile
+from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, make_disk, request
 
 __all__ = ["prepared"]
 
@@ -42,7 +44,7 @@ def version_of(kind: str, version: str, mode: ReplicationMode) -> Operation:
     def act(stage: Stage, installation: Installation) -> object:
         stage.expected[version] = stage.expected["1.0.0"]
         asked = request(version, [HERE], location=HERE, replication_mode=mode)
-        return versions.create_version(installation, ADMIN, asked, os_snapshot=SOURCE)
+        return versions_create.create_version(installation, ADMIN, asked, os_snapshot=SOURCE)
 
     return Operation(kind=kind, act=act, makes=frozenset({version}))
 

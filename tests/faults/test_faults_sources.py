@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from imgstore.domain.geometry import MIB
 from imgstore.domain.states import ProvisioningState
-from imgstore.operations import images, machines
-from imgstore.testing.disks import make_raw, patched
-from imgstore.testing.installations import ADMIN, GROUP, collect, content, own_slots
-from imgstore.testing.scenes import Scene
+from imgstore.domain.storage.sizes import MIB
+from imgstore.operations.machines import images, machines
+from imgstore.testing.crash_scenes import Scene
+from imgstore.testing.sample_disks import make_raw, patched
+from imgstore.testing.sample_gallery import ADMIN, GROUP, collect, content, own_slots
 
 
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 12))])

@@ -16,19 +16,20 @@ from typing import Any, Final
 import pytest
 from test_faults_pairs import PAPER
 
-from imgstore.domain import keys
+from imgstore.domain.disks.signed_urls import AccessLevel, DiskState
 from imgstore.domain.errors import StoreError
-from imgstore.domain.geometry import MIB
-from imgstore.domain.grants import AccessLevel, DiskState
 from imgstore.domain.resources import DiskKind
 from imgstore.domain.states import ProvisioningState, ReplicaState, WorkState
-from imgstore.domain.works import WorkKind
+from imgstore.domain.storage import object_keys
+from imgstore.domain.storage.sizes import MIB
+from imgstore.domain.storage.works import WorkKind
 from imgstore.formats.vhd_layout import TYPE_FIXED, pack_footer
-from imgstore.operations import collecting
 from imgstore.operations.installation import Installation
-from imgstore.testing import victim
-from imgstore.testing.disks import make_raw
-from imgstore.testing.installations import (
+from imgstore.operations.maintenance import gc as maintenance_gc
+from imgstore.testing import crash_process
+from imgstore.testing.crash_scenes import Scene
+from imgstore.testing.sample_disks import make_raw
+from imgstore.testing.sample_gallery import (
     ADMIN,
     DEFINITION,
     GALLERY,
@@ -41,7 +42,6 @@ from imgstore.testing.installations import (
     show,
     states,
 )
-from imgstore.testing.scenes import Scene
 
 HERE: Final = "southcentralus"
 PROFILE: Final[Mapping[str, Any]] = {"image": f"{GROUP}/{GALLERY}/{DEFINITION}/1.0.0", "location": HERE}
@@ -67,7 +67,7 @@ def again(job: str, **orders: Any) -> Callable[[Scene, Installation], object]:
     """The command, given in this process."""
 
     def act(scene: Scene, installation: Installation) -> None:
-        victim.run(job, {"home": str(scene.folder / "home"), **orders_of(scene, orders)}, installation)
+        crash_process.run(job, {"home": str(scene.folder / "home"), **orders_of(scene, orders)}, installation)
 
     return act
 
@@ -90,7 +90,7 @@ def create_without_source(scene: Scene, installation: Installation) -> None:
 def collect(_scene: Scene, installation: Installation) -> None:
     """`gc`, when the lease of the collector that was killed is over."""
     expire_collectors(installation)
-    victim.run("gc", {}, installation)
+    crash_process.run("gc", {}, installation)
 
 
 def abandon(_scene: Scene, installation: Installation) -> None:
@@ -100,13 +100,13 @@ def abandon(_scene: Scene, installation: Installation) -> None:
             keeper = installation.keeper
             lease = facts.works.lease(work.uid, holder=keeper.holder, lease_seconds=30, steal=True)
             facts.works.release(lease)
-    collecting.collect(installation, ADMIN, grace=timedelta(0), patience=timedelta(0))
+    maintenance_gc.collect(installation, ADMIN, grace=timedelta(0), patience=timedelta(0))
 
 
 @contextmanager
 def hidden_segment(scene: Scene) -> Iterator[None]:
     """A segment of 1.0.0 is not there, for a while."""
-    path = min(path for path in (scene.folder / "home" / "regions").rglob("*") if keys.is_segment_key(str(path)))
+    path = min(path for path in (scene.folder / "home" / "regions").rglob("*") if object_keys.is_segment_key(str(path)))
     path.rename(path.with_suffix(".away"))
     try:
         yield
@@ -165,7 +165,7 @@ def leave_garbage(scene: Scene) -> None:
 def mark(scene: Scene) -> None:
     withdraw(scene)
     with scene.open() as installation:
-        victim.run("gc", {}, installation)
+        crash_process.run("gc", {}, installation)
 
 
 def fail_as_before(scene: Scene) -> None:
@@ -443,10 +443,10 @@ def test_a_state_that_a_process_died_in_is_taken_over(
         strike(scene, left, number)
     with scene.open() as installation:
         with installation.catalog.reading() as facts:
-            assert left.state in victim.present_states(facts)
+            assert left.state in crash_process.present_states(facts)
         left.takers[taker](scene, installation)
         with installation.catalog.reading() as facts:
-            standing = victim.present_states(facts)
+            standing = crash_process.present_states(facts)
         resource = left.state.split()[0]
         about = {"version", "replica"} if resource in ("version", "replica") else {resource}
         left_over = {each for each in standing if each.split()[0] in about} - FINAL

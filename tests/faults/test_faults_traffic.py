@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from imgstore.ledger.rows import ChargeKind
+from imgstore.ledger.entries import ChargeKind
 from imgstore.operations.installation import Installation
-from imgstore.stores.metered import Traffic
-from imgstore.testing.disks import sha256_of
+from imgstore.stores.wrappers.metering import Traffic
+from imgstore.testing.crash_scenes import Scene, on_minio
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.installations import (
+from imgstore.testing.sample_disks import sha256_of
+from imgstore.testing.sample_gallery import (
     Stock,
     all_slots,
     audit,
@@ -26,9 +27,8 @@ from imgstore.testing.installations import (
     make_disk,
     publish,
 )
-from imgstore.testing.scenes import Scene, on_minio
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 Cluster = Callable[[int], tuple[S3Engine, ...]]
 

@@ -16,10 +16,10 @@ from click.testing import CliRunner, Result
 from imgstore.cli.main import main
 from imgstore.domain.errors import ReplicationFailed, StoreMismatch
 from imgstore.domain.states import ReplicaState
-from imgstore.operations.regions import check_regions, init_regions
-from imgstore.operations.scrubbing import ScrubRequest, scrub
+from imgstore.operations.maintenance.scrub import ScrubRequest, scrub
+from imgstore.operations.stores.regions import check_regions, init_regions
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.installations import (
+from imgstore.testing.sample_gallery import (
     ADMIN,
     Stock,
     audit,
@@ -32,7 +32,7 @@ from imgstore.testing.installations import (
     states,
 )
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 EAST = ["southcentralus", "eastus"]
 
@@ -202,7 +202,7 @@ DIES = """
 import os, signal, sys
 from pathlib import Path
 from imgstore.bootstrap import Settings, open_installation
-from imgstore.operations.zone_registry import CatalogZones
+from imgstore.operations.slots.zone_registry import CatalogZones
 
 add, when = CatalogZones.add, sys.argv[2]
 

@@ -33,7 +33,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from imgstore.catalog.database import Session
+from imgstore.catalog.engine.database import Session
+from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.errors import (
     Conflict,
     ImageNotAvailable,
@@ -44,23 +45,19 @@ from imgstore.domain.errors import (
 )
 from imgstore.domain.names import ImageReference, VersionName
 from imgstore.domain.resources import OsType, VersionUpdate
-from imgstore.domain.sources import DiskFormat
-from imgstore.operations import (
-    bills,
-    collecting,
-    definitions,
-    disks,
-    exporting,
-    galleries,
-    lifetimes,
-    scrubbing,
-    updating,
-    versions,
-    workers,
-)
+from imgstore.operations import billing
+from imgstore.operations.disks import disks
+from imgstore.operations.disks import export as disks_export
+from imgstore.operations.gallery import definitions, galleries
 from imgstore.operations.installation import Installation
-from imgstore.operations.version_requests import VersionRequest
-from imgstore.testing.installations import ADMIN, GROUP, target
+from imgstore.operations.maintenance import gc as maintenance_gc
+from imgstore.operations.maintenance import scrub as maintenance_scrub
+from imgstore.operations.maintenance import worker as replication_worker
+from imgstore.operations.versions import create as versions_create
+from imgstore.operations.versions import delete as versions_delete
+from imgstore.operations.versions import update as versions_update
+from imgstore.operations.versions.request import VersionRequest
+from imgstore.testing.sample_gallery import ADMIN, GROUP, target
 
 GALLERIES: Final = ("g0", "g1")
 DEFINITIONS: Final = ("d0", "d1")
@@ -365,7 +362,7 @@ class GalleryMachine(RuleBasedStateMachine):
 
         return Command(
             what=f"publish {key} of {content} to {targets}{'' if wait else ' without waiting'}",
-            run=lambda installation: versions.create_version(
+            run=lambda installation: versions_create.create_version(
                 installation, ADMIN, request, os_vhd_uri=str(source), source_format=DiskFormat.RAW, wait=wait
             ),
             version=key,
@@ -419,7 +416,7 @@ class GalleryMachine(RuleBasedStateMachine):
     def _changing(self, row: VersionFact, done: Callable[[VersionFact], bool], **changes: Any) -> Command:
         return Command(
             what=f"update {row}: {changes}",
-            run=lambda installation: updating.update_version(
+            run=lambda installation: versions_update.update_version(
                 installation,
                 ADMIN,
                 group=GROUP,
@@ -465,7 +462,7 @@ class GalleryMachine(RuleBasedStateMachine):
         soft = bool(self._galleries()[row.gallery]) and not bypass and row.state != "Deleting"
         return Command(
             what=f"delete {row}, bypass={bypass}",
-            run=lambda installation: lifetimes.delete_version(
+            run=lambda installation: versions_delete.delete_version(
                 installation,
                 ADMIN,
                 group=GROUP,
@@ -506,7 +503,7 @@ class GalleryMachine(RuleBasedStateMachine):
         self.perform(
             Command(
                 what=f"undelete {row}",
-                run=lambda installation: lifetimes.undelete_version(
+                run=lambda installation: versions_delete.undelete_version(
                     installation,
                     ADMIN,
                     group=GROUP,
@@ -577,7 +574,7 @@ class GalleryMachine(RuleBasedStateMachine):
         path = self.folder / "exported.raw"
         command = Command(
             what=f"export disk {name}",
-            run=lambda installation: exporting.export_disk(
+            run=lambda installation: disks_export.export_disk(
                 installation, ADMIN, group=GROUP, name=name, path=path, format=DiskFormat.RAW, overwrite=True
             ),
         )
@@ -594,7 +591,7 @@ class GalleryMachine(RuleBasedStateMachine):
         reference = ImageReference.parse(f"{GROUP}/{row.gallery}/{row.definition}/1.0.{row.patch}")
         command = Command(
             what=f"export {reference} from {region}",
-            run=lambda installation: exporting.export_image(
+            run=lambda installation: disks_export.export_image(
                 installation,
                 ADMIN,
                 reference=reference,
@@ -619,7 +616,7 @@ class GalleryMachine(RuleBasedStateMachine):
     def _collecting(self, hours: int) -> Command:
         def run(installation: Installation) -> None:
             self.oracle.history.grace_seconds = hours * 3600.0
-            collecting.collect(installation, ADMIN, grace=timedelta(hours=hours))
+            maintenance_gc.collect(installation, ADMIN, grace=timedelta(hours=hours))
 
         return Command(what=f"gc after {hours} h", run=run)
 
@@ -636,7 +633,7 @@ class GalleryMachine(RuleBasedStateMachine):
         self.perform(
             Command(
                 what="gc --dry-run",
-                run=lambda installation: collecting.plan_collection(installation, ADMIN, grace=timedelta(0)),
+                run=lambda installation: maintenance_gc.plan_collection(installation, ADMIN, grace=timedelta(0)),
             )
         )
         assert self.oracle.everything() == before
@@ -649,7 +646,7 @@ class GalleryMachine(RuleBasedStateMachine):
     def _scrubbing(self) -> Command:
         return Command(
             what="scrub",
-            run=lambda installation: scrubbing.scrub(installation, ADMIN, scrubbing.ScrubRequest()),
+            run=lambda installation: maintenance_scrub.scrub(installation, ADMIN, maintenance_scrub.ScrubRequest()),
         )
 
     @rule(death=deaths)
@@ -657,7 +654,9 @@ class GalleryMachine(RuleBasedStateMachine):
     def work(self, death: int | None) -> None:
         """A worker makes all that can be made: but for what is damaged or lost, nothing waits then but what rests."""
         self.perform(
-            Command(what="worker", run=lambda installation: workers.run_worker(installation, ADMIN, once=True)),
+            Command(
+                what="worker", run=lambda installation: replication_worker.run_worker(installation, ADMIN, once=True)
+            ),
             fatal=death,
         )
 
@@ -814,7 +813,7 @@ class GalleryMachine(RuleBasedStateMachine):
         told: list[Decimal] = []
         first = self.oracle.cost(self.clock.now())
         self.perform(
-            Command(what="bill", run=lambda installation: told.append(bills.show_bill(installation, ADMIN).total))
+            Command(what="bill", run=lambda installation: told.append(billing.show_bill(installation, ADMIN).total))
         )
         last = self.oracle.cost(self.clock.now())
         assert first - Decimal("1e-9") <= told[0] <= last + Decimal("1e-9"), f"{told[0]}, not {first} to {last}"

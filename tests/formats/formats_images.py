@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from imgstore.domain.sources import DiskFormat, Extent, SourceIdentity
+from imgstore.domain.disks.sources import DiskFormat, Extent, SourceIdentity
 from imgstore.formats import LocalFile, create_writer, open_disk
 
 QEMU_NAMES = {

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from imgstore.domain.distance import THREADS_MAX
+from imgstore.domain.disks.sources import Extent, SourceIdentity
 from imgstore.domain.errors import StoreUnreachable
-from imgstore.domain.geometry import PIECE_BYTES
-from imgstore.domain.sources import Extent, SourceIdentity
+from imgstore.domain.storage.latency import THREADS_MAX
+from imgstore.domain.storage.sizes import PIECE_BYTES
 from imgstore.formats import read_through
 
 PIECES = 3 * THREADS_MAX

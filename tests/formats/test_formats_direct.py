@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from formats_images import DIGEST, MIB
 
+from imgstore.domain.disks.sources import DiskFormat, Extent
 from imgstore.domain.errors import OutputError
-from imgstore.domain.sources import DiskFormat, Extent
 from imgstore.formats import create_writer
 
 DISK = os.urandom(17 * MIB + 5 * 512)

@@ -19,10 +19,10 @@ from formats_images import (
     write_sparse,
 )
 
+from imgstore.domain.disks.sources import DiskFormat, Extent
 from imgstore.domain.errors import ImageRefused, ImageTruncated, SafetyCheckFailed, ToolMissing
-from imgstore.domain.sources import DiskFormat, Extent
 from imgstore.formats import LocalFile, inspect_image, open_disk
-from imgstore.formats.foreign import examine_foreign
+from imgstore.formats.qemu.qemu_formats import examine_foreign
 
 QCOW2, VHDX, VMDK = DiskFormat.QCOW2, DiskFormat.VHDX, DiskFormat.VMDK
 VIRTUAL_BYTES = 5 * MIB + 512
@@ -385,13 +385,13 @@ def test_without_qemu_img_the_package_is_named_and_all_else_works(
 @needs_qemu
 def test_qemu_is_confined(tmp_path: Path, make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit of memory that nothing can start in: the refusal is ours, and the folder is gone."""
-    monkeypatch.setattr("imgstore.formats.qemu.ADDRESS_SPACE_BYTES_MAX", 4 * MIB)
+    monkeypatch.setattr("imgstore.formats.qemu.qemu_img.ADDRESS_SPACE_BYTES_MAX", 4 * MIB)
     source = LocalFile(make(QCOW2))
     with pytest.raises(ImageRefused, match="within its limits of memory and time"):
         open_disk(source, scratch=tmp_path / "scratch")
     assert names_in(tmp_path / "scratch") == []
-    monkeypatch.setattr("imgstore.formats.qemu.ADDRESS_SPACE_BYTES_MAX", 2 << 30)
-    monkeypatch.setattr("imgstore.formats.qemu.SECONDS_MIN", 0)
+    monkeypatch.setattr("imgstore.formats.qemu.qemu_img.ADDRESS_SPACE_BYTES_MAX", 2 << 30)
+    monkeypatch.setattr("imgstore.formats.qemu.qemu_img.SECONDS_MIN", 0)
     with pytest.raises(ImageRefused, match="no end after 0 seconds"):
         open_disk(source, scratch=tmp_path / "scratch")
     assert names_in(tmp_path / "scratch") == []
@@ -407,8 +407,8 @@ def test_a_backing_file_that_appears_after_the_checks_is_not_opened(
     qemu_img("create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, overlay)
     source, clean = LocalFile(overlay), LocalFile(base)
     checked = examine_foreign(clean, QCOW2)
-    monkeypatch.setattr("imgstore.formats.converted.examine_foreign", lambda *_: checked)
-    monkeypatch.setattr("imgstore.formats.converted.second_opinion", lambda *_: checked.findings[0])
+    monkeypatch.setattr("imgstore.formats.qemu.qemu_reader.examine_foreign", lambda *_: checked)
+    monkeypatch.setattr("imgstore.formats.qemu.qemu_reader.second_opinion", lambda *_: checked.findings[0])
     reader = open_disk(source, format=QCOW2, scratch=tmp_path / "scratch")
 
     assert reader.read_at(0, VIRTUAL_BYTES) == bytes(VIRTUAL_BYTES)

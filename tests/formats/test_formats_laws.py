@@ -19,9 +19,9 @@ from formats_images import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from imgstore.domain.disks.sources import DiskFormat, Extent
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.geometry import GIB, TIB
-from imgstore.domain.sources import DiskFormat, Extent
+from imgstore.domain.storage.sizes import GIB, TIB
 from imgstore.formats import LocalFile, create_writer, open_disk, padded_bytes
 
 OWN = [DiskFormat.VHD_FIXED, DiskFormat.VHD_DYNAMIC, DiskFormat.RAW]

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from formats_images import DIGEST, MIB, names_in
 
+from imgstore.domain.disks.sources import DiskFormat, DiskWriter, Extent
 from imgstore.domain.errors import InvalidInput, OutputError
-from imgstore.domain.sources import DiskFormat, DiskWriter, Extent
-from imgstore.formats import WRITABLE, create_writer, output
+from imgstore.formats import WRITABLE, create_writer
+from imgstore.formats.files import atomic_file
 
 SPAN = Extent(offset=0, length=MIB)
 DATA = os.urandom(MIB)
@@ -179,7 +180,7 @@ def test_what_the_medium_refuses_while_writing_goes_on_is_told(tmp_path: Path, m
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, "fdatasync", broken)
-    monkeypatch.setattr(output, "_WRITE_BACK_BYTES", len(DATA))
+    monkeypatch.setattr(atomic_file, "_WRITE_BACK_BYTES", len(DATA))
     writer = _writer(tmp_path / "disk", DiskFormat.RAW)
     writer.write_at(0, DATA)
     with pytest.raises(OutputError, match="cannot be written") as caught:
@@ -218,7 +219,7 @@ def test_a_limit_of_file_size_is_told(tmp_path: Path) -> None:
 _DIES = """
 import os, signal, sys
 from pathlib import Path
-from imgstore.domain.sources import DiskFormat, Extent
+from imgstore.domain.disks.sources import DiskFormat, Extent
 from imgstore.formats import create_writer
 writer = create_writer(
     Path(sys.argv[1]), format=DiskFormat.RAW, virtual_bytes=4096, extents=[], disk_digest=bytes(32)

@@ -19,10 +19,10 @@ from formats_images import (
     write_sparse,
 )
 
+from imgstore.domain.disks.sources import DiskFormat, Extent
 from imgstore.domain.errors import ImageRefused, ImageTruncated, InvalidInput, SourceChanged, StoreError
-from imgstore.domain.geometry import GIB
 from imgstore.domain.resources import HyperVGeneration
-from imgstore.domain.sources import DiskFormat, Extent
+from imgstore.domain.storage.sizes import GIB
 from imgstore.formats import DISK_BYTES_MAX, LocalFile, create_writer, generation_of, inspect_image, open_disk
 from imgstore.formats.raw import RawReader
 

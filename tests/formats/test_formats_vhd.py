@@ -23,9 +23,9 @@ from formats_images import (
     write_sparse,
 )
 
+from imgstore.domain.disks.sources import DiskFormat, Extent
 from imgstore.domain.errors import ImageRefused, ImageTruncated, SafetyCheckFailed
-from imgstore.domain.geometry import GIB
-from imgstore.domain.sources import DiskFormat, Extent
+from imgstore.domain.storage.sizes import GIB
 from imgstore.formats import LocalFile, create_writer, inspect_image, open_disk
 from imgstore.formats.vhd import examine_dynamic
 from imgstore.formats.vhd_layout import Geometry, is_sound_footer, pack_footer

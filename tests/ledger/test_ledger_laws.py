@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from imgstore.domain.resources import StorageAccountType
 from imgstore.ledger.egress import arrival
+from imgstore.ledger.entries import ChargeKind, LedgerRow, Party, StorageInterval
 from imgstore.ledger.prices import FREE, Prices
-from imgstore.ledger.rows import ChargeKind, LedgerRow, Party, StorageInterval
 from imgstore.ledger.statement import AMOUNT_UNIT, BYTE_HOURS_UNIT, statement
-from imgstore.ledger.storage import Owner, amount, byte_hours, byte_microseconds, changes, own_bytes
+from imgstore.ledger.storage_intervals import Owner, amount, byte_hours, byte_microseconds, changes, own_bytes
 
 START = datetime(2024, 2, 28, tzinfo=UTC)
 PARTY = Party(subscription="s", group="rg", gallery="g", definition="d", version="1.0.0")

@@ -5,19 +5,21 @@ from pathlib import Path
 
 import pytest
 
-from imgstore.catalog.database import Session
+from imgstore.catalog.engine.database import Session
 from imgstore.domain.errors import NotFound, WorkHeld
-from imgstore.domain.geometry import MIB
 from imgstore.domain.states import ProvisioningState, ReplicaState
-from imgstore.domain.works import Work, WorkKind
-from imgstore.operations import collecting, publishing, replicating
-from imgstore.operations.abandoning import abandon_forsaken
-from imgstore.operations.collecting import Collection
+from imgstore.domain.storage.sizes import MIB
+from imgstore.domain.storage.works import Work, WorkKind
 from imgstore.operations.installation import Installation
-from imgstore.operations.workers import run_worker
+from imgstore.operations.maintenance import gc as maintenance_gc
+from imgstore.operations.maintenance.gc import Collection
+from imgstore.operations.maintenance.worker import run_worker
+from imgstore.operations.replication import copy as replication_copy
+from imgstore.operations.replication import ingest as replication_ingest
+from imgstore.operations.slots.stale_works import abandon_forsaken
 from imgstore.testing.clock import ManualClock
-from imgstore.testing.disks import make_raw
-from imgstore.testing.installations import (
+from imgstore.testing.sample_disks import make_raw
+from imgstore.testing.sample_gallery import (
     ADMIN,
     Stock,
     all_slots,
@@ -31,9 +33,9 @@ from imgstore.testing.installations import (
     show,
     states,
 )
-from imgstore.transfer.slots import SlotAccess
+from imgstore.transfer.slot_access import SlotAccess
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 DAY_SECONDS = 86_400.0
 SOURCE = ["southcentralus"]
@@ -83,7 +85,7 @@ def lying(installation: Installation) -> int:
 
 
 def planned(installation: Installation) -> Collection:
-    return collecting.plan_collection(installation, ADMIN, grace=timedelta(0))
+    return maintenance_gc.plan_collection(installation, ADMIN, grace=timedelta(0))
 
 
 def test_a_killed_ingest_holds_back_deletes_for_a_week_and_no_longer(
@@ -160,7 +162,7 @@ def test_a_manifest_that_came_before_the_end_is_kept_with_what_it_names(
     clock: ManualClock, empty: Installation, stock: Stock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(publishing, "complete_replica", strike)
+        patch.setattr(replication_ingest, "complete_replica", strike)
         with pytest.raises(KeyboardInterrupt):
             publish(empty, stock.first, "1.0.0", SOURCE)
     before = lying(empty)
@@ -179,7 +181,7 @@ def test_a_copy_that_was_given_up_is_the_workers_again(
     clock: ManualClock, empty: Installation, stock: Stock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(replicating, "complete_replica", strike)
+        patch.setattr(replication_copy, "complete_replica", strike)
         with pytest.raises(KeyboardInterrupt):
             publish(empty, stock.first, "1.0.0", [*SOURCE, "eastus"])
     clock.advance(8 * DAY_SECONDS)

@@ -7,14 +7,18 @@ from typing import Any
 import pytest
 
 from imgstore.domain import names
-from imgstore.domain.access import Grant, Principal, Role
 from imgstore.domain.errors import AccessDenied, ImgstoreError, NotFound
+from imgstore.domain.identity.access import Grant, Principal, Role
 from imgstore.domain.names import ImageReference, VersionName
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.resources import OsType
-from imgstore.operations import definitions, disks, exporting, galleries, groups, lifetimes, viewing
+from imgstore.operations.disks import disks
+from imgstore.operations.disks import export as disks_export
+from imgstore.operations.gallery import definitions, galleries, groups
+from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.installation import Installation
-from imgstore.testing.installations import ADMIN, DEFINITION, GALLERY, GROUP, found_gallery, open_home, publish
+from imgstore.operations.versions import delete as versions_delete
+from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, found_gallery, open_home, publish
 
 VERSION = VersionName.parse("1.0.0")
 
@@ -80,7 +84,7 @@ def seen(installation: Installation, who: Principal) -> dict[str, Any]:
         "versions": outcome(
             lambda: [
                 str(each.version.name)
-                for each in viewing.list_versions(installation, who, definition=DEFINITION, **inside)
+                for each in gallery_versions.list_versions(installation, who, definition=DEFINITION, **inside)
             ]
         ),
         "disks": outcome(lambda: [each.name for each in disks.list_disks(installation, who)]),
@@ -141,10 +145,10 @@ def test_a_refusal_does_not_tell_what_is_there(home: Installation, name: str) ->
         lambda each: galleries.show_gallery(home, each, group=GROUP, name=name),
         lambda each: definitions.show_definition(home, each, group=GROUP, gallery=name, name=DEFINITION),
         lambda each: definitions.list_definitions(home, each, group=GROUP, gallery=name),
-        lambda each: viewing.show_version(
+        lambda each: gallery_versions.show_version(
             home, each, group=GROUP, gallery=name, definition=DEFINITION, version=VERSION
         ),
-        lambda each: viewing.list_versions(home, each, group=GROUP, gallery=name, definition=DEFINITION),
+        lambda each: gallery_versions.list_versions(home, each, group=GROUP, gallery=name, definition=DEFINITION),
         lambda each: groups.show_group(home, each, name=name),
         lambda each: disks.show_disk(home, each, group=GROUP, name=name),
         lambda each: galleries.delete_gallery(home, each, group=GROUP, name=name),
@@ -206,15 +210,15 @@ def test_what_makes_a_disk_does_not_make_its_group(own: Installation) -> None:
 
 def test_the_bytes_of_a_disk_are_not_the_readers(home: Installation, tmp_path: Path) -> None:
     def export(who: Principal, name: str) -> None:
-        exporting.export_disk(home, who, group=GROUP, name="d1", path=tmp_path / name)
+        disks_export.export_disk(home, who, group=GROUP, name="d1", path=tmp_path / name)
 
     with pytest.raises(AccessDenied, match="disks/beginGetAccess/action"):
         export(ann(home, (Role.READER, "subscription")), "a.vhd")
     export(ann(home, (Role.CONTRIBUTOR, "group")), "b.vhd")
     image = ImageReference.parse(f"{GROUP}/{GALLERY}/{DEFINITION}/1.0.0")
-    exporting.export_image(home, ann(home, (Role.READER, "version")), reference=image, path=tmp_path / "c.vhd")
+    disks_export.export_image(home, ann(home, (Role.READER, "version")), reference=image, path=tmp_path / "c.vhd")
     with pytest.raises(AccessDenied):
-        exporting.export_image(home, ann(home, (Role.OWNER, "other")), reference=image, path=tmp_path / "d.vhd")
+        disks_export.export_image(home, ann(home, (Role.OWNER, "other")), reference=image, path=tmp_path / "d.vhd")
 
 
 def test_each_write_needs_its_own_right(home: Installation) -> None:
@@ -230,7 +234,7 @@ def test_each_write_needs_its_own_right(home: Installation) -> None:
             home, reader, name="x", publisher="p", offer="o", sku="x", os_type=OsType.LINUX, **inside
         ),
         lambda: definitions.delete_definition(home, reader, name=DEFINITION, **inside),
-        lambda: lifetimes.delete_version(home, reader, definition=DEFINITION, version=VERSION, **inside),
+        lambda: versions_delete.delete_version(home, reader, definition=DEFINITION, version=VERSION, **inside),
         lambda: disks.delete_disk(home, reader, group=GROUP, name="d1"),
     ]
     for write in writes:

@@ -7,16 +7,20 @@ from typing import Any
 
 import pytest
 
+from imgstore.domain.disks.sources import DiskReader
 from imgstore.domain.errors import ImgstoreError, InvalidInput, StoreUnreachable
-from imgstore.domain.sources import DiskReader
+from imgstore.ledger.entries import ChargeKind
 from imgstore.ledger.prices import price_of
-from imgstore.ledger.rows import ChargeKind
-from imgstore.operations import bills, disks, exporting, galleries, groups, lifetimes
-from imgstore.operations.benching import Plan, Report, opened_disk, plan_bench, run_bench
+from imgstore.operations import billing
+from imgstore.operations.demo.bench import Plan, Report, opened_disk, plan_bench, run_bench
+from imgstore.operations.disks import disks
+from imgstore.operations.disks import export as disks_export
+from imgstore.operations.gallery import galleries, groups
 from imgstore.operations.installation import Installation
-from imgstore.testing.installations import ADMIN, Stock, open_home
+from imgstore.operations.versions import delete as versions_delete
+from imgstore.testing.sample_gallery import ADMIN, Stock, open_home
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 MIB = 1 << 20
 
@@ -78,7 +82,7 @@ def test_each_region_has_figures_and_nothing_is_left(
 def test_what_it_says_before_bounds_what_is_billed(
     installation: Installation, reader: DiskReader, tmp_path: Path
 ) -> None:
-    before = bills.show_bill(installation, ADMIN)
+    before = billing.show_bill(installation, ADMIN)
     plan = plan_bench(installation, ADMIN, reader)
     assert plan.targets == ("westus2", "eastus", "northeurope")
     assert plan.egress_bytes_max == 3 * plan.data_bytes
@@ -86,13 +90,13 @@ def test_what_it_says_before_bounds_what_is_billed(
         price_of(plan.data_bytes, installation.regions.prices.egress("southcentralus", to)) for to in plan.targets
     )
     run(installation, plan, reader, tmp_path)
-    rows = [row for row in bills.show_bill(installation, ADMIN).rows if row.gallery == "imgstore_bench"]
+    rows = [row for row in billing.show_bill(installation, ADMIN).rows if row.gallery == "imgstore_bench"]
     moved = [row for row in rows if row.kind is ChargeKind.EGRESS]
     assert 0 < sum(row.delivered_bytes for row in moved) <= plan.egress_bytes_max
     assert 0 < sum(row.amount for row in moved) <= plan.egress_price_max
     assert [row.amount for row in before.rows if row.kind is ChargeKind.EGRESS] == [
         row.amount
-        for row in bills.show_bill(installation, ADMIN).rows
+        for row in billing.show_bill(installation, ADMIN).rows
         if row.kind is ChargeKind.EGRESS and row.gallery != "imgstore_bench"
     ]
 
@@ -126,7 +130,7 @@ def test_it_removes_all_of_it_when_it_ends_early(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(exporting, "export_disk", fail)
+    monkeypatch.setattr(disks_export, "export_disk", fail)
     with pytest.raises(type(error)):
         run(installation, plan, reader, tmp_path)
     assert (objects(installation), counts(installation)) == before
@@ -140,7 +144,7 @@ def test_what_could_not_be_removed_is_told(
     def fail(*_: object, **__: object) -> None:
         raise StoreUnreachable("The store is away.")
 
-    monkeypatch.setattr(lifetimes, "delete_version", fail)
+    monkeypatch.setattr(versions_delete, "delete_version", fail)
     with pytest.raises(ImgstoreError, match="The store is away"):
         run(installation, plan, reader, tmp_path)
     assert plan.group in {group.name for group in groups.list_groups(installation, ADMIN)}

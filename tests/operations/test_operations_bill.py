@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from imgstore.domain.digests import Digest
 from imgstore.domain.effects import Effects
-from imgstore.ledger.rows import ChargeKind, StorageInterval
-from imgstore.operations import bills, disks
+from imgstore.domain.storage.digests import Digest
+from imgstore.ledger.entries import ChargeKind, StorageInterval
+from imgstore.operations import billing
+from imgstore.operations.disks import disks
 from imgstore.operations.installation import Installation
 from imgstore.testing.clock import ManualClock
-from imgstore.testing.installations import (
+from imgstore.testing.sample_gallery import (
     ADMIN,
     GROUP,
     TARGETS,
@@ -31,7 +32,7 @@ from imgstore.testing.installations import (
     publish,
 )
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 
 def arrivals(installation: Installation) -> dict[tuple[str, int], int]:
@@ -69,7 +70,7 @@ def test_the_ledger_says_what_each_slot_lists(stocked: Installation, stock: Stoc
 
 def test_prices_are_those_of_the_pair_and_copies_are_free(stocked: Installation, stock: Stock) -> None:
     publish(stocked, stock.second, "1.0.1", ["southcentralus=2", "northeurope=2", "eastus"])
-    bill = bills.show_bill(stocked, ADMIN)
+    bill = billing.show_bill(stocked, ADMIN)
     moved = [row for row in bill.rows if row.kind is not ChargeKind.STORAGE]
     prices = {row.target: row.unit_price for row in moved if row.kind is ChargeKind.EGRESS}
     assert prices == {"westus2": Decimal("0.02"), "eastus": Decimal("0.02"), "northeurope": Decimal("0.05")}
@@ -142,7 +143,7 @@ def test_storage_is_bytes_times_time(timed: tuple[Installation, ManualClock], st
     }
     clock.advance(timedelta(hours=730).total_seconds())
     delete(installation)
-    bill = bills.show_bill(installation, ADMIN)
+    bill = billing.show_bill(installation, ADMIN)
     stored = {row.target: row for row in bill.rows if row.kind is ChargeKind.STORAGE}
     prices = {"southcentralus": Decimal("0.05"), "westus2": Decimal("0.0625")}
     for region, price in prices.items():

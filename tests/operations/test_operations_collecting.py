@@ -10,23 +10,26 @@ from typing import Any
 
 import pytest
 
-from imgstore.catalog.database import Session
-from imgstore.domain import keys
-from imgstore.domain.collection import Sentence
+from imgstore.catalog.engine.database import Session
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import StoreError, WorkHeld
-from imgstore.domain.geometry import MIB
 from imgstore.domain.resources import Slot
 from imgstore.domain.states import ReplicaState
-from imgstore.operations import collecting, definitions, galleries, settling
-from imgstore.operations import disks as disk_operations
-from imgstore.operations.collecting import SlotReport, plan_collection
+from imgstore.domain.storage import object_keys
+from imgstore.domain.storage.garbage import Sentence
+from imgstore.domain.storage.sizes import MIB
+from imgstore.operations.disks import disks as disk_operations
+from imgstore.operations.gallery import definitions, galleries
 from imgstore.operations.installation import Installation
+from imgstore.operations.maintenance import gc as maintenance_gc
+from imgstore.operations.maintenance.gc import SlotReport, plan_collection
+from imgstore.operations.slots import completion
 from imgstore.stores.directory import DirectoryStore
 from imgstore.testing.clock import ManualClock
-from imgstore.testing.disks import make_raw
+from imgstore.testing.crash_scenes import on_minio
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.installations import (
+from imgstore.testing.sample_disks import make_raw
+from imgstore.testing.sample_gallery import (
     ADMIN,
     DEFINITION,
     GALLERY,
@@ -49,9 +52,8 @@ from imgstore.testing.installations import (
     publish,
     show,
 )
-from imgstore.testing.scenes import on_minio
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 DAY = 24.0
 SOURCE = ["southcentralus"]
@@ -65,7 +67,7 @@ def segments(installation: Installation) -> dict[str, set[bytes]]:
     return {str(slot.key): set(content(installation, slot).segments) for slot in all_slots(installation)}
 
 
-def reports(collection: collecting.Collection) -> dict[str, SlotReport]:
+def reports(collection: maintenance_gc.Collection) -> dict[str, SlotReport]:
     return {str(report.slot.key): report for report in collection.slots}
 
 
@@ -104,7 +106,7 @@ def test_a_deleted_version_leaves_what_the_others_name(stocked: Installation, st
     delete(stocked, "1.0.2")
     delete(stocked, "1.0.0")
     before = segments(stocked)
-    plan = collecting.plan_collection(stocked, ADMIN, grace=timedelta(0))
+    plan = maintenance_gc.plan_collection(stocked, ADMIN, grace=timedelta(0))
     assert segments(stocked) == before
     done = collect(stocked)
     for where, report in reports(done).items():
@@ -112,7 +114,7 @@ def test_a_deleted_version_leaves_what_the_others_name(stocked: Installation, st
         assert report.survey.plan.unreferenced == reports(plan)[where].survey.plan.unreferenced  # type: ignore[union-attr]
         assert report.survey.plan.deletable == report.survey.plan.unreferenced
         assert len(report.survey.plan.unreferenced) >= 2
-        gone = {keys.segment_name(key) for key in report.collected if keys.is_segment_key(key)}
+        gone = {object_keys.segment_name(key) for key in report.collected if object_keys.is_segment_key(key)}
         assert before[where] - gone == segments(stocked)[where]
     audit_collected(stocked)
     audit(stocked, collected=True)
@@ -157,7 +159,7 @@ def test_an_unfinished_ingest_keeps_what_it_sent(
     empty: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = other_disk(tmp_path)
-    _fail_at_put(monkeypatch, keys.FINGERPRINTS)
+    _fail_at_put(monkeypatch, object_keys.FINGERPRINTS)
     for _ in range(2):  # The second run takes the work up again; what the first one sent stays its own.
         with pytest.raises(StoreError):
             publish(empty, source, targets=SOURCE)
@@ -172,7 +174,7 @@ def test_an_unfinished_ingest_keeps_what_it_sent(
     assert condemned(empty) == {}
     put = _counted_puts(monkeypatch)
     publish(empty, source, targets=SOURCE)
-    assert [key for key in put if keys.is_segment_key(key)] == [], "what was there was sent again"
+    assert [key for key in put if object_keys.is_segment_key(key)] == [], "what was there was sent again"
     audit(empty)
 
 
@@ -186,10 +188,10 @@ def test_what_an_open_work_may_have_listed_is_not_deleted_before_it_closes(
     """
     delete(stocked)
     real = DirectoryStore.put
-    done: list[collecting.Collection] = []
+    done: list[maintenance_gc.Collection] = []
 
     def collecting_put(store: DirectoryStore, key: str, *args: object, **kwargs: object) -> object:
-        if keys.FINGERPRINTS in key and not done:
+        if object_keys.FINGERPRINTS in key and not done:
             present = Session.now
             monkeypatch.setattr(Session, "now", lambda session: present(session) - timedelta(days=step_back_days))
             done.append(collect(stocked))  # Its listing is long done.
@@ -229,7 +231,7 @@ def test_condemned_is_absent_for_ingest_and_copy(
     condemn_everything_unnamed(stocked)
     put = _counted_puts(monkeypatch)
     publish(stocked, stock.first, "2.0.0", targets=["southcentralus=2"])
-    again = [key for key in put if keys.is_segment_key(key)]
+    again = [key for key in put if object_keys.is_segment_key(key)]
     assert len(again) == sum(len(names) for where, names in lay.items() if where.startswith("southcentralus"))
     # Not asked for here: still condemned, for its grace.
     assert len(condemned(stocked)) == len(lay["eastus/Standard_LRS/0"])
@@ -292,7 +294,7 @@ def test_completed_is_refused_while_a_segment_is_condemned(
     empty: Installation, stock: Stock, monkeypatch: pytest.MonkeyPatch, sentence: Sentence
 ) -> None:
     """Behind the back of those who write the manifest's row."""
-    real = settling.complete_replica
+    real = completion.complete_replica
 
     def complete(installation: Installation, **kwargs: object) -> None:
         slot = source_slot(installation)
@@ -303,7 +305,7 @@ def test_completed_is_refused_while_a_segment_is_condemned(
                 facts.condemned.begin_deleting(slot.uid, [name], token="t", lease_expires_at=facts.now())
         real(installation, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("imgstore.operations.publishing.complete_replica", complete)
+    monkeypatch.setattr("imgstore.operations.replication.ingest.complete_replica", complete)
     with pytest.raises(WorkHeld, match="imgstore gc"):
         publish(empty, stock.first, targets=SOURCE)
     assert show(empty).replicas[0].state is ReplicaState.FAILED
@@ -330,7 +332,7 @@ def test_an_unknown_manifest_lives_and_is_told(stocked: Installation) -> None:
     (known,) = content(stocked, slot).manifests
     body = access.store.get(slot.prefix + known)
     delete(stocked)
-    unknown = keys.manifest_key("somebody", "os")
+    unknown = object_keys.manifest_key("somebody", "os")
     access.put_manifest(unknown, body)
     done = reports(collect(stocked))
     report = done[str(slot.key)]
@@ -344,7 +346,7 @@ def test_an_unknown_manifest_lives_and_is_told(stocked: Installation) -> None:
 def test_an_unknown_manifest_that_cannot_be_read_stops_its_slot_alone(stocked: Installation) -> None:
     slot = source_slot(stocked)
     delete(stocked)
-    stocked.access(slot).store.put(slot.prefix + keys.manifest_key("somebody", "os"), b"nonsense")
+    stocked.access(slot).store.put(slot.prefix + object_keys.manifest_key("somebody", "os"), b"nonsense")
     done = reports(collect(stocked))
     assert done[str(slot.key)].problem is not None
     assert len(segments(stocked)[str(slot.key)]) > 1

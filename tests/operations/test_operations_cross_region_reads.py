@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 
 from imgstore.domain.errors import ReplicationFailed, StoreError
-from imgstore.domain.geometry import MIB
 from imgstore.domain.states import ReplicaState
+from imgstore.domain.storage.sizes import MIB
+from imgstore.ledger.entries import ChargeKind, LedgerRow
 from imgstore.ledger.prices import price_of
-from imgstore.ledger.rows import ChargeKind, LedgerRow
-from imgstore.operations import bills, exporting
+from imgstore.operations import billing
+from imgstore.operations.disks import export as disks_export
+from imgstore.operations.disks.reader import open_for_reading
 from imgstore.operations.installation import Installation
-from imgstore.operations.reading import open_for_reading
-from imgstore.operations.scrubbing import ScrubRequest, scrub
-from imgstore.testing.disks import sha256_of
-from imgstore.testing.installations import (
+from imgstore.operations.maintenance.scrub import ScrubRequest, scrub
+from imgstore.testing.sample_disks import sha256_of
+from imgstore.testing.sample_gallery import (
     ADMIN,
     GROUP,
     Stock,
@@ -32,7 +33,7 @@ from imgstore.testing.installations import (
 )
 from imgstore.transfer.ranges import DecodedCache
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 READ = ChargeKind.CROSS_REGION_READ
 
@@ -78,7 +79,7 @@ def test_an_image_read_from_another_region_is_metered(lost_east: Installation, s
         assert row.amount == price_of(row.delivered_bytes, prices.egress(row.source, "eastus")) > 0
     export(lost_east, tmp_path / "again.raw", "eastus")
     assert sum(row.delivered_bytes for row in reads(lost_east)) == 2 * image_bytes(lost_east), "it crossed twice"
-    assert bills.show_bill(lost_east, ADMIN).total > 0
+    assert billing.show_bill(lost_east, ADMIN).total > 0
     assert states(show(lost_east))["eastus/0"] is ReplicaState.COMPLETED, "a store that fails proves no damage (Z10)"
 
 
@@ -88,7 +89,7 @@ def test_a_disk_read_from_another_region_is_its_groups(lost_east: Installation, 
 
 
 def test_a_range_costs_the_segments_that_it_lies_in(lost_east: Installation, tmp_path: Path) -> None:
-    exporting.export_range(lost_east, ADMIN, group=GROUP, name="d1", path=tmp_path / "part", offset=0, length=MIB)
+    disks_export.export_range(lost_east, ADMIN, group=GROUP, name="d1", path=tmp_path / "part", offset=0, length=MIB)
     assert 0 < sum(row.delivered_bytes for row in reads(lost_east)) < image_bytes(lost_east)
 
 
@@ -142,7 +143,7 @@ def test_what_a_resumed_copy_reads_again_is_metered_again(
 
     targets = ["southcentralus=3", "westus2=1=Standard_ZRS", "eastus"]
     with monkeypatch.context() as broken:
-        broken.setattr("imgstore.operations.replicating.complete_replica", fail)
+        broken.setattr("imgstore.operations.replication.copy.complete_replica", fail)
         with pytest.raises(ReplicationFailed):
             retarget(stocked, targets)
     for path in lost:

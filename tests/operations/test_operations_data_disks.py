@@ -8,8 +8,8 @@ from typing import Any, Self
 
 import pytest
 
-from imgstore.control.machines import OsProfile
-from imgstore.domain import keys
+from imgstore.domain.disks.sources import DiskReader, Extent
+from imgstore.domain.disks.version_disks import HostCaching
 from imgstore.domain.errors import (
     ImageNotAvailable,
     ImageRefused,
@@ -18,22 +18,24 @@ from imgstore.domain.errors import (
     PropertyChangeNotAllowed,
     ReplicationFailed,
 )
-from imgstore.domain.geometry import MIB
 from imgstore.domain.resources import ManagedDisk, Slot
-from imgstore.domain.sources import DiskReader, Extent
 from imgstore.domain.states import ProvisioningState, ReplicaState
-from imgstore.domain.version_disks import HostCaching
+from imgstore.domain.storage import object_keys
+from imgstore.domain.storage.sizes import MIB
 from imgstore.formats import LocalFile, open_disk
-from imgstore.ledger.rows import ChargeKind
-from imgstore.operations import scrubbing, verifying, versions
-from imgstore.operations.disks import delete_disk
+from imgstore.ledger.entries import ChargeKind
+from imgstore.operations.disks import verify as disks_verify
+from imgstore.operations.disks.disks import delete_disk
+from imgstore.operations.gallery.versions import VersionView
 from imgstore.operations.installation import Installation
-from imgstore.operations.machine_making import MachineRequest, create_machine
-from imgstore.operations.scrubbing import ScrubRequest
-from imgstore.operations.version_requests import DataVhd
-from imgstore.operations.viewing import VersionView
-from imgstore.testing.disks import as_vhd, make_raw, patched, sha256_of
-from imgstore.testing.installations import (
+from imgstore.operations.machines.create import MachineRequest, create_machine
+from imgstore.operations.maintenance import scrub as maintenance_scrub
+from imgstore.operations.maintenance.scrub import ScrubRequest
+from imgstore.operations.versions import create as versions_create
+from imgstore.operations.versions.request import DataVhd
+from imgstore.policy.os_profile import OsProfile
+from imgstore.testing.sample_disks import as_vhd, make_raw, patched, sha256_of
+from imgstore.testing.sample_gallery import (
     ADMIN,
     GALLERY,
     GROUP,
@@ -59,7 +61,7 @@ from imgstore.testing.installations import (
     states,
 )
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 SOURCE = ["southcentralus=1"]
 
@@ -90,13 +92,13 @@ def slot_of(installation: Installation, region: str, ordinal: int = 0) -> Slot:
 
 
 def segments_of(installation: Installation, slot: Slot, disk: str, version: str = "1.0.0") -> dict[bytes, int]:
-    key = keys.manifest_key(show(installation, version).version.uid, disk)
+    key = object_keys.manifest_key(show(installation, version).version.uid, disk)
     return named_segments(installation.locator.store(slot), slot, key)
 
 
 def harm(installation: Installation, slot: Slot, name: bytes) -> None:
     """Flip a bit of a segment of a slot in one zone."""
-    (path,) = (installation.home / "regions" / slot.bucket).glob(f"*/{slot.prefix}{keys.segment_key(name)}")
+    (path,) = (installation.home / "regions" / slot.bucket).glob(f"*/{slot.prefix}{object_keys.segment_key(name)}")
     body = bytearray(path.read_bytes())
     body[len(body) // 2] ^= 1
     path.write_bytes(body)
@@ -169,7 +171,7 @@ def test_luns_that_no_machine_has(
 ) -> None:
     vhds = [DataVhd(lun=lun, uri=str(disks["1.0.0/lun-0"])) for lun in luns]
     with pytest.raises(InvalidInput, match=message) as caught:
-        versions.create_version(empty, ADMIN, request(), os_vhd_uri=str(disks["1.0.0"]), data_vhds=vhds)
+        versions_create.create_version(empty, ADMIN, request(), os_vhd_uri=str(disks["1.0.0"]), data_vhds=vhds)
     assert (caught.value.error_code, caught.value.target) == ("InvalidParameter", "dataDiskImages.lun")
 
 
@@ -190,7 +192,7 @@ def test_a_data_disk_has_a_limit_of_its_own(empty: Installation, disks: dict[str
 
 def test_a_version_needs_an_os_disk(empty: Installation, disks: dict[str, Path]) -> None:
     with reader_of(empty, disks["1.0.0/lun-0"]) as reader, pytest.raises(InvalidInput, match="needs an OS disk"):
-        versions.publish_readers(empty, ADMIN, request(), {"lun-0": reader})
+        versions_create.publish_readers(empty, ADMIN, request(), {"lun-0": reader})
 
 
 def test_the_data_disks_of_a_version_never_change(empty: Installation, disks: dict[str, Path]) -> None:
@@ -227,7 +229,7 @@ def test_a_disk_is_made_of_a_lun(empty: Installation, disks: dict[str, Path], tm
     assert sha256_of(tmp_path / "o.raw") == sha256_of(disks["1.0.0/lun-5"])
     left = content(empty, slot_of(empty, "westus2"))
     assert set(left.manifests) == {
-        keys.manifest_key(made.uid, "os"),
+        object_keys.manifest_key(made.uid, "os"),
         made.body_key,
     }
     delete_disk(empty, ADMIN, group=GROUP, name="data")
@@ -246,7 +248,7 @@ def test_a_lun_that_is_not_there_is_told_with_those_that_are(
     calls: list[Callable[[], object]] = [
         lambda: make_disk(empty, "d1", lun=1),
         lambda: export(empty, tmp_path / "o.raw", lun=1),
-        lambda: verifying.verify_file(empty, ADMIN, path=disks["1.0.0"], reference=reference(), lun=1),
+        lambda: disks_verify.verify_file(empty, ADMIN, path=disks["1.0.0"], reference=reference(), lun=1),
     ]
     for call in calls:
         with pytest.raises(ImageNotAvailable, match="has no data disk at LUN 1") as caught:
@@ -259,7 +261,7 @@ def test_a_file_is_verified_against_a_lun(empty: Installation, disks: dict[str, 
 
     def matches(lun: int | None) -> bool:
         path = disks["1.0.0/lun-0"]
-        return verifying.verify_file(empty, ADMIN, path=path, reference=reference("1.0.0"), lun=lun).matches
+        return disks_verify.verify_file(empty, ADMIN, path=path, reference=reference("1.0.0"), lun=lun).matches
 
     assert [matches(lun) for lun in (None, 0, 5)] == [False, True, False]
 
@@ -290,7 +292,7 @@ def test_a_machines_disks_are_there_together_or_not_at_all(
 ) -> None:
     publish_all(empty, disks, targets=["southcentralus=2"])
     real = make_disk(empty, "other", lun=5)
-    monkeypatch.setattr("imgstore.operations.disk_references.encode_reference", None)
+    monkeypatch.setattr("imgstore.operations.slots.references.encode_reference", None)
     with pytest.raises(TypeError):
         machine(empty, "vm0")
     monkeypatch.undo()
@@ -334,7 +336,7 @@ def test_a_replica_whose_data_disk_is_damaged_still_is_not_restored(
     slot = slot_of(empty, "eastus")
     harm(empty, slot, min(segments_of(empty, slot, "lun-0")))
     export(empty, tmp_path / "o.raw", "eastus", lun=0)
-    (found,) = scrubbing.scrub(empty, ADMIN, ScrubRequest(region="eastus", percent=0.0))
+    (found,) = maintenance_scrub.scrub(empty, ADMIN, ScrubRequest(region="eastus", percent=0.0))
     assert (found.damaged, found.restored) == (set(), 0), "no segment was read"
     assert states(show(empty))["eastus/0"] is ReplicaState.DEGRADED, "still restorable (invariant R15)"
 
@@ -364,7 +366,9 @@ def test_damage_in_one_disk_degrades_the_replica_until_it_is_made_good(
     harm(empty, slot, min(segments_of(empty, slot, disk)))
     export(empty, tmp_path / "o.raw", "eastus", lun=0 if disk == "lun-0" else None)
     if way == "scrub":
-        (found,) = [each for each in scrubbing.scrub(empty, ADMIN, ScrubRequest(region="eastus")) if each.damaged]
+        (found,) = [
+            each for each in maintenance_scrub.scrub(empty, ADMIN, ScrubRequest(region="eastus")) if each.damaged
+        ]
         assert (found.unrepaired, found.restored) == ([], 1)
     else:
         assert states(show(empty))["eastus/0"] is ReplicaState.DEGRADED
@@ -379,9 +383,9 @@ def test_a_lost_manifest_of_a_data_disk_is_brought_from_another_slot(
     empty: Installation, disks: dict[str, Path], tmp_path: Path
 ) -> None:
     publish_all(empty, disks)
-    slot, key = slot_of(empty, "eastus"), keys.manifest_key(show(empty).version.uid, "lun-5")
+    slot, key = slot_of(empty, "eastus"), object_keys.manifest_key(show(empty).version.uid, "lun-5")
     empty.access(slot).remove([key])
-    (found,) = scrubbing.scrub(empty, ADMIN, ScrubRequest(region="eastus"))
+    (found,) = maintenance_scrub.scrub(empty, ADMIN, ScrubRequest(region="eastus"))
     assert (found.damaged, found.unrepaired, found.restored) == ({key}, [], 1)
     audit(empty)
     audit_served(empty, disks, served(tmp_path))
@@ -431,13 +435,13 @@ def test_a_repeat_goes_on_with_the_disk_that_it_had_come_to(
         readers = {"lun-0": data, "os": os_disk}
         data.broken = True
         with pytest.raises(KeyboardInterrupt):
-            versions.publish_readers(empty, ADMIN, request(), readers)
+            versions_create.publish_readers(empty, ADMIN, request(), readers)
         assert states(show(empty))["southcentralus/0"] is ReplicaState.REPLICATING
         with pytest.raises(ImageNotAvailable):
             make_disk(empty, "d1", version="1.0.0")
         collect(empty)
         first, data.broken = os_disk.read_bytes, False
-        view = versions.publish_readers(empty, ADMIN, request(), readers)
+        view = versions_create.publish_readers(empty, ADMIN, request(), readers)
         assert os_disk.read_bytes - first <= 4096 < first, (
             "the OS disk was in already: its partition table alone is read"
         )
@@ -455,13 +459,13 @@ def test_a_repeat_trusts_nothing_that_is_gone(
         readers = {"os": os_disk, "lun-0": data}
         data.broken = True
         with pytest.raises(KeyboardInterrupt):
-            versions.publish_readers(empty, ADMIN, request(targets=SOURCE), readers)
+            versions_create.publish_readers(empty, ADMIN, request(targets=SOURCE), readers)
         slot = slot_of(empty, "southcentralus")
         there = content(empty, slot)
-        gone = next(iter(there.manifests)) if lost == "manifest" else keys.segment_key(min(there.segments))
+        gone = next(iter(there.manifests)) if lost == "manifest" else object_keys.segment_key(min(there.segments))
         empty.access(slot).remove([gone])
         first, data.broken = os_disk.read_bytes, False
-        versions.publish_readers(empty, ADMIN, request(targets=SOURCE), readers)
+        versions_create.publish_readers(empty, ADMIN, request(targets=SOURCE), readers)
         assert os_disk.read_bytes == 2 * first, "read anew"
     audit(empty)
     del disks["1.0.0/lun-5"]
@@ -483,12 +487,12 @@ def test_an_os_disk_that_is_damaged_while_a_data_disk_is_taken_in(
     with reader_of(empty, disks["1.0.0"]) as os_disk, reader_of(empty, path) as data:
         data.before_reading = lambda: harm_all(empty)
         with pytest.raises(ObjectCorrupt):
-            versions.publish_readers(
+            versions_create.publish_readers(
                 empty, ADMIN, request(targets=SOURCE, verify_full=True), {"os": os_disk, "lun-5": data}
             )
         data.before_reading = None
         assert show(empty).replicas[0].state is ReplicaState.FAILED
-        versions.publish_readers(empty, ADMIN, request(targets=SOURCE), {"os": os_disk, "lun-5": data})
+        versions_create.publish_readers(empty, ADMIN, request(targets=SOURCE), {"os": os_disk, "lun-5": data})
     audit(empty)
     audit_served(empty, {"1.0.0": disks["1.0.0"], "1.0.0/lun-5": path}, served(tmp_path))
 
@@ -507,11 +511,11 @@ def test_what_an_open_work_packed_of_a_data_disk_is_not_collected(empty: Install
     publish(empty, make_raw(disks["1.0.0"].with_name("gone.raw"), seed=7), "0.9.0", SOURCE)
     delete(empty, "0.9.0")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("imgstore.operations.publishing.complete_replica", _interrupted)
+        patch.setattr("imgstore.operations.replication.ingest.complete_replica", _interrupted)
         publish_all(empty, disks, targets=SOURCE)
     slot = slot_of(empty, "southcentralus")
     before = content(empty, slot)
-    mine = {key for key in before.overhead if key.startswith(keys.FINGERPRINTS)}
+    mine = {key for key in before.overhead if key.startswith(object_keys.FINGERPRINTS)}
     assert len(mine) == 4, "of three disks, and of the version that is gone"
     collect(empty)
     left = content(empty, slot).overhead
@@ -527,7 +531,7 @@ def _interrupted(*_: object, **__: object) -> None:
 def test_a_replica_is_not_complete_before_all_of_its_disks_are(empty: Installation, disks: dict[str, Path]) -> None:
     """A region that lacks the last disk's manifest has nothing to hand out, and is charged for nothing."""
     view = publish_all(empty, disks, targets=SOURCE)
-    access, key = empty.access(slot_of(empty, "southcentralus")), keys.manifest_key(view.version.uid, "lun-5")
+    access, key = empty.access(slot_of(empty, "southcentralus")), object_keys.manifest_key(view.version.uid, "lun-5")
     body = access.object(key, lambda _body: True)
     access.remove([key])
     with pytest.raises(ReplicationFailed):

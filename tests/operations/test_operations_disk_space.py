@@ -12,26 +12,27 @@ from pathlib import Path
 
 import pytest
 
-from imgstore.control.machines import OsProfile
-from imgstore.domain.disk_space import DiskSpace, allocated_bytes, read_disk_space
+from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import Conflict, ImageRefused, ImgstoreError, InvalidInput, SafetyCheckFailed, StoreFull
-from imgstore.domain.geometry import GIB, MIB
-from imgstore.domain.limits import Limits
 from imgstore.domain.resources import DiskKind
-from imgstore.domain.sources import DiskFormat
-from imgstore.formats import LocalFile, converted, open_disk
-from imgstore.operations.disks import delete_disk
+from imgstore.domain.settings.disk_space import DiskSpace, allocated_bytes, read_disk_space
+from imgstore.domain.settings.limits import Limits
+from imgstore.domain.storage.sizes import GIB, MIB
+from imgstore.formats import LocalFile, open_disk
+from imgstore.formats.qemu import qemu_reader
+from imgstore.operations.disks.disks import delete_disk
+from imgstore.operations.disks.from_source import DiskRequest, create_from_source
+from imgstore.operations.disks.reader import open_for_reading
+from imgstore.operations.disks.uploads import UploadRequest, create_upload, open_spool, sweep_uploads
 from imgstore.operations.installation import Installation
-from imgstore.operations.machine_making import MachineRequest, create_machine
-from imgstore.operations.making import DiskRequest, create_from_source
-from imgstore.operations.reading import open_for_reading
+from imgstore.operations.machines.create import MachineRequest, create_machine
 from imgstore.operations.shared_settings import read_settings_file
-from imgstore.operations.uploading import UploadRequest, create_upload, open_spool, sweep_uploads
+from imgstore.policy.os_profile import OsProfile
 from imgstore.testing.clock import ManualClock
-from imgstore.testing.disks import make_raw
 from imgstore.testing.engines import require
-from imgstore.testing.installations import (
+from imgstore.testing.sample_disks import make_raw
+from imgstore.testing.sample_gallery import (
     ADMIN,
     DEFINITION,
     GALLERY,
@@ -209,7 +210,7 @@ def test_a_work_that_passes_its_bound_of_scratch_ends_and_leaves_nothing(form: s
 def test_a_container_that_unpacks_to_far_more_than_it_holds_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(converted, "EXPANSION_FREE_BYTES", 0)
+    monkeypatch.setattr(qemu_reader, "EXPANSION_FREE_BYTES", 0)
     image = bomb(tmp_path, "qcow2", 512 * MIB)  # of some 500 KB by itself; its clusters are made to share one place
     share_clusters(image)
     with open_home(tmp_path / "home") as installation:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from imgstore.domain import keys
+from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.errors import (
     Conflict,
     ImageNotAvailable,
@@ -18,12 +18,13 @@ from imgstore.domain.errors import (
     PropertyChangeNotAllowed,
 )
 from imgstore.domain.names import ImageReference
-from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState
-from imgstore.operations import disks, exporting
+from imgstore.domain.storage import object_keys
+from imgstore.operations.disks import disks
+from imgstore.operations.disks import export as disks_export
 from imgstore.operations.installation import Installation
-from imgstore.testing.disks import sha256_of
-from imgstore.testing.installations import (
+from imgstore.testing.sample_disks import sha256_of
+from imgstore.testing.sample_gallery import (
     ADMIN,
     GROUP,
     Stock,
@@ -40,7 +41,7 @@ from imgstore.testing.installations import (
     reference,
 )
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 THREADS = 16
 
@@ -132,7 +133,9 @@ def test_a_disk_outlives_its_version(stocked: Installation, stock: Stock, tmp_pa
     body = disk.slot.prefix + disk.body_key
     delete(stocked)
     for slot in all_slots(stocked):
-        mine = {keys.manifest_key(disk.uid, "os"), body.removeprefix(slot.prefix)} if slot == disk.slot else set()
+        mine = (
+            {object_keys.manifest_key(disk.uid, "os"), body.removeprefix(slot.prefix)} if slot == disk.slot else set()
+        )
         assert set(content(stocked, slot).manifests) == mine
     audit(stocked)
     audit_served(stocked, {"1.0.0": stock.first}, tmp_path)
@@ -169,8 +172,8 @@ def test_an_export_appears_whole_and_only_where_asked(
     path = tmp_path / "out" / f"d1.{form}"
     path.parent.mkdir()
 
-    def write(*, overwrite: bool = False, pad: bool = False) -> exporting.Export:
-        return exporting.export_disk(
+    def write(*, overwrite: bool = False, pad: bool = False) -> disks_export.Export:
+        return disks_export.export_disk(
             stocked, ADMIN, group=GROUP, name="d1", path=path, format=form, overwrite=overwrite, pad=pad
         )
 

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imgstore.domain.distance import THREADS_MAX
-from imgstore.domain.geometry import MIB
-from imgstore.operations import regions
+from imgstore.domain.storage.latency import THREADS_MAX
+from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.installation import Installation
-from imgstore.testing.distance import Way, Ways
+from imgstore.operations.stores import regions
+from imgstore.testing.crash_scenes import Scene, on_minio
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.installations import ADMIN, audit, export, publish, retarget
-from imgstore.testing.scenes import Scene, on_minio
+from imgstore.testing.latency_proxy import Way, Ways
+from imgstore.testing.sample_gallery import ADMIN, audit, export, publish, retarget
 
 ROUND_TRIP_SECONDS = 0.4
 """Long enough that a busy machine, too, has begun so many before the first is answered."""

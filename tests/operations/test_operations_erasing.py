@@ -6,18 +6,18 @@ from typing import Any
 import pytest
 
 from imgstore.catalog.catalog import Catalog
-from imgstore.catalog.operations import Operations
-from imgstore.domain.asynchronous import OperationStatus
-from imgstore.operations.holding import LeaseKeeper
-from imgstore.operations.installation import Installation
-from imgstore.operations.long_running import (
+from imgstore.catalog.resources.api_operations import Operations
+from imgstore.domain.async_operations import OperationStatus
+from imgstore.operations.api_operations import (
     PendingOperation,
     close_operation,
     drop_operation,
     may_hold_secret,
     take_up_operations,
 )
-from imgstore.testing.installations import ADMIN, open_home
+from imgstore.operations.installation import Installation
+from imgstore.operations.leases import LeaseKeeper
+from imgstore.testing.sample_gallery import ADMIN, open_home
 
 SIGNATURE = "c2lnbmF0dXJl"
 REQUEST = {"uri": f"https://h/c/b.vhd?sv=2022&sig={SIGNATURE}", "filler": "x" * 20_000}

@@ -11,26 +11,29 @@ from pathlib import Path
 
 import pytest
 
-from imgstore.catalog.database import Session
-from imgstore.control.machines import OsProfile
-from imgstore.domain import keys
-from imgstore.domain.circuits import CircuitState
+from imgstore.catalog.engine.database import Session
+from imgstore.domain.disks.version_disks import OS_DISK
 from imgstore.domain.errors import StoreError
 from imgstore.domain.resources import ManagedDisk
 from imgstore.domain.states import ProvisioningState, ReplicaState
-from imgstore.domain.version_disks import OS_DISK
-from imgstore.domain.works import WorkKind
-from imgstore.operations import machine_making, placed_disks, regions
-from imgstore.operations.disk_references import PlacedDisk, put_disk
-from imgstore.operations.holding import this_host
+from imgstore.domain.storage import object_keys
+from imgstore.domain.storage.circuits import CircuitState
+from imgstore.domain.storage.works import WorkKind
+from imgstore.operations.disks import placed_disks
 from imgstore.operations.installation import Installation
-from imgstore.operations.machine_making import MachineRequest
-from imgstore.operations.readiness import Check, Readiness, check_readiness
-from imgstore.operations.removals import run_removals
+from imgstore.operations.leases import this_host
+from imgstore.operations.machines import create as machines_create
+from imgstore.operations.machines.create import MachineRequest
+from imgstore.operations.slots.leftovers import run_removals
+from imgstore.operations.slots.references import PlacedDisk, put_disk
+from imgstore.operations.stores import regions
+from imgstore.operations.stores.readiness import Check, Readiness, check_readiness
+from imgstore.policy.os_profile import OsProfile
 from imgstore.regions import health
-from imgstore.testing.distance import Way, Ways
+from imgstore.testing.crash_scenes import Scene, on_minio
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.installations import (
+from imgstore.testing.latency_proxy import Way, Ways
+from imgstore.testing.sample_gallery import (
     ADMIN,
     DEFINITION,
     GALLERY,
@@ -44,11 +47,10 @@ from imgstore.testing.installations import (
     show,
     states,
 )
-from imgstore.testing.scenes import Scene, on_minio
-from imgstore.wire.replication import replication_status_json
-from imgstore.wire.reports import zone_json
+from imgstore.wire.responses.replication import replication_status_json
+from imgstore.wire.responses.reports import zone_json
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 WEST = "westus2"
 TWO = ["westus2=2"]
@@ -175,13 +177,13 @@ def test_what_a_late_request_leaves_is_removed(
         if placed.disk.slot != first.slot:
             return real(installation, placed, body)
         access = installation.access(placed.disk.slot)
-        access.put_manifest(keys.manifest_key(placed.disk.uid, OS_DISK), b"late")
+        access.put_manifest(object_keys.manifest_key(placed.disk.uid, OS_DISK), b"late")
         raise StoreError("the answer was lost")
 
     monkeypatch.setattr(placed_disks, "put_disk", put_late)
     made = make(west, "c")
     assert made.slot != first.slot
-    key = first.slot.prefix + keys.manifest_key(made.uid, OS_DISK)
+    key = first.slot.prefix + object_keys.manifest_key(made.uid, OS_DISK)
     store = west.locator.store(first.slot)
     assert store.head(key).stored_bytes == 4
     with west.catalog.reading() as facts:
@@ -230,7 +232,7 @@ def create_machine(installation: Installation, name: str) -> Sequence[ManagedDis
         image=image,
         profile=OsProfile(admin_username="azureuser"),
     )
-    return machine_making.create_machine(installation, ADMIN, request).disks
+    return machines_create.create_machine(installation, ADMIN, request).disks
 
 
 @pytest.mark.parametrize("damage", [None, b"something else"])

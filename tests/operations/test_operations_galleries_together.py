@@ -9,12 +9,12 @@ from threading import Thread
 import pytest
 
 from imgstore.domain.errors import Conflict
-from imgstore.domain.limits import Limits
 from imgstore.domain.resources import Gallery, ImageDefinition
-from imgstore.operations import definitions, galleries
-from imgstore.operations.finding import Lineage
+from imgstore.domain.settings.limits import Limits
+from imgstore.operations.gallery import definitions, galleries
 from imgstore.operations.installation import Installation
-from imgstore.testing.installations import ADMIN, DEFINITION, GALLERY, GROUP, found_gallery, open_home
+from imgstore.operations.lookup import Lineage
+from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, found_gallery, open_home
 
 pytestmark = pytest.mark.engine("postgresql")
 

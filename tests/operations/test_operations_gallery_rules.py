@@ -10,7 +10,6 @@ import pytest
 
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import Conflict, ImgstoreError, InvalidInput, NotFound, PropertyChangeNotAllowed
-from imgstore.domain.limits import Limits
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.resources import (
     Architecture,
@@ -22,12 +21,15 @@ from imgstore.domain.resources import (
     PurchasePlan,
     Recommended,
 )
-from imgstore.operations import definitions, disks, galleries, viewing
-from imgstore.operations.definitions import DefinitionDetails
-from imgstore.operations.finding import Lineage
+from imgstore.domain.settings.limits import Limits
+from imgstore.operations.disks import disks
+from imgstore.operations.gallery import definitions, galleries
+from imgstore.operations.gallery import versions as gallery_versions
+from imgstore.operations.gallery.definitions import DefinitionDetails
 from imgstore.operations.installation import Installation
+from imgstore.operations.lookup import Lineage
 from imgstore.testing.clock import ManualClock
-from imgstore.testing.installations import (
+from imgstore.testing.sample_gallery import (
     ADMIN,
     DEFINITION,
     GALLERY,
@@ -40,7 +42,7 @@ from imgstore.testing.installations import (
     publish,
 )
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 LATER = datetime(2999, 1, 1, tzinfo=UTC)
 EVERYTHING = DefinitionDetails(
@@ -244,7 +246,7 @@ def test_a_gallery_is_not_moved(empty: Installation) -> None:
 def test_no_disk_is_made_of_a_type_that_its_definition_disallows(empty: Installation, stock: Stock) -> None:
     put(empty, DefinitionDetails(disallowed_disk_types=(DiskType.STANDARD_ZRS,)))
     publish(empty, stock.first, targets=["southcentralus", "westus2=1=Standard_ZRS"], definition="full")
-    version = viewing.list_versions(empty, ADMIN, group=GROUP, gallery=GALLERY, definition="full")[0]
+    version = gallery_versions.list_versions(empty, ADMIN, group=GROUP, gallery=GALLERY, definition="full")[0]
     reference: dict[str, Any] = {"group": GROUP, "gallery_image_reference": _reference("full")}
     error = refused(
         Conflict,
@@ -371,7 +373,7 @@ def test_definitions_and_versions_are_listed_by_pages(empty: Installation, stock
     make_disk(empty, "d1", version="1.10.0")
 
     def versions_page(*args: Any) -> Any:
-        return viewing.page_versions(empty, *args, group=GROUP, gallery=GALLERY, definition=DEFINITION)
+        return gallery_versions.page_versions(empty, *args, group=GROUP, gallery=GALLERY, definition=DEFINITION)
 
     def told(parts: Sequence[Sequence[Any]]) -> list[list[str]]:
         return [[str(view.version.name) for view in part] for part in parts]

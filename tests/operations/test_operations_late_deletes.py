@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from imgstore.catalog.database import Session
-from imgstore.domain import keys
+from imgstore.catalog.engine.database import Session
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import ReplicationFailed, StoreUnreachable
-from imgstore.domain.geometry import MIB
 from imgstore.domain.states import ReplicaState
+from imgstore.domain.storage import object_keys
+from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.installation import Installation
-from imgstore.operations.scrubbing import ScrubRequest, scrub
+from imgstore.operations.maintenance.scrub import ScrubRequest, scrub
 from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.interface import Body
 from imgstore.testing.clock import ManualClock
-from imgstore.testing.disks import make_raw
-from imgstore.testing.installations import (
+from imgstore.testing.sample_disks import make_raw
+from imgstore.testing.sample_gallery import (
     ADMIN,
     Stock,
     audit,
@@ -33,7 +33,7 @@ from imgstore.testing.installations import (
     states,
 )
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 SOUTH, EAST = "southcentralus", "eastus"
 BOUND_SECONDS = 150.0
@@ -89,7 +89,7 @@ def home(tmp_path: Path, clock: ManualClock) -> Iterator[Installation]:
 
 
 def is_manifest(key: str) -> bool:
-    return f"/{keys.MANIFESTS}" in key
+    return f"/{object_keys.MANIFESTS}" in key
 
 
 def test_a_region_that_is_added_again_keeps_its_manifest(
@@ -155,7 +155,7 @@ def test_a_damaged_segment_is_not_sent_again_while_its_delete_may_arrive(
 
     monkeypatch.setattr(DirectoryStore, "_write_durably", write)
     monkeypatch.setattr(DirectoryStore, "properties", replace(DirectoryStore.properties, verifies_checksum=False))
-    network.holds = keys.is_segment_key
+    network.holds = object_keys.is_segment_key
     with pytest.raises(ReplicationFailed):
         publish(home, stock.first, targets=[SOUTH, EAST])
     assert len(network.late) == 1
@@ -178,7 +178,7 @@ def test_a_copy_that_one_zone_alone_has_is_not_put_while_its_delete_may_arrive(
     folder = home.home / "regions" / "imgstore-westus2"
     for path in [each for zone in "23" for each in (folder / f"zone-{zone}").rglob("segments/*/*")]:
         path.unlink()
-    network.holds = keys.is_segment_key
+    network.holds = object_keys.is_segment_key
     scrub(home, ADMIN, ScrubRequest())
     assert network.late
     network.holds = lambda _key: False

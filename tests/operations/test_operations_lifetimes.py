@@ -15,13 +15,16 @@ from imgstore.domain.names import VersionName
 from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.resources import ImageVersion
 from imgstore.domain.states import ReplicaState
-from imgstore.operations import definitions, lifetimes, viewing, waiting
+from imgstore.operations.gallery import definitions
+from imgstore.operations.gallery import versions as gallery_versions
+from imgstore.operations.gallery import wait as gallery_wait
+from imgstore.operations.gallery.versions import VersionView
 from imgstore.operations.installation import Installation
-from imgstore.operations.lifetimes import purge_soft_deleted
-from imgstore.operations.settling import write_version_state
-from imgstore.operations.viewing import VersionView
+from imgstore.operations.slots.completion import write_version_state
+from imgstore.operations.versions import delete as versions_delete
+from imgstore.operations.versions.delete import purge_soft_deleted
 from imgstore.testing.clock import ManualClock
-from imgstore.testing.installations import (
+from imgstore.testing.sample_gallery import (
     ADMIN,
     DEFINITION,
     GALLERY,
@@ -42,7 +45,7 @@ from imgstore.testing.installations import (
     update,
 )
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 HERE = {"group": GROUP, "gallery": GALLERY, "definition": DEFINITION}
 DAY_SECONDS = 86_400
@@ -67,15 +70,15 @@ def soft(tmp_path: Path, stock: Stock, clock: ManualClock) -> Iterator[Installat
 
 
 def kept(installation: Installation) -> list[str]:
-    return [str(each.version.name) for each in lifetimes.list_soft_deleted(installation, ADMIN, **HERE)]
+    return [str(each.version.name) for each in versions_delete.list_soft_deleted(installation, ADMIN, **HERE)]
 
 
 def listed(installation: Installation) -> list[str]:
-    return [str(each.version.name) for each in viewing.list_versions(installation, ADMIN, **HERE)]
+    return [str(each.version.name) for each in gallery_versions.list_versions(installation, ADMIN, **HERE)]
 
 
 def undelete(installation: Installation, version: str) -> ImageVersion:
-    return lifetimes.undelete_version(installation, ADMIN, **HERE, version=VersionName.parse(version)).version
+    return versions_delete.undelete_version(installation, ADMIN, **HERE, version=VersionName.parse(version)).version
 
 
 def billed_bytes(installation: Installation) -> int:
@@ -289,7 +292,7 @@ def wait(
         if len(clock.waits) == 3:
             act()
 
-    return waiting.wait_for_version(
+    return gallery_wait.wait_for_version(
         replace(installation, effects=Effects(wait=sleep, monotonic=clock.monotonic)),
         ADMIN,
         **HERE,
@@ -313,9 +316,9 @@ def test_waiting_sees_a_version_come(empty: Installation, clock: ManualClock, st
 
     seen = wait(empty, lambda view: view is not None, clock, act)
     assert seen is not None
-    assert waiting.is_made(seen)
+    assert gallery_wait.is_made(seen)
     with pytest.raises(NotFound):
-        waiting.is_made(None)
+        gallery_wait.is_made(None)
 
 
 def test_waiting_ends_with_the_time_or_the_failure(stocked: Installation, clock: ManualClock) -> None:
@@ -328,4 +331,4 @@ def test_waiting_ends_with_the_time_or_the_failure(stocked: Installation, clock:
         facts.replicas.move(one.uid, ReplicaState.DEGRADED, error="for the test")
         write_version_state(facts, facts.versions.by_uid(one.version_uid))
     with pytest.raises(ReplicationFailed, match="The operation failed"):
-        wait(stocked, waiting.is_made, clock)
+        wait(stocked, gallery_wait.is_made, clock)

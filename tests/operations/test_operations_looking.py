@@ -10,9 +10,9 @@ from sqlalchemy import Engine, event
 
 from imgstore.domain.errors import ImgstoreError
 from imgstore.domain.names import VersionName
-from imgstore.operations import viewing
+from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.installation import Installation
-from imgstore.testing.installations import ADMIN, DEFINITION, GALLERY, GROUP, found_gallery, open_home, publish
+from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, found_gallery, open_home, publish
 
 PLACE: dict[str, Any] = {"group": GROUP, "gallery": GALLERY, "definition": DEFINITION}
 
@@ -50,9 +50,11 @@ def test_a_version_is_one_look_and_its_replicas_another(
 
     Nothing else is said on the connection: a PRAGMA would make SQLite forget the statements that it has prepared.
     """
-    whole = viewing.show_version(installation, ADMIN, **PLACE, version=VersionName(1, 0, 0))
+    whole = gallery_versions.show_version(installation, ADMIN, **PLACE, version=VersionName(1, 0, 0))
     with asked(installation.catalog._database.readers) as words:
-        seen = viewing.show_version(installation, ADMIN, **PLACE, version=VersionName(1, 0, 0), replicas=replicas)
+        seen = gallery_versions.show_version(
+            installation, ADMIN, **PLACE, version=VersionName(1, 0, 0), replicas=replicas
+        )
     assert words == ["BEGIN", *["SELECT"] * looks]
     assert (seen.version, seen.line) == (whole.version, whole.line)
     assert whole.replicas
@@ -70,4 +72,4 @@ def test_a_version_is_one_look_and_its_replicas_another(
 )
 def test_what_is_missing_is_named(installation: Installation, change: dict[str, Any], said: str) -> None:
     with pytest.raises(ImgstoreError, match=said):
-        viewing.show_version(installation, ADMIN, **{**PLACE, "version": VersionName(1, 0, 0), **change})
+        gallery_versions.show_version(installation, ADMIN, **{**PLACE, "version": VersionName(1, 0, 0), **change})

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from imgstore.control.machines import OsProfile
 from imgstore.domain import names
-from imgstore.domain.access import Grant, Principal, Role
+from imgstore.domain.disks.sources import DiskFormat
+from imgstore.domain.disks.version_disks import HostCaching
 from imgstore.domain.errors import (
     AccessDenied,
     Conflict,
@@ -18,23 +18,27 @@ from imgstore.domain.errors import (
     NotFound,
     PropertyChangeNotAllowed,
 )
-from imgstore.domain.geometry import MIB
+from imgstore.domain.identity.access import Grant, Principal, Role
 from imgstore.domain.machines import SIZE, DiskManner
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import Declared, DiskKind, ManagedDisk, OsState, OsType, TargetRegionRequest
-from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState
-from imgstore.domain.version_disks import HostCaching
-from imgstore.operations import definitions, disks, exporting, groups, images, machines, versions
-from imgstore.operations.images import ImageRequest
+from imgstore.domain.storage.sizes import MIB
+from imgstore.operations.disks import disks
+from imgstore.operations.disks import export as disks_export
+from imgstore.operations.disks.from_source import DiskRequest, create_from_source
+from imgstore.operations.gallery import definitions, groups
+from imgstore.operations.gallery.versions import VersionView
 from imgstore.operations.installation import Installation
-from imgstore.operations.machine_making import DiskAsked, MachineRequest, create_machine
-from imgstore.operations.machines import MachineView
-from imgstore.operations.making import DiskRequest, create_from_source
-from imgstore.operations.version_requests import VersionRequest
-from imgstore.operations.viewing import VersionView
-from imgstore.testing.disks import make_raw, sha256_of
-from imgstore.testing.installations import (
+from imgstore.operations.machines import images, machines
+from imgstore.operations.machines.create import DiskAsked, MachineRequest, create_machine
+from imgstore.operations.machines.images import ImageRequest
+from imgstore.operations.machines.machines import MachineView
+from imgstore.operations.versions import create as versions_create
+from imgstore.operations.versions.request import VersionRequest
+from imgstore.policy.os_profile import OsProfile
+from imgstore.testing.sample_disks import make_raw, sha256_of
+from imgstore.testing.sample_gallery import (
     ADMIN,
     DEFINITION,
     GALLERY,
@@ -48,7 +52,7 @@ from imgstore.testing.installations import (
     request,
 )
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 LATEST = f"{GROUP}/{GALLERY}/{DEFINITION}"
 USER = OsProfile(admin_username="azureuser")
@@ -110,7 +114,7 @@ def publish_machine(installation: Installation, definition: str, word: str = "vm
         target_regions=[TargetRegionRequest(name=HERE)],
     )
     more.setdefault("virtual_machine", word)
-    return versions.create_version(installation, ADMIN, asked, **more)
+    return versions_create.create_version(installation, ADMIN, asked, **more)
 
 
 def same(installation: Installation, made: ManagedDisk, raw: Path) -> bool:
@@ -159,7 +163,9 @@ def test_an_os_profile_is_needed_by_a_generalized_image_and_refused_by_a_special
     assert (lacking.error_code, lacking.target) == ("InvalidParameter", "osProfile")
     refused(InvalidInput, "is Generalized", lambda: machine(published, specialized=True))
     define(published, "golden", os_state=OsState.SPECIALIZED)
-    versions.create_version(published, ADMIN, request("1.0.0", [HERE], definition="golden"), os_vhd_uri=str(raws["os"]))
+    versions_create.create_version(
+        published, ADMIN, request("1.0.0", [HERE], definition="golden"), os_vhd_uri=str(raws["os"])
+    )
     golden = {"image": f"{GROUP}/{GALLERY}/golden/1.0.0", "location": HERE}
     for profile in (USER, OsProfile(computer_name="c")):
         refused(InvalidInput, "'osProfile' is not allowed", lambda: machine(published, profile=profile, **golden))  # noqa: B023
@@ -337,7 +343,7 @@ def test_a_version_of_a_machine_has_all_its_disks_and_its_state(published: Insta
     assert view.version.disk_keys == ("os", "lun-0", "lun-5")
     assert {disk.source.location for disk in view.version.disks} == {made.machine.resource_id}
     for disk in view.version.disks:
-        exporting.export_image(
+        disks_export.export_image(
             published,
             ADMIN,
             reference=names.ImageReference.parse(f"{GROUP}/{GALLERY}/golden"),
@@ -406,5 +412,5 @@ def test_what_is_taken_from_a_disk_needs_the_right_to_its_bytes(published: Insta
     sources: tuple[dict[str, Any], ...] = ({"os_snapshot": disk_id}, {"virtual_machine": made.machine.resource_id})
     for source in sources:
         with pytest.raises(AccessDenied, match="disks/beginGetAccess"):
-            versions.create_version(published, reader, request("2.0.0", [HERE]), **source)
+            versions_create.create_version(published, reader, request("2.0.0", [HERE]), **source)
     assert disks.list_disks(published, ADMIN, group="mine") == []

@@ -9,23 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from imgstore.catalog.database import Session
-from imgstore.domain import keys
+from imgstore.catalog.engine.database import Session
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import InvalidInput, StoreUnreachable
-from imgstore.domain.maintenance import MaintenanceKind
 from imgstore.domain.resources import Replica, Slot
+from imgstore.domain.settings.maintenance import MaintenanceKind
 from imgstore.domain.states import ReplicaState
-from imgstore.operations import regions
+from imgstore.domain.storage import object_keys
+from imgstore.operations.activity_log import list_activity
 from imgstore.operations.installation import Installation
-from imgstore.operations.maintenance import MaintenanceRunner
-from imgstore.operations.recording import list_activity
-from imgstore.operations.scrubbing import ScrubRequest, scrub
-from imgstore.operations.workers import run_worker
+from imgstore.operations.maintenance.scheduler import MaintenanceRunner
+from imgstore.operations.maintenance.scrub import ScrubRequest, scrub
+from imgstore.operations.maintenance.worker import run_worker
+from imgstore.operations.stores import regions
 from imgstore.regions import Locator
 from imgstore.stores.directory import DirectoryStore
 from imgstore.testing.clock import ManualClock
-from imgstore.testing.installations import (
+from imgstore.testing.sample_gallery import (
     ADMIN,
     GALLERY,
     GROUP,
@@ -40,9 +40,9 @@ from imgstore.testing.installations import (
     show,
     states,
 )
-from imgstore.wire.replication import replication_status_json
+from imgstore.wire.responses.replication import replication_status_json
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 ZONED = ["westus2=1=Standard_ZRS"]
 DAY = timedelta(days=1)
@@ -160,7 +160,7 @@ def test_what_is_due_to_be_deleted_ends(home: Installation, stock: Stock, clock:
 def test_a_slot_is_scrubbed_when_it_is_due_and_repaired(home: Installation, stock: Stock, clock: ManualClock) -> None:
     publish(home, stock.first, targets=["southcentralus=2"])
     work(home)
-    segment = min(path for path in (home.home / "regions").rglob("*") if keys.is_segment_key(str(path)))
+    segment = min(path for path in (home.home / "regions").rglob("*") if object_keys.is_segment_key(str(path)))
     segment.write_bytes(b"x")
     work(home)
     assert segment.read_bytes() == b"x", "nothing is due yet"
@@ -197,7 +197,7 @@ def test_a_slot_with_a_degraded_replica_is_scrubbed_sooner(
 
 def scrub_without_repair(home: Installation, slot_uid: str) -> None:
     """A read finds a replica damaged."""
-    from imgstore.operations.degrading import degrade
+    from imgstore.operations.slots.degrade import degrade
 
     with home.catalog.reading() as facts:
         slot = facts.slots.get(slot_uid)
@@ -212,10 +212,10 @@ def test_garbage_is_collected_day_by_day(home: Installation, stock: Stock, clock
     delete(home)
     work(home)
     for _ in range(2):
-        assert any(keys.is_segment_key(str(path)) for path in (home.home / "regions").rglob("*"))
+        assert any(object_keys.is_segment_key(str(path)) for path in (home.home / "regions").rglob("*"))
         clock.advance(86_400 + 1)
         work(home)
-    assert not any(keys.is_segment_key(str(path)) for path in (home.home / "regions").rglob("*"))
+    assert not any(object_keys.is_segment_key(str(path)) for path in (home.home / "regions").rglob("*"))
     assert [action for action, _, _ in activity(home)].count("imgstore/gc") == 2
 
 
@@ -223,7 +223,7 @@ def test_nothing_is_collected_while_a_zone_is_not_ready(home: Installation, stoc
     publish(home, stock.first, targets=["southcentralus"])
     delete(home)
     work(home)
-    mark = next((home.home / "regions").glob(f"*southcentralus*/zone-*/{keys.FORMAT_KEY}"))
+    mark = next((home.home / "regions").glob(f"*southcentralus*/zone-*/{object_keys.FORMAT_KEY}"))
     kept = mark.read_bytes()
     mark.write_bytes(kept.replace(b"southcentralus", b"eastus"))
     clock.advance(86_400 + 1)
@@ -309,7 +309,7 @@ def test_a_scrub_is_paced_and_stops_when_told(home: Installation, stock: Stock) 
 def test_the_bound_of_bandwidth_is_kept(home: Installation, stock: Stock, clock: ManualClock) -> None:
     """By the clock of the process, whose waiting this test counts."""
     from imgstore.domain.stop_signal import StopSignal
-    from imgstore.operations.maintenance import _pace
+    from imgstore.operations.maintenance.scheduler import _pace
 
     class Counted(StopSignal):
         waited = 0.0

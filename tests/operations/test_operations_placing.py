@@ -8,14 +8,14 @@ import pytest
 
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import ImageNotAvailable
-from imgstore.domain.limits import PRESETS
 from imgstore.domain.progress import ProgressEvent, Stage
-from imgstore.operations import disks
+from imgstore.domain.settings.limits import PRESETS
+from imgstore.operations.disks import disks
 from imgstore.operations.installation import Installation
 from imgstore.testing.clock import ManualClock
-from imgstore.testing.installations import Stock, found_gallery, make_disk, open_home, publish, update
+from imgstore.testing.sample_gallery import Stock, found_gallery, make_disk, open_home, publish, update
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 FEW = replace(PRESETS["azure-2019"], machines_per_replica=2)
 SOURCE = ["southcentralus"]

@@ -6,21 +6,23 @@ from typing import Any
 
 import pytest
 
-from imgstore.control.machines import OsProfile
-from imgstore.domain.access import Principal
 from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound, PropertyChangeNotAllowed, SourceGone
-from imgstore.domain.geometry import MIB
+from imgstore.domain.identity.access import Principal
 from imgstore.domain.resources import DiskKind, ManagedDisk, ReplicationMode
 from imgstore.domain.states import ProvisioningState, ReplicaState
-from imgstore.operations import disks, images, machines, versions
-from imgstore.operations.images import ImageRequest
+from imgstore.domain.storage.sizes import MIB
+from imgstore.operations.disks import disks
+from imgstore.operations.disks.from_source import DiskRequest, create_from_source
+from imgstore.operations.gallery.versions import VersionView
 from imgstore.operations.installation import Installation
-from imgstore.operations.machine_making import MachineRequest, create_machine
-from imgstore.operations.making import DiskRequest, create_from_source
-from imgstore.operations.version_requests import DataSnapshot, DataVhd
-from imgstore.operations.viewing import VersionView
-from imgstore.testing.disks import make_raw, sha256_of
-from imgstore.testing.installations import (
+from imgstore.operations.machines import images, machines
+from imgstore.operations.machines.create import MachineRequest, create_machine
+from imgstore.operations.machines.images import ImageRequest
+from imgstore.operations.versions import create as versions_create
+from imgstore.operations.versions.request import DataSnapshot, DataVhd
+from imgstore.policy.os_profile import OsProfile
+from imgstore.testing.sample_disks import make_raw, sha256_of
+from imgstore.testing.sample_gallery import (
     ADMIN,
     DEFINITION,
     GALLERY,
@@ -32,7 +34,7 @@ from imgstore.testing.installations import (
     request,
 )
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 HERE = ("southcentralus",)
 MORE = ("southcentralus", "westus2")
@@ -57,7 +59,7 @@ def create(
 ) -> VersionView:
     """A version from whatever is stated."""
     sha256 = more.pop("sha256", None)
-    return versions.create_version(installation, ADMIN, request(version, targets, sha256=sha256), **more)
+    return versions_create.create_version(installation, ADMIN, request(version, targets, sha256=sha256), **more)
 
 
 def make(installation: Installation, name: str, source: Path | str, kind: DiskKind = DiskKind.DISK) -> ManagedDisk:
@@ -99,7 +101,7 @@ def test_bytes_that_must_still_be_read_are_asked_for_by_name(
         raise InvalidInput("the store is away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(versions, "publish", fails)
+        patched.setattr(versions_create, "publish", fails)
         with pytest.raises(InvalidInput, match="the store is away"):
             create(installation, os_vhd_uri=str(file))
     kept = file.rename(file.with_name("kept"))
@@ -177,9 +179,9 @@ def test_images_machines_and_versions_may_be_gone_too(installation: Installation
 def test_a_shallow_version_goes_on_without_its_source(installation: Installation, file: Path) -> None:
     make(installation, "d1", file)
     asked = request("1.0.0", HERE, replication_mode=ReplicationMode.SHALLOW)
-    first = versions.create_version(installation, ADMIN, asked, os_snapshot="d1")
+    first = versions_create.create_version(installation, ADMIN, asked, os_snapshot="d1")
     remove(installation, "d1")
-    assert versions.create_version(installation, ADMIN, asked, os_snapshot="d1").version == first.version
+    assert versions_create.create_version(installation, ADMIN, asked, os_snapshot="d1").version == first.version
     audit(installation)
 
 

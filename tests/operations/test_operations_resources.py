@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from imgstore.domain.access import Grant, Principal, Role
 from imgstore.domain.errors import (
     AccessDenied,
     Conflict,
@@ -15,14 +14,17 @@ from imgstore.domain.errors import (
     ParentNotFound,
     PropertyChangeNotAllowed,
 )
+from imgstore.domain.identity.access import Grant, Principal, Role
 from imgstore.domain.names import group_id
 from imgstore.domain.resources import Architecture, HyperVGeneration, OsState, OsType
-from imgstore.operations import definitions, disks, galleries, groups, viewing
-from imgstore.operations.finding import Lineage
+from imgstore.operations.disks import disks
+from imgstore.operations.gallery import definitions, galleries, groups
+from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.installation import Installation
-from imgstore.testing.installations import ADMIN, DEFINITION, GALLERY, GROUP, delete, make_disk, open_home
+from imgstore.operations.lookup import Lineage
+from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, delete, make_disk, open_home
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 
 def everything(installation: Installation) -> list[object]:
@@ -34,7 +36,7 @@ def everything(installation: Installation) -> list[object]:
         for line in definitions.list_definitions(installation, ADMIN, **place):
             shown.append(line.definition)
             name = line.definition.name
-            shown.extend(viewing.list_versions(installation, ADMIN, definition=name, **place))
+            shown.extend(gallery_versions.list_versions(installation, ADMIN, definition=name, **place))
     return shown
 
 

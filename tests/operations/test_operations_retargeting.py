@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from imgstore.domain import keys
 from imgstore.domain.errors import (
     Conflict,
     ImageNotAvailable,
@@ -20,17 +19,18 @@ from imgstore.domain.errors import (
     StoreUnreachable,
     WorkHeld,
 )
-from imgstore.domain.geometry import MIB
 from imgstore.domain.progress import ProgressEvent, Stage, Subscriber
 from imgstore.domain.resources import StorageAccountType, TargetRegionRequest
 from imgstore.domain.states import ProvisioningState, ReplicaState
-from imgstore.ledger.rows import ChargeKind
-from imgstore.operations import retargeting
-from imgstore.operations.finding import Lineage
+from imgstore.domain.storage import object_keys
+from imgstore.domain.storage.sizes import MIB
+from imgstore.ledger.entries import ChargeKind
 from imgstore.operations.installation import Installation
+from imgstore.operations.lookup import Lineage
+from imgstore.operations.replication import targets as replication_targets
 from imgstore.stores.directory import DirectoryStore
-from imgstore.testing.disks import make_raw
-from imgstore.testing.installations import (
+from imgstore.testing.sample_disks import make_raw
+from imgstore.testing.sample_gallery import (
     TARGETS,
     Stock,
     all_slots,
@@ -51,9 +51,9 @@ from imgstore.testing.installations import (
     target,
     update,
 )
-from imgstore.transfer.slots import SlotAccess
+from imgstore.transfer.slot_access import SlotAccess
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 COMPLETED = ReplicaState.COMPLETED
 SOUTH, WEST, EAST = "southcentralus=2", "westus2=1=Standard_ZRS", "eastus"
@@ -185,12 +185,12 @@ def test_a_region_that_is_added_again_is_charged_anew_and_sends_nothing_that_lie
     retarget(stocked, [SOUTH, WEST])
     slot = next(each for each in all_slots(stocked) if each.key.region == "eastus")
     store = stocked.locator.store(slot)
-    before = {info.key: info.last_modified for info in store.list(slot.prefix + keys.SEGMENTS)}
+    before = {info.key: info.last_modified for info in store.list(slot.prefix + object_keys.SEGMENTS)}
     view = retarget(stocked, list(TARGETS))
     assert states(view)["eastus/0"] is COMPLETED
     rows = [row for row in charges(stocked) if row.target == "eastus"]
     assert [row.delivered_bytes for row in rows] == [first.delivered_bytes] * 2
-    assert {info.key: info.last_modified for info in store.list(slot.prefix + keys.SEGMENTS)} == before
+    assert {info.key: info.last_modified for info in store.list(slot.prefix + object_keys.SEGMENTS)} == before
     audit(stocked, collected=True)
 
 
@@ -387,7 +387,7 @@ def test_a_region_that_is_added_while_another_is_copied_is_made_too(tmp_path: Pa
             gallery = facts.galleries.list(other.subscription)[0]
             definition = facts.definitions.list(gallery.uid)[0]
             line = Lineage(gallery=gallery, definition=definition)
-            retargeting.retarget(other, facts, line, version)
+            replication_targets.retarget(other, facts, line, version)
             made.append(version)
 
     meanwhile = Meanwhile("eastus/0", add)
@@ -457,7 +457,7 @@ def test_a_region_from_which_a_disk_is_read_goes_when_it_was_read(tmp_path: Path
         assert filecmp.cmp(tmp_path / "version.raw", stock.first, shallow=False)
         assert seen == [["eastus/Standard_LRS/0"]]
         # A collection that is started for one subscription tidies those of all.
-        removals = retargeting.tidy_all(replace(installation, subscription=installation.effects.new_uid()))
+        removals = replication_targets.tidy_all(replace(installation, subscription=installation.effects.new_uid()))
         assert [removal.waits_for for removal in removals] == [None]
         audit(installation)
 
@@ -524,7 +524,7 @@ def test_a_version_that_is_deleted_can_not_be_changed(stocked: Installation, mon
             delete(stocked)
     with pytest.raises(Exception, match="not found"):
         retarget(stocked, [SOUTH])
-    assert retargeting.tidy(stocked, found.uid) == []
+    assert replication_targets.tidy(stocked, found.uid) == []
     delete(stocked)
     audit(stocked)
 
@@ -561,7 +561,7 @@ def test_a_slot_is_not_taken_again_before_it_was_left(stocked: Installation, mon
         if not seen and "eastus" in access.label:
             with another(home) as other:
                 seen.append(states(retarget(other, list(TARGETS))))
-                errors.extend(str(each.waits_for) for each in retargeting.tidy(other, show(other).version.uid))
+                errors.extend(str(each.waits_for) for each in replication_targets.tidy(other, show(other).version.uid))
         real(access, gone, *more)
 
     monkeypatch.setattr(SlotAccess, "remove", slowly)
@@ -608,6 +608,6 @@ def test_two_that_change_the_same_version_side_by_side(postgresql: str, tmp_path
         view = retarget(installation, ["southcentralus=2", "eastus"])
         assert len(view.replicas) == 3
         assert view.version.provisioning_state is ProvisioningState.SUCCEEDED
-        assert retargeting.tidy_all(installation) == []
+        assert replication_targets.tidy_all(installation) == []
         audit(installation, collected=True)
         audit_served(installation, {"1.0.0": source}, tmp_path)

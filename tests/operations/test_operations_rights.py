@@ -12,22 +12,22 @@ from typing import Any
 import pytest
 
 from imgstore import operations
-from imgstore.domain.access import Action, Grant, Principal, Role
+from imgstore.domain.disks.signed_urls import AccessLevel
 from imgstore.domain.errors import AccessDenied, NotFound, ScopeNotFound
-from imgstore.domain.grants import AccessLevel
-from imgstore.domain.identities import PrincipalKind
+from imgstore.domain.identity.access import Action, Grant, Principal, Role
+from imgstore.domain.identity.principals import PrincipalKind
 from imgstore.domain.names import ImageReference, SharedReference, VersionName
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.resources import DiskKind, OsType, VersionUpdate
-from imgstore.operations import galleries
-from imgstore.operations.images import ImageRequest
-from imgstore.operations.inert import InertPlace
+from imgstore.operations.disks.from_source import DiskRequest
+from imgstore.operations.disks.uploads import UploadRequest
+from imgstore.operations.gallery import galleries
 from imgstore.operations.installation import Installation
-from imgstore.operations.machine_making import MachineRequest
-from imgstore.operations.making import DiskRequest
-from imgstore.operations.scrubbing import ScrubRequest
-from imgstore.operations.uploading import UploadRequest
-from imgstore.testing.installations import ADMIN, DEFINITION, GALLERY, GROUP, found_gallery, open_home, request
+from imgstore.operations.machines.create import MachineRequest
+from imgstore.operations.machines.images import ImageRequest
+from imgstore.operations.maintenance.scrub import ScrubRequest
+from imgstore.operations.network_records import InertPlace
+from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, found_gallery, open_home, request
 
 REFERENCE = ImageReference.parse(f"{GROUP}/{GALLERY}/{DEFINITION}/1.0.0")
 NAMES = {

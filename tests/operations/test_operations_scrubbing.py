@@ -8,24 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from imgstore.domain import keys
-from imgstore.domain.digests import digest_of
 from imgstore.domain.errors import InvalidInput, StoreDenied, StoreError, StoreUnreachable
-from imgstore.domain.geometry import MIB
 from imgstore.domain.resources import Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState
-from imgstore.domain.works import WorkKind
-from imgstore.ledger.rows import ChargeKind
-from imgstore.operations import bills
-from imgstore.operations.degrading import degrade
+from imgstore.domain.storage import object_keys
+from imgstore.domain.storage.digests import digest_of
+from imgstore.domain.storage.sizes import MIB
+from imgstore.domain.storage.works import WorkKind
+from imgstore.ledger.entries import ChargeKind
+from imgstore.operations import billing
 from imgstore.operations.installation import Installation
-from imgstore.operations.regions import init_regions
-from imgstore.operations.scrubbing import ScrubRequest, SlotScrub, scrub
-from imgstore.operations.working import take_up
-from imgstore.stores.zoned import Zoned
-from imgstore.testing.disks import make_raw
-from imgstore.testing.faulty import Fault, Faulty
-from imgstore.testing.installations import (
+from imgstore.operations.maintenance.scrub import ScrubRequest, SlotScrub, scrub
+from imgstore.operations.slots.degrade import degrade
+from imgstore.operations.slots.works import take_up
+from imgstore.operations.stores.regions import init_regions
+from imgstore.stores.zone_redundant import Zoned
+from imgstore.testing.faulty_store import Fault, Faulty
+from imgstore.testing.sample_disks import make_raw
+from imgstore.testing.sample_gallery import (
     ADMIN,
     Stock,
     all_slots,
@@ -44,7 +44,7 @@ from imgstore.testing.installations import (
     states,
 )
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 COMPLETED, DEGRADED = ReplicaState.COMPLETED, ReplicaState.DEGRADED
 SOURCE_SLOT, SECOND_SLOT = "southcentralus/Standard_LRS/0", "southcentralus/Standard_LRS/1"
@@ -55,7 +55,7 @@ def slot_of(installation: Installation, key: str) -> Slot:
     return next(slot for slot in all_slots(installation) if str(slot.key) == key)
 
 
-def copies(installation: Installation, key: str, kind: str = keys.SEGMENTS, zone: str = "*") -> list[Path]:
+def copies(installation: Installation, key: str, kind: str = object_keys.SEGMENTS, zone: str = "*") -> list[Path]:
     """The files of a slot, in every zone that it lies in."""
     slot = slot_of(installation, key)
     zones = (installation.home / "regions" / slot.bucket).glob(f"zone-{zone}/{slot.prefix}{kind}")
@@ -88,7 +88,7 @@ def test_a_sound_home_is_read_and_left_alone(stocked: Installation) -> None:
     make_disk(stocked, "d1", "westus2")
     before = {path: path.stat().st_mtime_ns for path in (stocked.home / "regions").rglob("*") if path.is_file()}
     for where, found in run(stocked).items():
-        files = copies(stocked, where) + copies(stocked, where, keys.MANIFESTS)
+        files = copies(stocked, where) + copies(stocked, where, object_keys.MANIFESTS)
         assert (found.damaged, found.problem, found.restored) == (set(), None, 0)
         assert found.read_bytes == sum(path.stat().st_size for path in files)
         assert found.objects == len(files) // (3 if where == WEST else 1)
@@ -128,7 +128,7 @@ def test_lrs_is_repaired_from_another_region(stocked: Installation, stock: Stock
     assert found[EAST].unrepaired == []
     ((_, target, moved),) = repairs(stocked)
     assert (target, moved) == ("eastus", first.stat().st_size)
-    assert bills.show_bill(stocked, ADMIN).total >= 0
+    assert billing.show_bill(stocked, ADMIN).total >= 0
     assert [row.amount for row in charges(stocked) if row.kind is ChargeKind.REPAIR] == [Decimal(0)]
     served(stocked, stock, tmp_path)
 
@@ -144,7 +144,7 @@ def test_a_repair_has_its_price_where_one_is_set(stock: Stock, tmp_path: Path) -
         run(installation)
         (row,) = (row for row in charges(installation) if row.kind is ChargeKind.REPAIR)
         assert row.amount == Decimal("1.5") * first.stat().st_size / 10**9
-        bills.show_bill(installation, ADMIN)
+        billing.show_bill(installation, ADMIN)
 
 
 @pytest.mark.parametrize("zone", "123")
@@ -152,12 +152,12 @@ def test_zrs_is_repaired_from_its_zones(stocked: Installation, stock: Stock, tmp
     mine = copies(stocked, WEST, zone=zone)
     flip(mine[0])
     mine[1].unlink()
-    (manifest,) = copies(stocked, WEST, keys.MANIFESTS, zone)
+    (manifest,) = copies(stocked, WEST, object_keys.MANIFESTS, zone)
     flip(manifest)
     found = run(stocked)[WEST]
     assert (len(found.damaged), found.unrepaired, found.repaired_bytes) == (3, [], 0)
     assert all(digest_of(path.read_bytes()).hex() == path.name for path in mine)
-    assert len({path.read_bytes() for path in copies(stocked, WEST, keys.MANIFESTS)}) == 1
+    assert len({path.read_bytes() for path in copies(stocked, WEST, object_keys.MANIFESTS)}) == 1
     assert repairs(stocked) == []
     assert set(states(show(stocked)).values()) == {COMPLETED}
     served(stocked, stock, tmp_path)
@@ -247,7 +247,7 @@ def test_a_lost_zone_is_filled_again(stocked: Installation) -> None:
 
 
 def test_a_damaged_manifest_comes_from_another_slot(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
-    (mine,) = copies(stocked, EAST, keys.MANIFESTS)
+    (mine,) = copies(stocked, EAST, object_keys.MANIFESTS)
     body = mine.read_bytes()
     flip(mine)
     found = run(stocked)[EAST]
@@ -260,7 +260,7 @@ def test_a_damaged_manifest_comes_from_another_slot(stocked: Installation, stock
 
 def test_a_disks_reference_is_made_anew(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
     made = make_disk(stocked, "d1", "eastus")
-    (mine,) = (path for path in copies(stocked, EAST, keys.MANIFESTS) if made.uid in str(path))
+    (mine,) = (path for path in copies(stocked, EAST, object_keys.MANIFESTS) if made.uid in str(path))
     mine.unlink()
     delete(stocked)
     assert run(stocked)[EAST].unrepaired == []
@@ -275,7 +275,7 @@ def test_what_only_a_disk_stands_on_is_told_where_nobody_else_has_it(stocked: In
     flip(first)
     for _ in range(2):
         found = run(stocked)[EAST]
-        assert found.unrepaired == [keys.segment_key(bytes.fromhex(first.name))]
+        assert found.unrepaired == [object_keys.segment_key(bytes.fromhex(first.name))]
         assert found.problem is None
 
 
@@ -351,7 +351,7 @@ def test_a_sample_is_the_same_for_the_same_seed(empty: Installation, stock: Stoc
     some = [run(empty, percent=50.0, seed=seed, dry_run=True)[SOURCE_SLOT].damaged for seed in (*range(8), 0)]
     assert some[0] == some[-1]
     assert len({frozenset(each) for each in some}) > 1
-    assert frozenset[str]().union(*some) == {keys.segment_key(bytes.fromhex(path.name)) for path in every}
+    assert frozenset[str]().union(*some) == {object_keys.segment_key(bytes.fromhex(path.name)) for path in every}
     assert run(empty, percent=0.0, dry_run=True)[SOURCE_SLOT].damaged == set()
 
 

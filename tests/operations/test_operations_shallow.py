@@ -5,33 +5,30 @@ from typing import Any
 
 import pytest
 
-from imgstore.domain import keys
+from imgstore.domain.disks.sources import DiskFormat
+from imgstore.domain.disks.version_disks import OS_DISK
 from imgstore.domain.errors import ImageRefused, InvalidInput, PropertyChangeNotAllowed
-from imgstore.domain.limits import Limits
 from imgstore.domain.names import ImageReference
 from imgstore.domain.resources import OsType, ReplicationMode, Slot, StorageAccountType
-from imgstore.domain.sources import DiskFormat
+from imgstore.domain.settings.limits import Limits
 from imgstore.domain.states import ProvisioningState, ReplicaState
-from imgstore.domain.version_disks import OS_DISK
-from imgstore.operations import (
-    bills,
-    definitions,
-    disks,
-    exporting,
-    galleries,
-    images,
-    lifetimes,
-    scrubbing,
-    versions,
-    viewing,
-)
-from imgstore.operations.images import ImageRequest
+from imgstore.domain.storage import object_keys
+from imgstore.operations import billing
+from imgstore.operations.disks import disks
+from imgstore.operations.disks import export as disks_export
+from imgstore.operations.disks.from_source import DiskRequest, create_from_source
+from imgstore.operations.gallery import definitions, galleries
+from imgstore.operations.gallery import versions as gallery_versions
+from imgstore.operations.gallery.versions import VersionView
 from imgstore.operations.installation import Installation
-from imgstore.operations.making import DiskRequest, create_from_source
-from imgstore.operations.scrubbing import ScrubRequest
-from imgstore.operations.viewing import VersionView
-from imgstore.testing.disks import sha256_of
-from imgstore.testing.installations import (
+from imgstore.operations.machines import images
+from imgstore.operations.machines.images import ImageRequest
+from imgstore.operations.maintenance import scrub as maintenance_scrub
+from imgstore.operations.maintenance.scrub import ScrubRequest
+from imgstore.operations.versions import create as versions_create
+from imgstore.operations.versions import delete as versions_delete
+from imgstore.testing.sample_disks import sha256_of
+from imgstore.testing.sample_gallery import (
     ADMIN,
     GALLERY,
     GROUP,
@@ -52,7 +49,7 @@ from imgstore.testing.installations import (
     update,
 )
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 HERE = ("southcentralus",)
 
@@ -62,7 +59,7 @@ def shallow(
 ) -> VersionView:
     more = {name: source.pop(name) for name in ("replication_mode", "storage_account_type") if name in source}
     more.setdefault("replication_mode", ReplicationMode.SHALLOW)
-    return versions.create_version(installation, ADMIN, request(version, targets, **more), **source)
+    return versions_create.create_version(installation, ADMIN, request(version, targets, **more), **source)
 
 
 def make(installation: Installation, name: str, source: Path | str, **more: Any) -> None:
@@ -96,7 +93,7 @@ def test_it_stays_in_its_disk_s_slot_and_outlives_the_disk(stocked: Installation
     assert made.version.replication_mode is ReplicationMode.SHALLOW
     assert made.version.provisioning_state is ProvisioningState.SUCCEEDED
     assert made.version.target_regions[0].storage_account_type is StorageAccountType.STANDARD_ZRS
-    assert keys.manifest_key(made.version.uid, "os") in content(stocked, own).manifests
+    assert object_keys.manifest_key(made.version.uid, "os") in content(stocked, own).manifests
     assert shallow(stocked, os_snapshot="d1") == made, "the same command does nothing"
     assert same(stocked, stock.second)
     audit(stocked)
@@ -110,7 +107,7 @@ def test_it_stays_in_its_disk_s_slot_and_outlives_the_disk(stocked: Installation
     assert left.owner_uid == made.version.uid
     assert left.party.version == "2.0.0"
     assert left.stored_bytes > billed[made.version.uid], "the disk's bytes are the version's from now on"
-    bills.show_bill(stocked, ADMIN)
+    billing.show_bill(stocked, ADMIN)
     audit(stocked)
     audit_collected(stocked)
     delete(stocked, "2.0.0")
@@ -162,13 +159,13 @@ def test_other_regions_counts_and_types_are_refused(stocked: Installation, stock
         shallow(stocked, managed_image="i1")
     elsewhere = request("2.0.0", ["eastus"], location="eastus", replication_mode=ReplicationMode.SHALLOW)
     with pytest.raises(InvalidInput, match="is not found"):
-        versions.create_version(stocked, ADMIN, elsewhere, os_snapshot="d1")
+        versions_create.create_version(stocked, ADMIN, elsewhere, os_snapshot="d1")
     assert [str(each.version.name) for each in _all(stocked)] == ["1.0.0"]
     audit(stocked)
 
 
 def _all(installation: Installation) -> list[VersionView]:
-    return viewing.list_versions(installation, ADMIN, group=GROUP, gallery=GALLERY, definition="ubuntu")
+    return gallery_versions.list_versions(installation, ADMIN, group=GROUP, gallery=GALLERY, definition="ubuntu")
 
 
 def test_the_mode_is_for_ever(stocked: Installation, stock: Stock) -> None:
@@ -210,10 +207,10 @@ def test_damage_degrades_it_and_a_scrub_that_finds_it_right_completes_it(stocked
     made = shallow(stocked, os_snapshot="d1")
     slot = slot_of(made)
     name = min(content(stocked, slot).segments)
-    (path,) = (stocked.home / "regions" / slot.bucket).glob(f"*/{slot.prefix}{keys.segment_key(name)}")
+    (path,) = (stocked.home / "regions" / slot.bucket).glob(f"*/{slot.prefix}{object_keys.segment_key(name)}")
     sound = path.read_bytes()
     path.write_bytes(bytes([sound[0] ^ 1]) + sound[1:])
-    scrubbing.scrub(stocked, ADMIN, ScrubRequest())
+    maintenance_scrub.scrub(stocked, ADMIN, ScrubRequest())
     assert show(stocked, "2.0.0").replicas[0].state is ReplicaState.DEGRADED
     with pytest.raises(Exception, match="damaged"):
         shallow(stocked, os_snapshot="d1")
@@ -232,9 +229,9 @@ def test_its_manifest_and_its_source_s_are_made_good_from_each_other(stocked: In
     uids = (show(stocked).version.uid, made.version.uid)
     folder = stocked.home / "regions" / slot.bucket
     for uid in uids:
-        (path,) = folder.glob(f"*/{slot.prefix}{keys.manifest_key(uid, OS_DISK)}")
+        (path,) = folder.glob(f"*/{slot.prefix}{object_keys.manifest_key(uid, OS_DISK)}")
         path.unlink()
-        found = [each for each in scrubbing.scrub(stocked, ADMIN, ScrubRequest()) if each.damaged]
+        found = [each for each in maintenance_scrub.scrub(stocked, ADMIN, ScrubRequest()) if each.damaged]
         assert [(each.slot.uid, each.unrepaired, each.restored) for each in found] == [(slot.uid, [], 1)]
         assert path.is_file()
     assert same(stocked, stock.first)
@@ -249,7 +246,7 @@ def test_it_outlives_the_gallery_of_its_source(stocked: Installation, stock: Sto
     (pool_uid,) = {slot.key.pool_uid for slot in all_slots(stocked)}
     more: dict[str, Any] = {"gallery": "g2", "definition": "copy", "replication_mode": ReplicationMode.SHALLOW}
     asked = request("1.0.0", HERE, **more)
-    made = versions.create_version(stocked, ADMIN, asked, image_version=f"{GROUP}/{GALLERY}/ubuntu/1.0.0")
+    made = versions_create.create_version(stocked, ADMIN, asked, image_version=f"{GROUP}/{GALLERY}/ubuntu/1.0.0")
     assert slot_of(made).key.pool_uid == pool_uid, "of another gallery"
     disk = make_disk(stocked, "d1")
     delete(stocked)
@@ -263,12 +260,12 @@ def test_it_outlives_the_gallery_of_its_source(stocked: Installation, stock: Sto
     collect(stocked)
     place: dict[str, Any] = {"group": GROUP, "gallery": "g2", "definition": "copy", "version": made.version.name}
     reference = ImageReference.parse(f"{GROUP}/g2/copy")
-    exporting.export_image(
+    disks_export.export_image(
         stocked, ADMIN, reference=reference, path=stocked.home / "o.raw", format=DiskFormat.RAW, overwrite=True
     )
     assert sha256_of(stocked.home / "o.raw") == sha256_of(stock.first)
     audit_collected(stocked)
-    lifetimes.delete_version(stocked, ADMIN, **place)
+    versions_delete.delete_version(stocked, ADMIN, **place)
     collect(stocked)
     with stocked.catalog.reading() as facts:
         assert pool_uid not in {pool.uid for pool in facts.pools.list()}, "nothing stands on it any more"

@@ -10,9 +10,9 @@ from click.testing import CliRunner, Result
 from imgstore.cli.main import main
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.progress import ProgressEvent
-from imgstore.domain.shared_settings import as_document, differences, shared_values
+from imgstore.domain.settings.shared import as_document, differences, shared_values
 from imgstore.operations.shared_settings import apply_settings
-from imgstore.testing.installations import ADMIN, open_home
+from imgstore.testing.sample_gallery import ADMIN, open_home
 
 DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.engine("postgresql"))]
 

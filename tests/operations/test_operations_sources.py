@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.errors import (
     Conflict,
     ImageRefused,
@@ -23,14 +24,16 @@ from imgstore.domain.resources import (
     OsType,
     StorageAccountType,
 )
-from imgstore.domain.sources import DiskFormat
 from imgstore.domain.states import ProvisioningState
-from imgstore.operations import bills, disks, groups, images
-from imgstore.operations.images import ImageRequest, ManagedImage
+from imgstore.operations import billing
+from imgstore.operations.disks import disks
+from imgstore.operations.disks.from_source import DiskRequest, create_from_source
+from imgstore.operations.gallery import groups
 from imgstore.operations.installation import Installation
-from imgstore.operations.making import DiskRequest, create_from_source
-from imgstore.testing.disks import sha256_of
-from imgstore.testing.installations import (
+from imgstore.operations.machines import images
+from imgstore.operations.machines.images import ImageRequest, ManagedImage
+from imgstore.testing.sample_disks import sha256_of
+from imgstore.testing.sample_gallery import (
     ADMIN,
     GROUP,
     Stock,
@@ -45,7 +48,7 @@ from imgstore.testing.installations import (
     own_slots,
 )
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 SNAPSHOT = DiskKind.SNAPSHOT
 IMAGE = DiskKind.IMAGE
@@ -83,7 +86,7 @@ def test_a_disk_from_a_file_lies_in_the_subscription_s_pool_of_its_region(empty:
     other = make(empty, "d2", stock.second, location="westus2")
     assert other.slot.key.pool_uid != made.slot.key.pool_uid
     audit(empty)
-    rows = [row for row in bills.show_bill(empty, ADMIN).rows if row.disk == "d1"]
+    rows = [row for row in billing.show_bill(empty, ADMIN).rows if row.disk == "d1"]
     assert [(row.group, row.gallery, row.target) for row in rows] == [(GROUP, None, "eastus")]
     with open_home(folder) as again:
         assert disks.list_disks(again, ADMIN) == [made, other]

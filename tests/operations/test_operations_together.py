@@ -6,9 +6,9 @@ from threading import Thread
 from imgstore.domain.resources import Replica
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.operations.installation import Installation
-from imgstore.operations.settling import write_version_state
-from imgstore.testing.disks import make_raw
-from imgstore.testing.installations import found_gallery, open_home, publish, show
+from imgstore.operations.slots.completion import write_version_state
+from imgstore.testing.sample_disks import make_raw
+from imgstore.testing.sample_gallery import found_gallery, open_home, publish, show
 
 
 def complete(installation: Installation, replica: Replica, meanwhile: Thread | None = None) -> None:

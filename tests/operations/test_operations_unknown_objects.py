@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from imgstore.catalog.database import Session
+from imgstore.catalog.engine.database import Session
 from imgstore.cli.main import main
-from imgstore.domain import keys
-from imgstore.domain.access import Principal
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import AccessDenied, CatalogOutdated
+from imgstore.domain.identity.access import Principal
 from imgstore.domain.resources import Slot
-from imgstore.domain.works import WorkKind
-from imgstore.operations import unknown_objects
+from imgstore.domain.storage import object_keys
+from imgstore.domain.storage.works import WorkKind
 from imgstore.operations.installation import Installation
-from imgstore.operations.unknown_objects import SlotUnknown, UnknownReport, list_unknown, remove_unknown
+from imgstore.operations.maintenance import unknown_objects
+from imgstore.operations.maintenance.unknown_objects import SlotUnknown, UnknownReport, list_unknown, remove_unknown
 from imgstore.testing.clock import ManualClock
-from imgstore.testing.installations import (
+from imgstore.testing.sample_gallery import (
     ADMIN,
     Stock,
     all_slots,
@@ -33,7 +33,7 @@ from imgstore.testing.installations import (
     publish,
 )
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 WEEK = timedelta(days=7)
 PLACES = pytest.mark.parametrize("target", ["southcentralus", "westus2=1=Standard_ZRS"])
@@ -56,7 +56,7 @@ def home(tmp_path: Path, clock: ManualClock) -> Iterator[Installation]:
 def publish_to(home: Installation, stock: Stock, target: str, version: str = "1.0.0") -> tuple[Slot, str, bytes]:
     """A version; gives its slot, its manifest's key below it, and the manifest."""
     view = publish(home, stock.first, version, targets=[target], location=target.split("=", maxsplit=1)[0])
-    slot, key = view.replicas[0].slot, keys.manifest_key(view.version.uid, "os")
+    slot, key = view.replicas[0].slot, object_keys.manifest_key(view.version.uid, "os")
     return slot, key, home.locator.store(slot).get(slot.prefix + key)
 
 

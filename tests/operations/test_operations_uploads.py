@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from imgstore.domain.access import Principal
+from imgstore.domain.disks.signed_urls import AccessLevel, DiskState
 from imgstore.domain.errors import AccessDenied, Conflict, InvalidInput, NotFound, ObjectCorrupt, WorkHeld
-from imgstore.domain.geometry import MIB
-from imgstore.domain.grants import AccessLevel, DiskState
+from imgstore.domain.identity.access import Principal
 from imgstore.domain.resources import DiskKind, ManagedDisk
 from imgstore.domain.states import ProvisioningState
+from imgstore.domain.storage.sizes import MIB
 from imgstore.formats.vhd_layout import TYPE_FIXED, pack_footer
-from imgstore.operations import disks, granting, uploading
+from imgstore.operations.disks import disks, signed_urls, uploads
+from imgstore.operations.disks.from_source import DiskRequest, create_from_source
+from imgstore.operations.disks.uploads import UploadRequest, create_upload, open_spool, revoke_access, sweep_uploads
 from imgstore.operations.installation import Installation
-from imgstore.operations.machine_making import MachineRequest, create_machine
-from imgstore.operations.making import DiskRequest, create_from_source
-from imgstore.operations.uploading import UploadRequest, create_upload, open_spool, revoke_access, sweep_uploads
-from imgstore.testing.disks import make_raw
-from imgstore.testing.installations import ADMIN, GROUP, audit, export_disk, found_gallery, open_home, own_slots
+from imgstore.operations.machines.create import MachineRequest, create_machine
+from imgstore.testing.sample_disks import make_raw
+from imgstore.testing.sample_gallery import ADMIN, GROUP, audit, export_disk, found_gallery, open_home, own_slots
 from imgstore.transfer.spool import spool_folder
 
 
@@ -47,7 +47,7 @@ def make(installation: Installation, data: bytes, name: str = "up") -> None:
 
 
 def grant(installation: Installation, level: AccessLevel, who: Principal = ADMIN, seconds: int = 60) -> str:
-    return granting.grant_access(
+    return signed_urls.grant_access(
         installation, who, group=GROUP, name="up", level=level, duration_seconds=seconds, server_url="https://h"
     )
 
@@ -95,7 +95,7 @@ def test_a_repeat_goes_on_after_a_store_that_failed(
         raise ObjectCorrupt("torn")
 
     with monkeypatch.context() as patched:
-        patched.setattr(uploading, "take_in", broken)
+        patched.setattr(uploads, "take_in", broken)
         with pytest.raises(ObjectCorrupt):
             revoke(installation)
     shown = disks.show_disk(installation, ADMIN, group=GROUP, name="up")
@@ -142,13 +142,13 @@ def test_two_who_ask_have_good_urls_until_their_own_end(installation: Installati
     long, short = grant(installation, AccessLevel.WRITE, seconds=600), grant(installation, AccessLevel.WRITE)
     for url in (long, short):
         told = dict(part.split("=") for part in url.split("?")[1].split("&"))
-        ticket = granting.Ticket(
+        ticket = signed_urls.Ticket(
             disk_uid=url.split("/")[4],
             grant_uid=told["si"],
             expires_at=told["se"].replace("%3A", ":"),
             signature=told["sig"],
         )
-        assert granting.admit(installation, ticket, write=True).name == "up"
+        assert signed_urls.admit(installation, ticket, write=True).name == "up"
 
 
 def test_a_server_sweeps_what_a_crash_left_and_no_more(installation: Installation, vhd: bytes) -> None:
@@ -165,7 +165,7 @@ def test_an_upload_that_is_held_is_not_taken_in(
     installation: Installation, vhd: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(installation, vhd)
-    monkeypatch.setattr(uploading, "_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(uploads, "_PATIENCE_SECONDS", 0.1)
     disk = disks.show_disk(installation, ADMIN, group=GROUP, name="up")
     with closing(open_spool(installation, disk)), pytest.raises(WorkHeld):
         revoke(installation)

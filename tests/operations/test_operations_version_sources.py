@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from imgstore.domain.disks.version_disks import lun_of
 from imgstore.domain.errors import InvalidInput, NotFound, PropertyChangeNotAllowed, WorkHeld
-from imgstore.domain.geometry import MIB
 from imgstore.domain.names import VersionName
 from imgstore.domain.progress import ProgressEvent
 from imgstore.domain.resources import (
@@ -20,18 +20,22 @@ from imgstore.domain.resources import (
     StorageAccountType,
 )
 from imgstore.domain.states import ProvisioningState
-from imgstore.domain.version_disks import lun_of
-from imgstore.ledger.rows import ChargeKind
-from imgstore.operations import definitions, disks, galleries, images, sharing, versions, viewing
-from imgstore.operations.images import ImageRequest
+from imgstore.domain.storage.sizes import MIB
+from imgstore.ledger.entries import ChargeKind
+from imgstore.operations.disks import disks
+from imgstore.operations.disks.from_source import DiskRequest, create_from_source
+from imgstore.operations.gallery import definitions, galleries, sharing
+from imgstore.operations.gallery import versions as gallery_versions
+from imgstore.operations.gallery.versions import VersionView
 from imgstore.operations.installation import Installation
-from imgstore.operations.making import DiskRequest, create_from_source
-from imgstore.operations.settling import named_by
-from imgstore.operations.version_requests import DataSnapshot, DataVhd, VersionRequest
-from imgstore.operations.viewing import VersionView
-from imgstore.testing.disks import make_raw, sha256_of
-from imgstore.testing.disks import patched as patched_raw
-from imgstore.testing.installations import (
+from imgstore.operations.machines import images
+from imgstore.operations.machines.images import ImageRequest
+from imgstore.operations.slots.completion import named_by
+from imgstore.operations.versions import create as versions_create
+from imgstore.operations.versions.request import DataSnapshot, DataVhd, VersionRequest
+from imgstore.testing.sample_disks import make_raw, sha256_of
+from imgstore.testing.sample_disks import patched as patched_raw
+from imgstore.testing.sample_gallery import (
     ADMIN,
     DEFINITION,
     GALLERY,
@@ -51,7 +55,7 @@ from imgstore.testing.installations import (
     show,
 )
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 HERE = ("southcentralus",)
 ELSEWHERE = "9e1c0f53-8a3d-4a39-b3a9-1fd0d1a2c001"
@@ -63,7 +67,7 @@ def publish_from(
 ) -> VersionView:
     """A version of the definition (or of `definition`) from a stored source."""
     where = {name: source.pop(name) for name in ("gallery", "definition", "location") if name in source}
-    return versions.create_version(installation, ADMIN, request(version, targets, **where), **source)
+    return versions_create.create_version(installation, ADMIN, request(version, targets, **where), **source)
 
 
 def make(installation: Installation, name: str, source: Path | str, **more: Any) -> str:
@@ -206,7 +210,7 @@ def test_what_is_not_there_or_elsewhere_is_no_source(stocked: Installation, stoc
     for source in sources:
         with pytest.raises(InvalidInput, match=message):
             publish_from(stocked, **source)
-    assert len(viewing.list_versions(stocked, ADMIN, group=GROUP, gallery=GALLERY, definition=DEFINITION)) == 1
+    assert len(gallery_versions.list_versions(stocked, ADMIN, group=GROUP, gallery=GALLERY, definition=DEFINITION)) == 1
     audit(stocked)
 
 
@@ -359,10 +363,10 @@ def test_a_shared_gallery_s_version_is_a_source_elsewhere(stocked: Installation,
             os_type=OsType.LINUX,
         )
         asked = VersionRequest(group="theirs", gallery="g3", definition="copy", version=VersionName(1, 0, 0))
-        made = versions.create_version(other, ADMIN, asked, image_version=shared)
+        made = versions_create.create_version(other, ADMIN, asked, image_version=shared)
         assert made.version.os_disk.source.location == shared, "not by its group, which is the owner's affair"
         _store_source_as_older_code(other, made.version, show(stocked).line.version_id(show(stocked).version.name))
-        again = versions.create_version(other, ADMIN, asked, image_version=shared)
+        again = versions_create.create_version(other, ADMIN, asked, image_version=shared)
     assert again.version.uid == made.version.uid
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from imgstore.domain import keys
+from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.errors import (
     Conflict,
     ImageNotAvailable,
@@ -25,20 +25,22 @@ from imgstore.domain.errors import (
     SourceChanged,
     WorkHeld,
 )
-from imgstore.domain.geometry import MIB
-from imgstore.domain.limits import Limits
 from imgstore.domain.names import VersionName
 from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.resources import Slot
-from imgstore.domain.sources import DiskFormat
+from imgstore.domain.settings.limits import Limits
 from imgstore.domain.states import ProvisioningState, ReplicaState
-from imgstore.operations import exporting, verifying, viewing
+from imgstore.domain.storage import object_keys
+from imgstore.domain.storage.sizes import MIB
+from imgstore.operations.disks import export as disks_export
+from imgstore.operations.disks import verify as disks_verify
+from imgstore.operations.gallery import versions as gallery_versions
+from imgstore.operations.gallery.versions import VersionView
 from imgstore.operations.installation import Installation
-from imgstore.operations.viewing import VersionView
 from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.interface import Body
-from imgstore.testing.disks import as_vhd, make_raw, patched, sha256_of
-from imgstore.testing.installations import (
+from imgstore.testing.sample_disks import as_vhd, make_raw, patched, sha256_of
+from imgstore.testing.sample_gallery import (
     ADMIN,
     DEFINITION,
     GALLERY,
@@ -61,13 +63,13 @@ from imgstore.testing.installations import (
     states,
 )
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 COMPLETED, DEGRADED = ReplicaState.COMPLETED, ReplicaState.DEGRADED
 
 
 def listed(installation: Installation) -> list[str]:
-    views = viewing.list_versions(installation, ADMIN, group=GROUP, gallery=GALLERY, definition=DEFINITION)
+    views = gallery_versions.list_versions(installation, ADMIN, group=GROUP, gallery=GALLERY, definition=DEFINITION)
     return [str(each.version.name) for each in views]
 
 
@@ -84,9 +86,9 @@ def slot_of(installation: Installation, region: str, ordinal: int = 0) -> Slot:
 def segment_files(installation: Installation, slot: Slot, version: str = "1.0.0") -> list[Path]:
     """The files, in every zone, of the segments that the version names in a slot."""
     owner = show(installation, version).version.uid
-    names = named_segments(installation.locator.store(slot), slot, keys.manifest_key(owner, "os"))
+    names = named_segments(installation.locator.store(slot), slot, object_keys.manifest_key(owner, "os"))
     found = [
-        zone / slot.prefix / keys.segment_key(name)
+        zone / slot.prefix / object_keys.segment_key(name)
         for name in names
         for zone in (installation.home / "regions" / slot.bucket).iterdir()
     ]
@@ -131,10 +133,10 @@ def test_every_container_of_a_disk_is_the_same_version(empty: Installation, stoc
     }
     assert len(digests) == 1
     out = tmp_path / "out.vhd"
-    exporting.export_image(empty, ADMIN, reference=reference("1.0.1"), path=out)
+    disks_export.export_image(empty, ADMIN, reference=reference("1.0.1"), path=out)
     assert sha256_of(out) == sha256_of(fixed)
-    assert verifying.verify_file(empty, ADMIN, path=out, reference=reference("1.0.0")).matches
-    other = verifying.verify_file(empty, ADMIN, path=stock.first, reference=reference("1.0.0"))
+    assert disks_verify.verify_file(empty, ADMIN, path=out, reference=reference("1.0.0")).matches
+    other = disks_verify.verify_file(empty, ADMIN, path=stock.first, reference=reference("1.0.0"))
     assert not other.matches
 
 
@@ -366,7 +368,7 @@ def test_a_deleted_version_leaves_no_manifest(stocked: Installation, stock: Stoc
         delete(stocked)
     kept = show(stocked, "1.0.1").version.uid
     for slot in all_slots(stocked):
-        assert set(content(stocked, slot).manifests) == {keys.manifest_key(kept, "os")}
+        assert set(content(stocked, slot).manifests) == {object_keys.manifest_key(kept, "os")}
     audit(stocked)
     audit_served(stocked, {"1.0.1": stock.second}, tmp_path)
     publish(stocked, stock.first)
@@ -523,7 +525,7 @@ def test_many_read_the_same_replica_at_once(stocked: Installation, stock: Stock,
     with ThreadPoolExecutor(6) as pool:
         calls = [
             pool.submit(
-                exporting.export_disk,
+                disks_export.export_disk,
                 stocked,
                 ADMIN,
                 group=GROUP,

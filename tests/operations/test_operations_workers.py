@@ -11,25 +11,26 @@ from typing import Any
 
 import pytest
 
-from imgstore.catalog.database import Session
-from imgstore.control.queue import WorkerLimits
-from imgstore.domain.access import Grant, Principal, Role
+from imgstore.catalog.engine.database import Session
 from imgstore.domain.errors import AccessDenied
-from imgstore.domain.geometry import MIB
+from imgstore.domain.identity.access import Grant, Principal, Role
 from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.resources import Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState
-from imgstore.operations import replicating, versions
+from imgstore.domain.storage.sizes import MIB
+from imgstore.operations.gallery.versions import VersionView
 from imgstore.operations.installation import Installation, Tuning
-from imgstore.operations.viewing import VersionView
-from imgstore.operations.workers import WorkerReport, anyone_works, list_workers, run_worker
+from imgstore.operations.maintenance.worker import WorkerReport, anyone_works, list_workers, run_worker
+from imgstore.operations.replication import copy as replication_copy
+from imgstore.operations.versions import create as versions_create
+from imgstore.policy.worker_queue import WorkerLimits
 from imgstore.regions.model import Bandwidth
 from imgstore.stores import TokenBucket
 from imgstore.stores.interface import ObjectStore
 from imgstore.testing.clock import ManualClock
-from imgstore.testing.disks import make_raw
-from imgstore.testing.faulty import Faulty
-from imgstore.testing.installations import (
+from imgstore.testing.faulty_store import Faulty
+from imgstore.testing.sample_disks import make_raw
+from imgstore.testing.sample_gallery import (
     ADMIN,
     Stock,
     audit,
@@ -43,7 +44,7 @@ from imgstore.testing.installations import (
     states,
 )
 
-pytest_plugins = ["imgstore.testing.stock"]
+pytest_plugins = ["imgstore.testing.published_gallery"]
 
 COMPLETED, FAILED = ReplicaState.COMPLETED, ReplicaState.FAILED
 HERE_AND_EAST = ["southcentralus", "eastus"]
@@ -53,7 +54,9 @@ def ask(
     installation: Installation, source: Path, version: str = "1.0.0", targets: Sequence[str] = HERE_AND_EAST
 ) -> VersionView:
     """Publish, and leave the rest to workers."""
-    return versions.create_version(installation, ADMIN, request(version, targets), os_vhd_uri=str(source), wait=False)
+    return versions_create.create_version(
+        installation, ADMIN, request(version, targets), os_vhd_uri=str(source), wait=False
+    )
 
 
 def work(installation: Installation, **more: Any) -> WorkerReport:
@@ -113,7 +116,7 @@ def test_what_nobody_waits_for_a_worker_makes(empty: Installation, stock: Stock,
 def test_a_version_without_its_source_is_told_and_left(
     empty: Installation, stock: Stock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(versions, "_make_source", lambda *_: None)  # as if killed before the bytes came
+    monkeypatch.setattr(versions_create, "_make_source", lambda *_: None)  # as if killed before the bytes came
     view = ask(empty, stock.first)
     report = work(empty)
     assert (report.completed, report.without_source) == (0, 1)
@@ -230,10 +233,10 @@ _WORKER = """
 import os, signal, sys
 from pathlib import Path
 from imgstore.bootstrap import Settings, open_installation
-from imgstore.control.queue import WorkerLimits
-from imgstore.operations.workers import run_worker
-from imgstore.testing.installations import ADMIN
-from imgstore.testing.victim import Steps
+from imgstore.policy.worker_queue import WorkerLimits
+from imgstore.operations.maintenance.worker import run_worker
+from imgstore.testing.sample_gallery import ADMIN
+from imgstore.testing.crash_process import Steps
 home, database, fatal = sys.argv[1], sys.argv[2] or None, int(sys.argv[3])
 steps = Steps(fatal, signal.SIGKILL)
 with open_installation(Settings(home=Path(home), database=database, environ={})) as installation:
@@ -323,7 +326,7 @@ def test_copies_keep_within_the_bandwidth_of_their_pair(
     )  # threads that wait together would wait on this clock
     pairs = Bandwidth(pairs={("southcentralus", "eastus"): limit})
     object.__setattr__(empty.regions, "bandwidth", pairs)
-    monkeypatch.setattr(replicating, "_wait_a_while", lambda _stop, seconds: clock.wait(seconds))
+    monkeypatch.setattr(replication_copy, "_wait_a_while", lambda _stop, seconds: clock.wait(seconds))
     publish(empty, stock.first, targets=["southcentralus", "westus2"])
     assert clock.waits == []
     publish(empty, stock.first, "1.0.1", targets=HERE_AND_EAST)

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from imgstore.domain.checkpoints import Checkpoint
 from imgstore.domain.effects import Effects
 from imgstore.domain.resources import Slot, SlotKey, StorageAccountType
-from imgstore.domain.zones import ZoneRecord
+from imgstore.domain.storage.checkpoints import Checkpoint
+from imgstore.domain.storage.zones import ZoneRecord
 from imgstore.regions import Locator, ZoneReport
-from imgstore.regions.document import parse_regions
+from imgstore.regions.regions_file import parse_regions
 from imgstore.stores import ObjectStore
-from imgstore.stores.retrying import RetryPolicy
+from imgstore.stores.wrappers.retry import RetryPolicy
 from imgstore.testing.engines import S3Engine
 
 LRS, ZRS = StorageAccountType.STANDARD_LRS, StorageAccountType.STANDARD_ZRS

@@ -11,7 +11,7 @@ import yaml
 from imgstore.domain.errors import InvalidInput, RegionsFault
 from imgstore.domain.resources import StorageAccountType
 from imgstore.regions import Policy, load_regions
-from imgstore.regions.document import parse_regions
+from imgstore.regions.regions_file import parse_regions
 
 GOOD = """
 currency: EUR

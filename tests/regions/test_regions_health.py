@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from imgstore.domain.circuits import ZoneHealth
 from imgstore.domain.errors import (
     CircuitOpen,
     ObjectNotFound,
@@ -15,10 +14,11 @@ from imgstore.domain.errors import (
     StoreSilent,
     StoreUnreachable,
 )
+from imgstore.domain.storage.circuits import ZoneHealth
 from imgstore.regions.health import HealthBook, ZoneWatch
 from imgstore.stores import MemoryStore
-from imgstore.stores.retrying import Retrying
-from imgstore.stores.watched import Watched
+from imgstore.stores.wrappers.retry import Retrying
+from imgstore.stores.wrappers.watched import Watched
 from imgstore.testing.clock import ManualClock
 from imgstore.testing.store_contract import RawDoor, StoreContract, ThroughMemory
 

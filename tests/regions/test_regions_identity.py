@@ -13,8 +13,8 @@ import pytest
 from regions_house import LRS, S3_ENGINES, ZRS, House, init_all, on, problems, region_of, slot_of, use
 
 from imgstore.domain.errors import StoreError, StoreMismatch
-from imgstore.domain.keys import zone_uid_key
-from imgstore.domain.zones import ZoneKind
+from imgstore.domain.storage.object_keys import zone_uid_key
+from imgstore.domain.storage.zones import ZoneKind
 from imgstore.regions import Consent, Locator
 from imgstore.stores import ObjectStore
 from imgstore.testing.engines import S3Engine

@@ -15,7 +15,7 @@ from regions_house import DOCUMENT, LRS, S3_ENGINES, ZRS, House, init_all, on, p
 from imgstore.domain.errors import InvalidInput, StoreError, StoreMismatch, StoreUnreachable
 from imgstore.domain.resources import StorageAccountType
 from imgstore.regions import ALL_ZONES
-from imgstore.regions.document import parse_regions
+from imgstore.regions.regions_file import parse_regions
 from imgstore.testing.engines import S3Engine
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from imgstore.domain.disks.sources import Extent
 from imgstore.domain.errors import (
     AccessDenied,
     Conflict,
@@ -22,12 +23,11 @@ from imgstore.domain.errors import (
     Unauthenticated,
     WorkHeld,
 )
-from imgstore.domain.sources import Extent
 from imgstore.remote.connection import Connection
 from imgstore.remote.credentials import Address, Application, Bearer, address_of
-from imgstore.remote.pieces import local_path, pieces_of
-from imgstore.remote.sending import filled, missing
-from imgstore.wire.blobs import error_xml, page_list_request, page_list_xml, read_error_xml, read_page_list
+from imgstore.remote.local_disk import local_path, pieces_of
+from imgstore.remote.upload import filled, missing
+from imgstore.wire.blob_protocol import error_xml, page_list_request, page_list_xml, read_error_xml, read_page_list
 from imgstore.wire.errors import error_json, read_error
 
 KIB64 = 64 << 10

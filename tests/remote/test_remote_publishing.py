@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from remote_server import Machine, serving
 
-from imgstore.api.tls import make_certificates
-from imgstore.domain.geometry import MIB
-from imgstore.domain.sources import DiskFormat
-from imgstore.testing.disks import as_vhd, make_raw
+from imgstore.api.dev_tls import make_certificates
+from imgstore.domain.disks.sources import DiskFormat
+from imgstore.domain.storage.sizes import MIB
+from imgstore.testing.sample_disks import as_vhd, make_raw
 
 WHERE = ("-g", "rg", "-r", "g1", "-i", "ubuntu")
 

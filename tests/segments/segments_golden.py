@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from blake3 import blake3
 
-from imgstore.domain.sources import DiskFormat, Trimmings
+from imgstore.domain.disks.sources import DiskFormat, Trimmings
 from imgstore.segments.codec import HEADER_BYTES, encode_segment
 from imgstore.segments.fingerprints import FingerprintsWriter, from_bytes
 from imgstore.segments.manifest import Manifest, Pieces, Runs, SegmentTable, WorkRef, encode_manifest

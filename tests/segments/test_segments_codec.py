@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from segments_golden import BLOCK, golden, noise
 
-from imgstore.domain.digests import digest_of
 from imgstore.domain.errors import ObjectCorrupt
+from imgstore.domain.storage.digests import digest_of
 from imgstore.segments.codec import HEADER, HEADER_BYTES, SEGMENT_BYTES_MAX, decode_segment, encode_segment
 from imgstore.segments.fingerprints import (
     Fingerprints,

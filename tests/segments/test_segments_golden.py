@@ -5,8 +5,8 @@ import tracemalloc
 import pytest
 from segments_golden import FRAME, FRAMED, MANIFEST, PRINTS, REFERENCE, SEGMENTS, digest, golden
 
-from imgstore.domain.digests import digest_of
 from imgstore.domain.errors import ObjectCorrupt
+from imgstore.domain.storage.digests import digest_of
 from imgstore.segments.codec import HEADER, Encoding, decode_segment, named
 from imgstore.segments.fingerprints import decode_fingerprints
 from imgstore.segments.manifest import Manifest, decode_manifest, intact, manifest_digest

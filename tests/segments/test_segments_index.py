@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from segments_golden import noise
 
-from imgstore.segments import index
+from imgstore.segments import fingerprint_index
+from imgstore.segments.fingerprint_index import NOWHERE, SAMPLE_STEP, ZERO, BaseIndex, ImageIndex, LocatedFingerprints
 from imgstore.segments.fingerprints import Fingerprints, PackedSegment, from_bytes
-from imgstore.segments.index import NOWHERE, SAMPLE_STEP, ZERO, BaseIndex, ImageIndex, LocatedFingerprints
 
 
 def fingerprints(numbers: list[int]) -> Fingerprints:
@@ -77,7 +77,7 @@ def test_an_image_index_forgets_the_first_first(entries_max: int, sizes: list[in
 
 def test_tiers_double(monkeypatch: pytest.MonkeyPatch) -> None:
     """A search asks a logarithmic number of tiers, not one a piece."""
-    monkeypatch.setattr(index, "_TIER_ENTRIES_MIN", 4)
+    monkeypatch.setattr(fingerprint_index, "_TIER_ENTRIES_MIN", 4)
     image = ImageIndex()
     for number in range(0, 1024, 2):
         image.add(far([number, number + 1]), np.array([number, number + 1], dtype=np.uint32))
@@ -88,7 +88,7 @@ def test_tiers_double(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_sieve_holds_back_what_was_never_added() -> None:
     numbers = np.random.default_rng(1).integers(0, 2**64, 1 << 17, dtype=np.uint64)
     added, others = numbers[: 1 << 16], numbers[1 << 16 :]
-    sieve = index._Sieve(len(added))
+    sieve = fingerprint_index._Sieve(len(added))
     sieve.add(added)
     assert sieve.passes(added).all()
     assert sieve.passes(others).mean() < 1 / 8
@@ -174,4 +174,4 @@ def test_located_fingerprints_beyond_a_segment_are_nobodys(tmp_path: Path) -> No
 
 
 def test_the_two_marks_are_no_locations() -> None:
-    assert NOWHERE > ZERO > np.uint32(index.SEGMENT_NUMBER_MAX * 1024 + 1023)
+    assert NOWHERE > ZERO > np.uint32(fingerprint_index.SEGMENT_NUMBER_MAX * 1024 + 1023)

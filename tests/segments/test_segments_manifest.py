@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from segments_golden import MANIFEST, columns, golden, noise
 from test_segments_golden import values
 
-from imgstore.domain.digests import digest_of, disk_digest
+from imgstore.domain.disks.sources import DiskFormat, Trimmings
 from imgstore.domain.errors import ObjectCorrupt
-from imgstore.domain.sources import DiskFormat, Trimmings
-from imgstore.segments.index import ZERO
+from imgstore.domain.storage.digests import digest_of, disk_digest
+from imgstore.segments.fingerprint_index import ZERO
 from imgstore.segments.manifest import (
     Manifest,
     Pieces,

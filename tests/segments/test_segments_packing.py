@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from segments_golden import noise
 
 from imgstore.segments.codec import HEADER_BYTES
+from imgstore.segments.fingerprint_index import ZERO, Locations
 from imgstore.segments.fingerprints import Fingerprints, from_bytes
-from imgstore.segments.index import ZERO, Locations
 from imgstore.segments.manifest import Runs
 from imgstore.segments.packing import Packer, locations_of, runs_of, to_repack, used_blocks
 

@@ -21,10 +21,10 @@ from imgstore.stores import (
     TrafficMeter,
     Zoned,
 )
-from imgstore.stores.s3 import S3Store, probe_properties
+from imgstore.stores.s3.store import S3Store, probe_properties
 from imgstore.testing.clock import ManualClock
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.faulty import Faulty
+from imgstore.testing.faulty_store import Faulty
 from imgstore.testing.store_contract import RawDoor, StoreContract
 
 

@@ -38,7 +38,7 @@ def run(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
         "-m",
         "pytest",
         "-p",
-        "imgstore.testing.report",
+        "imgstore.testing.pytest_plugin",
         "-p",
         "no:cacheprovider",
         "-rs",

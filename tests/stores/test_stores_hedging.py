@@ -7,9 +7,9 @@ import pytest
 
 from imgstore.domain.errors import ObjectNotFound, StoreError, StoreUnreachable
 from imgstore.stores import MemoryStore
-from imgstore.stores.hedging import ask_all, is_urgent, note_answer, race
-from imgstore.stores.retrying import Retrying
-from imgstore.testing.faulty import Fault, Faulty
+from imgstore.stores.wrappers.hedging import ask_all, is_urgent, note_answer, race
+from imgstore.stores.wrappers.retry import Retrying
+from imgstore.testing.faulty_store import Fault, Faulty
 
 SOON = 0.05
 """Late after this many seconds: a store that never answers is late for certain."""

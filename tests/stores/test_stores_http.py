@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from imgstore.domain.disks.sources import Extent
 from imgstore.domain.errors import (
     ImageRefused,
     ImageTruncated,
@@ -16,12 +17,11 @@ from imgstore.domain.errors import (
     StoreError,
     StoreUnreachable,
 )
-from imgstore.domain.sources import Extent
 from imgstore.stores import Patience
-from imgstore.stores import http as under_test
-from imgstore.stores.http import HttpSource, is_public
+from imgstore.stores.http import http_source as under_test
+from imgstore.stores.http.http_source import HttpSource, is_public
 from imgstore.testing.clock import ManualClock
-from imgstore.testing.web import Page, WebServer, make_certificate, start_web
+from imgstore.testing.http_server import Page, WebServer, make_certificate, start_web
 
 BODY = bytes(range(256)) * 100
 HOST = "images.example"

@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stores_hostile import HostileServer, start_hostile
 
+from imgstore.domain.disks.source_deadlines import SourceDeadlines
 from imgstore.domain.errors import ImageRefused, ImgstoreError, InvalidInput, StoreUnreachable
-from imgstore.domain.source_deadlines import SourceDeadlines
 from imgstore.stores import Patience, RetryPolicy
-from imgstore.stores.http import HttpSource
+from imgstore.stores.http.http_source import HttpSource
 
 QUIET = (HealthCheck.too_slow, HealthCheck.function_scoped_fixture)
 ONCE = Patience(RetryPolicy(attempts_max=1))

@@ -5,14 +5,14 @@ from collections.abc import Callable
 
 import pytest
 
+from imgstore.domain.disks.source_deadlines import SourceDeadlines
 from imgstore.domain.errors import StoreUnreachable
-from imgstore.domain.source_deadlines import SourceDeadlines
 from imgstore.domain.stop_signal import OperationCanceled, StopSignal
 from imgstore.stores import Patience
-from imgstore.stores.http import HttpSource
-from imgstore.stores.retrying import RetryPolicy
+from imgstore.stores.http.http_source import HttpSource
+from imgstore.stores.wrappers.retry import RetryPolicy
+from imgstore.testing.http_server import Page, start_web
 from imgstore.testing.slow_web import Slowness, SlowWeb, start_slow_web
-from imgstore.testing.web import Page, start_web
 
 ONCE = Patience(RetryPolicy(attempts_max=1))
 LONG = SourceDeadlines(idle_seconds=600, head_seconds=600, total_seconds=600)

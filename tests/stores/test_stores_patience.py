@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from imgstore.domain.errors import Conflict, ObjectCorrupt, StoreDenied, StoreError, StoreUnreachable
 from imgstore.stores import MemoryStore, Metered, ObjectInfo, ObjectStore, Retrying, RetryPolicy, TrafficMeter, Zoned
 from imgstore.testing.clock import ManualClock
-from imgstore.testing.faulty import Fault, Faulty, Kind
+from imgstore.testing.faulty_store import Fault, Faulty, Kind
 
 CALLS: dict[str, Callable[[ObjectStore], object]] = {
     "get": lambda store: store.get("a"),

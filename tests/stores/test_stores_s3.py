@@ -15,6 +15,7 @@ import pytest
 from _pytest.mark import ParameterSet
 
 import imgstore
+from imgstore.domain.disks.sources import Extent
 from imgstore.domain.errors import (
     Conflict,
     ImageTruncated,
@@ -27,9 +28,9 @@ from imgstore.domain.errors import (
     StoreMismatch,
     StoreUnreachable,
 )
-from imgstore.domain.sources import Extent
-from imgstore.stores import Metered, Patience, Retrying, TrafficMeter, crc32_checksum, s3
-from imgstore.stores.s3 import S3Object, S3Store, _timestamp
+from imgstore.stores import Metered, Patience, Retrying, TrafficMeter, crc32_checksum
+from imgstore.stores.s3 import store as s3_store
+from imgstore.stores.s3.store import S3Object, S3Store, _timestamp
 from imgstore.testing.clock import ManualClock
 from imgstore.testing.engines import S3Engine
 
@@ -474,8 +475,8 @@ class Closed:
 
 
 def test_another_botocore_does_without_it(any_engine: S3Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = s3._client
-    monkeypatch.setattr(s3, "_client", lambda *how: Closed(real(*how)))
+    real = s3_store._client
+    monkeypatch.setattr(s3_store, "_client", lambda *how: Closed(real(*how)))
     with fresh(any_engine) as store:
         assert store._short is None
         store.put("a", b"body")

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from imgstore.domain.errors import StoreSilent
 from imgstore.stores import MemoryStore, ObjectStore
 from imgstore.stores.interface import ObjectInfo
-from imgstore.stores.parallel import Parallel, ParallelLimit
-from imgstore.stores.s3 import S3Store
-from imgstore.stores.s3_connections import TimeLimits
+from imgstore.stores.s3.connections import TimeLimits
+from imgstore.stores.s3.store import S3Store
+from imgstore.stores.wrappers.parallel import Parallel, ParallelLimit
 from imgstore.testing.clock import ManualClock
-from imgstore.testing.distance import Way, Ways
 from imgstore.testing.engines import S3Engine
+from imgstore.testing.latency_proxy import Way, Ways
 from imgstore.testing.store_contract import RawDoor, StoreContract, ThroughMemory
 
 BODY = np.random.default_rng(7).bytes(4 << 20)

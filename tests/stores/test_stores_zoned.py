@@ -6,7 +6,6 @@ from random import Random
 
 import pytest
 
-from imgstore.domain.digests import digest_of
 from imgstore.domain.errors import (
     Conflict,
     ExistenceUnknown,
@@ -18,9 +17,10 @@ from imgstore.domain.errors import (
     StoreMismatch,
     StoreUnreachable,
 )
+from imgstore.domain.storage.digests import digest_of
 from imgstore.stores import MemoryStore, Missed, RepairNote, StoreProperties, Zoned
 from imgstore.testing.clock import ManualClock
-from imgstore.testing.faulty import Fault, Faulty, Kind
+from imgstore.testing.faulty_store import Fault, Faulty, Kind
 
 KEY = "segments/ab/abcd"
 BODY = b"the body"

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from transfer_disks import BLOCK, PIECE, Disk, Store, Target, slot, take_in
 
 from imgstore.domain.errors import ObjectCorrupt
-from imgstore.domain.geometry import PIECE_BLOCKS
+from imgstore.domain.storage.sizes import PIECE_BLOCKS
 from imgstore.segments.manifest import Runs
 from imgstore.transfer import scatter as scattering
-from imgstore.transfer.assembly import Assembly, Brought, Part, Rooms, lay
+from imgstore.transfer.piece_assembly import Assembly, Brought, Part, Rooms, lay
 from imgstore.transfer.scatter import SegmentReader, scatter
-from imgstore.transfer.slots import always
+from imgstore.transfer.slot_access import always
 
 Blocks = dict[int, int]
 """Of a disk: which byte fills which block."""

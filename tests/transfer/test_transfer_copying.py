@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from transfer_disks import PREFIX, Store, disk, put_together, slot, take_in
 
-from imgstore.domain import keys
 from imgstore.domain.errors import LeaseLost, ObjectCorrupt, ObjectNotFound, StoreUnreachable
+from imgstore.domain.storage import object_keys
 from imgstore.segments.manifest import Manifest
 from imgstore.stores.interface import Accept
-from imgstore.testing.faulty import Fault, Faulty, Kind, flip_first_bit
-from imgstore.transfer.bounded import Bounded
-from imgstore.transfer.copying import CopyOrder, copy_segments, to_send
+from imgstore.testing.faulty_store import Fault, Faulty, Kind, flip_first_bit
+from imgstore.transfer.bounded_pool import Bounded
+from imgstore.transfer.copy import CopyOrder, copy_segments, to_send
 from imgstore.transfer.receipts import CopyReceipt
 
 SOURCE = disk(*range(1, 5 * 1024))
@@ -56,7 +56,7 @@ def with_some(manifest: Manifest, source: Store, count: int) -> Store:
 
 
 def key(name: bytes) -> str:
-    return PREFIX + keys.segment_key(name)
+    return PREFIX + object_keys.segment_key(name)
 
 
 def test_everything_into_an_empty_slot(taken: tuple[Manifest, Store]) -> None:

@@ -15,16 +15,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transfer_disks import BLOCK, MIB, PIECE, PREFIX, Disk, Store, content, disk, put_together, slot, take_in, uid
 
-from imgstore.domain import keys
-from imgstore.domain.digests import digest_of, disk_digest
-from imgstore.domain.distance import THREADS_MAX
+from imgstore.domain.disks.sources import Extent
 from imgstore.domain.errors import ImageRefused, SourceChanged, StoreError, StoreFull, StoreUnreachable
-from imgstore.domain.geometry import BLOCK_BYTES
-from imgstore.domain.sources import Extent
+from imgstore.domain.storage import object_keys
+from imgstore.domain.storage.digests import digest_of, disk_digest
+from imgstore.domain.storage.latency import THREADS_MAX
+from imgstore.domain.storage.sizes import BLOCK_BYTES
 from imgstore.segments.manifest import VIRTUAL_BYTES_MAX, Manifest, decode_manifest, piece_bytes
 from imgstore.stores import DirectoryStore, ObjectInfo
 from imgstore.stores.interface import Body
-from imgstore.testing.faulty import Fault, Faulty, Kind, flip_first_bit
+from imgstore.testing.faulty_store import Fault, Faulty, Kind, flip_first_bit
 from imgstore.transfer.ingest import touched_pieces
 from imgstore.transfer.ranges import DecodedCache, RangeReader
 from imgstore.transfer.receipts import IngestReceipt
@@ -331,7 +331,7 @@ def test_what_is_no_segment_in_the_folder_of_segments_is_passed_over(tmp_path: P
 
 
 def key_of(name: bytes) -> str:
-    return PREFIX + keys.segment_key(name)
+    return PREFIX + object_keys.segment_key(name)
 
 
 def test_a_base_is_not_sent_again_however_it_is_moved(first: Disk, tmp_path: Path) -> None:
@@ -377,7 +377,7 @@ def test_a_base_segment_of_another_length_is_missing(first: Disk, tmp_path: Path
 def test_fingerprints_that_cannot_be_had_are_rebuilt(how: str, first: Disk, tmp_path: Path) -> None:
     store = Store()
     base = take_in(first, slot(store), tmp_path).manifest
-    key = PREFIX + keys.fingerprints_key(uid(1))
+    key = PREFIX + object_keys.fingerprints_key(uid(1))
     whole = store.get(key)
     store.delete([key])
     if how != "gone":
@@ -398,7 +398,7 @@ def damage(store: Store, name: bytes) -> None:
 def test_a_damaged_base_segment_is_found_when_its_fingerprints_are_rebuilt(first: Disk, tmp_path: Path) -> None:
     store = Store()
     base = take_in(first, slot(store), tmp_path).manifest
-    store.delete([PREFIX + keys.fingerprints_key(uid(1))])
+    store.delete([PREFIX + object_keys.fingerprints_key(uid(1))])
     damage(store, base.segments.name(0))
     receipt = take_in(first, slot(store), tmp_path, bases=[base], work=2)
     assert receipt.missing == {base.segments.name(0)}
@@ -440,7 +440,7 @@ def test_a_sampled_base_still_saves_and_never_lies(
     store = Store()
     source = disk(*range(1, 2049))
     base = take_in(source, slot(store), tmp_path).manifest
-    from imgstore.segments.index import BaseIndex
+    from imgstore.segments.fingerprint_index import BaseIndex
 
     build = BaseIndex.build
     monkeypatch.setattr(BaseIndex, "build", lambda segments, **how: build(segments, **how, entries_max=10))
@@ -454,7 +454,7 @@ def test_an_image_that_forgets_its_first_blocks_is_whole_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then equal blocks are packed twice, into segments that may have the same name."""
-    from imgstore.segments.index import ImageIndex
+    from imgstore.segments.fingerprint_index import ImageIndex
 
     monkeypatch.setattr("imgstore.transfer.ingest.ImageIndex", lambda: ImageIndex(entries_max=2))
     store = Store()

@@ -24,8 +24,6 @@ from transfer_disks import (
     uid,
 )
 
-from imgstore.domain import keys
-from imgstore.domain.disk_space import allocated_bytes
 from imgstore.domain.errors import (
     InvalidInput,
     ObjectCorrupt,
@@ -36,12 +34,14 @@ from imgstore.domain.errors import (
     StoreMismatch,
     StoreUnreachable,
 )
+from imgstore.domain.settings.disk_space import allocated_bytes
+from imgstore.domain.storage import object_keys
 from imgstore.segments.manifest import Column, Manifest
-from imgstore.testing.faulty import Fault, Faulty, Kind
-from imgstore.transfer.checking import check_assembly, pieces_to_check
+from imgstore.testing.faulty_store import Fault, Faulty, Kind
 from imgstore.transfer.ranges import DecodedCache, RangeReader
 from imgstore.transfer.scatter import SegmentReader, scatter
-from imgstore.transfer.slots import SlotAccess, always
+from imgstore.transfer.slot_access import SlotAccess, always
+from imgstore.transfer.spot_check import check_assembly, pieces_to_check
 
 SOURCE = Disk(
     3 * PIECE - 5,
@@ -73,7 +73,7 @@ def test_each_segment_is_fetched_once(taken: tuple[Manifest, Store]) -> None:
     data, _, moved = gather(manifest, slot(store))
     assert data == SOURCE.whole()
     assert sorted(store.keys("get")) == sorted(
-        PREFIX + keys.segment_key(name) for name in manifest.segments.all_names()
+        PREFIX + object_keys.segment_key(name) for name in manifest.segments.all_names()
     )
     assert sum(moved) == manifest.content_bytes - 5
 
@@ -253,7 +253,7 @@ def test_full_catches_a_wrong_run_anywhere(tmp_path: Path) -> None:
 
 def test_a_base_segment_that_is_damaged_is_caught(tmp_path: Path) -> None:
     manifest, store = mixed(tmp_path)
-    key = PREFIX + keys.segment_key(manifest.segments.name(0))
+    key = PREFIX + object_keys.segment_key(manifest.segments.name(0))
     store.put(key, bytes(len(store.get(key))))
     with pytest.raises(ObjectCorrupt):
         checked(manifest, store, tmp_path)

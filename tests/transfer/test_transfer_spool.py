@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imgstore.domain.errors import WorkHeld
-from imgstore.domain.geometry import KIB, MIB
-from imgstore.formats import holes
+from imgstore.domain.storage.sizes import KIB, MIB
+from imgstore.formats.files import holes
 from imgstore.transfer import spool as spool_module
 from imgstore.transfer.crc64 import crc64
 from imgstore.transfer.spool import Spool, remove_spool, spool_folder

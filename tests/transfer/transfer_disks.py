@@ -8,14 +8,14 @@ from typing import Any
 
 from blake3 import blake3
 
-from imgstore.domain.sources import DiskFormat, Extent, SourceIdentity, Trimmings
+from imgstore.domain.disks.sources import DiskFormat, Extent, SourceIdentity, Trimmings
 from imgstore.segments.manifest import Manifest
 from imgstore.stores import MemoryStore, ObjectInfo, ObjectStore
 from imgstore.stores.interface import Accept, Body
 from imgstore.transfer.ingest import IngestOrder, ingest
 from imgstore.transfer.receipts import IngestReceipt
 from imgstore.transfer.scatter import SegmentReader, scatter
-from imgstore.transfer.slots import SlotAccess, always
+from imgstore.transfer.slot_access import SlotAccess, always
 
 MIB = 1 << 20
 PIECE = 4 * MIB

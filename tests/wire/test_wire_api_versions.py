@@ -11,9 +11,9 @@ from imgstore.domain.errors import InvalidInput
 from imgstore.domain.names import ImageReference
 from imgstore.domain.resources import KEEP, NO_TAGS, HyperVGeneration, Recommended
 from imgstore.wire.api_versions import KNOWN, NEWEST, OLDEST, SINCE, Kind, check_api_version, knows, trimmed
-from imgstore.wire.bodies import new_definition, read_definition, read_gallery
-from imgstore.wire.source_bodies import read_disk
-from imgstore.wire.version_bodies import read_version
+from imgstore.wire.requests.disk import read_disk
+from imgstore.wire.requests.fields import new_definition, read_definition, read_gallery
+from imgstore.wire.requests.version import read_version
 
 REGION = {"name": "eastus", "regionalReplicaCount": 1, "storageAccountType": "Standard_ZRS", "excludeFromLatest": True}
 VERSION = {

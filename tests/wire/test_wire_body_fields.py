@@ -8,9 +8,9 @@ import pytest
 from imgstore.domain.errors import InvalidInput, PropertyChangeNotAllowed
 from imgstore.domain.resources import DiskKind
 from imgstore.wire.api_versions import KNOWN, SINCE, Kind
-from imgstore.wire.body_fields import FIELDS, Request, Subject, Use, known_fields
 from imgstore.wire.network import NETWORK_TYPES, read_network
-from imgstore.wire.source_bodies import read_disk_change
+from imgstore.wire.requests.body_fields import FIELDS, Request, Subject, Use, known_fields
+from imgstore.wire.requests.disk import read_disk_change
 
 SHAPES: Final[list[Any]] = ["TrustedLaunch", 7, True, 1.5, ["x"], [{"a": 1}], [None], [[]], {"a": 1}]
 LISTS: Final = ("features", "targetRegions", "dataDiskImages", "dataDisks", "networkInterfaces", "groups")

@@ -7,10 +7,10 @@ import pytest
 
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.work_budget import WorkBudget
-from imgstore.wire import scopes
-from imgstore.wire.scopes import ELEMENTS_MAX, Effort, Scope
-from imgstore.wire.template_resources import Around
-from imgstore.wire.templates import planned
+from imgstore.templates import scope
+from imgstore.templates.plan import planned
+from imgstore.templates.resources import Around
+from imgstore.templates.scope import ELEMENTS_MAX, Effort, Scope
 
 _BYTES_MAX = 1_000
 _LONG = "padLeft('',1048576,'a')"
@@ -148,7 +148,7 @@ def _scope(effort: Effort) -> Scope:
 @pytest.mark.parametrize("name", NASTY)
 def test_a_nasty_template_ends_with_an_error_that_names_the_limit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # An eighth of the budget takes an eighth of the time.
-    monkeypatch.setattr(scopes, "ELEMENTS_MAX", ELEMENTS_MAX // 8)
+    monkeypatch.setattr(scope, "ELEMENTS_MAX", ELEMENTS_MAX // 8)
     template = NASTY[name]
     assert len(json.dumps(template, separators=(",", ":"))) < _BYTES_MAX
     with pytest.raises(InvalidInput) as caught:

@@ -20,9 +20,9 @@ from imgstore.domain.resources import (
     PurchasePlan,
     Recommended,
 )
-from imgstore.operations.finding import Lineage
-from imgstore.wire.edited import edited_definition, edited_gallery
-from imgstore.wire.updates import Edit, Verb
+from imgstore.operations.lookup import Lineage
+from imgstore.wire.requests.gallery_update import edited_definition, edited_gallery
+from imgstore.wire.requests.generic_update import Edit, Verb
 
 NOW = datetime(2018, 1, 1, tzinfo=UTC)
 GALLERY = Gallery(uid="g", subscription="s", group="rg", name="g1", location="westus", pool_uid="p", created_at=NOW)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgstore.domain.errors import InvalidInput
-from imgstore.wire.expressions import evaluated
-from imgstore.wire.scopes import Scope
+from imgstore.templates.expressions import evaluated
+from imgstore.templates.scope import Scope
 
 SCOPE = Scope(
     subscription="s",

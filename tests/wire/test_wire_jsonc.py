@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgstore.wire.jsonc import read_jsonc
+from imgstore.templates.jsonc import read_jsonc
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),

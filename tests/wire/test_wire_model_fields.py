@@ -13,10 +13,10 @@ from typing import Any, Final
 import pytest
 
 from imgstore.domain.errors import InvalidInput
-from imgstore.testing.clients import LOCKS
+from imgstore.testing.azure_clients import LOCKS
 from imgstore.testing.engines import require
 from imgstore.wire.api_versions import OLDEST, Kind
-from imgstore.wire.body_fields import FIELDS, Only, Use, known_fields
+from imgstore.wire.requests.body_fields import FIELDS, Only, Use, known_fields
 
 AZURES: Final = {
     "properties.completionPercent": "Azure alone says how far a copy is; copies here are made at once",

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.resources import StorageAccountType, TargetRegionRequest
-from imgstore.wire.requests import parse_storage_account_type, parse_tags, parse_target_regions
+from imgstore.wire.requests.arguments import parse_storage_account_type, parse_tags, parse_target_regions
 
 
 def region(name: str, count: int | None = None, kind: StorageAccountType | None = None) -> TargetRegionRequest:

@@ -8,6 +8,8 @@ from typing import Any, cast
 
 import pytest
 
+from imgstore.domain.disks.sources import DiskFormat, SourceIdentity
+from imgstore.domain.disks.version_disks import HostCaching, VersionDisk
 from imgstore.domain.errors import ImageNotAvailable, InvalidInput
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import (
@@ -23,14 +25,13 @@ from imgstore.domain.resources import (
     StorageAccountType,
     TargetRegion,
 )
-from imgstore.domain.sources import DiskFormat, SourceIdentity
 from imgstore.domain.states import ProvisioningState, ReplicaState
-from imgstore.domain.version_disks import HostCaching, VersionDisk
-from imgstore.operations.finding import Lineage
-from imgstore.operations.viewing import VersionView
+from imgstore.operations.gallery.versions import VersionView
+from imgstore.operations.lookup import Lineage
 from imgstore.wire.errors import error_json
-from imgstore.wire.replication import replication_status_json
-from imgstore.wire.resources import (
+from imgstore.wire.json_text import Json
+from imgstore.wire.responses.replication import replication_status_json
+from imgstore.wire.responses.resources import (
     definition_json,
     disk_json,
     gallery_json,
@@ -38,7 +39,6 @@ from imgstore.wire.resources import (
     soft_deleted_json,
     version_json,
 )
-from imgstore.wire.text import Json
 
 NOW = datetime(2018, 1, 1, tzinfo=UTC)
 SUBSCRIPTION = "11111111-2222-3333-4444-555555555555"
@@ -307,9 +307,9 @@ def test_disk_names_its_replica_at_the_top() -> None:
 
 
 def test_statement_rows_have_the_promised_keys() -> None:
-    from imgstore.ledger.rows import ChargeKind
+    from imgstore.ledger.entries import ChargeKind
     from imgstore.ledger.statement import Statement, StatementRow
-    from imgstore.wire.statement import statement_json
+    from imgstore.wire.responses.statement import statement_json
 
     row = StatementRow(
         kind=ChargeKind.EGRESS, group="rg", gallery="g", definition="d", version="1.0.0", disk=None, source="westus",

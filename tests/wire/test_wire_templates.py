@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgstore.domain.errors import InvalidInput
-from imgstore.wire.scopes import Scope
-from imgstore.wire.template_resources import Around
-from imgstore.wire.templates import Plan, planned
+from imgstore.templates.plan import Plan, planned
+from imgstore.templates.resources import Around
+from imgstore.templates.scope import Scope
 
 GALLERY = {"type": "Microsoft.Compute/galleries", "apiVersion": "2023-07-03"}
 ABOVE = "/subscriptions/s/resourcegroups/rg/providers/microsoft.compute/galleries"

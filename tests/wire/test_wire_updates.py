@@ -5,8 +5,8 @@ import copy
 import pytest
 
 from imgstore.domain.errors import InvalidInput, PropertyChangeNotAllowed
-from imgstore.wire.text import Json
-from imgstore.wire.updates import Edit, Verb, apply_edits, changed_paths, check_changes
+from imgstore.wire.json_text import Json
+from imgstore.wire.requests.generic_update import Edit, Verb, apply_edits, changed_paths, check_changes
 
 
 def resource() -> Json:

@@ -1,4 +1,4 @@
-"""Run by Alembic: inside the transaction that `imgstore.catalog.upgrade` has begun, on its connection."""
+"""Run by Alembic: inside the transaction that `imgstore.catalog.engine.upgrade` has begun, on its connection."""
 
 from alembic import context
 

@@ -1,0 +1,1 @@
+"""Serve Azure Resource Manager's routes: galleries, disks, machines, networks and deployments."""

@@ -1,0 +1,136 @@
+"""Image definitions over HTTP."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields as fields_of
+from dataclasses import replace
+from typing import Any, Final
+
+from fastapi import APIRouter, Response
+
+from imgstore.api.auth.write_access import permitted_reader
+from imgstore.api.http.context import RESOURCE, Asked, check_conditions
+from imgstore.api.http.long_running import Outcome, Task
+from imgstore.api.http.paths import DEFINITION, DEFINITIONS
+from imgstore.domain.errors import NotFound
+from imgstore.domain.identity.access import Action
+from imgstore.domain.names import definition_id
+from imgstore.domain.resources import ImageDefinition
+from imgstore.operations.gallery import definitions
+from imgstore.operations.gallery.definitions import DefinitionDetails
+from imgstore.operations.lookup import Lineage
+from imgstore.wire.api_versions import Kind
+from imgstore.wire.json_text import Json
+from imgstore.wire.requests.fields import new_definition, read_definition
+from imgstore.wire.responses.resources import definition_json
+
+router = APIRouter(tags=["Image definitions"])
+_KIND: Final = Kind.DEFINITION
+_DETAILS: Final = frozenset(each.name for each in fields_of(DefinitionDetails))
+
+
+@router.put(
+    DEFINITION,
+    summary="Make an image definition, or replace what may change of it",
+    status_code=201,
+    openapi_extra=RESOURCE,
+)
+async def put(ask: Asked, group: str, gallery: str, definition: str) -> Response:
+    """Azure's GalleryImages_CreateOrUpdate."""
+    place = {"group": group, "gallery": gallery, "definition": definition}
+    accepted = await ask.begin("put-definition", **place, body=await ask.json(), whole=True)
+    return ask.accepted(accepted, _KIND, 201 if accepted.created else 200)
+
+
+@router.patch(DEFINITION, summary="Change an image definition", openapi_extra=RESOURCE)
+async def patch(ask: Asked, group: str, gallery: str, definition: str) -> Response:
+    """Azure's GalleryImages_Update."""
+    place = {"group": group, "gallery": gallery, "definition": definition}
+    accepted = await ask.begin("put-definition", **place, body=await ask.json(), whole=False)
+    return ask.accepted(accepted, _KIND, 200)
+
+
+@router.get(DEFINITION, summary="Show an image definition")
+async def show(ask: Asked, group: str, gallery: str, definition: str) -> Response:
+    """Azure's GalleryImages_Get."""
+    place = {"group": group, "gallery": gallery, "name": definition}
+    found = await ask.run(lambda at: definitions.show_definition(at.installation, at.principal, **place))
+    return ask.shown(_json(found), _KIND)
+
+
+@router.get(DEFINITIONS, summary="List the image definitions of a gallery")
+async def list_of_gallery(ask: Asked, group: str, gallery: str) -> Response:
+    """Azure's GalleryImages_ListByGallery."""
+    return await ask.listed(
+        _KIND,
+        lambda at, page: definitions.page_definitions(
+            at.installation, at.principal, page, group=group, gallery=gallery
+        ),
+        _json,
+    )
+
+
+@router.delete(DEFINITION, summary="Delete an image definition that has no versions", status_code=202)
+async def delete(ask: Asked, group: str, gallery: str, definition: str) -> Response:
+    """Azure's GalleryImages_Delete."""
+    return await ask.gone("delete-definition", _KIND, group=group, gallery=gallery, definition=definition)
+
+
+def _json(line: Lineage) -> Json:
+    return definition_json(line.definition, line.gallery)
+
+
+def _place(request: Mapping[str, Any]) -> dict[str, Any]:
+    return {"group": request["group"], "gallery": request["gallery"], "name": request["definition"]}
+
+
+def put_definition(task: Task) -> Outcome:
+    """The command of PUT and PATCH."""
+    session, request = task.session, task.request
+    place = _place(request)
+    reader = permitted_reader(session, definition_id(session.installation.subscription, *place.values()))
+    fields = read_definition(request["body"], session.api_version, whole=request["whole"])
+    standing: Lineage | None = None
+    try:
+        standing = definitions.show_definition(session.installation, reader, **place)
+    except NotFound:
+        if not request["whole"]:
+            raise
+    if standing is None:
+        check_conditions(request["conditions"], None)
+        return True, _json(_created(task, place, new_definition(fields, session.api_version)))
+    change = _change(request, fields)
+    return False, _json(definitions.update_definition(session.installation, session.principal, change, **place))
+
+
+def _created(task: Task, place: dict[str, Any], fields: dict[str, Any]) -> Lineage:
+    installation, principal = task.session.installation, task.session.principal
+    allow = fields.pop("allow_update_image", False)
+    details = DefinitionDetails(**{name: fields.pop(name) for name in list(fields) if name in _DETAILS})
+    made = definitions.create_definition(installation, principal, **place, **fields, details=details)
+    if not allow:
+        return made
+    return definitions.update_definition(
+        installation, principal, lambda line: replace(line.definition, allow_update_image=True), **place
+    )
+
+
+def _change(request: Mapping[str, Any], fields: Mapping[str, Any]) -> Callable[[Lineage], ImageDefinition]:
+    def change(line: Lineage) -> ImageDefinition:
+        check_conditions(request["conditions"], _json(line))
+        return replace(line.definition, **fields)
+
+    return change
+
+
+def delete_definition(task: Task) -> Outcome:
+    """The command of DELETE."""
+    session, request = task.session, task.request
+    place = _place(request)
+    if request["conditions"]:
+        reader = permitted_reader(
+            session, definition_id(session.installation.subscription, *place.values()), Action.DELETE
+        )
+        standing = definitions.show_definition(session.installation, reader, **place)
+        check_conditions(request["conditions"], _json(standing))
+    definitions.delete_definition(session.installation, session.principal, **place)
+    return False, None

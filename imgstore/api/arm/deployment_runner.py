@@ -1,0 +1,204 @@
+"""A planned template, deployed: each resource is put as if it had been sent alone, one after the other.
+
+What a resource depends on, or refers to, is made before it. A nested deployment is one of its own, with a row of its own,
+and what it made is found in its outputs.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from imgstore.api.arm.references import standing
+from imgstore.api.http.long_running import Command, Task
+from imgstore.api.http.redaction import told
+from imgstore.domain.deployments import Deployment
+from imgstore.operations import deployments
+from imgstore.templates.expressions import evaluated, listed
+from imgstore.templates.parameters import is_secret, kind_of
+from imgstore.templates.plan import Plan, planned_inside
+from imgstore.templates.resources import NESTED, Planned
+from imgstore.templates.scope import ELEMENTS_PER_REFERENCE, Scope, bad_template
+from imgstore.wire.api_versions import check_api_version
+from imgstore.wire.json_fields import at
+from imgstore.wire.json_text import Json
+from imgstore.wire.responses.deployments import deployment_json, failed_at
+
+_LOOK_SECONDS: Final = 1.0
+"""The time between two looks at replicas that workers make."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Type:
+    """How resources of a type are put."""
+
+    command: Command
+    fields: tuple[str, ...]
+    """Of the command's request: what its names are called."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Deploying:
+    """A deployment that runs: what it has made so far."""
+
+    def __init__(
+        self, task: Task, plan: Plan, name: str, types: Mapping[str, Type], around: "Deploying | None" = None
+    ) -> None:
+        """Of a task's.
+
+        Args:
+            task: of the outermost deployment.
+            plan: the template.
+            name: of the deployment.
+            types: of resources, by lower-case name.
+            around: the deployment that this one is nested in, if its expressions are that one's.
+        """
+        self._task, self._plan, self._name, self._types, self._around = task, plan, name, types, around
+        self._bodies: dict[str, Json] = {}
+        self._open: list[str] = []
+        self._failed: str | None = None
+
+    def run(self, holder: str, accept: Callable[[Json], None] = lambda _body: None) -> Json:
+        """Make all of it.
+
+        Args:
+            holder: the uid that its row has.
+            accept: is told when the deployment is written down.
+
+        Returns:
+            The deployment, as it is shown when it has ended.
+
+        Raises:
+            Conflict: another of its name runs.
+            ImgstoreError: whatever a resource is refused with; it is written down before.
+        """
+        installation, principal = self._task.session.installation, self._task.session.principal
+        running = deployments.begin_deployment(
+            installation,
+            principal,
+            group=self._plan.around.group,
+            name=self._name,
+            parameters=self._plan.parameters,
+            holder=holder,
+        )
+        accept(self._json(running))
+        try:
+            for key in self._plan.resources:
+                installation.keeper.go_on()
+                self._make(key)
+                deployments.note_deployment(installation, running, resources=self._ids)
+            outputs = self._outputs()
+        except Exception as error:
+            failure = failed_at(told(installation, error)["error"], self._failed)
+            deployments.end_deployment(installation, running, resources=self._ids, error=failure)
+            raise
+        return self._json(deployments.end_deployment(installation, running, resources=self._ids, outputs=outputs))
+
+    def _json(self, deployment: Deployment) -> Json:
+        installation, group = self._task.session.installation, self._plan.around.group
+        return deployment_json(deployment, deployments.deployment_id(installation, group, deployment.name))
+
+    @property
+    def _ids(self) -> tuple[str, ...]:
+        made = (self._plan.resources[key] for key in self._bodies)
+        return tuple(each.resource_id for each in made if not each.is_there)
+
+    def _make(self, key: str) -> None:
+        """Make a resource if it was not, after what it depends on. What exists is not read yet."""
+        if key in self._bodies:
+            return
+        if key in self._open:
+            raise bad_template("Circular dependency detected.", found=", ".join((*self._open, key)))
+        self._open.append(key)
+        one = self._plan.resources[key]
+        for each in one.depends_on:
+            self._make(each)
+        if not one.is_there:
+            try:
+                self._bodies[key] = self._put(one)
+            except Exception:
+                self._failed = self._failed or one.resource_id
+                raise
+        self._open.pop()
+
+    def _put(self, one: Planned) -> Json:
+        scope = self._with_references(one.scope)
+        if one.kind.lower() == NESTED:
+            return self._nested(one, scope)
+        kind, task = self._types[one.kind.lower()], self._task
+        request = {
+            **dict(zip(kind.fields, one.names, strict=True)),
+            **kind.more,
+            "group": one.group,
+            "body": evaluated(one.body, scope),
+            "whole": True,
+            "conditions": {},
+        }
+        inner = Task(
+            session=replace(task.session, api_version=check_api_version(one.api_version, one.kind)),
+            request=request,
+            accept=lambda _outcome: None,
+            uid=task.uid,
+            leaves_replicas=task.leaves_replicas,
+        )
+        body = kind.command(inner)[1]
+        # What follows in the template may need the replicas.
+        installation = task.session.installation
+        while not all(is_done(installation) for is_done in inner.awaited):
+            installation.keeper.stop.wait(_LOOK_SECONDS)
+        return body
+
+    def _nested(self, one: Planned, scope: Scope) -> Json:
+        """Its uid is made of ours, so that the same one goes on after a crash."""
+        plan = planned_inside(one, scope, self._plan.around)
+        inner = Deploying(self._task, plan, one.names[-1], self._types, self if plan.is_outer else None)
+        return inner.run(deployments.nested_uid(self._task.uid, one.resource_id))
+
+    def _with_references(self, scope: Scope) -> Scope:
+        return replace(scope, reference=self._reference, references=self._references)
+
+    def _reference(self, word: str, version: str | None, full: bool) -> Json:  # noqa: FBT001 - an argument of the expression
+        effort = self._plan.scope.effort
+        effort.spend(ELEMENTS_PER_REFERENCE)
+        with effort.pause():
+            body = self._found(word, version)
+        return body if full else body.get("properties")
+
+    def _references(self, loop: str, full: bool) -> Json:  # noqa: FBT001 - an argument of the expression
+        keys = self._plan.loops.get(loop.lower())
+        if keys is None:
+            raise bad_template(f"The loop '{loop}' is not defined in the template.", found=loop)
+        return [self._reference(key, None, full) for key in keys]
+
+    def _found(self, word: str, version: str | None) -> Json:
+        """A resource of this template, or of the one around it, made now if it was not; or one that stands."""
+        one = self._plan.find(word)
+        if one is not None:
+            self._make(one.key)
+            if one.key not in self._bodies:
+                self._bodies[one.key] = standing(self._task.session, one.resource_id, one.api_version)
+            return self._bodies[one.key]
+        if self._around is not None:
+            return self._around._found(word, version)
+        if word.startswith("/"):
+            return standing(self._task.session, word, version)
+        raise bad_template(
+            f"The resource '{word}' is not defined in the template.",
+            found=word,
+            expected="a resource of this template, or the id of one that stands and an api-version",
+        )
+
+    def _outputs(self) -> Json:
+        """The template's outputs, with their values; those that are secret without."""
+        scope = self._with_references(self._plan.scope)
+        return {
+            name: self._output(name, said, scope)
+            for name, said in self._plan.outputs.items()
+            if evaluated(at(said, "condition"), scope) is not False
+        }
+
+    def _output(self, name: str, said: Json, scope: Scope) -> Json:
+        how = self._plan.types.resolved(said, name)
+        loop = at(said, "copy")
+        value = evaluated(at(said, "value"), scope) if loop is None else listed(loop, scope)
+        self._plan.types.check(name, how, value)
+        return {"type": how["type"]} | ({} if is_secret(kind_of(how, name)) else {"value": value})

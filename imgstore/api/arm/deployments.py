@@ -1,0 +1,248 @@
+"""ARM templates over HTTP: deployments put, checked, shown and forgotten."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from fastapi import APIRouter, Response
+
+from imgstore.api.arm import definitions, disks, galleries, images, machines, network, versions
+from imgstore.api.arm.deployment_runner import Deploying, Type
+from imgstore.api.arm.groups import check_group, readable_group
+from imgstore.api.http.context import RESOURCE, Ask, Asked, reply
+from imgstore.api.http.long_running import Outcome, Session, Task
+from imgstore.api.http.paths import GROUP
+from imgstore.domain.deployments import Deployment
+from imgstore.domain.errors import InvalidInput, NotFound
+from imgstore.domain.identity.access import Action, as_reader
+from imgstore.domain.paging import Page, PageRequest
+from imgstore.domain.resources import DiskKind
+from imgstore.operations import deployments
+from imgstore.operations.activity_log import permit
+from imgstore.operations.api_operations import PUT_DEPLOYMENT
+from imgstore.operations.cancellation import cancel_deployment
+from imgstore.operations.gallery.subscriptions import tenant_of
+from imgstore.templates.plan import Plan, planned
+from imgstore.templates.resources import Around
+from imgstore.templates.scope import Effort, Scope
+from imgstore.wire.api_versions import Kind
+from imgstore.wire.json_fields import at
+from imgstore.wire.json_text import Json, instant
+from imgstore.wire.network import NETWORK_TYPES
+from imgstore.wire.requests.body_fields import known_fields
+from imgstore.wire.responses.deployments import deployment_json, operations_json
+
+router = APIRouter(tags=["Deployments"])
+_KIND: Final = Kind.DEPLOYMENT
+_ALL: Final = f"{GROUP}/providers/Microsoft.Resources/deployments"
+_ONE: Final = f"{_ALL}/{{deployment}}"
+_OPERATIONS: Final = f"{GROUP}/deployments/{{deployment}}/operations"
+"""Azure has them, alone of what deployments have, without the provider."""
+
+
+_TYPES: Final[Mapping[str, Type]] = {
+    "microsoft.compute/galleries": Type(command=galleries.put_gallery, fields=("gallery",)),
+    "microsoft.compute/galleries/images": Type(command=definitions.put_definition, fields=("gallery", "definition")),
+    "microsoft.compute/galleries/images/versions": Type(
+        command=versions.put_version, fields=("gallery", "definition", "version")
+    ),
+    "microsoft.compute/disks": Type(command=disks.put_disk, fields=("disk",), more={"kind": DiskKind.DISK}),
+    "microsoft.compute/snapshots": Type(command=disks.put_disk, fields=("disk",), more={"kind": DiskKind.SNAPSHOT}),
+    "microsoft.compute/images": Type(command=images.put_image, fields=("disk",)),
+    "microsoft.compute/virtualmachines": Type(command=machines.put_machine, fields=("machine",)),
+    **{
+        kind.type.lower(): Type(command=network.put_network, fields=("name",), more={"kind": kind.word})
+        for kind in NETWORK_TYPES
+    },
+    **{
+        f"{kind.type}/{kind.part}".lower(): Type(
+            command=network.put_part, fields=("name", "part"), more={"kind": kind.word}
+        )
+        for kind in NETWORK_TYPES
+        if kind.is_part_written
+    },
+}
+
+
+@router.put(_ONE, summary="Deploy a template", status_code=201, openapi_extra=RESOURCE)
+async def put(ask: Asked, group: str, deployment: str) -> Response:
+    """Azure's Deployments_CreateOrUpdate. What the template asks for is checked before anything is made."""
+    body = await ask.template()
+    accepted = await ask.begin("put-deployment", group=group, deployment=deployment, body=body, asked=_asked(ask))
+    return ask.accepted(accepted, _KIND, 201 if accepted.created else 200)
+
+
+@router.post(f"{_ONE}/validate", summary="Check a template", openapi_extra=RESOURCE)
+async def validate(ask: Asked, group: str, deployment: str) -> Response:
+    """Azure's Deployments_Validate. Nothing is made, and nothing is asked of what would be."""
+    body, asked = await ask.template(), _asked(ask)
+
+    def checked(at_: Session) -> Json:
+        scope = deployments.deployment_id(at_.installation, group, deployment)
+        permit(at_.installation, at_.principal, Action.VALIDATE, scope)
+        plan = _plan(at_, group, deployment, body, asked)
+        return {
+            "id": deployments.deployment_id(at_.installation, group, deployment),
+            "name": deployment,
+            "type": "Microsoft.Resources/deployments",
+            "properties": {
+                "mode": "Incremental",
+                "provisioningState": "Succeeded",
+                "parameters": plan.parameters,
+                "validatedResources": [
+                    {"id": each.resource_id} for each in plan.resources.values() if not each.is_there
+                ],
+            },
+        }
+
+    return reply(200, await ask.run(checked))
+
+
+@router.post(f"{_ONE}/whatIf", summary="Say that what-if is not supported", openapi_extra=RESOURCE)
+async def what_if(ask: Asked, group: str, deployment: str) -> Response:
+    """Azure's Deployments_WhatIf, which is not here."""
+
+    def refuse(_session: Session) -> Response:
+        raise InvalidInput(
+            "The what-if of a deployment is not supported.",
+            found=f"whatIf of '{deployment}' in '{group}'",
+            expected="validate, or a deployment",
+            hint="`az deployment group validate` checks a template without making anything",
+            target="whatIf",
+            code="WhatIfNotSupported",
+        )
+
+    return await ask.run(refuse)
+
+
+@router.post(f"{_ONE}/cancel", summary="Cancel a deployment that runs; what it made stays", status_code=204)
+async def cancel(ask: Asked, group: str, deployment: str) -> Response:
+    """Azure's Deployments_Cancel. It stops at its next step, and its state is Canceled then."""
+
+    def canceled(at_: Session) -> None:
+        cancel_deployment(at_.installation, at_.principal, group=group, name=deployment)
+        ask.server.runner.cancel_requested()
+
+    await ask.run(canceled)
+    return Response(status_code=204)
+
+
+@router.get(_OPERATIONS, summary="List what a deployment did")
+async def list_operations(ask: Asked, group: str, deployment: str) -> Response:
+    """Azure's DeploymentOperations_List."""
+
+    def listed(at_: Session, _page: Any) -> Page[Json]:
+        return Page(items=tuple(_operations(at_, group, deployment)))
+
+    return await ask.listed(_KIND, listed, lambda each: each)
+
+
+@router.get(f"{_OPERATIONS}/{{operation}}", summary="Show something that a deployment did")
+async def show_operation(ask: Asked, group: str, deployment: str, operation: str) -> Response:
+    """Azure's DeploymentOperations_Get."""
+
+    def found(at_: Session) -> Json:
+        for each in _operations(at_, group, deployment):
+            if each["operationId"] == operation.upper():
+                return each
+        raise NotFound(
+            f"The deployment operation '{operation}' could not be found.",
+            hint="list the deployment's operations",
+            target=operation,
+            code="DeploymentOperationNotFound",
+        )
+
+    return ask.shown(await ask.run(found), _KIND)
+
+
+@router.get(_ONE, summary="Show a deployment")
+async def show(ask: Asked, group: str, deployment: str) -> Response:
+    """Azure's Deployments_Get."""
+
+    def found(at_: Session) -> Json:
+        one = deployments.show_deployment(at_.installation, at_.principal, group=group, name=deployment)
+        return _json(at_, group, one)
+
+    return ask.shown(await ask.run(found), _KIND)
+
+
+@router.get(_ALL, summary="List the deployments of a resource group")
+async def list_of_group(ask: Asked, group: str) -> Response:
+    """Azure's Deployments_ListByResourceGroup."""
+
+    def listed(at_: Session, page: PageRequest) -> Page[Json]:
+        found = deployments.list_deployments(at_.installation, at_.principal, group=group)
+        of = f"{at_.installation.subscription}/{group}/deployments"
+        shown = Page.among(found, page, of=of, key=lambda each: each.name.lower())
+        return Page(items=tuple(_json(at_, group, each) for each in shown.items), next_token=shown.next_token)
+
+    return await ask.listed(_KIND, listed, lambda each: each)
+
+
+@router.delete(_ONE, summary="Forget a deployment; what it made stays", status_code=202)
+async def delete(ask: Asked, group: str, deployment: str) -> Response:
+    """Azure's Deployments_Delete."""
+    return await ask.gone("delete-deployment", _KIND, group=group, deployment=deployment)
+
+
+def _operations(session: Session, group: str, name: str) -> list[Json]:
+    """What a deployment did, for a caller whose right to that was checked with the route."""
+    reader = as_reader(session.principal, deployments.deployment_id(session.installation, group, name))
+    one = deployments.show_deployment(session.installation, reader, group=group, name=name)
+    return operations_json(one, deployments.deployment_id(session.installation, group, one.name))
+
+
+def _json(session: Session, group: str, deployment: Deployment) -> Json:
+    return deployment_json(deployment, deployments.deployment_id(session.installation, group, deployment.name))
+
+
+def _asked(ask: Ask) -> Json:
+    """What a template may ask of the request: it is kept with it, so that a deployment that goes on goes on the same."""
+    effects = ask.server.installation.effects
+    return {"base_url": ask.base_url, "now": instant(effects.now()), "seed": effects.new_uid()}
+
+
+def _plan(session: Session, group: str, name: str, body: Json, asked: Json) -> Plan:
+    """With what `_asked` told; a deployment that an older server began has none of it."""
+    above = check_group(session, group)
+    installation = session.installation
+    scope = Scope(
+        subscription=installation.subscription,
+        tenant=tenant_of(installation, session.principal, installation.subscription),
+        group=above.name,
+        location=above.location,
+        deployment=name,
+        base_url=asked.get("base_url", ""),
+        now=datetime.fromisoformat(asked["now"]) if "now" in asked else None,
+        seed=asked.get("seed", ""),
+        effort=Effort(installation.effects.monotonic),
+    )
+    around = Around(
+        known=_TYPES.__contains__, location=lambda named: readable_group(session, named).location, group=above.name
+    )
+    return planned(at(known_fields(body, _KIND), "properties"), scope, around)
+
+
+def put_deployment(task: Task) -> Outcome:
+    """The command of PUT."""
+    session, request = task.session, task.request
+    scope = deployments.deployment_id(session.installation, request["group"], request["deployment"])
+    permit(session.installation, session.principal, Action.WRITE, scope)
+    plan = _plan(session, request["group"], request["deployment"], request["body"], request.get("asked", {}))
+    deploying = Deploying(task, plan, request["deployment"], _TYPES)
+    return True, deploying.run(task.uid, lambda body: task.accept((True, body)))
+
+
+def delete_deployment(task: Task) -> Outcome:
+    """The command of DELETE."""
+    request, session = task.request, task.session
+    deployments.delete_deployment(
+        session.installation, session.principal, group=request["group"], name=request["deployment"]
+    )
+    return False, None
+
+
+COMMANDS: Final[Mapping[str, Callable[[Task], Outcome]]] = {
+    PUT_DEPLOYMENT: put_deployment,
+    "delete-deployment": delete_deployment,
+}

@@ -1,0 +1,219 @@
+"""Managed disks and snapshots over HTTP: one resource of two kinds. Azure never answers 201 here, and `az` takes none."""
+
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from typing import Any, Final
+
+from fastapi import APIRouter, Response
+
+from imgstore.api.arm.groups import check_group
+from imgstore.api.auth.write_access import permitted_reader
+from imgstore.api.http.context import RESOURCE, Asked, check_conditions, reply
+from imgstore.api.http.long_running import Outcome, Session, Task
+from imgstore.api.http.paths import COMPUTE, SUBSCRIPTION
+from imgstore.domain.errors import NotFound
+from imgstore.domain.identity.access import Action, Principal
+from imgstore.domain.names import compute_id
+from imgstore.domain.resources import DiskKind, ManagedDisk
+from imgstore.operations.disks import disks
+from imgstore.operations.disks.from_source import DiskRequest, create_from_source
+from imgstore.operations.disks.signed_urls import grant_access
+from imgstore.operations.disks.uploads import UploadRequest, create_upload, revoke_access
+from imgstore.operations.machines.images import show_image
+from imgstore.wire.api_versions import Kind
+from imgstore.wire.json_text import Json
+from imgstore.wire.requests.disk import DiskBody, read_disk, read_disk_change
+from imgstore.wire.requests.fields import read_access
+from imgstore.wire.responses.resources import disk_json, image_json
+
+router = APIRouter()
+
+
+def _serve(kind: DiskKind, tag: str) -> None:
+    """The routes of one of the two."""
+    all_of_group, of = f"{COMPUTE}/{kind}", Kind(kind)
+    one = f"{all_of_group}/{{disk}}"
+    noun = f"a {'managed ' * (kind is DiskKind.DISK)}{kind.noun}"
+    tags: list[str | Enum] = [tag]
+
+    @router.put(one, summary=f"Make {noun}", status_code=202, openapi_extra=RESOURCE, tags=tags, name=f"put_{kind}")
+    async def put(ask: Asked, group: str, disk: str) -> Response:
+        accepted = await ask.begin("put-disk", kind=kind, group=group, disk=disk, body=await ask.json())
+        # Without a Location: az would take what stands there for the disk.
+        return ask.accepted(accepted, of, 202 if accepted.created else 200)
+
+    @router.patch(one, summary=f"Change the tags of {noun}", openapi_extra=RESOURCE, tags=tags, name=f"patch_{kind}")
+    async def patch(ask: Asked, group: str, disk: str) -> Response:
+        accepted = await ask.begin("patch-disk", kind=kind, group=group, disk=disk, body=await ask.json())
+        return ask.accepted(accepted, of, 200)
+
+    @router.get(one, summary=f"Show {noun}", tags=tags, name=f"show_{kind}")
+    async def show(ask: Asked, group: str, disk: str) -> Response:
+        found = await ask.run(
+            lambda at: disks.show_disk(at.installation, at.principal, group=group, name=disk, kind=kind)
+        )
+        return ask.shown(disk_json(found), of)
+
+    @router.get(all_of_group, summary=f"List the {kind} of a resource group", tags=tags, name=f"list_{kind}_of_group")
+    async def list_of_group(ask: Asked, group: str) -> Response:
+        return await ask.listed(
+            of,
+            lambda at, page: disks.page_disks(at.installation, at.principal, page, group=group, kind=kind),
+            disk_json,
+        )
+
+    @router.get(
+        f"{SUBSCRIPTION}/providers/Microsoft.Compute/{kind}",
+        summary=f"List the {kind} of a subscription",
+        tags=tags,
+        name=f"list_{kind}",
+    )
+    async def list_of_subscription(ask: Asked) -> Response:
+        return await ask.listed(
+            of, lambda at, page: disks.page_disks(at.installation, at.principal, page, kind=kind), disk_json
+        )
+
+    @router.delete(one, summary=f"Delete {noun}", status_code=202, tags=tags, name=f"delete_{kind}")
+    async def delete(ask: Asked, group: str, disk: str) -> Response:
+        return await ask.gone("delete-disk", of, kind=kind, group=group, disk=disk)
+
+
+_serve(DiskKind.DISK, "Disks")
+_serve(DiskKind.SNAPSHOT, "Snapshots")
+
+
+def _reader(task: Task, action: Action) -> Principal:
+    """The caller, who may do that to the disk, and so may see it."""
+    place = _place(task.request)
+    scope = compute_id(task.session.installation.subscription, place["group"], place["kind"], place["name"])
+    return permitted_reader(task.session, scope, action)
+
+
+def _place(request: Mapping[str, Any]) -> dict[str, Any]:
+    kind: Final = request.get("kind", DiskKind.DISK)  # Operations of an older server are of disks.
+    return {"group": request["group"], "name": request["disk"], "kind": DiskKind(kind)}
+
+
+@router.post(
+    f"{COMPUTE}/disks/{{disk}}/beginGetAccess",
+    summary="Get a signed URL to a disk's bytes",
+    openapi_extra=RESOURCE,
+    tags=["Disks"],
+)
+async def begin_access(ask: Asked, group: str, disk: str) -> Response:
+    """Azure's Disks_GrantAccess. It is done at once: 200."""
+    body = read_access(await ask.json())
+    url = await ask.run(
+        lambda at: grant_access(
+            at.installation,
+            at.principal,
+            group=group,
+            name=disk,
+            level=body.level,
+            duration_seconds=body.duration_seconds,
+            server_url=ask.base_url,
+        )
+    )
+    return reply(200, {"accessSAS": url})
+
+
+@router.post(
+    f"{COMPUTE}/disks/{{disk}}/endGetAccess",
+    summary="Revoke it, and take in what was uploaded",
+    status_code=202,
+    tags=["Disks"],
+)
+async def end_access(ask: Asked, group: str, disk: str) -> Response:
+    """Azure's Disks_RevokeAccess."""
+    return ask.accepted(await ask.begin("end-disk-access", group=group, disk=disk), Kind.DISK, 202, location=True)
+
+
+def end_disk_access(task: Task) -> Outcome:
+    """The command of endGetAccess. Accepted once the disk is known; taking in what was uploaded goes on."""
+    session, place = task.session, {"group": task.request["group"], "name": task.request["disk"]}
+    disks.show_disk(session.installation, _reader(task, Action.END_ACCESS), **place)
+    revoke_access(session.installation, session.principal, **place, began=lambda: task.accept((False, None)))
+    return False, None
+
+
+def put_disk(task: Task) -> Outcome:
+    """The command of PUT. Accepted once its row stands; taking a file in goes on."""
+    session, request = task.session, task.request
+    place, reader = _place(request), _reader(task, Action.WRITE)
+    body = read_disk(request["body"], place["kind"])
+    standing: ManagedDisk | None = None
+    try:
+        standing = disks.show_disk(session.installation, reader, **place)
+    except NotFound:
+        check_group(session, request["group"])
+    check_conditions(request["conditions"], None if standing is None else disk_json(standing))
+    made = _made(session, place, body, lambda rows: task.accept((standing is None, disk_json(rows[0]))))
+    return standing is None, disk_json(made)
+
+
+def _made(
+    session: Session, place: dict[str, Any], body: DiskBody, written: Callable[[Sequence[ManagedDisk]], None]
+) -> ManagedDisk:
+    if body.reference is not None:
+        return disks.create_disk(
+            session.installation,
+            session.principal,
+            group=place["group"],
+            name=place["name"],
+            location=body.location,
+            gallery_image_reference=body.reference,
+            gallery_image_reference_lun=body.lun,
+            tags=body.tags,
+            details=body.details,
+        )
+    if body.upload_bytes is not None:
+        upload = UploadRequest(
+            group=place["group"],
+            name=place["name"],
+            location=body.location,
+            upload_bytes=body.upload_bytes,
+            storage_account_type=body.storage_account_type,
+            declared=body.declared,
+            tags=body.tags,
+            details=body.details,
+        )
+        return create_upload(session.installation, session.principal, upload)
+    assert body.source is not None, "it is read with one of the three"
+    request = DiskRequest(
+        **place,
+        source=body.source,
+        location=body.location,
+        storage_account_type=body.storage_account_type,
+        declared=body.declared,
+        tags=body.tags,
+        details=body.details,
+    )
+    return create_from_source(session.installation, session.principal, request, written=written)
+
+
+def patch_disk(task: Task) -> Outcome:
+    """The command of PATCH, of managed images too."""
+    request, reader = task.request, _reader(task, Action.WRITE)
+    place, standing = _place(request), _shown(task, reader)
+    tags, details = read_disk_change(request["body"], place["kind"], standing)
+    check_conditions(request["conditions"], standing)
+    if tags is None and details.kept is None:
+        return False, standing
+    disks.tag_disk(task.session.installation, task.session.principal, **place, tags=tags, details=details)
+    return False, _shown(task, reader)
+
+
+def delete_disk(task: Task) -> Outcome:
+    """The command of DELETE, likewise."""
+    if task.request["conditions"]:
+        check_conditions(task.request["conditions"], _shown(task, _reader(task, Action.DELETE)))
+    disks.delete_disk(task.session.installation, task.session.principal, **_place(task.request))
+    return False, None
+
+
+def _shown(task: Task, reader: Principal) -> Json:
+    """The resource as it stands."""
+    installation, place = task.session.installation, _place(task.request)
+    if place["kind"] is DiskKind.IMAGE:
+        return image_json(show_image(installation, reader, group=place["group"], name=place["name"]))
+    return disk_json(disks.show_disk(installation, reader, **place))

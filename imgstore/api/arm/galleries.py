@@ -1,0 +1,129 @@
+"""Galleries over HTTP."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response
+
+from imgstore.api.arm.groups import check_group
+from imgstore.api.auth.write_access import permitted_reader
+from imgstore.api.http.context import RESOURCE, Asked, check_conditions, etag_of
+from imgstore.api.http.long_running import Outcome, Task
+from imgstore.api.http.paths import GALLERIES, GALLERY, SUBSCRIPTION
+from imgstore.domain.errors import NotFound
+from imgstore.domain.identity.access import Action
+from imgstore.domain.identity.sharing import requested
+from imgstore.domain.names import gallery_id
+from imgstore.domain.resources import Gallery
+from imgstore.operations.gallery import galleries
+from imgstore.wire.api_versions import Kind
+from imgstore.wire.requests.fields import read_gallery, read_sharing
+from imgstore.wire.responses.resources import gallery_json
+
+router = APIRouter(tags=["Galleries"])
+_KIND = Kind.GALLERY
+
+
+@router.put(
+    GALLERY, summary="Make a gallery, or replace what may change of it", status_code=201, openapi_extra=RESOURCE
+)
+async def put(ask: Asked, group: str, gallery: str) -> Response:
+    """Azure's Galleries_CreateOrUpdate."""
+    accepted = await ask.begin("put-gallery", group=group, gallery=gallery, body=await ask.json(), whole=True)
+    return ask.accepted(accepted, _KIND, 201 if accepted.created else 200)
+
+
+@router.patch(GALLERY, summary="Change a gallery", openapi_extra=RESOURCE)
+async def patch(ask: Asked, group: str, gallery: str) -> Response:
+    """Azure's Galleries_Update."""
+    accepted = await ask.begin("put-gallery", group=group, gallery=gallery, body=await ask.json(), whole=False)
+    return ask.accepted(accepted, _KIND, 200)
+
+
+@router.get(GALLERY, summary="Show a gallery")
+async def show(
+    ask: Asked,
+    group: str,
+    gallery: str,
+    select: Annotated[str | None, Query(alias="$select", description="Permissions")] = None,
+    expand: Annotated[str | None, Query(alias="$expand", description="SharingProfile/Groups")] = None,
+) -> Response:
+    """Azure's Galleries_Get."""
+    found = await ask.run(lambda at: galleries.show_gallery(at.installation, at.principal, group=group, name=gallery))
+    groups = (select or "").lower() == "permissions" or (expand or "").lower() == "sharingprofile/groups"
+    return ask.shown(gallery_json(found, groups=groups), _KIND, etag_of(gallery_json(found)))
+
+
+@router.get(GALLERIES, summary="List the galleries of a resource group")
+async def list_of_group(ask: Asked, group: str) -> Response:
+    """Azure's Galleries_ListByResourceGroup."""
+    return await ask.listed(
+        _KIND,
+        lambda at, page: galleries.page_galleries(at.installation, at.principal, page, group=group),
+        gallery_json,
+    )
+
+
+@router.get(f"{SUBSCRIPTION}/providers/Microsoft.Compute/galleries", summary="List the galleries of a subscription")
+async def list_of_subscription(ask: Asked) -> Response:
+    """Azure's Galleries_List."""
+    return await ask.listed(
+        _KIND, lambda at, page: galleries.page_galleries(at.installation, at.principal, page), gallery_json
+    )
+
+
+@router.delete(GALLERY, summary="Delete a gallery that has no images", status_code=202)
+async def delete(ask: Asked, group: str, gallery: str) -> Response:
+    """Azure's Galleries_Delete."""
+    return await ask.gone("delete-gallery", _KIND, group=group, gallery=gallery)
+
+
+def put_gallery(task: Task) -> Outcome:
+    """The command of PUT and PATCH."""
+    session, request = task.session, task.request
+    place = {"group": request["group"], "name": request["gallery"]}
+    reader = permitted_reader(
+        session, gallery_id(session.installation.subscription, request["group"], request["gallery"])
+    )
+    fields = read_gallery(request["body"], session.api_version, whole=request["whole"])
+    standing: Gallery | None = None
+    try:
+        standing = galleries.show_gallery(session.installation, reader, **place)
+    except NotFound:
+        if not request["whole"]:
+            raise
+    if standing is None:
+        check_group(session, request["group"])
+        check_conditions(request["conditions"], None)
+        permission, community = read_sharing(request["body"], session.api_version, None) or (None, None)
+        made = galleries.create_gallery(
+            session.installation, session.principal, **place, **fields, permission=permission, community=community
+        )
+        return True, gallery_json(made)
+    changed = galleries.update_gallery(session.installation, session.principal, _change(task, fields), **place)
+    return False, gallery_json(changed)
+
+
+def _change(task: Task, fields: Mapping[str, Any]) -> Callable[[Gallery], Gallery]:
+    def change(gallery: Gallery) -> Gallery:
+        check_conditions(task.request["conditions"], gallery_json(gallery))
+        asked = read_sharing(task.request["body"], task.session.api_version, gallery.sharing)
+        sharing = gallery.sharing if asked is None else requested(gallery.sharing, *asked)
+        return replace(gallery, **fields, sharing=sharing)
+
+    return change
+
+
+def delete_gallery(task: Task) -> Outcome:
+    """The command of DELETE."""
+    session, request = task.session, task.request
+    place = {"group": request["group"], "name": request["gallery"]}
+    if request["conditions"]:
+        reader = permitted_reader(
+            session, gallery_id(session.installation.subscription, request["group"], request["gallery"]), Action.DELETE
+        )
+        standing = galleries.show_gallery(session.installation, reader, **place)
+        check_conditions(request["conditions"], gallery_json(standing))
+    galleries.delete_gallery(session.installation, session.principal, **place)
+    return False, None

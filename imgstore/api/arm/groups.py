@@ -1,0 +1,144 @@
+"""Resource groups over HTTP, and the providers that clients register."""
+
+from dataclasses import replace
+from typing import Final
+
+from fastapi import APIRouter, Response
+
+from imgstore.api.auth.write_access import permitted_reader
+from imgstore.api.http.context import RESOURCE, Asked, reply
+from imgstore.api.http.long_running import Outcome, Session, Task
+from imgstore.api.http.paths import GROUP, GROUPS, PROVIDER, SUBSCRIPTION
+from imgstore.domain.errors import NotFound, ScopeNotFound
+from imgstore.domain.identity.access import as_reader
+from imgstore.domain.names import group_id
+from imgstore.domain.resources import Group
+from imgstore.operations.gallery import groups
+from imgstore.wire.api_versions import Kind
+from imgstore.wire.cloud import provider_json
+from imgstore.wire.json_text import Json
+from imgstore.wire.requests.fields import read_group
+from imgstore.wire.responses.resources import group_json
+
+router = APIRouter(tags=["Resource groups"])
+_KIND: Final = Kind.GROUP
+
+
+@router.put(GROUP, summary="Make a resource group, or change its tags", status_code=201, openapi_extra=RESOURCE)
+async def put(ask: Asked, group: str) -> Response:
+    """Azure's ResourceGroups_CreateOrUpdate. It is done when it is answered."""
+    body = await ask.json()
+
+    def made(at: Session) -> tuple[bool, Group]:
+        location, tags = read_group(body)
+        reader = permitted_reader(at, group_id(at.installation.subscription, group))
+        created = _standing(replace(at, principal=reader), group) is None
+        return created, groups.create_group(at.installation, at.principal, name=group, location=location, tags=tags)
+
+    created, found = await ask.run(made)
+    return reply(201 if created else 200, group_json(found))
+
+
+@router.get(GROUP, summary="Show a resource group")
+async def show(ask: Asked, group: str) -> Response:
+    """Azure's ResourceGroups_Get."""
+    return ask.shown(group_json(await ask.run(lambda at: readable_group(at, group))), _KIND)
+
+
+@router.head(GROUP, summary="Say whether a resource group exists", status_code=204)
+async def exists(ask: Asked, group: str) -> Response:
+    """Azure's ResourceGroups_CheckExistence."""
+    found = await ask.run(lambda at: _standing(at, group))
+    return Response(status_code=404 if found is None else 204)
+
+
+@router.get(GROUPS, summary="List the resource groups of a subscription")
+async def list_of_subscription(ask: Asked) -> Response:
+    """Azure's ResourceGroups_List."""
+    return await ask.listed(_KIND, lambda at, page: groups.page_groups(at.installation, at.principal, page), group_json)
+
+
+@router.delete(GROUP, summary="Delete a resource group that is empty", status_code=202)
+async def delete(ask: Asked, group: str) -> Response:
+    """Azure's ResourceGroups_Delete; imgstore deletes what was named, not what is inside."""
+    return await ask.gone("delete-group", _KIND, absent=404, group=group)
+
+
+@router.get(PROVIDER, summary="Show a resource provider")
+async def show_provider(ask: Asked, provider: str) -> Response:
+    """Azure's Providers_Get: all that there are, are registered."""
+    return reply(200, await ask.run(lambda at: _provider_json(at, provider)))
+
+
+@router.post(f"{PROVIDER}/register", summary="Register a resource provider")
+async def register(ask: Asked, provider: str) -> Response:
+    """Azure's Providers_Register: there is nothing to be done."""
+    return reply(200, await ask.run(lambda at: _provider_json(at, provider)))
+
+
+@router.get(f"{SUBSCRIPTION}/locations", summary="List the regions")
+async def list_locations(ask: Asked) -> Response:
+    """Azure's Subscriptions_ListLocations."""
+
+    def listed(at: Session) -> Json:
+        above = f"/subscriptions/{at.installation.subscription}/locations"
+        return [
+            {
+                "id": f"{above}/{region.name}",
+                "name": region.name,
+                "displayName": region.display_name,
+                "regionalDisplayName": region.display_name,
+                "metadata": {"regionType": "Physical"},
+            }
+            for region in at.installation.regions.regions.values()
+        ]
+
+    return reply(200, {"value": await ask.run(listed)})
+
+
+def check_group(session: Session, name: str) -> Group:
+    """The group of that name, for a caller who may write in it: over the API none is made by the way.
+
+    Raises:
+        NotFound: it is not there, in Azure's words.
+    """
+    reader = as_reader(session.principal, group_id(session.installation.subscription, name))
+    return readable_group(replace(session, principal=reader), name)
+
+
+def readable_group(session: Session, name: str) -> Group:
+    """The group of that name, if the caller may read it.
+
+    Raises:
+        AccessDenied: the caller may not.
+        NotFound: it is not there, in Azure's words.
+    """
+    found = _standing(session, name)
+    if found is None:
+        raise NotFound(
+            f"Resource group '{name}' could not be found.",
+            hint="make it first: PUT the resource group",
+            target=group_id(session.installation.subscription, name),
+            code="ResourceGroupNotFound",
+        )
+    return found
+
+
+def _standing(session: Session, name: str) -> Group | None:
+    try:
+        return groups.show_group(session.installation, session.principal, name=name)
+    except ScopeNotFound:
+        raise
+    except NotFound:
+        return None
+
+
+def _provider_json(session: Session, provider: str) -> Json:
+    regions = [region.display_name for region in session.installation.regions.regions.values()]
+    return provider_json(provider, session.installation.subscription, regions)
+
+
+def delete_group(task: Task) -> Outcome:
+    """The command of DELETE."""
+    groups.delete_group(task.session.installation, task.session.principal, name=task.request["group"])
+    return False, None

@@ -1,0 +1,103 @@
+"""Managed images over HTTP: an OS disk and data disks, each of a disk, a snapshot or a file."""
+
+from dataclasses import replace
+from typing import Final
+
+from fastapi import APIRouter, Response
+
+from imgstore.api.arm.groups import check_group
+from imgstore.api.auth.write_access import permitted_reader
+from imgstore.api.http.context import RESOURCE, Asked, check_conditions
+from imgstore.api.http.long_running import Outcome, Session, Task
+from imgstore.api.http.paths import COMPUTE, SUBSCRIPTION
+from imgstore.domain.errors import NotFound
+from imgstore.domain.names import compute_id
+from imgstore.domain.paging import Page, PageRequest
+from imgstore.domain.resources import DiskKind
+from imgstore.operations.machines import images
+from imgstore.operations.machines.images import ImageRequest, ManagedImage
+from imgstore.wire.api_versions import Kind
+from imgstore.wire.requests.disk import read_image
+from imgstore.wire.responses.resources import image_json
+
+router = APIRouter(tags=["Managed images"])
+_KIND: Final = Kind.IMAGE
+_IMAGES: Final = f"{COMPUTE}/images"
+_IMAGE: Final = f"{_IMAGES}/{{image}}"
+
+
+@router.put(_IMAGE, summary="Make a managed image", status_code=201, openapi_extra=RESOURCE)
+async def put(ask: Asked, group: str, image: str) -> Response:
+    """Azure's Images_CreateOrUpdate."""
+    accepted = await ask.begin("put-image", group=group, disk=image, body=await ask.json())
+    return ask.accepted(accepted, _KIND, 201 if accepted.created else 200)
+
+
+@router.patch(_IMAGE, summary="Change a managed image's tags", openapi_extra=RESOURCE)
+async def patch(ask: Asked, group: str, image: str) -> Response:
+    """Azure's Images_Update."""
+    accepted = await ask.begin("patch-disk", kind=DiskKind.IMAGE, group=group, disk=image, body=await ask.json())
+    return ask.accepted(accepted, _KIND, 200)
+
+
+@router.get(_IMAGE, summary="Show a managed image")
+async def show(ask: Asked, group: str, image: str) -> Response:
+    """Azure's Images_Get."""
+    return ask.shown(image_json(await ask.run(lambda at: _shown(at, group, image))), _KIND)
+
+
+@router.get(_IMAGES, summary="List the managed images of a resource group")
+async def list_of_group(ask: Asked, group: str) -> Response:
+    """Azure's Images_ListByResourceGroup."""
+    return await ask.listed(_KIND, lambda at, page: _page(at, page, group), image_json)
+
+
+@router.get(f"{SUBSCRIPTION}/providers/Microsoft.Compute/images", summary="List the managed images of a subscription")
+async def list_of_subscription(ask: Asked) -> Response:
+    """Azure's Images_List."""
+    return await ask.listed(_KIND, lambda at, page: _page(at, page, None), image_json)
+
+
+@router.delete(_IMAGE, summary="Delete a managed image", status_code=202)
+async def delete(ask: Asked, group: str, image: str) -> Response:
+    """Azure's Images_Delete."""
+    return await ask.gone("delete-disk", _KIND, kind=DiskKind.IMAGE, group=group, disk=image)
+
+
+def _shown(session: Session, group: str, name: str) -> ManagedImage:
+    return images.show_image(session.installation, session.principal, group=group, name=name)
+
+
+def _page(session: Session, request: PageRequest, group: str | None) -> Page[ManagedImage]:
+    return images.page_images(session.installation, session.principal, request, group=group)
+
+
+def put_image(task: Task) -> Outcome:
+    """The command of PUT. Accepted once its rows stand; taking files in goes on."""
+    session, request = task.session, task.request
+    scope = compute_id(session.installation.subscription, request["group"], DiskKind.IMAGE, request["disk"])
+    reader = permitted_reader(session, scope)
+    body = read_image(request["body"])
+    standing: ManagedImage | None = None
+    try:
+        standing = _shown(replace(session, principal=reader), request["group"], request["disk"])
+    except NotFound:
+        check_group(session, request["group"])
+    check_conditions(request["conditions"], None if standing is None else image_json(standing))
+    made = images.create_image(
+        session.installation,
+        session.principal,
+        ImageRequest(
+            group=request["group"],
+            name=request["disk"],
+            source=body.source,
+            data_sources=body.data_sources,
+            location=body.location,
+            storage_account_type=body.storage_account_type,
+            declared=body.declared,
+            tags=body.tags,
+            details=body.details,
+        ),
+        written=lambda image: task.accept((standing is None, image_json(image))),
+    )
+    return standing is None, image_json(made)

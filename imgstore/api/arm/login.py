@@ -1,0 +1,140 @@
+"""Where clients learn whom to ask: the cloud's endpoints, OpenID, tokens, tenants and subscriptions."""
+
+import asyncio
+import logging
+from typing import Final
+from urllib.parse import parse_qs
+
+from fastapi import APIRouter, Response
+
+from imgstore.api.auth.secret_checks import TooManyAttempts
+from imgstore.api.http.context import Ask, Asked, reply
+from imgstore.api.http.fair_pool import CallerQueueFull, PoolQueueFull
+from imgstore.api.http.long_running import Session
+from imgstore.api.http.paths import SUBSCRIPTION
+from imgstore.domain.errors import ClientRefused, ImgstoreError, InvalidInput
+from imgstore.operations.gallery.subscriptions import seen_subscriptions, tenant_of
+from imgstore.wire.cloud import endpoints_json, subscription_json, tenant_json
+from imgstore.wire.json_text import Json
+
+router = APIRouter(tags=["Identity"])
+_FORM_BYTES_MAX: Final = 64 << 10
+_FORM_SECONDS_MAX: Final = 10
+_log: Final = logging.getLogger("imgstore.api")
+_NOT_KEPT: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+
+
+@router.get("/metadata/endpoints", summary="The cloud's endpoints, as `az cloud register` asks for them")
+async def endpoints(ask: Asked) -> Response:
+    """Open to everybody: it tells nothing but where we are."""
+    return reply(200, endpoints_json(ask.base_url))
+
+
+@router.get("/{tenant}/v2.0/.well-known/openid-configuration", summary="OpenID configuration")
+@router.get("/{tenant}/.well-known/openid-configuration", include_in_schema=False)
+async def openid(ask: Asked, tenant: str) -> Response:
+    """Open to everybody."""
+    return reply(200, ask.server.authority.openid_configuration(ask.base_url, tenant))
+
+
+@router.get("/{tenant}/discovery/v2.0/keys", summary="The keys that tokens are signed with")
+async def keys(ask: Asked, tenant: str) -> Response:  # noqa: ARG001 - one set of keys serves all tenants
+    """Open to everybody."""
+    return reply(200, await ask.in_thread(ask.server.authority.jwks))
+
+
+@router.post("/{tenant}/oauth2/v2.0/token", summary="A token for a service principal")
+@router.post("/{tenant}/oauth2/token", include_in_schema=False)
+async def token(ask: Asked, tenant: str) -> Response:
+    """Client credentials, by form. Its errors are OAuth's (RFC 6749, 5.2), with Microsoft's codes in the description."""
+    form = await _form(ask)
+    authority, checks = ask.server.authority, ask.server.secret_checks
+    address = ask.request.client.host if ask.request.client else ""
+    try:
+        _check_grant(form.get("grant_type", ""))
+        scope = form.get("scope") or f"{form.get('resource', '').rstrip('/')}/.default"
+        client, secret = form.get("client_id", ""), form.get("client_secret", "")
+        given = await checks.run(
+            address,
+            client,
+            lambda: authority.token(tenant, client, secret, scope),
+            is_proven=authority.was_right(client, secret),
+        )
+    except (ClientRefused, InvalidInput, TooManyAttempts, CallerQueueFull, PoolQueueFull) as error:
+        if error.status != 400:
+            _log.warning("a token was refused to the address %s: %s", address, error.error_code)
+        return _refused(error)
+    body = {
+        "token_type": "Bearer",
+        "expires_in": given.expires_in_seconds,
+        "ext_expires_in": given.expires_in_seconds,
+        "access_token": given.access_token,
+        "client_info": given.client_info,
+    }
+    return reply(200, body, _NOT_KEPT)
+
+
+@router.get("/tenants", summary="List the tenants of the caller")
+async def list_tenants(ask: Asked) -> Response:
+    """Azure's Tenants_List."""
+    return reply(200, {"value": await ask.run(lambda at: [tenant_json(_tenant(at))])})
+
+
+@router.get("/subscriptions", summary="List the subscriptions of the caller")
+async def list_subscriptions(ask: Asked) -> Response:
+    """Azure's Subscriptions_List."""
+    return reply(200, {"value": await ask.run(_subscriptions)})
+
+
+@router.get(SUBSCRIPTION, summary="Show a subscription")
+async def show_subscription(ask: Asked) -> Response:
+    """Azure's Subscriptions_Get."""
+    return reply(200, await ask.run(_subscription))
+
+
+def _tenant(session: Session) -> str:
+    return session.principal.tenant or ""
+
+
+def _subscriptions(session: Session) -> Json:
+    seen = seen_subscriptions(session.installation, session.principal)
+    return [subscription_json(each, tenant_of(session.installation, session.principal, each)) for each in seen]
+
+
+def _subscription(session: Session) -> Json:
+    named = session.installation.subscription
+    return subscription_json(named, tenant_of(session.installation, session.principal, named))
+
+
+def _refused(error: ImgstoreError) -> Response:
+    """Clients that gave a wrong secret are told 401, those that have to wait 429 or 503, other mistakes 400."""
+    body = {"error": error.error_code, "error_description": str(error)}
+    seconds = getattr(error, "retry_after_seconds", None)
+    return reply(error.status, body, _NOT_KEPT | ({} if seconds is None else {"Retry-After": str(seconds)}))
+
+
+def _check_grant(kind: str) -> None:
+    if kind != "client_credentials":
+        raise InvalidInput(
+            f"AADSTS70003: The grant type '{kind[:64]}' is not supported.",
+            expected="client_credentials",
+            hint="log in as a service principal",
+            code="unsupported_grant_type",
+        )
+
+
+async def _form(ask: Ask) -> dict[str, str]:
+    try:
+        async with asyncio.timeout(_FORM_SECONDS_MAX):
+            body = await ask.body(_FORM_BYTES_MAX)
+    except TimeoutError as error:
+        raise InvalidInput(
+            "The request's form did not arrive.",
+            found=f"a part of it after {_FORM_SECONDS_MAX} s",
+            expected="all of it",
+            code="invalid_request",
+        ) from error
+    try:
+        return {name: values[0] for name, values in parse_qs(body.decode("ascii"), max_num_fields=64).items()}
+    except ValueError as error:
+        raise InvalidInput("The request's form can't be read.", found=str(error), code="invalid_request") from error

@@ -1,0 +1,192 @@
+"""Virtual machines over HTTP: records with disks. None is booted, so that none is started; all of them are stopped."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query, Response
+
+from imgstore.api.arm.groups import check_group
+from imgstore.api.auth.write_access import permitted_reader
+from imgstore.api.http.context import RESOURCE, Asked, check_conditions, etag_of, reply
+from imgstore.api.http.long_running import Outcome, Session, Task
+from imgstore.api.http.paths import COMPUTE, SUBSCRIPTION
+from imgstore.domain.errors import Conflict, NotFound
+from imgstore.domain.identity.access import Action, as_reader
+from imgstore.domain.machines import MACHINE
+from imgstore.domain.names import compute_id
+from imgstore.operations.machines import machines
+from imgstore.operations.machines.create import create_machine
+from imgstore.operations.machines.machines import MachineView
+from imgstore.wire.api_versions import Kind
+from imgstore.wire.json_fields import flag_of, unfit
+from imgstore.wire.json_text import Json
+from imgstore.wire.requests.body_fields import known_fields
+from imgstore.wire.requests.machine import one_source, read_machine, without_secrets
+from imgstore.wire.responses.machines import instance_view_json, machine_json
+
+router = APIRouter(tags=["Virtual machines"])
+_KIND: Final = Kind.MACHINE
+_MACHINES: Final = f"{COMPUTE}/virtualMachines"
+_MACHINE: Final = f"{_MACHINES}/{{machine}}"
+_INSTANCE_VIEW: Final = "instanceview"
+
+
+@router.put(_MACHINE, summary="Make a virtual machine's record and its disks", status_code=201, openapi_extra=RESOURCE)
+async def put(ask: Asked, group: str, machine: str) -> Response:
+    """Azure's VirtualMachines_CreateOrUpdate. Passwords and custom data are dropped before anything is written down."""
+    body = without_secrets(await ask.json())
+    accepted = await ask.begin("put-machine", group=group, machine=machine, body=body, whole=True)
+    return ask.accepted(accepted, _KIND, 201 if accepted.created else 200)
+
+
+@router.patch(_MACHINE, summary="Change a virtual machine's record", openapi_extra=RESOURCE)
+async def patch(ask: Asked, group: str, machine: str) -> Response:
+    """Azure's VirtualMachines_Update: tags, size, how it has its disks, and what is only kept."""
+    body = without_secrets(await ask.json())
+    accepted = await ask.begin("put-machine", group=group, machine=machine, body=body, whole=False)
+    return ask.accepted(accepted, _KIND, 200)
+
+
+@router.get(_MACHINE, summary="Show a virtual machine")
+async def show(
+    ask: Asked,
+    group: str,
+    machine: str,
+    expand: Annotated[str | None, Query(alias="$expand", description="instanceView")] = None,
+) -> Response:
+    """Azure's VirtualMachines_Get."""
+    found = await ask.run(lambda at: _shown(at, group, machine))
+    body = machine_json(found)
+    tag = etag_of(body)
+    if (expand or "").lower() == _INSTANCE_VIEW:
+        body["properties"]["instanceView"] = instance_view_json(found)
+    return ask.shown(body, _KIND, tag)
+
+
+@router.get(f"{_MACHINE}/instanceView", summary="Show how a virtual machine is")
+async def instance_view(ask: Asked, group: str, machine: str) -> Response:
+    """Azure's VirtualMachines_InstanceView."""
+
+    def found(at: Session) -> MachineView:
+        scope = compute_id(at.installation.subscription, group, MACHINE, machine)
+        return _shown(replace(at, principal=as_reader(at.principal, scope)), group, machine)
+
+    return reply(200, instance_view_json(await ask.run(found)))
+
+
+@router.get(_MACHINES, summary="List the virtual machines of a resource group")
+async def list_of_group(ask: Asked, group: str) -> Response:
+    """Azure's VirtualMachines_List."""
+    return await ask.listed(
+        _KIND, lambda at, page: machines.page_machines(at.installation, at.principal, page, group=group), machine_json
+    )
+
+
+@router.get(
+    f"{SUBSCRIPTION}/providers/Microsoft.Compute/virtualMachines",
+    summary="List the virtual machines of a subscription",
+)
+async def list_of_subscription(ask: Asked) -> Response:
+    """Azure's VirtualMachines_ListAll."""
+    return await ask.listed(
+        _KIND, lambda at, page: machines.page_machines(at.installation, at.principal, page), machine_json
+    )
+
+
+@router.delete(_MACHINE, summary="Delete a virtual machine; disks stay unless they say Delete", status_code=202)
+async def delete(ask: Asked, group: str, machine: str) -> Response:
+    """Azure's VirtualMachines_Delete. Nothing runs: `forceDeletion` changes nothing."""
+    return await ask.gone("delete-machine", _KIND, group=group, machine=machine)
+
+
+@router.post(f"{_MACHINE}/generalize", summary="Say that a virtual machine was generalized")
+async def generalize(ask: Asked, group: str, machine: str) -> Response:
+    """Azure's VirtualMachines_Generalize, done at once."""
+    await ask.run(lambda at: machines.generalize_machine(at.installation, at.principal, group=group, name=machine))
+    return Response(status_code=200)
+
+
+def _stops(right: Action) -> None:
+    """What Azure's clients do before they generalize: it is stopped already, and stays so. Azure says 200 to that too."""
+    action = _word(right)
+
+    @router.post(f"{_MACHINE}/{action}", summary=f"{action}: it never runs, nothing is done", name=action)
+    async def stop(ask: Asked, group: str, machine: str, hibernate: str | None = None) -> Response:
+        def check(at: Session) -> None:
+            machines.check_stopped(at.installation, at.principal, right, group=group, name=machine)
+            if flag_of(hibernate, "hibernate"):
+                raise unfit("hibernate", hibernate, "false: no machine runs, so no memory is kept")
+
+        await ask.run(check)
+        return Response(status_code=200)
+
+
+def _runs(right: Action) -> None:
+    """What would need it to run: refused by name."""
+    action = _word(right)
+
+    @router.post(f"{_MACHINE}/{action}", summary=f"{action}: refused, nothing is booted", status_code=409, name=action)
+    async def run(ask: Asked, group: str, machine: str) -> Response:
+        def refused(at: Session) -> Response:
+            machines.check_stopped(at.installation, at.principal, right, group=group, name=machine)
+            raise Conflict(
+                f"The operation '{action}' is not allowed on VM '{machine}': virtual machines are not booted here.",
+                found="a virtual machine as a record, with its disks",
+                expected="PUT, GET, PATCH, DELETE, generalize, or deallocate and powerOff, which it is already",
+                hint="export its disks (beginGetAccess, or `imgstore disk export`) and boot them with a hypervisor",
+                target=machine,
+                code="OperationNotAllowed",
+            )
+
+        return await ask.run(refused)
+
+
+def _word(right: Action) -> str:
+    """The end of the route: ``powerOff``."""
+    return right.removesuffix("/action")
+
+
+for _right in (Action.DEALLOCATE, Action.POWER_OFF):
+    _stops(_right)
+for _right in (Action.START, Action.RESTART, Action.REDEPLOY, Action.REIMAGE, Action.REAPPLY):
+    _runs(_right)
+
+
+def _shown(session: Session, group: str, name: str) -> MachineView:
+    return machines.show_machine(session.installation, session.principal, group=group, name=name)
+
+
+def _changing(session: Session, request: Mapping[str, Any], action: Action = Action.WRITE) -> Session:
+    """The session of a caller who may do that to the machine, and so may see it."""
+    scope = compute_id(session.installation.subscription, request["group"], MACHINE, request["machine"])
+    return replace(session, principal=permitted_reader(session, scope, action))
+
+
+def put_machine(task: Task) -> Outcome:
+    """The command of PUT and PATCH."""
+    session, request = task.session, task.request
+    changing = _changing(session, request)
+    body = known_fields(request["body"], _KIND, session.api_version)
+    asked = read_machine(body, request["group"], request["machine"], whole=request["whole"])
+    standing: Json = None
+    try:
+        standing = machine_json(_shown(changing, request["group"], request["machine"]))
+    except NotFound:
+        if not request["whole"]:
+            raise
+        check_group(session, request["group"])
+        if not asked.may_be_new:
+            raise one_source("neither") from None
+    check_conditions(request["conditions"], standing)
+    return standing is None, machine_json(create_machine(session.installation, session.principal, asked))
+
+
+def delete_machine(task: Task) -> Outcome:
+    """The command of DELETE."""
+    session, request = task.session, task.request
+    if request["conditions"]:
+        changing = _changing(session, request, Action.DELETE)
+        check_conditions(request["conditions"], machine_json(_shown(changing, request["group"], request["machine"])))
+    machines.delete_machine(session.installation, session.principal, group=request["group"], name=request["machine"])
+    return False, None

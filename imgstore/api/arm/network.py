@@ -1,0 +1,256 @@
+"""Microsoft.Network over HTTP: networks and what is in them, as records. Nothing is made of them, so all is done at once."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from enum import Enum
+from typing import Final
+
+from fastapi import APIRouter, Response
+
+from imgstore.api.arm.groups import check_group
+from imgstore.api.http.context import RESOURCE, Ask, Asked, check_conditions, etag_of, reply
+from imgstore.api.http.long_running import Outcome, Session, Task
+from imgstore.api.http.paths import NETWORK, SUBSCRIPTION
+from imgstore.domain.errors import NotFound, ParentNotFound, ScopeNotFound
+from imgstore.domain.identity.access import Action, as_reader
+from imgstore.domain.network_records import InertContent
+from imgstore.operations.activity_log import permit
+from imgstore.operations.network_records import (
+    Change,
+    InertPlace,
+    InertView,
+    delete_inert,
+    not_there,
+    page_inert,
+    put_inert,
+    show_inert,
+)
+from imgstore.wire.api_versions import Kind
+from imgstore.wire.json_text import Json
+from imgstore.wire.network import (
+    NETWORK_TYPES,
+    NetworkType,
+    network_json,
+    part_json,
+    read_network,
+    read_network_tags,
+    tagged,
+    with_part,
+    without_part,
+)
+
+router = APIRouter()
+_KIND: Final = Kind.NETWORK
+_BY_WORD: Final = {each.word: each for each in NETWORK_TYPES}
+_TAGS: Final[list[str | Enum]] = ["Networks, as records"]
+
+
+def _serve(kind: NetworkType) -> None:
+    """The routes of a type."""
+    all_of_group, word = f"{NETWORK}/{kind.word}", kind.word
+    one, noun = f"{all_of_group}/{{name}}", f"a {kind.one}"
+
+    @router.put(
+        one, summary=f"Write {noun} down", status_code=201, openapi_extra=RESOURCE, tags=_TAGS, name=f"put_{word}"
+    )
+    async def put(ask: Asked, group: str, name: str) -> Response:
+        body = await ask.json()
+        return await _written(ask, lambda at: _put(at, kind, group, name, body, _conditions(ask)))
+
+    @router.patch(one, summary=f"Change the tags of {noun}", openapi_extra=RESOURCE, tags=_TAGS, name=f"patch_{word}")
+    async def patch(ask: Asked, group: str, name: str) -> Response:
+        body = await ask.json()
+        return await _written(ask, lambda at: _patch(at, kind, group, name, body, _conditions(ask)))
+
+    @router.get(one, summary=f"Show {noun}", tags=_TAGS, name=f"show_{word}")
+    async def show(ask: Asked, group: str, name: str) -> Response:
+        found = await ask.run(lambda at: _shown(at, InertPlace(group=group, type=kind.type, name=name)))
+        return ask.shown(_told(found), _KIND, etag_of(found))
+
+    @router.get(
+        all_of_group, summary=f"List those of a resource group: {word}", tags=_TAGS, name=f"list_{word}_of_group"
+    )
+    async def list_of_group(ask: Asked, group: str) -> Response:
+        return await ask.listed(
+            _KIND, lambda at, page: page_inert(at.installation, at.principal, page, kind.type, group), _view_told
+        )
+
+    @router.get(
+        f"{SUBSCRIPTION}/providers/Microsoft.Network/{word}",
+        summary=f"List those of a subscription: {word}",
+        tags=_TAGS,
+        name=f"list_{word}",
+    )
+    async def list_of_subscription(ask: Asked) -> Response:
+        return await ask.listed(
+            _KIND, lambda at, page: page_inert(at.installation, at.principal, page, kind.type), _view_told
+        )
+
+    @router.delete(one, summary=f"Forget {noun}", tags=_TAGS, name=f"delete_{word}")
+    async def delete(ask: Asked, group: str, name: str) -> Response:
+        place = InertPlace(group=group, type=kind.type, name=name)
+        return await _gone(ask, lambda at: delete_inert(at.installation, at.principal, place))
+
+
+def _serve_parts(kind: NetworkType, part: str) -> None:
+    """The routes of what is below one."""
+    all_of_one = f"{NETWORK}/{kind.word}/{{name}}/{part}"
+    one, noun = f"{all_of_one}/{{part}}", f"one of a {kind.one}'s {part}"
+
+    @router.get(one, summary=f"Show {noun}", tags=_TAGS, name=f"show_{part}")
+    async def show(ask: Asked, group: str, name: str, part: str) -> Response:
+        place = _place(kind, group, name, part)
+        return ask.shown(await ask.run(lambda at: _part(at, kind, place, _told(_shown(at, place)), part)), _KIND)
+
+    @router.get(all_of_one, summary=f"List a {kind.one}'s {part}", tags=_TAGS, name=f"list_{part}")
+    async def list_all(ask: Asked, group: str, name: str) -> Response:
+        # The right to read these parts was checked with the route; they are shown as a part of the whole.
+        place = InertPlace(group=group, type=kind.type, name=name)
+        whole = await ask.run(lambda at: _told(_shown(_reading(at, place), place)))
+        return reply(200, {"value": whole["properties"][kind.part]})
+
+    if not kind.is_part_written:
+        return
+
+    @router.put(
+        one, summary=f"Write {noun} down", status_code=201, openapi_extra=RESOURCE, tags=_TAGS, name=f"put_{part}"
+    )
+    async def put(ask: Asked, group: str, name: str, part: str) -> Response:
+        body = await ask.json()
+        return await _written(ask, lambda at: _put_part(at, kind, group, name, part, body))
+
+    @router.delete(one, summary=f"Forget {noun}", tags=_TAGS, name=f"delete_{part}")
+    async def delete(ask: Asked, group: str, name: str, part: str) -> Response:
+        return await _gone(ask, lambda at: _delete_part(at, kind, group, name, part))
+
+
+for _type in NETWORK_TYPES:
+    _serve(_type)
+    if _type.part is not None:
+        _serve_parts(_type, _type.part)
+
+
+def put_network(task: Task) -> Outcome:
+    """The command of PUT, as deployments give it."""
+    request = task.request
+    created, body = _put(
+        task.session, _BY_WORD[request["kind"]], request["group"], request["name"], request["body"], {}
+    )
+    return created, body
+
+
+def put_part(task: Task) -> Outcome:
+    """The same of a part."""
+    request = task.request
+    kind = _BY_WORD[request["kind"]]
+    return _put_part(task.session, kind, request["group"], request["name"], request["part"], request["body"])
+
+
+def _put(session: Session, kind: NetworkType, group: str, name: str, body: Json, conditions: dict[str, str]) -> Outcome:
+    place = InertPlace(group=group, type=kind.type, name=name)
+
+    def change(standing: InertView | None) -> InertContent:
+        check_conditions(conditions, None if standing is None else network_json(standing))
+        return read_network(body, kind, place.scope(session.installation))
+
+    return _changed(session, place, change)
+
+
+def _patch(
+    session: Session, kind: NetworkType, group: str, name: str, body: Json, conditions: dict[str, str]
+) -> Outcome:
+    place = InertPlace(group=group, type=kind.type, name=name)
+
+    def change(standing: InertView | None) -> InertContent:
+        if standing is None:
+            raise not_there(session.installation, place)
+        check_conditions(conditions, network_json(standing))
+        return read_network_tags(body, standing.resource.content)
+
+    return _changed(session, place, change)
+
+
+def _put_part(session: Session, kind: NetworkType, group: str, name: str, part: str, body: Json) -> Outcome:
+    place, created = _place(kind, group, name, part), False
+
+    def change(standing: InertView | None) -> InertContent:
+        nonlocal created
+        if standing is None:
+            raise ParentNotFound(
+                f"Can not perform requested operation on nested resource. Parent resource '{name}' not found.",
+                hint=f"write the {kind.one} down first",
+                target=place.scope(session.installation),
+                code="ParentResourceNotFound",
+            )
+        created = place.part.lower() not in standing.resource.content.parts
+        return with_part(standing.resource, part, body)
+
+    _, whole = _changed(session, place, change)
+    return created, _part(session, kind, place, whole, part)
+
+
+def _delete_part(session: Session, kind: NetworkType, group: str, name: str, part: str) -> None:
+    place = _place(kind, group, name, part)
+
+    def change(standing: InertView | None) -> InertContent:
+        if standing is None or place.part.lower() not in standing.resource.content.parts:
+            raise not_there(session.installation, place)
+        return without_part(standing.resource, part)
+
+    put_inert(session.installation, session.principal, place, change, action=Action.DELETE)
+
+
+def _reading(session: Session, place: InertPlace) -> Session:
+    return replace(session, principal=as_reader(session.principal, place.scope(session.installation)))
+
+
+def _changed(session: Session, place: InertPlace, change: Change) -> Outcome:
+    permit(session.installation, session.principal, Action.WRITE, place.scope(session.installation))
+    check_group(session, place.group)
+    created, made = put_inert(session.installation, session.principal, place, change)
+    return created, _view_told(made)
+
+
+async def _written(ask: Ask, work: Callable[[Session], Outcome]) -> Response:
+    created, body = await ask.run(work)
+    return reply(201 if created else 200, body, {"ETag": body["etag"].removeprefix("W/")})
+
+
+async def _gone(ask: Ask, work: Callable[[Session], None]) -> Response:
+    """The answer to a DELETE: Azure's 204 where there was nothing."""
+    try:
+        await ask.run(work)
+    except (ParentNotFound, ScopeNotFound):
+        raise
+    except NotFound as error:
+        if error.error_code not in ("ResourceNotFound", "ResourceGroupNotFound"):
+            raise
+        return Response(status_code=204)
+    return Response(status_code=200)
+
+
+def _shown(session: Session, place: InertPlace) -> Json:
+    return network_json(show_inert(session.installation, session.principal, place))
+
+
+def _part(session: Session, kind: NetworkType, place: InertPlace, whole: Json, part: str) -> Json:
+    found = part_json(whole, str(kind.part), part)
+    if found is None:
+        raise not_there(session.installation, place)
+    return found
+
+
+def _place(kind: NetworkType, group: str, name: str, part: str) -> InertPlace:
+    return InertPlace(group=group, type=kind.type, name=name, part=f"{kind.part}/{part}")
+
+
+def _view_told(view: InertView) -> Json:
+    return _told(network_json(view))
+
+
+def _told(body: Json) -> Json:
+    return tagged(body, etag_of(body))
+
+
+def _conditions(ask: Ask) -> dict[str, str]:
+    return {name: value for name in ("if-match", "if-none-match") if (value := ask.request.headers.get(name))}

@@ -1,0 +1,183 @@
+"""How galleries are shared, over HTTP: by their owners, and as those see them whom they are shared with."""
+
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Query, Response
+
+from imgstore.api.http.context import RESOURCE, Asked, reply
+from imgstore.api.http.long_running import Outcome, Session, Task
+from imgstore.api.http.paths import GALLERY, SUBSCRIPTION
+from imgstore.domain.errors import AccessDenied, InvalidInput, ScopeNotFound
+from imgstore.domain.names import SharedReference, VersionName, check_definition_name
+from imgstore.domain.paging import Page, PageRequest
+from imgstore.domain.resources import Gallery
+from imgstore.operations.gallery import sharing
+from imgstore.operations.gallery.versions import VersionView
+from imgstore.operations.lookup import Lineage
+from imgstore.wire.api_versions import Kind
+from imgstore.wire.json_text import Json
+from imgstore.wire.sharing import (
+    ShareOperation,
+    community_row_json,
+    read_community_query,
+    read_share,
+    shared_definition_json,
+    shared_gallery_json,
+    shared_version_json,
+)
+
+router = APIRouter(tags=["Sharing"])
+_KIND: Final = Kind.SHARED
+_ABOVE: Final = f"{SUBSCRIPTION}/providers/Microsoft.Compute/locations/{{location}}"
+_SHARED: Final = f"{_ABOVE}/sharedGalleries"
+_COMMUNITY: Final = f"{_ABOVE}/communityGalleries"
+
+
+@router.post(f"{GALLERY}/share", summary="Share a gallery with more, with fewer, or with nobody", status_code=202,
+             openapi_extra=RESOURCE)  # fmt: skip
+async def share(ask: Asked, group: str, gallery: str) -> Response:
+    """Azure's GallerySharingProfile_Update."""
+    accepted = await ask.begin("share-gallery", group=group, gallery=gallery, body=await ask.json())
+    return ask.accepted(accepted, Kind.GALLERY, 202, location=True)
+
+
+@router.get(_SHARED, summary="List the galleries that are shared with a subscription, or with its tenant")
+async def list_shared(
+    ask: Asked, location: str, shared_to: Annotated[str | None, Query(alias="sharedTo", description="tenant")] = None
+) -> Response:
+    """Azure's SharedGalleries_List."""
+
+    def found(at: Session, page: PageRequest) -> Page[Gallery]:
+        to_tenant = _is_tenant(shared_to)
+        return sharing.page_shared(at.installation, at.principal, page, location=location, to_tenant=to_tenant)
+
+    return await ask.listed(_KIND, found, shared_gallery_json)
+
+
+@router.get(f"{_SHARED}/{{gallery}}", summary="Show a shared gallery")
+async def show_shared(ask: Asked, location: str, gallery: str) -> Response:
+    """Azure's SharedGalleries_Get."""
+
+    def found(at: Session) -> Json:
+        _check_region(at, location)
+        return shared_gallery_json(sharing.show_shared(at.installation, at.principal, unique_name=gallery))
+
+    return reply(200, await ask.run(found))
+
+
+@router.get(f"{_COMMUNITY}/{{gallery}}", summary="Show a community gallery")
+async def show_community(ask: Asked, location: str, gallery: str) -> Response:
+    """Azure's CommunityGalleries_Get."""
+
+    def found(at: Session) -> Json:
+        _check_region(at, location)
+        return shared_gallery_json(sharing.show_community(at.installation, at.principal, public_name=gallery))
+
+    return reply(200, await ask.run(found))
+
+
+@router.post("/providers/Microsoft.ResourceGraph/resources", summary="List the community galleries",
+             openapi_extra=RESOURCE)  # fmt: skip
+async def query(ask: Asked) -> Response:
+    """Azure's Resources, as far as `az sig list-community` asks: community galleries, in a region or in all."""
+    body = await ask.json()
+
+    def found(at: Session) -> list[Json]:
+        location = read_community_query(body)
+        region = None if location is None else at.installation.regions.get(location, target="location").name
+        try:
+            rows = sharing.list_community(at.installation, at.principal)
+        except (ScopeNotFound, AccessDenied):
+            return []  # As Azure: a query shows what the caller may read. A refusal would name a subscription.
+        return [community_row_json(each) for each in rows if region in (None, each.location)]
+
+    rows = await ask.run(found)
+    return reply(200, {"totalRecords": len(rows), "count": len(rows), "data": rows, "resultTruncated": "false"})
+
+
+def _inside(top: str, *, community: bool) -> None:
+    """What is in a shared gallery and in a community gallery: the same, found by another name."""
+    kind = "community" if community else "shared"
+    images = f"{top}/{{gallery}}/images"
+    versions = f"{images}/{{definition}}/versions"
+
+    @router.get(images, summary=f"List the image definitions of a {kind} gallery", name=f"list_{kind}_images")
+    async def list_images(ask: Asked, location: str, gallery: str) -> Response:
+        def found(at: Session, page: PageRequest) -> Page[Lineage]:
+            _check_region(at, location)
+            reference = SharedReference(gallery=gallery, community=community, definition="any")
+            return sharing.page_definitions_shared(at.installation, at.principal, page, reference)
+
+        return await ask.listed(_KIND, found, shared_definition_json)
+
+    @router.get(f"{images}/{{definition}}", summary=f"Show one of a {kind} gallery", name=f"show_{kind}_image")
+    async def show_image(ask: Asked, location: str, gallery: str, definition: str) -> Response:
+        def found(at: Session) -> Json:
+            _check_region(at, location)
+            reference = SharedReference(gallery=gallery, community=community, definition=definition)
+            lines = sharing.definitions_shared(at.installation, at.principal, reference, only=definition)
+            return shared_definition_json(lines[0])
+
+        return reply(200, await ask.run(found))
+
+    @router.get(versions, summary=f"List the image versions of one of a {kind} gallery", name=f"list_{kind}_versions")
+    async def list_versions(ask: Asked, location: str, gallery: str, definition: str) -> Response:
+        def found(at: Session, page: PageRequest) -> Page[VersionView]:
+            reference = _reference(at, location, gallery, definition, community=community)
+            return sharing.page_versions_shared(at.installation, at.principal, page, reference)
+
+        return await ask.listed(_KIND, found, shared_version_json)
+
+    @router.get(f"{versions}/{{version}}", summary=f"Show a version of a {kind} gallery", name=f"show_{kind}_version")
+    async def show_version(ask: Asked, location: str, gallery: str, definition: str, version: str) -> Response:
+        def found(at: Session) -> Json:
+            reference = _reference(at, location, gallery, definition, version, community=community)
+            return shared_version_json(sharing.versions_shared(at.installation, at.principal, reference)[0])
+
+        return reply(200, await ask.run(found))
+
+
+_inside(_SHARED, community=False)
+_inside(_COMMUNITY, community=True)
+
+
+def _reference(
+    at: Session, location: str, gallery: str, definition: str, version: str | None = None, *, community: bool
+) -> SharedReference:
+    _check_region(at, location)
+    return SharedReference(
+        gallery=gallery,
+        community=community,
+        definition=check_definition_name(definition),
+        version=None if version is None else VersionName.parse(version),
+    )
+
+
+def _check_region(session: Session, location: str) -> None:
+    session.installation.regions.get(location, target="location")
+
+
+def _is_tenant(word: str | None) -> bool:
+    if word is not None and word.lower() != "tenant":
+        raise InvalidInput(
+            f"'{word[:64]}' is nobody to share with.",
+            expected="tenant, or nothing for the subscription",
+            target="sharedTo",
+        )
+    return word is not None
+
+
+def share_gallery(task: Task) -> Outcome:
+    """The command of POST; nothing is answered but that it is done."""
+    session, request = task.session, task.request
+    asked = read_share(request["body"])
+    place = {"group": request["group"], "name": request["gallery"]}
+    whose = (session.installation, session.principal)
+    if asked.operation is ShareOperation.RESET:
+        sharing.share_reset(*whose, **place)
+    elif asked.operation is ShareOperation.ENABLE_COMMUNITY:
+        sharing.enable_community(*whose, **place)
+    else:
+        change = sharing.share_add if asked.operation is ShareOperation.ADD else sharing.share_remove
+        change(*whose, **place, subscriptions=asked.subscriptions, tenants=asked.tenants)
+    return False, None

@@ -1,0 +1,290 @@
+"""Image versions over HTTP: what takes long goes on after the answer."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query, Response
+
+from imgstore.api.auth.write_access import permitted_reader
+from imgstore.api.http.context import RESOURCE, Asked, check_conditions
+from imgstore.api.http.long_running import Outcome, Session, Task
+from imgstore.api.http.paths import SOFT_DELETED, VERSION, VERSIONS
+from imgstore.api.http.redaction import discreet
+from imgstore.domain.disks.version_disks import OS_DISK, lun_of
+from imgstore.domain.errors import InvalidInput, NotFound
+from imgstore.domain.identity.access import Action
+from imgstore.domain.names import ComputeId, VersionName, version_id
+from imgstore.domain.paging import Page, PageRequest
+from imgstore.domain.resources import KEEP, DiskKind, ImageVersion, VersionUpdate
+from imgstore.domain.states import ReplicaState
+from imgstore.operations.gallery import versions as gallery_versions
+from imgstore.operations.gallery.versions import VersionView
+from imgstore.operations.gallery.wait import is_replicated
+from imgstore.operations.installation import Installation
+from imgstore.operations.versions import create as versions_create
+from imgstore.operations.versions import delete as versions_delete
+from imgstore.operations.versions import update as versions_update
+from imgstore.operations.versions.request import DataSnapshot, DataVhd, VersionRequest
+from imgstore.wire.api_versions import Kind
+from imgstore.wire.json_fields import flag_of
+from imgstore.wire.json_text import Json
+from imgstore.wire.requests.version import VersionBody, read_version
+from imgstore.wire.responses.resources import soft_deleted_json, version_json
+
+router = APIRouter(tags=["Image versions"])
+_KIND: Final = Kind.VERSION
+_ARRIVED: Final = (ReplicaState.COMPLETED, ReplicaState.DEGRADED)
+
+
+@router.put(
+    VERSION,
+    summary="Publish an image version, or replace what may change of it",
+    status_code=201,
+    openapi_extra=RESOURCE,
+)
+async def put(ask: Asked, group: str, gallery: str, definition: str, version: str) -> Response:
+    """Azure's GalleryImageVersions_CreateOrUpdate: with the same source it goes on where it stood."""
+    place = {"group": group, "gallery": gallery, "definition": definition, "version": version}
+    accepted = await ask.begin("put-version", **place, body=await ask.json(), whole=True)
+    return ask.accepted(accepted, _KIND, 201 if accepted.created else 200)
+
+
+@router.patch(VERSION, summary="Change an image version", openapi_extra=RESOURCE)
+async def patch(ask: Asked, group: str, gallery: str, definition: str, version: str) -> Response:
+    """Azure's GalleryImageVersions_Update."""
+    place = {"group": group, "gallery": gallery, "definition": definition, "version": version}
+    accepted = await ask.begin("put-version", **place, body=await ask.json(), whole=False)
+    return ask.accepted(accepted, _KIND, 200)
+
+
+@router.get(VERSION, summary="Show an image version")
+async def show(
+    ask: Asked,
+    group: str,
+    gallery: str,
+    definition: str,
+    version: str,
+    expand: Annotated[str | None, Query(alias="$expand", description="ReplicationStatus")] = None,
+) -> Response:
+    """Azure's GalleryImageVersions_Get."""
+    place = {"group": group, "gallery": gallery, "definition": definition, "version": version}
+    status = "replicationstatus" in [each.strip().lower() for each in (expand or "").split(",")]
+    body = await ask.run(
+        lambda at: _json(at.installation, _shown(at, place, replicas=status), replication_status=status)
+    )
+    return ask.shown(body, _KIND)
+
+
+@router.get(VERSIONS, summary="List the versions of an image definition")
+async def list_of_definition(ask: Asked, group: str, gallery: str, definition: str) -> Response:
+    """Azure's GalleryImageVersions_ListByGalleryImage."""
+    installation = ask.server.installation
+    return await ask.listed(
+        _KIND,
+        lambda at, page: gallery_versions.page_versions(
+            at.installation, at.principal, page, group=group, gallery=gallery, definition=definition
+        ),
+        lambda view: _json(installation, view),
+    )
+
+
+@router.delete(VERSION, summary="Delete an image version", status_code=202)
+async def delete(
+    ask: Asked,
+    group: str,
+    gallery: str,
+    definition: str,
+    version: str,
+    bypass: Annotated[str | None, Query(alias="bypassSoftDelete")] = None,
+) -> Response:
+    """Azure's GalleryImageVersions_Delete."""
+    place: dict[str, Any] = {"group": group, "gallery": gallery, "definition": definition, "version": version}
+    return await ask.gone("delete-version", _KIND, **place, bypass=flag_of(bypass, "bypassSoftDelete"))
+
+
+@router.get(SOFT_DELETED, summary="List the softly deleted versions of an image definition")
+async def list_soft_deleted(ask: Asked, group: str, gallery: str, artifact_type: str, definition: str) -> Response:
+    """Azure's SoftDeletedResource_ListByArtifactName."""
+
+    def listed(at: Session, page: PageRequest) -> Page[VersionView]:
+        if artifact_type.lower() != "images":
+            raise InvalidInput(
+                f"'{artifact_type}' is no type of artifacts that is deleted softly.",
+                found=repr(artifact_type),
+                expected="Images",
+                target="artifactType",
+            )
+        place = {"group": group, "gallery": gallery, "definition": definition}
+        found = versions_delete.list_soft_deleted(at.installation, at.principal, **place)
+        of = f"{group}/{gallery}/{definition}/softDeleted"
+        return Page.among(found, page, of=of, key=_in_order)
+
+    return await ask.listed(Kind.SOFT_DELETED, listed, soft_deleted_json)
+
+
+def _in_order(view: VersionView) -> str:
+    """A version's name as text that is ordered as it is."""
+    name = view.version.name
+    return f"{name.major:010}.{name.minor:010}.{name.patch:010}"
+
+
+def _json(installation: Installation, view: VersionView, *, replication_status: bool = False) -> Json:
+    display_names = {name: region.display_name for name, region in installation.regions.regions.items()}
+    body = version_json(view, display_names, replication_status=replication_status)
+    if replication_status:  # Why a replica failed stands there in the store's own words.
+        body["properties"]["replicationStatus"] = discreet(installation, body["properties"]["replicationStatus"])
+    return body
+
+
+def _place(request: Mapping[str, Any]) -> dict[str, Any]:
+    place = {name: request[name] for name in ("group", "gallery", "definition")}
+    return place | {"version": VersionName.parse(request["version"])}
+
+
+def _shown(session: Session, request: Mapping[str, Any], *, replicas: bool = True) -> VersionView:
+    return gallery_versions.show_version(session.installation, session.principal, **_place(request), replicas=replicas)
+
+
+def _changing(session: Session, request: Mapping[str, Any], action: Action = Action.WRITE) -> Session:
+    """The session of a caller who may do that to the version, and so may see it."""
+    place = _place(request)
+    names = (place["group"], place["gallery"], place["definition"], place["version"])
+    reader = permitted_reader(session, version_id(session.installation.subscription, *names), action)
+    return replace(session, principal=reader)
+
+
+def put_version(task: Task) -> Outcome:
+    """The command of PUT and PATCH."""
+    session, request = _changing(task.session, task.request), task.request
+    task = replace(task, session=session)
+    place = _place(request)
+    body = read_version(request["body"], session.api_version, whole=request["whole"])
+    try:
+        standing = _shown(session, request)
+    except NotFound:
+        if body.restore:
+            return False, _json(session.installation, _had_back(task, place, body))
+        if not request["whole"]:
+            raise
+        check_conditions(request["conditions"], None)
+        return True, _json(session.installation, _publish(task, place, body, created=True))
+    check_conditions(request["conditions"], _json(session.installation, standing))
+    body.check_same_source(standing.version)
+    if request["whole"] and (body.source is not None or OS_DISK in body.sources) and not _has_arrived(standing):
+        return False, _json(session.installation, _publish(task, place, body, created=False))
+    view = versions_update.update_version(
+        session.installation,
+        session.principal,
+        **place,
+        update=body.as_update(),
+        wait=not task.leaves_replicas,
+        written=lambda _version: _accept(task, created=False),
+    )
+    _await_workers(task, view)
+    return False, _json(session.installation, view)
+
+
+def _await_workers(task: Task, view: VersionView) -> None:
+    """Where replicas are left to workers, the operation ends when they are done with this version."""
+    if task.leaves_replicas:
+        task.awaited.append(lambda installation: is_replicated(installation, view.version.uid))
+
+
+def _had_back(task: Task, place: dict[str, Any], body: VersionBody) -> VersionView:
+    """A softly deleted version as it was; with other tags where az sends some."""
+    session = task.session
+    view = versions_delete.undelete_version(session.installation, session.principal, **place)
+    if not body.tags:
+        return view
+    update = VersionUpdate(tags=body.tags)
+    return versions_update.update_version(
+        session.installation, session.principal, **place, update=update, wait=not task.leaves_replicas
+    )
+
+
+def _publish(task: Task, place: dict[str, Any], body: VersionBody, *, created: bool) -> VersionView:
+    sources = _sources(body)
+    ends = body.end_of_life_at
+    request = VersionRequest(
+        **place,
+        location=body.location,
+        target_regions=body.target_regions or (),
+        replica_count=body.replica_count,
+        storage_account_type=body.storage_account_type,
+        replication_mode=body.replication_mode,
+        exclude_from_latest=body.exclude_from_latest,
+        end_of_life_at=None if ends is KEEP else ends,
+        allow_deletion_of_replicated_locations=body.allow_deletion_of_replicated_locations,
+        block_deletion_before_end_of_life=body.block_deletion_before_end_of_life,
+        tags=body.tags,
+        host_caching=body.host_caching,
+    )
+    session = task.session
+    view = versions_create.create_version(
+        session.installation,
+        session.principal,
+        request,
+        **sources,
+        wait=not task.leaves_replicas,
+        written=lambda _version: _accept(task, created=created),
+    )
+    _await_workers(task, view)
+    return view
+
+
+def _sources(body: VersionBody) -> dict[str, Any]:
+    """What a new version's disks come from, as `create_version` takes it."""
+    own = {lun_of(key): source for key, source in body.sources.items()}
+    if body.source is not None and not own and not body.luns:
+        found = ComputeId.parse(body.source)
+        if found is None:
+            return {"image_version": body.source}
+        return {"managed_image" if found.kind == DiskKind.IMAGE else "os_snapshot": body.source}
+    if body.source is not None or any(lun not in own for lun in (None, *(body.luns or ()))):
+        raise InvalidInput(
+            "The gallery artifact version source can only be specified either directly under storageProfile or within "
+            "individual OS or data disks. One and only one source type (user image, snapshot, disk, virtual machine) "
+            "can be provided.",
+            found="sources in both places" if body.source else "a disk without a source that this api-version knows",
+            expected="properties.storageProfile.source.id, or a source of the OS disk and of each data disk: id or uri",
+            hint="name the id of a snapshot, disk, managed image or version, or the https URL of a VHD, VHDX, qcow2, "
+            "VMDK or raw file",
+            target="galleryImageVersion.properties.storageProfile",
+        )
+    stored = {lun: source for lun, source in own.items() if source.startswith("/")}
+    return {
+        "os_snapshot" if None in stored else "os_vhd_uri": own[None],
+        "data_vhds": [DataVhd(lun=lun, uri=uri) for lun, uri in own.items() if lun is not None and lun not in stored],
+        "data_snapshots": [DataSnapshot(lun=lun, source=each) for lun, each in stored.items() if lun is not None],
+    }
+
+
+def _accept(task: Task, *, created: bool) -> None:
+    """Answer now: the row stands, the bytes are yet to come."""
+    task.accept((created, _json(task.session.installation, _shown(task.session, task.request))))
+
+
+def _has_arrived(view: VersionView) -> bool:
+    """Whether the source has been taken in, so that it need not be read again."""
+    return any(replica.state in _ARRIVED for replica in view.replicas)
+
+
+def delete_version(task: Task) -> Outcome:
+    """The command of DELETE."""
+    session, request = task.session, task.request
+    if request["conditions"]:
+        changing = _changing(session, request, Action.DELETE)
+        check_conditions(request["conditions"], _json(session.installation, _shown(changing, request)))
+
+    def allowed(_version: ImageVersion) -> None:
+        task.accept((False, None))
+
+    versions_delete.delete_version(
+        session.installation,
+        session.principal,
+        **_place(request),
+        bypass_soft_delete=request["bypass"],
+        allowed=allowed,
+    )
+    return False, None

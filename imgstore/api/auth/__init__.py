@@ -1,0 +1,1 @@
+"""Check tokens, client secrets and the rights of each route."""

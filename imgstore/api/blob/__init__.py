@@ -1,0 +1,1 @@
+"""Serve disks and uploads by the Azure Blob protocol."""

@@ -1,0 +1,1 @@
+"""Carry requests: connections, limits, request contexts and long-running operations."""

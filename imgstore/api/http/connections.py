@@ -1,0 +1,289 @@
+"""Connections within limits: accepted, watched, and closed where their clients let the server wait.
+
+uvicorn has no deadline for a request's head, for its body or for a TLS handshake, and asyncio's own server logs every
+accept for which there is no file descriptor, 2,048 times a tick. So connections are accepted here, and uvicorn's
+protocol is told apart by what it waits for.
+"""
+
+import asyncio
+import errno
+import logging
+import resource
+import socket
+from typing import Any, Final
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from imgstore.api.http.client_addresses import Network, address_group, is_trusted
+from imgstore.api.http.connection_limits import ConnectionLimits, ConnectionState, ConnectionTable, Phase, overdue
+from imgstore.api.http.limited_parser import LimitedParser
+from imgstore.api.middleware import HEAD_BYTES_MAX, Counts
+
+_LOOK_SECONDS: Final = 1.0
+_ACCEPTED_AT_ONCE: Final = 64
+"""Then the event loop turns to its other work."""
+_PAUSE_SECONDS: Final = 0.1
+"""Until it is tried again to accept, where the system had no room."""
+BACKLOG: Final = 2_048
+_FILES_MAX: Final = 65_536
+_NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_TIMED_OUT: Final = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_log: Final = logging.getLogger("imgstore.api")
+
+
+def raise_file_limit() -> int:
+    """Raise the soft limit of open files to the hard one; return how many the process may open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, _FILES_MAX)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return _FILES_MAX if soft == resource.RLIM_INFINITY else soft
+
+
+class LimitedProtocol(H11Protocol):
+    """uvicorn's protocol, which tells the table of connections what it waits for."""
+
+    conn: LimitedParser
+
+    def __init__(self, connection: "Connection", config: uvicorn.Config, state: ServerState, app_state: Any) -> None:
+        super().__init__(config=config, server_state=state, app_state=app_state, _loop=asyncio.get_running_loop())
+        self.conn = LimitedParser(h11.SERVER, config.h11_max_incomplete_event_size or HEAD_BYTES_MAX)
+        self._connection = connection
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for a head."""
+        super().connection_made(transport)
+        self._connection.protocol = self
+        self._connection.enter(Phase.HEAD)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client, or the server, has ended it."""
+        self._connection.end()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what the client sent."""
+        self._connection.state.body_bytes += len(data)
+        super().data_received(data)
+        self._connection.enter(self.phase())
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse a request that can't be read; hang up where its answer was begun already."""
+        if self.cycle is not None:
+            # The application may be at work on the request: its answer would follow this one.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(self.conn.refusal or msg)
+        else:
+            self.transport.abort()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next head, or for the rest of the body."""
+        super().on_response_complete()
+        self._connection.enter(self.phase())
+
+    def phase(self) -> Phase:
+        """Return what the connection waits for."""
+        if self.transport.is_closing():
+            return Phase.CLOSING
+        if self.cycle is not None and not self.cycle.response_complete:
+            return Phase.BODY if self.cycle.more_body else Phase.ANSWER
+        if self.conn.their_state is h11.SEND_BODY:
+            return Phase.REST
+        return Phase.IDLE if self.cycle is not None and not self.conn.trailing_data[0] else Phase.HEAD
+
+    def is_starved(self) -> bool:
+        """Tell whether the application has all that came of the body, and the client owes more."""
+        cycle = self.cycle
+        return self.phase() is Phase.BODY and not cycle.body and not cycle.waiting_for_100_continue
+
+    def give_up(self) -> None:
+        """Close a connection whose client has not done its part."""
+        waits = self.cycle is None or self.cycle.response_complete or not self.cycle.response_started
+        if self.phase() in (Phase.HEAD, Phase.BODY) and waits:
+            self.transport.write(_TIMED_OUT)
+            self.transport.close()
+            self._connection.enter(Phase.CLOSING)
+        else:
+            self.transport.abort()
+
+
+class Connection:
+    """One accepted connection."""
+
+    def __init__(self, acceptor: "Acceptor", state: ConnectionState) -> None:
+        self.state = state
+        self.protocol: LimitedProtocol | None = None
+        self.handshake: asyncio.Task[object] | None = None
+        self._acceptor = acceptor
+
+    def enter(self, phase: Phase) -> None:
+        """Enter a phase, if it is another one."""
+        self._acceptor.table.move(self.state, phase, self._acceptor.now())
+
+    def end(self) -> None:
+        """Leave the table."""
+        self._acceptor.forget(self)
+
+    def look(self, limits: ConnectionLimits, now: float) -> str | None:
+        """Return why it is to be closed; None if it may stay."""
+        protocol = self.protocol
+        if protocol is not None:
+            self.enter(protocol.phase())
+            unsent = protocol.transport.get_write_buffer_size()
+            self.state.observe(now, starved=protocol.is_starved(), unsent_bytes=unsent)
+        return overdue(self.state, limits, now)
+
+    def close(self) -> None:
+        """Close it, as its phase demands."""
+        if self.protocol is not None:
+            self.protocol.give_up()
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close it at once."""
+        if self.protocol is not None:
+            self.protocol.transport.abort()
+        elif self.handshake is not None:
+            self.handshake.cancel()
+
+
+class Acceptor:
+    """Accepts connections on a listening socket, within limits. uvicorn closes it as it closes its own servers."""
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        config: uvicorn.Config,
+        state: ServerState,
+        app_state: Any,
+        *,
+        limits: ConnectionLimits,
+        trusted: tuple[Network, ...],
+        counts: Counts,
+    ) -> None:
+        """Prepare it.
+
+        Args:
+            listening: the socket.
+            config: of uvicorn; its TLS context is used.
+            state: of uvicorn's server.
+            app_state: of its lifespan.
+            limits: of connections.
+            trusted: networks of proxies, which have no limit for each address.
+            counts: of the metrics.
+        """
+        self._listening, self._config, self._state, self._app_state = listening, config, state, app_state
+        self._limits, self._trusted, self._closed = limits, trusted, counts.count_closed_connection
+        self._loop = asyncio.get_running_loop()
+        self.table = ConnectionTable(limits, limits.within(raise_file_limit()))
+        self._connections: dict[ConnectionState, Connection] = {}
+        counts.watch_connections(lambda: len(self.table))
+        self._timer: asyncio.TimerHandle | None = None
+        self._paused: asyncio.TimerHandle | None = None
+
+    def now(self) -> float:
+        """The event loop's time, in seconds."""
+        return self._loop.time()
+
+    def start(self) -> None:
+        """Begin to accept, and to look after what was accepted."""
+        self._listening.settimeout(0)
+        self._listening.listen(BACKLOG)
+        self._resume()
+        self._look()
+
+    def close(self) -> None:
+        """Accept nobody any more. What was accepted goes on, and is looked after."""
+        self._loop.remove_reader(self._listening.fileno())
+        if self._paused is not None:
+            self._paused.cancel()
+
+    async def wait_closed(self) -> None:
+        """Stop looking after connections. Those that are left are in their handshakes."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for connection in list(self._connections.values()):
+            connection.abort()
+
+    def forget(self, connection: Connection) -> None:
+        """Leave a connection out that has ended."""
+        self.table.remove(connection.state)
+        self._connections.pop(connection.state, None)
+
+    def _resume(self) -> None:
+        self._paused = None
+        self._loop.add_reader(self._listening.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTED_AT_ONCE):
+            try:
+                accepted, peer = self._listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._pause(error)
+                return
+            self._take(accepted, str(peer[0]))
+
+    def _pause(self, error: OSError) -> None:
+        """Make room and try again in a moment: the system would report the waiting connection again at once."""
+        _log.error("no connection can be accepted: %s", error)
+        if error.errno in _NO_ROOM and (victim := self.table.victim()) is not None:
+            self._drop(victim, "files")
+        self._loop.remove_reader(self._listening.fileno())
+        self._paused = self._loop.call_later(_PAUSE_SECONDS, self._resume)
+
+    def _take(self, accepted: socket.socket, address: str) -> None:
+        group = None if is_trusted(address, self._trusted) else address_group(address)
+        is_taken, victim = self.table.room_for(group)
+        if victim is not None:
+            self._drop(victim, "room")
+        if not is_taken:
+            _log.warning("a connection of %s was refused: too many are open", address)
+            self._closed("refused")
+            accepted.close()
+            return
+        accepted.settimeout(0)
+        state = ConnectionState(group=group, phase=Phase.HANDSHAKE, since=self.now())
+        connection = self._connections[state] = Connection(self, state)
+        self.table.add(state)
+        connecting = self._loop.connect_accepted_socket(
+            lambda: LimitedProtocol(connection, self._config, self._state, self._app_state),
+            accepted,
+            ssl=self._config.ssl,
+            ssl_handshake_timeout=self._limits.head_seconds if self._config.ssl else None,
+        )
+
+        def connected(task: "asyncio.Task[object]") -> None:
+            # Else it never became a connection: a handshake that failed, was too slow, or made room for another.
+            if task.cancelled() or task.exception() is not None:
+                accepted.close()
+                connection.end()
+
+        connection.handshake = self._loop.create_task(connecting)
+        connection.handshake.add_done_callback(connected)
+
+    def _drop(self, state: ConnectionState, reason: str) -> None:
+        connection = self._connections[state]
+        self._closed(reason)
+        # At once, not when the transport has ended: the next connection is decided about before that.
+        self.forget(connection)
+        connection.abort()
+
+    def _look(self) -> None:
+        """Close what is overdue, once a second."""
+        self._timer = self._loop.call_later(_LOOK_SECONDS, self._look)
+        now = self.now()
+        for connection in list(self._connections.values()):
+            reason = connection.look(self._limits, now)
+            if reason is not None:
+                _log.info("a connection of %s was closed: %s", connection.state.group or "a proxy", reason)
+                self._closed(reason)
+                connection.close()

@@ -1,0 +1,231 @@
+"""What every request goes through: its path spelled as the routes are, an id of its own, a count, and errors in ARM's form."""
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+from urllib.parse import unquote
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from imgstore.api.auth.issuers import IssuerBusy
+from imgstore.api.http.client_addresses import Network, client_of
+from imgstore.api.http.context import reply
+from imgstore.api.http.fair_pool import CallerQueueFull, PoolQueueFull
+from imgstore.api.http.paths import spelled
+from imgstore.api.http.rate_limits import HEADER, TooManyRequests
+from imgstore.api.http.redaction import InternalError, told
+from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound, Unauthenticated
+from imgstore.wire.errors import error_json
+
+_log: Final = logging.getLogger("imgstore.api")
+_ID_CHARACTERS_MAX: Final = 128
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+HEAD_BYTES_MAX: Final = 32 << 10
+"""Of a request's target and headers. A token has at most 16 KiB."""
+_HEADERS_MAX: Final = 100
+
+
+class HeadTooLarge(ImgstoreError):
+    """The request has too many headers, or too long ones."""
+
+    code = "RequestHeaderFieldsTooLarge"
+    status = 431
+
+
+class Counts:
+    """What /metrics tells of requests."""
+
+    def __init__(self) -> None:
+        self.registry: Final = CollectorRegistry()
+        self._requests = Counter(
+            "imgstore_http_requests", "Requests answered.", ("method", "route", "status"), registry=self.registry
+        )
+        self._seconds = Histogram(
+            "imgstore_http_request_seconds",
+            "From a request to its answer.",
+            ("method", "route"),
+            registry=self.registry,
+        )
+
+        self._connections = Gauge("imgstore_http_connections", "Connections that are open.", registry=self.registry)
+        self._closed = Counter(
+            "imgstore_http_connections_closed",
+            "Connections that the server closed.",
+            ("reason",),
+            registry=self.registry,
+        )
+
+    def count(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count one request under its route: paths, and the methods that clients invent, are without number."""
+        route = getattr(scope.get("route"), "path", "none")
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self._requests.labels(method, route, str(status)).inc()
+        self._seconds.labels(method, route).observe(seconds)
+
+    def watch_connections(self, count: Callable[[], int]) -> None:
+        """Have the number of open connections asked for when metrics are read."""
+        self._connections.set_function(count)
+
+    def count_closed_connection(self, reason: str) -> None:
+        """Count a connection that the server closed, or refused, for one of a few reasons."""
+        self._closed.labels(reason).inc()
+
+
+class Arrival:
+    """The outermost layer."""
+
+    def __init__(self, app: ASGIApp, counts: Counts, trusted: Sequence[Network]) -> None:
+        self._app = app
+        self._counts = counts
+        self._trusted = trusted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        peer, port = scope.get("client") or ("", 0)
+        address, scheme = client_of(peer, scope["scheme"], scope["headers"], self._trusted)
+        client = (address, port if address == peer else 0)
+        scope = {**scope, "path": spelled(scope["path"]), "client": client, "scheme": scheme}
+        identities = _identities(Headers(scope=scope))
+        scope.setdefault("state", {})["request_id"] = identities["x-ms-request-id"]
+        status = 500
+
+        async def answered(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers.update(identities)
+                headers.setdefault("Cache-Control", "no-cache")
+                if remaining := scope["state"].get("remaining"):
+                    headers.setdefault(HEADER, remaining)
+            await send(message)
+
+        try:
+            refusal = _head_refusal(scope) or _refusal_of_target(scope)
+            if refusal is None:
+                await self._app(scope, receive, answered)
+            else:
+                await refusal(scope, receive, answered)
+        finally:
+            self._counts.count(scope, status, time.perf_counter() - began)
+
+
+def _head_refusal(scope: Scope) -> Response | None:
+    """The answer to a request whose head is too large; None for others."""
+    headers = scope["headers"]
+    head_bytes = (
+        len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(name) + len(value) for name, value in headers)
+    )
+    if len(headers) <= _HEADERS_MAX and head_bytes <= HEAD_BYTES_MAX:
+        return None
+    refusal = HeadTooLarge(
+        "The head of the request is too large.",
+        found=f"{len(headers)} headers, {head_bytes} bytes",
+        expected=f"at most {_HEADERS_MAX} headers and {HEAD_BYTES_MAX} bytes",
+        hint="send fewer or shorter headers",
+    )
+    return reply(refusal.status, error_json(refusal), {"Connection": "close"})
+
+
+def _refusal_of_target(scope: Scope) -> Response | None:
+    """The answer to a path or a query with a character that no name has and not every database takes."""
+    if not (_CONTROL.search(scope["path"]) or _CONTROL.search(unquote(scope["query_string"].decode("latin-1")))):
+        return None
+    refusal = InvalidInput(
+        "The request's URL is invalid.",
+        found="a control character",
+        expected="a path and a query without control characters",
+        hint="look at what the client escapes as %00 to %1F or %7F",
+        code="InvalidRequestUri",
+    )
+    return reply(refusal.status, error_json(refusal))
+
+
+def _identities(headers: Headers) -> dict[str, str]:
+    """A request's ids: ours, and those that the client gave, cut to what a header may hold."""
+    mine = str(uuid.uuid4())
+    ids = {
+        "x-ms-request-id": mine,
+        "x-ms-correlation-request-id": _clean(headers.get("x-ms-correlation-request-id")) or mine,
+    }
+    client = _clean(headers.get("x-ms-client-request-id"))
+    return ids | ({"x-ms-client-request-id": client} if client else {})
+
+
+def _clean(text: str | None) -> str:
+    return "".join(each for each in (text or "")[:_ID_CHARACTERS_MAX] if each.isascii() and each.isprintable())
+
+
+def add_refusals(app: FastAPI) -> None:
+    """Have every error answered in ARM's envelope."""
+    app.add_exception_handler(ImgstoreError, _refused)
+    app.add_exception_handler(HTTPException, _not_routed)
+    app.add_exception_handler(RequestValidationError, _not_valid)
+    app.add_exception_handler(ClientDisconnect, _broken_off)
+    app.add_exception_handler(Exception, _unforeseen)
+
+
+async def _refused(request: Request, error: Any) -> Response:
+    headers = {}
+    if isinstance(error, (TooManyRequests, CallerQueueFull, PoolQueueFull, IssuerBusy)):
+        headers["Retry-After"] = str(error.retry_after_seconds)
+    if isinstance(error, TooManyRequests):
+        headers[HEADER] = error.remaining
+    if isinstance(error, Unauthenticated):
+        shown = error if error.public is None else error.public
+        why = _clean(shown.message.replace('"', "'").replace("\\", "/"))
+        headers["WWW-Authenticate"] = f'Bearer error="invalid_token", error_description="{why}"'
+    status = error.status if error.public is None else error.public.status
+    return reply(status, told(request.app.state.server.installation, error), headers)
+
+
+async def _not_routed(request: Request, error: Any) -> Response:
+    """What no route takes: ARM tells of a type that it does not know, or of a verb."""
+    if error.status_code == 405:
+        refusal: ImgstoreError = InvalidInput(
+            f"The requested resource does not support http method '{request.method}'.",
+            expected=(error.headers or {}).get("Allow"),
+            code="UnsupportedHttpMethod",
+        )
+        return reply(405, error_json(refusal), error.headers)
+    refusal = NotFound(
+        f"The resource type of '{request.url.path[:500]}' could not be found.",
+        expected="a path that /docs shows",
+        hint="imgstore serves a part of Azure: galleries, images, versions, disks, resource groups",
+        code="InvalidResourceType",
+    )
+    return reply(error.status_code, error_json(refusal))
+
+
+async def _not_valid(_request: Request, error: Any) -> Response:
+    first = error.errors()[0]
+    where = ".".join(str(each) for each in first["loc"][1:])
+    return reply(400, error_json(InvalidInput(f"The value of '{where}' is invalid.", found=first["msg"], target=where)))
+
+
+async def _broken_off(_request: Request, _error: Any) -> Response:
+    """Return an answer that nobody reads: the client hung up within the request's body. /metrics counts its status."""
+    return Response(status_code=400)
+
+
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    _log.error("request %s failed in a way that was not foreseen", request.state.request_id, exc_info=error)
+    unforeseen = InternalError(
+        "The server failed in a way that was not foreseen.",
+        hint=f"look into its log for the request {request.state.request_id}",
+    )
+    return reply(500, error_json(unforeseen))

@@ -1,0 +1,1 @@
+"""Open the database, upgrade its schema and run transactions (SQLite and PostgreSQL)."""

@@ -1,0 +1,39 @@
+"""The catalog's sequence: numbers that only rise, for the order of events and for checkpoints in the buckets."""
+
+from collections.abc import Collection
+
+from sqlalchemy import func, select
+
+from imgstore.catalog import schema
+from imgstore.catalog.engine.repository import Repository
+from imgstore.domain.storage.checkpoints import Checkpoint
+
+_table = schema.checkpoints
+
+
+class CatalogSequence(Repository):
+    """Every number that was given out. Rows are never removed: a bucket may hold the checkpoint of any of them."""
+
+    __slots__ = ()
+
+    def next(self) -> Checkpoint:
+        """Give out the next number, with a new uid.
+
+        Numbers of two transactions are in the order of their commits only where both hold the same lock.
+        """
+        uid = self._session.effects.new_uid()
+        result = self._session.run(_table.insert().values(uid=uid))
+        key = result.inserted_primary_key
+        assert key is not None, "an INSERT of one row gives its key"
+        return Checkpoint(sequence=key[0], uid=uid)
+
+    def last(self) -> int:
+        """The highest number that was given out; 0 before the first."""
+        return self._session.value(select(func.max(_table.c.sequence))) or 0
+
+    def unknown(self, checkpoints: Collection[Checkpoint]) -> list[Checkpoint]:
+        """Those of the checkpoints that this catalog did not record, in order."""
+        numbers = [each.sequence for each in checkpoints]
+        rows = self._session.all(select(_table.c.sequence, _table.c.uid).where(_table.c.sequence.in_(numbers)))
+        known = {Checkpoint(sequence=row.sequence, uid=row.uid) for row in rows}
+        return sorted(set(checkpoints) - known)

@@ -1,0 +1,1 @@
+"""Store principals, roles and trusted signing keys."""

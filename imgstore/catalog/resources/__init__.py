@@ -1,0 +1,1 @@
+"""Store resources: groups, galleries, definitions, versions, disks and machines."""

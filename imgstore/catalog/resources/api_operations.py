@@ -1,0 +1,147 @@
+"""Long-running operations of the API: their rows are what clients poll, and what a new process goes on from."""
+
+import builtins
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import delete, func, select, update
+
+from imgstore.catalog import schema
+from imgstore.catalog.engine.repository import Repository
+from imgstore.domain.async_operations import LEASE_SECONDS, AsyncOperation, OperationStatus
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Row
+
+_operations = schema.operations
+_OPEN: Final = OperationStatus.IN_PROGRESS
+
+KEPT: Final = timedelta(days=7)
+"""How long one that ended can be asked for."""
+
+
+class Operations(Repository):
+    """The long-running operations of the installation."""
+
+    __slots__ = ()
+
+    def add(
+        self,
+        *,
+        uid: str,
+        subscription: str,
+        kind: str,
+        request: Mapping[str, Any],
+        principal: str,
+        principal_uid: str | None,
+        holder: str,
+        tenant_uid: str | None = None,
+        resource_id: str | None = None,
+    ) -> AsyncOperation:
+        """Store an operation that begins now, unless it is stored already."""
+        operation = AsyncOperation(
+            uid=uid,
+            subscription=subscription,
+            kind=kind,
+            request=request,
+            principal=principal,
+            principal_uid=principal_uid,
+            holder=holder,
+            tenant_uid=tenant_uid,
+            resource_id=resource_id,
+            started_at=self._session.now(),
+            lease_expires_at=self._lease_end(),
+        )
+        values = {name: getattr(operation, name) for name in AsyncOperation.__slots__}
+        self._session.run(self._session.upsert(_operations).values(values).on_conflict_do_nothing())
+        return operation
+
+    def get(self, uid: str) -> AsyncOperation | None:
+        """The operation of that uid, if there is one."""
+        row = self._session.first(select(_operations).where(_operations.c.uid == uid))
+        return None if row is None else _operation(row)
+
+    def unfinished(self) -> "builtins.list[AsyncOperation]":
+        """Those that are in progress, oldest first."""
+        order = (_operations.c.started_at, _operations.c.uid)
+        rows = self._session.all(select(_operations).where(_operations.c.status == _OPEN).order_by(*order))
+        return [_operation(row) for row in rows]
+
+    def take_over(self, operation: AsyncOperation, holder: str) -> bool:
+        """Make `holder` the one that does it; tells whether nobody was quicker, and the old holder has not renewed it."""
+        as_read = (
+            _operations.c.uid == operation.uid,
+            _operations.c.status == _OPEN,
+            _operations.c.holder == operation.holder,
+            _operations.c.lease_expires_at.is_not_distinct_from(operation.lease_expires_at),
+        )
+        values = {"holder": holder, "lease_expires_at": self._lease_end()}
+        return bool(self._session.changed(update(_operations).where(*as_read).values(values)))
+
+    def renew(self, holder: str) -> None:
+        """Renew the leases of a holder's operations that are in progress."""
+        mine = (_operations.c.holder == holder, _operations.c.status == _OPEN)
+        self._session.run(update(_operations).where(*mine).values(lease_expires_at=self._lease_end()))
+
+    def is_expired(self, operation: AsyncOperation) -> bool:
+        """Whether the holder has not renewed it in time. False for rows of older servers, which do not renew."""
+        return operation.lease_expires_at is not None and operation.lease_expires_at < self._session.now()
+
+    def _lease_end(self) -> datetime:
+        return self._session.now() + timedelta(seconds=LEASE_SECONDS)
+
+    def list(self, subscription: str, *, status: OperationStatus | None = None) -> "builtins.list[AsyncOperation]":
+        """The operations of a subscription, newest first; only those of a status if one is given."""
+        of = select(_operations).where(_operations.c.subscription == subscription)
+        chosen = of if status is None else of.where(_operations.c.status == status)
+        rows = self._session.all(chosen.order_by(_operations.c.started_at.desc(), _operations.c.uid))
+        return [_operation(row) for row in rows]
+
+    def writes_of(self, resource_id: str) -> "builtins.list[AsyncOperation]":
+        """The operations in progress that are about a resource and do not delete it."""
+        about = func.lower(_operations.c.resource_id) == resource_id.lower()
+        which = (_operations.c.status == _OPEN, about, _operations.c.kind.not_like("delete-%"))
+        return [_operation(row) for row in self._session.all(select(_operations).where(*which))]
+
+    def request_cancel(self, uid: str, principal: str) -> bool:
+        """Store that `principal` asks to cancel an operation; tells whether it is still in progress."""
+        which = (_operations.c.uid == uid, _operations.c.status == _OPEN)
+        return bool(self._session.changed(update(_operations).where(*which).values(cancel_requested_by=principal)))
+
+    def to_cancel(self, holder: str) -> "builtins.list[AsyncOperation]":
+        """The operations of a holder that are in progress and that somebody asked to cancel."""
+        which = (_operations.c.holder == holder, _operations.c.cancel_requested_by.is_not(None))
+        return [
+            _operation(row)
+            for row in self._session.all(select(_operations).where(_operations.c.status == _OPEN, *which))
+        ]
+
+    def replace_request(self, uid: str, request: Mapping[str, Any]) -> None:
+        """Store something else in the place of what an operation was asked with."""
+        self._session.run(update(_operations).where(_operations.c.uid == uid).values(request=request))
+
+    def finish(self, uid: str, error: Mapping[str, Any] | None, *, status: OperationStatus | None = None) -> None:
+        """Store how an operation ended. What it was asked with is removed.
+
+        Args:
+            uid: which.
+            error: ARM's error; None is success.
+            status: None is Succeeded, or Failed with an error.
+        """
+        status = status or (OperationStatus.SUCCEEDED if error is None else OperationStatus.FAILED)
+        values = {"status": status, "error": error, "request": {}, "finished_at": self._session.now()}
+        self._session.run(update(_operations).where(_operations.c.uid == uid).values(**values))
+
+    def remove(self, uid: str) -> None:
+        """Forget one that nobody was told of."""
+        self._session.run(delete(_operations).where(_operations.c.uid == uid))
+
+    def forget_old(self) -> int:
+        """Forget those that ended more than `KEPT` ago; tells how many."""
+        before = self._session.now() - KEPT
+        return self._session.changed(delete(_operations).where(_operations.c.finished_at < before))
+
+
+def _operation(row: "Row[Any]") -> AsyncOperation:
+    return AsyncOperation(**{name: getattr(row, name) for name in AsyncOperation.__slots__})

@@ -1,0 +1,172 @@
+"""Image definitions."""
+
+import builtins
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, select
+
+from imgstore.catalog import schema
+from imgstore.catalog.engine.columns import folded
+from imgstore.catalog.engine.repository import Repository
+from imgstore.domain.resources import DiskType, Feature, ImageDefinition, PurchasePlan, Recommended
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Row
+
+_definitions = schema.definitions
+
+
+class Definitions(Repository):
+    """The definitions of every gallery."""
+
+    __slots__ = ()
+
+    def add(self, definition: ImageDefinition) -> None:
+        """Write a new definition down.
+
+        Raises:
+            Conflict: the gallery has one of that name, or of that publisher, offer and sku; or it is gone.
+        """
+        self._session.run(_definitions.insert(), _values(definition))
+
+    def update(self, definition: ImageDefinition) -> None:
+        """Replace the definition of the same uid.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        self._replace(_definitions, definition.uid, _values(definition), "image definition")
+
+    def get(self, gallery_uid: str, name: str) -> ImageDefinition | None:
+        """The definition of that name, if there is one."""
+        row = self._session.first(
+            select(_definitions).where(
+                _definitions.c.gallery_uid == gallery_uid, _definitions.c.name_key == folded(name)
+            )
+        )
+        return None if row is None else definition_of(row)
+
+    def by_uid(self, uid: str) -> ImageDefinition:
+        """The definition that another row refers to.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        return definition_of(self._row(select(_definitions).where(_definitions.c.uid == uid), "image definition", uid))
+
+    def by_identifier(self, gallery_uid: str, publisher: str, offer: str, sku: str) -> ImageDefinition | None:
+        """The definition with that identifier, if there is one: no two in a gallery have the same."""
+        row = self._session.first(
+            select(_definitions).where(
+                _definitions.c.gallery_uid == gallery_uid,
+                _definitions.c.identifier_key == _identifier(publisher, offer, sku),
+            )
+        )
+        return None if row is None else definition_of(row)
+
+    def list(
+        self, gallery_uid: str, *, after: str | None = None, limit: int | None = None
+    ) -> builtins.list[ImageDefinition]:
+        """The definitions of a gallery, by name: at most `limit` of those behind the name `after`."""
+        statement = select(_definitions).where(_definitions.c.gallery_uid == gallery_uid)
+        if after is not None:
+            statement = statement.where(_definitions.c.name_key > folded(after))
+        rows = self._session.all(statement.order_by(_definitions.c.name_key).limit(limit))
+        return [definition_of(row) for row in rows]
+
+    def count(self, subscription: str, location: str) -> int:
+        """How many a subscription has in a region. Nobody else adds one there until the transaction ends."""
+        self._session.lock_name(f"definitions/{folded(subscription)}/{location}")
+        mine = schema.galleries.c.subscription_key == folded(subscription)
+        statement = select(func.count()).select_from(_definitions.join(schema.galleries)).where(mine)
+        return int(self._session.value(statement.where(_definitions.c.location == location)))
+
+    def held(self, uid: str) -> ImageDefinition:
+        """The definition of that uid, which nobody else changes until the transaction ends.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        statement = self._session.locking(select(_definitions).where(_definitions.c.uid == uid))
+        return definition_of(self._row(statement, "image definition", uid))
+
+    def delete(self, uid: str) -> None:
+        """Remove the row.
+
+        Raises:
+            NotFound: it is not there.
+            Conflict: versions are left in it.
+        """
+        self._remove(_definitions, uid, "image definition")
+
+
+def _identifier(publisher: str, offer: str, sku: str) -> str:
+    return folded(f"{publisher}/{offer}/{sku}")
+
+
+def _values(definition: ImageDefinition) -> dict[str, Any]:
+    plan = definition.purchase_plan or PurchasePlan()
+    return {
+        "uid": definition.uid,
+        "gallery_uid": definition.gallery_uid,
+        "name": definition.name,
+        "name_key": folded(definition.name),
+        "location": definition.location,
+        "publisher": definition.publisher,
+        "offer": definition.offer,
+        "sku": definition.sku,
+        "identifier_key": _identifier(definition.publisher, definition.offer, definition.sku),
+        "os_type": definition.os_type,
+        "os_state": definition.os_state,
+        "hyper_v_generation": definition.hyper_v_generation,
+        "architecture": definition.architecture,
+        "description": definition.description,
+        "eula": definition.eula,
+        "privacy_statement_uri": definition.privacy_statement_uri,
+        "release_note_uri": definition.release_note_uri,
+        "end_of_life_at": definition.end_of_life_at,
+        "vcpus_min": definition.recommended_vcpus.min,
+        "vcpus_max": definition.recommended_vcpus.max,
+        "memory_min_gib": definition.recommended_memory_gib.min,
+        "memory_max_gib": definition.recommended_memory_gib.max,
+        "disallowed_disk_types": [kind.value for kind in definition.disallowed_disk_types],
+        "plan_name": plan.name,
+        "plan_publisher": plan.publisher,
+        "plan_product": plan.product,
+        "features": [asdict(feature) for feature in definition.features],
+        "allow_update_image": definition.allow_update_image,
+        "tags": dict(definition.tags),
+        "created_at": definition.created_at,
+    }
+
+
+def definition_of(row: "Row[Any]") -> ImageDefinition:
+    """The definition whose columns stand in `row`."""
+    plan = PurchasePlan(name=row.plan_name, publisher=row.plan_publisher, product=row.plan_product)
+    return ImageDefinition(
+        uid=row.uid,
+        gallery_uid=row.gallery_uid,
+        name=row.name,
+        location=row.location,
+        publisher=row.publisher,
+        offer=row.offer,
+        sku=row.sku,
+        os_type=row.os_type,
+        os_state=row.os_state,
+        hyper_v_generation=row.hyper_v_generation,
+        architecture=row.architecture,
+        description=row.description,
+        eula=row.eula,
+        privacy_statement_uri=row.privacy_statement_uri,
+        release_note_uri=row.release_note_uri,
+        end_of_life_at=row.end_of_life_at,
+        recommended_vcpus=Recommended(min=row.vcpus_min, max=row.vcpus_max),
+        recommended_memory_gib=Recommended(min=row.memory_min_gib, max=row.memory_max_gib),
+        disallowed_disk_types=tuple(map(DiskType, row.disallowed_disk_types)),
+        purchase_plan=None if plan == PurchasePlan() else plan,
+        features=tuple(Feature(**values) for values in row.features),
+        allow_update_image=row.allow_update_image,
+        tags=row.tags,
+        created_at=row.created_at,
+    )

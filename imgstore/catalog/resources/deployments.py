@@ -1,0 +1,61 @@
+"""Deployments of templates, as rows: the last of each name in a group."""
+
+import builtins
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import delete, func, select
+
+from imgstore.catalog import schema
+from imgstore.catalog.engine.columns import folded
+from imgstore.catalog.engine.repository import Repository
+from imgstore.domain.deployments import Deployment
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Row
+
+_deployments = schema.deployments
+
+
+class Deployments(Repository):
+    """The deployments of every group."""
+
+    __slots__ = ()
+
+    def put(self, deployment: Deployment) -> None:
+        """Write one down, in the place of another of its name."""
+        self._session.run(delete(_deployments).where(self._named(deployment.group_uid, deployment.name)))
+        self._session.run(_deployments.insert(), _values(deployment))
+
+    def get(self, group_uid: str, name: str) -> Deployment | None:
+        """The deployment of that name, if there is one."""
+        row = self._session.first(select(_deployments).where(self._named(group_uid, name)))
+        return None if row is None else _deployment(row)
+
+    def list(self, group_uid: str) -> builtins.list[Deployment]:
+        """Those of a group, by name."""
+        of_group = select(_deployments).where(_deployments.c.group_uid == group_uid)
+        return [_deployment(row) for row in self._session.all(of_group.order_by(_deployments.c.name_key))]
+
+    def count(self, group_uid: str) -> int:
+        """Return how many a group has."""
+        statement = select(func.count()).select_from(_deployments).where(_deployments.c.group_uid == group_uid)
+        return int(self._session.value(statement))
+
+    def remove(self, group_uid: str, name: str | None = None) -> int:
+        """Forget the one of that name, or all of a group; tells how many."""
+        which = _deployments.c.group_uid == group_uid if name is None else self._named(group_uid, name)
+        return self._session.changed(delete(_deployments).where(which))
+
+    @staticmethod
+    def _named(group_uid: str, name: str) -> Any:
+        return (_deployments.c.group_uid == group_uid) & (_deployments.c.name_key == folded(name))
+
+
+def _values(deployment: Deployment) -> dict[str, Any]:
+    values = {name: getattr(deployment, name) for name in Deployment.__slots__}
+    return values | {"name_key": folded(deployment.name), "resources": list(deployment.resources)}
+
+
+def _deployment(row: "Row[Any]") -> Deployment:
+    values = {name: getattr(row, name) for name in Deployment.__slots__}
+    return Deployment(**values | {"resources": tuple(values["resources"])})

@@ -1,0 +1,303 @@
+"""Managed disks, snapshots and the disks of managed images: one row for each disk.
+
+Each outlives what it was made from, so that is named without a foreign key.
+"""
+
+import builtins
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import ColumnElement, FromClause, Insert, bindparam, func, select, tuple_, update
+
+from imgstore.catalog import schema
+from imgstore.catalog.engine.columns import folded
+from imgstore.catalog.engine.repository import Repository
+from imgstore.catalog.resources.groups import named, no_group
+from imgstore.catalog.storage.slots import SLOT_COLUMNS, slot_of
+from imgstore.domain.disks.signed_urls import DiskGrant
+from imgstore.domain.disks.sources import SourceIdentity
+from imgstore.domain.disks.version_disks import OS_DISK
+from imgstore.domain.resources import Declared, DiskKind, ManagedDisk
+from imgstore.domain.states import ProvisioningState
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Row
+
+_disks = schema.disks
+_groups = schema.groups
+_SELECT = (
+    select(_disks, *SLOT_COLUMNS, _groups.c.subscription, _groups.c.name.label("group_name"))
+    .join(_groups, _disks.c.group_uid == _groups.c.uid)
+    .join(schema.slots, _disks.c.slot_uid == schema.slots.c.uid)
+)
+
+_GRANT = ("grant_uid", "grant_level", "grant_expires_at")
+_OWN = [column for column in _disks.c if column.name not in ("group_uid", *_GRANT)]
+
+
+def adding(tables: FromClause = _groups, **given: ColumnElement[Any]) -> Insert:
+    """An INSERT of a disk with the values of `row_of`; it adds nothing where there is no such group.
+
+    Args:
+        tables: what is selected from: one row, with its group.
+        given: columns that are taken from there.
+    """
+    values = [given.get(column.name, bindparam(column.name, type_=column.type)) for column in _OWN]
+    of_group = (_groups.c.subscription_key == bindparam("of_subscription"), _groups.c.name_key == bindparam("of_group"))
+    chosen = select(_groups.c.uid, *values).select_from(tables).where(*of_group)
+    return _disks.insert().from_select(["group_uid", *(column.name for column in _OWN)], chosen)
+
+
+_ADD = adding().execution_options(preserve_rowcount=True)
+
+_IMAGES_AT_ONCE: Final = 500
+"""In one statement, which has three parameters for each: SQLite takes 32,766, PostgreSQL more."""
+
+_ATTACHMENT: Final = ("managed_by", "machine_lun")
+"""Changed by `attach` and `detach` alone: who updates a disk may have read it before."""
+
+
+class Disks(Repository):
+    """The managed disks, snapshots and disks of managed images of every subscription."""
+
+    __slots__ = ()
+
+    def add(self, disk: ManagedDisk) -> None:
+        """Write a new disk down.
+
+        Raises:
+            ParentNotFound: no such group.
+            Conflict: the group has one of that kind, name and part.
+        """
+        if self._session.run(_ADD, row_of(disk)).rowcount == 0:
+            raise no_group(disk.subscription, disk.group)
+
+    def update(self, disk: ManagedDisk) -> None:
+        """Replace the disk of the same uid, all but where it is attached.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        values = {key: value for key, value in _values(disk).items() if key not in _ATTACHMENT}
+        self._replace(_disks, disk.uid, values, "disk")
+
+    def set_grant(self, disk: ManagedDisk, grant: DiskGrant | None) -> bool:
+        """Give the disk a grant, or take it away; False where the disk's state is another than `disk` tells."""
+        values = {
+            "grant_uid": grant.uid if grant else None,
+            "grant_level": grant.level if grant else None,
+            "grant_expires_at": grant.expires_at if grant else None,
+        }
+        mine = (_disks.c.uid == disk.uid) & (_disks.c.provisioning_state == disk.provisioning_state)
+        return bool(self._session.changed(_disks.update().where(mine).values(values)))
+
+    def get(
+        self, subscription: str, group: str, name: str, kind: DiskKind = DiskKind.DISK, part: str = OS_DISK
+    ) -> ManagedDisk | None:
+        """The disk of that name in that group, if there is one."""
+        called = (_disks.c.kind == kind) & (_disks.c.name_key == folded(name)) & (_disks.c.part == part)
+        row = self._session.first(_SELECT.where(named(subscription, group), called))
+        return None if row is None else _disk(row)
+
+    def by_uid(self, uid: str) -> ManagedDisk:
+        """The disk that another row refers to.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        return _disk(self._row(_SELECT.where(_disks.c.uid == uid), "disk", uid))
+
+    def list(
+        self,
+        subscription: str,
+        group: str | None = None,
+        kind: DiskKind = DiskKind.DISK,
+        name: str | None = None,
+        *,
+        part: str | None = None,
+        after: tuple[str, str] | None = None,
+        limit: int | None = None,
+        visible: bool = False,
+    ) -> builtins.list[ManagedDisk]:
+        """Those of a kind in a subscription, or in one group in it, by name and uid; of managed images each disk by itself.
+
+        Args:
+            subscription: whose.
+            group: of this group only.
+            kind: which.
+            name: of this name only: of a managed image all disks.
+            part: this disk of each managed image only.
+            after: only those behind this name and uid.
+            limit: at most so many.
+            visible: none that is being deleted.
+        """
+        mine = _groups.c.subscription_key == folded(subscription) if group is None else named(subscription, group)
+        statement = _SELECT.where(mine, _disks.c.kind == kind)
+        if name is not None:
+            statement = statement.where(_disks.c.name_key == folded(name))
+        if part is not None:
+            statement = statement.where(_disks.c.part == part)
+        if visible:
+            statement = statement.where(_disks.c.provisioning_state != ProvisioningState.DELETING)
+        if after is not None:
+            last, uid = after
+            statement = statement.where(tuple_(_disks.c.name_key, _disks.c.uid) > tuple_(folded(last), uid))
+        ordered = statement.order_by(_disks.c.name_key, _disks.c.uid).limit(limit)
+        return [_disk(row) for row in self._session.all(ordered)]
+
+    def of_images(self, os_disks: Sequence[ManagedDisk]) -> dict[str, builtins.list[ManagedDisk]]:
+        """All disks of the managed images that have these OS disks, by the image's id in lower case; none that is being deleted."""
+        keys = sorted({(folded(each.subscription), folded(each.group), folded(each.name)) for each in os_disks})
+        found: dict[str, builtins.list[ManagedDisk]] = {each.resource_id.lower(): [] for each in os_disks}
+        for begin in range(0, len(keys), _IMAGES_AT_ONCE):
+            place = tuple_(_groups.c.subscription_key, _groups.c.name_key, _disks.c.name_key)
+            statement = _SELECT.where(
+                place.in_(keys[begin : begin + _IMAGES_AT_ONCE]),
+                _disks.c.kind == DiskKind.IMAGE,
+                _disks.c.provisioning_state != ProvisioningState.DELETING,
+            )
+            for row in self._session.all(statement):
+                disk = _disk(row)
+                found[disk.resource_id.lower()].append(disk)
+        return found
+
+    def count_made(self, version_uid: str, region: str, *, since: datetime) -> int:
+        """How many disks of a version were made in a region then or later."""
+        of_version = (_disks.c.source_version_uid == version_uid) & (_disks.c.created_at >= since)
+        there = (_disks.c.kind == DiskKind.DISK) & (_disks.c.location == region)
+        statement = select(func.count()).select_from(_disks).where(of_version, there)
+        return int(self._session.value(statement))
+
+    def in_slot(self, slot_uid: str) -> builtins.list[ManagedDisk]:
+        """Those of every kind that stand on a slot, by name."""
+        statement = _SELECT.where(_disks.c.slot_uid == slot_uid).order_by(_disks.c.name_key, _disks.c.uid)
+        return [_disk(row) for row in self._session.all(statement)]
+
+    def awaiting_upload(self) -> set[str]:
+        """The uids of those that an upload is still to come for, or to be taken in."""
+        waits = _disks.c.upload_bytes.is_not(None) & (_disks.c.provisioning_state == ProvisioningState.CREATING)
+        return {row.uid for row in self._session.all(select(_disks.c.uid).where(waits))}
+
+    def deleting(self) -> builtins.list[ManagedDisk]:
+        """The disks of every kind and subscription that are being deleted."""
+        leaving = _disks.c.provisioning_state == ProvisioningState.DELETING
+        return [_disk(row) for row in self._session.all(_SELECT.where(leaving).order_by(_disks.c.uid))]
+
+    def states_in_slot(self, slot_uid: str) -> dict[str, ProvisioningState]:
+        """The disks that stand on a slot, by uid."""
+        statement = select(_disks.c.uid, _disks.c.provisioning_state).where(_disks.c.slot_uid == slot_uid)
+        return {row.uid: row.provisioning_state for row in self._session.all(statement)}
+
+    def of_machine(self, machine_id: str) -> builtins.list[ManagedDisk]:
+        """Those that are attached to a machine: its OS disk, then by LUN."""
+        found = [_disk(row) for row in self._session.all(_SELECT.where(_disks.c.managed_by == machine_id))]
+        return sorted(found, key=lambda disk: -1 if disk.machine_lun is None else disk.machine_lun)
+
+    def attach(self, uid: str, machine_id: str, lun: int | None) -> bool:
+        """Attach a disk that is ready and attached to nothing; tells whether it was so."""
+        ready = (_disks.c.provisioning_state == ProvisioningState.SUCCEEDED) & _disks.c.managed_by.is_(None)
+        values = {"managed_by": machine_id, "machine_lun": lun}
+        return self._session.changed(update(_disks).where(_disks.c.uid == uid, ready).values(**values)) > 0
+
+    def detach(self, machine_id: str) -> None:
+        """Let go of all disks of a machine."""
+        values = {"managed_by": None, "machine_lun": None}
+        self._session.run(update(_disks).where(_disks.c.managed_by == machine_id).values(**values))
+
+    def begin_deleting(self, uid: str, *, attached_to: str | None = None) -> bool:
+        """Make a disk Deleting that is attached to nothing but to `attached_to`; tells whether it is."""
+        free = _disks.c.managed_by.is_(None) | (_disks.c.managed_by == attached_to)
+        deleting = update(_disks).values(provisioning_state=ProvisioningState.DELETING)
+        return self._session.changed(deleting.where(_disks.c.uid == uid, free)) > 0
+
+    def delete(self, uid: str) -> None:
+        """Remove the row.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        self._remove(_disks, uid, "disk")
+
+
+def row_of(disk: ManagedDisk) -> dict[str, Any]:
+    """What `adding` writes: the columns of a disk, and the group that it finds."""
+    return _values(disk) | {"of_subscription": folded(disk.subscription), "of_group": folded(disk.group)}
+
+
+def _values(disk: ManagedDisk) -> dict[str, Any]:
+    """But for the group, which a disk never leaves, and the grant, which `set_grant` alone writes."""
+    return {
+        "uid": disk.uid,
+        "kind": disk.kind,
+        "name": disk.name,
+        "name_key": folded(disk.name),
+        "part": disk.part,
+        "location": disk.location,
+        "tags": dict(disk.tags),
+        "source_version_uid": disk.source_version_uid,
+        "source_reference": disk.source_reference,
+        "source_lun": disk.source_lun,
+        "source_file_bytes": disk.source.file_bytes if disk.source else None,
+        "source_stamp": disk.source.stamp if disk.source else None,
+        "body_key": disk.body_key,
+        "os_type": disk.declared.os_type,
+        "os_state": disk.declared.os_state,
+        "hyper_v_generation": disk.declared.hyper_v_generation,
+        "replica": disk.replica,
+        "slot_uid": disk.slot.uid,
+        "storage_account_type": disk.storage_account_type,
+        "virtual_bytes": disk.virtual_bytes,
+        "disk_digest": disk.disk_digest,
+        "created_at": disk.created_at,
+        "provisioning_state": disk.provisioning_state,
+        "source_format": disk.source_format,
+        "upload_bytes": disk.upload_bytes,
+        "managed_by": disk.managed_by,
+        "machine_lun": disk.machine_lun,
+        "kept": dict(disk.kept),
+    }
+
+
+def _disk(row: "Row[Any]") -> ManagedDisk:
+    return ManagedDisk(
+        uid=row.uid,
+        kind=row.kind,
+        subscription=row.subscription,
+        group=row.group_name,
+        name=row.name,
+        part=row.part,
+        location=row.location,
+        tags=row.tags,
+        source_version_uid=row.source_version_uid,
+        source_reference=row.source_reference,
+        source=_source(row),
+        body_key=row.body_key,
+        declared=Declared(os_type=row.os_type, os_state=row.os_state, hyper_v_generation=row.hyper_v_generation),
+        replica=row.replica,
+        slot=slot_of(row),
+        storage_account_type=row.storage_account_type,
+        virtual_bytes=row.virtual_bytes,
+        disk_digest=row.disk_digest,
+        created_at=row.created_at,
+        provisioning_state=row.provisioning_state,
+        source_format=row.source_format,
+        upload_bytes=row.upload_bytes,
+        grant=_grant(row),
+        source_lun=row.source_lun,
+        managed_by=row.managed_by,
+        machine_lun=row.machine_lun,
+        kept=row.kept,
+    )
+
+
+def _grant(row: "Row[Any]") -> DiskGrant | None:
+    if row.grant_uid is None:
+        return None
+    return DiskGrant(uid=row.grant_uid, level=row.grant_level, expires_at=row.grant_expires_at)
+
+
+def _source(row: "Row[Any]") -> SourceIdentity | None:
+    if row.source_stamp is None:
+        return None
+    return SourceIdentity(location=row.source_reference, file_bytes=row.source_file_bytes, stamp=row.source_stamp)

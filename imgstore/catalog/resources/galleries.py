@@ -1,0 +1,179 @@
+"""Galleries. Their group is a row of its own, so a gallery tells the group's name as the group has it now."""
+
+import builtins
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, select
+
+from imgstore.catalog import schema
+from imgstore.catalog.engine.columns import folded
+from imgstore.catalog.engine.repository import Repository
+from imgstore.catalog.resources.groups import group_uid, named
+from imgstore.domain.identity.sharing import CommunityInfo, SharingPermission, SharingProfile
+from imgstore.domain.resources import Gallery
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Row
+
+_galleries = schema.galleries
+_groups = schema.groups
+_SELECT = select(_galleries, _groups.c.subscription, _groups.c.name.label("group_name")).join(_groups)
+
+
+class Galleries(Repository):
+    """The galleries of every subscription."""
+
+    __slots__ = ()
+
+    def add(self, gallery: Gallery) -> None:
+        """Write a new gallery down.
+
+        Raises:
+            ParentNotFound: no such group.
+            Conflict: the subscription has a gallery of that name.
+        """
+        self._session.run(_galleries.insert(), self._values(gallery))
+
+    def update(self, gallery: Gallery) -> None:
+        """Replace the gallery of the same uid.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        self._replace(_galleries, gallery.uid, self._values(gallery), "gallery")
+
+    def get(self, subscription: str, group: str, name: str) -> Gallery | None:
+        """The gallery of that name in that group, if there is one."""
+        row = self._session.first(_SELECT.where(named(subscription, group), _galleries.c.name_key == folded(name)))
+        return None if row is None else gallery_of(row)
+
+    def by_name(self, subscription: str, name: str) -> Gallery | None:
+        """The gallery of that name in whatever group: names are unique in a subscription."""
+        row = self._session.first(
+            _SELECT.where(_galleries.c.subscription_key == folded(subscription), _galleries.c.name_key == folded(name))
+        )
+        return None if row is None else gallery_of(row)
+
+    def by_uid(self, uid: str) -> Gallery:
+        """The gallery that another row refers to.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        return gallery_of(self._row(_SELECT.where(_galleries.c.uid == uid), "gallery", uid))
+
+    def of_pool(self, pool_uid: str) -> Gallery | None:
+        """The gallery of a pool; None where the pool has outlived it."""
+        row = self._session.first(_SELECT.where(_galleries.c.pool_uid == pool_uid))
+        return None if row is None else gallery_of(row)
+
+    def list(
+        self, subscription: str, group: str | None = None, *, after: str | None = None, limit: int | None = None
+    ) -> builtins.list[Gallery]:
+        """The galleries of a subscription, or of one group in it, by name: at most `limit` behind the name `after`."""
+        statement = _SELECT.where(_galleries.c.subscription_key == folded(subscription))
+        if group is not None:
+            statement = statement.where(named(subscription, group))
+        if after is not None:
+            statement = statement.where(_galleries.c.name_key > folded(after))
+        return [gallery_of(row) for row in self._session.all(statement.order_by(_galleries.c.name_key).limit(limit))]
+
+    def shared(self) -> builtins.list[Gallery]:
+        """Those of every subscription that are shared directly with somebody, by name."""
+        return self._with(SharingPermission.GROUPS)
+
+    def community(self) -> builtins.list[Gallery]:
+        """Those of every subscription that everybody finds, by name."""
+        return [
+            each
+            for each in self._with(SharingPermission.COMMUNITY)
+            if each.sharing is not None and each.sharing.community is not None and each.sharing.community.public_name
+        ]
+
+    def _with(self, permission: SharingPermission) -> builtins.list[Gallery]:
+        statement = _SELECT.where(_galleries.c.sharing_permission == permission)
+        return [gallery_of(row) for row in self._session.all(statement.order_by(_galleries.c.name_key))]
+
+    def count(self, subscription: str, location: str) -> int:
+        """How many a subscription has in a region. Nobody else adds one there until the transaction ends."""
+        self._session.lock_name(f"galleries/{folded(subscription)}/{location}")
+        mine = (_galleries.c.subscription_key == folded(subscription)) & (_galleries.c.location == location)
+        return int(self._session.value(select(func.count()).select_from(_galleries).where(mine)))
+
+    def held(self, uid: str) -> Gallery:
+        """The gallery of that uid, which nobody else changes until the transaction ends.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        locked = self._session.locking(select(_galleries.c.uid).where(_galleries.c.uid == uid))
+        self._row(locked, "gallery", uid)
+        return self.by_uid(uid)
+
+    def delete(self, uid: str) -> None:
+        """Remove the row.
+
+        Raises:
+            NotFound: it is not there.
+            Conflict: definitions are left in it.
+        """
+        self._remove(_galleries, uid, "gallery")
+
+    def _values(self, gallery: Gallery) -> dict[str, Any]:
+        return {
+            "uid": gallery.uid,
+            "group_uid": group_uid(self._session, gallery.subscription, gallery.group),
+            "subscription_key": folded(gallery.subscription),
+            "name": gallery.name,
+            "name_key": folded(gallery.name),
+            "location": gallery.location,
+            "description": gallery.description,
+            "tags": dict(gallery.tags),
+            "soft_delete_enabled": gallery.soft_delete_enabled,
+            "soft_delete_retention_days": gallery.soft_delete_retention_days,
+            "sharing_permission": gallery.sharing.permission if gallery.sharing else None,
+            "sharing": _sharing_json(gallery.sharing),
+            "pool_uid": gallery.pool_uid,
+            "created_at": gallery.created_at,
+        }
+
+
+def _sharing_json(profile: SharingProfile | None) -> dict[str, Any] | None:
+    if profile is None:
+        return None
+    community = None if profile.community is None else asdict(profile.community)
+    return {
+        "subscriptions": list(profile.subscriptions),
+        "tenants": list(profile.tenants),
+        "community": community,
+    }
+
+
+def _sharing(permission: SharingPermission | None, said: dict[str, Any] | None) -> SharingProfile | None:
+    if permission is None or said is None:
+        return None
+    return SharingProfile(
+        permission=permission,
+        subscriptions=tuple(said["subscriptions"]),
+        tenants=tuple(said["tenants"]),
+        community=None if said["community"] is None else CommunityInfo(**said["community"]),
+    )
+
+
+def gallery_of(row: "Row[Any]") -> Gallery:
+    """The gallery whose columns stand in `row`, with its group's `subscription` and `group_name`."""
+    return Gallery(
+        uid=row.uid,
+        subscription=row.subscription,
+        group=row.group_name,
+        name=row.name,
+        location=row.location,
+        description=row.description,
+        tags=row.tags,
+        soft_delete_enabled=row.soft_delete_enabled,
+        soft_delete_retention_days=row.soft_delete_retention_days,
+        sharing=_sharing(row.sharing_permission, row.sharing),
+        pool_uid=row.pool_uid,
+        created_at=row.created_at,
+    )

@@ -1,0 +1,131 @@
+"""Resource groups."""
+
+import builtins
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import ColumnElement, func, select
+
+from imgstore.catalog import schema
+from imgstore.catalog.engine.columns import folded
+from imgstore.catalog.engine.database import Session
+from imgstore.catalog.engine.repository import Repository
+from imgstore.domain.errors import ParentNotFound
+from imgstore.domain.names import group_id
+from imgstore.domain.resources import Group
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Row
+
+_groups = schema.groups
+
+
+class Groups(Repository):
+    """The groups of every subscription."""
+
+    __slots__ = ()
+
+    def add(self, group: Group) -> None:
+        """Write a new group down.
+
+        Raises:
+            Conflict: the subscription has one of that name.
+        """
+        self._session.run(_groups.insert(), _values(group))
+
+    def update(self, group: Group) -> None:
+        """Replace the group of the same uid.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        self._replace(_groups, group.uid, _values(group), "group")
+
+    def get(self, subscription: str, name: str) -> Group | None:
+        """The group of that name, if there is one."""
+        row = self._session.first(select(_groups).where(named(subscription, name)))
+        return None if row is None else _group(row)
+
+    def list(self, subscription: str, *, after: str | None = None, limit: int | None = None) -> builtins.list[Group]:
+        """The groups of a subscription, by name: at most `limit` behind the name `after`."""
+        statement = select(_groups).where(_groups.c.subscription_key == folded(subscription))
+        if after is not None:
+            statement = statement.where(_groups.c.name_key > folded(after))
+        return [_group(row) for row in self._session.all(statement.order_by(_groups.c.name_key).limit(limit))]
+
+    def subscriptions(self) -> builtins.list[str]:
+        """The subscriptions that have groups, each as one of its groups spells it."""
+        spelt = func.min(_groups.c.subscription).label("spelt")
+        return [row.spelt for row in self._session.all(select(spelt).group_by(_groups.c.subscription_key))]
+
+    def children(self, uid: str) -> builtins.list[str]:
+        """What is left in the group, as ``disks/<name>``, ``galleries/<name>`` and so on."""
+        disks, galleries, machines = schema.disks, schema.galleries, schema.machines
+        own = select(disks.c.kind, disks.c.name).distinct().where(disks.c.group_uid == uid)
+        above = select(galleries.c.name).where(galleries.c.group_uid == uid).order_by(galleries.c.name)
+        beside = select(machines.c.name).where(machines.c.group_uid == uid).order_by(machines.c.name)
+        return [
+            *(f"virtualMachines/{row.name}" for row in self._session.all(beside)),
+            *(f"{row.kind}/{row.name}" for row in self._session.all(own.order_by(disks.c.kind, disks.c.name))),
+            *(f"galleries/{row.name}" for row in self._session.all(above)),
+        ]
+
+    def delete(self, uid: str) -> None:
+        """Remove the row.
+
+        Raises:
+            NotFound: it is not there.
+            Conflict: something is left in the group.
+        """
+        self._remove(_groups, uid, "group")
+
+
+def named(subscription: str, name: str) -> ColumnElement[bool]:
+    """The condition that finds a group by what people call it."""
+    return (_groups.c.subscription_key == folded(subscription)) & (_groups.c.name_key == folded(name))
+
+
+def group_uid(session: Session, subscription: str, name: str) -> str:
+    """The uid of the group that a new gallery or disk is to lie in.
+
+    Raises:
+        ParentNotFound: the subscription has no such group.
+    """
+    uid: str | None = session.value(select(_groups.c.uid).where(named(subscription, name)))
+    if uid is None:
+        raise no_group(subscription, name)
+    return uid
+
+
+def no_group(subscription: str, name: str) -> ParentNotFound:
+    """What a new gallery or disk is to lie in is not there."""
+    return ParentNotFound(
+        f"Resource group '{name}' could not be found.",
+        found=f"no group of that name in subscription {subscription}",
+        expected="a group that was created before",
+        hint=f"imgstore group create -n {name} -l REGION",
+        target=group_id(subscription, name),
+    )
+
+
+def _values(group: Group) -> dict[str, Any]:
+    return {
+        "uid": group.uid,
+        "subscription": group.subscription,
+        "subscription_key": folded(group.subscription),
+        "name": group.name,
+        "name_key": folded(group.name),
+        "location": group.location,
+        "tags": dict(group.tags),
+        "created_at": group.created_at,
+    }
+
+
+def _group(row: "Row[Any]") -> Group:
+    return Group(
+        uid=row.uid,
+        subscription=row.subscription,
+        name=row.name,
+        location=row.location,
+        tags=row.tags,
+        created_at=row.created_at,
+    )

@@ -1,0 +1,102 @@
+"""Who this installation is: made once, at the first start."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import select, update
+
+from imgstore.catalog import schema
+from imgstore.catalog.engine.repository import Repository
+from imgstore.domain.errors import NotFound
+
+HMAC_KEY_BYTES: Final = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstallationRow:
+    """What every bucket of this installation is marked with, and the subscription that commands mean by default."""
+
+    uid: str
+    subscription: str
+    created_at: datetime
+    outdated: str | None = None
+    """What showed that this catalog is older than its buckets; None while nothing does."""
+    keeps_unknown: bool = False
+    """An operator accepted an older catalog: objects that it does not know are never deleted."""
+    records_every_zone: bool = True
+    """False where older code may have used a zone that has no record."""
+
+
+class Installations(Repository):
+    """The one row."""
+
+    __slots__ = ()
+
+    def get(self) -> InstallationRow:
+        """The installation.
+
+        Raises:
+            NotFound: `ensure` was never called on this catalog.
+        """
+        found = self.find()
+        if found is None:
+            raise self._never_started()
+        return found
+
+    def find(self) -> InstallationRow | None:
+        """The installation; None where `ensure` was never called on this catalog."""
+        row = self._session.first(select(schema.installation))
+        if row is None:
+            return None
+        return InstallationRow(
+            uid=row.uid,
+            subscription=row.subscription,
+            created_at=row.created_at,
+            outdated=row.outdated,
+            keeps_unknown=row.keeps_unknown,
+            records_every_zone=row.records_every_zone,
+        )
+
+    def mark_outdated(self, found: str) -> None:
+        """Record that this catalog is older than its buckets, and what showed it. The first finding stays."""
+        table = schema.installation
+        self._session.run(update(table).where(table.c.outdated.is_(None)).values(outdated=found))
+
+    def accept_outdated(self) -> None:
+        """Let this catalog be used as it is; from now on objects that it does not know are kept."""
+        self._session.run(update(schema.installation).values(outdated=None, keeps_unknown=True))
+
+    def ensure(self, subscription: str | None) -> InstallationRow:
+        """The installation, made now if it is not there; then `subscription` is its own, or a new one if None."""
+        effects = self._session.effects
+        row = {
+            "id": 1,
+            "uid": effects.new_uid(),
+            "subscription": subscription or effects.new_uid(),
+            "hmac_key": effects.random_bytes(HMAC_KEY_BYTES),
+            "created_at": self._session.now(),
+            "records_every_zone": True,
+        }
+        self._session.run(self._session.upsert(schema.installation).values(row).on_conflict_do_nothing())
+        return self.get()
+
+    def hmac_key(self) -> bytes:
+        """The 32 random bytes that mark what this installation itself put into a bucket (rules.md, rule 8).
+
+        Raises:
+            NotFound: `ensure` was never called on this catalog.
+        """
+        key: bytes | None = self._session.value(select(schema.installation.c.hmac_key))
+        if key is None:
+            raise self._never_started()
+        return key
+
+    def _never_started(self) -> NotFound:
+        return NotFound(
+            "This catalog belongs to no installation yet.",
+            found="an empty table",
+            expected="the row that the first start writes",
+            hint="run any imgstore command on this home first",
+            target=self._session.place,
+        )

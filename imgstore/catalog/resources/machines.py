@@ -1,0 +1,166 @@
+"""Machines of every subscription. Their disks name them by their resource id."""
+
+import builtins
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select, tuple_
+
+from imgstore.catalog import schema
+from imgstore.catalog.engine.columns import folded
+from imgstore.catalog.engine.repository import Repository, missing
+from imgstore.catalog.resources.groups import group_uid, named
+from imgstore.domain.disks.version_disks import HostCaching
+from imgstore.domain.machines import DiskManner, Machine
+from imgstore.domain.states import ProvisioningState
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Row
+
+_machines = schema.machines
+_groups = schema.groups
+_SELECT = select(_machines, _groups.c.subscription, _groups.c.name.label("group_name")).join(
+    _groups, _machines.c.group_uid == _groups.c.uid
+)
+
+
+class Machines(Repository):
+    """The machines of every group."""
+
+    __slots__ = ()
+
+    def add(self, machine: Machine) -> None:
+        """Write a new machine down.
+
+        Raises:
+            ParentNotFound: no such group.
+            Conflict: the group has one of that name.
+        """
+        above = group_uid(self._session, machine.subscription, machine.group)
+        self._session.run(_machines.insert(), _values(machine) | {"group_uid": above})
+
+    def update(self, machine: Machine) -> None:
+        """Replace the machine of the same uid, which stays in its group.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        self._replace(_machines, machine.uid, _values(machine), "virtual machine")
+
+    def get(self, subscription: str, group: str, name: str) -> Machine | None:
+        """The machine of that name in that group, if there is one."""
+        row = self._session.first(_SELECT.where(named(subscription, group), _machines.c.name_key == folded(name)))
+        return None if row is None else _machine(row)
+
+    def held(self, uid: str) -> Machine:
+        """The machine as it stands; nobody else changes it until the transaction ends.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        if self._session.value(self._session.locking(select(_machines.c.uid).where(_machines.c.uid == uid))) is None:
+            raise missing("virtual machine", uid)
+        return _machine(self._row(_SELECT.where(_machines.c.uid == uid), "virtual machine", uid))
+
+    def list(
+        self,
+        subscription: str,
+        group: str | None = None,
+        *,
+        after: tuple[str, str] | None = None,
+        limit: int | None = None,
+        visible: bool = False,
+    ) -> builtins.list[Machine]:
+        """The machines of a subscription, or of one group in it, by name and uid.
+
+        Args:
+            subscription: whose.
+            group: of this group only.
+            after: only those behind this name and uid.
+            limit: at most so many.
+            visible: none that is being deleted.
+        """
+        mine = _groups.c.subscription_key == folded(subscription) if group is None else named(subscription, group)
+        statement = _SELECT.where(mine)
+        if visible:
+            statement = statement.where(_machines.c.provisioning_state != ProvisioningState.DELETING)
+        if after is not None:
+            last, uid = after
+            statement = statement.where(tuple_(_machines.c.name_key, _machines.c.uid) > tuple_(folded(last), uid))
+        ordered = statement.order_by(_machines.c.name_key, _machines.c.uid).limit(limit)
+        return [_machine(row) for row in self._session.all(ordered)]
+
+    def deleting(self) -> builtins.list[Machine]:
+        """The machines of every subscription that are being deleted."""
+        leaving = _machines.c.provisioning_state == ProvisioningState.DELETING
+        return [_machine(row) for row in self._session.all(_SELECT.where(leaving).order_by(_machines.c.uid))]
+
+    def delete(self, uid: str) -> None:
+        """Remove the row.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        self._remove(_machines, uid, "virtual machine")
+
+
+def _values(machine: Machine) -> dict[str, Any]:
+    """But for the group."""
+    return {
+        "uid": machine.uid,
+        "name": machine.name,
+        "name_key": folded(machine.name),
+        "location": machine.location,
+        "tags": dict(machine.tags),
+        "size": machine.size,
+        "image_reference": machine.image_reference,
+        "os_type": machine.os_type,
+        "hyper_v_generation": machine.hyper_v_generation,
+        "admin_username": machine.admin_username,
+        "computer_name": machine.computer_name,
+        "generalized": machine.generalized,
+        "kept": {
+            "said": dict(machine.kept),
+            "disks": {key: _of_manner(manner) for key, manner in machine.manners.items()},
+        },
+        "created_at": machine.created_at,
+        "provisioning_state": machine.provisioning_state,
+    }
+
+
+def _machine(row: "Row[Any]") -> Machine:
+    return Machine(
+        uid=row.uid,
+        subscription=row.subscription,
+        group=row.group_name,
+        name=row.name,
+        location=row.location,
+        tags=row.tags,
+        size=row.size,
+        image_reference=row.image_reference,
+        os_type=row.os_type,
+        hyper_v_generation=row.hyper_v_generation,
+        admin_username=row.admin_username,
+        computer_name=row.computer_name,
+        generalized=row.generalized,
+        manners={key: _manner(each) for key, each in row.kept.get("disks", {}).items()},
+        kept=row.kept.get("said", {}),
+        created_at=row.created_at,
+        provisioning_state=row.provisioning_state,
+    )
+
+
+def _of_manner(manner: DiskManner) -> dict[str, Any]:
+    return {
+        "name": manner.name,
+        "caching": manner.caching,
+        "deleted_with_machine": manner.deleted_with_machine,
+    }
+
+
+def _manner(stored: dict[str, Any]) -> DiskManner:
+    caching = stored["caching"]
+    return DiskManner(
+        name=stored["name"],
+        caching=None if caching is None else HostCaching(caching),
+        deleted_with_machine=stored["deleted_with_machine"],
+    )

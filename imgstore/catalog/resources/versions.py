@@ -1,0 +1,243 @@
+"""Image versions, in the order of their numbers."""
+
+import builtins
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, select, tuple_
+
+from imgstore.catalog import schema
+from imgstore.catalog.engine.columns import folded
+from imgstore.catalog.engine.repository import Repository, missing
+from imgstore.domain.disks.sources import SourceIdentity
+from imgstore.domain.disks.version_disks import HostCaching, VersionDisk
+from imgstore.domain.names import VersionName
+from imgstore.domain.resources import ImageVersion, StorageAccountType, TargetRegion
+from imgstore.domain.states import ProvisioningState, ReplicaState
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Row
+
+_versions = schema.versions
+_NUMBER = (_versions.c.major, _versions.c.minor, _versions.c.patch)
+
+
+class Versions(Repository):
+    """The versions of every definition."""
+
+    __slots__ = ()
+
+    def add(self, version: ImageVersion) -> None:
+        """Write a new version down.
+
+        Raises:
+            Conflict: the definition has one of that name, or is gone.
+        """
+        self._session.run(_versions.insert(), _values(version))
+
+    def update(self, version: ImageVersion) -> None:
+        """Replace the version of the same uid.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        self._replace(_versions, version.uid, _values(version), "image version")
+
+    def get(self, definition_uid: str, name: VersionName) -> ImageVersion | None:
+        """The version of that name, if there is one."""
+        row = self._session.first(
+            select(_versions).where(
+                _versions.c.definition_uid == definition_uid,
+                _versions.c.major == name.major,
+                _versions.c.minor == name.minor,
+                _versions.c.patch == name.patch,
+            )
+        )
+        return None if row is None else version_of(row)
+
+    def by_uid(self, uid: str) -> ImageVersion:
+        """The version that another row refers to.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        return version_of(self._row(select(_versions).where(_versions.c.uid == uid), "image version", uid))
+
+    def lock(self, uid: str) -> None:
+        """Hold the version's row until the transaction ends: what is read of its replicas from now on stays true.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        if self._session.value(self._session.locking(select(_versions.c.uid).where(_versions.c.uid == uid))) is None:
+            raise missing("image version", uid)
+
+    def list(
+        self,
+        definition_uid: str,
+        *,
+        after: VersionName | None = None,
+        limit: int | None = None,
+        visible: bool = False,
+    ) -> builtins.list[ImageVersion]:
+        """The versions of a definition, lowest first: at most `limit` of those above `after`.
+
+        One walk along the index of the numbers; with `visible` those are passed over that `ImageVersion.is_visible`
+        denies.
+        """
+        statement = select(_versions).where(_versions.c.definition_uid == definition_uid).order_by(*_NUMBER)
+        if visible:
+            stands = _versions.c.provisioning_state != ProvisioningState.DELETING
+            statement = statement.where(stands, _versions.c.soft_deleted_at.is_(None))
+        if after is not None:
+            statement = statement.where(tuple_(*_NUMBER) > tuple_(after.major, after.minor, after.patch))
+        return [version_of(row) for row in self._session.all(statement.limit(limit))]
+
+    def every(self) -> builtins.list[ImageVersion]:
+        """Return the versions of all definitions, of whatever subscription, by definition and number."""
+        order = (_versions.c.definition_uid, *_NUMBER)
+        return [version_of(row) for row in self._session.all(select(_versions).order_by(*order))]
+
+    def complete_in(
+        self, definition_uid: str, region: str, *, below: VersionName | None = None, limit: int
+    ) -> builtins.list[ImageVersion]:
+        """The versions that have a complete replica in a region, highest first: at most `limit` of those below `below`."""
+        here = (
+            select(1)
+            .select_from(schema.replicas.join(schema.slots))
+            .where(
+                schema.replicas.c.version_uid == _versions.c.uid,
+                schema.replicas.c.state == ReplicaState.COMPLETED,
+                schema.slots.c.region == region,
+            )
+        )
+        statement = select(_versions).where(_versions.c.definition_uid == definition_uid, here.exists())
+        if below is not None:
+            statement = statement.where(tuple_(*_NUMBER) < tuple_(below.major, below.minor, below.patch))
+        downward = statement.order_by(*(column.desc() for column in _NUMBER)).limit(limit)
+        return [version_of(row) for row in self._session.all(downward)]
+
+    def count(self, subscription: str, location: str) -> int:
+        """How many a subscription has in a region. Nobody else adds one there until the transaction ends."""
+        self._session.lock_name(f"versions/{folded(subscription)}/{location}")
+        mine = schema.galleries.c.subscription_key == folded(subscription)
+        tables = _versions.join(schema.definitions).join(schema.galleries)
+        statement = select(func.count()).select_from(tables).where(mine, _versions.c.location == location)
+        return int(self._session.value(statement))
+
+    def soft_deleted(self, definition_uid: str | None = None) -> builtins.list[ImageVersion]:
+        """The softly deleted versions of a definition by number, or of all, those that are being ended for good too."""
+        statement = select(_versions).where(_versions.c.soft_deleted_at.is_not(None))
+        if definition_uid is not None:
+            statement = statement.where(_versions.c.definition_uid == definition_uid)
+        return [version_of(row) for row in self._session.all(statement.order_by(*_NUMBER, _versions.c.uid))]
+
+    def deleting(self) -> builtins.list[ImageVersion]:
+        """The versions of every subscription that are being deleted for good."""
+        leaving = _versions.c.provisioning_state == ProvisioningState.DELETING
+        return [
+            version_of(row) for row in self._session.all(select(_versions).where(leaving).order_by(_versions.c.uid))
+        ]
+
+    def delete(self, uid: str) -> None:
+        """Remove the row, and its round robin's counters.
+
+        Raises:
+            NotFound: it is not there.
+            Conflict: replicas are left of it.
+        """
+        self._remove(_versions, uid, "image version")
+
+
+def _values(version: ImageVersion) -> dict[str, Any]:
+    return {
+        "uid": version.uid,
+        "definition_uid": version.definition_uid,
+        "major": version.name.major,
+        "minor": version.name.minor,
+        "patch": version.name.patch,
+        "location": version.location,
+        "target_regions": [_target_values(target) for target in version.target_regions],
+        "replica_count": version.replica_count,
+        "replication_mode": version.replication_mode,
+        "exclude_from_latest": version.exclude_from_latest,
+        "tags": dict(version.tags),
+        "disks": [_disk_values(disk) for disk in version.disks],
+        "published_at": version.published_at,
+        "provisioning_state": version.provisioning_state,
+        "end_of_life_at": version.end_of_life_at,
+        "allow_deletion_of_replicated_locations": version.allow_deletion_of_replicated_locations,
+        "block_deletion_before_end_of_life": version.block_deletion_before_end_of_life,
+        "soft_deleted_at": version.soft_deleted_at,
+        "hard_deletion_at": version.hard_deletion_at,
+    }
+
+
+def version_of(row: "Row[Any]") -> ImageVersion:
+    """The version whose columns stand in `row`."""
+    return ImageVersion(
+        uid=row.uid,
+        definition_uid=row.definition_uid,
+        name=VersionName(row.major, row.minor, row.patch),
+        location=row.location,
+        target_regions=tuple(_target(values) for values in row.target_regions),
+        replica_count=row.replica_count,
+        replication_mode=row.replication_mode,
+        exclude_from_latest=row.exclude_from_latest,
+        tags=row.tags,
+        disks=tuple(disk_of(values) for values in row.disks),
+        published_at=row.published_at,
+        provisioning_state=row.provisioning_state,
+        end_of_life_at=row.end_of_life_at,
+        allow_deletion_of_replicated_locations=row.allow_deletion_of_replicated_locations,
+        block_deletion_before_end_of_life=row.block_deletion_before_end_of_life,
+        soft_deleted_at=row.soft_deleted_at,
+        hard_deletion_at=row.hard_deletion_at,
+    )
+
+
+def _target_values(target: TargetRegion) -> dict[str, Any]:
+    return {
+        "name": target.name,
+        "regional_replica_count": target.regional_replica_count,
+        "storage_account_type": target.storage_account_type.value,
+        "exclude_from_latest": target.exclude_from_latest,
+    }
+
+
+def _target(values: Mapping[str, Any]) -> TargetRegion:
+    return TargetRegion(
+        name=values["name"],
+        regional_replica_count=values["regional_replica_count"],
+        storage_account_type=StorageAccountType(values["storage_account_type"]),
+        exclude_from_latest=values["exclude_from_latest"],
+    )
+
+
+def _disk_values(disk: VersionDisk) -> dict[str, Any]:
+    return {
+        "lun": disk.lun,
+        "source_location": disk.source.location,
+        "source_file_bytes": disk.source.file_bytes,
+        "source_stamp": disk.source.stamp,
+        "source_sha256": disk.source_sha256,
+        "host_caching": disk.host_caching.value,
+        "expected_bytes": disk.expected_bytes,
+        "virtual_bytes": disk.virtual_bytes,
+        "disk_digest": None if disk.disk_digest is None else disk.disk_digest.hex(),
+    }
+
+
+def disk_of(values: Mapping[str, Any]) -> VersionDisk:
+    """The disk that `values` of a version's row tell."""
+    return VersionDisk(
+        lun=values["lun"],
+        source=SourceIdentity(
+            location=values["source_location"], file_bytes=values["source_file_bytes"], stamp=values["source_stamp"]
+        ),
+        source_sha256=values["source_sha256"],
+        host_caching=HostCaching(values["host_caching"]),
+        expected_bytes=values.get("expected_bytes"),
+        virtual_bytes=values["virtual_bytes"],
+        disk_digest=None if values["disk_digest"] is None else bytes.fromhex(values["disk_digest"]),
+    )

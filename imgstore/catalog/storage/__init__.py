@@ -1,0 +1,1 @@
+"""Store the state of buckets: slots, segments, manifests, works, zones and the ledger."""

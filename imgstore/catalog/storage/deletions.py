@@ -1,0 +1,52 @@
+"""Requests to delete objects that may still be on their way to a store (invariant G14)."""
+
+from collections.abc import Collection
+from datetime import datetime
+
+from sqlalchemy import delete, func, insert, select
+
+from imgstore.catalog import schema
+from imgstore.catalog.engine.repository import Repository
+from imgstore.catalog.storage.segments import in_turn
+
+_deletions = schema.deletions
+
+
+class Deletions(Repository):
+    """The deletions of every slot, by key below the slot. Segments have rows of `condemned` instead."""
+
+    __slots__ = ()
+
+    def begin(self, slot_uid: str, keys: Collection[str], *, token: str, until: datetime) -> None:
+        """Record a request before it is sent, and forget the requests that can no longer arrive.
+
+        Args:
+            slot_uid: the slot.
+            keys: the keys that the request names.
+            token: names the request.
+            until: the latest time at which the store may still carry it out; the database's clock.
+        """
+        self._session.run(
+            delete(_deletions).where(_deletions.c.slot_uid == slot_uid, _deletions.c.until <= self._session.now())
+        )
+        rows = [{"slot_uid": slot_uid, "key": key, "token": token, "until": until} for key in sorted(set(keys))]
+        if rows:
+            self._session.run(insert(_deletions), rows)
+
+    def end(self, slot_uid: str, token: str) -> None:
+        """Forget a request that the store has answered."""
+        self._session.run(delete(_deletions).where(_deletions.c.slot_uid == slot_uid, _deletions.c.token == token))
+
+    def pending_until(self, slot_uid: str, keys: Collection[str]) -> datetime | None:
+        """Return the latest time at which a request for one of the keys may be carried out; None if there is none."""
+        latest: datetime | None = None
+        for some in in_turn(sorted(set(keys))):
+            found = self._session.value(
+                select(func.max(_deletions.c.until)).where(
+                    _deletions.c.slot_uid == slot_uid,
+                    _deletions.c.key.in_(some),
+                    _deletions.c.until > self._session.now(),
+                )
+            )
+            latest = max(filter(None, (latest, found)), default=None)
+        return latest

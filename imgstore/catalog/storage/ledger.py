@@ -1,0 +1,154 @@
+"""The ledger: what moved, added and never changed, and what lies, as intervals of time."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Select, Table, select, update
+
+from imgstore.catalog import schema
+from imgstore.catalog.engine.columns import folded
+from imgstore.catalog.engine.repository import Repository, missing
+from imgstore.ledger.entries import LedgerRow, Party, StorageInterval
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Row
+
+_ledger = schema.ledger
+_intervals = schema.intervals
+
+
+class Ledger(Repository):
+    """Charges and intervals of every subscription."""
+
+    __slots__ = ()
+
+    def add(self, row: LedgerRow) -> bool:
+        """Write a charge down, once. False if one is there under that key: then nothing changes."""
+        statement = self._session.upsert(_ledger).values(_charge_values(row))
+        # Not by the count of rows: drivers tell none of an INSERT.
+        added = statement.on_conflict_do_nothing(index_elements=["key"]).returning(_ledger.c.key)
+        return self._session.first(added) is not None
+
+    def rows(self, subscription: str | None = None) -> list[LedgerRow]:
+        """The charges of a subscription, or of all, by time; of one instant by target, replica and key."""
+        order = (_ledger.c.time, _ledger.c.target, _ledger.c.replica, _ledger.c.key)
+        return [_charge(row) for row in self._session.all(_of(_ledger, subscription).order_by(*order))]
+
+    def open_interval(self, interval: StorageInterval) -> None:
+        """Write down that bytes lie in a slot from now on.
+
+        Raises:
+            Conflict: an interval of that uid is there.
+        """
+        self._session.run(_intervals.insert(), _interval_values(interval))
+
+    def close_interval(self, uid: str, closed_at: datetime) -> None:
+        """Write down until when the bytes lay there. One that is closed keeps its time.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        still_open = (_intervals.c.uid == uid) & _intervals.c.closed_at.is_(None)
+        if self._session.changed(update(_intervals).where(still_open).values(closed_at=closed_at)):
+            return
+        if self._session.first(select(_intervals.c.uid).where(_intervals.c.uid == uid)) is None:
+            raise missing("storage interval", uid)
+
+    def open_intervals(self, slot_uid: str) -> list[StorageInterval]:
+        """What lies in a slot now, oldest first."""
+        here = (_intervals.c.slot_uid == slot_uid) & _intervals.c.closed_at.is_(None)
+        statement = select(_intervals).where(here).order_by(_intervals.c.opened_at, _intervals.c.uid)
+        return [_interval(row) for row in self._session.all(statement)]
+
+    def intervals(self, subscription: str | None = None) -> list[StorageInterval]:
+        """The intervals of a subscription, or of all, open and closed, oldest first."""
+        statement = _of(_intervals, subscription).order_by(_intervals.c.opened_at, _intervals.c.uid)
+        return [_interval(row) for row in self._session.all(statement)]
+
+
+def _of(table: Table, subscription: str | None) -> Select[Any]:
+    everyone = select(table)
+    return everyone if subscription is None else everyone.where(table.c.subscription_key == folded(subscription))
+
+
+def _party_values(party: Party) -> dict[str, Any]:
+    return {
+        "subscription": party.subscription,
+        "subscription_key": folded(party.subscription),
+        "group_name": party.group,
+        "gallery": party.gallery,
+        "definition": party.definition,
+        "version": party.version,
+        "disk": party.disk,
+    }
+
+
+def _party(row: "Row[Any]") -> Party:
+    return Party(
+        subscription=row.subscription,
+        group=row.group_name,
+        gallery=row.gallery,
+        definition=row.definition,
+        version=row.version,
+        disk=row.disk,
+    )
+
+
+def _charge_values(row: LedgerRow) -> dict[str, Any]:
+    return {
+        **_party_values(row.party),
+        "key": row.key,
+        "kind": row.kind,
+        "source": row.source,
+        "target": row.target,
+        "replica": row.replica,
+        "delivered_bytes": row.delivered_bytes,
+        "unit_price": row.unit_price,
+        "amount": row.amount,
+        "time": row.time,
+    }
+
+
+def _charge(row: "Row[Any]") -> LedgerRow:
+    return LedgerRow(
+        key=row.key,
+        kind=row.kind,
+        party=_party(row),
+        source=row.source,
+        target=row.target,
+        replica=row.replica,
+        delivered_bytes=row.delivered_bytes,
+        unit_price=row.unit_price,
+        amount=row.amount,
+        time=row.time,
+    )
+
+
+def _interval_values(interval: StorageInterval) -> dict[str, Any]:
+    return {
+        **_party_values(interval.party),
+        "uid": interval.uid,
+        "owner_uid": interval.owner_uid,
+        "slot_uid": interval.slot_uid,
+        "region": interval.region,
+        "replica": interval.replica,
+        "storage_account_type": interval.storage_account_type,
+        "stored_bytes": interval.stored_bytes,
+        "opened_at": interval.opened_at,
+        "closed_at": interval.closed_at,
+    }
+
+
+def _interval(row: "Row[Any]") -> StorageInterval:
+    return StorageInterval(
+        uid=row.uid,
+        party=_party(row),
+        owner_uid=row.owner_uid,
+        slot_uid=row.slot_uid,
+        region=row.region,
+        replica=row.replica,
+        storage_account_type=row.storage_account_type,
+        stored_bytes=row.stored_bytes,
+        opened_at=row.opened_at,
+        closed_at=row.closed_at,
+    )

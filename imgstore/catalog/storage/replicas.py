@@ -1,0 +1,190 @@
+"""Replicas: one version in one slot, and the only door through which its state moves."""
+
+import builtins
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import bindparam, select, update
+
+from imgstore.catalog import schema
+from imgstore.catalog.engine.repository import Repository, missing
+from imgstore.catalog.storage.slots import SLOT_COLUMNS, slot_of
+from imgstore.domain.errors import Conflict
+from imgstore.domain.resources import Replica
+from imgstore.domain.states import REPLICA_TRANSITIONS, ReplicaState, may_move
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Row
+
+_replicas = schema.replicas
+_slots = schema.slots
+_SELECT = select(_replicas, *SLOT_COLUMNS).join(_slots)
+_ORDER: Final = (_slots.c.region, _slots.c.ordinal, _slots.c.storage_account_type, _replicas.c.uid)
+_OF_VERSION: Final = _SELECT.where(_replicas.c.version_uid == bindparam("version_uid")).order_by(*_ORDER)
+_IN_REGION: Final = _OF_VERSION.where(_slots.c.region == bindparam("region"))
+_UIDS_AT_ONCE: Final = 1_000
+"""In one query: engines bound the parameters of one."""
+
+
+class Replicas(Repository):
+    """The replicas of every version."""
+
+    __slots__ = ()
+
+    def add(self, replica: Replica) -> None:
+        """Write a new replica down.
+
+        Raises:
+            Conflict: the version has one in that slot that is not Deleting, or is gone.
+        """
+        self._session.run(
+            _replicas.insert(),
+            {
+                "uid": replica.uid,
+                "version_uid": replica.version_uid,
+                "slot_uid": replica.slot.uid,
+                "state": replica.state,
+                "error": replica.error,
+                "bytes_done": replica.bytes_done,
+                "bytes_total": replica.bytes_total,
+                "completed_at": replica.completed_at,
+                "attempts": replica.attempts,
+                "retry_at": replica.retry_at,
+                "started_at": replica.started_at,
+                "progress_at": replica.progress_at,
+            },
+        )
+
+    def get(self, uid: str) -> Replica:
+        """The replica of that uid.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        return _replica(self._row(_SELECT.where(_replicas.c.uid == uid), "replica", uid))
+
+    def list(self, version_uid: str) -> builtins.list[Replica]:
+        """The replicas of a version, those that are Deleting too, by region and ordinal."""
+        return [_replica(row) for row in self._session.all(_OF_VERSION, {"version_uid": version_uid})]
+
+    def in_region(self, version_uid: str, region: str) -> builtins.list[Replica]:
+        """Those of them that are in one region."""
+        asked = {"version_uid": version_uid, "region": region}
+        return [_replica(row) for row in self._session.all(_IN_REGION, asked)]
+
+    def of_versions(self, version_uids: Sequence[str]) -> dict[str, builtins.list[Replica]]:
+        """The same of each of several versions, in one query."""
+        found: dict[str, builtins.list[Replica]] = {uid: [] for uid in version_uids}
+        for first in range(0, len(version_uids), _UIDS_AT_ONCE):
+            some = version_uids[first : first + _UIDS_AT_ONCE]
+            for row in self._session.all(_SELECT.where(_replicas.c.version_uid.in_(some)).order_by(*_ORDER)):
+                found[row.version_uid].append(_replica(row))
+        return found
+
+    def in_slot(self, slot_uid: str) -> builtins.list[Replica]:
+        """The replicas, of whatever version, that lie in a slot."""
+        statement = _SELECT.where(_replicas.c.slot_uid == slot_uid).order_by(_replicas.c.uid)
+        return [_replica(row) for row in self._session.all(statement)]
+
+    def degraded_slots(self) -> frozenset[str]:
+        """Return the uids of the slots with a Degraded replica."""
+        statement = select(_replicas.c.slot_uid).where(_replicas.c.state == ReplicaState.DEGRADED).distinct()
+        return frozenset(row.slot_uid for row in self._session.all(statement))
+
+    def move(
+        self, uid: str, state: ReplicaState, *, error: str | None = None, completed_at: datetime | None = None
+    ) -> None:
+        """Move a replica to `state`, if the table in domain/states.py has that row.
+
+        Args:
+            uid: the replica's.
+            state: where to.
+            error: why, when it failed or degraded; None clears what stood there.
+            completed_at: when its bytes were confirmed; None leaves what stands there.
+
+        Raises:
+            NotFound: it is not there.
+            Conflict: from its present state it may not move there.
+        """
+        present = self._session.value(self._session.locking(select(_replicas.c.state).where(_replicas.c.uid == uid)))
+        if present is None:
+            raise missing("replica", uid)
+        if not may_move(present, state):
+            raise _may_not_move(uid, present, state)
+        values: dict[str, Any] = {"state": state, "error": error}
+        if completed_at is not None:
+            values["completed_at"] = completed_at
+        if state is ReplicaState.COMPLETED:
+            values |= {"attempts": 0, "retry_at": None}
+        self._session.run(update(_replicas).where(_replicas.c.uid == uid).values(values))
+
+    def failed(
+        self, uid: str, *, error: str, attempts: int, retry_at: datetime, state: ReplicaState = ReplicaState.FAILED
+    ) -> None:
+        """Move a replica to Failed, or back to Degraded, with the number of failed tries and the time of the next one.
+
+        Raises:
+            NotFound, Conflict: as `move`.
+        """
+        self.move(uid, state, error=error)
+        self._replace(_replicas, uid, {"attempts": attempts, "retry_at": retry_at}, "replica")
+
+    def retry_now(self, version_uid: str) -> None:
+        """Let workers try every failed replica of a version again, without waiting."""
+        self._session.run(update(_replicas).where(_replicas.c.version_uid == version_uid).values(retry_at=None))
+
+    def begin(self, uid: str, bytes_total: int) -> None:
+        """The bytes of a replica's work begin to move: so many stored bytes, none yet.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        now = self._session.now()
+        values = {"bytes_done": 0, "bytes_total": bytes_total, "started_at": now, "progress_at": now}
+        self._replace(_replicas, uid, values, "replica")
+
+    def progress(self, uid: str, bytes_done: int, bytes_total: int) -> None:
+        """Write down how far the replica's present work has come, in stored bytes, and when.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        values = {"bytes_done": bytes_done, "bytes_total": bytes_total, "progress_at": self._session.now()}
+        self._replace(_replicas, uid, values, "replica")
+
+    def remove(self, uid: str) -> None:
+        """Remove the row.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        self._remove(_replicas, uid, "replica")
+
+
+def _may_not_move(uid: str, present: ReplicaState, state: ReplicaState) -> Conflict:
+    allowed = ", ".join(sorted(REPLICA_TRANSITIONS[present])) or "nothing: it ends here"
+    return Conflict(
+        f"The replica may not become {state}.",
+        found=f"{present}",
+        expected=f"a state that leads there; from {present} it may become {allowed}",
+        hint="another process moved it meanwhile: show the version with --expand ReplicationStatus, then run again",
+        target=uid,
+    )
+
+
+def _replica(row: "Row[Any]") -> Replica:
+    return Replica(
+        uid=row.uid,
+        version_uid=row.version_uid,
+        slot=slot_of(row),
+        state=row.state,
+        error=row.error,
+        bytes_done=row.bytes_done,
+        bytes_total=row.bytes_total,
+        completed_at=row.completed_at,
+        attempts=row.attempts,
+        retry_at=row.retry_at,
+        started_at=row.started_at,
+        progress_at=row.progress_at,
+    )

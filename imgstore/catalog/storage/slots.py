@@ -1,0 +1,181 @@
+"""Pools and their slots: where bytes lie, and the locks under which they are counted."""
+
+import builtins
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import ColumnElement, delete, select
+
+from imgstore.catalog import schema
+from imgstore.catalog.engine.columns import folded
+from imgstore.catalog.engine.repository import Repository
+from imgstore.domain.resources import Pool, Slot, SlotKey
+from imgstore.domain.states import WorkState
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Row
+
+_pools = schema.pools
+_slots = schema.slots
+
+SLOT_COLUMNS: Final = tuple(column.label(f"its_slot_{column.name}") for column in _slots.c)
+"""The columns of a slot, named apart from those of the row that lies in it."""
+
+_SELECT: Final = select(*SLOT_COLUMNS)
+
+
+class Pools(Repository):
+    """The scopes of sameness."""
+
+    __slots__ = ()
+
+    def add(self, pool: Pool) -> None:
+        """Write a new pool down."""
+        self._session.run(_pools.insert(), _values(pool))
+
+    def get_or_add(self, pool: Pool) -> Pool:
+        """The pool that a subscription has for a region: `pool`, if there is none yet."""
+        assert pool.subscription is not None, "a gallery's pool is its own"
+        self._session.run(self._session.upsert(_pools).values(_values(pool)).on_conflict_do_nothing())
+        mine = (_pools.c.subscription_key == folded(pool.subscription)) & (_pools.c.region == pool.region)
+        return _pool(self._row(select(_pools).where(mine), "pool", f"{pool.subscription}/{pool.region}"))
+
+    def get(self, uid: str) -> Pool:
+        """The pool of a gallery or slot.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        return _pool(self._row(select(_pools).where(_pools.c.uid == uid), "pool", uid))
+
+    def list(self) -> builtins.list[Pool]:
+        """Every pool, those that outlived their gallery too."""
+        return [_pool(row) for row in self._session.all(select(_pools).order_by(_pools.c.uid))]
+
+    def remove(self, uid: str) -> None:
+        """Remove a pool with its slots and the rows of their closed works.
+
+        Raises:
+            NotFound: it is not there.
+            Conflict: something stands on it still.
+        """
+        mine = select(_slots.c.uid).where(_slots.c.pool_uid == uid)
+        closed = schema.works.c.state != WorkState.OPEN
+        self._session.run(delete(schema.works).where(schema.works.c.slot_uid.in_(mine), closed))
+        # No key of the pool is written again, so a late deletion does no harm any more.
+        self._session.run(delete(schema.deletions).where(schema.deletions.c.slot_uid.in_(mine)))
+        self._session.run(delete(schema.unknown_objects).where(schema.unknown_objects.c.slot_uid.in_(mine)))
+        self._session.run(delete(schema.zone_gaps).where(schema.zone_gaps.c.slot_uid.in_(mine)))
+        self._session.run(delete(_slots).where(_slots.c.pool_uid == uid))
+        self._remove(_pools, uid, "pool")
+
+
+class Slots(Repository):
+    """The slots of every pool. Made once, never changed: what lies in one is found where its row says."""
+
+    __slots__ = ()
+
+    def get_or_add(self, key: SlotKey, *, zone: str, bucket: str) -> Slot:
+        """The slot of that key, made if it is not there.
+
+        Args:
+            key: which slot is meant.
+            zone: where a new one is to lie. A slot that is there keeps its own (rules.md, rule 16).
+            bucket: the bucket of a new one, likewise.
+        """
+        found = self.find(key)
+        if found is not None:
+            return found
+        row = {
+            "uid": self._session.effects.new_uid(),
+            "pool_uid": key.pool_uid,
+            "region": key.region,
+            "storage_account_type": key.storage_account_type,
+            "ordinal": key.ordinal,
+            "zone": zone,
+            "bucket": bucket,
+        }
+        # Another process may have made it since: then its zone stands.
+        self._session.run(self._session.upsert(_slots).values(row).on_conflict_do_nothing())
+        return slot_of(self._row(_SELECT.where(_is(key)), "slot", str(key)))
+
+    def get(self, uid: str) -> Slot:
+        """The slot that another row refers to.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        return slot_of(self._row(_SELECT.where(_slots.c.uid == uid), "slot", uid))
+
+    def find(self, key: SlotKey) -> Slot | None:
+        """The slot of that key, if there is one."""
+        row = self._session.first(_SELECT.where(_is(key)))
+        return None if row is None else slot_of(row)
+
+    def list(self, pool_uid: str, region: str | None = None) -> builtins.list[Slot]:
+        """The slots of a pool, or of one region in it, by region, storage account type and ordinal."""
+        statement = _SELECT.where(_slots.c.pool_uid == pool_uid)
+        if region is not None:
+            statement = statement.where(_slots.c.region == region)
+        order = (_slots.c.region, _slots.c.storage_account_type, _slots.c.ordinal)
+        return [slot_of(row) for row in self._session.all(statement.order_by(*order))]
+
+    def every(self) -> builtins.list[Slot]:
+        """Return the slots of all pools, by region, storage account type, ordinal and uid."""
+        order = (_slots.c.region, _slots.c.storage_account_type, _slots.c.ordinal, _slots.c.uid)
+        return [slot_of(row) for row in self._session.all(_SELECT.order_by(*order))]
+
+    def lock(self, slot_uid: str) -> None:
+        """Hold the slot against every other transaction that locks it, until this one ends.
+
+        Raises:
+            NotFound: it is not there.
+            StoreUnreachable: another transaction held it for half a minute.
+        """
+        statement = self._session.locking(select(_slots.c.uid).where(_slots.c.uid == slot_uid))
+        self._row(statement, "slot", slot_uid)
+
+    def lock_region(self, pool_uid: str, region: str) -> None:
+        """Hold a pool's share of a region, so that what is new in it is charged once (rules.md, rule 21).
+
+        Raises:
+            StoreUnreachable: another transaction held it for half a minute.
+        """
+        self._session.lock_name(f"{pool_uid}/{region}")
+
+
+def _values(pool: Pool) -> dict[str, Any]:
+    return {
+        "uid": pool.uid,
+        "fingerprint_key": pool.fingerprint_key,
+        "subscription": pool.subscription,
+        "subscription_key": None if pool.subscription is None else folded(pool.subscription),
+        "region": pool.region,
+    }
+
+
+def _pool(row: "Row[Any]") -> Pool:
+    return Pool(uid=row.uid, fingerprint_key=row.fingerprint_key, subscription=row.subscription, region=row.region)
+
+
+def slot_of(row: "Row[Any]") -> Slot:
+    """The slot whose `SLOT_COLUMNS` stand in `row`."""
+    return Slot(
+        uid=row.its_slot_uid,
+        key=SlotKey(
+            pool_uid=row.its_slot_pool_uid,
+            region=row.its_slot_region,
+            storage_account_type=row.its_slot_storage_account_type,
+            ordinal=row.its_slot_ordinal,
+        ),
+        zone=row.its_slot_zone,
+        bucket=row.its_slot_bucket,
+    )
+
+
+def _is(key: SlotKey) -> ColumnElement[bool]:
+    return (
+        (_slots.c.pool_uid == key.pool_uid)
+        & (_slots.c.region == key.region)
+        & (_slots.c.storage_account_type == key.storage_account_type)
+        & (_slots.c.ordinal == key.ordinal)
+    )

@@ -1,0 +1,51 @@
+"""Who works: a row for each `imgstore worker` that lives, renewed by its heartbeat. Nothing depends on it but people."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final
+
+from sqlalchemy import delete, func, select, text, update
+
+from imgstore.catalog import schema
+from imgstore.catalog.engine.repository import Repository
+from imgstore.domain.storage.works import Worker
+
+_workers = schema.workers
+_works = schema.works
+
+ALIVE_SECONDS: Final = 60.0
+"""Who was not seen for so long counts as dead; a worker shows itself several times as often."""
+
+
+class Workers(Repository):
+    """The workers of the installation."""
+
+    __slots__ = ()
+
+    def seen(self, uid: str, holder: str) -> None:
+        """The worker of that uid lives: its row is made where it is not there, or was dropped while it hung."""
+        now = self._session.now()
+        if not self._session.changed(update(_workers).where(_workers.c.uid == uid).values(seen_at=now)):
+            row = {"uid": uid, "holder": holder, "started_at": now, "seen_at": now}
+            self._session.run(_workers.insert(), row)
+
+    def list(self) -> "Sequence[Worker]":
+        """Every row, oldest first, with the number of works that each one's process has leased."""
+        leased = (
+            select(func.count())
+            .where(_works.c.holder == _workers.c.holder, text("works.state = 'Open'"))
+            .scalar_subquery()
+        )
+        order = (_workers.c.started_at, _workers.c.uid)
+        return [
+            Worker(uid=row.uid, holder=row.holder, started_at=row.started_at, seen_at=row.seen_at, works=row[-1])
+            for row in self._session.all(select(_workers, leased).order_by(*order))
+        ]
+
+    def is_alive(self, worker: Worker) -> bool:
+        """Whether it was seen lately."""
+        return worker.seen_at > self._session.now() - timedelta(seconds=ALIVE_SECONDS)
+
+    def remove(self, uid: str) -> None:
+        """Drop a row. One that is not there is no error."""
+        self._session.run(delete(_workers).where(_workers.c.uid == uid))

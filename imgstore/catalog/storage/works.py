@@ -1,0 +1,299 @@
+"""Works and their leases (rules.md, rules 1 to 5).
+
+A work is a row that outlives crashes; a lease is the right to go on with it until the database's clock passes a given
+instant. Each lease raises the work's token, and everything a worker writes is guarded by the token that it was given:
+whoever was too slow finds another token there and stops, whatever its own clock says.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import ColumnElement, delete, select, update
+
+from imgstore.catalog import schema
+from imgstore.catalog.engine.repository import Repository
+from imgstore.catalog.engine.sequence import CatalogSequence
+from imgstore.domain.errors import Conflict, LeaseLost, WorkHeld
+from imgstore.domain.states import WorkState
+from imgstore.domain.storage.works import Lease, Work, WorkKind
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Row
+
+_works = schema.works
+_pins = schema.work_pins
+
+_UNLEASED = {"holder": None, "lease_expires_at": None}
+
+
+class Works(Repository):
+    """The works on every slot."""
+
+    __slots__ = ()
+
+    def open(
+        self, *, kind: WorkKind, slot_uid: str, owner_uid: str, plan: Mapping[str, Any], pins: Sequence[str]
+    ) -> Work:
+        """Open a work that nobody has leased yet.
+
+        Args:
+            kind: what is to be written.
+            slot_uid: where.
+            owner_uid: the version or managed disk that it is for.
+            plan: JSON: what a repeat must follow.
+            pins: uids of the manifests that it may refer to.
+
+        Raises:
+            Conflict: one of that kind, slot and owner is open, or a pinned manifest is gone.
+        """
+        work = Work(
+            uid=self._session.effects.new_uid(),
+            kind=kind,
+            slot_uid=slot_uid,
+            owner_uid=owner_uid,
+            plan=dict(plan),
+            pins=tuple(dict.fromkeys(pins)),
+            opened_at=self._session.now(),
+            opened_sequence=CatalogSequence(self._session).next().sequence,
+        )
+        self._session.run(_works.insert(), _values(work))
+        self._pin(work.uid, work.pins)
+        return work
+
+    def get(self, uid: str) -> Work:
+        """The work of that uid. A closed one has no pins any more.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        return self._read([self._row(select(_works).where(_works.c.uid == uid), "work", uid)])[0]
+
+    def find_open(self, kind: WorkKind, slot_uid: str, owner_uid: str) -> Work | None:
+        """The open work of that kind, slot and owner, if there is one: to be adopted."""
+        found = self._open(
+            (_works.c.kind == kind) & (_works.c.slot_uid == slot_uid) & (_works.c.owner_uid == owner_uid)
+        )
+        return found[0] if found else None
+
+    def list_open(self, slot_uid: str | None = None) -> list[Work]:
+        """The open works of a slot, or of all, oldest first."""
+        return self._open() if slot_uid is None else self._open(_works.c.slot_uid == slot_uid)
+
+    def closed_among(self, slot_uid: str, uids: Sequence[str]) -> list[str]:
+        """Those of the uids that are closed works of the slot."""
+        closed = (_works.c.slot_uid == slot_uid) & (_works.c.state != WorkState.OPEN)
+        rows = self._session.all(select(_works.c.uid).where(closed, _works.c.uid.in_(uids)).order_by(_works.c.uid))
+        return [row.uid for row in rows]
+
+    def pinned(self, manifest_uid: str) -> bool:
+        """Whether an open work may refer to the manifest."""
+        return self._session.first(select(_pins.c.work_uid).where(_pins.c.manifest_uid == manifest_uid)) is not None
+
+    def lease(
+        self, work_uid: str, *, holder: str, lease_seconds: float, steal: bool = False, wait: bool = True
+    ) -> Lease:
+        """Take the right to go on with a work: it is free, or its lease ran out, or it is the holder's own already.
+
+        A work that writes gets a checkpoint with it, which its holder puts into the slot before anything else.
+
+        The token goes up at every call, so that an older lease of the same holder (a thread of it that hung) is fenced
+        off as well.
+
+        Args:
+            work_uid: the work's.
+            holder: who asks, as `Work.holder` says.
+            lease_seconds: how long from now, by the database's clock.
+            steal: take it whoever holds it: only where that one is known to be dead.
+            wait: where another transaction has the row in hand, wait for it; else take that for a holder that lives.
+
+        Raises:
+            NotFound: no such work.
+            WorkHeld: the lease of another still runs.
+            Conflict: the work is closed.
+        """
+        statement = select(_works).where(_works.c.uid == work_uid)
+        row = self._session.first(self._session.locking(statement, skip_locked=not wait))
+        if row is None:
+            raise _held(self._row(statement, "work", work_uid))
+        if row.state is not WorkState.OPEN:
+            raise _closed(work_uid, row.state)
+        # Asked after the row is locked, so that waiting for it does not make the answer old.
+        now = self._session.now()
+        if row.holder not in (None, holder) and row.lease_expires_at > now and not steal:
+            raise _held(row)
+        checkpoint = CatalogSequence(self._session).next() if row.kind.writes else None
+        lease = Lease(work_uid=work_uid, token=row.token + 1, checkpoint=checkpoint)
+        self._set(
+            _works.c.uid == work_uid,
+            holder=holder,
+            token=lease.token,
+            lease_expires_at=now + timedelta(seconds=lease_seconds),
+        )
+        return lease
+
+    def renew(self, lease: Lease, *, lease_seconds: float) -> None:
+        """Let the lease run so long from now. One that ran out is renewed too, if nobody took the work over.
+
+        Raises:
+            LeaseLost: another took the work over, or it is closed.
+        """
+        self.guard(lease)
+        self._set(_mine(lease), lease_expires_at=self._session.now() + timedelta(seconds=lease_seconds))
+
+    def guard(self, lease: Lease) -> None:
+        """Make sure that the work is still the lease's, and that it stays so until this transaction ends.
+
+        Raises:
+            LeaseLost: another took the work over, or it is closed.
+        """
+        if self._session.first(self._session.locking(select(_works.c.uid).where(_mine(lease)))) is None:
+            raise self._lost(lease)
+
+    def update_plan(self, lease: Lease, plan: Mapping[str, Any], pins: Sequence[str]) -> None:
+        """Replace what a repeat must follow, and the pins.
+
+        Raises:
+            LeaseLost: another took the work over, or it is closed.
+            Conflict: a pinned manifest is gone.
+        """
+        self.guard(lease)
+        self._set(_mine(lease), plan=dict(plan))
+        self._unpin(lease.work_uid)
+        self._pin(lease.work_uid, tuple(dict.fromkeys(pins)))
+
+    def complete(self, lease: Lease) -> None:
+        """Close the work as done, and let go of its pins.
+
+        Raises:
+            LeaseLost: another took the work over, or it is closed.
+        """
+        self.guard(lease)
+        self._set(_mine(lease), state=WorkState.COMPLETED, **_UNLEASED)
+        self._unpin(lease.work_uid)
+
+    def abandon(self, work_uid: str) -> None:
+        """Close the work undone, whoever holds it, and let go of its pins. May be repeated.
+
+        Raises:
+            NotFound: no such work.
+            Conflict: it was completed.
+        """
+        still_open = (_works.c.uid == work_uid) & (_works.c.state == WorkState.OPEN)
+        if self._set(still_open, state=WorkState.ABANDONED, **_UNLEASED):
+            self._unpin(work_uid)
+            return
+        state = self.get(work_uid).state
+        if state is WorkState.COMPLETED:
+            raise _closed(work_uid, state)
+
+    def release(self, lease: Lease) -> None:
+        """Give the lease back and leave the work open for whoever comes next. Does nothing if it was lost already.
+
+        When it was given back stays written down, as where it ran out: a work that nobody takes up is abandoned one day.
+        """
+        self._set(_mine(lease), holder=None, lease_expires_at=self._session.now())
+
+    def hold(self, work_uid: str) -> Work | None:
+        """The open work of that uid, which nobody takes up or closes until the transaction ends.
+
+        None where it is closed, or in another transaction's hand.
+        """
+        statement = select(_works).where(_works.c.uid == work_uid, _works.c.state == WorkState.OPEN)
+        row = self._session.first(self._session.locking(statement, skip_locked=True))
+        return None if row is None else self._read([row])[0]
+
+    def _open(self, *conditions: ColumnElement[bool]) -> list[Work]:
+        statement = select(_works).where(_works.c.state == WorkState.OPEN, *conditions)
+        return self._read(self._session.all(statement.order_by(_works.c.opened_at, _works.c.uid)))
+
+    def _read(self, rows: "Sequence[Row[Any]]") -> list[Work]:
+        pins: dict[str, list[str]] = {row.uid: [] for row in rows}
+        statement = select(_pins).where(_pins.c.work_uid.in_(pins)).order_by(_pins.c.position)
+        for pin in self._session.all(statement):
+            pins[pin.work_uid].append(pin.manifest_uid)
+        return [_work(row, pins[row.uid]) for row in rows]
+
+    def _set(self, condition: ColumnElement[bool], **values: Any) -> int:
+        return self._session.changed(update(_works).where(condition).values(values))
+
+    def _pin(self, work_uid: str, pins: Sequence[str]) -> None:
+        rows = [
+            {"work_uid": work_uid, "manifest_uid": manifest_uid, "position": position}
+            for position, manifest_uid in enumerate(pins)
+        ]
+        if rows:
+            self._session.run(_pins.insert(), rows)
+
+    def _unpin(self, work_uid: str) -> None:
+        self._session.run(delete(_pins).where(_pins.c.work_uid == work_uid))
+
+    def _lost(self, lease: Lease) -> LeaseLost:
+        row = self._session.first(select(_works).where(_works.c.uid == lease.work_uid))
+        found = "no such work" if row is None else f"{row.state}, token {row.token}, held by {row.holder or 'nobody'}"
+        return LeaseLost(
+            "This process was too slow: its work is another's now, or closed.",
+            found=found,
+            expected=f"{WorkState.OPEN}, token {lease.token}",
+            hint="nothing is lost: wait for the other process, or run the command again to go on where it stands",
+            target=lease.work_uid,
+        )
+
+
+def _mine(lease: Lease) -> ColumnElement[bool]:
+    """The fence: every write of a worker passes through it."""
+    return (_works.c.uid == lease.work_uid) & (_works.c.token == lease.token) & (_works.c.state == WorkState.OPEN)
+
+
+def _held(row: "Row[Any]") -> WorkHeld:
+    until = f" until {row.lease_expires_at:%Y-%m-%d %H:%M:%S} UTC" if row.lease_expires_at else ""
+    return WorkHeld(
+        "Another process does this very work now.",
+        found=f"held by {row.holder or 'another transaction'}{until}",
+        expected="nobody, or a lease that ran out",
+        hint="wait for it; if that process is dead, its lease runs out at the time above, then run the command again",
+        target=row.uid,
+    )
+
+
+def _closed(work_uid: str, state: WorkState) -> Conflict:
+    return Conflict(
+        "The work is closed.",
+        found=f"{state}",
+        expected=f"{WorkState.OPEN}",
+        hint="another process ended it meanwhile: run the command again",
+        target=work_uid,
+    )
+
+
+def _values(work: Work) -> dict[str, Any]:
+    return {
+        "uid": work.uid,
+        "kind": work.kind,
+        "slot_uid": work.slot_uid,
+        "owner_uid": work.owner_uid,
+        "plan": work.plan,
+        "state": work.state,
+        "opened_at": work.opened_at,
+        "opened_sequence": work.opened_sequence,
+        "holder": work.holder,
+        "token": work.token,
+        "lease_expires_at": work.lease_expires_at,
+    }
+
+
+def _work(row: "Row[Any]", pins: Sequence[str]) -> Work:
+    return Work(
+        uid=row.uid,
+        kind=row.kind,
+        slot_uid=row.slot_uid,
+        owner_uid=row.owner_uid,
+        plan=row.plan,
+        pins=tuple(pins),
+        state=row.state,
+        opened_at=row.opened_at,
+        opened_sequence=row.opened_sequence,
+        holder=row.holder,
+        token=row.token,
+        lease_expires_at=row.lease_expires_at,
+    )

@@ -1,0 +1,64 @@
+"""The circuits of zones: one row for each zone and observer, written only when a circuit changes its state."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import delete, select
+
+from imgstore.catalog import schema
+from imgstore.catalog.engine.repository import Repository
+from imgstore.domain.storage.circuits import ZoneHealth
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Row
+
+_health = schema.zone_health
+_KEPT: Final = timedelta(days=1)
+"""An observer that has not probed for so long is gone: a host that was restarted has another name."""
+
+
+class ZoneHealths(Repository):
+    """What every observer saw."""
+
+    __slots__ = ()
+
+    def list(self, observer: str | None = None) -> "Sequence[ZoneHealth]":
+        """The circuits that an observer knows, or those of all, by region, zone and observer."""
+        order = (_health.c.region, _health.c.zone, _health.c.observer)
+        statement = select(_health).order_by(*order)
+        if observer is not None:
+            statement = statement.where(_health.c.observer == observer)
+        now = self._session.now()
+
+        def read(row: "Row[Any]") -> ZoneHealth:
+            return ZoneHealth(
+                region=row.region,
+                zone=row.zone,
+                observer=row.observer,
+                state=row.state,
+                since_seconds=(now - row.since).total_seconds(),
+                failures=row.failures,
+                probe_seconds=(row.probe_at - now).total_seconds(),
+                open_seconds=row.open_seconds,
+                error=row.error,
+            )
+
+        return [read(row) for row in self._session.all(statement)]
+
+    def write(self, health: ZoneHealth) -> None:
+        """Replace the row of a zone and its observer; drop those of observers that are gone."""
+        now = self._session.now()
+        key = {"region": health.region, "zone": health.zone, "observer": health.observer}
+        values = {
+            "state": health.state,
+            "since": now - timedelta(seconds=health.since_seconds),
+            "failures": health.failures,
+            "probe_at": now + timedelta(seconds=health.probe_seconds),
+            "open_seconds": health.open_seconds,
+            "error": health.error,
+        }
+        statement = self._session.upsert(_health).values(key | values)
+        self._session.run(statement.on_conflict_do_update(index_elements=list(key), set_=values))
+        gone = (_health.c.observer != health.observer) & (_health.c.probe_at < now - _KEPT)
+        self._session.run(delete(_health).where(gone))

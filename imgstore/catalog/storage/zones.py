@@ -1,0 +1,89 @@
+"""The zones of the installation, by region and name: which store each one is."""
+
+import builtins
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import ColumnElement, select, update
+
+from imgstore.catalog import schema
+from imgstore.catalog.engine.repository import Repository
+from imgstore.catalog.storage.slots import SLOT_COLUMNS, slot_of
+from imgstore.domain.resources import Slot
+from imgstore.domain.storage.zones import ZoneRecord
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Row
+
+_zones = schema.zones
+_slots = schema.slots
+_manifests = schema.manifests
+
+ALL_ZONES: Final = "zrs"
+"""The zone of a slot that lies in every zone of its region."""
+
+
+class Zones(Repository):
+    """One row a zone that was ever used."""
+
+    __slots__ = ()
+
+    def find(self, region: str, zone: str) -> ZoneRecord | None:
+        """The record of a zone; None where it was never used."""
+        row = self._session.first(select(_zones).where(_is(region, zone)))
+        return None if row is None else _record(row)
+
+    def list(self) -> builtins.list[ZoneRecord]:
+        """Every record, by region and zone."""
+        return [_record(row) for row in self._session.all(select(_zones).order_by(_zones.c.region, _zones.c.zone))]
+
+    def add(self, record: ZoneRecord) -> ZoneRecord:
+        """Record a zone that has no record yet; the record that counts from now on, perhaps another process's."""
+        values = {**_values(record), "recorded_at": self._session.now()}
+        self._session.run(self._session.upsert(_zones).values(values).on_conflict_do_nothing())
+        found = self.find(record.region, record.zone)
+        assert found is not None, "it was added"
+        return found
+
+    def replace(self, record: ZoneRecord) -> None:
+        """Record another store for a zone, whether it has a record or not."""
+        values = {**_values(record), "recorded_at": self._session.now()}
+        if not self._session.changed(update(_zones).where(_is(record.region, record.zone)).values(values)):
+            self._session.run(_zones.insert().values(values))
+
+    def slots_in(self, region: str, zone: str) -> builtins.list[Slot]:
+        """The slots whose objects lie in a zone: in it alone, or in all zones of its region."""
+        statement = select(*SLOT_COLUMNS).where(_lies_in(region, zone)).order_by(_slots.c.uid)
+        return [slot_of(row) for row in self._session.all(statement)]
+
+    def manifest_keys(self, region: str, zone: str, most: int) -> builtins.list[str]:
+        """The keys, from the zone's top, of some complete manifests that lie in it."""
+        statement = (
+            select(*SLOT_COLUMNS, _manifests.c.body_key)
+            .join_from(_slots, _manifests, _manifests.c.slot_uid == _slots.c.uid)
+            .where(_lies_in(region, zone), _manifests.c.complete)
+            .order_by(_manifests.c.uid)
+            .limit(most)
+        )
+        return [slot_of(row).prefix + row.body_key for row in self._session.all(statement)]
+
+
+def _is(region: str, zone: str) -> ColumnElement[bool]:
+    return (_zones.c.region == region) & (_zones.c.zone == zone)
+
+
+def _lies_in(region: str, zone: str) -> ColumnElement[bool]:
+    return (_slots.c.region == region) & _slots.c.zone.in_((zone, ALL_ZONES))
+
+
+def _values(record: ZoneRecord) -> dict[str, Any]:
+    return {
+        "region": record.region,
+        "zone": record.zone,
+        "uid": record.uid,
+        "kind": record.kind,
+        "place": record.place,
+    }
+
+
+def _record(row: "Row[Any]") -> ZoneRecord:
+    return ZoneRecord(region=row.region, zone=row.zone, uid=row.uid, kind=row.kind, place=row.place)

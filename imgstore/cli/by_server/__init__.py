@@ -1,0 +1,1 @@
+"""Run commands by a server's API instead of a home."""

@@ -1,0 +1,179 @@
+"""Managed disks, by a server: uploaded from files here, written into files here, through its blob door."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from imgstore.cli.by_server.galleries import above, listed
+from imgstore.cli.commands.access.group import confirm
+from imgstore.cli.commands.machines.disk import check_one_source, check_what_is_written, container_of
+from imgstore.cli.framework.server_dispatch import Asking
+from imgstore.domain.disks.signed_urls import AccessLevel
+from imgstore.domain.disks.sources import DiskFormat
+from imgstore.domain.effects import Effects
+from imgstore.domain.names import ComputeId, ImageReference, SharedReference, compute_id, region_key
+from imgstore.remote.arm_client import Server
+from imgstore.remote.download import export_disk, export_range
+from imgstore.remote.local_disk import LocalDisk, local_path
+from imgstore.remote.upload import Upload, discard, upload
+from imgstore.wire.json_text import Json
+from imgstore.wire.requests.client import disk_body, from_image
+from imgstore.wire.responses.reports import export_json
+
+
+def create(
+    asking: Asking,
+    *,
+    group: str,
+    name: str,
+    location: str | None,
+    reference: ImageReference | SharedReference | None,
+    lun: int | None,
+    source: str | None,
+    storage_account_type: Any,
+    os_type: Any,
+    hyper_v_generation: Any,
+    source_format: DiskFormat | None,
+    upload_type: Any,
+    upload_size_bytes: int | None,
+    path: Path | None,
+    format_: DiskFormat | None,
+    tags: Mapping[str, str] | None,
+    overwrite: bool,
+    pad: bool,
+) -> Json:
+    """`imgstore disk create`."""
+    said = (storage_account_type, os_type, hyper_v_generation, source_format)
+    check_one_source(reference, lun, source, upload_type, upload_size_bytes, said=said, path=path)
+    container = None if path is None else container_of(path, format_)
+    server, disk_id = asking.server, asking.server.disk(group, name)
+    original = None if source is None else _original(server, group, source)
+    named = original["location"] if original is not None and location is None else location
+    where = region_key(server.location(server.group(group), named))
+    file = None if source is None or original is not None else local_path(source)
+    words = {"sku": storage_account_type, "os_type": os_type, "hyper_v_generation": hyper_v_generation}
+    if file is not None:
+        disk = LocalDisk(path=file, format=source_format)
+        wanted = Upload(disk_id=disk_id, disk=disk, location=where, tags=tags, **words)
+        made = server.in_group(group, where, lambda: upload(server, wanted))
+    else:
+        if reference is not None:
+            creation = from_image(reference, lun, server.subscription)
+        elif upload_size_bytes is not None:
+            creation = {"createOption": "Upload", "uploadSizeBytes": upload_size_bytes}
+        elif original is not None:
+            creation = {"createOption": "Copy", "sourceResourceId": original["id"]}
+        else:
+            creation = {"createOption": "Import", "sourceUri": source}
+        standing = server.find(disk_id)
+        kept = (standing or {}).get("tags") if tags is None else tags
+        body = disk_body(location=where, creation=creation, tags=kept, **words)
+        made = server.in_group(group, where, lambda: server.put(disk_id, body))
+    if path is None or container is None:
+        return made
+    try:
+        export = export_disk(server, made, path=path, format=container, overwrite=overwrite, pad=pad)
+    except BaseException as error:
+        error.add_note(
+            f"the managed disk '{name}' was made and stays: `imgstore disk export -g {group} -n {name} "
+            f"--file {path} --format {container}` writes it, `imgstore disk delete -g {group} -n {name}` removes it"
+        )
+        raise
+    return made | {"export": export_json(export)}
+
+
+def _original(server: Server, group: str, source: str) -> Json:
+    """The managed disk or snapshot that a source names, by id or by name; None is a file or a URL."""
+    if ComputeId.parse(source) is not None:
+        return server.show(source)
+    if "/" in source or "\\" in source:
+        return None
+    return next(
+        (found for kind in ("disks", "snapshots") if (found := server.find(_id(server, group, kind, source)))), None
+    )
+
+
+def _id(server: Server, group: str, kind: str, name: str) -> str:
+    return compute_id(server.subscription, group, kind, name)
+
+
+def show(asking: Asking, *, group: str, name: str) -> Json:
+    """`imgstore disk show`."""
+    return asking.server.show(asking.server.disk(group, name))
+
+
+def list_disks(asking: Asking, *, group: str | None, max_items: int | None, next_token: str | None) -> Json:
+    """`imgstore disk list`."""
+    return listed(asking, f"{above(asking, group)}/disks", max_items, next_token)
+
+
+def delete(asking: Asking, *, group: str, name: str, yes: bool) -> None:
+    """`imgstore disk delete`."""
+    if not yes:
+        confirm(f"Delete the managed disk '{name}'?")
+    asking.server.delete(asking.server.disk(group, name))
+
+
+def grant_access(
+    asking: Asking,
+    *,
+    group: str,
+    name: str,
+    level: AccessLevel,
+    duration_in_seconds: int,
+    url: str,  # noqa: ARG001 - the server knows how it is reached
+) -> Json:
+    """`imgstore disk grant-access`."""
+    asked = {"access": level.value, "durationInSeconds": duration_in_seconds}
+    return asking.server.act(asking.server.disk(group, name), "beginGetAccess", asked)
+
+
+def revoke_access(asking: Asking, *, group: str, name: str) -> None:
+    """`imgstore disk revoke-access`."""
+    asking.server.act(asking.server.disk(group, name), "endGetAccess")
+
+
+def export(
+    asking: Asking,
+    *,
+    group: str | None,
+    name: str | None,
+    reference: ImageReference | None,
+    lun: int | None,
+    location: str | None,
+    path: Path,
+    format_: DiskFormat | None,
+    offset: int | None,
+    length: int | None,
+    overwrite: bool,
+    pad: bool,
+) -> Json:
+    """`imgstore disk export`."""
+    container = container_of(path, format_)
+    check_what_is_written(group, name, reference, lun, location, offset, length, container=container)
+    server = asking.server
+    if reference is not None:
+        with _passing(server, reference, lun, location) as disk:
+            written = export_disk(server, disk, path=path, format=container, overwrite=overwrite, pad=pad)
+            image = disk["properties"]["creationData"]["galleryImageReference"]["id"]
+            return export_json(replace(written, source=image))
+    assert group is not None
+    assert name is not None
+    disk = server.show(server.disk(group, name))
+    if offset is not None and length is not None:
+        return export_json(export_range(server, disk, path=path, offset=offset, length=length, overwrite=overwrite))
+    return export_json(export_disk(server, disk, path=path, format=container, overwrite=overwrite, pad=pad))
+
+
+@contextmanager
+def _passing(server: Server, reference: ImageReference, lun: int | None, location: str | None) -> Iterator[Json]:
+    """A disk of an image for as long as the block runs: the blob door knows disks only."""
+    disk_id = server.disk(reference.group, f"imgstore-export-{Effects().new_uid()}")
+    where = region_key(server.location(server.gallery(reference.group, reference.gallery), location))
+    creation = from_image(reference, lun, server.subscription)
+    try:
+        yield server.put(disk_id, disk_body(location=where, creation=creation, tags=None))
+    finally:
+        discard(server, disk_id)

@@ -1,0 +1,142 @@
+"""Resource groups, galleries and image definitions, by a server: the same flags and the same output as at a home."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from imgstore.cli.commands.access.group import confirm
+from imgstore.cli.commands.galleries.image_definition import details_of
+from imgstore.cli.commands.galleries.sig import community_of
+from imgstore.cli.framework.server_dispatch import Asking
+from imgstore.domain.names import region_key
+from imgstore.domain.paging import PageRequest
+from imgstore.wire.json_text import Json
+from imgstore.wire.requests.client import definition_body, gallery_body, said
+
+
+def create_group(asking: Asking, *, name: str, location: str, tags: Mapping[str, str] | None) -> Json:
+    """`imgstore group create`."""
+    return asking.server.put(asking.server.group(name), said(location=region_key(location), tags=tags))
+
+
+def show_group(asking: Asking, *, name: str) -> Json:
+    """`imgstore group show`."""
+    return asking.server.show(asking.server.group(name))
+
+
+def list_groups(
+    asking: Asking, *, tag: tuple[str, str | None] | None, max_items: int | None, next_token: str | None
+) -> Json:
+    """`imgstore group list`. Which have a tag is looked at here: the page that was asked for may come out shorter."""
+    groups = listed(asking, f"/subscriptions/{asking.server.subscription}/resourceGroups", max_items, next_token)
+    return groups if tag is None else [each for each in groups if _has(each, *tag)]
+
+
+def _has(group: Json, key: str, value: str | None) -> bool:
+    found = {name.lower(): each for name, each in group.get("tags", {}).items()}.get(key.lower())
+    return found is not None and value in (None, found)
+
+
+def delete_group(asking: Asking, *, name: str, yes: bool) -> None:
+    """`imgstore group delete`."""
+    if not yes:
+        confirm(f"Delete the resource group '{name}'?")
+    asking.server.delete(asking.server.group(name))
+
+
+def create_gallery(
+    asking: Asking,
+    *,
+    group: str,
+    gallery: str,
+    location: str | None,
+    description: str | None,
+    soft_delete: bool | None,
+    soft_delete_retention: int | None,
+    permissions: Any,
+    tags: Mapping[str, str] | None,
+    **community: str | None,
+) -> Json:
+    """`imgstore sig create`."""
+    server, gallery_id = asking.server, asking.server.gallery(group, gallery)
+    asked = gallery_body(
+        location=location,
+        description=description,
+        tags=tags,
+        soft_delete_enabled=soft_delete,
+        soft_delete_retention_days=soft_delete_retention,
+        permission=permissions,
+        community=community_of(community),
+    )
+    if server.find(gallery_id) is not None:
+        return server.patch(gallery_id, asked)
+    where = server.location(server.group(group), location)
+    return server.in_group(group, where, lambda: server.put(gallery_id, asked | {"location": where}))
+
+
+def show_gallery(asking: Asking, *, group: str, gallery: str, select: str | None, sharing_groups: bool) -> Json:
+    """`imgstore sig show`."""
+    told = {"$select": "Permissions"} if sharing_groups or select is not None else {}
+    return asking.server.show(asking.server.gallery(group, gallery), **told)
+
+
+def list_galleries(asking: Asking, *, group: str | None, max_items: int | None, next_token: str | None) -> Json:
+    """`imgstore sig list`."""
+    return listed(asking, f"{above(asking, group)}/galleries", max_items, next_token)
+
+
+def delete_gallery(asking: Asking, *, group: str, gallery: str, yes: bool) -> None:  # noqa: ARG001 - az's do not ask
+    """`imgstore sig delete`."""
+    asking.server.delete(asking.server.gallery(group, gallery))
+
+
+def create_definition(asking: Asking, *, group: str, gallery: str, definition: str, **asked: Any) -> Json:
+    """`imgstore sig image-definition create`."""
+    server = asking.server
+    above_it = server.gallery(group, gallery)
+    found = f"{above_it}/images/{definition}"
+    standing = server.find(found)
+    location = asked["location"]
+    body = definition_body(
+        location=location if standing is not None else server.location(above_it, location),
+        details=details_of(asked),
+        features=standing is None,
+        publisher=asked["publisher"],
+        offer=asked["offer"],
+        sku=asked["sku"],
+        osType=asked["os_type"],
+        osState=asked["os_state"],
+        hyperVGeneration=asked["hyper_v_generation"],
+        architecture=asked["architecture"],
+    )
+    return server.put(found, body) if standing is None else server.patch(found, body)
+
+
+def show_definition(asking: Asking, *, group: str, gallery: str, definition: str) -> Json:
+    """`imgstore sig image-definition show`."""
+    return asking.server.show(f"{asking.server.gallery(group, gallery)}/images/{definition}")
+
+
+def list_definitions(
+    asking: Asking, *, group: str, gallery: str, max_items: int | None, next_token: str | None
+) -> Json:
+    """`imgstore sig image-definition list`."""
+    return listed(asking, f"{asking.server.gallery(group, gallery)}/images", max_items, next_token)
+
+
+def delete_definition(asking: Asking, *, group: str, gallery: str, definition: str, yes: bool) -> None:  # noqa: ARG001 - as above
+    """`imgstore sig image-definition delete`."""
+    asking.server.delete(f"{asking.server.gallery(group, gallery)}/images/{definition}")
+
+
+def listed(asking: Asking, path: str, max_items: int | None, next_token: str | None) -> Json:
+    """A list, with the way on told."""
+    items, token = asking.server.page(path, PageRequest(items_max=max_items, token=next_token))
+    asking.tell_next(token)
+    return items
+
+
+def above(asking: Asking, group: str | None) -> str:
+    """Where a provider's resources are: of one group, or of the subscription."""
+    server = asking.server
+    where = f"/subscriptions/{server.subscription}" if group is None else server.group(group)
+    return f"{where}/providers/Microsoft.Compute"

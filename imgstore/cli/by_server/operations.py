@@ -1,0 +1,35 @@
+"""Long-running operations, by a server: the same flags and the same output as at a home."""
+
+from imgstore.cli.framework.server_dispatch import Asking
+from imgstore.domain.errors import NotFound
+from imgstore.wire.json_text import Json
+
+
+def list_operations(asking: Asking, *, status: str | None) -> Json:
+    """`imgstore operation list`."""
+    query = {} if status is None else {"status": status}
+    return asking.server.show(_above(asking), **query)["value"]
+
+
+def show_operation(asking: Asking, *, name: str) -> Json:
+    """`imgstore operation show`."""
+    for each in list_operations(asking, status=None):
+        if each["name"] == name:
+            return each
+    raise NotFound(
+        f"The operation '{name}' was not found.",
+        found="no operation of that id that this caller may see",
+        expected="the id that the answer to a request gave",
+        hint="`imgstore operation list` shows what there is",
+        target=name,
+    )
+
+
+def cancel_operation(asking: Asking, *, name: str) -> Json:
+    """`imgstore operation cancel`."""
+    return asking.server.act(f"{_above(asking)}/{name}", "cancel")
+
+
+def _above(asking: Asking) -> str:
+    """The path of the list. Operations have no region; any word stands for one."""
+    return f"/subscriptions/{asking.server.subscription}/providers/Microsoft.Compute/locations/any/capsOperations"

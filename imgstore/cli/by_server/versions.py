@@ -1,0 +1,222 @@
+"""Image versions, by a server: files here are uploaded, and nobody needs the store's keys."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from imgstore.cli.by_server.galleries import listed
+from imgstore.cli.commands.galleries.image_version_changes import (
+    check_condition,
+    data_snapshots_of,
+    data_vhds_of,
+    named_changes,
+    request_of,
+)
+from imgstore.cli.framework import queries
+from imgstore.cli.framework.server_dispatch import Asking, local_only
+from imgstore.domain.disks.sources import DiskFormat
+from imgstore.domain.errors import InvalidInput
+from imgstore.domain.names import ImageReference, VersionName, compute_id, version_id
+from imgstore.operations.gallery import wait as gallery_wait
+from imgstore.remote.local_disk import LocalDisk, local_path
+from imgstore.remote.publish import Sources, named_source, publish
+from imgstore.wire.json_text import Json
+from imgstore.wire.requests.client import change_body, image_id, is_replaced
+from imgstore.wire.requests.generic_update import Edit
+from imgstore.wire.requests.version_update import edited_version
+
+_STATUS = {"$expand": "ReplicationStatus"}
+
+
+def create(
+    asking: Asking,
+    *,
+    os_vhd_uri: str | None,
+    os_snapshot: str | None,
+    managed_image: str | None,
+    image_version: str | None,
+    virtual_machine: str | None,
+    os_vhd_storage_account: str | None,
+    data_vhds_uris: Sequence[str] | None,
+    data_vhds_luns: Sequence[int] | None,
+    data_vhds_formats: Sequence[DiskFormat] | None,
+    data_vhds_storage_accounts: Sequence[str] | None,
+    data_snapshots: Sequence[str] | None,
+    data_snapshot_luns: Sequence[int] | None,
+    source_format: DiskFormat | None,
+    no_wait: bool,
+    **asked: Any,
+) -> Json:
+    """`imgstore sig image-version create`."""
+    for name, given in (
+        ("--virtual-machine", virtual_machine),
+        ("--base", asked["bases"]),
+        ("--verify full", asked["verify"] == "full"),
+    ):
+        if given:
+            raise local_only(name, "leave it out, or publish from the server's machine")
+    if os_vhd_storage_account is not None or data_vhds_storage_accounts is not None:
+        asking.warn("storage accounts are not used: the URI alone says where a disk is")
+    vhds = data_vhds_of(data_vhds_uris, data_vhds_luns, data_vhds_formats)
+    stored = data_snapshots_of(data_snapshots, data_snapshot_luns)
+    request = request_of(asked)
+    named = [each for each in (os_vhd_uri, os_snapshot, managed_image, image_version) if each is not None]
+    if len(named) != 1:
+        raise click.UsageError(
+            "Name one source: --os-vhd-uri, --os-snapshot, --managed-image or --image-version, and data disks beside "
+            "the first two."
+        )
+    whole = _whole(asking, request.group, managed_image, image_version)
+    if whole is not None and (vhds or stored):
+        raise click.UsageError("Data disks of their own go with --os-vhd-uri or --os-snapshot only.")
+    disks: dict[int | None, LocalDisk | str] = {}
+    if os_vhd_uri is not None:
+        disks[None] = _disk(os_vhd_uri, source_format, request.sha256)
+    if os_snapshot is not None:
+        disks[None] = named_source(asking.server, request.group, os_snapshot)
+    disks |= {each.lun: _disk(each.uri, each.format) for each in vhds}
+    disks |= {each.lun: named_source(asking.server, request.group, each.source) for each in stored}
+    if len(disks) < (whole is None) + len(vhds) + len(stored):
+        raise click.UsageError("Two data disks have the same LUN.")
+    return publish(asking.server, request, Sources(whole=whole, disks=disks), wait=not no_wait)
+
+
+def _whole(asking: Asking, group: str, managed_image: str | None, image_version: str | None) -> str | None:
+    """The id of what all disks come from."""
+    subscription = asking.server.subscription
+    if managed_image is not None:
+        is_id = managed_image.startswith("/")
+        return managed_image if is_id else compute_id(subscription, group, "images", managed_image)
+    if image_version is None or image_version.lower().startswith(("/sharedgalleries/", "/communitygalleries/")):
+        return image_version
+    return image_id(ImageReference.parse(image_version), subscription)
+
+
+def _disk(uri: str, form: DiskFormat | None, sha256: str | None = None) -> LocalDisk | str:
+    """A file here, or a URL that the server reads, which looks at it itself."""
+    path = local_path(uri)
+    if path is not None:
+        return LocalDisk(path=path, format=form, sha256=sha256)
+    if form is not None or sha256 is not None:
+        raise InvalidInput(
+            "A URL is read by the server, which takes no word for what is behind it.",
+            found="--sha256" if sha256 is not None else "--source-format, or --data-vhds-formats",
+            expected="a file here, or neither of them",
+            hint="fetch the file and give its path",
+            target="osVhdUri",
+        )
+    return uri
+
+
+def show(
+    asking: Asking, *, group: str, gallery: str, definition: str, version: VersionName, expand: str | None
+) -> Json:
+    """`imgstore sig image-version show`."""
+    return asking.server.show(
+        version_id(asking.server.subscription, group, gallery, definition, version), **(_STATUS if expand else {})
+    )
+
+
+def list_versions(
+    asking: Asking, *, group: str, gallery: str, definition: str, max_items: int | None, next_token: str | None
+) -> Json:
+    """`imgstore sig image-version list`."""
+    above = f"{asking.server.gallery(group, gallery)}/images/{definition}/versions"
+    return listed(asking, above, max_items, next_token)
+
+
+def update(
+    asking: Asking,
+    *,
+    group: str,
+    gallery: str,
+    definition: str,
+    version: VersionName,
+    edits: Sequence[Edit],
+    force_string: bool,
+    **asked: Any,
+) -> Json:
+    """`imgstore sig image-version update`."""
+    server = asking.server
+    found = version_id(server.subscription, group, gallery, definition, version)
+    before = server.show(found)
+    change = edited_version(before, named_changes(asked), edits, force_string=force_string)
+    body = change_body(change, before)
+    if is_replaced(change):
+        server.put(found, body)
+    else:
+        server.patch(found, body)
+    return server.show(found, **_STATUS)
+
+
+def delete(
+    asking: Asking,
+    *,
+    group: str,
+    gallery: str,
+    definition: str,
+    version: VersionName,
+    bypass_soft_delete: bool | None,
+    yes: bool,  # noqa: ARG001 - az's do not ask
+) -> None:
+    """`imgstore sig image-version delete`."""
+    found = version_id(asking.server.subscription, group, gallery, definition, version)
+    asking.server.delete(found, **({"bypassSoftDelete": "true"} if bypass_soft_delete else {}))
+
+
+def wait(
+    asking: Asking,
+    *,
+    group: str,
+    gallery: str,
+    definition: str,
+    version: VersionName,
+    custom: Any,
+    interval: int,
+    timeout: int,
+    created: bool,
+    updated: bool,
+    deleted: bool,
+    exists: bool,
+) -> None:
+    """`imgstore sig image-version wait`."""
+    check_condition(custom, made=created or updated, deleted=deleted, exists=exists)
+    server = asking.server
+    found = version_id(server.subscription, group, gallery, definition, version)
+    gallery_wait.look_until(
+        lambda: server.find(found, **_STATUS),
+        _condition(custom, made=created or updated, deleted=deleted),
+        state=_state,
+        target=str(version),
+        interval_seconds=interval,
+        timeout_seconds=timeout,
+        monotonic=server.connection.monotonic,
+        pause=server.connection.pause,
+    )
+
+
+def _state(view: Json) -> str:
+    return str(view["properties"]["provisioningState"])
+
+
+def _condition(custom: Any, *, made: bool, deleted: bool) -> Callable[[Json], bool]:
+    """What is waited for, of the version as it is shown; None where there is none."""
+    if custom is not None:
+        return lambda view: view is not None and bool(queries.search(view, custom, "--custom"))
+    if made:
+        return _is_made
+    return (lambda view: view is None) if deleted else (lambda view: view is not None)
+
+
+def _is_made(view: Json) -> bool:
+    """Whether a version is complete in all its regions, as `operations.waiting.is_made` tells it at a home."""
+    if view is None:
+        raise gallery_wait.nothing_made()
+    if _state(view) == "Failed":
+        summary = view["properties"]["replicationStatus"]["summary"]
+        failed = [each for each in summary if each["state"] != "Completed"]
+        raise gallery_wait.not_replicated(
+            "; ".join(f"{each['region']}: {each['details'] or each['state']}" for each in failed)
+        )
+    return _state(view) == "Succeeded"

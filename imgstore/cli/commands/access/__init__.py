@@ -1,0 +1,1 @@
+"""Commands about groups, principals, roles and accounts."""

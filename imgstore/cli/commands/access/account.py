@@ -1,0 +1,25 @@
+"""``imgstore account``: the subscriptions that there are."""
+
+import click
+
+from imgstore.cli.framework.command import Group
+from imgstore.cli.framework.output import columns
+from imgstore.cli.framework.session import opened
+from imgstore.operations.gallery import subscriptions
+from imgstore.wire.json_text import Json
+from imgstore.wire.responses.resources import subscription_json
+
+_TABLE = columns(SubscriptionId="id", State="state", IsDefault="isDefault")
+
+
+@click.group(cls=Group)
+def account() -> None:
+    """Subscriptions: each has groups, galleries and disks of its own."""
+
+
+@account.command("list", table=_TABLE, example="imgstore account list --query '[].id' -o tsv")
+def list_() -> Json:
+    """List the subscriptions. Every other command works in one: the default, or the one that --subscription names."""
+    with opened() as session:
+        found = subscriptions.seen_subscriptions(session.installation, session.principal)
+        return [subscription_json(each, default=session.installation.subscription) for each in found]

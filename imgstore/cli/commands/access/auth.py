@@ -1,0 +1,141 @@
+"""``imgstore auth``: tenants, issuers and keys. Principals and roles have modules of their own."""
+
+from collections.abc import Sequence
+
+import click
+
+from imgstore.cli.commands.access.auth_principals import sp, user
+from imgstore.cli.commands.access.auth_roles import role
+from imgstore.cli.framework import options
+from imgstore.cli.framework.command import Group, Words
+from imgstore.cli.framework.output import columns
+from imgstore.cli.framework.session import opened, server_parts
+from imgstore.domain.errors import Conflict
+from imgstore.operations.identity import principals
+from imgstore.wire.json_text import Json
+from imgstore.wire.responses.principals import credential_json, issuer_json, key_json, tenant_json
+
+_ISSUERS = columns(Issuer="issuer", Audience="audience", Jwks="jwks", Tenant="tenant")
+_KEYS = columns(Kid="kid", State="state", Created="createdDateTime", TrustedUntil="trustedUntil")
+_TENANTS = columns(TenantId="tenantId", Name="displayName")
+
+
+@click.group(cls=Group)
+def auth() -> None:
+    """Who may: tenants, principals, roles, issuers and keys."""
+
+
+auth.add_command(sp)
+auth.add_command(user)
+auth.add_command(role)
+
+
+@auth.command(example="imgstore auth init")
+def init() -> Json:
+    """Make the first administrator, Owner of the installation, and tell its secret: this once.
+
+    A server does the same at its first start.
+    """
+    with server_parts():
+        from imgstore.api.auth.client_secrets import first_administrator  # noqa: PLC0415 - an extra
+    with opened() as session:
+        made = first_administrator(session.installation)
+        if made is None:
+            raise Conflict(
+                "The installation has principals already.",
+                found="at least one principal",
+                expected="none: this makes the first one",
+                hint="imgstore auth sp list, then imgstore auth sp credential reset --id ID",
+                target="administrator",
+            )
+        return credential_json(made.known, made.secret)
+
+
+@auth.group(cls=Group)
+def tenant() -> None:
+    """Organisations, each with principals of its own."""
+
+
+@tenant.command("create", table=_TENANTS, example="imgstore auth tenant create -n partners")
+@options.named("tenant")
+@click.option(
+    "--subscription-ids", "subscriptions", cls=Words, metavar="ID ...", help="Subscriptions that belong to it."
+)
+def create_tenant(name: str, subscriptions: Sequence[str] | None) -> Json:
+    """Make a tenant."""
+    with opened() as session:
+        made = principals.create_tenant(
+            session.installation, session.principal, name=name, subscriptions=subscriptions or ()
+        )
+        return tenant_json(made)
+
+
+@tenant.command("list", table=_TENANTS, example="imgstore auth tenant list -o table")
+def list_tenants() -> Json:
+    """List the tenants, the installation's own first."""
+    with opened() as session:
+        return [tenant_json(each) for each in principals.list_tenants(session.installation, session.principal)]
+
+
+@auth.group(cls=Group)
+def issuer() -> None:
+    """OIDC issuers whose tokens are taken for users that are known."""
+
+
+_url = click.option("--issuer", "url", required=True, metavar="URL", help="The claim iss of its tokens, to the letter.")
+
+
+@issuer.command(
+    table=_ISSUERS,
+    example="imgstore auth issuer add --issuer https://id.example/realms/main --audience imgstore "
+    "--jwks https://id.example/realms/main/certs",
+)
+@_url
+@click.option("--audience", required=True, metavar="TEXT", help="The claim aud that its tokens must carry.")
+@click.option("--jwks", required=True, metavar="URL|FILE", help="Its keys: an https URL, or the full path of a file.")
+@click.option("--tenant", "tenant_", metavar="NAME|ID", help="Whose users it vouches for. Default: our own tenant's.")
+def add(url: str, audience: str, jwks: str, tenant_: str | None) -> Json:
+    """Trust an issuer. Its users come in once they are known: imgstore auth user create."""
+    with opened() as session:
+        made = principals.add_issuer(
+            session.installation, session.principal, url=url, audience=audience, jwks=jwks, tenant=tenant_
+        )
+        return issuer_json(made)
+
+
+@issuer.command("list", table=_ISSUERS, example="imgstore auth issuer list -o table")
+def list_issuers() -> Json:
+    """List the trusted issuers."""
+    with opened() as session:
+        return [issuer_json(each) for each in principals.list_issuers(session.installation, session.principal)]
+
+
+@issuer.command(example="imgstore auth issuer remove --issuer https://id.example/realms/main")
+@_url
+def remove(url: str) -> None:
+    """Trust an issuer no more. Its users stay known and cannot come in."""
+    with opened() as session:
+        principals.remove_issuer(session.installation, session.principal, url=url)
+
+
+@auth.group(cls=Group)
+def keys() -> None:
+    """The keys that tokens are signed with."""
+
+
+@keys.command("list", table=_KEYS, example="imgstore auth keys list -o table")
+def list_keys() -> Json:
+    """List the keys whose tokens may still be good, the one that signs first."""
+    with server_parts():
+        from imgstore.api.auth.signing_keys import KeyRing  # noqa: PLC0415 - an extra
+    with opened() as session:
+        return [key_json(each) for each in KeyRing(session.installation).list(session.principal)]
+
+
+@keys.command(table=_KEYS, example="imgstore auth keys rotate")
+def rotate() -> Json:
+    """Sign with a new key from now on; tokens of the old one stay good until they expire."""
+    with server_parts():
+        from imgstore.api.auth.signing_keys import KeyRing  # noqa: PLC0415 - an extra
+    with opened() as session:
+        return key_json(KeyRing(session.installation).rotate(session.principal))

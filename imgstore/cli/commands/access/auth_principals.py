@@ -1,0 +1,169 @@
+"""``imgstore auth sp`` and ``imgstore auth user``: who is known. After ``az ad sp``."""
+
+import click
+
+from imgstore.cli.framework import options
+from imgstore.cli.framework.command import Group
+from imgstore.cli.framework.output import columns
+from imgstore.cli.framework.session import opened, server_parts
+from imgstore.domain.identity.principals import PrincipalKind
+from imgstore.operations.identity import principals
+from imgstore.wire.json_text import Json
+from imgstore.wire.responses.principals import credential_json, principal_json
+
+_DAYS = 365
+_SP = columns(AppId="appId", Name="displayName", Id="id", Tenant="tenant")
+_USER = columns(Name="displayName", Id="id", Issuer="issuer", Subject="subject")
+_CREATE_EXAMPLE = """
+imgstore auth sp create -n builder
+imgstore auth sp create -n builder --tenant partners --app-id 4f5c2f1a-8a57-4d0c-9d8e-0d7a3c1b2e60
+"""
+_who = click.option(
+    "--id", "who", required=True, metavar="ID", help="Its object id, app id (of a user: subject) or name."
+)
+_days = click.option(
+    "--days",
+    type=click.IntRange(1, 3_650),
+    default=_DAYS,
+    metavar="N",
+    help=f"How long the secret is good for. Default: {_DAYS}.",
+)
+
+
+@click.group(cls=Group)
+def sp() -> None:
+    """Service principals: applications that prove themselves with secrets."""
+
+
+@sp.command(table=_SP, example=_CREATE_EXAMPLE)
+@click.option("-n", "--name", "--display-name", "name", required=True, metavar="NAME", help="What people call it.")
+@click.option("--tenant", metavar="NAME|ID", help="Where it is known. Default: our own tenant.")
+@click.option("--app-id", metavar="ID", help="An application of another tenant, to be known in this one too.")
+@_days
+def create(name: str, tenant: str | None, app_id: str | None, days: int) -> Json:
+    """Make a service principal without roles, and tell its secret: this once.
+
+    One of an application that another tenant knows proves itself with the secrets that it has.
+    """
+    if app_id is not None:
+        with opened() as session:
+            known = principals.add_service_principal(
+                session.installation, session.principal, name=name, tenant=tenant, client_id=app_id, proof=None
+            )
+            return principal_json(known)
+    with server_parts():
+        from imgstore.api.auth.client_secrets import create_service_principal  # noqa: PLC0415 - an extra
+    with opened() as session:
+        made = create_service_principal(session.installation, session.principal, name=name, tenant=tenant, days=days)
+        return credential_json(made.known, made.secret)
+
+
+@sp.command("list", table=_SP, example="imgstore auth sp list -o table")
+def list_sp() -> Json:
+    """List the service principals."""
+    return _listed(PrincipalKind.SERVICE_PRINCIPAL)
+
+
+@sp.command(table=_SP, example="imgstore auth sp show --id builder")
+@_who
+def show(who: str) -> Json:
+    """Show a service principal, and what tells its secrets apart."""
+    with opened() as session:
+        return principal_json(principals.show_principal(session.installation, session.principal, who=who))
+
+
+@sp.command("delete", example="imgstore auth sp delete --id builder")
+@_who
+def delete_sp(who: str) -> None:
+    """Forget a service principal, its roles and its tokens, which are refused within 5 seconds."""
+    _delete(who)
+
+
+@sp.command("revoke-tokens", table=_SP, example="imgstore auth sp revoke-tokens --id builder")
+@_who
+def revoke_sp(who: str) -> Json:
+    """Take back all tokens that it was given until now; with its secrets it gets new ones.
+
+    A server refuses them within 5 seconds. What it has accepted goes on.
+    """
+    return _revoked(who)
+
+
+@sp.group(cls=Group)
+def credential() -> None:
+    """Secrets of a service principal."""
+
+
+@credential.command(table=_SP, example="imgstore auth sp credential reset --id builder --append")
+@_who
+@click.option("--append", is_flag=True, help="Keep the secrets that stand, until the next reset without this.")
+@_days
+def reset(who: str, days: int, *, append: bool) -> Json:
+    """Give it a new secret in the place of all others, and tell it: this once.
+
+    The tokens that the others gave are refused within 5 seconds, unless they are kept.
+    """
+    with server_parts():
+        from imgstore.api.auth.client_secrets import reset_credential  # noqa: PLC0415 - an extra
+    with opened() as session:
+        made = reset_credential(session.installation, session.principal, who=who, days=days, keep=append)
+        return credential_json(made.known, made.secret)
+
+
+@click.group(cls=Group)
+def user() -> None:
+    """Users, whom an OIDC issuer vouches for."""
+
+
+@user.command(
+    "create",
+    table=_USER,
+    example="imgstore auth user create -n ann --issuer https://id.example/realms/main --subject 00u1a2b3",
+)
+@options.named("user")
+@click.option("--issuer", required=True, metavar="URL", help="A trusted issuer: imgstore auth issuer list.")
+@click.option("--subject", required=True, metavar="TEXT", help="The claim sub of the user's tokens.")
+def create_user(name: str, issuer: str, subject: str) -> Json:
+    """Make a user known, without roles."""
+    with opened() as session:
+        known = principals.add_user(session.installation, session.principal, issuer=issuer, subject=subject, name=name)
+        return principal_json(known)
+
+
+@user.command("list", table=_USER, example="imgstore auth user list -o table")
+def list_users() -> Json:
+    """List the users."""
+    return _listed(PrincipalKind.USER)
+
+
+@user.command("delete", example="imgstore auth user delete --id ann")
+@_who
+def delete_user(who: str) -> None:
+    """Forget a user and its roles."""
+    _delete(who)
+
+
+@user.command("revoke-tokens", table=_USER, example="imgstore auth user revoke-tokens --id ann")
+@_who
+def revoke_user(who: str) -> Json:
+    """Take back all tokens that its issuer gave until now, by the issuer's clock; new ones are taken.
+
+    A server refuses them within 5 seconds. What it has accepted goes on.
+    """
+    return _revoked(who)
+
+
+def _listed(kind: PrincipalKind) -> Json:
+    with opened() as session:
+        found = principals.list_principals(session.installation, session.principal, kind)
+        return [principal_json(each) for each in found]
+
+
+def _revoked(who: str) -> Json:
+    with opened() as session:
+        return principal_json(principals.revoke_tokens(session.installation, session.principal, who=who))
+
+
+def _delete(who: str) -> None:
+    with opened() as session:
+        principals.delete_principal(session.installation, session.principal, who=who)

@@ -1,0 +1,101 @@
+"""``imgstore auth role assignment``: who was given which role where. After ``az role assignment``."""
+
+from collections.abc import Sequence
+
+import click
+
+from imgstore.cli.framework import options
+from imgstore.cli.framework.command import Group
+from imgstore.cli.framework.output import columns
+from imgstore.cli.framework.session import Session, opened
+from imgstore.domain.errors import NotFound
+from imgstore.domain.identity.access import Role
+from imgstore.domain.identity.principals import RoleAssignment
+from imgstore.operations.identity import roles
+from imgstore.wire.json_text import Json
+from imgstore.wire.responses.principals import assignment_json
+
+_TABLE = columns(Principal="principalName", Role="roleDefinitionName", Scope="scope", Name="name")
+_CREATE_EXAMPLE = """
+imgstore auth role assignment create --assignee builder --role Contributor --scope /subscriptions/ID/resourceGroups/rg
+imgstore auth role assignment create --assignee ann --role 'Compute Gallery Image Reader' --scope \\
+    /subscriptions/ID/resourceGroups/rg/providers/Microsoft.Compute/galleries/myGallery
+"""
+
+
+def _assignee(*, required: bool) -> options.Decorator:
+    return click.option("--assignee", required=required, metavar="ID", help="Object id, app id or name of a principal.")
+
+
+def _role(*, required: bool) -> options.Decorator:
+    return options.choice(
+        "--role", "role_", members=tuple(Role), required=required, help="The role, as Azure's built-in one."
+    )
+
+
+def _scope(*, required: bool) -> options.Decorator:
+    text = "Id of a subscription, resource group, gallery, definition or version; / is the whole installation."
+    return click.option("--scope", required=required, metavar="ID", help=text)
+
+
+@click.group(cls=Group)
+def role() -> None:
+    """Roles."""
+
+
+@role.group(cls=Group)
+def assignment() -> None:
+    """Roles that were given."""
+
+
+@assignment.command(table=_TABLE, example=_CREATE_EXAMPLE)
+@_assignee(required=True)
+@_role(required=True)
+@_scope(required=True)
+def create(assignee: str, role_: Role, scope: str) -> Json:
+    """Give somebody a role on a scope and all below it."""
+    with opened() as session:
+        made = roles.assign(session.installation, session.principal, assignee=assignee, role=role_, scope=scope)
+        return _told(session, [made])[0]
+
+
+@assignment.command("list", table=_TABLE, example="imgstore auth role assignment list --assignee builder -o table")
+@_assignee(required=False)
+@_role(required=False)
+@_scope(required=False)
+def list_(assignee: str | None, role_: Role | None, scope: str | None) -> Json:
+    """List the roles that were given: all, or somebody's, of a kind, at a scope."""
+    with opened() as session:
+        found = roles.list_assignments(
+            session.installation, session.principal, assignee=assignee, role=role_, scope=scope
+        )
+        return _told(session, found)
+
+
+@assignment.command(
+    example="imgstore auth role assignment delete --assignee builder --role Reader --scope /subscriptions/ID"
+)
+@_assignee(required=True)
+@_role(required=False)
+@_scope(required=False)
+def delete(assignee: str, role_: Role | None, scope: str | None) -> None:
+    """Take roles away: all that somebody has, or those of a kind, at a scope."""
+    with opened() as session:
+        found = roles.list_assignments(
+            session.installation, session.principal, assignee=assignee, role=role_, scope=scope
+        )
+        if not found:
+            raise NotFound(
+                "No matched assignments were found to delete.",
+                found=f"no such role of {assignee}",
+                expected="a role that was given",
+                hint=f"imgstore auth role assignment list --assignee {assignee}",
+                target="roleAssignment",
+            )
+        for each in found:
+            roles.remove(session.installation, session.principal, uid=each.uid)
+
+
+def _told(session: Session, assignments: Sequence[RoleAssignment]) -> list[Json]:
+    known = roles.holders(session.installation, assignments)
+    return [assignment_json(each, known[each.principal_uid]) for each in assignments if each.principal_uid in known]

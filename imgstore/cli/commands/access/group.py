@@ -1,0 +1,75 @@
+"""``imgstore group``: resource groups."""
+
+import sys
+from collections.abc import Mapping
+
+import click
+
+from imgstore.cli.framework import options
+from imgstore.cli.framework.command import Group
+from imgstore.cli.framework.output import columns
+from imgstore.cli.framework.session import opened
+from imgstore.domain.paging import PageRequest
+from imgstore.operations.gallery import groups
+from imgstore.wire.json_text import Json
+from imgstore.wire.requests.arguments import parse_tag
+from imgstore.wire.responses.resources import group_json
+
+_TABLE = columns(Name="name", Location="location", Status="properties.provisioningState")
+_name = click.option(
+    "-n", "-g", "--name", "--resource-group", "name", required=True, metavar="NAME", help="Name of the resource group."
+)
+
+
+@click.group(cls=Group)
+def group() -> None:
+    """Resource groups: what galleries, disks, images and machines are in."""
+
+
+@group.command(table=_TABLE, example="imgstore group create -n rg -l southcentralus --tags team=images")
+@_name
+@options.location("The region that the group is filed under.", required=True)
+@options.tags
+def create(name: str, location: str, tags: Mapping[str, str] | None) -> Json:
+    """Make a resource group, or change its tags."""
+    with opened() as session:
+        made = groups.create_group(session.installation, session.principal, name=name, location=location, tags=tags)
+        return group_json(made)
+
+
+@group.command(table=_TABLE, example="imgstore group show -n rg")
+@_name
+def show(name: str) -> Json:
+    """Show a resource group."""
+    with opened() as session:
+        return group_json(groups.show_group(session.installation, session.principal, name=name))
+
+
+@group.command("list", table=_TABLE, example="imgstore group list --tag team=images --query '[].name' -o tsv")
+@click.option("--tag", type=parse_tag, metavar="KEY[=VALUE]", help="Only those with this tag.")
+@options.together(*options.pages)
+def list_(tag: tuple[str, str | None] | None, max_items: int | None, next_token: str | None) -> Json:
+    """List the resource groups."""
+    request = PageRequest(items_max=max_items, token=next_token)
+    with opened() as session:
+        page = groups.page_groups(session.installation, session.principal, request, tag=tag)
+        session.tell_next(page)
+        return [group_json(each) for each in page.items]
+
+
+@group.command(example="imgstore group delete -n rg --yes")
+@_name
+@options.yes
+def delete(name: str, *, yes: bool) -> None:
+    """Delete a resource group that holds nothing."""
+    if not yes:
+        confirm(f"Delete the resource group '{name}'?")
+    with opened() as session:
+        groups.delete_group(session.installation, session.principal, name=name)
+
+
+def confirm(question: str) -> None:
+    """Ask the person at the terminal, and leave if the answer is no. Without a terminal there is nobody to ask."""
+    if sys.stdin.isatty() and not click.confirm(question, err=True):
+        click.echo("Nothing was deleted.", err=True)
+        click.get_current_context().exit(1)

@@ -1,0 +1,1 @@
+"""Commands that show and measure a new installation."""

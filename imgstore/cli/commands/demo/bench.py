@@ -1,0 +1,139 @@
+"""``imgstore bench``: how fast the regions are that one has."""
+
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+
+from imgstore.cli.commands.operator.worker import terminated_as_interrupted
+from imgstore.cli.framework import options
+from imgstore.cli.framework.command import Command, Words
+from imgstore.cli.framework.output import columns
+from imgstore.cli.framework.progress import human_bytes
+from imgstore.cli.framework.session import Session, opened
+from imgstore.operations.demo import bench as demo_bench
+from imgstore.operations.demo.sample_disk import make_sample
+from imgstore.wire.json_text import Json, decimal_text
+from imgstore.wire.responses.reports import bench_json, bench_plan_json
+
+_ROWS = columns(
+    Region="region",
+    UploadSeconds="uploadSeconds",
+    ReplicateSeconds="replicateSeconds",
+    DeliveredBytes="deliveredBytes",
+    PlacementSeconds="placementSeconds",
+    FirstReadSeconds="firstReadSeconds",
+    DiskSeconds="diskSeconds",
+)
+
+
+def _table(body: Json) -> list[dict[str, Json]]:
+    """A line a region; the upload stands in the source region's."""
+    uploads = [body.get("uploadSeconds"), *[None] * len(body["targetRegions"])]
+    regions = body.get("regions") or [{"region": name} for name in (body["location"], *body["targetRegions"])]
+    rows = [each | {"uploadSeconds": seconds} for each, seconds in zip(regions, uploads, strict=True)]
+    return [dict(row) for row in _ROWS(rows)]
+
+
+@click.command(
+    cls=Command,
+    table=_table,
+    example="imgstore bench --dry-run\nimgstore bench golden.vhd -l southcentralus --target-regions westus2 --yes -o table",
+)
+@click.argument("disk", required=False, type=click.Path(path_type=Path))
+@options.location("The region that the disk goes into. Default: the first.")
+@click.option(
+    "--target-regions",
+    cls=Words,
+    metavar="REGION ...",
+    help="Where it is copied to, one region after another; '' is nowhere. Default: every other region.",
+)
+@click.option(
+    "--disks",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Managed disks made in each region.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what it would do and cost at most; change nothing.")
+@options.yes
+def bench(
+    *,
+    disk: Path | None,
+    location: str | None,
+    target_regions: Sequence[str] | None,
+    disks: int,
+    dry_run: bool,
+    yes: bool,
+) -> Json:
+    """Measure the regions, and remove all that it took.
+
+    Stores a disk (DISK, which is only read, or a sample of 1 GiB made on the spot), copies it from region to region,
+    makes managed disks in each, reads the first MiB of one and writes it out whole: with seconds for each.
+
+    It works in a resource group and a gallery of its own, which are removed at the end, also after an error or an
+    interruption, with every object of theirs. What was moved between regions stays on the bill; the most that this can be is said before, and
+    asked about unless --yes is given.
+    """
+    targets = None if target_regions is None else [name for name in target_regions if name]
+    with (
+        terminated_as_interrupted(),
+        opened() as session,
+        tempfile.TemporaryDirectory(prefix="imgstore-bench-") as temporary,
+    ):
+        folder = Path(temporary)
+        path = disk or make_sample(folder).path
+        with demo_bench.opened_disk(session.installation, path) as reader:
+            plan = demo_bench.plan_bench(
+                session.installation, session.principal, reader, location=location, target_regions=targets
+            )
+            if dry_run:
+                return bench_plan_json(plan)
+            _agree(session, plan, yes=yes)
+            report = demo_bench.run_bench(
+                session.installation,
+                session.principal,
+                plan,
+                reader,
+                folder=folder,
+                disks_each=disks,
+                say=_say(session),
+            )
+    return bench_json(report)
+
+
+def _say(session: Session) -> Callable[[str], None]:
+    def say(text: str) -> None:
+        if not session.quiet:
+            click.echo(text, err=True)
+
+    return say
+
+
+def _agree(session: Session, plan: demo_bench.Plan, *, yes: bool) -> None:
+    """Say what it costs, and leave unless that is agreed to."""
+    if not (session.quiet and yes):
+        click.echo(_told(plan), err=True)
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        click.echo("Nothing was done: there is no terminal to ask at. Use --yes.", err=True)
+    elif click.confirm("Begin?", err=True):
+        return
+    else:
+        click.echo("Nothing was done.", err=True)
+    click.get_current_context().exit(1)
+
+
+def _told(plan: demo_bench.Plan) -> str:
+    price, month = decimal_text(plan.egress_price_max), decimal_text(plan.storage_price_per_month_max)
+    return (
+        f"A disk of {human_bytes(plan.virtual_bytes)} with {human_bytes(plan.data_bytes)} of data goes into {plan.source}"
+        f" and on to {', '.join(plan.targets) or 'no other region'}.\n"
+        f"It costs at most {price} {plan.currency} for {human_bytes(plan.egress_bytes_max)} between regions, and while it"
+        f" lies there {human_bytes(plan.stored_bytes_max)} at {month} {plan.currency} a month.\n"
+        f"All of it is in the resource group {plan.group}, and is removed at the end."
+    )

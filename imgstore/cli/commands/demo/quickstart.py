@@ -1,0 +1,95 @@
+"""``imgstore quickstart``: the main job, shown on a real disk."""
+
+import os
+import shlex
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from imgstore.cli.commands.operator.bill import lines_and_total
+from imgstore.cli.framework import global_options
+from imgstore.cli.framework.command import Command
+from imgstore.cli.framework.output import table_text
+from imgstore.cli.framework.progress import human_bytes, human_seconds
+from imgstore.cli.framework.session import opened
+from imgstore.operations import billing
+from imgstore.operations.demo import quickstart as operations
+from imgstore.operations.demo.quickstart import Summary
+from imgstore.wire.json_text import Json, decimal_text
+from imgstore.wire.responses.reports import summary_json
+from imgstore.wire.responses.statement import statement_json
+
+
+@click.command(cls=Command, example="imgstore quickstart")
+@click.argument("disk", required=False, type=click.Path(path_type=Path))
+@click.pass_context
+def quickstart(ctx: click.Context, disk: Path | None) -> Json:
+    """See the main job done in under a minute.
+
+    Stores a disk (DISK, which is only read, or a sample of 1 GiB made on the spot), replicates it to two more regions,
+    makes managed disks from it, exports one and compares it, publishes a changed version and shows the bill.
+
+    Without --home it works in a new home under the temporary folder, on directories, whatever the environment says.
+    """
+    began = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="imgstore-quickstart-"))
+    options, environ = _place(ctx, folder)
+    for_people = options.output is None and options.query is None
+    removal = _removal(options, folder)
+
+    unwritten: list[OSError] = []
+
+    def say(text: str) -> None:
+        """Show a step; an error of standard output is told at the end, when the work is done."""
+        if for_people or not options.only_show_errors:
+            try:
+                click.echo(text, err=not for_people)
+            except OSError as error:
+                unwritten.append(error)
+
+    say(removal)
+    with opened(options, environ) as session:
+        summary = operations.run(session.installation, session.principal, disk=disk, folder=folder, say=say)
+        bill = statement_json(billing.show_bill(session.installation, session.principal))
+    if not for_people:
+        told = {"home": str(options.data_home), "folder": str(folder), "bill": bill}
+        return summary_json(summary) | told
+    say(f"\nThe bill\n{table_text(lines_and_total(bill))}\n")
+    say(_told(summary, bill, time.monotonic() - began))
+    say(removal)
+    if unwritten:
+        raise unwritten[0]
+    return None
+
+
+def _place(ctx: click.Context, folder: Path) -> tuple[global_options.Globals, Mapping[str, str]]:
+    """Where to work: a new home sees nothing of the environment's, so that no real installation is touched."""
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("IMGSTORE_")}
+    on_the_line = global_options.of(ctx, bare)
+    if on_the_line.home_given:
+        return global_options.of(ctx), os.environ
+    return replace(on_the_line, home=folder / "home"), bare
+
+
+def _removal(options: global_options.Globals, folder: Path) -> str:
+    beside = f", besides what it stores in {options.home}" if options.home_given else ""
+    return f"All of it is in {folder}{beside}; to remove it: rm -r {shlex.quote(str(folder))}"
+
+
+def _told(summary: Summary, bill: Json, seconds: float) -> str:
+    fewer = summary.whole_copies_bytes // max(1, summary.second_delivered_bytes)
+    facts = {
+        "the disk": f"{human_bytes(summary.virtual_bytes)}, stored, replicated and billed",
+        "1.0.0": f"{human_bytes(summary.first_delivered_bytes)} moved between regions",
+        "1.0.1": f"{human_bytes(summary.second_delivered_bytes)} moved; whole copies: "
+        f"{human_bytes(summary.whole_copies_bytes)}, {fewer:,} times as much",
+        "round robin": f"two disks in one region were given replicas {' and '.join(map(str, summary.replicas_used))}",
+        "the export": "is the source again" if summary.identical else "is NOT the source",
+        "the bill": f"{decimal_text(bill['total'])} {bill['currency']} so far",
+        "all of it": f"took {human_seconds(seconds)}",
+    }
+    return "\n".join(["In short", *(f"  {name + ':':<13}{fact}" for name, fact in facts.items())])

@@ -1,0 +1,1 @@
+"""Commands about galleries, image definitions and image versions."""

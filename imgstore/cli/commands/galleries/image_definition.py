@@ -1,0 +1,258 @@
+"""``imgstore sig image-definition``: what the versions of one image have in common."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from imgstore.cli.commands.galleries import sig_share
+from imgstore.cli.framework import options
+from imgstore.cli.framework.command import Group, Switch, Words
+from imgstore.cli.framework.output import columns
+from imgstore.cli.framework.session import opened
+from imgstore.domain.paging import PageRequest
+from imgstore.domain.resources import (
+    Architecture,
+    DiskType,
+    HyperVGeneration,
+    ImageDefinition,
+    OsState,
+    OsType,
+    PurchasePlan,
+    Recommended,
+)
+from imgstore.operations.gallery import definitions
+from imgstore.operations.lookup import Lineage
+from imgstore.wire.json_text import Json
+from imgstore.wire.requests.arguments import parse_disk_types, parse_end_of_life, parse_features
+from imgstore.wire.requests.gallery_update import edited_definition
+from imgstore.wire.requests.generic_update import Edit
+from imgstore.wire.responses.resources import definition_json
+
+_TABLE = columns(
+    Name="name",
+    Location="location",
+    Publisher="properties.identifier.publisher",
+    Offer="properties.identifier.offer",
+    Sku="properties.identifier.sku",
+    OsType="properties.osType",
+    OsState="properties.osState",
+    Generation="properties.hyperVGeneration",
+)
+_CREATE_EXAMPLE = """
+imgstore sig image-definition create -g rg -r myGallery -i ubuntu --publisher p --offer o --sku s \\
+    --os-type Linux --os-state Generalized
+imgstore sig image-definition create -g rg -r myGallery -i big --publisher p --offer o --sku big \\
+    --os-type Linux --minimum-cpu-core 2 --maximum-memory 64 --end-of-life-date 2035-12-02 \\
+    --features "SecurityType=TrustedLaunchSupported" --disallowed-disk-types Premium_LRS
+"""
+_UPDATE_EXAMPLE = """
+imgstore sig image-definition update -g rg -r myGallery -i ubuntu \\
+    --set description='with nginx' recommended.memory.max=8 tags.team=images
+imgstore sig image-definition update -g rg -r myGallery -i ubuntu --remove recommended.memory
+imgstore sig image-definition update -g rg -r myGallery -i ubuntu --allow-update-image true \\
+    --add features name=SecurityType value=TrustedLaunchSupported startsAtVersion=2.0.0
+"""
+_details = (
+    click.option("--eula", metavar="TEXT", help="The licence agreement."),
+    click.option("--privacy-statement-uri", metavar="URI", help="The privacy statement."),
+    click.option("--release-note-uri", metavar="URI", help="The release notes."),
+    click.option(
+        "--end-of-life-date",
+        type=parse_end_of_life,
+        metavar="DATE",
+        help="When the image is not to be used any more; told, not enforced. A bare date means 12:59:59 UTC.",
+    ),
+    click.option("--minimum-cpu-core", type=int, metavar="N", help="Recommended vCPUs, at least."),
+    click.option("--maximum-cpu-core", type=int, metavar="N", help="Recommended vCPUs, at most."),
+    click.option("--minimum-memory", type=int, metavar="GIB", help="Recommended memory, at least."),
+    click.option("--maximum-memory", type=int, metavar="GIB", help="Recommended memory, at most."),
+    click.option(
+        "--disallowed-disk-types",
+        cls=Words,
+        parse=parse_disk_types,
+        metavar="TYPE ...",
+        help=f"What no disk of it may be kept on: {', '.join(DiskType)}.",
+    ),
+    click.option("--plan-name", metavar="NAME", help="Name of the purchase plan."),
+    click.option("--plan-publisher", metavar="NAME", help="Publisher of the purchase plan."),
+    click.option("--plan-product", metavar="NAME", help="Product of the purchase plan."),
+    click.option(
+        "--features", cls=Words, parse=parse_features, metavar='"NAME=VALUE ..."', help="What the image can do."
+    ),
+)
+
+
+@click.group("image-definition", cls=Group)
+def image_definition() -> None:
+    """Image definitions: publisher, offer, sku and the kind of system."""
+
+
+sig_share.attach_definitions(image_definition)
+
+
+@image_definition.command(
+    table=_TABLE,
+    example=_CREATE_EXAMPLE,
+)
+@options.group
+@options.gallery
+@options.definition
+@click.option("-p", "--publisher", required=True, metavar="NAME", help="Who publishes it.")
+@click.option("-f", "--offer", required=True, metavar="NAME", help="What is offered.")
+@click.option("-s", "--sku", required=True, metavar="NAME", help="Which kind of it.")
+@options.choice("--os-type", members=tuple(OsType), required=True, help="Family of the operating system.")
+@options.choice(
+    "--os-state",
+    members=tuple(OsState),
+    default=OsState.GENERALIZED.value,
+    help="Whether machine-specific facts were removed. Default: Generalized.",
+)
+@options.choice(
+    "--hyper-v-generation",
+    members=tuple(HyperVGeneration),
+    default=HyperVGeneration.V1.value,
+    help="V1 boots from BIOS and MBR, V2 from UEFI and GPT. Default: V1.",
+)
+@options.choice(
+    "--architecture", members=tuple(Architecture), default=Architecture.X64.value, help="Processor. Default: x64."
+)
+@options.location("The region that it is filed under. Default: that of the gallery.")
+@options.description
+@options.together(*_details)
+@options.tags
+def create(
+    group: str,
+    gallery: str,
+    definition: str,
+    publisher: str,
+    offer: str,
+    sku: str,
+    os_type: OsType,
+    os_state: OsState,
+    hyper_v_generation: HyperVGeneration,
+    architecture: Architecture,
+    location: str | None,
+    **details: Any,
+) -> Json:
+    """Make an image definition, or change what may change of it.
+
+    What is not given stays as it is. `update` changes single properties, and takes them away.
+    """
+    with opened() as session:
+        made = definitions.create_definition(
+            session.installation,
+            session.principal,
+            group=group,
+            gallery=gallery,
+            name=definition,
+            publisher=publisher,
+            offer=offer,
+            sku=sku,
+            os_type=os_type,
+            os_state=os_state,
+            hyper_v_generation=hyper_v_generation,
+            architecture=architecture,
+            location=location,
+            details=details_of(details),
+        )
+        return definition_json(made.definition, made.gallery)
+
+
+def details_of(said: Mapping[str, Any]) -> definitions.DefinitionDetails:
+    """What the flags say of a definition besides what it must say."""
+    plan = PurchasePlan(name=said["plan_name"], publisher=said["plan_publisher"], product=said["plan_product"])
+    return definitions.DefinitionDetails(
+        description=said["description"],
+        tags=said["tags"],
+        eula=said["eula"],
+        privacy_statement_uri=said["privacy_statement_uri"],
+        release_note_uri=said["release_note_uri"],
+        end_of_life_at=said["end_of_life_date"],
+        recommended_vcpus=_range(said["minimum_cpu_core"], said["maximum_cpu_core"]),
+        recommended_memory_gib=_range(said["minimum_memory"], said["maximum_memory"]),
+        disallowed_disk_types=said["disallowed_disk_types"],
+        purchase_plan=None if plan == PurchasePlan() else plan,
+        features=said["features"],
+    )
+
+
+def _range(least: int | None, most: int | None) -> Recommended | None:
+    return None if least is None and most is None else Recommended(min=least, max=most)
+
+
+@image_definition.command(table=_TABLE, example=_UPDATE_EXAMPLE)
+@options.group
+@options.gallery
+@options.definition
+@options.together(*options.updates)
+@click.option("--allow-update-image", cls=Switch, help="Let the features change.")
+def update(
+    group: str,
+    gallery: str,
+    definition: str,
+    edits: Sequence[Edit],
+    allow_update_image: bool | None,  # noqa: FBT001 - click calls by keyword
+    *,
+    force_string: bool,
+) -> Json:
+    """Change an image definition.
+
+    Its recommended vCPUs and memory, description, endOfLifeDate, releaseNoteUri and tags, and with allowUpdateImage its
+    features. All else stays what it was made with.
+    """
+
+    def change(standing: Lineage) -> ImageDefinition:
+        edited = edited_definition(standing, edits, force_string=force_string)
+        allowed = edited.allow_update_image if allow_update_image is None else allow_update_image
+        return replace(edited, allow_update_image=allowed)
+
+    with opened() as session:
+        line = definitions.update_definition(
+            session.installation, session.principal, change, group=group, gallery=gallery, name=definition
+        )
+        return definition_json(line.definition, line.gallery)
+
+
+@image_definition.command(table=_TABLE, example="imgstore sig image-definition show -g rg -r myGallery -i ubuntu")
+@options.group
+@options.gallery
+@options.definition
+def show(group: str, gallery: str, definition: str) -> Json:
+    """Show an image definition."""
+    with opened() as session:
+        found = definitions.show_definition(
+            session.installation, session.principal, group=group, gallery=gallery, name=definition
+        )
+        return definition_json(found.definition, found.gallery)
+
+
+@image_definition.command(
+    "list", table=_TABLE, example="imgstore sig image-definition list -g rg -r myGallery -o table"
+)
+@options.group
+@options.gallery
+@options.together(*options.pages)
+def list_(group: str, gallery: str, max_items: int | None, next_token: str | None) -> Json:
+    """List the image definitions of a gallery."""
+    request = PageRequest(items_max=max_items, token=next_token)
+    with opened() as session:
+        page = definitions.page_definitions(
+            session.installation, session.principal, request, group=group, gallery=gallery
+        )
+        session.tell_next(page)
+        return [definition_json(each.definition, each.gallery) for each in page.items]
+
+
+@image_definition.command(example="imgstore sig image-definition delete -g rg -r myGallery -i ubuntu")
+@options.group
+@options.gallery
+@options.definition
+@options.yes
+def delete(group: str, gallery: str, definition: str, *, yes: bool) -> None:  # noqa: ARG001 - az's do not ask
+    """Delete an image definition that has no versions."""
+    with opened() as session:
+        definitions.delete_definition(
+            session.installation, session.principal, group=group, gallery=gallery, name=definition
+        )

@@ -1,0 +1,102 @@
+"""``imgstore sig image-version``: what there is to see of image versions, and where the rest of its commands are.
+
+A look needs the catalog alone. What makes and changes versions brings the whole data plane with it, 100 ms to import, and
+is imported when it is used.
+"""
+
+from typing import Final
+
+import click
+
+from imgstore.cli.commands.galleries import sig_share
+from imgstore.cli.framework import options
+from imgstore.cli.framework.command import Group, Lazy
+from imgstore.cli.framework.output import columns
+from imgstore.cli.framework.session import opened
+from imgstore.domain.names import VersionName
+from imgstore.domain.paging import PageRequest
+from imgstore.operations.gallery import versions as gallery_versions
+from imgstore.wire.json_text import Json
+from imgstore.wire.responses.resources import version_json
+
+TABLE: Final = columns(
+    Name="name",
+    Location="location",
+    SizeGB="properties.storageProfile.osDiskImage.sizeInGB",
+    Status="properties.provisioningState",
+    Replication="properties.replicationStatus.aggregatedState",
+    Published="properties.publishingProfile.publishedDate",
+)
+_ELSEWHERE: Final = "imgstore.cli.commands.galleries.image_version_changes"
+_CHANGES: Final = {
+    "create": Lazy(
+        target=f"{_ELSEWHERE}:create",
+        summary="Store an OS disk, and data disks with it, as an image version and replicate it.",
+    ),
+    "update": Lazy(
+        target=f"{_ELSEWHERE}:update",
+        summary="Change an image version's target regions, replica counts and properties.",
+    ),
+    "delete": Lazy(target=f"{_ELSEWHERE}:delete", summary="Delete an image version. Managed disks made from it stay."),
+    "list-soft-deleted": Lazy(
+        target=f"{_ELSEWHERE}:list_soft_deleted",
+        summary="List the softly deleted versions of an image definition, and until when they can be had back.",
+    ),
+    "undelete": Lazy(target=f"{_ELSEWHERE}:undelete", summary="Have a softly deleted image version back as it was."),
+    "wait": Lazy(
+        target=f"{_ELSEWHERE}:wait",
+        summary="Wait until an image version is made, changed, deleted or as a query says, whichever process does it.",
+    ),
+}
+
+
+@click.group("image-version", cls=Group, lazy=_CHANGES)
+def image_version() -> None:
+    """Image versions: disks, and the regions that hold replicas of them."""
+
+
+sig_share.attach_versions(image_version)
+
+
+@image_version.command(
+    table=TABLE,
+    example="imgstore sig image-version show -g rg -r myGallery -i ubuntu -e 1.0.0 --expand ReplicationStatus",
+)
+@options.group
+@options.gallery
+@options.definition
+@options.version
+@click.option(
+    "--expand",
+    type=click.Choice(["ReplicationStatus"], case_sensitive=False),
+    help="Show the state and the progress of each region and replica too.",
+)
+def show(group: str, gallery: str, definition: str, version: VersionName, expand: str | None) -> Json:
+    """Show an image version."""
+    with opened() as session:
+        found = gallery_versions.show_version(
+            session.installation,
+            session.principal,
+            group=group,
+            gallery=gallery,
+            definition=definition,
+            version=version,
+        )
+        return version_json(found, session.display_names, replication_status=expand is not None)
+
+
+@image_version.command("list", table=TABLE, example="imgstore sig image-version list -g rg -r myGallery -i ubuntu")
+@options.group
+@options.gallery
+@options.definition
+@options.together(*options.pages)
+def list_(group: str, gallery: str, definition: str, max_items: int | None, next_token: str | None) -> Json:
+    """List the versions of an image definition."""
+    request = PageRequest(items_max=max_items, token=next_token)
+    with opened() as session:
+        page = gallery_versions.page_versions(
+            session.installation, session.principal, request, group=group, gallery=gallery, definition=definition
+        )
+        session.tell_next(page)
+        names = session.display_names
+        return [version_json(each, names) for each in page.items]

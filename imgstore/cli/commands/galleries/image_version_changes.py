@@ -1,0 +1,533 @@
+"""What makes and changes image versions: real disks, brought to the regions where machines are made from them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import repeat
+from typing import Any
+
+import click
+
+from imgstore.cli.commands.galleries.image_version import TABLE, image_version
+from imgstore.cli.framework import options, queries
+from imgstore.cli.framework.command import Switch, Words
+from imgstore.cli.framework.output import columns
+from imgstore.cli.framework.session import opened
+from imgstore.domain.disks.sources import DiskFormat
+from imgstore.domain.names import VersionName
+from imgstore.domain.resources import ReplicationMode, StorageAccountType, VersionUpdate
+from imgstore.domain.states import ReplicaState
+from imgstore.operations.gallery import versions as gallery_versions
+from imgstore.operations.gallery import wait as gallery_wait
+from imgstore.operations.gallery.versions import VersionView
+from imgstore.operations.maintenance.worker import anyone_works
+from imgstore.operations.versions import create as versions_create
+from imgstore.operations.versions import delete as versions_delete
+from imgstore.operations.versions import update as versions_update
+from imgstore.operations.versions.request import DataSnapshot, DataVhd, VersionRequest
+from imgstore.wire.json_text import Json, instant
+from imgstore.wire.requests.arguments import (
+    parse_end_of_life,
+    parse_luns,
+    parse_storage_account_type,
+    parse_target_regions,
+)
+from imgstore.wire.requests.generic_update import Edit
+from imgstore.wire.requests.version_update import edited_version, target_regions_json
+from imgstore.wire.responses.resources import soft_deleted_json, version_json
+
+_SOFT_TABLE = columns(
+    Name="name",
+    Location="location",
+    Deleted="properties.softDeletedTime",
+    GoneAt="properties.hardDeletionTargetTime",
+)
+_UPDATE_EXAMPLE = """
+imgstore sig image-version update -g rg -r myGallery -i ubuntu -e 1.0.0 --target-regions southcentralus=2 westus2 eastus
+imgstore sig image-version update -g rg -r myGallery -i ubuntu -e 1.0.0 --add publishingProfile.targetRegions name=eastus
+"""
+_CREATE_EXAMPLE = """
+imgstore sig image-version create -g rg -r myGallery -i ubuntu -e 1.0.0 \\
+    --os-vhd-uri ./disk.vhd --location southcentralus --replica-count 1 \\
+    --target-regions southcentralus=2 westus2=1=standard_zrs eastus
+imgstore sig image-version create -g rg -r myGallery -i db -e 1.0.0 \\
+    --os-vhd-uri ./os.vhd --data-vhds-uris ./data.vhd ./logs.raw --data-vhds-luns 0 5
+imgstore sig image-version create -g rg -r myGallery -i ubuntu -e 1.1.0 --image-version rg/staging/ubuntu/1.1.0
+imgstore sig image-version create -g rg -r myGallery -i ubuntu -e 1.2.0 --os-snapshot s1 \\
+    --data-snapshots s2 s3 --data-snapshot-luns 0 5
+imgstore sig image-version create -g rg -r myGallery -i golden -e 1.0.0 --virtual-machine vm1 --replication-mode Shallow
+"""
+
+
+def _parse_formats(words: Sequence[str]) -> tuple[DiskFormat, ...]:
+    return tuple(map(options.one_of(*DiskFormat), words))
+
+
+def data_vhds_of(
+    uris: Sequence[str] | None, luns: Sequence[int] | None, formats: Sequence[DiskFormat] | None
+) -> list[DataVhd]:
+    """The data disks of the line, in its order.
+
+    Raises:
+        click.UsageError: not one LUN or format for each.
+    """
+    count = len(uris or ())
+    for name, given in (("--data-vhds-luns", luns), ("--data-vhds-formats", formats)):
+        if given is not None and len(given) != count:
+            raise click.UsageError(f"{name} names {len(given)}, --data-vhds-uris {count}: give one for each.")
+    return [
+        DataVhd(lun=lun, uri=uri, format=form)
+        for uri, lun, form in zip(uris or (), luns or range(count), formats or repeat(None, count), strict=True)
+    ]
+
+
+def data_snapshots_of(sources: Sequence[str] | None, luns: Sequence[int] | None) -> list[DataSnapshot]:
+    """Those that are stored, likewise."""
+    count = len(sources or ())
+    if luns is not None and len(luns) != count:
+        raise click.UsageError(f"--data-snapshot-luns names {len(luns)}, --data-snapshots {count}: give one for each.")
+    return [
+        DataSnapshot(lun=lun, source=source) for source, lun in zip(sources or (), luns or range(count), strict=True)
+    ]
+
+
+def _parse_bases(words: Sequence[str]) -> tuple[VersionName, ...]:
+    return tuple(VersionName.parse(word) for word in words if word)
+
+
+_DATA_DISKS = (
+    click.option(
+        "--data-vhds-uris", cls=Words, metavar="URI ...", help="The data disks, as --os-vhd-uri takes the OS disk."
+    ),
+    click.option(
+        "--data-vhds-luns",
+        cls=Words,
+        parse=parse_luns,
+        metavar="LUN ...",
+        help="The LUN of each, from 0 to 63, in the order of the URIs. Default: 0, 1, 2, ...",
+    ),
+    click.option(
+        "--data-vhds-formats",
+        cls=Words,
+        parse=_parse_formats,
+        metavar="FORMAT ...",
+        help="The container of each, in the order of the URIs; probed where this is not given.",
+    ),
+    click.option(
+        "--data-vhds-storage-accounts",
+        "--data-vhds-sa",
+        "data_vhds_storage_accounts",
+        cls=Words,
+        metavar="NAME ...",
+        help="Taken for az's sake, and not used, as --os-vhd-storage-account.",
+    ),
+)
+_DATA_SNAPSHOTS = (
+    click.option(
+        "--data-snapshots",
+        cls=Words,
+        metavar="NAME|ID ...",
+        help="Data disks from snapshots or managed disks of the source region.",
+    ),
+    click.option(
+        "--data-snapshot-luns",
+        cls=Words,
+        parse=parse_luns,
+        metavar="LUN ...",
+        help="The LUN of each, in their order. Default: 0, 1, 2, ...",
+    ),
+)
+_exclude_from_latest = click.option("--exclude-from-latest", cls=Switch, help="Never take this version for 'latest'.")
+_LIFE = (
+    click.option(
+        "--end-of-life-date",
+        type=parse_end_of_life,
+        metavar="DATE",
+        help="When the version is to be used no more: told, not enforced. A date alone means 12:59:59 UTC of that day.",
+    ),
+    click.option(
+        "--allow-replicated-location-deletion",
+        cls=Switch,
+        help="false keeps every region where the version is complete among its target regions.",
+    ),
+    click.option(
+        "--block-deletion-before-end-of-life", cls=Switch, help="Refuse to delete the version before that date."
+    ),
+)
+
+
+@image_version.command(table=TABLE, example=_CREATE_EXAMPLE)
+@options.group
+@options.gallery
+@options.definition
+@options.version
+@click.option(
+    "--os-vhd-uri",
+    metavar="URI",
+    help="The OS disk: a path, file://, s3:// or https://; a VHD, VHDX, qcow2, VMDK or raw.",
+)
+@click.option(
+    "--os-vhd-storage-account",
+    metavar="NAME",
+    help="Taken for az's sake, and not used: the URI alone says where the disk is.",
+)
+@click.option(
+    "--os-snapshot", metavar="NAME|ID", help="Instead of a file: a snapshot or managed disk of the source region."
+)
+@click.option(
+    "--managed-image",
+    metavar="NAME|ID",
+    help="Instead of a file: a managed image of the source region with its data disks; or the id of an image version.",
+)
+@click.option(
+    "--image-version",
+    metavar="ID|RG/GALLERY/DEFINITION/VERSION",
+    help="Instead of a file: an image version with its data disks, of any gallery; of another region, it is metered.",
+)
+@click.option(
+    "--virtual-machine",
+    metavar="NAME|ID",
+    help="Instead of a file: a virtual machine of the source region with its data disks, generalized or not.",
+)
+@options.together(*_DATA_DISKS, *_DATA_SNAPSHOTS)
+@options.location("The source region; must be among the target regions. Default: that of the gallery.")
+@click.option(
+    "--target-regions",
+    cls=Words,
+    parse=parse_target_regions,
+    metavar="REGION[=COUNT][=TYPE] ...",
+    help="Where replicas are to be, how many and how kept. Default: the source region alone.",
+)
+@click.option("--replica-count", type=int, metavar="N", help="For regions that name no count. Default: 1.")
+@click.option(
+    "--storage-account-type",
+    type=parse_storage_account_type,
+    metavar="|".join(StorageAccountType),
+    help="For regions that name none. Default: Standard_LRS.",
+)
+@options.choice(
+    "--replication-mode",
+    members=tuple(ReplicationMode),
+    help="Shallow: one region, one replica; what is stored here already stays where it is. Default: Full.",
+)
+@_exclude_from_latest
+@options.together(*_LIFE)
+@options.source_format
+@click.option("--sha256", metavar="HEX", help="SHA-256 of the OS disk's file, checked before anything is stored.")
+@click.option(
+    "--base",
+    "bases",
+    cls=Words,
+    parse=_parse_bases,
+    metavar="VERSION ...",
+    help="A version to look for known blocks in, besides the newest and the one below.",
+)
+@click.option(
+    "--verify",
+    type=click.Choice(["confirm", "full"]),
+    default="confirm",
+    help="Before it is ready: confirm every object with the store, or read the full disk back too. Default: confirm.",
+)
+@click.option(
+    "--no-wait",
+    is_flag=True,
+    help="Return when the source region has it, and leave the others to `imgstore worker`.",
+)
+@options.tags
+def create(
+    os_vhd_uri: str | None,
+    os_snapshot: str | None,
+    managed_image: str | None,
+    image_version: str | None,
+    virtual_machine: str | None,
+    os_vhd_storage_account: str | None,
+    data_vhds_uris: Sequence[str] | None,
+    data_vhds_luns: Sequence[int] | None,
+    data_vhds_formats: Sequence[DiskFormat] | None,
+    data_vhds_storage_accounts: Sequence[str] | None,
+    data_snapshots: Sequence[str] | None,
+    data_snapshot_luns: Sequence[int] | None,
+    source_format: DiskFormat | None,
+    *,
+    no_wait: bool,
+    **asked: Any,
+) -> Json:
+    """Store an OS disk, and data disks with it, as an image version and replicate it.
+
+    The same line again goes on where it was interrupted. Other target regions, counts, tags and dates are changed as by
+    update; other disks under the same name are refused.
+    """
+    data_vhds = data_vhds_of(data_vhds_uris, data_vhds_luns, data_vhds_formats)
+    snapshots = data_snapshots_of(data_snapshots, data_snapshot_luns)
+    request = request_of(asked)
+    with opened() as session:
+        if os_vhd_storage_account is not None or data_vhds_storage_accounts is not None:
+            session.warn("storage accounts are not used: the URI alone says where a disk is")
+        made = versions_create.create_version(
+            session.installation,
+            session.principal,
+            request,
+            os_vhd_uri=os_vhd_uri,
+            os_snapshot=os_snapshot,
+            managed_image=managed_image,
+            image_version=image_version,
+            virtual_machine=virtual_machine,
+            source_format=source_format,
+            data_vhds=data_vhds,
+            data_snapshots=snapshots,
+            wait=not no_wait,
+        )
+        complete = all(replica.state is ReplicaState.COMPLETED for replica in made.replicas)
+        if no_wait and not complete and not anyone_works(session.installation):
+            session.warn("no worker was seen in the last minute: start `imgstore worker`, or repeat without --no-wait")
+        return version_json(made, session.display_names, replication_status=True)
+
+
+def request_of(said: Mapping[str, Any]) -> VersionRequest:
+    """What the flags ask for, but for the disks."""
+    return VersionRequest(
+        group=said["group"],
+        gallery=said["gallery"],
+        definition=said["definition"],
+        version=said["version"],
+        location=said["location"],
+        target_regions=said["target_regions"] or (),
+        replica_count=said["replica_count"],
+        storage_account_type=said["storage_account_type"],
+        replication_mode=said["replication_mode"],
+        exclude_from_latest=said["exclude_from_latest"],
+        end_of_life_at=said["end_of_life_date"],
+        allow_deletion_of_replicated_locations=said["allow_replicated_location_deletion"],
+        block_deletion_before_end_of_life=said["block_deletion_before_end_of_life"],
+        tags=said["tags"],
+        sha256=said["sha256"],
+        bases=said["bases"] or (),
+        verify_full=said["verify"] == "full",
+    )
+
+
+@image_version.command(table=TABLE, example=_UPDATE_EXAMPLE)
+@options.group
+@options.gallery
+@options.definition
+@options.version
+@click.option(
+    "--target-regions",
+    cls=Words,
+    parse=parse_target_regions,
+    metavar="REGION[=COUNT][=TYPE] ...",
+    help="Where replicas are to be from now on, all of them. What is not named of a region stays as it is.",
+)
+@click.option(
+    "--replica-count",
+    type=int,
+    metavar="N",
+    help="For regions that name no count; without --target-regions, for those that had the count until now.",
+)
+@_exclude_from_latest
+@options.together(*_LIFE)
+@options.tags
+@options.together(*options.updates)
+def update(
+    group: str,
+    gallery: str,
+    definition: str,
+    version: VersionName,
+    edits: Sequence[Edit],
+    *,
+    force_string: bool,
+    **asked: Any,
+) -> Json:
+    """Change an image version's target regions, replica counts and properties.
+
+    New regions and replicas are copied; those that are no more are taken away, and their bytes freed but for what disks
+    and other versions still need. Repeated, or without any change, it goes on where it was interrupted.
+    """
+    with opened() as session:
+        found = gallery_versions.show_version(
+            session.installation,
+            session.principal,
+            group=group,
+            gallery=gallery,
+            definition=definition,
+            version=version,
+        )
+        before = version_json(found, session.display_names)
+        changed = versions_update.update_version(
+            session.installation,
+            session.principal,
+            group=group,
+            gallery=gallery,
+            definition=definition,
+            version=version,
+            update=edited_version(before, named_changes(asked), edits, force_string=force_string),
+        )
+        return version_json(changed, session.display_names, replication_status=True)
+
+
+def named_changes(said: Mapping[str, Any]) -> dict[str, Json]:
+    """What the flags of `update` change, by path; None changes nothing."""
+    ends = said["end_of_life_date"]
+    return {
+        "publishingProfile.targetRegions": target_regions_json(said["target_regions"]),
+        "publishingProfile.replicaCount": said["replica_count"],
+        "publishingProfile.excludeFromLatest": said["exclude_from_latest"],
+        "publishingProfile.endOfLifeDate": None if ends is None else instant(ends),
+        "safetyProfile.allowDeletionOfReplicatedLocations": said["allow_replicated_location_deletion"],
+        "safetyProfile.blockDeletionBeforeEndOfLife": said["block_deletion_before_end_of_life"],
+        "tags": said["tags"],
+    }
+
+
+@image_version.command(example="imgstore sig image-version delete -g rg -r myGallery -i ubuntu -e 1.0.0")
+@options.group
+@options.gallery
+@options.definition
+@options.version
+@click.option(
+    "--bypass-soft-delete",
+    cls=Switch,
+    help="Delete for good where the gallery deletes softly; also what was deleted softly before.",
+)
+@options.yes
+def delete(
+    group: str,
+    gallery: str,
+    definition: str,
+    version: VersionName,
+    bypass_soft_delete: bool | None,  # noqa: FBT001 - click calls by keyword
+    *,
+    yes: bool,  # noqa: ARG001 - az's do not ask
+) -> None:
+    """Delete an image version. Managed disks made from it stay.
+
+    Where the gallery deletes softly, it can be had back with undelete until its retention has passed.
+    """
+    with opened() as session:
+        versions_delete.delete_version(
+            session.installation,
+            session.principal,
+            group=group,
+            gallery=gallery,
+            definition=definition,
+            version=version,
+            bypass_soft_delete=bool(bypass_soft_delete),
+        )
+
+
+@image_version.command(
+    "list-soft-deleted",
+    table=_SOFT_TABLE,
+    example="imgstore sig image-version list-soft-deleted -g rg -r myGallery -i ubuntu",
+)
+@options.group
+@options.gallery
+@options.definition
+def list_soft_deleted(group: str, gallery: str, definition: str) -> Json:
+    """List the softly deleted versions of an image definition, and until when they can be had back."""
+    with opened() as session:
+        found = versions_delete.list_soft_deleted(
+            session.installation, session.principal, group=group, gallery=gallery, definition=definition
+        )
+        return [soft_deleted_json(each) for each in found]
+
+
+@image_version.command(table=TABLE, example="imgstore sig image-version undelete -g rg -r myGallery -i ubuntu -e 1.0.0")
+@options.group
+@options.gallery
+@options.definition
+@options.version
+@options.location("Taken for az's sake, and not used.")
+@options.tags
+def undelete(
+    group: str,
+    gallery: str,
+    definition: str,
+    version: VersionName,
+    location: str | None,  # noqa: ARG001 - it stays where it is
+    tags: Mapping[str, str] | None,
+) -> Json:
+    """Have a softly deleted image version back as it was."""
+    where: dict[str, Any] = {"group": group, "gallery": gallery, "definition": definition}
+    with opened() as session:
+        found = versions_delete.undelete_version(session.installation, session.principal, **where, version=version)
+        if tags is not None:
+            found = versions_update.update_version(
+                session.installation, session.principal, **where, version=version, update=VersionUpdate(tags=tags)
+            )
+        return version_json(found, session.display_names)
+
+
+@image_version.command(
+    example="imgstore sig image-version wait -g rg -r myGallery -i ubuntu -e 1.0.0 --created --timeout 7200"
+)
+@options.group
+@options.gallery
+@options.definition
+@options.version
+@click.option("--created", is_flag=True, help="Until it is complete in all its regions.")
+@click.option("--updated", is_flag=True, help="The same, after an update.")
+@click.option("--deleted", is_flag=True, help="Until it is no more.")
+@click.option("--exists", is_flag=True, help="Until it is there, complete or not.")
+@click.option(
+    "--custom",
+    type=queries.compile_query,
+    metavar="JMESPATH",
+    help="Until this is true of it, as show --expand ReplicationStatus prints it.",
+)
+@click.option(
+    "--interval", type=click.IntRange(1), default=30, metavar="SECONDS", help="From look to look. Default: 30."
+)
+@click.option("--timeout", type=click.IntRange(0), default=3600, metavar="SECONDS", help="In all. Default: 3600.")
+def wait(
+    group: str,
+    gallery: str,
+    definition: str,
+    version: VersionName,
+    custom: Any,
+    interval: int,
+    timeout: int,
+    *,
+    created: bool,
+    updated: bool,
+    deleted: bool,
+    exists: bool,
+) -> None:
+    """Wait until an image version is made, changed, deleted or as a query says, whichever process does it."""
+    with opened() as session:
+        names = session.display_names
+
+        def shown(view: VersionView) -> Json:
+            return version_json(view, names, replication_status=True)
+
+        gallery_wait.wait_for_version(
+            session.installation,
+            session.principal,
+            group=group,
+            gallery=gallery,
+            definition=definition,
+            version=version,
+            until=_condition(shown, custom, made=created or updated, deleted=deleted, exists=exists),
+            interval_seconds=interval,
+            timeout_seconds=timeout,
+        )
+
+
+def check_condition(custom: Any, *, made: bool, deleted: bool, exists: bool) -> None:
+    """See that one thing is waited for.
+
+    Raises:
+        click.UsageError: several are, or none.
+    """
+    if made + deleted + exists + (custom is not None) != 1:
+        raise click.UsageError("one of --created, --updated, --deleted, --exists and --custom JMESPATH is needed.")
+
+
+def _condition(
+    shown: Callable[[VersionView], Json], custom: Any, *, made: bool, deleted: bool, exists: bool
+) -> Callable[[VersionView | None], bool]:
+    """What is waited for."""
+    check_condition(custom, made=made, deleted=deleted, exists=exists)
+    if custom is not None:
+        return lambda view: view is not None and bool(queries.search(shown(view), custom, "--custom"))
+    if made:
+        return gallery_wait.is_made
+    return (lambda view: view is None) if deleted else (lambda view: view is not None)

@@ -1,0 +1,180 @@
+"""``imgstore sig``: galleries. What is in them has modules of its own."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+import click
+
+from imgstore.cli.commands.galleries import sig_share
+from imgstore.cli.framework import options
+from imgstore.cli.framework.command import Group, Lazy
+from imgstore.cli.framework.output import columns
+from imgstore.cli.framework.session import opened
+from imgstore.domain.identity.sharing import CommunityInfo, SharingPermission
+from imgstore.domain.paging import PageRequest
+from imgstore.domain.resources import Gallery
+from imgstore.operations.gallery import galleries
+from imgstore.wire.json_text import Json
+from imgstore.wire.requests.gallery_update import edited_gallery
+from imgstore.wire.requests.generic_update import Edit
+from imgstore.wire.responses.resources import gallery_json
+
+_TABLE = columns(Name="name", Location="location", UniqueName="properties.identifier.uniqueName")
+_CREATE_EXAMPLE = """
+imgstore sig create -g rg -r myGallery --description 'golden images'
+imgstore sig create -g rg -r open --permissions community --publisher-uri https://example.org \\
+    --publisher-email images@example.org --eula https://example.org/terms --public-name-prefix example
+"""
+_UPDATE_EXAMPLE = """
+imgstore sig update -g rg -r myGallery --set description='golden images' tags.team=images
+imgstore sig update -g rg -r myGallery --soft-delete true --soft-delete-retention 14
+"""
+
+_SHARING = (
+    options.choice(
+        "--permissions",
+        members=tuple(SharingPermission),
+        help="How it is to be shared: with subscriptions and tenants (sig share add), or with everybody (sig share "
+        "enable-community).",
+    ),
+    click.option("--publisher-uri", metavar="URI", help="Of a community gallery: where its publisher is found."),
+    click.option(
+        "--publisher-contact", "--publisher-email", "publisher_contact", metavar="MAIL", help="And how to reach them."
+    ),
+    click.option("--eula", metavar="TEXT", help="And on which terms the images are used."),
+    click.option(
+        "--public-name-prefix", metavar="NAME", help="How its public name begins: 5 to 16 letters and digits."
+    ),
+)
+
+
+_INSIDE: Final = {
+    "image-definition": Lazy(
+        target="imgstore.cli.commands.galleries.image_definition:image_definition",
+        summary="Image definitions: publisher, offer, sku and the kind of system.",
+    ),
+    "image-version": Lazy(
+        target="imgstore.cli.commands.galleries.image_version:image_version",
+        summary="Image versions: disks, and the regions that hold replicas of them.",
+    ),
+}
+
+
+@click.group(cls=Group, lazy=_INSIDE)
+def sig() -> None:
+    """Galleries, image definitions and image versions."""
+
+
+sig_share.attach(sig)
+
+
+@sig.command(table=_TABLE, example=_CREATE_EXAMPLE)
+@options.group
+@options.gallery
+@options.location("The region that the gallery is filed under. Default: that of the group.")
+@options.description
+@options.together(*options.soft_delete)
+@options.together(*_SHARING)
+@options.tags
+def create(
+    group: str,
+    gallery: str,
+    location: str | None,
+    description: str | None,
+    soft_delete: bool | None,  # noqa: FBT001 - click calls by keyword
+    soft_delete_retention: int | None,
+    permissions: SharingPermission | None,
+    tags: Mapping[str, str] | None,
+    **community: str | None,
+) -> Json:
+    """Make a gallery, or change its description, tags and soft delete policy, or how it is to be shared."""
+    with opened() as session:
+        made = galleries.create_gallery(
+            session.installation,
+            session.principal,
+            group=group,
+            name=gallery,
+            location=location,
+            description=description,
+            tags=tags,
+            soft_delete_enabled=soft_delete,
+            soft_delete_retention_days=soft_delete_retention,
+            permission=permissions,
+            community=community_of(community),
+        )
+        return gallery_json(made)
+
+
+def community_of(said: Mapping[str, str | None]) -> CommunityInfo | None:
+    """What the flags say of a community; what is missing is found missing by the rules of sharing."""
+    if not any(said.values()):
+        return None
+    return CommunityInfo(**{name: value or "" for name, value in said.items()})
+
+
+@sig.command(table=_TABLE, example=_UPDATE_EXAMPLE)
+@options.group
+@options.gallery
+@options.together(*options.updates)
+@options.together(*options.soft_delete)
+def update(
+    group: str,
+    gallery: str,
+    edits: Sequence[Edit],
+    soft_delete: bool | None,  # noqa: FBT001 - click calls by keyword
+    soft_delete_retention: int | None,
+    *,
+    force_string: bool,
+) -> Json:
+    """Change a gallery: its description, its tags, its soft delete policy."""
+
+    def change(standing: Gallery) -> Gallery:
+        edited = edited_gallery(standing, edits, force_string=force_string)
+        return replace(
+            edited,
+            soft_delete_enabled=edited.soft_delete_enabled if soft_delete is None else soft_delete,
+            soft_delete_retention_days=(
+                edited.soft_delete_retention_days if soft_delete_retention is None else soft_delete_retention
+            ),
+        )
+
+    with opened() as session:
+        changed = galleries.update_gallery(session.installation, session.principal, change, group=group, name=gallery)
+        return gallery_json(changed)
+
+
+@sig.command(table=_TABLE, example="imgstore sig show -g rg -r myGallery --select Permissions")
+@options.group
+@options.gallery
+@click.option(
+    "--select", type=click.Choice(["Permissions"], case_sensitive=False), help="Tell whom it is shared with, too."
+)
+@click.option("--sharing-groups", is_flag=True, help="The same.")
+def show(group: str, gallery: str, select: str | None, *, sharing_groups: bool) -> Json:
+    """Show a gallery."""
+    with opened() as session:
+        found = galleries.show_gallery(session.installation, session.principal, group=group, name=gallery)
+        return gallery_json(found, groups=sharing_groups or select is not None)
+
+
+@sig.command("list", table=_TABLE, example="imgstore sig list -o table")
+@options.some_group
+@options.together(*options.pages)
+def list_(group: str | None, max_items: int | None, next_token: str | None) -> Json:
+    """List the galleries, of one resource group or of all."""
+    request = PageRequest(items_max=max_items, token=next_token)
+    with opened() as session:
+        page = galleries.page_galleries(session.installation, session.principal, request, group=group)
+        session.tell_next(page)
+        return [gallery_json(each) for each in page.items]
+
+
+@sig.command(example="imgstore sig delete -g rg -r myGallery")
+@options.group
+@options.gallery
+@options.yes
+def delete(group: str, gallery: str, *, yes: bool) -> None:  # noqa: ARG001 - az's sig deletes do not ask
+    """Delete a gallery that holds no image definitions."""
+    with opened() as session:
+        galleries.delete_gallery(session.installation, session.principal, group=group, name=gallery)

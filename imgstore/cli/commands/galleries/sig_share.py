@@ -1,0 +1,245 @@
+"""``imgstore sig share``, and what is found of others' galleries: ``list-shared``, ``show-community`` and the like."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import click
+
+from imgstore.cli.framework import options
+from imgstore.cli.framework.command import Group, Words
+from imgstore.cli.framework.output import columns
+from imgstore.cli.framework.session import opened
+from imgstore.domain.names import SharedReference, VersionName, check_definition_name
+from imgstore.operations.gallery import sharing
+from imgstore.wire.json_text import Json
+from imgstore.wire.responses.resources import gallery_json
+from imgstore.wire.sharing import shared_definition_json, shared_gallery_json, shared_version_json
+
+_TABLE: Final = columns(Name="name", Location="location", UniqueId="identifier.uniqueId")
+_UNIQUE: Final = "11111111-1111-1111-1111-111111111111-MYGALLERY"
+_PUBLIC: Final = "contoso-11111111-1111-1111-1111-111111111111"
+
+_subscriptions = click.option(
+    "--subscription-ids", "subscriptions", cls=Words, metavar="ID ...", help="Subscriptions: at most 30 in all."
+)
+_tenants = click.option("--tenant-ids", "tenants", cls=Words, metavar="ID ...", help="Tenants: at most 5 in all.")
+_location = click.option("-l", "--location", required=True, metavar="REGION", help="The region of the gallery.")
+_some_version = click.option(
+    "-e",
+    "--gallery-image-version",
+    "version",
+    required=True,
+    type=VersionName.parse,
+    metavar="MAJOR.MINOR.PATCH",
+    help="Name of the image version.",
+)
+
+
+@click.group(cls=Group)
+def share() -> None:
+    """Let other subscriptions, other tenants or everybody read a gallery."""
+
+
+@share.command(
+    example="imgstore sig share add -g rg -r myGallery --subscription-ids 11111111-1111-1111-1111-111111111111"
+)
+@options.group
+@options.gallery
+@_subscriptions
+@_tenants
+def add(group: str, gallery: str, subscriptions: Sequence[str] | None, tenants: Sequence[str] | None) -> Json:
+    """Share a gallery with subscriptions and tenants."""
+    with opened() as session:
+        shared = sharing.share_add(
+            session.installation,
+            session.principal,
+            group=group,
+            name=gallery,
+            subscriptions=subscriptions or (),
+            tenants=tenants or (),
+        )
+        return gallery_json(shared, groups=True)
+
+
+@share.command(example="imgstore sig share remove -g rg -r myGallery --tenant-ids 11111111-1111-1111-1111-111111111111")
+@options.group
+@options.gallery
+@_subscriptions
+@_tenants
+def remove(group: str, gallery: str, subscriptions: Sequence[str] | None, tenants: Sequence[str] | None) -> Json:
+    """Share a gallery with subscriptions and tenants no more. Disks that they made stay."""
+    with opened() as session:
+        shared = sharing.share_remove(
+            session.installation,
+            session.principal,
+            group=group,
+            name=gallery,
+            subscriptions=subscriptions or (),
+            tenants=tenants or (),
+        )
+        return gallery_json(shared, groups=True)
+
+
+@share.command(example="imgstore sig share reset -g rg -r myGallery")
+@options.group
+@options.gallery
+def reset(group: str, gallery: str) -> Json:
+    """Share a gallery with nobody."""
+    with opened() as session:
+        return gallery_json(
+            sharing.share_reset(session.installation, session.principal, group=group, name=gallery), groups=True
+        )
+
+
+@share.command("enable-community", example="imgstore sig share enable-community -g rg -r myGallery")
+@options.group
+@options.gallery
+def enable_community(group: str, gallery: str) -> Json:
+    """Let everybody find a gallery that was made with --permissions community."""
+    with opened() as session:
+        return gallery_json(
+            sharing.enable_community(session.installation, session.principal, group=group, name=gallery), groups=True
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Others:
+    """Galleries of others: those that are shared with somebody, or those that everybody may read."""
+
+    word: str
+    """What az calls them."""
+    community: bool
+    names: tuple[str, ...]
+    """The option that names one."""
+    example: str
+
+    @property
+    def option(self) -> options.Decorator:
+        """The same, as click has it."""
+        text = "The gallery's public name." if self.community else "The gallery's unique name."
+        return click.option(*self.names, "gallery", required=True, metavar="NAME", help=text)
+
+    @property
+    def flags(self) -> str:
+        """What an example says of one."""
+        return f"-l eastus {self.names[0]} {self.example}"
+
+    def lines(self, location: str, gallery: str, only: str | None = None) -> list[Any]:
+        """The image definitions of one, or the one of that name."""
+        with opened() as session:
+            session.installation.regions.get(location, target="location")
+            reference = SharedReference(gallery=gallery, community=self.community, definition=only or "any")
+            return sharing.definitions_shared(session.installation, session.principal, reference, only=only)
+
+    def views(self, location: str, gallery: str, of: str, only: VersionName | None = None) -> list[Any]:
+        """The image versions of a definition of one, or the one of that name."""
+        with opened() as session:
+            session.installation.regions.get(location, target="location")
+            reference = SharedReference(
+                gallery=gallery, community=self.community, definition=check_definition_name(of), version=only
+            )
+            return sharing.versions_shared(session.installation, session.principal, reference)
+
+
+_OTHERS: Final = (
+    _Others(word="shared", community=False, names=("-u", "--gallery-unique-name"), example=_UNIQUE),
+    _Others(word="community", community=True, names=("--public-gallery-name",), example=_PUBLIC),
+)
+
+
+def attach(sig: click.Group) -> None:
+    """Put the commands that look at others' galleries where az has them."""
+    sig.add_command(share)
+    _attach_lists(sig)
+    for others in _OTHERS:
+        _attach_gallery(sig, others)
+
+
+def attach_definitions(image_definition: click.Group) -> None:
+    """And those that look at image definitions in them."""
+    for others in _OTHERS:
+        _attach_definitions(image_definition, others)
+
+
+def attach_versions(image_version: click.Group) -> None:
+    """And those that look at image versions in them."""
+    for others in _OTHERS:
+        _attach_versions(image_version, others)
+
+
+def _attach_lists(sig: click.Group) -> None:
+    @sig.command("list-shared", table=_TABLE, example="imgstore sig list-shared -l eastus --shared-to tenant -o table")
+    @_location
+    @click.option(
+        "--shared-to",
+        type=click.Choice(["tenant"], case_sensitive=False),
+        help="With the tenant of the subscription, instead of with the subscription itself.",
+    )
+    def list_shared(location: str, shared_to: str | None) -> Json:
+        """List the galleries of others that are shared with this subscription."""
+        with opened() as session:
+            found = sharing.list_shared(
+                session.installation, session.principal, location=location, to_tenant=shared_to is not None
+            )
+            return [shared_gallery_json(each) for each in found]
+
+    @sig.command("list-community", table=_TABLE, example="imgstore sig list-community -l eastus -o table")
+    @options.location("Of this region only.")
+    def list_community(location: str | None) -> Json:
+        """List the galleries that are shared with everybody."""
+        with opened() as session:
+            regions = session.installation.regions
+            region = None if location is None else regions.get(location, target="location").name
+            found = sharing.list_community(session.installation, session.principal)
+            return [shared_gallery_json(each) for each in found if region in (None, each.location)]
+
+
+def _attach_gallery(sig: click.Group, others: _Others) -> None:
+    def show(location: str, gallery: str) -> Json:
+        with opened() as session:
+            session.installation.regions.get(location, target="location")
+            if others.community:
+                found = sharing.show_community(session.installation, session.principal, public_name=gallery)
+            else:
+                found = sharing.show_shared(session.installation, session.principal, unique_name=gallery)
+            return shared_gallery_json(found)
+
+    name = f"show-{others.word}"
+    _add(sig, name, f"Show a {others.word} gallery.", f"imgstore sig {name} {others.flags}", show, others.option)
+
+
+def _attach_definitions(image_definition: click.Group, others: _Others) -> None:
+    def list_(location: str, gallery: str) -> Json:
+        return [shared_definition_json(each) for each in others.lines(location, gallery)]
+
+    def show(location: str, gallery: str, definition: str) -> Json:
+        return next(shared_definition_json(each) for each in others.lines(location, gallery, definition))
+
+    word, line = others.word, f"imgstore sig image-definition {{}}-{others.word} {others.flags}"
+    help_ = f"List the image definitions of a {word} gallery."
+    _add(image_definition, f"list-{word}", help_, line.format("list"), list_, others.option)
+    help_, line = f"Show an image definition of a {word} gallery.", line + " -i ubuntu"
+    _add(image_definition, f"show-{word}", help_, line.format("show"), show, others.option, options.definition)
+
+
+def _attach_versions(image_version: click.Group, others: _Others) -> None:
+    def list_(location: str, gallery: str, definition: str) -> Json:
+        return [shared_version_json(each) for each in others.views(location, gallery, definition)]
+
+    def show(location: str, gallery: str, definition: str, version: VersionName) -> Json:
+        return shared_version_json(others.views(location, gallery, definition, version)[0])
+
+    word, line = others.word, f"imgstore sig image-version {{}}-{others.word} {others.flags} -i ubuntu"
+    parts = others.option, options.definition
+    help_ = f"List the image versions of a {word} gallery."
+    _add(image_version, f"list-{word}", help_, line.format("list"), list_, *parts)
+    help_, line = f"Show an image version of a {word} gallery.", line + " -e 1.0.0"
+    _add(image_version, f"show-{word}", help_, line.format("show"), show, *parts, _some_version)
+
+
+def _add(
+    group: click.Group, name: str, help_: str, example: str, run: Callable[..., Json], *parts: options.Decorator
+) -> None:
+    decorate = group.command(name, help=help_, table=_TABLE, example=example)
+    decorate(options.together(_location, *parts)(run))

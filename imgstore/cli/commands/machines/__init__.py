@@ -1,0 +1,1 @@
+"""Commands about disks, snapshots, images and machines."""

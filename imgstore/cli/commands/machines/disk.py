@@ -1,0 +1,423 @@
+"""``imgstore disk``: managed disks, each with one manifest in one slot, and files written from them."""
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+
+import click
+
+from imgstore.cli.commands.access.group import confirm
+from imgstore.cli.framework import options
+from imgstore.cli.framework.command import Group
+from imgstore.cli.framework.output import columns
+from imgstore.cli.framework.session import opened
+from imgstore.domain.disks.signed_urls import SECONDS_MAX, AccessLevel
+from imgstore.domain.disks.sources import DiskFormat
+from imgstore.domain.names import ImageReference, SharedReference
+from imgstore.domain.paging import PageRequest
+from imgstore.domain.resources import Declared, HyperVGeneration, OsType, StorageAccountType
+from imgstore.operations.disks import disks, signed_urls, uploads
+from imgstore.operations.disks import export as disks_export
+from imgstore.operations.disks.from_source import DiskRequest, create_from_source
+from imgstore.operations.disks.uploads import UploadRequest, create_upload
+from imgstore.wire.json_text import Json
+from imgstore.wire.responses.reports import export_json
+from imgstore.wire.responses.resources import disk_json
+
+_TABLE = columns(
+    Name="name",
+    Location="location",
+    SizeGB="properties.diskSizeGB",
+    Sku="sku.name",
+    Replica="replica",
+    Status="properties.provisioningState",
+    Image="properties.creationData.galleryImageReference.id",
+    Source="properties.creationData.sourceResourceId",
+    File="properties.creationData.sourceUri",
+)
+_CREATE_EXAMPLE = """
+imgstore disk create -g rg -n d1 -l westus2 --gallery-image-reference rg/myGallery/ubuntu/1.0.0
+imgstore disk create -g rg -n d2 -l westus2 --gallery-image-reference rg/myGallery/ubuntu/latest \\
+    --file out.raw --format raw
+imgstore disk create -g rg -n up -l westus2 --upload-type Upload --upload-size-bytes 8589935104
+imgstore disk create -g rg -n data0 -l westus2 --gallery-image-reference rg/myGallery/db --gallery-image-reference-lun 0
+imgstore disk create -g rg -n d3 --source d1
+imgstore disk create -g rg -n d4 -l westus2 --source ./disk.vhd --os-type Linux --sku Standard_ZRS
+"""
+_EXPORT_EXAMPLE = """
+imgstore disk export -g rg -n d1 --file d1.vhd --format vhd
+imgstore disk export --gallery-image-reference rg/myGallery/ubuntu -l westus2 --file o.raw
+imgstore disk export --gallery-image-reference rg/myGallery/db --gallery-image-reference-lun 0 --file data.vhd
+imgstore disk export -g rg -n d1 --file table.raw --offset 0 --length 1048576
+"""
+_GRANT_EXAMPLE = """
+imgstore disk grant-access -g rg -n d1 --duration-in-seconds 3600
+imgstore disk grant-access -g rg -n up --access-level Write --duration-in-seconds 3600 --query accessSAS -o tsv
+"""
+_SERVER_URL = "https://localhost:8443"
+_lun = options.lun("--gallery-image-reference-lun", "Of the image, the data disk at this LUN. Default: its OS disk.")
+_SUFFIXES = {
+    ".vhd": DiskFormat.VHD_FIXED,
+    ".raw": DiskFormat.RAW,
+    ".img": DiskFormat.RAW,
+    ".qcow2": DiskFormat.QCOW2,
+}
+_file_options = (
+    options.choice(
+        "--format",
+        "format_",
+        members=options.EXPORT_FORMATS,
+        help="Container to write. Default: by the file's ending (.vhd, .raw, .img, .qcow2).",
+    ),
+    click.option("--overwrite", is_flag=True, help="Replace the file if it is there."),
+    click.option("--pad", is_flag=True, help="Pad a disk of a size that a VHD cannot hold with zeros at its end."),
+)
+
+
+def _file(*, required: bool, text: str) -> options.Decorator:
+    return click.option("--file", "path", required=required, type=click.Path(path_type=Path), metavar="FILE", help=text)
+
+
+class UploadType(StrEnum):
+    """az's word for how an upload comes: a disk without a guest's state."""
+
+    UPLOAD = "Upload"
+
+
+@click.group(cls=Group)
+def disk() -> None:
+    """Managed disks, made from image versions, disks, snapshots, files and uploads."""
+
+
+@disk.command(table=_TABLE, example=_CREATE_EXAMPLE)
+@options.group
+@options.named("disk")
+@options.location("The region to make it in. Default: that of the group; with --source, of a disk, the source's.")
+@options.reference(
+    "--gallery-image-reference",
+    required=False,
+    text="The image to make it from; no version is latest. Of a shared gallery: "
+    "/SharedGalleries/NAME/Images/DEFINITION/Versions/VERSION, or /CommunityGalleries/...",
+    shared=True,
+)
+@_lun
+@click.option(
+    "--source",
+    metavar="NAME|ID|URI",
+    help="Instead of an image: a managed disk or snapshot by name or id, or a file: a path, file://, s3:// or https://.",
+)
+@options.sku(
+    "--sku", text="With --source: how a file's bytes are kept. Default: Standard_LRS. A copy is kept as its source is."
+)
+@options.os_type
+@options.hyper_v_generation
+@options.source_format
+@options.choice(
+    "--upload-type",
+    members=(UploadType.UPLOAD,),
+    help="Instead of an image: wait for a fixed VHD to be uploaded, to the URL that `disk grant-access` gives.",
+)
+@click.option("--upload-size-bytes", type=click.IntRange(1), metavar="BYTES", help="With it: the .vhd file's size.")
+@_file(required=False, text="Write the disk to this file too. Should that fail, the disk stays.")
+@options.together(*_file_options)
+@options.tags
+def create(
+    group: str,
+    name: str,
+    location: str | None,
+    reference: ImageReference | SharedReference | None,
+    lun: int | None,
+    source: str | None,
+    storage_account_type: StorageAccountType | None,
+    os_type: OsType | None,
+    hyper_v_generation: HyperVGeneration | None,
+    source_format: DiskFormat | None,
+    upload_type: UploadType | None,
+    upload_size_bytes: int | None,
+    path: Path | None,
+    format_: DiskFormat | None,
+    tags: Mapping[str, str] | None,
+    *,
+    overwrite: bool,
+    pad: bool,
+) -> Json:
+    """Make a managed disk from a replica of an image version, the next in turn, from a disk, snapshot or file, or for an upload.
+
+    The same line again goes on, or does nothing.
+    """
+    check_one_source(
+        reference,
+        lun,
+        source,
+        upload_type,
+        upload_size_bytes,
+        said=(storage_account_type, os_type, hyper_v_generation, source_format),
+        path=path,
+    )
+    container = None if path is None else container_of(path, format_)
+    if upload_size_bytes is not None:
+        wanted = UploadRequest(group=group, name=name, location=location, upload_bytes=upload_size_bytes, tags=tags)
+        with opened() as session:
+            return disk_json(create_upload(session.installation, session.principal, wanted))
+    with opened() as session:
+        if source is not None:
+            request = DiskRequest(
+                group=group,
+                name=name,
+                source=source,
+                location=location,
+                storage_account_type=storage_account_type,
+                declared=Declared(os_type=os_type, hyper_v_generation=hyper_v_generation),
+                source_format=source_format,
+                tags=tags,
+            )
+            made = create_from_source(session.installation, session.principal, request)
+        else:
+            assert reference is not None
+            made = disks.create_disk(
+                session.installation,
+                session.principal,
+                group=group,
+                name=name,
+                location=location,
+                gallery_image_reference=reference,
+                gallery_image_reference_lun=lun,
+                tags=tags,
+            )
+        if path is None or container is None:
+            return disk_json(made)
+        try:
+            export = disks_export.export_disk(
+                session.installation,
+                session.principal,
+                group=group,
+                name=name,
+                path=path,
+                format=container,
+                overwrite=overwrite,
+                pad=pad,
+            )
+        except BaseException as error:
+            error.add_note(
+                f"the managed disk '{name}' was made and stays: `imgstore disk export -g {group} -n {name} "
+                f"--file {path} --format {container}` writes it, `imgstore disk delete -g {group} -n {name}` removes it"
+            )
+            raise
+        return disk_json(made) | {"export": export_json(export)}
+
+
+def check_one_source(
+    reference: ImageReference | SharedReference | None,
+    lun: int | None,
+    source: str | None,
+    upload_type: UploadType | None,
+    upload_size_bytes: int | None,
+    *,
+    said: Sequence[object],
+    path: Path | None,
+) -> None:
+    """See that a disk is to be made of one thing, and that what else is said goes with it.
+
+    Raises:
+        click.UsageError: it is not so.
+    """
+    if (upload_type is None) is not (upload_size_bytes is None):
+        raise click.UsageError("An upload has both: --upload-type and --upload-size-bytes.")
+    if [reference, source, upload_size_bytes].count(None) != 2:
+        raise click.UsageError("Name one source: --gallery-image-reference, --source or --upload-type.")
+    if reference is None and lun is not None:
+        raise click.UsageError("--gallery-image-reference-lun goes with --gallery-image-reference.")
+    if source is None and any(each is not None for each in said):
+        raise click.UsageError(
+            "--sku, --os-type, --hyper-v-generation and --source-format go with --source: an image says these itself."
+        )
+    if upload_size_bytes is not None and path is not None:
+        raise click.UsageError("An upload goes into no file.")
+
+
+@disk.command("grant-access", example=_GRANT_EXAMPLE)
+@options.group
+@options.named("disk")
+@options.choice(
+    "--access-level",
+    "--access",
+    "level",
+    members=tuple(AccessLevel),
+    default=AccessLevel.READ,
+    help="Read the disk, or Write its upload. Default: Read.",
+)
+@click.option(
+    "--duration-in-seconds", type=click.IntRange(1, SECONDS_MAX), required=True, metavar="SECONDS", help="How long."
+)
+@click.option(
+    "--url",
+    default=_SERVER_URL,
+    metavar="URL",
+    help=f"How clients reach `imgstore serve`, which serves the URL. Default: {_SERVER_URL}.",
+)
+def grant_access(group: str, name: str, level: AccessLevel, duration_in_seconds: int, url: str) -> Json:
+    """Give a signed URL to a disk's bytes, as a fixed VHD. Until it runs out the disk is not deleted.
+
+    `curl -T disk.vhd URL` uploads; after a break HEAD tells x-imgstore-received-bytes, and `curl -T disk.vhd -C BYTES URL`
+    sends the rest. `curl -C - -o disk.vhd URL` downloads. Azure's blob clients take the URL too.
+    """
+    with opened() as session:
+        signed = signed_urls.grant_access(
+            session.installation,
+            session.principal,
+            group=group,
+            name=name,
+            level=level,
+            duration_seconds=duration_in_seconds,
+            server_url=url.rstrip("/"),
+        )
+        return {"accessSAS": signed}
+
+
+@disk.command("revoke-access", example="imgstore disk revoke-access -g rg -n d1")
+@options.group
+@options.named("disk")
+def revoke_access(group: str, name: str) -> None:
+    """Revoke a disk's signed URL; what was uploaded by it becomes the disk."""
+    with opened() as session:
+        uploads.revoke_access(session.installation, session.principal, group=group, name=name)
+
+
+@disk.command(example=_EXPORT_EXAMPLE)
+@click.option("-g", "--resource-group", "group", metavar="NAME", help="Name of the disk's resource group.")
+@click.option("-n", "--name", metavar="NAME", help="Name of the disk.")
+@options.reference(
+    "--gallery-image-reference", required=False, text="Instead of a disk: an image, with no resource left behind."
+)
+@_lun
+@options.location("With an image: the region to read it in. Default: that of its gallery.")
+@_file(required=True, text="File to write; it appears when it is whole.")
+@options.together(*_file_options)
+@click.option("--offset", type=click.IntRange(0), metavar="BYTES", help="Of a disk: write raw bytes from here on only.")
+@click.option("--length", type=click.IntRange(1), metavar="BYTES", help="With --offset: how many bytes.")
+def export(
+    group: str | None,
+    name: str | None,
+    reference: ImageReference | None,
+    lun: int | None,
+    location: str | None,
+    path: Path,
+    format_: DiskFormat | None,
+    offset: int | None,
+    length: int | None,
+    *,
+    overwrite: bool,
+    pad: bool,
+) -> Json:
+    """Write a managed disk, or an image, to a file, every piece verified."""
+    container = container_of(path, format_)
+    check_what_is_written(group, name, reference, lun, location, offset, length, container=container)
+    with opened() as session:
+        if offset is not None and length is not None:
+            assert group is not None
+            assert name is not None
+            written = disks_export.export_range(
+                session.installation,
+                session.principal,
+                group=group,
+                name=name,
+                path=path,
+                offset=offset,
+                length=length,
+                overwrite=overwrite,
+            )
+        elif reference is None:
+            assert group is not None
+            assert name is not None
+            written = disks_export.export_disk(
+                session.installation,
+                session.principal,
+                group=group,
+                name=name,
+                path=path,
+                format=container,
+                overwrite=overwrite,
+                pad=pad,
+            )
+        else:
+            written = disks_export.export_image(
+                session.installation,
+                session.principal,
+                reference=reference,
+                lun=lun,
+                location=location,
+                path=path,
+                format=container,
+                overwrite=overwrite,
+                pad=pad,
+            )
+        return export_json(written)
+
+
+def check_what_is_written(
+    group: str | None,
+    name: str | None,
+    reference: ImageReference | None,
+    lun: int | None,
+    location: str | None,
+    offset: int | None,
+    length: int | None,
+    *,
+    container: DiskFormat,
+) -> None:
+    """See that one disk or one image is to be written, or a part of a disk.
+
+    Raises:
+        click.UsageError: it is not so.
+    """
+    if (offset is None) is not (length is None):
+        raise click.UsageError("A range has both: --offset and --length.")
+    if offset is not None and (reference is not None or container is not DiskFormat.RAW):
+        raise click.UsageError("A range is of a disk (-g, -n), and raw: name the file .raw or give --format raw.")
+    by_disk = group is not None and name is not None and reference is None and location is None and lun is None
+    by_image = reference is not None and group is None and name is None
+    if by_disk is by_image:
+        raise click.UsageError("Name a disk with -g and -n, or an image with --gallery-image-reference.")
+
+
+@disk.command(table=_TABLE, example="imgstore disk show -g rg -n d1 --query replica")
+@options.group
+@options.named("disk")
+def show(group: str, name: str) -> Json:
+    """Show a managed disk, and which replica it was given."""
+    with opened() as session:
+        return disk_json(disks.show_disk(session.installation, session.principal, group=group, name=name))
+
+
+@disk.command("list", table=_TABLE, example="imgstore disk list -g rg -o table")
+@options.some_group
+@options.together(*options.pages)
+def list_(group: str | None, max_items: int | None, next_token: str | None) -> Json:
+    """List the managed disks, of one resource group or of all."""
+    request = PageRequest(items_max=max_items, token=next_token)
+    with opened() as session:
+        page = disks.page_disks(session.installation, session.principal, request, group=group)
+        session.tell_next(page)
+        return [disk_json(each) for each in page.items]
+
+
+@disk.command(example="imgstore disk delete -g rg -n d1 --yes")
+@options.group
+@options.named("disk")
+@options.yes
+def delete(group: str, name: str, *, yes: bool) -> None:
+    """Delete a managed disk. The image version that it was made from stays."""
+    if not yes:
+        confirm(f"Delete the managed disk '{name}'?")
+    with opened() as session:
+        disks.delete_disk(session.installation, session.principal, group=group, name=name)
+
+
+def container_of(path: Path, format_: DiskFormat | None) -> DiskFormat:
+    """What to write: what was asked for, else what the ending promises."""
+    container = format_ or _SUFFIXES.get(path.suffix.lower())
+    if container is None:
+        raise click.UsageError(
+            f"'{path.name}' does not tell its format by its ending: give --format {'|'.join(options.EXPORT_FORMATS)}."
+        )
+    return container

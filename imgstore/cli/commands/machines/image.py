@@ -1,0 +1,134 @@
+"""``imgstore image``: managed images, with their data disks."""
+
+from collections.abc import Mapping, Sequence
+
+import click
+
+from imgstore.cli.commands.access.group import confirm
+from imgstore.cli.framework import options
+from imgstore.cli.framework.command import Group, Words
+from imgstore.cli.framework.output import columns
+from imgstore.cli.framework.session import opened
+from imgstore.domain.disks.sources import DiskFormat
+from imgstore.domain.paging import PageRequest
+from imgstore.domain.resources import Declared, DiskKind, HyperVGeneration, OsState, OsType, StorageAccountType
+from imgstore.operations.disks import disks
+from imgstore.operations.machines import images
+from imgstore.operations.machines.images import ImageRequest
+from imgstore.wire.json_text import Json
+from imgstore.wire.responses.resources import image_json
+
+_TABLE = columns(
+    Name="name",
+    Location="location",
+    OsType="properties.storageProfile.osDisk.osType",
+    OsState="properties.storageProfile.osDisk.osState",
+    SizeGB="properties.storageProfile.osDisk.diskSizeGB",
+    Status="properties.provisioningState",
+)
+_CREATE_EXAMPLE = """
+imgstore image create -g rg -n i1 --source d1 --os-type Linux
+imgstore image create -g rg -n i2 --source ./os.vhd --data-disk-sources ./data.vhd s1 -l westus2 --os-type Linux
+"""
+
+
+def _parse_sources(words: Sequence[str]) -> tuple[str, ...]:
+    return tuple(word for word in words if word)
+
+
+@click.group(cls=Group)
+def image() -> None:
+    """Managed images: what a machine's disks were made into, to make others from."""
+
+
+@image.command(table=_TABLE, example=_CREATE_EXAMPLE)
+@options.group
+@options.named("managed image")
+@click.option(
+    "--source",
+    required=True,
+    metavar="NAME|ID|URI",
+    help="The OS disk: a managed disk or snapshot by name or id, or a file: a path, file://, s3:// or https://. Or a "
+    "virtual machine that was generalized: all its disks.",
+)
+@click.option(
+    "--data-disk-sources",
+    "data_sources",
+    cls=Words,
+    parse=_parse_sources,
+    metavar="NAME|ID|URI ...",
+    help="The data disks, likewise, by LUN from 0.",
+)
+@options.os_type
+@options.choice(
+    "--os-state",
+    members=tuple(OsState),
+    help="Whether machine-specific facts were removed. Default: what the source says, else Generalized.",
+)
+@options.hyper_v_generation
+@options.location("The region. Default: that of the source; of a file, that of the group.")
+@options.sku(
+    "--storage-sku", text="How files' bytes are kept. Default: Standard_LRS. Copies are kept as their sources are."
+)
+@options.source_format
+@options.tags
+def create(
+    group: str,
+    name: str,
+    source: str,
+    data_sources: Sequence[str] | None,
+    os_type: OsType | None,
+    os_state: OsState | None,
+    hyper_v_generation: HyperVGeneration | None,
+    location: str | None,
+    storage_account_type: StorageAccountType | None,
+    source_format: DiskFormat | None,
+    tags: Mapping[str, str] | None,
+) -> Json:
+    """Make a managed image. The same line again goes on, or does nothing."""
+    request = ImageRequest(
+        group=group,
+        name=name,
+        source=source,
+        data_sources=data_sources or (),
+        location=location,
+        storage_account_type=storage_account_type,
+        declared=Declared(os_type=os_type, os_state=os_state, hyper_v_generation=hyper_v_generation),
+        source_format=source_format,
+        tags=tags,
+    )
+    with opened() as session:
+        return image_json(images.create_image(session.installation, session.principal, request))
+
+
+@image.command(table=_TABLE, example="imgstore image show -g rg -n i1")
+@options.group
+@options.named("managed image")
+def show(group: str, name: str) -> Json:
+    """Show a managed image."""
+    with opened() as session:
+        return image_json(images.show_image(session.installation, session.principal, group=group, name=name))
+
+
+@image.command("list", table=_TABLE, example="imgstore image list -g rg -o table")
+@options.some_group
+@options.together(*options.pages)
+def list_(group: str | None, max_items: int | None, next_token: str | None) -> Json:
+    """List the managed images, of one resource group or of all."""
+    request = PageRequest(items_max=max_items, token=next_token)
+    with opened() as session:
+        page = images.page_images(session.installation, session.principal, request, group=group)
+        session.tell_next(page)
+        return [image_json(each) for each in page.items]
+
+
+@image.command(example="imgstore image delete -g rg -n i1")
+@options.group
+@options.named("managed image")
+@options.yes
+def delete(group: str, name: str, *, yes: bool) -> None:
+    """Delete a managed image. What it was made from, and what was made from it, stays."""
+    if not yes:
+        confirm(f"Delete the managed image '{name}'?")
+    with opened() as session:
+        disks.delete_disk(session.installation, session.principal, group=group, name=name, kind=DiskKind.IMAGE)

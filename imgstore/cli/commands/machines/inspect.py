@@ -1,0 +1,41 @@
+"""``imgstore inspect``: what a disk file is. Needs no installation."""
+
+from pathlib import Path
+
+import click
+
+from imgstore.cli.framework import options
+from imgstore.cli.framework.command import Answer, Command
+from imgstore.cli.framework.output import Rows
+from imgstore.domain.disks.sources import DiskFormat
+from imgstore.operations.disks import inspect as disks_inspect
+from imgstore.wire.json_text import Json
+from imgstore.wire.responses.reports import inspection_json
+
+
+def _table(body: Json) -> Rows:
+    """One fact a line: what it is, what Azure would say, each check."""
+    facts = ("format", "virtualBytes", "fileBytes", "dataBytes", "hyperVGeneration")
+    azure = "yes" if body["azure"]["ready"] else "no: " + "; ".join(body["azure"]["reasons"])
+    return [
+        *({"What": fact, "Found": str(body[fact])} for fact in facts if body[fact] is not None),
+        {"What": "Azure would take it", "Found": azure},
+        *({"What": f"check {each['name']}", "Found": _outcome(each)} for each in body["checks"]),
+        *({"What": "note", "Found": note} for note in body["notes"]),
+    ]
+
+
+def _outcome(check: Json) -> str:
+    return f"{'passed' if check['passed'] else 'FAILED'}: {check['detail']}"
+
+
+@click.command(cls=Command, table=_table, example="imgstore inspect disk.vhd -o table")
+@click.argument("file", type=click.Path(path_type=Path))
+@options.source_format
+def inspect(file: Path, source_format: DiskFormat | None) -> Answer:
+    """Say what a disk file is, and whether Azure would take it.
+
+    Every safety check is named with its outcome. The exit code is 1 if one failed.
+    """
+    found = disks_inspect.inspect_file(file, source_format=source_format)
+    return Answer(body=inspection_json(found), exit_code=0 if all(check.passed for check in found.checks) else 1)

@@ -1,0 +1,113 @@
+"""``imgstore snapshot``: what a disk was at one moment, kept after the disk has gone."""
+
+from collections.abc import Mapping
+
+import click
+
+from imgstore.cli.commands.access.group import confirm
+from imgstore.cli.framework import options
+from imgstore.cli.framework.command import Group
+from imgstore.cli.framework.output import columns
+from imgstore.cli.framework.session import opened
+from imgstore.domain.disks.sources import DiskFormat
+from imgstore.domain.paging import PageRequest
+from imgstore.domain.resources import Declared, DiskKind, HyperVGeneration, OsType, StorageAccountType
+from imgstore.operations.disks import disks
+from imgstore.operations.disks.from_source import DiskRequest, create_from_source
+from imgstore.wire.json_text import Json
+from imgstore.wire.responses.resources import disk_json
+
+_TABLE = columns(
+    Name="name",
+    Location="location",
+    SizeGB="properties.diskSizeGB",
+    Sku="sku.name",
+    Status="properties.provisioningState",
+    Source="properties.creationData.sourceResourceId",
+    File="properties.creationData.sourceUri",
+)
+_CREATE_EXAMPLE = """
+imgstore snapshot create -g rg -n s1 --source d1
+imgstore snapshot create -g rg -n s2 --source ./disk.vhd -l westus2 --os-type Linux
+"""
+
+
+@click.group(cls=Group)
+def snapshot() -> None:
+    """Snapshots: full, made at once where the source is a disk or a snapshot."""
+
+
+@snapshot.command(table=_TABLE, example=_CREATE_EXAMPLE)
+@options.group
+@options.named("snapshot")
+@click.option(
+    "--source",
+    required=True,
+    metavar="NAME|ID|URI",
+    help="A managed disk or snapshot by name or id, or a file: a path, file://, s3:// or https://.",
+)
+@options.location("The region. Default: that of the source; of a file, that of the group.")
+@options.sku("--sku", text="How a file's bytes are kept. Default: Standard_LRS. A copy is kept as its source is.")
+@options.os_type
+@options.hyper_v_generation
+@options.source_format
+@options.tags
+def create(
+    group: str,
+    name: str,
+    source: str,
+    location: str | None,
+    storage_account_type: StorageAccountType | None,
+    os_type: OsType | None,
+    hyper_v_generation: HyperVGeneration | None,
+    source_format: DiskFormat | None,
+    tags: Mapping[str, str] | None,
+) -> Json:
+    """Make a snapshot of a disk, a snapshot or a file. The same line again goes on, or does nothing."""
+    request = DiskRequest(
+        kind=DiskKind.SNAPSHOT,
+        group=group,
+        name=name,
+        source=source,
+        location=location,
+        storage_account_type=storage_account_type,
+        declared=Declared(os_type=os_type, hyper_v_generation=hyper_v_generation),
+        source_format=source_format,
+        tags=tags,
+    )
+    with opened() as session:
+        return disk_json(create_from_source(session.installation, session.principal, request))
+
+
+@snapshot.command(table=_TABLE, example="imgstore snapshot show -g rg -n s1")
+@options.group
+@options.named("snapshot")
+def show(group: str, name: str) -> Json:
+    """Show a snapshot."""
+    with opened() as session:
+        found = disks.show_disk(session.installation, session.principal, group=group, name=name, kind=DiskKind.SNAPSHOT)
+        return disk_json(found)
+
+
+@snapshot.command("list", table=_TABLE, example="imgstore snapshot list -g rg -o table")
+@options.some_group
+@options.together(*options.pages)
+def list_(group: str | None, max_items: int | None, next_token: str | None) -> Json:
+    """List the snapshots, of one resource group or of all."""
+    request = PageRequest(items_max=max_items, token=next_token)
+    with opened() as session:
+        page = disks.page_disks(session.installation, session.principal, request, group=group, kind=DiskKind.SNAPSHOT)
+        session.tell_next(page)
+        return [disk_json(each) for each in page.items]
+
+
+@snapshot.command(example="imgstore snapshot delete -g rg -n s1")
+@options.group
+@options.named("snapshot")
+@options.yes
+def delete(group: str, name: str, *, yes: bool) -> None:
+    """Delete a snapshot. What it was made from, and what was made from it, stays."""
+    if not yes:
+        confirm(f"Delete the snapshot '{name}'?")
+    with opened() as session:
+        disks.delete_disk(session.installation, session.principal, group=group, name=name, kind=DiskKind.SNAPSHOT)

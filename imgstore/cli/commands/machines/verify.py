@@ -1,0 +1,41 @@
+"""``imgstore verify``: is that file this image?"""
+
+from pathlib import Path
+
+import click
+
+from imgstore.cli.framework import options
+from imgstore.cli.framework.command import Answer, Command
+from imgstore.cli.framework.session import opened
+from imgstore.domain.disks.sources import DiskFormat
+from imgstore.domain.names import ImageReference
+from imgstore.operations.disks import verify as disks_verify
+from imgstore.wire.responses.reports import verification_json
+
+
+@click.command(
+    cls=Command, example="imgstore verify --file disk.vhd --image rg/myGallery/ubuntu/1.0.0 --location westus2"
+)
+@click.option("--file", "path", required=True, type=click.Path(path_type=Path), metavar="FILE", help="The disk file.")
+@options.reference("--image", required=True, text="The image to compare it with; no version is latest.")
+@options.lun("--lun", "Compare with the image's data disk at this LUN. Default: with its OS disk.")
+@options.location("The region to read the image in. Default: its source region.")
+@options.source_format
+def verify(
+    path: Path, reference: ImageReference, lun: int | None, location: str | None, source_format: DiskFormat | None
+) -> Answer:
+    """Compare a disk file with a stored image.
+
+    The disks are compared, not the files: a qcow2 and a VHD of one disk match. The exit code is 1 if they differ.
+    """
+    with opened() as session:
+        found = disks_verify.verify_file(
+            session.installation,
+            session.principal,
+            path=path,
+            reference=reference,
+            lun=lun,
+            location=location,
+            source_format=source_format,
+        )
+        return Answer(body=verification_json(found), exit_code=0 if found.matches else 1)

@@ -1,0 +1,142 @@
+"""``imgstore vm``: machines as records with their disks. None of them boots."""
+
+from collections.abc import Mapping, Sequence
+
+import click
+
+from imgstore.cli.commands.access.group import confirm
+from imgstore.cli.framework import options
+from imgstore.cli.framework.command import Group, Words
+from imgstore.cli.framework.output import columns
+from imgstore.cli.framework.session import opened
+from imgstore.domain.machines import SIZE
+from imgstore.domain.paging import PageRequest
+from imgstore.domain.resources import OsType
+from imgstore.operations.machines import machines
+from imgstore.operations.machines.create import MachineRequest, create_machine
+from imgstore.policy.os_profile import OsProfile
+from imgstore.wire.json_text import Json
+from imgstore.wire.responses.machines import machine_json
+
+_TABLE = columns(
+    Name="name",
+    Location="location",
+    Size="properties.hardwareProfile.vmSize",
+    OsState="properties.osState",
+    Status="properties.provisioningState",
+    OsDisk="properties.storageProfile.osDisk.name",
+    Image="properties.storageProfile.imageReference.id",
+)
+_CREATE_EXAMPLE = """
+imgstore vm create -g rg -n vm1 -l westus2 --image rg/myGallery/ubuntu --admin-username azureuser
+imgstore vm create -g rg -n vm2 -l westus2 --image rg/myGallery/golden/1.0.0 --specialized
+imgstore vm create -g rg -n vm3 --attach-os-disk d1 --attach-data-disks d2 d3 --os-type Linux
+"""
+
+
+@click.group(cls=Group)
+def vm() -> None:
+    """Virtual machines as records with their disks: none is booted."""
+
+
+@vm.command(table=_TABLE, example=_CREATE_EXAMPLE)
+@options.group
+@options.named("virtual machine")
+@options.location("The region. Default: that of the group; of an attached OS disk, its own.")
+@click.option(
+    "--image",
+    metavar="REF|NAME|ID",
+    help="An image version or definition (its latest) as RG/GALLERY/DEFINITION[/VERSION] or by id, of a shared gallery "
+    "too; or a managed image by name or id.",
+)
+@click.option("--attach-os-disk", metavar="NAME|ID", help="Instead of an image: a managed disk that has the system.")
+@click.option(
+    "--attach-data-disks", cls=Words, metavar="NAME|ID ...", help="Managed disks, at the lowest LUNs that are free."
+)
+@options.os_type
+@click.option("--size", metavar="SIZE", help=f"A size by Azure's name: kept and shown. Default: {SIZE}.")
+@click.option(
+    "--admin-username", metavar="NAME", help="The first user; needed by a generalized image, and only by one."
+)
+@click.option("--computer-name", metavar="NAME", help="Of a generalized image. Default: the name of the machine.")
+@click.option("--specialized", is_flag=True, help="See that the image is specialized: it takes no user and no name.")
+@options.tags
+def create(
+    group: str,
+    name: str,
+    location: str | None,
+    image: str | None,
+    attach_os_disk: str | None,
+    attach_data_disks: Sequence[str] | None,
+    os_type: OsType | None,
+    size: str | None,
+    admin_username: str | None,
+    computer_name: str | None,
+    tags: Mapping[str, str] | None,
+    *,
+    specialized: bool,
+) -> Json:
+    """Make a machine's record and its disks: all from one replica, the next in turn; or attach disks that are there.
+
+    Nothing is booted. The same line again goes on where it was interrupted, or changes size and tags.
+    """
+    request = MachineRequest(
+        group=group,
+        name=name,
+        location=location,
+        image=image,
+        attach_os_disk=attach_os_disk,
+        attach_data_disks=[word for word in attach_data_disks or () if word],
+        os_type=os_type,
+        size=size,
+        profile=OsProfile(admin_username=admin_username, computer_name=computer_name),
+        specialized=specialized,
+        tags=tags,
+    )
+    with opened() as session:
+        return machine_json(create_machine(session.installation, session.principal, request))
+
+
+@vm.command(table=_TABLE, example="imgstore vm show -g rg -n vm1")
+@options.group
+@options.named("virtual machine")
+def show(group: str, name: str) -> Json:
+    """Show a machine with its disks."""
+    with opened() as session:
+        return machine_json(machines.show_machine(session.installation, session.principal, group=group, name=name))
+
+
+@vm.command("list", table=_TABLE, example="imgstore vm list -g rg -o table")
+@options.some_group
+@options.together(*options.pages)
+def list_(group: str | None, max_items: int | None, next_token: str | None) -> Json:
+    """List the machines, of one resource group or of all."""
+    request = PageRequest(items_max=max_items, token=next_token)
+    with opened() as session:
+        page = machines.page_machines(session.installation, session.principal, request, group=group)
+        session.tell_next(page)
+        return [machine_json(each) for each in page.items]
+
+
+@vm.command(example="imgstore vm generalize -g rg -n vm1")
+@options.group
+@options.named("virtual machine")
+def generalize(group: str, name: str) -> None:
+    """Say that a machine's own facts were removed from its disks: from then on managed images are made of it.
+
+    There is no way back. Removing them is done inside the machine: waagent -deprovision, or sysprep.
+    """
+    with opened() as session:
+        machines.generalize_machine(session.installation, session.principal, group=group, name=name)
+
+
+@vm.command(example="imgstore vm delete -g rg -n vm1 --yes")
+@options.group
+@options.named("virtual machine")
+@options.yes
+def delete(group: str, name: str, *, yes: bool) -> None:
+    """Delete a machine. Its disks stay, attached to nothing."""
+    if not yes:
+        confirm(f"Delete the virtual machine '{name}'?")
+    with opened() as session:
+        machines.delete_machine(session.installation, session.principal, group=group, name=name)

@@ -1,0 +1,1 @@
+"""Commands for operators: server, workers, regions, gc, scrub, bills and settings."""

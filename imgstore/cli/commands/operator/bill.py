@@ -1,0 +1,42 @@
+"""``imgstore bill``: what was moved and kept, and what it costs."""
+
+import click
+
+from imgstore.cli.framework.command import Group
+from imgstore.cli.framework.output import Rows, columns
+from imgstore.cli.framework.session import opened
+from imgstore.operations import billing
+from imgstore.wire.json_text import Json
+from imgstore.wire.responses.statement import statement_json
+
+_LINES = columns(
+    Kind="kind",
+    Gallery="gallery",
+    Definition="definition",
+    Version="version",
+    Disk="disk",
+    Source="source",
+    Target="target",
+    Replica="replica",
+    DeliveredBytes="deliveredBytes",
+    ByteHours="byteHours",
+    UnitPrice="unitPrice",
+    Amount="amount",
+)
+
+
+def lines_and_total(body: Json) -> Rows:
+    """The lines of the statement, its total below them."""
+    return [*_LINES(body["rows"]), {"Kind": "total", "UnitPrice": body["currency"], "Amount": body["total"]}]
+
+
+@click.group(cls=Group)
+def bill() -> None:
+    """What was moved and kept, and what it costs."""
+
+
+@bill.command(table=lines_and_total, example="imgstore bill show -o table")
+def show() -> Json:
+    """Show the statement: bytes that crossed a region's border, copies inside one, storage by time."""
+    with opened() as session:
+        return statement_json(billing.show_bill(session.installation, session.principal))

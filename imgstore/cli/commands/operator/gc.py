@@ -1,0 +1,192 @@
+"""``imgstore gc``: what nothing names any more goes, after a grace."""
+
+import sys
+from datetime import timedelta
+from typing import Final
+
+import click
+
+from imgstore.cli.framework import options
+from imgstore.cli.framework.command import Answer, Command
+from imgstore.cli.framework.output import columns, table_text
+from imgstore.cli.framework.session import opened
+from imgstore.domain.durations import span_text
+from imgstore.operations.disks.uploads import sweep_uploads
+from imgstore.operations.maintenance import gc as maintenance_gc
+from imgstore.operations.maintenance.unknown_objects import UNKNOWN_GRACE_DAYS, list_unknown, remove_unknown
+from imgstore.operations.slots.stale_works import WORK_ABANDON_DAYS
+from imgstore.wire.json_text import Json
+from imgstore.wire.responses.maintenance import collection_json, unknown_json
+
+_PLAN = columns(
+    Pool="owner",
+    Region="region",
+    StorageAccountType="storageAccountType",
+    Replica="replica",
+    Objects="objects",
+    StoredBytes="storedBytes",
+    Unreferenced="unreferenced.objects",
+    UnreferencedBytes="unreferenced.storedBytes",
+    InGraceBytes="inGrace.storedBytes",
+    HeldBytes="held.storedBytes",
+    UnfinishedDeletes="unfinishedDelete.objects",
+    TakeoverAt="unfinishedDelete.takeoverAt",
+    DeletableBytes="deletable.storedBytes",
+    CollectedBytes="collected.storedBytes",
+    OldestOpenWork="oldestOpenWork.openedAt",
+    UnknownManifests="unknownManifestCount",
+    Problem="problem",
+)
+
+
+_UNKNOWN = columns(
+    Slot="slot",
+    Key="key",
+    StoredBytes="storedBytes",
+    FirstSeenAt="firstSeenAt",
+    Segments="names.segments",
+    SegmentBytes="names.storedBytes",
+    RemovableAt="removableAt",
+    KeptBecause="keptBecause",
+    Removed="removed",
+)
+
+
+def _unknown_table(body: Json) -> list[dict[str, Json]]:
+    return [dict(row) for row in _UNKNOWN(body["objects"])]
+
+
+def _table(body: Json) -> list[dict[str, Json]]:
+    if "objects" in body:
+        return _unknown_table(body)
+    owned = [{**slot, "owner": slot["gallery"] or slot["subscription"] or slot["poolKind"]} for slot in body["slots"]]
+    return [dict(row) for row in _PLAN(owned)]
+
+
+_DAYS_MAX: Final = 36_500
+"""A century. Longer ones lead to dates that nothing can write."""
+
+
+@click.command(
+    cls=Command,
+    table=_table,
+    example="imgstore gc --dry-run -o table\nimgstore gc --yes\nimgstore gc --unknown -o table",
+)
+@click.option(
+    "--grace-hours",
+    type=click.FloatRange(0, 24 * _DAYS_MAX),
+    default=maintenance_gc.GRACE_HOURS,
+    show_default=True,
+    metavar="HOURS",
+    help="Keep what nothing names so long after a collection first noticed it.",
+)
+@click.option(
+    "--work-abandon-days",
+    type=click.FloatRange(0, _DAYS_MAX),
+    default=WORK_ABANDON_DAYS,
+    show_default=True,
+    metavar="DAYS",
+    help="Give up what was begun, and killed, and not gone on with for so long after its lease ended. 0: at once then.",
+)
+@click.option("--dry-run", is_flag=True, help="Show the plan and change nothing.")
+@click.option(
+    "--unknown",
+    is_flag=True,
+    help="List the manifests that the catalog does not know, left by requests that arrived late, instead of collecting.",
+)
+@click.option("--remove", is_flag=True, help="With --unknown: remove those that were seen for longer than the grace.")
+@click.option(
+    "--unknown-grace-days",
+    type=click.FloatRange(0, _DAYS_MAX),
+    default=UNKNOWN_GRACE_DAYS,
+    show_default=True,
+    metavar="DAYS",
+    help="Keep an unknown manifest so long after it was first seen.",
+)
+@options.yes
+def gc(
+    *,
+    grace_hours: float,
+    work_abandon_days: float,
+    dry_run: bool,
+    unknown: bool,
+    remove: bool,
+    unknown_grace_days: float,
+    yes: bool,
+) -> Answer | None:
+    """Collect what no version, disk or open work needs.
+
+    The plan is shown first, by slot. What nothing names is condemned now and deleted by a collection after the grace;
+    what was condemned before, and its grace is over, is deleted now. Manifests that the catalog does not know are kept,
+    with all that they name, and told. An ingest or copy that was killed holds back what it had sent and what was
+    condemned after it: it is abandoned when nobody has gone on with it for days.
+
+    Without --yes it asks. Where there is no terminal to ask at, nothing is collected and the exit code is 1, as with
+    az; it is 1 too if a slot could not be looked at.
+
+    --unknown lists what the catalog does not know: slot, key, size, age, and what it names and so keeps from being
+    collected. --unknown --remove removes what was seen without an owner for longer than the grace.
+    """
+    if remove and not unknown:
+        raise click.UsageError("--remove is for --unknown.")
+    if unknown:
+        return _gc_unknown(unknown_grace_days, remove=remove and not dry_run, yes=yes)
+    grace, patience = timedelta(hours=grace_hours), timedelta(days=work_abandon_days)
+    with opened() as session:
+        plan = maintenance_gc.plan_collection(session.installation, session.principal, grace=grace, patience=patience)
+        body = collection_json(plan, dry_run=True)
+        if dry_run:
+            for line in _unfinished(plan):
+                session.warn(line)
+            return _answer(body)
+        if not session.quiet or not yes:
+            click.echo(table_text(_table(body)) or "Nothing is kept anywhere yet.", err=True)
+            for work in body["abandonedWorks"]:
+                since = work["unleasedSince"]
+                click.echo(f"To be abandoned: {work['kind']} for {work['owner']}, nobody's since {since}", err=True)
+        if not yes:
+            _confirm()
+        done = maintenance_gc.collect(session.installation, session.principal, grace=grace, patience=patience)
+        for line in _unfinished(done):
+            session.warn(line)
+        sweep_uploads(session.installation)
+        return _answer(collection_json(done, dry_run=False))
+
+
+def _gc_unknown(grace_days: float, *, remove: bool, yes: bool) -> Answer:
+    grace = timedelta(days=grace_days)
+    with opened() as session:
+        found = list_unknown(session.installation, session.principal, grace=grace)
+        if remove and any(one.is_removable for each in found for one in each.objects):
+            if not yes:
+                click.echo(
+                    table_text(_unknown_table(unknown_json(found, grace_days=grace_days, dry_run=True))), err=True
+                )
+                _confirm()
+            found = remove_unknown(session.installation, session.principal, grace=grace)
+        body = unknown_json(found, grace_days=grace_days, dry_run=not remove)
+        return Answer(body=body, exit_code=1 if body["problems"] else 0)
+
+
+def _unfinished(collection: maintenance_gc.Collection) -> list[str]:
+    """Tell what another collector holds, and until when: writers of these segments are refused until then."""
+    return [
+        f"{report.slot.key}: {unfinished.segments} segments are in delete in progress by a collector that ended, or is at "
+        f"work; can be taken over at {unfinished.takeover_at:%H:%M:%S} UTC (in {span_text(unfinished.wait)})"
+        for report in collection.slots
+        if report.survey is not None and (unfinished := report.survey.plan.unfinished) is not None
+    ]
+
+
+def _answer(body: Json) -> Answer:
+    return Answer(body=body, exit_code=1 if any(slot["problem"] for slot in body["slots"]) else 0)
+
+
+def _confirm() -> None:
+    if not sys.stdin.isatty():
+        click.echo("Nothing was collected: there is no terminal to ask at. Use --yes.", err=True)
+    elif click.confirm("Collect this?", err=True):
+        return
+    else:
+        click.echo("Nothing was collected.", err=True)
+    click.get_current_context().exit(1)

@@ -1,0 +1,75 @@
+"""``imgstore monitor activity-log``: who did what, when, and how it ended."""
+
+import re
+from datetime import timedelta
+
+import click
+
+from imgstore.cli.framework import options
+from imgstore.cli.framework.command import Group
+from imgstore.cli.framework.output import columns
+from imgstore.cli.framework.session import opened
+from imgstore.operations import activity_log as operations_activity_log
+from imgstore.wire.json_text import Json
+from imgstore.wire.responses.reports import activity_json
+
+_TABLE = columns(
+    Time="eventTimestamp",
+    Caller="caller",
+    Operation="operationName.value",
+    Status="status.value",
+    Description="description",
+    Resource="resourceId",
+)
+_OFFSET = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?", re.IGNORECASE)
+_EXAMPLE = """
+imgstore monitor activity-log list --offset 7d -o table
+imgstore monitor activity-log list -g rg --max-events 10 --query "[?status.value != 'Succeeded']"
+"""
+
+
+@click.group(cls=Group)
+def monitor() -> None:
+    """What was done here, and by whom."""
+
+
+@monitor.group("activity-log", cls=Group)
+def activity_log() -> None:
+    """The log that every operation leaves a row in."""
+
+
+def _offset(text: str) -> timedelta:
+    found = _OFFSET.fullmatch(text)
+    if not text or found is None:
+        raise click.BadParameter(f"'{text}' is no span of days and hours: 6h, 7d, 1d12h.")
+    days, hours = (int(each or 0) for each in found.groups())
+    try:
+        return timedelta(days=days, hours=hours)
+    except OverflowError as error:
+        raise click.BadParameter(f"'{text}' is longer than time is told here.") from error
+
+
+@activity_log.command("list", table=_TABLE, example=_EXAMPLE)
+@options.some_group
+@click.option("--resource-id", metavar="ID", help="Of this resource, and of what is below it, only.")
+@click.option("--offset", type=_offset, default="6h", show_default=True, metavar="1d2h", help="Of so long until now.")
+@click.option(
+    "--max-events",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    metavar="N",
+    help="Show the last so many.",
+)
+def list_(group: str | None, resource_id: str | None, offset: timedelta, max_events: int) -> Json:
+    """List what was done, the latest first: by persons, by workers, by collections and scrubs."""
+    with opened() as session:
+        found = operations_activity_log.list_activity(
+            session.installation,
+            session.principal,
+            group=group,
+            resource_id=resource_id,
+            within=offset,
+            events_max=max_events,
+        )
+        return [activity_json(each) for each in found]

@@ -1,0 +1,61 @@
+"""``imgstore operation``: long-running operations of the API."""
+
+import click
+
+from imgstore.cli.framework.command import Group
+from imgstore.cli.framework.output import columns
+from imgstore.cli.framework.session import opened
+from imgstore.domain.async_operations import OperationStatus
+from imgstore.operations import cancellation
+from imgstore.operations.api_operations import show_operation
+from imgstore.wire.json_text import Json
+from imgstore.wire.responses.operations import operation_details_json
+
+_TABLE = columns(
+    Name="name",
+    Status="status",
+    Command="properties.command",
+    Caller="properties.caller",
+    Started="startTime",
+    Resource="properties.resourceId",
+)
+_name = click.option("-n", "--name", required=True, metavar="ID", help="Id of the operation.")
+
+
+@click.group(cls=Group)
+def operation() -> None:
+    """Long-running operations of the API: list and cancel them."""
+
+
+@operation.command("list", table=_TABLE, example="imgstore operation list --status InProgress -o table")
+@click.option(
+    "--status",
+    type=click.Choice([each.value for each in OperationStatus], case_sensitive=False),
+    help="Only operations of this status. Default: all of the last seven days.",
+)
+def list_(status: str | None) -> Json:
+    """List the operations of the subscription, newest first."""
+    with opened() as session:
+        wanted = None if status is None else OperationStatus(status)
+        found = cancellation.list_operations(session.installation, session.principal, status=wanted)
+        return [operation_details_json(each) for each in found]
+
+
+@operation.command(table=_TABLE, example="imgstore operation show -n 5f0c2b9e-8a0d-4c52-9d3e-0f4f6f5f0f11")
+@_name
+def show(name: str) -> Json:
+    """Show an operation: its status, and the error of one that failed."""
+    with opened() as session:
+        return operation_details_json(show_operation(session.installation, session.principal, name))
+
+
+@operation.command(table=_TABLE, example="imgstore operation cancel -n 5f0c2b9e-8a0d-4c52-9d3e-0f4f6f5f0f11")
+@_name
+def cancel(name: str) -> Json:
+    """Ask an operation to stop.
+
+    It stops at its next step, within about a second, and then has the status Canceled. What it has made stays as after
+    an interruption: send the same request again to go on, or delete the resource.
+    """
+    with opened() as session:
+        return operation_details_json(cancellation.cancel_operation(session.installation, session.principal, name))

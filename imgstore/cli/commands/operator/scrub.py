@@ -1,0 +1,64 @@
+"""``imgstore scrub``: is what is kept still right?"""
+
+from datetime import date
+
+import click
+
+from imgstore.cli.framework.command import Answer, Command
+from imgstore.cli.framework.output import columns
+from imgstore.cli.framework.session import opened
+from imgstore.operations.maintenance import scrub as maintenance_scrub
+from imgstore.wire.json_text import Json
+from imgstore.wire.responses.maintenance import scrub_json
+
+_SLOTS = columns(
+    Region="region",
+    StorageAccountType="storageAccountType",
+    Replica="replica",
+    Objects="objects",
+    ReadBytes="readBytes",
+    Damaged="damaged",
+    Repaired="repaired",
+    Unrepaired="unrepairedCount",
+    RestoredReplicas="restoredReplicas",
+    UnrestoredReplicas="unrestoredReplicaCount",
+    Problem="problem",
+)
+
+
+def _table(body: Json) -> list[dict[str, Json]]:
+    return [dict(row) for row in _SLOTS(body["slots"])]
+
+
+@click.command(
+    cls=Command, table=_table, example="imgstore scrub --sample 10 -o table\nimgstore scrub --region westus2"
+)
+@click.option(
+    "--sample",
+    "percent",
+    type=click.FloatRange(0, 100),
+    default=100.0,
+    show_default=True,
+    metavar="PERCENT",
+    help="Read so many of the segments, chosen by --seed; manifests are all read.",
+)
+@click.option("--seed", type=click.IntRange(), metavar="NUMBER", help="Which sample. Default: another one each day.")
+@click.option("--region", metavar="REGION", help="Only there. Default: every region.")
+@click.option("--dry-run", is_flag=True, help="Read and tell; repair nothing.")
+def scrub(*, percent: float, seed: int | None, region: str | None, dry_run: bool) -> Answer:
+    """Read what is kept, check it, and repair it.
+
+    Every segment and manifest that a version or disk needs is read and compared with its name. What is wrong or missing
+    is restored from another zone, else from another replica, those of the region first. The exit code is 1 if something
+    remains wrong or could not be looked at; with --dry-run, if anything is.
+    """
+    request = maintenance_scrub.ScrubRequest(
+        percent=percent,
+        seed=date.today().toordinal() if seed is None else seed,  # noqa: DTZ011 - any day will do
+        region=region,
+        dry_run=dry_run,
+    )
+    with opened() as session:
+        done = maintenance_scrub.scrub(session.installation, session.principal, request)
+        wrong = any(each.unrepaired or each.unrestored or each.problem for each in done)
+        return Answer(body=scrub_json(request, done), exit_code=1 if wrong else 0)

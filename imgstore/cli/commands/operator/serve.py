@@ -1,0 +1,289 @@
+"""``imgstore serve``: the API, with the lines that point Azure's clients at it."""
+
+import ipaddress
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from imgstore.cli.framework.command import Command
+from imgstore.cli.framework.session import Session, opened
+from imgstore.cli.framework.standard_streams import drop_output
+from imgstore.domain.errors import InvalidInput, ToolMissing
+from imgstore.domain.storage.sizes import MIB
+from imgstore.operations.stores.catalog_checks import look_at_checkpoints
+
+if TYPE_CHECKING:
+    from imgstore.api.auth.client_secrets import Credential
+    from imgstore.api.serve import Door
+
+_EXAMPLE: Final = """
+imgstore serve --dev-tls
+imgstore serve --host 0.0.0.0 --url https://images.example:8443 --tls-cert cert.pem --tls-key key.pem
+"""
+_PORT: Final = 8443
+
+
+@click.command(cls=Command, example=_EXAMPLE)
+@click.option("--host", default="127.0.0.1", metavar="ADDRESS", help="Where to listen. Default: 127.0.0.1.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=_PORT,
+    metavar="N",
+    help=f"Default: {_PORT}; 0 takes any that is free.",
+)
+@click.option(
+    "--url",
+    metavar="URL",
+    help="How clients reach the server: what its tokens are good for. Default: https://localhost:PORT.",
+)
+@click.option(
+    "--tls-cert", type=click.Path(path_type=Path), metavar="FILE", help="Certificate, with its chain, as PEM."
+)
+@click.option("--tls-key", type=click.Path(path_type=Path), metavar="FILE", help="Its key, as PEM.")
+@click.option(
+    "--dev-tls", is_flag=True, help="Make an authority and a certificate for localhost, once, below the data folder."
+)
+@click.option("--insecure-http", is_flag=True, help="Plain http, on loopback only. Azure's clients refuse it.")
+@click.option(
+    "--no-worker",
+    is_flag=True,
+    help="Leave replicas, and maintenance, to `imgstore worker`: only source regions are made here.",
+)
+@click.option(
+    "--retry-after-seconds",
+    type=click.IntRange(min=0),
+    default=2,
+    metavar="SECONDS",
+    help="How long clients are asked to wait before they look again. Default: 2.",
+)
+@click.option(
+    "--page-items", type=click.IntRange(min=1), default=100, metavar="N", help="In one page of a list. Default: 100."
+)
+@click.option(
+    "--cache-bytes",
+    type=click.IntRange(min=64 * MIB),
+    metavar="BYTES",
+    help="Of a file below the data folder, for those who read disks by URL. Default: 2 GiB.",
+)
+@click.option(
+    "--rate-limit-factor",
+    type=click.IntRange(min=0),
+    default=100,
+    metavar="N",
+    help="How many times the requests that Azure grants a subscription are granted here; 0 limits nothing. Default: "
+    "100.",
+)
+@click.option(
+    "--connections-max",
+    type=click.IntRange(min=1),
+    default=2_048,
+    metavar="N",
+    help="Connections at once, of which the process needs a file descriptor each. Default: 2048, or what `ulimit -n` "
+    "leaves.",
+)
+@click.option(
+    "--connections-per-address-max",
+    type=click.IntRange(min=1),
+    default=512,
+    metavar="N",
+    help="Connections at once from one address. Default: 512.",
+)
+@click.option(
+    "--head-seconds",
+    type=click.FloatRange(min=0.1),
+    default=10.0,
+    metavar="SECONDS",
+    help="For a TLS handshake, and for the head of a request. Default: 10.",
+)
+@click.option(
+    "--keep-alive-seconds",
+    type=click.FloatRange(min=0.1),
+    default=5.0,
+    metavar="SECONDS",
+    help="How long a connection may be idle between requests. Default: 5.",
+)
+@click.option(
+    "--body-idle-seconds",
+    type=click.FloatRange(min=0.1),
+    default=60.0,
+    metavar="SECONDS",
+    help="How long a client may send nothing of a body, and take nothing of an answer. Default: 60.",
+)
+@click.option(
+    "--body-bytes-per-second-min",
+    type=click.IntRange(min=0),
+    default=1_024,
+    metavar="BYTES",
+    help="Rate that the bodies of requests have at least. Default: 1024.",
+)
+@click.option(
+    "--trusted-proxy",
+    "trusted_proxies",
+    multiple=True,
+    metavar="CIDR",
+    help="Network of proxies whose X-Forwarded-For and Forwarded say who the client is, such as 10.0.0.0/8. Repeatable. "
+    "Default: none.",
+)
+@click.option(
+    "--secret-failures-max",
+    type=click.IntRange(min=1),
+    default=30,
+    metavar="N",
+    help="Attempts with a wrong secret that an address has in a minute. Default: 30.",
+)
+def serve(
+    *,
+    host: str,
+    port: int,
+    url: str | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    dev_tls: bool,
+    insecure_http: bool,
+    no_worker: bool,
+    retry_after_seconds: int,
+    page_items: int,
+    cache_bytes: int | None,
+    rate_limit_factor: int,
+    connections_max: int,
+    connections_per_address_max: int,
+    head_seconds: float,
+    keep_alive_seconds: float,
+    body_idle_seconds: float,
+    body_bytes_per_second_min: int,
+    trusted_proxies: tuple[str, ...],
+    secret_failures_max: int,
+) -> None:
+    """Serve Azure's API, for az and Azure's SDKs.
+
+    Until interrupted. They work against it as they are. The lines that point them here are printed at the start; the first
+    start also makes an administrator, and prints its secret this once. A worker runs in the process.
+    """
+    try:
+        from imgstore.api.application import make_application  # noqa: PLC0415 - an extra
+        from imgstore.api.auth.client_secrets import first_administrator  # noqa: PLC0415
+        from imgstore.api.auth.tokens import AUDIENCES, Authority  # noqa: PLC0415
+        from imgstore.api.http.client_addresses import parse_networks  # noqa: PLC0415
+        from imgstore.api.http.connection_limits import ConnectionLimits  # noqa: PLC0415
+        from imgstore.api.http.context import ServerSettings  # noqa: PLC0415
+        from imgstore.api.serve import listen  # noqa: PLC0415
+        from imgstore.api.serve import serve as run  # noqa: PLC0415
+        from imgstore.transfer.ranges import CACHE_BYTES  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ToolMissing(
+            f"The server needs {error.name}.",
+            found="imgstore without its extra",
+            expected="imgstore[server]",
+            hint="pip install 'imgstore[server]'",
+            target="serve",
+        ) from error
+    if sum((tls_cert is not None, dev_tls, insecure_http)) != 1 or (tls_key is None) == (tls_cert is not None):
+        raise click.UsageError("Give --tls-cert and --tls-key, or --dev-tls, or --insecure-http.")
+    if insecure_http and not _is_loopback(host):
+        raise InvalidInput(
+            f"Plain http is not served on {host}.",
+            found="--insecure-http, and an address that others reach",
+            expected="127.0.0.1, ::1 or localhost",
+            hint="give --tls-cert and --tls-key",
+            target="host",
+        )
+    with opened() as session:
+        door, bundle = _door(session, host, port, tls_cert, tls_key, dev_tls=dev_tls)
+        listening = listen(door)
+        scheme, taken = ("http" if insecure_http else "https"), listening.getsockname()[1]
+        here = (url or f"{scheme}://localhost:{taken}").rstrip("/")
+        also = tuple(f"{scheme}://{name}:{taken}" for name in ("localhost", "127.0.0.1", "[::1]"))
+        administrator = first_administrator(session.installation)
+        authority = Authority(session.installation, here, audiences=(*AUDIENCES, *also))
+        settings = ServerSettings(
+            leaves_replicas=no_worker,
+            retry_after_seconds=retry_after_seconds,
+            page_items=page_items,
+            rate_limit_factor=rate_limit_factor,
+            cache_bytes=CACHE_BYTES if cache_bytes is None else cache_bytes,
+            connections=ConnectionLimits(
+                connections_max=connections_max,
+                connections_per_address_max=connections_per_address_max,
+                head_seconds=head_seconds,
+                keep_alive_seconds=keep_alive_seconds,
+                body_idle_seconds=body_idle_seconds,
+                body_bytes_per_second_min=body_bytes_per_second_min,
+            ),
+            trusted_proxies=parse_networks(trusted_proxies),
+            secret_failures_max=secret_failures_max,
+        )
+        app = make_application(session.installation, authority, settings)
+        lines = _lines(session, here, bundle, administrator)
+        look_at_checkpoints(session.installation)
+        run(
+            app,
+            session.installation,
+            door,
+            listening,
+            worker=not no_worker,
+            ready=lambda _stop: _announce(session, lines),
+        )
+
+
+def _announce(session: Session, lines: Sequence[str]) -> None:
+    """Print the lines that clients need. The server also serves where nobody can read them."""
+    try:
+        click.echo("\n".join(lines))
+    except OSError as error:
+        drop_output()
+        session.warn(
+            f"the settings for clients could not be printed: {error}\n"
+            "`imgstore auth sp credential reset` gives the administrator a new secret"
+        )
+
+
+def _door(
+    session: Session, host: str, port: int, certificate: Path | None, key: Path | None, *, dev_tls: bool
+) -> "tuple[Door, Path | None]":
+    """Where to listen, and the bundle of roots that clients need besides their own."""
+    from imgstore.api.serve import Door  # noqa: PLC0415 - as above
+
+    if not dev_tls:
+        return Door(host=host, port=port, certificate=certificate, key=key), None
+    from imgstore.api.dev_tls import make_certificates  # noqa: PLC0415
+
+    made = make_certificates(session.installation.home)
+    return Door(host=host, port=port, certificate=made.certificate, key=made.key), made.bundle
+
+
+def _lines(session: Session, url: str, bundle: Path | None, administrator: "Credential | None") -> list[str]:
+    """What a person pastes into a shell, one ``NAME=value`` or command a line."""
+    with session.installation.catalog.reading() as facts:
+        tenant = facts.tenants.owner(session.installation.subscription)
+    given = (
+        []
+        if administrator is None
+        else [
+            f"IMGSTORE_CLIENT_ID={administrator.known.identity.client_id}",
+            f"IMGSTORE_CLIENT_SECRET={administrator.secret}",
+        ]
+    )
+    roots = [f"{name}={bundle}" for name in ("REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS") if bundle]
+    return [
+        f"# imgstore serves {url} (its API: {url}/docs). To point az and Azure's SDKs at it, paste:",
+        "set -a",
+        f"IMGSTORE_TENANT_ID={tenant}",
+        *given,
+        f"IMGSTORE_SUBSCRIPTION_ID={session.installation.subscription}",
+        *roots,
+        "AZURE_CORE_INSTANCE_DISCOVERY=false",
+        "set +a",
+        f"az cloud register -n imgstore --endpoint-resource-manager {url}",
+        "az cloud set -n imgstore",
+        'az login --service-principal -u "$IMGSTORE_CLIENT_ID" -p "$IMGSTORE_CLIENT_SECRET" --tenant "$IMGSTORE_TENANT_ID"',
+    ]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,53 @@
+"""``imgstore settings``: what all processes of the installation share."""
+
+from pathlib import Path
+
+import click
+
+from imgstore.cli.framework.command import Group
+from imgstore.cli.framework.output import columns
+from imgstore.cli.framework.session import opened
+from imgstore.operations import shared_settings as operations
+from imgstore.wire.json_text import Json
+
+
+@click.group(cls=Group)
+def settings() -> None:
+    """The settings that all processes of the installation share."""
+
+
+@settings.command(
+    table=columns(Name="name", Value="value", IsSet="isSet", InFile="inFile"), example="imgstore settings show -o table"
+)
+def show() -> Json:
+    """Show each limit and maintenance setting as it counts.
+
+    The catalog keeps them. settings.toml in the data home is imported at the first start that finds one; later it counts
+    only when it is applied.
+    """
+    with opened() as session:
+        return [
+            {"name": each.key, "value": each.value, "isSet": each.is_set, "inFile": each.in_file}
+            for each in operations.show_settings(session.installation, session.principal)
+        ]
+
+
+@settings.command(
+    table=columns(Name="name", Before="before", After="after"),
+    example="imgstore settings apply\nimgstore settings apply --file team.toml",
+)
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A settings file. Default: settings.toml in the data home.",
+)
+def apply(file: Path | None) -> Json:
+    """Make the limits and maintenance settings of a file those of the installation.
+
+    All of them: what the file does not set gets its default. Servers and workers that run use the new values after a
+    restart. Prints what changed.
+    """
+    with opened() as session:
+        changed = operations.apply_settings(session.installation, session.principal, file)
+        return [{"name": each.key, "before": each.in_catalog, "after": each.in_file} for each in changed]

@@ -1,0 +1,99 @@
+"""``imgstore worker``: the process that brings replicas about, and who does it now."""
+
+import signal
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from imgstore.cli.framework import global_options, output
+from imgstore.cli.framework.command import Group
+from imgstore.cli.framework.output import columns
+from imgstore.cli.framework.session import opened
+from imgstore.operations.maintenance.worker import POLL_SECONDS, list_workers, run_worker
+from imgstore.policy.worker_queue import WorkerLimits
+from imgstore.wire.json_text import Json
+from imgstore.wire.responses.reports import worker_json, worker_report_json
+
+_WORKERS = columns(Host="host", Pid="pid", StartedAt="startedAt", SeenAt="seenAt", Replicas="replicas")
+_LIMITS = WorkerLimits()
+_EXAMPLE = """
+imgstore worker --once
+imgstore worker list -o table
+"""
+
+
+class _Runs(Group):
+    """A group that does something of its own where no command of it is named."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Examples that work."""
+        with formatter.section("Example"):
+            formatter.write(textwrap.indent(_EXAMPLE.strip() + "\n", " " * formatter.current_indent))
+
+
+@click.group(cls=_Runs, invoke_without_command=True)
+@click.option("--once", is_flag=True, help="Do what can be done now, then end. The exit code is 1 if a replica failed.")
+@click.option(
+    "--poll-seconds",
+    type=click.FloatRange(min=0.1),
+    default=POLL_SECONDS,
+    metavar="SECONDS",
+    help=f"How often to look while there is nothing to do. Default: {POLL_SECONDS:g}.",
+)
+@click.option(
+    "--replicas-at-once",
+    type=click.IntRange(min=1),
+    default=_LIMITS.replicas,
+    metavar="N",
+    help=f"How many replicas to make at the same time. Default: {_LIMITS.replicas}.",
+)
+@click.option(
+    "--replicas-at-once-per-region",
+    type=click.IntRange(min=1),
+    default=_LIMITS.replicas_per_region,
+    metavar="N",
+    help=f"How many of them into one region. Default: {_LIMITS.replicas_per_region}.",
+)
+@click.pass_context
+def worker(
+    ctx: click.Context, *, once: bool, poll_seconds: float, replicas_at_once: int, replicas_at_once_per_region: int
+) -> None:
+    """Make the replicas that are desired and not there.
+
+    Of all versions, until interrupted. Any number of workers share the work, on any machines that reach the database and the stores. Failed replicas are
+    tried again, after 30 seconds at first and after an hour at last. A version that its source region does not have yet
+    is not theirs: repeat its `image-version create`.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    limits = WorkerLimits(replicas=replicas_at_once, replicas_per_region=replicas_at_once_per_region)
+    with opened() as session, terminated_as_interrupted():
+        report = run_worker(
+            session.installation, session.principal, once=once, limits=limits, poll_seconds=poll_seconds
+        )
+    if report.without_source:
+        session.warn(
+            f"{report.without_source} versions wait for their source region: repeat their `image-version create`"
+        )
+    output.emit(worker_report_json(report), global_options.of(ctx), output.scalars)
+    if once and report.failed:
+        ctx.exit(1)
+
+
+@worker.command("list", table=_WORKERS, example="imgstore worker list -o table")
+def list_() -> Json:
+    """List the workers that live, with the number of replicas that each makes now."""
+    with opened() as session:
+        return [worker_json(each) for each in list_workers(session.installation, session.principal)]
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM, with which service managers end a process, does what Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

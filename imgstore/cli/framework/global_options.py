@@ -1,0 +1,199 @@
+"""The options that every command takes, at any place of the line, and the environment that stands in for them.
+
+Each command and each group has them all, so click finds them wherever they stand; what is given is kept in the
+context's `meta`, which the contexts of one line share, and the rightmost wins.
+"""
+
+import os
+import pwd
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from click.core import ParameterSource
+
+import imgstore
+from imgstore.cli.framework import queries
+from imgstore.domain.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from jmespath.parser import ParsedResult
+
+FORMATS: Final = ("json", "table", "tsv", "yaml", "none")
+_COLOURED: Final = {"jsonc": "json", "yamlc": "yaml"}
+"""az's coloured forms are taken as the plain ones."""
+
+_META: Final = "imgstore.cli."
+
+
+class GlobalOption(click.Option):
+    """An option whose value goes to `of`, not to the command."""
+
+    def __init__(
+        self, param_decls: Sequence[str], *, callback: Callable[..., None] | None = None, **attrs: Any
+    ) -> None:
+        super().__init__(param_decls, expose_value=False, callback=callback or _keep, **attrs)
+        self.name = f"{_META}{self.name}"  # a name of its own: a command may have a version, or regions, too
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Globals:
+    """What the line and the environment say to all commands."""
+
+    output: str | None = None
+    """None where nobody asked for a form: JSON, but for what is told to people."""
+    query: "ParsedResult | None" = None
+    home: Path | None
+    """The data folder; None where nothing tells which. What needs one asks `data_home`."""
+    home_given: bool
+    """Somebody chose it; else it is the default one."""
+    regions: Path | None = None
+    database: str | None = None
+    subscription: str | None = None
+    server: str | None = None
+    """The URL of a server that is to do it; None is the home here."""
+    authorities: Path | None = None
+    """Certificates to trust it by."""
+    only_show_errors: bool = False
+    verbose: bool = False
+    debug: bool = False
+
+    @property
+    def data_home(self) -> Path:
+        """The data folder.
+
+        Raises:
+            InvalidInput: neither the line nor the environment names one, and the user has no home directory.
+        """
+        if self.home is None:
+            raise InvalidInput(
+                "There is no data folder.",
+                found="no --home, no IMGSTORE_HOME, no XDG_DATA_HOME, and no home directory of this user",
+                expected="a folder that this user may write",
+                hint="give one with --home or IMGSTORE_HOME",
+                target="home",
+            )
+        return self.home
+
+
+def is_set(ctx: click.Context, flag: str) -> bool:
+    """Whether the line sets a flag, as far as it has been read."""
+    return bool(ctx.meta.get(_META + flag, False))
+
+
+def of(ctx: click.Context, environ: Mapping[str, str] = os.environ) -> Globals:
+    """The global options as given so far, else as the environment has them; an empty variable counts as unset."""
+    given = {key.removeprefix(_META): value for key, value in ctx.meta.items() if key.startswith(_META)}
+    home = given.get("home") or environ.get("IMGSTORE_HOME")
+    regions = given.get("regions") or environ.get("IMGSTORE_REGIONS")
+    authorities = given.get("authorities")
+    return Globals(
+        output=given.get("output"),
+        query=given.get("query"),
+        home=_expanded(home) if home else _data_home(environ),
+        home_given=bool(home),
+        regions=_expanded(regions) if regions else None,
+        database=given.get("database") or environ.get("IMGSTORE_DATABASE") or None,
+        subscription=given.get("subscription") or environ.get("IMGSTORE_SUBSCRIPTION") or None,
+        server=given.get("server") or environ.get("IMGSTORE_SERVER") or None,
+        authorities=_expanded(authorities) if authorities else None,
+        only_show_errors=given.get("only_show_errors", False),
+        verbose=given.get("verbose", False),
+        debug=given.get("debug", False),
+    )
+
+
+def options() -> list[click.Option]:
+    """A fresh set, for one command."""
+    return [
+        GlobalOption(
+            ["-o", "--output"],
+            type=click.Choice([*FORMATS, *_COLOURED], case_sensitive=False),
+            metavar="|".join(FORMATS),
+            help="Form of the result. Default: json.",
+        ),
+        GlobalOption(
+            ["--query"], type=queries.compile_query, metavar="JMESPATH", help="Show this part of the result only."
+        ),
+        GlobalOption(["--home"], metavar="FOLDER", help="Data folder. Default: by XDG. [env: IMGSTORE_HOME]"),
+        GlobalOption(
+            ["--regions"],
+            metavar="FILE",
+            help="The regions document. Default: the one that comes along. [env: IMGSTORE_REGIONS]",
+        ),
+        GlobalOption(
+            ["--database"], metavar="URL", help="The catalog. Default: SQLite in the home. [env: IMGSTORE_DATABASE]"
+        ),
+        GlobalOption(
+            ["--subscription"],
+            metavar="ID",
+            help="Subscription. Default: the one made at the first start. [env: IMGSTORE_SUBSCRIPTION]",
+        ),
+        GlobalOption(
+            ["--server"],
+            metavar="URL",
+            help="Have it done by `imgstore serve` there, in the name of IMGSTORE_TOKEN, or of IMGSTORE_TENANT_ID, "
+            "IMGSTORE_CLIENT_ID and IMGSTORE_CLIENT_SECRET. For example: imgstore sig list --server "
+            "https://images.example:8443. [env: IMGSTORE_SERVER]",
+        ),
+        GlobalOption(
+            ["--ca-file", "authorities"],
+            metavar="FILE",
+            help="Whom to trust it by. Default: the system's. [env: REQUESTS_CA_BUNDLE, SSL_CERT_FILE]",
+        ),
+        GlobalOption(["--only-show-errors"], is_flag=True, help="No progress, no notes."),
+        GlobalOption(["--verbose"], is_flag=True, help="Say how long it took."),
+        GlobalOption(["--debug"], is_flag=True, help="On an error, show where in the program it arose."),
+        GlobalOption(["--version"], is_flag=True, is_eager=True, callback=_version, help="Show the version."),
+    ]
+
+
+def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    assert param.name is not None
+    if ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE:
+        ctx.meta[param.name] = _COLOURED.get(value, value) if isinstance(value, str) else value
+
+
+def _version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's callback
+    if value:
+        click.echo(f"imgstore {imgstore.__version__}")
+        ctx.exit()
+
+
+def _data_home(environ: Mapping[str, str]) -> Path | None:
+    """By the XDG Base Directory Specification 0.8: a relative XDG_DATA_HOME is to be ignored."""
+    data = Path(environ.get("XDG_DATA_HOME", ""))
+    if data.is_absolute():
+        return data / "imgstore"
+    user = _user_home(environ)
+    return None if user is None else user / ".local" / "share" / "imgstore"
+
+
+def _user_home(environ: Mapping[str, str]) -> Path | None:
+    """The user's home directory: HOME, unless it is empty or relative, or what passwd has of the user, who may be unknown."""
+    home = environ.get("HOME", "")
+    if not home:
+        with suppress(KeyError):
+            home = pwd.getpwuid(os.getuid()).pw_dir
+    return Path(home) if Path(home).is_absolute() else None
+
+
+def _expanded(path: str) -> Path:
+    """The path with a leading ``~`` replaced.
+
+    Raises:
+        InvalidInput: nothing tells whose home directory is meant.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InvalidInput(
+            f"The path {path} cannot be used.",
+            found="no home directory of that user",
+            expected="a path without ~, or a user who has a home directory",
+            hint="write the path in full, or set HOME",
+            target=path,
+        ) from error

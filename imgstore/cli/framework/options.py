@@ -1,0 +1,150 @@
+"""The options that several commands share, in az's spellings."""
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, Final, TypeAlias, TypeVar
+
+import click
+
+from imgstore.cli.framework.command import Edits, Switch, Words
+from imgstore.domain.disks.sources import DiskFormat
+from imgstore.domain.names import ImageReference, VersionName, image_reference
+from imgstore.domain.resources import HyperVGeneration, OsType, StorageAccountType
+from imgstore.wire.requests.arguments import parse_storage_account_type, parse_tags
+
+Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
+_E = TypeVar("_E", bound=StrEnum)
+
+EXPORT_FORMATS: Final = (DiskFormat.VHD_FIXED, DiskFormat.VHD_DYNAMIC, DiskFormat.RAW, DiskFormat.QCOW2)
+
+
+def one_of(*members: _E) -> Callable[[str], _E]:
+    """A click type: one of `members`, by its value in any case."""
+    by_word = {member.lower(): member for member in members}
+
+    def convert(word: str) -> _E:
+        if word.lower() not in by_word:
+            raise click.BadParameter(f"'{word}' is not one of {', '.join(members)}.")
+        return by_word[word.lower()]
+
+    return convert
+
+
+def choice(*names: str, members: tuple[StrEnum, ...], **attrs: Any) -> Decorator:
+    """An option whose value is one of `members`."""
+    return click.option(*names, type=one_of(*members), metavar="|".join(members), **attrs)
+
+
+def named(what: str) -> Decorator:
+    """``-n/--name``: the resource that the command is about."""
+    return click.option("-n", "--name", "name", required=True, metavar="NAME", help=f"Name of the {what}.")
+
+
+def location(text: str, *, required: bool = False) -> Decorator:
+    """``-l/--location``."""
+    return click.option("-l", "--location", required=required, metavar="REGION", help=text)
+
+
+group: Final = click.option(
+    "-g", "--resource-group", "group", required=True, metavar="NAME", help="Name of the resource group."
+)
+some_group: Final = click.option("-g", "--resource-group", "group", metavar="NAME", help="Of this resource group only.")
+gallery: Final = click.option(
+    "-r", "--gallery-name", "gallery", required=True, metavar="NAME", help="Name of the gallery."
+)
+definition: Final = click.option(
+    "-i",
+    "--gallery-image-definition",
+    "definition",
+    required=True,
+    metavar="NAME",
+    help="Name of the image definition.",
+)
+version: Final = click.option(
+    "-e",
+    "--gallery-image-version",
+    "version",
+    required=True,
+    type=VersionName.parse,
+    metavar="MAJOR.MINOR.PATCH",
+    help="Name of the image version.",
+)
+tags: Final = click.option(
+    "--tags", cls=Words, parse=parse_tags, metavar="KEY=VALUE ...", help="Tags; '' takes all away."
+)
+description: Final = click.option("--description", metavar="TEXT", help="What it is, for people.")
+source_format: Final = choice(
+    "--source-format", members=tuple(DiskFormat), help="The container that the file is; probed where this is not given."
+)
+os_type: Final = choice("--os-type", members=tuple(OsType), help="What the system on the disk is.")
+hyper_v_generation: Final = choice(
+    "--hyper-v-generation", members=tuple(HyperVGeneration), help="What the disk boots from: V1 BIOS, V2 UEFI."
+)
+updates: Final = (
+    click.option(
+        "--set",
+        "--add",
+        "--remove",
+        "edits",
+        cls=Edits,
+        metavar="PATH...",
+        help="Change properties by path, in the order of the line: --set PATH=VALUE ..., --add PATH KEY=VALUE ... or "
+        "PATH VALUE ... (to a list), --remove PATH [INDEX].",
+    ),
+    click.option("--force-string", is_flag=True, help="Take every value of --set and --add as text."),
+)
+pages: Final = (
+    click.option("--max-items", type=int, metavar="N", help="Show so many; how to go on is told on standard error."),
+    click.option("--next-token", metavar="TOKEN", help="Go on behind the page that told this token."),
+)
+soft_delete: Final = (
+    click.option("--soft-delete", cls=Switch, help="Keep deleted versions for a while."),
+    click.option(
+        "--soft-delete-retention",
+        "--soft-delete-retention-period",
+        "soft_delete_retention",
+        type=int,
+        metavar="DAYS",
+        help="For how long. Default: 7.",
+    ),
+)
+yes: Final = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+
+
+def sku(*names: str, text: str) -> Decorator:
+    """How a disk is kept."""
+    return click.option(
+        *names,
+        "storage_account_type",
+        type=parse_storage_account_type,
+        metavar="|".join(StorageAccountType),
+        help=text,
+    )
+
+
+def reference(*names: str, required: bool, text: str, shared: bool = False) -> Decorator:
+    """An option that points at an image; with `shared`, of a gallery that others share, too."""
+    return click.option(
+        *names,
+        "reference",
+        required=required,
+        type=image_reference if shared else ImageReference.parse,
+        metavar="RG/GALLERY/DEFINITION[/VERSION]",
+        help=text,
+    )
+
+
+def lun(name: str, text: str) -> Decorator:
+    """An option that names a data disk of an image version."""
+    return click.option(name, "lun", type=int, metavar="LUN", help=text)
+
+
+def together(*decorators: Decorator) -> Decorator:
+    """Several options as one decorator, in their order."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate

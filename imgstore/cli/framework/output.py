@@ -1,0 +1,169 @@
+"""Results on standard output: json, table, tsv, yaml; the part that ``--query`` names."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import click
+
+from imgstore.cli.framework.queries import search
+from imgstore.wire.json_text import Json, decimal_text, dumps
+
+if TYPE_CHECKING:
+    from imgstore.cli.framework.global_options import Globals
+
+Rows: TypeAlias = Sequence[Mapping[str, Json]]
+"""Of each row, the value under each heading."""
+Table: TypeAlias = Callable[[Json], Rows]
+"""What a table shows of a result."""
+
+_UNSHOWN: Final = frozenset({"id", "type", "etag"})
+"""Long, and known from the rest: az leaves them out of tables too."""
+
+
+def scalars(body: Json) -> Rows:
+    """A table of whatever is plain in `body`: az's rule for results that nobody drew a table for."""
+    return [_plain(item) for item in _items(body)]
+
+
+def columns(**paths: str) -> Table:
+    """A table with a column for each heading, filled from a dotted path: ``columns(Name="name")``.
+
+    A column that would be empty from top to bottom is left out.
+    """
+
+    def table(body: Json) -> Rows:
+        items = _items(body)
+        filled = {heading: [_follow(item, path) for item in items] for heading, path in paths.items()}
+        kept = {heading: column for heading, column in filled.items() if any(value is not None for value in column)}
+        return [dict(zip(kept, row, strict=True)) for row in zip(*kept.values(), strict=True)]
+
+    return table
+
+
+def emit(body: Json, options: "Globals", table: Table = scalars) -> None:
+    """Print `body` as the options ask for; nothing for None, as az does.
+
+    Raises:
+        click.UsageError: the query does not fit the result.
+    """
+    if options.query is not None:
+        body = search(body, options.query)
+        table = scalars
+    text = None if body is None else _WRITERS[options.output or "json"](body, table)
+    if text is not None:
+        click.echo(text)
+
+
+def _as_json(body: Json, _table: Table) -> str:
+    return dumps(body)
+
+
+def _as_yaml(body: Json, _table: Table) -> str:
+    import yaml  # noqa: PLC0415 - start-up time
+
+    class Dumper(yaml.SafeDumper):
+        """One of our own, so that what it learns stays here."""
+
+    def represent(dumper: yaml.SafeDumper, amount: Decimal) -> yaml.Node:
+        text = decimal_text(amount)
+        return dumper.represent_scalar(f"tag:yaml.org,2002:{'float' if '.' in text else 'int'}", text)
+
+    Dumper.add_representer(Decimal, represent)
+    text: str = yaml.dump(body, Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _as_table(body: Json, table: Table) -> str | None:
+    return table_text(table(body))
+
+
+def table_text(rows: Rows) -> str | None:
+    """The rows below their headings, in columns; None where there are none."""
+    headings = list(dict.fromkeys(heading for row in rows for heading in row))
+    if not headings:
+        return None
+    cells = [[_cell(row.get(heading)) for heading in headings] for row in rows]
+    numbers = [all(_is_number(row.get(heading)) for row in rows) for heading in headings]
+    widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
+    lines = [headings, ["-" * width for width in widths], *cells]
+    return "\n".join(_line(line, widths, numbers) for line in lines)
+
+
+def _as_tsv(body: Json, _table: Table) -> str | None:
+    rows = body if isinstance(body, list) else [body]
+    lines = ["\t".join(_tsv_cells(row)) for row in rows]
+    return "\n".join(lines) if lines else None
+
+
+def _as_nothing(_body: Json, _table: Table) -> None:
+    return None
+
+
+_WRITERS: Final[Mapping[str, Callable[[Json, Table], str | None]]] = {
+    "json": _as_json,
+    "yaml": _as_yaml,
+    "table": _as_table,
+    "tsv": _as_tsv,
+    "none": _as_nothing,
+}
+
+
+def _items(body: Json) -> Sequence[Json]:
+    return body if isinstance(body, list) else [body]
+
+
+def _plain(item: Json) -> Mapping[str, Json]:
+    if isinstance(item, Mapping):
+        kept = (
+            (key, value) for key, value in item.items() if key not in _UNSHOWN and not isinstance(value, dict | list)
+        )
+        return {key[:1].upper() + key[1:]: value for key, value in kept}
+    if isinstance(item, list):
+        return {f"Column{index}": value for index, value in enumerate(item, start=1)}
+    return {"Result": item}
+
+
+def _follow(item: Json, path: str) -> Json:
+    for key in path.split("."):
+        item = item.get(key) if isinstance(item, Mapping) else None
+    return item
+
+
+def _is_number(value: Json) -> bool:
+    """Whether a column with it may be set flush right."""
+    return value is None or (isinstance(value, int | float | Decimal) and not isinstance(value, bool))
+
+
+def _cell(value: Json) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value.replace("\n", " ")
+    return decimal_text(value) if isinstance(value, Decimal) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], numbers: Sequence[bool]) -> str:
+    padded = (
+        cell.rjust(width) if number else cell.ljust(width)
+        for cell, width, number in zip(cells, widths, numbers, strict=True)
+    )
+    return "  ".join(padded).rstrip()
+
+
+def _tsv_cells(row: Json) -> list[str]:
+    if isinstance(row, Mapping):
+        return [_tsv(value) for value in row.values()]
+    return [_tsv(value) for value in row] if isinstance(row, list) else [_tsv(row)]
+
+
+def _tsv(value: Json) -> str:
+    """As az: a list is its length, an object nothing, null the word None; a tab or a line's end never splits a row."""
+    if value is None:
+        return "None"
+    if isinstance(value, Mapping):
+        return ""
+    if isinstance(value, list):
+        return str(len(value))
+    return _cell(value).replace("\t", " ")

@@ -1,0 +1,140 @@
+"""Which commands a server can be asked for, and by what: with ``--server`` all others are refused, here and nowhere else."""
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from imgstore.cli.framework import global_options
+from imgstore.domain.errors import InvalidInput
+from imgstore.domain.progress import guard
+
+if TYPE_CHECKING:
+    from imgstore.remote.arm_client import Server
+
+_ABOVE: Final = "imgstore.cli.by_server.galleries"
+_VERSIONS: Final = "imgstore.cli.by_server.versions"
+_DISKS: Final = "imgstore.cli.by_server.disks"
+_OPERATIONS: Final = "imgstore.cli.by_server.operations"
+_HERE: Final = None
+
+SERVED: Final[Mapping[str, str | None]] = {
+    "group create": f"{_ABOVE}:create_group",
+    "group show": f"{_ABOVE}:show_group",
+    "group list": f"{_ABOVE}:list_groups",
+    "group delete": f"{_ABOVE}:delete_group",
+    "sig create": f"{_ABOVE}:create_gallery",
+    "sig show": f"{_ABOVE}:show_gallery",
+    "sig list": f"{_ABOVE}:list_galleries",
+    "sig delete": f"{_ABOVE}:delete_gallery",
+    "sig image-definition create": f"{_ABOVE}:create_definition",
+    "sig image-definition show": f"{_ABOVE}:show_definition",
+    "sig image-definition list": f"{_ABOVE}:list_definitions",
+    "sig image-definition delete": f"{_ABOVE}:delete_definition",
+    "sig image-version create": f"{_VERSIONS}:create",
+    "sig image-version show": f"{_VERSIONS}:show",
+    "sig image-version list": f"{_VERSIONS}:list_versions",
+    "sig image-version update": f"{_VERSIONS}:update",
+    "sig image-version delete": f"{_VERSIONS}:delete",
+    "sig image-version wait": f"{_VERSIONS}:wait",
+    "disk create": f"{_DISKS}:create",
+    "disk show": f"{_DISKS}:show",
+    "disk list": f"{_DISKS}:list_disks",
+    "disk delete": f"{_DISKS}:delete",
+    "disk export": f"{_DISKS}:export",
+    "disk grant-access": f"{_DISKS}:grant_access",
+    "disk revoke-access": f"{_DISKS}:revoke_access",
+    "operation list": f"{_OPERATIONS}:list_operations",
+    "operation show": f"{_OPERATIONS}:show_operation",
+    "operation cancel": f"{_OPERATIONS}:cancel_operation",
+    "inspect": _HERE,
+}
+"""Of each command what asks the server: its values are the command's own. None: it needs no home, and looks at a file here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """What each of them gets first."""
+
+    server: "Server"
+    quiet: bool
+    """--only-show-errors."""
+
+    def warn(self, text: str) -> None:
+        """Say what a person ought to know and a script need not."""
+        if not self.quiet:
+            click.echo(f"WARNING: {text}", err=True)
+
+    def tell_next(self, token: str | None) -> None:
+        """Say how to go on, if there is more: part of the answer, so also with --only-show-errors."""
+        if token is not None:
+            click.echo(f"More items are there. The next page: --next-token {token}", err=True)
+
+
+def target_of(ctx: click.Context) -> str | None:
+    """What asks the server for a command, as "module:function"; None does it here.
+
+    Raises:
+        InvalidInput: it is done at a home only.
+    """
+    path = _path(ctx)
+    if path not in SERVED:
+        raise local_only(f"`imgstore {path}`", "leave --server out, and IMGSTORE_SERVER unset, on the server's machine")
+    return SERVED[path]
+
+
+def local_only(what: str, hint: str) -> InvalidInput:
+    """What is raised where a server can't be asked for something."""
+    return InvalidInput(
+        f"{what} works on a home here, not over a server.",
+        found="--server, or IMGSTORE_SERVER",
+        expected="no server, or one of " + ", ".join(_families()),
+        hint=hint,
+        target="server",
+        code="LocalHomeOnly",
+    )
+
+
+def run(ctx: click.Context, asks: Callable[..., Any]) -> Any:
+    """Ask the server, with the command's own values and progress shown meanwhile."""
+    from imgstore.cli.framework import progress  # noqa: PLC0415 - start-up time, as the two below
+    from imgstore.remote.arm_client import Server  # noqa: PLC0415
+    from imgstore.remote.connection import Connection  # noqa: PLC0415
+    from imgstore.remote.credentials import address_of  # noqa: PLC0415
+
+    options = global_options.of(ctx)
+    assert options.server is not None, "it is asked for where there is one"
+    address = address_of(
+        options.server,
+        authorities=options.authorities,
+        subscription=options.subscription,
+        environ=os.environ,
+    )
+    with (
+        progress.shown(quiet=options.only_show_errors) as subscriber,
+        closing(Connection(address)) as connection,
+    ):
+        server = Server(connection=connection, subscriber=guard(subscriber))
+        return asks(Asking(server=server, quiet=options.only_show_errors), **ctx.params)
+
+
+def _path(ctx: click.Context) -> str:
+    """The command's words, without the program's own."""
+    words: list[str] = []
+    place: click.Context | None = ctx
+    while place is not None and place.parent is not None:
+        words.append(place.info_name or "")
+        place = place.parent
+    return " ".join(reversed(words))
+
+
+def _families() -> list[str]:
+    """The groups of the commands, and what they have of each."""
+    verbs: dict[str, list[str]] = {}
+    for path in SERVED:
+        family, _, verb = path.rpartition(" ")
+        verbs.setdefault(family or path, []).append(verb if family else "")
+    return [f"{family} {'/'.join(filter(None, each))}".strip() for family, each in verbs.items()]

@@ -1,0 +1,1 @@
+"""Values of disks and of their sources."""

@@ -1,0 +1,1 @@
+"""Values of stored objects: keys, digests, sizes, works, circuits and garbage."""

@@ -1,0 +1,165 @@
+"""A local file as a source of bytes."""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from imgstore.domain.disks.sources import Extent, SourceIdentity
+from imgstore.domain.errors import ImageRefused, ImageTruncated, InvalidInput, SourceChanged, SourceGone, StoreError
+
+_NO_HOLES_KNOWN = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.ENOTTY})
+"""What SEEK_DATA answers where the file system cannot tell holes."""
+
+
+class LocalFile:
+    """A `ByteSource` over a regular file or a block device.
+
+    Reads are `pread`, so any number of threads may share one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open `path` for reading.
+
+        Raises:
+            SourceGone: it is missing.
+            InvalidInput: it is a folder, neither a file nor a block device, or may not be read.
+            ImageRefused: it is empty.
+        """
+        self.path = Path(os.path.realpath(path))
+        self._fd = _open(self.path)
+        self._file_bytes = os.lseek(self._fd, 0, os.SEEK_END)
+        if not self._file_bytes:
+            self.close()
+            raise ImageRefused(
+                f"{self.path} is empty.",
+                found="0 bytes",
+                expected="a disk image",
+                hint="check that the image was written or downloaded to its end",
+                target=str(self.path),
+            )
+
+    @property
+    def file_bytes(self) -> int:
+        """Length of the file, or size of the device, when it was opened."""
+        return self._file_bytes
+
+    def identity(self) -> SourceIdentity:
+        """What now lies at the path: another file put in its place shows by its inode.
+
+        Raises:
+            SourceChanged: nothing lies there any more.
+        """
+        try:
+            status = os.stat(self.path)
+        except OSError as error:
+            raise SourceChanged(
+                f"{self.path} is no longer there.",
+                found=error.strerror,
+                expected="the file that was opened",
+                hint="leave the file in place until the command has ended, and run it again",
+                target=str(self.path),
+            ) from error
+        length = status.st_size if stat.S_ISREG(status.st_mode) else self._file_bytes
+        stamp = f"{status.st_mtime_ns}:{status.st_ino}"
+        return SourceIdentity(location=str(self.path), file_bytes=length, stamp=stamp)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes from `offset`: one `pread`, unless the kernel gives less at a time.
+
+        Raises:
+            ImageTruncated: the file ends before `offset + length`.
+            StoreError: the medium or the file system failed.
+        """
+        data = self._pread(offset, length)
+        while len(data) < length:
+            more = self._pread(offset + len(data), length - len(data))
+            if not more:
+                raise ImageTruncated(
+                    f"{self.path} ends too early.",
+                    found=f"the end of the file at {offset + len(data):,}",
+                    expected=f"{length:,} bytes at {offset:,}",
+                    hint="the file was cut short, perhaps while it was read: fetch or make it again",
+                    target=str(self.path),
+                )
+            data += more
+        return data
+
+    def extents(self) -> Iterator[Extent]:
+        """The ranges between the file's holes, by SEEK_DATA and SEEK_HOLE; one extent where these are unknown."""
+        position = 0
+        while position < self._file_bytes:
+            start = self._seek(position, os.SEEK_DATA)
+            if start is None or start >= self._file_bytes:
+                return
+            hole = self._seek(start, os.SEEK_HOLE)
+            position = self._file_bytes if hole is None else min(hole, self._file_bytes)
+            yield Extent(offset=start, length=position - start)
+
+    def close(self) -> None:
+        """Close the file. May be called twice."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _pread(self, offset: int, length: int) -> bytes:
+        try:
+            return os.pread(self._fd, length, offset)
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def _seek(self, position: int, whence: int) -> int | None:
+        """Where data or a hole begins; None past the last. The answer is the call's own, so threads do not mix."""
+        try:
+            return os.lseek(self._fd, position, whence)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return None
+            if error.errno in _NO_HOLES_KNOWN:
+                return position if whence == os.SEEK_DATA else self._file_bytes
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: OSError) -> StoreError:
+        return StoreError(
+            f"{self.path} cannot be read.",
+            found=error.strerror,
+            expected="a readable file",
+            hint="check the medium and the file system (`dmesg` tells more)",
+            target=str(self.path),
+        )
+
+
+def _open(path: Path) -> int:
+    """A descriptor of `path`. O_NONBLOCK, so that a pipe without a writer does not hang."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        raise _not_opened(path, error) from error
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
+        return fd
+    os.close(fd)
+    raise InvalidInput(
+        f"{path} is not a disk image.",
+        found="a folder" if stat.S_ISDIR(mode) else "a pipe, socket or character device",
+        expected="a regular file or a block device",
+        hint="name the image file itself",
+        target=str(path),
+    )
+
+
+def _not_opened(path: Path, error: OSError) -> InvalidInput:
+    hints = {
+        errno.ENOENT: "check the path's spelling; a relative path starts at the present folder",
+        errno.ENOTDIR: "a part of the path is a file: check the path's spelling",
+        errno.EACCES: "give yourself read permission (`chmod u+r`), or run as a user who has it",
+    }
+    missing = error.errno in {errno.ENOENT, errno.ENOTDIR}
+    return (SourceGone if missing else InvalidInput)(
+        f"There is no file {path}." if missing else f"{path} cannot be opened.",
+        found=error.strerror,
+        expected="a disk image that may be read",
+        hint=hints.get(error.errno or 0, "check the path, its permissions and its medium"),
+        target=str(path),
+    )

@@ -1,0 +1,54 @@
+"""Ahead: what is begun before it is wanted, and a source read so from its beginning to its end."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final, TypeVar
+
+from imgstore.domain.disks.sources import ByteSource
+from imgstore.domain.storage.latency import sounded, threads_for
+from imgstore.domain.storage.sizes import PIECE_BYTES
+
+_THREADS: Final = 2
+_T = TypeVar("_T")
+
+
+def in_order(futures: Iterable[Future[_T]], ahead: int) -> Iterator[_T]:
+    """What the futures give, in their order; at most `ahead` of them are begun and not yet handed out.
+
+    Who stops early, or meets an error, leaves none of the others to begin.
+    """
+    waiting: deque[Future[_T]] = deque()
+    try:
+        for future in futures:
+            waiting.append(future)
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def read_through(source: ByteSource, monotonic: Callable[[], float] = time.monotonic) -> Generator[tuple[int, bytes]]:
+    """(offset, bytes) of all that the source's extents cover, in order, at most 4 MiB at a time.
+
+    The farther off the source, the more of them are asked for at once.
+
+    Raises:
+        as `ByteSource.read_at`.
+    """
+    threads = threads_for(_THREADS, sounded(source.read_at, source.file_bytes, monotonic))
+
+    def read(at: int, length: int) -> tuple[int, bytes]:
+        return at, source.read_at(at, length)
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="ahead") as pool:
+        reads = (
+            pool.submit(read, at, min(PIECE_BYTES, extent.end - at))
+            for extent in source.extents()
+            for at in range(extent.offset, extent.end, PIECE_BYTES)
+        )
+        yield from in_order(reads, threads + 1)

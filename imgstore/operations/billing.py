@@ -1,0 +1,14 @@
+"""The bill, recomputed from the ledger's rows alone."""
+
+from imgstore.domain.identity.access import Action, Principal, authorize
+from imgstore.ledger.statement import Statement, statement
+from imgstore.operations.installation import Installation
+
+
+def show_bill(installation: Installation, principal: Principal) -> Statement:
+    """What the subscription owes until now: egress, free copies, and storage of each replica."""
+    authorize(principal, Action.READ, f"/subscriptions/{installation.subscription}")
+    with installation.catalog.reading() as facts:
+        rows = facts.ledger.rows(installation.subscription)
+        intervals = facts.ledger.intervals(installation.subscription)
+        return statement(rows, intervals, installation.regions.prices, until=facts.now())

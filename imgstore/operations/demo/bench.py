@@ -1,0 +1,367 @@
+"""How fast the user's own regions are: in, across, out, first bytes, disks made; and all of it gone again afterwards."""
+
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from imgstore.domain.disks.sources import DiskFormat, DiskReader
+from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound
+from imgstore.domain.identity.access import INSTALLATION, Action, Principal, authorize
+from imgstore.domain.names import ImageReference, VersionName
+from imgstore.domain.resources import HyperVGeneration, OsType, TargetRegionRequest, VersionUpdate
+from imgstore.domain.storage.sizes import MIB
+from imgstore.formats import LocalFile, generation_of, open_disk
+from imgstore.ledger.entries import ChargeKind
+from imgstore.ledger.prices import EXACT, price_of
+from imgstore.operations import billing
+from imgstore.operations.disks import disks
+from imgstore.operations.disks import export as disks_export
+from imgstore.operations.gallery import definitions, galleries, groups
+from imgstore.operations.installation import Installation
+from imgstore.operations.maintenance import gc as maintenance_gc
+from imgstore.operations.versions import delete as versions_delete
+from imgstore.operations.versions import update as versions_update
+from imgstore.operations.versions.create import publish_reader
+from imgstore.operations.versions.request import VersionRequest
+
+DEFINITION: Final = "disk"
+VERSION: Final = VersionName(1, 0, 0)
+FIRST_READ_BYTES: Final = MIB
+"""Enough for a boot loader: what is waited for until a machine does something."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a bench would do, and the most that it can cost: not one block of the disk known or compressible."""
+
+    group: str
+    """The resource group that it makes and removes; nobody else's is touched."""
+    source: str
+    """The region that the disk goes into."""
+    targets: tuple[str, ...]
+    """The regions that it is copied to, one after another."""
+    virtual_bytes: int
+    data_bytes: int
+    """What of the disk's file is no hole."""
+    egress_bytes_max: int
+    egress_price_max: Decimal
+    """Stays on the bill: it was moved."""
+    stored_bytes_max: int
+    """In all regions together, until it is removed."""
+    storage_price_per_month_max: Decimal
+    """If they were left there; they lie for minutes."""
+    currency: str
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """All of them, the source first."""
+        return (self.source, *self.targets)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionFigures:
+    """One region's figures."""
+
+    region: str
+    replicate_seconds: float | None
+    """From the update that named the region until its replica was complete; None in the source region."""
+    delivered_bytes: int
+    """As billed."""
+    placement_seconds: float
+    """To make a managed disk from the replica: the median of several."""
+    first_read_seconds: float
+    """From then until the first MiB of data is in a file."""
+    disk_seconds: float
+    """To write the whole disk into a raw file, checked and synced."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What was measured."""
+
+    plan: Plan
+    upload_seconds: float
+    """Until the version was complete in the source region."""
+    regions: tuple[RegionFigures, ...]
+    """The source region first."""
+    removed_objects: int
+    """Objects that the bench left in the regions' stores and that are gone again."""
+
+
+def plan_bench(
+    installation: Installation,
+    principal: Principal,
+    reader: DiskReader,
+    *,
+    location: str | None = None,
+    target_regions: Sequence[str] | None = None,
+) -> Plan:
+    """What a bench with this disk would do, and cost at most. Changes nothing.
+
+    Args:
+        installation: where.
+        principal: who.
+        reader: the disk.
+        location: the region that it goes into; None is the first.
+        target_regions: where it is copied to; None is every other region, empty is nowhere.
+
+    Raises:
+        InvalidInput: there is no such region, or the source region is among the targets.
+    """
+    authorize(principal, Action.ADMINISTER, INSTALLATION)  # it collects what it leaves
+    known, prices = installation.regions, installation.regions.prices
+    source = known.get(location or next(iter(known.regions)), target="location").name
+    asked = [name for name in known.regions if name != source] if target_regions is None else target_regions
+    targets = tuple(dict.fromkeys(known.get(name, target="targetRegions").name for name in asked))
+    if source in targets:
+        raise InvalidInput(
+            f"The disk goes into {source}, and cannot be copied there from there.",
+            found=f"target regions {', '.join(targets)}",
+            expected="regions besides the source region",
+            hint="leave it out, or give another --location",
+            target="targetRegions",
+        )
+    data_bytes = sum(extent.length for extent in reader.extents())
+    kinds = [known.get(name, target="location").storage_account_types[0] for name in (source, *targets)]
+    return Plan(
+        group=groups.free_group_name(installation, principal, "imgstore-bench"),
+        source=source,
+        targets=targets,
+        virtual_bytes=reader.virtual_bytes,
+        data_bytes=data_bytes,
+        egress_bytes_max=data_bytes * len(targets),
+        egress_price_max=_total(price_of(data_bytes, prices.egress(source, to)) for to in targets),
+        stored_bytes_max=data_bytes * (1 + len(targets)),
+        storage_price_per_month_max=_total(price_of(data_bytes, prices.storage_per_gb_month(kind)) for kind in kinds),
+        currency=prices.currency,
+    )
+
+
+def run_bench(
+    installation: Installation,
+    principal: Principal,
+    plan: Plan,
+    reader: DiskReader,
+    *,
+    folder: Path,
+    disks_each: int = 5,
+    say: Callable[[str], None],
+) -> Report:
+    """Do what was planned, and remove all of it again, however it ends; only the bill remembers.
+
+    Args:
+        installation: where.
+        principal: who.
+        plan: from `plan_bench`.
+        reader: the same disk; it stays the caller's.
+        folder: where files are written and removed; as much room as the disk has data is needed.
+        disks_each: managed disks that are made in each region.
+        say: told each step in a line.
+
+    Raises:
+        ImgstoreError: whatever the steps raise; what could not be removed is told in a note of it.
+    """
+    bench = _Bench(installation=installation, principal=principal, plan=plan)
+    try:
+        with ExitStack() as undo:
+            bench.begin(undo, generation_of(reader) or HyperVGeneration.V1)
+            say(f"Into {plan.source} ...")
+            upload_seconds = bench.upload(reader)
+            figures = []
+            for number, region in enumerate(plan.regions):
+                if number:
+                    say(f"To {region} ...")
+                seconds = bench.replicate(plan.targets[:number]) if number else None
+                say(f"Disks in {region} ...")
+                figures.append(bench.measure(undo, region, seconds, _first_data(reader), folder, disks_each))
+            say(f"Removing the resource group {plan.group} and all that is in it ...")
+    except ImgstoreError as error:
+        for each in bench.left:
+            error.add_note(f"left behind in the resource group {plan.group}: {each}")
+        raise
+    if bench.left:
+        raise bench.left[0]
+    return Report(
+        plan=plan, upload_seconds=upload_seconds, regions=tuple(figures), removed_objects=bench.removed_objects
+    )
+
+
+@contextmanager
+def opened_disk(installation: Installation, path: Path) -> Iterator[DiskReader]:
+    """A disk file of any container, open while the block runs.
+
+    Raises:
+        ImageRefused, InvalidInput: it is no such file.
+    """
+    local = LocalFile(path)
+    try:
+        reader = open_disk(local, scratch=installation.scratch)
+        try:
+            yield reader
+        finally:
+            reader.close()
+    finally:
+        local.close()
+
+
+def _first_data(reader: DiskReader) -> int:
+    """Where the disk's data begins; 0 where it has none."""
+    return next((extent.offset for extent in reader.extents()), 0)
+
+
+def _total(prices: Iterable[Decimal]) -> Decimal:
+    total = Decimal(0)
+    for price in prices:
+        total = EXACT.add(total, price)
+    return total
+
+
+@dataclass(slots=True, kw_only=True)
+class _Bench:
+    """A bench under way."""
+
+    installation: Installation
+    principal: Principal
+    plan: Plan
+    left: list[ImgstoreError] = field(default_factory=list)
+    """Why something could not be removed."""
+    removed_objects: int = 0
+
+    @property
+    def gallery(self) -> str:
+        """Galleries' names know no hyphen."""
+        return self.plan.group.replace("-", "_")
+
+    @property
+    def reference(self) -> ImageReference:
+        """The version that is published."""
+        return ImageReference(group=self.plan.group, gallery=self.gallery, definition=DEFINITION, version=VERSION)
+
+    def begin(self, undo: ExitStack, generation: HyperVGeneration) -> None:
+        """Makes the group, the gallery and the definition; each goes when `undo` is closed, the last one first."""
+        who = self.installation, self.principal
+        group, source = self.plan.group, self.plan.source
+        groups.create_group(*who, name=group, location=source)
+        undo.callback(self._remove, lambda: groups.delete_group(*who, name=group))
+        gallery = galleries.create_gallery(*who, group=group, name=self.gallery, location=source)
+        undo.callback(self._remove, lambda: self._collect(gallery.pool_uid))
+        undo.callback(self._remove, lambda: galleries.delete_gallery(*who, group=group, name=self.gallery))
+        definitions.create_definition(
+            *who,
+            group=group,
+            gallery=self.gallery,
+            name=DEFINITION,
+            publisher="imgstore",
+            offer="bench",
+            sku=group,
+            os_type=OsType.LINUX,
+            hyper_v_generation=generation,
+        )
+        undo.callback(
+            self._remove,
+            lambda: definitions.delete_definition(*who, group=group, gallery=self.gallery, name=DEFINITION),
+        )
+        undo.callback(self._remove, self._delete_version)
+
+    def upload(self, reader: DiskReader) -> float:
+        """Publishes the disk in the source region; gives the seconds."""
+        request = VersionRequest(
+            group=self.plan.group,
+            gallery=self.gallery,
+            definition=DEFINITION,
+            version=VERSION,
+            location=self.plan.source,
+            target_regions=self._targets(()),
+        )
+        return self._seconds(lambda: publish_reader(self.installation, self.principal, request, reader))
+
+    def replicate(self, targets: Sequence[str]) -> float:
+        """Gives the version these regions besides the source; gives the seconds that the new one took."""
+        update = VersionUpdate(target_regions=self._targets(targets))
+        act = partial(versions_update.update_version, self.installation, self.principal, version=VERSION, update=update)
+        return self._seconds(partial(act, group=self.plan.group, gallery=self.gallery, definition=DEFINITION))
+
+    def measure(
+        self, undo: ExitStack, region: str, replicate_seconds: float | None, data_at: int, folder: Path, disks_each: int
+    ) -> RegionFigures:
+        """Makes disks from the region's replica, reads the beginning of one and writes it out."""
+        names = [f"{region}-{number}" for number in range(disks_each)]
+        placements = [self._seconds(partial(self._place, undo, region, name)) for name in names]
+        who, group = (self.installation, self.principal), self.plan.group
+        first, whole = folder / f"{region}.first", folder / f"{region}.raw"
+        length = min(FIRST_READ_BYTES, self.plan.virtual_bytes - data_at)
+        read = partial(disks_export.export_range, *who, group=group, name=names[0])
+        write = partial(disks_export.export_disk, *who, group=group, name=names[0])
+        try:
+            first_read_seconds = self._seconds(partial(read, path=first, offset=data_at, length=length))
+            disk_seconds = self._seconds(partial(write, path=whole, format=DiskFormat.RAW))
+        finally:
+            first.unlink(missing_ok=True)
+            whole.unlink(missing_ok=True)
+        return RegionFigures(
+            region=region,
+            replicate_seconds=replicate_seconds,
+            delivered_bytes=self._delivered_bytes(region),
+            placement_seconds=statistics.median(placements),
+            first_read_seconds=first_read_seconds,
+            disk_seconds=disk_seconds,
+        )
+
+    def _place(self, undo: ExitStack, region: str, name: str) -> None:
+        who, group = (self.installation, self.principal), self.plan.group
+        undo.callback(self._remove, lambda: disks.delete_disk(*who, group=group, name=name))
+        disks.create_disk(*who, group=group, name=name, location=region, gallery_image_reference=self.reference)
+
+    def _targets(self, others: Sequence[str]) -> tuple[TargetRegionRequest, ...]:
+        """The source region and others, one replica each, of the first type that the region has."""
+        known = self.installation.regions
+        return tuple(
+            TargetRegionRequest(
+                name=name,
+                regional_replica_count=1,
+                storage_account_type=known.get(name, target="targetRegions").storage_account_types[0],
+            )
+            for name in (self.plan.source, *others)
+        )
+
+    def _delivered_bytes(self, region: str) -> int:
+        rows = billing.show_bill(self.installation, self.principal).rows
+        mine = (row for row in rows if row.kind is ChargeKind.EGRESS and row.gallery == self.gallery)
+        return sum(row.delivered_bytes for row in mine if row.target == region)
+
+    def _seconds(self, act: Callable[[], object]) -> float:
+        began = self.installation.effects.monotonic()
+        act()
+        return self.installation.effects.monotonic() - began
+
+    def _remove(self, act: Callable[[], object]) -> None:
+        """One removal; what was never made needs none, and a failure stops no other removal."""
+        try:
+            act()
+        except NotFound:
+            return
+        except ImgstoreError as error:
+            self.left.append(error)
+
+    def _delete_version(self) -> None:
+        versions_delete.delete_version(
+            self.installation,
+            self.principal,
+            group=self.plan.group,
+            gallery=self.gallery,
+            definition=DEFINITION,
+            version=VERSION,
+            bypass_soft_delete=True,
+        )
+
+    def _collect(self, pool_uid: str) -> None:
+        """The bench's own pool, without grace: nobody else ever wrote into it."""
+        for report in maintenance_gc.collect_pool(self.installation, self.principal, pool_uid):
+            self.removed_objects += len(report.collected)
+            if report.problem is not None:
+                self.installation.note(str(report.slot.key), f"something is left: {report.problem}")

@@ -1,0 +1,57 @@
+"""A disk with a few ranges laid over it, so that a changed disk can be published without writing to the real one."""
+
+from collections.abc import Iterator, Mapping
+
+from imgstore.domain.disks.sources import DiskReader, Extent, SourceIdentity, Trimmings
+from imgstore.domain.storage.digests import digest_of
+
+
+class Overlay:
+    """A `DiskReader` that reads `changes` in place of what lies below. The disk below is never written."""
+
+    def __init__(self, below: DiskReader, changes: Mapping[int, bytes]) -> None:
+        """Lay ranges over a disk.
+
+        Args:
+            below: the disk; stays the caller's.
+            changes: bytes by offset; each range inside an extent of the disk, none overlapping another.
+        """
+        self._below = below
+        self._changes = dict(sorted(changes.items()))
+        told = b"".join(offset.to_bytes(8, "little") + data for offset, data in self._changes.items())
+        self._stamp = digest_of(told).hex()
+
+    @property
+    def virtual_bytes(self) -> int:
+        """Of the disk below."""
+        return self._below.virtual_bytes
+
+    @property
+    def trimmings(self) -> Trimmings:
+        """Of the disk below."""
+        return self._below.trimmings
+
+    def extents(self) -> Iterator[Extent]:
+        """Of the disk below: every change lies in one of them."""
+        return self._below.extents()
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """The disk below with what was laid over it."""
+        data = bytearray(self._below.read_at(offset, length))
+        for at, change in self._changes.items():
+            begin, end = max(at, offset), min(at + len(change), offset + length)
+            if begin < end:
+                data[begin - offset : end - offset] = change[begin - at : end - at]
+        return bytes(data)
+
+    def identity(self) -> SourceIdentity:
+        """That of the disk below, and of what was laid over it."""
+        below = self._below.identity()
+        return SourceIdentity(
+            location=f"{below.location}#overlay",
+            file_bytes=below.file_bytes,
+            stamp=f"{below.stamp}+{self._stamp}",
+        )
+
+    def close(self) -> None:
+        """Nothing is held: the disk below is the caller's."""

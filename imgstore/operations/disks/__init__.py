@@ -1,0 +1,1 @@
+"""Create, upload, read, export and verify disks."""

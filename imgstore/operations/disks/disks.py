@@ -1,0 +1,499 @@
+"""Managed disks: made from a replica, handed out round robin, independent of the version from then on.
+
+Shown, listed and deleted: those, and what is made from other sources (``operations/disks/from_source.py``, ``images.py``, ``operations/disks/uploads.py``).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from imgstore.catalog import Facts
+from imgstore.domain import names
+from imgstore.domain.disks.disk_details import NO_DETAILS, DiskDetails
+from imgstore.domain.disks.image_offers import ImageOffer
+from imgstore.domain.disks.sources import DiskFormat
+from imgstore.domain.disks.version_disks import disk_key
+from imgstore.domain.errors import Conflict, ImageNotAvailable, PropertyChangeNotAllowed
+from imgstore.domain.identity.access import Action, Principal, may, visible
+from imgstore.domain.names import ImageReference, SharedReference, VersionName
+from imgstore.domain.paging import Page, PageRequest
+from imgstore.domain.resources import (
+    NO_TAGS,
+    Declared,
+    DiskKind,
+    ImageVersion,
+    ManagedDisk,
+    Slot,
+    StorageAccountType,
+)
+from imgstore.domain.states import ProvisioningState
+from imgstore.domain.storage import object_keys
+from imgstore.operations import lookup
+from imgstore.operations.activity_log import permit, permit_list, recorded, recorded_deletion
+from imgstore.operations.disks.advice import advise_replicas
+from imgstore.operations.disks.placed_disks import make_placed_disks
+from imgstore.operations.gallery.groups import ensure_group, permit_group
+from imgstore.operations.gallery.sharing import admitted
+from imgstore.operations.installation import Installation
+from imgstore.operations.lookup import Lineage
+from imgstore.operations.quotas import quota_kept
+from imgstore.operations.slots.references import lease_disk
+from imgstore.operations.slots.removal import forget_disks
+from imgstore.policy.selection import latest, next_slot
+from imgstore.transfer.spool import remove_spool
+
+_VERSIONS_AT_ONCE: Final = 16
+"""Read at once to find the latest; that many and more are excluded from latest, or on their way out, only rarely."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageDiskRequest:
+    """A disk of an image version as it is asked for."""
+
+    group: str
+    name: str
+    region: str
+    reference: ImageReference
+    lun: int | None
+    tags: Mapping[str, str] | None
+    managed_by: str | None = None
+    """The resource id of the machine that it is made for."""
+    details: DiskDetails = NO_DETAILS
+
+
+def create_disk(
+    installation: Installation,
+    principal: Principal,
+    *,
+    group: str,
+    name: str,
+    location: str | None = None,
+    gallery_image_reference: ImageReference | SharedReference,
+    gallery_image_reference_lun: int | None = None,
+    tags: Mapping[str, str] | None = None,
+    details: DiskDetails = NO_DETAILS,
+) -> ManagedDisk:
+    """Make a managed disk from a complete replica of an image version, whichever's turn it is.
+
+    The same command again does nothing, or goes on where it was killed. A replica whose store does not serve is passed
+    over: the disk is made of another complete replica of the region.
+
+    Args:
+        installation: where.
+        principal: who.
+        group: the resource group's name; made where it is missing.
+        name: the disk's.
+        location: the region; None is the group's.
+        gallery_image_reference: of which image; without a version the latest that is complete in the region.
+        gallery_image_reference_lun: of which of its data disks; None is its OS disk.
+        tags: None leaves them as they are.
+        details: what else is said of it.
+
+    Raises:
+        ImageNotAvailable: no such version, it has no such disk, or it is not complete in the region.
+        InvalidInput: the disk would not have the size or the zones that the details say.
+        PropertyChangeNotAllowed: the disk exists, from another image or in another region.
+        StoreError: no complete replica of the region serves.
+    """
+    names.check_disk_name(name)
+    scope = names.disk_id(installation.subscription, group, name)
+    permit_group(installation, principal, group)
+    with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/disks/write"):
+        reference = admitted(installation, principal, gallery_image_reference)
+        installation.locator.health.refresh()
+        with installation.catalog.transaction() as facts, quota_kept(installation, facts):
+            standing = facts.disks.get(installation.subscription, group, name)
+            wanted = ImageDiskRequest(
+                group=group,
+                name=name,
+                region=region_of_disk(installation, facts, group, location, standing),
+                reference=reference,
+                lun=gallery_image_reference_lun,
+                tags=tags,
+                details=details,
+            )
+            if standing is None:
+                ensure_group(installation, facts, group, wanted.region)
+                disk = _place_disk(installation, facts, wanted)
+            else:
+                disk = compare_disk(installation, facts, standing, wanted)
+            placed = lease_disk(installation, facts, disk)
+        if placed.lease is None:
+            return disk
+        (made,) = make_placed_disks(installation, [placed])
+        advise_replicas(installation, made)
+        return made
+
+
+def check_subscription(installation: Installation, reference: ImageReference) -> None:
+    """Refuse a full resource id of another subscription: nothing of it can be seen from here."""
+    if reference.subscription not in (None, installation.subscription):
+        raise ImageNotAvailable(
+            f"The gallery image {reference} is of another subscription.",
+            found=f"subscription {reference.subscription}",
+            expected=f"subscription {installation.subscription}",
+            hint="give --subscription, or a reference of this one",
+            target="galleryImageReference",
+        )
+
+
+def region_of_disk(
+    installation: Installation, facts: Facts, group: str, location: str | None, standing: ManagedDisk | None
+) -> str:
+    """Where a disk is to be: as it is asked for, else where it stands, else where its group is."""
+    asked = location or (standing.location if standing else None)
+    if asked is None:
+        above = facts.groups.get(installation.subscription, group)
+        asked = above.location if above else next(iter(installation.regions.regions))
+    return installation.regions.get(asked, target="location").name
+
+
+def compare_disk(
+    installation: Installation, facts: Facts, standing: ManagedDisk, wanted: ImageDiskRequest
+) -> ManagedDisk:
+    """A disk that stands already: the same image is the same disk, also when `latest` has moved on since."""
+    check_standing(standing, wanted.region)
+    image = "properties.creationData.galleryImageReference"
+    check_same_image(installation, wanted.reference, standing.source_reference, f"{image}.id")
+    if standing.source_lun != wanted.lun:
+        raise PropertyChangeNotAllowed(f"{image}.lun", found=_told(wanted.lun), expected=_told(standing.source_lun))
+    return tagged(facts, standing, wanted.tags, wanted.details)
+
+
+def check_same_image(installation: Installation, named: ImageReference, standing: str, path: str) -> None:
+    """Refuse another image than the one that something was made from; no version is whichever it was.
+
+    Args:
+        installation: where.
+        named: what is asked for now.
+        standing: the resource id of the version that it was made from.
+        path: the property.
+
+    Raises:
+        PropertyChangeNotAllowed: it is another.
+    """
+    subscription = named.subscription or installation.subscription
+    line_id = names.definition_id(subscription, named.group, named.gallery, named.definition)
+    # Older code stored the id of a shared image, too.
+    spellings = [line_id, f"/SharedGalleries/{subscription}-{named.gallery}/Images/{named.definition}"]
+    if named.shared is not None:
+        spellings.append(str(named.shared).partition("/Versions/")[0])
+    asked = [f"{each}/versions/{named.version or ''}".lower() for each in spellings]
+    known = standing.lower()
+    if not (known in asked if named.version else known.startswith(tuple(asked))):
+        shown = "another image" if named.shared is not None and known.startswith("/subscriptions/") else standing
+        raise PropertyChangeNotAllowed(path, found=str(named), expected=shown)
+
+
+def check_standing(standing: ManagedDisk, region: str) -> None:
+    """Refuse to make what is being deleted, or stands in another region.
+
+    Raises:
+        Conflict: it is being deleted.
+        PropertyChangeNotAllowed: it stands elsewhere.
+    """
+    if standing.provisioning_state is ProvisioningState.DELETING:
+        raise Conflict(
+            f"The {standing.kind.noun} '{standing.name}' is marked for deletion.",
+            found=f"provisioning state {standing.provisioning_state}",
+            expected="one that stands, or none of that name",
+            hint="delete it again, then make it",
+            target=standing.name,
+        )
+    if standing.location != region:
+        raise PropertyChangeNotAllowed("location", found=region, expected=standing.location)
+
+
+def tagged(
+    facts: Facts, standing: ManagedDisk, tags: Mapping[str, str] | None, details: DiskDetails = NO_DETAILS
+) -> ManagedDisk:
+    """The disk with these tags and details; None leaves them as they are. Raises as `DiskDetails.applied_to`."""
+    changed = details.applied_to(standing)
+    changed = changed if tags is None else replace(changed, tags=dict(tags))
+    if changed != standing:
+        facts.disks.update(changed)
+    return changed
+
+
+def _told(lun: int | None) -> str:
+    return "the OS disk" if lun is None else f"LUN {lun}"
+
+
+def _place_disk(installation: Installation, facts: Facts, wanted: ImageDiskRequest) -> ManagedDisk:
+    """The row of a disk by itself, Creating, in the slot whose turn it is.
+
+    Raises:
+        ImageNotAvailable: no such version, it has no such disk, or it is not complete in the region.
+        Conflict: the definition disallows disks of the replica's type.
+    """
+    offer = offered(installation, facts, wanted.reference, wanted.region)
+    slots = installation.preferred(_slots_of_type(offer.slots, wanted.details.sku))
+    disk = facts.placements.place(_new_disk(installation, wanted, offer, slots[0]), slots)
+    _check_allowed(offer, disk.storage_account_type)
+    return disk
+
+
+def _slots_of_type(slots: Sequence[Slot], sku: StorageAccountType | None) -> Sequence[Slot]:
+    """The zone-redundant slots where these are asked for and there are some, else all."""
+    if sku is not StorageAccountType.STANDARD_ZRS:
+        return slots
+    return [slot for slot in slots if slot.key.storage_account_type is sku] or slots
+
+
+def add_disk(
+    installation: Installation, facts: Facts, wanted: ImageDiskRequest, offer: ImageOffer, slot: Slot
+) -> ManagedDisk:
+    """The row of a disk that others of its version lie beside, Creating, in the slot that they have.
+
+    Raises:
+        ImageNotAvailable: the version has no such disk.
+        Conflict: the definition disallows disks of the replica's type.
+    """
+    _check_allowed(offer, slot.key.storage_account_type)
+    disk = _new_disk(installation, wanted, offer, slot)
+    facts.disks.add(disk)
+    return disk
+
+
+def _new_disk(installation: Installation, wanted: ImageDiskRequest, offer: ImageOffer, slot: Slot) -> ManagedDisk:
+    content = offer.disk(disk_key(wanted.lun))
+    assert content.virtual_bytes is not None, "written with the first replica that completes"
+    assert content.disk_digest is not None, "likewise"
+    disk = ManagedDisk(
+        uid=installation.effects.new_uid(),
+        subscription=installation.subscription,
+        group=wanted.group,
+        name=wanted.name,
+        location=wanted.region,
+        tags=dict(wanted.tags) if wanted.tags else NO_TAGS,
+        source_version_uid=offer.version_uid,
+        source_reference=offer.source,
+        source_lun=wanted.lun,
+        body_key=object_keys.manifest_key(offer.version_uid, content.key),
+        declared=_declared(offer, wanted),
+        managed_by=wanted.managed_by,
+        machine_lun=None if wanted.managed_by is None else wanted.lun,
+        replica=slot.key.ordinal,
+        slot=slot,
+        storage_account_type=slot.key.storage_account_type,
+        virtual_bytes=content.virtual_bytes,
+        disk_digest=content.disk_digest,
+        created_at=installation.effects.now(),
+        provisioning_state=ProvisioningState.CREATING,
+        source_format=DiskFormat.RAW,
+    )
+    return wanted.details.applied_to(disk)
+
+
+def _declared(offer: ImageOffer, wanted: ImageDiskRequest) -> Declared:
+    """What the definition says; whether the disk of a machine is generalized the machine knows by and by."""
+    return offer.declared if wanted.managed_by is None else replace(offer.declared, os_state=None)
+
+
+def _check_allowed(offer: ImageOffer, kind: StorageAccountType) -> None:
+    """Refuse a disk of a type that its definition disallows: a managed disk has the type of its replica."""
+    disallowed = [each.value for each in offer.disallowed_disk_types]
+    if kind.value in disallowed:
+        raise Conflict(
+            f"Disks of type {kind} are not allowed by the image definition '{offer.definition}'.",
+            found=f"a replica of type {kind}, which its disks would have",
+            expected=f"none of {', '.join(disallowed)}",
+            hint="ask for a region where the version is kept in another type, or publish it in one",
+            target="properties.disallowed.diskTypes",
+        )
+
+
+def choose_slot(
+    installation: Installation, facts: Facts, reference: ImageReference, region: str
+) -> tuple[ImageOffer, Slot]:
+    """The version that is meant and the slot whose turn it is; the turn counts in this transaction.
+
+    Raises:
+        ImageNotAvailable: no such version, or not complete in the region.
+    """
+    offer = offered(installation, facts, reference, region)
+    return offer, next_slot(facts.placements.next_turn(offer.version_uid, region), installation.preferred(offer.slots))
+
+
+def offered(installation: Installation, facts: Facts, reference: ImageReference, region: str) -> ImageOffer:
+    """What a reference means in a region: at once, where all of it is there and named.
+
+    Raises:
+        ImageNotAvailable: no such version, or not complete in the region.
+    """
+    subscription = reference.subscription or installation.subscription
+    names_above = (subscription, reference.group, reference.gallery, reference.definition)
+    if reference.version is not None:
+        found = facts.offers.find(*names_above, reference.version, region)
+        if found is not None:
+            return replace(found, source=reference.shown(found.source)) if reference.shared else found
+    line = lookup.named_lineage(facts, installation.subscription, reference)
+    name = named_version(installation, facts, line, reference, region).name
+    found = facts.offers.find(*names_above, name, region)
+    if found is None:
+        raise not_available(installation, reference.shown(line.version_id(name)), region)
+    return replace(found, source=reference.shown(found.source))
+
+
+def named_version(
+    installation: Installation, facts: Facts, line: Lineage, reference: ImageReference, region: str
+) -> ImageVersion:
+    """The version that a reference means in a region.
+
+    Raises:
+        ImageNotAvailable: no such version, or none that may be the latest there.
+    """
+    if reference.version is not None:
+        found = facts.versions.get(line.definition.uid, reference.version)
+        if found is None or not found.is_visible:
+            raise not_available(installation, reference.shown(line.version_id(reference.version)), region)
+        return found
+    found = _latest(facts, line, region)
+    if found is None:
+        raise ImageNotAvailable(
+            f"There is no latest image version of '{line.definition.name}' in {_display(installation, region)} region.",
+            found=f"{len(facts.versions.list(line.definition.uid))} versions, none that is complete there and not "
+            "excluded from latest",
+            expected="a version that is complete in the region",
+            hint="name a version, replicate one to this region, or ask for another region",
+            target="galleryImageReference",
+        )
+    return found
+
+
+def _latest(facts: Facts, line: Lineage, region: str) -> ImageVersion | None:
+    """A few at a time, from the highest down: of ten thousand versions the first is mostly the one."""
+    below: VersionName | None = None
+    while some := facts.versions.complete_in(line.definition.uid, region, below=below, limit=_VERSIONS_AT_ONCE):
+        replicas = facts.replicas.of_versions([each.uid for each in some])
+        found = latest([(each, replicas[each.uid]) for each in some], region)
+        if found is not None:
+            return found
+        below = some[-1].name
+    return None
+
+
+def not_available(installation: Installation, scope: str, region: str) -> ImageNotAvailable:
+    """What is raised where an image can't be had in a region."""
+    return ImageNotAvailable(
+        f"The gallery image {scope} is not available in {_display(installation, region)} region. Please contact image "
+        "owner to replicate to this region, or change your requested region.",
+        found="no complete replica there",
+        expected="a version that is complete in the region",
+        hint="`imgstore sig image-version show ... --expand ReplicationStatus` shows where it is complete",
+        target="galleryImageReference",
+    )
+
+
+def _display(installation: Installation, region: str) -> str:
+    return installation.regions.get(region).display_name
+
+
+def show_disk(
+    installation: Installation, principal: Principal, *, group: str, name: str, kind: DiskKind = DiskKind.DISK
+) -> ManagedDisk:
+    """The managed disk, or snapshot, of that name."""
+    permit(installation, principal, Action.READ, names.compute_id(installation.subscription, group, kind, name))
+    with installation.catalog.reading() as facts:
+        return _as_of_now(facts, lookup.disk(facts, installation.subscription, group, name, kind))
+
+
+def _as_of_now(facts: Facts, disk: ManagedDisk) -> ManagedDisk:
+    """Without a grant whose time is up."""
+    return disk if disk.grant is None else replace(disk, grant=disk.granted(facts.now()))
+
+
+def list_disks(
+    installation: Installation, principal: Principal, *, group: str | None = None, kind: DiskKind = DiskKind.DISK
+) -> list[ManagedDisk]:
+    """Those of a kind in a group, or in the subscription, that the principal may see, by name.
+
+    Of managed images each disk by itself.
+    """
+    return list(page_disks(installation, principal, PageRequest(), group=group, kind=kind).items)
+
+
+def page_disks(
+    installation: Installation,
+    principal: Principal,
+    request: PageRequest,
+    *,
+    group: str | None = None,
+    kind: DiskKind = DiskKind.DISK,
+    part: str | None = None,
+) -> Page[ManagedDisk]:
+    """A page of them; of managed images each one's `part` alone, if it is named.
+
+    Raises:
+        InvalidInput: the token is none of this list.
+    """
+    subscription = installation.subscription
+    above = names.group_id(subscription, group) if group is not None else f"/subscriptions/{subscription}"
+    permit_list(installation, principal, above)
+    whole = may(principal, Action.READ, above, f"Microsoft.Compute/{kind}")
+    of = f"{names.group_id(subscription, group) if group is not None else subscription}/{kind}"
+    after = request.after_pair(of)
+    with installation.catalog.reading() as facts:
+        if group is not None:
+            lookup.group(facts, subscription, group)
+        limit = request.limit if whole else None
+        listed = facts.disks.list(subscription, group, kind, part=part, after=after, limit=limit, visible=True)
+        found = [_as_of_now(facts, each) for each in listed]
+    seen = visible(principal, found, lambda disk: disk.resource_id, whole=whole)
+    # Two groups may have disks of one name, so that the uid, which has no slash either, stands behind it.
+    return Page.cut(seen, request, of=of, key=lambda disk: f"{disk.name}/{disk.uid}")
+
+
+def tag_disk(
+    installation: Installation,
+    principal: Principal,
+    *,
+    group: str,
+    name: str,
+    kind: DiskKind = DiskKind.DISK,
+    tags: Mapping[str, str] | None,
+    details: DiskDetails = NO_DETAILS,
+) -> list[ManagedDisk]:
+    """Give a managed disk, a snapshot, or all disks of a managed image these tags and details instead of their own.
+
+    Returns:
+        The disks.
+
+    Raises:
+        NotFound: there is none.
+    """
+    scope = names.compute_id(installation.subscription, group, kind, name)
+    with (
+        recorded(installation, principal, Action.WRITE, scope, f"Microsoft.Compute/{kind}/write"),
+        installation.catalog.transaction() as facts,
+    ):
+        place = (installation.subscription, group, kind, name)
+        for slot_uid in sorted({each.slot.uid for each in facts.disks.list(*place)}):
+            facts.slots.lock(slot_uid)  # Under which a disk is completed.
+        standing = [details.applied_to(each) for each in facts.disks.list(*place)]
+        changed = standing if tags is None else [replace(each, tags=dict(tags) or NO_TAGS) for each in standing]
+        if not changed:
+            raise lookup.no_disk(installation.subscription, group, name, kind)
+        for each in changed:
+            facts.disks.update(each)
+        return changed
+
+
+def delete_disk(
+    installation: Installation, principal: Principal, *, group: str, name: str, kind: DiskKind = DiskKind.DISK
+) -> None:
+    """Remove a managed disk, a snapshot, or a managed image with all its disks. May be repeated.
+
+    Raises:
+        WorkHeld: a live process reads or makes it.
+        Conflict: somebody has a signed URL of it.
+    """
+    scope = names.compute_id(installation.subscription, group, kind, name)
+    with recorded_deletion(installation, principal, scope, f"Microsoft.Compute/{kind}/delete"):
+        with installation.catalog.reading() as facts:
+            found = facts.disks.list(installation.subscription, group, kind, name)
+            if not found:
+                raise lookup.no_disk(installation.subscription, group, name, kind)
+        forget_disks(installation, found)
+        for each in found:
+            remove_spool(installation.home, each.uid)

@@ -1,0 +1,378 @@
+"""A managed disk or an image version becomes a file: sparse, by segment, every piece verified, whole or not at all."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from imgstore.catalog import Facts
+from imgstore.domain import names
+from imgstore.domain.disks.sources import DiskFormat
+from imgstore.domain.disks.version_disks import OS_DISK, disk_key
+from imgstore.domain.errors import Conflict, ImgstoreError
+from imgstore.domain.identity.access import VERSIONS, Action, Principal
+from imgstore.domain.names import ImageReference
+from imgstore.domain.resources import ManifestRow, Slot
+from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.domain.storage.digests import Digest
+from imgstore.domain.storage.sizes import PIECE_BYTES
+from imgstore.domain.storage.works import Lease, WorkKind
+from imgstore.formats import create_writer
+from imgstore.ledger.entries import Party
+from imgstore.operations import lookup
+from imgstore.operations.activity_log import recorded
+from imgstore.operations.disks.disks import choose_slot
+from imgstore.operations.gallery.sharing import image_scope
+from imgstore.operations.installation import Installation
+from imgstore.operations.leases import Hold
+from imgstore.operations.progress import Counter
+from imgstore.operations.slots.completion import party_of
+from imgstore.operations.slots.cross_region_reads import CrossRegionReads
+from imgstore.operations.slots.degrade import degrade_damaged
+from imgstore.operations.slots.references import party_of_disk
+from imgstore.operations.slots.works import take_up
+from imgstore.segments.manifest import Manifest
+from imgstore.transfer.ranges import DecodedCache, RangeReader
+from imgstore.transfer.scatter import SegmentReader, scatter
+from imgstore.transfer.slot_access import first_served
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """A file that was written."""
+
+    path: Path
+    format: DiskFormat
+    virtual_bytes: int
+    """Of the disk, or of the part of it that was asked for."""
+    file_bytes: int
+    """Apparent size; the file is sparse."""
+    disk_digest: Digest
+    """Of the whole disk."""
+    source: str
+    """The resource id that it was made from."""
+    replica: int
+    """The ordinal of the replica that was read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chosen:
+    """What is read: a manifest in a slot, the slots that can stand in for it, and the pin."""
+
+    source: str
+    owner_uid: str
+    slot: Slot
+    manifest: ManifestRow
+    others: tuple[Slot, ...]
+    lease: Lease
+    party: Party
+    """Who pays for what is read from another region."""
+
+
+def export_disk(
+    installation: Installation,
+    principal: Principal,
+    *,
+    group: str,
+    name: str,
+    path: Path,
+    format: DiskFormat = DiskFormat.VHD_FIXED,  # noqa: A002 - az's word
+    overwrite: bool = False,
+    pad: bool = False,
+) -> Export:
+    """Write a managed disk into a file.
+
+    Args:
+        installation: where.
+        principal: who.
+        group: the resource group's name.
+        name: the disk's.
+        path: the file; its folder must exist.
+        format: vhd, vhd-dynamic, raw or qcow2.
+        overwrite: replace a file that is there.
+        pad: round a size that the format cannot hold up to the next that it can.
+
+    Raises:
+        OutputError: the file cannot be written; nothing of it is left.
+        ObjectCorrupt, StoreError: no replica serves the disk's bytes.
+    """
+    scope = names.disk_id(installation.subscription, group, name)
+    with recorded(installation, principal, Action.EXPORT, scope, "Microsoft.Compute/disks/beginGetAccess/action"):
+        installation.locator.health.refresh()
+        chosen = _chosen_disk(installation, group, name)
+        return _write(installation, chosen, path, format, overwrite=overwrite, pad=pad)
+
+
+def export_range(
+    installation: Installation,
+    principal: Principal,
+    *,
+    group: str,
+    name: str,
+    path: Path,
+    offset: int,
+    length: int,
+    overwrite: bool = False,
+) -> Export:
+    """Write some bytes of a managed disk into a raw file: only the segments that they lie in are fetched.
+
+    Args:
+        installation: where.
+        principal: who.
+        group: the resource group's name.
+        name: the disk's.
+        path: the file; its folder must exist.
+        offset: first byte of the disk.
+        length: how many bytes, at least 1.
+        overwrite: replace a file that is there.
+
+    Raises:
+        InvalidInput: the range is not inside the disk.
+        OutputError: the file cannot be written; nothing of it is left.
+        ObjectCorrupt, StoreError: no replica serves the bytes.
+    """
+    scope = names.disk_id(installation.subscription, group, name)
+    with recorded(installation, principal, Action.EXPORT, scope, "Microsoft.Compute/disks/beginGetAccess/action"):
+        installation.locator.health.refresh()
+        return _write_range(installation, _chosen_disk(installation, group, name), path, offset, length, overwrite)
+
+
+def _chosen_disk(installation: Installation, group: str, name: str) -> _Chosen:
+    """A managed disk that is ready, pinned."""
+    with installation.catalog.transaction() as facts:
+        disk = lookup.disk(facts, installation.subscription, group, name)
+        scope = names.disk_id(installation.subscription, group, name)
+        if disk.provisioning_state is not ProvisioningState.SUCCEEDED:
+            raise Conflict(
+                f"The disk '{disk.name}' is not ready.",
+                found="one that awaits its upload"
+                if disk.awaits_upload
+                else f"provisioning state {disk.provisioning_state}",
+                expected="Succeeded",
+                hint="upload it to the URL of `imgstore disk grant-access`, then `imgstore disk revoke-access`"
+                if disk.awaits_upload
+                else "repeat the `imgstore disk create` that made it; it goes on where it stood",
+                target=scope,
+            )
+        manifest = facts.manifests.find(disk.uid, disk.slot.uid, OS_DISK)
+        assert manifest is not None, "a disk that Succeeded has a manifest"
+        return _Chosen(
+            source=scope,
+            owner_uid=disk.uid,
+            slot=disk.slot,
+            manifest=manifest,
+            others=siblings(facts, disk.source_version_uid, disk.slot),
+            lease=pin_manifest(installation, disk.slot, disk.uid, manifest, facts),
+            party=party_of_disk(disk),
+        )
+
+
+def export_image(
+    installation: Installation,
+    principal: Principal,
+    *,
+    reference: ImageReference,
+    lun: int | None = None,
+    location: str | None = None,
+    path: Path,
+    format: DiskFormat = DiskFormat.VHD_FIXED,  # noqa: A002 - az's word
+    overwrite: bool = False,
+    pad: bool = False,
+) -> Export:
+    """Write a disk of an image version into a file, from the replica whose turn it is; no resource is left behind.
+
+    Args:
+        installation: where.
+        principal: who.
+        reference: which image; without a version the latest that is complete in the region.
+        lun: which of its data disks; None is its OS disk.
+        location: the region; None is the gallery's.
+        path: the file; its folder must exist.
+        format: vhd, vhd-dynamic, raw or qcow2.
+        overwrite: replace a file that is there.
+        pad: round a size that the format cannot hold up to the next that it can.
+
+    Raises:
+        ImageNotAvailable: no such version, it has no such disk, or it is not complete in the region.
+        OutputError: the file cannot be written; nothing of it is left.
+        ObjectCorrupt, StoreError: no replica serves the version's bytes.
+    """
+    scope = image_scope(installation, reference)
+    with recorded(installation, principal, Action.READ, scope, f"{VERSIONS}/{Action.READ}", of=VERSIONS):
+        subscription = reference.subscription or installation.subscription
+        installation.locator.health.refresh()
+        with installation.catalog.transaction() as facts:
+            line = lookup.lineage(facts, subscription, reference.group, reference.gallery, reference.definition)
+            region = installation.regions.get(location or line.gallery.location, target="location").name
+            offer, slot = choose_slot(installation, facts, reference, region)
+            manifest = facts.manifests.find(offer.version_uid, slot.uid, offer.disk(disk_key(lun)).key)
+            assert manifest is not None, "a complete replica has a manifest (promise 2)"
+            others = siblings(facts, offer.version_uid, slot)
+            lease = pin_manifest(installation, slot, offer.version_uid, manifest, facts)
+            party = party_of(line, facts.versions.by_uid(offer.version_uid))
+        chosen = _Chosen(
+            source=offer.source,
+            owner_uid=offer.version_uid,
+            slot=slot,
+            manifest=manifest,
+            others=others,
+            lease=lease,
+            party=party,
+        )
+        return _write(installation, chosen, path, format, overwrite=overwrite, pad=pad)
+
+
+def siblings(facts: Facts, version_uid: str | None, slot: Slot) -> tuple[Slot, ...]:
+    """The other complete slots of a version, those of the same region first; none without a version."""
+    replicas = [] if version_uid is None else facts.replicas.list(version_uid)
+    others = [each.slot for each in replicas if each.state is ReplicaState.COMPLETED and each.slot.uid != slot.uid]
+    return tuple(sorted(others, key=lambda other: other.key.region != slot.key.region))
+
+
+def pin_manifest(installation: Installation, slot: Slot, owner_uid: str, manifest: ManifestRow, facts: Facts) -> Lease:
+    """A pin for as long as the file is written: deletion waits for it while this process lives.
+
+    Each export is a work of its own, since any number may read the same disk at once; those of dead processes go.
+    """
+    for work in facts.works.list_open(slot.uid):
+        if work.kind is WorkKind.EXPORT and installation.keeper.may_steal(work):
+            facts.works.abandon(work.uid)
+    return take_up(
+        installation,
+        facts,
+        kind=WorkKind.EXPORT,
+        slot=slot,
+        owner_uid=installation.effects.new_uid(),
+        plan={"manifest": manifest.uid, "owner": owner_uid},
+        pins=(manifest.uid,),
+    )[1]
+
+
+@contextmanager
+def reading_under(installation: Installation, lease: Lease) -> Iterator[Hold]:
+    """Hold the pin inside the block, and let go of it however the block ends."""
+    try:
+        with installation.keeper.hold(lease) as hold:
+            yield hold
+    finally:
+        with installation.catalog.transaction() as facts:
+            facts.works.abandon(lease.work_uid)
+
+
+def _write(
+    installation: Installation, chosen: _Chosen, path: Path, form: DiskFormat, *, overwrite: bool, pad: bool
+) -> Export:
+    counter = Counter(installation, f"export {path.name}")
+    with reading_under(installation, chosen.lease) as hold:
+        manifest = read_manifest(installation, chosen.slot, chosen.others, chosen.manifest)
+        counter.total = manifest.content_bytes
+        counter.begin()
+        writer = create_writer(
+            path,
+            format=form,
+            virtual_bytes=manifest.virtual_bytes,
+            extents=manifest.extents(),
+            disk_digest=manifest.disk_digest,
+            trimmings=manifest.trimmings,
+            overwrite=overwrite,
+            pad=pad,
+        )
+        reads = _metered(installation, chosen, manifest)
+        reader = SegmentReader(installation.accesses([chosen.slot, *chosen.others]), served=reads.served)
+        try:
+            with reads.metering():
+                scatter(
+                    manifest,
+                    reader,
+                    writer,
+                    workers=installation.threads(installation.tuning.scatter_workers, chosen.slot.key.region),
+                    go_on=hold.go_on,
+                    moved=counter.moved,
+                )
+            writer.publish()
+        except ImgstoreError as error:
+            counter.fail(str(error))
+            raise
+        finally:
+            writer.abandon()
+            degrade_damaged(installation, (chosen.slot, *chosen.others), reader.damages)
+    counter.end()
+    return Export(
+        path=path,
+        format=form,
+        virtual_bytes=manifest.virtual_bytes,
+        file_bytes=path.stat().st_size,
+        disk_digest=manifest.disk_digest,
+        source=chosen.source,
+        replica=chosen.slot.key.ordinal,
+    )
+
+
+def _write_range(
+    installation: Installation,
+    chosen: _Chosen,
+    path: Path,
+    offset: int,
+    length: int,
+    overwrite: bool,  # noqa: FBT001 - private
+) -> Export:
+    counter = Counter(installation, f"export {path.name}", length)
+    slots = (chosen.slot, *chosen.others)
+    with (
+        reading_under(installation, chosen.lease) as hold,
+        closing(DecodedCache(installation.scratch, has_room=installation.has_room)) as cache,
+    ):
+        manifest = read_manifest(installation, chosen.slot, chosen.others, chosen.manifest)
+        reads = _metered(installation, chosen, manifest)
+        reader = SegmentReader(installation.accesses(slots), served=reads.served)
+        ranges = RangeReader(manifest, reader, cache)
+        ranges.check(offset, length)
+        counter.begin()
+        writer = create_writer(
+            path, format=DiskFormat.RAW, virtual_bytes=length, extents=(), disk_digest=b"", overwrite=overwrite
+        )
+        try:
+            with reads.metering():
+                for at in range(0, length, PIECE_BYTES):
+                    hold.go_on()
+                    part = ranges.read_at(offset + at, min(PIECE_BYTES, length - at))
+                    writer.write_at(at, part)
+                    counter.moved(len(part))
+            writer.publish()
+        except ImgstoreError as error:
+            counter.fail(str(error))
+            raise
+        finally:
+            writer.abandon()
+            degrade_damaged(installation, slots, reader.damages)
+    counter.end()
+    return Export(
+        path=path,
+        format=DiskFormat.RAW,
+        virtual_bytes=length,
+        file_bytes=path.stat().st_size,
+        disk_digest=manifest.disk_digest,
+        source=chosen.source,
+        replica=chosen.slot.key.ordinal,
+    )
+
+
+def _metered(installation: Installation, chosen: _Chosen, manifest: Manifest) -> CrossRegionReads:
+    return CrossRegionReads.of(
+        installation,
+        party=chosen.party,
+        home=chosen.slot,
+        others=chosen.others,
+        manifest=manifest,
+        reader=chosen.lease.name,
+    )
+
+
+def read_manifest(installation: Installation, slot: Slot, others: Sequence[Slot], row: ManifestRow) -> Manifest:
+    """A manifest from its own slot, or from another that holds the same.
+
+    Raises:
+        StoreError: no slot serves it; the first slot's error.
+    """
+    slots = installation.accesses([slot, *others])
+    return first_served(slots, lambda each: each.manifest(row.body_key, row.digest))[1]

@@ -1,0 +1,399 @@
+"""Disks, snapshots and managed images' disks from disks, snapshots and files.
+
+From a disk or snapshot: a reference over the same content in the same slot, made at once. From a file: taken in, into
+the subscription's own pool of the region (rules.md, rule 17); killed and repeated, it goes on by its work's plan.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, replace
+
+from imgstore.catalog import Facts
+from imgstore.domain import names
+from imgstore.domain.disks.disk_details import NO_DETAILS, DiskDetails
+from imgstore.domain.disks.sources import DiskFormat, DiskReader, SourceIdentity
+from imgstore.domain.disks.version_disks import OS_DISK
+from imgstore.domain.errors import (
+    CatalogOutdated,
+    ImageRefused,
+    InvalidInput,
+    PropertyChangeNotAllowed,
+    SourceChanged,
+    SourceGone,
+    StoreError,
+)
+from imgstore.domain.identity.access import Action, Principal, authorize
+from imgstore.domain.resources import (
+    NO_TAGS,
+    UNDECLARED,
+    Declared,
+    DiskKind,
+    ManagedDisk,
+    OsState,
+    Pool,
+    Slot,
+    SlotKey,
+    StorageAccountType,
+)
+from imgstore.domain.states import ProvisioningState
+from imgstore.domain.storage import object_keys
+from imgstore.formats import open_disk
+from imgstore.operations.activity_log import recorded
+from imgstore.operations.disks.conversions import conversion_bounds
+from imgstore.operations.disks.disks import check_standing, region_of_disk, tagged
+from imgstore.operations.disks.originals import find_original, is_meant, no_source
+from imgstore.operations.disks.placed_disks import make_placed_disks
+from imgstore.operations.disks.sources import location_of, open_source
+from imgstore.operations.gallery.galleries import FINGERPRINT_KEY_BYTES
+from imgstore.operations.gallery.groups import ensure_group, permit_group
+from imgstore.operations.installation import Installation
+from imgstore.operations.quotas import quota_kept
+from imgstore.operations.replication.spooled_ingest import take_in
+from imgstore.operations.slots.references import lease_disk
+from imgstore.operations.slots.removal import forget_disks
+from imgstore.policy.os_compatibility import check_kin, inherited
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskRequest:
+    """A disk, a snapshot or a disk of a managed image, as it is asked for."""
+
+    kind: DiskKind = DiskKind.DISK
+    group: str
+    """The resource group's name; made where it is missing."""
+    name: str
+    part: str = OS_DISK
+    source: str
+    """A disk or snapshot by name or id, or a path, file://, s3:// or https:// of any container that is read."""
+    location: str | None = None
+    """The region; None is the source's, and for a file the group's."""
+    storage_account_type: StorageAccountType | None = None
+    """None is the source's, and for a file Standard_LRS."""
+    declared: Declared = UNDECLARED
+    """What is said of the system on it; a copy inherits what is not said."""
+    source_format: DiskFormat | None = None
+    """What a file is; None looks at it."""
+    tags: Mapping[str, str] | None = None
+    """None leaves them as they are."""
+    details: DiskDetails = NO_DETAILS
+
+    @property
+    def kin_name(self) -> str:
+        """What is to be made, as people know it."""
+        return f"{self.kind.noun} {self.name}"
+
+
+def create_from_source(
+    installation: Installation,
+    principal: Principal,
+    request: DiskRequest,
+    *,
+    written: Callable[[Sequence[ManagedDisk]], None] = lambda _disks: None,
+) -> ManagedDisk:
+    """Make a disk or snapshot from a disk, a snapshot or a file. The same command again goes on, or does nothing.
+
+    Args:
+        installation: where.
+        principal: who.
+        request: which, and of what.
+        written: told of it when its row stands and its bytes are yet to come.
+
+    Raises:
+        InvalidInput: no such source, one in another region, or one that declares another system.
+        AccessDenied: the principal may not make it, or not read the source's bytes.
+        ImageRefused: the file is; nothing is visible.
+        PropertyChangeNotAllowed: it exists, from another source or in another region.
+        StoreError: the file could not be taken in; the same command goes on.
+    """
+    names.check_disk_name(request.name, request.kind.noun)
+    scope = names.compute_id(installation.subscription, request.group, request.kind, request.name)
+    permit_group(installation, principal, request.group)
+    with recorded(installation, principal, Action.WRITE, scope, f"Microsoft.Compute/{request.kind}/write"):
+        return make_disks(installation, principal, [request], written)[0]
+
+
+def make_disks(
+    installation: Installation,
+    principal: Principal,
+    requests: Sequence[DiskRequest],
+    written: Callable[[Sequence[ManagedDisk]], None],
+) -> list[ManagedDisk]:
+    """The same for the disks of one resource, that was asked for and is recorded already. Raises as `create_from_source`.
+
+    All rows are written in one transaction, so that the resource is never taken for a whole one with fewer disks.
+    """
+    with ExitStack() as stack:
+        files = _files(installation, principal, requests)
+        if files:  # Every right was checked; to open a file at a URL may take long.
+            installation.catalog.store_companion()
+        opened = {each.part: _opened(installation, stack, each) for each in files}
+        readers = {part: reader for part, reader in opened.items() if reader is not None}
+        with installation.catalog.transaction() as facts, quota_kept(installation, facts):
+            _check_same_parts(installation, facts, requests)
+            disks: list[ManagedDisk] = []
+            for each in requests:
+                request = replace(each, location=disks[0].location) if disks else each
+                disks.append(_row(installation, principal, facts, request, readers.get(request.part)))
+            open_ones = [each for each in disks if each.provisioning_state is not ProvisioningState.SUCCEEDED]
+            placed = [lease_disk(installation, facts, each) for each in open_ones if each.source is None]
+        written(disks)
+        for copied in placed:
+            make_placed_disks(installation, [copied])
+        for disk in open_ones:
+            if disk.source is not None:
+                _take_in(installation, disks, disk, readers[disk.part])
+    with installation.catalog.reading() as facts:
+        return [facts.disks.by_uid(each.uid) for each in disks]
+
+
+def _take_in(installation: Installation, disks: Sequence[ManagedDisk], disk: ManagedDisk, reader: DiskReader) -> None:
+    try:
+        assert disk.source is not None, "it is a file's"
+        take_in(installation, disk, reader, disk.source)
+    except (ImageRefused, SourceChanged):
+        with suppress(CatalogOutdated):  # Why the source was refused is what the caller must hear.
+            forget_disks(installation, disks)  # No repeat could go on from it: another source is another work.
+        raise
+
+
+def _files(installation: Installation, principal: Principal, requests: Sequence[DiskRequest]) -> list[DiskRequest]:
+    """Those whose source is a file."""
+    with installation.catalog.reading() as facts:
+        return [each for each in requests if not _is_copy(installation, principal, facts, each)]
+
+
+def _is_copy(installation: Installation, principal: Principal, facts: Facts, request: DiskRequest) -> bool:
+    standing = _standing(installation, facts, request)
+    if standing is not None and is_meant(installation, request.group, request.source, standing.source_reference):
+        return True
+    return _original(installation, principal, facts, request, standing) is not None
+
+
+def _original(
+    installation: Installation,
+    principal: Principal,
+    facts: Facts,
+    request: DiskRequest,
+    standing: ManagedDisk | None,
+) -> ManagedDisk | None:
+    """The disk or snapshot that is meant; None where it is a file, though it may be gone since it was taken in."""
+    try:
+        what = request.kind.noun
+        return find_original(installation, principal, facts, request.group, request.source, what=what)
+    except SourceGone:
+        if _has_taken_in(standing, request):
+            return None
+        raise
+
+
+def _has_taken_in(standing: ManagedDisk | None, request: DiskRequest) -> bool:
+    """Whether a disk has all bytes of the file that is asked for: a repeat need not look at it (rules.md, rule 2)."""
+    if standing is None or standing.source is None or standing.provisioning_state is not ProvisioningState.SUCCEEDED:
+        return False
+    return standing.source.location == location_of(request.source)
+
+
+def _opened(installation: Installation, stack: ExitStack, request: DiskRequest) -> DiskReader | None:
+    """The file; None where it can't be looked at, and the disk that it was made into has all of it."""
+    try:
+        source = stack.enter_context(closing(open_source(installation, request.source)))
+    except (SourceGone, StoreError):
+        with installation.catalog.reading() as facts:
+            if _has_taken_in(_standing(installation, facts, request), request):
+                return None
+        raise
+    reader = open_disk(
+        source,
+        format=request.source_format,
+        scratch=installation.scratch,
+        bounds=conversion_bounds(installation),
+    )
+    return stack.enter_context(closing(reader))
+
+
+def _check_same_parts(installation: Installation, facts: Facts, requests: Sequence[DiskRequest]) -> None:
+    first = requests[0]
+    standing = facts.disks.list(installation.subscription, first.group, first.kind, first.name)
+    if standing and {each.part for each in standing} != {each.part for each in requests}:
+        raise PropertyChangeNotAllowed(
+            "properties.storageProfile.dataDisks", found=f"{len(requests)} disks", expected=f"{len(standing)}"
+        )
+
+
+def _row(
+    installation: Installation, principal: Principal, facts: Facts, request: DiskRequest, reader: DiskReader | None
+) -> ManagedDisk:
+    """The disk's row, made or, where it stands already, compared with the request."""
+    standing = _standing(installation, facts, request)
+    if reader is not None:
+        identity = reader.identity()
+        if standing is None:
+            return _added(installation, facts, request, reader, identity)
+        return _same_file(installation, facts, request, standing, identity)
+    if standing is not None and is_meant(installation, request.group, request.source, standing.source_reference):
+        if standing.provisioning_state is not ProvisioningState.SUCCEEDED:
+            # Its content is not given to it yet: who goes on with it must be allowed to read the source now.
+            authorize(principal, Action.EXPORT, standing.source_reference)
+        return _compared(installation, facts, request, standing)
+    original = _original(installation, principal, facts, request, standing)
+    if original is None:
+        if standing is not None and _has_taken_in(standing, request):
+            return _compared(installation, facts, request, standing)
+        raise no_source(request.source, "it was deleted a moment ago", what=request.kind.noun)
+    return _copied(installation, facts, request, standing, original)
+
+
+def _standing(installation: Installation, facts: Facts, request: DiskRequest) -> ManagedDisk | None:
+    return facts.disks.get(installation.subscription, request.group, request.name, request.kind, request.part)
+
+
+def _declared(request: DiskRequest, source: Declared) -> Declared:
+    """What is said of a new one. A managed image always says a state: it is Generalized unless its source is not."""
+    said = inherited(source, request.declared)
+    if request.kind is DiskKind.IMAGE and request.part == OS_DISK:
+        return inherited(Declared(os_state=OsState.GENERALIZED), said)
+    return said
+
+
+def _copied(
+    installation: Installation,
+    facts: Facts,
+    request: DiskRequest,
+    standing: ManagedDisk | None,
+    original: ManagedDisk,
+) -> ManagedDisk:
+    """The row of a copy: in its source's slot, over its source's content."""
+    check_kin(original.declared, request.declared, source_name=original.name, taker_name=request.kin_name)
+    if standing is not None:
+        raise PropertyChangeNotAllowed(
+            "properties.creationData.sourceResourceId", found=original.resource_id, expected=standing.source_reference
+        )
+    region = original.location
+    if request.location is not None:
+        region = installation.regions.get(request.location, target="location").name
+    if region != original.location:
+        raise no_source(
+            request.source, f"'{original.name}' in {original.location}", what=request.kind.noun, region=region
+        )
+    kind = request.storage_account_type or original.storage_account_type
+    if kind is not original.storage_account_type:
+        raise InvalidInput(
+            f"A copy is kept as its source is: the {original.kind.noun} '{original.name}' is "
+            f"{original.storage_account_type}.",
+            found=f"--sku {kind}",
+            expected=f"{original.storage_account_type}, or none named",
+            hint="leave --sku out",
+            target="sku.name",
+        )
+    above = ensure_group(installation, facts, request.group, region)
+    copied = replace(
+        request.details.applied_to(copy_of(installation, original)),
+        kind=request.kind,
+        group=above.name,
+        name=request.name,
+        part=request.part,
+        tags=dict(request.tags) if request.tags else NO_TAGS,
+        declared=_declared(request, original.declared),
+    )
+    facts.disks.add(copied)
+    return copied
+
+
+def copy_of(installation: Installation, original: ManagedDisk) -> ManagedDisk:
+    """A disk over the same content in the same slot, Creating, granted to nobody and attached to nothing; still to be named."""
+    return replace(
+        original,
+        uid=installation.effects.new_uid(),
+        source_reference=original.resource_id,
+        source=None,
+        created_at=installation.effects.now(),
+        provisioning_state=ProvisioningState.CREATING,
+        upload_bytes=None,
+        grant=None,
+        managed_by=None,
+        machine_lun=None,
+        kept={},
+    )
+
+
+def _compared(installation: Installation, facts: Facts, request: DiskRequest, standing: ManagedDisk) -> ManagedDisk:
+    """One that stands already, from the same source."""
+    region = standing.location
+    if request.location is not None:
+        region = installation.regions.get(request.location, target="location").name
+    check_standing(standing, region)
+    check_kin(standing.declared, request.declared, source_name=standing.name, taker_name=request.kin_name)
+    kind = request.storage_account_type
+    if kind is not None and kind is not standing.storage_account_type:
+        raise PropertyChangeNotAllowed("sku.name", found=kind, expected=standing.storage_account_type)
+    return tagged(facts, standing, request.tags, request.details)
+
+
+def _same_file(
+    installation: Installation, facts: Facts, request: DiskRequest, standing: ManagedDisk, identity: SourceIdentity
+) -> ManagedDisk:
+    """One that stands already; a file that changed before it was taken in is taken anew, aloud (rules.md, rule 2)."""
+    disk = _compared(installation, facts, request, standing)
+    arrived = standing.provisioning_state is ProvisioningState.SUCCEEDED
+    if standing.source != identity and (arrived or standing.source_reference != identity.location):
+        raise PropertyChangeNotAllowed(
+            "properties.creationData.sourceUri",
+            found=f"{identity.location} of {identity.file_bytes} bytes, stamp {identity.stamp}",
+            expected=standing.source_reference
+            + (f" of {standing.source.file_bytes} bytes, stamp {standing.source.stamp}" if standing.source else ""),
+        )
+    if standing.source != identity:
+        installation.note(standing.name, "the source changed since the last run; taking it in anew")
+        disk = replace(disk, source=identity)
+        facts.disks.update(disk)
+    return disk
+
+
+def _added(
+    installation: Installation, facts: Facts, request: DiskRequest, reader: DiskReader, identity: SourceIdentity
+) -> ManagedDisk:
+    region = region_of_disk(installation, facts, request.group, request.location, None)
+    kind = request.storage_account_type or StorageAccountType.STANDARD_LRS
+    slot = own_slot(installation, facts, region, kind)
+    uid = installation.effects.new_uid()
+    disk = ManagedDisk(
+        uid=uid,
+        kind=request.kind,
+        subscription=installation.subscription,
+        group=ensure_group(installation, facts, request.group, region).name,
+        name=request.name,
+        part=request.part,
+        location=region,
+        tags=dict(request.tags) if request.tags else NO_TAGS,
+        source_version_uid=None,
+        source_reference=identity.location,
+        source=identity,
+        body_key=object_keys.manifest_key(uid, OS_DISK),
+        declared=_declared(request, UNDECLARED),
+        replica=slot.key.ordinal,
+        slot=slot,
+        storage_account_type=kind,
+        virtual_bytes=reader.virtual_bytes,
+        disk_digest=b"",
+        created_at=installation.effects.now(),
+        provisioning_state=ProvisioningState.CREATING,
+        source_format=reader.trimmings.format,
+    )
+    disk = request.details.applied_to(disk)
+    facts.disks.add(disk)
+    return disk
+
+
+def own_slot(installation: Installation, facts: Facts, region: str, kind: StorageAccountType) -> Slot:
+    """The first slot of that type in the subscription's own pool of the region, both made on first use."""
+    pool = facts.pools.get_or_add(
+        Pool(
+            uid=installation.effects.new_uid(),
+            fingerprint_key=installation.effects.random_bytes(FINGERPRINT_KEY_BYTES),
+            subscription=installation.subscription,
+            region=region,
+        )
+    )
+    key = SlotKey(pool_uid=pool.uid, region=region, storage_account_type=kind, ordinal=0)
+    zone, bucket = installation.locator.choose_zone(key)
+    return facts.slots.get_or_add(key, zone=zone, bucket=bucket)

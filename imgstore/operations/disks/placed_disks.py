@@ -1,0 +1,225 @@
+"""Disks that were placed in a replica are made; where the replica does not serve, they are placed in another one.
+
+All disks of a machine move together (invariant D3). In the slot that they leave, a removal work takes away what a request
+that is late may still put there (``operations/slots/leftovers.py``). A disk never returns to a slot in which such a work is open for it: a
+late removal would take the new manifest away.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from imgstore.catalog import Facts
+from imgstore.domain.disks.version_disks import OS_DISK
+from imgstore.domain.errors import Conflict, ObjectCorrupt, ObjectNotFound, StoreError
+from imgstore.domain.resources import ManagedDisk, ManifestRow, Slot
+from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.domain.storage import object_keys
+from imgstore.domain.storage.works import WorkKind
+from imgstore.operations.installation import Installation
+from imgstore.operations.slots.completion import forget_manifests
+from imgstore.operations.slots.degrade import degrade_owners
+from imgstore.operations.slots.leftovers import open_removal
+from imgstore.operations.slots.references import PlacedDisk, lease_disk, put_disk
+from imgstore.segments.manifest import intact
+from imgstore.stores.wrappers.hedging import race
+from imgstore.transfer.slot_access import SlotAccess, first_served
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Served:
+    """A slot that serves the manifests of all disks."""
+
+    slot: Slot
+    bodies: Sequence[bytes]
+    """In the order of the disks."""
+
+
+def make_placed_disks(installation: Installation, disks: Sequence[PlacedDisk]) -> list[ManagedDisk]:
+    """Put the references of disks that share a slot; move all of them to another replica where theirs does not serve.
+
+    The manifests are read first, from the slot that the disks were given and, where that one fails or is late, from
+    another replica of the region: the disks go where the first answer comes from.
+
+    Raises:
+        StoreError: no replica of the region serves; the error of the one that was chosen first.
+        LeaseLost: another process makes the disks.
+    """
+    made = list(disks)
+    tried: set[str] = set()
+    failed: StoreError | None = None
+    while any(each.lease is not None for each in made):
+        try:
+            served = _read_manifests(installation, made, tried)
+        except StoreError as error:
+            raise failed or error from None
+        try:
+            if served.slot.uid != made[0].disk.slot.uid:
+                made = _move(installation, made, served.slot)
+            for place, each in enumerate(made):
+                if each.lease is not None:
+                    made[place] = replace(each, disk=put_disk(installation, each, served.bodies[place]), lease=None)
+        except StoreError as error:
+            failed = failed or error
+            tried.add(made[0].disk.slot.uid)
+            if not _other_slots(installation, made, tried):
+                raise failed from None
+    return [each.disk for each in made]
+
+
+def _read_manifests(installation: Installation, disks: Sequence[PlacedDisk], tried: set[str]) -> _Served:
+    """The manifests of all disks, from the first slot that serves them."""
+    own = disks[0].disk.slot
+    asks = []
+    if own.uid not in tried:
+        asks.append(partial(_read_own, installation, disks))
+    if disks[0].disk.source_version_uid is not None:
+        asks.append(partial(_read_elsewhere, installation, disks, tried | {own.uid}))
+    if installation.locator.is_avoided(own):
+        asks.reverse()
+    errors: list[StoreError] = []
+    for outcome in race(asks):
+        if outcome.late:
+            if asks[outcome.place].func is _read_own:
+                installation.locator.note_late(own, outcome.age_seconds)
+        elif outcome.error is None:
+            return outcome.value
+        elif asks[outcome.place].func is _read_own:
+            errors.insert(0, outcome.error)
+        else:
+            errors.append(outcome.error)
+    if own.uid not in tried and errors[0].retryable:
+        return _read_own(installation, disks)  # With patience, since no other slot serves them.
+    raise errors[0]
+
+
+def _read_own(installation: Installation, disks: Sequence[PlacedDisk]) -> _Served:
+    """From the slot that the disks were given."""
+    slot = disks[0].disk.slot
+    try:
+        bodies = _bodies(installation.access(slot), [each.origin for each in disks])
+    except (ObjectNotFound, ObjectCorrupt):
+        _degrade(installation, disks, slot)
+        raise
+    return _Served(slot=slot, bodies=bodies)
+
+
+def _read_elsewhere(installation: Installation, disks: Sequence[PlacedDisk], tried: set[str]) -> _Served:
+    """From another replica of the region.
+
+    Raises:
+        ObjectNotFound: there is none.
+    """
+    slots = _other_slots(installation, disks, tried)
+    if not slots:
+        raise ObjectNotFound(
+            f"No other replica in {disks[0].disk.location} can take the disk '{disks[0].disk.name}'.",
+            found="no complete replica of the same storage account type that has all of its disks",
+            expected="another one",
+            hint="see that the replica's store answers, or give the version more replicas there",
+            target=disks[0].disk.source_reference,
+        )
+    with installation.catalog.reading() as facts:
+        origins = {
+            str(slot.key): [facts.manifests.with_content(slot.uid, each.disk.body_key) for each in disks]
+            for slot in slots
+        }
+    by_label = {str(slot.key): slot for slot in slots}
+    broken: list[Slot] = []
+
+    def failed(access: SlotAccess, error: StoreError) -> None:
+        if isinstance(error, (ObjectNotFound, ObjectCorrupt)):
+            broken.append(by_label[access.label])
+
+    try:
+        access, bodies = first_served(
+            installation.accesses(slots), lambda each: _bodies(each, origins[each.label]), failed
+        )
+    finally:
+        for slot in broken:
+            _degrade(installation, disks, slot)
+    return _Served(slot=by_label[access.label], bodies=bodies)
+
+
+def _bodies(access: SlotAccess, origins: Sequence[ManifestRow | None]) -> list[bytes]:
+    """The manifests; nothing for a disk that is made already."""
+    return [b"" if each is None else access.object(each.body_key, intact(each.digest)) for each in origins]
+
+
+def _other_slots(installation: Installation, disks: Sequence[PlacedDisk], tried: set[str]) -> list[Slot]:
+    """The slots of the region that have the content of all disks and may take them, without those that were tried.
+
+    They are of the disks' storage account type, and nothing of the disks is still to be removed there.
+    """
+    disk = disks[0].disk
+    if disk.source_version_uid is None:
+        return []
+    with installation.catalog.reading() as facts:
+        replicas = facts.replicas.list(disk.source_version_uid)
+        slots = [
+            each.slot
+            for each in replicas
+            if each.state is ReplicaState.COMPLETED
+            and each.slot.key.region == disk.location
+            and each.slot.key.storage_account_type is disk.storage_account_type
+            and each.slot.uid not in tried
+        ]
+        return [slot for slot in slots if all(_may_take(facts, each.disk, slot) for each in disks)]
+
+
+def _may_take(facts: Facts, disk: ManagedDisk, slot: Slot) -> bool:
+    if facts.works.find_open(WorkKind.REMOVAL, slot.uid, disk.uid) is not None:
+        return False
+    return facts.manifests.with_content(slot.uid, disk.body_key) is not None
+
+
+def _degrade(installation: Installation, disks: Sequence[PlacedDisk], slot: Slot) -> None:
+    """The version's replica in a slot lacks a manifest (invariant W15)."""
+    version_uid = disks[0].disk.source_version_uid
+    if version_uid is not None:
+        degrade_owners(installation, slot, {version_uid}, "missing or damaged when a disk was made of it")
+
+
+def _move(installation: Installation, disks: Sequence[PlacedDisk], slot: Slot) -> list[PlacedDisk]:
+    """Place all disks in another slot, with a work each that removes what they may have left in the old one.
+
+    Raises:
+        LeaseLost: another process makes one of them.
+        Conflict: one is made already, and is read or granted.
+    """
+    left = disks[0].disk.slot
+    with installation.catalog.transaction() as facts:
+        for each in disks:
+            if each.lease is not None:
+                facts.works.guard(each.lease)
+        for slot_uid in sorted({slot.uid, left.uid}):
+            facts.slots.lock(slot_uid)
+        moved = [_moved(installation, facts, each, slot) for each in disks]
+    name = disks[0].disk.name
+    installation.note(name, f"replica {left.key} does not serve; made of replica {slot.key.ordinal} instead")
+    return moved
+
+
+def _moved(installation: Installation, facts: Facts, placed: PlacedDisk, slot: Slot) -> PlacedDisk:
+    old = facts.disks.by_uid(placed.disk.uid)
+    if placed.lease is not None:
+        facts.works.abandon(placed.lease.work_uid)
+    else:
+        rows = facts.manifests.of_replica(old.uid, old.slot.uid)
+        if old.grant is not None or any(facts.works.pinned(row.uid) for row in rows):
+            raise _in_use(old)
+        forget_manifests(installation, facts, old.slot, rows)
+    open_removal(facts, old.slot, old.uid, [object_keys.manifest_key(old.uid, OS_DISK)])
+    new = replace(old.in_slot(slot), provisioning_state=ProvisioningState.CREATING)
+    facts.disks.update(new)
+    return lease_disk(installation, facts, new)
+
+
+def _in_use(disk: ManagedDisk) -> Conflict:
+    return Conflict(
+        f"The disk '{disk.name}' can't be placed in another replica.",
+        found="it is made already, and somebody reads it or has a signed URL of it",
+        expected="a disk that nobody uses until all disks of its machine are made",
+        hint="repeat the command when the store of its replica answers again",
+        target=disk.name,
+    )

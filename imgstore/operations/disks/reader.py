@@ -1,0 +1,161 @@
+"""Managed disks read at any offset, as the fixed VHD that they are uploaded as: what a signed URL for reading serves."""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from imgstore.domain.disks.sources import DiskFormat, DiskWriter, Extent
+from imgstore.domain.disks.version_disks import OS_DISK
+from imgstore.domain.resources import ManagedDisk, Slot
+from imgstore.formats import create_writer, fixed_footer
+from imgstore.operations.disks.export import read_manifest, siblings
+from imgstore.operations.installation import Installation
+from imgstore.operations.slots.cross_region_reads import CrossRegionReads
+from imgstore.operations.slots.degrade import degrade_damaged
+from imgstore.operations.slots.references import party_of_disk
+from imgstore.segments.manifest import Manifest
+from imgstore.transfer.ranges import DecodedCache, RangeReader
+from imgstore.transfer.scatter import SegmentReader, scatter
+
+_SECTOR_BYTES: Final = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenDisk:
+    """A disk that is read here and there. Safe from several threads."""
+
+    installation: Installation
+    slots: tuple[Slot, ...]
+    ranges: RangeReader
+    manifest: Manifest
+    segments: SegmentReader
+    reads: CrossRegionReads
+    data: tuple[Extent, ...]
+    footer: bytes
+    """Empty for a disk of a size that no VHD has: it is read as it is."""
+
+    @property
+    def file_bytes(self) -> int:
+        """Of the disk and its footer."""
+        return self.ranges.virtual_bytes + len(self.footer)
+
+    @contextmanager
+    def at_once(self) -> Iterator["OpenDisk | WholeDisk"]:
+        """What to read the whole from: itself, or where that would fetch segments again and again, a file (rule 15).
+
+        Raises:
+            StoreError: a segment can be had from no slot.
+            StoreFull: a bound of scratch is passed.
+            OutputError: no room below the data home.
+        """
+        if not self.ranges.scatters:
+            yield self
+            return
+        installation = self.installation
+        path = installation.scratch / f"whole-{installation.effects.new_uid()}"
+        installation.check_scratch(path, self.manifest.content_bytes)
+        writer = create_writer(
+            path, format=DiskFormat.RAW, virtual_bytes=self.manifest.virtual_bytes, extents=(), disk_digest=b""
+        )
+        segments = SegmentReader(self.segments.slots, served=self.reads.served)
+
+        def go_on() -> None:
+            installation.keeper.go_on()
+            installation.check_scratch(path, 0)
+
+        try:
+            with self.reads.metering():
+                scatter(
+                    self.manifest,
+                    segments,
+                    writer,
+                    workers=installation.threads(installation.tuning.scatter_workers, self.slots[0].key.region),
+                    go_on=go_on,
+                    moved=lambda _length: None,
+                )
+            yield WholeDisk(disk=self, writer=writer)
+        finally:
+            writer.abandon()
+            degrade_damaged(installation, self.slots, segments.damages)
+
+    def extents(self, begin: int = 0, end: int | None = None) -> Iterator[Extent]:
+        """Return the ranges that hold data and touch [begin, end), in order."""
+        first = bisect_right(self.data, begin, key=lambda each: each.end)
+        for each in islice(self.data, first, None):
+            if end is not None and each.offset >= end:
+                return
+            yield each
+        if self.footer:
+            yield Extent(offset=self.ranges.virtual_bytes, length=len(self.footer))
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset`, which are inside.
+
+        Raises:
+            StoreError: a segment can be had from no slot.
+        """
+        disk_bytes = self.ranges.virtual_bytes
+        inside = max(0, min(length, disk_bytes - offset))
+        before = len(self.segments.damages)
+        try:
+            with self.reads.metering():
+                part = self.ranges.read_at(offset, inside) if inside else b""
+        finally:
+            if len(self.segments.damages) > before:
+                degrade_damaged(self.installation, self.slots, self.segments.damages[before:])
+        behind = max(0, offset - disk_bytes)
+        return part + self.footer[behind : behind + length - inside]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WholeDisk:
+    """A disk that was put together in a file."""
+
+    disk: OpenDisk
+    writer: DiskWriter
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset`, which are inside."""
+        disk_bytes, footer = self.disk.ranges.virtual_bytes, self.disk.footer
+        inside = max(0, min(length, disk_bytes - offset))
+        behind = max(0, offset - disk_bytes)
+        return self.writer.read_at(offset, inside) + footer[behind : behind + length - inside]
+
+
+def open_for_reading(installation: Installation, disk: ManagedDisk, cache: DecodedCache) -> OpenDisk:
+    """A disk that is made, through a cache that others share.
+
+    Raises:
+        StoreError: no slot serves its manifest.
+    """
+    with installation.catalog.reading() as facts:
+        row = facts.manifests.find(disk.uid, disk.slot.uid, OS_DISK)
+        assert row is not None, "a disk that Succeeded has a manifest"
+        others = siblings(facts, disk.source_version_uid, disk.slot)
+    slots = (disk.slot, *others)
+    manifest = read_manifest(installation, disk.slot, others, row)
+    reads = CrossRegionReads.of(
+        installation,
+        party=party_of_disk(disk),
+        home=disk.slot,
+        others=others,
+        manifest=manifest,
+        reader=installation.effects.new_uid(),
+    )
+    segments = SegmentReader(installation.accesses(slots), served=reads.served)
+    footer = b""
+    if manifest.virtual_bytes % _SECTOR_BYTES == 0:
+        footer = fixed_footer(manifest.virtual_bytes, manifest.trimmings, manifest.disk_digest)
+    return OpenDisk(
+        installation=installation,
+        slots=slots,
+        ranges=RangeReader(manifest, segments, cache),
+        manifest=manifest,
+        segments=segments,
+        reads=reads,
+        data=tuple(manifest.extents()),
+        footer=footer,
+    )

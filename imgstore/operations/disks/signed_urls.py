@@ -1,0 +1,171 @@
+"""Signed URLs of disks: given for a while, looked at with every request, taken back."""
+
+import hmac
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from urllib.parse import quote, urlencode
+
+from imgstore.domain import names
+from imgstore.domain.disks.signed_urls import SECONDS_MAX, AccessLevel, DiskGrant, instant_of
+from imgstore.domain.errors import AccessDenied, Conflict, InvalidInput, NotFound
+from imgstore.domain.identity.access import Action, Principal
+from imgstore.domain.resources import ManagedDisk
+from imgstore.domain.states import ProvisioningState
+from imgstore.operations import lookup
+from imgstore.operations.activity_log import recorded
+from imgstore.operations.installation import Installation
+from imgstore.operations.slots.removal import NOT_ALLOWED, active_grant
+
+ROOT: Final = "/blobs"
+"""What the paths of signed URLs begin with."""
+_UNPROVEN: Final = "no signature that is good: none of a disk, or one that was altered, was revoked or has run out"
+"""One answer, so that nobody learns from it which disks exist."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticket:
+    """What a signed URL says, not believed yet."""
+
+    disk_uid: str
+    grant_uid: str
+    expires_at: str
+    signature: str
+
+
+def grant_access(
+    installation: Installation,
+    principal: Principal,
+    *,
+    group: str,
+    name: str,
+    level: AccessLevel,
+    duration_seconds: int,
+    server_url: str,
+) -> str:
+    """A signed URL to a disk, which is not deleted before the URL's end or `revoking.revoke_access`.
+
+    Asked again with the same level, an earlier URL stays good until its own end.
+
+    Args:
+        installation: where.
+        principal: who.
+        group: the resource group's name.
+        name: the disk's.
+        level: Read of a disk that is made; Write of one that waits for its upload.
+        duration_seconds: how long it is good.
+        server_url: how clients reach the server: scheme, host and port.
+
+    Raises:
+        Conflict: the disk is not one for that level, or the other level is granted now.
+        InvalidInput: the duration is none.
+    """
+    if not 1 <= duration_seconds <= SECONDS_MAX:
+        raise InvalidInput(
+            f"The value {duration_seconds} of parameter durationInSeconds is out of range. The value must be between 1 "
+            f"and {SECONDS_MAX}, inclusive",
+            found=f"{duration_seconds} seconds",
+            expected=f"1 to {SECONDS_MAX}",
+            hint="ask again when it has run out",
+            target="durationInSeconds",
+        )
+    scope = names.disk_id(installation.subscription, group, name)
+    with recorded(installation, principal, Action.EXPORT, scope, "Microsoft.Compute/disks/beginGetAccess/action"):
+        with installation.catalog.transaction() as facts:
+            disk = lookup.disk(facts, installation.subscription, group, name)
+            _check_level(disk, level)
+            now = facts.now().replace(microsecond=0)
+            standing = disk.granted(now)
+            _check_free(disk, standing, level)
+            ends = _end(now, duration_seconds)
+            grant = DiskGrant(
+                uid=standing.uid if standing else installation.effects.new_uid(),
+                level=level,
+                expires_at=max(ends, standing.expires_at) if standing else ends,
+            )
+            if not facts.disks.set_grant(disk, grant):
+                raise _moved(disk)
+            key = facts.installation.hmac_key()
+        signed = {
+            "sv": "2021-12-02",
+            "sr": "b",
+            "sp": "r" if level is AccessLevel.READ else "rw",
+            "si": grant.uid,
+            "se": instant_of(ends),
+            "sig": grant.signature(key, disk.uid, ends),
+        }
+        return f"{server_url}{ROOT}/{disk.uid}/{quote(disk.name)}.vhd?{urlencode(signed)}"
+
+
+def _moved(disk: ManagedDisk) -> Conflict:
+    return Conflict(
+        f"The disk '{disk.name}' has just changed.",
+        found=f"a disk that is {disk.provisioning_state} no more",
+        hint="look at it and ask again",
+        target=disk.name,
+    )
+
+
+def _end(now: datetime, duration_seconds: int) -> datetime:
+    """When it is over, in whole seconds as the URL says it; never rounded down, lest a second be none."""
+    return now + timedelta(seconds=duration_seconds + 1)
+
+
+def _check_level(disk: ManagedDisk, level: AccessLevel) -> None:
+    if disk.awaits_upload and level is AccessLevel.WRITE:
+        return
+    if level is AccessLevel.READ and disk.provisioning_state is ProvisioningState.SUCCEEDED:
+        return
+    waiting = disk.awaits_upload
+    raise Conflict(
+        f"Access level {level} is not allowed for the disk '{disk.name}'.",
+        found="a disk that waits for its upload" if waiting else f"a disk that is {disk.provisioning_state}",
+        expected="Write of a disk that waits for its upload, Read of one that is Succeeded",
+        hint="upload it and revoke the access to that first" if waiting else "make a disk with createOption Upload",
+        target="access",
+        code=NOT_ALLOWED,
+    )
+
+
+def _check_free(disk: ManagedDisk, standing: DiskGrant | None, level: AccessLevel) -> None:
+    if standing is not None and standing.level is not level:
+        raise active_grant(disk, standing)
+
+
+def admit(installation: Installation, ticket: Ticket, *, write: bool) -> ManagedDisk:
+    """The disk that a signed URL is of, if it is good now for reading, or for writing.
+
+    Raises:
+        AccessDenied: forged, run out, revoked, or of the other level.
+    """
+    with installation.catalog.reading() as facts:
+        key, now = facts.installation.hmac_key(), facts.now()
+        try:
+            disk = facts.disks.by_uid(ticket.disk_uid)
+        except NotFound:
+            raise _refused(_UNPROVEN) from None
+    grant = None if disk.provisioning_state is ProvisioningState.DELETING else disk.granted(now)
+    if grant is None or not hmac.compare_digest(grant.uid.encode(), ticket.grant_uid.encode()):
+        raise _refused(_UNPROVEN)
+    try:
+        ends = datetime.strptime(ticket.expires_at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        raise _refused(_UNPROVEN) from None
+    if not hmac.compare_digest(grant.signature(key, disk.uid, ends).encode(), ticket.signature.encode()):
+        raise _refused(_UNPROVEN)
+    if now >= ends:
+        raise _refused("a signature that has run out")
+    if write and grant.level is not AccessLevel.WRITE:
+        raise _refused("a signature for reading", "AuthorizationPermissionMismatch")
+    return disk
+
+
+def _refused(found: str, code: str = "AuthenticationFailed") -> AccessDenied:
+    return AccessDenied(
+        "Server failed to authenticate the request. Make sure the value of Authorization header is formed correctly "
+        "including the signature.",
+        found=found,
+        expected="a URL that beginGetAccess gave, within its time",
+        hint="`imgstore disk grant-access` gives a new one",
+        code=code,
+    )

@@ -1,0 +1,245 @@
+"""Disks that are made from an upload: an empty row first, then bytes by a signed URL, then taken in when that is revoked.
+
+The upload is a fixed VHD, as Azure's: known, never probed (rules.md, rule 24).
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Final
+
+from imgstore.catalog import Facts
+from imgstore.domain import names
+from imgstore.domain.disks.disk_details import NO_DETAILS, DiskDetails
+from imgstore.domain.disks.sources import DiskFormat
+from imgstore.domain.disks.version_disks import OS_DISK
+from imgstore.domain.errors import Conflict, InvalidInput, NotFound, PropertyChangeNotAllowed
+from imgstore.domain.identity.access import DISKS, Action, Principal
+from imgstore.domain.resources import NO_TAGS, UNDECLARED, Declared, ManagedDisk, StorageAccountType
+from imgstore.domain.states import ProvisioningState
+from imgstore.domain.storage import object_keys
+from imgstore.domain.storage.sizes import TIB
+from imgstore.formats import open_disk
+from imgstore.operations import lookup
+from imgstore.operations.activity_log import recorded
+from imgstore.operations.disks.disks import check_standing, region_of_disk, tagged
+from imgstore.operations.disks.from_source import own_slot
+from imgstore.operations.gallery.groups import ensure_group, permit_group
+from imgstore.operations.installation import Installation
+from imgstore.operations.quotas import quota_kept
+from imgstore.operations.replication.spooled_ingest import take_in
+from imgstore.policy.os_compatibility import check_kin
+from imgstore.transfer.spool import Spool, last_used_at, remove_spool, spool_folder
+
+SECTOR_BYTES: Final = 512
+FOOTER_BYTES: Final = 512
+UPLOAD_BYTES_MAX: Final = 32 * TIB + FOOTER_BYTES
+"""Azure's. Its least is 20 MiB and the footer; smaller ones do no harm."""
+_PATIENCE_SECONDS: Final = 60.0
+"""How long those that are still sending have to leave once their URL is revoked: they look every second."""
+_LOOK_SECONDS: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadRequest:
+    """A disk from an upload, as it is asked for."""
+
+    group: str
+    """The resource group's name; made where it is missing."""
+    name: str
+    location: str | None = None
+    """The region; None is the group's."""
+    upload_bytes: int
+    """Of the fixed VHD that will come, its footer of 512 bytes included."""
+    storage_account_type: StorageAccountType | None = None
+    """None is Standard_LRS."""
+    declared: Declared = UNDECLARED
+    """What is said of the system on it."""
+    tags: Mapping[str, str] | None = None
+    """None leaves them as they are."""
+    details: DiskDetails = NO_DETAILS
+
+
+def create_upload(installation: Installation, principal: Principal, request: UploadRequest) -> ManagedDisk:
+    """Make a disk that waits for its upload. The same again does nothing.
+
+    Raises:
+        InvalidInput: no fixed VHD has so many bytes, or the disk stands and declares another system.
+        PropertyChangeNotAllowed: the disk exists, from something else, of another size or in another region.
+    """
+    names.check_disk_name(request.name)
+    _check_bytes(request.upload_bytes)
+    scope = names.disk_id(installation.subscription, request.group, request.name)
+    permit_group(installation, principal, request.group)
+    with (
+        recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/disks/write"),
+        installation.catalog.transaction() as facts,
+        quota_kept(installation, facts),
+    ):
+        standing = facts.disks.get(installation.subscription, request.group, request.name)
+        region = region_of_disk(installation, facts, request.group, request.location, standing)
+        if standing is not None:
+            return _compared(facts, standing, request, region)
+        return _added(installation, facts, request, region)
+
+
+def _check_bytes(upload_bytes: int) -> None:
+    if upload_bytes % SECTOR_BYTES or not FOOTER_BYTES < upload_bytes <= UPLOAD_BYTES_MAX:
+        raise InvalidInput(
+            "uploadSizeBytes is not the size of a fixed VHD.",
+            found=f"{upload_bytes} bytes",
+            expected=f"a multiple of {SECTOR_BYTES}: the disk and a footer of {FOOTER_BYTES}, at most {UPLOAD_BYTES_MAX}",
+            hint="give the size of the .vhd file (`stat -c %s disk.vhd`)",
+            target="properties.creationData.uploadSizeBytes",
+        )
+
+
+def _compared(facts: Facts, standing: ManagedDisk, request: UploadRequest, region: str) -> ManagedDisk:
+    check_standing(standing, region)
+    data = "properties.creationData"
+    if standing.upload_bytes is None:
+        raise PropertyChangeNotAllowed(f"{data}.createOption", found="Upload", expected=standing.source_reference)
+    if standing.upload_bytes != request.upload_bytes:
+        raise PropertyChangeNotAllowed(
+            f"{data}.uploadSizeBytes", found=str(request.upload_bytes), expected=str(standing.upload_bytes)
+        )
+    kind = request.storage_account_type
+    if kind is not None and kind is not standing.storage_account_type:
+        raise PropertyChangeNotAllowed("sku.name", found=kind, expected=standing.storage_account_type)
+    check_kin(standing.declared, request.declared, source_name=standing.name, taker_name=f"disk {request.name}")
+    return tagged(facts, standing, request.tags, request.details)
+
+
+def _added(installation: Installation, facts: Facts, request: UploadRequest, region: str) -> ManagedDisk:
+    kind = request.storage_account_type or StorageAccountType.STANDARD_LRS
+    slot = own_slot(installation, facts, region, kind)
+    uid = installation.effects.new_uid()
+    disk = ManagedDisk(
+        uid=uid,
+        subscription=installation.subscription,
+        group=ensure_group(installation, facts, request.group, region).name,
+        name=request.name,
+        location=region,
+        tags=dict(request.tags) if request.tags else NO_TAGS,
+        source_version_uid=None,
+        source_reference="upload",
+        body_key=object_keys.manifest_key(uid, OS_DISK),
+        declared=request.declared,
+        replica=slot.key.ordinal,
+        slot=slot,
+        storage_account_type=kind,
+        virtual_bytes=request.upload_bytes - FOOTER_BYTES,
+        disk_digest=b"",
+        created_at=installation.effects.now(),
+        provisioning_state=ProvisioningState.CREATING,
+        source_format=DiskFormat.VHD_FIXED,
+        upload_bytes=request.upload_bytes,
+    )
+    disk = request.details.applied_to(disk)
+    facts.disks.add(disk)
+    return disk
+
+
+def revoke_access(
+    installation: Installation,
+    principal: Principal,
+    *,
+    group: str,
+    name: str,
+    began: Callable[[], None] = lambda: None,
+) -> ManagedDisk:
+    """Make the disk's URL worthless; where something was uploaded, take it in. The same again goes on, or does nothing.
+
+    Args:
+        installation: where.
+        principal: who.
+        group: the resource group's name.
+        name: the disk's.
+        began: told when the URL is worthless, and what may take long begins.
+
+    Raises:
+        ImageRefused: what came is no fixed VHD of that size; it stays, and a new URL lets it be mended.
+        WorkHeld: somebody is still sending, or takes it in.
+        StoreError: it could not be taken in; the same command goes on.
+    """
+    scope = names.disk_id(installation.subscription, group, name)
+    with recorded(installation, principal, Action.END_ACCESS, scope, f"{DISKS}/{Action.END_ACCESS}"):
+        with installation.catalog.transaction() as facts:
+            disk = lookup.disk(facts, installation.subscription, group, name)
+            if disk.grant is not None:
+                facts.disks.set_grant(disk, None)
+                disk = replace(disk, grant=None)
+        began()
+        return _take_upload(installation, disk) if disk.awaits_upload else disk
+
+
+def _take_upload(installation: Installation, disk: ManagedDisk) -> ManagedDisk:
+    with closing(open_spool(installation, disk, patience_seconds=_PATIENCE_SECONDS)) as spool:
+        if not spool.has_any:
+            return disk
+        with closing(open_disk(spool, format=DiskFormat.VHD_FIXED, scratch=installation.scratch)) as reader:
+            with installation.catalog.reading() as facts:
+                standing = facts.disks.by_uid(disk.uid)
+            if not standing.awaits_upload:
+                return standing  # Another process took it in while this one waited.
+            made = take_in(installation, standing, reader, spool.identity())
+    remove_spool(installation.home, disk.uid)
+    return made
+
+
+def open_spool(installation: Installation, disk: ManagedDisk, *, patience_seconds: float = 0) -> Spool:
+    """The upload of a disk that waits for it.
+
+    Raises:
+        Conflict: the disk waits for none.
+        WorkHeld: another process has it, for so long.
+    """
+    if disk.upload_bytes is None or not disk.awaits_upload:
+        raise Conflict(
+            f"The disk '{disk.name}' waits for no upload.",
+            found=f"a disk that is {disk.provisioning_state}",
+            expected="one with createOption Upload that was not uploaded yet",
+            target=disk.name,
+        )
+    effects = installation.effects
+    until = effects.monotonic() + patience_seconds
+
+    def patience() -> bool:
+        if effects.monotonic() >= until:
+            return False
+        effects.wait(_LOOK_SECONDS)
+        return True
+
+    return Spool(
+        spool_folder(installation.home, disk.uid), disk.upload_bytes, patience=patience, space=installation.space
+    )
+
+
+def sweep_uploads(installation: Installation) -> None:
+    """Remove the bytes of uploads that were taken in, whose disk is gone, or that were abandoned.
+
+    An upload is abandoned when nobody may write it any more, and nobody has had it open for `DiskSpace.upload_days_max`.
+    Its disk goes on waiting: a new URL begins the upload again.
+    """
+    folder = spool_folder(installation.home, "x").parent
+    if not folder.is_dir():
+        return
+    with installation.catalog.reading() as facts:
+        waiting = facts.disks.awaiting_upload()
+    for each in folder.iterdir():
+        if each.name not in waiting or _is_abandoned(installation, each.name):
+            remove_spool(installation.home, each.name)
+
+
+def _is_abandoned(installation: Installation, disk_uid: str) -> bool:
+    now = installation.effects.now()
+    written_at = last_used_at(installation.home, disk_uid)
+    if written_at is None or now - written_at < timedelta(days=installation.space.upload_days_max):
+        return False
+    with installation.catalog.reading() as facts:
+        try:
+            grant = facts.disks.by_uid(disk_uid).grant
+        except NotFound:
+            return True
+    return grant is None or grant.expires_at <= now

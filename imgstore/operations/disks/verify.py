@@ -1,0 +1,127 @@
+"""Is this file that image? Compared by piece digests, without moving a segment."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from imgstore.domain import names
+from imgstore.domain.disks.sources import DiskFormat, DiskReader
+from imgstore.domain.disks.version_disks import check_there, disk_key
+from imgstore.domain.errors import ImageNotAvailable
+from imgstore.domain.identity.access import Action, Principal, authorize
+from imgstore.domain.names import ImageReference
+from imgstore.domain.states import ReplicaState
+from imgstore.domain.storage.digests import Digest, digest_of, disk_digest
+from imgstore.domain.storage.sizes import PIECE_BYTES
+from imgstore.formats import LocalFile, open_disk
+from imgstore.operations import lookup
+from imgstore.operations.disks.disks import check_subscription, named_version
+from imgstore.operations.disks.export import read_manifest
+from imgstore.operations.installation import Installation
+from imgstore.operations.progress import Counter
+from imgstore.segments.manifest import Manifest, piece_bytes
+from imgstore.transfer.ingest import touched_pieces
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What came out."""
+
+    matches: bool
+    path: Path
+    image: str
+    """The version's resource id."""
+    file_disk_digest: Digest
+    image_disk_digest: Digest
+    file_virtual_bytes: int
+    image_virtual_bytes: int
+    first_difference: int | None
+    """Offset of the first piece of 4 MiB that differs; None where none does, or the sizes differ."""
+
+
+def verify_file(
+    installation: Installation,
+    principal: Principal,
+    *,
+    path: Path,
+    reference: ImageReference,
+    lun: int | None = None,
+    location: str | None = None,
+    source_format: DiskFormat | None = None,
+) -> Verification:
+    """Compare the disk in a file, whatever its container, with a disk of an image version.
+
+    Args:
+        installation: where.
+        principal: who.
+        path: the file.
+        reference: which image.
+        lun: of which of its data disks; None is its OS disk.
+        location: the region; None is the gallery's.
+        source_format: what the file is; None looks at it.
+
+    Raises:
+        ImageNotAvailable: no such version, it has no such disk, or it is complete nowhere.
+        ImageRefused: the file can't be read.
+    """
+    check_subscription(installation, reference)
+    scope = names.definition_id(installation.subscription, reference.group, reference.gallery, reference.definition)
+    authorize(principal, Action.READ, scope)
+    with installation.catalog.reading() as facts:
+        line = lookup.lineage(
+            facts, installation.subscription, reference.group, reference.gallery, reference.definition
+        )
+        region = installation.regions.get(location or line.gallery.location, target="location").name
+        version = named_version(installation, facts, line, reference, region)
+        check_there(version.disk_keys, disk_key(lun), line.version_id(version.name))
+        complete = [each.slot for each in facts.replicas.list(version.uid) if each.state is ReplicaState.COMPLETED]
+        complete.sort(key=lambda slot: slot.key.region != region)
+        row = facts.manifests.find(version.uid, complete[0].uid, disk_key(lun)) if complete else None
+    if row is None:
+        raise ImageNotAvailable(
+            f"The gallery image {line.version_id(version.name)} is complete in no region.",
+            found="no complete replica",
+            expected="at least one",
+            hint="repeat `imgstore sig image-version create`; it goes on where it stood",
+            target="image",
+        )
+    manifest = read_manifest(installation, complete[0], complete[1:], row)
+    source = LocalFile(path)
+    try:
+        reader = open_disk(source, format=source_format, scratch=installation.scratch)
+        try:
+            digest, first = _compare(installation, reader, manifest, f"verify {path.name}")
+            virtual_bytes = reader.virtual_bytes
+        finally:
+            reader.close()
+    finally:
+        source.close()
+    return Verification(
+        matches=digest == manifest.disk_digest,
+        path=path,
+        image=line.version_id(version.name),
+        file_disk_digest=digest,
+        image_disk_digest=manifest.disk_digest,
+        file_virtual_bytes=virtual_bytes,
+        image_virtual_bytes=manifest.virtual_bytes,
+        first_difference=first,
+    )
+
+
+def _compare(
+    installation: Installation, reader: DiskReader, manifest: Manifest, task: str
+) -> tuple[Digest, int | None]:
+    """The file's disk digest, and the offset of the first piece that differs."""
+    pieces: list[tuple[int, Digest]] = []
+    touched = list(touched_pieces(reader))
+    counter = Counter(installation, task, len(touched) * PIECE_BYTES)
+    counter.begin()
+    for index in touched:
+        data = reader.read_at(index * PIECE_BYTES, piece_bytes(reader.virtual_bytes, index))
+        if data.strip(b"\0"):
+            pieces.append((index, digest_of(data)))
+        counter.moved(PIECE_BYTES)
+    counter.end()
+    differing = set(pieces) ^ set(manifest.pieces.items())
+    same_size = reader.virtual_bytes == manifest.virtual_bytes
+    first = min((index for index, _ in differing), default=None) if same_size else None
+    return disk_digest(reader.virtual_bytes, pieces), None if first is None else first * PIECE_BYTES

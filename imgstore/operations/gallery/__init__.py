@@ -1,0 +1,1 @@
+"""Manage groups, galleries, definitions, sharing and subscriptions, and show versions."""

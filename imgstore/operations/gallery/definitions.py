@@ -1,0 +1,237 @@
+"""Image definitions."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime
+from typing import Any
+
+from imgstore.domain import names
+from imgstore.domain.errors import Conflict
+from imgstore.domain.identity.access import DEFINITIONS, Action, Principal, may, visible
+from imgstore.domain.paging import Page, PageRequest
+from imgstore.domain.resources import (
+    Architecture,
+    DiskType,
+    Feature,
+    HyperVGeneration,
+    ImageDefinition,
+    OsState,
+    OsType,
+    PurchasePlan,
+    Recommended,
+)
+from imgstore.domain.settings.limits import check_room
+from imgstore.operations import lookup
+from imgstore.operations.activity_log import permit, permit_list, recorded, recorded_deletion
+from imgstore.operations.gallery.groups import nested_resources
+from imgstore.operations.installation import Installation
+from imgstore.operations.lookup import Lineage
+from imgstore.policy.allowed_changes import check_definition
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefinitionDetails:
+    """What a definition may tell besides; None is not said: an existing definition keeps what it has."""
+
+    description: str | None = None
+    tags: Mapping[str, str] | None = None
+    eula: str | None = None
+    privacy_statement_uri: str | None = None
+    release_note_uri: str | None = None
+    end_of_life_at: datetime | None = None
+    recommended_vcpus: Recommended | None = None
+    recommended_memory_gib: Recommended | None = None
+    disallowed_disk_types: tuple[DiskType, ...] | None = None
+    purchase_plan: PurchasePlan | None = None
+    features: tuple[Feature, ...] | None = None
+
+    def said(self) -> dict[str, Any]:
+        """Those that are said, by the name of the definition's field."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def create_definition(
+    installation: Installation,
+    principal: Principal,
+    *,
+    group: str,
+    gallery: str,
+    name: str,
+    publisher: str,
+    offer: str,
+    sku: str,
+    os_type: OsType,
+    os_state: OsState = OsState.GENERALIZED,
+    hyper_v_generation: HyperVGeneration = HyperVGeneration.V1,
+    architecture: Architecture = Architecture.X64,
+    location: str | None = None,
+    description: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    details: DefinitionDetails | None = None,
+) -> Lineage:
+    """Make a definition, or change what may change of an existing one.
+
+    Raises:
+        InvalidInput: a name is none, or a value is out of range.
+        ParentNotFound: no such gallery.
+        Conflict: the gallery has a definition of the same publisher, offer and sku, or the subscription as many as it
+            may in the region.
+        PropertyChangeNotAllowed: the definition exists with other properties.
+    """
+    names.check_definition_name(name)
+    names.check_identifier(publisher, what="publisher", characters_max=names.PUBLISHER_CHARACTERS_MAX)
+    names.check_identifier(offer, what="offer", characters_max=names.OFFER_CHARACTERS_MAX)
+    names.check_identifier(sku, what="sku", characters_max=names.SKU_CHARACTERS_MAX)
+    scope = names.definition_id(installation.subscription, group, gallery, name)
+    with (
+        recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/write"),
+        installation.catalog.transaction() as facts,
+    ):
+        above = lookup.parent_gallery(facts, installation.subscription, group, gallery)
+        region = above.location if location is None else installation.regions.get(location, target="location").name
+        asked: dict[str, Any] = {
+            "location": region,
+            "publisher": publisher,
+            "offer": offer,
+            "sku": sku,
+            "os_type": os_type,
+            "os_state": os_state,
+            "hyper_v_generation": hyper_v_generation,
+            "architecture": architecture,
+        }
+        asked |= (details or DefinitionDetails()).said()
+        asked |= DefinitionDetails(description=description, tags=tags).said()
+        now = installation.effects.now()
+        found = facts.definitions.get(above.uid, name)
+        if found is not None:
+            standing = facts.definitions.held(found.uid)
+            wanted = replace(standing, **_completed(asked, standing))
+            check_definition(wanted, standing, now)
+            facts.definitions.update(wanted)
+            return Lineage(gallery=above, definition=wanted)
+        new_uid = installation.effects.new_uid()
+        wanted = ImageDefinition(uid=new_uid, gallery_uid=above.uid, name=name, created_at=now, **asked)
+        check_definition(wanted, None, now)
+        _check_unique(facts.definitions.by_identifier(above.uid, publisher, offer, sku))
+        there = facts.definitions.count(installation.subscription, region)
+        check_room(installation.limits, "definitions_max", there, what="image definitions", region=region)
+        facts.definitions.add(wanted)
+        return Lineage(gallery=above, definition=wanted)
+
+
+def _completed(asked: Mapping[str, Any], standing: ImageDefinition) -> dict[str, Any]:
+    """What was asked, with the parts of a range or a plan that were not said as the definition has them."""
+    whole = dict(asked)
+    for name in ("recommended_vcpus", "recommended_memory_gib", "purchase_plan"):
+        before = getattr(standing, name)
+        if name in asked and before is not None:
+            said = {part: value for part, value in asdict(asked[name]).items() if value is not None}
+            whole[name] = replace(before, **said)
+    return whole
+
+
+def update_definition(
+    installation: Installation,
+    principal: Principal,
+    change: Callable[[Lineage], ImageDefinition],
+    *,
+    group: str,
+    gallery: str,
+    name: str,
+) -> Lineage:
+    """Change what may change of a definition.
+
+    Args:
+        installation: where.
+        principal: who.
+        change: makes the wanted definition of the standing one; pure.
+        group: the group's name.
+        gallery: the gallery's.
+        name: the definition's.
+
+    Raises:
+        NotFound: no such definition.
+        InvalidInput: a value is out of range, or what `change` raises.
+        PropertyChangeNotAllowed: the wanted one differs in what can't change.
+    """
+    scope = names.definition_id(installation.subscription, group, gallery, name)
+    with (
+        recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/write"),
+        installation.catalog.transaction() as facts,
+    ):
+        line = lookup.lineage(facts, installation.subscription, group, gallery, name)
+        standing = facts.definitions.held(line.definition.uid)
+        wanted = change(replace(line, definition=standing))
+        check_definition(wanted, standing, installation.effects.now())
+        facts.definitions.update(wanted)
+        return replace(line, definition=wanted)
+
+
+def _check_unique(other: ImageDefinition | None) -> None:
+    if other is not None:
+        raise Conflict(
+            f"Gallery image: {other.name} identified by (publisher:{other.publisher}, offer:{other.offer}, "
+            f"sku:{other.sku}) already exists. Choose a different publisher, offer, sku combination.",
+            found=f"the definition {other.name}",
+            expected="a publisher, offer and sku that no definition of the gallery has together",
+            hint="change one of the three",
+            target="identifier",
+        )
+
+
+def show_definition(
+    installation: Installation, principal: Principal, *, group: str, gallery: str, name: str
+) -> Lineage:
+    """The definition of that name."""
+    permit(installation, principal, Action.READ, names.definition_id(installation.subscription, group, gallery, name))
+    with installation.catalog.reading() as facts:
+        return lookup.lineage(facts, installation.subscription, group, gallery, name)
+
+
+def list_definitions(installation: Installation, principal: Principal, *, group: str, gallery: str) -> list[Lineage]:
+    """The definitions of a gallery, by name."""
+    return list(page_definitions(installation, principal, PageRequest(), group=group, gallery=gallery).items)
+
+
+def page_definitions(
+    installation: Installation, principal: Principal, request: PageRequest, *, group: str, gallery: str
+) -> Page[Lineage]:
+    """A page of them.
+
+    Raises:
+        InvalidInput: the token is none of this list.
+    """
+    scope = names.gallery_id(installation.subscription, group, gallery)
+    permit_list(installation, principal, scope)
+    whole = may(principal, Action.READ, scope, DEFINITIONS)
+    of = f"{scope}/images"
+    after = request.after(of)
+    with installation.catalog.reading() as facts:
+        above = lookup.gallery(facts, installation.subscription, group, gallery)
+        found = facts.definitions.list(above.uid, after=after, limit=request.limit if whole else None)
+        found = visible(principal, found, lambda each: f"{scope}/images/{each.name}", whole=whole)
+        lines = [Lineage(gallery=above, definition=each) for each in found]
+        return Page.cut(lines, request, of=of, key=lambda line: line.definition.name)
+
+
+def delete_definition(installation: Installation, principal: Principal, *, group: str, gallery: str, name: str) -> None:
+    """Remove a definition that has no versions.
+
+    Raises:
+        Conflict: it has versions.
+    """
+    scope = names.definition_id(installation.subscription, group, gallery, name)
+    with (
+        recorded_deletion(installation, principal, scope, "Microsoft.Compute/galleries/images/delete"),
+        installation.catalog.transaction() as facts,
+    ):
+        line = lookup.lineage(facts, installation.subscription, group, gallery, name)
+        below = f"Microsoft.Compute/galleries/{line.gallery.name}/images/{line.definition.name}/versions"
+        standing = facts.versions.list(line.definition.uid)
+        if standing:
+            softly = any(each.soft_deleted_at is not None for each in standing)
+            more = "; those deleted softly with `image-version delete --bypass-soft-delete`" * softly
+            children = [f"{below}/{each.name}" for each in standing]
+            raise nested_resources(children, f"delete the definition's image versions first{more}")
+        facts.definitions.delete(line.definition.uid)

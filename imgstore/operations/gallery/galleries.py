@@ -1,0 +1,220 @@
+"""Galleries."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from imgstore.catalog import Facts
+from imgstore.domain import names
+from imgstore.domain.errors import Conflict
+from imgstore.domain.identity.access import GALLERIES, Action, Principal, may, visible
+from imgstore.domain.identity.sharing import CommunityInfo, SharingPermission, requested
+from imgstore.domain.paging import Page, PageRequest
+from imgstore.domain.resources import NO_TAGS, Gallery, Pool
+from imgstore.domain.settings.limits import check_room
+from imgstore.operations import lookup
+from imgstore.operations.activity_log import permit, permit_list, recorded, recorded_deletion
+from imgstore.operations.gallery.groups import ensure_group, nested_resources, permit_group
+from imgstore.operations.installation import Installation
+from imgstore.policy.allowed_changes import check_gallery
+
+FINGERPRINT_KEY_BYTES = 32
+
+_TOLD: Final = 20
+"""So many of what stands on a deleted gallery's bytes are told by their ids."""
+
+
+def create_gallery(
+    installation: Installation,
+    principal: Principal,
+    *,
+    group: str,
+    name: str,
+    location: str | None = None,
+    description: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    soft_delete_enabled: bool | None = None,
+    soft_delete_retention_days: int | None = None,
+    permission: SharingPermission | None = None,
+    community: CommunityInfo | None = None,
+) -> Gallery:
+    """Make a gallery with a pool of its own, or change what may change of an existing one.
+
+    Args:
+        installation: where.
+        principal: who.
+        group: the group's name; made where it is missing.
+        name: the gallery's.
+        location: None is the group's region, or the first of regions.yaml for a new group.
+        description: None leaves it as it is.
+        tags: None leaves them as they are.
+        soft_delete_enabled: None leaves it as it is; of a new one False.
+        soft_delete_retention_days: None leaves it as it is; of a new one 7.
+        permission: how it is to be shared; None leaves it as it is.
+        community: what everybody is told, with that permission.
+
+    Raises:
+        InvalidInput: a name or a region is none, or a value is out of range.
+        Conflict: the subscription has a gallery of that name in another group, or as many as it may in the region.
+        PropertyChangeNotAllowed: the gallery exists in another region.
+    """
+    names.check_gallery_name(name)
+    region = None if location is None else installation.regions.get(location, target="location").name
+    said: dict[str, Any] = {
+        "description": description,
+        "tags": None if tags is None else dict(tags) or NO_TAGS,
+        "soft_delete_enabled": soft_delete_enabled,
+        "soft_delete_retention_days": soft_delete_retention_days,
+    }
+    asked = {name: value for name, value in said.items() if value is not None}
+    scope = names.gallery_id(installation.subscription, group, name)
+    permit_group(installation, principal, group)
+    with (
+        recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/write"),
+        installation.catalog.transaction() as facts,
+    ):
+        first = next(iter(installation.regions.regions))
+        above = ensure_group(installation, facts, group, region or first)
+        standing = facts.galleries.get(installation.subscription, group, name)
+        if standing is not None:
+            asked |= {} if region is None else {"location": region}
+            asked |= {} if permission is None else {"sharing": requested(standing.sharing, permission, community)}
+            return _changed(facts, standing, lambda gallery: replace(gallery, **asked))
+        _check_unique(installation, principal, facts.galleries.by_name(installation.subscription, name), name)
+        pool = Pool(
+            uid=installation.effects.new_uid(),
+            fingerprint_key=installation.effects.random_bytes(FINGERPRINT_KEY_BYTES),
+        )
+        facts.pools.add(pool)
+        asked |= {} if permission is None else {"sharing": requested(None, permission, community)}
+        gallery = Gallery(
+            uid=installation.effects.new_uid(),
+            subscription=installation.subscription,
+            group=above.name,
+            name=name,
+            location=region or above.location,
+            pool_uid=pool.uid,
+            created_at=installation.effects.now(),
+            **asked,
+        )
+        check_gallery(gallery, None)
+        there = facts.galleries.count(installation.subscription, gallery.location)
+        check_room(installation.limits, "galleries_max", there, what="galleries", region=gallery.location)
+        facts.galleries.add(gallery)
+        return gallery
+
+
+def update_gallery(
+    installation: Installation, principal: Principal, change: Callable[[Gallery], Gallery], *, group: str, name: str
+) -> Gallery:
+    """Change what may change of a gallery.
+
+    Args:
+        installation: where.
+        principal: who.
+        change: makes the wanted gallery of the standing one; pure.
+        group: the group's name.
+        name: the gallery's.
+
+    Raises:
+        NotFound: no such gallery.
+        InvalidInput: a value is out of range, or what `change` raises.
+        PropertyChangeNotAllowed: the wanted one differs in what can't change.
+    """
+    scope = names.gallery_id(installation.subscription, group, name)
+    with (
+        recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/write"),
+        installation.catalog.transaction() as facts,
+    ):
+        return _changed(facts, lookup.gallery(facts, installation.subscription, group, name), change)
+
+
+def _changed(facts: Facts, found: Gallery, change: Callable[[Gallery], Gallery]) -> Gallery:
+    standing = facts.galleries.held(found.uid)
+    wanted = change(standing)
+    check_gallery(wanted, standing)
+    facts.galleries.update(wanted)
+    return wanted
+
+
+def _check_unique(installation: Installation, principal: Principal, other: Gallery | None, name: str) -> None:
+    if other is not None:
+        scope = names.gallery_id(other.subscription, other.group, other.name)
+        where = f" {other.name} in the resource group {other.group}" if may(principal, Action.READ, scope) else ""
+        raise Conflict(
+            f"The gallery name {name} is not unique within the subscription '{installation.subscription}'.",
+            found=f"a gallery{where or ' of that name'}",
+            expected="a name that no gallery of the subscription has",
+            hint="choose another name",
+            target="galleryName",
+        )
+
+
+def show_gallery(installation: Installation, principal: Principal, *, group: str, name: str) -> Gallery:
+    """The gallery of that name."""
+    permit(installation, principal, Action.READ, names.gallery_id(installation.subscription, group, name))
+    with installation.catalog.reading() as facts:
+        return lookup.gallery(facts, installation.subscription, group, name)
+
+
+def list_galleries(installation: Installation, principal: Principal, *, group: str | None = None) -> list[Gallery]:
+    """The galleries of a group, or of the subscription, that the principal may see, by name."""
+    return list(page_galleries(installation, principal, PageRequest(), group=group).items)
+
+
+def page_galleries(
+    installation: Installation, principal: Principal, request: PageRequest, *, group: str | None = None
+) -> Page[Gallery]:
+    """A page of them.
+
+    Raises:
+        InvalidInput: the token is none of this list.
+    """
+    subscription = installation.subscription
+    above = names.group_id(subscription, group) if group is not None else f"/subscriptions/{subscription}"
+    permit_list(installation, principal, above)
+    whole = may(principal, Action.READ, above, GALLERIES)
+    of = f"{names.group_id(subscription, group) if group is not None else subscription}/galleries"
+    after = request.after(of)
+    with installation.catalog.reading() as facts:
+        if group is not None:
+            lookup.group(facts, subscription, group)
+        found = facts.galleries.list(subscription, group, after=after, limit=request.limit if whole else None)
+        found = visible(
+            principal, found, lambda each: names.gallery_id(each.subscription, each.group, each.name), whole=whole
+        )
+        return Page.cut(found, request, of=of, key=lambda gallery: gallery.name)
+
+
+def delete_gallery(installation: Installation, principal: Principal, *, group: str, name: str) -> None:
+    """Remove a gallery that has no definitions. Its pool stays while anything stands on it, and what does is told.
+
+    Raises:
+        Conflict: it has definitions.
+    """
+    scope = names.gallery_id(installation.subscription, group, name)
+    with (
+        recorded_deletion(installation, principal, scope, "Microsoft.Compute/galleries/delete"),
+        installation.catalog.transaction() as facts,
+    ):
+        gallery = lookup.gallery(facts, installation.subscription, group, name)
+        children = [
+            f"Microsoft.Compute/galleries/{gallery.name}/images/{each.name}"
+            for each in facts.definitions.list(gallery.uid)
+        ]
+        if children:
+            raise nested_resources(children, "delete the gallery's image definitions first")
+        facts.galleries.delete(gallery.uid)
+        standing = _standing_on(facts, principal, gallery.pool_uid)
+    if standing:
+        installation.note(gallery.name, f"its bytes stay as far as these need them: {', '.join(standing)}")
+
+
+def _standing_on(facts: Facts, principal: Principal, pool_uid: str) -> list[str]:
+    """What was made from a pool: the ids of disks, snapshots and images that the principal may see, and counts."""
+    slots = facts.slots.list(pool_uid)
+    ids = sorted({disk.resource_id for slot in slots for disk in facts.disks.in_slot(slot.uid)})
+    told = [each for each in ids if may(principal, Action.READ, each)][:_TOLD]
+    shallow = sum(len(facts.replicas.in_slot(slot.uid)) for slot in slots)
+    counts = {"others": len(ids) - len(told), "Shallow image versions of other galleries": shallow}
+    return [*told, *(f"{count} {what}" for what, count in counts.items() if count)]

@@ -1,0 +1,184 @@
+"""Resource groups: made when asked for, and on first use."""
+
+from collections.abc import Mapping
+
+from imgstore.catalog import Facts
+from imgstore.domain import names
+from imgstore.domain.errors import Conflict
+from imgstore.domain.identity.access import GROUPS, Action, Principal, may, visible
+from imgstore.domain.paging import Page, PageRequest
+from imgstore.domain.resources import NO_TAGS, Group
+from imgstore.operations import lookup
+from imgstore.operations.activity_log import permit, permit_list, recorded, recorded_deletion
+from imgstore.operations.installation import Installation
+from imgstore.operations.network_records import forget_inert_of
+
+
+def create_group(
+    installation: Installation,
+    principal: Principal,
+    *,
+    name: str,
+    location: str,
+    tags: Mapping[str, str] | None = None,
+) -> Group:
+    """Make a group, or give its tags new values.
+
+    Raises:
+        InvalidInput: the name or the region is none.
+        Conflict: the group exists in another region.
+    """
+    names.check_group_name(name)
+    region = installation.regions.get(location, target="location").name
+    scope = names.group_id(installation.subscription, name)
+    with (
+        recorded(installation, principal, Action.WRITE, scope, "Microsoft.Resources/resourceGroups/write"),
+        installation.catalog.transaction() as facts,
+    ):
+        group = ensure_group(installation, facts, name, region)
+        if group.location != region:
+            raise Conflict(
+                f"Invalid resource group location '{region}'. The resource group '{group.name}' already exists.",
+                found=f"a group in {group.location}",
+                expected="the region that the group was made in",
+                hint=f"leave --location out, or name {group.location}",
+                target="location",
+                code="InvalidResourceGroupLocation",
+            )
+        if tags is not None and tags != group.tags:
+            group = _tagged(group, tags)
+            facts.groups.update(group)
+        return group
+
+
+def ensure_group(installation: Installation, facts: Facts, name: str, location: str) -> Group:
+    """The group of that name, made in `location` (a region's key) where it is missing."""
+    names.check_group_name(name)
+    group = facts.groups.get(installation.subscription, name)
+    if group is None:
+        group = Group(
+            uid=installation.effects.new_uid(),
+            subscription=installation.subscription,
+            name=name,
+            location=location,
+            created_at=installation.effects.now(),
+        )
+        facts.groups.add(group)
+    return group
+
+
+def permit_group(installation: Installation, principal: Principal, name: str) -> None:
+    """Where something is to be made in a group that is not there: making the group needs a right of its own.
+
+    Raises:
+        AccessDenied: the group is missing, and the principal may not make it.
+    """
+    scope = names.group_id(installation.subscription, name)
+    if may(principal, Action.WRITE, scope):
+        return
+    with installation.catalog.reading() as facts:
+        standing = facts.groups.get(installation.subscription, name)
+    if standing is None:
+        permit(installation, principal, Action.WRITE, scope, GROUPS)
+
+
+def show_group(installation: Installation, principal: Principal, *, name: str) -> Group:
+    """The group of that name."""
+    permit(installation, principal, Action.READ, names.group_id(installation.subscription, name))
+    with installation.catalog.reading() as facts:
+        return lookup.group(facts, installation.subscription, name)
+
+
+def list_groups(installation: Installation, principal: Principal) -> list[Group]:
+    """The groups of the subscription that the principal may see, by name."""
+    return list(page_groups(installation, principal, PageRequest()).items)
+
+
+def page_groups(
+    installation: Installation,
+    principal: Principal,
+    request: PageRequest,
+    *,
+    tag: tuple[str, str | None] | None = None,
+) -> Page[Group]:
+    """A page of them.
+
+    Args:
+        installation: where.
+        principal: who.
+        request: which page.
+        tag: only those with this tag, and this value unless it is None.
+
+    Raises:
+        InvalidInput: the token is none of this list.
+    """
+    subscription = installation.subscription
+    above = f"/subscriptions/{subscription}"
+    permit_list(installation, principal, above)
+    whole = may(principal, Action.READ, above, GROUPS)
+    of = f"{subscription}/resourceGroups"
+    after = request.after(of)
+    with installation.catalog.reading() as facts:
+        # Tags are JSON, which the two engines search each in its own way; groups are few.
+        found = facts.groups.list(subscription, after=after, limit=request.limit if whole and tag is None else None)
+    seen = visible(principal, found, lambda group: names.group_id(group.subscription, group.name), whole=whole)
+    return Page.cut([each for each in seen if tag is None or _has(each, *tag)], request, of=of, key=_name)
+
+
+def _has(group: Group, tag: str, value: str | None) -> bool:
+    return any(name.casefold() == tag.casefold() and value in (None, standing) for name, standing in group.tags.items())
+
+
+def _name(group: Group) -> str:
+    return group.name
+
+
+def free_group_name(installation: Installation, principal: Principal, wanted: str) -> str:
+    """`wanted`, or with the first number behind it that makes it the name of no group that the principal may see."""
+    taken = {group.name.lower() for group in list_groups(installation, principal)}
+    names_free = (f"{wanted}{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, len(taken) + 3))))
+    return next(name for name in names_free if name not in taken)
+
+
+def delete_group(installation: Installation, principal: Principal, *, name: str) -> None:
+    """Remove a group in which nothing is that was made: its deployments and its networks are records, and go with it.
+
+    Raises:
+        Conflict: something is in it. imgstore deletes what was named, not what is inside.
+    """
+    scope = names.group_id(installation.subscription, name)
+    with (
+        recorded_deletion(installation, principal, scope, "Microsoft.Resources/resourceGroups/delete"),
+        installation.catalog.transaction() as facts,
+    ):
+        group = lookup.group(facts, installation.subscription, name)
+        children = facts.groups.children(group.uid)
+        if children:
+            raise nested_resources(children, "delete what is in the group first")
+        # Records of which nothing was made go with it: deployments, networks.
+        facts.deployments.remove(group.uid)
+        forget_inert_of(facts, group)
+        facts.groups.delete(group.uid)
+
+
+def nested_resources(children: list[str], hint: str) -> Conflict:
+    """The refusal to delete what has something below it."""
+    return Conflict(
+        "Cannot delete resource while nested resources exist. Some existing nested resource IDs include: "
+        f"'{children[0]}'. Please delete all nested resources before deleting this resource.",
+        found=f"{len(children)} nested resources: {', '.join(children[:5])}{', ...' * (len(children) > 5)}",
+        expected="none",
+        hint=hint,
+        code="CannotDeleteResource",
+    )
+
+
+def _tagged(group: Group, tags: Mapping[str, str]) -> Group:
+    return Group(
+        uid=group.uid,
+        subscription=group.subscription,
+        name=group.name,
+        location=group.location,
+        tags=dict(tags) or NO_TAGS,
+        created_at=group.created_at,
+    )

@@ -1,0 +1,395 @@
+"""Galleries shared with other subscriptions, other tenants, or everybody; and images found by whom they are shared with.
+
+Whose a subscription is says the catalog; a caller acts in the subscription that the installation was opened for, and
+needs a role there that lets it look. What a gallery is shared for is reading: its owner's roles are not touched.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final
+
+from imgstore.catalog import Facts
+from imgstore.domain import names
+from imgstore.domain.errors import NotFound
+from imgstore.domain.identity.access import DEFINITIONS, VERSIONS, Action, Principal, authorize, authorize_list, may
+from imgstore.domain.identity.sharing import SharingProfile, added, enabled, removed
+from imgstore.domain.names import ImageReference, SharedReference, VersionName
+from imgstore.domain.paging import Page, PageRequest
+from imgstore.domain.resources import Gallery
+from imgstore.operations import lookup
+from imgstore.operations.activity_log import permit, recorded
+from imgstore.operations.gallery.versions import VersionView, seen, view_of
+from imgstore.operations.installation import Installation
+from imgstore.operations.lookup import Lineage
+
+COMMUNITY: Final = "Microsoft.Compute/locations/communityGalleries"
+SHARED: Final = "Microsoft.Compute/locations/sharedGalleries"
+_EXPECTED: Final = "a gallery that is shared with this subscription or its tenant"
+
+
+def share_add(
+    installation: Installation,
+    principal: Principal,
+    *,
+    group: str,
+    name: str,
+    subscriptions: Sequence[str] = (),
+    tenants: Sequence[str] = (),
+) -> Gallery:
+    """Let subscriptions and tenants read a gallery.
+
+    Raises:
+        NotFound: no such gallery.
+        InvalidInput, Conflict: as `sharing.added`.
+    """
+    return _shared(
+        installation,
+        principal,
+        group,
+        name,
+        lambda standing: added(standing, subscriptions=subscriptions, tenants=tenants),
+    )
+
+
+def share_remove(
+    installation: Installation,
+    principal: Principal,
+    *,
+    group: str,
+    name: str,
+    subscriptions: Sequence[str] = (),
+    tenants: Sequence[str] = (),
+) -> Gallery:
+    """Let subscriptions and tenants read a gallery no more. Disks that they made stay. Raises as `share_add`."""
+    return _shared(
+        installation,
+        principal,
+        group,
+        name,
+        lambda standing: removed(standing, subscriptions=subscriptions, tenants=tenants),
+    )
+
+
+def share_reset(installation: Installation, principal: Principal, *, group: str, name: str) -> Gallery:
+    """End every sharing of a gallery, of whichever kind.
+
+    Raises:
+        NotFound: no such gallery.
+    """
+    return _shared(installation, principal, group, name, lambda _: SharingProfile())
+
+
+def enable_community(installation: Installation, principal: Principal, *, group: str, name: str) -> Gallery:
+    """Let everybody who may use the installation find and read a community gallery.
+
+    Raises:
+        NotFound: no such gallery.
+        Conflict: it was not made for the community.
+    """
+    unique = installation.effects.new_uid()
+    return _shared(installation, principal, group, name, lambda standing: enabled(standing, unique))
+
+
+def list_shared(
+    installation: Installation, principal: Principal, *, location: str, to_tenant: bool = False
+) -> list[Gallery]:
+    """The galleries of others in a region that are shared with this subscription.
+
+    Args:
+        installation: whose subscription it is.
+        principal: who asks.
+        location: the region's name.
+        to_tenant: those shared with the tenant that the subscription belongs to, instead.
+
+    Raises:
+        InvalidInput: no such region.
+    """
+    request = PageRequest()
+    return list(page_shared(installation, principal, request, location=location, to_tenant=to_tenant).items)
+
+
+def page_shared(
+    installation: Installation, principal: Principal, request: PageRequest, *, location: str, to_tenant: bool = False
+) -> Page[Gallery]:
+    """A page of them, by name.
+
+    Raises:
+        InvalidInput: no such region, or the token is none of this list.
+    """
+    region = installation.regions.get(location, target="location").name
+    permit(installation, principal, Action.READ, _here(installation), SHARED)
+    with installation.catalog.reading() as facts:
+        mine, tenant = installation.subscription, facts.tenants.owner(installation.subscription)
+        found = [
+            each
+            for each in facts.galleries.shared()
+            if each.location == region
+            and each.subscription.lower() != mine.lower()
+            and each.sharing is not None
+            and (each.sharing.reaches("", tenant) if to_tenant else each.sharing.reaches(mine, None))
+        ]
+    of = f"{mine}/{region}/shared/{to_tenant}"
+    return Page.among(found, request, of=of, key=lambda gallery: f"{gallery.name.lower()}/{gallery.uid}")
+
+
+def show_shared(installation: Installation, principal: Principal, *, unique_name: str) -> Gallery:
+    """A gallery that is shared with this subscription or its tenant, by its unique name.
+
+    Raises:
+        NotFound: there is none, or it is not shared with them.
+    """
+    permit(installation, principal, Action.READ, _here(installation), SHARED)
+    with installation.catalog.reading() as facts:
+        gallery = _by_unique_name(installation, facts, unique_name)
+    reference = SharedReference(gallery=unique_name, community=False, definition="any")
+    _check_own(installation, principal, gallery, reference, _gallery_scope(gallery))
+    return gallery
+
+
+def show_community(installation: Installation, principal: Principal, *, public_name: str) -> Gallery:
+    """A community gallery by its public name.
+
+    Raises:
+        NotFound: there is none.
+    """
+    permit(installation, principal, Action.READ, _here(installation), COMMUNITY)
+    with installation.catalog.reading() as facts:
+        return _by_public_name(facts, public_name)
+
+
+def list_community(installation: Installation, principal: Principal) -> list[Gallery]:
+    """Every community gallery, for a principal who may read such galleries in some subscription.
+
+    Raises:
+        ScopeNotFound, AccessDenied: the principal may not.
+    """
+    subscriptions = {"/".join(grant.scope.split("/")[:3]) for grant in principal.grants}
+    if not any(may(principal, Action.READ, each, COMMUNITY) for each in subscriptions):
+        permit(installation, principal, Action.READ, _here(installation), COMMUNITY)
+    with installation.catalog.reading() as facts:
+        return facts.galleries.community()
+
+
+def definitions_shared(
+    installation: Installation, principal: Principal, reference: SharedReference, *, only: str | None = None
+) -> list[Lineage]:
+    """The definitions of a shared or community gallery, by name.
+
+    Args:
+        installation: whose subscription asks.
+        principal: who asks.
+        reference: of it the gallery is looked at.
+        only: this one alone.
+
+    Raises:
+        NotFound: no such gallery, or no such definition.
+    """
+    if only is None:
+        return list(page_definitions_shared(installation, principal, PageRequest(), reference).items)
+    _permit(installation, principal, reference, "/images")
+    with installation.catalog.reading() as facts:
+        gallery = _gallery(installation, facts, reference)
+        scope = f"{_gallery_scope(gallery)}/images/{only}"
+        _check_own(installation, principal, gallery, reference, scope)
+        return [_lineage(facts, gallery, replace(reference, definition=only))]
+
+
+def page_definitions_shared(
+    installation: Installation, principal: Principal, request: PageRequest, reference: SharedReference
+) -> Page[Lineage]:
+    """A page of the definitions of such a gallery, by name.
+
+    Raises:
+        NotFound: no such gallery.
+        InvalidInput: the token is none of this list.
+    """
+    _permit(installation, principal, reference, "/images")
+    with installation.catalog.reading() as facts:
+        gallery = _gallery(installation, facts, reference)
+        _check_own(installation, principal, gallery, reference, _gallery_scope(gallery), DEFINITIONS)
+        of = f"{gallery.uid}/shared"
+        found = facts.definitions.list(gallery.uid, after=request.after(of), limit=request.limit)
+        lines = [Lineage(gallery=gallery, definition=each) for each in found]
+        return Page.cut(lines, request, of=of, key=lambda line: line.definition.name)
+
+
+def versions_shared(installation: Installation, principal: Principal, reference: SharedReference) -> list[VersionView]:
+    """The versions of a definition of such a gallery, lowest first: all, or the one that `reference` names.
+
+    Raises:
+        NotFound: no such gallery, definition or version.
+    """
+    if reference.version is None:
+        return list(page_versions_shared(installation, principal, PageRequest(), reference).items)
+    _permit(installation, principal, reference, "/images/versions")
+    with installation.catalog.reading() as facts:
+        line = _line(installation, principal, facts, reference)
+        found = facts.versions.get(line.definition.uid, reference.version)
+        if found is None or not found.is_visible:
+            raise lookup.no_shared_image(reference)
+        return [view_of(facts, line, found)]
+
+
+def page_versions_shared(
+    installation: Installation, principal: Principal, request: PageRequest, reference: SharedReference
+) -> Page[VersionView]:
+    """A page of the versions of a definition of such a gallery, lowest first.
+
+    Raises:
+        NotFound: no such gallery or definition.
+        InvalidInput: the token is none of this list.
+    """
+    _permit(installation, principal, reference, "/images/versions")
+    with installation.catalog.reading() as facts:
+        line = _line(installation, principal, facts, reference)
+        of = f"{line.definition.uid}/shared"
+        after = request.after(of)
+        found = facts.versions.list(
+            line.definition.uid,
+            after=None if after is None else VersionName.parse(after),
+            limit=request.limit,
+            visible=True,
+        )
+        page = Page.cut(found, request, of=of, key=lambda version: str(version.name))
+        replicas = facts.replicas.of_versions([version.uid for version in page.items])
+        views = tuple(seen(line, version, replicas[version.uid]) for version in page.items)
+        return Page(items=views, next_token=page.next_token)
+
+
+def _line(installation: Installation, principal: Principal, facts: Facts, reference: SharedReference) -> Lineage:
+    gallery = _gallery(installation, facts, reference)
+    scope = f"{_gallery_scope(gallery)}/images/{reference.definition}"
+    if reference.version is not None:
+        scope = f"{scope}/versions/{reference.version}"
+    _check_own(installation, principal, gallery, reference, scope, VERSIONS)
+    return _lineage(facts, gallery, reference)
+
+
+def _lineage(facts: Facts, gallery: Gallery, reference: SharedReference) -> Lineage:
+    found = facts.lineages.find(gallery.subscription, gallery.group, gallery.name, reference.definition)
+    if found is None:
+        raise lookup.no_shared_image(reference)
+    return Lineage(gallery=found[0], definition=found[1])
+
+
+def admitted(
+    installation: Installation, principal: Principal, reference: ImageReference | SharedReference
+) -> ImageReference:
+    """The image that a reference means, if the principal may read it: by a role there, or because it is shared.
+
+    Raises:
+        AccessDenied: it may not.
+        NotFound: it may not even know of it, or there is no such gallery.
+    """
+    if isinstance(reference, ImageReference):
+        authorize(principal, Action.READ, image_scope(installation, reference), VERSIONS)
+        return reference
+    # Any role in the subscription: what is made of the image needs a right of its own, where it is made.
+    authorize_list(principal, _here(installation))
+    with installation.catalog.reading() as facts:
+        gallery = _gallery(installation, facts, reference)
+    meant = ImageReference(
+        subscription=gallery.subscription,
+        group=gallery.group,
+        gallery=gallery.name,
+        definition=reference.definition,
+        version=reference.version,
+        shared=None if gallery.subscription.casefold() == installation.subscription.casefold() else reference,
+    )
+    _check_own(installation, principal, gallery, reference, image_scope(installation, meant), VERSIONS)
+    return meant
+
+
+def _check_own(
+    installation: Installation,
+    principal: Principal,
+    gallery: Gallery,
+    reference: SharedReference,
+    scope: str,
+    of: str | None = None,
+) -> None:
+    """Check the right to read a gallery of the subscription itself: sharing it with others gives nothing here.
+
+    A community gallery is everybody's. A refusal is that for a gallery that does not exist.
+
+    Raises:
+        NotFound: the gallery is of this subscription, and the principal may not read the scope in it.
+    """
+    is_own = gallery.subscription.casefold() == installation.subscription.casefold()
+    if is_own and not reference.community and not may(principal, Action.READ, scope, of):
+        raise _not_shared(reference.gallery, _EXPECTED)
+
+
+def image_scope(installation: Installation, reference: ImageReference) -> str:
+    """Where a principal must be allowed to read versions: at the one that is named, or at all of the definition."""
+    subscription = reference.subscription or installation.subscription
+    above = (subscription, reference.group, reference.gallery, reference.definition)
+    return names.definition_id(*above) if reference.version is None else names.version_id(*above, reference.version)
+
+
+def _shared(
+    installation: Installation,
+    principal: Principal,
+    group: str,
+    name: str,
+    change: Callable[[SharingProfile | None], SharingProfile],
+) -> Gallery:
+    scope = names.gallery_id(installation.subscription, group, name)
+    with (
+        recorded(installation, principal, Action.SHARE, scope, "Microsoft.Compute/galleries/share/action"),
+        installation.catalog.transaction() as facts,
+    ):
+        standing = facts.galleries.held(lookup.gallery(facts, installation.subscription, group, name).uid)
+        wanted = replace(standing, sharing=change(standing.sharing))
+        facts.galleries.update(wanted)
+        return wanted
+
+
+def _permit(installation: Installation, principal: Principal, reference: SharedReference, inside: str) -> None:
+    above = COMMUNITY if reference.community else SHARED
+    permit(installation, principal, Action.READ, _here(installation), f"{above}{inside}")
+
+
+def _gallery_scope(gallery: Gallery) -> str:
+    return names.gallery_id(gallery.subscription, gallery.group, gallery.name)
+
+
+def _here(installation: Installation) -> str:
+    return f"/subscriptions/{installation.subscription}"
+
+
+def _gallery(installation: Installation, facts: Facts, reference: SharedReference) -> Gallery:
+    if reference.community:
+        return _by_public_name(facts, reference.gallery)
+    return _by_unique_name(installation, facts, reference.gallery)
+
+
+def _by_unique_name(installation: Installation, facts: Facts, unique_name: str) -> Gallery:
+    """The same answer where there is no gallery and where it is not for the subscription."""
+    mine = installation.subscription
+    for each in facts.galleries.shared():
+        name = f"{each.subscription}-{each.name}"
+        if name.casefold() == unique_name.casefold() and each.sharing is not None:
+            own = each.subscription.lower() == mine.lower()
+            if own or each.sharing.reaches(mine, facts.tenants.owner(mine)):
+                return each
+    raise _not_shared(unique_name, _EXPECTED)
+
+
+def _by_public_name(facts: Facts, public_name: str) -> Gallery:
+    for each in facts.galleries.community():
+        info = each.sharing.community if each.sharing else None
+        if info is not None and info.public_name is not None and info.public_name.casefold() == public_name.casefold():
+            return each
+    raise _not_shared(public_name, "a community gallery")
+
+
+def _not_shared(name: str, expected: str) -> NotFound:
+    return NotFound(
+        f"The gallery '{name[:200]}' was not found.",
+        found="no gallery of that name, or none that is shared with whom you act for",
+        expected=expected,
+        hint="`imgstore sig list-shared -l REGION` shows what is shared with a subscription",
+        target=name[:200],
+        code="GalleryNotFound",
+    )

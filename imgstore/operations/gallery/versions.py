@@ -1,0 +1,110 @@
+"""Image versions as they are shown: with their replicas and what they are in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from imgstore.catalog import Facts
+from imgstore.domain import names
+from imgstore.domain.identity.access import VERSIONS, Action, Principal, may, visible
+from imgstore.domain.names import VersionName
+from imgstore.domain.paging import Page, PageRequest
+from imgstore.domain.resources import ImageVersion, Replica, ZoneGap
+from imgstore.domain.states import ReplicaState
+from imgstore.operations import lookup
+from imgstore.operations.activity_log import permit, permit_list
+from imgstore.operations.installation import Installation
+from imgstore.operations.lookup import Lineage
+from imgstore.regions import ALL_ZONES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionView:
+    """A version with its replicas and what it is in."""
+
+    version: ImageVersion
+    replicas: tuple[Replica, ...]
+    """By region and ordinal; none that is being deleted."""
+    line: Lineage
+    gaps: tuple[ZoneGap, ...] = ()
+    """What zones are known to miss of the replicas that lie in three; filled where one version is shown."""
+    silent_slots: frozenset[str] = frozenset()
+    """The uids of the slots whose store does not answer, as far as this host knows."""
+
+
+def view_of(facts: Facts, line: Lineage, version: ImageVersion) -> VersionView:
+    """A version with its replicas."""
+    return seen(line, version, facts.replicas.list(version.uid))
+
+
+def seen(line: Lineage, version: ImageVersion, replicas: Sequence[Replica]) -> VersionView:
+    """The same, of replicas that were read already."""
+    living = tuple(replica for replica in replicas if replica.state is not ReplicaState.DELETING)
+    return VersionView(version=version, replicas=living, line=line)
+
+
+def show_version(
+    installation: Installation,
+    principal: Principal,
+    *,
+    group: str,
+    gallery: str,
+    definition: str,
+    version: VersionName,
+    replicas: bool = True,
+) -> VersionView:
+    """The version of that name; without its `replicas`, which are another look into the catalog, where nobody asks."""
+    scope = names.version_id(installation.subscription, group, gallery, definition, version)
+    permit(installation, principal, Action.READ, scope)
+    if replicas:
+        installation.locator.health.refresh()
+    with installation.catalog.reading() as facts:
+        line, found = lookup.lineage_and_version(facts, installation.subscription, group, gallery, definition, version)
+        if not replicas:
+            return seen(line, found, ())
+        view = view_of(facts, line, found)
+        zoned = [each.slot.uid for each in view.replicas if each.slot.zone == ALL_ZONES]
+        gaps = tuple(facts.zone_gaps.of_slots(zoned))
+    silent = frozenset(each.slot.uid for each in view.replicas if installation.locator.is_avoided(each.slot))
+    return replace(view, gaps=gaps, silent_slots=silent)
+
+
+def list_versions(
+    installation: Installation, principal: Principal, *, group: str, gallery: str, definition: str
+) -> list[VersionView]:
+    """The versions of a definition, lowest first."""
+    page = page_versions(installation, principal, PageRequest(), group=group, gallery=gallery, definition=definition)
+    return list(page.items)
+
+
+def page_versions(
+    installation: Installation,
+    principal: Principal,
+    request: PageRequest,
+    *,
+    group: str,
+    gallery: str,
+    definition: str,
+) -> Page[VersionView]:
+    """A page of the versions of a definition, lowest first.
+
+    Raises:
+        InvalidInput: the token is none of this list.
+    """
+    scope = names.definition_id(installation.subscription, group, gallery, definition)
+    permit_list(installation, principal, scope)
+    whole = may(principal, Action.READ, scope, VERSIONS)
+    of = f"{scope}/versions"
+    after = request.after(of)
+    with installation.catalog.reading() as facts:
+        line = lookup.lineage(facts, installation.subscription, group, gallery, definition)
+        found = facts.versions.list(
+            line.definition.uid,
+            after=None if after is None else VersionName.parse(after),
+            limit=request.limit if whole else None,
+            visible=True,
+        )
+        found = visible(principal, found, lambda each: line.version_id(each.name), whole=whole)
+        page = Page.cut(found, request, of=of, key=lambda version: str(version.name))
+        replicas = facts.replicas.of_versions([version.uid for version in page.items])
+        views = tuple(seen(line, version, replicas[version.uid]) for version in page.items)
+        return Page(items=views, next_token=page.next_token)

@@ -1,0 +1,178 @@
+"""Waits until an image version is as it should be, whoever makes it so: the catalog is asked now and then."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from imgstore.domain.errors import Conflict, NotFound, ReplicationFailed, ScopeNotFound
+from imgstore.domain.identity.access import Principal
+from imgstore.domain.names import VersionName
+from imgstore.domain.resources import Replica
+from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.operations.gallery.versions import VersionView, show_version
+from imgstore.operations.installation import Installation
+
+_View = TypeVar("_View")
+
+
+def wait_for_version(
+    installation: Installation,
+    principal: Principal,
+    *,
+    group: str,
+    gallery: str,
+    definition: str,
+    version: VersionName,
+    until: Callable[[VersionView | None], bool],
+    interval_seconds: float,
+    timeout_seconds: float,
+) -> VersionView | None:
+    """Look at a version until `until` holds of it.
+
+    Args:
+        installation: where; its effects wait and tell the time.
+        principal: who.
+        group: the resource group's name.
+        gallery: the gallery's.
+        definition: the definition's.
+        version: the version's.
+        until: of the version as it stands, None where there is none. What it raises ends the waiting.
+        interval_seconds: from one look to the next.
+        timeout_seconds: from the first look to the last.
+
+    Returns:
+        The version as `until` held of it.
+
+    Raises:
+        Conflict: the time is over.
+    """
+
+    def look() -> VersionView | None:
+        try:
+            return show_version(
+                installation, principal, group=group, gallery=gallery, definition=definition, version=version
+            )
+        except ScopeNotFound:
+            raise
+        except NotFound:
+            return None
+
+    return look_until(
+        look,
+        until,
+        state=lambda view: view.version.provisioning_state,
+        target=str(version),
+        interval_seconds=interval_seconds,
+        timeout_seconds=timeout_seconds,
+        monotonic=installation.effects.monotonic,
+        pause=installation.effects.wait,
+    )
+
+
+def look_until(
+    look: Callable[[], _View | None],
+    until: Callable[[_View | None], bool],
+    *,
+    state: Callable[[_View], str],
+    target: str,
+    interval_seconds: float,
+    timeout_seconds: float,
+    monotonic: Callable[[], float],
+    pause: Callable[[float], None],
+) -> _View | None:
+    """Look until what is seen is as it should be, at a home or over a server.
+
+    Args:
+        look: what stands; None is nothing.
+        until: of what stands. What it raises ends the waiting.
+        state: the provisioning state of what stands, for the error.
+        target: what is looked at, for the error.
+        interval_seconds: from one look to the next.
+        timeout_seconds: from the first look to the last.
+        monotonic: seconds of a clock that only goes on.
+        pause: lets so many seconds pass.
+
+    Returns:
+        What stood when `until` held of it.
+
+    Raises:
+        Conflict: the time is over.
+    """
+    end = monotonic() + timeout_seconds
+    while True:
+        view = look()
+        if until(view):
+            return view
+        left = end - monotonic()
+        if left <= 0:
+            raise Conflict(
+                f"Wait operation timed-out after {timeout_seconds:g} seconds",
+                found="no such version" if view is None else f"provisioning state {state(view)}",
+                expected="what was waited for",
+                hint="wait again, with a longer --timeout",
+                target=target,
+                code="OperationTimedOut",
+            )
+        pause(min(interval_seconds, left))
+
+
+def is_replicated(installation: Installation, version_uid: str) -> bool:
+    """Tell whether the workers are done with a version whose replicas were left to them.
+
+    A failed replica that rests until its next try counts as done; one that nobody has tried since does not.
+
+    Raises:
+        NotFound: the version was deleted meanwhile.
+        ReplicationFailed: a replica failed and no other one is under way.
+        StoreError: the catalog does not answer.
+    """
+    with installation.catalog.reading() as facts:
+        version = facts.versions.by_uid(version_uid)
+        if not version.is_visible:
+            raise nothing_made()
+        replicas = [each for each in facts.replicas.list(version_uid) if each.state is not ReplicaState.DELETING]
+    missing = [each for each in replicas if each.state is not ReplicaState.COMPLETED]
+    if any(_is_under_way(each) for each in missing):
+        return False
+    if missing:
+        raise not_replicated("; ".join(f"{each.slot.key}: {each.error or each.state}" for each in missing))
+    return True
+
+
+def _is_under_way(replica: Replica) -> bool:
+    return replica.state in (ReplicaState.PENDING, ReplicaState.REPLICATING) or replica.retry_at is None
+
+
+def is_made(view: VersionView | None) -> bool:
+    """Whether a version is complete in all its regions.
+
+    Raises:
+        NotFound: there is none.
+        ReplicationFailed: it failed in a region.
+    """
+    if view is None:
+        raise nothing_made()
+    state = view.version.provisioning_state
+    if state is ProvisioningState.FAILED:
+        failed = [each for each in view.replicas if each.state is not ReplicaState.COMPLETED]
+        raise not_replicated("; ".join(f"{each.slot.key}: {each.error or each.state}" for each in failed))
+    return state is ProvisioningState.SUCCEEDED
+
+
+def nothing_made() -> NotFound:
+    """What is raised where nobody makes the version that is waited for."""
+    return NotFound(
+        "The image version was not found.",
+        found="no version of that name",
+        expected="a version that is being made",
+        hint="wait with --exists first",
+    )
+
+
+def not_replicated(found: str) -> ReplicationFailed:
+    """What is raised where a version failed; `found` says where, and of what."""
+    return ReplicationFailed(
+        "The operation failed.",
+        found=found,
+        expected="a version that is complete in all its regions",
+        hint="repeat `imgstore sig image-version create` or `update`; the failed ones go on where they stood",
+    )

@@ -1,0 +1,1 @@
+"""Manage principals and roles."""

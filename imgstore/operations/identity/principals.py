@@ -1,0 +1,438 @@
+"""Tenants, service principals, users and the issuers that vouch for them: who is known. What they may: `roles.py`."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from imgstore.catalog import Facts
+from imgstore.domain.errors import Conflict, InvalidInput, NotFound
+from imgstore.domain.identity.access import INSTALLATION, Action, Grant, Principal, Role
+from imgstore.domain.identity.principals import Identity, Issuer, PrincipalKind, RoleAssignment, Secret, Tenant
+from imgstore.operations.activity_log import permit, recorded
+from imgstore.operations.installation import Installation
+
+FIRST_TENANT: Final = "default"
+_NAME_CHARACTERS_MAX: Final = 120
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """What is kept of a secret that somebody was given."""
+
+    hint: str
+    hashed: str
+    days: int
+    """How long it is good for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """A principal with what belongs to it."""
+
+    identity: Identity
+    secrets: tuple[Secret, ...] = ()
+    assignments: tuple[RoleAssignment, ...] = ()
+
+
+def principal_of(facts: Facts, identity: Identity) -> Principal:
+    """Who asks, with every role that it has."""
+    grants = tuple(Grant(role=each.role, scope=each.scope) for each in facts.assignments.of(identity.uid))
+    return Principal(name=identity.name, grants=grants, uid=identity.uid, tenant=identity.tenant_uid)
+
+
+def ensure_tenant(installation: Installation, facts: Facts) -> Tenant:
+    """The installation's own tenant, made where there is none; its subscription is the tenant's."""
+    facts.tenants.lock()
+    tenants = facts.tenants.list()
+    own = tenants[0] if tenants else _new_tenant(installation, facts, FIRST_TENANT)
+    facts.tenants.own(installation.subscription, own.uid)
+    return own
+
+
+def create_tenant(
+    installation: Installation, principal: Principal, *, name: str, subscriptions: Sequence[str] = ()
+) -> Tenant:
+    """Make a tenant.
+
+    Args:
+        installation: where.
+        principal: who asks.
+        name: what people call it.
+        subscriptions: those that belong to it from now on.
+
+    Raises:
+        InvalidInput: nobody can be called so.
+        Conflict: there is one of that name, or a subscription belongs to another.
+    """
+    _check_name(name)
+    with _administering(installation, principal, "tenants/write"), installation.catalog.transaction() as facts:
+        ensure_tenant(installation, facts)
+        if facts.tenants.find(name) is not None:
+            raise Conflict(
+                f"A tenant '{name}' is there already.",
+                found=f"a tenant of the name or id {name}",
+                expected="a name that no tenant has",
+                hint="imgstore auth tenant list",
+                target="name",
+            )
+        made = _new_tenant(installation, facts, name)
+        for each in subscriptions:
+            owner = facts.tenants.owner(each)
+            if owner is not None:
+                raise Conflict(
+                    f"The subscription '{each}' belongs to a tenant already.",
+                    found=f"the tenant {owner}",
+                    expected="a subscription that no tenant has",
+                    hint="leave it out",
+                    target="subscriptions",
+                )
+            facts.tenants.own(each, made.uid)
+        return made
+
+
+def list_tenants(installation: Installation, principal: Principal) -> list[Tenant]:
+    """Every tenant, the installation's own first."""
+    permit(installation, principal, Action.ADMINISTER, INSTALLATION)
+    with installation.catalog.transaction() as facts:
+        ensure_tenant(installation, facts)
+        return facts.tenants.list()
+
+
+def add_service_principal(
+    installation: Installation,
+    principal: Principal,
+    *,
+    name: str,
+    proof: Proof | None,
+    tenant: str | None = None,
+    client_id: str | None = None,
+) -> Known:
+    """Make a service principal.
+
+    Args:
+        installation: where.
+        principal: who asks.
+        name: what people call it.
+        proof: of its first secret; None where the application has secrets already.
+        tenant: name or id; None is the installation's own.
+        client_id: of an application that another tenant knows; None makes a new one.
+
+    Raises:
+        NotFound: no such tenant or application.
+        Conflict: the tenant knows the application.
+    """
+    _check_name(name)
+    with (
+        _administering(installation, principal, "servicePrincipals/write"),
+        installation.catalog.transaction() as facts,
+    ):
+        home = _tenant(installation, facts, tenant)
+        if client_id is not None and not facts.principals.of_client_anywhere(client_id):
+            raise _unknown(client_id, "an application that a tenant knows")
+        made = Identity(
+            uid=installation.effects.new_uid(),
+            kind=PrincipalKind.SERVICE_PRINCIPAL,
+            tenant_uid=home.uid,
+            name=name,
+            client_id=client_id or installation.effects.new_uid(),
+            created_at=installation.effects.now(),
+        )
+        facts.principals.add(made)
+        if proof is not None:
+            _add_secret(installation, facts, made, proof)
+        return _known(facts, made)
+
+
+def found_administrator(installation: Installation, proof: Proof) -> Known | None:
+    """Make the first service principal of all, Owner of the installation; None where anybody is known already.
+
+    Nobody is asked: this is how the first one comes to be, by whoever starts the server on the catalog.
+    """
+    with installation.catalog.transaction() as facts:
+        home = ensure_tenant(installation, facts)
+        if facts.principals.list():
+            return None
+        now = installation.effects.now()
+        made = Identity(
+            uid=installation.effects.new_uid(),
+            kind=PrincipalKind.SERVICE_PRINCIPAL,
+            tenant_uid=home.uid,
+            name="administrator",
+            client_id=installation.effects.new_uid(),
+            created_at=now,
+        )
+        facts.principals.add(made)
+        _add_secret(installation, facts, made, proof)
+        facts.assignments.add(
+            RoleAssignment(
+                uid=installation.effects.new_uid(),
+                principal_uid=made.uid,
+                role=Role.OWNER,
+                scope=INSTALLATION,
+                created_at=now,
+            )
+        )
+        facts.activity.add(
+            principal="imgstore",
+            action="imgstore/servicePrincipals/write",
+            scope=INSTALLATION,
+            outcome="Succeeded",
+            detail=f"the first administrator: {made.uid}",
+            started_at=now,
+            finished_at=now,
+        )
+        return _known(facts, made)
+
+
+def add_user(installation: Installation, principal: Principal, *, issuer: str, subject: str, name: str) -> Known:
+    """Make a user known, by what its issuer calls it.
+
+    Raises:
+        NotFound: the issuer is not trusted.
+        Conflict: the subject is known.
+    """
+    _check_name(name)
+    with _administering(installation, principal, "users/write"), installation.catalog.transaction() as facts:
+        trusted = _issuer(facts, issuer)
+        made = Identity(
+            uid=installation.effects.new_uid(),
+            kind=PrincipalKind.USER,
+            tenant_uid=trusted.tenant_uid,
+            name=name,
+            issuer=trusted.url,
+            subject=subject,
+            created_at=installation.effects.now(),
+        )
+        facts.principals.add(made)
+        return _known(facts, made)
+
+
+def list_principals(installation: Installation, principal: Principal, kind: PrincipalKind) -> list[Known]:
+    """Every principal of a kind, oldest first."""
+    permit(installation, principal, Action.ADMINISTER, INSTALLATION)
+    with installation.catalog.reading() as facts:
+        return [Known(identity=each) for each in facts.principals.list() if each.kind is kind]
+
+
+def show_principal(installation: Installation, principal: Principal, *, who: str) -> Known:
+    """A principal by its object id, client id or name (see `find_principal`)."""
+    permit(installation, principal, Action.ADMINISTER, INSTALLATION)
+    with installation.catalog.reading() as facts:
+        return _known(facts, find_principal(facts, who))
+
+
+def delete_principal(installation: Installation, principal: Principal, *, who: str) -> None:
+    """Forget a principal, its roles and tokens, and the secrets of an application that nobody else knows."""
+    with _administering(installation, principal, "principals/delete"), installation.catalog.transaction() as facts:
+        found = find_principal(facts, who)
+        facts.principals.delete(found.uid)
+        if found.client_id is not None and not facts.principals.of_client_anywhere(found.client_id):
+            facts.secrets.delete_all(found.client_id)
+
+
+def revoke_tokens(installation: Installation, principal: Principal, *, who: str) -> Known:
+    """Take back all tokens that a principal was given until now. New ones are good.
+
+    Operations that run go on; those that a crash interrupted are not resumed. A server that has just read whose they are believes them for 5 seconds more.
+
+    Raises:
+        NotFound: no such principal.
+    """
+    with (
+        _administering(installation, principal, "principals/revokeTokens/action"),
+        installation.catalog.transaction() as facts,
+    ):
+        found = find_principal(facts, who)
+        facts.principals.take_tokens_back(found.uid, facts.now())
+        return _known(facts, find_principal(facts, found.uid))
+
+
+def reset_credential(
+    installation: Installation, principal: Principal, *, who: str, proof: Proof, keep: bool = False
+) -> Known:
+    """Give an application a new secret. Unless the others are kept, the tokens that they gave are taken back.
+
+    Args:
+        installation: where.
+        principal: who asks.
+        who: of which application, by one of its principals.
+        proof: of the new secret.
+        keep: leave the secrets that stand beside it, so that it can be changed for them one place after the other.
+
+    Raises:
+        NotFound: no such principal.
+        InvalidInput: it is a user.
+    """
+    with (
+        _administering(installation, principal, "servicePrincipals/credentials/write"),
+        installation.catalog.transaction() as facts,
+    ):
+        found = find_principal(facts, who)
+        if found.client_id is None:
+            raise InvalidInput(
+                f"'{found.name}' has no secrets here.",
+                found="a user, whom its issuer vouches for",
+                expected="a service principal",
+                hint="imgstore auth sp list",
+                target="id",
+            )
+        if not keep:
+            facts.secrets.delete_all(found.client_id)
+            for each in facts.principals.list():
+                if each.client_id == found.client_id:
+                    facts.principals.take_tokens_back(each.uid, facts.now())
+        _add_secret(installation, facts, found, proof)
+        return _known(facts, found)
+
+
+def add_issuer(
+    installation: Installation, principal: Principal, *, url: str, audience: str, jwks: str, tenant: str | None = None
+) -> Issuer:
+    """Trust an OIDC issuer for the users of a tenant.
+
+    Args:
+        installation: where.
+        principal: who asks.
+        url: the claim ``iss`` of its tokens, to the letter.
+        audience: the claim ``aud`` that they must carry.
+        jwks: an https URL, or the absolute path of a file.
+        tenant: name or id; None is the installation's own.
+
+    Raises:
+        InvalidInput: one of them is no such thing.
+        Conflict: it is trusted already.
+    """
+    for value, what in ((url, "issuer"), (audience, "audience")):
+        if not value or len(value) > 2_000:
+            raise InvalidInput(
+                f"The {what} is invalid.",
+                found=repr(value[:80]),
+                expected="the very text that the issuer's tokens carry",
+                hint="decode one of its tokens and look",
+                target=what,
+            )
+    if not jwks.startswith(("https://", "/")):
+        raise InvalidInput(
+            "The place of the issuer's keys is invalid.",
+            found=repr(jwks[:80]),
+            expected="an https URL, or the absolute path of a file",
+            hint="`jwks_uri` in the issuer's /.well-known/openid-configuration",
+            target="jwks",
+        )
+    with _administering(installation, principal, "issuers/write"), installation.catalog.transaction() as facts:
+        made = Issuer(
+            uid=installation.effects.new_uid(),
+            tenant_uid=_tenant(installation, facts, tenant).uid,
+            url=url,
+            audience=audience,
+            jwks=jwks,
+            created_at=installation.effects.now(),
+        )
+        facts.issuers.add(made)
+        return made
+
+
+def list_issuers(installation: Installation, principal: Principal) -> list[Issuer]:
+    """Every trusted issuer."""
+    permit(installation, principal, Action.ADMINISTER, INSTALLATION)
+    with installation.catalog.reading() as facts:
+        return facts.issuers.list()
+
+
+def remove_issuer(installation: Installation, principal: Principal, *, url: str) -> None:
+    """Trust an issuer no more. Its users stay known, for when it comes again, and cannot come in meanwhile."""
+    with _administering(installation, principal, "issuers/delete"), installation.catalog.transaction() as facts:
+        facts.issuers.delete(_issuer(facts, url).uid)
+
+
+def find_principal(facts: Facts, who: str) -> Identity:
+    """The one principal whose object id, client id, subject or name is `who`.
+
+    Raises:
+        NotFound: there is none.
+        Conflict: there are several; the object id tells them apart.
+    """
+    exact = facts.principals.get(who)
+    if exact is not None:
+        return exact
+    found = [each for each in facts.principals.list() if who in (each.client_id, each.subject, each.name)]
+    if not found:
+        raise _unknown(who, "the object id, client id or name of a principal")
+    if len(found) > 1:
+        raise Conflict(
+            f"'{who}' is the name of several principals.",
+            found=", ".join(each.uid for each in found),
+            expected="one",
+            hint="give its object id",
+            target="id",
+        )
+    return found[0]
+
+
+def _administering(installation: Installation, principal: Principal, what: str) -> AbstractContextManager[None]:
+    return recorded(installation, principal, Action.ADMINISTER, INSTALLATION, f"imgstore/{what}")
+
+
+def _known(facts: Facts, identity: Identity) -> Known:
+    secrets: Sequence[Secret] = facts.secrets.list(identity.client_id) if identity.client_id else ()
+    return Known(identity=identity, secrets=tuple(secrets), assignments=tuple(facts.assignments.of(identity.uid)))
+
+
+def _add_secret(installation: Installation, facts: Facts, identity: Identity, proof: Proof) -> None:
+    assert identity.client_id is not None
+    now = installation.effects.now()
+    facts.secrets.add(
+        Secret(
+            uid=installation.effects.new_uid(),
+            client_id=identity.client_id,
+            hint=proof.hint,
+            hashed=proof.hashed,
+            created_at=now,
+            expires_at=now + timedelta(days=proof.days),
+        )
+    )
+
+
+def _new_tenant(installation: Installation, facts: Facts, name: str) -> Tenant:
+    made = Tenant(uid=installation.effects.new_uid(), name=name, created_at=installation.effects.now())
+    facts.tenants.add(made)
+    return made
+
+
+def _tenant(installation: Installation, facts: Facts, name: str | None) -> Tenant:
+    own = ensure_tenant(installation, facts)
+    found = own if name is None else facts.tenants.find(name)
+    if found is None:
+        raise _unknown(str(name), "the name or id of a tenant", "imgstore auth tenant list")
+    return found
+
+
+def _issuer(facts: Facts, url: str) -> Issuer:
+    found = facts.issuers.get(url)
+    if found is None:
+        raise _unknown(url, "an issuer that is trusted, to the letter", "imgstore auth issuer list")
+    return found
+
+
+def _check_name(name: str) -> None:
+    if not name.strip() or len(name) > _NAME_CHARACTERS_MAX or not name.isprintable():
+        raise InvalidInput(
+            "The name is invalid.",
+            found=repr(name[:_NAME_CHARACTERS_MAX]),
+            expected=f"1 to {_NAME_CHARACTERS_MAX} printable characters",
+            hint="choose another name",
+            target="name",
+        )
+
+
+def _unknown(who: str, expected: str, command: str = "imgstore auth sp list") -> NotFound:
+    return NotFound(
+        f"'{who}' is not known.",
+        found="nothing of that name or id",
+        expected=expected,
+        hint=f"`{command}` shows what there is",
+        target=who,
+        code="Request_ResourceNotFound",
+    )

@@ -1,0 +1,110 @@
+"""Who was given which role where."""
+
+from collections.abc import Sequence
+
+from imgstore.domain.errors import Conflict, NotFound
+from imgstore.domain.identity.access import ROLE_ASSIGNMENTS, Action, Principal, Role, check_scope, may
+from imgstore.domain.identity.principals import Identity, RoleAssignment
+from imgstore.operations.activity_log import recorded
+from imgstore.operations.identity.principals import find_principal
+from imgstore.operations.installation import Installation
+
+
+def assign(
+    installation: Installation, principal: Principal, *, assignee: str, role: Role, scope: str
+) -> RoleAssignment:
+    """Give somebody a role on a scope and on all below it.
+
+    Args:
+        installation: where.
+        principal: who gives; needs the right to give roles there, which an Owner has.
+        assignee: object id, client id or name of a principal.
+        role: which.
+        scope: a resource id; "/" is the installation.
+
+    Raises:
+        NotFound: the assignee is not known, or the scope is none.
+        Conflict: it has the role there.
+    """
+    where = check_scope(scope)
+    with (
+        recorded(
+            installation, principal, Action.WRITE, where, f"{ROLE_ASSIGNMENTS}/{Action.WRITE}", of=ROLE_ASSIGNMENTS
+        ),
+        installation.catalog.transaction() as facts,
+    ):
+        identity = find_principal(facts, assignee)
+        for standing in facts.assignments.of(identity.uid):
+            if standing.role is role and standing.scope.casefold() == where.casefold():
+                raise Conflict(
+                    "The role assignment already exists.",
+                    found=f"{role} on {standing.scope}, assignment {standing.uid}",
+                    expected="a role that the principal does not have there",
+                    hint="imgstore auth role assignment list",
+                    target="roleAssignment",
+                    code="RoleAssignmentExists",
+                )
+        made = RoleAssignment(
+            uid=installation.effects.new_uid(),
+            principal_uid=identity.uid,
+            role=role,
+            scope=where,
+            created_at=installation.effects.now(),
+        )
+        facts.assignments.add(made)
+        return made
+
+
+def list_assignments(
+    installation: Installation,
+    principal: Principal,
+    *,
+    assignee: str | None = None,
+    role: Role | None = None,
+    scope: str | None = None,
+) -> list[RoleAssignment]:
+    """The roles that were given, of those that `principal` may see: all, or those of somebody, of a kind, at a scope."""
+    where = None if scope is None else check_scope(scope).casefold()
+    with installation.catalog.reading() as facts:
+        who = None if assignee is None else find_principal(facts, assignee).uid
+        found = facts.assignments.list() if who is None else facts.assignments.of(who)
+    return [
+        each
+        for each in found
+        if role in (None, each.role)
+        and where in (None, each.scope.casefold())
+        and may(principal, Action.READ, each.scope, ROLE_ASSIGNMENTS)
+    ]
+
+
+def holders(installation: Installation, assignments: Sequence[RoleAssignment]) -> dict[str, Identity]:
+    """Whose roles these are, by object id."""
+    with installation.catalog.reading() as facts:
+        known = {each.uid: each for each in facts.principals.list()}
+    return {each.principal_uid: known[each.principal_uid] for each in assignments if each.principal_uid in known}
+
+
+def remove(installation: Installation, principal: Principal, *, uid: str) -> None:
+    """Take a role away.
+
+    Raises:
+        NotFound: no such assignment, or none that the principal may take away.
+    """
+    with installation.catalog.reading() as facts:
+        found = next((each for each in facts.assignments.list() if each.uid == uid), None)
+    # An assignment that the principal may not take away is as good as none: its scope is not told.
+    if found is None or not may(principal, Action.DELETE, found.scope, ROLE_ASSIGNMENTS):
+        raise NotFound(
+            f"The role assignment '{uid}' is not found.",
+            found="no assignment of that id",
+            expected="an assignment that was made",
+            hint="imgstore auth role assignment list",
+            target=uid,
+            code="RoleAssignmentNotFound",
+        )
+    what = f"{ROLE_ASSIGNMENTS}/{Action.DELETE}"
+    with (
+        recorded(installation, principal, Action.DELETE, found.scope, what, of=ROLE_ASSIGNMENTS),
+        installation.catalog.transaction() as facts,
+    ):
+        facts.assignments.delete(uid)

@@ -1,0 +1,1 @@
+"""Create, show and delete machines and managed images."""

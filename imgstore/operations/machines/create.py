@@ -1,0 +1,567 @@
+"""A machine is made: its row, and its disks, made from one replica or managed image, or attached as they are.
+
+All rows are written in one transaction, with one turn of the round robin; then each disk's reference is put. Killed in
+between, the same call goes on with the disks that were given to it.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from imgstore.catalog import Facts
+from imgstore.domain import names
+from imgstore.domain.disks.disk_details import DiskDetails
+from imgstore.domain.disks.version_disks import OS_DISK, check_there, disk_key, lun_of
+from imgstore.domain.errors import Conflict, InvalidInput, PropertyChangeNotAllowed
+from imgstore.domain.identity.access import VERSIONS, Action, Principal, authorize
+from imgstore.domain.machines import (
+    AS_EVER,
+    MACHINE,
+    NOTHING_KEPT,
+    SIZE,
+    DiskManner,
+    Machine,
+    check_machine_name,
+    free_luns,
+)
+from imgstore.domain.names import ImageReference, SharedReference, image_reference
+from imgstore.domain.resources import NO_TAGS, Declared, DiskKind, ManagedDisk, OsState, OsType, StorageAccountType
+from imgstore.domain.states import ProvisioningState
+from imgstore.domain.storage.sizes import GIB
+from imgstore.operations import lookup
+from imgstore.operations.activity_log import recorded
+from imgstore.operations.disks.advice import advise_replicas
+from imgstore.operations.disks.disks import (
+    ImageDiskRequest,
+    add_disk,
+    check_same_image,
+    choose_slot,
+    region_of_disk,
+)
+from imgstore.operations.disks.from_source import copy_of
+from imgstore.operations.disks.originals import named_ids, no_source
+from imgstore.operations.disks.placed_disks import make_placed_disks
+from imgstore.operations.gallery.groups import ensure_group, permit_group
+from imgstore.operations.gallery.sharing import admitted, image_scope
+from imgstore.operations.installation import Installation
+from imgstore.operations.machines.images import ManagedImage, named_image
+from imgstore.operations.machines.machines import MachineView
+from imgstore.operations.network_records import authorize_interfaces
+from imgstore.operations.quotas import quota_kept
+from imgstore.operations.slots.references import PlacedDisk, lease_disk
+from imgstore.policy.os_compatibility import check_kin
+from imgstore.policy.os_profile import NO_PROFILE, OsProfile, checked_profile
+
+_WHAT = "virtual machine"
+_IMAGE = "properties.storageProfile.imageReference.id"
+_DATA_DISKS = "properties.storageProfile.dataDisks"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskAsked:
+    """What is said of one disk of a machine."""
+
+    manner: DiskManner = AS_EVER
+    attach: str | None = None
+    """A managed disk by name or id, for a data disk; None is one that the image has there."""
+    resource_id: str | None = None
+    """It is this very disk: said of a machine that stands."""
+    size_gib: int | None = None
+    """It has this size: disks are not made larger than their image."""
+    sku: StorageAccountType | None = None
+    """The type that the disk is to be shown with, as `DiskDetails.sku`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineRequest:
+    """A machine as it is asked for."""
+
+    group: str
+    """The resource group's name; made where it is missing."""
+    name: str
+    location: str | None = None
+    """The region; None is that of an attached OS disk, else the group's."""
+    image: str | None = None
+    """A managed image by name or id, or an image version or definition (its latest) by id or path."""
+    attach_os_disk: str | None = None
+    """Instead of an image: a managed disk by name or id."""
+    attach_data_disks: Sequence[str] = ()
+    """Managed disks, at the lowest LUNs that the image leaves."""
+    disks: Mapping[str, DiskAsked] = field(default_factory=dict)
+    """What is said of single disks, by disk key."""
+    disks_whole: bool = False
+    """Those are all data disks that the machine is to have."""
+    os_type: OsType | None = None
+    """Of an attached OS disk that does not say."""
+    size: str | None = None
+    """None is `SIZE`, or as it stands."""
+    profile: OsProfile = NO_PROFILE
+    specialized: bool = False
+    """The image is said to be."""
+    tags: Mapping[str, str] | None = None
+    """None leaves them as they are."""
+    kept: Mapping[str, Any] = field(default_factory=lambda: NOTHING_KEPT)
+    """As `Machine.kept`; of a machine that stands, what is not named stays."""
+    interfaces: Mapping[str, bool] | None = None
+    """The ids of network interfaces, and whether each goes with the machine; None leaves them as they are."""
+    may_be_new: bool = True
+    """False changes one that stands, and makes none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """The request with its image found."""
+
+    request: MachineRequest
+    reference: ImageReference | None
+    """An image version, or a definition."""
+
+
+def create_machine(installation: Installation, principal: Principal, request: MachineRequest) -> MachineView:
+    """Make a machine and its disks. The same command again goes on where it was killed, or changes size and tags.
+
+    Raises:
+        InvalidInput: no or two sources, one that is not there or in another region, an OS profile that the image does
+            not take or lacks.
+        ImageNotAvailable: no such version, or it is not complete in the region.
+        PropertyChangeNotAllowed: it exists, from another source, in another region or with another OS profile.
+        Conflict: a disk is attached to another machine.
+    """
+    check_machine_name(request.name)
+    _check_one_source(request)
+    scope = names.compute_id(installation.subscription, request.group, MACHINE, request.name)
+    permit_group(installation, principal, request.group)
+    with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/virtualMachines/write"):
+        asked = _Asked(request=request, reference=_admitted(installation, principal, request))
+        installation.locator.health.refresh()
+        with installation.catalog.transaction() as facts, quota_kept(installation, facts):
+            standing = facts.machines.get(installation.subscription, request.group, request.name)
+            authorize_interfaces(facts, principal, scope, standing, request.interfaces or ())
+            if standing is None and not request.may_be_new:
+                lookup.machine(facts, installation.subscription, request.group, request.name)
+            if standing is None:
+                machine, disks = _begun(installation, principal, facts, asked)
+            else:
+                machine = _compared(installation, principal, facts, facts.machines.held(standing.uid), asked)
+                if machine.provisioning_state is ProvisioningState.CREATING:
+                    _authorize_rest(installation, principal, facts, machine, asked)
+                disks = facts.disks.of_machine(machine.resource_id)
+            _check_disks(request, machine, disks)
+            disks = [_with_sku(facts, request, disk) for disk in disks]
+            if request.interfaces is not None:
+                facts.inert.attach(machine.uid, request.interfaces)
+            placed = [lease_disk(installation, facts, disk) for disk in disks]
+        for together in _placed_together(machine, placed):
+            begun = {each.disk.uid for each in together if each.lease is not None}
+            for made in make_placed_disks(installation, together):
+                if made.uid in begun and made.machine_lun is None and made.source_version_uid is not None:
+                    advise_replicas(installation, made)
+        return _finished(installation, machine)
+
+
+def _placed_together(machine: Machine, placed: Sequence[PlacedDisk]) -> Iterator[list[PlacedDisk]]:
+    """The machine's own disks of an image version, which share a slot and keep sharing it; and each other disk alone."""
+    own = [
+        each
+        for each in placed
+        if each.disk.source_reference == machine.image_reference
+        and each.disk.name == machine.disk_name(each.disk.machine_lun)
+        and each.disk.source_version_uid is not None
+    ]
+    yield own
+    yield from ([each] for each in placed if each not in own)
+
+
+def _finished(installation: Installation, machine: Machine) -> MachineView:
+    with installation.catalog.transaction() as facts:
+        held = facts.machines.held(machine.uid)
+        if held.provisioning_state is ProvisioningState.CREATING:
+            held = replace(held, provisioning_state=ProvisioningState.SUCCEEDED)
+            facts.machines.update(held)
+        return MachineView(machine=held, disks=tuple(facts.disks.of_machine(held.resource_id)))
+
+
+def _check_one_source(request: MachineRequest) -> None:
+    changes_alone = not request.may_be_new and request.image is None
+    if (request.image is None) is (request.attach_os_disk is None) and not changes_alone:
+        raise InvalidInput(
+            "A virtual machine is made from one image, or with one OS disk that is attached.",
+            found="neither" if request.image is None else "both",
+            expected="one of --image and --attach-os-disk",
+            hint="name one",
+            target="properties.storageProfile",
+        )
+
+
+def _admitted(installation: Installation, principal: Principal, request: MachineRequest) -> ImageReference | None:
+    """The version or definition that the image's word names, if the principal may read it; None is a managed image."""
+    reference = None if request.image is None else gallery_image(request.image)
+    return None if reference is None else admitted(installation, principal, reference)
+
+
+def gallery_image(word: str) -> ImageReference | SharedReference | None:
+    """The version or definition of a gallery that `word` names; None is a managed image's name or id.
+
+    Raises:
+        InvalidInput: it is neither.
+    """
+    return None if "/" not in word or names.ComputeId.parse(word) is not None else image_reference(word)
+
+
+def _begun(
+    installation: Installation, principal: Principal, facts: Facts, asked: _Asked
+) -> tuple[Machine, list[ManagedDisk]]:
+    """The rows of a new machine and of all of its disks."""
+    request = asked.request
+    if asked.reference is not None:
+        return _of_version(installation, principal, facts, request, asked.reference)
+    if request.image is not None:
+        return _of_image(installation, principal, facts, request, request.image)
+    assert request.attach_os_disk is not None, "it has one source"
+    os_disk = _attachable(installation, principal, facts, request, request.attach_os_disk)
+    check_kin(os_disk.declared, Declared(os_type=request.os_type), source_name=os_disk.name, taker_name=request.name)
+    said = replace(os_disk.declared, os_type=os_disk.declared.os_type or request.os_type)
+    machine = _machine(installation, facts, request, os_disk.location, OsState.SPECIALIZED, os_disk.name, said)
+    facts.machines.add(machine)
+    _attach(facts, machine, os_disk, None)
+    return machine, _attached(installation, principal, facts, request, machine)
+
+
+def _of_version(
+    installation: Installation,
+    principal: Principal,
+    facts: Facts,
+    request: MachineRequest,
+    reference: ImageReference,
+) -> tuple[Machine, list[ManagedDisk]]:
+    """All disks of the replica whose turn it is."""
+    region = region_of_disk(installation, facts, request.group, request.location, None)
+    offer, slot = choose_slot(installation, facts, reference, region)
+    machine = _machine(installation, facts, request, region, offer.os_state, offer.source, offer.declared)
+    machine = replace(machine, image_reference=offer.source)
+    _authorize_disks(principal, machine, [each.lun for each in offer.disks])
+    facts.machines.add(machine)
+    for each in offer.disks:
+        wanted = ImageDiskRequest(
+            group=machine.group,
+            name=machine.disk_name(each.lun),
+            region=region,
+            reference=reference,
+            lun=each.lun,
+            tags=request.tags,
+            managed_by=machine.resource_id,
+        )
+        add_disk(installation, facts, wanted, offer, slot)
+    return machine, _attached(installation, principal, facts, request, machine)
+
+
+def _of_image(
+    installation: Installation, principal: Principal, facts: Facts, request: MachineRequest, word: str
+) -> tuple[Machine, list[ManagedDisk]]:
+    """A copy of each disk of a managed image."""
+    image = named_image(installation, principal, facts, request.group, word, what=_WHAT)
+    region = image.os.location
+    if request.location is not None:
+        region = installation.regions.get(request.location, target="location").name
+    if region != image.os.location:
+        raise no_source(word, f"it is in {image.os.location}", what=_WHAT, region=region)
+    said = image.os.declared
+    machine = _machine(installation, facts, request, region, said.os_state or OsState.GENERALIZED, word, said)
+    machine = replace(machine, image_reference=image.os.resource_id)
+    _authorize_disks(principal, machine, map(lun_of, image.by_key))
+    facts.machines.add(machine)
+    for disk in _copies(installation, request, machine, image):
+        facts.disks.add(disk)
+    return machine, _attached(installation, principal, facts, request, machine)
+
+
+def _copies(
+    installation: Installation, request: MachineRequest, machine: Machine, image: ManagedImage
+) -> list[ManagedDisk]:
+    return [
+        replace(
+            copy_of(installation, original),
+            kind=DiskKind.DISK,
+            group=machine.group,
+            name=machine.disk_name(lun_of(part)),
+            part=OS_DISK,
+            tags=dict(request.tags) if request.tags else NO_TAGS,
+            declared=replace(original.declared, os_state=None),
+            managed_by=machine.resource_id,
+            machine_lun=lun_of(part),
+        )
+        for part, original in image.by_key.items()
+    ]
+
+
+def _authorize_disks(principal: Principal, machine: Machine, luns: Iterable[int | None]) -> None:
+    """Its disks are resources of their own in the group: making them needs the right to."""
+    for lun in luns:
+        authorize(principal, Action.WRITE, names.disk_id(machine.subscription, machine.group, machine.disk_name(lun)))
+
+
+def _authorize_rest(
+    installation: Installation, principal: Principal, facts: Facts, machine: Machine, asked: _Asked
+) -> None:
+    """Check the rights to a machine that an earlier call left unfinished: those that making it needs."""
+    disks = facts.disks.of_machine(machine.resource_id)
+    for each in disks:
+        authorize(principal, Action.WRITE, each.resource_id)
+    if machine.image_reference is None:
+        return
+    image = names.ComputeId.parse(machine.image_reference)
+    if image is not None:
+        authorize(principal, Action.READ, image.resource_id)
+    elif asked.reference is None:  # A version that this request does not name: `_admitted` has not checked it.
+        reference = image_reference(machine.image_reference)
+        assert isinstance(reference, ImageReference), "the id of a version is stored"
+        authorize(principal, Action.READ, image_scope(installation, reference), VERSIONS)
+
+
+def _machine(
+    installation: Installation,
+    facts: Facts,
+    request: MachineRequest,
+    region: str,
+    state: OsState,
+    source: str,
+    said: Declared,
+) -> Machine:
+    """The new row; its group is made where it is missing."""
+    profile = checked_profile(state, request.profile, specialized=request.specialized, source=source, name=request.name)
+    return Machine(
+        uid=installation.effects.new_uid(),
+        subscription=installation.subscription,
+        group=ensure_group(installation, facts, request.group, region).name,
+        name=request.name,
+        location=region,
+        tags=dict(request.tags) if request.tags else NO_TAGS,
+        size=request.size or SIZE,
+        image_reference=None,
+        os_type=said.os_type,
+        hyper_v_generation=said.hyper_v_generation,
+        admin_username=profile.admin_username,
+        computer_name=profile.computer_name,
+        manners=_manners(request),
+        kept=dict(request.kept),
+        created_at=installation.effects.now(),
+        provisioning_state=ProvisioningState.CREATING,
+    )
+
+
+def _manners(request: MachineRequest) -> dict[str, DiskManner]:
+    """How a new machine has its disks. An attached one keeps the name that it has."""
+    attached = {key for key, asked in request.disks.items() if asked.attach is not None}
+    if request.attach_os_disk is not None:
+        attached.add(OS_DISK)
+    said = {
+        key: replace(asked.manner, name=None) if key in attached else asked.manner
+        for key, asked in request.disks.items()
+        if asked.manner != AS_EVER
+    }
+    for manner in said.values():
+        if manner.name is not None:
+            names.check_disk_name(manner.name)
+    return said
+
+
+def _attached(
+    installation: Installation, principal: Principal, facts: Facts, request: MachineRequest, machine: Machine
+) -> list[ManagedDisk]:
+    """All disks of the machine, those that it is to be given as they are among them."""
+    there = facts.disks.of_machine(machine.resource_id)
+    taken = {disk.machine_lun for disk in there if disk.machine_lun is not None}
+    for lun, word in _at_luns(request).items():
+        if lun in taken:
+            raise InvalidInput(
+                f"A disk with LUN {lun} is already specified.",
+                found=f"'{word}' to be attached at LUN {lun}, where the image has a disk of its own",
+                expected="a LUN that the image leaves free",
+                hint="choose another LUN",
+                target=f"{_DATA_DISKS}.lun",
+            )
+        taken.add(lun)
+        _attach(facts, machine, _attachable(installation, principal, facts, request, word, machine.location), lun)
+    luns = free_luns(taken, len(request.attach_data_disks))
+    for word, lun in zip(request.attach_data_disks, luns, strict=True):
+        _attach(facts, machine, _attachable(installation, principal, facts, request, word, machine.location), lun)
+    return facts.disks.of_machine(machine.resource_id)
+
+
+def _at_luns(request: MachineRequest) -> dict[int, str]:
+    """The managed disks that are to be attached at LUNs that were named."""
+    named = {lun_of(key): asked.attach for key, asked in request.disks.items()}
+    return {lun: word for lun, word in named.items() if lun is not None and word is not None}
+
+
+def _attachable(
+    installation: Installation,
+    principal: Principal,
+    facts: Facts,
+    request: MachineRequest,
+    word: str,
+    region: str | None = None,
+) -> ManagedDisk:
+    """A managed disk that is ready, in the region if one is given, else in the one that is asked for."""
+    (named,) = named_ids(installation, request.group, word, (DiskKind.DISK,)) or (None,)
+    if named is None:
+        raise no_source(word, "a path, not a managed disk's name or id", what=_WHAT)
+    authorize(principal, Action.WRITE, named.resource_id)
+    found = facts.disks.get(named.subscription, named.group, named.name)
+    if found is None or found.provisioning_state is not ProvisioningState.SUCCEEDED:
+        raise no_source(word, "no managed disk of that name that is ready", what=_WHAT)
+    if region is None and request.location is not None:
+        region = installation.regions.get(request.location, target="location").name
+    if region not in (None, found.location):
+        raise no_source(word, f"it is in {found.location}", what=_WHAT, region=region)
+    return found
+
+
+def _attach(facts: Facts, machine: Machine, disk: ManagedDisk, lun: int | None) -> None:
+    if not facts.disks.attach(disk.uid, machine.resource_id, lun):
+        owner = facts.disks.by_uid(disk.uid).managed_by
+        raise Conflict(
+            f"Disk '{disk.name}' cannot be attached as the disk is already owned by VM '{owner}'.",
+            found=f"managed by {owner}",
+            expected="a disk that is attached to nothing, named once",
+            hint="delete that virtual machine first (its disks stay), or attach a copy: `imgstore disk create --source`",
+            target=disk.name,
+            code="ConflictingUserInput",
+        )
+
+
+def _compared(
+    installation: Installation, principal: Principal, facts: Facts, standing: Machine, asked: _Asked
+) -> Machine:
+    """A machine that stands already: size and tags may change, nothing else."""
+    request = asked.request
+    if standing.provisioning_state is ProvisioningState.DELETING:
+        raise Conflict(
+            f"The virtual machine '{standing.name}' is marked for deletion.",
+            found=f"provisioning state {standing.provisioning_state}",
+            expected="one that stands, or none of that name",
+            hint="delete it again, then make it",
+            target=standing.name,
+        )
+    if request.location is not None:
+        region = installation.regions.get(request.location, target="location").name
+        if region != standing.location:
+            raise PropertyChangeNotAllowed("location", found=region, expected=standing.location)
+    _check_same_source(installation, principal, facts, standing, asked)
+    if request.profile.more and standing.admin_username is None:
+        raise PropertyChangeNotAllowed("properties.osProfile", found="an OS profile", expected="none")
+    for path, said, known in (
+        ("properties.osProfile.adminUsername", request.profile.admin_username, standing.admin_username),
+        ("properties.osProfile.computerName", request.profile.computer_name, standing.computer_name),
+    ):
+        if said not in (None, known):
+            raise PropertyChangeNotAllowed(path, found=said or "", expected=known or "none")
+    changed = replace(
+        standing,
+        size=request.size or standing.size,
+        tags=standing.tags if request.tags is None else dict(request.tags),
+        manners={**standing.manners, **_changed_manners(request, standing)},
+        kept={**standing.kept, **request.kept},
+    )
+    if changed != standing:
+        facts.machines.update(changed)
+    return changed
+
+
+def _changed_manners(request: MachineRequest, standing: Machine) -> dict[str, DiskManner]:
+    """What is said of disks that stand: all but their names may change."""
+    return {
+        key: replace(asked.manner, name=None).over(standing.manner(lun_of(key)))
+        for key, asked in request.disks.items()
+        if replace(asked.manner, name=None) != AS_EVER
+    }
+
+
+def _check_disks(request: MachineRequest, machine: Machine, disks: Sequence[ManagedDisk]) -> None:
+    """See that the machine's disks are what was said of them.
+
+    Raises:
+        ImageNotAvailable: the image has none at a LUN that was named.
+        InvalidInput: one is to have another size.
+        PropertyChangeNotAllowed: one is to be another, or to have another name.
+    """
+    there = {disk_key(each.machine_lun): each for each in disks}
+    for key, asked in request.disks.items():
+        check_there(there, key, machine.image_reference or machine.name)
+        disk = there[key]
+        size_gib = -(-disk.virtual_bytes // GIB)
+        if asked.size_gib not in (None, size_gib):
+            raise InvalidInput(
+                "A disk of a virtual machine can't be given another size than its image has: that is not built.",
+                found=f"{asked.size_gib} GiB asked, {size_gib} GiB there",
+                expected=f"diskSizeGB {size_gib}, or none",
+                hint="leave diskSizeGB out",
+                target="properties.storageProfile.osDisk.diskSizeGB" if key == OS_DISK else f"{_DATA_DISKS}.diskSizeGB",
+            )
+        path = "properties.storageProfile.osDisk" if key == OS_DISK else _DATA_DISKS
+        if asked.manner.name is not None and asked.manner.name.casefold() != disk.name.casefold():
+            raise PropertyChangeNotAllowed(f"{path}.name", found=asked.manner.name, expected=disk.name)
+        if asked.resource_id is not None and asked.resource_id.casefold() != disk.resource_id.casefold():
+            raise PropertyChangeNotAllowed(f"{path}.managedDisk.id", found=asked.resource_id, expected=disk.resource_id)
+
+
+def _with_sku(facts: Facts, request: MachineRequest, disk: ManagedDisk) -> ManagedDisk:
+    """The disk, shown with the type that is asked for. Raises as `DiskDetails.applied_to`."""
+    asked = request.disks.get(disk_key(disk.machine_lun))
+    if asked is None or asked.sku is None:
+        return disk
+    path = "properties.storageProfile.osDisk" if disk.machine_lun is None else f"{_DATA_DISKS}[{disk.machine_lun}]"
+    changed = DiskDetails(sku=asked.sku, sku_path=f"{path}.managedDisk.storageAccountType").applied_to(disk)
+    if changed != disk:
+        facts.disks.update(changed)
+    return changed
+
+
+def _check_same_source(
+    installation: Installation, principal: Principal, facts: Facts, standing: Machine, asked: _Asked
+) -> None:
+    request, known = asked.request, standing.image_reference
+    if asked.reference is not None:
+        check_same_image(installation, asked.reference, known or "attached disks", _IMAGE)
+    elif request.image is not None:
+        named = named_ids(installation, request.group, request.image, (DiskKind.IMAGE,))
+        if (known or "").lower() not in {each.resource_id.lower() for each in named}:
+            raise PropertyChangeNotAllowed(_IMAGE, found=request.image, expected=known or "attached disks")
+    there = {disk.resource_id.lower() for disk in facts.disks.of_machine(standing.resource_id)}
+    words = [*([request.attach_os_disk] if request.attach_os_disk is not None else []), *request.attach_data_disks]
+    for word in words:
+        for each in named_ids(installation, request.group, word, (DiskKind.DISK,)):
+            authorize(principal, Action.WRITE, each.resource_id)
+            if each.resource_id.lower() not in there:
+                raise PropertyChangeNotAllowed(
+                    "properties.storageProfile.dataDisks",
+                    found=each.resource_id,
+                    expected="the disks that it was made with",
+                )
+    _check_none_moves(installation, principal, facts, standing, request)
+
+
+def _check_none_moves(
+    installation: Installation, principal: Principal, facts: Facts, standing: Machine, request: MachineRequest
+) -> None:
+    """Refuse to attach and to detach: of a machine that stands, neither is built."""
+    there = {each.machine_lun: each.resource_id.lower() for each in facts.disks.of_machine(standing.resource_id)}
+    for lun, word in _at_luns(request).items():
+        named = {each.resource_id.lower() for each in named_ids(installation, request.group, word, (DiskKind.DISK,))}
+        for each in named:
+            authorize(principal, Action.WRITE, each)
+        if there.get(lun) not in named:
+            raise _moved(found=f"'{word}' to be attached at LUN {lun}")
+    left = [lun for lun in there if lun is not None and disk_key(lun) not in request.disks]
+    if request.disks_whole and left:
+        raise _moved(found=f"nothing at LUN {', '.join(map(str, sorted(left)))}")
+
+
+def _moved(*, found: str) -> PropertyChangeNotAllowed:
+    return PropertyChangeNotAllowed(
+        _DATA_DISKS,
+        found=found,
+        expected="the disks that it was made with",
+        hint="attaching and detaching disks of a virtual machine that stands is not built: delete the machine (its "
+        "disks stay) and make one with the disks that it is to have",
+    )

@@ -1,0 +1,221 @@
+"""Managed images: an OS disk and data disks by LUN, each a reference or taken in, shown and deleted together."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from imgstore.catalog import Facts
+from imgstore.domain import names
+from imgstore.domain.disks.disk_details import NO_DETAILS, DiskDetails
+from imgstore.domain.disks.sources import DiskFormat
+from imgstore.domain.disks.version_disks import OS_DISK, disk_key, in_order
+from imgstore.domain.errors import InvalidInput, SourceGone
+from imgstore.domain.identity.access import Action, Principal, authorize
+from imgstore.domain.paging import Page, PageRequest
+from imgstore.domain.resources import UNDECLARED, Declared, DiskKind, ManagedDisk, StorageAccountType
+from imgstore.domain.states import ProvisioningState
+from imgstore.operations import lookup
+from imgstore.operations.activity_log import recorded
+from imgstore.operations.disks import disks
+from imgstore.operations.disks.from_source import DiskRequest, make_disks
+from imgstore.operations.disks.originals import named_ids, no_source
+from imgstore.operations.gallery.groups import permit_group
+from imgstore.operations.installation import Installation
+from imgstore.operations.machines.machines import check_generalized, named_machine
+from imgstore.policy.os_compatibility import check_kin, inherited
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManagedImage:
+    """A managed image with its disks."""
+
+    os: ManagedDisk
+    data: tuple[ManagedDisk, ...]
+    """By LUN, from 0."""
+
+    @property
+    def provisioning_state(self) -> ProvisioningState:
+        """Succeeded when all of its disks are, else that of the first that is not."""
+        states = [each.provisioning_state for each in (self.os, *self.data)]
+        return next(
+            (state for state in states if state is not ProvisioningState.SUCCEEDED), ProvisioningState.SUCCEEDED
+        )
+
+    @property
+    def by_key(self) -> Mapping[str, ManagedDisk]:
+        """Its disks: "os", "lun-0" and so on."""
+        return {each.part: each for each in (self.os, *self.data)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRequest:
+    """A managed image as it is asked for."""
+
+    group: str
+    """The resource group's name; made where it is missing."""
+    name: str
+    source: str
+    """Of the OS disk: a disk or snapshot by name or id, or a file as `DiskRequest.source`.
+
+    Or a machine that was generalized, by name or id: all its disks, at their LUNs.
+    """
+    data_sources: Sequence[str] = ()
+    """Of the data disks, likewise, by LUN from 0."""
+    location: str | None = None
+    """The region; None is the source's, and for a file the group's."""
+    storage_account_type: StorageAccountType | None = None
+    """For disks from files; None is Standard_LRS."""
+    declared: Declared = UNDECLARED
+    """What is said of the system; the OS disk's source says the rest, and an image that says no state is Generalized."""
+    source_format: DiskFormat | None = None
+    """What files are; None looks at them."""
+    tags: Mapping[str, str] | None = None
+    """None leaves them as they are."""
+    details: Mapping[str, DiskDetails] = field(default_factory=dict)
+    """What else is said of disks, by disk key."""
+
+
+def create_image(
+    installation: Installation,
+    principal: Principal,
+    request: ImageRequest,
+    *,
+    written: Callable[[ManagedImage], None] = lambda _image: None,
+) -> ManagedImage:
+    """Make a managed image. The same command again goes on where it was killed, or does nothing.
+
+    Args:
+        installation: where.
+        principal: who.
+        request: which, and of what.
+        written: told of it when its rows stand and its bytes are yet to come.
+
+    Raises:
+        InvalidInput: no such source, one in another region, or one that declares another system.
+        ImageRefused: a file is.
+        PropertyChangeNotAllowed: it exists, from other sources or in another region.
+        Conflict: the machine that it is to be made of is not generalized.
+        StoreError: a file could not be taken in; the same command goes on.
+    """
+    names.check_disk_name(request.name, DiskKind.IMAGE.noun)
+    scope = names.compute_id(installation.subscription, request.group, DiskKind.IMAGE, request.name)
+    permit_group(installation, principal, request.group)
+    with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/images/write"):
+        sources, declared = _sources(installation, principal, request)
+        parts = [
+            _part(request, part, sources[part], declared if part == OS_DISK else UNDECLARED)
+            for part in in_order(sources)
+        ]
+        made = make_disks(installation, principal, parts, lambda rows: written(_image_of(rows)))
+        return _image_of(made)
+
+
+def _image_of(rows: Sequence[ManagedDisk]) -> ManagedImage:
+    return ManagedImage(os=rows[0], data=tuple(rows[1:]))
+
+
+def _sources(
+    installation: Installation, principal: Principal, request: ImageRequest
+) -> tuple[dict[str, str], Declared]:
+    """What each disk is made from, by key, and what is said of the system."""
+    with installation.catalog.reading() as facts:
+        machine = named_machine(installation, principal, facts, request.group, request.source)
+        disks = [] if machine is None else facts.disks.of_machine(machine.resource_id)
+    if machine is None:
+        data = {disk_key(lun): source for lun, source in enumerate(request.data_sources)}
+        return {OS_DISK: request.source} | data, request.declared
+    check_generalized(machine)
+    if request.data_sources:
+        raise InvalidInput(
+            "Data disks are not named beside a virtual machine: its own come with it.",
+            found=f"the virtual machine '{machine.name}' and {len(request.data_sources)} data disks",
+            expected="a virtual machine alone",
+            hint="leave --data-disk-sources out",
+            target="properties.storageProfile.dataDisks",
+        )
+    check_kin(machine.declared, request.declared, source_name=machine.name, taker_name=f"managed image {request.name}")
+    return {disk_key(each.machine_lun): each.resource_id for each in disks}, inherited(
+        machine.declared, request.declared
+    )
+
+
+def _part(request: ImageRequest, part: str, source: str, declared: Declared) -> DiskRequest:
+    return DiskRequest(
+        kind=DiskKind.IMAGE,
+        group=request.group,
+        name=request.name,
+        part=part,
+        source=source,
+        location=request.location,
+        storage_account_type=request.storage_account_type,
+        declared=declared,
+        source_format=request.source_format,
+        tags=request.tags,
+        details=request.details.get(part, NO_DETAILS),
+    )
+
+
+def show_image(installation: Installation, principal: Principal, *, group: str, name: str) -> ManagedImage:
+    """The managed image of that name."""
+    found = [each for each in list_images(installation, principal, group=group) if each.os.name.lower() == name.lower()]
+    if not found:
+        raise lookup.no_disk(installation.subscription, group, name, DiskKind.IMAGE)
+    return found[0]
+
+
+def list_images(installation: Installation, principal: Principal, *, group: str | None = None) -> list[ManagedImage]:
+    """The managed images of a group, or of the subscription, that the principal may see, by name."""
+    return list(page_images(installation, principal, PageRequest(), group=group).items)
+
+
+def page_images(
+    installation: Installation, principal: Principal, request: PageRequest, *, group: str | None = None
+) -> Page[ManagedImage]:
+    """A page of them: each image with all its disks.
+
+    Raises:
+        InvalidInput: the token is none of this list.
+    """
+    page = disks.page_disks(installation, principal, request, group=group, kind=DiskKind.IMAGE, part=OS_DISK)
+    with installation.catalog.reading() as facts:
+        parts = facts.disks.of_images(page.items)
+    images = (whole_image(parts[each.resource_id.lower()]) for each in page.items)
+    return Page(items=tuple(each for each in images if each is not None), next_token=page.next_token)
+
+
+def whole_image(parts: Sequence[ManagedDisk]) -> ManagedImage | None:
+    """The image that these are the disks of; None without an OS disk."""
+    by_part = {each.part: each for each in parts}
+    if OS_DISK not in by_part:
+        return None
+    os_disk, *data = (by_part[part] for part in in_order(by_part))
+    return ManagedImage(os=os_disk, data=tuple(data))
+
+
+def named_image(
+    installation: Installation, principal: Principal, facts: Facts, group: str, word: str, *, what: str
+) -> ManagedImage:
+    """The managed image that `word` names, if the principal may read it.
+
+    Args:
+        installation: where.
+        principal: who asks.
+        facts: the transaction.
+        group: where a bare name is looked for.
+        word: as a person gave it.
+        what: what is to be made of it, for the refusal.
+
+    Raises:
+        InvalidInput: it is not there, or not ready.
+        AccessDenied: the principal may not read it.
+    """
+    named = named_ids(installation, group, word, (DiskKind.IMAGE,))
+    for each in named:
+        authorize(principal, Action.READ, each.resource_id)
+    parts = [
+        disk for each in named for disk in facts.disks.list(each.subscription, each.group, DiskKind.IMAGE, each.name)
+    ]
+    found = whole_image(parts)
+    if found is None or found.provisioning_state is not ProvisioningState.SUCCEEDED:
+        kind = InvalidInput if parts else SourceGone
+        raise no_source(word, "no managed image there that is ready", what=what, kind=kind)
+    return found

@@ -1,0 +1,219 @@
+"""Machines as records: shown, listed, generalized, deleted; their disks outlive them."""
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Final
+
+from imgstore.catalog import Facts
+from imgstore.domain import names
+from imgstore.domain.errors import Conflict, NotFound
+from imgstore.domain.identity.access import Action, Principal, authorize, may, visible
+from imgstore.domain.machines import MACHINE, Machine
+from imgstore.domain.names import ComputeId
+from imgstore.domain.paging import Page, PageRequest
+from imgstore.domain.resources import ManagedDisk
+from imgstore.domain.states import ProvisioningState
+from imgstore.operations import lookup
+from imgstore.operations.activity_log import permit, permit_list, recorded, recorded_deletion
+from imgstore.operations.installation import Installation
+from imgstore.operations.network_records import forget_interfaces, interfaces_going
+from imgstore.operations.slots.removal import check_not_granted, forget_disks
+
+MACHINES: Final = "Microsoft.Compute/virtualMachines"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineView:
+    """A machine with its disks."""
+
+    machine: Machine
+    disks: tuple[ManagedDisk, ...]
+    """The OS disk, then by LUN."""
+
+    @property
+    def os_disk(self) -> ManagedDisk:
+        """The first of them: a machine is made with one, and it is not deleted while it is attached."""
+        return self.disks[0]
+
+    @property
+    def data_disks(self) -> tuple[ManagedDisk, ...]:
+        """The others."""
+        return self.disks[1:]
+
+
+def view_of_machine(facts: Facts, machine: Machine) -> MachineView:
+    """A machine with its disks."""
+    return MachineView(machine=machine, disks=tuple(facts.disks.of_machine(machine.resource_id)))
+
+
+def show_machine(installation: Installation, principal: Principal, *, group: str, name: str) -> MachineView:
+    """The machine of that name."""
+    permit(installation, principal, Action.READ, names.compute_id(installation.subscription, group, MACHINE, name))
+    with installation.catalog.reading() as facts:
+        return view_of_machine(facts, lookup.machine(facts, installation.subscription, group, name))
+
+
+def list_machines(installation: Installation, principal: Principal, *, group: str | None = None) -> list[MachineView]:
+    """The machines of a group, or of the subscription, that the principal may see, by name."""
+    return list(page_machines(installation, principal, PageRequest(), group=group).items)
+
+
+def page_machines(
+    installation: Installation, principal: Principal, request: PageRequest, *, group: str | None = None
+) -> Page[MachineView]:
+    """A page of them.
+
+    Raises:
+        InvalidInput: the token is none of this list.
+    """
+    subscription = installation.subscription
+    above = names.group_id(subscription, group) if group is not None else f"/subscriptions/{subscription}"
+    permit_list(installation, principal, above)
+    whole = may(principal, Action.READ, above, MACHINES)
+    of = f"{above}/{MACHINE}"
+    with installation.catalog.reading() as facts:
+        if group is not None:
+            lookup.group(facts, subscription, group)
+        limit = request.limit if whole else None
+        standing = facts.machines.list(subscription, group, after=request.after_pair(of), limit=limit, visible=True)
+        seen = visible(principal, standing, lambda machine: machine.resource_id, whole=whole)
+        page = Page.cut(seen, request, of=of, key=lambda machine: f"{machine.name}/{machine.uid}")
+        views = tuple(view_of_machine(facts, each) for each in page.items)
+        return Page(items=views, next_token=page.next_token)
+
+
+def generalize_machine(installation: Installation, principal: Principal, *, group: str, name: str) -> MachineView:
+    """Write down that machine-specific facts were removed from its disks. May be repeated; there is no way back.
+
+    Raises:
+        Conflict: it is not ready.
+    """
+    scope = names.compute_id(installation.subscription, group, MACHINE, name)
+    with (
+        recorded(installation, principal, Action.GENERALIZE, scope, f"{MACHINES}/{Action.GENERALIZE}"),
+        installation.catalog.transaction() as facts,
+    ):
+        held = facts.machines.held(lookup.machine(facts, installation.subscription, group, name).uid)
+        check_ready(held)
+        changed = replace(held, generalized=True)
+        facts.machines.update(changed)
+        return view_of_machine(facts, changed)
+
+
+def check_stopped(installation: Installation, principal: Principal, action: Action, *, group: str, name: str) -> None:
+    """Check that there is a machine to which the principal may do this. It never ran, so that it is stopped.
+
+    Args:
+        installation: where.
+        principal: who.
+        action: what is to be done: deallocate, power off, start and so on.
+        group: the resource group's name.
+        name: the machine's.
+
+    Raises:
+        AccessDenied: the principal may not.
+        NotFound: there is none.
+    """
+    permit(installation, principal, action, names.compute_id(installation.subscription, group, MACHINE, name))
+    with installation.catalog.reading() as facts:
+        lookup.machine(facts, installation.subscription, group, name)
+
+
+def check_ready(machine: Machine) -> None:
+    """Refuse what is begun and not done.
+
+    Raises:
+        Conflict: it is.
+    """
+    if machine.provisioning_state is not ProvisioningState.SUCCEEDED:
+        raise Conflict(
+            f"The virtual machine '{machine.name}' is not ready.",
+            found=f"provisioning state {machine.provisioning_state}",
+            expected="Succeeded",
+            hint="repeat the `imgstore vm create` that made it; it goes on where it stood",
+            target=machine.resource_id,
+            code="OperationNotAllowed",
+        )
+
+
+def check_generalized(machine: Machine) -> None:
+    """Refuse to make a managed image of a machine that still is somebody's (Azure's rule).
+
+    Raises:
+        Conflict: it is not generalized.
+    """
+    check_ready(machine)
+    if not machine.generalized:
+        raise Conflict(
+            f"The virtual machine '{machine.name}' is not generalized: no managed image can be made of it.",
+            found="a specialized virtual machine",
+            expected="one that was generalized",
+            hint=f"`imgstore vm generalize -g {machine.group} -n {machine.name}`, or publish it as it is: "
+            "`imgstore sig image-version create --virtual-machine` in a specialized image definition",
+            target=machine.resource_id,
+            code="OperationNotAllowed",
+        )
+
+
+def named_machine(
+    installation: Installation, principal: Principal, facts: Facts, group: str, word: str
+) -> Machine | None:
+    """The machine that `word` names, by name or id; None where there is none, or none that the principal may read."""
+    found = ComputeId.parse(word)
+    if found is None and "/" not in word:
+        found = ComputeId(subscription=installation.subscription, group=group, kind=MACHINE.lower(), name=word)
+    if (
+        found is None
+        or found.kind != MACHINE.lower()
+        or found.subscription.lower() != installation.subscription.lower()
+    ):
+        return None
+    if not may(principal, Action.READ, found.resource_id):
+        return None
+    machine = facts.machines.get(found.subscription, found.group, found.name)
+    gone = machine is None or machine.provisioning_state is ProvisioningState.DELETING
+    return None if gone else machine
+
+
+def delete_machine(installation: Installation, principal: Principal, *, group: str, name: str) -> None:
+    """Remove a machine. Its disks stay, attached to nothing; those that say so, or were never finished, go with it.
+
+    May be repeated.
+
+    Raises:
+        AccessDenied: a disk or network interface is to go with it that the principal may not delete.
+        Conflict: somebody has a signed URL of such a disk.
+        WorkHeld: a live process makes one of its disks.
+    """
+    scope = names.compute_id(installation.subscription, group, MACHINE, name)
+    with recorded_deletion(installation, principal, scope, f"{MACHINES}/delete"):
+        with installation.catalog.transaction() as facts:
+            standing = facts.machines.get(installation.subscription, group, name)
+            if standing is None:
+                standing = lookup.machine(facts, installation.subscription, group, name)
+            machine = replace(facts.machines.held(standing.uid), provisioning_state=ProvisioningState.DELETING)
+            going = _going(facts, principal, machine)
+            for each in interfaces_going(facts, machine):
+                authorize(principal, Action.DELETE, each.resource_id)
+            facts.machines.update(machine)
+        forget_disks(installation, going, attached_to=machine.resource_id)
+        with suppress(NotFound), installation.catalog.transaction() as facts:  # Another process may finish it first.
+            facts.disks.detach(machine.resource_id)
+            interfaces = interfaces_going(facts, machine)
+            facts.machines.delete(machine.uid)
+            forget_interfaces(facts, interfaces)
+
+
+def _going(facts: Facts, principal: Principal, machine: Machine) -> list[ManagedDisk]:
+    """The disks that go with a machine."""
+    there = facts.disks.of_machine(machine.resource_id)
+    for each in there:
+        if machine.manner(each.machine_lun).deleted_with_machine:
+            authorize(principal, Action.DELETE, each.resource_id)
+            check_not_granted(facts, each)
+    return [
+        each
+        for each in there
+        if each.provisioning_state is not ProvisioningState.SUCCEEDED
+        or machine.manner(each.machine_lun).deleted_with_machine
+    ]

@@ -1,0 +1,1 @@
+"""Collect garbage, scrub, and schedule both."""

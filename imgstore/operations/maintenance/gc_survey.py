@@ -1,0 +1,206 @@
+"""What lies in a slot, and what of it is named by whom: read from the store first and from the catalog then.
+
+In this order, since whoever writes does it the other way round: a work is opened before its mark is laid, its mark
+before its segments, a manifest's row is written before the manifest. So whatever was listed is either named or owned by
+an open work in what the catalog says afterwards, or nobody's.
+"""
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from imgstore.catalog import Facts
+from imgstore.domain.errors import ObjectNotFound, StoreError
+from imgstore.domain.resources import ManifestRow, Slot
+from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.domain.storage import object_keys
+from imgstore.domain.storage.digests import Digest
+from imgstore.domain.storage.works import Work
+from imgstore.operations.installation import Installation
+from imgstore.policy.gc_plan import Clock, SlotPlan, plan_slot, writers
+from imgstore.segments.manifest import decode_manifest, intact
+from imgstore.segments.reference import MAGIC as REFERENCE_MAGIC
+from imgstore.stores.interface import ObjectInfo
+from imgstore.transfer.slot_access import SlotAccess
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotSurvey:
+    """One slot, as collection sees it."""
+
+    slot: Slot
+    segments: Mapping[Digest, ObjectInfo]
+    """As listed."""
+    others: int
+    """How many other objects were listed."""
+    other_bytes: int
+    plan: SlotPlan
+    strangers: tuple[str, ...]
+    """Manifests below the slot that the catalog has no row for: live, whoever's they are."""
+    stranger_bytes: Mapping[str, int]
+    """Stored bytes of these, by key."""
+    protected: frozenset[Digest]
+    """Segments that only these name."""
+    stale: Mapping[str, int]
+    """Stored bytes, by key below the slot, of the fingerprints and marks of closed works that nothing needs."""
+    oldest_work: Work | None
+    """The open work that was opened first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Listing:
+    segments: dict[Digest, ObjectInfo]
+    manifests: dict[str, ObjectInfo]
+    fingerprints: dict[str, ObjectInfo]
+    """By what packed them."""
+    marks: dict[str, ObjectInfo]
+    """By work. Listed after the segments: a work that has none here had put none of them."""
+
+
+def clock_of(installation: Installation, facts: Facts, slot: Slot, grace: timedelta) -> Clock:
+    """The present, as far as it matters to a slot."""
+    return Clock(
+        now=facts.now(),
+        grace=grace,
+        delete_bound=timedelta(seconds=installation.tuning.delete_seconds_max),
+        writers=writers(facts.works.list_open(slot.uid)),
+    )
+
+
+def survey_slot(installation: Installation, slot: Slot, grace: timedelta) -> SlotSurvey:
+    """Look at a slot; nothing is changed.
+
+    Raises:
+        StoreError: its store does not answer, or a manifest that the catalog does not know can't be read: then nobody
+            can tell what is named.
+    """
+    access = installation.access(slot)
+    listing = _list(access)
+    with installation.catalog.reading() as facts:
+        works = facts.works.list_open(slot.uid)
+        rows = facts.manifests.in_slot(slot.uid, complete_only=False)
+        ids = facts.manifests.named_in_slot(slot.uid, complete_only=False)
+        named = set(ids.tolist())
+        closed_works = facts.works.closed_among(slot.uid, list(listing.marks))
+        keeps_unknown = facts.installation.get().keeps_unknown
+        known = facts.segments.known(slot.key.pool_uid, listing.segments)
+        packed_by = facts.segments.work_uids(slot.key.pool_uid, ids) if listing.fingerprints else frozenset()
+        condemned = {each.name: each for each in facts.condemned.list(slot.uid)}
+        clock = clock_of(installation, facts, slot, grace)
+        strangers = _strangers(facts, slot, listing.manifests, rows, works)
+        complete = [row for row in rows if facts.manifests.is_complete(row.uid)] if listing.fingerprints else []
+    if keeps_unknown:
+        listing = replace(listing, segments={name: info for name, info in listing.segments.items() if name in known})
+    in_catalog = frozenset(name for name, number in known.items() if number in named)
+    protected = frozenset().union(*(_names(access, key) for key in strangers)) - in_catalog
+    plan = plan_slot(
+        listing.segments,
+        in_catalog | protected,
+        condemned,
+        mark_at=_first_mark(listing, works),
+        clock=clock,
+    )
+    open_uids = {work.uid for work in works}
+    stale = {object_keys.work_key(uid): listing.marks[uid].stored_bytes for uid in closed_works}
+    packing = frozenset[str]().union(*map(object_keys.packing_uids, open_uids))
+    # Those of works that an accepted catalog does not know are not told apart: all stay then.
+    closed = {uid: info for uid, info in listing.fingerprints.items() if uid not in packing and not keeps_unknown}
+    if closed and (plan.unreferenced or not closed.keys() <= packed_by):
+        with suppress(StoreError):  # A manifest can't be read now: its fingerprints may be needed, so all stay.
+            needed = _needed(access, complete, strangers)
+            stale |= {
+                object_keys.fingerprints_key(uid): info.stored_bytes
+                for uid, info in closed.items()
+                if uid not in needed
+            }
+    others = [*listing.manifests.values(), *listing.fingerprints.values(), *listing.marks.values()]
+    return SlotSurvey(
+        slot=slot,
+        segments=listing.segments,
+        others=len(others),
+        other_bytes=sum(info.stored_bytes for info in others),
+        plan=plan,
+        strangers=tuple(strangers),
+        stranger_bytes={key: listing.manifests[key].stored_bytes for key in strangers},
+        protected=protected,
+        stale=stale,
+        oldest_work=works[0] if works else None,
+    )
+
+
+def list_manifests(access: SlotAccess) -> dict[str, ObjectInfo]:
+    """List the manifests and references of a slot, by key below it."""
+    return {object_keys.MANIFESTS + key: info for key, info in _below(access, object_keys.MANIFESTS).items()}
+
+
+def unknown_manifests(facts: Facts, slot: Slot, listed: Iterable[str]) -> list[str]:
+    """Return the manifests that no row accounts for, that no open work may have put, and whose owner is not on its way out.
+
+    Args:
+        facts: read after the store was listed.
+        slot: the slot.
+        listed: keys below the slot.
+    """
+    rows = facts.manifests.in_slot(slot.uid, complete_only=False)
+    return _strangers(facts, slot, listed, rows, facts.works.list_open(slot.uid))
+
+
+def _below(access: SlotAccess, folder: str) -> dict[str, ObjectInfo]:
+    return {
+        info.key.removeprefix(access.prefix).removeprefix(folder): info
+        for info in access.store.list(access.prefix + folder)
+    }
+
+
+def _list(access: SlotAccess) -> _Listing:
+
+    segments = {
+        object_keys.segment_name(info.key): info
+        for info in access.store.list(access.prefix + object_keys.SEGMENTS)
+        if object_keys.is_segment_key(info.key)
+    }
+    return _Listing(
+        segments=segments,
+        manifests=list_manifests(access),
+        fingerprints=_below(access, object_keys.FINGERPRINTS),
+        marks=_below(access, object_keys.WORKS),
+    )
+
+
+def _first_mark(listing: _Listing, works: list[Work]) -> datetime | None:
+    return min((listing.marks[work.uid].last_modified for work in works if work.uid in listing.marks), default=None)
+
+
+def _strangers(
+    facts: Facts, slot: Slot, manifests: Iterable[str], rows: list[ManifestRow], works: list[Work]
+) -> list[str]:
+    """Manifests that no row accounts for, but for those of an open work and those whose owner is being deleted."""
+    known = {row.body_key for row in rows} | {object_keys.manifest_key(row.owner_uid, row.disk) for row in rows}
+    at_work = {work.owner_uid for work in works}
+    owner_of = {key: key.split("/")[1] for key in manifests if key not in known}
+    # A deletion that was killed between row and object: its tombstone is there, and its repeat takes the object.
+    leaving = {
+        replica.version_uid for replica in facts.replicas.in_slot(slot.uid) if replica.state is ReplicaState.DELETING
+    } | {uid for uid, state in facts.disks.states_in_slot(slot.uid).items() if state is ProvisioningState.DELETING}
+    return [key for key, owner in owner_of.items() if owner not in at_work | leaving]
+
+
+def _names(access: SlotAccess, key: str) -> frozenset[Digest]:
+    """What a manifest that nobody knows names. A reference names what its replica's manifest does."""
+    with suppress(ObjectNotFound):  # Gone since it was listed.
+        data = access.object(key, intact())
+        if not data.startswith(REFERENCE_MAGIC):
+            return frozenset(decode_manifest(data).segments.all_names())
+    return frozenset()
+
+
+def _needed(access: SlotAccess, rows: list[ManifestRow], strangers: list[str]) -> frozenset[str]:
+    """What packed the fingerprints that a manifest of the slot names."""
+    bodies = {row.body_key: row.digest for row in rows}
+    manifests = [access.manifest(key, digest) for key, digest in bodies.items()]
+    for key in strangers:
+        data = access.object(key, intact())
+        if not data.startswith(REFERENCE_MAGIC):
+            manifests.append(decode_manifest(data))
+    return frozenset(work.uid for manifest in manifests for work in manifest.works)

@@ -1,0 +1,199 @@
+"""Unknown objects of slots, listed for a person and removed at a person's word after a grace (invariant G12).
+
+A PUT that arrives after its work was closed, or after its owner was deleted, leaves a manifest without a row. Collection
+keeps it with all that it names, for it may belong to somebody. Here it is shown; and removed, once it was seen without an
+owner for longer than the grace, by one recorded request (invariant G14).
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from imgstore.catalog import Facts
+from imgstore.domain.errors import ImgstoreError, LeaseLost, NotFound, ObjectNotFound, StoreError
+from imgstore.domain.identity.access import INSTALLATION, Action, Principal, authorize
+from imgstore.domain.resources import Slot
+from imgstore.domain.storage.unknown_objects import UnknownObject
+from imgstore.operations.activity_log import recorded
+from imgstore.operations.installation import Installation
+from imgstore.operations.maintenance.gc_survey import list_manifests, unknown_manifests
+from imgstore.operations.slots.key_deletions import record_deletion, send_deletion
+from imgstore.operations.stores.catalog_checks import check_unknown_removable
+from imgstore.segments.manifest import decode_manifest, intact
+from imgstore.segments.reference import MAGIC as REFERENCE_MAGIC
+from imgstore.segments.reference import decode_reference
+from imgstore.stores.interface import DELETE_KEYS_MAX
+
+UNKNOWN_GRACE_DAYS: Final = 7.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Naming:
+    """What an unknown object names."""
+
+    segments: int = 0
+    """Segments that a manifest names: none of them is collected while it is there."""
+    stored_bytes: int = 0
+    """Of these."""
+    body_key: str | None = None
+    """The manifest that a reference refers to."""
+    problem: str | None = None
+    """Why it could not be read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnknownReport:
+    """One unknown object, and what becomes of it."""
+
+    object: UnknownObject
+    last_modified: datetime
+    """The store's clock."""
+    seen_for: timedelta
+    """Since it was first seen."""
+    names: Naming
+    removable_at: datetime
+    """When its grace ends; the database's clock."""
+    kept_because: str | None = None
+    """Why it stays, whatever its age."""
+    removed: bool = False
+
+    @property
+    def is_removable(self) -> bool:
+        """Whether a removal takes it now."""
+        return self.kept_because is None and self.removable_at <= self.object.first_seen_at + self.seen_for
+
+
+@dataclass(slots=True, kw_only=True)
+class SlotUnknown:
+    """The unknown objects of one slot."""
+
+    slot: Slot
+    objects: list[UnknownReport] = field(default_factory=list)
+    problem: str | None = None
+    """Why the slot could not be looked at, or why something stayed."""
+
+
+def list_unknown(installation: Installation, principal: Principal, *, grace: timedelta) -> list[SlotUnknown]:
+    """List the unknown objects of all slots, and record those that were not seen before. Deletes nothing."""
+    authorize(principal, Action.READ, INSTALLATION)
+    return _looked_at(installation, grace)
+
+
+def remove_unknown(installation: Installation, principal: Principal, *, grace: timedelta) -> list[SlotUnknown]:
+    """Remove the unknown objects whose grace has passed. May be repeated, and killed at any moment.
+
+    What they alone named is unreferenced from here on, and collected after its own grace.
+
+    Args:
+        installation: the installation.
+        principal: an administrator.
+        grace: how long an object must have been seen without an owner.
+
+    Raises:
+        CatalogOutdated: the catalog is older than its buckets, or was once accepted as that.
+    """
+    with recorded(installation, principal, Action.ADMINISTER, INSTALLATION, "imgstore/gc/removeUnknown"):
+        check_unknown_removable(installation)
+        found = _looked_at(installation, grace)
+        for each in found:
+            removable = [one for one in each.objects if one.is_removable]
+            for first in range(0, len(removable), DELETE_KEYS_MAX):
+                _remove(installation, each, removable[first : first + DELETE_KEYS_MAX], grace)
+        return found
+
+
+def record_unknown(installation: Installation, slot: Slot, objects: Mapping[str, int]) -> None:
+    """Record what a survey saw of a slot: stored bytes by key below the slot. The grace of new ones begins."""
+    with installation.catalog.reading() as facts:
+        known = {each.key for each in facts.unknown_objects.list(slot.uid)}
+    if known != objects.keys():
+        with installation.catalog.transaction() as facts:
+            facts.slots.lock(slot.uid)
+            facts.unknown_objects.see(slot.uid, objects)
+
+
+def _looked_at(installation: Installation, grace: timedelta) -> list[SlotUnknown]:
+    with installation.catalog.reading() as facts:
+        slots = facts.slots.every()
+    found = [_look(installation, slot, grace) for slot in slots]
+    return [each for each in found if each.objects or each.problem]
+
+
+def _look(installation: Installation, slot: Slot, grace: timedelta) -> SlotUnknown:
+    looked = SlotUnknown(slot=slot)
+    try:
+        access = installation.access(slot)
+        listed = list_manifests(access)
+        with installation.catalog.reading() as facts:
+            unknown = unknown_manifests(facts, slot, listed)
+        record_unknown(installation, slot, {key: listed[key].stored_bytes for key in unknown})
+        with installation.catalog.reading() as facts:
+            rows, now = facts.unknown_objects.list(slot.uid), facts.now()
+            owners = {row.key: _owner(facts, row.key) for row in rows}
+    except ImgstoreError as error:  # Its store does not answer, or regions.yaml no longer has it.
+        looked.problem = str(error)
+        return looked
+    for row in rows:
+        report = UnknownReport(
+            object=row,
+            last_modified=listed[row.key].last_modified if row.key in listed else now,
+            seen_for=now - row.first_seen_at,
+            names=_naming(installation, slot, row.key),
+            removable_at=row.first_seen_at + grace,
+            kept_because=owners[row.key],
+        )
+        looked.objects.append(report)
+    return looked
+
+
+def _naming(installation: Installation, slot: Slot, key: str) -> Naming:
+    try:
+        data = installation.access(slot).object(key, intact())
+        if data.startswith(REFERENCE_MAGIC):
+            return Naming(body_key=decode_reference(data).body_key)
+        segments = decode_manifest(data).segments
+    except ObjectNotFound:
+        return Naming(problem="it is gone since it was listed")
+    except ImgstoreError as error:
+        return Naming(problem=error.message)
+    return Naming(segments=len(segments.all_names()), stored_bytes=int(segments.stored_bytes.sum()))
+
+
+def _owner(facts: Facts, key: str) -> str | None:
+    """Tell who may still want an object: a version or disk of that uid stands in the catalog, or one that it lost."""
+    if facts.installation.get().keeps_unknown:
+        return "the catalog was older than its buckets when it was accepted: a newer one may know the object"
+    owner_uid = key.split("/")[1]
+    with suppress(NotFound):
+        version = facts.versions.by_uid(owner_uid)
+        return f"version {version.name} stands: repeat its create, or delete it"
+    with suppress(NotFound):
+        disk = facts.disks.by_uid(owner_uid)
+        return f"{disk.kind.noun} {disk.name} stands: repeat its create, or delete it"
+    return None
+
+
+def _remove(installation: Installation, found: SlotUnknown, chosen: Sequence[UnknownReport], grace: timedelta) -> None:
+    """Delete objects with one request. Each is looked at again under the slot's lock, in which owners are written."""
+    slot = found.slot
+    recorded_at = installation.effects.monotonic()
+    with installation.catalog.transaction() as facts:
+        facts.slots.lock(slot.uid)
+        now = facts.now()
+        seen = {row.key for row in facts.unknown_objects.list(slot.uid) if row.first_seen_at + grace <= now}
+        unknown = unknown_manifests(facts, slot, [one.object.key for one in chosen])
+        doomed = [key for key in unknown if key in seen and _owner(facts, key) is None]
+        deletion = record_deletion(installation, facts, slot, doomed, recorded_at)
+    try:
+        send_deletion(installation, deletion)
+    except (StoreError, LeaseLost) as error:
+        found.problem = str(error)
+        return
+    with installation.catalog.transaction() as facts:
+        facts.slots.lock(slot.uid)
+        facts.unknown_objects.forget(slot.uid, doomed)
+    gone = set(doomed)
+    found.objects = [replace(one, removed=True) if one.object.key in gone else one for one in found.objects]
+    installation.note(str(slot.key), f"{len(gone)} unknown objects removed")

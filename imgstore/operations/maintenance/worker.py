@@ -1,0 +1,286 @@
+"""Workers: any number of processes, on any machines, that bring the replicas of all versions about.
+
+Look, decide (``policy/worker_queue.py``), lease one replica, make it in a thread, record: as a person's command does for its
+own version (``operations/replication/copy.py``), and beside it. A worker that dies leaves a lease, and whoever looks next goes on.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from itertools import count
+from typing import Final
+
+from imgstore.catalog import Facts
+from imgstore.domain.errors import Conflict, ImgstoreError, StoreError
+from imgstore.domain.identity.access import Action, Principal, authorize
+from imgstore.domain.resources import ImageVersion
+from imgstore.domain.storage.works import Worker
+from imgstore.operations.activity_log import recorded
+from imgstore.operations.installation import Installation
+from imgstore.operations.lookup import Lineage, lineage_of
+from imgstore.operations.maintenance.scheduler import MaintenanceRunner
+from imgstore.operations.progress import task_of
+from imgstore.operations.replication.copy import CopyPlan, look, make, plan_step
+from imgstore.operations.replication.targets import tidy
+from imgstore.operations.slots.restore import RestorePlan
+from imgstore.operations.stores.catalog_checks import look_at_checkpoints
+from imgstore.policy.copy_plan import CopyStep
+from imgstore.policy.worker_queue import WorkerLimits, full_regions, next_steps, startable
+
+POLL_SECONDS: Final = 5.0
+"""An idle worker looks so often."""
+
+REPLICA_WRITE: Final = "imgstore/replicas/write"
+"""What the activity log calls the making of a replica."""
+
+_BEAT_SECONDS: Final = 10.0
+"""A worker shows itself so often: several times before it counts as dead (`ALIVE_SECONDS`)."""
+
+_LOOKS_MAX: Final = 100
+_LOOK_SECONDS: Final = 0.02
+"""Another worker's transaction is over by then."""
+
+_VERSIONS_AT_ONCE: Final = 32
+"""Read and compared at once, to choose from."""
+
+
+@dataclass(slots=True, kw_only=True)
+class WorkerReport:
+    """What a worker did, and what it left, when it ended."""
+
+    completed: int = 0
+    """Replicas."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """The last error of each replica that failed and did not come about later, by uid."""
+    resting: int = 0
+    """Failed replicas that wait for their next try."""
+    next_retry_at: datetime | None = None
+    """When the first of these is due."""
+    without_source: int = 0
+    """Versions that never were complete: only `image-version create`, which has the source file, can resume them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Claim:
+    """One replica, leased."""
+
+    line: Lineage
+    version: ImageVersion
+    step: CopyStep
+    plan: CopyPlan | RestorePlan
+
+    @property
+    def task(self) -> str:
+        """What its progress is called: a worker makes replicas of many versions."""
+        return f"{self.line.definition.name} {self.version.name} {task_of(self.step.replica)}"
+
+
+def run_worker(
+    installation: Installation,
+    principal: Principal,
+    *,
+    once: bool = False,
+    limits: WorkerLimits = WorkerLimits(),  # noqa: B008 - frozen
+    poll_seconds: float = POLL_SECONDS,
+    stop: threading.Event | None = None,
+) -> WorkerReport:
+    """Make what is to be made until interrupted; with `once` until nothing is left that can be begun now.
+
+    Interrupted (KeyboardInterrupt, or `stop`), it begins no further request; its works stay open for others to go on
+    with, and their leases are given back.
+
+    Args:
+        installation: where.
+        principal: who runs it: an administrator of the installation.
+        once: end when nothing can be begun; what fails meanwhile and rests is left to the next run.
+        limits: how much at once.
+        poll_seconds: how often to look while there is nothing to do.
+        stop: ends it.
+
+    Raises:
+        AccessDenied: the principal may not write everywhere.
+        StoreError: with `once`, the database did not answer. Without it, the worker says so and looks again.
+    """
+    authorize(principal, Action.WRITE, f"/subscriptions/{installation.subscription}")
+    stop = stop or threading.Event()
+    look_at_checkpoints(installation)
+    with _present(installation) as show:
+        worker = _Worker(installation, principal, limits, stop)
+        worker.run(once=once, poll_seconds=poll_seconds, show=show)
+    return worker.report()
+
+
+class _Worker:
+    """One process's share, in its main thread; each replica has a thread of its own."""
+
+    def __init__(
+        self, installation: Installation, principal: Principal, limits: WorkerLimits, stop: threading.Event
+    ) -> None:
+        self._installation = installation
+        self._principal = replace(principal, name=f"worker {installation.keeper.holder}")
+        self._limits = limits
+        self._stop = stop
+        self._busy: dict[Future[None], CopyStep] = {}
+        self._report = WorkerReport()
+
+    def run(self, *, once: bool, poll_seconds: float, show: Callable[[], None]) -> None:
+        """See `run_worker`."""
+        pause = min(poll_seconds, _BEAT_SECONDS)
+        maintains = False
+        with (
+            closing(MaintenanceRunner(self._installation, self._principal)) as maintenance,
+            ThreadPoolExecutor(self._limits.replicas, thread_name_prefix="replica") as pool,
+        ):
+            try:
+                while not self._stop.is_set():
+                    try:
+                        show()
+                        self._begin(pool)
+                        maintains = maintenance.poll(once=once)
+                    except StoreError as error:
+                        if once:
+                            raise
+                        self._installation.note("worker", f"the catalog can't be read, looking again: {error.message}")
+                    if once and not self._busy:
+                        if not maintains:
+                            return
+                        maintenance.wait(pause)
+                        continue
+                    self._wait(pause)
+            except KeyboardInterrupt:
+                self._stop.set()  # What is under way begins no further request; its work stays open.
+            except BaseException:
+                self._stop.set()
+                raise
+        for future in list(self._busy):
+            self._end(future)
+
+    def report(self) -> WorkerReport:
+        """What was done, and what is left now."""
+        with suppress(StoreError), self._installation.catalog.reading() as facts:
+            self._report.resting, self._report.next_retry_at = facts.queue.resting()
+            self._report.without_source = facts.queue.without_source()
+        return self._report
+
+    def _begin(self, pool: ThreadPoolExecutor) -> None:
+        while len(self._busy) < self._limits.replicas and (claim := self._claim()) is not None:
+            future = pool.submit(self._make, claim)
+            self._busy[future] = claim.step
+
+    def _make(self, claim: _Claim) -> None:
+        """Make the replica, then take away what it stands in for by now."""
+        scope, replica = claim.line.version_id(claim.version.name), task_of(claim.step.replica)
+        with recorded(self._installation, self._principal, Action.WRITE, scope, REPLICA_WRITE, about=replica):
+            make(self._installation, claim.line, claim.version, claim.step, claim.plan, self._stop, claim.task)
+        tidy(self._installation, claim.version.uid)
+
+    def _claim(self) -> _Claim | None:
+        """Lease the replica whose turn it is, if there is one. Where others were quicker at every choice, look again."""
+        for _ in range(_LOOKS_MAX):
+            nothing = True
+            for step in self._choices():
+                nothing = False
+                with suppress(Conflict), self._installation.catalog.transaction() as facts:
+                    if (claim := self._leased(facts, step)) is not None:
+                        return claim
+            if nothing or self._stop.wait(_LOOK_SECONDS):
+                break
+        return None
+
+    def _choices(self) -> Iterator[CopyStep]:
+        """What could be begun: a page of versions at a time, those that waited longest first."""
+        at_work = Counter(step.replica.slot.key.region for step in self._busy.values())
+        for page in count():
+            with self._installation.catalog.reading() as facts:
+                uids = facts.queue.due(
+                    limit=_VERSIONS_AT_ONCE,
+                    offset=page * _VERSIONS_AT_ONCE,
+                    dead=[each for each in facts.queue.holders() if self._installation.keeper.is_dead(each)],
+                    full_regions=full_regions(at_work, self._limits),
+                )
+                queue = look(self._installation, facts, uids)
+                now = facts.now()
+            yield from next_steps(queue, now=now, at_work=at_work, limits=self._limits)
+            if len(uids) < _VERSIONS_AT_ONCE:
+                return
+
+    def _leased(self, facts: Facts, chosen: CopyStep) -> _Claim | None:
+        """The lease on a replica, if it is still to be made: it is looked at once more under the version's row."""
+        uid = chosen.replica.version_uid
+        if not facts.queue.hold(uid):
+            return None
+        ready = startable(look(self._installation, facts, [uid])[0], facts.now())
+        step = next((each for each in ready if each.replica.uid == chosen.replica.uid), None)
+        if step is None:
+            return None
+        version = facts.versions.by_uid(uid)
+        line = lineage_of(facts, version)
+        plan = plan_step(self._installation, facts, version, step)
+        facts.queue.serve(uid)
+        return _Claim(line=line, version=version, step=step, plan=plan)
+
+    def _wait(self, pause: float) -> None:
+        """Until a replica is done, or for a while."""
+        if not self._busy:
+            self._stop.wait(pause)
+        for future in wait(self._busy, pause, return_when=FIRST_COMPLETED).done:
+            self._end(future)
+
+    def _end(self, future: Future[None]) -> None:
+        """Count it. Whatever went wrong is in the replica's row, which rests a while; the worker goes on."""
+        uid = self._busy.pop(future).replica.uid
+        error = future.exception()
+        if error is None:
+            self._report.completed += 1
+            self._report.failed.pop(uid, None)
+        elif isinstance(error, Exception):
+            self._report.failed[uid] = error.message if isinstance(error, ImgstoreError) else repr(error)
+
+
+@contextmanager
+def _present(installation: Installation) -> Iterator[Callable[[], None]]:
+    """This process in the list of workers while the block runs; gives what renews its row."""
+    uid = installation.effects.new_uid()
+    shown = float("-inf")
+
+    def show() -> None:
+        nonlocal shown
+        if time.monotonic() - shown < _BEAT_SECONDS:
+            return
+        shown = time.monotonic()
+        with installation.catalog.transaction() as facts:
+            facts.workers.seen(uid, installation.keeper.holder)
+            facts.clock_steps.correct()
+
+    try:
+        yield show
+    finally:
+        with suppress(StoreError), installation.catalog.transaction() as facts:
+            facts.workers.remove(uid)
+
+
+def list_workers(installation: Installation, principal: Principal) -> list[Worker]:
+    """The workers that live; the rows of others are dropped."""
+    authorize(principal, Action.READ, f"/subscriptions/{installation.subscription}")
+    with installation.catalog.transaction() as facts:
+        standing = facts.workers.list()
+        living = [each for each in standing if _lives(installation, facts, each)]
+        for worker in standing:
+            if worker not in living:
+                facts.workers.remove(worker.uid)
+    return living
+
+
+def anyone_works(installation: Installation) -> bool:
+    """Whether a worker was seen lately, so that what is to be replicated will be."""
+    with installation.catalog.reading() as facts:
+        return any(_lives(installation, facts, each) for each in facts.workers.list())
+
+
+def _lives(installation: Installation, facts: Facts, worker: Worker) -> bool:
+    return facts.workers.is_alive(worker) and not installation.keeper.is_dead(worker.holder)

@@ -1,0 +1,310 @@
+"""Inert resources: written down, shown, listed, forgotten. What one names must be there, and stays while it is named."""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from imgstore.catalog import Facts
+from imgstore.domain import names
+from imgstore.domain.errors import Conflict, InvalidInput, NotFound
+from imgstore.domain.identity.access import Action, Principal, authorize_link, may, operation, visible
+from imgstore.domain.machines import Machine
+from imgstore.domain.network_records import INERT_TYPES, INTERFACES, InertContent, InertId, InertResource, inert_id
+from imgstore.domain.paging import Page, PageRequest
+from imgstore.domain.resources import Group
+from imgstore.operations import lookup
+from imgstore.operations.activity_log import permit, permit_list, recorded
+from imgstore.operations.installation import Installation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InertView:
+    """One as it is seen."""
+
+    resource: InertResource
+    machine_id: str | None
+    """Of the machine that names it, if one does."""
+
+
+Change = Callable[[InertView | None], InertContent]
+"""What one becomes, of what it is now; None is one that is not there."""
+
+_IN_USE: Final = {
+    "Microsoft.Network/virtualNetworks": "InUseSubnetCannotBeDeleted",
+    "Microsoft.Network/networkSecurityGroups": "InUseNetworkSecurityGroupCannotBeDeleted",
+    "Microsoft.Network/publicIPAddresses": "PublicIPAddressCannotBeDeleted",
+    "Microsoft.Network/networkInterfaces": "NicInUse",
+}
+"""Azure's codes, by type; all are 400."""
+
+
+class InUse(InvalidInput):
+    """Something names what is to go. Azure's status is 400."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InertPlace:
+    """Which one is meant."""
+
+    group: str
+    type: str
+    """One of `INERT_TYPES`."""
+    name: str
+    part: str = ""
+    """``subnets/default``: what is written is this part of it."""
+
+    def scope(self, installation: Installation) -> str:
+        """The id of what is meant."""
+        whole = inert_id(installation.subscription, self.group, self.type, self.name)
+        return f"{whole}/{self.part}" if self.part else whole
+
+
+def put_inert(
+    installation: Installation,
+    principal: Principal,
+    place: InertPlace,
+    change: Change,
+    *,
+    action: Action = Action.WRITE,
+) -> tuple[bool, InertView]:
+    """Write one down, or write it anew. Of two at once neither is lost.
+
+    Args:
+        installation: where.
+        principal: who.
+        place: which one, or which part of it.
+        change: what it becomes; it may raise.
+        action: what is asked for; a part of one is deleted by writing the rest.
+
+    Returns:
+        Whether it is new, and what it is now.
+
+    Raises:
+        InvalidInput: its name or its region is none, or it names one that is not there.
+        InUse: a part that it has no more is named by another.
+        NotFound: no such group.
+        Conflict: it stands in another region.
+    """
+    names.check_network_name(place.name)
+    scope = place.scope(installation)
+    with (
+        recorded(installation, principal, action, scope, operation(action, scope)),
+        installation.catalog.transaction() as facts,
+    ):
+        facts.inert.lock(installation.subscription)
+        above = lookup.group(facts, installation.subscription, place.group)
+        standing = facts.inert.get(installation.subscription, place.group, place.type, place.name)
+        content = change(None if standing is None else _view(facts, standing))
+        region = installation.regions.get(content.location, target="location").name
+        made = InertResource(
+            uid=standing.uid if standing else installation.effects.new_uid(),
+            subscription=installation.subscription,
+            group=above.name,
+            type=place.type,
+            name=standing.name if standing else place.name,
+            content=replace(content, location=region),
+            created_at=standing.created_at if standing else installation.effects.now(),
+        )
+        _check_references(facts, principal, standing, made)
+        if standing is None:
+            facts.inert.add(made)
+        else:
+            _check_stays(standing, made)
+            _check_unused(facts, made, sorted(set(_ids(standing)) - set(_ids(made))), but=[made.uid])
+            facts.inert.update(made)
+        return standing is None, _view(facts, made)
+
+
+def show_inert(installation: Installation, principal: Principal, place: InertPlace) -> InertView:
+    """The one of that name; of a part, the one that it is a part of.
+
+    Raises:
+        NotFound: there is none.
+    """
+    permit(installation, principal, Action.READ, place.scope(installation))
+    with installation.catalog.reading() as facts:
+        lookup.group(facts, installation.subscription, place.group)
+        found = facts.inert.get(installation.subscription, place.group, place.type, place.name)
+        if found is None:
+            raise not_there(installation, place)
+        return _view(facts, found)
+
+
+def page_inert(
+    installation: Installation, principal: Principal, request: PageRequest, kind: str, group: str | None = None
+) -> Page[InertView]:
+    """A page of those of a type in a group, or in the subscription, that the principal may see, by name.
+
+    Raises:
+        InvalidInput: the token is none of this list.
+    """
+    subscription = installation.subscription
+    above = names.group_id(subscription, group) if group is not None else f"/subscriptions/{subscription}"
+    permit_list(installation, principal, above)
+    whole = may(principal, Action.READ, above, kind)
+    of = f"{above}/{kind}"
+    key = request.after(of)
+    after = None if key is None else (key.partition("/")[0], key.partition("/")[2])
+    with installation.catalog.reading() as facts:
+        if group is not None:
+            lookup.group(facts, subscription, group)
+        limit = request.limit if whole else None
+        found = facts.inert.list(subscription, kind, group, after=after, limit=limit)
+        seen = visible(principal, found, lambda each: each.resource_id, whole=whole)
+        page = Page.cut(seen, request, of=of, key=lambda each: f"{each.name}/{each.uid}")
+        return Page(items=_views(facts, page.items), next_token=page.next_token)
+
+
+def delete_inert(installation: Installation, principal: Principal, place: InertPlace) -> None:
+    """Forget one.
+
+    Raises:
+        NotFound: there is none.
+        InUse: another names it.
+    """
+    scope = place.scope(installation)
+    with (
+        recorded(installation, principal, Action.DELETE, scope, operation(Action.DELETE, scope)),
+        installation.catalog.transaction() as facts,
+    ):
+        facts.inert.lock(installation.subscription)
+        lookup.group(facts, installation.subscription, place.group)
+        standing = facts.inert.get(installation.subscription, place.group, place.type, place.name)
+        if standing is None:
+            raise not_there(installation, place)
+        _check_unused(facts, standing, _ids(standing), but=[standing.uid])
+        facts.inert.delete(standing.uid)
+
+
+def not_there(installation: Installation, place: InertPlace) -> NotFound:
+    """What is raised for one that is not there, in Azure's words."""
+    scope = place.scope(installation)
+    kind = operation(Action.READ, scope).rpartition("/")[0]
+    name = scope.partition(f"/{place.type}/")[2]
+    return NotFound(
+        f"The Resource '{kind}/{name}' under resource group '{place.group}' was not found.",
+        hint="list what is there, with `az network ... list`",
+        target=scope,
+        code="ResourceNotFound",
+    )
+
+
+def forget_inert_of(facts: Facts, group: Group) -> None:
+    """Forget all of a group, in the transaction that deletes the group.
+
+    Raises:
+        InUse: one of another group names one of them.
+    """
+    facts.inert.lock(group.subscription)
+    mine = [each for kind in INERT_TYPES for each in facts.inert.list(group.subscription, kind, group.name)]
+    uids = [each.uid for each in mine]
+    for each in mine:
+        _check_unused(facts, each, _ids(each), but=uids)
+    facts.inert.remove_all(group.uid)
+
+
+def authorize_interfaces(
+    facts: Facts, principal: Principal, machine_id: str, standing: Machine | None, interfaces: Iterable[str]
+) -> None:
+    """Check the right to give a machine network interfaces, before anything of the machine is looked at.
+
+    Args:
+        facts: the transaction.
+        principal: who writes the machine.
+        machine_id: of the machine.
+        standing: the machine, if it exists; the interfaces that it has need no right.
+        interfaces: ids, as they were sent.
+
+    Raises:
+        AccessDenied: an interface is new to the machine, and the principal may not join it.
+    """
+    before = frozenset[str]() if standing is None else facts.inert.interfaces_of(standing.uid)
+    for each in interfaces:
+        if each.casefold() not in before:
+            authorize_link(principal, Action.JOIN, each, by=machine_id)
+
+
+def interfaces_going(facts: Facts, machine: Machine) -> list[InertResource]:
+    """The network interfaces that go with a machine, as far as they are there. Of other subscriptions nothing is known."""
+    meant = [InertId.parse(word) for word in facts.inert.going_with(machine.uid)]
+    mine = [each for each in meant if each and each.subscription.casefold() == machine.subscription.casefold()]
+    found = [facts.inert.get(each.subscription, each.group, each.type, each.name) for each in mine]
+    return [each for each in found if each is not None and each.type == INTERFACES]
+
+
+def forget_interfaces(facts: Facts, going: Sequence[InertResource]) -> None:
+    """Forget network interfaces, in the transaction that deletes their machine and after it is gone.
+
+    One that another machine names stays.
+    """
+    for each in going:
+        facts.inert.lock(each.subscription)
+        if not facts.inert.machines_of(_ids(each)):
+            facts.inert.delete(each.uid)
+
+
+def _view(facts: Facts, resource: InertResource) -> InertView:
+    return _views(facts, [resource])[0]
+
+
+def _views(facts: Facts, resources: Sequence[InertResource]) -> tuple[InertView, ...]:
+    named = [each.resource_id for each in resources if each.type == INTERFACES]
+    machines = facts.inert.machines_of(named) if named else {}
+    return tuple(InertView(resource=each, machine_id=machines.get(each.resource_id.casefold())) for each in resources)
+
+
+def _ids(resource: InertResource) -> list[str]:
+    """Its own, and those of its parts."""
+    return [resource.resource_id, *(f"{resource.resource_id}/{part}" for part in resource.content.parts)]
+
+
+def _check_references(facts: Facts, principal: Principal, standing: InertResource | None, made: InertResource) -> None:
+    """Check what a resource names. A resource that is named can't be deleted: naming it takes the right to join it."""
+    before = frozenset(standing.content.references if standing else ())
+    for word in made.content.references:
+        if word not in before:
+            authorize_link(principal, Action.JOIN, word, by=made.resource_id)
+        meant = InertId.parse(word)
+        # Resources of other subscriptions need not be kept in this installation.
+        if meant is None or meant.subscription.lower() != made.subscription.lower():
+            continue
+        found = facts.inert.get(meant.subscription, meant.group, meant.type, meant.name)
+        is_there = found is not None and (not meant.part or meant.part in found.content.parts)
+        if not is_there:
+            raise InvalidInput(
+                f"Resource {word} referenced by resource {made.resource_id} was not found. Please make sure that the "
+                "referenced resource exists, and that both resources are in the same region.",
+                found="no such resource",
+                expected="one that was made before",
+                hint="make it first, or mend the id",
+                target=made.resource_id,
+                code="InvalidResourceReference",
+            )
+
+
+def _check_stays(standing: InertResource, made: InertResource) -> None:
+    was, wanted = standing.content.location, made.content.location
+    if was != wanted:
+        raise Conflict(
+            f"The resource '{made.name}' already exists in location '{was}' in resource group '{made.group}'. A "
+            f"resource with the same name cannot be created in location '{wanted}'. Please select a new resource name.",
+            found=was,
+            expected="the region that it was made in",
+            hint=f"name {was}, or another resource",
+            target=made.resource_id,
+            code="InvalidResourceLocation",
+        )
+
+
+def _check_unused(facts: Facts, resource: InertResource, going: Collection[str], *, but: Collection[str]) -> None:
+    naming = facts.inert.naming(going, but=but)
+    user = next(iter(facts.inert.machines_of(going).values()), None) if naming is None else naming.resource_id
+    if user is not None:
+        raise InUse(
+            f"{resource.type.rpartition('/')[2]} '{resource.name}' can not be deleted because it is in use by {user}.",
+            found=user,
+            expected="nothing that names it",
+            hint="delete what names it first, or make it name another",
+            target=resource.resource_id,
+            code=_IN_USE[resource.type],
+        )

@@ -1,0 +1,1 @@
+"""Ingest versions and replicate them to their target regions."""

@@ -1,0 +1,406 @@
+"""Sources become the first replica of a version, in its source slot (DESIGN.md, "In").
+
+Plan and lease, act, record: three steps, and no transaction is open while bytes move. One work takes all disks in, the
+OS disk first; each that is in is written down in its plan, so that a repeat goes on with the next.
+"""
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from imgstore.catalog import Facts
+from imgstore.domain.disks.sources import DiskReader, SourceIdentity
+from imgstore.domain.disks.version_disks import OS_DISK, in_order
+from imgstore.domain.errors import InvalidInput, ObjectCorrupt, ObjectNotFound, StoredDamaged, StoreError, public_text
+from imgstore.domain.names import VersionName
+from imgstore.domain.resources import ImageVersion, ManifestRow, Replica, SegmentRow, Slot
+from imgstore.domain.states import ReplicaState
+from imgstore.domain.storage import object_keys
+from imgstore.domain.storage.digests import Digest
+from imgstore.domain.storage.sizes import PIECE_BYTES
+from imgstore.domain.storage.works import Lease, Work, WorkKind
+from imgstore.operations.installation import Installation
+from imgstore.operations.leases import Hold
+from imgstore.operations.lookup import Lineage
+from imgstore.operations.progress import Counter, task_of
+from imgstore.operations.slots.completion import (
+    Listed,
+    complete_replica,
+    list_segments,
+    named_by,
+    write_failure,
+    write_version_state,
+)
+from imgstore.operations.slots.degrade import degrade, distrust, remove_damaged
+from imgstore.operations.slots.gc_guard import claim, condemned_in
+from imgstore.operations.slots.key_deletions import wait_for_deletions
+from imgstore.operations.slots.restore import end_other_work
+from imgstore.operations.slots.works import at_work, take_up
+from imgstore.operations.stores.zone_gaps import record_zone_gaps
+from imgstore.policy.selection import choose_bases
+from imgstore.segments.codec import CODEC
+from imgstore.segments.manifest import Manifest
+from imgstore.transfer.ingest import IngestOrder, ingest, same_source, touched_pieces
+from imgstore.transfer.receipts import IngestReceipt
+from imgstore.transfer.scatter import Damage, SegmentReader
+from imgstore.transfer.slot_access import GoOn, SegmentListing, SlotAccess
+from imgstore.transfer.spot_check import check_assembly
+
+PACKING_RULES: Final = "1"
+"""Of comparing and packing. Raised when the same plan would make other segments than before."""
+
+NOT_STORED: Final[Mapping[str, Digest]] = MappingProxyType({})
+"""Of a version whose disks come from elsewhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """A version's disks on their way to their slot."""
+
+    line: Lineage
+    version: ImageVersion
+    replica: Replica
+    """The one in the source slot."""
+    readers: Mapping[str, DiskReader]
+    """Of each of its disks, by key."""
+    named_bases: Sequence[VersionName] = ()
+    source_manifests: Mapping[str, Digest] = field(default_factory=lambda: NOT_STORED)
+    """Of disks that are stored here, by key: where the slot has that content too, it is a base, and nothing is packed."""
+    verify_full: bool = False
+
+
+def publish(installation: Installation, publication: Publication) -> None:
+    """Take the sources in and make the replica Completed.
+
+    Raises:
+        ImgstoreError: it failed; the replica is Failed with the error's text, and the same command goes on.
+    """
+    work, lease = _plan(installation, publication)
+    counter = Counter(installation, task_of(publication.replica), replica=publication.replica)
+    try:
+        _act(installation, publication, work, lease, counter)
+    except Exception as error:
+        write_failure(installation, lease, publication.replica, public_text(error))
+        counter.fail(str(error))
+        if isinstance(error, StoredDamaged):
+            remove_damaged(installation, publication.replica.slot, error)
+        if isinstance(error, ObjectCorrupt):
+            # The plan leans on what turned out to be damaged: a repeat plans anew.
+            with installation.catalog.transaction() as facts:
+                facts.works.abandon(work.uid)
+        raise
+
+
+def _plan(installation: Installation, publication: Publication) -> tuple[Work, Lease]:
+    """Open or take up the work; the replica is Replicating from here on."""
+    version, slot = publication.version, publication.replica.slot
+    sources = {
+        key: {"identity": identity_as_plan(reader.identity()), "format": reader.trimmings.format.value}
+        for key, reader in publication.readers.items()
+    }
+    fixed = {"sources": sources, "codec": CODEC, "rules": PACKING_RULES}
+    with installation.catalog.transaction() as facts:
+        bases = _choose_bases(facts, publication)
+        named = {
+            key: [{"key": row.body_key, "digest": row.digest.hex()} for row in rows] for key, rows in bases.items()
+        }
+        work, lease = take_up(
+            installation,
+            facts,
+            kind=WorkKind.INGEST,
+            slot=slot,
+            owner_uid=version.uid,
+            plan=fixed | {"bases": named},
+            pins=tuple(row.uid for rows in bases.values() for row in rows),
+            still_fits=lambda old: {name: old.get(name) for name in fixed} == fixed,
+        )
+        facts.versions.lock(version.uid)
+        end_other_work(installation, facts, WorkKind.COPY, publication.replica)
+        facts.replicas.move(publication.replica.uid, ReplicaState.REPLICATING)
+        write_version_state(facts, version)
+    return work, lease
+
+
+def _choose_bases(facts: Facts, publication: Publication) -> dict[str, list[ManifestRow]]:
+    """Of each disk the manifests that it is compared with: its source's, the same LUN's of other versions, in this slot."""
+    version, slot = publication.version, publication.replica.slot
+    complete = {
+        each.version_uid
+        for each in facts.replicas.in_slot(slot.uid)
+        if each.state is ReplicaState.COMPLETED and each.version_uid != version.uid
+    }
+    standing = facts.versions.list(version.definition_uid)
+    candidates = [each for each in standing if each.uid in complete and each.is_visible]
+    _check_bases(publication.named_bases, candidates)
+    bases: dict[str, list[ManifestRow]] = {}
+    for key in publication.readers:
+        fit = [each for each in candidates if key in each.disk_keys]
+        chosen = choose_bases(fit, new=version.name, named=publication.named_bases)
+        rows = [facts.manifests.find(each.uid, slot.uid, key) for each in chosen]
+        if key in publication.source_manifests:
+            rows.insert(0, facts.manifests.with_digest(slot.uid, publication.source_manifests[key]))
+        bases[key] = list({row.digest: row for row in rows if row is not None}.values())
+    return bases
+
+
+def _check_bases(named: Sequence[VersionName], candidates: Sequence[ImageVersion]) -> None:
+    known = {version.name for version in candidates}
+    unknown = [str(name) for name in named if name not in known]
+    if unknown:
+        raise InvalidInput(
+            f"Version {', '.join(unknown)} can't be a base.",
+            found=f"complete in the source slot: {', '.join(map(str, sorted(known))) or 'none'}",
+            expected="versions of this definition that are complete in the source region",
+            hint="leave --base out: the newest version and the one below are compared with anyway",
+            target="base",
+        )
+
+
+def _act(installation: Installation, publication: Publication, work: Work, lease: Lease, counter: Counter) -> None:
+    slot = publication.replica.slot
+    counter.total = sum(_counted_bytes(reader) for reader in publication.readers.values())
+    with (
+        at_work(installation, slot, lease, counter.write_down) as hold,
+        tempfile.TemporaryDirectory(dir=installation.scratch) as scratch,
+    ):
+        manifests_wanted = [object_keys.manifest_key(publication.version.uid, disk) for disk in publication.readers]
+        wait_for_deletions(installation, slot, manifests_wanted, hold.go_on)
+        counter.begin()
+        with installation.catalog.reading() as facts:
+            key = facts.pools.get(slot.key.pool_uid).fingerprint_key
+        condemned = condemned_in(installation, slot)
+        taking = _Taking(
+            installation=installation,
+            publication=publication,
+            work=work,
+            lease=lease,
+            hold=hold,
+            counter=counter,
+            scratch=Path(scratch),
+            fingerprint_key=key,
+            condemned=condemned,
+            listing=_listing(installation, publication, installation.access(slot), condemned, hold.go_on),
+        )
+        manifests = [taking.take(disk) for disk in in_order(publication.readers)]
+        for disk, reader in publication.readers.items():
+            same_source(reader, _identity(work.plan, disk))
+        complete_replica(
+            installation,
+            lease=lease,
+            line=publication.line,
+            version=publication.version,
+            replica=publication.replica,
+            manifests=manifests,
+        )
+    record_zone_gaps(installation, slot)
+    counter.end(f"{taking.packed_bytes} bytes stored")
+
+
+def _counted_bytes(reader: DiskReader) -> int:
+    return sum(1 for _ in touched_pieces(reader)) * PIECE_BYTES
+
+
+@dataclass(slots=True, kw_only=True)
+class _Taking:
+    """One work, disk by disk."""
+
+    installation: Installation
+    publication: Publication
+    work: Work
+    lease: Lease
+    hold: Hold
+    counter: Counter
+    scratch: Path
+    fingerprint_key: bytes
+    condemned: frozenset[Digest]
+    listing: SegmentListing
+    """The slot's segments as listed, and those that came since."""
+    os_disk: Manifest | None = None
+    """Once it is in: what a data disk repeats of it is not stored twice."""
+    packed_bytes: int = 0
+    """Stored bytes of what was packed, sent or not."""
+
+    def take(self, disk: str) -> ManifestRow:
+        """One disk's segments, then its row and its manifest; nothing where an earlier run of the work came so far."""
+        found = self._found(disk)
+        row, manifest = found or self._taken(disk)
+        if found:
+            self.counter.moved(_counted_bytes(self.publication.readers[disk]))
+        if disk == OS_DISK:
+            self.os_disk = manifest
+        return row
+
+    def _found(self, disk: str) -> tuple[ManifestRow, Manifest] | None:
+        """What an earlier run left: its row, its manifest, and each segment as listed now (rules.md, rule 4)."""
+        digest = self.work.plan.get("taken", {}).get(disk)
+        slot = self.publication.replica.slot
+        with self.installation.catalog.reading() as facts:
+            row = facts.manifests.find(self.publication.version.uid, slot.uid, disk)
+        if row is None or row.digest.hex() != digest:
+            return None
+        try:
+            manifest = self.installation.access(slot).manifest(row.body_key, row.digest)
+        except (ObjectNotFound, ObjectCorrupt):
+            return None
+        table = manifest.segments
+        named = zip(table.all_names(), table.stored_bytes.tolist(), strict=True)
+        return (row, manifest) if all(self.listing.present.get(name) == size for name, size in named) else None
+
+    def _taken(self, disk: str) -> tuple[ManifestRow, Manifest]:
+        installation, slot = self.installation, self.publication.replica.slot
+        access = installation.access(slot)
+        receipt = ingest(self._order(disk, access))
+        if receipt.missing:
+            degrade(installation, slot, receipt.missing, "the store lacks it or has it damaged")
+            self._check_os_disk(receipt.missing, access)
+        segments = SegmentReader([access])
+        try:
+            self._assemble(disk, receipt, segments)
+        except ObjectCorrupt:
+            distrust(installation, slot, unreadable(segments.damages))
+            raise
+        self.listing.present.update({each.name: each.stored_bytes for each in receipt.segments})
+        self.packed_bytes += receipt.packed_bytes
+        return self._record(disk, receipt), receipt.manifest
+
+    def _check_os_disk(self, missing: frozenset[Digest], access: SlotAccess) -> None:
+        """The OS disk that is in already must not be completed over a gap that one of its data disks met."""
+        names = () if self.os_disk is None else self.os_disk.segments.all_names()
+        lost = missing.intersection(names)
+        if lost:
+            distrust(self.installation, self.publication.replica.slot, lost)
+            raise ObjectCorrupt(
+                "Segments of the OS disk can't be read back, though they were stored.",
+                found=f"{len(lost)} that are missing or damaged, the first {min(lost).hex()}",
+                expected="none",
+                hint="check the store's disks, then repeat the command: what is right is not sent again",
+                target=access.label,
+            )
+
+    def _order(self, disk: str, access: SlotAccess) -> IngestOrder:
+        installation, slot = self.installation, self.publication.replica.slot
+        bases = base_manifests(installation, slot, self.work.plan["bases"][disk])
+        return IngestOrder(
+            work_uid=object_keys.packing_uid(self.work.uid, disk),
+            slot=access,
+            reader=self.publication.readers[disk],
+            identity=_identity(self.work.plan, disk),
+            bases=bases if self.os_disk is None else [*bases, self.os_disk],
+            listing=self.listing,
+            fingerprint_key=self.fingerprint_key,
+            scratch=self.scratch,
+            check_scratch=installation.check_scratch,
+            workers=installation.threads(installation.tuning.put_workers, slot.key.region),
+            go_on=self._go_on,
+            claim=lambda name: claim_one(installation, slot, self.condemned, name),
+            moved=self.counter.moved,
+        )
+
+    def _assemble(self, disk: str, receipt: IngestReceipt, reader: SegmentReader) -> None:
+        """Put some pieces, or all, together again before anyone is told that the disk is there."""
+        check_assembly(
+            receipt.manifest,
+            reader,
+            work_uid=object_keys.packing_uid(self.work.uid, disk),
+            full=self.publication.verify_full,
+            scratch=self.scratch,
+            workers=self.installation.threads(
+                self.installation.tuning.scatter_workers, self.publication.replica.slot.key.region
+            ),
+            go_on=self._go_on,
+        )
+
+    def _go_on(self) -> None:
+        self.hold.go_on()
+        self.installation.check_scratch(self.scratch, 0)
+
+    def _record(self, disk: str, receipt: IngestReceipt) -> ManifestRow:
+        """Write the segments down, and that the disk is in; put the manifest."""
+        version, slot = self.publication.version, self.publication.replica.slot
+        listed = Listed(
+            owner_uid=version.uid,
+            slot=slot,
+            disk=disk,
+            digest=receipt.digest,
+            body_key=object_keys.manifest_key(version.uid, disk),
+            object_bytes=len(receipt.data),
+            virtual_bytes=receipt.manifest.virtual_bytes,
+            disk_digest=receipt.manifest.disk_digest,
+        )
+        with self.installation.catalog.transaction() as facts:
+            facts.works.guard(self.lease)
+            manifest = list_segments(self.installation, facts, listed, segment_rows(receipt))
+            work = facts.works.get(self.work.uid)
+            taken = work.plan.get("taken", {}) | {disk: receipt.digest.hex()}
+            facts.works.update_plan(self.lease, {**work.plan, "taken": taken}, work.pins)
+        self.installation.access(slot).put_manifest(listed.body_key, receipt.data)
+        return manifest
+
+
+def unreadable(damages: Iterable[Damage]) -> set[Digest]:
+    """Return the segments that a reader found missing or wrong."""
+    return {damage.name for damage in damages if damage.is_certain}
+
+
+def claim_one(installation: Installation, slot: Slot, condemned: frozenset[Digest], name: Digest) -> None:
+    """Let a segment live that is put anew; only what was condemned before the listing can have been on its way out."""
+    if name in condemned:
+        claim(installation, slot, [name])
+
+
+def _listing(
+    installation: Installation, publication: Publication, access: SlotAccess, condemned: frozenset[Digest], go_on: GoOn
+) -> SegmentListing:
+    """The slot's segments as the store lists them now; of a replica that was complete before, those that read back right.
+
+    What is condemned counts as absent.
+
+    Such a replica is here because it was found damaged, and a damaged segment has the right length in a listing. Left
+    out here, it is sent again.
+    """
+    listing = access.segments()
+    slot = publication.replica.slot
+    with installation.catalog.reading() as facts:
+        rows = facts.manifests.of_replica(publication.version.uid, slot.uid)
+        ids = named_by(row for row in rows if facts.manifests.is_complete(row.uid))
+        names = [segment.name for segment in facts.segments.rows(slot.key.pool_uid, ids)]
+    workers = installation.threads(installation.tuning.copy_workers, slot.key.region)
+    return listing.without(condemned | access.damaged(names, workers=workers, go_on=go_on))
+
+
+def segment_rows(receipt: IngestReceipt) -> list[SegmentRow]:
+    """What the catalog keeps of the segments that an ingest confirmed."""
+    return [
+        SegmentRow(
+            name=each.name,
+            blocks=each.blocks,
+            stored_bytes=each.stored_bytes,
+            checksum=each.checksum,
+            work_uid=each.work_uid,
+        )
+        for each in receipt.segments
+    ]
+
+
+def base_manifests(installation: Installation, slot: Slot, planned: Sequence[Mapping[str, str]]) -> list[Manifest]:
+    """The bases' manifests, but for those that the slot can't serve: they are told, and done without."""
+    access = installation.access(slot)
+    manifests = []
+    for base in planned:
+        try:
+            manifests.append(access.manifest(base["key"], bytes.fromhex(base["digest"])))
+        except StoreError as error:
+            installation.note(str(slot.key), f"a base can't be read and is done without: {error.message}")
+    return manifests
+
+
+def identity_as_plan(identity: SourceIdentity) -> dict[str, Any]:
+    """An identity as JSON."""
+    return {"location": identity.location, "file_bytes": identity.file_bytes, "stamp": identity.stamp}
+
+
+def _identity(plan: Mapping[str, Any], disk: str) -> SourceIdentity:
+    return SourceIdentity(**plan["sources"][disk]["identity"])

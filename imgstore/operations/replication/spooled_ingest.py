@@ -1,0 +1,175 @@
+"""A file becomes the content of a disk of its own, in the subscription's pool: plan and lease, act, record."""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from imgstore.domain.disks.sources import DiskReader, SourceIdentity
+from imgstore.domain.disks.version_disks import OS_DISK
+from imgstore.domain.errors import ObjectCorrupt, StoredDamaged
+from imgstore.domain.resources import ManagedDisk, ManifestRow
+from imgstore.domain.states import ProvisioningState
+from imgstore.domain.storage import object_keys
+from imgstore.domain.storage.sizes import PIECE_BYTES
+from imgstore.domain.storage.works import Lease, Work, WorkKind
+from imgstore.operations.installation import Installation
+from imgstore.operations.progress import Counter
+from imgstore.operations.replication.ingest import (
+    PACKING_RULES,
+    base_manifests,
+    claim_one,
+    identity_as_plan,
+    segment_rows,
+    unreadable,
+)
+from imgstore.operations.slots.completion import Listed, complete_disk, list_segments
+from imgstore.operations.slots.degrade import degrade, distrust, remove_damaged
+from imgstore.operations.slots.gc_guard import condemned_in
+from imgstore.operations.slots.references import party_of_disk
+from imgstore.operations.slots.works import at_work, take_up
+from imgstore.segments.codec import CODEC
+from imgstore.transfer.ingest import IngestOrder, ingest, touched_pieces
+from imgstore.transfer.receipts import IngestReceipt
+from imgstore.transfer.scatter import SegmentReader
+from imgstore.transfer.spot_check import check_assembly
+
+_BASES_MAX = 3
+
+
+def take_in(installation: Installation, disk: ManagedDisk, reader: DiskReader, identity: SourceIdentity) -> ManagedDisk:
+    """Take the file in, put the disk's manifest, and make the disk Succeeded.
+
+    Raises:
+        ImgstoreError: it failed; the same command goes on.
+    """
+    work, lease = _plan(installation, disk, reader, identity)
+    counter = Counter(installation, f"{disk.kind.noun} {disk.name}")
+    try:
+        made = _act(installation, disk, reader, identity, work, lease, counter)
+    except Exception as error:
+        counter.fail(str(error))
+        if isinstance(error, StoredDamaged):
+            remove_damaged(installation, disk.slot, error)
+        if isinstance(error, ObjectCorrupt):
+            # The plan leans on what turned out to be damaged: a repeat plans anew.
+            with installation.catalog.transaction() as facts:
+                facts.works.abandon(work.uid)
+        raise
+    counter.end(f"{reader.virtual_bytes} bytes taken in")
+    return made
+
+
+def _plan(
+    installation: Installation, disk: ManagedDisk, reader: DiskReader, identity: SourceIdentity
+) -> tuple[Work, Lease]:
+    """Open or take up the work. What it is compared with are the disks that were taken into the slot last."""
+    fixed: dict[str, Any] = {
+        "identity": identity_as_plan(identity),
+        "format": reader.trimmings.format.value,
+        "codec": CODEC,
+        "rules": PACKING_RULES,
+    }
+    with installation.catalog.transaction() as facts:
+        made_at = {each.body_key: each.created_at for each in facts.disks.in_slot(disk.slot.uid)}
+        bodies: dict[str, ManifestRow] = {row.body_key: row for row in facts.manifests.in_slot(disk.slot.uid)}
+        latest = sorted(bodies.keys() & made_at.keys(), key=lambda key: (made_at[key], key), reverse=True)
+        rows = [bodies[key] for key in latest[:_BASES_MAX]]
+        return take_up(
+            installation,
+            facts,
+            kind=WorkKind.INGEST,
+            slot=disk.slot,
+            owner_uid=disk.uid,
+            plan=fixed | {"bases": [{"key": row.body_key, "digest": row.digest.hex()} for row in rows]},
+            pins=tuple(row.uid for row in rows),
+            still_fits=lambda old: {name: old.get(name) for name in fixed} == fixed,
+        )
+
+
+def _act(
+    installation: Installation,
+    disk: ManagedDisk,
+    reader: DiskReader,
+    identity: SourceIdentity,
+    work: Work,
+    lease: Lease,
+    counter: Counter,
+) -> ManagedDisk:
+    slot = disk.slot
+    access = installation.access(slot)
+    counter.total = sum(1 for _ in touched_pieces(reader)) * PIECE_BYTES
+    with (
+        at_work(installation, slot, lease) as hold,
+        tempfile.TemporaryDirectory(dir=installation.scratch) as folder,
+    ):
+        scratch = Path(folder)
+
+        def go_on() -> None:
+            hold.go_on()
+            installation.check_scratch(scratch, 0)
+
+        counter.begin()
+        with installation.catalog.reading() as facts:
+            key = facts.pools.get(slot.key.pool_uid).fingerprint_key
+        condemned = condemned_in(installation, slot)
+        receipt = ingest(
+            IngestOrder(
+                work_uid=work.uid,
+                slot=access,
+                reader=reader,
+                identity=identity,
+                bases=base_manifests(installation, slot, work.plan["bases"]),
+                listing=access.segments().without(condemned),
+                fingerprint_key=key,
+                scratch=scratch,
+                check_scratch=installation.check_scratch,
+                workers=installation.threads(installation.tuning.put_workers, slot.key.region),
+                go_on=go_on,
+                claim=lambda name: claim_one(installation, slot, condemned, name),
+                moved=counter.moved,
+            )
+        )
+        if receipt.missing:
+            degrade(installation, slot, receipt.missing, "the store lacks it or has it damaged")
+        segments = SegmentReader([access])
+        try:
+            check_assembly(
+                receipt.manifest,
+                segments,
+                work_uid=work.uid,
+                full=False,
+                scratch=scratch,
+                workers=installation.threads(installation.tuning.scatter_workers, slot.key.region),
+                go_on=go_on,
+            )
+        except ObjectCorrupt:
+            distrust(installation, slot, unreadable(segments.damages))
+            raise
+        return _record(installation, disk, receipt, lease)
+
+
+def _record(installation: Installation, disk: ManagedDisk, receipt: IngestReceipt, lease: Lease) -> ManagedDisk:
+    """Write the segments down, put the manifest, complete."""
+    listed = Listed(
+        owner_uid=disk.uid,
+        slot=disk.slot,
+        digest=receipt.digest,
+        body_key=object_keys.manifest_key(disk.uid, OS_DISK),
+        object_bytes=len(receipt.data),
+        virtual_bytes=receipt.manifest.virtual_bytes,
+        disk_digest=receipt.manifest.disk_digest,
+    )
+    with installation.catalog.transaction() as facts:
+        facts.works.guard(lease)
+        manifest = list_segments(installation, facts, listed, segment_rows(receipt))
+    installation.access(disk.slot).put_manifest(listed.body_key, receipt.data)
+    made = replace(
+        disk,
+        virtual_bytes=listed.virtual_bytes,
+        disk_digest=listed.disk_digest,
+        source_format=receipt.manifest.trimmings.format,
+        provisioning_state=ProvisioningState.SUCCEEDED,
+    )
+    complete_disk(installation, lease=lease, disk=made, party=party_of_disk(made), manifest=manifest)
+    return made

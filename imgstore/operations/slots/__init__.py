@@ -1,0 +1,1 @@
+"""Change slots under a lease: works, completion, removal, repair and garbage guards."""

@@ -1,0 +1,127 @@
+"""Meters the bytes that a reader takes from another region, because no store of its own region serves them (M17)."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from imgstore.domain.errors import StoreError
+from imgstore.domain.resources import Slot
+from imgstore.domain.storage.digests import Digest
+from imgstore.ledger.egress import cross_region_read, repair
+from imgstore.ledger.entries import LedgerRow, Party
+from imgstore.operations.installation import Installation
+from imgstore.segments.manifest import Manifest
+from imgstore.transfer.slot_access import SlotAccess
+
+_UNWRITTEN_BYTES_MAX: Final = 64 << 20
+"""More than this is not lost to the ledger if the process is killed."""
+
+
+@dataclass(slots=True, kw_only=True)
+class CrossRegionReads:
+    """Counts what a reader takes from other regions, and writes it into the ledger. Safe from several threads.
+
+    Hand `served` to the reader of segments, and read inside `metering`.
+    """
+
+    installation: Installation
+    party: Party
+    home: Slot
+    """The slot that should serve the reader."""
+    stored_bytes: dict[Digest, int]
+    """Of each segment that may be read."""
+    regions: dict[str, str]
+    """The region of each slot, by its label."""
+    reader: str
+    """Names one go of reading, which counts from zero: the uid of the work and the token of its lease, or the uid of the
+    session of who reads by URL. The first part of the ledger's keys."""
+    _unwritten: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    """Stored bytes by the region that served them, and whether they stand in for damage."""
+    _written: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @staticmethod
+    def of(
+        installation: Installation,
+        *,
+        party: Party,
+        home: Slot,
+        others: Iterable[Slot],
+        manifest: Manifest,
+        reader: str,
+    ) -> "CrossRegionReads":
+        """Meter the reads of a disk from its own slot, or from others that stand in for it."""
+        table = manifest.segments
+        return CrossRegionReads(
+            installation=installation,
+            party=party,
+            home=home,
+            stored_bytes=dict(zip(table.all_names(), table.stored_bytes.tolist(), strict=True)),
+            regions={str(slot.key): slot.key.region for slot in (home, *others)},
+            reader=reader,
+        )
+
+    def served(self, slot: SlotAccess, name: Digest, is_damaged: bool, /) -> None:  # noqa: FBT001 - as SegmentReader.served
+        """Count a segment that a slot served. Much that is not in the ledger yet is written at once.
+
+        What stands in for a damaged segment is a repair in the ledger: damage is not the reader's to pay (invariant M7).
+        """
+        region = self.regions[slot.label]
+        if region == self.home.key.region:
+            return
+        with self._lock:
+            self._unwritten[region, is_damaged] += self.stored_bytes[name]
+            much = self._unwritten.total() >= _UNWRITTEN_BYTES_MAX
+        if much:
+            self.write()
+
+    @contextmanager
+    def metering(self) -> Iterator[None]:
+        """Write what was counted when the block ends, however it ends.
+
+        Raises:
+            StoreError: the block ended well, and the database does not answer.
+        """
+        try:
+            yield
+        except BaseException:
+            with suppress(StoreError):
+                self.write()
+            raise
+        self.write()
+
+    def write(self) -> None:
+        """Write what was counted since the last call: a row for each region that served.
+
+        A row's key names the reader and the part of its reading, by the bytes counted before and after it.
+
+        Raises:
+            StoreError: the database does not answer. What was counted stays counted.
+        """
+        with self._lock:
+            if not self._unwritten:
+                return
+            begin = self._written
+            with self.installation.catalog.transaction() as facts:
+                for (region, is_damaged), read_bytes in sorted(self._unwritten.items()):
+                    facts.ledger.add(self._row(region, is_damaged=is_damaged, begin=begin, read_bytes=read_bytes))
+                    begin += read_bytes
+            self._written = begin
+            self._unwritten.clear()
+
+    def _row(self, region: str, *, is_damaged: bool, begin: int, read_bytes: int) -> LedgerRow:
+        key = f"read/{self.reader}/{region}/{begin}-{begin + read_bytes}"
+        row = repair if is_damaged else cross_region_read
+        return row(
+            key=key,
+            party=self.party,
+            source=region,
+            target=self.home.key.region,
+            replica=self.home.key.ordinal,
+            moved_bytes=read_bytes,
+            prices=self.installation.regions.prices,
+            time=self.installation.effects.now(),
+        )

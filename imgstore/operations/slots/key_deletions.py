@@ -1,0 +1,168 @@
+"""Deletions of objects whose key may be written again (invariants G6, G7 and G14).
+
+A store may carry out a DELETE long after the client stopped waiting. If the key has a new object by then, the new
+object is lost. So each request is recorded before it is sent, it is sent once and only in time, and nobody writes the
+key until the store has answered or the request can no longer arrive. The record of a segment is a row of `condemned`,
+which writers ask anyway (`operations/slots/gc_guard.py`); the record of any other key is a row of `deletions`.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from imgstore.catalog import Facts
+from imgstore.domain.errors import LeaseLost, WorkHeld
+from imgstore.domain.resources import Slot
+from imgstore.domain.storage import object_keys
+from imgstore.domain.storage.garbage import Sentence
+from imgstore.operations.installation import Installation
+from imgstore.operations.stores.catalog_checks import refuse_if_outdated
+from imgstore.transfer.slot_access import GoOn, always
+
+_LOOK_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyDeletion:
+    """One request, recorded and not yet sent."""
+
+    slot: Slot
+    keys: tuple[str, ...]
+    """Below the slot."""
+    token: str
+    recorded_at: float
+    """By the monotonic clock, before the transaction that recorded the request."""
+
+
+def delete_objects(installation: Installation, slot: Slot, doomed: Collection[str], go_on: GoOn = always) -> None:
+    """Record and delete objects of a slot. Raises as `send_deletion`.
+
+    Args:
+        installation: the installation.
+        slot: the slot.
+        doomed: keys below the slot.
+        go_on: called before the request is sent.
+    """
+    recorded_at = installation.effects.monotonic()
+    with installation.catalog.transaction() as facts:
+        deletion = record_deletion(installation, facts, slot, doomed, recorded_at)
+    send_deletion(installation, deletion, go_on)
+
+
+def record_deletion(
+    installation: Installation, facts: Facts, slot: Slot, doomed: Collection[str], recorded_at: float
+) -> KeyDeletion:
+    """Record a request in the transaction that decides on it. From the commit on no writer uses the keys.
+
+    Args:
+        installation: the installation.
+        facts: the transaction.
+        slot: the slot.
+        doomed: keys below the slot. A segment that a collector deletes already is left to the collector.
+        recorded_at: the monotonic time before the transaction began.
+
+    Raises:
+        CatalogOutdated: the catalog is older than its buckets.
+    """
+    tuning = installation.tuning
+    if doomed:
+        refuse_if_outdated(facts)
+    facts.slots.lock(slot.uid)
+    token, now = installation.effects.new_uid(), facts.now()
+    segments = {object_keys.segment_name(key): key for key in doomed if object_keys.is_segment_key(key)}
+    lease_expires_at = now + timedelta(seconds=tuning.removal_lease_seconds)
+    taken = {each.name for each in facts.condemned.among(slot.uid, segments) if each.sentence is Sentence.DELETING}
+    mine = [name for name in segments if name not in taken]
+    facts.condemned.add(slot.uid, dict.fromkeys(mine, 0))
+    facts.condemned.begin_deleting(slot.uid, mine, token=token, lease_expires_at=lease_expires_at)
+    others = [key for key in doomed if not object_keys.is_segment_key(key)]
+    until = lease_expires_at + timedelta(seconds=tuning.delete_seconds_max)
+    facts.deletions.begin(slot.uid, others, token=token, until=until)
+    chosen = (*(segments[name] for name in mine), *others)
+    return KeyDeletion(slot=slot, keys=chosen, token=token, recorded_at=recorded_at)
+
+
+def send_deletion(
+    installation: Installation,
+    deletion: KeyDeletion,
+    go_on: GoOn = always,
+    send: Callable[[Collection[str], GoOn], None] | None = None,
+) -> None:
+    """Send a recorded request once, then forget the record. After an error the record blocks the keys until its end.
+
+    Args:
+        installation: the installation.
+        deletion: the request.
+        go_on: called before the request is sent.
+        send: sends the request, given the keys and what it must call first; None deletes in the slot's store.
+
+    Raises:
+        StoreError: the store refused, or the answer was lost.
+        LeaseLost: the request would be sent too late.
+    """
+    slot, tuning = deletion.slot, installation.tuning
+    if not deletion.keys:
+        return
+
+    def in_time() -> None:
+        go_on()
+        late_seconds = installation.effects.monotonic() - deletion.recorded_at - tuning.removal_lease_seconds
+        if late_seconds > 0:
+            raise LeaseLost(
+                f"A deletion in {slot.key} was about to be sent too late.",
+                found=f"{late_seconds:.1f} seconds more than the {tuning.removal_lease_seconds:g} that it may wait",
+                expected="a request that is sent at once",
+                hint="run the same command again: it begins anew",
+                target=str(slot.key),
+            )
+
+    (send or installation.access(slot).remove)(deletion.keys, in_time)
+    with installation.catalog.transaction() as facts:
+        facts.slots.lock(slot.uid)
+        facts.condemned.end_deleting(slot.uid, deletion.token)
+        facts.deletions.end(slot.uid, deletion.token)
+
+
+def wait_for_deletions(installation: Installation, slot: Slot, wanted: Collection[str], go_on: GoOn = always) -> None:
+    """Wait until no earlier request can delete one of the keys any more: three minutes at most.
+
+    Args:
+        installation: the installation.
+        slot: the slot.
+        wanted: keys below the slot that are about to be written.
+        go_on: called while waiting; may raise to end the wait.
+    """
+    noted: datetime | None = None
+    while True:
+        with installation.catalog.reading() as facts:
+            until, now = facts.deletions.pending_until(slot.uid, wanted), facts.now()
+        if until is None:
+            return
+        if until != noted:
+            noted = until
+            installation.note(
+                str(slot.key),
+                f"waiting for an earlier deletion of the same object, at most {(until - now).total_seconds():.0f} s "
+                f"(until {until:%H:%M:%S} UTC)",
+            )
+        go_on()
+        installation.effects.wait(_LOOK_SECONDS)
+
+
+def check_no_deletion(facts: Facts, slot: Slot, key: str) -> None:
+    """Refuse to record an object whose key an earlier request may still delete. The caller holds the slot's lock.
+
+    Raises:
+        WorkHeld: there is such a request.
+    """
+    until = facts.deletions.pending_until(slot.uid, [key])
+    if until is not None:
+        raise WorkHeld(
+            f"An earlier deletion of '{key}' may still be carried out in {slot.key}.",
+            found=f"a request that can arrive until {until:%Y-%m-%d %H:%M:%S} UTC "
+            f"(in {(until - facts.now()).total_seconds():.0f} s)",
+            expected="a store that has answered it",
+            hint="run the same command again after that time",
+            target=key,
+        )

@@ -1,0 +1,68 @@
+"""Removal of what a disk may have left in a slot when it was placed in another one (invariants G12 and W20).
+
+The request that put the disk's manifest there may be carried out long after the client has given it up. So each such slot
+has an open work of kind removal with the keys in its plan. It is carried out once no request can be under way any more:
+by the next work that ends in the slot, by a collection, or by a worker.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final
+
+from imgstore.catalog import Facts
+from imgstore.domain.errors import LeaseLost, StoreError, WorkHeld
+from imgstore.domain.resources import Slot
+from imgstore.domain.storage.works import Work, WorkKind
+from imgstore.operations.installation import Installation
+from imgstore.operations.slots.key_deletions import delete_objects
+
+_KEYS: Final = "keys"
+
+
+def open_removal(facts: Facts, slot: Slot, owner_uid: str, doomed: Sequence[str]) -> None:
+    """Have keys below a slot removed once no earlier request can write them any more.
+
+    Raises:
+        Conflict: a removal of that owner is open in the slot.
+    """
+    facts.works.open(kind=WorkKind.REMOVAL, slot_uid=slot.uid, owner_uid=owner_uid, plan={_KEYS: list(doomed)}, pins=())
+
+
+def is_removal_of_keys(work: Work) -> bool:
+    """Whether a work was opened by `open_removal`: it outlives the disk that left the keys."""
+    return work.kind is WorkKind.REMOVAL and _KEYS in work.plan
+
+
+def run_removals(installation: Installation, slot: Slot | None = None) -> int:
+    """Carry out the removals that are due, of a slot or of all. What another process does, or a store refuses, is left.
+
+    Returns:
+        How many were carried out.
+    """
+    bound = timedelta(seconds=installation.tuning.delete_seconds_max)
+    with installation.catalog.reading() as facts:
+        now = facts.now()
+        works = facts.works.list_open(None if slot is None else slot.uid)
+        due = [work for work in works if is_removal_of_keys(work) and now - work.opened_at >= bound]
+        slots = {work.slot_uid: facts.slots.get(work.slot_uid) for work in due}
+    return sum(_run(installation, slots[work.slot_uid], work) for work in due)
+
+
+def _run(installation: Installation, slot: Slot, work: Work) -> bool:
+    keeper = installation.keeper
+    try:
+        with installation.catalog.transaction() as facts:
+            lease = facts.works.lease(
+                work.uid,
+                holder=keeper.holder,
+                lease_seconds=keeper.lease_seconds,
+                steal=keeper.may_steal(work),
+                wait=False,
+            )
+        with keeper.hold(lease) as hold:
+            delete_objects(installation, slot, work.plan[_KEYS], hold.go_on)
+            with installation.catalog.transaction() as facts:
+                facts.works.complete(lease)
+    except (WorkHeld, LeaseLost, StoreError):
+        return False
+    return True

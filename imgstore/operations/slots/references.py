@@ -1,0 +1,112 @@
+"""A disk that is a reference over content of its slot: its work, the object, and the rows that make it Succeeded."""
+
+from dataclasses import dataclass, replace
+
+from imgstore.catalog import Facts
+from imgstore.domain.disks.version_disks import OS_DISK
+from imgstore.domain.errors import Conflict
+from imgstore.domain.resources import ManagedDisk, ManifestRow
+from imgstore.domain.states import ProvisioningState
+from imgstore.domain.storage import object_keys
+from imgstore.domain.storage.works import Lease, WorkKind
+from imgstore.ledger.entries import Party
+from imgstore.operations.installation import Installation
+from imgstore.operations.slots.completion import open_interval
+from imgstore.operations.slots.key_deletions import wait_for_deletions
+from imgstore.operations.slots.works import at_work, take_up
+from imgstore.segments.manifest import decode_manifest
+from imgstore.segments.reference import Reference, encode_reference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedDisk:
+    """A disk in the slot that it was given."""
+
+    disk: ManagedDisk
+    lease: Lease | None = None
+    """On the work that makes it; None where it is made already."""
+    origin: ManifestRow | None = None
+    """The manifest in the slot that it refers to; None where it is made already."""
+
+
+def lease_disk(installation: Installation, facts: Facts, disk: ManagedDisk) -> PlacedDisk:
+    """Take up the work that makes the disk's reference, with a pin on what has the content (rules.md, rule 3).
+
+    Raises:
+        Conflict: nothing has the content any more.
+        WorkHeld: another process makes it.
+    """
+    if disk.provisioning_state is ProvisioningState.SUCCEEDED:
+        return PlacedDisk(disk=disk)
+    origin = _origin(facts, disk)
+    _, lease = take_up(
+        installation,
+        facts,
+        kind=WorkKind.DISK,
+        slot=disk.slot,
+        owner_uid=disk.uid,
+        plan={"digest": origin.digest.hex(), "body_key": origin.body_key, "manifest": origin.uid},
+        pins=(origin.uid,),
+    )
+    return PlacedDisk(disk=disk, lease=lease, origin=origin)
+
+
+def _origin(facts: Facts, disk: ManagedDisk) -> ManifestRow:
+    origin = facts.manifests.with_content(disk.slot.uid, disk.body_key)
+    if origin is None:
+        raise Conflict(
+            f"The source of the {disk.kind.noun} '{disk.name}' was deleted before it was made.",
+            found="one that an earlier run left unfinished",
+            expected=f"its source, {disk.source_reference}",
+            hint=f"`imgstore {disk.kind.removesuffix('s')} delete -g {disk.group} -n {disk.name}`, then make it from another",
+            target=disk.name,
+        )
+    return origin
+
+
+def put_disk(installation: Installation, placed: PlacedDisk, body: bytes) -> ManagedDisk:
+    """Put the disk's manifest, a reference to its replica's, and make the disk Succeeded.
+
+    Args:
+        installation: where.
+        placed: the disk, Creating.
+        body: the manifest that it refers to, checked.
+    """
+    disk, lease, origin = placed.disk, placed.lease, placed.origin
+    assert lease is not None, "it is to be made"
+    assert origin is not None, "it refers to something"
+    key = object_keys.manifest_key(disk.uid, OS_DISK)
+    access = installation.access(disk.slot)
+    data = encode_reference(Reference(digest=origin.digest, body_key=origin.body_key))
+    made = replace(
+        disk, provisioning_state=ProvisioningState.SUCCEEDED, source_format=decode_manifest(body).trimmings.format
+    )
+    with at_work(installation, disk.slot, lease) as hold:
+        wait_for_deletions(installation, disk.slot, [key], hold.go_on)
+        hold.go_on()
+        access.put_manifest(key, data)
+        with installation.catalog.transaction() as facts:
+            facts.works.guard(lease)
+            facts.slots.lock(disk.slot.uid)
+            row = replace(
+                origin,
+                uid=installation.effects.new_uid(),
+                owner_uid=disk.uid,
+                disk=OS_DISK,
+                object_bytes=len(data),
+            )
+            facts.manifests.add(row)
+            facts.manifests.complete(row.uid)
+            open_interval(
+                installation, facts, owner_uid=disk.uid, slot=disk.slot, party=party_of_disk(disk), own=row.object_bytes
+            )
+            facts.disks.update(made)
+            facts.works.complete(lease)
+    return made
+
+
+def party_of_disk(disk: ManagedDisk) -> Party:
+    """Whose bytes a disk's own are."""
+    return Party(
+        subscription=disk.subscription, group=disk.group, gallery=None, definition=None, version=None, disk=disk.name
+    )

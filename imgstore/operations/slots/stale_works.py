@@ -1,0 +1,68 @@
+"""Works that nobody goes on with: closed undone after a while, so that they hold nothing back (rules.md, rule 1).
+
+No store is asked: what such a work had sent lies where it lies, named by no row, and is condemned by the collection
+that follows.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final
+
+from imgstore.catalog import Facts
+from imgstore.domain.resources import Slot
+from imgstore.domain.states import ReplicaState
+from imgstore.domain.storage.works import Work
+from imgstore.operations.installation import Installation
+from imgstore.operations.slots.completion import forget_manifests, state_after_failure, write_version_state
+from imgstore.policy.gc_plan import is_forsaken, unleased_since
+
+WORK_ABANDON_DAYS: Final = 7.0
+"""A command that was killed on Friday is repeated on Monday; what nobody repeats in a week nobody misses."""
+
+
+def forsaken_works(facts: Facts, patience: timedelta) -> list[Work]:
+    """The open works that nobody has had a lease on for so long, oldest first."""
+    now = facts.now()
+    return [work for work in facts.works.list_open() if is_forsaken(work, now=now, patience=patience)]
+
+
+def abandon_forsaken(installation: Installation, patience: timedelta) -> Sequence[Work]:
+    """Close those works, each in a transaction of its own. One that is taken up meanwhile is left alone.
+
+    Returns:
+        Those that were closed.
+    """
+    with installation.catalog.reading() as facts:
+        works = forsaken_works(facts, patience)
+    return [work for work in works if _abandoned(installation, work, patience)]
+
+
+def _abandoned(installation: Installation, work: Work, patience: timedelta) -> bool:
+    with installation.catalog.transaction() as facts:
+        standing = facts.works.hold(work.uid)
+        if standing is None or not is_forsaken(standing, now=facts.now(), patience=patience):
+            return False
+        slot = facts.slots.get(work.slot_uid)
+        others = [each for each in facts.works.list_open(slot.uid) if each.owner_uid == work.owner_uid]
+        if len(others) == 1:  # Else what is unfinished may be the other's.
+            _forget_unfinished(installation, facts, work, slot)
+        facts.works.abandon(work.uid)
+        return True
+
+
+def _forget_unfinished(installation: Installation, facts: Facts, work: Work, slot: Slot) -> None:
+    """The rows of manifests that were never completed go, and the names of segments with them; the replica has failed."""
+    rows = facts.manifests.of_replica(work.owner_uid, slot.uid)
+    forget_manifests(installation, facts, slot, [row for row in rows if not facts.manifests.is_complete(row.uid)])
+    for replica in facts.replicas.in_slot(slot.uid):
+        if replica.version_uid == work.owner_uid and replica.state is ReplicaState.REPLICATING:
+            facts.versions.lock(replica.version_uid)
+            error = f"abandoned: nobody went on with it since {unleased_since(work).isoformat(timespec='seconds')}"
+            facts.replicas.failed(
+                replica.uid,
+                error=error,
+                attempts=replica.attempts + 1,
+                retry_at=facts.now(),
+                state=state_after_failure(facts, replica),
+            )
+            write_version_state(facts, facts.versions.by_uid(replica.version_uid))

@@ -1,0 +1,1 @@
+"""Check and register the stores and zones of an installation."""

@@ -1,0 +1,35 @@
+"""What zones of a slot missed, counted from their repair notes and recorded for people: redundancy that is lost."""
+
+from collections import Counter
+from contextlib import suppress
+
+from imgstore.domain.errors import StoreError
+from imgstore.domain.resources import Slot
+from imgstore.operations.installation import Installation
+from imgstore.regions import ALL_ZONES
+from imgstore.stores.zone_redundant import Missed, Zoned
+
+
+def record_zone_gaps(installation: Installation, slot: Slot) -> dict[str, int]:
+    """Count the writes that each zone of a slot missed, and record the counts in the catalog.
+
+    Does nothing for a slot in one zone, or where fewer than two zones answer: what was counted last stays.
+
+    Returns:
+        The number of objects by zone, of zones that miss any.
+    """
+    if slot.zone != ALL_ZONES:
+        return {}
+    try:
+        store = installation.locator.store(slot)
+        assert isinstance(store, Zoned), "the slot lies in three zones"
+        notes = [note for note in store.pending_repairs() if note.key.startswith(slot.prefix)]
+    except StoreError:
+        return {}
+    counts = dict(Counter(note.zone for note in notes if note.missed is Missed.PUT))
+    # For people only: a catalog that does not answer must not fail the work that asked.
+    with suppress(StoreError), installation.catalog.transaction() as facts:
+        known = {gap.zone: gap.objects for gap in facts.zone_gaps.of_slots([slot.uid])}
+        if counts != known:
+            facts.zone_gaps.replace(slot.uid, counts)
+    return counts

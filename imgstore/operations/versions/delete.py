@@ -1,0 +1,183 @@
+"""The end of a version: deleted, softly where its gallery says so, had back, or gone for good when its time has come."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from imgstore.catalog import Facts
+from imgstore.domain import names
+from imgstore.domain.errors import ImgstoreError, NotFound
+from imgstore.domain.identity.access import VERSIONS, Action, Principal, as_reader, authorize
+from imgstore.domain.names import VersionName
+from imgstore.domain.resources import ImageVersion
+from imgstore.domain.states import ProvisioningState
+from imgstore.operations import lookup
+from imgstore.operations.activity_log import recorded, recorded_deletion
+from imgstore.operations.gallery.versions import VersionView, show_version, view_of
+from imgstore.operations.installation import Installation
+from imgstore.operations.lookup import Lineage
+from imgstore.operations.slots.removal import end_writing, forget_version
+from imgstore.policy.version_update import check_deletable
+
+
+def delete_version(
+    installation: Installation,
+    principal: Principal,
+    *,
+    group: str,
+    gallery: str,
+    definition: str,
+    version: VersionName,
+    bypass_soft_delete: bool = False,
+    allowed: Callable[[ImageVersion], None] = lambda _version: None,
+) -> None:
+    """Remove a version; where its gallery deletes softly, for the time being only. Disks made from it live on.
+
+    Args:
+        installation: where.
+        principal: who.
+        group: the resource group's name.
+        gallery: the gallery's.
+        definition: the definition's.
+        version: the version's.
+        bypass_soft_delete: for good, whatever the gallery says; also one that was deleted softly before.
+        allowed: told of the version when it may be deleted and its bytes are yet to go.
+
+    Raises:
+        Conflict: it is to be kept until its end of life.
+        WorkHeld: a live process is writing or reading one of its replicas; a version that goes for good stays as a
+            tombstone, invisible, until the command is repeated.
+    """
+    scope = names.version_id(installation.subscription, group, gallery, definition, version)
+    what = "Microsoft.Compute/galleries/images/versions/delete"
+    with recorded_deletion(installation, principal, scope, what):
+        with installation.catalog.reading() as facts:
+            line = lookup.lineage(facts, installation.subscription, group, gallery, definition)
+            found = facts.versions.get(line.definition.uid, version) or lookup.version(facts, line, version)
+        if found.provisioning_state is not ProvisioningState.DELETING:
+            if found.soft_deleted_at is not None and not bypass_soft_delete:
+                raise _gone_softly(found, scope)
+            check_deletable(found, installation.effects.now(), scope)
+        allowed(found)
+        soft = line.gallery.soft_delete_enabled and not bypass_soft_delete
+        if soft and found.provisioning_state is not ProvisioningState.DELETING:
+            _delete_softly(installation, line, found)
+        else:
+            forget_version(installation, found)
+    purge_soft_deleted(installation)
+
+
+def _delete_softly(installation: Installation, line: Lineage, version: ImageVersion) -> None:
+    """Make the version invisible. Its replicas, its bytes and what is billed for them stay."""
+    with installation.catalog.transaction() as facts:
+        end_writing(installation, facts, version.uid, str(version.name))
+        standing = _locked(facts, version)
+        now = installation.effects.now()
+        until = now + timedelta(days=line.gallery.soft_delete_retention_days)
+        facts.versions.update(replace(standing, soft_deleted_at=now, hard_deletion_at=until))
+
+
+def _locked(facts: Facts, version: ImageVersion) -> ImageVersion:
+    facts.versions.lock(version.uid)
+    return facts.versions.by_uid(version.uid)
+
+
+def _gone_softly(version: ImageVersion, scope: str) -> NotFound:
+    return NotFound(
+        f"The image version '{version.name}' was not found.",
+        found="a version that was deleted softly",
+        expected="a version that stands",
+        hint="`imgstore sig image-version undelete` brings it back; `delete --bypass-soft-delete` ends it for good",
+        target=scope,
+    )
+
+
+def list_soft_deleted(
+    installation: Installation, principal: Principal, *, group: str, gallery: str, definition: str
+) -> list[VersionView]:
+    """The softly deleted versions of a definition that can be had back, lowest first."""
+    scope = names.definition_id(installation.subscription, group, gallery, definition)
+    authorize(principal, Action.READ, scope, VERSIONS)
+    purge_soft_deleted(installation)
+    with installation.catalog.reading() as facts:
+        line = lookup.lineage(facts, installation.subscription, group, gallery, definition)
+        kept = [
+            each
+            for each in facts.versions.soft_deleted(line.definition.uid)
+            if each.provisioning_state is not ProvisioningState.DELETING
+        ]
+        return [view_of(facts, line, each) for each in kept]
+
+
+def undelete_version(
+    installation: Installation, principal: Principal, *, group: str, gallery: str, definition: str, version: VersionName
+) -> VersionView:
+    """Have a softly deleted version back as it was. On one that stands it does nothing.
+
+    Raises:
+        NotFound: no such version, or it is gone for good.
+    """
+    scope = names.version_id(installation.subscription, group, gallery, definition, version)
+    with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/versions/write"):
+        purge_soft_deleted(installation)
+        with installation.catalog.transaction() as facts:
+            line = lookup.lineage(facts, installation.subscription, group, gallery, definition)
+            found = facts.versions.get(line.definition.uid, version)
+            if found is None or _locked(facts, found).provisioning_state is ProvisioningState.DELETING:
+                raise _not_kept(line, version, scope)
+            standing = facts.versions.by_uid(found.uid)
+            if standing.soft_deleted_at is not None:
+                facts.versions.update(replace(standing, soft_deleted_at=None, hard_deletion_at=None))
+        reader = as_reader(principal, scope)
+        return show_version(installation, reader, group=group, gallery=gallery, definition=definition, version=version)
+
+
+def _not_kept(line: Lineage, version: VersionName, scope: str) -> NotFound:
+    where = f"-g {line.gallery.group} -r {line.gallery.name} -i {line.definition.name}"
+    return NotFound(
+        f"The image version '{version}' was not found among the softly deleted ones.",
+        found=f"nothing at {scope}",
+        expected="a version that was deleted softly, and whose retention has not passed",
+        hint=f"`imgstore sig image-version list-soft-deleted {where}` shows what there is",
+        target=scope,
+    )
+
+
+def purge_soft_deleted(installation: Installation) -> list[ImageVersion]:
+    """End for good every softly deleted version whose retention has passed. May be called at any time, by anyone.
+
+    What can't go yet (a live process reads it, a store does not answer) is told, and goes at the next call.
+
+    Returns:
+        Those that went.
+    """
+    with installation.catalog.reading() as facts:
+        due = [each for each in facts.versions.soft_deleted() if _is_over(each, installation.effects.now())]
+    gone = []
+    for version in due:
+        if not _condemned(installation, version):
+            continue
+        try:
+            forget_version(installation, version)
+        except ImgstoreError as error:
+            installation.note(str(version.name), f"its retention has passed; its bytes stay for now: {error.message}")
+        else:
+            gone.append(version)
+    return gone
+
+
+def _condemned(installation: Installation, version: ImageVersion) -> bool:
+    """Mark a version Deleting, unless someone had it back meanwhile, or another process ends it."""
+    with installation.catalog.transaction() as facts:
+        try:
+            standing = _locked(facts, version)
+        except NotFound:
+            return False
+        if not _is_over(standing, installation.effects.now()):
+            return False
+        facts.versions.update(replace(standing, provisioning_state=ProvisioningState.DELETING))
+        return True
+
+
+def _is_over(version: ImageVersion, now: datetime) -> bool:
+    return version.hard_deletion_at is not None and version.hard_deletion_at <= now

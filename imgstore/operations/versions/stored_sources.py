@@ -1,0 +1,340 @@
+"""What an image version is made from besides files: disks, snapshots, managed images, other versions.
+
+Each is a manifest in some slot: pinned while it is read, read by segment, and taken in like any source. Where the slot
+that takes it in has the same content, that is a base, and nothing is stored twice.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+
+from imgstore.catalog import Facts
+from imgstore.domain.disks.version_disks import OS_DISK, VersionDisk, disk_key
+from imgstore.domain.errors import NotFound, SourceGone
+from imgstore.domain.identity.access import Action, Principal, authorize
+from imgstore.domain.names import ImageReference, VersionName
+from imgstore.domain.resources import (
+    Declared,
+    ImageVersion,
+    ManagedDisk,
+    ManifestRow,
+    Replica,
+    Slot,
+)
+from imgstore.domain.states import ReplicaState
+from imgstore.domain.storage.works import Lease
+from imgstore.ledger.egress import arrival
+from imgstore.operations import lookup
+from imgstore.operations.disks.disks import named_version
+from imgstore.operations.disks.export import pin_manifest, read_manifest, reading_under, siblings
+from imgstore.operations.disks.originals import COPIED, find_original, no_source
+from imgstore.operations.gallery.sharing import admitted
+from imgstore.operations.installation import Installation
+from imgstore.operations.lookup import Lineage
+from imgstore.operations.machines.images import named_image
+from imgstore.operations.machines.machines import check_ready, named_machine
+from imgstore.operations.progress import Counter
+from imgstore.operations.slots.completion import party_of
+from imgstore.operations.slots.degrade import degrade_damaged
+from imgstore.operations.versions.source import VersionSource, came_from, ids_of, whole_ids
+from imgstore.policy.os_compatibility import check_kin
+from imgstore.transfer.scatter import SegmentReader
+from imgstore.transfer.stored_disk import StoredDisk
+
+_WHAT = "gallery image version"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taker:
+    """The version that is to be made."""
+
+    line: Lineage
+    name: VersionName
+    region: str
+    """Its source region."""
+    arrived: Mapping[str, VersionDisk]
+    """Its disks by key, if it stands and is complete somewhere: their sources need not be there any more."""
+    locations: frozenset[str] = frozenset()
+    """Where its disks came from, in lower case, if it stands: older code stored the id of a shared image."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chosen:
+    """One disk of the source: its manifest in a slot, the slots that can stand in for it, and the pin."""
+
+    location: str
+    """The resource id that it is known by."""
+    slot: Slot
+    others: tuple[Slot, ...]
+    manifest: ManifestRow
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredDisks:
+    """Disks that are stored here, open and pinned."""
+
+    readers: Mapping[str, StoredDisk]
+    """By key."""
+    slots: Mapping[str, Slot]
+    """Where each lies."""
+    gone: frozenset[str]
+    """Keys of disks that arrived from sources of the stated ids, which are gone now."""
+
+
+@contextmanager
+def opened(
+    installation: Installation, principal: Principal, source: VersionSource, taker: Taker
+) -> Iterator[StoredDisks]:
+    """The disks of a source that are stored here, by key: "os", "lun-0" and so on; pinned until the block ends.
+
+    Args:
+        installation: where.
+        principal: who must be allowed to read the source.
+        source: its files are left alone.
+        taker: the version that takes it; its row is written down before more than a partition table is read.
+
+    Raises:
+        SourceGone, NotFound: it is not there, and not known to have arrived from there.
+        InvalidInput: it is not in the region, or declares another system than the definition.
+        AccessDenied: the principal may not read it.
+    """
+    reference = source.reference
+    image = None if reference is None else admitted(installation, principal, reference)
+    with installation.catalog.transaction() as facts:
+        chosen, gone = _chosen(installation, principal, facts, source, image, taker)
+    with ExitStack() as stack:
+        for each in chosen.values():
+            stack.callback(_let_go, installation, each.lease)
+        readers = {key: stack.enter_context(_read(installation, key, each, taker)) for key, each in chosen.items()}
+        yield StoredDisks(readers=readers, slots={key: each.slot for key, each in chosen.items()}, gone=gone)
+
+
+def _let_go(installation: Installation, lease: Lease) -> None:
+    """Whatever came of it: one that could not be opened leaves the pins of the others."""
+    with installation.catalog.transaction() as facts:
+        facts.works.abandon(lease.work_uid)
+
+
+def _chosen(
+    installation: Installation,
+    principal: Principal,
+    facts: Facts,
+    source: VersionSource,
+    image: ImageReference | None,
+    taker: Taker,
+) -> tuple[dict[str, _Chosen], frozenset[str]]:
+    """The disks that are there, and the keys of those that are gone since they arrived."""
+    line, group, region = taker.line, taker.line.gallery.group, taker.region
+    if not source.is_whole:
+        words = {disk_key(each.lun): each.source for each in source.data_snapshots}
+        if source.os_snapshot is not None:
+            words[OS_DISK] = source.os_snapshot
+        originals = {}
+        for key, word in words.items():
+            try:
+                originals[key] = _original(installation, principal, facts, group, word, region)
+            except SourceGone:
+                if not came_from(taker.arrived, key, ids_of(installation, group, word, *COPIED)):
+                    raise
+        gone = frozenset(words.keys() - originals.keys())
+        return _of_disks(installation, facts, originals, line, region), gone
+    try:
+        return _of_whole(installation, principal, facts, source, image, taker), frozenset()
+    except (SourceGone, NotFound):
+        named = whole_ids(installation, group, source, image)
+        if not all(came_from(taker.arrived, key, named) for key in taker.arrived) or not taker.arrived:
+            raise
+        return {}, frozenset(taker.arrived)
+
+
+def _of_whole(
+    installation: Installation,
+    principal: Principal,
+    facts: Facts,
+    source: VersionSource,
+    image: ImageReference | None,
+    taker: Taker,
+) -> dict[str, _Chosen]:
+    """All disks of one resource."""
+    line, group, region = taker.line, taker.line.gallery.group, taker.region
+    if image is not None:
+        return _of_version(installation, facts, image, taker)
+    if source.machine is not None:
+        return _of_machine(installation, principal, facts, source.machine, line, region)
+    assert source.managed_image is not None, "one of them was given"
+    found = named_image(installation, principal, facts, group, source.managed_image, what=_WHAT)
+    return _of_disks(installation, facts, found.by_key, line, region)
+
+
+def _of_machine(
+    installation: Installation, principal: Principal, facts: Facts, word: str, line: Lineage, region: str
+) -> dict[str, _Chosen]:
+    """All disks of a machine, which says itself what it is; who reads them must be allowed to."""
+    machine = named_machine(installation, principal, facts, line.gallery.group, word)
+    if machine is None:
+        raise no_source(word, "no virtual machine of that name", what=_WHAT, region=region, kind=SourceGone)
+    check_ready(machine)
+    if machine.location != region:
+        raise no_source(word, f"it is in {machine.location}", what=_WHAT, region=region)
+    _check_kin(machine.declared, line, machine.name)
+    disks = facts.disks.of_machine(machine.resource_id)
+    for disk in disks:
+        authorize(principal, Action.EXPORT, disk.resource_id)
+    chosen = {disk_key(disk.machine_lun): _of_disk(installation, facts, disk) for disk in disks}
+    return {key: replace(each, location=machine.resource_id) for key, each in chosen.items()}
+
+
+def _original(
+    installation: Installation, principal: Principal, facts: Facts, group: str, word: str, region: str
+) -> ManagedDisk:
+    """A snapshot or disk that stands for one disk of the version."""
+    found = find_original(installation, principal, facts, group, word, what=_WHAT)
+    if found is None:
+        raise no_source(word, "a file's name", what=_WHAT, region=region)
+    return found
+
+
+def _of_disks(
+    installation: Installation, facts: Facts, disks: Mapping[str, ManagedDisk], line: Lineage, region: str
+) -> dict[str, _Chosen]:
+    """Disks, snapshots or those of a managed image. What a data disk declares is of no matter: nobody boots from it."""
+    for disk in disks.values():
+        if disk.location != region:
+            raise no_source(disk.resource_id, f"it is in {disk.location}", what=_WHAT, region=region)
+    if OS_DISK in disks:
+        _check_kin(disks[OS_DISK].declared, line, disks[OS_DISK].name)
+    return {key: _of_disk(installation, facts, disk) for key, disk in disks.items()}
+
+
+def _of_disk(installation: Installation, facts: Facts, disk: ManagedDisk) -> _Chosen:
+    manifest = facts.manifests.find(disk.uid, disk.slot.uid, OS_DISK)
+    assert manifest is not None, "a disk that Succeeded has a manifest"
+    others = siblings(facts, disk.source_version_uid, disk.slot)
+    return _Chosen(
+        location=disk.resource_id,
+        slot=disk.slot,
+        others=_near(others, disk.slot),
+        manifest=manifest,
+        lease=pin_manifest(installation, disk.slot, disk.uid, manifest, facts),
+    )
+
+
+def _of_version(
+    installation: Installation, facts: Facts, reference: ImageReference, taker: Taker
+) -> dict[str, _Chosen]:
+    """All disks of a complete replica of another version, in the region if there is one."""
+    line, region = taker.line, taker.region
+    theirs = lookup.named_lineage(facts, installation.subscription, reference)
+    version = _meant(installation, facts, theirs, reference, region)
+    version_id = theirs.version_id(version.name)
+    location = version_id if version_id.lower() in taker.locations else reference.shown(version_id)
+    _check_kin(theirs.definition.declared, line, location)
+    replica = _nearest(facts.replicas.list(version.uid), version, region)
+    if replica is None:
+        raise no_source(str(reference), "complete in no region", what=_WHAT)
+    others = _near(siblings(facts, version.uid, replica.slot), replica.slot)
+    return {
+        row.disk: _Chosen(
+            location=location,
+            slot=replica.slot,
+            others=others,
+            manifest=row,
+            lease=pin_manifest(installation, replica.slot, version.uid, row, facts),
+        )
+        for row in facts.manifests.of_replica(version.uid, replica.slot.uid)
+    }
+
+
+def _meant(
+    installation: Installation, facts: Facts, line: Lineage, reference: ImageReference, region: str
+) -> ImageVersion:
+    if reference.version is None:
+        return named_version(installation, facts, line, reference, region)
+    found = facts.versions.get(line.definition.uid, reference.version)
+    if found is None or not found.is_visible:
+        raise no_source(str(reference), "no such version", what=_WHAT, kind=SourceGone)
+    return found
+
+
+def _nearest(replicas: list[Replica], version: ImageVersion, region: str) -> Replica | None:
+    """Of the complete replicas one in `region`, else in the version's own source region, else any."""
+    order = {region: 0, version.location: 1}
+    complete = [each for each in replicas if each.state is ReplicaState.COMPLETED]
+    return min(
+        complete,
+        key=lambda each: (order.get(each.slot.key.region, 2), each.slot.key.region, each.slot.key.ordinal),
+        default=None,
+    )
+
+
+def _near(others: tuple[Slot, ...], slot: Slot) -> tuple[Slot, ...]:
+    """Those of the same region: what crosses a border is metered, and so comes from one region alone."""
+    return tuple(each for each in others if each.key.region == slot.key.region)
+
+
+def _check_kin(source: Declared, line: Lineage, name: str) -> None:
+    check_kin(source, line.definition.declared, source_name=name, taker_name=line.definition.name)
+
+
+@contextmanager
+def _read(installation: Installation, key: str, chosen: _Chosen, taker: Taker) -> Iterator[StoredDisk]:
+    """The disk, opened; its pin is let go when the block ends."""
+    slots = (chosen.slot, *chosen.others)
+    counter = Counter(installation, f"read {chosen.location.rsplit('/', 1)[-1]}")
+    with reading_under(installation, chosen.lease) as hold:
+
+        def patiently(seconds: float) -> None:
+            installation.effects.wait(seconds)
+            hold.go_on()
+
+        manifest = read_manifest(installation, chosen.slot, chosen.others, chosen.manifest)
+        reader = SegmentReader(
+            installation.accesses(slots, lambda slot: installation.access_from(taker.region, slot, patiently))
+        )
+        counter.total = manifest.content_bytes
+        disk = StoredDisk(
+            manifest,
+            reader,
+            location=chosen.location,
+            digest=chosen.manifest.digest,
+            scratch=installation.scratch,
+            check_scratch=installation.check_scratch,
+            workers=installation.threads(installation.tuning.scatter_workers, chosen.slot.key.region),
+            go_on=hold.go_on,
+            moved=counter.moved,
+            arrived=lambda: _charge(installation, key, chosen, taker, manifest.stored_bytes),
+        )
+        try:
+            yield disk
+        finally:
+            disk.close()
+            degrade_damaged(installation, slots, reader.damages)
+            if disk.whole:
+                counter.end()
+
+
+def _charge(installation: Installation, key: str, chosen: _Chosen, taker: Taker, stored_bytes: int) -> None:
+    """Write down what crossed a border when another version was read for this one, before it is of use to anyone.
+
+    Reading it again, after a crash, is not charged again.
+    """
+    source = chosen.slot.key.region
+    if source == taker.region:
+        return
+    with installation.catalog.transaction() as facts:
+        version = facts.versions.get(taker.line.definition.uid, taker.name)
+        assert version is not None, "its row is written down before its source is read"
+        facts.ledger.add(
+            arrival(
+                key=f"{version.uid}/source/{key}",
+                party=party_of(taker.line, version),
+                source=source,
+                target=taker.region,
+                replica=0,
+                delivered_bytes=stored_bytes,
+                crossing=True,
+                prices=installation.regions.prices,
+                time=installation.effects.now(),
+            )
+        )

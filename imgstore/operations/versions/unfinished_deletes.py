@@ -1,0 +1,52 @@
+"""Finish deletions that a dead process began: the system does it, whoever asked for them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from imgstore.domain.errors import ImgstoreError, NotFound
+from imgstore.domain.identity.access import administrator
+from imgstore.domain.resources import ManagedDisk
+from imgstore.operations.installation import Installation
+from imgstore.operations.machines.machines import delete_machine
+from imgstore.operations.slots.removal import forget_disks, forget_version
+from imgstore.transfer.spool import remove_spool
+
+
+def finish_deletes(installation: Installation) -> int:
+    """Finish the deletion of every machine, disk, snapshot, managed image and version in state Deleting.
+
+    A resource in that state was authorized to be deleted, is invisible and can't be restored. So its deletion is
+    finished even if the caller has lost its rights since. What a live process still uses, or whose store does not
+    answer or is in regions.yaml no longer, stays for the next call and stops no other. May be called at any time, beside deletions that run.
+
+    Returns:
+        The number of deletions that were finished.
+    """
+    with installation.catalog.reading() as facts:
+        machines, disks, versions = facts.machines.deleting(), facts.disks.deleting(), facts.versions.deleting()
+    maintenance = administrator("imgstore maintenance")
+    deletions: list[tuple[str, Callable[[], None]]] = []
+    for machine in machines:
+        home = replace(installation, subscription=machine.subscription)
+        delete = partial(delete_machine, home, maintenance, group=machine.group, name=machine.name)
+        deletions.append((machine.name, delete))
+    deletions += [(disk.name, partial(_forget_disk, installation, disk)) for disk in disks]
+    deletions += [(str(version.name), partial(forget_version, installation, version)) for version in versions]
+    return sum(_finish(installation, name, delete) for name, delete in deletions)
+
+
+def _forget_disk(installation: Installation, disk: ManagedDisk) -> None:
+    forget_disks(installation, [disk], attached_to=disk.managed_by)
+    remove_spool(installation.home, disk.uid)
+
+
+def _finish(installation: Installation, name: str, delete: Callable[[], None]) -> bool:
+    try:
+        delete()
+    except NotFound:  # Another process was quicker.
+        return False
+    except ImgstoreError as error:
+        installation.note(name, f"its deletion was not finished; its bytes stay for now: {error.message}")
+        return False
+    return True

@@ -1,0 +1,74 @@
+"""Which maintenance is to be done, and which task is next. Pure."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+from imgstore.domain.resources import Slot
+from imgstore.domain.settings.maintenance import MaintenanceKind, MaintenanceSettings, MaintenanceTask, MaintenanceTurn
+
+_ORDER: Final = (
+    MaintenanceKind.DELETIONS,
+    MaintenanceKind.ACTIVITY,
+    MaintenanceKind.REPAIRS,
+    MaintenanceKind.GC,
+    MaintenanceKind.SCRUB,
+)
+"""What is cheap, or stops a bill, comes first."""
+
+
+def maintenance_tasks(
+    settings: MaintenanceSettings, slots: Sequence[Slot], *, zoned_regions: Iterable[str], degraded: Collection[str]
+) -> list[MaintenanceTask]:
+    """Return all tasks of an installation, in the order in which they are done when several are due.
+
+    Args:
+        settings: the intervals.
+        slots: every slot.
+        zoned_regions: the regions with slots that lie in three zones.
+        degraded: uids of the slots with a Degraded replica: they are scrubbed sooner.
+    """
+    subjects: Mapping[MaintenanceKind, Sequence[str]] = {
+        MaintenanceKind.DELETIONS: [""],
+        MaintenanceKind.ACTIVITY: [""],
+        MaintenanceKind.REPAIRS: sorted(set(zoned_regions)),
+        MaintenanceKind.GC: [""],
+        MaintenanceKind.SCRUB: [slot.uid for slot in slots],
+    }
+    tasks: list[MaintenanceTask] = []
+    for kind in _ORDER:
+        interval = settings.interval_seconds(kind)
+        for subject in subjects[kind] if interval else ():
+            sooner = settings.degraded_scrub_interval_seconds if subject in degraded else 0
+            seconds = min(interval, sooner) if sooner else interval
+            tasks.append(MaintenanceTask(kind=kind, subject=subject, interval_seconds=seconds))
+    return tasks
+
+
+def next_due(
+    tasks: Sequence[MaintenanceTask],
+    turns: Sequence[MaintenanceTurn],
+    *,
+    now: datetime,
+    dead: Collection[str],
+) -> tuple[MaintenanceTask, MaintenanceTurn] | None:
+    """Return the first task that is due and that nobody does now, with its row; within a kind the longest due.
+
+    Args:
+        tasks: in their order.
+        turns: the rows of the catalog.
+        now: the database's clock.
+        dead: holders that are known to be dead.
+    """
+    by_name = {turn.name: turn for turn in turns}
+    due = [
+        (task, turn)
+        for task in tasks
+        if (turn := by_name.get(task.name)) is not None and turn.due_at(task) <= now and _is_free(turn, now, dead)
+    ]
+    return min(due, key=lambda each: (_ORDER.index(each[0].kind), each[1].due_at(each[0])), default=None)
+
+
+def _is_free(turn: MaintenanceTurn, now: datetime, dead: Collection[str]) -> bool:
+    held = turn.holder is not None and turn.lease_expires_at is not None and turn.lease_expires_at > now
+    return not held or turn.holder in dead

@@ -1,0 +1,141 @@
+"""Where a version is to be: a request's target regions, checked against regions.yaml and the limits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from imgstore.domain.errors import InvalidInput
+from imgstore.domain.resources import StorageAccountType, TargetRegion, TargetRegionRequest
+from imgstore.domain.settings.limits import Limits
+from imgstore.regions import Region, Regions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishingRequest:
+    """What a person asks for, before defaults."""
+
+    location: str
+    """The source region, as typed."""
+    target_regions: Sequence[TargetRegionRequest]
+    """Empty is the source region alone."""
+    replica_count: int | None = None
+    storage_account_type: StorageAccountType | None = None
+    standing: Sequence[TargetRegion] = ()
+    """The targets of the version as it stands: a region of them stays as it is in what is not named."""
+
+
+def resolve_targets(
+    request: PublishingRequest, regions: Regions, limits: Limits
+) -> tuple[str, tuple[TargetRegion, ...]]:
+    """The source region's key and the target regions with every default filled in, in the order of the request.
+
+    Raises:
+        InvalidInput: an unknown or repeated region, the source region not among them, a count out of range, more
+            replicas than a version may have, a storage account type that a region does not have.
+    """
+    source = regions.get(request.location, target="location")
+    asked = request.target_regions or (TargetRegionRequest(name=request.location),)
+    targets = tuple(_resolved(each, request, regions, limits) for each in asked)
+    names = [target.name for target in targets]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise InvalidInput(
+            "Duplicate regions are not allowed in target publishing regions.",
+            found=", ".join(repeated),
+            expected="each region once",
+            hint="name each region once, with its replica count: westus2=3",
+            target="targetRegions",
+        )
+    if source.name not in names:
+        raise InvalidInput(
+            f"Gallery image version publishing profile regions '{', '.join(names)}' must contain the location of image "
+            f"version '{source.display_name}'.",
+            found=f"target regions {', '.join(names)}",
+            expected=f"{source.name} among them",
+            hint=f"add {source.name} to --target-regions, or choose another --location",
+            target="targetRegions",
+        )
+    _check_sum(targets, limits)
+    return source.name, targets
+
+
+def check_shallow(targets: Sequence[TargetRegion]) -> None:
+    """Refuse what a Shallow version can't be: anywhere but where its source is, or there twice.
+
+    Raises:
+        InvalidInput: more than one region, or more than one replica.
+    """
+    count = sum(target.regional_replica_count for target in targets)
+    if len(targets) != 1 or count != 1:
+        raise InvalidInput(
+            "A gallery image version with replicationMode Shallow has one replica, in its source's region: it is not "
+            "replicated.",
+            found=f"{count} replicas in {', '.join(target.name for target in targets)}",
+            expected="one target region, the source's, with one replica",
+            hint="name the source region alone, or publish it with --replication-mode Full",
+            target="publishingProfile.targetRegions",
+        )
+
+
+def _resolved(asked: TargetRegionRequest, request: PublishingRequest, regions: Regions, limits: Limits) -> TargetRegion:
+    region = regions.get(asked.name, target="targetRegions")
+    counts = (asked.regional_replica_count, request.replica_count, 1)
+    count = next(each for each in counts if each is not None)
+    before = next((each for each in request.standing if each.name == region.name), None)
+    kinds = (
+        asked.storage_account_type,
+        request.storage_account_type,
+        before.storage_account_type if before else StorageAccountType.STANDARD_LRS,
+    )
+    kind = next(each for each in kinds if each is not None)
+    excluded = before is not None and before.exclude_from_latest
+    _check_count(count, region, limits)
+    _check_offered(kind, region)
+    return TargetRegion(
+        name=region.name,
+        regional_replica_count=count,
+        storage_account_type=kind,
+        exclude_from_latest=excluded if asked.exclude_from_latest is None else asked.exclude_from_latest,
+    )
+
+
+def _check_count(count: int, region: Region, limits: Limits) -> None:
+    """The number of one region's replicas against whichever limit is reached first."""
+    by_name = {
+        "replicas_per_region_max": limits.replicas_per_region_max,
+        "replicas_per_version_max": limits.replicas_per_version_max,
+    }
+    most, name = min((each, name) for name, each in by_name.items() if each is not None)
+    if not 1 <= count <= most:
+        raise InvalidInput(
+            f"The value {count} of parameter regionalReplicaCount is out of range. The value must be between 1 and "
+            f"{most}, inclusive.",
+            found=f"{count} replicas in {region.name}",
+            expected=f"1 to {most} ({name})",
+            hint=f"one replica serves about {limits.machines_per_replica} machines that are made at once; to have "
+            f"more, {limits.setting(name)}",
+            target="regionalReplicaCount",
+        )
+
+
+def _check_sum(targets: Sequence[TargetRegion], limits: Limits) -> None:
+    count, most = sum(target.regional_replica_count for target in targets), limits.replicas_per_version_max
+    if most is not None and count > most:
+        raise InvalidInput(
+            f"The limit of {most} replicas of an image version over all regions is exceeded.",
+            found=f"{count} replicas in {len(targets)} regions",
+            expected=f"at most {most} (replicas_per_version_max)",
+            hint=f"ask for fewer, or {limits.setting('replicas_per_version_max')}",
+            target="targetRegions",
+        )
+
+
+def _check_offered(kind: StorageAccountType, region: Region) -> None:
+    if kind not in region.storage_account_types:
+        zones = len(region.zones)
+        raise InvalidInput(
+            f"The storage account type {kind} is not supported in region '{region.display_name}'.",
+            found=f"{kind} in a region of {zones} zone{'s' * (zones != 1)}",
+            expected=" or ".join(region.storage_account_types),
+            hint="ask for another type, or for a region that offers this one: `imgstore regions list`",
+            target="storageAccountType",
+        )

@@ -1,0 +1,256 @@
+"""Where is this block already? Look-ups by fingerprint, a piece at a time, in numpy.
+
+A **location** is a u32: segment number x 1,024 + block in segment. The numbers of an ingest's segments follow those of
+its bases, so one space serves both, and 4 Mi segments (16 TiB of distinct blocks) fit.
+
+Memory is bounded twice (rules.md, rule 14): an image remembers at most 4 Mi of its own blocks, first in, first out; of
+a base with more than 8 Mi blocks only each 16th stays in memory, and its neighbours are tried after a hit.
+"""
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from imgstore.domain.storage.sizes import SEGMENT_BLOCKS
+from imgstore.segments.fingerprints import FINGERPRINT_BYTES, U64, Fingerprints, PackedSegment
+
+Locations: TypeAlias = npt.NDArray[np.uint32]
+
+NOWHERE: Final = np.uint32(0xFFFF_FFFF)
+"""The location of a block that is known nowhere."""
+ZERO: Final = np.uint32(0xFFFF_FFFE)
+"""The location of a block that is all zero."""
+SEGMENT_NUMBER_MAX: Final = int(ZERO) // SEGMENT_BLOCKS - 1
+
+IMAGE_ENTRIES_MAX: Final = 4 << 20
+BASE_ENTRIES_MAX: Final = 8 << 20
+SAMPLE_STEP: Final = 16
+
+_TIER_ENTRIES_MIN: Final = 16 << 10
+"""New entries are sorted together at this many: sixteen pieces, so a merge costs less than the hashing before it."""
+
+
+class SortedEntries:
+    """Fingerprints and their locations, sorted: one binary search a piece."""
+
+    def __init__(self, fingerprints: Fingerprints, locations: Locations) -> None:
+        order = np.argsort(fingerprints.high, kind="stable")
+        self._fingerprints = fingerprints.take(order)
+        self._locations = locations[order]
+
+    def __len__(self) -> int:
+        return len(self._locations)
+
+    def find(self, asked: Fingerprints) -> Locations:
+        """The location of each, NOWHERE where it is not here.
+
+        Two blocks that share the 64 bits of `high` alone hide one another; the hidden one is packed again, no more.
+        """
+        if not len(self):
+            return np.full(len(asked), NOWHERE)
+        place = np.searchsorted(self._fingerprints.high, asked.high)
+        place[place == len(self)] = 0
+        same = (self._fingerprints.high[place] == asked.high) & (self._fingerprints.low[place] == asked.low)
+        return np.where(same, self._locations[place], NOWHERE)
+
+    def merged(self, other: "SortedEntries") -> "SortedEntries":
+        """Both together; where both know a block, the entry of `self` is found."""
+        high = np.concatenate((self._fingerprints.high, other._fingerprints.high))
+        low = np.concatenate((self._fingerprints.low, other._fingerprints.low))
+        return SortedEntries(Fingerprints(high, low), np.concatenate((self._locations, other._locations)))
+
+
+class _Sieve:
+    """Holds back most of what was never added: one bit for each, of eight (Bloom, CACM 13:7, 1970, with one hash).
+
+    Of random data nothing is found in any tier: the sieve spares nine tenths of the searches, half a millisecond a piece.
+    """
+
+    def __init__(self, entries_max: int) -> None:
+        """Room for so many: at most an eighth of the rest passes in spite of it."""
+        self._bits = np.zeros(1 << max(0, entries_max - 1).bit_length(), dtype=np.uint8)
+
+    def add(self, high: U64) -> None:
+        byte, bit = self._places(high)
+        np.bitwise_or.at(self._bits, byte, bit)
+
+    def passes(self, high: U64) -> npt.NDArray[np.bool_]:
+        """False for what was surely not added."""
+        byte, bit = self._places(high)
+        passing: npt.NDArray[np.bool_] = (self._bits[byte] & bit) != 0
+        return passing
+
+    def _places(self, high: U64) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.uint8]]:
+        byte = (high >> np.uint64(3)) & np.uint64(len(self._bits) - 1)
+        return byte.astype(np.intp), np.left_shift(np.uint8(1), (high & np.uint64(7)).astype(np.uint8))
+
+
+class _Generation:
+    """Blocks in tiers that double in size, so that each entry is merged a logarithmic number of times."""
+
+    def __init__(self, entries_max: int) -> None:
+        self._tiers: list[SortedEntries] = []
+        self._sieve = _Sieve(entries_max)
+        self.entries = 0
+
+    def find(self, asked: Fingerprints) -> Locations:
+        found = np.full(len(asked), NOWHERE)
+        likely = np.flatnonzero(self._sieve.passes(asked.high))
+        for tier in self._tiers:
+            if not len(likely):
+                break
+            found[likely] = tier.find(asked.take(likely))
+            likely = likely[found[likely] == NOWHERE]
+        return found
+
+    def add(self, fingerprints: Fingerprints, locations: Locations) -> None:
+        self._sieve.add(fingerprints.high)
+        self._tiers.append(SortedEntries(fingerprints, locations))
+        self.entries += len(locations)
+        while len(self._tiers) > 1 and self._due(self._tiers[-2], self._tiers[-1]):
+            last = self._tiers.pop()
+            self._tiers[-1] = self._tiers[-1].merged(last)
+
+    @staticmethod
+    def _due(older: SortedEntries, newer: SortedEntries) -> bool:
+        return len(older) < _TIER_ENTRIES_MIN or len(newer) >= len(older) // 2
+
+
+class ImageIndex:
+    """The blocks that this ingest has packed so far, in two generations.
+
+    When the young one is full, it becomes the old one and the old one is forgotten: first in, first out, in disk order.
+    """
+
+    def __init__(self, entries_max: int = IMAGE_ENTRIES_MAX) -> None:
+        self._generation_max = max(1, entries_max // 2)
+        self._old: _Generation | None = None
+        self._young = _Generation(self._generation_max)
+
+    def find(self, asked: Fingerprints) -> Locations:
+        """The location of each, NOWHERE where it is not remembered."""
+        found = self._young.find(asked)
+        if self._old is not None:
+            missing = np.flatnonzero(found == NOWHERE)
+            found[missing] = self._old.find(asked.take(missing))
+        return found
+
+    def add(self, fingerprints: Fingerprints, locations: Locations) -> None:
+        """Remember blocks that were just packed."""
+        if not len(fingerprints):
+            return
+        self._young.add(fingerprints, locations)
+        if self._young.entries >= self._generation_max:
+            self._old, self._young = self._young, _Generation(self._generation_max)
+
+
+class BaseIndex:
+    """The blocks of the bases' segments."""
+
+    def __init__(self, entries: SortedEntries, every: "LocatedFingerprints | None" = None) -> None:
+        self._entries = entries
+        self._every = every
+
+    @classmethod
+    def build(
+        cls,
+        segments: Iterable[tuple[int, PackedSegment]],
+        *,
+        entries: int,
+        scratch: Path,
+        entries_max: int = BASE_ENTRIES_MAX,
+    ) -> "BaseIndex":
+        """The index over (segment number, segment).
+
+        Args:
+            segments: each once; consumed one at a time.
+            entries: how many blocks they hold in all.
+            scratch: a folder for the file that stands in for memory beyond `entries_max`.
+            entries_max: beyond it only each 16th block of a segment is kept in memory.
+        """
+        step = 1 if entries <= entries_max else SAMPLE_STEP
+        every = None if step == 1 else LocatedFingerprints(scratch)
+        high, low = np.empty(entries, dtype=np.uint64), np.empty(entries, dtype=np.uint64)
+        where = np.empty(entries, dtype=np.uint32)
+        filled = 0
+        for number, segment in segments:
+            sample = segment.fingerprints.take(slice(None, None, step))
+            part = slice(filled, filled + len(sample))
+            high[part], low[part] = sample.high, sample.low
+            begin = number * SEGMENT_BLOCKS
+            where[part] = np.arange(begin, begin + len(segment.fingerprints), step, dtype=np.uint32)
+            filled += len(sample)
+            if every is not None:
+                every.put(number, segment.fingerprints)
+        return cls(SortedEntries(Fingerprints(high[:filled], low[:filled]), where[:filled]), every)
+
+    def find(self, asked: Fingerprints, block: npt.NDArray[np.intp]) -> Locations:
+        """The location of each, NOWHERE where no base has it.
+
+        Args:
+            asked: fingerprints in disk order.
+            block: the block of the disk that each belongs to, so that neighbours are known as such.
+        """
+        found = self._entries.find(asked)
+        if self._every is None:
+            return found
+        for direction in (1, -1):
+            self._spread(found, asked, block, direction)
+        return found
+
+    def _spread(self, found: Locations, asked: Fingerprints, block: npt.NDArray[np.intp], direction: int) -> None:
+        """Try the block beside each hit in the place beside its location, step by step, for one sample's width."""
+        assert self._every is not None
+        for _ in range(SAMPLE_STEP - 1):
+            known = np.flatnonzero(found < ZERO)
+            beside = known + direction
+            inside = (beside >= 0) & (beside < len(found))
+            known, beside = known[inside], beside[inside]
+            next_to = (found[beside] == NOWHERE) & (block[beside] == block[known] + direction)
+            known, beside = known[next_to], beside[next_to]
+            guess = found[known].astype(np.int64) + direction
+            same_segment = (guess >= 0) & (guess // SEGMENT_BLOCKS == found[known] // SEGMENT_BLOCKS)
+            guess, beside = guess[same_segment].astype(np.uint32), beside[same_segment]
+            if not len(beside):
+                return
+            right = self._every.equal(guess, asked.take(beside))
+            found[beside[right]] = guess[right]
+
+    def close(self) -> None:
+        """Give back the scratch file."""
+        if self._every is not None:
+            self._every.close()
+
+
+class LocatedFingerprints:
+    """Fingerprints by location, in a sparse file that is memory-mapped: the kernel keeps what is hot."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._file = tempfile.NamedTemporaryFile(dir=scratch)  # noqa: SIM115 - lives as long as the index; see close
+        self._blocks = 0
+        self._view: np.memmap[tuple[int, int], np.dtype[np.uint64]] | None = None
+
+    def put(self, number: int, fingerprints: Fingerprints) -> None:
+        """Those of one segment. Not after the first `equal`."""
+        self._file.seek(number * SEGMENT_BLOCKS * FINGERPRINT_BYTES)
+        self._file.write(fingerprints.tobytes())
+        self._blocks = max(self._blocks, (number + 1) * SEGMENT_BLOCKS)
+
+    def equal(self, locations: Locations, asked: Fingerprints) -> npt.NDArray[np.bool_]:
+        """Whether each location holds the fingerprint beside it. A location beyond its segment's end holds zeros."""
+        if self._view is None:
+            self._file.truncate(self._blocks * FINGERPRINT_BYTES)
+            self._file.flush()
+            self._view = np.memmap(self._file, dtype="<u8", mode="r", shape=(self._blocks, 2))
+        there = self._view[locations]
+        same: npt.NDArray[np.bool_] = (there[:, 0] == asked.high) & (there[:, 1] == asked.low)
+        return same
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._view = None
+        self._file.close()

@@ -1,0 +1,1 @@
+"""Read sources by HTTPS, with checked addresses and deadlines."""

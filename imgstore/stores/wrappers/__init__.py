@@ -1,0 +1,1 @@
+"""Stores around a store: retries, metering, bandwidth limits, hedging and health."""

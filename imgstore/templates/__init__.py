@@ -1,0 +1,1 @@
+"""Evaluate Azure Resource Manager's templates: parameters, expressions, functions and resources."""

@@ -1,0 +1,334 @@
+"""The expressions of ARM templates: ``[concat(parameters('name'), '-x')]``. Pure, but for what a `Scope` hands in.
+
+After "ARM template functions" and "Syntax and expressions" of Azure's documentation; names of functions are found in any
+case. What is not here is refused by its name.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final, NoReturn
+
+from imgstore.domain.errors import InvalidInput
+from imgstore.domain.strict_json import INTEGER_MAX, check_json
+from imgstore.templates.functions import FUNCTIONS, LAMBDAS
+from imgstore.templates.scope import NotTaken, NotYet, Scope, bad_template, first_names, nowhere
+from imgstore.wire.json_fields import at
+from imgstore.wire.json_text import Json
+
+_TOKEN: Final = re.compile(
+    r"\s*(?:(?P<text>'(?:[^']|'')*')|(?P<number>-?\d+)|(?P<name>[A-Za-z_]\w*)|(?P<mark>[()\[\],.]))"
+)
+_CHARACTERS_MAX: Final = 24_576
+"""Azure's limit of one expression."""
+_CHARACTERS_PER_ELEMENT: Final = 4
+"""Reading so many characters of an expression takes as long as handling one element."""
+_ELEMENTS_PER_TURN: Final = 10
+"""A turn of a loop has a scope of its own."""
+_DEPTH_MAX: Final = 64
+_INTEGER_CHARACTERS_MAX: Final = 20
+_CALLS_MAX: Final = 16
+"""Of a template's own functions, one in the other."""
+COPIES_MAX: Final = 800
+"""Azure's limit of one loop, and of a template's resources."""
+
+
+def evaluated(value: Json, scope: Scope) -> Json:
+    """A value of a template with every expression in it evaluated, and every loop unrolled.
+
+    Raises:
+        InvalidInput: one can't be; its code is ``InvalidTemplate``.
+    """
+    with scope.effort.run():
+        try:
+            found = _evaluated(value, scope)
+        except RecursionError as error:
+            raise bad_template("The template is nested too deeply.") from error
+        scope.effort.spend_on_made(found)
+        try:
+            check_json(found)
+        except ValueError as error:
+            raise bad_template("An expression makes what no answer can hold.", found=str(error)) from None
+    return found
+
+
+def rehearse(value: Json, scope: Scope) -> None:
+    """Evaluate what can be before anything is made, so that what means nothing is known by then. Raises as `evaluated`."""
+    scope.effort.spend(1)
+    if isinstance(value, Mapping) and not _loops(value):
+        value = list(value.values())
+    if isinstance(value, list):
+        for each in value:
+            rehearse(each, scope)
+        return
+    with suppress(NotYet):
+        evaluated(value, scope)
+
+
+def _evaluated(value: Json, scope: Scope) -> Json:
+    scope.effort.spend(1)
+    if isinstance(value, Mapping):
+        loops = _loops(value)
+        plain = {name: each for name, each in value.items() if not loops or name.lower() != "copy"}
+        made = {_name(_evaluated(name, scope)): _evaluated(each, scope) for name, each in plain.items()}
+        return made | {_name(loop.get("name")): _unrolled(loop, scope) for loop in loops}
+    if isinstance(value, list):
+        return [_evaluated(each, scope) for each in value]
+    if not isinstance(value, str) or not value.startswith("[") or not value.endswith("]"):
+        return value
+    if value.startswith("[["):
+        return value[1:]
+    if len(value) > _CHARACTERS_MAX:
+        raise bad_template(
+            "An expression is too long.", found=f"{len(value)} characters", expected=f"{_CHARACTERS_MAX}"
+        )
+    scope.effort.spend(1 + len(value) // _CHARACTERS_PER_ELEMENT)
+    return _Reader(value[1:-1], scope).whole()
+
+
+def _name(said: Json) -> str:
+    if not isinstance(said, str):
+        raise bad_template("The name of a property is no text.", found=type(said).__name__)
+    return said
+
+
+def _loops(value: Mapping[str, Json]) -> Sequence[Mapping[str, Json]]:
+    """The loops of an object: each makes a property, the list of its turns."""
+    said = next((each for name, each in value.items() if name.lower() == "copy"), None)
+    if isinstance(said, list) and said and all(isinstance(each, Mapping) and "input" in each for each in said):
+        return said
+    return ()
+
+
+def turns(loop: Json, scope: Scope, *, name: str | None = None) -> list[Scope]:
+    """The scopes of the turns of a loop.
+
+    Args:
+        loop: with its ``count``, and ``name`` if there is no `name`.
+        scope: around it.
+        name: of a loop that needs none.
+
+    Raises:
+        InvalidInput: it has no name, or no count, or one that is too large.
+    """
+    said, count = (at(loop, "name") if name is None else name), evaluated(at(loop, "count"), scope)
+    if not isinstance(said, str) or not isinstance(count, int) or isinstance(count, bool):
+        raise bad_template("A copy loop needs a name and a count.", found=type(count).__name__)
+    if not 0 <= count <= COPIES_MAX:
+        raise bad_template(
+            f"The count of the copy loop '{said}' is out of its range.",
+            found=f"a count of {count}",
+            expected=f"a copy loop of 0 to {COPIES_MAX}",
+        )
+    scope.effort.spend(count * (_ELEMENTS_PER_TURN + len(scope.copies)))
+    return [replace(scope, copies={**scope.copies, said.lower(): turn, "": turn}) for turn in range(count)]
+
+
+def _unrolled(loop: Mapping[str, Json], scope: Scope) -> Json:
+    """A property's loop. Within a resource's loop, ``copyIndex()`` without a name goes on meaning that."""
+    innermost = {"": scope.copies[""]} if "" in scope.copies else {}
+    found = turns(loop, scope)
+    return [_evaluated(loop["input"], replace(each, copies={**each.copies, **innermost})) for each in found]
+
+
+def listed(loop: Json, scope: Scope) -> Json:
+    """The values of a loop that has no name, as outputs have. Raises as `turns`."""
+    return [evaluated(at(loop, "input"), each) for each in turns(loop, scope, name="")]
+
+
+class _Reader:
+    """Reads an expression and evaluates it as it goes."""
+
+    def __init__(self, text: str, scope: Scope) -> None:
+        self._text, self._scope = text, scope
+        self._tokens = _tokens(text)
+        self._at, self._depth = 0, 0
+
+    def whole(self) -> Json:
+        value = self._value()
+        if self._at != len(self._tokens):
+            self._fail("the end")
+        return value
+
+    def _value(self) -> Json:
+        self._depth += 1
+        if self._depth > _DEPTH_MAX:
+            raise bad_template("An expression is nested too deeply.", expected=f"at most {_DEPTH_MAX} levels")
+        kind, word = self._next("a value")
+        if kind == "text":
+            value: Json = word[1:-1].replace("''", "'")
+        elif kind == "number":
+            value = self._integer(word)
+        elif kind == "name":
+            value = self._called(word)
+        else:
+            self._at -= 1
+            self._fail("a value")
+        while self._peek() in (".", "["):
+            value = self._inside(value)
+        self._depth -= 1
+        return value
+
+    def _integer(self, word: str) -> int:
+        if len(word) > _INTEGER_CHARACTERS_MAX or abs(number := int(word)) > INTEGER_MAX:
+            raise bad_template("An integer of an expression is too large.", found=word[:40], expected="64 bits")
+        return number
+
+    def _called(self, name: str) -> Json:
+        if self._peek() == ".":
+            self._at += 1
+            name = f"{name}.{self._next('a name')[1]}"
+        self._expect("(")
+        if name.lower() == "if":
+            return self._chosen()
+        arguments: list[Json] = []
+        while self._peek() != ")":
+            arguments.append(self._value())
+            if self._peek() != ")":
+                self._expect(",")
+        self._expect(")")
+        return _call(name, arguments, self._scope)
+
+    def _chosen(self) -> Json:
+        """``if``: what is not chosen is read over, not evaluated."""
+        condition = self._value()
+        if not isinstance(condition, bool):
+            raise bad_template("The first parameter of 'if' is no boolean.", found=type(condition).__name__)
+        self._expect(",")
+        first = self._value() if condition else self._skipped()
+        self._expect(",")
+        second = self._skipped() if condition else self._value()
+        self._expect(")")
+        return first if condition else second
+
+    def _skipped(self) -> Json:
+        """Nothing: what stands here is read over."""
+        open_marks = 0
+        while (mark := self._peek()) is not None and (open_marks or mark not in (",", ")")):
+            open_marks += {"(": 1, "[": 1, ")": -1, "]": -1}.get(mark, 0)
+            self._at += 1
+        return None
+
+    def _inside(self, value: Json) -> Json:
+        if self._peek() == ".":
+            self._at += 1
+            kind, name = self._next("a name")
+            if kind != "name":
+                self._fail("a name")
+            return _member(value, name, self._scope)
+        self._at += 1
+        key = self._value()
+        self._expect("]")
+        return _member(value, key, self._scope)
+
+    def _peek(self) -> str | None:
+        return self._tokens[self._at][1] if self._at < len(self._tokens) else None
+
+    def _next(self, expected: str) -> tuple[str, str]:
+        if self._at >= len(self._tokens):
+            self._fail(expected)
+        self._at += 1
+        return self._tokens[self._at - 1]
+
+    def _expect(self, mark: str) -> None:
+        if self._peek() != mark:
+            self._fail(f"'{mark}'")
+        self._at += 1
+
+    def _fail(self, expected: str) -> NoReturn:
+        found = self._peek()
+        raise bad_template(
+            f"The expression '[{self._text[:200]}]' can't be read.",
+            found="its end" if found is None else repr(found),
+            expected=expected,
+        )
+
+
+def _tokens(text: str) -> list[tuple[str, str]]:
+    tokens, at = [], 0
+    end = len(text.rstrip())
+    while at < end:
+        match = _TOKEN.match(text, at)
+        if match is None:
+            raise bad_template(f"The expression '[{text[:200]}]' can't be read.", found=repr(text[at : at + 20]))
+        assert match.lastgroup is not None, "each way to match has a name"
+        tokens.append((match.lastgroup, match[match.lastgroup]))
+        at = match.end()
+    return tokens
+
+
+def _member(value: Json, key: Json, scope: Scope) -> Json:
+    if isinstance(value, Mapping) and isinstance(key, str):
+        scope.effort.spend(len(value))
+        for name, each in value.items():
+            if name.lower() == key.lower():
+                return each
+    if isinstance(value, list) and isinstance(key, int) and 0 <= key < len(value):
+        return value[key]
+    there = first_names(value) if isinstance(value, Mapping) else f"a {type(value).__name__}"
+    raise bad_template(f"The language expression property '{key}' doesn't exist.", found=f"available: {there}")
+
+
+def _call(name: str, arguments: Sequence[Json], scope: Scope) -> Json:
+    function = FUNCTIONS.get(name.lower())
+    if function is None and "." in name:
+        return _own(name, arguments, scope)
+    if function is None:
+        raise bad_template(
+            f"The template function '{name}' is not valid.",
+            found=f"{name}, which takes a lambda" if name.lower() in LAMBDAS else name,
+            expected=f"one of {', '.join(sorted((*FUNCTIONS, 'if')))}",
+        )
+    if name.lower() not in _UNREAD:
+        for each in arguments:
+            scope.effort.spend_on(each)
+    scope.effort.spend(1 + len(arguments))
+    try:
+        made = function(scope, *arguments)
+    except (InvalidInput, RecursionError):
+        raise
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        raise bad_template(
+            f"The template function '{name}' was called with what it does not take.",
+            found=", ".join(type(each).__name__ for each in arguments) or "nothing",
+            expected=str(error) if isinstance(error, NotTaken) else None,
+        ) from None  # What Python says has the values in it, and they may be secret.
+    if function not in _KNOWN:
+        scope.effort.spend_on_made(made)
+    return made
+
+
+_KNOWN: Final[tuple[Callable[..., Json], ...]] = (FUNCTIONS["parameters"], FUNCTIONS["variables"])
+"""Functions that give what was made before."""
+_UNREAD: Final = frozenset({
+    "null", "true", "false", "and", "or", "not", "coalesce", "length", "empty", "first", "last", "skip", "take",
+    "createarray", "array", "createobject", "indexfromend", "tryindexfromend", "tryget", "parameters", "variables",
+})  # fmt: skip
+"""Functions that do not read what is in their arguments; what they make counts, as for all others."""
+
+
+def _own(name: str, arguments: Sequence[Json], scope: Scope) -> Json:
+    """A call of a function of the template's own: it knows its arguments, and nothing else of the template."""
+    how = scope.functions.get(name.lower())
+    if how is None:
+        raise bad_template(
+            f"The template function '{name}' is not valid.", found=f"own: {first_names(scope.functions)}"
+        )
+    if scope.calls >= _CALLS_MAX:
+        raise bad_template(f"The calls of '{name}' are nested too deeply.", expected=f"at most {_CALLS_MAX}")
+    scope.effort.spend(_ELEMENTS_PER_TURN + len(how.get("parameters") or []))
+    names = [str(at(each, "name")).lower() for each in how.get("parameters") or []]
+    if len(names) != len(arguments):
+        raise bad_template(f"The template function '{name}' takes other arguments.", expected=f"{names}")
+    inner = replace(
+        scope,
+        parameters=dict(zip(names, arguments, strict=True)),
+        variable=nowhere("variables"),
+        reference=nowhere("reference"),
+        references=nowhere("references"),
+        copies={},
+        default_of=None,
+        calls=scope.calls + 1,
+    )
+    return _evaluated(at(how, "output.value"), inner)

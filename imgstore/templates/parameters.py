@@ -1,0 +1,191 @@
+"""The parameters of a template: their values, checked against what the template declares, and how they are shown."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from imgstore.templates.expressions import evaluated
+from imgstore.templates.scope import Effort, Scope, bad_template, first_names
+from imgstore.wire.json_fields import at
+from imgstore.wire.json_text import Json
+
+_KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
+    "string": str,
+    "securestring": str,
+    "int": int,
+    "bool": bool,
+    "array": list,
+    "object": dict,
+    "secureobject": dict,
+}
+_SECURE: Final = ("securestring", "secureobject")
+_REFERENCES_MAX: Final = 16
+"""From one definition to the next."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Types:
+    """The types that a template defines, which its parameters and outputs may name (``$ref``)."""
+
+    definitions: Mapping[str, Json]
+    effort: Effort
+
+    def resolved(self, how: Json, name: str) -> Mapping[str, Json]:
+        """A declaration with what it refers to; what it says itself goes first.
+
+        Raises:
+            InvalidInput: it is none, or refers to what is not there.
+        """
+        for _ in range(_REFERENCES_MAX):
+            if not isinstance(how, Mapping):
+                raise bad_template(f"'{name}' is not declared as an object.")
+            word = how.get("$ref")
+            if word is None:
+                return how
+            there = self.definitions.get(str(word).removeprefix("#/definitions/"))
+            if not isinstance(there, Mapping):
+                raise bad_template(f"The type of '{name}' is not found.", found=str(word), expected="#/definitions/...")
+            self.effort.spend(len(there) + len(how))
+            how = {**there, **{field: value for field, value in how.items() if field != "$ref"}}
+            if "$ref" in there:
+                how["$ref"] = there["$ref"]
+        raise bad_template(f"The type of '{name}' refers to too many others.", expected=f"at most {_REFERENCES_MAX}")
+
+    def check(self, name: str, declared: Json, value: Any) -> None:
+        """See that a value is what a declaration asks for, down to what is in it. Its value is never told.
+
+        Raises:
+            InvalidInput: it is not; its code is ``InvalidTemplate``.
+        """
+        self.effort.spend(1)
+        how = self.resolved(declared, name)
+        if value is None and how.get("nullable") is True:
+            return
+        kind = kind_of(how, name)
+        if not isinstance(value, _KINDS[kind]) or (kind == "int" and isinstance(value, bool)):
+            raise bad_template(f"The provided value for the template parameter '{name}' is not of type {kind}.")
+        self._check_allowed(name, how, value)
+        _check_size(name, kind, how, value)
+        if isinstance(value, list):
+            self._check_items(name, how, value)
+        if isinstance(value, Mapping):
+            self._check_properties(name, how, value)
+
+    def _check_allowed(self, name: str, how: Mapping[str, Json], value: Any) -> None:
+        """Of a list, each item may be one of those that are allowed too."""
+        allowed = how.get("allowedValues")
+        if allowed is None:
+            return
+        if not isinstance(allowed, list):
+            raise bad_template(f"The 'allowedValues' of '{name}' are no list.")
+        for each in value if isinstance(value, list) else (value,):
+            self.effort.spend_on(allowed)
+            if each not in allowed and value not in allowed:
+                raise bad_template(
+                    f"The value of the template parameter '{name}' is not allowed.",
+                    expected=first_names(map(str, allowed)),
+                )
+
+    def _check_items(self, name: str, how: Mapping[str, Json], value: list[Json]) -> None:
+        first = how.get("prefixItems") or []
+        if not isinstance(first, list):
+            raise bad_template(f"The 'prefixItems' of '{name}' are no list.")
+        for place, each in enumerate(value):
+            declared = first[place] if place < len(first) else how.get("items")
+            if declared is False:
+                raise bad_template(f"The template parameter '{name}' has too many items.", expected=f"{len(first)}")
+            if isinstance(declared, Mapping):
+                self.check(f"{name}[{place}]", declared, each)
+
+    def _check_properties(self, name: str, how: Mapping[str, Json], value: Mapping[str, Json]) -> None:
+        chosen = how.get("discriminator")
+        if isinstance(chosen, Mapping):
+            field = str(chosen.get("propertyName"))
+            kinds = chosen.get("mapping")
+            how = self.resolved(kinds.get(value.get(field)) if isinstance(kinds, Mapping) else None, f"{name}.{field}")
+        declared = how.get("properties") or {}
+        if not isinstance(declared, Mapping):
+            raise bad_template(f"The 'properties' of '{name}' are no object.")
+        self.effort.spend(len(declared) + len(value))
+        for field, inner in declared.items():
+            if field in value or self.resolved(inner, f"{name}.{field}").get("nullable") is not True:
+                self.check(f"{name}.{field}", inner, value.get(field))
+        others = how.get("additionalProperties")
+        for field in sorted(set(value) - set(declared)):
+            if others is False:
+                raise bad_template(f"The property '{name}.{field}' is not declared.", expected=", ".join(declared))
+            if isinstance(others, Mapping):
+                self.check(f"{name}.{field}", others, value[field])
+
+
+def kind_of(how: Mapping[str, Json], name: str) -> str:
+    """The type of a declaration, in lower case.
+
+    Raises:
+        InvalidInput: it is not known.
+    """
+    kind = str(how.get("type")).lower()
+    if kind not in _KINDS:
+        raise bad_template(f"'{name}' has no known type.", found=kind, expected=", ".join(_KINDS))
+    return kind
+
+
+def is_secret(kind: str) -> bool:
+    """Whether values of a type, in lower case, are never shown."""
+    return kind in _SECURE
+
+
+def read_parameters(
+    declared: Mapping[str, Json], given: Json, types: Types, scope: Scope
+) -> tuple[dict[str, Json], Json]:
+    """The values of a template's parameters by lower-case name, and how they are shown.
+
+    Args:
+        declared: the template's ``parameters``.
+        given: the deployment's: an object of ``{"value": ...}``.
+        types: the template's.
+        scope: for the default values.
+
+    Raises:
+        InvalidInput: one is not declared, is missing, or is not what the template asks for.
+    """
+    said = _given(given, {name.lower() for name in declared})
+    values: dict[str, Json] = {}
+    shown: dict[str, Json] = {}
+    for name, declaration in declared.items():
+        how = types.resolved(declaration, name)
+        kind = kind_of(how, name)
+        value = said.get(name.lower())
+        if value is None and "defaultValue" in how:
+            value = evaluated(how["defaultValue"], replace(scope, parameters=values, default_of=name.lower()))
+        if value is None and how.get("nullable") is not True:
+            raise bad_template(f"The value for the template parameter '{name}' is not provided.")
+        types.check(name, how, value)
+        values[name.lower()] = value
+        shown[name] = {"type": how["type"]} | ({} if is_secret(kind) else {"value": value})
+    return values, shown
+
+
+def _given(given: Json, names: set[str]) -> dict[str, Json]:
+    said = {str(name).lower(): value for name, value in given.items()} if isinstance(given, Mapping) else {}
+    if unknown := sorted(set(said) - names):
+        raise bad_template(f"The template parameters '{', '.join(unknown)}' are not valid; they are not present in it.")
+    for name, value in said.items():
+        if at(value, "reference") is not None:
+            raise bad_template(f"The template parameter '{name}' is a key vault's; there are none.", expected="a value")
+    return {name: at(value, "value") for name, value in said.items()}
+
+
+def _check_size(name: str, kind: str, how: Mapping[str, Json], value: Any) -> None:
+    size = value if kind in ("int", "bool") else len(value)
+    end = "Value" if kind == "int" else "Length"
+    low, high = (_bound(name, how.get(f"{which}{end}")) for which in ("min", "max"))
+    if (low is not None and size < low) or (high is not None and size > high):
+        bounds = f"{'' if low is None else low} to {'' if high is None else high}"
+        raise bad_template(f"The template parameter '{name}' is out of its range.", expected=f"a {end} of {bounds}")
+
+
+def _bound(name: str, said: Json) -> int | None:
+    if said is not None and (not isinstance(said, int) or isinstance(said, bool)):
+        raise bad_template(f"A bound of the template parameter '{name}' is no whole number.", found=str(said))
+    return said

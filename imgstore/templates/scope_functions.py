@@ -1,0 +1,112 @@
+"""The functions of ARM templates that ask where they stand: parameters and variables, ids, what is around the template."""
+
+import json
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+from imgstore.templates import datetimes
+from imgstore.templates.scope import NotTaken, Scope, bad_template, first_names
+from imgstore.wire.cloud import endpoints_json, subscription_json, tenant_json
+from imgstore.wire.json_text import Json
+
+
+def text_of(value: Json) -> str:
+    """A value as ``string`` writes it."""
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, str | int) else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def resource_id(scope: Scope, *said: Json) -> str:
+    """``resourceId([subscription], [group], type, name, ...)``."""
+    above, path = _type_and_names(said, above_max=2)
+    group = above[-1] if above else scope.group
+    subscription = above[0] if len(above) == 2 else scope.subscription
+    return f"/subscriptions/{subscription}/resourceGroups/{group}/providers/{path}"
+
+
+def _subscription_resource_id(scope: Scope, *said: Json) -> str:
+    above, path = _type_and_names(said, above_max=1)
+    return f"/subscriptions/{above[0] if above else scope.subscription}/providers/{path}"
+
+
+def _type_and_names(said: Iterable[Json], *, above_max: int) -> tuple[list[str], str]:
+    """What stands before a type, and the type with its names: ``Microsoft.Compute/galleries/g``."""
+    words = [text_of(each) for each in said]
+    at = next((place for place, word in enumerate(words) if "/" in word), None)
+    if at is None or at > above_max:
+        raise NotTaken("a type with its provider: Microsoft.Compute/galleries")
+    kind, names = words[at].split("/"), words[at + 1 :]
+    if len(names) != len(kind) - 1:
+        raise NotTaken(f"{len(kind) - 1} names for {words[at]}")
+    return words[:at], "/".join((kind[0], *(each for pair in zip(kind[1:], names, strict=True) for each in pair)))
+
+
+def _reference(scope: Scope, name: Json, version: Json = None, full: Json = None) -> Json:
+    said = None if version is None else text_of(version)
+    return scope.reference(text_of(name), said, str(full).lower() == "full")
+
+
+def _group(scope: Scope) -> Json:
+    return {
+        "id": f"/subscriptions/{scope.subscription}/resourceGroups/{scope.group}",
+        "name": scope.group,
+        "type": "Microsoft.Resources/resourceGroups",
+        "location": scope.location,
+        "properties": {"provisioningState": "Succeeded"},
+    }
+
+
+def _deployment(scope: Scope) -> Json:
+    return {"name": scope.deployment, "properties": {"mode": "Incremental", "provisioningState": "Accepted"}}
+
+
+def _copy_index(scope: Scope, *said: Json) -> int:
+    loop = said[0] if said and isinstance(said[0], str) else ""
+    offset = next((each for each in said if isinstance(each, int)), 0)
+    if loop.lower() not in scope.copies:
+        raise bad_template("The template function 'copyIndex' is not expected at this location.")
+    return scope.copies[loop.lower()] + offset
+
+
+def _parameter(scope: Scope, name: Json) -> Json:
+    key = text_of(name).lower()
+    if key not in scope.parameters:
+        raise bad_template(f"The template parameter '{name}' is not found.", found=first_names(scope.parameters))
+    return scope.parameters[key]
+
+
+def _now(scope: Scope, pattern: Json = datetimes.DEFAULT) -> str:
+    if scope.default_of is None or scope.now is None:
+        raise bad_template("The template function 'utcNow' is expected in the default value of a parameter only.")
+    scope.effort.spend(len(pattern))
+    return datetimes.written(scope.now, pattern)
+
+
+def _new_guid(scope: Scope) -> str:
+    """Made from the deployment's seed, so that one that goes on after a crash goes on with the same; one a parameter."""
+    if scope.default_of is None or not scope.seed:
+        raise bad_template("The template function 'newGuid' is expected in the default value of a parameter only.")
+    return str(uuid.uuid5(uuid.UUID(scope.seed), f"{scope.group}/{scope.deployment}/{scope.default_of}"))
+
+
+PLACES: Final[Mapping[str, Callable[..., Json]]] = {
+    "parameters": _parameter,
+    "variables": lambda scope, name: scope.variable(text_of(name)),
+    "reference": _reference,
+    "references": lambda scope, loop, full=None: scope.references(text_of(loop), str(full).lower() == "full"),
+    "resourceid": resource_id,
+    "subscriptionresourceid": _subscription_resource_id,
+    "tenantresourceid": lambda _, *said: f"/providers/{_type_and_names(said, above_max=0)[1]}",
+    "extensionresourceid": lambda _, on, *said: f"{on}/providers/{_type_and_names(said, above_max=0)[1]}",
+    "resourcegroup": _group,
+    "subscription": lambda scope: subscription_json(scope.subscription, scope.tenant),
+    "tenant": lambda scope: tenant_json(scope.tenant),
+    "environment": lambda scope: endpoints_json(scope.base_url),
+    "deployment": _deployment,
+    "copyindex": _copy_index,
+    "utcnow": _now,
+    "newguid": _new_guid,
+}
+"""By lower-case name."""

@@ -1,0 +1,234 @@
+"""A process that runs one command and dies at a chosen step of it.
+
+Run by ``scenes.Scene.victim``, as ``python -m``, with its orders as JSON.
+
+Every step that changes something the outside can see is counted: each change of a directory's files (written, synced,
+renamed, linked, removed), each request to an S3 store, each commit of the catalog, before and after. At the step whose
+number is `fatal` the process sends itself `signal`; with `fatal` 0 it runs through and prints how many steps there were.
+With `watch`, it sends itself the signal after the commit that first brings the named state about (`present_states`).
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from imgstore.bootstrap import Settings, open_installation
+from imgstore.catalog import Facts
+from imgstore.catalog.engine.database import Database
+from imgstore.domain.disks.signed_urls import AccessLevel
+from imgstore.domain.resources import DiskKind, ImageVersion, ReplicationMode
+from imgstore.domain.storage.works import WorkKind
+from imgstore.operations.disks import disks, signed_urls, uploads
+from imgstore.operations.disks.from_source import DiskRequest, create_from_source
+from imgstore.operations.disks.uploads import UploadRequest
+from imgstore.operations.installation import Installation
+from imgstore.operations.machines import images, machines
+from imgstore.operations.machines.create import MachineRequest, create_machine
+from imgstore.operations.machines.images import ImageRequest
+from imgstore.operations.maintenance.scrub import ScrubRequest, scrub
+from imgstore.operations.maintenance.worker import run_worker
+from imgstore.operations.versions import create as versions_create
+from imgstore.policy.os_profile import OsProfile
+from imgstore.stores.s3.store import S3Store
+from imgstore.testing import sample_gallery
+from imgstore.testing.sample_gallery import ADMIN, GROUP
+
+
+class Steps:
+    """Counts, and strikes once."""
+
+    def __init__(self, fatal: int, number: int) -> None:
+        """Strike at step `fatal` with the signal of that number."""
+        self.count = 0
+        self._fatal = fatal
+        self._signal = number
+        self._lock = threading.Lock()
+
+    def step(self) -> None:
+        """One more."""
+        with self._lock:
+            self.count += 1
+            struck = self.count == self._fatal
+        if struck:
+            os.kill(os.getpid(), self._signal)
+
+    def around(self, holder: Any, name: str) -> None:
+        """A step before and one after each call of `holder.name`."""
+        real: Callable[..., Any] = getattr(holder, name)
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.step()
+            result = real(*args, **kwargs)
+            self.step()
+            return result
+
+        setattr(holder, name, counted)
+
+    def around_commits(self) -> None:
+        """A step before and one after each commit of the catalog."""
+        real: Callable[..., AbstractContextManager[Any]] = Database.writing
+
+        @contextmanager
+        def counted(database: Database, *args: Any) -> Iterator[Any]:
+            with real(database, *args) as session:
+                yield session
+                self.step()
+            self.step()
+
+        setattr(Database, "writing", counted)  # noqa: B010 - mypy takes no method for another
+
+    def at_state(self, installation: Installation, watched: str) -> None:
+        """Strike after the first commit of the catalog that brings a state about.
+
+        Args:
+            installation: whose catalog is looked at.
+            watched: as `present_states` spells it.
+        """
+        real: Callable[..., AbstractContextManager[Any]] = Database.writing
+
+        @contextmanager
+        def looking(database: Database, *args: Any) -> Iterator[Any]:
+            with real(database, *args) as session:
+                yield session
+            with installation.catalog.reading() as facts:
+                if watched in present_states(facts):
+                    os.kill(os.getpid(), self._signal)
+
+        setattr(Database, "writing", looking)  # noqa: B010 - mypy takes no method for another
+
+
+def present_states(facts: Facts) -> frozenset[str]:
+    """Return the states of everything in a small catalog, each as "replica Degraded" or "disk Creating".
+
+    A version that was deleted softly is "version SoftDeleted"; a work is told with its kind: "ingest Open", and "disk-work
+    Open" of a disk. A disk that waits for its upload is "upload ReadyToUpload" too; one with a signed URL "grant active". A task
+    of maintenance that a process has leased is "maintenance-turn Leased".
+    """
+    found = set[str]()
+    for version in _versions(facts):
+        found.add(f"version {'SoftDeleted' if version.soft_deleted_at else version.provisioning_state}")
+        found.update(f"replica {replica.state}" for replica in facts.replicas.list(version.uid))
+    for slot in [slot for pool in facts.pools.list() for slot in facts.slots.list(pool.uid)]:
+        found.update(f"segment {each.sentence}" for each in facts.condemned.list(slot.uid))
+        found.update(
+            f"{disk.kind.removesuffix('s')} {disk.provisioning_state}" for disk in facts.disks.in_slot(slot.uid)
+        )
+        found.update(f"upload {disk.disk_state}" for disk in facts.disks.in_slot(slot.uid) if disk.awaits_upload)
+        found.update("grant active" for disk in facts.disks.in_slot(slot.uid) if disk.grant is not None)
+    subscription = facts.installation.get().subscription
+    found.update(f"machine {each.provisioning_state}" for each in facts.machines.list(subscription))
+    for work in facts.works.list_open():
+        found.add(f"{'disk-work' if work.kind is WorkKind.DISK else work.kind} {work.state}")
+    found.update("maintenance-turn Leased" for turn in facts.turns.list() if turn.holder is not None)
+    return frozenset(found)
+
+
+def _versions(facts: Facts) -> Iterator[ImageVersion]:
+    for gallery in facts.galleries.list(facts.installation.get().subscription):
+        for definition in facts.definitions.list(gallery.uid):
+            yield from facts.versions.list(definition.uid)
+
+
+def run(job: str, orders: dict[str, Any], installation: Installation) -> None:
+    """The command itself."""
+    version = orders.get("version", "1.0.0")
+    if job == "publish":
+        data = {int(lun): path for lun, path in orders.get("data", {}).items()}
+        sample_gallery.publish_disks(installation, orders["source"], data, version, orders["targets"])
+    elif job == "disk":
+        sample_gallery.make_disk(installation, orders["name"], orders["location"], version, orders.get("lun"))
+    elif job == "disk of a file":
+        kind = DiskKind(orders.get("kind", DiskKind.DISK))
+        request = DiskRequest(
+            group=GROUP, name=orders["name"], source=orders["source"], location="southcentralus", kind=kind
+        )
+        create_from_source(installation, ADMIN, request)
+    elif job == "upload":
+        _upload(installation, orders["name"], Path(orders["file"]))
+    elif job == "grant":
+        _grant(installation, orders["name"], AccessLevel(orders["level"]))
+    elif job == "revoke":
+        uploads.revoke_access(installation, ADMIN, group=GROUP, name=orders["name"])
+    elif job == "image":
+        image = ImageRequest(group=GROUP, name=orders["name"], source=orders["source"], data_sources=orders["data"])
+        images.create_image(installation, ADMIN, image)
+    elif job == "publish stored":
+        mode = ReplicationMode(orders.get("mode", "Full"))
+        asked = sample_gallery.request(version, orders["targets"], replication_mode=mode)
+        versions_create.create_version(installation, ADMIN, asked, managed_image=orders["source"])
+    elif job == "machine":
+        profile = OsProfile(admin_username="azureuser")
+        create_machine(installation, ADMIN, MachineRequest(group=GROUP, profile=profile, **orders["machine"]))
+    elif job == "delete machine":
+        machines.delete_machine(installation, ADMIN, group=GROUP, name=orders["name"])
+    elif job == "delete image":
+        disks.delete_disk(installation, ADMIN, group=GROUP, name=orders["name"], kind=DiskKind.IMAGE)
+    elif job == "export":
+        sample_gallery.export(installation, Path(orders["path"]), orders["location"], version)
+    elif job == "retarget":
+        sample_gallery.retarget(installation, orders["targets"], version)
+    elif job == "delete":
+        sample_gallery.delete(installation, version)
+    elif job == "gc":
+        sample_gallery.collect(installation)
+    elif job == "scrub":
+        scrub(installation, ADMIN, ScrubRequest())
+    elif job == "worker":
+        run_worker(installation, ADMIN, once=True)
+    elif job == "delete disk":
+        kind = DiskKind(orders.get("kind", DiskKind.DISK))
+        disks.delete_disk(installation, ADMIN, group=GROUP, name=orders["name"], kind=kind)
+    else:
+        raise AssertionError(job)
+
+
+def _upload(installation: Installation, name: str, file: Path) -> None:
+    """Send a fixed VHD to a disk that waits for it, and give a signed URL to it, as for more."""
+    data = file.read_bytes()
+    request = UploadRequest(group=GROUP, name=name, location="southcentralus", upload_bytes=len(data))
+    with closing(uploads.open_spool(installation, uploads.create_upload(installation, ADMIN, request))) as spool:
+        spool.write(0, [data])
+    _grant(installation, name, AccessLevel.WRITE)
+
+
+def _grant(installation: Installation, name: str, level: AccessLevel) -> None:
+    signed_urls.grant_access(
+        installation, ADMIN, group=GROUP, name=name, level=level, duration_seconds=600, server_url="https://localhost"
+    )
+
+
+def settings_of(orders: dict[str, Any]) -> Settings:
+    """The settings that a scene's orders name."""
+    regions = orders.get("regions")
+    return Settings(
+        home=Path(orders["home"]),
+        regions=None if regions is None else Path(regions),
+        database=orders.get("database"),
+        environ=orders.get("environ", {}),
+    )
+
+
+def main() -> None:
+    """Run what the one argument orders."""
+    orders = json.loads(sys.argv[1])
+    steps = Steps(orders["fatal"], orders.get("signal", signal.SIGKILL))
+    with open_installation(settings_of(orders)) as installation:
+        for name in ("fsync", "rename", "link", "unlink", "pwrite"):
+            steps.around(os, name)
+        for name in ("put", "delete", "get", "list"):
+            steps.around(S3Store, name)
+        steps.around_commits()
+        if "watch" in orders:
+            steps.at_state(installation, orders["watch"])
+        run(orders["job"], orders, installation)
+    print(steps.count)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Fixtures: a gallery with one published version, made once and copied for each test.
+
+A plugin (``pytest_plugins = ["imgstore.testing.published_gallery"]``), shared by the tests of operations and of faults.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imgstore.domain.storage.sizes import KIB, MIB
+from imgstore.operations.installation import Installation
+from imgstore.testing.sample_disks import make_raw, patched
+from imgstore.testing.sample_gallery import Stock, found_gallery, open_home, publish
+
+
+@pytest.fixture(scope="session")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Stock:
+    """Made once a run."""
+    folder = tmp_path_factory.mktemp("stock")
+    odd = 24 * MIB + KIB // 2
+    first = make_raw(folder / "first.raw", seed=1, virtual_bytes=odd)
+    second = patched(first, folder / "second.raw", seed=2)
+    rebuilt = make_raw(folder / "rebuilt.raw", seed=1, layout=3, virtual_bytes=odd)
+    with open_home(folder / "home") as installation:
+        found_gallery(installation)
+        publish(installation, first)
+    return Stock(first=first, second=second, rebuilt=rebuilt, home=folder / "home")
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[Installation]:
+    """A new home with the gallery and its definition."""
+    with open_home(tmp_path / "home") as installation:
+        found_gallery(installation)
+        yield installation
+
+
+@pytest.fixture
+def stocked(tmp_path: Path, stock: Stock) -> Iterator[Installation]:
+    """A copy of the stock's home."""
+    shutil.copytree(stock.home, tmp_path / "home")
+    with open_home(tmp_path / "home") as installation:
+        yield installation

@@ -1,0 +1,198 @@
+"""The pytest plugin: fixtures of real engines, the mark ``engine(name)``, and a table of the engines that really ran.
+
+Loaded by ``-p imgstore.testing.pytest_plugin`` in pyproject.toml. An engine starts when the first test asks for it, and ends
+with the run; SeaweedFS, which takes seconds, starts as soon as it is known that some test will ask.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from imgstore.testing import engines
+from imgstore.testing.engines import EngineMissing, PostgreSQL, S3Engine
+from imgstore.testing.latency_proxy import Ways, start_toxiproxy
+
+pytest.register_assert_rewrite("imgstore.testing.store_contract")
+
+_BY_FIXTURE: Final = {
+    "minio": "minio",
+    "minio_cluster": "minio",
+    "seaweedfs": "seaweedfs",
+    "moto_s3": "moto",
+    "postgresql": "postgresql",
+    "postgresql_server": "postgresql",
+    "ways": "toxiproxy",
+}
+"""Which engine a fixture stands for, so that a test need not say it twice."""
+
+_STACK: Final = pytest.StashKey[ExitStack]()
+_WEED: Final = pytest.StashKey[Callable[[], S3Engine]]()
+_RAN: Final = pytest.StashKey[Counter[str]]()
+_SKIPPED: Final = pytest.StashKey[Counter[str]]()
+_PROPERTY: Final = "engine"
+
+
+# -- fixtures ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Engine]:
+    """A real MinIO for the whole run. Take a bucket of your own: ``minio.make_bucket(name)``."""
+    engines.require("minio")
+    with engines.use_minio(tmp_path_factory.mktemp("minio")) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def minio_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], tuple[S3Engine, ...]]]:
+    """``minio_cluster(n)``: the first n of a row of independent MinIO processes, started as they are asked for."""
+    engines.require("minio")
+    try:
+        engines.find_minio_program()
+    except EngineMissing as missing:
+        pytest.skip(f"engine minio, several processes: {missing}")
+    started: list[S3Engine] = []
+    with ExitStack() as stack:
+
+        def first(count: int) -> tuple[S3Engine, ...]:
+            while len(started) < count:
+                folder = tmp_path_factory.mktemp("minio-region")
+                started.append(stack.enter_context(engines.start_minio(folder)))
+            return tuple(started[:count])
+
+        yield first
+
+
+@pytest.fixture(scope="session")
+def ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ways]:
+    """``ways.to(engine, seconds)``: the same engine, so far off."""
+    engines.require("toxiproxy")
+    with start_toxiproxy(tmp_path_factory.mktemp("toxiproxy")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(pytestconfig: pytest.Config) -> S3Engine:
+    """A real SeaweedFS for the whole run."""
+    engines.require("seaweedfs")
+    return _start_seaweedfs(pytestconfig)()
+
+
+@pytest.fixture(scope="session")
+def moto_s3() -> Iterator[S3Engine]:
+    """Moto's S3 for the whole run."""
+    engines.require("moto")
+    with engines.start_moto() as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
+    """A real PostgreSQL for the whole run; ``with postgresql_server.database() as url`` gives an empty database."""
+    engines.require("postgresql")
+    with engines.start_postgresql(tmp_path_factory.mktemp("postgresql")) as server:
+        yield server
+
+
+@pytest.fixture
+def postgresql(postgresql_server: PostgreSQL) -> Iterator[str]:
+    """The URL of an empty PostgreSQL database of this test's own."""
+    with postgresql_server.database() as url:
+        yield url
+
+
+def _start_seaweedfs(config: pytest.Config) -> Callable[[], S3Engine]:
+    """Start SeaweedFS unless that is done; what it gives waits until it is ready."""
+    if _WEED not in config.stash:
+        import tempfile  # noqa: PLC0415 - before any test, so before tmp_path_factory
+
+        stack = config.stash[_STACK]
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="imgstore-seaweedfs-"))
+        config.stash[_WEED] = stack.enter_context(engines.start_seaweedfs(Path(folder)))
+    return config.stash[_WEED]
+
+
+# -- hooks ------------------------------------------------------------------------------------------------------------
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a misspelt `IMGSTORE_REQUIRE_ENGINES` before anything runs."""
+    config.stash[_STACK] = ExitStack()
+    config.stash[_RAN] = Counter()
+    config.stash[_SKIPPED] = Counter()
+    _reporter.config = config
+    try:
+        engines.required_engines()
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start what is slow to start, if a test is going to ask for it."""
+    if session.config.option.collectonly or not any("seaweedfs" in _engines_of(item) for item in session.items):
+        return
+    try:
+        _start_seaweedfs(session.config)
+    except EngineMissing:
+        return  # each test that asks will say so
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let a test run only where the engines that it names are here."""
+    for name in _engines_of(item):
+        item.user_properties.append((_PROPERTY, name))
+    for name in _engines_of(item):
+        engines.require(name)
+
+
+def _engines_of(item: pytest.Item) -> list[str]:
+    marked = [str(mark.args[0]) for mark in item.iter_markers("engine")]
+    by_fixture = [_BY_FIXTURE[name] for name in getattr(item, "fixturenames", ()) if name in _BY_FIXTURE]
+    return sorted({*marked, *by_fixture})
+
+
+class _Reporter:
+    """`pytest_runtest_logreport` is not given the configuration, so it is kept here."""
+
+    config: pytest.Config
+
+
+_reporter: Final = _Reporter()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Count, per engine, the tests that ran on it and those that had to skip."""
+    names = [str(value) for key, value in report.user_properties if key == _PROPERTY]
+    if report.skipped:
+        _reporter.config.stash[_SKIPPED].update(names)
+    elif report.when == "call":
+        _reporter.config.stash[_RAN].update(names)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """End the run with the table."""
+    ran, skipped = config.stash[_RAN], config.stash[_SKIPPED]
+    asked = [name for name in engines.ENGINES if ran[name] or skipped[name]]
+    if not asked:
+        return
+    terminalreporter.section("engines")
+    for name in asked:
+        terminalreporter.write_line(_line(name, ran=ran[name], skipped=skipped[name]))
+
+
+def _line(name: str, *, ran: int, skipped: int) -> str:
+    try:
+        found = engines.find(name)
+    except EngineMissing as missing:
+        return f"{name:<11} SKIPPED {skipped} tests: {missing}"
+    tail = f", {skipped} skipped" if skipped else ""
+    return f"{name:<11} {ran} tests{tail}: {found.version} ({found.how})"
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the engines."""
+    config.stash[_STACK].close()

@@ -1,0 +1,144 @@
+"""Small disks with real structure, from a seed: the same seed gives the same bytes on every machine.
+
+A disk is laid out as a file system lays it out: a partition table, a table of files that changes with every file, files
+in 4 KiB blocks, some in fragments, some of noise, some of text, some twice, holes between. What a package does to a
+disk is `patched`; what a rebuild by a pipeline does, the same files in other places, is another `layout`.
+"""
+
+import hashlib
+import random
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from imgstore.domain.disks.sources import DiskFormat
+from imgstore.domain.storage.sizes import BLOCK_BYTES, MIB, PIECE_BYTES, SECTOR_BYTES, ceil_div
+from imgstore.formats import LocalFile, create_writer, open_disk
+
+PARTITION_AT: Final = MIB
+_TABLE_BYTES: Final = 256 * 1024
+_FILE_BYTES_MAX: Final = 1536 * 1024
+_WORDS: Final = (
+    b"root daemon sys /usr/sbin/nologin /var/lib systemd network 0 1 2 4096 enabled static true false\n".split()
+)
+
+
+def make_raw(
+    path: Path, *, seed: int, layout: int = 0, virtual_bytes: int = 24 * MIB, content_bytes: int = 10 * MIB
+) -> Path:
+    """Write a sparse raw disk.
+
+    Args:
+        path: where; what is there is replaced.
+        seed: which files are on the disk.
+        layout: where they lie.
+        virtual_bytes: size of the disk: any multiple of 512.
+        content_bytes: about how much of it the files take.
+    """
+    files = list(_files(seed, content_bytes))
+    with path.open("wb") as file:
+        file.truncate(virtual_bytes)
+        file.write(_mbr(virtual_bytes))
+        table, places = b"", _places(layout, virtual_bytes)
+        for number, content in enumerate(files):
+            for begin in range(0, len(content), _FRAGMENT_BYTES):
+                at = next(places)
+                table += struct.pack("<III", number, at // BLOCK_BYTES, len(content))
+                file.seek(at)
+                file.write(content[begin : begin + _FRAGMENT_BYTES])
+        assert len(table) <= _TABLE_BYTES, "too many files for the table"
+        file.seek(PARTITION_AT)
+        file.write(table)
+    return path
+
+
+def patched(source: Path, target: Path, *, seed: int, blocks: int = 12) -> Path:
+    """Copy a raw disk, holes too, and write `blocks` blocks anew, here and there in its partition."""
+    rng = random.Random(seed)
+    _copy_sparse(source, target)
+    with target.open("r+b") as file:
+        last = (target.stat().st_size - PARTITION_AT) // BLOCK_BYTES - 1
+        for number in rng.sample(range(last), blocks):
+            file.seek(PARTITION_AT + number * BLOCK_BYTES)
+            file.write(rng.randbytes(BLOCK_BYTES))
+    return target
+
+
+def as_vhd(raw: Path, vhd: Path, form: DiskFormat = DiskFormat.VHD_FIXED) -> Path:
+    """Write a raw disk into a VHD."""
+    source = LocalFile(raw)
+    reader = open_disk(source, format=DiskFormat.RAW, scratch=vhd.parent)
+    extents = list(reader.extents())
+    writer = create_writer(
+        vhd, format=form, virtual_bytes=reader.virtual_bytes, extents=extents, disk_digest=bytes(32), overwrite=True
+    )
+    try:
+        for extent in extents:
+            for offset in range(extent.offset, extent.end, PIECE_BYTES):
+                writer.write_at(offset, reader.read_at(offset, min(PIECE_BYTES, extent.end - offset)))
+        writer.publish()
+    finally:
+        writer.abandon()
+        reader.close()
+        source.close()
+    return vhd
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, holes as zeros, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_FRAGMENT_BYTES: Final = 512 * 1024
+"""No file lies in one stretch for longer."""
+
+
+def _files(seed: int, content_bytes: int) -> Iterator[bytes]:
+    """Contents of files: noise, text, and now and then a file that was there before."""
+    rng = random.Random(seed)
+    seen: list[bytes] = []
+    left = content_bytes
+    while left > 0:
+        length = min(left, rng.randrange(BLOCK_BYTES, _FILE_BYTES_MAX))
+        kind = rng.randrange(8)
+        if kind == 0 and seen:
+            content = rng.choice(seen)
+        elif kind <= 2:
+            content = b" ".join(rng.choices(_WORDS, k=length // 8))
+        else:
+            content = rng.randbytes(length)
+        seen.append(content)
+        left -= len(content)
+        yield content
+
+
+def _places(layout: int, virtual_bytes: int) -> Iterator[int]:
+    """Offsets in the partition where a fragment may lie, in an order that depends on the layout."""
+    begin = PARTITION_AT + _TABLE_BYTES
+    count = (virtual_bytes - begin) // _FRAGMENT_BYTES
+    order = list(range(count))
+    random.Random(layout).shuffle(order)
+    shift = (layout % 16) * BLOCK_BYTES  # another file system's inode tables are of another length
+    for number in order[:-1] if shift else order:
+        yield begin + shift + number * _FRAGMENT_BYTES
+
+
+def _mbr(virtual_bytes: int) -> bytes:
+    """A master boot record with one Linux partition that reaches to the end."""
+    first = PARTITION_AT // SECTOR_BYTES
+    sectors = virtual_bytes // SECTOR_BYTES - first
+    entry = struct.pack("<B3sB3sII", 0x80, b"\xff\xff\xff", 0x83, b"\xff\xff\xff", first, sectors)
+    return b"\0" * 446 + entry + b"\0" * 48 + b"\x55\xaa"
+
+
+def _copy_sparse(source: Path, target: Path) -> None:
+    with source.open("rb") as read, target.open("wb") as written:
+        size = source.stat().st_size
+        written.truncate(size)
+        for block in range(ceil_div(size, _FRAGMENT_BYTES)):
+            data = read.read(_FRAGMENT_BYTES)
+            if data.strip(b"\0"):
+                written.seek(block * _FRAGMENT_BYTES)
+                written.write(data)

@@ -1,0 +1,458 @@
+"""A small gallery on a temporary home, driven by the very operations, and an audit that trusts none of them.
+
+`audit` is the oracle of the tests of operations and faults: it lists every slot's store, decodes the manifests that lie
+there, reads every segment, and compares with what the catalog says and bills.
+"""
+
+import filecmp
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from imgstore.bootstrap import Settings, open_installation
+from imgstore.domain.disks.sources import DiskFormat
+from imgstore.domain.disks.version_disks import disk_key
+from imgstore.domain.effects import Effects
+from imgstore.domain.identity.access import administrator
+from imgstore.domain.names import ImageReference, VersionName
+from imgstore.domain.progress import Subscriber, silent
+from imgstore.domain.resources import (
+    ImageDefinition,
+    ManagedDisk,
+    OsType,
+    Slot,
+    StorageAccountType,
+    TargetRegionRequest,
+    VersionUpdate,
+)
+from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.domain.storage import object_keys
+from imgstore.domain.storage.digests import Digest, digest_of
+from imgstore.ledger.entries import ChargeKind, LedgerRow
+from imgstore.operations import billing
+from imgstore.operations.disks import disks
+from imgstore.operations.disks import export as disks_export
+from imgstore.operations.gallery import definitions, galleries
+from imgstore.operations.gallery import versions as gallery_versions
+from imgstore.operations.gallery.versions import VersionView
+from imgstore.operations.installation import Installation
+from imgstore.operations.maintenance import gc as maintenance_gc
+from imgstore.operations.versions import create as versions_create
+from imgstore.operations.versions import delete as versions_delete
+from imgstore.operations.versions import update as versions_update
+from imgstore.operations.versions.request import DataVhd, VersionRequest
+from imgstore.segments.manifest import decode_manifest
+from imgstore.segments.reference import MAGIC as REFERENCE_MAGIC
+from imgstore.segments.reference import decode_reference
+from imgstore.stores.interface import ObjectStore
+
+GROUP: Final = "rg"
+GALLERY: Final = "g1"
+DEFINITION: Final = "ubuntu"
+ADMIN: Final = administrator("test")
+TARGETS: Final = ("southcentralus=2", "westus2=1=Standard_ZRS", "eastus")
+"""Two replicas at the source, one on three zones, one in a region of one zone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stock:
+    """Disks and a home that tests may read and copy, and never change."""
+
+    first: Path
+    """Of 24 MiB and a half KiB: no multiple of a block."""
+    second: Path
+    """`first` with 12 blocks changed."""
+    rebuilt: Path
+    """The files of `first` in other places."""
+    home: Path
+    """`first` is 1.0.0 in the three regions of `TARGETS`."""
+
+
+@contextmanager
+def open_home(
+    home: Path, subscriber: Subscriber = silent, effects: Effects | None = None, **settings: Any
+) -> Iterator[Installation]:
+    """The installation in a home, with the shipped regions unless `settings` say otherwise."""
+    settings.setdefault("environ", {})
+    with open_installation(Settings(home=home, **settings), subscriber, effects) as installation:
+        yield installation
+
+
+def found_gallery(installation: Installation) -> ImageDefinition:
+    """Make the gallery and its definition. May be repeated."""
+    galleries.create_gallery(installation, ADMIN, group=GROUP, name=GALLERY, location="southcentralus")
+    return definitions.create_definition(
+        installation,
+        ADMIN,
+        group=GROUP,
+        gallery=GALLERY,
+        name=DEFINITION,
+        publisher="p",
+        offer="o",
+        sku="s",
+        os_type=OsType.LINUX,
+    ).definition
+
+
+def target(text: str) -> TargetRegionRequest:
+    """A target region as the command line spells it: ``westus2=1=Standard_ZRS``."""
+    name, count, kind, *_ = [*text.split("="), "", ""]
+    return TargetRegionRequest(
+        name=name,
+        regional_replica_count=int(count) if count else None,
+        storage_account_type=StorageAccountType(kind) if kind else None,
+    )
+
+
+def request(version: str = "1.0.0", targets: Sequence[str] = TARGETS, **more: Any) -> VersionRequest:
+    """A version as it is asked for."""
+    more.setdefault("gallery", GALLERY)
+    more.setdefault("definition", DEFINITION)
+    return VersionRequest(
+        group=GROUP, version=VersionName.parse(version), target_regions=[target(each) for each in targets], **more
+    )
+
+
+def publish(
+    installation: Installation,
+    source: Path | str,
+    version: str = "1.0.0",
+    targets: Sequence[str] = TARGETS,
+    **more: Any,
+) -> VersionView:
+    """Publish a file as a version and replicate it."""
+    return publish_disks(installation, source, {}, version, targets, **more)
+
+
+def publish_disks(
+    installation: Installation,
+    source: Path | str,
+    data: Mapping[int, Path | str],
+    version: str = "1.0.0",
+    targets: Sequence[str] = TARGETS,
+    **more: Any,
+) -> VersionView:
+    """Publish a file, and data disks by LUN, as a version and replicate it."""
+    data_vhds = [DataVhd(lun=lun, uri=str(uri)) for lun, uri in data.items()]
+    return versions_create.create_version(
+        installation, ADMIN, request(version, targets, **more), os_vhd_uri=str(source), data_vhds=data_vhds
+    )
+
+
+def show(installation: Installation, version: str = "1.0.0") -> VersionView:
+    """The version as it stands."""
+    return gallery_versions.show_version(
+        installation,
+        ADMIN,
+        group=GROUP,
+        gallery=GALLERY,
+        definition=DEFINITION,
+        version=VersionName.parse(version),
+    )
+
+
+def update(installation: Installation, version: str = "1.0.0", **changes: Any) -> VersionView:
+    """Change what may change of the version: the fields of a `VersionUpdate`."""
+    return versions_update.update_version(
+        installation,
+        ADMIN,
+        group=GROUP,
+        gallery=GALLERY,
+        definition=DEFINITION,
+        version=VersionName.parse(version),
+        update=VersionUpdate(**changes),
+    )
+
+
+def retarget(installation: Installation, targets: Sequence[str], version: str = "1.0.0") -> VersionView:
+    """Give the version other target regions, all of them, as the command line spells them."""
+    return update(installation, version, target_regions=[target(each) for each in targets])
+
+
+def delete(installation: Installation, version: str = "1.0.0", **more: Any) -> None:
+    """Delete the version."""
+    versions_delete.delete_version(
+        installation,
+        ADMIN,
+        group=GROUP,
+        gallery=GALLERY,
+        definition=DEFINITION,
+        version=VersionName.parse(version),
+        **more,
+    )
+
+
+def collect(installation: Installation, grace_hours: float = 0.0) -> maintenance_gc.Collection:
+    """Collect, by default without grace."""
+    return maintenance_gc.collect(installation, ADMIN, grace=timedelta(hours=grace_hours))
+
+
+def expire_collectors(installation: Installation) -> None:
+    """Make the lease of every batch that is being deleted so old that another collector may take it over."""
+    with installation.catalog.transaction() as facts:
+        for slot in [slot for pool in facts.pools.list() for slot in facts.slots.list(pool.uid)]:
+            for each in facts.condemned.list(slot.uid):
+                if each.lease_expires_at is not None and each.token is not None:
+                    facts.condemned.begin_deleting(
+                        slot.uid,
+                        [each.name],
+                        token=each.token,
+                        lease_expires_at=each.lease_expires_at - timedelta(days=1),
+                    )
+
+
+def audit_collected(installation: Installation) -> None:
+    """See that an embedded home holds what its manifests name and nothing else, by reading the files themselves.
+
+    Raises:
+        AssertionError: a file lies there that nothing names, or one is missing that something names.
+    """
+    for folder in sorted((installation.home / "regions").glob("*/zone-*/pools/*/*/replica-*")):
+        files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+        manifests = {key for key in files if key.startswith(object_keys.MANIFESTS)}
+        named, works = set[str](), set[str]()
+        for key in manifests:
+            data = (folder / key).read_bytes()
+            if data.startswith(REFERENCE_MAGIC):
+                assert decode_reference(data).body_key in manifests, f"{folder / key} refers to nothing"
+                continue
+            manifest = decode_manifest(data)
+            named |= {object_keys.segment_key(name) for name in manifest.segments.all_names()}
+            works |= {object_keys.fingerprints_key(work.uid) for work in manifest.works}
+        fingerprints = {key for key in files if key.startswith(object_keys.FINGERPRINTS)}
+        assert fingerprints <= works, f"{folder}: {fingerprints - works} belong to no manifest"
+        assert files - fingerprints == named | manifests, (
+            f"{folder}: too many {files - fingerprints - named - manifests}, missing {named - files}"
+        )
+
+
+def reference(version: str = "latest") -> ImageReference:
+    """The reference to a version of the definition."""
+    return ImageReference.parse(f"{GROUP}/{GALLERY}/{DEFINITION}/{version}")
+
+
+def make_disk(
+    installation: Installation,
+    name: str,
+    location: str = "southcentralus",
+    version: str = "latest",
+    lun: int | None = None,
+) -> ManagedDisk:
+    """Make a managed disk."""
+    return disks.create_disk(
+        installation,
+        ADMIN,
+        group=GROUP,
+        name=name,
+        location=location,
+        gallery_image_reference=reference(version),
+        gallery_image_reference_lun=lun,
+    )
+
+
+def export(
+    installation: Installation,
+    path: Path,
+    location: str = "southcentralus",
+    version: str = "1.0.0",
+    lun: int | None = None,
+) -> disks_export.Export:
+    """Write a disk of a version, as a region serves it, into a raw file; one that is there is replaced."""
+    return disks_export.export_image(
+        installation,
+        ADMIN,
+        reference=reference(version),
+        lun=lun,
+        location=location,
+        path=path,
+        format=DiskFormat.RAW,
+        overwrite=True,
+    )
+
+
+def export_disk(installation: Installation, path: Path, name: str) -> disks_export.Export:
+    """Write a managed disk into a raw file; one that is there is replaced."""
+    return disks_export.export_disk(
+        installation, ADMIN, group=GROUP, name=name, path=path, format=DiskFormat.RAW, overwrite=True
+    )
+
+
+def states(view: VersionView) -> dict[str, ReplicaState]:
+    """The state of each replica by ``region/ordinal``."""
+    return {f"{each.slot.key.region}/{each.slot.key.ordinal}": each.state for each in view.replicas}
+
+
+def charges(installation: Installation) -> list[LedgerRow]:
+    """Every row of the ledger."""
+    with installation.catalog.reading() as facts:
+        return facts.ledger.rows()
+
+
+def all_slots(installation: Installation) -> list[Slot]:
+    """Every slot of the gallery's pool."""
+    with installation.catalog.reading() as facts:
+        gallery = facts.galleries.get(installation.subscription, GROUP, GALLERY)
+        return [] if gallery is None else facts.slots.list(gallery.pool_uid)
+
+
+def own_slots(installation: Installation) -> list[Slot]:
+    """Every slot of the subscription's own pools, where disks lie that came from no gallery."""
+    with installation.catalog.reading() as facts:
+        own = [pool for pool in facts.pools.list() if pool.subscription is not None]
+        return [slot for pool in own for slot in facts.slots.list(pool.uid)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotContent:
+    """What lies in a slot, by what its store lists."""
+
+    segments: dict[Digest, int]
+    """Stored bytes by name."""
+    manifests: dict[str, int]
+    """Stored bytes by key below the slot."""
+    overhead: dict[str, int]
+    """Fingerprints and works, by key below the slot."""
+
+
+def content(installation: Installation, slot: Slot) -> SlotContent:
+    """List a slot's store.
+
+    Raises:
+        AssertionError: something lies there that nobody knows.
+    """
+    found = SlotContent(segments={}, manifests={}, overhead={})
+    for info in installation.locator.store(slot).list(slot.prefix):
+        key = info.key.removeprefix(slot.prefix)
+        if key.startswith(object_keys.SEGMENTS):
+            found.segments[object_keys.segment_name(key)] = info.stored_bytes
+        elif key.startswith(object_keys.MANIFESTS):
+            found.manifests[key] = info.stored_bytes
+        else:
+            assert key.startswith((object_keys.FINGERPRINTS, object_keys.WORKS)), f"what is {key}?"
+            found.overhead[key] = info.stored_bytes
+    return found
+
+
+def named_segments(store: ObjectStore, slot: Slot, key: str) -> dict[Digest, int]:
+    """The segments that the manifest under `key`, or the one that it refers to, names, with their stored bytes."""
+    data = store.get(slot.prefix + key)
+    if data.startswith(REFERENCE_MAGIC):
+        data = store.get(slot.prefix + decode_reference(data).body_key)
+    table = decode_manifest(data).segments
+    return dict(zip(table.all_names(), table.stored_bytes.tolist(), strict=True))
+
+
+def audit(installation: Installation, *, quiet: bool = True, struck: bool = False, collected: bool = False) -> None:
+    """Compare stores, catalog and bill.
+
+    Args:
+        installation: where.
+        quiet: nothing is under way, and nothing that was killed waits to be repeated: then nothing of a work, and no
+            byte that was not charged for, may lie anywhere.
+        struck: processes were killed here: one may have died between the end of its work and the removal of the work's
+            mark, an empty object that the next work in that slot takes away.
+        collected: segments that were charged for may have been collected since.
+
+    Raises:
+        AssertionError: a promise of DESIGN.md is broken: a complete replica or a disk names what is not there or not
+            what it should be (1, 2, 6), the bill does not say what lies there or what came (3), or a manifest lies
+            there that nobody owns (4).
+    """
+    arrived: defaultdict[str, dict[Digest, int]] = defaultdict(dict)
+    for slot in all_slots(installation):
+        arrived[slot.key.region] |= _audit_slot(installation, slot, quiet=quiet, struck=struck)
+    for slot in own_slots(installation):
+        _audit_slot(installation, slot, quiet=quiet, struck=struck)
+    rows = charges(installation)
+    assert len({row.key for row in rows}) == len(rows), "a charge stands twice"
+    reads = (ChargeKind.REPAIR, ChargeKind.CROSS_REGION_READ)
+    sources = {row.source for row in rows if row.kind not in reads} | {
+        view.version.location for view in _versions(installation)
+    }
+    for region, segments in arrived.items():
+        charged = sum(row.delivered_bytes for row in rows if row.kind is ChargeKind.EGRESS and row.target == region)
+        if region in sources:
+            assert charged == 0, f"{region}: egress into the region where all came from"
+        elif collected:
+            assert charged >= sum(segments.values()), f"{region}: charged {charged}, {sum(segments.values())} lie there"
+        elif quiet:
+            assert charged == sum(segments.values()), f"{region}: charged {charged}, arrived {sum(segments.values())}"
+        else:
+            assert charged <= sum(segments.values()), f"{region}: charged for more than arrived"
+    bill = billing.show_bill(installation, ADMIN)
+    assert bill.total == sum(row.amount for row in bill.rows)
+    if quiet:
+        with installation.catalog.reading() as facts:
+            assert facts.works.list_open() == [], "a work is open"
+
+
+def _audit_slot(installation: Installation, slot: Slot, *, quiet: bool, struck: bool) -> dict[Digest, int]:
+    """Audit one slot; gives what its store lists."""
+    store = installation.locator.store(slot)
+    there = content(installation, slot)
+    with installation.catalog.reading() as facts:
+        rows = facts.manifests.in_slot(slot.uid)
+        intervals = facts.ledger.open_intervals(slot.uid)
+        complete = {
+            each.version_uid for each in facts.replicas.in_slot(slot.uid) if each.state is ReplicaState.COMPLETED
+        }
+    owners = {row.owner_uid for row in rows}
+    assert complete <= owners, f"{slot.key}: a complete replica has no manifest"
+    owned = {object_keys.manifest_key(row.owner_uid, row.disk) for row in rows}
+    assert owned <= set(there.manifests), f"{slot.key}: {owned - set(there.manifests)} are complete, and not there"
+    named: dict[Digest, int] = {}
+    for key in owned:
+        named |= named_segments(store, slot, key)
+    for name, stored_bytes in named.items():
+        where = f"{slot.key}: segment {name.hex()}"
+        assert there.segments.get(name) == stored_bytes, f"{where} is missing, or of another length"
+        assert digest_of(store.get(slot.prefix + object_keys.segment_key(name))) == name, f"{where} is damaged"
+    billed = sum(interval.stored_bytes for interval in intervals)
+    lies = sum(there.segments[name] for name in named) + sum(there.manifests[key] for key in owned)
+    assert billed == lies, f"{slot.key}: billed {billed}, there lie {lies}"
+    if quiet:
+        bodies = {row.body_key for row in rows}
+        assert set(there.manifests) == owned | bodies, (
+            f"{slot.key}: {set(there.manifests) - owned - bodies} have no owner"
+        )
+        marks = [key for key in there.overhead if key.startswith(object_keys.WORKS)]
+        assert struck or marks == [], f"{slot.key}: a work's mark was left"
+    return there.segments
+
+
+def _versions(installation: Installation) -> list[VersionView]:
+    return gallery_versions.list_versions(installation, ADMIN, group=GROUP, gallery=GALLERY, definition=DEFINITION)
+
+
+def audit_served(installation: Installation, expected: Mapping[str, Path], folder: Path) -> None:
+    """Export, from each region, each disk of each version that is complete there, and compare it byte for byte.
+
+    Args:
+        installation: where.
+        expected: the raw disk of each version; of its data disks under ``1.0.0/lun-5``.
+        folder: for files.
+
+    Raises:
+        AssertionError: what is told to be complete is not.
+    """
+    for view in _versions(installation):
+        for region in {each.slot.key.region for each in view.replicas if each.state is ReplicaState.COMPLETED}:
+            for disk in view.version.disks:
+                export(installation, folder / "served.raw", region, str(view.version.name), disk.lun)
+                wanted = _expected_key(str(view.version.name), disk.lun)
+                assert filecmp.cmp(folder / "served.raw", expected[wanted], shallow=False), f"{wanted} from {region}"
+    for made in disks.list_disks(installation, ADMIN):
+        if made.provisioning_state is ProvisioningState.SUCCEEDED:
+            export_disk(installation, folder / "served.raw", made.name)
+            wanted = _expected_key(made.source_reference.rsplit("/", 1)[-1], made.source_lun)
+            source = expected[wanted] if made.source is None else Path(made.source.location)
+            assert filecmp.cmp(folder / "served.raw", source, shallow=False), f"disk {made.name}"
+    assert not [each.name for each in folder.iterdir() if ".imgstore-" in each.name], "a temporary file was left"
+
+
+def _expected_key(version: str, lun: int | None) -> str:
+    return version if lun is None else f"{version}/{disk_key(lun)}"

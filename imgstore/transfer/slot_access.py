@@ -1,0 +1,212 @@
+"""A slot as the data plane sees it: a store and a prefix."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeAlias, TypeVar
+
+from imgstore.domain.errors import ExistenceUnknown, ObjectCorrupt, ObjectNotFound, StoredDamaged, StoreError
+from imgstore.domain.storage import object_keys
+from imgstore.domain.storage.digests import Digest
+from imgstore.segments import codec
+from imgstore.segments.manifest import Manifest, decode_manifest, intact, manifest_digest
+from imgstore.stores.interface import Body, ObjectInfo, ObjectStore
+from imgstore.stores.wrappers.hedging import race
+from imgstore.transfer.bounded_pool import Bounded
+
+GoOn: TypeAlias = Callable[[], None]
+"""Called before each request; raises where nothing further is to be begun."""
+
+_T = TypeVar("_T")
+
+
+def always() -> None:
+    """The `GoOn` of one who holds no lease."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentListing:
+    """The segments of a slot, as the store lists them."""
+
+    present: dict[Digest, int]
+    """The stored bytes of each segment that exists, by name."""
+    uncertain: frozenset[Digest]
+    """Segments that may exist or not, because a zone does not answer. A writer sends them again; nobody reports them
+    as missing."""
+
+    def without(self, names: Collection[Digest]) -> "SegmentListing":
+        """Return the listing with `names` counted as absent."""
+        present = {name: size for name, size in self.present.items() if name not in names}
+        return SegmentListing(present=present, uncertain=self.uncertain.difference(names))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotAccess:
+    """Reads and writes one slot. Safe to use from several threads at once."""
+
+    label: str
+    """For people: "westus2/Standard_LRS/0"."""
+    store: ObjectStore
+    prefix: str
+    """What every key starts with, ending in a slash."""
+    avoided: Callable[[], bool] = field(default=lambda: False, compare=False)
+    """Whether its store is known not to answer: others are read first."""
+    late: Callable[[float], None] = field(default=lambda _age_seconds: None, compare=False)
+    """Told when a read of it is late, with the seconds since it was sent."""
+
+    def segment_body(self, name: Digest) -> bytes:
+        """A segment as stored, checked against its name.
+
+        Raises:
+            ObjectNotFound, ObjectCorrupt: it is not in the slot, or no copy there matches its name.
+        """
+        return self.store.get(self.prefix + object_keys.segment_key(name), codec.named(name))
+
+    def segment_blocks(self, name: Digest) -> memoryview:
+        """A segment's blocks, concatenated. Raises as `segment_body`."""
+        return codec.decode_accepted(self.segment_body(name), name)
+
+    def put_segment(self, name: Digest, body: Body) -> ObjectInfo:
+        """Store a segment so that it is confirmed: a store that checks no checksum is read back (rules.md, rule 4)."""
+        return self._put_confirmed(object_keys.segment_key(name), body, codec.named(name))
+
+    def segments(self) -> SegmentListing:
+        """List the segments of the slot. Objects whose key is no segment's are ignored."""
+        listing = self.store.list(self.prefix + object_keys.SEGMENTS)
+        infos = {object_keys.segment_name(info.key): info for info in listing if object_keys.is_segment_key(info.key)}
+        return SegmentListing(
+            present={name: info.stored_bytes for name, info in infos.items() if info.certain},
+            uncertain=frozenset(name for name, info in infos.items() if not info.certain),
+        )
+
+    def look_up(self, names: Iterable[Digest]) -> SegmentListing:
+        """List those of the segments that exist, with one request for each."""
+        present, uncertain = dict[Digest, int](), set[Digest]()
+        for name in names:
+            try:
+                present[name] = self.store.head(self.prefix + object_keys.segment_key(name)).stored_bytes
+            except ObjectNotFound:
+                continue
+            except ExistenceUnknown:
+                uncertain.add(name)
+        return SegmentListing(present=present, uncertain=frozenset(uncertain))
+
+    def damaged(
+        self,
+        names: Iterable[Digest],
+        *,
+        workers: int,
+        go_on: GoOn = always,
+        was_read: Callable[[Digest], None] = lambda _name: None,
+    ) -> frozenset[Digest]:
+        """Those of the segments that are not there or do not match their name, found by reading each whole.
+
+        Args:
+            names: which.
+            workers: threads; each holds one body of up to 4 MiB.
+            go_on: called before each is read.
+            was_read: called after each was read, from worker threads.
+        """
+
+        def look(name: Digest) -> Digest | None:
+            go_on()
+            serves = self._serves(name)
+            was_read(name)
+            return None if serves else name
+
+        with Bounded(workers, workers * 2, "look") as pool:
+            looked = [pool.submit(look, name) for name in names]
+        return frozenset(name for future in looked if (name := future.result()) is not None)
+
+    def _serves(self, name: Digest) -> bool:
+        try:
+            self.segment_body(name)
+        except (ObjectNotFound, ObjectCorrupt):
+            return False
+        return True
+
+    def put_manifest(self, key: str, data: bytes) -> ObjectInfo:
+        """Store a manifest under its key below the slot, and read it back."""
+        info = self.store.put(self.prefix + key, data)
+        self._read_back(key, intact(manifest_digest(data)))
+        return info
+
+    def manifest(self, key: str, digest: Digest) -> Manifest:
+        """The manifest under that key, if it is the one of that digest.
+
+        Raises:
+            ObjectNotFound, ObjectCorrupt: it is not there, or another one is.
+        """
+        return decode_manifest(self.store.get(self.prefix + key, intact(digest)))
+
+    def put_object(self, key: str, body: Body, accept: Callable[[bytes], bool]) -> ObjectInfo:
+        """Store any other object below the slot, confirmed as a segment is."""
+        return self._put_confirmed(key, body, accept)
+
+    def object(self, key: str, accept: Callable[[bytes], bool]) -> bytes:
+        """Any other object below the slot."""
+        return self.store.get(self.prefix + key, accept)
+
+    def remove(self, keys_below: Iterable[str], go_on: GoOn = always) -> None:
+        """Take objects away. One that is not there is no error.
+
+        Args:
+            keys_below: their keys below the slot.
+            go_on: called before each is handed to the store; a directory takes them one by one.
+        """
+
+        def keys_in_turn() -> Iterator[str]:
+            for key in keys_below:
+                go_on()
+                yield self.prefix + key
+
+        self.store.delete(keys_in_turn())
+
+    def _put_confirmed(self, key: str, body: Body, accept: Callable[[bytes], bool]) -> ObjectInfo:
+        info = self.store.put(self.prefix + key, body)
+        if not self.store.properties.verifies_checksum:
+            self._read_back(key, accept)
+        return info
+
+    def _read_back(self, key: str, accept: Callable[[bytes], bool]) -> None:
+        try:
+            self.store.get(self.prefix + key, accept)
+        except ObjectCorrupt as error:
+            raise StoredDamaged(
+                f"The object '{key}' is damaged: it was stored just now, and reads back as something else.",
+                found=error.found,
+                expected="the bytes that were sent",
+                hint="check the store's disks, then repeat the command: what is right is not sent again",
+                target=key,
+            ) from error
+
+
+def first_served(
+    slots: Sequence[SlotAccess],
+    read: Callable[[SlotAccess], _T],
+    failed: Callable[[SlotAccess, StoreError], None] = lambda _slot, _error: None,
+) -> tuple[SlotAccess, _T]:
+    """What `read` gives of the first slot that serves it, and the slot.
+
+    They are asked in their order, those that are avoided last; where one is late, the next one is asked as well.
+
+    Args:
+        slots: at least one.
+        read: asks one slot, and changes nothing.
+        failed: told of each slot that did not serve it.
+
+    Raises:
+        StoreError: none does; the error of the first in the order given.
+    """
+    order = sorted(slots, key=lambda slot: slot.avoided())
+    errors: dict[int, StoreError] = {}
+    for outcome in race([partial(read, slot) for slot in order]):
+        slot = order[outcome.place]
+        if outcome.late:
+            slot.late(outcome.age_seconds)
+        elif outcome.error is None:
+            return slot, outcome.value
+        else:
+            failed(slot, outcome.error)
+            errors[slots.index(slot)] = outcome.error
+    raise errors[min(errors)]

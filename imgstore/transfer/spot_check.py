@@ -1,0 +1,75 @@
+"""A disk that was just taken in is put together again, in part or whole, before anyone is told that it is there."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from imgstore.domain.storage.sizes import PIECE_BLOCKS
+from imgstore.formats.files.atomic_file import write_all
+from imgstore.formats.files.holes import clear_range
+from imgstore.segments.manifest import Column, Manifest
+from imgstore.transfer.scatter import SegmentReader, scatter
+from imgstore.transfer.slot_access import GoOn
+
+SAMPLE_STEP = 16
+"""One in sixteen of the pieces that mix reused and new blocks (rules.md, rule 11)."""
+
+
+def pieces_to_check(manifest: Manifest, work_uid: str, *, full: bool) -> Column:
+    """The indexes of the pieces to put together: all, or a sample of those that mix old segments with new ones."""
+    if full:
+        return manifest.pieces.index
+    mine = [index for index, work in enumerate(manifest.works) if work.uid == work_uid]
+    new = np.isin(manifest.segments.work, mine)[manifest.runs.segment]
+    piece = manifest.runs.block // PIECE_BLOCKS
+    mixed: Column = np.intersect1d(piece[new], piece[~new])
+    return mixed[::SAMPLE_STEP]
+
+
+def check_assembly(
+    manifest: Manifest,
+    reader: SegmentReader,
+    *,
+    work_uid: str,
+    full: bool,
+    scratch: Path,
+    workers: int,
+    go_on: GoOn,
+) -> None:
+    """Put the chosen pieces together from the segments that their runs name, and compare them with their digests.
+
+    Raises:
+        ObjectCorrupt: a piece, or a segment, is not what it should be. Nothing was published.
+    """
+    chosen = pieces_to_check(manifest, work_uid, full=full)
+    if len(chosen):
+        with _ScratchDisk(scratch) as disk:
+            scatter(manifest, reader, disk, workers=workers, go_on=go_on, moved=lambda _bytes: None, only=chosen)
+
+
+class _ScratchDisk:
+    """Keeps what is read again, until it is read: a disk that is only checked takes little room.
+
+    The file has a name, so that its bytes are found when those of all works are counted.
+    """
+
+    def __init__(self, scratch: Path) -> None:
+        self._file = tempfile.NamedTemporaryFile(dir=scratch, buffering=0)  # noqa: SIM115 - closed by __exit__
+
+    def write_at(self, offset: int, data: bytes | memoryview, *, read_soon: bool = False) -> None:
+        if read_soon:
+            write_all(self._file.fileno(), data, offset)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        data = os.pread(self._file.fileno(), length, offset).ljust(length, b"\0")
+        clear_range(self._file.fileno(), offset, length)
+        return data
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._file.close()

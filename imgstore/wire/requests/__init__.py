@@ -1,0 +1,1 @@
+"""Parse and write the bodies of requests."""

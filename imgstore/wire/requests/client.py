@@ -1,0 +1,200 @@
+"""Bodies of PUT and PATCH, as a client writes them: domain values into ARM's JSON. What is not said is not there.
+
+The other way round stands in `bodies`, `version_bodies` and `source_bodies`.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from imgstore.domain.identity.sharing import CommunityInfo
+from imgstore.domain.names import ImageReference, SharedReference, definition_id, version_id
+from imgstore.domain.resources import VersionUpdate
+from imgstore.wire.json_text import Json, instant
+from imgstore.wire.requests.version_update import target_regions_json
+
+if TYPE_CHECKING:  # the shape alone: what an operation needs is loaded with the operation
+    from imgstore.operations.gallery.definitions import DefinitionDetails
+    from imgstore.operations.versions.request import VersionRequest
+
+_LUN: Final = "lun"
+
+
+def said(**values: Json) -> dict[str, Json]:
+    """What was said: all but None. Empty text, lists and tags are said."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def gallery_body(
+    *,
+    location: str | None,
+    description: str | None,
+    tags: Mapping[str, str] | None,
+    soft_delete_enabled: bool | None,
+    soft_delete_retention_days: int | None,
+    permission: str | None,
+    community: CommunityInfo | None,
+) -> Json:
+    """A gallery as it is asked for; with `community`, whom it tells of itself."""
+    policy = said(isSoftDeleteEnabled=soft_delete_enabled, retentionPeriodInDays=soft_delete_retention_days)
+    info = None if community is None else _community(community)
+    sharing = said(permissions=permission, communityGalleryInfo=info)
+    properties = said(description=description, softDeletePolicy=policy or None, sharingProfile=sharing or None)
+    return said(location=location, tags=tags, properties=properties)
+
+
+def _community(info: CommunityInfo) -> Json:
+    return {
+        "publisherUri": info.publisher_uri,
+        "publisherContact": info.publisher_contact,
+        "eula": info.eula,
+        "publicNamePrefix": info.public_name_prefix,
+    }
+
+
+def definition_body(*, location: str | None, details: "DefinitionDetails", features: bool, **fixed: str) -> Json:
+    """An image definition as it is asked for.
+
+    Args:
+        location: its region's name.
+        details: what may be left out.
+        features: say also that there are none: the newest api-versions would add one of their own.
+        fixed: publisher, offer and sku, and by ARM's names what else can't change: ``osType``.
+    """
+    identifier = {name: fixed.pop(name) for name in ("publisher", "offer", "sku")}
+    vcpus, memory = details.recommended_vcpus, details.recommended_memory_gib
+    recommended = said(
+        vCPUs=None if vcpus is None else said(min=vcpus.min, max=vcpus.max),
+        memory=None if memory is None else said(min=memory.min, max=memory.max),
+    )
+    plan, types = details.purchase_plan, details.disallowed_disk_types
+    named = [_feature(each) for each in details.features or ()]
+    properties = said(
+        **fixed,
+        identifier=identifier,
+        description=details.description,
+        eula=details.eula,
+        privacyStatementUri=details.privacy_statement_uri,
+        releaseNoteUri=details.release_note_uri,
+        endOfLifeDate=_when(details.end_of_life_at),
+        recommended=recommended or None,
+        disallowed=None if types is None else {"diskTypes": [each.value for each in types]},
+        purchasePlan=None if plan is None else said(name=plan.name, publisher=plan.publisher, product=plan.product),
+        features=named if features or details.features is not None else None,
+    )
+    return said(location=location, tags=details.tags, properties=properties)
+
+
+def _feature(feature: Any) -> Json:
+    return said(name=feature.name, value=feature.value, startsAtVersion=feature.starts_at_version)
+
+
+def version_body(request: "VersionRequest", *, location: str | None, storage: Json) -> Json:
+    """An image version as it is asked for.
+
+    Args:
+        request: what is asked; its disks stand in `storage`.
+        location: its source region.
+        storage: the storage profile; None does not speak of it.
+    """
+    publishing = said(
+        targetRegions=target_regions_json(request.target_regions or None),
+        replicaCount=request.replica_count,
+        storageAccountType=request.storage_account_type,
+        replicationMode=request.replication_mode,
+        excludeFromLatest=request.exclude_from_latest,
+        endOfLifeDate=_when(request.end_of_life_at),
+    )
+    safety = said(
+        allowDeletionOfReplicatedLocations=request.allow_deletion_of_replicated_locations,
+        blockDeletionBeforeEndOfLife=request.block_deletion_before_end_of_life,
+    )
+    properties = said(publishingProfile=publishing, storageProfile=storage, safetyProfile=safety or None)
+    return said(location=location, tags=request.tags, properties=properties)
+
+
+def storage_profile(disks: Mapping[int | None, Json]) -> Json:
+    """Where a version's disks come from, each by its LUN, the OS disk by None: an id or a URL."""
+    data = [{_LUN: lun, "source": source} for lun, source in disks.items() if lun is not None]
+    return said(osDiskImage={"source": disks[None]}, dataDiskImages=data or None)
+
+
+def change_body(update: VersionUpdate, before: Json) -> Json:
+    """What is to change of a version, to be PATCHed; where the end of its life goes, all that is to stay, to be PUT.
+
+    A PATCH that does not speak of the date leaves it; a PUT takes it away, and the tags with it.
+
+    Args:
+        update: what is to change.
+        before: the version as the server showed it.
+    """
+    ends = update.end_of_life_at
+    publishing = said(
+        targetRegions=_regions(update),
+        replicaCount=update.replica_count,
+        excludeFromLatest=update.exclude_from_latest,
+        endOfLifeDate=_when(ends) if isinstance(ends, datetime) else None,
+    )
+    safety = said(
+        allowDeletionOfReplicatedLocations=update.allow_deletion_of_replicated_locations,
+        blockDeletionBeforeEndOfLife=update.block_deletion_before_end_of_life,
+    )
+    tags = before.get("tags", {}) if is_replaced(update) and update.tags is None else update.tags
+    location = before["location"] if is_replaced(update) else None
+    properties = said(publishingProfile=publishing, safetyProfile=safety or None)
+    return said(location=location, tags=tags, properties=properties)
+
+
+def is_replaced(update: VersionUpdate) -> bool:
+    """Whether a change can be said by a PUT only."""
+    return update.end_of_life_at is None
+
+
+def _regions(update: VersionUpdate) -> Json:
+    listed = target_regions_json(update.target_regions)
+    if listed is None:
+        return None
+    asked: Sequence[Any] = update.target_regions or ()
+    return [one | said(excludeFromLatest=each.exclude_from_latest) for one, each in zip(listed, asked, strict=True)]
+
+
+def _when(time: datetime | None) -> str | None:
+    return None if time is None else instant(time)
+
+
+def disk_body(
+    *,
+    location: str,
+    creation: Json,
+    tags: Mapping[str, str] | None,
+    sku: str | None = None,
+    os_type: str | None = None,
+    hyper_v_generation: str | None = None,
+) -> Json:
+    """A managed disk as it is asked for.
+
+    Args:
+        location: its region.
+        creation: its ``creationData``: see `from_image`.
+        tags: None does not speak of them.
+        sku: how a file's bytes are kept.
+        os_type: what is said of the system on it.
+        hyper_v_generation: likewise.
+    """
+    properties = said(osType=os_type, hyperVGeneration=hyper_v_generation, creationData=creation)
+    return said(location=location, tags=tags, sku=None if sku is None else {"name": sku}, properties=properties)
+
+
+def from_image(reference: ImageReference | SharedReference, lun: int | None, subscription: str) -> Json:
+    """``creationData`` of a disk of an image version."""
+    if isinstance(reference, SharedReference):
+        key = "communityGalleryImageId" if reference.community else "sharedGalleryImageId"
+        return {"createOption": "FromImage", "galleryImageReference": {key: str(reference)} | said(lun=lun)}
+    image = {"id": image_id(reference, subscription)}
+    return {"createOption": "FromImage", "galleryImageReference": image | said(lun=lun)}
+
+
+def image_id(reference: ImageReference, subscription: str) -> str:
+    """The id of an image version, or where none is named that of its definition: the latest is meant."""
+    above = (reference.subscription or subscription, reference.group, reference.gallery, reference.definition)
+    return definition_id(*above) if reference.version is None else version_id(*above, reference.version)

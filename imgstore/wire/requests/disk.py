@@ -1,0 +1,315 @@
+"""Disks, snapshots and managed images as bodies speak of them, and where what they are made from may lie."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from imgstore.domain.disks.disk_details import DiskDetails
+from imgstore.domain.disks.source_urls import parse_source_url, without_secrets
+from imgstore.domain.disks.version_disks import OS_DISK, HostCaching, disk_key
+from imgstore.domain.errors import InvalidInput, PropertyChangeNotAllowed
+from imgstore.domain.names import ComputeId, ImageReference, SharedReference, image_reference
+from imgstore.domain.resources import (
+    Declared,
+    DiskKind,
+    HyperVGeneration,
+    OsState,
+    OsType,
+    StorageAccountType,
+)
+from imgstore.wire.api_versions import Kind
+from imgstore.wire.json_fields import at, flag_of, tags_of, text_of, unfit
+from imgstore.wire.json_text import Json
+from imgstore.wire.requests.arguments import parse_storage_account_type
+from imgstore.wire.requests.body_fields import kept_fields, known_fields
+from imgstore.wire.requests.fields import check_object, location_of, missing, refuse, word_of
+from imgstore.wire.requests.gallery_update import whole_at
+
+_T = TypeVar("_T")
+
+_IMAGE_IDS: Final = ("id", "sharedGalleryImageId", "communityGalleryImageId")
+_CREATION: Final = "properties.creationData"
+_PROFILE: Final = "properties.storageProfile"
+_OS_TYPE: Final = word_of(OsType)
+_OS_STATE: Final = word_of(OsState)
+_GENERATION: Final = word_of(HyperVGeneration)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskBody:
+    """A managed disk or a snapshot as it is asked for: of an image, of a disk, snapshot or file, or for an upload."""
+
+    location: str
+    reference: ImageReference | SharedReference | None
+    lun: int | None
+    """Of one of the image's data disks; None is its OS disk."""
+    source: str | None
+    """A disk's or snapshot's id, or a file's URL; where there is no image and no upload."""
+    upload_bytes: int | None = None
+    """Of the fixed VHD that will be uploaded; None is a disk that is made of something."""
+    declared: Declared
+    storage_account_type: StorageAccountType | None
+    """Said of a file or an upload."""
+    tags: Mapping[str, str]
+    details: DiskDetails
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageBody:
+    """A managed image as it is asked for."""
+
+    location: str
+    source: str
+    """Of the OS disk: a disk's or snapshot's id, or a file's URL."""
+    data_sources: tuple[str, ...]
+    """Of the data disks, by LUN from 0."""
+    declared: Declared
+    storage_account_type: StorageAccountType | None
+    tags: Mapping[str, str]
+    details: Mapping[str, DiskDetails]
+    """By disk key."""
+
+
+def read_disk(body: Json, kind: DiskKind = DiskKind.DISK) -> DiskBody:
+    """What a PUT says of a managed disk or a snapshot.
+
+    Raises:
+        InvalidInput: it is none that is made here, or a field says what is not done; its target is the path.
+    """
+    check_object(body)
+    body = known_fields(body, Kind(kind))
+    option = str(at(body, f"{_CREATION}.createOption")).lower()
+    wanted = ("FromImage", "Copy", "Import", "Upload") if kind is DiskKind.DISK else ("Copy", "Import")
+    if option not in {word.lower() for word in wanted}:
+        raise unfit(f"{_CREATION}.createOption", at(body, f"{_CREATION}.createOption"), " or ".join(wanted))
+    reference = _reference(body) if option == "fromimage" else None
+    _check_creation(body, option)
+    declared = Declared(
+        os_type=_word(body, "properties.osType", _OS_TYPE),
+        hyper_v_generation=_word(body, "properties.hyperVGeneration", _GENERATION),
+    )
+    sku = sku_at(body, "sku.name")
+    return DiskBody(
+        location=location_of(body),
+        reference=reference,
+        lun=None if reference is None else whole_at(body, f"{_CREATION}.galleryImageReference.lun"),
+        source=_creation_source(body, option) if option in ("copy", "import") else None,
+        upload_bytes=_upload_bytes(body) if option == "upload" else None,
+        declared=declared,
+        storage_account_type=sku if option in ("import", "upload") else None,
+        tags=tags_of(body),
+        details=DiskDetails(
+            size_gib=whole_at(body, "properties.diskSizeGB"), sku=sku, kept=kept_fields(body, Kind(kind))
+        ),
+    )
+
+
+_OF_OPTIONS: Final = {
+    "galleryImageReference": ("fromimage",),
+    "imageReference": ("fromimage",),
+    "sourceUri": ("import",),
+    "storageAccountId": ("import",),
+    "sourceResourceId": ("copy",),
+    "uploadSizeBytes": ("upload",),
+}
+"""Fields of creationData that mean something with some of its options only."""
+
+
+def _check_creation(body: Json, option: str) -> None:
+    for name, options in _OF_OPTIONS.items():
+        if option not in options:
+            said = at(body, f"{_CREATION}.{name}")
+            if said not in (None, {}, ""):
+                raise unfit(f"{_CREATION}.{name}", said, f"nothing beside createOption {option}")
+
+
+def _reference(body: Json) -> ImageReference | SharedReference:
+    refuse(body, f"{_CREATION}.imageReference")
+    gallery = f"{_CREATION}.galleryImageReference"
+    named = [text for name in _IMAGE_IDS if (text := at(body, f"{gallery}.{name}")) is not None]
+    if not named:
+        raise missing(f"disk.{gallery}.id")
+    if len(named) != 1 or not isinstance(named[0], str):
+        raise unfit(gallery, at(body, gallery), f"one of {', '.join(_IMAGE_IDS)}")
+    return image_reference(named[0])
+
+
+def _creation_source(body: Json, option: str) -> str:
+    if option == "import":
+        path = f"{_CREATION}.sourceUri"
+        return checked_url(_named(body, path), path)
+    path = f"{_CREATION}.sourceResourceId"
+    return checked_id(at(body, path), path, DiskKind.DISK, DiskKind.SNAPSHOT)
+
+
+def _upload_bytes(body: Json) -> int:
+    path = f"{_CREATION}.uploadSizeBytes"
+    upload_bytes = at(body, path)
+    if upload_bytes is None:
+        raise missing(f"disk.{path}")
+    if not isinstance(upload_bytes, int) or isinstance(upload_bytes, bool):
+        raise unfit(path, upload_bytes, "a whole number of bytes")
+    return upload_bytes
+
+
+def read_disk_change(body: Json, kind: DiskKind, standing: Json) -> tuple[dict[str, str] | None, DiskDetails]:
+    """What a PATCH says of a managed disk, a snapshot or an image: its tags, and fields that are kept.
+
+    Args:
+        body: the request's JSON.
+        kind: of the resource.
+        standing: the resource as it is shown, which the other fields must agree with.
+
+    Returns:
+        The tags, None where nothing is said of them, and the details.
+
+    Raises:
+        InvalidInput: it asks for what is not done.
+        PropertyChangeNotAllowed: it asks for another value of what can't change.
+    """
+    check_object(body)
+    known = known_fields(body, Kind(kind))
+    kept = kept_fields(known, Kind(kind))
+    _check_unchanged(known, standing, kept)
+    tags = tags_of(known) if at(known, "tags") is not None else None
+    return tags, DiskDetails(kept=kept_fields(standing, Kind(kind)) | kept if kept else None)
+
+
+def _check_unchanged(said: Json, shown: Json, kept: Mapping[str, Json], path: str = "") -> None:
+    """See that each field of a PATCH, but for tags and what is kept, says what is so."""
+    if path == "tags" or path in kept or said in (None, [], {}, ""):
+        return
+    if isinstance(said, Mapping) and isinstance(shown, Mapping | None):
+        for name, each in said.items():
+            _check_unchanged(each, (shown or {}).get(name), kept, f"{path}.{name}".lstrip("."))
+        return
+    if isinstance(said, str) and isinstance(shown, str):
+        same = said.lower() == shown.lower()
+    else:
+        same = said == shown and isinstance(said, bool) == isinstance(shown, bool)
+    if not same:
+        raise PropertyChangeNotAllowed(path, found=str(said)[:200], expected=str(shown)[:200])
+
+
+def read_image(body: Json) -> ImageBody:
+    """What a PUT says of a managed image.
+
+    Raises:
+        InvalidInput: it is none that is made here, or a field says what is not done; its target is the path.
+    """
+    check_object(body)
+    body = known_fields(body, Kind.IMAGE)
+    refuse(body, "properties.sourceVirtualMachine")
+    disk = f"{_PROFILE}.osDisk"
+    said = at(body, f"{_PROFILE}.dataDisks") or []
+    if not isinstance(said, list) or not all(isinstance(each, Mapping) for each in said):
+        raise unfit(f"{_PROFILE}.dataDisks", said, "a list of data disks")
+    data = sorted(said, key=lambda each: str(each.get("lun")).rjust(3))
+    if [each.get("lun") for each in data] != list(range(len(data))):
+        raise unfit(f"{_PROFILE}.dataDisks", [each.get("lun") for each in said], "LUNs from 0 on, none left out")
+    return ImageBody(
+        location=location_of(body),
+        source=_disk_source(at(body, disk), disk),
+        data_sources=tuple(_disk_source(each, f"{_PROFILE}.dataDisks[{each['lun']}]") for each in data),
+        declared=Declared(
+            os_type=_word(body, f"{disk}.osType", _OS_TYPE),
+            os_state=_word(body, f"{disk}.osState", _OS_STATE),
+            hyper_v_generation=_word(body, "properties.hyperVGeneration", _GENERATION),
+        ),
+        storage_account_type=sku_at(body, f"{disk}.storageAccountType"),
+        tags=tags_of(body),
+        details={
+            OS_DISK: _image_disk_details(body, at(body, disk), disk),
+            **{
+                disk_key(lun): _image_disk_details(body, each, f"{_PROFILE}.dataDisks[{lun}]")
+                for lun, each in enumerate(data)
+            },
+        },
+    )
+
+
+def _image_disk_details(body: Json, disk: Json, path: str) -> DiskDetails:
+    zones = f"{_PROFILE}.zoneResilient"
+    caching = None if at(disk, "caching") is None else word_of(HostCaching)(disk, "caching")
+    return DiskDetails(
+        size_gib=whole_at(disk, "diskSizeGB"),
+        size_path=f"{path}.diskSizeGB",
+        sku=sku_at(disk, "storageAccountType", f"{path}.storageAccountType"),
+        sku_path=f"{path}.storageAccountType",
+        zone_resilient=None if at(body, zones) is None else flag_of(at(body, zones), zones),
+        kept={} if caching is None else {"caching": caching.value},
+    )
+
+
+def _disk_source(disk: Json, path: str) -> str:
+    """Of one disk of an image, by one of Azure's three words for it."""
+    named = [word for word in ("blobUri", "snapshot.id", "managedDisk.id") if at(disk, word)]
+    if len(named) > 1:
+        raise unfit(f"{path}.{named[-1]}", at(disk, named[-1]), f"nothing beside {named[0]}")
+    if uri := at(disk, "blobUri"):
+        return checked_url(str(uri), f"{path}.blobUri")
+    if (snapshot := at(disk, "snapshot.id")) is not None:
+        return checked_id(snapshot, f"{path}.snapshot.id", DiskKind.SNAPSHOT)
+    return checked_id(at(disk, "managedDisk.id"), f"{path}.managedDisk.id", DiskKind.DISK)
+
+
+def checked_url(uri: str, path: str) -> str:
+    """A file's URL. No path and no s3:// over the network: the server would read both with its own rights.
+
+    Raises:
+        InvalidInput: it is none that is read for others.
+    """
+    try:
+        parse_source_url(uri)
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"The value of '{path}' is invalid.",
+            found=f"{without_secrets(uri)[:200]!r}: {error.found}",
+            expected="https://...",
+            hint="paths and s3:// would be read with the server's own rights: only the command line on that machine does so",
+            target=path,
+        ) from None
+    return uri
+
+
+def checked_id(value: Json, path: str, *kinds: DiskKind) -> str:
+    """The full id of a disk, snapshot or managed image.
+
+    Raises:
+        InvalidInput: it is none of these kinds.
+    """
+    found = ComputeId.parse(value) if isinstance(value, str) else None
+    if found is None or found.kind not in kinds:
+        raise unfit(path, value, f"the id of one of {', '.join(kinds)}")
+    return found.resource_id
+
+
+def _named(body: Json, path: str) -> str:
+    text = text_of(at(body, path), path)
+    if not text:
+        raise missing(f"disk.{path}")
+    return text
+
+
+def _word(body: Json, path: str, read: Callable[[Json, str], _T]) -> _T | None:
+    return None if at(body, path) is None else read(body, path)
+
+
+def sku_at(body: Json, path: str, shown: str | None = None) -> StorageAccountType | None:
+    """The storage account type at a path; None where nothing is.
+
+    Args:
+        body: where the path begins.
+        path: of the type.
+        shown: the path in the whole body, for errors.
+
+    Raises:
+        InvalidInput: there is no such type here.
+    """
+    word = at(body, path)
+    if word is None:
+        return None
+    try:
+        return parse_storage_account_type(str(word))
+    except InvalidInput as error:
+        raise unfit(shown or path, word, str(error.expected)) from error

@@ -1,0 +1,321 @@
+"""Bodies of PUT and PATCH into what is asked for: values by the field's name, of the fields that are spoken of.
+
+A PUT speaks of every field that its api-version has and that may change: what it leaves out goes back to its default. It
+does not speak of fields that came later, nor, on what stands, of those that can't change and are not there: these keep
+their value. A PATCH speaks of what is there.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum, StrEnum
+from typing import Any, Final, TypeVar
+
+from imgstore.domain.disks.signed_urls import AccessLevel
+from imgstore.domain.errors import InvalidInput
+from imgstore.domain.identity.sharing import CommunityInfo, SharingPermission, SharingProfile
+from imgstore.domain.names import region_key
+from imgstore.domain.resources import (
+    NO_TAGS,
+    SOFT_DELETE_RETENTION_DAYS,
+    Architecture,
+    Feature,
+    HyperVGeneration,
+    OsState,
+    OsType,
+    PurchasePlan,
+    Recommended,
+)
+from imgstore.wire.api_versions import Kind, knows
+from imgstore.wire.json_fields import at, flag_of, tags_of, text_of, unfit
+from imgstore.wire.json_text import Json
+from imgstore.wire.requests.arguments import parse_disk_types, parse_end_of_life
+from imgstore.wire.requests.body_fields import Request, known_fields
+from imgstore.wire.requests.gallery_update import read_features, read_range, whole_at
+from imgstore.wire.sharing import sharing_profile_json
+
+_Word = TypeVar("_Word", bound=StrEnum)
+
+TRUSTED_LAUNCH_SINCE: Final = "2025-03-03"
+"""From here on a definition that does not say is of generation V2 and supports trusted launch."""
+
+
+class _Fixed(Enum):
+    FIXED = "can't change"
+
+
+_FIXED: Final = _Fixed.FIXED
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """A field: where it stands, what it is called, how it is read, what a PUT without it means."""
+
+    path: str
+    name: str
+    read: Callable[[Json, str], Any]
+    """Of the body and the path."""
+    default: Any = _FIXED
+
+
+def _read_text(body: Json, path: str) -> str | None:
+    return text_of(at(body, path), path)
+
+
+def _read_flag(body: Json, path: str) -> bool:
+    return flag_of(at(body, path), path)
+
+
+def _read_life(body: Json, path: str) -> Any:
+    word = text_of(at(body, path), path)
+    return None if word is None else parse_end_of_life(word)
+
+
+def _read_types(body: Json, path: str) -> Any:
+    words = at(body, path)
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise unfit(path, words, "a list of types of disks")
+    return parse_disk_types(words)
+
+
+def _read_plan(body: Json, path: str) -> PurchasePlan:
+    said = at(body, path)
+    if not isinstance(said, Mapping):
+        raise unfit(path, said, "an object of name, publisher and product")
+    return PurchasePlan(**{name: _read_text(body, f"{path}.{name}") for name in ("name", "publisher", "product")})
+
+
+def word_of(words: type[_Word]) -> Callable[[Json, str], _Word]:
+    """Reads a word of `words`, in any case."""
+    known = {word.value.lower(): word for word in words}
+
+    def read(body: Json, path: str) -> _Word:
+        said = at(body, path)
+        if not isinstance(said, str) or said.lower() not in known:
+            raise unfit(path, said, " or ".join(word.value for word in words))
+        return known[said.lower()]
+
+    return read
+
+
+_GALLERY: Final = (
+    _Field("properties.description", "description", _read_text, None),
+    _Field("properties.softDeletePolicy.isSoftDeleteEnabled", "soft_delete_enabled", _read_flag, default=False),
+    _Field(
+        "properties.softDeletePolicy.retentionPeriodInDays",
+        "soft_delete_retention_days",
+        whole_at,
+        SOFT_DELETE_RETENTION_DAYS,
+    ),
+    _Field("tags", "tags", lambda body, _path: tags_of(body), NO_TAGS),
+)
+_DEFINITION: Final = (
+    _Field("properties.osType", "os_type", word_of(OsType)),
+    _Field("properties.osState", "os_state", word_of(OsState)),
+    _Field("properties.identifier.publisher", "publisher", _read_text),
+    _Field("properties.identifier.offer", "offer", _read_text),
+    _Field("properties.identifier.sku", "sku", _read_text),
+    _Field("properties.hyperVGeneration", "hyper_v_generation", word_of(HyperVGeneration)),
+    _Field("properties.architecture", "architecture", word_of(Architecture)),
+    _Field("properties.eula", "eula", _read_text),
+    _Field("properties.privacyStatementUri", "privacy_statement_uri", _read_text),
+    _Field("properties.disallowed.diskTypes", "disallowed_disk_types", _read_types),
+    _Field("properties.purchasePlan", "purchase_plan", _read_plan),
+    _Field("properties.description", "description", _read_text, None),
+    _Field("properties.releaseNoteUri", "release_note_uri", _read_text, None),
+    _Field("properties.endOfLifeDate", "end_of_life_at", _read_life, None),
+    _Field("properties.recommended.vCPUs", "recommended_vcpus", read_range, Recommended()),
+    _Field("properties.recommended.memory", "recommended_memory_gib", read_range, Recommended()),
+    _Field("properties.features", "features", lambda body, _path: read_features(body)),
+    _Field("properties.allowUpdateImage", "allow_update_image", _read_flag),
+    _Field("tags", "tags", lambda body, _path: tags_of(body), NO_TAGS),
+)
+_PERMISSION: Final = word_of(SharingPermission)
+_COMMUNITY: Final = {
+    "publisher_uri": "publisherUri",
+    "publisher_contact": "publisherContact",
+    "eula": "eula",
+    "public_name_prefix": "publicNamePrefix",
+}
+_REQUIRED: Final = ("os_type", "os_state", "publisher", "offer", "sku")
+
+
+def read_gallery(body: Json, api_version: str, *, whole: bool) -> dict[str, Any]:
+    """What a body says of a gallery, by the field's name; `location` by its key.
+
+    Args:
+        body: the request's JSON.
+        api_version: the request's.
+        whole: a PUT, else a PATCH.
+
+    Raises:
+        InvalidInput: it is no gallery, or asks for what is not done; its target is the path.
+    """
+    return _read(Kind.GALLERY, _GALLERY, body, api_version, whole=whole)
+
+
+def read_sharing(
+    body: Json, api_version: str, standing: SharingProfile | None
+) -> tuple[SharingPermission, CommunityInfo | None] | None:
+    """How a gallery is to be shared, and what the community is told; None where the body does not speak of it.
+
+    Args:
+        body: the request's JSON.
+        api_version: the request's.
+        standing: how it is shared; what the body leaves out stays.
+
+    Raises:
+        InvalidInput: it is no profile, or names others than it is shared with, which only ``/share`` changes.
+    """
+    path = "properties.sharingProfile"
+    body = known_fields(body, Kind.GALLERY, api_version)
+    said = at(body, path)
+    if not isinstance(said, Mapping | None):
+        raise unfit(path, said, "an object")
+    now = standing or SharingProfile()
+    groups = (said or {}).get("groups")
+    if groups and groups != at(sharing_profile_json(standing, groups=True), "sharingProfile.groups"):
+        raise unfit(f"{path}.groups", groups, "what stands: POST .../share adds and removes")
+    word = at(said, "permissions")
+    info = at(said, "communityGalleryInfo")
+    if word is None and not info:
+        return None
+    permission = now.permission if word is None else _PERMISSION(body, f"{path}.permissions")
+    if not info:
+        kept = now.community if permission is SharingPermission.COMMUNITY else None
+        return permission, None if kept is None else replace(kept, public_name=None)
+    if not isinstance(info, Mapping):
+        raise unfit(f"{path}.communityGalleryInfo", info, "an object")
+    told = {
+        name: text_of(info.get(field), f"{path}.communityGalleryInfo.{field}") for name, field in _COMMUNITY.items()
+    }
+    stands = {name: "" if now.community is None else getattr(now.community, name) for name in _COMMUNITY}
+    return permission, CommunityInfo(**{name: told[name] or stands[name] for name in _COMMUNITY})
+
+
+def read_definition(body: Json, api_version: str, *, whole: bool) -> dict[str, Any]:
+    """The same of an image definition."""
+    return _read(Kind.DEFINITION, _DEFINITION, body, api_version, whole=whole)
+
+
+def new_definition(fields: Mapping[str, Any], api_version: str) -> dict[str, Any]:
+    """What `read_definition` gave, completed to a new definition.
+
+    Raises:
+        InvalidInput: a field is missing that a definition must have.
+    """
+    paths = {field.name: field.path for field in _DEFINITION}
+    for name in _REQUIRED:
+        if not fields.get(name):
+            raise missing(f"galleryImage.{paths[name]}")
+    if api_version < TRUSTED_LAUNCH_SINCE:
+        return dict(fields)
+    trusted = Feature(name="SecurityType", value="TrustedLaunchSupported")
+    generation = fields.get("hyper_v_generation", HyperVGeneration.V2)
+    features = (trusted,) if generation is HyperVGeneration.V2 else ()
+    return {"hyper_v_generation": generation, "features": features} | dict(fields)
+
+
+def _read(kind: Kind, table: tuple[_Field, ...], body: Json, api_version: str, *, whole: bool) -> dict[str, Any]:
+    check_object(body)
+    known = known_fields(body, kind, api_version)
+    fields: dict[str, Any] = {}
+    if whole or at(known, "location") is not None:
+        fields["location"] = region_key(location_of(known))
+    for field in table:
+        if at(known, field.path) is not None:
+            fields[field.name] = field.read(known, field.path)
+        elif whole and field.default is not _FIXED and knows(kind, field.path, api_version):
+            fields[field.name] = field.default
+    return fields
+
+
+def refuse(body: Json, path: str) -> None:
+    """Refuse what is asked for at a path, if anything is: it would not be done.
+
+    Raises:
+        InvalidInput: something is.
+    """
+    said = at(body, path)
+    if said not in (None, [], {}, ""):
+        raise unfit(path, said, "nothing: imgstore does not do this yet")
+
+
+def check_object(body: Json) -> None:
+    """See that a body is an object with objects where objects are to be.
+
+    Raises:
+        InvalidInput: it is not.
+    """
+    if not isinstance(body, Mapping):
+        raise InvalidInput(
+            "The request content was invalid and could not be deserialized.",
+            found=f"a JSON {type(body).__name__}",
+            expected="a JSON object",
+            hint="send the resource",
+            code="InvalidRequestContent",
+        )
+    if not isinstance(body.get("properties"), Mapping | None):
+        raise unfit("properties", body["properties"], "an object")
+
+
+def location_of(body: Json) -> str:
+    """The location that a PUT must name.
+
+    Raises:
+        InvalidInput: it does not.
+    """
+    location = at(body, "location")
+    if not isinstance(location, str) or not location.strip():
+        raise InvalidInput(
+            "The location property is required for this definition.",
+            found=repr(location),
+            expected="the name of a region",
+            hint="`imgstore regions list` shows the regions",
+            target="location",
+            code="LocationRequired",
+        )
+    return location
+
+
+def missing(path: str) -> InvalidInput:
+    """What is raised where a field must be and is not."""
+    return InvalidInput(
+        f"Required parameter '{path}' is missing (null).",
+        found="nothing",
+        expected="a value",
+        hint="send it in the request's body",
+        target=path,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessBody:
+    """Access to a disk's bytes as it is asked for."""
+
+    level: AccessLevel
+    duration_seconds: int
+
+
+def read_access(body: Json) -> AccessBody:
+    """What a POST of beginGetAccess says.
+
+    Raises:
+        InvalidInput: no level, or no duration, or a field asks for what is not done.
+    """
+    check_object(body)
+    body = known_fields(body, Request.ACCESS)
+    duration = whole_at(body, "durationInSeconds")
+    if duration is None:
+        raise missing("grantAccessData.durationInSeconds")
+    return AccessBody(level=word_of(AccessLevel)(body, "access"), duration_seconds=duration)
+
+
+def read_group(body: Json) -> tuple[str, dict[str, str] | None]:
+    """The location and the tags of a resource group; no tags where the body does not speak of them.
+
+    Raises:
+        InvalidInput: it has no location, or a field asks for what is not done.
+    """
+    check_object(body)
+    body = known_fields(body, Kind.GROUP)
+    return location_of(body), None if at(body, "tags") is None else tags_of(body)

@@ -1,0 +1,113 @@
+"""Galleries and definitions after generic updates: edited as az's users see them, read back as values."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from imgstore.domain.errors import InvalidInput
+from imgstore.domain.names import VersionName
+from imgstore.domain.resources import SOFT_DELETE_RETENTION_DAYS, Feature, Gallery, ImageDefinition, Recommended
+from imgstore.policy.allowed_changes import DEFINITION_MAY_CHANGE, GALLERY_MAY_CHANGE
+from imgstore.wire.json_fields import at, flag_of, tags_of, text_of, unfit
+from imgstore.wire.json_text import Json
+from imgstore.wire.requests.arguments import parse_end_of_life
+from imgstore.wire.requests.generic_update import Edit, apply_edits, check_changes
+from imgstore.wire.responses.resources import definition_json, gallery_json
+
+if TYPE_CHECKING:
+    from imgstore.operations.lookup import Lineage
+
+_WHOLE_MAX = 2**31 - 1
+
+
+def edited_gallery(gallery: Gallery, edits: Iterable[Edit], *, force_string: bool = False) -> Gallery:
+    """The gallery with the edits done.
+
+    Raises:
+        InvalidInput: an edit leads nowhere, or to a value of the wrong kind; its target is the path.
+        PropertyChangeNotAllowed: an edit changes what can't change.
+    """
+    before = gallery_json(gallery)
+    after = apply_edits(before, edits, force_string=force_string)
+    check_changes(before, after, GALLERY_MAY_CHANGE)
+    policy = "properties.softDeletePolicy"
+    days = whole_at(after, f"{policy}.retentionPeriodInDays")
+    return replace(
+        gallery,
+        description=_text(after, "properties.description"),
+        tags=tags_of(after),
+        soft_delete_enabled=_flag(after, f"{policy}.isSoftDeleteEnabled"),
+        soft_delete_retention_days=SOFT_DELETE_RETENTION_DAYS if days is None else days,
+    )
+
+
+def edited_definition(line: "Lineage", edits: Iterable[Edit], *, force_string: bool = False) -> ImageDefinition:
+    """The definition with the edits done. Raises as `edited_gallery`."""
+    before = definition_json(line.definition, line.gallery)
+    after = apply_edits(before, edits, force_string=force_string)
+    check_changes(before, after, DEFINITION_MAY_CHANGE)
+    ends = _text(after, "properties.endOfLifeDate")
+    return replace(
+        line.definition,
+        description=_text(after, "properties.description"),
+        tags=tags_of(after),
+        release_note_uri=_text(after, "properties.releaseNoteUri"),
+        end_of_life_at=None if ends is None else parse_end_of_life(ends),
+        recommended_vcpus=read_range(after, "properties.recommended.vCPUs"),
+        recommended_memory_gib=read_range(after, "properties.recommended.memory"),
+        features=read_features(after),
+        allow_update_image=_flag(after, "properties.allowUpdateImage"),
+    )
+
+
+def _text(resource: Json, path: str) -> str | None:
+    return text_of(at(resource, path), path)
+
+
+def _flag(resource: Json, path: str) -> bool:
+    return flag_of(at(resource, path), path)
+
+
+def whole_at(resource: Json, path: str) -> int | None:
+    """A whole number at a path, also spelt as text; None where nothing is.
+
+    Raises:
+        InvalidInput: it is something else.
+    """
+    value = at(resource, path)
+    if isinstance(value, str) and value.removeprefix("-").isdecimal() and len(value) < 12:
+        value = int(value)
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _WHOLE_MAX):
+        return value
+    raise unfit(path, value, "a whole number")
+
+
+def read_range(resource: Json, path: str) -> Recommended:
+    """The range at a path. Raises as `whole_at`."""
+    return Recommended(min=whole_at(resource, f"{path}.min"), max=whole_at(resource, f"{path}.max"))
+
+
+def read_features(resource: Json) -> tuple[Feature, ...]:
+    """The definition's features.
+
+    Raises:
+        InvalidInput: they are no list of features.
+    """
+    path = "properties.features"
+    listed = at(resource, path)
+    if not isinstance(listed, list | None):
+        raise unfit(path, listed, "a list of objects with name and value")
+    return tuple(_read_feature(each, f"{path}[{place}]") for place, each in enumerate(listed or []))
+
+
+def _read_feature(element: Json, path: str) -> Feature:
+    known = {"name", "value", "startsAtVersion"}
+    if not isinstance(element, Mapping) or not {"name", "value"} <= set(element) <= known:
+        raise unfit(path, element, "an object with name and value, and startsAtVersion if need be")
+    texts = {name: text_of(element.get(name), f"{path}.{name}") for name in known}
+    starts = texts["startsAtVersion"]
+    try:
+        version = None if starts is None else str(VersionName.parse(starts))
+    except InvalidInput as error:
+        raise unfit(f"{path}.startsAtVersion", starts, "a version such as 1.0.0") from error
+    return Feature(name=texts["name"] or "", value=texts["value"] or "", starts_at_version=version)

@@ -1,0 +1,244 @@
+"""Machines as bodies speak of them: what is done, what is kept for the answer, what is refused by name.
+
+Nothing is booted, so most of what Azure's clients say of a machine is kept and shown again and changes nothing. Refused is
+what would promise a protection, a right or a disk that is not given. Secrets are dropped before anything is written down.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from imgstore.domain.disks.version_disks import OS_DISK, HostCaching, check_luns, disk_key
+from imgstore.domain.errors import InvalidInput
+from imgstore.domain.machines import DiskManner
+from imgstore.domain.resources import DiskKind, OsType
+from imgstore.operations.machines.create import DiskAsked, MachineRequest
+from imgstore.policy.os_profile import OsProfile
+from imgstore.wire.json_fields import at, tags_of, text_of, unfit
+from imgstore.wire.json_text import Json
+from imgstore.wire.requests.disk import checked_id, sku_at
+from imgstore.wire.requests.fields import check_object, location_of, missing, word_of
+from imgstore.wire.requests.gallery_update import whole_at
+
+_PROFILE: Final = "properties.storageProfile"
+_OS_DISK: Final = f"{_PROFILE}.osDisk"
+_DATA_DISKS: Final = f"{_PROFILE}.dataDisks"
+_REFERENCE: Final = f"{_PROFILE}.imageReference"
+_OS_PROFILE: Final = "properties.osProfile"
+_INTERFACES: Final = "properties.networkProfile.networkInterfaces"
+_IMAGE_IDS: Final = ("id", "sharedGalleryImageId", "communityGalleryImageId")
+_MARKET: Final = ("publisher", "offer", "sku")
+
+_OBJECTS: Final = (
+    "plan", "extendedLocation", _REFERENCE, _OS_PROFILE, "properties.hardwareProfile.vmSizeProperties",
+    "properties.networkProfile", "properties.securityProfile", "properties.diagnosticsProfile",
+    "properties.additionalCapabilities", "properties.applicationProfile", "properties.availabilitySet",
+    "properties.billingProfile", "properties.capacityReservation", "properties.host", "properties.hostGroup",
+    "properties.proximityPlacementGroup", "properties.resiliencyProfile", "properties.scheduledEventsPolicy",
+    "properties.scheduledEventsProfile",
+)  # fmt: skip
+_TEXTS: Final = (
+    f"{_PROFILE}.diskControllerType", "properties.evictionPolicy", "properties.extensionsTimeBudget",
+    "properties.licenseType", "properties.priority",
+)  # fmt: skip
+KEPT: Final[Mapping[str, type]] = {
+    "zones": list,
+    **dict.fromkeys(_OBJECTS, Mapping),
+    **dict.fromkeys(_TEXTS, str),
+    "properties.platformFaultDomain": int,
+}
+"""By path, of which kind: shown as it came."""
+_KINDS: Final = {list: "a list", Mapping: "an object", str: "text", int: "a whole number"}
+_SECRETS: Final = frozenset(
+    path.lower()
+    for path in (
+        "properties.userData",
+        f"{_OS_PROFILE}.adminPassword",
+        f"{_OS_PROFILE}.customData",
+        f"{_OS_PROFILE}.windowsConfiguration.additionalUnattendContent",
+    )
+)
+"""The last one has passwords in it."""
+_OPTIONS: Final = {"fromimage": False, "attach": True}
+_DELETE_OPTIONS: Final = {"delete": True, "detach": False}
+
+
+def without_secrets(body: Json, path: str = "") -> Json:
+    """A body without what nobody may read again: passwords and what a machine is told in secret. Nothing is changed.
+
+    Names are found in any case, since this comes before anything is written down.
+    """
+    if isinstance(body, list):
+        return [without_secrets(each, path) for each in body]
+    if not isinstance(body, Mapping):
+        return body
+    below = {name: f"{path}.{name}".lstrip(".").lower() for name in body}
+    return {name: without_secrets(body[name], where) for name, where in below.items() if where not in _SECRETS}
+
+
+def read_machine(body: Json, group: str, name: str, *, whole: bool) -> MachineRequest:
+    """What a body says of a machine.
+
+    Args:
+        body: the request's JSON.
+        group: the resource group's name.
+        name: the machine's.
+        whole: a PUT, else a PATCH, which speaks of what is there and makes nothing. A PUT without a source makes nothing
+            either: az leaves it out of what it has read, so that nobody asks for the right to the image again.
+
+    Raises:
+        InvalidInput: it is no machine, or asks for what is not done; its target is the path.
+    """
+    check_object(body)
+    _check_heeded(body)
+    image, attached = _image(body), _attached_os_disk(body, whole=whole)
+    if image is not None and attached is not None:
+        raise one_source("both")
+    profile = at(body, _OS_PROFILE)
+    return MachineRequest(
+        group=group,
+        name=name,
+        location=location_of(body) if whole or at(body, "location") is not None else None,
+        image=image,
+        attach_os_disk=attached,
+        disks=_disks(body, attached),
+        disks_whole=_is_whole(body, attached, whole=whole),
+        os_type=None if at(body, f"{_OS_DISK}.osType") is None else word_of(OsType)(body, f"{_OS_DISK}.osType"),
+        size=text_of(at(body, "properties.hardwareProfile.vmSize"), "properties.hardwareProfile.vmSize"),
+        profile=OsProfile(
+            admin_username=text_of(at(profile, "adminUsername"), f"{_OS_PROFILE}.adminUsername"),
+            computer_name=text_of(at(profile, "computerName"), f"{_OS_PROFILE}.computerName"),
+            more=bool(profile),
+        ),
+        tags=tags_of(body) if whole or at(body, "tags") is not None else None,
+        kept=_kept(body),
+        interfaces=_interfaces(body),
+        may_be_new=whole and not (image is None and attached is None),
+    )
+
+
+def _kept(body: Json) -> dict[str, Any]:
+    shown = without_secrets(body)
+    kept = {path: value for path in KEPT if (value := at(shown, path)) not in (None, {}, [])}
+    if _REFERENCE in kept:
+        kept[_REFERENCE] = {name: kept[_REFERENCE][name] for name in _IMAGE_IDS if name in kept[_REFERENCE]}
+    return kept
+
+
+def _interfaces(body: Json) -> dict[str, bool] | None:
+    """The network interfaces that are named, and whether each goes with the machine."""
+    said = at(body, _INTERFACES)
+    if said is None:
+        return None
+    if not isinstance(said, list) or not all(isinstance(at(each, "id"), str) for each in said):
+        raise unfit(_INTERFACES, said, "a list of objects with an id")
+    return {each["id"]: str(at(each, "properties.deleteOption")).lower() == "delete" for each in said}
+
+
+def _check_heeded(body: Json) -> None:
+    for path, kind in {**KEPT, **dict.fromkeys((_PROFILE, _OS_DISK, "properties.hardwareProfile"), Mapping)}.items():
+        said = at(body, path)
+        if said is not None and not isinstance(said, kind):
+            raise unfit(path, said, _KINDS[kind])
+    identity = at(body, "identity.type")
+    if identity is not None and str(identity).lower() != "none":
+        raise unfit("identity.type", identity, "None: a virtual machine has no identity here yet")
+
+
+def _image(body: Json) -> str | None:
+    said = at(body, _REFERENCE) or {}
+    named = {name: said[name] for name in _IMAGE_IDS if said.get(name) is not None}
+    if not named and any(said.get(name) for name in (*_MARKET, "version")):
+        raise InvalidInput(
+            "The platform image is not available: there is no marketplace here.",
+            found=":".join(str(said.get(name)) for name in (*_MARKET, "version")),
+            expected=f"one of {', '.join(_IMAGE_IDS)}",
+            hint="publish the image to a gallery, and name its version",
+            target=_REFERENCE,
+            code="PlatformImageNotFound",
+        )
+    if not named:
+        return None
+    word = next(iter(named.values()))
+    if beside := [name for name in (*_MARKET, "version") if said.get(name)]:
+        raise unfit(f"{_REFERENCE}.{beside[0]}", said[beside[0]], f"nothing beside {next(iter(named))}")
+    if len(named) > 1 or not isinstance(word, str) or "/" not in word:
+        raise unfit(_REFERENCE, said, f"one of {', '.join(_IMAGE_IDS)}, a resource id")
+    return word
+
+
+def _attached_os_disk(body: Json, *, whole: bool) -> str | None:
+    disk = at(body, _OS_DISK)
+    if disk is None or not _is_attached(disk, _OS_DISK, needed=whole):
+        return None
+    path = f"{_OS_DISK}.managedDisk.id"
+    return checked_id(at(disk, "managedDisk.id"), path, DiskKind.DISK)
+
+
+def _is_attached(disk: Json, path: str, *, needed: bool) -> bool:
+    option = at(disk, "createOption")
+    if option is None and not needed:
+        return False
+    if option is None:
+        raise missing(f"{path}.createOption")
+    if str(option).lower() not in _OPTIONS:
+        raise unfit(f"{path}.createOption", option, "FromImage or Attach: imgstore makes no empty disks yet")
+    return _OPTIONS[str(option).lower()]
+
+
+def _disks(body: Json, attached: str | None) -> dict[str, DiskAsked]:
+    """What is said of single disks, by disk key."""
+    said: dict[str, DiskAsked] = {}
+    if (disk := at(body, _OS_DISK)) is not None:
+        said[OS_DISK] = _disk(disk, _OS_DISK, attach=None, made=attached is None)
+    listed = at(body, _DATA_DISKS) or []
+    if not isinstance(listed, list) or not all(isinstance(each, Mapping) for each in listed):
+        raise unfit(_DATA_DISKS, listed, "a list of data disks")
+    luns = [whole_at(each, "lun") for each in listed]
+    if None in luns:
+        raise missing("dataDisk.lun")
+    check_luns([lun for lun in luns if lun is not None])
+    for lun, each in zip(luns, listed, strict=True):
+        path = f"{_DATA_DISKS}[{lun}]"
+        is_attached = _is_attached(each, path, needed=True)
+        word = checked_id(at(each, "managedDisk.id"), f"{path}.managedDisk.id", DiskKind.DISK) if is_attached else None
+        said[disk_key(lun)] = _disk(each, path, attach=word, made=not is_attached)
+    return said
+
+
+def _disk(disk: Mapping[str, Json], path: str, *, attach: str | None, made: bool) -> DiskAsked:
+    delete = at(disk, "deleteOption")
+    if delete is not None and str(delete).lower() not in _DELETE_OPTIONS:
+        raise unfit(f"{path}.deleteOption", delete, "Delete or Detach")
+    named = at(disk, "managedDisk.id") if made else None
+    return DiskAsked(
+        manner=DiskManner(
+            name=text_of(disk.get("name"), f"{path}.name") or None,
+            caching=None if disk.get("caching") is None else word_of(HostCaching)(disk, "caching"),
+            deleted_with_machine=None if delete is None else _DELETE_OPTIONS[str(delete).lower()],
+        ),
+        attach=attach,
+        resource_id=None if named is None else checked_id(named, f"{path}.managedDisk.id", DiskKind.DISK),
+        size_gib=whole_at(disk, "diskSizeGB"),
+        sku=sku_at(disk, "managedDisk.storageAccountType", f"{path}.managedDisk.storageAccountType"),
+    )
+
+
+def _is_whole(body: Json, attached: str | None, *, whole: bool) -> bool:
+    """Whether the data disks that are named are all: of a body that was read before, they are.
+
+    A template names none of those that come with the image.
+    """
+    if not isinstance(at(body, _DATA_DISKS), list):
+        return False
+    return not whole or attached is not None or at(body, f"{_OS_DISK}.managedDisk.id") is not None
+
+
+def one_source(found: str) -> InvalidInput:
+    """What is raised where a machine is to be made of nothing, or of two things."""
+    return InvalidInput(
+        "A virtual machine is made from one image, or with one OS disk that is attached.",
+        found=found,
+        expected="storageProfile.imageReference, or storageProfile.osDisk with createOption Attach and managedDisk.id",
+        hint="name one",
+        target=_PROFILE,
+    )

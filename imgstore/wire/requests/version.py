@@ -1,0 +1,301 @@
+"""Bodies of PUT and PATCH of an image version into what is asked for."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from imgstore.domain.disks.source_urls import without_secrets
+from imgstore.domain.disks.version_disks import OS_DISK, HostCaching, VersionDisk, check_luns, disk_key, lun_of
+from imgstore.domain.errors import InvalidInput, PropertyChangeNotAllowed
+from imgstore.domain.names import ComputeId, image_reference, region_key
+from imgstore.domain.resources import (
+    KEEP,
+    DiskKind,
+    ImageVersion,
+    Keep,
+    ReplicationMode,
+    StorageAccountType,
+    TargetRegionRequest,
+    VersionUpdate,
+)
+from imgstore.wire.api_versions import Kind
+from imgstore.wire.json_fields import at, flag_of, tags_of, text_of, unfit
+from imgstore.wire.json_text import Json
+from imgstore.wire.requests.arguments import parse_end_of_life, parse_storage_account_type
+from imgstore.wire.requests.body_fields import known_fields
+from imgstore.wire.requests.disk import checked_id, checked_url
+from imgstore.wire.requests.fields import check_object, location_of, missing, word_of
+from imgstore.wire.requests.gallery_update import whole_at
+from imgstore.wire.requests.version_update import target_regions_of
+
+_PUBLISHING: Final = "properties.publishingProfile"
+_STORAGE: Final = "properties.storageProfile"
+_SAFETY: Final = "properties.safetyProfile"
+_MODE: Final = f"{_PUBLISHING}.replicationMode"
+_OS: Final = f"{_STORAGE}.osDiskImage"
+_DATA: Final = f"{_STORAGE}.dataDiskImages"
+_CACHING: Final = word_of(HostCaching)
+_STORAGE_ACCOUNT: Final = re.compile(r"/subscriptions/.+/storageAccounts/[^/]+", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionBody:
+    """A version as a body speaks of it; what is None or `KEEP` is not spoken of."""
+
+    location: str | None
+    source: str | None
+    """The id of a managed image, a version, a disk or a snapshot that all disks come from."""
+    sources: Mapping[str, str]
+    """Each disk's own, by its key: the URL of a file, or the id of a disk or snapshot."""
+    luns: tuple[int, ...] | None
+    """Of the data disks."""
+    host_caching: Mapping[str, HostCaching]
+    """Of the disks that say it, by key."""
+    restore: bool
+    """Have it back that was deleted softly: said so, or a PUT without properties, as az's undelete."""
+    target_regions: tuple[TargetRegionRequest, ...] | None
+    replica_count: int | None
+    storage_account_type: StorageAccountType | None
+    replication_mode: ReplicationMode | None
+    exclude_from_latest: bool | None
+    end_of_life_at: datetime | Keep | None
+    """None takes it away."""
+    allow_deletion_of_replicated_locations: bool | None
+    block_deletion_before_end_of_life: bool | None
+    tags: Mapping[str, str] | None
+
+    def as_update(self) -> VersionUpdate:
+        """What it asks of a version that stands."""
+        return VersionUpdate(
+            target_regions=self.target_regions,
+            replica_count=self.replica_count,
+            storage_account_type=self.storage_account_type,
+            exclude_from_latest=self.exclude_from_latest,
+            end_of_life_at=self.end_of_life_at,
+            allow_deletion_of_replicated_locations=self.allow_deletion_of_replicated_locations,
+            block_deletion_before_end_of_life=self.block_deletion_before_end_of_life,
+            tags=self.tags,
+        )
+
+    def check_same_source(self, standing: ImageVersion) -> None:
+        """See that it names no other source and no other region than a version was made from.
+
+        Raises:
+            PropertyChangeNotAllowed: it does.
+        """
+        if self.location is not None and region_key(self.location) != standing.location:
+            raise PropertyChangeNotAllowed("location", found=self.location, expected=standing.location)
+        if self.replication_mode not in (None, standing.replication_mode):
+            raise PropertyChangeNotAllowed(
+                f"galleryImageVersion.{_MODE}", found=self.replication_mode, expected=standing.replication_mode
+            )
+        luns = tuple(disk.lun for disk in standing.data_disks)
+        if self.luns is not None and set(self.luns) != set(luns):
+            raise PropertyChangeNotAllowed(
+                f"galleryImageVersion.{_DATA}",
+                found=f"data disks at LUN {_told(self.luns)}",
+                expected=f"data disks at LUN {_told(luns)}",
+            )
+        shown = standing.os_disk.source.location
+        if self.source is not None and not _names(self.source, shown):
+            raise PropertyChangeNotAllowed(
+                f"galleryImageVersion.{_STORAGE}.source.id", found=self.source, expected=without_secrets(shown)
+            )
+        for disk in standing.disks:
+            self._check_same_disk(disk)
+
+    def _check_same_disk(self, standing: VersionDisk) -> None:
+        path = f"galleryImageVersion.{_path(standing.key)}"
+        said, shown = self.sources.get(standing.key), without_secrets(standing.source.location)
+        if said is not None and not _same(without_secrets(said), shown):
+            field = "id" if _is_id(said) else "uri"
+            raise PropertyChangeNotAllowed(f"{path}.source.{field}", found=without_secrets(said), expected=shown)
+        caching = self.host_caching.get(standing.key, standing.host_caching)
+        if caching is not standing.host_caching:
+            raise PropertyChangeNotAllowed(f"{path}.hostCaching", found=caching, expected=standing.host_caching)
+
+
+def read_version(body: Json, api_version: str, *, whole: bool) -> VersionBody:
+    """What a body says of an image version.
+
+    Args:
+        body: the request's JSON.
+        api_version: the request's.
+        whole: a PUT, else a PATCH. A PUT that has a publishing profile without an end of life takes that away.
+
+    Raises:
+        InvalidInput: it is no version, or asks for what is not done; its target is the path.
+    """
+    check_object(body)
+    known = known_fields(body, Kind.VERSION, api_version)
+    regions, kind = at(known, f"{_PUBLISHING}.targetRegions"), at(known, f"{_PUBLISHING}.storageAccountType")
+    ends = text_of(at(known, f"{_PUBLISHING}.endOfLifeDate"), f"{_PUBLISHING}.endOfLifeDate")
+    silent = None if whole and at(known, _PUBLISHING) is not None else KEEP
+    tags = at(known, "tags")
+    disks = _read_disks(known)
+    return VersionBody(
+        location=location_of(known) if whole or at(known, "location") is not None else None,
+        source=_whole_source(known),
+        sources={key: disk.source for key, disk in disks.items() if disk.source is not None},
+        luns=None if at(known, _DATA) is None else tuple(lun for key in disks if (lun := lun_of(key)) is not None),
+        host_caching={key: disk.caching for key, disk in disks.items() if disk.caching is not None},
+        restore=flag_of(at(known, "properties.restore"), "properties.restore")
+        or (whole and not known.get("properties")),
+        target_regions=None if regions is None else target_regions_of(_without_nulls(regions)),
+        replica_count=whole_at(known, f"{_PUBLISHING}.replicaCount"),
+        storage_account_type=None if kind is None else parse_storage_account_type(str(kind)),
+        replication_mode=_mode(known),
+        exclude_from_latest=_flag(known, f"{_PUBLISHING}.excludeFromLatest"),
+        end_of_life_at=silent if ends is None else parse_end_of_life(ends),
+        allow_deletion_of_replicated_locations=_flag(known, f"{_SAFETY}.allowDeletionOfReplicatedLocations"),
+        block_deletion_before_end_of_life=_flag(known, f"{_SAFETY}.blockDeletionBeforeEndOfLife"),
+        tags=tags_of(known) if tags is not None or whole else None,
+    )
+
+
+def _mode(body: Json) -> ReplicationMode | None:
+    said = at(body, _MODE)
+    by_word = {mode.lower(): mode for mode in ReplicationMode}
+    if said is not None and str(said).lower() not in by_word:
+        raise unfit(_MODE, said, " or ".join(ReplicationMode))
+    return None if said is None else by_word[str(said).lower()]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Disk:
+    """A disk as a body speaks of it."""
+
+    source: str | None
+    caching: HostCaching | None
+
+
+def _read_disks(body: Json) -> dict[str, _Disk]:
+    """What is said of a version's disks, by key: the OS disk, and data disks in their order."""
+    said = at(body, _DATA)
+    if said is not None and not (isinstance(said, list) and all(isinstance(each, Mapping) for each in said)):
+        raise unfit(_DATA, said, "a list of data disks, each with its LUN")
+    images = said or []
+    luns = [_lun(each) for each in images]
+    check_luns(luns)
+    disks = {OS_DISK: _read_disk(at(body, _OS), _OS)}
+    return disks | {
+        disk_key(lun): _read_disk(each, _path(disk_key(lun))) for lun, each in zip(luns, images, strict=True)
+    }
+
+
+def _lun(image: Json) -> int:
+    lun = at(image, "lun")
+    if lun is None:
+        raise missing(f"galleryImageVersion.{_DATA}.lun")
+    if not isinstance(lun, int) or isinstance(lun, bool):
+        raise unfit(f"{_DATA}.lun", lun, "a whole number")
+    return lun
+
+
+def _read_disk(image: Json, path: str) -> _Disk:
+    caching = at(image, "hostCaching")
+    return _Disk(
+        source=_source(image, f"{path}.source"),
+        caching=None if caching is None else _CACHING(image, "hostCaching"),
+    )
+
+
+def _source(image: Json, path: str) -> str | None:
+    """The URL of a file, or without one the id of a disk or snapshot.
+
+    Beside a URL stands the id of the storage account that it is in. Azure checks the caller's right to it; here the URL
+    alone opens the file.
+    """
+    said = at(image, "source")
+    if said in (None, {}):
+        return None
+    uri = text_of(at(said, "uri"), f"{path}.uri")
+    for name in ("id", "storageAccountId"):
+        account = at(said, name)
+        if account and (name != "id" or uri) and not _is_storage_account(account):
+            raise unfit(f"{path}.{name}", account, "the id of the storage account of the URL, or nothing")
+    if uri:
+        return checked_url(uri, f"{path}.uri")
+    if at(said, "storageAccountId"):
+        raise missing(f"galleryImageVersion.{path}.uri")
+    return checked_id(at(said, "id"), f"{path}.id", DiskKind.DISK, DiskKind.SNAPSHOT)
+
+
+def _is_storage_account(value: Json) -> bool:
+    return isinstance(value, str) and _STORAGE_ACCOUNT.fullmatch(value) is not None
+
+
+def _whole_source(body: Json) -> str | None:
+    """What all disks are to come from. The first api-versions had it in the publishing profile."""
+    said = at(body, f"{_STORAGE}.source")
+    if said not in (None, {}) and not isinstance(said, Mapping):
+        raise unfit(f"{_STORAGE}.source", said, "an object with an id")
+    named = {
+        path: word
+        for path in (
+            f"{_STORAGE}.source.id",
+            f"{_STORAGE}.source.communityGalleryImageId",
+            f"{_PUBLISHING}.source.managedImage.id",
+        )
+        if (word := text_of(at(body, path), path))
+    }
+    if at(said, "virtualMachineId") is not None or (said and not named):
+        raise unfit(f"{_STORAGE}.source", said, "the id of a managed image, an image version, a disk or a snapshot")
+    if len(named) > 1:
+        raise unfit(_STORAGE, list(named), "one source")
+    for path, word in named.items():
+        if ComputeId.parse(word) is not None:
+            return checked_id(word, path, *DiskKind)
+        try:
+            image_reference(word)
+        except InvalidInput as error:
+            expected = "the id of a managed image, an image version, a disk or a snapshot"
+            raise unfit(path, word, expected) from error
+        return word
+    return None
+
+
+def _same(said: str, shown: str) -> bool:
+    """Whether two sources are one; ids are found in any case."""
+    return said == shown or (_is_id(said) and said.lower() == shown.lower())
+
+
+def _names(source: str, shown: str) -> bool:
+    """Whether an id means what is shown: itself, a version of it, or it as a shared gallery's visitors name it."""
+    said, stands = f"{source}/".lower(), f"{shown}/".lower()
+    if not said.startswith("/subscriptions/"):
+        said, stands = said.partition("/images/")[2], stands.partition("/images/")[2]
+    return stands.startswith(said)
+
+
+def _is_id(source: str) -> bool:
+    return source.startswith("/")
+
+
+def _path(key: str) -> str:
+    """Where a disk stands in a body."""
+    lun = lun_of(key)
+    return _OS if lun is None else f"{_DATA}[{lun}]"
+
+
+def _told(luns: tuple[int | None, ...]) -> str:
+    return ", ".join(map(str, luns)) or "none"
+
+
+def _flag(body: Json, path: str) -> bool | None:
+    value = at(body, path)
+    return None if value is None else flag_of(value, path)
+
+
+def _without_nulls(regions: Json) -> Json:
+    """An empty encryption or replica set says nothing."""
+    if not isinstance(regions, list):
+        return regions
+    return [
+        {name: value for name, value in each.items() if value not in (None, [], {})}
+        if isinstance(each, Mapping)
+        else each
+        for each in regions
+    ]

@@ -1,0 +1,139 @@
+"""An image version as JSON, changed by a person, into what is to change of it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from imgstore.domain.resources import KEEP, TargetRegionRequest, VersionUpdate
+from imgstore.wire.json_fields import flag_of, tags_of, unfit
+from imgstore.wire.json_text import Json
+from imgstore.wire.requests.arguments import parse_end_of_life, parse_storage_account_type
+from imgstore.wire.requests.generic_update import Edit, apply_edits, changed_paths, check_changes
+
+_PUBLISHING: Final = "properties.publishingProfile"
+_SAFETY: Final = "properties.safetyProfile"
+VERSION_MAY_CHANGE: Final = (
+    f"{_PUBLISHING}.targetRegions",
+    f"{_PUBLISHING}.replicaCount",
+    f"{_PUBLISHING}.excludeFromLatest",
+    f"{_PUBLISHING}.endOfLifeDate",
+    f"{_SAFETY}.allowDeletionOfReplicatedLocations",
+    f"{_SAFETY}.blockDeletionBeforeEndOfLife",
+    "tags",
+)
+"""After Microsoft's "Updating resources"."""
+_REGION_KEYS: Final = frozenset({"name", "regionalReplicaCount", "storageAccountType", "excludeFromLatest"})
+
+
+def edited_version(
+    before: Json, named: Mapping[str, Json], edits: Iterable[Edit], *, force_string: bool = False
+) -> VersionUpdate:
+    """What is to change of a version.
+
+    Args:
+        before: the version in ARM's shape.
+        named: what flags of their own say, by path below the properties ("publishingProfile.replicaCount"); None says
+            nothing. "tags" are the resource's.
+        edits: what --set, --add and --remove say, done after the flags, as az does.
+        force_string: as `apply_edits`.
+
+    Raises:
+        InvalidInput: a path or a value is none.
+        PropertyChangeNotAllowed: something else would change.
+    """
+    flagged = dict(before) | {"properties": dict(before["properties"])}
+    for path, value in named.items():
+        if value is None:
+            continue
+        if path == "tags":
+            flagged["tags"] = value
+        else:
+            profile, name = path.split(".")
+            flagged["properties"][profile] = flagged["properties"][profile] | {name: value}
+    after = apply_edits(flagged, edits, force_string=force_string)
+    check_changes(before, after, VERSION_MAY_CHANGE)
+    return _update(after, {path: new for path, (_, new) in changed_paths(before, after).items()})
+
+
+def target_regions_json(targets: Sequence[TargetRegionRequest] | None) -> Json:
+    """Target regions as they were asked for: what is not named is not there."""
+    if targets is None:
+        return None
+    return [
+        {
+            key: value
+            for key, value in (
+                ("name", each.name),
+                ("regionalReplicaCount", each.regional_replica_count),
+                ("storageAccountType", each.storage_account_type),
+            )
+            if value is not None
+        }
+        for each in targets
+    ]
+
+
+def _update(after: Json, changed: Mapping[str, Json]) -> VersionUpdate:
+    publishing, safety = after["properties"]["publishingProfile"], after["properties"].get("safetyProfile") or {}
+
+    def given(path: str) -> bool:
+        return any(each == path or each.startswith(f"{path}.") for each in changed)
+
+    def flag(path: str, values: Mapping[str, Any], *, absent: bool) -> bool | None:
+        name = path.rsplit(".", 1)[1]
+        return flag_of(values.get(name), path, absent=absent) if given(path) else None
+
+    ends = publishing.get("endOfLifeDate")
+    count = f"{_PUBLISHING}.replicaCount"
+    return VersionUpdate(
+        target_regions=target_regions_of(publishing.get("targetRegions"))
+        if given(f"{_PUBLISHING}.targetRegions")
+        else None,
+        replica_count=_whole(publishing.get("replicaCount") or 1, count) if given(count) else None,
+        exclude_from_latest=flag(f"{_PUBLISHING}.excludeFromLatest", publishing, absent=False),
+        end_of_life_at=(
+            KEEP
+            if not given(f"{_PUBLISHING}.endOfLifeDate")
+            else None
+            if ends is None
+            else parse_end_of_life(str(ends))
+        ),
+        allow_deletion_of_replicated_locations=flag(
+            f"{_SAFETY}.allowDeletionOfReplicatedLocations", safety, absent=True
+        ),
+        block_deletion_before_end_of_life=flag(f"{_SAFETY}.blockDeletionBeforeEndOfLife", safety, absent=False),
+        tags=tags_of(after) if given("tags") else None,
+    )
+
+
+def target_regions_of(value: Json) -> tuple[TargetRegionRequest, ...]:
+    """Target regions as a resource spells them.
+
+    Raises:
+        InvalidInput: they are none, or say what is not heeded.
+    """
+    path = f"{_PUBLISHING}.targetRegions"
+    if not isinstance(value, list) or not value:
+        raise unfit(path, value, "a list of one region or more; the source region is one of them")
+    return tuple(_region(each, path) for each in value)
+
+
+def _region(value: Json, path: str) -> TargetRegionRequest:
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str) or set(value) - _REGION_KEYS:
+        raise unfit(path, value, f"an object of {', '.join(sorted(_REGION_KEYS))}")
+    count, kind = value.get("regionalReplicaCount"), value.get("storageAccountType")
+    excluded = value.get("excludeFromLatest")
+    return TargetRegionRequest(
+        name=value["name"],
+        regional_replica_count=None if count is None else _whole(count, f"{path}.regionalReplicaCount"),
+        storage_account_type=None if kind is None else parse_storage_account_type(str(kind)),
+        exclude_from_latest=None if excluded is None else flag_of(excluded, f"{path}.excludeFromLatest"),
+    )
+
+
+def _whole(value: Json, path: str) -> int:
+    text = str(value)
+    if isinstance(value, bool) or not text.removeprefix("-").isdecimal() or len(text) > 9:
+        raise unfit(path, value, "a whole number")
+    return int(text)

@@ -1,0 +1,1 @@
+"""Write the bodies of responses and reports."""

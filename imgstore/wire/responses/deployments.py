@@ -1,0 +1,70 @@
+"""Deployments and their operations as JSON (Microsoft.Resources 2024-11-01)."""
+
+import hashlib
+
+from imgstore.domain.deployments import Deployment
+from imgstore.wire.json_text import Json, instant
+
+
+def deployment_json(deployment: Deployment, resource_id: str) -> Json:
+    """A deployment, without its template: secrets may stand in that."""
+    ended = deployment.finished_at or deployment.started_at
+    properties = {
+        "mode": "Incremental",
+        "provisioningState": deployment.state.value,
+        "parameters": dict(deployment.parameters),
+        "outputs": dict(deployment.outputs),
+        "outputResources": [{"id": each} for each in deployment.resources],
+        "timestamp": instant(ended),
+        "duration": f"PT{(ended - deployment.started_at).total_seconds():.3f}S",
+        "correlationId": deployment.uid,
+        "providers": [],
+        "dependencies": [],
+    }
+    error = {} if deployment.error is None else {"error": deployment.error}
+    return {
+        "name": deployment.name,
+        "id": resource_id,
+        "type": "Microsoft.Resources/deployments",
+        "properties": properties | error,
+    }
+
+
+FAILED_RESOURCE = "FailedResource"
+"""What the id of a resource that could not be made is told as, in an error's ``additionalInfo``."""
+
+
+def failed_at(error: Json, resource_id: str | None) -> Json:
+    """ARM's error of a deployment, with the resource that it is about."""
+    if resource_id is None:
+        return error
+    return {**error, "additionalInfo": [{"type": FAILED_RESOURCE, "info": {"id": resource_id}}]}
+
+
+def operations_json(deployment: Deployment, resource_id: str) -> list[Json]:
+    """What a deployment did, resource by resource: those that were made, then the one that could not be."""
+    made = [_operation(deployment, resource_id, each, None) for each in deployment.resources]
+    error = deployment.error or {}
+    failed = [each["info"]["id"] for each in error.get("additionalInfo", []) if each["type"] == FAILED_RESOURCE]
+    return made + [_operation(deployment, resource_id, each, error) for each in failed]
+
+
+def _operation(deployment: Deployment, resource_id: str, target: str, error: Json) -> Json:
+    """Its time is the deployment's: when each resource was made is not kept."""
+    uid = hashlib.sha256(f"{deployment.uid}/{target.lower()}".encode()).hexdigest()[:16].upper()
+    names = target.partition("/providers/")[2].split("/")
+    properties = {
+        "provisioningOperation": "Create",
+        "provisioningState": "Succeeded" if error is None else "Failed",
+        "timestamp": instant(deployment.finished_at or deployment.started_at),
+        "trackingId": deployment.uid,
+        "serviceRequestId": deployment.uid,
+        "statusCode": "OK" if error is None else "BadRequest",
+        "targetResource": {
+            "id": target,
+            "resourceType": "/".join((names[0], *names[1::2])),
+            "resourceName": "/".join(names[2::2]),
+        },
+    }
+    message = {} if error is None else {"statusMessage": {"status": "Failed", "error": error}}
+    return {"id": f"{resource_id}/operations/{uid}", "operationId": uid, "properties": properties | message}

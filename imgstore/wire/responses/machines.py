@@ -1,0 +1,118 @@
+"""Machines in ARM's shape (Microsoft.Compute/virtualMachines of 2024-07-01); ``osState`` is ours."""
+
+from typing import TYPE_CHECKING, Final
+
+from imgstore.domain.disks.disk_details import SKU
+from imgstore.domain.names import shared_field
+from imgstore.domain.resources import ManagedDisk
+from imgstore.domain.states import ProvisioningState
+from imgstore.domain.storage.sizes import GIB
+from imgstore.wire.json_text import Json, instant
+
+if TYPE_CHECKING:
+    from imgstore.domain.machines import Machine
+    from imgstore.operations.machines.machines import MachineView
+
+_OF_A_GALLERY: Final = "/versions/"
+
+
+def machine_json(view: "MachineView") -> Json:
+    """A machine with its disks."""
+    machine = view.machine
+    option = "Attach" if machine.image_reference is None else "FromImage"
+    os_type = {} if machine.os_type is None else {"osType": machine.os_type.value}
+    storage: dict[str, Json] = {
+        "osDisk": os_type | _disk(machine, view.os_disk, option),
+        "dataDisks": [
+            {"lun": each.machine_lun} | _disk(machine, each, _option(each, view)) for each in view.data_disks
+        ],
+    }
+    if machine.image_reference is not None:
+        field = shared_field(machine.image_reference) or "id"
+        storage = {"imageReference": {field: machine.image_reference}} | storage
+    profile = {"computerName": machine.computer_name, "adminUsername": machine.admin_username}
+    body: dict[str, Json] = {
+        "name": machine.name,
+        "id": machine.resource_id,
+        "type": "Microsoft.Compute/virtualMachines",
+        "location": machine.location,
+        "tags": dict(machine.tags),
+        "properties": {
+            "vmId": machine.uid,
+            "hardwareProfile": {"vmSize": machine.size},
+            "storageProfile": storage,
+            **({} if machine.admin_username is None else {"osProfile": profile}),
+            "osState": machine.declared.os_state,
+            "timeCreated": instant(machine.created_at),
+            "provisioningState": machine.provisioning_state.value,
+        },
+    }
+    for path, value in machine.kept.items():
+        _place(body, path, value)
+    return _with_exact_version(body, machine)
+
+
+def _place(body: dict[str, Json], path: str, value: Json) -> None:
+    """Put what was kept in its place. The user and the name of the computer stand in columns of their own."""
+    *above, name = path.split(".")
+    here = body
+    for each in above:
+        here = here.setdefault(each, {})
+    if path == "properties.osProfile":
+        value = {**value, **here.get(name, {})}
+    here[name] = value
+
+
+def _with_exact_version(body: dict[str, Json], machine: "Machine") -> Json:
+    """Which version `latest` was: Azure tells it beside the reference as it was given."""
+    if machine.image_reference is not None and _OF_A_GALLERY in machine.image_reference.lower():
+        storage = body["properties"]["storageProfile"]
+        exact = machine.image_reference.rpartition("/")[2]
+        storage["imageReference"] = {**storage["imageReference"], "exactVersion": exact}
+    return body
+
+
+def instance_view_json(view: "MachineView") -> Json:
+    """How it is now: it was made, and it is not running. Nothing was ever started, so that it holds no hardware."""
+    machine = view.machine
+    generation = {} if machine.hyper_v_generation is None else {"hyperVGeneration": machine.hyper_v_generation.value}
+    name = {} if machine.computer_name is None else {"computerName": machine.computer_name}
+    generalized = [_status("OSState/generalized", "VM generalized")] if machine.generalized else []
+    return {
+        **name,
+        **generation,
+        "disks": [{"name": each.name, "statuses": [_provisioned(each.provisioning_state)]} for each in view.disks],
+        "statuses": [
+            _provisioned(machine.provisioning_state),
+            *generalized,
+            _status("PowerState/deallocated", "VM deallocated"),
+        ],
+    }
+
+
+def _provisioned(state: ProvisioningState) -> Json:
+    return _status(f"ProvisioningState/{state.value.lower()}", f"Provisioning {state.value.lower()}")
+
+
+def _status(code: str, displayed: str) -> Json:
+    return {"code": code, "level": "Info", "displayStatus": displayed}
+
+
+def _option(disk: ManagedDisk, view: "MachineView") -> str:
+    """What was made for a machine bears the name that it has for it."""
+    made = disk.name == view.machine.disk_name(disk.machine_lun)
+    return "FromImage" if made else "Attach"
+
+
+def _disk(machine: "Machine", disk: ManagedDisk, option: str) -> dict[str, Json]:
+    return {
+        "name": disk.name,
+        "createOption": option,
+        "caching": machine.caching(disk.machine_lun).value,
+        "diskSizeGB": -(-disk.virtual_bytes // GIB),
+        "managedDisk": {
+            "id": disk.resource_id,
+            "storageAccountType": disk.kept.get(SKU, disk.storage_account_type.value),
+        },
+        "deleteOption": "Delete" if machine.manner(disk.machine_lun).deleted_with_machine else "Detach",
+    }

@@ -1,0 +1,155 @@
+"""What a collection is to do, or did, and what a scrub found. In ARM's manner of names."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from imgstore.policy.gc_plan import unleased_since
+from imgstore.wire.json_text import Json
+
+if TYPE_CHECKING:
+    from imgstore.domain.resources import Slot
+    from imgstore.domain.storage.works import Work
+    from imgstore.operations.maintenance.gc import Collection, SlotReport
+    from imgstore.operations.maintenance.gc_survey import SlotSurvey
+    from imgstore.operations.maintenance.scrub import ScrubRequest, SlotScrub
+    from imgstore.operations.maintenance.unknown_objects import SlotUnknown, UnknownReport
+    from imgstore.policy.gc_plan import UnfinishedDelete
+
+
+def collection_json(collection: "Collection", *, dry_run: bool) -> Json:
+    """A collection, slot by slot. Sizes are stored bytes."""
+    return {
+        "graceHours": collection.grace.total_seconds() / 3600,
+        "dryRun": dry_run,
+        "slots": [_slot_json(report) for report in collection.slots],
+        "abandonedWorks": [
+            _work_json(work) | {"unleasedSince": unleased_since(work).isoformat()} for work in collection.abandoned
+        ],
+        "forgottenSegments": collection.forgotten_segments,
+        "forgottenPools": collection.forgotten_pools,
+        "settledNotes": collection.settled_notes,
+    }
+
+
+def _slot_json(report: "SlotReport") -> Json:
+    survey = report.survey
+    key = report.slot.key
+    return {
+        "pool": key.pool_uid,
+        "poolKind": _pool_kind(report),
+        "gallery": report.gallery,
+        "subscription": report.subscription,
+        "region": key.region,
+        "storageAccountType": key.storage_account_type.value,
+        "replica": key.ordinal,
+        **({} if survey is None else _survey_json(survey)),
+        "collected": _sum(report.collected),
+        "problem": report.problem,
+    }
+
+
+def _pool_kind(report: "SlotReport") -> str:
+    """Whose the pool is: a gallery's, one that is gone, or a subscription's own, for what came from no gallery."""
+    if report.subscription is not None:
+        return "Subscription"
+    return "DeletedGallery" if report.gallery is None else "Gallery"
+
+
+def _survey_json(survey: "SlotSurvey") -> dict[str, Json]:
+    plan = survey.plan
+    return {
+        "objects": len(survey.segments) + survey.others,
+        "storedBytes": sum(info.stored_bytes for info in survey.segments.values()) + survey.other_bytes,
+        "unreferenced": _sum(plan.unreferenced),
+        "inGrace": _sum(plan.in_grace),
+        "held": _sum(plan.held),
+        "unfinishedDelete": None if plan.unfinished is None else _unfinished_json(plan.unfinished),
+        "deletable": _sum({**_by_text(plan.deletable), **survey.stale}),
+        "oldestOpenWork": None if survey.oldest_work is None else _work_json(survey.oldest_work),
+        "unknownManifestCount": len(survey.strangers) or None,
+        "unknownManifests": list(survey.strangers),
+    }
+
+
+def _unfinished_json(unfinished: "UnfinishedDelete") -> Json:
+    return {
+        "objects": unfinished.segments,
+        "storedBytes": unfinished.stored_bytes,
+        "takeoverAt": unfinished.takeover_at.isoformat(),
+        "takeoverSeconds": round(unfinished.wait.total_seconds()),
+    }
+
+
+def _by_text(sizes: Mapping[bytes, int]) -> dict[str, int]:
+    return {name.hex(): size for name, size in sizes.items()}
+
+
+def _sum(sizes: Mapping[Any, int]) -> Json:
+    return {"objects": len(sizes), "storedBytes": sum(sizes.values())}
+
+
+def _work_json(work: "Work") -> dict[str, Json]:
+    return {"kind": work.kind.value, "owner": work.owner_uid, "openedAt": work.opened_at.isoformat()}
+
+
+def scrub_json(request: "ScrubRequest", slots: "Sequence[SlotScrub]") -> Json:
+    """What a scrub read, slot by slot."""
+    return {
+        "samplePercent": request.percent,
+        "seed": request.seed,
+        "dryRun": request.dry_run,
+        "slots": [_scrub_slot_json(each) for each in slots],
+    }
+
+
+def _scrub_slot_json(found: "SlotScrub") -> Json:
+    key = found.slot.key
+    return {
+        "pool": key.pool_uid,
+        "region": key.region,
+        "storageAccountType": key.storage_account_type.value,
+        "replica": key.ordinal,
+        "objects": found.objects,
+        "readBytes": found.read_bytes,
+        "damaged": len(found.damaged),
+        "repaired": len(found.repaired),
+        "repairedBytes": found.repaired_bytes,
+        "unrepairedCount": len(found.unrepaired),
+        "unrepaired": found.unrepaired,
+        "restoredReplicas": found.restored,
+        "unrestoredReplicaCount": len(found.unrestored),
+        "unrestoredReplicas": list(found.unrestored),
+        "problem": found.problem,
+    }
+
+
+def unknown_json(slots: "Sequence[SlotUnknown]", *, grace_days: float, dry_run: bool) -> Json:
+    """The unknown objects of all slots, each with what it names and when it can be removed."""
+    return {
+        "graceDays": grace_days,
+        "dryRun": dry_run,
+        "objects": [_unknown_object_json(each.slot, one) for each in slots for one in each.objects],
+        "problems": [{"slot": str(each.slot.key), "problem": each.problem} for each in slots if each.problem],
+    }
+
+
+def _unknown_object_json(slot: "Slot", one: "UnknownReport") -> Json:
+    return {
+        "pool": slot.key.pool_uid,
+        "slot": str(slot.key),
+        "key": one.object.key,
+        "storedBytes": one.object.stored_bytes,
+        "lastModified": one.last_modified.isoformat(),
+        "firstSeenAt": one.object.first_seen_at.isoformat(),
+        "seenSeconds": round(one.seen_for.total_seconds()),
+        "names": {
+            "segments": one.names.segments,
+            "storedBytes": one.names.stored_bytes,
+            "manifest": one.names.body_key,
+            "problem": one.names.problem,
+        },
+        "removableAt": one.removable_at.isoformat(),
+        "removable": one.is_removable,
+        "keptBecause": one.kept_because,
+        "removed": one.removed,
+    }

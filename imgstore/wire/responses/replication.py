@@ -1,0 +1,150 @@
+"""``properties.replicationStatus``: Azure's fields per region, and beside them what ours know more, per replica.
+
+Whatever process makes a replica writes its progress into the replica's row once a second, so the status is the same
+wherever it is asked for.
+
+====================================  =================================
+replicas of a region                  its state
+====================================  =================================
+none yet                              Unknown
+one is Pending or Replicating         Replicating
+all are Completed                     Completed
+else: one is Failed or Degraded       Failed, with `details`
+====================================  =================================
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+
+from imgstore.domain.names import region_key
+from imgstore.domain.resources import Replica, TargetRegion, ZoneGap
+from imgstore.domain.states import ReplicaState
+from imgstore.wire.json_text import Json, instant
+
+_IN_FLIGHT = (ReplicaState.PENDING, ReplicaState.REPLICATING)
+
+
+def replication_status_json(
+    targets: Sequence[TargetRegion],
+    replicas: Sequence[Replica],
+    display_names: Mapping[str, str],
+    gaps: Sequence[ZoneGap] = (),
+    *,
+    silent_slots: Collection[str] = (),
+) -> Json:
+    """The status of each target region, in the order of the request.
+
+    Args:
+        targets: the version's.
+        replicas: the version's.
+        display_names: of regions, by name.
+        gaps: what zones miss of replicas that lie in three. Such a replica is Completed: two zones have all of it.
+        silent_slots: uids of the slots whose store does not answer. The states tell of bytes, and stay as they are.
+    """
+    somewhere = any(one.state is ReplicaState.COMPLETED for one in replicas)
+    summary = [
+        _region_json(target, replicas, display_names, gaps, silent_slots, somewhere=somewhere) for target in targets
+    ]
+    return {"aggregatedState": _aggregated([region["state"] for region in summary]), "summary": summary}
+
+
+def _region_json(
+    target: TargetRegion,
+    replicas: Sequence[Replica],
+    display_names: Mapping[str, str],
+    gaps: Sequence[ZoneGap],
+    silent_slots: Collection[str],
+    *,
+    somewhere: bool,
+) -> Json:
+    key = region_key(target.name)
+    mine = sorted(
+        (one for one in replicas if one.slot.key.region == key and one.state is not ReplicaState.DELETING),
+        key=lambda one: one.slot.key.ordinal,
+    )
+    return {
+        "region": display_names.get(key, target.name),
+        "state": _region_state([one.state for one in mine]),
+        "details": "; ".join(
+            f"replica {one.slot.key.ordinal}: {text}"
+            for one in mine
+            if (text := _details(one, gaps, somewhere=somewhere, silent=one.slot.uid in silent_slots))
+        ),
+        "progress": min((_percent(one) for one in mine), default=0),
+        "bytesDone": sum(one.bytes_done for one in mine),
+        "bytesTotal": sum(one.bytes_total for one in mine),
+        "bytesPerSecond": sum(map(_bytes_per_second, mine)),
+        "etaSeconds": max((eta for one in mine if (eta := _eta_seconds(one)) is not None), default=None),
+        "replicas": [_replica_json(one, gaps, silent=one.slot.uid in silent_slots) for one in mine],
+    }
+
+
+def _replica_json(replica: Replica, gaps: Sequence[ZoneGap], *, silent: bool) -> Json:
+    missed = [
+        {"zone": gap.zone, "objects": gap.objects, "seenAt": instant(gap.seen_at)}
+        for gap in gaps
+        if gap.slot_uid == replica.slot.uid
+    ]
+    return {
+        "replica": replica.slot.key.ordinal,
+        "state": replica.state.value,
+        "storeAnswers": not silent,
+        "progress": _percent(replica),
+        "bytesDone": replica.bytes_done,
+        "bytesTotal": replica.bytes_total,
+        "bytesPerSecond": _bytes_per_second(replica),
+        "etaSeconds": _eta_seconds(replica),
+        **({"zoneGaps": missed} if missed else {}),
+    }
+
+
+def _details(replica: Replica, gaps: Sequence[ZoneGap], *, somewhere: bool, silent: bool) -> str:
+    """What went wrong, and when it is tried again; or what it waits for; and whether its store answers."""
+    told = [_state_details(replica, gaps, somewhere=somewhere)] + (["its store does not answer now"] if silent else [])
+    return ", ".join(text for text in told if text)
+
+
+def _state_details(replica: Replica, gaps: Sequence[ZoneGap], *, somewhere: bool) -> str:
+    if replica.error and replica.state is ReplicaState.FAILED and replica.retry_at is not None:
+        return f"{replica.error} (a worker tries again at {instant(replica.retry_at)})"
+    if replica.state is ReplicaState.PENDING and not somewhere:
+        return "waits for the source region"
+    missed = [f"zone {gap.zone} misses {gap.objects} objects" for gap in gaps if gap.slot_uid == replica.slot.uid]
+    if missed and not replica.error:
+        return f"{', '.join(missed)} of its slot: workers copy them there when it answers"
+    return replica.error or ""
+
+
+def _bytes_per_second(replica: Replica) -> int:
+    """The mean since its bytes began to move; 0 where none do."""
+    if replica.state is not ReplicaState.REPLICATING or replica.started_at is None or replica.progress_at is None:
+        return 0
+    seconds = (replica.progress_at - replica.started_at).total_seconds()
+    return round(replica.bytes_done / seconds) if seconds > 0 else 0
+
+
+def _eta_seconds(replica: Replica) -> int | None:
+    """When it will be done if it goes on at that speed; None where nothing moves."""
+    rate = _bytes_per_second(replica)
+    return math.ceil((replica.bytes_total - replica.bytes_done) / rate) if rate else None
+
+
+def _percent(replica: Replica) -> int:
+    """Whole percent, 100 only when it is Completed: all bytes sent is not yet all bytes confirmed."""
+    if replica.state is ReplicaState.COMPLETED:
+        return 100
+    return min(99, 100 * replica.bytes_done // replica.bytes_total) if replica.bytes_total else 0
+
+
+def _region_state(states: Sequence[ReplicaState]) -> str:
+    if not states:
+        return "Unknown"
+    if any(state in _IN_FLIGHT for state in states):
+        return "Replicating"
+    return "Completed" if all(state is ReplicaState.COMPLETED for state in states) else "Failed"
+
+
+def _aggregated(states: Sequence[str]) -> str:
+    if "Replicating" in states:
+        return "InProgress"
+    return next((state for state in ("Failed", "Unknown") if state in states), "Completed")

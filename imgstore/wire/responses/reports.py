@@ -1,0 +1,213 @@
+"""What imgstore tells beside Azure's resources: exports, inspections, verifications, regions. In ARM's manner of names."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from imgstore.wire.json_text import Json, instant
+
+if TYPE_CHECKING:  # a shape needs no reader of images and no store
+    from imgstore.catalog import ActivityRow
+    from imgstore.domain.storage.circuits import ZoneHealth
+    from imgstore.domain.storage.works import Worker
+    from imgstore.formats import Inspection
+    from imgstore.operations.demo.bench import Plan, Report
+    from imgstore.operations.demo.quickstart import Summary
+    from imgstore.operations.disks.export import Export
+    from imgstore.operations.disks.verify import Verification
+    from imgstore.operations.maintenance.worker import WorkerReport
+    from imgstore.regions import Region, ZoneReport
+    from imgstore.stores.interface import StoreProperties
+
+
+def export_json(export: "Export") -> Json:
+    """A disk that was written to a file."""
+    return {
+        "path": str(export.path),
+        "format": export.format.value,
+        "virtualBytes": export.virtual_bytes,
+        "fileBytes": export.file_bytes,
+        "diskDigest": export.disk_digest.hex(),
+        "source": export.source,
+        "replica": export.replica,
+    }
+
+
+def inspection_json(inspection: "Inspection") -> Json:
+    """What an image file is."""
+    generation = inspection.generation
+    return {
+        "location": inspection.location,
+        "format": inspection.format.value,
+        "virtualBytes": inspection.virtual_bytes,
+        "fileBytes": inspection.file_bytes,
+        "dataBytes": inspection.data_bytes,
+        "hyperVGeneration": None if generation is None else generation.value,
+        "azure": {"ready": inspection.azure_ready, "reasons": list(inspection.azure_reasons)},
+        "checks": [{"name": check.name, "passed": check.passed, "detail": check.detail} for check in inspection.checks],
+        "notes": list(inspection.notes),
+    }
+
+
+def verification_json(verification: "Verification") -> Json:
+    """Whether a file and a stored image are the same disk."""
+    return {
+        "matches": verification.matches,
+        "path": str(verification.path),
+        "image": verification.image,
+        "file": {
+            "virtualBytes": verification.file_virtual_bytes,
+            "diskDigest": verification.file_disk_digest.hex(),
+        },
+        "stored": {
+            "virtualBytes": verification.image_virtual_bytes,
+            "diskDigest": verification.image_disk_digest.hex(),
+        },
+        "firstDifference": verification.first_difference,
+    }
+
+
+def summary_json(summary: "Summary") -> Json:
+    """What came out of the quickstart."""
+    return {
+        "group": summary.group,
+        "virtualBytes": summary.virtual_bytes,
+        "firstDeliveredBytes": summary.first_delivered_bytes,
+        "secondDeliveredBytes": summary.second_delivered_bytes,
+        "wholeCopiesBytes": summary.whole_copies_bytes,
+        "replicasUsed": list(summary.replicas_used),
+        "identical": summary.identical,
+    }
+
+
+def bench_plan_json(plan: "Plan") -> Json:
+    """What a bench would do, and cost at most."""
+    return {
+        "group": plan.group,
+        "location": plan.source,
+        "targetRegions": list(plan.targets),
+        "virtualBytes": plan.virtual_bytes,
+        "dataBytes": plan.data_bytes,
+        "atMost": {
+            "deliveredBytes": plan.egress_bytes_max,
+            "egress": plan.egress_price_max,
+            "storedBytes": plan.stored_bytes_max,
+            "storagePerMonth": plan.storage_price_per_month_max,
+            "currency": plan.currency,
+        },
+    }
+
+
+def bench_json(report: "Report") -> Json:
+    """What a bench measured."""
+    return bench_plan_json(report.plan) | {
+        "uploadSeconds": round(report.upload_seconds, 3),
+        "regions": [
+            {
+                "region": each.region,
+                "replicateSeconds": None if each.replicate_seconds is None else round(each.replicate_seconds, 3),
+                "deliveredBytes": each.delivered_bytes,
+                "placementSeconds": round(each.placement_seconds, 4),
+                "firstReadSeconds": round(each.first_read_seconds, 4),
+                "diskSeconds": round(each.disk_seconds, 3),
+            }
+            for each in report.regions
+        ],
+        "removedObjects": report.removed_objects,
+    }
+
+
+def worker_json(worker: "Worker") -> Json:
+    """A worker that lives."""
+    host, _, pid, _ = [*worker.holder.split("/"), "", "", ""][:4]
+    return {
+        "id": worker.uid,
+        "host": host,
+        "pid": int(pid) if pid.isdecimal() else None,
+        "startedAt": instant(worker.started_at),
+        "seenAt": instant(worker.seen_at),
+        "replicas": worker.works,
+    }
+
+
+def activity_json(row: "ActivityRow") -> Json:
+    """An operation that was asked for, as Azure's activity log tells it."""
+    parts = row.scope.split("/")
+    above = dict(zip(parts[1::2], parts[2::2], strict=False))
+    return {
+        "eventTimestamp": instant(row.started_at),
+        "endTimestamp": instant(row.finished_at),
+        "caller": row.principal,
+        "operationName": {"value": row.action},
+        "status": {"value": row.outcome},
+        "description": (row.detail or "") + (f" (repeated {row.repeats} times)" if row.repeats else ""),
+        "resourceId": row.scope,
+        "resourceGroupName": above.get("resourceGroups"),
+        "subscriptionId": above.get("subscriptions"),
+    }
+
+
+def worker_report_json(report: "WorkerReport") -> Json:
+    """What a worker did, and what it left."""
+    return {
+        "completed": report.completed,
+        "failed": [{"replica": uid, "error": error} for uid, error in report.failed.items()],
+        "resting": report.resting,
+        "nextRetryAt": None if report.next_retry_at is None else instant(report.next_retry_at),
+        "versionsWithoutSource": report.without_source,
+    }
+
+
+def region_json(region: "Region") -> Json:
+    """A region of the installation."""
+    return {
+        "name": region.name,
+        "displayName": region.display_name,
+        "policy": region.policy.value,
+        "storageAccountTypes": [kind.value for kind in region.storage_account_types],
+        "bucket": region.bucket,
+        "zones": [{"name": zone.name, "endpoint": zone.endpoint, "bucket": zone.bucket} for zone in region.zones],
+    }
+
+
+def zone_json(report: "ZoneReport", circuits: "Sequence[ZoneHealth]" = (), now: datetime | None = None) -> Json:
+    """The state of one zone of a region.
+
+    Args:
+        report: what was found now.
+        circuits: what each observer saw last.
+        now: the time that their ages count from.
+    """
+    return {
+        "region": report.region,
+        "zone": report.zone,
+        "store": report.store,
+        "ready": report.problem is None,
+        "reachable": report.reachable,
+        "bucketExists": report.bucket_exists,
+        "marked": report.marked,
+        "answerSeconds": None if report.answer_seconds is None else round(report.answer_seconds, 4),
+        "properties": None if report.properties is None else _properties_json(report.properties),
+        "problem": report.problem,
+        "circuit": max(circuits, key=lambda each: each.avoided).state.value if circuits else "closed",
+        "circuits": [] if now is None else [_circuit_json(each, now) for each in circuits],
+    }
+
+
+def _circuit_json(health: "ZoneHealth", now: datetime) -> Json:
+    return {
+        "observer": health.observer,
+        "state": health.state.value,
+        "since": instant(now - timedelta(seconds=health.since_seconds)),
+        "failures": health.failures,
+        "nextProbe": instant(now + timedelta(seconds=health.probe_seconds)) if health.avoided else None,
+        "lastError": health.error,
+    }
+
+
+def _properties_json(properties: "StoreProperties") -> Json:
+    return {
+        "verifiesChecksum": properties.verifies_checksum,
+        "serverSideCopy": properties.server_side_copy,
+        "atomicCreate": properties.atomic_create,
+    }

@@ -1,0 +1,365 @@
+"""Resources in ARM's shapes, keys in the order in which Azure sends them: name, id, type, location, tags, properties.
+
+After recorded traffic and the specification's examples of 2023-07-03. What we add to Azure's fields, clients skip:
+``diskDigest``, ``sizeInBytes``, and on a managed disk ``replica``, the ordinal of the replica that it was given.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from imgstore.domain.disks.disk_details import SKU
+from imgstore.domain.disks.source_urls import without_secrets
+from imgstore.domain.disks.version_disks import VersionDisk, lun_of
+from imgstore.domain.machines import MACHINE
+from imgstore.domain.names import ComputeId, definition_id, gallery_id, group_id, region_key, shared_field
+from imgstore.domain.resources import (
+    SOFT_DELETE_RETENTION_DAYS,
+    DiskKind,
+    Feature,
+    Gallery,
+    Group,
+    ImageDefinition,
+    ImageVersion,
+    ManagedDisk,
+    PurchasePlan,
+    Recommended,
+    StorageAccountType,
+)
+from imgstore.domain.storage.sizes import GIB
+from imgstore.wire.json_text import Json, instant
+from imgstore.wire.requests.body_fields import place_field
+from imgstore.wire.responses.replication import replication_status_json
+from imgstore.wire.sharing import sharing_profile_json
+
+if TYPE_CHECKING:  # the door stays light: what an operation needs is loaded with the operation
+    from imgstore.operations.gallery.versions import VersionView
+    from imgstore.operations.machines.images import ManagedImage
+
+_COMPUTE: Final = "Microsoft.Compute"
+
+
+def subscription_json(subscription: str, *, default: str) -> Json:
+    """A subscription, as `az account list` shows it. It has no name but its id."""
+    return {"id": subscription, "name": subscription, "state": "Enabled", "isDefault": subscription == default}
+
+
+def group_json(group: Group) -> Json:
+    """A resource group (Microsoft.Resources 2024-11-01)."""
+    return _resource(
+        name=group.name,
+        resource_id=group_id(group.subscription, group.name),
+        kind="Microsoft.Resources/resourceGroups",
+        location=group.location,
+        tags=group.tags,
+        properties={"provisioningState": "Succeeded"},
+    )
+
+
+def gallery_json(gallery: Gallery, *, groups: bool = False) -> Json:
+    """A gallery; with `groups`, whom it is shared with, which Azure tells where it was asked for."""
+    return _resource(
+        name=gallery.name,
+        resource_id=gallery_id(gallery.subscription, gallery.group, gallery.name),
+        kind=f"{_COMPUTE}/galleries",
+        location=gallery.location,
+        tags=gallery.tags,
+        properties=_known(description=gallery.description)
+        | {"identifier": {"uniqueName": f"{gallery.subscription}-{gallery.name.upper()}"}}
+        | _soft_delete_policy(gallery)
+        | sharing_profile_json(gallery.sharing, groups=groups)
+        | {"provisioningState": "Succeeded"},
+    )
+
+
+def _soft_delete_policy(gallery: Gallery) -> dict[str, Json]:
+    """As Azure, nothing of it where nobody ever asked for one."""
+    days = gallery.soft_delete_retention_days
+    if not gallery.soft_delete_enabled and days == SOFT_DELETE_RETENTION_DAYS:
+        return {}
+    policy = {"isSoftDeleteEnabled": gallery.soft_delete_enabled, "retentionPeriodInDays": days}
+    return {"softDeletePolicy": policy}
+
+
+def definition_json(definition: ImageDefinition, gallery: Gallery) -> Json:
+    """An image definition of `gallery`."""
+    return _resource(
+        name=definition.name,
+        resource_id=definition_id(gallery.subscription, gallery.group, gallery.name, definition.name),
+        kind=f"{_COMPUTE}/galleries/images",
+        location=definition.location,
+        tags=definition.tags,
+        properties=_known(
+            description=definition.description,
+            eula=definition.eula,
+            privacyStatementUri=definition.privacy_statement_uri,
+            releaseNoteUri=definition.release_note_uri,
+        )
+        | {
+            "osType": definition.os_type.value,
+            "osState": definition.os_state.value,
+            "hyperVGeneration": definition.hyper_v_generation.value,
+            "architecture": definition.architecture.value,
+            "identifier": {"publisher": definition.publisher, "offer": definition.offer, "sku": definition.sku},
+        }
+        | _known(
+            endOfLifeDate=None if definition.end_of_life_at is None else instant(definition.end_of_life_at),
+            recommended=_recommended(definition),
+            disallowed=_some(diskTypes=[kind.value for kind in definition.disallowed_disk_types]),
+            purchasePlan=_purchase_plan(definition.purchase_plan),
+            **(_some(features=[_feature(each) for each in definition.features]) or {}),
+            allowUpdateImage=definition.allow_update_image or None,
+        )
+        | {"provisioningState": "Succeeded"},
+    )
+
+
+def _recommended(definition: ImageDefinition) -> Json:
+    return _some(vCPUs=_range(definition.recommended_vcpus), memory=_range(definition.recommended_memory_gib))
+
+
+def _range(asked: Recommended) -> Json:
+    return _some(min=asked.min, max=asked.max)
+
+
+def _purchase_plan(plan: PurchasePlan | None) -> Json:
+    return None if plan is None else _some(name=plan.name, publisher=plan.publisher, product=plan.product)
+
+
+def _feature(feature: Feature) -> Json:
+    return _known(name=feature.name, value=feature.value, startsAtVersion=feature.starts_at_version)
+
+
+def _some(**values: Json) -> Json:
+    """What is known and not empty; None where nothing is: Azure drops an empty object."""
+    return {key: value for key, value in values.items() if value not in (None, [], {})} or None
+
+
+def version_json(view: "VersionView", display_names: Mapping[str, str], *, replication_status: bool = False) -> Json:
+    """An image version.
+
+    Args:
+        view: the version, its replicas and what is above it.
+        display_names: of each region's key, the name that Azure shows ("West US 2").
+        replication_status: whether it was asked for with ``$expand=ReplicationStatus``.
+    """
+    version, line = view.version, view.line
+    status = (
+        replication_status_json(
+            version.target_regions, view.replicas, display_names, view.gaps, silent_slots=view.silent_slots
+        )
+        if replication_status
+        else None
+    )
+    return _resource(
+        name=str(version.name),
+        resource_id=line.version_id(version.name),
+        kind=f"{_COMPUTE}/galleries/images/versions",
+        location=version.location,
+        tags=version.tags,
+        properties={
+            "publishingProfile": _publishing_profile(version, display_names),
+            "storageProfile": _storage_profile(version),
+            "safetyProfile": _safety_profile(version),
+            **_known(replicationStatus=status),
+            "provisioningState": version.provisioning_state.value,
+        },
+    )
+
+
+def soft_deleted_json(view: "VersionView") -> Json:
+    """A softly deleted version (GallerySoftDeletedResource of 2026-03-03)."""
+    version, line, gallery = view.version, view.line, view.line.gallery
+    deleted_at, gone_at = version.soft_deleted_at, version.hard_deletion_at
+    return _resource(
+        name=str(version.name),
+        resource_id=f"{gallery_id(gallery.subscription, gallery.group, gallery.name)}/softDeletedArtifactTypes/Images/artifacts/{line.definition.name}/versions/"
+        f"{version.name}",
+        kind=f"{_COMPUTE}/galleries/softDeletedArtifactTypes/artifacts/versions",
+        location=version.location,
+        tags=version.tags,
+        properties=_known(
+            resourceArmId=line.version_id(version.name),
+            softDeletedArtifactType="Images",
+            softDeletedTime=None if deleted_at is None else instant(deleted_at),
+            hardDeletionTargetTime=None if gone_at is None else instant(gone_at),
+        ),
+    )
+
+
+def disk_json(disk: ManagedDisk) -> Json:
+    """A managed disk or a snapshot (Microsoft.Compute/disks, snapshots), with the ordinal of its replica at the top."""
+    said = disk.declared
+    body = _resource(
+        name=disk.name,
+        resource_id=disk.resource_id,
+        kind=f"{_COMPUTE}/{disk.kind}",
+        location=disk.location,
+        tags=disk.tags,
+        properties=_known(osType=said.os_type, hyperVGeneration=said.hyper_v_generation, osState=said.os_state)
+        | {
+            "creationData": _creation_data(disk),
+            "diskSizeGB": _gib(disk.virtual_bytes),
+            "diskSizeBytes": disk.virtual_bytes,
+            **_known(diskDigest=disk.disk_digest.hex() or None),
+            "timeCreated": instant(disk.created_at),
+            "uniqueId": disk.uid,
+            "diskState": disk.disk_state.value,
+            **_known(incremental=False if disk.kind is DiskKind.SNAPSHOT else None),
+            "encryption": {"type": "EncryptionAtRestWithPlatformKey"},
+            "networkAccessPolicy": "AllowAll",
+            "publicNetworkAccess": "Enabled",
+            # Azure's words: a disk that waits for its upload is made.
+            "provisioningState": "Succeeded" if disk.awaits_upload else disk.provisioning_state.value,
+        },
+    )
+    properties = body.pop("properties")
+    shown = (
+        body
+        | _known(managedBy=disk.managed_by)
+        | {"sku": {"name": disk.storage_account_type.value}, "replica": disk.replica, "properties": properties}
+    )
+    for path, value in disk.kept.items():
+        place_field(shown, path, value)
+    return shown
+
+
+def _creation_data(disk: ManagedDisk) -> Json:
+    if disk.upload_bytes is not None:
+        return {"createOption": "Upload", "uploadSizeBytes": disk.upload_bytes}
+    if disk.source is not None:
+        return {"createOption": "Import", "sourceUri": without_secrets(disk.source.location)}
+    found = ComputeId.parse(disk.source_reference)
+    if found is not None and found.kind == DiskKind.IMAGE:
+        return {"createOption": "FromImage", "imageReference": {"id": disk.source_reference}}
+    if found is not None:
+        return {"createOption": "Copy", "sourceResourceId": disk.source_reference}
+    image = {shared_field(disk.source_reference) or "id": disk.source_reference} | _known(lun=disk.source_lun)
+    return {"createOption": "FromImage", "galleryImageReference": image}
+
+
+def image_json(image: "ManagedImage") -> Json:
+    """A managed image (Microsoft.Compute/images of 2024-07-01)."""
+    first = image.os
+    return _resource(
+        name=first.name,
+        resource_id=first.resource_id,
+        kind=f"{_COMPUTE}/images",
+        location=first.location,
+        tags=first.tags,
+        properties={
+            "storageProfile": {
+                "osDisk": _known(osType=first.declared.os_type, osState=first.declared.os_state) | _image_disk(first),
+                "dataDisks": [{"lun": lun_of(each.part)} | _image_disk(each) for each in image.data],
+                "zoneResilient": first.storage_account_type is StorageAccountType.STANDARD_ZRS,
+            },
+            **_known(hyperVGeneration=first.declared.hyper_v_generation),
+            "provisioningState": image.provisioning_state.value,
+        },
+    )
+
+
+def _image_disk(disk: ManagedDisk) -> dict[str, Json]:
+    """One of its disks; a copy names what it is a copy of, by Azure's word for that."""
+    found = ComputeId.parse(disk.source_reference) if disk.source is None else None
+    source: dict[str, Json] = {"blobUri": without_secrets(disk.source_reference)}
+    if found is not None:
+        key = "snapshot" if found.kind == DiskKind.SNAPSHOT else "managedDisk"
+        source = {key: {"id": disk.source_reference}}
+    return source | {
+        "diskSizeGB": _gib(disk.virtual_bytes),
+        "diskSizeBytes": disk.virtual_bytes,
+        **_known(diskDigest=disk.disk_digest.hex() or None),
+        "storageAccountType": disk.kept.get(SKU, disk.storage_account_type.value),
+        **_known(caching=disk.kept.get("caching")),
+    }
+
+
+def _publishing_profile(version: ImageVersion, display_names: Mapping[str, str]) -> Json:
+    return {
+        "targetRegions": [
+            {
+                "name": display_names.get(region_key(target.name), target.name),
+                "regionalReplicaCount": target.regional_replica_count,
+                "storageAccountType": target.storage_account_type.value,
+                "excludeFromLatest": target.exclude_from_latest,
+            }
+            for target in version.target_regions
+        ],
+        "replicaCount": version.replica_count,
+        "excludeFromLatest": version.exclude_from_latest,
+        "publishedDate": instant(version.published_at),
+        **_known(endOfLifeDate=None if version.end_of_life_at is None else instant(version.end_of_life_at)),
+        "storageAccountType": _common_type(version).value,
+        "replicationMode": version.replication_mode.value,
+    }
+
+
+def _safety_profile(version: ImageVersion) -> Json:
+    """What was never said of replicated locations lets them go, and is told so."""
+    return {
+        "reportedForPolicyViolation": False,
+        "allowDeletionOfReplicatedLocations": version.allow_deletion_of_replicated_locations is not False,
+        **_known(blockDeletionBeforeEndOfLife=version.block_deletion_before_end_of_life or None),
+    }
+
+
+def _common_type(version: ImageVersion) -> StorageAccountType:
+    """The profile's own type: that of all regions if they agree, else Azure's default."""
+    kinds = {target.storage_account_type for target in version.target_regions}
+    return kinds.pop() if len(kinds) == 1 else StorageAccountType.STANDARD_LRS
+
+
+def _storage_profile(version: ImageVersion) -> Json:
+    """As Azure, no list where there are no data disks; an image or version that is the source of all is named once."""
+    location = version.os_disk.source.location
+    found = ComputeId.parse(location)
+    key = "virtualMachineId" if found is not None and found.kind == MACHINE.lower() else "id"
+    if shared_field(location) == "communityGalleryImageId":
+        key = "communityGalleryImageId"
+    whole = {"source": {key: location}} if _is_resource(location) and not _disk_source(location) else {}
+    data_disks = [{"lun": disk.lun} | _disk_image(disk) for disk in version.data_disks]
+    return whole | {"osDiskImage": _disk_image(version.os_disk)} | _known(dataDiskImages=data_disks or None)
+
+
+def _disk_image(disk: VersionDisk) -> dict[str, Json]:
+    size, digest = disk.virtual_bytes, disk.disk_digest
+    return _known(
+        sizeInGB=None if size is None else _gib(size),
+        sizeInBytes=size,
+        diskDigest=None if digest is None else digest.hex(),
+    ) | {"hostCaching": disk.host_caching.value, "source": _disk_source(disk.source.location)}
+
+
+def _disk_source(location: str) -> Json:
+    """Of the disk itself: a file, a disk or a snapshot. Where an image, version or machine is the source, it has none."""
+    if not _is_resource(location):
+        return {"uri": without_secrets(location)}
+    found = ComputeId.parse(location)
+    return {"id": location} if found is not None and found.kind in (DiskKind.DISK, DiskKind.SNAPSHOT) else {}
+
+
+def _is_resource(location: str) -> bool:
+    is_id = location.startswith("/subscriptions/") and f"/providers/{_COMPUTE}/" in location
+    return is_id or shared_field(location) is not None
+
+
+def _gib(size_bytes: int) -> int:
+    """Azure's GB are GiB, and a part of one counts as one."""
+    return -(-size_bytes // GIB)
+
+
+def _known(**values: Json) -> dict[str, Json]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _resource(
+    *, name: str, resource_id: str, kind: str, location: str, tags: Mapping[str, str], properties: Json
+) -> dict[str, Json]:
+    return {
+        "name": name,
+        "id": resource_id,
+        "type": kind,
+        "location": location,
+        "tags": dict(tags),
+        "properties": properties,
+    }

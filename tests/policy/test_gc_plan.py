@@ -1,0 +1,148 @@
+"""What may go, and when: by a model that is told in one sentence each."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgstore.domain.storage.garbage import Condemned, Sentence
+from imgstore.domain.storage.works import Work, WorkKind
+from imgstore.policy.gc_plan import Clock, UnfinishedDelete, is_ripe, plan_slot, unfinished_delete, writers
+from imgstore.stores.interface import ObjectInfo
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+def at(hours: float) -> datetime:
+    return NOON + hours * HOUR
+
+
+def sequence(hours: float) -> int:
+    """The catalog's sequence at that time, as long as no clock steps back."""
+    return round((hours + 1_000) * 1_000)
+
+
+def clock(*, now: float = 0, grace: float = 24, opened: float | None = None) -> Clock:
+    open_writers = [] if opened is None else [sequence(opened)]
+    return Clock(now=at(now), grace=grace * HOUR, delete_bound=timedelta(seconds=60), writers=open_writers)
+
+
+def condemned(since: float, lease_until: float | None = None, name: bytes = b"x") -> Condemned:
+    deleting = lease_until is not None
+    return Condemned(
+        slot_uid="s",
+        name=name,
+        stored_bytes=1,
+        sentence=Sentence.DELETING if deleting else Sentence.CONDEMNED,
+        since=at(since),
+        since_sequence=sequence(since),
+        token="t" if deleting else None,
+        lease_expires_at=at(lease_until) if lease_until is not None else None,
+    )
+
+
+def work(kind: WorkKind, opened: float) -> Work:
+    return Work(
+        uid="w", kind=kind, slot_uid="s", owner_uid="o", plan={}, opened_at=at(opened), opened_sequence=sequence(opened)
+    )
+
+
+@pytest.mark.parametrize(
+    ("since", "lease_until", "writing", "ripe"),
+    [
+        (-23.9, None, None, False),
+        (-24, None, None, True),
+        (-30, None, -29, True),  # the work found the condemnation, and has claimed what it wants
+        (-30, None, -30, False),
+        (-30, None, -31, False),  # the work may have listed it before
+        (-30, 0.1, None, False),
+        (-30, -0.001, None, False),  # its last request may still run
+        (-30, -0.1, None, True),
+        (-30, -0.1, -31, True),  # a delete was sent: nothing can save it any more
+    ],
+)
+def test_when_it_is_ripe(*, since: float, lease_until: float | None, writing: float | None, ripe: bool) -> None:
+    assert is_ripe(condemned(since, lease_until), clock(opened=writing)) is ripe
+
+
+def test_only_works_that_write_segments_count() -> None:
+    every = [work(kind, hours) for hours, kind in enumerate(WorkKind)]
+    writing = [each for each in every if each.kind in (WorkKind.INGEST, WorkKind.COPY)]
+    assert writers(every) == [each.opened_sequence for each in writing]
+    assert writers([work(WorkKind.EXPORT, 0), work(WorkKind.DISK, 0)]) == []
+
+
+def test_the_sequence_decides_and_not_the_clock() -> None:
+    """The clock stepped back after the work was opened: the mark looks a day older than the work, and is younger."""
+    marked = replace(condemned(-30), since_sequence=8)
+    assert not is_ripe(marked, replace(clock(), writers=[7]))
+    assert is_ripe(marked, replace(clock(), writers=[9]))
+
+
+@pytest.mark.parametrize(
+    ("mark", "opened", "ripe"), [(None, None, False), (5, None, False), (None, 5, True), (5, 6, True), (6, 5, False)]
+)
+def test_marks_and_works_without_a_number(*, mark: int | None, opened: int | None, ripe: bool) -> None:
+    """A work of an older imgstore may have listed anything; each numbered work saw every mark without a number."""
+    marked = replace(condemned(-30), since_sequence=mark)
+    assert is_ripe(marked, replace(clock(), writers=[opened])) is ripe
+
+
+NAMES = st.binary(min_size=1, max_size=1)
+
+
+@given(
+    listed=st.dictionaries(NAMES, st.integers(-40, 0)),
+    named=st.frozensets(NAMES),
+    sentences=st.dictionaries(NAMES, st.tuples(st.integers(-40, 0), st.none() | st.integers(-5, 5))),
+    mark=st.none() | st.integers(-40, 0),
+    opened=st.none() | st.integers(-40, 0),
+    grace=st.sampled_from([0, 24]),
+)
+def test_nothing_that_is_named_or_new_to_an_open_work_goes(
+    listed: dict[bytes, int],
+    named: frozenset[bytes],
+    sentences: dict[bytes, tuple[int, int | None]],
+    mark: int | None,
+    opened: int | None,
+    grace: int,
+) -> None:
+    infos = {
+        name: ObjectInfo(key=name.hex(), stored_bytes=5, last_modified=at(hours), checksum=None)
+        for name, hours in listed.items()
+    }
+    rows = {name: condemned(since, lease, name) for name, (since, lease) in sentences.items()}
+    now = clock(grace=grace, opened=opened)
+    plan = plan_slot(infos, named, rows, mark_at=None if mark is None else at(mark), clock=now)
+    assert plan.unreferenced.keys() == listed.keys() - named
+    piles = [plan.deletable.keys(), plan.in_grace.keys(), plan.held.keys()]
+    assert sum(map(len, piles)) == len(plan.unreferenced) == len(set().union(*piles))
+    for name in plan.to_condemn:
+        assert name not in rows
+        assert mark is None or listed[name] < mark
+    for name in plan.deletable:
+        if name in rows:
+            assert is_ripe(rows[name], now)
+        else:
+            assert (grace, opened) == (0, None)
+            assert name in plan.to_condemn
+    assert all(name in named or name not in listed for name in plan.to_lift)
+    assert not any(rows[name].sentence is Sentence.DELETING for name in plan.to_lift)
+
+
+def test_what_another_collector_deletes_is_told_with_the_time_of_its_takeover() -> None:
+    dead, living = condemned(-30, -0.01, b"a"), condemned(-30, 1, b"b")
+    over, marked = condemned(-30, -1, b"c"), condemned(-30, None, b"d")
+    assert unfinished_delete([over, marked], clock()) is None
+    bound = timedelta(seconds=60)
+    assert unfinished_delete([dead, over, marked], clock()) == UnfinishedDelete(
+        segments=1, stored_bytes=1, takeover_at=at(-0.01) + bound, wait=at(-0.01) + bound - NOON
+    )
+    assert unfinished_delete([dead, living, over], clock()) == UnfinishedDelete(
+        segments=2, stored_bytes=2, takeover_at=at(1) + bound, wait=HOUR + bound
+    )
+    listed = plan_slot({}, (), {each.name: each for each in (living, over)}, mark_at=None, clock=clock())
+    assert listed.unfinished == unfinished_delete([living], clock()), "also of what the store lists no more"
