@@ -37,12 +37,11 @@ from imgstore.domain.resources import (
 )
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage import object_keys
+from imgstore.domain.views import DefinitionPath, VersionView
 from imgstore.operations.disks.disks import offered
 from imgstore.operations.gallery import definitions, galleries
 from imgstore.operations.gallery import versions as gallery_versions
-from imgstore.operations.gallery.versions import VersionView
 from imgstore.operations.installation import Installation
-from imgstore.operations.lookup import Lineage
 from imgstore.operations.maintenance.worker import run_worker
 from imgstore.policy.copy_plan import ready_steps
 from imgstore.testing.engines import start_postgresql
@@ -129,7 +128,7 @@ def _slot(installation: Installation, facts: Facts, pool_uid: str, ordinal: int)
     return facts.slots.get_or_add(key, zone=zone, bucket=bucket)
 
 
-def _add(installation: Installation, facts: Facts, line: Lineage, slots: list[Slot], number: int) -> None:
+def _add(installation: Installation, facts: Facts, line: DefinitionPath, slots: list[Slot], number: int) -> None:
     target = TargetRegion(
         name=REGION, regional_replica_count=REPLICAS, storage_account_type=StorageAccountType.STANDARD_LRS
     )

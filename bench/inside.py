@@ -19,10 +19,10 @@ from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.identity.access import administrator
 from imgstore.domain.names import ImageReference, VersionName
 from imgstore.domain.progress import ProgressEvent, Stage
+from imgstore.domain.requests import VersionRequest
 from imgstore.operations.disks import export as disks_export
 from imgstore.operations.installation import Installation
 from imgstore.operations.versions import create as versions_create
-from imgstore.operations.versions.request import VersionRequest
 from imgstore.wire.requests.arguments import parse_target_regions
 
 

@@ -1,27 +1,13 @@
 """Finding resources by the names that a person gives, with an error that says which of them is missing."""
 
-from dataclasses import dataclass
-
 from imgstore.catalog import Facts
 from imgstore.domain import names
 from imgstore.domain.errors import NotFound, ParentNotFound
 from imgstore.domain.machines import MACHINE, Machine
 from imgstore.domain.names import ImageReference, SharedReference, VersionName
-from imgstore.domain.resources import DiskKind, Gallery, Group, ImageDefinition, ImageVersion, ManagedDisk
+from imgstore.domain.resources import DiskKind, Gallery, Group, ImageVersion, ManagedDisk
 from imgstore.domain.states import ProvisioningState
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lineage:
-    """A definition and the gallery that it is in."""
-
-    gallery: Gallery
-    definition: ImageDefinition
-
-    def version_id(self, version: VersionName) -> str:
-        """The resource id of one of its versions."""
-        gallery = self.gallery
-        return names.version_id(gallery.subscription, gallery.group, gallery.name, self.definition.name, version)
+from imgstore.domain.views import DefinitionPath
 
 
 def group(facts: Facts, subscription: str, name: str) -> Group:
@@ -48,15 +34,15 @@ def parent_gallery(facts: Facts, subscription: str, group_name: str, name: str) 
     return found
 
 
-def lineage(facts: Facts, subscription: str, group_name: str, gallery_name: str, name: str) -> Lineage:
+def lineage(facts: Facts, subscription: str, group_name: str, gallery_name: str, name: str) -> DefinitionPath:
     """The definition of that name, with its gallery."""
     found = facts.lineages.find(subscription, group_name, gallery_name, name)
     if found is None:
         raise _no_definition(facts, subscription, group_name, gallery_name, name)
-    return Lineage(gallery=found[0], definition=found[1])
+    return DefinitionPath(gallery=found[0], definition=found[1])
 
 
-def named_lineage(facts: Facts, subscription: str, reference: ImageReference) -> Lineage:
+def named_lineage(facts: Facts, subscription: str, reference: ImageReference) -> DefinitionPath:
     """The definition that a reference names, seen from a subscription.
 
     Raises:
@@ -68,7 +54,7 @@ def named_lineage(facts: Facts, subscription: str, reference: ImageReference) ->
     found = facts.lineages.find(*above)
     if found is None:
         raise no_shared_image(reference.shared)
-    return Lineage(gallery=found[0], definition=found[1])
+    return DefinitionPath(gallery=found[0], definition=found[1])
 
 
 def no_shared_image(reference: SharedReference) -> NotFound:
@@ -85,16 +71,16 @@ def no_shared_image(reference: SharedReference) -> NotFound:
 
 def lineage_and_version(
     facts: Facts, subscription: str, group_name: str, gallery_name: str, name: str, number: VersionName
-) -> tuple[Lineage, ImageVersion]:
+) -> tuple[DefinitionPath, ImageVersion]:
     """`lineage`, and of it `version`, in one look."""
     found = facts.lineages.find_version(subscription, group_name, gallery_name, name, number)
     if found is None:
         raise _no_definition(facts, subscription, group_name, gallery_name, name)
-    line = Lineage(gallery=found[0], definition=found[1])
+    line = DefinitionPath(gallery=found[0], definition=found[1])
     return line, _visible(line, found[2], number)
 
 
-def parent_lineage(facts: Facts, subscription: str, group_name: str, gallery_name: str, name: str) -> Lineage:
+def parent_lineage(facts: Facts, subscription: str, group_name: str, gallery_name: str, name: str) -> DefinitionPath:
     """The definition that a version is to be made in, with its gallery."""
     above = parent_gallery(facts, subscription, group_name, gallery_name)
     if facts.definitions.get(above.uid, name) is None:
@@ -103,18 +89,18 @@ def parent_lineage(facts: Facts, subscription: str, group_name: str, gallery_nam
     return lineage(facts, subscription, group_name, gallery_name, name)
 
 
-def lineage_of(facts: Facts, version: ImageVersion) -> Lineage:
+def lineage_of(facts: Facts, version: ImageVersion) -> DefinitionPath:
     """What a version is in."""
     definition = facts.definitions.by_uid(version.definition_uid)
-    return Lineage(gallery=facts.galleries.by_uid(definition.gallery_uid), definition=definition)
+    return DefinitionPath(gallery=facts.galleries.by_uid(definition.gallery_uid), definition=definition)
 
 
-def version(facts: Facts, line: Lineage, name: VersionName) -> ImageVersion:
+def version(facts: Facts, line: DefinitionPath, name: VersionName) -> ImageVersion:
     """The version of that name. One that was deleted, softly or not, is not found."""
     return _visible(line, facts.versions.get(line.definition.uid, name), name)
 
 
-def _visible(line: Lineage, found: ImageVersion | None, name: VersionName) -> ImageVersion:
+def _visible(line: DefinitionPath, found: ImageVersion | None, name: VersionName) -> ImageVersion:
     if found is None or not found.is_visible:
         where = f"-g {line.gallery.group} -r {line.gallery.name} -i {line.definition.name}"
         raise _missing("image version", line.version_id(name), f"imgstore sig image-version list {where}")

@@ -12,19 +12,10 @@ from imgstore.domain.machines import Machine
 from imgstore.domain.network_records import INERT_TYPES, INTERFACES, InertContent, InertId, InertResource, inert_id
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import Group
+from imgstore.domain.views import InertView
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import permit, permit_list, recorded
 from imgstore.operations.installation import Installation
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InertView:
-    """One as it is seen."""
-
-    resource: InertResource
-    machine_id: str | None
-    """Of the machine that names it, if one does."""
-
 
 Change = Callable[[InertView | None], InertContent]
 """What one becomes, of what it is now; None is one that is not there."""

@@ -5,10 +5,11 @@ the database's, for the grace. The order of works and marks for deletion is that
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
+from imgstore.domain.resources import Slot
 from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.garbage import Condemned, Sentence
 from imgstore.domain.storage.works import Work, WorkKind
@@ -195,3 +196,59 @@ def plan_slot(
         ),
         unfinished=unfinished_delete(condemned.values(), clock),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotSurvey:
+    """One slot, as collection sees it."""
+
+    slot: Slot
+    segments: Mapping[Digest, ObjectInfo]
+    """As listed."""
+    others: int
+    """How many other objects were listed."""
+    other_bytes: int
+    plan: SlotPlan
+    strangers: tuple[str, ...]
+    """Manifests below the slot that the catalog has no row for: live, whoever's they are."""
+    stranger_bytes: Mapping[str, int]
+    """Stored bytes of these, by key."""
+    protected: frozenset[Digest]
+    """Segments that only these name."""
+    stale: Mapping[str, int]
+    """Stored bytes, by key below the slot, of the fingerprints and marks of closed works that nothing needs."""
+    oldest_work: Work | None
+    """The open work that was opened first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotReport:
+    """One slot: what is to go, and what went."""
+
+    slot: Slot
+    gallery: str | None
+    """None where the pool has outlived its gallery, or is a subscription's own."""
+    subscription: str | None = None
+    """Whose own the pool is; None of a gallery's."""
+    survey: SlotSurvey | None = None
+    """None where the slot could not be looked at."""
+    collected: Mapping[str, int] = field(default_factory=dict)
+    """Stored bytes of what went, by key below the slot."""
+    problem: str | None = None
+    """Why the slot, or the rest of it, was left alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GcReport:
+    """What a collection is to do, or did."""
+
+    grace: timedelta
+    slots: Sequence[SlotReport]
+    abandoned: Sequence[Work] = ()
+    """Open works that nobody went on with for long."""
+    forgotten_segments: int = 0
+    """Rows of segments that lie nowhere and that nothing names."""
+    forgotten_pools: int = 0
+    """Of galleries that were deleted, with nothing left of them."""
+    settled_notes: int = 0
+    """Notes of zones about objects that no zone has."""

@@ -1,29 +1,8 @@
 """What a machine may be made with: an OS profile where its image is generalized, none where it is specialized. Pure."""
 
-from dataclasses import dataclass
-from typing import Final
-
 from imgstore.domain.errors import InvalidInput
+from imgstore.domain.requests import OsProfile
 from imgstore.domain.resources import OsState
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OsProfile:
-    """What a generalized image is given when a machine is made of it."""
-
-    admin_username: str | None = None
-    computer_name: str | None = None
-    more: bool = False
-    """Something else of it was said."""
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing of it was said."""
-        return self.admin_username is None and self.computer_name is None and not self.more
-
-
-NO_PROFILE: Final = OsProfile()
-"""Nothing said."""
 
 
 def checked_profile(state: OsState, profile: OsProfile, *, specialized: bool, source: str, name: str) -> OsProfile:

@@ -9,8 +9,8 @@ from imgstore.domain.disks.sources import DiskFormat, DiskWriter, Extent, Trimmi
 from imgstore.domain.errors import InvalidInput, ObjectCorrupt
 from imgstore.domain.storage.digests import Digest, digest_of, disk_digest
 from imgstore.domain.storage.sizes import PIECE_BYTES, SECTOR_BYTES
+from imgstore.domain.views import Export
 from imgstore.formats import create_writer
-from imgstore.operations.disks.export import Export
 from imgstore.remote.arm_client import Server
 from imgstore.remote.local_disk import WORKERS, pieces_of, told
 from imgstore.remote.upload import grant, page_list

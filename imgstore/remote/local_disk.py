@@ -19,7 +19,7 @@ from imgstore.domain.progress import ProgressEvent, Stage, Subscriber
 from imgstore.domain.storage.digests import Digest, digest_of, disk_digest
 from imgstore.domain.storage.sizes import PIECE_BYTES, SECTOR_BYTES, ceil_div
 from imgstore.formats import LocalFile, open_disk
-from imgstore.operations.disks.sources import check_sha256
+from imgstore.formats.files.sha256 import check_sha256
 from imgstore.transfer.bounded_pool import Bounded
 
 WORKERS: Final = 4

@@ -12,8 +12,8 @@ from typing import Final
 from imgstore.domain.errors import ImgstoreError, InvalidInput, PropertyChangeNotAllowed
 from imgstore.domain.names import compute_id, region_key, version_id
 from imgstore.domain.progress import ProgressEvent, Stage
+from imgstore.domain.requests import VersionRequest
 from imgstore.domain.storage.digests import digest_of
-from imgstore.operations.versions.request import VersionRequest
 from imgstore.remote.arm_client import Server
 from imgstore.remote.local_disk import LocalDisk
 from imgstore.remote.upload import Upload, digest_of_file, discard, upload

@@ -22,19 +22,17 @@ from imgstore.bootstrap import Settings, open_installation
 from imgstore.catalog import Facts
 from imgstore.catalog.engine.database import Database
 from imgstore.domain.disks.signed_urls import AccessLevel
+from imgstore.domain.requests import DiskRequest, ImageRequest, MachineRequest, OsProfile, ScrubRequest, UploadRequest
 from imgstore.domain.resources import DiskKind, ImageVersion, ReplicationMode
 from imgstore.domain.storage.works import WorkKind
 from imgstore.operations.disks import disks, signed_urls, uploads
-from imgstore.operations.disks.from_source import DiskRequest, create_from_source
-from imgstore.operations.disks.uploads import UploadRequest
+from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images, machines
-from imgstore.operations.machines.create import MachineRequest, create_machine
-from imgstore.operations.machines.images import ImageRequest
-from imgstore.operations.maintenance.scrub import ScrubRequest, scrub
+from imgstore.operations.machines.create import create_machine
+from imgstore.operations.maintenance.scrub import scrub
 from imgstore.operations.maintenance.worker import run_worker
 from imgstore.operations.versions import create as versions_create
-from imgstore.policy.os_profile import OsProfile
 from imgstore.stores.s3.store import S3Store
 from imgstore.testing import sample_gallery
 from imgstore.testing.sample_gallery import ADMIN, GROUP

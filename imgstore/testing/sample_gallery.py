@@ -20,6 +20,7 @@ from imgstore.domain.effects import Effects
 from imgstore.domain.identity.access import administrator
 from imgstore.domain.names import ImageReference, VersionName
 from imgstore.domain.progress import Subscriber, silent
+from imgstore.domain.requests import DataVhd, VersionRequest
 from imgstore.domain.resources import (
     ImageDefinition,
     ManagedDisk,
@@ -32,19 +33,19 @@ from imgstore.domain.resources import (
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest, digest_of
+from imgstore.domain.views import Export, VersionView
 from imgstore.ledger.entries import ChargeKind, LedgerRow
 from imgstore.operations import billing
 from imgstore.operations.disks import disks
 from imgstore.operations.disks import export as disks_export
 from imgstore.operations.gallery import definitions, galleries
 from imgstore.operations.gallery import versions as gallery_versions
-from imgstore.operations.gallery.versions import VersionView
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance import gc as maintenance_gc
 from imgstore.operations.versions import create as versions_create
 from imgstore.operations.versions import delete as versions_delete
 from imgstore.operations.versions import update as versions_update
-from imgstore.operations.versions.request import DataVhd, VersionRequest
+from imgstore.policy.gc_plan import GcReport
 from imgstore.segments.manifest import decode_manifest
 from imgstore.segments.reference import MAGIC as REFERENCE_MAGIC
 from imgstore.segments.reference import decode_reference
@@ -186,7 +187,7 @@ def delete(installation: Installation, version: str = "1.0.0", **more: Any) -> N
     )
 
 
-def collect(installation: Installation, grace_hours: float = 0.0) -> maintenance_gc.Collection:
+def collect(installation: Installation, grace_hours: float = 0.0) -> GcReport:
     """Collect, by default without grace."""
     return maintenance_gc.collect(installation, ADMIN, grace=timedelta(hours=grace_hours))
 
@@ -260,7 +261,7 @@ def export(
     location: str = "southcentralus",
     version: str = "1.0.0",
     lun: int | None = None,
-) -> disks_export.Export:
+) -> Export:
     """Write a disk of a version, as a region serves it, into a raw file; one that is there is replaced."""
     return disks_export.export_image(
         installation,
@@ -274,7 +275,7 @@ def export(
     )
 
 
-def export_disk(installation: Installation, path: Path, name: str) -> disks_export.Export:
+def export_disk(installation: Installation, path: Path, name: str) -> Export:
     """Write a managed disk into a raw file; one that is there is replaced."""
     return disks_export.export_disk(
         installation, ADMIN, group=GROUP, name=name, path=path, format=DiskFormat.RAW, overwrite=True

@@ -6,18 +6,16 @@ when they change it, is not kept.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from imgstore.domain import names
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.network_records import NETWORK, InertContent, InertId, InertResource
+from imgstore.domain.views import InertView
 from imgstore.wire.json_fields import tags_of, unfit
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.body_fields import Request, known_fields, named_in_any_case
 from imgstore.wire.requests.fields import check_object, location_of
-
-if TYPE_CHECKING:
-    from imgstore.operations.network_records import InertView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

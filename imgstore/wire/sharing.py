@@ -7,19 +7,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from imgstore.domain.disks.version_disks import VersionDisk
 from imgstore.domain.identity.sharing import CommunityInfo, SharingPermission, SharingProfile
 from imgstore.domain.resources import Gallery
 from imgstore.domain.storage.sizes import GIB
+from imgstore.domain.views import DefinitionPath, VersionView
 from imgstore.wire.json_fields import at, unfit
 from imgstore.wire.json_text import Json, instant
 from imgstore.wire.requests.body_fields import Request, known_fields
-
-if TYPE_CHECKING:  # the door stays light: what an operation needs is loaded with the operation
-    from imgstore.operations.gallery.versions import VersionView
-    from imgstore.operations.lookup import Lineage
 
 
 class ShareOperation(StrEnum):
@@ -127,7 +124,7 @@ def shared_gallery_json(gallery: Gallery) -> Json:
     }
 
 
-def shared_definition_json(line: "Lineage") -> Json:
+def shared_definition_json(line: DefinitionPath) -> Json:
     """A definition of such a gallery."""
     top, _, more = _seen(line.gallery)
     definition = line.definition
@@ -150,7 +147,7 @@ def shared_definition_json(line: "Lineage") -> Json:
     }
 
 
-def shared_version_json(view: "VersionView") -> Json:
+def shared_version_json(view: VersionView) -> Json:
     """A version of such a gallery."""
     top, _, more = _seen(view.line.gallery)
     version = view.version

@@ -18,9 +18,10 @@ from blob_door import Told, Upload, curl, make_vhd
 
 from imgstore.api.dev_tls import make_certificates
 from imgstore.domain.disks.signed_urls import AccessLevel
+from imgstore.domain.requests import UploadRequest
 from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.disks.signed_urls import grant_access
-from imgstore.operations.disks.uploads import UploadRequest, create_upload, revoke_access
+from imgstore.operations.disks.uploads import create_upload, revoke_access
 from imgstore.testing.azure_clients import LOCKS
 from imgstore.testing.engines import require
 from imgstore.testing.sample_gallery import ADMIN, GROUP, audit, own_slots

@@ -9,11 +9,11 @@ import pytest
 from api_server import Api, definition_body, start_api
 
 from imgstore.domain.names import VersionName
+from imgstore.domain.requests import ImageRequest
 from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.gallery import galleries, sharing
 from imgstore.operations.gallery.groups import create_group
 from imgstore.operations.machines import images
-from imgstore.operations.machines.images import ImageRequest
 from imgstore.operations.versions import delete as versions_delete
 from imgstore.testing.sample_disks import make_raw
 from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, publish

@@ -19,11 +19,12 @@ from imgstore.domain.async_operations import AsyncOperation, OperationStatus
 from imgstore.domain.deployments import DeploymentState
 from imgstore.domain.identity.access import Role
 from imgstore.domain.identity.principals import Identity
+from imgstore.domain.requests import DiskRequest
 from imgstore.domain.resources import DiskKind
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.deployments import begin_deployment, nested_uid
-from imgstore.operations.disks.from_source import DiskRequest, create_from_source
+from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.identity import principals, roles
 from imgstore.operations.installation import Installation
 from imgstore.operations.leases import this_process

@@ -9,8 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
+from imgstore.domain.requests import DiskRequest
 from imgstore.domain.storage.sizes import MIB
-from imgstore.operations.disks.from_source import DiskRequest, create_from_source
+from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.gallery import definitions, galleries
 from imgstore.testing.sample_disks import make_raw
 from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, Stock, delete, make_disk, open_home, publish

@@ -20,6 +20,8 @@ from sqlalchemy import make_url
 
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import ImageNotAvailable, ImgstoreError, NotFound
+from imgstore.domain.reports import SlotScrub, WorkerReport
+from imgstore.domain.requests import ScrubRequest
 from imgstore.domain.resources import Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage import object_keys
@@ -28,8 +30,8 @@ from imgstore.ledger.entries import ChargeKind
 from imgstore.operations.disks import disks
 from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.installation import Installation
-from imgstore.operations.maintenance.scrub import ScrubRequest, SlotScrub, scrub
-from imgstore.operations.maintenance.worker import WorkerReport, run_worker
+from imgstore.operations.maintenance.scrub import scrub
+from imgstore.operations.maintenance.worker import run_worker
 from imgstore.operations.replication import copy as replication_copy
 from imgstore.operations.versions import create as versions_create
 from imgstore.policy.worker_queue import WorkerLimits

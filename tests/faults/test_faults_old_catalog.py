@@ -12,10 +12,11 @@ from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
 from imgstore.domain.errors import CatalogOutdated, StoreMismatch
+from imgstore.domain.requests import ScrubRequest
 from imgstore.operations.disks import disks as disk_operations
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance import gc as maintenance_gc
-from imgstore.operations.maintenance.scrub import ScrubRequest, scrub
+from imgstore.operations.maintenance.scrub import scrub
 from imgstore.operations.maintenance.unknown_objects import remove_unknown
 from imgstore.operations.stores.catalog_checks import check_catalog_is_current
 from imgstore.operations.stores.regions import init_regions

@@ -27,10 +27,11 @@ from imgstore.domain.errors import (
     StoreFull,
     StoreUnreachable,
 )
+from imgstore.domain.requests import ScrubRequest
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.disks import export as disks_export
-from imgstore.operations.maintenance.scrub import ScrubRequest, scrub
+from imgstore.operations.maintenance.scrub import scrub
 from imgstore.operations.stores.regions import init_regions
 from imgstore.stores.wrappers import retry
 from imgstore.testing import engines

@@ -9,15 +9,14 @@ from test_faults_pairs import COLLECT, DELETE, MARKED, ROWS_IN, Case, case, disk
 
 from imgstore.domain.errors import WorkHeld
 from imgstore.domain.names import VersionName
+from imgstore.domain.requests import DiskRequest, ImageRequest, MachineRequest, OsProfile
 from imgstore.domain.resources import DiskKind, ReplicationMode
-from imgstore.operations.disks.from_source import DiskRequest, create_from_source
+from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images
-from imgstore.operations.machines.create import MachineRequest, create_machine
-from imgstore.operations.machines.images import ImageRequest
+from imgstore.operations.machines.create import create_machine
 from imgstore.operations.versions import create as versions_create
 from imgstore.operations.versions import shallow
-from imgstore.policy.os_profile import OsProfile
 from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, make_disk, request
 
 __all__ = ["prepared"]

@@ -15,8 +15,9 @@ from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
 from imgstore.domain.errors import ReplicationFailed, StoreMismatch
+from imgstore.domain.requests import ScrubRequest
 from imgstore.domain.states import ReplicaState
-from imgstore.operations.maintenance.scrub import ScrubRequest, scrub
+from imgstore.operations.maintenance.scrub import scrub
 from imgstore.operations.stores.regions import check_regions, init_regions
 from imgstore.testing.engines import S3Engine
 from imgstore.testing.sample_gallery import (

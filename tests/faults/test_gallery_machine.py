@@ -44,6 +44,7 @@ from imgstore.domain.errors import (
     StoreError,
 )
 from imgstore.domain.names import ImageReference, VersionName
+from imgstore.domain.requests import ScrubRequest, VersionRequest
 from imgstore.domain.resources import OsType, VersionUpdate
 from imgstore.operations import billing
 from imgstore.operations.disks import disks
@@ -56,7 +57,6 @@ from imgstore.operations.maintenance import worker as replication_worker
 from imgstore.operations.versions import create as versions_create
 from imgstore.operations.versions import delete as versions_delete
 from imgstore.operations.versions import update as versions_update
-from imgstore.operations.versions.request import VersionRequest
 from imgstore.testing.sample_gallery import ADMIN, GROUP, target
 
 GALLERIES: Final = ("g0", "g1")
@@ -646,7 +646,7 @@ class GalleryMachine(RuleBasedStateMachine):
     def _scrubbing(self) -> Command:
         return Command(
             what="scrub",
-            run=lambda installation: maintenance_scrub.scrub(installation, ADMIN, maintenance_scrub.ScrubRequest()),
+            run=lambda installation: maintenance_scrub.scrub(installation, ADMIN, ScrubRequest()),
         )
 
     @rule(death=deaths)

@@ -12,11 +12,11 @@ from imgstore.domain.storage.sizes import MIB
 from imgstore.domain.storage.works import Work, WorkKind
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance import gc as maintenance_gc
-from imgstore.operations.maintenance.gc import Collection
 from imgstore.operations.maintenance.worker import run_worker
 from imgstore.operations.replication import copy as replication_copy
 from imgstore.operations.replication import ingest as replication_ingest
 from imgstore.operations.slots.stale_works import abandon_forsaken
+from imgstore.policy.gc_plan import GcReport
 from imgstore.testing.clock import ManualClock
 from imgstore.testing.sample_disks import make_raw
 from imgstore.testing.sample_gallery import (
@@ -84,7 +84,7 @@ def lying(installation: Installation) -> int:
     return sum(len(content(installation, slot).segments) for slot in all_slots(installation))
 
 
-def planned(installation: Installation) -> Collection:
+def planned(installation: Installation) -> GcReport:
     return maintenance_gc.plan_collection(installation, ADMIN, grace=timedelta(0))
 
 

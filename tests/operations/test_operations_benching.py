@@ -9,10 +9,11 @@ import pytest
 
 from imgstore.domain.disks.sources import DiskReader
 from imgstore.domain.errors import ImgstoreError, InvalidInput, StoreUnreachable
+from imgstore.domain.reports import BenchPlan, BenchReport
 from imgstore.ledger.entries import ChargeKind
 from imgstore.ledger.prices import price_of
 from imgstore.operations import billing
-from imgstore.operations.demo.bench import Plan, Report, opened_disk, plan_bench, run_bench
+from imgstore.operations.demo.bench import opened_disk, plan_bench, run_bench
 from imgstore.operations.disks import disks
 from imgstore.operations.disks import export as disks_export
 from imgstore.operations.gallery import galleries, groups
@@ -39,7 +40,7 @@ def reader(installation: Installation, stock: Stock) -> Iterator[DiskReader]:
         yield opened
 
 
-def run(installation: Installation, plan: Plan, reader: DiskReader, folder: Path, **more: Any) -> Report:
+def run(installation: Installation, plan: BenchPlan, reader: DiskReader, folder: Path, **more: Any) -> BenchReport:
     return run_bench(installation, ADMIN, plan, reader, folder=folder, disks_each=2, say=lambda _: None, **more)
 
 

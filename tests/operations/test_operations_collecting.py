@@ -22,8 +22,9 @@ from imgstore.operations.disks import disks as disk_operations
 from imgstore.operations.gallery import definitions, galleries
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance import gc as maintenance_gc
-from imgstore.operations.maintenance.gc import SlotReport, plan_collection
+from imgstore.operations.maintenance.gc import plan_collection
 from imgstore.operations.slots import completion
+from imgstore.policy.gc_plan import GcReport, SlotReport
 from imgstore.stores.directory import DirectoryStore
 from imgstore.testing.clock import ManualClock
 from imgstore.testing.crash_scenes import on_minio
@@ -67,7 +68,7 @@ def segments(installation: Installation) -> dict[str, set[bytes]]:
     return {str(slot.key): set(content(installation, slot).segments) for slot in all_slots(installation)}
 
 
-def reports(collection: maintenance_gc.Collection) -> dict[str, SlotReport]:
+def reports(collection: GcReport) -> dict[str, SlotReport]:
     return {str(report.slot.key): report for report in collection.slots}
 
 
@@ -188,7 +189,7 @@ def test_what_an_open_work_may_have_listed_is_not_deleted_before_it_closes(
     """
     delete(stocked)
     real = DirectoryStore.put
-    done: list[maintenance_gc.Collection] = []
+    done: list[GcReport] = []
 
     def collecting_put(store: DirectoryStore, key: str, *args: object, **kwargs: object) -> object:
         if object_keys.FINGERPRINTS in key and not done:

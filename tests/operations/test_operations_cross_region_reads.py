@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from imgstore.domain.errors import ReplicationFailed, StoreError
+from imgstore.domain.requests import ScrubRequest
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.sizes import MIB
 from imgstore.ledger.entries import ChargeKind, LedgerRow
@@ -15,7 +16,7 @@ from imgstore.operations import billing
 from imgstore.operations.disks import export as disks_export
 from imgstore.operations.disks.reader import open_for_reading
 from imgstore.operations.installation import Installation
-from imgstore.operations.maintenance.scrub import ScrubRequest, scrub
+from imgstore.operations.maintenance.scrub import scrub
 from imgstore.testing.sample_disks import sha256_of
 from imgstore.testing.sample_gallery import (
     ADMIN,

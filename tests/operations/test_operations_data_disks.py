@@ -18,22 +18,20 @@ from imgstore.domain.errors import (
     PropertyChangeNotAllowed,
     ReplicationFailed,
 )
+from imgstore.domain.requests import DataVhd, MachineRequest, OsProfile, ScrubRequest
 from imgstore.domain.resources import ManagedDisk, Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.sizes import MIB
+from imgstore.domain.views import VersionView
 from imgstore.formats import LocalFile, open_disk
 from imgstore.ledger.entries import ChargeKind
 from imgstore.operations.disks import verify as disks_verify
 from imgstore.operations.disks.disks import delete_disk
-from imgstore.operations.gallery.versions import VersionView
 from imgstore.operations.installation import Installation
-from imgstore.operations.machines.create import MachineRequest, create_machine
+from imgstore.operations.machines.create import create_machine
 from imgstore.operations.maintenance import scrub as maintenance_scrub
-from imgstore.operations.maintenance.scrub import ScrubRequest
 from imgstore.operations.versions import create as versions_create
-from imgstore.operations.versions.request import DataVhd
-from imgstore.policy.os_profile import OsProfile
 from imgstore.testing.sample_disks import as_vhd, make_raw, patched, sha256_of
 from imgstore.testing.sample_gallery import (
     ADMIN,

@@ -15,6 +15,7 @@ import pytest
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import Conflict, ImageRefused, ImgstoreError, InvalidInput, SafetyCheckFailed, StoreFull
+from imgstore.domain.requests import DiskRequest, MachineRequest, OsProfile, UploadRequest
 from imgstore.domain.resources import DiskKind
 from imgstore.domain.settings.disk_space import DiskSpace, allocated_bytes, read_disk_space
 from imgstore.domain.settings.limits import Limits
@@ -22,13 +23,12 @@ from imgstore.domain.storage.sizes import GIB, MIB
 from imgstore.formats import LocalFile, open_disk
 from imgstore.formats.qemu import qemu_reader
 from imgstore.operations.disks.disks import delete_disk
-from imgstore.operations.disks.from_source import DiskRequest, create_from_source
+from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.disks.reader import open_for_reading
-from imgstore.operations.disks.uploads import UploadRequest, create_upload, open_spool, sweep_uploads
+from imgstore.operations.disks.uploads import create_upload, open_spool, sweep_uploads
 from imgstore.operations.installation import Installation
-from imgstore.operations.machines.create import MachineRequest, create_machine
+from imgstore.operations.machines.create import create_machine
 from imgstore.operations.shared_settings import read_settings_file
-from imgstore.policy.os_profile import OsProfile
 from imgstore.testing.clock import ManualClock
 from imgstore.testing.engines import require
 from imgstore.testing.sample_disks import make_raw

@@ -20,6 +20,7 @@ from imgstore.domain.errors import (
 from imgstore.domain.names import ImageReference
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage import object_keys
+from imgstore.domain.views import Export
 from imgstore.operations.disks import disks
 from imgstore.operations.disks import export as disks_export
 from imgstore.operations.installation import Installation
@@ -172,7 +173,7 @@ def test_an_export_appears_whole_and_only_where_asked(
     path = tmp_path / "out" / f"d1.{form}"
     path.parent.mkdir()
 
-    def write(*, overwrite: bool = False, pad: bool = False) -> disks_export.Export:
+    def write(*, overwrite: bool = False, pad: bool = False) -> Export:
         return disks_export.export_disk(
             stocked, ADMIN, group=GROUP, name="d1", path=path, format=form, overwrite=overwrite, pad=pad
         )

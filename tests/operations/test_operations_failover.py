@@ -14,6 +14,7 @@ import pytest
 from imgstore.catalog.engine.database import Session
 from imgstore.domain.disks.version_disks import OS_DISK
 from imgstore.domain.errors import StoreError
+from imgstore.domain.requests import MachineRequest, OsProfile
 from imgstore.domain.resources import ManagedDisk
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage import object_keys
@@ -23,12 +24,10 @@ from imgstore.operations.disks import placed_disks
 from imgstore.operations.installation import Installation
 from imgstore.operations.leases import this_host
 from imgstore.operations.machines import create as machines_create
-from imgstore.operations.machines.create import MachineRequest
 from imgstore.operations.slots.leftovers import run_removals
 from imgstore.operations.slots.references import PlacedDisk, put_disk
 from imgstore.operations.stores import regions
 from imgstore.operations.stores.readiness import Check, Readiness, check_readiness
-from imgstore.policy.os_profile import OsProfile
 from imgstore.regions import health
 from imgstore.testing.crash_scenes import Scene, on_minio
 from imgstore.testing.engines import S3Engine

@@ -11,9 +11,9 @@ import pytest
 from imgstore.domain.errors import Conflict
 from imgstore.domain.resources import Gallery, ImageDefinition
 from imgstore.domain.settings.limits import Limits
+from imgstore.domain.views import DefinitionPath
 from imgstore.operations.gallery import definitions, galleries
 from imgstore.operations.installation import Installation
-from imgstore.operations.lookup import Lineage
 from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, found_gallery, open_home
 
 pytestmark = pytest.mark.engine("postgresql")
@@ -66,7 +66,7 @@ def test_of_two_updates_of_a_definition_at_once_none_is_lost(shared: Installatio
 
     second = Thread(target=tagged)
 
-    def described(line: Lineage) -> ImageDefinition:
+    def described(line: DefinitionPath) -> ImageDefinition:
         second.start()
         second.join(0.5)  # it ends here only if it did not wait for this transaction
         return replace(line.definition, description="d")

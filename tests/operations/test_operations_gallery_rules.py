@@ -11,6 +11,7 @@ import pytest
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import Conflict, ImgstoreError, InvalidInput, NotFound, PropertyChangeNotAllowed
 from imgstore.domain.paging import PageRequest
+from imgstore.domain.requests import DefinitionDetails
 from imgstore.domain.resources import (
     Architecture,
     DiskType,
@@ -22,12 +23,11 @@ from imgstore.domain.resources import (
     Recommended,
 )
 from imgstore.domain.settings.limits import Limits
+from imgstore.domain.views import DefinitionPath
 from imgstore.operations.disks import disks
 from imgstore.operations.gallery import definitions, galleries
 from imgstore.operations.gallery import versions as gallery_versions
-from imgstore.operations.gallery.definitions import DefinitionDetails
 from imgstore.operations.installation import Installation
-from imgstore.operations.lookup import Lineage
 from imgstore.testing.clock import ManualClock
 from imgstore.testing.sample_gallery import (
     ADMIN,
@@ -138,7 +138,7 @@ def test_an_end_of_life_may_pass_and_the_definition_lives_on(tmp_path: Path) -> 
 
 
 def update(installation: Installation, name: str = "full", **changes: Any) -> ImageDefinition:
-    def change(line: Lineage) -> ImageDefinition:
+    def change(line: DefinitionPath) -> ImageDefinition:
         return replace(line.definition, **changes)
 
     return definitions.update_definition(

@@ -10,11 +10,12 @@ import pytest
 from imgstore.catalog.engine.database import Session
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import ReplicationFailed, StoreUnreachable
+from imgstore.domain.requests import ScrubRequest
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.installation import Installation
-from imgstore.operations.maintenance.scrub import ScrubRequest, scrub
+from imgstore.operations.maintenance.scrub import scrub
 from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.interface import Body
 from imgstore.testing.clock import ManualClock

@@ -15,10 +15,10 @@ from imgstore.domain.names import VersionName
 from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.resources import ImageVersion
 from imgstore.domain.states import ReplicaState
+from imgstore.domain.views import VersionView
 from imgstore.operations.gallery import definitions
 from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.gallery import wait as gallery_wait
-from imgstore.operations.gallery.versions import VersionView
 from imgstore.operations.installation import Installation
 from imgstore.operations.slots.completion import write_version_state
 from imgstore.operations.versions import delete as versions_delete

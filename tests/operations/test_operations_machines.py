@@ -21,22 +21,19 @@ from imgstore.domain.errors import (
 from imgstore.domain.identity.access import Grant, Principal, Role
 from imgstore.domain.machines import SIZE, DiskManner
 from imgstore.domain.names import VersionName
+from imgstore.domain.requests import DiskAsked, DiskRequest, ImageRequest, MachineRequest, OsProfile, VersionRequest
 from imgstore.domain.resources import Declared, DiskKind, ManagedDisk, OsState, OsType, TargetRegionRequest
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage.sizes import MIB
+from imgstore.domain.views import MachineView, ManagedImage, VersionView
 from imgstore.operations.disks import disks
 from imgstore.operations.disks import export as disks_export
-from imgstore.operations.disks.from_source import DiskRequest, create_from_source
+from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.gallery import definitions, groups
-from imgstore.operations.gallery.versions import VersionView
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images, machines
-from imgstore.operations.machines.create import DiskAsked, MachineRequest, create_machine
-from imgstore.operations.machines.images import ImageRequest
-from imgstore.operations.machines.machines import MachineView
+from imgstore.operations.machines.create import create_machine
 from imgstore.operations.versions import create as versions_create
-from imgstore.operations.versions.request import VersionRequest
-from imgstore.policy.os_profile import OsProfile
 from imgstore.testing.sample_disks import make_raw, sha256_of
 from imgstore.testing.sample_gallery import (
     ADMIN,
@@ -310,7 +307,7 @@ def test_who_may_not_delete_a_disk_does_not_take_it_along_with_its_machine(publi
 def test_a_managed_image_is_made_of_generalized_machines_only(published: Installation, raws: dict[str, Path]) -> None:
     made = machine(published)
 
-    def image(name: str = "i1", **more: Any) -> images.ManagedImage:
+    def image(name: str = "i1", **more: Any) -> ManagedImage:
         return images.create_image(published, ADMIN, ImageRequest(group=GROUP, name=name, source="vm1", **more))
 
     assert refused(Conflict, "not generalized", image).error_code == "OperationNotAllowed"

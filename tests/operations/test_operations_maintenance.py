@@ -12,6 +12,7 @@ import pytest
 from imgstore.catalog.engine.database import Session
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import InvalidInput, StoreUnreachable
+from imgstore.domain.requests import ScrubRequest
 from imgstore.domain.resources import Replica, Slot
 from imgstore.domain.settings.maintenance import MaintenanceKind
 from imgstore.domain.states import ReplicaState
@@ -19,7 +20,7 @@ from imgstore.domain.storage import object_keys
 from imgstore.operations.activity_log import list_activity
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.scheduler import MaintenanceRunner
-from imgstore.operations.maintenance.scrub import ScrubRequest, scrub
+from imgstore.operations.maintenance.scrub import scrub
 from imgstore.operations.maintenance.worker import run_worker
 from imgstore.operations.stores import regions
 from imgstore.regions import Locator

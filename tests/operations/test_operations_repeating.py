@@ -8,19 +8,17 @@ import pytest
 
 from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound, PropertyChangeNotAllowed, SourceGone
 from imgstore.domain.identity.access import Principal
+from imgstore.domain.requests import DataSnapshot, DataVhd, DiskRequest, ImageRequest, MachineRequest, OsProfile
 from imgstore.domain.resources import DiskKind, ManagedDisk, ReplicationMode
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage.sizes import MIB
+from imgstore.domain.views import VersionView
 from imgstore.operations.disks import disks
-from imgstore.operations.disks.from_source import DiskRequest, create_from_source
-from imgstore.operations.gallery.versions import VersionView
+from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images, machines
-from imgstore.operations.machines.create import MachineRequest, create_machine
-from imgstore.operations.machines.images import ImageRequest
+from imgstore.operations.machines.create import create_machine
 from imgstore.operations.versions import create as versions_create
-from imgstore.operations.versions.request import DataSnapshot, DataVhd
-from imgstore.policy.os_profile import OsProfile
 from imgstore.testing.sample_disks import make_raw, sha256_of
 from imgstore.testing.sample_gallery import (
     ADMIN,

@@ -17,11 +17,11 @@ from imgstore.domain.errors import (
 from imgstore.domain.identity.access import Grant, Principal, Role
 from imgstore.domain.names import group_id
 from imgstore.domain.resources import Architecture, HyperVGeneration, OsState, OsType
+from imgstore.domain.views import DefinitionPath
 from imgstore.operations.disks import disks
 from imgstore.operations.gallery import definitions, galleries, groups
 from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.installation import Installation
-from imgstore.operations.lookup import Lineage
 from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, delete, make_disk, open_home
 
 pytest_plugins = ["imgstore.testing.published_gallery"]
@@ -134,7 +134,7 @@ def test_a_gallery_moves_nowhere_and_its_name_is_one_of_the_subscription(empty: 
     )
 
 
-def put_definition(installation: Installation, **changed: Any) -> Lineage:
+def put_definition(installation: Installation, **changed: Any) -> DefinitionPath:
     values: dict[str, Any] = {
         "group": GROUP,
         "gallery": GALLERY,

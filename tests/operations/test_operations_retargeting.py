@@ -24,9 +24,9 @@ from imgstore.domain.resources import StorageAccountType, TargetRegionRequest
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.sizes import MIB
+from imgstore.domain.views import DefinitionPath
 from imgstore.ledger.entries import ChargeKind
 from imgstore.operations.installation import Installation
-from imgstore.operations.lookup import Lineage
 from imgstore.operations.replication import targets as replication_targets
 from imgstore.stores.directory import DirectoryStore
 from imgstore.testing.sample_disks import make_raw
@@ -386,7 +386,7 @@ def test_a_region_that_is_added_while_another_is_copied_is_made_too(tmp_path: Pa
             facts.versions.update(version)
             gallery = facts.galleries.list(other.subscription)[0]
             definition = facts.definitions.list(gallery.uid)[0]
-            line = Lineage(gallery=gallery, definition=definition)
+            line = DefinitionPath(gallery=gallery, definition=definition)
             replication_targets.retarget(other, facts, line, version)
             made.append(version)
 

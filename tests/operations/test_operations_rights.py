@@ -18,14 +18,10 @@ from imgstore.domain.identity.access import Action, Grant, Principal, Role
 from imgstore.domain.identity.principals import PrincipalKind
 from imgstore.domain.names import ImageReference, SharedReference, VersionName
 from imgstore.domain.paging import PageRequest
+from imgstore.domain.requests import DiskRequest, ImageRequest, MachineRequest, ScrubRequest, UploadRequest
 from imgstore.domain.resources import DiskKind, OsType, VersionUpdate
-from imgstore.operations.disks.from_source import DiskRequest
-from imgstore.operations.disks.uploads import UploadRequest
 from imgstore.operations.gallery import galleries
 from imgstore.operations.installation import Installation
-from imgstore.operations.machines.create import MachineRequest
-from imgstore.operations.machines.images import ImageRequest
-from imgstore.operations.maintenance.scrub import ScrubRequest
 from imgstore.operations.network_records import InertPlace
 from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, found_gallery, open_home, request
 

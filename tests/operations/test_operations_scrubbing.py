@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from imgstore.domain.errors import InvalidInput, StoreDenied, StoreError, StoreUnreachable
+from imgstore.domain.reports import SlotScrub
+from imgstore.domain.requests import ScrubRequest
 from imgstore.domain.resources import Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage import object_keys
@@ -18,7 +20,7 @@ from imgstore.domain.storage.works import WorkKind
 from imgstore.ledger.entries import ChargeKind
 from imgstore.operations import billing
 from imgstore.operations.installation import Installation
-from imgstore.operations.maintenance.scrub import ScrubRequest, SlotScrub, scrub
+from imgstore.operations.maintenance.scrub import scrub
 from imgstore.operations.slots.degrade import degrade
 from imgstore.operations.slots.works import take_up
 from imgstore.operations.stores.regions import init_regions

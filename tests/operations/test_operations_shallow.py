@@ -9,22 +9,21 @@ from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.disks.version_disks import OS_DISK
 from imgstore.domain.errors import ImageRefused, InvalidInput, PropertyChangeNotAllowed
 from imgstore.domain.names import ImageReference
+from imgstore.domain.requests import DiskRequest, ImageRequest, ScrubRequest
 from imgstore.domain.resources import OsType, ReplicationMode, Slot, StorageAccountType
 from imgstore.domain.settings.limits import Limits
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage import object_keys
+from imgstore.domain.views import VersionView
 from imgstore.operations import billing
 from imgstore.operations.disks import disks
 from imgstore.operations.disks import export as disks_export
-from imgstore.operations.disks.from_source import DiskRequest, create_from_source
+from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.gallery import definitions, galleries
 from imgstore.operations.gallery import versions as gallery_versions
-from imgstore.operations.gallery.versions import VersionView
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images
-from imgstore.operations.machines.images import ImageRequest
 from imgstore.operations.maintenance import scrub as maintenance_scrub
-from imgstore.operations.maintenance.scrub import ScrubRequest
 from imgstore.operations.versions import create as versions_create
 from imgstore.operations.versions import delete as versions_delete
 from imgstore.testing.sample_disks import sha256_of

@@ -15,6 +15,7 @@ from imgstore.domain.errors import (
     PropertyChangeNotAllowed,
     SourceChanged,
 )
+from imgstore.domain.requests import DiskRequest, ImageRequest
 from imgstore.domain.resources import (
     Declared,
     DiskKind,
@@ -25,13 +26,13 @@ from imgstore.domain.resources import (
     StorageAccountType,
 )
 from imgstore.domain.states import ProvisioningState
+from imgstore.domain.views import ManagedImage
 from imgstore.operations import billing
 from imgstore.operations.disks import disks
-from imgstore.operations.disks.from_source import DiskRequest, create_from_source
+from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.gallery import groups
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images
-from imgstore.operations.machines.images import ImageRequest, ManagedImage
 from imgstore.testing.sample_disks import sha256_of
 from imgstore.testing.sample_gallery import (
     ADMIN,

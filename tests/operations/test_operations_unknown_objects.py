@@ -13,12 +13,13 @@ from imgstore.cli.main import main
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import AccessDenied, CatalogOutdated
 from imgstore.domain.identity.access import Principal
+from imgstore.domain.reports import SlotUnknown, UnknownReport
 from imgstore.domain.resources import Slot
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.works import WorkKind
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance import unknown_objects
-from imgstore.operations.maintenance.unknown_objects import SlotUnknown, UnknownReport, list_unknown, remove_unknown
+from imgstore.operations.maintenance.unknown_objects import list_unknown, remove_unknown
 from imgstore.testing.clock import ManualClock
 from imgstore.testing.sample_gallery import (
     ADMIN,

@@ -9,15 +9,16 @@ import pytest
 from imgstore.domain.disks.signed_urls import AccessLevel, DiskState
 from imgstore.domain.errors import AccessDenied, Conflict, InvalidInput, NotFound, ObjectCorrupt, WorkHeld
 from imgstore.domain.identity.access import Principal
+from imgstore.domain.requests import DiskRequest, MachineRequest, UploadRequest
 from imgstore.domain.resources import DiskKind, ManagedDisk
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage.sizes import MIB
 from imgstore.formats.vhd_layout import TYPE_FIXED, pack_footer
 from imgstore.operations.disks import disks, signed_urls, uploads
-from imgstore.operations.disks.from_source import DiskRequest, create_from_source
-from imgstore.operations.disks.uploads import UploadRequest, create_upload, open_spool, revoke_access, sweep_uploads
+from imgstore.operations.disks.from_source import create_from_source
+from imgstore.operations.disks.uploads import create_upload, open_spool, revoke_access, sweep_uploads
 from imgstore.operations.installation import Installation
-from imgstore.operations.machines.create import MachineRequest, create_machine
+from imgstore.operations.machines.create import create_machine
 from imgstore.testing.sample_disks import make_raw
 from imgstore.testing.sample_gallery import ADMIN, GROUP, audit, export_disk, found_gallery, open_home, own_slots
 from imgstore.transfer.spool import spool_folder

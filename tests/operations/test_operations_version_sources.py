@@ -10,6 +10,7 @@ from imgstore.domain.disks.version_disks import lun_of
 from imgstore.domain.errors import InvalidInput, NotFound, PropertyChangeNotAllowed, WorkHeld
 from imgstore.domain.names import VersionName
 from imgstore.domain.progress import ProgressEvent
+from imgstore.domain.requests import DataSnapshot, DataVhd, DiskRequest, ImageRequest, VersionRequest
 from imgstore.domain.resources import (
     Declared,
     DiskKind,
@@ -21,18 +22,16 @@ from imgstore.domain.resources import (
 )
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage.sizes import MIB
+from imgstore.domain.views import VersionView
 from imgstore.ledger.entries import ChargeKind
 from imgstore.operations.disks import disks
-from imgstore.operations.disks.from_source import DiskRequest, create_from_source
+from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.gallery import definitions, galleries, sharing
 from imgstore.operations.gallery import versions as gallery_versions
-from imgstore.operations.gallery.versions import VersionView
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images
-from imgstore.operations.machines.images import ImageRequest
 from imgstore.operations.slots.completion import named_by
 from imgstore.operations.versions import create as versions_create
-from imgstore.operations.versions.request import DataSnapshot, DataVhd, VersionRequest
 from imgstore.testing.sample_disks import make_raw, sha256_of
 from imgstore.testing.sample_disks import patched as patched_raw
 from imgstore.testing.sample_gallery import (

@@ -32,10 +32,10 @@ from imgstore.domain.settings.limits import Limits
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.sizes import MIB
+from imgstore.domain.views import VersionView
 from imgstore.operations.disks import export as disks_export
 from imgstore.operations.disks import verify as disks_verify
 from imgstore.operations.gallery import versions as gallery_versions
-from imgstore.operations.gallery.versions import VersionView
 from imgstore.operations.installation import Installation
 from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.interface import Body

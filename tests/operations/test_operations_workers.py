@@ -15,12 +15,13 @@ from imgstore.catalog.engine.database import Session
 from imgstore.domain.errors import AccessDenied
 from imgstore.domain.identity.access import Grant, Principal, Role
 from imgstore.domain.progress import ProgressEvent, Stage
+from imgstore.domain.reports import WorkerReport
 from imgstore.domain.resources import Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage.sizes import MIB
-from imgstore.operations.gallery.versions import VersionView
+from imgstore.domain.views import VersionView
 from imgstore.operations.installation import Installation, Tuning
-from imgstore.operations.maintenance.worker import WorkerReport, anyone_works, list_workers, run_worker
+from imgstore.operations.maintenance.worker import anyone_works, list_workers, run_worker
 from imgstore.operations.replication import copy as replication_copy
 from imgstore.operations.versions import create as versions_create
 from imgstore.policy.worker_queue import WorkerLimits

@@ -20,7 +20,7 @@ from imgstore.domain.resources import (
     PurchasePlan,
     Recommended,
 )
-from imgstore.operations.lookup import Lineage
+from imgstore.domain.views import DefinitionPath
 from imgstore.wire.requests.gallery_update import edited_definition, edited_gallery
 from imgstore.wire.requests.generic_update import Edit, Verb
 
@@ -63,7 +63,7 @@ details = st.fixed_dictionaries(
 @given(details)
 def test_no_edit_is_no_change_of_a_definition(told: dict[str, Any]) -> None:
     definition = replace(DEFINITION, **told)
-    assert edited_definition(Lineage(gallery=GALLERY, definition=definition), []) == definition
+    assert edited_definition(DefinitionPath(gallery=GALLERY, definition=definition), []) == definition
 
 
 @given(some_text, tags, st.booleans(), st.integers(1, 365))

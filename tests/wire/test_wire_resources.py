@@ -26,8 +26,7 @@ from imgstore.domain.resources import (
     TargetRegion,
 )
 from imgstore.domain.states import ProvisioningState, ReplicaState
-from imgstore.operations.gallery.versions import VersionView
-from imgstore.operations.lookup import Lineage
+from imgstore.domain.views import DefinitionPath, VersionView
 from imgstore.wire.errors import error_json
 from imgstore.wire.json_text import Json
 from imgstore.wire.responses.replication import replication_status_json
@@ -74,7 +73,9 @@ def replica(region: str, ordinal: int, state: ReplicaState, done: int = 0, total
 
 
 def view(version: ImageVersion = VERSION, replicas: Sequence[Replica] = ()) -> VersionView:
-    return VersionView(version=version, replicas=tuple(replicas), line=Lineage(gallery=GALLERY, definition=DEFINITION))
+    return VersionView(
+        version=version, replicas=tuple(replicas), line=DefinitionPath(gallery=GALLERY, definition=DEFINITION)
+    )
 
 
 def status(*replicas: Replica) -> Json:

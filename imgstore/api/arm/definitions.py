@@ -14,10 +14,10 @@ from imgstore.api.http.paths import DEFINITION, DEFINITIONS
 from imgstore.domain.errors import NotFound
 from imgstore.domain.identity.access import Action
 from imgstore.domain.names import definition_id
+from imgstore.domain.requests import DefinitionDetails
 from imgstore.domain.resources import ImageDefinition
+from imgstore.domain.views import DefinitionPath
 from imgstore.operations.gallery import definitions
-from imgstore.operations.gallery.definitions import DefinitionDetails
-from imgstore.operations.lookup import Lineage
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.fields import new_definition, read_definition
@@ -75,7 +75,7 @@ async def delete(ask: Asked, group: str, gallery: str, definition: str) -> Respo
     return await ask.gone("delete-definition", _KIND, group=group, gallery=gallery, definition=definition)
 
 
-def _json(line: Lineage) -> Json:
+def _json(line: DefinitionPath) -> Json:
     return definition_json(line.definition, line.gallery)
 
 
@@ -89,7 +89,7 @@ def put_definition(task: Task) -> Outcome:
     place = _place(request)
     reader = permitted_reader(session, definition_id(session.installation.subscription, *place.values()))
     fields = read_definition(request["body"], session.api_version, whole=request["whole"])
-    standing: Lineage | None = None
+    standing: DefinitionPath | None = None
     try:
         standing = definitions.show_definition(session.installation, reader, **place)
     except NotFound:
@@ -102,7 +102,7 @@ def put_definition(task: Task) -> Outcome:
     return False, _json(definitions.update_definition(session.installation, session.principal, change, **place))
 
 
-def _created(task: Task, place: dict[str, Any], fields: dict[str, Any]) -> Lineage:
+def _created(task: Task, place: dict[str, Any], fields: dict[str, Any]) -> DefinitionPath:
     installation, principal = task.session.installation, task.session.principal
     allow = fields.pop("allow_update_image", False)
     details = DefinitionDetails(**{name: fields.pop(name) for name in list(fields) if name in _DETAILS})
@@ -114,8 +114,8 @@ def _created(task: Task, place: dict[str, Any], fields: dict[str, Any]) -> Linea
     )
 
 
-def _change(request: Mapping[str, Any], fields: Mapping[str, Any]) -> Callable[[Lineage], ImageDefinition]:
-    def change(line: Lineage) -> ImageDefinition:
+def _change(request: Mapping[str, Any], fields: Mapping[str, Any]) -> Callable[[DefinitionPath], ImageDefinition]:
+    def change(line: DefinitionPath) -> ImageDefinition:
         check_conditions(request["conditions"], _json(line))
         return replace(line.definition, **fields)
 

@@ -14,11 +14,12 @@ from imgstore.api.http.paths import COMPUTE, SUBSCRIPTION
 from imgstore.domain.errors import NotFound
 from imgstore.domain.identity.access import Action, Principal
 from imgstore.domain.names import compute_id
+from imgstore.domain.requests import DiskRequest, UploadRequest
 from imgstore.domain.resources import DiskKind, ManagedDisk
 from imgstore.operations.disks import disks
-from imgstore.operations.disks.from_source import DiskRequest, create_from_source
+from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.disks.signed_urls import grant_access
-from imgstore.operations.disks.uploads import UploadRequest, create_upload, revoke_access
+from imgstore.operations.disks.uploads import create_upload, revoke_access
 from imgstore.operations.machines.images import show_image
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.json_text import Json

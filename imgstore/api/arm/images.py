@@ -13,9 +13,10 @@ from imgstore.api.http.paths import COMPUTE, SUBSCRIPTION
 from imgstore.domain.errors import NotFound
 from imgstore.domain.names import compute_id
 from imgstore.domain.paging import Page, PageRequest
+from imgstore.domain.requests import ImageRequest
 from imgstore.domain.resources import DiskKind
+from imgstore.domain.views import ManagedImage
 from imgstore.operations.machines import images
-from imgstore.operations.machines.images import ImageRequest, ManagedImage
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.requests.disk import read_image
 from imgstore.wire.responses.resources import image_json

@@ -15,9 +15,9 @@ from imgstore.domain.errors import Conflict, NotFound
 from imgstore.domain.identity.access import Action, as_reader
 from imgstore.domain.machines import MACHINE
 from imgstore.domain.names import compute_id
+from imgstore.domain.views import MachineView
 from imgstore.operations.machines import machines
 from imgstore.operations.machines.create import create_machine
-from imgstore.operations.machines.machines import MachineView
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.json_fields import flag_of, unfit
 from imgstore.wire.json_text import Json

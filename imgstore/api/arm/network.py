@@ -14,11 +14,11 @@ from imgstore.api.http.paths import NETWORK, SUBSCRIPTION
 from imgstore.domain.errors import NotFound, ParentNotFound, ScopeNotFound
 from imgstore.domain.identity.access import Action, as_reader
 from imgstore.domain.network_records import InertContent
+from imgstore.domain.views import InertView
 from imgstore.operations.activity_log import permit
 from imgstore.operations.network_records import (
     Change,
     InertPlace,
-    InertView,
     delete_inert,
     not_there,
     page_inert,

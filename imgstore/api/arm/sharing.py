@@ -11,9 +11,8 @@ from imgstore.domain.errors import AccessDenied, InvalidInput, ScopeNotFound
 from imgstore.domain.names import SharedReference, VersionName, check_definition_name
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import Gallery
+from imgstore.domain.views import DefinitionPath, VersionView
 from imgstore.operations.gallery import sharing
-from imgstore.operations.gallery.versions import VersionView
-from imgstore.operations.lookup import Lineage
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.json_text import Json
 from imgstore.wire.sharing import (
@@ -103,7 +102,7 @@ def _inside(top: str, *, community: bool) -> None:
 
     @router.get(images, summary=f"List the image definitions of a {kind} gallery", name=f"list_{kind}_images")
     async def list_images(ask: Asked, location: str, gallery: str) -> Response:
-        def found(at: Session, page: PageRequest) -> Page[Lineage]:
+        def found(at: Session, page: PageRequest) -> Page[DefinitionPath]:
             _check_region(at, location)
             reference = SharedReference(gallery=gallery, community=community, definition="any")
             return sharing.page_definitions_shared(at.installation, at.principal, page, reference)

@@ -16,16 +16,16 @@ from imgstore.domain.errors import InvalidInput, NotFound
 from imgstore.domain.identity.access import Action
 from imgstore.domain.names import ComputeId, VersionName, version_id
 from imgstore.domain.paging import Page, PageRequest
+from imgstore.domain.requests import DataSnapshot, DataVhd, VersionRequest
 from imgstore.domain.resources import KEEP, DiskKind, ImageVersion, VersionUpdate
 from imgstore.domain.states import ReplicaState
+from imgstore.domain.views import VersionView
 from imgstore.operations.gallery import versions as gallery_versions
-from imgstore.operations.gallery.versions import VersionView
 from imgstore.operations.gallery.wait import is_replicated
 from imgstore.operations.installation import Installation
 from imgstore.operations.versions import create as versions_create
 from imgstore.operations.versions import delete as versions_delete
 from imgstore.operations.versions import update as versions_update
-from imgstore.operations.versions.request import DataSnapshot, DataVhd, VersionRequest
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.json_fields import flag_of
 from imgstore.wire.json_text import Json

@@ -13,6 +13,8 @@ from imgstore.domain.disks.sources import DiskFormat, DiskReader
 from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal, authorize
 from imgstore.domain.names import ImageReference, VersionName
+from imgstore.domain.reports import BenchPlan, BenchReport, RegionFigures
+from imgstore.domain.requests import VersionRequest
 from imgstore.domain.resources import HyperVGeneration, OsType, TargetRegionRequest, VersionUpdate
 from imgstore.domain.storage.sizes import MIB
 from imgstore.formats import LocalFile, generation_of, open_disk
@@ -27,70 +29,11 @@ from imgstore.operations.maintenance import gc as maintenance_gc
 from imgstore.operations.versions import delete as versions_delete
 from imgstore.operations.versions import update as versions_update
 from imgstore.operations.versions.create import publish_reader
-from imgstore.operations.versions.request import VersionRequest
 
 DEFINITION: Final = "disk"
 VERSION: Final = VersionName(1, 0, 0)
 FIRST_READ_BYTES: Final = MIB
 """Enough for a boot loader: what is waited for until a machine does something."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What a bench would do, and the most that it can cost: not one block of the disk known or compressible."""
-
-    group: str
-    """The resource group that it makes and removes; nobody else's is touched."""
-    source: str
-    """The region that the disk goes into."""
-    targets: tuple[str, ...]
-    """The regions that it is copied to, one after another."""
-    virtual_bytes: int
-    data_bytes: int
-    """What of the disk's file is no hole."""
-    egress_bytes_max: int
-    egress_price_max: Decimal
-    """Stays on the bill: it was moved."""
-    stored_bytes_max: int
-    """In all regions together, until it is removed."""
-    storage_price_per_month_max: Decimal
-    """If they were left there; they lie for minutes."""
-    currency: str
-
-    @property
-    def regions(self) -> tuple[str, ...]:
-        """All of them, the source first."""
-        return (self.source, *self.targets)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegionFigures:
-    """One region's figures."""
-
-    region: str
-    replicate_seconds: float | None
-    """From the update that named the region until its replica was complete; None in the source region."""
-    delivered_bytes: int
-    """As billed."""
-    placement_seconds: float
-    """To make a managed disk from the replica: the median of several."""
-    first_read_seconds: float
-    """From then until the first MiB of data is in a file."""
-    disk_seconds: float
-    """To write the whole disk into a raw file, checked and synced."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What was measured."""
-
-    plan: Plan
-    upload_seconds: float
-    """Until the version was complete in the source region."""
-    regions: tuple[RegionFigures, ...]
-    """The source region first."""
-    removed_objects: int
-    """Objects that the bench left in the regions' stores and that are gone again."""
 
 
 def plan_bench(
@@ -100,7 +43,7 @@ def plan_bench(
     *,
     location: str | None = None,
     target_regions: Sequence[str] | None = None,
-) -> Plan:
+) -> BenchPlan:
     """What a bench with this disk would do, and cost at most. Changes nothing.
 
     Args:
@@ -128,7 +71,7 @@ def plan_bench(
         )
     data_bytes = sum(extent.length for extent in reader.extents())
     kinds = [known.get(name, target="location").storage_account_types[0] for name in (source, *targets)]
-    return Plan(
+    return BenchPlan(
         group=groups.free_group_name(installation, principal, "imgstore-bench"),
         source=source,
         targets=targets,
@@ -145,13 +88,13 @@ def plan_bench(
 def run_bench(
     installation: Installation,
     principal: Principal,
-    plan: Plan,
+    plan: BenchPlan,
     reader: DiskReader,
     *,
     folder: Path,
     disks_each: int = 5,
     say: Callable[[str], None],
-) -> Report:
+) -> BenchReport:
     """Do what was planned, and remove all of it again, however it ends; only the bill remembers.
 
     Args:
@@ -186,7 +129,7 @@ def run_bench(
         raise
     if bench.left:
         raise bench.left[0]
-    return Report(
+    return BenchReport(
         plan=plan, upload_seconds=upload_seconds, regions=tuple(figures), removed_objects=bench.removed_objects
     )
 
@@ -227,7 +170,7 @@ class _Bench:
 
     installation: Installation
     principal: Principal
-    plan: Plan
+    plan: BenchPlan
     left: list[ImgstoreError] = field(default_factory=list)
     """Why something could not be removed."""
     removed_objects: int = 0

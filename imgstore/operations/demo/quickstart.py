@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
@@ -10,8 +9,11 @@ from imgstore.domain.disks.sources import ByteSource, DiskFormat, DiskReader
 from imgstore.domain.errors import InvalidInput, ObjectCorrupt
 from imgstore.domain.identity.access import Principal
 from imgstore.domain.names import ImageReference, VersionName
+from imgstore.domain.reports import QuickstartSummary
+from imgstore.domain.requests import VersionRequest
 from imgstore.domain.resources import HyperVGeneration, OsType, StorageAccountType, TargetRegionRequest
 from imgstore.domain.storage.sizes import BLOCK_BYTES, PIECE_BYTES
+from imgstore.domain.views import VersionView
 from imgstore.formats import LocalFile, generation_of, open_disk
 from imgstore.ledger.entries import ChargeKind
 from imgstore.ledger.statement import Statement
@@ -22,35 +24,13 @@ from imgstore.operations.disks import disks
 from imgstore.operations.disks import export as disks_export
 from imgstore.operations.disks import verify as disks_verify
 from imgstore.operations.gallery import definitions, galleries, groups
-from imgstore.operations.gallery.versions import VersionView
 from imgstore.operations.installation import Installation
 from imgstore.operations.versions import create as versions_create
-from imgstore.operations.versions.request import VersionRequest
 
 GALLERY: Final = "quickstart"
 DEFINITION: Final = "sample"
 CHANGED_BLOCKS: Final = 64
 """Of 4 KiB, spread over the disk: a quarter of a megabyte, as a small patch changes it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """What came out, for the last lines and for scripts."""
-
-    group: str
-    virtual_bytes: int
-    first_delivered_bytes: int
-    """To both other regions together, for 1.0.0."""
-    second_delivered_bytes: int
-    """The same for 1.0.1."""
-    whole_copies_bytes: int
-    """What copying the whole disk to both regions would have moved."""
-    replicas_used: tuple[int, ...]
-    """Ordinals that the two disks were given."""
-    identical: bool
-    """The exported file is byte for byte the source (for a container other than VHD or raw: the same disk)."""
-    total: Decimal
-    currency: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +49,7 @@ def run(
     disk: Path | None,
     folder: Path,
     say: Callable[[str], None],
-) -> Summary:
+) -> QuickstartSummary:
     """Go through the main job once.
 
     Args:
@@ -103,7 +83,7 @@ def run(
         reader.close()
         local.close()
     statement = billing.show_bill(installation, principal)
-    return Summary(
+    return QuickstartSummary(
         group=group,
         virtual_bytes=virtual_bytes,
         first_delivered_bytes=_delivered_in(statement, group, "1.0.0"),

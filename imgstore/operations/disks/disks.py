@@ -28,6 +28,7 @@ from imgstore.domain.resources import (
 )
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage import object_keys
+from imgstore.domain.views import DefinitionPath
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import permit, permit_list, recorded, recorded_deletion
 from imgstore.operations.disks.advice import advise_replicas
@@ -35,7 +36,6 @@ from imgstore.operations.disks.placed_disks import make_placed_disks
 from imgstore.operations.gallery.groups import ensure_group, permit_group
 from imgstore.operations.gallery.sharing import admitted
 from imgstore.operations.installation import Installation
-from imgstore.operations.lookup import Lineage
 from imgstore.operations.quotas import quota_kept
 from imgstore.operations.slots.references import lease_disk
 from imgstore.operations.slots.removal import forget_disks
@@ -336,7 +336,7 @@ def offered(installation: Installation, facts: Facts, reference: ImageReference,
 
 
 def named_version(
-    installation: Installation, facts: Facts, line: Lineage, reference: ImageReference, region: str
+    installation: Installation, facts: Facts, line: DefinitionPath, reference: ImageReference, region: str
 ) -> ImageVersion:
     """The version that a reference means in a region.
 
@@ -361,7 +361,7 @@ def named_version(
     return found
 
 
-def _latest(facts: Facts, line: Lineage, region: str) -> ImageVersion | None:
+def _latest(facts: Facts, line: DefinitionPath, region: str) -> ImageVersion | None:
     """A few at a time, from the highest down: of ten thousand versions the first is mostly the one."""
     below: VersionName | None = None
     while some := facts.versions.complete_in(line.definition.uid, region, below=below, limit=_VERSIONS_AT_ONCE):

@@ -14,9 +14,9 @@ from imgstore.domain.identity.access import VERSIONS, Action, Principal
 from imgstore.domain.names import ImageReference
 from imgstore.domain.resources import ManifestRow, Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState
-from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.sizes import PIECE_BYTES
 from imgstore.domain.storage.works import Lease, WorkKind
+from imgstore.domain.views import Export
 from imgstore.formats import create_writer
 from imgstore.ledger.entries import Party
 from imgstore.operations import lookup
@@ -35,24 +35,6 @@ from imgstore.segments.manifest import Manifest
 from imgstore.transfer.ranges import DecodedCache, RangeReader
 from imgstore.transfer.scatter import SegmentReader, scatter
 from imgstore.transfer.slot_access import first_served
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Export:
-    """A file that was written."""
-
-    path: Path
-    format: DiskFormat
-    virtual_bytes: int
-    """Of the disk, or of the part of it that was asked for."""
-    file_bytes: int
-    """Apparent size; the file is sparse."""
-    disk_digest: Digest
-    """Of the whole disk."""
-    source: str
-    """The resource id that it was made from."""
-    replica: int
-    """The ordinal of the replica that was read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

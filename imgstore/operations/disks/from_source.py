@@ -4,14 +4,13 @@ From a disk or snapshot: a reference over the same content in the same slot, mad
 the subscription's own pool of the region (rules.md, rule 17); killed and repeated, it goes on by its work's plan.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from imgstore.catalog import Facts
 from imgstore.domain import names
-from imgstore.domain.disks.disk_details import NO_DETAILS, DiskDetails
-from imgstore.domain.disks.sources import DiskFormat, DiskReader, SourceIdentity
+from imgstore.domain.disks.sources import DiskReader, SourceIdentity
 from imgstore.domain.disks.version_disks import OS_DISK
 from imgstore.domain.errors import (
     CatalogOutdated,
@@ -23,6 +22,7 @@ from imgstore.domain.errors import (
     StoreError,
 )
 from imgstore.domain.identity.access import Action, Principal, authorize
+from imgstore.domain.requests import DiskRequest
 from imgstore.domain.resources import (
     NO_TAGS,
     UNDECLARED,
@@ -52,35 +52,6 @@ from imgstore.operations.replication.spooled_ingest import take_in
 from imgstore.operations.slots.references import lease_disk
 from imgstore.operations.slots.removal import forget_disks
 from imgstore.policy.os_compatibility import check_kin, inherited
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DiskRequest:
-    """A disk, a snapshot or a disk of a managed image, as it is asked for."""
-
-    kind: DiskKind = DiskKind.DISK
-    group: str
-    """The resource group's name; made where it is missing."""
-    name: str
-    part: str = OS_DISK
-    source: str
-    """A disk or snapshot by name or id, or a path, file://, s3:// or https:// of any container that is read."""
-    location: str | None = None
-    """The region; None is the source's, and for a file the group's."""
-    storage_account_type: StorageAccountType | None = None
-    """None is the source's, and for a file Standard_LRS."""
-    declared: Declared = UNDECLARED
-    """What is said of the system on it; a copy inherits what is not said."""
-    source_format: DiskFormat | None = None
-    """What a file is; None looks at it."""
-    tags: Mapping[str, str] | None = None
-    """None leaves them as they are."""
-    details: DiskDetails = NO_DETAILS
-
-    @property
-    def kin_name(self) -> str:
-        """What is to be made, as people know it."""
-        return f"{self.kind.noun} {self.name}"
 
 
 def create_from_source(

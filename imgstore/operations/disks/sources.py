@@ -1,6 +1,5 @@
 """Where a version's bytes come from: a path, ``file://``, ``s3://`` or ``https://``."""
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Final
@@ -9,15 +8,12 @@ from urllib.parse import unquote
 from imgstore.domain.disks.source_urls import split_uri, without_secrets
 from imgstore.domain.disks.sources import ByteSource
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.storage.sizes import PIECE_BYTES
-from imgstore.formats import LocalFile, read_through
+from imgstore.formats import LocalFile
 from imgstore.operations.disks.web_sources import WebSource
 from imgstore.operations.installation import Installation
 
 _S3_ENDPOINTS: Final = ("IMGSTORE_SOURCE_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 """Where ``s3://`` is looked for, the first that is set; none is AWS itself."""
-
-_ZEROS: Final = bytes(PIECE_BYTES)
 
 
 def open_source(installation: Installation, uri: str) -> ByteSource:
@@ -66,45 +62,3 @@ def location_of(uri: str) -> str:
     if scheme == "s3":
         return f"s3://{parts.netloc}/{unquote(parts.path.lstrip('/'))}"
     return os.path.realpath(unquote(parts.path) if scheme == "file" else uri)
-
-
-def check_sha256(source: ByteSource, expected: str) -> None:
-    """Check the file's bytes, holes as zeros, against a SHA-256.
-
-    Raises:
-        InvalidInput: it is no SHA-256, or not this file's.
-    """
-    wanted = expected.strip().lower()
-    if len(wanted) != 64 or set(wanted) - set("0123456789abcdef"):
-        raise InvalidInput(
-            "The SHA-256 is invalid.",
-            found=repr(expected),
-            expected="64 hexadecimal digits",
-            hint="give the output of sha256sum",
-            target="sha256",
-        )
-    found = _sha256(source)
-    if found != wanted:
-        raise InvalidInput(
-            "The source does not have the SHA-256 that was given.",
-            found=found,
-            expected=wanted,
-            hint="fetch or build the file again; nothing was published",
-            target="sha256",
-        )
-
-
-def _sha256(source: ByteSource) -> str:
-    hasher = hashlib.sha256()
-    end = 0
-    for at, data in read_through(source):
-        _zeros(hasher, at - end)
-        hasher.update(data)
-        end = at + len(data)
-    _zeros(hasher, source.file_bytes - end)
-    return hasher.hexdigest()
-
-
-def _zeros(hasher: "hashlib._Hash", length: int) -> None:
-    for begin in range(0, length, PIECE_BYTES):
-        hasher.update(memoryview(_ZEROS)[: min(PIECE_BYTES, length - begin)])

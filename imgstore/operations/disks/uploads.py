@@ -3,20 +3,20 @@
 The upload is a fixed VHD, as Azure's: known, never probed (rules.md, rule 24).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
 from imgstore.catalog import Facts
 from imgstore.domain import names
-from imgstore.domain.disks.disk_details import NO_DETAILS, DiskDetails
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.disks.version_disks import OS_DISK
 from imgstore.domain.errors import Conflict, InvalidInput, NotFound, PropertyChangeNotAllowed
 from imgstore.domain.identity.access import DISKS, Action, Principal
-from imgstore.domain.resources import NO_TAGS, UNDECLARED, Declared, ManagedDisk, StorageAccountType
+from imgstore.domain.requests import UploadRequest
+from imgstore.domain.resources import NO_TAGS, ManagedDisk, StorageAccountType
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.sizes import TIB
@@ -39,26 +39,6 @@ UPLOAD_BYTES_MAX: Final = 32 * TIB + FOOTER_BYTES
 _PATIENCE_SECONDS: Final = 60.0
 """How long those that are still sending have to leave once their URL is revoked: they look every second."""
 _LOOK_SECONDS: Final = 0.05
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UploadRequest:
-    """A disk from an upload, as it is asked for."""
-
-    group: str
-    """The resource group's name; made where it is missing."""
-    name: str
-    location: str | None = None
-    """The region; None is the group's."""
-    upload_bytes: int
-    """Of the fixed VHD that will come, its footer of 512 bytes included."""
-    storage_account_type: StorageAccountType | None = None
-    """None is Standard_LRS."""
-    declared: Declared = UNDECLARED
-    """What is said of the system on it."""
-    tags: Mapping[str, str] | None = None
-    """None leaves them as they are."""
-    details: DiskDetails = NO_DETAILS
 
 
 def create_upload(installation: Installation, principal: Principal, request: UploadRequest) -> ManagedDisk:

@@ -1,6 +1,5 @@
 """Is this file that image? Compared by piece digests, without moving a segment."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from imgstore.domain import names
@@ -9,6 +8,7 @@ from imgstore.domain.disks.version_disks import check_there, disk_key
 from imgstore.domain.errors import ImageNotAvailable
 from imgstore.domain.identity.access import Action, Principal, authorize
 from imgstore.domain.names import ImageReference
+from imgstore.domain.reports import Verification
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.digests import Digest, digest_of, disk_digest
 from imgstore.domain.storage.sizes import PIECE_BYTES
@@ -20,22 +20,6 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.progress import Counter
 from imgstore.segments.manifest import Manifest, piece_bytes
 from imgstore.transfer.ingest import touched_pieces
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verification:
-    """What came out."""
-
-    matches: bool
-    path: Path
-    image: str
-    """The version's resource id."""
-    file_disk_digest: Digest
-    image_disk_digest: Digest
-    file_virtual_bytes: int
-    image_virtual_bytes: int
-    first_difference: int | None
-    """Offset of the first piece of 4 MiB that differs; None where none does, or the sizes differ."""
 
 
 def verify_file(

@@ -1,54 +1,28 @@
 """Image definitions."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from datetime import datetime
+from dataclasses import asdict, replace
 from typing import Any
 
 from imgstore.domain import names
 from imgstore.domain.errors import Conflict
 from imgstore.domain.identity.access import DEFINITIONS, Action, Principal, may, visible
 from imgstore.domain.paging import Page, PageRequest
+from imgstore.domain.requests import DefinitionDetails
 from imgstore.domain.resources import (
     Architecture,
-    DiskType,
-    Feature,
     HyperVGeneration,
     ImageDefinition,
     OsState,
     OsType,
-    PurchasePlan,
-    Recommended,
 )
 from imgstore.domain.settings.limits import check_room
+from imgstore.domain.views import DefinitionPath
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import permit, permit_list, recorded, recorded_deletion
 from imgstore.operations.gallery.groups import nested_resources
 from imgstore.operations.installation import Installation
-from imgstore.operations.lookup import Lineage
 from imgstore.policy.allowed_changes import check_definition
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DefinitionDetails:
-    """What a definition may tell besides; None is not said: an existing definition keeps what it has."""
-
-    description: str | None = None
-    tags: Mapping[str, str] | None = None
-    eula: str | None = None
-    privacy_statement_uri: str | None = None
-    release_note_uri: str | None = None
-    end_of_life_at: datetime | None = None
-    recommended_vcpus: Recommended | None = None
-    recommended_memory_gib: Recommended | None = None
-    disallowed_disk_types: tuple[DiskType, ...] | None = None
-    purchase_plan: PurchasePlan | None = None
-    features: tuple[Feature, ...] | None = None
-
-    def said(self) -> dict[str, Any]:
-        """Those that are said, by the name of the definition's field."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
 
 
 def create_definition(
@@ -69,7 +43,7 @@ def create_definition(
     description: str | None = None,
     tags: Mapping[str, str] | None = None,
     details: DefinitionDetails | None = None,
-) -> Lineage:
+) -> DefinitionPath:
     """Make a definition, or change what may change of an existing one.
 
     Raises:
@@ -109,7 +83,7 @@ def create_definition(
             wanted = replace(standing, **_completed(asked, standing))
             check_definition(wanted, standing, now)
             facts.definitions.update(wanted)
-            return Lineage(gallery=above, definition=wanted)
+            return DefinitionPath(gallery=above, definition=wanted)
         new_uid = installation.effects.new_uid()
         wanted = ImageDefinition(uid=new_uid, gallery_uid=above.uid, name=name, created_at=now, **asked)
         check_definition(wanted, None, now)
@@ -117,7 +91,7 @@ def create_definition(
         there = facts.definitions.count(installation.subscription, region)
         check_room(installation.limits, "definitions_max", there, what="image definitions", region=region)
         facts.definitions.add(wanted)
-        return Lineage(gallery=above, definition=wanted)
+        return DefinitionPath(gallery=above, definition=wanted)
 
 
 def _completed(asked: Mapping[str, Any], standing: ImageDefinition) -> dict[str, Any]:
@@ -134,12 +108,12 @@ def _completed(asked: Mapping[str, Any], standing: ImageDefinition) -> dict[str,
 def update_definition(
     installation: Installation,
     principal: Principal,
-    change: Callable[[Lineage], ImageDefinition],
+    change: Callable[[DefinitionPath], ImageDefinition],
     *,
     group: str,
     gallery: str,
     name: str,
-) -> Lineage:
+) -> DefinitionPath:
     """Change what may change of a definition.
 
     Args:
@@ -182,21 +156,23 @@ def _check_unique(other: ImageDefinition | None) -> None:
 
 def show_definition(
     installation: Installation, principal: Principal, *, group: str, gallery: str, name: str
-) -> Lineage:
+) -> DefinitionPath:
     """The definition of that name."""
     permit(installation, principal, Action.READ, names.definition_id(installation.subscription, group, gallery, name))
     with installation.catalog.reading() as facts:
         return lookup.lineage(facts, installation.subscription, group, gallery, name)
 
 
-def list_definitions(installation: Installation, principal: Principal, *, group: str, gallery: str) -> list[Lineage]:
+def list_definitions(
+    installation: Installation, principal: Principal, *, group: str, gallery: str
+) -> list[DefinitionPath]:
     """The definitions of a gallery, by name."""
     return list(page_definitions(installation, principal, PageRequest(), group=group, gallery=gallery).items)
 
 
 def page_definitions(
     installation: Installation, principal: Principal, request: PageRequest, *, group: str, gallery: str
-) -> Page[Lineage]:
+) -> Page[DefinitionPath]:
     """A page of them.
 
     Raises:
@@ -211,7 +187,7 @@ def page_definitions(
         above = lookup.gallery(facts, installation.subscription, group, gallery)
         found = facts.definitions.list(above.uid, after=after, limit=request.limit if whole else None)
         found = visible(principal, found, lambda each: f"{scope}/images/{each.name}", whole=whole)
-        lines = [Lineage(gallery=above, definition=each) for each in found]
+        lines = [DefinitionPath(gallery=above, definition=each) for each in found]
         return Page.cut(lines, request, of=of, key=lambda line: line.definition.name)
 
 

@@ -16,11 +16,11 @@ from imgstore.domain.identity.sharing import SharingProfile, added, enabled, rem
 from imgstore.domain.names import ImageReference, SharedReference, VersionName
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import Gallery
+from imgstore.domain.views import DefinitionPath, VersionView
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import permit, recorded
-from imgstore.operations.gallery.versions import VersionView, seen, view_of
+from imgstore.operations.gallery.versions import seen, view_of
 from imgstore.operations.installation import Installation
-from imgstore.operations.lookup import Lineage
 
 COMMUNITY: Final = "Microsoft.Compute/locations/communityGalleries"
 SHARED: Final = "Microsoft.Compute/locations/sharedGalleries"
@@ -172,7 +172,7 @@ def list_community(installation: Installation, principal: Principal) -> list[Gal
 
 def definitions_shared(
     installation: Installation, principal: Principal, reference: SharedReference, *, only: str | None = None
-) -> list[Lineage]:
+) -> list[DefinitionPath]:
     """The definitions of a shared or community gallery, by name.
 
     Args:
@@ -196,7 +196,7 @@ def definitions_shared(
 
 def page_definitions_shared(
     installation: Installation, principal: Principal, request: PageRequest, reference: SharedReference
-) -> Page[Lineage]:
+) -> Page[DefinitionPath]:
     """A page of the definitions of such a gallery, by name.
 
     Raises:
@@ -209,7 +209,7 @@ def page_definitions_shared(
         _check_own(installation, principal, gallery, reference, _gallery_scope(gallery), DEFINITIONS)
         of = f"{gallery.uid}/shared"
         found = facts.definitions.list(gallery.uid, after=request.after(of), limit=request.limit)
-        lines = [Lineage(gallery=gallery, definition=each) for each in found]
+        lines = [DefinitionPath(gallery=gallery, definition=each) for each in found]
         return Page.cut(lines, request, of=of, key=lambda line: line.definition.name)
 
 
@@ -256,7 +256,7 @@ def page_versions_shared(
         return Page(items=views, next_token=page.next_token)
 
 
-def _line(installation: Installation, principal: Principal, facts: Facts, reference: SharedReference) -> Lineage:
+def _line(installation: Installation, principal: Principal, facts: Facts, reference: SharedReference) -> DefinitionPath:
     gallery = _gallery(installation, facts, reference)
     scope = f"{_gallery_scope(gallery)}/images/{reference.definition}"
     if reference.version is not None:
@@ -265,11 +265,11 @@ def _line(installation: Installation, principal: Principal, facts: Facts, refere
     return _lineage(facts, gallery, reference)
 
 
-def _lineage(facts: Facts, gallery: Gallery, reference: SharedReference) -> Lineage:
+def _lineage(facts: Facts, gallery: Gallery, reference: SharedReference) -> DefinitionPath:
     found = facts.lineages.find(gallery.subscription, gallery.group, gallery.name, reference.definition)
     if found is None:
         raise lookup.no_shared_image(reference)
-    return Lineage(gallery=found[0], definition=found[1])
+    return DefinitionPath(gallery=found[0], definition=found[1])
 
 
 def admitted(

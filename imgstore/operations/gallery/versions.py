@@ -1,42 +1,28 @@
 """Image versions as they are shown: with their replicas and what they are in."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from imgstore.catalog import Facts
 from imgstore.domain import names
 from imgstore.domain.identity.access import VERSIONS, Action, Principal, may, visible
 from imgstore.domain.names import VersionName
 from imgstore.domain.paging import Page, PageRequest
-from imgstore.domain.resources import ImageVersion, Replica, ZoneGap
+from imgstore.domain.resources import ImageVersion, Replica
 from imgstore.domain.states import ReplicaState
+from imgstore.domain.views import DefinitionPath, VersionView
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import permit, permit_list
 from imgstore.operations.installation import Installation
-from imgstore.operations.lookup import Lineage
 from imgstore.regions import ALL_ZONES
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VersionView:
-    """A version with its replicas and what it is in."""
-
-    version: ImageVersion
-    replicas: tuple[Replica, ...]
-    """By region and ordinal; none that is being deleted."""
-    line: Lineage
-    gaps: tuple[ZoneGap, ...] = ()
-    """What zones are known to miss of the replicas that lie in three; filled where one version is shown."""
-    silent_slots: frozenset[str] = frozenset()
-    """The uids of the slots whose store does not answer, as far as this host knows."""
-
-
-def view_of(facts: Facts, line: Lineage, version: ImageVersion) -> VersionView:
+def view_of(facts: Facts, line: DefinitionPath, version: ImageVersion) -> VersionView:
     """A version with its replicas."""
     return seen(line, version, facts.replicas.list(version.uid))
 
 
-def seen(line: Lineage, version: ImageVersion, replicas: Sequence[Replica]) -> VersionView:
+def seen(line: DefinitionPath, version: ImageVersion, replicas: Sequence[Replica]) -> VersionView:
     """The same, of replicas that were read already."""
     living = tuple(replica for replica in replicas if replica.state is not ReplicaState.DELETING)
     return VersionView(version=version, replicas=living, line=line)

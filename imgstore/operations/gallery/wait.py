@@ -8,7 +8,8 @@ from imgstore.domain.identity.access import Principal
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import Replica
 from imgstore.domain.states import ProvisioningState, ReplicaState
-from imgstore.operations.gallery.versions import VersionView, show_version
+from imgstore.domain.views import VersionView
+from imgstore.operations.gallery.versions import show_version
 from imgstore.operations.installation import Installation
 
 _View = TypeVar("_View")

@@ -10,6 +10,7 @@ from imgstore.catalog import Facts
 from imgstore.domain.errors import Conflict, InvalidInput, NotFound
 from imgstore.domain.identity.access import INSTALLATION, Action, Grant, Principal, Role
 from imgstore.domain.identity.principals import Identity, Issuer, PrincipalKind, RoleAssignment, Secret, Tenant
+from imgstore.domain.reports import KnownPrincipal
 from imgstore.operations.activity_log import permit, recorded
 from imgstore.operations.installation import Installation
 
@@ -25,15 +26,6 @@ class Proof:
     hashed: str
     days: int
     """How long it is good for."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
-    """A principal with what belongs to it."""
-
-    identity: Identity
-    secrets: tuple[Secret, ...] = ()
-    assignments: tuple[RoleAssignment, ...] = ()
 
 
 def principal_of(facts: Facts, identity: Identity) -> Principal:
@@ -108,7 +100,7 @@ def add_service_principal(
     proof: Proof | None,
     tenant: str | None = None,
     client_id: str | None = None,
-) -> Known:
+) -> KnownPrincipal:
     """Make a service principal.
 
     Args:
@@ -145,7 +137,7 @@ def add_service_principal(
         return _known(facts, made)
 
 
-def found_administrator(installation: Installation, proof: Proof) -> Known | None:
+def found_administrator(installation: Installation, proof: Proof) -> KnownPrincipal | None:
     """Make the first service principal of all, Owner of the installation; None where anybody is known already.
 
     Nobody is asked: this is how the first one comes to be, by whoever starts the server on the catalog.
@@ -186,7 +178,9 @@ def found_administrator(installation: Installation, proof: Proof) -> Known | Non
         return _known(facts, made)
 
 
-def add_user(installation: Installation, principal: Principal, *, issuer: str, subject: str, name: str) -> Known:
+def add_user(
+    installation: Installation, principal: Principal, *, issuer: str, subject: str, name: str
+) -> KnownPrincipal:
     """Make a user known, by what its issuer calls it.
 
     Raises:
@@ -209,14 +203,14 @@ def add_user(installation: Installation, principal: Principal, *, issuer: str, s
         return _known(facts, made)
 
 
-def list_principals(installation: Installation, principal: Principal, kind: PrincipalKind) -> list[Known]:
+def list_principals(installation: Installation, principal: Principal, kind: PrincipalKind) -> list[KnownPrincipal]:
     """Every principal of a kind, oldest first."""
     permit(installation, principal, Action.ADMINISTER, INSTALLATION)
     with installation.catalog.reading() as facts:
-        return [Known(identity=each) for each in facts.principals.list() if each.kind is kind]
+        return [KnownPrincipal(identity=each) for each in facts.principals.list() if each.kind is kind]
 
 
-def show_principal(installation: Installation, principal: Principal, *, who: str) -> Known:
+def show_principal(installation: Installation, principal: Principal, *, who: str) -> KnownPrincipal:
     """A principal by its object id, client id or name (see `find_principal`)."""
     permit(installation, principal, Action.ADMINISTER, INSTALLATION)
     with installation.catalog.reading() as facts:
@@ -232,7 +226,7 @@ def delete_principal(installation: Installation, principal: Principal, *, who: s
             facts.secrets.delete_all(found.client_id)
 
 
-def revoke_tokens(installation: Installation, principal: Principal, *, who: str) -> Known:
+def revoke_tokens(installation: Installation, principal: Principal, *, who: str) -> KnownPrincipal:
     """Take back all tokens that a principal was given until now. New ones are good.
 
     Operations that run go on; those that a crash interrupted are not resumed. A server that has just read whose they are believes them for 5 seconds more.
@@ -251,7 +245,7 @@ def revoke_tokens(installation: Installation, principal: Principal, *, who: str)
 
 def reset_credential(
     installation: Installation, principal: Principal, *, who: str, proof: Proof, keep: bool = False
-) -> Known:
+) -> KnownPrincipal:
     """Give an application a new secret. Unless the others are kept, the tokens that they gave are taken back.
 
     Args:
@@ -375,9 +369,11 @@ def _administering(installation: Installation, principal: Principal, what: str) 
     return recorded(installation, principal, Action.ADMINISTER, INSTALLATION, f"imgstore/{what}")
 
 
-def _known(facts: Facts, identity: Identity) -> Known:
+def _known(facts: Facts, identity: Identity) -> KnownPrincipal:
     secrets: Sequence[Secret] = facts.secrets.list(identity.client_id) if identity.client_id else ()
-    return Known(identity=identity, secrets=tuple(secrets), assignments=tuple(facts.assignments.of(identity.uid)))
+    return KnownPrincipal(
+        identity=identity, secrets=tuple(secrets), assignments=tuple(facts.assignments.of(identity.uid))
+    )
 
 
 def _add_secret(installation: Installation, facts: Facts, identity: Identity, proof: Proof) -> None:

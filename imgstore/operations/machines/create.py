@@ -4,9 +4,8 @@ All rows are written in one transaction, with one turn of the round robin; then 
 between, the same call goes on with the disks that were given to it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from imgstore.catalog import Facts
 from imgstore.domain import names
@@ -17,7 +16,6 @@ from imgstore.domain.identity.access import VERSIONS, Action, Principal, authori
 from imgstore.domain.machines import (
     AS_EVER,
     MACHINE,
-    NOTHING_KEPT,
     SIZE,
     DiskManner,
     Machine,
@@ -25,9 +23,11 @@ from imgstore.domain.machines import (
     free_luns,
 )
 from imgstore.domain.names import ImageReference, SharedReference, image_reference
-from imgstore.domain.resources import NO_TAGS, Declared, DiskKind, ManagedDisk, OsState, OsType, StorageAccountType
+from imgstore.domain.requests import MachineRequest
+from imgstore.domain.resources import NO_TAGS, Declared, DiskKind, ManagedDisk, OsState
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage.sizes import GIB
+from imgstore.domain.views import MachineView, ManagedImage
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import recorded
 from imgstore.operations.disks.advice import advise_replicas
@@ -44,68 +44,16 @@ from imgstore.operations.disks.placed_disks import make_placed_disks
 from imgstore.operations.gallery.groups import ensure_group, permit_group
 from imgstore.operations.gallery.sharing import admitted, image_scope
 from imgstore.operations.installation import Installation
-from imgstore.operations.machines.images import ManagedImage, named_image
-from imgstore.operations.machines.machines import MachineView
+from imgstore.operations.machines.images import named_image
 from imgstore.operations.network_records import authorize_interfaces
 from imgstore.operations.quotas import quota_kept
 from imgstore.operations.slots.references import PlacedDisk, lease_disk
 from imgstore.policy.os_compatibility import check_kin
-from imgstore.policy.os_profile import NO_PROFILE, OsProfile, checked_profile
+from imgstore.policy.os_profile import checked_profile
 
 _WHAT = "virtual machine"
 _IMAGE = "properties.storageProfile.imageReference.id"
 _DATA_DISKS = "properties.storageProfile.dataDisks"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DiskAsked:
-    """What is said of one disk of a machine."""
-
-    manner: DiskManner = AS_EVER
-    attach: str | None = None
-    """A managed disk by name or id, for a data disk; None is one that the image has there."""
-    resource_id: str | None = None
-    """It is this very disk: said of a machine that stands."""
-    size_gib: int | None = None
-    """It has this size: disks are not made larger than their image."""
-    sku: StorageAccountType | None = None
-    """The type that the disk is to be shown with, as `DiskDetails.sku`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MachineRequest:
-    """A machine as it is asked for."""
-
-    group: str
-    """The resource group's name; made where it is missing."""
-    name: str
-    location: str | None = None
-    """The region; None is that of an attached OS disk, else the group's."""
-    image: str | None = None
-    """A managed image by name or id, or an image version or definition (its latest) by id or path."""
-    attach_os_disk: str | None = None
-    """Instead of an image: a managed disk by name or id."""
-    attach_data_disks: Sequence[str] = ()
-    """Managed disks, at the lowest LUNs that the image leaves."""
-    disks: Mapping[str, DiskAsked] = field(default_factory=dict)
-    """What is said of single disks, by disk key."""
-    disks_whole: bool = False
-    """Those are all data disks that the machine is to have."""
-    os_type: OsType | None = None
-    """Of an attached OS disk that does not say."""
-    size: str | None = None
-    """None is `SIZE`, or as it stands."""
-    profile: OsProfile = NO_PROFILE
-    specialized: bool = False
-    """The image is said to be."""
-    tags: Mapping[str, str] | None = None
-    """None leaves them as they are."""
-    kept: Mapping[str, Any] = field(default_factory=lambda: NOTHING_KEPT)
-    """As `Machine.kept`; of a machine that stands, what is not named stays."""
-    interfaces: Mapping[str, bool] | None = None
-    """The ids of network interfaces, and whether each goes with the machine; None leaves them as they are."""
-    may_be_new: bool = True
-    """False changes one that stands, and makes none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

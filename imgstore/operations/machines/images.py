@@ -1,77 +1,27 @@
 """Managed images: an OS disk and data disks by LUN, each a reference or taken in, shown and deleted together."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
 from imgstore.catalog import Facts
 from imgstore.domain import names
-from imgstore.domain.disks.disk_details import NO_DETAILS, DiskDetails
-from imgstore.domain.disks.sources import DiskFormat
+from imgstore.domain.disks.disk_details import NO_DETAILS
 from imgstore.domain.disks.version_disks import OS_DISK, disk_key, in_order
 from imgstore.domain.errors import InvalidInput, SourceGone
 from imgstore.domain.identity.access import Action, Principal, authorize
 from imgstore.domain.paging import Page, PageRequest
-from imgstore.domain.resources import UNDECLARED, Declared, DiskKind, ManagedDisk, StorageAccountType
+from imgstore.domain.requests import DiskRequest, ImageRequest
+from imgstore.domain.resources import UNDECLARED, Declared, DiskKind, ManagedDisk
 from imgstore.domain.states import ProvisioningState
+from imgstore.domain.views import ManagedImage
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import recorded
 from imgstore.operations.disks import disks
-from imgstore.operations.disks.from_source import DiskRequest, make_disks
+from imgstore.operations.disks.from_source import make_disks
 from imgstore.operations.disks.originals import named_ids, no_source
 from imgstore.operations.gallery.groups import permit_group
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines.machines import check_generalized, named_machine
 from imgstore.policy.os_compatibility import check_kin, inherited
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ManagedImage:
-    """A managed image with its disks."""
-
-    os: ManagedDisk
-    data: tuple[ManagedDisk, ...]
-    """By LUN, from 0."""
-
-    @property
-    def provisioning_state(self) -> ProvisioningState:
-        """Succeeded when all of its disks are, else that of the first that is not."""
-        states = [each.provisioning_state for each in (self.os, *self.data)]
-        return next(
-            (state for state in states if state is not ProvisioningState.SUCCEEDED), ProvisioningState.SUCCEEDED
-        )
-
-    @property
-    def by_key(self) -> Mapping[str, ManagedDisk]:
-        """Its disks: "os", "lun-0" and so on."""
-        return {each.part: each for each in (self.os, *self.data)}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageRequest:
-    """A managed image as it is asked for."""
-
-    group: str
-    """The resource group's name; made where it is missing."""
-    name: str
-    source: str
-    """Of the OS disk: a disk or snapshot by name or id, or a file as `DiskRequest.source`.
-
-    Or a machine that was generalized, by name or id: all its disks, at their LUNs.
-    """
-    data_sources: Sequence[str] = ()
-    """Of the data disks, likewise, by LUN from 0."""
-    location: str | None = None
-    """The region; None is the source's, and for a file the group's."""
-    storage_account_type: StorageAccountType | None = None
-    """For disks from files; None is Standard_LRS."""
-    declared: Declared = UNDECLARED
-    """What is said of the system; the OS disk's source says the rest, and an image that says no state is Generalized."""
-    source_format: DiskFormat | None = None
-    """What files are; None looks at them."""
-    tags: Mapping[str, str] | None = None
-    """None leaves them as they are."""
-    details: Mapping[str, DiskDetails] = field(default_factory=dict)
-    """What else is said of disks, by disk key."""
 
 
 def create_image(

@@ -1,7 +1,7 @@
 """Machines as records: shown, listed, generalized, deleted; their disks outlive them."""
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from imgstore.catalog import Facts
@@ -13,6 +13,7 @@ from imgstore.domain.names import ComputeId
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import ManagedDisk
 from imgstore.domain.states import ProvisioningState
+from imgstore.domain.views import MachineView
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import permit, permit_list, recorded, recorded_deletion
 from imgstore.operations.installation import Installation
@@ -20,25 +21,6 @@ from imgstore.operations.network_records import forget_interfaces, interfaces_go
 from imgstore.operations.slots.removal import check_not_granted, forget_disks
 
 MACHINES: Final = "Microsoft.Compute/virtualMachines"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MachineView:
-    """A machine with its disks."""
-
-    machine: Machine
-    disks: tuple[ManagedDisk, ...]
-    """The OS disk, then by LUN."""
-
-    @property
-    def os_disk(self) -> ManagedDisk:
-        """The first of them: a machine is made with one, and it is not deleted while it is attached."""
-        return self.disks[0]
-
-    @property
-    def data_disks(self) -> tuple[ManagedDisk, ...]:
-        """The others."""
-        return self.disks[1:]
 
 
 def view_of_machine(facts: Facts, machine: Machine) -> MachineView:

@@ -5,9 +5,9 @@ at most 1,000 with a lease of its own; the rows of the batch go. The batch's one
 and only while the lease has longer to run than a request may take.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
@@ -20,10 +20,9 @@ from imgstore.domain.resources import Gallery, Pool, Slot
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.garbage import Condemned
-from imgstore.domain.storage.works import Work
 from imgstore.operations.activity_log import recorded
 from imgstore.operations.installation import Installation
-from imgstore.operations.maintenance.gc_survey import SlotSurvey, clock_of, survey_slot
+from imgstore.operations.maintenance.gc_survey import clock_of, survey_slot
 from imgstore.operations.maintenance.unknown_objects import record_unknown
 from imgstore.operations.progress import Counter
 from imgstore.operations.replication.targets import tidy_all
@@ -32,7 +31,7 @@ from imgstore.operations.slots.stale_works import WORK_ABANDON_DAYS, abandon_for
 from imgstore.operations.stores.catalog_checks import check_catalog_is_current, refuse_if_outdated
 from imgstore.operations.versions.delete import purge_soft_deleted
 from imgstore.operations.versions.unfinished_deletes import finish_deletes
-from imgstore.policy.gc_plan import is_ripe
+from imgstore.policy.gc_plan import GcReport, SlotReport, SlotSurvey, is_ripe
 from imgstore.regions import ALL_ZONES
 from imgstore.stores.interface import DELETE_KEYS_MAX
 from imgstore.stores.zone_redundant import Zoned
@@ -41,53 +40,20 @@ GRACE_HOURS: Final = 24.0
 _PATIENCE: Final = timedelta(days=WORK_ABANDON_DAYS)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlotReport:
-    """One slot: what is to go, and what went."""
-
-    slot: Slot
-    gallery: str | None
-    """None where the pool has outlived its gallery, or is a subscription's own."""
-    subscription: str | None = None
-    """Whose own the pool is; None of a gallery's."""
-    survey: SlotSurvey | None = None
-    """None where the slot could not be looked at."""
-    collected: Mapping[str, int] = field(default_factory=dict)
-    """Stored bytes of what went, by key below the slot."""
-    problem: str | None = None
-    """Why the slot, or the rest of it, was left alone."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Collection:
-    """What a collection is to do, or did."""
-
-    grace: timedelta
-    slots: Sequence[SlotReport]
-    abandoned: Sequence[Work] = ()
-    """Open works that nobody went on with for long."""
-    forgotten_segments: int = 0
-    """Rows of segments that lie nowhere and that nothing names."""
-    forgotten_pools: int = 0
-    """Of galleries that were deleted, with nothing left of them."""
-    settled_notes: int = 0
-    """Notes of zones about objects that no zone has."""
-
-
 def plan_collection(
     installation: Installation, principal: Principal, *, grace: timedelta, patience: timedelta = _PATIENCE
-) -> Collection:
+) -> GcReport:
     """What may go, slot by slot, and which works are to be abandoned. Changes nothing."""
     authorize(principal, Action.READ, INSTALLATION)
     with installation.catalog.reading() as facts:
         abandoned = forsaken_works(facts, patience)
     slots = [report for _, reports in _surveyed(installation, grace) for report in reports]
-    return Collection(grace=grace, slots=slots, abandoned=abandoned)
+    return GcReport(grace=grace, slots=slots, abandoned=abandoned)
 
 
 def collect(
     installation: Installation, principal: Principal, *, grace: timedelta, patience: timedelta = _PATIENCE
-) -> Collection:
+) -> GcReport:
     """Condemn what nothing names, delete what was condemned for longer than the grace, forget what is left of no use.
 
     May be repeated, killed at any moment, and run beside every other operation and itself. A slot that can't be had is
@@ -120,7 +86,7 @@ def collect(
                 segments += _forget_segments(installation, pool, reports)
                 pools += _forget_pool(installation, pool, reports)
             done += reports
-        return Collection(
+        return GcReport(
             grace=grace,
             slots=done,
             abandoned=abandoned,

@@ -5,7 +5,7 @@ before its segments, a manifest's row is written before the manifest. So whateve
 an open work in what the catalog says afterwards, or nobody's.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -18,34 +18,11 @@ from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.works import Work
 from imgstore.operations.installation import Installation
-from imgstore.policy.gc_plan import Clock, SlotPlan, plan_slot, writers
+from imgstore.policy.gc_plan import Clock, SlotSurvey, plan_slot, writers
 from imgstore.segments.manifest import decode_manifest, intact
 from imgstore.segments.reference import MAGIC as REFERENCE_MAGIC
 from imgstore.stores.interface import ObjectInfo
 from imgstore.transfer.slot_access import SlotAccess
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlotSurvey:
-    """One slot, as collection sees it."""
-
-    slot: Slot
-    segments: Mapping[Digest, ObjectInfo]
-    """As listed."""
-    others: int
-    """How many other objects were listed."""
-    other_bytes: int
-    plan: SlotPlan
-    strangers: tuple[str, ...]
-    """Manifests below the slot that the catalog has no row for: live, whoever's they are."""
-    stranger_bytes: Mapping[str, int]
-    """Stored bytes of these, by key."""
-    protected: frozenset[Digest]
-    """Segments that only these name."""
-    stale: Mapping[str, int]
-    """Stored bytes, by key below the slot, of the fingerprints and marks of closed works that nothing needs."""
-    oldest_work: Work | None
-    """The open work that was opened first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

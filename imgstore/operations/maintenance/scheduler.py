@@ -15,12 +15,14 @@ from typing import Final
 
 from imgstore.domain.errors import ImgstoreError, StoreError, StoreMismatch
 from imgstore.domain.identity.access import INSTALLATION, Principal
+from imgstore.domain.reports import SlotScrub
+from imgstore.domain.requests import ScrubRequest
 from imgstore.domain.settings.maintenance import MaintenanceKind, MaintenanceTask, failure_outcome
 from imgstore.domain.stop_signal import StopSignal
 from imgstore.operations.activity_log import trim_activity
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.gc import GRACE_HOURS, collect
-from imgstore.operations.maintenance.scrub import ScrubRequest, SlotScrub, scrub
+from imgstore.operations.maintenance.scrub import scrub
 from imgstore.operations.replication.targets import tidy_all
 from imgstore.operations.slots.leftovers import run_removals
 from imgstore.operations.stores.catalog_checks import check_catalog_is_current

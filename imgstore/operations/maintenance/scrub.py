@@ -8,7 +8,7 @@ and read right from end to end are Completed again.
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
@@ -16,6 +16,8 @@ import numpy as np
 from imgstore.catalog.storage.manifests import unpacked
 from imgstore.domain.errors import ImgstoreError, ObjectCorrupt, ObjectNotFound, StoredDamaged, StoreError
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal, authorize
+from imgstore.domain.reports import SlotScrub
+from imgstore.domain.requests import ScrubRequest
 from imgstore.domain.resources import ManifestRow, Slot
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest, digest_of
@@ -37,58 +39,6 @@ from imgstore.stores.interface import Accept
 from imgstore.stores.zone_redundant import QUORUM, Zoned
 from imgstore.transfer.bounded_pool import Bounded
 from imgstore.transfer.slot_access import GoOn
-
-
-def _unpaced(_length: int) -> None:
-    """Let everything be read as fast as it comes."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScrubRequest:
-    """What is to be read."""
-
-    percent: float = 100.0
-    """How many of the segments: the same ones for the same seed. Manifests are all read."""
-    seed: int = 0
-    region: str | None = None
-    """None is every region."""
-    dry_run: bool = False
-    """Read and tell; change nothing."""
-    slot_uid: str | None = None
-    """None is every slot."""
-    noted_only: bool = False
-    """Read only what the zones' repair notes name, and bring the zones up to date."""
-    pace: Callable[[int], None] = _unpaced
-    """Told the bytes of each object that was read or repaired. It may wait, and may raise KeyboardInterrupt to stop."""
-    is_recorded: bool = True
-    """Whether the activity log gets a row."""
-
-
-@dataclass(slots=True, kw_only=True)
-class SlotScrub:
-    """One slot: what was read, and what was wrong. Filled as the scrub goes."""
-
-    slot: Slot
-    objects: int = 0
-    read_bytes: int = 0
-    """Of every copy that was read."""
-    damaged: set[str] = field(default_factory=set)
-    """Keys below the slot of what was missing or wrong somewhere."""
-    repaired: set[str] = field(default_factory=set)
-    """Of these, what is right everywhere now."""
-    repaired_bytes: int = 0
-    """That other slots gave."""
-    restored: int = 0
-    """Replicas that were Degraded and are Completed again."""
-    unrestored: tuple[str, ...] = ()
-    """Of each replica that was Completed once and is not now: its version, and why."""
-    problem: str | None = None
-    """Why the slot, or a part of it, could not be looked at."""
-
-    @property
-    def unrepaired(self) -> list[str]:
-        """What remains wrong."""
-        return sorted(self.damaged - self.repaired)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,15 +7,15 @@ owner for longer than the grace, by one recorded request (invariant G14).
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 from typing import Final
 
 from imgstore.catalog import Facts
 from imgstore.domain.errors import ImgstoreError, LeaseLost, NotFound, ObjectNotFound, StoreError
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal, authorize
+from imgstore.domain.reports import Naming, SlotUnknown, UnknownReport
 from imgstore.domain.resources import Slot
-from imgstore.domain.storage.unknown_objects import UnknownObject
 from imgstore.operations.activity_log import recorded
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.gc_survey import list_manifests, unknown_manifests
@@ -27,52 +27,6 @@ from imgstore.segments.reference import decode_reference
 from imgstore.stores.interface import DELETE_KEYS_MAX
 
 UNKNOWN_GRACE_DAYS: Final = 7.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Naming:
-    """What an unknown object names."""
-
-    segments: int = 0
-    """Segments that a manifest names: none of them is collected while it is there."""
-    stored_bytes: int = 0
-    """Of these."""
-    body_key: str | None = None
-    """The manifest that a reference refers to."""
-    problem: str | None = None
-    """Why it could not be read."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnknownReport:
-    """One unknown object, and what becomes of it."""
-
-    object: UnknownObject
-    last_modified: datetime
-    """The store's clock."""
-    seen_for: timedelta
-    """Since it was first seen."""
-    names: Naming
-    removable_at: datetime
-    """When its grace ends; the database's clock."""
-    kept_because: str | None = None
-    """Why it stays, whatever its age."""
-    removed: bool = False
-
-    @property
-    def is_removable(self) -> bool:
-        """Whether a removal takes it now."""
-        return self.kept_because is None and self.removable_at <= self.object.first_seen_at + self.seen_for
-
-
-@dataclass(slots=True, kw_only=True)
-class SlotUnknown:
-    """The unknown objects of one slot."""
-
-    slot: Slot
-    objects: list[UnknownReport] = field(default_factory=list)
-    problem: str | None = None
-    """Why the slot could not be looked at, or why something stayed."""
 
 
 def list_unknown(installation: Installation, principal: Principal, *, grace: timedelta) -> list[SlotUnknown]:

@@ -10,19 +10,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Final
 
 from imgstore.catalog import Facts
 from imgstore.domain.errors import Conflict, ImgstoreError, StoreError
 from imgstore.domain.identity.access import Action, Principal, authorize
+from imgstore.domain.reports import WorkerReport
 from imgstore.domain.resources import ImageVersion
 from imgstore.domain.storage.works import Worker
+from imgstore.domain.views import DefinitionPath
 from imgstore.operations.activity_log import recorded
 from imgstore.operations.installation import Installation
-from imgstore.operations.lookup import Lineage, lineage_of
+from imgstore.operations.lookup import lineage_of
 from imgstore.operations.maintenance.scheduler import MaintenanceRunner
 from imgstore.operations.progress import task_of
 from imgstore.operations.replication.copy import CopyPlan, look, make, plan_step
@@ -49,27 +50,11 @@ _VERSIONS_AT_ONCE: Final = 32
 """Read and compared at once, to choose from."""
 
 
-@dataclass(slots=True, kw_only=True)
-class WorkerReport:
-    """What a worker did, and what it left, when it ended."""
-
-    completed: int = 0
-    """Replicas."""
-    failed: dict[str, str] = field(default_factory=dict)
-    """The last error of each replica that failed and did not come about later, by uid."""
-    resting: int = 0
-    """Failed replicas that wait for their next try."""
-    next_retry_at: datetime | None = None
-    """When the first of these is due."""
-    without_source: int = 0
-    """Versions that never were complete: only `image-version create`, which has the source file, can resume them."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Claim:
     """One replica, leased."""
 
-    line: Lineage
+    line: DefinitionPath
     version: ImageVersion
     step: CopyStep
     plan: CopyPlan | RestorePlan

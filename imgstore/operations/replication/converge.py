@@ -2,8 +2,8 @@
 
 from imgstore.domain.errors import ImgstoreError
 from imgstore.domain.resources import ImageVersion
+from imgstore.domain.views import DefinitionPath
 from imgstore.operations.installation import Installation
-from imgstore.operations.lookup import Lineage
 from imgstore.operations.replication.copy import replicate
 from imgstore.operations.replication.targets import tidy
 
@@ -15,7 +15,7 @@ def leave_to_workers(installation: Installation, version: ImageVersion) -> None:
         facts.replicas.retry_now(version.uid)
 
 
-def converge(installation: Installation, line: Lineage, version: ImageVersion) -> dict[str, ImgstoreError]:
+def converge(installation: Installation, line: DefinitionPath, version: ImageVersion) -> dict[str, ImgstoreError]:
     """Take away what is to go, make what is lacking, take away what that stands in for; again while slots come free.
 
     Returns:

@@ -17,8 +17,8 @@ from imgstore.domain.errors import ImgstoreError, StoredDamaged, WorkHeld
 from imgstore.domain.resources import ImageVersion, ManifestRow, SegmentRow, Slot
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.works import Lease, WorkKind
+from imgstore.domain.views import DefinitionPath
 from imgstore.operations.installation import Installation
-from imgstore.operations.lookup import Lineage
 from imgstore.operations.progress import Counter, task_of
 from imgstore.operations.replication.targets import check_left, is_wanted, let_go, no_longer_wanted
 from imgstore.operations.slots.completion import (
@@ -48,7 +48,7 @@ _LOOK_SECONDS: Final = 1.0
 """So often a person's command looks whether other processes are done with replicas of its version."""
 
 
-def replicate(installation: Installation, line: Lineage, version: ImageVersion) -> dict[str, ImgstoreError]:
+def replicate(installation: Installation, line: DefinitionPath, version: ImageVersion) -> dict[str, ImgstoreError]:
     """Make every replica that is not complete, as far as it can be made now, and wait for those that others make.
 
     Returns:
@@ -144,7 +144,7 @@ class CopyPlan:
 
 def _lease_and_make(
     installation: Installation,
-    line: Lineage,
+    line: DefinitionPath,
     version: ImageVersion,
     step: CopyStep,
     failed: Collection[str],
@@ -176,7 +176,7 @@ def _lease_and_make(
 
 def make(
     installation: Installation,
-    line: Lineage,
+    line: DefinitionPath,
     version: ImageVersion,
     step: CopyStep,
     plan: CopyPlan | RestorePlan,
@@ -284,7 +284,7 @@ def _wait_a_while(stop: threading.Event, seconds: float) -> None:
 
 def _act(
     installation: Installation,
-    line: Lineage,
+    line: DefinitionPath,
     version: ImageVersion,
     step: CopyStep,
     plan: CopyPlan | RestorePlan,

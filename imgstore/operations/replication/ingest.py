@@ -22,9 +22,9 @@ from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.sizes import PIECE_BYTES
 from imgstore.domain.storage.works import Lease, Work, WorkKind
+from imgstore.domain.views import DefinitionPath
 from imgstore.operations.installation import Installation
 from imgstore.operations.leases import Hold
-from imgstore.operations.lookup import Lineage
 from imgstore.operations.progress import Counter, task_of
 from imgstore.operations.slots.completion import (
     Listed,
@@ -60,7 +60,7 @@ NOT_STORED: Final[Mapping[str, Digest]] = MappingProxyType({})
 class Publication:
     """A version's disks on their way to their slot."""
 
-    line: Lineage
+    line: DefinitionPath
     version: ImageVersion
     replica: Replica
     """The one in the source slot."""

@@ -12,8 +12,8 @@ from imgstore.domain.errors import Conflict, ImgstoreError, LeaseLost, NotFound,
 from imgstore.domain.resources import ImageVersion, Replica, Slot, SlotKey
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage.works import Lease, WorkKind
+from imgstore.domain.views import DefinitionPath
 from imgstore.operations.installation import Installation
-from imgstore.operations.lookup import Lineage
 from imgstore.operations.progress import task_of
 from imgstore.operations.slots.completion import write_version_state
 from imgstore.operations.slots.removal import Freed, forget_replica, lives
@@ -31,7 +31,7 @@ class Removal:
     """Why its bytes could not go yet; the replica is invisible all the same."""
 
 
-def retarget(installation: Installation, facts: Facts, line: Lineage, version: ImageVersion) -> None:
+def retarget(installation: Installation, facts: Facts, line: DefinitionPath, version: ImageVersion) -> None:
     """Write down which replicas `version` is to have and which are to go. The caller holds its row.
 
     Raises:
@@ -69,7 +69,7 @@ def add_replica(installation: Installation, facts: Facts, version: ImageVersion,
     facts.replicas.add(Replica(uid=uid, version_uid=version.uid, slot=slot, state=ReplicaState.PENDING))
 
 
-def _check_allowed(line: Lineage, version: ImageVersion, replicas: Sequence[Replica]) -> None:
+def _check_allowed(line: DefinitionPath, version: ImageVersion, replicas: Sequence[Replica]) -> None:
     lost = lost_regions(replicas, version.target_regions)
     if lost and version.allow_deletion_of_replicated_locations is False:
         raise Conflict(

@@ -18,11 +18,11 @@ from imgstore.domain.resources import ImageVersion, ManagedDisk, ManifestRow, Re
 from imgstore.domain.states import ProvisioningState, ReplicaState, provisioning_state
 from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.works import Lease
+from imgstore.domain.views import DefinitionPath
 from imgstore.ledger.egress import arrival
 from imgstore.ledger.entries import Party, StorageInterval
 from imgstore.ledger.storage_intervals import changes, own_bytes
 from imgstore.operations.installation import Installation
-from imgstore.operations.lookup import Lineage
 from imgstore.operations.slots.gc_guard import check_not_condemned, keep_named
 from imgstore.operations.slots.key_deletions import check_no_deletion
 from imgstore.policy.backoff import backoff_seconds
@@ -44,7 +44,7 @@ class Listed:
     disk_digest: Digest
 
 
-def party_of(line: Lineage, version: ImageVersion) -> Party:
+def party_of(line: DefinitionPath, version: ImageVersion) -> Party:
     """Whose bytes a version's are."""
     return Party(
         subscription=line.gallery.subscription,
@@ -100,7 +100,7 @@ def complete_replica(
     installation: Installation,
     *,
     lease: Lease,
-    line: Lineage,
+    line: DefinitionPath,
     version: ImageVersion,
     replica: Replica,
     manifests: Sequence[ManifestRow],

@@ -19,8 +19,9 @@ from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.works import Lease, WorkKind
+from imgstore.domain.views import DefinitionPath
 from imgstore.operations.installation import Installation
-from imgstore.operations.lookup import Lineage, lineage_of
+from imgstore.operations.lookup import lineage_of
 from imgstore.operations.progress import Counter
 from imgstore.operations.slots.completion import complete_replica, named_by, write_failure, write_version_state
 from imgstore.operations.slots.removal import end_writing
@@ -146,7 +147,7 @@ def end_other_work(installation: Installation, facts: Facts, kind: WorkKind, rep
 
 def restore(
     installation: Installation,
-    line: Lineage,
+    line: DefinitionPath,
     version: ImageVersion,
     plan: RestorePlan,
     *,

@@ -16,29 +16,21 @@ from imgstore.domain.errors import (
 )
 from imgstore.domain.identity.access import Action, Principal, as_reader
 from imgstore.domain.names import version_id
+from imgstore.domain.requests import DataSnapshot, DataVhd, VersionRequest, VersionSource
 from imgstore.domain.resources import ImageVersion
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.works import WorkKind
+from imgstore.domain.views import DefinitionPath, VersionView
 from imgstore.formats import generation_of
 from imgstore.operations.activity_log import permit, recorded
-from imgstore.operations.gallery.versions import VersionView, show_version
+from imgstore.operations.gallery.versions import show_version
 from imgstore.operations.installation import Installation
-from imgstore.operations.lookup import Lineage
 from imgstore.operations.replication.converge import converge, leave_to_workers
 from imgstore.operations.replication.ingest import Publication, publish
 from imgstore.operations.slots.removal import forget_version
 from imgstore.operations.versions.open_sources import OpenedDisks, open_disks
-from imgstore.operations.versions.request import (
-    DataSnapshot,
-    DataVhd,
-    VersionRequest,
-    Wanted,
-    check_disks,
-    resolve,
-    write_down,
-)
+from imgstore.operations.versions.request import Wanted, check_disks, resolve, write_down
 from imgstore.operations.versions.shallow import publish_shallow, staying
-from imgstore.operations.versions.source import VersionSource
 from imgstore.transfer.stored_disk import StoredDisk
 
 
@@ -218,7 +210,7 @@ def _replicate(
     return view
 
 
-def _warn_generation(installation: Installation, line: Lineage, reader: DiskReader) -> None:
+def _warn_generation(installation: Installation, line: DefinitionPath, reader: DiskReader) -> None:
     """What is only inferred from a partition table warns; it refuses nothing."""
     inferred = generation_of(reader)
     declared = line.definition.hyper_v_generation

@@ -11,11 +11,11 @@ from imgstore.domain.identity.access import VERSIONS, Action, Principal, as_read
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import ImageVersion
 from imgstore.domain.states import ProvisioningState
+from imgstore.domain.views import DefinitionPath, VersionView
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import recorded, recorded_deletion
-from imgstore.operations.gallery.versions import VersionView, show_version, view_of
+from imgstore.operations.gallery.versions import show_version, view_of
 from imgstore.operations.installation import Installation
-from imgstore.operations.lookup import Lineage
 from imgstore.operations.slots.removal import end_writing, forget_version
 from imgstore.policy.version_update import check_deletable
 
@@ -67,7 +67,7 @@ def delete_version(
     purge_soft_deleted(installation)
 
 
-def _delete_softly(installation: Installation, line: Lineage, version: ImageVersion) -> None:
+def _delete_softly(installation: Installation, line: DefinitionPath, version: ImageVersion) -> None:
     """Make the version invisible. Its replicas, its bytes and what is billed for them stay."""
     with installation.catalog.transaction() as facts:
         end_writing(installation, facts, version.uid, str(version.name))
@@ -132,7 +132,7 @@ def undelete_version(
         return show_version(installation, reader, group=group, gallery=gallery, definition=definition, version=version)
 
 
-def _not_kept(line: Lineage, version: VersionName, scope: str) -> NotFound:
+def _not_kept(line: DefinitionPath, version: VersionName, scope: str) -> NotFound:
     where = f"-g {line.gallery.group} -r {line.gallery.name} -i {line.definition.name}"
     return NotFound(
         f"The image version '{version}' was not found among the softly deleted ones.",

@@ -8,14 +8,16 @@ from imgstore.domain.disks.sources import ByteSource, DiskFormat, DiskReader
 from imgstore.domain.disks.version_disks import OS_DISK, VersionDisk, disk_key
 from imgstore.domain.errors import InvalidInput, SourceGone, StoreError
 from imgstore.domain.identity.access import Principal
+from imgstore.domain.requests import VersionSource
 from imgstore.domain.resources import Slot
 from imgstore.formats import ConversionBounds, open_disk
+from imgstore.formats.files.sha256 import check_sha256
 from imgstore.operations.disks.conversions import conversion_bounds
-from imgstore.operations.disks.sources import check_sha256, location_of, open_source
+from imgstore.operations.disks.sources import location_of, open_source
 from imgstore.operations.installation import Installation
 from imgstore.operations.versions import stored_sources
 from imgstore.operations.versions.request import Wanted, check_apart, check_size
-from imgstore.operations.versions.source import VersionSource, arrived_disks, came_from, stated_locations
+from imgstore.operations.versions.source import arrived_disks, came_from, stated_locations
 from imgstore.operations.versions.stored_sources import Taker
 
 

@@ -1,13 +1,11 @@
 """A version as it is asked for: checked, its defaults filled in, written down, compared with the one that stands."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime
-from types import MappingProxyType
-from typing import Final, TypeAlias
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from imgstore.catalog import Facts
-from imgstore.domain.disks.sources import DiskFormat, DiskReader, SourceIdentity
+from imgstore.domain.disks.sources import DiskReader, SourceIdentity
 from imgstore.domain.disks.version_disks import (
     OS_DISK,
     HostCaching,
@@ -19,23 +17,19 @@ from imgstore.domain.disks.version_disks import (
     told,
 )
 from imgstore.domain.errors import Conflict, InvalidInput, PropertyChangeNotAllowed
-from imgstore.domain.names import VersionName
+from imgstore.domain.requests import VersionRequest
 from imgstore.domain.resources import (
-    KEEP,
     NO_TAGS,
     ImageVersion,
     ReplicationMode,
     Slot,
-    StorageAccountType,
     TargetRegion,
-    TargetRegionRequest,
-    VersionUpdate,
 )
 from imgstore.domain.settings.limits import check_disk_bytes, check_room
 from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.domain.views import DefinitionPath
 from imgstore.operations import lookup
 from imgstore.operations.installation import Installation
-from imgstore.operations.lookup import Lineage
 from imgstore.operations.quotas import quota_kept
 from imgstore.operations.replication.targets import add_replica, retarget
 from imgstore.operations.slots.completion import write_version_state
@@ -47,87 +41,13 @@ from imgstore.policy.version_update import check_block, updated
 Identities: TypeAlias = Mapping[str, SourceIdentity]
 """Of each disk's source, by the disk's key."""
 
-_NOTHING_SAID: Final[Mapping[str, HostCaching]] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataVhd:
-    """A data disk, as a file somewhere."""
-
-    lun: int
-    uri: str
-    """A path, file://, s3:// or https://, of any container that is read."""
-    format: DiskFormat | None = None
-    """What the file is; None looks at it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataSnapshot:
-    """A data disk that is stored here."""
-
-    lun: int
-    source: str
-    """A snapshot or managed disk, by name or id."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VersionRequest:
-    """A version as it is asked for."""
-
-    group: str
-    """The resource group's name."""
-    gallery: str
-    definition: str
-    version: VersionName
-    location: str | None = None
-    """The source region; None is the gallery's."""
-    target_regions: Sequence[TargetRegionRequest] = ()
-    """Where to, all of them; empty is the source region alone, or where a version that stands is."""
-    replica_count: int | None = None
-    """For the regions that name none; None is 1, or as it stands."""
-    storage_account_type: StorageAccountType | None = None
-    """For the regions that name none; None is Standard_LRS, or as it stands; of a Shallow version the source's."""
-    replication_mode: ReplicationMode | None = None
-    """None is Full, or as it stands."""
-    exclude_from_latest: bool | None = None
-    """None leaves it as it is."""
-    end_of_life_at: datetime | None = None
-    """None leaves it as it is."""
-    allow_deletion_of_replicated_locations: bool | None = None
-    """None leaves it as it is."""
-    block_deletion_before_end_of_life: bool | None = None
-    """None leaves it as it is."""
-    tags: Mapping[str, str] | None = None
-    """None leaves them as they are."""
-    sha256: str | None = None
-    """Of the OS disk's file, checked before anything is stored."""
-    bases: Sequence[VersionName] = ()
-    """Versions to be compared with besides those that are chosen."""
-    verify_full: bool = False
-    """Read the whole disks back before they are published."""
-    host_caching: Mapping[str, HostCaching] = field(default_factory=lambda: _NOTHING_SAID)
-    """Of disks, by key; Azure's default, or as it stands, for those that are not there."""
-
-    def as_update(self) -> VersionUpdate:
-        """What it asks of a version that stands."""
-        return VersionUpdate(
-            target_regions=self.target_regions,
-            replica_count=self.replica_count,
-            storage_account_type=self.storage_account_type,
-            exclude_from_latest=self.exclude_from_latest,
-            end_of_life_at=KEEP if self.end_of_life_at is None else self.end_of_life_at,
-            allow_deletion_of_replicated_locations=self.allow_deletion_of_replicated_locations,
-            block_deletion_before_end_of_life=self.block_deletion_before_end_of_life,
-            tags=self.tags,
-        )
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """The request with every default filled in, checked."""
 
     request: VersionRequest
-    line: Lineage
+    line: DefinitionPath
     location: str
     targets: tuple[TargetRegion, ...]
     sha256: str | None

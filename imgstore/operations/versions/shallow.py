@@ -15,8 +15,8 @@ from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.works import Lease, WorkKind
+from imgstore.domain.views import DefinitionPath
 from imgstore.operations.installation import Installation
-from imgstore.operations.lookup import Lineage
 from imgstore.operations.slots.completion import (
     Listed,
     complete_replica,
@@ -60,7 +60,11 @@ def staying(wanted: Wanted, readers: Mapping[str, DiskReader], slots: Mapping[st
 
 
 def publish_shallow(
-    installation: Installation, line: Lineage, version: ImageVersion, replica: Replica, digests: Mapping[str, Digest]
+    installation: Installation,
+    line: DefinitionPath,
+    version: ImageVersion,
+    replica: Replica,
+    digests: Mapping[str, Digest],
 ) -> None:
     """Put the version's manifests beside its source's, and make the replica Completed. Killed, the same command goes on.
 

@@ -13,6 +13,7 @@ from imgstore.domain.disks.version_disks import OS_DISK, VersionDisk, disk_key
 from imgstore.domain.errors import NotFound, SourceGone
 from imgstore.domain.identity.access import Action, Principal, authorize
 from imgstore.domain.names import ImageReference, VersionName
+from imgstore.domain.requests import VersionSource
 from imgstore.domain.resources import (
     Declared,
     ImageVersion,
@@ -23,6 +24,7 @@ from imgstore.domain.resources import (
 )
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.works import Lease
+from imgstore.domain.views import DefinitionPath
 from imgstore.ledger.egress import arrival
 from imgstore.operations import lookup
 from imgstore.operations.disks.disks import named_version
@@ -30,13 +32,12 @@ from imgstore.operations.disks.export import pin_manifest, read_manifest, readin
 from imgstore.operations.disks.originals import COPIED, find_original, no_source
 from imgstore.operations.gallery.sharing import admitted
 from imgstore.operations.installation import Installation
-from imgstore.operations.lookup import Lineage
 from imgstore.operations.machines.images import named_image
 from imgstore.operations.machines.machines import check_ready, named_machine
 from imgstore.operations.progress import Counter
 from imgstore.operations.slots.completion import party_of
 from imgstore.operations.slots.degrade import degrade_damaged
-from imgstore.operations.versions.source import VersionSource, came_from, ids_of, whole_ids
+from imgstore.operations.versions.source import came_from, ids_of, whole_ids
 from imgstore.policy.os_compatibility import check_kin
 from imgstore.transfer.scatter import SegmentReader
 from imgstore.transfer.stored_disk import StoredDisk
@@ -48,7 +49,7 @@ _WHAT = "gallery image version"
 class Taker:
     """The version that is to be made."""
 
-    line: Lineage
+    line: DefinitionPath
     name: VersionName
     region: str
     """Its source region."""
@@ -168,7 +169,7 @@ def _of_whole(
 
 
 def _of_machine(
-    installation: Installation, principal: Principal, facts: Facts, word: str, line: Lineage, region: str
+    installation: Installation, principal: Principal, facts: Facts, word: str, line: DefinitionPath, region: str
 ) -> dict[str, _Chosen]:
     """All disks of a machine, which says itself what it is; who reads them must be allowed to."""
     machine = named_machine(installation, principal, facts, line.gallery.group, word)
@@ -196,7 +197,7 @@ def _original(
 
 
 def _of_disks(
-    installation: Installation, facts: Facts, disks: Mapping[str, ManagedDisk], line: Lineage, region: str
+    installation: Installation, facts: Facts, disks: Mapping[str, ManagedDisk], line: DefinitionPath, region: str
 ) -> dict[str, _Chosen]:
     """Disks, snapshots or those of a managed image. What a data disk declares is of no matter: nobody boots from it."""
     for disk in disks.values():
@@ -247,7 +248,7 @@ def _of_version(
 
 
 def _meant(
-    installation: Installation, facts: Facts, line: Lineage, reference: ImageReference, region: str
+    installation: Installation, facts: Facts, line: DefinitionPath, reference: ImageReference, region: str
 ) -> ImageVersion:
     if reference.version is None:
         return named_version(installation, facts, line, reference, region)
@@ -273,7 +274,7 @@ def _near(others: tuple[Slot, ...], slot: Slot) -> tuple[Slot, ...]:
     return tuple(each for each in others if each.key.region == slot.key.region)
 
 
-def _check_kin(source: Declared, line: Lineage, name: str) -> None:
+def _check_kin(source: Declared, line: DefinitionPath, name: str) -> None:
     check_kin(source, line.definition.declared, source_name=name, taker_name=line.definition.name)
 
 

@@ -7,11 +7,11 @@ from imgstore.domain.errors import ImgstoreError
 from imgstore.domain.identity.access import Action, Principal, as_reader
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import ImageVersion, VersionUpdate
+from imgstore.domain.views import DefinitionPath, VersionView
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import recorded
-from imgstore.operations.gallery.versions import VersionView, show_version
+from imgstore.operations.gallery.versions import show_version
 from imgstore.operations.installation import Installation
-from imgstore.operations.lookup import Lineage
 from imgstore.operations.replication.converge import converge, leave_to_workers
 from imgstore.operations.replication.targets import retarget
 from imgstore.operations.slots.completion import write_version_state
@@ -64,7 +64,7 @@ def update_version(
 
 
 def _written_down(
-    installation: Installation, line: Lineage, found: ImageVersion, update: VersionUpdate
+    installation: Installation, line: DefinitionPath, found: ImageVersion, update: VersionUpdate
 ) -> ImageVersion:
     """The version's row, the replicas that it lacks and the tombstones of those that go, in one transaction."""
     with installation.catalog.transaction() as facts:

@@ -5,17 +5,14 @@ The other way round stands in `bodies`, `version_bodies` and `source_bodies`.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from imgstore.domain.identity.sharing import CommunityInfo
 from imgstore.domain.names import ImageReference, SharedReference, definition_id, version_id
+from imgstore.domain.requests import DefinitionDetails, VersionRequest
 from imgstore.domain.resources import VersionUpdate
 from imgstore.wire.json_text import Json, instant
 from imgstore.wire.requests.version_update import target_regions_json
-
-if TYPE_CHECKING:  # the shape alone: what an operation needs is loaded with the operation
-    from imgstore.operations.gallery.definitions import DefinitionDetails
-    from imgstore.operations.versions.request import VersionRequest
 
 _LUN: Final = "lun"
 

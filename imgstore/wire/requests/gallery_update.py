@@ -2,20 +2,17 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import SOFT_DELETE_RETENTION_DAYS, Feature, Gallery, ImageDefinition, Recommended
+from imgstore.domain.views import DefinitionPath
 from imgstore.policy.allowed_changes import DEFINITION_MAY_CHANGE, GALLERY_MAY_CHANGE
 from imgstore.wire.json_fields import at, flag_of, tags_of, text_of, unfit
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.arguments import parse_end_of_life
 from imgstore.wire.requests.generic_update import Edit, apply_edits, check_changes
 from imgstore.wire.responses.resources import definition_json, gallery_json
-
-if TYPE_CHECKING:
-    from imgstore.operations.lookup import Lineage
 
 _WHOLE_MAX = 2**31 - 1
 
@@ -41,7 +38,7 @@ def edited_gallery(gallery: Gallery, edits: Iterable[Edit], *, force_string: boo
     )
 
 
-def edited_definition(line: "Lineage", edits: Iterable[Edit], *, force_string: bool = False) -> ImageDefinition:
+def edited_definition(line: DefinitionPath, edits: Iterable[Edit], *, force_string: bool = False) -> ImageDefinition:
     """The definition with the edits done. Raises as `edited_gallery`."""
     before = definition_json(line.definition, line.gallery)
     after = apply_edits(before, edits, force_string=force_string)

@@ -10,9 +10,8 @@ from typing import Any, Final
 from imgstore.domain.disks.version_disks import OS_DISK, HostCaching, check_luns, disk_key
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.machines import DiskManner
+from imgstore.domain.requests import DiskAsked, MachineRequest, OsProfile
 from imgstore.domain.resources import DiskKind, OsType
-from imgstore.operations.machines.create import DiskAsked, MachineRequest
-from imgstore.policy.os_profile import OsProfile
 from imgstore.wire.json_fields import at, tags_of, text_of, unfit
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.disk import checked_id, sku_at

@@ -7,11 +7,11 @@ from imgstore.domain.names import shared_field
 from imgstore.domain.resources import ManagedDisk
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage.sizes import GIB
+from imgstore.domain.views import MachineView
 from imgstore.wire.json_text import Json, instant
 
 if TYPE_CHECKING:
     from imgstore.domain.machines import Machine
-    from imgstore.operations.machines.machines import MachineView
 
 _OF_A_GALLERY: Final = "/versions/"
 

@@ -7,16 +7,14 @@ from imgstore.policy.gc_plan import unleased_since
 from imgstore.wire.json_text import Json
 
 if TYPE_CHECKING:
+    from imgstore.domain.reports import SlotScrub, SlotUnknown, UnknownReport
+    from imgstore.domain.requests import ScrubRequest
     from imgstore.domain.resources import Slot
     from imgstore.domain.storage.works import Work
-    from imgstore.operations.maintenance.gc import Collection, SlotReport
-    from imgstore.operations.maintenance.gc_survey import SlotSurvey
-    from imgstore.operations.maintenance.scrub import ScrubRequest, SlotScrub
-    from imgstore.operations.maintenance.unknown_objects import SlotUnknown, UnknownReport
-    from imgstore.policy.gc_plan import UnfinishedDelete
+    from imgstore.policy.gc_plan import GcReport, SlotReport, SlotSurvey, UnfinishedDelete
 
 
-def collection_json(collection: "Collection", *, dry_run: bool) -> Json:
+def collection_json(collection: "GcReport", *, dry_run: bool) -> Json:
     """A collection, slot by slot. Sizes are stored bytes."""
     return {
         "graceHours": collection.grace.total_seconds() / 3600,

@@ -1,7 +1,5 @@
 """Tenants, principals, roles, issuers and keys as JSON: in the shapes of ``az ad sp``, ``az role`` and ``az account``."""
 
-from typing import TYPE_CHECKING
-
 from imgstore.domain.identity.access import ROLE_ASSIGNMENTS
 from imgstore.domain.identity.principals import (
     Identity,
@@ -12,10 +10,8 @@ from imgstore.domain.identity.principals import (
     SigningKey,
     Tenant,
 )
+from imgstore.domain.reports import KnownPrincipal
 from imgstore.wire.json_text import Json, instant
-
-if TYPE_CHECKING:  # the door stays light: what an operation needs is loaded with the operation
-    from imgstore.operations.identity.principals import Known
 
 
 def tenant_json(tenant: Tenant) -> Json:
@@ -28,7 +24,7 @@ def tenant_json(tenant: Tenant) -> Json:
     }
 
 
-def principal_json(known: "Known") -> Json:
+def principal_json(known: KnownPrincipal) -> Json:
     """A service principal or a user; of secrets what tells them apart."""
     identity = known.identity
     head: dict[str, Json] = {"id": identity.uid, "displayName": identity.name, "tenant": identity.tenant_uid}
@@ -48,7 +44,7 @@ def principal_json(known: "Known") -> Json:
     return head | own | tail
 
 
-def credential_json(known: "Known", secret: str) -> Json:
+def credential_json(known: KnownPrincipal, secret: str) -> Json:
     """What is told once: a principal with the secret that it was given."""
     newest = known.secrets[-1]
     return {

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from imgstore.domain.reports import BenchPlan, BenchReport, QuickstartSummary, Verification, WorkerReport
+from imgstore.domain.views import Export
 from imgstore.wire.json_text import Json, instant
 
 if TYPE_CHECKING:  # a shape needs no reader of images and no store
@@ -11,11 +13,6 @@ if TYPE_CHECKING:  # a shape needs no reader of images and no store
     from imgstore.domain.storage.circuits import ZoneHealth
     from imgstore.domain.storage.works import Worker
     from imgstore.formats import Inspection
-    from imgstore.operations.demo.bench import Plan, Report
-    from imgstore.operations.demo.quickstart import Summary
-    from imgstore.operations.disks.export import Export
-    from imgstore.operations.disks.verify import Verification
-    from imgstore.operations.maintenance.worker import WorkerReport
     from imgstore.regions import Region, ZoneReport
     from imgstore.stores.interface import StoreProperties
 
@@ -49,7 +46,7 @@ def inspection_json(inspection: "Inspection") -> Json:
     }
 
 
-def verification_json(verification: "Verification") -> Json:
+def verification_json(verification: Verification) -> Json:
     """Whether a file and a stored image are the same disk."""
     return {
         "matches": verification.matches,
@@ -67,7 +64,7 @@ def verification_json(verification: "Verification") -> Json:
     }
 
 
-def summary_json(summary: "Summary") -> Json:
+def summary_json(summary: QuickstartSummary) -> Json:
     """What came out of the quickstart."""
     return {
         "group": summary.group,
@@ -80,7 +77,7 @@ def summary_json(summary: "Summary") -> Json:
     }
 
 
-def bench_plan_json(plan: "Plan") -> Json:
+def bench_plan_json(plan: BenchPlan) -> Json:
     """What a bench would do, and cost at most."""
     return {
         "group": plan.group,
@@ -98,7 +95,7 @@ def bench_plan_json(plan: "Plan") -> Json:
     }
 
 
-def bench_json(report: "Report") -> Json:
+def bench_json(report: BenchReport) -> Json:
     """What a bench measured."""
     return bench_plan_json(report.plan) | {
         "uploadSeconds": round(report.upload_seconds, 3),
@@ -147,7 +144,7 @@ def activity_json(row: "ActivityRow") -> Json:
     }
 
 
-def worker_report_json(report: "WorkerReport") -> Json:
+def worker_report_json(report: WorkerReport) -> Json:
     """What a worker did, and what it left."""
     return {
         "completed": report.completed,

@@ -5,7 +5,7 @@ After recorded traffic and the specification's examples of 2023-07-03. What we a
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from imgstore.domain.disks.disk_details import SKU
 from imgstore.domain.disks.source_urls import without_secrets
@@ -26,14 +26,11 @@ from imgstore.domain.resources import (
     StorageAccountType,
 )
 from imgstore.domain.storage.sizes import GIB
+from imgstore.domain.views import ManagedImage, VersionView
 from imgstore.wire.json_text import Json, instant
 from imgstore.wire.requests.body_fields import place_field
 from imgstore.wire.responses.replication import replication_status_json
 from imgstore.wire.sharing import sharing_profile_json
-
-if TYPE_CHECKING:  # the door stays light: what an operation needs is loaded with the operation
-    from imgstore.operations.gallery.versions import VersionView
-    from imgstore.operations.machines.images import ManagedImage
 
 _COMPUTE: Final = "Microsoft.Compute"
 
@@ -134,7 +131,7 @@ def _some(**values: Json) -> Json:
     return {key: value for key, value in values.items() if value not in (None, [], {})} or None
 
 
-def version_json(view: "VersionView", display_names: Mapping[str, str], *, replication_status: bool = False) -> Json:
+def version_json(view: VersionView, display_names: Mapping[str, str], *, replication_status: bool = False) -> Json:
     """An image version.
 
     Args:
@@ -166,7 +163,7 @@ def version_json(view: "VersionView", display_names: Mapping[str, str], *, repli
     )
 
 
-def soft_deleted_json(view: "VersionView") -> Json:
+def soft_deleted_json(view: VersionView) -> Json:
     """A softly deleted version (GallerySoftDeletedResource of 2026-03-03)."""
     version, line, gallery = view.version, view.line, view.line.gallery
     deleted_at, gone_at = version.soft_deleted_at, version.hard_deletion_at

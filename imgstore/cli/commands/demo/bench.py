@@ -13,6 +13,7 @@ from imgstore.cli.framework.command import Command, Words
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.progress import human_bytes
 from imgstore.cli.framework.session import Session, opened
+from imgstore.domain.reports import BenchPlan
 from imgstore.operations.demo import bench as demo_bench
 from imgstore.operations.demo.sample_disk import make_sample
 from imgstore.wire.json_text import Json, decimal_text
@@ -113,7 +114,7 @@ def _say(session: Session) -> Callable[[str], None]:
     return say
 
 
-def _agree(session: Session, plan: demo_bench.Plan, *, yes: bool) -> None:
+def _agree(session: Session, plan: BenchPlan, *, yes: bool) -> None:
     """Say what it costs, and leave unless that is agreed to."""
     if not (session.quiet and yes):
         click.echo(_told(plan), err=True)
@@ -128,7 +129,7 @@ def _agree(session: Session, plan: demo_bench.Plan, *, yes: bool) -> None:
     click.get_current_context().exit(1)
 
 
-def _told(plan: demo_bench.Plan) -> str:
+def _told(plan: BenchPlan) -> str:
     price, month = decimal_text(plan.egress_price_max), decimal_text(plan.storage_price_per_month_max)
     return (
         f"A disk of {human_bytes(plan.virtual_bytes)} with {human_bytes(plan.data_bytes)} of data goes into {plan.source}"

@@ -16,9 +16,9 @@ from imgstore.cli.framework.command import Command
 from imgstore.cli.framework.output import table_text
 from imgstore.cli.framework.progress import human_bytes, human_seconds
 from imgstore.cli.framework.session import opened
+from imgstore.domain.reports import QuickstartSummary
 from imgstore.operations import billing
 from imgstore.operations.demo import quickstart as operations
-from imgstore.operations.demo.quickstart import Summary
 from imgstore.wire.json_text import Json, decimal_text
 from imgstore.wire.responses.reports import summary_json
 from imgstore.wire.responses.statement import statement_json
@@ -80,7 +80,7 @@ def _removal(options: global_options.Globals, folder: Path) -> str:
     return f"All of it is in {folder}{beside}; to remove it: rm -r {shlex.quote(str(folder))}"
 
 
-def _told(summary: Summary, bill: Json, seconds: float) -> str:
+def _told(summary: QuickstartSummary, bill: Json, seconds: float) -> str:
     fewer = summary.whole_copies_bytes // max(1, summary.second_delivered_bytes)
     facts = {
         "the disk": f"{human_bytes(summary.virtual_bytes)}, stored, replicated and billed",

@@ -12,6 +12,7 @@ from imgstore.cli.framework.command import Group, Switch, Words
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import opened
 from imgstore.domain.paging import PageRequest
+from imgstore.domain.requests import DefinitionDetails
 from imgstore.domain.resources import (
     Architecture,
     DiskType,
@@ -22,8 +23,8 @@ from imgstore.domain.resources import (
     PurchasePlan,
     Recommended,
 )
+from imgstore.domain.views import DefinitionPath
 from imgstore.operations.gallery import definitions
-from imgstore.operations.lookup import Lineage
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.arguments import parse_disk_types, parse_end_of_life, parse_features
 from imgstore.wire.requests.gallery_update import edited_definition
@@ -160,10 +161,10 @@ def create(
         return definition_json(made.definition, made.gallery)
 
 
-def details_of(said: Mapping[str, Any]) -> definitions.DefinitionDetails:
+def details_of(said: Mapping[str, Any]) -> DefinitionDetails:
     """What the flags say of a definition besides what it must say."""
     plan = PurchasePlan(name=said["plan_name"], publisher=said["plan_publisher"], product=said["plan_product"])
-    return definitions.DefinitionDetails(
+    return DefinitionDetails(
         description=said["description"],
         tags=said["tags"],
         eula=said["eula"],
@@ -203,7 +204,7 @@ def update(
     features. All else stays what it was made with.
     """
 
-    def change(standing: Lineage) -> ImageDefinition:
+    def change(standing: DefinitionPath) -> ImageDefinition:
         edited = edited_definition(standing, edits, force_string=force_string)
         allowed = edited.allow_update_image if allow_update_image is None else allow_update_image
         return replace(edited, allow_update_image=allowed)

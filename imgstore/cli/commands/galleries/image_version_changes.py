@@ -13,16 +13,16 @@ from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import opened
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.names import VersionName
+from imgstore.domain.requests import DataSnapshot, DataVhd, VersionRequest
 from imgstore.domain.resources import ReplicationMode, StorageAccountType, VersionUpdate
 from imgstore.domain.states import ReplicaState
+from imgstore.domain.views import VersionView
 from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.gallery import wait as gallery_wait
-from imgstore.operations.gallery.versions import VersionView
 from imgstore.operations.maintenance.worker import anyone_works
 from imgstore.operations.versions import create as versions_create
 from imgstore.operations.versions import delete as versions_delete
 from imgstore.operations.versions import update as versions_update
-from imgstore.operations.versions.request import DataSnapshot, DataVhd, VersionRequest
 from imgstore.wire.json_text import Json, instant
 from imgstore.wire.requests.arguments import (
     parse_end_of_life,

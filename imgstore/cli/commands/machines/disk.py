@@ -15,11 +15,12 @@ from imgstore.domain.disks.signed_urls import SECONDS_MAX, AccessLevel
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.names import ImageReference, SharedReference
 from imgstore.domain.paging import PageRequest
+from imgstore.domain.requests import DiskRequest, UploadRequest
 from imgstore.domain.resources import Declared, HyperVGeneration, OsType, StorageAccountType
 from imgstore.operations.disks import disks, signed_urls, uploads
 from imgstore.operations.disks import export as disks_export
-from imgstore.operations.disks.from_source import DiskRequest, create_from_source
-from imgstore.operations.disks.uploads import UploadRequest, create_upload
+from imgstore.operations.disks.from_source import create_from_source
+from imgstore.operations.disks.uploads import create_upload
 from imgstore.wire.json_text import Json
 from imgstore.wire.responses.reports import export_json
 from imgstore.wire.responses.resources import disk_json

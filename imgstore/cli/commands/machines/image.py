@@ -11,10 +11,10 @@ from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import opened
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.paging import PageRequest
+from imgstore.domain.requests import ImageRequest
 from imgstore.domain.resources import Declared, DiskKind, HyperVGeneration, OsState, OsType, StorageAccountType
 from imgstore.operations.disks import disks
 from imgstore.operations.machines import images
-from imgstore.operations.machines.images import ImageRequest
 from imgstore.wire.json_text import Json
 from imgstore.wire.responses.resources import image_json
 

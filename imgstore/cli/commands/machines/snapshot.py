@@ -11,9 +11,10 @@ from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import opened
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.paging import PageRequest
+from imgstore.domain.requests import DiskRequest
 from imgstore.domain.resources import Declared, DiskKind, HyperVGeneration, OsType, StorageAccountType
 from imgstore.operations.disks import disks
-from imgstore.operations.disks.from_source import DiskRequest, create_from_source
+from imgstore.operations.disks.from_source import create_from_source
 from imgstore.wire.json_text import Json
 from imgstore.wire.responses.resources import disk_json
 

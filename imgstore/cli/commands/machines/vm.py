@@ -11,10 +11,10 @@ from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import opened
 from imgstore.domain.machines import SIZE
 from imgstore.domain.paging import PageRequest
+from imgstore.domain.requests import MachineRequest, OsProfile
 from imgstore.domain.resources import OsType
 from imgstore.operations.machines import machines
-from imgstore.operations.machines.create import MachineRequest, create_machine
-from imgstore.policy.os_profile import OsProfile
+from imgstore.operations.machines.create import create_machine
 from imgstore.wire.json_text import Json
 from imgstore.wire.responses.machines import machine_json
 

@@ -15,6 +15,7 @@ from imgstore.operations.disks.uploads import sweep_uploads
 from imgstore.operations.maintenance import gc as maintenance_gc
 from imgstore.operations.maintenance.unknown_objects import UNKNOWN_GRACE_DAYS, list_unknown, remove_unknown
 from imgstore.operations.slots.stale_works import WORK_ABANDON_DAYS
+from imgstore.policy.gc_plan import GcReport
 from imgstore.wire.json_text import Json
 from imgstore.wire.responses.maintenance import collection_json, unknown_json
 
@@ -168,7 +169,7 @@ def _gc_unknown(grace_days: float, *, remove: bool, yes: bool) -> Answer:
         return Answer(body=body, exit_code=1 if body["problems"] else 0)
 
 
-def _unfinished(collection: maintenance_gc.Collection) -> list[str]:
+def _unfinished(collection: GcReport) -> list[str]:
     """Tell what another collector holds, and until when: writers of these segments are refused until then."""
     return [
         f"{report.slot.key}: {unfinished.segments} segments are in delete in progress by a collector that ended, or is at "

@@ -7,6 +7,7 @@ import click
 from imgstore.cli.framework.command import Answer, Command
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import opened
+from imgstore.domain.requests import ScrubRequest
 from imgstore.operations.maintenance import scrub as maintenance_scrub
 from imgstore.wire.json_text import Json
 from imgstore.wire.responses.maintenance import scrub_json
@@ -52,7 +53,7 @@ def scrub(*, percent: float, seed: int | None, region: str | None, dry_run: bool
     is restored from another zone, else from another replica, those of the region first. The exit code is 1 if something
     remains wrong or could not be looked at; with --dry-run, if anything is.
     """
-    request = maintenance_scrub.ScrubRequest(
+    request = ScrubRequest(
         percent=percent,
         seed=date.today().toordinal() if seed is None else seed,  # noqa: DTZ011 - any day will do
         region=region,

@@ -1,0 +1,53 @@
+"""Check a source against the SHA-256 that its owner gave."""
+
+import hashlib
+from typing import Final
+
+from imgstore.domain.disks.sources import ByteSource
+from imgstore.domain.errors import InvalidInput
+from imgstore.domain.storage.sizes import PIECE_BYTES
+from imgstore.formats import read_through
+
+_ZEROS: Final = bytes(PIECE_BYTES)
+
+
+def check_sha256(source: ByteSource, expected: str) -> None:
+    """Check the file's bytes, holes as zeros, against a SHA-256.
+
+    Raises:
+        InvalidInput: it is no SHA-256, or not this file's.
+    """
+    wanted = expected.strip().lower()
+    if len(wanted) != 64 or set(wanted) - set("0123456789abcdef"):
+        raise InvalidInput(
+            "The SHA-256 is invalid.",
+            found=repr(expected),
+            expected="64 hexadecimal digits",
+            hint="give the output of sha256sum",
+            target="sha256",
+        )
+    found = _sha256(source)
+    if found != wanted:
+        raise InvalidInput(
+            "The source does not have the SHA-256 that was given.",
+            found=found,
+            expected=wanted,
+            hint="fetch or build the file again; nothing was published",
+            target="sha256",
+        )
+
+
+def _sha256(source: ByteSource) -> str:
+    hasher = hashlib.sha256()
+    end = 0
+    for at, data in read_through(source):
+        _zeros(hasher, at - end)
+        hasher.update(data)
+        end = at + len(data)
+    _zeros(hasher, source.file_bytes - end)
+    return hasher.hexdigest()
+
+
+def _zeros(hasher: "hashlib._Hash", length: int) -> None:
+    for begin in range(0, length, PIECE_BYTES):
+        hasher.update(memoryview(_ZEROS)[: min(PIECE_BYTES, length - begin)])
