@@ -38,7 +38,7 @@ from imgstore.domain.resources import (
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage import object_keys
 from imgstore.domain.views import DefinitionPath, VersionView
-from imgstore.operations.disks.disks import offered
+from imgstore.operations.disks.placement import offered
 from imgstore.operations.gallery import definitions, galleries
 from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.installation import Installation

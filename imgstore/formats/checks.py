@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Generic, TypeVar
 
+from imgstore.domain.disks.sources import ByteSource
 from imgstore.domain.errors import ImageRefused, ImageTruncated, SafetyCheckFailed
 from imgstore.domain.storage.sizes import GIB
 
@@ -110,3 +111,40 @@ class Examined(Generic[Layout]):
         raise_first_failed(self.findings, location)
         assert self.layout is not None, "no check failed"
         return self.layout
+
+
+AGAIN: Final = "fetch or make the image again; `qemu-img check` may tell more"
+
+
+FLATTEN: Final = "make it one whole file at its origin (`qemu-img convert -O qcow2`, `vmkfstools -i`) and take that"
+
+
+def demand(
+    check: str, *, passed: bool, found: str, expected: str, hint: str = AGAIN, kind: Kind = Kind.UNSAFE
+) -> Finding:
+    """Make a finding about an unsafe image, unless another kind is given."""
+    return Finding(check=check, passed=passed, found=found, expected=expected, hint=hint, kind=kind)
+
+
+def inside_file(check: str, source: ByteSource, what: str, start: int, length: int) -> Finding:
+    """Whether a structure lies in the file."""
+    return demand(
+        check,
+        passed=start + length <= source.file_bytes,
+        found=f"{what} at {start:,} to {start + length:,}",
+        expected=f"inside the file of {source.file_bytes:,} bytes",
+        kind=Kind.TRUNCATED,
+    )
+
+
+def whole_header(raw: bytes, header_bytes: int, magic: bytes) -> Finding:
+    """Check that a header is complete and begins with its magic number."""
+    complete = len(raw) == header_bytes
+    return demand(
+        "header",
+        passed=complete and raw.startswith(magic),
+        found=f"{len(raw)} bytes that start with {raw[:8]!r}",
+        expected=f"a header of {header_bytes} bytes that starts with {magic!r}",
+        hint="name the format that the file has with `--source-format`, or fetch it again",
+        kind=Kind.DAMAGED if complete else Kind.TRUNCATED,
+    )

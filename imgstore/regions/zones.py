@@ -521,7 +521,7 @@ class S3Zone(OpenedZone):
 
     def probe(self) -> None:
         """See `OpenedZone.probe`. Tried each time, since servers are replaced."""
-        from imgstore.stores.s3.store import probe_properties  # noqa: PLC0415 -- loaded already: there is an S3Store
+        from imgstore.stores.s3.probe import probe_properties  # noqa: PLC0415 -- loaded already: there is an S3Store
 
         mark = replace(self.mark, properties=probe_properties(self._s3, self._new_uid()))
         if mark != self.found_mark():

@@ -11,7 +11,7 @@ from api_server import Api, start_api
 from imgstore.api.auth.tokens import Authority
 from imgstore.operations.disks import from_source
 from imgstore.operations.leases import LeaseKeeper
-from imgstore.operations.replication import spooled_ingest
+from imgstore.operations.replication import disk_ingest
 from imgstore.testing.http_server import Page, WebServer
 
 pytest_plugins = ["api_fixtures"]
@@ -44,7 +44,7 @@ BODIES: dict[str, tuple[int, Callable[[WebServer], Any]]] = {
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Files are not read before it is set."""
-    opened, take_in = threading.Event(), spooled_ingest.take_in
+    opened, take_in = threading.Event(), disk_ingest.take_in
 
     def later(*words: Any) -> None:
         assert opened.wait(60)

@@ -11,8 +11,14 @@ from hypothesis import strategies as st
 
 from imgstore.domain.resources import Replica, Slot, SlotKey, StorageAccountType
 from imgstore.domain.states import ReplicaState
-from imgstore.policy.backoff import backoff_seconds
-from imgstore.policy.worker_queue import QueuedVersion, WorkerLimits, full_regions, next_steps, startable
+from imgstore.policy.worker_queue import (
+    QueuedVersion,
+    WorkerLimits,
+    backoff_seconds,
+    full_regions,
+    next_steps,
+    startable,
+)
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 PENDING, COMPLETED, FAILED = ReplicaState.PENDING, ReplicaState.COMPLETED, ReplicaState.FAILED

@@ -21,7 +21,8 @@ from imgstore.stores import (
     TrafficMeter,
     Zoned,
 )
-from imgstore.stores.s3.store import S3Store, probe_properties
+from imgstore.stores.s3.probe import probe_properties
+from imgstore.stores.s3.store import S3Store
 from imgstore.testing.clock import ManualClock
 from imgstore.testing.engines import S3Engine
 from imgstore.testing.faulty_store import Faulty

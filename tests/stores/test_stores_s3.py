@@ -30,7 +30,8 @@ from imgstore.domain.errors import (
 )
 from imgstore.stores import Metered, Patience, Retrying, TrafficMeter, crc32_checksum
 from imgstore.stores.s3 import store as s3_store
-from imgstore.stores.s3.store import S3Object, S3Store, _timestamp
+from imgstore.stores.s3.source import S3Object
+from imgstore.stores.s3.store import S3Store, _timestamp
 from imgstore.testing.clock import ManualClock
 from imgstore.testing.engines import S3Engine
 

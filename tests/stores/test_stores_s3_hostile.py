@@ -12,7 +12,9 @@ from stores_hostile import HostileServer, start_hostile
 from imgstore.domain.errors import ImgstoreError, StoreError
 from imgstore.stores import Patience, RetryPolicy
 from imgstore.stores.interface import ObjectInfo
-from imgstore.stores.s3.store import S3Object, S3Store, probe_properties
+from imgstore.stores.s3.probe import probe_properties
+from imgstore.stores.s3.source import S3Object
+from imgstore.stores.s3.store import S3Store
 
 QUIET = (HealthCheck.too_slow, HealthCheck.function_scoped_fixture)
 ONCE = Patience(RetryPolicy(attempts_max=1))

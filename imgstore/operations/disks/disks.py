@@ -5,7 +5,6 @@ Shown, listed and deleted: those, and what is made from other sources (``operati
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 from imgstore.catalog import Facts
 from imgstore.domain import names
@@ -13,37 +12,31 @@ from imgstore.domain.disks.disk_details import NO_DETAILS, DiskDetails
 from imgstore.domain.disks.image_offers import ImageOffer
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.disks.version_disks import disk_key
-from imgstore.domain.errors import Conflict, ImageNotAvailable, PropertyChangeNotAllowed
+from imgstore.domain.errors import Conflict, PropertyChangeNotAllowed
 from imgstore.domain.identity.access import Action, Principal, may, visible
-from imgstore.domain.names import ImageReference, SharedReference, VersionName
+from imgstore.domain.names import ImageReference, SharedReference
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import (
     NO_TAGS,
     Declared,
     DiskKind,
-    ImageVersion,
     ManagedDisk,
     Slot,
     StorageAccountType,
 )
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage import object_keys
-from imgstore.domain.views import DefinitionPath
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import permit, permit_list, recorded, recorded_deletion
-from imgstore.operations.disks.advice import advise_replicas
 from imgstore.operations.disks.placed_disks import make_placed_disks
+from imgstore.operations.disks.placement import advise_replicas, offered
 from imgstore.operations.gallery.groups import ensure_group, permit_group
 from imgstore.operations.gallery.sharing import admitted
 from imgstore.operations.installation import Installation
 from imgstore.operations.quotas import quota_kept
 from imgstore.operations.slots.references import lease_disk
 from imgstore.operations.slots.removal import forget_disks
-from imgstore.policy.selection import latest, next_slot
 from imgstore.transfer.spool import remove_spool
-
-_VERSIONS_AT_ONCE: Final = 16
-"""Read at once to find the latest; that many and more are excluded from latest, or on their way out, only rarely."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,18 +116,6 @@ def create_disk(
         (made,) = make_placed_disks(installation, [placed])
         advise_replicas(installation, made)
         return made
-
-
-def check_subscription(installation: Installation, reference: ImageReference) -> None:
-    """Refuse a full resource id of another subscription: nothing of it can be seen from here."""
-    if reference.subscription not in (None, installation.subscription):
-        raise ImageNotAvailable(
-            f"The gallery image {reference} is of another subscription.",
-            found=f"subscription {reference.subscription}",
-            expected=f"subscription {installation.subscription}",
-            hint="give --subscription, or a reference of this one",
-            target="galleryImageReference",
-        )
 
 
 def region_of_disk(
@@ -301,92 +282,6 @@ def _check_allowed(offer: ImageOffer, kind: StorageAccountType) -> None:
             hint="ask for a region where the version is kept in another type, or publish it in one",
             target="properties.disallowed.diskTypes",
         )
-
-
-def choose_slot(
-    installation: Installation, facts: Facts, reference: ImageReference, region: str
-) -> tuple[ImageOffer, Slot]:
-    """The version that is meant and the slot whose turn it is; the turn counts in this transaction.
-
-    Raises:
-        ImageNotAvailable: no such version, or not complete in the region.
-    """
-    offer = offered(installation, facts, reference, region)
-    return offer, next_slot(facts.placements.next_turn(offer.version_uid, region), installation.preferred(offer.slots))
-
-
-def offered(installation: Installation, facts: Facts, reference: ImageReference, region: str) -> ImageOffer:
-    """What a reference means in a region: at once, where all of it is there and named.
-
-    Raises:
-        ImageNotAvailable: no such version, or not complete in the region.
-    """
-    subscription = reference.subscription or installation.subscription
-    names_above = (subscription, reference.group, reference.gallery, reference.definition)
-    if reference.version is not None:
-        found = facts.offers.find(*names_above, reference.version, region)
-        if found is not None:
-            return replace(found, source=reference.shown(found.source)) if reference.shared else found
-    line = lookup.named_lineage(facts, installation.subscription, reference)
-    name = named_version(installation, facts, line, reference, region).name
-    found = facts.offers.find(*names_above, name, region)
-    if found is None:
-        raise not_available(installation, reference.shown(line.version_id(name)), region)
-    return replace(found, source=reference.shown(found.source))
-
-
-def named_version(
-    installation: Installation, facts: Facts, line: DefinitionPath, reference: ImageReference, region: str
-) -> ImageVersion:
-    """The version that a reference means in a region.
-
-    Raises:
-        ImageNotAvailable: no such version, or none that may be the latest there.
-    """
-    if reference.version is not None:
-        found = facts.versions.get(line.definition.uid, reference.version)
-        if found is None or not found.is_visible:
-            raise not_available(installation, reference.shown(line.version_id(reference.version)), region)
-        return found
-    found = _latest(facts, line, region)
-    if found is None:
-        raise ImageNotAvailable(
-            f"There is no latest image version of '{line.definition.name}' in {_display(installation, region)} region.",
-            found=f"{len(facts.versions.list(line.definition.uid))} versions, none that is complete there and not "
-            "excluded from latest",
-            expected="a version that is complete in the region",
-            hint="name a version, replicate one to this region, or ask for another region",
-            target="galleryImageReference",
-        )
-    return found
-
-
-def _latest(facts: Facts, line: DefinitionPath, region: str) -> ImageVersion | None:
-    """A few at a time, from the highest down: of ten thousand versions the first is mostly the one."""
-    below: VersionName | None = None
-    while some := facts.versions.complete_in(line.definition.uid, region, below=below, limit=_VERSIONS_AT_ONCE):
-        replicas = facts.replicas.of_versions([each.uid for each in some])
-        found = latest([(each, replicas[each.uid]) for each in some], region)
-        if found is not None:
-            return found
-        below = some[-1].name
-    return None
-
-
-def not_available(installation: Installation, scope: str, region: str) -> ImageNotAvailable:
-    """What is raised where an image can't be had in a region."""
-    return ImageNotAvailable(
-        f"The gallery image {scope} is not available in {_display(installation, region)} region. Please contact image "
-        "owner to replicate to this region, or change your requested region.",
-        found="no complete replica there",
-        expected="a version that is complete in the region",
-        hint="`imgstore sig image-version show ... --expand ReplicationStatus` shows where it is complete",
-        target="galleryImageReference",
-    )
-
-
-def _display(installation: Installation, region: str) -> str:
-    return installation.regions.get(region).display_name
 
 
 def show_disk(

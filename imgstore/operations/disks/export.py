@@ -21,7 +21,7 @@ from imgstore.formats import create_writer
 from imgstore.ledger.entries import Party
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import recorded
-from imgstore.operations.disks.disks import choose_slot
+from imgstore.operations.disks.placement import choose_slot
 from imgstore.operations.gallery.sharing import image_scope
 from imgstore.operations.installation import Installation
 from imgstore.operations.leases import Hold

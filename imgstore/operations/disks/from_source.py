@@ -41,14 +41,13 @@ from imgstore.formats import open_disk
 from imgstore.operations.activity_log import recorded
 from imgstore.operations.disks.conversions import conversion_bounds
 from imgstore.operations.disks.disks import check_standing, region_of_disk, tagged
-from imgstore.operations.disks.originals import find_original, is_meant, no_source
 from imgstore.operations.disks.placed_disks import make_placed_disks
-from imgstore.operations.disks.sources import location_of, open_source
+from imgstore.operations.disks.sources import find_original, is_meant, location_of, no_source, open_source
 from imgstore.operations.gallery.galleries import FINGERPRINT_KEY_BYTES
 from imgstore.operations.gallery.groups import ensure_group, permit_group
 from imgstore.operations.installation import Installation
 from imgstore.operations.quotas import quota_kept
-from imgstore.operations.replication.spooled_ingest import take_in
+from imgstore.operations.replication.disk_ingest import take_in
 from imgstore.operations.slots.references import lease_disk
 from imgstore.operations.slots.removal import forget_disks
 from imgstore.policy.os_compatibility import check_kin, inherited

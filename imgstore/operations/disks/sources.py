@@ -5,9 +5,14 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
+from imgstore.catalog import Facts
 from imgstore.domain.disks.source_urls import split_uri, without_secrets
 from imgstore.domain.disks.sources import ByteSource
-from imgstore.domain.errors import InvalidInput
+from imgstore.domain.errors import InvalidInput, SourceGone
+from imgstore.domain.identity.access import Action, Principal, authorize, may
+from imgstore.domain.names import ComputeId
+from imgstore.domain.resources import DiskKind, ManagedDisk
+from imgstore.domain.states import ProvisioningState
 from imgstore.formats import LocalFile
 from imgstore.operations.disks.web_sources import WebSource
 from imgstore.operations.installation import Installation
@@ -37,7 +42,8 @@ def open_source(installation: Installation, uri: str) -> ByteSource:
             location_of(uri), lambda: HttpSource(uri, allow_private=private, deadlines=deadlines, stop=stop)
         )
     if scheme == "s3":
-        from imgstore.stores.s3.store import S3Object, S3Store  # noqa: PLC0415 - boto3 costs start-up time
+        from imgstore.stores.s3.source import S3Object  # noqa: PLC0415 - boto3 costs start-up time
+        from imgstore.stores.s3.store import S3Store  # noqa: PLC0415 - as above
 
         endpoint = next(filter(None, (installation.environ.get(name) for name in _S3_ENDPOINTS)), None)
         store = S3Store(endpoint=endpoint, bucket=parts.netloc, path_style=endpoint is not None)
@@ -62,3 +68,92 @@ def location_of(uri: str) -> str:
     if scheme == "s3":
         return f"s3://{parts.netloc}/{unquote(parts.path.lstrip('/'))}"
     return os.path.realpath(unquote(parts.path) if scheme == "file" else uri)
+
+
+COPIED: Final = (DiskKind.SNAPSHOT, DiskKind.DISK)
+"""What a bare name means, looked for in this order, as az does."""
+
+
+def find_original(
+    installation: Installation, principal: Principal, facts: Facts, group: str, word: str, *, what: str
+) -> ManagedDisk | None:
+    """The disk or snapshot that `word` names, if the principal may read its bytes; None where it names a file.
+
+    Args:
+        installation: where.
+        principal: who asks.
+        facts: the transaction.
+        group: where a bare name is looked for.
+        word: as a person gave it.
+        what: what is to be made, for the refusal.
+
+    Raises:
+        SourceGone: a full id, or a bare name that is no file's either, of what is not there.
+        InvalidInput: likewise, of what is not ready.
+        AccessDenied: the principal may read the bytes of nothing that `word` may name.
+    """
+    candidates = named_ids(installation, group, word, COPIED)
+    readable = [each for each in candidates if may(principal, Action.EXPORT, each.resource_id)]
+    named = [facts.disks.get(each.subscription, each.group, each.name, DiskKind(each.kind)) for each in readable]
+    there = [each for each in named if each is not None]
+    ready = next((each for each in there if each.provisioning_state is ProvisioningState.SUCCEEDED), None)
+    if ready is not None:
+        return ready
+    if is_id(word) or ("/" not in word and not os.path.exists(word)):
+        if not readable:
+            authorize(principal, Action.EXPORT, candidates[-1].resource_id)
+        if there:
+            raise no_source(word, _unready(there[0]), what=what)
+        raise no_source(word, "nothing of that name", what=what, kind=SourceGone)
+    return None
+
+
+def _unready(disk: ManagedDisk) -> str:
+    if disk.awaits_upload:
+        return f"a {disk.kind.noun} that waits for its upload: `imgstore disk revoke-access` ends it"
+    return f"a {disk.kind.noun} that is {disk.provisioning_state}"
+
+
+def is_meant(installation: Installation, group: str, word: str, reference: str) -> bool:
+    """Whether `word` may name the resource with the id `reference`, which may be gone by now."""
+    return reference.lower() in {each.resource_id.lower() for each in named_ids(installation, group, word, COPIED)}
+
+
+def named_ids(installation: Installation, group: str, word: str, kinds: tuple[str, ...]) -> tuple[ComputeId, ...]:
+    """The resources that `word` may name: one by its full id, of each kind one by a bare name, none by a path or URL.
+
+    Raises:
+        InvalidInput: a full id of another kind, or of another subscription.
+    """
+    subscription = installation.subscription
+    if not is_id(word):
+        bare = () if "/" in word else kinds
+        return tuple(ComputeId(subscription=subscription, group=group, kind=kind, name=word) for kind in bare)
+    found = ComputeId.parse(word)
+    if found is None or found.kind not in kinds or found.subscription.lower() != subscription.lower():
+        raise InvalidInput(
+            f"'{word}' can't be a source here.",
+            found="the id of something else, or of another subscription",
+            expected=f"one of {' or '.join(kinds)} in subscription {subscription}",
+            hint="a disk from an image version is made with --gallery-image-reference",
+            target="source",
+        )
+    return (found,)
+
+
+def no_source(
+    word: str, found: str, *, what: str, region: str | None = None, kind: type[InvalidInput] = InvalidInput
+) -> InvalidInput:
+    """What is raised where a source is not ready, or in another region than what is made from it; `kind` where it is gone."""
+    return kind(
+        f"Source {word} is not found. Please check source exists, and is in the same region as {what} being created",
+        found=found,
+        expected="a source that is ready" + (f", in {region}" if region else ""),
+        hint="`imgstore disk list` shows what there is, and so do those of snapshot, image, vm and sig image-version",
+        target="source",
+    )
+
+
+def is_id(word: str) -> bool:
+    """Whether it is a full resource id."""
+    return word.lower().startswith("/subscriptions/")

@@ -28,7 +28,7 @@ from imgstore.operations.disks.from_source import own_slot
 from imgstore.operations.gallery.groups import ensure_group, permit_group
 from imgstore.operations.installation import Installation
 from imgstore.operations.quotas import quota_kept
-from imgstore.operations.replication.spooled_ingest import take_in
+from imgstore.operations.replication.disk_ingest import take_in
 from imgstore.policy.os_compatibility import check_kin
 from imgstore.transfer.spool import Spool, last_used_at, remove_spool, spool_folder
 

@@ -1,5 +1,6 @@
 """Is this file that image? Compared by piece digests, without moving a segment."""
 
+import tempfile
 from pathlib import Path
 
 from imgstore.domain import names
@@ -12,10 +13,10 @@ from imgstore.domain.reports import Verification
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.digests import Digest, digest_of, disk_digest
 from imgstore.domain.storage.sizes import PIECE_BYTES
-from imgstore.formats import LocalFile, open_disk
+from imgstore.formats import Inspection, LocalFile, inspect_image, open_disk
 from imgstore.operations import lookup
-from imgstore.operations.disks.disks import check_subscription, named_version
 from imgstore.operations.disks.export import read_manifest
+from imgstore.operations.disks.placement import check_subscription, named_version
 from imgstore.operations.installation import Installation
 from imgstore.operations.progress import Counter
 from imgstore.segments.manifest import Manifest, piece_bytes
@@ -109,3 +110,17 @@ def _compare(
     same_size = reader.virtual_bytes == manifest.virtual_bytes
     first = min((index for index, _ in differing), default=None) if same_size else None
     return disk_digest(reader.virtual_bytes, pieces), None if first is None else first * PIECE_BYTES
+
+
+def inspect_file(path: Path, *, source_format: DiskFormat | None = None) -> Inspection:
+    """What the file is, whether Azure would take it, and each safety check by name.
+
+    Raises:
+        ImgstoreError: the file itself can't be read. A damaged image is no error: its checks say so.
+    """
+    source = LocalFile(path)
+    try:
+        with tempfile.TemporaryDirectory(prefix="imgstore-") as scratch:
+            return inspect_image(source, format=source_format, scratch=Path(scratch))
+    finally:
+        source.close()

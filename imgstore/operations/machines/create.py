@@ -30,17 +30,11 @@ from imgstore.domain.storage.sizes import GIB
 from imgstore.domain.views import MachineView, ManagedImage
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import recorded
-from imgstore.operations.disks.advice import advise_replicas
-from imgstore.operations.disks.disks import (
-    ImageDiskRequest,
-    add_disk,
-    check_same_image,
-    choose_slot,
-    region_of_disk,
-)
+from imgstore.operations.disks.disks import ImageDiskRequest, add_disk, check_same_image, region_of_disk
 from imgstore.operations.disks.from_source import copy_of
-from imgstore.operations.disks.originals import named_ids, no_source
 from imgstore.operations.disks.placed_disks import make_placed_disks
+from imgstore.operations.disks.placement import advise_replicas, choose_slot
+from imgstore.operations.disks.sources import named_ids, no_source
 from imgstore.operations.gallery.groups import ensure_group, permit_group
 from imgstore.operations.gallery.sharing import admitted, image_scope
 from imgstore.operations.installation import Installation

@@ -17,7 +17,7 @@ from imgstore.operations import lookup
 from imgstore.operations.activity_log import recorded
 from imgstore.operations.disks import disks
 from imgstore.operations.disks.from_source import make_disks
-from imgstore.operations.disks.originals import named_ids, no_source
+from imgstore.operations.disks.sources import named_ids, no_source
 from imgstore.operations.gallery.groups import permit_group
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines.machines import check_generalized, named_machine

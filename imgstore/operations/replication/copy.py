@@ -20,7 +20,7 @@ from imgstore.domain.storage.works import Lease, WorkKind
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations.installation import Installation
 from imgstore.operations.progress import Counter, task_of
-from imgstore.operations.replication.targets import check_left, is_wanted, let_go, no_longer_wanted
+from imgstore.operations.replication.targets import check_left, is_wanted, let_go, no_longer_wanted, tidy
 from imgstore.operations.slots.completion import (
     Listed,
     complete_replica,
@@ -395,3 +395,24 @@ def _listed(installation: Installation, facts: Facts, slot: Slot, origin: Manife
 
 def _body(origin: ManifestRow, source: SlotAccess) -> bytes:
     return source.object(origin.body_key, intact(origin.digest))
+
+
+def leave_to_workers(installation: Installation, version: ImageVersion) -> None:
+    """Take away what is to go; `imgstore worker` makes the replicas that are missing, failed ones without a rest."""
+    tidy(installation, version.uid)
+    with installation.catalog.transaction() as facts:
+        facts.replicas.retry_now(version.uid)
+
+
+def converge(installation: Installation, line: DefinitionPath, version: ImageVersion) -> dict[str, ImgstoreError]:
+    """Take away what is to go, make what is lacking, take away what that stands in for; again while slots come free.
+
+    Returns:
+        The errors of the replicas that failed, by replica uid.
+    """
+    tidy(installation, version.uid)
+    while True:
+        failed = replicate(installation, line, version)
+        went = [removal for removal in tidy(installation, version.uid) if removal.waits_for is None]
+        if failed or not went:
+            return failed

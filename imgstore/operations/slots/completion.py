@@ -25,7 +25,7 @@ from imgstore.ledger.storage_intervals import changes, own_bytes
 from imgstore.operations.installation import Installation
 from imgstore.operations.slots.gc_guard import check_not_condemned, keep_named
 from imgstore.operations.slots.key_deletions import check_no_deletion
-from imgstore.policy.backoff import backoff_seconds
+from imgstore.policy.worker_queue import backoff_seconds
 from imgstore.segments.fingerprint_index import Locations
 
 

@@ -1,37 +1,57 @@
 """Image versions: published, shown, listed."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing
+from dataclasses import dataclass
 
-from imgstore.domain.disks.sources import DiskFormat, DiskReader
-from imgstore.domain.disks.version_disks import OS_DISK
+from imgstore.domain.disks.sources import ByteSource, DiskFormat, DiskReader
+from imgstore.domain.disks.version_disks import OS_DISK, VersionDisk, disk_key
 from imgstore.domain.errors import (
     CatalogOutdated,
     Detail,
     ImageRefused,
     ImgstoreError,
+    InvalidInput,
     ReplicationFailed,
     SourceChanged,
+    SourceGone,
     StoreError,
 )
 from imgstore.domain.identity.access import Action, Principal, as_reader
 from imgstore.domain.names import version_id
 from imgstore.domain.requests import DataSnapshot, DataVhd, VersionRequest, VersionSource
-from imgstore.domain.resources import ImageVersion
+from imgstore.domain.resources import ImageVersion, Slot
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.works import WorkKind
 from imgstore.domain.views import DefinitionPath, VersionView
-from imgstore.formats import generation_of
+from imgstore.formats import ConversionBounds, generation_of, open_disk
+from imgstore.formats.files.sha256 import check_sha256
 from imgstore.operations.activity_log import permit, recorded
+from imgstore.operations.disks.conversions import conversion_bounds
+from imgstore.operations.disks.sources import location_of, open_source
 from imgstore.operations.gallery.versions import show_version
 from imgstore.operations.installation import Installation
-from imgstore.operations.replication.converge import converge, leave_to_workers
+from imgstore.operations.replication.copy import converge, leave_to_workers
 from imgstore.operations.replication.ingest import Publication, publish
 from imgstore.operations.slots.removal import forget_version
-from imgstore.operations.versions.open_sources import OpenedDisks, open_disks
-from imgstore.operations.versions.request import Wanted, check_disks, resolve, write_down
+from imgstore.operations.versions import stored_sources
+from imgstore.operations.versions.request import Wanted, check_apart, check_disks, check_size, resolve, write_down
 from imgstore.operations.versions.shallow import publish_shallow, staying
+from imgstore.operations.versions.source import arrived_disks, came_from, stated_locations
+from imgstore.operations.versions.stored_sources import Taker
 from imgstore.transfer.stored_disk import StoredDisk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedDisks:
+    """All disks of a source."""
+
+    readers: Mapping[str, DiskReader]
+    """Those that are there, by key: files, and what is stored here already."""
+    slots: Mapping[str, Slot]
+    """Of what is stored here, where each lies."""
+    gone: Mapping[str, VersionDisk]
+    """Those that arrived from what is stated, and can't be looked at any more."""
 
 
 def create_version(
@@ -288,3 +308,87 @@ def replication_failed(view: VersionView, failed: Mapping[str, ImgstoreError]) -
         for uid, each in failed.items()
     )
     return error
+
+
+def open_disks(
+    installation: Installation,
+    principal: Principal,
+    stack: ExitStack,
+    wanted: Wanted,
+    source: VersionSource,
+    source_format: DiskFormat | None,
+) -> OpenedDisks:
+    """All disks of a source, until `stack` closes; what is stored here is pinned meanwhile.
+
+    Args:
+        installation: where.
+        principal: who must be allowed to read the source.
+        stack: closes them.
+        wanted: the version. Once it is complete somewhere, nothing need be there any more of what it came from.
+        source: what it is to be made from.
+        source_format: what the OS disk's file is; None looks at it.
+
+    Raises:
+        SourceGone, NotFound, StoreError: a source can't be looked at, and bytes of it are needed.
+        InvalidInput, ImageRefused: it is refused.
+        AccessDenied: the principal may not read it.
+    """
+    arrived = arrived_disks(installation, wanted)
+    uris = {disk_key(vhd.lun): vhd.uri for vhd in source.data_vhds}
+    formats = {disk_key(vhd.lun): vhd.format for vhd in source.data_vhds}
+    if source.os_vhd_uri is not None:
+        uris[OS_DISK], formats[OS_DISK] = source.os_vhd_uri, source_format
+    taker = Taker(
+        line=wanted.line,
+        name=wanted.request.version,
+        region=wanted.location,
+        arrived=arrived,
+        locations=stated_locations(installation, wanted),
+    )
+    # First what is stored here, whose rights are checked; to open a file at a URL may take long.
+    stored = stack.enter_context(stored_sources.opened(installation, principal, source, taker))
+    installation.catalog.store_companion()
+    files = {}
+    for key, uri in uris.items():
+        try:
+            files[key] = stack.enter_context(closing(open_source(installation, uri)))
+        except (SourceGone, StoreError):
+            if not came_from(arrived, key, [location_of(uri)]):
+                raise
+            if key == OS_DISK and wanted.sha256 is not None and arrived[key].source_sha256 is None:
+                raise
+    if not source.is_whole:
+        places = {key: file.identity().location for key, file in files.items()}
+        check_apart(places | {key: disk.identity().location for key, disk in stored.readers.items()})
+    if OS_DISK in files or OS_DISK not in uris:
+        _check_sha256(wanted, files)
+
+    def bounds(key: str) -> ConversionBounds:
+        return conversion_bounds(
+            installation, lambda size: check_size(installation, key, size, shallow=wanted.is_shallow)
+        )
+
+    readers = {
+        key: stack.enter_context(
+            closing(open_disk(file, format=formats[key], scratch=installation.scratch, bounds=bounds(key)))
+        )
+        for key, file in files.items()
+    }
+    gone = {*(uris.keys() - files.keys()), *stored.gone}
+    return OpenedDisks(
+        readers={**readers, **stored.readers}, slots=stored.slots, gone={key: arrived[key] for key in gone}
+    )
+
+
+def _check_sha256(wanted: Wanted, files: Mapping[str, ByteSource]) -> None:
+    if wanted.sha256 is None:
+        return
+    if OS_DISK not in files:
+        raise InvalidInput(
+            "A SHA-256 is of a file; this source is none.",
+            found="sha256 with a source that is stored here",
+            expected="a source that is stored here alone: every piece of it is checked anyway",
+            hint="leave --sha256 out",
+            target="sha256",
+        )
+    check_sha256(files[OS_DISK], wanted.sha256)

@@ -12,7 +12,7 @@ from imgstore.domain.machines import MACHINE
 from imgstore.domain.names import ImageReference
 from imgstore.domain.requests import VersionSource
 from imgstore.domain.resources import DiskKind
-from imgstore.operations.disks.originals import is_id, named_ids
+from imgstore.operations.disks.sources import is_id, named_ids
 from imgstore.operations.installation import Installation
 from imgstore.operations.versions.request import Wanted
 

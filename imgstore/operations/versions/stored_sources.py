@@ -27,9 +27,9 @@ from imgstore.domain.storage.works import Lease
 from imgstore.domain.views import DefinitionPath
 from imgstore.ledger.egress import arrival
 from imgstore.operations import lookup
-from imgstore.operations.disks.disks import named_version
 from imgstore.operations.disks.export import pin_manifest, read_manifest, reading_under, siblings
-from imgstore.operations.disks.originals import COPIED, find_original, no_source
+from imgstore.operations.disks.placement import named_version
+from imgstore.operations.disks.sources import COPIED, find_original, no_source
 from imgstore.operations.gallery.sharing import admitted
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines.images import named_image

@@ -12,7 +12,7 @@ from imgstore.operations import lookup
 from imgstore.operations.activity_log import recorded
 from imgstore.operations.gallery.versions import show_version
 from imgstore.operations.installation import Installation
-from imgstore.operations.replication.converge import converge, leave_to_workers
+from imgstore.operations.replication.copy import converge, leave_to_workers
 from imgstore.operations.replication.targets import retarget
 from imgstore.operations.slots.completion import write_version_state
 from imgstore.operations.versions.create import replication_failed

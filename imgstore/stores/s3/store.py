@@ -24,7 +24,6 @@ names are. `s3_short` takes half a millisecond off each.
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -41,13 +40,10 @@ from botocore.utils import parse_timestamp
 from urllib3.exceptions import HTTPError
 
 import imgstore
-from imgstore.domain.disks.sources import Extent, SourceIdentity
 from imgstore.domain.errors import (
     Conflict,
-    ImageTruncated,
     ObjectCorrupt,
     ObjectNotFound,
-    SourceChanged,
     StoreDenied,
     StoreError,
     StoreFull,
@@ -68,7 +64,6 @@ from imgstore.stores.interface import (
 from imgstore.stores.s3.connections import TimeLimits, use_steady_connections
 from imgstore.stores.s3.fast_path import ShortWay
 from imgstore.stores.wrappers.hedging import note_answer
-from imgstore.stores.wrappers.retry import Patience
 
 UNPROVEN: Final = StoreProperties(verifies_checksum=False, server_side_copy=False, atomic_create=False)
 """What is promised of a store that nobody has probed."""
@@ -122,7 +117,7 @@ botocore raises RuntimeError for a date that it cannot read, and its parser Recu
 """
 _LENGTH_MAX: Final = 2**63 - 1
 """What a catalog keeps, and more than any object has."""
-_ETAG_CHARACTERS_MAX: Final = 1_024
+ETAG_CHARACTERS_MAX: Final = 1_024
 _SILENT: Final = (
     vendor.ConnectionError,  # no connection was made
     vendor.HTTPClientError,  # it was lost, or silent for too long
@@ -204,7 +199,7 @@ class S3Store:
         if length <= 0:
             self.head(key)
             return b""
-        return self._get(checked_key(key), Range=_range(offset, length))
+        return self._get(checked_key(key), Range=range_header(offset, length))
 
     def _get(self, key: str, **how: str) -> bytes:
         with self._translated(key):
@@ -478,142 +473,8 @@ class S3Store:
 
 # -- probing ----------------------------------------------------------------------------------------------------------
 
-_PROBE_WRITERS: Final = 8
-
-
-def probe_properties(store: S3Store, random_hex: str) -> StoreProperties:
-    """Find out what a store really does, with a few small objects under ``imgstore-probe/<random_hex>/``.
-
-    Args:
-        store: what to probe; its bucket exists.
-        random_hex: makes the keys unique among all who probe.
-
-    Raises:
-        StoreError: it could not be written or read at all.
-    """
-    prefix = f"imgstore-probe/{random_hex}"
-    try:
-        return StoreProperties(
-            verifies_checksum=_refuses_damage(store, f"{prefix}/damaged"),
-            server_side_copy=_computes_at_copy(store, f"{prefix}/source", f"{prefix}/copy"),
-            atomic_create=_creates_once(store, f"{prefix}/once"),
-        )
-    finally:
-        store.delete([info.key for info in store.list(prefix + "/")])
-
-
-def _refuses_damage(store: S3Store, key: str) -> bool:
-    """A body that does not match the checksum sent with it is refused, and nothing is there then."""
-    store.put(key + "-whole", b"whole")  # a store that refuses everything verifies nothing
-    try:
-        store._put(key, b"damaged", crc32_checksum(b"whole"))
-    except ObjectCorrupt:
-        pass
-    except StoreError as error:
-        if error.retryable or isinstance(error, (StoreDenied, StoreFull)):
-            raise
-    else:
-        return False
-    try:
-        store.head(key)
-    except ObjectNotFound:
-        return True
-    return False
-
-
-def _computes_at_copy(store: S3Store, source_key: str, target_key: str) -> bool:
-    """A copy gets a checksum that its source never had: so it was computed, over the bytes as copied."""
-    body = b"a source without a checksum"
-    store._put(source_key, body, None)
-    try:
-        copied = store._copy(source_key, target_key, "CRC32")
-    except StoreError as error:
-        if error.retryable:
-            raise
-        return False
-    return copied.checksum == crc32_checksum(body)
-
-
-def _creates_once(store: S3Store, key: str) -> bool:
-    """Of many writers at once exactly one wins, and a late one does not."""
-
-    def wins(writer: int) -> bool:
-        try:
-            store.put(key, str(writer).encode(), only_if_absent=True)
-        except Conflict:
-            return False
-        return True
-
-    with ThreadPoolExecutor(_PROBE_WRITERS) as pool:
-        winners = [writer for writer, won in enumerate(pool.map(wins, range(_PROBE_WRITERS))) if won]
-    return not wins(_PROBE_WRITERS) and [str(writer).encode() for writer in winners] == [store.get(key)]
-
 
 # -- a source ---------------------------------------------------------------------------------------------------------
-
-
-class S3Object:
-    """A disk image in a bucket, as a `domain.sources.ByteSource`. Every read is bound to the ETag that was opened."""
-
-    def __init__(self, store: S3Store, key: str, *, patience: Patience | None = None) -> None:
-        """Ask for length and ETag.
-
-        Raises:
-            ObjectNotFound: no such object.
-            StoreError: the store does not answer, or not to us.
-        """
-        self._store = store
-        self._key = key
-        self._persist = patience or Patience()
-        self._opened = self.identity()
-
-    @property
-    def file_bytes(self) -> int:
-        """See `ByteSource.file_bytes`."""
-        return self._opened.file_bytes
-
-    def identity(self) -> SourceIdentity:
-        """See `ByteSource.identity`."""
-        answer = self._persist(lambda: self._store._head(self._key))
-        location = f"s3://{self._store.bucket}/{self._key}"
-        etag: str = self._store._told(self._key, answer, "ETag")
-        with self._store._translated(self._key):
-            length = self._store._length(self._key, answer)
-            if not (0 < len(etag) <= _ETAG_CHARACTERS_MAX and etag.isprintable()):
-                raise ValueError(f"the ETag {etag[:40]!r}")
-        return SourceIdentity(location=location, file_bytes=length, stamp=etag)
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        """See `ByteSource.read_at`."""
-        if offset + length > self.file_bytes:
-            raise ImageTruncated(
-                f"'{self._opened.location}' ends too early.",
-                found=f"{self.file_bytes} bytes",
-                expected=f"at least {offset + length}",
-                hint="upload the image again, whole",
-                target=self._opened.location,
-            )
-        if length == 0:
-            return b""
-        how = {"Range": _range(offset, length), "IfMatch": self._opened.stamp}
-        try:
-            return self._persist(lambda: self._store._get(self._key, **how))
-        except Conflict as error:
-            raise SourceChanged(
-                f"'{self._opened.location}' was replaced while it was read.",
-                found="another ETag",
-                expected=self._opened.stamp,
-                hint="leave the object alone while it is read, then run the same command again",
-                target=self._opened.location,
-            ) from error
-
-    def extents(self) -> Iterator[Extent]:
-        """See `ByteSource.extents`. S3 tells of no holes."""
-        if self.file_bytes:
-            yield Extent(offset=0, length=self.file_bytes)
-
-    def close(self) -> None:
-        """See `ByteSource.close`. The store is the caller's."""
 
 
 # -- words of the vendor ----------------------------------------------------------------------------------------------
@@ -694,7 +555,8 @@ def _checked_length(length: int) -> int:
     return length
 
 
-def _range(offset: int, length: int) -> str:
+def range_header(offset: int, length: int) -> str:
+    """Make the value of a Range header (RFC 9110, section 14.2)."""
     return f"bytes={offset}-{offset + length - 1}"
 
 

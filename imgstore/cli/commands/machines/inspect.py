@@ -8,7 +8,7 @@ from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Answer, Command
 from imgstore.cli.framework.output import Rows
 from imgstore.domain.disks.sources import DiskFormat
-from imgstore.operations.disks import inspect as disks_inspect
+from imgstore.operations.disks.verify import inspect_file
 from imgstore.wire.json_text import Json
 from imgstore.wire.responses.reports import inspection_json
 
@@ -37,5 +37,5 @@ def inspect(file: Path, source_format: DiskFormat | None) -> Answer:
 
     Every safety check is named with its outcome. The exit code is 1 if one failed.
     """
-    found = disks_inspect.inspect_file(file, source_format=source_format)
+    found = inspect_file(file, source_format=source_format)
     return Answer(body=inspection_json(found), exit_code=0 if all(check.passed for check in found.checks) else 1)

@@ -1,0 +1,88 @@
+"""Find out what an S3 server can do: checksums, copies and conditional creates."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from imgstore.domain.errors import (
+    Conflict,
+    ObjectCorrupt,
+    ObjectNotFound,
+    StoreDenied,
+    StoreError,
+    StoreFull,
+)
+from imgstore.stores.interface import (
+    StoreProperties,
+    crc32_checksum,
+)
+from imgstore.stores.s3.store import S3Store
+
+_PROBE_WRITERS: Final = 8
+
+
+def probe_properties(store: S3Store, random_hex: str) -> StoreProperties:
+    """Find out what a store really does, with a few small objects under ``imgstore-probe/<random_hex>/``.
+
+    Args:
+        store: what to probe; its bucket exists.
+        random_hex: makes the keys unique among all who probe.
+
+    Raises:
+        StoreError: it could not be written or read at all.
+    """
+    prefix = f"imgstore-probe/{random_hex}"
+    try:
+        return StoreProperties(
+            verifies_checksum=_refuses_damage(store, f"{prefix}/damaged"),
+            server_side_copy=_computes_at_copy(store, f"{prefix}/source", f"{prefix}/copy"),
+            atomic_create=_creates_once(store, f"{prefix}/once"),
+        )
+    finally:
+        store.delete([info.key for info in store.list(prefix + "/")])
+
+
+def _refuses_damage(store: S3Store, key: str) -> bool:
+    """A body that does not match the checksum sent with it is refused, and nothing is there then."""
+    store.put(key + "-whole", b"whole")  # a store that refuses everything verifies nothing
+    try:
+        store._put(key, b"damaged", crc32_checksum(b"whole"))
+    except ObjectCorrupt:
+        pass
+    except StoreError as error:
+        if error.retryable or isinstance(error, (StoreDenied, StoreFull)):
+            raise
+    else:
+        return False
+    try:
+        store.head(key)
+    except ObjectNotFound:
+        return True
+    return False
+
+
+def _computes_at_copy(store: S3Store, source_key: str, target_key: str) -> bool:
+    """A copy gets a checksum that its source never had: so it was computed, over the bytes as copied."""
+    body = b"a source without a checksum"
+    store._put(source_key, body, None)
+    try:
+        copied = store._copy(source_key, target_key, "CRC32")
+    except StoreError as error:
+        if error.retryable:
+            raise
+        return False
+    return copied.checksum == crc32_checksum(body)
+
+
+def _creates_once(store: S3Store, key: str) -> bool:
+    """Of many writers at once exactly one wins, and a late one does not."""
+
+    def wins(writer: int) -> bool:
+        try:
+            store.put(key, str(writer).encode(), only_if_absent=True)
+        except Conflict:
+            return False
+        return True
+
+    with ThreadPoolExecutor(_PROBE_WRITERS) as pool:
+        winners = [writer for writer, won in enumerate(pool.map(wins, range(_PROBE_WRITERS))) if won]
+    return not wins(_PROBE_WRITERS) and [str(writer).encode() for writer in winners] == [store.get(key)]
