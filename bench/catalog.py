@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench.database import Statement, overheard, timed_reads, turns_per_second
 from imgstore.bootstrap import Settings, open_installation
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.cli.main import OBJECTS_BEFORE_COLLECTION
 from imgstore.domain.disks.image_offers import ImageOffer
 from imgstore.domain.disks.sources import DiskFormat, SourceIdentity
@@ -109,10 +109,10 @@ def furnish(installation: Installation, count: int) -> None:
         sku="bench",
         os_type=OsType.LINUX,
     )
-    with installation.catalog.transaction() as facts:
-        slots = [_slot(installation, facts, line.gallery.pool_uid, ordinal) for ordinal in range(REPLICAS)]
+    with installation.catalog.transaction() as transaction:
+        slots = [_slot(installation, transaction, line.gallery.pool_uid, ordinal) for ordinal in range(REPLICAS)]
         for number in range(count):
-            _add(installation, facts, line, slots, number)
+            _add(installation, transaction, line, slots, number)
 
 
 def version_name(number: int) -> VersionName:
@@ -120,15 +120,17 @@ def version_name(number: int) -> VersionName:
     return VersionName(1, number // 100, number % 100)
 
 
-def _slot(installation: Installation, facts: Facts, pool_uid: str, ordinal: int) -> Slot:
+def _slot(installation: Installation, transaction: Transaction, pool_uid: str, ordinal: int) -> Slot:
     key = SlotKey(
         pool_uid=pool_uid, region=REGION, storage_account_type=StorageAccountType.STANDARD_LRS, ordinal=ordinal
     )
     zone, bucket = installation.locator.choose_zone(key)
-    return facts.slots.get_or_add(key, zone=zone, bucket=bucket)
+    return transaction.slots.get_or_add(key, zone=zone, bucket=bucket)
 
 
-def _add(installation: Installation, facts: Facts, line: DefinitionPath, slots: list[Slot], number: int) -> None:
+def _add(
+    installation: Installation, transaction: Transaction, line: DefinitionPath, slots: list[Slot], number: int
+) -> None:
     target = TargetRegion(
         name=REGION, regional_replica_count=REPLICAS, storage_account_type=StorageAccountType.STANDARD_LRS
     )
@@ -148,12 +150,12 @@ def _add(installation: Installation, facts: Facts, line: DefinitionPath, slots: 
         published_at=installation.effects.now(),
         provisioning_state=ProvisioningState.SUCCEEDED,
     )
-    facts.versions.add(version)
+    transaction.versions.add(version)
     for slot in slots:
         replica = Replica(
             uid=installation.effects.new_uid(), version_uid=version.uid, slot=slot, state=ReplicaState.COMPLETED
         )
-        facts.replicas.add(replica)
+        transaction.replicas.add(replica)
 
 
 def pages(installation: Installation) -> Iterator[Page[VersionView]]:
@@ -203,9 +205,9 @@ def placements_per_second(installation: Installation, size: CatalogSize) -> floa
     given = [0] * REPLICAS
 
     def place(number: int) -> int:
-        with installation.catalog.transaction() as facts:
-            offer = offered(installation, facts, reference, REGION)
-            disk = facts.placements.place(_disk(installation, offer, number), offer.slots)
+        with installation.catalog.transaction() as transaction:
+            offer = offered(installation, transaction, reference, REGION)
+            disk = transaction.placements.place(_disk(installation, offer, number), offer.slots)
         return disk.replica
 
     began = time.perf_counter()

@@ -413,19 +413,19 @@ def make_all(folder: Path, *, codename: str, vhd: bool) -> None:
     """
     check_installed(PROGRAMS | ({"qemu-img": "qemu-utils"} if vhd else {}))
     folder.mkdir(parents=True, exist_ok=True)
-    facts = read_manifest(folder)
+    transaction = read_manifest(folder)
     for name, make in recipes(folder, codename).items():
         path = raw_path(folder, name)
         if not path.exists():
             print(f"making {name} ...", flush=True)
             make_disk(path, make)
-            facts.pop(name, None)
-        if name not in facts:
-            facts[name] = examine(path)
-            write_manifest(folder, facts, codename=codename)
+            transaction.pop(name, None)
+        if name not in transaction:
+            transaction[name] = examine(path)
+            write_manifest(folder, transaction, codename=codename)
         if vhd and not vhd_path(folder, name).exists():
             make_fixed_vhd(vhd_path(folder, name), path)
-        print(f"{name}: {facts[name].content_bytes / 1e6:,.0f} MB of content in 8 GiB", flush=True)
+        print(f"{name}: {transaction[name].content_bytes / 1e6:,.0f} MB of content in 8 GiB", flush=True)
 
 
 def read_manifest(folder: Path) -> dict[DiskName, DiskFacts]:
@@ -434,14 +434,14 @@ def read_manifest(folder: Path) -> dict[DiskName, DiskFacts]:
         document = json.loads((folder / "MANIFEST.json").read_text())
     except FileNotFoundError:
         return {}
-    return {DiskName(name): DiskFacts(**facts) for name, facts in document["disks"].items()}
+    return {DiskName(name): DiskFacts(**transaction) for name, transaction in document["disks"].items()}
 
 
-def write_manifest(folder: Path, facts: dict[DiskName, DiskFacts], *, codename: str) -> None:
+def write_manifest(folder: Path, transaction: dict[DiskName, DiskFacts], *, codename: str) -> None:
     document = {
         "debian": codename,
         "written": datetime.now(UTC).date().isoformat(),
-        "disks": {name: asdict(value) for name, value in facts.items()},
+        "disks": {name: asdict(value) for name, value in transaction.items()},
     }
     (folder / "MANIFEST.json").write_text(json.dumps(document, indent=2) + "\n")
 

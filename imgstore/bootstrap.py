@@ -168,8 +168,8 @@ def _begun(
     settings: Settings, catalog: Catalog, regions: Regions, registry: CatalogZones, outside: Effects
 ) -> InstallationRow:
     """The installation, made now where the catalog has none and no zone belongs to another one."""
-    with catalog.reading() as facts:
-        found = facts.installation.find()
+    with catalog.reading() as transaction:
+        found = transaction.installation.find()
     if found is not None:
         return found
     locator = Locator(
@@ -185,8 +185,8 @@ def _begun(
         check_no_other_installation(catalog.place, settings.home, locator)
     finally:
         locator.close()
-    with catalog.transaction() as facts:
-        return facts.installation.ensure(settings.subscription)
+    with catalog.transaction() as transaction:
+        return transaction.installation.ensure(settings.subscription)
 
 
 @contextmanager

@@ -46,7 +46,7 @@ from imgstore.catalog.storage.zones import Zones
 from imgstore.domain.effects import Effects
 
 
-class Facts:
+class Transaction:
     """What one transaction sees, a repository for each noun. Of no use after the transaction, nor in two threads."""
 
     def __init__(self, session: Session) -> None:
@@ -104,7 +104,7 @@ class Companion(Protocol):
     def is_stored(self) -> bool:
         """Whether it needs no more storing."""
 
-    def store(self, facts: Facts) -> None:
+    def store(self, transaction: Transaction) -> None:
         """Store it, as the last thing of a transaction. May be called in several transactions."""
 
     def note_stored(self) -> None:
@@ -149,7 +149,7 @@ class Catalog:
         return self._database.place
 
     @contextmanager
-    def transaction(self) -> Iterator[Facts]:
+    def transaction(self) -> Iterator[Transaction]:
         """One transaction that may write: committed at the end, undone by any exception. Never one inside another.
 
         SQLite has one such transaction at a time. PostgreSQL runs them side by side, and what is read and then relied
@@ -162,10 +162,10 @@ class Catalog:
         """
         companion = None if self._companion is None or self._companion.is_stored else self._companion
         with self._database.writing(self._effects) as session:
-            facts = Facts(session)
-            yield facts
+            transaction = Transaction(session)
+            yield transaction
             if companion is not None:
-                companion.store(facts)
+                companion.store(transaction)
         if companion is not None:
             companion.note_stored()
 
@@ -189,7 +189,7 @@ class Catalog:
                 pass
 
     @contextmanager
-    def reading(self) -> Iterator[Facts]:
+    def reading(self) -> Iterator[Transaction]:
         """One consistent snapshot, in which nothing can be written; it holds nobody up.
 
         Raises:
@@ -198,7 +198,7 @@ class Catalog:
             StoreError: any other refusal of the database.
         """
         with self._database.reading(self._effects) as session:
-            yield Facts(session)
+            yield Transaction(session)
 
     def erase_deleted(self) -> bool:
         """Leave nothing of what was deleted or overwritten in the files of an SQLite catalog; tells whether that is so.

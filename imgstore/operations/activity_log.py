@@ -80,13 +80,13 @@ def recorded(
         raise
     finally:
         try:
-            with installation.catalog.unaccompanied.transaction() as facts:
+            with installation.catalog.unaccompanied.transaction() as transaction:
                 if is_refused:
-                    facts.activity.add_refusal(
+                    transaction.activity.add_refusal(
                         principal=principal.name, action=what, scope=scope, detail=detail, at=installation.effects.now()
                     )
                 else:
-                    facts.activity.add(
+                    transaction.activity.add(
                         principal=principal.name,
                         action=what,
                         scope=scope,
@@ -109,13 +109,13 @@ def recorded_deletion(installation: Installation, principal: Principal, scope: s
         AccessDenied: before the block runs.
     """
     with recorded(installation, principal, Action.DELETE, scope, what):
-        with installation.catalog.reading() as facts:
-            writes = facts.operations.writes_of(scope)
+        with installation.catalog.reading() as transaction:
+            writes = transaction.operations.writes_of(scope)
         yield
         if writes:
-            with installation.catalog.transaction() as facts:
+            with installation.catalog.transaction() as transaction:
                 for each in writes:
-                    facts.operations.request_cancel(each.uid, principal.name)
+                    transaction.operations.request_cancel(each.uid, principal.name)
 
 
 def trim_activity(installation: Installation) -> int:
@@ -130,8 +130,8 @@ def trim_activity(installation: Installation) -> int:
     before = installation.effects.now() - timedelta(days=bounds.activity_days)
     deleted = 0
     for _ in range(_TRANSACTIONS_MAX):
-        with installation.catalog.transaction() as facts:
-            found = facts.activity.trim(before=before, rows_max=bounds.activity_rows_max)
+        with installation.catalog.transaction() as transaction:
+            found = transaction.activity.trim(before=before, rows_max=bounds.activity_rows_max)
         deleted += found
         if not found:
             break
@@ -176,8 +176,8 @@ def list_activity(
     scope = names.group_id(installation.subscription, group) if group is not None else resource_id
     authorize(principal, Action.READ, INSTALLATION if scope is None else scope)
     since = _began(installation, within)
-    with installation.catalog.reading() as facts:
-        return facts.activity.list(events_max, scope=scope, since=since)
+    with installation.catalog.reading() as transaction:
+        return transaction.activity.list(events_max, scope=scope, since=since)
 
 
 def _began(installation: Installation, within: timedelta) -> datetime | None:

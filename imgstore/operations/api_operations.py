@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.catalog.resources.api_operations import Operations
 from imgstore.domain.async_operations import AsyncOperation, OperationStatus
 from imgstore.domain.errors import AccessDenied, Conflict, ImgstoreError, NotFound, StoreError
@@ -63,9 +63,9 @@ class PendingOperation:
         """See `Companion.is_stored`."""
         return self._stored.is_set()
 
-    def store(self, facts: Facts) -> None:
+    def store(self, transaction: Transaction) -> None:
         """See `Companion.store`."""
-        self._add(facts.operations)
+        self._add(transaction.operations)
 
     def note_stored(self) -> None:
         """See `Companion.note_stored`."""
@@ -89,8 +89,8 @@ def close_operation(
     """
     installation.catalog.store_companion()
     _erase_secrets(installation, uid, {_ENDED: {"error": error, "status": status}})
-    with installation.catalog.transaction() as facts:
-        facts.operations.finish(uid, error, status=status)
+    with installation.catalog.transaction() as transaction:
+        transaction.operations.finish(uid, error, status=status)
 
 
 def _erase_secrets(installation: Installation, uid: str, instead: Mapping[str, Any]) -> None:
@@ -108,12 +108,12 @@ def _erase_secrets(installation: Installation, uid: str, instead: Mapping[str, A
     if not catalog.is_erasable:
         return
     try:
-        with catalog.reading() as facts:
-            found = facts.operations.get(uid)
+        with catalog.reading() as transaction:
+            found = transaction.operations.get(uid)
         if found is None or not may_hold_secret(found.request):
             return
-        with catalog.transaction() as facts:
-            facts.operations.replace_request(uid, instead)
+        with catalog.transaction() as transaction:
+            transaction.operations.replace_request(uid, instead)
         if not catalog.erase_deleted():
             installation.note("catalog", "the write-ahead log could not be emptied: another process reads the catalog")
     except StoreError as failure:
@@ -128,8 +128,8 @@ def may_hold_secret(request: Mapping[str, Any]) -> bool:
 def drop_operation(installation: Installation, uid: str) -> None:
     """Remove the row of an operation whose uid nobody was given: its request was answered with an error."""
     _erase_secrets(installation, uid, {_ENDED: None})
-    with installation.catalog.unaccompanied.transaction() as facts:
-        facts.operations.remove(uid)
+    with installation.catalog.unaccompanied.transaction() as transaction:
+        transaction.operations.remove(uid)
 
 
 def resuming_principal(installation: Installation, operation: AsyncOperation) -> Principal:
@@ -141,21 +141,21 @@ def resuming_principal(installation: Installation, operation: AsyncOperation) ->
     """
     if operation.principal_uid is None:
         raise _not_resumed(operation, "a row of an older server, without a caller")
-    with installation.catalog.reading() as facts:
-        identity = facts.principals.get(operation.principal_uid)
+    with installation.catalog.reading() as transaction:
+        identity = transaction.principals.get(operation.principal_uid)
         if identity is None or operation.tenant_uid not in (None, identity.tenant_uid):
             raise _not_resumed(operation, "a caller that is not known any more")
-        if identity.issuer is not None and facts.issuers.get(identity.issuer) is None:
+        if identity.issuer is not None and transaction.issuers.get(identity.issuer) is None:
             raise _not_resumed(operation, f"a caller of '{identity.issuer}', which is not trusted any more")
         if identity.tokens_valid_after is not None and identity.tokens_valid_after >= operation.started_at:
             raise _not_resumed(operation, "a caller whose tokens were taken back after the request")
-        return principal_of(facts, identity)
+        return principal_of(transaction, identity)
 
 
 def name_target(installation: Installation, request: Mapping[str, Any], resource_id: str) -> dict[str, Any]:
     """Add the uid of the resource at an id to the request of a deletion, for `check_same_target`."""
-    with installation.catalog.reading() as facts:
-        return {**request, _TARGET_UID: find_resource_uid(facts, resource_id)}
+    with installation.catalog.reading() as transaction:
+        return {**request, _TARGET_UID: find_resource_uid(transaction, resource_id)}
 
 
 def check_same_target(installation: Installation, operation: AsyncOperation) -> None:
@@ -168,8 +168,8 @@ def check_same_target(installation: Installation, operation: AsyncOperation) -> 
     """
     if operation.resource_id is None or _TARGET_UID not in operation.request:
         return
-    with installation.catalog.reading() as facts:
-        uid = find_resource_uid(facts, operation.resource_id)
+    with installation.catalog.reading() as transaction:
+        uid = find_resource_uid(transaction, operation.resource_id)
     if uid is None or uid != operation.request[_TARGET_UID]:
         raise NotFound(
             f"The resource of the operation '{operation.uid}' is deleted.",
@@ -233,8 +233,8 @@ def show_operation(installation: Installation, principal: Principal, uid: str) -
 
 def find_operation(installation: Installation, uid: str) -> AsyncOperation | None:
     """The operation of that uid in the subscription, whoever asks; None if there is none."""
-    with installation.catalog.reading() as facts:
-        found = facts.operations.get(uid)
+    with installation.catalog.reading() as transaction:
+        found = transaction.operations.get(uid)
     return None if found is None or found.subscription.casefold() != installation.subscription.casefold() else found
 
 
@@ -261,22 +261,24 @@ def operation_scope(subscription: str, uid: str) -> str:
 
 def take_up_operations(installation: Installation) -> list[AsyncOperation]:
     """Take over the unfinished operations of dead processes, and remove the rows of those that ended long ago."""
-    with installation.catalog.transaction() as facts:
-        facts.operations.forget_old()
-        abandoned = [each for each in facts.operations.unfinished() if is_abandoned(installation, facts, each)]
-        ours = [each for each in abandoned if facts.operations.take_over(each, installation.keeper.holder)]
+    with installation.catalog.transaction() as transaction:
+        transaction.operations.forget_old()
+        abandoned = [
+            each for each in transaction.operations.unfinished() if is_abandoned(installation, transaction, each)
+        ]
+        ours = [each for each in abandoned if transaction.operations.take_over(each, installation.keeper.holder)]
         for each in ours:
             if _ENDED in each.request:
-                _store_end(facts, each)
+                _store_end(transaction, each)
         unfinished = [each for each in ours if _ENDED not in each.request]
     with suppress(StoreError):
         installation.catalog.erase_deleted()  # what a process left that died at the end of an operation
     return unfinished
 
 
-def is_abandoned(installation: Installation, facts: Facts, operation: AsyncOperation) -> bool:
+def is_abandoned(installation: Installation, transaction: Transaction, operation: AsyncOperation) -> bool:
     """Whether the process that ran an operation is dead: known to be on this machine, or silent for too long."""
-    return installation.keeper.is_dead(operation.holder) or facts.operations.is_expired(operation)
+    return installation.keeper.is_dead(operation.holder) or transaction.operations.is_expired(operation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,21 +299,21 @@ def renew_operations(installation: Installation, running: Collection[str]) -> Op
         running: the uids of the operations that run here.
     """
     holder = installation.keeper.holder
-    with installation.catalog.reading() as facts:
-        unfinished = facts.operations.unfinished()
-        abandoned = any(each.holder != holder and is_abandoned(installation, facts, each) for each in unfinished)
+    with installation.catalog.reading() as transaction:
+        unfinished = transaction.operations.unfinished()
+        abandoned = any(each.holder != holder and is_abandoned(installation, transaction, each) for each in unfinished)
     if any(each.holder == holder for each in unfinished):
-        with installation.catalog.transaction() as facts:
-            facts.operations.renew(holder)
+        with installation.catalog.transaction() as transaction:
+            transaction.operations.renew(holder)
     lost = tuple(each.uid for each in unfinished if each.uid in running and each.holder != holder)
     return OperationLeases(lost=lost, abandoned=abandoned)
 
 
-def _store_end(facts: Facts, operation: AsyncOperation) -> None:
+def _store_end(transaction: Transaction, operation: AsyncOperation) -> None:
     """Store the end of an operation whose process died after it had erased the request."""
     ended = operation.request[_ENDED]
     if ended is None:
-        facts.operations.remove(operation.uid)
+        transaction.operations.remove(operation.uid)
         return
     status = None if ended["status"] is None else OperationStatus(ended["status"])
-    facts.operations.finish(operation.uid, ended["error"], status=status)
+    transaction.operations.finish(operation.uid, ended["error"], status=status)

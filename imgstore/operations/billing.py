@@ -8,7 +8,7 @@ from imgstore.operations.installation import Installation
 def show_bill(installation: Installation, principal: Principal) -> Statement:
     """What the subscription owes until now: egress, free copies, and storage of each replica."""
     authorize(principal, Action.READ, f"/subscriptions/{installation.subscription}")
-    with installation.catalog.reading() as facts:
-        rows = facts.ledger.rows(installation.subscription)
-        intervals = facts.ledger.intervals(installation.subscription)
-        return statement(rows, intervals, installation.regions.prices, until=facts.now())
+    with installation.catalog.reading() as transaction:
+        rows = transaction.ledger.rows(installation.subscription)
+        intervals = transaction.ledger.intervals(installation.subscription)
+        return statement(rows, intervals, installation.regions.prices, until=transaction.now())

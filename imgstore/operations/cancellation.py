@@ -38,8 +38,8 @@ def list_operations(
         NotFound: the principal has no role in the subscription.
     """
     permit_list(installation, principal, f"/subscriptions/{installation.subscription}")
-    with installation.catalog.reading() as facts:
-        found = facts.operations.list(installation.subscription, status=status)
+    with installation.catalog.reading() as transaction:
+        found = transaction.operations.list(installation.subscription, status=status)
     return [
         each
         for each in found
@@ -117,9 +117,9 @@ def _request_cancel(installation: Installation, principal: Principal, operation:
         Conflict: it has ended in another way.
     """
     uid = operation.uid
-    with installation.catalog.transaction() as facts:
-        is_open = facts.operations.request_cancel(uid, principal.name)
-        has_no_process = is_abandoned(installation, facts, operation)
+    with installation.catalog.transaction() as transaction:
+        is_open = transaction.operations.request_cancel(uid, principal.name)
+        has_no_process = is_abandoned(installation, transaction, operation)
     if is_open and has_no_process:
         _end(installation, operation)
     ended = find_operation(installation, uid)

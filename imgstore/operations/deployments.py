@@ -55,10 +55,10 @@ def begin_deployment(
         )
     with (
         recorded(installation, principal, Action.WRITE, deployment_id(installation, group, name), _operation("write")),
-        installation.catalog.transaction() as facts,
+        installation.catalog.transaction() as transaction,
     ):
-        above = lookup.group(facts, installation.subscription, group)
-        standing = facts.deployments.get(above.uid, name)
+        above = lookup.group(transaction, installation.subscription, group)
+        standing = transaction.deployments.get(above.uid, name)
         if standing is not None and standing.state is DeploymentState.RUNNING and standing.uid != holder:
             raise Conflict(
                 f"Unable to edit or replace deployment '{name}': previous deployment is still active.",
@@ -69,7 +69,7 @@ def begin_deployment(
                 code="DeploymentActive",
             )
         if standing is None:
-            _check_count(facts.deployments.count(above.uid), group)
+            _check_count(transaction.deployments.count(above.uid), group)
         begun = Deployment(
             uid=holder,
             group_uid=above.uid,
@@ -78,7 +78,7 @@ def begin_deployment(
             parameters=parameters,
             started_at=installation.effects.now(),
         )
-        facts.deployments.put(begun)
+        transaction.deployments.put(begun)
         return begun
 
 
@@ -97,8 +97,8 @@ def _check_count(count: int, group: str) -> None:
 
 def note_deployment(installation: Installation, running: Deployment, *, resources: tuple[str, ...]) -> None:
     """Write down what a deployment that runs has made so far, for those who look at it meanwhile."""
-    with installation.catalog.transaction() as facts:
-        facts.deployments.put(replace(running, resources=resources))
+    with installation.catalog.transaction() as transaction:
+        transaction.deployments.put(replace(running, resources=resources))
 
 
 def end_deployment(
@@ -118,8 +118,8 @@ def end_deployment(
         error=error,
         finished_at=installation.effects.now(),
     )
-    with installation.catalog.transaction() as facts:
-        facts.deployments.put(ended)
+    with installation.catalog.transaction() as transaction:
+        transaction.deployments.put(ended)
     return ended
 
 
@@ -133,13 +133,13 @@ def end_deployments(
 ) -> None:
     """End the deployments of an operation that still run, nested ones too: Failed, or Canceled, with an error."""
     state = DeploymentState.CANCELED if canceled else DeploymentState.FAILED
-    with installation.catalog.transaction() as facts:
-        for group in facts.groups.list(installation.subscription):
-            for each in facts.deployments.list(group.uid):
+    with installation.catalog.transaction() as transaction:
+        for group in transaction.groups.list(installation.subscription):
+            for each in transaction.deployments.list(group.uid):
                 nested = nested_uid(operation_uid, deployment_id(installation, group.name, each.name))
                 if each.state is DeploymentState.RUNNING and each.uid in (operation_uid, nested):
                     ended_at = installation.effects.now()
-                    facts.deployments.put(replace(each, state=state, error=error, finished_at=ended_at))
+                    transaction.deployments.put(replace(each, state=state, error=error, finished_at=ended_at))
 
 
 def show_deployment(installation: Installation, principal: Principal, *, group: str, name: str) -> Deployment:
@@ -149,8 +149,8 @@ def show_deployment(installation: Installation, principal: Principal, *, group: 
         NotFound: there is none.
     """
     permit(installation, principal, Action.READ, deployment_id(installation, group, name))
-    with installation.catalog.reading() as facts:
-        found = facts.deployments.get(lookup.group(facts, installation.subscription, group).uid, name)
+    with installation.catalog.reading() as transaction:
+        found = transaction.deployments.get(lookup.group(transaction, installation.subscription, group).uid, name)
     if found is None:
         raise _missing(installation, group, name)
     return found
@@ -159,8 +159,8 @@ def show_deployment(installation: Installation, principal: Principal, *, group: 
 def list_deployments(installation: Installation, principal: Principal, *, group: str) -> list[Deployment]:
     """The deployments of a group, by name."""
     permit(installation, principal, Action.READ, deployment_id(installation, group, "any"))
-    with installation.catalog.reading() as facts:
-        return facts.deployments.list(lookup.group(facts, installation.subscription, group).uid)
+    with installation.catalog.reading() as transaction:
+        return transaction.deployments.list(lookup.group(transaction, installation.subscription, group).uid)
 
 
 def delete_deployment(installation: Installation, principal: Principal, *, group: str, name: str) -> None:
@@ -172,9 +172,9 @@ def delete_deployment(installation: Installation, principal: Principal, *, group
     scope = deployment_id(installation, group, name)
     with (
         recorded(installation, principal, Action.DELETE, scope, _operation("delete")),
-        installation.catalog.transaction() as facts,
+        installation.catalog.transaction() as transaction,
     ):
-        if not facts.deployments.remove(lookup.group(facts, installation.subscription, group).uid, name):
+        if not transaction.deployments.remove(lookup.group(transaction, installation.subscription, group).uid, name):
             raise _missing(installation, group, name)
 
 

@@ -167,8 +167,8 @@ class LeaseKeeper:
         Raises:
             LeaseLost: another has taken it over.
         """
-        with self._catalog.transaction() as facts:
-            facts.works.renew(lease, lease_seconds=self.lease_seconds)
+        with self._catalog.transaction() as transaction:
+            transaction.works.renew(lease, lease_seconds=self.lease_seconds)
 
     @contextmanager
     def hold(self, lease: Lease, tick: Callable[[], None] = lambda: None) -> Iterator[Hold]:
@@ -201,7 +201,7 @@ class LeaseKeeper:
 
     def _give_back(self, lease: Lease) -> None:
         try:
-            with self._catalog.transaction() as facts:
-                facts.works.release(lease)
+            with self._catalog.transaction() as transaction:
+                transaction.works.release(lease)
         except (LeaseLost, StoreError):
             return  # It runs out by itself, or is another's already.

@@ -1,6 +1,6 @@
 """Finding resources by the names that a person gives, with an error that says which of them is missing."""
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.errors import NotFound, ParentNotFound
 from imgstore.domain.machines import MACHINE, Machine
@@ -10,39 +10,41 @@ from imgstore.domain.states import ProvisioningState
 from imgstore.domain.views import DefinitionPath
 
 
-def group(facts: Facts, subscription: str, name: str) -> Group:
+def group(transaction: Transaction, subscription: str, name: str) -> Group:
     """The group of that name."""
-    found = facts.groups.get(subscription, name)
+    found = transaction.groups.get(subscription, name)
     if found is None:
         raise _missing("resource group", names.group_id(subscription, name), "imgstore group list")
     return found
 
 
-def gallery(facts: Facts, subscription: str, group_name: str, name: str) -> Gallery:
+def gallery(transaction: Transaction, subscription: str, group_name: str, name: str) -> Gallery:
     """The gallery of that name."""
-    found = facts.galleries.get(subscription, group_name, name)
+    found = transaction.galleries.get(subscription, group_name, name)
     if found is None:
         raise _missing("gallery", names.gallery_id(subscription, group_name, name), "imgstore sig list")
     return found
 
 
-def parent_gallery(facts: Facts, subscription: str, group_name: str, name: str) -> Gallery:
+def parent_gallery(transaction: Transaction, subscription: str, group_name: str, name: str) -> Gallery:
     """The gallery that something is to be made in."""
-    found = facts.galleries.get(subscription, group_name, name)
+    found = transaction.galleries.get(subscription, group_name, name)
     if found is None:
         raise _parent_missing(names.gallery_id(subscription, group_name, name), f"sig create -g {group_name} -r {name}")
     return found
 
 
-def lineage(facts: Facts, subscription: str, group_name: str, gallery_name: str, name: str) -> DefinitionPath:
+def lineage(
+    transaction: Transaction, subscription: str, group_name: str, gallery_name: str, name: str
+) -> DefinitionPath:
     """The definition of that name, with its gallery."""
-    found = facts.lineages.find(subscription, group_name, gallery_name, name)
+    found = transaction.lineages.find(subscription, group_name, gallery_name, name)
     if found is None:
-        raise _no_definition(facts, subscription, group_name, gallery_name, name)
+        raise _no_definition(transaction, subscription, group_name, gallery_name, name)
     return DefinitionPath(gallery=found[0], definition=found[1])
 
 
-def named_lineage(facts: Facts, subscription: str, reference: ImageReference) -> DefinitionPath:
+def named_lineage(transaction: Transaction, subscription: str, reference: ImageReference) -> DefinitionPath:
     """The definition that a reference names, seen from a subscription.
 
     Raises:
@@ -50,8 +52,8 @@ def named_lineage(facts: Facts, subscription: str, reference: ImageReference) ->
     """
     above = (reference.subscription or subscription, reference.group, reference.gallery, reference.definition)
     if reference.shared is None:
-        return lineage(facts, *above)
-    found = facts.lineages.find(*above)
+        return lineage(transaction, *above)
+    found = transaction.lineages.find(*above)
     if found is None:
         raise no_shared_image(reference.shared)
     return DefinitionPath(gallery=found[0], definition=found[1])
@@ -70,34 +72,36 @@ def no_shared_image(reference: SharedReference) -> NotFound:
 
 
 def lineage_and_version(
-    facts: Facts, subscription: str, group_name: str, gallery_name: str, name: str, number: VersionName
+    transaction: Transaction, subscription: str, group_name: str, gallery_name: str, name: str, number: VersionName
 ) -> tuple[DefinitionPath, ImageVersion]:
     """`lineage`, and of it `version`, in one look."""
-    found = facts.lineages.find_version(subscription, group_name, gallery_name, name, number)
+    found = transaction.lineages.find_version(subscription, group_name, gallery_name, name, number)
     if found is None:
-        raise _no_definition(facts, subscription, group_name, gallery_name, name)
+        raise _no_definition(transaction, subscription, group_name, gallery_name, name)
     line = DefinitionPath(gallery=found[0], definition=found[1])
     return line, _visible(line, found[2], number)
 
 
-def parent_lineage(facts: Facts, subscription: str, group_name: str, gallery_name: str, name: str) -> DefinitionPath:
+def parent_lineage(
+    transaction: Transaction, subscription: str, group_name: str, gallery_name: str, name: str
+) -> DefinitionPath:
     """The definition that a version is to be made in, with its gallery."""
-    above = parent_gallery(facts, subscription, group_name, gallery_name)
-    if facts.definitions.get(above.uid, name) is None:
+    above = parent_gallery(transaction, subscription, group_name, gallery_name)
+    if transaction.definitions.get(above.uid, name) is None:
         scope = names.definition_id(subscription, group_name, gallery_name, name)
         raise _parent_missing(scope, f"sig image-definition create -g {group_name} -r {above.name} -i {name} ...")
-    return lineage(facts, subscription, group_name, gallery_name, name)
+    return lineage(transaction, subscription, group_name, gallery_name, name)
 
 
-def lineage_of(facts: Facts, version: ImageVersion) -> DefinitionPath:
+def lineage_of(transaction: Transaction, version: ImageVersion) -> DefinitionPath:
     """What a version is in."""
-    definition = facts.definitions.by_uid(version.definition_uid)
-    return DefinitionPath(gallery=facts.galleries.by_uid(definition.gallery_uid), definition=definition)
+    definition = transaction.definitions.by_uid(version.definition_uid)
+    return DefinitionPath(gallery=transaction.galleries.by_uid(definition.gallery_uid), definition=definition)
 
 
-def version(facts: Facts, line: DefinitionPath, name: VersionName) -> ImageVersion:
+def version(transaction: Transaction, line: DefinitionPath, name: VersionName) -> ImageVersion:
     """The version of that name. One that was deleted, softly or not, is not found."""
-    return _visible(line, facts.versions.get(line.definition.uid, name), name)
+    return _visible(line, transaction.versions.get(line.definition.uid, name), name)
 
 
 def _visible(line: DefinitionPath, found: ImageVersion | None, name: VersionName) -> ImageVersion:
@@ -107,17 +111,19 @@ def _visible(line: DefinitionPath, found: ImageVersion | None, name: VersionName
     return found
 
 
-def disk(facts: Facts, subscription: str, group_name: str, name: str, kind: DiskKind = DiskKind.DISK) -> ManagedDisk:
+def disk(
+    transaction: Transaction, subscription: str, group_name: str, name: str, kind: DiskKind = DiskKind.DISK
+) -> ManagedDisk:
     """The managed disk, or snapshot, of that name. One that is being deleted is not found."""
-    found = facts.disks.get(subscription, group_name, name, kind)
+    found = transaction.disks.get(subscription, group_name, name, kind)
     if found is None or found.provisioning_state is ProvisioningState.DELETING:
         raise no_disk(subscription, group_name, name, kind)
     return found
 
 
-def machine(facts: Facts, subscription: str, group_name: str, name: str) -> Machine:
+def machine(transaction: Transaction, subscription: str, group_name: str, name: str) -> Machine:
     """The virtual machine of that name. One that is being deleted is not found."""
-    found = facts.machines.get(subscription, group_name, name)
+    found = transaction.machines.get(subscription, group_name, name)
     if found is None or found.provisioning_state is ProvisioningState.DELETING:
         scope = names.compute_id(subscription, group_name, MACHINE, name)
         raise _missing("virtual machine", scope, "imgstore vm list")
@@ -131,11 +137,11 @@ def no_disk(subscription: str, group_name: str, name: str, kind: DiskKind) -> No
 
 
 def _no_definition(
-    facts: Facts, subscription: str, group_name: str, gallery_name: str, name: str
+    transaction: Transaction, subscription: str, group_name: str, gallery_name: str, name: str
 ) -> NotFound | ParentNotFound:
     """Of a definition that is not there: it is missing, or what it would be in."""
     try:
-        above = parent_gallery(facts, subscription, group_name, gallery_name)
+        above = parent_gallery(transaction, subscription, group_name, gallery_name)
     except ParentNotFound as error:
         return error
     scope = names.definition_id(subscription, group_name, gallery_name, name)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.errors import Conflict, InvalidInput, NotFound
 from imgstore.domain.identity.access import Action, Principal, authorize_link, may, operation, visible
@@ -80,12 +80,12 @@ def put_inert(
     scope = place.scope(installation)
     with (
         recorded(installation, principal, action, scope, operation(action, scope)),
-        installation.catalog.transaction() as facts,
+        installation.catalog.transaction() as transaction,
     ):
-        facts.inert.lock(installation.subscription)
-        above = lookup.group(facts, installation.subscription, place.group)
-        standing = facts.inert.get(installation.subscription, place.group, place.type, place.name)
-        content = change(None if standing is None else _view(facts, standing))
+        transaction.inert.lock(installation.subscription)
+        above = lookup.group(transaction, installation.subscription, place.group)
+        standing = transaction.inert.get(installation.subscription, place.group, place.type, place.name)
+        content = change(None if standing is None else _view(transaction, standing))
         region = installation.regions.get(content.location, target="location").name
         made = InertResource(
             uid=standing.uid if standing else installation.effects.new_uid(),
@@ -96,14 +96,14 @@ def put_inert(
             content=replace(content, location=region),
             created_at=standing.created_at if standing else installation.effects.now(),
         )
-        _check_references(facts, principal, standing, made)
+        _check_references(transaction, principal, standing, made)
         if standing is None:
-            facts.inert.add(made)
+            transaction.inert.add(made)
         else:
             _check_stays(standing, made)
-            _check_unused(facts, made, sorted(set(_ids(standing)) - set(_ids(made))), but=[made.uid])
-            facts.inert.update(made)
-        return standing is None, _view(facts, made)
+            _check_unused(transaction, made, sorted(set(_ids(standing)) - set(_ids(made))), but=[made.uid])
+            transaction.inert.update(made)
+        return standing is None, _view(transaction, made)
 
 
 def show_inert(installation: Installation, principal: Principal, place: InertPlace) -> InertView:
@@ -113,12 +113,12 @@ def show_inert(installation: Installation, principal: Principal, place: InertPla
         NotFound: there is none.
     """
     permit(installation, principal, Action.READ, place.scope(installation))
-    with installation.catalog.reading() as facts:
-        lookup.group(facts, installation.subscription, place.group)
-        found = facts.inert.get(installation.subscription, place.group, place.type, place.name)
+    with installation.catalog.reading() as transaction:
+        lookup.group(transaction, installation.subscription, place.group)
+        found = transaction.inert.get(installation.subscription, place.group, place.type, place.name)
         if found is None:
             raise not_there(installation, place)
-        return _view(facts, found)
+        return _view(transaction, found)
 
 
 def page_inert(
@@ -136,14 +136,14 @@ def page_inert(
     of = f"{above}/{kind}"
     key = request.after(of)
     after = None if key is None else (key.partition("/")[0], key.partition("/")[2])
-    with installation.catalog.reading() as facts:
+    with installation.catalog.reading() as transaction:
         if group is not None:
-            lookup.group(facts, subscription, group)
+            lookup.group(transaction, subscription, group)
         limit = request.limit if whole else None
-        found = facts.inert.list(subscription, kind, group, after=after, limit=limit)
+        found = transaction.inert.list(subscription, kind, group, after=after, limit=limit)
         seen = visible(principal, found, lambda each: each.resource_id, whole=whole)
         page = Page.cut(seen, request, of=of, key=lambda each: f"{each.name}/{each.uid}")
-        return Page(items=_views(facts, page.items), next_token=page.next_token)
+        return Page(items=_views(transaction, page.items), next_token=page.next_token)
 
 
 def delete_inert(installation: Installation, principal: Principal, place: InertPlace) -> None:
@@ -156,15 +156,15 @@ def delete_inert(installation: Installation, principal: Principal, place: InertP
     scope = place.scope(installation)
     with (
         recorded(installation, principal, Action.DELETE, scope, operation(Action.DELETE, scope)),
-        installation.catalog.transaction() as facts,
+        installation.catalog.transaction() as transaction,
     ):
-        facts.inert.lock(installation.subscription)
-        lookup.group(facts, installation.subscription, place.group)
-        standing = facts.inert.get(installation.subscription, place.group, place.type, place.name)
+        transaction.inert.lock(installation.subscription)
+        lookup.group(transaction, installation.subscription, place.group)
+        standing = transaction.inert.get(installation.subscription, place.group, place.type, place.name)
         if standing is None:
             raise not_there(installation, place)
-        _check_unused(facts, standing, _ids(standing), but=[standing.uid])
-        facts.inert.delete(standing.uid)
+        _check_unused(transaction, standing, _ids(standing), but=[standing.uid])
+        transaction.inert.delete(standing.uid)
 
 
 def not_there(installation: Installation, place: InertPlace) -> NotFound:
@@ -180,27 +180,27 @@ def not_there(installation: Installation, place: InertPlace) -> NotFound:
     )
 
 
-def forget_inert_of(facts: Facts, group: Group) -> None:
+def forget_inert_of(transaction: Transaction, group: Group) -> None:
     """Forget all of a group, in the transaction that deletes the group.
 
     Raises:
         InUse: one of another group names one of them.
     """
-    facts.inert.lock(group.subscription)
-    mine = [each for kind in INERT_TYPES for each in facts.inert.list(group.subscription, kind, group.name)]
+    transaction.inert.lock(group.subscription)
+    mine = [each for kind in INERT_TYPES for each in transaction.inert.list(group.subscription, kind, group.name)]
     uids = [each.uid for each in mine]
     for each in mine:
-        _check_unused(facts, each, _ids(each), but=uids)
-    facts.inert.remove_all(group.uid)
+        _check_unused(transaction, each, _ids(each), but=uids)
+    transaction.inert.remove_all(group.uid)
 
 
 def authorize_interfaces(
-    facts: Facts, principal: Principal, machine_id: str, standing: Machine | None, interfaces: Iterable[str]
+    transaction: Transaction, principal: Principal, machine_id: str, standing: Machine | None, interfaces: Iterable[str]
 ) -> None:
     """Check the right to give a machine network interfaces, before anything of the machine is looked at.
 
     Args:
-        facts: the transaction.
+        transaction: the open transaction.
         principal: who writes the machine.
         machine_id: of the machine.
         standing: the machine, if it exists; the interfaces that it has need no right.
@@ -209,38 +209,38 @@ def authorize_interfaces(
     Raises:
         AccessDenied: an interface is new to the machine, and the principal may not join it.
     """
-    before = frozenset[str]() if standing is None else facts.inert.interfaces_of(standing.uid)
+    before = frozenset[str]() if standing is None else transaction.inert.interfaces_of(standing.uid)
     for each in interfaces:
         if each.casefold() not in before:
             authorize_link(principal, Action.JOIN, each, by=machine_id)
 
 
-def interfaces_going(facts: Facts, machine: Machine) -> list[InertResource]:
+def interfaces_going(transaction: Transaction, machine: Machine) -> list[InertResource]:
     """The network interfaces that go with a machine, as far as they are there. Of other subscriptions nothing is known."""
-    meant = [InertId.parse(word) for word in facts.inert.going_with(machine.uid)]
+    meant = [InertId.parse(word) for word in transaction.inert.going_with(machine.uid)]
     mine = [each for each in meant if each and each.subscription.casefold() == machine.subscription.casefold()]
-    found = [facts.inert.get(each.subscription, each.group, each.type, each.name) for each in mine]
+    found = [transaction.inert.get(each.subscription, each.group, each.type, each.name) for each in mine]
     return [each for each in found if each is not None and each.type == INTERFACES]
 
 
-def forget_interfaces(facts: Facts, going: Sequence[InertResource]) -> None:
+def forget_interfaces(transaction: Transaction, going: Sequence[InertResource]) -> None:
     """Forget network interfaces, in the transaction that deletes their machine and after it is gone.
 
     One that another machine names stays.
     """
     for each in going:
-        facts.inert.lock(each.subscription)
-        if not facts.inert.machines_of(_ids(each)):
-            facts.inert.delete(each.uid)
+        transaction.inert.lock(each.subscription)
+        if not transaction.inert.machines_of(_ids(each)):
+            transaction.inert.delete(each.uid)
 
 
-def _view(facts: Facts, resource: InertResource) -> InertView:
-    return _views(facts, [resource])[0]
+def _view(transaction: Transaction, resource: InertResource) -> InertView:
+    return _views(transaction, [resource])[0]
 
 
-def _views(facts: Facts, resources: Sequence[InertResource]) -> tuple[InertView, ...]:
+def _views(transaction: Transaction, resources: Sequence[InertResource]) -> tuple[InertView, ...]:
     named = [each.resource_id for each in resources if each.type == INTERFACES]
-    machines = facts.inert.machines_of(named) if named else {}
+    machines = transaction.inert.machines_of(named) if named else {}
     return tuple(InertView(resource=each, machine_id=machines.get(each.resource_id.casefold())) for each in resources)
 
 
@@ -249,7 +249,9 @@ def _ids(resource: InertResource) -> list[str]:
     return [resource.resource_id, *(f"{resource.resource_id}/{part}" for part in resource.content.parts)]
 
 
-def _check_references(facts: Facts, principal: Principal, standing: InertResource | None, made: InertResource) -> None:
+def _check_references(
+    transaction: Transaction, principal: Principal, standing: InertResource | None, made: InertResource
+) -> None:
     """Check what a resource names. A resource that is named can't be deleted: naming it takes the right to join it."""
     before = frozenset(standing.content.references if standing else ())
     for word in made.content.references:
@@ -259,7 +261,7 @@ def _check_references(facts: Facts, principal: Principal, standing: InertResourc
         # Resources of other subscriptions need not be kept in this installation.
         if meant is None or meant.subscription.lower() != made.subscription.lower():
             continue
-        found = facts.inert.get(meant.subscription, meant.group, meant.type, meant.name)
+        found = transaction.inert.get(meant.subscription, meant.group, meant.type, meant.name)
         is_there = found is not None and (not meant.part or meant.part in found.content.parts)
         if not is_there:
             raise InvalidInput(
@@ -287,9 +289,11 @@ def _check_stays(standing: InertResource, made: InertResource) -> None:
         )
 
 
-def _check_unused(facts: Facts, resource: InertResource, going: Collection[str], *, but: Collection[str]) -> None:
-    naming = facts.inert.naming(going, but=but)
-    user = next(iter(facts.inert.machines_of(going).values()), None) if naming is None else naming.resource_id
+def _check_unused(
+    transaction: Transaction, resource: InertResource, going: Collection[str], *, but: Collection[str]
+) -> None:
+    naming = transaction.inert.naming(going, but=but)
+    user = next(iter(transaction.inert.machines_of(going).values()), None) if naming is None else naming.resource_id
     if user is not None:
         raise InUse(
             f"{resource.type.rpartition('/')[2]} '{resource.name}' can not be deleted because it is in use by {user}.",

@@ -32,8 +32,8 @@ class Counter:
     def begin(self) -> None:
         """Tell that the task is known."""
         if self._replica is not None:
-            with self._installation.catalog.transaction() as facts:
-                facts.replicas.begin(self._replica.uid, self.total)
+            with self._installation.catalog.transaction() as transaction:
+                transaction.replicas.begin(self._replica.uid, self.total)
         self._tell(Stage.STARTED)
 
     def moved(self, moved_bytes: int) -> None:
@@ -62,8 +62,8 @@ class Counter:
         if self._replica is None or self._done == self._written:
             return
         self._written = self._done
-        with self._installation.catalog.transaction() as facts:
-            facts.replicas.progress(self._replica.uid, min(self._done, self.total), self.total)
+        with self._installation.catalog.transaction() as transaction:
+            transaction.replicas.progress(self._replica.uid, min(self._done, self.total), self.total)
 
     def _tell(self, stage: Stage, detail: str = "") -> None:
         self._installation.subscriber(

@@ -7,7 +7,7 @@ It counts virtual bytes, since they are known before a byte arrives and do not d
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain.errors import Conflict
 from imgstore.operations.installation import Installation
 
@@ -24,19 +24,19 @@ def check_quota(installation: Installation, added_bytes: int) -> None:
     """
     if installation.limits.bytes_per_subscription_max is None:
         return
-    with installation.catalog.reading() as facts:
-        _check(installation, facts.quotas.used_bytes(installation.subscription), added_bytes)
+    with installation.catalog.reading() as transaction:
+        _check(installation, transaction.quotas.used_bytes(installation.subscription), added_bytes)
 
 
 @contextmanager
-def quota_kept(installation: Installation, facts: Facts) -> Iterator[None]:
+def quota_kept(installation: Installation, transaction: Transaction) -> Iterator[None]:
     """Refuse what the block adds to the catalog, if the subscription exceeds its quota by that.
 
     What adds nothing is permitted, also where the quota was lowered below what is kept.
 
     Args:
         installation: where, and whose.
-        facts: the transaction, which the error undoes. No lock is held yet.
+        transaction: the transaction, which the error undoes. No lock is held yet.
 
     Raises:
         Conflict: the quota is exceeded.
@@ -44,10 +44,10 @@ def quota_kept(installation: Installation, facts: Facts) -> Iterator[None]:
     if installation.limits.bytes_per_subscription_max is None:
         yield
         return
-    facts.quotas.lock(installation.subscription)
-    before_bytes = facts.quotas.used_bytes(installation.subscription)
+    transaction.quotas.lock(installation.subscription)
+    before_bytes = transaction.quotas.used_bytes(installation.subscription)
     yield
-    after_bytes = facts.quotas.used_bytes(installation.subscription)
+    after_bytes = transaction.quotas.used_bytes(installation.subscription)
     if after_bytes > before_bytes:
         _check(installation, after_bytes, 0)
 

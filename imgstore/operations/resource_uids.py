@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.identity.access import DEFINITIONS, GALLERIES, GROUPS, VERSIONS
 from imgstore.domain.machines import MACHINE
@@ -18,7 +18,7 @@ _DEPLOYMENTS: Final = "microsoft.resources/deployments"
 _DISKS: Final = {f"Microsoft.Compute/{kind}".lower(): kind for kind in DiskKind}
 
 
-def find_resource_uid(facts: Facts, resource_id: str) -> str | None:
+def find_resource_uid(transaction: Transaction, resource_id: str) -> str | None:
     """Find the uid of a resource, whatever its state; None if it does not exist or its type has no uids."""
     match = _ID.fullmatch(resource_id)
     if match is None:
@@ -27,31 +27,31 @@ def find_resource_uid(facts: Facts, resource_id: str) -> str | None:
     parts = (below or "").split("/")[1:]
     kind, names = "/".join((provider or GROUPS, *parts[::2])).lower(), parts[1::2]
     if kind == GROUPS.lower() or kind == _DEPLOYMENTS:
-        above = facts.groups.get(subscription, group)
-        found = above if above is None or not names else facts.deployments.get(above.uid, names[0])
+        above = transaction.groups.get(subscription, group)
+        found = above if above is None or not names else transaction.deployments.get(above.uid, names[0])
         return found.uid if found is not None else None
     if kind in _DISKS:
         # A managed image has a row for each of its disks. While it is deleted, fewer and fewer are left.
-        disks = facts.disks.list(subscription, group, _DISKS[kind], names[0])
+        disks = transaction.disks.list(subscription, group, _DISKS[kind], names[0])
         return min((each.uid for each in disks), default=None)
     if kind == _MACHINES:
-        machine = facts.machines.get(subscription, group, names[0])
+        machine = transaction.machines.get(subscription, group, names[0])
         return machine.uid if machine is not None else None
     if kind in {GALLERIES.lower(), DEFINITIONS.lower(), VERSIONS.lower()}:
-        return _uid_in_gallery(facts, subscription, group, names)
+        return _uid_in_gallery(transaction, subscription, group, names)
     return None
 
 
-def _uid_in_gallery(facts: Facts, subscription: str, group: str, names: list[str]) -> str | None:
+def _uid_in_gallery(transaction: Transaction, subscription: str, group: str, names: list[str]) -> str | None:
     """Find the uid of a gallery, of a definition in it, or of a version of that, by one to three names."""
-    gallery = facts.galleries.get(subscription, group, names[0])
+    gallery = transaction.galleries.get(subscription, group, names[0])
     if gallery is None or len(names) == 1:
         return gallery.uid if gallery is not None else None
-    definition = facts.definitions.get(gallery.uid, names[1])
+    definition = transaction.definitions.get(gallery.uid, names[1])
     if definition is None or len(names) == 2:
         return definition.uid if definition is not None else None
     try:
-        version = facts.versions.get(definition.uid, VersionName.parse(names[2]))
+        version = transaction.versions.get(definition.uid, VersionName.parse(names[2]))
     except InvalidInput:
         return None
     return version.uid if version is not None else None

@@ -65,11 +65,11 @@ def agree_on_settings(catalog: Catalog, document: Mapping[str, Any] | None) -> t
         The settings, and where the file says something else. A file without shared settings disagrees with nothing.
     """
     mine = shared_values(document or {})
-    with catalog.reading() as facts:
-        values = facts.settings.all()
+    with catalog.reading() as transaction:
+        values = transaction.settings.all()
     if mine and not values:
-        with catalog.transaction() as facts:
-            values = facts.settings.begin(mine)
+        with catalog.transaction() as transaction:
+            values = transaction.settings.begin(mine)
     return values, differences(mine, values) if mine else []
 
 
@@ -77,8 +77,8 @@ def show_settings(installation: Installation, principal: Principal) -> list[Sett
     """Every setting that all processes share, as it counts."""
     authorize(principal, Action.READ, "/")
     in_file = shared_values(read_settings_file(installation.home / SETTINGS_FILE) or {})
-    with installation.catalog.reading() as facts:
-        values = facts.settings.all()
+    with installation.catalog.reading() as transaction:
+        values = transaction.settings.all()
     document = as_document(values)
     tables: dict[str, Limits | MaintenanceSettings] = {
         "limits": read_limits(document, SETTINGS_FILE),
@@ -123,7 +123,7 @@ def apply_settings(installation: Installation, principal: Principal, file: Path 
                 target="file",
             )
         values = shared_values(document)
-        with installation.catalog.transaction() as facts:
-            before = facts.settings.all()
-            facts.settings.replace(values)
+        with installation.catalog.transaction() as transaction:
+            before = transaction.settings.all()
+            transaction.settings.replace(values)
         return differences(values, before)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from imgstore.bootstrap import Settings, open_installation
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.catalog.engine.database import Database
 from imgstore.domain.disks.signed_urls import AccessLevel
 from imgstore.domain.requests import DiskRequest, ImageRequest, MachineRequest, OsProfile, ScrubRequest, UploadRequest
@@ -94,14 +94,14 @@ class Steps:
         def looking(database: Database, *args: Any) -> Iterator[Any]:
             with real(database, *args) as session:
                 yield session
-            with installation.catalog.reading() as facts:
-                if watched in present_states(facts):
+            with installation.catalog.reading() as transaction:
+                if watched in present_states(transaction):
                     os.kill(os.getpid(), self._signal)
 
         setattr(Database, "writing", looking)  # noqa: B010 - mypy takes no method for another
 
 
-def present_states(facts: Facts) -> frozenset[str]:
+def present_states(transaction: Transaction) -> frozenset[str]:
     """Return the states of everything in a small catalog, each as "replica Degraded" or "disk Creating".
 
     A version that was deleted softly is "version SoftDeleted"; a work is told with its kind: "ingest Open", and "disk-work
@@ -109,28 +109,28 @@ def present_states(facts: Facts) -> frozenset[str]:
     of maintenance that a process has leased is "maintenance-turn Leased".
     """
     found = set[str]()
-    for version in _versions(facts):
+    for version in _versions(transaction):
         found.add(f"version {'SoftDeleted' if version.soft_deleted_at else version.provisioning_state}")
-        found.update(f"replica {replica.state}" for replica in facts.replicas.list(version.uid))
-    for slot in [slot for pool in facts.pools.list() for slot in facts.slots.list(pool.uid)]:
-        found.update(f"segment {each.sentence}" for each in facts.condemned.list(slot.uid))
+        found.update(f"replica {replica.state}" for replica in transaction.replicas.list(version.uid))
+    for slot in [slot for pool in transaction.pools.list() for slot in transaction.slots.list(pool.uid)]:
+        found.update(f"segment {each.sentence}" for each in transaction.condemned.list(slot.uid))
         found.update(
-            f"{disk.kind.removesuffix('s')} {disk.provisioning_state}" for disk in facts.disks.in_slot(slot.uid)
+            f"{disk.kind.removesuffix('s')} {disk.provisioning_state}" for disk in transaction.disks.in_slot(slot.uid)
         )
-        found.update(f"upload {disk.disk_state}" for disk in facts.disks.in_slot(slot.uid) if disk.awaits_upload)
-        found.update("grant active" for disk in facts.disks.in_slot(slot.uid) if disk.grant is not None)
-    subscription = facts.installation.get().subscription
-    found.update(f"machine {each.provisioning_state}" for each in facts.machines.list(subscription))
-    for work in facts.works.list_open():
+        found.update(f"upload {disk.disk_state}" for disk in transaction.disks.in_slot(slot.uid) if disk.awaits_upload)
+        found.update("grant active" for disk in transaction.disks.in_slot(slot.uid) if disk.grant is not None)
+    subscription = transaction.installation.get().subscription
+    found.update(f"machine {each.provisioning_state}" for each in transaction.machines.list(subscription))
+    for work in transaction.works.list_open():
         found.add(f"{'disk-work' if work.kind is WorkKind.DISK else work.kind} {work.state}")
-    found.update("maintenance-turn Leased" for turn in facts.turns.list() if turn.holder is not None)
+    found.update("maintenance-turn Leased" for turn in transaction.turns.list() if turn.holder is not None)
     return frozenset(found)
 
 
-def _versions(facts: Facts) -> Iterator[ImageVersion]:
-    for gallery in facts.galleries.list(facts.installation.get().subscription):
-        for definition in facts.definitions.list(gallery.uid):
-            yield from facts.versions.list(definition.uid)
+def _versions(transaction: Transaction) -> Iterator[ImageVersion]:
+    for gallery in transaction.galleries.list(transaction.installation.get().subscription):
+        for definition in transaction.definitions.list(gallery.uid):
+            yield from transaction.versions.list(definition.uid)
 
 
 def run(job: str, orders: dict[str, Any], installation: Installation) -> None:

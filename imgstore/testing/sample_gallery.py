@@ -194,11 +194,11 @@ def collect(installation: Installation, grace_hours: float = 0.0) -> GcReport:
 
 def expire_collectors(installation: Installation) -> None:
     """Make the lease of every batch that is being deleted so old that another collector may take it over."""
-    with installation.catalog.transaction() as facts:
-        for slot in [slot for pool in facts.pools.list() for slot in facts.slots.list(pool.uid)]:
-            for each in facts.condemned.list(slot.uid):
+    with installation.catalog.transaction() as transaction:
+        for slot in [slot for pool in transaction.pools.list() for slot in transaction.slots.list(pool.uid)]:
+            for each in transaction.condemned.list(slot.uid):
                 if each.lease_expires_at is not None and each.token is not None:
-                    facts.condemned.begin_deleting(
+                    transaction.condemned.begin_deleting(
                         slot.uid,
                         [each.name],
                         token=each.token,
@@ -289,22 +289,22 @@ def states(view: VersionView) -> dict[str, ReplicaState]:
 
 def charges(installation: Installation) -> list[LedgerRow]:
     """Every row of the ledger."""
-    with installation.catalog.reading() as facts:
-        return facts.ledger.rows()
+    with installation.catalog.reading() as transaction:
+        return transaction.ledger.rows()
 
 
 def all_slots(installation: Installation) -> list[Slot]:
     """Every slot of the gallery's pool."""
-    with installation.catalog.reading() as facts:
-        gallery = facts.galleries.get(installation.subscription, GROUP, GALLERY)
-        return [] if gallery is None else facts.slots.list(gallery.pool_uid)
+    with installation.catalog.reading() as transaction:
+        gallery = transaction.galleries.get(installation.subscription, GROUP, GALLERY)
+        return [] if gallery is None else transaction.slots.list(gallery.pool_uid)
 
 
 def own_slots(installation: Installation) -> list[Slot]:
     """Every slot of the subscription's own pools, where disks lie that came from no gallery."""
-    with installation.catalog.reading() as facts:
-        own = [pool for pool in facts.pools.list() if pool.subscription is not None]
-        return [slot for pool in own for slot in facts.slots.list(pool.uid)]
+    with installation.catalog.reading() as transaction:
+        own = [pool for pool in transaction.pools.list() if pool.subscription is not None]
+        return [slot for pool in own for slot in transaction.slots.list(pool.uid)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -387,19 +387,19 @@ def audit(installation: Installation, *, quiet: bool = True, struck: bool = Fals
     bill = billing.show_bill(installation, ADMIN)
     assert bill.total == sum(row.amount for row in bill.rows)
     if quiet:
-        with installation.catalog.reading() as facts:
-            assert facts.works.list_open() == [], "a work is open"
+        with installation.catalog.reading() as transaction:
+            assert transaction.works.list_open() == [], "a work is open"
 
 
 def _audit_slot(installation: Installation, slot: Slot, *, quiet: bool, struck: bool) -> dict[Digest, int]:
     """Audit one slot; gives what its store lists."""
     store = installation.locator.store(slot)
     there = content(installation, slot)
-    with installation.catalog.reading() as facts:
-        rows = facts.manifests.in_slot(slot.uid)
-        intervals = facts.ledger.open_intervals(slot.uid)
+    with installation.catalog.reading() as transaction:
+        rows = transaction.manifests.in_slot(slot.uid)
+        intervals = transaction.ledger.open_intervals(slot.uid)
         complete = {
-            each.version_uid for each in facts.replicas.in_slot(slot.uid) if each.state is ReplicaState.COMPLETED
+            each.version_uid for each in transaction.replicas.in_slot(slot.uid) if each.state is ReplicaState.COMPLETED
         }
     owners = {row.owner_uid for row in rows}
     assert complete <= owners, f"{slot.key}: a complete replica has no manifest"

@@ -78,8 +78,8 @@ class House:
         return jwt.encode({"alg": "RS256", "kid": kid}, said, key)
 
     def activity(self) -> list[tuple[str, str, str]]:
-        with self.installation.catalog.reading() as facts:
-            return [(row.principal, row.action, row.outcome) for row in facts.activity.list(50)]
+        with self.installation.catalog.reading() as transaction:
+            return [(row.principal, row.action, row.outcome) for row in transaction.activity.list(50)]
 
 
 def payload(token: str) -> dict[str, Any]:
@@ -116,8 +116,8 @@ def test_the_first_administrator_comes_once_and_may_do_all(house: House) -> None
     caller = house.caller(house.token())
     assert (caller.uid, caller.name) == (house.admin.known.identity.uid, "administrator")
     assert may(caller, Action.ADMINISTER, "/")
-    with house.installation.catalog.reading() as facts:
-        stored = facts.secrets.list(house.admin.known.identity.client_id or "")
+    with house.installation.catalog.reading() as transaction:
+        stored = transaction.secrets.list(house.admin.known.identity.client_id or "")
     assert house.admin.secret not in repr(stored)
 
 
@@ -177,8 +177,8 @@ def test_a_wrong_secret_is_refused_alike_and_written_down(house: House, monkeypa
     refusals = [row for row in house.activity() if row[1] == "imgstore/tokens/issue/action"]
     each_once = [wrong[4], wrong[3], wrong[0]]
     assert refusals == [(f"client {each[1]!r}", "imgstore/tokens/issue/action", "Failed") for each in each_once]
-    with house.installation.catalog.reading() as facts:
-        assert [row.repeats for row in facts.activity.list(3)] == [0, 0, 2]
+    with house.installation.catalog.reading() as transaction:
+        assert [row.repeats for row in transaction.activity.list(3)] == [0, 0, 2]
 
 
 def test_secrets_are_rotated_and_expire(house: House) -> None:
@@ -349,8 +349,8 @@ def test_the_users_of_an_issuer_come_in_by_their_subject(house: House, tmp_path:
     principals.add_user(house.installation, ADMIN, issuer=url, subject="42", name="ann")
     assert house.caller(token()).name == "ann"
     assert house.caller(token(aud=["x", "imgstore"])).name == "ann"
-    with house.installation.catalog.reading() as facts:
-        now = facts.now().timestamp()
+    with house.installation.catalog.reading() as transaction:
+        now = transaction.now().timestamp()
     before, timeless = token(iat=now - 1), token()
     house.caller(before)
     principals.revoke_tokens(house.installation, ADMIN, who="ann")

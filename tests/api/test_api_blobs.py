@@ -244,8 +244,8 @@ def test_a_deleted_disk_leaves_no_upload(api: Api, upload: Upload, vhd: Path) ->
     assert curl("-T", vhd, upload.grant()).status == 201
     disk_uid = upload.shown()["uniqueId"]
     assert spool_folder(api.installation.home, disk_uid).exists()
-    with api.installation.catalog.transaction() as facts:
-        disk = facts.disks.by_uid(disk_uid)
+    with api.installation.catalog.transaction() as transaction:
+        disk = transaction.disks.by_uid(disk_uid)
         assert disk.grant is not None
     ran_out = api.ask("DELETE", upload.path)
     assert ran_out.status == 409
@@ -256,11 +256,11 @@ def test_a_deleted_disk_leaves_no_upload(api: Api, upload: Upload, vhd: Path) ->
 
 def revoke_only(api: Api, disk_uid: str) -> None:
     """As if its time were up."""
-    with api.installation.catalog.transaction() as facts:
-        disk = facts.disks.by_uid(disk_uid)
+    with api.installation.catalog.transaction() as transaction:
+        disk = transaction.disks.by_uid(disk_uid)
         assert disk.grant is not None
         past = replace(disk.grant, expires_at=disk.created_at)
-        assert facts.disks.set_grant(disk, past)
+        assert transaction.disks.set_grant(disk, past)
 
 
 def test_a_url_that_ran_out_is_refused_and_shown_no_more(api: Api, upload: Upload) -> None:

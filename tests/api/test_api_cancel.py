@@ -241,8 +241,8 @@ def test_the_lease_of_a_running_operation_is_renewed(api: Api, held: tuple[WebSe
     uid = running(api)[0]["name"]
 
     def lease() -> datetime:
-        with api.installation.catalog.reading() as facts:
-            found = facts.operations.get(uid)
+        with api.installation.catalog.reading() as transaction:
+            found = transaction.operations.get(uid)
         assert found is not None
         assert found.lease_expires_at is not None
         return found.lease_expires_at

@@ -53,8 +53,8 @@ def leave(
 ) -> str:
     """The row of an operation whose process died."""
     uid = uid or installation.effects.new_uid()
-    with installation.catalog.transaction() as facts:
-        facts.operations.add(
+    with installation.catalog.transaction() as transaction:
+        transaction.operations.add(
             uid=uid,
             subscription=installation.subscription,
             kind=kind,
@@ -70,8 +70,8 @@ def leave(
 def ended(api: Api, uid: str) -> AsyncOperation:
     """The operation, once it has ended."""
     for _ in range(6_000):
-        with api.installation.catalog.reading() as facts:
-            found = facts.operations.get(uid)
+        with api.installation.catalog.reading() as transaction:
+            found = transaction.operations.get(uid)
         assert found is not None
         if found.has_ended:
             return found
@@ -98,8 +98,8 @@ def stopped(home: Path) -> Iterator[Installation]:
 
 def stands(api: Api) -> bool:
     """Whether the gallery is there."""
-    with api.installation.catalog.reading() as facts:
-        return facts.galleries.get(api.installation.subscription, OTHER, "theirs") is not None
+    with api.installation.catalog.reading() as transaction:
+        return transaction.galleries.get(api.installation.subscription, OTHER, "theirs") is not None
 
 
 def gallery(api: Api) -> str:
@@ -188,23 +188,23 @@ def test_a_copy_needs_the_right_to_its_source_too(
         assert told.status is OperationStatus.FAILED
         assert told.error is not None
         assert told.error["code"] == "AuthorizationFailed"
-        with api.installation.catalog.reading() as facts:
-            copy = facts.disks.get(api.installation.subscription, OTHER, "copy")
+        with api.installation.catalog.reading() as transaction:
+            copy = transaction.disks.get(api.installation.subscription, OTHER, "copy")
         assert (copy and copy.provisioning_state) == (ProvisioningState.CREATING if half_made else None)
 
 
 def test_what_is_deleting_is_finished_without_its_caller(home: Path, stopped: Installation, tmp_path: Path) -> None:
     make_raw(tmp_path / "disk.raw", seed=1, virtual_bytes=4 * MIB, content_bytes=MIB)
     disk = create_from_source(stopped, ADMIN, DiskRequest(group=OTHER, name="old", source=str(tmp_path / "disk.raw")))
-    with stopped.catalog.transaction() as facts:
-        assert facts.disks.begin_deleting(disk.uid)
+    with stopped.catalog.transaction() as transaction:
+        assert transaction.disks.begin_deleting(disk.uid)
     request = {"kind": DiskKind.DISK.value, "group": OTHER, "disk": "old", "conditions": {}}
     uid = leave(stopped, principal(stopped), "delete-disk", request)
     with start_api(home) as api:
         assert ended(api, uid).status is OperationStatus.FAILED
         for _ in range(6_000):
-            with api.installation.catalog.reading() as facts:
-                if facts.disks.get(api.installation.subscription, OTHER, "old") is None:
+            with api.installation.catalog.reading() as transaction:
+                if transaction.disks.get(api.installation.subscription, OTHER, "old") is None:
                     return
             api.installation.effects.wait(0.01)
         raise AssertionError("it stays")
@@ -229,10 +229,10 @@ def test_a_deployment_ends_with_its_operation(home: Path, stopped: Installation)
     leave(stopped, principal(stopped), "put-deployment", {**request, "conditions": {}}, uid)
     with start_api(home) as api:
         assert ended(api, uid).status is OperationStatus.FAILED
-        with api.installation.catalog.reading() as facts:
-            above = facts.groups.get(api.installation.subscription, OTHER)
+        with api.installation.catalog.reading() as transaction:
+            above = transaction.groups.get(api.installation.subscription, OTHER)
             assert above is not None
-            states = {each.name: each.state for each in facts.deployments.list(above.uid)}
+            states = {each.name: each.state for each in transaction.deployments.list(above.uid)}
         assert states == {
             "outer": DeploymentState.FAILED,
             "inner": DeploymentState.FAILED,
@@ -303,8 +303,8 @@ def test_the_operation_of_a_machine_that_is_gone_is_resumed(tmp_path: Path) -> N
         hand_over(api.installation, gone, lease_seconds=-1)
         assert ended(api, gone).status is OperationStatus.SUCCEEDED
         assert not stands(api)
-        with api.installation.catalog.reading() as facts:
-            left = facts.operations.get(alive)
+        with api.installation.catalog.reading() as transaction:
+            left = transaction.operations.get(alive)
             assert left is not None
             assert (left.status, left.holder) == (OperationStatus.IN_PROGRESS, ELSEWHERE)
 
@@ -375,15 +375,15 @@ def test_a_resumed_delete_spares_what_was_made_since(
         with monkeypatch.context() as patch:
             patch.setattr("imgstore.api.http.long_running.close_operation", die)
             assert api.ask("DELETE", path(api)).status == 503
-        with api.installation.catalog.transaction() as facts:
-            (left,) = facts.operations.unfinished()
-            assert facts.operations.take_over(left, DEAD)
+        with api.installation.catalog.transaction() as transaction:
+            (left,) = transaction.operations.unfinished()
+            assert transaction.operations.take_over(left, DEAD)
         assert api.ask("GET", path(api)).status == 404, "it was deleted"
         make(api, path(api), body)
     with start_api(home) as api:
         assert ended(api, left.uid).status is OperationStatus.SUCCEEDED
-        with api.installation.catalog.reading() as facts:
-            assert find_resource_uid(facts, path(api)) is not None
+        with api.installation.catalog.reading() as transaction:
+            assert find_resource_uid(transaction, path(api)) is not None
 
 
 @pytest.mark.parametrize(("path", "body"), [(disk_path, UPLOAD), (gallery, EMPTY), (definition_path, DEFINITION)])
@@ -403,11 +403,11 @@ def test_what_was_deleted_since_is_not_made_again(
         with monkeypatch.context() as patch:
             patch.setattr("imgstore.api.http.long_running.close_operation", die)
             api.ask("PUT", path(api), body)
-        with api.installation.catalog.transaction() as facts:
-            (left,) = facts.operations.unfinished()
-            assert facts.operations.take_over(left, DEAD)
+        with api.installation.catalog.transaction() as transaction:
+            (left,) = transaction.operations.unfinished()
+            assert transaction.operations.take_over(left, DEAD)
         assert api.await_end(api.ask("DELETE", path(api)))["status"] == "Succeeded"
     with start_api(home) as api:
         assert ended(api, left.uid).status is OperationStatus.CANCELED
-        with api.installation.catalog.reading() as facts:
-            assert find_resource_uid(facts, path(api)) is None
+        with api.installation.catalog.reading() as transaction:
+            assert find_resource_uid(transaction, path(api)) is None

@@ -522,8 +522,8 @@ def test_a_forged_url_does_not_tell_which_disks_exist(api: Api) -> None:
     granted = api.ask("POST", f"{api.compute}/disks/d1/beginGetAccess", {"access": "Read", "durationInSeconds": 60})
     url = api.path_of(granted.body["accessSAS"])
     uid = url.split("/")[2]
-    with api.installation.catalog.reading() as facts:
-        other = facts.disks.get(api.installation.subscription, GROUP, "d2")
+    with api.installation.catalog.reading() as transaction:
+        other = transaction.disks.get(api.installation.subscription, GROUP, "d2")
     assert other is not None
     forged = re.sub("sig=[0-9a-f]+", f"sig={'0' * 64}", url)
     answers = [api.ask("GET", forged.replace(uid, each)) for each in (uid, other.uid, "0" * len(uid))]

@@ -40,10 +40,10 @@ def test_a_shallow_version_of_a_disk(api: Api, web: WebServer) -> None:
     assert profile["replicationMode"] == "Shallow"
     (region,) = profile["targetRegions"]
     assert (region["regionalReplicaCount"], region["storageAccountType"]) == (1, "Standard_ZRS"), "as its source is"
-    with api.installation.catalog.reading() as facts:
-        (version,) = facts.versions.list(_definition_uid(api))
-        (replica,) = facts.replicas.list(version.uid)
-        (source,) = facts.disks.list(api.installation.subscription, GROUP)
+    with api.installation.catalog.reading() as transaction:
+        (version,) = transaction.versions.list(_definition_uid(api))
+        (replica,) = transaction.replicas.list(version.uid)
+        (source,) = transaction.disks.list(api.installation.subscription, GROUP)
     assert replica.slot == source.slot, "nothing was copied"
     again = api.ask("PUT", api.version(), shallow_body(disk))
     assert (again.status, api.await_end(again)["status"]) == (200, "Succeeded")
@@ -96,7 +96,7 @@ def test_of_a_file_it_is_taken_in(api: Api, web: WebServer) -> None:
 
 
 def _definition_uid(api: Api) -> str:
-    with api.installation.catalog.reading() as facts:
-        (gallery,) = facts.galleries.list(api.installation.subscription)
-        (definition,) = facts.definitions.list(gallery.uid)
+    with api.installation.catalog.reading() as transaction:
+        (gallery,) = transaction.galleries.list(api.installation.subscription)
+        (definition,) = transaction.definitions.list(gallery.uid)
         return definition.uid

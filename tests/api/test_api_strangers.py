@@ -244,8 +244,8 @@ def test_guessers_keep_nobody_out(tmp_path: Path) -> None:
         status, headers = guess(api, client, "wrong")
         assert (status, 1 <= int(headers["Retry-After"]) <= 60) == (429, True)
         assert guess(api, client, right)[0] == 200, "it was right a short while ago, so it is known to be right"
-        with api.installation.catalog.reading() as facts:
-            refused = [row for row in facts.activity.list(500) if row.outcome == "Failed"]
+        with api.installation.catalog.reading() as transaction:
+            refused = [row for row in transaction.activity.list(500) if row.outcome == "Failed"]
         assert len(refused) == 1
         assert refused[0].repeats == statuses.count(401) - 1
 

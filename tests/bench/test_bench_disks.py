@@ -113,11 +113,11 @@ def sparse_file(path: Path) -> bytes:
 
 def test_a_disk_is_examined_as_if_its_holes_were_zeros(tmp_path: Path) -> None:
     whole = sparse_file(tmp_path / "disk.raw")
-    facts = examine(tmp_path / "disk.raw")
-    assert facts.virtual_bytes == len(whole)
-    assert facts.content_bytes == 2 * BLOCK_BYTES
-    assert facts.sha256 == hashlib.sha256(whole).hexdigest()
-    assert facts.allocated_bytes < len(whole)
+    transaction = examine(tmp_path / "disk.raw")
+    assert transaction.virtual_bytes == len(whole)
+    assert transaction.content_bytes == 2 * BLOCK_BYTES
+    assert transaction.sha256 == hashlib.sha256(whole).hexdigest()
+    assert transaction.allocated_bytes < len(whole)
 
 
 def test_extents_cover_all_data_and_end_with_the_file(tmp_path: Path) -> None:
@@ -133,9 +133,9 @@ def test_extents_cover_all_data_and_end_with_the_file(tmp_path: Path) -> None:
 
 def test_the_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert read_manifest(tmp_path) == {}
-    facts = {DiskName.V1: DiskFacts(virtual_bytes=8, allocated_bytes=4, content_bytes=2, sha256="00")}
-    write_manifest(tmp_path, facts, codename="bookworm")
-    assert read_manifest(tmp_path) == facts
+    transaction = {DiskName.V1: DiskFacts(virtual_bytes=8, allocated_bytes=4, content_bytes=2, sha256="00")}
+    write_manifest(tmp_path, transaction, codename="bookworm")
+    assert read_manifest(tmp_path) == transaction
 
 
 def test_a_missing_program_is_named_before_anything_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import uuid4
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.catalog.storage.manifests import packed
 from imgstore.domain.disks.sources import DiskFormat, SourceIdentity
 from imgstore.domain.disks.version_disks import HostCaching, VersionDisk
@@ -163,21 +163,21 @@ class World:
     slot: Slot
 
 
-def settle(facts: Facts, name: str = "myGallery") -> World:
+def settle(transaction: Transaction, name: str = "myGallery") -> World:
     """A group if need be, and below it one of each."""
-    if facts.groups.get(SUBSCRIPTION, "rg") is None:
-        facts.groups.add(group())
+    if transaction.groups.get(SUBSCRIPTION, "rg") is None:
+        transaction.groups.add(group())
     pool = Pool(uid=uid(), fingerprint_key=bytes(range(32)))
-    facts.pools.add(pool)
+    transaction.pools.add(pool)
     its_gallery = gallery(pool.uid, name)
-    facts.galleries.add(its_gallery)
+    transaction.galleries.add(its_gallery)
     its_definition = definition(its_gallery.uid)
-    facts.definitions.add(its_definition)
+    transaction.definitions.add(its_definition)
     its_version = version(its_definition.uid)
-    facts.versions.add(its_version)
-    return World(pool, its_gallery, its_definition, its_version, slot(facts, pool.uid))
+    transaction.versions.add(its_version)
+    return World(pool, its_gallery, its_definition, its_version, slot(transaction, pool.uid))
 
 
-def slot(facts: Facts, pool_uid: str, region: str = "westus2", ordinal: int = 0) -> Slot:
+def slot(transaction: Transaction, pool_uid: str, region: str = "westus2", ordinal: int = 0) -> Slot:
     key = SlotKey(pool_uid=pool_uid, region=region, storage_account_type=LRS, ordinal=ordinal)
-    return facts.slots.get_or_add(key, zone="1", bucket=f"bucket-{region}")
+    return transaction.slots.get_or_add(key, zone="1", bucket=f"bucket-{region}")

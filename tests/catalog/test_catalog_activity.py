@@ -12,15 +12,15 @@ pytest_plugins = ["catalog_fixtures"]
 
 
 def refuse(catalog: Catalog, principal: str, scope: str, at: datetime = NOON, like: str | None = None) -> None:
-    with catalog.transaction() as facts:
-        facts.activity.add_refusal(
+    with catalog.transaction() as transaction:
+        transaction.activity.add_refusal(
             principal=principal, action="read", scope=scope, detail="AccessDenied: no", at=at, like=like
         )
 
 
 def rows(catalog: Catalog) -> list[tuple[str, str, int]]:
-    with catalog.reading() as facts:
-        return [(row.principal, row.scope, row.repeats) for row in facts.activity.list(1_000)]
+    with catalog.reading() as transaction:
+        return [(row.principal, row.scope, row.repeats) for row in transaction.activity.list(1_000)]
 
 
 def test_a_refusal_that_repeats_has_one_row(catalog: Catalog) -> None:
@@ -42,9 +42,9 @@ def test_one_caller_has_so_many_rows_an_hour(catalog: Catalog, like: str | None)
 
 
 def test_rows_that_are_old_or_too_many_go(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
+    with catalog.transaction() as transaction:
         for day in range(10):
-            facts.activity.add(
+            transaction.activity.add(
                 principal="ann",
                 action="write",
                 scope=f"/{day}",
@@ -53,9 +53,9 @@ def test_rows_that_are_old_or_too_many_go(catalog: Catalog) -> None:
                 started_at=NOON + timedelta(days=day),
                 finished_at=NOON + timedelta(days=day),
             )
-    with catalog.transaction() as facts:
-        assert facts.activity.trim(before=NOON + timedelta(days=3), rows_max=100) == 3
-        assert facts.activity.trim(before=NOON + timedelta(days=3), rows_max=100) == 0
-        assert facts.activity.trim(before=NOON, rows_max=5) == 2
-        assert facts.activity.trim(before=NOON, rows_max=5) == 0
+    with catalog.transaction() as transaction:
+        assert transaction.activity.trim(before=NOON + timedelta(days=3), rows_max=100) == 3
+        assert transaction.activity.trim(before=NOON + timedelta(days=3), rows_max=100) == 0
+        assert transaction.activity.trim(before=NOON, rows_max=5) == 2
+        assert transaction.activity.trim(before=NOON, rows_max=5) == 0
     assert [scope for _, scope, _ in rows(catalog)] == ["/9", "/8", "/7", "/6", "/5"]

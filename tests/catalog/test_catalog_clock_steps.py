@@ -19,30 +19,36 @@ pytest_plugins = ["catalog_fixtures"]
 def test_times_that_lie_too_far_ahead_are_corrected(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     present = Session.now
     monkeypatch.setattr(Session, "now", lambda session: present(session) + timedelta(days=400))
-    with catalog.transaction() as facts:
-        world = settle(facts)
-        resting, failed = queued(facts, world, 1, REPLICATING)
-        facts.replicas.failed(failed.uid, error="no answer", attempts=1, retry_at=facts.now() + timedelta(hours=1))
-        copying, replica = queued(facts, world, 2, REPLICATING)
-        work = facts.works.open(kind=WorkKind.COPY, slot_uid=replica.slot.uid, owner_uid=copying.uid, plan={}, pins=())
-        facts.works.lease(work.uid, holder="elsewhere/boot/1/1", lease_seconds=30)
-        facts.condemned.add(world.slot.uid, {b"x" * 32: 7})
-        facts.deletions.begin(world.slot.uid, ["manifests/a/os"], token="t", until=facts.now() + timedelta(minutes=2))
-        facts.workers.seen(uid(), "elsewhere/boot/1/1")
+    with catalog.transaction() as transaction:
+        world = settle(transaction)
+        resting, failed = queued(transaction, world, 1, REPLICATING)
+        transaction.replicas.failed(
+            failed.uid, error="no answer", attempts=1, retry_at=transaction.now() + timedelta(hours=1)
+        )
+        copying, replica = queued(transaction, world, 2, REPLICATING)
+        work = transaction.works.open(
+            kind=WorkKind.COPY, slot_uid=replica.slot.uid, owner_uid=copying.uid, plan={}, pins=()
+        )
+        transaction.works.lease(work.uid, holder="elsewhere/boot/1/1", lease_seconds=30)
+        transaction.condemned.add(world.slot.uid, {b"x" * 32: 7})
+        transaction.deletions.begin(
+            world.slot.uid, ["manifests/a/os"], token="t", until=transaction.now() + timedelta(minutes=2)
+        )
+        transaction.workers.seen(uid(), "elsewhere/boot/1/1")
     monkeypatch.undo()
-    with catalog.transaction() as facts:
-        assert facts.queue.due(limit=9) == [], "what waits for the old time waits a year"
-        assert facts.clock_steps.correct() == 6
-        assert facts.clock_steps.correct() == 0
-    with catalog.transaction() as facts:
-        assert set(facts.queue.due(limit=9)) == {resting.uid, copying.uid}
-        assert facts.works.lease(work.uid, holder="here/boot/1/1", lease_seconds=30).token == 2
-        now = facts.now()
-        assert facts.condemned.list(world.slot.uid)[0].since <= now
-        until = facts.deletions.pending_until(world.slot.uid, ["manifests/a/os"])
+    with catalog.transaction() as transaction:
+        assert transaction.queue.due(limit=9) == [], "what waits for the old time waits a year"
+        assert transaction.clock_steps.correct() == 6
+        assert transaction.clock_steps.correct() == 0
+    with catalog.transaction() as transaction:
+        assert set(transaction.queue.due(limit=9)) == {resting.uid, copying.uid}
+        assert transaction.works.lease(work.uid, holder="here/boot/1/1", lease_seconds=30).token == 2
+        now = transaction.now()
+        assert transaction.condemned.list(world.slot.uid)[0].since <= now
+        until = transaction.deletions.pending_until(world.slot.uid, ["manifests/a/os"])
         assert until is not None
         assert timedelta(minutes=3) < until - now < timedelta(hours=1), "the request may still be on its way"
-        assert all(worker.seen_at <= now for worker in facts.workers.list())
+        assert all(worker.seen_at <= now for worker in transaction.workers.list())
 
 
 def test_a_delete_that_was_begun_before_the_step_may_still_be_on_its_way(
@@ -51,18 +57,18 @@ def test_a_delete_that_was_begun_before_the_step_may_still_be_on_its_way(
     """Its collector looks at its own monotonic clock, and may send the request minutes after the step (invariant G6)."""
     present = Session.now
     monkeypatch.setattr(Session, "now", lambda session: present(session) + timedelta(days=400))
-    with catalog.transaction() as facts:
-        world = settle(facts)
-        facts.condemned.add(world.slot.uid, {b"x" * 32: 7})
-        ends_at = facts.now() + timedelta(seconds=300)
-        facts.condemned.begin_deleting(world.slot.uid, [b"x" * 32], token="t", lease_expires_at=ends_at)
+    with catalog.transaction() as transaction:
+        world = settle(transaction)
+        transaction.condemned.add(world.slot.uid, {b"x" * 32: 7})
+        ends_at = transaction.now() + timedelta(seconds=300)
+        transaction.condemned.begin_deleting(world.slot.uid, [b"x" * 32], token="t", lease_expires_at=ends_at)
     monkeypatch.undo()
-    with catalog.transaction() as facts:
-        assert facts.clock_steps.correct() == 2
-        assert facts.clock_steps.correct() == 0
-        (segment,) = facts.condemned.list(world.slot.uid)
+    with catalog.transaction() as transaction:
+        assert transaction.clock_steps.correct() == 2
+        assert transaction.clock_steps.correct() == 0
+        (segment,) = transaction.condemned.list(world.slot.uid)
         assert segment.lease_expires_at is not None
-        assert timedelta(seconds=300) < segment.lease_expires_at - facts.now() < timedelta(hours=1)
+        assert timedelta(seconds=300) < segment.lease_expires_at - transaction.now() < timedelta(hours=1)
 
 
 def test_maintenance_removals_and_unknown_objects_do_not_wait_for_the_old_time(
@@ -71,15 +77,18 @@ def test_maintenance_removals_and_unknown_objects_do_not_wait_for_the_old_time(
     present = Session.now
     monkeypatch.setattr(Session, "now", lambda session: present(session) + timedelta(days=400))
     task = MaintenanceTask(kind=MaintenanceKind.GC, interval_seconds=86_400)
-    with catalog.transaction() as facts:
-        world = settle(facts)
-        removal = facts.works.open(
+    with catalog.transaction() as transaction:
+        world = settle(transaction)
+        removal = transaction.works.open(
             kind=WorkKind.REMOVAL, slot_uid=world.slot.uid, owner_uid=uid(), plan={"keys": ["k"]}, pins=()
         )
-        facts.turns.see([task])
-        assert facts.turns.take(facts.turns.list()[0], holder="elsewhere/boot/1/1", lease_seconds=60) is not None
-        facts.unknown_objects.see(world.slot.uid, {"manifests/a/os": 7})
-        facts.zone_health.write(
+        transaction.turns.see([task])
+        assert (
+            transaction.turns.take(transaction.turns.list()[0], holder="elsewhere/boot/1/1", lease_seconds=60)
+            is not None
+        )
+        transaction.unknown_objects.see(world.slot.uid, {"manifests/a/os": 7})
+        transaction.zone_health.write(
             ZoneHealth(
                 region=world.slot.key.region,
                 zone="1",
@@ -93,16 +102,16 @@ def test_maintenance_removals_and_unknown_objects_do_not_wait_for_the_old_time(
             )
         )
     monkeypatch.undo()
-    with catalog.transaction() as facts:
-        assert facts.clock_steps.correct() == 6
-        assert facts.clock_steps.correct() == 0
-        now = facts.now()
-        assert facts.works.get(removal.uid).opened_at <= now
-        (turn,) = facts.turns.list()
+    with catalog.transaction() as transaction:
+        assert transaction.clock_steps.correct() == 6
+        assert transaction.clock_steps.correct() == 0
+        now = transaction.now()
+        assert transaction.works.get(removal.uid).opened_at <= now
+        (turn,) = transaction.turns.list()
         assert turn.lease_expires_at is not None
         assert max(turn.done_at, turn.lease_expires_at) <= now
-        assert facts.unknown_objects.list(world.slot.uid)[0].first_seen_at <= now
-        (health,) = facts.zone_health.list()
+        assert transaction.unknown_objects.list(world.slot.uid)[0].first_seen_at <= now
+        (health,) = transaction.zone_health.list()
         assert health.since_seconds >= 0
         assert health.probe_seconds <= 0
 
@@ -111,18 +120,18 @@ def test_a_version_that_was_deleted_in_the_future_is_kept_for_its_retention_from
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     present = Session.now
-    with catalog.transaction() as facts:
-        version, _ = queued(facts, settle(facts), 1, REPLICATING)
-        facts.clock_steps.correct()
+    with catalog.transaction() as transaction:
+        version, _ = queued(transaction, settle(transaction), 1, REPLICATING)
+        transaction.clock_steps.correct()
     monkeypatch.setattr(Session, "now", lambda session: present(session) + timedelta(days=400))
-    with catalog.transaction() as facts:
-        ends_at = facts.now() + timedelta(days=7)
-        facts.versions.update(replace(version, soft_deleted_at=facts.now(), hard_deletion_at=ends_at))
+    with catalog.transaction() as transaction:
+        ends_at = transaction.now() + timedelta(days=7)
+        transaction.versions.update(replace(version, soft_deleted_at=transaction.now(), hard_deletion_at=ends_at))
     monkeypatch.undo()
-    with catalog.transaction() as facts:
-        assert facts.clock_steps.correct() == 1
-        deleted = facts.versions.by_uid(version.uid)
-        now = facts.now()
+    with catalog.transaction() as transaction:
+        assert transaction.clock_steps.correct() == 1
+        deleted = transaction.versions.by_uid(version.uid)
+        now = transaction.now()
     assert deleted.soft_deleted_at is not None
     assert deleted.hard_deletion_at is not None
     assert deleted.soft_deleted_at <= now
@@ -130,11 +139,15 @@ def test_a_version_that_was_deleted_in_the_future_is_kept_for_its_retention_from
 
 
 def test_times_that_are_set_ahead_stay(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        world = settle(facts)
-        _, failed = queued(facts, world, 1, REPLICATING)
-        facts.replicas.failed(failed.uid, error="no answer", attempts=9, retry_at=facts.now() + timedelta(minutes=90))
-        version, replica = queued(facts, world, 2, REPLICATING)
-        work = facts.works.open(kind=WorkKind.COPY, slot_uid=replica.slot.uid, owner_uid=version.uid, plan={}, pins=())
-        facts.works.lease(work.uid, holder="elsewhere/boot/1/1", lease_seconds=300)
-        assert facts.clock_steps.correct() == 0
+    with catalog.transaction() as transaction:
+        world = settle(transaction)
+        _, failed = queued(transaction, world, 1, REPLICATING)
+        transaction.replicas.failed(
+            failed.uid, error="no answer", attempts=9, retry_at=transaction.now() + timedelta(minutes=90)
+        )
+        version, replica = queued(transaction, world, 2, REPLICATING)
+        work = transaction.works.open(
+            kind=WorkKind.COPY, slot_uid=replica.slot.uid, owner_uid=version.uid, plan={}, pins=()
+        )
+        transaction.works.lease(work.uid, holder="elsewhere/boot/1/1", lease_seconds=300)
+        assert transaction.clock_steps.correct() == 0

@@ -115,8 +115,8 @@ def test_an_up_to_date_catalog_opens_without_alembic(fresh_catalog: Catalog, cat
 
 
 def test_a_catalog_of_newer_code_is_refused(fresh_catalog: Catalog, catalog_url: str) -> None:
-    with fresh_catalog.transaction() as facts:
-        facts._session.connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with fresh_catalog.transaction() as transaction:
+        transaction._session.connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(StoreMismatch, match="revision 9999, which this imgstore does not know") as caught:
         Catalog.open(catalog_url, Effects())
     assert "newer" in str(caught.value.hint)
@@ -144,10 +144,10 @@ def test_sqlite_is_kept_for_its_owner_and_safe(tmp_path: Path) -> None:
     file = tmp_path / "a?b %41" / "catalog.db"
     catalog = Catalog.open(f"sqlite:///{file}", Effects())
     try:
-        with catalog.transaction() as facts:
-            settle(facts)
+        with catalog.transaction() as transaction:
+            settle(transaction)
             told = [
-                facts._session.connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+                transaction._session.connection.exec_driver_sql(f"PRAGMA {name}").scalar()
                 for name in ("journal_mode", "synchronous", "busy_timeout", "foreign_keys")
             ]
         assert told == ["wal", 2, 30_000, 1]
@@ -186,8 +186,8 @@ def test_threads_may_open_a_fresh_home_at_once(catalog_url: str) -> None:
         barrier.wait()
         catalog = Catalog.open(catalog_url, Effects())
         try:
-            with catalog.transaction() as facts:
-                return facts.installation.ensure(None).uid
+            with catalog.transaction() as transaction:
+                return transaction.installation.ensure(None).uid
         finally:
             catalog.close()
 
@@ -240,18 +240,18 @@ def test_postgresql_is_named_with_or_without_its_driver(postgresql: str) -> None
 
 
 def test_an_exception_undoes_everything(catalog: Catalog) -> None:
-    with pytest.raises(_Undone), catalog.transaction() as facts:
-        settle(facts)
+    with pytest.raises(_Undone), catalog.transaction() as transaction:
+        settle(transaction)
         raise _Undone
-    with catalog.reading() as facts:
-        assert facts.groups.list(SUBSCRIPTION) == []
+    with catalog.reading() as transaction:
+        assert transaction.groups.list(SUBSCRIPTION) == []
 
 
 def test_a_reading_sees_one_instant(catalog: Catalog) -> None:
     with catalog.reading() as before:
         assert before.groups.list(SUBSCRIPTION) == []
-        with catalog.transaction() as facts:
-            facts.groups.add(group())
+        with catalog.transaction() as transaction:
+            transaction.groups.add(group())
         assert before.groups.list(SUBSCRIPTION) == []
     with catalog.reading() as after:
         assert len(after.groups.list(SUBSCRIPTION)) == 1
@@ -259,15 +259,15 @@ def test_a_reading_sees_one_instant(catalog: Catalog) -> None:
 
 def test_a_reading_writes_nothing_and_leaves_no_mark_on_its_connection(catalog: Catalog) -> None:
     for _ in range(2):
-        with pytest.raises(StoreDenied), catalog.reading() as facts:
-            facts.groups.add(group())
-        with catalog.transaction() as facts:
-            facts.groups.add(group(f"g{len(facts.groups.list(SUBSCRIPTION))}"))
+        with pytest.raises(StoreDenied), catalog.reading() as transaction:
+            transaction.groups.add(group())
+        with catalog.transaction() as transaction:
+            transaction.groups.add(group(f"g{len(transaction.groups.list(SUBSCRIPTION))}"))
 
 
 def test_the_database_tells_the_time(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        first, second = facts.now(), facts.now()
+    with catalog.transaction() as transaction:
+        first, second = transaction.now(), transaction.now()
     assert first <= second
     assert first.utcoffset() is not None
     assert abs(first - Effects().now()).total_seconds() < 60
@@ -276,24 +276,24 @@ def test_the_database_tells_the_time(catalog: Catalog) -> None:
 @pytest.mark.parametrize("lock", ["slot", "region", "turn"])
 def test_locks_make_others_wait(catalog: Catalog, lock: str) -> None:
     """The second reads only after the first has committed what it read and changed under the lock."""
-    with catalog.transaction() as facts:
-        world = settle(facts)
+    with catalog.transaction() as transaction:
+        world = settle(transaction)
     locks: dict[str, Callable[..., None]] = {
-        "slot": lambda facts: facts.slots.lock(world.slot.uid),
-        "region": lambda facts: facts.slots.lock_region(world.pool.uid, "westus2"),
-        "turn": lambda facts: facts.placements.next_turn(world.version.uid, "westus2"),
+        "slot": lambda transaction: transaction.slots.lock(world.slot.uid),
+        "region": lambda transaction: transaction.slots.lock_region(world.pool.uid, "westus2"),
+        "turn": lambda transaction: transaction.placements.next_turn(world.version.uid, "westus2"),
     }
 
     def add_one(_: int) -> None:
-        with catalog.transaction() as facts:
-            locks[lock](facts)
-            count = len(facts.groups.list("counted"))
-            facts.groups.add(group(f"g{count}", subscription="counted"))
+        with catalog.transaction() as transaction:
+            locks[lock](transaction)
+            count = len(transaction.groups.list("counted"))
+            transaction.groups.add(group(f"g{count}", subscription="counted"))
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(add_one, range(40)))
-    with catalog.reading() as facts:
-        assert len(facts.groups.list("counted")) == 40
+    with catalog.reading() as transaction:
+        assert len(transaction.groups.list("counted")) == 40
 
 
 def test_a_killed_writer_leaves_no_trace(fresh_catalog: Catalog, catalog_url: str) -> None:
@@ -312,12 +312,12 @@ def test_a_killed_writer_leaves_no_trace(fresh_catalog: Catalog, catalog_url: st
         process.kill()
     opened = Catalog.open(catalog_url, Effects())
     try:
-        with opened.transaction() as facts:
-            assert [each.name for each in facts.groups.list(SUBSCRIPTION)] == ["kept"]
-            assert facts._session.connection.exec_driver_sql("SELECT count(*) FROM segments").scalar() == 0
+        with opened.transaction() as transaction:
+            assert [each.name for each in transaction.groups.list(SUBSCRIPTION)] == ["kept"]
+            assert transaction._session.connection.exec_driver_sql("SELECT count(*) FROM segments").scalar() == 0
             if catalog_url.startswith("sqlite"):
-                assert facts._session.connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
-            settle(facts)
+                assert transaction._session.connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+            settle(transaction)
     finally:
         opened.close()
 
@@ -329,8 +329,8 @@ def test_a_lock_that_is_held_too_long(catalog_url: str, monkeypatch: pytest.Monk
     monkeypatch.setattr("imgstore.catalog.engine.database.LOCK_SECONDS_MAX", 0.05)
     first, second = (Catalog.open(catalog_url, Effects()) for _ in range(2))
     try:
-        with first.transaction() as facts:
-            facts.slots.lock_region("pool", "westus2")
+        with first.transaction() as transaction:
+            transaction.slots.lock_region("pool", "westus2")
             # SQLite: another process' turn, and another thread's; PostgreSQL: the name's lock.
             for other in (second, first):
                 with pytest.raises(StoreUnreachable) as caught, other.transaction() as waiting:
@@ -344,13 +344,13 @@ def test_a_lock_that_is_held_too_long(catalog_url: str, monkeypatch: pytest.Monk
 def test_a_full_disk(tmp_path: Path) -> None:
     catalog = Catalog.open(f"sqlite:///{tmp_path}/catalog.db", Effects())
     try:
-        with pytest.raises(StoreFull, match="full"), catalog.transaction() as facts:
+        with pytest.raises(StoreFull, match="full"), catalog.transaction() as transaction:
             # SQLite then answers as it does when the file system is.
-            facts._session.connection.exec_driver_sql("PRAGMA max_page_count = 1")
+            transaction._session.connection.exec_driver_sql("PRAGMA max_page_count = 1")
             for number in range(10_000):
-                facts.groups.add(group(f"g{number}"))
-        with catalog.reading() as facts:
-            assert facts.groups.list(SUBSCRIPTION) == []
+                transaction.groups.add(group(f"g{number}"))
+        with catalog.reading() as transaction:
+            assert transaction.groups.list(SUBSCRIPTION) == []
     finally:
         catalog.close()
 
@@ -364,9 +364,9 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
 def test_a_damaged_database(tmp_path: Path) -> None:
     file = tmp_path / "catalog.db"
     catalog = Catalog.open(f"sqlite:///{file}", Effects())
-    with catalog.transaction() as facts:
+    with catalog.transaction() as transaction:
         for number in range(200):
-            facts.groups.add(group(f"g{number}"))
+            transaction.groups.add(group(f"g{number}"))
     catalog.close()
     whole = file.read_bytes()
     root = sqlite3.connect(file).execute("SELECT rootpage FROM sqlite_master WHERE name = 'groups'").fetchone()[0]
@@ -374,8 +374,8 @@ def test_a_damaged_database(tmp_path: Path) -> None:
     file.write_bytes(whole[:page] + b"\xff" * 4096 + whole[page + 4096 :])
     catalog = Catalog.open(f"sqlite:///{file}", Effects())
     try:
-        with pytest.raises(ObjectCorrupt, match="malformed") as caught, catalog.reading() as facts:
-            facts.groups.list(SUBSCRIPTION)
+        with pytest.raises(ObjectCorrupt, match="malformed") as caught, catalog.reading() as transaction:
+            transaction.groups.list(SUBSCRIPTION)
         assert "backup" in str(caught.value.hint)
     finally:
         catalog.close()
@@ -408,11 +408,11 @@ def test_a_database_that_is_not_there(postgresql: str) -> None:
 def test_a_server_that_ends_our_connections_is_reached_again(postgresql: str) -> None:
     catalog = Catalog.open(postgresql, Effects())
     try:
-        with pytest.raises(StoreUnreachable), catalog.transaction() as facts:
-            facts.groups.add(group())
-            facts._session.connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
-        with catalog.transaction() as facts:
-            assert facts.groups.list(SUBSCRIPTION) == []
+        with pytest.raises(StoreUnreachable), catalog.transaction() as transaction:
+            transaction.groups.add(group())
+            transaction._session.connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+        with catalog.transaction() as transaction:
+            assert transaction.groups.list(SUBSCRIPTION) == []
     finally:
         catalog.close()
 
@@ -424,10 +424,10 @@ def test_a_deadlock_is_something_to_try_again(postgresql: str) -> None:
 
     def lock(names: tuple[str, str]) -> str:
         try:
-            with catalog.transaction() as facts:
-                facts.slots.lock_region("pool", names[0])
+            with catalog.transaction() as transaction:
+                transaction.slots.lock_region("pool", names[0])
                 barrier.wait()
-                facts.slots.lock_region("pool", names[1])
+                transaction.slots.lock_region("pool", names[1])
         except StoreUnreachable as error:
             return str(error.found)
         return "done"

@@ -12,21 +12,21 @@ pytest_plugins = ["catalog_fixtures"]
 
 
 def test_the_last_of_a_name_stands(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
+    with catalog.transaction() as transaction:
         above, other = group(), group("other")
         for each in (above, other):
-            facts.groups.add(each)
+            transaction.groups.add(each)
         first = Deployment(
             uid=uid(),
             group_uid=above.uid,
             name="Deploy",
             state=DeploymentState.RUNNING,
             parameters={"a": {"type": "int", "value": 1}},
-            started_at=facts.now(),
+            started_at=transaction.now(),
         )
-        facts.deployments.put(first)
-        facts.deployments.put(replace(first, uid=uid(), group_uid=other.uid))
-        assert facts.deployments.get(above.uid, "dEPLOY") == first
+        transaction.deployments.put(first)
+        transaction.deployments.put(replace(first, uid=uid(), group_uid=other.uid))
+        assert transaction.deployments.get(above.uid, "dEPLOY") == first
         last = replace(
             first,
             uid=uid(),
@@ -35,18 +35,18 @@ def test_the_last_of_a_name_stands(catalog: Catalog) -> None:
             resources=("/a", "/b"),
             outputs={"o": {"value": [1]}},
             error={"code": "X"},
-            finished_at=facts.now(),
+            finished_at=transaction.now(),
         )
-        facts.deployments.put(last)
-        assert facts.deployments.list(above.uid) == [last]
-        assert facts.deployments.remove(above.uid, "DEPLOY") == 1
-        assert facts.deployments.get(above.uid, "deploy") is None
-        assert facts.deployments.remove(other.uid) == 1
-        assert facts.deployments.list(other.uid) == []
+        transaction.deployments.put(last)
+        assert transaction.deployments.list(above.uid) == [last]
+        assert transaction.deployments.remove(above.uid, "DEPLOY") == 1
+        assert transaction.deployments.get(above.uid, "deploy") is None
+        assert transaction.deployments.remove(other.uid) == 1
+        assert transaction.deployments.list(other.uid) == []
 
 
 @pytest.mark.parametrize("name", ["deploy", "other"])
 def test_what_is_not_there(catalog: Catalog, name: str) -> None:
-    with catalog.reading() as facts:
-        assert facts.deployments.get(uid(), name) is None
-        assert facts.deployments.list(uid()) == []
+    with catalog.reading() as transaction:
+        assert transaction.deployments.get(uid(), name) is None
+        assert transaction.deployments.list(uid()) == []

@@ -30,8 +30,8 @@ pytest_plugins = ["catalog_fixtures"]
 
 
 def test_all_of_a_definition_and_a_gallery_reads_back(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        world = settle(facts)
+    with catalog.transaction() as transaction:
+        world = settle(transaction)
         made = definition(
             world.gallery.uid,
             "full",
@@ -47,55 +47,55 @@ def test_all_of_a_definition_and_a_gallery_reads_back(catalog: Catalog) -> None:
             features=(Feature(name="b", value="1", starts_at_version="1.0.0"), Feature(name="a", value="ä")),
             allow_update_image=True,
         )
-        facts.definitions.add(made)
+        transaction.definitions.add(made)
         policy = replace(world.gallery, soft_delete_enabled=True, soft_delete_retention_days=30)
-        facts.galleries.update(policy)
-    with catalog.transaction() as facts:
-        assert facts.definitions.held(made.uid) == made
-        assert facts.galleries.held(policy.uid) == policy
-        for held in (facts.definitions.held, facts.galleries.held):
+        transaction.galleries.update(policy)
+    with catalog.transaction() as transaction:
+        assert transaction.definitions.held(made.uid) == made
+        assert transaction.galleries.held(policy.uid) == policy
+        for held in (transaction.definitions.held, transaction.galleries.held):
             with pytest.raises(NotFound):
                 held(uid())
 
 
 def test_counts_are_of_a_subscription_and_a_region(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        world = settle(facts)
-        facts.groups.add(group("theirs", subscription="other"))
-        facts.galleries.add(gallery(world.pool.uid, "g2", location="eastus"))
-        facts.galleries.add(gallery(world.pool.uid, "g3", subscription="other", group="theirs"))
-        facts.definitions.add(definition(world.gallery.uid, "d2"))
-        facts.definitions.add(definition(world.gallery.uid, "d3", location="eastus"))
-        facts.versions.add(version(world.definition.uid, "2.0.0"))
-        facts.versions.add(version(world.definition.uid, "3.0.0", location="eastus"))
-    with catalog.transaction() as facts:
+    with catalog.transaction() as transaction:
+        world = settle(transaction)
+        transaction.groups.add(group("theirs", subscription="other"))
+        transaction.galleries.add(gallery(world.pool.uid, "g2", location="eastus"))
+        transaction.galleries.add(gallery(world.pool.uid, "g3", subscription="other", group="theirs"))
+        transaction.definitions.add(definition(world.gallery.uid, "d2"))
+        transaction.definitions.add(definition(world.gallery.uid, "d3", location="eastus"))
+        transaction.versions.add(version(world.definition.uid, "2.0.0"))
+        transaction.versions.add(version(world.definition.uid, "3.0.0", location="eastus"))
+    with catalog.transaction() as transaction:
         counts = [(each.count(SUBSCRIPTION.upper(), "westus2"), each.count(SUBSCRIPTION, "eastus"),
-                   each.count("other", "westus2")) for each in (facts.galleries, facts.definitions, facts.versions)]  # fmt: skip
+                   each.count("other", "westus2")) for each in (transaction.galleries, transaction.definitions, transaction.versions)]  # fmt: skip
     assert counts == [(1, 1, 1), (2, 1, 0), (2, 1, 0)]
 
 
 def test_lists_go_on_behind_a_key(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        world = settle(facts)
-        facts.groups.add(group("rg2"))
+    with catalog.transaction() as transaction:
+        world = settle(transaction)
+        transaction.groups.add(group("rg2"))
         for name, where in (("Beta", "rg2"), ("alpha", "rg"), ("zeta", "rg2")):
-            facts.galleries.add(gallery(world.pool.uid, name, group=where))
+            transaction.galleries.add(gallery(world.pool.uid, name, group=where))
         for name in ("Debian", "arch", "zorin"):
-            facts.definitions.add(definition(world.gallery.uid, name))
+            transaction.definitions.add(definition(world.gallery.uid, name))
         deleted = version(world.definition.uid, "1.5.0", provisioning_state=ProvisioningState.DELETING)
         for each in (deleted, version(world.definition.uid, "2.0.0"), version(world.definition.uid, "10.0.0")):
-            facts.versions.add(each)
-    with catalog.reading() as facts:
-        found = facts.galleries.list(SUBSCRIPTION, after="ALPHA", limit=2)
+            transaction.versions.add(each)
+    with catalog.reading() as transaction:
+        found = transaction.galleries.list(SUBSCRIPTION, after="ALPHA", limit=2)
         assert [each.name for each in found] == ["Beta", "myGallery"]
-        assert [each.name for each in facts.galleries.list(SUBSCRIPTION, "rg2", after="beta")] == ["zeta"]
-        listed = facts.definitions.list(world.gallery.uid, after="debian", limit=1)
+        assert [each.name for each in transaction.galleries.list(SUBSCRIPTION, "rg2", after="beta")] == ["zeta"]
+        listed = transaction.definitions.list(world.gallery.uid, after="debian", limit=1)
         assert [each.name for each in listed] == ["ubuntu"]
-        page = facts.versions.list(world.definition.uid, after=VersionName(1, 0, 0), limit=1, visible=True)
+        page = transaction.versions.list(world.definition.uid, after=VersionName(1, 0, 0), limit=1, visible=True)
         assert [str(each.name) for each in page] == ["2.0.0"]
-        replicas = facts.replicas.of_versions([world.version.uid, deleted.uid])
-        assert replicas == {world.version.uid: facts.replicas.list(world.version.uid), deleted.uid: []}
-        assert facts.replicas.of_versions([]) == {}
+        replicas = transaction.replicas.of_versions([world.version.uid, deleted.uid])
+        assert replicas == {world.version.uid: transaction.replicas.list(world.version.uid), deleted.uid: []}
+        assert transaction.replicas.of_versions([]) == {}
 
 
 def test_what_was_known_of_a_versions_only_disk_is_known_of_its_os_disk(catalog_url: str) -> None:
@@ -136,12 +136,12 @@ def test_what_was_known_of_a_versions_only_disk_is_known_of_its_os_disk(catalog_
     database.close()
     catalog = Catalog.open(catalog_url, Effects())
     try:
-        with catalog.reading() as facts:
+        with catalog.reading() as transaction:
             source = SourceIdentity(location="/srv/a.vhd", file_bytes=1 << 40, stamp="17")
             whole = VersionDisk(
                 source=source, source_sha256="ab" * 32, virtual_bytes=1 << 40, disk_digest=bytes(range(32))
             )
-            assert [each.disks for each in facts.versions.list("d")] == [(whole,), (VersionDisk(source=source),)]
+            assert [each.disks for each in transaction.versions.list("d")] == [(whole,), (VersionDisk(source=source),)]
     finally:
         catalog.close()
 
@@ -183,15 +183,15 @@ def test_a_catalog_of_revision_0001_is_brought_up_with_what_lies_in_it(catalog_u
     database.close()
     with_all = Catalog.open(catalog_url, Effects())
     try:
-        with with_all.reading() as facts:
-            found = facts.galleries.by_uid("y")
+        with with_all.reading() as transaction:
+            found = transaction.galleries.by_uid("y")
             assert (found.soft_delete_enabled, found.soft_delete_retention_days) == (False, 7)
-            assert facts.definitions.by_uid("d") == definition(
+            assert transaction.definitions.by_uid("d") == definition(
                 "y", "deb", uid="d", publisher="p", offer="o", sku="s", location="westus2"
             )
-            disk = facts.disks.by_uid("k")
+            disk = transaction.disks.by_uid("k")
             assert (disk.kind, disk.part, disk.body_key) == (DiskKind.DISK, "os", "manifests/v/os")
             assert (disk.source_version_uid, disk.source, disk.declared) == ("v", None, Declared())
-            assert facts.pools.get("p").subscription is None
+            assert transaction.pools.get("p").subscription is None
     finally:
         with_all.close()

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from catalog_values import settle
 
-from imgstore.catalog import Catalog, Facts
+from imgstore.catalog import Catalog, Transaction
 from imgstore.domain.errors import Conflict, NotFound
 from imgstore.domain.identity.access import Role
 from imgstore.domain.identity.principals import (
@@ -23,46 +23,46 @@ from imgstore.domain.identity.sharing import CommunityInfo, SharingPermission, S
 pytest_plugins = ["catalog_fixtures"]
 
 
-def tenant(facts: Facts, uid: str = "t1", name: str = "Ours") -> Tenant:
-    made = Tenant(uid=uid, name=name, created_at=facts.now())
-    facts.tenants.add(made)
+def tenant(transaction: Transaction, uid: str = "t1", name: str = "Ours") -> Tenant:
+    made = Tenant(uid=uid, name=name, created_at=transaction.now())
+    transaction.tenants.add(made)
     return made
 
 
-def service_principal(facts: Facts, uid: str, tenant_uid: str = "t1", client_id: str = "c1") -> Identity:
+def service_principal(transaction: Transaction, uid: str, tenant_uid: str = "t1", client_id: str = "c1") -> Identity:
     made = Identity(
         uid=uid,
         kind=PrincipalKind.SERVICE_PRINCIPAL,
         tenant_uid=tenant_uid,
         name="builder",
         client_id=client_id,
-        created_at=facts.now(),
+        created_at=transaction.now(),
     )
-    facts.principals.add(made)
+    transaction.principals.add(made)
     return made
 
 
 def test_tenants_and_whose_a_subscription_is(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        ours = tenant(facts)
-        theirs = tenant(facts, "t2", "Theirs")
-        facts.tenants.own("Sub", "t1")
-        facts.tenants.own("SUB", "t2")
-    with catalog.reading() as facts:
-        assert facts.tenants.list() == [ours, theirs]
-        assert facts.tenants.find("OURS") == facts.tenants.find("T1") == ours
-        assert facts.tenants.find("nobody") is None
-        assert (facts.tenants.owner("sub"), facts.tenants.owner("other")) == ("t1", None)
-    with pytest.raises(Conflict), catalog.transaction() as facts:
-        tenant(facts, "t3", "ours")
+    with catalog.transaction() as transaction:
+        ours = tenant(transaction)
+        theirs = tenant(transaction, "t2", "Theirs")
+        transaction.tenants.own("Sub", "t1")
+        transaction.tenants.own("SUB", "t2")
+    with catalog.reading() as transaction:
+        assert transaction.tenants.list() == [ours, theirs]
+        assert transaction.tenants.find("OURS") == transaction.tenants.find("T1") == ours
+        assert transaction.tenants.find("nobody") is None
+        assert (transaction.tenants.owner("sub"), transaction.tenants.owner("other")) == ("t1", None)
+    with pytest.raises(Conflict), catalog.transaction() as transaction:
+        tenant(transaction, "t3", "ours")
 
 
 def test_principals_are_one_of_a_kind(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        tenant(facts)
-        tenant(facts, "t2", "Theirs")
-        here = service_principal(facts, "p1")
-        there = service_principal(facts, "p2", "t2")
+    with catalog.transaction() as transaction:
+        tenant(transaction)
+        tenant(transaction, "t2", "Theirs")
+        here = service_principal(transaction, "p1")
+        there = service_principal(transaction, "p2", "t2")
         ann = Identity(
             uid="p3",
             kind=PrincipalKind.USER,
@@ -70,26 +70,26 @@ def test_principals_are_one_of_a_kind(catalog: Catalog) -> None:
             name="ann",
             issuer="https://i",
             subject="42",
-            created_at=facts.now(),
+            created_at=transaction.now(),
         )
-        facts.principals.add(ann)
-    with catalog.reading() as facts:
-        assert facts.principals.of_client("t1", "c1") == here
-        assert facts.principals.of_client("t2", "c1") == there
-        assert facts.principals.of_client("t1", "C1") is None
-        assert facts.principals.of_subject("https://i", "42") == facts.principals.get("p3") == ann
-        assert facts.principals.of_subject("https://i", "43") is None
-        assert facts.principals.list() == [here, there, ann]
+        transaction.principals.add(ann)
+    with catalog.reading() as transaction:
+        assert transaction.principals.of_client("t1", "c1") == here
+        assert transaction.principals.of_client("t2", "c1") == there
+        assert transaction.principals.of_client("t1", "C1") is None
+        assert transaction.principals.of_subject("https://i", "42") == transaction.principals.get("p3") == ann
+        assert transaction.principals.of_subject("https://i", "43") is None
+        assert transaction.principals.list() == [here, there, ann]
     for again in (replace(here, uid="p4"), replace(ann, uid="p4", tenant_uid="t2")):
-        with pytest.raises(Conflict), catalog.transaction() as facts:
-            facts.principals.add(again)
+        with pytest.raises(Conflict), catalog.transaction() as transaction:
+            transaction.principals.add(again)
 
 
 def test_secrets_and_roles_go_with_their_principal(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        tenant(facts)
-        service_principal(facts, "p1")
-        now = facts.now()
+    with catalog.transaction() as transaction:
+        tenant(transaction)
+        service_principal(transaction, "p1")
+        now = transaction.now()
         secrets = [
             Secret(
                 uid=f"s{number}",
@@ -102,79 +102,79 @@ def test_secrets_and_roles_go_with_their_principal(catalog: Catalog) -> None:
             for number in range(2)
         ]
         for each in secrets:
-            facts.secrets.add(each)
+            transaction.secrets.add(each)
         role = RoleAssignment(uid="r1", principal_uid="p1", role=Role.READER, scope="/subscriptions/S", created_at=now)
-        facts.assignments.add(role)
-    with catalog.reading() as facts:
-        assert facts.secrets.list("c1") == secrets
-        assert facts.secrets.find("c1", "im1") == secrets[1]
-        assert facts.secrets.find("c2", "im1") is None
-        assert facts.assignments.of("p1") == facts.assignments.list() == [role]
-    with pytest.raises(Conflict), catalog.transaction() as facts:
-        facts.assignments.add(replace(role, uid="r2", scope="/SUBSCRIPTIONS/s"))
-    with pytest.raises(Conflict), catalog.transaction() as facts:
-        facts.assignments.add(replace(role, uid="r2", principal_uid="nobody"))
-    with catalog.transaction() as facts:
-        facts.principals.delete("p1")
-        facts.secrets.delete_all("c1")
-        assert facts.assignments.list() == []
-        assert facts.secrets.list("c1") == []
+        transaction.assignments.add(role)
+    with catalog.reading() as transaction:
+        assert transaction.secrets.list("c1") == secrets
+        assert transaction.secrets.find("c1", "im1") == secrets[1]
+        assert transaction.secrets.find("c2", "im1") is None
+        assert transaction.assignments.of("p1") == transaction.assignments.list() == [role]
+    with pytest.raises(Conflict), catalog.transaction() as transaction:
+        transaction.assignments.add(replace(role, uid="r2", scope="/SUBSCRIPTIONS/s"))
+    with pytest.raises(Conflict), catalog.transaction() as transaction:
+        transaction.assignments.add(replace(role, uid="r2", principal_uid="nobody"))
+    with catalog.transaction() as transaction:
+        transaction.principals.delete("p1")
+        transaction.secrets.delete_all("c1")
+        assert transaction.assignments.list() == []
+        assert transaction.secrets.list("c1") == []
         with pytest.raises(NotFound):
-            facts.principals.delete("p1")
+            transaction.principals.delete("p1")
         with pytest.raises(NotFound):
-            facts.assignments.delete("r1")
+            transaction.assignments.delete("r1")
 
 
 def test_issuers_are_known_to_the_letter(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        tenant(facts)
+    with catalog.transaction() as transaction:
+        tenant(transaction)
         made = Issuer(
-            uid="i1", tenant_uid="t1", url="https://i/A", audience="a", jwks="/keys.json", created_at=facts.now()
+            uid="i1", tenant_uid="t1", url="https://i/A", audience="a", jwks="/keys.json", created_at=transaction.now()
         )
-        facts.issuers.add(made)
-    with catalog.reading() as facts:
-        assert facts.issuers.get("https://i/A") == made
-        assert facts.issuers.get("https://i/a") is None
-        assert facts.issuers.list() == [made]
-    with pytest.raises(Conflict), catalog.transaction() as facts:
-        facts.issuers.add(replace(made, uid="i2"))
-    with catalog.transaction() as facts:
-        facts.issuers.delete("i1")
+        transaction.issuers.add(made)
+    with catalog.reading() as transaction:
+        assert transaction.issuers.get("https://i/A") == made
+        assert transaction.issuers.get("https://i/a") is None
+        assert transaction.issuers.list() == [made]
+    with pytest.raises(Conflict), catalog.transaction() as transaction:
+        transaction.issuers.add(replace(made, uid="i2"))
+    with catalog.transaction() as transaction:
+        transaction.issuers.delete("i1")
         with pytest.raises(NotFound):
-            facts.issuers.delete("i1")
+            transaction.issuers.delete("i1")
 
 
 def test_a_key_that_is_retired_keeps_its_public_half_until_it_is_forgotten(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        now = facts.now()
+    with catalog.transaction() as transaction:
+        now = transaction.now()
         for number, kid in enumerate(("old", "new")):
             made = SigningKey(kid=kid, pem=b"private " + kid.encode(), created_at=now + timedelta(seconds=number))
-            facts.signing_keys.add(made)
+            transaction.signing_keys.add(made)
         until = now + timedelta(hours=1)
-        facts.signing_keys.retire("old", b"public", retired_at=now, trusted_until=until)
-        facts.signing_keys.retire("old", b"other", retired_at=until, trusted_until=until)
-    with catalog.reading() as facts:
-        new, old = facts.signing_keys.list()
+        transaction.signing_keys.retire("old", b"public", retired_at=now, trusted_until=until)
+        transaction.signing_keys.retire("old", b"other", retired_at=until, trusted_until=until)
+    with catalog.reading() as transaction:
+        new, old = transaction.signing_keys.list()
         assert (new.kid, new.pem, new.retired_at) == ("new", b"private new", None)
         assert (old.kid, old.pem, old.retired_at, old.trusted_until) == ("old", b"public", now, until)
-    with catalog.transaction() as facts:
-        facts.signing_keys.forget(until)
-        assert len(facts.signing_keys.list()) == 2
-        facts.signing_keys.forget(until + timedelta(seconds=1))
-        assert [each.kid for each in facts.signing_keys.list()] == ["new"]
+    with catalog.transaction() as transaction:
+        transaction.signing_keys.forget(until)
+        assert len(transaction.signing_keys.list()) == 2
+        transaction.signing_keys.forget(until + timedelta(seconds=1))
+        assert [each.kid for each in transaction.signing_keys.list()] == ["new"]
 
 
 def test_how_a_gallery_is_shared(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        gallery = settle(facts).gallery
+    with catalog.transaction() as transaction:
+        gallery = settle(transaction).gallery
         assert gallery.sharing is None
         info = CommunityInfo(publisher_uri="u", publisher_contact="c", eula="e", public_name_prefix="contoso")
         groups = SharingProfile(permission=SharingPermission.GROUPS, subscriptions=("a", "b"), tenants=("t",))
         community = SharingProfile(permission=SharingPermission.COMMUNITY, community=info)
         public = replace(community, community=replace(info, public_name="contoso-1"))
         for profile in (None, SharingProfile(), groups, community, public):
-            facts.galleries.update(replace(gallery, sharing=profile))
-            found = facts.galleries.by_uid(gallery.uid)
+            transaction.galleries.update(replace(gallery, sharing=profile))
+            found = transaction.galleries.by_uid(gallery.uid)
             assert found.sharing == profile
-            assert (found in facts.galleries.shared()) == (profile == groups)
-            assert (found in facts.galleries.community()) == (profile == public)
+            assert (found in transaction.galleries.shared()) == (profile == groups)
+            assert (found in transaction.galleries.community()) == (profile == public)

@@ -51,10 +51,10 @@ def _interval(slot_uid: str, **changes: object) -> StorageInterval:
 
 
 def test_a_charge_is_written_once(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        assert facts.ledger.add(_charge("a"))
-        assert not facts.ledger.add(_charge("a", amount=Decimal(99)))
-        assert facts.ledger.rows() == [_charge("a")]
+    with catalog.transaction() as transaction:
+        assert transaction.ledger.add(_charge("a"))
+        assert not transaction.ledger.add(_charge("a", amount=Decimal(99)))
+        assert transaction.ledger.rows() == [_charge("a")]
 
 
 def test_rows_come_by_time(catalog: Catalog) -> None:
@@ -62,23 +62,23 @@ def test_rows_come_by_time(catalog: Catalog) -> None:
     # The same instant, told in another zone.
     noon = _charge("2", target="eastus", time=NOON.astimezone(timezone(timedelta(hours=5))))
     early = _charge("3", party=_OTHERS, kind=ChargeKind.COPY, amount=Decimal(0), time=NOON - timedelta(days=400))
-    with catalog.transaction() as facts:
+    with catalog.transaction() as transaction:
         for row in (late, noon, early):
-            facts.ledger.add(row)
-    with catalog.reading() as facts:
-        assert facts.ledger.rows() == [early, noon, late]
-        assert facts.ledger.rows(SUBSCRIPTION.upper()) == [noon, late]
-        assert facts.ledger.rows("OTHER") == [early]
+            transaction.ledger.add(row)
+    with catalog.reading() as transaction:
+        assert transaction.ledger.rows() == [early, noon, late]
+        assert transaction.ledger.rows(SUBSCRIPTION.upper()) == [noon, late]
+        assert transaction.ledger.rows("OTHER") == [early]
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.decimals(allow_nan=False, allow_infinity=False))
 def test_decimals_keep_every_digit(catalog: Catalog, amount: Decimal) -> None:
     """What is read is what was written, exponent and trailing zeros included."""
-    with catalog.transaction() as facts:
+    with catalog.transaction() as transaction:
         key = uid()
-        facts.ledger.add(_charge(key, amount=amount))
-        (read,) = [row.amount for row in facts.ledger.rows() if row.key == key]
+        transaction.ledger.add(_charge(key, amount=amount))
+        (read,) = [row.amount for row in transaction.ledger.rows() if row.key == key]
     assert read.as_tuple() == amount.as_tuple()
 
 
@@ -86,15 +86,15 @@ def test_intervals(catalog: Catalog) -> None:
     slot_uid = uid()
     first, second = _interval(slot_uid), _interval(slot_uid, opened_at=NOON + timedelta(hours=1))
     other = _interval(uid(), party=_OTHERS, opened_at=NOON - timedelta(hours=1))
-    with catalog.transaction() as facts:
+    with catalog.transaction() as transaction:
         for interval in (second, first, other):
-            facts.ledger.open_interval(interval)
-        assert facts.ledger.open_intervals(slot_uid) == [first, second]
-        facts.ledger.close_interval(first.uid, NOON + timedelta(hours=2))
-        facts.ledger.close_interval(first.uid, NOON + timedelta(hours=9))
+            transaction.ledger.open_interval(interval)
+        assert transaction.ledger.open_intervals(slot_uid) == [first, second]
+        transaction.ledger.close_interval(first.uid, NOON + timedelta(hours=2))
+        transaction.ledger.close_interval(first.uid, NOON + timedelta(hours=9))
         closed = replace(first, closed_at=NOON + timedelta(hours=2))
-        assert facts.ledger.open_intervals(slot_uid) == [second]
-        assert facts.ledger.intervals() == [other, closed, second]
-        assert facts.ledger.intervals(SUBSCRIPTION) == [closed, second]
+        assert transaction.ledger.open_intervals(slot_uid) == [second]
+        assert transaction.ledger.intervals() == [other, closed, second]
+        assert transaction.ledger.intervals(SUBSCRIPTION) == [closed, second]
         with pytest.raises(NotFound, match="storage interval"):
-            facts.ledger.close_interval(uid(), NOON)
+            transaction.ledger.close_interval(uid(), NOON)

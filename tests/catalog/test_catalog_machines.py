@@ -38,60 +38,60 @@ def machine(name: str = "vm1", group: str = "rg") -> Machine:
 
 def test_machines_are_found_by_name_in_any_case(catalog: Catalog) -> None:
     made = machine("VM1")
-    with catalog.transaction() as facts:
-        settle(facts)
-        facts.machines.add(made)
-        assert facts.machines.get(SUBSCRIPTION, "RG", "vm1") == made
-        assert facts.machines.held(made.uid) == made
-        assert facts.machines.list(SUBSCRIPTION) == facts.machines.list(SUBSCRIPTION, "rg") == [made]
-        above = facts.groups.get(SUBSCRIPTION, "rg")
+    with catalog.transaction() as transaction:
+        settle(transaction)
+        transaction.machines.add(made)
+        assert transaction.machines.get(SUBSCRIPTION, "RG", "vm1") == made
+        assert transaction.machines.held(made.uid) == made
+        assert transaction.machines.list(SUBSCRIPTION) == transaction.machines.list(SUBSCRIPTION, "rg") == [made]
+        above = transaction.groups.get(SUBSCRIPTION, "rg")
         assert above is not None
-        assert "virtualMachines/VM1" in facts.groups.children(above.uid)
-    with pytest.raises(Conflict), catalog.transaction() as facts:
-        facts.machines.add(machine("vm1"))
-    with pytest.raises(ParentNotFound), catalog.transaction() as facts:
-        facts.machines.add(machine(group="none"))
-    with catalog.transaction() as facts:
-        facts.machines.delete(made.uid)
-    with pytest.raises(NotFound), catalog.transaction() as facts:
-        facts.machines.held(made.uid)
+        assert "virtualMachines/VM1" in transaction.groups.children(above.uid)
+    with pytest.raises(Conflict), catalog.transaction() as transaction:
+        transaction.machines.add(machine("vm1"))
+    with pytest.raises(ParentNotFound), catalog.transaction() as transaction:
+        transaction.machines.add(machine(group="none"))
+    with catalog.transaction() as transaction:
+        transaction.machines.delete(made.uid)
+    with pytest.raises(NotFound), catalog.transaction() as transaction:
+        transaction.machines.held(made.uid)
 
 
 def test_a_disk_has_one_machine_and_is_not_deleted_under_it(catalog: Catalog) -> None:
     first, second = machine("vm1").resource_id, machine("vm2").resource_id
-    with catalog.transaction() as facts:
-        world = settle(facts)
+    with catalog.transaction() as transaction:
+        world = settle(transaction)
         made = disk(world.slot, "d1")
-        facts.disks.add(made)
-        assert facts.disks.attach(made.uid, first, 3)
-        assert not facts.disks.attach(made.uid, second, 0)
-        facts.disks.update(made)
-        (attached,) = facts.disks.of_machine(first)
+        transaction.disks.add(made)
+        assert transaction.disks.attach(made.uid, first, 3)
+        assert not transaction.disks.attach(made.uid, second, 0)
+        transaction.disks.update(made)
+        (attached,) = transaction.disks.of_machine(first)
         assert (attached.managed_by, attached.machine_lun) == (first, 3), "an update leaves it where it is"
-        assert not facts.disks.begin_deleting(made.uid)
-        assert not facts.disks.begin_deleting(made.uid, attached_to=second)
-        facts.disks.detach(first)
-        assert facts.disks.of_machine(first) == []
-        assert facts.disks.begin_deleting(made.uid)
-        assert facts.disks.begin_deleting(made.uid), "may be repeated"
-        assert not facts.disks.attach(made.uid, second, 0), "what is being deleted is not attached"
+        assert not transaction.disks.begin_deleting(made.uid)
+        assert not transaction.disks.begin_deleting(made.uid, attached_to=second)
+        transaction.disks.detach(first)
+        assert transaction.disks.of_machine(first) == []
+        assert transaction.disks.begin_deleting(made.uid)
+        assert transaction.disks.begin_deleting(made.uid), "may be repeated"
+        assert not transaction.disks.attach(made.uid, second, 0), "what is being deleted is not attached"
         os_disk = disk(world.slot, "d2", managed_by=second)
         data = [disk(world.slot, f"e{lun}", managed_by=second, machine_lun=lun) for lun in (10, 2)]
         for each in (data[0], os_disk, data[1]):
-            facts.disks.add(each)
-        assert facts.disks.of_machine(second) == [os_disk, data[1], data[0]]
-        assert facts.disks.begin_deleting(os_disk.uid, attached_to=second)
+            transaction.disks.add(each)
+        assert transaction.disks.of_machine(second) == [os_disk, data[1], data[0]]
+        assert transaction.disks.begin_deleting(os_disk.uid, attached_to=second)
 
 
 def test_machines_are_listed_behind_one_of_them_without_those_that_go(catalog: Catalog) -> None:
     made = [machine(name) for name in ("Vm1", "vm2", "vm3", "vm4")]
-    with catalog.transaction() as facts:
-        settle(facts)
+    with catalog.transaction() as transaction:
+        settle(transaction)
         for each in made:
-            facts.machines.add(each)
-        facts.machines.update(replace(made[1], provisioning_state=ProvisioningState.DELETING))
+            transaction.machines.add(each)
+        transaction.machines.update(replace(made[1], provisioning_state=ProvisioningState.DELETING))
         after = ("VM1", made[0].uid)
-        assert [each.name for each in facts.machines.list(SUBSCRIPTION, after=after, limit=2)] == ["vm2", "vm3"]
-        seen = facts.machines.list(SUBSCRIPTION, "RG", after=after, limit=2, visible=True)
+        assert [each.name for each in transaction.machines.list(SUBSCRIPTION, after=after, limit=2)] == ["vm2", "vm3"]
+        seen = transaction.machines.list(SUBSCRIPTION, "RG", after=after, limit=2, visible=True)
         assert [each.name for each in seen] == ["vm3", "vm4"]
-        assert facts.machines.list(SUBSCRIPTION, after=("vm4", made[3].uid)) == []
+        assert transaction.machines.list(SUBSCRIPTION, after=("vm4", made[3].uid)) == []

@@ -24,7 +24,7 @@ from catalog_values import (
     version,
 )
 
-from imgstore.catalog import Catalog, Facts
+from imgstore.catalog import Catalog, Transaction
 from imgstore.catalog.engine import database
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import Conflict, ParentNotFound, StoreUnreachable
@@ -39,114 +39,120 @@ WHOLE = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/rg/providers/Microsoft.Co
 OTHERS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <>"
 
 
-def completed(facts: Facts, definition_uid: str, name: str, *slots: str, pool_uid: str) -> None:
+def completed(transaction: Transaction, definition_uid: str, name: str, *slots: str, pool_uid: str) -> None:
     """A version that is complete in those regions."""
     made = version(definition_uid, name)
-    facts.versions.add(made)
+    transaction.versions.add(made)
     for region in slots:
-        facts.replicas.add(replica(made.uid, slot(facts, pool_uid, region), ReplicaState.COMPLETED))
+        transaction.replicas.add(replica(made.uid, slot(transaction, pool_uid, region), ReplicaState.COMPLETED))
 
 
 def test_one_look_finds_what_three_would(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        world = settle(facts)
-        other = settle(facts, "other")
+    with catalog.transaction() as transaction:
+        world = settle(transaction)
+        other = settle(transaction, "other")
         name = world.version.name
-        found = facts.lineages.find_version(SUBSCRIPTION, *ABOVE, name)
+        found = transaction.lineages.find_version(SUBSCRIPTION, *ABOVE, name)
         assert found == (world.gallery, world.definition, world.version)
-        assert found[0] == facts.galleries.get(SUBSCRIPTION, "rg", "myGallery")
-        assert found[1] == facts.definitions.by_uid(world.definition.uid)
-        assert facts.lineages.find(SUBSCRIPTION, *ABOVE) == (world.gallery, world.definition)
-        assert facts.lineages.find(SUBSCRIPTION, "rg", "other", "ubuntu") == (other.gallery, other.definition)
+        assert found[0] == transaction.galleries.get(SUBSCRIPTION, "rg", "myGallery")
+        assert found[1] == transaction.definitions.by_uid(world.definition.uid)
+        assert transaction.lineages.find(SUBSCRIPTION, *ABOVE) == (world.gallery, world.definition)
+        assert transaction.lineages.find(SUBSCRIPTION, "rg", "other", "ubuntu") == (other.gallery, other.definition)
 
 
 def test_it_tells_a_version_that_is_missing_from_what_is_missing_above_it(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        world = settle(facts)
+    with catalog.transaction() as transaction:
+        world = settle(transaction)
         absent = VersionName(9, 9, 9)
-        assert facts.lineages.find_version(SUBSCRIPTION, *ABOVE, absent) == (world.gallery, world.definition, None)
+        assert transaction.lineages.find_version(SUBSCRIPTION, *ABOVE, absent) == (
+            world.gallery,
+            world.definition,
+            None,
+        )
         for wrong in (("no", *ABOVE[1:]), (ABOVE[0], "no", ABOVE[2]), (*ABOVE[:2], "no")):
-            assert facts.lineages.find(SUBSCRIPTION, *wrong) is None
-            assert facts.lineages.find_version(SUBSCRIPTION, *wrong, world.version.name) is None
-        assert facts.lineages.find("another subscription", *ABOVE) is None
+            assert transaction.lineages.find(SUBSCRIPTION, *wrong) is None
+            assert transaction.lineages.find_version(SUBSCRIPTION, *wrong, world.version.name) is None
+        assert transaction.lineages.find("another subscription", *ABOVE) is None
 
 
 def test_a_gallery_is_looked_for_in_its_own_group(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        settle(facts)
-        facts.groups.add(group("elsewhere"))
+    with catalog.transaction() as transaction:
+        settle(transaction)
+        transaction.groups.add(group("elsewhere"))
         pool = Pool(uid=uid(), fingerprint_key=bytes(32))
-        facts.pools.add(pool)
+        transaction.pools.add(pool)
         there = gallery(pool.uid, "there", group="elsewhere")
-        facts.galleries.add(there)
-        facts.definitions.add(definition(there.uid))
-        assert facts.lineages.find(SUBSCRIPTION, "rg", "there", "ubuntu") is None
-        assert facts.lineages.find(SUBSCRIPTION, "elsewhere", "there", "ubuntu") is not None
+        transaction.galleries.add(there)
+        transaction.definitions.add(definition(there.uid))
+        assert transaction.lineages.find(SUBSCRIPTION, "rg", "there", "ubuntu") is None
+        assert transaction.lineages.find(SUBSCRIPTION, "elsewhere", "there", "ubuntu") is not None
 
 
 def test_the_replicas_of_a_region_are_those_of_all_that_are_there(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        world = settle(facts)
+    with catalog.transaction() as transaction:
+        world = settle(transaction)
         for region, ordinal in (("westus2", 1), ("westus2", 0), ("eastus", 0)):
-            facts.replicas.add(replica(world.version.uid, slot(facts, world.pool.uid, region, ordinal)))
-        everywhere = facts.replicas.list(world.version.uid)
-        here = facts.replicas.in_region(world.version.uid, "westus2")
+            transaction.replicas.add(replica(world.version.uid, slot(transaction, world.pool.uid, region, ordinal)))
+        everywhere = transaction.replicas.list(world.version.uid)
+        here = transaction.replicas.in_region(world.version.uid, "westus2")
         assert here == [each for each in everywhere if each.slot.key.region == "westus2"]
         assert [each.slot.key.ordinal for each in here] == [0, 1]
 
 
 def test_complete_versions_come_highest_first_and_page_by_page(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        world = settle(facts)
+    with catalog.transaction() as transaction:
+        world = settle(transaction)
         line, pool = world.definition.uid, world.pool.uid
-        completed(facts, line, "1.9.0", "westus2", "eastus", pool_uid=pool)
-        completed(facts, line, "1.10.0", "westus2", pool_uid=pool)
-        completed(facts, line, "2.0.0", "eastus", pool_uid=pool)
-        facts.replicas.add(replica(world.version.uid, slot(facts, pool), ReplicaState.DEGRADED))
-        here = [str(each.name) for each in facts.versions.complete_in(line, "westus2", limit=9)]
+        completed(transaction, line, "1.9.0", "westus2", "eastus", pool_uid=pool)
+        completed(transaction, line, "1.10.0", "westus2", pool_uid=pool)
+        completed(transaction, line, "2.0.0", "eastus", pool_uid=pool)
+        transaction.replicas.add(replica(world.version.uid, slot(transaction, pool), ReplicaState.DEGRADED))
+        here = [str(each.name) for each in transaction.versions.complete_in(line, "westus2", limit=9)]
         assert here == ["1.10.0", "1.9.0"]
-        first = facts.versions.complete_in(line, "westus2", limit=1)
-        rest = facts.versions.complete_in(line, "westus2", below=first[0].name, limit=9)
+        first = transaction.versions.complete_in(line, "westus2", limit=1)
+        rest = transaction.versions.complete_in(line, "westus2", below=first[0].name, limit=9)
         assert [str(each.name) for each in (*first, *rest)] == here
-        assert facts.versions.complete_in(line, "northeurope", limit=9) == []
+        assert transaction.versions.complete_in(line, "northeurope", limit=9) == []
 
 
 def test_a_disk_lies_in_its_group_or_nowhere(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        world = settle(facts)
-        facts.groups.add(group("other"))
+    with catalog.transaction() as transaction:
+        world = settle(transaction)
+        transaction.groups.add(group("other"))
         made = disk(world.slot, group="other")
-        facts.disks.add(made)
-        assert facts.disks.by_uid(made.uid) == made
+        transaction.disks.add(made)
+        assert transaction.disks.by_uid(made.uid) == made
         with pytest.raises(ParentNotFound, match="nowhere"):
-            facts.disks.add(disk(world.slot, group="nowhere"))
-        assert facts.disks.list(SUBSCRIPTION) == [made]
+            transaction.disks.add(disk(world.slot, group="nowhere"))
+        assert transaction.disks.list(SUBSCRIPTION) == [made]
 
 
 def test_turns_count_up_for_each_version_and_region(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        uids = [settle(facts).version.uid, settle(facts, "other").version.uid]
+    with catalog.transaction() as transaction:
+        uids = [settle(transaction).version.uid, settle(transaction, "other").version.uid]
         asked = [(uids[0], "westus2"), (uids[0], "eastus"), (uids[1], "westus2"), (uids[0], "westus2")]
-        assert [facts.placements.next_turn(*each) for each in asked] == [0, 0, 0, 1]
-    with catalog.transaction() as facts:
-        assert facts.placements.next_turn(uids[0], "westus2") == 2
+        assert [transaction.placements.next_turn(*each) for each in asked] == [0, 0, 0, 1]
+    with catalog.transaction() as transaction:
+        assert transaction.placements.next_turn(uids[0], "westus2") == 2
 
 
 # -- offers -----------------------------------------------------------------------------------------------------------
 
 
 def test_an_offer_is_what_is_complete_in_the_region(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        world = settle(facts)
-        facts.definitions.update(replace(world.definition, disallowed_disk_types=(DiskType.PREMIUM_LRS,)))
-        here = [slot(facts, world.pool.uid, ordinal=ordinal) for ordinal in range(4)]
+    with catalog.transaction() as transaction:
+        world = settle(transaction)
+        transaction.definitions.update(replace(world.definition, disallowed_disk_types=(DiskType.PREMIUM_LRS,)))
+        here = [slot(transaction, world.pool.uid, ordinal=ordinal) for ordinal in range(4)]
         zoned = replace(here[0].key, storage_account_type=StorageAccountType.STANDARD_ZRS)
-        here.append(facts.slots.get_or_add(zoned, zone="zrs", bucket="b"))
+        here.append(transaction.slots.get_or_add(zoned, zone="zrs", bucket="b"))
         states = (ReplicaState.COMPLETED, ReplicaState.DEGRADED, ReplicaState.COMPLETED, ReplicaState.PENDING)
         for place, state in reversed([*zip(here, (*states, ReplicaState.COMPLETED), strict=True)]):
-            facts.replicas.add(replica(world.version.uid, place, state))
-        facts.replicas.add(replica(world.version.uid, slot(facts, world.pool.uid, "eastus"), ReplicaState.COMPLETED))
-        offer = facts.offers.find(SUBSCRIPTION, *ABOVE, world.version.name, "westus2")
+            transaction.replicas.add(replica(world.version.uid, place, state))
+        transaction.replicas.add(
+            replica(world.version.uid, slot(transaction, world.pool.uid, "eastus"), ReplicaState.COMPLETED)
+        )
+        offer = transaction.offers.find(SUBSCRIPTION, *ABOVE, world.version.name, "westus2")
         assert offer is not None
         assert offer.slots == (here[0], here[4], here[2])
         assert offer.source == f"{WHOLE}/galleries/myGallery/images/ubuntu/versions/1.0.0"
@@ -161,21 +167,21 @@ def test_an_offer_is_what_is_complete_in_the_region(catalog: Catalog) -> None:
 
 
 def test_what_is_not_complete_or_not_visible_is_not_offered(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        world = _offered(facts)[0]
+    with catalog.transaction() as transaction:
+        world = _offered(transaction)[0]
         name = world.version.name
 
         def is_offered(region: str = "westus2", above: tuple[str, str, str] = ABOVE) -> bool:
-            return facts.offers.find(SUBSCRIPTION, *above, name, region) is not None
+            return transaction.offers.find(SUBSCRIPTION, *above, name, region) is not None
 
         assert is_offered()
         assert not is_offered("eastus")
         for wrong in (("no", *ABOVE[1:]), (ABOVE[0], "no", ABOVE[2]), (*ABOVE[:2], "no")):
             assert not is_offered(above=wrong)
-        assert facts.offers.find(SUBSCRIPTION, *ABOVE, VersionName(9, 9, 9), "westus2") is None
-        facts.versions.update(replace(world.version, soft_deleted_at=NOON))
+        assert transaction.offers.find(SUBSCRIPTION, *ABOVE, VersionName(9, 9, 9), "westus2") is None
+        transaction.versions.update(replace(world.version, soft_deleted_at=NOON))
         assert not is_offered()
-        facts.versions.update(replace(world.version, provisioning_state=ProvisioningState.DELETING))
+        transaction.versions.update(replace(world.version, provisioning_state=ProvisioningState.DELETING))
         assert not is_offered()
 
 
@@ -183,104 +189,104 @@ def test_what_is_not_complete_or_not_visible_is_not_offered(catalog: Catalog) ->
 
 
 def test_disks_go_into_slots_turn_by_turn(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        world, slots = _offered(facts)
-        placed = [facts.placements.place(_new(world, slots, number), slots) for number in range(7)]
+    with catalog.transaction() as transaction:
+        world, slots = _offered(transaction)
+        placed = [transaction.placements.place(_new(world, slots, number), slots) for number in range(7)]
         assert [each.slot for each in placed] == [*slots, *slots, slots[0]]
-        assert [facts.disks.by_uid(each.uid) for each in placed] == placed
+        assert [transaction.disks.by_uid(each.uid) for each in placed] == placed
         assert [each.storage_account_type for each in placed[:3]] == [each.key.storage_account_type for each in slots]
         assert placed[1] == _new(world, slots, 1, uid=placed[1].uid).in_slot(slots[1])
 
 
 def test_a_machines_turn_and_a_disks_are_of_one_counter(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        world, slots = _offered(facts)
-        assert facts.placements.next_turn(world.version.uid, "westus2") == 0
-        assert facts.placements.place(_new(world, slots, 1), slots).slot == slots[1]
-        assert facts.placements.place(_new(world, slots, 2, location="eastus"), slots).slot == slots[0]
-        assert facts.placements.next_turn(world.version.uid, "westus2") == 2
+    with catalog.transaction() as transaction:
+        world, slots = _offered(transaction)
+        assert transaction.placements.next_turn(world.version.uid, "westus2") == 0
+        assert transaction.placements.place(_new(world, slots, 1), slots).slot == slots[1]
+        assert transaction.placements.place(_new(world, slots, 2, location="eastus"), slots).slot == slots[0]
+        assert transaction.placements.next_turn(world.version.uid, "westus2") == 2
 
 
 def test_fewer_slots_are_gone_round_from_the_same_counter(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        world, slots = _offered(facts)
-        placed = [facts.placements.place(_new(world, slots, number), slots[1:]) for number in range(3)]
+    with catalog.transaction() as transaction:
+        world, slots = _offered(transaction)
+        placed = [transaction.placements.place(_new(world, slots, number), slots[1:]) for number in range(3)]
         assert [each.slot for each in placed] == [slots[1], slots[2], slots[1]]
 
 
 def test_a_placement_that_is_refused_gives_its_turn_back(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        world, slots = _offered(facts)
-    with pytest.raises(ParentNotFound, match="nowhere"), catalog.transaction() as facts:
-        facts.placements.place(_new(world, slots, 0, group="nowhere"), slots)
-    with catalog.transaction() as facts:
-        assert facts.placements.place(_new(world, slots, 1), slots).slot == slots[0]
-    with pytest.raises(Conflict, match="of that name"), catalog.transaction() as facts:
-        facts.placements.place(_new(world, slots, 1), slots)
-    with catalog.transaction() as facts:
-        assert facts.placements.place(_new(world, slots, 2), slots).slot == slots[1]
-        assert [each.name for each in facts.disks.list(SUBSCRIPTION)] == ["d1", "d2"]
+    with catalog.transaction() as transaction:
+        world, slots = _offered(transaction)
+    with pytest.raises(ParentNotFound, match="nowhere"), catalog.transaction() as transaction:
+        transaction.placements.place(_new(world, slots, 0, group="nowhere"), slots)
+    with catalog.transaction() as transaction:
+        assert transaction.placements.place(_new(world, slots, 1), slots).slot == slots[0]
+    with pytest.raises(Conflict, match="of that name"), catalog.transaction() as transaction:
+        transaction.placements.place(_new(world, slots, 1), slots)
+    with catalog.transaction() as transaction:
+        assert transaction.placements.place(_new(world, slots, 2), slots).slot == slots[1]
+        assert [each.name for each in transaction.disks.list(SUBSCRIPTION)] == ["d1", "d2"]
 
 
 @pytest.mark.parametrize("placed_before", [False, True], ids=["first turn", "later turn"])
 def test_nothing_is_placed_of_a_version_that_goes_meanwhile(catalog: Catalog, placed_before: bool) -> None:
-    with catalog.transaction() as facts:
-        world = settle(facts)
+    with catalog.transaction() as transaction:
+        world = settle(transaction)
         slots = [world.slot]
         if placed_before:
-            facts.placements.place(_new(world, slots, 0), slots)
+            transaction.placements.place(_new(world, slots, 0), slots)
 
     def place() -> None:
-        with catalog.transaction() as facts:
-            facts.placements.place(_new(world, slots, 1), slots)
+        with catalog.transaction() as transaction:
+            transaction.placements.place(_new(world, slots, 1), slots)
 
     with ThreadPoolExecutor(1) as thread:
-        with catalog.transaction() as facts:
-            facts.versions.delete(world.version.uid)
+        with catalog.transaction() as transaction:
+            transaction.versions.delete(world.version.uid)
             placing = thread.submit(place)
             with suppress(TimeoutError):
                 placing.result(timeout=0.2)
         with pytest.raises(Conflict, match="still refers to it, or what it refers to is gone"):
             placing.result()
-    with catalog.reading() as facts:
-        assert len(facts.disks.list(SUBSCRIPTION)) == placed_before
+    with catalog.reading() as transaction:
+        assert len(transaction.disks.list(SUBSCRIPTION)) == placed_before
 
 
 @pytest.mark.engine("postgresql")
 def test_a_replica_that_is_damaged_after_it_was_offered_still_has_its_turn(postgresql: str) -> None:
     """Who chose has chosen: what it is given is pinned, and read from another replica where that is damaged."""
     with _opened(postgresql) as catalog, _opened(postgresql) as other:
-        with catalog.transaction() as facts:
-            world, slots = _offered(facts)
-        with catalog.transaction() as facts:
-            offer = facts.offers.find(SUBSCRIPTION, *ABOVE, world.version.name, "westus2")
+        with catalog.transaction() as transaction:
+            world, slots = _offered(transaction)
+        with catalog.transaction() as transaction:
+            offer = transaction.offers.find(SUBSCRIPTION, *ABOVE, world.version.name, "westus2")
             assert offer is not None
             with other.transaction() as theirs:
                 theirs.replicas.move(theirs.replicas.in_slot(slots[0].uid)[0].uid, ReplicaState.DEGRADED)
-            assert facts.placements.place(_new(world, slots, 0), offer.slots).slot == slots[0]
+            assert transaction.placements.place(_new(world, slots, 0), offer.slots).slot == slots[0]
 
 
 @pytest.mark.engine("postgresql")
 def test_a_placement_whose_connection_dies_gives_its_turn_back(postgresql: str) -> None:
     with _opened(postgresql) as catalog, _opened(postgresql) as killer:
-        with catalog.transaction() as facts:
-            world, slots = _offered(facts)
-        with pytest.raises(StoreUnreachable), catalog.transaction() as facts:
-            facts.placements.place(_new(world, slots, 0), slots)
+        with catalog.transaction() as transaction:
+            world, slots = _offered(transaction)
+        with pytest.raises(StoreUnreachable), catalog.transaction() as transaction:
+            transaction.placements.place(_new(world, slots, 0), slots)
             with killer.transaction() as theirs:
                 theirs._session.connection.exec_driver_sql(f"{OTHERS} pg_backend_pid()")
-        with catalog.transaction() as facts:
-            assert facts.placements.place(_new(world, slots, 0), slots).slot == slots[0]
+        with catalog.transaction() as transaction:
+            assert transaction.placements.place(_new(world, slots, 0), slots).slot == slots[0]
 
 
-def _offered(facts: Facts) -> tuple[World, list[Slot]]:
+def _offered(transaction: Transaction) -> tuple[World, list[Slot]]:
     """A version that is complete in three slots of a region, one of them of another type."""
-    world = settle(facts)
-    slots = [slot(facts, world.pool.uid, ordinal=ordinal) for ordinal in range(2)]
+    world = settle(transaction)
+    slots = [slot(transaction, world.pool.uid, ordinal=ordinal) for ordinal in range(2)]
     zoned = replace(slots[0].key, storage_account_type=StorageAccountType.STANDARD_ZRS, ordinal=2)
-    slots.append(facts.slots.get_or_add(zoned, zone="zrs", bucket="b"))
+    slots.append(transaction.slots.get_or_add(zoned, zone="zrs", bucket="b"))
     for each in slots:
-        facts.replicas.add(replica(world.version.uid, each, ReplicaState.COMPLETED))
+        transaction.replicas.add(replica(world.version.uid, each, ReplicaState.COMPLETED))
     return world, slots
 
 
@@ -306,9 +312,9 @@ def test_a_connection_that_died_while_it_lay_idle_is_not_handed_out(
 ) -> None:
     monkeypatch.setattr(database, "IDLE_SECONDS_MAX", 0.0)
     with _opened(postgresql) as catalog, _opened(postgresql) as killer:
-        with catalog.transaction() as facts:
-            facts.groups.add(group())
-        with killer.transaction() as facts:
-            facts._session.connection.exec_driver_sql(f"{OTHERS} pg_backend_pid()")
-        with catalog.transaction() as facts:
-            assert len(facts.groups.list(SUBSCRIPTION)) == 1
+        with catalog.transaction() as transaction:
+            transaction.groups.add(group())
+        with killer.transaction() as transaction:
+            transaction._session.connection.exec_driver_sql(f"{OTHERS} pg_backend_pid()")
+        with catalog.transaction() as transaction:
+            assert len(transaction.groups.list(SUBSCRIPTION)) == 1

@@ -17,22 +17,26 @@ def sized(made: ImageVersion, *, expected: int | None, known: int | None) -> Ima
 
 
 def test_versions_and_contents_are_summed_once(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        world = settle(facts)
-        assert facts.quotas.used_bytes(SUBSCRIPTION) == 0, "what an older imgstore has not sized yet"
+    with catalog.transaction() as transaction:
+        world = settle(transaction)
+        assert transaction.quotas.used_bytes(SUBSCRIPTION) == 0, "what an older imgstore has not sized yet"
         above = world.definition.uid
-        facts.versions.add(sized(version(above, "1.0.1"), expected=1, known=2 * GIB))
-        facts.versions.add(sized(version(above, "1.0.2"), expected=3 * GIB, known=None))
-        assert facts.quotas.used_bytes(SUBSCRIPTION.upper()) == 2 * (2 + 3) * GIB, "an OS disk and a data disk each"
-        before = facts.quotas.used_bytes(SUBSCRIPTION)
-        facts.disks.add(disk(world.slot, "own", source_version_uid=world.version.uid))
-        assert facts.quotas.used_bytes(SUBSCRIPTION) == before, "the version's"
+        transaction.versions.add(sized(version(above, "1.0.1"), expected=1, known=2 * GIB))
+        transaction.versions.add(sized(version(above, "1.0.2"), expected=3 * GIB, known=None))
+        assert transaction.quotas.used_bytes(SUBSCRIPTION.upper()) == 2 * (2 + 3) * GIB, (
+            "an OS disk and a data disk each"
+        )
+        before = transaction.quotas.used_bytes(SUBSCRIPTION)
+        transaction.disks.add(disk(world.slot, "own", source_version_uid=world.version.uid))
+        assert transaction.quotas.used_bytes(SUBSCRIPTION) == before, "the version's"
         for name, kind, key in (
             ("a", DiskKind.DISK, "k1"),
             ("a", DiskKind.SNAPSHOT, "k1"),
             ("b", DiskKind.DISK, "k2"),
         ):
-            facts.disks.add(disk(world.slot, name, kind=kind, body_key=key, virtual_bytes=GIB, source_version_uid=None))
-        assert facts.quotas.used_bytes(SUBSCRIPTION) == before + 2 * GIB
-        assert facts.quotas.used_bytes("00000000-0000-0000-0000-000000000000") == 0
-        facts.quotas.lock(SUBSCRIPTION)
+            transaction.disks.add(
+                disk(world.slot, name, kind=kind, body_key=key, virtual_bytes=GIB, source_version_uid=None)
+            )
+        assert transaction.quotas.used_bytes(SUBSCRIPTION) == before + 2 * GIB
+        assert transaction.quotas.used_bytes("00000000-0000-0000-0000-000000000000") == 0
+        transaction.quotas.lock(SUBSCRIPTION)

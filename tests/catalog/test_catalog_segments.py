@@ -19,67 +19,67 @@ pytest_plugins = ["catalog_fixtures"]
 
 def test_segments_are_put_once(catalog: Catalog) -> None:
     rows = [segment(number) for number in range(5)]
-    with catalog.transaction() as facts:
-        pool = settle(facts).pool.uid
-        first = facts.segments.put(pool, rows[:3])
-        again = facts.segments.put(pool, [rows[4], rows[1], rows[4], rows[0]])
+    with catalog.transaction() as transaction:
+        pool = settle(transaction).pool.uid
+        first = transaction.segments.put(pool, rows[:3])
+        again = transaction.segments.put(pool, [rows[4], rows[1], rows[4], rows[0]])
         assert first.dtype == np.uint32
         assert again.tolist() == [again[0], first[1], again[0], first[0]]
         assert len({*first.tolist(), *again.tolist()}) == 4
-        assert facts.segments.put(pool, []).tolist() == []
+        assert transaction.segments.put(pool, []).tolist() == []
         # A row that is there stands: the name is the content, whoever packed it first.
-        assert facts.segments.put(pool, [segment(0, stored_bytes=77)]).tolist() == [first[0]]
-        assert facts.segments.rows(pool, first[::-1]) == rows[2::-1]
-        assert facts.segments.ids(pool, [rows[2].name, rows[0].name]).tolist() == [first[2], first[0]]
+        assert transaction.segments.put(pool, [segment(0, stored_bytes=77)]).tolist() == [first[0]]
+        assert transaction.segments.rows(pool, first[::-1]) == rows[2::-1]
+        assert transaction.segments.ids(pool, [rows[2].name, rows[0].name]).tolist() == [first[2], first[0]]
 
 
 def test_a_pool_has_segments_of_its_own(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        mine, other = settle(facts, "a").pool.uid, settle(facts, "b").pool.uid
-        (number,) = facts.segments.put(mine, [segment(0)]).tolist()
+    with catalog.transaction() as transaction:
+        mine, other = settle(transaction, "a").pool.uid, settle(transaction, "b").pool.uid
+        (number,) = transaction.segments.put(mine, [segment(0)]).tolist()
         with pytest.raises(ObjectNotFound, match=segment(0).name.hex()):
-            facts.segments.ids(other, [segment(0).name])
+            transaction.segments.ids(other, [segment(0).name])
         with pytest.raises(ObjectNotFound, match=f"the first is {number}"):
-            facts.segments.rows(other, [number])
+            transaction.segments.rows(other, [number])
         with pytest.raises(ObjectNotFound, match="1 of 1 ids"):
-            facts.segments.stored_bytes(other, [number])
-        assert facts.segments.put(other, [segment(0)]).tolist() != [number]
+            transaction.segments.stored_bytes(other, [number])
+        assert transaction.segments.put(other, [segment(0)]).tolist() != [number]
 
 
 def test_twenty_thousand_segments_twice(catalog: Catalog) -> None:
     """A dense disk of 80 GiB: more than any statement takes parameters. The second time nothing is written."""
     rows = [segment(number) for number in range(20_000)]
-    with catalog.transaction() as facts:
-        pool = settle(facts).pool.uid
-        ids = facts.segments.put(pool, rows)
-    with catalog.transaction() as facts:
-        again = facts.segments.put(pool, rows[::-1])
+    with catalog.transaction() as transaction:
+        pool = settle(transaction).pool.uid
+        ids = transaction.segments.put(pool, rows)
+    with catalog.transaction() as transaction:
+        again = transaction.segments.put(pool, rows[::-1])
     assert np.array_equal(ids, again[::-1])
     assert len(np.unique(ids)) == 20_000
-    with catalog.reading() as facts:
+    with catalog.reading() as transaction:
         doubled = np.concatenate([ids, ids])
-        assert facts.segments.stored_bytes(pool, doubled) == sum(row.stored_bytes for row in rows)
-        assert facts.segments.rows(pool, ids) == rows
-        assert np.array_equal(facts.segments.ids(pool, [row.name for row in rows]), ids)
+        assert transaction.segments.stored_bytes(pool, doubled) == sum(row.stored_bytes for row in rows)
+        assert transaction.segments.rows(pool, ids) == rows
+        assert np.array_equal(transaction.segments.ids(pool, [row.name for row in rows]), ids)
 
 
 def test_an_id_that_was_given_is_never_given_again(catalog: Catalog) -> None:
     """Else a packed list could come to name another segment."""
-    with catalog.transaction() as facts:
-        pool = settle(facts).pool.uid
-        (first,) = facts.segments.put(pool, [segment(0)]).tolist()
-        facts._session.connection.exec_driver_sql(f"DELETE FROM segments WHERE id = {first}")
-        assert facts.segments.put(pool, [segment(1)]).tolist()[0] > first
+    with catalog.transaction() as transaction:
+        pool = settle(transaction).pool.uid
+        (first,) = transaction.segments.put(pool, [segment(0)]).tolist()
+        transaction._session.connection.exec_driver_sql(f"DELETE FROM segments WHERE id = {first}")
+        assert transaction.segments.put(pool, [segment(1)]).tolist()[0] > first
 
 
 def test_threads_that_bring_the_same_segments_agree(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        pool = settle(facts).pool.uid
+    with catalog.transaction() as transaction:
+        pool = settle(transaction).pool.uid
 
     def bring(shift: int) -> dict[bytes, int]:
         rows = [segment((number + shift) % 300) for number in range(300)]
-        with catalog.transaction() as facts:
-            return dict(zip([row.name for row in rows], facts.segments.put(pool, rows).tolist(), strict=True))
+        with catalog.transaction() as transaction:
+            return dict(zip([row.name for row in rows], transaction.segments.put(pool, rows).tolist(), strict=True))
 
     with ThreadPoolExecutor(8) as threads:
         seen = list(threads.map(bring, range(0, 240, 30)))
@@ -87,58 +87,58 @@ def test_threads_that_bring_the_same_segments_agree(catalog: Catalog) -> None:
 
 
 def test_manifests(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        world = settle(facts)
+    with catalog.transaction() as transaction:
+        world = settle(transaction)
         made = manifest(world.slot.uid, {3, 1, 2})
         second = manifest(world.slot.uid, owner_uid=made.owner_uid, disk="lun-0", body_key="other")
-        facts.manifests.add(made)
-        facts.manifests.add(second)
-        assert facts.manifests.get(made.uid) == made
-        assert facts.manifests.find(made.owner_uid, world.slot.uid, "os") == made
-        assert facts.manifests.find(made.owner_uid, world.slot.uid, "lun-1") is None
-        assert facts.manifests.of_owner(made.owner_uid) == [second, made]
-        assert facts.manifests.in_slot(world.slot.uid) == []
-        assert not facts.manifests.is_complete(made.uid)
+        transaction.manifests.add(made)
+        transaction.manifests.add(second)
+        assert transaction.manifests.get(made.uid) == made
+        assert transaction.manifests.find(made.owner_uid, world.slot.uid, "os") == made
+        assert transaction.manifests.find(made.owner_uid, world.slot.uid, "lun-1") is None
+        assert transaction.manifests.of_owner(made.owner_uid) == [second, made]
+        assert transaction.manifests.in_slot(world.slot.uid) == []
+        assert not transaction.manifests.is_complete(made.uid)
         for _ in range(2):
-            facts.manifests.complete(made.uid)
-        assert facts.manifests.is_complete(made.uid)
-        assert facts.manifests.in_slot(world.slot.uid) == [made]
-        assert facts.manifests.in_slot(world.slot.uid, complete_only=False) == [second, made]
-        assert facts.manifests.body_users(world.slot.uid, made.body_key) == 1
-        facts.manifests.add(manifest(world.slot.uid))
-        assert facts.manifests.body_users(world.slot.uid, made.body_key) == 2
-        assert facts.manifests.body_users(slot(facts, world.pool.uid, ordinal=1).uid, made.body_key) == 0
-        facts.manifests.remove(made.uid)
-        for missing in (facts.manifests.get, facts.manifests.complete, facts.manifests.remove):
+            transaction.manifests.complete(made.uid)
+        assert transaction.manifests.is_complete(made.uid)
+        assert transaction.manifests.in_slot(world.slot.uid) == [made]
+        assert transaction.manifests.in_slot(world.slot.uid, complete_only=False) == [second, made]
+        assert transaction.manifests.body_users(world.slot.uid, made.body_key) == 1
+        transaction.manifests.add(manifest(world.slot.uid))
+        assert transaction.manifests.body_users(world.slot.uid, made.body_key) == 2
+        assert transaction.manifests.body_users(slot(transaction, world.pool.uid, ordinal=1).uid, made.body_key) == 0
+        transaction.manifests.remove(made.uid)
+        for missing in (transaction.manifests.get, transaction.manifests.complete, transaction.manifests.remove):
             with pytest.raises(NotFound, match="manifest"):
                 missing(made.uid)
-    with pytest.raises(Conflict, match="there already"), catalog.transaction() as facts:
-        facts.manifests.add(manifest(world.slot.uid, owner_uid=second.owner_uid, disk="lun-0"))
+    with pytest.raises(Conflict, match="there already"), catalog.transaction() as transaction:
+        transaction.manifests.add(manifest(world.slot.uid, owner_uid=second.owner_uid, disk="lun-0"))
 
 
 def test_a_list_that_is_not_sorted_is_refused(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        world = settle(facts)
+    with catalog.transaction() as transaction:
+        world = settle(transaction)
         wrong = np.array([2, 1], dtype="<u4").tobytes()
         with pytest.raises(AssertionError, match="not sorted"):
-            facts.manifests.add(manifest(world.slot.uid, segment_ids=wrong))
+            transaction.manifests.add(manifest(world.slot.uid, segment_ids=wrong))
 
 
 def test_the_database_itself_keeps_a_pinned_manifest(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        world = settle(facts)
+    with catalog.transaction() as transaction:
+        world = settle(transaction)
         base = manifest(world.slot.uid)
-        facts.manifests.add(base)
-        work = facts.works.open(
+        transaction.manifests.add(base)
+        work = transaction.works.open(
             kind=WorkKind.INGEST, slot_uid=world.slot.uid, owner_uid=uid(), plan={}, pins=[base.uid]
         )
-        assert facts.works.pinned(base.uid)
-    with pytest.raises(Conflict, match="still refers"), catalog.transaction() as facts:
-        facts.manifests.remove(base.uid)
-    with catalog.transaction() as facts:
-        facts.works.abandon(work.uid)
-        assert not facts.works.pinned(base.uid)
-        facts.manifests.remove(base.uid)
+        assert transaction.works.pinned(base.uid)
+    with pytest.raises(Conflict, match="still refers"), catalog.transaction() as transaction:
+        transaction.manifests.remove(base.uid)
+    with catalog.transaction() as transaction:
+        transaction.works.abandon(work.uid)
+        assert not transaction.works.pinned(base.uid)
+        transaction.manifests.remove(base.uid)
 
 
 @given(st.sets(st.integers(0, 2**32 - 1)))
@@ -158,39 +158,39 @@ _LISTS = st.lists(
 @given(lists=_LISTS)
 def test_what_is_named_is_the_union_of_the_complete(catalog: Catalog, lists: list[tuple[int, bool, set[int]]]) -> None:
     """``named_in_slot`` and ``named_in_region`` are unions of the complete manifests' sets."""
-    with catalog.transaction() as facts:
-        pool = settle(facts, f"g{uid().replace('-', '')}").pool.uid
+    with catalog.transaction() as transaction:
+        pool = settle(transaction, f"g{uid().replace('-', '')}").pool.uid
         # Two slots in one region, one in another; and a stranger's pool in the first.
-        stranger = settle(facts, f"g{uid().replace('-', '')}").slot
+        stranger = settle(transaction, f"g{uid().replace('-', '')}").slot
         slots = [
-            slot(facts, pool, "westus2", 0),
-            slot(facts, pool, "westus2", 1),
-            slot(facts, pool, "eastus"),
+            slot(transaction, pool, "westus2", 0),
+            slot(transaction, pool, "westus2", 1),
+            slot(transaction, pool, "eastus"),
             stranger,
         ]
         for where, complete, ids in lists:
             row = manifest(slots[where].uid, ids)
-            facts.manifests.add(row)
+            transaction.manifests.add(row)
             if complete:
-                facts.manifests.complete(row.uid)
+                transaction.manifests.complete(row.uid)
 
         def union(*places: int) -> list[int]:
             return sorted(set().union(*(ids for where, complete, ids in lists if complete and where in places)))
 
         for place, its in enumerate(slots):
-            assert facts.manifests.named_in_slot(its.uid).tolist() == union(place)
-        assert facts.manifests.named_in_region(pool, "westus2").tolist() == union(0, 1)
-        assert facts.manifests.named_in_region(pool, "eastus").tolist() == union(2)
+            assert transaction.manifests.named_in_slot(its.uid).tolist() == union(place)
+        assert transaction.manifests.named_in_region(pool, "westus2").tolist() == union(0, 1)
+        assert transaction.manifests.named_in_region(pool, "eastus").tolist() == union(2)
 
 
 def test_a_union_takes_many_lists_in_several_breaths(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imgstore.catalog.storage.manifests._IDS_AT_ONCE", 10)
-    with catalog.transaction() as facts:
-        world = settle(facts)
+    with catalog.transaction() as transaction:
+        world = settle(transaction)
         for start in range(0, 300, 3):
             made = manifest(world.slot.uid, set(range(start, start + 7)))
-            facts.manifests.add(made)
-            facts.manifests.complete(made.uid)
-        named = facts.manifests.named_in_slot(world.slot.uid)
+            transaction.manifests.add(made)
+            transaction.manifests.complete(made.uid)
+        named = transaction.manifests.named_in_slot(world.slot.uid)
     assert named.dtype == np.uint32
     assert named.tolist() == list(range(304))

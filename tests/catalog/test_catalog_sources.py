@@ -15,8 +15,8 @@ pytest_plugins = ["catalog_fixtures"]
 def test_disks_of_every_kind_share_a_table_and_not_their_names(catalog: Catalog) -> None:
     said = Declared(os_type=OsType.LINUX, os_state=OsState.SPECIALIZED, hyper_v_generation=HyperVGeneration.V2)
     source = SourceIdentity(location="/srv/d.vhd", file_bytes=512, stamp="7")
-    with catalog.transaction() as facts:
-        world = settle(facts)
+    with catalog.transaction() as transaction:
+        world = settle(transaction)
         plain = disk(world.slot, "x")
         snapshot = disk(
             world.slot,
@@ -29,73 +29,73 @@ def test_disks_of_every_kind_share_a_table_and_not_their_names(catalog: Catalog)
         )
         parts = [disk(world.slot, "x", kind=DiskKind.IMAGE, part=part) for part in ("os", "lun-0")]
         for each in (plain, snapshot, *parts):
-            facts.disks.add(each)
-        assert facts.disks.get(SUBSCRIPTION, "rg", "x", DiskKind.SNAPSHOT) == snapshot
-        assert facts.disks.get(SUBSCRIPTION, "rg", "X") == plain
-        assert facts.disks.get(SUBSCRIPTION, "rg", "x", DiskKind.IMAGE, "lun-0") == parts[1]
-        assert facts.disks.list(SUBSCRIPTION, "rg") == [plain]
-        found = facts.disks.list(SUBSCRIPTION, "rg", DiskKind.IMAGE, "X")
+            transaction.disks.add(each)
+        assert transaction.disks.get(SUBSCRIPTION, "rg", "x", DiskKind.SNAPSHOT) == snapshot
+        assert transaction.disks.get(SUBSCRIPTION, "rg", "X") == plain
+        assert transaction.disks.get(SUBSCRIPTION, "rg", "x", DiskKind.IMAGE, "lun-0") == parts[1]
+        assert transaction.disks.list(SUBSCRIPTION, "rg") == [plain]
+        found = transaction.disks.list(SUBSCRIPTION, "rg", DiskKind.IMAGE, "X")
         assert sorted(each.part for each in found) == ["lun-0", "os"]
-        assert {each.uid for each in facts.disks.in_slot(world.slot.uid)} == {
+        assert {each.uid for each in transaction.disks.in_slot(world.slot.uid)} == {
             each.uid for each in (plain, snapshot, *parts)
         }
-        above = facts.groups.get(SUBSCRIPTION, "rg")
+        above = transaction.groups.get(SUBSCRIPTION, "rg")
         assert above is not None
-        assert facts.groups.children(above.uid) == ["disks/x", "images/x", "snapshots/X", "galleries/myGallery"]
-    with pytest.raises(Conflict), catalog.transaction() as facts:
-        facts.disks.add(disk(world.slot, "X", kind=DiskKind.IMAGE, part="lun-0"))
+        assert transaction.groups.children(above.uid) == ["disks/x", "images/x", "snapshots/X", "galleries/myGallery"]
+    with pytest.raises(Conflict), catalog.transaction() as transaction:
+        transaction.disks.add(disk(world.slot, "X", kind=DiskKind.IMAGE, part="lun-0"))
 
 
 def test_a_subscription_has_one_pool_a_region(catalog: Catalog) -> None:
     def asked(region: str, subscription: str = SUBSCRIPTION) -> Pool:
         return Pool(uid=uid(), fingerprint_key=bytes(32), subscription=subscription, region=region)
 
-    with catalog.transaction() as facts:
-        settle(facts)
+    with catalog.transaction() as transaction:
+        settle(transaction)
         first = asked("westus2")
-        assert facts.pools.get_or_add(first) == first
-        assert facts.pools.get_or_add(asked("westus2", SUBSCRIPTION.upper())) == first
+        assert transaction.pools.get_or_add(first) == first
+        assert transaction.pools.get_or_add(asked("westus2", SUBSCRIPTION.upper())) == first
         other = asked("eastus")
-        assert facts.pools.get_or_add(other) == other
-        assert [pool for pool in facts.pools.list() if pool.subscription] == sorted(
+        assert transaction.pools.get_or_add(other) == other
+        assert [pool for pool in transaction.pools.list() if pool.subscription] == sorted(
             [first, other], key=lambda pool: pool.uid
         )
 
 
 def test_manifests_are_found_by_their_content(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        world = settle(facts)
+    with catalog.transaction() as transaction:
+        world = settle(transaction)
         row = manifest(world.slot.uid, body_key="manifests/v/os", digest=digest_of(b"m"))
-        facts.manifests.add(row)
-        assert facts.manifests.with_content(world.slot.uid, "manifests/v/os") is None, "it is not complete"
-        facts.manifests.complete(row.uid)
-        assert facts.manifests.with_content(world.slot.uid, "manifests/v/os") == row
-        assert facts.manifests.with_digest(world.slot.uid, digest_of(b"m")) == row
-        assert facts.manifests.with_digest(world.slot.uid, digest_of(b"n")) is None
+        transaction.manifests.add(row)
+        assert transaction.manifests.with_content(world.slot.uid, "manifests/v/os") is None, "it is not complete"
+        transaction.manifests.complete(row.uid)
+        assert transaction.manifests.with_content(world.slot.uid, "manifests/v/os") == row
+        assert transaction.manifests.with_digest(world.slot.uid, digest_of(b"m")) == row
+        assert transaction.manifests.with_digest(world.slot.uid, digest_of(b"n")) is None
 
 
 def test_of_those_that_have_the_same_content_its_owners_own_is_found(catalog: Catalog) -> None:
     """Whichever uid is the lower: a disk that refers to it is not pinned while another is made."""
-    with catalog.transaction() as facts:
-        world = settle(facts)
+    with catalog.transaction() as transaction:
+        world = settle(transaction)
         own, *others = (
             manifest(world.slot.uid, uid=uid, owner_uid=owner, body_key="manifests/v/os")
             for uid, owner in (("m", "v"), ("a", "d1"), ("z", "d2"))
         )
         for row in (own, *others):
-            facts.manifests.add(row)
-            facts.manifests.complete(row.uid)
-        assert facts.manifests.with_content(world.slot.uid, "manifests/v/os") == own
-        facts.manifests.remove(own.uid)
-        assert facts.manifests.with_content(world.slot.uid, "manifests/v/os") in others
+            transaction.manifests.add(row)
+            transaction.manifests.complete(row.uid)
+        assert transaction.manifests.with_content(world.slot.uid, "manifests/v/os") == own
+        transaction.manifests.remove(own.uid)
+        assert transaction.manifests.with_content(world.slot.uid, "manifests/v/os") in others
 
 
 def test_the_same_content_is_found_anywhere_in_its_pool(catalog: Catalog) -> None:
     """Whoever owns it: what a Shallow version stands beside is what its damage is made good from."""
     content = digest_of(b"content")
-    with catalog.transaction() as facts:
-        world, stranger = settle(facts), settle(facts, "theirs")
-        beside = slot(facts, world.pool.uid, "eastus")
+    with catalog.transaction() as transaction:
+        world, stranger = settle(transaction), settle(transaction, "theirs")
+        beside = slot(transaction, world.pool.uid, "eastus")
         source = manifest(world.slot.uid, body_key="manifests/disk/os", digest=content)
         shallow = manifest(world.slot.uid, body_key="manifests/version/os", digest=content)
         elsewhere = manifest(beside.uid, body_key="manifests/version/os", digest=content)
@@ -103,15 +103,15 @@ def test_the_same_content_is_found_anywhere_in_its_pool(catalog: Catalog) -> Non
         another = manifest(world.slot.uid, body_key="manifests/other/os", digest=digest_of(b"another"))
         outside = manifest(stranger.slot.uid, body_key="manifests/version/os", digest=content)
         for row in (source, shallow, elsewhere, unfinished, another, outside):
-            facts.manifests.add(row)
+            transaction.manifests.add(row)
             if row is not unfinished:
-                facts.manifests.complete(row.uid)
-        found = facts.manifests.same(world.pool.uid, content)
+                transaction.manifests.complete(row.uid)
+        found = transaction.manifests.same(world.pool.uid, content)
         assert {each.uid for each in found} == {source.uid, shallow.uid, elsewhere.uid}
-        assert facts.manifests.same(stranger.pool.uid, content) == [outside]
-        assert facts.manifests.same(world.pool.uid, digest_of(b"nobody's")) == []
-        first = facts.manifests.with_digest(world.slot.uid, content)
+        assert transaction.manifests.same(stranger.pool.uid, content) == [outside]
+        assert transaction.manifests.same(world.pool.uid, digest_of(b"nobody's")) == []
+        first = transaction.manifests.with_digest(world.slot.uid, content)
         assert first in (source, shallow)
         assert first == min((source, shallow), key=lambda row: row.uid), "one of two, the same each time"
-        facts.manifests.remove(source.uid)
-        assert facts.manifests.with_digest(world.slot.uid, content) == shallow
+        transaction.manifests.remove(source.uid)
+        assert transaction.manifests.with_digest(world.slot.uid, content) == shallow

@@ -19,8 +19,8 @@ def opened(file: Path) -> AbstractContextManager[Catalog]:
 
 def write(catalog: Catalog, times: int = 1) -> None:
     for _ in range(times):
-        with catalog.transaction() as facts:
-            facts.sequence.next()
+        with catalog.transaction() as transaction:
+            transaction.sequence.next()
 
 
 def files_of(file: Path, to: Path) -> Path:
@@ -82,8 +82,8 @@ def test_a_transaction_that_changes_nothing_writes_nothing(file: Path) -> None:
         write(catalog)
         log = file.with_name("catalog.sqlite-wal")
         before = log.stat().st_size
-        with catalog.transaction() as facts:
-            facts.sequence.last()
+        with catalog.transaction() as transaction:
+            transaction.sequence.last()
         assert log.stat().st_size == before
 
 

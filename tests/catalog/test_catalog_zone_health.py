@@ -27,13 +27,13 @@ OPEN = ZoneHealth(
 
 def test_the_last_word_of_each_observer_is_kept(catalog: Catalog) -> None:
     other = replace(OPEN, observer="other/boot", state=CircuitState.HALF_OPEN)
-    with catalog.transaction() as facts:
-        facts.zone_health.write(replace(OPEN, error="an earlier word"))
-        facts.zone_health.write(OPEN)
-        facts.zone_health.write(other)
-    with catalog.reading() as facts:
-        (mine,) = facts.zone_health.list("host/boot")
-        every = facts.zone_health.list()
+    with catalog.transaction() as transaction:
+        transaction.zone_health.write(replace(OPEN, error="an earlier word"))
+        transaction.zone_health.write(OPEN)
+        transaction.zone_health.write(other)
+    with catalog.reading() as transaction:
+        (mine,) = transaction.zone_health.list("host/boot")
+        every = transaction.zone_health.list()
     assert replace(mine, since_seconds=90.0, probe_seconds=4.0) == OPEN
     assert mine.since_seconds == pytest.approx(90, abs=30)
     assert mine.probe_seconds == pytest.approx(4, abs=30)
@@ -41,9 +41,9 @@ def test_the_last_word_of_each_observer_is_kept(catalog: Catalog) -> None:
 
 
 def test_observers_that_are_gone_are_dropped(catalog: Catalog) -> None:
-    with catalog.transaction() as facts:
-        facts.zone_health.write(OPEN)
-        past = facts.now() - timedelta(days=2)
-        facts._session.run(update(zone_health).values(probe_at=past))
-        facts.zone_health.write(replace(OPEN, observer="other/boot"))
-        assert [each.observer for each in facts.zone_health.list()] == ["other/boot"]
+    with catalog.transaction() as transaction:
+        transaction.zone_health.write(OPEN)
+        past = transaction.now() - timedelta(days=2)
+        transaction._session.run(update(zone_health).values(probe_at=past))
+        transaction.zone_health.write(replace(OPEN, observer="other/boot"))
+        assert [each.observer for each in transaction.zone_health.list()] == ["other/boot"]

@@ -168,8 +168,8 @@ def test_every_change_stands_in_the_activity_log(line: AuthLine) -> None:
     line.ok("role assignment delete --assignee builder")
     line.ok("sp delete --id builder")
     line.ok("keys rotate")
-    with open_home(line.home) as installation, installation.catalog.reading() as facts:
-        actions = [row.action for row in reversed(facts.activity.list(50)) if row.outcome == "Succeeded"]
+    with open_home(line.home) as installation, installation.catalog.reading() as transaction:
+        actions = [row.action for row in reversed(transaction.activity.list(50)) if row.outcome == "Succeeded"]
     assert actions == [
         "imgstore/tenants/write",
         "imgstore/servicePrincipals/write",

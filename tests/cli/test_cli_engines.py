@@ -62,10 +62,13 @@ CREATE = "sig image-version create -g rg -r g -i d -e {version} --os-vhd-uri {ur
 
 @pytest.mark.parametrize("facts", ["sqlite", "postgresql"])
 def test_the_main_job_on_a_minio_a_region(
-    facts: str, minio_cluster: Callable[[int], tuple[S3Engine, ...]], tmp_path: Path, request: pytest.FixtureRequest
+    transaction: str,
+    minio_cluster: Callable[[int], tuple[S3Engine, ...]],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
     here, there = minio_cluster(2)
-    bucket = f"job-{facts}"
+    bucket = f"job-{transaction}"
     document = REGIONS.replace("BUCKET", bucket).replace("THERE", there.endpoint).replace("HERE", here.endpoint)
     regions = tmp_path / "regions.yaml"
     regions.write_text(document)
@@ -77,7 +80,7 @@ def test_the_main_job_on_a_minio_a_region(
             "AWS_SECRET_ACCESS_KEY": here.secret_key,
         }
     )
-    if facts == "postgresql":
+    if transaction == "postgresql":
         terminal.env["IMGSTORE_DATABASE"] = request.getfixturevalue("postgresql")
     first, second = tmp_path / "first.raw", tmp_path / "second.raw"
     first.write_bytes(disk_bytes(1))

@@ -122,10 +122,10 @@ def test_the_log_tells_who_did_what_and_how_it_ended(line: Line) -> None:
 
 
 def test_the_log_goes_back_as_far_as_is_asked(line: Line) -> None:
-    with open_home(line.home) as installation, installation.catalog.transaction() as facts:
+    with open_home(line.home) as installation, installation.catalog.transaction() as transaction:
         for hours in (200, 100, 10, 1):
             began = installation.effects.now() - timedelta(hours=hours)
-            facts.activity.add(
+            transaction.activity.add(
                 principal=f"{hours} hours ago",
                 action="test",
                 scope="/",

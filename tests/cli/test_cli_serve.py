@@ -105,8 +105,8 @@ def test_an_operation_survives_the_servers_end(tmp_path: Path, number: int) -> N
             assert told["status"] == "Succeeded", told
             assert second.ask("GET", version, token=token)[1]["properties"]["provisioningState"] == "Succeeded"
             second.end(signal.SIGTERM)
-    with open_home(tmp_path / "home") as installation, installation.catalog.reading() as facts:
-        kept = facts.operations.get(operation.split("/")[-1].partition("?")[0])
+    with open_home(tmp_path / "home") as installation, installation.catalog.reading() as transaction:
+        kept = transaction.operations.get(operation.split("/")[-1].partition("?")[0])
         assert kept is not None
         assert kept.request == {}, "a source's URL may be signed: it is not kept"
 
@@ -139,10 +139,10 @@ def test_a_deployment_survives_a_killed_server(tmp_path: Path) -> None:
             status, made = first.ask("PUT", deployment, asked, token)
             assert status == 201, made
             assert body.met.wait(60)
-            with open_home(tmp_path / "home") as installation, installation.catalog.reading() as facts:
-                above = facts.groups.get(installation.subscription, GROUP)
+            with open_home(tmp_path / "home") as installation, installation.catalog.reading() as transaction:
+                above = transaction.groups.get(installation.subscription, GROUP)
                 assert above is not None
-                assert [each.state for each in facts.deployments.list(above.uid)] == [DeploymentState.RUNNING]
+                assert [each.state for each in transaction.deployments.list(above.uid)] == [DeploymentState.RUNNING]
             assert first.end(signal.SIGKILL) == -signal.SIGKILL
         body.gate.set()
         with serving(tmp_path / "home", "--insecure-http") as second:

@@ -151,9 +151,9 @@ def test_a_change_that_is_refused_is_named(terminal: Terminal, change: str, told
 
 
 def test_deleted_softly_listed_and_had_back(terminal: Terminal) -> None:
-    with open_home(terminal.home) as installation, installation.catalog.transaction() as facts:
-        gallery = facts.galleries.list(installation.subscription)[0]
-        facts.galleries.update(replace(gallery, soft_delete_enabled=True))
+    with open_home(terminal.home) as installation, installation.catalog.transaction() as transaction:
+        gallery = transaction.galleries.list(installation.subscription)[0]
+        transaction.galleries.update(replace(gallery, soft_delete_enabled=True))
     before = terminal.ok(f"show {V1}")
     terminal.ok(f"delete {V1}")
     assert terminal.ok(f"list {WHERE}") == []

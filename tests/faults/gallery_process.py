@@ -25,7 +25,7 @@ from unittest import mock
 
 from imgstore import bootstrap
 from imgstore.bootstrap import Settings, open_installation
-from imgstore.catalog import Catalog, Facts
+from imgstore.catalog import Catalog, Transaction
 from imgstore.domain.effects import Effects
 from imgstore.operations.installation import Installation, Tuning
 from imgstore.operations.leases import this_process
@@ -174,18 +174,18 @@ class _Catalog(Catalog):
     process: Process
 
     @contextmanager
-    def transaction(self) -> Iterator[Facts]:
+    def transaction(self) -> Iterator[Transaction]:
         self.process.step()
-        with Catalog.transaction(self) as facts:
-            yield facts
+        with Catalog.transaction(self) as transaction:
+            yield transaction
             self.process.step(outside=False)
         self.process.step()
 
     @contextmanager
-    def reading(self) -> Iterator[Facts]:
+    def reading(self) -> Iterator[Transaction]:
         self.process.step()
-        with Catalog.reading(self) as facts:
-            yield facts
+        with Catalog.reading(self) as transaction:
+            yield transaction
 
 
 def _opened_catalog(process: Process, url: str, effects: Effects) -> Catalog:

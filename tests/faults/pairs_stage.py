@@ -149,9 +149,9 @@ def collect_all(installation: Installation) -> None:
 
 def damage(installation: Installation) -> None:
     """Change a segment of 1.0.0 in eastus behind the store's back."""
-    with installation.catalog.reading() as facts:
-        row = next(row for slot in slots_in(installation, "eastus") for row in facts.manifests.in_slot(slot.uid))
-        slot = facts.slots.get(row.slot_uid)
+    with installation.catalog.reading() as transaction:
+        row = next(row for slot in slots_in(installation, "eastus") for row in transaction.manifests.in_slot(slot.uid))
+        slot = transaction.slots.get(row.slot_uid)
     name = min(named_segments(installation.locator.store(slot), slot, row.body_key))
     (path,) = (installation.home / "regions" / slot.bucket).glob(f"zone-*/{slot.prefix}{object_keys.segment_key(name)}")
     data = bytearray(path.read_bytes())

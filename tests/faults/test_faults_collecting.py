@@ -51,9 +51,9 @@ def strike(prepared: Scene, folder: Path, fatal: int, *, publish_first: bool) ->
             collect(installation)
             audit_collected(installation)
         else:
-            with installation.catalog.reading() as facts:
-                slots = [slot for pool in facts.pools.list() for slot in facts.slots.list(pool.uid)]
-                deleting = [each for slot in slots for each in facts.condemned.list(slot.uid) if each.token]
+            with installation.catalog.reading() as transaction:
+                slots = [slot for pool in transaction.pools.list() for slot in transaction.slots.list(pool.uid)]
+                deleting = [each for slot in slots for each in transaction.condemned.list(slot.uid) if each.token]
             if deleting:
                 collect(installation)  # Else the publisher would wait for the dead collector's lease to run out.
         publish(installation, scene.expected["1.0.1"], "1.0.1", TARGETS)
@@ -62,9 +62,9 @@ def strike(prepared: Scene, folder: Path, fatal: int, *, publish_first: bool) ->
         audit_collected(installation)
         audit_served(installation, scene.expected, served)
         audit(installation, collected=True)
-        with installation.catalog.reading() as facts:
-            slots = [slot for pool in facts.pools.list() for slot in facts.slots.list(pool.uid)]
-            assert [each for slot in slots for each in facts.condemned.list(slot.uid)] == []
+        with installation.catalog.reading() as transaction:
+            slots = [slot for pool in transaction.pools.list() for slot in transaction.slots.list(pool.uid)]
+            assert [each for slot in slots for each in transaction.condemned.list(slot.uid)] == []
     shutil.rmtree(folder)
     return took == 0
 

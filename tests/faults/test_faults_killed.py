@@ -218,5 +218,5 @@ def test_interrupted_export_leaves_no_file(tmp_path: Path) -> None:
     took = scene.victim("export", fatal=20, number=signal.SIGINT, path=path, location="southcentralus", version="1.0.0")
     assert took == 0
     assert list((tmp_path / "out").iterdir()) == []
-    with scene.open() as installation, installation.catalog.reading() as facts:
-        assert facts.works.list_open() == [], "the interrupted export kept its pin"
+    with scene.open() as installation, installation.catalog.reading() as transaction:
+        assert transaction.works.list_open() == [], "the interrupted export kept its pin"

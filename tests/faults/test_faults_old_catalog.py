@@ -165,8 +165,8 @@ def test_a_process_that_runs_while_the_catalog_is_put_back_sees_it_before_it_del
         export(running, home.parent / "o.raw", "eastus")
         with open_home(home) as other:
             make_disk(other, "d1", "eastus")
-        with running.catalog.transaction() as facts:  # As a restored backup has it.
-            facts._session.connection.exec_driver_sql("DELETE FROM checkpoints WHERE sequence > 6")
+        with running.catalog.transaction() as transaction:  # As a restored backup has it.
+            transaction._session.connection.exec_driver_sql("DELETE FROM checkpoints WHERE sequence > 6")
         with pytest.raises(CatalogOutdated):
             delete(running)
 

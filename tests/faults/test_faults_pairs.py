@@ -99,8 +99,10 @@ def held_up(change: Operation) -> Operation:
 
     def act(stage: Stage, installation: Installation) -> None:
         change.act(stage, installation)
-        with installation.catalog.reading() as facts:
-            leaving = {each.state for slot in all_slots(installation) for each in facts.replicas.in_slot(slot.uid)}
+        with installation.catalog.reading() as transaction:
+            leaving = {
+                each.state for slot in all_slots(installation) for each in transaction.replicas.in_slot(slot.uid)
+            }
         assert ReplicaState.DELETING in leaving, "nothing kept it"
 
     return Operation(kind=change.kind, act=act)

@@ -95,11 +95,11 @@ def collect(_scene: Scene, installation: Installation) -> None:
 
 def abandon(_scene: Scene, installation: Installation) -> None:
     """`gc`, a week after the last lease."""
-    with installation.catalog.transaction() as facts:
-        for work in facts.works.list_open():
+    with installation.catalog.transaction() as transaction:
+        for work in transaction.works.list_open():
             keeper = installation.keeper
-            lease = facts.works.lease(work.uid, holder=keeper.holder, lease_seconds=30, steal=True)
-            facts.works.release(lease)
+            lease = transaction.works.lease(work.uid, holder=keeper.holder, lease_seconds=30, steal=True)
+            transaction.works.release(lease)
     maintenance_gc.collect(installation, ADMIN, grace=timedelta(0), patience=timedelta(0))
 
 
@@ -171,10 +171,10 @@ def mark(scene: Scene) -> None:
 def fail_as_before(scene: Scene) -> None:
     """Earlier releases made Failed what a scrub could not restore."""
     degrade(scene)
-    with scene.open() as installation, installation.catalog.transaction() as facts:
+    with scene.open() as installation, installation.catalog.transaction() as transaction:
         replica = show(installation).replicas[0]
-        facts.replicas.move(replica.uid, ReplicaState.REPLICATING)
-        facts.replicas.failed(replica.uid, error="x", attempts=1, retry_at=facts.now())
+        transaction.replicas.move(replica.uid, ReplicaState.REPLICATING)
+        transaction.replicas.failed(replica.uid, error="x", attempts=1, retry_at=transaction.now())
 
 
 SOURCE: Final = {"source": "1.0.0", "version": "1.0.0", "targets": [HERE]}
@@ -442,11 +442,11 @@ def test_a_state_that_a_process_died_in_is_taken_over(
     elif left.job:
         strike(scene, left, number)
     with scene.open() as installation:
-        with installation.catalog.reading() as facts:
-            assert left.state in crash_process.present_states(facts)
+        with installation.catalog.reading() as transaction:
+            assert left.state in crash_process.present_states(transaction)
         left.takers[taker](scene, installation)
-        with installation.catalog.reading() as facts:
-            standing = crash_process.present_states(facts)
+        with installation.catalog.reading() as transaction:
+            standing = crash_process.present_states(transaction)
         resource = left.state.split()[0]
         about = {"version", "replica"} if resource in ("version", "replica") else {resource}
         left_over = {each for each in standing if each.split()[0] in about} - FINAL

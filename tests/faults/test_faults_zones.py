@@ -181,8 +181,8 @@ def test_a_home_of_older_code_is_adopted(home: Path, stock: Stock) -> None:
     with open_home(home) as installation:
         publish(installation, stock.second, "1.0.1")
         audit(installation)
-        with installation.catalog.reading() as facts:
-            assert len(facts.zones.list()) == 6
+        with installation.catalog.reading() as transaction:
+            assert len(transaction.zones.list()) == 6
 
 
 def test_a_home_of_older_code_adopts_no_zone_that_is_not_mounted(home: Path, stock: Stock) -> None:
@@ -226,8 +226,8 @@ def test_killed_between_the_uid_and_its_record(home: Path, stock: Stock, when: s
     (uid,) = [path.name for path in files(east(home) / "zone" / "uid")]
     with open_home(home) as installation:
         publish(installation, stock.second, "1.0.1")
-        with installation.catalog.reading() as facts:
-            record = facts.zones.find("eastus", "1")
+        with installation.catalog.reading() as transaction:
+            record = transaction.zones.find("eastus", "1")
         assert record is not None
         assert record.uid == uid
         audit(installation)

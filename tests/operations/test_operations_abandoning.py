@@ -76,8 +76,8 @@ def kill_publishing(installation: Installation, source: Path) -> None:
 
 
 def open_works(installation: Installation) -> list[Work]:
-    with installation.catalog.reading() as facts:
-        return facts.works.list_open()
+    with installation.catalog.reading() as transaction:
+        return transaction.works.list_open()
 
 
 def lying(installation: Installation) -> int:
@@ -151,8 +151,8 @@ def test_the_week_begins_when_the_last_try_ended(killed: Installation, clock: Ma
 def test_what_someone_is_at_is_never_abandoned(killed: Installation, clock: ManualClock) -> None:
     clock.advance(8 * DAY_SECONDS)
     work = open_works(killed)[0]
-    with killed.catalog.transaction() as facts:
-        facts.works.lease(work.uid, holder="elsewhere/boot/1/2", lease_seconds=30)
+    with killed.catalog.transaction() as transaction:
+        transaction.works.lease(work.uid, holder="elsewhere/boot/1/2", lease_seconds=30)
     assert abandon_forsaken(killed, timedelta(0)) == []
     clock.advance(31)
     assert [each.uid for each in abandon_forsaken(killed, timedelta(0))] == [work.uid], "asked for"

@@ -168,8 +168,8 @@ def test_every_refusal_stands_in_the_activity_log(home: Installation) -> None:
         galleries.list_galleries(home, stranger)
     with pytest.raises(NotFound):
         galleries.delete_gallery(home, stranger, group=GROUP, name=GALLERY)
-    with home.catalog.reading() as facts:
-        rows = [row for row in facts.activity.list(3) if row.principal == "mallory"]
+    with home.catalog.reading() as transaction:
+        rows = [row for row in transaction.activity.list(3) if row.principal == "mallory"]
     assert [(row.action, row.outcome) for row in rows] == [
         ("Microsoft.Compute/galleries/delete", "Failed"),
         ("Microsoft.Resources/subscriptions/read", "Failed"),

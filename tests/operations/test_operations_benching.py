@@ -49,12 +49,12 @@ def objects(installation: Installation) -> set[Path]:
 
 
 def counts(installation: Installation) -> dict[str, int]:
-    with installation.catalog.reading() as facts:
+    with installation.catalog.reading() as transaction:
         return {
             "groups": len(groups.list_groups(installation, ADMIN)),
             "galleries": len(galleries.list_galleries(installation, ADMIN)),
             "disks": len(disks.list_disks(installation, ADMIN)),
-            "pools": len(facts.pools.list()),
+            "pools": len(transaction.pools.list()),
         }
 
 

@@ -83,21 +83,21 @@ def test_prices_are_those_of_the_pair_and_copies_are_free(stocked: Installation,
 def test_repeats_charge_nothing(stocked: Installation, stock: Stock) -> None:
     make_disk(stocked, "d1")
     before = charges(stocked)
-    with stocked.catalog.reading() as facts:
-        lying = facts.ledger.intervals()
+    with stocked.catalog.reading() as transaction:
+        lying = transaction.ledger.intervals()
     for _ in range(3):
         publish(stocked, stock.first)
         make_disk(stocked, "d1")
-    with stocked.catalog.reading() as facts:
-        assert facts.ledger.intervals() == lying
+    with stocked.catalog.reading() as transaction:
+        assert transaction.ledger.intervals() == lying
     assert charges(stocked) == before
 
 
 def test_a_charge_under_a_known_key_changes_nothing(stocked: Installation) -> None:
     """What makes a repeat of the completing transaction harmless, asked of the ledger itself."""
     before = charges(stocked)
-    with stocked.catalog.transaction() as facts:
-        assert not any(facts.ledger.add(row) for row in before)
+    with stocked.catalog.transaction() as transaction:
+        assert not any(transaction.ledger.add(row) for row in before)
     assert charges(stocked) == before
 
 
@@ -121,8 +121,8 @@ def test_bytes_are_billed_to_whoever_still_names_them(stocked: Installation, sto
 
 
 def intervals(installation: Installation) -> list[StorageInterval]:
-    with installation.catalog.reading() as facts:
-        return facts.ledger.intervals()
+    with installation.catalog.reading() as transaction:
+        return transaction.ledger.intervals()
 
 
 @pytest.fixture

@@ -73,11 +73,11 @@ def reports(collection: GcReport) -> dict[str, SlotReport]:
 
 
 def condemned(installation: Installation) -> dict[str, Sentence]:
-    with installation.catalog.reading() as facts:
+    with installation.catalog.reading() as transaction:
         return {
             each.name.hex(): each.sentence
             for slot in all_slots(installation)
-            for each in facts.condemned.list(slot.uid)
+            for each in transaction.condemned.list(slot.uid)
         }
 
 
@@ -120,9 +120,9 @@ def test_a_deleted_version_leaves_what_the_others_name(stocked: Installation, st
     audit_collected(stocked)
     audit(stocked, collected=True)
     audit_served(stocked, {"1.0.1": stock.second}, _made(tmp_path / "served"))
-    with stocked.catalog.reading() as facts:
+    with stocked.catalog.reading() as transaction:
         pool = source_slot(stocked).key.pool_uid
-        left = {row.name for row in facts.segments.rows(pool, facts.segments.all_ids(pool))}
+        left = {row.name for row in transaction.segments.rows(pool, transaction.segments.all_ids(pool))}
     assert left == set().union(*segments(stocked).values())
     assert done.forgotten_segments >= 2
 
@@ -270,8 +270,8 @@ def test_a_writer_gives_up_and_names_the_collector(stock: Stock, tmp_path: Path)
         _leave_deleting(installation)
         with pytest.raises(WorkHeld, match="imgstore gc") as caught:
             publish(installation, stock.first, "2.0.0", targets=SOURCE)
-        with installation.catalog.reading() as facts:
-            leases = {each.lease_expires_at for each in facts.condemned.list(source_slot(installation).uid)}
+        with installation.catalog.reading() as transaction:
+            leases = {each.lease_expires_at for each in transaction.condemned.list(source_slot(installation).uid)}
         (lease_ends,) = leases - {None}
         assert lease_ends is not None
         free_at = lease_ends + timedelta(seconds=installation.tuning.delete_seconds_max)
@@ -300,10 +300,10 @@ def test_completed_is_refused_while_a_segment_is_condemned(
     def complete(installation: Installation, **kwargs: object) -> None:
         slot = source_slot(installation)
         name, size = next(iter(content(installation, slot).segments.items()))
-        with installation.catalog.transaction() as facts:
-            facts.condemned.add(slot.uid, {name: size})
+        with installation.catalog.transaction() as transaction:
+            transaction.condemned.add(slot.uid, {name: size})
             if sentence is Sentence.DELETING:
-                facts.condemned.begin_deleting(slot.uid, [name], token="t", lease_expires_at=facts.now())
+                transaction.condemned.begin_deleting(slot.uid, [name], token="t", lease_expires_at=transaction.now())
         real(installation, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr("imgstore.operations.replication.ingest.complete_replica", complete)
@@ -365,8 +365,8 @@ def test_a_pool_goes_with_the_last_that_stood_on_it(stocked: Installation, stock
     disk_operations.delete_disk(stocked, ADMIN, group=GROUP, name="d1")
     done = collect(stocked)
     assert done.forgotten_pools == 1
-    with stocked.catalog.reading() as facts:
-        assert facts.pools.list() == []
+    with stocked.catalog.reading() as transaction:
+        assert transaction.pools.list() == []
     left = [path for path in (stocked.home / "regions").rglob("*") if path.is_file() and path.name != "FORMAT"]
     assert [path for path in left if "zone" not in path.parts] == []
     found_gallery(stocked)
@@ -455,10 +455,10 @@ def _made(folder: Path) -> Path:
 
 
 def _age_condemnations(installation: Installation, age: timedelta) -> None:
-    with installation.catalog.transaction() as facts:
+    with installation.catalog.transaction() as transaction:
         for slot in all_slots(installation):
-            for each in facts.condemned.list(slot.uid):
-                facts._session.connection.exec_driver_sql(
+            for each in transaction.condemned.list(slot.uid):
+                transaction._session.connection.exec_driver_sql(
                     "UPDATE condemned SET since = ? WHERE slot_uid = ? AND name = ?",
                     ((each.since - age).strftime("%Y-%m-%d %H:%M:%S.%f"), slot.uid, each.name),
                 )

@@ -60,11 +60,11 @@ def reads(installation: Installation) -> list[LedgerRow]:
 
 def image_bytes(installation: Installation) -> int:
     """The stored bytes of the segments that the version names."""
-    with installation.catalog.reading() as facts:
-        (row, *_) = facts.manifests.of_owner(show(installation).version.uid)
-        slot = facts.slots.get(row.slot_uid)
-        ids = facts.manifests.named_in_slot(slot.uid)
-        return facts.segments.stored_bytes(slot.key.pool_uid, ids)
+    with installation.catalog.reading() as transaction:
+        (row, *_) = transaction.manifests.of_owner(show(installation).version.uid)
+        slot = transaction.slots.get(row.slot_uid)
+        ids = transaction.manifests.named_in_slot(slot.uid)
+        return transaction.segments.stored_bytes(slot.key.pool_uid, ids)
 
 
 def test_an_image_read_from_another_region_is_metered(lost_east: Installation, stock: Stock, tmp_path: Path) -> None:
@@ -95,8 +95,8 @@ def test_a_range_costs_the_segments_that_it_lies_in(lost_east: Installation, tmp
 
 
 def test_who_reads_by_offset_is_metered_as_it_reads(lost_east: Installation, tmp_path: Path) -> None:
-    with lost_east.catalog.reading() as facts:
-        disk = facts.disks.get(lost_east.subscription, GROUP, "d1")
+    with lost_east.catalog.reading() as transaction:
+        disk = transaction.disks.get(lost_east.subscription, GROUP, "d1")
     assert disk is not None
     with closing(DecodedCache(tmp_path)) as cache:
         opened = open_for_reading(lost_east, disk, cache)

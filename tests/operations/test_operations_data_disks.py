@@ -120,8 +120,8 @@ def test_every_disk_is_in_every_region(empty: Installation, disks: dict[str, Pat
     arrived = sum(content(empty, slot_of(empty, "eastus")).segments.values())
     crossed = {row.target: row.delivered_bytes for row in rows if row.kind is ChargeKind.EGRESS}
     assert crossed == {"westus2": arrived, "eastus": arrived}, "each segment once over all disks"
-    with empty.catalog.reading() as facts:
-        intervals = [len(facts.ledger.open_intervals(slot.uid)) for slot in all_slots(empty)]
+    with empty.catalog.reading() as transaction:
+        intervals = [len(transaction.ledger.open_intervals(slot.uid)) for slot in all_slots(empty)]
     assert intervals == [1, 1, 1, 1], "one interval a replica"
     assert publish_all(empty, disks) == view
     assert charges(empty) == rows
@@ -235,8 +235,8 @@ def test_a_disk_is_made_of_a_lun(empty: Installation, disks: dict[str, Path], tm
     assert all_slots(empty)
     assert not any(content(empty, slot).manifests for slot in all_slots(empty))
     audit_collected(empty)
-    with empty.catalog.reading() as facts:
-        assert [facts.ledger.open_intervals(slot.uid) for slot in all_slots(empty)] == [[], [], [], []]
+    with empty.catalog.reading() as transaction:
+        assert [transaction.ledger.open_intervals(slot.uid) for slot in all_slots(empty)] == [[], [], [], []]
 
 
 def test_a_lun_that_is_not_there_is_told_with_those_that_are(
@@ -294,8 +294,8 @@ def test_a_machines_disks_are_there_together_or_not_at_all(
     with pytest.raises(TypeError):
         machine(empty, "vm0")
     monkeypatch.undo()
-    with empty.catalog.reading() as facts:
-        begun = [each for each in facts.disks.list(empty.subscription, GROUP) if each.uid != real.uid]
+    with empty.catalog.reading() as transaction:
+        begun = [each for each in transaction.disks.list(empty.subscription, GROUP) if each.uid != real.uid]
     assert {each.machine_lun for each in begun} == {None, 0, 5}
     made = machine(empty, "vm0")
     assert {each.uid for each in made} == {each.uid for each in begun}

@@ -291,8 +291,8 @@ def test_a_stored_disk_that_is_put_together_needs_its_bytes_of_scratch(tmp_path:
         found_gallery(installation)
         publish(installation, noise(tmp_path / "d.raw", 24 * MIB), "1.0.0", HERE)
         make_disk(installation, "d")
-        with installation.catalog.reading() as facts:
-            disk = facts.disks.get(installation.subscription, GROUP, "d")
+        with installation.catalog.reading() as transaction:
+            disk = transaction.disks.get(installation.subscription, GROUP, "d")
         assert disk is not None
         with closing(DecodedCache(installation.scratch, cache_bytes=1)) as cache:
             opened = open_for_reading(installation, disk, cache)
@@ -318,8 +318,8 @@ def tight(tmp_path: Path) -> Iterator[Installation]:
 
 
 def used(installation: Installation) -> int:
-    with installation.catalog.reading() as facts:
-        return facts.quotas.used_bytes(installation.subscription)
+    with installation.catalog.reading() as transaction:
+        return transaction.quotas.used_bytes(installation.subscription)
 
 
 def from_file(installation: Installation, path: Path, name: str) -> None:

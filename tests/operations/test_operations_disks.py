@@ -125,8 +125,8 @@ def test_refused_disks_leave_nothing(stocked: Installation) -> None:
     with pytest.raises(ImageNotAvailable, match="North Europe"):
         make("d1", "northeurope", reference("1.0.0"))
     assert disks.list_disks(stocked, ADMIN) == []
-    with stocked.catalog.reading() as facts:
-        assert [group.name for group in facts.groups.list(stocked.subscription)] == [GROUP], "a group was made"
+    with stocked.catalog.reading() as transaction:
+        assert [group.name for group in transaction.groups.list(stocked.subscription)] == [GROUP], "a group was made"
 
 
 def test_a_disk_outlives_its_version(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
@@ -194,8 +194,8 @@ def test_an_export_into_no_folder_is_refused(stocked: Installation, tmp_path: Pa
     with pytest.raises(OutputError) as caught:
         export_disk(stocked, tmp_path / "none" / "d1.raw", "d1")
     assert "mkdir" in (caught.value.hint or "")
-    with stocked.catalog.reading() as facts:
-        assert facts.works.list_open() == [], "a failed export kept its pin"
+    with stocked.catalog.reading() as transaction:
+        assert transaction.works.list_open() == [], "a failed export kept its pin"
 
 
 def test_a_disk_that_is_not_ready_is_not_exported(stocked: Installation, tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_a_disk_that_is_not_ready_is_not_exported(stocked: Installation, tmp_pat
 
 
 def stocked_source(installation: Installation) -> str:
-    with installation.catalog.reading() as facts:
-        gallery = facts.galleries.list(installation.subscription)[0]
-        definition = facts.definitions.list(gallery.uid)[0]
-        return facts.versions.list(definition.uid)[0].os_disk.source.location
+    with installation.catalog.reading() as transaction:
+        gallery = transaction.galleries.list(installation.subscription)[0]
+        definition = transaction.definitions.list(gallery.uid)[0]
+        return transaction.versions.list(definition.uid)[0].os_disk.source.location

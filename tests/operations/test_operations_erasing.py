@@ -29,8 +29,8 @@ class Died(Exception):
 
 def begin(installation: Installation) -> str:
     pending = PendingOperation(installation, ADMIN, kind="put-disk", request=REQUEST)
-    with installation.catalog.transaction() as facts:
-        pending.store(facts)
+    with installation.catalog.transaction() as transaction:
+        pending.store(transaction)
     return pending.uid
 
 
@@ -48,8 +48,8 @@ def test_a_request_is_in_no_file_once_its_end_is_seen(tmp_path: Path, error: Any
         dropped = begin(installation)
         drop_operation(installation, dropped)
         assert holders(tmp_path) == []
-        with installation.catalog.reading() as facts:
-            assert facts.operations.get(dropped) is None
+        with installation.catalog.reading() as transaction:
+            assert transaction.operations.get(dropped) is None
     assert holders(tmp_path) == []
 
 
@@ -81,11 +81,11 @@ def test_a_process_that_dies_after_it_erased_leaves_the_end_for_the_next(
     monkeypatch.setattr(LeaseKeeper, "is_dead", lambda _keeper, _holder: True)
     with open_home(tmp_path) as installation:
         assert take_up_operations(installation) == []
-        with installation.catalog.reading() as facts:
-            kept = facts.operations.get(uid)
+        with installation.catalog.reading() as transaction:
+            kept = transaction.operations.get(uid)
             assert kept is not None
             assert (kept.status, kept.error, kept.request) == (ended, error, {})
-            assert facts.operations.get(refused) is None
+            assert transaction.operations.get(refused) is None
 
 
 def test_a_process_that_dies_before_it_erased_is_followed_by_one_that_erases(
@@ -104,11 +104,11 @@ def test_a_process_that_dies_before_it_erased_is_followed_by_one_that_erases(
 def test_a_log_that_somebody_reads_is_left_and_no_operation_fails(tmp_path: Path) -> None:
     with open_home(tmp_path) as installation, open_home(tmp_path) as other:
         uid = begin(installation)
-        with other.catalog.reading() as facts:
-            facts.operations.get(uid)
+        with other.catalog.reading() as transaction:
+            transaction.operations.get(uid)
             close_operation(installation, uid)
-        with installation.catalog.reading() as facts:
-            kept = facts.operations.get(uid)
+        with installation.catalog.reading() as transaction:
+            kept = transaction.operations.get(uid)
             assert kept is not None
             assert kept.status is OperationStatus.SUCCEEDED
         close_operation(installation, begin(installation))

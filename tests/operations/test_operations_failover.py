@@ -152,8 +152,8 @@ def test_a_row_that_an_earlier_run_left_is_placed_again(
         patch.setattr(placed_disks, "put_disk", die)
         with pytest.raises(KeyboardInterrupt):
             make(west, "a")
-    with west.catalog.reading() as facts:
-        (left,) = facts.disks.list(west.subscription, GROUP)
+    with west.catalog.reading() as transaction:
+        (left,) = transaction.disks.list(west.subscription, GROUP)
     assert left.provisioning_state is ProvisioningState.CREATING
     kill(sites.way_of(left))
     other = sites.open()
@@ -185,10 +185,10 @@ def test_what_a_late_request_leaves_is_removed(
     key = first.slot.prefix + object_keys.manifest_key(made.uid, OS_DISK)
     store = west.locator.store(first.slot)
     assert store.head(key).stored_bytes == 4
-    with west.catalog.reading() as facts:
-        (removal,) = facts.works.list_open(first.slot.uid)
+    with west.catalog.reading() as transaction:
+        (removal,) = transaction.works.list_open(first.slot.uid)
         assert (removal.kind, removal.owner_uid) == (WorkKind.REMOVAL, made.uid)
-        now = facts.now()
+        now = transaction.now()
     assert run_removals(west, first.slot) == 0, "the request may still be under way"
     monkeypatch.setattr(Session, "now", lambda _session: now + timedelta(minutes=3))
     kill(way)
@@ -217,8 +217,8 @@ def test_disks_of_a_machine_move_together(sites: Sites, stock: Stock, monkeypatc
         assert len({each.slot.uid for each in disks}) == 1
         assert {each.provisioning_state for each in disks} == {SUCCEEDED}
         assert len({each.uid for each in disks}) == 3
-        with west.catalog.reading() as facts:
-            assert facts.manifests.find(made[0].uid, made[0].slot.uid, OS_DISK) is None
+        with west.catalog.reading() as transaction:
+            assert transaction.manifests.find(made[0].uid, made[0].slot.uid, OS_DISK) is None
 
 
 def create_machine(installation: Installation, name: str) -> Sequence[ManagedDisk]:

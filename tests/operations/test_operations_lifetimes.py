@@ -61,9 +61,9 @@ def soft(tmp_path: Path, stock: Stock, clock: ManualClock) -> Iterator[Installat
     """A gallery that deletes softly, with `first` as 1.0.0 and `second` as 1.0.1."""
     with open_home(tmp_path / "home", effects=Effects(now=clock.now)) as installation:
         found_gallery(installation)
-        with installation.catalog.transaction() as facts:
-            gallery = facts.galleries.list(installation.subscription)[0]
-            facts.galleries.update(replace(gallery, soft_delete_enabled=True, soft_delete_retention_days=3))
+        with installation.catalog.transaction() as transaction:
+            gallery = transaction.galleries.list(installation.subscription)[0]
+            transaction.galleries.update(replace(gallery, soft_delete_enabled=True, soft_delete_retention_days=3))
         publish(installation, stock.first, targets=["southcentralus", "eastus"])
         publish(installation, stock.second, "1.0.1", ["southcentralus", "eastus"])
         yield installation
@@ -82,8 +82,8 @@ def undelete(installation: Installation, version: str) -> ImageVersion:
 
 
 def billed_bytes(installation: Installation) -> int:
-    with installation.catalog.reading() as facts:
-        intervals = [each for slot in all_slots(installation) for each in facts.ledger.open_intervals(slot.uid)]
+    with installation.catalog.reading() as transaction:
+        intervals = [each for slot in all_slots(installation) for each in transaction.ledger.open_intervals(slot.uid)]
     return sum(each.stored_bytes for each in intervals)
 
 
@@ -154,8 +154,8 @@ def test_whoever_comes_next_ends_it(soft: Installation, clock: ManualClock, who:
         assert kept(soft) == []
     else:
         delete(soft, "1.0.1")
-    with soft.catalog.reading() as facts:
-        left = [str(each.name) for each in facts.versions.soft_deleted()]
+    with soft.catalog.reading() as transaction:
+        left = [str(each.name) for each in transaction.versions.soft_deleted()]
     assert left == ([] if who == "lists" else ["1.0.1"])
     audit(soft)
 
@@ -327,8 +327,8 @@ def test_waiting_ends_with_the_time_or_the_failure(stocked: Installation, clock:
     assert clock.waits == [10, 10, 5]
     assert caught.value.error_code == "OperationTimedOut"
     one = show(stocked).replicas[0]
-    with stocked.catalog.transaction() as facts:
-        facts.replicas.move(one.uid, ReplicaState.DEGRADED, error="for the test")
-        write_version_state(facts, facts.versions.by_uid(one.version_uid))
+    with stocked.catalog.transaction() as transaction:
+        transaction.replicas.move(one.uid, ReplicaState.DEGRADED, error="for the test")
+        write_version_state(transaction, transaction.versions.by_uid(one.version_uid))
     with pytest.raises(ReplicationFailed, match="The operation failed"):
         wait(stocked, gallery_wait.is_made, clock)

@@ -93,8 +93,8 @@ def activity(installation: Installation) -> list[tuple[str, str, str]]:
 
 
 def turns(installation: Installation) -> dict[str, str | None]:
-    with installation.catalog.reading() as facts:
-        return {turn.name.split("/")[0]: turn.outcome for turn in facts.turns.list()}
+    with installation.catalog.reading() as transaction:
+        return {turn.name.split("/")[0]: turn.outcome for turn in transaction.turns.list()}
 
 
 def test_a_zone_that_was_down_is_shown_and_made_good(
@@ -140,20 +140,20 @@ def test_a_zone_that_stays_down_is_asked_again_after_an_interval(
 
 
 def test_what_is_due_to_be_deleted_ends(home: Installation, stock: Stock, clock: ManualClock) -> None:
-    with home.catalog.transaction() as facts:
-        gallery = facts.galleries.get(home.subscription, GROUP, GALLERY)
+    with home.catalog.transaction() as transaction:
+        gallery = transaction.galleries.get(home.subscription, GROUP, GALLERY)
         assert gallery is not None
-        facts.galleries.update(replace(gallery, soft_delete_enabled=True, soft_delete_retention_days=3))
+        transaction.galleries.update(replace(gallery, soft_delete_enabled=True, soft_delete_retention_days=3))
     publish(home, stock.first, targets=["southcentralus"])
     delete(home)
     work(home)
-    with home.catalog.reading() as facts:
-        assert len(facts.versions.soft_deleted()) == 1
+    with home.catalog.reading() as transaction:
+        assert len(transaction.versions.soft_deleted()) == 1
     clock.advance(3 * 86_400 + 1)
     work(home)
-    with home.catalog.reading() as facts:
-        assert facts.versions.every() == []
-        assert facts.ledger.open_intervals(all_slots(home)[0].uid) == [], "it is billed on"
+    with home.catalog.reading() as transaction:
+        assert transaction.versions.every() == []
+        assert transaction.ledger.open_intervals(all_slots(home)[0].uid) == [], "it is billed on"
     done = "1 versions whose retention has passed ended"
     assert ("imgstore/maintenance/deletions", "Succeeded", done) in activity(home)
 
@@ -200,8 +200,8 @@ def scrub_without_repair(home: Installation, slot_uid: str) -> None:
     """A read finds a replica damaged."""
     from imgstore.operations.slots.degrade import degrade
 
-    with home.catalog.reading() as facts:
-        slot = facts.slots.get(slot_uid)
+    with home.catalog.reading() as transaction:
+        slot = transaction.slots.get(slot_uid)
     names = [
         name for name in home.access(slot).segments().present if name in home.access(slot).damaged([name], workers=1)
     ]
@@ -231,8 +231,8 @@ def test_nothing_is_collected_while_a_zone_is_not_ready(home: Installation, stoc
     with open_home(home.home, effects=Effects(now=clock.now)) as other:  # Which has not seen the zone before.
         run_worker(other, ADMIN, once=True)
         assert "not ready" in (turns(other)["gc"] or "")
-        with other.catalog.reading() as facts:
-            assert facts.condemned.list(all_slots(other)[0].uid) == []
+        with other.catalog.reading() as transaction:
+            assert transaction.condemned.list(all_slots(other)[0].uid) == []
     mark.write_bytes(kept)
     clock.advance(86_400 + 1)
     work(home)
@@ -249,9 +249,9 @@ def test_an_interval_of_0_turns_a_kind_off(home: Installation, stock: Stock) -> 
 
 
 def test_a_worker_trims_the_activity_log(home: Installation, clock: ManualClock) -> None:
-    with home.catalog.transaction() as facts:
+    with home.catalog.transaction() as transaction:
         for number in range(2_500):
-            facts.activity.add(
+            transaction.activity.add(
                 principal=f"stranger {number}",
                 action="a",
                 scope="/",
@@ -270,12 +270,12 @@ def test_a_worker_trims_the_activity_log(home: Installation, clock: ManualClock)
 def test_of_two_workers_one_has_the_turn(home: Installation, clock: ManualClock) -> None:
     work(home)
     clock.advance(301)
-    with home.catalog.reading() as facts:
-        turn = next(each for each in facts.turns.list() if each.name == "deletions")
-    with home.catalog.transaction() as facts:
-        first = facts.turns.take(turn, holder="another/host/1/1", lease_seconds=60)
+    with home.catalog.reading() as transaction:
+        turn = next(each for each in transaction.turns.list() if each.name == "deletions")
+    with home.catalog.transaction() as transaction:
+        first = transaction.turns.take(turn, holder="another/host/1/1", lease_seconds=60)
         assert first is not None
-        assert facts.turns.take(turn, holder="me", lease_seconds=60) is None
+        assert transaction.turns.take(turn, holder="me", lease_seconds=60) is None
     done_at = {turn.name: turn.done_at for turn in _rows(home)}
     work(home)
     assert {turn.name: turn.done_at for turn in _rows(home)} == done_at, "the other one is at it"
@@ -283,15 +283,15 @@ def test_of_two_workers_one_has_the_turn(home: Installation, clock: ManualClock)
     work(home)
     (row,) = (turn for turn in _rows(home) if turn.name == "deletions")
     assert (row.done_at, row.holder) == (clock.now(), None)
-    with home.catalog.transaction() as facts:
-        facts.turns.end("deletions", first, "late")
-        assert not facts.turns.renew("deletions", first, lease_seconds=60)
+    with home.catalog.transaction() as transaction:
+        transaction.turns.end("deletions", first, "late")
+        assert not transaction.turns.renew("deletions", first, lease_seconds=60)
     assert turns(home)["deletions"] == "nothing to do"
 
 
 def _rows(home: Installation) -> list:  # type: ignore[type-arg]
-    with home.catalog.reading() as facts:
-        return facts.turns.list()
+    with home.catalog.reading() as transaction:
+        return transaction.turns.list()
 
 
 def test_a_scrub_is_paced_and_stops_when_told(home: Installation, stock: Stock) -> None:
@@ -331,10 +331,10 @@ def test_a_region_that_cannot_be_had_holds_up_no_other(
     """A replica is leaving a region that regions.yaml no longer has; a version leaves one whose store is dead."""
     for version in ("1.0.0", "1.0.1", "1.0.2"):
         publish(home, stock.first, version, targets=["southcentralus", "eastus"])
-    with home.catalog.transaction() as facts:
+    with home.catalog.transaction() as transaction:
         for replica in show(home, "1.0.0").replicas:
             if replica.slot.key.region == "eastus":
-                facts.replicas.move(replica.uid, ReplicaState.DELETING)
+                transaction.replicas.move(replica.uid, ReplicaState.DELETING)
     real = Locator.store
 
     def store(locator: Locator, slot: Slot) -> object:
@@ -355,22 +355,22 @@ def test_a_region_that_cannot_be_had_holds_up_no_other(
         collect(home)
     clock.advance(86_400)
     work(home)
-    with home.catalog.reading() as facts:
-        assert [str(version.name) for version in facts.versions.every()] == ["1.0.0"]
+    with home.catalog.reading() as transaction:
+        assert [str(version.name) for version in transaction.versions.every()] == ["1.0.0"]
     assert states(show(home)) == {"southcentralus/0": ReplicaState.COMPLETED}
 
 
 def replicas_of(home: Installation, name: str) -> list[Replica]:
-    with home.catalog.reading() as facts:
-        (found,) = (version for version in facts.versions.every() if str(version.name) == name)
-        return facts.replicas.list(found.uid)
+    with home.catalog.reading() as transaction:
+        (found,) = (version for version in transaction.versions.every() if str(version.name) == name)
+        return transaction.replicas.list(found.uid)
 
 
 def delete_softly(home: Installation, version: str) -> None:
-    with home.catalog.transaction() as facts:
-        gallery = facts.galleries.get(home.subscription, GROUP, GALLERY)
+    with home.catalog.transaction() as transaction:
+        gallery = transaction.galleries.get(home.subscription, GROUP, GALLERY)
         assert gallery is not None
-        facts.galleries.update(replace(gallery, soft_delete_enabled=True, soft_delete_retention_days=3))
+        transaction.galleries.update(replace(gallery, soft_delete_enabled=True, soft_delete_retention_days=3))
     delete(home, version)
 
 
@@ -398,8 +398,8 @@ def test_a_long_scrub_holds_up_no_deletion_and_is_given_back_undone(
 
 
 def _versions(home: Installation) -> list[str]:
-    with home.catalog.reading() as facts:
-        return [str(version.name) for version in facts.versions.every()]
+    with home.catalog.reading() as transaction:
+        return [str(version.name) for version in transaction.versions.every()]
 
 
 def test_a_worker_that_runs_once_ends_however_short_the_intervals_are(
@@ -429,8 +429,8 @@ def test_repairs_need_a_catalog_that_is_current(home: Installation, stock: Stock
     """A checkpoint of a later catalog is seen by the worker that runs on, before it touches what zones missed."""
     publish(home, stock.first, targets=ZONED, location="westus2")
     work(home)
-    with home.catalog.transaction() as facts:  # As a restored backup has it.
-        facts._session.connection.exec_driver_sql("DELETE FROM checkpoints")
+    with home.catalog.transaction() as transaction:  # As a restored backup has it.
+        transaction._session.connection.exec_driver_sql("DELETE FROM checkpoints")
     clock.advance(301)
     work(home, deletions_interval_seconds=0)
     assert (turns(home)["repairs"] or "").startswith("failed: The catalog is older than its buckets")

@@ -228,6 +228,6 @@ def test_nobody_may_what_no_role_allows_and_the_log_says_so(tmp_path: Path) -> N
             galleries.create_gallery(installation, reader, group="mine", name="g2")
         assert caught.value.error_code == "AuthorizationFailed"
         assert everything(installation) == []
-        with installation.catalog.reading() as facts:
-            last = facts.activity.list(1)[0]
+        with installation.catalog.reading() as transaction:
+            last = transaction.activity.list(1)[0]
         assert (last.principal, last.outcome) == ("eve", "Failed")

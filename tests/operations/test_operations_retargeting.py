@@ -62,9 +62,9 @@ SOUTH, WEST, EAST = "southcentralus=2", "westus2=1=Standard_ZRS", "eastus"
 def bytes_of(installation: Installation, region: str) -> int:
     """What is billed for a region now."""
     total = 0
-    with installation.catalog.reading() as facts:
+    with installation.catalog.reading() as transaction:
         for slot in all_slots_of(installation, region):
-            total += sum(interval.stored_bytes for interval in facts.ledger.open_intervals(slot))
+            total += sum(interval.stored_bytes for interval in transaction.ledger.open_intervals(slot))
     return total
 
 
@@ -73,8 +73,8 @@ def all_slots_of(installation: Installation, region: str) -> list[str]:
 
 
 def deleting(installation: Installation) -> list[str]:
-    with installation.catalog.reading() as facts:
-        rows = facts.replicas.list(show(installation).version.uid)
+    with installation.catalog.reading() as transaction:
+        rows = transaction.replicas.list(show(installation).version.uid)
     return [str(row.slot.key) for row in rows if row.state is ReplicaState.DELETING]
 
 
@@ -144,9 +144,9 @@ def test_what_others_name_stays_and_is_told_apart(tmp_path: Path, stock: Stock) 
         assert freed == 0, "the disk names every segment, and the manifest"
         assert shared > kept > 0
         audit(installation)
-        with installation.catalog.reading() as facts:
+        with installation.catalog.reading() as transaction:
             disk_manifests = [
-                row for slot in all_slots_of(installation, "eastus") for row in facts.manifests.in_slot(slot)
+                row for slot in all_slots_of(installation, "eastus") for row in transaction.manifests.in_slot(slot)
             ]
         assert len(disk_manifests) == 2
         # The version's own manifest stays as the disk's body, unbilled from now on.
@@ -172,8 +172,8 @@ def test_fewer_replicas_keep_those_that_are_complete(stocked: Installation) -> N
     worse = next(
         each for each in show(stocked).replicas if str(each.slot.key).startswith("southcentralus/Standard_LRS/0")
     )
-    with stocked.catalog.transaction() as facts:
-        facts.replicas.move(worse.uid, ReplicaState.DEGRADED, error="for the test")
+    with stocked.catalog.transaction() as transaction:
+        transaction.replicas.move(worse.uid, ReplicaState.DEGRADED, error="for the test")
     view = retarget(stocked, ["southcentralus=1", WEST, EAST])
     assert states(view) == {"southcentralus/1": COMPLETED, "westus2/0": COMPLETED, "eastus/0": COMPLETED}
     assert view.version.provisioning_state is ProvisioningState.SUCCEEDED
@@ -377,17 +377,17 @@ def test_a_region_that_is_added_while_another_is_copied_is_made_too(tmp_path: Pa
     made: list[object] = []
 
     def add() -> None:
-        with another(home) as other, other.catalog.transaction() as facts:
+        with another(home) as other, other.catalog.transaction() as transaction:
             version = show(installation).version
             version = replace(
                 version,
                 target_regions=(*version.target_regions, replace(version.target_regions[1], name="northeurope")),
             )
-            facts.versions.update(version)
-            gallery = facts.galleries.list(other.subscription)[0]
-            definition = facts.definitions.list(gallery.uid)[0]
+            transaction.versions.update(version)
+            gallery = transaction.galleries.list(other.subscription)[0]
+            definition = transaction.definitions.list(gallery.uid)[0]
             line = DefinitionPath(gallery=gallery, definition=definition)
-            replication_targets.retarget(other, facts, line, version)
+            replication_targets.retarget(other, transaction, line, version)
             made.append(version)
 
     meanwhile = Meanwhile("eastus/0", add)

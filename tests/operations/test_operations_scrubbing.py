@@ -226,8 +226,8 @@ def test_a_copy_that_one_zone_alone_has_goes(stocked: Installation, tmp_path: Pa
     (tmp_path / "old").rename(bucket / "zone-2")
     assert len(copies(stocked, WEST, zone="2")) > len(copies(stocked, WEST, zone="1"))
     if kind is not None:
-        with stocked.catalog.transaction() as facts:
-            take_up(stocked, facts, kind=kind, slot=slot_of(stocked, WEST), owner_uid="somebody", plan={})
+        with stocked.catalog.transaction() as transaction:
+            take_up(stocked, transaction, kind=kind, slot=slot_of(stocked, WEST), owner_uid="somebody", plan={})
     assert run(stocked)[WEST].unrepaired == []
     one, two = ([path.name for path in copies(stocked, WEST, "", zone)] for zone in "12")
     assert (one == two) is (kind in {None, WorkKind.EXPORT, WorkKind.REMOVAL})

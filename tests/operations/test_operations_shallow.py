@@ -96,13 +96,13 @@ def test_it_stays_in_its_disk_s_slot_and_outlives_the_disk(stocked: Installation
     assert shallow(stocked, os_snapshot="d1") == made, "the same command does nothing"
     assert same(stocked, stock.second)
     audit(stocked)
-    with stocked.catalog.reading() as facts:
-        billed = {each.owner_uid: each.stored_bytes for each in facts.ledger.open_intervals(own.uid)}
+    with stocked.catalog.reading() as transaction:
+        billed = {each.owner_uid: each.stored_bytes for each in transaction.ledger.open_intervals(own.uid)}
     disks.delete_disk(stocked, ADMIN, group=GROUP, name="d1")
     collect(stocked)
     assert same(stocked, stock.second)
-    with stocked.catalog.reading() as facts:
-        (left,) = facts.ledger.open_intervals(own.uid)
+    with stocked.catalog.reading() as transaction:
+        (left,) = transaction.ledger.open_intervals(own.uid)
     assert left.owner_uid == made.version.uid
     assert left.party.version == "2.0.0"
     assert left.stored_bytes > billed[made.version.uid], "the disk's bytes are the version's from now on"
@@ -266,6 +266,6 @@ def test_it_outlives_the_gallery_of_its_source(stocked: Installation, stock: Sto
     audit_collected(stocked)
     versions_delete.delete_version(stocked, ADMIN, **place)
     collect(stocked)
-    with stocked.catalog.reading() as facts:
-        assert pool_uid not in {pool.uid for pool in facts.pools.list()}, "nothing stands on it any more"
+    with stocked.catalog.reading() as transaction:
+        assert pool_uid not in {pool.uid for pool in transaction.pools.list()}, "nothing stands on it any more"
     audit_collected(stocked)

@@ -88,8 +88,8 @@ def test_a_file_counts_when_it_is_applied(tmp_path: Path) -> None:
     assert body(run(home, "settings", "apply")) == []
     with open_home(home) as installation:
         assert (installation.limits.galleries_max, installation.limits.replicas_per_version_max) == (2, None)
-        with installation.catalog.reading() as facts:
-            assert [row.action for row in facts.activity.list(9)].count("imgstore/settings/apply") == 2
+        with installation.catalog.reading() as transaction:
+            assert [row.action for row in transaction.activity.list(9)].count("imgstore/settings/apply") == 2
     (home / "settings.toml").unlink()
     refused = run(home, "settings", "apply")
     assert refused.exit_code == 1
@@ -107,8 +107,8 @@ def test_a_file_that_cannot_be_used_changes_nothing(tmp_path: Path) -> None:
         write(home, "[limits]\ngalleries_max = 0\n")
         with pytest.raises(InvalidInput, match=r"limits\.galleries_max"):
             apply_settings(installation, ADMIN)
-        with installation.catalog.reading() as facts:
-            assert facts.settings.all() == {"limits.galleries_max": 1}
+        with installation.catalog.reading() as transaction:
+            assert transaction.settings.all() == {"limits.galleries_max": 1}
 
 
 def test_values_and_documents() -> None:

@@ -12,9 +12,9 @@ from imgstore.testing.sample_gallery import found_gallery, open_home, publish, s
 
 
 def complete(installation: Installation, replica: Replica, meanwhile: Thread | None = None) -> None:
-    with installation.catalog.transaction() as facts:
-        facts.replicas.move(replica.uid, ReplicaState.COMPLETED)
-        write_version_state(facts, facts.versions.by_uid(replica.version_uid))
+    with installation.catalog.transaction() as transaction:
+        transaction.replicas.move(replica.uid, ReplicaState.COMPLETED)
+        write_version_state(transaction, transaction.versions.by_uid(replica.version_uid))
         if meanwhile is not None:
             meanwhile.start()
             meanwhile.join(1)  # it ends here only if it did not wait for this transaction
@@ -25,11 +25,11 @@ def test_the_later_of_two_that_complete_at_once_sees_both(postgresql: str, tmp_p
     with open_home(tmp_path / "home", database=postgresql) as installation:
         found_gallery(installation)
         one, other = publish(installation, source, targets=["southcentralus", "eastus"]).replicas
-        with installation.catalog.transaction() as facts:
+        with installation.catalog.transaction() as transaction:
             for replica in (one, other):
-                facts.replicas.move(replica.uid, ReplicaState.DEGRADED, error="for the test")
-                facts.replicas.move(replica.uid, ReplicaState.REPLICATING)
-            write_version_state(facts, facts.versions.by_uid(one.version_uid))
+                transaction.replicas.move(replica.uid, ReplicaState.DEGRADED, error="for the test")
+                transaction.replicas.move(replica.uid, ReplicaState.REPLICATING)
+            write_version_state(transaction, transaction.versions.by_uid(one.version_uid))
         second = Thread(target=complete, args=(installation, other))
         complete(installation, one, meanwhile=second)
         second.join()

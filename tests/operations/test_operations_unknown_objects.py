@@ -117,9 +117,9 @@ def test_what_stands_in_the_catalog_may_still_want_it(
 ) -> None:
     """A replica that was given up: its create, repeated, or the deletion of its version settles it."""
     slot, key, _ = publish_to(home, stock, "southcentralus")
-    with home.catalog.transaction() as facts:
-        for row in facts.manifests.in_slot(slot.uid):
-            facts.manifests.remove(row.uid)
+    with home.catalog.transaction() as transaction:
+        for row in transaction.manifests.in_slot(slot.uid):
+            transaction.manifests.remove(row.uid)
     list_unknown(home, ADMIN, grace=WEEK)
     clock.advance(8 * 86_400)
     found = one(remove_unknown(home, ADMIN, grace=WEEK))
@@ -135,12 +135,12 @@ def test_what_an_open_work_may_have_put_is_not_unknown(home: Installation, stock
     late(home, slot, key, data)
     list_unknown(home, ADMIN, grace=WEEK)
     clock.advance(8 * 86_400)
-    with home.catalog.transaction() as facts:
-        work = facts.works.open(kind=WorkKind.COPY, slot_uid=slot.uid, owner_uid=owner, plan={}, pins=())
+    with home.catalog.transaction() as transaction:
+        work = transaction.works.open(kind=WorkKind.COPY, slot_uid=slot.uid, owner_uid=owner, plan={}, pins=())
     assert remove_unknown(home, ADMIN, grace=WEEK) == []
     assert home.locator.store(slot).get(slot.prefix + key) == data
-    with home.catalog.transaction() as facts:
-        facts.works.abandon(work.uid)
+    with home.catalog.transaction() as transaction:
+        transaction.works.abandon(work.uid)
     assert not one(remove_unknown(home, ADMIN, grace=WEEK)).removed, "its grace began anew"
 
 
@@ -180,8 +180,8 @@ def test_a_catalog_that_was_accepted_though_it_is_older_keeps_all(
     late(home, slot, key, data)
     list_unknown(home, ADMIN, grace=WEEK)
     clock.advance(8 * 86_400)
-    with home.catalog.transaction() as facts:
-        facts.installation.accept_outdated()
+    with home.catalog.transaction() as transaction:
+        transaction.installation.accept_outdated()
     with pytest.raises(CatalogOutdated, match="never removed"):
         remove_unknown(home, ADMIN, grace=WEEK)
     found = one(list_unknown(home, ADMIN, grace=WEEK))
@@ -239,8 +239,8 @@ def test_the_buckets_are_asked_for_a_later_catalog_before_anything_is_removed(
 ) -> None:
     """The process runs on while an older catalog is put back: it has opened its stores long ago."""
     slot, key = late_and_old(home, stock, clock)
-    with home.catalog.transaction() as facts:  # As a restored backup has it.
-        facts._session.connection.exec_driver_sql("DELETE FROM checkpoints")
+    with home.catalog.transaction() as transaction:  # As a restored backup has it.
+        transaction._session.connection.exec_driver_sql("DELETE FROM checkpoints")
     with pytest.raises(CatalogOutdated):
         remove_unknown(home, ADMIN, grace=WEEK)
     assert home.locator.store(slot).get(slot.prefix + key)
@@ -255,8 +255,8 @@ def test_what_another_process_finds_of_the_catalog_stops_the_removal(
 
     def look(installation: Installation, grace: timedelta) -> list[SlotUnknown]:
         found = real(installation, grace)
-        with installation.catalog.transaction() as facts:
-            facts.installation.mark_outdated("a later checkpoint")
+        with installation.catalog.transaction() as transaction:
+            transaction.installation.mark_outdated("a later checkpoint")
         return found
 
     monkeypatch.setattr(unknown_objects, "_looked_at", look)

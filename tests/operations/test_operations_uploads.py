@@ -67,8 +67,8 @@ def test_an_upload_becomes_a_disk_that_is_collected_and_billed_like_others(
     export_disk(installation, tmp_path / "out.raw", "again")
     assert (tmp_path / "out.raw").read_bytes() == vhd[:-512]
     (slot,) = own_slots(installation)
-    with installation.catalog.reading() as facts:
-        first, second = (row for row in facts.manifests.in_slot(slot.uid))
+    with installation.catalog.reading() as transaction:
+        first, second = (row for row in transaction.manifests.in_slot(slot.uid))
     assert first.segment_ids == second.segment_ids, "the same disk is not stored twice"
     audit(installation)
     for name in ("up", "again"):
@@ -133,9 +133,9 @@ def test_a_grant_is_not_given_to_a_disk_that_has_changed_meanwhile(installation:
     make(installation, vhd)
     stale = disks.show_disk(installation, ADMIN, group=GROUP, name="up")
     revoke(installation)
-    with installation.catalog.transaction() as facts:
-        assert not facts.disks.set_grant(stale, stale.grant)
-        facts.disks.update(facts.disks.by_uid(stale.uid))
+    with installation.catalog.transaction() as transaction:
+        assert not transaction.disks.set_grant(stale, stale.grant)
+        transaction.disks.update(transaction.disks.by_uid(stale.uid))
 
 
 def test_two_who_ask_have_good_urls_until_their_own_end(installation: Installation, vhd: bytes) -> None:

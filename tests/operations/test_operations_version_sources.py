@@ -309,10 +309,10 @@ def test_data_disks_from_another_region_are_charged_one_by_one(several: Installa
         publish_from(several, "1.0.0", ("northeurope",), image_version=f"{GROUP}/{GALLERY}/{DEFINITION}/1.1.0", **there)
     new = charges(several)[len(before) :]
     assert sorted(row.key.rpartition("/")[2] for row in new) == ["lun-0", "lun-5", "os"]
-    with several.catalog.reading() as facts:
-        rows = facts.manifests.of_owner(show(several, "1.1.0").version.uid)
+    with several.catalog.reading() as transaction:
+        rows = transaction.manifests.of_owner(show(several, "1.1.0").version.uid)
         pool = next(slot.key.pool_uid for slot in all_slots(several))
-        stored = [facts.segments.stored_bytes(pool, named_by([row])) for row in rows]
+        stored = [transaction.segments.stored_bytes(pool, named_by([row])) for row in rows]
     assert sorted(row.delivered_bytes for row in new) == sorted(stored)
 
 
@@ -371,6 +371,6 @@ def test_a_shared_gallery_s_version_is_a_source_elsewhere(stocked: Installation,
 
 def _store_source_as_older_code(installation: Installation, version: ImageVersion, location: str) -> None:
     """Store the full id of a shared image as the source."""
-    with installation.catalog.transaction() as facts:
+    with installation.catalog.transaction() as transaction:
         disks = [replace(each, source=replace(each.source, location=location)) for each in version.disks]
-        facts.versions.update(replace(version, disks=tuple(disks)))
+        transaction.versions.update(replace(version, disks=tuple(disks)))

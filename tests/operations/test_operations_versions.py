@@ -338,8 +338,8 @@ def test_an_image_that_turns_out_bad_while_it_is_read_is_withdrawn(tmp_path: Pat
         with pytest.raises((ImageRefused, SourceChanged)):
             publish(installation, source, targets=["southcentralus"])
         assert listed(installation) == []
-        with installation.catalog.reading() as facts:
-            assert facts.works.list_open() == []
+        with installation.catalog.reading() as transaction:
+            assert transaction.works.list_open() == []
 
 
 def test_what_is_not_there_is_told_with_the_regions_display_name(stocked: Installation, tmp_path: Path) -> None:
@@ -585,9 +585,9 @@ def test_a_worker_that_lost_its_lease_changes_nothing(tmp_path: Path, stock: Sto
 
     def take_over(event: ProgressEvent) -> None:
         if event.task == "eastus/0" and event.stage is Stage.STARTED and not seen:
-            with installation.catalog.transaction() as facts:
-                work = next(each for each in facts.works.list_open() if each.kind == "copy")
-                facts.works.lease(work.uid, holder="other/boot/1/1", lease_seconds=30, steal=True)
+            with installation.catalog.transaction() as transaction:
+                work = next(each for each in transaction.works.list_open() if each.kind == "copy")
+                transaction.works.lease(work.uid, holder="other/boot/1/1", lease_seconds=30, steal=True)
             seen.append(states(show(installation))["eastus/0"])
 
     with open_home(tmp_path / "home", take_over) as installation:

@@ -200,15 +200,17 @@ def test_a_stopped_worker_gives_its_lease_back(tmp_path: Path, stock: Stock) -> 
         ask(installation, stock.first)
         assert run_worker(installation, ADMIN, stop=stop).completed == 0
         assert states(show(installation))["eastus/0"] is ReplicaState.REPLICATING
-        with installation.catalog.reading() as facts:
-            [left] = facts.works.list_open()
+        with installation.catalog.reading() as transaction:
+            [left] = transaction.works.list_open()
         assert left.holder is None
         assert list_workers(installation, ADMIN) == []
     with open_home(tmp_path / "home") as installation:
         assert work(installation).completed == 1
         audit(installation, struck=True)
-        with installation.catalog.reading() as facts:
-            assert facts.works.get(left.uid).state == "Completed", "another work was opened beside the one that stood"
+        with installation.catalog.reading() as transaction:
+            assert transaction.works.get(left.uid).state == "Completed", (
+                "another work was opened beside the one that stood"
+            )
 
 
 def test_only_an_administrator_works(empty: Installation) -> None:
@@ -218,9 +220,9 @@ def test_only_an_administrator_works(empty: Installation) -> None:
 
 def test_the_list_tells_who_lives(empty: Installation, clock: ManualClock) -> None:
     assert not anyone_works(empty)
-    with empty.catalog.transaction() as facts:
-        facts.workers.seen("w1", "elsewhere/boot/7/1")
-        facts.workers.seen("w2", empty.keeper.holder.rsplit("/", 1)[0] + "/0")  # a process of ours that is gone
+    with empty.catalog.transaction() as transaction:
+        transaction.workers.seen("w1", "elsewhere/boot/7/1")
+        transaction.workers.seen("w2", empty.keeper.holder.rsplit("/", 1)[0] + "/0")  # a process of ours that is gone
     assert [each.uid for each in list_workers(empty, ADMIN)] == ["w1"]
     assert anyone_works(empty)
     clock.advance(61)

@@ -79,8 +79,8 @@ def reset_credential(
 
 def first_administrator(installation: Installation, days: int = SECRET_DAYS) -> Credential | None:
     """Make the first service principal, Owner of the installation; None where anybody is known already."""
-    with installation.catalog.reading() as facts:
-        if facts.principals.list():
+    with installation.catalog.reading() as transaction:
+        if transaction.principals.list():
             return None
     secret = new_secret(installation.effects)
     known = principals.found_administrator(installation, proof_of(secret, days))

@@ -93,8 +93,8 @@ class KeyRing:
         now = self.installation.effects.monotonic()
         seen = self._seen
         if seen is None or afresh or now - seen.at > LOOK_SECONDS:
-            with self.installation.catalog.reading() as facts:
-                keys = tuple(facts.signing_keys.list())
+            with self.installation.catalog.reading() as transaction:
+                keys = tuple(transaction.signing_keys.list())
             old = {} if seen is None else {each.kid: each for each in seen.keys}
             by_kid = {
                 each.kid: seen.by_kid[each.kid]
@@ -110,17 +110,17 @@ class KeyRing:
         """Retire `standing` for a new key, unless another process has done so meanwhile."""
         made = RSAKey.generate_key(_KEY_BITS)
         now, kid = self.installation.effects.now(), self.installation.effects.new_uid()
-        with self.installation.catalog.transaction() as facts:
-            facts.tenants.lock()
-            current = _current(tuple(facts.signing_keys.list()))
+        with self.installation.catalog.transaction() as transaction:
+            transaction.tenants.lock()
+            current = _current(tuple(transaction.signing_keys.list()))
             if (current and current.kid) != (standing and standing.kid):
                 return
             if current is not None:
                 public = RSAKey.import_key(current.pem).as_pem(private=False)
-                facts.signing_keys.retire(current.kid, public, retired_at=now, trusted_until=now + _TRUST)
-            facts.signing_keys.forget(now)
-            facts.signing_keys.add(SigningKey(kid=kid, pem=made.as_pem(private=True), created_at=now))
-            facts.activity.add(
+                transaction.signing_keys.retire(current.kid, public, retired_at=now, trusted_until=now + _TRUST)
+            transaction.signing_keys.forget(now)
+            transaction.signing_keys.add(SigningKey(kid=kid, pem=made.as_pem(private=True), created_at=now))
+            transaction.activity.add(
                 principal=who,
                 action="imgstore/keys/rotate/action",
                 scope=INSTALLATION,

@@ -74,10 +74,10 @@ class Owners:
         return owner.principal
 
     def _read(self, proven: Proven, now: float) -> _Owner:
-        with self.installation.catalog.reading() as facts:
-            identity = facts.principals.get(proven.identity_uid)
-            trusted = proven.issuer is None or facts.issuers.get(proven.issuer) is not None
-            principal = principal_of(facts, identity) if identity is not None and trusted else None
+        with self.installation.catalog.reading() as transaction:
+            identity = transaction.principals.get(proven.identity_uid)
+            trusted = proven.issuer is None or transaction.issuers.get(proven.issuer) is not None
+            principal = principal_of(transaction, identity) if identity is not None and trusted else None
         if identity is None or principal is None:
             with self._lock:
                 self._known.pop((proven.identity_uid, proven.issuer), None)

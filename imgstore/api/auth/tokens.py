@@ -149,10 +149,10 @@ class Authority:
 
     def _client(self, tenant_id: str, client_id: str, client_secret: str) -> Identity | None:
         """The application's principal in the tenant, if the secret is its own. One hash is reckoned, whoever asks."""
-        with self.installation.catalog.reading() as facts:
-            tenant = facts.tenants.find(tenant_id)
-            identity = facts.principals.of_client(tenant.uid, client_id) if tenant else None
-            secret = facts.secrets.find(client_id, client_secret[:HINT_CHARACTERS]) if identity else None
+        with self.installation.catalog.reading() as transaction:
+            tenant = transaction.tenants.find(tenant_id)
+            identity = transaction.principals.of_client(tenant.uid, client_id) if tenant else None
+            secret = transaction.secrets.find(client_id, client_secret[:HINT_CHARACTERS]) if identity else None
         right = self._is_right(client_id, client_secret, secret.hashed if secret else None)
         standing = secret is not None and self.installation.effects.now() < secret.expires_at
         return identity if right and standing else None
@@ -180,8 +180,8 @@ class Authority:
             target="client_secret",
         )
         now = self.installation.effects.now()
-        with self.installation.catalog.transaction() as facts:
-            facts.activity.add_refusal(
+        with self.installation.catalog.transaction() as transaction:
+            transaction.activity.add_refusal(
                 principal=f"{STRANGER}{client_id[:64]!r}",
                 action="imgstore/tokens/issue/action",
                 scope=f"/tenants/{tenant_id[:64]}",
@@ -300,8 +300,8 @@ class Authority:
         if issuer.audience not in (audience if isinstance(audience, list) else [audience]):
             raise _wrong_audience(repr(audience)[:200], issuer.audience)
         subject = _text(claims, "sub")
-        with self.installation.catalog.reading() as facts:
-            identity = facts.principals.of_subject(issuer.url, subject)
+        with self.installation.catalog.reading() as transaction:
+            identity = transaction.principals.of_subject(issuer.url, subject)
         if identity is None:
             raise unproven(
                 f"The user '{subject[:200]}' of '{issuer.url}' is not known here.",
@@ -319,8 +319,8 @@ class Authority:
         Raises:
             Unauthenticated: the issuer is not trusted, its keys cannot be had, or the signature is wrong.
         """
-        with self.installation.catalog.reading() as facts:
-            issuer = facts.issuers.get(claimed)
+        with self.installation.catalog.reading() as transaction:
+            issuer = transaction.issuers.get(claimed)
         if issuer is None:
             raise unproven("The access token is from the wrong issuer.", repr(claimed[:200]))
         if alg not in ALGORITHMS:

@@ -177,8 +177,8 @@ class LongRunner:
         with self._lock:
             if not self._running:
                 return
-        with self._installation.catalog.reading() as facts:
-            asked = facts.operations.to_cancel(self._installation.keeper.holder)
+        with self._installation.catalog.reading() as transaction:
+            asked = transaction.operations.to_cancel(self._installation.keeper.holder)
         with self._lock:
             stops = [self._running[each.uid] for each in asked if each.uid in self._running]
         for stop in stops:

@@ -6,7 +6,7 @@ Shown, listed and deleted: those, and what is made from other sources (``operati
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.disks.disk_details import NO_DETAILS, DiskDetails
 from imgstore.domain.disks.image_offers import ImageOffer
@@ -94,23 +94,23 @@ def create_disk(
     with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/disks/write"):
         reference = admitted(installation, principal, gallery_image_reference)
         installation.locator.health.refresh()
-        with installation.catalog.transaction() as facts, quota_kept(installation, facts):
-            standing = facts.disks.get(installation.subscription, group, name)
+        with installation.catalog.transaction() as transaction, quota_kept(installation, transaction):
+            standing = transaction.disks.get(installation.subscription, group, name)
             wanted = ImageDiskRequest(
                 group=group,
                 name=name,
-                region=region_of_disk(installation, facts, group, location, standing),
+                region=region_of_disk(installation, transaction, group, location, standing),
                 reference=reference,
                 lun=gallery_image_reference_lun,
                 tags=tags,
                 details=details,
             )
             if standing is None:
-                ensure_group(installation, facts, group, wanted.region)
-                disk = _place_disk(installation, facts, wanted)
+                ensure_group(installation, transaction, group, wanted.region)
+                disk = _place_disk(installation, transaction, wanted)
             else:
-                disk = compare_disk(installation, facts, standing, wanted)
-            placed = lease_disk(installation, facts, disk)
+                disk = compare_disk(installation, transaction, standing, wanted)
+            placed = lease_disk(installation, transaction, disk)
         if placed.lease is None:
             return disk
         (made,) = make_placed_disks(installation, [placed])
@@ -119,18 +119,18 @@ def create_disk(
 
 
 def region_of_disk(
-    installation: Installation, facts: Facts, group: str, location: str | None, standing: ManagedDisk | None
+    installation: Installation, transaction: Transaction, group: str, location: str | None, standing: ManagedDisk | None
 ) -> str:
     """Where a disk is to be: as it is asked for, else where it stands, else where its group is."""
     asked = location or (standing.location if standing else None)
     if asked is None:
-        above = facts.groups.get(installation.subscription, group)
+        above = transaction.groups.get(installation.subscription, group)
         asked = above.location if above else next(iter(installation.regions.regions))
     return installation.regions.get(asked, target="location").name
 
 
 def compare_disk(
-    installation: Installation, facts: Facts, standing: ManagedDisk, wanted: ImageDiskRequest
+    installation: Installation, transaction: Transaction, standing: ManagedDisk, wanted: ImageDiskRequest
 ) -> ManagedDisk:
     """A disk that stands already: the same image is the same disk, also when `latest` has moved on since."""
     check_standing(standing, wanted.region)
@@ -138,7 +138,7 @@ def compare_disk(
     check_same_image(installation, wanted.reference, standing.source_reference, f"{image}.id")
     if standing.source_lun != wanted.lun:
         raise PropertyChangeNotAllowed(f"{image}.lun", found=_told(wanted.lun), expected=_told(standing.source_lun))
-    return tagged(facts, standing, wanted.tags, wanted.details)
+    return tagged(transaction, standing, wanted.tags, wanted.details)
 
 
 def check_same_image(installation: Installation, named: ImageReference, standing: str, path: str) -> None:
@@ -186,13 +186,13 @@ def check_standing(standing: ManagedDisk, region: str) -> None:
 
 
 def tagged(
-    facts: Facts, standing: ManagedDisk, tags: Mapping[str, str] | None, details: DiskDetails = NO_DETAILS
+    transaction: Transaction, standing: ManagedDisk, tags: Mapping[str, str] | None, details: DiskDetails = NO_DETAILS
 ) -> ManagedDisk:
     """The disk with these tags and details; None leaves them as they are. Raises as `DiskDetails.applied_to`."""
     changed = details.applied_to(standing)
     changed = changed if tags is None else replace(changed, tags=dict(tags))
     if changed != standing:
-        facts.disks.update(changed)
+        transaction.disks.update(changed)
     return changed
 
 
@@ -200,16 +200,16 @@ def _told(lun: int | None) -> str:
     return "the OS disk" if lun is None else f"LUN {lun}"
 
 
-def _place_disk(installation: Installation, facts: Facts, wanted: ImageDiskRequest) -> ManagedDisk:
+def _place_disk(installation: Installation, transaction: Transaction, wanted: ImageDiskRequest) -> ManagedDisk:
     """The row of a disk by itself, Creating, in the slot whose turn it is.
 
     Raises:
         ImageNotAvailable: no such version, it has no such disk, or it is not complete in the region.
         Conflict: the definition disallows disks of the replica's type.
     """
-    offer = offered(installation, facts, wanted.reference, wanted.region)
+    offer = offered(installation, transaction, wanted.reference, wanted.region)
     slots = installation.preferred(_slots_of_type(offer.slots, wanted.details.sku))
-    disk = facts.placements.place(_new_disk(installation, wanted, offer, slots[0]), slots)
+    disk = transaction.placements.place(_new_disk(installation, wanted, offer, slots[0]), slots)
     _check_allowed(offer, disk.storage_account_type)
     return disk
 
@@ -222,7 +222,7 @@ def _slots_of_type(slots: Sequence[Slot], sku: StorageAccountType | None) -> Seq
 
 
 def add_disk(
-    installation: Installation, facts: Facts, wanted: ImageDiskRequest, offer: ImageOffer, slot: Slot
+    installation: Installation, transaction: Transaction, wanted: ImageDiskRequest, offer: ImageOffer, slot: Slot
 ) -> ManagedDisk:
     """The row of a disk that others of its version lie beside, Creating, in the slot that they have.
 
@@ -232,7 +232,7 @@ def add_disk(
     """
     _check_allowed(offer, slot.key.storage_account_type)
     disk = _new_disk(installation, wanted, offer, slot)
-    facts.disks.add(disk)
+    transaction.disks.add(disk)
     return disk
 
 
@@ -289,13 +289,13 @@ def show_disk(
 ) -> ManagedDisk:
     """The managed disk, or snapshot, of that name."""
     permit(installation, principal, Action.READ, names.compute_id(installation.subscription, group, kind, name))
-    with installation.catalog.reading() as facts:
-        return _as_of_now(facts, lookup.disk(facts, installation.subscription, group, name, kind))
+    with installation.catalog.reading() as transaction:
+        return _as_of_now(transaction, lookup.disk(transaction, installation.subscription, group, name, kind))
 
 
-def _as_of_now(facts: Facts, disk: ManagedDisk) -> ManagedDisk:
+def _as_of_now(transaction: Transaction, disk: ManagedDisk) -> ManagedDisk:
     """Without a grant whose time is up."""
-    return disk if disk.grant is None else replace(disk, grant=disk.granted(facts.now()))
+    return disk if disk.grant is None else replace(disk, grant=disk.granted(transaction.now()))
 
 
 def list_disks(
@@ -328,12 +328,12 @@ def page_disks(
     whole = may(principal, Action.READ, above, f"Microsoft.Compute/{kind}")
     of = f"{names.group_id(subscription, group) if group is not None else subscription}/{kind}"
     after = request.after_pair(of)
-    with installation.catalog.reading() as facts:
+    with installation.catalog.reading() as transaction:
         if group is not None:
-            lookup.group(facts, subscription, group)
+            lookup.group(transaction, subscription, group)
         limit = request.limit if whole else None
-        listed = facts.disks.list(subscription, group, kind, part=part, after=after, limit=limit, visible=True)
-        found = [_as_of_now(facts, each) for each in listed]
+        listed = transaction.disks.list(subscription, group, kind, part=part, after=after, limit=limit, visible=True)
+        found = [_as_of_now(transaction, each) for each in listed]
     seen = visible(principal, found, lambda disk: disk.resource_id, whole=whole)
     # Two groups may have disks of one name, so that the uid, which has no slash either, stands behind it.
     return Page.cut(seen, request, of=of, key=lambda disk: f"{disk.name}/{disk.uid}")
@@ -360,17 +360,17 @@ def tag_disk(
     scope = names.compute_id(installation.subscription, group, kind, name)
     with (
         recorded(installation, principal, Action.WRITE, scope, f"Microsoft.Compute/{kind}/write"),
-        installation.catalog.transaction() as facts,
+        installation.catalog.transaction() as transaction,
     ):
         place = (installation.subscription, group, kind, name)
-        for slot_uid in sorted({each.slot.uid for each in facts.disks.list(*place)}):
-            facts.slots.lock(slot_uid)  # Under which a disk is completed.
-        standing = [details.applied_to(each) for each in facts.disks.list(*place)]
+        for slot_uid in sorted({each.slot.uid for each in transaction.disks.list(*place)}):
+            transaction.slots.lock(slot_uid)  # Under which a disk is completed.
+        standing = [details.applied_to(each) for each in transaction.disks.list(*place)]
         changed = standing if tags is None else [replace(each, tags=dict(tags) or NO_TAGS) for each in standing]
         if not changed:
             raise lookup.no_disk(installation.subscription, group, name, kind)
         for each in changed:
-            facts.disks.update(each)
+            transaction.disks.update(each)
         return changed
 
 
@@ -385,8 +385,8 @@ def delete_disk(
     """
     scope = names.compute_id(installation.subscription, group, kind, name)
     with recorded_deletion(installation, principal, scope, f"Microsoft.Compute/{kind}/delete"):
-        with installation.catalog.reading() as facts:
-            found = facts.disks.list(installation.subscription, group, kind, name)
+        with installation.catalog.reading() as transaction:
+            found = transaction.disks.list(installation.subscription, group, kind, name)
             if not found:
                 raise lookup.no_disk(installation.subscription, group, name, kind)
         forget_disks(installation, found)

@@ -5,7 +5,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.disks.version_disks import OS_DISK, disk_key
@@ -121,8 +121,8 @@ def export_range(
 
 def _chosen_disk(installation: Installation, group: str, name: str) -> _Chosen:
     """A managed disk that is ready, pinned."""
-    with installation.catalog.transaction() as facts:
-        disk = lookup.disk(facts, installation.subscription, group, name)
+    with installation.catalog.transaction() as transaction:
+        disk = lookup.disk(transaction, installation.subscription, group, name)
         scope = names.disk_id(installation.subscription, group, name)
         if disk.provisioning_state is not ProvisioningState.SUCCEEDED:
             raise Conflict(
@@ -136,15 +136,15 @@ def _chosen_disk(installation: Installation, group: str, name: str) -> _Chosen:
                 else "repeat the `imgstore disk create` that made it; it goes on where it stood",
                 target=scope,
             )
-        manifest = facts.manifests.find(disk.uid, disk.slot.uid, OS_DISK)
+        manifest = transaction.manifests.find(disk.uid, disk.slot.uid, OS_DISK)
         assert manifest is not None, "a disk that Succeeded has a manifest"
         return _Chosen(
             source=scope,
             owner_uid=disk.uid,
             slot=disk.slot,
             manifest=manifest,
-            others=siblings(facts, disk.source_version_uid, disk.slot),
-            lease=pin_manifest(installation, disk.slot, disk.uid, manifest, facts),
+            others=siblings(transaction, disk.source_version_uid, disk.slot),
+            lease=pin_manifest(installation, disk.slot, disk.uid, manifest, transaction),
             party=party_of_disk(disk),
         )
 
@@ -183,15 +183,15 @@ def export_image(
     with recorded(installation, principal, Action.READ, scope, f"{VERSIONS}/{Action.READ}", of=VERSIONS):
         subscription = reference.subscription or installation.subscription
         installation.locator.health.refresh()
-        with installation.catalog.transaction() as facts:
-            line = lookup.lineage(facts, subscription, reference.group, reference.gallery, reference.definition)
+        with installation.catalog.transaction() as transaction:
+            line = lookup.lineage(transaction, subscription, reference.group, reference.gallery, reference.definition)
             region = installation.regions.get(location or line.gallery.location, target="location").name
-            offer, slot = choose_slot(installation, facts, reference, region)
-            manifest = facts.manifests.find(offer.version_uid, slot.uid, offer.disk(disk_key(lun)).key)
+            offer, slot = choose_slot(installation, transaction, reference, region)
+            manifest = transaction.manifests.find(offer.version_uid, slot.uid, offer.disk(disk_key(lun)).key)
             assert manifest is not None, "a complete replica has a manifest (promise 2)"
-            others = siblings(facts, offer.version_uid, slot)
-            lease = pin_manifest(installation, slot, offer.version_uid, manifest, facts)
-            party = party_of(line, facts.versions.by_uid(offer.version_uid))
+            others = siblings(transaction, offer.version_uid, slot)
+            lease = pin_manifest(installation, slot, offer.version_uid, manifest, transaction)
+            party = party_of(line, transaction.versions.by_uid(offer.version_uid))
         chosen = _Chosen(
             source=offer.source,
             owner_uid=offer.version_uid,
@@ -204,24 +204,26 @@ def export_image(
         return _write(installation, chosen, path, format, overwrite=overwrite, pad=pad)
 
 
-def siblings(facts: Facts, version_uid: str | None, slot: Slot) -> tuple[Slot, ...]:
+def siblings(transaction: Transaction, version_uid: str | None, slot: Slot) -> tuple[Slot, ...]:
     """The other complete slots of a version, those of the same region first; none without a version."""
-    replicas = [] if version_uid is None else facts.replicas.list(version_uid)
+    replicas = [] if version_uid is None else transaction.replicas.list(version_uid)
     others = [each.slot for each in replicas if each.state is ReplicaState.COMPLETED and each.slot.uid != slot.uid]
     return tuple(sorted(others, key=lambda other: other.key.region != slot.key.region))
 
 
-def pin_manifest(installation: Installation, slot: Slot, owner_uid: str, manifest: ManifestRow, facts: Facts) -> Lease:
+def pin_manifest(
+    installation: Installation, slot: Slot, owner_uid: str, manifest: ManifestRow, transaction: Transaction
+) -> Lease:
     """A pin for as long as the file is written: deletion waits for it while this process lives.
 
     Each export is a work of its own, since any number may read the same disk at once; those of dead processes go.
     """
-    for work in facts.works.list_open(slot.uid):
+    for work in transaction.works.list_open(slot.uid):
         if work.kind is WorkKind.EXPORT and installation.keeper.may_steal(work):
-            facts.works.abandon(work.uid)
+            transaction.works.abandon(work.uid)
     return take_up(
         installation,
-        facts,
+        transaction,
         kind=WorkKind.EXPORT,
         slot=slot,
         owner_uid=installation.effects.new_uid(),
@@ -237,8 +239,8 @@ def reading_under(installation: Installation, lease: Lease) -> Iterator[Hold]:
         with installation.keeper.hold(lease) as hold:
             yield hold
     finally:
-        with installation.catalog.transaction() as facts:
-            facts.works.abandon(lease.work_uid)
+        with installation.catalog.transaction() as transaction:
+            transaction.works.abandon(lease.work_uid)
 
 
 def _write(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.disks.sources import DiskReader, SourceIdentity
 from imgstore.domain.disks.version_disks import OS_DISK
@@ -98,22 +98,22 @@ def make_disks(
             installation.catalog.store_companion()
         opened = {each.part: _opened(installation, stack, each) for each in files}
         readers = {part: reader for part, reader in opened.items() if reader is not None}
-        with installation.catalog.transaction() as facts, quota_kept(installation, facts):
-            _check_same_parts(installation, facts, requests)
+        with installation.catalog.transaction() as transaction, quota_kept(installation, transaction):
+            _check_same_parts(installation, transaction, requests)
             disks: list[ManagedDisk] = []
             for each in requests:
                 request = replace(each, location=disks[0].location) if disks else each
-                disks.append(_row(installation, principal, facts, request, readers.get(request.part)))
+                disks.append(_row(installation, principal, transaction, request, readers.get(request.part)))
             open_ones = [each for each in disks if each.provisioning_state is not ProvisioningState.SUCCEEDED]
-            placed = [lease_disk(installation, facts, each) for each in open_ones if each.source is None]
+            placed = [lease_disk(installation, transaction, each) for each in open_ones if each.source is None]
         written(disks)
         for copied in placed:
             make_placed_disks(installation, [copied])
         for disk in open_ones:
             if disk.source is not None:
                 _take_in(installation, disks, disk, readers[disk.part])
-    with installation.catalog.reading() as facts:
-        return [facts.disks.by_uid(each.uid) for each in disks]
+    with installation.catalog.reading() as transaction:
+        return [transaction.disks.by_uid(each.uid) for each in disks]
 
 
 def _take_in(installation: Installation, disks: Sequence[ManagedDisk], disk: ManagedDisk, reader: DiskReader) -> None:
@@ -128,28 +128,28 @@ def _take_in(installation: Installation, disks: Sequence[ManagedDisk], disk: Man
 
 def _files(installation: Installation, principal: Principal, requests: Sequence[DiskRequest]) -> list[DiskRequest]:
     """Those whose source is a file."""
-    with installation.catalog.reading() as facts:
-        return [each for each in requests if not _is_copy(installation, principal, facts, each)]
+    with installation.catalog.reading() as transaction:
+        return [each for each in requests if not _is_copy(installation, principal, transaction, each)]
 
 
-def _is_copy(installation: Installation, principal: Principal, facts: Facts, request: DiskRequest) -> bool:
-    standing = _standing(installation, facts, request)
+def _is_copy(installation: Installation, principal: Principal, transaction: Transaction, request: DiskRequest) -> bool:
+    standing = _standing(installation, transaction, request)
     if standing is not None and is_meant(installation, request.group, request.source, standing.source_reference):
         return True
-    return _original(installation, principal, facts, request, standing) is not None
+    return _original(installation, principal, transaction, request, standing) is not None
 
 
 def _original(
     installation: Installation,
     principal: Principal,
-    facts: Facts,
+    transaction: Transaction,
     request: DiskRequest,
     standing: ManagedDisk | None,
 ) -> ManagedDisk | None:
     """The disk or snapshot that is meant; None where it is a file, though it may be gone since it was taken in."""
     try:
         what = request.kind.noun
-        return find_original(installation, principal, facts, request.group, request.source, what=what)
+        return find_original(installation, principal, transaction, request.group, request.source, what=what)
     except SourceGone:
         if _has_taken_in(standing, request):
             return None
@@ -168,8 +168,8 @@ def _opened(installation: Installation, stack: ExitStack, request: DiskRequest) 
     try:
         source = stack.enter_context(closing(open_source(installation, request.source)))
     except (SourceGone, StoreError):
-        with installation.catalog.reading() as facts:
-            if _has_taken_in(_standing(installation, facts, request), request):
+        with installation.catalog.reading() as transaction:
+            if _has_taken_in(_standing(installation, transaction, request), request):
                 return None
         raise
     reader = open_disk(
@@ -181,9 +181,9 @@ def _opened(installation: Installation, stack: ExitStack, request: DiskRequest) 
     return stack.enter_context(closing(reader))
 
 
-def _check_same_parts(installation: Installation, facts: Facts, requests: Sequence[DiskRequest]) -> None:
+def _check_same_parts(installation: Installation, transaction: Transaction, requests: Sequence[DiskRequest]) -> None:
     first = requests[0]
-    standing = facts.disks.list(installation.subscription, first.group, first.kind, first.name)
+    standing = transaction.disks.list(installation.subscription, first.group, first.kind, first.name)
     if standing and {each.part for each in standing} != {each.part for each in requests}:
         raise PropertyChangeNotAllowed(
             "properties.storageProfile.dataDisks", found=f"{len(requests)} disks", expected=f"{len(standing)}"
@@ -191,30 +191,34 @@ def _check_same_parts(installation: Installation, facts: Facts, requests: Sequen
 
 
 def _row(
-    installation: Installation, principal: Principal, facts: Facts, request: DiskRequest, reader: DiskReader | None
+    installation: Installation,
+    principal: Principal,
+    transaction: Transaction,
+    request: DiskRequest,
+    reader: DiskReader | None,
 ) -> ManagedDisk:
     """The disk's row, made or, where it stands already, compared with the request."""
-    standing = _standing(installation, facts, request)
+    standing = _standing(installation, transaction, request)
     if reader is not None:
         identity = reader.identity()
         if standing is None:
-            return _added(installation, facts, request, reader, identity)
-        return _same_file(installation, facts, request, standing, identity)
+            return _added(installation, transaction, request, reader, identity)
+        return _same_file(installation, transaction, request, standing, identity)
     if standing is not None and is_meant(installation, request.group, request.source, standing.source_reference):
         if standing.provisioning_state is not ProvisioningState.SUCCEEDED:
             # Its content is not given to it yet: who goes on with it must be allowed to read the source now.
             authorize(principal, Action.EXPORT, standing.source_reference)
-        return _compared(installation, facts, request, standing)
-    original = _original(installation, principal, facts, request, standing)
+        return _compared(installation, transaction, request, standing)
+    original = _original(installation, principal, transaction, request, standing)
     if original is None:
         if standing is not None and _has_taken_in(standing, request):
-            return _compared(installation, facts, request, standing)
+            return _compared(installation, transaction, request, standing)
         raise no_source(request.source, "it was deleted a moment ago", what=request.kind.noun)
-    return _copied(installation, facts, request, standing, original)
+    return _copied(installation, transaction, request, standing, original)
 
 
-def _standing(installation: Installation, facts: Facts, request: DiskRequest) -> ManagedDisk | None:
-    return facts.disks.get(installation.subscription, request.group, request.name, request.kind, request.part)
+def _standing(installation: Installation, transaction: Transaction, request: DiskRequest) -> ManagedDisk | None:
+    return transaction.disks.get(installation.subscription, request.group, request.name, request.kind, request.part)
 
 
 def _declared(request: DiskRequest, source: Declared) -> Declared:
@@ -227,7 +231,7 @@ def _declared(request: DiskRequest, source: Declared) -> Declared:
 
 def _copied(
     installation: Installation,
-    facts: Facts,
+    transaction: Transaction,
     request: DiskRequest,
     standing: ManagedDisk | None,
     original: ManagedDisk,
@@ -255,7 +259,7 @@ def _copied(
             hint="leave --sku out",
             target="sku.name",
         )
-    above = ensure_group(installation, facts, request.group, region)
+    above = ensure_group(installation, transaction, request.group, region)
     copied = replace(
         request.details.applied_to(copy_of(installation, original)),
         kind=request.kind,
@@ -265,7 +269,7 @@ def _copied(
         tags=dict(request.tags) if request.tags else NO_TAGS,
         declared=_declared(request, original.declared),
     )
-    facts.disks.add(copied)
+    transaction.disks.add(copied)
     return copied
 
 
@@ -286,7 +290,9 @@ def copy_of(installation: Installation, original: ManagedDisk) -> ManagedDisk:
     )
 
 
-def _compared(installation: Installation, facts: Facts, request: DiskRequest, standing: ManagedDisk) -> ManagedDisk:
+def _compared(
+    installation: Installation, transaction: Transaction, request: DiskRequest, standing: ManagedDisk
+) -> ManagedDisk:
     """One that stands already, from the same source."""
     region = standing.location
     if request.location is not None:
@@ -296,14 +302,18 @@ def _compared(installation: Installation, facts: Facts, request: DiskRequest, st
     kind = request.storage_account_type
     if kind is not None and kind is not standing.storage_account_type:
         raise PropertyChangeNotAllowed("sku.name", found=kind, expected=standing.storage_account_type)
-    return tagged(facts, standing, request.tags, request.details)
+    return tagged(transaction, standing, request.tags, request.details)
 
 
 def _same_file(
-    installation: Installation, facts: Facts, request: DiskRequest, standing: ManagedDisk, identity: SourceIdentity
+    installation: Installation,
+    transaction: Transaction,
+    request: DiskRequest,
+    standing: ManagedDisk,
+    identity: SourceIdentity,
 ) -> ManagedDisk:
     """One that stands already; a file that changed before it was taken in is taken anew, aloud (rules.md, rule 2)."""
-    disk = _compared(installation, facts, request, standing)
+    disk = _compared(installation, transaction, request, standing)
     arrived = standing.provisioning_state is ProvisioningState.SUCCEEDED
     if standing.source != identity and (arrived or standing.source_reference != identity.location):
         raise PropertyChangeNotAllowed(
@@ -315,22 +325,26 @@ def _same_file(
     if standing.source != identity:
         installation.note(standing.name, "the source changed since the last run; taking it in anew")
         disk = replace(disk, source=identity)
-        facts.disks.update(disk)
+        transaction.disks.update(disk)
     return disk
 
 
 def _added(
-    installation: Installation, facts: Facts, request: DiskRequest, reader: DiskReader, identity: SourceIdentity
+    installation: Installation,
+    transaction: Transaction,
+    request: DiskRequest,
+    reader: DiskReader,
+    identity: SourceIdentity,
 ) -> ManagedDisk:
-    region = region_of_disk(installation, facts, request.group, request.location, None)
+    region = region_of_disk(installation, transaction, request.group, request.location, None)
     kind = request.storage_account_type or StorageAccountType.STANDARD_LRS
-    slot = own_slot(installation, facts, region, kind)
+    slot = own_slot(installation, transaction, region, kind)
     uid = installation.effects.new_uid()
     disk = ManagedDisk(
         uid=uid,
         kind=request.kind,
         subscription=installation.subscription,
-        group=ensure_group(installation, facts, request.group, region).name,
+        group=ensure_group(installation, transaction, request.group, region).name,
         name=request.name,
         part=request.part,
         location=region,
@@ -350,13 +364,13 @@ def _added(
         source_format=reader.trimmings.format,
     )
     disk = request.details.applied_to(disk)
-    facts.disks.add(disk)
+    transaction.disks.add(disk)
     return disk
 
 
-def own_slot(installation: Installation, facts: Facts, region: str, kind: StorageAccountType) -> Slot:
+def own_slot(installation: Installation, transaction: Transaction, region: str, kind: StorageAccountType) -> Slot:
     """The first slot of that type in the subscription's own pool of the region, both made on first use."""
-    pool = facts.pools.get_or_add(
+    pool = transaction.pools.get_or_add(
         Pool(
             uid=installation.effects.new_uid(),
             fingerprint_key=installation.effects.random_bytes(FINGERPRINT_KEY_BYTES),
@@ -366,4 +380,4 @@ def own_slot(installation: Installation, facts: Facts, region: str, kind: Storag
     )
     key = SlotKey(pool_uid=pool.uid, region=region, storage_account_type=kind, ordinal=0)
     zone, bucket = installation.locator.choose_zone(key)
-    return facts.slots.get_or_add(key, zone=zone, bucket=bucket)
+    return transaction.slots.get_or_add(key, zone=zone, bucket=bucket)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain.disks.version_disks import OS_DISK
 from imgstore.domain.errors import Conflict, ObjectCorrupt, ObjectNotFound, StoreError
 from imgstore.domain.resources import ManagedDisk, ManifestRow, Slot
@@ -119,9 +119,9 @@ def _read_elsewhere(installation: Installation, disks: Sequence[PlacedDisk], tri
             hint="see that the replica's store answers, or give the version more replicas there",
             target=disks[0].disk.source_reference,
         )
-    with installation.catalog.reading() as facts:
+    with installation.catalog.reading() as transaction:
         origins = {
-            str(slot.key): [facts.manifests.with_content(slot.uid, each.disk.body_key) for each in disks]
+            str(slot.key): [transaction.manifests.with_content(slot.uid, each.disk.body_key) for each in disks]
             for slot in slots
         }
     by_label = {str(slot.key): slot for slot in slots}
@@ -154,8 +154,8 @@ def _other_slots(installation: Installation, disks: Sequence[PlacedDisk], tried:
     disk = disks[0].disk
     if disk.source_version_uid is None:
         return []
-    with installation.catalog.reading() as facts:
-        replicas = facts.replicas.list(disk.source_version_uid)
+    with installation.catalog.reading() as transaction:
+        replicas = transaction.replicas.list(disk.source_version_uid)
         slots = [
             each.slot
             for each in replicas
@@ -164,13 +164,13 @@ def _other_slots(installation: Installation, disks: Sequence[PlacedDisk], tried:
             and each.slot.key.storage_account_type is disk.storage_account_type
             and each.slot.uid not in tried
         ]
-        return [slot for slot in slots if all(_may_take(facts, each.disk, slot) for each in disks)]
+        return [slot for slot in slots if all(_may_take(transaction, each.disk, slot) for each in disks)]
 
 
-def _may_take(facts: Facts, disk: ManagedDisk, slot: Slot) -> bool:
-    if facts.works.find_open(WorkKind.REMOVAL, slot.uid, disk.uid) is not None:
+def _may_take(transaction: Transaction, disk: ManagedDisk, slot: Slot) -> bool:
+    if transaction.works.find_open(WorkKind.REMOVAL, slot.uid, disk.uid) is not None:
         return False
-    return facts.manifests.with_content(slot.uid, disk.body_key) is not None
+    return transaction.manifests.with_content(slot.uid, disk.body_key) is not None
 
 
 def _degrade(installation: Installation, disks: Sequence[PlacedDisk], slot: Slot) -> None:
@@ -188,31 +188,31 @@ def _move(installation: Installation, disks: Sequence[PlacedDisk], slot: Slot) -
         Conflict: one is made already, and is read or granted.
     """
     left = disks[0].disk.slot
-    with installation.catalog.transaction() as facts:
+    with installation.catalog.transaction() as transaction:
         for each in disks:
             if each.lease is not None:
-                facts.works.guard(each.lease)
+                transaction.works.guard(each.lease)
         for slot_uid in sorted({slot.uid, left.uid}):
-            facts.slots.lock(slot_uid)
-        moved = [_moved(installation, facts, each, slot) for each in disks]
+            transaction.slots.lock(slot_uid)
+        moved = [_moved(installation, transaction, each, slot) for each in disks]
     name = disks[0].disk.name
     installation.note(name, f"replica {left.key} does not serve; made of replica {slot.key.ordinal} instead")
     return moved
 
 
-def _moved(installation: Installation, facts: Facts, placed: PlacedDisk, slot: Slot) -> PlacedDisk:
-    old = facts.disks.by_uid(placed.disk.uid)
+def _moved(installation: Installation, transaction: Transaction, placed: PlacedDisk, slot: Slot) -> PlacedDisk:
+    old = transaction.disks.by_uid(placed.disk.uid)
     if placed.lease is not None:
-        facts.works.abandon(placed.lease.work_uid)
+        transaction.works.abandon(placed.lease.work_uid)
     else:
-        rows = facts.manifests.of_replica(old.uid, old.slot.uid)
-        if old.grant is not None or any(facts.works.pinned(row.uid) for row in rows):
+        rows = transaction.manifests.of_replica(old.uid, old.slot.uid)
+        if old.grant is not None or any(transaction.works.pinned(row.uid) for row in rows):
             raise _in_use(old)
-        forget_manifests(installation, facts, old.slot, rows)
-    open_removal(facts, old.slot, old.uid, [object_keys.manifest_key(old.uid, OS_DISK)])
+        forget_manifests(installation, transaction, old.slot, rows)
+    open_removal(transaction, old.slot, old.uid, [object_keys.manifest_key(old.uid, OS_DISK)])
     new = replace(old.in_slot(slot), provisioning_state=ProvisioningState.CREATING)
-    facts.disks.update(new)
-    return lease_disk(installation, facts, new)
+    transaction.disks.update(new)
+    return lease_disk(installation, transaction, new)
 
 
 def _in_use(disk: ManagedDisk) -> Conflict:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Final
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain.disks.image_offers import ImageOffer
 from imgstore.domain.errors import ImageNotAvailable
 from imgstore.domain.names import ImageReference, VersionName
@@ -26,12 +26,12 @@ def advise_replicas(installation: Installation, disk: ManagedDisk) -> None:
     """
     per_replica, version_uid = installation.limits.machines_per_replica, disk.source_version_uid
     assert version_uid is not None, "it was made of an image version a moment ago"
-    with installation.catalog.reading() as facts:
+    with installation.catalog.reading() as transaction:
         since = installation.effects.now() - AT_ONCE
-        machines = facts.disks.count_made(version_uid, disk.location, since=since)
+        machines = transaction.disks.count_made(version_uid, disk.location, since=since)
         if machines <= per_replica:
             return  # One replica is enough, and there is one.
-        replicas = healthy(facts.replicas.in_region(version_uid, disk.location), disk.location)
+        replicas = healthy(transaction.replicas.in_region(version_uid, disk.location), disk.location)
     where = installation.regions.get(disk.location).display_name
     advice = scaling_advice(machines, len(replicas), per_replica, where=where)
     if advice is not None:
@@ -55,18 +55,20 @@ def check_subscription(installation: Installation, reference: ImageReference) ->
 
 
 def choose_slot(
-    installation: Installation, facts: Facts, reference: ImageReference, region: str
+    installation: Installation, transaction: Transaction, reference: ImageReference, region: str
 ) -> tuple[ImageOffer, Slot]:
     """The version that is meant and the slot whose turn it is; the turn counts in this transaction.
 
     Raises:
         ImageNotAvailable: no such version, or not complete in the region.
     """
-    offer = offered(installation, facts, reference, region)
-    return offer, next_slot(facts.placements.next_turn(offer.version_uid, region), installation.preferred(offer.slots))
+    offer = offered(installation, transaction, reference, region)
+    return offer, next_slot(
+        transaction.placements.next_turn(offer.version_uid, region), installation.preferred(offer.slots)
+    )
 
 
-def offered(installation: Installation, facts: Facts, reference: ImageReference, region: str) -> ImageOffer:
+def offered(installation: Installation, transaction: Transaction, reference: ImageReference, region: str) -> ImageOffer:
     """What a reference means in a region: at once, where all of it is there and named.
 
     Raises:
@@ -75,19 +77,19 @@ def offered(installation: Installation, facts: Facts, reference: ImageReference,
     subscription = reference.subscription or installation.subscription
     names_above = (subscription, reference.group, reference.gallery, reference.definition)
     if reference.version is not None:
-        found = facts.offers.find(*names_above, reference.version, region)
+        found = transaction.offers.find(*names_above, reference.version, region)
         if found is not None:
             return replace(found, source=reference.shown(found.source)) if reference.shared else found
-    line = lookup.named_lineage(facts, installation.subscription, reference)
-    name = named_version(installation, facts, line, reference, region).name
-    found = facts.offers.find(*names_above, name, region)
+    line = lookup.named_lineage(transaction, installation.subscription, reference)
+    name = named_version(installation, transaction, line, reference, region).name
+    found = transaction.offers.find(*names_above, name, region)
     if found is None:
         raise not_available(installation, reference.shown(line.version_id(name)), region)
     return replace(found, source=reference.shown(found.source))
 
 
 def named_version(
-    installation: Installation, facts: Facts, line: DefinitionPath, reference: ImageReference, region: str
+    installation: Installation, transaction: Transaction, line: DefinitionPath, reference: ImageReference, region: str
 ) -> ImageVersion:
     """The version that a reference means in a region.
 
@@ -95,15 +97,15 @@ def named_version(
         ImageNotAvailable: no such version, or none that may be the latest there.
     """
     if reference.version is not None:
-        found = facts.versions.get(line.definition.uid, reference.version)
+        found = transaction.versions.get(line.definition.uid, reference.version)
         if found is None or not found.is_visible:
             raise not_available(installation, reference.shown(line.version_id(reference.version)), region)
         return found
-    found = _latest(facts, line, region)
+    found = _latest(transaction, line, region)
     if found is None:
         raise ImageNotAvailable(
             f"There is no latest image version of '{line.definition.name}' in {_display(installation, region)} region.",
-            found=f"{len(facts.versions.list(line.definition.uid))} versions, none that is complete there and not "
+            found=f"{len(transaction.versions.list(line.definition.uid))} versions, none that is complete there and not "
             "excluded from latest",
             expected="a version that is complete in the region",
             hint="name a version, replicate one to this region, or ask for another region",
@@ -112,11 +114,11 @@ def named_version(
     return found
 
 
-def _latest(facts: Facts, line: DefinitionPath, region: str) -> ImageVersion | None:
+def _latest(transaction: Transaction, line: DefinitionPath, region: str) -> ImageVersion | None:
     """A few at a time, from the highest down: of ten thousand versions the first is mostly the one."""
     below: VersionName | None = None
-    while some := facts.versions.complete_in(line.definition.uid, region, below=below, limit=_VERSIONS_AT_ONCE):
-        replicas = facts.replicas.of_versions([each.uid for each in some])
+    while some := transaction.versions.complete_in(line.definition.uid, region, below=below, limit=_VERSIONS_AT_ONCE):
+        replicas = transaction.replicas.of_versions([each.uid for each in some])
         found = latest([(each, replicas[each.uid]) for each in some], region)
         if found is not None:
             return found

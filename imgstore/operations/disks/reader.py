@@ -131,10 +131,10 @@ def open_for_reading(installation: Installation, disk: ManagedDisk, cache: Decod
     Raises:
         StoreError: no slot serves its manifest.
     """
-    with installation.catalog.reading() as facts:
-        row = facts.manifests.find(disk.uid, disk.slot.uid, OS_DISK)
+    with installation.catalog.reading() as transaction:
+        row = transaction.manifests.find(disk.uid, disk.slot.uid, OS_DISK)
         assert row is not None, "a disk that Succeeded has a manifest"
-        others = siblings(facts, disk.source_version_uid, disk.slot)
+        others = siblings(transaction, disk.source_version_uid, disk.slot)
     slots = (disk.slot, *others)
     manifest = read_manifest(installation, disk.slot, others, row)
     reads = CrossRegionReads.of(

@@ -71,10 +71,10 @@ def grant_access(
         )
     scope = names.disk_id(installation.subscription, group, name)
     with recorded(installation, principal, Action.EXPORT, scope, "Microsoft.Compute/disks/beginGetAccess/action"):
-        with installation.catalog.transaction() as facts:
-            disk = lookup.disk(facts, installation.subscription, group, name)
+        with installation.catalog.transaction() as transaction:
+            disk = lookup.disk(transaction, installation.subscription, group, name)
             _check_level(disk, level)
-            now = facts.now().replace(microsecond=0)
+            now = transaction.now().replace(microsecond=0)
             standing = disk.granted(now)
             _check_free(disk, standing, level)
             ends = _end(now, duration_seconds)
@@ -83,9 +83,9 @@ def grant_access(
                 level=level,
                 expires_at=max(ends, standing.expires_at) if standing else ends,
             )
-            if not facts.disks.set_grant(disk, grant):
+            if not transaction.disks.set_grant(disk, grant):
                 raise _moved(disk)
-            key = facts.installation.hmac_key()
+            key = transaction.installation.hmac_key()
         signed = {
             "sv": "2021-12-02",
             "sr": "b",
@@ -138,10 +138,10 @@ def admit(installation: Installation, ticket: Ticket, *, write: bool) -> Managed
     Raises:
         AccessDenied: forged, run out, revoked, or of the other level.
     """
-    with installation.catalog.reading() as facts:
-        key, now = facts.installation.hmac_key(), facts.now()
+    with installation.catalog.reading() as transaction:
+        key, now = transaction.installation.hmac_key(), transaction.now()
         try:
-            disk = facts.disks.by_uid(ticket.disk_uid)
+            disk = transaction.disks.by_uid(ticket.disk_uid)
         except NotFound:
             raise _refused(_UNPROVEN) from None
     grant = None if disk.provisioning_state is ProvisioningState.DELETING else disk.granted(now)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain.disks.source_urls import split_uri, without_secrets
 from imgstore.domain.disks.sources import ByteSource
 from imgstore.domain.errors import InvalidInput, SourceGone
@@ -75,14 +75,14 @@ COPIED: Final = (DiskKind.SNAPSHOT, DiskKind.DISK)
 
 
 def find_original(
-    installation: Installation, principal: Principal, facts: Facts, group: str, word: str, *, what: str
+    installation: Installation, principal: Principal, transaction: Transaction, group: str, word: str, *, what: str
 ) -> ManagedDisk | None:
     """The disk or snapshot that `word` names, if the principal may read its bytes; None where it names a file.
 
     Args:
         installation: where.
         principal: who asks.
-        facts: the transaction.
+        transaction: the open transaction.
         group: where a bare name is looked for.
         word: as a person gave it.
         what: what is to be made, for the refusal.
@@ -94,7 +94,7 @@ def find_original(
     """
     candidates = named_ids(installation, group, word, COPIED)
     readable = [each for each in candidates if may(principal, Action.EXPORT, each.resource_id)]
-    named = [facts.disks.get(each.subscription, each.group, each.name, DiskKind(each.kind)) for each in readable]
+    named = [transaction.disks.get(each.subscription, each.group, each.name, DiskKind(each.kind)) for each in readable]
     there = [each for each in named if each is not None]
     ready = next((each for each in there if each.provisioning_state is ProvisioningState.SUCCEEDED), None)
     if ready is not None:

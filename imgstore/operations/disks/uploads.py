@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.disks.version_disks import OS_DISK
@@ -54,14 +54,14 @@ def create_upload(installation: Installation, principal: Principal, request: Upl
     permit_group(installation, principal, request.group)
     with (
         recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/disks/write"),
-        installation.catalog.transaction() as facts,
-        quota_kept(installation, facts),
+        installation.catalog.transaction() as transaction,
+        quota_kept(installation, transaction),
     ):
-        standing = facts.disks.get(installation.subscription, request.group, request.name)
-        region = region_of_disk(installation, facts, request.group, request.location, standing)
+        standing = transaction.disks.get(installation.subscription, request.group, request.name)
+        region = region_of_disk(installation, transaction, request.group, request.location, standing)
         if standing is not None:
-            return _compared(facts, standing, request, region)
-        return _added(installation, facts, request, region)
+            return _compared(transaction, standing, request, region)
+        return _added(installation, transaction, request, region)
 
 
 def _check_bytes(upload_bytes: int) -> None:
@@ -75,7 +75,7 @@ def _check_bytes(upload_bytes: int) -> None:
         )
 
 
-def _compared(facts: Facts, standing: ManagedDisk, request: UploadRequest, region: str) -> ManagedDisk:
+def _compared(transaction: Transaction, standing: ManagedDisk, request: UploadRequest, region: str) -> ManagedDisk:
     check_standing(standing, region)
     data = "properties.creationData"
     if standing.upload_bytes is None:
@@ -88,17 +88,17 @@ def _compared(facts: Facts, standing: ManagedDisk, request: UploadRequest, regio
     if kind is not None and kind is not standing.storage_account_type:
         raise PropertyChangeNotAllowed("sku.name", found=kind, expected=standing.storage_account_type)
     check_kin(standing.declared, request.declared, source_name=standing.name, taker_name=f"disk {request.name}")
-    return tagged(facts, standing, request.tags, request.details)
+    return tagged(transaction, standing, request.tags, request.details)
 
 
-def _added(installation: Installation, facts: Facts, request: UploadRequest, region: str) -> ManagedDisk:
+def _added(installation: Installation, transaction: Transaction, request: UploadRequest, region: str) -> ManagedDisk:
     kind = request.storage_account_type or StorageAccountType.STANDARD_LRS
-    slot = own_slot(installation, facts, region, kind)
+    slot = own_slot(installation, transaction, region, kind)
     uid = installation.effects.new_uid()
     disk = ManagedDisk(
         uid=uid,
         subscription=installation.subscription,
-        group=ensure_group(installation, facts, request.group, region).name,
+        group=ensure_group(installation, transaction, request.group, region).name,
         name=request.name,
         location=region,
         tags=dict(request.tags) if request.tags else NO_TAGS,
@@ -117,7 +117,7 @@ def _added(installation: Installation, facts: Facts, request: UploadRequest, reg
         upload_bytes=request.upload_bytes,
     )
     disk = request.details.applied_to(disk)
-    facts.disks.add(disk)
+    transaction.disks.add(disk)
     return disk
 
 
@@ -145,10 +145,10 @@ def revoke_access(
     """
     scope = names.disk_id(installation.subscription, group, name)
     with recorded(installation, principal, Action.END_ACCESS, scope, f"{DISKS}/{Action.END_ACCESS}"):
-        with installation.catalog.transaction() as facts:
-            disk = lookup.disk(facts, installation.subscription, group, name)
+        with installation.catalog.transaction() as transaction:
+            disk = lookup.disk(transaction, installation.subscription, group, name)
             if disk.grant is not None:
-                facts.disks.set_grant(disk, None)
+                transaction.disks.set_grant(disk, None)
                 disk = replace(disk, grant=None)
         began()
         return _take_upload(installation, disk) if disk.awaits_upload else disk
@@ -159,8 +159,8 @@ def _take_upload(installation: Installation, disk: ManagedDisk) -> ManagedDisk:
         if not spool.has_any:
             return disk
         with closing(open_disk(spool, format=DiskFormat.VHD_FIXED, scratch=installation.scratch)) as reader:
-            with installation.catalog.reading() as facts:
-                standing = facts.disks.by_uid(disk.uid)
+            with installation.catalog.reading() as transaction:
+                standing = transaction.disks.by_uid(disk.uid)
             if not standing.awaits_upload:
                 return standing  # Another process took it in while this one waited.
             made = take_in(installation, standing, reader, spool.identity())
@@ -205,8 +205,8 @@ def sweep_uploads(installation: Installation) -> None:
     folder = spool_folder(installation.home, "x").parent
     if not folder.is_dir():
         return
-    with installation.catalog.reading() as facts:
-        waiting = facts.disks.awaiting_upload()
+    with installation.catalog.reading() as transaction:
+        waiting = transaction.disks.awaiting_upload()
     for each in folder.iterdir():
         if each.name not in waiting or _is_abandoned(installation, each.name):
             remove_spool(installation.home, each.name)
@@ -217,9 +217,9 @@ def _is_abandoned(installation: Installation, disk_uid: str) -> bool:
     written_at = last_used_at(installation.home, disk_uid)
     if written_at is None or now - written_at < timedelta(days=installation.space.upload_days_max):
         return False
-    with installation.catalog.reading() as facts:
+    with installation.catalog.reading() as transaction:
         try:
-            grant = facts.disks.by_uid(disk_uid).grant
+            grant = transaction.disks.by_uid(disk_uid).grant
         except NotFound:
             return True
     return grant is None or grant.expires_at <= now

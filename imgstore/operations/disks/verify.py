@@ -51,16 +51,18 @@ def verify_file(
     check_subscription(installation, reference)
     scope = names.definition_id(installation.subscription, reference.group, reference.gallery, reference.definition)
     authorize(principal, Action.READ, scope)
-    with installation.catalog.reading() as facts:
+    with installation.catalog.reading() as transaction:
         line = lookup.lineage(
-            facts, installation.subscription, reference.group, reference.gallery, reference.definition
+            transaction, installation.subscription, reference.group, reference.gallery, reference.definition
         )
         region = installation.regions.get(location or line.gallery.location, target="location").name
-        version = named_version(installation, facts, line, reference, region)
+        version = named_version(installation, transaction, line, reference, region)
         check_there(version.disk_keys, disk_key(lun), line.version_id(version.name))
-        complete = [each.slot for each in facts.replicas.list(version.uid) if each.state is ReplicaState.COMPLETED]
+        complete = [
+            each.slot for each in transaction.replicas.list(version.uid) if each.state is ReplicaState.COMPLETED
+        ]
         complete.sort(key=lambda slot: slot.key.region != region)
-        row = facts.manifests.find(version.uid, complete[0].uid, disk_key(lun)) if complete else None
+        row = transaction.manifests.find(version.uid, complete[0].uid, disk_key(lun)) if complete else None
     if row is None:
         raise ImageNotAvailable(
             f"The gallery image {line.version_id(version.name)} is complete in no region.",

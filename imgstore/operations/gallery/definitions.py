@@ -60,9 +60,9 @@ def create_definition(
     scope = names.definition_id(installation.subscription, group, gallery, name)
     with (
         recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/write"),
-        installation.catalog.transaction() as facts,
+        installation.catalog.transaction() as transaction,
     ):
-        above = lookup.parent_gallery(facts, installation.subscription, group, gallery)
+        above = lookup.parent_gallery(transaction, installation.subscription, group, gallery)
         region = above.location if location is None else installation.regions.get(location, target="location").name
         asked: dict[str, Any] = {
             "location": region,
@@ -77,20 +77,20 @@ def create_definition(
         asked |= (details or DefinitionDetails()).said()
         asked |= DefinitionDetails(description=description, tags=tags).said()
         now = installation.effects.now()
-        found = facts.definitions.get(above.uid, name)
+        found = transaction.definitions.get(above.uid, name)
         if found is not None:
-            standing = facts.definitions.held(found.uid)
+            standing = transaction.definitions.held(found.uid)
             wanted = replace(standing, **_completed(asked, standing))
             check_definition(wanted, standing, now)
-            facts.definitions.update(wanted)
+            transaction.definitions.update(wanted)
             return DefinitionPath(gallery=above, definition=wanted)
         new_uid = installation.effects.new_uid()
         wanted = ImageDefinition(uid=new_uid, gallery_uid=above.uid, name=name, created_at=now, **asked)
         check_definition(wanted, None, now)
-        _check_unique(facts.definitions.by_identifier(above.uid, publisher, offer, sku))
-        there = facts.definitions.count(installation.subscription, region)
+        _check_unique(transaction.definitions.by_identifier(above.uid, publisher, offer, sku))
+        there = transaction.definitions.count(installation.subscription, region)
         check_room(installation.limits, "definitions_max", there, what="image definitions", region=region)
-        facts.definitions.add(wanted)
+        transaction.definitions.add(wanted)
         return DefinitionPath(gallery=above, definition=wanted)
 
 
@@ -132,13 +132,13 @@ def update_definition(
     scope = names.definition_id(installation.subscription, group, gallery, name)
     with (
         recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/write"),
-        installation.catalog.transaction() as facts,
+        installation.catalog.transaction() as transaction,
     ):
-        line = lookup.lineage(facts, installation.subscription, group, gallery, name)
-        standing = facts.definitions.held(line.definition.uid)
+        line = lookup.lineage(transaction, installation.subscription, group, gallery, name)
+        standing = transaction.definitions.held(line.definition.uid)
         wanted = change(replace(line, definition=standing))
         check_definition(wanted, standing, installation.effects.now())
-        facts.definitions.update(wanted)
+        transaction.definitions.update(wanted)
         return replace(line, definition=wanted)
 
 
@@ -159,8 +159,8 @@ def show_definition(
 ) -> DefinitionPath:
     """The definition of that name."""
     permit(installation, principal, Action.READ, names.definition_id(installation.subscription, group, gallery, name))
-    with installation.catalog.reading() as facts:
-        return lookup.lineage(facts, installation.subscription, group, gallery, name)
+    with installation.catalog.reading() as transaction:
+        return lookup.lineage(transaction, installation.subscription, group, gallery, name)
 
 
 def list_definitions(
@@ -183,9 +183,9 @@ def page_definitions(
     whole = may(principal, Action.READ, scope, DEFINITIONS)
     of = f"{scope}/images"
     after = request.after(of)
-    with installation.catalog.reading() as facts:
-        above = lookup.gallery(facts, installation.subscription, group, gallery)
-        found = facts.definitions.list(above.uid, after=after, limit=request.limit if whole else None)
+    with installation.catalog.reading() as transaction:
+        above = lookup.gallery(transaction, installation.subscription, group, gallery)
+        found = transaction.definitions.list(above.uid, after=after, limit=request.limit if whole else None)
         found = visible(principal, found, lambda each: f"{scope}/images/{each.name}", whole=whole)
         lines = [DefinitionPath(gallery=above, definition=each) for each in found]
         return Page.cut(lines, request, of=of, key=lambda line: line.definition.name)
@@ -200,14 +200,14 @@ def delete_definition(installation: Installation, principal: Principal, *, group
     scope = names.definition_id(installation.subscription, group, gallery, name)
     with (
         recorded_deletion(installation, principal, scope, "Microsoft.Compute/galleries/images/delete"),
-        installation.catalog.transaction() as facts,
+        installation.catalog.transaction() as transaction,
     ):
-        line = lookup.lineage(facts, installation.subscription, group, gallery, name)
+        line = lookup.lineage(transaction, installation.subscription, group, gallery, name)
         below = f"Microsoft.Compute/galleries/{line.gallery.name}/images/{line.definition.name}/versions"
-        standing = facts.versions.list(line.definition.uid)
+        standing = transaction.versions.list(line.definition.uid)
         if standing:
             softly = any(each.soft_deleted_at is not None for each in standing)
             more = "; those deleted softly with `image-version delete --bypass-soft-delete`" * softly
             children = [f"{below}/{each.name}" for each in standing]
             raise nested_resources(children, f"delete the definition's image versions first{more}")
-        facts.definitions.delete(line.definition.uid)
+        transaction.definitions.delete(line.definition.uid)

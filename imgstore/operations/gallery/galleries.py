@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.errors import Conflict
 from imgstore.domain.identity.access import GALLERIES, Action, Principal, may, visible
@@ -71,21 +71,21 @@ def create_gallery(
     permit_group(installation, principal, group)
     with (
         recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/write"),
-        installation.catalog.transaction() as facts,
+        installation.catalog.transaction() as transaction,
     ):
         first = next(iter(installation.regions.regions))
-        above = ensure_group(installation, facts, group, region or first)
-        standing = facts.galleries.get(installation.subscription, group, name)
+        above = ensure_group(installation, transaction, group, region or first)
+        standing = transaction.galleries.get(installation.subscription, group, name)
         if standing is not None:
             asked |= {} if region is None else {"location": region}
             asked |= {} if permission is None else {"sharing": requested(standing.sharing, permission, community)}
-            return _changed(facts, standing, lambda gallery: replace(gallery, **asked))
-        _check_unique(installation, principal, facts.galleries.by_name(installation.subscription, name), name)
+            return _changed(transaction, standing, lambda gallery: replace(gallery, **asked))
+        _check_unique(installation, principal, transaction.galleries.by_name(installation.subscription, name), name)
         pool = Pool(
             uid=installation.effects.new_uid(),
             fingerprint_key=installation.effects.random_bytes(FINGERPRINT_KEY_BYTES),
         )
-        facts.pools.add(pool)
+        transaction.pools.add(pool)
         asked |= {} if permission is None else {"sharing": requested(None, permission, community)}
         gallery = Gallery(
             uid=installation.effects.new_uid(),
@@ -98,9 +98,9 @@ def create_gallery(
             **asked,
         )
         check_gallery(gallery, None)
-        there = facts.galleries.count(installation.subscription, gallery.location)
+        there = transaction.galleries.count(installation.subscription, gallery.location)
         check_room(installation.limits, "galleries_max", there, what="galleries", region=gallery.location)
-        facts.galleries.add(gallery)
+        transaction.galleries.add(gallery)
         return gallery
 
 
@@ -124,16 +124,16 @@ def update_gallery(
     scope = names.gallery_id(installation.subscription, group, name)
     with (
         recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/write"),
-        installation.catalog.transaction() as facts,
+        installation.catalog.transaction() as transaction,
     ):
-        return _changed(facts, lookup.gallery(facts, installation.subscription, group, name), change)
+        return _changed(transaction, lookup.gallery(transaction, installation.subscription, group, name), change)
 
 
-def _changed(facts: Facts, found: Gallery, change: Callable[[Gallery], Gallery]) -> Gallery:
-    standing = facts.galleries.held(found.uid)
+def _changed(transaction: Transaction, found: Gallery, change: Callable[[Gallery], Gallery]) -> Gallery:
+    standing = transaction.galleries.held(found.uid)
     wanted = change(standing)
     check_gallery(wanted, standing)
-    facts.galleries.update(wanted)
+    transaction.galleries.update(wanted)
     return wanted
 
 
@@ -153,8 +153,8 @@ def _check_unique(installation: Installation, principal: Principal, other: Galle
 def show_gallery(installation: Installation, principal: Principal, *, group: str, name: str) -> Gallery:
     """The gallery of that name."""
     permit(installation, principal, Action.READ, names.gallery_id(installation.subscription, group, name))
-    with installation.catalog.reading() as facts:
-        return lookup.gallery(facts, installation.subscription, group, name)
+    with installation.catalog.reading() as transaction:
+        return lookup.gallery(transaction, installation.subscription, group, name)
 
 
 def list_galleries(installation: Installation, principal: Principal, *, group: str | None = None) -> list[Gallery]:
@@ -176,10 +176,10 @@ def page_galleries(
     whole = may(principal, Action.READ, above, GALLERIES)
     of = f"{names.group_id(subscription, group) if group is not None else subscription}/galleries"
     after = request.after(of)
-    with installation.catalog.reading() as facts:
+    with installation.catalog.reading() as transaction:
         if group is not None:
-            lookup.group(facts, subscription, group)
-        found = facts.galleries.list(subscription, group, after=after, limit=request.limit if whole else None)
+            lookup.group(transaction, subscription, group)
+        found = transaction.galleries.list(subscription, group, after=after, limit=request.limit if whole else None)
         found = visible(
             principal, found, lambda each: names.gallery_id(each.subscription, each.group, each.name), whole=whole
         )
@@ -195,26 +195,26 @@ def delete_gallery(installation: Installation, principal: Principal, *, group: s
     scope = names.gallery_id(installation.subscription, group, name)
     with (
         recorded_deletion(installation, principal, scope, "Microsoft.Compute/galleries/delete"),
-        installation.catalog.transaction() as facts,
+        installation.catalog.transaction() as transaction,
     ):
-        gallery = lookup.gallery(facts, installation.subscription, group, name)
+        gallery = lookup.gallery(transaction, installation.subscription, group, name)
         children = [
             f"Microsoft.Compute/galleries/{gallery.name}/images/{each.name}"
-            for each in facts.definitions.list(gallery.uid)
+            for each in transaction.definitions.list(gallery.uid)
         ]
         if children:
             raise nested_resources(children, "delete the gallery's image definitions first")
-        facts.galleries.delete(gallery.uid)
-        standing = _standing_on(facts, principal, gallery.pool_uid)
+        transaction.galleries.delete(gallery.uid)
+        standing = _standing_on(transaction, principal, gallery.pool_uid)
     if standing:
         installation.note(gallery.name, f"its bytes stay as far as these need them: {', '.join(standing)}")
 
 
-def _standing_on(facts: Facts, principal: Principal, pool_uid: str) -> list[str]:
+def _standing_on(transaction: Transaction, principal: Principal, pool_uid: str) -> list[str]:
     """What was made from a pool: the ids of disks, snapshots and images that the principal may see, and counts."""
-    slots = facts.slots.list(pool_uid)
-    ids = sorted({disk.resource_id for slot in slots for disk in facts.disks.in_slot(slot.uid)})
+    slots = transaction.slots.list(pool_uid)
+    ids = sorted({disk.resource_id for slot in slots for disk in transaction.disks.in_slot(slot.uid)})
     told = [each for each in ids if may(principal, Action.READ, each)][:_TOLD]
-    shallow = sum(len(facts.replicas.in_slot(slot.uid)) for slot in slots)
+    shallow = sum(len(transaction.replicas.in_slot(slot.uid)) for slot in slots)
     counts = {"others": len(ids) - len(told), "Shallow image versions of other galleries": shallow}
     return [*told, *(f"{count} {what}" for what, count in counts.items() if count)]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.errors import Conflict
 from imgstore.domain.identity.access import GROUPS, Action, Principal, may, visible
@@ -33,9 +33,9 @@ def create_group(
     scope = names.group_id(installation.subscription, name)
     with (
         recorded(installation, principal, Action.WRITE, scope, "Microsoft.Resources/resourceGroups/write"),
-        installation.catalog.transaction() as facts,
+        installation.catalog.transaction() as transaction,
     ):
-        group = ensure_group(installation, facts, name, region)
+        group = ensure_group(installation, transaction, name, region)
         if group.location != region:
             raise Conflict(
                 f"Invalid resource group location '{region}'. The resource group '{group.name}' already exists.",
@@ -47,14 +47,14 @@ def create_group(
             )
         if tags is not None and tags != group.tags:
             group = _tagged(group, tags)
-            facts.groups.update(group)
+            transaction.groups.update(group)
         return group
 
 
-def ensure_group(installation: Installation, facts: Facts, name: str, location: str) -> Group:
+def ensure_group(installation: Installation, transaction: Transaction, name: str, location: str) -> Group:
     """The group of that name, made in `location` (a region's key) where it is missing."""
     names.check_group_name(name)
-    group = facts.groups.get(installation.subscription, name)
+    group = transaction.groups.get(installation.subscription, name)
     if group is None:
         group = Group(
             uid=installation.effects.new_uid(),
@@ -63,7 +63,7 @@ def ensure_group(installation: Installation, facts: Facts, name: str, location: 
             location=location,
             created_at=installation.effects.now(),
         )
-        facts.groups.add(group)
+        transaction.groups.add(group)
     return group
 
 
@@ -76,8 +76,8 @@ def permit_group(installation: Installation, principal: Principal, name: str) ->
     scope = names.group_id(installation.subscription, name)
     if may(principal, Action.WRITE, scope):
         return
-    with installation.catalog.reading() as facts:
-        standing = facts.groups.get(installation.subscription, name)
+    with installation.catalog.reading() as transaction:
+        standing = transaction.groups.get(installation.subscription, name)
     if standing is None:
         permit(installation, principal, Action.WRITE, scope, GROUPS)
 
@@ -85,8 +85,8 @@ def permit_group(installation: Installation, principal: Principal, name: str) ->
 def show_group(installation: Installation, principal: Principal, *, name: str) -> Group:
     """The group of that name."""
     permit(installation, principal, Action.READ, names.group_id(installation.subscription, name))
-    with installation.catalog.reading() as facts:
-        return lookup.group(facts, installation.subscription, name)
+    with installation.catalog.reading() as transaction:
+        return lookup.group(transaction, installation.subscription, name)
 
 
 def list_groups(installation: Installation, principal: Principal) -> list[Group]:
@@ -118,9 +118,11 @@ def page_groups(
     whole = may(principal, Action.READ, above, GROUPS)
     of = f"{subscription}/resourceGroups"
     after = request.after(of)
-    with installation.catalog.reading() as facts:
+    with installation.catalog.reading() as transaction:
         # Tags are JSON, which the two engines search each in its own way; groups are few.
-        found = facts.groups.list(subscription, after=after, limit=request.limit if whole and tag is None else None)
+        found = transaction.groups.list(
+            subscription, after=after, limit=request.limit if whole and tag is None else None
+        )
     seen = visible(principal, found, lambda group: names.group_id(group.subscription, group.name), whole=whole)
     return Page.cut([each for each in seen if tag is None or _has(each, *tag)], request, of=of, key=_name)
 
@@ -149,16 +151,16 @@ def delete_group(installation: Installation, principal: Principal, *, name: str)
     scope = names.group_id(installation.subscription, name)
     with (
         recorded_deletion(installation, principal, scope, "Microsoft.Resources/resourceGroups/delete"),
-        installation.catalog.transaction() as facts,
+        installation.catalog.transaction() as transaction,
     ):
-        group = lookup.group(facts, installation.subscription, name)
-        children = facts.groups.children(group.uid)
+        group = lookup.group(transaction, installation.subscription, name)
+        children = transaction.groups.children(group.uid)
         if children:
             raise nested_resources(children, "delete what is in the group first")
         # Records of which nothing was made go with it: deployments, networks.
-        facts.deployments.remove(group.uid)
-        forget_inert_of(facts, group)
-        facts.groups.delete(group.uid)
+        transaction.deployments.remove(group.uid)
+        forget_inert_of(transaction, group)
+        transaction.groups.delete(group.uid)
 
 
 def nested_resources(children: list[str], hint: str) -> Conflict:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.errors import NotFound
 from imgstore.domain.identity.access import DEFINITIONS, VERSIONS, Action, Principal, authorize, authorize_list, may
@@ -118,11 +118,11 @@ def page_shared(
     """
     region = installation.regions.get(location, target="location").name
     permit(installation, principal, Action.READ, _here(installation), SHARED)
-    with installation.catalog.reading() as facts:
-        mine, tenant = installation.subscription, facts.tenants.owner(installation.subscription)
+    with installation.catalog.reading() as transaction:
+        mine, tenant = installation.subscription, transaction.tenants.owner(installation.subscription)
         found = [
             each
-            for each in facts.galleries.shared()
+            for each in transaction.galleries.shared()
             if each.location == region
             and each.subscription.lower() != mine.lower()
             and each.sharing is not None
@@ -139,8 +139,8 @@ def show_shared(installation: Installation, principal: Principal, *, unique_name
         NotFound: there is none, or it is not shared with them.
     """
     permit(installation, principal, Action.READ, _here(installation), SHARED)
-    with installation.catalog.reading() as facts:
-        gallery = _by_unique_name(installation, facts, unique_name)
+    with installation.catalog.reading() as transaction:
+        gallery = _by_unique_name(installation, transaction, unique_name)
     reference = SharedReference(gallery=unique_name, community=False, definition="any")
     _check_own(installation, principal, gallery, reference, _gallery_scope(gallery))
     return gallery
@@ -153,8 +153,8 @@ def show_community(installation: Installation, principal: Principal, *, public_n
         NotFound: there is none.
     """
     permit(installation, principal, Action.READ, _here(installation), COMMUNITY)
-    with installation.catalog.reading() as facts:
-        return _by_public_name(facts, public_name)
+    with installation.catalog.reading() as transaction:
+        return _by_public_name(transaction, public_name)
 
 
 def list_community(installation: Installation, principal: Principal) -> list[Gallery]:
@@ -166,8 +166,8 @@ def list_community(installation: Installation, principal: Principal) -> list[Gal
     subscriptions = {"/".join(grant.scope.split("/")[:3]) for grant in principal.grants}
     if not any(may(principal, Action.READ, each, COMMUNITY) for each in subscriptions):
         permit(installation, principal, Action.READ, _here(installation), COMMUNITY)
-    with installation.catalog.reading() as facts:
-        return facts.galleries.community()
+    with installation.catalog.reading() as transaction:
+        return transaction.galleries.community()
 
 
 def definitions_shared(
@@ -187,11 +187,11 @@ def definitions_shared(
     if only is None:
         return list(page_definitions_shared(installation, principal, PageRequest(), reference).items)
     _permit(installation, principal, reference, "/images")
-    with installation.catalog.reading() as facts:
-        gallery = _gallery(installation, facts, reference)
+    with installation.catalog.reading() as transaction:
+        gallery = _gallery(installation, transaction, reference)
         scope = f"{_gallery_scope(gallery)}/images/{only}"
         _check_own(installation, principal, gallery, reference, scope)
-        return [_lineage(facts, gallery, replace(reference, definition=only))]
+        return [_lineage(transaction, gallery, replace(reference, definition=only))]
 
 
 def page_definitions_shared(
@@ -204,11 +204,11 @@ def page_definitions_shared(
         InvalidInput: the token is none of this list.
     """
     _permit(installation, principal, reference, "/images")
-    with installation.catalog.reading() as facts:
-        gallery = _gallery(installation, facts, reference)
+    with installation.catalog.reading() as transaction:
+        gallery = _gallery(installation, transaction, reference)
         _check_own(installation, principal, gallery, reference, _gallery_scope(gallery), DEFINITIONS)
         of = f"{gallery.uid}/shared"
-        found = facts.definitions.list(gallery.uid, after=request.after(of), limit=request.limit)
+        found = transaction.definitions.list(gallery.uid, after=request.after(of), limit=request.limit)
         lines = [DefinitionPath(gallery=gallery, definition=each) for each in found]
         return Page.cut(lines, request, of=of, key=lambda line: line.definition.name)
 
@@ -222,12 +222,12 @@ def versions_shared(installation: Installation, principal: Principal, reference:
     if reference.version is None:
         return list(page_versions_shared(installation, principal, PageRequest(), reference).items)
     _permit(installation, principal, reference, "/images/versions")
-    with installation.catalog.reading() as facts:
-        line = _line(installation, principal, facts, reference)
-        found = facts.versions.get(line.definition.uid, reference.version)
+    with installation.catalog.reading() as transaction:
+        line = _line(installation, principal, transaction, reference)
+        found = transaction.versions.get(line.definition.uid, reference.version)
         if found is None or not found.is_visible:
             raise lookup.no_shared_image(reference)
-        return [view_of(facts, line, found)]
+        return [view_of(transaction, line, found)]
 
 
 def page_versions_shared(
@@ -240,33 +240,35 @@ def page_versions_shared(
         InvalidInput: the token is none of this list.
     """
     _permit(installation, principal, reference, "/images/versions")
-    with installation.catalog.reading() as facts:
-        line = _line(installation, principal, facts, reference)
+    with installation.catalog.reading() as transaction:
+        line = _line(installation, principal, transaction, reference)
         of = f"{line.definition.uid}/shared"
         after = request.after(of)
-        found = facts.versions.list(
+        found = transaction.versions.list(
             line.definition.uid,
             after=None if after is None else VersionName.parse(after),
             limit=request.limit,
             visible=True,
         )
         page = Page.cut(found, request, of=of, key=lambda version: str(version.name))
-        replicas = facts.replicas.of_versions([version.uid for version in page.items])
+        replicas = transaction.replicas.of_versions([version.uid for version in page.items])
         views = tuple(seen(line, version, replicas[version.uid]) for version in page.items)
         return Page(items=views, next_token=page.next_token)
 
 
-def _line(installation: Installation, principal: Principal, facts: Facts, reference: SharedReference) -> DefinitionPath:
-    gallery = _gallery(installation, facts, reference)
+def _line(
+    installation: Installation, principal: Principal, transaction: Transaction, reference: SharedReference
+) -> DefinitionPath:
+    gallery = _gallery(installation, transaction, reference)
     scope = f"{_gallery_scope(gallery)}/images/{reference.definition}"
     if reference.version is not None:
         scope = f"{scope}/versions/{reference.version}"
     _check_own(installation, principal, gallery, reference, scope, VERSIONS)
-    return _lineage(facts, gallery, reference)
+    return _lineage(transaction, gallery, reference)
 
 
-def _lineage(facts: Facts, gallery: Gallery, reference: SharedReference) -> DefinitionPath:
-    found = facts.lineages.find(gallery.subscription, gallery.group, gallery.name, reference.definition)
+def _lineage(transaction: Transaction, gallery: Gallery, reference: SharedReference) -> DefinitionPath:
+    found = transaction.lineages.find(gallery.subscription, gallery.group, gallery.name, reference.definition)
     if found is None:
         raise lookup.no_shared_image(reference)
     return DefinitionPath(gallery=found[0], definition=found[1])
@@ -286,8 +288,8 @@ def admitted(
         return reference
     # Any role in the subscription: what is made of the image needs a right of its own, where it is made.
     authorize_list(principal, _here(installation))
-    with installation.catalog.reading() as facts:
-        gallery = _gallery(installation, facts, reference)
+    with installation.catalog.reading() as transaction:
+        gallery = _gallery(installation, transaction, reference)
     meant = ImageReference(
         subscription=gallery.subscription,
         group=gallery.group,
@@ -337,11 +339,11 @@ def _shared(
     scope = names.gallery_id(installation.subscription, group, name)
     with (
         recorded(installation, principal, Action.SHARE, scope, "Microsoft.Compute/galleries/share/action"),
-        installation.catalog.transaction() as facts,
+        installation.catalog.transaction() as transaction,
     ):
-        standing = facts.galleries.held(lookup.gallery(facts, installation.subscription, group, name).uid)
+        standing = transaction.galleries.held(lookup.gallery(transaction, installation.subscription, group, name).uid)
         wanted = replace(standing, sharing=change(standing.sharing))
-        facts.galleries.update(wanted)
+        transaction.galleries.update(wanted)
         return wanted
 
 
@@ -358,26 +360,26 @@ def _here(installation: Installation) -> str:
     return f"/subscriptions/{installation.subscription}"
 
 
-def _gallery(installation: Installation, facts: Facts, reference: SharedReference) -> Gallery:
+def _gallery(installation: Installation, transaction: Transaction, reference: SharedReference) -> Gallery:
     if reference.community:
-        return _by_public_name(facts, reference.gallery)
-    return _by_unique_name(installation, facts, reference.gallery)
+        return _by_public_name(transaction, reference.gallery)
+    return _by_unique_name(installation, transaction, reference.gallery)
 
 
-def _by_unique_name(installation: Installation, facts: Facts, unique_name: str) -> Gallery:
+def _by_unique_name(installation: Installation, transaction: Transaction, unique_name: str) -> Gallery:
     """The same answer where there is no gallery and where it is not for the subscription."""
     mine = installation.subscription
-    for each in facts.galleries.shared():
+    for each in transaction.galleries.shared():
         name = f"{each.subscription}-{each.name}"
         if name.casefold() == unique_name.casefold() and each.sharing is not None:
             own = each.subscription.lower() == mine.lower()
-            if own or each.sharing.reaches(mine, facts.tenants.owner(mine)):
+            if own or each.sharing.reaches(mine, transaction.tenants.owner(mine)):
                 return each
     raise _not_shared(unique_name, _EXPECTED)
 
 
-def _by_public_name(facts: Facts, public_name: str) -> Gallery:
-    for each in facts.galleries.community():
+def _by_public_name(transaction: Transaction, public_name: str) -> Gallery:
+    for each in transaction.galleries.community():
         info = each.sharing.community if each.sharing else None
         if info is not None and info.public_name is not None and info.public_name.casefold() == public_name.casefold():
             return each

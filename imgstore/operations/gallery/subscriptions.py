@@ -6,9 +6,13 @@ from imgstore.operations.installation import Installation
 
 def known_subscriptions(installation: Installation) -> list[str]:
     """Every subscription, the installation's own first."""
-    with installation.catalog.reading() as facts:
-        first = facts.installation.get().subscription
-        others = {first, *facts.groups.subscriptions(), *(each for each, _ in facts.tenants.subscriptions())}
+    with installation.catalog.reading() as transaction:
+        first = transaction.installation.get().subscription
+        others = {
+            first,
+            *transaction.groups.subscriptions(),
+            *(each for each, _ in transaction.tenants.subscriptions()),
+        }
     return [
         installation.subscription,
         *sorted({each.casefold() for each in others} - {installation.subscription.casefold()}),
@@ -22,8 +26,8 @@ def seen_subscriptions(installation: Installation, principal: Principal) -> list
 
 def tenant_of(installation: Installation, principal: Principal, subscription: str) -> str:
     """The uid of the tenant that a subscription belongs to; one that belongs to none is shown as the caller's."""
-    with installation.catalog.reading() as facts:
-        return facts.tenants.owner(subscription) or principal.tenant or ""
+    with installation.catalog.reading() as transaction:
+        return transaction.tenants.owner(subscription) or principal.tenant or ""
 
 
 def check_subscription_known(installation: Installation, subscription: str) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.identity.access import VERSIONS, Action, Principal, may, visible
 from imgstore.domain.names import VersionName
@@ -17,9 +17,9 @@ from imgstore.operations.installation import Installation
 from imgstore.regions import ALL_ZONES
 
 
-def view_of(facts: Facts, line: DefinitionPath, version: ImageVersion) -> VersionView:
+def view_of(transaction: Transaction, line: DefinitionPath, version: ImageVersion) -> VersionView:
     """A version with its replicas."""
-    return seen(line, version, facts.replicas.list(version.uid))
+    return seen(line, version, transaction.replicas.list(version.uid))
 
 
 def seen(line: DefinitionPath, version: ImageVersion, replicas: Sequence[Replica]) -> VersionView:
@@ -43,13 +43,15 @@ def show_version(
     permit(installation, principal, Action.READ, scope)
     if replicas:
         installation.locator.health.refresh()
-    with installation.catalog.reading() as facts:
-        line, found = lookup.lineage_and_version(facts, installation.subscription, group, gallery, definition, version)
+    with installation.catalog.reading() as transaction:
+        line, found = lookup.lineage_and_version(
+            transaction, installation.subscription, group, gallery, definition, version
+        )
         if not replicas:
             return seen(line, found, ())
-        view = view_of(facts, line, found)
+        view = view_of(transaction, line, found)
         zoned = [each.slot.uid for each in view.replicas if each.slot.zone == ALL_ZONES]
-        gaps = tuple(facts.zone_gaps.of_slots(zoned))
+        gaps = tuple(transaction.zone_gaps.of_slots(zoned))
     silent = frozenset(each.slot.uid for each in view.replicas if installation.locator.is_avoided(each.slot))
     return replace(view, gaps=gaps, silent_slots=silent)
 
@@ -81,9 +83,9 @@ def page_versions(
     whole = may(principal, Action.READ, scope, VERSIONS)
     of = f"{scope}/versions"
     after = request.after(of)
-    with installation.catalog.reading() as facts:
-        line = lookup.lineage(facts, installation.subscription, group, gallery, definition)
-        found = facts.versions.list(
+    with installation.catalog.reading() as transaction:
+        line = lookup.lineage(transaction, installation.subscription, group, gallery, definition)
+        found = transaction.versions.list(
             line.definition.uid,
             after=None if after is None else VersionName.parse(after),
             limit=request.limit if whole else None,
@@ -91,6 +93,6 @@ def page_versions(
         )
         found = visible(principal, found, lambda each: line.version_id(each.name), whole=whole)
         page = Page.cut(found, request, of=of, key=lambda version: str(version.name))
-        replicas = facts.replicas.of_versions([version.uid for version in page.items])
+        replicas = transaction.replicas.of_versions([version.uid for version in page.items])
         views = tuple(seen(line, version, replicas[version.uid]) for version in page.items)
         return Page(items=views, next_token=page.next_token)

@@ -126,11 +126,11 @@ def is_replicated(installation: Installation, version_uid: str) -> bool:
         ReplicationFailed: a replica failed and no other one is under way.
         StoreError: the catalog does not answer.
     """
-    with installation.catalog.reading() as facts:
-        version = facts.versions.by_uid(version_uid)
+    with installation.catalog.reading() as transaction:
+        version = transaction.versions.by_uid(version_uid)
         if not version.is_visible:
             raise nothing_made()
-        replicas = [each for each in facts.replicas.list(version_uid) if each.state is not ReplicaState.DELETING]
+        replicas = [each for each in transaction.replicas.list(version_uid) if each.state is not ReplicaState.DELETING]
     missing = [each for each in replicas if each.state is not ReplicaState.COMPLETED]
     if any(_is_under_way(each) for each in missing):
         return False

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain.errors import Conflict, InvalidInput, NotFound
 from imgstore.domain.identity.access import INSTALLATION, Action, Grant, Principal, Role
 from imgstore.domain.identity.principals import Identity, Issuer, PrincipalKind, RoleAssignment, Secret, Tenant
@@ -28,18 +28,18 @@ class Proof:
     """How long it is good for."""
 
 
-def principal_of(facts: Facts, identity: Identity) -> Principal:
+def principal_of(transaction: Transaction, identity: Identity) -> Principal:
     """Who asks, with every role that it has."""
-    grants = tuple(Grant(role=each.role, scope=each.scope) for each in facts.assignments.of(identity.uid))
+    grants = tuple(Grant(role=each.role, scope=each.scope) for each in transaction.assignments.of(identity.uid))
     return Principal(name=identity.name, grants=grants, uid=identity.uid, tenant=identity.tenant_uid)
 
 
-def ensure_tenant(installation: Installation, facts: Facts) -> Tenant:
+def ensure_tenant(installation: Installation, transaction: Transaction) -> Tenant:
     """The installation's own tenant, made where there is none; its subscription is the tenant's."""
-    facts.tenants.lock()
-    tenants = facts.tenants.list()
-    own = tenants[0] if tenants else _new_tenant(installation, facts, FIRST_TENANT)
-    facts.tenants.own(installation.subscription, own.uid)
+    transaction.tenants.lock()
+    tenants = transaction.tenants.list()
+    own = tenants[0] if tenants else _new_tenant(installation, transaction, FIRST_TENANT)
+    transaction.tenants.own(installation.subscription, own.uid)
     return own
 
 
@@ -59,9 +59,9 @@ def create_tenant(
         Conflict: there is one of that name, or a subscription belongs to another.
     """
     _check_name(name)
-    with _administering(installation, principal, "tenants/write"), installation.catalog.transaction() as facts:
-        ensure_tenant(installation, facts)
-        if facts.tenants.find(name) is not None:
+    with _administering(installation, principal, "tenants/write"), installation.catalog.transaction() as transaction:
+        ensure_tenant(installation, transaction)
+        if transaction.tenants.find(name) is not None:
             raise Conflict(
                 f"A tenant '{name}' is there already.",
                 found=f"a tenant of the name or id {name}",
@@ -69,9 +69,9 @@ def create_tenant(
                 hint="imgstore auth tenant list",
                 target="name",
             )
-        made = _new_tenant(installation, facts, name)
+        made = _new_tenant(installation, transaction, name)
         for each in subscriptions:
-            owner = facts.tenants.owner(each)
+            owner = transaction.tenants.owner(each)
             if owner is not None:
                 raise Conflict(
                     f"The subscription '{each}' belongs to a tenant already.",
@@ -80,16 +80,16 @@ def create_tenant(
                     hint="leave it out",
                     target="subscriptions",
                 )
-            facts.tenants.own(each, made.uid)
+            transaction.tenants.own(each, made.uid)
         return made
 
 
 def list_tenants(installation: Installation, principal: Principal) -> list[Tenant]:
     """Every tenant, the installation's own first."""
     permit(installation, principal, Action.ADMINISTER, INSTALLATION)
-    with installation.catalog.transaction() as facts:
-        ensure_tenant(installation, facts)
-        return facts.tenants.list()
+    with installation.catalog.transaction() as transaction:
+        ensure_tenant(installation, transaction)
+        return transaction.tenants.list()
 
 
 def add_service_principal(
@@ -118,10 +118,10 @@ def add_service_principal(
     _check_name(name)
     with (
         _administering(installation, principal, "servicePrincipals/write"),
-        installation.catalog.transaction() as facts,
+        installation.catalog.transaction() as transaction,
     ):
-        home = _tenant(installation, facts, tenant)
-        if client_id is not None and not facts.principals.of_client_anywhere(client_id):
+        home = _tenant(installation, transaction, tenant)
+        if client_id is not None and not transaction.principals.of_client_anywhere(client_id):
             raise _unknown(client_id, "an application that a tenant knows")
         made = Identity(
             uid=installation.effects.new_uid(),
@@ -131,10 +131,10 @@ def add_service_principal(
             client_id=client_id or installation.effects.new_uid(),
             created_at=installation.effects.now(),
         )
-        facts.principals.add(made)
+        transaction.principals.add(made)
         if proof is not None:
-            _add_secret(installation, facts, made, proof)
-        return _known(facts, made)
+            _add_secret(installation, transaction, made, proof)
+        return _known(transaction, made)
 
 
 def found_administrator(installation: Installation, proof: Proof) -> KnownPrincipal | None:
@@ -142,9 +142,9 @@ def found_administrator(installation: Installation, proof: Proof) -> KnownPrinci
 
     Nobody is asked: this is how the first one comes to be, by whoever starts the server on the catalog.
     """
-    with installation.catalog.transaction() as facts:
-        home = ensure_tenant(installation, facts)
-        if facts.principals.list():
+    with installation.catalog.transaction() as transaction:
+        home = ensure_tenant(installation, transaction)
+        if transaction.principals.list():
             return None
         now = installation.effects.now()
         made = Identity(
@@ -155,9 +155,9 @@ def found_administrator(installation: Installation, proof: Proof) -> KnownPrinci
             client_id=installation.effects.new_uid(),
             created_at=now,
         )
-        facts.principals.add(made)
-        _add_secret(installation, facts, made, proof)
-        facts.assignments.add(
+        transaction.principals.add(made)
+        _add_secret(installation, transaction, made, proof)
+        transaction.assignments.add(
             RoleAssignment(
                 uid=installation.effects.new_uid(),
                 principal_uid=made.uid,
@@ -166,7 +166,7 @@ def found_administrator(installation: Installation, proof: Proof) -> KnownPrinci
                 created_at=now,
             )
         )
-        facts.activity.add(
+        transaction.activity.add(
             principal="imgstore",
             action="imgstore/servicePrincipals/write",
             scope=INSTALLATION,
@@ -175,7 +175,7 @@ def found_administrator(installation: Installation, proof: Proof) -> KnownPrinci
             started_at=now,
             finished_at=now,
         )
-        return _known(facts, made)
+        return _known(transaction, made)
 
 
 def add_user(
@@ -188,8 +188,8 @@ def add_user(
         Conflict: the subject is known.
     """
     _check_name(name)
-    with _administering(installation, principal, "users/write"), installation.catalog.transaction() as facts:
-        trusted = _issuer(facts, issuer)
+    with _administering(installation, principal, "users/write"), installation.catalog.transaction() as transaction:
+        trusted = _issuer(transaction, issuer)
         made = Identity(
             uid=installation.effects.new_uid(),
             kind=PrincipalKind.USER,
@@ -199,31 +199,34 @@ def add_user(
             subject=subject,
             created_at=installation.effects.now(),
         )
-        facts.principals.add(made)
-        return _known(facts, made)
+        transaction.principals.add(made)
+        return _known(transaction, made)
 
 
 def list_principals(installation: Installation, principal: Principal, kind: PrincipalKind) -> list[KnownPrincipal]:
     """Every principal of a kind, oldest first."""
     permit(installation, principal, Action.ADMINISTER, INSTALLATION)
-    with installation.catalog.reading() as facts:
-        return [KnownPrincipal(identity=each) for each in facts.principals.list() if each.kind is kind]
+    with installation.catalog.reading() as transaction:
+        return [KnownPrincipal(identity=each) for each in transaction.principals.list() if each.kind is kind]
 
 
 def show_principal(installation: Installation, principal: Principal, *, who: str) -> KnownPrincipal:
     """A principal by its object id, client id or name (see `find_principal`)."""
     permit(installation, principal, Action.ADMINISTER, INSTALLATION)
-    with installation.catalog.reading() as facts:
-        return _known(facts, find_principal(facts, who))
+    with installation.catalog.reading() as transaction:
+        return _known(transaction, find_principal(transaction, who))
 
 
 def delete_principal(installation: Installation, principal: Principal, *, who: str) -> None:
     """Forget a principal, its roles and tokens, and the secrets of an application that nobody else knows."""
-    with _administering(installation, principal, "principals/delete"), installation.catalog.transaction() as facts:
-        found = find_principal(facts, who)
-        facts.principals.delete(found.uid)
-        if found.client_id is not None and not facts.principals.of_client_anywhere(found.client_id):
-            facts.secrets.delete_all(found.client_id)
+    with (
+        _administering(installation, principal, "principals/delete"),
+        installation.catalog.transaction() as transaction,
+    ):
+        found = find_principal(transaction, who)
+        transaction.principals.delete(found.uid)
+        if found.client_id is not None and not transaction.principals.of_client_anywhere(found.client_id):
+            transaction.secrets.delete_all(found.client_id)
 
 
 def revoke_tokens(installation: Installation, principal: Principal, *, who: str) -> KnownPrincipal:
@@ -236,11 +239,11 @@ def revoke_tokens(installation: Installation, principal: Principal, *, who: str)
     """
     with (
         _administering(installation, principal, "principals/revokeTokens/action"),
-        installation.catalog.transaction() as facts,
+        installation.catalog.transaction() as transaction,
     ):
-        found = find_principal(facts, who)
-        facts.principals.take_tokens_back(found.uid, facts.now())
-        return _known(facts, find_principal(facts, found.uid))
+        found = find_principal(transaction, who)
+        transaction.principals.take_tokens_back(found.uid, transaction.now())
+        return _known(transaction, find_principal(transaction, found.uid))
 
 
 def reset_credential(
@@ -261,9 +264,9 @@ def reset_credential(
     """
     with (
         _administering(installation, principal, "servicePrincipals/credentials/write"),
-        installation.catalog.transaction() as facts,
+        installation.catalog.transaction() as transaction,
     ):
-        found = find_principal(facts, who)
+        found = find_principal(transaction, who)
         if found.client_id is None:
             raise InvalidInput(
                 f"'{found.name}' has no secrets here.",
@@ -273,12 +276,12 @@ def reset_credential(
                 target="id",
             )
         if not keep:
-            facts.secrets.delete_all(found.client_id)
-            for each in facts.principals.list():
+            transaction.secrets.delete_all(found.client_id)
+            for each in transaction.principals.list():
                 if each.client_id == found.client_id:
-                    facts.principals.take_tokens_back(each.uid, facts.now())
-        _add_secret(installation, facts, found, proof)
-        return _known(facts, found)
+                    transaction.principals.take_tokens_back(each.uid, transaction.now())
+        _add_secret(installation, transaction, found, proof)
+        return _known(transaction, found)
 
 
 def add_issuer(
@@ -315,43 +318,43 @@ def add_issuer(
             hint="`jwks_uri` in the issuer's /.well-known/openid-configuration",
             target="jwks",
         )
-    with _administering(installation, principal, "issuers/write"), installation.catalog.transaction() as facts:
+    with _administering(installation, principal, "issuers/write"), installation.catalog.transaction() as transaction:
         made = Issuer(
             uid=installation.effects.new_uid(),
-            tenant_uid=_tenant(installation, facts, tenant).uid,
+            tenant_uid=_tenant(installation, transaction, tenant).uid,
             url=url,
             audience=audience,
             jwks=jwks,
             created_at=installation.effects.now(),
         )
-        facts.issuers.add(made)
+        transaction.issuers.add(made)
         return made
 
 
 def list_issuers(installation: Installation, principal: Principal) -> list[Issuer]:
     """Every trusted issuer."""
     permit(installation, principal, Action.ADMINISTER, INSTALLATION)
-    with installation.catalog.reading() as facts:
-        return facts.issuers.list()
+    with installation.catalog.reading() as transaction:
+        return transaction.issuers.list()
 
 
 def remove_issuer(installation: Installation, principal: Principal, *, url: str) -> None:
     """Trust an issuer no more. Its users stay known, for when it comes again, and cannot come in meanwhile."""
-    with _administering(installation, principal, "issuers/delete"), installation.catalog.transaction() as facts:
-        facts.issuers.delete(_issuer(facts, url).uid)
+    with _administering(installation, principal, "issuers/delete"), installation.catalog.transaction() as transaction:
+        transaction.issuers.delete(_issuer(transaction, url).uid)
 
 
-def find_principal(facts: Facts, who: str) -> Identity:
+def find_principal(transaction: Transaction, who: str) -> Identity:
     """The one principal whose object id, client id, subject or name is `who`.
 
     Raises:
         NotFound: there is none.
         Conflict: there are several; the object id tells them apart.
     """
-    exact = facts.principals.get(who)
+    exact = transaction.principals.get(who)
     if exact is not None:
         return exact
-    found = [each for each in facts.principals.list() if who in (each.client_id, each.subject, each.name)]
+    found = [each for each in transaction.principals.list() if who in (each.client_id, each.subject, each.name)]
     if not found:
         raise _unknown(who, "the object id, client id or name of a principal")
     if len(found) > 1:
@@ -369,17 +372,17 @@ def _administering(installation: Installation, principal: Principal, what: str) 
     return recorded(installation, principal, Action.ADMINISTER, INSTALLATION, f"imgstore/{what}")
 
 
-def _known(facts: Facts, identity: Identity) -> KnownPrincipal:
-    secrets: Sequence[Secret] = facts.secrets.list(identity.client_id) if identity.client_id else ()
+def _known(transaction: Transaction, identity: Identity) -> KnownPrincipal:
+    secrets: Sequence[Secret] = transaction.secrets.list(identity.client_id) if identity.client_id else ()
     return KnownPrincipal(
-        identity=identity, secrets=tuple(secrets), assignments=tuple(facts.assignments.of(identity.uid))
+        identity=identity, secrets=tuple(secrets), assignments=tuple(transaction.assignments.of(identity.uid))
     )
 
 
-def _add_secret(installation: Installation, facts: Facts, identity: Identity, proof: Proof) -> None:
+def _add_secret(installation: Installation, transaction: Transaction, identity: Identity, proof: Proof) -> None:
     assert identity.client_id is not None
     now = installation.effects.now()
-    facts.secrets.add(
+    transaction.secrets.add(
         Secret(
             uid=installation.effects.new_uid(),
             client_id=identity.client_id,
@@ -391,22 +394,22 @@ def _add_secret(installation: Installation, facts: Facts, identity: Identity, pr
     )
 
 
-def _new_tenant(installation: Installation, facts: Facts, name: str) -> Tenant:
+def _new_tenant(installation: Installation, transaction: Transaction, name: str) -> Tenant:
     made = Tenant(uid=installation.effects.new_uid(), name=name, created_at=installation.effects.now())
-    facts.tenants.add(made)
+    transaction.tenants.add(made)
     return made
 
 
-def _tenant(installation: Installation, facts: Facts, name: str | None) -> Tenant:
-    own = ensure_tenant(installation, facts)
-    found = own if name is None else facts.tenants.find(name)
+def _tenant(installation: Installation, transaction: Transaction, name: str | None) -> Tenant:
+    own = ensure_tenant(installation, transaction)
+    found = own if name is None else transaction.tenants.find(name)
     if found is None:
         raise _unknown(str(name), "the name or id of a tenant", "imgstore auth tenant list")
     return found
 
 
-def _issuer(facts: Facts, url: str) -> Issuer:
-    found = facts.issuers.get(url)
+def _issuer(transaction: Transaction, url: str) -> Issuer:
+    found = transaction.issuers.get(url)
     if found is None:
         raise _unknown(url, "an issuer that is trusted, to the letter", "imgstore auth issuer list")
     return found

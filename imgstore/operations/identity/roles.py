@@ -31,10 +31,10 @@ def assign(
         recorded(
             installation, principal, Action.WRITE, where, f"{ROLE_ASSIGNMENTS}/{Action.WRITE}", of=ROLE_ASSIGNMENTS
         ),
-        installation.catalog.transaction() as facts,
+        installation.catalog.transaction() as transaction,
     ):
-        identity = find_principal(facts, assignee)
-        for standing in facts.assignments.of(identity.uid):
+        identity = find_principal(transaction, assignee)
+        for standing in transaction.assignments.of(identity.uid):
             if standing.role is role and standing.scope.casefold() == where.casefold():
                 raise Conflict(
                     "The role assignment already exists.",
@@ -51,7 +51,7 @@ def assign(
             scope=where,
             created_at=installation.effects.now(),
         )
-        facts.assignments.add(made)
+        transaction.assignments.add(made)
         return made
 
 
@@ -65,9 +65,9 @@ def list_assignments(
 ) -> list[RoleAssignment]:
     """The roles that were given, of those that `principal` may see: all, or those of somebody, of a kind, at a scope."""
     where = None if scope is None else check_scope(scope).casefold()
-    with installation.catalog.reading() as facts:
-        who = None if assignee is None else find_principal(facts, assignee).uid
-        found = facts.assignments.list() if who is None else facts.assignments.of(who)
+    with installation.catalog.reading() as transaction:
+        who = None if assignee is None else find_principal(transaction, assignee).uid
+        found = transaction.assignments.list() if who is None else transaction.assignments.of(who)
     return [
         each
         for each in found
@@ -79,8 +79,8 @@ def list_assignments(
 
 def holders(installation: Installation, assignments: Sequence[RoleAssignment]) -> dict[str, Identity]:
     """Whose roles these are, by object id."""
-    with installation.catalog.reading() as facts:
-        known = {each.uid: each for each in facts.principals.list()}
+    with installation.catalog.reading() as transaction:
+        known = {each.uid: each for each in transaction.principals.list()}
     return {each.principal_uid: known[each.principal_uid] for each in assignments if each.principal_uid in known}
 
 
@@ -90,8 +90,8 @@ def remove(installation: Installation, principal: Principal, *, uid: str) -> Non
     Raises:
         NotFound: no such assignment, or none that the principal may take away.
     """
-    with installation.catalog.reading() as facts:
-        found = next((each for each in facts.assignments.list() if each.uid == uid), None)
+    with installation.catalog.reading() as transaction:
+        found = next((each for each in transaction.assignments.list() if each.uid == uid), None)
     # An assignment that the principal may not take away is as good as none: its scope is not told.
     if found is None or not may(principal, Action.DELETE, found.scope, ROLE_ASSIGNMENTS):
         raise NotFound(
@@ -105,6 +105,6 @@ def remove(installation: Installation, principal: Principal, *, uid: str) -> Non
     what = f"{ROLE_ASSIGNMENTS}/{Action.DELETE}"
     with (
         recorded(installation, principal, Action.DELETE, found.scope, what, of=ROLE_ASSIGNMENTS),
-        installation.catalog.transaction() as facts,
+        installation.catalog.transaction() as transaction,
     ):
-        facts.assignments.delete(uid)
+        transaction.assignments.delete(uid)

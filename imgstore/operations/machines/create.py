@@ -7,7 +7,7 @@ between, the same call goes on with the disks that were given to it.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.disks.disk_details import DiskDetails
 from imgstore.domain.disks.version_disks import OS_DISK, check_there, disk_key, lun_of
@@ -76,23 +76,25 @@ def create_machine(installation: Installation, principal: Principal, request: Ma
     with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/virtualMachines/write"):
         asked = _Asked(request=request, reference=_admitted(installation, principal, request))
         installation.locator.health.refresh()
-        with installation.catalog.transaction() as facts, quota_kept(installation, facts):
-            standing = facts.machines.get(installation.subscription, request.group, request.name)
-            authorize_interfaces(facts, principal, scope, standing, request.interfaces or ())
+        with installation.catalog.transaction() as transaction, quota_kept(installation, transaction):
+            standing = transaction.machines.get(installation.subscription, request.group, request.name)
+            authorize_interfaces(transaction, principal, scope, standing, request.interfaces or ())
             if standing is None and not request.may_be_new:
-                lookup.machine(facts, installation.subscription, request.group, request.name)
+                lookup.machine(transaction, installation.subscription, request.group, request.name)
             if standing is None:
-                machine, disks = _begun(installation, principal, facts, asked)
+                machine, disks = _begun(installation, principal, transaction, asked)
             else:
-                machine = _compared(installation, principal, facts, facts.machines.held(standing.uid), asked)
+                machine = _compared(
+                    installation, principal, transaction, transaction.machines.held(standing.uid), asked
+                )
                 if machine.provisioning_state is ProvisioningState.CREATING:
-                    _authorize_rest(installation, principal, facts, machine, asked)
-                disks = facts.disks.of_machine(machine.resource_id)
+                    _authorize_rest(installation, principal, transaction, machine, asked)
+                disks = transaction.disks.of_machine(machine.resource_id)
             _check_disks(request, machine, disks)
-            disks = [_with_sku(facts, request, disk) for disk in disks]
+            disks = [_with_sku(transaction, request, disk) for disk in disks]
             if request.interfaces is not None:
-                facts.inert.attach(machine.uid, request.interfaces)
-            placed = [lease_disk(installation, facts, disk) for disk in disks]
+                transaction.inert.attach(machine.uid, request.interfaces)
+            placed = [lease_disk(installation, transaction, disk) for disk in disks]
         for together in _placed_together(machine, placed):
             begun = {each.disk.uid for each in together if each.lease is not None}
             for made in make_placed_disks(installation, together):
@@ -115,12 +117,12 @@ def _placed_together(machine: Machine, placed: Sequence[PlacedDisk]) -> Iterator
 
 
 def _finished(installation: Installation, machine: Machine) -> MachineView:
-    with installation.catalog.transaction() as facts:
-        held = facts.machines.held(machine.uid)
+    with installation.catalog.transaction() as transaction:
+        held = transaction.machines.held(machine.uid)
         if held.provisioning_state is ProvisioningState.CREATING:
             held = replace(held, provisioning_state=ProvisioningState.SUCCEEDED)
-            facts.machines.update(held)
-        return MachineView(machine=held, disks=tuple(facts.disks.of_machine(held.resource_id)))
+            transaction.machines.update(held)
+        return MachineView(machine=held, disks=tuple(transaction.disks.of_machine(held.resource_id)))
 
 
 def _check_one_source(request: MachineRequest) -> None:
@@ -151,38 +153,38 @@ def gallery_image(word: str) -> ImageReference | SharedReference | None:
 
 
 def _begun(
-    installation: Installation, principal: Principal, facts: Facts, asked: _Asked
+    installation: Installation, principal: Principal, transaction: Transaction, asked: _Asked
 ) -> tuple[Machine, list[ManagedDisk]]:
     """The rows of a new machine and of all of its disks."""
     request = asked.request
     if asked.reference is not None:
-        return _of_version(installation, principal, facts, request, asked.reference)
+        return _of_version(installation, principal, transaction, request, asked.reference)
     if request.image is not None:
-        return _of_image(installation, principal, facts, request, request.image)
+        return _of_image(installation, principal, transaction, request, request.image)
     assert request.attach_os_disk is not None, "it has one source"
-    os_disk = _attachable(installation, principal, facts, request, request.attach_os_disk)
+    os_disk = _attachable(installation, principal, transaction, request, request.attach_os_disk)
     check_kin(os_disk.declared, Declared(os_type=request.os_type), source_name=os_disk.name, taker_name=request.name)
     said = replace(os_disk.declared, os_type=os_disk.declared.os_type or request.os_type)
-    machine = _machine(installation, facts, request, os_disk.location, OsState.SPECIALIZED, os_disk.name, said)
-    facts.machines.add(machine)
-    _attach(facts, machine, os_disk, None)
-    return machine, _attached(installation, principal, facts, request, machine)
+    machine = _machine(installation, transaction, request, os_disk.location, OsState.SPECIALIZED, os_disk.name, said)
+    transaction.machines.add(machine)
+    _attach(transaction, machine, os_disk, None)
+    return machine, _attached(installation, principal, transaction, request, machine)
 
 
 def _of_version(
     installation: Installation,
     principal: Principal,
-    facts: Facts,
+    transaction: Transaction,
     request: MachineRequest,
     reference: ImageReference,
 ) -> tuple[Machine, list[ManagedDisk]]:
     """All disks of the replica whose turn it is."""
-    region = region_of_disk(installation, facts, request.group, request.location, None)
-    offer, slot = choose_slot(installation, facts, reference, region)
-    machine = _machine(installation, facts, request, region, offer.os_state, offer.source, offer.declared)
+    region = region_of_disk(installation, transaction, request.group, request.location, None)
+    offer, slot = choose_slot(installation, transaction, reference, region)
+    machine = _machine(installation, transaction, request, region, offer.os_state, offer.source, offer.declared)
     machine = replace(machine, image_reference=offer.source)
     _authorize_disks(principal, machine, [each.lun for each in offer.disks])
-    facts.machines.add(machine)
+    transaction.machines.add(machine)
     for each in offer.disks:
         wanted = ImageDiskRequest(
             group=machine.group,
@@ -193,28 +195,28 @@ def _of_version(
             tags=request.tags,
             managed_by=machine.resource_id,
         )
-        add_disk(installation, facts, wanted, offer, slot)
-    return machine, _attached(installation, principal, facts, request, machine)
+        add_disk(installation, transaction, wanted, offer, slot)
+    return machine, _attached(installation, principal, transaction, request, machine)
 
 
 def _of_image(
-    installation: Installation, principal: Principal, facts: Facts, request: MachineRequest, word: str
+    installation: Installation, principal: Principal, transaction: Transaction, request: MachineRequest, word: str
 ) -> tuple[Machine, list[ManagedDisk]]:
     """A copy of each disk of a managed image."""
-    image = named_image(installation, principal, facts, request.group, word, what=_WHAT)
+    image = named_image(installation, principal, transaction, request.group, word, what=_WHAT)
     region = image.os.location
     if request.location is not None:
         region = installation.regions.get(request.location, target="location").name
     if region != image.os.location:
         raise no_source(word, f"it is in {image.os.location}", what=_WHAT, region=region)
     said = image.os.declared
-    machine = _machine(installation, facts, request, region, said.os_state or OsState.GENERALIZED, word, said)
+    machine = _machine(installation, transaction, request, region, said.os_state or OsState.GENERALIZED, word, said)
     machine = replace(machine, image_reference=image.os.resource_id)
     _authorize_disks(principal, machine, map(lun_of, image.by_key))
-    facts.machines.add(machine)
+    transaction.machines.add(machine)
     for disk in _copies(installation, request, machine, image):
-        facts.disks.add(disk)
-    return machine, _attached(installation, principal, facts, request, machine)
+        transaction.disks.add(disk)
+    return machine, _attached(installation, principal, transaction, request, machine)
 
 
 def _copies(
@@ -243,10 +245,10 @@ def _authorize_disks(principal: Principal, machine: Machine, luns: Iterable[int 
 
 
 def _authorize_rest(
-    installation: Installation, principal: Principal, facts: Facts, machine: Machine, asked: _Asked
+    installation: Installation, principal: Principal, transaction: Transaction, machine: Machine, asked: _Asked
 ) -> None:
     """Check the rights to a machine that an earlier call left unfinished: those that making it needs."""
-    disks = facts.disks.of_machine(machine.resource_id)
+    disks = transaction.disks.of_machine(machine.resource_id)
     for each in disks:
         authorize(principal, Action.WRITE, each.resource_id)
     if machine.image_reference is None:
@@ -262,7 +264,7 @@ def _authorize_rest(
 
 def _machine(
     installation: Installation,
-    facts: Facts,
+    transaction: Transaction,
     request: MachineRequest,
     region: str,
     state: OsState,
@@ -274,7 +276,7 @@ def _machine(
     return Machine(
         uid=installation.effects.new_uid(),
         subscription=installation.subscription,
-        group=ensure_group(installation, facts, request.group, region).name,
+        group=ensure_group(installation, transaction, request.group, region).name,
         name=request.name,
         location=region,
         tags=dict(request.tags) if request.tags else NO_TAGS,
@@ -308,10 +310,14 @@ def _manners(request: MachineRequest) -> dict[str, DiskManner]:
 
 
 def _attached(
-    installation: Installation, principal: Principal, facts: Facts, request: MachineRequest, machine: Machine
+    installation: Installation,
+    principal: Principal,
+    transaction: Transaction,
+    request: MachineRequest,
+    machine: Machine,
 ) -> list[ManagedDisk]:
     """All disks of the machine, those that it is to be given as they are among them."""
-    there = facts.disks.of_machine(machine.resource_id)
+    there = transaction.disks.of_machine(machine.resource_id)
     taken = {disk.machine_lun for disk in there if disk.machine_lun is not None}
     for lun, word in _at_luns(request).items():
         if lun in taken:
@@ -323,11 +329,21 @@ def _attached(
                 target=f"{_DATA_DISKS}.lun",
             )
         taken.add(lun)
-        _attach(facts, machine, _attachable(installation, principal, facts, request, word, machine.location), lun)
+        _attach(
+            transaction,
+            machine,
+            _attachable(installation, principal, transaction, request, word, machine.location),
+            lun,
+        )
     luns = free_luns(taken, len(request.attach_data_disks))
     for word, lun in zip(request.attach_data_disks, luns, strict=True):
-        _attach(facts, machine, _attachable(installation, principal, facts, request, word, machine.location), lun)
-    return facts.disks.of_machine(machine.resource_id)
+        _attach(
+            transaction,
+            machine,
+            _attachable(installation, principal, transaction, request, word, machine.location),
+            lun,
+        )
+    return transaction.disks.of_machine(machine.resource_id)
 
 
 def _at_luns(request: MachineRequest) -> dict[int, str]:
@@ -339,7 +355,7 @@ def _at_luns(request: MachineRequest) -> dict[int, str]:
 def _attachable(
     installation: Installation,
     principal: Principal,
-    facts: Facts,
+    transaction: Transaction,
     request: MachineRequest,
     word: str,
     region: str | None = None,
@@ -349,7 +365,7 @@ def _attachable(
     if named is None:
         raise no_source(word, "a path, not a managed disk's name or id", what=_WHAT)
     authorize(principal, Action.WRITE, named.resource_id)
-    found = facts.disks.get(named.subscription, named.group, named.name)
+    found = transaction.disks.get(named.subscription, named.group, named.name)
     if found is None or found.provisioning_state is not ProvisioningState.SUCCEEDED:
         raise no_source(word, "no managed disk of that name that is ready", what=_WHAT)
     if region is None and request.location is not None:
@@ -359,9 +375,9 @@ def _attachable(
     return found
 
 
-def _attach(facts: Facts, machine: Machine, disk: ManagedDisk, lun: int | None) -> None:
-    if not facts.disks.attach(disk.uid, machine.resource_id, lun):
-        owner = facts.disks.by_uid(disk.uid).managed_by
+def _attach(transaction: Transaction, machine: Machine, disk: ManagedDisk, lun: int | None) -> None:
+    if not transaction.disks.attach(disk.uid, machine.resource_id, lun):
+        owner = transaction.disks.by_uid(disk.uid).managed_by
         raise Conflict(
             f"Disk '{disk.name}' cannot be attached as the disk is already owned by VM '{owner}'.",
             found=f"managed by {owner}",
@@ -373,7 +389,7 @@ def _attach(facts: Facts, machine: Machine, disk: ManagedDisk, lun: int | None) 
 
 
 def _compared(
-    installation: Installation, principal: Principal, facts: Facts, standing: Machine, asked: _Asked
+    installation: Installation, principal: Principal, transaction: Transaction, standing: Machine, asked: _Asked
 ) -> Machine:
     """A machine that stands already: size and tags may change, nothing else."""
     request = asked.request
@@ -389,7 +405,7 @@ def _compared(
         region = installation.regions.get(request.location, target="location").name
         if region != standing.location:
             raise PropertyChangeNotAllowed("location", found=region, expected=standing.location)
-    _check_same_source(installation, principal, facts, standing, asked)
+    _check_same_source(installation, principal, transaction, standing, asked)
     if request.profile.more and standing.admin_username is None:
         raise PropertyChangeNotAllowed("properties.osProfile", found="an OS profile", expected="none")
     for path, said, known in (
@@ -406,7 +422,7 @@ def _compared(
         kept={**standing.kept, **request.kept},
     )
     if changed != standing:
-        facts.machines.update(changed)
+        transaction.machines.update(changed)
     return changed
 
 
@@ -447,7 +463,7 @@ def _check_disks(request: MachineRequest, machine: Machine, disks: Sequence[Mana
             raise PropertyChangeNotAllowed(f"{path}.managedDisk.id", found=asked.resource_id, expected=disk.resource_id)
 
 
-def _with_sku(facts: Facts, request: MachineRequest, disk: ManagedDisk) -> ManagedDisk:
+def _with_sku(transaction: Transaction, request: MachineRequest, disk: ManagedDisk) -> ManagedDisk:
     """The disk, shown with the type that is asked for. Raises as `DiskDetails.applied_to`."""
     asked = request.disks.get(disk_key(disk.machine_lun))
     if asked is None or asked.sku is None:
@@ -455,12 +471,12 @@ def _with_sku(facts: Facts, request: MachineRequest, disk: ManagedDisk) -> Manag
     path = "properties.storageProfile.osDisk" if disk.machine_lun is None else f"{_DATA_DISKS}[{disk.machine_lun}]"
     changed = DiskDetails(sku=asked.sku, sku_path=f"{path}.managedDisk.storageAccountType").applied_to(disk)
     if changed != disk:
-        facts.disks.update(changed)
+        transaction.disks.update(changed)
     return changed
 
 
 def _check_same_source(
-    installation: Installation, principal: Principal, facts: Facts, standing: Machine, asked: _Asked
+    installation: Installation, principal: Principal, transaction: Transaction, standing: Machine, asked: _Asked
 ) -> None:
     request, known = asked.request, standing.image_reference
     if asked.reference is not None:
@@ -469,7 +485,7 @@ def _check_same_source(
         named = named_ids(installation, request.group, request.image, (DiskKind.IMAGE,))
         if (known or "").lower() not in {each.resource_id.lower() for each in named}:
             raise PropertyChangeNotAllowed(_IMAGE, found=request.image, expected=known or "attached disks")
-    there = {disk.resource_id.lower() for disk in facts.disks.of_machine(standing.resource_id)}
+    there = {disk.resource_id.lower() for disk in transaction.disks.of_machine(standing.resource_id)}
     words = [*([request.attach_os_disk] if request.attach_os_disk is not None else []), *request.attach_data_disks]
     for word in words:
         for each in named_ids(installation, request.group, word, (DiskKind.DISK,)):
@@ -480,14 +496,18 @@ def _check_same_source(
                     found=each.resource_id,
                     expected="the disks that it was made with",
                 )
-    _check_none_moves(installation, principal, facts, standing, request)
+    _check_none_moves(installation, principal, transaction, standing, request)
 
 
 def _check_none_moves(
-    installation: Installation, principal: Principal, facts: Facts, standing: Machine, request: MachineRequest
+    installation: Installation,
+    principal: Principal,
+    transaction: Transaction,
+    standing: Machine,
+    request: MachineRequest,
 ) -> None:
     """Refuse to attach and to detach: of a machine that stands, neither is built."""
-    there = {each.machine_lun: each.resource_id.lower() for each in facts.disks.of_machine(standing.resource_id)}
+    there = {each.machine_lun: each.resource_id.lower() for each in transaction.disks.of_machine(standing.resource_id)}
     for lun, word in _at_luns(request).items():
         named = {each.resource_id.lower() for each in named_ids(installation, request.group, word, (DiskKind.DISK,))}
         for each in named:

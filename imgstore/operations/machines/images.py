@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.disks.disk_details import NO_DETAILS
 from imgstore.domain.disks.version_disks import OS_DISK, disk_key, in_order
@@ -67,9 +67,9 @@ def _sources(
     installation: Installation, principal: Principal, request: ImageRequest
 ) -> tuple[dict[str, str], Declared]:
     """What each disk is made from, by key, and what is said of the system."""
-    with installation.catalog.reading() as facts:
-        machine = named_machine(installation, principal, facts, request.group, request.source)
-        disks = [] if machine is None else facts.disks.of_machine(machine.resource_id)
+    with installation.catalog.reading() as transaction:
+        machine = named_machine(installation, principal, transaction, request.group, request.source)
+        disks = [] if machine is None else transaction.disks.of_machine(machine.resource_id)
     if machine is None:
         data = {disk_key(lun): source for lun, source in enumerate(request.data_sources)}
         return {OS_DISK: request.source} | data, request.declared
@@ -126,8 +126,8 @@ def page_images(
         InvalidInput: the token is none of this list.
     """
     page = disks.page_disks(installation, principal, request, group=group, kind=DiskKind.IMAGE, part=OS_DISK)
-    with installation.catalog.reading() as facts:
-        parts = facts.disks.of_images(page.items)
+    with installation.catalog.reading() as transaction:
+        parts = transaction.disks.of_images(page.items)
     images = (whole_image(parts[each.resource_id.lower()]) for each in page.items)
     return Page(items=tuple(each for each in images if each is not None), next_token=page.next_token)
 
@@ -142,14 +142,14 @@ def whole_image(parts: Sequence[ManagedDisk]) -> ManagedImage | None:
 
 
 def named_image(
-    installation: Installation, principal: Principal, facts: Facts, group: str, word: str, *, what: str
+    installation: Installation, principal: Principal, transaction: Transaction, group: str, word: str, *, what: str
 ) -> ManagedImage:
     """The managed image that `word` names, if the principal may read it.
 
     Args:
         installation: where.
         principal: who asks.
-        facts: the transaction.
+        transaction: the open transaction.
         group: where a bare name is looked for.
         word: as a person gave it.
         what: what is to be made of it, for the refusal.
@@ -162,7 +162,9 @@ def named_image(
     for each in named:
         authorize(principal, Action.READ, each.resource_id)
     parts = [
-        disk for each in named for disk in facts.disks.list(each.subscription, each.group, DiskKind.IMAGE, each.name)
+        disk
+        for each in named
+        for disk in transaction.disks.list(each.subscription, each.group, DiskKind.IMAGE, each.name)
     ]
     found = whole_image(parts)
     if found is None or found.provisioning_state is not ProvisioningState.SUCCEEDED:

@@ -4,7 +4,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.errors import Conflict, NotFound
 from imgstore.domain.identity.access import Action, Principal, authorize, may, visible
@@ -23,16 +23,16 @@ from imgstore.operations.slots.removal import check_not_granted, forget_disks
 MACHINES: Final = "Microsoft.Compute/virtualMachines"
 
 
-def view_of_machine(facts: Facts, machine: Machine) -> MachineView:
+def view_of_machine(transaction: Transaction, machine: Machine) -> MachineView:
     """A machine with its disks."""
-    return MachineView(machine=machine, disks=tuple(facts.disks.of_machine(machine.resource_id)))
+    return MachineView(machine=machine, disks=tuple(transaction.disks.of_machine(machine.resource_id)))
 
 
 def show_machine(installation: Installation, principal: Principal, *, group: str, name: str) -> MachineView:
     """The machine of that name."""
     permit(installation, principal, Action.READ, names.compute_id(installation.subscription, group, MACHINE, name))
-    with installation.catalog.reading() as facts:
-        return view_of_machine(facts, lookup.machine(facts, installation.subscription, group, name))
+    with installation.catalog.reading() as transaction:
+        return view_of_machine(transaction, lookup.machine(transaction, installation.subscription, group, name))
 
 
 def list_machines(installation: Installation, principal: Principal, *, group: str | None = None) -> list[MachineView]:
@@ -53,14 +53,16 @@ def page_machines(
     permit_list(installation, principal, above)
     whole = may(principal, Action.READ, above, MACHINES)
     of = f"{above}/{MACHINE}"
-    with installation.catalog.reading() as facts:
+    with installation.catalog.reading() as transaction:
         if group is not None:
-            lookup.group(facts, subscription, group)
+            lookup.group(transaction, subscription, group)
         limit = request.limit if whole else None
-        standing = facts.machines.list(subscription, group, after=request.after_pair(of), limit=limit, visible=True)
+        standing = transaction.machines.list(
+            subscription, group, after=request.after_pair(of), limit=limit, visible=True
+        )
         seen = visible(principal, standing, lambda machine: machine.resource_id, whole=whole)
         page = Page.cut(seen, request, of=of, key=lambda machine: f"{machine.name}/{machine.uid}")
-        views = tuple(view_of_machine(facts, each) for each in page.items)
+        views = tuple(view_of_machine(transaction, each) for each in page.items)
         return Page(items=views, next_token=page.next_token)
 
 
@@ -73,13 +75,13 @@ def generalize_machine(installation: Installation, principal: Principal, *, grou
     scope = names.compute_id(installation.subscription, group, MACHINE, name)
     with (
         recorded(installation, principal, Action.GENERALIZE, scope, f"{MACHINES}/{Action.GENERALIZE}"),
-        installation.catalog.transaction() as facts,
+        installation.catalog.transaction() as transaction,
     ):
-        held = facts.machines.held(lookup.machine(facts, installation.subscription, group, name).uid)
+        held = transaction.machines.held(lookup.machine(transaction, installation.subscription, group, name).uid)
         check_ready(held)
         changed = replace(held, generalized=True)
-        facts.machines.update(changed)
-        return view_of_machine(facts, changed)
+        transaction.machines.update(changed)
+        return view_of_machine(transaction, changed)
 
 
 def check_stopped(installation: Installation, principal: Principal, action: Action, *, group: str, name: str) -> None:
@@ -97,8 +99,8 @@ def check_stopped(installation: Installation, principal: Principal, action: Acti
         NotFound: there is none.
     """
     permit(installation, principal, action, names.compute_id(installation.subscription, group, MACHINE, name))
-    with installation.catalog.reading() as facts:
-        lookup.machine(facts, installation.subscription, group, name)
+    with installation.catalog.reading() as transaction:
+        lookup.machine(transaction, installation.subscription, group, name)
 
 
 def check_ready(machine: Machine) -> None:
@@ -138,7 +140,7 @@ def check_generalized(machine: Machine) -> None:
 
 
 def named_machine(
-    installation: Installation, principal: Principal, facts: Facts, group: str, word: str
+    installation: Installation, principal: Principal, transaction: Transaction, group: str, word: str
 ) -> Machine | None:
     """The machine that `word` names, by name or id; None where there is none, or none that the principal may read."""
     found = ComputeId.parse(word)
@@ -152,7 +154,7 @@ def named_machine(
         return None
     if not may(principal, Action.READ, found.resource_id):
         return None
-    machine = facts.machines.get(found.subscription, found.group, found.name)
+    machine = transaction.machines.get(found.subscription, found.group, found.name)
     gone = machine is None or machine.provisioning_state is ProvisioningState.DELETING
     return None if gone else machine
 
@@ -169,30 +171,33 @@ def delete_machine(installation: Installation, principal: Principal, *, group: s
     """
     scope = names.compute_id(installation.subscription, group, MACHINE, name)
     with recorded_deletion(installation, principal, scope, f"{MACHINES}/delete"):
-        with installation.catalog.transaction() as facts:
-            standing = facts.machines.get(installation.subscription, group, name)
+        with installation.catalog.transaction() as transaction:
+            standing = transaction.machines.get(installation.subscription, group, name)
             if standing is None:
-                standing = lookup.machine(facts, installation.subscription, group, name)
-            machine = replace(facts.machines.held(standing.uid), provisioning_state=ProvisioningState.DELETING)
-            going = _going(facts, principal, machine)
-            for each in interfaces_going(facts, machine):
+                standing = lookup.machine(transaction, installation.subscription, group, name)
+            machine = replace(transaction.machines.held(standing.uid), provisioning_state=ProvisioningState.DELETING)
+            going = _going(transaction, principal, machine)
+            for each in interfaces_going(transaction, machine):
                 authorize(principal, Action.DELETE, each.resource_id)
-            facts.machines.update(machine)
+            transaction.machines.update(machine)
         forget_disks(installation, going, attached_to=machine.resource_id)
-        with suppress(NotFound), installation.catalog.transaction() as facts:  # Another process may finish it first.
-            facts.disks.detach(machine.resource_id)
-            interfaces = interfaces_going(facts, machine)
-            facts.machines.delete(machine.uid)
-            forget_interfaces(facts, interfaces)
+        with (
+            suppress(NotFound),
+            installation.catalog.transaction() as transaction,
+        ):  # Another process may finish it first.
+            transaction.disks.detach(machine.resource_id)
+            interfaces = interfaces_going(transaction, machine)
+            transaction.machines.delete(machine.uid)
+            forget_interfaces(transaction, interfaces)
 
 
-def _going(facts: Facts, principal: Principal, machine: Machine) -> list[ManagedDisk]:
+def _going(transaction: Transaction, principal: Principal, machine: Machine) -> list[ManagedDisk]:
     """The disks that go with a machine."""
-    there = facts.disks.of_machine(machine.resource_id)
+    there = transaction.disks.of_machine(machine.resource_id)
     for each in there:
         if machine.manner(each.machine_lun).deleted_with_machine:
             authorize(principal, Action.DELETE, each.resource_id)
-            check_not_granted(facts, each)
+            check_not_granted(transaction, each)
     return [
         each
         for each in there

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain.errors import Conflict, ImgstoreError, LeaseLost, StoreError
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal, authorize
 from imgstore.domain.resources import Gallery, Pool, Slot
@@ -45,8 +45,8 @@ def plan_collection(
 ) -> GcReport:
     """What may go, slot by slot, and which works are to be abandoned. Changes nothing."""
     authorize(principal, Action.READ, INSTALLATION)
-    with installation.catalog.reading() as facts:
-        abandoned = forsaken_works(facts, patience)
+    with installation.catalog.reading() as transaction:
+        abandoned = forsaken_works(transaction, patience)
     slots = [report for _, reports in _surveyed(installation, grace) for report in reports]
     return GcReport(grace=grace, slots=slots, abandoned=abandoned)
 
@@ -70,8 +70,8 @@ def collect(
     """
     with recorded(installation, principal, Action.ADMINISTER, INSTALLATION, "imgstore/gc"):
         check_catalog_is_current(installation)
-        with installation.catalog.transaction() as facts:
-            facts.clock_steps.correct()
+        with installation.catalog.transaction() as transaction:
+            transaction.clock_steps.correct()
         # What these end is unreferenced from here on, and its grace begins.
         abandoned = abandon_forsaken(installation, patience)
         purge_soft_deleted(installation)
@@ -113,10 +113,10 @@ def _surveyed(
     installation: Installation, grace: timedelta, pool_uid: str | None = None
 ) -> list[tuple[Pool, list[SlotReport]]]:
     """Every slot of every pool, or of one, as it stands."""
-    with installation.catalog.reading() as facts:
+    with installation.catalog.reading() as transaction:
         pools = [
-            (pool, facts.galleries.of_pool(pool.uid), facts.slots.list(pool.uid))
-            for pool in facts.pools.list()
+            (pool, transaction.galleries.of_pool(pool.uid), transaction.slots.list(pool.uid))
+            for pool in transaction.pools.list()
             if pool_uid in (None, pool.uid)
         ]
     return [
@@ -170,17 +170,17 @@ def _condemn(installation: Installation, survey: SlotSurvey) -> None:
     slot, plan = survey.slot, survey.plan
     if not plan.to_condemn and not plan.to_lift:
         return
-    with installation.catalog.transaction() as facts:
-        facts.slots.lock(slot.uid)
-        facts.condemned.lift(slot.uid, plan.to_lift)
-        named = _named_among(facts, slot, list(plan.to_condemn))
-        facts.condemned.add(slot.uid, {name: size for name, size in plan.to_condemn.items() if name not in named})
+    with installation.catalog.transaction() as transaction:
+        transaction.slots.lock(slot.uid)
+        transaction.condemned.lift(slot.uid, plan.to_lift)
+        named = _named_among(transaction, slot, list(plan.to_condemn))
+        transaction.condemned.add(slot.uid, {name: size for name, size in plan.to_condemn.items() if name not in named})
 
 
-def _named_among(facts: Facts, slot: Slot, names: Sequence[Digest]) -> frozenset[Digest]:
+def _named_among(transaction: Transaction, slot: Slot, names: Sequence[Digest]) -> frozenset[Digest]:
     """Those of the segments that a manifest's row of the slot names, complete or not."""
-    known = facts.segments.known(slot.key.pool_uid, names)
-    ids = facts.manifests.named_in_slot(slot.uid, complete_only=False)
+    known = transaction.segments.known(slot.key.pool_uid, names)
+    ids = transaction.manifests.named_in_slot(slot.uid, complete_only=False)
     found = np.isin(np.array(list(known.values()), dtype=np.uint32), ids).tolist()
     return frozenset(name for name, is_named in zip(known, found, strict=True) if is_named)
 
@@ -197,20 +197,20 @@ def _next_batch(installation: Installation, survey: SlotSurvey, grace: timedelta
     """Take up the next segments that are to be deleted; from here on writers wait for them."""
     slot, effects = survey.slot, installation.effects
     began, token = effects.monotonic(), effects.new_uid()
-    with installation.catalog.transaction() as facts:
-        refuse_if_outdated(facts)
-        facts.slots.lock(slot.uid)
-        clock = clock_of(installation, facts, slot, grace)
-        ripe = [each for each in facts.condemned.list(slot.uid) if is_ripe(each, clock)]
+    with installation.catalog.transaction() as transaction:
+        refuse_if_outdated(transaction)
+        transaction.slots.lock(slot.uid)
+        clock = clock_of(installation, transaction, slot, grace)
+        ripe = [each for each in transaction.condemned.list(slot.uid) if is_ripe(each, clock)]
         # Whoever writes a manifest's row lifts what it names; asked once more all the same, since nothing brings it back.
-        kept = survey.protected | _named_among(facts, slot, [each.name for each in ripe])
-        facts.condemned.lift(slot.uid, kept)
+        kept = survey.protected | _named_among(transaction, slot, [each.name for each in ripe])
+        transaction.condemned.lift(slot.uid, kept)
         # A process died while it deleted a damaged segment that something names by now: no delete can arrive any more.
-        facts.condemned.drop(slot.uid, [each.name for each in ripe if each.name in kept])
+        transaction.condemned.drop(slot.uid, [each.name for each in ripe if each.name in kept])
         chosen = [each for each in ripe if each.name not in kept][:DELETE_KEYS_MAX]
         if not chosen:
             return None
-        facts.condemned.begin_deleting(
+        transaction.condemned.begin_deleting(
             slot.uid,
             [each.name for each in chosen],
             token=token,
@@ -240,21 +240,23 @@ def _delete(installation: Installation, slot: Slot, batch: _Batch) -> None:
             )
 
     installation.access(slot).remove([object_keys.segment_key(each.name) for each in batch.condemned], in_time)
-    with installation.catalog.transaction() as facts:
-        facts.slots.lock(slot.uid)
-        facts.condemned.end_deleting(slot.uid, batch.token)
+    with installation.catalog.transaction() as transaction:
+        transaction.slots.lock(slot.uid)
+        transaction.condemned.end_deleting(slot.uid, batch.token)
 
 
 def _forget_segments(installation: Installation, pool: Pool, reports: Sequence[SlotReport]) -> int:
     """Remove the rows of segments that no manifest of the pool names and no slot of it holds or held a moment ago."""
     lying = frozenset[Digest]().union(*(_left(report) for report in reports))
-    with installation.catalog.transaction() as facts:
-        for slot in sorted(facts.slots.list(pool.uid), key=lambda each: each.uid):
-            facts.slots.lock(slot.uid)  # Whoever writes a manifest's row waits, and finds the ids or makes new ones.
-        ids = np.setdiff1d(facts.segments.all_ids(pool.uid), facts.manifests.named_in_pool(pool.uid))
-        rows = zip(ids.tolist(), facts.segments.rows(pool.uid, ids), strict=True)
+    with installation.catalog.transaction() as transaction:
+        for slot in sorted(transaction.slots.list(pool.uid), key=lambda each: each.uid):
+            transaction.slots.lock(
+                slot.uid
+            )  # Whoever writes a manifest's row waits, and finds the ids or makes new ones.
+        ids = np.setdiff1d(transaction.segments.all_ids(pool.uid), transaction.manifests.named_in_pool(pool.uid))
+        rows = zip(ids.tolist(), transaction.segments.rows(pool.uid, ids), strict=True)
         gone = [number for number, row in rows if row.name not in lying]
-        facts.segments.remove(pool.uid, gone)
+        transaction.segments.remove(pool.uid, gone)
     return len(gone)
 
 
@@ -278,21 +280,24 @@ def _forget_pool(installation: Installation, pool: Pool, reports: Sequence[SlotR
     )
     if left:
         return 0
-    with suppress(Conflict), installation.catalog.transaction() as facts:  # Something stands on it that we do not know.
-        if facts.galleries.of_pool(pool.uid) is None and _is_empty(facts, pool):
-            facts.pools.remove(pool.uid)
+    with (
+        suppress(Conflict),
+        installation.catalog.transaction() as transaction,
+    ):  # Something stands on it that we do not know.
+        if transaction.galleries.of_pool(pool.uid) is None and _is_empty(transaction, pool):
+            transaction.pools.remove(pool.uid)
             return 1
     return 0
 
 
-def _is_empty(facts: Facts, pool: Pool) -> bool:
-    return not len(facts.segments.all_ids(pool.uid)) and not any(
-        facts.manifests.in_slot(slot.uid, complete_only=False)
-        or facts.replicas.in_slot(slot.uid)
-        or facts.works.list_open(slot.uid)
-        or facts.condemned.list(slot.uid)
-        or facts.disks.states_in_slot(slot.uid)
-        for slot in facts.slots.list(pool.uid)
+def _is_empty(transaction: Transaction, pool: Pool) -> bool:
+    return not len(transaction.segments.all_ids(pool.uid)) and not any(
+        transaction.manifests.in_slot(slot.uid, complete_only=False)
+        or transaction.replicas.in_slot(slot.uid)
+        or transaction.works.list_open(slot.uid)
+        or transaction.condemned.list(slot.uid)
+        or transaction.disks.states_in_slot(slot.uid)
+        for slot in transaction.slots.list(pool.uid)
     )
 
 

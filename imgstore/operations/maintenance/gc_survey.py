@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain.errors import ObjectNotFound, StoreError
 from imgstore.domain.resources import ManifestRow, Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState
@@ -35,13 +35,13 @@ class _Listing:
     """By work. Listed after the segments: a work that has none here had put none of them."""
 
 
-def clock_of(installation: Installation, facts: Facts, slot: Slot, grace: timedelta) -> Clock:
+def clock_of(installation: Installation, transaction: Transaction, slot: Slot, grace: timedelta) -> Clock:
     """The present, as far as it matters to a slot."""
     return Clock(
-        now=facts.now(),
+        now=transaction.now(),
         grace=grace,
         delete_bound=timedelta(seconds=installation.tuning.delete_seconds_max),
-        writers=writers(facts.works.list_open(slot.uid)),
+        writers=writers(transaction.works.list_open(slot.uid)),
     )
 
 
@@ -54,19 +54,19 @@ def survey_slot(installation: Installation, slot: Slot, grace: timedelta) -> Slo
     """
     access = installation.access(slot)
     listing = _list(access)
-    with installation.catalog.reading() as facts:
-        works = facts.works.list_open(slot.uid)
-        rows = facts.manifests.in_slot(slot.uid, complete_only=False)
-        ids = facts.manifests.named_in_slot(slot.uid, complete_only=False)
+    with installation.catalog.reading() as transaction:
+        works = transaction.works.list_open(slot.uid)
+        rows = transaction.manifests.in_slot(slot.uid, complete_only=False)
+        ids = transaction.manifests.named_in_slot(slot.uid, complete_only=False)
         named = set(ids.tolist())
-        closed_works = facts.works.closed_among(slot.uid, list(listing.marks))
-        keeps_unknown = facts.installation.get().keeps_unknown
-        known = facts.segments.known(slot.key.pool_uid, listing.segments)
-        packed_by = facts.segments.work_uids(slot.key.pool_uid, ids) if listing.fingerprints else frozenset()
-        condemned = {each.name: each for each in facts.condemned.list(slot.uid)}
-        clock = clock_of(installation, facts, slot, grace)
-        strangers = _strangers(facts, slot, listing.manifests, rows, works)
-        complete = [row for row in rows if facts.manifests.is_complete(row.uid)] if listing.fingerprints else []
+        closed_works = transaction.works.closed_among(slot.uid, list(listing.marks))
+        keeps_unknown = transaction.installation.get().keeps_unknown
+        known = transaction.segments.known(slot.key.pool_uid, listing.segments)
+        packed_by = transaction.segments.work_uids(slot.key.pool_uid, ids) if listing.fingerprints else frozenset()
+        condemned = {each.name: each for each in transaction.condemned.list(slot.uid)}
+        clock = clock_of(installation, transaction, slot, grace)
+        strangers = _strangers(transaction, slot, listing.manifests, rows, works)
+        complete = [row for row in rows if transaction.manifests.is_complete(row.uid)] if listing.fingerprints else []
     if keeps_unknown:
         listing = replace(listing, segments={name: info for name, info in listing.segments.items() if name in known})
     in_catalog = frozenset(name for name, number in known.items() if number in named)
@@ -111,16 +111,16 @@ def list_manifests(access: SlotAccess) -> dict[str, ObjectInfo]:
     return {object_keys.MANIFESTS + key: info for key, info in _below(access, object_keys.MANIFESTS).items()}
 
 
-def unknown_manifests(facts: Facts, slot: Slot, listed: Iterable[str]) -> list[str]:
+def unknown_manifests(transaction: Transaction, slot: Slot, listed: Iterable[str]) -> list[str]:
     """Return the manifests that no row accounts for, that no open work may have put, and whose owner is not on its way out.
 
     Args:
-        facts: read after the store was listed.
+        transaction: read after the store was listed.
         slot: the slot.
         listed: keys below the slot.
     """
-    rows = facts.manifests.in_slot(slot.uid, complete_only=False)
-    return _strangers(facts, slot, listed, rows, facts.works.list_open(slot.uid))
+    rows = transaction.manifests.in_slot(slot.uid, complete_only=False)
+    return _strangers(transaction, slot, listed, rows, transaction.works.list_open(slot.uid))
 
 
 def _below(access: SlotAccess, folder: str) -> dict[str, ObjectInfo]:
@@ -150,7 +150,7 @@ def _first_mark(listing: _Listing, works: list[Work]) -> datetime | None:
 
 
 def _strangers(
-    facts: Facts, slot: Slot, manifests: Iterable[str], rows: list[ManifestRow], works: list[Work]
+    transaction: Transaction, slot: Slot, manifests: Iterable[str], rows: list[ManifestRow], works: list[Work]
 ) -> list[str]:
     """Manifests that no row accounts for, but for those of an open work and those whose owner is being deleted."""
     known = {row.body_key for row in rows} | {object_keys.manifest_key(row.owner_uid, row.disk) for row in rows}
@@ -158,8 +158,12 @@ def _strangers(
     owner_of = {key: key.split("/")[1] for key in manifests if key not in known}
     # A deletion that was killed between row and object: its tombstone is there, and its repeat takes the object.
     leaving = {
-        replica.version_uid for replica in facts.replicas.in_slot(slot.uid) if replica.state is ReplicaState.DELETING
-    } | {uid for uid, state in facts.disks.states_in_slot(slot.uid).items() if state is ProvisioningState.DELETING}
+        replica.version_uid
+        for replica in transaction.replicas.in_slot(slot.uid)
+        if replica.state is ReplicaState.DELETING
+    } | {
+        uid for uid, state in transaction.disks.states_in_slot(slot.uid).items() if state is ProvisioningState.DELETING
+    }
     return [key for key, owner in owner_of.items() if owner not in at_work | leaving]
 
 

@@ -88,8 +88,8 @@ class MaintenanceRunner:
                 self._end(turn)
                 self._looked_at = None  # What ended may be followed by another at once.
             else:
-                with self._installation.catalog.transaction() as facts:
-                    facts.turns.renew(turn.task.name, turn.token, lease_seconds=_LEASE_SECONDS)
+                with self._installation.catalog.transaction() as transaction:
+                    transaction.turns.renew(turn.task.name, turn.token, lease_seconds=_LEASE_SECONDS)
         now = self._installation.effects.monotonic()
         if once or self._looked_at is None or now - self._looked_at >= _LOOK_SECONDS:
             while (begun := self._begin_due(self._ended if once else frozenset())) is not None:
@@ -111,32 +111,35 @@ class MaintenanceRunner:
 
     def _end(self, turn: _Turn) -> None:
         error, name = turn.future.exception(), turn.task.name
-        with self._installation.catalog.transaction() as facts:
+        with self._installation.catalog.transaction() as transaction:
             if error is None:
-                facts.turns.end(name, turn.token, turn.future.result())
+                transaction.turns.end(name, turn.token, turn.future.result())
             elif isinstance(error, Exception):
-                facts.turns.end(name, turn.token, failure_outcome(_text_of(error)))
+                transaction.turns.end(name, turn.token, failure_outcome(_text_of(error)))
             else:
-                facts.turns.give_back(name, turn.token)
+                transaction.turns.give_back(name, turn.token)
         self._ended.add(name)
         self._turns.remove(turn)
 
     def _begin_due(self, but: Collection[str]) -> _Turn | None:
         """Begin the next task that is due, of a kind that does not run, unless it is one of `but`."""
         keeper = self._installation.keeper
-        with self._installation.catalog.reading() as facts:
-            slots = facts.slots.every()
+        with self._installation.catalog.reading() as transaction:
+            slots = transaction.slots.every()
             tasks = maintenance_tasks(
                 self._installation.maintenance,
                 slots,
                 zoned_regions={slot.key.region for slot in slots if slot.zone == ALL_ZONES},
-                degraded=facts.replicas.degraded_slots(),
+                degraded=transaction.replicas.degraded_slots(),
             )
-            turns, now = facts.turns.list(), facts.now()
+            turns, now = transaction.turns.list(), transaction.now()
         if {task.name for task in tasks} != {turn.name for turn in turns}:
-            with self._installation.catalog.transaction() as facts:
-                facts.turns.see(tasks)
-                turns, now = facts.turns.list(), facts.now()  # New rows may be due from this very moment on.
+            with self._installation.catalog.transaction() as transaction:
+                transaction.turns.see(tasks)
+                turns, now = (
+                    transaction.turns.list(),
+                    transaction.now(),
+                )  # New rows may be due from this very moment on.
         dead = {each.holder for each in turns if each.holder is not None and keeper.is_dead(each.holder)}
         running = {turn.task.kind for turn in self._turns}
         free = [task for task in tasks if task.kind not in running and task.name not in but]
@@ -144,8 +147,8 @@ class MaintenanceRunner:
         if found is None:
             return None
         task, turn = found
-        with self._installation.catalog.transaction() as facts:
-            token = facts.turns.take(turn, holder=keeper.holder, lease_seconds=_LEASE_SECONDS)
+        with self._installation.catalog.transaction() as transaction:
+            token = transaction.turns.take(turn, holder=keeper.holder, lease_seconds=_LEASE_SECONDS)
         return None if token is None else _Turn(task=task, token=token, future=self._pool.submit(self._run, task))
 
     def _run(self, task: MaintenanceTask) -> str:
@@ -188,8 +191,8 @@ class MaintenanceRunner:
     def _repair_zones(self, region: str) -> str:
         """Bring the zones of a region up to date, as far as they answer."""
         installation = self._installation
-        with installation.catalog.reading() as facts:
-            slots = [each for each in facts.slots.every() if each.key.region == region and each.zone == ALL_ZONES]
+        with installation.catalog.reading() as transaction:
+            slots = [each for each in transaction.slots.every() if each.key.region == region and each.zone == ALL_ZONES]
         if slots:
             check_catalog_is_current(installation, slots)
         repaired = 0
@@ -230,8 +233,8 @@ class MaintenanceRunner:
         if not outcome:
             return
         now = self._installation.effects.now()
-        with self._installation.catalog.transaction() as facts:
-            facts.activity.add(
+        with self._installation.catalog.transaction() as transaction:
+            transaction.activity.add(
                 principal=self._principal.name,
                 action=action,
                 scope=INSTALLATION,
@@ -252,8 +255,8 @@ def check_safe_to_collect(installation: Installation) -> None:
         CatalogOutdated: the catalog is older than its buckets.
     """
     check_catalog_is_current(installation)
-    with installation.catalog.reading() as facts:
-        slots = facts.slots.every()
+    with installation.catalog.reading() as transaction:
+        slots = transaction.slots.every()
     for region in sorted({slot.key.region for slot in slots}):
         used = {slot.zone for slot in slots if slot.key.region == region}
         for report in installation.locator.check(installation.regions.get(region)):

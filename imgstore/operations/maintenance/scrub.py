@@ -75,10 +75,10 @@ def scrub(installation: Installation, principal: Principal, request: ScrubReques
 
 def _scrub(installation: Installation, request: ScrubRequest) -> list[SlotScrub]:
     region = None if request.region is None else installation.regions.get(request.region, target="region").name
-    with installation.catalog.reading() as facts:
+    with installation.catalog.reading() as transaction:
         slots = [
             slot
-            for slot in facts.slots.every()
+            for slot in transaction.slots.every()
             if region in (None, slot.key.region) and request.slot_uid in (None, slot.uid)
         ]
     done = [_scrub_slot(installation, slot, request) for slot in slots]
@@ -116,9 +116,9 @@ def _has_notes(installation: Installation, slot: Slot) -> bool:
 
 
 def _wanted(installation: Installation, slot: Slot) -> dict[str, _Wanted]:
-    with installation.catalog.reading() as facts:
-        rows = facts.manifests.in_slot(slot.uid)
-        segments = facts.segments.rows(slot.key.pool_uid, facts.manifests.named_in_slot(slot.uid))
+    with installation.catalog.reading() as transaction:
+        rows = transaction.manifests.in_slot(slot.uid)
+        segments = transaction.segments.rows(slot.key.pool_uid, transaction.manifests.named_in_slot(slot.uid))
     every = chain(
         chain.from_iterable(map(_objects_of, rows)),
         (
@@ -261,12 +261,12 @@ def _agree(installation: Installation, slot: Slot, store: Zoned, key: str) -> No
         store.restore(key, copies.body, [*copies.wrong, *copies.absent])
     elif copies.right or copies.wrong:
         recorded_at = installation.effects.monotonic()
-        with installation.catalog.transaction() as facts:
-            facts.slots.lock(slot.uid)
-            if any(work.kind.writes for work in facts.works.list_open(slot.uid)):
+        with installation.catalog.transaction() as transaction:
+            transaction.slots.lock(slot.uid)
+            if any(work.kind.writes for work in transaction.works.list_open(slot.uid)):
                 return
             below = key.removeprefix(slot.prefix)
-            deletion = record_deletion(installation, facts, slot, [below], recorded_at)
+            deletion = record_deletion(installation, transaction, slot, [below], recorded_at)
 
         def withdraw(keys_below: Collection[str], go_on: GoOn) -> None:
             go_on()
@@ -333,9 +333,11 @@ def _bring_manifest(installation: Installation, slot: Slot, each: _Wanted, row: 
     if each.key != row.body_key:
         installation.access(slot).put_manifest(each.key, _reference(row))
     else:
-        with installation.catalog.reading() as facts:
-            same = {(other.slot_uid, other.body_key) for other in facts.manifests.same(slot.key.pool_uid, row.digest)}
-            places = [(facts.slots.get(uid), key) for uid, key in sorted(same - {(slot.uid, each.key)})]
+        with installation.catalog.reading() as transaction:
+            same = {
+                (other.slot_uid, other.body_key) for other in transaction.manifests.same(slot.key.pool_uid, row.digest)
+            }
+            places = [(transaction.slots.get(uid), key) for uid, key in sorted(same - {(slot.uid, each.key)})]
         _, body = _from_another(installation, slot, each, places)
         installation.access(slot).put_manifest(each.key, body)
 
@@ -343,12 +345,12 @@ def _bring_manifest(installation: Installation, slot: Slot, each: _Wanted, row: 
 def _holders(installation: Installation, slot: Slot, names: Collection[Digest]) -> dict[Digest, list[Slot]]:
     """Of each segment the other slots of the pool that name it."""
     holders: dict[Digest, list[Slot]] = {name: [] for name in names}
-    with installation.catalog.reading() as facts:
-        known = facts.segments.known(slot.key.pool_uid, names)
+    with installation.catalog.reading() as transaction:
+        known = transaction.segments.known(slot.key.pool_uid, names)
         ids = np.array(list(known.values()), dtype=np.uint32)
-        for other in facts.slots.list(slot.key.pool_uid) if names else ():
+        for other in transaction.slots.list(slot.key.pool_uid) if names else ():
             if other.uid != slot.uid:
-                there = np.isin(ids, facts.manifests.named_in_slot(other.uid)).tolist()
+                there = np.isin(ids, transaction.manifests.named_in_slot(other.uid)).tolist()
                 for name, is_there in zip(known, there, strict=True):
                     holders[name] += [other] if is_there else []
     return holders
@@ -380,20 +382,20 @@ def _from_another(
 def _write_down(installation: Installation, slot: Slot, brought: Sequence[_Brought]) -> None:
     """A row of the ledger for each region that segments came from and each party that is billed for them here."""
     moved: defaultdict[tuple[str, Party], int] = defaultdict(int)
-    with installation.catalog.transaction() as facts:
-        billed = {each.owner_uid: each.party for each in facts.ledger.open_intervals(slot.uid)}
+    with installation.catalog.transaction() as transaction:
+        billed = {each.owner_uid: each.party for each in transaction.ledger.open_intervals(slot.uid)}
         naming = [
             (billed[row.owner_uid], unpacked(row.segment_ids))
-            for row in facts.manifests.in_slot(slot.uid)
+            for row in transaction.manifests.in_slot(slot.uid)
             if row.owner_uid in billed
         ]
-        known = facts.segments.known(slot.key.pool_uid, [each.name for each in brought])
+        known = transaction.segments.known(slot.key.pool_uid, [each.name for each in brought])
         for each in brought:
             party = next((party for party, ids in naming if np.isin(known.get(each.name, 0), ids)), None)
             if party is not None:  # Else its last owner was deleted meanwhile.
                 moved[each.source.key.region, party] += each.stored_bytes
         for (region, party), moved_bytes in moved.items():
-            facts.ledger.add(
+            transaction.ledger.add(
                 repair(
                     key=f"repair/{installation.effects.new_uid()}",
                     party=party,

@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain.errors import ImgstoreError, LeaseLost, NotFound, ObjectNotFound, StoreError
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal, authorize
 from imgstore.domain.reports import Naming, SlotUnknown, UnknownReport
@@ -60,17 +60,17 @@ def remove_unknown(installation: Installation, principal: Principal, *, grace: t
 
 def record_unknown(installation: Installation, slot: Slot, objects: Mapping[str, int]) -> None:
     """Record what a survey saw of a slot: stored bytes by key below the slot. The grace of new ones begins."""
-    with installation.catalog.reading() as facts:
-        known = {each.key for each in facts.unknown_objects.list(slot.uid)}
+    with installation.catalog.reading() as transaction:
+        known = {each.key for each in transaction.unknown_objects.list(slot.uid)}
     if known != objects.keys():
-        with installation.catalog.transaction() as facts:
-            facts.slots.lock(slot.uid)
-            facts.unknown_objects.see(slot.uid, objects)
+        with installation.catalog.transaction() as transaction:
+            transaction.slots.lock(slot.uid)
+            transaction.unknown_objects.see(slot.uid, objects)
 
 
 def _looked_at(installation: Installation, grace: timedelta) -> list[SlotUnknown]:
-    with installation.catalog.reading() as facts:
-        slots = facts.slots.every()
+    with installation.catalog.reading() as transaction:
+        slots = transaction.slots.every()
     found = [_look(installation, slot, grace) for slot in slots]
     return [each for each in found if each.objects or each.problem]
 
@@ -80,12 +80,12 @@ def _look(installation: Installation, slot: Slot, grace: timedelta) -> SlotUnkno
     try:
         access = installation.access(slot)
         listed = list_manifests(access)
-        with installation.catalog.reading() as facts:
-            unknown = unknown_manifests(facts, slot, listed)
+        with installation.catalog.reading() as transaction:
+            unknown = unknown_manifests(transaction, slot, listed)
         record_unknown(installation, slot, {key: listed[key].stored_bytes for key in unknown})
-        with installation.catalog.reading() as facts:
-            rows, now = facts.unknown_objects.list(slot.uid), facts.now()
-            owners = {row.key: _owner(facts, row.key) for row in rows}
+        with installation.catalog.reading() as transaction:
+            rows, now = transaction.unknown_objects.list(slot.uid), transaction.now()
+            owners = {row.key: _owner(transaction, row.key) for row in rows}
     except ImgstoreError as error:  # Its store does not answer, or regions.yaml no longer has it.
         looked.problem = str(error)
         return looked
@@ -115,16 +115,16 @@ def _naming(installation: Installation, slot: Slot, key: str) -> Naming:
     return Naming(segments=len(segments.all_names()), stored_bytes=int(segments.stored_bytes.sum()))
 
 
-def _owner(facts: Facts, key: str) -> str | None:
+def _owner(transaction: Transaction, key: str) -> str | None:
     """Tell who may still want an object: a version or disk of that uid stands in the catalog, or one that it lost."""
-    if facts.installation.get().keeps_unknown:
+    if transaction.installation.get().keeps_unknown:
         return "the catalog was older than its buckets when it was accepted: a newer one may know the object"
     owner_uid = key.split("/")[1]
     with suppress(NotFound):
-        version = facts.versions.by_uid(owner_uid)
+        version = transaction.versions.by_uid(owner_uid)
         return f"version {version.name} stands: repeat its create, or delete it"
     with suppress(NotFound):
-        disk = facts.disks.by_uid(owner_uid)
+        disk = transaction.disks.by_uid(owner_uid)
         return f"{disk.kind.noun} {disk.name} stands: repeat its create, or delete it"
     return None
 
@@ -133,21 +133,21 @@ def _remove(installation: Installation, found: SlotUnknown, chosen: Sequence[Unk
     """Delete objects with one request. Each is looked at again under the slot's lock, in which owners are written."""
     slot = found.slot
     recorded_at = installation.effects.monotonic()
-    with installation.catalog.transaction() as facts:
-        facts.slots.lock(slot.uid)
-        now = facts.now()
-        seen = {row.key for row in facts.unknown_objects.list(slot.uid) if row.first_seen_at + grace <= now}
-        unknown = unknown_manifests(facts, slot, [one.object.key for one in chosen])
-        doomed = [key for key in unknown if key in seen and _owner(facts, key) is None]
-        deletion = record_deletion(installation, facts, slot, doomed, recorded_at)
+    with installation.catalog.transaction() as transaction:
+        transaction.slots.lock(slot.uid)
+        now = transaction.now()
+        seen = {row.key for row in transaction.unknown_objects.list(slot.uid) if row.first_seen_at + grace <= now}
+        unknown = unknown_manifests(transaction, slot, [one.object.key for one in chosen])
+        doomed = [key for key in unknown if key in seen and _owner(transaction, key) is None]
+        deletion = record_deletion(installation, transaction, slot, doomed, recorded_at)
     try:
         send_deletion(installation, deletion)
     except (StoreError, LeaseLost) as error:
         found.problem = str(error)
         return
-    with installation.catalog.transaction() as facts:
-        facts.slots.lock(slot.uid)
-        facts.unknown_objects.forget(slot.uid, doomed)
+    with installation.catalog.transaction() as transaction:
+        transaction.slots.lock(slot.uid)
+        transaction.unknown_objects.forget(slot.uid, doomed)
     gone = set(doomed)
     found.objects = [replace(one, removed=True) if one.object.key in gone else one for one in found.objects]
     installation.note(str(slot.key), f"{len(gone)} unknown objects removed")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Final
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain.errors import Conflict, ImgstoreError, StoreError
 from imgstore.domain.identity.access import Action, Principal, authorize
 from imgstore.domain.reports import WorkerReport
@@ -147,9 +147,9 @@ class _Worker:
 
     def report(self) -> WorkerReport:
         """What was done, and what is left now."""
-        with suppress(StoreError), self._installation.catalog.reading() as facts:
-            self._report.resting, self._report.next_retry_at = facts.queue.resting()
-            self._report.without_source = facts.queue.without_source()
+        with suppress(StoreError), self._installation.catalog.reading() as transaction:
+            self._report.resting, self._report.next_retry_at = transaction.queue.resting()
+            self._report.without_source = transaction.queue.without_source()
         return self._report
 
     def _begin(self, pool: ThreadPoolExecutor) -> None:
@@ -170,8 +170,8 @@ class _Worker:
             nothing = True
             for step in self._choices():
                 nothing = False
-                with suppress(Conflict), self._installation.catalog.transaction() as facts:
-                    if (claim := self._leased(facts, step)) is not None:
+                with suppress(Conflict), self._installation.catalog.transaction() as transaction:
+                    if (claim := self._leased(transaction, step)) is not None:
                         return claim
             if nothing or self._stop.wait(_LOOK_SECONDS):
                 break
@@ -181,32 +181,32 @@ class _Worker:
         """What could be begun: a page of versions at a time, those that waited longest first."""
         at_work = Counter(step.replica.slot.key.region for step in self._busy.values())
         for page in count():
-            with self._installation.catalog.reading() as facts:
-                uids = facts.queue.due(
+            with self._installation.catalog.reading() as transaction:
+                uids = transaction.queue.due(
                     limit=_VERSIONS_AT_ONCE,
                     offset=page * _VERSIONS_AT_ONCE,
-                    dead=[each for each in facts.queue.holders() if self._installation.keeper.is_dead(each)],
+                    dead=[each for each in transaction.queue.holders() if self._installation.keeper.is_dead(each)],
                     full_regions=full_regions(at_work, self._limits),
                 )
-                queue = look(self._installation, facts, uids)
-                now = facts.now()
+                queue = look(self._installation, transaction, uids)
+                now = transaction.now()
             yield from next_steps(queue, now=now, at_work=at_work, limits=self._limits)
             if len(uids) < _VERSIONS_AT_ONCE:
                 return
 
-    def _leased(self, facts: Facts, chosen: CopyStep) -> _Claim | None:
+    def _leased(self, transaction: Transaction, chosen: CopyStep) -> _Claim | None:
         """The lease on a replica, if it is still to be made: it is looked at once more under the version's row."""
         uid = chosen.replica.version_uid
-        if not facts.queue.hold(uid):
+        if not transaction.queue.hold(uid):
             return None
-        ready = startable(look(self._installation, facts, [uid])[0], facts.now())
+        ready = startable(look(self._installation, transaction, [uid])[0], transaction.now())
         step = next((each for each in ready if each.replica.uid == chosen.replica.uid), None)
         if step is None:
             return None
-        version = facts.versions.by_uid(uid)
-        line = lineage_of(facts, version)
-        plan = plan_step(self._installation, facts, version, step)
-        facts.queue.serve(uid)
+        version = transaction.versions.by_uid(uid)
+        line = lineage_of(transaction, version)
+        plan = plan_step(self._installation, transaction, version, step)
+        transaction.queue.serve(uid)
         return _Claim(line=line, version=version, step=step, plan=plan)
 
     def _wait(self, pause: float) -> None:
@@ -238,34 +238,34 @@ def _present(installation: Installation) -> Iterator[Callable[[], None]]:
         if time.monotonic() - shown < _BEAT_SECONDS:
             return
         shown = time.monotonic()
-        with installation.catalog.transaction() as facts:
-            facts.workers.seen(uid, installation.keeper.holder)
-            facts.clock_steps.correct()
+        with installation.catalog.transaction() as transaction:
+            transaction.workers.seen(uid, installation.keeper.holder)
+            transaction.clock_steps.correct()
 
     try:
         yield show
     finally:
-        with suppress(StoreError), installation.catalog.transaction() as facts:
-            facts.workers.remove(uid)
+        with suppress(StoreError), installation.catalog.transaction() as transaction:
+            transaction.workers.remove(uid)
 
 
 def list_workers(installation: Installation, principal: Principal) -> list[Worker]:
     """The workers that live; the rows of others are dropped."""
     authorize(principal, Action.READ, f"/subscriptions/{installation.subscription}")
-    with installation.catalog.transaction() as facts:
-        standing = facts.workers.list()
-        living = [each for each in standing if _lives(installation, facts, each)]
+    with installation.catalog.transaction() as transaction:
+        standing = transaction.workers.list()
+        living = [each for each in standing if _lives(installation, transaction, each)]
         for worker in standing:
             if worker not in living:
-                facts.workers.remove(worker.uid)
+                transaction.workers.remove(worker.uid)
     return living
 
 
 def anyone_works(installation: Installation) -> bool:
     """Whether a worker was seen lately, so that what is to be replicated will be."""
-    with installation.catalog.reading() as facts:
-        return any(_lives(installation, facts, each) for each in facts.workers.list())
+    with installation.catalog.reading() as transaction:
+        return any(_lives(installation, transaction, each) for each in transaction.workers.list())
 
 
-def _lives(installation: Installation, facts: Facts, worker: Worker) -> bool:
-    return facts.workers.is_alive(worker) and not installation.keeper.is_dead(worker.holder)
+def _lives(installation: Installation, transaction: Transaction, worker: Worker) -> bool:
+    return transaction.workers.is_alive(worker) and not installation.keeper.is_dead(worker.holder)

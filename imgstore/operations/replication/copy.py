@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain.errors import ImgstoreError, StoredDamaged, WorkHeld
 from imgstore.domain.resources import ImageVersion, ManifestRow, SegmentRow, Slot
 from imgstore.domain.states import ReplicaState
@@ -62,8 +62,8 @@ def replicate(installation: Installation, line: DefinitionPath, version: ImageVe
             while True:
                 installation.keeper.go_on()
                 ours = frozenset(busy.values())
-                with installation.catalog.reading() as facts:
-                    queued = look(installation, facts, [version.uid])[0]
+                with installation.catalog.reading() as transaction:
+                    queued = look(installation, transaction, [version.uid])[0]
                 for step in _ready(queued, ours, failed):
                     made = pool.submit(_lease_and_make, installation, line, version, step, frozenset(failed), stop)
                     busy[made] = step.replica.uid
@@ -106,22 +106,22 @@ def _ready(queued: QueuedVersion, busy: Collection[str], failed: Collection[str]
     )
 
 
-def look(installation: Installation, facts: Facts, version_uids: Sequence[str]) -> list[QueuedVersion]:
+def look(installation: Installation, transaction: Transaction, version_uids: Sequence[str]) -> list[QueuedVersion]:
     """Those versions as they stand now, in their order. A lease whose holder is known to be dead is none."""
-    under_way = facts.queue.under_way(version_uids)
+    under_way = transaction.queue.under_way(version_uids)
     busy = frozenset(uid for uid, holder in under_way.items() if not installation.keeper.is_dead(holder))
     queued: list[QueuedVersion] = []
     for uid in version_uids:
-        replicas = facts.replicas.list(uid)
+        replicas = transaction.replicas.list(uid)
         served = any(replica.state is ReplicaState.COMPLETED for replica in replicas)
         queued.append(
             QueuedVersion(
                 uid=uid,
-                source_region=facts.versions.by_uid(uid).location,
+                source_region=transaction.versions.by_uid(uid).location,
                 replicas=replicas,
                 busy=busy,
                 # Asked only where it matters: a version with a complete replica is copied from there.
-                once_complete=frozenset() if served else once_complete(facts, uid, replicas),
+                once_complete=frozenset() if served else once_complete(transaction, uid, replicas),
             )
         )
     return queued
@@ -159,12 +159,12 @@ def _lease_and_make(
         WorkHeld: another process makes it.
     """
     try:
-        with installation.catalog.transaction() as facts:
-            facts.versions.lock(version.uid)
-            ready = _ready(look(installation, facts, [version.uid])[0], (), failed)
+        with installation.catalog.transaction() as transaction:
+            transaction.versions.lock(version.uid)
+            ready = _ready(look(installation, transaction, [version.uid])[0], (), failed)
             if step.replica.uid not in {each.replica.uid for each in ready}:
                 return  # Another process was quicker: it made it, or is making it.
-            plan = plan_step(installation, facts, version, step)
+            plan = plan_step(installation, transaction, version, step)
     except WorkHeld:
         raise
     except ImgstoreError as error:
@@ -216,19 +216,19 @@ def make(
 
 
 def plan_step(
-    installation: Installation, facts: Facts, version: ImageVersion, step: CopyStep
+    installation: Installation, transaction: Transaction, version: ImageVersion, step: CopyStep
 ) -> CopyPlan | RestorePlan:
     """Open or take over the work of a step: a copy, or a restore where no replica of the version is complete.
 
     The caller holds the version's row. Raises as `plan_copy`.
     """
     if step.sources:
-        return plan_copy(installation, facts, version, step)
-    check_left(facts, step.replica)
-    return plan_restore(installation, facts, step.replica)
+        return plan_copy(installation, transaction, version, step)
+    check_left(transaction, step.replica)
+    return plan_restore(installation, transaction, step.replica)
 
 
-def plan_copy(installation: Installation, facts: Facts, version: ImageVersion, step: CopyStep) -> CopyPlan:
+def plan_copy(installation: Installation, transaction: Transaction, version: ImageVersion, step: CopyStep) -> CopyPlan:
     """Open or take up the replica's work; it is Replicating from here on.
 
     The caller holds the version's row, and nothing is waited for under it: whoever completes a replica holds its work
@@ -239,21 +239,21 @@ def plan_copy(installation: Installation, facts: Facts, version: ImageVersion, s
     """
     slot = step.replica.slot
     source = step.sources[0]
-    check_left(facts, step.replica)
-    origins = facts.manifests.of_replica(version.uid, source.slot.uid)
+    check_left(transaction, step.replica)
+    origins = transaction.manifests.of_replica(version.uid, source.slot.uid)
     assert len(origins) == len(version.disks), "a complete replica has a manifest of each disk (promise 2)"
     ids = named_by(origins)
-    there = facts.manifests.named_in_slot(slot.uid)
-    standing = facts.manifests.of_replica(version.uid, slot.uid)
-    distrusted = any(facts.manifests.is_complete(row.uid) for row in standing)
-    segments = facts.segments.rows(slot.key.pool_uid, ids)
+    there = transaction.manifests.named_in_slot(slot.uid)
+    standing = transaction.manifests.of_replica(version.uid, slot.uid)
+    distrusted = any(transaction.manifests.is_complete(row.uid) for row in standing)
+    segments = transaction.segments.rows(slot.key.pool_uid, ids)
     lacking = frozenset(
         row.name for row, known in zip(segments, np.isin(ids, there).tolist(), strict=True) if not known
     )
     plan = copy_plan(origins)
     _, lease = take_up(
         installation,
-        facts,
+        transaction,
         kind=WorkKind.COPY,
         slot=slot,
         owner_uid=version.uid,
@@ -262,11 +262,11 @@ def plan_copy(installation: Installation, facts: Facts, version: ImageVersion, s
         still_fits=lambda old: old == plan,
         wait=False,
     )
-    begun = facts.works.find_open(WorkKind.INGEST, slot.uid, version.uid)
+    begun = transaction.works.find_open(WorkKind.INGEST, slot.uid, version.uid)
     if begun is not None:  # By one who died after the bytes had come into another slot of the source region.
-        facts.works.abandon(begun.uid)
-    facts.replicas.move(step.replica.uid, ReplicaState.REPLICATING)
-    write_version_state(facts, facts.versions.by_uid(version.uid))
+        transaction.works.abandon(begun.uid)
+    transaction.replicas.move(step.replica.uid, ReplicaState.REPLICATING)
+    write_version_state(transaction, transaction.versions.by_uid(version.uid))
     return CopyPlan(
         lease=lease,
         origins=origins,
@@ -362,15 +362,15 @@ def _act(
                 receipt = copy_segments(order, absent, missing, workers=workers)
         finally:
             degrade_damaged(installation, [source.slot for source in step.sources], damages)
-        with installation.catalog.transaction() as facts:
-            facts.works.guard(plan.lease)
-            manifests = [_listed(installation, facts, slot, origin) for origin in plan.origins]
+        with installation.catalog.transaction() as transaction:
+            transaction.works.guard(plan.lease)
+            manifests = [_listed(installation, transaction, slot, origin) for origin in plan.origins]
         for origin in plan.origins:
             go_on()
             _, data = first_served(sources, partial(_body, origin))
             target.put_manifest(origin.body_key, data)
-        with installation.catalog.reading() as facts:
-            version = facts.versions.by_uid(version.uid)
+        with installation.catalog.reading() as transaction:
+            version = transaction.versions.by_uid(version.uid)
         complete_replica(
             installation, lease=plan.lease, line=line, version=version, replica=step.replica, manifests=manifests
         )
@@ -378,7 +378,7 @@ def _act(
     counter.end(f"{receipt.sent_bytes} bytes stored")
 
 
-def _listed(installation: Installation, facts: Facts, slot: Slot, origin: ManifestRow) -> ManifestRow:
+def _listed(installation: Installation, transaction: Transaction, slot: Slot, origin: ManifestRow) -> ManifestRow:
     """The row that a manifest has in another slot: under the same key, with the same segments."""
     listed = Listed(
         owner_uid=origin.owner_uid,
@@ -390,7 +390,7 @@ def _listed(installation: Installation, facts: Facts, slot: Slot, origin: Manife
         virtual_bytes=origin.virtual_bytes,
         disk_digest=origin.disk_digest,
     )
-    return list_segments(installation, facts, listed, named_by([origin]))
+    return list_segments(installation, transaction, listed, named_by([origin]))
 
 
 def _body(origin: ManifestRow, source: SlotAccess) -> bytes:
@@ -400,8 +400,8 @@ def _body(origin: ManifestRow, source: SlotAccess) -> bytes:
 def leave_to_workers(installation: Installation, version: ImageVersion) -> None:
     """Take away what is to go; `imgstore worker` makes the replicas that are missing, failed ones without a rest."""
     tidy(installation, version.uid)
-    with installation.catalog.transaction() as facts:
-        facts.replicas.retry_now(version.uid)
+    with installation.catalog.transaction() as transaction:
+        transaction.replicas.retry_now(version.uid)
 
 
 def converge(installation: Installation, line: DefinitionPath, version: ImageVersion) -> dict[str, ImgstoreError]:

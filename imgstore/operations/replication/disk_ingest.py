@@ -53,8 +53,8 @@ def take_in(installation: Installation, disk: ManagedDisk, reader: DiskReader, i
             remove_damaged(installation, disk.slot, error)
         if isinstance(error, ObjectCorrupt):
             # The plan leans on what turned out to be damaged: a repeat plans anew.
-            with installation.catalog.transaction() as facts:
-                facts.works.abandon(work.uid)
+            with installation.catalog.transaction() as transaction:
+                transaction.works.abandon(work.uid)
         raise
     counter.end(f"{reader.virtual_bytes} bytes taken in")
     return made
@@ -70,14 +70,14 @@ def _plan(
         "codec": CODEC,
         "rules": PACKING_RULES,
     }
-    with installation.catalog.transaction() as facts:
-        made_at = {each.body_key: each.created_at for each in facts.disks.in_slot(disk.slot.uid)}
-        bodies: dict[str, ManifestRow] = {row.body_key: row for row in facts.manifests.in_slot(disk.slot.uid)}
+    with installation.catalog.transaction() as transaction:
+        made_at = {each.body_key: each.created_at for each in transaction.disks.in_slot(disk.slot.uid)}
+        bodies: dict[str, ManifestRow] = {row.body_key: row for row in transaction.manifests.in_slot(disk.slot.uid)}
         latest = sorted(bodies.keys() & made_at.keys(), key=lambda key: (made_at[key], key), reverse=True)
         rows = [bodies[key] for key in latest[:_BASES_MAX]]
         return take_up(
             installation,
-            facts,
+            transaction,
             kind=WorkKind.INGEST,
             slot=disk.slot,
             owner_uid=disk.uid,
@@ -110,8 +110,8 @@ def _act(
             installation.check_scratch(scratch, 0)
 
         counter.begin()
-        with installation.catalog.reading() as facts:
-            key = facts.pools.get(slot.key.pool_uid).fingerprint_key
+        with installation.catalog.reading() as transaction:
+            key = transaction.pools.get(slot.key.pool_uid).fingerprint_key
         condemned = condemned_in(installation, slot)
         receipt = ingest(
             IngestOrder(
@@ -160,9 +160,9 @@ def _record(installation: Installation, disk: ManagedDisk, receipt: IngestReceip
         virtual_bytes=receipt.manifest.virtual_bytes,
         disk_digest=receipt.manifest.disk_digest,
     )
-    with installation.catalog.transaction() as facts:
-        facts.works.guard(lease)
-        manifest = list_segments(installation, facts, listed, segment_rows(receipt))
+    with installation.catalog.transaction() as transaction:
+        transaction.works.guard(lease)
+        manifest = list_segments(installation, transaction, listed, segment_rows(receipt))
     installation.access(disk.slot).put_manifest(listed.body_key, receipt.data)
     made = replace(
         disk,

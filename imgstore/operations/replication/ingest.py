@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain.disks.sources import DiskReader, SourceIdentity
 from imgstore.domain.disks.version_disks import OS_DISK, in_order
 from imgstore.domain.errors import InvalidInput, ObjectCorrupt, ObjectNotFound, StoredDamaged, StoreError, public_text
@@ -89,8 +89,8 @@ def publish(installation: Installation, publication: Publication) -> None:
             remove_damaged(installation, publication.replica.slot, error)
         if isinstance(error, ObjectCorrupt):
             # The plan leans on what turned out to be damaged: a repeat plans anew.
-            with installation.catalog.transaction() as facts:
-                facts.works.abandon(work.uid)
+            with installation.catalog.transaction() as transaction:
+                transaction.works.abandon(work.uid)
         raise
 
 
@@ -102,14 +102,14 @@ def _plan(installation: Installation, publication: Publication) -> tuple[Work, L
         for key, reader in publication.readers.items()
     }
     fixed = {"sources": sources, "codec": CODEC, "rules": PACKING_RULES}
-    with installation.catalog.transaction() as facts:
-        bases = _choose_bases(facts, publication)
+    with installation.catalog.transaction() as transaction:
+        bases = _choose_bases(transaction, publication)
         named = {
             key: [{"key": row.body_key, "digest": row.digest.hex()} for row in rows] for key, rows in bases.items()
         }
         work, lease = take_up(
             installation,
-            facts,
+            transaction,
             kind=WorkKind.INGEST,
             slot=slot,
             owner_uid=version.uid,
@@ -117,31 +117,31 @@ def _plan(installation: Installation, publication: Publication) -> tuple[Work, L
             pins=tuple(row.uid for rows in bases.values() for row in rows),
             still_fits=lambda old: {name: old.get(name) for name in fixed} == fixed,
         )
-        facts.versions.lock(version.uid)
-        end_other_work(installation, facts, WorkKind.COPY, publication.replica)
-        facts.replicas.move(publication.replica.uid, ReplicaState.REPLICATING)
-        write_version_state(facts, version)
+        transaction.versions.lock(version.uid)
+        end_other_work(installation, transaction, WorkKind.COPY, publication.replica)
+        transaction.replicas.move(publication.replica.uid, ReplicaState.REPLICATING)
+        write_version_state(transaction, version)
     return work, lease
 
 
-def _choose_bases(facts: Facts, publication: Publication) -> dict[str, list[ManifestRow]]:
+def _choose_bases(transaction: Transaction, publication: Publication) -> dict[str, list[ManifestRow]]:
     """Of each disk the manifests that it is compared with: its source's, the same LUN's of other versions, in this slot."""
     version, slot = publication.version, publication.replica.slot
     complete = {
         each.version_uid
-        for each in facts.replicas.in_slot(slot.uid)
+        for each in transaction.replicas.in_slot(slot.uid)
         if each.state is ReplicaState.COMPLETED and each.version_uid != version.uid
     }
-    standing = facts.versions.list(version.definition_uid)
+    standing = transaction.versions.list(version.definition_uid)
     candidates = [each for each in standing if each.uid in complete and each.is_visible]
     _check_bases(publication.named_bases, candidates)
     bases: dict[str, list[ManifestRow]] = {}
     for key in publication.readers:
         fit = [each for each in candidates if key in each.disk_keys]
         chosen = choose_bases(fit, new=version.name, named=publication.named_bases)
-        rows = [facts.manifests.find(each.uid, slot.uid, key) for each in chosen]
+        rows = [transaction.manifests.find(each.uid, slot.uid, key) for each in chosen]
         if key in publication.source_manifests:
-            rows.insert(0, facts.manifests.with_digest(slot.uid, publication.source_manifests[key]))
+            rows.insert(0, transaction.manifests.with_digest(slot.uid, publication.source_manifests[key]))
         bases[key] = list({row.digest: row for row in rows if row is not None}.values())
     return bases
 
@@ -169,8 +169,8 @@ def _act(installation: Installation, publication: Publication, work: Work, lease
         manifests_wanted = [object_keys.manifest_key(publication.version.uid, disk) for disk in publication.readers]
         wait_for_deletions(installation, slot, manifests_wanted, hold.go_on)
         counter.begin()
-        with installation.catalog.reading() as facts:
-            key = facts.pools.get(slot.key.pool_uid).fingerprint_key
+        with installation.catalog.reading() as transaction:
+            key = transaction.pools.get(slot.key.pool_uid).fingerprint_key
         condemned = condemned_in(installation, slot)
         taking = _Taking(
             installation=installation,
@@ -237,8 +237,8 @@ class _Taking:
         """What an earlier run left: its row, its manifest, and each segment as listed now (rules.md, rule 4)."""
         digest = self.work.plan.get("taken", {}).get(disk)
         slot = self.publication.replica.slot
-        with self.installation.catalog.reading() as facts:
-            row = facts.manifests.find(self.publication.version.uid, slot.uid, disk)
+        with self.installation.catalog.reading() as transaction:
+            row = transaction.manifests.find(self.publication.version.uid, slot.uid, disk)
         if row is None or row.digest.hex() != digest:
             return None
         try:
@@ -330,12 +330,12 @@ class _Taking:
             virtual_bytes=receipt.manifest.virtual_bytes,
             disk_digest=receipt.manifest.disk_digest,
         )
-        with self.installation.catalog.transaction() as facts:
-            facts.works.guard(self.lease)
-            manifest = list_segments(self.installation, facts, listed, segment_rows(receipt))
-            work = facts.works.get(self.work.uid)
+        with self.installation.catalog.transaction() as transaction:
+            transaction.works.guard(self.lease)
+            manifest = list_segments(self.installation, transaction, listed, segment_rows(receipt))
+            work = transaction.works.get(self.work.uid)
             taken = work.plan.get("taken", {}) | {disk: receipt.digest.hex()}
-            facts.works.update_plan(self.lease, {**work.plan, "taken": taken}, work.pins)
+            transaction.works.update_plan(self.lease, {**work.plan, "taken": taken}, work.pins)
         self.installation.access(slot).put_manifest(listed.body_key, receipt.data)
         return manifest
 
@@ -363,10 +363,10 @@ def _listing(
     """
     listing = access.segments()
     slot = publication.replica.slot
-    with installation.catalog.reading() as facts:
-        rows = facts.manifests.of_replica(publication.version.uid, slot.uid)
-        ids = named_by(row for row in rows if facts.manifests.is_complete(row.uid))
-        names = [segment.name for segment in facts.segments.rows(slot.key.pool_uid, ids)]
+    with installation.catalog.reading() as transaction:
+        rows = transaction.manifests.of_replica(publication.version.uid, slot.uid)
+        ids = named_by(row for row in rows if transaction.manifests.is_complete(row.uid))
+        names = [segment.name for segment in transaction.segments.rows(slot.key.pool_uid, ids)]
     workers = installation.threads(installation.tuning.copy_workers, slot.key.region)
     return listing.without(condemned | access.damaged(names, workers=workers, go_on=go_on))
 

@@ -7,7 +7,7 @@ interrupted is found again in the rows, by the same command, by the version's cr
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain.errors import Conflict, ImgstoreError, LeaseLost, NotFound, WorkHeld
 from imgstore.domain.resources import ImageVersion, Replica, Slot, SlotKey
 from imgstore.domain.states import ProvisioningState, ReplicaState
@@ -31,7 +31,7 @@ class Removal:
     """Why its bytes could not go yet; the replica is invisible all the same."""
 
 
-def retarget(installation: Installation, facts: Facts, line: DefinitionPath, version: ImageVersion) -> None:
+def retarget(installation: Installation, transaction: Transaction, line: DefinitionPath, version: ImageVersion) -> None:
     """Write down which replicas `version` is to have and which are to go. The caller holds its row.
 
     Raises:
@@ -39,14 +39,14 @@ def retarget(installation: Installation, facts: Facts, line: DefinitionPath, ver
         WorkHeld: a live process takes the source in at a replica that is to go.
         CatalogOutdated: one is to go, and the catalog is older than its buckets.
     """
-    replicas = facts.replicas.list(version.uid)
+    replicas = transaction.replicas.list(version.uid)
     plan = retargeting(replicas, version.target_regions)
     _check_allowed(line, version, replicas)
     if plan.surplus:
-        refuse_if_outdated(facts)
+        refuse_if_outdated(transaction)
     for replica in plan.surplus:
-        _check_not_taken_in(installation, facts, replica)
-        facts.replicas.move(replica.uid, ReplicaState.DELETING)
+        _check_not_taken_in(installation, transaction, replica)
+        transaction.replicas.move(replica.uid, ReplicaState.DELETING)
     for target, ordinal in plan.lacking:
         key = SlotKey(
             pool_uid=line.gallery.pool_uid,
@@ -54,19 +54,19 @@ def retarget(installation: Installation, facts: Facts, line: DefinitionPath, ver
             storage_account_type=target.storage_account_type,
             ordinal=ordinal,
         )
-        _add(installation, facts, version, key)
+        _add(installation, transaction, version, key)
 
 
-def _add(installation: Installation, facts: Facts, version: ImageVersion, key: SlotKey) -> None:
+def _add(installation: Installation, transaction: Transaction, version: ImageVersion, key: SlotKey) -> None:
     """Write a replica down that is to be made. One that was there before is another: it is charged for anew."""
     zone, bucket = installation.locator.choose_zone(key)
-    add_replica(installation, facts, version, facts.slots.get_or_add(key, zone=zone, bucket=bucket))
+    add_replica(installation, transaction, version, transaction.slots.get_or_add(key, zone=zone, bucket=bucket))
 
 
-def add_replica(installation: Installation, facts: Facts, version: ImageVersion, slot: Slot) -> None:
+def add_replica(installation: Installation, transaction: Transaction, version: ImageVersion, slot: Slot) -> None:
     """The same, in a slot that is there."""
     uid = installation.effects.new_uid()
-    facts.replicas.add(Replica(uid=uid, version_uid=version.uid, slot=slot, state=ReplicaState.PENDING))
+    transaction.replicas.add(Replica(uid=uid, version_uid=version.uid, slot=slot, state=ReplicaState.PENDING))
 
 
 def _check_allowed(line: DefinitionPath, version: ImageVersion, replicas: Sequence[Replica]) -> None:
@@ -82,10 +82,10 @@ def _check_allowed(line: DefinitionPath, version: ImageVersion, replicas: Sequen
         )
 
 
-def _check_not_taken_in(installation: Installation, facts: Facts, replica: Replica) -> None:
+def _check_not_taken_in(installation: Installation, transaction: Transaction, replica: Replica) -> None:
     """The source is in no other slot yet: whoever takes it in there would have nowhere to go on."""
-    work = facts.works.find_open(WorkKind.INGEST, replica.slot.uid, replica.version_uid)
-    if work is not None and lives(installation, facts, work):
+    work = transaction.works.find_open(WorkKind.INGEST, replica.slot.uid, replica.version_uid)
+    if work is not None and lives(installation, transaction, work):
         raise WorkHeld(
             f"The source is being taken in at {replica.slot.key}.",
             found=f"a work of kind {work.kind}, open since {work.opened_at.isoformat()}, held by {work.holder}",
@@ -101,19 +101,19 @@ def tidy(installation: Installation, version_uid: str) -> list[Removal]:
     Nothing is raised for what can't go yet: it is invisible, and the next call goes on. So a region whose store does not
     answer, or that regions.yaml no longer has, holds up no other.
     """
-    with installation.catalog.transaction() as facts:
+    with installation.catalog.transaction() as transaction:
         try:
-            facts.versions.lock(version_uid)
+            transaction.versions.lock(version_uid)
         except NotFound:
             return []
-        version = facts.versions.by_uid(version_uid)
+        version = transaction.versions.by_uid(version_uid)
         if version.is_visible:
-            surplus = retargeting(facts.replicas.list(version_uid), version.target_regions).surplus
+            surplus = retargeting(transaction.replicas.list(version_uid), version.target_regions).surplus
             for replica in surplus:
-                facts.replicas.move(replica.uid, ReplicaState.DELETING)
+                transaction.replicas.move(replica.uid, ReplicaState.DELETING)
             if surplus:
-                write_version_state(facts, version)
-        replicas = facts.replicas.list(version_uid)
+                write_version_state(transaction, version)
+        replicas = transaction.replicas.list(version_uid)
     deleting = version.provisioning_state is ProvisioningState.DELETING  # That command, repeated, does it all.
     leaving = [each for each in replicas if each.state is ReplicaState.DELETING and not deleting]
     return [_removed(installation, replica) for replica in leaving]
@@ -121,9 +121,9 @@ def tidy(installation: Installation, version_uid: str) -> list[Removal]:
 
 def tidy_all(installation: Installation) -> list[Removal]:
     """Tidy every version, of whatever subscription, that has something to take away."""
-    with installation.catalog.reading() as facts:
-        versions = facts.versions.every()
-        replicas = facts.replicas.of_versions([version.uid for version in versions])
+    with installation.catalog.reading() as transaction:
+        versions = transaction.versions.every()
+        replicas = transaction.replicas.of_versions([version.uid for version in versions])
     untidy = [version.uid for version in versions if _is_untidy(version, replicas[version.uid])]
     return [removal for uid in untidy for removal in tidy(installation, uid)]
 
@@ -156,20 +156,20 @@ def _told(freed: Freed) -> str:
 
 def is_wanted(installation: Installation, replica: Replica) -> bool:
     """Whether the replica is still to be made."""
-    with installation.catalog.reading() as facts:
+    with installation.catalog.reading() as transaction:
         try:
-            return facts.replicas.get(replica.uid).state is not ReplicaState.DELETING
+            return transaction.replicas.get(replica.uid).state is not ReplicaState.DELETING
         except NotFound:
             return False
 
 
-def check_left(facts: Facts, replica: Replica) -> None:
+def check_left(transaction: Transaction, replica: Replica) -> None:
     """See that the replica that was in this one's slot before is gone, with its manifest.
 
     Raises:
         WorkHeld: it is not.
     """
-    others = facts.replicas.list(replica.version_uid)
+    others = transaction.replicas.list(replica.version_uid)
     if any(each.slot.uid == replica.slot.uid and each.state is ReplicaState.DELETING for each in others):
         raise WorkHeld(
             f"The version is still leaving {replica.slot.key}.",
@@ -199,11 +199,11 @@ def let_go(installation: Installation, lease: Lease, replica: Replica) -> bool:
     """
     if is_wanted(installation, replica):
         return False
-    with installation.catalog.transaction() as facts:
+    with installation.catalog.transaction() as transaction:
         try:
-            facts.works.guard(lease)
+            transaction.works.guard(lease)
         except LeaseLost:
             return True  # Whoever ended the work sees to the rest.
-        facts.works.abandon(lease.work_uid)
+        transaction.works.abandon(lease.work_uid)
     _removed(installation, replica)
     return True

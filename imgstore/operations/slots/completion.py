@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import numpy as np
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.catalog.storage.manifests import unpacked
 from imgstore.domain.disks.version_disks import OS_DISK, VersionDisk
 from imgstore.domain.errors import Conflict, LeaseLost
@@ -56,30 +56,30 @@ def party_of(line: DefinitionPath, version: ImageVersion) -> Party:
 
 
 def list_segments(
-    installation: Installation, facts: Facts, listed: Listed, segments: Sequence[SegmentRow] | Locations
+    installation: Installation, transaction: Transaction, listed: Listed, segments: Sequence[SegmentRow] | Locations
 ) -> ManifestRow:
     """Write down which segments a manifest names, before it is put: nothing counts them until it is complete.
 
     Args:
         installation: for a new uid.
-        facts: the transaction.
+        transaction: the open transaction.
         listed: the manifest.
         segments: rows of the pool's segments, or the ids that they have already.
 
     Raises:
         WorkHeld: a collector deletes one of the segments, or an earlier deletion of the manifest may still be carried out.
     """
-    facts.slots.lock(listed.slot.uid)
-    standing = facts.manifests.find(listed.owner_uid, listed.slot.uid, listed.disk)
-    if standing is not None and facts.manifests.is_complete(standing.uid):
+    transaction.slots.lock(listed.slot.uid)
+    standing = transaction.manifests.find(listed.owner_uid, listed.slot.uid, listed.disk)
+    if standing is not None and transaction.manifests.is_complete(standing.uid):
         if standing.digest == listed.digest:
             return standing  # A degraded replica under repair: the same content, named and metered all the while.
         raise _not_the_same(listed)
-    ids = segments if isinstance(segments, np.ndarray) else facts.segments.put(listed.slot.key.pool_uid, segments)
-    keep_named(installation, facts, listed.slot, ids)
-    check_no_deletion(facts, listed.slot, listed.body_key)
+    ids = segments if isinstance(segments, np.ndarray) else transaction.segments.put(listed.slot.key.pool_uid, segments)
+    keep_named(installation, transaction, listed.slot, ids)
+    check_no_deletion(transaction, listed.slot, listed.body_key)
     if standing is not None:
-        facts.manifests.remove(standing.uid)  # An earlier try that never completed.
+        transaction.manifests.remove(standing.uid)  # An earlier try that never completed.
     row = ManifestRow(
         uid=installation.effects.new_uid(),
         slot_uid=listed.slot.uid,
@@ -92,7 +92,7 @@ def list_segments(
         disk_digest=listed.disk_digest,
         segment_ids=np.unique(ids).astype("<u4").tobytes(),
     )
-    facts.manifests.add(row)
+    transaction.manifests.add(row)
     return row
 
 
@@ -127,34 +127,38 @@ def complete_replica(
     now = installation.effects.now()
     by_disk = {manifest.disk: manifest for manifest in manifests}
     assert by_disk.keys() == set(version.disk_keys), "a replica is complete when all of its disks are"
-    with installation.catalog.transaction() as facts:
-        facts.works.guard(lease)
-        facts.slots.lock_region(slot.key.pool_uid, slot.key.region)
-        facts.slots.lock(slot.uid)
+    with installation.catalog.transaction() as transaction:
+        transaction.works.guard(lease)
+        transaction.slots.lock_region(slot.key.pool_uid, slot.key.region)
+        transaction.slots.lock(slot.uid)
         ids = named_by(manifests)
-        check_not_condemned(installation, facts, slot, ids)
+        check_not_condemned(installation, transaction, slot, ids)
         # Its own manifests are not complete yet; or else it is a repair, and these are not asked for.
-        new_here = np.setdiff1d(ids, facts.manifests.named_in_slot(slot.uid))
-        new_in_region = np.setdiff1d(ids, facts.manifests.named_in_region(slot.key.pool_uid, slot.key.region))
-        facts.versions.lock(version.uid)  # Before its replicas: who changes its targets takes them in this order too.
-        siblings = facts.replicas.list(version.uid)
+        new_here = np.setdiff1d(ids, transaction.manifests.named_in_slot(slot.uid))
+        new_in_region = np.setdiff1d(ids, transaction.manifests.named_in_region(slot.key.pool_uid, slot.key.region))
+        transaction.versions.lock(
+            version.uid
+        )  # Before its replicas: who changes its targets takes them in this order too.
+        siblings = transaction.replicas.list(version.uid)
         first_here = not any(
             other.slot.key.region == slot.key.region and other.state is ReplicaState.COMPLETED for other in siblings
         )
         pool_uid = slot.key.pool_uid
-        own = facts.segments.stored_bytes(pool_uid, new_here) + sum(each.object_bytes for each in manifests)
+        own = transaction.segments.stored_bytes(pool_uid, new_here) + sum(each.object_bytes for each in manifests)
         # A repair: its arrival is in the ledger already.
-        was_complete = all(facts.manifests.is_complete(each.uid) for each in manifests)
+        was_complete = all(transaction.manifests.is_complete(each.uid) for each in manifests)
         if not was_complete and not (slot.key.region == version.location and first_here):
             crossing = first_here
-            facts.ledger.add(
+            transaction.ledger.add(
                 arrival(
                     key=replica.uid,
                     party=party_of(line, version),
                     source=version.location,
                     target=slot.key.region,
                     replica=slot.key.ordinal,
-                    delivered_bytes=facts.segments.stored_bytes(pool_uid, new_in_region if crossing else new_here),
+                    delivered_bytes=transaction.segments.stored_bytes(
+                        pool_uid, new_in_region if crossing else new_here
+                    ),
                     crossing=crossing,
                     prices=installation.regions.prices,
                     time=now,
@@ -162,11 +166,13 @@ def complete_replica(
             )
         if not was_complete:
             for each in manifests:
-                facts.manifests.complete(each.uid)
-            open_interval(installation, facts, owner_uid=version.uid, slot=slot, party=party_of(line, version), own=own)
-        facts.replicas.move(replica.uid, ReplicaState.COMPLETED, completed_at=now)
-        facts.works.complete(lease)
-        write_version_state(facts, replace(version, disks=tuple(_known(disk, by_disk) for disk in version.disks)))
+                transaction.manifests.complete(each.uid)
+            open_interval(
+                installation, transaction, owner_uid=version.uid, slot=slot, party=party_of(line, version), own=own
+            )
+        transaction.replicas.move(replica.uid, ReplicaState.COMPLETED, completed_at=now)
+        transaction.works.complete(lease)
+        write_version_state(transaction, replace(version, disks=tuple(_known(disk, by_disk) for disk in version.disks)))
 
 
 def _known(disk: VersionDisk, by_disk: Mapping[str, ManifestRow]) -> VersionDisk:
@@ -191,17 +197,17 @@ def complete_disk(
         WorkHeld: a segment of it is being collected; nothing was written.
     """
     slot = disk.slot
-    with installation.catalog.transaction() as facts:
-        facts.works.guard(lease)
-        facts.slots.lock(slot.uid)
+    with installation.catalog.transaction() as transaction:
+        transaction.works.guard(lease)
+        transaction.slots.lock(slot.uid)
         ids = named_by([manifest])
-        check_not_condemned(installation, facts, slot, ids)
-        new_here = np.setdiff1d(ids, facts.manifests.named_in_slot(slot.uid))
-        own = facts.segments.stored_bytes(slot.key.pool_uid, new_here) + manifest.object_bytes
-        facts.manifests.complete(manifest.uid)
-        open_interval(installation, facts, owner_uid=disk.uid, slot=slot, party=party, own=own)
-        facts.disks.update(disk)
-        facts.works.complete(lease)
+        check_not_condemned(installation, transaction, slot, ids)
+        new_here = np.setdiff1d(ids, transaction.manifests.named_in_slot(slot.uid))
+        own = transaction.segments.stored_bytes(slot.key.pool_uid, new_here) + manifest.object_bytes
+        transaction.manifests.complete(manifest.uid)
+        open_interval(installation, transaction, owner_uid=disk.uid, slot=slot, party=party, own=own)
+        transaction.disks.update(disk)
+        transaction.works.complete(lease)
 
 
 def write_failure(
@@ -220,31 +226,31 @@ def write_failure(
         error: the text for people.
         rest_seconds: the time until workers try again; None is the back-off of `policy/backoff.py`.
     """
-    with installation.catalog.transaction() as facts:
+    with installation.catalog.transaction() as transaction:
         try:
-            facts.works.guard(lease)
+            transaction.works.guard(lease)
         except LeaseLost:
             return
-        facts.versions.lock(replica.version_uid)
-        standing = facts.replicas.get(replica.uid)
+        transaction.versions.lock(replica.version_uid)
+        standing = transaction.replicas.get(replica.uid)
         if standing.state is ReplicaState.REPLICATING:
             attempts = standing.attempts + 1
             if rest_seconds is None:
                 rest_seconds = backoff_seconds(attempts, _chance(installation))
-            facts.replicas.failed(
+            transaction.replicas.failed(
                 standing.uid,
                 error=error,
                 attempts=attempts,
-                retry_at=facts.now() + timedelta(seconds=rest_seconds),
-                state=state_after_failure(facts, standing),
+                retry_at=transaction.now() + timedelta(seconds=rest_seconds),
+                state=state_after_failure(transaction, standing),
             )
-            write_version_state(facts, facts.versions.by_uid(replica.version_uid))
-        facts.works.release(lease)
+            write_version_state(transaction, transaction.versions.by_uid(replica.version_uid))
+        transaction.works.release(lease)
 
 
-def state_after_failure(facts: Facts, replica: Replica) -> ReplicaState:
+def state_after_failure(transaction: Transaction, replica: Replica) -> ReplicaState:
     """Return Degraded for a replica whose manifests are complete in the catalog, Failed for any other."""
-    was_complete = replica.slot.uid in facts.manifests.complete_slots(replica.version_uid)
+    was_complete = replica.slot.uid in transaction.manifests.complete_slots(replica.version_uid)
     return ReplicaState.DEGRADED if was_complete else ReplicaState.FAILED
 
 
@@ -253,16 +259,16 @@ def _chance(installation: Installation) -> float:
     return int.from_bytes(installation.effects.random_bytes(4), "big") / 2**32
 
 
-def write_version_state(facts: Facts, version: ImageVersion) -> ImageVersion:
+def write_version_state(transaction: Transaction, version: ImageVersion) -> ImageVersion:
     """Write the version down with the provisioning state that its replicas give it, and what `version` knows of its disks.
 
     All else stays as it stands now: `version` may have been read before an update.
     """
-    facts.versions.lock(version.uid)  # Two replicas that complete at once: the later one must see both.
-    standing = facts.versions.by_uid(version.uid)
+    transaction.versions.lock(version.uid)  # Two replicas that complete at once: the later one must see both.
+    standing = transaction.versions.by_uid(version.uid)
     if standing.provisioning_state is ProvisioningState.DELETING:
         return standing
-    states = [replica.state for replica in facts.replicas.list(version.uid)]
+    states = [replica.state for replica in transaction.replicas.list(version.uid)]
     creating = standing.provisioning_state is ProvisioningState.CREATING
     known = {disk.key: disk for disk in version.disks if disk.disk_digest is not None}
     changed = replace(
@@ -271,7 +277,7 @@ def write_version_state(facts: Facts, version: ImageVersion) -> ImageVersion:
         disks=tuple(_taught(disk, known.get(disk.key, disk)) for disk in standing.disks),
     )
     if changed != standing:
-        facts.versions.update(changed)
+        transaction.versions.update(changed)
     return changed
 
 
@@ -280,10 +286,10 @@ def _taught(disk: VersionDisk, known: VersionDisk) -> VersionDisk:
 
 
 def open_interval(
-    installation: Installation, facts: Facts, *, owner_uid: str, slot: Slot, party: Party, own: int
+    installation: Installation, transaction: Transaction, *, owner_uid: str, slot: Slot, party: Party, own: int
 ) -> None:
     """From now on these bytes lie in the slot for this owner."""
-    facts.ledger.open_interval(
+    transaction.ledger.open_interval(
         StorageInterval(
             uid=installation.effects.new_uid(),
             party=party,
@@ -298,37 +304,41 @@ def open_interval(
     )
 
 
-def forget_manifests(installation: Installation, facts: Facts, slot: Slot, manifests: Sequence[ManifestRow]) -> int:
+def forget_manifests(
+    installation: Installation, transaction: Transaction, slot: Slot, manifests: Sequence[ManifestRow]
+) -> int:
     """Take the rows of an owner's manifests away and give the bytes that others still name to the next of the slot.
 
     Returns:
         The stored bytes that nothing in the slot names any more.
     """
-    facts.slots.lock(slot.uid)
-    was_complete = [facts.manifests.is_complete(manifest.uid) for manifest in manifests]
+    transaction.slots.lock(slot.uid)
+    was_complete = [transaction.manifests.is_complete(manifest.uid) for manifest in manifests]
     for manifest in manifests:
-        facts.manifests.remove(manifest.uid)
+        transaction.manifests.remove(manifest.uid)
     if not any(was_complete):
         return 0
-    standing = facts.ledger.open_intervals(slot.uid)
+    standing = transaction.ledger.open_intervals(slot.uid)
     now = installation.effects.now()
-    arrived = {replica.version_uid: replica.completed_at or now for replica in facts.replicas.in_slot(slot.uid)}
+    arrived = {replica.version_uid: replica.completed_at or now for replica in transaction.replicas.in_slot(slot.uid)}
     owned = defaultdict[str, list[ManifestRow]](list)
-    for row in sorted(facts.manifests.in_slot(slot.uid), key=lambda row: (arrived.get(row.owner_uid, now), row.uid)):
+    for row in sorted(
+        transaction.manifests.in_slot(slot.uid), key=lambda row: (arrived.get(row.owner_uid, now), row.uid)
+    ):
         owned[row.owner_uid].append(row)
     pool_uid = slot.key.pool_uid
 
     def stored_bytes(ids: Locations) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        return np.array([row.stored_bytes for row in facts.segments.rows(pool_uid, ids)], dtype=np.int64)
+        return np.array([row.stored_bytes for row in transaction.segments.rows(pool_uid, ids)], dtype=np.int64)
 
     owners = [(uid, named_by(rows), sum(row.object_bytes for row in rows)) for uid, rows in owned.items()]
     wanted = own_bytes(owners, stored_bytes)
     parties = {interval.owner_uid: interval.party for interval in standing}
     to_close, to_open = changes(standing, wanted)
     for interval in to_close:
-        facts.ledger.close_interval(interval.uid, now)
+        transaction.ledger.close_interval(interval.uid, now)
     for owner_uid, own in to_open.items():
-        open_interval(installation, facts, owner_uid=owner_uid, slot=slot, party=parties[owner_uid], own=own)
+        open_interval(installation, transaction, owner_uid=owner_uid, slot=slot, party=parties[owner_uid], own=own)
     before = sum(interval.stored_bytes for interval in standing)
     return before - sum(wanted.values())
 

@@ -105,9 +105,9 @@ class CrossRegionReads:
             if not self._unwritten:
                 return
             begin = self._written
-            with self.installation.catalog.transaction() as facts:
+            with self.installation.catalog.transaction() as transaction:
                 for (region, is_damaged), read_bytes in sorted(self._unwritten.items()):
-                    facts.ledger.add(self._row(region, is_damaged=is_damaged, begin=begin, read_bytes=read_bytes))
+                    transaction.ledger.add(self._row(region, is_damaged=is_damaged, begin=begin, read_bytes=read_bytes))
                     begin += read_bytes
             self._written = begin
             self._unwritten.clear()

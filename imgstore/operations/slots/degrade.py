@@ -5,7 +5,7 @@ from datetime import datetime
 
 import numpy as np
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.catalog.storage.manifests import unpacked
 from imgstore.domain.errors import ObjectNotFound, StoredDamaged, StoreError
 from imgstore.domain.identity.access import Action
@@ -25,41 +25,45 @@ def degrade(installation: Installation, slot: Slot, segments: Collection[Digest]
     A degraded replica is not handed out, is no base and no source; repeating `image-version create` repairs it.
     """
     incident = f"{len(segments)} segments of {slot.key}: {why}; first {min(segments).hex()}"
-    with installation.catalog.transaction() as facts:
+    with installation.catalog.transaction() as transaction:
         try:
-            ids = facts.segments.ids(slot.key.pool_uid, sorted(segments))
+            ids = transaction.segments.ids(slot.key.pool_uid, sorted(segments))
         except ObjectNotFound:
             return  # Never recorded: no replica names them.
 
         def is_hit(replica: Replica) -> bool:
-            rows = (row for row in facts.manifests.of_owner(replica.version_uid) if row.slot_uid == slot.uid)
+            rows = (row for row in transaction.manifests.of_owner(replica.version_uid) if row.slot_uid == slot.uid)
             return any(np.isin(ids, unpacked(row.segment_ids)).any() for row in rows)
 
-        _write_down(facts, slot, is_hit, incident, installation.effects.now())
+        _write_down(transaction, slot, is_hit, incident, installation.effects.now())
     installation.note(f"{slot.key.region}/{slot.key.ordinal}", incident)
 
 
 def degrade_owners(installation: Installation, slot: Slot, owners: Collection[str], why: str) -> None:
     """The same for the complete replicas of some versions in the slot, whose manifests are missing or wrong."""
     incident = f"{len(owners)} manifests of {slot.key}: {why}; first of {min(owners)}"
-    with installation.catalog.transaction() as facts:
-        _write_down(facts, slot, lambda replica: replica.version_uid in owners, incident, installation.effects.now())
+    with installation.catalog.transaction() as transaction:
+        _write_down(
+            transaction, slot, lambda replica: replica.version_uid in owners, incident, installation.effects.now()
+        )
     installation.note(f"{slot.key.region}/{slot.key.ordinal}", incident)
 
 
-def degrade_slot(facts: Facts, slot: Slot, incident: str, now: datetime) -> None:
+def degrade_slot(transaction: Transaction, slot: Slot, incident: str, now: datetime) -> None:
     """Mark every complete replica of the slot Degraded, and record why. The transaction is the caller's."""
-    _write_down(facts, slot, lambda _replica: True, incident, now)
+    _write_down(transaction, slot, lambda _replica: True, incident, now)
 
 
-def _write_down(facts: Facts, slot: Slot, is_hit: Callable[[Replica], bool], incident: str, now: datetime) -> None:
-    facts.slots.lock(slot.uid)
-    for replica in sorted(facts.replicas.in_slot(slot.uid), key=lambda each: each.version_uid):
+def _write_down(
+    transaction: Transaction, slot: Slot, is_hit: Callable[[Replica], bool], incident: str, now: datetime
+) -> None:
+    transaction.slots.lock(slot.uid)
+    for replica in sorted(transaction.replicas.in_slot(slot.uid), key=lambda each: each.version_uid):
         if replica.state is ReplicaState.COMPLETED and is_hit(replica):
-            facts.versions.lock(replica.version_uid)
-            facts.replicas.move(replica.uid, ReplicaState.DEGRADED, error=incident)
-            write_version_state(facts, facts.versions.by_uid(replica.version_uid))
-    facts.activity.add(
+            transaction.versions.lock(replica.version_uid)
+            transaction.replicas.move(replica.uid, ReplicaState.DEGRADED, error=incident)
+            write_version_state(transaction, transaction.versions.by_uid(replica.version_uid))
+    transaction.activity.add(
         principal="imgstore",
         action=f"incident/{Action.READ}",
         scope=str(slot.key),
@@ -89,12 +93,12 @@ def distrust(installation: Installation, slot: Slot, names: Collection[Digest]) 
         return
     degrade(installation, slot, names, "missing or damaged when read")
     recorded_at = installation.effects.monotonic()
-    with installation.catalog.transaction() as facts:
-        facts.slots.lock(slot.uid)
-        ids = facts.manifests.named_in_slot(slot.uid)
-        named = {row.name for row in facts.segments.rows(slot.key.pool_uid, ids)}
+    with installation.catalog.transaction() as transaction:
+        transaction.slots.lock(slot.uid)
+        ids = transaction.manifests.named_in_slot(slot.uid)
+        named = {row.name for row in transaction.segments.rows(slot.key.pool_uid, ids)}
         doomed = [object_keys.segment_key(name) for name in sorted(set(names) - named)]
-        deletion = record_deletion(installation, facts, slot, doomed, recorded_at)
+        deletion = record_deletion(installation, transaction, slot, doomed, recorded_at)
     send_deletion(installation, deletion)
 
 

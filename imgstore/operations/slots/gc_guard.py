@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain.durations import span_until
 from imgstore.domain.errors import WorkHeld
 from imgstore.domain.resources import Slot
@@ -25,9 +25,9 @@ def condemned_in(installation: Installation, slot: Slot) -> frozenset[Digest]:
     Under the slot's lock, so that a collector which condemns at this moment is either seen here, or finds the work open
     and deletes nothing of what it condemned.
     """
-    with installation.catalog.transaction() as facts:
-        facts.slots.lock(slot.uid)
-        return frozenset(each.name for each in facts.condemned.list(slot.uid))
+    with installation.catalog.transaction() as transaction:
+        transaction.slots.lock(slot.uid)
+        return frozenset(each.name for each in transaction.condemned.list(slot.uid))
 
 
 def claim(installation: Installation, slot: Slot, names: Collection[Digest]) -> frozenset[Digest]:
@@ -45,14 +45,14 @@ def claim(installation: Installation, slot: Slot, names: Collection[Digest]) -> 
     delete_bound = timedelta(seconds=installation.tuning.delete_seconds_max)
     until = installation.effects.monotonic() + installation.tuning.claim_seconds_max
     while names:
-        with installation.catalog.transaction() as facts:
-            facts.slots.lock(slot.uid)
-            now = facts.now()
-            condemned = facts.condemned.among(slot.uid, names)
-            facts.condemned.lift(slot.uid, [each.name for each in condemned])
+        with installation.catalog.transaction() as transaction:
+            transaction.slots.lock(slot.uid)
+            now = transaction.now()
+            condemned = transaction.condemned.among(slot.uid, names)
+            transaction.condemned.lift(slot.uid, [each.name for each in condemned])
             deleting = [each for each in condemned if each.sentence is Sentence.DELETING]
             over = [each for each in deleting if is_over(each, now, delete_bound)]
-            facts.condemned.drop(slot.uid, [each.name for each in over])
+            transaction.condemned.drop(slot.uid, [each.name for each in over])
         found.update(each.name for each in condemned)
         deleting = [each for each in deleting if each not in over]
         if not deleting:
@@ -63,7 +63,7 @@ def claim(installation: Installation, slot: Slot, names: Collection[Digest]) -> 
     return frozenset(found)
 
 
-def keep_named(installation: Installation, facts: Facts, slot: Slot, ids: Locations) -> None:
+def keep_named(installation: Installation, transaction: Transaction, slot: Slot, ids: Locations) -> None:
     """In the transaction that writes a manifest's row, under the slot's lock: what it names is condemned no more.
 
     Nothing of it was deleted. What was condemned before the writer's work opened, it has claimed; what was condemned
@@ -72,27 +72,27 @@ def keep_named(installation: Installation, facts: Facts, slot: Slot, ids: Locati
     Raises:
         WorkHeld: one of the segments is being deleted all the same.
     """
-    condemned = _condemned_of(facts, slot, ids)
+    condemned = _condemned_of(transaction, slot, ids)
     deleting = [each for each in condemned if each.sentence is Sentence.DELETING]
     if deleting:
-        raise _held(installation, slot, deleting, facts.now())
-    facts.condemned.lift(slot.uid, [each.name for each in condemned])
+        raise _held(installation, slot, deleting, transaction.now())
+    transaction.condemned.lift(slot.uid, [each.name for each in condemned])
 
 
-def check_not_condemned(installation: Installation, facts: Facts, slot: Slot, ids: Locations) -> None:
+def check_not_condemned(installation: Installation, transaction: Transaction, slot: Slot, ids: Locations) -> None:
     """Under the slot's lock, before Completed is written.
 
     Raises:
         WorkHeld: one of the segments is condemned, or being deleted.
     """
-    condemned = _condemned_of(facts, slot, ids)
+    condemned = _condemned_of(transaction, slot, ids)
     if condemned:
-        raise _held(installation, slot, condemned, facts.now())
+        raise _held(installation, slot, condemned, transaction.now())
 
 
-def _condemned_of(facts: Facts, slot: Slot, ids: Locations) -> list[Condemned]:
-    condemned = {each.name: each for each in facts.condemned.list(slot.uid)}
-    known = facts.segments.known(slot.key.pool_uid, condemned)
+def _condemned_of(transaction: Transaction, slot: Slot, ids: Locations) -> list[Condemned]:
+    condemned = {each.name: each for each in transaction.condemned.list(slot.uid)}
+    known = transaction.segments.known(slot.key.pool_uid, condemned)
     names = list(known)
     mine = np.isin(np.array([known[name] for name in names], dtype=np.uint32), ids).tolist()
     return [condemned[name] for name, is_mine in zip(names, mine, strict=True) if is_mine]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain.errors import LeaseLost, WorkHeld
 from imgstore.domain.resources import Slot
 from imgstore.domain.storage import object_keys
@@ -45,19 +45,19 @@ def delete_objects(installation: Installation, slot: Slot, doomed: Collection[st
         go_on: called before the request is sent.
     """
     recorded_at = installation.effects.monotonic()
-    with installation.catalog.transaction() as facts:
-        deletion = record_deletion(installation, facts, slot, doomed, recorded_at)
+    with installation.catalog.transaction() as transaction:
+        deletion = record_deletion(installation, transaction, slot, doomed, recorded_at)
     send_deletion(installation, deletion, go_on)
 
 
 def record_deletion(
-    installation: Installation, facts: Facts, slot: Slot, doomed: Collection[str], recorded_at: float
+    installation: Installation, transaction: Transaction, slot: Slot, doomed: Collection[str], recorded_at: float
 ) -> KeyDeletion:
     """Record a request in the transaction that decides on it. From the commit on no writer uses the keys.
 
     Args:
         installation: the installation.
-        facts: the transaction.
+        transaction: the open transaction.
         slot: the slot.
         doomed: keys below the slot. A segment that a collector deletes already is left to the collector.
         recorded_at: the monotonic time before the transaction began.
@@ -67,18 +67,20 @@ def record_deletion(
     """
     tuning = installation.tuning
     if doomed:
-        refuse_if_outdated(facts)
-    facts.slots.lock(slot.uid)
-    token, now = installation.effects.new_uid(), facts.now()
+        refuse_if_outdated(transaction)
+    transaction.slots.lock(slot.uid)
+    token, now = installation.effects.new_uid(), transaction.now()
     segments = {object_keys.segment_name(key): key for key in doomed if object_keys.is_segment_key(key)}
     lease_expires_at = now + timedelta(seconds=tuning.removal_lease_seconds)
-    taken = {each.name for each in facts.condemned.among(slot.uid, segments) if each.sentence is Sentence.DELETING}
+    taken = {
+        each.name for each in transaction.condemned.among(slot.uid, segments) if each.sentence is Sentence.DELETING
+    }
     mine = [name for name in segments if name not in taken]
-    facts.condemned.add(slot.uid, dict.fromkeys(mine, 0))
-    facts.condemned.begin_deleting(slot.uid, mine, token=token, lease_expires_at=lease_expires_at)
+    transaction.condemned.add(slot.uid, dict.fromkeys(mine, 0))
+    transaction.condemned.begin_deleting(slot.uid, mine, token=token, lease_expires_at=lease_expires_at)
     others = [key for key in doomed if not object_keys.is_segment_key(key)]
     until = lease_expires_at + timedelta(seconds=tuning.delete_seconds_max)
-    facts.deletions.begin(slot.uid, others, token=token, until=until)
+    transaction.deletions.begin(slot.uid, others, token=token, until=until)
     chosen = (*(segments[name] for name in mine), *others)
     return KeyDeletion(slot=slot, keys=chosen, token=token, recorded_at=recorded_at)
 
@@ -118,10 +120,10 @@ def send_deletion(
             )
 
     (send or installation.access(slot).remove)(deletion.keys, in_time)
-    with installation.catalog.transaction() as facts:
-        facts.slots.lock(slot.uid)
-        facts.condemned.end_deleting(slot.uid, deletion.token)
-        facts.deletions.end(slot.uid, deletion.token)
+    with installation.catalog.transaction() as transaction:
+        transaction.slots.lock(slot.uid)
+        transaction.condemned.end_deleting(slot.uid, deletion.token)
+        transaction.deletions.end(slot.uid, deletion.token)
 
 
 def wait_for_deletions(installation: Installation, slot: Slot, wanted: Collection[str], go_on: GoOn = always) -> None:
@@ -135,8 +137,8 @@ def wait_for_deletions(installation: Installation, slot: Slot, wanted: Collectio
     """
     noted: datetime | None = None
     while True:
-        with installation.catalog.reading() as facts:
-            until, now = facts.deletions.pending_until(slot.uid, wanted), facts.now()
+        with installation.catalog.reading() as transaction:
+            until, now = transaction.deletions.pending_until(slot.uid, wanted), transaction.now()
         if until is None:
             return
         if until != noted:
@@ -150,18 +152,18 @@ def wait_for_deletions(installation: Installation, slot: Slot, wanted: Collectio
         installation.effects.wait(_LOOK_SECONDS)
 
 
-def check_no_deletion(facts: Facts, slot: Slot, key: str) -> None:
+def check_no_deletion(transaction: Transaction, slot: Slot, key: str) -> None:
     """Refuse to record an object whose key an earlier request may still delete. The caller holds the slot's lock.
 
     Raises:
         WorkHeld: there is such a request.
     """
-    until = facts.deletions.pending_until(slot.uid, [key])
+    until = transaction.deletions.pending_until(slot.uid, [key])
     if until is not None:
         raise WorkHeld(
             f"An earlier deletion of '{key}' may still be carried out in {slot.key}.",
             found=f"a request that can arrive until {until:%Y-%m-%d %H:%M:%S} UTC "
-            f"(in {(until - facts.now()).total_seconds():.0f} s)",
+            f"(in {(until - transaction.now()).total_seconds():.0f} s)",
             expected="a store that has answered it",
             hint="run the same command again after that time",
             target=key,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain.errors import LeaseLost, StoreError, WorkHeld
 from imgstore.domain.resources import Slot
 from imgstore.domain.storage.works import Work, WorkKind
@@ -19,13 +19,15 @@ from imgstore.operations.slots.key_deletions import delete_objects
 _KEYS: Final = "keys"
 
 
-def open_removal(facts: Facts, slot: Slot, owner_uid: str, doomed: Sequence[str]) -> None:
+def open_removal(transaction: Transaction, slot: Slot, owner_uid: str, doomed: Sequence[str]) -> None:
     """Have keys below a slot removed once no earlier request can write them any more.
 
     Raises:
         Conflict: a removal of that owner is open in the slot.
     """
-    facts.works.open(kind=WorkKind.REMOVAL, slot_uid=slot.uid, owner_uid=owner_uid, plan={_KEYS: list(doomed)}, pins=())
+    transaction.works.open(
+        kind=WorkKind.REMOVAL, slot_uid=slot.uid, owner_uid=owner_uid, plan={_KEYS: list(doomed)}, pins=()
+    )
 
 
 def is_removal_of_keys(work: Work) -> bool:
@@ -40,19 +42,19 @@ def run_removals(installation: Installation, slot: Slot | None = None) -> int:
         How many were carried out.
     """
     bound = timedelta(seconds=installation.tuning.delete_seconds_max)
-    with installation.catalog.reading() as facts:
-        now = facts.now()
-        works = facts.works.list_open(None if slot is None else slot.uid)
+    with installation.catalog.reading() as transaction:
+        now = transaction.now()
+        works = transaction.works.list_open(None if slot is None else slot.uid)
         due = [work for work in works if is_removal_of_keys(work) and now - work.opened_at >= bound]
-        slots = {work.slot_uid: facts.slots.get(work.slot_uid) for work in due}
+        slots = {work.slot_uid: transaction.slots.get(work.slot_uid) for work in due}
     return sum(_run(installation, slots[work.slot_uid], work) for work in due)
 
 
 def _run(installation: Installation, slot: Slot, work: Work) -> bool:
     keeper = installation.keeper
     try:
-        with installation.catalog.transaction() as facts:
-            lease = facts.works.lease(
+        with installation.catalog.transaction() as transaction:
+            lease = transaction.works.lease(
                 work.uid,
                 holder=keeper.holder,
                 lease_seconds=keeper.lease_seconds,
@@ -61,8 +63,8 @@ def _run(installation: Installation, slot: Slot, work: Work) -> bool:
             )
         with keeper.hold(lease) as hold:
             delete_objects(installation, slot, work.plan[_KEYS], hold.go_on)
-            with installation.catalog.transaction() as facts:
-                facts.works.complete(lease)
+            with installation.catalog.transaction() as transaction:
+                transaction.works.complete(lease)
     except (WorkHeld, LeaseLost, StoreError):
         return False
     return True

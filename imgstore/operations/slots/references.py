@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain.disks.version_disks import OS_DISK
 from imgstore.domain.errors import Conflict
 from imgstore.domain.resources import ManagedDisk, ManifestRow
@@ -29,7 +29,7 @@ class PlacedDisk:
     """The manifest in the slot that it refers to; None where it is made already."""
 
 
-def lease_disk(installation: Installation, facts: Facts, disk: ManagedDisk) -> PlacedDisk:
+def lease_disk(installation: Installation, transaction: Transaction, disk: ManagedDisk) -> PlacedDisk:
     """Take up the work that makes the disk's reference, with a pin on what has the content (rules.md, rule 3).
 
     Raises:
@@ -38,10 +38,10 @@ def lease_disk(installation: Installation, facts: Facts, disk: ManagedDisk) -> P
     """
     if disk.provisioning_state is ProvisioningState.SUCCEEDED:
         return PlacedDisk(disk=disk)
-    origin = _origin(facts, disk)
+    origin = _origin(transaction, disk)
     _, lease = take_up(
         installation,
-        facts,
+        transaction,
         kind=WorkKind.DISK,
         slot=disk.slot,
         owner_uid=disk.uid,
@@ -51,8 +51,8 @@ def lease_disk(installation: Installation, facts: Facts, disk: ManagedDisk) -> P
     return PlacedDisk(disk=disk, lease=lease, origin=origin)
 
 
-def _origin(facts: Facts, disk: ManagedDisk) -> ManifestRow:
-    origin = facts.manifests.with_content(disk.slot.uid, disk.body_key)
+def _origin(transaction: Transaction, disk: ManagedDisk) -> ManifestRow:
+    origin = transaction.manifests.with_content(disk.slot.uid, disk.body_key)
     if origin is None:
         raise Conflict(
             f"The source of the {disk.kind.noun} '{disk.name}' was deleted before it was made.",
@@ -85,9 +85,9 @@ def put_disk(installation: Installation, placed: PlacedDisk, body: bytes) -> Man
         wait_for_deletions(installation, disk.slot, [key], hold.go_on)
         hold.go_on()
         access.put_manifest(key, data)
-        with installation.catalog.transaction() as facts:
-            facts.works.guard(lease)
-            facts.slots.lock(disk.slot.uid)
+        with installation.catalog.transaction() as transaction:
+            transaction.works.guard(lease)
+            transaction.slots.lock(disk.slot.uid)
             row = replace(
                 origin,
                 uid=installation.effects.new_uid(),
@@ -95,13 +95,18 @@ def put_disk(installation: Installation, placed: PlacedDisk, body: bytes) -> Man
                 disk=OS_DISK,
                 object_bytes=len(data),
             )
-            facts.manifests.add(row)
-            facts.manifests.complete(row.uid)
+            transaction.manifests.add(row)
+            transaction.manifests.complete(row.uid)
             open_interval(
-                installation, facts, owner_uid=disk.uid, slot=disk.slot, party=party_of_disk(disk), own=row.object_bytes
+                installation,
+                transaction,
+                owner_uid=disk.uid,
+                slot=disk.slot,
+                party=party_of_disk(disk),
+                own=row.object_bytes,
             )
-            facts.disks.update(made)
-            facts.works.complete(lease)
+            transaction.disks.update(made)
+            transaction.works.complete(lease)
     return made
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain.disks.signed_urls import DiskGrant, instant_of
 from imgstore.domain.disks.version_disks import OS_DISK
 from imgstore.domain.errors import Conflict, ImgstoreError, NotFound, StoreError, WorkHeld
@@ -50,17 +50,17 @@ def forget_version(installation: Installation, version: ImageVersion) -> None:
         StoreError: a store did not answer; the version has left all other slots.
     """
     check_catalog_is_current(installation)
-    with installation.catalog.transaction() as facts:
-        facts.versions.lock(version.uid)  # No worker begins one of its replicas from here on.
-        _end_works(installation, facts, version.uid, str(version.name))
-        for replica in facts.replicas.list(version.uid):
+    with installation.catalog.transaction() as transaction:
+        transaction.versions.lock(version.uid)  # No worker begins one of its replicas from here on.
+        _end_works(installation, transaction, version.uid, str(version.name))
+        for replica in transaction.replicas.list(version.uid):
             if replica.state is not ReplicaState.DELETING:
-                facts.replicas.move(replica.uid, ReplicaState.DELETING)
-        facts.versions.update(
-            replace(facts.versions.by_uid(version.uid), provisioning_state=ProvisioningState.DELETING)
+                transaction.replicas.move(replica.uid, ReplicaState.DELETING)
+        transaction.versions.update(
+            replace(transaction.versions.by_uid(version.uid), provisioning_state=ProvisioningState.DELETING)
         )
-    with installation.catalog.reading() as facts:
-        replicas = facts.replicas.list(version.uid)
+    with installation.catalog.reading() as transaction:
+        replicas = transaction.replicas.list(version.uid)
     first_error: ImgstoreError | None = None
     for replica in replicas:
         try:
@@ -68,12 +68,12 @@ def forget_version(installation: Installation, version: ImageVersion) -> None:
         except ImgstoreError as error:  # Its store does not answer: the other regions are left and no longer billed.
             first_error = first_error or error
             continue
-        with suppress(NotFound), installation.catalog.transaction() as facts:
-            facts.replicas.remove(replica.uid)
+        with suppress(NotFound), installation.catalog.transaction() as transaction:
+            transaction.replicas.remove(replica.uid)
     if first_error is not None:
         raise first_error
-    with suppress(NotFound), installation.catalog.transaction() as facts:  # Another process may finish it first.
-        facts.versions.delete(version.uid)
+    with suppress(NotFound), installation.catalog.transaction() as transaction:  # Another process may finish it first.
+        transaction.versions.delete(version.uid)
 
 
 def _objects(version: ImageVersion) -> list[str]:
@@ -95,31 +95,31 @@ def forget_replica(installation: Installation, replica: Replica) -> Freed:
     slot, owner_uid = replica.slot, replica.version_uid
     check_catalog_is_current(installation)
     keeper = installation.keeper
-    with installation.catalog.transaction() as facts:
-        end_writing(installation, facts, owner_uid, str(slot.key), slot)
-        facts.replicas.get(replica.uid)
-        objects = _objects(facts.versions.by_uid(owner_uid))
-        work = facts.works.open(kind=WorkKind.REMOVAL, slot_uid=slot.uid, owner_uid=owner_uid, plan={}, pins=())
-        lease = facts.works.lease(work.uid, holder=keeper.holder, lease_seconds=keeper.lease_seconds)
+    with installation.catalog.transaction() as transaction:
+        end_writing(installation, transaction, owner_uid, str(slot.key), slot)
+        transaction.replicas.get(replica.uid)
+        objects = _objects(transaction.versions.by_uid(owner_uid))
+        work = transaction.works.open(kind=WorkKind.REMOVAL, slot_uid=slot.uid, owner_uid=owner_uid, plan={}, pins=())
+        lease = transaction.works.lease(work.uid, holder=keeper.holder, lease_seconds=keeper.lease_seconds)
     freed = Freed()
 
-    def reckon(facts: Facts, rows: Sequence[ManifestRow]) -> None:
+    def reckon(transaction: Transaction, rows: Sequence[ManifestRow]) -> None:
         nonlocal freed
-        if any(facts.manifests.is_complete(row.uid) for row in rows):
-            freed = _reckoned(facts, slot, rows)
+        if any(transaction.manifests.is_complete(row.uid) for row in rows):
+            freed = _reckoned(transaction, slot, rows)
 
     try:
         with keeper.hold(lease) as hold:
             _forget_owner(installation, slot, owner_uid, objects, hold.go_on, reckon)
             with suppress(StoreError):  # An empty object that the next work in the slot takes away.
                 remove_marks(installation, slot, installation.access(slot))
-            with installation.catalog.transaction() as facts:
-                facts.works.guard(lease)
-                facts.replicas.remove(replica.uid)
-                facts.works.complete(lease)
+            with installation.catalog.transaction() as transaction:
+                transaction.works.guard(lease)
+                transaction.replicas.remove(replica.uid)
+                transaction.works.complete(lease)
     except BaseException:
-        with installation.catalog.transaction() as facts:
-            facts.works.abandon(work.uid)
+        with installation.catalog.transaction() as transaction:
+            transaction.works.abandon(work.uid)
         raise
     return freed
 
@@ -140,12 +140,12 @@ def forget_disks(installation: Installation, disks: Sequence[ManagedDisk], *, at
         Conflict: somebody has a signed URL of one.
     """
     check_catalog_is_current(installation, {disk.slot.uid: disk.slot for disk in disks}.values())
-    with installation.catalog.transaction() as facts:
+    with installation.catalog.transaction() as transaction:
         for disk in disks:
-            check_not_granted(facts, facts.disks.by_uid(disk.uid))
-            _end_works(installation, facts, disk.uid, disk.name)
-            if not facts.disks.begin_deleting(disk.uid, attached_to=attached_to):
-                raise _attached(facts.disks.by_uid(disk.uid))
+            check_not_granted(transaction, transaction.disks.by_uid(disk.uid))
+            _end_works(installation, transaction, disk.uid, disk.name)
+            if not transaction.disks.begin_deleting(disk.uid, attached_to=attached_to):
+                raise _attached(transaction.disks.by_uid(disk.uid))
     first_error: ImgstoreError | None = None
     for disk in disks:
         try:
@@ -155,8 +155,8 @@ def forget_disks(installation: Installation, disks: Sequence[ManagedDisk], *, at
         except ImgstoreError as error:  # The disks of a managed image may be in several slots.
             first_error = first_error or error
             continue
-        with suppress(NotFound), installation.catalog.transaction() as facts:  # As with versions.
-            facts.disks.delete(disk.uid)
+        with suppress(NotFound), installation.catalog.transaction() as transaction:  # As with versions.
+            transaction.disks.delete(disk.uid)
     if first_error is not None:
         raise first_error
 
@@ -167,7 +167,7 @@ def _forget_owner(
     owner_uid: str,
     objects: Sequence[str],
     go_on: GoOn = always,
-    leaving: Callable[[Facts, Sequence[ManifestRow]], None] = lambda _facts, _rows: None,
+    leaving: Callable[[Transaction, Sequence[ManifestRow]], None] = lambda _facts, _rows: None,
 ) -> None:
     """Rows first, then those of the owner's objects that no row needs any more.
 
@@ -183,24 +183,24 @@ def _forget_owner(
     """
     kept = bodies_of_strangers(installation, slot)
     recorded_at = installation.effects.monotonic()
-    with installation.catalog.transaction() as facts:
-        facts.slots.lock(slot.uid)  # Two that do the same at once: the later one finds the rows gone.
-        rows = facts.manifests.of_replica(owner_uid, slot.uid)
+    with installation.catalog.transaction() as transaction:
+        transaction.slots.lock(slot.uid)  # Two that do the same at once: the later one finds the rows gone.
+        rows = transaction.manifests.of_replica(owner_uid, slot.uid)
         for row in rows:
-            _check_unpinned(installation, facts, row)
-        leaving(facts, rows)
-        forget_manifests(installation, facts, slot, rows)
-        unused = [key for key in objects if key not in kept and facts.manifests.body_users(slot.uid, key) == 0]
-        deletion = record_deletion(installation, facts, slot, unused, recorded_at)
+            _check_unpinned(installation, transaction, row)
+        leaving(transaction, rows)
+        forget_manifests(installation, transaction, slot, rows)
+        unused = [key for key in objects if key not in kept and transaction.manifests.body_users(slot.uid, key) == 0]
+        deletion = record_deletion(installation, transaction, slot, unused, recorded_at)
     send_deletion(installation, deletion, go_on)
 
 
-def _reckoned(facts: Facts, slot: Slot, rows: Sequence[ManifestRow]) -> Freed:
+def _reckoned(transaction: Transaction, slot: Slot, rows: Sequence[ManifestRow]) -> Freed:
     """What stays of the bytes of a version's manifests once their rows have gone, and for whom."""
-    facts.slots.lock(slot.uid)
-    disks = {disk.uid: disk.name for disk in facts.disks.in_slot(slot.uid)}
+    transaction.slots.lock(slot.uid)
+    disks = {disk.uid: disk.name for disk in transaction.disks.in_slot(slot.uid)}
     going = {row.uid for row in rows}
-    others = [each for each in facts.manifests.in_slot(slot.uid) if each.uid not in going]
+    others = [each for each in transaction.manifests.in_slot(slot.uid) if each.uid not in going]
     bodies = {each.body_key for each in others}
     ids = named_by(rows)
     shared = np.intersect1d(ids, named_by(each for each in others if each.owner_uid not in disks))
@@ -208,9 +208,9 @@ def _reckoned(facts: Facts, slot: Slot, rows: Sequence[ManifestRow]) -> Freed:
     kept = np.setdiff1d(np.intersect1d(ids, named_by(theirs)), shared)
     body_bytes = sum(row.object_bytes for row in rows if row.body_key in bodies)
     pool_uid = slot.key.pool_uid
-    total = facts.segments.stored_bytes(pool_uid, ids) + sum(row.object_bytes for row in rows)
-    shared_bytes = facts.segments.stored_bytes(pool_uid, shared)
-    disk_bytes = facts.segments.stored_bytes(pool_uid, kept) + body_bytes
+    total = transaction.segments.stored_bytes(pool_uid, ids) + sum(row.object_bytes for row in rows)
+    shared_bytes = transaction.segments.stored_bytes(pool_uid, shared)
+    disk_bytes = transaction.segments.stored_bytes(pool_uid, kept) + body_bytes
     return Freed(
         freed_bytes=total - shared_bytes - disk_bytes,
         shared_bytes=shared_bytes,
@@ -219,16 +219,16 @@ def _reckoned(facts: Facts, slot: Slot, rows: Sequence[ManifestRow]) -> Freed:
     )
 
 
-def _check_unpinned(installation: Installation, facts: Facts, row: ManifestRow) -> None:
+def _check_unpinned(installation: Installation, transaction: Transaction, row: ManifestRow) -> None:
     """Refuse while an open work pins the manifest; reads whose process is gone pin nothing."""
-    for work in facts.works.list_open():
-        if row.uid in work.pins and not _ended(installation, facts, work):
+    for work in transaction.works.list_open():
+        if row.uid in work.pins and not _ended(installation, transaction, work):
             raise _held(work, "a manifest of it")
 
 
 def end_writing(
     installation: Installation,
-    facts: Facts,
+    transaction: Transaction,
     owner_uid: str,
     name: str,
     slot: Slot | None = None,
@@ -240,36 +240,36 @@ def end_writing(
     Raises:
         WorkHeld: a live process is at one.
     """
-    for work in facts.works.list_open(None if slot is None else slot.uid):
+    for work in transaction.works.list_open(None if slot is None else slot.uid):
         if work.owner_uid == owner_uid and work.kind in kinds:
-            if lives(installation, facts, work):
+            if lives(installation, transaction, work):
                 raise _held(work, f"'{name}'")
-            facts.works.abandon(work.uid)
+            transaction.works.abandon(work.uid)
 
 
-def _end_works(installation: Installation, facts: Facts, owner_uid: str, name: str) -> None:
-    mine = {row.uid for row in facts.manifests.of_owner(owner_uid)}
-    for work in facts.works.list_open():
+def _end_works(installation: Installation, transaction: Transaction, owner_uid: str, name: str) -> None:
+    mine = {row.uid for row in transaction.manifests.of_owner(owner_uid)}
+    for work in transaction.works.list_open():
         if is_removal_of_keys(work):
             continue
         if work.owner_uid == owner_uid or (work.kind is WorkKind.EXPORT and mine.intersection(work.pins)):
-            if lives(installation, facts, work):
+            if lives(installation, transaction, work):
                 raise _held(work, f"'{name}'")
-            facts.works.abandon(work.uid)
+            transaction.works.abandon(work.uid)
 
 
-def _ended(installation: Installation, facts: Facts, work: Work) -> bool:
-    if work.kind is WorkKind.EXPORT and not lives(installation, facts, work):
-        facts.works.abandon(work.uid)
+def _ended(installation: Installation, transaction: Transaction, work: Work) -> bool:
+    if work.kind is WorkKind.EXPORT and not lives(installation, transaction, work):
+        transaction.works.abandon(work.uid)
         return True
     return False
 
 
-def lives(installation: Installation, facts: Facts, work: Work) -> bool:
+def lives(installation: Installation, transaction: Transaction, work: Work) -> bool:
     """Whether some process may still be at it: leased, in time, and not known to be dead."""
     if work.holder is None or work.lease_expires_at is None or installation.keeper.may_steal(work):
         return False
-    return work.lease_expires_at > facts.now()
+    return work.lease_expires_at > transaction.now()
 
 
 def _attached(disk: ManagedDisk) -> Conflict:
@@ -296,13 +296,13 @@ def _held(work: Work, what: str) -> WorkHeld:
 NOT_ALLOWED: Final = "OperationNotAllowed"
 
 
-def check_not_granted(facts: Facts, disk: ManagedDisk) -> None:
+def check_not_granted(transaction: Transaction, disk: ManagedDisk) -> None:
     """Refuse to take away what somebody may have a URL of (design: reads by URL pin the disk until they expire).
 
     Raises:
         Conflict: so it is.
     """
-    standing = disk.granted(facts.now())
+    standing = disk.granted(transaction.now())
     if standing is not None:
         raise active_grant(disk, standing)
 

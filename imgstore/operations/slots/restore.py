@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.catalog.storage.manifests import unpacked
 from imgstore.domain.errors import ImgstoreError, ObjectCorrupt, ObjectNotFound
 from imgstore.domain.resources import ImageVersion, ManifestRow, Replica, Slot
@@ -73,13 +73,13 @@ def restore_replicas(
         dry_run: report the replicas and change nothing.
         pace: told the bytes of each segment that was read; it may wait.
     """
-    with installation.catalog.reading() as facts:
+    with installation.catalog.reading() as transaction:
         found = [
-            (replica, _name_of(facts, replica))
-            for replica in facts.replicas.in_slot(slot.uid)
-            if _is_candidate(installation, facts, replica)
+            (replica, _name_of(transaction, replica))
+            for replica in transaction.replicas.in_slot(slot.uid)
+            if _is_candidate(installation, transaction, replica)
         ]
-        wrong = {replica.uid: _damaged_objects(facts, replica, damaged) for replica, _ in found}
+        wrong = {replica.uid: _damaged_objects(transaction, replica, damaged) for replica, _ in found}
     restored, unrestored = 0, []
     for replica, name in found:
         if wrong[replica.uid]:
@@ -95,13 +95,13 @@ def restore_replicas(
     return Restoration(restored=restored, unrestored=tuple(unrestored))
 
 
-def once_complete(facts: Facts, version_uid: str, replicas: Sequence[Replica]) -> frozenset[str]:
+def once_complete(transaction: Transaction, version_uid: str, replicas: Sequence[Replica]) -> frozenset[str]:
     """Return the uids of the replicas of a version that were Completed once, whatever they are now."""
-    slots = facts.manifests.complete_slots(version_uid)
+    slots = transaction.manifests.complete_slots(version_uid)
     return frozenset(each.uid for each in replicas if each.slot.uid in slots)
 
 
-def plan_restore(installation: Installation, facts: Facts, replica: Replica) -> RestorePlan:
+def plan_restore(installation: Installation, transaction: Transaction, replica: Replica) -> RestorePlan:
     """Open or take over the work of a replica; the replica is Replicating from here on.
 
     The caller holds the version's row and has seen that no living process is at the replica.
@@ -110,13 +110,13 @@ def plan_restore(installation: Installation, facts: Facts, replica: Replica) -> 
         WorkHeld: another process has the work in hand.
     """
     slot = replica.slot
-    rows = facts.manifests.of_replica(replica.version_uid, slot.uid)
+    rows = transaction.manifests.of_replica(replica.version_uid, slot.uid)
     assert rows, "a replica that was Completed has its manifests"
-    segments = facts.segments.rows(slot.key.pool_uid, named_by(rows))
+    segments = transaction.segments.rows(slot.key.pool_uid, named_by(rows))
     plan = copy_plan(rows)
     _, lease = take_up(
         installation,
-        facts,
+        transaction,
         kind=WorkKind.COPY,
         slot=slot,
         owner_uid=replica.version_uid,
@@ -125,23 +125,23 @@ def plan_restore(installation: Installation, facts: Facts, replica: Replica) -> 
         still_fits=lambda old: old == plan,
         wait=False,
     )
-    end_other_work(installation, facts, WorkKind.INGEST, replica)
-    facts.replicas.move(replica.uid, ReplicaState.REPLICATING)
-    write_version_state(facts, facts.versions.by_uid(replica.version_uid))
+    end_other_work(installation, transaction, WorkKind.INGEST, replica)
+    transaction.replicas.move(replica.uid, ReplicaState.REPLICATING)
+    write_version_state(transaction, transaction.versions.by_uid(replica.version_uid))
     return RestorePlan(
         lease=lease, replica=replica, rows=rows, segments=[(each.name, each.stored_bytes) for each in segments]
     )
 
 
-def end_other_work(installation: Installation, facts: Facts, kind: WorkKind, replica: Replica) -> None:
+def end_other_work(installation: Installation, transaction: Transaction, kind: WorkKind, replica: Replica) -> None:
     """Abandon the open work of another kind on a replica. The caller holds the version's row.
 
     Raises:
         WorkHeld: a living process is at it.
     """
-    if facts.works.find_open(kind, replica.slot.uid, replica.version_uid) is not None:
+    if transaction.works.find_open(kind, replica.slot.uid, replica.version_uid) is not None:
         end_writing(
-            installation, facts, replica.version_uid, str(replica.slot.key), replica.slot, kinds=frozenset({kind})
+            installation, transaction, replica.version_uid, str(replica.slot.key), replica.slot, kinds=frozenset({kind})
         )
 
 
@@ -199,44 +199,44 @@ def rest_seconds_after(error: BaseException) -> float | None:
     return DAMAGED_REST_SECONDS if isinstance(error, ObjectCorrupt) else None
 
 
-def _is_candidate(installation: Installation, facts: Facts, replica: Replica) -> bool:
-    return is_restorable(replica, once_complete(facts, replica.version_uid, [replica])) and not _is_busy(
-        installation, facts, replica
+def _is_candidate(installation: Installation, transaction: Transaction, replica: Replica) -> bool:
+    return is_restorable(replica, once_complete(transaction, replica.version_uid, [replica])) and not _is_busy(
+        installation, transaction, replica
     )
 
 
-def _is_busy(installation: Installation, facts: Facts, replica: Replica) -> bool:
-    holder = facts.queue.under_way([replica.version_uid]).get(replica.uid)
+def _is_busy(installation: Installation, transaction: Transaction, replica: Replica) -> bool:
+    holder = transaction.queue.under_way([replica.version_uid]).get(replica.uid)
     return holder is not None and not installation.keeper.is_dead(holder)
 
 
-def _name_of(facts: Facts, replica: Replica) -> str:
-    version = facts.versions.by_uid(replica.version_uid)
-    line = lineage_of(facts, version)
+def _name_of(transaction: Transaction, replica: Replica) -> str:
+    version = transaction.versions.by_uid(replica.version_uid)
+    line = lineage_of(transaction, version)
     return f"{line.gallery.name}/{line.definition.name}/{version.name}"
 
 
-def _damaged_objects(facts: Facts, replica: Replica, damaged: Collection[str]) -> int:
+def _damaged_objects(transaction: Transaction, replica: Replica, damaged: Collection[str]) -> int:
     """Count the objects known to be wrong that a replica needs."""
-    rows = facts.manifests.of_replica(replica.version_uid, replica.slot.uid)
+    rows = transaction.manifests.of_replica(replica.version_uid, replica.slot.uid)
     own = sum(row.body_key in damaged for row in rows)
     names = [object_keys.segment_name(key) for key in damaged if object_keys.is_segment_key(key)]
-    known = facts.segments.known(replica.slot.key.pool_uid, names)
+    known = transaction.segments.known(replica.slot.key.pool_uid, names)
     ids = np.array(list(known.values()), dtype=np.uint32)
     return own + int(np.isin(ids, unpacked(b"".join(row.segment_ids for row in rows))).sum())
 
 
 def _restore(installation: Installation, replica: Replica, pace: Callable[[int], None]) -> bool:
     """Restore one replica for scrub; False where another process was quicker."""
-    with installation.catalog.transaction() as facts:
-        if not facts.queue.hold(replica.version_uid):
+    with installation.catalog.transaction() as transaction:
+        if not transaction.queue.hold(replica.version_uid):
             return False
-        standing = facts.replicas.get(replica.uid)
-        if not _is_candidate(installation, facts, standing):
+        standing = transaction.replicas.get(replica.uid)
+        if not _is_candidate(installation, transaction, standing):
             return False
-        version = facts.versions.by_uid(replica.version_uid)
-        line = lineage_of(facts, version)
-        plan = plan_restore(installation, facts, standing)
+        version = transaction.versions.by_uid(replica.version_uid)
+        line = lineage_of(transaction, version)
+        plan = plan_restore(installation, transaction, standing)
     key = replica.slot.key
     counter = Counter(installation, f"restore {line.definition.name} {version.name} {key.region}/{key.ordinal}")
     try:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain.resources import Slot
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.works import Work
@@ -20,10 +20,10 @@ WORK_ABANDON_DAYS: Final = 7.0
 """A command that was killed on Friday is repeated on Monday; what nobody repeats in a week nobody misses."""
 
 
-def forsaken_works(facts: Facts, patience: timedelta) -> list[Work]:
+def forsaken_works(transaction: Transaction, patience: timedelta) -> list[Work]:
     """The open works that nobody has had a lease on for so long, oldest first."""
-    now = facts.now()
-    return [work for work in facts.works.list_open() if is_forsaken(work, now=now, patience=patience)]
+    now = transaction.now()
+    return [work for work in transaction.works.list_open() if is_forsaken(work, now=now, patience=patience)]
 
 
 def abandon_forsaken(installation: Installation, patience: timedelta) -> Sequence[Work]:
@@ -32,37 +32,39 @@ def abandon_forsaken(installation: Installation, patience: timedelta) -> Sequenc
     Returns:
         Those that were closed.
     """
-    with installation.catalog.reading() as facts:
-        works = forsaken_works(facts, patience)
+    with installation.catalog.reading() as transaction:
+        works = forsaken_works(transaction, patience)
     return [work for work in works if _abandoned(installation, work, patience)]
 
 
 def _abandoned(installation: Installation, work: Work, patience: timedelta) -> bool:
-    with installation.catalog.transaction() as facts:
-        standing = facts.works.hold(work.uid)
-        if standing is None or not is_forsaken(standing, now=facts.now(), patience=patience):
+    with installation.catalog.transaction() as transaction:
+        standing = transaction.works.hold(work.uid)
+        if standing is None or not is_forsaken(standing, now=transaction.now(), patience=patience):
             return False
-        slot = facts.slots.get(work.slot_uid)
-        others = [each for each in facts.works.list_open(slot.uid) if each.owner_uid == work.owner_uid]
+        slot = transaction.slots.get(work.slot_uid)
+        others = [each for each in transaction.works.list_open(slot.uid) if each.owner_uid == work.owner_uid]
         if len(others) == 1:  # Else what is unfinished may be the other's.
-            _forget_unfinished(installation, facts, work, slot)
-        facts.works.abandon(work.uid)
+            _forget_unfinished(installation, transaction, work, slot)
+        transaction.works.abandon(work.uid)
         return True
 
 
-def _forget_unfinished(installation: Installation, facts: Facts, work: Work, slot: Slot) -> None:
+def _forget_unfinished(installation: Installation, transaction: Transaction, work: Work, slot: Slot) -> None:
     """The rows of manifests that were never completed go, and the names of segments with them; the replica has failed."""
-    rows = facts.manifests.of_replica(work.owner_uid, slot.uid)
-    forget_manifests(installation, facts, slot, [row for row in rows if not facts.manifests.is_complete(row.uid)])
-    for replica in facts.replicas.in_slot(slot.uid):
+    rows = transaction.manifests.of_replica(work.owner_uid, slot.uid)
+    forget_manifests(
+        installation, transaction, slot, [row for row in rows if not transaction.manifests.is_complete(row.uid)]
+    )
+    for replica in transaction.replicas.in_slot(slot.uid):
         if replica.version_uid == work.owner_uid and replica.state is ReplicaState.REPLICATING:
-            facts.versions.lock(replica.version_uid)
+            transaction.versions.lock(replica.version_uid)
             error = f"abandoned: nobody went on with it since {unleased_since(work).isoformat(timespec='seconds')}"
-            facts.replicas.failed(
+            transaction.replicas.failed(
                 replica.uid,
                 error=error,
                 attempts=replica.attempts + 1,
-                retry_at=facts.now(),
-                state=state_after_failure(facts, replica),
+                retry_at=transaction.now(),
+                state=state_after_failure(transaction, replica),
             )
-            write_version_state(facts, facts.versions.by_uid(replica.version_uid))
+            write_version_state(transaction, transaction.versions.by_uid(replica.version_uid))

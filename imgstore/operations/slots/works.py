@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain.errors import ObjectNotFound, StoreError, StoreFull
 from imgstore.domain.resources import ManifestRow, Slot
 from imgstore.domain.storage import object_keys
@@ -18,7 +18,7 @@ from imgstore.transfer.slot_access import SlotAccess
 
 def take_up(
     installation: Installation,
-    facts: Facts,
+    transaction: Transaction,
     *,
     kind: WorkKind,
     slot: Slot,
@@ -36,17 +36,17 @@ def take_up(
     Raises:
         WorkHeld: a live process has the lease.
     """
-    work = facts.works.find_open(kind, slot.uid, owner_uid)
+    work = transaction.works.find_open(kind, slot.uid, owner_uid)
     if work is not None and not still_fits(work.plan):
-        _leased(installation, facts, work, wait=wait)
-        facts.works.abandon(work.uid)
+        _leased(installation, transaction, work, wait=wait)
+        transaction.works.abandon(work.uid)
         installation.note(
             f"{slot.key.region}/{slot.key.ordinal}", "what an earlier run began no longer fits; beginning anew"
         )
         work = None
     if work is None:
-        work = facts.works.open(kind=kind, slot_uid=slot.uid, owner_uid=owner_uid, plan=plan, pins=pins)
-    return work, _leased(installation, facts, work, wait=wait)
+        work = transaction.works.open(kind=kind, slot_uid=slot.uid, owner_uid=owner_uid, plan=plan, pins=pins)
+    return work, _leased(installation, transaction, work, wait=wait)
 
 
 def copy_plan(manifests: Sequence[ManifestRow]) -> dict[str, Any]:
@@ -54,9 +54,9 @@ def copy_plan(manifests: Sequence[ManifestRow]) -> dict[str, Any]:
     return {"digests": {row.disk: row.digest.hex() for row in manifests}}
 
 
-def _leased(installation: Installation, facts: Facts, work: Work, *, wait: bool) -> Lease:
+def _leased(installation: Installation, transaction: Transaction, work: Work, *, wait: bool) -> Lease:
     keeper = installation.keeper
-    return facts.works.lease(
+    return transaction.works.lease(
         work.uid, holder=keeper.holder, lease_seconds=keeper.lease_seconds, steal=keeper.may_steal(work), wait=wait
     )
 
@@ -117,6 +117,6 @@ def remove_marks(installation: Installation, slot: Slot, access: SlotAccess) -> 
     """Remove the marks of the works that the catalog knows as closed."""
     top = access.prefix + object_keys.WORKS
     marks = [info.key.removeprefix(top) for info in access.store.list(top)]
-    with installation.catalog.reading() as facts:
-        closed = facts.works.closed_among(slot.uid, marks)
+    with installation.catalog.reading() as transaction:
+        closed = transaction.works.closed_among(slot.uid, marks)
     access.remove([object_keys.work_key(uid) for uid in closed])

@@ -24,56 +24,56 @@ class CatalogZones:
 
     def find(self, region: str, zone: str) -> ZoneRecord | None:
         """See `ZoneRegistry.find`."""
-        with self.catalog.reading() as facts:
-            return facts.zones.find(region, zone)
+        with self.catalog.reading() as transaction:
+            return transaction.zones.find(region, zone)
 
     def add(self, record: ZoneRecord) -> ZoneRecord:
         """See `ZoneRegistry.add`."""
-        with self.catalog.transaction() as facts:
-            return facts.zones.add(record)
+        with self.catalog.transaction() as transaction:
+            return transaction.zones.add(record)
 
     def replace(self, record: ZoneRecord) -> None:
         """See `ZoneRegistry.replace`. Complete replicas in that zone alone become Degraded: scrub restores them."""
         from imgstore.operations.slots.degrade import degrade_slot  # noqa: PLC0415 - numpy, which short commands spare
 
-        with self.catalog.reading() as facts:
-            slots = [slot for slot in facts.zones.slots_in(record.region, record.zone) if slot.zone != ALL_ZONES]
+        with self.catalog.reading() as transaction:
+            slots = [slot for slot in transaction.zones.slots_in(record.region, record.zone) if slot.zone != ALL_ZONES]
         for slot in slots:
             why = f"{slot.key}: the store of zone {record.zone} was replaced by {record.place}"
-            with self.catalog.transaction() as facts:
-                degrade_slot(facts, slot, why, self.effects.now())
-        with self.catalog.transaction() as facts:
-            facts.zones.replace(record)
+            with self.catalog.transaction() as transaction:
+                degrade_slot(transaction, slot, why, self.effects.now())
+        with self.catalog.transaction() as transaction:
+            transaction.zones.replace(record)
 
     def prefixes(self, region: str, zone: str) -> Collection[str]:
         """See `ZoneRegistry.prefixes`."""
-        with self.catalog.reading() as facts:
-            return [slot.prefix for slot in facts.zones.slots_in(region, zone)]
+        with self.catalog.reading() as transaction:
+            return [slot.prefix for slot in transaction.zones.slots_in(region, zone)]
 
     def records_every_zone(self) -> bool:
         """See `ZoneRegistry.records_every_zone`."""
-        with self.catalog.reading() as facts:
-            return facts.installation.get().records_every_zone
+        with self.catalog.reading() as transaction:
+            return transaction.installation.get().records_every_zone
 
     def sample_keys(self, region: str, zone: str) -> Sequence[str]:
         """See `ZoneRegistry.sample_keys`."""
-        with self.catalog.reading() as facts:
-            return facts.zones.manifest_keys(region, zone, _SAMPLE_KEYS)
+        with self.catalog.reading() as transaction:
+            return transaction.zones.manifest_keys(region, zone, _SAMPLE_KEYS)
 
     def known_checkpoints(self, region: str, zone: str, found: Sequence[Checkpoint]) -> Sequence[Checkpoint]:
         """See `ZoneRegistry.known_checkpoints`."""
         if not found:
             return found
-        with self.catalog.reading() as facts:
-            unknown = facts.sequence.unknown(found)
-            last = facts.sequence.last()
+        with self.catalog.reading() as transaction:
+            unknown = transaction.sequence.unknown(found)
+            last = transaction.sequence.last()
         if unknown:
             newest = max(unknown)
             told = (
                 f"zone {zone} of {region} has checkpoint {newest.sequence}, which this catalog (at {last}) never made"
             )
-            with self.catalog.transaction() as facts:
-                facts.installation.mark_outdated(told)
+            with self.catalog.transaction() as transaction:
+                transaction.installation.mark_outdated(told)
             self.subscriber(
                 ProgressEvent(task="catalog", stage=Stage.NOTE, detail=f"the catalog is older than its buckets: {told}")
             )

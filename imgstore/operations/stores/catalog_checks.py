@@ -7,7 +7,7 @@ from a backup, or a copy of it is in use. The catalog remembers the first such f
 
 from collections.abc import Iterable
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain.errors import CatalogOutdated, ImgstoreError, ObjectNotFound
 from imgstore.domain.identity.access import Action, Principal
 from imgstore.domain.resources import Slot
@@ -32,17 +32,17 @@ def check_catalog_is_current(installation: Installation, slots: Iterable[Slot] |
         CatalogOutdated: the catalog is older than its buckets, or not theirs.
     """
     installation.locator.refresh_checkpoints(slots)
-    with installation.catalog.reading() as facts:
-        refuse_if_outdated(facts)
+    with installation.catalog.reading() as transaction:
+        refuse_if_outdated(transaction)
 
 
-def refuse_if_outdated(facts: Facts) -> None:
+def refuse_if_outdated(transaction: Transaction) -> None:
     """Refuse what would destroy, by what the catalog remembers. For transactions: asks no store.
 
     Raises:
         CatalogOutdated: it was found to be outdated.
     """
-    found = facts.installation.get().outdated
+    found = transaction.installation.get().outdated
     if found is not None:
         raise CatalogOutdated(
             "The catalog is older than its buckets, so nothing is deleted.",
@@ -61,8 +61,8 @@ def check_unknown_removable(installation: Installation) -> None:
         CatalogOutdated: the catalog is older than its buckets, or an operator accepted it as that.
     """
     check_catalog_is_current(installation)
-    with installation.catalog.reading() as facts:
-        if facts.installation.get().keeps_unknown:
+    with installation.catalog.reading() as transaction:
+        if transaction.installation.get().keeps_unknown:
             raise CatalogOutdated(
                 "Objects that the catalog does not know are never removed here.",
                 found="a catalog that was older than its buckets when an operator accepted it",
@@ -99,8 +99,8 @@ def accept_catalog(installation: Installation, principal: Principal) -> list[str
     """
     with recorded(installation, principal, Action.ADMINISTER, "/", "imgstore/regions/acceptCatalog"):
         problems = installation.locator.forget_unknown_checkpoints()
-        with installation.catalog.transaction() as facts:
-            facts.installation.accept_outdated()
+        with installation.catalog.transaction() as transaction:
+            transaction.installation.accept_outdated()
         return problems
 
 
@@ -113,10 +113,10 @@ def bodies_of_strangers(installation: Installation, slot: Slot) -> frozenset[str
     Raises:
         StoreError: the slot cannot be read: then nobody can tell.
     """
-    with installation.catalog.reading() as facts:
-        if not facts.installation.get().keeps_unknown:
+    with installation.catalog.reading() as transaction:
+        if not transaction.installation.get().keeps_unknown:
             return frozenset()
-        rows = facts.manifests.in_slot(slot.uid, complete_only=False)
+        rows = transaction.manifests.in_slot(slot.uid, complete_only=False)
     from imgstore.segments.reference import MAGIC, decode_reference  # noqa: PLC0415 - numpy, which short commands spare
 
     known = {row.body_key for row in rows} | {object_keys.manifest_key(row.owner_uid, row.disk) for row in rows}

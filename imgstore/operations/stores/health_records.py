@@ -18,11 +18,11 @@ class CatalogHealth:
 
     def load(self) -> Sequence[ZoneHealth] | None:
         """See `HealthRecords.load`."""
-        with suppress(StoreError), self._catalog.reading() as facts:
-            return facts.zone_health.list(self.observer)
+        with suppress(StoreError), self._catalog.reading() as transaction:
+            return transaction.zone_health.list(self.observer)
         return None
 
     def save(self, health: ZoneHealth) -> None:
         """See `HealthRecords.save`. A catalog that does not answer is no reason to end what noticed the failure."""
-        with suppress(StoreError), self._catalog.transaction() as facts:
-            facts.zone_health.write(health)
+        with suppress(StoreError), self._catalog.transaction() as transaction:
+            transaction.zone_health.write(health)

@@ -49,8 +49,8 @@ def check_readiness(installation: Installation) -> Readiness:
 
 def _database(installation: Installation) -> Check:
     try:
-        with installation.catalog.reading() as facts:
-            facts.now()
+        with installation.catalog.reading() as transaction:
+            transaction.now()
     except StoreError:
         return Check.FAILED
     return Check.OK
@@ -58,8 +58,8 @@ def _database(installation: Installation) -> Check:
 
 def _worker(installation: Installation) -> Check:
     try:
-        with installation.catalog.reading() as facts:
-            alive = any(facts.workers.is_alive(each) for each in facts.workers.list())
+        with installation.catalog.reading() as transaction:
+            alive = any(transaction.workers.is_alive(each) for each in transaction.workers.list())
     except StoreError:
         return Check.FAILED
     return Check.OK if alive else Check.MISSING

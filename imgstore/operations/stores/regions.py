@@ -30,8 +30,8 @@ def list_circuits(installation: Installation, principal: Principal) -> dict[tupl
     """What each observer saw last of the zones that ever failed, by region and zone."""
     authorize(principal, Action.READ, "/")
     found: defaultdict[tuple[str, str], list[ZoneHealth]] = defaultdict(list)
-    with installation.catalog.reading() as facts:
-        for health in facts.zone_health.list():
+    with installation.catalog.reading() as transaction:
+        for health in transaction.zone_health.list():
             found[health.region, health.zone].append(health)
     return dict(found)
 
@@ -39,8 +39,8 @@ def list_circuits(installation: Installation, principal: Principal) -> dict[tupl
 def missed_objects(installation: Installation, principal: Principal) -> dict[tuple[str, str], int]:
     """Return how many objects zones are known to miss, by region and zone: counted by workers and scrub."""
     authorize(principal, Action.READ, "/")
-    with installation.catalog.reading() as facts:
-        return facts.zone_gaps.by_zone()
+    with installation.catalog.reading() as transaction:
+        return transaction.zone_gaps.by_zone()
 
 
 def init_regions(

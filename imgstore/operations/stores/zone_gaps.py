@@ -28,8 +28,8 @@ def record_zone_gaps(installation: Installation, slot: Slot) -> dict[str, int]:
         return {}
     counts = dict(Counter(note.zone for note in notes if note.missed is Missed.PUT))
     # For people only: a catalog that does not answer must not fail the work that asked.
-    with suppress(StoreError), installation.catalog.transaction() as facts:
-        known = {gap.zone: gap.objects for gap in facts.zone_gaps.of_slots([slot.uid])}
+    with suppress(StoreError), installation.catalog.transaction() as transaction:
+        known = {gap.zone: gap.objects for gap in transaction.zone_gaps.of_slots([slot.uid])}
         if counts != known:
-            facts.zone_gaps.replace(slot.uid, counts)
+            transaction.zone_gaps.replace(slot.uid, counts)
     return counts

@@ -198,8 +198,8 @@ def _withdraw(installation: Installation, version: ImageVersion) -> None:
 
     No repeat could go on from it: another source is another work. Segments that were sent are found by their names.
     """
-    with installation.catalog.reading() as facts:
-        arrived = any(facts.manifests.is_complete(row.uid) for row in facts.manifests.of_owner(version.uid))
+    with installation.catalog.reading() as transaction:
+        arrived = any(transaction.manifests.is_complete(row.uid) for row in transaction.manifests.of_owner(version.uid))
     if not arrived:
         try:
             forget_version(installation, version)
@@ -248,8 +248,8 @@ def _make_source(
 
     The first slot is any healthy one (rules.md, rule 16): where the zone of one is down, the next is tried.
     """
-    with installation.catalog.reading() as facts:
-        standing = facts.replicas.list(version.uid)
+    with installation.catalog.reading() as transaction:
+        standing = transaction.replicas.list(version.uid)
     replicas = [replica for replica in standing if replica.state is not ReplicaState.DELETING]
     if any(replica.state is ReplicaState.COMPLETED for replica in replicas):
         return
@@ -283,10 +283,10 @@ def _make_source(
 
 def _end_other_ingests(installation: Installation, version: ImageVersion) -> None:
     """The bytes are in one slot: what was begun in another of the region goes on as a copy."""
-    with installation.catalog.transaction() as facts:
-        for work in facts.works.list_open():
+    with installation.catalog.transaction() as transaction:
+        for work in transaction.works.list_open():
             if work.kind is WorkKind.INGEST and work.owner_uid == version.uid:
-                facts.works.abandon(work.uid)
+                transaction.works.abandon(work.uid)
 
 
 def replication_failed(view: VersionView, failed: Mapping[str, ImgstoreError]) -> ReplicationFailed:

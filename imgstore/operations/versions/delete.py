@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.errors import ImgstoreError, NotFound
 from imgstore.domain.identity.access import VERSIONS, Action, Principal, as_reader, authorize
@@ -51,9 +51,9 @@ def delete_version(
     scope = names.version_id(installation.subscription, group, gallery, definition, version)
     what = "Microsoft.Compute/galleries/images/versions/delete"
     with recorded_deletion(installation, principal, scope, what):
-        with installation.catalog.reading() as facts:
-            line = lookup.lineage(facts, installation.subscription, group, gallery, definition)
-            found = facts.versions.get(line.definition.uid, version) or lookup.version(facts, line, version)
+        with installation.catalog.reading() as transaction:
+            line = lookup.lineage(transaction, installation.subscription, group, gallery, definition)
+            found = transaction.versions.get(line.definition.uid, version) or lookup.version(transaction, line, version)
         if found.provisioning_state is not ProvisioningState.DELETING:
             if found.soft_deleted_at is not None and not bypass_soft_delete:
                 raise _gone_softly(found, scope)
@@ -69,17 +69,17 @@ def delete_version(
 
 def _delete_softly(installation: Installation, line: DefinitionPath, version: ImageVersion) -> None:
     """Make the version invisible. Its replicas, its bytes and what is billed for them stay."""
-    with installation.catalog.transaction() as facts:
-        end_writing(installation, facts, version.uid, str(version.name))
-        standing = _locked(facts, version)
+    with installation.catalog.transaction() as transaction:
+        end_writing(installation, transaction, version.uid, str(version.name))
+        standing = _locked(transaction, version)
         now = installation.effects.now()
         until = now + timedelta(days=line.gallery.soft_delete_retention_days)
-        facts.versions.update(replace(standing, soft_deleted_at=now, hard_deletion_at=until))
+        transaction.versions.update(replace(standing, soft_deleted_at=now, hard_deletion_at=until))
 
 
-def _locked(facts: Facts, version: ImageVersion) -> ImageVersion:
-    facts.versions.lock(version.uid)
-    return facts.versions.by_uid(version.uid)
+def _locked(transaction: Transaction, version: ImageVersion) -> ImageVersion:
+    transaction.versions.lock(version.uid)
+    return transaction.versions.by_uid(version.uid)
 
 
 def _gone_softly(version: ImageVersion, scope: str) -> NotFound:
@@ -99,14 +99,14 @@ def list_soft_deleted(
     scope = names.definition_id(installation.subscription, group, gallery, definition)
     authorize(principal, Action.READ, scope, VERSIONS)
     purge_soft_deleted(installation)
-    with installation.catalog.reading() as facts:
-        line = lookup.lineage(facts, installation.subscription, group, gallery, definition)
+    with installation.catalog.reading() as transaction:
+        line = lookup.lineage(transaction, installation.subscription, group, gallery, definition)
         kept = [
             each
-            for each in facts.versions.soft_deleted(line.definition.uid)
+            for each in transaction.versions.soft_deleted(line.definition.uid)
             if each.provisioning_state is not ProvisioningState.DELETING
         ]
-        return [view_of(facts, line, each) for each in kept]
+        return [view_of(transaction, line, each) for each in kept]
 
 
 def undelete_version(
@@ -120,14 +120,14 @@ def undelete_version(
     scope = names.version_id(installation.subscription, group, gallery, definition, version)
     with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/versions/write"):
         purge_soft_deleted(installation)
-        with installation.catalog.transaction() as facts:
-            line = lookup.lineage(facts, installation.subscription, group, gallery, definition)
-            found = facts.versions.get(line.definition.uid, version)
-            if found is None or _locked(facts, found).provisioning_state is ProvisioningState.DELETING:
+        with installation.catalog.transaction() as transaction:
+            line = lookup.lineage(transaction, installation.subscription, group, gallery, definition)
+            found = transaction.versions.get(line.definition.uid, version)
+            if found is None or _locked(transaction, found).provisioning_state is ProvisioningState.DELETING:
                 raise _not_kept(line, version, scope)
-            standing = facts.versions.by_uid(found.uid)
+            standing = transaction.versions.by_uid(found.uid)
             if standing.soft_deleted_at is not None:
-                facts.versions.update(replace(standing, soft_deleted_at=None, hard_deletion_at=None))
+                transaction.versions.update(replace(standing, soft_deleted_at=None, hard_deletion_at=None))
         reader = as_reader(principal, scope)
         return show_version(installation, reader, group=group, gallery=gallery, definition=definition, version=version)
 
@@ -151,8 +151,8 @@ def purge_soft_deleted(installation: Installation) -> list[ImageVersion]:
     Returns:
         Those that went.
     """
-    with installation.catalog.reading() as facts:
-        due = [each for each in facts.versions.soft_deleted() if _is_over(each, installation.effects.now())]
+    with installation.catalog.reading() as transaction:
+        due = [each for each in transaction.versions.soft_deleted() if _is_over(each, installation.effects.now())]
     gone = []
     for version in due:
         if not _condemned(installation, version):
@@ -168,14 +168,14 @@ def purge_soft_deleted(installation: Installation) -> list[ImageVersion]:
 
 def _condemned(installation: Installation, version: ImageVersion) -> bool:
     """Mark a version Deleting, unless someone had it back meanwhile, or another process ends it."""
-    with installation.catalog.transaction() as facts:
+    with installation.catalog.transaction() as transaction:
         try:
-            standing = _locked(facts, version)
+            standing = _locked(transaction, version)
         except NotFound:
             return False
         if not _is_over(standing, installation.effects.now()):
             return False
-        facts.versions.update(replace(standing, provisioning_state=ProvisioningState.DELETING))
+        transaction.versions.update(replace(standing, provisioning_state=ProvisioningState.DELETING))
         return True
 
 

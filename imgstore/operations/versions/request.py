@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain.disks.sources import DiskReader, SourceIdentity
 from imgstore.domain.disks.version_disks import (
     OS_DISK,
@@ -93,11 +93,11 @@ def resolve(installation: Installation, request: VersionRequest) -> Wanted:
         InvalidInput, Conflict: it can't be met, whatever the disks are.
         ParentNotFound: no such gallery or definition.
     """
-    with installation.catalog.reading() as facts:
+    with installation.catalog.reading() as transaction:
         line = lookup.parent_lineage(
-            facts, installation.subscription, request.group, request.gallery, request.definition
+            transaction, installation.subscription, request.group, request.gallery, request.definition
         )
-        standing = facts.versions.get(line.definition.uid, request.version)
+        standing = transaction.versions.get(line.definition.uid, request.version)
     now = installation.effects.now()
     regions, limits = installation.regions, installation.limits
     if standing is not None and standing.is_visible:
@@ -200,24 +200,24 @@ def write_down(
         Conflict: it was deleted, or a limit is reached.
         CatalogOutdated: a replica is to go, and the catalog is older than its buckets; nothing was changed.
     """
-    with installation.catalog.reading() as facts:
-        known = facts.versions.get(wanted.line.definition.uid, wanted.request.version)
-        replicas = [] if known is None else facts.replicas.list(known.uid)
+    with installation.catalog.reading() as transaction:
+        known = transaction.versions.get(wanted.line.definition.uid, wanted.request.version)
+        replicas = [] if known is None else transaction.replicas.list(known.uid)
     plan = retargeting(replicas, wanted.targets)
     if plan.surplus or plan.outgoing:
         installation.locator.refresh_checkpoints()  # `retarget` refuses a removal by what they show.
-    with installation.catalog.transaction() as facts, quota_kept(installation, facts):
-        found = facts.versions.get(wanted.line.definition.uid, wanted.request.version)
+    with installation.catalog.transaction() as transaction, quota_kept(installation, transaction):
+        found = transaction.versions.get(wanted.line.definition.uid, wanted.request.version)
         if found is None:
-            return _added(installation, facts, wanted, identities, expected_bytes)
-        facts.versions.lock(found.uid)
-        standing = facts.versions.by_uid(found.uid)
+            return _added(installation, transaction, wanted, identities, expected_bytes)
+        transaction.versions.lock(found.uid)
+        standing = transaction.versions.by_uid(found.uid)
         check_updatable(standing, wanted.line.version_id(standing.name))
-        changed = _compared(installation, facts, standing, wanted, identities, expected_bytes)
+        changed = _compared(installation, transaction, standing, wanted, identities, expected_bytes)
         if changed != standing:
-            facts.versions.update(changed)
-        retarget(installation, facts, wanted.line, changed)
-        return write_version_state(facts, changed)
+            transaction.versions.update(changed)
+        retarget(installation, transaction, wanted.line, changed)
+        return write_version_state(transaction, changed)
 
 
 def check_updatable(standing: ImageVersion, scope: str) -> None:
@@ -245,13 +245,13 @@ def check_updatable(standing: ImageVersion, scope: str) -> None:
 
 def _added(
     installation: Installation,
-    facts: Facts,
+    transaction: Transaction,
     wanted: Wanted,
     identities: Identities,
     expected_bytes: Mapping[str, int],
 ) -> ImageVersion:
     request = wanted.request
-    there = facts.versions.count(installation.subscription, wanted.location)
+    there = transaction.versions.count(installation.subscription, wanted.location)
     check_room(installation.limits, "versions_max", there, what="image versions", region=wanted.location)
     version = ImageVersion(
         uid=installation.effects.new_uid(),
@@ -271,11 +271,11 @@ def _added(
         provisioning_state=ProvisioningState.CREATING,
     )
     check_block(version)
-    facts.versions.add(version)
+    transaction.versions.add(version)
     if wanted.shallow_slot is None:
-        retarget(installation, facts, wanted.line, version)
+        retarget(installation, transaction, wanted.line, version)
     else:
-        add_replica(installation, facts, version, wanted.shallow_slot)
+        add_replica(installation, transaction, version, wanted.shallow_slot)
     return version
 
 
@@ -292,7 +292,7 @@ def _new_disk(key: str, wanted: Wanted, identity: SourceIdentity, expected_bytes
 
 def _compared(
     installation: Installation,
-    facts: Facts,
+    transaction: Transaction,
     standing: ImageVersion,
     wanted: Wanted,
     identities: Identities,
@@ -310,7 +310,7 @@ def _compared(
             found=told(identities),
             expected=told(standing.disk_keys),
         )
-    here = [each for each in facts.replicas.list(standing.uid) if each.slot.key.region == standing.location]
+    here = [each for each in transaction.replicas.list(standing.uid) if each.slot.key.region == standing.location]
     arrived = any(each.state in (ReplicaState.COMPLETED, ReplicaState.DEGRADED) for each in here)
     disks = tuple(_compared_disk(disk, wanted, identities[disk.key], arrived=arrived) for disk in standing.disks)
     if standing.replication_mode is not wanted.replication_mode:

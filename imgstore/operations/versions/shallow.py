@@ -6,7 +6,7 @@ for nobody, is billed to it when the source goes, and is scrubbed.
 
 from collections.abc import Mapping
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain.disks.sources import DiskReader
 from imgstore.domain.disks.version_disks import in_order
 from imgstore.domain.errors import Conflict, InvalidInput, ObjectCorrupt, public_text
@@ -102,11 +102,11 @@ def _plan(
     """The manifests that it repeats, pinned; the replica is Replicating from here on."""
     slot = replica.slot
     plan = {"shallow": {key: digest.hex() for key, digest in digests.items()}}
-    with installation.catalog.transaction() as facts:
-        origins = {key: _origin(facts, slot, version, digest) for key, digest in digests.items()}
+    with installation.catalog.transaction() as transaction:
+        origins = {key: _origin(transaction, slot, version, digest) for key, digest in digests.items()}
         _, lease = take_up(
             installation,
-            facts,
+            transaction,
             kind=WorkKind.INGEST,
             slot=slot,
             owner_uid=version.uid,
@@ -114,15 +114,15 @@ def _plan(
             pins=tuple({row.uid: None for row in origins.values()}),
             still_fits=lambda old: old == plan,
         )
-        facts.versions.lock(version.uid)
-        end_other_work(installation, facts, WorkKind.COPY, replica)
-        facts.replicas.move(replica.uid, ReplicaState.REPLICATING)
-        write_version_state(facts, version)
+        transaction.versions.lock(version.uid)
+        end_other_work(installation, transaction, WorkKind.COPY, replica)
+        transaction.replicas.move(replica.uid, ReplicaState.REPLICATING)
+        write_version_state(transaction, version)
     return origins, lease
 
 
-def _origin(facts: Facts, slot: Slot, version: ImageVersion, digest: Digest) -> ManifestRow:
-    found = facts.manifests.with_digest(slot.uid, digest)
+def _origin(transaction: Transaction, slot: Slot, version: ImageVersion, digest: Digest) -> ManifestRow:
+    found = transaction.manifests.with_digest(slot.uid, digest)
     if found is None:
         raise Conflict(
             f"The source of the image version {version.name} is no longer where it was begun.",
@@ -139,8 +139,8 @@ def _check_whole(installation: Installation, replica: Replica, origins: Mapping[
     if replica.state is not ReplicaState.DEGRADED:
         return
     slot = replica.slot
-    with installation.catalog.reading() as facts:
-        names = [each.name for each in facts.segments.rows(slot.key.pool_uid, named_by(origins.values()))]
+    with installation.catalog.reading() as transaction:
+        names = [each.name for each in transaction.segments.rows(slot.key.pool_uid, named_by(origins.values()))]
     access = installation.access(slot)
     damaged = access.damaged(names, workers=installation.threads(installation.tuning.copy_workers, slot.key.region))
     if damaged:
@@ -155,8 +155,8 @@ def _check_whole(installation: Installation, replica: Replica, origins: Mapping[
 
 def _put(installation: Installation, version: ImageVersion, key: str, origin: ManifestRow, lease: Lease) -> ManifestRow:
     """One disk's manifest: the source's bytes under a name of the version's own, so that either may be deleted."""
-    with installation.catalog.reading() as facts:
-        slot = facts.slots.get(origin.slot_uid)
+    with installation.catalog.reading() as transaction:
+        slot = transaction.slots.get(origin.slot_uid)
     access = installation.access(slot)
     data = access.object(origin.body_key, intact(origin.digest))
     listed = Listed(
@@ -169,8 +169,8 @@ def _put(installation: Installation, version: ImageVersion, key: str, origin: Ma
         virtual_bytes=origin.virtual_bytes,
         disk_digest=origin.disk_digest,
     )
-    with installation.catalog.transaction() as facts:
-        facts.works.guard(lease)
-        row = list_segments(installation, facts, listed, named_by([origin]))
+    with installation.catalog.transaction() as transaction:
+        transaction.works.guard(lease)
+        row = list_segments(installation, transaction, listed, named_by([origin]))
     access.put_manifest(listed.body_key, data)
     return row

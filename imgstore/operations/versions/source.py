@@ -22,18 +22,18 @@ def arrived_disks(installation: Installation, wanted: Wanted) -> Mapping[str, Ve
 
     A version that was complete once needs its source no more: workers, scrub and this very command restore it.
     """
-    with installation.catalog.reading() as facts:
-        standing = facts.versions.get(wanted.line.definition.uid, wanted.request.version)
+    with installation.catalog.reading() as transaction:
+        standing = transaction.versions.get(wanted.line.definition.uid, wanted.request.version)
         if standing is None or not standing.is_visible:
             return {}
-        arrived = bool(facts.manifests.complete_slots(standing.uid))
+        arrived = bool(transaction.manifests.complete_slots(standing.uid))
     return {disk.key: disk for disk in standing.disks} if arrived else {}
 
 
 def stated_locations(installation: Installation, wanted: Wanted) -> frozenset[str]:
     """Where the disks of the version that stands came from, in lower case."""
-    with installation.catalog.reading() as facts:
-        standing = facts.versions.get(wanted.line.definition.uid, wanted.request.version)
+    with installation.catalog.reading() as transaction:
+        standing = transaction.versions.get(wanted.line.definition.uid, wanted.request.version)
     return frozenset() if standing is None else frozenset(each.source.location.lower() for each in standing.disks)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
-from imgstore.catalog import Facts
+from imgstore.catalog import Transaction
 from imgstore.domain.disks.version_disks import OS_DISK, VersionDisk, disk_key
 from imgstore.domain.errors import NotFound, SourceGone
 from imgstore.domain.identity.access import Action, Principal, authorize
@@ -102,8 +102,8 @@ def opened(
     """
     reference = source.reference
     image = None if reference is None else admitted(installation, principal, reference)
-    with installation.catalog.transaction() as facts:
-        chosen, gone = _chosen(installation, principal, facts, source, image, taker)
+    with installation.catalog.transaction() as transaction:
+        chosen, gone = _chosen(installation, principal, transaction, source, image, taker)
     with ExitStack() as stack:
         for each in chosen.values():
             stack.callback(_let_go, installation, each.lease)
@@ -113,14 +113,14 @@ def opened(
 
 def _let_go(installation: Installation, lease: Lease) -> None:
     """Whatever came of it: one that could not be opened leaves the pins of the others."""
-    with installation.catalog.transaction() as facts:
-        facts.works.abandon(lease.work_uid)
+    with installation.catalog.transaction() as transaction:
+        transaction.works.abandon(lease.work_uid)
 
 
 def _chosen(
     installation: Installation,
     principal: Principal,
-    facts: Facts,
+    transaction: Transaction,
     source: VersionSource,
     image: ImageReference | None,
     taker: Taker,
@@ -134,14 +134,14 @@ def _chosen(
         originals = {}
         for key, word in words.items():
             try:
-                originals[key] = _original(installation, principal, facts, group, word, region)
+                originals[key] = _original(installation, principal, transaction, group, word, region)
             except SourceGone:
                 if not came_from(taker.arrived, key, ids_of(installation, group, word, *COPIED)):
                     raise
         gone = frozenset(words.keys() - originals.keys())
-        return _of_disks(installation, facts, originals, line, region), gone
+        return _of_disks(installation, transaction, originals, line, region), gone
     try:
-        return _of_whole(installation, principal, facts, source, image, taker), frozenset()
+        return _of_whole(installation, principal, transaction, source, image, taker), frozenset()
     except (SourceGone, NotFound):
         named = whole_ids(installation, group, source, image)
         if not all(came_from(taker.arrived, key, named) for key in taker.arrived) or not taker.arrived:
@@ -152,7 +152,7 @@ def _chosen(
 def _of_whole(
     installation: Installation,
     principal: Principal,
-    facts: Facts,
+    transaction: Transaction,
     source: VersionSource,
     image: ImageReference | None,
     taker: Taker,
@@ -160,44 +160,53 @@ def _of_whole(
     """All disks of one resource."""
     line, group, region = taker.line, taker.line.gallery.group, taker.region
     if image is not None:
-        return _of_version(installation, facts, image, taker)
+        return _of_version(installation, transaction, image, taker)
     if source.machine is not None:
-        return _of_machine(installation, principal, facts, source.machine, line, region)
+        return _of_machine(installation, principal, transaction, source.machine, line, region)
     assert source.managed_image is not None, "one of them was given"
-    found = named_image(installation, principal, facts, group, source.managed_image, what=_WHAT)
-    return _of_disks(installation, facts, found.by_key, line, region)
+    found = named_image(installation, principal, transaction, group, source.managed_image, what=_WHAT)
+    return _of_disks(installation, transaction, found.by_key, line, region)
 
 
 def _of_machine(
-    installation: Installation, principal: Principal, facts: Facts, word: str, line: DefinitionPath, region: str
+    installation: Installation,
+    principal: Principal,
+    transaction: Transaction,
+    word: str,
+    line: DefinitionPath,
+    region: str,
 ) -> dict[str, _Chosen]:
     """All disks of a machine, which says itself what it is; who reads them must be allowed to."""
-    machine = named_machine(installation, principal, facts, line.gallery.group, word)
+    machine = named_machine(installation, principal, transaction, line.gallery.group, word)
     if machine is None:
         raise no_source(word, "no virtual machine of that name", what=_WHAT, region=region, kind=SourceGone)
     check_ready(machine)
     if machine.location != region:
         raise no_source(word, f"it is in {machine.location}", what=_WHAT, region=region)
     _check_kin(machine.declared, line, machine.name)
-    disks = facts.disks.of_machine(machine.resource_id)
+    disks = transaction.disks.of_machine(machine.resource_id)
     for disk in disks:
         authorize(principal, Action.EXPORT, disk.resource_id)
-    chosen = {disk_key(disk.machine_lun): _of_disk(installation, facts, disk) for disk in disks}
+    chosen = {disk_key(disk.machine_lun): _of_disk(installation, transaction, disk) for disk in disks}
     return {key: replace(each, location=machine.resource_id) for key, each in chosen.items()}
 
 
 def _original(
-    installation: Installation, principal: Principal, facts: Facts, group: str, word: str, region: str
+    installation: Installation, principal: Principal, transaction: Transaction, group: str, word: str, region: str
 ) -> ManagedDisk:
     """A snapshot or disk that stands for one disk of the version."""
-    found = find_original(installation, principal, facts, group, word, what=_WHAT)
+    found = find_original(installation, principal, transaction, group, word, what=_WHAT)
     if found is None:
         raise no_source(word, "a file's name", what=_WHAT, region=region)
     return found
 
 
 def _of_disks(
-    installation: Installation, facts: Facts, disks: Mapping[str, ManagedDisk], line: DefinitionPath, region: str
+    installation: Installation,
+    transaction: Transaction,
+    disks: Mapping[str, ManagedDisk],
+    line: DefinitionPath,
+    region: str,
 ) -> dict[str, _Chosen]:
     """Disks, snapshots or those of a managed image. What a data disk declares is of no matter: nobody boots from it."""
     for disk in disks.values():
@@ -205,54 +214,54 @@ def _of_disks(
             raise no_source(disk.resource_id, f"it is in {disk.location}", what=_WHAT, region=region)
     if OS_DISK in disks:
         _check_kin(disks[OS_DISK].declared, line, disks[OS_DISK].name)
-    return {key: _of_disk(installation, facts, disk) for key, disk in disks.items()}
+    return {key: _of_disk(installation, transaction, disk) for key, disk in disks.items()}
 
 
-def _of_disk(installation: Installation, facts: Facts, disk: ManagedDisk) -> _Chosen:
-    manifest = facts.manifests.find(disk.uid, disk.slot.uid, OS_DISK)
+def _of_disk(installation: Installation, transaction: Transaction, disk: ManagedDisk) -> _Chosen:
+    manifest = transaction.manifests.find(disk.uid, disk.slot.uid, OS_DISK)
     assert manifest is not None, "a disk that Succeeded has a manifest"
-    others = siblings(facts, disk.source_version_uid, disk.slot)
+    others = siblings(transaction, disk.source_version_uid, disk.slot)
     return _Chosen(
         location=disk.resource_id,
         slot=disk.slot,
         others=_near(others, disk.slot),
         manifest=manifest,
-        lease=pin_manifest(installation, disk.slot, disk.uid, manifest, facts),
+        lease=pin_manifest(installation, disk.slot, disk.uid, manifest, transaction),
     )
 
 
 def _of_version(
-    installation: Installation, facts: Facts, reference: ImageReference, taker: Taker
+    installation: Installation, transaction: Transaction, reference: ImageReference, taker: Taker
 ) -> dict[str, _Chosen]:
     """All disks of a complete replica of another version, in the region if there is one."""
     line, region = taker.line, taker.region
-    theirs = lookup.named_lineage(facts, installation.subscription, reference)
-    version = _meant(installation, facts, theirs, reference, region)
+    theirs = lookup.named_lineage(transaction, installation.subscription, reference)
+    version = _meant(installation, transaction, theirs, reference, region)
     version_id = theirs.version_id(version.name)
     location = version_id if version_id.lower() in taker.locations else reference.shown(version_id)
     _check_kin(theirs.definition.declared, line, location)
-    replica = _nearest(facts.replicas.list(version.uid), version, region)
+    replica = _nearest(transaction.replicas.list(version.uid), version, region)
     if replica is None:
         raise no_source(str(reference), "complete in no region", what=_WHAT)
-    others = _near(siblings(facts, version.uid, replica.slot), replica.slot)
+    others = _near(siblings(transaction, version.uid, replica.slot), replica.slot)
     return {
         row.disk: _Chosen(
             location=location,
             slot=replica.slot,
             others=others,
             manifest=row,
-            lease=pin_manifest(installation, replica.slot, version.uid, row, facts),
+            lease=pin_manifest(installation, replica.slot, version.uid, row, transaction),
         )
-        for row in facts.manifests.of_replica(version.uid, replica.slot.uid)
+        for row in transaction.manifests.of_replica(version.uid, replica.slot.uid)
     }
 
 
 def _meant(
-    installation: Installation, facts: Facts, line: DefinitionPath, reference: ImageReference, region: str
+    installation: Installation, transaction: Transaction, line: DefinitionPath, reference: ImageReference, region: str
 ) -> ImageVersion:
     if reference.version is None:
-        return named_version(installation, facts, line, reference, region)
-    found = facts.versions.get(line.definition.uid, reference.version)
+        return named_version(installation, transaction, line, reference, region)
+    found = transaction.versions.get(line.definition.uid, reference.version)
     if found is None or not found.is_visible:
         raise no_source(str(reference), "no such version", what=_WHAT, kind=SourceGone)
     return found
@@ -323,10 +332,10 @@ def _charge(installation: Installation, key: str, chosen: _Chosen, taker: Taker,
     source = chosen.slot.key.region
     if source == taker.region:
         return
-    with installation.catalog.transaction() as facts:
-        version = facts.versions.get(taker.line.definition.uid, taker.name)
+    with installation.catalog.transaction() as transaction:
+        version = transaction.versions.get(taker.line.definition.uid, taker.name)
         assert version is not None, "its row is written down before its source is read"
-        facts.ledger.add(
+        transaction.ledger.add(
             arrival(
                 key=f"{version.uid}/source/{key}",
                 party=party_of(taker.line, version),

@@ -23,8 +23,12 @@ def finish_deletes(installation: Installation) -> int:
     Returns:
         The number of deletions that were finished.
     """
-    with installation.catalog.reading() as facts:
-        machines, disks, versions = facts.machines.deleting(), facts.disks.deleting(), facts.versions.deleting()
+    with installation.catalog.reading() as transaction:
+        machines, disks, versions = (
+            transaction.machines.deleting(),
+            transaction.disks.deleting(),
+            transaction.versions.deleting(),
+        )
     maintenance = administrator("imgstore maintenance")
     deletions: list[tuple[str, Callable[[], None]]] = []
     for machine in machines:

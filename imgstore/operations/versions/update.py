@@ -44,9 +44,9 @@ def update_version(
     """
     scope = names.version_id(installation.subscription, group, gallery, definition, version)
     with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/versions/write"):
-        with installation.catalog.reading() as facts:
-            line = lookup.lineage(facts, installation.subscription, group, gallery, definition)
-            standing = lookup.version(facts, line, version)
+        with installation.catalog.reading() as transaction:
+            line = lookup.lineage(transaction, installation.subscription, group, gallery, definition)
+            standing = lookup.version(transaction, line, version)
         if update.target_regions is not None:
             installation.locator.refresh_checkpoints()  # `retarget` refuses a removal by what they show.
         changed = _written_down(installation, line, standing, update)
@@ -67,12 +67,12 @@ def _written_down(
     installation: Installation, line: DefinitionPath, found: ImageVersion, update: VersionUpdate
 ) -> ImageVersion:
     """The version's row, the replicas that it lacks and the tombstones of those that go, in one transaction."""
-    with installation.catalog.transaction() as facts:
-        facts.versions.lock(found.uid)
-        standing = facts.versions.by_uid(found.uid)
+    with installation.catalog.transaction() as transaction:
+        transaction.versions.lock(found.uid)
+        standing = transaction.versions.by_uid(found.uid)
         check_updatable(standing, line.version_id(standing.name))
         changed = updated(standing, update, installation.regions, installation.limits, now=installation.effects.now())
         if changed != standing:
-            facts.versions.update(changed)
-        retarget(installation, facts, line, changed)
-        return write_version_state(facts, changed)
+            transaction.versions.update(changed)
+        retarget(installation, transaction, line, changed)
+        return write_version_state(transaction, changed)

@@ -82,7 +82,7 @@ def _removal(options: global_options.Globals, folder: Path) -> str:
 
 def _told(summary: QuickstartSummary, bill: Json, seconds: float) -> str:
     fewer = summary.whole_copies_bytes // max(1, summary.second_delivered_bytes)
-    facts = {
+    transaction = {
         "the disk": f"{human_bytes(summary.virtual_bytes)}, stored, replicated and billed",
         "1.0.0": f"{human_bytes(summary.first_delivered_bytes)} moved between regions",
         "1.0.1": f"{human_bytes(summary.second_delivered_bytes)} moved; whole copies: "
@@ -92,4 +92,4 @@ def _told(summary: QuickstartSummary, bill: Json, seconds: float) -> str:
         "the bill": f"{decimal_text(bill['total'])} {bill['currency']} so far",
         "all of it": f"took {human_seconds(seconds)}",
     }
-    return "\n".join(["In short", *(f"  {name + ':':<13}{fact}" for name, fact in facts.items())])
+    return "\n".join(["In short", *(f"  {name + ':':<13}{fact}" for name, fact in transaction.items())])

@@ -15,10 +15,10 @@ from imgstore.wire.responses.reports import inspection_json
 
 def _table(body: Json) -> Rows:
     """One fact a line: what it is, what Azure would say, each check."""
-    facts = ("format", "virtualBytes", "fileBytes", "dataBytes", "hyperVGeneration")
+    transaction = ("format", "virtualBytes", "fileBytes", "dataBytes", "hyperVGeneration")
     azure = "yes" if body["azure"]["ready"] else "no: " + "; ".join(body["azure"]["reasons"])
     return [
-        *({"What": fact, "Found": str(body[fact])} for fact in facts if body[fact] is not None),
+        *({"What": fact, "Found": str(body[fact])} for fact in transaction if body[fact] is not None),
         {"What": "Azure would take it", "Found": azure},
         *({"What": f"check {each['name']}", "Found": _outcome(each)} for each in body["checks"]),
         *({"What": "note", "Found": note} for note in body["notes"]),

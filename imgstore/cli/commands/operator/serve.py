@@ -256,8 +256,8 @@ def _door(
 
 def _lines(session: Session, url: str, bundle: Path | None, administrator: "Credential | None") -> list[str]:
     """What a person pastes into a shell, one ``NAME=value`` or command a line."""
-    with session.installation.catalog.reading() as facts:
-        tenant = facts.tenants.owner(session.installation.subscription)
+    with session.installation.catalog.reading() as transaction:
+        tenant = transaction.tenants.owner(session.installation.subscription)
     given = (
         []
         if administrator is None
