@@ -4,4 +4,4 @@ from imgstore.catalog.catalog import Catalog, Transaction
 from imgstore.catalog.resources.activity import ActivityRow
 from imgstore.catalog.resources.installation import InstallationRow
 
-__all__ = ["ActivityRow", "Catalog", "Transaction", "InstallationRow"]
+__all__ = ["ActivityRow", "Catalog", "InstallationRow", "Transaction"]

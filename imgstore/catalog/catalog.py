@@ -23,13 +23,13 @@ from imgstore.catalog.resources.groups import Groups
 from imgstore.catalog.resources.image_offers import Offers
 from imgstore.catalog.resources.installation import Installations
 from imgstore.catalog.resources.machines import Machines
-from imgstore.catalog.resources.network_records import InertResources
+from imgstore.catalog.resources.network_records import NetworkRecords
 from imgstore.catalog.resources.placements import Placements
 from imgstore.catalog.resources.quotas import Quotas
-from imgstore.catalog.resources.references import Lineages
+from imgstore.catalog.resources.references import References
 from imgstore.catalog.resources.settings import SharedSettings
 from imgstore.catalog.resources.versions import Versions
-from imgstore.catalog.storage.deletion_marks import Condemnations
+from imgstore.catalog.storage.deletion_marks import DeletionMarks
 from imgstore.catalog.storage.deletions import Deletions
 from imgstore.catalog.storage.ledger import Ledger
 from imgstore.catalog.storage.maintenance import MaintenanceTurns, ZoneGaps
@@ -59,7 +59,7 @@ class Transaction:
         self.galleries = Galleries(session)
         self.definitions = Definitions(session)
         self.versions = Versions(session)
-        self.lineages = Lineages(session)
+        self.references = References(session)
         self.offers = Offers(session)
         self.pools = Pools(session)
         self.slots = Slots(session)
@@ -67,7 +67,7 @@ class Transaction:
         self.segments = Segments(session)
         self.manifests = Manifests(session)
         self.clock_steps = ClockSteps(session)
-        self.condemned = Condemnations(session)
+        self.deletion_marks = DeletionMarks(session)
         self.deletions = Deletions(session)
         self.turns = MaintenanceTurns(session)
         self.zone_gaps = ZoneGaps(session)
@@ -80,7 +80,7 @@ class Transaction:
         self.zone_health = ZoneHealths(session)
         self.operations = Operations(session)
         self.deployments = Deployments(session)
-        self.inert = InertResources(session)
+        self.network_records = NetworkRecords(session)
         self.quotas = Quotas(session)
         self.placements = Placements(session)
         self.ledger = Ledger(session)

@@ -80,7 +80,7 @@ from imgstore.domain.resources import (
 )
 from imgstore.domain.states import ProvisioningState, ReplicaState, WorkState
 from imgstore.domain.storage.circuits import CircuitState
-from imgstore.domain.storage.garbage import Sentence
+from imgstore.domain.storage.garbage import GcState
 from imgstore.domain.storage.works import WorkKind
 from imgstore.domain.storage.zones import ZoneKind
 from imgstore.ledger.entries import ChargeKind
@@ -378,7 +378,7 @@ condemned = Table(
     Column("slot_uid", ForeignKey("slots.uid"), primary_key=True),
     Column("name", LargeBinary, primary_key=True),
     Column("stored_bytes", BigInteger, nullable=False),
-    Column("sentence", OneOf(Sentence), nullable=False),
+    Column("sentence", OneOf(GcState), nullable=False),
     Column("since", Instant, nullable=False),
     Column("token", String),
     Column("lease_expires_at", Instant),

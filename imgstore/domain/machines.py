@@ -25,7 +25,7 @@ _NAME_IN_DISK_CHARACTERS: Final = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DiskManner:
+class DiskAttachment:
     """How a machine has a disk. What nobody said is None."""
 
     name: str | None = None
@@ -34,9 +34,9 @@ class DiskManner:
     deleted_with_machine: bool | None = None
     """Whether the disk goes when the machine is deleted, instead of staying."""
 
-    def over(self, other: "DiskManner") -> "DiskManner":
+    def over(self, other: "DiskAttachment") -> "DiskAttachment":
         """What this says, and `other` where this says nothing."""
-        return DiskManner(
+        return DiskAttachment(
             name=self.name or other.name,
             caching=self.caching or other.caching,
             deleted_with_machine=(
@@ -45,7 +45,7 @@ class DiskManner:
         )
 
 
-AS_EVER: Final = DiskManner()
+UNSET: Final = DiskAttachment()
 """Nothing said."""
 NOTHING_KEPT: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -71,7 +71,7 @@ class Machine:
     computer_name: str | None = None
     generalized: bool = False
     """Whether machine-specific facts were removed from its disks: from then on images are made from it."""
-    manners: Mapping[str, DiskManner] = field(default_factory=lambda: NOTHING_KEPT)
+    manners: Mapping[str, DiskAttachment] = field(default_factory=lambda: NOTHING_KEPT)
     """How it has its disks, by disk key, where anything was said of one."""
     kept: Mapping[str, Any] = field(default_factory=lambda: NOTHING_KEPT)
     """What else was said of it, as JSON by path: kept for the answer, and never looked into. No secrets are among it."""
@@ -96,9 +96,9 @@ class Machine:
         part = "OsDisk_1" if lun is None else f"DataDisk_{lun}"
         return f"{self.name[:_NAME_IN_DISK_CHARACTERS]}_{part}_{self.uid.replace('-', '')}"
 
-    def manner(self, lun: int | None) -> DiskManner:
+    def manner(self, lun: int | None) -> DiskAttachment:
         """How it has the data disk at a LUN; None is its OS disk."""
-        return self.manners.get(disk_key(lun), AS_EVER)
+        return self.manners.get(disk_key(lun), UNSET)
 
     def caching(self, lun: int | None) -> HostCaching:
         """How its host caches that disk."""

@@ -32,7 +32,7 @@ _SPELLED: Final = {each.lower(): each for each in INERT_TYPES}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InertContent:
+class NetworkContent:
     """What somebody said of one."""
 
     location: str
@@ -46,7 +46,7 @@ class InertContent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InertResource:
+class NetworkRecord:
     """One that stands in a group."""
 
     uid: str
@@ -56,7 +56,7 @@ class InertResource:
     type: str
     """One of `INERT_TYPES`."""
     name: str
-    content: InertContent
+    content: NetworkContent
     created_at: datetime
 
     @property
@@ -71,7 +71,7 @@ def inert_id(subscription: str, group: str, kind: str, name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InertId:
+class NetworkResourceId:
     """The id of one, or of a part of one, taken apart."""
 
     subscription: str

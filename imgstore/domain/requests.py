@@ -17,10 +17,10 @@ from imgstore.domain.errors import (
     InvalidInput,
 )
 from imgstore.domain.machines import (
-    AS_EVER,
     MACHINE,
     NOTHING_KEPT,
-    DiskManner,
+    UNSET,
+    DiskAttachment,
 )
 from imgstore.domain.names import ComputeId, ImageReference, SharedReference, VersionName, image_reference
 from imgstore.domain.resources import (
@@ -286,7 +286,7 @@ class UploadRequest:
 class DiskAsked:
     """What is said of one disk of a machine."""
 
-    manner: DiskManner = AS_EVER
+    manner: DiskAttachment = UNSET
     attach: str | None = None
     """A managed disk by name or id, for a data disk; None is one that the image has there."""
     resource_id: str | None = None

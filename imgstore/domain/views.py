@@ -8,7 +8,7 @@ from imgstore.domain import names
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.machines import Machine
 from imgstore.domain.names import VersionName
-from imgstore.domain.network_records import InertResource
+from imgstore.domain.network_records import NetworkRecord
 from imgstore.domain.resources import (
     Gallery,
     ImageDefinition,
@@ -90,10 +90,10 @@ class MachineView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InertView:
+class NetworkRecordView:
     """One as it is seen."""
 
-    resource: InertResource
+    resource: NetworkRecord
     machine_id: str | None
     """Of the machine that names it, if one does."""
 

@@ -73,14 +73,14 @@ class Hold:
         self.tick = tick
         """Called about once a second from the heartbeat's thread: writes progress down."""
 
-    def go_on(self) -> None:
+    def check_cancelled(self) -> None:
         """Before each request.
 
         Raises:
             LeaseLost: not renewed for half a lease.
             KeyboardInterrupt: the process is to end.
         """
-        self._keeper.go_on()
+        self._keeper.check_cancelled()
         if time.monotonic() - self._renewed > self._keeper.lease_seconds / 2:
             raise LeaseLost(
                 "This process was too slow to renew its lease.",
@@ -187,7 +187,7 @@ class LeaseKeeper:
         """Have every work of this process stop at its next request, as Ctrl-C does: they stay open for others."""
         self.stop.set()
 
-    def go_on(self) -> None:
+    def check_cancelled(self) -> None:
         """Before anything is begun.
 
         Raises:

@@ -38,7 +38,7 @@ def lineage(
     transaction: Transaction, subscription: str, group_name: str, gallery_name: str, name: str
 ) -> DefinitionPath:
     """The definition of that name, with its gallery."""
-    found = transaction.lineages.find(subscription, group_name, gallery_name, name)
+    found = transaction.references.find(subscription, group_name, gallery_name, name)
     if found is None:
         raise _no_definition(transaction, subscription, group_name, gallery_name, name)
     return DefinitionPath(gallery=found[0], definition=found[1])
@@ -53,7 +53,7 @@ def named_lineage(transaction: Transaction, subscription: str, reference: ImageR
     above = (reference.subscription or subscription, reference.group, reference.gallery, reference.definition)
     if reference.shared is None:
         return lineage(transaction, *above)
-    found = transaction.lineages.find(*above)
+    found = transaction.references.find(*above)
     if found is None:
         raise no_shared_image(reference.shared)
     return DefinitionPath(gallery=found[0], definition=found[1])
@@ -75,7 +75,7 @@ def lineage_and_version(
     transaction: Transaction, subscription: str, group_name: str, gallery_name: str, name: str, number: VersionName
 ) -> tuple[DefinitionPath, ImageVersion]:
     """`lineage`, and of it `version`, in one look."""
-    found = transaction.lineages.find_version(subscription, group_name, gallery_name, name, number)
+    found = transaction.references.find_version(subscription, group_name, gallery_name, name, number)
     if found is None:
         raise _no_definition(transaction, subscription, group_name, gallery_name, name)
     line = DefinitionPath(gallery=found[0], definition=found[1])

@@ -9,15 +9,22 @@ from imgstore.domain import names
 from imgstore.domain.errors import Conflict, InvalidInput, NotFound
 from imgstore.domain.identity.access import Action, Principal, authorize_link, may, operation, visible
 from imgstore.domain.machines import Machine
-from imgstore.domain.network_records import INERT_TYPES, INTERFACES, InertContent, InertId, InertResource, inert_id
+from imgstore.domain.network_records import (
+    INERT_TYPES,
+    INTERFACES,
+    NetworkContent,
+    NetworkRecord,
+    NetworkResourceId,
+    inert_id,
+)
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import Group
-from imgstore.domain.views import InertView
+from imgstore.domain.views import NetworkRecordView
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import permit, permit_list, recorded
 from imgstore.operations.installation import Installation
 
-Change = Callable[[InertView | None], InertContent]
+Change = Callable[[NetworkRecordView | None], NetworkContent]
 """What one becomes, of what it is now; None is one that is not there."""
 
 _IN_USE: Final = {
@@ -34,7 +41,7 @@ class InUse(InvalidInput):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InertPlace:
+class NetworkScope:
     """Which one is meant."""
 
     group: str
@@ -53,11 +60,11 @@ class InertPlace:
 def put_inert(
     installation: Installation,
     principal: Principal,
-    place: InertPlace,
+    place: NetworkScope,
     change: Change,
     *,
     action: Action = Action.WRITE,
-) -> tuple[bool, InertView]:
+) -> tuple[bool, NetworkRecordView]:
     """Write one down, or write it anew. Of two at once neither is lost.
 
     Args:
@@ -82,12 +89,12 @@ def put_inert(
         recorded(installation, principal, action, scope, operation(action, scope)),
         installation.catalog.transaction() as transaction,
     ):
-        transaction.inert.lock(installation.subscription)
+        transaction.network_records.lock(installation.subscription)
         above = lookup.group(transaction, installation.subscription, place.group)
-        standing = transaction.inert.get(installation.subscription, place.group, place.type, place.name)
+        standing = transaction.network_records.get(installation.subscription, place.group, place.type, place.name)
         content = change(None if standing is None else _view(transaction, standing))
         region = installation.regions.get(content.location, target="location").name
-        made = InertResource(
+        made = NetworkRecord(
             uid=standing.uid if standing else installation.effects.new_uid(),
             subscription=installation.subscription,
             group=above.name,
@@ -98,15 +105,15 @@ def put_inert(
         )
         _check_references(transaction, principal, standing, made)
         if standing is None:
-            transaction.inert.add(made)
+            transaction.network_records.add(made)
         else:
             _check_stays(standing, made)
             _check_unused(transaction, made, sorted(set(_ids(standing)) - set(_ids(made))), but=[made.uid])
-            transaction.inert.update(made)
+            transaction.network_records.update(made)
         return standing is None, _view(transaction, made)
 
 
-def show_inert(installation: Installation, principal: Principal, place: InertPlace) -> InertView:
+def show_inert(installation: Installation, principal: Principal, place: NetworkScope) -> NetworkRecordView:
     """The one of that name; of a part, the one that it is a part of.
 
     Raises:
@@ -115,7 +122,7 @@ def show_inert(installation: Installation, principal: Principal, place: InertPla
     permit(installation, principal, Action.READ, place.scope(installation))
     with installation.catalog.reading() as transaction:
         lookup.group(transaction, installation.subscription, place.group)
-        found = transaction.inert.get(installation.subscription, place.group, place.type, place.name)
+        found = transaction.network_records.get(installation.subscription, place.group, place.type, place.name)
         if found is None:
             raise not_there(installation, place)
         return _view(transaction, found)
@@ -123,7 +130,7 @@ def show_inert(installation: Installation, principal: Principal, place: InertPla
 
 def page_inert(
     installation: Installation, principal: Principal, request: PageRequest, kind: str, group: str | None = None
-) -> Page[InertView]:
+) -> Page[NetworkRecordView]:
     """A page of those of a type in a group, or in the subscription, that the principal may see, by name.
 
     Raises:
@@ -140,13 +147,13 @@ def page_inert(
         if group is not None:
             lookup.group(transaction, subscription, group)
         limit = request.limit if whole else None
-        found = transaction.inert.list(subscription, kind, group, after=after, limit=limit)
+        found = transaction.network_records.list(subscription, kind, group, after=after, limit=limit)
         seen = visible(principal, found, lambda each: each.resource_id, whole=whole)
         page = Page.cut(seen, request, of=of, key=lambda each: f"{each.name}/{each.uid}")
         return Page(items=_views(transaction, page.items), next_token=page.next_token)
 
 
-def delete_inert(installation: Installation, principal: Principal, place: InertPlace) -> None:
+def delete_inert(installation: Installation, principal: Principal, place: NetworkScope) -> None:
     """Forget one.
 
     Raises:
@@ -158,16 +165,16 @@ def delete_inert(installation: Installation, principal: Principal, place: InertP
         recorded(installation, principal, Action.DELETE, scope, operation(Action.DELETE, scope)),
         installation.catalog.transaction() as transaction,
     ):
-        transaction.inert.lock(installation.subscription)
+        transaction.network_records.lock(installation.subscription)
         lookup.group(transaction, installation.subscription, place.group)
-        standing = transaction.inert.get(installation.subscription, place.group, place.type, place.name)
+        standing = transaction.network_records.get(installation.subscription, place.group, place.type, place.name)
         if standing is None:
             raise not_there(installation, place)
         _check_unused(transaction, standing, _ids(standing), but=[standing.uid])
-        transaction.inert.delete(standing.uid)
+        transaction.network_records.delete(standing.uid)
 
 
-def not_there(installation: Installation, place: InertPlace) -> NotFound:
+def not_there(installation: Installation, place: NetworkScope) -> NotFound:
     """What is raised for one that is not there, in Azure's words."""
     scope = place.scope(installation)
     kind = operation(Action.READ, scope).rpartition("/")[0]
@@ -186,12 +193,14 @@ def forget_inert_of(transaction: Transaction, group: Group) -> None:
     Raises:
         InUse: one of another group names one of them.
     """
-    transaction.inert.lock(group.subscription)
-    mine = [each for kind in INERT_TYPES for each in transaction.inert.list(group.subscription, kind, group.name)]
+    transaction.network_records.lock(group.subscription)
+    mine = [
+        each for kind in INERT_TYPES for each in transaction.network_records.list(group.subscription, kind, group.name)
+    ]
     uids = [each.uid for each in mine]
     for each in mine:
         _check_unused(transaction, each, _ids(each), but=uids)
-    transaction.inert.remove_all(group.uid)
+    transaction.network_records.remove_all(group.uid)
 
 
 def authorize_interfaces(
@@ -209,59 +218,61 @@ def authorize_interfaces(
     Raises:
         AccessDenied: an interface is new to the machine, and the principal may not join it.
     """
-    before = frozenset[str]() if standing is None else transaction.inert.interfaces_of(standing.uid)
+    before = frozenset[str]() if standing is None else transaction.network_records.interfaces_of(standing.uid)
     for each in interfaces:
         if each.casefold() not in before:
             authorize_link(principal, Action.JOIN, each, by=machine_id)
 
 
-def interfaces_going(transaction: Transaction, machine: Machine) -> list[InertResource]:
+def interfaces_going(transaction: Transaction, machine: Machine) -> list[NetworkRecord]:
     """The network interfaces that go with a machine, as far as they are there. Of other subscriptions nothing is known."""
-    meant = [InertId.parse(word) for word in transaction.inert.going_with(machine.uid)]
+    meant = [NetworkResourceId.parse(word) for word in transaction.network_records.going_with(machine.uid)]
     mine = [each for each in meant if each and each.subscription.casefold() == machine.subscription.casefold()]
-    found = [transaction.inert.get(each.subscription, each.group, each.type, each.name) for each in mine]
+    found = [transaction.network_records.get(each.subscription, each.group, each.type, each.name) for each in mine]
     return [each for each in found if each is not None and each.type == INTERFACES]
 
 
-def forget_interfaces(transaction: Transaction, going: Sequence[InertResource]) -> None:
+def forget_interfaces(transaction: Transaction, going: Sequence[NetworkRecord]) -> None:
     """Forget network interfaces, in the transaction that deletes their machine and after it is gone.
 
     One that another machine names stays.
     """
     for each in going:
-        transaction.inert.lock(each.subscription)
-        if not transaction.inert.machines_of(_ids(each)):
-            transaction.inert.delete(each.uid)
+        transaction.network_records.lock(each.subscription)
+        if not transaction.network_records.machines_of(_ids(each)):
+            transaction.network_records.delete(each.uid)
 
 
-def _view(transaction: Transaction, resource: InertResource) -> InertView:
+def _view(transaction: Transaction, resource: NetworkRecord) -> NetworkRecordView:
     return _views(transaction, [resource])[0]
 
 
-def _views(transaction: Transaction, resources: Sequence[InertResource]) -> tuple[InertView, ...]:
+def _views(transaction: Transaction, resources: Sequence[NetworkRecord]) -> tuple[NetworkRecordView, ...]:
     named = [each.resource_id for each in resources if each.type == INTERFACES]
-    machines = transaction.inert.machines_of(named) if named else {}
-    return tuple(InertView(resource=each, machine_id=machines.get(each.resource_id.casefold())) for each in resources)
+    machines = transaction.network_records.machines_of(named) if named else {}
+    return tuple(
+        NetworkRecordView(resource=each, machine_id=machines.get(each.resource_id.casefold())) for each in resources
+    )
 
 
-def _ids(resource: InertResource) -> list[str]:
+def _ids(resource: NetworkRecord) -> list[str]:
     """Its own, and those of its parts."""
     return [resource.resource_id, *(f"{resource.resource_id}/{part}" for part in resource.content.parts)]
 
 
 def _check_references(
-    transaction: Transaction, principal: Principal, standing: InertResource | None, made: InertResource
+    transaction: Transaction, principal: Principal, standing: NetworkRecord | None, made: NetworkRecord
 ) -> None:
     """Check what a resource names. A resource that is named can't be deleted: naming it takes the right to join it."""
     before = frozenset(standing.content.references if standing else ())
     for word in made.content.references:
         if word not in before:
             authorize_link(principal, Action.JOIN, word, by=made.resource_id)
-        meant = InertId.parse(word)
+        meant = NetworkResourceId.parse(word)
         # Resources of other subscriptions need not be kept in this installation.
         if meant is None or meant.subscription.lower() != made.subscription.lower():
             continue
-        found = transaction.inert.get(meant.subscription, meant.group, meant.type, meant.name)
+        found = transaction.network_records.get(meant.subscription, meant.group, meant.type, meant.name)
         is_there = found is not None and (not meant.part or meant.part in found.content.parts)
         if not is_there:
             raise InvalidInput(
@@ -275,7 +286,7 @@ def _check_references(
             )
 
 
-def _check_stays(standing: InertResource, made: InertResource) -> None:
+def _check_stays(standing: NetworkRecord, made: NetworkRecord) -> None:
     was, wanted = standing.content.location, made.content.location
     if was != wanted:
         raise Conflict(
@@ -290,10 +301,14 @@ def _check_stays(standing: InertResource, made: InertResource) -> None:
 
 
 def _check_unused(
-    transaction: Transaction, resource: InertResource, going: Collection[str], *, but: Collection[str]
+    transaction: Transaction, resource: NetworkRecord, going: Collection[str], *, but: Collection[str]
 ) -> None:
-    naming = transaction.inert.naming(going, but=but)
-    user = next(iter(transaction.inert.machines_of(going).values()), None) if naming is None else naming.resource_id
+    naming = transaction.network_records.naming(going, but=but)
+    user = (
+        next(iter(transaction.network_records.machines_of(going).values()), None)
+        if naming is None
+        else naming.resource_id
+    )
     if user is not None:
         raise InUse(
             f"{resource.type.rpartition('/')[2]} '{resource.name}' can not be deleted because it is in use by {user}.",

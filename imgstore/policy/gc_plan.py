@@ -11,7 +11,7 @@ from typing import Final
 
 from imgstore.domain.resources import Slot
 from imgstore.domain.storage.digests import Digest
-from imgstore.domain.storage.garbage import Condemned, Sentence
+from imgstore.domain.storage.garbage import DeletionMark, GcState
 from imgstore.domain.storage.works import Work, WorkKind
 from imgstore.stores.interface import ObjectInfo
 
@@ -60,7 +60,7 @@ class SlotPlan:
     to_condemn: Mapping[Digest, int]
     """Of the unreferenced, those that nobody has condemned yet and no open work has put."""
     to_lift: frozenset[Digest]
-    """Condemned, and named again or gone by themselves."""
+    """DeletionMark, and named again or gone by themselves."""
     unfinished: UnfinishedDelete | None = None
     """What this collection can't take over yet."""
 
@@ -81,7 +81,7 @@ def is_forsaken(work: Work, *, now: datetime, patience: timedelta) -> bool:
     return since <= now and now - since >= patience
 
 
-def takeover_at(condemned: Condemned, delete_bound: timedelta) -> datetime | None:
+def takeover_at(condemned: DeletionMark, delete_bound: timedelta) -> datetime | None:
     """Return when no request of the collector that deletes the segment can run any more (invariant G7).
 
     None where no delete was begun.
@@ -89,12 +89,12 @@ def takeover_at(condemned: Condemned, delete_bound: timedelta) -> datetime | Non
     return None if condemned.lease_expires_at is None else condemned.lease_expires_at + delete_bound
 
 
-def unfinished_delete(condemned: Collection[Condemned], clock: Clock) -> UnfinishedDelete | None:
+def unfinished_delete(condemned: Collection[DeletionMark], clock: Clock) -> UnfinishedDelete | None:
     """Sum up the segments in deletion that can't be taken over yet; None where there are none."""
     waiting = {
         each.name: (each.stored_bytes, at)
         for each in condemned
-        if each.sentence is Sentence.DELETING
+        if each.sentence is GcState.DELETING
         and not is_ripe(each, clock)
         and (at := takeover_at(each, clock.delete_bound)) is not None
     }
@@ -109,21 +109,21 @@ def unfinished_delete(condemned: Collection[Condemned], clock: Clock) -> Unfinis
     )
 
 
-def is_ripe(condemned: Condemned, clock: Clock) -> bool:
+def is_ripe(condemned: DeletionMark, clock: Clock) -> bool:
     """Whether a collector may take it up.
 
     A work that was open when the segment was condemned may have seen it in a listing before that, and count on it: so
     what was condemned later than the oldest open work was opened stays until that work is closed. A work that opens
     later finds the condemnation. One in deletion is taken over when no request of the other collector can run any more.
     """
-    if condemned.sentence is Sentence.DELETING:
+    if condemned.sentence is GcState.DELETING:
         return is_over(condemned, clock.now, clock.delete_bound)
     if any(not _is_marked_before(condemned, opened) for opened in clock.writers):
         return False
     return condemned.since + clock.grace <= clock.now
 
 
-def _is_marked_before(condemned: Condemned, opened: int | None) -> bool:
+def _is_marked_before(condemned: DeletionMark, opened: int | None) -> bool:
     """Whether a work that was opened at `opened` saw the mark of the segment.
 
     Numbers of the catalog decide, since a clock may step back (invariant G3). Works and marks of an imgstore without a
@@ -134,7 +134,7 @@ def _is_marked_before(condemned: Condemned, opened: int | None) -> bool:
     return condemned.since_sequence is None or condemned.since_sequence < opened
 
 
-def is_over(condemned: Condemned, now: datetime, delete_bound: timedelta) -> bool:
+def is_over(condemned: DeletionMark, now: datetime, delete_bound: timedelta) -> bool:
     """Whether no delete of the segment can arrive at the store any more (invariant G7).
 
     Args:
@@ -150,7 +150,7 @@ def is_over(condemned: Condemned, now: datetime, delete_bound: timedelta) -> boo
 def plan_slot(
     listed: Mapping[Digest, ObjectInfo],
     named: Collection[Digest],
-    condemned: Mapping[Digest, Condemned],
+    condemned: Mapping[Digest, DeletionMark],
     *,
     mark_at: datetime | None,
     clock: Clock,
@@ -173,14 +173,14 @@ def plan_slot(
             continue
         if sentence is None:
             new[name] = info.stored_bytes
-            sentence = Condemned(
+            sentence = DeletionMark(
                 slot_uid="",
                 name=name,
                 stored_bytes=info.stored_bytes,
                 since=clock.now,
                 since_sequence=_NEXT_SEQUENCE,
             )
-        waits = sentence.sentence is Sentence.CONDEMNED and sentence.since + clock.grace > clock.now
+        waits = sentence.sentence is GcState.CONDEMNED and sentence.since + clock.grace > clock.now
         pile = deletable if is_ripe(sentence, clock) else in_grace if waits else held
         pile[name] = info.stored_bytes
     return SlotPlan(
@@ -192,7 +192,7 @@ def plan_slot(
         to_lift=frozenset(
             name
             for name, each in condemned.items()
-            if each.sentence is Sentence.CONDEMNED and (name in named or name not in listed)
+            if each.sentence is GcState.CONDEMNED and (name in named or name not in listed)
         ),
         unfinished=unfinished_delete(condemned.values(), clock),
     )

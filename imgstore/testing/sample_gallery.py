@@ -196,9 +196,9 @@ def expire_collectors(installation: Installation) -> None:
     """Make the lease of every batch that is being deleted so old that another collector may take it over."""
     with installation.catalog.transaction() as transaction:
         for slot in [slot for pool in transaction.pools.list() for slot in transaction.slots.list(pool.uid)]:
-            for each in transaction.condemned.list(slot.uid):
+            for each in transaction.deletion_marks.list(slot.uid):
                 if each.lease_expires_at is not None and each.token is not None:
-                    transaction.condemned.begin_deleting(
+                    transaction.deletion_marks.begin_deleting(
                         slot.uid,
                         [each.name],
                         token=each.token,

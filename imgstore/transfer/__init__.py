@@ -6,6 +6,6 @@
 * `checking`: a disk that was just taken in is put together again, in part or whole.
 * `ranges`: a manifest is read at offsets.
 
-Each function that runs long takes `go_on`, which it calls before each request: it raises once the caller's lease is
+Each function that runs long takes `check_cancelled`, which it calls before each request: it raises once the caller's lease is
 lost or the user has interrupted, and nothing further is begun (rules.md, rule 5).
 """

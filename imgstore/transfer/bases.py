@@ -13,7 +13,7 @@ from imgstore.domain.storage.sizes import BLOCK_BYTES
 from imgstore.segments.fingerprint_index import BaseIndex
 from imgstore.segments.fingerprints import PackedSegment, decode_fingerprints, fingerprint_blocks
 from imgstore.segments.manifest import Column, Manifest, Runs, SegmentTable, WorkRef
-from imgstore.transfer.slot_access import GoOn, SegmentListing, SlotAccess, always
+from imgstore.transfer.slot_access import CheckCancelled, SegmentListing, SlotAccess, always
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class Bases:
         *,
         key: bytes,
         scratch: Path,
-        go_on: GoOn = always,
+        check_cancelled: CheckCancelled = always,
     ) -> None:
         """Read the fingerprints of the bases' segments.
 
@@ -48,9 +48,9 @@ class Bases:
                 segment that certainly does not exist is reported as missing.
             key: the pool's fingerprint key.
             scratch: a folder for files that stand in for memory.
-            go_on: called before each request.
+            check_cancelled: called before each request.
         """
-        self._slot, self._key, self._go_on = slot, key, go_on
+        self._slot, self._key, self._go_on = slot, key, check_cancelled
         numbers: dict[Digest, int] = {}
         self._rows: list[tuple[int, int, WorkRef]] = []
         self._known: list[_Known] = []

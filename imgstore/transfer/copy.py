@@ -11,7 +11,7 @@ from imgstore.domain.storage.sizes import ceil_div
 from imgstore.transfer.bounded_pool import Bounded
 from imgstore.transfer.receipts import CopyReceipt
 from imgstore.transfer.scatter import Damage, SegmentReader, unheeded
-from imgstore.transfer.slot_access import GoOn, SlotAccess, always
+from imgstore.transfer.slot_access import CheckCancelled, SlotAccess, always
 
 _LISTED_AT_ONCE = 1000
 """S3's page: a listing of n objects costs n / 1,000 requests, a look at one object costs one."""
@@ -34,7 +34,7 @@ class CopyOrder:
     """About how many segments the target slot holds, to choose the cheaper way of looking."""
     distrusted: bool = False
     """The replica is degraded: what the target holds of it is read, since a damaged segment has the right length."""
-    go_on: GoOn = always
+    check_cancelled: CheckCancelled = always
     moved: Callable[[int], None] = lambda _bytes: None
     """Told the stored bytes of each segment that is dealt with, of those that `to_send` names."""
     damages: list[Damage] = field(default_factory=list)
@@ -52,7 +52,10 @@ def to_send(order: CopyOrder, *, workers: int = 4) -> tuple[dict[Digest, int], f
     read, by so many threads at once.
     """
     if order.distrusted:
-        damaged = order.target.damaged(order.segments, workers=workers, go_on=order.go_on) | order.condemned
+        damaged = (
+            order.target.damaged(order.segments, workers=workers, check_cancelled=order.check_cancelled)
+            | order.condemned
+        )
         return {name: order.segments[name] for name in sorted(damaged)}, frozenset()
     few = len(order.segments) <= ceil_div(order.target_objects + 1, _LISTED_AT_ONCE)
     listing = order.target.look_up(order.segments) if few else order.target.segments()
@@ -80,9 +83,9 @@ def copy_segments(
     reader = SegmentReader(order.sources, order.damages, order.served)
 
     def bring(name: Digest, stored_bytes: int) -> None:
-        order.go_on()
+        order.check_cancelled()
         body = reader.body(name)
-        order.go_on()
+        order.check_cancelled()
         checksums[name] = order.target.put_segment(name, body).checksum
         order.moved(stored_bytes)
 

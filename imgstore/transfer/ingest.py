@@ -55,7 +55,7 @@ from imgstore.segments.packing import Blocks, Packer, locations_of, runs_of, to_
 from imgstore.transfer.bases import Bases
 from imgstore.transfer.bounded_pool import Bounded
 from imgstore.transfer.receipts import IngestReceipt, SegmentReceipt
-from imgstore.transfer.slot_access import GoOn, SegmentListing, SlotAccess, always
+from imgstore.transfer.slot_access import CheckCancelled, SegmentListing, SlotAccess, always
 
 _READ_THREADS: Final = 2
 _PIECES_AHEAD: Final = 4
@@ -84,7 +84,7 @@ class IngestOrder:
     """Threads that compress and put; each holds a segment twice, 8 MiB."""
     monotonic: Callable[[], float] = time.monotonic
     """Seconds that only go forward."""
-    go_on: GoOn = always
+    check_cancelled: CheckCancelled = always
     check_scratch: CheckScratch = unbounded
     """Called with the folder `scratch` before a file there takes many bytes."""
     claim: Callable[[Digest], None] = lambda _name: None
@@ -137,7 +137,7 @@ def ingest(order: IngestOrder) -> IngestReceipt:
             order.listing,
             key=order.fingerprint_key,
             scratch=order.scratch,
-            go_on=order.go_on,
+            check_cancelled=order.check_cancelled,
         )
         # What can't be read is held to be absent: not built upon, told as missing, put again where the disk has it.
         order = replace(order, listing=order.listing.without(bases.missing))
@@ -204,7 +204,7 @@ class _Ingest:
         and both together were what an ingest waited for.
         """
         reader = self._order.reader
-        self._order.go_on()
+        self._order.check_cancelled()
         threads = threads_for(_READ_THREADS, sounded(reader.read_at, reader.virtual_bytes, self._order.monotonic))
         with (
             ThreadPoolExecutor(threads, thread_name_prefix="read") as readers,
@@ -213,7 +213,7 @@ class _Ingest:
 
             def begun() -> Iterator[Future[_Known | _Unknown]]:
                 for index in touched_pieces(reader):
-                    self._order.go_on()
+                    self._order.check_cancelled()
                     yield fingerprinter.submit(self._compare, readers.submit(_read_piece, reader, index))
 
             yield from in_order(begun(), threads + _PIECES_AHEAD)
@@ -279,7 +279,7 @@ class _Ingest:
         checksum = None
         if sent:
             order.claim(segment.name)
-            order.go_on()
+            order.check_cancelled()
             checksum = order.slot.put_segment(segment.name, segment.body).checksum
         receipt = SegmentReceipt(
             name=segment.name, blocks=blocks, stored_bytes=stored_bytes, checksum=checksum, work_uid=order.work_uid
@@ -312,7 +312,7 @@ class _Ingest:
         # it would raise in that error's place.
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         digest = blake3(data).digest()
-        self._order.go_on()
+        self._order.check_cancelled()
         self._order.slot.put_object(
             object_keys.fingerprints_key(self._order.work_uid), data, lambda body: digest_of(body) == digest
         )
@@ -416,7 +416,7 @@ class _Repacking:
         damaged: set[Digest] = set()
         for rows in np.split(by_segment, begins[1:]):
             name = self._bases.name(int(segment[rows[0]]))
-            self._order.go_on()
+            self._order.check_cancelled()
             try:
                 blocks = self._order.slot.segment_blocks(name)
             except (ObjectNotFound, ObjectCorrupt):

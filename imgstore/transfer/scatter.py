@@ -17,7 +17,7 @@ from imgstore.domain.storage.sizes import BLOCK_BYTES, PIECE_BLOCKS, PIECE_BYTES
 from imgstore.segments.manifest import Column, Manifest, Runs, piece_bytes
 from imgstore.transfer.bounded_pool import Bounded
 from imgstore.transfer.piece_assembly import Assembly, Brought, Part, Rooms, lay
-from imgstore.transfer.slot_access import GoOn, SlotAccess, first_served
+from imgstore.transfer.slot_access import CheckCancelled, SlotAccess, first_served
 
 _T = TypeVar("_T")
 
@@ -92,7 +92,7 @@ def scatter(
     writer: Placing,
     *,
     workers: int,
-    go_on: GoOn,
+    check_cancelled: CheckCancelled,
     moved: Callable[[int], None],
     only: Column | None = None,
 ) -> None:
@@ -105,7 +105,7 @@ def scatter(
         reader: where its segments are.
         writer: where its bytes go; what no run covers is left alone and reads as zeros there.
         workers: threads; each holds one segment of up to 4 MiB.
-        go_on: called before each request.
+        check_cancelled: called before each request.
         moved: told the bytes of the disk that were written, from worker threads.
         only: indexes of the pieces to put together; None is all of them.
 
@@ -123,7 +123,7 @@ def scatter(
 
     def place(part: Column) -> None:
         """Fetch the one segment of these runs, and bring its blocks to their pieces."""
-        go_on()
+        check_cancelled()
         blocks = reader.blocks(manifest.segments.name(int(runs.segment[part[0]])))
         moved(sum(put(*each) for each in _by_piece(runs.take(part), blocks, manifest.virtual_bytes)))
 

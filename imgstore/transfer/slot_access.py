@@ -14,14 +14,14 @@ from imgstore.stores.interface import Body, ObjectInfo, ObjectStore
 from imgstore.stores.wrappers.hedging import race
 from imgstore.transfer.bounded_pool import Bounded
 
-GoOn: TypeAlias = Callable[[], None]
+CheckCancelled: TypeAlias = Callable[[], None]
 """Called before each request; raises where nothing further is to be begun."""
 
 _T = TypeVar("_T")
 
 
 def always() -> None:
-    """The `GoOn` of one who holds no lease."""
+    """The `CheckCancelled` of one who holds no lease."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +96,7 @@ class SlotAccess:
         names: Iterable[Digest],
         *,
         workers: int,
-        go_on: GoOn = always,
+        check_cancelled: CheckCancelled = always,
         was_read: Callable[[Digest], None] = lambda _name: None,
     ) -> frozenset[Digest]:
         """Those of the segments that are not there or do not match their name, found by reading each whole.
@@ -104,12 +104,12 @@ class SlotAccess:
         Args:
             names: which.
             workers: threads; each holds one body of up to 4 MiB.
-            go_on: called before each is read.
+            check_cancelled: called before each is read.
             was_read: called after each was read, from worker threads.
         """
 
         def look(name: Digest) -> Digest | None:
-            go_on()
+            check_cancelled()
             serves = self._serves(name)
             was_read(name)
             return None if serves else name
@@ -147,17 +147,17 @@ class SlotAccess:
         """Any other object below the slot."""
         return self.store.get(self.prefix + key, accept)
 
-    def remove(self, keys_below: Iterable[str], go_on: GoOn = always) -> None:
+    def remove(self, keys_below: Iterable[str], check_cancelled: CheckCancelled = always) -> None:
         """Take objects away. One that is not there is no error.
 
         Args:
             keys_below: their keys below the slot.
-            go_on: called before each is handed to the store; a directory takes them one by one.
+            check_cancelled: called before each is handed to the store; a directory takes them one by one.
         """
 
         def keys_in_turn() -> Iterator[str]:
             for key in keys_below:
-                go_on()
+                check_cancelled()
                 yield self.prefix + key
 
         self.store.delete(keys_in_turn())

@@ -12,7 +12,7 @@ from imgstore.formats.files.atomic_file import write_all
 from imgstore.formats.files.holes import clear_range
 from imgstore.segments.manifest import Column, Manifest
 from imgstore.transfer.scatter import SegmentReader, scatter
-from imgstore.transfer.slot_access import GoOn
+from imgstore.transfer.slot_access import CheckCancelled
 
 SAMPLE_STEP = 16
 """One in sixteen of the pieces that mix reused and new blocks (rules.md, rule 11)."""
@@ -37,7 +37,7 @@ def check_assembly(
     full: bool,
     scratch: Path,
     workers: int,
-    go_on: GoOn,
+    check_cancelled: CheckCancelled,
 ) -> None:
     """Put the chosen pieces together from the segments that their runs name, and compare them with their digests.
 
@@ -47,7 +47,15 @@ def check_assembly(
     chosen = pieces_to_check(manifest, work_uid, full=full)
     if len(chosen):
         with _ScratchDisk(scratch) as disk:
-            scatter(manifest, reader, disk, workers=workers, go_on=go_on, moved=lambda _bytes: None, only=chosen)
+            scatter(
+                manifest,
+                reader,
+                disk,
+                workers=workers,
+                check_cancelled=check_cancelled,
+                moved=lambda _bytes: None,
+                only=chosen,
+            )
 
 
 class _ScratchDisk:

@@ -14,7 +14,7 @@ from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.sizes import PIECE_BYTES
 from imgstore.segments.manifest import Column, Manifest
 from imgstore.transfer.scatter import SegmentReader, scatter
-from imgstore.transfer.slot_access import GoOn
+from imgstore.transfer.slot_access import CheckCancelled
 
 
 class StoredDisk:
@@ -34,7 +34,7 @@ class StoredDisk:
         scratch: Path,
         check_scratch: CheckScratch = unbounded,
         workers: int,
-        go_on: GoOn,
+        check_cancelled: CheckCancelled,
         moved: Callable[[int], None] = lambda _bytes: None,
         arrived: Callable[[], None] = lambda: None,
     ) -> None:
@@ -48,7 +48,7 @@ class StoredDisk:
             scratch: a folder for the file, which is sparse.
             check_scratch: called with the file before the disk is fetched, and before each request.
             workers: threads that fetch.
-            go_on: called before each request.
+            check_cancelled: called before each request.
             moved: told the bytes of the disk that came.
             arrived: called when all of it has come, before anybody gets more of it than the first piece.
         """
@@ -59,7 +59,7 @@ class StoredDisk:
         self._reader = reader
         self._location = location
         self._workers = workers
-        self._go_on = go_on
+        self._go_on = check_cancelled
         self._moved = moved
         self._arrived = arrived
         self._began = False
@@ -124,7 +124,7 @@ class StoredDisk:
                 self._reader,
                 _Placing(self._file.fileno(), self._read),
                 workers=self._workers,
-                go_on=lambda: self._go_on_within(path),
+                check_cancelled=lambda: self._go_on_within(path),
                 moved=self._moved,
                 only=np.asarray(pieces),
             )

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from imgstore.domain import names
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.network_records import NETWORK, InertContent, InertId, InertResource
-from imgstore.domain.views import InertView
+from imgstore.domain.network_records import NETWORK, NetworkContent, NetworkRecord, NetworkResourceId
+from imgstore.domain.views import NetworkRecordView
 from imgstore.wire.json_fields import tags_of, unfit
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.body_fields import Request, known_fields, named_in_any_case
@@ -69,7 +69,7 @@ _TOLD: Final = ("id", "name", "type", "etag", "location", "tags", "properties")
 _TOLD_OF_PARTS: Final = ("id", "name", "type", "etag", "properties")
 
 
-def read_network(body: Json, kind: NetworkType, resource_id: str) -> InertContent:
+def read_network(body: Json, kind: NetworkType, resource_id: str) -> NetworkContent:
     """A resource as a PUT asks for it.
 
     Args:
@@ -94,7 +94,7 @@ def read_network(body: Json, kind: NetworkType, resource_id: str) -> InertConten
     )
 
 
-def read_network_tags(body: Json, standing: InertContent) -> InertContent:
+def read_network_tags(body: Json, standing: NetworkContent) -> NetworkContent:
     """A resource with the tags that a PATCH gives it.
 
     Raises:
@@ -105,7 +105,7 @@ def read_network_tags(body: Json, standing: InertContent) -> InertContent:
     return replace(standing, tags=tags_of(said) if "tags" in said else standing.tags)
 
 
-def with_part(resource: InertResource, name: str, body: Json) -> InertContent:
+def with_part(resource: NetworkRecord, name: str, body: Json) -> NetworkContent:
     """A resource with a part as a PUT of it asks for it, in the place of another of its name.
 
     Raises:
@@ -119,12 +119,12 @@ def with_part(resource: InertResource, name: str, body: Json) -> InertContent:
     return _with_parts(resource, [part if _is_called(each, name) else each for each in parts])
 
 
-def without_part(resource: InertResource, name: str) -> InertContent:
+def without_part(resource: NetworkRecord, name: str) -> NetworkContent:
     """A resource without that part."""
     return _with_parts(resource, [each for each in _parts(resource) if not _is_called(each, name)])
 
 
-def network_json(view: "InertView") -> Json:
+def network_json(view: "NetworkRecordView") -> Json:
     """A resource, but for its ETag."""
     resource = view.resource
     kind, content = _BY_TYPE[resource.type], resource.content
@@ -165,9 +165,9 @@ def tagged(body: Json, etag: str) -> Json:
 
 def _content(
     location: str, tags: Mapping[str, str], body: Mapping[str, Json], *, kind: NetworkType, resource_id: str
-) -> InertContent:
+) -> NetworkContent:
     parts = body["properties"].get(kind.part, ())
-    return InertContent(
+    return NetworkContent(
         location=location,
         tags=tags,
         body=body,
@@ -176,13 +176,13 @@ def _content(
     )
 
 
-def _with_parts(resource: InertResource, parts: Sequence[Json]) -> InertContent:
+def _with_parts(resource: NetworkRecord, parts: Sequence[Json]) -> NetworkContent:
     content, kind = resource.content, _BY_TYPE[resource.type]
     body = {**content.body, "properties": {**content.body["properties"], str(kind.part): list(parts)}}
     return _content(content.location, content.tags, body, kind=kind, resource_id=resource.resource_id)
 
 
-def _parts(resource: InertResource) -> list[Json]:
+def _parts(resource: NetworkRecord) -> list[Json]:
     kind = _BY_TYPE[resource.type]
     return list(resource.content.body["properties"].get(kind.part, ()))
 
@@ -222,7 +222,7 @@ def _read_part(said: Json, path: str) -> Json:
     return {"name": names.check_network_name(name), **more, "properties": properties}
 
 
-def _part_json(resource: InertResource, part: Json) -> Json:
+def _part_json(resource: NetworkRecord, part: Json) -> Json:
     kind = _BY_TYPE[resource.type]
     properties = {"provisioningState": "Succeeded", **part["properties"]}
     if kind.word == "networkInterfaces":
@@ -259,7 +259,7 @@ def _references(body: Json, own: str) -> Iterator[str]:
             raise unfit("properties", "...", f"at most {_DEPTH_MAX} levels")
         if isinstance(value, Mapping):
             word = next((str(each) for name, each in value.items() if name.lower() == "id"), "").lower()
-            if InertId.parse(word) is not None and word != own and not word.startswith(f"{own}/"):
+            if NetworkResourceId.parse(word) is not None and word != own and not word.startswith(f"{own}/"):
                 yield word
         below = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
         left += [(each, depth + 1) for each in below]

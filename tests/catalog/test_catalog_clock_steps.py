@@ -30,7 +30,7 @@ def test_times_that_lie_too_far_ahead_are_corrected(catalog: Catalog, monkeypatc
             kind=WorkKind.COPY, slot_uid=replica.slot.uid, owner_uid=copying.uid, plan={}, pins=()
         )
         transaction.works.lease(work.uid, holder="elsewhere/boot/1/1", lease_seconds=30)
-        transaction.condemned.add(world.slot.uid, {b"x" * 32: 7})
+        transaction.deletion_marks.add(world.slot.uid, {b"x" * 32: 7})
         transaction.deletions.begin(
             world.slot.uid, ["manifests/a/os"], token="t", until=transaction.now() + timedelta(minutes=2)
         )
@@ -44,7 +44,7 @@ def test_times_that_lie_too_far_ahead_are_corrected(catalog: Catalog, monkeypatc
         assert set(transaction.queue.due(limit=9)) == {resting.uid, copying.uid}
         assert transaction.works.lease(work.uid, holder="here/boot/1/1", lease_seconds=30).token == 2
         now = transaction.now()
-        assert transaction.condemned.list(world.slot.uid)[0].since <= now
+        assert transaction.deletion_marks.list(world.slot.uid)[0].since <= now
         until = transaction.deletions.pending_until(world.slot.uid, ["manifests/a/os"])
         assert until is not None
         assert timedelta(minutes=3) < until - now < timedelta(hours=1), "the request may still be on its way"
@@ -59,14 +59,14 @@ def test_a_delete_that_was_begun_before_the_step_may_still_be_on_its_way(
     monkeypatch.setattr(Session, "now", lambda session: present(session) + timedelta(days=400))
     with catalog.transaction() as transaction:
         world = settle(transaction)
-        transaction.condemned.add(world.slot.uid, {b"x" * 32: 7})
+        transaction.deletion_marks.add(world.slot.uid, {b"x" * 32: 7})
         ends_at = transaction.now() + timedelta(seconds=300)
-        transaction.condemned.begin_deleting(world.slot.uid, [b"x" * 32], token="t", lease_expires_at=ends_at)
+        transaction.deletion_marks.begin_deleting(world.slot.uid, [b"x" * 32], token="t", lease_expires_at=ends_at)
     monkeypatch.undo()
     with catalog.transaction() as transaction:
         assert transaction.clock_steps.correct() == 2
         assert transaction.clock_steps.correct() == 0
-        (segment,) = transaction.condemned.list(world.slot.uid)
+        (segment,) = transaction.deletion_marks.list(world.slot.uid)
         assert segment.lease_expires_at is not None
         assert timedelta(seconds=300) < segment.lease_expires_at - transaction.now() < timedelta(hours=1)
 

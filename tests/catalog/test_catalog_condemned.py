@@ -1,4 +1,4 @@
-"""Condemnations on either engine, and what goes with them."""
+"""DeletionMarks on either engine, and what goes with them."""
 
 from datetime import timedelta
 
@@ -8,7 +8,7 @@ from catalog_values import manifest, segment, settle, slot, uid
 
 from imgstore.catalog import Catalog
 from imgstore.domain.errors import Conflict, NotFound
-from imgstore.domain.storage.garbage import Sentence
+from imgstore.domain.storage.garbage import GcState
 from imgstore.domain.storage.works import WorkKind
 
 pytest_plugins = ["catalog_fixtures"]
@@ -20,28 +20,26 @@ def test_condemned_lifted_and_deleted(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         place = settle(transaction).slot
         other = slot(transaction, place.key.pool_uid, ordinal=1)
-        transaction.condemned.add(place.uid, dict.fromkeys(NAMES, 7))
-        transaction.condemned.add(other.uid, {NAMES[0]: 7})
+        transaction.deletion_marks.add(place.uid, dict.fromkeys(NAMES, 7))
+        transaction.deletion_marks.add(other.uid, {NAMES[0]: 7})
     with catalog.transaction() as transaction:
-        first = transaction.condemned.list(place.uid)
+        first = transaction.deletion_marks.list(place.uid)
         assert [(each.name, each.stored_bytes, each.sentence) for each in first] == [
-            (name, 7, Sentence.CONDEMNED) for name in sorted(NAMES)
+            (name, 7, GcState.CONDEMNED) for name in sorted(NAMES)
         ]
-        transaction.condemned.add(place.uid, {NAMES[0]: 8})
-        assert transaction.condemned.list(place.uid) == first, "the grace began anew"
+        transaction.deletion_marks.add(place.uid, {NAMES[0]: 8})
+        assert transaction.deletion_marks.list(place.uid) == first, "the grace began anew"
         until = transaction.now() + timedelta(seconds=5)
-        transaction.condemned.begin_deleting(place.uid, NAMES[:2], token="a", lease_expires_at=until)
-        transaction.condemned.lift(place.uid, NAMES)
+        transaction.deletion_marks.begin_deleting(place.uid, NAMES[:2], token="a", lease_expires_at=until)
+        transaction.deletion_marks.lift(place.uid, NAMES)
     with catalog.transaction() as transaction:
-        left = transaction.condemned.among(place.uid, NAMES)
+        left = transaction.deletion_marks.among(place.uid, NAMES)
         assert {each.name for each in left} == set(NAMES[:2])
-        assert {(each.sentence, each.token, each.lease_expires_at) for each in left} == {
-            (Sentence.DELETING, "a", until)
-        }
-        transaction.condemned.begin_deleting(place.uid, NAMES[:1], token="b", lease_expires_at=until)
-        assert transaction.condemned.end_deleting(place.uid, "a") == 1
-        assert [each.token for each in transaction.condemned.list(place.uid)] == ["b"]
-        assert len(transaction.condemned.list(other.uid)) == 1
+        assert {(each.sentence, each.token, each.lease_expires_at) for each in left} == {(GcState.DELETING, "a", until)}
+        transaction.deletion_marks.begin_deleting(place.uid, NAMES[:1], token="b", lease_expires_at=until)
+        assert transaction.deletion_marks.end_deleting(place.uid, "a") == 1
+        assert [each.token for each in transaction.deletion_marks.list(place.uid)] == ["b"]
+        assert len(transaction.deletion_marks.list(other.uid)) == 1
 
 
 def test_what_is_on_its_way_is_named_too(catalog: Catalog) -> None:

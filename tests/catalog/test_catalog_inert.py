@@ -9,7 +9,7 @@ from catalog_values import group, uid
 from test_catalog_machines import machine
 
 from imgstore.catalog import Catalog
-from imgstore.domain.network_records import InertContent, InertResource
+from imgstore.domain.network_records import NetworkContent, NetworkRecord
 
 pytest_plugins = ["catalog_fixtures"]
 
@@ -20,10 +20,10 @@ def test_they_are_found_and_know_who_names_them(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         above = group()
         transaction.groups.add(above)
-        transaction.inert.lock(above.subscription)
+        transaction.network_records.lock(above.subscription)
 
-        def made(kind: str, name: str, content: InertContent) -> InertResource:
-            one = InertResource(
+        def made(kind: str, name: str, content: NetworkContent) -> NetworkRecord:
+            one = NetworkRecord(
                 uid=uid(),
                 subscription=above.subscription,
                 group=above.name,
@@ -32,30 +32,34 @@ def test_they_are_found_and_know_who_names_them(catalog: Catalog) -> None:
                 content=content,
                 created_at=transaction.now(),
             )
-            transaction.inert.add(one)
+            transaction.network_records.add(one)
             return one
 
-        net = made(NET, "Net", InertContent(location="eastus", tags={"a": "b"}, parts=("subnets/s",)))
+        net = made(NET, "Net", NetworkContent(location="eastus", tags={"a": "b"}, parts=("subnets/s",)))
         subnet = f"{net.resource_id}/subnets/s".lower()
-        nic = made(NIC, "net", InertContent(location="eastus", body={"x": [1]}, references=(subnet, subnet)))
-        other = made(NIC, "other", InertContent(location="eastus"))
-        assert transaction.inert.get(above.subscription, above.name.upper(), NET, "nET") == net
-        assert transaction.inert.get(above.subscription, above.name, NIC, "net") == nic
-        assert transaction.inert.list(above.subscription, NIC) == [nic, other]
-        assert transaction.inert.list(above.subscription, NIC, after=("NET", nic.uid), limit=1) == [other]
-        assert transaction.inert.list(above.subscription, NIC, "nowhere") == []
-        assert transaction.inert.naming([subnet.upper()], but=[]) == nic
-        assert transaction.inert.naming([subnet], but=[nic.uid]) is None
+        nic = made(NIC, "net", NetworkContent(location="eastus", body={"x": [1]}, references=(subnet, subnet)))
+        other = made(NIC, "other", NetworkContent(location="eastus"))
+        assert transaction.network_records.get(above.subscription, above.name.upper(), NET, "nET") == net
+        assert transaction.network_records.get(above.subscription, above.name, NIC, "net") == nic
+        assert transaction.network_records.list(above.subscription, NIC) == [nic, other]
+        assert transaction.network_records.list(above.subscription, NIC, after=("NET", nic.uid), limit=1) == [other]
+        assert transaction.network_records.list(above.subscription, NIC, "nowhere") == []
+        assert transaction.network_records.naming([subnet.upper()], but=[]) == nic
+        assert transaction.network_records.naming([subnet], but=[nic.uid]) is None
         changed = replace(nic, content=replace(nic.content, references=()))
-        transaction.inert.update(changed)
-        assert transaction.inert.get(above.subscription, above.name, NIC, "net") == changed
-        assert transaction.inert.naming([subnet], but=[]) is None
-        transaction.inert.update(nic)
-        transaction.inert.delete(nic.uid)
-        assert transaction.inert.naming([subnet], but=[]) is None
-        transaction.inert.update(replace(other, content=nic.content))
-        transaction.inert.remove_all(above.uid)
-        assert transaction.inert.list(above.subscription, NIC) == transaction.inert.list(above.subscription, NET) == []
+        transaction.network_records.update(changed)
+        assert transaction.network_records.get(above.subscription, above.name, NIC, "net") == changed
+        assert transaction.network_records.naming([subnet], but=[]) is None
+        transaction.network_records.update(nic)
+        transaction.network_records.delete(nic.uid)
+        assert transaction.network_records.naming([subnet], but=[]) is None
+        transaction.network_records.update(replace(other, content=nic.content))
+        transaction.network_records.remove_all(above.uid)
+        assert (
+            transaction.network_records.list(above.subscription, NIC)
+            == transaction.network_records.list(above.subscription, NET)
+            == []
+        )
         transaction.groups.delete(above.uid)
 
 
@@ -66,17 +70,17 @@ def test_machines_name_interfaces(catalog: Catalog) -> None:
         first, second = machine("m1", above.name), machine("m2", above.name)
         for each in (first, second):
             transaction.machines.add(each)
-        transaction.inert.attach(first.uid, {"/NIC1": True, "/nic1": True, "/nic2": False})
-        transaction.inert.attach(second.uid, {"/nic2": False})
-        assert transaction.inert.machines_of(["/Nic1", "/nic2", "/nic3"]) == {
+        transaction.network_records.attach(first.uid, {"/NIC1": True, "/nic1": True, "/nic2": False})
+        transaction.network_records.attach(second.uid, {"/nic2": False})
+        assert transaction.network_records.machines_of(["/Nic1", "/nic2", "/nic3"]) == {
             "/nic1": first.resource_id,
             "/nic2": first.resource_id,
         }
-        assert transaction.inert.going_with(first.uid) == ["/nic1"]
-        transaction.inert.attach(first.uid, {"/nic3": True})
-        assert transaction.inert.going_with(first.uid) == ["/nic3"]
+        assert transaction.network_records.going_with(first.uid) == ["/nic1"]
+        transaction.network_records.attach(first.uid, {"/nic3": True})
+        assert transaction.network_records.going_with(first.uid) == ["/nic3"]
         transaction.machines.delete(first.uid)
-        assert transaction.inert.machines_of(["/nic1", "/nic2", "/nic3"]) == {"/nic2": second.resource_id}
+        assert transaction.network_records.machines_of(["/nic1", "/nic2", "/nic3"]) == {"/nic2": second.resource_id}
 
 
 def test_references_of_older_code_to_other_groups_are_dropped(catalog: Catalog) -> None:
@@ -91,21 +95,23 @@ def test_references_of_older_code_to_other_groups_are_dropped(catalog: Catalog) 
         for each in (mine, other):
             top = f"/subscriptions/{each.subscription}/resourceGroups".lower()
             net, near = (f"{top}/{name}/providers/microsoft.network/virtualnetworks/n" for name in ("mine", "other"))
-            one = InertResource(
+            one = NetworkRecord(
                 uid=uid(),
                 subscription=each.subscription,
                 group=each.name,
                 type=NIC,
                 name="nic",
-                content=InertContent(location="eastus", references=(net, near)),
+                content=NetworkContent(location="eastus", references=(net, near)),
                 created_at=transaction.now(),
             )
-            transaction.inert.add(one)
-        transaction.inert.attach(vm.uid, {net: True, near: False})
+            transaction.network_records.add(one)
+        transaction.network_records.attach(vm.uid, {net: True, near: False})
         with Operations.context(MigrationContext.configure(transaction._session.connection)):
             migration.upgrade()
-        found = {each.group: each.content.references for each in transaction.inert.list(mine.subscription, NIC)}
+        found = {
+            each.group: each.content.references for each in transaction.network_records.list(mine.subscription, NIC)
+        }
         assert found == {"mine": (net,), "Other": (near,)}
-        naming = [transaction.inert.naming([each], but=[]) for each in (net, near)]
+        naming = [transaction.network_records.naming([each], but=[]) for each in (net, near)]
         assert [None if each is None else each.group for each in naming] == ["mine", "Other"]
-        assert transaction.inert.interfaces_of(vm.uid) == {near}
+        assert transaction.network_records.interfaces_of(vm.uid) == {near}

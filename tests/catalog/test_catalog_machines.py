@@ -8,7 +8,7 @@ from catalog_values import NOON, SUBSCRIPTION, disk, settle, uid
 from imgstore.catalog import Catalog
 from imgstore.domain.disks.version_disks import HostCaching
 from imgstore.domain.errors import Conflict, NotFound, ParentNotFound
-from imgstore.domain.machines import DiskManner, Machine
+from imgstore.domain.machines import DiskAttachment, Machine
 from imgstore.domain.resources import HyperVGeneration, OsType
 from imgstore.domain.states import ProvisioningState
 
@@ -29,7 +29,10 @@ def machine(name: str = "vm1", group: str = "rg") -> Machine:
         admin_username="azureuser",
         computer_name="c",
         generalized=True,
-        manners={"os": DiskManner(name="o", caching=HostCaching.NONE), "lun-3": DiskManner(deleted_with_machine=True)},
+        manners={
+            "os": DiskAttachment(name="o", caching=HostCaching.NONE),
+            "lun-3": DiskAttachment(deleted_with_machine=True),
+        },
         kept={"zones": ["1"], "properties.priority": "Spot"},
         created_at=NOON,
         provisioning_state=ProvisioningState.CREATING,

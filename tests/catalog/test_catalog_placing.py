@@ -52,27 +52,27 @@ def test_one_look_finds_what_three_would(catalog: Catalog) -> None:
         world = settle(transaction)
         other = settle(transaction, "other")
         name = world.version.name
-        found = transaction.lineages.find_version(SUBSCRIPTION, *ABOVE, name)
+        found = transaction.references.find_version(SUBSCRIPTION, *ABOVE, name)
         assert found == (world.gallery, world.definition, world.version)
         assert found[0] == transaction.galleries.get(SUBSCRIPTION, "rg", "myGallery")
         assert found[1] == transaction.definitions.by_uid(world.definition.uid)
-        assert transaction.lineages.find(SUBSCRIPTION, *ABOVE) == (world.gallery, world.definition)
-        assert transaction.lineages.find(SUBSCRIPTION, "rg", "other", "ubuntu") == (other.gallery, other.definition)
+        assert transaction.references.find(SUBSCRIPTION, *ABOVE) == (world.gallery, world.definition)
+        assert transaction.references.find(SUBSCRIPTION, "rg", "other", "ubuntu") == (other.gallery, other.definition)
 
 
 def test_it_tells_a_version_that_is_missing_from_what_is_missing_above_it(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world = settle(transaction)
         absent = VersionName(9, 9, 9)
-        assert transaction.lineages.find_version(SUBSCRIPTION, *ABOVE, absent) == (
+        assert transaction.references.find_version(SUBSCRIPTION, *ABOVE, absent) == (
             world.gallery,
             world.definition,
             None,
         )
         for wrong in (("no", *ABOVE[1:]), (ABOVE[0], "no", ABOVE[2]), (*ABOVE[:2], "no")):
-            assert transaction.lineages.find(SUBSCRIPTION, *wrong) is None
-            assert transaction.lineages.find_version(SUBSCRIPTION, *wrong, world.version.name) is None
-        assert transaction.lineages.find("another subscription", *ABOVE) is None
+            assert transaction.references.find(SUBSCRIPTION, *wrong) is None
+            assert transaction.references.find_version(SUBSCRIPTION, *wrong, world.version.name) is None
+        assert transaction.references.find("another subscription", *ABOVE) is None
 
 
 def test_a_gallery_is_looked_for_in_its_own_group(catalog: Catalog) -> None:
@@ -84,8 +84,8 @@ def test_a_gallery_is_looked_for_in_its_own_group(catalog: Catalog) -> None:
         there = gallery(pool.uid, "there", group="elsewhere")
         transaction.galleries.add(there)
         transaction.definitions.add(definition(there.uid))
-        assert transaction.lineages.find(SUBSCRIPTION, "rg", "there", "ubuntu") is None
-        assert transaction.lineages.find(SUBSCRIPTION, "elsewhere", "there", "ubuntu") is not None
+        assert transaction.references.find(SUBSCRIPTION, "rg", "there", "ubuntu") is None
+        assert transaction.references.find(SUBSCRIPTION, "elsewhere", "there", "ubuntu") is not None
 
 
 def test_the_replicas_of_a_region_are_those_of_all_that_are_there(catalog: Catalog) -> None:

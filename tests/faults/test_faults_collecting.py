@@ -53,7 +53,7 @@ def strike(prepared: Scene, folder: Path, fatal: int, *, publish_first: bool) ->
         else:
             with installation.catalog.reading() as transaction:
                 slots = [slot for pool in transaction.pools.list() for slot in transaction.slots.list(pool.uid)]
-                deleting = [each for slot in slots for each in transaction.condemned.list(slot.uid) if each.token]
+                deleting = [each for slot in slots for each in transaction.deletion_marks.list(slot.uid) if each.token]
             if deleting:
                 collect(installation)  # Else the publisher would wait for the dead collector's lease to run out.
         publish(installation, scene.expected["1.0.1"], "1.0.1", TARGETS)
@@ -64,7 +64,7 @@ def strike(prepared: Scene, folder: Path, fatal: int, *, publish_first: bool) ->
         audit(installation, collected=True)
         with installation.catalog.reading() as transaction:
             slots = [slot for pool in transaction.pools.list() for slot in transaction.slots.list(pool.uid)]
-            assert [each for slot in slots for each in transaction.condemned.list(slot.uid)] == []
+            assert [each for slot in slots for each in transaction.deletion_marks.list(slot.uid)] == []
     shutil.rmtree(folder)
     return took == 0
 

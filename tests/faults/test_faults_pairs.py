@@ -24,7 +24,7 @@ from pairs_stage import (
     work,
 )
 
-from imgstore.catalog.storage.deletion_marks import Condemnations
+from imgstore.catalog.storage.deletion_marks import DeletionMarks
 from imgstore.catalog.storage.ledger import Ledger
 from imgstore.catalog.storage.manifests import Manifests
 from imgstore.catalog.storage.replicas import Replicas
@@ -352,8 +352,8 @@ COMPLETING: Final = Moment(owner=Works, name="complete")
 CHARGING: Final = Moment(owner=Ledger, name="add")
 MOVING: Final = Moment(owner=Replicas, name="move")
 """Replicate: begins one. Change targets: makes a tombstone. Scrub: degrades."""
-CONDEMNING: Final = Moment(owner=Condemnations, name="add")
-TAKING: Final = Moment(owner=Condemnations, name="begin_deleting")
+CONDEMNING: Final = Moment(owner=DeletionMarks, name="add")
+TAKING: Final = Moment(owner=DeletionMarks, name="begin_deleting")
 COUNTING_USERS: Final = Moment(owner=Manifests, name="body_users")
 """Change targets, delete: a row is gone, and whether the object may go is being decided."""
 

@@ -16,7 +16,7 @@ from imgstore.domain.errors import StoreError, WorkHeld
 from imgstore.domain.resources import Slot
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage import object_keys
-from imgstore.domain.storage.garbage import Sentence
+from imgstore.domain.storage.garbage import GcState
 from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.disks import disks as disk_operations
 from imgstore.operations.gallery import definitions, galleries
@@ -72,12 +72,12 @@ def reports(collection: GcReport) -> dict[str, SlotReport]:
     return {str(report.slot.key): report for report in collection.slots}
 
 
-def condemned(installation: Installation) -> dict[str, Sentence]:
+def condemned(installation: Installation) -> dict[str, GcState]:
     with installation.catalog.reading() as transaction:
         return {
             each.name.hex(): each.sentence
             for slot in all_slots(installation)
-            for each in transaction.condemned.list(slot.uid)
+            for each in transaction.deletion_marks.list(slot.uid)
         }
 
 
@@ -87,7 +87,7 @@ def source_slot(installation: Installation) -> Slot:
 
 def condemn_everything_unnamed(installation: Installation) -> None:
     collect(installation, DAY)
-    assert set(condemned(installation).values()) <= {Sentence.CONDEMNED}
+    assert set(condemned(installation).values()) <= {GcState.CONDEMNED}
 
 
 def test_a_home_without_garbage_loses_nothing(stocked: Installation) -> None:
@@ -271,7 +271,7 @@ def test_a_writer_gives_up_and_names_the_collector(stock: Stock, tmp_path: Path)
         with pytest.raises(WorkHeld, match="imgstore gc") as caught:
             publish(installation, stock.first, "2.0.0", targets=SOURCE)
         with installation.catalog.reading() as transaction:
-            leases = {each.lease_expires_at for each in transaction.condemned.list(source_slot(installation).uid)}
+            leases = {each.lease_expires_at for each in transaction.deletion_marks.list(source_slot(installation).uid)}
         (lease_ends,) = leases - {None}
         assert lease_ends is not None
         free_at = lease_ends + timedelta(seconds=installation.tuning.delete_seconds_max)
@@ -283,16 +283,16 @@ def test_a_writer_gives_up_and_names_the_collector(stock: Stock, tmp_path: Path)
             assert report.survey.plan.unfinished.takeover_at == free_at
         assert show(installation, "2.0.0").replicas[0].state is ReplicaState.FAILED
         collect(installation)
-        assert set(condemned(installation).values()) == {Sentence.DELETING}, "taken over before its lease was over"
+        assert set(condemned(installation).values()) == {GcState.DELETING}, "taken over before its lease was over"
         expire_collectors(installation)
         collect(installation)
         publish(installation, stock.first, "2.0.0", targets=SOURCE)
         audit_served(installation, {"2.0.0": stock.first}, _made(tmp_path / "served"))
 
 
-@pytest.mark.parametrize("sentence", Sentence)
+@pytest.mark.parametrize("sentence", GcState)
 def test_completed_is_refused_while_a_segment_is_condemned(
-    empty: Installation, stock: Stock, monkeypatch: pytest.MonkeyPatch, sentence: Sentence
+    empty: Installation, stock: Stock, monkeypatch: pytest.MonkeyPatch, sentence: GcState
 ) -> None:
     """Behind the back of those who write the manifest's row."""
     real = completion.complete_replica
@@ -301,9 +301,11 @@ def test_completed_is_refused_while_a_segment_is_condemned(
         slot = source_slot(installation)
         name, size = next(iter(content(installation, slot).segments.items()))
         with installation.catalog.transaction() as transaction:
-            transaction.condemned.add(slot.uid, {name: size})
-            if sentence is Sentence.DELETING:
-                transaction.condemned.begin_deleting(slot.uid, [name], token="t", lease_expires_at=transaction.now())
+            transaction.deletion_marks.add(slot.uid, {name: size})
+            if sentence is GcState.DELETING:
+                transaction.deletion_marks.begin_deleting(
+                    slot.uid, [name], token="t", lease_expires_at=transaction.now()
+                )
         real(installation, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr("imgstore.operations.replication.ingest.complete_replica", complete)
@@ -320,7 +322,7 @@ def test_a_slow_collector_sends_nothing(stocked: Installation) -> None:
     done = collect(slow)
     assert all("too slow" in (report.problem or "") for report in done.slots)
     assert segments(stocked) == before
-    assert set(condemned(stocked).values()) == {Sentence.DELETING}
+    assert set(condemned(stocked).values()) == {GcState.DELETING}
     expire_collectors(stocked)
     collect(stocked)
     audit_collected(stocked)
@@ -457,7 +459,7 @@ def _made(folder: Path) -> Path:
 def _age_condemnations(installation: Installation, age: timedelta) -> None:
     with installation.catalog.transaction() as transaction:
         for slot in all_slots(installation):
-            for each in transaction.condemned.list(slot.uid):
+            for each in transaction.deletion_marks.list(slot.uid):
                 transaction._session.connection.exec_driver_sql(
                     "UPDATE condemned SET since = ? WHERE slot_uid = ? AND name = ?",
                     ((each.since - age).strftime("%Y-%m-%d %H:%M:%S.%f"), slot.uid, each.name),
@@ -468,7 +470,7 @@ def _leave_deleting(installation: Installation) -> None:
     """As a collector does that is killed before it sends anything."""
     slow = replace(installation, tuning=replace(installation.tuning, delete_seconds_max=1000.0))
     collect(slow)
-    assert set(condemned(installation).values()) == {Sentence.DELETING}
+    assert set(condemned(installation).values()) == {GcState.DELETING}
 
 
 def _fail_at_put(monkeypatch: pytest.MonkeyPatch, part: str) -> None:

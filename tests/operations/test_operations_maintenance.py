@@ -232,7 +232,7 @@ def test_nothing_is_collected_while_a_zone_is_not_ready(home: Installation, stoc
         run_worker(other, ADMIN, once=True)
         assert "not ready" in (turns(other)["gc"] or "")
         with other.catalog.reading() as transaction:
-            assert transaction.condemned.list(all_slots(other)[0].uid) == []
+            assert transaction.deletion_marks.list(all_slots(other)[0].uid) == []
     mark.write_bytes(kept)
     clock.advance(86_400 + 1)
     work(home)

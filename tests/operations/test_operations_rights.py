@@ -22,7 +22,7 @@ from imgstore.domain.requests import DiskRequest, ImageRequest, MachineRequest, 
 from imgstore.domain.resources import DiskKind, OsType, VersionUpdate
 from imgstore.operations.gallery import galleries
 from imgstore.operations.installation import Installation
-from imgstore.operations.network_records import InertPlace
+from imgstore.operations.network_records import NetworkScope
 from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, found_gallery, open_home, request
 
 REFERENCE = ImageReference.parse(f"{GROUP}/{GALLERY}/{DEFINITION}/1.0.0")
@@ -74,7 +74,7 @@ VALUES: dict[str, Any] = {
     "pool_uid": "none",
     "unique_name": "none",
     "public_name": "none",
-    "place": InertPlace(group=GROUP, type="Microsoft.Network/virtualNetworks", name="net"),
+    "place": NetworkScope(group=GROUP, type="Microsoft.Network/virtualNetworks", name="net"),
 }
 REQUESTS: dict[str, Any] = {
     "create_image": ImageRequest(group=GROUP, name="x", source="x"),

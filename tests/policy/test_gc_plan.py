@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgstore.domain.storage.garbage import Condemned, Sentence
+from imgstore.domain.storage.garbage import DeletionMark, GcState
 from imgstore.domain.storage.works import Work, WorkKind
 from imgstore.policy.gc_plan import Clock, UnfinishedDelete, is_ripe, plan_slot, unfinished_delete, writers
 from imgstore.stores.interface import ObjectInfo
@@ -30,13 +30,13 @@ def clock(*, now: float = 0, grace: float = 24, opened: float | None = None) -> 
     return Clock(now=at(now), grace=grace * HOUR, delete_bound=timedelta(seconds=60), writers=open_writers)
 
 
-def condemned(since: float, lease_until: float | None = None, name: bytes = b"x") -> Condemned:
+def condemned(since: float, lease_until: float | None = None, name: bytes = b"x") -> DeletionMark:
     deleting = lease_until is not None
-    return Condemned(
+    return DeletionMark(
         slot_uid="s",
         name=name,
         stored_bytes=1,
-        sentence=Sentence.DELETING if deleting else Sentence.CONDEMNED,
+        sentence=GcState.DELETING if deleting else GcState.CONDEMNED,
         since=at(since),
         since_sequence=sequence(since),
         token="t" if deleting else None,
@@ -130,7 +130,7 @@ def test_nothing_that_is_named_or_new_to_an_open_work_goes(
             assert (grace, opened) == (0, None)
             assert name in plan.to_condemn
     assert all(name in named or name not in listed for name in plan.to_lift)
-    assert not any(rows[name].sentence is Sentence.DELETING for name in plan.to_lift)
+    assert not any(rows[name].sentence is GcState.DELETING for name in plan.to_lift)
 
 
 def test_what_another_collector_deletes_is_told_with_the_time_of_its_takeover() -> None:

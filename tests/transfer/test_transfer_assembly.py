@@ -150,7 +150,7 @@ def test_a_disk_is_the_same_whatever_there_is_room_for(
             super().write_at(offset, data, read_soon=read_soon)
 
     target, moved = Told(TANGLED.virtual_bytes), list[int]()
-    scatter(manifest, SegmentReader([slot(store)]), target, workers=3, go_on=always, moved=moved.append)
+    scatter(manifest, SegmentReader([slot(store)]), target, workers=3, check_cancelled=always, moved=moved.append)
     assert bytes(target.data) == TANGLED.whole()
     assert sum(moved) == TANGLED.virtual_bytes - sum(BLOCK for n in range(4 * 1024) if n % 11 == 0)
     assert any(soon) == (room_blocks < 1000), "what is read back is to stay in the page cache, and nothing else"
@@ -171,4 +171,4 @@ def test_what_was_written_as_it_came_is_read_back(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(scattering, "Assembly", partial(Assembly, parked_bytes_max=0))
     target, reader = Forgetful(TANGLED.virtual_bytes), SegmentReader([slot(store)])
     with pytest.raises(ObjectCorrupt, match=f"piece at byte {PIECE} "):
-        scatter(manifest, reader, target, workers=2, go_on=always, moved=lambda _bytes: None)
+        scatter(manifest, reader, target, workers=2, check_cancelled=always, moved=lambda _bytes: None)

@@ -129,13 +129,21 @@ def test_no_more_of_a_distrusted_target_is_read_once_it_may_not_go_on(taken: tup
     manifest, source = taken
     target, left = with_some(manifest, source, 4), [2]
 
-    def go_on() -> None:
+    def check_cancelled() -> None:
         left[0] -= 1
         if left[0] < 0:
             raise LeaseLost("Lost.", hint="none")
 
     target.asked.clear()
-    made = order(manifest, source, target, lacking=frozenset(), target_objects=5, distrusted=True, go_on=go_on)
+    made = order(
+        manifest,
+        source,
+        target,
+        lacking=frozenset(),
+        target_objects=5,
+        distrusted=True,
+        check_cancelled=check_cancelled,
+    )
     with pytest.raises(LeaseLost):
         to_send(made, workers=1)
     assert len(target.keys("get")) == 2
@@ -186,11 +194,11 @@ def test_nothing_is_begun_once_it_may_not_go_on(taken: tuple[Manifest, Store]) -
     source.asked.clear()
     target = Store()
 
-    def go_on() -> None:
+    def check_cancelled() -> None:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        copied(order(manifest, source, target, go_on=go_on))
+        copied(order(manifest, source, target, check_cancelled=check_cancelled))
     assert source.asked == []
     assert target.keys("put") == []
 

@@ -137,13 +137,13 @@ class Killed(Exception):
 def dying(after: int) -> Callable[[], None]:
     lock, left = threading.Lock(), [after]
 
-    def go_on() -> None:
+    def check_cancelled() -> None:
         with lock:
             left[0] -= 1
             if left[0] < 0:
                 raise Killed
 
-    return go_on
+    return check_cancelled
 
 
 @many
@@ -161,7 +161,7 @@ def test_killed_and_run_again(first: Disk, deaths: list[int], over_a_base: bool)
         store.asked.clear()
         for after in deaths:
             with suppress(Killed):
-                take_in(source, slot(store), scratch, bases=bases, work=2, go_on=dying(after))
+                take_in(source, slot(store), scratch, bases=bases, work=2, check_cancelled=dying(after))
         receipt = take_in(source, slot(store), scratch, bases=bases, work=2)
         assert receipt.data == expected.data
         assert slot(store).segments() == slot(calm).segments()
@@ -176,7 +176,7 @@ def test_nothing_is_begun_once_it_may_not_go_on(first: Disk, tmp_path: Path, req
     first.reads.clear()
     store.asked.clear()
     with pytest.raises(Killed):
-        take_in(first, slot(store), tmp_path, bases=[base], go_on=dying(requests))
+        take_in(first, slot(store), tmp_path, bases=[base], check_cancelled=dying(requests))
     assert first.reads == []
     assert len(store.keys("get", "fingerprints/")) == got
     assert store.keys("put", "") == []

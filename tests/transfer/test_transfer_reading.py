@@ -60,7 +60,7 @@ def gather(
 ) -> tuple[bytes, SegmentReader, list[int]]:
     target = Target(manifest.virtual_bytes)
     reader, moved = SegmentReader(slots), list[int]()
-    scatter(manifest, reader, target, workers=3, go_on=always, moved=moved.append, only=only)
+    scatter(manifest, reader, target, workers=3, check_cancelled=always, moved=moved.append, only=only)
     return bytes(target.data), reader, moved
 
 
@@ -117,7 +117,7 @@ def test_what_no_slot_can_serve_is_the_first_slots_error(taken: tuple[Manifest, 
 def test_nothing_is_fetched_once_it_may_not_go_on(taken: tuple[Manifest, Store]) -> None:
     manifest, store = taken
 
-    def go_on() -> None:
+    def check_cancelled() -> None:
         raise InterruptedError
 
     store.asked.clear()
@@ -127,7 +127,7 @@ def test_nothing_is_fetched_once_it_may_not_go_on(taken: tuple[Manifest, Store])
             SegmentReader([slot(store)]),
             Target(manifest.virtual_bytes),
             workers=2,
-            go_on=go_on,
+            check_cancelled=check_cancelled,
             moved=lambda _bytes: None,
         )
     assert store.asked == []
@@ -204,7 +204,13 @@ def mixed(scratch: Path) -> tuple[Manifest, Store]:
 
 def checked(manifest: Manifest, store: Store, scratch: Path, *, full: bool = False, work: int = 2) -> None:
     check_assembly(
-        manifest, SegmentReader([slot(store)]), work_uid=uid(work), full=full, scratch=scratch, workers=2, go_on=always
+        manifest,
+        SegmentReader([slot(store)]),
+        work_uid=uid(work),
+        full=full,
+        scratch=scratch,
+        workers=2,
+        check_cancelled=always,
     )
 
 
@@ -231,7 +237,7 @@ def test_a_check_keeps_only_what_it_reads_again(tmp_path: Path) -> None:
         most_bytes = max(most_bytes, allocated_bytes(tmp_path))
 
     reader = SegmentReader([slot(store)])
-    check_assembly(manifest, reader, work_uid=uid(2), full=True, scratch=tmp_path, workers=2, go_on=look)
+    check_assembly(manifest, reader, work_uid=uid(2), full=True, scratch=tmp_path, workers=2, check_cancelled=look)
     assert most_bytes == 0, "all blocks of these pieces fit into memory"
 
 

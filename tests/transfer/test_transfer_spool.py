@@ -84,12 +84,12 @@ def test_what_was_written_without_a_record_reads_as_zeros(tmp_path: Path) -> Non
 
 def test_it_stays_open_until_the_last_thread_has_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = Spool(tmp_path / "d", SIZE)
-    begun, go_on = threading.Event(), threading.Event()
+    begun, check_cancelled = threading.Event(), threading.Event()
     pwrite = os.pwrite
 
     def slow(fd: int, data: bytes, offset: int) -> int:
         begun.set()
-        go_on.wait(10)
+        check_cancelled.wait(10)
         return pwrite(fd, data, offset)
 
     monkeypatch.setattr(os, "pwrite", slow)
@@ -101,7 +101,7 @@ def test_it_stays_open_until_the_last_thread_has_written(tmp_path: Path, monkeyp
         Spool(tmp_path / "d", SIZE)
     with pytest.raises(OSError, match="closed"):
         spool.write(KIB, [noise(KIB)])
-    go_on.set()
+    check_cancelled.set()
     writer.join()
     with closing(Spool(tmp_path / "d", SIZE)) as again:
         assert again.received_bytes == KIB

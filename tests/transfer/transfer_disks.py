@@ -160,6 +160,6 @@ class Target:
 def put_together(manifest: Manifest, *slots: SlotAccess, workers: int = 2) -> bytes:
     target = Target(manifest.virtual_bytes)
     reader = SegmentReader(slots)
-    scatter(manifest, reader, target, workers=workers, go_on=always, moved=lambda _bytes: None)
+    scatter(manifest, reader, target, workers=workers, check_cancelled=always, moved=lambda _bytes: None)
     assert not reader.damages
     return bytes(target.data)

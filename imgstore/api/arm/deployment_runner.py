@@ -83,7 +83,7 @@ class Deploying:
         accept(self._json(running))
         try:
             for key in self._plan.resources:
-                installation.keeper.go_on()
+                installation.keeper.check_cancelled()
                 self._make(key)
                 deployments.note_deployment(installation, running, resources=self._ids)
             outputs = self._outputs()

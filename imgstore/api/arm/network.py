@@ -13,12 +13,12 @@ from imgstore.api.http.long_running import Outcome, Session, Task
 from imgstore.api.http.paths import NETWORK, SUBSCRIPTION
 from imgstore.domain.errors import NotFound, ParentNotFound, ScopeNotFound
 from imgstore.domain.identity.access import Action, as_reader
-from imgstore.domain.network_records import InertContent
-from imgstore.domain.views import InertView
+from imgstore.domain.network_records import NetworkContent
+from imgstore.domain.views import NetworkRecordView
 from imgstore.operations.activity_log import permit
 from imgstore.operations.network_records import (
     Change,
-    InertPlace,
+    NetworkScope,
     delete_inert,
     not_there,
     page_inert,
@@ -64,7 +64,7 @@ def _serve(kind: NetworkType) -> None:
 
     @router.get(one, summary=f"Show {noun}", tags=_TAGS, name=f"show_{word}")
     async def show(ask: Asked, group: str, name: str) -> Response:
-        found = await ask.run(lambda at: _shown(at, InertPlace(group=group, type=kind.type, name=name)))
+        found = await ask.run(lambda at: _shown(at, NetworkScope(group=group, type=kind.type, name=name)))
         return ask.shown(_told(found), _KIND, etag_of(found))
 
     @router.get(
@@ -88,7 +88,7 @@ def _serve(kind: NetworkType) -> None:
 
     @router.delete(one, summary=f"Forget {noun}", tags=_TAGS, name=f"delete_{word}")
     async def delete(ask: Asked, group: str, name: str) -> Response:
-        place = InertPlace(group=group, type=kind.type, name=name)
+        place = NetworkScope(group=group, type=kind.type, name=name)
         return await _gone(ask, lambda at: delete_inert(at.installation, at.principal, place))
 
 
@@ -105,7 +105,7 @@ def _serve_parts(kind: NetworkType, part: str) -> None:
     @router.get(all_of_one, summary=f"List a {kind.one}'s {part}", tags=_TAGS, name=f"list_{part}")
     async def list_all(ask: Asked, group: str, name: str) -> Response:
         # The right to read these parts was checked with the route; they are shown as a part of the whole.
-        place = InertPlace(group=group, type=kind.type, name=name)
+        place = NetworkScope(group=group, type=kind.type, name=name)
         whole = await ask.run(lambda at: _told(_shown(_reading(at, place), place)))
         return reply(200, {"value": whole["properties"][kind.part]})
 
@@ -147,9 +147,9 @@ def put_part(task: Task) -> Outcome:
 
 
 def _put(session: Session, kind: NetworkType, group: str, name: str, body: Json, conditions: dict[str, str]) -> Outcome:
-    place = InertPlace(group=group, type=kind.type, name=name)
+    place = NetworkScope(group=group, type=kind.type, name=name)
 
-    def change(standing: InertView | None) -> InertContent:
+    def change(standing: NetworkRecordView | None) -> NetworkContent:
         check_conditions(conditions, None if standing is None else network_json(standing))
         return read_network(body, kind, place.scope(session.installation))
 
@@ -159,9 +159,9 @@ def _put(session: Session, kind: NetworkType, group: str, name: str, body: Json,
 def _patch(
     session: Session, kind: NetworkType, group: str, name: str, body: Json, conditions: dict[str, str]
 ) -> Outcome:
-    place = InertPlace(group=group, type=kind.type, name=name)
+    place = NetworkScope(group=group, type=kind.type, name=name)
 
-    def change(standing: InertView | None) -> InertContent:
+    def change(standing: NetworkRecordView | None) -> NetworkContent:
         if standing is None:
             raise not_there(session.installation, place)
         check_conditions(conditions, network_json(standing))
@@ -173,7 +173,7 @@ def _patch(
 def _put_part(session: Session, kind: NetworkType, group: str, name: str, part: str, body: Json) -> Outcome:
     place, created = _place(kind, group, name, part), False
 
-    def change(standing: InertView | None) -> InertContent:
+    def change(standing: NetworkRecordView | None) -> NetworkContent:
         nonlocal created
         if standing is None:
             raise ParentNotFound(
@@ -192,7 +192,7 @@ def _put_part(session: Session, kind: NetworkType, group: str, name: str, part: 
 def _delete_part(session: Session, kind: NetworkType, group: str, name: str, part: str) -> None:
     place = _place(kind, group, name, part)
 
-    def change(standing: InertView | None) -> InertContent:
+    def change(standing: NetworkRecordView | None) -> NetworkContent:
         if standing is None or place.part.lower() not in standing.resource.content.parts:
             raise not_there(session.installation, place)
         return without_part(standing.resource, part)
@@ -200,11 +200,11 @@ def _delete_part(session: Session, kind: NetworkType, group: str, name: str, par
     put_inert(session.installation, session.principal, place, change, action=Action.DELETE)
 
 
-def _reading(session: Session, place: InertPlace) -> Session:
+def _reading(session: Session, place: NetworkScope) -> Session:
     return replace(session, principal=as_reader(session.principal, place.scope(session.installation)))
 
 
-def _changed(session: Session, place: InertPlace, change: Change) -> Outcome:
+def _changed(session: Session, place: NetworkScope, change: Change) -> Outcome:
     permit(session.installation, session.principal, Action.WRITE, place.scope(session.installation))
     check_group(session, place.group)
     created, made = put_inert(session.installation, session.principal, place, change)
@@ -229,22 +229,22 @@ async def _gone(ask: Ask, work: Callable[[Session], None]) -> Response:
     return Response(status_code=200)
 
 
-def _shown(session: Session, place: InertPlace) -> Json:
+def _shown(session: Session, place: NetworkScope) -> Json:
     return network_json(show_inert(session.installation, session.principal, place))
 
 
-def _part(session: Session, kind: NetworkType, place: InertPlace, whole: Json, part: str) -> Json:
+def _part(session: Session, kind: NetworkType, place: NetworkScope, whole: Json, part: str) -> Json:
     found = part_json(whole, str(kind.part), part)
     if found is None:
         raise not_there(session.installation, place)
     return found
 
 
-def _place(kind: NetworkType, group: str, name: str, part: str) -> InertPlace:
-    return InertPlace(group=group, type=kind.type, name=name, part=f"{kind.part}/{part}")
+def _place(kind: NetworkType, group: str, name: str, part: str) -> NetworkScope:
+    return NetworkScope(group=group, type=kind.type, name=name, part=f"{kind.part}/{part}")
 
 
-def _view_told(view: InertView) -> Json:
+def _view_told(view: NetworkRecordView) -> Json:
     return _told(network_json(view))
 
 

@@ -15,7 +15,7 @@ from imgstore.operations.disks import disks
 from imgstore.operations.gallery import definitions, galleries
 from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.machines import images, machines
-from imgstore.operations.network_records import InertPlace, show_inert
+from imgstore.operations.network_records import NetworkScope, show_inert
 from imgstore.wire.api_versions import Kind, check_api_version, trimmed
 from imgstore.wire.json_text import Json
 from imgstore.wire.network import NETWORK_TYPES, network_json
@@ -131,7 +131,7 @@ def _machine(session: Session, group: str, name: str) -> Json:
 
 def _network(kind: str) -> Callable[[Session, str, str], Json]:
     def tell(session: Session, group: str, name: str) -> Json:
-        place = InertPlace(group=group, type=kind, name=name)
+        place = NetworkScope(group=group, type=kind, name=name)
         return network_json(show_inert(session.installation, session.principal, place))
 
     return tell

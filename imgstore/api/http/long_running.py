@@ -251,7 +251,7 @@ class LongRunner:
             request = {**operation.request, "conditions": {}}
 
             def resumed(task: Task) -> Outcome:
-                task.session.installation.keeper.go_on()
+                task.session.installation.keeper.check_cancelled()
                 principal = resuming_principal(installation, operation)
                 check_same_target(installation, operation)
                 try:

@@ -10,7 +10,7 @@ from imgstore.catalog.engine.columns import folded
 from imgstore.catalog.engine.repository import Repository, missing
 from imgstore.catalog.resources.groups import group_uid, named
 from imgstore.domain.disks.version_disks import HostCaching
-from imgstore.domain.machines import DiskManner, Machine
+from imgstore.domain.machines import DiskAttachment, Machine
 from imgstore.domain.states import ProvisioningState
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _machine(row: "Row[Any]") -> Machine:
     )
 
 
-def _of_manner(manner: DiskManner) -> dict[str, Any]:
+def _of_manner(manner: DiskAttachment) -> dict[str, Any]:
     return {
         "name": manner.name,
         "caching": manner.caching,
@@ -157,9 +157,9 @@ def _of_manner(manner: DiskManner) -> dict[str, Any]:
     }
 
 
-def _manner(stored: dict[str, Any]) -> DiskManner:
+def _manner(stored: dict[str, Any]) -> DiskAttachment:
     caching = stored["caching"]
-    return DiskManner(
+    return DiskAttachment(
         name=stored["name"],
         caching=None if caching is None else HostCaching(caching),
         deleted_with_machine=stored["deleted_with_machine"],

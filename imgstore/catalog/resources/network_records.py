@@ -12,7 +12,7 @@ from imgstore.catalog.engine.repository import Repository
 from imgstore.catalog.resources.groups import group_uid, named
 from imgstore.domain.machines import MACHINE
 from imgstore.domain.names import compute_id
-from imgstore.domain.network_records import InertContent, InertResource
+from imgstore.domain.network_records import NetworkContent, NetworkRecord
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Row
@@ -27,7 +27,7 @@ _SELECT = select(_inert, _groups.c.subscription, _groups.c.name.label("group_nam
 )
 
 
-class InertResources(Repository):
+class NetworkRecords(Repository):
     """The inert resources of every group."""
 
     __slots__ = ()
@@ -36,7 +36,7 @@ class InertResources(Repository):
         """Let nobody else change one of the subscription until the transaction ends: what is named must stay."""
         self._session.lock_name(f"inert/{folded(subscription)}")
 
-    def add(self, resource: InertResource) -> None:
+    def add(self, resource: NetworkRecord) -> None:
         """Write a new one down.
 
         Raises:
@@ -47,7 +47,7 @@ class InertResources(Repository):
         self._session.run(_inert.insert(), _values(resource) | {"group_uid": above})
         self._refer(resource)
 
-    def update(self, resource: InertResource) -> None:
+    def update(self, resource: NetworkRecord) -> None:
         """Replace the one of the same uid, which stays in its group.
 
         Raises:
@@ -57,7 +57,7 @@ class InertResources(Repository):
         self._session.run(delete(_references).where(_references.c.inert_uid == resource.uid))
         self._refer(resource)
 
-    def get(self, subscription: str, group: str, kind: str, name: str) -> InertResource | None:
+    def get(self, subscription: str, group: str, kind: str, name: str) -> NetworkRecord | None:
         """The one of that type and name in that group, if there is one."""
         mine = named(subscription, group) & (_inert.c.type == kind) & (_inert.c.name_key == folded(name))
         row = self._session.first(_SELECT.where(mine))
@@ -71,7 +71,7 @@ class InertResources(Repository):
         *,
         after: tuple[str, str] | None = None,
         limit: int | None = None,
-    ) -> builtins.list[InertResource]:
+    ) -> builtins.list[NetworkRecord]:
         """Those of a type in a subscription, or in one group in it, by name and uid: at most `limit` behind `after`."""
         mine = _groups.c.subscription_key == folded(subscription) if group is None else named(subscription, group)
         statement = _SELECT.where(mine, _inert.c.type == kind)
@@ -82,7 +82,7 @@ class InertResources(Repository):
             for row in self._session.all(statement.order_by(_inert.c.name_key, _inert.c.uid).limit(limit))
         ]
 
-    def naming(self, targets: Iterable[str], *, but: Collection[str]) -> InertResource | None:
+    def naming(self, targets: Iterable[str], *, but: Collection[str]) -> NetworkRecord | None:
         """One that names one of these ids, if there is one; those of the uids `but` may."""
         keys = [folded(each) for each in targets]
         naming = select(_references.c.inert_uid).where(_references.c.target_key.in_(keys))
@@ -139,12 +139,12 @@ class InertResources(Repository):
             for row in self._session.all(found)
         }
 
-    def _refer(self, resource: InertResource) -> None:
+    def _refer(self, resource: NetworkRecord) -> None:
         for each in dict.fromkeys(map(folded, resource.content.references)):
             self._session.run(_references.insert(), {"inert_uid": resource.uid, "target_key": each})
 
 
-def _values(resource: InertResource) -> dict[str, Any]:
+def _values(resource: NetworkRecord) -> dict[str, Any]:
     """But for the group."""
     content = resource.content
     return {
@@ -161,14 +161,14 @@ def _values(resource: InertResource) -> dict[str, Any]:
     }
 
 
-def _resource(row: "Row[Any]") -> InertResource:
-    return InertResource(
+def _resource(row: "Row[Any]") -> NetworkRecord:
+    return NetworkRecord(
         uid=row.uid,
         subscription=row.subscription,
         group=row.group_name,
         type=row.type,
         name=row.name,
-        content=InertContent(
+        content=NetworkContent(
             location=row.location,
             tags=row.tags,
             body=row.body,

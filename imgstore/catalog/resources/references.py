@@ -75,7 +75,7 @@ _WITH_VERSION: Final = _ABOVE.add_columns(_versions).outerjoin(
 )
 
 
-class Lineages(Repository):
+class References(Repository):
     """Galleries, definitions and versions, as references name them."""
 
     __slots__ = ()

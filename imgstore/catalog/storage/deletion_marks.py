@@ -12,7 +12,7 @@ from imgstore.catalog.engine.repository import Repository
 from imgstore.catalog.engine.sequence import CatalogSequence
 from imgstore.catalog.storage.segments import in_turn
 from imgstore.domain.storage.digests import Digest
-from imgstore.domain.storage.garbage import Condemned, Sentence
+from imgstore.domain.storage.garbage import DeletionMark, GcState
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Row
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 _condemned = schema.condemned
 
 
-class Condemnations(Repository):
+class DeletionMarks(Repository):
     """What is condemned in every slot."""
 
     __slots__ = ()
 
-    def list(self, slot_uid: str) -> builtins.list[Condemned]:
+    def list(self, slot_uid: str) -> builtins.list[DeletionMark]:
         """Those of a slot, the longest condemned first."""
         order = (_condemned.c.since, _condemned.c.name)
         return [_row(each) for each in self._session.all(_select(slot_uid).order_by(*order))]
 
-    def among(self, slot_uid: str, names: Collection[Digest]) -> builtins.list[Condemned]:
+    def among(self, slot_uid: str, names: Collection[Digest]) -> builtins.list[DeletionMark]:
         """Those of `names` that are condemned in a slot."""
-        found: builtins.list[Condemned] = []
+        found: builtins.list[DeletionMark] = []
         for some in in_turn(sorted(names)):
             found += map(_row, self._session.all(_select(slot_uid).where(_condemned.c.name.in_(some))))
         return found
@@ -50,7 +50,7 @@ class Condemnations(Repository):
                 "slot_uid": slot_uid,
                 "name": name,
                 "stored_bytes": stored_bytes,
-                "sentence": Sentence.CONDEMNED,
+                "sentence": GcState.CONDEMNED,
                 "since": since,
                 "since_sequence": sequence,
             }
@@ -66,7 +66,7 @@ class Condemnations(Repository):
                 delete(_condemned).where(
                     _condemned.c.slot_uid == slot_uid,
                     _condemned.c.name.in_(some),
-                    _condemned.c.sentence == Sentence.CONDEMNED,
+                    _condemned.c.sentence == GcState.CONDEMNED,
                 )
             )
 
@@ -78,7 +78,7 @@ class Condemnations(Repository):
     def begin_deleting(self, slot_uid: str, names: Sequence[Digest], *, token: str, lease_expires_at: datetime) -> None:
         """Give a batch to a collector: new ones, or those of a collector whose time is over."""
         for some in in_turn(sorted(names)):
-            values = {"sentence": Sentence.DELETING, "token": token, "lease_expires_at": lease_expires_at}
+            values = {"sentence": GcState.DELETING, "token": token, "lease_expires_at": lease_expires_at}
             self._session.run(update(_condemned).where(_in(slot_uid, some)).values(values))
 
     def end_deleting(self, slot_uid: str, token: str) -> int:
@@ -99,8 +99,8 @@ def _in(slot_uid: str, names: Sequence[Digest]) -> ColumnElement[bool]:
     return (_condemned.c.slot_uid == slot_uid) & _condemned.c.name.in_(names)
 
 
-def _row(row: "Row[Any]") -> Condemned:
-    return Condemned(
+def _row(row: "Row[Any]") -> DeletionMark:
+    return DeletionMark(
         slot_uid=row.slot_uid,
         name=bytes(row.name),
         stored_bytes=row.stored_bytes,

@@ -1,4 +1,4 @@
-"""Condemned: an object that nothing in its slot names is on its way out (rules.md, rule 7)."""
+"""DeletionMark: an object that nothing in its slot names is on its way out (rules.md, rule 7)."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,24 +7,24 @@ from enum import StrEnum
 from imgstore.domain.storage.digests import Digest
 
 
-class Sentence(StrEnum):
+class GcState(StrEnum):
     """How far it has come."""
 
-    CONDEMNED = "Condemned"
+    CONDEMNED = "DeletionMark"
     """Noticed; the grace runs. No delete was ever sent, so a writer may lift it."""
     DELETING = "Deleting"
     """A delete was, or may have been, sent: nobody builds on the object until the row is gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Condemned:
+class DeletionMark:
     """One segment of one slot."""
 
     slot_uid: str
     name: Digest
     stored_bytes: int
     """As the store listed it."""
-    sentence: Sentence = Sentence.CONDEMNED
+    sentence: GcState = GcState.CONDEMNED
     since: datetime
     """When it was found that nothing names it; the database's clock. The grace counts from here."""
     since_sequence: int | None = None

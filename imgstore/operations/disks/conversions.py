@@ -23,7 +23,7 @@ def conversion_bounds(
         check_quota(installation, virtual_bytes)
 
     def check_scratch(folder: Path, size: int) -> None:
-        installation.keeper.go_on()  # Asked all the while: a conversion may take long, and does not go on when canceled.
+        installation.keeper.check_cancelled()  # Asked all the while: a conversion may take long, and does not go on when canceled.
         installation.check_scratch(folder, size)
 
     return ConversionBounds(check_size=check_size, check_scratch=check_scratch)

@@ -270,7 +270,7 @@ def _write(
                     reader,
                     writer,
                     workers=installation.threads(installation.tuning.scatter_workers, chosen.slot.key.region),
-                    go_on=hold.go_on,
+                    check_cancelled=hold.check_cancelled,
                     moved=counter.moved,
                 )
             writer.publish()
@@ -318,7 +318,7 @@ def _write_range(
         try:
             with reads.metering():
                 for at in range(0, length, PIECE_BYTES):
-                    hold.go_on()
+                    hold.check_cancelled()
                     part = ranges.read_at(offset + at, min(PIECE_BYTES, length - at))
                     writer.write_at(at, part)
                     counter.moved(len(part))

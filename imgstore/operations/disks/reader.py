@@ -62,8 +62,8 @@ class OpenDisk:
         )
         segments = SegmentReader(self.segments.slots, served=self.reads.served)
 
-        def go_on() -> None:
-            installation.keeper.go_on()
+        def check_cancelled() -> None:
+            installation.keeper.check_cancelled()
             installation.check_scratch(path, 0)
 
         try:
@@ -73,7 +73,7 @@ class OpenDisk:
                     segments,
                     writer,
                     workers=installation.threads(installation.tuning.scatter_workers, self.slots[0].key.region),
-                    go_on=go_on,
+                    check_cancelled=check_cancelled,
                     moved=lambda _length: None,
                 )
             yield WholeDisk(disk=self, writer=writer)

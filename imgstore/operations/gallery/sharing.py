@@ -268,7 +268,7 @@ def _line(
 
 
 def _lineage(transaction: Transaction, gallery: Gallery, reference: SharedReference) -> DefinitionPath:
-    found = transaction.lineages.find(gallery.subscription, gallery.group, gallery.name, reference.definition)
+    found = transaction.references.find(gallery.subscription, gallery.group, gallery.name, reference.definition)
     if found is None:
         raise lookup.no_shared_image(reference)
     return DefinitionPath(gallery=found[0], definition=found[1])

@@ -14,10 +14,10 @@ from imgstore.domain.disks.version_disks import OS_DISK, check_there, disk_key, 
 from imgstore.domain.errors import Conflict, InvalidInput, PropertyChangeNotAllowed
 from imgstore.domain.identity.access import VERSIONS, Action, Principal, authorize
 from imgstore.domain.machines import (
-    AS_EVER,
     MACHINE,
     SIZE,
-    DiskManner,
+    UNSET,
+    DiskAttachment,
     Machine,
     check_machine_name,
     free_luns,
@@ -93,7 +93,7 @@ def create_machine(installation: Installation, principal: Principal, request: Ma
             _check_disks(request, machine, disks)
             disks = [_with_sku(transaction, request, disk) for disk in disks]
             if request.interfaces is not None:
-                transaction.inert.attach(machine.uid, request.interfaces)
+                transaction.network_records.attach(machine.uid, request.interfaces)
             placed = [lease_disk(installation, transaction, disk) for disk in disks]
         for together in _placed_together(machine, placed):
             begun = {each.disk.uid for each in together if each.lease is not None}
@@ -293,7 +293,7 @@ def _machine(
     )
 
 
-def _manners(request: MachineRequest) -> dict[str, DiskManner]:
+def _manners(request: MachineRequest) -> dict[str, DiskAttachment]:
     """How a new machine has its disks. An attached one keeps the name that it has."""
     attached = {key for key, asked in request.disks.items() if asked.attach is not None}
     if request.attach_os_disk is not None:
@@ -301,7 +301,7 @@ def _manners(request: MachineRequest) -> dict[str, DiskManner]:
     said = {
         key: replace(asked.manner, name=None) if key in attached else asked.manner
         for key, asked in request.disks.items()
-        if asked.manner != AS_EVER
+        if asked.manner != UNSET
     }
     for manner in said.values():
         if manner.name is not None:
@@ -426,12 +426,12 @@ def _compared(
     return changed
 
 
-def _changed_manners(request: MachineRequest, standing: Machine) -> dict[str, DiskManner]:
+def _changed_manners(request: MachineRequest, standing: Machine) -> dict[str, DiskAttachment]:
     """What is said of disks that stand: all but their names may change."""
     return {
         key: replace(asked.manner, name=None).over(standing.manner(lun_of(key)))
         for key, asked in request.disks.items()
-        if replace(asked.manner, name=None) != AS_EVER
+        if replace(asked.manner, name=None) != UNSET
     }
 
 

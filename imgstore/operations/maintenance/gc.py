@@ -19,7 +19,7 @@ from imgstore.domain.identity.access import INSTALLATION, Action, Principal, aut
 from imgstore.domain.resources import Gallery, Pool, Slot
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest
-from imgstore.domain.storage.garbage import Condemned
+from imgstore.domain.storage.garbage import DeletionMark
 from imgstore.operations.activity_log import recorded
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.gc_survey import clock_of, survey_slot
@@ -127,7 +127,7 @@ def _surveyed(
 def _survey(
     installation: Installation, slot: Slot, pool: Pool, gallery: Gallery | None, grace: timedelta
 ) -> SlotReport:
-    installation.keeper.go_on()
+    installation.keeper.check_cancelled()
     report = SlotReport(slot=slot, gallery=None if gallery is None else gallery.name, subscription=pool.subscription)
     try:
         return replace(report, survey=survey_slot(installation, slot, grace))
@@ -138,7 +138,7 @@ def _survey(
 def _collect_slot(installation: Installation, report: SlotReport, grace: timedelta) -> SlotReport:
     if report.survey is None:
         return report
-    installation.keeper.go_on()
+    installation.keeper.check_cancelled()
     slot, survey = report.slot, report.survey
     total = sum(survey.plan.deletable.values())
     collected: dict[str, int] = {}
@@ -172,9 +172,11 @@ def _condemn(installation: Installation, survey: SlotSurvey) -> None:
         return
     with installation.catalog.transaction() as transaction:
         transaction.slots.lock(slot.uid)
-        transaction.condemned.lift(slot.uid, plan.to_lift)
+        transaction.deletion_marks.lift(slot.uid, plan.to_lift)
         named = _named_among(transaction, slot, list(plan.to_condemn))
-        transaction.condemned.add(slot.uid, {name: size for name, size in plan.to_condemn.items() if name not in named})
+        transaction.deletion_marks.add(
+            slot.uid, {name: size for name, size in plan.to_condemn.items() if name not in named}
+        )
 
 
 def _named_among(transaction: Transaction, slot: Slot, names: Sequence[Digest]) -> frozenset[Digest]:
@@ -188,7 +190,7 @@ def _named_among(transaction: Transaction, slot: Slot, names: Sequence[Digest]) 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Batch:
     token: str
-    condemned: Sequence[Condemned]
+    condemned: Sequence[DeletionMark]
     began: float
     """By the monotonic clock, before the lease began."""
 
@@ -201,16 +203,16 @@ def _next_batch(installation: Installation, survey: SlotSurvey, grace: timedelta
         refuse_if_outdated(transaction)
         transaction.slots.lock(slot.uid)
         clock = clock_of(installation, transaction, slot, grace)
-        ripe = [each for each in transaction.condemned.list(slot.uid) if is_ripe(each, clock)]
+        ripe = [each for each in transaction.deletion_marks.list(slot.uid) if is_ripe(each, clock)]
         # Whoever writes a manifest's row lifts what it names; asked once more all the same, since nothing brings it back.
         kept = survey.protected | _named_among(transaction, slot, [each.name for each in ripe])
-        transaction.condemned.lift(slot.uid, kept)
+        transaction.deletion_marks.lift(slot.uid, kept)
         # A process died while it deleted a damaged segment that something names by now: no delete can arrive any more.
-        transaction.condemned.drop(slot.uid, [each.name for each in ripe if each.name in kept])
+        transaction.deletion_marks.drop(slot.uid, [each.name for each in ripe if each.name in kept])
         chosen = [each for each in ripe if each.name not in kept][:DELETE_KEYS_MAX]
         if not chosen:
             return None
-        transaction.condemned.begin_deleting(
+        transaction.deletion_marks.begin_deleting(
             slot.uid,
             [each.name for each in chosen],
             token=token,
@@ -242,7 +244,7 @@ def _delete(installation: Installation, slot: Slot, batch: _Batch) -> None:
     installation.access(slot).remove([object_keys.segment_key(each.name) for each in batch.condemned], in_time)
     with installation.catalog.transaction() as transaction:
         transaction.slots.lock(slot.uid)
-        transaction.condemned.end_deleting(slot.uid, batch.token)
+        transaction.deletion_marks.end_deleting(slot.uid, batch.token)
 
 
 def _forget_segments(installation: Installation, pool: Pool, reports: Sequence[SlotReport]) -> int:
@@ -295,7 +297,7 @@ def _is_empty(transaction: Transaction, pool: Pool) -> bool:
         transaction.manifests.in_slot(slot.uid, complete_only=False)
         or transaction.replicas.in_slot(slot.uid)
         or transaction.works.list_open(slot.uid)
-        or transaction.condemned.list(slot.uid)
+        or transaction.deletion_marks.list(slot.uid)
         or transaction.disks.states_in_slot(slot.uid)
         for slot in transaction.slots.list(pool.uid)
     )

@@ -63,7 +63,7 @@ def survey_slot(installation: Installation, slot: Slot, grace: timedelta) -> Slo
         keeps_unknown = transaction.installation.get().keeps_unknown
         known = transaction.segments.known(slot.key.pool_uid, listing.segments)
         packed_by = transaction.segments.work_uids(slot.key.pool_uid, ids) if listing.fingerprints else frozenset()
-        condemned = {each.name: each for each in transaction.condemned.list(slot.uid)}
+        condemned = {each.name: each for each in transaction.deletion_marks.list(slot.uid)}
         clock = clock_of(installation, transaction, slot, grace)
         strangers = _strangers(transaction, slot, listing.manifests, rows, works)
         complete = [row for row in rows if transaction.manifests.is_complete(row.uid)] if listing.fingerprints else []

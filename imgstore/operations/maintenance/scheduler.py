@@ -197,7 +197,7 @@ class MaintenanceRunner:
             check_catalog_is_current(installation, slots)
         repaired = 0
         for slot in slots:
-            installation.keeper.go_on()
+            installation.keeper.check_cancelled()
             gaps = record_zone_gaps(installation, slot)
             if any(installation.locator.health.is_avoided(region, zone) for zone in gaps):
                 continue  # It does not answer: nothing could be put there.

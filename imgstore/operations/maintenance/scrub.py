@@ -38,7 +38,7 @@ from imgstore.segments.reference import Reference, encode_reference
 from imgstore.stores.interface import Accept
 from imgstore.stores.zone_redundant import QUORUM, Zoned
 from imgstore.transfer.bounded_pool import Bounded
-from imgstore.transfer.slot_access import GoOn
+from imgstore.transfer.slot_access import CheckCancelled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,8 +268,8 @@ def _agree(installation: Installation, slot: Slot, store: Zoned, key: str) -> No
             below = key.removeprefix(slot.prefix)
             deletion = record_deletion(installation, transaction, slot, [below], recorded_at)
 
-        def withdraw(keys_below: Collection[str], go_on: GoOn) -> None:
-            go_on()
+        def withdraw(keys_below: Collection[str], check_cancelled: CheckCancelled) -> None:
+            check_cancelled()
             for each in keys_below:
                 store.withdraw(slot.prefix + each, [*copies.right, *copies.wrong])
 

@@ -60,7 +60,7 @@ def replicate(installation: Installation, line: DefinitionPath, version: ImageVe
     with ThreadPoolExecutor(installation.tuning.replicas_at_once, thread_name_prefix="replicate") as pool:
         try:
             while True:
-                installation.keeper.go_on()
+                installation.keeper.check_cancelled()
                 ours = frozenset(busy.values())
                 with installation.catalog.reading() as transaction:
                     queued = look(installation, transaction, [version.uid])[0]
@@ -306,25 +306,25 @@ def _act(
             raise no_longer_wanted(step.replica)
 
     if isinstance(plan, RestorePlan):
-        restore(installation, line, version, plan, counter=counter, go_on=check_wanted, beat=beat)
+        restore(installation, line, version, plan, counter=counter, check_cancelled=check_wanted, beat=beat)
         return
     target = installation.access(slot)
     damages: list[Damage] = []
 
-    def go_on() -> None:
+    def check_cancelled() -> None:
         check_wanted()
-        hold.go_on()
+        hold.check_cancelled()
 
     def patiently(seconds: float) -> None:
         _wait_a_while(stop, min(seconds, _LOOK_SECONDS))
-        go_on()
+        check_cancelled()
 
     sources = installation.accesses(
         [source.slot for source in step.sources],
         lambda source: installation.access_from(slot.key.region, source, patiently),
     )
     with at_work(installation, slot, plan.lease, beat) as hold:
-        wait_for_deletions(installation, slot, [origin.body_key for origin in plan.origins], go_on)
+        wait_for_deletions(installation, slot, [origin.body_key for origin in plan.origins], check_cancelled)
         wanted = {row.name: row.stored_bytes for row in plan.segments}
         reads = CrossRegionReads(
             installation=installation,
@@ -344,7 +344,7 @@ def _act(
             condemned=claim(installation, slot, wanted),
             target_objects=plan.target_objects,
             distrusted=plan.distrusted,
-            go_on=go_on,
+            check_cancelled=check_cancelled,
             moved=counter.moved,
             damages=damages,
             served=reads.served if is_inside else unheeded,
@@ -366,7 +366,7 @@ def _act(
             transaction.works.guard(plan.lease)
             manifests = [_listed(installation, transaction, slot, origin) for origin in plan.origins]
         for origin in plan.origins:
-            go_on()
+            check_cancelled()
             _, data = first_served(sources, partial(_body, origin))
             target.put_manifest(origin.body_key, data)
         with installation.catalog.reading() as transaction:

@@ -105,8 +105,8 @@ def _act(
     ):
         scratch = Path(folder)
 
-        def go_on() -> None:
-            hold.go_on()
+        def check_cancelled() -> None:
+            hold.check_cancelled()
             installation.check_scratch(scratch, 0)
 
         counter.begin()
@@ -125,7 +125,7 @@ def _act(
                 scratch=scratch,
                 check_scratch=installation.check_scratch,
                 workers=installation.threads(installation.tuning.put_workers, slot.key.region),
-                go_on=go_on,
+                check_cancelled=check_cancelled,
                 claim=lambda name: claim_one(installation, slot, condemned, name),
                 moved=counter.moved,
             )
@@ -141,7 +141,7 @@ def _act(
                 full=False,
                 scratch=scratch,
                 workers=installation.threads(installation.tuning.scatter_workers, slot.key.region),
-                go_on=go_on,
+                check_cancelled=check_cancelled,
             )
         except ObjectCorrupt:
             distrust(installation, slot, unreadable(segments.damages))

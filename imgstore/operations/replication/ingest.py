@@ -46,7 +46,7 @@ from imgstore.segments.manifest import Manifest
 from imgstore.transfer.ingest import IngestOrder, ingest, same_source, touched_pieces
 from imgstore.transfer.receipts import IngestReceipt
 from imgstore.transfer.scatter import Damage, SegmentReader
-from imgstore.transfer.slot_access import GoOn, SegmentListing, SlotAccess
+from imgstore.transfer.slot_access import CheckCancelled, SegmentListing, SlotAccess
 from imgstore.transfer.spot_check import check_assembly
 
 PACKING_RULES: Final = "1"
@@ -167,7 +167,7 @@ def _act(installation: Installation, publication: Publication, work: Work, lease
         tempfile.TemporaryDirectory(dir=installation.scratch) as scratch,
     ):
         manifests_wanted = [object_keys.manifest_key(publication.version.uid, disk) for disk in publication.readers]
-        wait_for_deletions(installation, slot, manifests_wanted, hold.go_on)
+        wait_for_deletions(installation, slot, manifests_wanted, hold.check_cancelled)
         counter.begin()
         with installation.catalog.reading() as transaction:
             key = transaction.pools.get(slot.key.pool_uid).fingerprint_key
@@ -182,7 +182,7 @@ def _act(installation: Installation, publication: Publication, work: Work, lease
             scratch=Path(scratch),
             fingerprint_key=key,
             condemned=condemned,
-            listing=_listing(installation, publication, installation.access(slot), condemned, hold.go_on),
+            listing=_listing(installation, publication, installation.access(slot), condemned, hold.check_cancelled),
         )
         manifests = [taking.take(disk) for disk in in_order(publication.readers)]
         for disk, reader in publication.readers.items():
@@ -294,7 +294,7 @@ class _Taking:
             scratch=self.scratch,
             check_scratch=installation.check_scratch,
             workers=installation.threads(installation.tuning.put_workers, slot.key.region),
-            go_on=self._go_on,
+            check_cancelled=self._go_on,
             claim=lambda name: claim_one(installation, slot, self.condemned, name),
             moved=self.counter.moved,
         )
@@ -310,11 +310,11 @@ class _Taking:
             workers=self.installation.threads(
                 self.installation.tuning.scatter_workers, self.publication.replica.slot.key.region
             ),
-            go_on=self._go_on,
+            check_cancelled=self._go_on,
         )
 
     def _go_on(self) -> None:
-        self.hold.go_on()
+        self.hold.check_cancelled()
         self.installation.check_scratch(self.scratch, 0)
 
     def _record(self, disk: str, receipt: IngestReceipt) -> ManifestRow:
@@ -352,7 +352,11 @@ def claim_one(installation: Installation, slot: Slot, condemned: frozenset[Diges
 
 
 def _listing(
-    installation: Installation, publication: Publication, access: SlotAccess, condemned: frozenset[Digest], go_on: GoOn
+    installation: Installation,
+    publication: Publication,
+    access: SlotAccess,
+    condemned: frozenset[Digest],
+    check_cancelled: CheckCancelled,
 ) -> SegmentListing:
     """The slot's segments as the store lists them now; of a replica that was complete before, those that read back right.
 
@@ -368,7 +372,7 @@ def _listing(
         ids = named_by(row for row in rows if transaction.manifests.is_complete(row.uid))
         names = [segment.name for segment in transaction.segments.rows(slot.key.pool_uid, ids)]
     workers = installation.threads(installation.tuning.copy_workers, slot.key.region)
-    return listing.without(condemned | access.damaged(names, workers=workers, go_on=go_on))
+    return listing.without(condemned | access.damaged(names, workers=workers, check_cancelled=check_cancelled))
 
 
 def segment_rows(receipt: IngestReceipt) -> list[SegmentRow]:

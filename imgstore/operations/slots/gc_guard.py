@@ -11,7 +11,7 @@ from imgstore.domain.durations import span_until
 from imgstore.domain.errors import WorkHeld
 from imgstore.domain.resources import Slot
 from imgstore.domain.storage.digests import Digest
-from imgstore.domain.storage.garbage import Condemned, Sentence
+from imgstore.domain.storage.garbage import DeletionMark, GcState
 from imgstore.operations.installation import Installation
 from imgstore.policy.gc_plan import is_over, takeover_at
 from imgstore.segments.fingerprint_index import Locations
@@ -27,7 +27,7 @@ def condemned_in(installation: Installation, slot: Slot) -> frozenset[Digest]:
     """
     with installation.catalog.transaction() as transaction:
         transaction.slots.lock(slot.uid)
-        return frozenset(each.name for each in transaction.condemned.list(slot.uid))
+        return frozenset(each.name for each in transaction.deletion_marks.list(slot.uid))
 
 
 def claim(installation: Installation, slot: Slot, names: Collection[Digest]) -> frozenset[Digest]:
@@ -48,11 +48,11 @@ def claim(installation: Installation, slot: Slot, names: Collection[Digest]) -> 
         with installation.catalog.transaction() as transaction:
             transaction.slots.lock(slot.uid)
             now = transaction.now()
-            condemned = transaction.condemned.among(slot.uid, names)
-            transaction.condemned.lift(slot.uid, [each.name for each in condemned])
-            deleting = [each for each in condemned if each.sentence is Sentence.DELETING]
+            condemned = transaction.deletion_marks.among(slot.uid, names)
+            transaction.deletion_marks.lift(slot.uid, [each.name for each in condemned])
+            deleting = [each for each in condemned if each.sentence is GcState.DELETING]
             over = [each for each in deleting if is_over(each, now, delete_bound)]
-            transaction.condemned.drop(slot.uid, [each.name for each in over])
+            transaction.deletion_marks.drop(slot.uid, [each.name for each in over])
         found.update(each.name for each in condemned)
         deleting = [each for each in deleting if each not in over]
         if not deleting:
@@ -73,10 +73,10 @@ def keep_named(installation: Installation, transaction: Transaction, slot: Slot,
         WorkHeld: one of the segments is being deleted all the same.
     """
     condemned = _condemned_of(transaction, slot, ids)
-    deleting = [each for each in condemned if each.sentence is Sentence.DELETING]
+    deleting = [each for each in condemned if each.sentence is GcState.DELETING]
     if deleting:
         raise _held(installation, slot, deleting, transaction.now())
-    transaction.condemned.lift(slot.uid, [each.name for each in condemned])
+    transaction.deletion_marks.lift(slot.uid, [each.name for each in condemned])
 
 
 def check_not_condemned(installation: Installation, transaction: Transaction, slot: Slot, ids: Locations) -> None:
@@ -90,15 +90,15 @@ def check_not_condemned(installation: Installation, transaction: Transaction, sl
         raise _held(installation, slot, condemned, transaction.now())
 
 
-def _condemned_of(transaction: Transaction, slot: Slot, ids: Locations) -> list[Condemned]:
-    condemned = {each.name: each for each in transaction.condemned.list(slot.uid)}
+def _condemned_of(transaction: Transaction, slot: Slot, ids: Locations) -> list[DeletionMark]:
+    condemned = {each.name: each for each in transaction.deletion_marks.list(slot.uid)}
     known = transaction.segments.known(slot.key.pool_uid, condemned)
     names = list(known)
     mine = np.isin(np.array([known[name] for name in names], dtype=np.uint32), ids).tolist()
     return [condemned[name] for name, is_mine in zip(names, mine, strict=True) if is_mine]
 
 
-def _held(installation: Installation, slot: Slot, condemned: Collection[Condemned], now: datetime) -> WorkHeld:
+def _held(installation: Installation, slot: Slot, condemned: Collection[DeletionMark], now: datetime) -> WorkHeld:
     first = min(condemned, key=lambda each: each.name)
     bound = timedelta(seconds=installation.tuning.delete_seconds_max)
     free_at = max((at for each in condemned if (at := takeover_at(each, bound)) is not None), default=None)

@@ -15,10 +15,10 @@ from imgstore.catalog import Transaction
 from imgstore.domain.errors import LeaseLost, WorkHeld
 from imgstore.domain.resources import Slot
 from imgstore.domain.storage import object_keys
-from imgstore.domain.storage.garbage import Sentence
+from imgstore.domain.storage.garbage import GcState
 from imgstore.operations.installation import Installation
 from imgstore.operations.stores.catalog_checks import refuse_if_outdated
-from imgstore.transfer.slot_access import GoOn, always
+from imgstore.transfer.slot_access import CheckCancelled, always
 
 _LOOK_SECONDS: Final = 0.5
 
@@ -35,19 +35,21 @@ class KeyDeletion:
     """By the monotonic clock, before the transaction that recorded the request."""
 
 
-def delete_objects(installation: Installation, slot: Slot, doomed: Collection[str], go_on: GoOn = always) -> None:
+def delete_objects(
+    installation: Installation, slot: Slot, doomed: Collection[str], check_cancelled: CheckCancelled = always
+) -> None:
     """Record and delete objects of a slot. Raises as `send_deletion`.
 
     Args:
         installation: the installation.
         slot: the slot.
         doomed: keys below the slot.
-        go_on: called before the request is sent.
+        check_cancelled: called before the request is sent.
     """
     recorded_at = installation.effects.monotonic()
     with installation.catalog.transaction() as transaction:
         deletion = record_deletion(installation, transaction, slot, doomed, recorded_at)
-    send_deletion(installation, deletion, go_on)
+    send_deletion(installation, deletion, check_cancelled)
 
 
 def record_deletion(
@@ -73,11 +75,11 @@ def record_deletion(
     segments = {object_keys.segment_name(key): key for key in doomed if object_keys.is_segment_key(key)}
     lease_expires_at = now + timedelta(seconds=tuning.removal_lease_seconds)
     taken = {
-        each.name for each in transaction.condemned.among(slot.uid, segments) if each.sentence is Sentence.DELETING
+        each.name for each in transaction.deletion_marks.among(slot.uid, segments) if each.sentence is GcState.DELETING
     }
     mine = [name for name in segments if name not in taken]
-    transaction.condemned.add(slot.uid, dict.fromkeys(mine, 0))
-    transaction.condemned.begin_deleting(slot.uid, mine, token=token, lease_expires_at=lease_expires_at)
+    transaction.deletion_marks.add(slot.uid, dict.fromkeys(mine, 0))
+    transaction.deletion_marks.begin_deleting(slot.uid, mine, token=token, lease_expires_at=lease_expires_at)
     others = [key for key in doomed if not object_keys.is_segment_key(key)]
     until = lease_expires_at + timedelta(seconds=tuning.delete_seconds_max)
     transaction.deletions.begin(slot.uid, others, token=token, until=until)
@@ -88,15 +90,15 @@ def record_deletion(
 def send_deletion(
     installation: Installation,
     deletion: KeyDeletion,
-    go_on: GoOn = always,
-    send: Callable[[Collection[str], GoOn], None] | None = None,
+    check_cancelled: CheckCancelled = always,
+    send: Callable[[Collection[str], CheckCancelled], None] | None = None,
 ) -> None:
     """Send a recorded request once, then forget the record. After an error the record blocks the keys until its end.
 
     Args:
         installation: the installation.
         deletion: the request.
-        go_on: called before the request is sent.
+        check_cancelled: called before the request is sent.
         send: sends the request, given the keys and what it must call first; None deletes in the slot's store.
 
     Raises:
@@ -108,7 +110,7 @@ def send_deletion(
         return
 
     def in_time() -> None:
-        go_on()
+        check_cancelled()
         late_seconds = installation.effects.monotonic() - deletion.recorded_at - tuning.removal_lease_seconds
         if late_seconds > 0:
             raise LeaseLost(
@@ -122,18 +124,20 @@ def send_deletion(
     (send or installation.access(slot).remove)(deletion.keys, in_time)
     with installation.catalog.transaction() as transaction:
         transaction.slots.lock(slot.uid)
-        transaction.condemned.end_deleting(slot.uid, deletion.token)
+        transaction.deletion_marks.end_deleting(slot.uid, deletion.token)
         transaction.deletions.end(slot.uid, deletion.token)
 
 
-def wait_for_deletions(installation: Installation, slot: Slot, wanted: Collection[str], go_on: GoOn = always) -> None:
+def wait_for_deletions(
+    installation: Installation, slot: Slot, wanted: Collection[str], check_cancelled: CheckCancelled = always
+) -> None:
     """Wait until no earlier request can delete one of the keys any more: three minutes at most.
 
     Args:
         installation: the installation.
         slot: the slot.
         wanted: keys below the slot that are about to be written.
-        go_on: called while waiting; may raise to end the wait.
+        check_cancelled: called while waiting; may raise to end the wait.
     """
     noted: datetime | None = None
     while True:
@@ -148,7 +152,7 @@ def wait_for_deletions(installation: Installation, slot: Slot, wanted: Collectio
                 f"waiting for an earlier deletion of the same object, at most {(until - now).total_seconds():.0f} s "
                 f"(until {until:%H:%M:%S} UTC)",
             )
-        go_on()
+        check_cancelled()
         installation.effects.wait(_LOOK_SECONDS)
 
 

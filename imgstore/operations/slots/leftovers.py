@@ -62,7 +62,7 @@ def _run(installation: Installation, slot: Slot, work: Work) -> bool:
                 wait=False,
             )
         with keeper.hold(lease) as hold:
-            delete_objects(installation, slot, work.plan[_KEYS], hold.go_on)
+            delete_objects(installation, slot, work.plan[_KEYS], hold.check_cancelled)
             with installation.catalog.transaction() as transaction:
                 transaction.works.complete(lease)
     except (WorkHeld, LeaseLost, StoreError):

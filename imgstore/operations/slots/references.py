@@ -82,8 +82,8 @@ def put_disk(installation: Installation, placed: PlacedDisk, body: bytes) -> Man
         disk, provisioning_state=ProvisioningState.SUCCEEDED, source_format=decode_manifest(body).trimmings.format
     )
     with at_work(installation, disk.slot, lease) as hold:
-        wait_for_deletions(installation, disk.slot, [key], hold.go_on)
-        hold.go_on()
+        wait_for_deletions(installation, disk.slot, [key], hold.check_cancelled)
+        hold.check_cancelled()
         access.put_manifest(key, data)
         with installation.catalog.transaction() as transaction:
             transaction.works.guard(lease)

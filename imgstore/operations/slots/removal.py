@@ -24,7 +24,7 @@ from imgstore.operations.slots.key_deletions import record_deletion, send_deleti
 from imgstore.operations.slots.leftovers import is_removal_of_keys
 from imgstore.operations.slots.works import remove_marks
 from imgstore.operations.stores.catalog_checks import bodies_of_strangers, check_catalog_is_current
-from imgstore.transfer.slot_access import GoOn, always
+from imgstore.transfer.slot_access import CheckCancelled, always
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +110,7 @@ def forget_replica(installation: Installation, replica: Replica) -> Freed:
 
     try:
         with keeper.hold(lease) as hold:
-            _forget_owner(installation, slot, owner_uid, objects, hold.go_on, reckon)
+            _forget_owner(installation, slot, owner_uid, objects, hold.check_cancelled, reckon)
             with suppress(StoreError):  # An empty object that the next work in the slot takes away.
                 remove_marks(installation, slot, installation.access(slot))
             with installation.catalog.transaction() as transaction:
@@ -166,7 +166,7 @@ def _forget_owner(
     slot: Slot,
     owner_uid: str,
     objects: Sequence[str],
-    go_on: GoOn = always,
+    check_cancelled: CheckCancelled = always,
     leaving: Callable[[Transaction, Sequence[ManifestRow]], None] = lambda _facts, _rows: None,
 ) -> None:
     """Rows first, then those of the owner's objects that no row needs any more.
@@ -178,7 +178,7 @@ def _forget_owner(
         slot: the slot.
         owner_uid: whose rows go.
         objects: the owner's keys below the slot.
-        go_on: called before the request.
+        check_cancelled: called before the request.
         leaving: told the rows, in their transaction, before they go.
     """
     kept = bodies_of_strangers(installation, slot)
@@ -192,7 +192,7 @@ def _forget_owner(
         forget_manifests(installation, transaction, slot, rows)
         unused = [key for key in objects if key not in kept and transaction.manifests.body_users(slot.uid, key) == 0]
         deletion = record_deletion(installation, transaction, slot, unused, recorded_at)
-    send_deletion(installation, deletion, go_on)
+    send_deletion(installation, deletion, check_cancelled)
 
 
 def _reckoned(transaction: Transaction, slot: Slot, rows: Sequence[ManifestRow]) -> Freed:

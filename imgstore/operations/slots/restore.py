@@ -28,7 +28,7 @@ from imgstore.operations.slots.removal import end_writing
 from imgstore.operations.slots.works import at_work, copy_plan, take_up
 from imgstore.policy.copy_plan import is_restorable
 from imgstore.segments.manifest import intact
-from imgstore.transfer.slot_access import GoOn, always
+from imgstore.transfer.slot_access import CheckCancelled, always
 
 DAMAGED_REST_SECONDS: Final = 86_400.0
 """Workers look at a damaged replica again after a day: each look reads it from end to end. A scrub looks at once."""
@@ -152,7 +152,7 @@ def restore(
     plan: RestorePlan,
     *,
     counter: Counter,
-    go_on: GoOn = always,
+    check_cancelled: CheckCancelled = always,
     beat: Callable[[], None] = lambda: None,
     pace: Callable[[int], None] = lambda _length: None,
 ) -> None:
@@ -170,8 +170,8 @@ def restore(
         counter.begin()
 
         def look_on() -> None:
-            go_on()
-            hold.go_on()
+            check_cancelled()
+            hold.check_cancelled()
 
         for row in plan.rows:
             look_on()
@@ -185,7 +185,7 @@ def restore(
             counter.moved(sizes[name])
             pace(sizes[name])
 
-        damaged = access.damaged(sizes, workers=workers, go_on=look_on, was_read=was_read)
+        damaged = access.damaged(sizes, workers=workers, check_cancelled=look_on, was_read=was_read)
         if damaged:
             raise _still_damaged(slot, f"the first is {min(damaged).hex()}", len(damaged))
         complete_replica(

@@ -82,11 +82,11 @@ def publish_shallow(
     try:
         with at_work(installation, replica.slot, lease) as hold:
             wanted = [object_keys.manifest_key(version.uid, disk) for disk in origins]
-            wait_for_deletions(installation, replica.slot, wanted, hold.go_on)
+            wait_for_deletions(installation, replica.slot, wanted, hold.check_cancelled)
             _check_whole(installation, replica, origins)
             manifests = []
             for key in in_order(origins):
-                hold.go_on()
+                hold.check_cancelled()
                 manifests.append(_put(installation, version, key, origins[key], lease))
             complete_replica(
                 installation, lease=lease, line=line, version=version, replica=replica, manifests=manifests

@@ -296,7 +296,7 @@ def _read(installation: Installation, key: str, chosen: _Chosen, taker: Taker) -
 
         def patiently(seconds: float) -> None:
             installation.effects.wait(seconds)
-            hold.go_on()
+            hold.check_cancelled()
 
         manifest = read_manifest(installation, chosen.slot, chosen.others, chosen.manifest)
         reader = SegmentReader(
@@ -311,7 +311,7 @@ def _read(installation: Installation, key: str, chosen: _Chosen, taker: Taker) -
             scratch=installation.scratch,
             check_scratch=installation.check_scratch,
             workers=installation.threads(installation.tuning.scatter_workers, chosen.slot.key.region),
-            go_on=hold.go_on,
+            check_cancelled=hold.check_cancelled,
             moved=counter.moved,
             arrived=lambda: _charge(installation, key, chosen, taker, manifest.stored_bytes),
         )

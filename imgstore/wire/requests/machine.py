@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from imgstore.domain.disks.version_disks import OS_DISK, HostCaching, check_luns, disk_key
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.machines import DiskManner
+from imgstore.domain.machines import DiskAttachment
 from imgstore.domain.requests import DiskAsked, MachineRequest, OsProfile
 from imgstore.domain.resources import DiskKind, OsType
 from imgstore.wire.json_fields import at, tags_of, text_of, unfit
@@ -210,7 +210,7 @@ def _disk(disk: Mapping[str, Json], path: str, *, attach: str | None, made: bool
         raise unfit(f"{path}.deleteOption", delete, "Delete or Detach")
     named = at(disk, "managedDisk.id") if made else None
     return DiskAsked(
-        manner=DiskManner(
+        manner=DiskAttachment(
             name=text_of(disk.get("name"), f"{path}.name") or None,
             caching=None if disk.get("caching") is None else word_of(HostCaching)(disk, "caching"),
             deleted_with_machine=None if delete is None else _DELETE_OPTIONS[str(delete).lower()],
