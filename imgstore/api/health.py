@@ -40,9 +40,9 @@ async def lives() -> Response:
 
 
 @router.get("/readyz", summary="Whether the server can do its work: database, stores, free space, worker")
-async def ready(ask: Asked) -> Response:
+async def ready(context: Asked) -> Response:
     """Open to everybody, and so without names and errors: 200 where requests can be served, else 503."""
-    found: Readiness = await ask.in_thread(lambda: check_readiness(ask.server.installation))
+    found: Readiness = await context.in_thread(lambda: check_readiness(context.server.installation))
     body = {
         "status": "ready" if found.ready else "notReady",
         "checks": {

@@ -34,33 +34,33 @@ _DETAILS: Final = frozenset(each.name for each in fields_of(DefinitionDetails))
     status_code=201,
     openapi_extra=RESOURCE,
 )
-async def put(ask: Asked, group: str, gallery: str, definition: str) -> Response:
+async def put(context: Asked, group: str, gallery: str, definition: str) -> Response:
     """Azure's GalleryImages_CreateOrUpdate."""
     place = {"group": group, "gallery": gallery, "definition": definition}
-    accepted = await ask.begin("put-definition", **place, body=await ask.json(), whole=True)
-    return ask.accepted(accepted, _KIND, 201 if accepted.created else 200)
+    accepted = await context.begin("put-definition", **place, body=await context.json(), whole=True)
+    return context.accepted(accepted, _KIND, 201 if accepted.created else 200)
 
 
 @router.patch(DEFINITION, summary="Change an image definition", openapi_extra=RESOURCE)
-async def patch(ask: Asked, group: str, gallery: str, definition: str) -> Response:
+async def patch(context: Asked, group: str, gallery: str, definition: str) -> Response:
     """Azure's GalleryImages_Update."""
     place = {"group": group, "gallery": gallery, "definition": definition}
-    accepted = await ask.begin("put-definition", **place, body=await ask.json(), whole=False)
-    return ask.accepted(accepted, _KIND, 200)
+    accepted = await context.begin("put-definition", **place, body=await context.json(), whole=False)
+    return context.accepted(accepted, _KIND, 200)
 
 
 @router.get(DEFINITION, summary="Show an image definition")
-async def show(ask: Asked, group: str, gallery: str, definition: str) -> Response:
+async def show(context: Asked, group: str, gallery: str, definition: str) -> Response:
     """Azure's GalleryImages_Get."""
     place = {"group": group, "gallery": gallery, "name": definition}
-    found = await ask.run(lambda at: definitions.show_definition(at.installation, at.principal, **place))
-    return ask.shown(_json(found), _KIND)
+    found = await context.run(lambda at: definitions.show_definition(at.installation, at.principal, **place))
+    return context.shown(_json(found), _KIND)
 
 
 @router.get(DEFINITIONS, summary="List the image definitions of a gallery")
-async def list_of_gallery(ask: Asked, group: str, gallery: str) -> Response:
+async def list_of_gallery(context: Asked, group: str, gallery: str) -> Response:
     """Azure's GalleryImages_ListByGallery."""
-    return await ask.listed(
+    return await context.listed(
         _KIND,
         lambda at, page: definitions.page_definitions(
             at.installation, at.principal, page, group=group, gallery=gallery
@@ -70,9 +70,9 @@ async def list_of_gallery(ask: Asked, group: str, gallery: str) -> Response:
 
 
 @router.delete(DEFINITION, summary="Delete an image definition that has no versions", status_code=202)
-async def delete(ask: Asked, group: str, gallery: str, definition: str) -> Response:
+async def delete(context: Asked, group: str, gallery: str, definition: str) -> Response:
     """Azure's GalleryImages_Delete."""
-    return await ask.gone("delete-definition", _KIND, group=group, gallery=gallery, definition=definition)
+    return await context.gone("delete-definition", _KIND, group=group, gallery=gallery, definition=definition)
 
 
 def _json(line: DefinitionPath) -> Json:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 from imgstore.api.arm import definitions, disks, galleries, images, machines, network, versions
 from imgstore.api.arm.deployment_runner import Deploying, Type
 from imgstore.api.arm.groups import check_group, readable_group
-from imgstore.api.http.context import RESOURCE, Ask, Asked, reply
+from imgstore.api.http.context import RESOURCE, Asked, RequestContext, reply
 from imgstore.api.http.long_running import Outcome, Session, Task
 from imgstore.api.http.paths import GROUP
 from imgstore.domain.deployments import Deployment
@@ -65,17 +65,19 @@ _TYPES: Final[Mapping[str, Type]] = {
 
 
 @router.put(_ONE, summary="Deploy a template", status_code=201, openapi_extra=RESOURCE)
-async def put(ask: Asked, group: str, deployment: str) -> Response:
+async def put(context: Asked, group: str, deployment: str) -> Response:
     """Azure's Deployments_CreateOrUpdate. What the template asks for is checked before anything is made."""
-    body = await ask.template()
-    accepted = await ask.begin("put-deployment", group=group, deployment=deployment, body=body, asked=_asked(ask))
-    return ask.accepted(accepted, _KIND, 201 if accepted.created else 200)
+    body = await context.template()
+    accepted = await context.begin(
+        "put-deployment", group=group, deployment=deployment, body=body, asked=_asked(context)
+    )
+    return context.accepted(accepted, _KIND, 201 if accepted.created else 200)
 
 
 @router.post(f"{_ONE}/validate", summary="Check a template", openapi_extra=RESOURCE)
-async def validate(ask: Asked, group: str, deployment: str) -> Response:
+async def validate(context: Asked, group: str, deployment: str) -> Response:
     """Azure's Deployments_Validate. Nothing is made, and nothing is asked of what would be."""
-    body, asked = await ask.template(), _asked(ask)
+    body, asked = await context.template(), _asked(context)
 
     def checked(at_: Session) -> Json:
         scope = deployments.deployment_id(at_.installation, group, deployment)
@@ -95,11 +97,11 @@ async def validate(ask: Asked, group: str, deployment: str) -> Response:
             },
         }
 
-    return reply(200, await ask.run(checked))
+    return reply(200, await context.run(checked))
 
 
 @router.post(f"{_ONE}/whatIf", summary="Say that what-if is not supported", openapi_extra=RESOURCE)
-async def what_if(ask: Asked, group: str, deployment: str) -> Response:
+async def what_if(context: Asked, group: str, deployment: str) -> Response:
     """Azure's Deployments_WhatIf, which is not here."""
 
     def refuse(_session: Session) -> Response:
@@ -112,33 +114,33 @@ async def what_if(ask: Asked, group: str, deployment: str) -> Response:
             code="WhatIfNotSupported",
         )
 
-    return await ask.run(refuse)
+    return await context.run(refuse)
 
 
 @router.post(f"{_ONE}/cancel", summary="Cancel a deployment that runs; what it made stays", status_code=204)
-async def cancel(ask: Asked, group: str, deployment: str) -> Response:
+async def cancel(context: Asked, group: str, deployment: str) -> Response:
     """Azure's Deployments_Cancel. It stops at its next step, and its state is Canceled then."""
 
     def canceled(at_: Session) -> None:
         cancel_deployment(at_.installation, at_.principal, group=group, name=deployment)
-        ask.server.runner.cancel_requested()
+        context.server.runner.cancel_requested()
 
-    await ask.run(canceled)
+    await context.run(canceled)
     return Response(status_code=204)
 
 
 @router.get(_OPERATIONS, summary="List what a deployment did")
-async def list_operations(ask: Asked, group: str, deployment: str) -> Response:
+async def list_operations(context: Asked, group: str, deployment: str) -> Response:
     """Azure's DeploymentOperations_List."""
 
     def listed(at_: Session, _page: Any) -> Page[Json]:
         return Page(items=tuple(_operations(at_, group, deployment)))
 
-    return await ask.listed(_KIND, listed, lambda each: each)
+    return await context.listed(_KIND, listed, lambda each: each)
 
 
 @router.get(f"{_OPERATIONS}/{{operation}}", summary="Show something that a deployment did")
-async def show_operation(ask: Asked, group: str, deployment: str, operation: str) -> Response:
+async def show_operation(context: Asked, group: str, deployment: str, operation: str) -> Response:
     """Azure's DeploymentOperations_Get."""
 
     def found(at_: Session) -> Json:
@@ -152,22 +154,22 @@ async def show_operation(ask: Asked, group: str, deployment: str, operation: str
             code="DeploymentOperationNotFound",
         )
 
-    return ask.shown(await ask.run(found), _KIND)
+    return context.shown(await context.run(found), _KIND)
 
 
 @router.get(_ONE, summary="Show a deployment")
-async def show(ask: Asked, group: str, deployment: str) -> Response:
+async def show(context: Asked, group: str, deployment: str) -> Response:
     """Azure's Deployments_Get."""
 
     def found(at_: Session) -> Json:
         one = deployments.show_deployment(at_.installation, at_.principal, group=group, name=deployment)
         return _json(at_, group, one)
 
-    return ask.shown(await ask.run(found), _KIND)
+    return context.shown(await context.run(found), _KIND)
 
 
 @router.get(_ALL, summary="List the deployments of a resource group")
-async def list_of_group(ask: Asked, group: str) -> Response:
+async def list_of_group(context: Asked, group: str) -> Response:
     """Azure's Deployments_ListByResourceGroup."""
 
     def listed(at_: Session, page: PageRequest) -> Page[Json]:
@@ -176,13 +178,13 @@ async def list_of_group(ask: Asked, group: str) -> Response:
         shown = Page.among(found, page, of=of, key=lambda each: each.name.lower())
         return Page(items=tuple(_json(at_, group, each) for each in shown.items), next_token=shown.next_token)
 
-    return await ask.listed(_KIND, listed, lambda each: each)
+    return await context.listed(_KIND, listed, lambda each: each)
 
 
 @router.delete(_ONE, summary="Forget a deployment; what it made stays", status_code=202)
-async def delete(ask: Asked, group: str, deployment: str) -> Response:
+async def delete(context: Asked, group: str, deployment: str) -> Response:
     """Azure's Deployments_Delete."""
-    return await ask.gone("delete-deployment", _KIND, group=group, deployment=deployment)
+    return await context.gone("delete-deployment", _KIND, group=group, deployment=deployment)
 
 
 def _operations(session: Session, group: str, name: str) -> list[Json]:
@@ -196,10 +198,10 @@ def _json(session: Session, group: str, deployment: Deployment) -> Json:
     return deployment_json(deployment, deployments.deployment_id(session.installation, group, deployment.name))
 
 
-def _asked(ask: Ask) -> Json:
+def _asked(context: RequestContext) -> Json:
     """What a template may ask of the request: it is kept with it, so that a deployment that goes on goes on the same."""
-    effects = ask.server.installation.effects
-    return {"base_url": ask.base_url, "now": instant(effects.now()), "seed": effects.new_uid()}
+    effects = context.server.installation.effects
+    return {"base_url": context.base_url, "now": instant(effects.now()), "seed": effects.new_uid()}
 
 
 def _plan(session: Session, group: str, name: str, body: Json, asked: Json) -> Plan:

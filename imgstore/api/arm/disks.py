@@ -38,26 +38,26 @@ def _serve(kind: DiskKind, tag: str) -> None:
     tags: list[str | Enum] = [tag]
 
     @router.put(one, summary=f"Make {noun}", status_code=202, openapi_extra=RESOURCE, tags=tags, name=f"put_{kind}")
-    async def put(ask: Asked, group: str, disk: str) -> Response:
-        accepted = await ask.begin("put-disk", kind=kind, group=group, disk=disk, body=await ask.json())
+    async def put(context: Asked, group: str, disk: str) -> Response:
+        accepted = await context.begin("put-disk", kind=kind, group=group, disk=disk, body=await context.json())
         # Without a Location: az would take what stands there for the disk.
-        return ask.accepted(accepted, of, 202 if accepted.created else 200)
+        return context.accepted(accepted, of, 202 if accepted.created else 200)
 
     @router.patch(one, summary=f"Change the tags of {noun}", openapi_extra=RESOURCE, tags=tags, name=f"patch_{kind}")
-    async def patch(ask: Asked, group: str, disk: str) -> Response:
-        accepted = await ask.begin("patch-disk", kind=kind, group=group, disk=disk, body=await ask.json())
-        return ask.accepted(accepted, of, 200)
+    async def patch(context: Asked, group: str, disk: str) -> Response:
+        accepted = await context.begin("patch-disk", kind=kind, group=group, disk=disk, body=await context.json())
+        return context.accepted(accepted, of, 200)
 
     @router.get(one, summary=f"Show {noun}", tags=tags, name=f"show_{kind}")
-    async def show(ask: Asked, group: str, disk: str) -> Response:
-        found = await ask.run(
+    async def show(context: Asked, group: str, disk: str) -> Response:
+        found = await context.run(
             lambda at: disks.show_disk(at.installation, at.principal, group=group, name=disk, kind=kind)
         )
-        return ask.shown(disk_json(found), of)
+        return context.shown(disk_json(found), of)
 
     @router.get(all_of_group, summary=f"List the {kind} of a resource group", tags=tags, name=f"list_{kind}_of_group")
-    async def list_of_group(ask: Asked, group: str) -> Response:
-        return await ask.listed(
+    async def list_of_group(context: Asked, group: str) -> Response:
+        return await context.listed(
             of,
             lambda at, page: disks.page_disks(at.installation, at.principal, page, group=group, kind=kind),
             disk_json,
@@ -69,14 +69,14 @@ def _serve(kind: DiskKind, tag: str) -> None:
         tags=tags,
         name=f"list_{kind}",
     )
-    async def list_of_subscription(ask: Asked) -> Response:
-        return await ask.listed(
+    async def list_of_subscription(context: Asked) -> Response:
+        return await context.listed(
             of, lambda at, page: disks.page_disks(at.installation, at.principal, page, kind=kind), disk_json
         )
 
     @router.delete(one, summary=f"Delete {noun}", status_code=202, tags=tags, name=f"delete_{kind}")
-    async def delete(ask: Asked, group: str, disk: str) -> Response:
-        return await ask.gone("delete-disk", of, kind=kind, group=group, disk=disk)
+    async def delete(context: Asked, group: str, disk: str) -> Response:
+        return await context.gone("delete-disk", of, kind=kind, group=group, disk=disk)
 
 
 _serve(DiskKind.DISK, "Disks")
@@ -101,10 +101,10 @@ def _place(request: Mapping[str, Any]) -> dict[str, Any]:
     openapi_extra=RESOURCE,
     tags=["Disks"],
 )
-async def begin_access(ask: Asked, group: str, disk: str) -> Response:
+async def begin_access(context: Asked, group: str, disk: str) -> Response:
     """Azure's Disks_GrantAccess. It is done at once: 200."""
-    body = read_access(await ask.json())
-    url = await ask.run(
+    body = read_access(await context.json())
+    url = await context.run(
         lambda at: grant_access(
             at.installation,
             at.principal,
@@ -112,7 +112,7 @@ async def begin_access(ask: Asked, group: str, disk: str) -> Response:
             name=disk,
             level=body.level,
             duration_seconds=body.duration_seconds,
-            server_url=ask.base_url,
+            server_url=context.base_url,
         )
     )
     return reply(200, {"accessSAS": url})
@@ -124,9 +124,11 @@ async def begin_access(ask: Asked, group: str, disk: str) -> Response:
     status_code=202,
     tags=["Disks"],
 )
-async def end_access(ask: Asked, group: str, disk: str) -> Response:
+async def end_access(context: Asked, group: str, disk: str) -> Response:
     """Azure's Disks_RevokeAccess."""
-    return ask.accepted(await ask.begin("end-disk-access", group=group, disk=disk), Kind.DISK, 202, location=True)
+    return context.accepted(
+        await context.begin("end-disk-access", group=group, disk=disk), Kind.DISK, 202, location=True
+    )
 
 
 def end_disk_access(task: Task) -> Outcome:

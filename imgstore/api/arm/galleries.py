@@ -28,37 +28,39 @@ _KIND = Kind.GALLERY
 @router.put(
     GALLERY, summary="Make a gallery, or replace what may change of it", status_code=201, openapi_extra=RESOURCE
 )
-async def put(ask: Asked, group: str, gallery: str) -> Response:
+async def put(context: Asked, group: str, gallery: str) -> Response:
     """Azure's Galleries_CreateOrUpdate."""
-    accepted = await ask.begin("put-gallery", group=group, gallery=gallery, body=await ask.json(), whole=True)
-    return ask.accepted(accepted, _KIND, 201 if accepted.created else 200)
+    accepted = await context.begin("put-gallery", group=group, gallery=gallery, body=await context.json(), whole=True)
+    return context.accepted(accepted, _KIND, 201 if accepted.created else 200)
 
 
 @router.patch(GALLERY, summary="Change a gallery", openapi_extra=RESOURCE)
-async def patch(ask: Asked, group: str, gallery: str) -> Response:
+async def patch(context: Asked, group: str, gallery: str) -> Response:
     """Azure's Galleries_Update."""
-    accepted = await ask.begin("put-gallery", group=group, gallery=gallery, body=await ask.json(), whole=False)
-    return ask.accepted(accepted, _KIND, 200)
+    accepted = await context.begin("put-gallery", group=group, gallery=gallery, body=await context.json(), whole=False)
+    return context.accepted(accepted, _KIND, 200)
 
 
 @router.get(GALLERY, summary="Show a gallery")
 async def show(
-    ask: Asked,
+    context: Asked,
     group: str,
     gallery: str,
     select: Annotated[str | None, Query(alias="$select", description="Permissions")] = None,
     expand: Annotated[str | None, Query(alias="$expand", description="SharingProfile/Groups")] = None,
 ) -> Response:
     """Azure's Galleries_Get."""
-    found = await ask.run(lambda at: galleries.show_gallery(at.installation, at.principal, group=group, name=gallery))
+    found = await context.run(
+        lambda at: galleries.show_gallery(at.installation, at.principal, group=group, name=gallery)
+    )
     groups = (select or "").lower() == "permissions" or (expand or "").lower() == "sharingprofile/groups"
-    return ask.shown(gallery_json(found, groups=groups), _KIND, etag_of(gallery_json(found)))
+    return context.shown(gallery_json(found, groups=groups), _KIND, etag_of(gallery_json(found)))
 
 
 @router.get(GALLERIES, summary="List the galleries of a resource group")
-async def list_of_group(ask: Asked, group: str) -> Response:
+async def list_of_group(context: Asked, group: str) -> Response:
     """Azure's Galleries_ListByResourceGroup."""
-    return await ask.listed(
+    return await context.listed(
         _KIND,
         lambda at, page: galleries.page_galleries(at.installation, at.principal, page, group=group),
         gallery_json,
@@ -66,17 +68,17 @@ async def list_of_group(ask: Asked, group: str) -> Response:
 
 
 @router.get(f"{SUBSCRIPTION}/providers/Microsoft.Compute/galleries", summary="List the galleries of a subscription")
-async def list_of_subscription(ask: Asked) -> Response:
+async def list_of_subscription(context: Asked) -> Response:
     """Azure's Galleries_List."""
-    return await ask.listed(
+    return await context.listed(
         _KIND, lambda at, page: galleries.page_galleries(at.installation, at.principal, page), gallery_json
     )
 
 
 @router.delete(GALLERY, summary="Delete a gallery that has no images", status_code=202)
-async def delete(ask: Asked, group: str, gallery: str) -> Response:
+async def delete(context: Asked, group: str, gallery: str) -> Response:
     """Azure's Galleries_Delete."""
-    return await ask.gone("delete-gallery", _KIND, group=group, gallery=gallery)
+    return await context.gone("delete-gallery", _KIND, group=group, gallery=gallery)
 
 
 def put_gallery(task: Task) -> Outcome:

@@ -25,9 +25,9 @@ _KIND: Final = Kind.GROUP
 
 
 @router.put(GROUP, summary="Make a resource group, or change its tags", status_code=201, openapi_extra=RESOURCE)
-async def put(ask: Asked, group: str) -> Response:
+async def put(context: Asked, group: str) -> Response:
     """Azure's ResourceGroups_CreateOrUpdate. It is done when it is answered."""
-    body = await ask.json()
+    body = await context.json()
 
     def made(at: Session) -> tuple[bool, Group]:
         location, tags = read_group(body)
@@ -35,49 +35,51 @@ async def put(ask: Asked, group: str) -> Response:
         created = _standing(replace(at, principal=reader), group) is None
         return created, groups.create_group(at.installation, at.principal, name=group, location=location, tags=tags)
 
-    created, found = await ask.run(made)
+    created, found = await context.run(made)
     return reply(201 if created else 200, group_json(found))
 
 
 @router.get(GROUP, summary="Show a resource group")
-async def show(ask: Asked, group: str) -> Response:
+async def show(context: Asked, group: str) -> Response:
     """Azure's ResourceGroups_Get."""
-    return ask.shown(group_json(await ask.run(lambda at: readable_group(at, group))), _KIND)
+    return context.shown(group_json(await context.run(lambda at: readable_group(at, group))), _KIND)
 
 
 @router.head(GROUP, summary="Say whether a resource group exists", status_code=204)
-async def exists(ask: Asked, group: str) -> Response:
+async def exists(context: Asked, group: str) -> Response:
     """Azure's ResourceGroups_CheckExistence."""
-    found = await ask.run(lambda at: _standing(at, group))
+    found = await context.run(lambda at: _standing(at, group))
     return Response(status_code=404 if found is None else 204)
 
 
 @router.get(GROUPS, summary="List the resource groups of a subscription")
-async def list_of_subscription(ask: Asked) -> Response:
+async def list_of_subscription(context: Asked) -> Response:
     """Azure's ResourceGroups_List."""
-    return await ask.listed(_KIND, lambda at, page: groups.page_groups(at.installation, at.principal, page), group_json)
+    return await context.listed(
+        _KIND, lambda at, page: groups.page_groups(at.installation, at.principal, page), group_json
+    )
 
 
 @router.delete(GROUP, summary="Delete a resource group that is empty", status_code=202)
-async def delete(ask: Asked, group: str) -> Response:
+async def delete(context: Asked, group: str) -> Response:
     """Azure's ResourceGroups_Delete; imgstore deletes what was named, not what is inside."""
-    return await ask.gone("delete-group", _KIND, absent=404, group=group)
+    return await context.gone("delete-group", _KIND, absent=404, group=group)
 
 
 @router.get(PROVIDER, summary="Show a resource provider")
-async def show_provider(ask: Asked, provider: str) -> Response:
+async def show_provider(context: Asked, provider: str) -> Response:
     """Azure's Providers_Get: all that there are, are registered."""
-    return reply(200, await ask.run(lambda at: _provider_json(at, provider)))
+    return reply(200, await context.run(lambda at: _provider_json(at, provider)))
 
 
 @router.post(f"{PROVIDER}/register", summary="Register a resource provider")
-async def register(ask: Asked, provider: str) -> Response:
+async def register(context: Asked, provider: str) -> Response:
     """Azure's Providers_Register: there is nothing to be done."""
-    return reply(200, await ask.run(lambda at: _provider_json(at, provider)))
+    return reply(200, await context.run(lambda at: _provider_json(at, provider)))
 
 
 @router.get(f"{SUBSCRIPTION}/locations", summary="List the regions")
-async def list_locations(ask: Asked) -> Response:
+async def list_locations(context: Asked) -> Response:
     """Azure's Subscriptions_ListLocations."""
 
     def listed(at: Session) -> Json:
@@ -93,7 +95,7 @@ async def list_locations(ask: Asked) -> Response:
             for region in at.installation.regions.regions.values()
         ]
 
-    return reply(200, {"value": await ask.run(listed)})
+    return reply(200, {"value": await context.run(listed)})
 
 
 def check_group(session: Session, name: str) -> Group:

@@ -28,41 +28,43 @@ _IMAGE: Final = f"{_IMAGES}/{{image}}"
 
 
 @router.put(_IMAGE, summary="Make a managed image", status_code=201, openapi_extra=RESOURCE)
-async def put(ask: Asked, group: str, image: str) -> Response:
+async def put(context: Asked, group: str, image: str) -> Response:
     """Azure's Images_CreateOrUpdate."""
-    accepted = await ask.begin("put-image", group=group, disk=image, body=await ask.json())
-    return ask.accepted(accepted, _KIND, 201 if accepted.created else 200)
+    accepted = await context.begin("put-image", group=group, disk=image, body=await context.json())
+    return context.accepted(accepted, _KIND, 201 if accepted.created else 200)
 
 
 @router.patch(_IMAGE, summary="Change a managed image's tags", openapi_extra=RESOURCE)
-async def patch(ask: Asked, group: str, image: str) -> Response:
+async def patch(context: Asked, group: str, image: str) -> Response:
     """Azure's Images_Update."""
-    accepted = await ask.begin("patch-disk", kind=DiskKind.IMAGE, group=group, disk=image, body=await ask.json())
-    return ask.accepted(accepted, _KIND, 200)
+    accepted = await context.begin(
+        "patch-disk", kind=DiskKind.IMAGE, group=group, disk=image, body=await context.json()
+    )
+    return context.accepted(accepted, _KIND, 200)
 
 
 @router.get(_IMAGE, summary="Show a managed image")
-async def show(ask: Asked, group: str, image: str) -> Response:
+async def show(context: Asked, group: str, image: str) -> Response:
     """Azure's Images_Get."""
-    return ask.shown(image_json(await ask.run(lambda at: _shown(at, group, image))), _KIND)
+    return context.shown(image_json(await context.run(lambda at: _shown(at, group, image))), _KIND)
 
 
 @router.get(_IMAGES, summary="List the managed images of a resource group")
-async def list_of_group(ask: Asked, group: str) -> Response:
+async def list_of_group(context: Asked, group: str) -> Response:
     """Azure's Images_ListByResourceGroup."""
-    return await ask.listed(_KIND, lambda at, page: _page(at, page, group), image_json)
+    return await context.listed(_KIND, lambda at, page: _page(at, page, group), image_json)
 
 
 @router.get(f"{SUBSCRIPTION}/providers/Microsoft.Compute/images", summary="List the managed images of a subscription")
-async def list_of_subscription(ask: Asked) -> Response:
+async def list_of_subscription(context: Asked) -> Response:
     """Azure's Images_List."""
-    return await ask.listed(_KIND, lambda at, page: _page(at, page, None), image_json)
+    return await context.listed(_KIND, lambda at, page: _page(at, page, None), image_json)
 
 
 @router.delete(_IMAGE, summary="Delete a managed image", status_code=202)
-async def delete(ask: Asked, group: str, image: str) -> Response:
+async def delete(context: Asked, group: str, image: str) -> Response:
     """Azure's Images_Delete."""
-    return await ask.gone("delete-disk", _KIND, kind=DiskKind.IMAGE, group=group, disk=image)
+    return await context.gone("delete-disk", _KIND, kind=DiskKind.IMAGE, group=group, disk=image)
 
 
 def _shown(session: Session, group: str, name: str) -> ManagedImage:

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 from fastapi import APIRouter, Response
 
 from imgstore.api.auth.secret_checks import TooManyAttempts
-from imgstore.api.http.context import Ask, Asked, reply
+from imgstore.api.http.context import Asked, RequestContext, reply
 from imgstore.api.http.fair_pool import CallerQueueFull, PoolQueueFull
 from imgstore.api.http.long_running import Session
 from imgstore.api.http.paths import SUBSCRIPTION
@@ -25,31 +25,31 @@ _NOT_KEPT: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
 
 @router.get("/metadata/endpoints", summary="The cloud's endpoints, as `az cloud register` asks for them")
-async def endpoints(ask: Asked) -> Response:
+async def endpoints(context: Asked) -> Response:
     """Open to everybody: it tells nothing but where we are."""
-    return reply(200, endpoints_json(ask.base_url))
+    return reply(200, endpoints_json(context.base_url))
 
 
 @router.get("/{tenant}/v2.0/.well-known/openid-configuration", summary="OpenID configuration")
 @router.get("/{tenant}/.well-known/openid-configuration", include_in_schema=False)
-async def openid(ask: Asked, tenant: str) -> Response:
+async def openid(context: Asked, tenant: str) -> Response:
     """Open to everybody."""
-    return reply(200, ask.server.authority.openid_configuration(ask.base_url, tenant))
+    return reply(200, context.server.authority.openid_configuration(context.base_url, tenant))
 
 
 @router.get("/{tenant}/discovery/v2.0/keys", summary="The keys that tokens are signed with")
-async def keys(ask: Asked, tenant: str) -> Response:  # noqa: ARG001 - one set of keys serves all tenants
+async def keys(context: Asked, tenant: str) -> Response:  # noqa: ARG001 - one set of keys serves all tenants
     """Open to everybody."""
-    return reply(200, await ask.in_thread(ask.server.authority.jwks))
+    return reply(200, await context.in_thread(context.server.authority.jwks))
 
 
 @router.post("/{tenant}/oauth2/v2.0/token", summary="A token for a service principal")
 @router.post("/{tenant}/oauth2/token", include_in_schema=False)
-async def token(ask: Asked, tenant: str) -> Response:
+async def token(context: Asked, tenant: str) -> Response:
     """Client credentials, by form. Its errors are OAuth's (RFC 6749, 5.2), with Microsoft's codes in the description."""
-    form = await _form(ask)
-    authority, checks = ask.server.authority, ask.server.secret_checks
-    address = ask.request.client.host if ask.request.client else ""
+    form = await _form(context)
+    authority, checks = context.server.authority, context.server.secret_checks
+    address = context.request.client.host if context.request.client else ""
     try:
         _check_grant(form.get("grant_type", ""))
         scope = form.get("scope") or f"{form.get('resource', '').rstrip('/')}/.default"
@@ -75,21 +75,21 @@ async def token(ask: Asked, tenant: str) -> Response:
 
 
 @router.get("/tenants", summary="List the tenants of the caller")
-async def list_tenants(ask: Asked) -> Response:
+async def list_tenants(context: Asked) -> Response:
     """Azure's Tenants_List."""
-    return reply(200, {"value": await ask.run(lambda at: [tenant_json(_tenant(at))])})
+    return reply(200, {"value": await context.run(lambda at: [tenant_json(_tenant(at))])})
 
 
 @router.get("/subscriptions", summary="List the subscriptions of the caller")
-async def list_subscriptions(ask: Asked) -> Response:
+async def list_subscriptions(context: Asked) -> Response:
     """Azure's Subscriptions_List."""
-    return reply(200, {"value": await ask.run(_subscriptions)})
+    return reply(200, {"value": await context.run(_subscriptions)})
 
 
 @router.get(SUBSCRIPTION, summary="Show a subscription")
-async def show_subscription(ask: Asked) -> Response:
+async def show_subscription(context: Asked) -> Response:
     """Azure's Subscriptions_Get."""
-    return reply(200, await ask.run(_subscription))
+    return reply(200, await context.run(_subscription))
 
 
 def _tenant(session: Session) -> str:
@@ -123,10 +123,10 @@ def _check_grant(kind: str) -> None:
         )
 
 
-async def _form(ask: Ask) -> dict[str, str]:
+async def _form(context: RequestContext) -> dict[str, str]:
     try:
         async with asyncio.timeout(_FORM_SECONDS_MAX):
-            body = await ask.body(_FORM_BYTES_MAX)
+            body = await context.body(_FORM_BYTES_MAX)
     except TimeoutError as error:
         raise InvalidInput(
             "The request's form did not arrive.",

@@ -33,52 +33,52 @@ _INSTANCE_VIEW: Final = "instanceview"
 
 
 @router.put(_MACHINE, summary="Make a virtual machine's record and its disks", status_code=201, openapi_extra=RESOURCE)
-async def put(ask: Asked, group: str, machine: str) -> Response:
+async def put(context: Asked, group: str, machine: str) -> Response:
     """Azure's VirtualMachines_CreateOrUpdate. Passwords and custom data are dropped before anything is written down."""
-    body = without_secrets(await ask.json())
-    accepted = await ask.begin("put-machine", group=group, machine=machine, body=body, whole=True)
-    return ask.accepted(accepted, _KIND, 201 if accepted.created else 200)
+    body = without_secrets(await context.json())
+    accepted = await context.begin("put-machine", group=group, machine=machine, body=body, whole=True)
+    return context.accepted(accepted, _KIND, 201 if accepted.created else 200)
 
 
 @router.patch(_MACHINE, summary="Change a virtual machine's record", openapi_extra=RESOURCE)
-async def patch(ask: Asked, group: str, machine: str) -> Response:
+async def patch(context: Asked, group: str, machine: str) -> Response:
     """Azure's VirtualMachines_Update: tags, size, how it has its disks, and what is only kept."""
-    body = without_secrets(await ask.json())
-    accepted = await ask.begin("put-machine", group=group, machine=machine, body=body, whole=False)
-    return ask.accepted(accepted, _KIND, 200)
+    body = without_secrets(await context.json())
+    accepted = await context.begin("put-machine", group=group, machine=machine, body=body, whole=False)
+    return context.accepted(accepted, _KIND, 200)
 
 
 @router.get(_MACHINE, summary="Show a virtual machine")
 async def show(
-    ask: Asked,
+    context: Asked,
     group: str,
     machine: str,
     expand: Annotated[str | None, Query(alias="$expand", description="instanceView")] = None,
 ) -> Response:
     """Azure's VirtualMachines_Get."""
-    found = await ask.run(lambda at: _shown(at, group, machine))
+    found = await context.run(lambda at: _shown(at, group, machine))
     body = machine_json(found)
     tag = etag_of(body)
     if (expand or "").lower() == _INSTANCE_VIEW:
         body["properties"]["instanceView"] = instance_view_json(found)
-    return ask.shown(body, _KIND, tag)
+    return context.shown(body, _KIND, tag)
 
 
 @router.get(f"{_MACHINE}/instanceView", summary="Show how a virtual machine is")
-async def instance_view(ask: Asked, group: str, machine: str) -> Response:
+async def instance_view(context: Asked, group: str, machine: str) -> Response:
     """Azure's VirtualMachines_InstanceView."""
 
     def found(at: Session) -> MachineView:
         scope = compute_id(at.installation.subscription, group, MACHINE, machine)
         return _shown(replace(at, principal=as_reader(at.principal, scope)), group, machine)
 
-    return reply(200, instance_view_json(await ask.run(found)))
+    return reply(200, instance_view_json(await context.run(found)))
 
 
 @router.get(_MACHINES, summary="List the virtual machines of a resource group")
-async def list_of_group(ask: Asked, group: str) -> Response:
+async def list_of_group(context: Asked, group: str) -> Response:
     """Azure's VirtualMachines_List."""
-    return await ask.listed(
+    return await context.listed(
         _KIND, lambda at, page: machines.page_machines(at.installation, at.principal, page, group=group), machine_json
     )
 
@@ -87,23 +87,23 @@ async def list_of_group(ask: Asked, group: str) -> Response:
     f"{SUBSCRIPTION}/providers/Microsoft.Compute/virtualMachines",
     summary="List the virtual machines of a subscription",
 )
-async def list_of_subscription(ask: Asked) -> Response:
+async def list_of_subscription(context: Asked) -> Response:
     """Azure's VirtualMachines_ListAll."""
-    return await ask.listed(
+    return await context.listed(
         _KIND, lambda at, page: machines.page_machines(at.installation, at.principal, page), machine_json
     )
 
 
 @router.delete(_MACHINE, summary="Delete a virtual machine; disks stay unless they say Delete", status_code=202)
-async def delete(ask: Asked, group: str, machine: str) -> Response:
+async def delete(context: Asked, group: str, machine: str) -> Response:
     """Azure's VirtualMachines_Delete. Nothing runs: `forceDeletion` changes nothing."""
-    return await ask.gone("delete-machine", _KIND, group=group, machine=machine)
+    return await context.gone("delete-machine", _KIND, group=group, machine=machine)
 
 
 @router.post(f"{_MACHINE}/generalize", summary="Say that a virtual machine was generalized")
-async def generalize(ask: Asked, group: str, machine: str) -> Response:
+async def generalize(context: Asked, group: str, machine: str) -> Response:
     """Azure's VirtualMachines_Generalize, done at once."""
-    await ask.run(lambda at: machines.generalize_machine(at.installation, at.principal, group=group, name=machine))
+    await context.run(lambda at: machines.generalize_machine(at.installation, at.principal, group=group, name=machine))
     return Response(status_code=200)
 
 
@@ -112,13 +112,13 @@ def _stops(right: Action) -> None:
     action = _word(right)
 
     @router.post(f"{_MACHINE}/{action}", summary=f"{action}: it never runs, nothing is done", name=action)
-    async def stop(ask: Asked, group: str, machine: str, hibernate: str | None = None) -> Response:
+    async def stop(context: Asked, group: str, machine: str, hibernate: str | None = None) -> Response:
         def check(at: Session) -> None:
             machines.check_stopped(at.installation, at.principal, right, group=group, name=machine)
             if flag_of(hibernate, "hibernate"):
                 raise unfit("hibernate", hibernate, "false: no machine runs, so no memory is kept")
 
-        await ask.run(check)
+        await context.run(check)
         return Response(status_code=200)
 
 
@@ -127,7 +127,7 @@ def _runs(right: Action) -> None:
     action = _word(right)
 
     @router.post(f"{_MACHINE}/{action}", summary=f"{action}: refused, nothing is booted", status_code=409, name=action)
-    async def run(ask: Asked, group: str, machine: str) -> Response:
+    async def run(context: Asked, group: str, machine: str) -> Response:
         def refused(at: Session) -> Response:
             machines.check_stopped(at.installation, at.principal, right, group=group, name=machine)
             raise Conflict(
@@ -139,7 +139,7 @@ def _runs(right: Action) -> None:
                 code="OperationNotAllowed",
             )
 
-        return await ask.run(refused)
+        return await context.run(refused)
 
 
 def _word(right: Action) -> str:

@@ -8,7 +8,7 @@ from typing import Final
 from fastapi import APIRouter, Response
 
 from imgstore.api.arm.groups import check_group
-from imgstore.api.http.context import RESOURCE, Ask, Asked, check_conditions, etag_of, reply
+from imgstore.api.http.context import RESOURCE, Asked, RequestContext, check_conditions, etag_of, reply
 from imgstore.api.http.long_running import Outcome, Session, Task
 from imgstore.api.http.paths import NETWORK, SUBSCRIPTION
 from imgstore.domain.errors import NotFound, ParentNotFound, ScopeNotFound
@@ -53,25 +53,25 @@ def _serve(kind: NetworkType) -> None:
     @router.put(
         one, summary=f"Write {noun} down", status_code=201, openapi_extra=RESOURCE, tags=_TAGS, name=f"put_{word}"
     )
-    async def put(ask: Asked, group: str, name: str) -> Response:
-        body = await ask.json()
-        return await _written(ask, lambda at: _put(at, kind, group, name, body, _conditions(ask)))
+    async def put(context: Asked, group: str, name: str) -> Response:
+        body = await context.json()
+        return await _written(context, lambda at: _put(at, kind, group, name, body, _conditions(context)))
 
     @router.patch(one, summary=f"Change the tags of {noun}", openapi_extra=RESOURCE, tags=_TAGS, name=f"patch_{word}")
-    async def patch(ask: Asked, group: str, name: str) -> Response:
-        body = await ask.json()
-        return await _written(ask, lambda at: _patch(at, kind, group, name, body, _conditions(ask)))
+    async def patch(context: Asked, group: str, name: str) -> Response:
+        body = await context.json()
+        return await _written(context, lambda at: _patch(at, kind, group, name, body, _conditions(context)))
 
     @router.get(one, summary=f"Show {noun}", tags=_TAGS, name=f"show_{word}")
-    async def show(ask: Asked, group: str, name: str) -> Response:
-        found = await ask.run(lambda at: _shown(at, NetworkScope(group=group, type=kind.type, name=name)))
-        return ask.shown(_told(found), _KIND, etag_of(found))
+    async def show(context: Asked, group: str, name: str) -> Response:
+        found = await context.run(lambda at: _shown(at, NetworkScope(group=group, type=kind.type, name=name)))
+        return context.shown(_told(found), _KIND, etag_of(found))
 
     @router.get(
         all_of_group, summary=f"List those of a resource group: {word}", tags=_TAGS, name=f"list_{word}_of_group"
     )
-    async def list_of_group(ask: Asked, group: str) -> Response:
-        return await ask.listed(
+    async def list_of_group(context: Asked, group: str) -> Response:
+        return await context.listed(
             _KIND, lambda at, page: page_inert(at.installation, at.principal, page, kind.type, group), _view_told
         )
 
@@ -81,15 +81,15 @@ def _serve(kind: NetworkType) -> None:
         tags=_TAGS,
         name=f"list_{word}",
     )
-    async def list_of_subscription(ask: Asked) -> Response:
-        return await ask.listed(
+    async def list_of_subscription(context: Asked) -> Response:
+        return await context.listed(
             _KIND, lambda at, page: page_inert(at.installation, at.principal, page, kind.type), _view_told
         )
 
     @router.delete(one, summary=f"Forget {noun}", tags=_TAGS, name=f"delete_{word}")
-    async def delete(ask: Asked, group: str, name: str) -> Response:
+    async def delete(context: Asked, group: str, name: str) -> Response:
         place = NetworkScope(group=group, type=kind.type, name=name)
-        return await _gone(ask, lambda at: delete_inert(at.installation, at.principal, place))
+        return await _gone(context, lambda at: delete_inert(at.installation, at.principal, place))
 
 
 def _serve_parts(kind: NetworkType, part: str) -> None:
@@ -98,15 +98,17 @@ def _serve_parts(kind: NetworkType, part: str) -> None:
     one, noun = f"{all_of_one}/{{part}}", f"one of a {kind.one}'s {part}"
 
     @router.get(one, summary=f"Show {noun}", tags=_TAGS, name=f"show_{part}")
-    async def show(ask: Asked, group: str, name: str, part: str) -> Response:
+    async def show(context: Asked, group: str, name: str, part: str) -> Response:
         place = _place(kind, group, name, part)
-        return ask.shown(await ask.run(lambda at: _part(at, kind, place, _told(_shown(at, place)), part)), _KIND)
+        return context.shown(
+            await context.run(lambda at: _part(at, kind, place, _told(_shown(at, place)), part)), _KIND
+        )
 
     @router.get(all_of_one, summary=f"List a {kind.one}'s {part}", tags=_TAGS, name=f"list_{part}")
-    async def list_all(ask: Asked, group: str, name: str) -> Response:
+    async def list_all(context: Asked, group: str, name: str) -> Response:
         # The right to read these parts was checked with the route; they are shown as a part of the whole.
         place = NetworkScope(group=group, type=kind.type, name=name)
-        whole = await ask.run(lambda at: _told(_shown(_reading(at, place), place)))
+        whole = await context.run(lambda at: _told(_shown(_reading(at, place), place)))
         return reply(200, {"value": whole["properties"][kind.part]})
 
     if not kind.is_part_written:
@@ -115,13 +117,13 @@ def _serve_parts(kind: NetworkType, part: str) -> None:
     @router.put(
         one, summary=f"Write {noun} down", status_code=201, openapi_extra=RESOURCE, tags=_TAGS, name=f"put_{part}"
     )
-    async def put(ask: Asked, group: str, name: str, part: str) -> Response:
-        body = await ask.json()
-        return await _written(ask, lambda at: _put_part(at, kind, group, name, part, body))
+    async def put(context: Asked, group: str, name: str, part: str) -> Response:
+        body = await context.json()
+        return await _written(context, lambda at: _put_part(at, kind, group, name, part, body))
 
     @router.delete(one, summary=f"Forget {noun}", tags=_TAGS, name=f"delete_{part}")
-    async def delete(ask: Asked, group: str, name: str, part: str) -> Response:
-        return await _gone(ask, lambda at: _delete_part(at, kind, group, name, part))
+    async def delete(context: Asked, group: str, name: str, part: str) -> Response:
+        return await _gone(context, lambda at: _delete_part(at, kind, group, name, part))
 
 
 for _type in NETWORK_TYPES:
@@ -211,15 +213,15 @@ def _changed(session: Session, place: NetworkScope, change: Change) -> Outcome:
     return created, _view_told(made)
 
 
-async def _written(ask: Ask, work: Callable[[Session], Outcome]) -> Response:
-    created, body = await ask.run(work)
+async def _written(context: RequestContext, work: Callable[[Session], Outcome]) -> Response:
+    created, body = await context.run(work)
     return reply(201 if created else 200, body, {"ETag": body["etag"].removeprefix("W/")})
 
 
-async def _gone(ask: Ask, work: Callable[[Session], None]) -> Response:
+async def _gone(context: RequestContext, work: Callable[[Session], None]) -> Response:
     """The answer to a DELETE: Azure's 204 where there was nothing."""
     try:
-        await ask.run(work)
+        await context.run(work)
     except (ParentNotFound, ScopeNotFound):
         raise
     except NotFound as error:
@@ -252,5 +254,5 @@ def _told(body: Json) -> Json:
     return tagged(body, etag_of(body))
 
 
-def _conditions(ask: Ask) -> dict[str, str]:
-    return {name: value for name in ("if-match", "if-none-match") if (value := ask.request.headers.get(name))}
+def _conditions(context: RequestContext) -> dict[str, str]:
+    return {name: value for name in ("if-match", "if-none-match") if (value := context.request.headers.get(name))}

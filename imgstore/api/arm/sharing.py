@@ -34,15 +34,17 @@ _COMMUNITY: Final = f"{_ABOVE}/communityGalleries"
 
 @router.post(f"{GALLERY}/share", summary="Share a gallery with more, with fewer, or with nobody", status_code=202,
              openapi_extra=RESOURCE)  # fmt: skip
-async def share(ask: Asked, group: str, gallery: str) -> Response:
+async def share(context: Asked, group: str, gallery: str) -> Response:
     """Azure's GallerySharingProfile_Update."""
-    accepted = await ask.begin("share-gallery", group=group, gallery=gallery, body=await ask.json())
-    return ask.accepted(accepted, Kind.GALLERY, 202, location=True)
+    accepted = await context.begin("share-gallery", group=group, gallery=gallery, body=await context.json())
+    return context.accepted(accepted, Kind.GALLERY, 202, location=True)
 
 
 @router.get(_SHARED, summary="List the galleries that are shared with a subscription, or with its tenant")
 async def list_shared(
-    ask: Asked, location: str, shared_to: Annotated[str | None, Query(alias="sharedTo", description="tenant")] = None
+    context: Asked,
+    location: str,
+    shared_to: Annotated[str | None, Query(alias="sharedTo", description="tenant")] = None,
 ) -> Response:
     """Azure's SharedGalleries_List."""
 
@@ -50,36 +52,36 @@ async def list_shared(
         to_tenant = _is_tenant(shared_to)
         return sharing.page_shared(at.installation, at.principal, page, location=location, to_tenant=to_tenant)
 
-    return await ask.listed(_KIND, found, shared_gallery_json)
+    return await context.listed(_KIND, found, shared_gallery_json)
 
 
 @router.get(f"{_SHARED}/{{gallery}}", summary="Show a shared gallery")
-async def show_shared(ask: Asked, location: str, gallery: str) -> Response:
+async def show_shared(context: Asked, location: str, gallery: str) -> Response:
     """Azure's SharedGalleries_Get."""
 
     def found(at: Session) -> Json:
         _check_region(at, location)
         return shared_gallery_json(sharing.show_shared(at.installation, at.principal, unique_name=gallery))
 
-    return reply(200, await ask.run(found))
+    return reply(200, await context.run(found))
 
 
 @router.get(f"{_COMMUNITY}/{{gallery}}", summary="Show a community gallery")
-async def show_community(ask: Asked, location: str, gallery: str) -> Response:
+async def show_community(context: Asked, location: str, gallery: str) -> Response:
     """Azure's CommunityGalleries_Get."""
 
     def found(at: Session) -> Json:
         _check_region(at, location)
         return shared_gallery_json(sharing.show_community(at.installation, at.principal, public_name=gallery))
 
-    return reply(200, await ask.run(found))
+    return reply(200, await context.run(found))
 
 
 @router.post("/providers/Microsoft.ResourceGraph/resources", summary="List the community galleries",
              openapi_extra=RESOURCE)  # fmt: skip
-async def query(ask: Asked) -> Response:
+async def query(context: Asked) -> Response:
     """Azure's Resources, as far as `az sig list-community` asks: community galleries, in a region or in all."""
-    body = await ask.json()
+    body = await context.json()
 
     def found(at: Session) -> list[Json]:
         location = read_community_query(body)
@@ -90,7 +92,7 @@ async def query(ask: Asked) -> Response:
             return []  # As Azure: a query shows what the caller may read. A refusal would name a subscription.
         return [community_row_json(each) for each in rows if region in (None, each.location)]
 
-    rows = await ask.run(found)
+    rows = await context.run(found)
     return reply(200, {"totalRecords": len(rows), "count": len(rows), "data": rows, "resultTruncated": "false"})
 
 
@@ -101,39 +103,39 @@ def _inside(top: str, *, community: bool) -> None:
     versions = f"{images}/{{definition}}/versions"
 
     @router.get(images, summary=f"List the image definitions of a {kind} gallery", name=f"list_{kind}_images")
-    async def list_images(ask: Asked, location: str, gallery: str) -> Response:
+    async def list_images(context: Asked, location: str, gallery: str) -> Response:
         def found(at: Session, page: PageRequest) -> Page[DefinitionPath]:
             _check_region(at, location)
             reference = SharedReference(gallery=gallery, community=community, definition="any")
             return sharing.page_definitions_shared(at.installation, at.principal, page, reference)
 
-        return await ask.listed(_KIND, found, shared_definition_json)
+        return await context.listed(_KIND, found, shared_definition_json)
 
     @router.get(f"{images}/{{definition}}", summary=f"Show one of a {kind} gallery", name=f"show_{kind}_image")
-    async def show_image(ask: Asked, location: str, gallery: str, definition: str) -> Response:
+    async def show_image(context: Asked, location: str, gallery: str, definition: str) -> Response:
         def found(at: Session) -> Json:
             _check_region(at, location)
             reference = SharedReference(gallery=gallery, community=community, definition=definition)
             lines = sharing.definitions_shared(at.installation, at.principal, reference, only=definition)
             return shared_definition_json(lines[0])
 
-        return reply(200, await ask.run(found))
+        return reply(200, await context.run(found))
 
     @router.get(versions, summary=f"List the image versions of one of a {kind} gallery", name=f"list_{kind}_versions")
-    async def list_versions(ask: Asked, location: str, gallery: str, definition: str) -> Response:
+    async def list_versions(context: Asked, location: str, gallery: str, definition: str) -> Response:
         def found(at: Session, page: PageRequest) -> Page[VersionView]:
             reference = _reference(at, location, gallery, definition, community=community)
             return sharing.page_versions_shared(at.installation, at.principal, page, reference)
 
-        return await ask.listed(_KIND, found, shared_version_json)
+        return await context.listed(_KIND, found, shared_version_json)
 
     @router.get(f"{versions}/{{version}}", summary=f"Show a version of a {kind} gallery", name=f"show_{kind}_version")
-    async def show_version(ask: Asked, location: str, gallery: str, definition: str, version: str) -> Response:
+    async def show_version(context: Asked, location: str, gallery: str, definition: str, version: str) -> Response:
         def found(at: Session) -> Json:
             reference = _reference(at, location, gallery, definition, version, community=community)
             return shared_version_json(sharing.versions_shared(at.installation, at.principal, reference)[0])
 
-        return reply(200, await ask.run(found))
+        return reply(200, await context.run(found))
 
 
 _inside(_SHARED, community=False)

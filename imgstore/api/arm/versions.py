@@ -43,24 +43,24 @@ _ARRIVED: Final = (ReplicaState.COMPLETED, ReplicaState.DEGRADED)
     status_code=201,
     openapi_extra=RESOURCE,
 )
-async def put(ask: Asked, group: str, gallery: str, definition: str, version: str) -> Response:
+async def put(context: Asked, group: str, gallery: str, definition: str, version: str) -> Response:
     """Azure's GalleryImageVersions_CreateOrUpdate: with the same source it goes on where it stood."""
     place = {"group": group, "gallery": gallery, "definition": definition, "version": version}
-    accepted = await ask.begin("put-version", **place, body=await ask.json(), whole=True)
-    return ask.accepted(accepted, _KIND, 201 if accepted.created else 200)
+    accepted = await context.begin("put-version", **place, body=await context.json(), whole=True)
+    return context.accepted(accepted, _KIND, 201 if accepted.created else 200)
 
 
 @router.patch(VERSION, summary="Change an image version", openapi_extra=RESOURCE)
-async def patch(ask: Asked, group: str, gallery: str, definition: str, version: str) -> Response:
+async def patch(context: Asked, group: str, gallery: str, definition: str, version: str) -> Response:
     """Azure's GalleryImageVersions_Update."""
     place = {"group": group, "gallery": gallery, "definition": definition, "version": version}
-    accepted = await ask.begin("put-version", **place, body=await ask.json(), whole=False)
-    return ask.accepted(accepted, _KIND, 200)
+    accepted = await context.begin("put-version", **place, body=await context.json(), whole=False)
+    return context.accepted(accepted, _KIND, 200)
 
 
 @router.get(VERSION, summary="Show an image version")
 async def show(
-    ask: Asked,
+    context: Asked,
     group: str,
     gallery: str,
     definition: str,
@@ -70,17 +70,17 @@ async def show(
     """Azure's GalleryImageVersions_Get."""
     place = {"group": group, "gallery": gallery, "definition": definition, "version": version}
     status = "replicationstatus" in [each.strip().lower() for each in (expand or "").split(",")]
-    body = await ask.run(
+    body = await context.run(
         lambda at: _json(at.installation, _shown(at, place, replicas=status), replication_status=status)
     )
-    return ask.shown(body, _KIND)
+    return context.shown(body, _KIND)
 
 
 @router.get(VERSIONS, summary="List the versions of an image definition")
-async def list_of_definition(ask: Asked, group: str, gallery: str, definition: str) -> Response:
+async def list_of_definition(context: Asked, group: str, gallery: str, definition: str) -> Response:
     """Azure's GalleryImageVersions_ListByGalleryImage."""
-    installation = ask.server.installation
-    return await ask.listed(
+    installation = context.server.installation
+    return await context.listed(
         _KIND,
         lambda at, page: gallery_versions.page_versions(
             at.installation, at.principal, page, group=group, gallery=gallery, definition=definition
@@ -91,7 +91,7 @@ async def list_of_definition(ask: Asked, group: str, gallery: str, definition: s
 
 @router.delete(VERSION, summary="Delete an image version", status_code=202)
 async def delete(
-    ask: Asked,
+    context: Asked,
     group: str,
     gallery: str,
     definition: str,
@@ -100,11 +100,11 @@ async def delete(
 ) -> Response:
     """Azure's GalleryImageVersions_Delete."""
     place: dict[str, Any] = {"group": group, "gallery": gallery, "definition": definition, "version": version}
-    return await ask.gone("delete-version", _KIND, **place, bypass=flag_of(bypass, "bypassSoftDelete"))
+    return await context.gone("delete-version", _KIND, **place, bypass=flag_of(bypass, "bypassSoftDelete"))
 
 
 @router.get(SOFT_DELETED, summary="List the softly deleted versions of an image definition")
-async def list_soft_deleted(ask: Asked, group: str, gallery: str, artifact_type: str, definition: str) -> Response:
+async def list_soft_deleted(context: Asked, group: str, gallery: str, artifact_type: str, definition: str) -> Response:
     """Azure's SoftDeletedResource_ListByArtifactName."""
 
     def listed(at: Session, page: PageRequest) -> Page[VersionView]:
@@ -120,7 +120,7 @@ async def list_soft_deleted(ask: Asked, group: str, gallery: str, artifact_type:
         of = f"{group}/{gallery}/{definition}/softDeleted"
         return Page.among(found, page, of=of, key=_in_order)
 
-    return await ask.listed(Kind.SOFT_DELETED, listed, soft_deleted_json)
+    return await context.listed(Kind.SOFT_DELETED, listed, soft_deleted_json)
 
 
 def _in_order(view: VersionView) -> str:

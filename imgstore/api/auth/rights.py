@@ -1,6 +1,6 @@
 """The right that each route takes, by Azure's name of the action. A route without a row is not served.
 
-`Ask.session` checks the row before a body is read, an operation is stored or a resource is looked up. A refusal
+`RequestContext.session` checks the row before a body is read, an operation is stored or a resource is looked up. A refusal
 therefore never depends on what exists. The operations below check the same rights again, for the command line, for
 templates and for whatever comes between. What a request names besides its own resource (sources, network interfaces)
 is checked there alone.

@@ -102,7 +102,7 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class RequestContext:
     """One request."""
 
     server: Server
@@ -314,18 +314,18 @@ def _read(body: bytes, loads: Callable[..., Json]) -> Json:
         ) from error
 
 
-async def ask(
+async def context(
     request: Request,
     api_version: Annotated[str | None, Query(alias="api-version", examples=["2023-07-03"])] = None,
-) -> Ask:
+) -> RequestContext:
     """The request, as FastAPI hands it to a handler; the right to a write is checked before its body is read."""
-    asked = Ask(server=request.app.state.server, request=request, api_version=api_version)
+    asked = RequestContext(server=request.app.state.server, request=request, api_version=api_version)
     if request.method in _WITH_BODY and not is_open(request.method, request.scope["route"].path):
         await asked.run(lambda _session: None)
     return asked
 
 
-Asked = Annotated[Ask, Depends(ask)]
+Asked = Annotated[RequestContext, Depends(context)]
 
 
 def reply(status: int, body: Json, headers: Mapping[str, str] | None = None) -> Response:

@@ -197,13 +197,13 @@ class LongRunner:
     def _begin(
         self,
         answer: "Future[Accepted]",
-        ask: Callable[[], Session],
+        context: Callable[[], Session],
         kind: str,
         request: Mapping[str, Any],
         resource_id: str | None,
     ) -> None:
         try:
-            session = ask()
+            session = context()
             plain = session.installation
             whole = {**request, "api_version": session.api_version}
             if kind.startswith(_DELETE) and resource_id is not None:

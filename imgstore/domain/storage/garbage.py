@@ -1,4 +1,4 @@
-"""DeletionMark: an object that nothing in its slot names is on its way out (rules.md, rule 7)."""
+"""Objects that a garbage collection has marked for deletion, and their GC state (invariant G7)."""
 
 from dataclasses import dataclass
 from datetime import datetime
