@@ -60,7 +60,7 @@ class SegmentReader:
     damages: list[Damage] = field(default_factory=list)
     served: Callable[[SlotAccess, Digest, bool], None] = unheeded
     """Told each segment, the slot that served it, and whether another slot has it missing or wrong; from the reading
-    threads."""
+    threads. Also told of a slot that served it too late to be used (`first_served`): its bytes have moved all the same."""
 
     def blocks(self, name: Digest) -> memoryview:
         """The blocks of a segment, checked.
@@ -81,8 +81,11 @@ class SegmentReader:
             met.append(Damage(slot=slot, name=name, error=error))
             self.damages.append(met[-1])
 
-        slot, found = first_served(self.slots, read, failed)
-        self.served(slot, name, any(each.is_certain for each in met))
+        def count(slot: SlotAccess) -> None:
+            self.served(slot, name, any(each.is_certain for each in met))
+
+        slot, found = first_served(self.slots, read, failed, unused=count)
+        count(slot)
         return found
 
 

@@ -1,5 +1,6 @@
 """A slot as the data plane sees it: a store and a prefix."""
 
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -185,6 +186,7 @@ def first_served(
     slots: Sequence[SlotAccess],
     read: Callable[[SlotAccess], _T],
     failed: Callable[[SlotAccess, StoreError], None] = lambda _slot, _error: None,
+    unused: Callable[[SlotAccess], None] = lambda _slot: None,
 ) -> tuple[SlotAccess, _T]:
     """What `read` gives of the first slot that serves it, and the slot.
 
@@ -194,19 +196,59 @@ def first_served(
         slots: at least one.
         read: asks one slot, and changes nothing.
         failed: told of each slot that did not serve it.
+        unused: told of each slot that served it as well, too late to be used. The call may come after this function has
+            returned, from the thread of that read.
 
     Raises:
         StoreError: none does; the error of the first in the order given.
     """
     order = sorted(slots, key=lambda slot: slot.avoided())
     errors: dict[int, StoreError] = {}
-    for outcome in race([partial(read, slot) for slot in order]):
-        slot = order[outcome.place]
-        if outcome.late:
-            slot.late(outcome.age_seconds)
-        elif outcome.error is None:
-            return slot, outcome.value
-        else:
-            failed(slot, outcome.error)
-            errors[slots.index(slot)] = outcome.error
+    answers = _Answers(unused)
+
+    def ask(slot: SlotAccess) -> _T:
+        found = read(slot)
+        answers.add(slot)
+        return found
+
+    used: SlotAccess | None = None
+    try:
+        for outcome in race([partial(ask, slot) for slot in order]):
+            slot = order[outcome.place]
+            if outcome.late:
+                slot.late(outcome.age_seconds)
+            elif outcome.error is None:
+                used = slot
+                return slot, outcome.value
+            else:
+                failed(slot, outcome.error)
+                errors[slots.index(slot)] = outcome.error
+    finally:
+        answers.choose(used)
     raise errors[min(errors)]
+
+
+@dataclass(slots=True)
+class _Answers:
+    """The slots that served one read. All but the one that was used are reported. Safe from several threads."""
+
+    unused: Callable[[SlotAccess], None]
+    _undecided: list[SlotAccess] = field(default_factory=list)
+    _is_decided: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, slot: SlotAccess) -> None:
+        """Take note that a slot has served the read."""
+        with self._lock:
+            if not self._is_decided:
+                self._undecided.append(slot)
+                return
+        self.unused(slot)
+
+    def choose(self, used: SlotAccess | None) -> None:
+        """Decide which answer is used; None where none is. Later answers come too late."""
+        with self._lock:
+            self._is_decided = True
+            others = [slot for slot in self._undecided if slot is not used]
+        for slot in others:
+            self.unused(slot)

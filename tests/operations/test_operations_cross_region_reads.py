@@ -1,8 +1,10 @@
 """What is read from another region, because a region's own stores are dead, is metered as egress (M17)."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ from imgstore.operations.disks import export as disks_export
 from imgstore.operations.disks.reader import open_for_reading
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.scrub import scrub
+from imgstore.stores.directory import DirectoryStore
 from imgstore.testing.sample_disks import sha256_of
 from imgstore.testing.sample_gallery import (
     ADMIN,
@@ -121,6 +124,37 @@ def test_what_a_failed_read_took_is_metered(
     with pytest.raises(StoreError):
         export(lost_east, tmp_path / "o.raw", "eastus")
     assert reads(lost_east)
+
+
+def test_what_arrives_too_late_to_be_used_is_metered(
+    stocked: Installation, stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store of eastus is late, and still the first to answer: the other regions were asked in vain."""
+    make_disk(stocked, "d1", "eastus")
+    real, others_asked, released = DirectoryStore.get, threading.Event(), threading.Event()
+    crossed: list[int] = []
+
+    def get(store: DirectoryStore, key: str, *args: Any) -> bytes:
+        if "/segments/" not in key:
+            return real(store, key, *args)
+        if "eastus" in store.name:
+            assert others_asked.wait(60)
+            return real(store, key, *args)
+        others_asked.set()
+        assert released.wait(60)
+        body = real(store, key, *args)
+        crossed.append(len(body))
+        return body
+
+    monkeypatch.setattr(DirectoryStore, "get", get)
+    export_disk(stocked, tmp_path / "d1.raw", "d1")
+    assert sha256_of(tmp_path / "d1.raw") == sha256_of(stock.first)
+    assert reads(stocked) == []
+    released.set()
+    while not (rows := reads(stocked)) or sum(row.delivered_bytes for row in rows) != sum(crossed):
+        stocked.effects.wait(0.01)
+    assert {row.target for row in rows} == {"eastus"}
+    assert len({row.key for row in rows}) == len(rows)
 
 
 def test_reads_inside_the_region_are_free(stocked: Installation, tmp_path: Path) -> None:

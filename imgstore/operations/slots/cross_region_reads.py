@@ -24,7 +24,8 @@ _UNWRITTEN_BYTES_MAX: Final = 64 << 20
 class CrossRegionReads:
     """Counts what a reader takes from other regions, and writes it into the ledger. Safe from several threads.
 
-    Hand `served` to the reader of segments, and read inside `metering`.
+    Hand `served` to the reader of segments, and read inside `metering`. A segment that arrives after that is no longer
+    used, and has crossed all the same.
     """
 
     installation: Installation
@@ -41,6 +42,8 @@ class CrossRegionReads:
     _unwritten: Counter[tuple[str, bool]] = field(default_factory=Counter)
     """Stored bytes by the region that served them, and whether they stand in for damage."""
     _written: int = 0
+    _open: int = 0
+    """How many `metering` blocks are open."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @staticmethod
@@ -67,15 +70,21 @@ class CrossRegionReads:
     def served(self, slot: SlotAccess, name: Digest, is_damaged: bool, /) -> None:  # noqa: FBT001 - as SegmentReader.served
         """Count a segment that a slot served. Much that is not in the ledger yet is written at once.
 
-        What stands in for a damaged segment is a repair in the ledger: damage is not the reader's to pay (invariant M7).
+        What is served after the end of `metering` is written at once as well. What stands in for a damaged segment is a
+        repair in the ledger: damage is not the reader's to pay (invariant M7).
         """
         region = self.regions[slot.label]
         if region == self.home.key.region:
             return
         with self._lock:
             self._unwritten[region, is_damaged] += self.stored_bytes[name]
+            is_late = not self._open
             much = self._unwritten.total() >= _UNWRITTEN_BYTES_MAX
-        if much:
+        if is_late:
+            # Nobody waits for this thread. What cannot be written stays counted.
+            with suppress(StoreError):
+                self.write()
+        elif much:
             self.write()
 
     @contextmanager
@@ -85,13 +94,21 @@ class CrossRegionReads:
         Raises:
             StoreError: the block ended well, and the database does not answer.
         """
+        with self._lock:
+            self._open += 1
         try:
             yield
         except BaseException:
+            self._close()
             with suppress(StoreError):
                 self.write()
             raise
+        self._close()
         self.write()
+
+    def _close(self) -> None:
+        with self._lock:
+            self._open -= 1
 
     def write(self) -> None:
         """Write what was counted since the last call: a row for each region that served.
