@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 from imgstore.api.http.client_addresses import Network
 from imgstore.api.http.connection_limits import ConnectionLimits
 from imgstore.api.http.connections import BACKLOG, Acceptor
-from imgstore.api.http.log_limits import RepeatedLines
+from imgstore.api.http.log_limits import BoundedLogHandler, RepeatedLines
 from imgstore.api.middleware import HEAD_BYTES_MAX, Counts
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.identity.access import administrator
@@ -246,9 +246,7 @@ def serve(
 @contextmanager
 def _logging(installation: Installation) -> Iterator[None]:
     """Write warnings and errors to standard error, repeated ones a few times a minute."""
-    handler = logging.StreamHandler()
-    handler.setLevel(logging.WARNING)
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handler = BoundedLogHandler(installation.effects.monotonic)
     handler.addFilter(RepeatedLines(installation.effects.monotonic))
     root = logging.getLogger()
     root.addHandler(handler)

@@ -1,4 +1,4 @@
-"""A filter of log lines: of lines that repeat, a few a minute are written, and how many were left out."""
+"""Limits of the log: the lines of one template in a minute, the length of a line, the bytes of a minute."""
 
 import logging
 import threading
@@ -7,6 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+LINE_HEAD_CHARACTERS: Final = 2_000
+LINE_TAIL_CHARACTERS: Final = 6_000
+"""The end of a traceback says what failed."""
+WINDOW_BYTES_MAX: Final = 500_000
+"""For lines of all levels. Those below ERROR share half of it, so that warnings do not hide errors."""
+_FORMAT: Final = "%(levelname)s: %(message)s"
 _WINDOW_SECONDS: Final = 60.0
 _LINES_PER_WINDOW: Final = 10
 _KEYS_MAX: Final = 1_000
@@ -50,3 +56,51 @@ class RepeatedLines(logging.Filter):
         if left_out:
             record.msg, record.args = f"{record.getMessage()} (repeated {left_out} times before)", ()
         return True
+
+
+class BoundedLogHandler(logging.StreamHandler):  # type: ignore[type-arg] # generic in typeshed alone
+    """Writes half a megabyte a minute at most, and cuts the middle out of long lines.
+
+    `RepeatedLines` bounds the lines of one template. A line may quote what a caller sent, and a library may put it into
+    the template itself, so bytes have a bound as well. The first line of a later minute says how many were left out.
+    """
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        super().__init__()
+        self.setLevel(logging.WARNING)
+        self.setFormatter(logging.Formatter(_FORMAT))
+        self._monotonic = monotonic
+        self._began_at = monotonic()
+        self._written_bytes = 0
+        self._left_out = 0
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a line, without its middle where it is too long."""
+        text = super().format(record)
+        cut = len(text) - LINE_HEAD_CHARACTERS - LINE_TAIL_CHARACTERS
+        if cut <= 0:
+            return text
+        return f"{text[:LINE_HEAD_CHARACTERS]} ... ({cut} characters) ... {text[-LINE_TAIL_CHARACTERS:]}"
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line if the minute has room for it. Called with the handler's lock."""
+        try:
+            line_bytes = len(self.format(record).encode(errors="backslashreplace")) + 1
+        except Exception:  # noqa: BLE001 - a line whose values do not fit its template; logging reports it
+            self.handleError(record)
+            return
+        now = self._monotonic()
+        if now - self._began_at >= _WINDOW_SECONDS:
+            self._tell_left_out()
+            self._began_at, self._written_bytes, self._left_out = now, 0, 0
+        bytes_max = WINDOW_BYTES_MAX if record.levelno >= logging.ERROR else WINDOW_BYTES_MAX // 2
+        if self._written_bytes + line_bytes > bytes_max:
+            self._left_out += 1
+            return
+        self._written_bytes += line_bytes
+        super().emit(record)
+
+    def _tell_left_out(self) -> None:
+        if self._left_out:
+            text = f"{self._left_out} lines were left out: the log grows by {WINDOW_BYTES_MAX} bytes a minute at most"
+            super().emit(logging.makeLogRecord({"levelno": logging.WARNING, "levelname": "WARNING", "msg": text}))
