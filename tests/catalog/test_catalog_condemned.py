@@ -16,6 +16,11 @@ pytest_plugins = ["catalog_fixtures"]
 NAMES = [segment(number).name for number in range(3)]
 
 
+def test_stored_gc_states_stay() -> None:
+    """Catalogs of earlier releases hold these strings."""
+    assert [state.value for state in GcState] == ["Condemned", "Deleting"]
+
+
 def test_condemned_lifted_and_deleted(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         place = settle(transaction).slot

@@ -10,7 +10,7 @@ from imgstore.domain.storage.digests import Digest
 class GcState(StrEnum):
     """How far it has come."""
 
-    CONDEMNED = "DeletionMark"
+    CONDEMNED = "Condemned"
     """Noticed; the grace runs. No delete was ever sent, so a writer may lift it."""
     DELETING = "Deleting"
     """A delete was, or may have been, sent: nobody builds on the object until the row is gone."""
