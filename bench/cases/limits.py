@@ -25,7 +25,7 @@ from bench.engines import Bucket
 from bench.measuring import Case, Found, Samples, World, new_file, real_pieces
 from bench.processes import run_timed
 from bench.results import Door, Unit
-from imgstore.segments.codec import EncodedSegment, decode_accepted
+from imgstore.segments.codec import EncodedSegment, decode_verified
 from imgstore.segments.fingerprints import fingerprint_blocks
 
 THREADS = 4
@@ -114,7 +114,7 @@ def _hash_blocks(data: bytes, pieces: int) -> None:
 
 
 def _decode(segment: EncodedSegment) -> None:
-    decode_accepted(bytes(segment.body), segment.name)
+    decode_verified(bytes(segment.body), segment.name)
 
 
 def _disk_write(world: World, data: bytes, pieces: int) -> float:

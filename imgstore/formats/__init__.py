@@ -16,20 +16,20 @@ from imgstore.formats.files.local_file import LocalFile
 from imgstore.formats.files.read_ahead import read_through
 from imgstore.formats.inspection import Check, Inspection, inspect_image
 from imgstore.formats.open_disk import open_disk
-from imgstore.formats.partitions import generation_of
+from imgstore.formats.partitions import detect_generation
 from imgstore.formats.qemu.qemu_reader import ConversionBounds
-from imgstore.formats.writers import WRITABLE, create_writer, fixed_footer, padded_bytes
+from imgstore.formats.writers import WRITABLE_FORMATS, create_writer, fixed_footer, padded_bytes
 
 __all__ = [
     "DISK_BYTES_MAX",
-    "WRITABLE",
+    "WRITABLE_FORMATS",
     "Check",
     "ConversionBounds",
     "Inspection",
     "LocalFile",
     "create_writer",
+    "detect_generation",
     "fixed_footer",
-    "generation_of",
     "inspect_image",
     "open_disk",
     "padded_bytes",

@@ -16,7 +16,7 @@ DISK_BYTES_MAX: Final = 32_767 * GIB
 Layout = TypeVar("Layout")
 
 
-class Kind(Enum):
+class FailureKind(Enum):
     """What a failed check says about the image."""
 
     DAMAGED = "damaged"
@@ -40,14 +40,14 @@ class Finding:
     """What must be there."""
     hint: str
     """What to do if it is not."""
-    kind: Kind = Kind.DAMAGED
+    kind: FailureKind = FailureKind.DAMAGED
 
-    def fault(self, location: str) -> ImageRefused:
+    def to_error(self, location: str) -> ImageRefused:
         """The error that this finding, if it failed, is raised as."""
         told = {"found": self.found, "expected": self.expected, "hint": self.hint, "target": location}
-        if self.kind is Kind.UNSAFE:
+        if self.kind is FailureKind.UNSAFE:
             return SafetyCheckFailed(self.check, f"{location} failed the safety check '{self.check}'.", **told)
-        refused = ImageTruncated if self.kind is Kind.TRUNCATED else ImageRefused
+        refused = ImageTruncated if self.kind is FailureKind.TRUNCATED else ImageRefused
         return refused(f"{location} is refused: the check '{self.check}' failed.", **told)
 
 
@@ -61,7 +61,7 @@ def raise_first_failed(findings: Iterable[Finding], location: str) -> None:
     """
     for finding in findings:
         if not finding.passed:
-            raise finding.fault(location)
+            raise finding.to_error(location)
 
 
 def all_passed(findings: Iterable[Finding]) -> bool:
@@ -85,12 +85,12 @@ def size_finding(virtual_bytes: int, *, multiple_of: int = 1, bytes_max: int = D
         found=f"a disk of {virtual_bytes:,} bytes",
         expected=f"1 to {limit:,} bytes{unit}",
         hint="check the image at its origin; a larger disk must be split or shrunk before it is stored",
-        kind=Kind.UNSAFE,
+        kind=FailureKind.UNSAFE,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Examined(Generic[Layout]):
+class Examination(Generic[Layout]):
     """An image after its checks."""
 
     findings: tuple[Finding, ...]
@@ -102,7 +102,7 @@ class Examined(Generic[Layout]):
     layout: Layout | None = None
     """What a reader needs. None unless all checks passed."""
 
-    def sound(self, location: str) -> Layout:
+    def require_layout(self, location: str) -> Layout:
         """The layout of an image that passed.
 
         Raises:
@@ -113,38 +113,46 @@ class Examined(Generic[Layout]):
         return self.layout
 
 
-AGAIN: Final = "fetch or make the image again; `qemu-img check` may tell more"
+REFETCH_HINT: Final = "fetch or make the image again; `qemu-img check` may tell more"
 
 
-FLATTEN: Final = "make it one whole file at its origin (`qemu-img convert -O qcow2`, `vmkfstools -i`) and take that"
+FLATTEN_HINT: Final = (
+    "make it one whole file at its origin (`qemu-img convert -O qcow2`, `vmkfstools -i`) and take that"
+)
 
 
-def demand(
-    check: str, *, passed: bool, found: str, expected: str, hint: str = AGAIN, kind: Kind = Kind.UNSAFE
+def make_finding(
+    check: str,
+    *,
+    passed: bool,
+    found: str,
+    expected: str,
+    hint: str = REFETCH_HINT,
+    kind: FailureKind = FailureKind.UNSAFE,
 ) -> Finding:
     """Make a finding about an unsafe image, unless another kind is given."""
     return Finding(check=check, passed=passed, found=found, expected=expected, hint=hint, kind=kind)
 
 
-def inside_file(check: str, source: ByteSource, what: str, start: int, length: int) -> Finding:
+def inside_file_finding(check: str, source: ByteSource, what: str, start: int, length: int) -> Finding:
     """Whether a structure lies in the file."""
-    return demand(
+    return make_finding(
         check,
         passed=start + length <= source.file_bytes,
         found=f"{what} at {start:,} to {start + length:,}",
         expected=f"inside the file of {source.file_bytes:,} bytes",
-        kind=Kind.TRUNCATED,
+        kind=FailureKind.TRUNCATED,
     )
 
 
-def whole_header(raw: bytes, header_bytes: int, magic: bytes) -> Finding:
+def header_finding(raw: bytes, header_bytes: int, magic: bytes) -> Finding:
     """Check that a header is complete and begins with its magic number."""
     complete = len(raw) == header_bytes
-    return demand(
+    return make_finding(
         "header",
         passed=complete and raw.startswith(magic),
         found=f"{len(raw)} bytes that start with {raw[:8]!r}",
         expected=f"a header of {header_bytes} bytes that starts with {magic!r}",
         hint="name the format that the file has with `--source-format`, or fetch it again",
-        kind=Kind.DAMAGED if complete else Kind.TRUNCATED,
+        kind=FailureKind.DAMAGED if complete else FailureKind.TRUNCATED,
     )

@@ -10,10 +10,10 @@ from imgstore.domain.errors import ImageRefused, ToolMissing
 from imgstore.domain.resources import HyperVGeneration
 from imgstore.domain.storage.sizes import GIB, MIB, round_up
 from imgstore.formats.checks import Finding, all_passed
-from imgstore.formats.open_disk import FOREIGN, examine, open_disk
-from imgstore.formats.partitions import generation_of
+from imgstore.formats.open_disk import CONVERTED_FORMATS, examine, open_disk
+from imgstore.formats.partitions import detect_generation
 from imgstore.formats.probe import probe
-from imgstore.formats.qemu.oslo_checks import second_opinion
+from imgstore.formats.qemu.oslo_checks import oslo_finding
 from imgstore.formats.vhd import DynamicVhdReader
 
 _AZURE_BYTES_MIN: Final = 20 * MIB
@@ -76,8 +76,8 @@ def inspect_image(source: ByteSource, *, format: DiskFormat | None = None, scrat
     notes = list(examined.notes)
     data_bytes, generation = None, None
     try:
-        if form in FOREIGN and all_passed(findings):
-            findings += (second_opinion(source, form),)
+        if form in CONVERTED_FORMATS and all_passed(findings):
+            findings += (oslo_finding(source, form),)
         if all_passed(findings):
             data_bytes, generation = _look_inside(source, form, scratch, notes)
     except ToolMissing as missing:
@@ -105,12 +105,12 @@ def _look_inside(
     """How much data there is, and the generation. What is odd about the blocks goes into `notes`."""
     reader = open_disk(source, format=form, scratch=scratch)
     try:
-        if isinstance(reader, DynamicVhdReader) and (strays := reader.stray_sectors()):
+        if isinstance(reader, DynamicVhdReader) and (strays := reader.count_stray_sectors()):
             notes.append(
                 f"{strays:,} sectors hold data although their bitmap says they are absent; allocated blocks are read "
                 "as data, as qemu-img does"
             )
-        generation = generation_of(reader)
+        generation = detect_generation(reader)
         if generation is None:
             notes.append("the protective MBR promises a GPT that is not there, so the generation can't be told")
         return sum(extent.length for extent in reader.extents()), generation

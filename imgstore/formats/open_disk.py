@@ -4,18 +4,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from imgstore.domain.disks.sources import ByteSource, DiskFormat, DiskReader
-from imgstore.formats.checks import Examined
-from imgstore.formats.probe import format_of
-from imgstore.formats.qemu.qemu_formats import examine_foreign
+from imgstore.formats.checks import Examination
+from imgstore.formats.probe import probe_format
+from imgstore.formats.qemu.qemu_formats import examine_converted
 from imgstore.formats.qemu.qemu_reader import UNBOUNDED, ConversionBounds, open_converted
 from imgstore.formats.raw import RawReader, examine_raw
 from imgstore.formats.vhd import DynamicVhdReader, FixedVhdReader, examine_dynamic, examine_fixed
 
-FOREIGN: Final = frozenset({DiskFormat.QCOW2, DiskFormat.VHDX, DiskFormat.VMDK})
+CONVERTED_FORMATS: Final = frozenset({DiskFormat.QCOW2, DiskFormat.VHDX, DiskFormat.VMDK})
 """Read through qemu-img."""
 
 
-def examine(source: ByteSource, form: DiskFormat) -> Examined[Any]:
+def examine(source: ByteSource, form: DiskFormat) -> Examination[Any]:
     """Our own checks of `form`. The layout's type is the format's own."""
     if form is DiskFormat.VHD_FIXED:
         return examine_fixed(source)
@@ -23,7 +23,7 @@ def examine(source: ByteSource, form: DiskFormat) -> Examined[Any]:
         return examine_dynamic(source)
     if form is DiskFormat.RAW:
         return examine_raw(source)
-    return examine_foreign(source, form)
+    return examine_converted(source, form)
 
 
 def open_disk(
@@ -53,13 +53,13 @@ def open_disk(
         StoreError: the source can't be read.
         ImgstoreError: what `bounds` raises.
     """
-    form = format or format_of(source)
-    if form in FOREIGN:
+    form = format or probe_format(source)
+    if form in CONVERTED_FORMATS:
         return open_converted(source, form, scratch, bounds)
     location = source.identity().location
     if form is DiskFormat.VHD_FIXED:
-        return FixedVhdReader(source, examine_fixed(source).sound(location))
+        return FixedVhdReader(source, examine_fixed(source).require_layout(location))
     if form is DiskFormat.VHD_DYNAMIC:
-        return DynamicVhdReader(source, examine_dynamic(source).sound(location))
-    examine_raw(source).sound(location)
+        return DynamicVhdReader(source, examine_dynamic(source).require_layout(location))
+    examine_raw(source).require_layout(location)
     return RawReader(source)

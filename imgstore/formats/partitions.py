@@ -30,7 +30,7 @@ _ENTRY_BYTES: Final = (128, 256, 512, 1024, 2048, 4096)
 """128 x 2^n, 5.3.2; bounded for the same reason."""
 
 
-def generation_of(reader: DiskReader) -> HyperVGeneration | None:
+def detect_generation(reader: DiskReader) -> HyperVGeneration | None:
     """What the disk can boot as.
 
     A GPT with an EFI System Partition is V2. An MBR, no partition table at all, or a GPT without that partition (which

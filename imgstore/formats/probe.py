@@ -11,8 +11,8 @@ from typing import Final
 from imgstore.domain.disks.source_urls import without_secrets
 from imgstore.domain.disks.sources import ByteSource, DiskFormat
 from imgstore.domain.errors import ImageRefused, ImageTruncated
-from imgstore.formats.checks import Finding, Kind
-from imgstore.formats.vhd import tail_of
+from imgstore.formats.checks import FailureKind, Finding
+from imgstore.formats.vhd import read_tail
 from imgstore.formats.vhd_layout import (
     FOOTER_BYTES,
     FOOTER_COOKIE,
@@ -59,17 +59,17 @@ _SUFFIXES: Final = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Probed:
+class ProbeResult:
     """What a file looks like, and whether that is beyond doubt."""
 
     format: DiskFormat
     finding: Finding
 
 
-def probe(source: ByteSource) -> Probed:
+def probe(source: ByteSource) -> ProbeResult:
     """What `source` is: reads its first and last 512 bytes."""
     head = source.read_at(0, min(_HEAD_BYTES, source.file_bytes))
-    tail = tail_of(source)
+    tail = read_tail(source)
     candidates = [form for magic, form in _MAGICS.items() if head.startswith(magic)]
     vhd = _vhd_by_footer(tail)
     if vhd and not (vhd in candidates or (tail[1:9] == FOOTER_COOKIE and DiskFormat.VHD_DYNAMIC in candidates)):
@@ -79,8 +79,8 @@ def probe(source: ByteSource) -> Probed:
         others = []  # the footer is at the end: what the disk begins with is the disk's own affair
     doubt = _doubt(candidates, others, _suffix(source))
     form = candidates[0] if candidates else DiskFormat.RAW
-    found, kind = doubt or (f"a {form.value} file", Kind.DAMAGED)
-    return Probed(
+    found, kind = doubt or (f"a {form.value} file", FailureKind.DAMAGED)
+    return ProbeResult(
         format=form,
         finding=Finding(
             check="one-format",
@@ -94,7 +94,7 @@ def probe(source: ByteSource) -> Probed:
     )
 
 
-def format_of(source: ByteSource) -> DiskFormat:
+def probe_format(source: ByteSource) -> DiskFormat:
     """The format of `source`, beyond doubt.
 
     Raises:
@@ -104,7 +104,7 @@ def format_of(source: ByteSource) -> DiskFormat:
     probed = probe(source)
     if probed.finding.passed:
         return probed.format
-    refused = ImageTruncated if probed.finding.kind is Kind.TRUNCATED else ImageRefused
+    refused = ImageTruncated if probed.finding.kind is FailureKind.TRUNCATED else ImageRefused
     location = source.identity().location
     raise refused(
         f"{location}: the format is in doubt.",
@@ -125,15 +125,15 @@ def _vhd_by_footer(tail: bytes) -> DiskFormat | None:
     return DiskFormat.VHD_DYNAMIC if sparse else DiskFormat.VHD_FIXED
 
 
-def _doubt(candidates: list[DiskFormat], others: list[str], suffix: str) -> tuple[str, Kind] | None:
+def _doubt(candidates: list[DiskFormat], others: list[str], suffix: str) -> tuple[str, FailureKind] | None:
     """Why the format is not beyond doubt."""
     if len(candidates) > 1 or (candidates and others):
         looks = [form.value for form in candidates] + others
-        return f"a file that looks like {' and like '.join(looks)}", Kind.UNSAFE
+        return f"a file that looks like {' and like '.join(looks)}", FailureKind.UNSAFE
     if others:
-        return f"a file that looks like {' and like '.join(others)}", Kind.DAMAGED
+        return f"a file that looks like {' and like '.join(others)}", FailureKind.DAMAGED
     if not candidates and suffix in _SUFFIXES:
-        return f"a file named {suffix} with no {_SUFFIXES[suffix]} header or footer", Kind.TRUNCATED
+        return f"a file named {suffix} with no {_SUFFIXES[suffix]} header or footer", FailureKind.TRUNCATED
     return None
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 
 from imgstore.domain.disks.sources import ByteSource, DiskFormat, Extent, SourceIdentity, Trimmings
-from imgstore.formats.checks import Examined, Finding, size_finding
+from imgstore.formats.checks import Examination, Finding, size_finding
 
 
-def clipped(extents: Iterable[Extent], end: int) -> Iterator[Extent]:
+def clip_extents(extents: Iterable[Extent], end: int) -> Iterator[Extent]:
     """`extents` as far as they lie before `end`."""
     for extent in extents:
         if extent.offset >= end:
@@ -14,7 +14,7 @@ def clipped(extents: Iterable[Extent], end: int) -> Iterator[Extent]:
         yield extent if extent.end <= end else Extent(offset=extent.offset, length=end - extent.offset)
 
 
-def examine_raw(source: ByteSource) -> Examined[int]:
+def examine_raw(source: ByteSource) -> Examination[int]:
     """Check a raw file. It has no structure, so there is nothing in it that could be unsafe; its layout is its size."""
     null = Finding(
         check="null",
@@ -25,7 +25,7 @@ def examine_raw(source: ByteSource) -> Examined[int]:
     )
     findings = (size_finding(source.file_bytes), null)
     size = source.file_bytes
-    return Examined(findings=findings, virtual_bytes=size, layout=size if findings[0].passed else None)
+    return Examination(findings=findings, virtual_bytes=size, layout=size if findings[0].passed else None)
 
 
 class RawReader:

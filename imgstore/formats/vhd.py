@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from imgstore.domain.disks.sources import ByteSource, DiskFormat, Extent, SourceIdentity, Trimmings
 from imgstore.domain.storage.sizes import MIB, SECTOR_BYTES, ceil_div
-from imgstore.formats.checks import Examined, Finding, Kind, all_passed, size_finding
-from imgstore.formats.raw import clipped
+from imgstore.formats.checks import Examination, FailureKind, Finding, all_passed, size_finding
+from imgstore.formats.raw import clip_extents
 from imgstore.formats.vhd_layout import (
     DYNAMIC_BYTES_MAX,
     FOOTER_BYTES,
@@ -64,16 +64,16 @@ class DynamicLayout:
     """For each block of the disk the sector of the file at which its bitmap starts, or UNALLOCATED."""
 
 
-def examine_fixed(source: ByteSource) -> Examined[FixedLayout]:
+def examine_fixed(source: ByteSource) -> Examination[FixedLayout]:
     """Check a fixed VHD: reads its last 512 bytes only."""
-    raw = tail_of(source)
+    raw = read_tail(source)
     findings = _footer_findings(raw, wanted=TYPE_FIXED)
     if len(raw) < FOOTER_BYTES:
-        return Examined(findings=findings)
+        return Examination(findings=findings)
     footer = Footer.unpack(raw)
     if all_passed(findings):
         findings += (_fixed_size(footer.current_bytes, source.file_bytes),)
-    return Examined(
+    return Examination(
         findings=findings,
         notes=_geometry_notes(footer),
         virtual_bytes=footer.current_bytes if looks_like_footer(raw) else None,
@@ -81,21 +81,21 @@ def examine_fixed(source: ByteSource) -> Examined[FixedLayout]:
     )
 
 
-def examine_dynamic(source: ByteSource) -> Examined[DynamicLayout]:
+def examine_dynamic(source: ByteSource) -> Examination[DynamicLayout]:
     """Check a dynamic VHD: reads both footers, the header and the table, no block."""
-    raw, copy = tail_of(source), source.read_at(0, min(FOOTER_BYTES, source.file_bytes))
+    raw, copy = read_tail(source), source.read_at(0, min(FOOTER_BYTES, source.file_bytes))
     findings = (*_footer_findings(raw, wanted=TYPE_DYNAMIC, copy=copy), _copies(raw, copy))
     told = next((Footer.unpack(each) for each in (raw, copy) if is_sound_footer(each)), None)
     virtual_bytes = told.current_bytes if told else None
     if not told or not all_passed(findings):
-        return Examined(findings=findings, virtual_bytes=virtual_bytes)
+        return Examination(findings=findings, virtual_bytes=virtual_bytes)
     header_findings, header = _examine_header(source, told)
     findings += header_findings
     layout = None
     if header and all_passed(findings):
         layout = _layout(source, told, header)
         findings += _bat_findings(layout, told, header, source.file_bytes)
-    return Examined(
+    return Examination(
         findings=findings,
         notes=_geometry_notes(told),
         virtual_bytes=virtual_bytes,
@@ -103,7 +103,7 @@ def examine_dynamic(source: ByteSource) -> Examined[DynamicLayout]:
     )
 
 
-def tail_of(source: ByteSource) -> bytes:
+def read_tail(source: ByteSource) -> bytes:
     """The last 512 bytes, or all there are."""
     length = min(FOOTER_BYTES, source.file_bytes)
     return source.read_at(source.file_bytes - length, length)
@@ -129,7 +129,7 @@ def _footer_findings(raw: bytes, *, wanted: int, copy: bytes | None = None) -> t
             found=f"a {_type_name(footer.disk_type)} disk",
             expected="a disk that needs no other file",
             hint="merge the differencing disk into its parent (Hyper-V: Merge-VHD) and take the parent",
-            kind=Kind.UNSAFE,
+            kind=FailureKind.UNSAFE,
         ),
         Finding(
             check="disk-type",
@@ -158,7 +158,7 @@ def _present(raw: bytes, beside: str) -> Finding:
         hint="convert it with a present tool (`qemu-img convert -f vpc -O vpc -o force_size=on`); Virtual PC before 2004 wrote it"
         if short
         else "the file was cut short, its end was overwritten, or it is no VHD: fetch or make it again",
-        kind=Kind.DAMAGED if short or damaged else Kind.TRUNCATED,
+        kind=FailureKind.DAMAGED if short or damaged else FailureKind.TRUNCATED,
     )
 
 
@@ -170,7 +170,7 @@ def _fixed_size(virtual_bytes: int, file_bytes: int) -> Finding:
         found=f"a file of {file_bytes:,} bytes",
         expected=f"{wanted:,} bytes: the disk of {virtual_bytes:,} and the footer of 512",
         hint="the file was cut, or its disk resized without its footer: fetch or make it again",
-        kind=Kind.TRUNCATED if file_bytes < wanted else Kind.DAMAGED,
+        kind=FailureKind.TRUNCATED if file_bytes < wanted else FailureKind.DAMAGED,
     )
 
 
@@ -195,7 +195,7 @@ def _examine_header(source: ByteSource, footer: Footer) -> tuple[tuple[Finding, 
         found=f"a dynamic header at {footer.data_offset:,}",
         expected=f"between the footers of a file of {source.file_bytes:,} bytes",
         hint=_AGAIN,
-        kind=Kind.TRUNCATED if end > source.file_bytes else Kind.DAMAGED,
+        kind=FailureKind.TRUNCATED if end > source.file_bytes else FailureKind.DAMAGED,
     )
     if not in_file.passed:
         return (in_file,), None
@@ -229,7 +229,7 @@ def _examine_header(source: ByteSource, footer: Footer) -> tuple[tuple[Finding, 
             found=f"a table of {needed:,} blocks",
             expected=f"at most {_BAT_ENTRIES_MAX:,}",
             hint="write the disk anew with blocks of 2 MiB (`qemu-img convert -f vpc -O vpc`)",
-            kind=Kind.UNSAFE,
+            kind=FailureKind.UNSAFE,
         ),
         Finding(
             check="bat-table-in-file",
@@ -237,7 +237,7 @@ def _examine_header(source: ByteSource, footer: Footer) -> tuple[tuple[Finding, 
             found=f"the block allocation table at {header.table_offset:,} to {table_end:,}",
             expected=f"between the footers of a file of {source.file_bytes:,} bytes",
             hint=_AGAIN,
-            kind=Kind.TRUNCATED if table_end > source.file_bytes - FOOTER_BYTES else Kind.DAMAGED,
+            kind=FailureKind.TRUNCATED if table_end > source.file_bytes - FOOTER_BYTES else FailureKind.DAMAGED,
         ),
     ), header
 
@@ -274,7 +274,7 @@ def _bat_findings(layout: DynamicLayout, footer: Footer, header: DynamicHeader, 
             found=f"{len(starts):,} blocks at {first:,} to {end:,}" + (", over the header or table" * on_structure),
             expected=f"all before the footer at {file_bytes - FOOTER_BYTES:,}, beside the header and the table",
             hint=_AGAIN,
-            kind=Kind.TRUNCATED if beyond else Kind.DAMAGED,
+            kind=FailureKind.TRUNCATED if beyond else FailureKind.DAMAGED,
         ),
         Finding(
             check="bat-unique",
@@ -318,7 +318,7 @@ class FixedVhdReader:
 
     def extents(self) -> Iterator[Extent]:
         """The file's extents, without the footer."""
-        return clipped(self._source.extents(), self.virtual_bytes)
+        return clip_extents(self._source.extents(), self.virtual_bytes)
 
     def read_at(self, offset: int, length: int) -> bytes:
         """One read of the source."""
@@ -343,7 +343,7 @@ class DynamicVhdReader:
 
     def extents(self) -> Iterator[Extent]:
         """Allocated blocks, less the holes that the file itself has in them."""
-        return _merged(clipped(self._allocated(), self.virtual_bytes))
+        return _merged(clip_extents(self._allocated(), self.virtual_bytes))
 
     def read_at(self, offset: int, length: int) -> bytes:
         """One read of the source for each allocated block that is touched."""
@@ -357,7 +357,7 @@ class DynamicVhdReader:
     def close(self) -> None:
         """Nothing is held: the source is the caller's."""
 
-    def stray_sectors(self) -> int:
+    def count_stray_sectors(self) -> int:
         """How many sectors hold bytes that are not zero although their bitmap's bit is 0.
 
         Reads every bitmap, and the data of blocks whose bitmap is not all ones.

@@ -14,7 +14,7 @@ import numpy as np
 from imgstore.domain.disks.sources import DiskFormat, DiskWriter, Extent, Trimmings
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.storage.sizes import BLOCK_BYTES, GIB, MIB, SECTOR_BYTES, ceil_div, round_up
-from imgstore.formats.files.atomic_file import PendingFile, errors_of, write_all
+from imgstore.formats.files.atomic_file import PendingFile, translate_errors, write_all
 from imgstore.formats.qemu.qemu_img import find_qemu_img, write_from_raw
 from imgstore.formats.vhd_layout import (
     BLOCK_BYTES_DEFAULT,
@@ -31,7 +31,7 @@ from imgstore.formats.vhd_layout import (
     pack_footer,
 )
 
-WRITABLE: Final = (DiskFormat.VHD_FIXED, DiskFormat.VHD_DYNAMIC, DiskFormat.RAW, DiskFormat.QCOW2)
+WRITABLE_FORMATS: Final = (DiskFormat.VHD_FIXED, DiskFormat.VHD_DYNAMIC, DiskFormat.RAW, DiskFormat.QCOW2)
 """The containers that can be written."""
 
 _PADDED_TO: Final = {DiskFormat.VHD_FIXED: MIB, DiskFormat.VHD_DYNAMIC: MIB, DiskFormat.QCOW2: SECTOR_BYTES}
@@ -62,7 +62,7 @@ def create_writer(
 
     Args:
         path: where the file will be.
-        format: one of `WRITABLE`.
+        format: one of `WRITABLE_FORMATS`.
         virtual_bytes: size of the disk. Data handed to `write_at` may reach beyond it and is cut there.
         extents: the ranges that will be written; a dynamic VHD has blocks for these alone.
         disk_digest: makes a VHD's unique id.
@@ -95,11 +95,11 @@ def create_writer(
 
 
 def _check_size(form: DiskFormat, virtual_bytes: int, container_bytes: int) -> None:
-    if form not in WRITABLE:
+    if form not in WRITABLE_FORMATS:
         raise InvalidInput(
             f"A {form.value} file cannot be written.",
             found=form.value,
-            expected=", ".join(each.value for each in WRITABLE),
+            expected=", ".join(each.value for each in WRITABLE_FORMATS),
             hint="write qcow2 or raw and convert it (`qemu-img convert`)",
             target="format",
         )
@@ -138,7 +138,7 @@ class _FlatWriter:
         self._virtual_bytes = virtual_bytes
         self._container_bytes = container_bytes
         self._footer = footer
-        with errors_of(pending.path):
+        with translate_errors(pending.path):
             os.ftruncate(pending.fd, container_bytes + len(footer))
 
     def write_at(self, offset: int, data: bytes | memoryview, *, read_soon: bool = False) -> None:
@@ -147,12 +147,12 @@ class _FlatWriter:
 
     def read_at(self, offset: int, length: int) -> bytes:
         """One `pread`."""
-        with errors_of(self._pending.path):
+        with translate_errors(self._pending.path):
             return os.pread(self._pending.fd, length, offset)
 
     def publish(self) -> None:
         """The footer, then the name."""
-        with errors_of(self._pending.path):
+        with translate_errors(self._pending.path):
             write_all(self._pending.fd, self._footer, self._container_bytes)
         self._pending.publish()
 
@@ -194,13 +194,13 @@ class _DynamicVhdWriter:
         self._bat[blocks] = self._starts // SECTOR_BYTES
         last = int(self._starts[-1]) + self._BITMAP_BYTES + BLOCK_BYTES_DEFAULT if len(blocks) else table_end
         self._footer_at = last
-        with errors_of(pending.path):
+        with translate_errors(pending.path):
             os.ftruncate(pending.fd, self._footer_at + FOOTER_BYTES)
 
     def write_at(self, offset: int, data: bytes | memoryview, *, read_soon: bool = False) -> None:
         """One `pwrite` a block."""
         rest = _cut(data, offset, self._virtual_bytes)
-        with errors_of(self._pending.path):
+        with translate_errors(self._pending.path):
             while rest:
                 at, taken = self._place(offset, len(rest))
                 if at is not None:
@@ -219,7 +219,7 @@ class _DynamicVhdWriter:
         """One `pread` a block."""
         parts = []
         end = offset + length
-        with errors_of(self._pending.path):
+        with translate_errors(self._pending.path):
             while offset < end:
                 at, taken = self._place(offset, end - offset)
                 parts.append(bytes(taken) if at is None else os.pread(self._pending.fd, taken, at))
@@ -232,7 +232,7 @@ class _DynamicVhdWriter:
         ones = b"\xff" * self._BITMAP_BYTES
         header = pack_dynamic_header(table_offset=self._TABLE_AT, table_entries=len(self._bat))
         padding = b"\xff" * (-4 * len(self._bat) % SECTOR_BYTES)
-        with errors_of(self._pending.path):
+        with translate_errors(self._pending.path):
             for start in self._starts.tolist():
                 write_all(fd, ones, start)
             write_all(fd, self._footer + header + self._bat.astype(">u4").tobytes() + padding, 0)

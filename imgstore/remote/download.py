@@ -14,7 +14,7 @@ from imgstore.formats import create_writer
 from imgstore.remote.arm_client import Server
 from imgstore.remote.local_disk import WORKERS, pieces_of, told
 from imgstore.remote.upload import grant, page_list
-from imgstore.transfer.bounded_pool import Bounded
+from imgstore.transfer.bounded_pool import BoundedPool
 from imgstore.wire.json_text import Json
 
 _FOOTER_BYTES: Final = 512
@@ -161,7 +161,7 @@ def _fetch(
 
     by_piece = _by_piece(extents)
     total = sum(each.length for each in extents)
-    with told(server.subscriber, task, total) as counted, Bounded(WORKERS, _AHEAD, "fetch") as threads:
+    with told(server.subscriber, task, total) as counted, BoundedPool(WORKERS, _AHEAD, "fetch") as threads:
         moved = counted.moved
         for index in indexes:
             threads.submit(fetch, index, by_piece[index])

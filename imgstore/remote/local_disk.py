@@ -20,7 +20,7 @@ from imgstore.domain.storage.digests import Digest, digest_of, disk_digest
 from imgstore.domain.storage.sizes import PIECE_BYTES, SECTOR_BYTES, ceil_div
 from imgstore.formats import LocalFile, open_disk
 from imgstore.formats.files.sha256 import check_sha256
-from imgstore.transfer.bounded_pool import Bounded
+from imgstore.transfer.bounded_pool import BoundedPool
 
 WORKERS: Final = 4
 _AHEAD: Final = 8
@@ -171,7 +171,7 @@ def each_piece(
             use(at, data)
         task.moved(length)
 
-    with told(subscriber, name, len(indexes) * PIECE_BYTES) as task, Bounded(WORKERS, _AHEAD, "piece") as threads:
+    with told(subscriber, name, len(indexes) * PIECE_BYTES) as task, BoundedPool(WORKERS, _AHEAD, "piece") as threads:
         for index in indexes:
             threads.submit(take, index)
     return disk_digest(reader.virtual_bytes, sorted(digests.items()))

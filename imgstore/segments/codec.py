@@ -123,11 +123,11 @@ def decode_segment(body: bytes, name: Digest) -> memoryview:
     """
     if digest_of(body) != name:
         raise _corrupt(name, f"BLAKE3 {digest_of(body).hex()} over {len(body)} bytes", f"BLAKE3 {name.hex()}")
-    return decode_accepted(body, name)
+    return decode_verified(body, name)
 
 
-def decode_accepted(body: bytes, name: Digest) -> memoryview:
-    """The same for a body that the caller has seen to match `name` already (a store that was handed `named`).
+def decode_verified(body: bytes, name: Digest) -> memoryview:
+    """The same for a body that the caller has seen to match `name` already (a store that was handed `matches_name`).
 
     Raises:
         ObjectCorrupt: the bytes are no segment of this format.
@@ -168,7 +168,7 @@ def _decompress(payload: memoryview, expected_bytes: int, name: Digest) -> memor
     return memoryview(content)
 
 
-def named(name: Digest) -> Callable[[bytes], bool]:
+def matches_name(name: Digest) -> Callable[[bytes], bool]:
     """What a store is handed, so that it serves no other bytes than those that `name` promises."""
     return lambda body: digest_of(body) == name
 

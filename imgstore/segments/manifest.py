@@ -261,13 +261,13 @@ def manifest_digest(data: bytes) -> Digest:
     return data[-DIGEST_BYTES:]
 
 
-def intact(digest: Digest | None = None) -> "Intact":
+def intact(digest: Digest | None = None) -> "ManifestCheck":
     """What a store is handed, so that it serves no other manifest than that."""
-    return Intact(digest)
+    return ManifestCheck(digest)
 
 
 @dataclass(frozen=True, slots=True)
-class Intact:
+class ManifestCheck:
     """Takes a body that ends in its own BLAKE3, and in `digest` where one is given."""
 
     digest: Digest | None

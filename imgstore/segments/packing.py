@@ -134,7 +134,9 @@ def used_blocks(runs: Runs, segments: int, *, runs_at_once: int = 1 << 16) -> np
     return used.reshape(segments, SEGMENT_BLOCKS)
 
 
-def to_repack(used_counts: Column, segment_blocks: Column, *, new_segments: int, content_blocks: int) -> Column:
+def choose_segments_to_repack(
+    used_counts: Column, segment_blocks: Column, *, new_segments: int, content_blocks: int
+) -> Column:
     """The numbers of the old segments whose blocks are to be packed again, ascending.
 
     Those of which less than a quarter is used; and, where the version would still name more than

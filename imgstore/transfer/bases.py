@@ -13,7 +13,7 @@ from imgstore.domain.storage.sizes import BLOCK_BYTES
 from imgstore.segments.fingerprint_index import BaseIndex
 from imgstore.segments.fingerprints import PackedSegment, decode_fingerprints, fingerprint_blocks
 from imgstore.segments.manifest import Column, Manifest, Runs, SegmentTable, WorkRef
-from imgstore.transfer.slot_access import CheckCancelled, SegmentListing, SlotAccess, always
+from imgstore.transfer.slot_access import CheckCancelled, SegmentListing, SlotAccess, never_cancelled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class Bases:
         *,
         key: bytes,
         scratch: Path,
-        check_cancelled: CheckCancelled = always,
+        check_cancelled: CheckCancelled = never_cancelled,
     ) -> None:
         """Read the fingerprints of the bases' segments.
 

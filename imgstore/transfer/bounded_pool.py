@@ -10,7 +10,7 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-class Bounded:
+class BoundedPool:
     """A pool whose `submit` waits while `ahead` calls are under way or waiting, and raises once any has failed.
 
     Nothing begins after that, not even what waits already.

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.sizes import ceil_div
-from imgstore.transfer.bounded_pool import Bounded
+from imgstore.transfer.bounded_pool import BoundedPool
 from imgstore.transfer.receipts import CopyReceipt
-from imgstore.transfer.scatter import Damage, SegmentReader, unheeded
-from imgstore.transfer.slot_access import CheckCancelled, SlotAccess, always
+from imgstore.transfer.scatter import Damage, SegmentReader, ignore_served
+from imgstore.transfer.slot_access import CheckCancelled, SlotAccess, never_cancelled
 
 _LISTED_AT_ONCE = 1000
 """S3's page: a listing of n objects costs n / 1,000 requests, a look at one object costs one."""
@@ -26,24 +26,24 @@ class CopyOrder:
     target: SlotAccess
     segments: Mapping[Digest, int]
     """Name and stored bytes of every segment of the manifest."""
-    lacking: frozenset[Digest]
+    unrecorded: frozenset[Digest]
     """Those that the catalog does not know in the target."""
     condemned: frozenset[Digest] = frozenset()
     """Those that were about to be collected: held to be absent whatever the store shows."""
     target_objects: int
     """About how many segments the target slot holds, to choose the cheaper way of looking."""
-    distrusted: bool = False
+    is_degraded: bool = False
     """The replica is degraded: what the target holds of it is read, since a damaged segment has the right length."""
-    check_cancelled: CheckCancelled = always
+    check_cancelled: CheckCancelled = never_cancelled
     moved: Callable[[int], None] = lambda _bytes: None
-    """Told the stored bytes of each segment that is dealt with, of those that `to_send` names."""
+    """Told the stored bytes of each segment that is dealt with, of those that `plan_segments` names."""
     damages: list[Damage] = field(default_factory=list)
     """Filled with what a source should have served and could not."""
-    served: Callable[[SlotAccess, Digest, bool], None] = unheeded
+    served: Callable[[SlotAccess, Digest, bool], None] = ignore_served
     """As `SegmentReader.served`."""
 
 
-def to_send(order: CopyOrder, *, workers: int = 4) -> tuple[dict[Digest, int], frozenset[Digest]]:
+def plan_segments(order: CopyOrder, *, workers: int = 4) -> tuple[dict[Digest, int], frozenset[Digest]]:
     """What is to be sent, and which of that the catalog wrongly held to be there (rules.md, rule 4).
 
     A segment counts as there when the store shows it now, in the recorded length: by a listing of the slot or by a look
@@ -51,7 +51,7 @@ def to_send(order: CopyOrder, *, workers: int = 4) -> tuple[dict[Digest, int], f
     existence is unknown is sent again, and is not missed either (invariant Z10). Of a target that is distrusted each is
     read, by so many threads at once.
     """
-    if order.distrusted:
+    if order.is_degraded:
         damaged = (
             order.target.damaged(order.segments, workers=workers, check_cancelled=order.check_cancelled)
             | order.condemned
@@ -61,7 +61,7 @@ def to_send(order: CopyOrder, *, workers: int = 4) -> tuple[dict[Digest, int], f
     listing = order.target.look_up(order.segments) if few else order.target.segments()
     absent = {name: size for name, size in order.segments.items() if listing.present.get(name) != size}
     absent |= {name: order.segments[name] for name in order.condemned}
-    expected = absent.keys() - order.lacking - order.condemned
+    expected = absent.keys() - order.unrecorded - order.condemned
     return absent, frozenset(expected - listing.uncertain)
 
 
@@ -72,7 +72,7 @@ def copy_segments(
 
     Args:
         order: the slots.
-        absent: what `to_send` found, with its `missing`.
+        absent: what `plan_segments` found, with its `missing`.
         missing: goes into the receipt.
         workers: threads; each holds one body of up to 4 MiB.
 
@@ -89,7 +89,7 @@ def copy_segments(
         checksums[name] = order.target.put_segment(name, body).checksum
         order.moved(stored_bytes)
 
-    with Bounded(workers, workers * 2, "copy") as pool:
+    with BoundedPool(workers, workers * 2, "copy") as pool:
         for name, stored_bytes in absent.items():
             pool.submit(bring, name, stored_bytes)
     return CopyReceipt(sent_bytes=sum(absent.values()), sent=len(absent), checksums=checksums, missing=missing)

@@ -34,7 +34,7 @@ from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest, digest_of
 from imgstore.domain.storage.latency import sounded, threads_for
 from imgstore.domain.storage.sizes import BLOCK_BYTES, PIECE_BLOCKS, PIECE_BYTES, SEGMENT_BLOCKS, round_up
-from imgstore.formats.files.read_ahead import in_order
+from imgstore.formats.files.read_ahead import results_in_order
 from imgstore.segments.codec import encode_segment
 from imgstore.segments.fingerprint_index import NOWHERE, ZERO, ImageIndex, Locations
 from imgstore.segments.fingerprints import Fingerprints, FingerprintsWriter, Indexes, fingerprint_blocks
@@ -51,11 +51,11 @@ from imgstore.segments.manifest import (
     manifest_digest,
     piece_bytes,
 )
-from imgstore.segments.packing import Blocks, Packer, locations_of, runs_of, to_repack, used_blocks
+from imgstore.segments.packing import Blocks, Packer, choose_segments_to_repack, locations_of, runs_of, used_blocks
 from imgstore.transfer.bases import Bases
-from imgstore.transfer.bounded_pool import Bounded
+from imgstore.transfer.bounded_pool import BoundedPool
 from imgstore.transfer.receipts import IngestReceipt, SegmentReceipt
-from imgstore.transfer.slot_access import CheckCancelled, SegmentListing, SlotAccess, always
+from imgstore.transfer.slot_access import CheckCancelled, SegmentListing, SlotAccess, never_cancelled
 
 _READ_THREADS: Final = 2
 _PIECES_AHEAD: Final = 4
@@ -84,7 +84,7 @@ class IngestOrder:
     """Threads that compress and put; each holds a segment twice, 8 MiB."""
     monotonic: Callable[[], float] = time.monotonic
     """Seconds that only go forward."""
-    check_cancelled: CheckCancelled = always
+    check_cancelled: CheckCancelled = never_cancelled
     check_scratch: CheckScratch = unbounded
     """Called with the folder `scratch` before a file there takes many bytes."""
     claim: Callable[[Digest], None] = lambda _name: None
@@ -173,7 +173,7 @@ class _Ingest:
         order = self._order
         with (
             tempfile.NamedTemporaryFile(dir=order.scratch) as file,
-            Bounded(order.workers, order.workers + 1, "put") as self._puts,
+            BoundedPool(order.workers, order.workers + 1, "put") as self._puts,
         ):
             self._fingerprints = FingerprintsWriter(file)
             for compared in self._compared():
@@ -181,7 +181,7 @@ class _Ingest:
             runs, repacked_blocks = self._repack(Runs.concatenate(self._runs))
             self._packer.flush()
             puts = [future.result() for future in self._packed]
-            same_source(order.reader, order.identity)
+            check_same_source(order.reader, order.identity)
             fingerprints_digest = self._put_fingerprints(file, [put.receipt.name for put in puts])
         data = encode_manifest(self._manifest(runs, puts, fingerprints_digest))
         # Read again before anyone names it: what a reader would refuse is never published.
@@ -216,7 +216,7 @@ class _Ingest:
                     self._order.check_cancelled()
                     yield fingerprinter.submit(self._compare, readers.submit(_read_piece, reader, index))
 
-            yield from in_order(begun(), threads + _PIECES_AHEAD)
+            yield from results_in_order(begun(), threads + _PIECES_AHEAD)
 
     def _compare(self, read: Future[_Piece]) -> _Known | _Unknown:
         """The piece, once it is read, beside the bases' at its place."""
@@ -293,7 +293,7 @@ class _Ingest:
         used = used_blocks(runs, len(self._bases))
         counts = used.sum(axis=1).astype(np.int64)
         packed_blocks = self._packer.packed_blocks
-        numbers = to_repack(
+        numbers = choose_segments_to_repack(
             counts,
             self._bases.blocks,
             new_segments=self._packer.segments,
@@ -511,7 +511,7 @@ def _check_size(virtual_bytes: int) -> None:
         )
 
 
-def same_source(reader: DiskReader, identity: SourceIdentity) -> None:
+def check_same_source(reader: DiskReader, identity: SourceIdentity) -> None:
     """See that a source is still what it was when the plan was made.
 
     Raises:

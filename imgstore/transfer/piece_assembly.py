@@ -28,14 +28,14 @@ PARKED_BYTES_MAX: Final = 64 * MIB
 
 Part: TypeAlias = tuple[int, bytes | memoryview]
 """Offset in the piece, in bytes, and what lies there."""
-Stretch: TypeAlias = tuple[int, int]
+Span: TypeAlias = tuple[int, int]
 """[begin, end) in bytes of the piece."""
 
 _ZEROS: Final = memoryview(bytes(PIECE_BYTES))
 
 
 @dataclass(frozen=True, slots=True)
-class Brought:
+class PieceParts:
     """Some blocks of a piece."""
 
     parts: Sequence[Part] = ()
@@ -44,11 +44,11 @@ class Brought:
     whole: bool = False
     """They are all of the piece."""
 
-    def __add__(self, other: "Brought") -> "Brought":
-        return Brought([*self.parts, *other.parts], self.blocks + other.blocks)
+    def __add__(self, other: "PieceParts") -> "PieceParts":
+        return PieceParts([*self.parts, *other.parts], self.blocks + other.blocks)
 
 
-class Assembly:
+class PieceAssembly:
     """The pieces that some runs make. Safe from several threads; each run is to be brought once."""
 
     def __init__(self, runs: Runs, *, parked_bytes_max: int = PARKED_BYTES_MAX) -> None:
@@ -56,12 +56,12 @@ class Assembly:
         piece = runs.block // PIECE_BLOCKS
         self._left = np.zeros(int(piece.max(initial=-1)) + 1, dtype=np.int64)
         np.add.at(self._left, piece, runs.count)
-        self._parked: dict[int, Brought] = {}
+        self._parked: dict[int, PieceParts] = {}
         self._room_blocks = parked_bytes_max // BLOCK_BYTES
         self._apart: set[int] = set()
         self._lock = threading.Lock()
 
-    def bring(self, piece: int, brought: Brought) -> Brought:
+    def bring(self, piece: int, brought: PieceParts) -> PieceParts:
         """Take blocks of a piece, as they lie in one segment. None of their memory is held on to.
 
         Returns:
@@ -75,10 +75,10 @@ class Assembly:
             if self._left[piece] == 0:
                 return replace(self._taken(piece) + brought, whole=True)
             if brought.blocks <= self._room_blocks:
-                own = Brought([(at, bytes(data)) for at, data in brought.parts], brought.blocks)
-                self._parked[piece] = self._parked.get(piece, Brought()) + own
+                own = PieceParts([(at, bytes(data)) for at, data in brought.parts], brought.blocks)
+                self._parked[piece] = self._parked.get(piece, PieceParts()) + own
                 self._room_blocks -= own.blocks
-                return Brought()
+                return PieceParts()
             self._apart.add(piece)
             every = self._taken(piece) + brought
             self._left[piece] += every.blocks
@@ -90,13 +90,13 @@ class Assembly:
             self._left[piece] -= blocks
             return bool(self._left[piece] == 0)
 
-    def _taken(self, piece: int) -> Brought:
-        parked = self._parked.pop(piece, Brought())
+    def _taken(self, piece: int) -> PieceParts:
+        parked = self._parked.pop(piece, PieceParts())
         self._room_blocks += parked.blocks
         return parked
 
 
-class Rooms:
+class PieceBuffers:
     """Memory for whole pieces, one for each thread at work, at page boundaries: so it can be written past the cache."""
 
     def __init__(self) -> None:
@@ -114,9 +114,9 @@ class Rooms:
         self._free.append(room)
 
 
-def lay(parts: Sequence[Part], room: memoryview) -> list[Stretch]:
+def join_parts(parts: Sequence[Part], room: memoryview) -> list[Span]:
     """Lay the parts of a piece into `room`, zeros between them; tells the stretches that they fill, each as long as can be."""
-    stretches: list[Stretch] = []
+    stretches: list[Span] = []
     begin = end = 0
     for at, data in sorted(parts, key=itemgetter(0)):
         if at != end:

@@ -21,7 +21,7 @@ _FETCHES_MAX: Final = 1.5
 _SLOT_BYTES: Final = SEGMENT_BLOCKS * BLOCK_BYTES
 
 
-class DecodedCache:
+class SegmentCache:
     """Decoded segments in a file without a name, the least recently read going first. Safe from several threads."""
 
     def __init__(
@@ -74,7 +74,7 @@ class DecodedCache:
         self._file.close()
 
 
-def fetches(manifest: Manifest, cache_bytes: int) -> int:
+def count_fetches(manifest: Manifest, cache_bytes: int) -> int:
     """How many segments a read of the disk from beginning to end would fetch through an empty cache of that size.
 
     Each once, where the cache holds all of them.
@@ -98,15 +98,15 @@ def fetches(manifest: Manifest, cache_bytes: int) -> int:
 class RangeReader:
     """Reads any range of a disk. Each segment is checked against its name when it is fetched."""
 
-    def __init__(self, manifest: Manifest, reader: SegmentReader, cache: DecodedCache) -> None:
+    def __init__(self, manifest: Manifest, reader: SegmentReader, cache: SegmentCache) -> None:
         self._manifest = manifest
         self._reader = reader
         self._cache = cache
 
     @property
-    def scatters(self) -> bool:
+    def prefers_scatter(self) -> bool:
         """Whether a read of the whole disk would fetch more than 1.5 times its segments (rules.md, rule 15)."""
-        return fetches(self._manifest, self._cache.cache_bytes) > _FETCHES_MAX * len(self._manifest.segments)
+        return count_fetches(self._manifest, self._cache.cache_bytes) > _FETCHES_MAX * len(self._manifest.segments)
 
     @property
     def virtual_bytes(self) -> int:

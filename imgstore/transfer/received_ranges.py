@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Arrived:
+class ReceivedRange:
     """A range that has arrived, end excluded."""
 
     begin: int
@@ -15,20 +15,20 @@ class Arrived:
     """XXH3 of the bytes; None is zeros."""
 
 
-class Ranges:
+class ReceivedRanges:
     """What has arrived: apart, in order."""
 
     def __init__(self) -> None:
         self._begins: list[int] = []
-        self._arrived: list[Arrived] = []
+        self._arrived: list[ReceivedRange] = []
 
-    def __iter__(self) -> Iterator[Arrived]:
+    def __iter__(self) -> Iterator[ReceivedRange]:
         return iter(self._arrived)
 
     def __len__(self) -> int:
         return len(self._arrived)
 
-    def touching(self, begin: int, end: int) -> list[Arrived]:
+    def overlapping(self, begin: int, end: int) -> list[ReceivedRange]:
         """Those that have a byte in [begin, end)."""
         low = self._first(begin)
         high = bisect_left(self._begins, end)
@@ -36,21 +36,21 @@ class Ranges:
 
     def drop(self, begin: int, end: int) -> None:
         """Forget those that have a byte in [begin, end), but for the zeros that stand out of it."""
-        gone = self.touching(begin, end)
+        gone = self.overlapping(begin, end)
         low = self._first(begin)
         del self._begins[low : low + len(gone)], self._arrived[low : low + len(gone)]
         for each in gone:
             if each.digest is None and each.begin < begin:
-                self.put(Arrived(each.begin, begin, None))
+                self.put(ReceivedRange(each.begin, begin, None))
             if each.digest is None and each.end > end:
-                self.put(Arrived(end, each.end, None))
+                self.put(ReceivedRange(end, each.end, None))
 
-    def put(self, arrived: Arrived) -> None:
+    def put(self, arrived: ReceivedRange) -> None:
         """Add one that touches none."""
         at = bisect_left(self._begins, arrived.begin)
         before = self._arrived[at - 1] if at else None
         if before is not None and before.digest is None and arrived.digest is None and before.end == arrived.begin:
-            self._arrived[at - 1] = Arrived(before.begin, arrived.end, None)
+            self._arrived[at - 1] = ReceivedRange(before.begin, arrived.end, None)
             return
         self._begins.insert(at, arrived.begin)
         self._arrived.insert(at, arrived)

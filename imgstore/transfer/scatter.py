@@ -15,14 +15,14 @@ from imgstore.domain.errors import ObjectCorrupt, ObjectNotFound, StoreError
 from imgstore.domain.storage.digests import Digest, digest_of
 from imgstore.domain.storage.sizes import BLOCK_BYTES, PIECE_BLOCKS, PIECE_BYTES
 from imgstore.segments.manifest import Column, Manifest, Runs, piece_bytes
-from imgstore.transfer.bounded_pool import Bounded
-from imgstore.transfer.piece_assembly import Assembly, Brought, Part, Rooms, lay
-from imgstore.transfer.slot_access import CheckCancelled, SlotAccess, first_served
+from imgstore.transfer.bounded_pool import BoundedPool
+from imgstore.transfer.piece_assembly import Part, PieceAssembly, PieceBuffers, PieceParts, join_parts
+from imgstore.transfer.slot_access import CheckCancelled, SlotAccess, read_from_any
 
 _T = TypeVar("_T")
 
 
-class Placing(Protocol):
+class ScatterTarget(Protocol):
     """What can be written and read at offsets: a `DiskWriter`, as far as it is needed here."""
 
     def write_at(self, offset: int, data: bytes | memoryview, *, read_soon: bool = False) -> None:
@@ -48,7 +48,7 @@ class Damage:
         return isinstance(self.error, (ObjectNotFound, ObjectCorrupt))
 
 
-def unheeded(_slot: SlotAccess, _name: Digest, _is_damaged: bool, /) -> None:  # noqa: FBT001 - as `served`
+def ignore_served(_slot: SlotAccess, _name: Digest, _is_damaged: bool, /) -> None:  # noqa: FBT001 - as `served`
     """Do nothing: most readers have one slot."""
 
 
@@ -58,9 +58,9 @@ class SegmentReader:
 
     slots: Sequence[SlotAccess]
     damages: list[Damage] = field(default_factory=list)
-    served: Callable[[SlotAccess, Digest, bool], None] = unheeded
+    served: Callable[[SlotAccess, Digest, bool], None] = ignore_served
     """Told each segment, the slot that served it, and whether another slot has it missing or wrong; from the reading
-    threads. Also told of a slot that served it too late to be used (`first_served`): its bytes have moved all the same."""
+    threads. Also told of a slot that served it too late to be used (`read_from_any`): its bytes have moved all the same."""
 
     def blocks(self, name: Digest) -> memoryview:
         """The blocks of a segment, checked.
@@ -84,7 +84,7 @@ class SegmentReader:
         def count(slot: SlotAccess) -> None:
             self.served(slot, name, any(each.is_certain for each in met))
 
-        slot, found = first_served(self.slots, read, failed, unused=count)
+        slot, found = read_from_any(self.slots, read, failed, unused=count)
         count(slot)
         return found
 
@@ -92,7 +92,7 @@ class SegmentReader:
 def scatter(
     manifest: Manifest,
     reader: SegmentReader,
-    writer: Placing,
+    writer: ScatterTarget,
     *,
     workers: int,
     check_cancelled: CheckCancelled,
@@ -122,7 +122,7 @@ def scatter(
     wanted = np.flatnonzero(chosen[runs.block // PIECE_BLOCKS])
     order = wanted[np.argsort(runs.segment[wanted], kind="stable")]
     begins = np.flatnonzero(np.diff(runs.segment[order], prepend=-1))
-    assembly, rooms = Assembly(runs.take(wanted)), Rooms()
+    assembly, rooms = PieceAssembly(runs.take(wanted)), PieceBuffers()
 
     def place(part: Column) -> None:
         """Fetch the one segment of these runs, and bring its blocks to their pieces."""
@@ -130,14 +130,14 @@ def scatter(
         blocks = reader.blocks(manifest.segments.name(int(runs.segment[part[0]])))
         moved(sum(put(*each) for each in _by_piece(runs.take(part), blocks, manifest.virtual_bytes)))
 
-    def put(piece: int, brought: Brought) -> int:
+    def put(piece: int, brought: PieceParts) -> int:
         """Write what can be written now, check the piece if it is whole by it; how many bytes were written."""
         first, length = piece * PIECE_BYTES, piece_bytes(manifest.virtual_bytes, piece)
         now = assembly.bring(piece, brought)
         if now.whole:
             with rooms.room() as room:
                 whole = room[:length]
-                stretches = lay(now.parts, whole)
+                stretches = join_parts(now.parts, whole)
                 _check_piece(manifest, piece, whole)
                 for begin, end in stretches:
                     writer.write_at(first + begin, whole[begin:end])
@@ -148,12 +148,12 @@ def scatter(
                 _check_piece(manifest, piece, writer.read_at(first, length))
         return sum(len(data) for _, data in now.parts)
 
-    with Bounded(workers, workers * 2, "scatter") as pool:
+    with BoundedPool(workers, workers * 2, "scatter") as pool:
         for begin, end in pairwise([*begins.tolist(), len(order)]):
             pool.submit(place, order[begin:end])
 
 
-def _by_piece(runs: Runs, content: memoryview, virtual_bytes: int) -> Iterator[tuple[int, Brought]]:
+def _by_piece(runs: Runs, content: memoryview, virtual_bytes: int) -> Iterator[tuple[int, PieceParts]]:
     """What the runs of one segment bring to each piece.
 
     Args:
@@ -170,7 +170,7 @@ def _by_piece(runs: Runs, content: memoryview, virtual_bytes: int) -> Iterator[t
             begin = at * BLOCK_BYTES
             parts.append((block * BLOCK_BYTES - piece * PIECE_BYTES, content[begin : begin + length]))
             blocks += count
-        yield piece, Brought(parts, blocks)
+        yield piece, PieceParts(parts, blocks)
 
 
 def _check_piece(manifest: Manifest, index: int, data: bytes | memoryview) -> None:

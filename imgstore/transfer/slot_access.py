@@ -13,7 +13,7 @@ from imgstore.segments import codec
 from imgstore.segments.manifest import Manifest, decode_manifest, intact, manifest_digest
 from imgstore.stores.interface import Body, ObjectInfo, ObjectStore
 from imgstore.stores.wrappers.hedging import race
-from imgstore.transfer.bounded_pool import Bounded
+from imgstore.transfer.bounded_pool import BoundedPool
 
 CheckCancelled: TypeAlias = Callable[[], None]
 """Called before each request; raises where nothing further is to be begun."""
@@ -21,7 +21,7 @@ CheckCancelled: TypeAlias = Callable[[], None]
 _T = TypeVar("_T")
 
 
-def always() -> None:
+def never_cancelled() -> None:
     """The `CheckCancelled` of one who holds no lease."""
 
 
@@ -61,15 +61,15 @@ class SlotAccess:
         Raises:
             ObjectNotFound, ObjectCorrupt: it is not in the slot, or no copy there matches its name.
         """
-        return self.store.get(self.prefix + object_keys.segment_key(name), codec.named(name))
+        return self.store.get(self.prefix + object_keys.segment_key(name), codec.matches_name(name))
 
     def segment_blocks(self, name: Digest) -> memoryview:
         """A segment's blocks, concatenated. Raises as `segment_body`."""
-        return codec.decode_accepted(self.segment_body(name), name)
+        return codec.decode_verified(self.segment_body(name), name)
 
     def put_segment(self, name: Digest, body: Body) -> ObjectInfo:
         """Store a segment so that it is confirmed: a store that checks no checksum is read back (rules.md, rule 4)."""
-        return self._put_confirmed(object_keys.segment_key(name), body, codec.named(name))
+        return self._put_confirmed(object_keys.segment_key(name), body, codec.matches_name(name))
 
     def segments(self) -> SegmentListing:
         """List the segments of the slot. Objects whose key is no segment's are ignored."""
@@ -97,7 +97,7 @@ class SlotAccess:
         names: Iterable[Digest],
         *,
         workers: int,
-        check_cancelled: CheckCancelled = always,
+        check_cancelled: CheckCancelled = never_cancelled,
         was_read: Callable[[Digest], None] = lambda _name: None,
     ) -> frozenset[Digest]:
         """Those of the segments that are not there or do not match their name, found by reading each whole.
@@ -115,7 +115,7 @@ class SlotAccess:
             was_read(name)
             return None if serves else name
 
-        with Bounded(workers, workers * 2, "look") as pool:
+        with BoundedPool(workers, workers * 2, "look") as pool:
             looked = [pool.submit(look, name) for name in names]
         return frozenset(name for future in looked if (name := future.result()) is not None)
 
@@ -148,7 +148,7 @@ class SlotAccess:
         """Any other object below the slot."""
         return self.store.get(self.prefix + key, accept)
 
-    def remove(self, keys_below: Iterable[str], check_cancelled: CheckCancelled = always) -> None:
+    def remove(self, keys_below: Iterable[str], check_cancelled: CheckCancelled = never_cancelled) -> None:
         """Take objects away. One that is not there is no error.
 
         Args:
@@ -182,7 +182,7 @@ class SlotAccess:
             ) from error
 
 
-def first_served(
+def read_from_any(
     slots: Sequence[SlotAccess],
     read: Callable[[SlotAccess], _T],
     failed: Callable[[SlotAccess, StoreError], None] = lambda _slot, _error: None,

@@ -34,7 +34,7 @@ from imgstore.domain.settings.disk_space import DiskSpace
 from imgstore.domain.storage.sizes import MIB
 from imgstore.formats.files.atomic_file import write_all
 from imgstore.formats.files.holes import clear_range
-from imgstore.transfer.received_ranges import Arrived, Ranges
+from imgstore.transfer.received_ranges import ReceivedRange, ReceivedRanges
 
 _MAGIC: Final = b"IMGSTSPL"
 _HEADER: Final = struct.Struct("<8sIIQ")
@@ -87,7 +87,7 @@ class Spool:
         self.path: Final = folder / "data"
         self.file_bytes: Final = file_bytes
         self._space = space
-        self._ranges = Ranges()
+        self._ranges = ReceivedRanges()
         self._lock = threading.Lock()
         self._records = 0
         self._in_journal = 0
@@ -131,7 +131,7 @@ class Spool:
     def extents(self, begin: int = 0, end: int | None = None) -> Iterator[Extent]:
         """Return the ranges that hold data and touch [begin, end), in order."""
         with self._lock:
-            found = self._ranges.touching(begin, self.file_bytes if end is None else end)
+            found = self._ranges.overlapping(begin, self.file_bytes if end is None else end)
         return (Extent(offset=each.begin, length=each.end - each.begin) for each in found if each.digest is not None)
 
     def write(self, offset: int, parts: Sequence[Bytes]) -> None:
@@ -174,23 +174,23 @@ class Spool:
             end += len(part)
         with self._lock:
             self._cut(offset, end)
-            self._add(Arrived(offset, end, hasher.intdigest()))
+            self._add(ReceivedRange(offset, end, hasher.intdigest()))
 
     def zeroed(self, offset: int, length: int) -> None:
         """The range is zeros: a hole in the file."""
         with self._lock:
-            touched = self._ranges.touching(offset, offset + length)
+            touched = self._ranges.overlapping(offset, offset + length)
             unknown = any(each.digest is not None for each in touched) or not self._is_hole(offset, length)
             self._cut(offset, offset + length)
             if unknown:
                 clear_range(self._file, offset, length)
-            self._add(Arrived(offset, offset + length, None))
+            self._add(ReceivedRange(offset, offset + length, None))
 
     def clear(self) -> None:
         """Nothing has arrived."""
         with self._lock:
             self._cut(0, self.file_bytes)
-            self._ranges = Ranges()
+            self._ranges = ReceivedRanges()
             os.ftruncate(self._file, 0)
             os.ftruncate(self._file, self.file_bytes)
 
@@ -204,7 +204,7 @@ class Spool:
     def read_at(self, offset: int, length: int) -> bytes:
         """What arrived; zeros where nothing did, whatever a broken write left in the file there."""
         with self._lock:
-            here = self._ranges.touching(offset, offset + length)
+            here = self._ranges.overlapping(offset, offset + length)
         out = bytearray(os.pread(self._file, length, offset))
         at = offset
         for each in here:
@@ -255,11 +255,11 @@ class Spool:
 
     def _cut(self, begin: int, end: int) -> None:
         """Withdraw a range, in the journal first; what its neighbours keep gets hashes of its own."""
-        touched = self._ranges.touching(begin, end)
+        touched = self._ranges.overlapping(begin, end)
         if not touched:
             return
         kept = [
-            Arrived(low, high, self._digest(low, high))
+            ReceivedRange(low, high, self._digest(low, high))
             for each in touched
             if each.digest is not None
             for low, high in ((each.begin, begin), (end, each.end))
@@ -270,7 +270,7 @@ class Spool:
         for each in kept:
             self._ranges.put(each)
 
-    def _add(self, arrived: Arrived) -> None:
+    def _add(self, arrived: ReceivedRange) -> None:
         self._write(_record(arrived))
         self._ranges.put(arrived)
         if self._in_journal > _RECORDS_KEPT and self._in_journal > 2 * len(self._ranges):
@@ -339,7 +339,7 @@ class Spool:
                 continue
             self._ranges.drop(offset, offset + length)
             if kind != _Kind.CUT:
-                self._ranges.put(Arrived(offset, offset + length, digest if kind == _Kind.DATA else None))
+                self._ranges.put(ReceivedRange(offset, offset + length, digest if kind == _Kind.DATA else None))
         os.ftruncate(self._journal, at)
         return sealed and at == size
 
@@ -351,7 +351,7 @@ class Spool:
             self._write((each.begin, each.end - each.begin, _Kind.CUT, 0))
             self._ranges.drop(each.begin, each.end)
 
-    def _found(self, arrived: Arrived) -> bool:
+    def _found(self, arrived: ReceivedRange) -> bool:
         if arrived.digest is not None:
             return self._digest(arrived.begin, arrived.end) == arrived.digest
         spans = range(arrived.begin, arrived.end, MIB)
@@ -424,7 +424,7 @@ def _hold(path: Path, patience: Callable[[], bool]) -> int:
         return held
 
 
-def _record(arrived: Arrived) -> tuple[int, int, _Kind, int]:
+def _record(arrived: ReceivedRange) -> tuple[int, int, _Kind, int]:
     kind = _Kind.ZEROS if arrived.digest is None else _Kind.DATA
     return arrived.begin, arrived.end - arrived.begin, kind, arrived.digest or 0
 

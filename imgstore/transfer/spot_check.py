@@ -18,7 +18,7 @@ SAMPLE_STEP = 16
 """One in sixteen of the pieces that mix reused and new blocks (rules.md, rule 11)."""
 
 
-def pieces_to_check(manifest: Manifest, work_uid: str, *, full: bool) -> Column:
+def choose_pieces(manifest: Manifest, work_uid: str, *, full: bool) -> Column:
     """The indexes of the pieces to put together: all, or a sample of those that mix old segments with new ones."""
     if full:
         return manifest.pieces.index
@@ -44,7 +44,7 @@ def check_assembly(
     Raises:
         ObjectCorrupt: a piece, or a segment, is not what it should be. Nothing was published.
     """
-    chosen = pieces_to_check(manifest, work_uid, full=full)
+    chosen = choose_pieces(manifest, work_uid, full=full)
     if len(chosen):
         with _ScratchDisk(scratch) as disk:
             scatter(

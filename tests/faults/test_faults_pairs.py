@@ -169,7 +169,7 @@ LISTED: Final = Moment(owner=DirectoryStore, name="put", key="/fingerprints/")
 ROWS_IN: Final = Moment(owner=DirectoryStore, name="put", key="/manifests/")
 """Publish, replicate: the rows are written, the manifest is to be put. Make: it is pinned, the reference is to be put."""
 ALL_IN: Final = Moment(owner=replication_ingest, name="complete_replica")
-CLAIMED: Final = Moment(owner=replication_copy, name="to_send")
+CLAIMED: Final = Moment(owner=replication_copy, name="plan_segments")
 """Replicate: what is wanted is no longer condemned, nothing was looked at."""
 COPIED: Final = Moment(owner=replication_copy, name="complete_replica")
 READING: Final = Moment(owner=DirectoryStore, name="get", key="/segments/")

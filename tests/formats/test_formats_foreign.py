@@ -22,7 +22,7 @@ from formats_images import (
 from imgstore.domain.disks.sources import DiskFormat, Extent
 from imgstore.domain.errors import ImageRefused, ImageTruncated, SafetyCheckFailed, ToolMissing
 from imgstore.formats import LocalFile, inspect_image, open_disk
-from imgstore.formats.qemu.qemu_formats import examine_foreign
+from imgstore.formats.qemu.qemu_formats import examine_converted
 
 QCOW2, VHDX, VMDK = DiskFormat.QCOW2, DiskFormat.VHDX, DiskFormat.VMDK
 VIRTUAL_BYTES = 5 * MIB + 512
@@ -226,7 +226,7 @@ def test_a_file_cut_behind_its_headers_is_refused(
 def all_pass(image: Path, form: DiskFormat) -> bool:
     source = LocalFile(image)
     try:
-        return all(finding.passed for finding in examine_foreign(source, form).findings)
+        return all(finding.passed for finding in examine_converted(source, form).findings)
     finally:
         source.close()
 
@@ -406,9 +406,9 @@ def test_a_backing_file_that_appears_after_the_checks_is_not_opened(
     base, overlay = make(QCOW2), tmp_path / "overlay.qcow2"
     qemu_img("create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, overlay)
     source, clean = LocalFile(overlay), LocalFile(base)
-    checked = examine_foreign(clean, QCOW2)
-    monkeypatch.setattr("imgstore.formats.qemu.qemu_reader.examine_foreign", lambda *_: checked)
-    monkeypatch.setattr("imgstore.formats.qemu.qemu_reader.second_opinion", lambda *_: checked.findings[0])
+    checked = examine_converted(clean, QCOW2)
+    monkeypatch.setattr("imgstore.formats.qemu.qemu_reader.examine_converted", lambda *_: checked)
+    monkeypatch.setattr("imgstore.formats.qemu.qemu_reader.oslo_finding", lambda *_: checked.findings[0])
     reader = open_disk(source, format=QCOW2, scratch=tmp_path / "scratch")
 
     assert reader.read_at(0, VIRTUAL_BYTES) == bytes(VIRTUAL_BYTES)

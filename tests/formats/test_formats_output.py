@@ -16,7 +16,7 @@ from formats_images import DIGEST, MIB, names_in
 
 from imgstore.domain.disks.sources import DiskFormat, DiskWriter, Extent
 from imgstore.domain.errors import InvalidInput, OutputError
-from imgstore.formats import WRITABLE, create_writer
+from imgstore.formats import WRITABLE_FORMATS, create_writer
 from imgstore.formats.files import atomic_file
 
 SPAN = Extent(offset=0, length=MIB)
@@ -30,7 +30,7 @@ def _writer(path: Path, form: DiskFormat = DiskFormat.VHD_FIXED, *, overwrite: b
 
 
 @pytest.mark.engine("qemu-img")
-@pytest.mark.parametrize("form", WRITABLE)
+@pytest.mark.parametrize("form", WRITABLE_FORMATS)
 def test_nothing_is_seen_before_publish_and_nothing_else_after(tmp_path: Path, form: DiskFormat) -> None:
     path = tmp_path / "disk"
     writer = _writer(path, form)
@@ -44,7 +44,7 @@ def test_nothing_is_seen_before_publish_and_nothing_else_after(tmp_path: Path, f
 
 
 @pytest.mark.engine("qemu-img")
-@pytest.mark.parametrize("form", WRITABLE)
+@pytest.mark.parametrize("form", WRITABLE_FORMATS)
 def test_abandon_leaves_nothing(tmp_path: Path, form: DiskFormat) -> None:
     writer = _writer(tmp_path / "disk", form)
     writer.write_at(0, DATA)

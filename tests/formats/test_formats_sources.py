@@ -23,7 +23,7 @@ from imgstore.domain.disks.sources import DiskFormat, Extent
 from imgstore.domain.errors import ImageRefused, ImageTruncated, InvalidInput, SourceChanged, StoreError
 from imgstore.domain.resources import HyperVGeneration
 from imgstore.domain.storage.sizes import GIB
-from imgstore.formats import DISK_BYTES_MAX, LocalFile, create_writer, generation_of, inspect_image, open_disk
+from imgstore.formats import DISK_BYTES_MAX, LocalFile, create_writer, detect_generation, inspect_image, open_disk
 from imgstore.formats.raw import RawReader
 
 ESP = UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
@@ -215,19 +215,19 @@ class _Huge(MemorySource):
     ],
 )
 def test_the_generation_is_the_partition_table_s(disk: bytes, generation: HyperVGeneration | None) -> None:
-    assert generation_of(RawReader(MemorySource(disk))) == generation
+    assert detect_generation(RawReader(MemorySource(disk))) == generation
 
 
 def test_a_partition_table_that_lies_is_not_followed() -> None:
     disk = bytearray(gpt_disk(ESP))
     disk[512 + 80 : 512 + 84] = b"\xff" * 4  # the number of entries
-    assert generation_of(RawReader(MemorySource(bytes(disk)))) is None
+    assert detect_generation(RawReader(MemorySource(bytes(disk)))) is None
 
 
 def test_a_partition_table_of_gigabytes_is_not_read() -> None:
     disk = bytearray(gpt_disk(ESP))
     disk[512 + 80 : 512 + 84] = (1 << 30).to_bytes(4, "little")
-    assert generation_of(RawReader(_Huge(bytes(disk)))) is None  # reading 128 GiB would fail the source's assertion
+    assert detect_generation(RawReader(_Huge(bytes(disk)))) is None  # reading 128 GiB would fail the source's assertion
 
 
 def test_inspection_says_what_azure_takes(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from imgstore.testing.sample_gallery import (
     show,
     states,
 )
-from imgstore.transfer.ranges import DecodedCache
+from imgstore.transfer.ranges import SegmentCache
 
 pytest_plugins = ["imgstore.testing.published_gallery"]
 
@@ -101,7 +101,7 @@ def test_who_reads_by_offset_is_metered_as_it_reads(lost_east: Installation, tmp
     with lost_east.catalog.reading() as transaction:
         disk = transaction.disks.get(lost_east.subscription, GROUP, "d1")
     assert disk is not None
-    with closing(DecodedCache(tmp_path)) as cache:
+    with closing(SegmentCache(tmp_path)) as cache:
         opened = open_for_reading(lost_east, disk, cache)
         opened.read_at(0, MIB)
         first = reads(lost_east)

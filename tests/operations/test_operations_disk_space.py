@@ -46,7 +46,7 @@ from imgstore.testing.sample_gallery import (
     open_home,
     publish,
 )
-from imgstore.transfer.ranges import DecodedCache
+from imgstore.transfer.ranges import SegmentCache
 from imgstore.transfer.spool import spool_folder
 
 DISK_BYTES = 64 * MIB
@@ -150,7 +150,7 @@ def test_the_usual_reserve_is_a_twentieth_and_at_most_a_gibibyte(small_disk: Pat
 
 
 def test_a_cache_does_without_room(tmp_path: Path) -> None:
-    cache = DecodedCache(tmp_path, has_room=lambda _bytes: False)
+    cache = SegmentCache(tmp_path, has_room=lambda _bytes: False)
     cache.put(b"a" * 32, memoryview(bytes(4096)))
     assert cache.get(b"a" * 32, 0, 1) is None
     cache.close()
@@ -294,7 +294,7 @@ def test_a_stored_disk_that_is_put_together_needs_its_bytes_of_scratch(tmp_path:
         with installation.catalog.reading() as transaction:
             disk = transaction.disks.get(installation.subscription, GROUP, "d")
         assert disk is not None
-        with closing(DecodedCache(installation.scratch, cache_bytes=1)) as cache:
+        with closing(SegmentCache(installation.scratch, cache_bytes=1)) as cache:
             opened = open_for_reading(installation, disk, cache)
             object.__setattr__(opened, "ranges", _scattered(opened.ranges))
             with pytest.raises(StoreFull, match="scratch files of a work"), opened.at_once():

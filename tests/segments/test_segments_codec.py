@@ -244,8 +244,8 @@ def test_fingerprints_forged_anyhow_are_refused_or_add_up(data: st.DataObject) -
 
 
 @given(st.binary(min_size=32, max_size=32), st.text("abcdef0123456789-/", max_size=200))
-def test_references_round_trip(named: bytes, key: str) -> None:
-    reference = Reference(digest=named, body_key=key)
+def test_references_round_trip(matches_name: bytes, key: str) -> None:
+    reference = Reference(digest=matches_name, body_key=key)
     assert decode_reference(encode_reference(reference)) == reference
 
 

@@ -7,7 +7,7 @@ from segments_golden import FRAME, FRAMED, MANIFEST, PRINTS, REFERENCE, SEGMENTS
 
 from imgstore.domain.errors import ObjectCorrupt
 from imgstore.domain.storage.digests import digest_of
-from imgstore.segments.codec import HEADER, Encoding, decode_segment, named
+from imgstore.segments.codec import HEADER, Encoding, decode_segment, matches_name
 from imgstore.segments.fingerprints import decode_fingerprints
 from imgstore.segments.manifest import Manifest, decode_manifest, intact, manifest_digest
 from imgstore.segments.reference import decode_reference
@@ -108,8 +108,8 @@ def test_every_truncation_and_every_tail_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", list(SEGMENTS))
 def test_a_store_is_told_which_body_to_serve(name: str) -> None:
     body = golden(name)
-    assert named(digest_of(body))(body)
-    assert not named(digest_of(body))(body + b"\0")
+    assert matches_name(digest_of(body))(body)
+    assert not matches_name(digest_of(body))(body + b"\0")
 
 
 @pytest.mark.parametrize("name", EVERY)

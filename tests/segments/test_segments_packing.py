@@ -10,7 +10,7 @@ from imgstore.segments.codec import HEADER_BYTES
 from imgstore.segments.fingerprint_index import ZERO, Locations
 from imgstore.segments.fingerprints import Fingerprints, from_bytes
 from imgstore.segments.manifest import Runs
-from imgstore.segments.packing import Packer, locations_of, runs_of, to_repack, used_blocks
+from imgstore.segments.packing import Packer, choose_segments_to_repack, locations_of, runs_of, used_blocks
 
 location = st.one_of(
     st.just(int(ZERO)), st.integers(0, 40), st.integers(1000, 1060), st.integers(2**32 - 4096, 2**32 - 3000)
@@ -105,13 +105,13 @@ def test_both_bounds_hold_after_repacking(old: list[tuple[int, int]], new: int, 
     blocks = np.array([each for _, each in old], dtype=np.int64)
     packed = max(0, new - 1) * 1024 + (last if new else 0)
     content = int(used.sum()) + packed
-    chosen = to_repack(used, blocks, new_segments=new, content_blocks=content)
+    chosen = choose_segments_to_repack(used, blocks, new_segments=new, content_blocks=content)
     assert chosen.tolist() == sorted(set(chosen.tolist()))
     kept = np.setdiff1d(np.flatnonzero(used), chosen)
     moved = int(used[chosen].sum())
     # The packer goes on where it stands, so its blocks and the repacked ones share their segments.
-    named = len(kept) + -(-(packed + moved) // 1024)
-    assert named <= 2 * -(-content // 1024) + 16
+    matches_name = len(kept) + -(-(packed + moved) // 1024)
+    assert matches_name <= 2 * -(-content // 1024) + 16
     assert int(blocks[kept].sum()) + packed + moved <= 4 * content
     assert (used[chosen] > 0).all(), "what is not named is not packed again"
 
@@ -122,25 +122,25 @@ def test_no_more_is_repacked_than_the_bounds_ask(old: list[tuple[int, int]]) -> 
     blocks = np.array([each for _, each in old], dtype=np.int64)
     well = bool((used[used > 0] * 4 >= blocks[used > 0]).all())
     few = np.count_nonzero(used) <= 2 * -(-int(used.sum()) // 1024) + 16
-    chosen = to_repack(used, blocks, new_segments=0, content_blocks=int(used.sum()))
+    chosen = choose_segments_to_repack(used, blocks, new_segments=0, content_blocks=int(used.sum()))
     assert (len(chosen) == 0) == (well and few)
 
 
 @pytest.mark.parametrize(("used", "repacked"), [(0, False), (1, True), (255, True), (256, False), (1024, False)])
 def test_a_quarter_is_enough(used: int, repacked: bool) -> None:
-    chosen = to_repack(np.array([used]), np.array([1024]), new_segments=0, content_blocks=used)
+    chosen = choose_segments_to_repack(np.array([used]), np.array([1024]), new_segments=0, content_blocks=used)
     assert chosen.tolist() == ([0] if repacked else [])
 
 
 def test_many_small_segments_are_gathered_up_to_the_bound_and_not_beyond() -> None:
     """A hundred well used segments of ten blocks: 2 x ceil(1,000 / 1,024) + 16 = 18 may be named."""
     whole = np.full(100, 10)
-    chosen = to_repack(whole, whole, new_segments=0, content_blocks=1000)
+    chosen = choose_segments_to_repack(whole, whole, new_segments=0, content_blocks=1000)
     assert 100 - len(chosen) + 1 == 18
 
 
 def test_the_least_filled_go_first() -> None:
     used = np.array([1000] + [300] * 20 + [260, 261] * 10)
-    chosen = to_repack(used, np.full(len(used), 1024), new_segments=0, content_blocks=int(used.sum()))
+    chosen = choose_segments_to_repack(used, np.full(len(used), 1024), new_segments=0, content_blocks=int(used.sum()))
     assert 0 < len(chosen) < 21
     assert sorted(used[chosen].tolist()) == sorted(used.tolist())[: len(chosen)]

@@ -16,9 +16,9 @@ from imgstore.domain.errors import ObjectCorrupt
 from imgstore.domain.storage.sizes import PIECE_BLOCKS
 from imgstore.segments.manifest import Runs
 from imgstore.transfer import scatter as scattering
-from imgstore.transfer.piece_assembly import Assembly, Brought, Part, Rooms, lay
+from imgstore.transfer.piece_assembly import Part, PieceAssembly, PieceBuffers, PieceParts, join_parts
 from imgstore.transfer.scatter import SegmentReader, scatter
-from imgstore.transfer.slot_access import always
+from imgstore.transfer.slot_access import never_cancelled
 
 Blocks = dict[int, int]
 """Of a disk: which byte fills which block."""
@@ -30,17 +30,17 @@ disks = st.dictionaries(
 )
 
 
-def part(block: int, filling: int) -> tuple[int, Brought]:
+def part(block: int, filling: int) -> tuple[int, PieceParts]:
     """One block, as `bring` takes it."""
     piece, within = divmod(block, PIECE_BLOCKS)
-    return piece, Brought([(within * BLOCK, memoryview(bytes([filling]) * BLOCK))], 1)
+    return piece, PieceParts([(within * BLOCK, memoryview(bytes([filling]) * BLOCK))], 1)
 
 
-def assembly_of(blocks: Blocks, room_blocks: int) -> Assembly:
+def assembly_of(blocks: Blocks, room_blocks: int) -> PieceAssembly:
     """Each block is a run."""
     column = np.array(sorted(blocks))
     ones = np.ones_like(column)
-    return Assembly(Runs(block=column, count=ones, segment=ones, at=ones), parked_bytes_max=room_blocks * BLOCK)
+    return PieceAssembly(Runs(block=column, count=ones, segment=ones, at=ones), parked_bytes_max=room_blocks * BLOCK)
 
 
 @given(disks, st.integers(0, 12), st.randoms(use_true_random=False))
@@ -69,16 +69,16 @@ def test_what_waits_is_a_copy() -> None:
     """Or the segment that it lies in would stay in memory, all of it."""
     assembly = assembly_of({0: 1, 1: 2}, 9)
     memory = bytearray(b"a" * BLOCK)
-    assert not assembly.bring(0, Brought([(0, memoryview(memory))], 1)).parts
+    assert not assembly.bring(0, PieceParts([(0, memoryview(memory))], 1)).parts
     memory[:] = b"b" * BLOCK
-    first = assembly.bring(0, Brought([(BLOCK, memoryview(memory))], 1)).parts[0][1]
+    first = assembly.bring(0, PieceParts([(BLOCK, memoryview(memory))], 1)).parts[0][1]
     assert bytes(first) == b"a" * BLOCK
 
 
 def test_a_set_apart_piece_is_whole_when_all_of_it_is_written() -> None:
     """What was parked counts as written only once it is."""
     assembly = assembly_of({0: 1, 1: 2, 2: 3}, 1)
-    assert assembly.bring(*part(0, 1)) == Brought()
+    assert assembly.bring(*part(0, 1)) == PieceParts()
     apart = assembly.bring(*part(1, 2))
     assert (apart.blocks, apart.whole) == (2, False)
     last = assembly.bring(*part(2, 3))
@@ -99,11 +99,11 @@ def test_parts_are_laid_among_zeros_in_their_longest_stretches(
         expected[at : at + length * BLOCK] = parts[-1][1]
         at += length * BLOCK
     order.shuffle(parts)
-    rooms = Rooms()
+    rooms = PieceBuffers()
     with rooms.room() as room:
         room[:] = b"x" * len(room)  # of another piece
     with rooms.room() as room:
-        stretches = lay(parts, room[: 60 * BLOCK])
+        stretches = join_parts(parts, room[: 60 * BLOCK])
         assert bytes(room[: 60 * BLOCK]) == expected
     filled = [any(expected[n * BLOCK : (n + 1) * BLOCK]) for n in range(60)]
     assert [n for begin, end in stretches for n in range(begin // BLOCK, end // BLOCK)] == [
@@ -141,7 +141,7 @@ def test_a_disk_is_the_same_whatever_there_is_room_for(
 ) -> None:
     store = Store()
     manifest = take_in(TANGLED, slot(store), tmp_path).manifest
-    monkeypatch.setattr(scattering, "Assembly", partial(Assembly, parked_bytes_max=room_blocks * BLOCK))
+    monkeypatch.setattr(scattering, "PieceAssembly", partial(PieceAssembly, parked_bytes_max=room_blocks * BLOCK))
     soon: list[bool] = []
 
     class Told(Target):
@@ -150,7 +150,9 @@ def test_a_disk_is_the_same_whatever_there_is_room_for(
             super().write_at(offset, data, read_soon=read_soon)
 
     target, moved = Told(TANGLED.virtual_bytes), list[int]()
-    scatter(manifest, SegmentReader([slot(store)]), target, workers=3, check_cancelled=always, moved=moved.append)
+    scatter(
+        manifest, SegmentReader([slot(store)]), target, workers=3, check_cancelled=never_cancelled, moved=moved.append
+    )
     assert bytes(target.data) == TANGLED.whole()
     assert sum(moved) == TANGLED.virtual_bytes - sum(BLOCK for n in range(4 * 1024) if n % 11 == 0)
     assert any(soon) == (room_blocks < 1000), "what is read back is to stay in the page cache, and nothing else"
@@ -168,7 +170,7 @@ class Forgetful(Target):
 def test_what_was_written_as_it_came_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store()
     manifest = take_in(TANGLED, slot(store), tmp_path).manifest
-    monkeypatch.setattr(scattering, "Assembly", partial(Assembly, parked_bytes_max=0))
+    monkeypatch.setattr(scattering, "PieceAssembly", partial(PieceAssembly, parked_bytes_max=0))
     target, reader = Forgetful(TANGLED.virtual_bytes), SegmentReader([slot(store)])
     with pytest.raises(ObjectCorrupt, match=f"piece at byte {PIECE} "):
-        scatter(manifest, reader, target, workers=2, check_cancelled=always, moved=lambda _bytes: None)
+        scatter(manifest, reader, target, workers=2, check_cancelled=never_cancelled, moved=lambda _bytes: None)

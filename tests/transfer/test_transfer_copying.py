@@ -15,8 +15,8 @@ from imgstore.domain.storage import object_keys
 from imgstore.segments.manifest import Manifest
 from imgstore.stores.interface import Accept
 from imgstore.testing.faulty_store import Fault, Faulty, Kind, flip_first_bit
-from imgstore.transfer.bounded_pool import Bounded
-from imgstore.transfer.copy import CopyOrder, copy_segments, to_send
+from imgstore.transfer.bounded_pool import BoundedPool
+from imgstore.transfer.copy import CopyOrder, copy_segments, plan_segments
 from imgstore.transfer.receipts import CopyReceipt
 
 SOURCE = disk(*range(1, 5 * 1024))
@@ -37,14 +37,14 @@ def order(manifest: Manifest, source: Any, target: Any, **changed: Any) -> CopyO
         sources=[slot(source, "source")],
         target=slot(target, "target"),
         segments=sizes(manifest),
-        lacking=frozenset(sizes(manifest)),
+        unrecorded=frozenset(sizes(manifest)),
         target_objects=0,
     )
     return replace(made, **changed)
 
 
 def copied(made: CopyOrder, workers: int = 4) -> CopyReceipt:
-    return copy_segments(made, *to_send(made), workers=workers)
+    return copy_segments(made, *plan_segments(made), workers=workers)
 
 
 def with_some(manifest: Manifest, source: Store, count: int) -> Store:
@@ -78,12 +78,14 @@ def test_the_cheaper_way_of_looking(taken: tuple[Manifest, Store], target_object
     manifest, source = taken
     names = manifest.segments.all_names()
     target = with_some(manifest, source, 2)
-    for lacking in (frozenset(names), frozenset(names[2:]), frozenset()):
+    for unrecorded in (frozenset(names), frozenset(names[2:]), frozenset()):
         target.asked.clear()
-        absent, missing = to_send(order(manifest, source, target, lacking=lacking, target_objects=target_objects))
+        absent, missing = plan_segments(
+            order(manifest, source, target, unrecorded=unrecorded, target_objects=target_objects)
+        )
         assert {method for method, _ in target.asked} == {asked}
         assert absent == {name: sizes(manifest)[name] for name in names[2:]}
-        assert missing == frozenset(names[2:]) - lacking
+        assert missing == frozenset(names[2:]) - unrecorded
 
 
 @pytest.mark.parametrize("target_objects", [0, 10_000])
@@ -92,7 +94,7 @@ def test_one_of_another_length_is_absent(taken: tuple[Manifest, Store], target_o
     target = with_some(manifest, source, 5)
     short = manifest.segments.name(3)
     target.put(key(short), b"short")
-    found = to_send(order(manifest, source, target, lacking=frozenset(), target_objects=target_objects))
+    found = plan_segments(order(manifest, source, target, unrecorded=frozenset(), target_objects=target_objects))
     assert found == ({short: sizes(manifest)[short]}, frozenset({short}))
 
 
@@ -101,8 +103,8 @@ def test_a_distrusted_target_is_read(taken: tuple[Manifest, Store]) -> None:
     target = with_some(manifest, source, 4)
     bad = manifest.segments.name(2)
     target.put(key(bad), flip_first_bit(target.get(key(bad))))
-    made = order(manifest, source, target, lacking=frozenset(), target_objects=5, distrusted=True)
-    absent, _ = to_send(made)
+    made = order(manifest, source, target, unrecorded=frozenset(), target_objects=5, is_degraded=True)
+    absent, _ = plan_segments(made)
     assert set(absent) == {bad, manifest.segments.name(4)}
     copied(made)
     assert put_together(manifest, slot(target)) == SOURCE.whole()
@@ -121,8 +123,8 @@ def test_a_distrusted_target_is_read_in_several_places_at_once(taken: tuple[Mani
     target = Far()
     for name, body in ((each, source.get(key(each))) for each in sizes(manifest)):
         target.put(key(name), body)
-    made = order(manifest, source, target, lacking=frozenset(), target_objects=workers, distrusted=True)
-    assert to_send(made, workers=workers) == ({}, frozenset())
+    made = order(manifest, source, target, unrecorded=frozenset(), target_objects=workers, is_degraded=True)
+    assert plan_segments(made, workers=workers) == ({}, frozenset())
 
 
 def test_no_more_of_a_distrusted_target_is_read_once_it_may_not_go_on(taken: tuple[Manifest, Store]) -> None:
@@ -139,13 +141,13 @@ def test_no_more_of_a_distrusted_target_is_read_once_it_may_not_go_on(taken: tup
         manifest,
         source,
         target,
-        lacking=frozenset(),
+        unrecorded=frozenset(),
         target_objects=5,
-        distrusted=True,
+        is_degraded=True,
         check_cancelled=check_cancelled,
     )
     with pytest.raises(LeaseLost):
-        to_send(made, workers=1)
+        plan_segments(made, workers=1)
     assert len(target.keys("get")) == 2
 
 
@@ -233,7 +235,7 @@ def test_the_first_error_stops_all() -> None:
         gate.wait(10)
         raise first
 
-    with pytest.raises(ValueError, match="first"), Bounded(1, 5, "test") as pool:
+    with pytest.raises(ValueError, match="first"), BoundedPool(1, 5, "test") as pool:
         pool.submit(fail)
         waiting = [pool.submit(begun.append, number) for number in range(3)]
         gate.set()
@@ -244,13 +246,13 @@ def test_the_first_error_stops_all() -> None:
 
 
 def test_an_error_without_another_submit_comes_out_at_the_end() -> None:
-    with pytest.raises(ValueError, match="late"), Bounded(2, 2, "test") as pool:
+    with pytest.raises(ValueError, match="late"), BoundedPool(2, 2, "test") as pool:
         pool.submit(raising(ValueError("late")))
 
 
 def test_leaving_by_an_error_gives_up_what_has_not_begun() -> None:
     gate, begun = threading.Event(), list[int]()
-    with pytest.raises(KeyError), Bounded(1, 5, "test") as pool:
+    with pytest.raises(KeyError), BoundedPool(1, 5, "test") as pool:
         pool.submit(gate.wait, 10)
         waiting = [pool.submit(begun.append, number) for number in range(3)]
         waiting[-1].add_done_callback(lambda _future: gate.set())
@@ -273,7 +275,7 @@ def test_submit_waits_for_room() -> None:
 
     def submit_all() -> None:
         nonlocal submitted
-        with Bounded(2, 3, "test") as pool:
+        with BoundedPool(2, 3, "test") as pool:
             for _ in range(8):
                 pool.submit(call)
                 submitted += 1
@@ -291,6 +293,6 @@ def test_submit_waits_for_room() -> None:
 
 
 def test_results_come_back() -> None:
-    with Bounded(2, 2, "test") as pool:
+    with BoundedPool(2, 2, "test") as pool:
         futures = [pool.submit(pow, 2, number) for number in range(10)]
     assert [future.result() for future in futures] == [2**number for number in range(10)]

@@ -26,7 +26,7 @@ from imgstore.stores import DirectoryStore, ObjectInfo
 from imgstore.stores.interface import Body
 from imgstore.testing.faulty_store import Fault, Faulty, Kind, flip_first_bit
 from imgstore.transfer.ingest import touched_pieces
-from imgstore.transfer.ranges import DecodedCache, RangeReader
+from imgstore.transfer.ranges import RangeReader, SegmentCache
 from imgstore.transfer.receipts import IngestReceipt
 from imgstore.transfer.scatter import SegmentReader
 
@@ -52,7 +52,7 @@ def disks(draw: st.DrawFn) -> Disk:
 
 
 def by_ranges(manifest: Manifest, store: Store, scratch: Path, step: int) -> bytes:
-    cache = DecodedCache(scratch, cache_bytes=1)
+    cache = SegmentCache(scratch, cache_bytes=1)
     reader = RangeReader(manifest, SegmentReader([slot(store)]), cache)
     end = manifest.virtual_bytes
     parts = [reader.read_at(offset, min(step, end - offset)) for offset in range(0, end, step)]
@@ -196,7 +196,7 @@ def test_a_tebibyte_of_holes_costs_nothing(tmp_path: Path) -> None:
     assert peak < 64 * MIB
     assert len(receipt.data) < 1000
     assert receipt.packed_bytes <= 3 * BLOCK + 16
-    with closing(DecodedCache(tmp_path)) as cache:
+    with closing(SegmentCache(tmp_path)) as cache:
         reader = RangeReader(receipt.manifest, SegmentReader([slot(store)]), cache)
         assert reader.read_at((1 << 40) - BLOCK, BLOCK) == content(3)
         assert reader.read_at(1 << 30, 100) == bytes(100)

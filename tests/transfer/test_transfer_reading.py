@@ -38,10 +38,10 @@ from imgstore.domain.settings.disk_space import allocated_bytes
 from imgstore.domain.storage import object_keys
 from imgstore.segments.manifest import Column, Manifest
 from imgstore.testing.faulty_store import Fault, Faulty, Kind
-from imgstore.transfer.ranges import DecodedCache, RangeReader
+from imgstore.transfer.ranges import RangeReader, SegmentCache
 from imgstore.transfer.scatter import SegmentReader, scatter
-from imgstore.transfer.slot_access import SlotAccess, always
-from imgstore.transfer.spot_check import check_assembly, pieces_to_check
+from imgstore.transfer.slot_access import SlotAccess, never_cancelled
+from imgstore.transfer.spot_check import check_assembly, choose_pieces
 
 SOURCE = Disk(
     3 * PIECE - 5,
@@ -60,7 +60,7 @@ def gather(
 ) -> tuple[bytes, SegmentReader, list[int]]:
     target = Target(manifest.virtual_bytes)
     reader, moved = SegmentReader(slots), list[int]()
-    scatter(manifest, reader, target, workers=3, check_cancelled=always, moved=moved.append, only=only)
+    scatter(manifest, reader, target, workers=3, check_cancelled=never_cancelled, moved=moved.append, only=only)
     return bytes(target.data), reader, moved
 
 
@@ -138,7 +138,7 @@ def test_nothing_is_fetched_once_it_may_not_go_on(taken: tuple[Manifest, Store])
 
 @contextmanager
 def ranges(manifest: Manifest, store: Store, scratch: Path, segments: int) -> Iterator[RangeReader]:
-    cache = DecodedCache(scratch, cache_bytes=segments * PIECE)
+    cache = SegmentCache(scratch, cache_bytes=segments * PIECE)
     try:
         yield RangeReader(manifest, SegmentReader([slot(store)]), cache)
     finally:
@@ -167,7 +167,7 @@ def test_a_segment_in_the_cache_is_not_fetched_again(taken: tuple[Manifest, Stor
 
 
 def test_the_least_recently_read_goes_first(tmp_path: Path) -> None:
-    cache = DecodedCache(tmp_path, cache_bytes=2 * PIECE)
+    cache = SegmentCache(tmp_path, cache_bytes=2 * PIECE)
     for name, number in ((b"a", 1), (b"b", 2)):
         cache.put(name, memoryview(content(number)))
     assert cache.get(b"a", 1, 3) == content(1)[1:4]
@@ -210,7 +210,7 @@ def checked(manifest: Manifest, store: Store, scratch: Path, *, full: bool = Fal
         full=full,
         scratch=scratch,
         workers=2,
-        check_cancelled=always,
+        check_cancelled=never_cancelled,
     )
 
 
@@ -244,7 +244,7 @@ def test_a_check_keeps_only_what_it_reads_again(tmp_path: Path) -> None:
 def test_a_wrong_run_in_a_mixed_piece_is_caught(tmp_path: Path) -> None:
     manifest, store = mixed(tmp_path)
     wrong = broken(manifest, 0)
-    assert pieces_to_check(wrong, uid(2), full=False).tolist() == [0], "at least one in sixteen"
+    assert choose_pieces(wrong, uid(2), full=False).tolist() == [0], "at least one in sixteen"
     with pytest.raises(ObjectCorrupt, match="piece at byte 0 "):
         checked(wrong, store, tmp_path)
 
@@ -270,14 +270,14 @@ def test_one_in_sixteen_of_the_mixed_pieces(tmp_path: Path) -> None:
     base = take_in(Disk(40 * PIECE, {n * 1024: n + 1 for n in range(40)}), slot(store), tmp_path).manifest
     both = Disk(40 * PIECE, {n * 1024: n + 1 for n in range(40)} | {n * 1024 + 1: 500 + n for n in range(40) if n != 3})
     manifest = take_in(both, slot(store), tmp_path, bases=[base], work=2).manifest
-    assert pieces_to_check(manifest, uid(2), full=False).tolist() == [0, 17, 33]
-    assert len(pieces_to_check(manifest, uid(2), full=True)) == 40
+    assert choose_pieces(manifest, uid(2), full=False).tolist() == [0, 17, 33]
+    assert len(choose_pieces(manifest, uid(2), full=True)) == 40
 
 
 def test_what_is_all_new_or_all_old_needs_no_sample(tmp_path: Path) -> None:
     store = Store()
     base = take_in(disk(1, 2, 3), slot(store), tmp_path).manifest
-    assert len(pieces_to_check(base, uid(1), full=False)) == 0
+    assert len(choose_pieces(base, uid(1), full=False)) == 0
     again = take_in(disk(3, 2), slot(store), tmp_path, bases=[base], work=2).manifest
     store.asked.clear()
     checked(again, store, tmp_path)

@@ -13,7 +13,7 @@ from imgstore.domain.resources import ManagedDisk
 from imgstore.operations.disks.reader import OpenDisk, open_for_reading
 from imgstore.operations.disks.uploads import open_spool
 from imgstore.operations.installation import Installation
-from imgstore.transfer.ranges import DecodedCache
+from imgstore.transfer.ranges import SegmentCache
 from imgstore.transfer.spool import Spool
 
 _IDLE_SECONDS: Final = 0.5
@@ -37,7 +37,7 @@ class BlobDoor:
     cache_bytes: int
     _held: dict[str, _Held] = field(default_factory=dict)
     _readers: OrderedDict[str, OpenDisk] = field(default_factory=OrderedDict)
-    _cache: DecodedCache | None = None
+    _cache: SegmentCache | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @asynccontextmanager
@@ -77,7 +77,7 @@ class BlobDoor:
                 self._readers.move_to_end(disk.uid)
                 return found
             if self._cache is None:
-                self._cache = DecodedCache(self.installation.scratch, self.cache_bytes, self.installation.has_room)
+                self._cache = SegmentCache(self.installation.scratch, self.cache_bytes, self.installation.has_room)
             cache = self._cache
         opened = open_for_reading(self.installation, disk, cache)
         with self._lock:

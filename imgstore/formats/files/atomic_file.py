@@ -130,7 +130,7 @@ class PendingFile:
         Raises:
             OutputError: no room, or the medium refuses.
         """
-        with errors_of(self.path):
+        with translate_errors(self.path):
             rest = memoryview(data).cast("B")
             done = self._direct.write(rest, offset) if self._direct and not read_soon else 0
             if done < len(rest):
@@ -143,7 +143,7 @@ class PendingFile:
         Raises:
             OutputError: no room, or a file came to lie at the path meanwhile. Then nothing was published.
         """
-        with errors_of(self.path):
+        with translate_errors(self.path):
             self._write_back.end()
             with contextlib.suppress(PermissionError):  # file systems without modes
                 os.fchmod(self.fd, usual_file_mode())
@@ -185,7 +185,7 @@ class PendingFile:
 
 
 @contextlib.contextmanager
-def errors_of(path: Path) -> Iterator[None]:
+def translate_errors(path: Path) -> Iterator[None]:
     """Translate what the operating system answers about `path`."""
     try:
         yield

@@ -14,7 +14,7 @@ _THREADS: Final = 2
 _T = TypeVar("_T")
 
 
-def in_order(futures: Iterable[Future[_T]], ahead: int) -> Iterator[_T]:
+def results_in_order(futures: Iterable[Future[_T]], ahead: int) -> Iterator[_T]:
     """What the futures give, in their order; at most `ahead` of them are begun and not yet handed out.
 
     Who stops early, or meets an error, leaves none of the others to begin.
@@ -51,4 +51,4 @@ def read_through(source: ByteSource, monotonic: Callable[[], float] = time.monot
             for extent in source.extents()
             for at in range(extent.offset, extent.end, PIECE_BYTES)
         )
-        yield from in_order(reads, threads + 1)
+        yield from results_in_order(reads, threads + 1)

@@ -10,7 +10,7 @@ from typing import Any, Final
 from imgstore.domain.disks.sources import ByteSource, DiskFormat
 from imgstore.domain.errors import ImgstoreError, ToolMissing
 from imgstore.domain.storage.sizes import KIB, MIB
-from imgstore.formats.checks import Finding, Kind
+from imgstore.formats.checks import FailureKind, Finding
 
 _CHECK: Final = "oslo-safety-checks"
 
@@ -22,7 +22,7 @@ _TAIL_BYTES: Final = 64 * KIB
 _CHUNK_BYTES: Final = MIB
 
 
-def second_opinion(source: ByteSource, form: DiskFormat) -> Finding:
+def oslo_finding(source: ByteSource, form: DiskFormat) -> Finding:
     """What oslo.utils finds.
 
     Raises:
@@ -88,5 +88,5 @@ def _finding(found: str, *, passed: bool) -> Finding:
         found=found,
         expected="no objection",
         hint="make the image one plain, whole file at its origin (`qemu-img convert`), and take that",
-        kind=Kind.UNSAFE,
+        kind=FailureKind.UNSAFE,
     )

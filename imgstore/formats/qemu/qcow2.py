@@ -9,7 +9,16 @@ from typing import Final
 
 from imgstore.domain.disks.sources import ByteSource
 from imgstore.domain.storage.sizes import MIB
-from imgstore.formats.checks import FLATTEN, Finding, Kind, all_passed, demand, inside_file, size_finding, whole_header
+from imgstore.formats.checks import (
+    FLATTEN_HINT,
+    FailureKind,
+    Finding,
+    all_passed,
+    header_finding,
+    inside_file_finding,
+    make_finding,
+    size_finding,
+)
 from imgstore.formats.qemu.allocation import qcow2_reach
 
 _HEADER: Final = struct.Struct(">4sIQIIQIIQQIIQQQQII")
@@ -43,7 +52,7 @@ _SNAPSHOTS_MAX: Final = 65_536
 def examine_qcow2(source: ByteSource) -> tuple[tuple[Finding, ...], int | None]:
     """Check a qcow2 header and the structures that it points to. Returns the findings and the virtual bytes."""
     raw = source.read_at(0, min(_HEADER.size, source.file_bytes))
-    whole = whole_header(raw, _HEADER.size, b"QFI\xfb")
+    whole = header_finding(raw, _HEADER.size, b"QFI\xfb")
     if not whole.passed:
         return (whole,), None
     (
@@ -56,22 +65,22 @@ def examine_qcow2(source: ByteSource) -> tuple[tuple[Finding, ...], int | None]:
     covered = l1_entries * cluster_bytes * (cluster_bytes // 8)
     findings: tuple[Finding, ...] = (
         whole,
-        demand(
+        make_finding(
             "known-version",
             passed=version in {2, 3} and header_bytes >= 72,
             found=f"version {version}, a header of {header_bytes:,} bytes",
             expected="version 2 or 3",
-            hint=FLATTEN,
+            hint=FLATTEN_HINT,
         ),
-        demand(
+        make_finding(
             "has_backing_file",
             passed=not backing_at,
             found="a backing file" if backing_at else "no backing file",
             expected="an image that needs no other file",
-            hint=FLATTEN,
+            hint=FLATTEN_HINT,
         ),
         *_check_features(features),
-        demand(
+        make_finding(
             "not-encrypted",
             passed=not crypt,
             found=f"encryption method {crypt}",
@@ -79,13 +88,13 @@ def examine_qcow2(source: ByteSource) -> tuple[tuple[Finding, ...], int | None]:
             hint="decrypt it at its origin (`qemu-img convert` with its secret) and take that",
         ),
         size_finding(virtual_bytes),
-        demand(
+        make_finding(
             "cluster-size",
             passed=9 <= cluster_bits <= 21,
             found=f"clusters of 2^{cluster_bits} bytes",
             expected="2^9 to 2^21",
         ),
-        demand(
+        make_finding(
             "table-sizes",
             passed=l1_entries * 8 <= _L1_BYTES_MAX
             and covered >= virtual_bytes
@@ -94,15 +103,15 @@ def examine_qcow2(source: ByteSource) -> tuple[tuple[Finding, ...], int | None]:
             found=f"{l1_entries:,} L1 entries, {refcount_clusters:,} refcount clusters, {snapshots:,} snapshots",
             expected="tables that cover the disk, within qemu's own limits",
         ),
-        inside_file("l1-table-in-file", source, "the L1 table", l1_at, l1_entries * 8),
-        inside_file(
+        inside_file_finding("l1-table-in-file", source, "the L1 table", l1_at, l1_entries * 8),
+        inside_file_finding(
             "refcount-table-in-file", source, "the refcount table", refcount_at, refcount_clusters * cluster_bytes
         ),
-        inside_file("snapshot-table-in-file", source, "the snapshot table", snapshots_at * bool(snapshots), 0),
+        inside_file_finding("snapshot-table-in-file", source, "the snapshot table", snapshots_at * bool(snapshots), 0),
     )
     if all_passed(findings):
         reach = qcow2_reach(source, l1_at=l1_at, cluster_bits=cluster_bits, virtual_bytes=virtual_bytes)
-        findings += (inside_file("clusters-in-file", source, "clusters", 0, reach),)
+        findings += (inside_file_finding("clusters-in-file", source, "clusters", 0, reach),)
     return findings, virtual_bytes
 
 
@@ -112,19 +121,19 @@ def _check_features(features: int) -> Iterator[Finding]:
     hints = {
         "not-dirty": "it was not closed: repair a copy with `qemu-img check -r all` and look at what it says",
         "not-corrupt": "its last user found it damaged: restore it, or repair it with `qemu-img check -r all`",
-        "has_data_file": FLATTEN,
+        "has_data_file": FLATTEN_HINT,
     }
     for bit, check in named:
-        yield demand(
+        yield make_finding(
             check,
             passed=not features & bit,
             found=_feature_names(features & bit),
             expected="the feature bit is not set",
             hint=hints[check],
-            kind=Kind.UNSAFE if bit == 4 else Kind.DAMAGED,
+            kind=FailureKind.UNSAFE if bit == 4 else FailureKind.DAMAGED,
         )
     unknown = features & ~(_READABLE | 0b111)
-    yield demand(
+    yield make_finding(
         "unknown_features",
         passed=not unknown,
         found=_feature_names(unknown),

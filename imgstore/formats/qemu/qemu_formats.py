@@ -10,16 +10,16 @@ from collections.abc import Callable
 from typing import Final
 
 from imgstore.domain.disks.sources import ByteSource, DiskFormat
-from imgstore.formats.checks import Examined, Finding, all_passed
+from imgstore.formats.checks import Examination, Finding, all_passed
 from imgstore.formats.qemu.qcow2 import examine_qcow2
 from imgstore.formats.qemu.vhdx import examine_vhdx
 from imgstore.formats.qemu.vmdk import examine_vmdk
 
 
-def examine_foreign(source: ByteSource, form: DiskFormat) -> Examined[int]:
+def examine_converted(source: ByteSource, form: DiskFormat) -> Examination[int]:
     """Our own checks of an image that qemu-img is to read: reads the headers only. Its layout is the disk's size."""
     findings, virtual_bytes = _EXAMINERS[form](source)
-    return Examined(
+    return Examination(
         findings=findings,
         virtual_bytes=virtual_bytes,
         layout=virtual_bytes if all_passed(findings) else None,

@@ -18,8 +18,8 @@ from imgstore.formats.checks import raise_first_failed
 from imgstore.formats.files.atomic_file import output_error, write_all
 from imgstore.formats.files.local_file import LocalFile
 from imgstore.formats.files.read_ahead import read_through
-from imgstore.formats.qemu.oslo_checks import second_opinion
-from imgstore.formats.qemu.qemu_formats import examine_foreign
+from imgstore.formats.qemu.oslo_checks import oslo_finding
+from imgstore.formats.qemu.qemu_formats import examine_converted
 from imgstore.formats.qemu.qemu_img import find_qemu_img, read_into_raw
 
 EXPANSION_MAX: Final = 1_032
@@ -105,8 +105,8 @@ def open_converted(
 def _checked(source: ByteSource, form: DiskFormat) -> int:
     """The size of the disk, if no check fails."""
     location = source.identity().location
-    virtual_bytes = examine_foreign(source, form).sound(location)
-    raise_first_failed([second_opinion(source, form)], location)
+    virtual_bytes = examine_converted(source, form).require_layout(location)
+    raise_first_failed([oslo_finding(source, form)], location)
     return virtual_bytes
 
 

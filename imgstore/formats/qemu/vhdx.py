@@ -9,7 +9,15 @@ from uuid import UUID
 
 from imgstore.domain.disks.sources import ByteSource
 from imgstore.domain.storage.sizes import KIB, MIB, SECTOR_BYTES
-from imgstore.formats.checks import Finding, Kind, all_passed, demand, inside_file, size_finding, whole_header
+from imgstore.formats.checks import (
+    FailureKind,
+    Finding,
+    all_passed,
+    header_finding,
+    inside_file_finding,
+    make_finding,
+    size_finding,
+)
 
 _REGIONS_AT: Final = 192 * KIB
 """[MS-VHDX] 2.2.3: the first of the two region tables."""
@@ -43,8 +51,8 @@ _BLOCK_BYTES: Final = [MIB << power for power in range(9)]
 def examine_vhdx(source: ByteSource) -> tuple[tuple[Finding, ...], int | None]:
     """Check the region tables and metadata of a VHDX. Returns the findings and the virtual bytes."""
     end = _REGIONS_AT + _TABLE_BYTES
-    whole = whole_header(source.read_at(0, min(8, source.file_bytes)), 8, b"vhdxfile")
-    regions_in_file = inside_file("region-table-in-file", source, "the region table", _REGIONS_AT, _TABLE_BYTES)
+    whole = header_finding(source.read_at(0, min(8, source.file_bytes)), 8, b"vhdxfile")
+    regions_in_file = inside_file_finding("region-table-in-file", source, "the region table", _REGIONS_AT, _TABLE_BYTES)
     if not (whole.passed and regions_in_file.passed):
         return (whole, regions_in_file), None
     regions = _read_table(source.read_at(_REGIONS_AT, _TABLE_BYTES), b"regi", "<4x4xI", head_bytes=16)
@@ -52,14 +60,14 @@ def examine_vhdx(source: ByteSource) -> tuple[tuple[Finding, ...], int | None]:
     findings = (
         whole,
         regions_in_file,
-        demand(
+        make_finding(
             "metadata-region",
             passed=at >= end and length >= _TABLE_BYTES,
             found=f"a metadata region of {length:,} bytes at {at:,}" if at else "no metadata region",
             expected=f"one of at least 64 KiB behind {end:,}",
-            kind=Kind.DAMAGED,
+            kind=FailureKind.DAMAGED,
         ),
-        inside_file("regions-in-file", source, "the furthest region", *_furthest(regions)),
+        inside_file_finding("regions-in-file", source, "the furthest region", *_furthest(regions)),
     )
     if not all_passed(findings):
         return findings, None
@@ -77,12 +85,12 @@ def _read_metadata(source: ByteSource, at: int, length: int) -> tuple[tuple[Find
         return source.read_at(at + offset, item_bytes) if inside else None
 
     parameters, size = item(_FILE_PARAMETERS, 8), item(_DISK_SIZE, 8)
-    known = demand(
+    known = make_finding(
         "metadata-items",
         passed=bool(parameters and size),
         found=f"{len(items)} items",
         expected="the file parameters and the virtual disk size among them, inside the region",
-        kind=Kind.DAMAGED,
+        kind=FailureKind.DAMAGED,
     )
     if not parameters or not size:
         return (known,), None
@@ -91,7 +99,7 @@ def _read_metadata(source: ByteSource, at: int, length: int) -> tuple[tuple[Find
     parent = bool(bits & _HAS_PARENT) or _PARENT_LOCATOR in items
     return (
         known,
-        demand(
+        make_finding(
             "no-parent",
             passed=not parent,
             found="a differencing disk" if parent else "no parent",
@@ -99,7 +107,7 @@ def _read_metadata(source: ByteSource, at: int, length: int) -> tuple[tuple[Find
             hint="merge it into its parent (Hyper-V: Merge-VHD) and take the parent",
         ),
         size_finding(virtual_bytes, multiple_of=SECTOR_BYTES),
-        demand(
+        make_finding(
             "block-size",
             passed=block_bytes in _BLOCK_BYTES,
             found=f"blocks of {block_bytes:,} bytes",

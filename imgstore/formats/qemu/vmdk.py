@@ -11,12 +11,12 @@ from typing import Final
 from imgstore.domain.disks.sources import ByteSource
 from imgstore.domain.storage.sizes import KIB, MIB, SECTOR_BYTES, ceil_div
 from imgstore.formats.checks import (
-    FLATTEN,
+    FLATTEN_HINT,
+    FailureKind,
     Finding,
-    Kind,
     all_passed,
-    demand,
-    inside_file,
+    inside_file_finding,
+    make_finding,
     size_finding,
 )
 from imgstore.formats.qemu.allocation import vmdk_reach
@@ -52,12 +52,12 @@ _NO_PARENT: Final = "ffffffff"
 def examine_vmdk(source: ByteSource) -> tuple[tuple[Finding, ...], int | None]:
     """Check the header and descriptor of a sparse VMDK. Returns the findings and the virtual bytes."""
     raw = source.read_at(0, min(_HEADER.size, source.file_bytes))
-    sparse = demand(
+    sparse = make_finding(
         "sparse-header",
         passed=raw.startswith(b"KDMV") and len(raw) == _HEADER.size,
         found="a text descriptor, whose disk lies in other files" if raw[:1] == b"#" else f"{raw[:4]!r}",
         expected="one file that holds the whole disk: monolithicSparse or streamOptimized",
-        hint=FLATTEN,
+        hint=FLATTEN_HINT,
     )
     if not sparse.passed:
         return (sparse,), None
@@ -70,16 +70,16 @@ def examine_vmdk(source: ByteSource) -> tuple[tuple[Finding, ...], int | None]:
     directory = directory_at * SECTOR_BYTES
     findings: tuple[Finding, ...] = (
         sparse,
-        demand(
+        make_finding(
             "known-version",
             passed=version in {1, 2, 3},
             found=f"version {version}",
             expected="version 1, 2 or 3",
-            hint=FLATTEN,
+            hint=FLATTEN_HINT,
         ),
         # A capacity of 0 makes qemu take the embedded descriptor for that of a disk in other files.
         size_finding(virtual_bytes, multiple_of=SECTOR_BYTES),
-        demand(
+        make_finding(
             "table-sizes",
             passed=entries == 512
             and 8 <= grain <= 128 * KIB
@@ -88,25 +88,27 @@ def examine_vmdk(source: ByteSource) -> tuple[tuple[Finding, ...], int | None]:
             found=f"grains of {grain:,} sectors, {entries:,} in a table, {directory_entries:,} tables",
             expected="grains of 4 KiB to 64 MiB, 512 in a table, within qemu's own limits",
         ),
-        demand(
+        make_finding(
             "descriptor-size",
             passed=0 < descriptor_bytes <= _DESCRIPTOR_BYTES_MAX,
             found=f"a descriptor of {descriptor_bytes:,} bytes",
             expected="1 byte to 1 MiB, inside the file",
         ),
-        inside_file("descriptor-in-file", source, "the descriptor", descriptor_at * SECTOR_BYTES, descriptor_bytes),
+        inside_file_finding(
+            "descriptor-in-file", source, "the descriptor", descriptor_at * SECTOR_BYTES, descriptor_bytes
+        ),
     )
     if not all_passed(findings):
         return findings, virtual_bytes
     if directory_at == _AT_END:
         directory = _footer_directory(source)
     findings += (
-        demand(
+        make_finding(
             "grain-directory-in-file",
             passed=0 < directory <= source.file_bytes - 4 * directory_entries,
             found=f"the grain directory at {directory:,}" if directory else "no footer that tells where it lies",
             expected=f"{4 * directory_entries:,} bytes inside the file of {source.file_bytes:,}",
-            kind=Kind.TRUNCATED,
+            kind=FailureKind.TRUNCATED,
         ),
     )
     if all_passed(findings):
@@ -117,7 +119,7 @@ def examine_vmdk(source: ByteSource) -> tuple[tuple[Finding, ...], int | None]:
             grain_sectors=grain,
             compressed=bool(flags & _COMPRESSED),
         )
-        findings += (inside_file("grains-in-file", source, "grains", 0, reach),)
+        findings += (inside_file_finding("grains-in-file", source, "grains", 0, reach),)
     text = source.read_at(descriptor_at * SECTOR_BYTES, descriptor_bytes).split(b"\0", 1)[0]
     return (*findings, *_check_descriptor(text.decode("latin-1").lower())), virtual_bytes
 
@@ -138,24 +140,24 @@ def _check_descriptor(text: str) -> Iterator[Finding]:
     extents = [line for line in lines if line.startswith(("rw ", "rdonly ", "noaccess "))]
     match = _EXTENT.fullmatch(extents[0]) if len(extents) == 1 else None
     parent = fields.get("parentcid", _NO_PARENT)
-    yield demand(
+    yield make_finding(
         "create-type",
         passed=kind in _TYPES,
         found=repr(kind),
         expected=" or ".join(_TYPES),
-        hint=FLATTEN,
+        hint=FLATTEN_HINT,
     )
-    yield demand(
+    yield make_finding(
         "no-outside-extents",
         passed=bool(match and match[2] == "sparse"),
         found="; ".join(extents[:4]) or "no extent",
         expected="one sparse extent, the file itself, named without a folder",
-        hint=FLATTEN,
+        hint=FLATTEN_HINT,
     )
-    yield demand(
+    yield make_finding(
         "no-parent",
         passed=parent == _NO_PARENT and "parentfilenamehint" not in fields,
         found=f"parent CID {parent}",
         expected="no parent (ffffffff)",
-        hint=FLATTEN,
+        hint=FLATTEN_HINT,
     )

@@ -17,7 +17,7 @@ from imgstore.domain.reports import BenchPlan, BenchReport, RegionFigures
 from imgstore.domain.requests import VersionRequest
 from imgstore.domain.resources import HyperVGeneration, OsType, TargetRegionRequest, VersionUpdate
 from imgstore.domain.storage.sizes import MIB
-from imgstore.formats import LocalFile, generation_of, open_disk
+from imgstore.formats import LocalFile, detect_generation, open_disk
 from imgstore.ledger.entries import ChargeKind
 from imgstore.ledger.prices import EXACT, price_of
 from imgstore.operations import billing
@@ -112,7 +112,7 @@ def run_bench(
     bench = _Bench(installation=installation, principal=principal, plan=plan)
     try:
         with ExitStack() as undo:
-            bench.begin(undo, generation_of(reader) or HyperVGeneration.V1)
+            bench.begin(undo, detect_generation(reader) or HyperVGeneration.V1)
             say(f"Into {plan.source} ...")
             upload_seconds = bench.upload(reader)
             figures = []

@@ -14,7 +14,7 @@ from imgstore.domain.requests import VersionRequest
 from imgstore.domain.resources import HyperVGeneration, OsType, StorageAccountType, TargetRegionRequest
 from imgstore.domain.storage.sizes import BLOCK_BYTES, PIECE_BYTES
 from imgstore.domain.views import VersionView
-from imgstore.formats import LocalFile, generation_of, open_disk
+from imgstore.formats import LocalFile, detect_generation, open_disk
 from imgstore.ledger.entries import ChargeKind
 from imgstore.ledger.statement import Statement
 from imgstore.operations import billing
@@ -142,7 +142,7 @@ def _containers(
         offer="quickstart",
         sku="sample",
         os_type=OsType.LINUX,
-        hyper_v_generation=generation_of(reader) or HyperVGeneration.V1,
+        hyper_v_generation=detect_generation(reader) or HyperVGeneration.V1,
     )
 
 

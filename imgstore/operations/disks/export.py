@@ -32,9 +32,9 @@ from imgstore.operations.slots.degrade import degrade_damaged
 from imgstore.operations.slots.references import party_of_disk
 from imgstore.operations.slots.works import take_up
 from imgstore.segments.manifest import Manifest
-from imgstore.transfer.ranges import DecodedCache, RangeReader
+from imgstore.transfer.ranges import RangeReader, SegmentCache
 from imgstore.transfer.scatter import SegmentReader, scatter
-from imgstore.transfer.slot_access import first_served
+from imgstore.transfer.slot_access import read_from_any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,7 +304,7 @@ def _write_range(
     slots = (chosen.slot, *chosen.others)
     with (
         reading_under(installation, chosen.lease) as hold,
-        closing(DecodedCache(installation.scratch, has_room=installation.has_room)) as cache,
+        closing(SegmentCache(installation.scratch, has_room=installation.has_room)) as cache,
     ):
         manifest = read_manifest(installation, chosen.slot, chosen.others, chosen.manifest)
         reads = _metered(installation, chosen, manifest)
@@ -359,4 +359,4 @@ def read_manifest(installation: Installation, slot: Slot, others: Sequence[Slot]
         StoreError: no slot serves it; the first slot's error.
     """
     slots = installation.accesses([slot, *others])
-    return first_served(slots, lambda each: each.manifest(row.body_key, row.digest))[1]
+    return read_from_any(slots, lambda each: each.manifest(row.body_key, row.digest))[1]

@@ -23,7 +23,7 @@ from imgstore.operations.slots.leftovers import open_removal
 from imgstore.operations.slots.references import PlacedDisk, lease_disk, put_disk
 from imgstore.segments.manifest import intact
 from imgstore.stores.wrappers.hedging import race
-from imgstore.transfer.slot_access import SlotAccess, first_served
+from imgstore.transfer.slot_access import SlotAccess, read_from_any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +132,7 @@ def _read_elsewhere(installation: Installation, disks: Sequence[PlacedDisk], tri
             broken.append(by_label[access.label])
 
     try:
-        access, bodies = first_served(
+        access, bodies = read_from_any(
             installation.accesses(slots), lambda each: _bodies(each, origins[each.label]), failed
         )
     finally:

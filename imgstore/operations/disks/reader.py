@@ -17,7 +17,7 @@ from imgstore.operations.slots.cross_region_reads import CrossRegionReads
 from imgstore.operations.slots.degrade import degrade_damaged
 from imgstore.operations.slots.references import party_of_disk
 from imgstore.segments.manifest import Manifest
-from imgstore.transfer.ranges import DecodedCache, RangeReader
+from imgstore.transfer.ranges import RangeReader, SegmentCache
 from imgstore.transfer.scatter import SegmentReader, scatter
 
 _SECTOR_BYTES: Final = 512
@@ -51,7 +51,7 @@ class OpenDisk:
             StoreFull: a bound of scratch is passed.
             OutputError: no room below the data home.
         """
-        if not self.ranges.scatters:
+        if not self.ranges.prefers_scatter:
             yield self
             return
         installation = self.installation
@@ -125,7 +125,7 @@ class WholeDisk:
         return self.writer.read_at(offset, inside) + footer[behind : behind + length - inside]
 
 
-def open_for_reading(installation: Installation, disk: ManagedDisk, cache: DecodedCache) -> OpenDisk:
+def open_for_reading(installation: Installation, disk: ManagedDisk, cache: SegmentCache) -> OpenDisk:
     """A disk that is made, through a cache that others share.
 
     Raises:

@@ -37,7 +37,7 @@ from imgstore.segments.manifest import intact
 from imgstore.segments.reference import Reference, encode_reference
 from imgstore.stores.interface import Accept
 from imgstore.stores.zone_redundant import QUORUM, Zoned
-from imgstore.transfer.bounded_pool import Bounded
+from imgstore.transfer.bounded_pool import BoundedPool
 from imgstore.transfer.slot_access import CheckCancelled
 
 
@@ -125,7 +125,7 @@ def _wanted(installation: Installation, slot: Slot) -> dict[str, _Wanted]:
             _Wanted(
                 key=object_keys.segment_key(each.name),
                 stored_bytes=each.stored_bytes,
-                accept=codec.named(each.name),
+                accept=codec.matches_name(each.name),
                 name=each.name,
                 row=None,
             )
@@ -184,7 +184,7 @@ def _read_all(
 
     workers = installation.threads(installation.tuning.copy_workers, key.region)
     try:
-        with Bounded(workers, workers * 2, "scrub") as pool:
+        with BoundedPool(workers, workers * 2, "scrub") as pool:
             for each in some:
                 pool.submit(looked, each)
     except StoreError as error:
@@ -253,7 +253,7 @@ def _agree(installation: Installation, slot: Slot, store: Zoned, key: str) -> No
 
     While a work that writes is open in the slot nothing goes: it may be on its way into the other zones at this moment.
     """
-    accept = codec.named(object_keys.segment_name(key)) if object_keys.is_segment_key(key) else None
+    accept = codec.matches_name(object_keys.segment_name(key)) if object_keys.is_segment_key(key) else None
     copies = store.copies(key, accept)
     if copies.silent:
         return

@@ -40,9 +40,9 @@ from imgstore.operations.stores.zone_gaps import record_zone_gaps
 from imgstore.policy.copy_plan import CopyStep, ready_steps
 from imgstore.policy.worker_queue import QueuedVersion
 from imgstore.segments.manifest import intact
-from imgstore.transfer.copy import CopyOrder, copy_segments, to_send
-from imgstore.transfer.scatter import Damage, unheeded
-from imgstore.transfer.slot_access import SlotAccess, first_served
+from imgstore.transfer.copy import CopyOrder, copy_segments, plan_segments
+from imgstore.transfer.scatter import Damage, ignore_served
+from imgstore.transfer.slot_access import SlotAccess, read_from_any
 
 _LOOK_SECONDS: Final = 1.0
 """So often a person's command looks whether other processes are done with replicas of its version."""
@@ -136,9 +136,9 @@ class CopyPlan:
     """The preferred source's manifests: the OS disk's, then by LUN."""
     segments: list[SegmentRow]
     """Of all disks, each once."""
-    lacking: frozenset[bytes]
+    unrecorded: frozenset[bytes]
     target_objects: int
-    distrusted: bool
+    is_degraded: bool
     """The replica was complete before: it is here because it was found damaged."""
 
 
@@ -245,9 +245,9 @@ def plan_copy(installation: Installation, transaction: Transaction, version: Ima
     ids = named_by(origins)
     there = transaction.manifests.named_in_slot(slot.uid)
     standing = transaction.manifests.of_replica(version.uid, slot.uid)
-    distrusted = any(transaction.manifests.is_complete(row.uid) for row in standing)
+    is_degraded = any(transaction.manifests.is_complete(row.uid) for row in standing)
     segments = transaction.segments.rows(slot.key.pool_uid, ids)
-    lacking = frozenset(
+    unrecorded = frozenset(
         row.name for row, known in zip(segments, np.isin(ids, there).tolist(), strict=True) if not known
     )
     plan = copy_plan(origins)
@@ -271,9 +271,9 @@ def plan_copy(installation: Installation, transaction: Transaction, version: Ima
         lease=lease,
         origins=origins,
         segments=segments,
-        lacking=lacking,
+        unrecorded=unrecorded,
         target_objects=len(there),
-        distrusted=distrusted,
+        is_degraded=is_degraded,
     )
 
 
@@ -340,17 +340,17 @@ def _act(
             sources=sources,
             target=target,
             segments=wanted,
-            lacking=plan.lacking,
+            unrecorded=plan.unrecorded,
             condemned=claim(installation, slot, wanted),
             target_objects=plan.target_objects,
-            distrusted=plan.distrusted,
+            is_degraded=plan.is_degraded,
             check_cancelled=check_cancelled,
             moved=counter.moved,
             damages=damages,
-            served=reads.served if is_inside else unheeded,
+            served=reads.served if is_inside else ignore_served,
         )
         looking = installation.threads(installation.tuning.copy_workers, slot.key.region)
-        absent, missing = to_send(order, workers=looking)
+        absent, missing = plan_segments(order, workers=looking)
         counter.total = sum(absent.values())
         counter.begin()
         if missing:
@@ -367,7 +367,7 @@ def _act(
             manifests = [_listed(installation, transaction, slot, origin) for origin in plan.origins]
         for origin in plan.origins:
             check_cancelled()
-            _, data = first_served(sources, partial(_body, origin))
+            _, data = read_from_any(sources, partial(_body, origin))
             target.put_manifest(origin.body_key, data)
         with installation.catalog.reading() as transaction:
             version = transaction.versions.by_uid(version.uid)

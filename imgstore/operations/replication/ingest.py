@@ -43,7 +43,7 @@ from imgstore.operations.stores.zone_gaps import record_zone_gaps
 from imgstore.policy.selection import choose_bases
 from imgstore.segments.codec import CODEC
 from imgstore.segments.manifest import Manifest
-from imgstore.transfer.ingest import IngestOrder, ingest, same_source, touched_pieces
+from imgstore.transfer.ingest import IngestOrder, check_same_source, ingest, touched_pieces
 from imgstore.transfer.receipts import IngestReceipt
 from imgstore.transfer.scatter import Damage, SegmentReader
 from imgstore.transfer.slot_access import CheckCancelled, SegmentListing, SlotAccess
@@ -186,7 +186,7 @@ def _act(installation: Installation, publication: Publication, work: Work, lease
         )
         manifests = [taking.take(disk) for disk in in_order(publication.readers)]
         for disk, reader in publication.readers.items():
-            same_source(reader, _identity(work.plan, disk))
+            check_same_source(reader, _identity(work.plan, disk))
         complete_replica(
             installation,
             lease=lease,

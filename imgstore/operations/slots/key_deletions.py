@@ -18,7 +18,7 @@ from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.garbage import GcState
 from imgstore.operations.installation import Installation
 from imgstore.operations.stores.catalog_checks import refuse_if_outdated
-from imgstore.transfer.slot_access import CheckCancelled, always
+from imgstore.transfer.slot_access import CheckCancelled, never_cancelled
 
 _LOOK_SECONDS: Final = 0.5
 
@@ -36,7 +36,7 @@ class KeyDeletion:
 
 
 def delete_objects(
-    installation: Installation, slot: Slot, doomed: Collection[str], check_cancelled: CheckCancelled = always
+    installation: Installation, slot: Slot, doomed: Collection[str], check_cancelled: CheckCancelled = never_cancelled
 ) -> None:
     """Record and delete objects of a slot. Raises as `send_deletion`.
 
@@ -90,7 +90,7 @@ def record_deletion(
 def send_deletion(
     installation: Installation,
     deletion: KeyDeletion,
-    check_cancelled: CheckCancelled = always,
+    check_cancelled: CheckCancelled = never_cancelled,
     send: Callable[[Collection[str], CheckCancelled], None] | None = None,
 ) -> None:
     """Send a recorded request once, then forget the record. After an error the record blocks the keys until its end.
@@ -129,7 +129,7 @@ def send_deletion(
 
 
 def wait_for_deletions(
-    installation: Installation, slot: Slot, wanted: Collection[str], check_cancelled: CheckCancelled = always
+    installation: Installation, slot: Slot, wanted: Collection[str], check_cancelled: CheckCancelled = never_cancelled
 ) -> None:
     """Wait until no earlier request can delete one of the keys any more: three minutes at most.
 

@@ -24,7 +24,7 @@ from imgstore.operations.slots.key_deletions import record_deletion, send_deleti
 from imgstore.operations.slots.leftovers import is_removal_of_keys
 from imgstore.operations.slots.works import remove_marks
 from imgstore.operations.stores.catalog_checks import bodies_of_strangers, check_catalog_is_current
-from imgstore.transfer.slot_access import CheckCancelled, always
+from imgstore.transfer.slot_access import CheckCancelled, never_cancelled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +166,7 @@ def _forget_owner(
     slot: Slot,
     owner_uid: str,
     objects: Sequence[str],
-    check_cancelled: CheckCancelled = always,
+    check_cancelled: CheckCancelled = never_cancelled,
     leaving: Callable[[Transaction, Sequence[ManifestRow]], None] = lambda _facts, _rows: None,
 ) -> None:
     """Rows first, then those of the owner's objects that no row needs any more.

@@ -28,7 +28,7 @@ from imgstore.operations.slots.removal import end_writing
 from imgstore.operations.slots.works import at_work, copy_plan, take_up
 from imgstore.policy.copy_plan import is_restorable
 from imgstore.segments.manifest import intact
-from imgstore.transfer.slot_access import CheckCancelled, always
+from imgstore.transfer.slot_access import CheckCancelled, never_cancelled
 
 DAMAGED_REST_SECONDS: Final = 86_400.0
 """Workers look at a damaged replica again after a day: each look reads it from end to end. A scrub looks at once."""
@@ -152,7 +152,7 @@ def restore(
     plan: RestorePlan,
     *,
     counter: Counter,
-    check_cancelled: CheckCancelled = always,
+    check_cancelled: CheckCancelled = never_cancelled,
     beat: Callable[[], None] = lambda: None,
     pace: Callable[[int], None] = lambda _length: None,
 ) -> None:

@@ -24,7 +24,7 @@ from imgstore.domain.resources import ImageVersion, Slot
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.works import WorkKind
 from imgstore.domain.views import DefinitionPath, VersionView
-from imgstore.formats import ConversionBounds, generation_of, open_disk
+from imgstore.formats import ConversionBounds, detect_generation, open_disk
 from imgstore.formats.files.sha256 import check_sha256
 from imgstore.operations.activity_log import permit, recorded
 from imgstore.operations.disks.conversions import conversion_bounds
@@ -232,7 +232,7 @@ def _replicate(
 
 def _warn_generation(installation: Installation, line: DefinitionPath, reader: DiskReader) -> None:
     """What is only inferred from a partition table warns; it refuses nothing."""
-    inferred = generation_of(reader)
+    inferred = detect_generation(reader)
     declared = line.definition.hyper_v_generation
     if inferred is not None and inferred != declared:
         installation.note(
