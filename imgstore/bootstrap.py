@@ -73,7 +73,7 @@ def open_installation(
     """Open the installation, making its catalog at first use; close it when the block ends.
 
     Raises:
-        RegionsFault: regions.yaml cannot be used.
+        InvalidRegions: regions.yaml cannot be used.
         InvalidInput: the home or its settings.toml cannot be used.
         StoreError: the database does not answer.
     """

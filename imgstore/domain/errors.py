@@ -4,8 +4,8 @@
 
     ImgstoreError
     ├── InvalidInput                  400  a value that no state of the gallery would accept
-    │   ├── SourceGone                     no file, disk, image or machine of the name that is to be read
-    │   └── RegionsFault              400  regions.yaml cannot be used; tells all its faults together
+    │   ├── SourceNotFound                     no file, disk, image or machine of the name that is to be read
+    │   └── InvalidRegions              400  regions.yaml cannot be used; tells all its faults together
     ├── ImageRefused                  400  the bytes of an image are damaged, unsafe or not supported
     │   ├── ImageTruncated                 fewer bytes than the image's own header promises
     │   └── SafetyCheckFailed              one of the named safety checks failed
@@ -33,7 +33,7 @@
     │   ├── StoreFull                 507  no room left
     │   ├── StoreMismatch                  the bucket or folder belongs to something else
     │   └── ObjectCorrupt                  bytes that do not match their name or checksum
-    │       └── StoredDamaged              an object that was stored just now and reads back wrong
+    │       └── ReadBackMismatch              an object that was stored just now and reads back wrong
     ├── OutputError                   400  a file to be written cannot be written
     └── ToolMissing                   400  an outside program or optional package that this needs is not installed
 """
@@ -108,11 +108,11 @@ class InvalidInput(ImgstoreError):
     status = 400
 
 
-class SourceGone(InvalidInput):
+class SourceNotFound(InvalidInput):
     """There is no file, disk, snapshot, image or machine of the name that is to be read."""
 
 
-class RegionsFault(InvalidInput):
+class InvalidRegions(InvalidInput):
     """regions.yaml cannot be used. Raised once, with every fault found in the document."""
 
     code = "InvalidRegions"
@@ -304,7 +304,7 @@ class ObjectCorrupt(StoreError):
     code = "ObjectCorrupt"
 
 
-class StoredDamaged(ObjectCorrupt):
+class ReadBackMismatch(ObjectCorrupt):
     """An object was stored and reads back as something else. `target` is its key below the slot.
 
     The object has the right length, so a repeated command would take it for an intact one: the caller deletes it.

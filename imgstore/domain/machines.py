@@ -10,7 +10,7 @@ from typing import Any, Final
 from imgstore.domain import names
 from imgstore.domain.disks.version_disks import HostCaching, default_caching, disk_key
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.resources import NO_TAGS, Declared, HyperVGeneration, OsState, OsType
+from imgstore.domain.resources import NO_TAGS, HyperVGeneration, OsProperties, OsState, OsType
 from imgstore.domain.states import ProvisioningState
 
 MACHINE: Final = "virtualMachines"
@@ -45,9 +45,9 @@ class DiskAttachment:
         )
 
 
-UNSET: Final = DiskAttachment()
+NO_ATTACHMENT_SETTINGS: Final = DiskAttachment()
 """Nothing said."""
-NOTHING_KEPT: Final[Mapping[str, Any]] = MappingProxyType({})
+NO_PROPERTIES: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +71,9 @@ class Machine:
     computer_name: str | None = None
     generalized: bool = False
     """Whether machine-specific facts were removed from its disks: from then on images are made from it."""
-    manners: Mapping[str, DiskAttachment] = field(default_factory=lambda: NOTHING_KEPT)
+    manners: Mapping[str, DiskAttachment] = field(default_factory=lambda: NO_PROPERTIES)
     """How it has its disks, by disk key, where anything was said of one."""
-    kept: Mapping[str, Any] = field(default_factory=lambda: NOTHING_KEPT)
+    kept: Mapping[str, Any] = field(default_factory=lambda: NO_PROPERTIES)
     """What else was said of it, as JSON by path: kept for the answer, and never looked into. No secrets are among it."""
     created_at: datetime
     provisioning_state: ProvisioningState
@@ -84,10 +84,10 @@ class Machine:
         return names.compute_id(self.subscription, self.group, MACHINE, self.name)
 
     @property
-    def declared(self) -> Declared:
+    def os_properties(self) -> OsProperties:
         """What it says of the system on its disks."""
         state = OsState.GENERALIZED if self.generalized else OsState.SPECIALIZED
-        return Declared(os_type=self.os_type, os_state=state, hyper_v_generation=self.hyper_v_generation)
+        return OsProperties(os_type=self.os_type, os_state=state, hyper_v_generation=self.hyper_v_generation)
 
     def disk_name(self, lun: int | None) -> str:
         """What a disk is called that is made for it; unsaid, one that a machine of the same name that comes later has not."""
@@ -98,7 +98,7 @@ class Machine:
 
     def manner(self, lun: int | None) -> DiskAttachment:
         """How it has the data disk at a LUN; None is its OS disk."""
-        return self.manners.get(disk_key(lun), UNSET)
+        return self.manners.get(disk_key(lun), NO_ATTACHMENT_SETTINGS)
 
     def caching(self, lun: int | None) -> HostCaching:
         """How its host caches that disk."""

@@ -12,7 +12,7 @@ from imgstore.domain.storage.unknown_objects import UnknownObject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KnownPrincipal:
+class PrincipalDetails:
     """A principal with what belongs to it."""
 
     identity: Identity
@@ -49,7 +49,7 @@ class BenchPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RegionFigures:
+class RegionMeasurements:
     """One region's figures."""
 
     region: str
@@ -72,7 +72,7 @@ class BenchReport:
     plan: BenchPlan
     upload_seconds: float
     """Until the version was complete in the source region."""
-    regions: tuple[RegionFigures, ...]
+    regions: tuple[RegionMeasurements, ...]
     """The source region first."""
     removed_objects: int
     """Objects that the bench left in the regions' stores and that are gone again."""
@@ -158,7 +158,7 @@ class SlotScrub:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Naming:
+class ObjectReferences:
     """What an unknown object names."""
 
     segments: int = 0
@@ -172,32 +172,32 @@ class Naming:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UnknownReport:
+class UnknownObjectReport:
     """One unknown object, and what becomes of it."""
 
     object: UnknownObject
     last_modified: datetime
     """The store's clock."""
-    seen_for: timedelta
+    known_for: timedelta
     """Since it was first seen."""
-    names: Naming
+    names: ObjectReferences
     removable_at: datetime
     """When its grace ends; the database's clock."""
-    kept_because: str | None = None
+    kept_reason: str | None = None
     """Why it stays, whatever its age."""
     removed: bool = False
 
     @property
     def is_removable(self) -> bool:
         """Whether a removal takes it now."""
-        return self.kept_because is None and self.removable_at <= self.object.first_seen_at + self.seen_for
+        return self.kept_reason is None and self.removable_at <= self.object.first_seen_at + self.known_for
 
 
 @dataclass(slots=True, kw_only=True)
-class SlotUnknown:
+class SlotUnknownObjects:
     """The unknown objects of one slot."""
 
     slot: Slot
-    objects: list[UnknownReport] = field(default_factory=list)
+    objects: list[UnknownObjectReport] = field(default_factory=list)
     problem: str | None = None
     """Why the slot could not be looked at, or why something stayed."""

@@ -18,18 +18,18 @@ from imgstore.domain.errors import (
 )
 from imgstore.domain.machines import (
     MACHINE,
-    NOTHING_KEPT,
-    UNSET,
+    NO_ATTACHMENT_SETTINGS,
+    NO_PROPERTIES,
     DiskAttachment,
 )
 from imgstore.domain.names import ComputeId, ImageReference, SharedReference, VersionName, image_reference
 from imgstore.domain.resources import (
     KEEP,
-    UNDECLARED,
-    Declared,
+    NO_OS_PROPERTIES,
     DiskKind,
     DiskType,
     Feature,
+    OsProperties,
     OsType,
     PurchasePlan,
     Recommended,
@@ -58,7 +58,7 @@ class ImageRequest:
     """The region; None is the source's, and for a file the group's."""
     storage_account_type: StorageAccountType | None = None
     """For disks from files; None is Standard_LRS."""
-    declared: Declared = UNDECLARED
+    os_properties: OsProperties = NO_OS_PROPERTIES
     """What is said of the system; the OS disk's source says the rest, and an image that says no state is Generalized."""
     source_format: DiskFormat | None = None
     """What files are; None looks at them."""
@@ -248,7 +248,7 @@ class DiskRequest:
     """The region; None is the source's, and for a file the group's."""
     storage_account_type: StorageAccountType | None = None
     """None is the source's, and for a file Standard_LRS."""
-    declared: Declared = UNDECLARED
+    os_properties: OsProperties = NO_OS_PROPERTIES
     """What is said of the system on it; a copy inherits what is not said."""
     source_format: DiskFormat | None = None
     """What a file is; None looks at it."""
@@ -257,7 +257,7 @@ class DiskRequest:
     details: DiskDetails = NO_DETAILS
 
     @property
-    def kin_name(self) -> str:
+    def display_name(self) -> str:
         """What is to be made, as people know it."""
         return f"{self.kind.noun} {self.name}"
 
@@ -275,7 +275,7 @@ class UploadRequest:
     """Of the fixed VHD that will come, its footer of 512 bytes included."""
     storage_account_type: StorageAccountType | None = None
     """None is Standard_LRS."""
-    declared: Declared = UNDECLARED
+    os_properties: OsProperties = NO_OS_PROPERTIES
     """What is said of the system on it."""
     tags: Mapping[str, str] | None = None
     """None leaves them as they are."""
@@ -283,10 +283,10 @@ class UploadRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DiskAsked:
+class MachineDiskRequest:
     """What is said of one disk of a machine."""
 
-    manner: DiskAttachment = UNSET
+    manner: DiskAttachment = NO_ATTACHMENT_SETTINGS
     attach: str | None = None
     """A managed disk by name or id, for a data disk; None is one that the image has there."""
     resource_id: str | None = None
@@ -312,9 +312,9 @@ class MachineRequest:
     """Instead of an image: a managed disk by name or id."""
     attach_data_disks: Sequence[str] = ()
     """Managed disks, at the lowest LUNs that the image leaves."""
-    disks: Mapping[str, DiskAsked] = field(default_factory=dict)
+    disks: Mapping[str, MachineDiskRequest] = field(default_factory=dict)
     """What is said of single disks, by disk key."""
-    disks_whole: bool = False
+    replaces_disks: bool = False
     """Those are all data disks that the machine is to have."""
     os_type: OsType | None = None
     """Of an attached OS disk that does not say."""
@@ -325,11 +325,11 @@ class MachineRequest:
     """The image is said to be."""
     tags: Mapping[str, str] | None = None
     """None leaves them as they are."""
-    kept: Mapping[str, Any] = field(default_factory=lambda: NOTHING_KEPT)
+    kept: Mapping[str, Any] = field(default_factory=lambda: NO_PROPERTIES)
     """As `Machine.kept`; of a machine that stands, what is not named stays."""
     interfaces: Mapping[str, bool] | None = None
     """The ids of network interfaces, and whether each goes with the machine; None leaves them as they are."""
-    may_be_new: bool = True
+    may_create: bool = True
     """False changes one that stands, and makes none."""
 
 
@@ -372,7 +372,7 @@ class ScrubRequest:
     """Read and tell; change nothing."""
     slot_uid: str | None = None
     """None is every slot."""
-    noted_only: bool = False
+    repair_notes_only: bool = False
     """Read only what the zones' repair notes name, and bring the zones up to date."""
     pace: Callable[[int], None] = _unpaced
     """Told the bytes of each object that was read or repaired. It may wait, and may raise KeyboardInterrupt to stop."""

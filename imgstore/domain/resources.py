@@ -87,7 +87,7 @@ class DiskKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Declared:
+class OsProperties:
     """What a resource says of the system on its disk; None is nothing said."""
 
     os_type: OsType | None = None
@@ -95,7 +95,7 @@ class Declared:
     hyper_v_generation: HyperVGeneration | None = None
 
 
-UNDECLARED: Final = Declared()
+NO_OS_PROPERTIES: Final = OsProperties()
 """Nothing said."""
 
 
@@ -199,9 +199,9 @@ class ImageDefinition:
     created_at: datetime
 
     @property
-    def declared(self) -> Declared:
+    def os_properties(self) -> OsProperties:
         """What it says of the system on its versions' disks."""
-        return Declared(os_type=self.os_type, os_state=self.os_state, hyper_v_generation=self.hyper_v_generation)
+        return OsProperties(os_type=self.os_type, os_state=self.os_state, hyper_v_generation=self.hyper_v_generation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -422,7 +422,7 @@ class ManagedDisk:
     """Of the file that it was taken in from."""
     body_key: str
     """The object in the slot that holds the content: its own manifest's, or that of the first owner's."""
-    declared: Declared = UNDECLARED
+    os_properties: OsProperties = NO_OS_PROPERTIES
     replica: int
     """The ordinal of its slot: of the replica that it was given."""
     slot: Slot

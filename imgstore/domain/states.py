@@ -80,7 +80,7 @@ Replicating counts where nobody is at work. Failed was written by earlier releas
 """
 
 
-def may_move(before: ReplicaState, after: ReplicaState) -> bool:
+def is_allowed_transition(before: ReplicaState, after: ReplicaState) -> bool:
     """Whether the table above has that row."""
     return after in REPLICA_TRANSITIONS[before]
 

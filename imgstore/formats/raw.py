@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from imgstore.domain.disks.sources import ByteSource, DiskFormat, Extent, SourceIdentity, Trimmings
+from imgstore.domain.disks.sources import ByteSource, ContainerMetadata, DiskFormat, Extent, SourceIdentity
 from imgstore.formats.checks import Examination, Finding, size_finding
 
 
@@ -34,7 +34,7 @@ class RawReader:
     def __init__(self, source: ByteSource) -> None:
         self._source = source
         self.virtual_bytes = source.file_bytes
-        self.trimmings = Trimmings(format=DiskFormat.RAW)
+        self.container_metadata = ContainerMetadata(format=DiskFormat.RAW)
 
     def extents(self) -> Iterator[Extent]:
         """The file's own."""

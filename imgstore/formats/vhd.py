@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from imgstore.domain.disks.sources import ByteSource, DiskFormat, Extent, SourceIdentity, Trimmings
+from imgstore.domain.disks.sources import ByteSource, ContainerMetadata, DiskFormat, Extent, SourceIdentity
 from imgstore.domain.storage.sizes import MIB, SECTOR_BYTES, ceil_div
 from imgstore.formats.checks import Examination, FailureKind, Finding, all_passed, size_finding
 from imgstore.formats.raw import clip_extents
@@ -314,7 +314,7 @@ class FixedVhdReader:
         self._source = source
         self._layout = layout
         self.virtual_bytes = layout.virtual_bytes
-        self.trimmings = Trimmings(format=DiskFormat.VHD_FIXED, footer=layout.footer)
+        self.container_metadata = ContainerMetadata(format=DiskFormat.VHD_FIXED, footer=layout.footer)
 
     def extents(self) -> Iterator[Extent]:
         """The file's extents, without the footer."""
@@ -339,7 +339,7 @@ class DynamicVhdReader:
         self._source = source
         self._layout = layout
         self.virtual_bytes = layout.virtual_bytes
-        self.trimmings = Trimmings(format=DiskFormat.VHD_DYNAMIC)
+        self.container_metadata = ContainerMetadata(format=DiskFormat.VHD_DYNAMIC)
 
     def extents(self) -> Iterator[Extent]:
         """Allocated blocks, less the holes that the file itself has in them."""

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from imgstore.domain.disks.sources import DiskFormat, DiskWriter, Extent, Trimmings
+from imgstore.domain.disks.sources import ContainerMetadata, DiskFormat, DiskWriter, Extent
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.storage.sizes import BLOCK_BYTES, GIB, MIB, SECTOR_BYTES, ceil_div, round_up
 from imgstore.formats.files.atomic_file import PendingFile, translate_errors, write_all
@@ -54,7 +54,7 @@ def create_writer(
     virtual_bytes: int,
     extents: Sequence[Extent],
     disk_digest: bytes,
-    trimmings: Trimmings | None = None,
+    container_metadata: ContainerMetadata | None = None,
     overwrite: bool = False,
     pad: bool = False,
 ) -> DiskWriter:
@@ -66,7 +66,7 @@ def create_writer(
         virtual_bytes: size of the disk. Data handed to `write_at` may reach beyond it and is cut there.
         extents: the ranges that will be written; a dynamic VHD has blocks for these alone.
         disk_digest: makes a VHD's unique id.
-        trimmings: what the disk's first file held besides; a fixed VHD's footer comes back as it was.
+        container_metadata: what the disk's first file held besides; a fixed VHD's footer comes back as it was.
         overwrite: whether a file at `path` may be replaced.
         pad: whether the disk may grow to `padded_bytes`.
 
@@ -87,7 +87,7 @@ def create_writer(
             return _Qcow2Writer(pending, virtual_bytes, container_bytes, overwrite=overwrite)
         footer = b""
         if format is DiskFormat.VHD_FIXED:
-            footer = fixed_footer(container_bytes, trimmings, disk_digest)
+            footer = fixed_footer(container_bytes, container_metadata, disk_digest)
         return _FlatWriter(pending, virtual_bytes, container_bytes, footer)
     except BaseException:
         pending.discard()
@@ -122,9 +122,11 @@ def _check_size(form: DiskFormat, virtual_bytes: int, container_bytes: int) -> N
         )
 
 
-def fixed_footer(virtual_bytes: int, trimmings: Trimmings | None, disk_digest: bytes) -> bytes:
+def fixed_footer(virtual_bytes: int, container_metadata: ContainerMetadata | None, disk_digest: bytes) -> bytes:
     """The footer that the disk came with, if it is one of this very size; else one of ours."""
-    kept = trimmings.footer if trimmings and trimmings.format is DiskFormat.VHD_FIXED else b""
+    kept = (
+        container_metadata.footer if container_metadata and container_metadata.format is DiskFormat.VHD_FIXED else b""
+    )
     if len(kept) == FOOTER_BYTES and is_sound_footer(kept) and Footer.unpack(kept).current_bytes == virtual_bytes:
         return kept
     return pack_footer(virtual_bytes=virtual_bytes, disk_type=TYPE_FIXED, disk_digest=disk_digest)

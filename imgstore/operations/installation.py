@@ -1,4 +1,4 @@
-"""The collaborators of one installation, frozen together. Declared here, filled in by ``bootstrap.py``."""
+"""The collaborators of one installation, frozen together. OsProperties here, filled in by ``bootstrap.py``."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

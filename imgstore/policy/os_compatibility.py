@@ -6,7 +6,7 @@ Pure. What a disk's partition table lets guess is no declaration: it warns, else
 from typing import Final
 
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.resources import Declared
+from imgstore.domain.resources import OsProperties
 
 _PROPERTIES: Final = (
     ("os_type", "osType", "OS type"),
@@ -15,7 +15,7 @@ _PROPERTIES: Final = (
 )
 
 
-def check_kin(source: Declared, taker: Declared, *, source_name: str, taker_name: str) -> None:
+def check_kin(source: OsProperties, taker: OsProperties, *, source_name: str, taker_name: str) -> None:
     """Refuse to make something from a source that declares another system.
 
     Args:
@@ -39,9 +39,9 @@ def check_kin(source: Declared, taker: Declared, *, source_name: str, taker_name
             )
 
 
-def inherited(source: Declared, said: Declared) -> Declared:
+def inherited(source: OsProperties, said: OsProperties) -> OsProperties:
     """What a copy says: what was said of it, else what its source says."""
-    return Declared(
+    return OsProperties(
         os_type=said.os_type or source.os_type,
         os_state=said.os_state or source.os_state,
         hyper_v_generation=said.hyper_v_generation or source.hyper_v_generation,

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
-from imgstore.domain.errors import RegionsFault
+from imgstore.domain.errors import InvalidRegions
 from imgstore.domain.names import region_key
 from imgstore.domain.resources import StorageAccountType
 from imgstore.ledger.prices import FREE, Prices
@@ -46,13 +46,13 @@ def load_regions(path: Path | None, environ: Mapping[str, str]) -> Regions:
         environ: gives the `${VARIABLES}` of the document, and `IMGSTORE_S3_ENDPOINT`.
 
     Raises:
-        RegionsFault: it cannot be used; carries every fault found.
+        InvalidRegions: it cannot be used; carries every fault found.
     """
     source = importlib.resources.files("imgstore").joinpath("regions.yaml") if path is None else path
     try:
         content = source.read_bytes()
     except OSError as error:
-        raise RegionsFault(str(source), [f"it cannot be read: {error.strerror}"]) from error
+        raise InvalidRegions(str(source), [f"it cannot be read: {error.strerror}"]) from error
     return parse_regions(content, environ, path=str(source))
 
 
@@ -60,7 +60,7 @@ def parse_regions(content: bytes, environ: Mapping[str, str], *, path: str) -> R
     """The regions that `content` describes; `path` names it in errors.
 
     Raises:
-        RegionsFault: it cannot be used; carries every fault found.
+        InvalidRegions: it cannot be used; carries every fault found.
     """
     tree, faults = read_document(content, path)
     document = Section(tree, "", faults, environ, known=_DOCUMENT_KEYS)
@@ -70,7 +70,7 @@ def parse_regions(content: bytes, environ: Mapping[str, str], *, path: str) -> R
     bandwidth = _bandwidth(document, regions)
     faults += _clashes([region for region in regions.values() if region])
     if faults:
-        raise RegionsFault(path, faults)
+        raise InvalidRegions(path, faults)
     return Regions(
         currency=prices.currency,
         regions=MappingProxyType({name: region for name, region in regions.items() if region}),

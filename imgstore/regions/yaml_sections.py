@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 import yaml
 
-from imgstore.domain.errors import RegionsFault
+from imgstore.domain.errors import InvalidRegions
 
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(:-([^{}]*))?\}")
 _SECRET: Final = re.compile(r"secret|password|token|credential|access_?key", re.IGNORECASE)
@@ -25,7 +25,7 @@ def read_document(content: bytes, path: str) -> tuple[Any, list[str]]:
         loader.name = path
         return loader.get_single_data(), loader.duplicates
     except (yaml.YAMLError, RecursionError) as error:
-        raise RegionsFault(path, [f"it is not YAML: {' '.join(str(error).split())}"]) from error
+        raise InvalidRegions(path, [f"it is not YAML: {' '.join(str(error).split())}"]) from error
 
 
 class _TextLoader(yaml.BaseLoader):

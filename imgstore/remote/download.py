@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from imgstore.domain.disks.sources import DiskFormat, DiskWriter, Extent, Trimmings
+from imgstore.domain.disks.sources import ContainerMetadata, DiskFormat, DiskWriter, Extent
 from imgstore.domain.errors import InvalidInput, ObjectCorrupt
 from imgstore.domain.storage.digests import Digest, digest_of, disk_digest
 from imgstore.domain.storage.sizes import PIECE_BYTES, SECTOR_BYTES
@@ -58,7 +58,7 @@ def export_disk(
             virtual_bytes=virtual_bytes,
             extents=extents,
             disk_digest=digest,
-            trimmings=Trimmings(format=DiskFormat.VHD_FIXED, footer=footer),
+            container_metadata=ContainerMetadata(format=DiskFormat.VHD_FIXED, footer=footer),
             overwrite=overwrite,
             pad=pad,
         )

@@ -183,7 +183,7 @@ def _send(server: Server, url: str, reader: DiskReader, task: str) -> Digest:
         server.connection.move("PUT", f"{url}&comp=page", headers=headers, data=data)
 
     digest = each_piece(server.subscriber, task, reader, send)
-    put(reader.virtual_bytes, fixed_footer(reader.virtual_bytes, reader.trimmings, digest))
+    put(reader.virtual_bytes, fixed_footer(reader.virtual_bytes, reader.container_metadata, digest))
     return digest
 
 

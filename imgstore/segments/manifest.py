@@ -40,7 +40,7 @@ from typing import Final, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from imgstore.domain.disks.sources import DiskFormat, Extent, Trimmings
+from imgstore.domain.disks.sources import ContainerMetadata, DiskFormat, Extent
 from imgstore.domain.errors import ObjectCorrupt
 from imgstore.domain.storage.digests import DIGEST_BYTES, Digest, digest_of, disk_digest
 from imgstore.domain.storage.sizes import BLOCK_BYTES, PIECE_BLOCKS, PIECE_BYTES, SEGMENT_BLOCKS, TIB, ceil_div
@@ -179,7 +179,7 @@ class Manifest:
     """One disk."""
 
     virtual_bytes: int
-    trimmings: Trimmings
+    container_metadata: ContainerMetadata
     works: tuple[WorkRef, ...]
     segments: SegmentTable
     runs: Runs
@@ -238,8 +238,8 @@ def encode_manifest(manifest: Manifest) -> bytes:
     header = _HEADER.pack(
         MAGIC,
         VERSION,
-        _FORMATS.index(manifest.trimmings.format) + 1,
-        len(manifest.trimmings.footer),
+        _FORMATS.index(manifest.container_metadata.format) + 1,
+        len(manifest.container_metadata.footer),
         manifest.virtual_bytes,
         len(manifest.works),
         len(segments),
@@ -251,7 +251,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
     )
     works = b"".join(uuid.UUID(work.uid).bytes + work.fingerprints_digest for work in manifest.works)
     body = b"".join(
-        (header, manifest.trimmings.footer, works, segments.names.tobytes(), pieces.digests.tobytes(), frame)
+        (header, manifest.container_metadata.footer, works, segments.names.tobytes(), pieces.digests.tobytes(), frame)
     )
     return body + digest_of(body)
 
@@ -355,7 +355,7 @@ class _Decoder:
         pieces = Pieces(index=self._summed("<u4", self._pieces), digests=digests)
         manifest = Manifest(
             virtual_bytes=self._virtual_bytes,
-            trimmings=Trimmings(format=self._format, footer=footer),
+            container_metadata=ContainerMetadata(format=self._format, footer=footer),
             works=works,
             segments=segments,
             runs=runs,

@@ -342,7 +342,7 @@ class _Ingest:
         place[numbers] = np.arange(len(numbers))
         return Manifest(
             virtual_bytes=self._order.reader.virtual_bytes,
-            trimmings=self._order.reader.trimmings,
+            container_metadata=self._order.reader.container_metadata,
             works=tuple(works),
             segments=table,
             runs=Runs(block=runs.block, count=runs.count, segment=place[runs.segment], at=runs.at),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias, TypeVar
 
-from imgstore.domain.errors import ExistenceUnknown, ObjectCorrupt, ObjectNotFound, StoredDamaged, StoreError
+from imgstore.domain.errors import ExistenceUnknown, ObjectCorrupt, ObjectNotFound, ReadBackMismatch, StoreError
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest
 from imgstore.segments import codec
@@ -173,7 +173,7 @@ class SlotAccess:
         try:
             self.store.get(self.prefix + key, accept)
         except ObjectCorrupt as error:
-            raise StoredDamaged(
+            raise ReadBackMismatch(
                 f"The object '{key}' is damaged: it was stored just now, and reads back as something else.",
                 found=error.found,
                 expected="the bytes that were sent",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imgstore.domain.disks.sources import Extent, SourceIdentity, Trimmings
+from imgstore.domain.disks.sources import ContainerMetadata, Extent, SourceIdentity
 from imgstore.domain.settings.disk_space import CheckScratch, unbounded
 from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.sizes import PIECE_BYTES
@@ -74,9 +74,9 @@ class StoredDisk:
         return self._manifest.virtual_bytes
 
     @property
-    def trimmings(self) -> Trimmings:
+    def container_metadata(self) -> ContainerMetadata:
         """What the file that it first came in held beside the disk."""
-        return self._manifest.trimmings
+        return self._manifest.container_metadata
 
     def extents(self) -> Iterator[Extent]:
         """The ranges that hold data."""

@@ -17,10 +17,10 @@ from imgstore.domain.errors import NotFound
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import (
     Architecture,
-    Declared,
     DiskKind,
     DiskType,
     Feature,
+    OsProperties,
     PurchasePlan,
     Recommended,
 )
@@ -191,7 +191,7 @@ def test_a_catalog_of_revision_0001_is_brought_up_with_what_lies_in_it(catalog_u
             )
             disk = transaction.disks.by_uid("k")
             assert (disk.kind, disk.part, disk.body_key) == (DiskKind.DISK, "os", "manifests/v/os")
-            assert (disk.source_version_uid, disk.source, disk.declared) == ("v", None, Declared())
+            assert (disk.source_version_uid, disk.source, disk.os_properties) == ("v", None, OsProperties())
             assert transaction.pools.get("p").subscription is None
     finally:
         with_all.close()

@@ -161,7 +161,7 @@ def test_an_offer_is_what_is_complete_in_the_region(catalog: Catalog) -> None:
             world.version.disks,
             ("os", "lun-5"),
         )
-        assert (offer.definition, offer.declared) == (world.definition.name, world.definition.declared)
+        assert (offer.definition, offer.os_properties) == (world.definition.name, world.definition.os_properties)
         assert offer.os_state is world.definition.os_state
         assert offer.disallowed_disk_types == (DiskType.PREMIUM_LRS,)
 

@@ -6,14 +6,14 @@ from catalog_values import SUBSCRIPTION, disk, manifest, settle, slot, uid
 from imgstore.catalog import Catalog
 from imgstore.domain.disks.sources import SourceIdentity
 from imgstore.domain.errors import Conflict
-from imgstore.domain.resources import Declared, DiskKind, HyperVGeneration, OsState, OsType, Pool
+from imgstore.domain.resources import DiskKind, HyperVGeneration, OsProperties, OsState, OsType, Pool
 from imgstore.domain.storage.digests import digest_of
 
 pytest_plugins = ["catalog_fixtures"]
 
 
 def test_disks_of_every_kind_share_a_table_and_not_their_names(catalog: Catalog) -> None:
-    said = Declared(os_type=OsType.LINUX, os_state=OsState.SPECIALIZED, hyper_v_generation=HyperVGeneration.V2)
+    said = OsProperties(os_type=OsType.LINUX, os_state=OsState.SPECIALIZED, hyper_v_generation=HyperVGeneration.V2)
     source = SourceIdentity(location="/srv/d.vhd", file_bytes=512, stamp="7")
     with catalog.transaction() as transaction:
         world = settle(transaction)
@@ -25,7 +25,7 @@ def test_disks_of_every_kind_share_a_table_and_not_their_names(catalog: Catalog)
             source_version_uid=None,
             source_reference=source.location,
             source=source,
-            declared=said,
+            os_properties=said,
         )
         parts = [disk(world.slot, "x", kind=DiskKind.IMAGE, part=part) for part in ("os", "lun-0")]
         for each in (plain, snapshot, *parts):

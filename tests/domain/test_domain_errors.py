@@ -9,9 +9,9 @@ from imgstore.domain import errors
 from imgstore.domain.errors import (
     ImgstoreError,
     InvalidInput,
+    InvalidRegions,
     ObjectNotFound,
     PropertyChangeNotAllowed,
-    RegionsFault,
     SafetyCheckFailed,
     StoreError,
     StoreUnreachable,
@@ -24,8 +24,8 @@ EVERY = {
 CODES = {
     "ImgstoreError": ("InternalError", 500),
     "InvalidInput": ("InvalidParameter", 400),
-    "RegionsFault": ("InvalidRegions", 400),
-    "SourceGone": ("InvalidParameter", 400),
+    "InvalidRegions": ("InvalidRegions", 400),
+    "SourceNotFound": ("InvalidParameter", 400),
     "ImageRefused": ("InvalidImage", 400),
     "ImageTruncated": ("ImageTruncated", 400),
     "SafetyCheckFailed": ("SafetyCheckFailed", 400),
@@ -55,7 +55,7 @@ CODES = {
     "CircuitOpen": ("StoreUnreachable", 503),
     "ExistenceUnknown": ("ExistenceUnknown", 503),
     "StoreSilent": ("StoreUnreachable", 503),
-    "StoredDamaged": ("ObjectCorrupt", 503),
+    "ReadBackMismatch": ("ObjectCorrupt", 503),
 }
 
 
@@ -107,7 +107,7 @@ def test_the_special_ones_fill_in_the_rest() -> None:
     changed = PropertyChangeNotAllowed("osType", found="Windows", expected="Linux")
     assert changed.message == "Changing property 'osType' is not allowed."
     assert changed.target == "osType"
-    fault = RegionsFault("/r.yaml", ["one", "two"])
+    fault = InvalidRegions("/r.yaml", ["one", "two"])
     assert fault.faults == ("one", "two")
     assert "one; two" in str(fault)
     unsafe = SafetyCheckFailed("backing", "No.", found="a", expected="b", hint="c", target="d")

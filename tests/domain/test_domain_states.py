@@ -5,7 +5,13 @@ import re
 import pytest
 
 from imgstore.domain import states
-from imgstore.domain.states import REPLICA_TRANSITIONS, ProvisioningState, ReplicaState, may_move, provisioning_state
+from imgstore.domain.states import (
+    REPLICA_TRANSITIONS,
+    ProvisioningState,
+    ReplicaState,
+    is_allowed_transition,
+    provisioning_state,
+)
 
 P, R, C, F, D, X = (
     ReplicaState.PENDING,
@@ -32,9 +38,9 @@ def written_moves() -> set[tuple[ReplicaState, ReplicaState]]:
 
 
 def test_the_code_obeys_the_written_table() -> None:
-    assert {(before, after) for before in ReplicaState for after in ReplicaState if may_move(before, after)} == (
-        written_moves()
-    )
+    assert {
+        (before, after) for before in ReplicaState for after in ReplicaState if is_allowed_transition(before, after)
+    } == (written_moves())
 
 
 def test_every_state_has_a_row_and_an_explanation() -> None:
@@ -42,11 +48,11 @@ def test_every_state_has_a_row_and_an_explanation() -> None:
 
 
 def test_nothing_becomes_complete_but_from_replicating() -> None:
-    assert [before for before in ReplicaState if may_move(before, C)] == [R]
+    assert [before for before in ReplicaState if is_allowed_transition(before, C)] == [R]
 
 
 def test_deleting_is_the_end() -> None:
-    assert not any(may_move(X, after) for after in ReplicaState)
+    assert not any(is_allowed_transition(X, after) for after in ReplicaState)
 
 
 @pytest.mark.parametrize(

@@ -79,11 +79,11 @@ def _again(image: Path, scratch: Path) -> Path:
     copy = image.with_name("copy-" + image.name)
     writer = create_writer(
         copy,
-        format=reader.trimmings.format,
+        format=reader.container_metadata.format,
         virtual_bytes=reader.virtual_bytes,
         extents=spans,
         disk_digest=DIGEST,
-        trimmings=reader.trimmings,
+        container_metadata=reader.container_metadata,
     )
     for span in spans:
         writer.write_at(span.offset, reader.read_at(span.offset, span.length))

@@ -21,8 +21,15 @@ from imgstore.domain.errors import (
 from imgstore.domain.identity.access import Grant, Principal, Role
 from imgstore.domain.machines import SIZE, DiskAttachment
 from imgstore.domain.names import VersionName
-from imgstore.domain.requests import DiskAsked, DiskRequest, ImageRequest, MachineRequest, OsProfile, VersionRequest
-from imgstore.domain.resources import Declared, DiskKind, ManagedDisk, OsState, OsType, TargetRegionRequest
+from imgstore.domain.requests import (
+    DiskRequest,
+    ImageRequest,
+    MachineDiskRequest,
+    MachineRequest,
+    OsProfile,
+    VersionRequest,
+)
+from imgstore.domain.resources import DiskKind, ManagedDisk, OsProperties, OsState, OsType, TargetRegionRequest
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage.sizes import MIB
 from imgstore.domain.views import MachineView, ManagedImage, VersionView
@@ -141,7 +148,9 @@ def test_a_machine_takes_all_disks_of_one_replica_with_one_turn(published: Insta
     for disk, key in zip(first.disks, ("os", "lun-0", "lun-5"), strict=True):
         assert same(published, disk, raws[key])
         assert disk.managed_by == first.machine.resource_id
-        assert disk.declared == Declared(os_type=OsType.LINUX, hyper_v_generation=first.machine.hyper_v_generation)
+        assert disk.os_properties == OsProperties(
+            os_type=OsType.LINUX, hyper_v_generation=first.machine.hyper_v_generation
+        )
     told = first.machine
     assert (told.size, told.admin_username, told.computer_name) == (SIZE, "azureuser", "vm0")
     assert (told.image_reference or "").endswith("/versions/1.0.0")
@@ -196,7 +205,7 @@ def test_from_a_managed_image_each_disk_is_copied_at_its_lun(published: Installa
 
 
 def test_disks_are_attached_to_one_machine(published: Installation, raws: dict[str, Path]) -> None:
-    make(published, "root", raws["os"], declared=Declared(os_type=OsType.LINUX))
+    make(published, "root", raws["os"], os_properties=OsProperties(os_type=OsType.LINUX))
     for name in ("d1", "d2", "d3"):
         make(published, name, raws["lun-0"])
     made = machine(published, attach_os_disk="root", attach_data_disks=["d1", "d2"], os_type=OsType.LINUX)
@@ -272,7 +281,7 @@ def test_deleting_a_machine_leaves_its_disks(published: Installation, raws: dict
 def test_a_deletion_that_was_killed_takes_the_disks_that_are_to_go_when_it_is_repeated(
     published: Installation, raws: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    going = {key: DiskAsked(manner=DiskAttachment(deleted_with_machine=True)) for key in ("os", "lun-5")}
+    going = {key: MachineDiskRequest(manner=DiskAttachment(deleted_with_machine=True)) for key in ("os", "lun-5")}
     made = machine(published, disks=going)
 
     def killed(*_arguments: Any, **_more: Any) -> None:
@@ -292,7 +301,7 @@ def test_a_deletion_that_was_killed_takes_the_disks_that_are_to_go_when_it_is_re
 
 
 def test_who_may_not_delete_a_disk_does_not_take_it_along_with_its_machine(published: Installation) -> None:
-    made = machine(published, disks={"os": DiskAsked(manner=DiskAttachment(deleted_with_machine=True))})
+    made = machine(published, disks={"os": MachineDiskRequest(manner=DiskAttachment(deleted_with_machine=True))})
     ann = Principal(name="ann", grants=(Grant(role=Role.CONTRIBUTOR, scope=made.machine.resource_id),))
     denied = refused(
         AccessDenied, "disks/delete", lambda: machines.delete_machine(published, ann, group=GROUP, name="vm1")
@@ -315,10 +324,10 @@ def test_a_managed_image_is_made_of_generalized_machines_only(published: Install
         view = machines.generalize_machine(published, ADMIN, group=GROUP, name="vm1")
         assert view.machine.generalized
     refused(InvalidInput, "its own come with it", lambda: image(data_sources=["d"]))
-    refused(InvalidInput, "OS state", lambda: image(declared=Declared(os_state=OsState.SPECIALIZED)))
+    refused(InvalidInput, "OS state", lambda: image(os_properties=OsProperties(os_state=OsState.SPECIALIZED)))
     taken = image()
     assert list(taken.by_key) == ["os", "lun-0", "lun-5"]
-    assert (taken.os.declared.os_state, taken.os.declared.os_type) == (OsState.GENERALIZED, OsType.LINUX)
+    assert (taken.os.os_properties.os_state, taken.os.os_properties.os_type) == (OsState.GENERALIZED, OsType.LINUX)
     assert taken.os.source_reference == made.os_disk.resource_id
     assert image() == taken
     machines.delete_machine(published, ADMIN, group=GROUP, name="vm1")

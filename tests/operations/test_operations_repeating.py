@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound, PropertyChangeNotAllowed, SourceGone
+from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound, PropertyChangeNotAllowed, SourceNotFound
 from imgstore.domain.identity.access import Principal
 from imgstore.domain.requests import DataSnapshot, DataVhd, DiskRequest, ImageRequest, MachineRequest, OsProfile
 from imgstore.domain.resources import DiskKind, ManagedDisk, ReplicationMode
@@ -82,9 +82,9 @@ def test_a_version_goes_on_without_its_file(installation: Installation, file: Pa
     again = create(installation, targets=MORE, os_vhd_uri=f"file://{file}")
     assert again.version.uid == first.version.uid
     assert complete_regions(again) == set(MORE), "its own slot is the source of the other"
-    with pytest.raises(SourceGone, match=f"There is no file {tmp_path}/other.raw"):
+    with pytest.raises(SourceNotFound, match=f"There is no file {tmp_path}/other.raw"):
         create(installation, os_vhd_uri=str(tmp_path / "other.raw"))
-    with pytest.raises(SourceGone, match="There is no file"):
+    with pytest.raises(SourceNotFound, match="There is no file"):
         create(installation, "2.0.0", os_vhd_uri=str(file))
     make_raw(file, seed=2, virtual_bytes=8 * MIB, content_bytes=MIB)
     with pytest.raises(PropertyChangeNotAllowed, match=r"osDiskImage\.source"):
@@ -103,7 +103,7 @@ def test_bytes_that_must_still_be_read_are_asked_for_by_name(
         with pytest.raises(InvalidInput, match="the store is away"):
             create(installation, os_vhd_uri=str(file))
     kept = file.rename(file.with_name("kept"))
-    with pytest.raises(SourceGone, match=f"There is no file {file}"):
+    with pytest.raises(SourceNotFound, match=f"There is no file {file}"):
         create(installation, os_vhd_uri=str(file))
     kept.rename(file)
     assert complete_regions(create(installation, os_vhd_uri=str(file))) == set(HERE)
@@ -114,7 +114,7 @@ def test_a_sha256_that_was_never_checked_needs_the_file(installation: Installati
     create(installation, os_vhd_uri=str(file))
     create(installation, "2.0.0", os_vhd_uri=str(file), sha256=known)
     file.unlink()
-    with pytest.raises(SourceGone):
+    with pytest.raises(SourceNotFound):
         create(installation, os_vhd_uri=str(file), sha256=known)
     create(installation, "2.0.0", os_vhd_uri=str(file), sha256=known.upper())
     with pytest.raises(PropertyChangeNotAllowed):
@@ -137,7 +137,7 @@ def test_each_disk_is_looked_at_by_itself(installation: Installation, file: Path
     assert create(
         installation, **stated | {"data_snapshots": [DataSnapshot(lun=0, source=snapshot.resource_id.upper())]}
     )
-    with pytest.raises(SourceGone, match="Source s2 is not found"):
+    with pytest.raises(SourceNotFound, match="Source s2 is not found"):
         create(installation, **stated | {"data_snapshots": [DataSnapshot(lun=0, source="s2")]})
     make_raw(file, seed=9, virtual_bytes=8 * MIB, content_bytes=MIB)
     with pytest.raises(PropertyChangeNotAllowed, match=r"osDiskImage\.source"):
@@ -167,9 +167,9 @@ def test_images_machines_and_versions_may_be_gone_too(installation: Installation
     assert complete_regions(create(installation, "4.0.0", MORE, image_version=of_version)) == set(MORE)
     refused: list[dict[str, Any]] = [{"managed_image": "i2"}, {"virtual_machine": "m2"}, {"os_snapshot": "d2"}]
     for stated in refused:
-        with pytest.raises(SourceGone, match="is not found"):
+        with pytest.raises(SourceNotFound, match="is not found"):
             create(installation, "2.0.0", **stated)
-    with pytest.raises((SourceGone, NotFound)):
+    with pytest.raises((SourceNotFound, NotFound)):
         create(installation, "4.0.0", image_version=f"{GROUP}/{GALLERY}/{DEFINITION}/1.0.1")
     audit(installation, quiet=False)
 
@@ -195,7 +195,7 @@ def test_a_disk_of_a_file_that_is_gone(
     assert make(installation, "x1", file, kind) == first
     with pytest.raises(ImgstoreError, match="There is no file"):
         make(installation, "x2", file, kind)
-    with pytest.raises(SourceGone, match="is not found"):
+    with pytest.raises(SourceNotFound, match="is not found"):
         make(installation, "x1", "y1", kind)
     make_raw(file, seed=2, virtual_bytes=8 * MIB, content_bytes=MIB)
     with pytest.raises(PropertyChangeNotAllowed, match="sourceUri"):

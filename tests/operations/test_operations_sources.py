@@ -17,10 +17,10 @@ from imgstore.domain.errors import (
 )
 from imgstore.domain.requests import DiskRequest, ImageRequest
 from imgstore.domain.resources import (
-    Declared,
     DiskKind,
     HyperVGeneration,
     ManagedDisk,
+    OsProperties,
     OsState,
     OsType,
     StorageAccountType,
@@ -77,10 +77,10 @@ def served(installation: Installation, folder: Path, name: str) -> str:
 
 def test_a_disk_from_a_file_lies_in_the_subscription_s_pool_of_its_region(empty: Installation, stock: Stock) -> None:
     folder = empty.home
-    made = make(empty, "d1", stock.first, location="eastus", declared=Declared(os_type=OsType.LINUX))
+    made = make(empty, "d1", stock.first, location="eastus", os_properties=OsProperties(os_type=OsType.LINUX))
     assert made.provisioning_state is ProvisioningState.SUCCEEDED
     assert (made.location, made.replica, made.source_version_uid) == ("eastus", 0, None)
-    assert made.declared.os_type is OsType.LINUX
+    assert made.os_properties.os_type is OsType.LINUX
     assert [slot.uid for slot in own_slots(empty)] == [made.slot.uid]
     assert served(empty, folder, "d1") == sha256_of(stock.first)
     assert make(empty, "d1", stock.first, location="eastus") == made
@@ -130,17 +130,21 @@ def test_another_source_region_or_sku_is_refused(stocked: Installation, stock: S
 
 def test_what_is_declared_must_not_contradict_the_source(stocked: Installation, stock: Stock) -> None:
     made = make_disk(stocked, "d1")
-    assert made.declared == Declared(
+    assert made.os_properties == OsProperties(
         os_type=OsType.LINUX, os_state=OsState.GENERALIZED, hyper_v_generation=HyperVGeneration.V1
     )
     with pytest.raises(InvalidInput, match="OS type of the source 'd1' is Linux, that of 'disk d2' is Windows"):
-        make(stocked, "d2", "d1", declared=Declared(os_type=OsType.WINDOWS))
+        make(stocked, "d2", "d1", os_properties=OsProperties(os_type=OsType.WINDOWS))
     with pytest.raises(InvalidInput, match="generation of the source 'd1' is V1"):
-        make(stocked, "d2", "d1", declared=Declared(hyper_v_generation=HyperVGeneration.V2))
-    assert make(stocked, "d2", "d1", declared=Declared(os_type=OsType.LINUX)).declared == made.declared
+        make(stocked, "d2", "d1", os_properties=OsProperties(hyper_v_generation=HyperVGeneration.V2))
+    assert (
+        make(stocked, "d2", "d1", os_properties=OsProperties(os_type=OsType.LINUX)).os_properties == made.os_properties
+    )
     make(stocked, "plain", stock.first)
-    said = make(stocked, "s1", "plain", kind=SNAPSHOT, declared=Declared(os_type=OsType.WINDOWS))
-    assert said.declared == Declared(os_type=OsType.WINDOWS), "what the source does not say is said of the copy"
+    said = make(stocked, "s1", "plain", kind=SNAPSHOT, os_properties=OsProperties(os_type=OsType.WINDOWS))
+    assert said.os_properties == OsProperties(os_type=OsType.WINDOWS), (
+        "what the source does not say is said of the copy"
+    )
 
 
 def test_copies_are_references_and_outlive_all_that_they_came_from(stocked: Installation, stock: Stock) -> None:
@@ -224,7 +228,7 @@ def test_a_managed_image_has_its_data_disks_by_lun(stocked: Installation, stock:
     made = make_image(stocked, "d1", "s1", stock.rebuilt)
     assert [each.part for each in (made.os, *made.data)] == ["os", "lun-0", "lun-1"]
     assert made.provisioning_state is ProvisioningState.SUCCEEDED
-    assert made.os.declared.os_type is OsType.LINUX
+    assert made.os.os_properties.os_type is OsType.LINUX
     assert make_image(stocked, "d1", "s1", stock.rebuilt) == made
     assert images.list_images(stocked, ADMIN) == [made]
     with pytest.raises(PropertyChangeNotAllowed, match="dataDisks"):
@@ -249,10 +253,10 @@ def test_an_image_says_a_state_and_all_its_disks_are_of_one_region(stocked: Inst
         make_disk(stocked, "d1", "westus2")
         make_image(stocked, "plain", "d1")
     assert images.list_images(stocked, ADMIN) == []
-    assert make_image(stocked, "plain").os.declared.os_state is OsState.GENERALIZED
+    assert make_image(stocked, "plain").os.os_properties.os_state is OsState.GENERALIZED
     remove(stocked, "i1", IMAGE)
-    said = Declared(os_state=OsState.SPECIALIZED)
-    made = make_image(stocked, "plain", stock.second, declared=said)
-    assert made.os.declared.os_state is OsState.SPECIALIZED
+    said = OsProperties(os_state=OsState.SPECIALIZED)
+    made = make_image(stocked, "plain", stock.second, os_properties=said)
+    assert made.os.os_properties.os_state is OsState.SPECIALIZED
     assert {each.location for each in (made.os, *made.data)} == {"eastus"}
     audit(stocked)

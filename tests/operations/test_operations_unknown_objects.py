@@ -13,7 +13,7 @@ from imgstore.cli.main import main
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import AccessDenied, CatalogOutdated
 from imgstore.domain.identity.access import Principal
-from imgstore.domain.reports import SlotUnknown, UnknownReport
+from imgstore.domain.reports import SlotUnknownObjects, UnknownObjectReport
 from imgstore.domain.resources import Slot
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.works import WorkKind
@@ -66,7 +66,7 @@ def late(home: Installation, slot: Slot, key: str, data: bytes) -> None:
     home.locator.store(slot).put(slot.prefix + key, data)
 
 
-def one(found: list[SlotUnknown]) -> UnknownReport:
+def one(found: list[SlotUnknownObjects]) -> UnknownObjectReport:
     ((report,),) = ([each.objects for each in found],)
     (only,) = report
     return only
@@ -86,7 +86,7 @@ def test_a_late_manifest_is_listed_and_removed_after_its_grace(
     clock.advance(3 * 86_400)
     found = one(list_unknown(home, ADMIN, grace=WEEK))
     assert (found.object.key, found.object.stored_bytes) == (key, len(data))
-    assert found.seen_for == timedelta(days=3), "not from when a collection first saw it"
+    assert found.known_for == timedelta(days=3), "not from when a collection first saw it"
     assert found.names.segments == len(home.access(slot).segments().present)
     assert not found.is_removable
     assert not one(remove_unknown(home, ADMIN, grace=WEEK)).removed, "its grace is not over"
@@ -124,8 +124,8 @@ def test_what_stands_in_the_catalog_may_still_want_it(
     clock.advance(8 * 86_400)
     found = one(remove_unknown(home, ADMIN, grace=WEEK))
     assert (found.removed, found.object.key) == (False, key)
-    assert found.kept_because is not None
-    assert found.kept_because.startswith("version 1.0.0 stands")
+    assert found.kept_reason is not None
+    assert found.kept_reason.startswith("version 1.0.0 stands")
 
 
 def test_what_an_open_work_may_have_put_is_not_unknown(home: Installation, stock: Stock, clock: ManualClock) -> None:
@@ -253,7 +253,7 @@ def test_what_another_process_finds_of_the_catalog_stops_the_removal(
     slot, key = late_and_old(home, stock, clock)
     real = unknown_objects._looked_at
 
-    def look(installation: Installation, grace: timedelta) -> list[SlotUnknown]:
+    def look(installation: Installation, grace: timedelta) -> list[SlotUnknownObjects]:
         found = real(installation, grace)
         with installation.catalog.transaction() as transaction:
             transaction.installation.mark_outdated("a later checkpoint")

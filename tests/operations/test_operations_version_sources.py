@@ -12,10 +12,10 @@ from imgstore.domain.names import VersionName
 from imgstore.domain.progress import ProgressEvent
 from imgstore.domain.requests import DataSnapshot, DataVhd, DiskRequest, ImageRequest, VersionRequest
 from imgstore.domain.resources import (
-    Declared,
     DiskKind,
     HyperVGeneration,
     ImageVersion,
+    OsProperties,
     OsState,
     OsType,
     StorageAccountType,
@@ -235,8 +235,8 @@ def test_systems_that_are_declared_must_match(
         assert caught.value.error_code == "InvalidParameter"
     make(stocked, "plain", stock.first)
     publish_from(stocked, "1.0.0", **there, os_snapshot="plain")
-    said = Declared(os_type=OsType.LINUX, os_state=OsState.GENERALIZED, hyper_v_generation=HyperVGeneration.V1)
-    make(stocked, "said", stock.first, declared=said)
+    said = OsProperties(os_type=OsType.LINUX, os_state=OsState.GENERALIZED, hyper_v_generation=HyperVGeneration.V1)
+    make(stocked, "said", stock.first, os_properties=said)
     with pytest.raises(InvalidInput, match=words):
         publish_from(stocked, "1.0.1", **there, os_snapshot="said")
 

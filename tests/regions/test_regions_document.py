@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from imgstore.domain.errors import InvalidInput, RegionsFault
+from imgstore.domain.errors import InvalidInput, InvalidRegions
 from imgstore.domain.resources import StorageAccountType
 from imgstore.regions import Policy, load_regions
 from imgstore.regions.regions_file import parse_regions
@@ -40,7 +40,7 @@ prices:
 
 
 def faults_of(text: str, environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    with pytest.raises(RegionsFault) as caught:
+    with pytest.raises(InvalidRegions) as caught:
         parse_regions(text.encode(), environ or {}, path="regions.yaml")
     assert all(fault in str(caught.value) for fault in caught.value.faults)
     return caught.value.faults
@@ -318,12 +318,12 @@ def test_a_secret_is_never_repeated() -> None:
 
 
 def test_a_file_that_can_not_be_read(tmp_path: Path) -> None:
-    with pytest.raises(RegionsFault, match=r"none\.yaml cannot be used: it cannot be read: No such file"):
+    with pytest.raises(InvalidRegions, match=r"none\.yaml cannot be used: it cannot be read: No such file"):
         load_regions(tmp_path / "none.yaml", {})
-    with pytest.raises(RegionsFault, match="it cannot be read: Is a directory"):
+    with pytest.raises(InvalidRegions, match="it cannot be read: Is a directory"):
         load_regions(tmp_path, {})
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\xd8regions")
-    with pytest.raises(RegionsFault, match="it is not YAML"):
+    with pytest.raises(InvalidRegions, match="it is not YAML"):
         load_regions(tmp_path / "binary.yaml", {})
 
 

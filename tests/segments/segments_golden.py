@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from blake3 import blake3
 
-from imgstore.domain.disks.sources import DiskFormat, Trimmings
+from imgstore.domain.disks.sources import ContainerMetadata, DiskFormat
 from imgstore.segments.codec import HEADER_BYTES, encode_segment
 from imgstore.segments.fingerprints import FingerprintsWriter, from_bytes
 from imgstore.segments.manifest import Manifest, Pieces, Runs, SegmentTable, WorkRef, encode_manifest
@@ -51,7 +51,7 @@ def columns(*rows: tuple[int, int, int, int]) -> Runs:
 
 MANIFEST = Manifest(
     virtual_bytes=9 * 1024 * 1024 + 700,
-    trimmings=Trimmings(format=DiskFormat.VHD_FIXED, footer=noise("footer", 512)),
+    container_metadata=ContainerMetadata(format=DiskFormat.VHD_FIXED, footer=noise("footer", 512)),
     works=(
         WorkRef(uid="3f0f5c1e-33ae-4bd7-8b53-2f6a2d8c0001", fingerprints_digest=digest("work one")),
         WorkRef(uid="3f0f5c1e-33ae-4bd7-8b53-2f6a2d8c0002", fingerprints_digest=digest("work two")),

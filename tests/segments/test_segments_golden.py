@@ -39,7 +39,7 @@ def values(manifest: Manifest) -> dict[str, object]:
     segments, runs, pieces = manifest.segments, manifest.runs, manifest.pieces
     return {
         "virtual_bytes": manifest.virtual_bytes,
-        "trimmings": manifest.trimmings,
+        "trimmings": manifest.container_metadata,
         "works": manifest.works,
         "names": segments.all_names(),
         "segments": [segments.blocks.tolist(), segments.stored_bytes.tolist(), segments.work.tolist()],

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from segments_golden import MANIFEST, columns, golden, noise
 from test_segments_golden import values
 
-from imgstore.domain.disks.sources import DiskFormat, Trimmings
+from imgstore.domain.disks.sources import ContainerMetadata, DiskFormat
 from imgstore.domain.errors import ObjectCorrupt
 from imgstore.domain.storage.digests import digest_of, disk_digest
 from imgstore.segments.fingerprint_index import ZERO
@@ -67,7 +67,9 @@ def manifests(draw: st.DrawFn) -> Manifest:
     parts = [draw(piece_runs(index, -(-piece_bytes(virtual_bytes, index) // BLOCK), segments)) for index in full]
     return Manifest(
         virtual_bytes=virtual_bytes,
-        trimmings=Trimmings(format=draw(st.sampled_from(DiskFormat)), footer=draw(st.binary(max_size=600))),
+        container_metadata=ContainerMetadata(
+            format=draw(st.sampled_from(DiskFormat)), footer=draw(st.binary(max_size=600))
+        ),
         works=tuple(WorkRef(uid=str(draw(st.uuids())), fingerprints_digest=noise(f"w{n}", 32)) for n in range(works)),
         segments=SegmentTable(
             names=names(len(segments), "s"),

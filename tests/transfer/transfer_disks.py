@@ -8,7 +8,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from imgstore.domain.disks.sources import DiskFormat, Extent, SourceIdentity, Trimmings
+from imgstore.domain.disks.sources import ContainerMetadata, DiskFormat, Extent, SourceIdentity
 from imgstore.segments.manifest import Manifest
 from imgstore.stores import MemoryStore, ObjectInfo, ObjectStore
 from imgstore.stores.interface import Accept, Body
@@ -50,8 +50,8 @@ class Disk:
         return self._virtual_bytes
 
     @property
-    def trimmings(self) -> Trimmings:
-        return Trimmings(format=DiskFormat.RAW)
+    def container_metadata(self) -> ContainerMetadata:
+        return ContainerMetadata(format=DiskFormat.RAW)
 
     def extents(self) -> Iterator[Extent]:
         for block in sorted(self.blocks):

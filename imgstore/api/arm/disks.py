@@ -176,7 +176,7 @@ def _made(
             location=body.location,
             upload_bytes=body.upload_bytes,
             storage_account_type=body.storage_account_type,
-            declared=body.declared,
+            os_properties=body.os_properties,
             tags=body.tags,
             details=body.details,
         )
@@ -187,7 +187,7 @@ def _made(
         source=body.source,
         location=body.location,
         storage_account_type=body.storage_account_type,
-        declared=body.declared,
+        os_properties=body.os_properties,
         tags=body.tags,
         details=body.details,
     )

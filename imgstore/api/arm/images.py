@@ -97,7 +97,7 @@ def put_image(task: Task) -> Outcome:
             data_sources=body.data_sources,
             location=body.location,
             storage_account_type=body.storage_account_type,
-            declared=body.declared,
+            os_properties=body.os_properties,
             tags=body.tags,
             details=body.details,
         ),

@@ -176,7 +176,7 @@ def put_machine(task: Task) -> Outcome:
         if not request["whole"]:
             raise
         check_group(session, request["group"])
-        if not asked.may_be_new:
+        if not asked.may_create:
             raise one_source("neither") from None
     check_conditions(request["conditions"], standing)
     return standing is None, machine_json(create_machine(session.installation, session.principal, asked))

@@ -10,7 +10,7 @@ from argon2.exceptions import Argon2Error, InvalidHashError
 from imgstore.domain.effects import Effects
 from imgstore.domain.identity.access import Principal
 from imgstore.domain.identity.principals import HINT_CHARACTERS
-from imgstore.domain.reports import KnownPrincipal
+from imgstore.domain.reports import PrincipalDetails
 from imgstore.operations.identity import principals
 from imgstore.operations.identity.principals import Proof
 from imgstore.operations.installation import Installation
@@ -30,7 +30,7 @@ _NOBODYS: Final = "$argon2id$v=19$m=19456,t=2,p=1$S8oz0E+JKQGKJjEmL1tJRg$g0WRwLU
 class Credential:
     """A principal and the secret that it was given just now. Nobody can tell it again."""
 
-    known: KnownPrincipal
+    known: PrincipalDetails
     secret: str
 
 

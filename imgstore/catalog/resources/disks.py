@@ -18,7 +18,7 @@ from imgstore.catalog.storage.slots import SLOT_COLUMNS, slot_of
 from imgstore.domain.disks.signed_urls import DiskGrant
 from imgstore.domain.disks.sources import SourceIdentity
 from imgstore.domain.disks.version_disks import OS_DISK
-from imgstore.domain.resources import Declared, DiskKind, ManagedDisk
+from imgstore.domain.resources import DiskKind, ManagedDisk, OsProperties
 from imgstore.domain.states import ProvisioningState
 
 if TYPE_CHECKING:
@@ -241,9 +241,9 @@ def _values(disk: ManagedDisk) -> dict[str, Any]:
         "source_file_bytes": disk.source.file_bytes if disk.source else None,
         "source_stamp": disk.source.stamp if disk.source else None,
         "body_key": disk.body_key,
-        "os_type": disk.declared.os_type,
-        "os_state": disk.declared.os_state,
-        "hyper_v_generation": disk.declared.hyper_v_generation,
+        "os_type": disk.os_properties.os_type,
+        "os_state": disk.os_properties.os_state,
+        "hyper_v_generation": disk.os_properties.hyper_v_generation,
         "replica": disk.replica,
         "slot_uid": disk.slot.uid,
         "storage_account_type": disk.storage_account_type,
@@ -273,7 +273,9 @@ def _disk(row: "Row[Any]") -> ManagedDisk:
         source_reference=row.source_reference,
         source=_source(row),
         body_key=row.body_key,
-        declared=Declared(os_type=row.os_type, os_state=row.os_state, hyper_v_generation=row.hyper_v_generation),
+        os_properties=OsProperties(
+            os_type=row.os_type, os_state=row.os_state, hyper_v_generation=row.hyper_v_generation
+        ),
         replica=row.replica,
         slot=slot_of(row),
         storage_account_type=row.storage_account_type,

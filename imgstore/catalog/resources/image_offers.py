@@ -15,7 +15,7 @@ from imgstore.catalog.storage.slots import SLOT_COLUMNS, slot_of
 from imgstore.domain import names
 from imgstore.domain.disks.image_offers import ImageOffer
 from imgstore.domain.names import VersionName
-from imgstore.domain.resources import Declared, DiskType
+from imgstore.domain.resources import DiskType, OsProperties
 from imgstore.domain.states import ProvisioningState, ReplicaState
 
 if TYPE_CHECKING:
@@ -90,7 +90,9 @@ def _offer(name: VersionName, rows: "Sequence[Row[Any]]") -> ImageOffer:
         version_uid=first.uid,
         definition=first.definition_name,
         os_state=first.os_state,
-        declared=Declared(os_type=first.os_type, os_state=first.os_state, hyper_v_generation=first.hyper_v_generation),
+        os_properties=OsProperties(
+            os_type=first.os_type, os_state=first.os_state, hyper_v_generation=first.hyper_v_generation
+        ),
         disallowed_disk_types=tuple(map(DiskType, first.disallowed_disk_types)),
         disks=tuple(map(disk_of, first.disks)),
         slots=tuple(map(slot_of, rows)),

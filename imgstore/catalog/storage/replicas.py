@@ -12,7 +12,7 @@ from imgstore.catalog.engine.repository import Repository, missing
 from imgstore.catalog.storage.slots import SLOT_COLUMNS, slot_of
 from imgstore.domain.errors import Conflict
 from imgstore.domain.resources import Replica
-from imgstore.domain.states import REPLICA_TRANSITIONS, ReplicaState, may_move
+from imgstore.domain.states import REPLICA_TRANSITIONS, ReplicaState, is_allowed_transition
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Row
@@ -110,7 +110,7 @@ class Replicas(Repository):
         present = self._session.value(self._session.locking(select(_replicas.c.state).where(_replicas.c.uid == uid)))
         if present is None:
             raise missing("replica", uid)
-        if not may_move(present, state):
+        if not is_allowed_transition(present, state):
             raise _may_not_move(uid, present, state)
         values: dict[str, Any] = {"state": state, "error": error}
         if completed_at is not None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from imgstore.domain.disks.version_disks import VersionDisk, check_there
-from imgstore.domain.resources import Declared, DiskType, OsState, Slot
+from imgstore.domain.resources import DiskType, OsProperties, OsState, Slot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +20,7 @@ class ImageOffer:
     definition: str
     """The definition's name."""
     os_state: OsState
-    declared: Declared
+    os_properties: OsProperties
     """What the definition says of the system on it."""
     disallowed_disk_types: tuple[DiskType, ...]
     disks: tuple[VersionDisk, ...]

@@ -83,7 +83,7 @@ class ByteSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trimmings:
+class ContainerMetadata:
     """What a file holds beside the disk's own bytes, kept so that the file can be given back byte for byte."""
 
     format: DiskFormat
@@ -101,7 +101,7 @@ class DiskReader(Protocol):
         ...
 
     @property
-    def trimmings(self) -> Trimmings:
+    def container_metadata(self) -> ContainerMetadata:
         """What the file holds beside the disk."""
         ...
 

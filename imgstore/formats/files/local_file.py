@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from imgstore.domain.disks.sources import Extent, SourceIdentity
-from imgstore.domain.errors import ImageRefused, ImageTruncated, InvalidInput, SourceChanged, SourceGone, StoreError
+from imgstore.domain.errors import ImageRefused, ImageTruncated, InvalidInput, SourceChanged, SourceNotFound, StoreError
 
 _NO_HOLES_KNOWN = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.ENOTTY})
 """What SEEK_DATA answers where the file system cannot tell holes."""
@@ -23,7 +23,7 @@ class LocalFile:
         """Open `path` for reading.
 
         Raises:
-            SourceGone: it is missing.
+            SourceNotFound: it is missing.
             InvalidInput: it is a folder, neither a file nor a block device, or may not be read.
             ImageRefused: it is empty.
         """
@@ -156,7 +156,7 @@ def _not_opened(path: Path, error: OSError) -> InvalidInput:
         errno.EACCES: "give yourself read permission (`chmod u+r`), or run as a user who has it",
     }
     missing = error.errno in {errno.ENOENT, errno.ENOTDIR}
-    return (SourceGone if missing else InvalidInput)(
+    return (SourceNotFound if missing else InvalidInput)(
         f"There is no file {path}." if missing else f"{path} cannot be opened.",
         found=error.strerror,
         expected="a disk image that may be read",

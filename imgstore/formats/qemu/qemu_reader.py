@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from imgstore.domain.disks.sources import ByteSource, DiskFormat, Extent, SourceIdentity, Trimmings
+from imgstore.domain.disks.sources import ByteSource, ContainerMetadata, DiskFormat, Extent, SourceIdentity
 from imgstore.domain.errors import ImageRefused, SafetyCheckFailed
 from imgstore.domain.private_files import make_private_folder, open_private
 from imgstore.domain.settings.disk_space import CheckScratch, allocated_bytes, unbounded
@@ -52,7 +52,7 @@ class ConvertedReader:
         self._folder = folder
         self._raw = raw
         self.virtual_bytes = raw.file_bytes
-        self.trimmings = Trimmings(format=form)
+        self.container_metadata = ContainerMetadata(format=form)
 
     def extents(self) -> Iterator[Extent]:
         """The raw file's own."""

@@ -13,7 +13,7 @@ from imgstore.domain.disks.sources import DiskFormat, DiskReader
 from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal, authorize
 from imgstore.domain.names import ImageReference, VersionName
-from imgstore.domain.reports import BenchPlan, BenchReport, RegionFigures
+from imgstore.domain.reports import BenchPlan, BenchReport, RegionMeasurements
 from imgstore.domain.requests import VersionRequest
 from imgstore.domain.resources import HyperVGeneration, OsType, TargetRegionRequest, VersionUpdate
 from imgstore.domain.storage.sizes import MIB
@@ -231,7 +231,7 @@ class _Bench:
 
     def measure(
         self, undo: ExitStack, region: str, replicate_seconds: float | None, data_at: int, folder: Path, disks_each: int
-    ) -> RegionFigures:
+    ) -> RegionMeasurements:
         """Makes disks from the region's replica, reads the beginning of one and writes it out."""
         names = [f"{region}-{number}" for number in range(disks_each)]
         placements = [self._seconds(partial(self._place, undo, region, name)) for name in names]
@@ -246,7 +246,7 @@ class _Bench:
         finally:
             first.unlink(missing_ok=True)
             whole.unlink(missing_ok=True)
-        return RegionFigures(
+        return RegionMeasurements(
             region=region,
             replicate_seconds=replicate_seconds,
             delivered_bytes=self._delivered_bytes(region),

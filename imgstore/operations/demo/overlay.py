@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from imgstore.domain.disks.sources import DiskReader, Extent, SourceIdentity, Trimmings
+from imgstore.domain.disks.sources import ContainerMetadata, DiskReader, Extent, SourceIdentity
 from imgstore.domain.storage.digests import digest_of
 
 
@@ -27,9 +27,9 @@ class Overlay:
         return self._below.virtual_bytes
 
     @property
-    def trimmings(self) -> Trimmings:
+    def container_metadata(self) -> ContainerMetadata:
         """Of the disk below."""
-        return self._below.trimmings
+        return self._below.container_metadata
 
     def extents(self) -> Iterator[Extent]:
         """Of the disk below: every change lies in one of them."""

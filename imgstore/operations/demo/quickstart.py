@@ -197,7 +197,7 @@ def _export(
     folder: Path,
     say: Callable[[str], None],
 ) -> bool:
-    form = reader.trimmings.format
+    form = reader.container_metadata.format
     exact = form in (DiskFormat.VHD_FIXED, DiskFormat.RAW)
     path = folder / f"exported{'.vhd' if form is DiskFormat.VHD_FIXED else '.raw'}"
     disks_export.export_disk(

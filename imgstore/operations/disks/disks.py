@@ -18,9 +18,9 @@ from imgstore.domain.names import ImageReference, SharedReference
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import (
     NO_TAGS,
-    Declared,
     DiskKind,
     ManagedDisk,
+    OsProperties,
     Slot,
     StorageAccountType,
 )
@@ -251,7 +251,7 @@ def _new_disk(installation: Installation, wanted: ImageDiskRequest, offer: Image
         source_reference=offer.source,
         source_lun=wanted.lun,
         body_key=object_keys.manifest_key(offer.version_uid, content.key),
-        declared=_declared(offer, wanted),
+        os_properties=_declared(offer, wanted),
         managed_by=wanted.managed_by,
         machine_lun=None if wanted.managed_by is None else wanted.lun,
         replica=slot.key.ordinal,
@@ -266,9 +266,9 @@ def _new_disk(installation: Installation, wanted: ImageDiskRequest, offer: Image
     return wanted.details.applied_to(disk)
 
 
-def _declared(offer: ImageOffer, wanted: ImageDiskRequest) -> Declared:
+def _declared(offer: ImageOffer, wanted: ImageDiskRequest) -> OsProperties:
     """What the definition says; whether the disk of a machine is generalized the machine knows by and by."""
-    return offer.declared if wanted.managed_by is None else replace(offer.declared, os_state=None)
+    return offer.os_properties if wanted.managed_by is None else replace(offer.os_properties, os_state=None)
 
 
 def _check_allowed(offer: ImageOffer, kind: StorageAccountType) -> None:

@@ -257,7 +257,7 @@ def _write(
             virtual_bytes=manifest.virtual_bytes,
             extents=manifest.extents(),
             disk_digest=manifest.disk_digest,
-            trimmings=manifest.trimmings,
+            container_metadata=manifest.container_metadata,
             overwrite=overwrite,
             pad=pad,
         )

@@ -18,17 +18,17 @@ from imgstore.domain.errors import (
     InvalidInput,
     PropertyChangeNotAllowed,
     SourceChanged,
-    SourceGone,
+    SourceNotFound,
     StoreError,
 )
 from imgstore.domain.identity.access import Action, Principal, authorize
 from imgstore.domain.requests import DiskRequest
 from imgstore.domain.resources import (
+    NO_OS_PROPERTIES,
     NO_TAGS,
-    UNDECLARED,
-    Declared,
     DiskKind,
     ManagedDisk,
+    OsProperties,
     OsState,
     Pool,
     Slot,
@@ -150,7 +150,7 @@ def _original(
     try:
         what = request.kind.noun
         return find_original(installation, principal, transaction, request.group, request.source, what=what)
-    except SourceGone:
+    except SourceNotFound:
         if _has_taken_in(standing, request):
             return None
         raise
@@ -167,7 +167,7 @@ def _opened(installation: Installation, stack: ExitStack, request: DiskRequest) 
     """The file; None where it can't be looked at, and the disk that it was made into has all of it."""
     try:
         source = stack.enter_context(closing(open_source(installation, request.source)))
-    except (SourceGone, StoreError):
+    except (SourceNotFound, StoreError):
         with installation.catalog.reading() as transaction:
             if _has_taken_in(_standing(installation, transaction, request), request):
                 return None
@@ -221,11 +221,11 @@ def _standing(installation: Installation, transaction: Transaction, request: Dis
     return transaction.disks.get(installation.subscription, request.group, request.name, request.kind, request.part)
 
 
-def _declared(request: DiskRequest, source: Declared) -> Declared:
+def _declared(request: DiskRequest, source: OsProperties) -> OsProperties:
     """What is said of a new one. A managed image always says a state: it is Generalized unless its source is not."""
-    said = inherited(source, request.declared)
+    said = inherited(source, request.os_properties)
     if request.kind is DiskKind.IMAGE and request.part == OS_DISK:
-        return inherited(Declared(os_state=OsState.GENERALIZED), said)
+        return inherited(OsProperties(os_state=OsState.GENERALIZED), said)
     return said
 
 
@@ -237,7 +237,7 @@ def _copied(
     original: ManagedDisk,
 ) -> ManagedDisk:
     """The row of a copy: in its source's slot, over its source's content."""
-    check_kin(original.declared, request.declared, source_name=original.name, taker_name=request.kin_name)
+    check_kin(original.os_properties, request.os_properties, source_name=original.name, taker_name=request.display_name)
     if standing is not None:
         raise PropertyChangeNotAllowed(
             "properties.creationData.sourceResourceId", found=original.resource_id, expected=standing.source_reference
@@ -267,7 +267,7 @@ def _copied(
         name=request.name,
         part=request.part,
         tags=dict(request.tags) if request.tags else NO_TAGS,
-        declared=_declared(request, original.declared),
+        os_properties=_declared(request, original.os_properties),
     )
     transaction.disks.add(copied)
     return copied
@@ -298,7 +298,7 @@ def _compared(
     if request.location is not None:
         region = installation.regions.get(request.location, target="location").name
     check_standing(standing, region)
-    check_kin(standing.declared, request.declared, source_name=standing.name, taker_name=request.kin_name)
+    check_kin(standing.os_properties, request.os_properties, source_name=standing.name, taker_name=request.display_name)
     kind = request.storage_account_type
     if kind is not None and kind is not standing.storage_account_type:
         raise PropertyChangeNotAllowed("sku.name", found=kind, expected=standing.storage_account_type)
@@ -353,7 +353,7 @@ def _added(
         source_reference=identity.location,
         source=identity,
         body_key=object_keys.manifest_key(uid, OS_DISK),
-        declared=_declared(request, UNDECLARED),
+        os_properties=_declared(request, NO_OS_PROPERTIES),
         replica=slot.key.ordinal,
         slot=slot,
         storage_account_type=kind,
@@ -361,7 +361,7 @@ def _added(
         disk_digest=b"",
         created_at=installation.effects.now(),
         provisioning_state=ProvisioningState.CREATING,
-        source_format=reader.trimmings.format,
+        source_format=reader.container_metadata.format,
     )
     disk = request.details.applied_to(disk)
     transaction.disks.add(disk)

@@ -148,7 +148,7 @@ def open_for_reading(installation: Installation, disk: ManagedDisk, cache: Segme
     segments = SegmentReader(installation.accesses(slots), served=reads.served)
     footer = b""
     if manifest.virtual_bytes % _SECTOR_BYTES == 0:
-        footer = fixed_footer(manifest.virtual_bytes, manifest.trimmings, manifest.disk_digest)
+        footer = fixed_footer(manifest.virtual_bytes, manifest.container_metadata, manifest.disk_digest)
     return OpenDisk(
         installation=installation,
         slots=slots,

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 from imgstore.catalog import Transaction
 from imgstore.domain.disks.source_urls import split_uri, without_secrets
 from imgstore.domain.disks.sources import ByteSource
-from imgstore.domain.errors import InvalidInput, SourceGone
+from imgstore.domain.errors import InvalidInput, SourceNotFound
 from imgstore.domain.identity.access import Action, Principal, authorize, may
 from imgstore.domain.names import ComputeId
 from imgstore.domain.resources import DiskKind, ManagedDisk
@@ -25,7 +25,7 @@ def open_source(installation: Installation, uri: str) -> ByteSource:
     """The source that `uri` names.
 
     Raises:
-        SourceGone: no such file.
+        SourceNotFound: no such file.
         InvalidInput: a scheme that is not read.
         StoreError: the server does not answer.
     """
@@ -88,7 +88,7 @@ def find_original(
         what: what is to be made, for the refusal.
 
     Raises:
-        SourceGone: a full id, or a bare name that is no file's either, of what is not there.
+        SourceNotFound: a full id, or a bare name that is no file's either, of what is not there.
         InvalidInput: likewise, of what is not ready.
         AccessDenied: the principal may read the bytes of nothing that `word` may name.
     """
@@ -104,7 +104,7 @@ def find_original(
             authorize(principal, Action.EXPORT, candidates[-1].resource_id)
         if there:
             raise no_source(word, _unready(there[0]), what=what)
-        raise no_source(word, "nothing of that name", what=what, kind=SourceGone)
+        raise no_source(word, "nothing of that name", what=what, kind=SourceNotFound)
     return None
 
 

@@ -87,7 +87,9 @@ def _compared(transaction: Transaction, standing: ManagedDisk, request: UploadRe
     kind = request.storage_account_type
     if kind is not None and kind is not standing.storage_account_type:
         raise PropertyChangeNotAllowed("sku.name", found=kind, expected=standing.storage_account_type)
-    check_kin(standing.declared, request.declared, source_name=standing.name, taker_name=f"disk {request.name}")
+    check_kin(
+        standing.os_properties, request.os_properties, source_name=standing.name, taker_name=f"disk {request.name}"
+    )
     return tagged(transaction, standing, request.tags, request.details)
 
 
@@ -105,7 +107,7 @@ def _added(installation: Installation, transaction: Transaction, request: Upload
         source_version_uid=None,
         source_reference="upload",
         body_key=object_keys.manifest_key(uid, OS_DISK),
-        declared=request.declared,
+        os_properties=request.os_properties,
         replica=slot.key.ordinal,
         slot=slot,
         storage_account_type=kind,

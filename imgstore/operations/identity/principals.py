@@ -10,7 +10,7 @@ from imgstore.catalog import Transaction
 from imgstore.domain.errors import Conflict, InvalidInput, NotFound
 from imgstore.domain.identity.access import INSTALLATION, Action, Grant, Principal, Role
 from imgstore.domain.identity.principals import Identity, Issuer, PrincipalKind, RoleAssignment, Secret, Tenant
-from imgstore.domain.reports import KnownPrincipal
+from imgstore.domain.reports import PrincipalDetails
 from imgstore.operations.activity_log import permit, recorded
 from imgstore.operations.installation import Installation
 
@@ -100,7 +100,7 @@ def add_service_principal(
     proof: Proof | None,
     tenant: str | None = None,
     client_id: str | None = None,
-) -> KnownPrincipal:
+) -> PrincipalDetails:
     """Make a service principal.
 
     Args:
@@ -137,7 +137,7 @@ def add_service_principal(
         return _known(transaction, made)
 
 
-def found_administrator(installation: Installation, proof: Proof) -> KnownPrincipal | None:
+def found_administrator(installation: Installation, proof: Proof) -> PrincipalDetails | None:
     """Make the first service principal of all, Owner of the installation; None where anybody is known already.
 
     Nobody is asked: this is how the first one comes to be, by whoever starts the server on the catalog.
@@ -180,7 +180,7 @@ def found_administrator(installation: Installation, proof: Proof) -> KnownPrinci
 
 def add_user(
     installation: Installation, principal: Principal, *, issuer: str, subject: str, name: str
-) -> KnownPrincipal:
+) -> PrincipalDetails:
     """Make a user known, by what its issuer calls it.
 
     Raises:
@@ -203,14 +203,14 @@ def add_user(
         return _known(transaction, made)
 
 
-def list_principals(installation: Installation, principal: Principal, kind: PrincipalKind) -> list[KnownPrincipal]:
+def list_principals(installation: Installation, principal: Principal, kind: PrincipalKind) -> list[PrincipalDetails]:
     """Every principal of a kind, oldest first."""
     permit(installation, principal, Action.ADMINISTER, INSTALLATION)
     with installation.catalog.reading() as transaction:
-        return [KnownPrincipal(identity=each) for each in transaction.principals.list() if each.kind is kind]
+        return [PrincipalDetails(identity=each) for each in transaction.principals.list() if each.kind is kind]
 
 
-def show_principal(installation: Installation, principal: Principal, *, who: str) -> KnownPrincipal:
+def show_principal(installation: Installation, principal: Principal, *, who: str) -> PrincipalDetails:
     """A principal by its object id, client id or name (see `find_principal`)."""
     permit(installation, principal, Action.ADMINISTER, INSTALLATION)
     with installation.catalog.reading() as transaction:
@@ -229,7 +229,7 @@ def delete_principal(installation: Installation, principal: Principal, *, who: s
             transaction.secrets.delete_all(found.client_id)
 
 
-def revoke_tokens(installation: Installation, principal: Principal, *, who: str) -> KnownPrincipal:
+def revoke_tokens(installation: Installation, principal: Principal, *, who: str) -> PrincipalDetails:
     """Take back all tokens that a principal was given until now. New ones are good.
 
     Operations that run go on; those that a crash interrupted are not resumed. A server that has just read whose they are believes them for 5 seconds more.
@@ -248,7 +248,7 @@ def revoke_tokens(installation: Installation, principal: Principal, *, who: str)
 
 def reset_credential(
     installation: Installation, principal: Principal, *, who: str, proof: Proof, keep: bool = False
-) -> KnownPrincipal:
+) -> PrincipalDetails:
     """Give an application a new secret. Unless the others are kept, the tokens that they gave are taken back.
 
     Args:
@@ -372,9 +372,9 @@ def _administering(installation: Installation, principal: Principal, what: str) 
     return recorded(installation, principal, Action.ADMINISTER, INSTALLATION, f"imgstore/{what}")
 
 
-def _known(transaction: Transaction, identity: Identity) -> KnownPrincipal:
+def _known(transaction: Transaction, identity: Identity) -> PrincipalDetails:
     secrets: Sequence[Secret] = transaction.secrets.list(identity.client_id) if identity.client_id else ()
-    return KnownPrincipal(
+    return PrincipalDetails(
         identity=identity, secrets=tuple(secrets), assignments=tuple(transaction.assignments.of(identity.uid))
     )
 

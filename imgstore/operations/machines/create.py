@@ -15,8 +15,8 @@ from imgstore.domain.errors import Conflict, InvalidInput, PropertyChangeNotAllo
 from imgstore.domain.identity.access import VERSIONS, Action, Principal, authorize
 from imgstore.domain.machines import (
     MACHINE,
+    NO_ATTACHMENT_SETTINGS,
     SIZE,
-    UNSET,
     DiskAttachment,
     Machine,
     check_machine_name,
@@ -24,7 +24,7 @@ from imgstore.domain.machines import (
 )
 from imgstore.domain.names import ImageReference, SharedReference, image_reference
 from imgstore.domain.requests import MachineRequest
-from imgstore.domain.resources import NO_TAGS, Declared, DiskKind, ManagedDisk, OsState
+from imgstore.domain.resources import NO_TAGS, DiskKind, ManagedDisk, OsProperties, OsState
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage.sizes import GIB
 from imgstore.domain.views import MachineView, ManagedImage
@@ -79,7 +79,7 @@ def create_machine(installation: Installation, principal: Principal, request: Ma
         with installation.catalog.transaction() as transaction, quota_kept(installation, transaction):
             standing = transaction.machines.get(installation.subscription, request.group, request.name)
             authorize_interfaces(transaction, principal, scope, standing, request.interfaces or ())
-            if standing is None and not request.may_be_new:
+            if standing is None and not request.may_create:
                 lookup.machine(transaction, installation.subscription, request.group, request.name)
             if standing is None:
                 machine, disks = _begun(installation, principal, transaction, asked)
@@ -126,7 +126,7 @@ def _finished(installation: Installation, machine: Machine) -> MachineView:
 
 
 def _check_one_source(request: MachineRequest) -> None:
-    changes_alone = not request.may_be_new and request.image is None
+    changes_alone = not request.may_create and request.image is None
     if (request.image is None) is (request.attach_os_disk is None) and not changes_alone:
         raise InvalidInput(
             "A virtual machine is made from one image, or with one OS disk that is attached.",
@@ -163,8 +163,10 @@ def _begun(
         return _of_image(installation, principal, transaction, request, request.image)
     assert request.attach_os_disk is not None, "it has one source"
     os_disk = _attachable(installation, principal, transaction, request, request.attach_os_disk)
-    check_kin(os_disk.declared, Declared(os_type=request.os_type), source_name=os_disk.name, taker_name=request.name)
-    said = replace(os_disk.declared, os_type=os_disk.declared.os_type or request.os_type)
+    check_kin(
+        os_disk.os_properties, OsProperties(os_type=request.os_type), source_name=os_disk.name, taker_name=request.name
+    )
+    said = replace(os_disk.os_properties, os_type=os_disk.os_properties.os_type or request.os_type)
     machine = _machine(installation, transaction, request, os_disk.location, OsState.SPECIALIZED, os_disk.name, said)
     transaction.machines.add(machine)
     _attach(transaction, machine, os_disk, None)
@@ -181,7 +183,7 @@ def _of_version(
     """All disks of the replica whose turn it is."""
     region = region_of_disk(installation, transaction, request.group, request.location, None)
     offer, slot = choose_slot(installation, transaction, reference, region)
-    machine = _machine(installation, transaction, request, region, offer.os_state, offer.source, offer.declared)
+    machine = _machine(installation, transaction, request, region, offer.os_state, offer.source, offer.os_properties)
     machine = replace(machine, image_reference=offer.source)
     _authorize_disks(principal, machine, [each.lun for each in offer.disks])
     transaction.machines.add(machine)
@@ -209,7 +211,7 @@ def _of_image(
         region = installation.regions.get(request.location, target="location").name
     if region != image.os.location:
         raise no_source(word, f"it is in {image.os.location}", what=_WHAT, region=region)
-    said = image.os.declared
+    said = image.os.os_properties
     machine = _machine(installation, transaction, request, region, said.os_state or OsState.GENERALIZED, word, said)
     machine = replace(machine, image_reference=image.os.resource_id)
     _authorize_disks(principal, machine, map(lun_of, image.by_key))
@@ -230,7 +232,7 @@ def _copies(
             name=machine.disk_name(lun_of(part)),
             part=OS_DISK,
             tags=dict(request.tags) if request.tags else NO_TAGS,
-            declared=replace(original.declared, os_state=None),
+            os_properties=replace(original.os_properties, os_state=None),
             managed_by=machine.resource_id,
             machine_lun=lun_of(part),
         )
@@ -269,7 +271,7 @@ def _machine(
     region: str,
     state: OsState,
     source: str,
-    said: Declared,
+    said: OsProperties,
 ) -> Machine:
     """The new row; its group is made where it is missing."""
     profile = checked_profile(state, request.profile, specialized=request.specialized, source=source, name=request.name)
@@ -301,7 +303,7 @@ def _manners(request: MachineRequest) -> dict[str, DiskAttachment]:
     said = {
         key: replace(asked.manner, name=None) if key in attached else asked.manner
         for key, asked in request.disks.items()
-        if asked.manner != UNSET
+        if asked.manner != NO_ATTACHMENT_SETTINGS
     }
     for manner in said.values():
         if manner.name is not None:
@@ -431,7 +433,7 @@ def _changed_manners(request: MachineRequest, standing: Machine) -> dict[str, Di
     return {
         key: replace(asked.manner, name=None).over(standing.manner(lun_of(key)))
         for key, asked in request.disks.items()
-        if replace(asked.manner, name=None) != UNSET
+        if replace(asked.manner, name=None) != NO_ATTACHMENT_SETTINGS
     }
 
 
@@ -515,7 +517,7 @@ def _check_none_moves(
         if there.get(lun) not in named:
             raise _moved(found=f"'{word}' to be attached at LUN {lun}")
     left = [lun for lun in there if lun is not None and disk_key(lun) not in request.disks]
-    if request.disks_whole and left:
+    if request.replaces_disks and left:
         raise _moved(found=f"nothing at LUN {', '.join(map(str, sorted(left)))}")
 
 

@@ -6,11 +6,11 @@ from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.disks.disk_details import NO_DETAILS
 from imgstore.domain.disks.version_disks import OS_DISK, disk_key, in_order
-from imgstore.domain.errors import InvalidInput, SourceGone
+from imgstore.domain.errors import InvalidInput, SourceNotFound
 from imgstore.domain.identity.access import Action, Principal, authorize
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.requests import DiskRequest, ImageRequest
-from imgstore.domain.resources import UNDECLARED, Declared, DiskKind, ManagedDisk
+from imgstore.domain.resources import NO_OS_PROPERTIES, DiskKind, ManagedDisk, OsProperties
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.views import ManagedImage
 from imgstore.operations import lookup
@@ -50,9 +50,9 @@ def create_image(
     scope = names.compute_id(installation.subscription, request.group, DiskKind.IMAGE, request.name)
     permit_group(installation, principal, request.group)
     with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/images/write"):
-        sources, declared = _sources(installation, principal, request)
+        sources, os_properties = _sources(installation, principal, request)
         parts = [
-            _part(request, part, sources[part], declared if part == OS_DISK else UNDECLARED)
+            _part(request, part, sources[part], os_properties if part == OS_DISK else NO_OS_PROPERTIES)
             for part in in_order(sources)
         ]
         made = make_disks(installation, principal, parts, lambda rows: written(_image_of(rows)))
@@ -65,14 +65,14 @@ def _image_of(rows: Sequence[ManagedDisk]) -> ManagedImage:
 
 def _sources(
     installation: Installation, principal: Principal, request: ImageRequest
-) -> tuple[dict[str, str], Declared]:
+) -> tuple[dict[str, str], OsProperties]:
     """What each disk is made from, by key, and what is said of the system."""
     with installation.catalog.reading() as transaction:
         machine = named_machine(installation, principal, transaction, request.group, request.source)
         disks = [] if machine is None else transaction.disks.of_machine(machine.resource_id)
     if machine is None:
         data = {disk_key(lun): source for lun, source in enumerate(request.data_sources)}
-        return {OS_DISK: request.source} | data, request.declared
+        return {OS_DISK: request.source} | data, request.os_properties
     check_generalized(machine)
     if request.data_sources:
         raise InvalidInput(
@@ -82,13 +82,18 @@ def _sources(
             hint="leave --data-disk-sources out",
             target="properties.storageProfile.dataDisks",
         )
-    check_kin(machine.declared, request.declared, source_name=machine.name, taker_name=f"managed image {request.name}")
+    check_kin(
+        machine.os_properties,
+        request.os_properties,
+        source_name=machine.name,
+        taker_name=f"managed image {request.name}",
+    )
     return {disk_key(each.machine_lun): each.resource_id for each in disks}, inherited(
-        machine.declared, request.declared
+        machine.os_properties, request.os_properties
     )
 
 
-def _part(request: ImageRequest, part: str, source: str, declared: Declared) -> DiskRequest:
+def _part(request: ImageRequest, part: str, source: str, os_properties: OsProperties) -> DiskRequest:
     return DiskRequest(
         kind=DiskKind.IMAGE,
         group=request.group,
@@ -97,7 +102,7 @@ def _part(request: ImageRequest, part: str, source: str, declared: Declared) -> 
         source=source,
         location=request.location,
         storage_account_type=request.storage_account_type,
-        declared=declared,
+        os_properties=os_properties,
         source_format=request.source_format,
         tags=request.tags,
         details=request.details.get(part, NO_DETAILS),
@@ -168,6 +173,6 @@ def named_image(
     ]
     found = whole_image(parts)
     if found is None or found.provisioning_state is not ProvisioningState.SUCCEEDED:
-        kind = InvalidInput if parts else SourceGone
+        kind = InvalidInput if parts else SourceNotFound
         raise no_source(word, "no managed image there that is ready", what=what, kind=kind)
     return found

@@ -204,7 +204,7 @@ class MaintenanceRunner:
             (done,) = scrub(
                 installation,
                 self._principal,
-                ScrubRequest(slot_uid=slot.uid, noted_only=True, pace=self._pace, is_recorded=bool(gaps)),
+                ScrubRequest(slot_uid=slot.uid, repair_notes_only=True, pace=self._pace, is_recorded=bool(gaps)),
             )
             repaired += len(done.repaired)
         return f"{repaired} objects given to the zones of {region} that missed them" if repaired else ""

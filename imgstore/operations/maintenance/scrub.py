@@ -14,7 +14,7 @@ from itertools import chain
 import numpy as np
 
 from imgstore.catalog.storage.manifests import unpacked
-from imgstore.domain.errors import ImgstoreError, ObjectCorrupt, ObjectNotFound, StoredDamaged, StoreError
+from imgstore.domain.errors import ImgstoreError, ObjectCorrupt, ObjectNotFound, ReadBackMismatch, StoreError
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal, authorize
 from imgstore.domain.reports import SlotScrub
 from imgstore.domain.requests import ScrubRequest
@@ -82,7 +82,7 @@ def _scrub(installation: Installation, request: ScrubRequest) -> list[SlotScrub]
             if region in (None, slot.key.region) and request.slot_uid in (None, slot.uid)
         ]
     done = [_scrub_slot(installation, slot, request) for slot in slots]
-    if request.noted_only:
+    if request.repair_notes_only:
         return done
     for each in done:  # Last: what one slot repaired may be what a replica in another one lacked.
         restoration = restore_replicas(
@@ -95,7 +95,7 @@ def _scrub(installation: Installation, request: ScrubRequest) -> list[SlotScrub]
 def _scrub_slot(installation: Installation, slot: Slot, request: ScrubRequest) -> SlotScrub:
     found = SlotScrub(slot=slot)
     try:
-        if request.noted_only and slot.zone == ALL_ZONES and not _has_notes(installation, slot):
+        if request.repair_notes_only and slot.zone == ALL_ZONES and not _has_notes(installation, slot):
             return found
         wanted = _wanted(installation, slot)
         if slot.zone == ALL_ZONES:
@@ -234,13 +234,13 @@ def _read_zones(
         return copies.read_bytes
 
     some = _sampled(wanted, request, noted)
-    if request.noted_only:
+    if request.repair_notes_only:
         some = [each for each in some if each.key in noted]
     _read_all(installation, found, some, look, request.pace)
     if not request.dry_run:
         lone = (
             set[str]()
-            if found.problem or request.noted_only
+            if found.problem or request.repair_notes_only
             else {key.removeprefix(prefix) for key in store.lone_keys(prefix)}
         )
         for key in sorted((noted | lone) - wanted.keys()):
@@ -297,7 +297,7 @@ def _repair(
                 brought.append(_bring_segment(installation, slot, each, each.name, holders[each.name]))
             elif each.row is not None:
                 _bring_manifest(installation, slot, each, each.row)
-        except StoredDamaged as error:
+        except ReadBackMismatch as error:
             remove_damaged(installation, slot, error)
             continue
         except (ObjectNotFound, ObjectCorrupt):

@@ -14,7 +14,7 @@ from typing import Final
 from imgstore.catalog import Transaction
 from imgstore.domain.errors import ImgstoreError, LeaseLost, NotFound, ObjectNotFound, StoreError
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal, authorize
-from imgstore.domain.reports import Naming, SlotUnknown, UnknownReport
+from imgstore.domain.reports import ObjectReferences, SlotUnknownObjects, UnknownObjectReport
 from imgstore.domain.resources import Slot
 from imgstore.operations.activity_log import recorded
 from imgstore.operations.installation import Installation
@@ -29,13 +29,13 @@ from imgstore.stores.interface import DELETE_KEYS_MAX
 UNKNOWN_GRACE_DAYS: Final = 7.0
 
 
-def list_unknown(installation: Installation, principal: Principal, *, grace: timedelta) -> list[SlotUnknown]:
+def list_unknown(installation: Installation, principal: Principal, *, grace: timedelta) -> list[SlotUnknownObjects]:
     """List the unknown objects of all slots, and record those that were not seen before. Deletes nothing."""
     authorize(principal, Action.READ, INSTALLATION)
     return _looked_at(installation, grace)
 
 
-def remove_unknown(installation: Installation, principal: Principal, *, grace: timedelta) -> list[SlotUnknown]:
+def remove_unknown(installation: Installation, principal: Principal, *, grace: timedelta) -> list[SlotUnknownObjects]:
     """Remove the unknown objects whose grace has passed. May be repeated, and killed at any moment.
 
     What they alone named is unreferenced from here on, and collected after its own grace.
@@ -68,15 +68,15 @@ def record_unknown(installation: Installation, slot: Slot, objects: Mapping[str,
             transaction.unknown_objects.see(slot.uid, objects)
 
 
-def _looked_at(installation: Installation, grace: timedelta) -> list[SlotUnknown]:
+def _looked_at(installation: Installation, grace: timedelta) -> list[SlotUnknownObjects]:
     with installation.catalog.reading() as transaction:
         slots = transaction.slots.every()
     found = [_look(installation, slot, grace) for slot in slots]
     return [each for each in found if each.objects or each.problem]
 
 
-def _look(installation: Installation, slot: Slot, grace: timedelta) -> SlotUnknown:
-    looked = SlotUnknown(slot=slot)
+def _look(installation: Installation, slot: Slot, grace: timedelta) -> SlotUnknownObjects:
+    looked = SlotUnknownObjects(slot=slot)
     try:
         access = installation.access(slot)
         listed = list_manifests(access)
@@ -90,29 +90,29 @@ def _look(installation: Installation, slot: Slot, grace: timedelta) -> SlotUnkno
         looked.problem = str(error)
         return looked
     for row in rows:
-        report = UnknownReport(
+        report = UnknownObjectReport(
             object=row,
             last_modified=listed[row.key].last_modified if row.key in listed else now,
-            seen_for=now - row.first_seen_at,
+            known_for=now - row.first_seen_at,
             names=_naming(installation, slot, row.key),
             removable_at=row.first_seen_at + grace,
-            kept_because=owners[row.key],
+            kept_reason=owners[row.key],
         )
         looked.objects.append(report)
     return looked
 
 
-def _naming(installation: Installation, slot: Slot, key: str) -> Naming:
+def _naming(installation: Installation, slot: Slot, key: str) -> ObjectReferences:
     try:
         data = installation.access(slot).object(key, intact())
         if data.startswith(REFERENCE_MAGIC):
-            return Naming(body_key=decode_reference(data).body_key)
+            return ObjectReferences(body_key=decode_reference(data).body_key)
         segments = decode_manifest(data).segments
     except ObjectNotFound:
-        return Naming(problem="it is gone since it was listed")
+        return ObjectReferences(problem="it is gone since it was listed")
     except ImgstoreError as error:
-        return Naming(problem=error.message)
-    return Naming(segments=len(segments.all_names()), stored_bytes=int(segments.stored_bytes.sum()))
+        return ObjectReferences(problem=error.message)
+    return ObjectReferences(segments=len(segments.all_names()), stored_bytes=int(segments.stored_bytes.sum()))
 
 
 def _owner(transaction: Transaction, key: str) -> str | None:
@@ -129,7 +129,9 @@ def _owner(transaction: Transaction, key: str) -> str | None:
     return None
 
 
-def _remove(installation: Installation, found: SlotUnknown, chosen: Sequence[UnknownReport], grace: timedelta) -> None:
+def _remove(
+    installation: Installation, found: SlotUnknownObjects, chosen: Sequence[UnknownObjectReport], grace: timedelta
+) -> None:
     """Delete objects with one request. Each is looked at again under the slot's lock, in which owners are written."""
     slot = found.slot
     recorded_at = installation.effects.monotonic()

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from imgstore.catalog import Transaction
-from imgstore.domain.errors import ImgstoreError, StoredDamaged, WorkHeld
+from imgstore.domain.errors import ImgstoreError, ReadBackMismatch, WorkHeld
 from imgstore.domain.resources import ImageVersion, ManifestRow, SegmentRow, Slot
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.works import Lease, WorkKind
@@ -210,7 +210,7 @@ def make(
         counter.fail(str(error))
         rest_seconds = rest_seconds_after(error) if isinstance(plan, RestorePlan) else None
         write_failure(installation, plan.lease, step.replica, str(error), rest_seconds=rest_seconds)
-        if isinstance(error, StoredDamaged):
+        if isinstance(error, ReadBackMismatch):
             remove_damaged(installation, step.replica.slot, error)
         raise
 

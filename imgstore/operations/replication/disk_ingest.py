@@ -7,7 +7,7 @@ from typing import Any
 
 from imgstore.domain.disks.sources import DiskReader, SourceIdentity
 from imgstore.domain.disks.version_disks import OS_DISK
-from imgstore.domain.errors import ObjectCorrupt, StoredDamaged
+from imgstore.domain.errors import ObjectCorrupt, ReadBackMismatch
 from imgstore.domain.resources import ManagedDisk, ManifestRow
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage import object_keys
@@ -49,7 +49,7 @@ def take_in(installation: Installation, disk: ManagedDisk, reader: DiskReader, i
         made = _act(installation, disk, reader, identity, work, lease, counter)
     except Exception as error:
         counter.fail(str(error))
-        if isinstance(error, StoredDamaged):
+        if isinstance(error, ReadBackMismatch):
             remove_damaged(installation, disk.slot, error)
         if isinstance(error, ObjectCorrupt):
             # The plan leans on what turned out to be damaged: a repeat plans anew.
@@ -66,7 +66,7 @@ def _plan(
     """Open or take up the work. What it is compared with are the disks that were taken into the slot last."""
     fixed: dict[str, Any] = {
         "identity": identity_as_plan(identity),
-        "format": reader.trimmings.format.value,
+        "format": reader.container_metadata.format.value,
         "codec": CODEC,
         "rules": PACKING_RULES,
     }
@@ -168,7 +168,7 @@ def _record(installation: Installation, disk: ManagedDisk, receipt: IngestReceip
         disk,
         virtual_bytes=listed.virtual_bytes,
         disk_digest=listed.disk_digest,
-        source_format=receipt.manifest.trimmings.format,
+        source_format=receipt.manifest.container_metadata.format,
         provisioning_state=ProvisioningState.SUCCEEDED,
     )
     complete_disk(installation, lease=lease, disk=made, party=party_of_disk(made), manifest=manifest)

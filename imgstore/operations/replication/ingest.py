@@ -14,7 +14,14 @@ from typing import Any, Final
 from imgstore.catalog import Transaction
 from imgstore.domain.disks.sources import DiskReader, SourceIdentity
 from imgstore.domain.disks.version_disks import OS_DISK, in_order
-from imgstore.domain.errors import InvalidInput, ObjectCorrupt, ObjectNotFound, StoredDamaged, StoreError, public_text
+from imgstore.domain.errors import (
+    InvalidInput,
+    ObjectCorrupt,
+    ObjectNotFound,
+    ReadBackMismatch,
+    StoreError,
+    public_text,
+)
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import ImageVersion, ManifestRow, Replica, SegmentRow, Slot
 from imgstore.domain.states import ReplicaState
@@ -85,7 +92,7 @@ def publish(installation: Installation, publication: Publication) -> None:
     except Exception as error:
         write_failure(installation, lease, publication.replica, public_text(error))
         counter.fail(str(error))
-        if isinstance(error, StoredDamaged):
+        if isinstance(error, ReadBackMismatch):
             remove_damaged(installation, publication.replica.slot, error)
         if isinstance(error, ObjectCorrupt):
             # The plan leans on what turned out to be damaged: a repeat plans anew.
@@ -98,7 +105,7 @@ def _plan(installation: Installation, publication: Publication) -> tuple[Work, L
     """Open or take up the work; the replica is Replicating from here on."""
     version, slot = publication.version, publication.replica.slot
     sources = {
-        key: {"identity": identity_as_plan(reader.identity()), "format": reader.trimmings.format.value}
+        key: {"identity": identity_as_plan(reader.identity()), "format": reader.container_metadata.format.value}
         for key, reader in publication.readers.items()
     }
     fixed = {"sources": sources, "codec": CODEC, "rules": PACKING_RULES}

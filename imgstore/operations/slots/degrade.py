@@ -7,7 +7,7 @@ import numpy as np
 
 from imgstore.catalog import Transaction
 from imgstore.catalog.storage.manifests import unpacked
-from imgstore.domain.errors import ObjectNotFound, StoredDamaged, StoreError
+from imgstore.domain.errors import ObjectNotFound, ReadBackMismatch, StoreError
 from imgstore.domain.identity.access import Action
 from imgstore.domain.resources import Replica, Slot
 from imgstore.domain.states import ReplicaState
@@ -102,7 +102,7 @@ def distrust(installation: Installation, slot: Slot, names: Collection[Digest]) 
     send_deletion(installation, deletion)
 
 
-def remove_damaged(installation: Installation, slot: Slot, error: StoredDamaged) -> None:
+def remove_damaged(installation: Installation, slot: Slot, error: ReadBackMismatch) -> None:
     """Delete a segment that a store took and cannot give back intact, before the next run takes it for an intact one."""
     if error.target is not None and object_keys.is_segment_key(error.target):
         try:

@@ -79,7 +79,9 @@ def put_disk(installation: Installation, placed: PlacedDisk, body: bytes) -> Man
     access = installation.access(disk.slot)
     data = encode_reference(Reference(digest=origin.digest, body_key=origin.body_key))
     made = replace(
-        disk, provisioning_state=ProvisioningState.SUCCEEDED, source_format=decode_manifest(body).trimmings.format
+        disk,
+        provisioning_state=ProvisioningState.SUCCEEDED,
+        source_format=decode_manifest(body).container_metadata.format,
     )
     with at_work(installation, disk.slot, lease) as hold:
         wait_for_deletions(installation, disk.slot, [key], hold.check_cancelled)

@@ -14,7 +14,7 @@ from imgstore.domain.errors import (
     InvalidInput,
     ReplicationFailed,
     SourceChanged,
-    SourceGone,
+    SourceNotFound,
     StoreError,
 )
 from imgstore.domain.identity.access import Action, Principal, as_reader
@@ -329,7 +329,7 @@ def open_disks(
         source_format: what the OS disk's file is; None looks at it.
 
     Raises:
-        SourceGone, NotFound, StoreError: a source can't be looked at, and bytes of it are needed.
+        SourceNotFound, NotFound, StoreError: a source can't be looked at, and bytes of it are needed.
         InvalidInput, ImageRefused: it is refused.
         AccessDenied: the principal may not read it.
     """
@@ -352,7 +352,7 @@ def open_disks(
     for key, uri in uris.items():
         try:
             files[key] = stack.enter_context(closing(open_source(installation, uri)))
-        except (SourceGone, StoreError):
+        except (SourceNotFound, StoreError):
             if not came_from(arrived, key, [location_of(uri)]):
                 raise
             if key == OS_DISK and wanted.sha256 is not None and arrived[key].source_sha256 is None:

@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 
 from imgstore.catalog import Transaction
 from imgstore.domain.disks.version_disks import OS_DISK, VersionDisk, disk_key
-from imgstore.domain.errors import NotFound, SourceGone
+from imgstore.domain.errors import NotFound, SourceNotFound
 from imgstore.domain.identity.access import Action, Principal, authorize
 from imgstore.domain.names import ImageReference, VersionName
 from imgstore.domain.requests import VersionSource
 from imgstore.domain.resources import (
-    Declared,
     ImageVersion,
     ManagedDisk,
     ManifestRow,
+    OsProperties,
     Replica,
     Slot,
 )
@@ -96,7 +96,7 @@ def opened(
         taker: the version that takes it; its row is written down before more than a partition table is read.
 
     Raises:
-        SourceGone, NotFound: it is not there, and not known to have arrived from there.
+        SourceNotFound, NotFound: it is not there, and not known to have arrived from there.
         InvalidInput: it is not in the region, or declares another system than the definition.
         AccessDenied: the principal may not read it.
     """
@@ -135,14 +135,14 @@ def _chosen(
         for key, word in words.items():
             try:
                 originals[key] = _original(installation, principal, transaction, group, word, region)
-            except SourceGone:
+            except SourceNotFound:
                 if not came_from(taker.arrived, key, ids_of(installation, group, word, *COPIED)):
                     raise
         gone = frozenset(words.keys() - originals.keys())
         return _of_disks(installation, transaction, originals, line, region), gone
     try:
         return _of_whole(installation, principal, transaction, source, image, taker), frozenset()
-    except (SourceGone, NotFound):
+    except (SourceNotFound, NotFound):
         named = whole_ids(installation, group, source, image)
         if not all(came_from(taker.arrived, key, named) for key in taker.arrived) or not taker.arrived:
             raise
@@ -179,11 +179,11 @@ def _of_machine(
     """All disks of a machine, which says itself what it is; who reads them must be allowed to."""
     machine = named_machine(installation, principal, transaction, line.gallery.group, word)
     if machine is None:
-        raise no_source(word, "no virtual machine of that name", what=_WHAT, region=region, kind=SourceGone)
+        raise no_source(word, "no virtual machine of that name", what=_WHAT, region=region, kind=SourceNotFound)
     check_ready(machine)
     if machine.location != region:
         raise no_source(word, f"it is in {machine.location}", what=_WHAT, region=region)
-    _check_kin(machine.declared, line, machine.name)
+    _check_kin(machine.os_properties, line, machine.name)
     disks = transaction.disks.of_machine(machine.resource_id)
     for disk in disks:
         authorize(principal, Action.EXPORT, disk.resource_id)
@@ -213,7 +213,7 @@ def _of_disks(
         if disk.location != region:
             raise no_source(disk.resource_id, f"it is in {disk.location}", what=_WHAT, region=region)
     if OS_DISK in disks:
-        _check_kin(disks[OS_DISK].declared, line, disks[OS_DISK].name)
+        _check_kin(disks[OS_DISK].os_properties, line, disks[OS_DISK].name)
     return {key: _of_disk(installation, transaction, disk) for key, disk in disks.items()}
 
 
@@ -239,7 +239,7 @@ def _of_version(
     version = _meant(installation, transaction, theirs, reference, region)
     version_id = theirs.version_id(version.name)
     location = version_id if version_id.lower() in taker.locations else reference.shown(version_id)
-    _check_kin(theirs.definition.declared, line, location)
+    _check_kin(theirs.definition.os_properties, line, location)
     replica = _nearest(transaction.replicas.list(version.uid), version, region)
     if replica is None:
         raise no_source(str(reference), "complete in no region", what=_WHAT)
@@ -263,7 +263,7 @@ def _meant(
         return named_version(installation, transaction, line, reference, region)
     found = transaction.versions.get(line.definition.uid, reference.version)
     if found is None or not found.is_visible:
-        raise no_source(str(reference), "no such version", what=_WHAT, kind=SourceGone)
+        raise no_source(str(reference), "no such version", what=_WHAT, kind=SourceNotFound)
     return found
 
 
@@ -283,8 +283,8 @@ def _near(others: tuple[Slot, ...], slot: Slot) -> tuple[Slot, ...]:
     return tuple(each for each in others if each.key.region == slot.key.region)
 
 
-def _check_kin(source: Declared, line: DefinitionPath, name: str) -> None:
-    check_kin(source, line.definition.declared, source_name=name, taker_name=line.definition.name)
+def _check_kin(source: OsProperties, line: DefinitionPath, name: str) -> None:
+    check_kin(source, line.definition.os_properties, source_name=name, taker_name=line.definition.name)
 
 
 @contextmanager

@@ -10,9 +10,9 @@ from imgstore.domain.disks.version_disks import OS_DISK, HostCaching, disk_key
 from imgstore.domain.errors import InvalidInput, PropertyChangeNotAllowed
 from imgstore.domain.names import ComputeId, ImageReference, SharedReference, image_reference
 from imgstore.domain.resources import (
-    Declared,
     DiskKind,
     HyperVGeneration,
+    OsProperties,
     OsState,
     OsType,
     StorageAccountType,
@@ -47,7 +47,7 @@ class DiskBody:
     """A disk's or snapshot's id, or a file's URL; where there is no image and no upload."""
     upload_bytes: int | None = None
     """Of the fixed VHD that will be uploaded; None is a disk that is made of something."""
-    declared: Declared
+    os_properties: OsProperties
     storage_account_type: StorageAccountType | None
     """Said of a file or an upload."""
     tags: Mapping[str, str]
@@ -63,7 +63,7 @@ class ImageBody:
     """Of the OS disk: a disk's or snapshot's id, or a file's URL."""
     data_sources: tuple[str, ...]
     """Of the data disks, by LUN from 0."""
-    declared: Declared
+    os_properties: OsProperties
     storage_account_type: StorageAccountType | None
     tags: Mapping[str, str]
     details: Mapping[str, DiskDetails]
@@ -84,7 +84,7 @@ def read_disk(body: Json, kind: DiskKind = DiskKind.DISK) -> DiskBody:
         raise unfit(f"{_CREATION}.createOption", at(body, f"{_CREATION}.createOption"), " or ".join(wanted))
     reference = _reference(body) if option == "fromimage" else None
     _check_creation(body, option)
-    declared = Declared(
+    os_properties = OsProperties(
         os_type=_word(body, "properties.osType", _OS_TYPE),
         hyper_v_generation=_word(body, "properties.hyperVGeneration", _GENERATION),
     )
@@ -95,7 +95,7 @@ def read_disk(body: Json, kind: DiskKind = DiskKind.DISK) -> DiskBody:
         lun=None if reference is None else whole_at(body, f"{_CREATION}.galleryImageReference.lun"),
         source=_creation_source(body, option) if option in ("copy", "import") else None,
         upload_bytes=_upload_bytes(body) if option == "upload" else None,
-        declared=declared,
+        os_properties=os_properties,
         storage_account_type=sku if option in ("import", "upload") else None,
         tags=tags_of(body),
         details=DiskDetails(
@@ -211,7 +211,7 @@ def read_image(body: Json) -> ImageBody:
         location=location_of(body),
         source=_disk_source(at(body, disk), disk),
         data_sources=tuple(_disk_source(each, f"{_PROFILE}.dataDisks[{each['lun']}]") for each in data),
-        declared=Declared(
+        os_properties=OsProperties(
             os_type=_word(body, f"{disk}.osType", _OS_TYPE),
             os_state=_word(body, f"{disk}.osState", _OS_STATE),
             hyper_v_generation=_word(body, "properties.hyperVGeneration", _GENERATION),

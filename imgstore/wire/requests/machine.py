@@ -10,7 +10,7 @@ from typing import Any, Final
 from imgstore.domain.disks.version_disks import OS_DISK, HostCaching, check_luns, disk_key
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.machines import DiskAttachment
-from imgstore.domain.requests import DiskAsked, MachineRequest, OsProfile
+from imgstore.domain.requests import MachineDiskRequest, MachineRequest, OsProfile
 from imgstore.domain.resources import DiskKind, OsType
 from imgstore.wire.json_fields import at, tags_of, text_of, unfit
 from imgstore.wire.json_text import Json
@@ -100,7 +100,7 @@ def read_machine(body: Json, group: str, name: str, *, whole: bool) -> MachineRe
         image=image,
         attach_os_disk=attached,
         disks=_disks(body, attached),
-        disks_whole=_is_whole(body, attached, whole=whole),
+        replaces_disks=_is_whole(body, attached, whole=whole),
         os_type=None if at(body, f"{_OS_DISK}.osType") is None else word_of(OsType)(body, f"{_OS_DISK}.osType"),
         size=text_of(at(body, "properties.hardwareProfile.vmSize"), "properties.hardwareProfile.vmSize"),
         profile=OsProfile(
@@ -111,7 +111,7 @@ def read_machine(body: Json, group: str, name: str, *, whole: bool) -> MachineRe
         tags=tags_of(body) if whole or at(body, "tags") is not None else None,
         kept=_kept(body),
         interfaces=_interfaces(body),
-        may_be_new=whole and not (image is None and attached is None),
+        may_create=whole and not (image is None and attached is None),
     )
 
 
@@ -184,9 +184,9 @@ def _is_attached(disk: Json, path: str, *, needed: bool) -> bool:
     return _OPTIONS[str(option).lower()]
 
 
-def _disks(body: Json, attached: str | None) -> dict[str, DiskAsked]:
+def _disks(body: Json, attached: str | None) -> dict[str, MachineDiskRequest]:
     """What is said of single disks, by disk key."""
-    said: dict[str, DiskAsked] = {}
+    said: dict[str, MachineDiskRequest] = {}
     if (disk := at(body, _OS_DISK)) is not None:
         said[OS_DISK] = _disk(disk, _OS_DISK, attach=None, made=attached is None)
     listed = at(body, _DATA_DISKS) or []
@@ -204,12 +204,12 @@ def _disks(body: Json, attached: str | None) -> dict[str, DiskAsked]:
     return said
 
 
-def _disk(disk: Mapping[str, Json], path: str, *, attach: str | None, made: bool) -> DiskAsked:
+def _disk(disk: Mapping[str, Json], path: str, *, attach: str | None, made: bool) -> MachineDiskRequest:
     delete = at(disk, "deleteOption")
     if delete is not None and str(delete).lower() not in _DELETE_OPTIONS:
         raise unfit(f"{path}.deleteOption", delete, "Delete or Detach")
     named = at(disk, "managedDisk.id") if made else None
-    return DiskAsked(
+    return MachineDiskRequest(
         manner=DiskAttachment(
             name=text_of(disk.get("name"), f"{path}.name") or None,
             caching=None if disk.get("caching") is None else word_of(HostCaching)(disk, "caching"),

@@ -42,7 +42,7 @@ def machine_json(view: "MachineView") -> Json:
             "hardwareProfile": {"vmSize": machine.size},
             "storageProfile": storage,
             **({} if machine.admin_username is None else {"osProfile": profile}),
-            "osState": machine.declared.os_state,
+            "osState": machine.os_properties.os_state,
             "timeCreated": instant(machine.created_at),
             "provisioningState": machine.provisioning_state.value,
         },

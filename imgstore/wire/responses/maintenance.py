@@ -7,7 +7,7 @@ from imgstore.policy.gc_plan import unleased_since
 from imgstore.wire.json_text import Json
 
 if TYPE_CHECKING:
-    from imgstore.domain.reports import SlotScrub, SlotUnknown, UnknownReport
+    from imgstore.domain.reports import SlotScrub, SlotUnknownObjects, UnknownObjectReport
     from imgstore.domain.requests import ScrubRequest
     from imgstore.domain.resources import Slot
     from imgstore.domain.storage.works import Work
@@ -121,7 +121,7 @@ def _scrub_slot_json(found: "SlotScrub") -> Json:
     }
 
 
-def unknown_json(slots: "Sequence[SlotUnknown]", *, grace_days: float, dry_run: bool) -> Json:
+def unknown_json(slots: "Sequence[SlotUnknownObjects]", *, grace_days: float, dry_run: bool) -> Json:
     """The unknown objects of all slots, each with what it names and when it can be removed."""
     return {
         "graceDays": grace_days,
@@ -131,7 +131,7 @@ def unknown_json(slots: "Sequence[SlotUnknown]", *, grace_days: float, dry_run: 
     }
 
 
-def _unknown_object_json(slot: "Slot", one: "UnknownReport") -> Json:
+def _unknown_object_json(slot: "Slot", one: "UnknownObjectReport") -> Json:
     return {
         "pool": slot.key.pool_uid,
         "slot": str(slot.key),
@@ -139,7 +139,7 @@ def _unknown_object_json(slot: "Slot", one: "UnknownReport") -> Json:
         "storedBytes": one.object.stored_bytes,
         "lastModified": one.last_modified.isoformat(),
         "firstSeenAt": one.object.first_seen_at.isoformat(),
-        "seenSeconds": round(one.seen_for.total_seconds()),
+        "seenSeconds": round(one.known_for.total_seconds()),
         "names": {
             "segments": one.names.segments,
             "storedBytes": one.names.stored_bytes,
@@ -148,6 +148,6 @@ def _unknown_object_json(slot: "Slot", one: "UnknownReport") -> Json:
         },
         "removableAt": one.removable_at.isoformat(),
         "removable": one.is_removable,
-        "keptBecause": one.kept_because,
+        "keptBecause": one.kept_reason,
         "removed": one.removed,
     }

@@ -10,7 +10,7 @@ from imgstore.domain.identity.principals import (
     SigningKey,
     Tenant,
 )
-from imgstore.domain.reports import KnownPrincipal
+from imgstore.domain.reports import PrincipalDetails
 from imgstore.wire.json_text import Json, instant
 
 
@@ -24,7 +24,7 @@ def tenant_json(tenant: Tenant) -> Json:
     }
 
 
-def principal_json(known: KnownPrincipal) -> Json:
+def principal_json(known: PrincipalDetails) -> Json:
     """A service principal or a user; of secrets what tells them apart."""
     identity = known.identity
     head: dict[str, Json] = {"id": identity.uid, "displayName": identity.name, "tenant": identity.tenant_uid}
@@ -44,7 +44,7 @@ def principal_json(known: KnownPrincipal) -> Json:
     return head | own | tail
 
 
-def credential_json(known: KnownPrincipal, secret: str) -> Json:
+def credential_json(known: PrincipalDetails, secret: str) -> Json:
     """What is told once: a principal with the secret that it was given."""
     newest = known.secrets[-1]
     return {

@@ -185,7 +185,7 @@ def soft_deleted_json(view: VersionView) -> Json:
 
 def disk_json(disk: ManagedDisk) -> Json:
     """A managed disk or a snapshot (Microsoft.Compute/disks, snapshots), with the ordinal of its replica at the top."""
-    said = disk.declared
+    said = disk.os_properties
     body = _resource(
         name=disk.name,
         resource_id=disk.resource_id,
@@ -245,11 +245,12 @@ def image_json(image: "ManagedImage") -> Json:
         tags=first.tags,
         properties={
             "storageProfile": {
-                "osDisk": _known(osType=first.declared.os_type, osState=first.declared.os_state) | _image_disk(first),
+                "osDisk": _known(osType=first.os_properties.os_type, osState=first.os_properties.os_state)
+                | _image_disk(first),
                 "dataDisks": [{"lun": lun_of(each.part)} | _image_disk(each) for each in image.data],
                 "zoneResilient": first.storage_account_type is StorageAccountType.STANDARD_ZRS,
             },
-            **_known(hyperVGeneration=first.declared.hyper_v_generation),
+            **_known(hyperVGeneration=first.os_properties.hyper_v_generation),
             "provisioningState": image.provisioning_state.value,
         },
     )

@@ -16,7 +16,7 @@ from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.names import ImageReference, SharedReference
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.requests import DiskRequest, UploadRequest
-from imgstore.domain.resources import Declared, HyperVGeneration, OsType, StorageAccountType
+from imgstore.domain.resources import HyperVGeneration, OsProperties, OsType, StorageAccountType
 from imgstore.operations.disks import disks, signed_urls, uploads
 from imgstore.operations.disks import export as disks_export
 from imgstore.operations.disks.from_source import create_from_source
@@ -168,7 +168,7 @@ def create(
                 source=source,
                 location=location,
                 storage_account_type=storage_account_type,
-                declared=Declared(os_type=os_type, hyper_v_generation=hyper_v_generation),
+                os_properties=OsProperties(os_type=os_type, hyper_v_generation=hyper_v_generation),
                 source_format=source_format,
                 tags=tags,
             )

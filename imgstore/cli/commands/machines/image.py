@@ -12,7 +12,7 @@ from imgstore.cli.framework.session import opened
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.requests import ImageRequest
-from imgstore.domain.resources import Declared, DiskKind, HyperVGeneration, OsState, OsType, StorageAccountType
+from imgstore.domain.resources import DiskKind, HyperVGeneration, OsProperties, OsState, OsType, StorageAccountType
 from imgstore.operations.disks import disks
 from imgstore.operations.machines import images
 from imgstore.wire.json_text import Json
@@ -93,7 +93,7 @@ def create(
         data_sources=data_sources or (),
         location=location,
         storage_account_type=storage_account_type,
-        declared=Declared(os_type=os_type, os_state=os_state, hyper_v_generation=hyper_v_generation),
+        os_properties=OsProperties(os_type=os_type, os_state=os_state, hyper_v_generation=hyper_v_generation),
         source_format=source_format,
         tags=tags,
     )

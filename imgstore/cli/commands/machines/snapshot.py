@@ -12,7 +12,7 @@ from imgstore.cli.framework.session import opened
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.requests import DiskRequest
-from imgstore.domain.resources import Declared, DiskKind, HyperVGeneration, OsType, StorageAccountType
+from imgstore.domain.resources import DiskKind, HyperVGeneration, OsProperties, OsType, StorageAccountType
 from imgstore.operations.disks import disks
 from imgstore.operations.disks.from_source import create_from_source
 from imgstore.wire.json_text import Json
@@ -72,7 +72,7 @@ def create(
         source=source,
         location=location,
         storage_account_type=storage_account_type,
-        declared=Declared(os_type=os_type, hyper_v_generation=hyper_v_generation),
+        os_properties=OsProperties(os_type=os_type, hyper_v_generation=hyper_v_generation),
         source_format=source_format,
         tags=tags,
     )
