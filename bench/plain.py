@@ -59,16 +59,16 @@ def main() -> None:
     import uvicorn  # noqa: PLC0415
 
     from imgstore.api.dev_tls import make_certificates  # noqa: PLC0415
-    from imgstore.api.serve import Door, configured, listen  # noqa: PLC0415
+    from imgstore.api.serve import ListenAddress, listen, make_uvicorn_config  # noqa: PLC0415
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--home", type=Path, required=True)
     files = make_certificates(parser.parse_args().home)
     answer = Answer.heard(sys.stdin.readline())
-    door = Door(host=HOST, port=0, certificate=files.certificate, key=files.key)
+    door = ListenAddress(host=HOST, port=0, certificate=files.certificate, key=files.key)
     with listen(door) as listening:
         print(listening.getsockname()[1], flush=True)
-        uvicorn.Server(configured(application(answer), door)).run(sockets=[listening])
+        uvicorn.Server(make_uvicorn_config(application(answer), door)).run(sockets=[listening])
 
 
 if __name__ == "__main__":

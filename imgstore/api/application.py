@@ -25,16 +25,16 @@ from imgstore.api.arm import (
     versions,
 )
 from imgstore.api.auth.rights import check_rows
-from imgstore.api.auth.secret_checks import SecretChecks
-from imgstore.api.auth.tokens import Authority
+from imgstore.api.auth.secret_checks import SecretChecker
+from imgstore.api.auth.tokens import TokenAuthority
 from imgstore.api.blob import routes as blob_routes
-from imgstore.api.blob.open_disks import BlobDoor
+from imgstore.api.blob.open_disks import OpenBlobs
 from imgstore.api.documentation import add_documentation
 from imgstore.api.http.context import Pools, Server, ServerSettings
 from imgstore.api.http.fair_pool import FairPool, PoolLimits
-from imgstore.api.http.long_running import Command, LongRunner
-from imgstore.api.http.rate_limits import Rates
-from imgstore.api.middleware import Arrival, Counts, add_refusals
+from imgstore.api.http.long_running import Command, OperationRunner
+from imgstore.api.http.rate_limits import RateLimiter
+from imgstore.api.middleware import RequestMetrics, RequestMiddleware, add_error_handlers
 from imgstore.domain import async_operations
 from imgstore.domain.errors import ImgstoreError
 from imgstore.operations.activity_log import trim_activity
@@ -103,9 +103,9 @@ async def _trim_activity(installation: Installation) -> None:
         await asyncio.sleep(seconds)
 
 
-def make_application(installation: Installation, authority: Authority, settings: ServerSettings) -> FastAPI:
+def make_application(installation: Installation, authority: TokenAuthority, settings: ServerSettings) -> FastAPI:
     """The application over an installation; it goes on with what dead processes left when it starts."""
-    runner = LongRunner(
+    runner = OperationRunner(
         installation,
         COMMANDS,
         PoolLimits(threads=settings.running_threads, queued_per_caller_max=settings.queued_operations_max),
@@ -139,21 +139,21 @@ def make_application(installation: Installation, authority: Authority, settings:
         openapi_url=None,  # `documentation` serves it.
         redirect_slashes=False,
     )
-    app.state.counts = Counts()
+    app.state.counts = RequestMetrics()
     app.state.counts.registry.register(health.ZoneCircuits(installation))
     app.state.server = Server(
         installation=installation,
         authority=authority,
         pools=pools,
         runner=runner,
-        rates=Rates(settings.rate_limit_factor, installation.effects.monotonic),
+        rates=RateLimiter(settings.rate_limit_factor, installation.effects.monotonic),
         retry_after_seconds=settings.retry_after_seconds,
         page_items=settings.page_items,
         trusted_proxies=settings.trusted_proxies,
-        secret_checks=SecretChecks(installation.effects.monotonic, settings.secret_failures_max),
+        secret_checks=SecretChecker(installation.effects.monotonic, settings.secret_failures_max),
     )
     app.state.connections = settings.connections
-    app.state.blobs = BlobDoor(installation, settings.cache_bytes)
+    app.state.blobs = OpenBlobs(installation, settings.cache_bytes)
     for room in (
         versions,
         definitions,
@@ -174,6 +174,6 @@ def make_application(installation: Installation, authority: Authority, settings:
         app.router.routes.extend(room.router.routes)
     add_documentation(app)
     check_rows(app)
-    add_refusals(app)
-    app.add_middleware(Arrival, counts=app.state.counts, trusted=settings.trusted_proxies)
+    add_error_handlers(app)
+    app.add_middleware(RequestMiddleware, counts=app.state.counts, trusted=settings.trusted_proxies)
     return app

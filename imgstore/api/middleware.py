@@ -42,7 +42,7 @@ class HeadTooLarge(ImgstoreError):
     status = 431
 
 
-class Counts:
+class RequestMetrics:
     """What /metrics tells of requests."""
 
     def __init__(self) -> None:
@@ -81,10 +81,10 @@ class Counts:
         self._closed.labels(reason).inc()
 
 
-class Arrival:
+class RequestMiddleware:
     """The outermost layer."""
 
-    def __init__(self, app: ASGIApp, counts: Counts, trusted: Sequence[Network]) -> None:
+    def __init__(self, app: ASGIApp, counts: RequestMetrics, trusted: Sequence[Network]) -> None:
         self._app = app
         self._counts = counts
         self._trusted = trusted
@@ -170,7 +170,7 @@ def _clean(text: str | None) -> str:
     return "".join(each for each in (text or "")[:_ID_CHARACTERS_MAX] if each.isascii() and each.isprintable())
 
 
-def add_refusals(app: FastAPI) -> None:
+def add_error_handlers(app: FastAPI) -> None:
     """Have every error answered in ARM's envelope."""
     app.add_exception_handler(ImgstoreError, _refused)
     app.add_exception_handler(HTTPException, _not_routed)

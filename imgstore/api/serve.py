@@ -22,7 +22,7 @@ from imgstore.api.http.client_addresses import Network
 from imgstore.api.http.connection_limits import ConnectionLimits
 from imgstore.api.http.connections import BACKLOG, Acceptor
 from imgstore.api.http.log_limits import BoundedLogHandler, RepeatedLines
-from imgstore.api.middleware import HEAD_BYTES_MAX, Counts
+from imgstore.api.middleware import HEAD_BYTES_MAX, RequestMetrics
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.identity.access import administrator
 from imgstore.operations.installation import Installation
@@ -41,7 +41,7 @@ _log: Final = logging.getLogger("imgstore.api")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Door:
+class ListenAddress:
     """Where the server listens, and with which certificate; without one it speaks plain http."""
 
     host: str
@@ -61,7 +61,7 @@ class _Uvicorn(uvicorn.Server):
         config: uvicorn.Config,
         connections: ConnectionLimits,
         trusted: tuple[Network, ...],
-        counts: Counts,
+        counts: RequestMetrics,
         ready: Callable[[], None],
         ending: Callable[[], None],
     ) -> None:
@@ -146,7 +146,7 @@ def _end_process_later() -> None:
     timer.start()
 
 
-def listen(door: Door) -> socket.socket:
+def listen(door: ListenAddress) -> socket.socket:
     """A socket that listens.
 
     Raises:
@@ -184,7 +184,7 @@ def _check_certificate(certificate: Path, key: Path | None) -> None:
         ) from error
 
 
-def configured(app: ASGIApp, door: Door) -> uvicorn.Config:
+def make_uvicorn_config(app: ASGIApp, door: ListenAddress) -> uvicorn.Config:
     """How uvicorn serves an application there; the benches serve one that does nothing in the same way."""
     return uvicorn.Config(
         app,
@@ -205,7 +205,7 @@ def configured(app: ASGIApp, door: Door) -> uvicorn.Config:
 def serve(
     app: FastAPI,
     installation: Installation,
-    door: Door,
+    door: ListenAddress,
     listening: socket.socket,
     *,
     worker: bool,
@@ -232,7 +232,7 @@ def serve(
         server.should_exit = True
 
     server = _Uvicorn(
-        configured(app, door),
+        make_uvicorn_config(app, door),
         app.state.connections,
         app.state.server.trusted_proxies,
         app.state.counts,

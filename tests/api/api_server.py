@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from imgstore.api.application import make_application
-from imgstore.api.auth.client_secrets import Credential, create_service_principal, first_administrator
-from imgstore.api.auth.tokens import Authority
+from imgstore.api.auth.client_secrets import Credential, create_first_administrator, create_service_principal
+from imgstore.api.auth.tokens import TokenAuthority
 from imgstore.api.dev_tls import Certificates
 from imgstore.api.http.context import ServerSettings
-from imgstore.api.serve import Door, listen, serve
+from imgstore.api.serve import ListenAddress, listen, serve
 from imgstore.domain.identity.access import Role
 from imgstore.operations.identity.roles import assign
 from imgstore.operations.installation import Installation
@@ -175,7 +175,7 @@ def start_api(
     *,
     certificates: Certificates | None = None,
     worker: bool = False,
-    authority_type: type[Authority] = Authority,
+    authority_type: type[TokenAuthority] = TokenAuthority,
     database: str | None = None,
     **settings: Any,
 ) -> Iterator[Api]:
@@ -190,7 +190,7 @@ def start_api(
         settings: fields of `ServerSettings`.
     """
     with open_home(home, environ=LOOSE, database=database) as installation:
-        door = Door(
+        door = ListenAddress(
             host="127.0.0.1",
             port=0,
             certificate=None if certificates is None else certificates.certificate,
@@ -200,7 +200,7 @@ def start_api(
         api = Api(
             installation=installation,
             port=listening.getsockname()[1],
-            credential=first_administrator(installation),
+            credential=create_first_administrator(installation),
             certificates=certificates,
         )
         authority = authority_type(installation, api.url)

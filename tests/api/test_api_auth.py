@@ -18,7 +18,7 @@ from joserfc.jwk import ECKey, OctKey, RSAKey
 
 from imgstore.api.auth import client_secrets, signing_keys, tokens
 from imgstore.api.auth.client_secrets import Credential
-from imgstore.api.auth.tokens import Authority
+from imgstore.api.auth.tokens import TokenAuthority
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import AccessDenied, ClientRefused, InvalidInput, Unauthenticated
 from imgstore.domain.identity.access import Action, Principal, Role, may
@@ -49,7 +49,7 @@ class Clock:
 class House:
     """An installation with an administrator and its authority."""
 
-    def __init__(self, clock: Clock, authority: Authority, admin: Credential) -> None:
+    def __init__(self, clock: Clock, authority: TokenAuthority, admin: Credential) -> None:
         self.clock = clock
         self.authority = authority
         self.installation = authority.installation
@@ -95,9 +95,9 @@ def encoded(value: Any) -> str:
 def made(tmp_path: Path) -> Iterator[House]:
     clock = Clock()
     with open_home(tmp_path / "home", effects=clock.effects) as installation:
-        admin = client_secrets.first_administrator(installation)
+        admin = client_secrets.create_first_administrator(installation)
         assert admin is not None
-        yield House(clock, Authority(installation, BASE), admin)
+        yield House(clock, TokenAuthority(installation, BASE), admin)
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 
 def test_the_first_administrator_comes_once_and_may_do_all(house: House) -> None:
-    assert client_secrets.first_administrator(house.installation) is None
+    assert client_secrets.create_first_administrator(house.installation) is None
     caller = house.caller(house.token())
     assert (caller.uid, caller.name) == (house.admin.known.identity.uid, "administrator")
     assert may(caller, Action.ADMINISTER, "/")
@@ -215,7 +215,7 @@ def test_a_token_ends(house: House) -> None:
     house.clock.pass_by(seconds=3599)
     house.caller(token)
     house.clock.pass_by(seconds=1)
-    for authority in (house.authority, Authority(house.installation, BASE)):
+    for authority in (house.authority, TokenAuthority(house.installation, BASE)):
         with pytest.raises(Unauthenticated) as caught:
             authority.caller(f"Bearer {token}")
         assert caught.value.error_code == "ExpiredAuthenticationToken"
@@ -251,7 +251,7 @@ def test_tokens_are_taken_back(house: House) -> None:
     with pytest.raises(Unauthenticated, match="has been revoked"):
         house.caller(old)
     assert house.caller(mine).name == "administrator"
-    for authority in (house.authority, Authority(house.installation, BASE)):
+    for authority in (house.authority, TokenAuthority(house.installation, BASE)):
         house.clock.pass_by(seconds=6)
         assert authority.caller(f"Bearer {new}").name == "builder"
         with pytest.raises(Unauthenticated, match="has been revoked"):
@@ -310,7 +310,7 @@ def test_keys_change_by_command_and_by_age_and_old_tokens_stay_good(house: House
         house.authority.ring.rotate(Principal(name="ann"))
     second = house.authority.ring.rotate(ADMIN).kid
     assert house.authority.ring.signing()[0] == second != first
-    assert Authority(house.installation, BASE).caller(f"Bearer {token}").uid == house.admin.known.identity.uid
+    assert TokenAuthority(house.installation, BASE).caller(f"Bearer {token}").uid == house.admin.known.identity.uid
     stored = {key.kid: key.pem for key in house.authority.ring.list(ADMIN)}
     assert b"PRIVATE" not in stored[first]
     assert b"PRIVATE" in stored[second]
@@ -324,7 +324,7 @@ def test_keys_change_by_command_and_by_age_and_old_tokens_stay_good(house: House
 
 
 def test_of_two_processes_one_changes_the_key(house: House) -> None:
-    others = [Authority(house.installation, BASE) for _ in range(2)]
+    others = [TokenAuthority(house.installation, BASE) for _ in range(2)]
     kids = {each.ring.signing()[0] for each in others}
     house.clock.pass_by(days=signing_keys.KEY_DAYS, hours=1)
     changed = {each.ring.signing()[0] for each in others}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from api_server import Api, start_api
 
-from imgstore.api.auth.tokens import Authority
+from imgstore.api.auth.tokens import TokenAuthority
 from imgstore.operations.disks import from_source
 from imgstore.operations.leases import LeaseKeeper
 from imgstore.operations.replication import disk_ingest
@@ -112,7 +112,7 @@ def test_the_next_server_goes_on(tmp_path: Path, web: WebServer, monkeypatch: py
     monkeypatch.setattr(LeaseKeeper, "is_dead", lambda _keeper, _holder: True)
     with start_api(tmp_path / "home") as second:
         assert api.credential is not None
-        known, client = api.credential.known.identity, Authority(second.installation, second.url)
+        known, client = api.credential.known.identity, TokenAuthority(second.installation, second.url)
         token = client.token(
             known.tenant_uid, str(known.client_id), api.credential.secret, f"{second.url}/.default"
         ).access_token

@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgstore.api.blob.upload_body import Gathered, add_part
+from imgstore.api.blob.upload_body import UploadWriter, add_part
 from imgstore.domain.storage.sizes import KIB, MIB
 from imgstore.transfer.spool import Bytes, Spool, remove_spool, spool_folder
 
@@ -16,7 +16,7 @@ SIZE = 3 * MIB + 512
 
 async def gather(spool: Spool, at: int, data: bytes, cuts: list[int]) -> int:
     """What was beyond the end."""
-    async with Gathered(spool, at) as gathered:
+    async with UploadWriter(spool, at) as gathered:
         for begin, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
             if not await gathered.take(data[begin:end]):
                 break

@@ -6,14 +6,14 @@ import pytest
 from api_server import start_api
 
 from imgstore.api.http.paths import GALLERY, OPERATION
-from imgstore.api.http.rate_limits import HEADER, Rates, TooManyRequests
+from imgstore.api.http.rate_limits import HEADER, RateLimiter, TooManyRequests
 
 SUBSCRIPTION = "11111111-1111-1111-1111-111111111111"
 
 
 def test_a_budget_is_spent_and_comes_again() -> None:
     now = 10.0
-    rates = Rates(1, lambda: now)
+    rates = RateLimiter(1, lambda: now)
     told = [rates.take(SUBSCRIPTION, "PUT", GALLERY) for _ in range(50)]
     assert told[0] == "Microsoft.Compute/CreateUpdateGallery3Min;49,Microsoft.Compute/CreateUpdateGallery30Min;299"
     with pytest.raises(TooManyRequests) as refused:
@@ -37,9 +37,9 @@ def test_a_budget_is_spent_and_comes_again() -> None:
 
 
 def test_what_is_not_counted_is_free() -> None:
-    assert Rates(1, lambda: 0.0).take(SUBSCRIPTION, "GET", "/tenants") is None
-    assert all(Rates(0, lambda: 0.0).take(SUBSCRIPTION, "PUT", GALLERY) is None for _ in range(100))
-    assert Rates(2, lambda: 0.0).take(SUBSCRIPTION, "GET", OPERATION) == (
+    assert RateLimiter(1, lambda: 0.0).take(SUBSCRIPTION, "GET", "/tenants") is None
+    assert all(RateLimiter(0, lambda: 0.0).take(SUBSCRIPTION, "PUT", GALLERY) is None for _ in range(100))
+    assert RateLimiter(2, lambda: 0.0).take(SUBSCRIPTION, "GET", OPERATION) == (
         "Microsoft.Compute/GetOperationStatus3Min;9999,Microsoft.Compute/GetOperationStatus30Min;29999"
     )
 

@@ -10,7 +10,7 @@ from api_server import Answer, Api, definition_body, start_api, version_body
 from fastapi import FastAPI
 
 from imgstore.api.auth.rights import ROUTE_RIGHTS, Check, RouteRight, check_rows
-from imgstore.api.auth.tokens import Authority
+from imgstore.api.auth.tokens import TokenAuthority
 from imgstore.domain.identity.access import Grant, Permission, Principal, Role
 from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.gallery.groups import create_group
@@ -51,7 +51,7 @@ MISSING = {"1.0.0": "9.9.9"}
 """Other names are missing with an "x" behind them."""
 
 
-class TestAuthority(Authority):
+class TestAuthority(TokenAuthority):
     """Knows callers by name, with any set of rights; others prove themselves as ever."""
 
     __test__ = False

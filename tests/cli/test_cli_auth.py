@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from imgstore.api.auth.tokens import Authority
+from imgstore.api.auth.tokens import TokenAuthority
 from imgstore.cli.main import main
 from imgstore.domain.errors import ClientRefused, Unauthenticated
 from imgstore.domain.identity.access import Action, may
@@ -40,7 +40,7 @@ class AuthLine:
 
     def token(self, told: Any, password: str | None = None) -> str:
         with open_home(self.home) as installation:
-            authority = Authority(installation, BASE)
+            authority = TokenAuthority(installation, BASE)
             secret = password or told["password"]
             return authority.token(told["tenant"], told["appId"], secret, f"{BASE}/.default").access_token
 
@@ -115,7 +115,7 @@ def test_roles_are_given_listed_and_taken(line: AuthLine) -> None:
     )
     line.ok("role assignment create --assignee builder --role 'Compute Gallery Image Reader' --scope /subscriptions/s")
     with open_home(line.home) as installation:
-        authority = Authority(installation, BASE)
+        authority = TokenAuthority(installation, BASE)
         token = authority.token(told["tenant"], told["appId"], told["password"], f"{BASE}/.default").access_token
         assert may(authority.caller(f"Bearer {token}"), Action.WRITE, scope)
     assert len(line.ok("role assignment list --assignee builder")) == 2
@@ -200,10 +200,10 @@ def test_tokens_are_taken_back(line: AuthLine) -> None:
     assert line.ok("sp show --id builder")["tokensValidFromDateTime"] is None
     assert line.ok("sp revoke-tokens --id builder")["tokensValidFromDateTime"]
     with open_home(line.home) as installation:
-        authority = Authority(installation, BASE)
+        authority = TokenAuthority(installation, BASE)
         with pytest.raises(Unauthenticated, match="has been revoked"):
             authority.caller(f"Bearer {token}")
     new = line.token(made)
     with open_home(line.home) as installation:
-        assert Authority(installation, BASE).caller(f"Bearer {new}").name == "builder"
+        assert TokenAuthority(installation, BASE).caller(f"Bearer {new}").name == "builder"
     line.fails("sp revoke-tokens --id nobody", 3)

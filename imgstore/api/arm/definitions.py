@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Response
 
-from imgstore.api.auth.write_access import permitted_reader
+from imgstore.api.auth.write_access import authorize_change
 from imgstore.api.http.context import RESOURCE, Asked, check_conditions
 from imgstore.api.http.long_running import Outcome, Task
 from imgstore.api.http.paths import DEFINITION, DEFINITIONS
@@ -87,7 +87,7 @@ def put_definition(task: Task) -> Outcome:
     """The command of PUT and PATCH."""
     session, request = task.session, task.request
     place = _place(request)
-    reader = permitted_reader(session, definition_id(session.installation.subscription, *place.values()))
+    reader = authorize_change(session, definition_id(session.installation.subscription, *place.values()))
     fields = read_definition(request["body"], session.api_version, whole=request["whole"])
     standing: DefinitionPath | None = None
     try:
@@ -127,7 +127,7 @@ def delete_definition(task: Task) -> Outcome:
     session, request = task.session, task.request
     place = _place(request)
     if request["conditions"]:
-        reader = permitted_reader(
+        reader = authorize_change(
             session, definition_id(session.installation.subscription, *place.values()), Action.DELETE
         )
         standing = definitions.show_definition(session.installation, reader, **place)

@@ -28,7 +28,7 @@ _LOOK_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Type:
+class PutCommand:
     """How resources of a type are put."""
 
     command: Command
@@ -37,11 +37,16 @@ class Type:
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Deploying:
+class DeploymentRunner:
     """A deployment that runs: what it has made so far."""
 
     def __init__(
-        self, task: Task, plan: Plan, name: str, types: Mapping[str, Type], around: "Deploying | None" = None
+        self,
+        task: Task,
+        plan: Plan,
+        name: str,
+        types: Mapping[str, PutCommand],
+        around: "DeploymentRunner | None" = None,
     ) -> None:
         """Of a task's.
 
@@ -150,7 +155,7 @@ class Deploying:
     def _nested(self, one: Planned, scope: Scope) -> Json:
         """Its uid is made of ours, so that the same one goes on after a crash."""
         plan = planned_inside(one, scope, self._plan.around)
-        inner = Deploying(self._task, plan, one.names[-1], self._types, self if plan.is_outer else None)
+        inner = DeploymentRunner(self._task, plan, one.names[-1], self._types, self if plan.is_outer else None)
         return inner.run(deployments.nested_uid(self._task.uid, one.resource_id))
 
     def _with_references(self, scope: Scope) -> Scope:

@@ -7,8 +7,8 @@ from typing import Any, Final
 from fastapi import APIRouter, Response
 
 from imgstore.api.arm import definitions, disks, galleries, images, machines, network, versions
-from imgstore.api.arm.deployment_runner import Deploying, Type
-from imgstore.api.arm.groups import check_group, readable_group
+from imgstore.api.arm.deployment_runner import DeploymentRunner, PutCommand
+from imgstore.api.arm.groups import check_group, get_group
 from imgstore.api.http.context import RESOURCE, Asked, RequestContext, reply
 from imgstore.api.http.long_running import Outcome, Session, Task
 from imgstore.api.http.paths import GROUP
@@ -40,22 +40,26 @@ _OPERATIONS: Final = f"{GROUP}/deployments/{{deployment}}/operations"
 """Azure has them, alone of what deployments have, without the provider."""
 
 
-_TYPES: Final[Mapping[str, Type]] = {
-    "microsoft.compute/galleries": Type(command=galleries.put_gallery, fields=("gallery",)),
-    "microsoft.compute/galleries/images": Type(command=definitions.put_definition, fields=("gallery", "definition")),
-    "microsoft.compute/galleries/images/versions": Type(
+_TYPES: Final[Mapping[str, PutCommand]] = {
+    "microsoft.compute/galleries": PutCommand(command=galleries.put_gallery, fields=("gallery",)),
+    "microsoft.compute/galleries/images": PutCommand(
+        command=definitions.put_definition, fields=("gallery", "definition")
+    ),
+    "microsoft.compute/galleries/images/versions": PutCommand(
         command=versions.put_version, fields=("gallery", "definition", "version")
     ),
-    "microsoft.compute/disks": Type(command=disks.put_disk, fields=("disk",), more={"kind": DiskKind.DISK}),
-    "microsoft.compute/snapshots": Type(command=disks.put_disk, fields=("disk",), more={"kind": DiskKind.SNAPSHOT}),
-    "microsoft.compute/images": Type(command=images.put_image, fields=("disk",)),
-    "microsoft.compute/virtualmachines": Type(command=machines.put_machine, fields=("machine",)),
+    "microsoft.compute/disks": PutCommand(command=disks.put_disk, fields=("disk",), more={"kind": DiskKind.DISK}),
+    "microsoft.compute/snapshots": PutCommand(
+        command=disks.put_disk, fields=("disk",), more={"kind": DiskKind.SNAPSHOT}
+    ),
+    "microsoft.compute/images": PutCommand(command=images.put_image, fields=("disk",)),
+    "microsoft.compute/virtualmachines": PutCommand(command=machines.put_machine, fields=("machine",)),
     **{
-        kind.type.lower(): Type(command=network.put_network, fields=("name",), more={"kind": kind.word})
+        kind.type.lower(): PutCommand(command=network.put_network, fields=("name",), more={"kind": kind.word})
         for kind in NETWORK_TYPES
     },
     **{
-        f"{kind.type}/{kind.part}".lower(): Type(
+        f"{kind.type}/{kind.part}".lower(): PutCommand(
             command=network.put_part, fields=("name", "part"), more={"kind": kind.word}
         )
         for kind in NETWORK_TYPES
@@ -220,7 +224,7 @@ def _plan(session: Session, group: str, name: str, body: Json, asked: Json) -> P
         effort=Effort(installation.effects.monotonic),
     )
     around = Around(
-        known=_TYPES.__contains__, location=lambda named: readable_group(session, named).location, group=above.name
+        known=_TYPES.__contains__, location=lambda named: get_group(session, named).location, group=above.name
     )
     return planned(at(known_fields(body, _KIND), "properties"), scope, around)
 
@@ -231,7 +235,7 @@ def put_deployment(task: Task) -> Outcome:
     scope = deployments.deployment_id(session.installation, request["group"], request["deployment"])
     permit(session.installation, session.principal, Action.WRITE, scope)
     plan = _plan(session, request["group"], request["deployment"], request["body"], request.get("asked", {}))
-    deploying = Deploying(task, plan, request["deployment"], _TYPES)
+    deploying = DeploymentRunner(task, plan, request["deployment"], _TYPES)
     return True, deploying.run(task.uid, lambda body: task.accept((True, body)))
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 from fastapi import APIRouter, Response
 
 from imgstore.api.arm.groups import check_group
-from imgstore.api.auth.write_access import permitted_reader
+from imgstore.api.auth.write_access import authorize_change
 from imgstore.api.http.context import RESOURCE, Asked, check_conditions, reply
 from imgstore.api.http.long_running import Outcome, Session, Task
 from imgstore.api.http.paths import COMPUTE, SUBSCRIPTION
@@ -87,7 +87,7 @@ def _reader(task: Task, action: Action) -> Principal:
     """The caller, who may do that to the disk, and so may see it."""
     place = _place(task.request)
     scope = compute_id(task.session.installation.subscription, place["group"], place["kind"], place["name"])
-    return permitted_reader(task.session, scope, action)
+    return authorize_change(task.session, scope, action)
 
 
 def _place(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,7 +132,7 @@ async def end_access(context: Asked, group: str, disk: str) -> Response:
 
 
 def end_disk_access(task: Task) -> Outcome:
-    """The command of endGetAccess. Accepted once the disk is known; taking in what was uploaded goes on."""
+    """The command of endGetAccess. AcceptedOperation once the disk is known; taking in what was uploaded goes on."""
     session, place = task.session, {"group": task.request["group"], "name": task.request["disk"]}
     disks.show_disk(session.installation, _reader(task, Action.END_ACCESS), **place)
     revoke_access(session.installation, session.principal, **place, began=lambda: task.accept((False, None)))
@@ -140,7 +140,7 @@ def end_disk_access(task: Task) -> Outcome:
 
 
 def put_disk(task: Task) -> Outcome:
-    """The command of PUT. Accepted once its row stands; taking a file in goes on."""
+    """The command of PUT. AcceptedOperation once its row stands; taking a file in goes on."""
     session, request = task.session, task.request
     place, reader = _place(request), _reader(task, Action.WRITE)
     body = read_disk(request["body"], place["kind"])

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 
 from imgstore.api.arm.groups import check_group
-from imgstore.api.auth.write_access import permitted_reader
+from imgstore.api.auth.write_access import authorize_change
 from imgstore.api.http.context import RESOURCE, Asked, check_conditions, etag_of
 from imgstore.api.http.long_running import Outcome, Task
 from imgstore.api.http.paths import GALLERIES, GALLERY, SUBSCRIPTION
@@ -85,7 +85,7 @@ def put_gallery(task: Task) -> Outcome:
     """The command of PUT and PATCH."""
     session, request = task.session, task.request
     place = {"group": request["group"], "name": request["gallery"]}
-    reader = permitted_reader(
+    reader = authorize_change(
         session, gallery_id(session.installation.subscription, request["group"], request["gallery"])
     )
     fields = read_gallery(request["body"], session.api_version, whole=request["whole"])
@@ -122,7 +122,7 @@ def delete_gallery(task: Task) -> Outcome:
     session, request = task.session, task.request
     place = {"group": request["group"], "name": request["gallery"]}
     if request["conditions"]:
-        reader = permitted_reader(
+        reader = authorize_change(
             session, gallery_id(session.installation.subscription, request["group"], request["gallery"]), Action.DELETE
         )
         standing = galleries.show_gallery(session.installation, reader, **place)

@@ -5,7 +5,7 @@ from typing import Final
 
 from fastapi import APIRouter, Response
 
-from imgstore.api.auth.write_access import permitted_reader
+from imgstore.api.auth.write_access import authorize_change
 from imgstore.api.http.context import RESOURCE, Asked, reply
 from imgstore.api.http.long_running import Outcome, Session, Task
 from imgstore.api.http.paths import GROUP, GROUPS, PROVIDER, SUBSCRIPTION
@@ -31,7 +31,7 @@ async def put(context: Asked, group: str) -> Response:
 
     def made(at: Session) -> tuple[bool, Group]:
         location, tags = read_group(body)
-        reader = permitted_reader(at, group_id(at.installation.subscription, group))
+        reader = authorize_change(at, group_id(at.installation.subscription, group))
         created = _standing(replace(at, principal=reader), group) is None
         return created, groups.create_group(at.installation, at.principal, name=group, location=location, tags=tags)
 
@@ -42,7 +42,7 @@ async def put(context: Asked, group: str) -> Response:
 @router.get(GROUP, summary="Show a resource group")
 async def show(context: Asked, group: str) -> Response:
     """Azure's ResourceGroups_Get."""
-    return context.shown(group_json(await context.run(lambda at: readable_group(at, group))), _KIND)
+    return context.shown(group_json(await context.run(lambda at: get_group(at, group))), _KIND)
 
 
 @router.head(GROUP, summary="Say whether a resource group exists", status_code=204)
@@ -105,10 +105,10 @@ def check_group(session: Session, name: str) -> Group:
         NotFound: it is not there, in Azure's words.
     """
     reader = as_reader(session.principal, group_id(session.installation.subscription, name))
-    return readable_group(replace(session, principal=reader), name)
+    return get_group(replace(session, principal=reader), name)
 
 
-def readable_group(session: Session, name: str) -> Group:
+def get_group(session: Session, name: str) -> Group:
     """The group of that name, if the caller may read it.
 
     Raises:

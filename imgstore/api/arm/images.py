@@ -6,7 +6,7 @@ from typing import Final
 from fastapi import APIRouter, Response
 
 from imgstore.api.arm.groups import check_group
-from imgstore.api.auth.write_access import permitted_reader
+from imgstore.api.auth.write_access import authorize_change
 from imgstore.api.http.context import RESOURCE, Asked, check_conditions
 from imgstore.api.http.long_running import Outcome, Session, Task
 from imgstore.api.http.paths import COMPUTE, SUBSCRIPTION
@@ -76,10 +76,10 @@ def _page(session: Session, request: PageRequest, group: str | None) -> Page[Man
 
 
 def put_image(task: Task) -> Outcome:
-    """The command of PUT. Accepted once its rows stand; taking files in goes on."""
+    """The command of PUT. AcceptedOperation once its rows stand; taking files in goes on."""
     session, request = task.session, task.request
     scope = compute_id(session.installation.subscription, request["group"], DiskKind.IMAGE, request["disk"])
-    reader = permitted_reader(session, scope)
+    reader = authorize_change(session, scope)
     body = read_image(request["body"])
     standing: ManagedImage | None = None
     try:

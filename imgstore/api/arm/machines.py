@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query, Response
 
 from imgstore.api.arm.groups import check_group
-from imgstore.api.auth.write_access import permitted_reader
+from imgstore.api.auth.write_access import authorize_change
 from imgstore.api.http.context import RESOURCE, Asked, check_conditions, etag_of, reply
 from imgstore.api.http.long_running import Outcome, Session, Task
 from imgstore.api.http.paths import COMPUTE, SUBSCRIPTION
@@ -160,7 +160,7 @@ def _shown(session: Session, group: str, name: str) -> MachineView:
 def _changing(session: Session, request: Mapping[str, Any], action: Action = Action.WRITE) -> Session:
     """The session of a caller who may do that to the machine, and so may see it."""
     scope = compute_id(session.installation.subscription, request["group"], MACHINE, request["machine"])
-    return replace(session, principal=permitted_reader(session, scope, action))
+    return replace(session, principal=authorize_change(session, scope, action))
 
 
 def put_machine(task: Task) -> Outcome:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from imgstore.api.arm.groups import readable_group
+from imgstore.api.arm.groups import get_group
 from imgstore.api.http.long_running import Session
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.names import VersionName
@@ -82,7 +82,7 @@ def _unread(found: str, expected: str) -> InvalidInput:
 
 
 def _group(session: Session, group: str) -> Json:
-    return group_json(readable_group(session, group))
+    return group_json(get_group(session, group))
 
 
 def _gallery(session: Session, group: str, gallery: str) -> Json:

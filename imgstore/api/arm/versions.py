@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Response
 
-from imgstore.api.auth.write_access import permitted_reader
+from imgstore.api.auth.write_access import authorize_change
 from imgstore.api.http.context import RESOURCE, Asked, check_conditions
 from imgstore.api.http.long_running import Outcome, Session, Task
 from imgstore.api.http.paths import SOFT_DELETED, VERSION, VERSIONS
@@ -150,7 +150,7 @@ def _changing(session: Session, request: Mapping[str, Any], action: Action = Act
     """The session of a caller who may do that to the version, and so may see it."""
     place = _place(request)
     names = (place["group"], place["gallery"], place["definition"], place["version"])
-    reader = permitted_reader(session, version_id(session.installation.subscription, *names), action)
+    reader = authorize_change(session, version_id(session.installation.subscription, *names), action)
     return replace(session, principal=reader)
 
 

@@ -77,7 +77,7 @@ def reset_credential(
     return Credential(known=known, secret=secret)
 
 
-def first_administrator(installation: Installation, days: int = SECRET_DAYS) -> Credential | None:
+def create_first_administrator(installation: Installation, days: int = SECRET_DAYS) -> Credential | None:
     """Make the first service principal, Owner of the installation; None where anybody is known already."""
     with installation.catalog.reading() as transaction:
         if transaction.principals.list():

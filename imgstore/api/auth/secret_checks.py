@@ -39,7 +39,7 @@ class TooManyAttempts(ImgstoreError):
 
 
 @dataclass(slots=True)
-class ProvenSecrets:
+class VerifiedSecrets:
     """Secrets that were right a short while ago, so that they need not be hashed again. Safe in several threads.
 
     Neither a secret nor a plain hash of it is kept: a name is an HMAC under a key of this process alone.
@@ -83,7 +83,7 @@ class ProvenSecrets:
         return hmac.digest(self._key, json.dumps([client_id, secret]).encode(), hashlib.sha256)
 
 
-class SecretChecks:
+class SecretChecker:
     """The threads in which secrets are checked, and the limits of failed attempts."""
 
     def __init__(self, monotonic: Callable[[], float], failures_per_address_max: int) -> None:

@@ -17,7 +17,7 @@ CACHED_MAX: Final = 4_096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Proven:
+class VerifiedToken:
     """Whose a token is, for as long as it is good."""
 
     identity_uid: str
@@ -39,7 +39,7 @@ class _Owner:
     valid_after: float
     read_at: float
 
-    def believes(self, proven: Proven) -> bool:
+    def believes(self, proven: VerifiedToken) -> bool:
         """Whether a token was not taken back."""
         if proven.generation is None:
             return proven.issued_at >= self.valid_after
@@ -47,14 +47,14 @@ class _Owner:
 
 
 @dataclass(slots=True)
-class Owners:
+class TokenOwners:
     """The owners of tokens, each read again every few seconds. Safe to use from several threads at once."""
 
     installation: Installation
     _known: dict[tuple[str, str | None], _Owner] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def principal(self, proven: Proven) -> Principal:
+    def principal(self, proven: VerifiedToken) -> Principal:
         """Who a token makes its bearer.
 
         Raises:
@@ -67,13 +67,13 @@ class Owners:
             owner = self._read(proven, now)
             with self._lock:
                 if len(self._known) >= CACHED_MAX:
-                    thin(self._known, lambda each: now - each.read_at < _ROLES_SECONDS)
+                    evict(self._known, lambda each: now - each.read_at < _ROLES_SECONDS)
                 self._known[key] = owner
         if not owner.believes(proven):
-            raise unproven("The access token has been revoked.", "a token from before its owner's were taken back")
+            raise token_error("The access token has been revoked.", "a token from before its owner's were taken back")
         return owner.principal
 
-    def _read(self, proven: Proven, now: float) -> _Owner:
+    def _read(self, proven: VerifiedToken, now: float) -> _Owner:
         with self.installation.catalog.reading() as transaction:
             identity = transaction.principals.get(proven.identity_uid)
             trusted = proven.issuer is None or transaction.issuers.get(proven.issuer) is not None
@@ -81,7 +81,7 @@ class Owners:
         if identity is None or principal is None:
             with self._lock:
                 self._known.pop((proven.identity_uid, proven.issuer), None)
-            raise unproven("The access token is of somebody who is not known any more.", proven.identity_uid)
+            raise token_error("The access token is of somebody who is not known any more.", proven.identity_uid)
         after = identity.tokens_valid_after
         return _Owner(
             principal=principal,
@@ -91,13 +91,13 @@ class Owners:
         )
 
 
-def thin(cache: dict[Any, Any], keep: Callable[[Any], bool]) -> None:
+def evict(cache: dict[Any, Any], keep: Callable[[Any], bool]) -> None:
     """Make room: what is stale goes, and where nothing is, the older half."""
     for key in [key for key, value in cache.items() if not keep(value)] or list(cache)[: len(cache) // 2]:
         cache.pop(key, None)
 
 
-def unproven(
+def token_error(
     message: str,
     found: str,
     *,

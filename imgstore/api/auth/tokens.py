@@ -20,16 +20,16 @@ from joserfc.jwk import ECKey, KeySet, RSAKey
 
 from imgstore.api.auth.client_secrets import is_secret
 from imgstore.api.auth.issuers import ALGORITHMS, IssuerKeys
-from imgstore.api.auth.secret_checks import ProvenSecrets
+from imgstore.api.auth.secret_checks import VerifiedSecrets
 from imgstore.api.auth.signing_keys import TOKEN_SECONDS_MAX, KeyRing
-from imgstore.api.auth.token_owners import CACHED_MAX, Owners, Proven, thin, unproven
+from imgstore.api.auth.token_owners import CACHED_MAX, TokenOwners, VerifiedToken, evict, token_error
 from imgstore.domain.errors import ClientRefused, InvalidInput, Unauthenticated
 from imgstore.domain.identity.access import Principal
 from imgstore.domain.identity.principals import HINT_CHARACTERS, Identity, Issuer
 from imgstore.operations.installation import Installation
 
 TOKEN_SECONDS: Final = 3_600
-STRANGER: Final = "client "
+UNVERIFIED_CLIENT: Final = "client "
 """What the activity log puts before the id of a client that nobody has proven to be."""
 AUDIENCES: Final = ("https://management.azure.com", "https://management.core.windows.net")
 """What clients ask for that were told of no other cloud."""
@@ -57,7 +57,7 @@ class Token:
 
 
 @dataclass(slots=True)
-class Authority:
+class TokenAuthority:
     """Gives and checks the tokens of an installation. Safe to use from several threads at once."""
 
     installation: Installation
@@ -68,9 +68,9 @@ class Authority:
     """Taken besides `base_url`."""
     ring: KeyRing = field(init=False)
     _issuers: IssuerKeys = field(init=False)
-    _proven: dict[bytes, Proven] = field(default_factory=dict)
-    _owners: Owners = field(init=False)
-    _secrets: ProvenSecrets = field(init=False)
+    _proven: dict[bytes, VerifiedToken] = field(default_factory=dict)
+    _owners: TokenOwners = field(init=False)
+    _secrets: VerifiedSecrets = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -85,8 +85,8 @@ class Authority:
         self.base_url = self.base_url.rstrip("/")
         self.ring = KeyRing(self.installation)
         self._issuers = IssuerKeys(self.installation.effects)
-        self._owners = Owners(self.installation)
-        self._secrets = ProvenSecrets(self.installation.effects)
+        self._owners = TokenOwners(self.installation)
+        self._secrets = VerifiedSecrets(self.installation.effects)
 
     # -- given --------------------------------------------------------------------------------------------------------
 
@@ -182,12 +182,12 @@ class Authority:
         now = self.installation.effects.now()
         with self.installation.catalog.transaction() as transaction:
             transaction.activity.add_refusal(
-                principal=f"{STRANGER}{client_id[:64]!r}",
+                principal=f"{UNVERIFIED_CLIENT}{client_id[:64]!r}",
                 action="imgstore/tokens/issue/action",
                 scope=f"/tenants/{tenant_id[:64]}",
                 detail=f"{error.error_code}: {error.message}",
                 at=now,
-                like=STRANGER,
+                like=UNVERIFIED_CLIENT,
             )
         return error
 
@@ -264,34 +264,34 @@ class Authority:
         """
         return _read_unproven(_bearer(authorization_header))[0]
 
-    def _prove(self, token: str) -> Proven:
+    def _prove(self, token: str) -> VerifiedToken:
         claimed, kid, alg = _read_unproven(token)
         if claimed.startswith(f"{self.base_url}/"):
             return self._prove_ours(token, kid)
         return self._prove_foreign(token, claimed, kid, alg)
 
-    def _prove_ours(self, token: str, kid: str | None) -> Proven:
+    def _prove_ours(self, token: str, kid: str | None) -> VerifiedToken:
         key = None if kid is None else self.ring.trusted(kid)
         if key is None:
-            raise unproven("The access token is signed with a key that is not known.", repr(kid))
+            raise token_error("The access token is signed with a key that is not known.", repr(kid))
         claims = _claims(token, key, _OURS)
         expires_at = self._in_time(claims)
         tenant, uid = _text(claims, "tid"), _text(claims, "oid")
         if _text(claims, "iss") != self._issuer(tenant):
-            raise unproven("The access token is from the wrong issuer.", _text(claims, "iss"))
+            raise token_error("The access token is from the wrong issuer.", _text(claims, "iss"))
         if _text(claims, "aud").rstrip("/") not in self._audiences():
             raise _wrong_audience(_text(claims, "aud"), self.base_url)
         generation = claims.get(_GENERATION, 0)
         if not isinstance(generation, int):
-            raise unproven(f"The access token has no usable claim '{_GENERATION}'.", repr(generation)[:200])
-        return Proven(identity_uid=uid, issuer=None, expires_at=expires_at, generation=generation)
+            raise token_error(f"The access token has no usable claim '{_GENERATION}'.", repr(generation)[:200])
+        return VerifiedToken(identity_uid=uid, issuer=None, expires_at=expires_at, generation=generation)
 
-    def _prove_foreign(self, token: str, claimed: str, kid: str | None, alg: object) -> Proven:
+    def _prove_foreign(self, token: str, claimed: str, kid: str | None, alg: object) -> VerifiedToken:
         try:
             issuer, claims = self._verify_foreign(token, claimed, kid, alg)
         except Unauthenticated as error:
             # Who has no key of an issuer learns neither which issuers are trusted, nor where their keys are.
-            error.public = unproven(
+            error.public = token_error(
                 "The access token is not signed by an issuer that is trusted here.", "another token"
             )
             raise
@@ -303,13 +303,13 @@ class Authority:
         with self.installation.catalog.reading() as transaction:
             identity = transaction.principals.of_subject(issuer.url, subject)
         if identity is None:
-            raise unproven(
+            raise token_error(
                 f"The user '{subject[:200]}' of '{issuer.url}' is not known here.",
                 "a token that the issuer signed",
                 hint="an administrator makes the user known: imgstore auth user create",
             )
         issued_at = _instant(claims, "iat") if "iat" in claims else -math.inf
-        return Proven(identity_uid=identity.uid, issuer=issuer.url, expires_at=expires_at, issued_at=issued_at)
+        return VerifiedToken(identity_uid=identity.uid, issuer=issuer.url, expires_at=expires_at, issued_at=issued_at)
 
     def _verify_foreign(
         self, token: str, claimed: str, kid: str | None, alg: object
@@ -322,9 +322,9 @@ class Authority:
         with self.installation.catalog.reading() as transaction:
             issuer = transaction.issuers.get(claimed)
         if issuer is None:
-            raise unproven("The access token is from the wrong issuer.", repr(claimed[:200]))
+            raise token_error("The access token is from the wrong issuer.", repr(claimed[:200]))
         if alg not in ALGORITHMS:
-            raise unproven("The access token is signed in a way that is not taken.", repr(alg))
+            raise token_error("The access token is signed in a way that is not taken.", repr(alg))
         return issuer, _claims(token, self._issuers.of(issuer, kid), ALGORITHMS)
 
     def _in_time(self, claims: Mapping[str, Any]) -> float:
@@ -334,26 +334,26 @@ class Authority:
         if now >= expires_at:
             raise _expired()
         if begins_at > now + _SKEW_SECONDS:
-            raise unproven("The access token is not yet valid.", f"nbf {begins_at:.0f}, now {now:.0f}")
+            raise token_error("The access token is not yet valid.", f"nbf {begins_at:.0f}, now {now:.0f}")
         return expires_at
 
-    def _remember(self, name: bytes, proven: Proven) -> None:
+    def _remember(self, name: bytes, proven: VerifiedToken) -> None:
         with self._lock:
             if len(self._proven) >= CACHED_MAX:
                 now = self.installation.effects.now().timestamp()
-                thin(self._proven, lambda each: each.expires_at > now)
+                evict(self._proven, lambda each: each.expires_at > now)
             self._proven[name] = proven
 
 
 def _bearer(authorization_header: str | None) -> str:
     """The token in the header."""
     if not authorization_header:
-        raise unproven(
+        raise token_error(
             "Authentication failed. The 'Authorization' header is missing.", "none", code="AuthenticationFailed"
         )
     match = _BEARER.fullmatch(authorization_header)
     if match is None or len(authorization_header) > _TOKEN_CHARACTERS_MAX:
-        raise unproven(
+        raise token_error(
             "Authentication failed. The 'Authorization' header is provided in an invalid format.",
             f"{len(authorization_header)} characters",
             code="AuthenticationFailedInvalidHeader",
@@ -373,9 +373,9 @@ def _read_unproven(token: str) -> tuple[str, str | None, object]:
         kid, alg = loose.headers().get("kid"), loose.headers().get("alg")
         claimed = json.loads(loose.payload or b"")["iss"]
     except _MALFORMED as error:
-        raise unproven("The access token is invalid.", repr(error)) from error
+        raise token_error("The access token is invalid.", repr(error)) from error
     if not isinstance(claimed, str) or not isinstance(kid, str | None):
-        raise unproven("The access token is invalid.", "an issuer or key id that is no text")
+        raise token_error("The access token is invalid.", "an issuer or key id that is no text")
     return claimed, kid, alg
 
 
@@ -384,29 +384,29 @@ def _claims(token: str, key: RSAKey | ECKey | KeySet, algorithms: Iterable[str])
     try:
         return jwt.decode(token, key, algorithms=list(algorithms)).claims
     except _MALFORMED as error:
-        raise unproven("The access token's signature is not valid.", repr(error)) from error
+        raise token_error("The access token's signature is not valid.", repr(error)) from error
 
 
 def _text(claims: Mapping[str, Any], name: str) -> str:
     value = claims.get(name)
     if not isinstance(value, str) or not value:
-        raise unproven(f"The access token has no usable claim '{name}'.", repr(value)[:200])
+        raise token_error(f"The access token has no usable claim '{name}'.", repr(value)[:200])
     return value
 
 
 def _instant(claims: Mapping[str, Any], name: str) -> float:
     value = claims.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e12:
-        raise unproven(f"The access token has no usable claim '{name}'.", repr(value)[:200])
+        raise token_error(f"The access token has no usable claim '{name}'.", repr(value)[:200])
     return float(value)
 
 
 def _expired() -> Unauthenticated:
-    return unproven("The access token has expired.", "a token whose time is over", code="ExpiredAuthenticationToken")
+    return token_error("The access token has expired.", "a token whose time is over", code="ExpiredAuthenticationToken")
 
 
 def _wrong_audience(found: str, expected: str) -> Unauthenticated:
-    return unproven(
+    return token_error(
         "The access token has been obtained for the wrong audience or resource.",
         found,
         expected=f"the audience {expected}",

@@ -5,7 +5,7 @@ from imgstore.domain.identity.access import Action, Principal, as_reader
 from imgstore.operations.activity_log import permit
 
 
-def permitted_reader(session: Session, scope: str, action: Action = Action.WRITE) -> Principal:
+def authorize_change(session: Session, scope: str, action: Action = Action.WRITE) -> Principal:
     """Check the caller's right to change a resource before anything is looked up.
 
     Args:

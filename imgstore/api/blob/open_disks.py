@@ -30,7 +30,7 @@ class _Held:
 
 
 @dataclass(slots=True)
-class BlobDoor:
+class OpenBlobs:
     """One for a server. Uploads are the event loop's, readers any thread's."""
 
     installation: Installation

@@ -20,8 +20,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from imgstore.api.blob.open_disks import BlobDoor
-from imgstore.api.blob.upload_body import Gathered, add_part, write
+from imgstore.api.blob.open_disks import OpenBlobs
+from imgstore.api.blob.upload_body import UploadWriter, add_part, write
 from imgstore.api.http.context import BodyTooLarge, PreconditionFailed, Server
 from imgstore.api.http.redaction import discreet
 from imgstore.domain.errors import Conflict, ImgstoreError, InvalidInput
@@ -102,7 +102,7 @@ async def _in_thread(request: Request, work: Callable[[], Any]) -> Any:
 async def get(request: Request, disk: str, name: str) -> Response:  # noqa: ARG001 - the name is for people
     """The disk, or a range of it; with ``comp=pagelist`` the ranges that hold data."""
     found = await _admitted(request, disk, write=False)
-    door: BlobDoor = request.app.state.blobs
+    door: OpenBlobs = request.app.state.blobs
     if found.awaits_upload:
         async with door.spool(found) as spool:
             headers = _spool_headers(request, found, spool)
@@ -124,7 +124,7 @@ async def get(request: Request, disk: str, name: str) -> Response:  # noqa: ARG0
 async def head(request: Request, disk: str, name: str) -> Response:  # noqa: ARG001
     """Size and ETag; of an upload how many bytes have arrived from the beginning on."""
     found = await _admitted(request, disk, write=False)
-    door: BlobDoor = request.app.state.blobs
+    door: OpenBlobs = request.app.state.blobs
     if found.awaits_upload:
         async with door.spool(found) as spool:
             headers, length = _spool_headers(request, found, spool), spool.file_bytes
@@ -139,7 +139,7 @@ async def head(request: Request, disk: str, name: str) -> Response:  # noqa: ARG
 async def put(request: Request, disk: str, name: str) -> Response:  # noqa: ARG001
     """Azure's two, told by their headers; else the body is the file, as ``curl -T`` sends it."""
     found = await _admitted(request, disk, write=True)
-    door: BlobDoor = request.app.state.blobs
+    door: OpenBlobs = request.app.state.blobs
     async with door.spool(found) as spool:
         comp, kind = request.query_params.get("comp"), request.headers.get("x-ms-blob-type")
         if comp == "page":
@@ -261,7 +261,7 @@ async def _put_file(request: Request, disk: ManagedDisk, spool: Spool) -> dict[s
         raise _beyond(at + length, spool)
     clock = request.app.state.server.installation.effects.monotonic
     looked = clock()
-    async with Gathered(spool, at) as gathered:
+    async with UploadWriter(spool, at) as gathered:
         try:
             async for chunk in request.stream():
                 if not await gathered.take(chunk):

@@ -24,7 +24,7 @@ def add_part(parts: list[Bytes], chunk: bytes) -> None:
         parts.append(chunk if len(chunk) >= _PART_BYTES else bytearray(chunk))
 
 
-class Gathered:
+class UploadWriter:
     """A body on its way into the spool: while 1 MiB is written the next is gathered.
 
     As a context: all that was taken is there at its end, however that comes.

@@ -20,7 +20,7 @@ from uvicorn.server import ServerState
 from imgstore.api.http.client_addresses import Network, address_group, is_trusted
 from imgstore.api.http.connection_limits import ConnectionLimits, ConnectionState, ConnectionTable, Phase, overdue
 from imgstore.api.http.limited_parser import LimitedParser
-from imgstore.api.middleware import HEAD_BYTES_MAX, Counts
+from imgstore.api.middleware import HEAD_BYTES_MAX, RequestMetrics
 
 _LOOK_SECONDS: Final = 1.0
 _ACCEPTED_AT_ONCE: Final = 64
@@ -166,7 +166,7 @@ class Acceptor:
         *,
         limits: ConnectionLimits,
         trusted: tuple[Network, ...],
-        counts: Counts,
+        counts: RequestMetrics,
     ) -> None:
         """Prepare it.
 

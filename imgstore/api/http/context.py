@@ -13,14 +13,14 @@ from typing import Annotated, Any, Final, TypeVar
 from fastapi import Depends, Query, Request, Response
 
 from imgstore.api.auth.rights import check_route, is_open
-from imgstore.api.auth.secret_checks import FAILURES_PER_ADDRESS_MAX, SecretChecks
-from imgstore.api.auth.tokens import Authority
+from imgstore.api.auth.secret_checks import FAILURES_PER_ADDRESS_MAX, SecretChecker
+from imgstore.api.auth.tokens import TokenAuthority
 from imgstore.api.http.client_addresses import Network
 from imgstore.api.http.connection_limits import ConnectionLimits
 from imgstore.api.http.fair_pool import FairPool
-from imgstore.api.http.long_running import Accepted, LongRunner, Session
+from imgstore.api.http.long_running import AcceptedOperation, OperationRunner, Session
 from imgstore.api.http.paths import resource_of, type_of
-from imgstore.api.http.rate_limits import Rates
+from imgstore.api.http.rate_limits import RateLimiter
 from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound, ScopeNotFound
 from imgstore.domain.identity.access import knows
 from imgstore.domain.paging import Page, PageRequest
@@ -89,16 +89,16 @@ class Server:
     """What the handlers share."""
 
     installation: Installation
-    authority: Authority
+    authority: TokenAuthority
     pools: "Pools"
     """Threads for what is done before the answer."""
-    runner: LongRunner
+    runner: OperationRunner
     """For what goes on after it."""
-    rates: Rates
+    rates: RateLimiter
     retry_after_seconds: int
     page_items: int
     trusted_proxies: tuple[Network, ...]
-    secret_checks: SecretChecks
+    secret_checks: SecretChecker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +174,7 @@ class RequestContext:
         requests = self.server.pools.requests
         return await asyncio.wrap_future(requests.submit(await self.caller(), lambda: work(self.session())))
 
-    async def begin(self, kind: str, /, **request: Any) -> Accepted:
+    async def begin(self, kind: str, /, **request: Any) -> AcceptedOperation:
         """Begin a command that may take long; wait until it is accepted or refused."""
         conditions = {
             name: value for name in ("if-match", "if-none-match") if (value := self.request.headers.get(name))
@@ -256,7 +256,7 @@ class RequestContext:
         more = {} if page.next_token is None else {"nextLink": self.next_link(page.next_token)}
         return reply(200, {"value": items, **more})
 
-    def accepted(self, accepted: Accepted, kind: Kind, status: int, *, location: bool = False) -> Response:
+    def accepted(self, accepted: AcceptedOperation, kind: Kind, status: int, *, location: bool = False) -> Response:
         """The answer to what goes on: where to ask how far it is.
 
         Args:

@@ -51,7 +51,7 @@ _DELETE: Final = "delete-"
 """The names of commands that delete begin so."""
 
 
-class Stopping(ImgstoreError):
+class ServerStopping(ImgstoreError):
     """The server is about to end."""
 
     code = "ServerStopping"
@@ -69,7 +69,7 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted:
+class AcceptedOperation:
     """What was begun."""
 
     operation_uid: str
@@ -104,7 +104,7 @@ Command: TypeAlias = Callable[[Task], Outcome]
 """Gives what it came to: the answer, unless one was given early."""
 
 
-class LongRunner:
+class OperationRunner:
     """Runs commands in its own threads, shared fairly by their callers."""
 
     def __init__(
@@ -131,7 +131,7 @@ class LongRunner:
         kind: str,
         request: Mapping[str, Any],
         resource_id: str | None = None,
-    ) -> "Future[Accepted]":
+    ) -> "Future[AcceptedOperation]":
         """Run a command; the answer is there once it was accepted or refused.
 
         Args:
@@ -144,7 +144,7 @@ class LongRunner:
         Raises:
             CallerQueueFull, PoolQueueFull: too many commands wait.
         """
-        answer: Future[Accepted] = Future()
+        answer: Future[AcceptedOperation] = Future()
         begun = self._pool.submit(caller, lambda: self._begin(answer, session, kind, request, resource_id))
         begun.add_done_callback(lambda done: _pass_on_refusal(done, answer))
         return answer
@@ -196,7 +196,7 @@ class LongRunner:
 
     def _begin(
         self,
-        answer: "Future[Accepted]",
+        answer: "Future[AcceptedOperation]",
         context: Callable[[], Session],
         kind: str,
         request: Mapping[str, Any],
@@ -221,7 +221,7 @@ class LongRunner:
                 if not answer.done():
                     created, body = outcome
                     installation.catalog.store_companion()
-                    answer.set_result(Accepted(operation_uid=pending.uid, created=created, body=body))
+                    answer.set_result(AcceptedOperation(operation_uid=pending.uid, created=created, body=body))
 
             session = replace(session, installation=installation)
             task = Task(
@@ -240,8 +240,8 @@ class LongRunner:
             _log.exception("deletions of dead processes could not be finished; `imgstore gc` tries again")
 
     def _resume(self, operation: AsyncOperation) -> None:
-        answered: Future[Accepted] = Future()
-        answered.set_result(Accepted(operation_uid=operation.uid, created=False, body=None))  # Given long ago.
+        answered: Future[AcceptedOperation] = Future()
+        answered.set_result(AcceptedOperation(operation_uid=operation.uid, created=False, body=None))  # Given long ago.
         plain = replace(self._installation, subscription=operation.subscription)
         with self._noted(operation.uid) as stop:
             if operation.cancel_requested_by is not None:
@@ -287,7 +287,9 @@ class LongRunner:
                 with self._lock:
                     del self._running[uid]
 
-    def _perform(self, kind: str, task: Task, answer: "Future[Accepted]", command: Command | None = None) -> None:
+    def _perform(
+        self, kind: str, task: Task, answer: "Future[AcceptedOperation]", command: Command | None = None
+    ) -> None:
         """Run it and store its end; then answer, so that the first look at what was quick finds its end."""
         installation = task.session.installation
         try:
@@ -326,7 +328,7 @@ class LongRunner:
 
         self._waiting.add(WaitingOperation(is_done=is_done, end=end))
 
-    def _end_early(self, kind: str, task: Task, answer: "Future[Accepted]", error: BaseException) -> None:
+    def _end_early(self, kind: str, task: Task, answer: "Future[AcceptedOperation]", error: BaseException) -> None:
         """Store how an operation failed, was canceled or, with nothing, that it is to be resumed; then answer."""
         reason = task.session.installation.keeper.stop.reason
         if reason is OperationCanceled:
@@ -341,7 +343,7 @@ class LongRunner:
             else:
                 self._drop(task)
         else:  # The process is to end: the row, if there is one, stays for the next process.
-            told_to_all = Stopping("The server is stopping.", hint="send the same request again")
+            told_to_all = ServerStopping("The server is stopping.", hint="send the same request again")
         if not answer.done():
             answer.set_exception(told_to_all)
 
@@ -362,7 +364,7 @@ class LongRunner:
             _log.warning("the row of operation %s could not be removed: %s", task.uid, lost)
 
 
-def _run(command: Command, kind: str, task: Task, answer: "Future[Accepted]") -> Outcome:
+def _run(command: Command, kind: str, task: Task, answer: "Future[AcceptedOperation]") -> Outcome:
     """Run a command. What an accepted deletion does not find any more, the system or another request has deleted."""
     try:
         return command(task)
@@ -372,7 +374,7 @@ def _run(command: Command, kind: str, task: Task, answer: "Future[Accepted]") ->
         return False, None
 
 
-def _pass_on_refusal(begun: "Future[None]", answer: "Future[Accepted]") -> None:
+def _pass_on_refusal(begun: "Future[None]", answer: "Future[AcceptedOperation]") -> None:
     """Answer a command that the pool refused because it was closed while the command waited."""
     error = begun.exception()
     if error is not None and not answer.done():

@@ -41,7 +41,7 @@ class TooManyRequests(ImgstoreError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
+class RateLimit:
     """How many requests of a kind Azure grants a subscription."""
 
     name: str
@@ -49,7 +49,7 @@ class Budget:
     in_30_minutes: int
 
 
-def _budgets() -> dict[tuple[str, str], Budget]:
+def _budgets() -> dict[tuple[str, str], RateLimit]:
     table = (
         (_CHANGE, GALLERY, "CreateUpdateGallery", 50, 300),
         (_CHANGE, DEFINITION, "CreateUpdateGalleryImage", 150, 750),
@@ -68,13 +68,13 @@ def _budgets() -> dict[tuple[str, str], Budget]:
         (("GET",), OPERATION, "GetOperationStatus", 5_000, 15_000),
     )
     return {
-        (method, route): Budget(name=name, in_3_minutes=few, in_30_minutes=many)
+        (method, route): RateLimit(name=name, in_3_minutes=few, in_30_minutes=many)
         for methods, route, name, few, many in table
         for method in methods
     }
 
 
-BUDGETS: Final[Mapping[tuple[str, str], Budget]] = _budgets()
+RATE_LIMITS: Final[Mapping[tuple[str, str], RateLimit]] = _budgets()
 """By method and route; other requests are not counted."""
 
 
@@ -87,7 +87,7 @@ class _Window:
 
 
 @dataclass(slots=True)
-class Rates:
+class RateLimiter:
     """The counts of one server."""
 
     factor: int
@@ -106,7 +106,7 @@ class Rates:
         Raises:
             TooManyRequests: there is nothing left.
         """
-        budget = BUDGETS.get((method, route))
+        budget = RATE_LIMITS.get((method, route))
         if budget is None or not self.factor:
             return None
         now = self.monotonic()
@@ -122,7 +122,7 @@ class Rates:
             raise _too_many(budget, spent[-1], now, told)
         return told
 
-    def _left(self, subscription: str, budget: Budget, minutes: int, now: float) -> int:
+    def _left(self, subscription: str, budget: RateLimit, minutes: int, now: float) -> int:
         """What is left now, in a window that is the present one afterwards."""
         window = self._windows.setdefault((subscription, budget.name, minutes), _Window())
         number = int(now // (minutes * 60))
@@ -132,7 +132,7 @@ class Rates:
         return whole * self.factor - window.used
 
 
-def _too_many(budget: Budget, minutes: int, now: float, told: str) -> TooManyRequests:
+def _too_many(budget: RateLimit, minutes: int, now: float, told: str) -> TooManyRequests:
     seconds = math.ceil(minutes * 60 - now % (minutes * 60))
     error = TooManyRequests(
         "The server rejected the request because too many requests have been received for this subscription.",

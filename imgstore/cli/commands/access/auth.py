@@ -37,9 +37,9 @@ def init() -> Json:
     A server does the same at its first start.
     """
     with server_parts():
-        from imgstore.api.auth.client_secrets import first_administrator  # noqa: PLC0415 - an extra
+        from imgstore.api.auth.client_secrets import create_first_administrator  # noqa: PLC0415 - an extra
     with opened() as session:
-        made = first_administrator(session.installation)
+        made = create_first_administrator(session.installation)
         if made is None:
             raise Conflict(
                 "The installation has principals already.",

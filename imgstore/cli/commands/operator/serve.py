@@ -16,7 +16,6 @@ from imgstore.operations.stores.catalog_checks import look_at_checkpoints
 
 if TYPE_CHECKING:
     from imgstore.api.auth.client_secrets import Credential
-    from imgstore.api.serve import Door
 
 _EXAMPLE: Final = """
 imgstore serve --dev-tls
@@ -164,8 +163,8 @@ def serve(
     """
     try:
         from imgstore.api.application import make_application  # noqa: PLC0415 - an extra
-        from imgstore.api.auth.client_secrets import first_administrator  # noqa: PLC0415
-        from imgstore.api.auth.tokens import AUDIENCES, Authority  # noqa: PLC0415
+        from imgstore.api.auth.client_secrets import create_first_administrator  # noqa: PLC0415
+        from imgstore.api.auth.tokens import AUDIENCES, TokenAuthority  # noqa: PLC0415
         from imgstore.api.http.client_addresses import parse_networks  # noqa: PLC0415
         from imgstore.api.http.connection_limits import ConnectionLimits  # noqa: PLC0415
         from imgstore.api.http.context import ServerSettings  # noqa: PLC0415
@@ -196,8 +195,8 @@ def serve(
         scheme, taken = ("http" if insecure_http else "https"), listening.getsockname()[1]
         here = (url or f"{scheme}://localhost:{taken}").rstrip("/")
         also = tuple(f"{scheme}://{name}:{taken}" for name in ("localhost", "127.0.0.1", "[::1]"))
-        administrator = first_administrator(session.installation)
-        authority = Authority(session.installation, here, audiences=(*AUDIENCES, *also))
+        administrator = create_first_administrator(session.installation)
+        authority = TokenAuthority(session.installation, here, audiences=(*AUDIENCES, *also))
         settings = ServerSettings(
             leaves_replicas=no_worker,
             retry_after_seconds=retry_after_seconds,
@@ -242,16 +241,16 @@ def _announce(session: Session, lines: Sequence[str]) -> None:
 
 def _door(
     session: Session, host: str, port: int, certificate: Path | None, key: Path | None, *, dev_tls: bool
-) -> "tuple[Door, Path | None]":
+) -> "tuple[ListenAddress, Path | None]":
     """Where to listen, and the bundle of roots that clients need besides their own."""
-    from imgstore.api.serve import Door  # noqa: PLC0415 - as above
+    from imgstore.api.serve import ListenAddress  # noqa: PLC0415 - as above
 
     if not dev_tls:
-        return Door(host=host, port=port, certificate=certificate, key=key), None
+        return ListenAddress(host=host, port=port, certificate=certificate, key=key), None
     from imgstore.api.dev_tls import make_certificates  # noqa: PLC0415
 
     made = make_certificates(session.installation.home)
-    return Door(host=host, port=port, certificate=made.certificate, key=made.key), made.bundle
+    return ListenAddress(host=host, port=port, certificate=made.certificate, key=made.key), made.bundle
 
 
 def _lines(session: Session, url: str, bundle: Path | None, administrator: "Credential | None") -> list[str]:
