@@ -8,7 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from imgstore.api.http.context import Asked
+from imgstore.api.http.context import Context
 from imgstore.operations.installation import Installation
 from imgstore.operations.stores.readiness import Readiness, check_readiness
 
@@ -40,7 +40,7 @@ async def lives() -> Response:
 
 
 @router.get("/readyz", summary="Whether the server can do its work: database, stores, free space, worker")
-async def ready(context: Asked) -> Response:
+async def ready(context: Context) -> Response:
     """Open to everybody, and so without names and errors: 200 where requests can be served, else 503."""
     found: Readiness = await context.in_thread(lambda: check_readiness(context.server.installation))
     body = {

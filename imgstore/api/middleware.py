@@ -17,12 +17,12 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from imgstore.api.auth.issuers import IssuerBusy
-from imgstore.api.http.client_addresses import Network, client_of
-from imgstore.api.http.context import reply
+from imgstore.api.http.client_addresses import Network, find_client
+from imgstore.api.http.context import json_response
 from imgstore.api.http.fair_pool import CallerQueueFull, PoolQueueFull
-from imgstore.api.http.paths import spelled
+from imgstore.api.http.paths import normalize_path
 from imgstore.api.http.rate_limits import HEADER, TooManyRequests
-from imgstore.api.http.redaction import InternalError, told
+from imgstore.api.http.redaction import InternalError, error_body
 from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound, Unauthenticated
 from imgstore.wire.errors import error_json
 
@@ -96,9 +96,9 @@ class RequestMiddleware:
             return
         began = time.perf_counter()
         peer, port = scope.get("client") or ("", 0)
-        address, scheme = client_of(peer, scope["scheme"], scope["headers"], self._trusted)
+        address, scheme = find_client(peer, scope["scheme"], scope["headers"], self._trusted)
         client = (address, port if address == peer else 0)
-        scope = {**scope, "path": spelled(scope["path"]), "client": client, "scheme": scheme}
+        scope = {**scope, "path": normalize_path(scope["path"]), "client": client, "scheme": scheme}
         identities = _identities(Headers(scope=scope))
         scope.setdefault("state", {})["request_id"] = identities["x-ms-request-id"]
         status = 500
@@ -138,7 +138,7 @@ def _head_refusal(scope: Scope) -> Response | None:
         expected=f"at most {_HEADERS_MAX} headers and {HEAD_BYTES_MAX} bytes",
         hint="send fewer or shorter headers",
     )
-    return reply(refusal.status, error_json(refusal), {"Connection": "close"})
+    return json_response(refusal.status, error_json(refusal), {"Connection": "close"})
 
 
 def _refusal_of_target(scope: Scope) -> Response | None:
@@ -152,7 +152,7 @@ def _refusal_of_target(scope: Scope) -> Response | None:
         hint="look at what the client escapes as %00 to %1F or %7F",
         code="InvalidRequestUri",
     )
-    return reply(refusal.status, error_json(refusal))
+    return json_response(refusal.status, error_json(refusal))
 
 
 def _identities(headers: Headers) -> dict[str, str]:
@@ -190,7 +190,7 @@ async def _refused(request: Request, error: Any) -> Response:
         why = _clean(shown.message.replace('"', "'").replace("\\", "/"))
         headers["WWW-Authenticate"] = f'Bearer error="invalid_token", error_description="{why}"'
     status = error.status if error.public is None else error.public.status
-    return reply(status, told(request.app.state.server.installation, error), headers)
+    return json_response(status, error_body(request.app.state.server.installation, error), headers)
 
 
 async def _not_routed(request: Request, error: Any) -> Response:
@@ -201,20 +201,22 @@ async def _not_routed(request: Request, error: Any) -> Response:
             expected=(error.headers or {}).get("Allow"),
             code="UnsupportedHttpMethod",
         )
-        return reply(405, error_json(refusal), error.headers)
+        return json_response(405, error_json(refusal), error.headers)
     refusal = NotFound(
         f"The resource type of '{request.url.path[:500]}' could not be found.",
         expected="a path that /docs shows",
         hint="imgstore serves a part of Azure: galleries, images, versions, disks, resource groups",
         code="InvalidResourceType",
     )
-    return reply(error.status_code, error_json(refusal))
+    return json_response(error.status_code, error_json(refusal))
 
 
 async def _not_valid(_request: Request, error: Any) -> Response:
     first = error.errors()[0]
     where = ".".join(str(each) for each in first["loc"][1:])
-    return reply(400, error_json(InvalidInput(f"The value of '{where}' is invalid.", found=first["msg"], target=where)))
+    return json_response(
+        400, error_json(InvalidInput(f"The value of '{where}' is invalid.", found=first["msg"], target=where))
+    )
 
 
 async def _broken_off(_request: Request, _error: Any) -> Response:
@@ -228,4 +230,4 @@ async def _unforeseen(request: Request, error: Exception) -> Response:
         "The server failed in a way that was not foreseen.",
         hint=f"look into its log for the request {request.state.request_id}",
     )
-    return reply(500, error_json(unforeseen))
+    return json_response(500, error_json(unforeseen))

@@ -208,7 +208,7 @@ def start_api(
             identity = api.credential.known.identity
             assert identity.client_id is not None
             scope = f"{api.url}/.default"
-            token = authority.token(identity.tenant_uid, identity.client_id, api.credential.secret, scope)
+            token = authority.issue_token(identity.tenant_uid, identity.client_id, api.credential.secret, scope)
             api.headers["Authorization"] = f"Bearer {token.access_token}"
         app = make_application(installation, authority, ServerSettings(**{"retry_after_seconds": 0, **settings}))
         begun, stops = threading.Event(), []

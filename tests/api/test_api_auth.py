@@ -59,10 +59,10 @@ class House:
         given = credential or self.admin
         identity = given.known.identity
         assert identity.client_id is not None
-        return self.authority.token(identity.tenant_uid, identity.client_id, given.secret, scope).access_token
+        return self.authority.issue_token(identity.tenant_uid, identity.client_id, given.secret, scope).access_token
 
     def caller(self, token: str) -> Principal:
-        return self.authority.caller(f"Bearer {token}")
+        return self.authority.authenticate(f"Bearer {token}")
 
     def forged(self, key: Any, header: dict[str, Any] | None = None, **claims: Any) -> str:
         """The administrator's token with other claims, signed by somebody else."""
@@ -73,7 +73,7 @@ class House:
 
     def genuine(self, **claims: Any) -> str:
         """A token with these claims that our own key has signed."""
-        kid, key = self.authority.ring.signing()
+        kid, key = self.authority.ring.get_signing_key()
         said = {name: value for name, value in (payload(self.token()) | claims).items() if value is not None}
         return jwt.encode({"alg": "RS256", "kid": kid}, said, key)
 
@@ -134,7 +134,7 @@ def test_a_token_carries_what_azures_clients_look_at(house: House) -> None:
         "ver": "1.0",
     }
     assert (claims["iat"], claims["nbf"], claims["exp"]) == (now, now, now + 3600)
-    told = house.authority.token(identity.tenant_uid, identity.client_id or "", house.admin.secret, SCOPE)
+    told = house.authority.issue_token(identity.tenant_uid, identity.client_id or "", house.admin.secret, SCOPE)
     info = json.loads(base64.urlsafe_b64decode(told.client_info + "=="))
     assert info == {"uid": identity.uid, "utid": identity.tenant_uid}
     published = {each["kid"]: each for each in house.authority.jwks()["keys"]}
@@ -151,9 +151,9 @@ def test_a_wrong_secret_is_refused_alike_and_written_down(house: House, monkeypa
 
     def counted(kept: str | None, said: str) -> bool:
         hashed.append(kept)
-        return client_secrets.is_secret(kept, said)
+        return client_secrets.verify_secret(kept, said)
 
-    monkeypatch.setattr(tokens, "is_secret", counted)
+    monkeypatch.setattr(tokens, "verify_secret", counted)
     wrong = [
         (tenant, client, right[:-1] + "~"),
         (tenant, client, "im" + right),
@@ -164,7 +164,7 @@ def test_a_wrong_secret_is_refused_alike_and_written_down(house: House, monkeypa
     told = set()
     for each in wrong:
         with pytest.raises(ClientRefused) as caught:
-            house.authority.token(*each, SCOPE)
+            house.authority.issue_token(*each, SCOPE)
         told.add((caught.value.message, caught.value.error_code, caught.value.status))
     assert told == {
         (
@@ -217,7 +217,7 @@ def test_a_token_ends(house: House) -> None:
     house.clock.pass_by(seconds=1)
     for authority in (house.authority, TokenAuthority(house.installation, BASE)):
         with pytest.raises(Unauthenticated) as caught:
-            authority.caller(f"Bearer {token}")
+            authority.authenticate(f"Bearer {token}")
         assert caught.value.error_code == "ExpiredAuthenticationToken"
 
 
@@ -253,9 +253,9 @@ def test_tokens_are_taken_back(house: House) -> None:
     assert house.caller(mine).name == "administrator"
     for authority in (house.authority, TokenAuthority(house.installation, BASE)):
         house.clock.pass_by(seconds=6)
-        assert authority.caller(f"Bearer {new}").name == "builder"
+        assert authority.authenticate(f"Bearer {new}").name == "builder"
         with pytest.raises(Unauthenticated, match="has been revoked"):
-            authority.caller(f"Bearer {old}")
+            authority.authenticate(f"Bearer {old}")
     assert ("test", "imgstore/principals/revokeTokens/action", "Succeeded") in house.activity()
 
 
@@ -305,29 +305,31 @@ def test_an_application_is_known_in_two_tenants(house: House) -> None:
 
 def test_keys_change_by_command_and_by_age_and_old_tokens_stay_good(house: House) -> None:
     token = house.token()
-    first, _ = house.authority.ring.signing()
+    first, _ = house.authority.ring.get_signing_key()
     with pytest.raises(AccessDenied):
         house.authority.ring.rotate(Principal(name="ann"))
     second = house.authority.ring.rotate(ADMIN).kid
-    assert house.authority.ring.signing()[0] == second != first
-    assert TokenAuthority(house.installation, BASE).caller(f"Bearer {token}").uid == house.admin.known.identity.uid
+    assert house.authority.ring.get_signing_key()[0] == second != first
+    assert (
+        TokenAuthority(house.installation, BASE).authenticate(f"Bearer {token}").uid == house.admin.known.identity.uid
+    )
     stored = {key.kid: key.pem for key in house.authority.ring.list(ADMIN)}
     assert b"PRIVATE" not in stored[first]
     assert b"PRIVATE" in stored[second]
     house.clock.pass_by(seconds=signing_keys.TOKEN_SECONDS_MAX + 3 * signing_keys.LOOK_SECONDS)
-    assert house.authority.ring.trusted(first) is None
+    assert house.authority.ring.find_trusted_key(first) is None
     assert [each["kid"] for each in house.authority.jwks()["keys"]] == [second]
     house.clock.pass_by(days=signing_keys.KEY_DAYS)
-    third, _ = house.authority.ring.signing()
+    third, _ = house.authority.ring.get_signing_key()
     assert third not in (first, second)
     assert {key.kid for key in house.authority.ring.list(ADMIN)} == {second, third}
 
 
 def test_of_two_processes_one_changes_the_key(house: House) -> None:
     others = [TokenAuthority(house.installation, BASE) for _ in range(2)]
-    kids = {each.ring.signing()[0] for each in others}
+    kids = {each.ring.get_signing_key()[0] for each in others}
     house.clock.pass_by(days=signing_keys.KEY_DAYS, hours=1)
-    changed = {each.ring.signing()[0] for each in others}
+    changed = {each.ring.get_signing_key()[0] for each in others}
     assert len(kids) == len(changed) == 1
     assert kids != changed
 
@@ -408,7 +410,7 @@ def test_an_issuers_new_key_is_fetched(house: House, tmp_path: Path) -> None:
 
 def test_forgeries_open_nothing(house: House) -> None:
     mine = RSAKey.generate_key(2048)
-    kid, ours = house.authority.ring.signing()
+    kid, ours = house.authority.ring.get_signing_key()
     header, body, signature = house.token().split(".")
     public = ours.as_pem(private=False)
     with_public = f"{encoded({'alg': 'HS256', 'kid': kid})}.{body}"
@@ -470,7 +472,7 @@ def test_even_our_own_signature_does_not_make_a_wrong_claim_right(house: House, 
 )
 def test_what_is_no_token(house: House, header: str | None) -> None:
     with pytest.raises(Unauthenticated) as caught:
-        house.authority.caller(header)
+        house.authority.authenticate(header)
     assert caught.value.status == 401
 
 
@@ -492,7 +494,7 @@ def test_no_token_that_was_made_up_opens_anything(standing: House, data: st.Data
     elif kind == "header":
         header = {
             "alg": data.draw(st.sampled_from(["RS256", "none", "NONE", "HS256", "ES256", "RS512", "", None, 3])),
-            "kid": data.draw(st.none() | st.text() | st.just(standing.authority.ring.signing()[0])),
+            "kid": data.draw(st.none() | st.text() | st.just(standing.authority.ring.get_signing_key()[0])),
             data.draw(st.sampled_from(["jwk", "jku", "x5c", "crit", "b64", "typ"])): data.draw(json_values),
         }
         tried = ".".join([encoded(header), parts[1], data.draw(st.sampled_from([parts[2], "", "AA"]))])

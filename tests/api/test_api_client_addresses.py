@@ -2,7 +2,7 @@
 
 import pytest
 
-from imgstore.api.http.client_addresses import address_group, client_of, parse_networks
+from imgstore.api.http.client_addresses import address_group, find_client, parse_networks
 from imgstore.domain.errors import InvalidInput
 
 TRUSTED = parse_networks(["10.0.0.0/8", "::1"])
@@ -29,7 +29,7 @@ def test_the_client_is_the_first_that_is_no_trusted_proxy(
     peer: str, headers: dict[str, str], expected: tuple[str, str]
 ) -> None:
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    assert client_of(peer, "http", raw, TRUSTED) == expected
+    assert find_client(peer, "http", raw, TRUSTED) == expected
 
 
 def test_a_network_of_ipv6_is_one_client() -> None:

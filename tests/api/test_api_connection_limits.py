@@ -2,7 +2,7 @@
 
 import pytest
 
-from imgstore.api.http.connection_limits import ConnectionLimits, ConnectionState, ConnectionTable, Phase, overdue
+from imgstore.api.http.connection_limits import ConnectionLimits, ConnectionState, ConnectionTable, Phase, close_reason
 
 LIMITS = ConnectionLimits(connections_max=4, connections_per_address_max=2)
 
@@ -17,26 +17,26 @@ def test_the_oldest_half_open_connection_of_an_address_makes_room() -> None:
     table = ConnectionTable(LIMITS, 4)
     works = opened(table, "a", Phase.ANSWER)
     half_open = opened(table, "a", Phase.HANDSHAKE)
-    assert table.room_for("b") == (True, None)
-    assert table.room_for("a") == (True, half_open)
+    assert table.check_capacity("b") == (True, None)
+    assert table.check_capacity("a") == (True, half_open)
     table.move(half_open, Phase.BODY, 1.0)
-    assert table.room_for("a") == (False, None)
+    assert table.check_capacity("a") == (False, None)
     table.move(works, Phase.IDLE, 2.0)
-    assert table.room_for("a") == (True, works)
+    assert table.check_capacity("a") == (True, works)
 
 
 def test_in_all_a_half_open_connection_goes_before_an_idle_one() -> None:
     table = ConnectionTable(LIMITS, 3)
     idle, first, second = opened(table, "a", Phase.IDLE), opened(table, "b"), opened(table, "c")
-    assert table.room_for("d") == (True, first)
+    assert table.check_capacity("d") == (True, first)
     table.remove(first)
-    assert table.room_for("d") == (True, None)
+    assert table.check_capacity("d") == (True, None)
     opened(table, "d", Phase.ANSWER)
-    assert table.room_for("e") == (True, second)
+    assert table.check_capacity("e") == (True, second)
     table.remove(second)
     table.remove(second)
     opened(table, "e", Phase.ANSWER)
-    assert table.room_for("f") == (True, idle)
+    assert table.check_capacity("f") == (True, idle)
     assert len(table) == 3
 
 
@@ -47,14 +47,14 @@ def test_in_all_a_body_that_is_waited_for_makes_room_where_nothing_else_does() -
     opened(table, "b", Phase.BODY).starved_seconds = 50.0
     first, second = (opened(table, "c", Phase.BODY) for _ in range(2))
     second.starved_seconds = 5.0
-    assert table.room_for("d") == (True, second)
+    assert table.check_capacity("d") == (True, second)
     table.remove(second)
     idle = opened(table, "d", Phase.IDLE)
-    assert table.room_for("e") == (True, idle), "what asks nothing goes first"
+    assert table.check_capacity("e") == (True, idle), "what asks nothing goes first"
     table.remove(idle)
     table.move(first, Phase.ANSWER, 1.0)
     opened(table, None, Phase.BODY)
-    (oldest,) = [state for state in (table.victim(),) if state is not None]
+    (oldest,) = [state for state in (table.next_to_close(),) if state is not None]
     assert oldest.group == "b", "a trusted proxy's bodies stay"
 
 
@@ -62,7 +62,7 @@ def test_a_trusted_proxy_has_no_limit_of_its_own() -> None:
     table = ConnectionTable(LIMITS, 4)
     for _ in range(3):
         opened(table, None, Phase.ANSWER)
-    assert table.room_for(None) == (True, None)
+    assert table.check_capacity(None) == (True, None)
 
 
 def test_limits_leave_files_for_the_rest_of_the_process() -> None:
@@ -85,7 +85,7 @@ def test_limits_leave_files_for_the_rest_of_the_process() -> None:
 )
 def test_each_phase_has_its_deadline(phase: Phase, seconds: float, expected: str | None) -> None:
     state = ConnectionState(group="a", phase=phase, since=0.0)
-    assert overdue(state, ConnectionLimits(), seconds) == expected
+    assert close_reason(state, ConnectionLimits(), seconds) == expected
 
 
 def body(rate: int, *, starved: bool = True, seconds: int = 300) -> str | None:
@@ -94,7 +94,7 @@ def body(rate: int, *, starved: bool = True, seconds: int = 300) -> str | None:
     for now in range(seconds):
         state.body_bytes += rate
         state.observe(now, starved=starved, unsent_bytes=0)
-        if reason := overdue(state, ConnectionLimits(), now):
+        if reason := close_reason(state, ConnectionLimits(), now):
             return reason
     return None
 
@@ -110,7 +110,7 @@ def test_a_client_takes_its_answer() -> None:
     state = ConnectionState(group="a", phase=Phase.ANSWER, since=0.0)
     for now in range(60):
         state.observe(now, starved=False, unsent_bytes=1_000 - now)
-        assert overdue(state, ConnectionLimits(), now) is None
+        assert close_reason(state, ConnectionLimits(), now) is None
     for now in range(60, 130):
         state.observe(now, starved=False, unsent_bytes=900)
-    assert overdue(state, ConnectionLimits(), 130) == "answer"
+    assert close_reason(state, ConnectionLimits(), 130) == "answer"

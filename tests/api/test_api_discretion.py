@@ -13,7 +13,7 @@ from joserfc import jwt
 from joserfc.jwk import RSAKey
 from test_api_door import token_of
 
-from imgstore.api.http.redaction import discreet, told
+from imgstore.api.http.redaction import error_body, redact
 from imgstore.domain.errors import ImgstoreError, StoreUnreachable
 from imgstore.domain.identity.access import Role
 from imgstore.operations.disks.sources import open_source
@@ -87,7 +87,7 @@ def test_a_store_that_fails_is_not_located(api: Api, web: WebServer) -> None:
 def test_the_databases_own_words_stay_in_the_log(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     place = api.installation.catalog.place
     error = StoreUnreachable(f"The catalog in {place} could not do it.", found="host db7 refuses user u", target=place)
-    body = told(api.installation, error)
+    body = error_body(api.installation, error)
     assert body["error"]["code"] == "StoreUnreachable"
     assert "db7" not in json.dumps(body)
     assert "db7" in caplog.text
@@ -97,7 +97,7 @@ def test_the_databases_own_words_stay_in_the_log(api: Api, caplog: pytest.LogCap
 def test_only_places_are_renamed(api: Api) -> None:
     home = api.installation.home
     kept = f"https://example.org{home}/x and {home}s and {home}-old"
-    assert discreet(api.installation, [{"a": kept, "b": f"in {home}/x: '{home}'"}, 1, None]) == [
+    assert redact(api.installation, [{"a": kept, "b": f"in {home}/x: '{home}'"}, 1, None]) == [
         {"a": kept, "b": "in HOME/x: 'HOME'"},
         1,
         None,
@@ -143,7 +143,7 @@ def test_a_private_address_is_refused_as_any_other_source(api: Api, web: WebServ
         with pytest.raises(ImgstoreError) as caught:
             open_source(strict, url)
         assert "127.0.0.1" in str(caught.value) or "::1" in str(caught.value)
-        texts.add(json.dumps(told(strict, caught.value)).replace(url, "URL"))
+        texts.add(json.dumps(error_body(strict, caught.value)).replace(url, "URL"))
     assert len(texts) == 1, texts
 
 
@@ -182,6 +182,6 @@ def test_the_addresses_of_stores_are_not_told(tmp_path: Path) -> None:
     """They are the operator's."""
     with open_home(tmp_path / "home", environ={"IMGSTORE_S3_ENDPOINT": "http://10.9.8.7:9000"}) as installation:
         error = StoreUnreachable("No answer.", found='could not connect to "http://10.9.8.7:9000/bucket/key"')
-        text = json.dumps(told(installation, error))
+        text = json.dumps(error_body(installation, error))
         assert "10.9.8.7" not in text
         assert "the store of " in text

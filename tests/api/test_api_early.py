@@ -113,7 +113,7 @@ def test_the_next_server_goes_on(tmp_path: Path, web: WebServer, monkeypatch: py
     with start_api(tmp_path / "home") as second:
         assert api.credential is not None
         known, client = api.credential.known.identity, TokenAuthority(second.installation, second.url)
-        token = client.token(
+        token = client.issue_token(
             known.tenant_uid, str(known.client_id), api.credential.secret, f"{second.url}/.default"
         ).access_token
         second.headers["Authorization"] = f"Bearer {token}"

@@ -16,11 +16,11 @@ SIZE = 3 * MIB + 512
 
 async def gather(spool: Spool, at: int, data: bytes, cuts: list[int]) -> int:
     """What was beyond the end."""
-    async with UploadWriter(spool, at) as gathered:
+    async with UploadWriter(spool, at) as writer:
         for begin, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
-            if not await gathered.take(data[begin:end]):
+            if not await writer.add(data[begin:end]):
                 break
-    return gathered.over_bytes
+    return writer.excess_bytes
 
 
 def test_a_body_arrives_whole_however_it_is_cut(tmp_path: Path) -> None:

@@ -57,13 +57,13 @@ class TestAuthority(TokenAuthority):
     __test__ = False
     callers: ClassVar[dict[str, Principal]] = {}
 
-    def caller(self, authorization_header: str | None) -> Principal:
+    def authenticate(self, authorization_header: str | None) -> Principal:
         found = self.callers.get((authorization_header or "").removeprefix("Test "))
-        return found if found is not None else super().caller(authorization_header)
+        return found if found is not None else super().authenticate(authorization_header)
 
-    def known_caller(self, authorization_header: str | None) -> str | None:
+    def find_cached_caller(self, authorization_header: str | None) -> str | None:
         found = self.callers.get((authorization_header or "").removeprefix("Test "))
-        return found.uid if found is not None else super().known_caller(authorization_header)
+        return found.uid if found is not None else super().find_cached_caller(authorization_header)
 
 
 def calling(name: str, *grants: Grant) -> dict[str, str]:

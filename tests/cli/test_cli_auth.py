@@ -42,7 +42,7 @@ class AuthLine:
         with open_home(self.home) as installation:
             authority = TokenAuthority(installation, BASE)
             secret = password or told["password"]
-            return authority.token(told["tenant"], told["appId"], secret, f"{BASE}/.default").access_token
+            return authority.issue_token(told["tenant"], told["appId"], secret, f"{BASE}/.default").access_token
 
 
 @pytest.fixture
@@ -116,8 +116,8 @@ def test_roles_are_given_listed_and_taken(line: AuthLine) -> None:
     line.ok("role assignment create --assignee builder --role 'Compute Gallery Image Reader' --scope /subscriptions/s")
     with open_home(line.home) as installation:
         authority = TokenAuthority(installation, BASE)
-        token = authority.token(told["tenant"], told["appId"], told["password"], f"{BASE}/.default").access_token
-        assert may(authority.caller(f"Bearer {token}"), Action.WRITE, scope)
+        token = authority.issue_token(told["tenant"], told["appId"], told["password"], f"{BASE}/.default").access_token
+        assert may(authority.authenticate(f"Bearer {token}"), Action.WRITE, scope)
     assert len(line.ok("role assignment list --assignee builder")) == 2
     assert [each["name"] for each in line.ok(f"role assignment list --scope {scope}")] == [made["name"]]
     line.ok("role assignment delete --assignee builder --role Contributor")
@@ -202,8 +202,8 @@ def test_tokens_are_taken_back(line: AuthLine) -> None:
     with open_home(line.home) as installation:
         authority = TokenAuthority(installation, BASE)
         with pytest.raises(Unauthenticated, match="has been revoked"):
-            authority.caller(f"Bearer {token}")
+            authority.authenticate(f"Bearer {token}")
     new = line.token(made)
     with open_home(line.home) as installation:
-        assert TokenAuthority(installation, BASE).caller(f"Bearer {new}").name == "builder"
+        assert TokenAuthority(installation, BASE).authenticate(f"Bearer {new}").name == "builder"
     line.fails("sp revoke-tokens --id nobody", 3)

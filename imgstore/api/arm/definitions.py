@@ -8,8 +8,8 @@ from typing import Any, Final
 from fastapi import APIRouter, Response
 
 from imgstore.api.auth.write_access import authorize_change
-from imgstore.api.http.context import RESOURCE, Asked, check_conditions
-from imgstore.api.http.long_running import Outcome, Task
+from imgstore.api.http.context import RESOURCE_BODY, Context, check_conditions
+from imgstore.api.http.long_running import CommandCall, Outcome
 from imgstore.api.http.paths import DEFINITION, DEFINITIONS
 from imgstore.domain.errors import NotFound
 from imgstore.domain.identity.access import Action
@@ -32,35 +32,35 @@ _DETAILS: Final = frozenset(each.name for each in fields_of(DefinitionDetails))
     DEFINITION,
     summary="Make an image definition, or replace what may change of it",
     status_code=201,
-    openapi_extra=RESOURCE,
+    openapi_extra=RESOURCE_BODY,
 )
-async def put(context: Asked, group: str, gallery: str, definition: str) -> Response:
+async def put(context: Context, group: str, gallery: str, definition: str) -> Response:
     """Azure's GalleryImages_CreateOrUpdate."""
     place = {"group": group, "gallery": gallery, "definition": definition}
-    accepted = await context.begin("put-definition", **place, body=await context.json(), whole=True)
-    return context.accepted(accepted, _KIND, 201 if accepted.created else 200)
+    accepted = await context.begin("put-definition", **place, body=await context.read_json(), whole=True)
+    return context.accepted_response(accepted, _KIND, 201 if accepted.created else 200)
 
 
-@router.patch(DEFINITION, summary="Change an image definition", openapi_extra=RESOURCE)
-async def patch(context: Asked, group: str, gallery: str, definition: str) -> Response:
+@router.patch(DEFINITION, summary="Change an image definition", openapi_extra=RESOURCE_BODY)
+async def patch(context: Context, group: str, gallery: str, definition: str) -> Response:
     """Azure's GalleryImages_Update."""
     place = {"group": group, "gallery": gallery, "definition": definition}
-    accepted = await context.begin("put-definition", **place, body=await context.json(), whole=False)
-    return context.accepted(accepted, _KIND, 200)
+    accepted = await context.begin("put-definition", **place, body=await context.read_json(), whole=False)
+    return context.accepted_response(accepted, _KIND, 200)
 
 
 @router.get(DEFINITION, summary="Show an image definition")
-async def show(context: Asked, group: str, gallery: str, definition: str) -> Response:
+async def show(context: Context, group: str, gallery: str, definition: str) -> Response:
     """Azure's GalleryImages_Get."""
     place = {"group": group, "gallery": gallery, "name": definition}
     found = await context.run(lambda at: definitions.show_definition(at.installation, at.principal, **place))
-    return context.shown(_json(found), _KIND)
+    return context.resource_response(_json(found), _KIND)
 
 
 @router.get(DEFINITIONS, summary="List the image definitions of a gallery")
-async def list_of_gallery(context: Asked, group: str, gallery: str) -> Response:
+async def list_of_gallery(context: Context, group: str, gallery: str) -> Response:
     """Azure's GalleryImages_ListByGallery."""
-    return await context.listed(
+    return await context.list_response(
         _KIND,
         lambda at, page: definitions.page_definitions(
             at.installation, at.principal, page, group=group, gallery=gallery
@@ -70,9 +70,11 @@ async def list_of_gallery(context: Asked, group: str, gallery: str) -> Response:
 
 
 @router.delete(DEFINITION, summary="Delete an image definition that has no versions", status_code=202)
-async def delete(context: Asked, group: str, gallery: str, definition: str) -> Response:
+async def delete(context: Context, group: str, gallery: str, definition: str) -> Response:
     """Azure's GalleryImages_Delete."""
-    return await context.gone("delete-definition", _KIND, group=group, gallery=gallery, definition=definition)
+    return await context.delete_response(
+        "delete-definition", _KIND, group=group, gallery=gallery, definition=definition
+    )
 
 
 def _json(line: DefinitionPath) -> Json:
@@ -83,9 +85,9 @@ def _place(request: Mapping[str, Any]) -> dict[str, Any]:
     return {"group": request["group"], "gallery": request["gallery"], "name": request["definition"]}
 
 
-def put_definition(task: Task) -> Outcome:
+def put_definition(call: CommandCall) -> Outcome:
     """The command of PUT and PATCH."""
-    session, request = task.session, task.request
+    session, request = call.session, call.request
     place = _place(request)
     reader = authorize_change(session, definition_id(session.installation.subscription, *place.values()))
     fields = read_definition(request["body"], session.api_version, whole=request["whole"])
@@ -97,13 +99,13 @@ def put_definition(task: Task) -> Outcome:
             raise
     if standing is None:
         check_conditions(request["conditions"], None)
-        return True, _json(_created(task, place, new_definition(fields, session.api_version)))
+        return True, _json(_created(call, place, new_definition(fields, session.api_version)))
     change = _change(request, fields)
     return False, _json(definitions.update_definition(session.installation, session.principal, change, **place))
 
 
-def _created(task: Task, place: dict[str, Any], fields: dict[str, Any]) -> DefinitionPath:
-    installation, principal = task.session.installation, task.session.principal
+def _created(call: CommandCall, place: dict[str, Any], fields: dict[str, Any]) -> DefinitionPath:
+    installation, principal = call.session.installation, call.session.principal
     allow = fields.pop("allow_update_image", False)
     details = DefinitionDetails(**{name: fields.pop(name) for name in list(fields) if name in _DETAILS})
     made = definitions.create_definition(installation, principal, **place, **fields, details=details)
@@ -122,9 +124,9 @@ def _change(request: Mapping[str, Any], fields: Mapping[str, Any]) -> Callable[[
     return change
 
 
-def delete_definition(task: Task) -> Outcome:
+def delete_definition(call: CommandCall) -> Outcome:
     """The command of DELETE."""
-    session, request = task.session, task.request
+    session, request = call.session, call.request
     place = _place(request)
     if request["conditions"]:
         reader = authorize_change(

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from imgstore.api.arm.references import standing
-from imgstore.api.http.long_running import Command, Task
-from imgstore.api.http.redaction import told
+from imgstore.api.http.long_running import Command, CommandCall
+from imgstore.api.http.redaction import error_body
 from imgstore.domain.deployments import Deployment
 from imgstore.operations import deployments
 from imgstore.templates.expressions import evaluated, listed
@@ -42,22 +42,22 @@ class DeploymentRunner:
 
     def __init__(
         self,
-        task: Task,
+        call: CommandCall,
         plan: Plan,
         name: str,
         types: Mapping[str, PutCommand],
         around: "DeploymentRunner | None" = None,
     ) -> None:
-        """Of a task's.
+        """Prepare a deployment.
 
         Args:
-            task: of the outermost deployment.
+            call: the call of the outermost deployment's command.
             plan: the template.
             name: of the deployment.
             types: of resources, by lower-case name.
             around: the deployment that this one is nested in, if its expressions are that one's.
         """
-        self._task, self._plan, self._name, self._types, self._around = task, plan, name, types, around
+        self._call, self._plan, self._name, self._types, self._around = call, plan, name, types, around
         self._bodies: dict[str, Json] = {}
         self._open: list[str] = []
         self._failed: str | None = None
@@ -76,7 +76,7 @@ class DeploymentRunner:
             Conflict: another of its name runs.
             ImgstoreError: whatever a resource is refused with; it is written down before.
         """
-        installation, principal = self._task.session.installation, self._task.session.principal
+        installation, principal = self._call.session.installation, self._call.session.principal
         running = deployments.begin_deployment(
             installation,
             principal,
@@ -93,13 +93,13 @@ class DeploymentRunner:
                 deployments.note_deployment(installation, running, resources=self._ids)
             outputs = self._outputs()
         except Exception as error:
-            failure = failed_at(told(installation, error)["error"], self._failed)
+            failure = failed_at(error_body(installation, error)["error"], self._failed)
             deployments.end_deployment(installation, running, resources=self._ids, error=failure)
             raise
         return self._json(deployments.end_deployment(installation, running, resources=self._ids, outputs=outputs))
 
     def _json(self, deployment: Deployment) -> Json:
-        installation, group = self._task.session.installation, self._plan.around.group
+        installation, group = self._call.session.installation, self._plan.around.group
         return deployment_json(deployment, deployments.deployment_id(installation, group, deployment.name))
 
     @property
@@ -129,7 +129,7 @@ class DeploymentRunner:
         scope = self._with_references(one.scope)
         if one.kind.lower() == NESTED:
             return self._nested(one, scope)
-        kind, task = self._types[one.kind.lower()], self._task
+        kind, call = self._types[one.kind.lower()], self._call
         request = {
             **dict(zip(kind.fields, one.names, strict=True)),
             **kind.more,
@@ -138,16 +138,16 @@ class DeploymentRunner:
             "whole": True,
             "conditions": {},
         }
-        inner = Task(
-            session=replace(task.session, api_version=check_api_version(one.api_version, one.kind)),
+        inner = CommandCall(
+            session=replace(call.session, api_version=check_api_version(one.api_version, one.kind)),
             request=request,
             accept=lambda _outcome: None,
-            uid=task.uid,
-            leaves_replicas=task.leaves_replicas,
+            uid=call.uid,
+            leaves_replicas=call.leaves_replicas,
         )
         body = kind.command(inner)[1]
         # What follows in the template may need the replicas.
-        installation = task.session.installation
+        installation = call.session.installation
         while not all(is_done(installation) for is_done in inner.awaited):
             installation.keeper.stop.wait(_LOOK_SECONDS)
         return body
@@ -155,8 +155,8 @@ class DeploymentRunner:
     def _nested(self, one: Planned, scope: Scope) -> Json:
         """Its uid is made of ours, so that the same one goes on after a crash."""
         plan = planned_inside(one, scope, self._plan.around)
-        inner = DeploymentRunner(self._task, plan, one.names[-1], self._types, self if plan.is_outer else None)
-        return inner.run(deployments.nested_uid(self._task.uid, one.resource_id))
+        inner = DeploymentRunner(self._call, plan, one.names[-1], self._types, self if plan.is_outer else None)
+        return inner.run(deployments.nested_uid(self._call.uid, one.resource_id))
 
     def _with_references(self, scope: Scope) -> Scope:
         return replace(scope, reference=self._reference, references=self._references)
@@ -180,12 +180,12 @@ class DeploymentRunner:
         if one is not None:
             self._make(one.key)
             if one.key not in self._bodies:
-                self._bodies[one.key] = standing(self._task.session, one.resource_id, one.api_version)
+                self._bodies[one.key] = standing(self._call.session, one.resource_id, one.api_version)
             return self._bodies[one.key]
         if self._around is not None:
             return self._around._found(word, version)
         if word.startswith("/"):
-            return standing(self._task.session, word, version)
+            return standing(self._call.session, word, version)
         raise bad_template(
             f"The resource '{word}' is not defined in the template.",
             found=word,

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Response
 from imgstore.api.arm import definitions, disks, galleries, images, machines, network, versions
 from imgstore.api.arm.deployment_runner import DeploymentRunner, PutCommand
 from imgstore.api.arm.groups import check_group, get_group
-from imgstore.api.http.context import RESOURCE, Asked, RequestContext, reply
-from imgstore.api.http.long_running import Outcome, Session, Task
+from imgstore.api.http.context import RESOURCE_BODY, Context, RequestContext, json_response
+from imgstore.api.http.long_running import CommandCall, Outcome, Session
 from imgstore.api.http.paths import GROUP
 from imgstore.domain.deployments import Deployment
 from imgstore.domain.errors import InvalidInput, NotFound
@@ -68,20 +68,20 @@ _TYPES: Final[Mapping[str, PutCommand]] = {
 }
 
 
-@router.put(_ONE, summary="Deploy a template", status_code=201, openapi_extra=RESOURCE)
-async def put(context: Asked, group: str, deployment: str) -> Response:
+@router.put(_ONE, summary="Deploy a template", status_code=201, openapi_extra=RESOURCE_BODY)
+async def put(context: Context, group: str, deployment: str) -> Response:
     """Azure's Deployments_CreateOrUpdate. What the template asks for is checked before anything is made."""
-    body = await context.template()
+    body = await context.read_template()
     accepted = await context.begin(
         "put-deployment", group=group, deployment=deployment, body=body, asked=_asked(context)
     )
-    return context.accepted(accepted, _KIND, 201 if accepted.created else 200)
+    return context.accepted_response(accepted, _KIND, 201 if accepted.created else 200)
 
 
-@router.post(f"{_ONE}/validate", summary="Check a template", openapi_extra=RESOURCE)
-async def validate(context: Asked, group: str, deployment: str) -> Response:
+@router.post(f"{_ONE}/validate", summary="Check a template", openapi_extra=RESOURCE_BODY)
+async def validate(context: Context, group: str, deployment: str) -> Response:
     """Azure's Deployments_Validate. Nothing is made, and nothing is asked of what would be."""
-    body, asked = await context.template(), _asked(context)
+    body, asked = await context.read_template(), _asked(context)
 
     def checked(at_: Session) -> Json:
         scope = deployments.deployment_id(at_.installation, group, deployment)
@@ -101,11 +101,11 @@ async def validate(context: Asked, group: str, deployment: str) -> Response:
             },
         }
 
-    return reply(200, await context.run(checked))
+    return json_response(200, await context.run(checked))
 
 
-@router.post(f"{_ONE}/whatIf", summary="Say that what-if is not supported", openapi_extra=RESOURCE)
-async def what_if(context: Asked, group: str, deployment: str) -> Response:
+@router.post(f"{_ONE}/whatIf", summary="Say that what-if is not supported", openapi_extra=RESOURCE_BODY)
+async def what_if(context: Context, group: str, deployment: str) -> Response:
     """Azure's Deployments_WhatIf, which is not here."""
 
     def refuse(_session: Session) -> Response:
@@ -122,7 +122,7 @@ async def what_if(context: Asked, group: str, deployment: str) -> Response:
 
 
 @router.post(f"{_ONE}/cancel", summary="Cancel a deployment that runs; what it made stays", status_code=204)
-async def cancel(context: Asked, group: str, deployment: str) -> Response:
+async def cancel(context: Context, group: str, deployment: str) -> Response:
     """Azure's Deployments_Cancel. It stops at its next step, and its state is Canceled then."""
 
     def canceled(at_: Session) -> None:
@@ -134,17 +134,17 @@ async def cancel(context: Asked, group: str, deployment: str) -> Response:
 
 
 @router.get(_OPERATIONS, summary="List what a deployment did")
-async def list_operations(context: Asked, group: str, deployment: str) -> Response:
+async def list_operations(context: Context, group: str, deployment: str) -> Response:
     """Azure's DeploymentOperations_List."""
 
     def listed(at_: Session, _page: Any) -> Page[Json]:
         return Page(items=tuple(_operations(at_, group, deployment)))
 
-    return await context.listed(_KIND, listed, lambda each: each)
+    return await context.list_response(_KIND, listed, lambda each: each)
 
 
 @router.get(f"{_OPERATIONS}/{{operation}}", summary="Show something that a deployment did")
-async def show_operation(context: Asked, group: str, deployment: str, operation: str) -> Response:
+async def show_operation(context: Context, group: str, deployment: str, operation: str) -> Response:
     """Azure's DeploymentOperations_Get."""
 
     def found(at_: Session) -> Json:
@@ -158,22 +158,22 @@ async def show_operation(context: Asked, group: str, deployment: str, operation:
             code="DeploymentOperationNotFound",
         )
 
-    return context.shown(await context.run(found), _KIND)
+    return context.resource_response(await context.run(found), _KIND)
 
 
 @router.get(_ONE, summary="Show a deployment")
-async def show(context: Asked, group: str, deployment: str) -> Response:
+async def show(context: Context, group: str, deployment: str) -> Response:
     """Azure's Deployments_Get."""
 
     def found(at_: Session) -> Json:
         one = deployments.show_deployment(at_.installation, at_.principal, group=group, name=deployment)
         return _json(at_, group, one)
 
-    return context.shown(await context.run(found), _KIND)
+    return context.resource_response(await context.run(found), _KIND)
 
 
 @router.get(_ALL, summary="List the deployments of a resource group")
-async def list_of_group(context: Asked, group: str) -> Response:
+async def list_of_group(context: Context, group: str) -> Response:
     """Azure's Deployments_ListByResourceGroup."""
 
     def listed(at_: Session, page: PageRequest) -> Page[Json]:
@@ -182,13 +182,13 @@ async def list_of_group(context: Asked, group: str) -> Response:
         shown = Page.among(found, page, of=of, key=lambda each: each.name.lower())
         return Page(items=tuple(_json(at_, group, each) for each in shown.items), next_token=shown.next_token)
 
-    return await context.listed(_KIND, listed, lambda each: each)
+    return await context.list_response(_KIND, listed, lambda each: each)
 
 
 @router.delete(_ONE, summary="Forget a deployment; what it made stays", status_code=202)
-async def delete(context: Asked, group: str, deployment: str) -> Response:
+async def delete(context: Context, group: str, deployment: str) -> Response:
     """Azure's Deployments_Delete."""
-    return await context.gone("delete-deployment", _KIND, group=group, deployment=deployment)
+    return await context.delete_response("delete-deployment", _KIND, group=group, deployment=deployment)
 
 
 def _operations(session: Session, group: str, name: str) -> list[Json]:
@@ -229,26 +229,26 @@ def _plan(session: Session, group: str, name: str, body: Json, asked: Json) -> P
     return planned(at(known_fields(body, _KIND), "properties"), scope, around)
 
 
-def put_deployment(task: Task) -> Outcome:
+def put_deployment(call: CommandCall) -> Outcome:
     """The command of PUT."""
-    session, request = task.session, task.request
+    session, request = call.session, call.request
     scope = deployments.deployment_id(session.installation, request["group"], request["deployment"])
     permit(session.installation, session.principal, Action.WRITE, scope)
     plan = _plan(session, request["group"], request["deployment"], request["body"], request.get("asked", {}))
-    deploying = DeploymentRunner(task, plan, request["deployment"], _TYPES)
-    return True, deploying.run(task.uid, lambda body: task.accept((True, body)))
+    deploying = DeploymentRunner(call, plan, request["deployment"], _TYPES)
+    return True, deploying.run(call.uid, lambda body: call.accept((True, body)))
 
 
-def delete_deployment(task: Task) -> Outcome:
+def delete_deployment(call: CommandCall) -> Outcome:
     """The command of DELETE."""
-    request, session = task.request, task.session
+    request, session = call.request, call.session
     deployments.delete_deployment(
         session.installation, session.principal, group=request["group"], name=request["deployment"]
     )
     return False, None
 
 
-COMMANDS: Final[Mapping[str, Callable[[Task], Outcome]]] = {
+COMMANDS: Final[Mapping[str, Callable[[CommandCall], Outcome]]] = {
     PUT_DEPLOYMENT: put_deployment,
     "delete-deployment": delete_deployment,
 }

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Response
 
 from imgstore.api.arm.groups import check_group
 from imgstore.api.auth.write_access import authorize_change
-from imgstore.api.http.context import RESOURCE, Asked, check_conditions, reply
-from imgstore.api.http.long_running import Outcome, Session, Task
+from imgstore.api.http.context import RESOURCE_BODY, Context, check_conditions, json_response
+from imgstore.api.http.long_running import CommandCall, Outcome, Session
 from imgstore.api.http.paths import COMPUTE, SUBSCRIPTION
 from imgstore.domain.errors import NotFound
 from imgstore.domain.identity.access import Action, Principal
@@ -37,27 +37,31 @@ def _serve(kind: DiskKind, tag: str) -> None:
     noun = f"a {'managed ' * (kind is DiskKind.DISK)}{kind.noun}"
     tags: list[str | Enum] = [tag]
 
-    @router.put(one, summary=f"Make {noun}", status_code=202, openapi_extra=RESOURCE, tags=tags, name=f"put_{kind}")
-    async def put(context: Asked, group: str, disk: str) -> Response:
-        accepted = await context.begin("put-disk", kind=kind, group=group, disk=disk, body=await context.json())
+    @router.put(
+        one, summary=f"Make {noun}", status_code=202, openapi_extra=RESOURCE_BODY, tags=tags, name=f"put_{kind}"
+    )
+    async def put(context: Context, group: str, disk: str) -> Response:
+        accepted = await context.begin("put-disk", kind=kind, group=group, disk=disk, body=await context.read_json())
         # Without a Location: az would take what stands there for the disk.
-        return context.accepted(accepted, of, 202 if accepted.created else 200)
+        return context.accepted_response(accepted, of, 202 if accepted.created else 200)
 
-    @router.patch(one, summary=f"Change the tags of {noun}", openapi_extra=RESOURCE, tags=tags, name=f"patch_{kind}")
-    async def patch(context: Asked, group: str, disk: str) -> Response:
-        accepted = await context.begin("patch-disk", kind=kind, group=group, disk=disk, body=await context.json())
-        return context.accepted(accepted, of, 200)
+    @router.patch(
+        one, summary=f"Change the tags of {noun}", openapi_extra=RESOURCE_BODY, tags=tags, name=f"patch_{kind}"
+    )
+    async def patch(context: Context, group: str, disk: str) -> Response:
+        accepted = await context.begin("patch-disk", kind=kind, group=group, disk=disk, body=await context.read_json())
+        return context.accepted_response(accepted, of, 200)
 
     @router.get(one, summary=f"Show {noun}", tags=tags, name=f"show_{kind}")
-    async def show(context: Asked, group: str, disk: str) -> Response:
+    async def show(context: Context, group: str, disk: str) -> Response:
         found = await context.run(
             lambda at: disks.show_disk(at.installation, at.principal, group=group, name=disk, kind=kind)
         )
-        return context.shown(disk_json(found), of)
+        return context.resource_response(disk_json(found), of)
 
     @router.get(all_of_group, summary=f"List the {kind} of a resource group", tags=tags, name=f"list_{kind}_of_group")
-    async def list_of_group(context: Asked, group: str) -> Response:
-        return await context.listed(
+    async def list_of_group(context: Context, group: str) -> Response:
+        return await context.list_response(
             of,
             lambda at, page: disks.page_disks(at.installation, at.principal, page, group=group, kind=kind),
             disk_json,
@@ -69,25 +73,25 @@ def _serve(kind: DiskKind, tag: str) -> None:
         tags=tags,
         name=f"list_{kind}",
     )
-    async def list_of_subscription(context: Asked) -> Response:
-        return await context.listed(
+    async def list_of_subscription(context: Context) -> Response:
+        return await context.list_response(
             of, lambda at, page: disks.page_disks(at.installation, at.principal, page, kind=kind), disk_json
         )
 
     @router.delete(one, summary=f"Delete {noun}", status_code=202, tags=tags, name=f"delete_{kind}")
-    async def delete(context: Asked, group: str, disk: str) -> Response:
-        return await context.gone("delete-disk", of, kind=kind, group=group, disk=disk)
+    async def delete(context: Context, group: str, disk: str) -> Response:
+        return await context.delete_response("delete-disk", of, kind=kind, group=group, disk=disk)
 
 
 _serve(DiskKind.DISK, "Disks")
 _serve(DiskKind.SNAPSHOT, "Snapshots")
 
 
-def _reader(task: Task, action: Action) -> Principal:
+def _reader(call: CommandCall, action: Action) -> Principal:
     """The caller, who may do that to the disk, and so may see it."""
-    place = _place(task.request)
-    scope = compute_id(task.session.installation.subscription, place["group"], place["kind"], place["name"])
-    return authorize_change(task.session, scope, action)
+    place = _place(call.request)
+    scope = compute_id(call.session.installation.subscription, place["group"], place["kind"], place["name"])
+    return authorize_change(call.session, scope, action)
 
 
 def _place(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,12 +102,12 @@ def _place(request: Mapping[str, Any]) -> dict[str, Any]:
 @router.post(
     f"{COMPUTE}/disks/{{disk}}/beginGetAccess",
     summary="Get a signed URL to a disk's bytes",
-    openapi_extra=RESOURCE,
+    openapi_extra=RESOURCE_BODY,
     tags=["Disks"],
 )
-async def begin_access(context: Asked, group: str, disk: str) -> Response:
+async def begin_access(context: Context, group: str, disk: str) -> Response:
     """Azure's Disks_GrantAccess. It is done at once: 200."""
-    body = read_access(await context.json())
+    body = read_access(await context.read_json())
     url = await context.run(
         lambda at: grant_access(
             at.installation,
@@ -115,7 +119,7 @@ async def begin_access(context: Asked, group: str, disk: str) -> Response:
             server_url=context.base_url,
         )
     )
-    return reply(200, {"accessSAS": url})
+    return json_response(200, {"accessSAS": url})
 
 
 @router.post(
@@ -124,25 +128,25 @@ async def begin_access(context: Asked, group: str, disk: str) -> Response:
     status_code=202,
     tags=["Disks"],
 )
-async def end_access(context: Asked, group: str, disk: str) -> Response:
+async def end_access(context: Context, group: str, disk: str) -> Response:
     """Azure's Disks_RevokeAccess."""
-    return context.accepted(
+    return context.accepted_response(
         await context.begin("end-disk-access", group=group, disk=disk), Kind.DISK, 202, location=True
     )
 
 
-def end_disk_access(task: Task) -> Outcome:
+def end_disk_access(call: CommandCall) -> Outcome:
     """The command of endGetAccess. AcceptedOperation once the disk is known; taking in what was uploaded goes on."""
-    session, place = task.session, {"group": task.request["group"], "name": task.request["disk"]}
-    disks.show_disk(session.installation, _reader(task, Action.END_ACCESS), **place)
-    revoke_access(session.installation, session.principal, **place, began=lambda: task.accept((False, None)))
+    session, place = call.session, {"group": call.request["group"], "name": call.request["disk"]}
+    disks.show_disk(session.installation, _reader(call, Action.END_ACCESS), **place)
+    revoke_access(session.installation, session.principal, **place, began=lambda: call.accept((False, None)))
     return False, None
 
 
-def put_disk(task: Task) -> Outcome:
+def put_disk(call: CommandCall) -> Outcome:
     """The command of PUT. AcceptedOperation once its row stands; taking a file in goes on."""
-    session, request = task.session, task.request
-    place, reader = _place(request), _reader(task, Action.WRITE)
+    session, request = call.session, call.request
+    place, reader = _place(request), _reader(call, Action.WRITE)
     body = read_disk(request["body"], place["kind"])
     standing: ManagedDisk | None = None
     try:
@@ -150,7 +154,7 @@ def put_disk(task: Task) -> Outcome:
     except NotFound:
         check_group(session, request["group"])
     check_conditions(request["conditions"], None if standing is None else disk_json(standing))
-    made = _made(session, place, body, lambda rows: task.accept((standing is None, disk_json(rows[0]))))
+    made = _made(session, place, body, lambda rows: call.accept((standing is None, disk_json(rows[0]))))
     return standing is None, disk_json(made)
 
 
@@ -194,29 +198,29 @@ def _made(
     return create_from_source(session.installation, session.principal, request, written=written)
 
 
-def patch_disk(task: Task) -> Outcome:
+def patch_disk(call: CommandCall) -> Outcome:
     """The command of PATCH, of managed images too."""
-    request, reader = task.request, _reader(task, Action.WRITE)
-    place, standing = _place(request), _shown(task, reader)
+    request, reader = call.request, _reader(call, Action.WRITE)
+    place, standing = _place(request), _shown(call, reader)
     tags, details = read_disk_change(request["body"], place["kind"], standing)
     check_conditions(request["conditions"], standing)
     if tags is None and details.kept is None:
         return False, standing
-    disks.tag_disk(task.session.installation, task.session.principal, **place, tags=tags, details=details)
-    return False, _shown(task, reader)
+    disks.tag_disk(call.session.installation, call.session.principal, **place, tags=tags, details=details)
+    return False, _shown(call, reader)
 
 
-def delete_disk(task: Task) -> Outcome:
+def delete_disk(call: CommandCall) -> Outcome:
     """The command of DELETE, likewise."""
-    if task.request["conditions"]:
-        check_conditions(task.request["conditions"], _shown(task, _reader(task, Action.DELETE)))
-    disks.delete_disk(task.session.installation, task.session.principal, **_place(task.request))
+    if call.request["conditions"]:
+        check_conditions(call.request["conditions"], _shown(call, _reader(call, Action.DELETE)))
+    disks.delete_disk(call.session.installation, call.session.principal, **_place(call.request))
     return False, None
 
 
-def _shown(task: Task, reader: Principal) -> Json:
+def _shown(call: CommandCall, reader: Principal) -> Json:
     """The resource as it stands."""
-    installation, place = task.session.installation, _place(task.request)
+    installation, place = call.session.installation, _place(call.request)
     if place["kind"] is DiskKind.IMAGE:
         return image_json(show_image(installation, reader, group=place["group"], name=place["name"]))
     return disk_json(disks.show_disk(installation, reader, **place))

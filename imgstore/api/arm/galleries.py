@@ -8,8 +8,8 @@ from fastapi import APIRouter, Query, Response
 
 from imgstore.api.arm.groups import check_group
 from imgstore.api.auth.write_access import authorize_change
-from imgstore.api.http.context import RESOURCE, Asked, check_conditions, etag_of
-from imgstore.api.http.long_running import Outcome, Task
+from imgstore.api.http.context import RESOURCE_BODY, Context, check_conditions, etag_of
+from imgstore.api.http.long_running import CommandCall, Outcome
 from imgstore.api.http.paths import GALLERIES, GALLERY, SUBSCRIPTION
 from imgstore.domain.errors import NotFound
 from imgstore.domain.identity.access import Action
@@ -26,24 +26,28 @@ _KIND = Kind.GALLERY
 
 
 @router.put(
-    GALLERY, summary="Make a gallery, or replace what may change of it", status_code=201, openapi_extra=RESOURCE
+    GALLERY, summary="Make a gallery, or replace what may change of it", status_code=201, openapi_extra=RESOURCE_BODY
 )
-async def put(context: Asked, group: str, gallery: str) -> Response:
+async def put(context: Context, group: str, gallery: str) -> Response:
     """Azure's Galleries_CreateOrUpdate."""
-    accepted = await context.begin("put-gallery", group=group, gallery=gallery, body=await context.json(), whole=True)
-    return context.accepted(accepted, _KIND, 201 if accepted.created else 200)
+    accepted = await context.begin(
+        "put-gallery", group=group, gallery=gallery, body=await context.read_json(), whole=True
+    )
+    return context.accepted_response(accepted, _KIND, 201 if accepted.created else 200)
 
 
-@router.patch(GALLERY, summary="Change a gallery", openapi_extra=RESOURCE)
-async def patch(context: Asked, group: str, gallery: str) -> Response:
+@router.patch(GALLERY, summary="Change a gallery", openapi_extra=RESOURCE_BODY)
+async def patch(context: Context, group: str, gallery: str) -> Response:
     """Azure's Galleries_Update."""
-    accepted = await context.begin("put-gallery", group=group, gallery=gallery, body=await context.json(), whole=False)
-    return context.accepted(accepted, _KIND, 200)
+    accepted = await context.begin(
+        "put-gallery", group=group, gallery=gallery, body=await context.read_json(), whole=False
+    )
+    return context.accepted_response(accepted, _KIND, 200)
 
 
 @router.get(GALLERY, summary="Show a gallery")
 async def show(
-    context: Asked,
+    context: Context,
     group: str,
     gallery: str,
     select: Annotated[str | None, Query(alias="$select", description="Permissions")] = None,
@@ -54,13 +58,13 @@ async def show(
         lambda at: galleries.show_gallery(at.installation, at.principal, group=group, name=gallery)
     )
     groups = (select or "").lower() == "permissions" or (expand or "").lower() == "sharingprofile/groups"
-    return context.shown(gallery_json(found, groups=groups), _KIND, etag_of(gallery_json(found)))
+    return context.resource_response(gallery_json(found, groups=groups), _KIND, etag_of(gallery_json(found)))
 
 
 @router.get(GALLERIES, summary="List the galleries of a resource group")
-async def list_of_group(context: Asked, group: str) -> Response:
+async def list_of_group(context: Context, group: str) -> Response:
     """Azure's Galleries_ListByResourceGroup."""
-    return await context.listed(
+    return await context.list_response(
         _KIND,
         lambda at, page: galleries.page_galleries(at.installation, at.principal, page, group=group),
         gallery_json,
@@ -68,22 +72,22 @@ async def list_of_group(context: Asked, group: str) -> Response:
 
 
 @router.get(f"{SUBSCRIPTION}/providers/Microsoft.Compute/galleries", summary="List the galleries of a subscription")
-async def list_of_subscription(context: Asked) -> Response:
+async def list_of_subscription(context: Context) -> Response:
     """Azure's Galleries_List."""
-    return await context.listed(
+    return await context.list_response(
         _KIND, lambda at, page: galleries.page_galleries(at.installation, at.principal, page), gallery_json
     )
 
 
 @router.delete(GALLERY, summary="Delete a gallery that has no images", status_code=202)
-async def delete(context: Asked, group: str, gallery: str) -> Response:
+async def delete(context: Context, group: str, gallery: str) -> Response:
     """Azure's Galleries_Delete."""
-    return await context.gone("delete-gallery", _KIND, group=group, gallery=gallery)
+    return await context.delete_response("delete-gallery", _KIND, group=group, gallery=gallery)
 
 
-def put_gallery(task: Task) -> Outcome:
+def put_gallery(call: CommandCall) -> Outcome:
     """The command of PUT and PATCH."""
-    session, request = task.session, task.request
+    session, request = call.session, call.request
     place = {"group": request["group"], "name": request["gallery"]}
     reader = authorize_change(
         session, gallery_id(session.installation.subscription, request["group"], request["gallery"])
@@ -103,23 +107,23 @@ def put_gallery(task: Task) -> Outcome:
             session.installation, session.principal, **place, **fields, permission=permission, community=community
         )
         return True, gallery_json(made)
-    changed = galleries.update_gallery(session.installation, session.principal, _change(task, fields), **place)
+    changed = galleries.update_gallery(session.installation, session.principal, _change(call, fields), **place)
     return False, gallery_json(changed)
 
 
-def _change(task: Task, fields: Mapping[str, Any]) -> Callable[[Gallery], Gallery]:
+def _change(call: CommandCall, fields: Mapping[str, Any]) -> Callable[[Gallery], Gallery]:
     def change(gallery: Gallery) -> Gallery:
-        check_conditions(task.request["conditions"], gallery_json(gallery))
-        asked = read_sharing(task.request["body"], task.session.api_version, gallery.sharing)
+        check_conditions(call.request["conditions"], gallery_json(gallery))
+        asked = read_sharing(call.request["body"], call.session.api_version, gallery.sharing)
         sharing = gallery.sharing if asked is None else requested(gallery.sharing, *asked)
         return replace(gallery, **fields, sharing=sharing)
 
     return change
 
 
-def delete_gallery(task: Task) -> Outcome:
+def delete_gallery(call: CommandCall) -> Outcome:
     """The command of DELETE."""
-    session, request = task.session, task.request
+    session, request = call.session, call.request
     place = {"group": request["group"], "name": request["gallery"]}
     if request["conditions"]:
         reader = authorize_change(

@@ -6,8 +6,8 @@ from typing import Final
 from fastapi import APIRouter, Response
 
 from imgstore.api.auth.write_access import authorize_change
-from imgstore.api.http.context import RESOURCE, Asked, reply
-from imgstore.api.http.long_running import Outcome, Session, Task
+from imgstore.api.http.context import RESOURCE_BODY, Context, json_response
+from imgstore.api.http.long_running import CommandCall, Outcome, Session
 from imgstore.api.http.paths import GROUP, GROUPS, PROVIDER, SUBSCRIPTION
 from imgstore.domain.errors import NotFound, ScopeNotFound
 from imgstore.domain.identity.access import as_reader
@@ -24,10 +24,10 @@ router = APIRouter(tags=["Resource groups"])
 _KIND: Final = Kind.GROUP
 
 
-@router.put(GROUP, summary="Make a resource group, or change its tags", status_code=201, openapi_extra=RESOURCE)
-async def put(context: Asked, group: str) -> Response:
+@router.put(GROUP, summary="Make a resource group, or change its tags", status_code=201, openapi_extra=RESOURCE_BODY)
+async def put(context: Context, group: str) -> Response:
     """Azure's ResourceGroups_CreateOrUpdate. It is done when it is answered."""
-    body = await context.json()
+    body = await context.read_json()
 
     def made(at: Session) -> tuple[bool, Group]:
         location, tags = read_group(body)
@@ -36,50 +36,50 @@ async def put(context: Asked, group: str) -> Response:
         return created, groups.create_group(at.installation, at.principal, name=group, location=location, tags=tags)
 
     created, found = await context.run(made)
-    return reply(201 if created else 200, group_json(found))
+    return json_response(201 if created else 200, group_json(found))
 
 
 @router.get(GROUP, summary="Show a resource group")
-async def show(context: Asked, group: str) -> Response:
+async def show(context: Context, group: str) -> Response:
     """Azure's ResourceGroups_Get."""
-    return context.shown(group_json(await context.run(lambda at: get_group(at, group))), _KIND)
+    return context.resource_response(group_json(await context.run(lambda at: get_group(at, group))), _KIND)
 
 
 @router.head(GROUP, summary="Say whether a resource group exists", status_code=204)
-async def exists(context: Asked, group: str) -> Response:
+async def exists(context: Context, group: str) -> Response:
     """Azure's ResourceGroups_CheckExistence."""
     found = await context.run(lambda at: _standing(at, group))
     return Response(status_code=404 if found is None else 204)
 
 
 @router.get(GROUPS, summary="List the resource groups of a subscription")
-async def list_of_subscription(context: Asked) -> Response:
+async def list_of_subscription(context: Context) -> Response:
     """Azure's ResourceGroups_List."""
-    return await context.listed(
+    return await context.list_response(
         _KIND, lambda at, page: groups.page_groups(at.installation, at.principal, page), group_json
     )
 
 
 @router.delete(GROUP, summary="Delete a resource group that is empty", status_code=202)
-async def delete(context: Asked, group: str) -> Response:
+async def delete(context: Context, group: str) -> Response:
     """Azure's ResourceGroups_Delete; imgstore deletes what was named, not what is inside."""
-    return await context.gone("delete-group", _KIND, absent=404, group=group)
+    return await context.delete_response("delete-group", _KIND, absent=404, group=group)
 
 
 @router.get(PROVIDER, summary="Show a resource provider")
-async def show_provider(context: Asked, provider: str) -> Response:
+async def show_provider(context: Context, provider: str) -> Response:
     """Azure's Providers_Get: all that there are, are registered."""
-    return reply(200, await context.run(lambda at: _provider_json(at, provider)))
+    return json_response(200, await context.run(lambda at: _provider_json(at, provider)))
 
 
 @router.post(f"{PROVIDER}/register", summary="Register a resource provider")
-async def register(context: Asked, provider: str) -> Response:
+async def register(context: Context, provider: str) -> Response:
     """Azure's Providers_Register: there is nothing to be done."""
-    return reply(200, await context.run(lambda at: _provider_json(at, provider)))
+    return json_response(200, await context.run(lambda at: _provider_json(at, provider)))
 
 
 @router.get(f"{SUBSCRIPTION}/locations", summary="List the regions")
-async def list_locations(context: Asked) -> Response:
+async def list_locations(context: Context) -> Response:
     """Azure's Subscriptions_ListLocations."""
 
     def listed(at: Session) -> Json:
@@ -95,7 +95,7 @@ async def list_locations(context: Asked) -> Response:
             for region in at.installation.regions.regions.values()
         ]
 
-    return reply(200, {"value": await context.run(listed)})
+    return json_response(200, {"value": await context.run(listed)})
 
 
 def check_group(session: Session, name: str) -> Group:
@@ -140,7 +140,7 @@ def _provider_json(session: Session, provider: str) -> Json:
     return provider_json(provider, session.installation.subscription, regions)
 
 
-def delete_group(task: Task) -> Outcome:
+def delete_group(call: CommandCall) -> Outcome:
     """The command of DELETE."""
-    groups.delete_group(task.session.installation, task.session.principal, name=task.request["group"])
+    groups.delete_group(call.session.installation, call.session.principal, name=call.request["group"])
     return False, None

@@ -7,8 +7,8 @@ from fastapi import APIRouter, Response
 
 from imgstore.api.arm.groups import check_group
 from imgstore.api.auth.write_access import authorize_change
-from imgstore.api.http.context import RESOURCE, Asked, check_conditions
-from imgstore.api.http.long_running import Outcome, Session, Task
+from imgstore.api.http.context import RESOURCE_BODY, Context, check_conditions
+from imgstore.api.http.long_running import CommandCall, Outcome, Session
 from imgstore.api.http.paths import COMPUTE, SUBSCRIPTION
 from imgstore.domain.errors import NotFound
 from imgstore.domain.names import compute_id
@@ -27,44 +27,44 @@ _IMAGES: Final = f"{COMPUTE}/images"
 _IMAGE: Final = f"{_IMAGES}/{{image}}"
 
 
-@router.put(_IMAGE, summary="Make a managed image", status_code=201, openapi_extra=RESOURCE)
-async def put(context: Asked, group: str, image: str) -> Response:
+@router.put(_IMAGE, summary="Make a managed image", status_code=201, openapi_extra=RESOURCE_BODY)
+async def put(context: Context, group: str, image: str) -> Response:
     """Azure's Images_CreateOrUpdate."""
-    accepted = await context.begin("put-image", group=group, disk=image, body=await context.json())
-    return context.accepted(accepted, _KIND, 201 if accepted.created else 200)
+    accepted = await context.begin("put-image", group=group, disk=image, body=await context.read_json())
+    return context.accepted_response(accepted, _KIND, 201 if accepted.created else 200)
 
 
-@router.patch(_IMAGE, summary="Change a managed image's tags", openapi_extra=RESOURCE)
-async def patch(context: Asked, group: str, image: str) -> Response:
+@router.patch(_IMAGE, summary="Change a managed image's tags", openapi_extra=RESOURCE_BODY)
+async def patch(context: Context, group: str, image: str) -> Response:
     """Azure's Images_Update."""
     accepted = await context.begin(
-        "patch-disk", kind=DiskKind.IMAGE, group=group, disk=image, body=await context.json()
+        "patch-disk", kind=DiskKind.IMAGE, group=group, disk=image, body=await context.read_json()
     )
-    return context.accepted(accepted, _KIND, 200)
+    return context.accepted_response(accepted, _KIND, 200)
 
 
 @router.get(_IMAGE, summary="Show a managed image")
-async def show(context: Asked, group: str, image: str) -> Response:
+async def show(context: Context, group: str, image: str) -> Response:
     """Azure's Images_Get."""
-    return context.shown(image_json(await context.run(lambda at: _shown(at, group, image))), _KIND)
+    return context.resource_response(image_json(await context.run(lambda at: _shown(at, group, image))), _KIND)
 
 
 @router.get(_IMAGES, summary="List the managed images of a resource group")
-async def list_of_group(context: Asked, group: str) -> Response:
+async def list_of_group(context: Context, group: str) -> Response:
     """Azure's Images_ListByResourceGroup."""
-    return await context.listed(_KIND, lambda at, page: _page(at, page, group), image_json)
+    return await context.list_response(_KIND, lambda at, page: _page(at, page, group), image_json)
 
 
 @router.get(f"{SUBSCRIPTION}/providers/Microsoft.Compute/images", summary="List the managed images of a subscription")
-async def list_of_subscription(context: Asked) -> Response:
+async def list_of_subscription(context: Context) -> Response:
     """Azure's Images_List."""
-    return await context.listed(_KIND, lambda at, page: _page(at, page, None), image_json)
+    return await context.list_response(_KIND, lambda at, page: _page(at, page, None), image_json)
 
 
 @router.delete(_IMAGE, summary="Delete a managed image", status_code=202)
-async def delete(context: Asked, group: str, image: str) -> Response:
+async def delete(context: Context, group: str, image: str) -> Response:
     """Azure's Images_Delete."""
-    return await context.gone("delete-disk", _KIND, kind=DiskKind.IMAGE, group=group, disk=image)
+    return await context.delete_response("delete-disk", _KIND, kind=DiskKind.IMAGE, group=group, disk=image)
 
 
 def _shown(session: Session, group: str, name: str) -> ManagedImage:
@@ -75,9 +75,9 @@ def _page(session: Session, request: PageRequest, group: str | None) -> Page[Man
     return images.page_images(session.installation, session.principal, request, group=group)
 
 
-def put_image(task: Task) -> Outcome:
+def put_image(call: CommandCall) -> Outcome:
     """The command of PUT. AcceptedOperation once its rows stand; taking files in goes on."""
-    session, request = task.session, task.request
+    session, request = call.session, call.request
     scope = compute_id(session.installation.subscription, request["group"], DiskKind.IMAGE, request["disk"])
     reader = authorize_change(session, scope)
     body = read_image(request["body"])
@@ -101,6 +101,6 @@ def put_image(task: Task) -> Outcome:
             tags=body.tags,
             details=body.details,
         ),
-        written=lambda image: task.accept((standing is None, image_json(image))),
+        written=lambda image: call.accept((standing is None, image_json(image))),
     )
     return standing is None, image_json(made)

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 from fastapi import APIRouter, Response
 
 from imgstore.api.auth.secret_checks import TooManyAttempts
-from imgstore.api.http.context import Asked, RequestContext, reply
+from imgstore.api.http.context import Context, RequestContext, json_response
 from imgstore.api.http.fair_pool import CallerQueueFull, PoolQueueFull
 from imgstore.api.http.long_running import Session
 from imgstore.api.http.paths import SUBSCRIPTION
@@ -25,27 +25,27 @@ _NOT_KEPT: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
 
 @router.get("/metadata/endpoints", summary="The cloud's endpoints, as `az cloud register` asks for them")
-async def endpoints(context: Asked) -> Response:
+async def endpoints(context: Context) -> Response:
     """Open to everybody: it tells nothing but where we are."""
-    return reply(200, endpoints_json(context.base_url))
+    return json_response(200, endpoints_json(context.base_url))
 
 
 @router.get("/{tenant}/v2.0/.well-known/openid-configuration", summary="OpenID configuration")
 @router.get("/{tenant}/.well-known/openid-configuration", include_in_schema=False)
-async def openid(context: Asked, tenant: str) -> Response:
+async def openid(context: Context, tenant: str) -> Response:
     """Open to everybody."""
-    return reply(200, context.server.authority.openid_configuration(context.base_url, tenant))
+    return json_response(200, context.server.authority.openid_configuration(context.base_url, tenant))
 
 
 @router.get("/{tenant}/discovery/v2.0/keys", summary="The keys that tokens are signed with")
-async def keys(context: Asked, tenant: str) -> Response:  # noqa: ARG001 - one set of keys serves all tenants
+async def keys(context: Context, tenant: str) -> Response:  # noqa: ARG001 - one set of keys serves all tenants
     """Open to everybody."""
-    return reply(200, await context.in_thread(context.server.authority.jwks))
+    return json_response(200, await context.in_thread(context.server.authority.jwks))
 
 
 @router.post("/{tenant}/oauth2/v2.0/token", summary="A token for a service principal")
 @router.post("/{tenant}/oauth2/token", include_in_schema=False)
-async def token(context: Asked, tenant: str) -> Response:
+async def token(context: Context, tenant: str) -> Response:
     """Client credentials, by form. Its errors are OAuth's (RFC 6749, 5.2), with Microsoft's codes in the description."""
     form = await _form(context)
     authority, checks = context.server.authority, context.server.secret_checks
@@ -57,8 +57,8 @@ async def token(context: Asked, tenant: str) -> Response:
         given = await checks.run(
             address,
             client,
-            lambda: authority.token(tenant, client, secret, scope),
-            is_proven=authority.was_right(client, secret),
+            lambda: authority.issue_token(tenant, client, secret, scope),
+            is_verified=authority.is_recently_verified(client, secret),
         )
     except (ClientRefused, InvalidInput, TooManyAttempts, CallerQueueFull, PoolQueueFull) as error:
         if error.status != 400:
@@ -71,25 +71,25 @@ async def token(context: Asked, tenant: str) -> Response:
         "access_token": given.access_token,
         "client_info": given.client_info,
     }
-    return reply(200, body, _NOT_KEPT)
+    return json_response(200, body, _NOT_KEPT)
 
 
 @router.get("/tenants", summary="List the tenants of the caller")
-async def list_tenants(context: Asked) -> Response:
+async def list_tenants(context: Context) -> Response:
     """Azure's Tenants_List."""
-    return reply(200, {"value": await context.run(lambda at: [tenant_json(_tenant(at))])})
+    return json_response(200, {"value": await context.run(lambda at: [tenant_json(_tenant(at))])})
 
 
 @router.get("/subscriptions", summary="List the subscriptions of the caller")
-async def list_subscriptions(context: Asked) -> Response:
+async def list_subscriptions(context: Context) -> Response:
     """Azure's Subscriptions_List."""
-    return reply(200, {"value": await context.run(_subscriptions)})
+    return json_response(200, {"value": await context.run(_subscriptions)})
 
 
 @router.get(SUBSCRIPTION, summary="Show a subscription")
-async def show_subscription(context: Asked) -> Response:
+async def show_subscription(context: Context) -> Response:
     """Azure's Subscriptions_Get."""
-    return reply(200, await context.run(_subscription))
+    return json_response(200, await context.run(_subscription))
 
 
 def _tenant(session: Session) -> str:
@@ -110,7 +110,7 @@ def _refused(error: ImgstoreError) -> Response:
     """Clients that gave a wrong secret are told 401, those that have to wait 429 or 503, other mistakes 400."""
     body = {"error": error.error_code, "error_description": str(error)}
     seconds = getattr(error, "retry_after_seconds", None)
-    return reply(error.status, body, _NOT_KEPT | ({} if seconds is None else {"Retry-After": str(seconds)}))
+    return json_response(error.status, body, _NOT_KEPT | ({} if seconds is None else {"Retry-After": str(seconds)}))
 
 
 def _check_grant(kind: str) -> None:
@@ -126,7 +126,7 @@ def _check_grant(kind: str) -> None:
 async def _form(context: RequestContext) -> dict[str, str]:
     try:
         async with asyncio.timeout(_FORM_SECONDS_MAX):
-            body = await context.body(_FORM_BYTES_MAX)
+            body = await context.read_body(_FORM_BYTES_MAX)
     except TimeoutError as error:
         raise InvalidInput(
             "The request's form did not arrive.",

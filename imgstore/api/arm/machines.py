@@ -8,8 +8,8 @@ from fastapi import APIRouter, Query, Response
 
 from imgstore.api.arm.groups import check_group
 from imgstore.api.auth.write_access import authorize_change
-from imgstore.api.http.context import RESOURCE, Asked, check_conditions, etag_of, reply
-from imgstore.api.http.long_running import Outcome, Session, Task
+from imgstore.api.http.context import RESOURCE_BODY, Context, check_conditions, etag_of, json_response
+from imgstore.api.http.long_running import CommandCall, Outcome, Session
 from imgstore.api.http.paths import COMPUTE, SUBSCRIPTION
 from imgstore.domain.errors import Conflict, NotFound
 from imgstore.domain.identity.access import Action, as_reader
@@ -32,25 +32,27 @@ _MACHINE: Final = f"{_MACHINES}/{{machine}}"
 _INSTANCE_VIEW: Final = "instanceview"
 
 
-@router.put(_MACHINE, summary="Make a virtual machine's record and its disks", status_code=201, openapi_extra=RESOURCE)
-async def put(context: Asked, group: str, machine: str) -> Response:
+@router.put(
+    _MACHINE, summary="Make a virtual machine's record and its disks", status_code=201, openapi_extra=RESOURCE_BODY
+)
+async def put(context: Context, group: str, machine: str) -> Response:
     """Azure's VirtualMachines_CreateOrUpdate. Passwords and custom data are dropped before anything is written down."""
-    body = without_secrets(await context.json())
+    body = without_secrets(await context.read_json())
     accepted = await context.begin("put-machine", group=group, machine=machine, body=body, whole=True)
-    return context.accepted(accepted, _KIND, 201 if accepted.created else 200)
+    return context.accepted_response(accepted, _KIND, 201 if accepted.created else 200)
 
 
-@router.patch(_MACHINE, summary="Change a virtual machine's record", openapi_extra=RESOURCE)
-async def patch(context: Asked, group: str, machine: str) -> Response:
+@router.patch(_MACHINE, summary="Change a virtual machine's record", openapi_extra=RESOURCE_BODY)
+async def patch(context: Context, group: str, machine: str) -> Response:
     """Azure's VirtualMachines_Update: tags, size, how it has its disks, and what is only kept."""
-    body = without_secrets(await context.json())
+    body = without_secrets(await context.read_json())
     accepted = await context.begin("put-machine", group=group, machine=machine, body=body, whole=False)
-    return context.accepted(accepted, _KIND, 200)
+    return context.accepted_response(accepted, _KIND, 200)
 
 
 @router.get(_MACHINE, summary="Show a virtual machine")
 async def show(
-    context: Asked,
+    context: Context,
     group: str,
     machine: str,
     expand: Annotated[str | None, Query(alias="$expand", description="instanceView")] = None,
@@ -61,24 +63,24 @@ async def show(
     tag = etag_of(body)
     if (expand or "").lower() == _INSTANCE_VIEW:
         body["properties"]["instanceView"] = instance_view_json(found)
-    return context.shown(body, _KIND, tag)
+    return context.resource_response(body, _KIND, tag)
 
 
 @router.get(f"{_MACHINE}/instanceView", summary="Show how a virtual machine is")
-async def instance_view(context: Asked, group: str, machine: str) -> Response:
+async def instance_view(context: Context, group: str, machine: str) -> Response:
     """Azure's VirtualMachines_InstanceView."""
 
     def found(at: Session) -> MachineView:
         scope = compute_id(at.installation.subscription, group, MACHINE, machine)
         return _shown(replace(at, principal=as_reader(at.principal, scope)), group, machine)
 
-    return reply(200, instance_view_json(await context.run(found)))
+    return json_response(200, instance_view_json(await context.run(found)))
 
 
 @router.get(_MACHINES, summary="List the virtual machines of a resource group")
-async def list_of_group(context: Asked, group: str) -> Response:
+async def list_of_group(context: Context, group: str) -> Response:
     """Azure's VirtualMachines_List."""
-    return await context.listed(
+    return await context.list_response(
         _KIND, lambda at, page: machines.page_machines(at.installation, at.principal, page, group=group), machine_json
     )
 
@@ -87,21 +89,21 @@ async def list_of_group(context: Asked, group: str) -> Response:
     f"{SUBSCRIPTION}/providers/Microsoft.Compute/virtualMachines",
     summary="List the virtual machines of a subscription",
 )
-async def list_of_subscription(context: Asked) -> Response:
+async def list_of_subscription(context: Context) -> Response:
     """Azure's VirtualMachines_ListAll."""
-    return await context.listed(
+    return await context.list_response(
         _KIND, lambda at, page: machines.page_machines(at.installation, at.principal, page), machine_json
     )
 
 
 @router.delete(_MACHINE, summary="Delete a virtual machine; disks stay unless they say Delete", status_code=202)
-async def delete(context: Asked, group: str, machine: str) -> Response:
+async def delete(context: Context, group: str, machine: str) -> Response:
     """Azure's VirtualMachines_Delete. Nothing runs: `forceDeletion` changes nothing."""
-    return await context.gone("delete-machine", _KIND, group=group, machine=machine)
+    return await context.delete_response("delete-machine", _KIND, group=group, machine=machine)
 
 
 @router.post(f"{_MACHINE}/generalize", summary="Say that a virtual machine was generalized")
-async def generalize(context: Asked, group: str, machine: str) -> Response:
+async def generalize(context: Context, group: str, machine: str) -> Response:
     """Azure's VirtualMachines_Generalize, done at once."""
     await context.run(lambda at: machines.generalize_machine(at.installation, at.principal, group=group, name=machine))
     return Response(status_code=200)
@@ -112,7 +114,7 @@ def _stops(right: Action) -> None:
     action = _word(right)
 
     @router.post(f"{_MACHINE}/{action}", summary=f"{action}: it never runs, nothing is done", name=action)
-    async def stop(context: Asked, group: str, machine: str, hibernate: str | None = None) -> Response:
+    async def stop(context: Context, group: str, machine: str, hibernate: str | None = None) -> Response:
         def check(at: Session) -> None:
             machines.check_stopped(at.installation, at.principal, right, group=group, name=machine)
             if flag_of(hibernate, "hibernate"):
@@ -127,7 +129,7 @@ def _runs(right: Action) -> None:
     action = _word(right)
 
     @router.post(f"{_MACHINE}/{action}", summary=f"{action}: refused, nothing is booted", status_code=409, name=action)
-    async def run(context: Asked, group: str, machine: str) -> Response:
+    async def run(context: Context, group: str, machine: str) -> Response:
         def refused(at: Session) -> Response:
             machines.check_stopped(at.installation, at.principal, right, group=group, name=machine)
             raise Conflict(
@@ -163,9 +165,9 @@ def _changing(session: Session, request: Mapping[str, Any], action: Action = Act
     return replace(session, principal=authorize_change(session, scope, action))
 
 
-def put_machine(task: Task) -> Outcome:
+def put_machine(call: CommandCall) -> Outcome:
     """The command of PUT and PATCH."""
-    session, request = task.session, task.request
+    session, request = call.session, call.request
     changing = _changing(session, request)
     body = known_fields(request["body"], _KIND, session.api_version)
     asked = read_machine(body, request["group"], request["machine"], whole=request["whole"])
@@ -182,9 +184,9 @@ def put_machine(task: Task) -> Outcome:
     return standing is None, machine_json(create_machine(session.installation, session.principal, asked))
 
 
-def delete_machine(task: Task) -> Outcome:
+def delete_machine(call: CommandCall) -> Outcome:
     """The command of DELETE."""
-    session, request = task.session, task.request
+    session, request = call.session, call.request
     if request["conditions"]:
         changing = _changing(session, request, Action.DELETE)
         check_conditions(request["conditions"], machine_json(_shown(changing, request["group"], request["machine"])))

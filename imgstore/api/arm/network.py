@@ -8,8 +8,8 @@ from typing import Final
 from fastapi import APIRouter, Response
 
 from imgstore.api.arm.groups import check_group
-from imgstore.api.http.context import RESOURCE, Asked, RequestContext, check_conditions, etag_of, reply
-from imgstore.api.http.long_running import Outcome, Session, Task
+from imgstore.api.http.context import RESOURCE_BODY, Context, RequestContext, check_conditions, etag_of, json_response
+from imgstore.api.http.long_running import CommandCall, Outcome, Session
 from imgstore.api.http.paths import NETWORK, SUBSCRIPTION
 from imgstore.domain.errors import NotFound, ParentNotFound, ScopeNotFound
 from imgstore.domain.identity.access import Action, as_reader
@@ -51,27 +51,29 @@ def _serve(kind: NetworkType) -> None:
     one, noun = f"{all_of_group}/{{name}}", f"a {kind.one}"
 
     @router.put(
-        one, summary=f"Write {noun} down", status_code=201, openapi_extra=RESOURCE, tags=_TAGS, name=f"put_{word}"
+        one, summary=f"Write {noun} down", status_code=201, openapi_extra=RESOURCE_BODY, tags=_TAGS, name=f"put_{word}"
     )
-    async def put(context: Asked, group: str, name: str) -> Response:
-        body = await context.json()
+    async def put(context: Context, group: str, name: str) -> Response:
+        body = await context.read_json()
         return await _written(context, lambda at: _put(at, kind, group, name, body, _conditions(context)))
 
-    @router.patch(one, summary=f"Change the tags of {noun}", openapi_extra=RESOURCE, tags=_TAGS, name=f"patch_{word}")
-    async def patch(context: Asked, group: str, name: str) -> Response:
-        body = await context.json()
+    @router.patch(
+        one, summary=f"Change the tags of {noun}", openapi_extra=RESOURCE_BODY, tags=_TAGS, name=f"patch_{word}"
+    )
+    async def patch(context: Context, group: str, name: str) -> Response:
+        body = await context.read_json()
         return await _written(context, lambda at: _patch(at, kind, group, name, body, _conditions(context)))
 
     @router.get(one, summary=f"Show {noun}", tags=_TAGS, name=f"show_{word}")
-    async def show(context: Asked, group: str, name: str) -> Response:
+    async def show(context: Context, group: str, name: str) -> Response:
         found = await context.run(lambda at: _shown(at, NetworkScope(group=group, type=kind.type, name=name)))
-        return context.shown(_told(found), _KIND, etag_of(found))
+        return context.resource_response(_told(found), _KIND, etag_of(found))
 
     @router.get(
         all_of_group, summary=f"List those of a resource group: {word}", tags=_TAGS, name=f"list_{word}_of_group"
     )
-    async def list_of_group(context: Asked, group: str) -> Response:
-        return await context.listed(
+    async def list_of_group(context: Context, group: str) -> Response:
+        return await context.list_response(
             _KIND, lambda at, page: page_inert(at.installation, at.principal, page, kind.type, group), _view_told
         )
 
@@ -81,13 +83,13 @@ def _serve(kind: NetworkType) -> None:
         tags=_TAGS,
         name=f"list_{word}",
     )
-    async def list_of_subscription(context: Asked) -> Response:
-        return await context.listed(
+    async def list_of_subscription(context: Context) -> Response:
+        return await context.list_response(
             _KIND, lambda at, page: page_inert(at.installation, at.principal, page, kind.type), _view_told
         )
 
     @router.delete(one, summary=f"Forget {noun}", tags=_TAGS, name=f"delete_{word}")
-    async def delete(context: Asked, group: str, name: str) -> Response:
+    async def delete(context: Context, group: str, name: str) -> Response:
         place = NetworkScope(group=group, type=kind.type, name=name)
         return await _gone(context, lambda at: delete_inert(at.installation, at.principal, place))
 
@@ -98,31 +100,31 @@ def _serve_parts(kind: NetworkType, part: str) -> None:
     one, noun = f"{all_of_one}/{{part}}", f"one of a {kind.one}'s {part}"
 
     @router.get(one, summary=f"Show {noun}", tags=_TAGS, name=f"show_{part}")
-    async def show(context: Asked, group: str, name: str, part: str) -> Response:
+    async def show(context: Context, group: str, name: str, part: str) -> Response:
         place = _place(kind, group, name, part)
-        return context.shown(
+        return context.resource_response(
             await context.run(lambda at: _part(at, kind, place, _told(_shown(at, place)), part)), _KIND
         )
 
     @router.get(all_of_one, summary=f"List a {kind.one}'s {part}", tags=_TAGS, name=f"list_{part}")
-    async def list_all(context: Asked, group: str, name: str) -> Response:
+    async def list_all(context: Context, group: str, name: str) -> Response:
         # The right to read these parts was checked with the route; they are shown as a part of the whole.
         place = NetworkScope(group=group, type=kind.type, name=name)
         whole = await context.run(lambda at: _told(_shown(_reading(at, place), place)))
-        return reply(200, {"value": whole["properties"][kind.part]})
+        return json_response(200, {"value": whole["properties"][kind.part]})
 
     if not kind.is_part_written:
         return
 
     @router.put(
-        one, summary=f"Write {noun} down", status_code=201, openapi_extra=RESOURCE, tags=_TAGS, name=f"put_{part}"
+        one, summary=f"Write {noun} down", status_code=201, openapi_extra=RESOURCE_BODY, tags=_TAGS, name=f"put_{part}"
     )
-    async def put(context: Asked, group: str, name: str, part: str) -> Response:
-        body = await context.json()
+    async def put(context: Context, group: str, name: str, part: str) -> Response:
+        body = await context.read_json()
         return await _written(context, lambda at: _put_part(at, kind, group, name, part, body))
 
     @router.delete(one, summary=f"Forget {noun}", tags=_TAGS, name=f"delete_{part}")
-    async def delete(context: Asked, group: str, name: str, part: str) -> Response:
+    async def delete(context: Context, group: str, name: str, part: str) -> Response:
         return await _gone(context, lambda at: _delete_part(at, kind, group, name, part))
 
 
@@ -132,20 +134,20 @@ for _type in NETWORK_TYPES:
         _serve_parts(_type, _type.part)
 
 
-def put_network(task: Task) -> Outcome:
+def put_network(call: CommandCall) -> Outcome:
     """The command of PUT, as deployments give it."""
-    request = task.request
+    request = call.request
     created, body = _put(
-        task.session, _BY_WORD[request["kind"]], request["group"], request["name"], request["body"], {}
+        call.session, _BY_WORD[request["kind"]], request["group"], request["name"], request["body"], {}
     )
     return created, body
 
 
-def put_part(task: Task) -> Outcome:
+def put_part(call: CommandCall) -> Outcome:
     """The same of a part."""
-    request = task.request
+    request = call.request
     kind = _BY_WORD[request["kind"]]
-    return _put_part(task.session, kind, request["group"], request["name"], request["part"], request["body"])
+    return _put_part(call.session, kind, request["group"], request["name"], request["part"], request["body"])
 
 
 def _put(session: Session, kind: NetworkType, group: str, name: str, body: Json, conditions: dict[str, str]) -> Outcome:
@@ -215,7 +217,7 @@ def _changed(session: Session, place: NetworkScope, change: Change) -> Outcome:
 
 async def _written(context: RequestContext, work: Callable[[Session], Outcome]) -> Response:
     created, body = await context.run(work)
-    return reply(201 if created else 200, body, {"ETag": body["etag"].removeprefix("W/")})
+    return json_response(201 if created else 200, body, {"ETag": body["etag"].removeprefix("W/")})
 
 
 async def _gone(context: RequestContext, work: Callable[[Session], None]) -> Response:

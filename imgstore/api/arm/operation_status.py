@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Response
 
-from imgstore.api.http.context import Asked, RequestContext, reply
+from imgstore.api.http.context import Context, RequestContext, json_response
 from imgstore.api.http.long_running import Session
 from imgstore.api.http.paths import OPERATION, OPERATIONS
 from imgstore.domain.async_operations import AsyncOperation, OperationStatus
@@ -16,14 +16,16 @@ router = APIRouter(tags=["Long-running operations"])
 
 
 @router.get(OPERATION, summary="Ask how far a long-running operation is")
-async def show(context: Asked, operation: str, monitor: bool = False) -> Response:  # noqa: FBT001, FBT002 - a query's value
+async def show(context: Context, operation: str, monitor: bool = False) -> Response:  # noqa: FBT001, FBT002 - a query's value
     """200 with its status; with ``monitor=true`` 202 while it runs, then 200 without a body, or its error."""
     found = await context.run(lambda at: show_operation(at.installation, at.principal, operation))
-    return _monitored(context, found) if monitor else reply(200, operation_json(found), _patience(context, found))
+    return (
+        _monitored(context, found) if monitor else json_response(200, operation_json(found), _patience(context, found))
+    )
 
 
 @router.get(OPERATIONS, summary="List long-running operations")
-async def list_all(context: Asked, status: str | None = None) -> Response:
+async def list_all(context: Context, status: str | None = None) -> Response:
     """The caller's own and those that it may read, newest first; with ``status=InProgress`` only those that run."""
 
     def found(at: Session) -> list[Json]:
@@ -31,11 +33,11 @@ async def list_all(context: Asked, status: str | None = None) -> Response:
         listed = list_operations(at.installation, at.principal, status=wanted)
         return [operation_details_json(each) for each in listed]
 
-    return reply(200, {"value": await context.run(found)})
+    return json_response(200, {"value": await context.run(found)})
 
 
 @router.post(f"{OPERATION}/cancel", summary="Cancel a long-running operation", status_code=202)
-async def cancel(context: Asked, operation: str) -> Response:
+async def cancel(context: Context, operation: str) -> Response:
     """202 while it has not stopped yet, then 200. It stops at its next step; polling shows the status Canceled."""
 
     def asked(at: Session) -> AsyncOperation:
@@ -45,19 +47,21 @@ async def cancel(context: Asked, operation: str) -> Response:
 
     found = await context.run(asked)
     status = 200 if found.has_ended else 202
-    return reply(status, operation_details_json(found), {"Location": str(context.request.url).replace("/cancel?", "?")})
+    return json_response(
+        status, operation_details_json(found), {"Location": str(context.request.url).replace("/cancel?", "?")}
+    )
 
 
 def _monitored(context: RequestContext, operation: AsyncOperation) -> Response:
     if operation.status is OperationStatus.IN_PROGRESS:
-        return Response(status_code=202, headers={"Location": str(context.request.url), **context.patience})
+        return Response(status_code=202, headers={"Location": str(context.request.url), **context.retry_headers})
     if operation.error is not None:
-        return reply(
+        return json_response(
             ImgstoreError.status if operation.error["code"] == ImgstoreError.code else 409, {"error": operation.error}
         )
     # Node's client reads a SharingUpdate here, and stumbles over none.
-    return reply(200, {}) if operation.kind == "share-gallery" else Response(status_code=200)
+    return json_response(200, {}) if operation.kind == "share-gallery" else Response(status_code=200)
 
 
 def _patience(context: RequestContext, operation: AsyncOperation) -> dict[str, str]:
-    return context.patience if operation.status is OperationStatus.IN_PROGRESS else {}
+    return context.retry_headers if operation.status is OperationStatus.IN_PROGRESS else {}

@@ -4,8 +4,8 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Response
 
-from imgstore.api.http.context import RESOURCE, Asked, reply
-from imgstore.api.http.long_running import Outcome, Session, Task
+from imgstore.api.http.context import RESOURCE_BODY, Context, json_response
+from imgstore.api.http.long_running import CommandCall, Outcome, Session
 from imgstore.api.http.paths import GALLERY, SUBSCRIPTION
 from imgstore.domain.errors import AccessDenied, InvalidInput, ScopeNotFound
 from imgstore.domain.names import SharedReference, VersionName, check_definition_name
@@ -33,16 +33,16 @@ _COMMUNITY: Final = f"{_ABOVE}/communityGalleries"
 
 
 @router.post(f"{GALLERY}/share", summary="Share a gallery with more, with fewer, or with nobody", status_code=202,
-             openapi_extra=RESOURCE)  # fmt: skip
-async def share(context: Asked, group: str, gallery: str) -> Response:
+             openapi_extra=RESOURCE_BODY)  # fmt: skip
+async def share(context: Context, group: str, gallery: str) -> Response:
     """Azure's GallerySharingProfile_Update."""
-    accepted = await context.begin("share-gallery", group=group, gallery=gallery, body=await context.json())
-    return context.accepted(accepted, Kind.GALLERY, 202, location=True)
+    accepted = await context.begin("share-gallery", group=group, gallery=gallery, body=await context.read_json())
+    return context.accepted_response(accepted, Kind.GALLERY, 202, location=True)
 
 
 @router.get(_SHARED, summary="List the galleries that are shared with a subscription, or with its tenant")
 async def list_shared(
-    context: Asked,
+    context: Context,
     location: str,
     shared_to: Annotated[str | None, Query(alias="sharedTo", description="tenant")] = None,
 ) -> Response:
@@ -52,36 +52,36 @@ async def list_shared(
         to_tenant = _is_tenant(shared_to)
         return sharing.page_shared(at.installation, at.principal, page, location=location, to_tenant=to_tenant)
 
-    return await context.listed(_KIND, found, shared_gallery_json)
+    return await context.list_response(_KIND, found, shared_gallery_json)
 
 
 @router.get(f"{_SHARED}/{{gallery}}", summary="Show a shared gallery")
-async def show_shared(context: Asked, location: str, gallery: str) -> Response:
+async def show_shared(context: Context, location: str, gallery: str) -> Response:
     """Azure's SharedGalleries_Get."""
 
     def found(at: Session) -> Json:
         _check_region(at, location)
         return shared_gallery_json(sharing.show_shared(at.installation, at.principal, unique_name=gallery))
 
-    return reply(200, await context.run(found))
+    return json_response(200, await context.run(found))
 
 
 @router.get(f"{_COMMUNITY}/{{gallery}}", summary="Show a community gallery")
-async def show_community(context: Asked, location: str, gallery: str) -> Response:
+async def show_community(context: Context, location: str, gallery: str) -> Response:
     """Azure's CommunityGalleries_Get."""
 
     def found(at: Session) -> Json:
         _check_region(at, location)
         return shared_gallery_json(sharing.show_community(at.installation, at.principal, public_name=gallery))
 
-    return reply(200, await context.run(found))
+    return json_response(200, await context.run(found))
 
 
 @router.post("/providers/Microsoft.ResourceGraph/resources", summary="List the community galleries",
-             openapi_extra=RESOURCE)  # fmt: skip
-async def query(context: Asked) -> Response:
+             openapi_extra=RESOURCE_BODY)  # fmt: skip
+async def query(context: Context) -> Response:
     """Azure's Resources, as far as `az sig list-community` asks: community galleries, in a region or in all."""
-    body = await context.json()
+    body = await context.read_json()
 
     def found(at: Session) -> list[Json]:
         location = read_community_query(body)
@@ -93,7 +93,7 @@ async def query(context: Asked) -> Response:
         return [community_row_json(each) for each in rows if region in (None, each.location)]
 
     rows = await context.run(found)
-    return reply(200, {"totalRecords": len(rows), "count": len(rows), "data": rows, "resultTruncated": "false"})
+    return json_response(200, {"totalRecords": len(rows), "count": len(rows), "data": rows, "resultTruncated": "false"})
 
 
 def _inside(top: str, *, community: bool) -> None:
@@ -103,39 +103,39 @@ def _inside(top: str, *, community: bool) -> None:
     versions = f"{images}/{{definition}}/versions"
 
     @router.get(images, summary=f"List the image definitions of a {kind} gallery", name=f"list_{kind}_images")
-    async def list_images(context: Asked, location: str, gallery: str) -> Response:
+    async def list_images(context: Context, location: str, gallery: str) -> Response:
         def found(at: Session, page: PageRequest) -> Page[DefinitionPath]:
             _check_region(at, location)
             reference = SharedReference(gallery=gallery, community=community, definition="any")
             return sharing.page_definitions_shared(at.installation, at.principal, page, reference)
 
-        return await context.listed(_KIND, found, shared_definition_json)
+        return await context.list_response(_KIND, found, shared_definition_json)
 
     @router.get(f"{images}/{{definition}}", summary=f"Show one of a {kind} gallery", name=f"show_{kind}_image")
-    async def show_image(context: Asked, location: str, gallery: str, definition: str) -> Response:
+    async def show_image(context: Context, location: str, gallery: str, definition: str) -> Response:
         def found(at: Session) -> Json:
             _check_region(at, location)
             reference = SharedReference(gallery=gallery, community=community, definition=definition)
             lines = sharing.definitions_shared(at.installation, at.principal, reference, only=definition)
             return shared_definition_json(lines[0])
 
-        return reply(200, await context.run(found))
+        return json_response(200, await context.run(found))
 
     @router.get(versions, summary=f"List the image versions of one of a {kind} gallery", name=f"list_{kind}_versions")
-    async def list_versions(context: Asked, location: str, gallery: str, definition: str) -> Response:
+    async def list_versions(context: Context, location: str, gallery: str, definition: str) -> Response:
         def found(at: Session, page: PageRequest) -> Page[VersionView]:
             reference = _reference(at, location, gallery, definition, community=community)
             return sharing.page_versions_shared(at.installation, at.principal, page, reference)
 
-        return await context.listed(_KIND, found, shared_version_json)
+        return await context.list_response(_KIND, found, shared_version_json)
 
     @router.get(f"{versions}/{{version}}", summary=f"Show a version of a {kind} gallery", name=f"show_{kind}_version")
-    async def show_version(context: Asked, location: str, gallery: str, definition: str, version: str) -> Response:
+    async def show_version(context: Context, location: str, gallery: str, definition: str, version: str) -> Response:
         def found(at: Session) -> Json:
             reference = _reference(at, location, gallery, definition, version, community=community)
             return shared_version_json(sharing.versions_shared(at.installation, at.principal, reference)[0])
 
-        return reply(200, await context.run(found))
+        return json_response(200, await context.run(found))
 
 
 _inside(_SHARED, community=False)
@@ -168,9 +168,9 @@ def _is_tenant(word: str | None) -> bool:
     return word is not None
 
 
-def share_gallery(task: Task) -> Outcome:
+def share_gallery(call: CommandCall) -> Outcome:
     """The command of POST; nothing is answered but that it is done."""
-    session, request = task.session, task.request
+    session, request = call.session, call.request
     asked = read_share(request["body"])
     place = {"group": request["group"], "name": request["gallery"]}
     whose = (session.installation, session.principal)

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query, Response
 
 from imgstore.api.auth.write_access import authorize_change
-from imgstore.api.http.context import RESOURCE, Asked, check_conditions
-from imgstore.api.http.long_running import Outcome, Session, Task
+from imgstore.api.http.context import RESOURCE_BODY, Context, check_conditions
+from imgstore.api.http.long_running import CommandCall, Outcome, Session
 from imgstore.api.http.paths import SOFT_DELETED, VERSION, VERSIONS
-from imgstore.api.http.redaction import discreet
+from imgstore.api.http.redaction import redact
 from imgstore.domain.disks.version_disks import OS_DISK, lun_of
 from imgstore.domain.errors import InvalidInput, NotFound
 from imgstore.domain.identity.access import Action
@@ -41,26 +41,26 @@ _ARRIVED: Final = (ReplicaState.COMPLETED, ReplicaState.DEGRADED)
     VERSION,
     summary="Publish an image version, or replace what may change of it",
     status_code=201,
-    openapi_extra=RESOURCE,
+    openapi_extra=RESOURCE_BODY,
 )
-async def put(context: Asked, group: str, gallery: str, definition: str, version: str) -> Response:
+async def put(context: Context, group: str, gallery: str, definition: str, version: str) -> Response:
     """Azure's GalleryImageVersions_CreateOrUpdate: with the same source it goes on where it stood."""
     place = {"group": group, "gallery": gallery, "definition": definition, "version": version}
-    accepted = await context.begin("put-version", **place, body=await context.json(), whole=True)
-    return context.accepted(accepted, _KIND, 201 if accepted.created else 200)
+    accepted = await context.begin("put-version", **place, body=await context.read_json(), whole=True)
+    return context.accepted_response(accepted, _KIND, 201 if accepted.created else 200)
 
 
-@router.patch(VERSION, summary="Change an image version", openapi_extra=RESOURCE)
-async def patch(context: Asked, group: str, gallery: str, definition: str, version: str) -> Response:
+@router.patch(VERSION, summary="Change an image version", openapi_extra=RESOURCE_BODY)
+async def patch(context: Context, group: str, gallery: str, definition: str, version: str) -> Response:
     """Azure's GalleryImageVersions_Update."""
     place = {"group": group, "gallery": gallery, "definition": definition, "version": version}
-    accepted = await context.begin("put-version", **place, body=await context.json(), whole=False)
-    return context.accepted(accepted, _KIND, 200)
+    accepted = await context.begin("put-version", **place, body=await context.read_json(), whole=False)
+    return context.accepted_response(accepted, _KIND, 200)
 
 
 @router.get(VERSION, summary="Show an image version")
 async def show(
-    context: Asked,
+    context: Context,
     group: str,
     gallery: str,
     definition: str,
@@ -73,14 +73,14 @@ async def show(
     body = await context.run(
         lambda at: _json(at.installation, _shown(at, place, replicas=status), replication_status=status)
     )
-    return context.shown(body, _KIND)
+    return context.resource_response(body, _KIND)
 
 
 @router.get(VERSIONS, summary="List the versions of an image definition")
-async def list_of_definition(context: Asked, group: str, gallery: str, definition: str) -> Response:
+async def list_of_definition(context: Context, group: str, gallery: str, definition: str) -> Response:
     """Azure's GalleryImageVersions_ListByGalleryImage."""
     installation = context.server.installation
-    return await context.listed(
+    return await context.list_response(
         _KIND,
         lambda at, page: gallery_versions.page_versions(
             at.installation, at.principal, page, group=group, gallery=gallery, definition=definition
@@ -91,7 +91,7 @@ async def list_of_definition(context: Asked, group: str, gallery: str, definitio
 
 @router.delete(VERSION, summary="Delete an image version", status_code=202)
 async def delete(
-    context: Asked,
+    context: Context,
     group: str,
     gallery: str,
     definition: str,
@@ -100,11 +100,13 @@ async def delete(
 ) -> Response:
     """Azure's GalleryImageVersions_Delete."""
     place: dict[str, Any] = {"group": group, "gallery": gallery, "definition": definition, "version": version}
-    return await context.gone("delete-version", _KIND, **place, bypass=flag_of(bypass, "bypassSoftDelete"))
+    return await context.delete_response("delete-version", _KIND, **place, bypass=flag_of(bypass, "bypassSoftDelete"))
 
 
 @router.get(SOFT_DELETED, summary="List the softly deleted versions of an image definition")
-async def list_soft_deleted(context: Asked, group: str, gallery: str, artifact_type: str, definition: str) -> Response:
+async def list_soft_deleted(
+    context: Context, group: str, gallery: str, artifact_type: str, definition: str
+) -> Response:
     """Azure's SoftDeletedResource_ListByArtifactName."""
 
     def listed(at: Session, page: PageRequest) -> Page[VersionView]:
@@ -120,7 +122,7 @@ async def list_soft_deleted(context: Asked, group: str, gallery: str, artifact_t
         of = f"{group}/{gallery}/{definition}/softDeleted"
         return Page.among(found, page, of=of, key=_in_order)
 
-    return await context.listed(Kind.SOFT_DELETED, listed, soft_deleted_json)
+    return await context.list_response(Kind.SOFT_DELETED, listed, soft_deleted_json)
 
 
 def _in_order(view: VersionView) -> str:
@@ -133,7 +135,7 @@ def _json(installation: Installation, view: VersionView, *, replication_status: 
     display_names = {name: region.display_name for name, region in installation.regions.regions.items()}
     body = version_json(view, display_names, replication_status=replication_status)
     if replication_status:  # Why a replica failed stands there in the store's own words.
-        body["properties"]["replicationStatus"] = discreet(installation, body["properties"]["replicationStatus"])
+        body["properties"]["replicationStatus"] = redact(installation, body["properties"]["replicationStatus"])
     return body
 
 
@@ -154,56 +156,56 @@ def _changing(session: Session, request: Mapping[str, Any], action: Action = Act
     return replace(session, principal=reader)
 
 
-def put_version(task: Task) -> Outcome:
+def put_version(call: CommandCall) -> Outcome:
     """The command of PUT and PATCH."""
-    session, request = _changing(task.session, task.request), task.request
-    task = replace(task, session=session)
+    session, request = _changing(call.session, call.request), call.request
+    call = replace(call, session=session)
     place = _place(request)
     body = read_version(request["body"], session.api_version, whole=request["whole"])
     try:
         standing = _shown(session, request)
     except NotFound:
         if body.restore:
-            return False, _json(session.installation, _had_back(task, place, body))
+            return False, _json(session.installation, _had_back(call, place, body))
         if not request["whole"]:
             raise
         check_conditions(request["conditions"], None)
-        return True, _json(session.installation, _publish(task, place, body, created=True))
+        return True, _json(session.installation, _publish(call, place, body, created=True))
     check_conditions(request["conditions"], _json(session.installation, standing))
     body.check_same_source(standing.version)
     if request["whole"] and (body.source is not None or OS_DISK in body.sources) and not _has_arrived(standing):
-        return False, _json(session.installation, _publish(task, place, body, created=False))
+        return False, _json(session.installation, _publish(call, place, body, created=False))
     view = versions_update.update_version(
         session.installation,
         session.principal,
         **place,
         update=body.as_update(),
-        wait=not task.leaves_replicas,
-        written=lambda _version: _accept(task, created=False),
+        wait=not call.leaves_replicas,
+        written=lambda _version: _accept(call, created=False),
     )
-    _await_workers(task, view)
+    _await_workers(call, view)
     return False, _json(session.installation, view)
 
 
-def _await_workers(task: Task, view: VersionView) -> None:
+def _await_workers(call: CommandCall, view: VersionView) -> None:
     """Where replicas are left to workers, the operation ends when they are done with this version."""
-    if task.leaves_replicas:
-        task.awaited.append(lambda installation: is_replicated(installation, view.version.uid))
+    if call.leaves_replicas:
+        call.awaited.append(lambda installation: is_replicated(installation, view.version.uid))
 
 
-def _had_back(task: Task, place: dict[str, Any], body: VersionBody) -> VersionView:
+def _had_back(call: CommandCall, place: dict[str, Any], body: VersionBody) -> VersionView:
     """A softly deleted version as it was; with other tags where az sends some."""
-    session = task.session
+    session = call.session
     view = versions_delete.undelete_version(session.installation, session.principal, **place)
     if not body.tags:
         return view
     update = VersionUpdate(tags=body.tags)
     return versions_update.update_version(
-        session.installation, session.principal, **place, update=update, wait=not task.leaves_replicas
+        session.installation, session.principal, **place, update=update, wait=not call.leaves_replicas
     )
 
 
-def _publish(task: Task, place: dict[str, Any], body: VersionBody, *, created: bool) -> VersionView:
+def _publish(call: CommandCall, place: dict[str, Any], body: VersionBody, *, created: bool) -> VersionView:
     sources = _sources(body)
     ends = body.end_of_life_at
     request = VersionRequest(
@@ -220,16 +222,16 @@ def _publish(task: Task, place: dict[str, Any], body: VersionBody, *, created: b
         tags=body.tags,
         host_caching=body.host_caching,
     )
-    session = task.session
+    session = call.session
     view = versions_create.create_version(
         session.installation,
         session.principal,
         request,
         **sources,
-        wait=not task.leaves_replicas,
-        written=lambda _version: _accept(task, created=created),
+        wait=not call.leaves_replicas,
+        written=lambda _version: _accept(call, created=created),
     )
-    _await_workers(task, view)
+    _await_workers(call, view)
     return view
 
 
@@ -260,9 +262,9 @@ def _sources(body: VersionBody) -> dict[str, Any]:
     }
 
 
-def _accept(task: Task, *, created: bool) -> None:
+def _accept(call: CommandCall, *, created: bool) -> None:
     """Answer now: the row stands, the bytes are yet to come."""
-    task.accept((created, _json(task.session.installation, _shown(task.session, task.request))))
+    call.accept((created, _json(call.session.installation, _shown(call.session, call.request))))
 
 
 def _has_arrived(view: VersionView) -> bool:
@@ -270,15 +272,15 @@ def _has_arrived(view: VersionView) -> bool:
     return any(replica.state in _ARRIVED for replica in view.replicas)
 
 
-def delete_version(task: Task) -> Outcome:
+def delete_version(call: CommandCall) -> Outcome:
     """The command of DELETE."""
-    session, request = task.session, task.request
+    session, request = call.session, call.request
     if request["conditions"]:
         changing = _changing(session, request, Action.DELETE)
         check_conditions(request["conditions"], _json(session.installation, _shown(changing, request)))
 
     def allowed(_version: ImageVersion) -> None:
-        task.accept((False, None))
+        call.accept((False, None))
 
     versions_delete.delete_version(
         session.installation,

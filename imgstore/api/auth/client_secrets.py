@@ -34,17 +34,17 @@ class Credential:
     secret: str
 
 
-def new_secret(effects: Effects) -> str:
+def generate_secret(effects: Effects) -> str:
     """A secret of 240 random bits, of which the hint tells 36."""
     return _PREFIX + base64.urlsafe_b64encode(effects.random_bytes(_RANDOM_BYTES)).decode()
 
 
-def proof_of(secret: str, days: int) -> Proof:
+def hash_secret(secret: str, days: int) -> Proof:
     """What is kept of a secret."""
     return Proof(hint=secret[:HINT_CHARACTERS], hashed=_HASHER.hash(secret), days=days)
 
 
-def is_secret(hashed: str | None, secret: str) -> bool:
+def verify_secret(hashed: str | None, secret: str) -> bool:
     """Whether a hash is that of a secret. None, nobody's hash, takes as long as any."""
     try:
         return _HASHER.verify(hashed or _NOBODYS, secret) and hashed is not None
@@ -61,9 +61,9 @@ def create_service_principal(
     days: int = SECRET_DAYS,
 ) -> Credential:
     """Make a service principal with its first secret (see `identities.add_service_principal`)."""
-    secret = new_secret(installation.effects)
+    secret = generate_secret(installation.effects)
     known = principals.add_service_principal(
-        installation, principal, name=name, tenant=tenant, proof=proof_of(secret, days)
+        installation, principal, name=name, tenant=tenant, proof=hash_secret(secret, days)
     )
     return Credential(known=known, secret=secret)
 
@@ -72,8 +72,8 @@ def reset_credential(
     installation: Installation, principal: Principal, *, who: str, days: int = SECRET_DAYS, keep: bool = False
 ) -> Credential:
     """Give an application a new secret (see `identities.reset_credential`)."""
-    secret = new_secret(installation.effects)
-    known = principals.reset_credential(installation, principal, who=who, proof=proof_of(secret, days), keep=keep)
+    secret = generate_secret(installation.effects)
+    known = principals.reset_credential(installation, principal, who=who, proof=hash_secret(secret, days), keep=keep)
     return Credential(known=known, secret=secret)
 
 
@@ -82,6 +82,6 @@ def create_first_administrator(installation: Installation, days: int = SECRET_DA
     with installation.catalog.reading() as transaction:
         if transaction.principals.list():
             return None
-    secret = new_secret(installation.effects)
-    known = principals.found_administrator(installation, proof_of(secret, days))
+    secret = generate_secret(installation.effects)
+    known = principals.found_administrator(installation, hash_secret(secret, days))
     return None if known is None else Credential(known=known, secret=secret)

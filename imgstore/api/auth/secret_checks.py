@@ -24,8 +24,8 @@ from imgstore.domain.errors import ClientRefused, ImgstoreError
 FAILURES_PER_ADDRESS_MAX: Final = 30
 _FAILURES_PER_CLIENT_MAX: Final = 60
 _POOL: Final = PoolLimits(threads=2, queued_per_caller_max=16, queued_max=128)
-_PROVEN_SECONDS: Final = 300.0
-_PROVEN_MAX: Final = 1_024
+_VERIFIED_SECONDS: Final = 300.0
+_VERIFIED_MAX: Final = 1_024
 _KEY_BYTES: Final = 32
 _T = TypeVar("_T")
 
@@ -46,7 +46,7 @@ class VerifiedSecrets:
     """
 
     effects: Effects
-    _proven: "OrderedDict[bytes, tuple[str, float]]" = field(default_factory=OrderedDict)
+    _verified: "OrderedDict[bytes, tuple[str, float]]" = field(default_factory=OrderedDict)
     """By name: the stored hash that the secret was compared with, and until when that holds."""
     _key: bytes = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -56,28 +56,28 @@ class VerifiedSecrets:
 
     def has(self, client_id: str, secret: str) -> bool:
         """Tell whether the secret was right within the last five minutes. It may have been taken back since."""
-        return self._found(client_id, secret) is not None
+        return self._find(client_id, secret) is not None
 
     def matches(self, client_id: str, secret: str, hashed: str) -> bool:
         """Tell whether the secret was compared with that stored hash, and right, within the last five minutes."""
-        return self._found(client_id, secret) == hashed
+        return self._find(client_id, secret) == hashed
 
     def add(self, client_id: str, secret: str, hashed: str) -> None:
         """Remember that a secret is right."""
         with self._lock:
-            until = self.effects.monotonic() + _PROVEN_SECONDS
-            self._proven[self._name(client_id, secret)] = (hashed, until)
-            while len(self._proven) > _PROVEN_MAX:
-                self._proven.popitem(last=False)
+            expires_at = self.effects.monotonic() + _VERIFIED_SECONDS
+            self._verified[self._name(client_id, secret)] = (hashed, expires_at)
+            while len(self._verified) > _VERIFIED_MAX:
+                self._verified.popitem(last=False)
 
     def discard(self, client_id: str, secret: str) -> None:
         """Forget a secret that is wrong."""
         with self._lock:
-            self._proven.pop(self._name(client_id, secret), None)
+            self._verified.pop(self._name(client_id, secret), None)
 
-    def _found(self, client_id: str, secret: str) -> str | None:
-        hashed, until = self._proven.get(self._name(client_id, secret), (None, 0.0))
-        return hashed if self.effects.monotonic() < until else None
+    def _find(self, client_id: str, secret: str) -> str | None:
+        hashed, expires_at = self._verified.get(self._name(client_id, secret), (None, 0.0))
+        return hashed if self.effects.monotonic() < expires_at else None
 
     def _name(self, client_id: str, secret: str) -> bytes:
         return hmac.digest(self._key, json.dumps([client_id, secret]).encode(), hashlib.sha256)
@@ -92,23 +92,23 @@ class SecretChecker:
             per_address_max=failures_per_address_max, per_client_max=_FAILURES_PER_CLIENT_MAX, monotonic=monotonic
         )
 
-    async def run(self, address: str, client_id: str, work: Callable[[], _T], *, is_proven: bool) -> _T:
+    async def run(self, address: str, client_id: str, work: Callable[[], _T], *, is_verified: bool) -> _T:
         """Check a secret.
 
         Args:
             address: the client's.
             client_id: whose secret it is said to be.
             work: checks it; raises ClientRefused if it is wrong.
-            is_proven: the secret was right a short while ago: no limit holds for it.
+            is_verified: the secret was right a short while ago: no limit holds for it.
 
         Raises:
             TooManyAttempts: the address has to wait first.
             CallerQueueFull, PoolQueueFull: too many attempts wait for a thread.
         """
         group = address_group(address)
-        if not is_proven and (seconds := self._limits.wait_seconds(group, client_id)):
+        if not is_verified and (seconds := self._limits.wait_seconds(group, client_id)):
             raise _too_many(seconds)
-        caller = f"proven {client_id}" if is_proven else f"address {group}"
+        caller = f"proven {client_id}" if is_verified else f"address {group}"
         try:
             return await asyncio.wrap_future(self._pool.submit(caller, work))
         except ClientRefused:

@@ -42,30 +42,30 @@ class KeyRing:
     _seen: _Seen | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def signing(self) -> tuple[str, RSAKey]:
+    def get_signing_key(self) -> tuple[str, RSAKey]:
         """The key that signs now, with its id; made where there is none, or where it has become too old."""
-        seen = self._look()
+        seen = self._read_keys()
         key = _current(seen.keys)
         if key is None or self.installation.effects.now() - key.created_at > timedelta(days=self.key_days):
-            self._change(key, "imgstore", "by age" if key else "the first")
-            seen = self._look(afresh=True)
+            self._rotate(key, "imgstore", "by age" if key else "the first")
+            seen = self._read_keys(refresh=True)
             key = _current(seen.keys)
         assert key is not None, "a key was made just now"
         return key.kid, seen.by_kid[key.kid]
 
-    def trusted(self, kid: str) -> RSAKey | None:
+    def find_trusted_key(self, kid: str) -> RSAKey | None:
         """The key of that id, while its tokens are believed."""
-        seen = self._look()
+        seen = self._read_keys()
         if kid not in seen.by_kid and self.installation.effects.monotonic() - seen.at > _UNKNOWN_SECONDS:
-            seen = self._look(afresh=True)
+            seen = self._read_keys(refresh=True)
         now = self.installation.effects.now()
-        standing = any(each.kid == kid and _is_trusted(each, now) for each in seen.keys)
-        return seen.by_kid[kid] if standing else None
+        is_trusted = any(each.kid == kid and _is_trusted(each, now) for each in seen.keys)
+        return seen.by_kid[kid] if is_trusted else None
 
     def jwks(self) -> dict[str, Any]:
         """The public keys of every token that may still be believed, as a JWK Set (RFC 7517)."""
-        self.signing()
-        seen, now = self._look(afresh=True), self.installation.effects.now()
+        self.get_signing_key()
+        seen, now = self._read_keys(refresh=True), self.installation.effects.now()
         return {"keys": [_public_jwk(each.kid, seen.by_kid[each.kid]) for each in seen.keys if _is_trusted(each, now)]}
 
     def rotate(self, principal: Principal) -> SigningKey:
@@ -75,8 +75,8 @@ class KeyRing:
             AccessDenied: the principal does not administer the installation.
         """
         permit(self.installation, principal, Action.ADMINISTER, INSTALLATION)
-        self._change(_current(self._look(afresh=True).keys), principal.name, "by command")
-        key = _current(self._look(afresh=True).keys)
+        self._rotate(_current(self._read_keys(refresh=True).keys), principal.name, "by command")
+        key = _current(self._read_keys(refresh=True).keys)
         assert key is not None, "a key was made just now"
         return key
 
@@ -87,12 +87,12 @@ class KeyRing:
             AccessDenied: the principal does not administer the installation.
         """
         authorize(principal, Action.ADMINISTER, INSTALLATION)
-        return self._look(afresh=True).keys
+        return self._read_keys(refresh=True).keys
 
-    def _look(self, *, afresh: bool = False) -> _Seen:
+    def _read_keys(self, *, refresh: bool = False) -> _Seen:
         now = self.installation.effects.monotonic()
         seen = self._seen
-        if seen is None or afresh or now - seen.at > LOOK_SECONDS:
+        if seen is None or refresh or now - seen.at > LOOK_SECONDS:
             with self.installation.catalog.reading() as transaction:
                 keys = tuple(transaction.signing_keys.list())
             old = {} if seen is None else {each.kid: each for each in seen.keys}
@@ -106,20 +106,20 @@ class KeyRing:
                 self._seen = seen = _Seen(keys=keys, by_kid=by_kid, at=now)
         return seen
 
-    def _change(self, standing: SigningKey | None, who: str, why: str) -> None:
-        """Retire `standing` for a new key, unless another process has done so meanwhile."""
-        made = RSAKey.generate_key(_KEY_BITS)
+    def _rotate(self, expected: SigningKey | None, who: str, why: str) -> None:
+        """Retire `expected` for a new key, unless another process has done so meanwhile."""
+        new_key = RSAKey.generate_key(_KEY_BITS)
         now, kid = self.installation.effects.now(), self.installation.effects.new_uid()
         with self.installation.catalog.transaction() as transaction:
             transaction.tenants.lock()
             current = _current(tuple(transaction.signing_keys.list()))
-            if (current and current.kid) != (standing and standing.kid):
+            if (current and current.kid) != (expected and expected.kid):
                 return
             if current is not None:
                 public = RSAKey.import_key(current.pem).as_pem(private=False)
                 transaction.signing_keys.retire(current.kid, public, retired_at=now, trusted_until=now + _TRUST)
             transaction.signing_keys.forget(now)
-            transaction.signing_keys.add(SigningKey(kid=kid, pem=made.as_pem(private=True), created_at=now))
+            transaction.signing_keys.add(SigningKey(kid=kid, pem=new_key.as_pem(private=True), created_at=now))
             transaction.activity.add(
                 principal=who,
                 action="imgstore/keys/rotate/action",

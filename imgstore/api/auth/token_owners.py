@@ -39,11 +39,11 @@ class _Owner:
     valid_after: float
     read_at: float
 
-    def believes(self, proven: VerifiedToken) -> bool:
+    def accepts(self, token: VerifiedToken) -> bool:
         """Whether a token was not taken back."""
-        if proven.generation is None:
-            return proven.issued_at >= self.valid_after
-        return proven.generation == self.generation
+        if token.generation is None:
+            return token.issued_at >= self.valid_after
+        return token.generation == self.generation
 
 
 @dataclass(slots=True)
@@ -54,34 +54,34 @@ class TokenOwners:
     _known: dict[tuple[str, str | None], _Owner] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def principal(self, proven: VerifiedToken) -> Principal:
+    def principal(self, token: VerifiedToken) -> Principal:
         """Who a token makes its bearer.
 
         Raises:
             Unauthenticated: somebody who was deleted, whose issuer is trusted no more, or whose tokens were taken back.
         """
-        key, now = (proven.identity_uid, proven.issuer), self.installation.effects.monotonic()
+        key, now = (token.identity_uid, token.issuer), self.installation.effects.monotonic()
         owner = self._known.get(key)
         # A token of a generation that is not known yet was given since: it must not wait for the next look.
-        if owner is None or now - owner.read_at >= _ROLES_SECONDS or owner.generation < (proven.generation or 0):
-            owner = self._read(proven, now)
+        if owner is None or now - owner.read_at >= _ROLES_SECONDS or owner.generation < (token.generation or 0):
+            owner = self._read(token, now)
             with self._lock:
                 if len(self._known) >= CACHED_MAX:
                     evict(self._known, lambda each: now - each.read_at < _ROLES_SECONDS)
                 self._known[key] = owner
-        if not owner.believes(proven):
+        if not owner.accepts(token):
             raise token_error("The access token has been revoked.", "a token from before its owner's were taken back")
         return owner.principal
 
-    def _read(self, proven: VerifiedToken, now: float) -> _Owner:
+    def _read(self, token: VerifiedToken, now: float) -> _Owner:
         with self.installation.catalog.reading() as transaction:
-            identity = transaction.principals.get(proven.identity_uid)
-            trusted = proven.issuer is None or transaction.issuers.get(proven.issuer) is not None
+            identity = transaction.principals.get(token.identity_uid)
+            trusted = token.issuer is None or transaction.issuers.get(token.issuer) is not None
             principal = principal_of(transaction, identity) if identity is not None and trusted else None
         if identity is None or principal is None:
             with self._lock:
-                self._known.pop((proven.identity_uid, proven.issuer), None)
-            raise token_error("The access token is of somebody who is not known any more.", proven.identity_uid)
+                self._known.pop((token.identity_uid, token.issuer), None)
+            raise token_error("The access token is of somebody who is not known any more.", token.identity_uid)
         after = identity.tokens_valid_after
         return _Owner(
             principal=principal,

@@ -18,7 +18,7 @@ from joserfc import jws, jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, KeySet, RSAKey
 
-from imgstore.api.auth.client_secrets import is_secret
+from imgstore.api.auth.client_secrets import verify_secret
 from imgstore.api.auth.issuers import ALGORITHMS, IssuerKeys
 from imgstore.api.auth.secret_checks import VerifiedSecrets
 from imgstore.api.auth.signing_keys import TOKEN_SECONDS_MAX, KeyRing
@@ -68,7 +68,7 @@ class TokenAuthority:
     """Taken besides `base_url`."""
     ring: KeyRing = field(init=False)
     _issuers: IssuerKeys = field(init=False)
-    _proven: dict[bytes, VerifiedToken] = field(default_factory=dict)
+    _verified: dict[bytes, VerifiedToken] = field(default_factory=dict)
     _owners: TokenOwners = field(init=False)
     _secrets: VerifiedSecrets = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -90,7 +90,7 @@ class TokenAuthority:
 
     # -- given --------------------------------------------------------------------------------------------------------
 
-    def token(self, tenant_id: str, client_id: str, client_secret: str, scope: str) -> Token:
+    def issue_token(self, tenant_id: str, client_id: str, client_secret: str, scope: str) -> Token:
         """A token for an application that knows its secret.
 
         Args:
@@ -104,9 +104,9 @@ class TokenAuthority:
                 log.
             InvalidInput: the scope is none of ours; its code is ``invalid_scope``.
         """
-        identity = self._client(tenant_id, client_id, client_secret)
+        identity = self._find_client(tenant_id, client_id, client_secret)
         if identity is None:
-            raise self._refused(tenant_id, client_id)
+            raise self._record_refusal(tenant_id, client_id)
         # Go's client asks for OpenID's scopes too, which an application's token has no use for.
         asked = " ".join(word for word in scope.split(" ") if word not in _OPENID_SCOPES)
         audience = asked.removesuffix(_DEFAULT_SCOPE)
@@ -119,7 +119,7 @@ class TokenAuthority:
                 target="scope",
                 code="invalid_scope",
             )
-        return self._signed(identity, audience)
+        return self._sign(identity, audience)
 
     def openid_configuration(self, base_url: str, tenant_id: str) -> dict[str, Any]:
         """Where clients find what (OpenID Connect Discovery 1.0).
@@ -147,31 +147,31 @@ class TokenAuthority:
         """The keys that our tokens are checked with (RFC 7517)."""
         return self.ring.jwks()
 
-    def _client(self, tenant_id: str, client_id: str, client_secret: str) -> Identity | None:
+    def _find_client(self, tenant_id: str, client_id: str, client_secret: str) -> Identity | None:
         """The application's principal in the tenant, if the secret is its own. One hash is reckoned, whoever asks."""
         with self.installation.catalog.reading() as transaction:
             tenant = transaction.tenants.find(tenant_id)
             identity = transaction.principals.of_client(tenant.uid, client_id) if tenant else None
             secret = transaction.secrets.find(client_id, client_secret[:HINT_CHARACTERS]) if identity else None
-        right = self._is_right(client_id, client_secret, secret.hashed if secret else None)
+        right = self._verify_secret(client_id, client_secret, secret.hashed if secret else None)
         standing = secret is not None and self.installation.effects.now() < secret.expires_at
         return identity if right and standing else None
 
-    def was_right(self, client_id: str, client_secret: str) -> bool:
+    def is_recently_verified(self, client_id: str, client_secret: str) -> bool:
         """Tell whether a client's secret was right a short while ago; reads nothing."""
         return self._secrets.has(client_id, client_secret)
 
-    def _is_right(self, client_id: str, client_secret: str, hashed: str | None) -> bool:
+    def _verify_secret(self, client_id: str, client_secret: str, hashed: str | None) -> bool:
         if hashed is not None and self._secrets.matches(client_id, client_secret, hashed):
             return True
-        right = is_secret(hashed, client_secret)
+        right = verify_secret(hashed, client_secret)
         if right and hashed is not None:
             self._secrets.add(client_id, client_secret, hashed)
         else:
             self._secrets.discard(client_id, client_secret)
         return right
 
-    def _refused(self, tenant_id: str, client_id: str) -> ClientRefused:
+    def _record_refusal(self, tenant_id: str, client_id: str) -> ClientRefused:
         error = ClientRefused(
             "AADSTS7000215: Invalid client secret provided, or the application is not known in the tenant.",
             found=f"client {client_id[:64]!r} in tenant {tenant_id[:64]!r}",
@@ -191,8 +191,8 @@ class TokenAuthority:
             )
         return error
 
-    def _signed(self, identity: Identity, audience: str) -> Token:
-        kid, key = self.ring.signing()
+    def _sign(self, identity: Identity, audience: str) -> Token:
+        kid, key = self.ring.get_signing_key()
         now = int(self.installation.effects.now().timestamp())
         claims = {
             "aud": audience,
@@ -225,7 +225,7 @@ class TokenAuthority:
 
     # -- checked ------------------------------------------------------------------------------------------------------
 
-    def caller(self, authorization_header: str | None) -> Principal:
+    def authenticate(self, authorization_header: str | None) -> Principal:
         """Who sent a request.
 
         A token's signature is checked once and remembered until it expires; its principal's roles, and whether its
@@ -239,24 +239,24 @@ class TokenAuthority:
         """
         token = _bearer(authorization_header)
         name = _token_name(token)
-        proven = self._proven.get(name)
-        if proven is None:
-            proven = self._prove(token)
-            self._remember(name, proven)
-        if self.installation.effects.now().timestamp() >= proven.expires_at:
+        verified = self._verified.get(name)
+        if verified is None:
+            verified = self._verify(token)
+            self._cache_token(name, verified)
+        if self.installation.effects.now().timestamp() >= verified.expires_at:
             raise _expired()
-        return self._owners.principal(proven)
+        return self._owners.principal(verified)
 
-    def known_caller(self, authorization_header: str | None) -> str | None:
+    def find_cached_caller(self, authorization_header: str | None) -> str | None:
         """Return whose token it is, by object id, if `caller` has proven it before; reads nothing.
 
         Raises:
             Unauthenticated: the header is no bearer token.
         """
-        proven = self._proven.get(_token_name(_bearer(authorization_header)))
-        return None if proven is None else proven.identity_uid
+        verified = self._verified.get(_token_name(_bearer(authorization_header)))
+        return None if verified is None else verified.identity_uid
 
-    def named_issuer(self, authorization_header: str | None) -> str:
+    def read_issuer(self, authorization_header: str | None) -> str:
         """Return the issuer that a token names; nothing is proven.
 
         Raises:
@@ -264,18 +264,18 @@ class TokenAuthority:
         """
         return _read_unproven(_bearer(authorization_header))[0]
 
-    def _prove(self, token: str) -> VerifiedToken:
+    def _verify(self, token: str) -> VerifiedToken:
         claimed, kid, alg = _read_unproven(token)
         if claimed.startswith(f"{self.base_url}/"):
-            return self._prove_ours(token, kid)
-        return self._prove_foreign(token, claimed, kid, alg)
+            return self._verify_own(token, kid)
+        return self._verify_foreign(token, claimed, kid, alg)
 
-    def _prove_ours(self, token: str, kid: str | None) -> VerifiedToken:
-        key = None if kid is None else self.ring.trusted(kid)
+    def _verify_own(self, token: str, kid: str | None) -> VerifiedToken:
+        key = None if kid is None else self.ring.find_trusted_key(kid)
         if key is None:
             raise token_error("The access token is signed with a key that is not known.", repr(kid))
         claims = _claims(token, key, _OURS)
-        expires_at = self._in_time(claims)
+        expires_at = self._check_time(claims)
         tenant, uid = _text(claims, "tid"), _text(claims, "oid")
         if _text(claims, "iss") != self._issuer(tenant):
             raise token_error("The access token is from the wrong issuer.", _text(claims, "iss"))
@@ -286,16 +286,16 @@ class TokenAuthority:
             raise token_error(f"The access token has no usable claim '{_GENERATION}'.", repr(generation)[:200])
         return VerifiedToken(identity_uid=uid, issuer=None, expires_at=expires_at, generation=generation)
 
-    def _prove_foreign(self, token: str, claimed: str, kid: str | None, alg: object) -> VerifiedToken:
+    def _verify_foreign(self, token: str, claimed: str, kid: str | None, alg: object) -> VerifiedToken:
         try:
-            issuer, claims = self._verify_foreign(token, claimed, kid, alg)
+            issuer, claims = self._verify_signature(token, claimed, kid, alg)
         except Unauthenticated as error:
             # Who has no key of an issuer learns neither which issuers are trusted, nor where their keys are.
             error.public = token_error(
                 "The access token is not signed by an issuer that is trusted here.", "another token"
             )
             raise
-        expires_at = self._in_time(claims)
+        expires_at = self._check_time(claims)
         audience = claims.get("aud")
         if issuer.audience not in (audience if isinstance(audience, list) else [audience]):
             raise _wrong_audience(repr(audience)[:200], issuer.audience)
@@ -311,7 +311,7 @@ class TokenAuthority:
         issued_at = _instant(claims, "iat") if "iat" in claims else -math.inf
         return VerifiedToken(identity_uid=identity.uid, issuer=issuer.url, expires_at=expires_at, issued_at=issued_at)
 
-    def _verify_foreign(
+    def _verify_signature(
         self, token: str, claimed: str, kid: str | None, alg: object
     ) -> tuple[Issuer, Mapping[str, Any]]:
         """Verify the signature of an issuer's token; gives the issuer, and the claims unchecked.
@@ -327,7 +327,7 @@ class TokenAuthority:
             raise token_error("The access token is signed in a way that is not taken.", repr(alg))
         return issuer, _claims(token, self._issuers.of(issuer, kid), ALGORITHMS)
 
-    def _in_time(self, claims: Mapping[str, Any]) -> float:
+    def _check_time(self, claims: Mapping[str, Any]) -> float:
         """When the token expires, if it is good now."""
         now = self.installation.effects.now().timestamp()
         expires_at, begins_at = _instant(claims, "exp"), _instant({"nbf": now, **claims}, "nbf")
@@ -337,12 +337,12 @@ class TokenAuthority:
             raise token_error("The access token is not yet valid.", f"nbf {begins_at:.0f}, now {now:.0f}")
         return expires_at
 
-    def _remember(self, name: bytes, proven: VerifiedToken) -> None:
+    def _cache_token(self, name: bytes, verified: VerifiedToken) -> None:
         with self._lock:
-            if len(self._proven) >= CACHED_MAX:
+            if len(self._verified) >= CACHED_MAX:
                 now = self.installation.effects.now().timestamp()
-                evict(self._proven, lambda each: each.expires_at > now)
-            self._proven[name] = proven
+                evict(self._verified, lambda each: each.expires_at > now)
+            self._verified[name] = verified
 
 
 def _bearer(authorization_header: str | None) -> str:

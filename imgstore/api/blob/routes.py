@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 from imgstore.api.blob.open_disks import OpenBlobs
 from imgstore.api.blob.upload_body import UploadWriter, add_part, write
 from imgstore.api.http.context import BodyTooLarge, PreconditionFailed, Server
-from imgstore.api.http.redaction import discreet
+from imgstore.api.http.redaction import redact
 from imgstore.domain.errors import Conflict, ImgstoreError, InvalidInput
 from imgstore.domain.resources import ManagedDisk
 from imgstore.domain.storage.sizes import MIB
@@ -72,7 +72,7 @@ _BLOB: Final = f"{ROOT}/{{disk}}/{{name}}"
 
 
 def _refusal(request: Request, error: ImgstoreError) -> Response:
-    shown = ImgstoreError(discreet(request.app.state.server.installation, str(error)), code=error.error_code)
+    shown = ImgstoreError(redact(request.app.state.server.installation, str(error)), code=error.error_code)
     body = b"" if request.method == "HEAD" else error_xml(shown)
     headers = {"x-ms-error-code": error.error_code, "x-ms-version": _version(request)}
     return Response(body, status_code=error.status, headers=headers, media_type="application/xml")
@@ -261,19 +261,19 @@ async def _put_file(request: Request, disk: ManagedDisk, spool: Spool) -> dict[s
         raise _beyond(at + length, spool)
     clock = request.app.state.server.installation.effects.monotonic
     looked = clock()
-    async with UploadWriter(spool, at) as gathered:
+    async with UploadWriter(spool, at) as writer:
         try:
             async for chunk in request.stream():
-                if not await gathered.take(chunk):
+                if not await writer.add(chunk):
                     break
                 if clock() - looked > _LOOK_SECONDS:
                     await _admitted(request, disk.uid, write=True)
                     looked = clock()
         except ClientDisconnect:
             raise Conflict("The connection broke.", hint="send what is missing", code="OperationAborted") from None
-    if gathered.over_bytes:
+    if writer.excess_bytes:
         await _drain(request)
-        raise _beyond(spool.file_bytes + gathered.over_bytes, spool)
+        raise _beyond(spool.file_bytes + writer.excess_bytes, spool)
     return {}
 
 

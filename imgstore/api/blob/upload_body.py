@@ -31,7 +31,7 @@ class UploadWriter:
     """
 
     def __init__(self, spool: Spool, at: int) -> None:
-        self.over_bytes = 0
+        self.excess_bytes = 0
         """How much of what came lies behind the upload's end."""
         self._spool = spool
         self._at = at
@@ -44,29 +44,29 @@ class UploadWriter:
 
     async def __aexit__(self, *_: object) -> None:
         await self._write()
-        await self._written()
+        await self._wait_for_write()
 
-    async def take(self, chunk: bytes) -> bool:
+    async def add(self, chunk: bytes) -> bool:
         """The next of it; whether more may come.
 
         Raises:
             OSError: what came before can't be kept.
         """
         room = self._spool.file_bytes - self._at - self._bytes
-        self.over_bytes = max(0, len(chunk) - room)
+        self.excess_bytes = max(0, len(chunk) - room)
         add_part(self._parts, chunk[:room])
         self._bytes += min(len(chunk), room)
         if self._bytes >= _WRITE_BYTES:
             await self._write()
-        return not self.over_bytes
+        return not self.excess_bytes
 
     async def _write(self) -> None:
-        await self._written()
+        await self._wait_for_write()
         at, parts = self._at, self._parts
         self._at, self._parts, self._bytes = at + self._bytes, [], 0
         self._writing = asyncio.ensure_future(write(self._spool, at, parts))
 
-    async def _written(self) -> None:
+    async def _wait_for_write(self) -> None:
         writing, self._writing = self._writing, None
         if writing is not None:
             await writing

@@ -48,7 +48,7 @@ def address_group(address: str) -> str:
     return str(found)
 
 
-def client_of(
+def find_client(
     peer: str, scheme: str, headers: Sequence[tuple[bytes, bytes]], trusted: Sequence[Network]
 ) -> tuple[str, str]:
     """Return the address and the scheme of a request's client.

@@ -102,7 +102,7 @@ class ConnectionState:
         self.starved_seconds = self.idle_seconds = 0.0
 
 
-def overdue(state: ConnectionState, limits: ConnectionLimits, now: float) -> str | None:
+def close_reason(state: ConnectionState, limits: ConnectionLimits, now: float) -> str | None:
     """Return why a connection is to be closed; None if it may stay. The reasons are few: they are labels of a metric."""
     seconds = now - state.since
     if state.phase is Phase.HANDSHAKE and seconds > limits.head_seconds:
@@ -139,7 +139,7 @@ class _Group:
             return self.bodies
         return self.idle if phase is Phase.IDLE else None
 
-    def victim(self) -> ConnectionState | None:
+    def next_to_close(self) -> ConnectionState | None:
         """The connection that makes room: the oldest half-open one, else the one that is idle for the longest time."""
         return next(iter(self.half_open), None) or next(iter(self.idle), None)
 
@@ -159,7 +159,7 @@ class ConnectionTable:
     def __len__(self) -> int:
         return len(self._all.open)
 
-    def room_for(self, group: str | None) -> "tuple[bool, ConnectionState | None]":
+    def check_capacity(self, group: str | None) -> "tuple[bool, ConnectionState | None]":
         """Decide about a new connection.
 
         Returns:
@@ -167,17 +167,17 @@ class ConnectionTable:
         """
         mine = None if group is None else self._groups.get(group)
         if mine is not None and len(mine.open) >= self._limits.connections_per_address_max:
-            victim = mine.victim()
-            return victim is not None, victim
+            next_to_close = mine.next_to_close()
+            return next_to_close is not None, next_to_close
         if len(self._all.open) >= self._max:
-            victim = self.victim()
-            return victim is not None, victim
+            next_to_close = self.next_to_close()
+            return next_to_close is not None, next_to_close
         return True, None
 
-    def victim(self) -> ConnectionState | None:
+    def next_to_close(self) -> ConnectionState | None:
         """Return the connection that is closed where the system has no room for another."""
         most = max(self._groups.values(), key=lambda group: len(group.bodies), default=None)
-        return self._all.victim() or (None if most is None else most.slowest_body())
+        return self._all.next_to_close() or (None if most is None else most.slowest_body())
 
     def add(self, state: ConnectionState) -> None:
         """Count a new connection."""

@@ -18,7 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from imgstore.api.http.client_addresses import Network, address_group, is_trusted
-from imgstore.api.http.connection_limits import ConnectionLimits, ConnectionState, ConnectionTable, Phase, overdue
+from imgstore.api.http.connection_limits import ConnectionLimits, ConnectionState, ConnectionTable, Phase, close_reason
 from imgstore.api.http.limited_parser import LimitedParser
 from imgstore.api.middleware import HEAD_BYTES_MAX, RequestMetrics
 
@@ -102,7 +102,7 @@ class LimitedProtocol(H11Protocol):
         cycle = self.cycle
         return self.phase() is Phase.BODY and not cycle.body and not cycle.waiting_for_100_continue
 
-    def give_up(self) -> None:
+    def time_out(self) -> None:
         """Close a connection whose client has not done its part."""
         waits = self.cycle is None or self.cycle.response_complete or not self.cycle.response_started
         if self.phase() in (Phase.HEAD, Phase.BODY) and waits:
@@ -128,21 +128,21 @@ class Connection:
 
     def end(self) -> None:
         """Leave the table."""
-        self._acceptor.forget(self)
+        self._acceptor.remove(self)
 
-    def look(self, limits: ConnectionLimits, now: float) -> str | None:
+    def find_close_reason(self, limits: ConnectionLimits, now: float) -> str | None:
         """Return why it is to be closed; None if it may stay."""
         protocol = self.protocol
         if protocol is not None:
             self.enter(protocol.phase())
             unsent = protocol.transport.get_write_buffer_size()
             self.state.observe(now, starved=protocol.is_starved(), unsent_bytes=unsent)
-        return overdue(self.state, limits, now)
+        return close_reason(self.state, limits, now)
 
     def close(self) -> None:
         """Close it, as its phase demands."""
         if self.protocol is not None:
-            self.protocol.give_up()
+            self.protocol.time_out()
         else:
             self.abort()
 
@@ -212,7 +212,7 @@ class Acceptor:
         for connection in list(self._connections.values()):
             connection.abort()
 
-    def forget(self, connection: Connection) -> None:
+    def remove(self, connection: Connection) -> None:
         """Leave a connection out that has ended."""
         self.table.remove(connection.state)
         self._connections.pop(connection.state, None)
@@ -235,16 +235,16 @@ class Acceptor:
     def _pause(self, error: OSError) -> None:
         """Make room and try again in a moment: the system would report the waiting connection again at once."""
         _log.error("no connection can be accepted: %s", error)
-        if error.errno in _NO_ROOM and (victim := self.table.victim()) is not None:
-            self._drop(victim, "files")
+        if error.errno in _NO_ROOM and (next_to_close := self.table.next_to_close()) is not None:
+            self._drop(next_to_close, "files")
         self._loop.remove_reader(self._listening.fileno())
         self._paused = self._loop.call_later(_PAUSE_SECONDS, self._resume)
 
     def _take(self, accepted: socket.socket, address: str) -> None:
         group = None if is_trusted(address, self._trusted) else address_group(address)
-        is_taken, victim = self.table.room_for(group)
-        if victim is not None:
-            self._drop(victim, "room")
+        is_taken, next_to_close = self.table.check_capacity(group)
+        if next_to_close is not None:
+            self._drop(next_to_close, "room")
         if not is_taken:
             _log.warning("a connection of %s was refused: too many are open", address)
             self._closed("refused")
@@ -274,7 +274,7 @@ class Acceptor:
         connection = self._connections[state]
         self._closed(reason)
         # At once, not when the transport has ended: the next connection is decided about before that.
-        self.forget(connection)
+        self.remove(connection)
         connection.abort()
 
     def _look(self) -> None:
@@ -282,7 +282,7 @@ class Acceptor:
         self._timer = self._loop.call_later(_LOOK_SECONDS, self._look)
         now = self.now()
         for connection in list(self._connections.values()):
-            reason = connection.look(self._limits, now)
+            reason = connection.find_close_reason(self._limits, now)
             if reason is not None:
                 _log.info("a connection of %s was closed: %s", connection.state.group or "a proxy", reason)
                 self._closed(reason)

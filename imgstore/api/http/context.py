@@ -45,7 +45,7 @@ TEMPLATE_BYTES_MAX: Final = 4 << 20
 """As ARM takes."""
 
 
-RESOURCE: Final[dict[str, Any]] = {
+RESOURCE_BODY: Final[dict[str, Any]] = {
     "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
 }
 """What /docs says of a body that is a resource: its fields are Azure's, by the api-version."""
@@ -127,7 +127,7 @@ class RequestContext:
         return known
 
     def _admit(self) -> Session:
-        principal = self.server.authority.caller(self.request.headers.get("authorization"))
+        principal = self.server.authority.authenticate(self.request.headers.get("authorization"))
         installation = self.server.installation
         named = self.request.path_params.get("subscription")
         is_other = named is not None and named.casefold() != installation.subscription.casefold()
@@ -147,7 +147,7 @@ class RequestContext:
         """Run `work` in a thread of the server's own, whoever asks."""
         return await asyncio.wrap_future(self.server.pools.server.submit("server", work))
 
-    async def caller(self) -> str:
+    async def find_caller(self) -> str:
         """Return the object id of the principal that asks: whose share of a pool the request takes.
 
         The roles, and whether the token was taken back, are read later, in the pool (`session`).
@@ -157,12 +157,12 @@ class RequestContext:
             CallerQueueFull, PoolQueueFull: too many new tokens wait to be checked.
         """
         authority, header = self.server.authority, self.request.headers.get("authorization")
-        known = authority.known_caller(header)
+        known = authority.find_cached_caller(header)
         if known is not None:
             return known
         logins = self.server.pools.logins
         return await asyncio.wrap_future(
-            logins.submit(authority.named_issuer(header), lambda: str(authority.caller(header).uid))
+            logins.submit(authority.read_issuer(header), lambda: str(authority.authenticate(header).uid))
         )
 
     async def run(self, work: Callable[[Session], _T]) -> _T:
@@ -172,7 +172,7 @@ class RequestContext:
             CallerQueueFull, PoolQueueFull: too many requests wait.
         """
         requests = self.server.pools.requests
-        return await asyncio.wrap_future(requests.submit(await self.caller(), lambda: work(self.session())))
+        return await asyncio.wrap_future(requests.submit(await self.find_caller(), lambda: work(self.session())))
 
     async def begin(self, kind: str, /, **request: Any) -> AcceptedOperation:
         """Begin a command that may take long; wait until it is accepted or refused."""
@@ -180,11 +180,11 @@ class RequestContext:
             name: value for name in ("if-match", "if-none-match") if (value := self.request.headers.get(name))
         }
         whole = {**request, "subscription": self.request.path_params.get("subscription"), "conditions": conditions}
-        caller = await self.caller()
+        caller = await self.find_caller()
         begun = self.server.runner.begin(caller, self.session, kind, whole, resource_of(self.request.scope["path"]))
         return await asyncio.wrap_future(begun)
 
-    async def body(self, bytes_max: int = BODY_BYTES_MAX) -> bytes:
+    async def read_body(self, bytes_max: int = BODY_BYTES_MAX) -> bytes:
         """The request's body.
 
         Raises:
@@ -202,7 +202,7 @@ class RequestContext:
                 )
         return bytes(body)
 
-    async def json(self) -> Json:
+    async def read_json(self) -> Json:
         """Authenticate, then read the request's body as JSON.
 
         Raises:
@@ -210,16 +210,16 @@ class RequestContext:
             InvalidInput: it is none.
             BodyTooLarge: as `body`.
         """
-        return await self._document(json.loads, BODY_BYTES_MAX)
+        return await self._read_document(json.loads, BODY_BYTES_MAX)
 
-    async def template(self) -> Json:
+    async def read_template(self) -> Json:
         """The request's body, read as a template may be written. Raises as `json`, for more than `TEMPLATE_BYTES_MAX`."""
-        return await self._document(read_jsonc, TEMPLATE_BYTES_MAX)
+        return await self._read_document(read_jsonc, TEMPLATE_BYTES_MAX)
 
-    async def _document(self, loads: Callable[..., Json], bytes_max: int) -> Json:
+    async def _read_document(self, loads: Callable[..., Json], bytes_max: int) -> Json:
         """Strangers cost neither memory nor parsing; parsing, which may take a second, stops nobody else's requests."""
-        caller = await self.caller()
-        body = await self.body(bytes_max)
+        caller = await self.find_caller()
+        body = await self.read_body(bytes_max)
         return await asyncio.wrap_future(self.server.pools.requests.submit(caller, lambda: _read(body, loads)))
 
     @property
@@ -227,7 +227,7 @@ class RequestContext:
         """How the client reached us: scheme, host and port."""
         return f"{self.request.url.scheme}://{self.request.url.netloc}"
 
-    def page(self) -> PageRequest:
+    def page_request(self) -> PageRequest:
         """Which page of a list is asked for."""
         return PageRequest(items_max=self.server.page_items, token=self.request.query_params.get("$skiptoken"))
 
@@ -235,28 +235,30 @@ class RequestContext:
         """The URL of the page behind `token`."""
         return str(self.request.url.include_query_params(**{"$skiptoken": token}))
 
-    def shown(self, body: Json, kind: Kind, etag: str | None = None) -> Response:
+    def resource_response(self, body: Json, kind: Kind, etag: str | None = None) -> Response:
         """A resource as the answer to a GET."""
         tag = etag or etag_of(body)
         if tag in _tags(self.request.headers.get("if-none-match", "")):
             return Response(status_code=304, headers={"ETag": tag})
-        return reply(200, trimmed(body, kind, self._version()), {"ETag": tag})
+        return json_response(200, trimmed(body, kind, self._version()), {"ETag": tag})
 
-    async def listed(
+    async def list_response(
         self, kind: Kind, work: Callable[[Session, PageRequest], Page[_T]], tell: Callable[[_T], Json]
     ) -> Response:
         """A page of a list."""
 
         def read(session: Session) -> Page[Json]:
-            page = work(session, self.page())
+            page = work(session, self.page_request())
             return Page(items=tuple(tell(each) for each in page.items), next_token=page.next_token)
 
         page = await self.run(read)
         items = [trimmed(each, kind, self._version()) for each in page.items]
         more = {} if page.next_token is None else {"nextLink": self.next_link(page.next_token)}
-        return reply(200, {"value": items, **more})
+        return json_response(200, {"value": items, **more})
 
-    def accepted(self, accepted: AcceptedOperation, kind: Kind, status: int, *, location: bool = False) -> Response:
+    def accepted_response(
+        self, accepted: AcceptedOperation, kind: Kind, status: int, *, location: bool = False
+    ) -> Response:
         """The answer to what goes on: where to ask how far it is.
 
         Args:
@@ -272,15 +274,15 @@ class RequestContext:
             f"{self.base_url}/subscriptions/{subscription}/providers/{provider}/locations/{region}/capsOperations/"
             f"{accepted.operation_uid}?api-version={self.api_version}"
         )
-        headers = {"Azure-AsyncOperation": url, **self.patience}
+        headers = {"Azure-AsyncOperation": url, **self.retry_headers}
         if location:
             headers["Location"] = f"{url}&monitor=true"
         if accepted.body is None:
             return Response(status_code=status, headers=headers)
         tag = {"ETag": etag_of(accepted.body)}
-        return reply(status, trimmed(accepted.body, kind, self._version()), headers | tag)
+        return json_response(status, trimmed(accepted.body, kind, self._version()), headers | tag)
 
-    async def gone(self, kind: str, of: Kind, /, *, absent: int = 204, **request: Any) -> Response:
+    async def delete_response(self, kind: str, of: Kind, /, *, absent: int = 204, **request: Any) -> Response:
         """The answer to a DELETE; `absent` is that to one of what is not there."""
         try:
             accepted = await self.begin(kind, **request)
@@ -290,10 +292,10 @@ class RequestContext:
             if absent != 204:
                 raise
             return Response(status_code=absent)
-        return self.accepted(accepted, of, 202, location=True)
+        return self.accepted_response(accepted, of, 202, location=True)
 
     @property
-    def patience(self) -> dict[str, str]:
+    def retry_headers(self) -> dict[str, str]:
         """When to ask again."""
         return {"Retry-After": str(self.server.retry_after_seconds)}
 
@@ -314,7 +316,7 @@ def _read(body: bytes, loads: Callable[..., Json]) -> Json:
         ) from error
 
 
-async def context(
+async def make_context(
     request: Request,
     api_version: Annotated[str | None, Query(alias="api-version", examples=["2023-07-03"])] = None,
 ) -> RequestContext:
@@ -325,10 +327,10 @@ async def context(
     return asked
 
 
-Asked = Annotated[RequestContext, Depends(context)]
+Context = Annotated[RequestContext, Depends(make_context)]
 
 
-def reply(status: int, body: Json, headers: Mapping[str, str] | None = None) -> Response:
+def json_response(status: int, body: Json, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer."""
     try:
         text = _WRITER.encode(body)

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Final, TypeAlias
 
 from imgstore.api.http.fair_pool import FairPool, PoolLimits
-from imgstore.api.http.redaction import told
+from imgstore.api.http.redaction import error_body
 from imgstore.api.http.waiting_operations import WaitingOperation, WaitingOperations
 from imgstore.domain.async_operations import AsyncOperation, OperationStatus
 from imgstore.domain.errors import ImgstoreError, NotFound, StoreError
@@ -84,7 +84,7 @@ Outcome: TypeAlias = tuple[bool, Json]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class CommandCall:
     """A command to be done."""
 
     session: Session
@@ -100,7 +100,7 @@ class Task:
     raises one."""
 
 
-Command: TypeAlias = Callable[[Task], Outcome]
+Command: TypeAlias = Callable[[CommandCall], Outcome]
 """Gives what it came to: the answer, unless one was given early."""
 
 
@@ -224,14 +224,14 @@ class OperationRunner:
                     answer.set_result(AcceptedOperation(operation_uid=pending.uid, created=created, body=body))
 
             session = replace(session, installation=installation)
-            task = Task(
+            call = CommandCall(
                 session=session,
                 request=whole,
                 accept=accept,
                 uid=pending.uid,
                 leaves_replicas=self._leaves_replicas,
             )
-            self._perform(kind, task, answer)
+            self._perform(kind, call, answer)
 
     def _finish_deletes(self) -> None:
         try:
@@ -250,13 +250,13 @@ class OperationRunner:
             # The conditions held then, and the operation itself has changed what they are about since.
             request = {**operation.request, "conditions": {}}
 
-            def resumed(task: Task) -> Outcome:
-                task.session.installation.keeper.check_cancelled()
+            def resumed(call: CommandCall) -> Outcome:
+                call.session.installation.keeper.check_cancelled()
                 principal = resuming_principal(installation, operation)
                 check_same_target(installation, operation)
                 try:
                     return self._commands[operation.kind](
-                        replace(task, session=replace(task.session, principal=principal))
+                        replace(call, session=replace(call.session, principal=principal))
                     )
                 except ImgstoreError as error:
                     raise as_lost_rights(operation, error) from error
@@ -266,14 +266,14 @@ class OperationRunner:
                 principal=Principal(name=operation.principal),
                 api_version=str(operation.request.get("api_version")),
             )
-            task = Task(
+            call = CommandCall(
                 session=session,
                 request=request,
                 accept=lambda _outcome: None,
                 uid=operation.uid,
                 leaves_replicas=self._leaves_replicas,
             )
-            self._perform(operation.kind, task, answered, resumed)
+            self._perform(operation.kind, call, answered, resumed)
 
     @contextmanager
     def _noted(self, uid: str) -> Iterator[StopSignal]:
@@ -288,86 +288,88 @@ class OperationRunner:
                     del self._running[uid]
 
     def _perform(
-        self, kind: str, task: Task, answer: "Future[AcceptedOperation]", command: Command | None = None
+        self, kind: str, call: CommandCall, answer: "Future[AcceptedOperation]", command: Command | None = None
     ) -> None:
         """Run it and store its end; then answer, so that the first look at what was quick finds its end."""
-        installation = task.session.installation
+        installation = call.session.installation
         try:
-            outcome = _run(command or self._commands[kind], kind, task, answer)
-            if all(is_done(self._installation) for is_done in task.awaited):
-                close_operation(installation, task.uid)
+            outcome = _run(command or self._commands[kind], kind, call, answer)
+            if all(is_done(self._installation) for is_done in call.awaited):
+                close_operation(installation, call.uid)
             else:
-                self._await(kind, task)
+                self._await(kind, call)
         except BaseException as error:  # noqa: BLE001 - told to whoever asks
-            self._end_early(kind, task, answer, error)
+            self._end_early(kind, call, answer, error)
         else:
-            task.accept(outcome)
+            call.accept(outcome)
 
-    def _await(self, kind: str, task: Task) -> None:
+    def _await(self, kind: str, call: CommandCall) -> None:
         """Let the operation end when the workers are done, without a thread of its own."""
         stop = StopSignal()
         with self._lock:
-            self._running[task.uid] = stop
+            self._running[call.uid] = stop
 
         def is_done() -> bool:
             if stop.reason is not None:
                 raise InterruptedError("The operation is to stop.")
-            return all(is_done(self._installation) for is_done in task.awaited)
+            return all(is_done(self._installation) for is_done in call.awaited)
 
         def end(error: Exception | None) -> None:
             with self._lock:
-                self._running.pop(task.uid, None)
+                self._running.pop(call.uid, None)
             if error is None:
-                close_operation(self._installation, task.uid)
+                close_operation(self._installation, call.uid)
             elif stop.reason is KeyboardInterrupt:
                 return  # Another server runs it.
             elif stop.reason is OperationCanceled:
-                self._close(kind, task, canceled(), OperationStatus.CANCELED)
+                self._close(kind, call, canceled(), OperationStatus.CANCELED)
             else:
-                self._close(kind, task, error, OperationStatus.FAILED)
+                self._close(kind, call, error, OperationStatus.FAILED)
 
         self._waiting.add(WaitingOperation(is_done=is_done, end=end))
 
-    def _end_early(self, kind: str, task: Task, answer: "Future[AcceptedOperation]", error: BaseException) -> None:
+    def _end_early(
+        self, kind: str, call: CommandCall, answer: "Future[AcceptedOperation]", error: BaseException
+    ) -> None:
         """Store how an operation failed, was canceled or, with nothing, that it is to be resumed; then answer."""
-        reason = task.session.installation.keeper.stop.reason
+        reason = call.session.installation.keeper.stop.reason
         if reason is OperationCanceled:
             told_to_all: Exception = canceled()
-            self._close(kind, task, told_to_all, OperationStatus.CANCELED)
+            self._close(kind, call, told_to_all, OperationStatus.CANCELED)
         elif isinstance(error, Exception) and not (reason is not None and isinstance(error, StoreError)):
             if not isinstance(error, ImgstoreError):
-                _log.error("operation %s (%s) failed in a way that was not foreseen", task.uid, kind, exc_info=error)
+                _log.error("operation %s (%s) failed in a way that was not foreseen", call.uid, kind, exc_info=error)
             told_to_all = error
             if answer.done():
-                self._close(kind, task, error, OperationStatus.FAILED)
+                self._close(kind, call, error, OperationStatus.FAILED)
             else:
-                self._drop(task)
+                self._drop(call)
         else:  # The process is to end: the row, if there is one, stays for the next process.
             told_to_all = ServerStopping("The server is stopping.", hint="send the same request again")
         if not answer.done():
             answer.set_exception(told_to_all)
 
-    def _close(self, kind: str, task: Task, error: Exception, status: OperationStatus) -> None:
-        installation = task.session.installation
-        body = told(installation, error)["error"]
+    def _close(self, kind: str, call: CommandCall, error: Exception, status: OperationStatus) -> None:
+        installation = call.session.installation
+        body = error_body(installation, error)["error"]
         try:
             if kind == PUT_DEPLOYMENT:
-                end_deployments(installation, task.uid, body, canceled=status is OperationStatus.CANCELED)
-            close_operation(installation, task.uid, body, status=status)
+                end_deployments(installation, call.uid, body, canceled=status is OperationStatus.CANCELED)
+            close_operation(installation, call.uid, body, status=status)
         except StoreError as lost:
-            _log.warning("the end of operation %s could not be stored: %s", task.uid, lost)
+            _log.warning("the end of operation %s could not be stored: %s", call.uid, lost)
 
-    def _drop(self, task: Task) -> None:
+    def _drop(self, call: CommandCall) -> None:
         try:
-            drop_operation(task.session.installation, task.uid)
+            drop_operation(call.session.installation, call.uid)
         except StoreError as lost:
-            _log.warning("the row of operation %s could not be removed: %s", task.uid, lost)
+            _log.warning("the row of operation %s could not be removed: %s", call.uid, lost)
 
 
-def _run(command: Command, kind: str, task: Task, answer: "Future[AcceptedOperation]") -> Outcome:
+def _run(command: Command, kind: str, call: CommandCall, answer: "Future[AcceptedOperation]") -> Outcome:
     """Run a command. What an accepted deletion does not find any more, the system or another request has deleted."""
     try:
-        return command(task)
+        return command(call)
     except NotFound:
         if not (kind.startswith(_DELETE) and answer.done()):
             raise

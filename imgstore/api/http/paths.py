@@ -37,7 +37,7 @@ _PROVIDERS: Final = "providers"
 _NOTHING_ABOVE: Final = re.compile(rf"(/{_PROVIDERS}/[^/]+)//(?=[^/])", re.IGNORECASE)
 
 
-def spelled(path: str) -> str:
+def normalize_path(path: str) -> str:
     """`path` with its words in the routes' spelling; names stay as they are. Words and names alternate.
 
     Only behind ``providers`` two words follow each other: the provider, and a type of its. Between these Azure's generic
@@ -57,13 +57,13 @@ def spelled(path: str) -> str:
 
 
 def type_of(path: str) -> str:
-    """The type of the resource at a path that `spelled` has gone over: ``galleries/images``."""
+    """The type of the resource at a path that `normalize_path` has gone over: ``galleries/images``."""
     words = path.partition(f"/{_PROVIDERS}/")[2].split("/")[1:] or path.split("/")[1:]
     return "/".join(words[::2])
 
 
 def resource_of(path: str) -> str:
-    """The id of the resource at a path that `spelled` has gone over, without an action behind it (``/share``)."""
+    """The id of the resource at a path that `normalize_path` has gone over, without an action behind it (``/share``)."""
     above, provider, below = path.rpartition(f"/{_PROVIDERS}/")
     words = below.split("/")
     return f"{above}{provider}{'/'.join(words[:-1])}" if provider and len(words) % 2 == 0 else path

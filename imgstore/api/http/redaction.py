@@ -21,7 +21,7 @@ class InternalError(ImgstoreError):
     """What nobody foresaw. The log has more."""
 
 
-def told(installation: Installation, error: Exception) -> Json:
+def error_body(installation: Installation, error: Exception) -> Json:
     """ARM's envelope of an error, for who is elsewhere: of what nobody foresaw, and of a database's words, nothing."""
     if not isinstance(error, ImgstoreError):
         return error_json(InternalError("The server failed in a way that was not foreseen.", hint="look into its log"))
@@ -33,22 +33,22 @@ def told(installation: Installation, error: Exception) -> Json:
         _log.warning("%s", error)
         error = error.public
     body = error_json(error)
-    shown = discreet(installation, body)
+    shown = redact(installation, body)
     if shown != body:
         _log.warning("%s", error)
     return shown
 
 
-def discreet(installation: Installation, body: Json) -> Json:
+def redact(installation: Installation, body: Json) -> Json:
     """The same JSON, or text, with places of this machine called by what lies there."""
     if isinstance(body, str):
         for place, name in _places(installation):
             body = re.sub(rf"(?<![\w.-]){re.escape(place)}(?![\w-])", name, body)
         return body
     if isinstance(body, list):
-        return [discreet(installation, each) for each in body]
+        return [redact(installation, each) for each in body]
     if isinstance(body, dict):
-        return {name: discreet(installation, value) for name, value in body.items()}
+        return {name: redact(installation, value) for name, value in body.items()}
     return body
 
 

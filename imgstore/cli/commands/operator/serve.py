@@ -16,6 +16,7 @@ from imgstore.operations.stores.catalog_checks import look_at_checkpoints
 
 if TYPE_CHECKING:
     from imgstore.api.auth.client_secrets import Credential
+    from imgstore.api.serve import ListenAddress
 
 _EXAMPLE: Final = """
 imgstore serve --dev-tls
