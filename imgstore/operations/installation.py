@@ -144,8 +144,8 @@ class Installation:
             label=str(slot.key),
             store=store,
             prefix=slot.prefix,
-            avoided=partial(self.locator.is_avoided, slot),
-            late=partial(self.locator.note_late, slot),
+            is_avoided=partial(self.locator.is_avoided, slot),
+            on_late=partial(self.locator.note_late, slot),
         )
 
 

@@ -57,14 +57,14 @@ class SortedEntries:
         same = (self._fingerprints.high[place] == asked.high) & (self._fingerprints.low[place] == asked.low)
         return np.where(same, self._locations[place], NOWHERE)
 
-    def merged(self, other: "SortedEntries") -> "SortedEntries":
+    def merge(self, other: "SortedEntries") -> "SortedEntries":
         """Both together; where both know a block, the entry of `self` is found."""
         high = np.concatenate((self._fingerprints.high, other._fingerprints.high))
         low = np.concatenate((self._fingerprints.low, other._fingerprints.low))
         return SortedEntries(Fingerprints(high, low), np.concatenate((self._locations, other._locations)))
 
 
-class _Sieve:
+class _BloomFilter:
     """Holds back most of what was never added: one bit for each, of eight (Bloom, CACM 13:7, 1970, with one hash).
 
     Of random data nothing is found in any tier: the sieve spares nine tenths of the searches, half a millisecond a piece.
@@ -94,12 +94,12 @@ class _Generation:
 
     def __init__(self, entries_max: int) -> None:
         self._tiers: list[SortedEntries] = []
-        self._sieve = _Sieve(entries_max)
+        self._filter = _BloomFilter(entries_max)
         self.entries = 0
 
     def find(self, asked: Fingerprints) -> Locations:
         found = np.full(len(asked), NOWHERE)
-        likely = np.flatnonzero(self._sieve.passes(asked.high))
+        likely = np.flatnonzero(self._filter.passes(asked.high))
         for tier in self._tiers:
             if not len(likely):
                 break
@@ -108,12 +108,12 @@ class _Generation:
         return found
 
     def add(self, fingerprints: Fingerprints, locations: Locations) -> None:
-        self._sieve.add(fingerprints.high)
+        self._filter.add(fingerprints.high)
         self._tiers.append(SortedEntries(fingerprints, locations))
         self.entries += len(locations)
         while len(self._tiers) > 1 and self._due(self._tiers[-2], self._tiers[-1]):
             last = self._tiers.pop()
-            self._tiers[-1] = self._tiers[-1].merged(last)
+            self._tiers[-1] = self._tiers[-1].merge(last)
 
     @staticmethod
     def _due(older: SortedEntries, newer: SortedEntries) -> bool:
@@ -217,7 +217,7 @@ class BaseIndex:
             guess, beside = guess[same_segment].astype(np.uint32), beside[same_segment]
             if not len(beside):
                 return
-            right = self._every.equal(guess, asked.take(beside))
+            right = self._every.matches(guess, asked.take(beside))
             found[beside[right]] = guess[right]
 
     def close(self) -> None:
@@ -235,12 +235,12 @@ class LocatedFingerprints:
         self._view: np.memmap[tuple[int, int], np.dtype[np.uint64]] | None = None
 
     def put(self, number: int, fingerprints: Fingerprints) -> None:
-        """Those of one segment. Not after the first `equal`."""
+        """Those of one segment. Not after the first `matches`."""
         self._file.seek(number * SEGMENT_BLOCKS * FINGERPRINT_BYTES)
         self._file.write(fingerprints.tobytes())
         self._blocks = max(self._blocks, (number + 1) * SEGMENT_BLOCKS)
 
-    def equal(self, locations: Locations, asked: Fingerprints) -> npt.NDArray[np.bool_]:
+    def matches(self, locations: Locations, asked: Fingerprints) -> npt.NDArray[np.bool_]:
         """Whether each location holds the fingerprint beside it. A location beyond its segment's end holds zeros."""
         if self._view is None:
             self._file.truncate(self._blocks * FINGERPRINT_BYTES)

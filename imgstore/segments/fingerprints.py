@@ -57,7 +57,7 @@ class Fingerprints:
         """Those at `indexes`, in that order."""
         return Fingerprints(self.high[indexes], self.low[indexes])
 
-    def distinct(self) -> tuple[Indexes, Indexes]:
+    def find_distinct(self) -> tuple[Indexes, Indexes]:
         """The indexes at which each fingerprint stands first, ascending; and for each, which of these equals it."""
         ascending = np.sort(self.high)
         if (ascending[1:] != ascending[:-1]).all():  # As nearly always, at a tenth of the time.

@@ -261,16 +261,11 @@ def manifest_digest(data: bytes) -> Digest:
     return data[-DIGEST_BYTES:]
 
 
-def intact(digest: Digest | None = None) -> "ManifestCheck":
-    """What a store is handed, so that it serves no other manifest than that."""
-    return ManifestCheck(digest)
-
-
 @dataclass(frozen=True, slots=True)
 class ManifestCheck:
     """Takes a body that ends in its own BLAKE3, and in `digest` where one is given."""
 
-    digest: Digest | None
+    digest: Digest | None = None
 
     def __call__(self, data: bytes) -> bool:
         """Whether it does."""
@@ -284,7 +279,7 @@ def decode_manifest(data: bytes) -> Manifest:
     Raises:
         ObjectCorrupt: it does not end in its own digest, or breaks a bound. Says which.
     """
-    if len(data) < _HEADER.size + DIGEST_BYTES or not intact()(data):
+    if len(data) < _HEADER.size + DIGEST_BYTES or not ManifestCheck()(data):
         raise _corrupt(f"{len(data)} bytes that do not end in their own BLAKE3", "a whole manifest")
     return _Decoder(memoryview(data)[:-DIGEST_BYTES]).manifest()
 

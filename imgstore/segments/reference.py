@@ -19,7 +19,7 @@ from typing import Final
 
 from imgstore.domain.errors import ObjectCorrupt
 from imgstore.domain.storage.digests import DIGEST_BYTES, Digest, digest_of
-from imgstore.segments.manifest import intact
+from imgstore.segments.manifest import ManifestCheck
 
 MAGIC: Final = b"IMGSTREF"
 VERSION: Final = 1
@@ -49,7 +49,7 @@ def decode_reference(data: bytes) -> Reference:
     Raises:
         ObjectCorrupt: it does not end in its own digest, or breaks a bound.
     """
-    if len(data) >= _HEADER.size + DIGEST_BYTES and intact()(data):
+    if len(data) >= _HEADER.size + DIGEST_BYTES and ManifestCheck()(data):
         magic, version, key_bytes, digest = _HEADER.unpack_from(data)
         key = data[_HEADER.size : -DIGEST_BYTES]
         if (magic, version, key_bytes) == (MAGIC, VERSION, len(key)) and key.isascii():

@@ -142,7 +142,7 @@ class Bases:
 def _stored(slot: SlotAccess, work: WorkRef) -> list[PackedSegment]:
     """The fingerprints of one work; none where the object is gone or is not the one that the manifest names."""
     try:
-        data = slot.object(
+        data = slot.get_object(
             object_keys.fingerprints_key(work.uid), lambda body: digest_of(body) == work.fingerprints_digest
         )
         return decode_fingerprints(data)

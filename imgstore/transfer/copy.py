@@ -28,19 +28,19 @@ class CopyOrder:
     """Name and stored bytes of every segment of the manifest."""
     unrecorded: frozenset[Digest]
     """Those that the catalog does not know in the target."""
-    condemned: frozenset[Digest] = frozenset()
+    marked: frozenset[Digest] = frozenset()
     """Those that were about to be collected: held to be absent whatever the store shows."""
     target_objects: int
     """About how many segments the target slot holds, to choose the cheaper way of looking."""
     is_degraded: bool = False
     """The replica is degraded: what the target holds of it is read, since a damaged segment has the right length."""
     check_cancelled: CheckCancelled = never_cancelled
-    moved: Callable[[int], None] = lambda _bytes: None
+    on_moved: Callable[[int], None] = lambda _bytes: None
     """Told the stored bytes of each segment that is dealt with, of those that `plan_segments` names."""
     damages: list[Damage] = field(default_factory=list)
     """Filled with what a source should have served and could not."""
-    served: Callable[[SlotAccess, Digest, bool], None] = ignore_served
-    """As `SegmentReader.served`."""
+    on_served: Callable[[SlotAccess, Digest, bool], None] = ignore_served
+    """As `SegmentReader.on_served`."""
 
 
 def plan_segments(order: CopyOrder, *, workers: int = 4) -> tuple[dict[Digest, int], frozenset[Digest]]:
@@ -53,15 +53,15 @@ def plan_segments(order: CopyOrder, *, workers: int = 4) -> tuple[dict[Digest, i
     """
     if order.is_degraded:
         damaged = (
-            order.target.damaged(order.segments, workers=workers, check_cancelled=order.check_cancelled)
-            | order.condemned
+            order.target.find_damaged(order.segments, workers=workers, check_cancelled=order.check_cancelled)
+            | order.marked
         )
         return {name: order.segments[name] for name in sorted(damaged)}, frozenset()
     few = len(order.segments) <= ceil_div(order.target_objects + 1, _LISTED_AT_ONCE)
-    listing = order.target.look_up(order.segments) if few else order.target.segments()
+    listing = order.target.look_up(order.segments) if few else order.target.list_segments()
     absent = {name: size for name, size in order.segments.items() if listing.present.get(name) != size}
-    absent |= {name: order.segments[name] for name in order.condemned}
-    expected = absent.keys() - order.unrecorded - order.condemned
+    absent |= {name: order.segments[name] for name in order.marked}
+    expected = absent.keys() - order.unrecorded - order.marked
     return absent, frozenset(expected - listing.uncertain)
 
 
@@ -80,14 +80,14 @@ def copy_segments(
         StoreError: a segment can be had from no source, or the target could not take it.
     """
     checksums: dict[Digest, str | None] = {}
-    reader = SegmentReader(order.sources, order.damages, order.served)
+    reader = SegmentReader(order.sources, order.damages, order.on_served)
 
     def bring(name: Digest, stored_bytes: int) -> None:
         order.check_cancelled()
         body = reader.body(name)
         order.check_cancelled()
         checksums[name] = order.target.put_segment(name, body).checksum
-        order.moved(stored_bytes)
+        order.on_moved(stored_bytes)
 
     with BoundedPool(workers, workers * 2, "copy") as pool:
         for name, stored_bytes in absent.items():

@@ -89,7 +89,7 @@ class IngestOrder:
     """Called with the folder `scratch` before a file there takes many bytes."""
     claim: Callable[[Digest], None] = lambda _name: None
     """Called before a segment is put, from several threads: it may be about to be collected."""
-    moved: Callable[[int], None] = lambda _bytes: None
+    on_moved: Callable[[int], None] = lambda _bytes: None
     """Told the bytes of the disk's extents that were dealt with."""
 
 
@@ -239,7 +239,7 @@ class _Ingest:
             self._runs.append(runs_of(piece.index * PIECE_BLOCKS, self._locate(compared)))
         elif compared.runs is not None:
             self._runs.append(compared.runs)
-        self._order.moved(piece_bytes(self._order.reader.virtual_bytes, piece.index))
+        self._order.on_moved(piece_bytes(self._order.reader.virtual_bytes, piece.index))
 
     def _locate(self, unknown: _Unknown) -> Locations:
         """Where each block of the piece lies; those that are nowhere yet are packed by this."""
@@ -258,7 +258,7 @@ class _Ingest:
 
     def _pack(self, blocks: Blocks, indexes: Indexes, fingerprints: Fingerprints) -> Locations:
         """Pack blocks that are known nowhere; equal ones among them once."""
-        first, which = fingerprints.distinct()
+        first, which = fingerprints.find_distinct()
         distinct = fingerprints.take(first)
         locations = self._packer.add(blocks, indexes[first], distinct)
         self._image.add(distinct, locations)

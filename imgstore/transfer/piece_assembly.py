@@ -61,12 +61,12 @@ class PieceAssembly:
         self._apart: set[int] = set()
         self._lock = threading.Lock()
 
-    def bring(self, piece: int, brought: PieceParts) -> PieceParts:
+    def add(self, piece: int, brought: PieceParts) -> PieceParts:
         """Take blocks of a piece, as they lie in one segment. None of their memory is held on to.
 
         Returns:
             What is to be written now: a whole piece, to be compared first; or blocks of one that is set apart, to be told
-            to `landed` afterwards; or nothing.
+            to `record_written` afterwards; or nothing.
         """
         with self._lock:
             if piece in self._apart:
@@ -84,7 +84,7 @@ class PieceAssembly:
             self._left[piece] += every.blocks
             return every
 
-    def landed(self, piece: int, blocks: int) -> bool:
+    def record_written(self, piece: int, blocks: int) -> bool:
         """Blocks of a piece that is set apart are written; whether it is whole by it, which one caller is told."""
         with self._lock:
             self._left[piece] -= blocks
@@ -103,7 +103,7 @@ class PieceBuffers:
         self._free: deque[mmap.mmap] = deque()
 
     @contextmanager
-    def room(self) -> Iterator[memoryview]:
+    def borrow(self) -> Iterator[memoryview]:
         """4 MiB, of unknown content, while the block runs."""
         try:
             room = self._free.pop()

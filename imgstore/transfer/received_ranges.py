@@ -34,18 +34,18 @@ class ReceivedRanges:
         high = bisect_left(self._begins, end)
         return self._arrived[low:high]
 
-    def drop(self, begin: int, end: int) -> None:
+    def remove(self, begin: int, end: int) -> None:
         """Forget those that have a byte in [begin, end), but for the zeros that stand out of it."""
         gone = self.overlapping(begin, end)
         low = self._first(begin)
         del self._begins[low : low + len(gone)], self._arrived[low : low + len(gone)]
         for each in gone:
             if each.digest is None and each.begin < begin:
-                self.put(ReceivedRange(each.begin, begin, None))
+                self.add(ReceivedRange(each.begin, begin, None))
             if each.digest is None and each.end > end:
-                self.put(ReceivedRange(end, each.end, None))
+                self.add(ReceivedRange(end, each.end, None))
 
-    def put(self, arrived: ReceivedRange) -> None:
+    def add(self, arrived: ReceivedRange) -> None:
         """Add one that touches none."""
         at = bisect_left(self._begins, arrived.begin)
         before = self._arrived[at - 1] if at else None

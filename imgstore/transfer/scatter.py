@@ -58,7 +58,7 @@ class SegmentReader:
 
     slots: Sequence[SlotAccess]
     damages: list[Damage] = field(default_factory=list)
-    served: Callable[[SlotAccess, Digest, bool], None] = ignore_served
+    on_served: Callable[[SlotAccess, Digest, bool], None] = ignore_served
     """Told each segment, the slot that served it, and whether another slot has it missing or wrong; from the reading
     threads. Also told of a slot that served it too late to be used (`read_from_any`): its bytes have moved all the same."""
 
@@ -82,9 +82,9 @@ class SegmentReader:
             self.damages.append(met[-1])
 
         def count(slot: SlotAccess) -> None:
-            self.served(slot, name, any(each.is_certain for each in met))
+            self.on_served(slot, name, any(each.is_certain for each in met))
 
-        slot, found = read_from_any(self.slots, read, failed, unused=count)
+        slot, found = read_from_any(self.slots, read, failed, on_unused=count)
         count(slot)
         return found
 
@@ -96,7 +96,7 @@ def scatter(
     *,
     workers: int,
     check_cancelled: CheckCancelled,
-    moved: Callable[[int], None],
+    on_moved: Callable[[int], None],
     only: Column | None = None,
 ) -> None:
     """Write the disk's data into `writer`; every piece has been checked when this returns.
@@ -109,7 +109,7 @@ def scatter(
         writer: where its bytes go; what no run covers is left alone and reads as zeros there.
         workers: threads; each holds one segment of up to 4 MiB.
         check_cancelled: called before each request.
-        moved: told the bytes of the disk that were written, from worker threads.
+        on_moved: told the bytes of the disk that were written, from worker threads.
         only: indexes of the pieces to put together; None is all of them.
 
     Raises:
@@ -122,21 +122,21 @@ def scatter(
     wanted = np.flatnonzero(chosen[runs.block // PIECE_BLOCKS])
     order = wanted[np.argsort(runs.segment[wanted], kind="stable")]
     begins = np.flatnonzero(np.diff(runs.segment[order], prepend=-1))
-    assembly, rooms = PieceAssembly(runs.take(wanted)), PieceBuffers()
+    assembly, buffers = PieceAssembly(runs.take(wanted)), PieceBuffers()
 
     def place(part: Column) -> None:
         """Fetch the one segment of these runs, and bring its blocks to their pieces."""
         check_cancelled()
         blocks = reader.blocks(manifest.segments.name(int(runs.segment[part[0]])))
-        moved(sum(put(*each) for each in _by_piece(runs.take(part), blocks, manifest.virtual_bytes)))
+        on_moved(sum(put(*each) for each in _by_piece(runs.take(part), blocks, manifest.virtual_bytes)))
 
     def put(piece: int, brought: PieceParts) -> int:
         """Write what can be written now, check the piece if it is whole by it; how many bytes were written."""
         first, length = piece * PIECE_BYTES, piece_bytes(manifest.virtual_bytes, piece)
-        now = assembly.bring(piece, brought)
+        now = assembly.add(piece, brought)
         if now.whole:
-            with rooms.room() as room:
-                whole = room[:length]
+            with buffers.borrow() as buffer:
+                whole = buffer[:length]
                 stretches = join_parts(now.parts, whole)
                 _check_piece(manifest, piece, whole)
                 for begin, end in stretches:
@@ -144,7 +144,7 @@ def scatter(
         else:
             for at, data in now.parts:
                 writer.write_at(first + at, data, read_soon=True)
-            if now.blocks and assembly.landed(piece, now.blocks):
+            if now.blocks and assembly.record_written(piece, now.blocks):
                 _check_piece(manifest, piece, writer.read_at(first, length))
         return sum(len(data) for _, data in now.parts)
 

@@ -10,7 +10,7 @@ from imgstore.domain.errors import ExistenceUnknown, ObjectCorrupt, ObjectNotFou
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest
 from imgstore.segments import codec
-from imgstore.segments.manifest import Manifest, decode_manifest, intact, manifest_digest
+from imgstore.segments.manifest import Manifest, ManifestCheck, decode_manifest, manifest_digest
 from imgstore.stores.interface import Body, ObjectInfo, ObjectStore
 from imgstore.stores.wrappers.hedging import race
 from imgstore.transfer.bounded_pool import BoundedPool
@@ -50,9 +50,9 @@ class SlotAccess:
     store: ObjectStore
     prefix: str
     """What every key starts with, ending in a slash."""
-    avoided: Callable[[], bool] = field(default=lambda: False, compare=False)
+    is_avoided: Callable[[], bool] = field(default=lambda: False, compare=False)
     """Whether its store is known not to answer: others are read first."""
-    late: Callable[[float], None] = field(default=lambda _age_seconds: None, compare=False)
+    on_late: Callable[[float], None] = field(default=lambda _age_seconds: None, compare=False)
     """Told when a read of it is late, with the seconds since it was sent."""
 
     def segment_body(self, name: Digest) -> bytes:
@@ -71,7 +71,7 @@ class SlotAccess:
         """Store a segment so that it is confirmed: a store that checks no checksum is read back (rules.md, rule 4)."""
         return self._put_confirmed(object_keys.segment_key(name), body, codec.matches_name(name))
 
-    def segments(self) -> SegmentListing:
+    def list_segments(self) -> SegmentListing:
         """List the segments of the slot. Objects whose key is no segment's are ignored."""
         listing = self.store.list(self.prefix + object_keys.SEGMENTS)
         infos = {object_keys.segment_name(info.key): info for info in listing if object_keys.is_segment_key(info.key)}
@@ -92,13 +92,13 @@ class SlotAccess:
                 uncertain.add(name)
         return SegmentListing(present=present, uncertain=frozenset(uncertain))
 
-    def damaged(
+    def find_damaged(
         self,
         names: Iterable[Digest],
         *,
         workers: int,
         check_cancelled: CheckCancelled = never_cancelled,
-        was_read: Callable[[Digest], None] = lambda _name: None,
+        on_read: Callable[[Digest], None] = lambda _name: None,
     ) -> frozenset[Digest]:
         """Those of the segments that are not there or do not match their name, found by reading each whole.
 
@@ -106,13 +106,13 @@ class SlotAccess:
             names: which.
             workers: threads; each holds one body of up to 4 MiB.
             check_cancelled: called before each is read.
-            was_read: called after each was read, from worker threads.
+            on_read: called after each was read, from worker threads.
         """
 
         def look(name: Digest) -> Digest | None:
             check_cancelled()
             serves = self._serves(name)
-            was_read(name)
+            on_read(name)
             return None if serves else name
 
         with BoundedPool(workers, workers * 2, "look") as pool:
@@ -129,22 +129,22 @@ class SlotAccess:
     def put_manifest(self, key: str, data: bytes) -> ObjectInfo:
         """Store a manifest under its key below the slot, and read it back."""
         info = self.store.put(self.prefix + key, data)
-        self._read_back(key, intact(manifest_digest(data)))
+        self._read_back(key, ManifestCheck(manifest_digest(data)))
         return info
 
-    def manifest(self, key: str, digest: Digest) -> Manifest:
+    def get_manifest(self, key: str, digest: Digest) -> Manifest:
         """The manifest under that key, if it is the one of that digest.
 
         Raises:
             ObjectNotFound, ObjectCorrupt: it is not there, or another one is.
         """
-        return decode_manifest(self.store.get(self.prefix + key, intact(digest)))
+        return decode_manifest(self.store.get(self.prefix + key, ManifestCheck(digest)))
 
     def put_object(self, key: str, body: Body, accept: Callable[[bytes], bool]) -> ObjectInfo:
         """Store any other object below the slot, confirmed as a segment is."""
         return self._put_confirmed(key, body, accept)
 
-    def object(self, key: str, accept: Callable[[bytes], bool]) -> bytes:
+    def get_object(self, key: str, accept: Callable[[bytes], bool]) -> bytes:
         """Any other object below the slot."""
         return self.store.get(self.prefix + key, accept)
 
@@ -185,8 +185,8 @@ class SlotAccess:
 def read_from_any(
     slots: Sequence[SlotAccess],
     read: Callable[[SlotAccess], _T],
-    failed: Callable[[SlotAccess, StoreError], None] = lambda _slot, _error: None,
-    unused: Callable[[SlotAccess], None] = lambda _slot: None,
+    on_failed: Callable[[SlotAccess, StoreError], None] = lambda _slot, _error: None,
+    on_unused: Callable[[SlotAccess], None] = lambda _slot: None,
 ) -> tuple[SlotAccess, _T]:
     """What `read` gives of the first slot that serves it, and the slot.
 
@@ -195,16 +195,16 @@ def read_from_any(
     Args:
         slots: at least one.
         read: asks one slot, and changes nothing.
-        failed: told of each slot that did not serve it.
-        unused: told of each slot that served it as well, too late to be used. The call may come after this function has
+        on_failed: told of each slot that did not serve it.
+        on_unused: told of each slot that served it as well, too late to be used. The call may come after this function has
             returned, from the thread of that read.
 
     Raises:
         StoreError: none does; the error of the first in the order given.
     """
-    order = sorted(slots, key=lambda slot: slot.avoided())
+    order = sorted(slots, key=lambda slot: slot.is_avoided())
     errors: dict[int, StoreError] = {}
-    answers = _Answers(unused)
+    answers = _Answers(on_unused)
 
     def ask(slot: SlotAccess) -> _T:
         found = read(slot)
@@ -216,12 +216,12 @@ def read_from_any(
         for outcome in race([partial(ask, slot) for slot in order]):
             slot = order[outcome.place]
             if outcome.late:
-                slot.late(outcome.age_seconds)
+                slot.on_late(outcome.age_seconds)
             elif outcome.error is None:
                 used = slot
                 return slot, outcome.value
             else:
-                failed(slot, outcome.error)
+                on_failed(slot, outcome.error)
                 errors[slots.index(slot)] = outcome.error
     finally:
         answers.choose(used)

@@ -69,7 +69,7 @@ class Spool:
         folder: Path,
         file_bytes: int,
         *,
-        patience: Callable[[], bool] = lambda: False,
+        keep_waiting: Callable[[], bool] = lambda: False,
         space: DiskSpace | None = None,
     ) -> None:
         """Open the upload, made where it is missing; after a crash each range is compared with its hash.
@@ -77,7 +77,7 @@ class Spool:
         Args:
             folder: where its files are.
             file_bytes: of the upload in all.
-            patience: asked while another process has it; False gives up.
+            keep_waiting: asked while another process has it; False gives up.
             space: whose reserve of free space what arrives must keep; None keeps none.
 
         Raises:
@@ -96,7 +96,7 @@ class Spool:
         self._sealed = False
         try:
             make_private_folder(folder)
-            self._held = _hold(folder / "lock", patience)
+            self._held = _hold(folder / "lock", keep_waiting)
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
             if os.fstat(self._file).st_size != file_bytes:
                 os.ftruncate(self._file, file_bytes)
@@ -150,23 +150,23 @@ class Spool:
             return
         with self._written():
             if all(map(is_zero, parts)):
-                self.zeroed(offset, length)
+                self.write_zeros(offset, length)
                 return
             if self._space is not None:
                 self._space.check_room(self.path, length)
-            self.begin(offset, length)
+            self.begin_write(offset, length)
             at = offset
             for part in parts:
                 write_all(self._file, part, at)
                 at += len(part)
-            self.landed(offset, *parts)
+            self.record_write(offset, *parts)
 
-    def begin(self, offset: int, length: int) -> None:
+    def begin_write(self, offset: int, length: int) -> None:
         """What lies in the range is about to be written over: it has not arrived any more."""
         with self._lock:
             self._cut(offset, offset + length)
 
-    def landed(self, offset: int, *parts: Bytes) -> None:
+    def record_write(self, offset: int, *parts: Bytes) -> None:
         """All parts were written from `offset` on, after `begin`."""
         hasher, end = xxhash.xxh3_64(), offset
         for part in parts:
@@ -176,7 +176,7 @@ class Spool:
             self._cut(offset, end)
             self._add(ReceivedRange(offset, end, hasher.intdigest()))
 
-    def zeroed(self, offset: int, length: int) -> None:
+    def write_zeros(self, offset: int, length: int) -> None:
         """The range is zeros: a hole in the file."""
         with self._lock:
             touched = self._ranges.overlapping(offset, offset + length)
@@ -266,13 +266,13 @@ class Spool:
             if low < high
         ]
         self._write((begin, end - begin, _Kind.CUT, 0), *map(_record, kept))
-        self._ranges.drop(begin, end)
+        self._ranges.remove(begin, end)
         for each in kept:
-            self._ranges.put(each)
+            self._ranges.add(each)
 
     def _add(self, arrived: ReceivedRange) -> None:
         self._write(_record(arrived))
-        self._ranges.put(arrived)
+        self._ranges.add(arrived)
         if self._in_journal > _RECORDS_KEPT and self._in_journal > 2 * len(self._ranges):
             with suppress(OSError):  # The old one goes on.
                 self._rewrite_journal()
@@ -337,9 +337,9 @@ class Spool:
                 self._records += offset
             if kind in (_Kind.SEAL, _Kind.COUNT):
                 continue
-            self._ranges.drop(offset, offset + length)
+            self._ranges.remove(offset, offset + length)
             if kind != _Kind.CUT:
-                self._ranges.put(ReceivedRange(offset, offset + length, digest if kind == _Kind.DATA else None))
+                self._ranges.add(ReceivedRange(offset, offset + length, digest if kind == _Kind.DATA else None))
         os.ftruncate(self._journal, at)
         return sealed and at == size
 
@@ -349,7 +349,7 @@ class Spool:
             if self._found(each):
                 continue
             self._write((each.begin, each.end - each.begin, _Kind.CUT, 0))
-            self._ranges.drop(each.begin, each.end)
+            self._ranges.remove(each.begin, each.end)
 
     def _found(self, arrived: ReceivedRange) -> bool:
         if arrived.digest is not None:
@@ -404,14 +404,14 @@ def spool_error(error: OSError, path: Path) -> StoreError:
     )
 
 
-def _hold(path: Path, patience: Callable[[], bool]) -> int:
+def _hold(path: Path, keep_waiting: Callable[[], bool]) -> int:
     """The lock of an upload, for as long as its descriptor is open."""
     held = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     while True:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if patience():
+            if keep_waiting():
                 continue
             os.close(held)
             raise WorkHeld(

@@ -53,7 +53,7 @@ def check_assembly(
                 disk,
                 workers=workers,
                 check_cancelled=check_cancelled,
-                moved=lambda _bytes: None,
+                on_moved=lambda _bytes: None,
                 only=chosen,
             )
 

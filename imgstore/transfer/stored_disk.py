@@ -35,8 +35,8 @@ class StoredDisk:
         check_scratch: CheckScratch = unbounded,
         workers: int,
         check_cancelled: CheckCancelled,
-        moved: Callable[[int], None] = lambda _bytes: None,
-        arrived: Callable[[], None] = lambda: None,
+        on_moved: Callable[[int], None] = lambda _bytes: None,
+        on_complete: Callable[[], None] = lambda: None,
     ) -> None:
         """Read what `manifest` says.
 
@@ -49,19 +49,19 @@ class StoredDisk:
             check_scratch: called with the file before the disk is fetched, and before each request.
             workers: threads that fetch.
             check_cancelled: called before each request.
-            moved: told the bytes of the disk that came.
-            arrived: called when all of it has come, before anybody gets more of it than the first piece.
+            on_moved: told the bytes of the disk that came.
+            on_complete: called when all of it has come, before anybody gets more of it than the first piece.
         """
         self.digest = digest
-        self.whole = False
+        self.is_complete = False
         """Whether all of it was brought."""
         self._manifest = manifest
         self._reader = reader
         self._location = location
         self._workers = workers
         self._go_on = check_cancelled
-        self._moved = moved
-        self._arrived = arrived
+        self._on_moved = on_moved
+        self._on_complete = on_complete
         self._began = False
         self._lock = threading.Lock()
         self._check_scratch = check_scratch
@@ -104,7 +104,7 @@ class StoredDisk:
 
     def _bring(self, end: int) -> None:
         with self._lock:
-            if self.whole or (self._began and end <= PIECE_BYTES):
+            if self.is_complete or (self._began and end <= PIECE_BYTES):
                 return
             pieces = self._manifest.pieces.index
             if end <= PIECE_BYTES:
@@ -112,8 +112,8 @@ class StoredDisk:
                 self._began = True
             else:
                 self._fetch(pieces)
-                self._arrived()
-                self.whole = True
+                self._on_complete()
+                self.is_complete = True
 
     def _fetch(self, pieces: Column) -> None:
         if len(pieces):
@@ -125,7 +125,7 @@ class StoredDisk:
                 _Placing(self._file.fileno(), self._read),
                 workers=self._workers,
                 check_cancelled=lambda: self._go_on_within(path),
-                moved=self._moved,
+                on_moved=self._on_moved,
                 only=np.asarray(pieces),
             )
 

@@ -530,7 +530,7 @@ def test_a_replica_is_not_complete_before_all_of_its_disks_are(empty: Installati
     """A region that lacks the last disk's manifest has nothing to hand out, and is charged for nothing."""
     view = publish_all(empty, disks, targets=SOURCE)
     access, key = empty.access(slot_of(empty, "southcentralus")), object_keys.manifest_key(view.version.uid, "lun-5")
-    body = access.object(key, lambda _body: True)
+    body = access.get_object(key, lambda _body: True)
     access.remove([key])
     with pytest.raises(ReplicationFailed):
         retarget(empty, [*SOURCE, "eastus"])

@@ -113,7 +113,7 @@ def test_an_upload_stops_at_the_reserve_and_keeps_what_arrived(small_disk: Path)
                 for arrived in range(0, GIB, 4 * MIB):
                     spool.write(arrived, [b"a" * (4 * MIB)])
             assert spool.received_bytes == arrived > 32 * MIB
-            spool.zeroed(0, GIB)
+            spool.write_zeros(0, GIB)
             assert free_bytes(small_disk) > 48 * MIB
             spool.write(0, [b"b" * (4 * MIB)])
             assert spool.read_at(0, 1) == b"b"

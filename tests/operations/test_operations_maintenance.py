@@ -203,7 +203,9 @@ def scrub_without_repair(home: Installation, slot_uid: str) -> None:
     with home.catalog.reading() as transaction:
         slot = transaction.slots.get(slot_uid)
     names = [
-        name for name in home.access(slot).segments().present if name in home.access(slot).damaged([name], workers=1)
+        name
+        for name in home.access(slot).list_segments().present
+        if name in home.access(slot).find_damaged([name], workers=1)
     ]
     degrade(home, slot, names, "read")
 

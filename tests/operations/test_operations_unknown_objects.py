@@ -82,12 +82,12 @@ def test_a_late_manifest_is_listed_and_removed_after_its_grace(
     late(home, slot, key, data)
     for _ in range(2):
         collect(home)
-    assert home.access(slot).segments().present, "its segments were collected"
+    assert home.access(slot).list_segments().present, "its segments were collected"
     clock.advance(3 * 86_400)
     found = one(list_unknown(home, ADMIN, grace=WEEK))
     assert (found.object.key, found.object.stored_bytes) == (key, len(data))
     assert found.known_for == timedelta(days=3), "not from when a collection first saw it"
-    assert found.names.segments == len(home.access(slot).segments().present)
+    assert found.names.segments == len(home.access(slot).list_segments().present)
     assert not found.is_removable
     assert not one(remove_unknown(home, ADMIN, grace=WEEK)).removed, "its grace is not over"
     clock.advance(4 * 86_400)
@@ -96,7 +96,7 @@ def test_a_late_manifest_is_listed_and_removed_after_its_grace(
     assert list_unknown(home, ADMIN, grace=WEEK) == []
     for _ in range(2):
         collect(home)
-    assert home.access(slot).segments().present == {}
+    assert home.access(slot).list_segments().present == {}
     audit_collected(home)
 
 

@@ -9,7 +9,7 @@ from imgstore.domain.errors import ObjectCorrupt
 from imgstore.domain.storage.digests import digest_of
 from imgstore.segments.codec import HEADER, Encoding, decode_segment, matches_name
 from imgstore.segments.fingerprints import decode_fingerprints
-from imgstore.segments.manifest import Manifest, decode_manifest, intact, manifest_digest
+from imgstore.segments.manifest import Manifest, ManifestCheck, decode_manifest, manifest_digest
 from imgstore.segments.reference import decode_reference
 
 
@@ -54,8 +54,8 @@ def test_manifests_still_open() -> None:
     manifest = decode_manifest(data)
     assert values(manifest) == values(MANIFEST)
     assert manifest.disk_digest.hex() == "bc19961389c69d727a9417d438b70d202cef02b8dec8535bbb6813557ad12e71"
-    assert intact(manifest_digest(data))(data)
-    assert not intact(digest("another"))(data)
+    assert ManifestCheck(manifest_digest(data))(data)
+    assert not ManifestCheck(digest("another"))(data)
 
 
 def test_fingerprints_still_open() -> None:

@@ -26,7 +26,7 @@ def far(numbers: "range | list[int]") -> Fingerprints:
 @given(st.lists(st.integers(0, 9), max_size=30))
 def test_equal_fingerprints_are_told_by_where_they_stand_first(numbers: list[int]) -> None:
     """Those that share half of their bytes are not equal."""
-    firsts, which = fingerprints(numbers).distinct()
+    firsts, which = fingerprints(numbers).find_distinct()
     assert [numbers[first] for first in firsts] == list(dict.fromkeys(numbers))
     assert [numbers[firsts[each]] for each in which] == numbers
 
@@ -88,7 +88,7 @@ def test_tiers_double(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_sieve_holds_back_what_was_never_added() -> None:
     numbers = np.random.default_rng(1).integers(0, 2**64, 1 << 17, dtype=np.uint64)
     added, others = numbers[: 1 << 16], numbers[1 << 16 :]
-    sieve = fingerprint_index._Sieve(len(added))
+    sieve = fingerprint_index._BloomFilter(len(added))
     sieve.add(added)
     assert sieve.passes(added).all()
     assert sieve.passes(others).mean() < 1 / 8
@@ -169,7 +169,7 @@ def test_located_fingerprints_beyond_a_segment_are_nobodys(tmp_path: Path) -> No
     every = LocatedFingerprints(tmp_path)
     every.put(1, far([7]))
     there = np.array([1024, 1025, 2047, 0], dtype=np.uint32)
-    assert every.equal(there, far([7, 7, 7, 7])).tolist() == [True, False, False, False]
+    assert every.matches(there, far([7, 7, 7, 7])).tolist() == [True, False, False, False]
     every.close()
 
 

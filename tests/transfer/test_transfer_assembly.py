@@ -52,13 +52,13 @@ def test_every_block_comes_out_once_and_each_piece_ends_once(blocks: Blocks, roo
     out, ended, waiting = Blocks(), list[int](), 0
     for block, filling in coming:
         piece, brought = part(block, filling)
-        now = assembly.bring(piece, brought)
+        now = assembly.add(piece, brought)
         waiting += 1 - now.blocks
         assert 0 <= waiting <= room
         for at, data in now.parts:
             assert out.setdefault(piece * PIECE_BLOCKS + at // BLOCK, data[0]) == data[0]
         assert len(now.parts) == now.blocks
-        if now.whole or (now.blocks and assembly.landed(piece, now.blocks)):
+        if now.whole or (now.blocks and assembly.record_written(piece, now.blocks)):
             ended.append(piece)
             assert {n for n in blocks if n // PIECE_BLOCKS == piece} <= out.keys()
     assert out == blocks
@@ -69,22 +69,22 @@ def test_what_waits_is_a_copy() -> None:
     """Or the segment that it lies in would stay in memory, all of it."""
     assembly = assembly_of({0: 1, 1: 2}, 9)
     memory = bytearray(b"a" * BLOCK)
-    assert not assembly.bring(0, PieceParts([(0, memoryview(memory))], 1)).parts
+    assert not assembly.add(0, PieceParts([(0, memoryview(memory))], 1)).parts
     memory[:] = b"b" * BLOCK
-    first = assembly.bring(0, PieceParts([(BLOCK, memoryview(memory))], 1)).parts[0][1]
+    first = assembly.add(0, PieceParts([(BLOCK, memoryview(memory))], 1)).parts[0][1]
     assert bytes(first) == b"a" * BLOCK
 
 
 def test_a_set_apart_piece_is_whole_when_all_of_it_is_written() -> None:
     """What was parked counts as written only once it is."""
     assembly = assembly_of({0: 1, 1: 2, 2: 3}, 1)
-    assert assembly.bring(*part(0, 1)) == PieceParts()
-    apart = assembly.bring(*part(1, 2))
+    assert assembly.add(*part(0, 1)) == PieceParts()
+    apart = assembly.add(*part(1, 2))
     assert (apart.blocks, apart.whole) == (2, False)
-    last = assembly.bring(*part(2, 3))
+    last = assembly.add(*part(2, 3))
     assert (last.blocks, last.whole) == (1, False)
-    assert not assembly.landed(0, last.blocks)
-    assert assembly.landed(0, apart.blocks)
+    assert not assembly.record_written(0, last.blocks)
+    assert assembly.record_written(0, apart.blocks)
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3)), min_size=1, max_size=8), st.randoms())
@@ -99,12 +99,12 @@ def test_parts_are_laid_among_zeros_in_their_longest_stretches(
         expected[at : at + length * BLOCK] = parts[-1][1]
         at += length * BLOCK
     order.shuffle(parts)
-    rooms = PieceBuffers()
-    with rooms.room() as room:
-        room[:] = b"x" * len(room)  # of another piece
-    with rooms.room() as room:
-        stretches = join_parts(parts, room[: 60 * BLOCK])
-        assert bytes(room[: 60 * BLOCK]) == expected
+    buffers = PieceBuffers()
+    with buffers.borrow() as buffer:
+        buffer[:] = b"x" * len(buffer)  # of another piece
+    with buffers.borrow() as buffer:
+        stretches = join_parts(parts, buffer[: 60 * BLOCK])
+        assert bytes(buffer[: 60 * BLOCK]) == expected
     filled = [any(expected[n * BLOCK : (n + 1) * BLOCK]) for n in range(60)]
     assert [n for begin, end in stretches for n in range(begin // BLOCK, end // BLOCK)] == [
         n for n, each in enumerate(filled) if each
@@ -121,9 +121,9 @@ def test_many_threads(room: int) -> None:
 
     def bring(each: tuple[int, int]) -> tuple[list[int], list[int]]:
         piece, brought = part(*each)
-        now = assembly.bring(piece, brought)
+        now = assembly.add(piece, brought)
         written = [piece * PIECE_BLOCKS + at // BLOCK for at, _ in now.parts]
-        ended = now.whole or (bool(now.blocks) and assembly.landed(piece, now.blocks))
+        ended = now.whole or (bool(now.blocks) and assembly.record_written(piece, now.blocks))
         return written, [piece] if ended else []
 
     with ThreadPoolExecutor(8) as pool:
@@ -151,7 +151,12 @@ def test_a_disk_is_the_same_whatever_there_is_room_for(
 
     target, moved = Told(TANGLED.virtual_bytes), list[int]()
     scatter(
-        manifest, SegmentReader([slot(store)]), target, workers=3, check_cancelled=never_cancelled, moved=moved.append
+        manifest,
+        SegmentReader([slot(store)]),
+        target,
+        workers=3,
+        check_cancelled=never_cancelled,
+        on_moved=moved.append,
     )
     assert bytes(target.data) == TANGLED.whole()
     assert sum(moved) == TANGLED.virtual_bytes - sum(BLOCK for n in range(4 * 1024) if n % 11 == 0)
@@ -173,4 +178,4 @@ def test_what_was_written_as_it_came_is_read_back(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(scattering, "PieceAssembly", partial(PieceAssembly, parked_bytes_max=0))
     target, reader = Forgetful(TANGLED.virtual_bytes), SegmentReader([slot(store)])
     with pytest.raises(ObjectCorrupt, match=f"piece at byte {PIECE} "):
-        scatter(manifest, reader, target, workers=2, check_cancelled=never_cancelled, moved=lambda _bytes: None)
+        scatter(manifest, reader, target, workers=2, check_cancelled=never_cancelled, on_moved=lambda _bytes: None)

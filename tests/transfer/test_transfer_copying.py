@@ -62,7 +62,7 @@ def key(name: bytes) -> str:
 def test_everything_into_an_empty_slot(taken: tuple[Manifest, Store]) -> None:
     manifest, source = taken
     target, moved = Store(), list[int]()
-    receipt = copied(order(manifest, source, target, moved=moved.append))
+    receipt = copied(order(manifest, source, target, on_moved=moved.append))
     assert put_together(manifest, slot(target)) == SOURCE.whole()
     assert (receipt.sent, receipt.sent_bytes) == (len(manifest.segments), manifest.stored_bytes)
     assert sum(moved) == manifest.stored_bytes
@@ -209,9 +209,9 @@ def test_a_manifest_is_read_back(taken: tuple[Manifest, Store], tmp_path: Path) 
     store = Store()
     receipt = take_in(disk(1), slot(store), tmp_path)
     slot(store).put_manifest("manifests/v/os", receipt.data)
-    assert slot(store).manifest("manifests/v/os", receipt.digest).disk_digest == receipt.manifest.disk_digest
+    assert slot(store).get_manifest("manifests/v/os", receipt.digest).disk_digest == receipt.manifest.disk_digest
     with pytest.raises(ObjectCorrupt):
-        slot(store).manifest("manifests/v/os", bytes(32))
+        slot(store).get_manifest("manifests/v/os", bytes(32))
     lossy = Faulty(store, [Fault(method="get", key_part="manifests/", kind=Kind.DAMAGED)])
     with pytest.raises(ObjectCorrupt):
         slot(lossy).put_manifest("manifests/v/os", receipt.data)

@@ -70,7 +70,7 @@ def check(source: Disk, receipt: IngestReceipt, store: Store) -> None:
     ]
     digests = [(index, digest_of(data)) for index, data in pieces if any(data)]
     assert manifest.disk_digest == disk_digest(source.virtual_bytes, digests)
-    present = slot(store).segments().present
+    present = slot(store).list_segments().present
     table = manifest.segments
     assert [each.name for each in receipt.segments] == table.all_names()
     for row, each in enumerate(receipt.segments):
@@ -164,7 +164,7 @@ def test_killed_and_run_again(first: Disk, deaths: list[int], over_a_base: bool)
                 take_in(source, slot(store), scratch, bases=bases, work=2, check_cancelled=dying(after))
         receipt = take_in(source, slot(store), scratch, bases=bases, work=2)
         assert receipt.data == expected.data
-        assert slot(store).segments() == slot(calm).segments()
+        assert slot(store).list_segments() == slot(calm).list_segments()
         assert sorted(store.keys("put")) == sorted(set(store.keys("put")))
 
 
@@ -213,7 +213,7 @@ def test_an_empty_disk_is_a_manifest_alone(tmp_path: Path) -> None:
 def test_moved_bytes_are_those_of_the_touched_pieces(tmp_path: Path) -> None:
     source = Disk(2 * PIECE + 100, {3: 1, 1025: 0, 2048: 2})
     moved: list[int] = []
-    take_in(source, slot(Store()), tmp_path, moved=moved.append)
+    take_in(source, slot(Store()), tmp_path, on_moved=moved.append)
     assert moved == [PIECE, PIECE, 100]
 
 
@@ -323,7 +323,7 @@ def test_what_is_no_segment_in_the_folder_of_segments_is_passed_over(tmp_path: P
     store = Store()
     for key in ("segments/README", "segments/ab/notes.txt", f"segments/ab/{'0' * 64}", f"segments/00/{'0' * 65}"):
         store.put(PREFIX + key, b"x")
-    assert slot(store).segments().present == {}
+    assert slot(store).list_segments().present == {}
     check(disk(1, 2), take_in(disk(1, 2), slot(store), tmp_path), store)
 
 
@@ -460,7 +460,7 @@ def test_an_image_that_forgets_its_first_blocks_is_whole_all_the_same(
     store = Store()
     twice = disk(*range(1, 2049), *range(1, 2049))
     check(twice, take_in(twice, slot(store), tmp_path), store)
-    assert len(slot(store).segments().present) == 2
+    assert len(slot(store).list_segments().present) == 2
 
 
 def test_eight_rebuilds_stay_within_the_bounds_of_the_reuse_threshold(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def gather(
 ) -> tuple[bytes, SegmentReader, list[int]]:
     target = Target(manifest.virtual_bytes)
     reader, moved = SegmentReader(slots), list[int]()
-    scatter(manifest, reader, target, workers=3, check_cancelled=never_cancelled, moved=moved.append, only=only)
+    scatter(manifest, reader, target, workers=3, check_cancelled=never_cancelled, on_moved=moved.append, only=only)
     return bytes(target.data), reader, moved
 
 
@@ -128,7 +128,7 @@ def test_nothing_is_fetched_once_it_may_not_go_on(taken: tuple[Manifest, Store])
             Target(manifest.virtual_bytes),
             workers=2,
             check_cancelled=check_cancelled,
-            moved=lambda _bytes: None,
+            on_moved=lambda _bytes: None,
         )
     assert store.asked == []
 

@@ -124,7 +124,7 @@ def test_a_torn_record_ends_the_journal(tmp_path: Path) -> None:
 def test_a_write_over_what_arrived_that_breaks_off_takes_only_its_own_range(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "d", SIZE)
     send(spool, 0, noise(MIB))
-    spool.begin(4 * KIB, 8 * KIB)
+    spool.begin_write(4 * KIB, 8 * KIB)
     with spool.path.open("r+b") as file:
         file.seek(5 * KIB)
         file.write(b"broken")
@@ -145,7 +145,7 @@ def test_one_process_has_it_at_a_time(tmp_path: Path) -> None:
         first.close()
         return True
 
-    Spool(tmp_path / "d", SIZE, patience=patience).close()
+    Spool(tmp_path / "d", SIZE, keep_waiting=patience).close()
     assert asked
 
 
@@ -210,7 +210,7 @@ def test_clearing_takes_no_room(punches: bool, tmp_path: Path, monkeypatch: pyte
     size = 1 << 30
     with closing(Spool(tmp_path / "d", size)) as spool:
         send(spool, 512, noise(MIB))
-        spool.zeroed(0, size)
+        spool.write_zeros(0, size)
         assert used_bytes(spool.path) <= 2 * MIB * (not punches)
         assert spool.read_at(0, 2 * MIB) == bytes(2 * MIB)
         assert spool.received_bytes == size
@@ -222,7 +222,7 @@ def test_clearing_takes_no_room(punches: bool, tmp_path: Path, monkeypatch: pyte
 def test_what_clears_a_part_of_a_block_leaves_the_rest(tmp_path: Path) -> None:
     with closing(Spool(tmp_path / "d", SIZE)) as spool:
         send(spool, 0, noise(MIB))
-        spool.zeroed(512, 1024)
+        spool.write_zeros(512, 1024)
         assert spool.read_at(0, MIB) == noise(MIB)[:512] + bytes(1024) + noise(MIB)[1536:]
 
 
@@ -250,7 +250,7 @@ def test_a_record_that_finds_no_room_does_not_hide_what_comes_later(tmp_path: Pa
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (record, before[1]))
         with pytest.raises(OSError, match="No space"):
-            spool.zeroed(512, 512)
+            spool.write_zeros(512, 512)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)

@@ -135,7 +135,7 @@ def take_in(
         reader=source,
         identity=source.identity(),
         bases=list(bases),
-        listing=target.segments(),
+        listing=target.list_segments(),
         fingerprint_key=KEY,
         scratch=scratch,
         workers=3,
@@ -160,6 +160,6 @@ class Target:
 def put_together(manifest: Manifest, *slots: SlotAccess, workers: int = 2) -> bytes:
     target = Target(manifest.virtual_bytes)
     reader = SegmentReader(slots)
-    scatter(manifest, reader, target, workers=workers, check_cancelled=never_cancelled, moved=lambda _bytes: None)
+    scatter(manifest, reader, target, workers=workers, check_cancelled=never_cancelled, on_moved=lambda _bytes: None)
     assert not reader.damages
     return bytes(target.data)

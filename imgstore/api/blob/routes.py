@@ -179,7 +179,7 @@ async def _put_page(request: Request, spool: Spool) -> dict[str, str]:
         raise _beyond(end, spool)
     what = headers.get("x-ms-page-write", "").lower()
     if what == "clear":
-        await _in_thread(request, lambda: spool.zeroed(begin, end - begin))
+        await _in_thread(request, lambda: spool.write_zeros(begin, end - begin))
         return {}
     if what != "update":
         raise _unsupported(f"x-ms-page-write: {what or 'none'}", "update or clear")

@@ -262,7 +262,7 @@ def _write(
             pad=pad,
         )
         reads = _metered(installation, chosen, manifest)
-        reader = SegmentReader(installation.accesses([chosen.slot, *chosen.others]), served=reads.served)
+        reader = SegmentReader(installation.accesses([chosen.slot, *chosen.others]), on_served=reads.served)
         try:
             with reads.metering():
                 scatter(
@@ -271,7 +271,7 @@ def _write(
                     writer,
                     workers=installation.threads(installation.tuning.scatter_workers, chosen.slot.key.region),
                     check_cancelled=hold.check_cancelled,
-                    moved=counter.moved,
+                    on_moved=counter.moved,
                 )
             writer.publish()
         except ImgstoreError as error:
@@ -308,7 +308,7 @@ def _write_range(
     ):
         manifest = read_manifest(installation, chosen.slot, chosen.others, chosen.manifest)
         reads = _metered(installation, chosen, manifest)
-        reader = SegmentReader(installation.accesses(slots), served=reads.served)
+        reader = SegmentReader(installation.accesses(slots), on_served=reads.served)
         ranges = RangeReader(manifest, reader, cache)
         ranges.check(offset, length)
         counter.begin()
@@ -359,4 +359,4 @@ def read_manifest(installation: Installation, slot: Slot, others: Sequence[Slot]
         StoreError: no slot serves it; the first slot's error.
     """
     slots = installation.accesses([slot, *others])
-    return read_from_any(slots, lambda each: each.manifest(row.body_key, row.digest))[1]
+    return read_from_any(slots, lambda each: each.get_manifest(row.body_key, row.digest))[1]

@@ -21,7 +21,7 @@ from imgstore.operations.slots.completion import forget_manifests
 from imgstore.operations.slots.degrade import degrade_owners
 from imgstore.operations.slots.leftovers import open_removal
 from imgstore.operations.slots.references import PlacedDisk, lease_disk, put_disk
-from imgstore.segments.manifest import intact
+from imgstore.segments.manifest import ManifestCheck
 from imgstore.stores.wrappers.hedging import race
 from imgstore.transfer.slot_access import SlotAccess, read_from_any
 
@@ -143,7 +143,7 @@ def _read_elsewhere(installation: Installation, disks: Sequence[PlacedDisk], tri
 
 def _bodies(access: SlotAccess, origins: Sequence[ManifestRow | None]) -> list[bytes]:
     """The manifests; nothing for a disk that is made already."""
-    return [b"" if each is None else access.object(each.body_key, intact(each.digest)) for each in origins]
+    return [b"" if each is None else access.get_object(each.body_key, ManifestCheck(each.digest)) for each in origins]
 
 
 def _other_slots(installation: Installation, disks: Sequence[PlacedDisk], tried: set[str]) -> list[Slot]:

@@ -60,7 +60,7 @@ class OpenDisk:
         writer = create_writer(
             path, format=DiskFormat.RAW, virtual_bytes=self.manifest.virtual_bytes, extents=(), disk_digest=b""
         )
-        segments = SegmentReader(self.segments.slots, served=self.reads.served)
+        segments = SegmentReader(self.segments.slots, on_served=self.reads.served)
 
         def check_cancelled() -> None:
             installation.keeper.check_cancelled()
@@ -74,7 +74,7 @@ class OpenDisk:
                     writer,
                     workers=installation.threads(installation.tuning.scatter_workers, self.slots[0].key.region),
                     check_cancelled=check_cancelled,
-                    moved=lambda _length: None,
+                    on_moved=lambda _length: None,
                 )
             yield WholeDisk(disk=self, writer=writer)
         finally:
@@ -145,7 +145,7 @@ def open_for_reading(installation: Installation, disk: ManagedDisk, cache: Segme
         manifest=manifest,
         reader=installation.effects.new_uid(),
     )
-    segments = SegmentReader(installation.accesses(slots), served=reads.served)
+    segments = SegmentReader(installation.accesses(slots), on_served=reads.served)
     footer = b""
     if manifest.virtual_bytes % _SECTOR_BYTES == 0:
         footer = fixed_footer(manifest.virtual_bytes, manifest.container_metadata, manifest.disk_digest)

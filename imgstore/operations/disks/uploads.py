@@ -194,7 +194,7 @@ def open_spool(installation: Installation, disk: ManagedDisk, *, patience_second
         return True
 
     return Spool(
-        spool_folder(installation.home, disk.uid), disk.upload_bytes, patience=patience, space=installation.space
+        spool_folder(installation.home, disk.uid), disk.upload_bytes, keep_waiting=patience, space=installation.space
     )
 
 

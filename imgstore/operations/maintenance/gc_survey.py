@@ -19,7 +19,7 @@ from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.works import Work
 from imgstore.operations.installation import Installation
 from imgstore.policy.gc_plan import Clock, SlotSurvey, plan_slot, writers
-from imgstore.segments.manifest import decode_manifest, intact
+from imgstore.segments.manifest import ManifestCheck, decode_manifest
 from imgstore.segments.reference import MAGIC as REFERENCE_MAGIC
 from imgstore.stores.interface import ObjectInfo
 from imgstore.transfer.slot_access import SlotAccess
@@ -170,7 +170,7 @@ def _strangers(
 def _names(access: SlotAccess, key: str) -> frozenset[Digest]:
     """What a manifest that nobody knows names. A reference names what its replica's manifest does."""
     with suppress(ObjectNotFound):  # Gone since it was listed.
-        data = access.object(key, intact())
+        data = access.get_object(key, ManifestCheck())
         if not data.startswith(REFERENCE_MAGIC):
             return frozenset(decode_manifest(data).segments.all_names())
     return frozenset()
@@ -179,9 +179,9 @@ def _names(access: SlotAccess, key: str) -> frozenset[Digest]:
 def _needed(access: SlotAccess, rows: list[ManifestRow], strangers: list[str]) -> frozenset[str]:
     """What packed the fingerprints that a manifest of the slot names."""
     bodies = {row.body_key: row.digest for row in rows}
-    manifests = [access.manifest(key, digest) for key, digest in bodies.items()]
+    manifests = [access.get_manifest(key, digest) for key, digest in bodies.items()]
     for key in strangers:
-        data = access.object(key, intact())
+        data = access.get_object(key, ManifestCheck())
         if not data.startswith(REFERENCE_MAGIC):
             manifests.append(decode_manifest(data))
     return frozenset(work.uid for manifest in manifests for work in manifest.works)

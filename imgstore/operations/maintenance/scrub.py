@@ -33,7 +33,7 @@ from imgstore.operations.stores.catalog_checks import check_catalog_is_current
 from imgstore.operations.stores.zone_gaps import record_zone_gaps
 from imgstore.regions import ALL_ZONES
 from imgstore.segments import codec
-from imgstore.segments.manifest import intact
+from imgstore.segments.manifest import ManifestCheck
 from imgstore.segments.reference import Reference, encode_reference
 from imgstore.stores.interface import Accept
 from imgstore.stores.zone_redundant import QUORUM, Zoned
@@ -138,7 +138,7 @@ def _wanted(installation: Installation, slot: Slot) -> dict[str, _Wanted]:
 def _objects_of(row: ManifestRow) -> Iterable[_Wanted]:
     """A version's manifest; of a managed disk its reference, and the manifest that it refers to."""
     own = object_keys.manifest_key(row.owner_uid, row.disk)
-    yield _Wanted(key=row.body_key, stored_bytes=row.object_bytes, accept=intact(row.digest), name=None, row=row)
+    yield _Wanted(key=row.body_key, stored_bytes=row.object_bytes, accept=ManifestCheck(row.digest), name=None, row=row)
     if own != row.body_key:
         reference = _reference(row)
         yield _Wanted(key=own, stored_bytes=len(reference), accept=lambda body: body == reference, name=None, row=row)
@@ -201,7 +201,7 @@ def _read_one(
 
     def look(each: _Wanted) -> int:
         try:
-            return len(access.object(each.key, each.accept))
+            return len(access.get_object(each.key, each.accept))
         except (ObjectNotFound, ObjectCorrupt):
             found.damaged.add(each.key)
             return 0
@@ -372,7 +372,7 @@ def _from_another(
     first: StoreError | None = None
     for other, key in sorted(places, key=lambda place: place[0].key.region != slot.key.region):
         try:
-            return other, installation.access(other).object(key, wanted.accept)
+            return other, installation.access(other).get_object(key, wanted.accept)
         except StoreError as error:
             first = first or error
     assert first is not None, "one place or more was asked"

@@ -21,7 +21,7 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.gc_survey import list_manifests, unknown_manifests
 from imgstore.operations.slots.key_deletions import record_deletion, send_deletion
 from imgstore.operations.stores.catalog_checks import check_unknown_removable
-from imgstore.segments.manifest import decode_manifest, intact
+from imgstore.segments.manifest import ManifestCheck, decode_manifest
 from imgstore.segments.reference import MAGIC as REFERENCE_MAGIC
 from imgstore.segments.reference import decode_reference
 from imgstore.stores.interface import DELETE_KEYS_MAX
@@ -104,7 +104,7 @@ def _look(installation: Installation, slot: Slot, grace: timedelta) -> SlotUnkno
 
 def _naming(installation: Installation, slot: Slot, key: str) -> ObjectReferences:
     try:
-        data = installation.access(slot).object(key, intact())
+        data = installation.access(slot).get_object(key, ManifestCheck())
         if data.startswith(REFERENCE_MAGIC):
             return ObjectReferences(body_key=decode_reference(data).body_key)
         segments = decode_manifest(data).segments

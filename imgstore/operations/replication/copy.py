@@ -39,7 +39,7 @@ from imgstore.operations.slots.works import at_work, copy_plan, take_up
 from imgstore.operations.stores.zone_gaps import record_zone_gaps
 from imgstore.policy.copy_plan import CopyStep, ready_steps
 from imgstore.policy.worker_queue import QueuedVersion
-from imgstore.segments.manifest import intact
+from imgstore.segments.manifest import ManifestCheck
 from imgstore.transfer.copy import CopyOrder, copy_segments, plan_segments
 from imgstore.transfer.scatter import Damage, ignore_served
 from imgstore.transfer.slot_access import SlotAccess, read_from_any
@@ -341,13 +341,13 @@ def _act(
             target=target,
             segments=wanted,
             unrecorded=plan.unrecorded,
-            condemned=claim(installation, slot, wanted),
+            marked=claim(installation, slot, wanted),
             target_objects=plan.target_objects,
             is_degraded=plan.is_degraded,
             check_cancelled=check_cancelled,
-            moved=counter.moved,
+            on_moved=counter.moved,
             damages=damages,
-            served=reads.served if is_inside else ignore_served,
+            on_served=reads.served if is_inside else ignore_served,
         )
         looking = installation.threads(installation.tuning.copy_workers, slot.key.region)
         absent, missing = plan_segments(order, workers=looking)
@@ -394,7 +394,7 @@ def _listed(installation: Installation, transaction: Transaction, slot: Slot, or
 
 
 def _body(origin: ManifestRow, source: SlotAccess) -> bytes:
-    return source.object(origin.body_key, intact(origin.digest))
+    return source.get_object(origin.body_key, ManifestCheck(origin.digest))
 
 
 def leave_to_workers(installation: Installation, version: ImageVersion) -> None:

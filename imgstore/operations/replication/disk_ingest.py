@@ -120,14 +120,14 @@ def _act(
                 reader=reader,
                 identity=identity,
                 bases=base_manifests(installation, slot, work.plan["bases"]),
-                listing=access.segments().without(condemned),
+                listing=access.list_segments().without(condemned),
                 fingerprint_key=key,
                 scratch=scratch,
                 check_scratch=installation.check_scratch,
                 workers=installation.threads(installation.tuning.put_workers, slot.key.region),
                 check_cancelled=check_cancelled,
                 claim=lambda name: claim_one(installation, slot, condemned, name),
-                moved=counter.moved,
+                on_moved=counter.moved,
             )
         )
         if receipt.missing:

@@ -249,7 +249,7 @@ class _Taking:
         if row is None or row.digest.hex() != digest:
             return None
         try:
-            manifest = self.installation.access(slot).manifest(row.body_key, row.digest)
+            manifest = self.installation.access(slot).get_manifest(row.body_key, row.digest)
         except (ObjectNotFound, ObjectCorrupt):
             return None
         table = manifest.segments
@@ -303,7 +303,7 @@ class _Taking:
             workers=installation.threads(installation.tuning.put_workers, slot.key.region),
             check_cancelled=self._go_on,
             claim=lambda name: claim_one(installation, slot, self.condemned, name),
-            moved=self.counter.moved,
+            on_moved=self.counter.moved,
         )
 
     def _assemble(self, disk: str, receipt: IngestReceipt, reader: SegmentReader) -> None:
@@ -372,14 +372,14 @@ def _listing(
     Such a replica is here because it was found damaged, and a damaged segment has the right length in a listing. Left
     out here, it is sent again.
     """
-    listing = access.segments()
+    listing = access.list_segments()
     slot = publication.replica.slot
     with installation.catalog.reading() as transaction:
         rows = transaction.manifests.of_replica(publication.version.uid, slot.uid)
         ids = named_by(row for row in rows if transaction.manifests.is_complete(row.uid))
         names = [segment.name for segment in transaction.segments.rows(slot.key.pool_uid, ids)]
     workers = installation.threads(installation.tuning.copy_workers, slot.key.region)
-    return listing.without(condemned | access.damaged(names, workers=workers, check_cancelled=check_cancelled))
+    return listing.without(condemned | access.find_damaged(names, workers=workers, check_cancelled=check_cancelled))
 
 
 def segment_rows(receipt: IngestReceipt) -> list[SegmentRow]:
@@ -402,7 +402,7 @@ def base_manifests(installation: Installation, slot: Slot, planned: Sequence[Map
     manifests = []
     for base in planned:
         try:
-            manifests.append(access.manifest(base["key"], bytes.fromhex(base["digest"])))
+            manifests.append(access.get_manifest(base["key"], bytes.fromhex(base["digest"])))
         except StoreError as error:
             installation.note(str(slot.key), f"a base can't be read and is done without: {error.message}")
     return manifests

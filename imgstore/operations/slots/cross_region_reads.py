@@ -67,7 +67,7 @@ class CrossRegionReads:
             reader=reader,
         )
 
-    def served(self, slot: SlotAccess, name: Digest, is_damaged: bool, /) -> None:  # noqa: FBT001 - as SegmentReader.served
+    def served(self, slot: SlotAccess, name: Digest, is_damaged: bool, /) -> None:  # noqa: FBT001 - as SegmentReader.on_served
         """Count a segment that a slot served. Much that is not in the ledger yet is written at once.
 
         What is served after the end of `metering` is written at once as well. What stands in for a damaged segment is a

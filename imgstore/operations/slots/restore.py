@@ -27,7 +27,7 @@ from imgstore.operations.slots.completion import complete_replica, named_by, wri
 from imgstore.operations.slots.removal import end_writing
 from imgstore.operations.slots.works import at_work, copy_plan, take_up
 from imgstore.policy.copy_plan import is_restorable
-from imgstore.segments.manifest import intact
+from imgstore.segments.manifest import ManifestCheck
 from imgstore.transfer.slot_access import CheckCancelled, never_cancelled
 
 DAMAGED_REST_SECONDS: Final = 86_400.0
@@ -176,7 +176,7 @@ def restore(
         for row in plan.rows:
             look_on()
             try:
-                access.object(row.body_key, intact(row.digest))
+                access.get_object(row.body_key, ManifestCheck(row.digest))
             except ObjectNotFound as error:
                 raise _still_damaged(slot, "the manifest is missing", 1) from error
         workers = installation.threads(installation.tuning.copy_workers, slot.key.region)
@@ -185,7 +185,7 @@ def restore(
             counter.moved(sizes[name])
             pace(sizes[name])
 
-        damaged = access.damaged(sizes, workers=workers, check_cancelled=look_on, was_read=was_read)
+        damaged = access.find_damaged(sizes, workers=workers, check_cancelled=look_on, on_read=was_read)
         if damaged:
             raise _still_damaged(slot, f"the first is {min(damaged).hex()}", len(damaged))
         complete_replica(

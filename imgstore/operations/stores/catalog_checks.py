@@ -127,7 +127,7 @@ def bodies_of_strangers(installation: Installation, slot: Slot) -> frozenset[str
         if key in known:
             continue
         try:
-            data = access.object(key, lambda _body: True)
+            data = access.get_object(key, lambda _body: True)
         except ObjectNotFound:
             continue
         if data.startswith(MAGIC):

@@ -29,7 +29,7 @@ from imgstore.operations.slots.key_deletions import wait_for_deletions
 from imgstore.operations.slots.restore import end_other_work
 from imgstore.operations.slots.works import at_work, take_up
 from imgstore.operations.versions.request import Wanted
-from imgstore.segments.manifest import intact
+from imgstore.segments.manifest import ManifestCheck
 
 
 def staying(wanted: Wanted, readers: Mapping[str, DiskReader], slots: Mapping[str, Slot]) -> Wanted:
@@ -142,7 +142,9 @@ def _check_whole(installation: Installation, replica: Replica, origins: Mapping[
     with installation.catalog.reading() as transaction:
         names = [each.name for each in transaction.segments.rows(slot.key.pool_uid, named_by(origins.values()))]
     access = installation.access(slot)
-    damaged = access.damaged(names, workers=installation.threads(installation.tuning.copy_workers, slot.key.region))
+    damaged = access.find_damaged(
+        names, workers=installation.threads(installation.tuning.copy_workers, slot.key.region)
+    )
     if damaged:
         raise ObjectCorrupt(
             f"{len(damaged)} segments of a Shallow image version are damaged, and it has no other replica.",
@@ -158,7 +160,7 @@ def _put(installation: Installation, version: ImageVersion, key: str, origin: Ma
     with installation.catalog.reading() as transaction:
         slot = transaction.slots.get(origin.slot_uid)
     access = installation.access(slot)
-    data = access.object(origin.body_key, intact(origin.digest))
+    data = access.get_object(origin.body_key, ManifestCheck(origin.digest))
     listed = Listed(
         owner_uid=version.uid,
         slot=slot,

@@ -312,15 +312,15 @@ def _read(installation: Installation, key: str, chosen: _Chosen, taker: Taker) -
             check_scratch=installation.check_scratch,
             workers=installation.threads(installation.tuning.scatter_workers, chosen.slot.key.region),
             check_cancelled=hold.check_cancelled,
-            moved=counter.moved,
-            arrived=lambda: _charge(installation, key, chosen, taker, manifest.stored_bytes),
+            on_moved=counter.moved,
+            on_complete=lambda: _charge(installation, key, chosen, taker, manifest.stored_bytes),
         )
         try:
             yield disk
         finally:
             disk.close()
             degrade_damaged(installation, slots, reader.damages)
-            if disk.whole:
+            if disk.is_complete:
                 counter.end()
 
 
