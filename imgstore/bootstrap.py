@@ -15,7 +15,7 @@ from imgstore.catalog import Catalog, InstallationRow
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.private_files import make_private_folder, tighten_folder
-from imgstore.domain.progress import ProgressEvent, Stage, Subscriber, guard, silent
+from imgstore.domain.progress import ProgressEvent, Stage, Subscriber, ignore_event, suppress_errors
 from imgstore.domain.settings.disk_space import DiskSpace, read_disk_space
 from imgstore.domain.settings.limits import Limits, read_limits
 from imgstore.domain.settings.maintenance import MaintenanceSettings, read_maintenance
@@ -68,7 +68,7 @@ class Settings:
 
 @contextmanager
 def open_installation(
-    settings: Settings, subscriber: Subscriber = silent, effects: Effects | None = None
+    settings: Settings, subscriber: Subscriber = ignore_event, effects: Effects | None = None
 ) -> Iterator[Installation]:
     """Open the installation, making its catalog at first use; close it when the block ends.
 
@@ -114,11 +114,11 @@ def _opened(
         check_catalog_file(settings.home, settings.home / _DATABASE_FILE)
     catalog = Catalog.open(settings.database or f"sqlite:///{settings.home / _DATABASE_FILE}", outside)
     try:
-        registry = CatalogZones(catalog=catalog, effects=outside, subscriber=guard(subscriber))
+        registry = CatalogZones(catalog=catalog, effects=outside, subscriber=suppress_errors(subscriber))
         row = _begun(settings, catalog, regions, registry, outside)
         values, differing = agree_on_settings(catalog, document)
         if differing:
-            _tell_differing(guard(subscriber), file, differing)
+            _tell_differing(suppress_errors(subscriber), file, differing)
         shared = as_document(values)
         locator = Locator(
             regions,
@@ -147,7 +147,7 @@ def _opened(
                 limits=settings.limits or read_limits(shared, file),
                 space=space,
                 maintenance=settings.maintenance or read_maintenance(shared, file),
-                subscriber=guard(subscriber),
+                subscriber=suppress_errors(subscriber),
             )
         finally:
             keeper.close()

@@ -7,7 +7,7 @@ _HOUR_SECONDS = 3_600
 _DAY_SECONDS = 86_400
 
 
-def span_text(span: timedelta) -> str:
+def format_duration(span: timedelta) -> str:
     """Return a span rounded up to one unit: "40 s", "3 min", "5 h", "2 days"; "0 s" for one that has passed."""
     seconds = -int(-max(span.total_seconds(), 0.0) // 1)
     for unit, unit_seconds in (("days", _DAY_SECONDS), ("h", _HOUR_SECONDS), ("min", _MINUTE_SECONDS)):
@@ -16,6 +16,6 @@ def span_text(span: timedelta) -> str:
     return f"{seconds} s"
 
 
-def span_until(time: datetime, now: datetime) -> str:
+def format_time_until(time: datetime, now: datetime) -> str:
     """Return an instant with the span until it: "2026-05-01 12:00:00 UTC (in 3 min)"."""
-    return f"{time:%Y-%m-%d %H:%M:%S} UTC (in {span_text(time - now)})"
+    return f"{time:%Y-%m-%d %H:%M:%S} UTC (in {format_duration(time - now)})"

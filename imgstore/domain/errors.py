@@ -44,7 +44,7 @@ from typing import ClassVar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Detail:
+class ErrorDetail:
     """One of several things that went wrong together: an entry of Azure's `error.details`."""
 
     code: str
@@ -80,7 +80,7 @@ class ImgstoreError(Exception):
         """The property, file or resource that it is about, as Azure's `error.target`."""
         self.error_code = code or type(self).code
         """Azure's `error.code`."""
-        self.details: tuple[Detail, ...] = ()
+        self.details: tuple[ErrorDetail, ...] = ()
         """What went wrong part by part, as Azure's `error.details`."""
         self.public: ImgstoreError | None = None
         """What callers over the network are told instead, where the whole error tells of the server's own network."""

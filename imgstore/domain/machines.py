@@ -71,7 +71,7 @@ class Machine:
     computer_name: str | None = None
     generalized: bool = False
     """Whether machine-specific facts were removed from its disks: from then on images are made from it."""
-    manners: Mapping[str, DiskAttachment] = field(default_factory=lambda: NO_PROPERTIES)
+    attachments: Mapping[str, DiskAttachment] = field(default_factory=lambda: NO_PROPERTIES)
     """How it has its disks, by disk key, where anything was said of one."""
     kept: Mapping[str, Any] = field(default_factory=lambda: NO_PROPERTIES)
     """What else was said of it, as JSON by path: kept for the answer, and never looked into. No secrets are among it."""
@@ -91,18 +91,18 @@ class Machine:
 
     def disk_name(self, lun: int | None) -> str:
         """What a disk is called that is made for it; unsaid, one that a machine of the same name that comes later has not."""
-        if said := self.manner(lun).name:
+        if said := self.attachment(lun).name:
             return said
         part = "OsDisk_1" if lun is None else f"DataDisk_{lun}"
         return f"{self.name[:_NAME_IN_DISK_CHARACTERS]}_{part}_{self.uid.replace('-', '')}"
 
-    def manner(self, lun: int | None) -> DiskAttachment:
+    def attachment(self, lun: int | None) -> DiskAttachment:
         """How it has the data disk at a LUN; None is its OS disk."""
-        return self.manners.get(disk_key(lun), NO_ATTACHMENT_SETTINGS)
+        return self.attachments.get(disk_key(lun), NO_ATTACHMENT_SETTINGS)
 
     def caching(self, lun: int | None) -> HostCaching:
         """How its host caches that disk."""
-        return self.manner(lun).caching or default_caching(lun)
+        return self.attachment(lun).caching or default_caching(lun)
 
 
 def check_machine_name(name: str) -> str:

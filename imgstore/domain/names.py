@@ -143,7 +143,7 @@ class ImageReference:
     shared: "SharedReference | None" = None
     """How the caller named an image of another subscription's gallery, whose group the caller need not know."""
 
-    def shown(self, version_id: str) -> str:
+    def display_id(self, version_id: str) -> str:
         """The id of a version that is meant, as the caller may see it: by the name of a shared gallery if there is one."""
         if self.shared is None:
             return version_id
@@ -214,7 +214,7 @@ class SharedReference:
         return f"/{kind}/{self.gallery}/Images/{self.definition}/Versions/{self.version or LATEST}"
 
 
-def shared_field(text: str) -> str | None:
+def shared_image_field(text: str) -> str | None:
     """Azure's name of the field that a reference to an image of a shared gallery is shown in; None if it is no such one."""
     match = _SHARED.fullmatch(text)
     if match is None:
@@ -222,7 +222,7 @@ def shared_field(text: str) -> str | None:
     return "communityGalleryImageId" if match[1].lower() == "communitygalleries" else "sharedGalleryImageId"
 
 
-def image_reference(text: str) -> ImageReference | SharedReference:
+def parse_image_reference(text: str) -> ImageReference | SharedReference:
     """Either kind of reference.
 
     Raises:

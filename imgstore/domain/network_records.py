@@ -16,7 +16,7 @@ from imgstore.domain.resources import NO_TAGS
 NETWORK: Final = "Microsoft.Network"
 INTERFACES: Final = f"{NETWORK}/networkInterfaces"
 """What machines name."""
-INERT_TYPES: Final = (
+NETWORK_TYPES: Final = (
     f"{NETWORK}/virtualNetworks",
     f"{NETWORK}/networkSecurityGroups",
     f"{NETWORK}/publicIPAddresses",
@@ -28,7 +28,7 @@ _ID: Final = re.compile(
     r"/subscriptions/([^/]+)/resourceGroups/([^/]+)/providers/(Microsoft\.Network/[^/]+)/([^/]+)((?:/[^/]+/[^/]+)*)",
     re.IGNORECASE,
 )
-_SPELLED: Final = {each.lower(): each for each in INERT_TYPES}
+_SPELLED: Final = {each.lower(): each for each in NETWORK_TYPES}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class NetworkRecord:
     group: str
     """The group's name."""
     type: str
-    """One of `INERT_TYPES`."""
+    """One of `NETWORK_TYPES`."""
     name: str
     content: NetworkContent
     created_at: datetime
@@ -62,10 +62,10 @@ class NetworkRecord:
     @property
     def resource_id(self) -> str:
         """Its id."""
-        return inert_id(self.subscription, self.group, self.type, self.name)
+        return network_resource_id(self.subscription, self.group, self.type, self.name)
 
 
-def inert_id(subscription: str, group: str, kind: str, name: str) -> str:
+def network_resource_id(subscription: str, group: str, kind: str, name: str) -> str:
     """The resource id of one, of a type."""
     return f"{names.group_id(subscription, group)}/providers/{kind}/{name}"
 

@@ -25,7 +25,7 @@ class PageRequest:
     token: str | None = None
     """Of the page before."""
 
-    def after(self, of: str) -> str | None:
+    def start_key(self, of: str) -> str | None:
         """The key behind which the page begins; None is the beginning.
 
         Args:
@@ -44,9 +44,9 @@ class PageRequest:
             )
         return None if self.token is None else _key(self.token, of)
 
-    def after_pair(self, of: str) -> tuple[str, str] | None:
-        """The same where a name and a uid are the key, with a slash between, which neither has. Raises as `after`."""
-        key = self.after(of)
+    def start_key_pair(self, of: str) -> tuple[str, str] | None:
+        """The same where a name and a uid are the key, with a slash between, which neither has. Raises as `start_key`."""
+        key = self.start_key(of)
         return None if key is None else (key.partition("/")[0], key.partition("/")[2])
 
     @property
@@ -64,13 +64,13 @@ class Page(Generic[_T]):
     """None on the last page."""
 
     @classmethod
-    def cut(cls, found: Sequence[_T], request: PageRequest, *, of: str, key: Callable[[_T], str]) -> Self:
+    def from_rows(cls, found: Sequence[_T], request: PageRequest, *, of: str, key: Callable[[_T], str]) -> Self:
         """The page of what was found with `PageRequest.limit`.
 
         Args:
             found: in order.
             request: what was asked for.
-            of: as in `PageRequest.after`.
+            of: as in `PageRequest.start_key`.
             key: of an item, what the list is ordered by.
         """
         if request.items_max is None or len(found) <= request.items_max:
@@ -79,15 +79,15 @@ class Page(Generic[_T]):
         return cls(items=items, next_token=_token(of, key(items[-1])))
 
     @classmethod
-    def among(cls, whole: Sequence[_T], request: PageRequest, *, of: str, key: Callable[[_T], str]) -> Self:
+    def from_all(cls, whole: Sequence[_T], request: PageRequest, *, of: str, key: Callable[[_T], str]) -> Self:
         """The page of a short list that is there whole, by key.
 
         Raises:
             InvalidInput: the token is none of this list.
         """
-        after = request.after(of)
+        after = request.start_key(of)
         behind = sorted((each for each in whole if after is None or key(each) > after), key=key)
-        return cls.cut(behind, request, of=of, key=key)
+        return cls.from_rows(behind, request, of=of, key=key)
 
 
 def _token(of: str, key: str) -> str:

@@ -38,15 +38,15 @@ Subscriber: TypeAlias = Callable[[ProgressEvent], None]
 """Called from worker threads, at least once a second while bytes move; must be quick and must not raise."""
 
 
-def silent(_event: ProgressEvent) -> None:
+def ignore_event(_event: ProgressEvent) -> None:
     """The subscriber that nobody asked for."""
 
 
-def guard(subscriber: Subscriber) -> Subscriber:
+def suppress_errors(subscriber: Subscriber) -> Subscriber:
     """Return a subscriber that drops the errors of `subscriber`: a failure to report is no failure of the work."""
 
     def report(event: ProgressEvent) -> None:
         with suppress(Exception):
             subscriber(event)
 
-    return silent if subscriber is silent else report
+    return ignore_event if subscriber is ignore_event else report

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
-from imgstore.domain.identity.principals import Identity, RoleAssignment, Secret
+from imgstore.domain.identity.principals import PrincipalRecord, RoleAssignment, Secret
 from imgstore.domain.resources import Slot
 from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.unknown_objects import UnknownObject
@@ -15,7 +15,7 @@ from imgstore.domain.storage.unknown_objects import UnknownObject
 class PrincipalDetails:
     """A principal with what belongs to it."""
 
-    identity: Identity
+    identity: PrincipalRecord
     secrets: tuple[Secret, ...] = ()
     assignments: tuple[RoleAssignment, ...] = ()
 
@@ -122,7 +122,7 @@ class WorkerReport:
     """Replicas."""
     failed: dict[str, str] = field(default_factory=dict)
     """The last error of each replica that failed and did not come about later, by uid."""
-    resting: int = 0
+    waiting_for_retry: int = 0
     """Failed replicas that wait for their next try."""
     next_retry_at: datetime | None = None
     """When the first of these is due."""
@@ -180,7 +180,7 @@ class UnknownObjectReport:
     """The store's clock."""
     known_for: timedelta
     """Since it was first seen."""
-    names: ObjectReferences
+    references: ObjectReferences
     removable_at: datetime
     """When its grace ends; the database's clock."""
     kept_reason: str | None = None

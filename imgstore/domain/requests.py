@@ -22,7 +22,7 @@ from imgstore.domain.machines import (
     NO_PROPERTIES,
     DiskAttachment,
 )
-from imgstore.domain.names import ComputeId, ImageReference, SharedReference, VersionName, image_reference
+from imgstore.domain.names import ComputeId, ImageReference, SharedReference, VersionName, parse_image_reference
 from imgstore.domain.resources import (
     KEEP,
     NO_OS_PROPERTIES,
@@ -74,13 +74,13 @@ class OsProfile:
 
     admin_username: str | None = None
     computer_name: str | None = None
-    more: bool = False
+    has_other_fields: bool = False
     """Something else of it was said."""
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing of it was said."""
-        return self.admin_username is None and self.computer_name is None and not self.more
+        return self.admin_username is None and self.computer_name is None and not self.has_other_fields
 
 
 NO_PROFILE: Final = OsProfile()
@@ -128,14 +128,14 @@ class VersionSource:
     data_snapshots: tuple[DataSnapshot, ...] = ()
 
     @property
-    def is_whole(self) -> bool:
+    def is_single_resource(self) -> bool:
         """Whether one resource says all of the version's disks."""
         return self.os_vhd_uri is None and self.os_snapshot is None
 
     @property
-    def is_image(self) -> bool:
+    def is_image_or_machine(self) -> bool:
         """Whether it is a managed image or a machine: Azure's host caching of data disks is another for these."""
-        return self.is_whole and self.reference is None
+        return self.is_single_resource and self.reference is None
 
     @property
     def machine(self) -> str | None:
@@ -150,7 +150,7 @@ class VersionSource:
         word = self.image_version
         if word is None and self.managed_image is not None and "/versions/" in self.managed_image.lower():
             word = self.managed_image
-        return None if word is None else image_reference(word)
+        return None if word is None else parse_image_reference(word)
 
     def check(self) -> None:
         """Refuse no source and more than one, and data disks that cannot stand beside it.
@@ -168,7 +168,7 @@ class VersionSource:
         given = [flag for flag, word in words.items() if word is not None]
         data = {"--data-vhds-uris": self.data_vhds, "--data-snapshots": self.data_snapshots}
         beside = [flag for flag, disks in data.items() if disks]
-        if len(given) != 1 or (self.is_whole and beside):
+        if len(given) != 1 or (self.is_single_resource and beside):
             raise InvalidInput(
                 "The gallery artifact version source can only be specified either directly under storageProfile or "
                 "within individual OS or data disks. One and only one source type (user image, snapshot, disk, virtual "
@@ -286,7 +286,7 @@ class UploadRequest:
 class MachineDiskRequest:
     """What is said of one disk of a machine."""
 
-    manner: DiskAttachment = NO_ATTACHMENT_SETTINGS
+    attachment: DiskAttachment = NO_ATTACHMENT_SETTINGS
     attach: str | None = None
     """A managed disk by name or id, for a data disk; None is one that the image has there."""
     resource_id: str | None = None
@@ -349,13 +349,13 @@ class DefinitionDetails:
     purchase_plan: PurchasePlan | None = None
     features: tuple[Feature, ...] | None = None
 
-    def said(self) -> dict[str, Any]:
+    def given_values(self) -> dict[str, Any]:
         """Those that are said, by the name of the definition's field."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
 
-def _unpaced(_length: int) -> None:
+def _no_pause(_length: int) -> None:
     """Let everything be read as fast as it comes."""
 
 
@@ -374,7 +374,7 @@ class ScrubRequest:
     """None is every slot."""
     repair_notes_only: bool = False
     """Read only what the zones' repair notes name, and bring the zones up to date."""
-    pace: Callable[[int], None] = _unpaced
+    pace: Callable[[int], None] = _no_pause
     """Told the bytes of each object that was read or repaired. It may wait, and may raise KeyboardInterrupt to stop."""
     is_recorded: bool = True
     """Whether the activity log gets a row."""

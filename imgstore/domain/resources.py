@@ -436,7 +436,7 @@ class ManagedDisk:
     upload_bytes: int | None = None
     """Of the fixed VHD, footer and all, where one is uploaded; None is any other source."""
     grant: DiskGrant | None = None
-    """Who may read it, or write its upload, by URL. One whose time is up is none (`granted`)."""
+    """Who may read it, or write its upload, by URL. One whose time is up is none (`active_grant`)."""
     managed_by: str | None = None
     """The resource id of the machine that it is attached to; such a disk is not deleted."""
     machine_lun: int | None = None
@@ -454,7 +454,7 @@ class ManagedDisk:
         """Whether its bytes are still to come, or to be taken in."""
         return self.upload_bytes is not None and self.provisioning_state is ProvisioningState.CREATING
 
-    def granted(self, now: datetime) -> DiskGrant | None:
+    def active_grant(self, now: datetime) -> DiskGrant | None:
         """The grant, if it holds now."""
         return self.grant if self.grant is not None and now < self.grant.expires_at else None
 

@@ -85,7 +85,7 @@ def is_allowed_transition(before: ReplicaState, after: ReplicaState) -> bool:
     return after in REPLICA_TRANSITIONS[before]
 
 
-def provisioning_state(replicas: list[ReplicaState], *, creating: bool) -> ProvisioningState:
+def derive_provisioning_state(replicas: list[ReplicaState], *, creating: bool) -> ProvisioningState:
     """A version's state from those of its replicas (DESIGN.md, "Across").
 
     Creating or Updating until every replica is Completed or Failed; then Succeeded if all are Completed, else Failed.

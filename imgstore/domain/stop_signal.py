@@ -58,7 +58,7 @@ class StopSignal:
         self.check()
 
     @contextmanager
-    def calling(self, callback: Callable[[], None]) -> Iterator[None]:
+    def call_on_stop(self, callback: Callable[[], None]) -> Iterator[None]:
         """Call `callback` when it is set while the block runs; at once if it is set already."""
         with self._lock:
             number, self._next = self._next, self._next + 1
@@ -73,8 +73,8 @@ class StopSignal:
                 del self._callbacks[number]
 
     @contextmanager
-    def branch(self) -> "Iterator[StopSignal]":
+    def child(self) -> "Iterator[StopSignal]":
         """A signal of one job: set by itself, or with this one while the block runs."""
         inner = StopSignal()
-        with self.calling(lambda: inner.set(self._reason)):
+        with self.call_on_stop(lambda: inner.set(self._reason)):
             yield inner

@@ -44,7 +44,7 @@ class VersionView:
     line: DefinitionPath
     gaps: tuple[ZoneGap, ...] = ()
     """What zones are known to miss of the replicas that lie in three; filled where one version is shown."""
-    silent_slots: frozenset[str] = frozenset()
+    unreachable_slots: frozenset[str] = frozenset()
     """The uids of the slots whose store does not answer, as far as this host knows."""
 
 

@@ -8,7 +8,7 @@ names the format. A named format is never probed.
 from dataclasses import dataclass
 from typing import Final
 
-from imgstore.domain.disks.source_urls import without_secrets
+from imgstore.domain.disks.source_urls import redact_location
 from imgstore.domain.disks.sources import ByteSource, DiskFormat
 from imgstore.domain.errors import ImageRefused, ImageTruncated
 from imgstore.formats.checks import FailureKind, Finding
@@ -138,7 +138,7 @@ def _doubt(candidates: list[DiskFormat], others: list[str], suffix: str) -> tupl
 
 
 def _suffix(source: ByteSource) -> str:
-    location = without_secrets(source.identity().location)
+    location = redact_location(source.identity().location)
     path = location.partition("://")[2].partition("/")[2] if "://" in location else location
     _, dot, suffix = path.rsplit("/", 1)[-1].lower().rpartition(".")
     return dot + suffix

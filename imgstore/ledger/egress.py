@@ -6,7 +6,7 @@ from imgstore.ledger.entries import ChargeKind, LedgerRow, Party
 from imgstore.ledger.prices import FREE, Prices, price_of
 
 
-def arrival(
+def charge_arrival(
     *,
     key: str,
     party: Party,
@@ -51,7 +51,7 @@ def arrival(
     )
 
 
-def cross_region_read(
+def charge_cross_region_read(
     *, key: str, party: Party, source: str, target: str, replica: int, moved_bytes: int, prices: Prices, time: datetime
 ) -> LedgerRow:
     """Return the row for stored bytes that a reader took from another region, since its own region did not serve them.
@@ -82,7 +82,7 @@ def cross_region_read(
     )
 
 
-def repair(
+def charge_repair(
     *, key: str, party: Party, source: str, target: str, replica: int, moved_bytes: int, prices: Prices, time: datetime
 ) -> LedgerRow:
     """The row for stored bytes that a repair brought into a slot. It is no delivery: those bytes were paid for before.

@@ -10,7 +10,7 @@ from typing import Final
 
 from imgstore.ledger.entries import ChargeKind, LedgerRow, Party, StorageInterval
 from imgstore.ledger.prices import EXACT, FREE, Prices, price_of
-from imgstore.ledger.storage_intervals import amount, as_byte_hours, byte_microseconds
+from imgstore.ledger.storage_intervals import byte_microseconds, storage_amount, to_byte_hours
 
 BYTE_HOURS_UNIT: Final = Decimal("1e-6")
 AMOUNT_UNIT: Final = Decimal("1e-12")
@@ -57,7 +57,7 @@ class Statement:
     """Sorted by time."""
 
 
-def statement(
+def make_statement(
     rows: Iterable[LedgerRow], intervals: Iterable[StorageInterval], prices: Prices, *, until: datetime
 ) -> Statement:
     """The statement of these rows, and of these intervals as far as they lie before `until`.
@@ -104,9 +104,9 @@ def _stored(intervals: list[StorageInterval], prices: Prices, until: datetime) -
         target=last.region,
         replica=last.replica,
         delivered_bytes=0,
-        byte_hours=as_byte_hours(weight).quantize(BYTE_HOURS_UNIT, context=_ROUNDING),
+        byte_hours=to_byte_hours(weight).quantize(BYTE_HOURS_UNIT, context=_ROUNDING),
         unit_price=unit_price,
-        amount=amount(weight, unit_price).quantize(AMOUNT_UNIT, context=_ROUNDING),
+        amount=storage_amount(weight, unit_price).quantize(AMOUNT_UNIT, context=_ROUNDING),
         time=max(min(interval.closed_at or until, until) for interval in intervals),
     )
 

@@ -1,7 +1,7 @@
 """Bytes that lie: whose they are, for how long, and what that costs (rules.md, rule 22).
 
 Each slot is metered by its distinct stored bytes. The law of attribution gives every byte to one owner: the first, in
-the order given, that names it. When an owner comes or goes the law is applied afresh and `changes` says which intervals
+the order given, that names it. When an owner comes or goes the law is applied afresh and `plan_interval_changes` says which intervals
 end and which begin; intervals themselves never change but by being closed.
 
 Time is reckoned in whole microseconds, so that an interval cut in two weighs exactly what it weighed before.
@@ -38,21 +38,21 @@ def byte_microseconds(interval: StorageInterval, until: datetime) -> int:
 
 def byte_hours(interval: StorageInterval, until: datetime) -> Decimal:
     """Bytes times hours of `interval`, as far as it lies before `until`."""
-    return as_byte_hours(byte_microseconds(interval, until))
+    return to_byte_hours(byte_microseconds(interval, until))
 
 
-def as_byte_hours(byte_microseconds: int) -> Decimal:
+def to_byte_hours(byte_microseconds: int) -> Decimal:
     """The same weight in bytes times hours, to sixty digits."""
     return _DIVIDING.divide(Decimal(byte_microseconds), Decimal(MICROSECONDS_PER_HOUR))
 
 
-def amount(byte_microseconds: int, per_gb_month: Decimal) -> Decimal:
+def storage_amount(byte_microseconds: int, per_gb_month: Decimal) -> Decimal:
     """What bytes that lay so long cost at a price per GB and month of 730 hours, to sixty digits."""
     per = Decimal(GIGABYTE * HOURS_PER_MONTH * MICROSECONDS_PER_HOUR)
     return _DIVIDING.divide(_DIVIDING.multiply(Decimal(byte_microseconds), per_gb_month), per)
 
 
-def own_bytes(owners: Sequence[Owner], stored_bytes: StoredBytes) -> dict[str, int]:
+def attribute_bytes(owners: Sequence[Owner], stored_bytes: StoredBytes) -> dict[str, int]:
     """The law of attribution, for one slot.
 
     Each owner gets the bytes of those segments that no earlier owner names, and those of its own manifest; so the
@@ -81,14 +81,14 @@ class IntervalChanges(NamedTuple):
     """Stored bytes by owner's uid, for intervals that begin now. Owners of no bytes need none."""
 
 
-def changes(open_intervals: Iterable[StorageInterval], wanted: Mapping[str, int]) -> IntervalChanges:
+def plan_interval_changes(open_intervals: Iterable[StorageInterval], wanted: Mapping[str, int]) -> IntervalChanges:
     """Which open intervals of a slot to close, and which to open, so that they say what `wanted` says.
 
     An interval that says it already is left alone: an owner that comes or goes touches those only whose bytes change.
 
     Args:
         open_intervals: the slot's open intervals, one an owner.
-        wanted: stored bytes by owner's uid, as `own_bytes` gives them.
+        wanted: stored bytes by owner's uid, as `attribute_bytes` gives them.
     """
     standing = {interval.owner_uid: interval for interval in open_intervals}
     kept = {uid for uid, interval in standing.items() if wanted.get(uid, 0) == interval.stored_bytes}

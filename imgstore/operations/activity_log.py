@@ -8,7 +8,15 @@ from typing import Final
 from imgstore.catalog import ActivityRow
 from imgstore.domain import names
 from imgstore.domain.errors import ImgstoreError, InvalidInput, StoreError
-from imgstore.domain.identity.access import INSTALLATION, Action, Principal, authorize, knows, may, operation
+from imgstore.domain.identity.access import (
+    INSTALLATION,
+    Action,
+    Principal,
+    authorize,
+    has_related_role,
+    is_allowed,
+    operation_name,
+)
 from imgstore.operations.installation import Installation
 
 _TRANSACTIONS_MAX: Final = 100
@@ -22,8 +30,8 @@ def permit(installation: Installation, principal: Principal, action: Action, sco
         AccessDenied: the principal may not.
         NotFound: nor may it know of the subscription.
     """
-    if not may(principal, action, scope, of):
-        with recorded(installation, principal, action, scope, operation(action, scope, of), of=of):
+    if not is_allowed(principal, action, scope, of):
+        with recorded(installation, principal, action, scope, operation_name(action, scope, of), of=of):
             pass
 
 
@@ -34,7 +42,7 @@ def permit_list(installation: Installation, principal: Principal, scope: str) ->
         AccessDenied: the principal has no role at, above or below the scope.
         NotFound: nor in the whole subscription.
     """
-    if not knows(principal, scope):
+    if not has_related_role(principal, scope):
         permit(installation, principal, Action.READ, scope)
 
 
@@ -59,7 +67,7 @@ def recorded(
         scope: the resource's id.
         what: the operation's name, as Azure's ("Microsoft.Compute/galleries/write").
         about: which part of the resource, where the id does not tell: a replica of a version.
-        of: the type of resource, where it is not that of the scope (`access.operation`).
+        of: the type of resource, where it is not that of the scope (`access.operation_name`).
         is_permitted: the caller has asked already, and `principal` may.
 
     Raises:

@@ -1,7 +1,7 @@
 """The bill, recomputed from the ledger's rows alone."""
 
 from imgstore.domain.identity.access import Action, Principal, authorize
-from imgstore.ledger.statement import Statement, statement
+from imgstore.ledger.statement import Statement, make_statement
 from imgstore.operations.installation import Installation
 
 
@@ -11,4 +11,4 @@ def show_bill(installation: Installation, principal: Principal) -> Statement:
     with installation.catalog.reading() as transaction:
         rows = transaction.ledger.rows(installation.subscription)
         intervals = transaction.ledger.intervals(installation.subscription)
-        return statement(rows, intervals, installation.regions.prices, until=transaction.now())
+        return make_statement(rows, intervals, installation.regions.prices, until=transaction.now())

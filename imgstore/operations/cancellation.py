@@ -5,7 +5,7 @@ from typing import Final
 from imgstore.domain.async_operations import AsyncOperation, OperationStatus
 from imgstore.domain.deployments import DeploymentState
 from imgstore.domain.errors import Conflict
-from imgstore.domain.identity.access import Action, Principal, as_reader, may
+from imgstore.domain.identity.access import Action, Principal, as_reader, is_allowed
 from imgstore.operations.activity_log import permit, permit_list, recorded
 from imgstore.operations.api_operations import (
     PUT_DEPLOYMENT,
@@ -43,7 +43,8 @@ def list_operations(
     return [
         each
         for each in found
-        if is_caller(principal, each) or may(principal, Action.READ, operation_scope(each.subscription, each.uid))
+        if is_caller(principal, each)
+        or is_allowed(principal, Action.READ, operation_scope(each.subscription, each.uid))
     ]
 
 
@@ -140,7 +141,7 @@ def _request_cancel(installation: Installation, principal: Principal, operation:
 def _may_cancel(principal: Principal, operation: AsyncOperation) -> bool:
     """Whether it is the principal's own operation, or about a resource that it may write."""
     target = operation.resource_id
-    return is_caller(principal, operation) or (target is not None and may(principal, Action.WRITE, target))
+    return is_caller(principal, operation) or (target is not None and is_allowed(principal, Action.WRITE, target))
 
 
 def _end(installation: Installation, operation: AsyncOperation) -> None:

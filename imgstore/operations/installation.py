@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from imgstore.catalog import Catalog
 from imgstore.domain.effects import Effects
-from imgstore.domain.progress import ProgressEvent, Stage, Subscriber, silent
+from imgstore.domain.progress import ProgressEvent, Stage, Subscriber, ignore_event
 from imgstore.domain.resources import Slot
 from imgstore.domain.settings.disk_space import DiskSpace
 from imgstore.domain.settings.limits import Limits
 from imgstore.domain.settings.maintenance import MaintenanceSettings
-from imgstore.domain.storage.latency import THREADS_MAX, threads_for
+from imgstore.domain.storage.latency import THREADS_MAX, choose_threads
 from imgstore.operations.leases import LeaseKeeper
 from imgstore.regions import Locator, Regions
 from imgstore.stores.interface import ObjectStore
@@ -70,7 +70,7 @@ class Installation:
     limits: Limits = field(default_factory=Limits)
     space: DiskSpace = field(default_factory=DiskSpace)
     maintenance: MaintenanceSettings = field(default_factory=MaintenanceSettings)
-    subscriber: Subscriber = silent
+    subscriber: Subscriber = ignore_event
 
     def threads(self, workers: int, *regions: str) -> int:
         """So many threads, or more where it is far to the regions that each of them asks one after another.
@@ -78,7 +78,7 @@ class Installation:
         How far is told by what they have answered so far: ask when the first requests have been made.
         """
         answer_seconds = sum(self.locator.meter(region).answer_seconds for region in regions)
-        return threads_for(workers, answer_seconds, self.tuning.threads_max)
+        return choose_threads(workers, answer_seconds, self.tuning.threads_max)
 
     def access(self, slot: Slot) -> "SlotAccess":
         """The slot as the data plane sees it."""
@@ -121,9 +121,9 @@ class Installation:
         """
         self.space.check_scratch(work, self.scratch.parent, needed_bytes)
 
-    def has_room(self, needed_bytes: int) -> bool:
+    def has_free_space(self, needed_bytes: int) -> bool:
         """Tell whether scratch may take so many bytes more and keep the reserve of free space."""
-        return self.space.has_room(self.scratch, needed_bytes)
+        return self.space.has_free_space(self.scratch, needed_bytes)
 
     def note(self, task: str, detail: str) -> None:
         """Tell a person something."""

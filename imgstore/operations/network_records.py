@@ -7,15 +7,22 @@ from typing import Final
 from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.errors import Conflict, InvalidInput, NotFound
-from imgstore.domain.identity.access import Action, Principal, authorize_link, may, operation, visible
+from imgstore.domain.identity.access import (
+    Action,
+    Principal,
+    authorize_link,
+    filter_readable,
+    is_allowed,
+    operation_name,
+)
 from imgstore.domain.machines import Machine
 from imgstore.domain.network_records import (
-    INERT_TYPES,
     INTERFACES,
+    NETWORK_TYPES,
     NetworkContent,
     NetworkRecord,
     NetworkResourceId,
-    inert_id,
+    network_resource_id,
 )
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import Group
@@ -46,14 +53,14 @@ class NetworkScope:
 
     group: str
     type: str
-    """One of `INERT_TYPES`."""
+    """One of `NETWORK_TYPES`."""
     name: str
     part: str = ""
     """``subnets/default``: what is written is this part of it."""
 
     def scope(self, installation: Installation) -> str:
         """The id of what is meant."""
-        whole = inert_id(installation.subscription, self.group, self.type, self.name)
+        whole = network_resource_id(installation.subscription, self.group, self.type, self.name)
         return f"{whole}/{self.part}" if self.part else whole
 
 
@@ -86,7 +93,7 @@ def put_inert(
     names.check_network_name(place.name)
     scope = place.scope(installation)
     with (
-        recorded(installation, principal, action, scope, operation(action, scope)),
+        recorded(installation, principal, action, scope, operation_name(action, scope)),
         installation.catalog.transaction() as transaction,
     ):
         transaction.network_records.lock(installation.subscription)
@@ -139,17 +146,17 @@ def page_inert(
     subscription = installation.subscription
     above = names.group_id(subscription, group) if group is not None else f"/subscriptions/{subscription}"
     permit_list(installation, principal, above)
-    whole = may(principal, Action.READ, above, kind)
+    whole = is_allowed(principal, Action.READ, above, kind)
     of = f"{above}/{kind}"
-    key = request.after(of)
+    key = request.start_key(of)
     after = None if key is None else (key.partition("/")[0], key.partition("/")[2])
     with installation.catalog.reading() as transaction:
         if group is not None:
             lookup.group(transaction, subscription, group)
         limit = request.limit if whole else None
         found = transaction.network_records.list(subscription, kind, group, after=after, limit=limit)
-        seen = visible(principal, found, lambda each: each.resource_id, whole=whole)
-        page = Page.cut(seen, request, of=of, key=lambda each: f"{each.name}/{each.uid}")
+        seen = filter_readable(principal, found, lambda each: each.resource_id, whole=whole)
+        page = Page.from_rows(seen, request, of=of, key=lambda each: f"{each.name}/{each.uid}")
         return Page(items=_views(transaction, page.items), next_token=page.next_token)
 
 
@@ -162,7 +169,7 @@ def delete_inert(installation: Installation, principal: Principal, place: Networ
     """
     scope = place.scope(installation)
     with (
-        recorded(installation, principal, Action.DELETE, scope, operation(Action.DELETE, scope)),
+        recorded(installation, principal, Action.DELETE, scope, operation_name(Action.DELETE, scope)),
         installation.catalog.transaction() as transaction,
     ):
         transaction.network_records.lock(installation.subscription)
@@ -177,7 +184,7 @@ def delete_inert(installation: Installation, principal: Principal, place: Networ
 def not_there(installation: Installation, place: NetworkScope) -> NotFound:
     """What is raised for one that is not there, in Azure's words."""
     scope = place.scope(installation)
-    kind = operation(Action.READ, scope).rpartition("/")[0]
+    kind = operation_name(Action.READ, scope).rpartition("/")[0]
     name = scope.partition(f"/{place.type}/")[2]
     return NotFound(
         f"The Resource '{kind}/{name}' under resource group '{place.group}' was not found.",
@@ -195,7 +202,9 @@ def forget_inert_of(transaction: Transaction, group: Group) -> None:
     """
     transaction.network_records.lock(group.subscription)
     mine = [
-        each for kind in INERT_TYPES for each in transaction.network_records.list(group.subscription, kind, group.name)
+        each
+        for kind in NETWORK_TYPES
+        for each in transaction.network_records.list(group.subscription, kind, group.name)
     ]
     uids = [each.uid for each in mine]
     for each in mine:

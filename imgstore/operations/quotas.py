@@ -60,7 +60,7 @@ def _check(installation: Installation, used_bytes: int, added_bytes: int) -> Non
             found=f"{used_bytes + added_bytes} bytes with what was asked for",
             expected=f"at most {most_bytes} bytes (bytes_per_subscription_max)",
             hint="delete disks, snapshots or image versions, or "
-            + installation.limits.setting("bytes_per_subscription_max"),
+            + installation.limits.raise_hint("bytes_per_subscription_max"),
             target="bytes_per_subscription_max",
             code="QuotaExceeded",
         )

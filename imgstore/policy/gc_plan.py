@@ -180,7 +180,7 @@ def plan_slot(
                 since=clock.now,
                 since_sequence=_NEXT_SEQUENCE,
             )
-        waits = sentence.sentence is GcState.CONDEMNED and sentence.since + clock.grace > clock.now
+        waits = sentence.sentence is GcState.MARKED and sentence.since + clock.grace > clock.now
         pile = deletable if is_ripe(sentence, clock) else in_grace if waits else held
         pile[name] = info.stored_bytes
     return SlotPlan(
@@ -192,7 +192,7 @@ def plan_slot(
         to_lift=frozenset(
             name
             for name, each in condemned.items()
-            if each.sentence is GcState.CONDEMNED and (name in named or name not in listed)
+            if each.sentence is GcState.MARKED and (name in named or name not in listed)
         ),
         unfinished=unfinished_delete(condemned.values(), clock),
     )

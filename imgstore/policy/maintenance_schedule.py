@@ -5,7 +5,12 @@ from datetime import datetime
 from typing import Final
 
 from imgstore.domain.resources import Slot
-from imgstore.domain.settings.maintenance import MaintenanceKind, MaintenanceSettings, MaintenanceTask, MaintenanceTurn
+from imgstore.domain.settings.maintenance import (
+    MaintenanceKind,
+    MaintenanceRecord,
+    MaintenanceSettings,
+    MaintenanceTask,
+)
 
 _ORDER: Final = (
     MaintenanceKind.DELETIONS,
@@ -47,11 +52,11 @@ def maintenance_tasks(
 
 def next_due(
     tasks: Sequence[MaintenanceTask],
-    turns: Sequence[MaintenanceTurn],
+    turns: Sequence[MaintenanceRecord],
     *,
     now: datetime,
     dead: Collection[str],
-) -> tuple[MaintenanceTask, MaintenanceTurn] | None:
+) -> tuple[MaintenanceTask, MaintenanceRecord] | None:
     """Return the first task that is due and that nobody does now, with its row; within a kind the longest due.
 
     Args:
@@ -69,6 +74,6 @@ def next_due(
     return min(due, key=lambda each: (_ORDER.index(each[0].kind), each[1].due_at(each[0])), default=None)
 
 
-def _is_free(turn: MaintenanceTurn, now: datetime, dead: Collection[str]) -> bool:
+def _is_free(turn: MaintenanceRecord, now: datetime, dead: Collection[str]) -> bool:
     held = turn.holder is not None and turn.lease_expires_at is not None and turn.lease_expires_at > now
     return not held or turn.holder in dead

@@ -112,7 +112,7 @@ def _check_count(count: int, region: Region, limits: Limits) -> None:
             found=f"{count} replicas in {region.name}",
             expected=f"1 to {most} ({name})",
             hint=f"one replica serves about {limits.machines_per_replica} machines that are made at once; to have "
-            f"more, {limits.setting(name)}",
+            f"more, {limits.raise_hint(name)}",
             target="regionalReplicaCount",
         )
 
@@ -124,7 +124,7 @@ def _check_sum(targets: Sequence[TargetRegion], limits: Limits) -> None:
             f"The limit of {most} replicas of an image version over all regions is exceeded.",
             found=f"{count} replicas in {len(targets)} regions",
             expected=f"at most {most} (replicas_per_version_max)",
-            hint=f"ask for fewer, or {limits.setting('replicas_per_version_max')}",
+            hint=f"ask for fewer, or {limits.raise_hint('replicas_per_version_max')}",
             target="targetRegions",
         )
 

@@ -26,7 +26,7 @@ from imgstore.domain.storage.circuits import (
     CircuitState,
     Failure,
     HealthRecords,
-    NoRecords,
+    NoHealthRecords,
     ZoneHealth,
     begin_probe,
     record_answer,
@@ -81,7 +81,7 @@ class HealthBook:
             open_zone: has a zone watched that no request of this process went to yet, so that it can be probed.
         """
         self._monotonic = monotonic
-        self._records = records or NoRecords()
+        self._records = records or NoHealthRecords()
         self._policy = policy
         self._background = background
         self._open_zone = open_zone

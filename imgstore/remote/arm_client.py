@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, quote, urlencode, urlsplit
 from imgstore.domain.errors import InvalidInput, NotFound
 from imgstore.domain.names import compute_id, gallery_id, group_id, region_key
 from imgstore.domain.paging import PageRequest
-from imgstore.domain.progress import Subscriber, silent
+from imgstore.domain.progress import Subscriber, ignore_event
 from imgstore.domain.strict_json import read_json
 from imgstore.remote.connection import Answer, Connection, retry_after_seconds
 from imgstore.wire.api_versions import NEWEST
@@ -29,7 +29,7 @@ class Server:
     """A server, in a caller's name."""
 
     connection: Connection
-    subscriber: Subscriber = silent
+    subscriber: Subscriber = ignore_event
     _subscription: str = field(default="", init=False)
 
     @property
@@ -214,7 +214,7 @@ def _token(link: str, skip: int) -> str:
 
 def _read_token(request: PageRequest) -> tuple[str, int]:
     if request.items_max is not None and request.items_max < 1:
-        request.after("")  # Says what is wrong.
+        request.start_key("")  # Says what is wrong.
     if request.token is None:
         return "", 0
     told: Any = None

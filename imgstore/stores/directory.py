@@ -147,7 +147,7 @@ class DirectoryStore:
             yield
             return
         with self._lock:
-            self._space.check_room(Path(self._root), self._writing_bytes + needed_bytes)
+            self._space.check_free_space(Path(self._root), self._writing_bytes + needed_bytes)
             self._writing_bytes += needed_bytes
         try:
             yield

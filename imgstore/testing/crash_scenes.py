@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from imgstore.domain.errors import NotFound
-from imgstore.domain.progress import Subscriber, silent
+from imgstore.domain.progress import Subscriber, ignore_event
 from imgstore.domain.storage import object_keys
 from imgstore.operations.installation import Installation
 from imgstore.operations.stores import regions
@@ -31,7 +31,7 @@ class Scene:
     expected: dict[str, Path] = field(default_factory=dict)
     """The raw disk of each version that was ever asked for; of its data disks under ``1.0.0/lun-5``."""
 
-    def open(self, subscriber: Subscriber = silent) -> AbstractContextManager[Installation]:
+    def open(self, subscriber: Subscriber = ignore_event) -> AbstractContextManager[Installation]:
         """The installation, in this process."""
         own = crash_process.settings_of(self._orders())
         return open_home(own.home, subscriber, regions=own.regions, database=own.database, environ=own.environ)

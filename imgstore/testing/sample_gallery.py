@@ -19,7 +19,7 @@ from imgstore.domain.disks.version_disks import disk_key
 from imgstore.domain.effects import Effects
 from imgstore.domain.identity.access import administrator
 from imgstore.domain.names import ImageReference, VersionName
-from imgstore.domain.progress import Subscriber, silent
+from imgstore.domain.progress import Subscriber, ignore_event
 from imgstore.domain.requests import DataVhd, VersionRequest
 from imgstore.domain.resources import (
     ImageDefinition,
@@ -75,7 +75,7 @@ class Stock:
 
 @contextmanager
 def open_home(
-    home: Path, subscriber: Subscriber = silent, effects: Effects | None = None, **settings: Any
+    home: Path, subscriber: Subscriber = ignore_event, effects: Effects | None = None, **settings: Any
 ) -> Iterator[Installation]:
     """The installation in a home, with the shipped regions unless `settings` say otherwise."""
     settings.setdefault("environ", {})

@@ -29,10 +29,10 @@ from blake3 import blake3
 
 from imgstore.domain.disks.sources import DiskReader, SourceIdentity
 from imgstore.domain.errors import ImageRefused, ObjectCorrupt, ObjectNotFound, SourceChanged
-from imgstore.domain.settings.disk_space import CheckScratch, unbounded
+from imgstore.domain.settings.disk_space import CheckScratch, allow_all_scratch
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest, digest_of
-from imgstore.domain.storage.latency import sounded, threads_for
+from imgstore.domain.storage.latency import choose_threads, measure_latency
 from imgstore.domain.storage.sizes import BLOCK_BYTES, PIECE_BLOCKS, PIECE_BYTES, SEGMENT_BLOCKS, round_up
 from imgstore.formats.files.read_ahead import results_in_order
 from imgstore.segments.codec import encode_segment
@@ -85,7 +85,7 @@ class IngestOrder:
     monotonic: Callable[[], float] = time.monotonic
     """Seconds that only go forward."""
     check_cancelled: CheckCancelled = never_cancelled
-    check_scratch: CheckScratch = unbounded
+    check_scratch: CheckScratch = allow_all_scratch
     """Called with the folder `scratch` before a file there takes many bytes."""
     claim: Callable[[Digest], None] = lambda _name: None
     """Called before a segment is put, from several threads: it may be about to be collected."""
@@ -205,7 +205,9 @@ class _Ingest:
         """
         reader = self._order.reader
         self._order.check_cancelled()
-        threads = threads_for(_READ_THREADS, sounded(reader.read_at, reader.virtual_bytes, self._order.monotonic))
+        threads = choose_threads(
+            _READ_THREADS, measure_latency(reader.read_at, reader.virtual_bytes, self._order.monotonic)
+        )
         with (
             ThreadPoolExecutor(threads, thread_name_prefix="read") as readers,
             ThreadPoolExecutor(1, thread_name_prefix="fingerprint") as fingerprinter,

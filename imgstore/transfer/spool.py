@@ -153,7 +153,7 @@ class Spool:
                 self.write_zeros(offset, length)
                 return
             if self._space is not None:
-                self._space.check_room(self.path, length)
+                self._space.check_free_space(self.path, length)
             self.begin_write(offset, length)
             at = offset
             for part in parts:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from imgstore.domain.disks.sources import ContainerMetadata, Extent, SourceIdentity
-from imgstore.domain.settings.disk_space import CheckScratch, unbounded
+from imgstore.domain.settings.disk_space import CheckScratch, allow_all_scratch
 from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.sizes import PIECE_BYTES
 from imgstore.segments.manifest import Column, Manifest
@@ -32,7 +32,7 @@ class StoredDisk:
         location: str,
         digest: Digest,
         scratch: Path,
-        check_scratch: CheckScratch = unbounded,
+        check_scratch: CheckScratch = allow_all_scratch,
         workers: int,
         check_cancelled: CheckCancelled,
         on_moved: Callable[[int], None] = lambda _bytes: None,

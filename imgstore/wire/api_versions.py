@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Final, TypeAlias
 
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.network_records import INERT_TYPES
+from imgstore.domain.network_records import NETWORK_TYPES
 from imgstore.wire.json_text import Json
 
 _Newer: TypeAlias = "dict[str, _Newer] | None"
@@ -44,7 +44,7 @@ class Kind(StrEnum):
     """All of its types: what is kept as it was sent is shown as it was sent."""
 
 
-_NETWORK: Final = frozenset(each.lower().partition("/")[2] for each in INERT_TYPES)
+_NETWORK: Final = frozenset(each.lower().partition("/")[2] for each in NETWORK_TYPES)
 _PUBLISHING: Final = "properties.publishingProfile"
 _STORAGE: Final = "properties.storageProfile"
 _SAFETY: Final = "properties.safetyProfile"

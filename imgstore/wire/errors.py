@@ -6,7 +6,7 @@ from typing import Final
 from imgstore.domain.errors import (
     AccessDenied,
     Conflict,
-    Detail,
+    ErrorDetail,
     ExistenceUnknown,
     ImageRefused,
     ImgstoreError,
@@ -85,7 +85,7 @@ def read_error(body: Json, status: int) -> ImgstoreError:
     error = _kind(code, status)(str(told.get("message") or code), target=told.get("target"), code=code)
     details = told.get("details") or ()
     error.details = tuple(
-        Detail(code=str(each.get("code")), target=str(each.get("target")), message=str(each.get("message")))
+        ErrorDetail(code=str(each.get("code")), target=str(each.get("target")), message=str(each.get("message")))
         for each in details
         if isinstance(each, Mapping)
     )

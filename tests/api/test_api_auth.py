@@ -21,7 +21,7 @@ from imgstore.api.auth.client_secrets import Credential
 from imgstore.api.auth.tokens import TokenAuthority
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import AccessDenied, ClientRefused, InvalidInput, Unauthenticated
-from imgstore.domain.identity.access import Action, Principal, Role, may
+from imgstore.domain.identity.access import Action, Principal, Role, is_allowed
 from imgstore.operations.identity import principals, roles
 from imgstore.testing.sample_gallery import ADMIN, open_home
 
@@ -115,7 +115,7 @@ def test_the_first_administrator_comes_once_and_may_do_all(house: House) -> None
     assert client_secrets.create_first_administrator(house.installation) is None
     caller = house.caller(house.token())
     assert (caller.uid, caller.name) == (house.admin.known.identity.uid, "administrator")
-    assert may(caller, Action.ADMINISTER, "/")
+    assert is_allowed(caller, Action.ADMINISTER, "/")
     with house.installation.catalog.reading() as transaction:
         stored = transaction.secrets.list(house.admin.known.identity.client_id or "")
     assert house.admin.secret not in repr(stored)
@@ -227,7 +227,7 @@ def test_a_role_taken_away_and_a_principal_deleted_serve_no_longer(house: House)
     assert house.caller(token).grants == ()
     given = roles.assign(house.installation, ADMIN, assignee="builder", role=Role.READER, scope="/subscriptions/s")
     house.clock.pass_by(seconds=6)
-    assert may(house.caller(token), Action.READ, "/subscriptions/s")
+    assert is_allowed(house.caller(token), Action.READ, "/subscriptions/s")
     roles.remove(house.installation, ADMIN, uid=given.uid)
     house.clock.pass_by(seconds=6)
     assert house.caller(token).grants == ()

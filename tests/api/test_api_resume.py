@@ -18,7 +18,7 @@ from imgstore.api.auth import client_secrets
 from imgstore.domain.async_operations import AsyncOperation, OperationStatus
 from imgstore.domain.deployments import DeploymentState
 from imgstore.domain.identity.access import Role
-from imgstore.domain.identity.principals import Identity
+from imgstore.domain.identity.principals import PrincipalRecord
 from imgstore.domain.requests import DiskRequest
 from imgstore.domain.resources import DiskKind
 from imgstore.domain.states import ProvisioningState
@@ -39,7 +39,7 @@ OTHER = "other"
 EMPTY: dict[str, Any] = {"location": "southcentralus"}
 
 
-def principal(installation: Installation, role: Role | None = None, group: str = OTHER) -> Identity:
+def principal(installation: Installation, role: Role | None = None, group: str = OTHER) -> PrincipalRecord:
     """A new service principal, with a role on a group."""
     made = client_secrets.create_service_principal(installation, ADMIN, name="builder").known.identity
     if role is not None:
@@ -49,7 +49,7 @@ def principal(installation: Installation, role: Role | None = None, group: str =
 
 
 def leave(
-    installation: Installation, who: Identity | None, kind: str, request: dict[str, Any], uid: str | None = None
+    installation: Installation, who: PrincipalRecord | None, kind: str, request: dict[str, Any], uid: str | None = None
 ) -> str:
     """The row of an operation whose process died."""
     uid = uid or installation.effects.new_uid()
@@ -116,19 +116,19 @@ def test_with_its_rights_the_caller_has_it_done(home: Path, stopped: Installatio
         assert not stands(api)
 
 
-def without_a_role(installation: Installation) -> Identity | None:
+def without_a_role(installation: Installation) -> PrincipalRecord | None:
     return principal(installation)
 
 
-def with_another_role(installation: Installation) -> Identity | None:
+def with_another_role(installation: Installation) -> PrincipalRecord | None:
     return principal(installation, Role.READER)
 
 
-def without_a_caller(_installation: Installation) -> Identity | None:
+def without_a_caller(_installation: Installation) -> PrincipalRecord | None:
     return None
 
 
-def of_a_principal_that_is_gone(installation: Installation) -> Identity | None:
+def of_a_principal_that_is_gone(installation: Installation) -> PrincipalRecord | None:
     made = principal(installation, Role.CONTRIBUTOR)
     principals.delete_principal(installation, ADMIN, who=made.uid)
     return made

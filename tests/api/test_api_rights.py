@@ -304,14 +304,14 @@ def test_the_action_of_a_route_is_enough_and_nothing_else_is(api: Api, web: WebS
     assert match is not None
     values = match.groupdict()
     kind = right.operation.format_map(values)
-    everything_else = Permission(allowed=("*",), withheld=(kind, *([] if right.check is Check.ACTION else ["*"])))
+    everything_else = Permission(actions=("*",), not_actions=(kind, *([] if right.check is Check.ACTION else ["*"])))
     without = calling("without", Grant(role=everything_else, scope=api.top))
     if right.check is Check.ACTION:
         assert send(api, method, path, body, without).status == 403
     exact = calling(
         "exact",
-        Grant(role=Permission(allowed=(kind,)), scope=right.scope.format_map(values)),
-        *(Grant(role=Permission(allowed=(each,)), scope=api.top) for each in more),
+        Grant(role=Permission(actions=(kind,)), scope=right.scope.format_map(values)),
+        *(Grant(role=Permission(actions=(each,)), scope=api.top) for each in more),
     )
     answer = send(api, method, path, body, exact)
     expected = (200, 404) if "{location}" in route else EXPECTED.get(route.rpartition("/")[2], (200, 201, 202, 204))
@@ -364,7 +364,7 @@ def test_sharing_with_others_gives_nothing_in_the_subscription_itself(api: Api) 
         creation = {"createOption": "FromImage", "galleryImageReference": {"sharedGalleryImageId": word}}
         answers.append(api.ask("PUT", path, {"location": HERE, "properties": {"creationData": creation}}, headers=near))
     assert [(each.status, each.code) for each in answers] == [(404, "GalleryNotFound")] * 2
-    reads = Grant(role=Permission(allowed=("*/sharedGalleries/*", "*/sharedGalleries/read")), scope=api.top)
+    reads = Grant(role=Permission(actions=("*/sharedGalleries/*", "*/sharedGalleries/read")), scope=api.top)
     looking = calling("looking", reads)
     above = f"{api.top}/providers/Microsoft.Compute/locations/{HERE}/sharedGalleries/{unique}"
     inside = (
@@ -404,7 +404,7 @@ def test_a_network_resource_is_named_with_the_right_to_join_it(
     group = f"{top}/resourceGroups/near"
     owner = Grant(role=Role.OWNER, scope=group)
     reads = Grant(role=Role.READER, scope=api.top)
-    joins = Grant(role=Permission(allowed=(f"Microsoft.Network/{kind}/join/action",)), scope=linked)
+    joins = Grant(role=Permission(actions=(f"Microsoft.Network/{kind}/join/action",)), scope=linked)
     path, body = naming(group, linked)
     refused = api.ask("PUT", path, body, headers=calling("reader", owner, reads), version=NETWORK_VERSION)
     assert (refused.status, refused.code) == (403, "LinkedAuthorizationFailed"), refused

@@ -30,7 +30,7 @@ def test_condemned_lifted_and_deleted(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         first = transaction.deletion_marks.list(place.uid)
         assert [(each.name, each.stored_bytes, each.sentence) for each in first] == [
-            (name, 7, GcState.CONDEMNED) for name in sorted(NAMES)
+            (name, 7, GcState.MARKED) for name in sorted(NAMES)
         ]
         transaction.deletion_marks.add(place.uid, {NAMES[0]: 8})
         assert transaction.deletion_marks.list(place.uid) == first, "the grace began anew"

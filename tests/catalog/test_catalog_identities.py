@@ -10,9 +10,9 @@ from imgstore.catalog import Catalog, Transaction
 from imgstore.domain.errors import Conflict, NotFound
 from imgstore.domain.identity.access import Role
 from imgstore.domain.identity.principals import (
-    Identity,
     Issuer,
     PrincipalKind,
+    PrincipalRecord,
     RoleAssignment,
     Secret,
     SigningKey,
@@ -29,8 +29,10 @@ def tenant(transaction: Transaction, uid: str = "t1", name: str = "Ours") -> Ten
     return made
 
 
-def service_principal(transaction: Transaction, uid: str, tenant_uid: str = "t1", client_id: str = "c1") -> Identity:
-    made = Identity(
+def service_principal(
+    transaction: Transaction, uid: str, tenant_uid: str = "t1", client_id: str = "c1"
+) -> PrincipalRecord:
+    made = PrincipalRecord(
         uid=uid,
         kind=PrincipalKind.SERVICE_PRINCIPAL,
         tenant_uid=tenant_uid,
@@ -63,7 +65,7 @@ def test_principals_are_one_of_a_kind(catalog: Catalog) -> None:
         tenant(transaction, "t2", "Theirs")
         here = service_principal(transaction, "p1")
         there = service_principal(transaction, "p2", "t2")
-        ann = Identity(
+        ann = PrincipalRecord(
             uid="p3",
             kind=PrincipalKind.USER,
             tenant_uid="t1",

@@ -29,7 +29,7 @@ def machine(name: str = "vm1", group: str = "rg") -> Machine:
         admin_username="azureuser",
         computer_name="c",
         generalized=True,
-        manners={
+        attachments={
             "os": DiskAttachment(name="o", caching=HostCaching.NONE),
             "lun-3": DiskAttachment(deleted_with_machine=True),
         },

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from imgstore.api.auth.tokens import TokenAuthority
 from imgstore.cli.main import main
 from imgstore.domain.errors import ClientRefused, Unauthenticated
-from imgstore.domain.identity.access import Action, may
+from imgstore.domain.identity.access import Action, is_allowed
 from imgstore.testing.sample_gallery import open_home
 
 BASE = "https://localhost:8443"
@@ -117,7 +117,7 @@ def test_roles_are_given_listed_and_taken(line: AuthLine) -> None:
     with open_home(line.home) as installation:
         authority = TokenAuthority(installation, BASE)
         token = authority.issue_token(told["tenant"], told["appId"], told["password"], f"{BASE}/.default").access_token
-        assert may(authority.authenticate(f"Bearer {token}"), Action.WRITE, scope)
+        assert is_allowed(authority.authenticate(f"Bearer {token}"), Action.WRITE, scope)
     assert len(line.ok("role assignment list --assignee builder")) == 2
     assert [each["name"] for each in line.ok(f"role assignment list --scope {scope}")] == [made["name"]]
     line.ok("role assignment delete --assignee builder --role Contributor")

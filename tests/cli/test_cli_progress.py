@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from imgstore.cli.framework.progress import Bars, Lines, human_bytes, human_seconds, shown
-from imgstore.domain.progress import ProgressEvent, Stage, silent
+from imgstore.domain.progress import ProgressEvent, Stage, ignore_event
 
 
 class Clock:
@@ -143,7 +143,7 @@ def test_the_form_is_chosen_by_the_stream() -> None:
     with shown(Terminal(), quiet=False) as subscriber:
         assert isinstance(subscriber, Bars)
     with shown(Terminal(), quiet=True) as subscriber:
-        assert subscriber is silent
+        assert subscriber is ignore_event
 
 
 class Crowd:

@@ -19,7 +19,7 @@ import pytest
 from imgstore.cli.framework import global_options
 from imgstore.cli.framework.standard_streams import WAITING_BYTES_MAX, ReportStream
 from imgstore.cli.main import main
-from imgstore.domain.progress import ProgressEvent, Stage, guard, silent
+from imgstore.domain.progress import ProgressEvent, Stage, ignore_event, suppress_errors
 from imgstore.domain.storage.sizes import MIB
 from imgstore.testing.sample_disks import make_raw
 from imgstore.testing.sample_gallery import DEFINITION, GALLERY, GROUP, found_gallery, open_home
@@ -225,8 +225,8 @@ def test_a_subscriber_that_fails_is_no_matter() -> None:
     def fail(_event: ProgressEvent) -> None:
         raise OSError(28, "No space left on device")
 
-    guard(fail)(ProgressEvent(task="a", stage=Stage.NOTE))
-    assert guard(silent) is silent
+    suppress_errors(fail)(ProgressEvent(task="a", stage=Stage.NOTE))
+    assert suppress_errors(ignore_event) is ignore_event
 
 
 # -- the data folder ----------------------------------------------------------------------------------------------------

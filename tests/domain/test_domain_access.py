@@ -16,10 +16,10 @@ from imgstore.domain.identity.access import (
     authorize,
     authorize_list,
     check_scope,
-    knows,
-    may,
-    operation,
-    visible,
+    filter_readable,
+    has_related_role,
+    is_allowed,
+    operation_name,
 )
 from imgstore.domain.names import definition_id, disk_id, gallery_id, group_id, version_id
 
@@ -38,9 +38,9 @@ def allowed(principal: Principal, action: Action, scope: str, of: str | None = N
     try:
         authorize(principal, action, scope, of)
     except (AccessDenied, NotFound):
-        assert not may(principal, action, scope, of)
+        assert not is_allowed(principal, action, scope, of)
         return False
-    assert may(principal, action, scope, of)
+    assert is_allowed(principal, action, scope, of)
     return True
 
 
@@ -133,8 +133,8 @@ def test_each_role_on_each_scope_lets_do_what_the_table_says_and_no_more(role: R
 
 @pytest.mark.parametrize("kind", list(PLACES))
 def test_an_action_is_called_as_azure_calls_it(kind: str) -> None:
-    assert operation(Action.WRITE, PLACES[kind].upper().replace("/SUB/", "/sub/")) == f"{kind}/write"
-    assert operation(Action.SHARE, GALLERY) == "Microsoft.Compute/galleries/share/action"
+    assert operation_name(Action.WRITE, PLACES[kind].upper().replace("/SUB/", "/sub/")) == f"{kind}/write"
+    assert operation_name(Action.SHARE, GALLERY) == "Microsoft.Compute/galleries/share/action"
 
 
 @pytest.mark.parametrize("role", list(Role))
@@ -151,9 +151,9 @@ def test_only_an_owner_gives_roles_and_administers(role: Role) -> None:
 def test_a_name_that_is_a_word_of_paths_is_a_name(name: str) -> None:
     """A gallery called `providers` is a gallery: what a role withholds there stays withheld."""
     for scope in (gallery_id("sub", name, name), gallery_id("sub", "rg", name), gallery_id(name, name, "g")):
-        assert operation(Action.SHARE, scope) == "Microsoft.Compute/galleries/share/action"
+        assert operation_name(Action.SHARE, scope) == "Microsoft.Compute/galleries/share/action"
         assert not allowed(one(Role.CONTRIBUTOR, "/"), Action.SHARE, scope)
-    assert operation(Action.READ, group_id(name, name)) == "Microsoft.Resources/subscriptions/resourceGroups/read"
+    assert operation_name(Action.READ, group_id(name, name)) == "Microsoft.Resources/subscriptions/resourceGroups/read"
 
 
 def test_the_latest_version_needs_the_right_to_read_versions_of_the_definition() -> None:
@@ -164,14 +164,14 @@ def test_the_latest_version_needs_the_right_to_read_versions_of_the_definition()
 def test_lists_show_what_may_be_read() -> None:
     reader = one(Role.READER, gallery_id("sub", "rg", "a"))
     there = ["a", "b", "ab", "A"]
-    assert visible(reader, there, lambda name: gallery_id("sub", "rg", name)) == ["a", "A"]
+    assert filter_readable(reader, there, lambda name: gallery_id("sub", "rg", name)) == ["a", "A"]
     for scope in ("/subscriptions/sub", GROUP, gallery_id("sub", "rg", "a"), "/"):
         authorize_list(reader, scope)
     with pytest.raises(AccessDenied):
         authorize_list(reader, gallery_id("sub", "rg", "b"))
     with pytest.raises(NotFound):
         authorize_list(reader, "/subscriptions/other")
-    assert knows(one(Role.SHARING_ADMIN, VERSION), GALLERY)
+    assert has_related_role(one(Role.SHARING_ADMIN, VERSION), GALLERY)
 
 
 BAD = [
@@ -197,9 +197,9 @@ BAD = [
 def test_what_is_no_scope_is_nobodys(scope: str) -> None:
     """Not even the administrator's: it names no resource, and whoever repairs it might name another."""
     for principal in (administrator("root"), one(Role.OWNER, "/subscriptions/sub"), one(Role.OWNER, scope)):
-        assert not may(principal, Action.READ, scope)
-        assert not knows(principal, scope)
-    assert not may(one(Role.OWNER, scope), Action.READ, VERSION)
+        assert not is_allowed(principal, Action.READ, scope)
+        assert not has_related_role(principal, scope)
+    assert not is_allowed(one(Role.OWNER, scope), Action.READ, VERSION)
     with pytest.raises(NotFound):
         check_scope(scope)
 
@@ -222,7 +222,7 @@ words = (
 def test_no_spelling_of_a_path_leads_out_of_a_grant(spelt: list[str]) -> None:
     """Whatever a path is made of: what an Owner of one group may do lies below that group, letter by letter."""
     path = "/subscriptions/sub/resourceGroups/" + "/".join(spelt)
-    if may(one(Role.OWNER, GROUP), Action.WRITE, path):
+    if is_allowed(one(Role.OWNER, GROUP), Action.WRITE, path):
         assert path.casefold().removesuffix("/").split("/")[:5] == GROUP.casefold().split("/")
         assert ".." not in path.split("/")
 

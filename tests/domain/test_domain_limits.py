@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from imgstore.domain.errors import Conflict, InvalidInput
-from imgstore.domain.settings.limits import PRESETS, Limits, check_room, read_limits
+from imgstore.domain.settings.limits import PRESETS, Limits, check_count, read_limits
 from imgstore.domain.storage.sizes import TIB
 
 
@@ -35,7 +35,7 @@ def test_azures_limits_of_2019_are_the_default(text: str) -> None:
 def test_a_number_stands_in_the_place_of_the_presets() -> None:
     limits = read('[limits]\npreset = "azure-2026"\ngalleries_max = 7\nreplicas_per_region_max = 3')
     assert numbers(limits) == (7, 1_000, 10_000, 3, 100, 2 * TIB - 512, 2 * TIB - 512, 32 * TIB, 50)
-    assert limits.setting("galleries_max") == (
+    assert limits.raise_hint("galleries_max") == (
         "raise galleries_max under [limits] in /home/settings.toml, then run `imgstore settings apply`"
     )
 
@@ -68,11 +68,11 @@ def test_a_setting_that_is_none_is_told_with_file_key_found_and_expected(
 
 def test_one_more_than_the_limit_is_refused_with_limit_count_and_setting() -> None:
     limits: Any = Limits(galleries_max=2)
-    check_room(limits, "galleries_max", 1, what="galleries", region="eastus")
+    check_count(limits, "galleries_max", 1, what="galleries", region="eastus")
     with pytest.raises(
         Conflict, match="limit of 2 galleries in a subscription and region is reached in 'eastus'"
     ) as it:
-        check_room(limits, "galleries_max", 2, what="galleries", region="eastus")
+        check_count(limits, "galleries_max", 2, what="galleries", region="eastus")
     assert (it.value.error_code, it.value.found, it.value.target) == (
         "QuotaExceeded",
         "2 galleries in eastus",

@@ -8,9 +8,9 @@ from imgstore.domain.errors import InvalidInput
 from imgstore.domain.settings.limits import read_limits
 from imgstore.domain.settings.maintenance import (
     MaintenanceKind,
+    MaintenanceRecord,
     MaintenanceSettings,
     MaintenanceTask,
-    MaintenanceTurn,
     failure_outcome,
     read_maintenance,
 )
@@ -53,13 +53,13 @@ def test_the_cheapest_kind_that_is_due_and_free_is_next() -> None:
     tasks = maintenance_tasks(MaintenanceSettings(), [], zoned_regions=["b", "a"], degraded=())
     assert [task.name for task in tasks] == ["deletions", "activity", "repairs/a", "repairs/b", "gc"]
 
-    def turn(name: str, hours_ago: float, holder: str | None = None, lease: float = 0) -> MaintenanceTurn:
+    def turn(name: str, hours_ago: float, holder: str | None = None, lease: float = 0) -> MaintenanceRecord:
         expires = None if holder is None else NOON + timedelta(hours=lease)
-        return MaintenanceTurn(
+        return MaintenanceRecord(
             name=name, done_at=NOON - timedelta(hours=hours_ago), holder=holder, lease_expires_at=expires
         )
 
-    def chosen(*turns: MaintenanceTurn, dead: tuple[str, ...] = ()) -> str | None:
+    def chosen(*turns: MaintenanceRecord, dead: tuple[str, ...] = ()) -> str | None:
         found = next_due(tasks, turns, now=NOON, dead=dead)
         return None if found is None else found[0].name
 
@@ -75,7 +75,7 @@ def test_the_cheapest_kind_that_is_due_and_free_is_next() -> None:
 @pytest.mark.parametrize(("interval_seconds", "expected"), [(60, 60), (300, 300), (800, 300), (86_400, 10_800)])
 def test_what_failed_is_due_again_sooner(interval_seconds: int, expected: int) -> None:
     task = MaintenanceTask(kind=MaintenanceKind.GC, interval_seconds=interval_seconds)
-    failed = MaintenanceTurn(name="gc", done_at=NOON, outcome=failure_outcome("no answer"))
+    failed = MaintenanceRecord(name="gc", done_at=NOON, outcome=failure_outcome("no answer"))
     assert failed.due_at(task) - NOON == timedelta(seconds=expected)
-    done = MaintenanceTurn(name="gc", done_at=NOON, outcome="7 bytes collected")
+    done = MaintenanceRecord(name="gc", done_at=NOON, outcome="7 bytes collected")
     assert done.due_at(task) - NOON == timedelta(seconds=interval_seconds)

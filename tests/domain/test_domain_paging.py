@@ -15,9 +15,9 @@ def encoded(text: str) -> str:
 
 
 def page(keys: list[str], request: PageRequest, of: str = "/a/galleries") -> Page[str]:
-    after = request.after(of)
+    after = request.start_key(of)
     behind = [key for key in keys if after is None or key > after]
-    return Page.cut(behind[: request.limit], request, of=of, key=lambda key: key)
+    return Page.from_rows(behind[: request.limit], request, of=of, key=lambda key: key)
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\0", codec="utf-8")), unique=True), st.integers(1, 5))

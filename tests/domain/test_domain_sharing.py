@@ -13,10 +13,10 @@ from imgstore.domain.identity.sharing import (
     CommunityInfo,
     SharingPermission,
     SharingProfile,
-    added,
-    enabled,
-    removed,
-    requested,
+    add_members,
+    change_profile,
+    publish_profile,
+    remove_members,
 )
 
 INFO = CommunityInfo(publisher_uri="u", publisher_contact="c", eula="e", public_name_prefix="contoso")
@@ -32,10 +32,10 @@ def test_who_was_added_and_not_removed_is_reached(first: list[str], second: list
     profile: SharingProfile | None = None
     for more in (first, second):
         if more:
-            profile = added(profile, subscriptions=[each.upper() for each in more], tenants=())
+            profile = add_members(profile, subscriptions=[each.upper() for each in more], tenants=())
     if gone:
-        profile = removed(profile, subscriptions=gone, tenants=())
-    reached = {each for each in several(8) if profile is not None and profile.reaches(each, None)}
+        profile = remove_members(profile, subscriptions=gone, tenants=())
+    reached = {each for each in several(8) if profile is not None and profile.includes(each, None)}
     assert reached == ({*first, *second} - set(gone))
     if profile is not None:
         assert len(profile.subscriptions) == len(reached)
@@ -43,26 +43,26 @@ def test_who_was_added_and_not_removed_is_reached(first: list[str], second: list
 
 def test_a_tenant_is_reached_by_the_subscriptions_that_belong_to_it() -> None:
     tenant = several(1)[0]
-    profile = added(None, subscriptions=(), tenants=[tenant])
+    profile = add_members(None, subscriptions=(), tenants=[tenant])
     assert profile.permission is SharingPermission.GROUPS
-    assert profile.reaches("any", tenant.upper())
-    assert not profile.reaches(tenant, None)
-    assert not profile.reaches("any", None)
+    assert profile.includes("any", tenant.upper())
+    assert not profile.includes(tenant, None)
+    assert not profile.includes("any", None)
 
 
 def test_thirty_subscriptions_and_five_tenants() -> None:
-    full = added(None, subscriptions=several(SUBSCRIPTIONS_MAX), tenants=several(TENANTS_MAX))
+    full = add_members(None, subscriptions=several(SUBSCRIPTIONS_MAX), tenants=several(TENANTS_MAX))
     assert (SUBSCRIPTIONS_MAX, TENANTS_MAX) == (30, 5)
-    assert added(full, subscriptions=several(SUBSCRIPTIONS_MAX), tenants=()) == full
+    assert add_members(full, subscriptions=several(SUBSCRIPTIONS_MAX), tenants=()) == full
     for more in ({"subscriptions": several(31), "tenants": ()}, {"subscriptions": (), "tenants": several(6)}):
         with pytest.raises(Conflict) as caught:
-            added(full, **more)
+            add_members(full, **more)
         assert caught.value.error_code == "QuotaExceeded"
 
 
 @pytest.mark.parametrize("bad", ["", "me", "/", several(1)[0] + "0", "\n" + several(1)[0], several(1)[0] + "\n"])
 def test_an_id_is_a_uuid(bad: str) -> None:
-    for change in (added, removed):
+    for change in (add_members, remove_members):
         with pytest.raises(InvalidInput):
             change(None, subscriptions=[bad], tenants=())
         with pytest.raises(InvalidInput):
@@ -72,26 +72,26 @@ def test_an_id_is_a_uuid(bad: str) -> None:
 
 
 def test_a_community_is_told_of_and_enabled_once() -> None:
-    profile = requested(None, SharingPermission.COMMUNITY, INFO)
+    profile = change_profile(None, SharingPermission.COMMUNITY, INFO)
     assert profile.community is not None
     assert profile.community.public_name is None
-    public = enabled(profile, "1")
+    public = publish_profile(profile, "1")
     assert public.community is not None
     assert public.community.public_name == "contoso-1"
-    assert enabled(public, "2") == public
-    assert requested(public, SharingPermission.COMMUNITY, INFO) == public
-    assert not public.reaches("any", "any")
-    for change in (added, removed):
+    assert publish_profile(public, "2") == public
+    assert change_profile(public, SharingPermission.COMMUNITY, INFO) == public
+    assert not public.includes("any", "any")
+    for change in (add_members, remove_members):
         with pytest.raises(Conflict, match="everybody"):
             change(public, subscriptions=several(1), tenants=())
-    for standing in (None, SharingProfile(), added(None, subscriptions=several(1), tenants=())):
+    for standing in (None, SharingProfile(), add_members(None, subscriptions=several(1), tenants=())):
         with pytest.raises(Conflict, match="no community gallery"):
-            enabled(standing, "1")
+            publish_profile(standing, "1")
 
 
 def test_one_way_of_sharing_ends_before_another_begins() -> None:
-    groups = added(None, subscriptions=several(1), tenants=())
-    community = requested(SharingProfile(), SharingPermission.COMMUNITY, INFO)
+    groups = add_members(None, subscriptions=several(1), tenants=())
+    community = change_profile(SharingProfile(), SharingPermission.COMMUNITY, INFO)
     other = CommunityInfo(publisher_uri="x", publisher_contact="c", eula="e", public_name_prefix="contoso")
     for standing, permission, info in (
         (groups, SharingPermission.COMMUNITY, INFO),
@@ -100,8 +100,8 @@ def test_one_way_of_sharing_ends_before_another_begins() -> None:
         (community, SharingPermission.COMMUNITY, other),
     ):
         with pytest.raises(PropertyChangeNotAllowed):
-            requested(standing, permission, info)
-    assert requested(groups, SharingPermission.GROUPS, None) == groups
+            change_profile(standing, permission, info)
+    assert change_profile(groups, SharingPermission.GROUPS, None) == groups
 
 
 @pytest.mark.parametrize(
@@ -129,4 +129,4 @@ def test_one_way_of_sharing_ends_before_another_begins() -> None:
 )
 def test_what_does_not_fit_together_is_refused(permission: SharingPermission, info: CommunityInfo | None) -> None:
     with pytest.raises(InvalidInput):
-        requested(None, permission, info)
+        change_profile(None, permission, info)

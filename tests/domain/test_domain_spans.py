@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from imgstore.domain.durations import span_text, span_until
+from imgstore.domain.durations import format_duration, format_time_until
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -24,8 +24,8 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
     ],
 )
 def test_a_span_is_told_in_one_unit(seconds: float, text: str) -> None:
-    assert span_text(timedelta(seconds=seconds)) == text
+    assert format_duration(timedelta(seconds=seconds)) == text
 
 
 def test_an_instant_is_told_with_the_span_until_it() -> None:
-    assert span_until(NOON, NOON - timedelta(seconds=170)) == "2026-03-01 12:00:00 UTC (in 3 min)"
+    assert format_time_until(NOON, NOON - timedelta(seconds=170)) == "2026-03-01 12:00:00 UTC (in 3 min)"

@@ -9,8 +9,8 @@ from imgstore.domain.states import (
     REPLICA_TRANSITIONS,
     ProvisioningState,
     ReplicaState,
+    derive_provisioning_state,
     is_allowed_transition,
-    provisioning_state,
 )
 
 P, R, C, F, D, X = (
@@ -73,4 +73,4 @@ def test_deleting_is_the_end() -> None:
 def test_a_version_stands_as_its_replicas_do(
     replicas: list[ReplicaState], creating: bool, expected: ProvisioningState
 ) -> None:
-    assert provisioning_state(replicas, creating=creating) is expected
+    assert derive_provisioning_state(replicas, creating=creating) is expected

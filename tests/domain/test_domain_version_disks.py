@@ -2,7 +2,7 @@
 
 import uuid
 
-from imgstore.domain.disks.version_disks import DISK_KEYS, disk_key, in_order, lun_of, told
+from imgstore.domain.disks.version_disks import DISK_KEYS, disk_key, format_disk_keys, lun_of, sort_disk_keys
 from imgstore.domain.storage import object_keys
 
 WORK = "01234567-89ab-4def-8123-456789abcdef"
@@ -15,9 +15,9 @@ def test_a_key_says_the_lun() -> None:
 
 
 def test_the_os_disk_comes_first_and_then_the_luns_as_numbers() -> None:
-    assert in_order(["lun-10", "os", "lun-9", "lun-0"]) == ["os", "lun-0", "lun-9", "lun-10"]
-    assert told(["lun-10", "os", "lun-9"]) == "the OS disk and data disks at LUN 9, 10"
-    assert told(["os"]) == "the OS disk alone"
+    assert sort_disk_keys(["lun-10", "os", "lun-9", "lun-0"]) == ["os", "lun-0", "lun-9", "lun-10"]
+    assert format_disk_keys(["lun-10", "os", "lun-9"]) == "the OS disk and data disks at LUN 9, 10"
+    assert format_disk_keys(["os"]) == "the OS disk alone"
 
 
 def test_what_a_disk_is_packed_under_is_at_rest() -> None:

@@ -15,11 +15,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from imgstore.domain.resources import StorageAccountType
-from imgstore.ledger.egress import arrival
+from imgstore.ledger.egress import charge_arrival
 from imgstore.ledger.entries import ChargeKind, LedgerRow, Party, StorageInterval
 from imgstore.ledger.prices import FREE, Prices
-from imgstore.ledger.statement import AMOUNT_UNIT, BYTE_HOURS_UNIT, statement
-from imgstore.ledger.storage_intervals import Owner, amount, byte_hours, byte_microseconds, changes, own_bytes
+from imgstore.ledger.statement import AMOUNT_UNIT, BYTE_HOURS_UNIT, make_statement
+from imgstore.ledger.storage_intervals import (
+    Owner,
+    attribute_bytes,
+    byte_hours,
+    byte_microseconds,
+    plan_interval_changes,
+    storage_amount,
+)
 
 START = datetime(2024, 2, 28, tzinfo=UTC)
 PARTY = Party(subscription="s", group="rg", gallery="g", definition="d", version="1.0.0")
@@ -50,7 +57,7 @@ def price_lists(draw: st.DrawFn) -> Prices:
 
 @st.composite
 def arrivals(draw: st.DrawFn, prices: Prices) -> LedgerRow:
-    return arrival(
+    return charge_arrival(
         key="k",
         party=PARTY,
         source=draw(regions),
@@ -85,7 +92,7 @@ def test_a_statement_balances(data: st.DataObject, prices: Prices, until: dateti
     """The total is the sum of the amounts, to the last digit, and nobody's bytes get lost."""
     rows = data.draw(st.lists(arrivals(prices)))
     lying = data.draw(st.lists(intervals()))
-    bill = statement(rows, lying, prices, until=until)
+    bill = make_statement(rows, lying, prices, until=until)
     assert Fraction(bill.total) == sum((Fraction(row.amount) for row in bill.rows), Fraction())
     assert sum(row.delivered_bytes for row in bill.rows) == sum(row.delivered_bytes for row in rows)
     assert len(bill.rows) == len(rows) + len({(each.owner_uid, each.slot_uid) for each in lying})
@@ -107,7 +114,7 @@ def test_an_arrival_costs_its_bytes_times_its_price(data: st.DataObject, prices:
 
 def test_what_crosses_pays_and_what_is_copied_inside_does_not() -> None:
     def row(source: str, target: str, *, crossing: bool) -> tuple[ChargeKind, Decimal, Decimal]:
-        made = arrival(
+        made = charge_arrival(
             key="k",
             party=PARTY,
             source=source,
@@ -129,7 +136,7 @@ def test_what_crosses_pays_and_what_is_copied_inside_does_not() -> None:
 
 def test_no_digit_is_lost_where_the_usual_28_are_too_few() -> None:
     dear = dataclasses.replace(PRICES, egress_default=Decimal("123456789.123456789012"))
-    row = arrival(
+    row = charge_arrival(
         key="k",
         party=PARTY,
         source="b",
@@ -142,7 +149,9 @@ def test_no_digit_is_lost_where_the_usual_28_are_too_few() -> None:
     )
     assert Fraction(row.amount) == Fraction(123456789123456789012, 10**21) * (2**60 - 1)
     small = dataclasses.replace(row, unit_price=Decimal("1e-12"), delivered_bytes=1, amount=Decimal("1e-21"))
-    assert Fraction(statement([row, small], [], dear, until=START).total) == Fraction(row.amount) + Fraction(1, 10**21)
+    assert Fraction(make_statement([row, small], [], dear, until=START).total) == Fraction(row.amount) + Fraction(
+        1, 10**21
+    )
 
 
 @given(each=intervals(), cut=instants, until=instants)
@@ -151,7 +160,7 @@ def test_an_interval_cut_in_two_weighs_the_same(each: StorageInterval, cut: date
     cut = min(max(cut, each.opened_at), each.closed_at or cut)
     parts = [dataclasses.replace(each, closed_at=cut), dataclasses.replace(each, opened_at=max(cut, each.opened_at))]
     assert byte_microseconds(each, until) == sum(byte_microseconds(part, until) for part in parts)
-    whole, pieced = (statement([], some, PRICES, until=until) for some in ([each], parts))
+    whole, pieced = (make_statement([], some, PRICES, until=until) for some in ([each], parts))
     assert whole.total == pieced.total
     assert [row.byte_hours for row in whole.rows] == [row.byte_hours for row in pieced.rows]
 
@@ -163,8 +172,8 @@ def test_weight_and_amount_are_what_fractions_say(each: StorageInterval, until: 
     price = PRICES.storage_per_gb_month(each.storage_account_type)
     cost = each.stored_bytes * hours * Fraction(price) / 730 / 10**9
     assert abs(Fraction(byte_hours(each, until)) - each.stored_bytes * hours) <= Fraction(1, 10**20)
-    assert abs(Fraction(amount(byte_microseconds(each, until), price)) - cost) <= Fraction(1, 10**20)
-    (row,) = statement([], [each], PRICES, until=until).rows
+    assert abs(Fraction(storage_amount(byte_microseconds(each, until), price)) - cost) <= Fraction(1, 10**20)
+    (row,) = make_statement([], [each], PRICES, until=until).rows
     assert abs(Fraction(row.amount) - cost) <= Fraction(AMOUNT_UNIT) / 2 + Fraction(1, 10**20)
     assert abs(Fraction(row.byte_hours) - each.stored_bytes * hours) <= Fraction(BYTE_HOURS_UNIT) / 2 + Fraction(
         1, 10**20
@@ -191,8 +200,8 @@ def distinct_bytes(owners: Sequence[Owner], lengths: Lengths) -> int:
 def test_attribution_adds_up_to_the_distinct_bytes(slot: tuple[list[Owner], Lengths]) -> None:
     """Each byte has one owner: the first that names it."""
     owners, lengths = slot
-    own = own_bytes(owners, lengths)
-    assert own == own_bytes(owners, lambda ids: lengths[ids])
+    own = attribute_bytes(owners, lengths)
+    assert own == attribute_bytes(owners, lambda ids: lengths[ids])
     assert list(own) == [uid for uid, _, _ in owners]
     assert sum(own.values()) == distinct_bytes(owners, lengths)
     for count in range(len(owners)):
@@ -213,16 +222,16 @@ def test_coming_and_going_conserve(slot: tuple[list[Owner], Lengths], moves: lis
         uid = owners[move][0]
         staying = [each for each in present if each[0] != uid]
         present = staying if len(staying) < len(present) else [*present, owners[move]]
-        wanted = own_bytes(present, lengths)
-        to_close, to_open = changes(standing.values(), wanted)
+        wanted = attribute_bytes(present, lengths)
+        to_close, to_open = plan_interval_changes(standing.values(), wanted)
         closed += [dataclasses.replace(standing.pop(each.owner_uid), closed_at=now) for each in to_close]
         assert not to_open.keys() & standing.keys()
         standing |= {uid: _opened(uid, count, now) for uid, count in to_open.items()}
         assert {uid: each.stored_bytes for uid, each in standing.items()} == {k: v for k, v in wanted.items() if v}
-        assert changes(standing.values(), wanted) == ((), {})
+        assert plan_interval_changes(standing.values(), wanted) == ((), {})
         weight += distinct_bytes(present, lengths)
         now += timedelta(hours=1)
-    bill = statement([], [*closed, *standing.values()], PRICES, until=now)
+    bill = make_statement([], [*closed, *standing.values()], PRICES, until=now)
     assert sum(row.byte_hours for row in bill.rows) == weight
 
 
@@ -242,15 +251,15 @@ def _opened(uid: str, count: int, now: datetime) -> StorageInterval:
 
 def test_only_what_changes_is_touched() -> None:
     first, second = _opened("first", 10, START), _opened("second", 5, START)
-    assert changes([first, second], {"first": 10, "second": 5, "third": 0}) == ((), {})
-    assert changes([first, second], {"second": 12}) == ((first, second), {"second": 12})
-    assert changes([first], {"first": 10, "second": 5}) == ((), {"second": 5})
-    assert own_bytes([], np.zeros(0, dtype=np.int64)) == {}
+    assert plan_interval_changes([first, second], {"first": 10, "second": 5, "third": 0}) == ((), {})
+    assert plan_interval_changes([first, second], {"second": 12}) == ((first, second), {"second": 12})
+    assert plan_interval_changes([first], {"first": 10, "second": 5}) == ((), {"second": 5})
+    assert attribute_bytes([], np.zeros(0, dtype=np.int64)) == {}
 
 
 def test_a_statement_of_a_month() -> None:
     """Written out by hand: 100 GB for 730 hours at 0.0625 a GB and month, and 2 GB over a border at 0.02."""
-    delivery = arrival(
+    delivery = charge_arrival(
         key="k",
         party=PARTY,
         source="b",
@@ -262,7 +271,7 @@ def test_a_statement_of_a_month() -> None:
         time=START,
     )
     lying = _opened("v", 100 * 10**9, START)
-    bill = statement([delivery], [lying], PRICES, until=START + timedelta(hours=730))
+    bill = make_statement([delivery], [lying], PRICES, until=START + timedelta(hours=730))
     moved, stored = bill.rows
     assert bill.total == Decimal("6.29")
     assert (moved.kind, moved.source, moved.target, moved.replica) == (ChargeKind.EGRESS, "b", "a", 1)
@@ -299,4 +308,4 @@ def test_a_row_whose_amount_is_not_that_of_its_bytes_breaks_the_balance() -> Non
         time=START,
     )
     with pytest.raises(AssertionError, match=r"does not balance: its rows add up to 0\.03, its bytes cost 0\.02"):
-        statement([row], [], PRICES, until=START)
+        make_statement([row], [], PRICES, until=START)

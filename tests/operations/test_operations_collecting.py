@@ -87,7 +87,7 @@ def source_slot(installation: Installation) -> Slot:
 
 def condemn_everything_unnamed(installation: Installation) -> None:
     collect(installation, DAY)
-    assert set(condemned(installation).values()) <= {GcState.CONDEMNED}
+    assert set(condemned(installation).values()) <= {GcState.MARKED}
 
 
 def test_a_home_without_garbage_loses_nothing(stocked: Installation) -> None:

@@ -144,9 +144,9 @@ def test_a_disk_that_is_really_full_corrupts_nothing(small_disk: Path, tmp_path:
 
 def test_the_usual_reserve_is_a_twentieth_and_at_most_a_gibibyte(small_disk: Path) -> None:
     few, many = DISK_BYTES // 20 - MIB, DISK_BYTES // 20 + MIB
-    assert DiskSpace().has_room(small_disk, DISK_BYTES - many)
-    assert not DiskSpace().has_room(small_disk, DISK_BYTES - few)
-    assert DiskSpace().has_room(small_disk / "not" / "there" / "yet", MIB)
+    assert DiskSpace().has_free_space(small_disk, DISK_BYTES - many)
+    assert not DiskSpace().has_free_space(small_disk, DISK_BYTES - few)
+    assert DiskSpace().has_free_space(small_disk / "not" / "there" / "yet", MIB)
 
 
 def test_a_cache_does_without_room(tmp_path: Path) -> None:

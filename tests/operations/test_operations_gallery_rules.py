@@ -87,7 +87,7 @@ def refused(kind: type[ImgstoreError], code: str, text: str, call: Any) -> Imgst
 def test_a_definition_keeps_all_that_it_was_told(empty: Installation) -> None:
     made = put(empty, EVERYTHING)
     assert show(empty) == made
-    assert DefinitionDetails(**{name: getattr(made, name) for name in EVERYTHING.said()}) == EVERYTHING
+    assert DefinitionDetails(**{name: getattr(made, name) for name in EVERYTHING.given_values()}) == EVERYTHING
     assert put(empty) == made, "what is not said again stays"
     assert put(empty, EVERYTHING) == made
     ends = DefinitionDetails(recommended_vcpus=Recommended(max=8), recommended_memory_gib=Recommended(min=2))
@@ -186,7 +186,7 @@ def test_all_else_of_a_definition_stays(empty: Installation, changes: dict[str, 
     assert (error.target, error.status) == (path, 409)
     assert show(empty) == made
     if None not in changes.values() and "location" not in changes:
-        said = {name: value for name, value in changes.items() if name in EVERYTHING.said()}
+        said = {name: value for name, value in changes.items() if name in EVERYTHING.given_values()}
         base = {name: value for name, value in changes.items() if name not in said}
         refused(PropertyChangeNotAllowed, code, text, lambda: put(empty, DefinitionDetails(**said), **base))
         assert show(empty) == made

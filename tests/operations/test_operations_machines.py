@@ -281,7 +281,7 @@ def test_deleting_a_machine_leaves_its_disks(published: Installation, raws: dict
 def test_a_deletion_that_was_killed_takes_the_disks_that_are_to_go_when_it_is_repeated(
     published: Installation, raws: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    going = {key: MachineDiskRequest(manner=DiskAttachment(deleted_with_machine=True)) for key in ("os", "lun-5")}
+    going = {key: MachineDiskRequest(attachment=DiskAttachment(deleted_with_machine=True)) for key in ("os", "lun-5")}
     made = machine(published, disks=going)
 
     def killed(*_arguments: Any, **_more: Any) -> None:
@@ -301,7 +301,7 @@ def test_a_deletion_that_was_killed_takes_the_disks_that_are_to_go_when_it_is_re
 
 
 def test_who_may_not_delete_a_disk_does_not_take_it_along_with_its_machine(published: Installation) -> None:
-    made = machine(published, disks={"os": MachineDiskRequest(manner=DiskAttachment(deleted_with_machine=True))})
+    made = machine(published, disks={"os": MachineDiskRequest(attachment=DiskAttachment(deleted_with_machine=True))})
     ann = Principal(name="ann", grants=(Grant(role=Role.CONTRIBUTOR, scope=made.machine.resource_id),))
     denied = refused(
         AccessDenied, "disks/delete", lambda: machines.delete_machine(published, ann, group=GROUP, name="vm1")

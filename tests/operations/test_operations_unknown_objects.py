@@ -87,7 +87,7 @@ def test_a_late_manifest_is_listed_and_removed_after_its_grace(
     found = one(list_unknown(home, ADMIN, grace=WEEK))
     assert (found.object.key, found.object.stored_bytes) == (key, len(data))
     assert found.known_for == timedelta(days=3), "not from when a collection first saw it"
-    assert found.names.segments == len(home.access(slot).list_segments().present)
+    assert found.references.segments == len(home.access(slot).list_segments().present)
     assert not found.is_removable
     assert not one(remove_unknown(home, ADMIN, grace=WEEK)).removed, "its grace is not over"
     clock.advance(4 * 86_400)
@@ -151,7 +151,7 @@ def test_what_cannot_be_read_holds_up_its_slot_until_it_is_removed(
     delete(home)
     late(home, slot, key, data[:-9])
     assert any(report.problem for report in collect(home).slots)
-    assert one(list_unknown(home, ADMIN, grace=WEEK)).names.problem is not None
+    assert one(list_unknown(home, ADMIN, grace=WEEK)).references.problem is not None
     clock.advance(8 * 86_400)
     assert one(remove_unknown(home, ADMIN, grace=WEEK)).removed
     assert not any(report.problem for report in collect(home).slots)

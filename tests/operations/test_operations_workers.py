@@ -146,7 +146,7 @@ def test_a_failed_one_rests_then_heals_alone_while_others_serve(
         assert states(show(empty))["northeurope/0"] is COMPLETED
         clock.advance(waits[-1] - 1)
         report = work(empty)
-        assert (report.completed, report.failed, report.resting) == (0, {}, 1), "it did not rest"
+        assert (report.completed, report.failed, report.waiting_for_retry) == (0, {}, 1), "it did not rest"
         assert report.next_retry_at == failed.retry_at
         clock.advance(2)
     assert [15 <= waits[0] < 45, 30 <= waits[1] < 90, 60 <= waits[2] < 180] == [True] * 3

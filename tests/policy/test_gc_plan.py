@@ -36,7 +36,7 @@ def condemned(since: float, lease_until: float | None = None, name: bytes = b"x"
         slot_uid="s",
         name=name,
         stored_bytes=1,
-        sentence=GcState.DELETING if deleting else GcState.CONDEMNED,
+        sentence=GcState.DELETING if deleting else GcState.MARKED,
         since=at(since),
         since_sequence=sequence(since),
         token="t" if deleting else None,

@@ -179,7 +179,7 @@ async def list_of_group(context: Context, group: str) -> Response:
     def listed(at_: Session, page: PageRequest) -> Page[Json]:
         found = deployments.list_deployments(at_.installation, at_.principal, group=group)
         of = f"{at_.installation.subscription}/{group}/deployments"
-        shown = Page.among(found, page, of=of, key=lambda each: each.name.lower())
+        shown = Page.from_all(found, page, of=of, key=lambda each: each.name.lower())
         return Page(items=tuple(_json(at_, group, each) for each in shown.items), next_token=shown.next_token)
 
     return await context.list_response(_KIND, listed, lambda each: each)

@@ -13,7 +13,7 @@ from imgstore.api.http.long_running import CommandCall, Outcome
 from imgstore.api.http.paths import GALLERIES, GALLERY, SUBSCRIPTION
 from imgstore.domain.errors import NotFound
 from imgstore.domain.identity.access import Action
-from imgstore.domain.identity.sharing import requested
+from imgstore.domain.identity.sharing import change_profile
 from imgstore.domain.names import gallery_id
 from imgstore.domain.resources import Gallery
 from imgstore.operations.gallery import galleries
@@ -115,7 +115,7 @@ def _change(call: CommandCall, fields: Mapping[str, Any]) -> Callable[[Gallery],
     def change(gallery: Gallery) -> Gallery:
         check_conditions(call.request["conditions"], gallery_json(gallery))
         asked = read_sharing(call.request["body"], call.session.api_version, gallery.sharing)
-        sharing = gallery.sharing if asked is None else requested(gallery.sharing, *asked)
+        sharing = gallery.sharing if asked is None else change_profile(gallery.sharing, *asked)
         return replace(gallery, **fields, sharing=sharing)
 
     return change

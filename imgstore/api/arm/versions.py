@@ -120,7 +120,7 @@ async def list_soft_deleted(
         place = {"group": group, "gallery": gallery, "definition": definition}
         found = versions_delete.list_soft_deleted(at.installation, at.principal, **place)
         of = f"{group}/{gallery}/{definition}/softDeleted"
-        return Page.among(found, page, of=of, key=_in_order)
+        return Page.from_all(found, page, of=of, key=_in_order)
 
     return await context.list_response(Kind.SOFT_DELETED, listed, soft_deleted_json)
 

@@ -25,7 +25,7 @@ from imgstore.api.auth.signing_keys import TOKEN_SECONDS_MAX, KeyRing
 from imgstore.api.auth.token_owners import CACHED_MAX, TokenOwners, VerifiedToken, evict, token_error
 from imgstore.domain.errors import ClientRefused, InvalidInput, Unauthenticated
 from imgstore.domain.identity.access import Principal
-from imgstore.domain.identity.principals import HINT_CHARACTERS, Identity, Issuer
+from imgstore.domain.identity.principals import HINT_CHARACTERS, Issuer, PrincipalRecord
 from imgstore.operations.installation import Installation
 
 TOKEN_SECONDS: Final = 3_600
@@ -147,7 +147,7 @@ class TokenAuthority:
         """The keys that our tokens are checked with (RFC 7517)."""
         return self.ring.jwks()
 
-    def _find_client(self, tenant_id: str, client_id: str, client_secret: str) -> Identity | None:
+    def _find_client(self, tenant_id: str, client_id: str, client_secret: str) -> PrincipalRecord | None:
         """The application's principal in the tenant, if the secret is its own. One hash is reckoned, whoever asks."""
         with self.installation.catalog.reading() as transaction:
             tenant = transaction.tenants.find(tenant_id)
@@ -191,7 +191,7 @@ class TokenAuthority:
             )
         return error
 
-    def _sign(self, identity: Identity, audience: str) -> Token:
+    def _sign(self, identity: PrincipalRecord, audience: str) -> Token:
         kid, key = self.ring.get_signing_key()
         now = int(self.installation.effects.now().timestamp())
         claims = {

@@ -77,7 +77,9 @@ class OpenBlobs:
                 self._readers.move_to_end(disk.uid)
                 return found
             if self._cache is None:
-                self._cache = SegmentCache(self.installation.scratch, self.cache_bytes, self.installation.has_room)
+                self._cache = SegmentCache(
+                    self.installation.scratch, self.cache_bytes, self.installation.has_free_space
+                )
             cache = self._cache
         opened = open_for_reading(self.installation, disk, cache)
         with self._lock:

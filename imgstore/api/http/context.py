@@ -22,7 +22,7 @@ from imgstore.api.http.long_running import AcceptedOperation, OperationRunner, S
 from imgstore.api.http.paths import resource_of, type_of
 from imgstore.api.http.rate_limits import RateLimiter
 from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound, ScopeNotFound
-from imgstore.domain.identity.access import knows
+from imgstore.domain.identity.access import has_related_role
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.strict_json import finite_json, read_json
 from imgstore.operations.gallery.subscriptions import check_subscription_known
@@ -139,7 +139,7 @@ class RequestContext:
             check_subscription_known(self.server.installation, named)
         version = check_api_version(self.api_version, type_of(self.request.scope["path"]))
         # Requests of callers without a role don't use the subscription's budget up, and don't learn what is left of it.
-        if knows(principal, f"/subscriptions/{installation.subscription}"):
+        if has_related_role(principal, f"/subscriptions/{installation.subscription}"):
             self.request.state.remaining = self.server.rates.take(installation.subscription, method, route)
         return Session(installation=installation, principal=principal, api_version=version)
 

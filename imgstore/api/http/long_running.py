@@ -278,7 +278,7 @@ class OperationRunner:
     @contextmanager
     def _noted(self, uid: str) -> Iterator[StopSignal]:
         """The signal that stops an operation, known by its uid while the block runs."""
-        with self._installation.keeper.stop.branch() as stop:
+        with self._installation.keeper.stop.child() as stop:
             with self._lock:
                 self._running[uid] = stop
             try:

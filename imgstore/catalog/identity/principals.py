@@ -9,7 +9,7 @@ from sqlalchemy import delete, select, update
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import folded
 from imgstore.catalog.engine.repository import Repository, missing
-from imgstore.domain.identity.principals import Identity, RoleAssignment, Secret, Tenant
+from imgstore.domain.identity.principals import PrincipalRecord, RoleAssignment, Secret, Tenant
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Row
@@ -72,7 +72,7 @@ class Principals(Repository):
 
     __slots__ = ()
 
-    def add(self, identity: Identity) -> None:
+    def add(self, identity: PrincipalRecord) -> None:
         """Write a new one down.
 
         Raises:
@@ -92,12 +92,12 @@ class Principals(Repository):
             },
         )
 
-    def get(self, uid: str) -> Identity | None:
+    def get(self, uid: str) -> PrincipalRecord | None:
         """The principal of that object id, if there is one."""
         row = self._session.first(select(_principals).where(_principals.c.uid == uid))
         return None if row is None else _identity(row)
 
-    def of_client(self, tenant_uid: str, client_id: str) -> Identity | None:
+    def of_client(self, tenant_uid: str, client_id: str) -> PrincipalRecord | None:
         """The service principal of an application in a tenant, if it has one there."""
         wanted = (_principals.c.tenant_uid == tenant_uid) & (_principals.c.client_id == client_id)
         row = self._session.first(select(_principals).where(wanted))
@@ -108,13 +108,13 @@ class Principals(Repository):
         uid = self._session.value(select(_principals.c.uid).where(_principals.c.client_id == client_id))
         return uid is not None
 
-    def of_subject(self, issuer: str, subject: str) -> Identity | None:
+    def of_subject(self, issuer: str, subject: str) -> PrincipalRecord | None:
         """The user whom an issuer calls so, if it is known."""
         wanted = (_principals.c.issuer == issuer) & (_principals.c.subject == subject)
         row = self._session.first(select(_principals).where(wanted))
         return None if row is None else _identity(row)
 
-    def list(self) -> builtins.list[Identity]:
+    def list(self) -> builtins.list[PrincipalRecord]:
         """Every principal, oldest first."""
         rows = self._session.all(select(_principals).order_by(_principals.c.created_at, _principals.c.uid))
         return [_identity(row) for row in rows]
@@ -221,8 +221,8 @@ def _tenant(row: "Row[Any]") -> Tenant:
     return Tenant(uid=row.uid, name=row.name, created_at=row.created_at)
 
 
-def _identity(row: "Row[Any]") -> Identity:
-    return Identity(
+def _identity(row: "Row[Any]") -> PrincipalRecord:
+    return PrincipalRecord(
         uid=row.uid,
         kind=row.kind,
         tenant_uid=row.tenant_uid,

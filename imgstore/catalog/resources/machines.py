@@ -120,7 +120,7 @@ def _values(machine: Machine) -> dict[str, Any]:
         "generalized": machine.generalized,
         "kept": {
             "said": dict(machine.kept),
-            "disks": {key: _of_manner(manner) for key, manner in machine.manners.items()},
+            "disks": {key: _of_manner(manner) for key, manner in machine.attachments.items()},
         },
         "created_at": machine.created_at,
         "provisioning_state": machine.provisioning_state,
@@ -142,7 +142,7 @@ def _machine(row: "Row[Any]") -> Machine:
         admin_username=row.admin_username,
         computer_name=row.computer_name,
         generalized=row.generalized,
-        manners={key: _manner(each) for key, each in row.kept.get("disks", {}).items()},
+        attachments={key: _manner(each) for key, each in row.kept.get("disks", {}).items()},
         kept=row.kept.get("said", {}),
         created_at=row.created_at,
         provisioning_state=row.provisioning_state,

@@ -50,7 +50,7 @@ class DeletionMarks(Repository):
                 "slot_uid": slot_uid,
                 "name": name,
                 "stored_bytes": stored_bytes,
-                "sentence": GcState.CONDEMNED,
+                "sentence": GcState.MARKED,
                 "since": since,
                 "since_sequence": sequence,
             }
@@ -66,7 +66,7 @@ class DeletionMarks(Repository):
                 delete(_condemned).where(
                     _condemned.c.slot_uid == slot_uid,
                     _condemned.c.name.in_(some),
-                    _condemned.c.sentence == GcState.CONDEMNED,
+                    _condemned.c.sentence == GcState.MARKED,
                 )
             )
 

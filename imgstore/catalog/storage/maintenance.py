@@ -10,7 +10,7 @@ from sqlalchemy import delete, func, select, update
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository
 from imgstore.domain.resources import ZoneGap
-from imgstore.domain.settings.maintenance import MaintenanceTask, MaintenanceTurn
+from imgstore.domain.settings.maintenance import MaintenanceRecord, MaintenanceTask
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Row
@@ -25,7 +25,7 @@ class MaintenanceTurns(Repository):
 
     __slots__ = ()
 
-    def list(self) -> builtins.list[MaintenanceTurn]:
+    def list(self) -> builtins.list[MaintenanceRecord]:
         """Return every row, by name."""
         return [_turn(row) for row in self._session.all(select(_turns).order_by(_turns.c.name))]
 
@@ -47,7 +47,7 @@ class MaintenanceTurns(Repository):
         for name in sorted(gone):
             self._session.run(delete(_turns).where(_turns.c.name == name, _turns.c.holder.is_(None)))
 
-    def take(self, turn: MaintenanceTurn, *, holder: str, lease_seconds: float) -> str | None:
+    def take(self, turn: MaintenanceRecord, *, holder: str, lease_seconds: float) -> str | None:
         """Lease a turn, if its row is still as it was read.
 
         Returns:
@@ -117,8 +117,8 @@ def _mine(name: str, token: str) -> Any:
     return (_turns.c.name == name) & (_turns.c.token == token)
 
 
-def _turn(row: "Row[Any]") -> MaintenanceTurn:
-    return MaintenanceTurn(
+def _turn(row: "Row[Any]") -> MaintenanceRecord:
+    return MaintenanceRecord(
         name=row.name,
         done_at=row.done_at,
         holder=row.holder,

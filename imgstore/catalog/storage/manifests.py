@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Select, func, select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository, missing
-from imgstore.domain.disks.version_disks import in_order
+from imgstore.domain.disks.version_disks import sort_disk_keys
 from imgstore.domain.resources import ManifestRow
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Manifests(Repository):
         """The manifests of an owner's disks in a slot, complete or not: the OS disk, then by LUN."""
         rows = self._list((_manifests.c.owner_uid == owner_uid) & (_manifests.c.slot_uid == slot_uid))
         by_disk = {row.disk: row for row in rows}
-        return [by_disk[disk] for disk in in_order(by_disk)]
+        return [by_disk[disk] for disk in sort_disk_keys(by_disk)]
 
     def complete_slots(self, owner_uid: str) -> frozenset[str]:
         """Return the uids of the slots in which all disks of an owner were complete once.

@@ -8,7 +8,7 @@ import click
 
 from imgstore.cli.framework.command import Edits, Switch, Words
 from imgstore.domain.disks.sources import DiskFormat
-from imgstore.domain.names import ImageReference, VersionName, image_reference
+from imgstore.domain.names import ImageReference, VersionName, parse_image_reference
 from imgstore.domain.resources import HyperVGeneration, OsType, StorageAccountType
 from imgstore.wire.requests.arguments import parse_storage_account_type, parse_tags
 
@@ -128,7 +128,7 @@ def reference(*names: str, required: bool, text: str, shared: bool = False) -> D
         *names,
         "reference",
         required=required,
-        type=image_reference if shared else ImageReference.parse,
+        type=parse_image_reference if shared else ImageReference.parse,
         metavar="RG/GALLERY/DEFINITION[/VERSION]",
         help=text,
     )

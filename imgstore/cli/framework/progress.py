@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn, TextIO
 
-from imgstore.domain.progress import ProgressEvent, Stage, Subscriber, silent
+from imgstore.domain.progress import ProgressEvent, Stage, Subscriber, ignore_event
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -39,7 +39,7 @@ def shown(stream: TextIO | None = None, *, quiet: bool) -> Iterator[Subscriber]:
     """
     stream = stream or sys.stderr
     if quiet:
-        yield silent
+        yield ignore_event
     elif stream.isatty():
         bars = Bars(stream)
         try:

@@ -10,7 +10,7 @@ import click
 
 from imgstore.cli.framework import global_options
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.progress import guard
+from imgstore.domain.progress import suppress_errors
 
 if TYPE_CHECKING:
     from imgstore.remote.arm_client import Server
@@ -117,7 +117,7 @@ def run(ctx: click.Context, asks: Callable[..., Any]) -> Any:
         progress.shown(quiet=options.only_show_errors) as subscriber,
         closing(Connection(address)) as connection,
     ):
-        server = Server(connection=connection, subscriber=guard(subscriber))
+        server = Server(connection=connection, subscriber=suppress_errors(subscriber))
         return asks(Asking(server=server, quiet=options.only_show_errors), **ctx.params)
 
 

@@ -28,7 +28,7 @@ class DiskDetails:
     kept: Mapping[str, Any] | None = None
     """Fields by their paths, which promise nothing. None leaves them as they are."""
 
-    def applied_to(self, disk: ManagedDisk) -> ManagedDisk:
+    def apply_to(self, disk: ManagedDisk) -> ManagedDisk:
         """The disk with what is kept of the details.
 
         A locally redundant type says how fast a disk is, which nothing here measures: it is kept. Another type says how

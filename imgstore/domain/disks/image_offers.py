@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from imgstore.domain.disks.version_disks import VersionDisk, check_there
+from imgstore.domain.disks.version_disks import VersionDisk, check_has_disk
 from imgstore.domain.resources import DiskType, OsProperties, OsState, Slot
 
 
@@ -39,5 +39,5 @@ class ImageOffer:
         Raises:
             ImageNotAvailable: it has none.
         """
-        check_there(self.disk_keys, key, self.source)
+        check_has_disk(self.disk_keys, key, self.source)
         return next(disk for disk in self.disks if disk.key == key)

@@ -47,10 +47,10 @@ class DiskGrant:
             disk_uid: whose bytes.
             expires_at: the URL's own end, not after the grant's: a grant may have been prolonged since.
         """
-        said = "\n".join(("imgstore blob 1", disk_uid, self.uid, self.level.value, instant_of(expires_at)))
+        said = "\n".join(("imgstore blob 1", disk_uid, self.uid, self.level.value, format_expiry(expires_at)))
         return hmac.new(key, said.encode(), hashlib.sha256).hexdigest()
 
 
-def instant_of(time: datetime) -> str:
+def format_expiry(time: datetime) -> str:
     """A URL's end as its query says it: whole seconds, UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -22,6 +22,6 @@ class SourceDeadlines:
         """The time that a body of `length` bytes has."""
         return self.idle_seconds + length / self.bytes_per_second_min
 
-    def earned_seconds(self, length: int) -> float:
+    def added_seconds(self, length: int) -> float:
         """The time that an answer with `length` bytes adds to the total."""
         return 2.0 + length / self.bytes_per_second_min

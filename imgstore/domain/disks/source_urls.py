@@ -48,14 +48,14 @@ def parse_source_url(text: str) -> SourceUrl:
         return _parse(text)
     except ValueError as error:
         raise InvalidInput(
-            f"'{without_secrets(text)[:200]}' is not a URL that can be read.",
+            f"'{redact_location(text)[:200]}' is not a URL that can be read.",
             found=str(error)[:200],
             expected="https://host/path",
             hint="give the https URL of the file",
         ) from None
 
 
-def without_secrets(location: str) -> str:
+def redact_location(location: str) -> str:
     """A source as it is shown: an HTTP URL without name, password and query, which may open it to any reader.
 
     Other locations are returned as they are. This never fails, whatever the location is.
@@ -76,7 +76,7 @@ def split_uri(uri: str) -> SplitResult:
         if "://" not in uri:  # such as the path //[x
             return SplitResult("", "", uri, "", "")
         raise InvalidInput(
-            f"'{without_secrets(uri)[:200]}' is not a URL that can be read.",
+            f"'{redact_location(uri)[:200]}' is not a URL that can be read.",
             found=str(error),
             expected="a path, file://, s3://bucket/key or https://",
             hint="look for brackets that do not belong there",

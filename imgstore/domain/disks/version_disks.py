@@ -60,7 +60,7 @@ def lun_of(key: str) -> int | None:
     return None if key == OS_DISK else int(key.removeprefix(_DATA_DISK))
 
 
-def in_order(keys: Iterable[str]) -> list[str]:
+def sort_disk_keys(keys: Iterable[str]) -> list[str]:
     """Keys as disks are dealt with everywhere: the OS disk, then by LUN."""
     return sorted(keys, key=_place)
 
@@ -79,9 +79,9 @@ def default_caching(lun: int | None) -> HostCaching:
     return HostCaching.READ_WRITE if lun is None else HostCaching.READ_ONLY
 
 
-def told(keys: Iterable[str]) -> str:
+def format_disk_keys(keys: Iterable[str]) -> str:
     """Disks for people: "the OS disk and data disks at LUN 0, 5"."""
-    luns = ", ".join(str(lun_of(key)) for key in in_order(keys) if key != OS_DISK)
+    luns = ", ".join(str(lun_of(key)) for key in sort_disk_keys(keys) if key != OS_DISK)
     return f"the OS disk and data disks at LUN {luns}" if luns else "the OS disk alone"
 
 
@@ -112,7 +112,7 @@ def check_luns(luns: Sequence[int]) -> None:
         )
 
 
-def check_there(keys: Iterable[str], key: str, image: str) -> None:
+def check_has_disk(keys: Iterable[str], key: str, image: str) -> None:
     """Refuse a disk that a version does not have.
 
     Args:
@@ -127,7 +127,7 @@ def check_there(keys: Iterable[str], key: str, image: str) -> None:
     if key not in there:
         raise ImageNotAvailable(
             f"The gallery image {image} has no data disk at LUN {lun_of(key)}.",
-            found=told(there),
+            found=format_disk_keys(there),
             expected="a LUN that the image version has",
             hint="`imgstore sig image-version show` lists its data disks; leave the LUN out for the OS disk",
             target="galleryImageReference.lun",

@@ -107,21 +107,21 @@ _PART: Final = re.compile(r"[^/\\%?#\x00-\x20\x7f]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Permission:
-    """A set of operations: what `allowed` matches and `withheld` does not. `*` stands for anything."""
+    """A set of operations: what `actions` matches and `not_actions` does not. `*` stands for anything."""
 
-    allowed: tuple[str, ...]
-    withheld: tuple[str, ...] = ()
+    actions: tuple[str, ...]
+    not_actions: tuple[str, ...] = ()
 
-    def holds(self, operation: str) -> bool:
+    def includes(self, operation: str) -> bool:
         """Whether an operation, by its name in any case, is one of the set."""
-        return _matches(self.allowed, operation) and not _matches(self.withheld, operation)
+        return _matches(self.actions, operation) and not _matches(self.not_actions, operation)
 
 
 PERMISSIONS: Final[dict[Role, Permission]] = {
-    Role.OWNER: Permission(allowed=("*",)),
+    Role.OWNER: Permission(actions=("*",)),
     Role.CONTRIBUTOR: Permission(
-        allowed=("*",),
-        withheld=(
+        actions=("*",),
+        not_actions=(
             "Microsoft.Authorization/*/delete",
             "Microsoft.Authorization/*/write",
             "Microsoft.Authorization/elevateAccess/action",
@@ -129,12 +129,12 @@ PERMISSIONS: Final[dict[Role, Permission]] = {
             "imgstore/*/administer/action",
         ),
     ),
-    Role.READER: Permission(allowed=("*/read",)),
+    Role.READER: Permission(actions=("*/read",)),
     Role.IMAGE_READER: Permission(
-        allowed=("Microsoft.Compute/galleries/images/read", "Microsoft.Compute/galleries/images/versions/read")
+        actions=("Microsoft.Compute/galleries/images/read", "Microsoft.Compute/galleries/images/versions/read")
     ),
     Role.ARTIFACTS_PUBLISHER: Permission(
-        allowed=(
+        actions=(
             "Microsoft.Compute/galleries/*",
             "Microsoft.Compute/locations/capsOperations/read",
             "Microsoft.Compute/locations/communityGalleries/*",
@@ -146,9 +146,9 @@ PERMISSIONS: Final[dict[Role, Permission]] = {
             "Microsoft.Resources/deployments/*",
             "Microsoft.Resources/subscriptions/resourceGroups/read",
         ),
-        withheld=("Microsoft.Compute/galleries/share/action",),
+        not_actions=("Microsoft.Compute/galleries/share/action",),
     ),
-    Role.SHARING_ADMIN: Permission(allowed=("Microsoft.Compute/galleries/share/action",)),
+    Role.SHARING_ADMIN: Permission(actions=("Microsoft.Compute/galleries/share/action",)),
 }
 
 
@@ -179,7 +179,7 @@ def administrator(name: str) -> Principal:
     return Principal(name=name, grants=(Grant(role=Role.OWNER, scope=INSTALLATION),))
 
 
-def operation(action: Action, scope: str, of: str | None = None) -> str:
+def operation_name(action: Action, scope: str, of: str | None = None) -> str:
     """Azure's name of an action on the resource that a scope is.
 
     Args:
@@ -190,15 +190,15 @@ def operation(action: Action, scope: str, of: str | None = None) -> str:
     return f"{of or _type(_parts(scope) or ())}/{action}"
 
 
-def may(principal: Principal, action: Action, scope: str, of: str | None = None) -> bool:
-    """Whether a grant of `principal` covers the action there (see `operation`)."""
-    wanted, parts = operation(action, scope, of), _parts(scope)
+def is_allowed(principal: Principal, action: Action, scope: str, of: str | None = None) -> bool:
+    """Whether a grant of `principal` covers the action there (see `operation_name`)."""
+    wanted, parts = operation_name(action, scope, of), _parts(scope)
     return parts is not None and any(
         _allows(grant.role, wanted) and _covers(grant.scope, parts) for grant in principal.grants
     )
 
 
-def knows(principal: Principal, scope: str) -> bool:
+def has_related_role(principal: Principal, scope: str) -> bool:
     """Whether a principal has any role at, above or below a scope: that it is there is no secret from it."""
     parts = _parts(scope)
     return parts is not None and any(_touches(grant.scope, parts) for grant in principal.grants)
@@ -220,8 +220,8 @@ def authorize(principal: Principal, action: Action, scope: str, of: str | None =
         AccessDenied: no grant of `principal` covers the action there.
         NotFound: nor has it any other role in the whole subscription.
     """
-    if not may(principal, action, scope, of):
-        raise _refusal(principal, operation(action, scope, of), scope)
+    if not is_allowed(principal, action, scope, of):
+        raise _refusal(principal, operation_name(action, scope, of), scope)
 
 
 def authorize_link(principal: Principal, action: Action, linked: str, *, by: str) -> None:
@@ -238,11 +238,11 @@ def authorize_link(principal: Principal, action: Action, linked: str, *, by: str
     Raises:
         AccessDenied: no grant covers the action there. Azure's code is LinkedAuthorizationFailed.
     """
-    if _parts(linked) is not None and not may(principal, action, linked):
+    if _parts(linked) is not None and not is_allowed(principal, action, linked):
         raise AccessDenied(
             f"The client '{principal.name}' with object id '{principal.uid or principal.name}' has permission to perform "
-            f"action '{operation(Action.WRITE, by)}' on scope '{by}'; however, it does not have permission to perform "
-            f"action(s) '{operation(action, linked)}' on the linked scope(s) '{linked[:_SCOPE_CHARACTERS_MAX]}' or the "
+            f"action '{operation_name(Action.WRITE, by)}' on scope '{by}'; however, it does not have permission to perform "
+            f"action(s) '{operation_name(action, linked)}' on the linked scope(s) '{linked[:_SCOPE_CHARACTERS_MAX]}' or the "
             "linked scope(s) are invalid.",
             found=_grants_text(principal),
             expected="a role that allows this on the linked scope or above it",
@@ -259,11 +259,11 @@ def authorize_list(principal: Principal, scope: str) -> None:
         AccessDenied: it has none there.
         NotFound: nor in the whole subscription.
     """
-    if not knows(principal, scope):
-        raise _refusal(principal, operation(Action.READ, scope), scope)
+    if not has_related_role(principal, scope):
+        raise _refusal(principal, operation_name(Action.READ, scope), scope)
 
 
-def visible(
+def filter_readable(
     principal: Principal, items: Iterable[_T], scope_of: Callable[[_T], str], *, whole: bool = False
 ) -> list[_T]:
     """Those that `principal` may read, in their order.
@@ -272,12 +272,12 @@ def visible(
         principal: who asks.
         items: what there is.
         scope_of: an item's id.
-        whole: it is known that all of them may be read (`may` with the type of the items, on what they are in).
+        whole: it is known that all of them may be read (`is_allowed` with the type of the items, on what they are in).
     """
-    return [item for item in items if whole or may(principal, Action.READ, scope_of(item))]
+    return [item for item in items if whole or is_allowed(principal, Action.READ, scope_of(item))]
 
 
-def unknown_subscription(name: str) -> ScopeNotFound:
+def subscription_not_found(name: str) -> ScopeNotFound:
     """The one answer for a subscription that does not exist and for one in which the caller has no role."""
     return ScopeNotFound(
         f"The subscription '{name[:200]}' could not be found.",
@@ -318,8 +318,8 @@ def _refusal(principal: Principal, wanted: str, scope: str) -> AccessDenied | No
             hint="look at the names; ids are taken as they stand, nothing in them is decoded",
             target=scope[:200],
         )
-    if parts[:1] == ("subscriptions",) and not knows(principal, "/" + "/".join(parts[:2])):
-        return unknown_subscription((_parts(scope, fold=False) or parts)[1] if len(parts) > 1 else "")
+    if parts[:1] == ("subscriptions",) and not has_related_role(principal, "/" + "/".join(parts[:2])):
+        return subscription_not_found((_parts(scope, fold=False) or parts)[1] if len(parts) > 1 else "")
     return AccessDenied(
         f"The client '{principal.name}' with object id '{principal.uid or principal.name}' does not have authorization "
         f"to perform action '{wanted}' over scope '{scope}' or the scope is invalid. If access was recently granted, "
@@ -355,7 +355,7 @@ def _type(parts: tuple[str, ...]) -> str:
 @lru_cache(maxsize=1_024)
 def _allows(role: Role | Permission, wanted: str) -> bool:
     permission = role if isinstance(role, Permission) else PERMISSIONS[role]
-    return permission.holds(wanted)
+    return permission.includes(wanted)
 
 
 def _matches(patterns: tuple[str, ...], name: str) -> bool:

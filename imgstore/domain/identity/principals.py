@@ -28,7 +28,7 @@ class Tenant:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
+class PrincipalRecord:
     """One principal in one tenant: an application's service principal there, or a user of an issuer."""
 
     uid: str

@@ -52,12 +52,12 @@ class SharingProfile:
     tenants: tuple[str, ...] = ()
     community: CommunityInfo | None = None
 
-    def reaches(self, subscription: str, tenant: str | None) -> bool:
+    def includes(self, subscription: str, tenant: str | None) -> bool:
         """Whether it is shared directly with a subscription, or with the tenant that the subscription belongs to."""
         return _among(subscription, self.subscriptions) or (tenant is not None and _among(tenant, self.tenants))
 
 
-def requested(
+def change_profile(
     standing: SharingProfile | None, permission: SharingPermission, community: CommunityInfo | None
 ) -> SharingProfile:
     """The profile that a gallery gets when it is made or put again.
@@ -102,7 +102,9 @@ def requested(
     return standing
 
 
-def added(standing: SharingProfile | None, *, subscriptions: Iterable[str], tenants: Iterable[str]) -> SharingProfile:
+def add_members(
+    standing: SharingProfile | None, *, subscriptions: Iterable[str], tenants: Iterable[str]
+) -> SharingProfile:
     """The profile, shared with these too.
 
     Raises:
@@ -134,7 +136,9 @@ def added(standing: SharingProfile | None, *, subscriptions: Iterable[str], tena
     return wanted
 
 
-def removed(standing: SharingProfile | None, *, subscriptions: Iterable[str], tenants: Iterable[str]) -> SharingProfile:
+def remove_members(
+    standing: SharingProfile | None, *, subscriptions: Iterable[str], tenants: Iterable[str]
+) -> SharingProfile:
     """The profile, shared with these no more; who was none of them is none still.
 
     Raises:
@@ -151,7 +155,7 @@ def removed(standing: SharingProfile | None, *, subscriptions: Iterable[str], te
     )
 
 
-def enabled(standing: SharingProfile | None, unique: str) -> SharingProfile:
+def publish_profile(standing: SharingProfile | None, unique: str) -> SharingProfile:
     """The profile of a community gallery, found by everybody from now on.
 
     Args:

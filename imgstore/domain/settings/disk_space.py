@@ -21,7 +21,7 @@ CheckScratch: TypeAlias = Callable[[Path, int], None]
 """Called with the file or folder of a work in scratch, and the bytes that it is about to take. Raises StoreFull."""
 
 
-def unbounded(_work: Path, _needed_bytes: int) -> None:
+def allow_all_scratch(_work: Path, _needed_bytes: int) -> None:
     """Permit every use of scratch: a `CheckScratch` for a program that has no installation."""
 
 
@@ -39,16 +39,16 @@ class DiskSpace:
     file: str = "settings.toml"
     """Where these were read, or would be: what a refusal tells to change."""
 
-    def setting(self, name: str) -> str:
+    def raise_hint(self, name: str) -> str:
         """What to do about the bound `name`."""
         return f"raise {name} under [disk_space] in {self.file}"
 
-    def has_room(self, place: Path, needed_bytes: int) -> bool:
+    def has_free_space(self, place: Path, needed_bytes: int) -> bool:
         """Tell whether the reserve is kept after `needed_bytes` more in the file system of `place`."""
         free_bytes, reserve_bytes = self._free(place)
         return free_bytes is None or free_bytes - needed_bytes >= reserve_bytes
 
-    def check_room(self, place: Path, needed_bytes: int) -> None:
+    def check_free_space(self, place: Path, needed_bytes: int) -> None:
         """Refuse a write that would take from the reserve.
 
         Args:
@@ -89,10 +89,10 @@ class DiskSpace:
                     f"The scratch files of {whose} are too large.",
                     found=f"{used_bytes} bytes, and {needed_bytes} more to come",
                     expected=f"at most {most_bytes} bytes ({name})",
-                    hint=f"use a smaller disk, one in raw or VHD, which needs no scratch, or {self.setting(name)}",
+                    hint=f"use a smaller disk, one in raw or VHD, which needs no scratch, or {self.raise_hint(name)}",
                     target=str(place),
                 )
-        self.check_room(top, needed_bytes)
+        self.check_free_space(top, needed_bytes)
 
     def _free(self, place: Path) -> tuple[int | None, int]:
         """Bytes that are free to this user, None where the file system does not tell; and those that are to stay free."""

@@ -63,7 +63,7 @@ class Limits:
             bytes_per_second_min=self.source_bytes_per_second_min,
         )
 
-    def setting(self, name: str) -> str:
+    def raise_hint(self, name: str) -> str:
         """What to do about the limit `name`."""
         return f"raise {name} under [limits] in {self.file}, then run `imgstore settings apply`"
 
@@ -132,12 +132,12 @@ def check_disk_bytes(limits: Limits, name: str, virtual_bytes: int, *, target: s
             f"The image's size exceeds the limit of {most} bytes.",
             found=f"a disk of {virtual_bytes} bytes",
             expected=f"at most {most} bytes ({name})",
-            hint=f"shrink the disk before publishing it, or {limits.setting(name)}",
+            hint=f"shrink the disk before publishing it, or {limits.raise_hint(name)}",
             target=target,
         )
 
 
-def check_room(limits: Limits, name: str, count: int, *, what: str, region: str) -> None:
+def check_count(limits: Limits, name: str, count: int, *, what: str, region: str) -> None:
     """Refuse one more of `what` in a region that has `count`.
 
     Args:
@@ -156,7 +156,7 @@ def check_room(limits: Limits, name: str, count: int, *, what: str, region: str)
             f"The limit of {most} {what} in a subscription and region is reached in '{region}'.",
             found=f"{count} {what} in {region}",
             expected=f"at most {most} with the new one ({name})",
-            hint=f"delete one, use another region, or {limits.setting(name)}",
+            hint=f"delete one, use another region, or {limits.raise_hint(name)}",
             target=name,
             code="QuotaExceeded",
         )

@@ -87,7 +87,7 @@ class MaintenanceTask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MaintenanceTurn:
+class MaintenanceRecord:
     """The row of a task, as the catalog keeps it. All times are of the database's clock."""
 
     name: str

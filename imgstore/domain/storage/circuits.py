@@ -202,7 +202,7 @@ class HealthRecords(Protocol):
         ...
 
 
-class NoRecords:
+class NoHealthRecords:
     """Records that keep nothing: each process knows what it has seen itself."""
 
     observer: Final = ""

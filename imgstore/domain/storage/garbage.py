@@ -10,7 +10,7 @@ from imgstore.domain.storage.digests import Digest
 class GcState(StrEnum):
     """How far it has come."""
 
-    CONDEMNED = "Condemned"
+    MARKED = "Condemned"
     """Noticed; the grace runs. No delete was ever sent, so a writer may lift it."""
     DELETING = "Deleting"
     """A delete was, or may have been, sent: nobody builds on the object until the row is gone."""
@@ -24,7 +24,7 @@ class DeletionMark:
     name: Digest
     stored_bytes: int
     """As the store listed it."""
-    sentence: GcState = GcState.CONDEMNED
+    sentence: GcState = GcState.MARKED
     since: datetime
     """When it was found that nothing names it; the database's clock. The grace counts from here."""
     since_sequence: int | None = None

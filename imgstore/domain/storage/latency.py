@@ -19,7 +19,7 @@ _SOUNDINGS: Final = 2
 _SOUNDED_BYTES: Final = 4096
 
 
-def threads_for(workers: int, answer_seconds: float, threads_max: int = THREADS_MAX) -> int:
+def choose_threads(workers: int, answer_seconds: float, threads_max: int = THREADS_MAX) -> int:
     """How many threads keep the processors as busy as `workers` do where nothing is waited for.
 
     One that waits k times `NEAR_SECONDS` for its answer leaves room for k others.
@@ -32,7 +32,7 @@ def threads_for(workers: int, answer_seconds: float, threads_max: int = THREADS_
     return max(workers, min(threads_max, workers * (1 + int(answer_seconds / NEAR_SECONDS))))
 
 
-def sounded(read_at: Callable[[int, int], bytes], file_bytes: int, monotonic: Callable[[], float]) -> float:
+def measure_latency(read_at: Callable[[int, int], bytes], file_bytes: int, monotonic: Callable[[], float]) -> float:
     """How far off a source is, in seconds: the shortest of two reads of next to nothing.
 
     Args:

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from imgstore.domain.disks.sources import ByteSource
-from imgstore.domain.storage.latency import sounded, threads_for
+from imgstore.domain.storage.latency import choose_threads, measure_latency
 from imgstore.domain.storage.sizes import PIECE_BYTES
 
 _THREADS: Final = 2
@@ -40,7 +40,7 @@ def read_through(source: ByteSource, monotonic: Callable[[], float] = time.monot
     Raises:
         as `ByteSource.read_at`.
     """
-    threads = threads_for(_THREADS, sounded(source.read_at, source.file_bytes, monotonic))
+    threads = choose_threads(_THREADS, measure_latency(source.read_at, source.file_bytes, monotonic))
 
     def read(at: int, length: int) -> tuple[int, bytes]:
         return at, source.read_at(at, length)

@@ -12,7 +12,7 @@ from typing import Final
 from imgstore.domain.disks.sources import ByteSource, ContainerMetadata, DiskFormat, Extent, SourceIdentity
 from imgstore.domain.errors import ImageRefused, SafetyCheckFailed
 from imgstore.domain.private_files import make_private_folder, open_private
-from imgstore.domain.settings.disk_space import CheckScratch, allocated_bytes, unbounded
+from imgstore.domain.settings.disk_space import CheckScratch, allocated_bytes, allow_all_scratch
 from imgstore.domain.storage.sizes import GIB
 from imgstore.formats.checks import raise_first_failed
 from imgstore.formats.files.atomic_file import output_error, write_all
@@ -37,7 +37,7 @@ class ConversionBounds:
 
     check_size: Callable[[int], None] = lambda _virtual_bytes: None
     """Called with the size of the disk that the header promises, before a byte is fetched or written."""
-    check_scratch: CheckScratch = unbounded
+    check_scratch: CheckScratch = allow_all_scratch
     """Called with the folder that is written to, before and while that is done."""
 
 

@@ -13,7 +13,7 @@ from imgstore.domain.disks.image_offers import ImageOffer
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.disks.version_disks import disk_key
 from imgstore.domain.errors import Conflict, PropertyChangeNotAllowed
-from imgstore.domain.identity.access import Action, Principal, may, visible
+from imgstore.domain.identity.access import Action, Principal, filter_readable, is_allowed
 from imgstore.domain.names import ImageReference, SharedReference
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import (
@@ -188,8 +188,8 @@ def check_standing(standing: ManagedDisk, region: str) -> None:
 def tagged(
     transaction: Transaction, standing: ManagedDisk, tags: Mapping[str, str] | None, details: DiskDetails = NO_DETAILS
 ) -> ManagedDisk:
-    """The disk with these tags and details; None leaves them as they are. Raises as `DiskDetails.applied_to`."""
-    changed = details.applied_to(standing)
+    """The disk with these tags and details; None leaves them as they are. Raises as `DiskDetails.apply_to`."""
+    changed = details.apply_to(standing)
     changed = changed if tags is None else replace(changed, tags=dict(tags))
     if changed != standing:
         transaction.disks.update(changed)
@@ -263,7 +263,7 @@ def _new_disk(installation: Installation, wanted: ImageDiskRequest, offer: Image
         provisioning_state=ProvisioningState.CREATING,
         source_format=DiskFormat.RAW,
     )
-    return wanted.details.applied_to(disk)
+    return wanted.details.apply_to(disk)
 
 
 def _declared(offer: ImageOffer, wanted: ImageDiskRequest) -> OsProperties:
@@ -295,7 +295,7 @@ def show_disk(
 
 def _as_of_now(transaction: Transaction, disk: ManagedDisk) -> ManagedDisk:
     """Without a grant whose time is up."""
-    return disk if disk.grant is None else replace(disk, grant=disk.granted(transaction.now()))
+    return disk if disk.grant is None else replace(disk, grant=disk.active_grant(transaction.now()))
 
 
 def list_disks(
@@ -325,18 +325,18 @@ def page_disks(
     subscription = installation.subscription
     above = names.group_id(subscription, group) if group is not None else f"/subscriptions/{subscription}"
     permit_list(installation, principal, above)
-    whole = may(principal, Action.READ, above, f"Microsoft.Compute/{kind}")
+    whole = is_allowed(principal, Action.READ, above, f"Microsoft.Compute/{kind}")
     of = f"{names.group_id(subscription, group) if group is not None else subscription}/{kind}"
-    after = request.after_pair(of)
+    after = request.start_key_pair(of)
     with installation.catalog.reading() as transaction:
         if group is not None:
             lookup.group(transaction, subscription, group)
         limit = request.limit if whole else None
         listed = transaction.disks.list(subscription, group, kind, part=part, after=after, limit=limit, visible=True)
         found = [_as_of_now(transaction, each) for each in listed]
-    seen = visible(principal, found, lambda disk: disk.resource_id, whole=whole)
+    seen = filter_readable(principal, found, lambda disk: disk.resource_id, whole=whole)
     # Two groups may have disks of one name, so that the uid, which has no slash either, stands behind it.
-    return Page.cut(seen, request, of=of, key=lambda disk: f"{disk.name}/{disk.uid}")
+    return Page.from_rows(seen, request, of=of, key=lambda disk: f"{disk.name}/{disk.uid}")
 
 
 def tag_disk(
@@ -365,7 +365,7 @@ def tag_disk(
         place = (installation.subscription, group, kind, name)
         for slot_uid in sorted({each.slot.uid for each in transaction.disks.list(*place)}):
             transaction.slots.lock(slot_uid)  # Under which a disk is completed.
-        standing = [details.applied_to(each) for each in transaction.disks.list(*place)]
+        standing = [details.apply_to(each) for each in transaction.disks.list(*place)]
         changed = standing if tags is None else [replace(each, tags=dict(tags) or NO_TAGS) for each in standing]
         if not changed:
             raise lookup.no_disk(installation.subscription, group, name, kind)

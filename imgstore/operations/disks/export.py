@@ -304,7 +304,7 @@ def _write_range(
     slots = (chosen.slot, *chosen.others)
     with (
         reading_under(installation, chosen.lease) as hold,
-        closing(SegmentCache(installation.scratch, has_room=installation.has_room)) as cache,
+        closing(SegmentCache(installation.scratch, has_room=installation.has_free_space)) as cache,
     ):
         manifest = read_manifest(installation, chosen.slot, chosen.others, chosen.manifest)
         reads = _metered(installation, chosen, manifest)

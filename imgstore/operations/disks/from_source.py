@@ -261,7 +261,7 @@ def _copied(
         )
     above = ensure_group(installation, transaction, request.group, region)
     copied = replace(
-        request.details.applied_to(copy_of(installation, original)),
+        request.details.apply_to(copy_of(installation, original)),
         kind=request.kind,
         group=above.name,
         name=request.name,
@@ -363,7 +363,7 @@ def _added(
         provisioning_state=ProvisioningState.CREATING,
         source_format=reader.container_metadata.format,
     )
-    disk = request.details.applied_to(disk)
+    disk = request.details.apply_to(disk)
     transaction.disks.add(disk)
     return disk
 

@@ -79,13 +79,13 @@ def offered(installation: Installation, transaction: Transaction, reference: Ima
     if reference.version is not None:
         found = transaction.offers.find(*names_above, reference.version, region)
         if found is not None:
-            return replace(found, source=reference.shown(found.source)) if reference.shared else found
+            return replace(found, source=reference.display_id(found.source)) if reference.shared else found
     line = lookup.named_lineage(transaction, installation.subscription, reference)
     name = named_version(installation, transaction, line, reference, region).name
     found = transaction.offers.find(*names_above, name, region)
     if found is None:
-        raise not_available(installation, reference.shown(line.version_id(name)), region)
-    return replace(found, source=reference.shown(found.source))
+        raise not_available(installation, reference.display_id(line.version_id(name)), region)
+    return replace(found, source=reference.display_id(found.source))
 
 
 def named_version(
@@ -99,7 +99,7 @@ def named_version(
     if reference.version is not None:
         found = transaction.versions.get(line.definition.uid, reference.version)
         if found is None or not found.is_visible:
-            raise not_available(installation, reference.shown(line.version_id(reference.version)), region)
+            raise not_available(installation, reference.display_id(line.version_id(reference.version)), region)
         return found
     found = _latest(transaction, line, region)
     if found is None:

@@ -7,7 +7,7 @@ from typing import Final
 from urllib.parse import quote, urlencode
 
 from imgstore.domain import names
-from imgstore.domain.disks.signed_urls import SECONDS_MAX, AccessLevel, DiskGrant, instant_of
+from imgstore.domain.disks.signed_urls import SECONDS_MAX, AccessLevel, DiskGrant, format_expiry
 from imgstore.domain.errors import AccessDenied, Conflict, InvalidInput, NotFound
 from imgstore.domain.identity.access import Action, Principal
 from imgstore.domain.resources import ManagedDisk
@@ -75,7 +75,7 @@ def grant_access(
             disk = lookup.disk(transaction, installation.subscription, group, name)
             _check_level(disk, level)
             now = transaction.now().replace(microsecond=0)
-            standing = disk.granted(now)
+            standing = disk.active_grant(now)
             _check_free(disk, standing, level)
             ends = _end(now, duration_seconds)
             grant = DiskGrant(
@@ -91,7 +91,7 @@ def grant_access(
             "sr": "b",
             "sp": "r" if level is AccessLevel.READ else "rw",
             "si": grant.uid,
-            "se": instant_of(ends),
+            "se": format_expiry(ends),
             "sig": grant.signature(key, disk.uid, ends),
         }
         return f"{server_url}{ROOT}/{disk.uid}/{quote(disk.name)}.vhd?{urlencode(signed)}"
@@ -144,7 +144,7 @@ def admit(installation: Installation, ticket: Ticket, *, write: bool) -> Managed
             disk = transaction.disks.by_uid(ticket.disk_uid)
         except NotFound:
             raise _refused(_UNPROVEN) from None
-    grant = None if disk.provisioning_state is ProvisioningState.DELETING else disk.granted(now)
+    grant = None if disk.provisioning_state is ProvisioningState.DELETING else disk.active_grant(now)
     if grant is None or not hmac.compare_digest(grant.uid.encode(), ticket.grant_uid.encode()):
         raise _refused(_UNPROVEN)
     try:

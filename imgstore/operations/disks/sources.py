@@ -6,10 +6,10 @@ from typing import Final
 from urllib.parse import unquote
 
 from imgstore.catalog import Transaction
-from imgstore.domain.disks.source_urls import split_uri, without_secrets
+from imgstore.domain.disks.source_urls import redact_location, split_uri
 from imgstore.domain.disks.sources import ByteSource
 from imgstore.domain.errors import InvalidInput, SourceNotFound
-from imgstore.domain.identity.access import Action, Principal, authorize, may
+from imgstore.domain.identity.access import Action, Principal, authorize, is_allowed
 from imgstore.domain.names import ComputeId
 from imgstore.domain.resources import DiskKind, ManagedDisk
 from imgstore.domain.states import ProvisioningState
@@ -64,7 +64,7 @@ def location_of(uri: str) -> str:
     parts = split_uri(uri)
     scheme = parts.scheme.lower()
     if scheme in ("https", "http"):
-        return without_secrets(uri)
+        return redact_location(uri)
     if scheme == "s3":
         return f"s3://{parts.netloc}/{unquote(parts.path.lstrip('/'))}"
     return os.path.realpath(unquote(parts.path) if scheme == "file" else uri)
@@ -93,7 +93,7 @@ def find_original(
         AccessDenied: the principal may read the bytes of nothing that `word` may name.
     """
     candidates = named_ids(installation, group, word, COPIED)
-    readable = [each for each in candidates if may(principal, Action.EXPORT, each.resource_id)]
+    readable = [each for each in candidates if is_allowed(principal, Action.EXPORT, each.resource_id)]
     named = [transaction.disks.get(each.subscription, each.group, each.name, DiskKind(each.kind)) for each in readable]
     there = [each for each in named if each is not None]
     ready = next((each for each in there if each.provisioning_state is ProvisioningState.SUCCEEDED), None)

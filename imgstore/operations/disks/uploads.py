@@ -118,7 +118,7 @@ def _added(installation: Installation, transaction: Transaction, request: Upload
         source_format=DiskFormat.VHD_FIXED,
         upload_bytes=request.upload_bytes,
     )
-    disk = request.details.applied_to(disk)
+    disk = request.details.apply_to(disk)
     transaction.disks.add(disk)
     return disk
 

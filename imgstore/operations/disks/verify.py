@@ -5,7 +5,7 @@ from pathlib import Path
 
 from imgstore.domain import names
 from imgstore.domain.disks.sources import DiskFormat, DiskReader
-from imgstore.domain.disks.version_disks import check_there, disk_key
+from imgstore.domain.disks.version_disks import check_has_disk, disk_key
 from imgstore.domain.errors import ImageNotAvailable
 from imgstore.domain.identity.access import Action, Principal, authorize
 from imgstore.domain.names import ImageReference
@@ -57,7 +57,7 @@ def verify_file(
         )
         region = installation.regions.get(location or line.gallery.location, target="location").name
         version = named_version(installation, transaction, line, reference, region)
-        check_there(version.disk_keys, disk_key(lun), line.version_id(version.name))
+        check_has_disk(version.disk_keys, disk_key(lun), line.version_id(version.name))
         complete = [
             each.slot for each in transaction.replicas.list(version.uid) if each.state is ReplicaState.COMPLETED
         ]

@@ -6,7 +6,7 @@ from typing import Any
 
 from imgstore.domain import names
 from imgstore.domain.errors import Conflict
-from imgstore.domain.identity.access import DEFINITIONS, Action, Principal, may, visible
+from imgstore.domain.identity.access import DEFINITIONS, Action, Principal, filter_readable, is_allowed
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.requests import DefinitionDetails
 from imgstore.domain.resources import (
@@ -16,7 +16,7 @@ from imgstore.domain.resources import (
     OsState,
     OsType,
 )
-from imgstore.domain.settings.limits import check_room
+from imgstore.domain.settings.limits import check_count
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import permit, permit_list, recorded, recorded_deletion
@@ -74,8 +74,8 @@ def create_definition(
             "hyper_v_generation": hyper_v_generation,
             "architecture": architecture,
         }
-        asked |= (details or DefinitionDetails()).said()
-        asked |= DefinitionDetails(description=description, tags=tags).said()
+        asked |= (details or DefinitionDetails()).given_values()
+        asked |= DefinitionDetails(description=description, tags=tags).given_values()
         now = installation.effects.now()
         found = transaction.definitions.get(above.uid, name)
         if found is not None:
@@ -89,7 +89,7 @@ def create_definition(
         check_definition(wanted, None, now)
         _check_unique(transaction.definitions.by_identifier(above.uid, publisher, offer, sku))
         there = transaction.definitions.count(installation.subscription, region)
-        check_room(installation.limits, "definitions_max", there, what="image definitions", region=region)
+        check_count(installation.limits, "definitions_max", there, what="image definitions", region=region)
         transaction.definitions.add(wanted)
         return DefinitionPath(gallery=above, definition=wanted)
 
@@ -180,15 +180,15 @@ def page_definitions(
     """
     scope = names.gallery_id(installation.subscription, group, gallery)
     permit_list(installation, principal, scope)
-    whole = may(principal, Action.READ, scope, DEFINITIONS)
+    whole = is_allowed(principal, Action.READ, scope, DEFINITIONS)
     of = f"{scope}/images"
-    after = request.after(of)
+    after = request.start_key(of)
     with installation.catalog.reading() as transaction:
         above = lookup.gallery(transaction, installation.subscription, group, gallery)
         found = transaction.definitions.list(above.uid, after=after, limit=request.limit if whole else None)
-        found = visible(principal, found, lambda each: f"{scope}/images/{each.name}", whole=whole)
+        found = filter_readable(principal, found, lambda each: f"{scope}/images/{each.name}", whole=whole)
         lines = [DefinitionPath(gallery=above, definition=each) for each in found]
-        return Page.cut(lines, request, of=of, key=lambda line: line.definition.name)
+        return Page.from_rows(lines, request, of=of, key=lambda line: line.definition.name)
 
 
 def delete_definition(installation: Installation, principal: Principal, *, group: str, gallery: str, name: str) -> None:

@@ -7,11 +7,11 @@ from typing import Any, Final
 from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.errors import Conflict
-from imgstore.domain.identity.access import GALLERIES, Action, Principal, may, visible
-from imgstore.domain.identity.sharing import CommunityInfo, SharingPermission, requested
+from imgstore.domain.identity.access import GALLERIES, Action, Principal, filter_readable, is_allowed
+from imgstore.domain.identity.sharing import CommunityInfo, SharingPermission, change_profile
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import NO_TAGS, Gallery, Pool
-from imgstore.domain.settings.limits import check_room
+from imgstore.domain.settings.limits import check_count
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import permit, permit_list, recorded, recorded_deletion
 from imgstore.operations.gallery.groups import ensure_group, nested_resources, permit_group
@@ -78,7 +78,7 @@ def create_gallery(
         standing = transaction.galleries.get(installation.subscription, group, name)
         if standing is not None:
             asked |= {} if region is None else {"location": region}
-            asked |= {} if permission is None else {"sharing": requested(standing.sharing, permission, community)}
+            asked |= {} if permission is None else {"sharing": change_profile(standing.sharing, permission, community)}
             return _changed(transaction, standing, lambda gallery: replace(gallery, **asked))
         _check_unique(installation, principal, transaction.galleries.by_name(installation.subscription, name), name)
         pool = Pool(
@@ -86,7 +86,7 @@ def create_gallery(
             fingerprint_key=installation.effects.random_bytes(FINGERPRINT_KEY_BYTES),
         )
         transaction.pools.add(pool)
-        asked |= {} if permission is None else {"sharing": requested(None, permission, community)}
+        asked |= {} if permission is None else {"sharing": change_profile(None, permission, community)}
         gallery = Gallery(
             uid=installation.effects.new_uid(),
             subscription=installation.subscription,
@@ -99,7 +99,7 @@ def create_gallery(
         )
         check_gallery(gallery, None)
         there = transaction.galleries.count(installation.subscription, gallery.location)
-        check_room(installation.limits, "galleries_max", there, what="galleries", region=gallery.location)
+        check_count(installation.limits, "galleries_max", there, what="galleries", region=gallery.location)
         transaction.galleries.add(gallery)
         return gallery
 
@@ -140,7 +140,9 @@ def _changed(transaction: Transaction, found: Gallery, change: Callable[[Gallery
 def _check_unique(installation: Installation, principal: Principal, other: Gallery | None, name: str) -> None:
     if other is not None:
         scope = names.gallery_id(other.subscription, other.group, other.name)
-        where = f" {other.name} in the resource group {other.group}" if may(principal, Action.READ, scope) else ""
+        where = (
+            f" {other.name} in the resource group {other.group}" if is_allowed(principal, Action.READ, scope) else ""
+        )
         raise Conflict(
             f"The gallery name {name} is not unique within the subscription '{installation.subscription}'.",
             found=f"a gallery{where or ' of that name'}",
@@ -173,17 +175,17 @@ def page_galleries(
     subscription = installation.subscription
     above = names.group_id(subscription, group) if group is not None else f"/subscriptions/{subscription}"
     permit_list(installation, principal, above)
-    whole = may(principal, Action.READ, above, GALLERIES)
+    whole = is_allowed(principal, Action.READ, above, GALLERIES)
     of = f"{names.group_id(subscription, group) if group is not None else subscription}/galleries"
-    after = request.after(of)
+    after = request.start_key(of)
     with installation.catalog.reading() as transaction:
         if group is not None:
             lookup.group(transaction, subscription, group)
         found = transaction.galleries.list(subscription, group, after=after, limit=request.limit if whole else None)
-        found = visible(
+        found = filter_readable(
             principal, found, lambda each: names.gallery_id(each.subscription, each.group, each.name), whole=whole
         )
-        return Page.cut(found, request, of=of, key=lambda gallery: gallery.name)
+        return Page.from_rows(found, request, of=of, key=lambda gallery: gallery.name)
 
 
 def delete_gallery(installation: Installation, principal: Principal, *, group: str, name: str) -> None:
@@ -214,7 +216,7 @@ def _standing_on(transaction: Transaction, principal: Principal, pool_uid: str) 
     """What was made from a pool: the ids of disks, snapshots and images that the principal may see, and counts."""
     slots = transaction.slots.list(pool_uid)
     ids = sorted({disk.resource_id for slot in slots for disk in transaction.disks.in_slot(slot.uid)})
-    told = [each for each in ids if may(principal, Action.READ, each)][:_TOLD]
+    told = [each for each in ids if is_allowed(principal, Action.READ, each)][:_TOLD]
     shallow = sum(len(transaction.replicas.in_slot(slot.uid)) for slot in slots)
     counts = {"others": len(ids) - len(told), "Shallow image versions of other galleries": shallow}
     return [*told, *(f"{count} {what}" for what, count in counts.items() if count)]

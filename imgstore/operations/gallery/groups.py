@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.errors import Conflict
-from imgstore.domain.identity.access import GROUPS, Action, Principal, may, visible
+from imgstore.domain.identity.access import GROUPS, Action, Principal, filter_readable, is_allowed
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import NO_TAGS, Group
 from imgstore.operations import lookup
@@ -74,7 +74,7 @@ def permit_group(installation: Installation, principal: Principal, name: str) ->
         AccessDenied: the group is missing, and the principal may not make it.
     """
     scope = names.group_id(installation.subscription, name)
-    if may(principal, Action.WRITE, scope):
+    if is_allowed(principal, Action.WRITE, scope):
         return
     with installation.catalog.reading() as transaction:
         standing = transaction.groups.get(installation.subscription, name)
@@ -115,16 +115,16 @@ def page_groups(
     subscription = installation.subscription
     above = f"/subscriptions/{subscription}"
     permit_list(installation, principal, above)
-    whole = may(principal, Action.READ, above, GROUPS)
+    whole = is_allowed(principal, Action.READ, above, GROUPS)
     of = f"{subscription}/resourceGroups"
-    after = request.after(of)
+    after = request.start_key(of)
     with installation.catalog.reading() as transaction:
         # Tags are JSON, which the two engines search each in its own way; groups are few.
         found = transaction.groups.list(
             subscription, after=after, limit=request.limit if whole and tag is None else None
         )
-    seen = visible(principal, found, lambda group: names.group_id(group.subscription, group.name), whole=whole)
-    return Page.cut([each for each in seen if tag is None or _has(each, *tag)], request, of=of, key=_name)
+    seen = filter_readable(principal, found, lambda group: names.group_id(group.subscription, group.name), whole=whole)
+    return Page.from_rows([each for each in seen if tag is None or _has(each, *tag)], request, of=of, key=_name)
 
 
 def _has(group: Group, tag: str, value: str | None) -> bool:

@@ -11,8 +11,16 @@ from typing import Final
 from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.errors import NotFound
-from imgstore.domain.identity.access import DEFINITIONS, VERSIONS, Action, Principal, authorize, authorize_list, may
-from imgstore.domain.identity.sharing import SharingProfile, added, enabled, removed
+from imgstore.domain.identity.access import (
+    DEFINITIONS,
+    VERSIONS,
+    Action,
+    Principal,
+    authorize,
+    authorize_list,
+    is_allowed,
+)
+from imgstore.domain.identity.sharing import SharingProfile, add_members, publish_profile, remove_members
 from imgstore.domain.names import ImageReference, SharedReference, VersionName
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import Gallery
@@ -40,14 +48,14 @@ def share_add(
 
     Raises:
         NotFound: no such gallery.
-        InvalidInput, Conflict: as `sharing.added`.
+        InvalidInput, Conflict: as `sharing.add_members`.
     """
     return _shared(
         installation,
         principal,
         group,
         name,
-        lambda standing: added(standing, subscriptions=subscriptions, tenants=tenants),
+        lambda standing: add_members(standing, subscriptions=subscriptions, tenants=tenants),
     )
 
 
@@ -66,7 +74,7 @@ def share_remove(
         principal,
         group,
         name,
-        lambda standing: removed(standing, subscriptions=subscriptions, tenants=tenants),
+        lambda standing: remove_members(standing, subscriptions=subscriptions, tenants=tenants),
     )
 
 
@@ -87,7 +95,7 @@ def enable_community(installation: Installation, principal: Principal, *, group:
         Conflict: it was not made for the community.
     """
     unique = installation.effects.new_uid()
-    return _shared(installation, principal, group, name, lambda standing: enabled(standing, unique))
+    return _shared(installation, principal, group, name, lambda standing: publish_profile(standing, unique))
 
 
 def list_shared(
@@ -126,10 +134,10 @@ def page_shared(
             if each.location == region
             and each.subscription.lower() != mine.lower()
             and each.sharing is not None
-            and (each.sharing.reaches("", tenant) if to_tenant else each.sharing.reaches(mine, None))
+            and (each.sharing.includes("", tenant) if to_tenant else each.sharing.includes(mine, None))
         ]
     of = f"{mine}/{region}/shared/{to_tenant}"
-    return Page.among(found, request, of=of, key=lambda gallery: f"{gallery.name.lower()}/{gallery.uid}")
+    return Page.from_all(found, request, of=of, key=lambda gallery: f"{gallery.name.lower()}/{gallery.uid}")
 
 
 def show_shared(installation: Installation, principal: Principal, *, unique_name: str) -> Gallery:
@@ -164,7 +172,7 @@ def list_community(installation: Installation, principal: Principal) -> list[Gal
         ScopeNotFound, AccessDenied: the principal may not.
     """
     subscriptions = {"/".join(grant.scope.split("/")[:3]) for grant in principal.grants}
-    if not any(may(principal, Action.READ, each, COMMUNITY) for each in subscriptions):
+    if not any(is_allowed(principal, Action.READ, each, COMMUNITY) for each in subscriptions):
         permit(installation, principal, Action.READ, _here(installation), COMMUNITY)
     with installation.catalog.reading() as transaction:
         return transaction.galleries.community()
@@ -208,9 +216,9 @@ def page_definitions_shared(
         gallery = _gallery(installation, transaction, reference)
         _check_own(installation, principal, gallery, reference, _gallery_scope(gallery), DEFINITIONS)
         of = f"{gallery.uid}/shared"
-        found = transaction.definitions.list(gallery.uid, after=request.after(of), limit=request.limit)
+        found = transaction.definitions.list(gallery.uid, after=request.start_key(of), limit=request.limit)
         lines = [DefinitionPath(gallery=gallery, definition=each) for each in found]
-        return Page.cut(lines, request, of=of, key=lambda line: line.definition.name)
+        return Page.from_rows(lines, request, of=of, key=lambda line: line.definition.name)
 
 
 def versions_shared(installation: Installation, principal: Principal, reference: SharedReference) -> list[VersionView]:
@@ -243,14 +251,14 @@ def page_versions_shared(
     with installation.catalog.reading() as transaction:
         line = _line(installation, principal, transaction, reference)
         of = f"{line.definition.uid}/shared"
-        after = request.after(of)
+        after = request.start_key(of)
         found = transaction.versions.list(
             line.definition.uid,
             after=None if after is None else VersionName.parse(after),
             limit=request.limit,
             visible=True,
         )
-        page = Page.cut(found, request, of=of, key=lambda version: str(version.name))
+        page = Page.from_rows(found, request, of=of, key=lambda version: str(version.name))
         replicas = transaction.replicas.of_versions([version.uid for version in page.items])
         views = tuple(seen(line, version, replicas[version.uid]) for version in page.items)
         return Page(items=views, next_token=page.next_token)
@@ -318,7 +326,7 @@ def _check_own(
         NotFound: the gallery is of this subscription, and the principal may not read the scope in it.
     """
     is_own = gallery.subscription.casefold() == installation.subscription.casefold()
-    if is_own and not reference.community and not may(principal, Action.READ, scope, of):
+    if is_own and not reference.community and not is_allowed(principal, Action.READ, scope, of):
         raise _not_shared(reference.gallery, _EXPECTED)
 
 
@@ -373,7 +381,7 @@ def _by_unique_name(installation: Installation, transaction: Transaction, unique
         name = f"{each.subscription}-{each.name}"
         if name.casefold() == unique_name.casefold() and each.sharing is not None:
             own = each.subscription.lower() == mine.lower()
-            if own or each.sharing.reaches(mine, transaction.tenants.owner(mine)):
+            if own or each.sharing.includes(mine, transaction.tenants.owner(mine)):
                 return each
     raise _not_shared(unique_name, _EXPECTED)
 

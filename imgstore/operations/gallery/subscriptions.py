@@ -1,6 +1,6 @@
 """Subscriptions: the installation's own, those of a tenant, and those that have a resource group."""
 
-from imgstore.domain.identity.access import Principal, knows, unknown_subscription
+from imgstore.domain.identity.access import Principal, has_related_role, subscription_not_found
 from imgstore.operations.installation import Installation
 
 
@@ -21,7 +21,7 @@ def known_subscriptions(installation: Installation) -> list[str]:
 
 def seen_subscriptions(installation: Installation, principal: Principal) -> list[str]:
     """Those in which the principal has a role on anything."""
-    return [each for each in known_subscriptions(installation) if knows(principal, f"/subscriptions/{each}")]
+    return [each for each in known_subscriptions(installation) if has_related_role(principal, f"/subscriptions/{each}")]
 
 
 def tenant_of(installation: Installation, principal: Principal, subscription: str) -> str:
@@ -38,4 +38,4 @@ def check_subscription_known(installation: Installation, subscription: str) -> N
     """
     known = known_subscriptions(installation)
     if subscription.casefold() not in {each.casefold() for each in known}:
-        raise unknown_subscription(subscription)
+        raise subscription_not_found(subscription)

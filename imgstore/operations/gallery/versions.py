@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from imgstore.catalog import Transaction
 from imgstore.domain import names
-from imgstore.domain.identity.access import VERSIONS, Action, Principal, may, visible
+from imgstore.domain.identity.access import VERSIONS, Action, Principal, filter_readable, is_allowed
 from imgstore.domain.names import VersionName
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import ImageVersion, Replica
@@ -53,7 +53,7 @@ def show_version(
         zoned = [each.slot.uid for each in view.replicas if each.slot.zone == ALL_ZONES]
         gaps = tuple(transaction.zone_gaps.of_slots(zoned))
     silent = frozenset(each.slot.uid for each in view.replicas if installation.locator.is_avoided(each.slot))
-    return replace(view, gaps=gaps, silent_slots=silent)
+    return replace(view, gaps=gaps, unreachable_slots=silent)
 
 
 def list_versions(
@@ -80,9 +80,9 @@ def page_versions(
     """
     scope = names.definition_id(installation.subscription, group, gallery, definition)
     permit_list(installation, principal, scope)
-    whole = may(principal, Action.READ, scope, VERSIONS)
+    whole = is_allowed(principal, Action.READ, scope, VERSIONS)
     of = f"{scope}/versions"
-    after = request.after(of)
+    after = request.start_key(of)
     with installation.catalog.reading() as transaction:
         line = lookup.lineage(transaction, installation.subscription, group, gallery, definition)
         found = transaction.versions.list(
@@ -91,8 +91,8 @@ def page_versions(
             limit=request.limit if whole else None,
             visible=True,
         )
-        found = visible(principal, found, lambda each: line.version_id(each.name), whole=whole)
-        page = Page.cut(found, request, of=of, key=lambda version: str(version.name))
+        found = filter_readable(principal, found, lambda each: line.version_id(each.name), whole=whole)
+        page = Page.from_rows(found, request, of=of, key=lambda version: str(version.name))
         replicas = transaction.replicas.of_versions([version.uid for version in page.items])
         views = tuple(seen(line, version, replicas[version.uid]) for version in page.items)
         return Page(items=views, next_token=page.next_token)

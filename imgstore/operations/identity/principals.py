@@ -9,7 +9,7 @@ from typing import Final
 from imgstore.catalog import Transaction
 from imgstore.domain.errors import Conflict, InvalidInput, NotFound
 from imgstore.domain.identity.access import INSTALLATION, Action, Grant, Principal, Role
-from imgstore.domain.identity.principals import Identity, Issuer, PrincipalKind, RoleAssignment, Secret, Tenant
+from imgstore.domain.identity.principals import Issuer, PrincipalKind, PrincipalRecord, RoleAssignment, Secret, Tenant
 from imgstore.domain.reports import PrincipalDetails
 from imgstore.operations.activity_log import permit, recorded
 from imgstore.operations.installation import Installation
@@ -28,7 +28,7 @@ class Proof:
     """How long it is good for."""
 
 
-def principal_of(transaction: Transaction, identity: Identity) -> Principal:
+def principal_of(transaction: Transaction, identity: PrincipalRecord) -> Principal:
     """Who asks, with every role that it has."""
     grants = tuple(Grant(role=each.role, scope=each.scope) for each in transaction.assignments.of(identity.uid))
     return Principal(name=identity.name, grants=grants, uid=identity.uid, tenant=identity.tenant_uid)
@@ -123,7 +123,7 @@ def add_service_principal(
         home = _tenant(installation, transaction, tenant)
         if client_id is not None and not transaction.principals.of_client_anywhere(client_id):
             raise _unknown(client_id, "an application that a tenant knows")
-        made = Identity(
+        made = PrincipalRecord(
             uid=installation.effects.new_uid(),
             kind=PrincipalKind.SERVICE_PRINCIPAL,
             tenant_uid=home.uid,
@@ -147,7 +147,7 @@ def found_administrator(installation: Installation, proof: Proof) -> PrincipalDe
         if transaction.principals.list():
             return None
         now = installation.effects.now()
-        made = Identity(
+        made = PrincipalRecord(
             uid=installation.effects.new_uid(),
             kind=PrincipalKind.SERVICE_PRINCIPAL,
             tenant_uid=home.uid,
@@ -190,7 +190,7 @@ def add_user(
     _check_name(name)
     with _administering(installation, principal, "users/write"), installation.catalog.transaction() as transaction:
         trusted = _issuer(transaction, issuer)
-        made = Identity(
+        made = PrincipalRecord(
             uid=installation.effects.new_uid(),
             kind=PrincipalKind.USER,
             tenant_uid=trusted.tenant_uid,
@@ -344,7 +344,7 @@ def remove_issuer(installation: Installation, principal: Principal, *, url: str)
         transaction.issuers.delete(_issuer(transaction, url).uid)
 
 
-def find_principal(transaction: Transaction, who: str) -> Identity:
+def find_principal(transaction: Transaction, who: str) -> PrincipalRecord:
     """The one principal whose object id, client id, subject or name is `who`.
 
     Raises:
@@ -372,14 +372,14 @@ def _administering(installation: Installation, principal: Principal, what: str) 
     return recorded(installation, principal, Action.ADMINISTER, INSTALLATION, f"imgstore/{what}")
 
 
-def _known(transaction: Transaction, identity: Identity) -> PrincipalDetails:
+def _known(transaction: Transaction, identity: PrincipalRecord) -> PrincipalDetails:
     secrets: Sequence[Secret] = transaction.secrets.list(identity.client_id) if identity.client_id else ()
     return PrincipalDetails(
         identity=identity, secrets=tuple(secrets), assignments=tuple(transaction.assignments.of(identity.uid))
     )
 
 
-def _add_secret(installation: Installation, transaction: Transaction, identity: Identity, proof: Proof) -> None:
+def _add_secret(installation: Installation, transaction: Transaction, identity: PrincipalRecord, proof: Proof) -> None:
     assert identity.client_id is not None
     now = installation.effects.now()
     transaction.secrets.add(

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from imgstore.domain.errors import Conflict, NotFound
-from imgstore.domain.identity.access import ROLE_ASSIGNMENTS, Action, Principal, Role, check_scope, may
-from imgstore.domain.identity.principals import Identity, RoleAssignment
+from imgstore.domain.identity.access import ROLE_ASSIGNMENTS, Action, Principal, Role, check_scope, is_allowed
+from imgstore.domain.identity.principals import PrincipalRecord, RoleAssignment
 from imgstore.operations.activity_log import recorded
 from imgstore.operations.identity.principals import find_principal
 from imgstore.operations.installation import Installation
@@ -73,11 +73,11 @@ def list_assignments(
         for each in found
         if role in (None, each.role)
         and where in (None, each.scope.casefold())
-        and may(principal, Action.READ, each.scope, ROLE_ASSIGNMENTS)
+        and is_allowed(principal, Action.READ, each.scope, ROLE_ASSIGNMENTS)
     ]
 
 
-def holders(installation: Installation, assignments: Sequence[RoleAssignment]) -> dict[str, Identity]:
+def holders(installation: Installation, assignments: Sequence[RoleAssignment]) -> dict[str, PrincipalRecord]:
     """Whose roles these are, by object id."""
     with installation.catalog.reading() as transaction:
         known = {each.uid: each for each in transaction.principals.list()}
@@ -93,7 +93,7 @@ def remove(installation: Installation, principal: Principal, *, uid: str) -> Non
     with installation.catalog.reading() as transaction:
         found = next((each for each in transaction.assignments.list() if each.uid == uid), None)
     # An assignment that the principal may not take away is as good as none: its scope is not told.
-    if found is None or not may(principal, Action.DELETE, found.scope, ROLE_ASSIGNMENTS):
+    if found is None or not is_allowed(principal, Action.DELETE, found.scope, ROLE_ASSIGNMENTS):
         raise NotFound(
             f"The role assignment '{uid}' is not found.",
             found="no assignment of that id",

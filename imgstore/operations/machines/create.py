@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.disks.disk_details import DiskDetails
-from imgstore.domain.disks.version_disks import OS_DISK, check_there, disk_key, lun_of
+from imgstore.domain.disks.version_disks import OS_DISK, check_has_disk, disk_key, lun_of
 from imgstore.domain.errors import Conflict, InvalidInput, PropertyChangeNotAllowed
 from imgstore.domain.identity.access import VERSIONS, Action, Principal, authorize
 from imgstore.domain.machines import (
@@ -22,7 +22,7 @@ from imgstore.domain.machines import (
     check_machine_name,
     free_luns,
 )
-from imgstore.domain.names import ImageReference, SharedReference, image_reference
+from imgstore.domain.names import ImageReference, SharedReference, parse_image_reference
 from imgstore.domain.requests import MachineRequest
 from imgstore.domain.resources import NO_TAGS, DiskKind, ManagedDisk, OsProperties, OsState
 from imgstore.domain.states import ProvisioningState
@@ -149,7 +149,7 @@ def gallery_image(word: str) -> ImageReference | SharedReference | None:
     Raises:
         InvalidInput: it is neither.
     """
-    return None if "/" not in word or names.ComputeId.parse(word) is not None else image_reference(word)
+    return None if "/" not in word or names.ComputeId.parse(word) is not None else parse_image_reference(word)
 
 
 def _begun(
@@ -259,7 +259,7 @@ def _authorize_rest(
     if image is not None:
         authorize(principal, Action.READ, image.resource_id)
     elif asked.reference is None:  # A version that this request does not name: `_admitted` has not checked it.
-        reference = image_reference(machine.image_reference)
+        reference = parse_image_reference(machine.image_reference)
         assert isinstance(reference, ImageReference), "the id of a version is stored"
         authorize(principal, Action.READ, image_scope(installation, reference), VERSIONS)
 
@@ -288,7 +288,7 @@ def _machine(
         hyper_v_generation=said.hyper_v_generation,
         admin_username=profile.admin_username,
         computer_name=profile.computer_name,
-        manners=_manners(request),
+        attachments=_manners(request),
         kept=dict(request.kept),
         created_at=installation.effects.now(),
         provisioning_state=ProvisioningState.CREATING,
@@ -301,9 +301,9 @@ def _manners(request: MachineRequest) -> dict[str, DiskAttachment]:
     if request.attach_os_disk is not None:
         attached.add(OS_DISK)
     said = {
-        key: replace(asked.manner, name=None) if key in attached else asked.manner
+        key: replace(asked.attachment, name=None) if key in attached else asked.attachment
         for key, asked in request.disks.items()
-        if asked.manner != NO_ATTACHMENT_SETTINGS
+        if asked.attachment != NO_ATTACHMENT_SETTINGS
     }
     for manner in said.values():
         if manner.name is not None:
@@ -408,7 +408,7 @@ def _compared(
         if region != standing.location:
             raise PropertyChangeNotAllowed("location", found=region, expected=standing.location)
     _check_same_source(installation, principal, transaction, standing, asked)
-    if request.profile.more and standing.admin_username is None:
+    if request.profile.has_other_fields and standing.admin_username is None:
         raise PropertyChangeNotAllowed("properties.osProfile", found="an OS profile", expected="none")
     for path, said, known in (
         ("properties.osProfile.adminUsername", request.profile.admin_username, standing.admin_username),
@@ -420,7 +420,7 @@ def _compared(
         standing,
         size=request.size or standing.size,
         tags=standing.tags if request.tags is None else dict(request.tags),
-        manners={**standing.manners, **_changed_manners(request, standing)},
+        attachments={**standing.attachments, **_changed_manners(request, standing)},
         kept={**standing.kept, **request.kept},
     )
     if changed != standing:
@@ -431,9 +431,9 @@ def _compared(
 def _changed_manners(request: MachineRequest, standing: Machine) -> dict[str, DiskAttachment]:
     """What is said of disks that stand: all but their names may change."""
     return {
-        key: replace(asked.manner, name=None).over(standing.manner(lun_of(key)))
+        key: replace(asked.attachment, name=None).over(standing.attachment(lun_of(key)))
         for key, asked in request.disks.items()
-        if replace(asked.manner, name=None) != NO_ATTACHMENT_SETTINGS
+        if replace(asked.attachment, name=None) != NO_ATTACHMENT_SETTINGS
     }
 
 
@@ -447,7 +447,7 @@ def _check_disks(request: MachineRequest, machine: Machine, disks: Sequence[Mana
     """
     there = {disk_key(each.machine_lun): each for each in disks}
     for key, asked in request.disks.items():
-        check_there(there, key, machine.image_reference or machine.name)
+        check_has_disk(there, key, machine.image_reference or machine.name)
         disk = there[key]
         size_gib = -(-disk.virtual_bytes // GIB)
         if asked.size_gib not in (None, size_gib):
@@ -459,19 +459,19 @@ def _check_disks(request: MachineRequest, machine: Machine, disks: Sequence[Mana
                 target="properties.storageProfile.osDisk.diskSizeGB" if key == OS_DISK else f"{_DATA_DISKS}.diskSizeGB",
             )
         path = "properties.storageProfile.osDisk" if key == OS_DISK else _DATA_DISKS
-        if asked.manner.name is not None and asked.manner.name.casefold() != disk.name.casefold():
-            raise PropertyChangeNotAllowed(f"{path}.name", found=asked.manner.name, expected=disk.name)
+        if asked.attachment.name is not None and asked.attachment.name.casefold() != disk.name.casefold():
+            raise PropertyChangeNotAllowed(f"{path}.name", found=asked.attachment.name, expected=disk.name)
         if asked.resource_id is not None and asked.resource_id.casefold() != disk.resource_id.casefold():
             raise PropertyChangeNotAllowed(f"{path}.managedDisk.id", found=asked.resource_id, expected=disk.resource_id)
 
 
 def _with_sku(transaction: Transaction, request: MachineRequest, disk: ManagedDisk) -> ManagedDisk:
-    """The disk, shown with the type that is asked for. Raises as `DiskDetails.applied_to`."""
+    """The disk, shown with the type that is asked for. Raises as `DiskDetails.apply_to`."""
     asked = request.disks.get(disk_key(disk.machine_lun))
     if asked is None or asked.sku is None:
         return disk
     path = "properties.storageProfile.osDisk" if disk.machine_lun is None else f"{_DATA_DISKS}[{disk.machine_lun}]"
-    changed = DiskDetails(sku=asked.sku, sku_path=f"{path}.managedDisk.storageAccountType").applied_to(disk)
+    changed = DiskDetails(sku=asked.sku, sku_path=f"{path}.managedDisk.storageAccountType").apply_to(disk)
     if changed != disk:
         transaction.disks.update(changed)
     return changed

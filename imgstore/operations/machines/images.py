@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.disks.disk_details import NO_DETAILS
-from imgstore.domain.disks.version_disks import OS_DISK, disk_key, in_order
+from imgstore.domain.disks.version_disks import OS_DISK, disk_key, sort_disk_keys
 from imgstore.domain.errors import InvalidInput, SourceNotFound
 from imgstore.domain.identity.access import Action, Principal, authorize
 from imgstore.domain.paging import Page, PageRequest
@@ -53,7 +53,7 @@ def create_image(
         sources, os_properties = _sources(installation, principal, request)
         parts = [
             _part(request, part, sources[part], os_properties if part == OS_DISK else NO_OS_PROPERTIES)
-            for part in in_order(sources)
+            for part in sort_disk_keys(sources)
         ]
         made = make_disks(installation, principal, parts, lambda rows: written(_image_of(rows)))
         return _image_of(made)
@@ -142,7 +142,7 @@ def whole_image(parts: Sequence[ManagedDisk]) -> ManagedImage | None:
     by_part = {each.part: each for each in parts}
     if OS_DISK not in by_part:
         return None
-    os_disk, *data = (by_part[part] for part in in_order(by_part))
+    os_disk, *data = (by_part[part] for part in sort_disk_keys(by_part))
     return ManagedImage(os=os_disk, data=tuple(data))
 
 

@@ -7,7 +7,7 @@ from typing import Final
 from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.errors import Conflict, NotFound
-from imgstore.domain.identity.access import Action, Principal, authorize, may, visible
+from imgstore.domain.identity.access import Action, Principal, authorize, filter_readable, is_allowed
 from imgstore.domain.machines import MACHINE, Machine
 from imgstore.domain.names import ComputeId
 from imgstore.domain.paging import Page, PageRequest
@@ -51,17 +51,17 @@ def page_machines(
     subscription = installation.subscription
     above = names.group_id(subscription, group) if group is not None else f"/subscriptions/{subscription}"
     permit_list(installation, principal, above)
-    whole = may(principal, Action.READ, above, MACHINES)
+    whole = is_allowed(principal, Action.READ, above, MACHINES)
     of = f"{above}/{MACHINE}"
     with installation.catalog.reading() as transaction:
         if group is not None:
             lookup.group(transaction, subscription, group)
         limit = request.limit if whole else None
         standing = transaction.machines.list(
-            subscription, group, after=request.after_pair(of), limit=limit, visible=True
+            subscription, group, after=request.start_key_pair(of), limit=limit, visible=True
         )
-        seen = visible(principal, standing, lambda machine: machine.resource_id, whole=whole)
-        page = Page.cut(seen, request, of=of, key=lambda machine: f"{machine.name}/{machine.uid}")
+        seen = filter_readable(principal, standing, lambda machine: machine.resource_id, whole=whole)
+        page = Page.from_rows(seen, request, of=of, key=lambda machine: f"{machine.name}/{machine.uid}")
         views = tuple(view_of_machine(transaction, each) for each in page.items)
         return Page(items=views, next_token=page.next_token)
 
@@ -152,7 +152,7 @@ def named_machine(
         or found.subscription.lower() != installation.subscription.lower()
     ):
         return None
-    if not may(principal, Action.READ, found.resource_id):
+    if not is_allowed(principal, Action.READ, found.resource_id):
         return None
     machine = transaction.machines.get(found.subscription, found.group, found.name)
     gone = machine is None or machine.provisioning_state is ProvisioningState.DELETING
@@ -195,12 +195,12 @@ def _going(transaction: Transaction, principal: Principal, machine: Machine) -> 
     """The disks that go with a machine."""
     there = transaction.disks.of_machine(machine.resource_id)
     for each in there:
-        if machine.manner(each.machine_lun).deleted_with_machine:
+        if machine.attachment(each.machine_lun).deleted_with_machine:
             authorize(principal, Action.DELETE, each.resource_id)
             check_not_granted(transaction, each)
     return [
         each
         for each in there
         if each.provisioning_state is not ProvisioningState.SUCCEEDED
-        or machine.manner(each.machine_lun).deleted_with_machine
+        or machine.attachment(each.machine_lun).deleted_with_machine
     ]

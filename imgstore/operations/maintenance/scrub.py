@@ -21,7 +21,7 @@ from imgstore.domain.requests import ScrubRequest
 from imgstore.domain.resources import ManifestRow, Slot
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest, digest_of
-from imgstore.ledger.egress import repair
+from imgstore.ledger.egress import charge_repair
 from imgstore.ledger.entries import Party
 from imgstore.operations.activity_log import recorded
 from imgstore.operations.installation import Installation
@@ -396,7 +396,7 @@ def _write_down(installation: Installation, slot: Slot, brought: Sequence[_Broug
                 moved[each.source.key.region, party] += each.stored_bytes
         for (region, party), moved_bytes in moved.items():
             transaction.ledger.add(
-                repair(
+                charge_repair(
                     key=f"repair/{installation.effects.new_uid()}",
                     party=party,
                     source=region,

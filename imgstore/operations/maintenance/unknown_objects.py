@@ -94,7 +94,7 @@ def _look(installation: Installation, slot: Slot, grace: timedelta) -> SlotUnkno
             object=row,
             last_modified=listed[row.key].last_modified if row.key in listed else now,
             known_for=now - row.first_seen_at,
-            names=_naming(installation, slot, row.key),
+            references=_naming(installation, slot, row.key),
             removable_at=row.first_seen_at + grace,
             kept_reason=owners[row.key],
         )

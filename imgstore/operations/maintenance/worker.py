@@ -148,7 +148,7 @@ class _Worker:
     def report(self) -> WorkerReport:
         """What was done, and what is left now."""
         with suppress(StoreError), self._installation.catalog.reading() as transaction:
-            self._report.resting, self._report.next_retry_at = transaction.queue.resting()
+            self._report.waiting_for_retry, self._report.next_retry_at = transaction.queue.resting()
             self._report.without_source = transaction.queue.without_source()
         return self._report
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from imgstore.catalog import Transaction
 from imgstore.domain.disks.sources import DiskReader, SourceIdentity
-from imgstore.domain.disks.version_disks import OS_DISK, in_order
+from imgstore.domain.disks.version_disks import OS_DISK, sort_disk_keys
 from imgstore.domain.errors import (
     InvalidInput,
     ObjectCorrupt,
@@ -191,7 +191,7 @@ def _act(installation: Installation, publication: Publication, work: Work, lease
             condemned=condemned,
             listing=_listing(installation, publication, installation.access(slot), condemned, hold.check_cancelled),
         )
-        manifests = [taking.take(disk) for disk in in_order(publication.readers)]
+        manifests = [taking.take(disk) for disk in sort_disk_keys(publication.readers)]
         for disk, reader in publication.readers.items():
             check_same_source(reader, _identity(work.plan, disk))
         complete_replica(

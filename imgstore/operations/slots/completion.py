@@ -15,13 +15,13 @@ from imgstore.catalog.storage.manifests import unpacked
 from imgstore.domain.disks.version_disks import OS_DISK, VersionDisk
 from imgstore.domain.errors import Conflict, LeaseLost
 from imgstore.domain.resources import ImageVersion, ManagedDisk, ManifestRow, Replica, SegmentRow, Slot
-from imgstore.domain.states import ProvisioningState, ReplicaState, provisioning_state
+from imgstore.domain.states import ProvisioningState, ReplicaState, derive_provisioning_state
 from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.works import Lease
 from imgstore.domain.views import DefinitionPath
-from imgstore.ledger.egress import arrival
+from imgstore.ledger.egress import charge_arrival
 from imgstore.ledger.entries import Party, StorageInterval
-from imgstore.ledger.storage_intervals import changes, own_bytes
+from imgstore.ledger.storage_intervals import attribute_bytes, plan_interval_changes
 from imgstore.operations.installation import Installation
 from imgstore.operations.slots.gc_guard import check_not_condemned, keep_named
 from imgstore.operations.slots.key_deletions import check_no_deletion
@@ -150,7 +150,7 @@ def complete_replica(
         if not was_complete and not (slot.key.region == version.location and first_here):
             crossing = first_here
             transaction.ledger.add(
-                arrival(
+                charge_arrival(
                     key=replica.uid,
                     party=party_of(line, version),
                     source=version.location,
@@ -273,7 +273,7 @@ def write_version_state(transaction: Transaction, version: ImageVersion) -> Imag
     known = {disk.key: disk for disk in version.disks if disk.disk_digest is not None}
     changed = replace(
         standing,
-        provisioning_state=provisioning_state(states, creating=creating),
+        provisioning_state=derive_provisioning_state(states, creating=creating),
         disks=tuple(_taught(disk, known.get(disk.key, disk)) for disk in standing.disks),
     )
     if changed != standing:
@@ -332,9 +332,9 @@ def forget_manifests(
         return np.array([row.stored_bytes for row in transaction.segments.rows(pool_uid, ids)], dtype=np.int64)
 
     owners = [(uid, named_by(rows), sum(row.object_bytes for row in rows)) for uid, rows in owned.items()]
-    wanted = own_bytes(owners, stored_bytes)
+    wanted = attribute_bytes(owners, stored_bytes)
     parties = {interval.owner_uid: interval.party for interval in standing}
-    to_close, to_open = changes(standing, wanted)
+    to_close, to_open = plan_interval_changes(standing, wanted)
     for interval in to_close:
         transaction.ledger.close_interval(interval.uid, now)
     for owner_uid, own in to_open.items():

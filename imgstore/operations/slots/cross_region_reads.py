@@ -10,7 +10,7 @@ from typing import Final
 from imgstore.domain.errors import StoreError
 from imgstore.domain.resources import Slot
 from imgstore.domain.storage.digests import Digest
-from imgstore.ledger.egress import cross_region_read, repair
+from imgstore.ledger.egress import charge_cross_region_read, charge_repair
 from imgstore.ledger.entries import LedgerRow, Party
 from imgstore.operations.installation import Installation
 from imgstore.segments.manifest import Manifest
@@ -131,7 +131,7 @@ class CrossRegionReads:
 
     def _row(self, region: str, *, is_damaged: bool, begin: int, read_bytes: int) -> LedgerRow:
         key = f"read/{self.reader}/{region}/{begin}-{begin + read_bytes}"
-        row = repair if is_damaged else cross_region_read
+        row = charge_repair if is_damaged else charge_cross_region_read
         return row(
             key=key,
             party=self.party,

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from imgstore.catalog import Transaction
-from imgstore.domain.durations import span_until
+from imgstore.domain.durations import format_time_until
 from imgstore.domain.errors import WorkHeld
 from imgstore.domain.resources import Slot
 from imgstore.domain.storage.digests import Digest
@@ -105,7 +105,7 @@ def _held(installation: Installation, slot: Slot, condemned: Collection[Deletion
     if free_at is None:
         found, hint = "", "run the same command again"
     else:
-        found = f"; they are free at {span_until(free_at, now)} at the latest"
+        found = f"; they are free at {format_time_until(free_at, now)} at the latest"
         hint = (
             f"run the same command again when the collector has ended, or, if it was killed, at {free_at:%H:%M:%S} UTC"
         )

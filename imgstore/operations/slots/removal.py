@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from imgstore.catalog import Transaction
-from imgstore.domain.disks.signed_urls import DiskGrant, instant_of
+from imgstore.domain.disks.signed_urls import DiskGrant, format_expiry
 from imgstore.domain.disks.version_disks import OS_DISK
 from imgstore.domain.errors import Conflict, ImgstoreError, NotFound, StoreError, WorkHeld
 from imgstore.domain.resources import ImageVersion, ManagedDisk, ManifestRow, Replica, Slot
@@ -302,7 +302,7 @@ def check_not_granted(transaction: Transaction, disk: ManagedDisk) -> None:
     Raises:
         Conflict: so it is.
     """
-    standing = disk.granted(transaction.now())
+    standing = disk.active_grant(transaction.now())
     if standing is not None:
         raise active_grant(disk, standing)
 
@@ -312,7 +312,7 @@ def active_grant(disk: ManagedDisk, standing: DiskGrant) -> Conflict:
     return Conflict(
         f"There is an active shared access signature outstanding for disk {disk.name}. Call EndGetAccess before "
         "attaching or deleting the disk.",
-        found=f"{standing.level} access until {instant_of(standing.expires_at)}",
+        found=f"{standing.level} access until {format_expiry(standing.expires_at)}",
         expected="no signed URL that is good",
         hint=f"`imgstore disk revoke-access -g {disk.group} -n {disk.name}`, or wait until it has run out",
         target=disk.name,

@@ -42,7 +42,7 @@ def check_readiness(installation: Installation) -> Readiness:
     return Readiness(
         database=_database(installation),
         stores=_stores(installation),
-        free_space=Check.OK if installation.has_room(0) else Check.FAILED,
+        free_space=Check.OK if installation.has_free_space(0) else Check.FAILED,
         worker=_worker(installation),
     )
 

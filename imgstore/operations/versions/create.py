@@ -8,7 +8,7 @@ from imgstore.domain.disks.sources import ByteSource, DiskFormat, DiskReader
 from imgstore.domain.disks.version_disks import OS_DISK, VersionDisk, disk_key
 from imgstore.domain.errors import (
     CatalogOutdated,
-    Detail,
+    ErrorDetail,
     ImageRefused,
     ImgstoreError,
     InvalidInput,
@@ -112,7 +112,7 @@ def create_version(
     with _recorded(installation, principal, wanted):
         with ExitStack() as stack:
             opened = open_disks(installation, principal, stack, wanted, source, source_format)
-            if source.is_image:
+            if source.is_image_or_machine:
                 wanted = wanted.with_caching_of_images({*opened.readers, *opened.gone})
             if opened.gone:
                 version = _repeat(installation, wanted, opened, written)
@@ -304,7 +304,7 @@ def replication_failed(view: VersionView, failed: Mapping[str, ImgstoreError]) -
         hint="the complete regions serve; repeat the command and the failed ones go on where they stood",
     )
     error.details = tuple(
-        Detail(code=each.error_code, target=regions.get(uid, "removed since"), message=each.message)
+        ErrorDetail(code=each.error_code, target=regions.get(uid, "removed since"), message=each.message)
         for uid, each in failed.items()
     )
     return error
@@ -357,7 +357,7 @@ def open_disks(
                 raise
             if key == OS_DISK and wanted.sha256 is not None and arrived[key].source_sha256 is None:
                 raise
-    if not source.is_whole:
+    if not source.is_single_resource:
         places = {key: file.identity().location for key, file in files.items()}
         check_apart(places | {key: disk.identity().location for key, disk in stored.readers.items()})
     if OS_DISK in files or OS_DISK not in uris:

@@ -12,9 +12,9 @@ from imgstore.domain.disks.version_disks import (
     VersionDisk,
     check_luns,
     default_caching,
-    in_order,
+    format_disk_keys,
     lun_of,
-    told,
+    sort_disk_keys,
 )
 from imgstore.domain.errors import Conflict, InvalidInput, PropertyChangeNotAllowed
 from imgstore.domain.requests import VersionRequest
@@ -25,7 +25,7 @@ from imgstore.domain.resources import (
     Slot,
     TargetRegion,
 )
-from imgstore.domain.settings.limits import check_disk_bytes, check_room
+from imgstore.domain.settings.limits import check_count, check_disk_bytes
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations import lookup
@@ -134,7 +134,7 @@ def check_disks(installation: Installation, readers: Mapping[str, DiskReader], *
     if OS_DISK not in readers:
         raise InvalidInput(
             "An image version needs an OS disk.",
-            found=told(readers),
+            found=format_disk_keys(readers),
             expected="an OS disk, and data disks besides",
             hint="give --os-vhd-uri too",
             target="osDiskImage",
@@ -166,7 +166,7 @@ def check_apart(locations: Mapping[str, str]) -> None:
         InvalidInput: two come from the same place.
     """
     first: dict[str, str] = {}
-    for key in in_order(locations):
+    for key in sort_disk_keys(locations):
         other = first.setdefault(locations[key], key)
         if other != key:
             raise InvalidInput(
@@ -252,7 +252,7 @@ def _added(
 ) -> ImageVersion:
     request = wanted.request
     there = transaction.versions.count(installation.subscription, wanted.location)
-    check_room(installation.limits, "versions_max", there, what="image versions", region=wanted.location)
+    check_count(installation.limits, "versions_max", there, what="image versions", region=wanted.location)
     version = ImageVersion(
         uid=installation.effects.new_uid(),
         definition_uid=wanted.line.definition.uid,
@@ -266,7 +266,9 @@ def _added(
         allow_deletion_of_replicated_locations=request.allow_deletion_of_replicated_locations,
         block_deletion_before_end_of_life=request.block_deletion_before_end_of_life or False,
         tags=dict(request.tags) if request.tags else NO_TAGS,
-        disks=tuple(_new_disk(key, wanted, identities[key], expected_bytes.get(key)) for key in in_order(identities)),
+        disks=tuple(
+            _new_disk(key, wanted, identities[key], expected_bytes.get(key)) for key in sort_disk_keys(identities)
+        ),
         published_at=installation.effects.now(),
         provisioning_state=ProvisioningState.CREATING,
     )
@@ -307,8 +309,8 @@ def _compared(
         raise PropertyChangeNotAllowed(
             "properties.storageProfile.dataDiskImages",
             message="Adding new Data Disks or changing the LUN of a Data Disk in an existing Image is not allowed.",
-            found=told(identities),
-            expected=told(standing.disk_keys),
+            found=format_disk_keys(identities),
+            expected=format_disk_keys(standing.disk_keys),
         )
     here = [each for each in transaction.replicas.list(standing.uid) if each.slot.key.region == standing.location]
     arrived = any(each.state in (ReplicaState.COMPLETED, ReplicaState.DEGRADED) for each in here)

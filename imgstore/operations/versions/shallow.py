@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from imgstore.catalog import Transaction
 from imgstore.domain.disks.sources import DiskReader
-from imgstore.domain.disks.version_disks import in_order
+from imgstore.domain.disks.version_disks import sort_disk_keys
 from imgstore.domain.errors import Conflict, InvalidInput, ObjectCorrupt, public_text
 from imgstore.domain.resources import ImageVersion, ManifestRow, Replica, Slot
 from imgstore.domain.states import ReplicaState
@@ -85,7 +85,7 @@ def publish_shallow(
             wait_for_deletions(installation, replica.slot, wanted, hold.check_cancelled)
             _check_whole(installation, replica, origins)
             manifests = []
-            for key in in_order(origins):
+            for key in sort_disk_keys(origins):
                 hold.check_cancelled()
                 manifests.append(_put(installation, version, key, origins[key], lease))
             complete_replica(

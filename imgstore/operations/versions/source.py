@@ -59,7 +59,7 @@ def whole_ids(installation: Installation, group: str, source: VersionSource, ima
         if image.version is None:
             return []
         version_id = names.version_id(*above, image.version)
-        return [version_id, image.shown(version_id)]
+        return [version_id, image.display_id(version_id)]
     if source.machine is not None:
         return ids_of(installation, group, source.machine, MACHINE.lower())
     assert source.managed_image is not None, "one of them was given"

@@ -25,7 +25,7 @@ from imgstore.domain.resources import (
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.works import Lease
 from imgstore.domain.views import DefinitionPath
-from imgstore.ledger.egress import arrival
+from imgstore.ledger.egress import charge_arrival
 from imgstore.operations import lookup
 from imgstore.operations.disks.export import pin_manifest, read_manifest, reading_under, siblings
 from imgstore.operations.disks.placement import named_version
@@ -127,7 +127,7 @@ def _chosen(
 ) -> tuple[dict[str, _Chosen], frozenset[str]]:
     """The disks that are there, and the keys of those that are gone since they arrived."""
     line, group, region = taker.line, taker.line.gallery.group, taker.region
-    if not source.is_whole:
+    if not source.is_single_resource:
         words = {disk_key(each.lun): each.source for each in source.data_snapshots}
         if source.os_snapshot is not None:
             words[OS_DISK] = source.os_snapshot
@@ -238,7 +238,7 @@ def _of_version(
     theirs = lookup.named_lineage(transaction, installation.subscription, reference)
     version = _meant(installation, transaction, theirs, reference, region)
     version_id = theirs.version_id(version.name)
-    location = version_id if version_id.lower() in taker.locations else reference.shown(version_id)
+    location = version_id if version_id.lower() in taker.locations else reference.display_id(version_id)
     _check_kin(theirs.definition.os_properties, line, location)
     replica = _nearest(transaction.replicas.list(version.uid), version, region)
     if replica is None:
@@ -336,7 +336,7 @@ def _charge(installation: Installation, key: str, chosen: _Chosen, taker: Taker,
         version = transaction.versions.get(taker.line.definition.uid, taker.name)
         assert version is not None, "its row is written down before its source is read"
         transaction.ledger.add(
-            arrival(
+            charge_arrival(
                 key=f"{version.uid}/source/{key}",
                 party=party_of(taker.line, version),
                 source=source,

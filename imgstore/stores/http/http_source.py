@@ -25,7 +25,7 @@ from urllib3.exceptions import SSLError as TlsError
 from urllib3.exceptions import TimeoutError as TimeoutOfUrllib3
 
 from imgstore.domain.disks.source_deadlines import SourceDeadlines
-from imgstore.domain.disks.source_urls import parse_source_url, without_secrets
+from imgstore.domain.disks.source_urls import parse_source_url, redact_location
 from imgstore.domain.disks.sources import Extent, SourceIdentity
 from imgstore.domain.errors import (
     ImageRefused,
@@ -206,7 +206,7 @@ class HttpSource:
         self._lock = threading.Lock()
         self._route: _Route | None = None
         self._closing = ExitStack()
-        self._closing.enter_context(self._stop.calling(self._line.hang_up))
+        self._closing.enter_context(self._stop.call_on_stop(self._line.hang_up))
         try:
             self._opened = self._first_identity()
         except BaseException:
@@ -235,28 +235,28 @@ class HttpSource:
             return self.identity()
 
     def _identity(self, part: _Part) -> SourceIdentity:
-        return SourceIdentity(location=without_secrets(self._url), file_bytes=part.file_bytes, stamp=part.stamp)
+        return SourceIdentity(location=redact_location(self._url), file_bytes=part.file_bytes, stamp=part.stamp)
 
     def read_at(self, offset: int, length: int) -> bytes:
         """See `ByteSource.read_at`."""
         if offset + length > self.file_bytes:
             raise ImageTruncated(
-                f"'{without_secrets(self._url)}' ends too early.",
+                f"'{redact_location(self._url)}' ends too early.",
                 found=f"{self.file_bytes} bytes",
                 expected=f"at least {offset + length}",
                 hint="look whether the file behind the URL is whole",
-                target=without_secrets(self._url),
+                target=redact_location(self._url),
             )
         if length == 0:
             return b""
         part = self._persist(lambda: self._ask(offset, length, afresh=False))
         if (part.file_bytes, part.stamp) != (self._opened.file_bytes, self._opened.stamp):
             raise SourceChanged(
-                f"'{without_secrets(self._url)}' was replaced while it was read.",
+                f"'{redact_location(self._url)}' was replaced while it was read.",
                 found=f"{part.file_bytes} bytes, {part.stamp}",
                 expected=f"{self._opened.file_bytes} bytes, {self._opened.stamp}",
                 hint="leave the file alone while it is read, then run the same command again",
-                target=without_secrets(self._url),
+                target=redact_location(self._url),
             )
         return part.body
 
@@ -288,7 +288,7 @@ class HttpSource:
             part = self._ask_timed(offset, length, afresh=afresh)
         finally:
             self._spend(self._monotonic() - began)
-        self._spend(-self._deadlines.earned_seconds(len(part.body)))
+        self._spend(-self._deadlines.added_seconds(len(part.body)))
         return part
 
     def _left(self) -> float:
@@ -338,11 +338,11 @@ class HttpSource:
             route.pool.close()
             url = self._redirected(url, answer.headers.get("Location", ""))
         raise ImageRefused(
-            f"'{without_secrets(self._url)}' redirects without end.",
-            found=f"more than {REDIRECTS_MAX} redirects, the last to '{without_secrets(url)}'",
+            f"'{redact_location(self._url)}' redirects without end.",
+            found=f"more than {REDIRECTS_MAX} redirects, the last to '{redact_location(url)}'",
             expected=f"at most {REDIRECTS_MAX}",
             hint="give the URL that the file really has",
-            target=without_secrets(self._url),
+            target=redact_location(self._url),
         )
 
     def _redirected(self, url: str, location: str) -> str:
@@ -359,11 +359,11 @@ class HttpSource:
         except (ValueError, InvalidInput):
             pass
         raise ImageRefused(
-            f"'{without_secrets(self._url)}' redirects to what is not a URL.",
-            found=repr(without_secrets(location)[:200]),
+            f"'{redact_location(self._url)}' redirects to what is not a URL.",
+            found=repr(redact_location(location)[:200]),
             expected="a Location with an https URL",
             hint="give the URL that the file really has",
-            target=without_secrets(self._url),
+            target=redact_location(self._url),
         )
 
     def _keep(self, route: _Route) -> None:
@@ -392,19 +392,19 @@ class HttpSource:
         except TlsError as error:
             self._stop.check()
             raise StoreError(
-                f"The server of '{without_secrets(self._url)}' cannot be trusted.",
+                f"The server of '{redact_location(self._url)}' cannot be trusted.",
                 found=str(error),
                 expected="a certificate for its name, from an authority that this machine knows",
                 hint="name the authority's file in SSL_CERT_FILE",
-                target=without_secrets(self._url),
+                target=redact_location(self._url),
             ) from error
         except LocationParseError as error:
             raise InvalidInput(
-                f"'{without_secrets(self._url)}' cannot be a source.",
+                f"'{redact_location(self._url)}' cannot be a source.",
                 found=str(error)[:200],
                 expected="https://host/path",
                 hint="give the URL that the file really has",
-                target=without_secrets(self._url),
+                target=redact_location(self._url),
             ) from error
         except TimeoutError as error:
             raise self._too_slow(str(error), _NoAnswer) from error
@@ -437,19 +437,19 @@ class HttpSource:
             raise self._refusal(answer.status)
         if match is None or file_bytes is None:
             raise ImageRefused(
-                f"The server of '{without_secrets(self._url)}' does not tell what is needed to read it safely.",
+                f"The server of '{redact_location(self._url)}' does not tell what is needed to read it safely.",
                 found=f"Content-Range '{said[:80]}', ETag or Last-Modified '{stamp[:80]}'",
                 expected="the file's length, and an ETag or a Last-Modified to know a change by",
                 hint="download the file first and give its path",
-                target=without_secrets(self._url),
+                target=redact_location(self._url),
             )
         if match[1] is None or int(match[1]) != offset:
             raise ImageRefused(
-                f"The server of '{without_secrets(self._url)}' gives another range than it was asked for.",
+                f"The server of '{redact_location(self._url)}' gives another range than it was asked for.",
                 found=f"Content-Range '{said[:80]}'",
                 expected=f"the bytes from {offset} on",
                 hint="download the file first and give its path",
-                target=without_secrets(self._url),
+                target=redact_location(self._url),
             )
         expected = max(0, min(length, file_bytes - offset))
         if len(answer.body) != expected:
@@ -462,11 +462,11 @@ class HttpSource:
         parts = parse_source_url(url)
         if parts.scheme != "https" and not self._private:
             raise InvalidInput(
-                f"'{without_secrets(url)}' cannot be a source.",
+                f"'{redact_location(url)}' cannot be a source.",
                 found=f"scheme '{parts.scheme}'",
                 expected="https://host/path",
                 hint="give an https URL; http is for private servers: IMGSTORE_ALLOW_PRIVATE_SOURCES=1",
-                target=without_secrets(self._url),
+                target=redact_location(self._url),
             )
         address = self._checked_address(parts.host, parts.port)
         headers = {"Host": parts.host_header}
@@ -514,7 +514,7 @@ class HttpSource:
                 else "a name that does not resolve",
                 expected="public addresses only",
                 hint="for a server of your own network set IMGSTORE_ALLOW_PRIVATE_SOURCES=1",
-                target=without_secrets(self._url),
+                target=redact_location(self._url),
             )
         return addresses[0]
 
@@ -526,46 +526,46 @@ class HttpSource:
             return self._unreachable(found)
         if status in {401, 403, 407}:
             return StoreDenied(
-                f"The server of '{without_secrets(self._url)}' refuses access.",
+                f"The server of '{redact_location(self._url)}' refuses access.",
                 found=found,
                 expected="206",
                 hint="give a URL that is signed and has not run out",
-                target=without_secrets(self._url),
+                target=redact_location(self._url),
             )
         if status in {404, 410}:
             return ObjectNotFound(
-                f"There is no '{without_secrets(self._url)}'.",
+                f"There is no '{redact_location(self._url)}'.",
                 found=found,
                 expected="206",
                 hint="look whether the URL is right",
-                target=without_secrets(self._url),
+                target=redact_location(self._url),
             )
         return ImageRefused(
-            f"The server of '{without_secrets(self._url)}' gives no ranges.",
+            f"The server of '{redact_location(self._url)}' gives no ranges.",
             found=found,
             expected="206 Partial Content to a request with Range",
             hint="download the file first and give its path",
-            target=without_secrets(self._url),
+            target=redact_location(self._url),
         )
 
     def _too_slow(self, found: str, kind: type[StoreUnreachable] = StoreUnreachable) -> StoreUnreachable:
         return kind(
-            f"'{without_secrets(self._url)}' is too slow.",
+            f"'{redact_location(self._url)}' is too slow.",
             found=found,
             expected=f"an answer's head within {self._deadlines.head_seconds:g} seconds, a byte every "
             f"{self._deadlines.idle_seconds:g}, and {self._deadlines.bytes_per_second_min} bytes a second",
             hint="give a faster server; who runs imgstore may change source_head_seconds_max, source_idle_seconds_max and "
             "source_bytes_per_second_min under [limits] in settings.toml",
-            target=without_secrets(self._url),
+            target=redact_location(self._url),
         )
 
     def _unreachable(self, found: str, kind: type[StoreUnreachable] = StoreUnreachable) -> StoreUnreachable:
         return kind(
-            f"'{without_secrets(self._url)}' does not answer as it should.",
+            f"'{redact_location(self._url)}' does not answer as it should.",
             found=found,
             expected="206 Partial Content",
             hint="look whether the server runs, then run the same command again",
-            target=without_secrets(self._url),
+            target=redact_location(self._url),
         )
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from imgstore.domain.disks.disk_details import DiskDetails
-from imgstore.domain.disks.source_urls import parse_source_url, without_secrets
+from imgstore.domain.disks.source_urls import parse_source_url, redact_location
 from imgstore.domain.disks.version_disks import OS_DISK, HostCaching, disk_key
 from imgstore.domain.errors import InvalidInput, PropertyChangeNotAllowed
-from imgstore.domain.names import ComputeId, ImageReference, SharedReference, image_reference
+from imgstore.domain.names import ComputeId, ImageReference, SharedReference, parse_image_reference
 from imgstore.domain.resources import (
     DiskKind,
     HyperVGeneration,
@@ -131,7 +131,7 @@ def _reference(body: Json) -> ImageReference | SharedReference:
         raise missing(f"disk.{gallery}.id")
     if len(named) != 1 or not isinstance(named[0], str):
         raise unfit(gallery, at(body, gallery), f"one of {', '.join(_IMAGE_IDS)}")
-    return image_reference(named[0])
+    return parse_image_reference(named[0])
 
 
 def _creation_source(body: Json, option: str) -> str:
@@ -264,7 +264,7 @@ def checked_url(uri: str, path: str) -> str:
     except InvalidInput as error:
         raise InvalidInput(
             f"The value of '{path}' is invalid.",
-            found=f"{without_secrets(uri)[:200]!r}: {error.found}",
+            found=f"{redact_location(uri)[:200]!r}: {error.found}",
             expected="https://...",
             hint="paths and s3:// would be read with the server's own rights: only the command line on that machine does so",
             target=path,

@@ -106,7 +106,7 @@ def read_machine(body: Json, group: str, name: str, *, whole: bool) -> MachineRe
         profile=OsProfile(
             admin_username=text_of(at(profile, "adminUsername"), f"{_OS_PROFILE}.adminUsername"),
             computer_name=text_of(at(profile, "computerName"), f"{_OS_PROFILE}.computerName"),
-            more=bool(profile),
+            has_other_fields=bool(profile),
         ),
         tags=tags_of(body) if whole or at(body, "tags") is not None else None,
         kept=_kept(body),
@@ -210,7 +210,7 @@ def _disk(disk: Mapping[str, Json], path: str, *, attach: str | None, made: bool
         raise unfit(f"{path}.deleteOption", delete, "Delete or Detach")
     named = at(disk, "managedDisk.id") if made else None
     return MachineDiskRequest(
-        manner=DiskAttachment(
+        attachment=DiskAttachment(
             name=text_of(disk.get("name"), f"{path}.name") or None,
             caching=None if disk.get("caching") is None else word_of(HostCaching)(disk, "caching"),
             deleted_with_machine=None if delete is None else _DELETE_OPTIONS[str(delete).lower()],

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from imgstore.domain.disks.source_urls import without_secrets
+from imgstore.domain.disks.source_urls import redact_location
 from imgstore.domain.disks.version_disks import OS_DISK, HostCaching, VersionDisk, check_luns, disk_key, lun_of
 from imgstore.domain.errors import InvalidInput, PropertyChangeNotAllowed
-from imgstore.domain.names import ComputeId, image_reference, region_key
+from imgstore.domain.names import ComputeId, parse_image_reference, region_key
 from imgstore.domain.resources import (
     KEEP,
     DiskKind,
@@ -101,17 +101,17 @@ class VersionBody:
         shown = standing.os_disk.source.location
         if self.source is not None and not _names(self.source, shown):
             raise PropertyChangeNotAllowed(
-                f"galleryImageVersion.{_STORAGE}.source.id", found=self.source, expected=without_secrets(shown)
+                f"galleryImageVersion.{_STORAGE}.source.id", found=self.source, expected=redact_location(shown)
             )
         for disk in standing.disks:
             self._check_same_disk(disk)
 
     def _check_same_disk(self, standing: VersionDisk) -> None:
         path = f"galleryImageVersion.{_path(standing.key)}"
-        said, shown = self.sources.get(standing.key), without_secrets(standing.source.location)
-        if said is not None and not _same(without_secrets(said), shown):
+        said, shown = self.sources.get(standing.key), redact_location(standing.source.location)
+        if said is not None and not _same(redact_location(said), shown):
             field = "id" if _is_id(said) else "uri"
-            raise PropertyChangeNotAllowed(f"{path}.source.{field}", found=without_secrets(said), expected=shown)
+            raise PropertyChangeNotAllowed(f"{path}.source.{field}", found=redact_location(said), expected=shown)
         caching = self.host_caching.get(standing.key, standing.host_caching)
         if caching is not standing.host_caching:
             raise PropertyChangeNotAllowed(f"{path}.hostCaching", found=caching, expected=standing.host_caching)
@@ -249,7 +249,7 @@ def _whole_source(body: Json) -> str | None:
         if ComputeId.parse(word) is not None:
             return checked_id(word, path, *DiskKind)
         try:
-            image_reference(word)
+            parse_image_reference(word)
         except InvalidInput as error:
             expected = "the id of a managed image, an image version, a disk or a snapshot"
             raise unfit(path, word, expected) from error

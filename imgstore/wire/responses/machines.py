@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Final
 
 from imgstore.domain.disks.disk_details import SKU
-from imgstore.domain.names import shared_field
+from imgstore.domain.names import shared_image_field
 from imgstore.domain.resources import ManagedDisk
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage.sizes import GIB
@@ -28,7 +28,7 @@ def machine_json(view: "MachineView") -> Json:
         ],
     }
     if machine.image_reference is not None:
-        field = shared_field(machine.image_reference) or "id"
+        field = shared_image_field(machine.image_reference) or "id"
         storage = {"imageReference": {field: machine.image_reference}} | storage
     profile = {"computerName": machine.computer_name, "adminUsername": machine.admin_username}
     body: dict[str, Json] = {
@@ -114,5 +114,5 @@ def _disk(machine: "Machine", disk: ManagedDisk, option: str) -> dict[str, Json]
             "id": disk.resource_id,
             "storageAccountType": disk.kept.get(SKU, disk.storage_account_type.value),
         },
-        "deleteOption": "Delete" if machine.manner(disk.machine_lun).deleted_with_machine else "Detach",
+        "deleteOption": "Delete" if machine.attachment(disk.machine_lun).deleted_with_machine else "Detach",
     }

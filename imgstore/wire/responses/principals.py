@@ -2,9 +2,9 @@
 
 from imgstore.domain.identity.access import ROLE_ASSIGNMENTS
 from imgstore.domain.identity.principals import (
-    Identity,
     Issuer,
     PrincipalKind,
+    PrincipalRecord,
     RoleAssignment,
     Secret,
     SigningKey,
@@ -57,7 +57,7 @@ def credential_json(known: PrincipalDetails, secret: str) -> Json:
     }
 
 
-def assignment_json(assignment: RoleAssignment, identity: Identity) -> Json:
+def assignment_json(assignment: RoleAssignment, identity: PrincipalRecord) -> Json:
     """A role that was given."""
     top = "" if assignment.scope == "/" else assignment.scope
     return {

@@ -149,7 +149,7 @@ def worker_report_json(report: WorkerReport) -> Json:
     return {
         "completed": report.completed,
         "failed": [{"replica": uid, "error": error} for uid, error in report.failed.items()],
-        "resting": report.resting,
+        "resting": report.waiting_for_retry,
         "nextRetryAt": None if report.next_retry_at is None else instant(report.next_retry_at),
         "versionsWithoutSource": report.without_source,
     }

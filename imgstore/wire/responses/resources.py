@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from imgstore.domain.disks.disk_details import SKU
-from imgstore.domain.disks.source_urls import without_secrets
+from imgstore.domain.disks.source_urls import redact_location
 from imgstore.domain.disks.version_disks import VersionDisk, lun_of
 from imgstore.domain.machines import MACHINE
-from imgstore.domain.names import ComputeId, definition_id, gallery_id, group_id, region_key, shared_field
+from imgstore.domain.names import ComputeId, definition_id, gallery_id, group_id, region_key, shared_image_field
 from imgstore.domain.resources import (
     SOFT_DELETE_RETENTION_DAYS,
     DiskKind,
@@ -142,7 +142,7 @@ def version_json(view: VersionView, display_names: Mapping[str, str], *, replica
     version, line = view.version, view.line
     status = (
         replication_status_json(
-            version.target_regions, view.replicas, display_names, view.gaps, silent_slots=view.silent_slots
+            version.target_regions, view.replicas, display_names, view.gaps, silent_slots=view.unreachable_slots
         )
         if replication_status
         else None
@@ -224,13 +224,13 @@ def _creation_data(disk: ManagedDisk) -> Json:
     if disk.upload_bytes is not None:
         return {"createOption": "Upload", "uploadSizeBytes": disk.upload_bytes}
     if disk.source is not None:
-        return {"createOption": "Import", "sourceUri": without_secrets(disk.source.location)}
+        return {"createOption": "Import", "sourceUri": redact_location(disk.source.location)}
     found = ComputeId.parse(disk.source_reference)
     if found is not None and found.kind == DiskKind.IMAGE:
         return {"createOption": "FromImage", "imageReference": {"id": disk.source_reference}}
     if found is not None:
         return {"createOption": "Copy", "sourceResourceId": disk.source_reference}
-    image = {shared_field(disk.source_reference) or "id": disk.source_reference} | _known(lun=disk.source_lun)
+    image = {shared_image_field(disk.source_reference) or "id": disk.source_reference} | _known(lun=disk.source_lun)
     return {"createOption": "FromImage", "galleryImageReference": image}
 
 
@@ -259,7 +259,7 @@ def image_json(image: "ManagedImage") -> Json:
 def _image_disk(disk: ManagedDisk) -> dict[str, Json]:
     """One of its disks; a copy names what it is a copy of, by Azure's word for that."""
     found = ComputeId.parse(disk.source_reference) if disk.source is None else None
-    source: dict[str, Json] = {"blobUri": without_secrets(disk.source_reference)}
+    source: dict[str, Json] = {"blobUri": redact_location(disk.source_reference)}
     if found is not None:
         key = "snapshot" if found.kind == DiskKind.SNAPSHOT else "managedDisk"
         source = {key: {"id": disk.source_reference}}
@@ -312,7 +312,7 @@ def _storage_profile(version: ImageVersion) -> Json:
     location = version.os_disk.source.location
     found = ComputeId.parse(location)
     key = "virtualMachineId" if found is not None and found.kind == MACHINE.lower() else "id"
-    if shared_field(location) == "communityGalleryImageId":
+    if shared_image_field(location) == "communityGalleryImageId":
         key = "communityGalleryImageId"
     whole = {"source": {key: location}} if _is_resource(location) and not _disk_source(location) else {}
     data_disks = [{"lun": disk.lun} | _disk_image(disk) for disk in version.data_disks]
@@ -331,14 +331,14 @@ def _disk_image(disk: VersionDisk) -> dict[str, Json]:
 def _disk_source(location: str) -> Json:
     """Of the disk itself: a file, a disk or a snapshot. Where an image, version or machine is the source, it has none."""
     if not _is_resource(location):
-        return {"uri": without_secrets(location)}
+        return {"uri": redact_location(location)}
     found = ComputeId.parse(location)
     return {"id": location} if found is not None and found.kind in (DiskKind.DISK, DiskKind.SNAPSHOT) else {}
 
 
 def _is_resource(location: str) -> bool:
     is_id = location.startswith("/subscriptions/") and f"/providers/{_COMPUTE}/" in location
-    return is_id or shared_field(location) is not None
+    return is_id or shared_image_field(location) is not None
 
 
 def _gib(size_bytes: int) -> int:

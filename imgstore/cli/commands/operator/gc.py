@@ -10,7 +10,7 @@ from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Answer, Command
 from imgstore.cli.framework.output import columns, table_text
 from imgstore.cli.framework.session import opened
-from imgstore.domain.durations import span_text
+from imgstore.domain.durations import format_duration
 from imgstore.operations.disks.uploads import sweep_uploads
 from imgstore.operations.maintenance import gc as maintenance_gc
 from imgstore.operations.maintenance.unknown_objects import UNKNOWN_GRACE_DAYS, list_unknown, remove_unknown
@@ -173,7 +173,7 @@ def _unfinished(collection: GcReport) -> list[str]:
     """Tell what another collector holds, and until when: writers of these segments are refused until then."""
     return [
         f"{report.slot.key}: {unfinished.segments} segments are in delete in progress by a collector that ended, or is at "
-        f"work; can be taken over at {unfinished.takeover_at:%H:%M:%S} UTC (in {span_text(unfinished.wait)})"
+        f"work; can be taken over at {unfinished.takeover_at:%H:%M:%S} UTC (in {format_duration(unfinished.wait)})"
         for report in collection.slots
         if report.survey is not None and (unfinished := report.survey.plan.unfinished) is not None
     ]
