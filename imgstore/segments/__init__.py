@@ -1,10 +1,10 @@
-"""Cuts and packs: blocks, pieces, segments, runs, manifests and fingerprints. Pure: neither stores nor files.
+"""Encodes and decodes blocks, pieces, segments, runs, manifests and fingerprints. Pure: no store and no catalog.
 
-How a disk goes in (``transfer/ingest.py`` drives it)::
+The steps of an ingest, which ``transfer/ingest.py`` runs::
 
     piece (4 MiB) --fingerprint--> index: known? --no--> packer --> segment (<= 1,024 blocks, one object)
                                      | yes                |
                                      +------ location ----+--> runs --> manifest (one object)
 
-The bytes of each format are written down in DESIGN.md, "Bytes at rest"; the code here is their only reader and writer.
+DESIGN.md, "Bytes at rest", documents the bytes of each format. Only this package reads and writes the formats.
 """

@@ -1,4 +1,4 @@
-"""A segment as an object: a 16-byte header and a body, named by the BLAKE3 of both (rules.md, rule 9).
+"""A segment as an object: a 16-byte header and a body. The name is the BLAKE3 of both (invariant B3).
 
 ::
 
@@ -7,9 +7,9 @@
          8      2  format version, 1
         10      2  encoding: 0 raw, 1 zstd (one frame, content size declared)
         12      4  blocks, 1 to 1,024
-        16         body: blocks x 4,096 bytes once decoded
+        16         body: blocks x 4,096 bytes after decoding
 
-All numbers are little-endian. The encoding is never guessed.
+All numbers are little-endian. The encoding comes from the header, never from the content.
 """
 
 import struct
@@ -34,24 +34,27 @@ VERSION: Final = 1
 HEADER: Final = struct.Struct("<8sHHI")
 HEADER_BYTES: Final = HEADER.size
 SEGMENT_BYTES_MAX: Final = HEADER_BYTES + SEGMENT_BLOCKS * BLOCK_BYTES
-"""A body that does not shrink is kept as it is, so no object is larger."""
+"""The size of the largest object. A body that does not shrink is stored raw, so no object is larger."""
 
 _LEVEL: Final = 1
 _SAVING_MIN: Final = 0.05
-"""Below it a segment is kept raw: reading it costs no decompression, and the store hardly notices."""
+"""The share that compression must save. Otherwise the segment is stored raw, and a read needs no decompression."""
 
 _SAMPLE_BLOCKS: Final = 32
-"""Blocks, spread evenly, that are compressed first: where they save nothing the whole is not tried. Compressing a segment
-of random bytes for nothing took 1.2 to 3.7 ms, most of it for the pages of a result that is thrown away; this 0.05."""
+"""The number of evenly spread blocks in the sample. The whole is compressed only if the sample shrinks.
+
+Compressing a segment of random bytes took 1.2 to 3.7 ms, mostly for the memory pages of a discarded result. The sample
+takes 0.05 ms.
+"""
 
 CODEC: Final = f"zstd-{zstd.zstd_version}-level-{_LEVEL}-sample-{_SAMPLE_BLOCKS}"
-"""Equal codecs make equal segments from equal blocks: a work that is taken up again compares it."""
+"""Equal codecs make equal segments from equal blocks. A resumed work compares this value with its plan."""
 
 assert HEADER_BYTES == 16
 
 
 class Encoding(IntEnum):
-    """How a body is kept."""
+    """The encoding of a body."""
 
     RAW = 0
     ZSTD = 1
@@ -59,7 +62,7 @@ class Encoding(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedSegment:
-    """A segment ready to be put."""
+    """A segment that is ready for the store."""
 
     name: Digest
     body: bytes | memoryview
@@ -68,17 +71,17 @@ class EncodedSegment:
 
 
 def encode_segment(buffer: bytearray | memoryview, blocks: int) -> EncodedSegment:
-    """The object that holds the first `blocks` blocks of `buffer`.
+    """Encode the first `blocks` blocks of `buffer` as an object.
 
     Args:
-        buffer: 16 free bytes, then the blocks; it is written to and may become the object itself, so it is the
-            encoder's from here on.
-        blocks: how many, 1 to 1,024.
+        buffer: 16 free bytes, then the blocks. The encoder writes into the buffer and may return the buffer itself as the
+            object, so the caller must not use the buffer afterwards.
+        blocks: the number of blocks, 1 to 1,024.
     """
     assert 1 <= blocks <= SEGMENT_BLOCKS
     whole = memoryview(buffer)[: HEADER_BYTES + blocks * BLOCK_BYTES]
     content = whole[HEADER_BYTES:]
-    packed = _compressed(content) if _compressible(content) else None
+    packed = _compress(content) if _compressible(content) else None
     if packed is not None and len(packed) <= len(content) * (1 - _SAVING_MIN):
         body: bytes | memoryview = HEADER.pack(MAGIC, VERSION, Encoding.ZSTD, blocks) + packed
     else:
@@ -88,18 +91,18 @@ def encode_segment(buffer: bytearray | memoryview, blocks: int) -> EncodedSegmen
 
 
 def _compressible(content: memoryview) -> bool:
-    """Whether a sample of the blocks saves anything at all."""
+    """Return whether a sample of the blocks shrinks at all."""
     step = len(content) // BLOCK_BYTES // _SAMPLE_BLOCKS * BLOCK_BYTES
     if step <= BLOCK_BYTES:
         return True
     sample = b"".join(content[at : at + BLOCK_BYTES] for at in range(0, len(content), step))
-    return len(_compressed(sample)) < len(sample)
+    return len(_compress(sample)) < len(sample)
 
 
 class _Compressors(threading.local):
-    """One for each thread: to make a new one for each segment took a sixteenth of its compression.
+    """A compressor for each thread. A new compressor for each segment took a sixteenth of the compression time.
 
-    After an error a compressor begins anew by itself, so nothing of a segment gets into the next.
+    After an error a compressor resets itself, so no bytes of a segment reach the next segment.
     """
 
     def __init__(self) -> None:
@@ -109,14 +112,14 @@ class _Compressors(threading.local):
 _COMPRESSORS: Final = _Compressors()
 
 
-def _compressed(content: bytes | memoryview) -> bytes:
-    """One frame, its content size declared, as `zstd.compress` makes it: the same bytes."""
+def _compress(content: bytes | memoryview) -> bytes:
+    """Compress into a single frame with its content size declared: the same bytes as `zstd.compress` makes."""
     compressor = _COMPRESSORS.own
     return compressor.compress(content, compressor.FLUSH_FRAME)
 
 
 def decode_segment(body: bytes, name: Digest) -> memoryview:
-    """The blocks of a segment, concatenated: exactly blocks x 4,096 bytes.
+    """Decode the blocks of a segment, concatenated: exactly blocks x 4,096 bytes.
 
     Raises:
         ObjectCorrupt: the bytes do not match `name`, or are no segment of this format.
@@ -127,7 +130,7 @@ def decode_segment(body: bytes, name: Digest) -> memoryview:
 
 
 def decode_verified(body: bytes, name: Digest) -> memoryview:
-    """The same for a body that the caller has seen to match `name` already (a store that was handed `matches_name`).
+    """Decode the blocks of a body that is known to match `name`, because the store checked the body by `matches_name`.
 
     Raises:
         ObjectCorrupt: the bytes are no segment of this format.
@@ -150,26 +153,26 @@ def decode_verified(body: bytes, name: Digest) -> memoryview:
     else:
         raise _corrupt(name, f"encoding {encoding}", "0 (raw) or 1 (zstd)")
     if len(content) != expected_bytes:
-        raise _corrupt(name, f"{len(content)} bytes once decoded", f"{expected_bytes}")
+        raise _corrupt(name, f"{len(content)} bytes after decoding", f"{expected_bytes}")
     return content
 
 
 def _decompress(payload: memoryview, expected_bytes: int, name: Digest) -> memoryview:
     decoder = zstd.ZstdDecompressor()
     try:
-        # One byte more than expected, so that too long a frame shows without being unpacked to its end.
+        # One byte more than expected: a frame that is too long is found without decompressing all of it.
         content = decoder.decompress(payload, max_length=expected_bytes + 1)
     except zstd.ZstdError as error:
         raise _corrupt(name, f"a damaged zstd frame ({error})", "one whole zstd frame") from error
     if len(content) > expected_bytes or not decoder.eof or decoder.unused_data:
         raise _corrupt(
-            name, f"a frame or frames beyond {expected_bytes} bytes, or an unfinished one", "one whole frame"
+            name, f"more than {expected_bytes} bytes, several frames, or an incomplete frame", "one whole frame"
         )
     return memoryview(content)
 
 
 def matches_name(name: Digest) -> Callable[[bytes], bool]:
-    """What a store is handed, so that it serves no other bytes than those that `name` promises."""
+    """Return a check for a store: a body is served only if its BLAKE3 is `name`."""
     return lambda body: digest_of(body) == name
 
 
@@ -178,6 +181,6 @@ def _corrupt(name: Digest, found: str, expected: str) -> ObjectCorrupt:
         f"Segment {name.hex()} is damaged.",
         found=found,
         expected=expected,
-        hint="it is read from another replica where there is one; otherwise publish the version again",
+        hint="imgstore reads the segment from another replica if there is one; otherwise publish the version again",
         target=name.hex(),
     )

@@ -1,10 +1,10 @@
-"""Where is this block already? Look-ups by fingerprint, a piece at a time, in numpy.
+"""Find the locations of known blocks by fingerprint, a piece at a time, with numpy.
 
-A **location** is a u32: segment number x 1,024 + block in segment. The numbers of an ingest's segments follow those of
-its bases, so one space serves both, and 4 Mi segments (16 TiB of distinct blocks) fit.
+A **location** is a u32: segment number x 1,024 + block in segment. The segments of an ingest are numbered after the
+segments of its bases, so both share a single number space. That space holds 4 Mi segments (16 TiB of distinct blocks).
 
-Memory is bounded twice (rules.md, rule 14): an image remembers at most 4 Mi of its own blocks, first in, first out; of
-a base with more than 8 Mi blocks only each 16th stays in memory, and its neighbours are tried after a hit.
+Two limits bound the memory (invariant I6). An image keeps at most 4 Mi of its own blocks, first in, first out. If the
+bases have more than 8 Mi blocks, each 16th stays in memory, and the neighbours of a hit are compared afterwards.
 """
 
 import tempfile
@@ -21,7 +21,7 @@ from imgstore.segments.fingerprints import FINGERPRINT_BYTES, U64, Fingerprints,
 Locations: TypeAlias = npt.NDArray[np.uint32]
 
 NOWHERE: Final = np.uint32(0xFFFF_FFFF)
-"""The location of a block that is known nowhere."""
+"""The location of an unknown block."""
 ZERO: Final = np.uint32(0xFFFF_FFFE)
 """The location of a block that is all zero."""
 SEGMENT_NUMBER_MAX: Final = int(ZERO) // SEGMENT_BLOCKS - 1
@@ -31,11 +31,11 @@ BASE_ENTRIES_MAX: Final = 8 << 20
 SAMPLE_STEP: Final = 16
 
 _TIER_ENTRIES_MIN: Final = 16 << 10
-"""New entries are sorted together at this many: sixteen pieces, so a merge costs less than the hashing before it."""
+"""The smallest tier, in entries: sixteen pieces. A merge of such tiers costs less than hashing the pieces."""
 
 
 class SortedEntries:
-    """Fingerprints and their locations, sorted: one binary search a piece."""
+    """Fingerprints and their locations, sorted: a single binary search for each piece."""
 
     def __init__(self, fingerprints: Fingerprints, locations: Locations) -> None:
         order = np.argsort(fingerprints.high, kind="stable")
@@ -46,9 +46,9 @@ class SortedEntries:
         return len(self._locations)
 
     def find(self, asked: Fingerprints) -> Locations:
-        """The location of each, NOWHERE where it is not here.
+        """Return the location of each fingerprint, NOWHERE for an unknown fingerprint.
 
-        Two blocks that share the 64 bits of `high` alone hide one another; the hidden one is packed again, no more.
+        If two blocks share only the 64 bits of `high`, a search misses the second block, which is then packed again.
         """
         if not len(self):
             return np.full(len(asked), NOWHERE)
@@ -58,20 +58,20 @@ class SortedEntries:
         return np.where(same, self._locations[place], NOWHERE)
 
     def merge(self, other: "SortedEntries") -> "SortedEntries":
-        """Both together; where both know a block, the entry of `self` is found."""
+        """Join two tables. If both contain a block, the entry of `self` is found."""
         high = np.concatenate((self._fingerprints.high, other._fingerprints.high))
         low = np.concatenate((self._fingerprints.low, other._fingerprints.low))
         return SortedEntries(Fingerprints(high, low), np.concatenate((self._locations, other._locations)))
 
 
 class _BloomFilter:
-    """Holds back most of what was never added: one bit for each, of eight (Bloom, CACM 13:7, 1970, with one hash).
+    """A filter that rejects most unknown fingerprints: one bit each, of eight (Bloom, CACM 13:7, 1970, with one hash).
 
-    Of random data nothing is found in any tier: the sieve spares nine tenths of the searches, half a millisecond a piece.
+    Random data is found in no tier. The filter avoids nine tenths of the searches, which saves 0.5 ms a piece.
     """
 
     def __init__(self, entries_max: int) -> None:
-        """Room for so many: at most an eighth of the rest passes in spite of it."""
+        """Make a filter for `entries_max` entries. At most an eighth of the unknown fingerprints passes a full filter."""
         self._bits = np.zeros(1 << max(0, entries_max - 1).bit_length(), dtype=np.uint8)
 
     def add(self, high: U64) -> None:
@@ -79,7 +79,7 @@ class _BloomFilter:
         np.bitwise_or.at(self._bits, byte, bit)
 
     def passes(self, high: U64) -> npt.NDArray[np.bool_]:
-        """False for what was surely not added."""
+        """Return False for each fingerprint that was certainly never added."""
         byte, bit = self._places(high)
         passing: npt.NDArray[np.bool_] = (self._bits[byte] & bit) != 0
         return passing
@@ -111,19 +111,19 @@ class _Generation:
         self._filter.add(fingerprints.high)
         self._tiers.append(SortedEntries(fingerprints, locations))
         self.entries += len(locations)
-        while len(self._tiers) > 1 and self._due(self._tiers[-2], self._tiers[-1]):
+        while len(self._tiers) > 1 and self._must_merge(self._tiers[-2], self._tiers[-1]):
             last = self._tiers.pop()
             self._tiers[-1] = self._tiers[-1].merge(last)
 
     @staticmethod
-    def _due(older: SortedEntries, newer: SortedEntries) -> bool:
+    def _must_merge(older: SortedEntries, newer: SortedEntries) -> bool:
         return len(older) < _TIER_ENTRIES_MIN or len(newer) >= len(older) // 2
 
 
 class ImageIndex:
     """The blocks that this ingest has packed so far, in two generations.
 
-    When the young one is full, it becomes the old one and the old one is forgotten: first in, first out, in disk order.
+    A full young generation replaces the old generation, which is discarded: first in, first out, in disk order.
     """
 
     def __init__(self, entries_max: int = IMAGE_ENTRIES_MAX) -> None:
@@ -132,7 +132,7 @@ class ImageIndex:
         self._young = _Generation(self._generation_max)
 
     def find(self, asked: Fingerprints) -> Locations:
-        """The location of each, NOWHERE where it is not remembered."""
+        """Return the location of each fingerprint, NOWHERE for an unknown or discarded fingerprint."""
         found = self._young.find(asked)
         if self._old is not None:
             missing = np.flatnonzero(found == NOWHERE)
@@ -140,7 +140,7 @@ class ImageIndex:
         return found
 
     def add(self, fingerprints: Fingerprints, locations: Locations) -> None:
-        """Remember blocks that were just packed."""
+        """Add blocks that were just packed."""
         if not len(fingerprints):
             return
         self._young.add(fingerprints, locations)
@@ -164,13 +164,13 @@ class BaseIndex:
         scratch: Path,
         entries_max: int = BASE_ENTRIES_MAX,
     ) -> "BaseIndex":
-        """The index over (segment number, segment).
+        """Build the index over pairs of a segment number and a segment.
 
         Args:
-            segments: each once; consumed one at a time.
-            entries: how many blocks they hold in all.
-            scratch: a folder for the file that stands in for memory beyond `entries_max`.
-            entries_max: beyond it only each 16th block of a segment is kept in memory.
+            segments: each segment once, consumed in a single pass.
+            entries: the number of blocks in all segments.
+            scratch: a folder for the file that replaces memory beyond `entries_max`.
+            entries_max: above this number, only each 16th block of a segment stays in memory.
         """
         step = 1 if entries <= entries_max else SAMPLE_STEP
         every = None if step == 1 else LocatedFingerprints(scratch)
@@ -189,11 +189,11 @@ class BaseIndex:
         return cls(SortedEntries(Fingerprints(high[:filled], low[:filled]), where[:filled]), every)
 
     def find(self, asked: Fingerprints, block: npt.NDArray[np.intp]) -> Locations:
-        """The location of each, NOWHERE where no base has it.
+        """Return the location of each fingerprint, NOWHERE if no base has the block.
 
         Args:
             asked: fingerprints in disk order.
-            block: the block of the disk that each belongs to, so that neighbours are known as such.
+            block: the number of each fingerprint's block on the disk, which shows the neighbours.
         """
         found = self._entries.find(asked)
         if self._every is None:
@@ -203,7 +203,7 @@ class BaseIndex:
         return found
 
     def _spread(self, found: Locations, asked: Fingerprints, block: npt.NDArray[np.intp], direction: int) -> None:
-        """Try the block beside each hit in the place beside its location, step by step, for one sample's width."""
+        """Compare the neighbours of each hit with the neighbours of its location, step by step, over the width of a sample."""
         assert self._every is not None
         for _ in range(SAMPLE_STEP - 1):
             known = np.flatnonzero(found < ZERO)
@@ -221,13 +221,13 @@ class BaseIndex:
             found[beside[right]] = guess[right]
 
     def close(self) -> None:
-        """Give back the scratch file."""
+        """Remove the scratch file."""
         if self._every is not None:
             self._every.close()
 
 
 class LocatedFingerprints:
-    """Fingerprints by location, in a sparse file that is memory-mapped: the kernel keeps what is hot."""
+    """Fingerprints by location in a sparse memory-mapped file. The kernel keeps the pages in use in memory."""
 
     def __init__(self, scratch: Path) -> None:
         self._file = tempfile.NamedTemporaryFile(dir=scratch)  # noqa: SIM115 - lives as long as the index; see close
@@ -235,13 +235,13 @@ class LocatedFingerprints:
         self._view: np.memmap[tuple[int, int], np.dtype[np.uint64]] | None = None
 
     def put(self, number: int, fingerprints: Fingerprints) -> None:
-        """Those of one segment. Not after the first `matches`."""
+        """Write the fingerprints of a segment. Do not call after the first `matches`."""
         self._file.seek(number * SEGMENT_BLOCKS * FINGERPRINT_BYTES)
         self._file.write(fingerprints.tobytes())
         self._blocks = max(self._blocks, (number + 1) * SEGMENT_BLOCKS)
 
     def matches(self, locations: Locations, asked: Fingerprints) -> npt.NDArray[np.bool_]:
-        """Whether each location holds the fingerprint beside it. A location beyond its segment's end holds zeros."""
+        """Return whether each location holds the paired fingerprint. A location after the end of a segment holds zeros."""
         if self._view is None:
             self._file.truncate(self._blocks * FINGERPRINT_BYTES)
             self._file.flush()

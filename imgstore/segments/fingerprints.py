@@ -1,11 +1,11 @@
-"""Fingerprints: a keyed BLAKE3 of 128 bits for each block, by which a block is known again.
+"""Fingerprints: a keyed BLAKE3 of 128 bits for each block, which identifies equal blocks.
 
-The key is random per pool, so that no other tenant can make collisions or ask by timing what a pool holds. In memory a
-set of fingerprints is two columns of little-endian u64 (numpy's ``S16`` drops trailing zero bytes, and sorting two
-columns is five times faster besides: rules.md, rule 14).
+The key is random per pool. Another tenant can therefore neither make collisions nor find out by timing whether a pool
+holds a block. In memory, fingerprints are two columns of little-endian u64. Numpy's ``S16`` drops trailing zero bytes,
+and sorting two columns is five times faster (invariant I5).
 
-The object of one ingest, for the blocks that it packed (rules.md, rule 11). The table stands last, so that the object is
-written as the ingest goes, in a file, and memory does not grow with the disk::
+An ingest stores one object with the fingerprints of the blocks that it packed (invariant B13). The table comes last,
+because the object grows in a file during the ingest, and memory must not grow with the disk::
 
     offset  bytes  field
          0      8  magic "IMGSTFPR"
@@ -46,46 +46,52 @@ class Fingerprints:
     """Fingerprints in two columns of equal length."""
 
     high: U64
-    """Bytes 0 to 7 as a little-endian number; sorted by where a search is to be made."""
+    """Bytes 0 to 7 as a little-endian number: the sort key of searches."""
     low: U64
-    """Bytes 8 to 15; confirms what `high` found."""
+    """Bytes 8 to 15, which confirm a match of `high`."""
 
     def __len__(self) -> int:
         return len(self.high)
 
     def take(self, indexes: Indexes | slice) -> "Fingerprints":
-        """Those at `indexes`, in that order."""
+        """Return the fingerprints at `indexes`, in that order."""
         return Fingerprints(self.high[indexes], self.low[indexes])
 
     def find_distinct(self) -> tuple[Indexes, Indexes]:
-        """The indexes at which each fingerprint stands first, ascending; and for each, which of these equals it."""
+        """Find the distinct fingerprints.
+
+        Returns:
+            The index of the first occurrence of each distinct fingerprint, ascending. For each fingerprint, the position of
+            its equal in that list.
+        """
         ascending = np.sort(self.high)
-        if (ascending[1:] != ascending[:-1]).all():  # As nearly always, at a tenth of the time.
+        if (ascending[1:] != ascending[:-1]).all():  # The usual case, in a tenth of the time.
             return np.arange(len(self)), np.arange(len(self))
         order = np.lexsort((self.low, self.high))
         high, low = self.high[order], self.low[order]
         begins = np.append(True, (high[1:] != high[:-1]) | (low[1:] != low[:-1]))
-        firsts = order[begins]  # The sort is stable: of equal ones, the first.
+        firsts = order[begins]  # The sort is stable, so this is the first of equals.
         which = np.empty_like(order)
         which[order] = np.argsort(np.argsort(firsts))[np.cumsum(begins) - 1]
         return np.sort(firsts), which
 
     def tobytes(self) -> bytes:
-        """The fingerprints one after another, 16 bytes each."""
+        """Return the fingerprints as consecutive bytes, 16 each."""
         return np.column_stack((self.high, self.low)).astype("<u8", copy=False).tobytes()
 
 
 def from_bytes(data: bytes | memoryview) -> Fingerprints:
-    """The columns of fingerprints that stand one after another in `data`."""
+    """Read the columns of consecutive fingerprints in `data`."""
     pairs = np.frombuffer(data, dtype="<u8").reshape(-1, 2)
     return Fingerprints(np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1]))
 
 
 def fingerprint_blocks(piece: memoryview, indexes: Indexes, key: bytes) -> Fingerprints:
-    """The fingerprints of the blocks at `indexes` of `piece`, whose length is a multiple of 4,096.
+    """Compute the fingerprints of the blocks at `indexes` of `piece`. The length of `piece` is a multiple of 4,096.
 
-    One thread does this at a time: BLAKE3's releases of the interpreter lock at 4 KiB cost more than they give
-    (measured: 1 thread 1.2 to 1.5 GB/s, 8 threads 0.4 to 0.5). One hasher for all blocks: a new one for each took a sixth.
+    A single thread must do this at a time: releasing the interpreter lock for each 4 KiB costs more than the parallelism
+    saves. Measured: 1 thread 1.2 to 1.5 GB/s, 8 threads 0.4 to 0.5. All blocks share a hasher, because a new hasher for each
+    block took a sixth of the time.
     """
     hasher = blake3(key=key)
     digests = []
@@ -98,14 +104,14 @@ def fingerprint_blocks(piece: memoryview, indexes: Indexes, key: bytes) -> Finge
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedSegment:
-    """A segment as its fingerprints object lists it."""
+    """An entry of a fingerprints object: a segment and its fingerprints."""
 
     name: Digest
     fingerprints: Fingerprints
 
 
 class FingerprintsWriter:
-    """Writes the object of one ingest into a file while segments are packed. For one thread."""
+    """A writer of an ingest's object into a file, in parallel to packing. For a single thread."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -113,7 +119,7 @@ class FingerprintsWriter:
         file.seek(_HEADER.size)
 
     def add(self, fingerprints: Fingerprints) -> None:
-        """Those of the next segment."""
+        """Write the fingerprints of the next segment."""
         self._file.write(fingerprints.tobytes())
         self._blocks.append(len(fingerprints))
 
@@ -121,7 +127,7 @@ class FingerprintsWriter:
         """Write the table and the header.
 
         Args:
-            names: of the segments, in the order of `add`.
+            names: the names of the segments, in the order of the `add` calls.
         """
         table = np.empty(len(names), dtype=_ENTRY)
         table["name"] = np.frombuffer(b"".join(names), dtype=f"V{DIGEST_BYTES}")
@@ -133,10 +139,11 @@ class FingerprintsWriter:
 
 
 def decode_fingerprints(data: bytes) -> list[PackedSegment]:
-    """The segments and fingerprints of one ingest's object, in the order of packing.
+    """Decode an ingest's segments and fingerprints, in the order of packing.
 
     Raises:
-        ObjectCorrupt: no such object, or its lengths do not add up. Fingerprints are derived data: rebuild them.
+        ObjectCorrupt: the data is no such object, or its lengths contradict each other. Fingerprints are derived data, so
+            rebuild them.
     """
     if len(data) < _HEADER.size:
         raise _corrupt(f"{len(data)} bytes", f"at least {_HEADER.size}")
@@ -145,7 +152,7 @@ def decode_fingerprints(data: bytes) -> list[PackedSegment]:
         raise _corrupt(f"magic {magic!r}, version {version}", f"magic {MAGIC!r}, version {VERSION}")
     table_at = len(data) - count * _ENTRY.itemsize
     if table_at < _HEADER.size:
-        raise _corrupt(f"{len(data)} bytes for {count} segments", "room for its table")
+        raise _corrupt(f"{len(data)} bytes for {count} segments", "enough bytes for the table")
     table = np.frombuffer(data, dtype=_ENTRY, count=count, offset=table_at)
     blocks = table["blocks"].astype(np.int64)
     if count and not 1 <= int(blocks.min()) <= int(blocks.max()) <= SEGMENT_BLOCKS:
@@ -153,7 +160,7 @@ def decode_fingerprints(data: bytes) -> list[PackedSegment]:
     expected_bytes = int(blocks.sum()) * FINGERPRINT_BYTES
     if table_at - _HEADER.size != expected_bytes:
         raise _corrupt(f"{table_at - _HEADER.size} bytes of fingerprints", f"{expected_bytes}")
-    # Views, not copies: a dense disk of 127 GiB has half a gigabyte of them.
+    # Views, not copies: the fingerprints of a dense disk of 127 GiB take half a gigabyte.
     pairs = np.frombuffer(data, dtype="<u8", count=expected_bytes // 8, offset=_HEADER.size).reshape(-1, 2)
     every = Fingerprints(pairs[:, 0], pairs[:, 1])
     ends = np.cumsum(blocks).tolist()
@@ -169,5 +176,5 @@ def _corrupt(found: str, expected: str) -> ObjectCorrupt:
         "A fingerprints object is damaged.",
         found=found,
         expected=expected,
-        hint="nothing is lost: fingerprints are derived, and are rebuilt from the segments",
+        hint="no data is lost: imgstore rebuilds fingerprints from the segments",
     )

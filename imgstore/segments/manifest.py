@@ -1,11 +1,11 @@
-"""The manifest: one disk as a list of runs over segments. Immutable; ends in the BLAKE3 of itself.
+"""The manifest: a disk as a list of runs over segments. A manifest never changes and ends with its own BLAKE3.
 
 ::
 
     offset  bytes  field
          0      8  magic "IMGSTMAN"
          8      2  format version, 1
-        10      2  container that the disk came in: 1 vhd, 2 vhd-dynamic, 3 raw, 4 qcow2, 5 vhdx, 6 vmdk
+        10      2  container of the source: 1 vhd, 2 vhd-dynamic, 3 raw, 4 qcow2, 5 vhdx, 6 vmdk
         12      4  bytes of footer
         16      8  virtual bytes
         24      4  works
@@ -19,15 +19,15 @@
          .     48  for each work: its uid (16), the BLAKE3 of its fingerprints object (32)
          .     32  for each segment: its name
          .     32  for each piece that is not all zero: its BLAKE3
-         .         one zstd frame of columns, one after another:
+         .         one zstd frame with these columns in sequence:
                      segments: blocks - 1 (u16), stored bytes (u32), work (u32, index in the table of works)
-                     runs: first block (u64, each less the one before), count - 1 (u16), segment (u32, index in the
-                     table of segments), block in segment (u16)
-                     pieces: index (u32, each less the one before)
-   end-32     32  BLAKE3 of all before
+                     runs: first block (u64, difference to the previous run), count - 1 (u16), segment (u32, index in
+                     the table of segments), block in segment (u16)
+                     pieces: index (u32, difference to the previous piece)
+   end-32     32  BLAKE3 of all previous bytes
 
-All numbers are little-endian. Digests stand outside the frame, since they do not compress. Runs are sorted, do not
-overlap, and do not cross a segment or a piece. Every bound is checked on reading, before it is used.
+All numbers are little-endian. The digests are outside the frame, because digests do not compress. Runs are sorted, do
+not overlap, and do not cross a segment or a piece. The reader checks every bound before use.
 """
 
 import struct
@@ -53,9 +53,9 @@ else:
 MAGIC: Final = b"IMGSTMAN"
 VERSION: Final = 1
 VIRTUAL_BYTES_MAX: Final = 64 * TIB
-"""Azure's largest disk is 32 TiB; twice that keeps piece indexes and locations far inside their fields."""
+"""Azure's largest disk is 32 TiB. Twice that size keeps piece indexes and locations far inside their fields."""
 SEGMENTS_MAX: Final = 1 << 22
-"""In memory a block's place is a u32, segment x 1,024 + block: 16 TiB of distinct blocks in one version."""
+"""In memory, a location is a u32, segment x 1,024 + block: 16 TiB of distinct blocks in a version."""
 RUNS_MAX: Final = 1 << 26
 FOOTER_BYTES_MAX: Final = 64 * 1024
 
@@ -84,7 +84,7 @@ class WorkRef:
 
     uid: str
     fingerprints_digest: Digest
-    """BLAKE3 of its fingerprints object."""
+    """BLAKE3 of the work's fingerprints object."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,11 +101,11 @@ class SegmentTable:
         return len(self.names)
 
     def name(self, index: int) -> Digest:
-        """The name of one segment."""
+        """Return the name of the segment at `index`."""
         return bytes(self.names[index])
 
     def all_names(self) -> list[Digest]:
-        """Every name, in the table's order."""
+        """Return every name, in the order of the table."""
         return [row.tobytes() for row in self.names]
 
 
@@ -126,29 +126,29 @@ class Runs:
         return len(self.block)
 
     def between(self, first_block: int, end_block: int) -> slice:
-        """The runs that begin in [first_block, end_block): those of a piece, since none crosses one."""
+        """Return the runs that begin in [first_block, end_block). No run crosses a piece, so this finds the runs of a piece."""
         low, high = np.searchsorted(self.block, (first_block, end_block))
         return slice(int(low), int(high))
 
     def overlapping(self, first_block: int, end_block: int) -> slice:
-        """The runs that hold any block of [first_block, end_block)."""
+        """Return the runs that hold any block of [first_block, end_block)."""
         low = int(np.searchsorted(self.block, first_block, side="right"))
         if low and self.block[low - 1] + self.count[low - 1] > first_block:
             low -= 1
         return slice(low, int(np.searchsorted(self.block, end_block)))
 
     def take(self, rows: Column | slice) -> "Runs":
-        """Those at `rows`, in that order."""
+        """Return the runs at `rows`, in that order."""
         return Runs(block=self.block[rows], count=self.count[rows], segment=self.segment[rows], at=self.at[rows])
 
     @classmethod
     def concatenate(cls, parts: Sequence["Runs"]) -> Self:
-        """Several stretches of runs, in order, as one."""
+        """Join several ranges of runs, in order."""
 
-        def joined(name: str) -> Column:
+        def join(name: str) -> Column:
             return np.concatenate([getattr(part, name) for part in parts] or [np.empty(0, dtype=np.int64)])
 
-        return cls(block=joined("block"), count=joined("count"), segment=joined("segment"), at=joined("at"))
+        return cls(block=join("block"), count=join("count"), segment=join("segment"), at=join("at"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,17 +157,17 @@ class Pieces:
 
     index: Column
     digests: Digests
-    """Over a piece's real bytes: the last one is cut at the disk's end."""
+    """Digests of the real bytes: the last piece ends at the end of the disk."""
 
     def __len__(self) -> int:
         return len(self.index)
 
     def items(self) -> Iterator[tuple[int, Digest]]:
-        """(index, digest), in order."""
+        """Return pairs of index and digest, in order."""
         return zip(self.index.tolist(), (row.tobytes() for row in self.digests), strict=True)
 
     def find(self, index: int) -> Digest | None:
-        """The digest of that piece, or None where it is all zero."""
+        """Return the digest of the piece at `index`, or None for a piece that is all zero."""
         place = int(np.searchsorted(self.index, index))
         if place < len(self.index) and self.index[place] == index:
             return bytes(self.digests[place])
@@ -176,7 +176,7 @@ class Pieces:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """One disk."""
+    """The description of a disk."""
 
     virtual_bytes: int
     container_metadata: ContainerMetadata
@@ -187,21 +187,21 @@ class Manifest:
 
     @property
     def disk_digest(self) -> Digest:
-        """The digest of the disk's content, whatever container it came in."""
+        """The digest of the disk's content, independent of the container."""
         return disk_digest(self.virtual_bytes, self.pieces.items())
 
     @property
     def stored_bytes(self) -> int:
-        """Of all its segments."""
+        """The stored bytes of all segments."""
         return int(self.segments.stored_bytes.sum())
 
     @property
     def content_bytes(self) -> int:
-        """Of the disk, what runs cover."""
+        """The bytes of the disk that runs cover."""
         return int(self.runs.count.sum()) * BLOCK_BYTES
 
     def extents(self) -> list[Extent]:
-        """The ranges of the disk that hold data, merged, cut at the disk's end."""
+        """Return the ranges of the disk that hold data, merged and cut at the end of the disk."""
         ends = self.runs.block + self.runs.count
         first = np.flatnonzero(np.concatenate(([True], self.runs.block[1:] != ends[:-1]))) if len(self.runs) else ()
         starts = self.runs.block[first] * BLOCK_BYTES if len(self.runs) else np.empty(0, dtype=np.int64)
@@ -213,12 +213,12 @@ class Manifest:
 
 
 def piece_bytes(virtual_bytes: int, index: int) -> int:
-    """How many real bytes that piece has."""
+    """Return the number of real bytes in the piece at `index`."""
     return min(PIECE_BYTES, virtual_bytes - index * PIECE_BYTES)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """The object, ending in its own digest."""
+    """Encode the object, which ends with its own digest."""
     segments, runs, pieces = manifest.segments, manifest.runs, manifest.pieces
     frame = zstd.compress(
         b"".join(
@@ -257,35 +257,35 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 
 def manifest_digest(data: bytes) -> Digest:
-    """The digest that an encoded manifest ends in: what the catalog keeps."""
+    """Return the digest at the end of an encoded manifest, which the catalog stores."""
     return data[-DIGEST_BYTES:]
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestCheck:
-    """Takes a body that ends in its own BLAKE3, and in `digest` where one is given."""
+    """A check for a store: a body is served only if it ends with its own BLAKE3, and with `digest` if given."""
 
     digest: Digest | None = None
 
     def __call__(self, data: bytes) -> bool:
-        """Whether it does."""
+        """Return whether `data` passes the check."""
         end = data[-DIGEST_BYTES:]
         return digest_of(memoryview(data)[:-DIGEST_BYTES]) == end and self.digest in (None, end)
 
 
 def decode_manifest(data: bytes) -> Manifest:
-    """The manifest in `data`.
+    """Decode a manifest.
 
     Raises:
-        ObjectCorrupt: it does not end in its own digest, or breaks a bound. Says which.
+        ObjectCorrupt: `data` does not end with its own digest, or breaks a bound, which the error names.
     """
     if len(data) < _HEADER.size + DIGEST_BYTES or not ManifestCheck()(data):
-        raise _corrupt(f"{len(data)} bytes that do not end in their own BLAKE3", "a whole manifest")
+        raise _corrupt(f"{len(data)} bytes that do not end with their own BLAKE3", "a complete manifest")
     return _Decoder(memoryview(data)[:-DIGEST_BYTES]).manifest()
 
 
 class _Decoder:
-    """Reads the parts in order; checks each count against its bound before anything of that size is made."""
+    """A decoder that reads the parts in order. Each count is checked before memory of that size is allocated."""
 
     def __init__(self, body: memoryview) -> None:
         self._body = body
@@ -342,12 +342,12 @@ class _Decoder:
             work=self._column("<u4", self._segments),
         )
         runs = Runs(
-            block=self._summed("<u8", self._runs),
+            block=self._sum_steps("<u8", self._runs),
             count=self._column("<u2", self._runs) + 1,
             segment=self._column("<u4", self._runs),
             at=self._column("<u2", self._runs),
         )
-        pieces = Pieces(index=self._summed("<u4", self._pieces), digests=digests)
+        pieces = Pieces(index=self._sum_steps("<u4", self._pieces), digests=digests)
         manifest = Manifest(
             virtual_bytes=self._virtual_bytes,
             container_metadata=ContainerMetadata(format=self._format, footer=footer),
@@ -357,7 +357,11 @@ class _Decoder:
             pieces=pieces,
         )
         check_bounds(manifest)
-        _check(manifest.disk_digest == self._disk_digest, "another disk digest than its pieces'", "equal digests")
+        _check(
+            manifest.disk_digest == self._disk_digest,
+            "a disk digest that differs from the digest of the pieces",
+            "equal digests",
+        )
         return manifest
 
     def _take(self, length: int) -> memoryview:
@@ -380,7 +384,7 @@ class _Decoder:
         try:
             columns = decoder.decompress(frame, max_length=expected + 1)
         except zstd.ZstdError as error:
-            raise _corrupt(f"a damaged column frame ({error})", "one whole zstd frame") from error
+            raise _corrupt(f"a damaged column frame ({error})", "one complete zstd frame") from error
         whole = decoder.eof and not decoder.unused_data
         _check(whole and len(columns) == expected, f"{len(columns)} bytes of columns", f"{expected} in one frame")
         return memoryview(columns)
@@ -390,18 +394,22 @@ class _Decoder:
         self._column_at += values.nbytes
         return values.astype(np.int64)
 
-    def _summed(self, kind: str, count: int) -> Column:
+    def _sum_steps(self, kind: str, count: int) -> Column:
         steps = self._column(kind, count)
-        # A step is bounded by what is summed, so no sum can pass 2^63 before the check sees it.
-        _check(not count or bool((steps >= 0).all() and steps.max() <= self._blocks), "a step out of range", "steps")
+        # Each step is at most the number of blocks, so the sum can't overflow 2^63 before the check.
+        _check(
+            not count or bool((steps >= 0).all() and steps.max() <= self._blocks),
+            "a difference out of range",
+            "differences within the disk",
+        )
         return np.cumsum(steps)
 
 
 def check_bounds(manifest: Manifest) -> None:
-    """Every bound of a manifest whose columns have been read.
+    """Check every bound of a manifest with decoded columns.
 
     Raises:
-        ObjectCorrupt: one is broken. Says which.
+        ObjectCorrupt: a bound is broken. The error names the bound.
     """
     segments, runs, pieces = manifest.segments, manifest.runs, manifest.pieces
     blocks = ceil_div(manifest.virtual_bytes, BLOCK_BYTES)
@@ -416,11 +424,19 @@ def check_bounds(manifest: Manifest) -> None:
     crossing = runs.block // PIECE_BLOCKS != (ends - 1) // PIECE_BLOCKS
     _check(not crossing.any(), "a run that crosses a piece", "runs inside a piece")
     _check(bool((np.diff(pieces.index) > 0).all()), "pieces that are not sorted", "sorted pieces")
-    _check(_within(pieces.index, 0, ceil_div(manifest.virtual_bytes, PIECE_BYTES) - 1), "a piece beyond", "pieces")
+    _check(
+        _within(pieces.index, 0, ceil_div(manifest.virtual_bytes, PIECE_BYTES) - 1),
+        "a piece beyond the end of the disk",
+        "pieces of the disk",
+    )
     filled = runs.block // PIECE_BLOCKS
     _check(bool(np.isin(filled, pieces.index).all()), "runs in a piece without a digest", "a digest for each")
-    # A piece is checked when its last run has landed: one that has none would never be.
-    _check(bool(np.isin(pieces.index, filled).all()), "a digest of a piece without runs", "none for what is all zero")
+    # A reader checks a piece after writing its last run, so a piece without runs would never be checked.
+    _check(
+        bool(np.isin(pieces.index, filled).all()),
+        "a digest of a piece without runs",
+        "no digest for a piece that is all zero",
+    )
 
 
 def _within(column: Column, low: int, high: int) -> bool:
@@ -437,5 +453,5 @@ def _corrupt(found: str, expected: str) -> ObjectCorrupt:
         "A manifest is damaged.",
         found=found,
         expected=expected,
-        hint="it is read from another replica where there is one; otherwise publish the version again",
+        hint="imgstore reads the manifest from another replica if there is one; otherwise publish the version again",
     )

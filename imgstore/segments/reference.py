@@ -1,4 +1,4 @@
-"""A managed disk's manifest: a small object that names its replica's manifest by digest (rules.md, rule 20).
+"""The manifest of a managed disk: a small object that names a manifest of the slot by digest (invariant D4).
 
 ::
 
@@ -6,9 +6,9 @@
          0      8  magic "IMGSTREF"
          8      2  format version, 1
         10      2  bytes of the key
-        12     32  BLAKE3 that the manifest ends in
-        44         the manifest's key below the slot, ASCII
-   end-32     32  BLAKE3 of all before
+        12     32  BLAKE3 at the end of the named manifest
+        44         key of the named manifest below the slot, ASCII
+   end-32     32  BLAKE3 of all previous bytes
 
 All numbers are little-endian.
 """
@@ -28,26 +28,26 @@ _HEADER: Final = struct.Struct("<8sHH32s")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """Where a disk's content is written down."""
+    """The place of a disk's manifest."""
 
     digest: Digest
-    """What the manifest ends in."""
+    """The digest at the end of the manifest."""
     body_key: str
     """The manifest's key below the slot."""
 
 
 def encode_reference(reference: Reference) -> bytes:
-    """The object, ending in its own digest."""
+    """Encode the object, which ends with its own digest."""
     key = reference.body_key.encode("ascii")
     body = _HEADER.pack(MAGIC, VERSION, len(key), reference.digest) + key
     return body + digest_of(body)
 
 
 def decode_reference(data: bytes) -> Reference:
-    """The reference in `data`.
+    """Decode a reference.
 
     Raises:
-        ObjectCorrupt: it does not end in its own digest, or breaks a bound.
+        ObjectCorrupt: `data` does not end with its own digest, or a length is wrong.
     """
     if len(data) >= _HEADER.size + DIGEST_BYTES and ManifestCheck()(data):
         magic, version, key_bytes, digest = _HEADER.unpack_from(data)
@@ -56,7 +56,7 @@ def decode_reference(data: bytes) -> Reference:
             return Reference(digest=digest, body_key=key.decode("ascii"))
     raise ObjectCorrupt(
         "A managed disk's manifest is damaged.",
-        found=f"{len(data)} bytes that are no whole reference of version {VERSION}",
-        expected=f"magic {MAGIC!r} and a BLAKE3 of itself at the end",
-        hint="make the disk again from its image version",
+        found=f"{len(data)} bytes that are no complete reference of version {VERSION}",
+        expected=f"magic {MAGIC!r}, and the BLAKE3 of the previous bytes at the end",
+        hint="create the disk again from its image version",
     )
