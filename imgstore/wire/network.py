@@ -12,7 +12,7 @@ from imgstore.domain import names
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.network_records import NETWORK, NetworkContent, NetworkRecord, NetworkResourceId
 from imgstore.domain.views import NetworkRecordView
-from imgstore.wire.json_fields import tags_of, unfit
+from imgstore.wire.json_fields import flag_of, tags_of, unfit
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.body_fields import Request, known_fields, named_in_any_case
 from imgstore.wire.requests.fields import check_object, location_of
@@ -41,6 +41,9 @@ class NetworkType:
         return f"{NETWORK}/{self.word}"
 
 
+_INTERFACES: Final = "networkInterfaces"
+_CONFIGURATIONS: Final = "ipConfigurations"
+
 NETWORK_TYPES: Final = (
     NetworkType(word="virtualNetworks", one="virtual network", part="subnets", is_part_written=True),
     NetworkType(
@@ -53,9 +56,9 @@ NETWORK_TYPES: Final = (
     ),
     NetworkType(word="publicIPAddresses", one="public IP address", azures=("ipConfiguration",)),
     NetworkType(
-        word="networkInterfaces",
+        word=_INTERFACES,
         one="network interface",
-        part="ipConfigurations",
+        part=_CONFIGURATIONS,
         azures=("virtualMachine", "macAddress"),
     ),
 )
@@ -78,7 +81,8 @@ def read_network(body: Json, kind: NetworkType, resource_id: str) -> NetworkCont
         resource_id: its id.
 
     Raises:
-        InvalidInput: it has no location, or a list of parts that is none.
+        InvalidInput: it has no location, or a list of parts that is none; or of an interface's IP configurations not one
+            can be the primary.
     """
     check_object(body)
     body = named_in_any_case(body, _TOLD)
@@ -89,6 +93,8 @@ def read_network(body: Json, kind: NetworkType, resource_id: str) -> NetworkCont
     properties = _without(properties, (*_AZURES, *kind.azures))
     if kind.part is not None:
         properties[kind.part] = _read_parts(properties.get(kind.part), f"properties.{kind.part}")
+    if kind.word == _INTERFACES:
+        properties[_CONFIGURATIONS] = _with_one_primary(properties[_CONFIGURATIONS])
     return _content(
         location_of(body), tags_of(body), said | {"properties": properties}, kind=kind, resource_id=resource_id
     )
@@ -222,13 +228,43 @@ def _read_part(said: Json, path: str) -> Json:
     return {"name": names.check_network_name(name), **more, "properties": properties}
 
 
+def _with_one_primary(configurations: list[Json]) -> list[Json]:
+    """The IP configurations of an interface with `primary` as a truth value, where it is said.
+
+    Raises:
+        InvalidInput: more than one is to be the primary, or none may be.
+    """
+    path = f"properties.{_CONFIGURATIONS}[{{}}].properties.primary"
+    expected = "one primary IP configuration of an interface"
+    read, primary = list[Json](), None
+    for place, each in enumerate(configurations):
+        said = each["properties"].get("primary")
+        if said is None:
+            read.append(each)
+            continue
+        is_primary = flag_of(said, path.format(place))
+        if is_primary and primary is not None:
+            raise unfit(path.format(place), said, expected)
+        primary = place if is_primary else primary
+        read.append(each | {"properties": each["properties"] | {"primary": is_primary}})
+    if read and all(each["properties"].get("primary") is False for each in read):
+        raise unfit(path.format(0), False, expected)  # noqa: FBT003 - what was found
+    return read
+
+
+def _primary_of(configurations: Sequence[Json]) -> Json:
+    """The primary IP configuration: Azure's is the first one where nobody says."""
+    said = [each["properties"].get("primary") for each in configurations]
+    return configurations[said.index(True) if True in said else said.index(None) if None in said else 0]
+
+
 def _part_json(resource: NetworkRecord, part: Json) -> Json:
     kind = _BY_TYPE[resource.type]
     properties = {"provisioningState": "Succeeded", **part["properties"]}
-    if kind.word == "networkInterfaces":
-        # Azure's first one is the primary where nobody says. No address is given to anything; az looks for one.
-        said = [each for each in _parts(resource) if each["properties"].get("primary")] or _parts(resource)
-        properties = {"privateIPAddress": "", **properties, "primary": part["name"] == said[0]["name"]}
+    if kind.word == _INTERFACES:
+        # No address is given to anything; az looks for one.
+        primary = part["name"] == _primary_of(_parts(resource))["name"]
+        properties = {"privateIPAddress": "", **properties, "primary": primary}
     return {
         "name": part["name"],
         "id": f"{resource.resource_id}/{kind.part}/{part['name']}",

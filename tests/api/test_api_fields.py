@@ -40,12 +40,17 @@ DONE: Final = {
 """Fields that are taken and not shown, with the reason and where that is tested."""
 
 
+def fields_of_models(package: str) -> Any:
+    """By type and verb: each field of the models of a package of Azure's, with its kind."""
+    command = [require("azure-sdk").command, str(LOCKS / "model_fields.py"), package]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
 @pytest.fixture(scope="module")
 def models() -> Any:
     """By type and verb: each field with its kind."""
-    python = require("azure-sdk").command
-    done = subprocess.run([python, str(LOCKS / "model_fields.py")], capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
+    return fields_of_models("compute")
 
 
 @pytest.fixture

@@ -1,26 +1,39 @@
 """Print the fields of Azure's models as JSON, by resource type: run by a test in the clients' own environment.
 
-A leaf is a path with ``[]`` behind a list; ``*`` is a name of a dictionary.
+The argument is the package: ``compute`` or ``network``. A leaf is a path with ``[]`` behind a list; ``*`` is a name of a dictionary.
 """
 
 import enum
+import importlib
 import json
+import sys
 import types
 import typing
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
-from azure.mgmt.compute import models  # type: ignore[import-not-found]
-
-ROOTS = {
-    "galleries": ("Gallery", "GalleryUpdate"),
-    "galleries/images": ("GalleryImage", "GalleryImageUpdate"),
-    "galleries/images/versions": ("GalleryImageVersion", "GalleryImageVersionUpdate"),
-    "disks": ("Disk", "DiskUpdate"),
-    "snapshots": ("Snapshot", "SnapshotUpdate"),
-    "images": ("Image", "ImageUpdate"),
-    "virtualMachines": ("VirtualMachine", "VirtualMachineUpdate"),
+PACKAGE = sys.argv[1]
+ROOTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "compute": {
+        "galleries": ("Gallery", "GalleryUpdate"),
+        "galleries/images": ("GalleryImage", "GalleryImageUpdate"),
+        "galleries/images/versions": ("GalleryImageVersion", "GalleryImageVersionUpdate"),
+        "disks": ("Disk", "DiskUpdate"),
+        "snapshots": ("Snapshot", "SnapshotUpdate"),
+        "images": ("Image", "ImageUpdate"),
+        "virtualMachines": ("VirtualMachine", "VirtualMachineUpdate"),
+    },
+    "network": {
+        "virtualNetworks": ("VirtualNetwork",),
+        "virtualNetworks/subnets": ("Subnet",),
+        "networkSecurityGroups": ("NetworkSecurityGroup",),
+        "networkSecurityGroups/securityRules": ("SecurityRule",),
+        "publicIPAddresses": ("PublicIPAddress",),
+        "networkInterfaces": ("NetworkInterface",),
+    },
 }
+"""By package and type the models of PUT and PATCH. The network's PATCH changes tags alone."""
+models: Any = importlib.import_module(f"azure.mgmt.{PACKAGE}.models")
 Leaves: TypeAlias = tuple[Any, ...]
 NAMESPACE: dict[str, Any] = {**vars(models), **vars(models._models), "_models": models, **vars(typing)}
 WRITTEN = {"create", "update"}
@@ -81,9 +94,9 @@ print(
         {
             kind: {
                 verb: dict(leaves(getattr(models, name), "", (), read_only=False))
-                for verb, name in zip(("PUT", "PATCH"), names, strict=True)
+                for verb, name in zip(("PUT", "PATCH"), names, strict=False)
             }
-            for kind, names in ROOTS.items()
+            for kind, names in ROOTS[PACKAGE].items()
         },
         indent=1,
     )

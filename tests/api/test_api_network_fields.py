@@ -1,0 +1,107 @@
+"""Each field of azure-mgmt-network's own models is shown again as it was sent, or refused by its path: none is dropped."""
+
+import re
+from typing import Any, Final
+
+import pytest
+from api_server import Api
+from test_api_fields import at, fields_of_models, value_of, with_value
+
+from imgstore.testing.sample_gallery import GROUP
+
+pytest_plugins = ["api_fixtures"]
+
+API: Final = "2022-01-01"
+OF_THE_PATH: Final = ("id", "name")
+"""What a resource is called is in the path of the request; a body may say it too, as it was read."""
+
+
+def bodies(network: str) -> dict[str, tuple[str, Any]]:
+    """By type: the path of one, and a body that makes it; those that are named come first."""
+    said = {"protocol": "Tcp", "priority": 1000, "destinationPortRange": "22"}
+    subnet = {"id": f"{network}/virtualNetworks/net/subnets/one"}
+    return {
+        "virtualNetworks": (
+            f"{network}/virtualNetworks/net",
+            {"location": "eastus", "properties": {"subnets": [{"name": "one", "properties": {}}]}},
+        ),
+        "virtualNetworks/subnets": (f"{network}/virtualNetworks/net/subnets/two", {"properties": {}}),
+        "networkSecurityGroups": (
+            f"{network}/networkSecurityGroups/nsg",
+            {"location": "eastus", "properties": {"securityRules": [{"name": "ssh", "properties": said}]}},
+        ),
+        "networkSecurityGroups/securityRules": (
+            f"{network}/networkSecurityGroups/nsg/securityRules/two",
+            {"properties": said},
+        ),
+        "publicIPAddresses": (f"{network}/publicIPAddresses/ip", {"location": "eastus", "properties": {}}),
+        "networkInterfaces": (
+            f"{network}/networkInterfaces/nic",
+            {
+                "location": "eastus",
+                "properties": {"ipConfigurations": [{"name": "c", "properties": {"subnet": subnet}}]},
+            },
+        ),
+    }
+
+
+@pytest.mark.engine("azure-sdk")
+def test_no_field_of_azures_networks_is_dropped(api: Api) -> None:
+    group = f"{api.top}/resourceGroups/{GROUP}"
+    assert api.ask("PUT", group, {"location": "eastus"}).status == 201
+    models, found = fields_of_models("network"), dict[str, str]()
+    for kind, (path, body) in bodies(f"{group}/providers/Microsoft.Network").items():
+        assert api.ask("PUT", path, body, version=API).status == 201
+        for leaf, how in models[kind]["PUT"].items():
+            last, part = leaf.rpartition(".")[2], re.fullmatch(r"properties\.\w+\[\]\.(id|name)", leaf)
+            if not how["readOnly"] and leaf not in OF_THE_PATH and not (part and last in OF_THE_PATH):
+                found[f"{kind} {leaf}"] = outcome(api, path, with_value(body, leaf, value_of(how, leaf)), leaf)
+        assert api.ask("PUT", path, body, version=API).status == 200
+    assert len(found) > 700
+    assert {where: what for where, what in found.items() if what != "shown"} == {
+        f"{kind} location": "refused"
+        for kind in ("virtualNetworks", "networkSecurityGroups", "publicIPAddresses", "networkInterfaces")
+    }
+
+
+def outcome(api: Api, path: str, body: Any, leaf: str) -> str:
+    """What becomes of a field that a body has."""
+    answer = api.ask("PUT", path, body, version=API)
+    if answer.status == 400:
+        return "refused" if answer.body["error"]["target"].startswith(leaf) else f"refused without its path: {answer}"
+    assert answer.status == 200, (leaf, answer)
+    shown, said = at(api.ask("GET", path, version=API).body, leaf), at(body, leaf)
+    return "shown" if shown == said else f"dropped: {shown!r} is shown for {said!r}"
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ((None,), (True,)),
+        ((None, None), (True, False)),
+        ((None, True), (False, True)),
+        ((False, None), (False, True)),
+        (("false", "True"), (False, True)),
+        ((False,), 0),
+        ((False, False), 0),
+        ((True, True), 1),
+        ((None, "x"), 1),
+    ],
+)
+def test_an_interface_has_one_primary_configuration(api: Api, said: tuple[Any, ...], shown: Any) -> None:
+    group = f"{api.top}/resourceGroups/{GROUP}"
+    assert api.ask("PUT", group, {"location": "eastus"}).status == 201
+    path = f"{group}/providers/Microsoft.Network/networkInterfaces/nic"
+    configurations = [
+        {"name": f"c{place}", "properties": {} if each is None else {"Primary": each}}
+        for place, each in enumerate(said)
+    ]
+    body = {"location": "eastus", "properties": {"ipConfigurations": configurations}}
+    answer = api.ask("PUT", path, body, version=API)
+    if isinstance(shown, int):
+        target = f"properties.ipConfigurations[{shown}].properties.primary"
+        assert (answer.status, answer.body["error"]["target"]) == (400, target)
+        assert api.ask("GET", path, version=API).status == 404
+    else:
+        found = answer.body["properties"]["ipConfigurations"]
+        assert tuple(each["properties"]["primary"] for each in found) == shown
