@@ -73,7 +73,7 @@ class Machine:
     """Whether machine-specific facts were removed from its disks: from then on images are made from it."""
     attachments: Mapping[str, DiskAttachment] = field(default_factory=lambda: NO_PROPERTIES)
     """How it has its disks, by disk key, where anything was said of one."""
-    kept: Mapping[str, Any] = field(default_factory=lambda: NO_PROPERTIES)
+    extra_properties: Mapping[str, Any] = field(default_factory=lambda: NO_PROPERTIES)
     """What else was said of it, as JSON by path: kept for the answer, and never looked into. No secrets are among it."""
     created_at: datetime
     provisioning_state: ProvisioningState

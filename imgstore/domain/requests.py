@@ -241,7 +241,7 @@ class DiskRequest:
     group: str
     """The resource group's name; made where it is missing."""
     name: str
-    part: str = OS_DISK
+    disk_key: str = OS_DISK
     source: str
     """A disk or snapshot by name or id, or a path, file://, s3:// or https:// of any container that is read."""
     location: str | None = None
@@ -325,8 +325,8 @@ class MachineRequest:
     """The image is said to be."""
     tags: Mapping[str, str] | None = None
     """None leaves them as they are."""
-    kept: Mapping[str, Any] = field(default_factory=lambda: NO_PROPERTIES)
-    """As `Machine.kept`; of a machine that stands, what is not named stays."""
+    extra_properties: Mapping[str, Any] = field(default_factory=lambda: NO_PROPERTIES)
+    """As `Machine.extra_properties`; of a machine that stands, what is not named stays."""
     interfaces: Mapping[str, bool] | None = None
     """The ids of network interfaces, and whether each goes with the machine; None leaves them as they are."""
     may_create: bool = True

@@ -408,7 +408,7 @@ class ManagedDisk:
     group: str
     """The group's name."""
     name: str
-    part: str = OS_DISK
+    disk_key: str = OS_DISK
     """Of a managed image which disk: "os", "lun-0" and so on. The others are "os"."""
     location: str
     tags: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
@@ -441,7 +441,7 @@ class ManagedDisk:
     """The resource id of the machine that it is attached to; such a disk is not deleted."""
     machine_lun: int | None = None
     """Where it is attached: None is the OS disk."""
-    kept: Mapping[str, Any] = field(default_factory=dict)
+    extra_properties: Mapping[str, Any] = field(default_factory=dict)
     """Fields of its resource by their paths, shown as they were sent: they change nothing."""
 
     def in_slot(self, slot: Slot) -> "ManagedDisk":

@@ -41,7 +41,7 @@ class VersionView:
     version: ImageVersion
     replicas: tuple[Replica, ...]
     """By region and ordinal; none that is being deleted."""
-    line: DefinitionPath
+    definition_path: DefinitionPath
     gaps: tuple[ZoneGap, ...] = ()
     """What zones are known to miss of the replicas that lie in three; filled where one version is shown."""
     unreachable_slots: frozenset[str] = frozenset()
@@ -67,7 +67,7 @@ class ManagedImage:
     @property
     def by_key(self) -> Mapping[str, ManagedDisk]:
         """Its disks: "os", "lun-0" and so on."""
-        return {each.part: each for each in (self.os, *self.data)}
+        return {each.disk_key: each for each in (self.os, *self.data)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

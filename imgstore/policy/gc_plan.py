@@ -94,7 +94,7 @@ def unfinished_delete(condemned: Collection[DeletionMark], clock: Clock) -> Unfi
     waiting = {
         each.name: (each.stored_bytes, at)
         for each in condemned
-        if each.sentence is GcState.DELETING
+        if each.gc_state is GcState.DELETING
         and not is_ripe(each, clock)
         and (at := takeover_at(each, clock.delete_bound)) is not None
     }
@@ -116,7 +116,7 @@ def is_ripe(condemned: DeletionMark, clock: Clock) -> bool:
     what was condemned later than the oldest open work was opened stays until that work is closed. A work that opens
     later finds the condemnation. One in deletion is taken over when no request of the other collector can run any more.
     """
-    if condemned.sentence is GcState.DELETING:
+    if condemned.gc_state is GcState.DELETING:
         return is_over(condemned, clock.now, clock.delete_bound)
     if any(not _is_marked_before(condemned, opened) for opened in clock.writers):
         return False
@@ -180,7 +180,7 @@ def plan_slot(
                 since=clock.now,
                 since_sequence=_NEXT_SEQUENCE,
             )
-        waits = sentence.sentence is GcState.MARKED and sentence.since + clock.grace > clock.now
+        waits = sentence.gc_state is GcState.MARKED and sentence.since + clock.grace > clock.now
         pile = deletable if is_ripe(sentence, clock) else in_grace if waits else held
         pile[name] = info.stored_bytes
     return SlotPlan(
@@ -192,7 +192,7 @@ def plan_slot(
         to_lift=frozenset(
             name
             for name, each in condemned.items()
-            if each.sentence is GcState.MARKED and (name in named or name not in listed)
+            if each.gc_state is GcState.MARKED and (name in named or name not in listed)
         ),
         unfinished=unfinished_delete(condemned.values(), clock),
     )

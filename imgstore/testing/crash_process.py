@@ -113,7 +113,7 @@ def present_states(transaction: Transaction) -> frozenset[str]:
         found.add(f"version {'SoftDeleted' if version.soft_deleted_at else version.provisioning_state}")
         found.update(f"replica {replica.state}" for replica in transaction.replicas.list(version.uid))
     for slot in [slot for pool in transaction.pools.list() for slot in transaction.slots.list(pool.uid)]:
-        found.update(f"segment {each.sentence}" for each in transaction.deletion_marks.list(slot.uid))
+        found.update(f"segment {each.gc_state}" for each in transaction.deletion_marks.list(slot.uid))
         found.update(
             f"{disk.kind.removesuffix('s')} {disk.provisioning_state}" for disk in transaction.disks.in_slot(slot.uid)
         )

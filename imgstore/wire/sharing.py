@@ -149,13 +149,13 @@ def shared_definition_json(line: DefinitionPath) -> Json:
 
 def shared_version_json(view: VersionView) -> Json:
     """A version of such a gallery."""
-    top, _, more = _seen(view.line.gallery)
+    top, _, more = _seen(view.definition_path.gallery)
     version = view.version
     data_disks = [{"lun": disk.lun} | _shared_disk(disk) for disk in version.data_disks]
     return {
-        "location": view.line.gallery.location,
+        "location": view.definition_path.gallery.location,
         "name": str(version.name),
-        "identifier": {"uniqueId": f"{top}/Images/{view.line.definition.name}/Versions/{version.name}"},
+        "identifier": {"uniqueId": f"{top}/Images/{view.definition_path.definition.name}/Versions/{version.name}"},
         "properties": {
             "publishedDate": instant(version.published_at),
             "excludeFromLatest": version.exclude_from_latest,

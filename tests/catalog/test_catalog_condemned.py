@@ -29,7 +29,7 @@ def test_condemned_lifted_and_deleted(catalog: Catalog) -> None:
         transaction.deletion_marks.add(other.uid, {NAMES[0]: 7})
     with catalog.transaction() as transaction:
         first = transaction.deletion_marks.list(place.uid)
-        assert [(each.name, each.stored_bytes, each.sentence) for each in first] == [
+        assert [(each.name, each.stored_bytes, each.gc_state) for each in first] == [
             (name, 7, GcState.MARKED) for name in sorted(NAMES)
         ]
         transaction.deletion_marks.add(place.uid, {NAMES[0]: 8})
@@ -40,7 +40,7 @@ def test_condemned_lifted_and_deleted(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         left = transaction.deletion_marks.among(place.uid, NAMES)
         assert {each.name for each in left} == set(NAMES[:2])
-        assert {(each.sentence, each.token, each.lease_expires_at) for each in left} == {(GcState.DELETING, "a", until)}
+        assert {(each.gc_state, each.token, each.lease_expires_at) for each in left} == {(GcState.DELETING, "a", until)}
         transaction.deletion_marks.begin_deleting(place.uid, NAMES[:1], token="b", lease_expires_at=until)
         assert transaction.deletion_marks.end_deleting(place.uid, "a") == 1
         assert [each.token for each in transaction.deletion_marks.list(place.uid)] == ["b"]

@@ -190,7 +190,7 @@ def test_a_catalog_of_revision_0001_is_brought_up_with_what_lies_in_it(catalog_u
                 "y", "deb", uid="d", publisher="p", offer="o", sku="s", location="westus2"
             )
             disk = transaction.disks.by_uid("k")
-            assert (disk.kind, disk.part, disk.body_key) == (DiskKind.DISK, "os", "manifests/v/os")
+            assert (disk.kind, disk.disk_key, disk.body_key) == (DiskKind.DISK, "os", "manifests/v/os")
             assert (disk.source_version_uid, disk.source, disk.os_properties) == ("v", None, OsProperties())
             assert transaction.pools.get("p").subscription is None
     finally:

@@ -33,7 +33,7 @@ def machine(name: str = "vm1", group: str = "rg") -> Machine:
             "os": DiskAttachment(name="o", caching=HostCaching.NONE),
             "lun-3": DiskAttachment(deleted_with_machine=True),
         },
-        kept={"zones": ["1"], "properties.priority": "Spot"},
+        extra_properties={"zones": ["1"], "properties.priority": "Spot"},
         created_at=NOON,
         provisioning_state=ProvisioningState.CREATING,
     )

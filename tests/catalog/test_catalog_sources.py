@@ -27,7 +27,7 @@ def test_disks_of_every_kind_share_a_table_and_not_their_names(catalog: Catalog)
             source=source,
             os_properties=said,
         )
-        parts = [disk(world.slot, "x", kind=DiskKind.IMAGE, part=part) for part in ("os", "lun-0")]
+        parts = [disk(world.slot, "x", kind=DiskKind.IMAGE, disk_key=part) for part in ("os", "lun-0")]
         for each in (plain, snapshot, *parts):
             transaction.disks.add(each)
         assert transaction.disks.get(SUBSCRIPTION, "rg", "x", DiskKind.SNAPSHOT) == snapshot
@@ -35,7 +35,7 @@ def test_disks_of_every_kind_share_a_table_and_not_their_names(catalog: Catalog)
         assert transaction.disks.get(SUBSCRIPTION, "rg", "x", DiskKind.IMAGE, "lun-0") == parts[1]
         assert transaction.disks.list(SUBSCRIPTION, "rg") == [plain]
         found = transaction.disks.list(SUBSCRIPTION, "rg", DiskKind.IMAGE, "X")
-        assert sorted(each.part for each in found) == ["lun-0", "os"]
+        assert sorted(each.disk_key for each in found) == ["lun-0", "os"]
         assert {each.uid for each in transaction.disks.in_slot(world.slot.uid)} == {
             each.uid for each in (plain, snapshot, *parts)
         }
@@ -43,7 +43,7 @@ def test_disks_of_every_kind_share_a_table_and_not_their_names(catalog: Catalog)
         assert above is not None
         assert transaction.groups.children(above.uid) == ["disks/x", "images/x", "snapshots/X", "galleries/myGallery"]
     with pytest.raises(Conflict), catalog.transaction() as transaction:
-        transaction.disks.add(disk(world.slot, "X", kind=DiskKind.IMAGE, part="lun-0"))
+        transaction.disks.add(disk(world.slot, "X", kind=DiskKind.IMAGE, disk_key="lun-0"))
 
 
 def test_a_subscription_has_one_pool_a_region(catalog: Catalog) -> None:

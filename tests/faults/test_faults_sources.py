@@ -31,7 +31,7 @@ def test_a_killed_process_is_repeated(tmp_path: Path, seed: int) -> None:
     with scene.open() as installation:
         made = images.show_image(installation, ADMIN, group=GROUP, name="i0")
         assert made.provisioning_state is ProvisioningState.SUCCEEDED
-        assert [each.part for each in made.data] == ["lun-0", "lun-1"]
+        assert [each.disk_key for each in made.data] == ["lun-0", "lun-1"]
     scene.victim("image", name="i1", source="d1", data=[])
     stored: dict[str, Any] = {"source": "i1", "version": "1.0.0", "targets": ["southcentralus", "eastus"]}
     struck += scene.strike("publish stored", fatal=rng.randrange(10, steps // 2), **stored)

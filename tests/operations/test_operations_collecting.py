@@ -75,7 +75,7 @@ def reports(collection: GcReport) -> dict[str, SlotReport]:
 def condemned(installation: Installation) -> dict[str, GcState]:
     with installation.catalog.reading() as transaction:
         return {
-            each.name.hex(): each.sentence
+            each.name.hex(): each.gc_state
             for slot in all_slots(installation)
             for each in transaction.deletion_marks.list(slot.uid)
         }

@@ -56,7 +56,7 @@ def test_a_version_is_one_look_and_its_replicas_another(
             installation, ADMIN, **PLACE, version=VersionName(1, 0, 0), replicas=replicas
         )
     assert words == ["BEGIN", *["SELECT"] * looks]
-    assert (seen.version, seen.line) == (whole.version, whole.line)
+    assert (seen.version, seen.definition_path) == (whole.version, whole.definition_path)
     assert whole.replicas
     assert seen.replicas == (whole.replicas if replicas else ())
 

@@ -226,7 +226,7 @@ def test_a_managed_image_has_its_data_disks_by_lun(stocked: Installation, stock:
     make_disk(stocked, "d1")
     make(stocked, "s1", stock.second, kind=SNAPSHOT, location="southcentralus")
     made = make_image(stocked, "d1", "s1", stock.rebuilt)
-    assert [each.part for each in (made.os, *made.data)] == ["os", "lun-0", "lun-1"]
+    assert [each.disk_key for each in (made.os, *made.data)] == ["os", "lun-0", "lun-1"]
     assert made.provisioning_state is ProvisioningState.SUCCEEDED
     assert made.os.os_properties.os_type is OsType.LINUX
     assert make_image(stocked, "d1", "s1", stock.rebuilt) == made

@@ -119,7 +119,7 @@ def test_a_version_of_the_same_gallery_stores_nothing_twice(patched: Installatio
     made = publish_from(patched, image_version=f"{GROUP}/{GALLERY}/{DEFINITION}/1.0.1", **there)
     assert segments(patched) == before
     assert made.version.provisioning_state is ProvisioningState.SUCCEEDED
-    assert made.version.os_disk.source.location == source.line.version_id(source.version.name)
+    assert made.version.os_disk.source.location == source.definition_path.version_id(source.version.name)
     assert made.version.os_disk.source.file_bytes == made.version.os_disk.virtual_bytes
     assert source.version.os_disk.disk_digest is not None
     assert made.version.os_disk.source.stamp == source.version.os_disk.disk_digest.hex()
@@ -164,7 +164,7 @@ def test_a_managed_image_becomes_a_version(stocked: Installation, stock: Stock) 
     assert made.version.os_disk.source.location.endswith("/images/i1")
     export(stocked, stocked.home / "o.raw", version="2.0.0")
     assert sha256_of(stocked.home / "o.raw") == sha256_of(stock.second)
-    version_id = show(stocked).line.version_id(show(stocked).version.name)
+    version_id = show(stocked).definition_path.version_id(show(stocked).version.name)
     assert publish_from(stocked, "2.0.1", managed_image=version_id).version.os_disk.source.location == version_id
     audit(stocked)
 
@@ -364,7 +364,9 @@ def test_a_shared_gallery_s_version_is_a_source_elsewhere(stocked: Installation,
         asked = VersionRequest(group="theirs", gallery="g3", definition="copy", version=VersionName(1, 0, 0))
         made = versions_create.create_version(other, ADMIN, asked, image_version=shared)
         assert made.version.os_disk.source.location == shared, "not by its group, which is the owner's affair"
-        _store_source_as_older_code(other, made.version, show(stocked).line.version_id(show(stocked).version.name))
+        _store_source_as_older_code(
+            other, made.version, show(stocked).definition_path.version_id(show(stocked).version.name)
+        )
         again = versions_create.create_version(other, ADMIN, asked, image_version=shared)
     assert again.version.uid == made.version.uid
 

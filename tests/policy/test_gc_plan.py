@@ -36,7 +36,7 @@ def condemned(since: float, lease_until: float | None = None, name: bytes = b"x"
         slot_uid="s",
         name=name,
         stored_bytes=1,
-        sentence=GcState.DELETING if deleting else GcState.MARKED,
+        gc_state=GcState.DELETING if deleting else GcState.MARKED,
         since=at(since),
         since_sequence=sequence(since),
         token="t" if deleting else None,
@@ -130,7 +130,7 @@ def test_nothing_that_is_named_or_new_to_an_open_work_goes(
             assert (grace, opened) == (0, None)
             assert name in plan.to_condemn
     assert all(name in named or name not in listed for name in plan.to_lift)
-    assert not any(rows[name].sentence is GcState.DELETING for name in plan.to_lift)
+    assert not any(rows[name].gc_state is GcState.DELETING for name in plan.to_lift)
 
 
 def test_what_another_collector_deletes_is_told_with_the_time_of_its_takeover() -> None:

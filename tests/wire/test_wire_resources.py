@@ -74,7 +74,9 @@ def replica(region: str, ordinal: int, state: ReplicaState, done: int = 0, total
 
 def view(version: ImageVersion = VERSION, replicas: Sequence[Replica] = ()) -> VersionView:
     return VersionView(
-        version=version, replicas=tuple(replicas), line=DefinitionPath(gallery=GALLERY, definition=DEFINITION)
+        version=version,
+        replicas=tuple(replicas),
+        definition_path=DefinitionPath(gallery=GALLERY, definition=DEFINITION),
     )
 
 
@@ -179,7 +181,7 @@ def test_a_softly_deleted_version_says_until_when_it_can_be_had_back() -> None:
     body = soft_deleted_json(view(gone))
     assert list(body) == ENVELOPE
     assert body["properties"] == {
-        "resourceArmId": view().line.version_id(VERSION.name),
+        "resourceArmId": view().definition_path.version_id(VERSION.name),
         "softDeletedArtifactType": "Images",
         "softDeletedTime": "2018-01-01T00:00:00.0000000+00:00",
         "hardDeletionTargetTime": "2018-01-08T00:00:00.0000000+00:00",

@@ -204,7 +204,7 @@ def patch_disk(call: CommandCall) -> Outcome:
     place, standing = _place(request), _shown(call, reader)
     tags, details = read_disk_change(request["body"], place["kind"], standing)
     check_conditions(request["conditions"], standing)
-    if tags is None and details.kept is None:
+    if tags is None and details.extra_properties is None:
         return False, standing
     disks.tag_disk(call.session.installation, call.session.principal, **place, tags=tags, details=details)
     return False, _shown(call, reader)

@@ -232,7 +232,7 @@ def _values(disk: ManagedDisk) -> dict[str, Any]:
         "kind": disk.kind,
         "name": disk.name,
         "name_key": folded(disk.name),
-        "part": disk.part,
+        "part": disk.disk_key,
         "location": disk.location,
         "tags": dict(disk.tags),
         "source_version_uid": disk.source_version_uid,
@@ -255,7 +255,7 @@ def _values(disk: ManagedDisk) -> dict[str, Any]:
         "upload_bytes": disk.upload_bytes,
         "managed_by": disk.managed_by,
         "machine_lun": disk.machine_lun,
-        "kept": dict(disk.kept),
+        "kept": dict(disk.extra_properties),
     }
 
 
@@ -266,7 +266,7 @@ def _disk(row: "Row[Any]") -> ManagedDisk:
         subscription=row.subscription,
         group=row.group_name,
         name=row.name,
-        part=row.part,
+        disk_key=row.part,
         location=row.location,
         tags=row.tags,
         source_version_uid=row.source_version_uid,
@@ -289,7 +289,7 @@ def _disk(row: "Row[Any]") -> ManagedDisk:
         source_lun=row.source_lun,
         managed_by=row.managed_by,
         machine_lun=row.machine_lun,
-        kept=row.kept,
+        extra_properties=row.kept,
     )
 
 

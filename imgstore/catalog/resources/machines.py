@@ -119,7 +119,7 @@ def _values(machine: Machine) -> dict[str, Any]:
         "computer_name": machine.computer_name,
         "generalized": machine.generalized,
         "kept": {
-            "said": dict(machine.kept),
+            "said": dict(machine.extra_properties),
             "disks": {key: _of_manner(manner) for key, manner in machine.attachments.items()},
         },
         "created_at": machine.created_at,
@@ -143,7 +143,7 @@ def _machine(row: "Row[Any]") -> Machine:
         computer_name=row.computer_name,
         generalized=row.generalized,
         attachments={key: _manner(each) for key, each in row.kept.get("disks", {}).items()},
-        kept=row.kept.get("said", {}),
+        extra_properties=row.kept.get("said", {}),
         created_at=row.created_at,
         provisioning_state=row.provisioning_state,
     )

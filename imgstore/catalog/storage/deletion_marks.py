@@ -104,7 +104,7 @@ def _row(row: "Row[Any]") -> DeletionMark:
         slot_uid=row.slot_uid,
         name=bytes(row.name),
         stored_bytes=row.stored_bytes,
-        sentence=row.sentence,
+        gc_state=row.sentence,
         since=row.since,
         since_sequence=row.since_sequence,
         token=row.token,

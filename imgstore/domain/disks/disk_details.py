@@ -25,7 +25,7 @@ class DiskDetails:
     sku_path: str = SKU
     zone_resilient: bool | None = None
     """Whether the disk must be stored in three zones. None is either."""
-    kept: Mapping[str, Any] | None = None
+    extra_properties: Mapping[str, Any] | None = None
     """Fields by their paths, which promise nothing. None leaves them as they are."""
 
     def apply_to(self, disk: ManagedDisk) -> ManagedDisk:
@@ -63,10 +63,10 @@ class DiskDetails:
                 hint="leave zoneResilient out, or name the storage account type",
                 target="properties.storageProfile.zoneResilient",
             )
-        kept = dict(disk.kept if self.kept is None else self.kept)
+        kept = dict(disk.extra_properties if self.extra_properties is None else self.extra_properties)
         if self.sku is not None:
             kept[SKU] = self.sku.value
-        return replace(disk, kept=kept)
+        return replace(disk, extra_properties=kept)
 
 
 NO_DETAILS: Final = DiskDetails()

@@ -24,7 +24,7 @@ class DeletionMark:
     name: Digest
     stored_bytes: int
     """As the store listed it."""
-    sentence: GcState = GcState.MARKED
+    gc_state: GcState = GcState.MARKED
     since: datetime
     """When it was found that nothing names it; the database's clock. The grace counts from here."""
     since_sequence: int | None = None

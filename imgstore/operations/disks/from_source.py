@@ -96,14 +96,14 @@ def make_disks(
         files = _files(installation, principal, requests)
         if files:  # Every right was checked; to open a file at a URL may take long.
             installation.catalog.store_companion()
-        opened = {each.part: _opened(installation, stack, each) for each in files}
+        opened = {each.disk_key: _opened(installation, stack, each) for each in files}
         readers = {part: reader for part, reader in opened.items() if reader is not None}
         with installation.catalog.transaction() as transaction, quota_kept(installation, transaction):
             _check_same_parts(installation, transaction, requests)
             disks: list[ManagedDisk] = []
             for each in requests:
                 request = replace(each, location=disks[0].location) if disks else each
-                disks.append(_row(installation, principal, transaction, request, readers.get(request.part)))
+                disks.append(_row(installation, principal, transaction, request, readers.get(request.disk_key)))
             open_ones = [each for each in disks if each.provisioning_state is not ProvisioningState.SUCCEEDED]
             placed = [lease_disk(installation, transaction, each) for each in open_ones if each.source is None]
         written(disks)
@@ -111,7 +111,7 @@ def make_disks(
             make_placed_disks(installation, [copied])
         for disk in open_ones:
             if disk.source is not None:
-                _take_in(installation, disks, disk, readers[disk.part])
+                _take_in(installation, disks, disk, readers[disk.disk_key])
     with installation.catalog.reading() as transaction:
         return [transaction.disks.by_uid(each.uid) for each in disks]
 
@@ -184,7 +184,7 @@ def _opened(installation: Installation, stack: ExitStack, request: DiskRequest) 
 def _check_same_parts(installation: Installation, transaction: Transaction, requests: Sequence[DiskRequest]) -> None:
     first = requests[0]
     standing = transaction.disks.list(installation.subscription, first.group, first.kind, first.name)
-    if standing and {each.part for each in standing} != {each.part for each in requests}:
+    if standing and {each.disk_key for each in standing} != {each.disk_key for each in requests}:
         raise PropertyChangeNotAllowed(
             "properties.storageProfile.dataDisks", found=f"{len(requests)} disks", expected=f"{len(standing)}"
         )
@@ -218,13 +218,13 @@ def _row(
 
 
 def _standing(installation: Installation, transaction: Transaction, request: DiskRequest) -> ManagedDisk | None:
-    return transaction.disks.get(installation.subscription, request.group, request.name, request.kind, request.part)
+    return transaction.disks.get(installation.subscription, request.group, request.name, request.kind, request.disk_key)
 
 
 def _declared(request: DiskRequest, source: OsProperties) -> OsProperties:
     """What is said of a new one. A managed image always says a state: it is Generalized unless its source is not."""
     said = inherited(source, request.os_properties)
-    if request.kind is DiskKind.IMAGE and request.part == OS_DISK:
+    if request.kind is DiskKind.IMAGE and request.disk_key == OS_DISK:
         return inherited(OsProperties(os_state=OsState.GENERALIZED), said)
     return said
 
@@ -265,7 +265,7 @@ def _copied(
         kind=request.kind,
         group=above.name,
         name=request.name,
-        part=request.part,
+        disk_key=request.disk_key,
         tags=dict(request.tags) if request.tags else NO_TAGS,
         os_properties=_declared(request, original.os_properties),
     )
@@ -286,7 +286,7 @@ def copy_of(installation: Installation, original: ManagedDisk) -> ManagedDisk:
         grant=None,
         managed_by=None,
         machine_lun=None,
-        kept={},
+        extra_properties={},
     )
 
 
@@ -346,7 +346,7 @@ def _added(
         subscription=installation.subscription,
         group=ensure_group(installation, transaction, request.group, region).name,
         name=request.name,
-        part=request.part,
+        disk_key=request.disk_key,
         location=region,
         tags=dict(request.tags) if request.tags else NO_TAGS,
         source_version_uid=None,

@@ -25,7 +25,7 @@ def view_of(transaction: Transaction, line: DefinitionPath, version: ImageVersio
 def seen(line: DefinitionPath, version: ImageVersion, replicas: Sequence[Replica]) -> VersionView:
     """The same, of replicas that were read already."""
     living = tuple(replica for replica in replicas if replica.state is not ReplicaState.DELETING)
-    return VersionView(version=version, replicas=living, line=line)
+    return VersionView(version=version, replicas=living, definition_path=line)
 
 
 def show_version(

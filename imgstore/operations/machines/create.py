@@ -230,7 +230,7 @@ def _copies(
             kind=DiskKind.DISK,
             group=machine.group,
             name=machine.disk_name(lun_of(part)),
-            part=OS_DISK,
+            disk_key=OS_DISK,
             tags=dict(request.tags) if request.tags else NO_TAGS,
             os_properties=replace(original.os_properties, os_state=None),
             managed_by=machine.resource_id,
@@ -289,7 +289,7 @@ def _machine(
         admin_username=profile.admin_username,
         computer_name=profile.computer_name,
         attachments=_manners(request),
-        kept=dict(request.kept),
+        extra_properties=dict(request.extra_properties),
         created_at=installation.effects.now(),
         provisioning_state=ProvisioningState.CREATING,
     )
@@ -421,7 +421,7 @@ def _compared(
         size=request.size or standing.size,
         tags=standing.tags if request.tags is None else dict(request.tags),
         attachments={**standing.attachments, **_changed_manners(request, standing)},
-        kept={**standing.kept, **request.kept},
+        extra_properties={**standing.extra_properties, **request.extra_properties},
     )
     if changed != standing:
         transaction.machines.update(changed)

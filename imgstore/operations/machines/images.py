@@ -98,7 +98,7 @@ def _part(request: ImageRequest, part: str, source: str, os_properties: OsProper
         kind=DiskKind.IMAGE,
         group=request.group,
         name=request.name,
-        part=part,
+        disk_key=part,
         source=source,
         location=request.location,
         storage_account_type=request.storage_account_type,
@@ -139,7 +139,7 @@ def page_images(
 
 def whole_image(parts: Sequence[ManagedDisk]) -> ManagedImage | None:
     """The image that these are the disks of; None without an OS disk."""
-    by_part = {each.part: each for each in parts}
+    by_part = {each.disk_key: each for each in parts}
     if OS_DISK not in by_part:
         return None
     os_disk, *data = (by_part[part] for part in sort_disk_keys(by_part))

@@ -50,7 +50,7 @@ def claim(installation: Installation, slot: Slot, names: Collection[Digest]) -> 
             now = transaction.now()
             condemned = transaction.deletion_marks.among(slot.uid, names)
             transaction.deletion_marks.lift(slot.uid, [each.name for each in condemned])
-            deleting = [each for each in condemned if each.sentence is GcState.DELETING]
+            deleting = [each for each in condemned if each.gc_state is GcState.DELETING]
             over = [each for each in deleting if is_over(each, now, delete_bound)]
             transaction.deletion_marks.drop(slot.uid, [each.name for each in over])
         found.update(each.name for each in condemned)
@@ -73,7 +73,7 @@ def keep_named(installation: Installation, transaction: Transaction, slot: Slot,
         WorkHeld: one of the segments is being deleted all the same.
     """
     condemned = _condemned_of(transaction, slot, ids)
-    deleting = [each for each in condemned if each.sentence is GcState.DELETING]
+    deleting = [each for each in condemned if each.gc_state is GcState.DELETING]
     if deleting:
         raise _held(installation, slot, deleting, transaction.now())
     transaction.deletion_marks.lift(slot.uid, [each.name for each in condemned])
@@ -111,7 +111,7 @@ def _held(installation: Installation, slot: Slot, condemned: Collection[Deletion
         )
     return WorkHeld(
         f"`imgstore gc` is collecting segments of {slot.key} that are wanted here.",
-        found=f"{len(condemned)} segments {first.sentence}, the first {first.name.hex()}{found}",
+        found=f"{len(condemned)} segments {first.gc_state}, the first {first.name.hex()}{found}",
         expected="a collector that ends within a minute",
         hint=hint,
         target=str(slot.key),

@@ -99,7 +99,7 @@ def read_disk(body: Json, kind: DiskKind = DiskKind.DISK) -> DiskBody:
         storage_account_type=sku if option in ("import", "upload") else None,
         tags=tags_of(body),
         details=DiskDetails(
-            size_gib=whole_at(body, "properties.diskSizeGB"), sku=sku, kept=kept_fields(body, Kind(kind))
+            size_gib=whole_at(body, "properties.diskSizeGB"), sku=sku, extra_properties=kept_fields(body, Kind(kind))
         ),
     )
 
@@ -172,7 +172,7 @@ def read_disk_change(body: Json, kind: DiskKind, standing: Json) -> tuple[dict[s
     kept = kept_fields(known, Kind(kind))
     _check_unchanged(known, standing, kept)
     tags = tags_of(known) if at(known, "tags") is not None else None
-    return tags, DiskDetails(kept=kept_fields(standing, Kind(kind)) | kept if kept else None)
+    return tags, DiskDetails(extra_properties=kept_fields(standing, Kind(kind)) | kept if kept else None)
 
 
 def _check_unchanged(said: Json, shown: Json, kept: Mapping[str, Json], path: str = "") -> None:
@@ -237,7 +237,7 @@ def _image_disk_details(body: Json, disk: Json, path: str) -> DiskDetails:
         sku=sku_at(disk, "storageAccountType", f"{path}.storageAccountType"),
         sku_path=f"{path}.storageAccountType",
         zone_resilient=None if at(body, zones) is None else flag_of(at(body, zones), zones),
-        kept={} if caching is None else {"caching": caching.value},
+        extra_properties={} if caching is None else {"caching": caching.value},
     )
 
 

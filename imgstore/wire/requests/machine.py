@@ -109,7 +109,7 @@ def read_machine(body: Json, group: str, name: str, *, whole: bool) -> MachineRe
             has_other_fields=bool(profile),
         ),
         tags=tags_of(body) if whole or at(body, "tags") is not None else None,
-        kept=_kept(body),
+        extra_properties=_kept(body),
         interfaces=_interfaces(body),
         may_create=whole and not (image is None and attached is None),
     )

@@ -47,7 +47,7 @@ def machine_json(view: "MachineView") -> Json:
             "provisioningState": machine.provisioning_state.value,
         },
     }
-    for path, value in machine.kept.items():
+    for path, value in machine.extra_properties.items():
         _place(body, path, value)
     return _with_exact_version(body, machine)
 
@@ -112,7 +112,7 @@ def _disk(machine: "Machine", disk: ManagedDisk, option: str) -> dict[str, Json]
         "diskSizeGB": -(-disk.virtual_bytes // GIB),
         "managedDisk": {
             "id": disk.resource_id,
-            "storageAccountType": disk.kept.get(SKU, disk.storage_account_type.value),
+            "storageAccountType": disk.extra_properties.get(SKU, disk.storage_account_type.value),
         },
         "deleteOption": "Delete" if machine.attachment(disk.machine_lun).deleted_with_machine else "Detach",
     }

@@ -139,7 +139,7 @@ def version_json(view: VersionView, display_names: Mapping[str, str], *, replica
         display_names: of each region's key, the name that Azure shows ("West US 2").
         replication_status: whether it was asked for with ``$expand=ReplicationStatus``.
     """
-    version, line = view.version, view.line
+    version, line = view.version, view.definition_path
     status = (
         replication_status_json(
             version.target_regions, view.replicas, display_names, view.gaps, silent_slots=view.unreachable_slots
@@ -165,7 +165,7 @@ def version_json(view: VersionView, display_names: Mapping[str, str], *, replica
 
 def soft_deleted_json(view: VersionView) -> Json:
     """A softly deleted version (GallerySoftDeletedResource of 2026-03-03)."""
-    version, line, gallery = view.version, view.line, view.line.gallery
+    version, line, gallery = view.version, view.definition_path, view.definition_path.gallery
     deleted_at, gone_at = version.soft_deleted_at, version.hard_deletion_at
     return _resource(
         name=str(version.name),
@@ -215,7 +215,7 @@ def disk_json(disk: ManagedDisk) -> Json:
         | _known(managedBy=disk.managed_by)
         | {"sku": {"name": disk.storage_account_type.value}, "replica": disk.replica, "properties": properties}
     )
-    for path, value in disk.kept.items():
+    for path, value in disk.extra_properties.items():
         place_field(shown, path, value)
     return shown
 
@@ -247,7 +247,7 @@ def image_json(image: "ManagedImage") -> Json:
             "storageProfile": {
                 "osDisk": _known(osType=first.os_properties.os_type, osState=first.os_properties.os_state)
                 | _image_disk(first),
-                "dataDisks": [{"lun": lun_of(each.part)} | _image_disk(each) for each in image.data],
+                "dataDisks": [{"lun": lun_of(each.disk_key)} | _image_disk(each) for each in image.data],
                 "zoneResilient": first.storage_account_type is StorageAccountType.STANDARD_ZRS,
             },
             **_known(hyperVGeneration=first.os_properties.hyper_v_generation),
@@ -267,8 +267,8 @@ def _image_disk(disk: ManagedDisk) -> dict[str, Json]:
         "diskSizeGB": _gib(disk.virtual_bytes),
         "diskSizeBytes": disk.virtual_bytes,
         **_known(diskDigest=disk.disk_digest.hex() or None),
-        "storageAccountType": disk.kept.get(SKU, disk.storage_account_type.value),
-        **_known(caching=disk.kept.get("caching")),
+        "storageAccountType": disk.extra_properties.get(SKU, disk.storage_account_type.value),
+        **_known(caching=disk.extra_properties.get("caching")),
     }
 
 
