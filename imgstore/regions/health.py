@@ -33,7 +33,7 @@ from imgstore.domain.storage.circuits import (
     record_failure,
 )
 from imgstore.stores.threads import start_thread
-from imgstore.stores.wrappers.hedging import LATE_SECONDS, is_urgent
+from imgstore.stores.wrappers.hedging import LATE_SECONDS, is_urgent, note_answer, note_request
 
 ZoneName: TypeAlias = tuple[str, str]
 """Region and zone."""
@@ -315,9 +315,13 @@ class ZoneWatch:
     def request(self) -> Iterator[None]:
         """See `Watch.request`."""
         began = self.book.check_request(self.name)
+        note_request()
         try:
             yield
         except StoreError as error:
+            if failure_of(error) is None:
+                note_answer()
             self.book.failed(self.name, error, began)
             raise
+        note_answer()
         self.book.answered(self.name)

@@ -30,6 +30,7 @@ from imgstore.regions.model import Region, Zone
 from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.interface import ObjectStore, StoreProperties
 from imgstore.stores.wrappers.deferred import Deferred
+from imgstore.stores.wrappers.hedging import ask_briefly
 from imgstore.stores.wrappers.metering import Metered, TrafficMeter
 from imgstore.stores.wrappers.parallel import Parallel
 from imgstore.stores.wrappers.retry import Retrying, RetryPolicy
@@ -197,8 +198,8 @@ class OpenedZone(ABC):
         if len(self.checkpoints) > _CHECKPOINTS_MAX:
             *old, newest = sorted(self.checkpoints)
             self.checkpoints = [newest]
-            with suppress(StoreError):  # They are in nobody's way: the next process lists them, and removes them.
-                self.store.delete(checkpoint_key(each.name) for each in old)
+            # They are in nobody's way: the next process lists them, and removes them.
+            ask_briefly(lambda: self.store.delete(checkpoint_key(each.name) for each in old))
 
     def forget_unknown_checkpoints(self) -> None:
         """Remove the checkpoints that the catalog does not know: an operator accepted it as it is.

@@ -5,8 +5,10 @@ An object *exists* when two zones have it; with one it is absent, and whoever ne
 any two zones have one of these in common.
 
 ==============  =====================================================================================================
-put, delete     To all zones at once; two must take it, else the error. What landed is harmless: its name says what it
-                is.
+put             To all zones at once; two must take it, else the error. What landed is harmless: its name says what it
+                is. Once two took it, the third gets a grace (`Grace`). Then it is given up, and has missed the write.
+delete          As put, but nobody is given up, since a late delete could remove what was put again. A zone that was
+                not heard of for a second is asked whether it answers before anything is deleted.
 a missed one    A note ``repairs/<zone>/<hash of key>`` in the zones that took it, before the write is acknowledged.
 get             From any zone whose bytes are accepted. Absent when all that answer were asked and two have nothing.
 head            Two zones decide. One has it, one has not, one does not answer: nobody can tell, so an error.
@@ -25,7 +27,9 @@ older than the two others' notes about itself. Notes are read at the first use, 
 by its content and confirmed by listing: scrub compares the three listings.
 
 A zone that did not answer rests for `rest_seconds`: it is asked only where two others are not enough, so that a dead
-zone costs a note an object instead of a time-out an object. Where a zone is late with an answer to a read, another one is
+zone costs a note an object instead of a time-out an object. So does a zone that was given up, until the last request
+that it owes has ended well. A put that it takes later is harmless: the note stays, and a repair finds three equal copies.
+Where a zone is late with an answer to a read, another one is
 asked as well, and the first answer counts. Readers repair nothing; they report.
 """
 
@@ -34,6 +38,7 @@ import json
 import threading
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -48,18 +53,26 @@ from imgstore.domain.errors import (
     ObjectNotFound,
     StoreError,
     StoreMismatch,
+    StoreSilent,
     StoreUnreachable,
 )
 from imgstore.domain.storage.digests import digest_of
 from imgstore.domain.storage.object_keys import REPAIRS
 from imgstore.stores.errors import absent, damaged, taken
 from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, StoreProperties, batches, checked_key
-from imgstore.stores.wrappers.hedging import Outcome, ask_all, race
+from imgstore.stores.wrappers.hedging import Grace, Outcome, ask_all, ask_to_quorum, race
 
 ZONES: Final = 3
 QUORUM: Final = 2
 
+_HEARD_SECONDS: Final = 1.0
+"""A zone that answered in this time is not asked whether it answers before a delete is sent to it."""
+
 T = TypeVar("T")
+_Answers: TypeAlias = tuple[dict[str, T], dict[str, StoreError]]
+"""What zones gave, and what they raised."""
+_Each: TypeAlias = Callable[[Sequence[str], Callable[[str], T]], _Answers[T]]
+"""Does something in each of these zones at once."""
 Late: TypeAlias = Callable[[str, float], None]
 """Told (zone, seconds since the request was sent) of a zone that has not begun to answer. Must be quick and must not raise."""
 Report: TypeAlias = Callable[[str, str, StoreError], None]
@@ -148,6 +161,7 @@ class Zoned:
         avoided: Callable[[str], bool] = lambda _zone: False,
         down: Callable[[str], bool] = lambda _zone: False,
         late: Late = _unnoticed,
+        grace: Grace = Grace(),  # noqa: B008 - frozen
     ) -> None:
         """Make one store of three.
 
@@ -161,13 +175,17 @@ class Zoned:
             down: whether a zone is known to fail: it is left alone like one that rests. A zone that is only late is
                 written to, since it would miss what the others take.
             late: hears of zones that are late with an answer; another zone is asked as well then.
+            grace: how long a zone may take to write what the two others have written.
         """
         assert len(zones) == ZONES, f"{len(zones)} zones"
         self.name = "zones " + ", ".join(f"{zone}: {store.name}" for zone, store in zones.items())
         self._zones = dict(zones)
         self._report = report
+        self._monotonic = monotonic
         self._rests = _Rests(monotonic, rest_seconds, avoided, down)
         self._late = late
+        self._grace = grace
+        self._avoided = avoided
         self._notes = _Notes(zones, monotonic, notes_seconds)
 
     @property
@@ -308,7 +326,9 @@ class Zoned:
         checked_key(key)
         if only_if_absent and self._exists(key):
             raise taken(self.name, key)
-        took = self._write([key], Missed.PUT, lambda store: store.put(key, body))
+        self._know_notes()
+        took = self._write_to_quorum(key, self._each_in_grace, lambda store: store.put(key, body))
+        self._agree([key], Missed.PUT, list(took))
         return _latest(took.values())
 
     def _exists(self, key: str) -> bool:
@@ -324,7 +344,23 @@ class Zoned:
             self._delete(batch)
 
     def _delete(self, batch: Sequence[str]) -> None:
-        self._write(batch, Missed.DELETE, lambda store: store.delete(batch))
+        self._let_silent_zones_rest(batch[0])
+        self._know_notes()
+        took = self._write_to_quorum(batch[0], self._each, lambda store: store.delete(batch))
+        self._agree(batch, Missed.DELETE, list(took))
+
+    def _let_silent_zones_rest(self, key: str) -> None:
+        """Have zones that do not answer left out of the delete that follows: it may not be given up (invariant G6)."""
+        unheard = [zone for zone in self._rests.awake(self._zones) if not self._rests.was_heard(zone, _HEARD_SECONDS)]
+        if unheard:
+            self._each_in_grace(unheard, lambda zone: self._has(zone, key), quorum=len(unheard) - 1)
+
+    def _has(self, zone: str, key: str) -> bool:
+        try:
+            self._zones[zone].head(key)
+        except ObjectNotFound:
+            return False
+        return True
 
     def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
         """See `Copies.copy_within`. `ObjectInfo.checksum` is of what was put, whatever zone it was read from."""
@@ -336,19 +372,12 @@ class Zoned:
         Raises:
             StoreError: fewer than two zones took it.
         """
-        self._write_to_quorum(checked_key(key), lambda store: store.put(key, body))
+        self._write_to_quorum(checked_key(key), self._each_in_grace, lambda store: store.put(key, body))
 
-    def _write(self, keys: Sequence[str], kind: Missed, write: Callable[[ObjectStore], T]) -> dict[str, T]:
-        """Write to all zones, and have those that took it agree on what the third missed."""
-        self._know_notes()
-        took = self._write_to_quorum(keys[0], write)
-        self._agree(keys, kind, list(took))
-        return took
-
-    def _write_to_quorum(self, key: str, write: Callable[[ObjectStore], T]) -> dict[str, T]:
+    def _write_to_quorum(self, key: str, each: "_Each[T]", write: Callable[[ObjectStore], T]) -> dict[str, T]:
         """Write to the zones that are up, and to all where these are too few; what those gave that took it."""
         awake = self._rests.awake(self._zones)
-        took, failed = self._each(awake, lambda zone: write(self._zones[zone]))
+        took, failed = each(awake, lambda zone: write(self._zones[zone]))
         if len(took) < QUORUM:
             rest = [zone for zone in self._zones if zone not in awake]
             more, more_failed = self._each(rest, lambda zone: write(self._zones[zone]))
@@ -391,7 +420,7 @@ class Zoned:
         Raises:
             StoreError: fewer than two zones answer.
         """
-        found, failed = self._each(list(self._zones), self._read_notes)
+        found, failed = self._each_in_grace(list(self._zones), self._read_notes)
         if len(found) < QUORUM:
             raise self._too_few(REPAIRS, failed)
         return sorted(set().union(*found.values()))
@@ -483,11 +512,11 @@ class Zoned:
         if self._rests.some_ended():
             self._notes.expire()
         if self._notes.are_old():
-            self._notes.renew(lambda: self._each(self._rests.awake(self._zones), self._list_notes)[0])
+            self._notes.renew(lambda: self._each_in_grace(self._rests.awake(self._zones), self._list_notes)[0])
 
     def _read_all_notes(self) -> None:
         self._notes.expire()
-        self._notes.renew(lambda: self._each(list(self._zones), self._list_notes)[0])
+        self._notes.renew(lambda: self._each_in_grace(list(self._zones), self._list_notes)[0])
 
     def _list_notes(self, holder: str) -> frozenset[str]:
         return frozenset(info.key for info in self._zones[holder].list(REPAIRS))
@@ -515,12 +544,42 @@ class Zoned:
         start = zlib.crc32(key.encode()) % len(zones)
         return sorted(zones[start:] + zones[:start], key=self._rests.rests)
 
-    def _each(self, zones: Sequence[str], act: Callable[[str], T]) -> tuple[dict[str, T], dict[str, StoreError]]:
+    def _each(self, zones: Sequence[str], act: Callable[[str], T]) -> "_Answers[T]":
         """`act` on the zones at once: what it gave, and what it raised."""
+        return self._sorted(zones, ask_all([partial(act, zone) for zone in zones]))
+
+    def _each_in_grace(self, zones: Sequence[str], act: Callable[[str], T], quorum: int = QUORUM) -> "_Answers[T]":
+        """`act` on the zones at once; give up those that are late once a quorum has succeeded. Else as `_each`."""
+
+        def seconds(place: int, quorum_seconds: float, moved: bool) -> float:  # noqa: FBT001 - as it is called
+            zone = zones[place]
+            known_late = not moved and self._avoided(zone)
+            last_seconds = self._rests.last_seconds(zone)
+            return self._grace.seconds(quorum_seconds=quorum_seconds, last_seconds=last_seconds, known_late=known_late)
+
+        def ended_late(outcome: Outcome[T]) -> None:
+            self._rests.end_late(zones[outcome.place], outcome.error)
+
+        def timed(zone: str) -> T:
+            began = self._monotonic()
+            value = act(zone)
+            self._rests.note_answer(zone, self._monotonic() - began)
+            return value
+
+        asks = [partial(timed, zone) for zone in zones]
+        outcomes = ask_to_quorum(asks, quorum=quorum, grace=seconds, ended_late=ended_late, monotonic=self._monotonic)
+        return self._sorted(zones, outcomes)
+
+    def _sorted(self, zones: Sequence[str], outcomes: Sequence[Outcome[T]]) -> "_Answers[T]":
+        """What was given, and what was raised; zones that failed or were given up rest from now on."""
         done: dict[str, T] = {}
         failed: dict[str, StoreError] = {}
-        for zone, outcome in zip(zones, ask_all([partial(act, zone) for zone in zones]), strict=True):
-            if outcome.error is None:
+        for zone, outcome in zip(zones, outcomes, strict=True):
+            if outcome.late:
+                self._late(zone, outcome.age_seconds)
+                self._rests.give_up(zone)
+                failed[zone] = _given_up(zone, outcome.age_seconds)
+            elif outcome.error is None:
                 done[zone] = outcome.value
             else:
                 self._rests.judge(zone, outcome.error)
@@ -571,7 +630,40 @@ class _Rests:
         self._avoided = avoided
         self._down = down
         self._until: dict[str, float] = {}
+        self._heard_at: dict[str, float] = {}
+        self._last_seconds: dict[str, float] = {}
+        self._owed: Counter[str] = Counter()
         self._lock = threading.Lock()
+
+    def note_answer(self, zone: str, seconds: float) -> None:
+        """Note that the zone answered, and how long it took. A slow answer is forgotten by and by."""
+        with self._lock:
+            self._heard_at[zone] = self._monotonic()
+            self._last_seconds[zone] = max(seconds, self._last_seconds.get(zone, 0.0) / 2)
+
+    def was_heard(self, zone: str, seconds: float) -> bool:
+        """Whether the zone answered in the last `seconds`."""
+        return self._monotonic() - self._heard_at.get(zone, float("-inf")) < seconds
+
+    def last_seconds(self, zone: str) -> float:
+        """How long the zone took of late; 0 where that is not known."""
+        return self._last_seconds.get(zone, 0.0)
+
+    def give_up(self, zone: str) -> None:
+        """Let a zone rest that owes an answer. `end_late` follows, or has come before."""
+        with self._lock:
+            self._owed[zone] += 1
+            if self._owed[zone] > 0:
+                self._until[zone] = self._monotonic() + self._seconds
+
+    def end_late(self, zone: str, error: StoreError | None) -> None:
+        """Wake a zone that owed one answer, and gave it."""
+        if error is not None:
+            self.judge(zone, error)
+        with self._lock:
+            self._owed[zone] -= 1
+            if error is None and self._owed[zone] <= 0 and zone in self._until:
+                self._until[zone] = self._monotonic()
 
     def judge(self, zone: str, error: StoreError) -> None:
         """Let the zone rest, if `error` says that it does not answer, or that it is another store."""
@@ -660,6 +752,16 @@ def _key_of(told: tuple[str, ObjectInfo]) -> str:
 
 def _gone(wrong: Mapping[str, StoreError]) -> int:
     return sum(isinstance(error, ObjectNotFound) for error in wrong.values())
+
+
+def _given_up(zone: str, age_seconds: float) -> StoreSilent:
+    return StoreSilent(
+        f"Zone {zone} is late.",
+        found=f"no answer in {age_seconds:.1f} s, and the others have answered",
+        expected="an answer",
+        hint="see that its store runs; what it missed is repaired when it answers",
+        target=zone,
+    )
 
 
 def _latest(infos: Iterable[ObjectInfo]) -> ObjectInfo:

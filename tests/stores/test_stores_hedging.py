@@ -2,12 +2,21 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from queue import SimpleQueue
 
 import pytest
 
 from imgstore.domain.errors import ObjectNotFound, StoreError, StoreUnreachable
 from imgstore.stores import MemoryStore
-from imgstore.stores.wrappers.hedging import ask_all, is_urgent, note_answer, race
+from imgstore.stores.wrappers.hedging import (
+    ask_all,
+    ask_briefly,
+    is_urgent,
+    note_answer,
+    note_progress,
+    note_request,
+    race,
+)
 from imgstore.stores.wrappers.retry import Retrying
 from imgstore.testing.faulty_store import Fault, Faulty
 
@@ -95,6 +104,61 @@ def test_an_answer_inside_of_a_race_is_told_to_the_one_outside(gate: threading.E
         return next(race([inner, fail], late_seconds=NEVER)).value
 
     assert next(race([outer, lambda: "other"], late_seconds=SOON)).value == "inner"
+
+
+def test_each_request_of_an_attempt_may_be_late(gate: threading.Event) -> None:
+    def two_requests() -> str:
+        note_request()
+        note_answer()
+        note_request()
+        gate.wait()
+        return "late"
+
+    outcomes = race([two_requests, lambda: "second"], late_seconds=SOON)
+    assert next(outcomes).late
+    assert next(outcomes).value == "second"
+
+
+def test_a_pause_between_requests_is_not_late(gate: threading.Event) -> None:
+    def pause() -> str:
+        note_request()
+        note_answer()
+        gate.wait(SOON * 4)
+        return "paused"
+
+    assert next(race([pause, lambda: "other"], late_seconds=SOON)).value == "paused"
+
+
+def test_a_body_that_moves_is_not_late(gate: threading.Event) -> None:
+    def send() -> str:
+        for _ in range(20):
+            gate.wait(SOON / 5)
+            note_progress()
+        return "sent"
+
+    assert next(race([send, lambda: "other"], late_seconds=SOON)).value == "sent"
+
+
+def test_what_is_given_up_is_not_repeated(gate: threading.Event) -> None:
+    urgent = SimpleQueue[bool]()
+
+    def ask() -> str:
+        urgent.put(is_urgent())
+        gate.wait()
+        urgent.put(is_urgent())
+        return "late"
+
+    outcomes = race([ask, lambda: "second"], patient=True, late_seconds=SOON)
+    assert [next(outcomes).late, next(outcomes).value] == [True, "second"]
+    outcomes.close()  # type: ignore[attr-defined]
+    gate.set()
+    assert [urgent.get(), urgent.get()] == [False, True]
+
+
+def test_what_nobody_depends_on_is_given_up_where_it_is_late(gate: threading.Event) -> None:
+    assert ask_briefly(lambda: "here").value == "here"
+    assert isinstance(ask_briefly(fail).error, ObjectNotFound)
+    assert ask_briefly(hang(gate), late_seconds=SOON).late
 
 
 def test_only_the_last_is_asked_with_patience() -> None:

@@ -26,6 +26,8 @@ from botocore.awsrequest import (
 )
 from urllib3.util.wait import wait_for_read
 
+from imgstore.stores.wrappers.hedging import note_progress
+
 _PIECE_BYTES: Final = 1 << 16
 """Sent under one limit: 20 s for it are 3 KiB/s."""
 _LOOK_SECONDS: Final = 1.0
@@ -79,6 +81,7 @@ class _SteadyConnection:
         flat = data.cast("B")
         for at in range(0, flat.nbytes, _PIECE_BYTES):
             super().send(flat[at : at + _PIECE_BYTES])  # type: ignore[misc]
+            note_progress()
             self._check_total()
 
     def getresponse(self) -> Any:
@@ -101,6 +104,7 @@ class _SteadyConnection:
             now, still = time.monotonic(), _unsent_bytes(self.sock)
             if still < left:
                 left, moved_at = still, now
+                note_progress()
             elif now - moved_at > self.limits.write_seconds:
                 if still or not self._body_bytes or not self.is_alive():
                     raise TimeoutError("timed out")
