@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -71,6 +72,16 @@ class S3Engine:
     """The process that was started; None where the server was there already or is a thread of this process."""
     folder: Path | None = None
     """Where that process keeps its data: in ``data``, its output in ``log``."""
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop its process while the block runs: it accepts connections, and answers what it was sent afterwards."""
+        assert self.pid is not None, "it was started here"
+        os.kill(self.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
 
     def client(self) -> Any:
         """A bare boto3 client: the back door for tests."""

@@ -3,19 +3,21 @@
 A region has three zones on three servers, and a version two replicas there, in two of the zones.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
 from imgstore.catalog.engine.database import Session
 from imgstore.domain.disks.version_disks import OS_DISK
-from imgstore.domain.errors import StoreError
+from imgstore.domain.errors import LeaseLost, StoreError
 from imgstore.domain.requests import MachineRequest, OsProfile
-from imgstore.domain.resources import ManagedDisk
+from imgstore.domain.resources import ManagedDisk, Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.circuits import CircuitState
@@ -24,11 +26,13 @@ from imgstore.operations.disks import placed_disks
 from imgstore.operations.installation import Installation
 from imgstore.operations.leases import this_host
 from imgstore.operations.machines import create as machines_create
+from imgstore.operations.slots import works
 from imgstore.operations.slots.leftovers import run_removals
 from imgstore.operations.slots.references import PlacedDisk, put_disk
 from imgstore.operations.stores import regions
 from imgstore.operations.stores.readiness import Check, Readiness, check_readiness
 from imgstore.regions import health
+from imgstore.stores.interface import ObjectInfo
 from imgstore.testing.crash_scenes import Scene, on_minio
 from imgstore.testing.engines import S3Engine
 from imgstore.testing.latency_proxy import Way, Ways
@@ -46,6 +50,7 @@ from imgstore.testing.sample_gallery import (
     show,
     states,
 )
+from imgstore.transfer.slot_access import SlotAccess
 from imgstore.wire.responses.replication import replication_status_json
 from imgstore.wire.responses.reports import zone_json
 
@@ -132,10 +137,11 @@ def test_a_store_that_comes_back_takes_its_turns_again(sites: Sites, west: Insta
     assert [used.count(slot) for slot in set(used)] == [3, 3], "it does not make up for what it missed"
 
 
-def test_a_slow_store_is_not_dead(sites: Sites, west: Installation) -> None:
+@pytest.mark.parametrize("fail", [kill, Way.hold])
+def test_a_slow_store_is_not_dead(sites: Sites, west: Installation, fail: Callable[[Way], None]) -> None:
     """With the other one dead, the slow one serves; and an answer closes its circuit."""
     first, second = make(west, "a"), make(west, "b")
-    kill(sites.way_of(first))
+    fail(sites.way_of(first))
     sites.way_of(second).set_round_trip(2.5)
     made = make(west, "c")
     assert (made.provisioning_state, made.slot) == (SUCCEEDED, second.slot)
@@ -196,6 +202,112 @@ def test_what_a_late_request_leaves_is_removed(
     revive(way)
     assert run_removals(west, first.slot) == 1
     assert [info.key for info in store.list(key)] == []
+
+
+@pytest.mark.parametrize("before", ["the first write", "the manifest"])
+def test_a_store_that_freezes_before_a_write_is_given_up(
+    sites: Sites, west: Installation, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    """The disk is made of the other replica. What the frozen store still does afterwards changes nothing (W20)."""
+    first, second = make(west, "a"), make(west, "b")
+    engine = sites.way_of(first).engine
+    ended = SimpleQueue[BaseException | None]()
+    real_put_disk, real_put_manifest = put_disk, SlotAccess.put_manifest
+    stack = ExitStack()
+
+    def put_watched(installation: Installation, placed: PlacedDisk, body: bytes) -> ManagedDisk:
+        if placed.disk.slot != first.slot:
+            return real_put_disk(installation, placed, body)
+        try:
+            if before == "the first write":
+                stack.enter_context(engine.frozen())
+            made = real_put_disk(installation, placed, body)
+        except BaseException as error:
+            ended.put(error)
+            raise
+        ended.put(None)
+        return made
+
+    def put_frozen(access: SlotAccess, key: str, data: bytes) -> ObjectInfo:
+        if before == "the manifest" and access.prefix == first.slot.prefix:
+            stack.enter_context(engine.frozen())
+        return real_put_manifest(access, key, data)
+
+    with monkeypatch.context() as patch, stack:
+        patch.setattr(placed_disks, "put_disk", put_watched)
+        patch.setattr(SlotAccess, "put_manifest", put_frozen)
+        made = make(west, "c")
+        assert (made.provisioning_state, made.slot) == (SUCCEEDED, second.slot)
+        assert ended.empty(), "it was given up, not waited for"
+        circuit = west.locator.health.circuit((WEST, first.slot.zone))
+        assert (circuit.avoided, circuit.failures) == (True, 0), "late, and not known to fail"
+        assert make(west, "d").slot == second.slot
+    assert isinstance(ended.get(), LeaseLost)
+    with west.catalog.reading() as transaction:
+        assert transaction.disks.by_uid(made.uid) == made
+        assert transaction.manifests.find(made.uid, first.slot.uid, OS_DISK) is None
+        now = transaction.now()
+    store, key = west.locator.store(first.slot), first.slot.prefix + object_keys.manifest_key(made.uid, OS_DISK)
+    if before == "the manifest":
+        assert store.head(key), "it arrived late"
+    monkeypatch.setattr(Session, "now", lambda _session: now + timedelta(minutes=3))
+    assert run_removals(west, first.slot) == 1
+    assert [info.key for info in store.list(key)] == []
+    assert states(show(west)) == {f"{WEST}/0": ReplicaState.COMPLETED, f"{WEST}/1": ReplicaState.COMPLETED}
+
+
+def test_a_put_that_was_given_up_and_came_through_is_the_disk(
+    sites: Sites, west: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store's answer comes after the other replica's, and before the disk has moved."""
+    first = make(west, "a")
+    make(west, "b")
+    real_put_disk, real_move = put_disk, placed_disks._move
+    made_late = threading.Event()
+    stack = ExitStack()
+
+    def put_frozen(installation: Installation, placed: PlacedDisk, body: bytes) -> ManagedDisk:
+        if placed.disk.slot == first.slot:
+            stack.enter_context(sites.way_of(first).engine.frozen())
+        made = real_put_disk(installation, placed, body)
+        made_late.set()
+        return made
+
+    def move_late(installation: Installation, disks: Sequence[PlacedDisk], slot: Slot) -> list[PlacedDisk]:
+        stack.close()
+        made_late.wait()
+        return real_move(installation, disks, slot)
+
+    monkeypatch.setattr(placed_disks, "put_disk", put_frozen)
+    monkeypatch.setattr(placed_disks, "_move", move_late)
+    with stack:
+        made = make(west, "c")
+    assert (made.provisioning_state, made.slot) == (SUCCEEDED, first.slot)
+    audit(west)
+
+
+def test_a_store_that_freezes_after_a_disk_is_made_costs_no_time_limit(
+    sites: Sites, west: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make(west, "a")
+    make(west, "b")
+    real_remove_marks = works.remove_marks
+    removed = threading.Event()
+    stack = ExitStack()
+
+    def remove_frozen(installation: Installation, slot: Slot, access: SlotAccess) -> None:
+        stack.enter_context(sites.way_of(first).engine.frozen())
+        real_remove_marks(installation, slot, access)
+        removed.set()
+
+    monkeypatch.setattr(works, "remove_marks", remove_frozen)
+    with stack:
+        made = make(west, "c")
+        assert (made.provisioning_state, made.slot) == (SUCCEEDED, first.slot)
+        circuit = west.locator.health.circuit((WEST, first.slot.zone))
+        assert (circuit.avoided, circuit.failures) == (True, 0), "late, and not known to fail"
+    removed.wait()
+    audit(west)
 
 
 def test_disks_of_a_machine_move_together(sites: Sites, stock: Stock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,13 +5,13 @@ that is late may still put there (``operations/slots/leftovers.py``). A disk nev
 late removal would take the new manifest away.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from imgstore.catalog import Transaction
 from imgstore.domain.disks.version_disks import OS_DISK
-from imgstore.domain.errors import Conflict, ObjectCorrupt, ObjectNotFound, StoreError
+from imgstore.domain.errors import Conflict, LeaseLost, ObjectCorrupt, ObjectNotFound, StoreError, StoreSilent
 from imgstore.domain.resources import ManagedDisk, ManifestRow, Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage import object_keys
@@ -39,7 +39,8 @@ def make_placed_disks(installation: Installation, disks: Sequence[PlacedDisk]) -
     """Put the references of disks that share a slot; move all of them to another replica where theirs does not serve.
 
     The manifests are read first, from the slot that the disks were given and, where that one fails or is late, from
-    another replica of the region: the disks go where the first answer comes from.
+    another replica of the region: the disks go where the first answer comes from. A store that is late later, with a
+    write, is given up where another replica answers.
 
     Raises:
         StoreError: no replica of the region serves; the error of the one that was chosen first.
@@ -53,12 +54,17 @@ def make_placed_disks(installation: Installation, disks: Sequence[PlacedDisk]) -
             served = _read_manifests(installation, made, tried)
         except StoreError as error:
             raise failed or error from None
-        try:
-            if served.slot.uid != made[0].disk.slot.uid:
+        if served.slot.uid != made[0].disk.slot.uid:
+            try:
                 made = _move(installation, made, served.slot)
+            except LeaseLost as error:
+                made = _made_late(installation, made, error)
+                continue
+        try:
             for place, each in enumerate(made):
                 if each.lease is not None:
-                    made[place] = replace(each, disk=put_disk(installation, each, served.bodies[place]), lease=None)
+                    disk = _put_unless_late(installation, made, place, served.bodies[place], tried)
+                    made[place] = replace(each, disk=disk, lease=None)
         except StoreError as error:
             failed = failed or error
             tried.add(made[0].disk.slot.uid)
@@ -91,6 +97,61 @@ def _read_manifests(installation: Installation, disks: Sequence[PlacedDisk], tri
     if own.uid not in tried and errors[0].retryable:
         return _read_own(installation, disks)  # With patience, since no other slot serves them.
     raise errors[0]
+
+
+def _put_unless_late(
+    installation: Installation, disks: Sequence[PlacedDisk], place: int, body: bytes, tried: set[str]
+) -> ManagedDisk:
+    """Put one of the disks. Where its store is late, see whether another replica answers, and give the store up then.
+
+    A store that is slow, while no other replica answers, is waited for. What is given up goes on in its thread. Its
+    transaction fails once the disk has moved, and what its requests put is removed (`_moved`).
+
+    Raises:
+        StoreSilent: the store was late, and another replica answers.
+    """
+    slot = disks[place].disk.slot
+    asks: list[Callable[[], ManagedDisk | _Served]] = [partial(put_disk, installation, disks[place], body)]
+    if disks[place].disk.source_version_uid is not None:
+        asks.append(partial(_read_elsewhere, installation, disks, tried | {slot.uid}))
+    for outcome in race(asks, patient=True):
+        if outcome.late:
+            if outcome.place == 0:
+                installation.locator.note_late(slot, outcome.age_seconds)
+        elif outcome.place == 0 and outcome.error is not None:
+            raise outcome.error
+        elif outcome.error is None and isinstance(outcome.value, ManagedDisk):
+            return outcome.value
+        elif outcome.error is None:
+            break
+    raise StoreSilent(
+        f"The store of {slot.key} is late with the disk '{disks[place].disk.name}'.",
+        found="no answer yet, while another replica of the region answers",
+        expected="an answer",
+        hint="see that the store runs; `imgstore regions check` asks it",
+        target=str(slot.key),
+    )
+
+
+def _made_late(installation: Installation, disks: Sequence[PlacedDisk], lost: LeaseLost) -> list[PlacedDisk]:
+    """The disks as they are after one was made by a request that was given up.
+
+    Raises:
+        LeaseLost: none was: another process makes them.
+    """
+    with installation.catalog.reading() as transaction:
+        rows = [transaction.disks.by_uid(each.disk.uid) for each in disks]
+    made = [
+        replace(each, disk=row, lease=None)
+        if each.lease is not None
+        and row.slot.uid == each.disk.slot.uid
+        and row.provisioning_state is ProvisioningState.SUCCEEDED
+        else each
+        for each, row in zip(disks, rows, strict=True)
+    ]
+    if made == list(disks):
+        raise lost
+    return made
 
 
 def _read_own(installation: Installation, disks: Sequence[PlacedDisk]) -> _Served:

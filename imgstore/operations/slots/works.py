@@ -2,17 +2,19 @@
 
 import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from imgstore.catalog import Transaction
-from imgstore.domain.errors import ObjectNotFound, StoreError, StoreFull
+from imgstore.domain.errors import ObjectNotFound, StoreFull
 from imgstore.domain.resources import ManifestRow, Slot
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.works import Lease, Work, WorkKind
 from imgstore.operations.installation import Installation
 from imgstore.operations.leases import Hold
 from imgstore.operations.slots.leftovers import run_removals
+from imgstore.stores.wrappers.hedging import Grace, ask_briefly
 from imgstore.transfer.slot_access import SlotAccess
 
 
@@ -68,17 +70,27 @@ def at_work(
     """Hold the lease, with the work's object in the slot: its LastModified is the work's start by the store's clock.
 
     The object is taken away when the block ends well, with those of works that were closed and left theirs (abandoned,
-    or killed on the way out); after a crash it stays, as the work does.
+    or killed on the way out); after a crash it stays, as the work does. A store that is late with that is left alone: the
+    next work in the slot does it.
     """
     with installation.keeper.hold(lease, tick) as hold, _named_if_full(installation):
         access = installation.access(slot)
+        began = installation.effects.monotonic()
         if lease.checkpoint is not None:
             installation.locator.put_checkpoint(slot, lease.checkpoint)
         _lay_mark(access, object_keys.work_key(lease.work_uid), is_new=lease.token == 1)
+        answer_seconds = installation.effects.monotonic() - began
         yield hold
-        with suppress(StoreError):  # The work is done and written down: a mark that stays is an empty object, no more.
-            remove_marks(installation, slot, access)
-            run_removals(installation, slot)
+        # The work is done and written down: a mark that stays is an empty object, no more.
+        late_seconds = Grace().seconds(last_seconds=answer_seconds)
+        outcome = ask_briefly(partial(_clean_up, installation, slot, access), late_seconds=late_seconds)
+        if outcome.late:
+            installation.locator.note_late(slot, outcome.age_seconds)
+
+
+def _clean_up(installation: Installation, slot: Slot, access: SlotAccess) -> None:
+    remove_marks(installation, slot, access)
+    run_removals(installation, slot)
 
 
 @contextmanager
