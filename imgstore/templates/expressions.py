@@ -14,7 +14,7 @@ from imgstore.domain.errors import InvalidInput
 from imgstore.domain.strict_json import INTEGER_MAX, check_json
 from imgstore.templates.functions import FUNCTIONS, LAMBDAS
 from imgstore.templates.scope import NotTaken, NotYet, Scope, bad_template, first_names, nowhere
-from imgstore.wire.json_fields import at
+from imgstore.wire.json_fields import value_at
 from imgstore.wire.json_text import Json
 
 _TOKEN: Final = re.compile(
@@ -112,7 +112,7 @@ def turns(loop: Json, scope: Scope, *, name: str | None = None) -> list[Scope]:
     Raises:
         InvalidInput: it has no name, or no count, or one that is too large.
     """
-    said, count = (at(loop, "name") if name is None else name), evaluated(at(loop, "count"), scope)
+    said, count = (value_at(loop, "name") if name is None else name), evaluated(value_at(loop, "count"), scope)
     if not isinstance(said, str) or not isinstance(count, int) or isinstance(count, bool):
         raise bad_template("A copy loop needs a name and a count.", found=type(count).__name__)
     if not 0 <= count <= COPIES_MAX:
@@ -134,7 +134,7 @@ def _unrolled(loop: Mapping[str, Json], scope: Scope) -> Json:
 
 def listed(loop: Json, scope: Scope) -> Json:
     """The values of a loop that has no name, as outputs have. Raises as `turns`."""
-    return [evaluated(at(loop, "input"), each) for each in turns(loop, scope, name="")]
+    return [evaluated(value_at(loop, "input"), each) for each in turns(loop, scope, name="")]
 
 
 class _Reader:
@@ -246,15 +246,15 @@ class _Reader:
 
 
 def _tokens(text: str) -> list[tuple[str, str]]:
-    tokens, at = [], 0
+    tokens, start = [], 0
     end = len(text.rstrip())
-    while at < end:
-        match = _TOKEN.match(text, at)
+    while start < end:
+        match = _TOKEN.match(text, start)
         if match is None:
-            raise bad_template(f"The expression '[{text[:200]}]' can't be read.", found=repr(text[at : at + 20]))
+            raise bad_template(f"The expression '[{text[:200]}]' can't be read.", found=repr(text[start : start + 20]))
         assert match.lastgroup is not None, "each way to match has a name"
         tokens.append((match.lastgroup, match[match.lastgroup]))
-        at = match.end()
+        start = match.end()
     return tokens
 
 
@@ -318,7 +318,7 @@ def _own(name: str, arguments: Sequence[Json], scope: Scope) -> Json:
     if scope.calls >= _CALLS_MAX:
         raise bad_template(f"The calls of '{name}' are nested too deeply.", expected=f"at most {_CALLS_MAX}")
     scope.effort.spend(_ELEMENTS_PER_TURN + len(how.get("parameters") or []))
-    names = [str(at(each, "name")).lower() for each in how.get("parameters") or []]
+    names = [str(value_at(each, "name")).lower() for each in how.get("parameters") or []]
     if len(names) != len(arguments):
         raise bad_template(f"The template function '{name}' takes other arguments.", expected=f"{names}")
     inner = replace(
@@ -331,4 +331,4 @@ def _own(name: str, arguments: Sequence[Json], scope: Scope) -> Json:
         default_of=None,
         calls=scope.calls + 1,
     )
-    return _evaluated(at(how, "output.value"), inner)
+    return _evaluated(value_at(how, "output.value"), inner)

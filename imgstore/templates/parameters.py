@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from imgstore.templates.expressions import evaluated
 from imgstore.templates.scope import Effort, Scope, bad_template, first_names
-from imgstore.wire.json_fields import at
+from imgstore.wire.json_fields import value_at
 from imgstore.wire.json_text import Json
 
 _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
@@ -171,9 +171,9 @@ def _given(given: Json, names: set[str]) -> dict[str, Json]:
     if unknown := sorted(set(said) - names):
         raise bad_template(f"The template parameters '{', '.join(unknown)}' are not valid; they are not present in it.")
     for name, value in said.items():
-        if at(value, "reference") is not None:
+        if value_at(value, "reference") is not None:
             raise bad_template(f"The template parameter '{name}' is a key vault's; there are none.", expected="a value")
-    return {name: at(value, "value") for name, value in said.items()}
+    return {name: value_at(value, "value") for name, value in said.items()}
 
 
 def _check_size(name: str, kind: str, how: Mapping[str, Json], value: Any) -> None:

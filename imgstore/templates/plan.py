@@ -11,9 +11,9 @@ from imgstore.templates.parameters import Types, kind_of, read_parameters
 from imgstore.templates.resources import NESTED, Around, Gathered, Planned, joined
 from imgstore.templates.scope import NotYet, Scope, bad_template, first_names, not_yet, nowhere
 from imgstore.wire.api_versions import Kind
-from imgstore.wire.json_fields import at
+from imgstore.wire.json_fields import value_at
 from imgstore.wire.json_text import Json
-from imgstore.wire.requests.body_fields import known_fields
+from imgstore.wire.requests.body_fields import read_known_fields
 
 _LEVELS_MAX: Final = 5
 """Of templates within each other."""
@@ -71,19 +71,19 @@ def planned(properties: Json, scope: Scope, around: Around, *, is_outer: bool = 
 
 def _planned(properties: Json, scope: Scope, around: Around, *, is_outer: bool) -> Plan:
     for link in ("templateLink", "parametersLink"):
-        if at(properties, link) is not None:
+        if value_at(properties, link) is not None:
             raise bad_template(f"The '{link}' is not supported.", found=link, expected="a template in the request")
-    template = at(properties, "template")
+    template = value_at(properties, "template")
     if not isinstance(template, Mapping):
         raise bad_template("There is no template.", expected="properties.template, an object")
-    if str(at(properties, "mode") or "Incremental").lower() != "incremental":
+    if str(value_at(properties, "mode") or "Incremental").lower() != "incremental":
         raise bad_template("The deployment mode is not supported.", expected="Incremental: nothing is deleted")
     types = Types(definitions=_objects(template, "definitions"), effort=scope.effort)
     inner, shown = scope, None
     if not is_outer:
         own = replace(scope, functions=_functions(template))
         declared = _objects(template, "parameters")
-        values, shown = read_parameters(declared, at(properties, "parameters") or {}, types, own)
+        values, shown = read_parameters(declared, value_at(properties, "parameters") or {}, types, own)
         inner = _with_variables(replace(own, parameters=values), _objects(template, "variables"))
     gathered = Gathered(around)
     gathered.take(template.get("resources") or [], inner)
@@ -115,12 +115,12 @@ def planned_inside(one: Planned, scope: Scope, around: Around) -> Plan:
     within = replace(around, group=one.group, level=around.level + 1)
     if within.level > _LEVELS_MAX:
         raise bad_template("Templates are nested too deeply.", found=one.resource_id, expected=f"{_LEVELS_MAX} levels")
-    properties = at(known_fields({"properties": one.body.get("properties")}, Kind.DEPLOYMENT), "properties")
-    evaluation = evaluated(at(properties, "expressionEvaluationOptions.scope") or "outer", scope)
+    properties = value_at(read_known_fields({"properties": one.body.get("properties")}, Kind.DEPLOYMENT), "properties")
+    evaluation = evaluated(value_at(properties, "expressionEvaluationOptions.scope") or "outer", scope)
     asked = {
         **(properties if isinstance(properties, Mapping) else {}),
-        "parameters": evaluated(at(properties, "parameters") or {}, scope),
-        "mode": evaluated(at(properties, "mode"), scope),
+        "parameters": evaluated(value_at(properties, "parameters") or {}, scope),
+        "mode": evaluated(value_at(properties, "mode"), scope),
     }
     if str(evaluation).lower() != "inner":
         around.location(one.group)
@@ -157,11 +157,11 @@ def _rehearse(plan: Plan) -> None:
 
 def _rehearse_output(plan: Plan, name: str, output: Json, scope: Scope) -> None:
     kind_of(plan.types.resolved(output, name), name)
-    if evaluated(at(output, "condition"), scope) is False:
+    if evaluated(value_at(output, "condition"), scope) is False:
         return
-    if at(output, "copy") is not None:
-        listed(at(output, "copy"), scope)
-    rehearse(at(output, "value"), scope)
+    if value_at(output, "copy") is not None:
+        listed(value_at(output, "copy"), scope)
+    rehearse(value_at(output, "value"), scope)
 
 
 def _objects(template: Mapping[str, Json], name: str) -> Mapping[str, Any]:
@@ -181,7 +181,7 @@ def _functions(template: Mapping[str, Json]) -> dict[str, Mapping[str, Json]]:
         for name, how in _objects(space if isinstance(space, Mapping) else {}, "members").items():
             if not isinstance(how, Mapping) or not isinstance(how.get("parameters") or [], list):
                 raise bad_template(f"The template function '{name}' is no object with parameters and an output.")
-            found[f"{at(space, 'namespace')}.{name}".lower()] = how
+            found[f"{value_at(space, 'namespace')}.{name}".lower()] = how
     return found
 
 
@@ -214,6 +214,8 @@ def _with_variables(scope: Scope, variables: Mapping[str, Json]) -> Scope:
 def _variable_loops(variables: Mapping[str, Json]) -> dict[str, Mapping[str, Json]]:
     """The loops among a template's variables, each of which is one, by lower-case name."""
     said: Json = next((each for name, each in variables.items() if name.lower() == "copy"), [])
-    if not isinstance(said, list) or not all(isinstance(at(each, "name"), str) and "input" in each for each in said):
+    if not isinstance(said, list) or not all(
+        isinstance(value_at(each, "name"), str) and "input" in each for each in said
+    ):
         raise bad_template("Loops of variables need a name, a count and an input each.", found="variables.copy")
     return {each["name"].lower(): each for each in said}

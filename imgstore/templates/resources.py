@@ -13,7 +13,7 @@ from imgstore.domain.errors import InvalidInput
 from imgstore.templates.expressions import COPIES_MAX, evaluated, turns
 from imgstore.templates.scope import Scope, bad_template
 from imgstore.templates.scope_functions import resource_id
-from imgstore.wire.json_fields import at
+from imgstore.wire.json_fields import value_at
 from imgstore.wire.json_text import Json
 
 NESTED: Final = "microsoft.resources/deployments"
@@ -87,7 +87,7 @@ class Gathered:
         """Plan a list of resources, or an object of them by symbolic names."""
         for symbol, resource in _by_symbol(said):
             loop = resource.get("copy")
-            called = set() if loop is None else {str(at(loop, "name")).lower(), symbol.lower()} - {""}
+            called = set() if loop is None else {str(value_at(loop, "name")).lower(), symbol.lower()} - {""}
             for word in called:
                 self.loops.setdefault(word, [])
             for place, turn in enumerate([scope] if loop is None else turns(loop, scope)):

@@ -14,7 +14,7 @@ from imgstore.domain.errors import InvalidInput
 from imgstore.domain.network_records import NETWORK_TYPES
 from imgstore.wire.json_text import Json
 
-_Newer: TypeAlias = "dict[str, _Newer] | None"
+_FieldTree: TypeAlias = "dict[str, _FieldTree] | None"
 
 OLDEST: Final = "2018-06-01"
 NEWEST: Final = "2026-03-03"
@@ -150,25 +150,25 @@ def is_network(kind: str) -> bool:
     return kind.lower().removeprefix("microsoft.network/").partition("/")[0] in _NETWORK
 
 
-def knows(kind: Kind, path: str, api_version: str) -> bool:
+def has_field(kind: Kind, path: str, api_version: str) -> bool:
     """Whether an api-version has the field at a path."""
     return all(
         since <= api_version for field, since in SINCE[kind].items() if path == field or path.startswith(f"{field}.")
     )
 
 
-def trimmed(value: Json, kind: Kind, api_version: str) -> Json:
+def remove_newer_fields(value: Json, kind: Kind, api_version: str) -> Json:
     """A resource, or what is asked of one, without the fields that the api-version does not have; nothing is changed."""
-    return _trimmed(value, _newer(kind, api_version))
+    return _remove_newer(value, _newer_fields(kind, api_version))
 
 
 @lru_cache(maxsize=256)
-def _newer(kind: Kind, api_version: str) -> Mapping[str, _Newer]:
+def _newer_fields(kind: Kind, api_version: str) -> Mapping[str, _FieldTree]:
     """The fields that an api-version does not have: each under those that it is in, and None in its own place."""
-    tree: dict[str, _Newer] = {}
+    tree: dict[str, _FieldTree] = {}
     for path in sorted(path for path, since in SINCE[kind].items() if since > api_version):
         *above, name = path.split(".")
-        place: _Newer = tree
+        place: _FieldTree = tree
         for each in above:
             place = place if place is None else place.setdefault(each, {})
         if place is not None:
@@ -176,12 +176,12 @@ def _newer(kind: Kind, api_version: str) -> Mapping[str, _Newer]:
     return tree
 
 
-def _trimmed(value: Json, newer: Mapping[str, _Newer]) -> Json:
+def _remove_newer(value: Json, newer: Mapping[str, _FieldTree]) -> Json:
     if not newer:
         return value
     if isinstance(value, list):
-        return [_trimmed(each, newer) for each in value]
+        return [_remove_newer(each, newer) for each in value]
     if not isinstance(value, Mapping):
         return value
     kept = {name: newer.get(name, {}) for name in value}
-    return {name: _trimmed(value[name], below) for name, below in kept.items() if below is not None}
+    return {name: _remove_newer(value[name], below) for name, below in kept.items() if below is not None}

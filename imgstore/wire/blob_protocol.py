@@ -60,7 +60,7 @@ class PageListRequest:
     ranges_max: int
 
 
-def page_list_request(
+def read_page_list_request(
     within: tuple[int, int], marker: str | None = None, results_max: str | None = None
 ) -> PageListRequest:
     """Read the parameters of Get Page Ranges.
@@ -128,7 +128,7 @@ def _pages(extents: Iterable[Extent], low: int, high: int) -> Iterator[tuple[int
         yield last
 
 
-def range_of(header: str | None, file_bytes: int) -> tuple[int, int] | None:
+def parse_range(header: str | None, file_bytes: int) -> tuple[int, int] | None:
     """What a Range header asks for, as (begin, end); None is the whole, as for a header that is no single range.
 
     Raises:
@@ -155,7 +155,7 @@ def range_of(header: str | None, file_bytes: int) -> tuple[int, int] | None:
     return begin, end
 
 
-def page_range_of(header: str | None) -> tuple[int, int]:
+def parse_page_range(header: str | None) -> tuple[int, int]:
     """The whole pages that a Put Page is about, as (begin, end).
 
     Raises:
@@ -174,13 +174,13 @@ def page_range_of(header: str | None) -> tuple[int, int]:
     return begin, end
 
 
-def content_length_of(header: str | None) -> int | None:
+def parse_content_length(header: str | None) -> int | None:
     """The bytes that a Content-Length header announces; None where there is no usable one."""
     match = _LENGTH.fullmatch((header or "").strip())
     return None if match is None else int(match[0])
 
 
-def sent_from(header: str | None) -> int:
+def parse_upload_offset(header: str | None) -> int:
     """Where a plain PUT begins, by its Content-Range, as `curl -C` sends it.
 
     Raises:

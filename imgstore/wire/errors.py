@@ -52,7 +52,7 @@ _BY_STATUS: Final[Mapping[int, type[ImgstoreError]]] = {
     413: InvalidInput,
     416: InvalidInput,
 }
-_PASSING: Final = frozenset({408, 429, 502, 503, 504})
+_TRANSIENT_STATUSES: Final = frozenset({408, 429, 502, 503, 504})
 """Another time the same request may be answered better."""
 
 
@@ -80,9 +80,9 @@ def read_error(body: Json, status: int) -> ImgstoreError:
     if isinstance(told, str):  # OAuth's (RFC 6749, section 5.2)
         told = {"code": told, "message": body.get("error_description") or told}
     if not isinstance(told, Mapping) or not isinstance(told.get("code"), str):
-        return _untold(status)
+        return _unexpected_answer(status)
     code = told["code"]
-    error = _kind(code, status)(str(told.get("message") or code), target=told.get("target"), code=code)
+    error = _error_class(code, status)(str(told.get("message") or code), target=told.get("target"), code=code)
     details = told.get("details") or ()
     error.details = tuple(
         ErrorDetail(code=str(each.get("code")), target=str(each.get("target")), message=str(each.get("message")))
@@ -92,16 +92,16 @@ def read_error(body: Json, status: int) -> ImgstoreError:
     return error
 
 
-def _kind(code: str, status: int) -> type[ImgstoreError]:
+def _error_class(code: str, status: int) -> type[ImgstoreError]:
     if code in _BY_CODE:
         return _BY_CODE[code]
     if not status:
         return NotFound if code.endswith("NotFound") else Conflict
-    return StoreUnreachable if status in _PASSING else _BY_STATUS.get(status, ImgstoreError)
+    return StoreUnreachable if status in _TRANSIENT_STATUSES else _BY_STATUS.get(status, ImgstoreError)
 
 
-def _untold(status: int) -> ImgstoreError:
-    return _kind("", status or 500)(
+def _unexpected_answer(status: int) -> ImgstoreError:
+    return _error_class("", status or 500)(
         "The server answers as no imgstore does.",
         found=f"HTTP {status}, without a code and a message",
         expected="an answer of `imgstore serve`",

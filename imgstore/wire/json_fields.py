@@ -7,7 +7,7 @@ from imgstore.domain.errors import InvalidInput
 from imgstore.wire.json_text import Json
 
 
-def at(resource: Json, path: str) -> Json:
+def value_at(resource: Json, path: str) -> Json:
     """What is at a path of names with dots between; None where nothing is."""
     here = resource
     for name in path.split("."):
@@ -22,7 +22,7 @@ def text_of(value: Json, path: str) -> str | None:
         InvalidInput: it is a list or an object.
     """
     if isinstance(value, list | Mapping):
-        raise unfit(path, value, "text")
+        raise invalid_value(path, value, "text")
     return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
@@ -41,7 +41,7 @@ def flag_of(value: Json, path: str, *, absent: bool = False) -> bool:
         return value.lower() == "true"
     if value is None or isinstance(value, bool):
         return absent if value is None else value
-    raise unfit(path, value, "true or false")
+    raise invalid_value(path, value, "true or false")
 
 
 def tags_of(resource: Json) -> dict[str, str]:
@@ -50,14 +50,14 @@ def tags_of(resource: Json) -> dict[str, str]:
     Raises:
         InvalidInput: they are no texts by name.
     """
-    tags = at(resource, "tags")
+    tags = value_at(resource, "tags")
     if not isinstance(tags, Mapping | None):
-        raise unfit("tags", tags, "an object of texts")
+        raise invalid_value("tags", tags, "an object of texts")
     texts = {name: text_of(value, f"tags.{name}") for name, value in (tags or {}).items()}
     return {name: text for name, text in texts.items() if text is not None}
 
 
-def unfit(path: str, value: Json, expected: str) -> InvalidInput:
+def invalid_value(path: str, value: Json, expected: str) -> InvalidInput:
     """What is raised for a value that does not fit its place."""
     return InvalidInput(
         f"The value of '{path}' is invalid.",

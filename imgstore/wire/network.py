@@ -12,9 +12,9 @@ from imgstore.domain import names
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.network_records import NETWORK, NetworkContent, NetworkRecord, NetworkResourceId
 from imgstore.domain.views import NetworkRecordView
-from imgstore.wire.json_fields import flag_of, tags_of, unfit
+from imgstore.wire.json_fields import flag_of, invalid_value, tags_of
 from imgstore.wire.json_text import Json
-from imgstore.wire.requests.body_fields import Request, known_fields, named_in_any_case
+from imgstore.wire.requests.body_fields import Request, normalize_names, read_known_fields
 from imgstore.wire.requests.fields import check_object, location_of
 
 
@@ -24,15 +24,15 @@ class NetworkType:
 
     word: str
     """``virtualNetworks``."""
-    one: str
+    display_name: str
     """What one of them is called."""
     part: str | None = None
     """The list of what is below it, by its property's name: ``subnets``."""
-    is_part_written: bool = False
+    has_writable_parts: bool = False
     """Whether a part can be put and deleted by itself."""
-    empty: tuple[str, ...] = ()
+    empty_lists: tuple[str, ...] = ()
     """Lists that Azure shows, and that are empty here."""
-    azures: tuple[str, ...] = ()
+    read_only_properties: tuple[str, ...] = ()
     """Properties that Azure alone says."""
 
     @property
@@ -45,31 +45,31 @@ _INTERFACES: Final = "networkInterfaces"
 _CONFIGURATIONS: Final = "ipConfigurations"
 
 NETWORK_TYPES: Final = (
-    NetworkType(word="virtualNetworks", one="virtual network", part="subnets", is_part_written=True),
+    NetworkType(word="virtualNetworks", display_name="virtual network", part="subnets", has_writable_parts=True),
     NetworkType(
         word="networkSecurityGroups",
-        one="network security group",
+        display_name="network security group",
         part="securityRules",
-        is_part_written=True,
-        empty=("defaultSecurityRules",),
-        azures=("defaultSecurityRules", "networkInterfaces", "subnets"),
+        has_writable_parts=True,
+        empty_lists=("defaultSecurityRules",),
+        read_only_properties=("defaultSecurityRules", "networkInterfaces", "subnets"),
     ),
-    NetworkType(word="publicIPAddresses", one="public IP address", azures=("ipConfiguration",)),
+    NetworkType(word="publicIPAddresses", display_name="public IP address", read_only_properties=("ipConfiguration",)),
     NetworkType(
         word=_INTERFACES,
-        one="network interface",
+        display_name="network interface",
         part=_CONFIGURATIONS,
-        azures=("virtualMachine", "macAddress"),
+        read_only_properties=("virtualMachine", "macAddress"),
     ),
 )
 _BY_TYPE: Final = {each.type: each for each in NETWORK_TYPES}
 
-_AZURES: Final = ("provisioningState", "resourceGuid")
-_AZURES_OF_PARTS: Final = ("provisioningState", "ipConfigurations", "privateEndpoints")
+_READ_ONLY: Final = ("provisioningState", "resourceGuid")
+_READ_ONLY_OF_PARTS: Final = ("provisioningState", "ipConfigurations", "privateEndpoints")
 _DEPTH_MAX: Final = 32
 """Of Azure's own resources the deepest has a dozen."""
-_TOLD: Final = ("id", "name", "type", "etag", "location", "tags", "properties")
-_TOLD_OF_PARTS: Final = ("id", "name", "type", "etag", "properties")
+_COMMON_FIELDS: Final = ("id", "name", "type", "etag", "location", "tags", "properties")
+_COMMON_PART_FIELDS: Final = ("id", "name", "type", "etag", "properties")
 
 
 def read_network(body: Json, kind: NetworkType, resource_id: str) -> NetworkContent:
@@ -85,12 +85,12 @@ def read_network(body: Json, kind: NetworkType, resource_id: str) -> NetworkCont
             can be the primary.
     """
     check_object(body)
-    body = named_in_any_case(body, _TOLD)
+    body = normalize_names(body, _COMMON_FIELDS)
     check_object(body)
-    said = {name: value for name, value in body.items() if name not in _TOLD and value is not None}
-    names_ = (*_AZURES, *kind.azures, *kind.empty, *(() if kind.part is None else (kind.part,)))
-    properties = named_in_any_case(body.get("properties") or {}, names_, "properties")
-    properties = _without(properties, (*_AZURES, *kind.azures))
+    said = {name: value for name, value in body.items() if name not in _COMMON_FIELDS and value is not None}
+    names_ = (*_READ_ONLY, *kind.read_only_properties, *kind.empty_lists, *(() if kind.part is None else (kind.part,)))
+    properties = normalize_names(body.get("properties") or {}, names_, "properties")
+    properties = _without(properties, (*_READ_ONLY, *kind.read_only_properties))
     if kind.part is not None:
         properties[kind.part] = _read_parts(properties.get(kind.part), f"properties.{kind.part}")
     if kind.word == _INTERFACES:
@@ -107,7 +107,7 @@ def read_network_tags(body: Json, standing: NetworkContent) -> NetworkContent:
         InvalidInput: they are no texts by name, or the body asks for another change: Azure's PATCH changes tags only.
     """
     check_object(body)
-    said = known_fields(body, Request.TAGS)
+    said = read_known_fields(body, Request.TAGS)
     return replace(standing, tags=tags_of(said) if "tags" in said else standing.tags)
 
 
@@ -118,16 +118,16 @@ def with_part(resource: NetworkRecord, name: str, body: Json) -> NetworkContent:
         InvalidInput: the body is no part.
     """
     check_object(body)
-    said = named_in_any_case(body, _TOLD) | {"name": names.check_network_name(name)}
+    said = normalize_names(body, _COMMON_FIELDS) | {"name": names.check_network_name(name)}
     parts, part = _parts(resource), _read_part(said, "")
     if _find(parts, name) is None:
         return _with_parts(resource, [*parts, part])
-    return _with_parts(resource, [part if _is_called(each, name) else each for each in parts])
+    return _with_parts(resource, [part if _has_name(each, name) else each for each in parts])
 
 
 def without_part(resource: NetworkRecord, name: str) -> NetworkContent:
     """A resource without that part."""
-    return _with_parts(resource, [each for each in _parts(resource) if not _is_called(each, name)])
+    return _with_parts(resource, [each for each in _parts(resource) if not _has_name(each, name)])
 
 
 def network_json(view: "NetworkRecordView") -> Json:
@@ -135,7 +135,7 @@ def network_json(view: "NetworkRecordView") -> Json:
     resource = view.resource
     kind, content = _BY_TYPE[resource.type], resource.content
     said = content.body.get("properties", {})
-    properties = dict.fromkeys(kind.empty, ()) | said
+    properties = dict.fromkeys(kind.empty_lists, ()) | said
     if kind.part is not None:
         properties[kind.part] = [_part_json(resource, each) for each in _parts(resource)]
     if view.machine_id is not None:
@@ -159,7 +159,7 @@ def part_json(whole: Json, part: str, name: str) -> Json | None:
     return _find(whole["properties"][part], name)
 
 
-def tagged(body: Json, etag: str) -> Json:
+def add_etag(body: Json, etag: str) -> Json:
     """A resource as it is shown, with its ETag in it and in its parts, as Azure has it."""
     weak = f"W/{etag}"
     kind = _BY_TYPE[body["type"]]
@@ -197,7 +197,7 @@ def _read_parts(said: Json, path: str) -> list[Json]:
     if said is None:
         return []
     if not isinstance(said, list):
-        raise unfit(path, said, "a list of objects")
+        raise invalid_value(path, said, "a list of objects")
     parts = [_read_part(each, f"{path}[{place}]") for place, each in enumerate(said)]
     called = [each["name"].lower() for each in parts]
     if len(set(called)) != len(called):
@@ -214,17 +214,17 @@ def _read_parts(said: Json, path: str) -> list[Json]:
 
 def _read_part(said: Json, path: str) -> Json:
     if isinstance(said, Mapping):
-        said = named_in_any_case(said, _TOLD, path)
+        said = normalize_names(said, _COMMON_FIELDS, path)
     if not isinstance(said, Mapping) or not isinstance(said.get("properties"), Mapping | None):
-        raise unfit(path, said, "an object with a name and properties")
+        raise invalid_value(path, said, "an object with a name and properties")
     name = said.get("name")
     if not isinstance(name, str):
-        raise unfit(f"{path}.name", name, "a name")
-    more = {each: value for each, value in said.items() if each not in _TOLD_OF_PARTS and value is not None}
-    properties = named_in_any_case(
-        said.get("properties") or {}, (*_AZURES_OF_PARTS, "primary"), f"{path}.properties".lstrip(".")
+        raise invalid_value(f"{path}.name", name, "a name")
+    more = {each: value for each, value in said.items() if each not in _COMMON_PART_FIELDS and value is not None}
+    properties = normalize_names(
+        said.get("properties") or {}, (*_READ_ONLY_OF_PARTS, "primary"), f"{path}.properties".lstrip(".")
     )
-    properties = _without(properties, _AZURES_OF_PARTS)
+    properties = _without(properties, _READ_ONLY_OF_PARTS)
     return {"name": names.check_network_name(name), **more, "properties": properties}
 
 
@@ -244,11 +244,11 @@ def _with_one_primary(configurations: list[Json]) -> list[Json]:
             continue
         is_primary = flag_of(said, path.format(place))
         if is_primary and primary is not None:
-            raise unfit(path.format(place), said, expected)
+            raise invalid_value(path.format(place), said, expected)
         primary = place if is_primary else primary
         read.append(each | {"properties": each["properties"] | {"primary": is_primary}})
     if read and all(each["properties"].get("primary") is False for each in read):
-        raise unfit(path.format(0), False, expected)  # noqa: FBT003 - what was found
+        raise invalid_value(path.format(0), False, expected)  # noqa: FBT003 - what was found
     return read
 
 
@@ -279,10 +279,10 @@ def _without(said: Mapping[str, Any], names_: Sequence[str]) -> dict[str, Any]:
 
 
 def _find(parts: Sequence[Json], name: str) -> Json | None:
-    return next((each for each in parts if _is_called(each, name)), None)
+    return next((each for each in parts if _has_name(each, name)), None)
 
 
-def _is_called(part: Json, name: str) -> bool:
+def _has_name(part: Json, name: str) -> bool:
     return bool(part["name"].lower() == name.lower())
 
 
@@ -292,7 +292,7 @@ def _references(body: Json, own: str) -> Iterator[str]:
     while left:
         value, depth = left.pop()
         if depth > _DEPTH_MAX:
-            raise unfit("properties", "...", f"at most {_DEPTH_MAX} levels")
+            raise invalid_value("properties", "...", f"at most {_DEPTH_MAX} levels")
         if isinstance(value, Mapping):
             word = next((str(each) for name, each in value.items() if name.lower() == "id"), "").lower()
             if NetworkResourceId.parse(word) is not None and word != own and not word.startswith(f"{own}/"):

@@ -14,9 +14,9 @@ from imgstore.domain.identity.sharing import CommunityInfo, SharingPermission, S
 from imgstore.domain.resources import Gallery
 from imgstore.domain.storage.sizes import GIB
 from imgstore.domain.views import DefinitionPath, VersionView
-from imgstore.wire.json_fields import at, unfit
+from imgstore.wire.json_fields import invalid_value, value_at
 from imgstore.wire.json_text import Json, instant
-from imgstore.wire.requests.body_fields import Request, known_fields
+from imgstore.wire.requests.body_fields import Request, read_known_fields
 
 
 class ShareOperation(StrEnum):
@@ -52,21 +52,21 @@ def read_share(body: Json) -> ShareBody:
     Raises:
         InvalidInput: it is no SharingUpdate, or a field asks for what is not done.
     """
-    body = known_fields(body, Request.SHARE)
-    said, groups = at(body, "operationType"), at(body, "groups") or []
+    body = read_known_fields(body, Request.SHARE)
+    said, groups = value_at(body, "operationType"), value_at(body, "groups") or []
     if not isinstance(said, str) or said.lower() not in _OPERATIONS:
-        raise unfit("operationType", said, ", ".join(ShareOperation))
+        raise invalid_value("operationType", said, ", ".join(ShareOperation))
     if not isinstance(groups, list):
-        raise unfit("groups", groups, "a list of groups, each with a type and ids")
+        raise invalid_value("groups", groups, "a list of groups, each with a type and ids")
     ids: dict[str, list[str]] = {member: [] for member in _MEMBERS}
     for group in groups:
-        kind, named = str(at(group, "type")).lower(), at(group, "ids")
+        kind, named = str(value_at(group, "type")).lower(), value_at(group, "ids")
         if kind not in ids or not isinstance(named, list) or not all(isinstance(each, str) for each in named):
-            raise unfit("groups", group, "an object of type (Subscriptions or AADTenants) and ids")
+            raise invalid_value("groups", group, "an object of type (Subscriptions or AADTenants) and ids")
         ids[kind] += named
     operation = _OPERATIONS[said.lower()]
     if groups and operation not in (ShareOperation.ADD, ShareOperation.REMOVE):
-        raise unfit("groups", groups, f"nothing beside operationType {operation}")
+        raise invalid_value("groups", groups, f"nothing beside operationType {operation}")
     subscriptions, tenants = (tuple(ids[member]) for member in _MEMBERS)
     return ShareBody(operation=operation, subscriptions=subscriptions, tenants=tenants)
 
@@ -77,10 +77,10 @@ def read_community_query(body: Json) -> str | None:
     Raises:
         InvalidInput: it is another query: there is no graph here.
     """
-    text = at(known_fields(body, Request.QUERY), "query")
+    text = value_at(read_known_fields(body, Request.QUERY), "query")
     match = _COMMUNITY_QUERY.fullmatch(text.strip()) if isinstance(text, str) else None
     if match is None:
-        raise unfit("query", text, "the one of `az sig list-community`: other resources are in no graph here")
+        raise invalid_value("query", text, "the one of `az sig list-community`: other resources are in no graph here")
     return match[1]
 
 
@@ -113,7 +113,7 @@ def sharing_profile_json(profile: SharingProfile | None, *, groups: bool = False
 
 def shared_gallery_json(gallery: Gallery) -> Json:
     """A gallery as those see it whom it is shared with."""
-    top, name, more = _seen(gallery)
+    top, name, more = _public_identity(gallery)
     info = gallery.sharing.community if gallery.sharing else None
     publisher = {} if info is None or info.public_name is None else {"communityMetadata": _metadata_json(info)}
     return {
@@ -126,7 +126,7 @@ def shared_gallery_json(gallery: Gallery) -> Json:
 
 def shared_definition_json(line: DefinitionPath) -> Json:
     """A definition of such a gallery."""
-    top, _, more = _seen(line.gallery)
+    top, _, more = _public_identity(line.gallery)
     definition = line.definition
     return {
         "location": line.gallery.location,
@@ -149,7 +149,7 @@ def shared_definition_json(line: DefinitionPath) -> Json:
 
 def shared_version_json(view: VersionView) -> Json:
     """A version of such a gallery."""
-    top, _, more = _seen(view.definition_path.gallery)
+    top, _, more = _public_identity(view.definition_path.gallery)
     version = view.version
     data_disks = [{"lun": disk.lun} | _shared_disk(disk) for disk in version.data_disks]
     return {
@@ -168,7 +168,7 @@ def shared_version_json(view: VersionView) -> Json:
     }
 
 
-def _seen(gallery: Gallery) -> tuple[str, str, dict[str, Json]]:
+def _public_identity(gallery: Gallery) -> tuple[str, str, dict[str, Json]]:
     """Under which unique id and name a gallery is seen, and the terms on which."""
     info = gallery.sharing.community if gallery.sharing else None
     if info is not None and info.public_name is not None:

@@ -27,7 +27,7 @@ from imgstore.remote.connection import Connection
 from imgstore.remote.credentials import Address, Application, Bearer, address_of
 from imgstore.remote.local_disk import local_path, pieces_of
 from imgstore.remote.upload import filled, missing
-from imgstore.wire.blob_protocol import error_xml, page_list_request, page_list_xml, read_error_xml, read_page_list
+from imgstore.wire.blob_protocol import error_xml, page_list_xml, read_error_xml, read_page_list, read_page_list_request
 from imgstore.wire.errors import error_json, read_error
 
 KIB64 = 64 << 10
@@ -184,11 +184,11 @@ def test_an_answer_of_something_else_says_so(body: Any) -> None:
 
 def test_page_lists_are_read_back() -> None:
     extents = [Extent(offset=0, length=512), Extent(offset=4096, length=1024)]
-    whole = page_list_xml(extents, page_list_request((0, 1 << 20))).decode()
+    whole = page_list_xml(extents, read_page_list_request((0, 1 << 20))).decode()
     assert read_page_list(whole) == (extents, None)
-    part = page_list_xml(extents, page_list_request((0, 1 << 20), results_max="1")).decode()
+    part = page_list_xml(extents, read_page_list_request((0, 1 << 20), results_max="1")).decode()
     first, marker = read_page_list(part)
-    behind = page_list_xml(extents, page_list_request((0, 1 << 20), marker)).decode()
+    behind = page_list_xml(extents, read_page_list_request((0, 1 << 20), marker)).decode()
     assert (first, read_page_list(behind)) == (extents[:1], (extents[1:], None))
 
 

@@ -10,9 +10,18 @@ from hypothesis import strategies as st
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.names import ImageReference
 from imgstore.domain.resources import KEEP, NO_TAGS, HyperVGeneration, Recommended
-from imgstore.wire.api_versions import KNOWN, NEWEST, OLDEST, SINCE, Kind, check_api_version, knows, trimmed
+from imgstore.wire.api_versions import (
+    KNOWN,
+    NEWEST,
+    OLDEST,
+    SINCE,
+    Kind,
+    check_api_version,
+    has_field,
+    remove_newer_fields,
+)
 from imgstore.wire.requests.disk import read_disk
-from imgstore.wire.requests.fields import new_definition, read_definition, read_gallery
+from imgstore.wire.requests.fields import complete_definition, read_definition, read_gallery
 from imgstore.wire.requests.version import read_version
 
 REGION = {"name": "eastus", "regionalReplicaCount": 1, "storageAccountType": "Standard_ZRS", "excludeFromLatest": True}
@@ -42,7 +51,7 @@ VERSION = {
 )
 def test_a_version_is_shown_as_its_reader_knows_it(version: str, regions: set[str], profiles: set[str]) -> None:
     before = copy.deepcopy(VERSION)
-    shown = trimmed(VERSION, Kind.VERSION, version)["properties"]
+    shown = remove_newer_fields(VERSION, Kind.VERSION, version)["properties"]
     assert set(shown["publishingProfile"]["targetRegions"][0]) == regions
     assert set(shown.get("safetyProfile", {})) == profiles
     assert ("source" in shown["storageProfile"]["osDiskImage"]) == (version >= "2019-07-01")
@@ -52,15 +61,17 @@ def test_a_version_is_shown_as_its_reader_knows_it(version: str, regions: set[st
 @given(kind=st.sampled_from(Kind), version=st.sampled_from(KNOWN), later=st.sampled_from(KNOWN))
 def test_a_later_version_knows_all_that_an_earlier_one_does(kind: Kind, version: str, later: str) -> None:
     for path in SINCE[kind]:
-        if knows(kind, path, version) and later >= version:
-            assert knows(kind, path, later)
-            assert knows(kind, f"{path}.below", version)
-    assert trimmed(trimmed(VERSION, kind, later), kind, version) == trimmed(VERSION, kind, min(version, later))
+        if has_field(kind, path, version) and later >= version:
+            assert has_field(kind, path, later)
+            assert has_field(kind, f"{path}.below", version)
+    assert remove_newer_fields(remove_newer_fields(VERSION, kind, later), kind, version) == remove_newer_fields(
+        VERSION, kind, min(version, later)
+    )
 
 
 @given(kind=st.sampled_from(Kind), version=st.sampled_from(KNOWN), in_lists=st.booleans())
 def test_what_is_kept_is_what_is_known_field_by_field(kind: Kind, version: str, *, in_lists: bool) -> None:
-    """Against `knows`, over a resource that has every field of the table, and beside each one that all versions know."""
+    """Against `has_field`, over a resource that has every field of the table, and beside each one that all versions know."""
     whole: dict[str, Any] = {}
     for path in SINCE[kind]:
         place = whole
@@ -79,9 +90,9 @@ def test_what_is_kept_is_what_is_known_field_by_field(kind: Kind, version: str, 
         if not isinstance(value, dict):
             return value
         paths = {name: f"{path}.{name}".removeprefix(".") for name in value}
-        return {name: known(each, paths[name]) for name, each in value.items() if knows(kind, paths[name], version)}
+        return {name: known(each, paths[name]) for name, each in value.items() if has_field(kind, paths[name], version)}
 
-    assert trimmed(listed(whole), kind, version) == known(listed(whole), "")
+    assert remove_newer_fields(listed(whole), kind, version) == known(listed(whole), "")
 
 
 def test_versions_are_sorted_and_all_that_is_told_of_is_one() -> None:
@@ -93,21 +104,21 @@ def test_versions_are_sorted_and_all_that_is_told_of_is_one() -> None:
 
 def test_a_put_speaks_of_all_that_its_version_knows_and_a_patch_of_what_is_there() -> None:
     body = {"location": "East US", "properties": {}}
-    assert read_gallery(body, NEWEST, whole=True) == {
+    assert read_gallery(body, NEWEST, is_put=True) == {
         "location": "eastus", "description": None, "soft_delete_enabled": False, "soft_delete_retention_days": 7,
         "tags": NO_TAGS,
     }  # fmt: skip
-    assert read_gallery(body, OLDEST, whole=True) == {"location": "eastus", "description": None, "tags": NO_TAGS}
-    assert read_gallery({}, NEWEST, whole=False) == {}
+    assert read_gallery(body, OLDEST, is_put=True) == {"location": "eastus", "description": None, "tags": NO_TAGS}
+    assert read_gallery({}, NEWEST, is_put=False) == {}
     later = {"properties": {"softDeletePolicy": {"isSoftDeleteEnabled": True}}}
     with pytest.raises(InvalidInput) as raised:
-        read_gallery(later, OLDEST, whole=False)
+        read_gallery(later, OLDEST, is_put=False)
     assert raised.value.target == "properties.softDeletePolicy"
-    assert read_gallery(later, "2021-07-01", whole=False) == {"soft_delete_enabled": True}
+    assert read_gallery(later, "2021-07-01", is_put=False) == {"soft_delete_enabled": True}
 
 
 def test_what_can_not_change_is_not_taken_away_by_silence() -> None:
-    said = read_definition({"location": "eastus", "properties": {"eula": None}}, NEWEST, whole=True)
+    said = read_definition({"location": "eastus", "properties": {"eula": None}}, NEWEST, is_put=True)
     assert not {"eula", "os_type", "features", "purchase_plan"} & set(said)
     assert (said["description"], said["recommended_vcpus"]) == (None, Recommended())
 
@@ -129,29 +140,29 @@ def test_what_can_not_change_is_not_taken_away_by_silence() -> None:
 )
 def test_a_gallery_that_is_none(body: Any, target: str) -> None:
     with pytest.raises(InvalidInput) as raised:
-        read_gallery(body, NEWEST, whole=True)
+        read_gallery(body, NEWEST, is_put=True)
     assert raised.value.target == target
 
 
 def test_a_new_definition_is_completed_by_its_versions_defaults() -> None:
     required = {"os_type": 1, "os_state": 1, "publisher": "p", "offer": "o", "sku": "s"}
-    assert "hyper_v_generation" not in new_definition(required, "2024-03-03")
-    made = new_definition(required, "2025-03-03")
+    assert "hyper_v_generation" not in complete_definition(required, "2024-03-03")
+    made = complete_definition(required, "2025-03-03")
     assert (made["hyper_v_generation"], made["features"][0].value) == (HyperVGeneration.V2, "TrustedLaunchSupported")
-    old = new_definition(required | {"hyper_v_generation": HyperVGeneration.V1}, "2025-03-03")
+    old = complete_definition(required | {"hyper_v_generation": HyperVGeneration.V1}, "2025-03-03")
     assert old["features"] == ()
 
 
 def test_what_a_put_says_of_a_version() -> None:
-    read = read_version(VERSION, NEWEST, whole=True)
+    read = read_version(VERSION, NEWEST, is_put=True)
     assert read.target_regions is not None
     assert (read.sources, read.restore, read.end_of_life_at) == ({"os": "https://x.example/a"}, False, None)
     assert read.block_deletion_before_end_of_life is True
     with pytest.raises(InvalidInput, match="storageAccountType"):
-        read_version(VERSION, OLDEST, whole=True)
-    assert read_version({"location": "eastus", "tags": {}}, NEWEST, whole=True).restore, "az's undelete"
-    assert read_version({"properties": {"restore": True}}, NEWEST, whole=False).restore
-    silent = read_version({"properties": {}}, NEWEST, whole=False)
+        read_version(VERSION, OLDEST, is_put=True)
+    assert read_version({"location": "eastus", "tags": {}}, NEWEST, is_put=True).restore, "az's undelete"
+    assert read_version({"properties": {"restore": True}}, NEWEST, is_put=False).restore
+    silent = read_version({"properties": {}}, NEWEST, is_put=False)
     assert (silent.end_of_life_at, silent.tags, silent.restore) == (KEEP, None, False)
 
 
@@ -176,7 +187,7 @@ def test_what_a_put_says_of_a_version() -> None:
 )
 def test_what_is_not_done_is_refused_by_its_path(properties: Any, target: str) -> None:
     with pytest.raises(InvalidInput) as raised:
-        read_version({"location": "eastus", "properties": properties}, NEWEST, whole=True)
+        read_version({"location": "eastus", "properties": properties}, NEWEST, is_put=True)
     assert raised.value.target == f"properties.{target}"
 
 

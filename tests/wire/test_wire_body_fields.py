@@ -9,8 +9,8 @@ from imgstore.domain.errors import InvalidInput, PropertyChangeNotAllowed
 from imgstore.domain.resources import DiskKind
 from imgstore.wire.api_versions import KNOWN, SINCE, Kind
 from imgstore.wire.network import NETWORK_TYPES, read_network
-from imgstore.wire.requests.body_fields import FIELDS, Request, Subject, Use, known_fields
-from imgstore.wire.requests.disk import read_disk_change
+from imgstore.wire.requests.body_fields import FIELDS, FieldUse, Request, Subject, read_known_fields
+from imgstore.wire.requests.disk import read_disk_patch
 
 SHAPES: Final[list[Any]] = ["TrustedLaunch", 7, True, 1.5, ["x"], [{"a": 1}], [None], [[]], {"a": 1}]
 LISTS: Final = ("features", "targetRegions", "dataDiskImages", "dataDisks", "networkInterfaces", "groups")
@@ -39,7 +39,7 @@ def test_what_has_names_below_it_is_an_object_or_a_list_of_objects(subject: Subj
         if isinstance(shape, list if is_list else dict):
             continue  # Of a list the readers check the elements.
         with pytest.raises(InvalidInput) as raised:
-            known_fields(body_at(path, shape), subject)
+            read_known_fields(body_at(path, shape), subject)
         above = [path[: place + 1] for place in range(len(path))]
         assert (raised.value.target or "").replace("[0]", "") in above
 
@@ -50,11 +50,11 @@ def test_a_field_that_is_newer_than_the_request_is_refused_by_its_path(kind: Kin
         pytest.skip("nobody writes it")
     before = KNOWN[KNOWN.index(SINCE[kind][path]) - 1]
     treatment = FIELDS[kind].get(path)
-    if treatment is Use.AZURES or path in ("properties.sharingStatus", "properties.validationsProfile"):
-        assert known_fields(body_at(path, "x"), kind, before) in ({}, {"properties": {}})
+    if treatment is FieldUse.READ_ONLY or path in ("properties.sharingStatus", "properties.validationsProfile"):
+        assert read_known_fields(body_at(path, "x"), kind, before) in ({}, {"properties": {}})
         return
     with pytest.raises(InvalidInput) as raised:
-        known_fields(body_at(path, "x"), kind, before)
+        read_known_fields(body_at(path, "x"), kind, before)
     target = (raised.value.target or "").replace("[0]", "")
     assert target == path or path.startswith(f"{target}.")
 
@@ -62,11 +62,11 @@ def test_a_field_that_is_newer_than_the_request_is_refused_by_its_path(kind: Kin
 @pytest.mark.parametrize("subject", list(FIELDS))
 def test_a_name_that_no_table_has_is_refused_and_a_name_in_two_spellings_too(subject: Subject) -> None:
     with pytest.raises(InvalidInput) as raised:
-        known_fields({"unheardOf": 1}, subject)
+        read_known_fields({"unheardOf": 1}, subject)
     assert raised.value.target == "unheardOf"
-    name = next(path for path, treatment in FIELDS[subject].items() if treatment is Use.DONE).partition(".")[0]
+    name = next(path for path, treatment in FIELDS[subject].items() if treatment is FieldUse.APPLIED).partition(".")[0]
     with pytest.raises(InvalidInput) as raised:
-        known_fields({name: None, name.upper(): None}, subject)
+        read_known_fields({name: None, name.upper(): None}, subject)
     assert raised.value.target == name
 
 
@@ -77,13 +77,15 @@ def test_names_below_are_found_in_any_case_and_others_kept_where_a_table_says_so
         }
     }
     interfaces = [{"id": "/n", "properties": {"deleteOption": "Delete"}}]
-    assert known_fields(said, Kind.MACHINE) == {"properties": {"networkProfile": {"networkInterfaces": interfaces}}}
+    assert read_known_fields(said, Kind.MACHINE) == {
+        "properties": {"networkProfile": {"networkInterfaces": interfaces}}
+    }
     said = {"properties": {"osProfile": {"ADMINUSERNAME": "u", "linuxConfiguration": {"x": 1}}}}
-    assert known_fields(said, Kind.MACHINE) == {
+    assert read_known_fields(said, Kind.MACHINE) == {
         "properties": {"osProfile": {"adminUsername": "u", "linuxConfiguration": {"x": 1}}}
     }
     with pytest.raises(InvalidInput):
-        known_fields({"getSecureVMGuestStateSAS": True}, Request.ACCESS)
+        read_known_fields({"getSecureVMGuestStateSAS": True}, Request.ACCESS)
 
 
 VNET: Final = NETWORK_TYPES[0]
@@ -106,5 +108,5 @@ def test_a_network_is_kept_in_azures_spelling_whatever_the_request_has() -> None
 
 def test_true_is_not_the_number_one() -> None:
     with pytest.raises(PropertyChangeNotAllowed):
-        read_disk_change({"properties": {"diskSizeGB": True}}, DiskKind.DISK, {"properties": {"diskSizeGB": 1}})
-    read_disk_change({"properties": {"diskSizeGB": 1}}, DiskKind.DISK, {"properties": {"diskSizeGB": 1}})
+        read_disk_patch({"properties": {"diskSizeGB": True}}, DiskKind.DISK, {"properties": {"diskSizeGB": 1}})
+    read_disk_patch({"properties": {"diskSizeGB": 1}}, DiskKind.DISK, {"properties": {"diskSizeGB": 1}})

@@ -21,7 +21,7 @@ from imgstore.domain.resources import (
     Recommended,
 )
 from imgstore.domain.views import DefinitionPath
-from imgstore.wire.requests.gallery_update import edited_definition, edited_gallery
+from imgstore.wire.requests.gallery_update import edit_definition, edit_gallery
 from imgstore.wire.requests.generic_update import Edit, Verb
 
 NOW = datetime(2018, 1, 1, tzinfo=UTC)
@@ -63,7 +63,7 @@ details = st.fixed_dictionaries(
 @given(details)
 def test_no_edit_is_no_change_of_a_definition(told: dict[str, Any]) -> None:
     definition = replace(DEFINITION, **told)
-    assert edited_definition(DefinitionPath(gallery=GALLERY, definition=definition), []) == definition
+    assert edit_definition(DefinitionPath(gallery=GALLERY, definition=definition), []) == definition
 
 
 @given(some_text, tags, st.booleans(), st.integers(1, 365))
@@ -77,7 +77,7 @@ def test_no_edit_is_no_change_of_a_gallery(
         soft_delete_enabled=enabled,
         soft_delete_retention_days=days,
     )
-    assert edited_gallery(gallery, []) == gallery
+    assert edit_gallery(gallery, []) == gallery
 
 
 def setting(*words: str) -> list[Edit]:
@@ -98,7 +98,7 @@ def setting(*words: str) -> list[Edit]:
 )
 def test_a_value_of_the_wrong_kind_is_named(word: str, target: str) -> None:
     with pytest.raises(InvalidInput, match="is invalid") as caught:
-        edited_gallery(GALLERY, setting(word))
+        edit_gallery(GALLERY, setting(word))
     assert caught.value.target == target
     assert caught.value.found
     assert caught.value.expected
@@ -106,4 +106,4 @@ def test_a_value_of_the_wrong_kind_is_named(word: str, target: str) -> None:
 
 def test_null_takes_away() -> None:
     gallery = replace(GALLERY, description="d", tags={"a": "b", "c": "d"})
-    assert edited_gallery(gallery, setting("tags.a=null", "description=null")) == replace(GALLERY, tags={"c": "d"})
+    assert edit_gallery(gallery, setting("tags.a=null", "description=null")) == replace(GALLERY, tags={"c": "d"})

@@ -16,7 +16,7 @@ from imgstore.domain.errors import InvalidInput
 from imgstore.testing.azure_clients import LOCKS
 from imgstore.testing.engines import require
 from imgstore.wire.api_versions import OLDEST, Kind
-from imgstore.wire.requests.body_fields import FIELDS, Only, Use, known_fields
+from imgstore.wire.requests.body_fields import FIELDS, AllowedValues, FieldUse, read_known_fields
 
 AZURES: Final = {
     "properties.completionPercent": "Azure alone says how far a copy is; copies here are made at once",
@@ -68,15 +68,15 @@ def test_no_field_of_an_older_model_is_dropped(kind: Kind, models: dict[str, dic
     for version, leaf in fields(models[kind]):
         body, treatment = body_at(leaf, "value1"), treatment_of(kind, leaf)
         try:
-            kept = known_fields(body, kind, version) == body
+            kept = read_known_fields(body, kind, version) == body
         except InvalidInput as error:
             target = re.sub(r"\[\d+\]", "", error.target or "no path")
             if not leaf.replace("[]", "").startswith(target):
                 elsewhere.append((version, leaf, target))
-            if treatment is not None and not isinstance(treatment, Only):
+            if treatment is not None and not isinstance(treatment, AllowedValues):
                 refused.append((version, leaf))
             continue
-        excused = treatment is Use.HIDDEN or any(leaf == each or leaf.startswith(f"{each}.") for each in AZURES)
+        excused = treatment is FieldUse.HIDDEN or any(leaf == each or leaf.startswith(f"{each}.") for each in AZURES)
         if not kept and not excused:
             dropped.append((version, leaf))
     assert (dropped, elsewhere) == ([], [])

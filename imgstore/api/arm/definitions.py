@@ -20,7 +20,7 @@ from imgstore.domain.views import DefinitionPath
 from imgstore.operations.gallery import definitions
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.json_text import Json
-from imgstore.wire.requests.fields import new_definition, read_definition
+from imgstore.wire.requests.fields import complete_definition, read_definition
 from imgstore.wire.responses.resources import definition_json
 
 router = APIRouter(tags=["Image definitions"])
@@ -90,7 +90,7 @@ def put_definition(call: CommandCall) -> Outcome:
     session, request = call.session, call.request
     place = _place(request)
     reader = authorize_change(session, definition_id(session.installation.subscription, *place.values()))
-    fields = read_definition(request["body"], session.api_version, whole=request["whole"])
+    fields = read_definition(request["body"], session.api_version, is_put=request["whole"])
     standing: DefinitionPath | None = None
     try:
         standing = definitions.show_definition(session.installation, reader, **place)
@@ -99,7 +99,7 @@ def put_definition(call: CommandCall) -> Outcome:
             raise
     if standing is None:
         check_conditions(request["conditions"], None)
-        return True, _json(_created(call, place, new_definition(fields, session.api_version)))
+        return True, _json(_created(call, place, complete_definition(fields, session.api_version)))
     change = _change(request, fields)
     return False, _json(definitions.update_definition(session.installation, session.principal, change, **place))
 

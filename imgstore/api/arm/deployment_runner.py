@@ -19,9 +19,9 @@ from imgstore.templates.plan import Plan, planned_inside
 from imgstore.templates.resources import NESTED, Planned
 from imgstore.templates.scope import ELEMENTS_PER_REFERENCE, Scope, bad_template
 from imgstore.wire.api_versions import check_api_version
-from imgstore.wire.json_fields import at
+from imgstore.wire.json_fields import value_at
 from imgstore.wire.json_text import Json
-from imgstore.wire.responses.deployments import deployment_json, failed_at
+from imgstore.wire.responses.deployments import add_failed_resource, deployment_json
 
 _LOOK_SECONDS: Final = 1.0
 """The time between two looks at replicas that workers make."""
@@ -93,7 +93,7 @@ class DeploymentRunner:
                 deployments.note_deployment(installation, running, resources=self._ids)
             outputs = self._outputs()
         except Exception as error:
-            failure = failed_at(error_body(installation, error)["error"], self._failed)
+            failure = add_failed_resource(error_body(installation, error)["error"], self._failed)
             deployments.end_deployment(installation, running, resources=self._ids, error=failure)
             raise
         return self._json(deployments.end_deployment(installation, running, resources=self._ids, outputs=outputs))
@@ -198,12 +198,12 @@ class DeploymentRunner:
         return {
             name: self._output(name, said, scope)
             for name, said in self._plan.outputs.items()
-            if evaluated(at(said, "condition"), scope) is not False
+            if evaluated(value_at(said, "condition"), scope) is not False
         }
 
     def _output(self, name: str, said: Json, scope: Scope) -> Json:
         how = self._plan.types.resolved(said, name)
-        loop = at(said, "copy")
-        value = evaluated(at(said, "value"), scope) if loop is None else listed(loop, scope)
+        loop = value_at(said, "copy")
+        value = evaluated(value_at(said, "value"), scope) if loop is None else listed(loop, scope)
         self._plan.types.check(name, how, value)
         return {"type": how["type"]} | ({} if is_secret(kind_of(how, name)) else {"value": value})

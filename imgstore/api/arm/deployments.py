@@ -26,10 +26,10 @@ from imgstore.templates.plan import Plan, planned
 from imgstore.templates.resources import Around
 from imgstore.templates.scope import Effort, Scope
 from imgstore.wire.api_versions import Kind
-from imgstore.wire.json_fields import at
+from imgstore.wire.json_fields import value_at
 from imgstore.wire.json_text import Json, instant
 from imgstore.wire.network import NETWORK_TYPES
-from imgstore.wire.requests.body_fields import known_fields
+from imgstore.wire.requests.body_fields import read_known_fields
 from imgstore.wire.responses.deployments import deployment_json, operations_json
 
 router = APIRouter(tags=["Deployments"])
@@ -63,7 +63,7 @@ _TYPES: Final[Mapping[str, PutCommand]] = {
             command=network.put_part, fields=("name", "part"), more={"kind": kind.word}
         )
         for kind in NETWORK_TYPES
-        if kind.is_part_written
+        if kind.has_writable_parts
     },
 }
 
@@ -226,7 +226,7 @@ def _plan(session: Session, group: str, name: str, body: Json, asked: Json) -> P
     around = Around(
         known=_TYPES.__contains__, location=lambda named: get_group(session, named).location, group=above.name
     )
-    return planned(at(known_fields(body, _KIND), "properties"), scope, around)
+    return planned(value_at(read_known_fields(body, _KIND), "properties"), scope, around)
 
 
 def put_deployment(call: CommandCall) -> Outcome:

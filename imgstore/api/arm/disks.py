@@ -23,7 +23,7 @@ from imgstore.operations.disks.uploads import create_upload, revoke_access
 from imgstore.operations.machines.images import show_image
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.json_text import Json
-from imgstore.wire.requests.disk import DiskBody, read_disk, read_disk_change
+from imgstore.wire.requests.disk import DiskBody, read_disk, read_disk_patch
 from imgstore.wire.requests.fields import read_access
 from imgstore.wire.responses.resources import disk_json, image_json
 
@@ -202,7 +202,7 @@ def patch_disk(call: CommandCall) -> Outcome:
     """The command of PATCH, of managed images too."""
     request, reader = call.request, _reader(call, Action.WRITE)
     place, standing = _place(request), _shown(call, reader)
-    tags, details = read_disk_change(request["body"], place["kind"], standing)
+    tags, details = read_disk_patch(request["body"], place["kind"], standing)
     check_conditions(request["conditions"], standing)
     if tags is None and details.extra_properties is None:
         return False, standing

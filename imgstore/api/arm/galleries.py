@@ -92,7 +92,7 @@ def put_gallery(call: CommandCall) -> Outcome:
     reader = authorize_change(
         session, gallery_id(session.installation.subscription, request["group"], request["gallery"])
     )
-    fields = read_gallery(request["body"], session.api_version, whole=request["whole"])
+    fields = read_gallery(request["body"], session.api_version, is_put=request["whole"])
     standing: Gallery | None = None
     try:
         standing = galleries.show_gallery(session.installation, reader, **place)

@@ -19,10 +19,10 @@ from imgstore.domain.views import MachineView
 from imgstore.operations.machines import machines
 from imgstore.operations.machines.create import create_machine
 from imgstore.wire.api_versions import Kind
-from imgstore.wire.json_fields import flag_of, unfit
+from imgstore.wire.json_fields import flag_of, invalid_value
 from imgstore.wire.json_text import Json
-from imgstore.wire.requests.body_fields import known_fields
-from imgstore.wire.requests.machine import one_source, read_machine, without_secrets
+from imgstore.wire.requests.body_fields import read_known_fields
+from imgstore.wire.requests.machine import read_machine, remove_secrets, source_count_error
 from imgstore.wire.responses.machines import instance_view_json, machine_json
 
 router = APIRouter(tags=["Virtual machines"])
@@ -37,7 +37,7 @@ _INSTANCE_VIEW: Final = "instanceview"
 )
 async def put(context: Context, group: str, machine: str) -> Response:
     """Azure's VirtualMachines_CreateOrUpdate. Passwords and custom data are dropped before anything is written down."""
-    body = without_secrets(await context.read_json())
+    body = remove_secrets(await context.read_json())
     accepted = await context.begin("put-machine", group=group, machine=machine, body=body, whole=True)
     return context.accepted_response(accepted, _KIND, 201 if accepted.created else 200)
 
@@ -45,7 +45,7 @@ async def put(context: Context, group: str, machine: str) -> Response:
 @router.patch(_MACHINE, summary="Change a virtual machine's record", openapi_extra=RESOURCE_BODY)
 async def patch(context: Context, group: str, machine: str) -> Response:
     """Azure's VirtualMachines_Update: tags, size, how it has its disks, and what is only kept."""
-    body = without_secrets(await context.read_json())
+    body = remove_secrets(await context.read_json())
     accepted = await context.begin("put-machine", group=group, machine=machine, body=body, whole=False)
     return context.accepted_response(accepted, _KIND, 200)
 
@@ -118,7 +118,7 @@ def _stops(right: Action) -> None:
         def check(at: Session) -> None:
             machines.check_stopped(at.installation, at.principal, right, group=group, name=machine)
             if flag_of(hibernate, "hibernate"):
-                raise unfit("hibernate", hibernate, "false: no machine runs, so no memory is kept")
+                raise invalid_value("hibernate", hibernate, "false: no machine runs, so no memory is kept")
 
         await context.run(check)
         return Response(status_code=200)
@@ -169,8 +169,8 @@ def put_machine(call: CommandCall) -> Outcome:
     """The command of PUT and PATCH."""
     session, request = call.session, call.request
     changing = _changing(session, request)
-    body = known_fields(request["body"], _KIND, session.api_version)
-    asked = read_machine(body, request["group"], request["machine"], whole=request["whole"])
+    body = read_known_fields(request["body"], _KIND, session.api_version)
+    asked = read_machine(body, request["group"], request["machine"], is_put=request["whole"])
     standing: Json = None
     try:
         standing = machine_json(_shown(changing, request["group"], request["machine"]))
@@ -179,7 +179,7 @@ def put_machine(call: CommandCall) -> Outcome:
             raise
         check_group(session, request["group"])
         if not asked.may_create:
-            raise one_source("neither") from None
+            raise source_count_error("neither") from None
     check_conditions(request["conditions"], standing)
     return standing is None, machine_json(create_machine(session.installation, session.principal, asked))
 

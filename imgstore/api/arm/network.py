@@ -30,11 +30,11 @@ from imgstore.wire.json_text import Json
 from imgstore.wire.network import (
     NETWORK_TYPES,
     NetworkType,
+    add_etag,
     network_json,
     part_json,
     read_network,
     read_network_tags,
-    tagged,
     with_part,
     without_part,
 )
@@ -48,7 +48,7 @@ _TAGS: Final[list[str | Enum]] = ["Networks, as records"]
 def _serve(kind: NetworkType) -> None:
     """The routes of a type."""
     all_of_group, word = f"{NETWORK}/{kind.word}", kind.word
-    one, noun = f"{all_of_group}/{{name}}", f"a {kind.one}"
+    one, noun = f"{all_of_group}/{{name}}", f"a {kind.display_name}"
 
     @router.put(
         one, summary=f"Write {noun} down", status_code=201, openapi_extra=RESOURCE_BODY, tags=_TAGS, name=f"put_{word}"
@@ -97,7 +97,7 @@ def _serve(kind: NetworkType) -> None:
 def _serve_parts(kind: NetworkType, part: str) -> None:
     """The routes of what is below one."""
     all_of_one = f"{NETWORK}/{kind.word}/{{name}}/{part}"
-    one, noun = f"{all_of_one}/{{part}}", f"one of a {kind.one}'s {part}"
+    one, noun = f"{all_of_one}/{{part}}", f"one of a {kind.display_name}'s {part}"
 
     @router.get(one, summary=f"Show {noun}", tags=_TAGS, name=f"show_{part}")
     async def show(context: Context, group: str, name: str, part: str) -> Response:
@@ -106,14 +106,14 @@ def _serve_parts(kind: NetworkType, part: str) -> None:
             await context.run(lambda at: _part(at, kind, place, _told(_shown(at, place)), part)), _KIND
         )
 
-    @router.get(all_of_one, summary=f"List a {kind.one}'s {part}", tags=_TAGS, name=f"list_{part}")
+    @router.get(all_of_one, summary=f"List a {kind.display_name}'s {part}", tags=_TAGS, name=f"list_{part}")
     async def list_all(context: Context, group: str, name: str) -> Response:
         # The right to read these parts was checked with the route; they are shown as a part of the whole.
         place = NetworkScope(group=group, type=kind.type, name=name)
         whole = await context.run(lambda at: _told(_shown(_reading(at, place), place)))
         return json_response(200, {"value": whole["properties"][kind.part]})
 
-    if not kind.is_part_written:
+    if not kind.has_writable_parts:
         return
 
     @router.put(
@@ -182,7 +182,7 @@ def _put_part(session: Session, kind: NetworkType, group: str, name: str, part: 
         if standing is None:
             raise ParentNotFound(
                 f"Can not perform requested operation on nested resource. Parent resource '{name}' not found.",
-                hint=f"write the {kind.one} down first",
+                hint=f"write the {kind.display_name} down first",
                 target=place.scope(session.installation),
                 code="ParentResourceNotFound",
             )
@@ -253,7 +253,7 @@ def _view_told(view: NetworkRecordView) -> Json:
 
 
 def _told(body: Json) -> Json:
-    return tagged(body, etag_of(body))
+    return add_etag(body, etag_of(body))
 
 
 def _conditions(context: RequestContext) -> dict[str, str]:

@@ -16,7 +16,7 @@ from imgstore.operations.gallery import definitions, galleries
 from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.machines import images, machines
 from imgstore.operations.network_records import NetworkScope, show_inert
-from imgstore.wire.api_versions import Kind, check_api_version, trimmed
+from imgstore.wire.api_versions import Kind, check_api_version, remove_newer_fields
 from imgstore.wire.json_text import Json
 from imgstore.wire.network import NETWORK_TYPES, network_json
 from imgstore.wire.responses.deployments import deployment_json
@@ -67,7 +67,7 @@ def standing(session: Session, resource_id: str, api_version: str | None) -> Jso
     if shown is None:
         raise _unread(kind, ", ".join(sorted(_SHOWN)))
     version = check_api_version(api_version, kind)
-    return trimmed(shown.tell(session, match[2], *parts[1::2]), shown.kind, version)
+    return remove_newer_fields(shown.tell(session, match[2], *parts[1::2]), shown.kind, version)
 
 
 def _unread(found: str, expected: str) -> InvalidInput:

@@ -161,7 +161,7 @@ def put_version(call: CommandCall) -> Outcome:
     session, request = _changing(call.session, call.request), call.request
     call = replace(call, session=session)
     place = _place(request)
-    body = read_version(request["body"], session.api_version, whole=request["whole"])
+    body = read_version(request["body"], session.api_version, is_put=request["whole"])
     try:
         standing = _shown(session, request)
     except NotFound:

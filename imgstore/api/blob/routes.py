@@ -33,13 +33,13 @@ from imgstore.transfer.crc64 import crc64_header
 from imgstore.transfer.spool import Bytes, Spool, spool_error
 from imgstore.wire.blob_protocol import (
     PUT_PAGE_BYTES_MAX,
-    content_length_of,
     error_xml,
-    page_list_request,
     page_list_xml,
-    page_range_of,
-    range_of,
-    sent_from,
+    parse_content_length,
+    parse_page_range,
+    parse_range,
+    parse_upload_offset,
+    read_page_list_request,
 )
 
 _READ_BYTES: Final = MIB
@@ -174,7 +174,7 @@ async def _put_blob(request: Request, spool: Spool, kind: str) -> dict[str, str]
 
 async def _put_page(request: Request, spool: Spool) -> dict[str, str]:
     headers = request.headers
-    begin, end = page_range_of(headers.get("x-ms-range") or headers.get("range"))
+    begin, end = parse_page_range(headers.get("x-ms-range") or headers.get("range"))
     if end > spool.file_bytes:
         raise _beyond(end, spool)
     what = headers.get("x-ms-page-write", "").lower()
@@ -254,8 +254,8 @@ _CHECKSUMS: Final = (("content-md5", "Md5Mismatch", _md5), ("x-ms-content-crc64"
 
 async def _put_file(request: Request, disk: ManagedDisk, spool: Spool) -> dict[str, str]:
     """The body as it comes, in writes of 1 MiB; what arrived of a body that breaks off stays."""
-    at = sent_from(request.headers.get("content-range"))
-    length = content_length_of(request.headers.get("content-length")) or 0
+    at = parse_upload_offset(request.headers.get("content-range"))
+    length = parse_content_length(request.headers.get("content-length")) or 0
     if at + length > spool.file_bytes:
         await _drain(request)
         raise _beyond(at + length, spool)
@@ -304,7 +304,7 @@ def _unsupported(found: str, expected: str) -> InvalidInput:
 
 async def _uploaded(request: Request, spool: Spool, headers: dict[str, str]) -> Response:
     """What has arrived, read back; all in memory, since the upload is let go at the end of the request."""
-    wanted = range_of(_range_header(request), spool.file_bytes)
+    wanted = parse_range(_range_header(request), spool.file_bytes)
     begin, end = wanted or (0, spool.file_bytes)
     if end - begin > PUT_PAGE_BYTES_MAX:
         raise _unsupported(f"{end - begin} bytes of an upload", f"at most {PUT_PAGE_BYTES_MAX} at once")
@@ -328,7 +328,7 @@ class _Stream(StreamingResponse):
 
 
 async def _served(request: Request, disk: OpenDisk, headers: dict[str, str]) -> Response:
-    wanted = range_of(_range_header(request), disk.file_bytes)
+    wanted = parse_range(_range_header(request), disk.file_bytes)
     begin, end = wanted or (0, disk.file_bytes)
     more = _content_headers(begin, end, disk.file_bytes, partly=wanted is not None)
     is_checked = request.headers.get("x-ms-range-get-content-md5", "").lower() == "true"
@@ -359,9 +359,9 @@ def _content_headers(begin: int, end: int, file_bytes: int, *, partly: bool) -> 
 
 
 async def _page_list(request: Request, source: "Spool | OpenDisk", headers: dict[str, str]) -> Response:
-    wanted = range_of(_range_header(request), source.file_bytes)
+    wanted = parse_range(_range_header(request), source.file_bytes)
     query = request.query_params
-    asked = page_list_request(wanted or (0, source.file_bytes), query.get("marker"), query.get("maxresults"))
+    asked = read_page_list_request(wanted or (0, source.file_bytes), query.get("marker"), query.get("maxresults"))
     body = await _in_thread(request, lambda: page_list_xml(source.extents(asked.begin, asked.end), asked))
     told = {"x-ms-blob-content-length": str(source.file_bytes)}
     return Response(body, headers=headers | told, media_type="application/xml")

@@ -29,7 +29,7 @@ from imgstore.operations.gallery.subscriptions import check_subscription_known
 from imgstore.operations.installation import Installation
 from imgstore.templates.jsonc import read_jsonc
 from imgstore.transfer.ranges import CACHE_BYTES
-from imgstore.wire.api_versions import Kind, check_api_version, trimmed
+from imgstore.wire.api_versions import Kind, check_api_version, remove_newer_fields
 from imgstore.wire.json_text import Json
 
 _T = TypeVar("_T")
@@ -240,7 +240,7 @@ class RequestContext:
         tag = etag or etag_of(body)
         if tag in _tags(self.request.headers.get("if-none-match", "")):
             return Response(status_code=304, headers={"ETag": tag})
-        return json_response(200, trimmed(body, kind, self._version()), {"ETag": tag})
+        return json_response(200, remove_newer_fields(body, kind, self._version()), {"ETag": tag})
 
     async def list_response(
         self, kind: Kind, work: Callable[[Session, PageRequest], Page[_T]], tell: Callable[[_T], Json]
@@ -252,7 +252,7 @@ class RequestContext:
             return Page(items=tuple(tell(each) for each in page.items), next_token=page.next_token)
 
         page = await self.run(read)
-        items = [trimmed(each, kind, self._version()) for each in page.items]
+        items = [remove_newer_fields(each, kind, self._version()) for each in page.items]
         more = {} if page.next_token is None else {"nextLink": self.next_link(page.next_token)}
         return json_response(200, {"value": items, **more})
 
@@ -280,7 +280,7 @@ class RequestContext:
         if accepted.body is None:
             return Response(status_code=status, headers=headers)
         tag = {"ETag": etag_of(accepted.body)}
-        return json_response(status, trimmed(accepted.body, kind, self._version()), headers | tag)
+        return json_response(status, remove_newer_fields(accepted.body, kind, self._version()), headers | tag)
 
     async def delete_response(self, kind: str, of: Kind, /, *, absent: int = 204, **request: Any) -> Response:
         """The answer to a DELETE; `absent` is that to one of what is not there."""

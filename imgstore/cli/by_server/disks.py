@@ -19,7 +19,7 @@ from imgstore.remote.download import export_disk, export_range
 from imgstore.remote.local_disk import LocalDisk, local_path
 from imgstore.remote.upload import Upload, discard, upload
 from imgstore.wire.json_text import Json
-from imgstore.wire.requests.client import disk_body, from_image
+from imgstore.wire.requests.client import disk_body, image_creation_data
 from imgstore.wire.responses.reports import export_json
 
 
@@ -60,7 +60,7 @@ def create(
         made = server.in_group(group, where, lambda: upload(server, wanted))
     else:
         if reference is not None:
-            creation = from_image(reference, lun, server.subscription)
+            creation = image_creation_data(reference, lun, server.subscription)
         elif upload_size_bytes is not None:
             creation = {"createOption": "Upload", "uploadSizeBytes": upload_size_bytes}
         elif original is not None:
@@ -172,7 +172,7 @@ def _passing(server: Server, reference: ImageReference, lun: int | None, locatio
     """A disk of an image for as long as the block runs: the blob door knows disks only."""
     disk_id = server.disk(reference.group, f"imgstore-export-{Effects().new_uid()}")
     where = region_key(server.location(server.gallery(reference.group, reference.gallery), location))
-    creation = from_image(reference, lun, server.subscription)
+    creation = image_creation_data(reference, lun, server.subscription)
     try:
         yield server.put(disk_id, disk_body(location=where, creation=creation, tags=None))
     finally:

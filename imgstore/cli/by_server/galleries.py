@@ -10,12 +10,12 @@ from imgstore.cli.framework.server_dispatch import Asking
 from imgstore.domain.names import region_key
 from imgstore.domain.paging import PageRequest
 from imgstore.wire.json_text import Json
-from imgstore.wire.requests.client import definition_body, gallery_body, said
+from imgstore.wire.requests.client import definition_body, gallery_body, without_none
 
 
 def create_group(asking: Asking, *, name: str, location: str, tags: Mapping[str, str] | None) -> Json:
     """`imgstore group create`."""
-    return asking.server.put(asking.server.group(name), said(location=region_key(location), tags=tags))
+    return asking.server.put(asking.server.group(name), without_none(location=region_key(location), tags=tags))
 
 
 def show_group(asking: Asking, *, name: str) -> Json:

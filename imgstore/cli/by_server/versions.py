@@ -22,9 +22,9 @@ from imgstore.operations.gallery import wait as gallery_wait
 from imgstore.remote.local_disk import LocalDisk, local_path
 from imgstore.remote.publish import Sources, named_source, publish
 from imgstore.wire.json_text import Json
-from imgstore.wire.requests.client import change_body, image_id, is_replaced
+from imgstore.wire.requests.client import image_id, needs_put, update_body
 from imgstore.wire.requests.generic_update import Edit
-from imgstore.wire.requests.version_update import edited_version
+from imgstore.wire.requests.version_update import edit_version
 
 _STATUS = {"$expand": "ReplicationStatus"}
 
@@ -141,9 +141,9 @@ def update(
     server = asking.server
     found = version_id(server.subscription, group, gallery, definition, version)
     before = server.show(found)
-    change = edited_version(before, named_changes(asked), edits, force_string=force_string)
-    body = change_body(change, before)
-    if is_replaced(change):
+    change = edit_version(before, named_changes(asked), edits, force_string=force_string)
+    body = update_body(change, before)
+    if needs_put(change):
         server.put(found, body)
     else:
         server.patch(found, body)

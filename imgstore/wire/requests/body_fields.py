@@ -13,8 +13,8 @@ from enum import Enum, StrEnum
 from functools import cache
 from typing import Any, Final, TypeAlias
 
-from imgstore.wire.api_versions import NEWEST, Kind, knows
-from imgstore.wire.json_fields import unfit
+from imgstore.wire.api_versions import NEWEST, Kind, has_field
+from imgstore.wire.json_fields import invalid_value
 from imgstore.wire.json_text import Json
 
 
@@ -32,17 +32,17 @@ Subject: TypeAlias = Kind | Request
 """What a body is of."""
 
 
-class Use(Enum):
+class FieldUse(Enum):
     """What becomes of a field."""
 
-    DONE = "read, and done or refused by its value"
+    APPLIED = "read, and done or refused by its value"
     KEPT = "shown as it was sent; it promises nothing"
-    AZURES = "written by Azure alone: not heeded, as Azure heeds it not"
+    READ_ONLY = "written by Azure alone: not heeded, as Azure heeds it not"
     HIDDEN = "used by nothing here and shown to nobody, as Azure shows it to nobody"
 
 
 @dataclass(frozen=True, slots=True)
-class Only:
+class AllowedValues:
     """A field that may say what is so anyway: these values, kept and shown; the first is the default."""
 
     values: tuple[Json, ...]
@@ -57,16 +57,16 @@ class Only:
         )
 
 
-Treatment: TypeAlias = Use | Only
+Treatment: TypeAlias = FieldUse | AllowedValues
 
 
-def _each(treatment: Treatment, words: str, above: str = "") -> dict[str, Treatment]:
+def _with_use(treatment: Treatment, words: str, above: str = "") -> dict[str, Treatment]:
     return {f"{above}{word}": treatment for word in words.split()}
 
 
 _RESOURCE: Final[Mapping[str, Treatment]] = {
-    **_each(Use.AZURES, "id name type systemData etag properties.provisioningState"),
-    **_each(Use.DONE, "location tags"),
+    **_with_use(FieldUse.READ_ONLY, "id name type systemData etag properties.provisioningState"),
+    **_with_use(FieldUse.APPLIED, "location tags"),
 }
 _PUBLISHING: Final = "properties.publishingProfile."
 _STORAGE: Final = "properties.storageProfile."
@@ -74,45 +74,45 @@ _ENCRYPTION: Final = "properties.encryptionSettingsCollection."
 
 _STORED_DISK: Final[Mapping[str, Treatment]] = {
     **_RESOURCE,
-    **_each(Use.AZURES, "managedBy managedByExtended replica sku.tier"),
-    **_each(
-        Use.AZURES,
+    **_with_use(FieldUse.READ_ONLY, "managedBy managedByExtended replica sku.tier"),
+    **_with_use(
+        FieldUse.READ_ONLY,
         "timeCreated diskSizeBytes diskDigest uniqueId diskState osState shareInfo burstingEnabledTime "
         "propertyUpdatesInProgress LastOwnershipUpdateTime creationData.sourceUniqueId completionPercent "
         "copyCompletionError incrementalSnapshotFamilyId securityProfile.confidentialVMVersion snapshotAccessState "
         "immutabilityPolicy",
         "properties.",
     ),
-    **_each(Use.DONE, "sku.name properties.osType properties.hyperVGeneration properties.diskSizeGB"),
-    **_each(
-        Use.DONE,
+    **_with_use(FieldUse.APPLIED, "sku.name properties.osType properties.hyperVGeneration properties.diskSizeGB"),
+    **_with_use(
+        FieldUse.APPLIED,
         "createOption sourceUri sourceResourceId uploadSizeBytes imageReference galleryImageReference.id "
         "galleryImageReference.sharedGalleryImageId galleryImageReference.communityGalleryImageId "
         "galleryImageReference.lun",
         "properties.creationData.",
     ),
-    **_each(
-        Use.KEPT,
+    **_with_use(
+        FieldUse.KEPT,
         "purchasePlan.name purchasePlan.publisher purchasePlan.product purchasePlan.promotionCode "
         "supportedCapabilities.diskControllerTypes supportedCapabilities.acceleratedNetwork "
         "supportedCapabilities.architecture supportedCapabilities.supportedSecurityOption creationData.storageAccountId",
         "properties.",
     ),
-    "properties.networkAccessPolicy": Only(("AllowAll",)),
-    "properties.publicNetworkAccess": Only(("Enabled",)),
-    "properties.dataAccessAuthMode": Only(("None",)),
-    "properties.encryption.type": Only(("EncryptionAtRestWithPlatformKey",)),
-    "properties.maxShares": Only((1,)),
-    "properties.burstingEnabled": Only((False,)),
-    "properties.supportsHibernation": Only((False,)),
-    "properties.optimizedForFrequentAttach": Only((False,)),
-    "properties.incremental": Only((False,)),
-    "properties.securityProfile.securityType": Only(("Standard",)),
-    "properties.availabilityPolicy.actionOnDiskDelay": Only(("None",)),
-    "properties.creationData.performancePlus": Only((False,)),
-    "properties.creationData.logicalSectorSize": Only((512,)),
-    "properties.creationData.provisionedBandwidthCopySpeed": Only(("None",)),
-    f"{_ENCRYPTION}enabled": Only((False,)),
+    "properties.networkAccessPolicy": AllowedValues(("AllowAll",)),
+    "properties.publicNetworkAccess": AllowedValues(("Enabled",)),
+    "properties.dataAccessAuthMode": AllowedValues(("None",)),
+    "properties.encryption.type": AllowedValues(("EncryptionAtRestWithPlatformKey",)),
+    "properties.maxShares": AllowedValues((1,)),
+    "properties.burstingEnabled": AllowedValues((False,)),
+    "properties.supportsHibernation": AllowedValues((False,)),
+    "properties.optimizedForFrequentAttach": AllowedValues((False,)),
+    "properties.incremental": AllowedValues((False,)),
+    "properties.securityProfile.securityType": AllowedValues(("Standard",)),
+    "properties.availabilityPolicy.actionOnDiskDelay": AllowedValues(("None",)),
+    "properties.creationData.performancePlus": AllowedValues((False,)),
+    "properties.creationData.logicalSectorSize": AllowedValues((512,)),
+    "properties.creationData.provisionedBandwidthCopySpeed": AllowedValues(("None",)),
+    f"{_ENCRYPTION}enabled": AllowedValues((False,)),
 }
 
 
@@ -134,37 +134,39 @@ _ANY: Final = "*"
 def _machine_disk(word: str) -> dict[str, Treatment]:
     above = f"{_STORAGE}{word}."
     return {
-        **_each(
-            Use.DONE,
+        **_with_use(
+            FieldUse.APPLIED,
             "name caching createOption deleteOption diskSizeGB managedDisk.id managedDisk.storageAccountType",
             above,
         ),
-        f"{above}writeAcceleratorEnabled": Only((False,)),
+        f"{above}writeAcceleratorEnabled": AllowedValues((False,)),
     }
 
 
 FIELDS: Final[Mapping[Subject, Mapping[str, Treatment]]] = {
     Kind.GALLERY: {
         **_RESOURCE,
-        **_each(Use.AZURES, "properties.identifier properties.sharingStatus"),
-        **_each(Use.AZURES, "communityGalleryEnabled publicNames", "properties.sharingProfile.communityGalleryInfo."),
-        **_each(
-            Use.DONE,
+        **_with_use(FieldUse.READ_ONLY, "properties.identifier properties.sharingStatus"),
+        **_with_use(
+            FieldUse.READ_ONLY, "communityGalleryEnabled publicNames", "properties.sharingProfile.communityGalleryInfo."
+        ),
+        **_with_use(
+            FieldUse.APPLIED,
             "description sharingProfile.permissions sharingProfile.groups softDeletePolicy.isSoftDeleteEnabled "
             "softDeletePolicy.retentionPeriodInDays",
             "properties.",
         ),
-        **_each(
-            Use.DONE,
+        **_with_use(
+            FieldUse.APPLIED,
             "publisherUri publisherContact eula publicNamePrefix",
             "properties.sharingProfile.communityGalleryInfo.",
         ),
-        "identity.type": Only(("None",)),
+        "identity.type": AllowedValues(("None",)),
     },
     Kind.DEFINITION: {
         **_RESOURCE,
-        **_each(
-            Use.DONE,
+        **_with_use(
+            FieldUse.APPLIED,
             "osType osState hyperVGeneration architecture eula privacyStatementUri releaseNoteUri description "
             "endOfLifeDate allowUpdateImage identifier.publisher identifier.offer identifier.sku recommended.vCPUs.min "
             "recommended.vCPUs.max recommended.memory.min recommended.memory.max disallowed.diskTypes purchasePlan.name "
@@ -174,31 +176,31 @@ FIELDS: Final[Mapping[Subject, Mapping[str, Treatment]]] = {
     },
     Kind.VERSION: {
         **_RESOURCE,
-        **_each(
-            Use.AZURES,
+        **_with_use(
+            FieldUse.READ_ONLY,
             "replicationStatus validationsProfile imageMetadataProfiles safetyProfile.reportedForPolicyViolation "
             "safetyProfile.policyViolations publishingProfile.publishedDate",
             "properties.",
         ),
-        **_each(Use.AZURES, "sizeInGB sizeInBytes diskDigest", f"{_STORAGE}osDiskImage."),
-        **_each(Use.AZURES, "sizeInGB sizeInBytes diskDigest", f"{_STORAGE}dataDiskImages."),
-        **_each(
-            Use.DONE,
+        **_with_use(FieldUse.READ_ONLY, "sizeInGB sizeInBytes diskDigest", f"{_STORAGE}osDiskImage."),
+        **_with_use(FieldUse.READ_ONLY, "sizeInGB sizeInBytes diskDigest", f"{_STORAGE}dataDiskImages."),
+        **_with_use(
+            FieldUse.APPLIED,
             "targetRegions.name targetRegions.regionalReplicaCount targetRegions.storageAccountType "
             "targetRegions.excludeFromLatest replicaCount excludeFromLatest endOfLifeDate storageAccountType "
             "replicationMode source.managedImage.id",
             _PUBLISHING,
         ),
-        **_each(
-            Use.DONE,
+        **_with_use(
+            FieldUse.APPLIED,
             "source.id source.communityGalleryImageId source.virtualMachineId osDiskImage.hostCaching "
             "osDiskImage.source.id osDiskImage.source.uri osDiskImage.source.storageAccountId "
             "dataDiskImages.lun dataDiskImages.hostCaching dataDiskImages.source.id dataDiskImages.source.uri "
             "dataDiskImages.source.storageAccountId",
             _STORAGE,
         ),
-        **_each(
-            Use.DONE,
+        **_with_use(
+            FieldUse.APPLIED,
             "safetyProfile.allowDeletionOfReplicatedLocations safetyProfile.blockDeletionBeforeEndOfLife restore",
             "properties.",
         ),
@@ -207,43 +209,45 @@ FIELDS: Final[Mapping[Subject, Mapping[str, Treatment]]] = {
     Kind.SNAPSHOT: _STORED_DISK,
     Kind.IMAGE: {
         **_RESOURCE,
-        **_each(Use.DONE, "sourceVirtualMachine hyperVGeneration storageProfile.zoneResilient", "properties."),
-        **_each(
-            Use.DONE,
+        **_with_use(
+            FieldUse.APPLIED, "sourceVirtualMachine hyperVGeneration storageProfile.zoneResilient", "properties."
+        ),
+        **_with_use(
+            FieldUse.APPLIED,
             "osDisk.osType osDisk.osState osDisk.blobUri osDisk.snapshot.id osDisk.managedDisk.id osDisk.diskSizeGB "
             "osDisk.storageAccountType dataDisks.lun dataDisks.blobUri dataDisks.snapshot.id dataDisks.managedDisk.id "
             "dataDisks.diskSizeGB dataDisks.storageAccountType osDisk.caching dataDisks.caching",
             _STORAGE,
         ),
-        **_each(
-            Use.AZURES,
+        **_with_use(
+            FieldUse.READ_ONLY,
             "osDisk.diskSizeBytes osDisk.diskDigest dataDisks.diskSizeBytes dataDisks.diskDigest",
             _STORAGE,
         ),
     },
     Kind.MACHINE: {
         **_RESOURCE,
-        **_each(
-            Use.AZURES,
+        **_with_use(
+            FieldUse.READ_ONLY,
             "resources managedBy identity.principalId identity.tenantId properties.instanceView properties.vmId "
             "properties.timeCreated properties.osState",
         ),
-        **_each(Use.DONE, "zones identity.type"),
-        **_each(Use.KEPT, "plan extendedLocation"),
-        **_each(
-            Use.DONE,
+        **_with_use(FieldUse.APPLIED, "zones identity.type"),
+        **_with_use(FieldUse.KEPT, "plan extendedLocation"),
+        **_with_use(
+            FieldUse.APPLIED,
             "hardwareProfile.vmSize networkProfile.networkInterfaces.id "
             "networkProfile.networkInterfaces.properties.deleteOption osProfile.adminUsername osProfile.computerName",
             "properties.",
         ),
-        **_each(
-            Use.KEPT,
+        **_with_use(
+            FieldUse.KEPT,
             "networkProfile.* networkProfile.networkInterfaces.* networkProfile.networkInterfaces.properties.* osProfile.*",
             "properties.",
         ),
-        "properties.userData": Use.HIDDEN,
-        **_each(
-            Use.KEPT,
+        "properties.userData": FieldUse.HIDDEN,
+        **_with_use(
+            FieldUse.KEPT,
             "hardwareProfile.vmSizeProperties diagnosticsProfile additionalCapabilities.ultraSSDEnabled "
             "additionalCapabilities.hibernationEnabled applicationProfile "
             "availabilitySet billingProfile capacityReservation host hostGroup proximityPlacementGroup resiliencyProfile "
@@ -251,48 +255,50 @@ FIELDS: Final[Mapping[Subject, Mapping[str, Treatment]]] = {
             "platformFaultDomain storageProfile.diskControllerType",
             "properties.",
         ),
-        **_each(Use.KEPT, "uefiSettings.secureBootEnabled uefiSettings.vTpmEnabled", "properties.securityProfile."),
-        "properties.additionalCapabilities.enableFips1403Encryption": Only((False,)),
-        "properties.securityProfile.securityType": Only(("Standard", "TrustedLaunch")),
-        "properties.securityProfile.encryptionAtHost": Only((False,)),
-        "properties.securityProfile.proxyAgentSettings.enabled": Only((False,)),
-        **_each(
-            Use.DONE,
+        **_with_use(
+            FieldUse.KEPT, "uefiSettings.secureBootEnabled uefiSettings.vTpmEnabled", "properties.securityProfile."
+        ),
+        "properties.additionalCapabilities.enableFips1403Encryption": AllowedValues((False,)),
+        "properties.securityProfile.securityType": AllowedValues(("Standard", "TrustedLaunch")),
+        "properties.securityProfile.encryptionAtHost": AllowedValues((False,)),
+        "properties.securityProfile.proxyAgentSettings.enabled": AllowedValues((False,)),
+        **_with_use(
+            FieldUse.APPLIED,
             "id sharedGalleryImageId communityGalleryImageId publisher offer sku version",
             f"{_STORAGE}imageReference.",
         ),
-        f"{_STORAGE}imageReference.exactVersion": Use.AZURES,
-        f"{_STORAGE}alignRegionalDisksToVMZone": Only((False,)),
+        f"{_STORAGE}imageReference.exactVersion": FieldUse.READ_ONLY,
+        f"{_STORAGE}alignRegionalDisksToVMZone": AllowedValues((False,)),
         **_machine_disk("osDisk"),
-        **_each(Use.DONE, "osType", f"{_STORAGE}osDisk."),
-        f"{_STORAGE}osDisk.encryptionSettings.enabled": Only((False,)),
+        **_with_use(FieldUse.APPLIED, "osType", f"{_STORAGE}osDisk."),
+        f"{_STORAGE}osDisk.encryptionSettings.enabled": AllowedValues((False,)),
         **_machine_disk("dataDisks"),
-        **_each(Use.DONE, "lun", f"{_STORAGE}dataDisks."),
-        f"{_STORAGE}dataDisks.toBeDetached": Only((False,)),
+        **_with_use(FieldUse.APPLIED, "lun", f"{_STORAGE}dataDisks."),
+        f"{_STORAGE}dataDisks.toBeDetached": AllowedValues((False,)),
     },
     Kind.GROUP: {**_RESOURCE},
     Kind.DEPLOYMENT: {
-        **_each(Use.DONE, "template templateLink parameters parametersLink mode", "properties."),
-        "properties.expressionEvaluationOptions.scope": Use.DONE,
-        "properties.debugSetting.detailLevel": Only(("none",)),
-        "properties.validationLevel": Only(("Provider", "ProviderNoRbac", "Template")),
+        **_with_use(FieldUse.APPLIED, "template templateLink parameters parametersLink mode", "properties."),
+        "properties.expressionEvaluationOptions.scope": FieldUse.APPLIED,
+        "properties.debugSetting.detailLevel": AllowedValues(("none",)),
+        "properties.validationLevel": AllowedValues(("Provider", "ProviderNoRbac", "Template")),
     },
-    Request.SHARE: _each(Use.DONE, "operationType groups.type groups.ids"),
+    Request.SHARE: _with_use(FieldUse.APPLIED, "operationType groups.type groups.ids"),
     Request.ACCESS: {
-        **_each(Use.DONE, "access durationInSeconds"),
-        "getSecureVMGuestStateSAS": Only((False,)),
-        "fileFormat": Only(("VHD",)),
+        **_with_use(FieldUse.APPLIED, "access durationInSeconds"),
+        "getSecureVMGuestStateSAS": AllowedValues((False,)),
+        "fileFormat": AllowedValues(("VHD",)),
     },
     Request.QUERY: {
-        **_each(Use.DONE, "query"),
-        **_each(Use.AZURES, "subscriptions options.$top options.$skip options.$skipToken"),
-        "options.resultFormat": Only(("objectArray",)),
+        **_with_use(FieldUse.APPLIED, "query"),
+        **_with_use(FieldUse.READ_ONLY, "subscriptions options.$top options.$skip options.$skipToken"),
+        "options.resultFormat": AllowedValues(("objectArray",)),
     },
-    Request.TAGS: _each(Use.DONE, "tags"),
+    Request.TAGS: _with_use(FieldUse.APPLIED, "tags"),
 }
 
 
-def known_fields(body: Json, kind: Subject, api_version: str = NEWEST) -> Json:
+def read_known_fields(body: Json, kind: Subject, api_version: str = NEWEST) -> Json:
     """A body in the spelling of the table, without what Azure alone writes.
 
     Args:
@@ -306,12 +312,12 @@ def known_fields(body: Json, kind: Subject, api_version: str = NEWEST) -> Json:
     """
 
     def is_served(path: str) -> bool:
-        return isinstance(kind, Request) or knows(kind, path, api_version)
+        return isinstance(kind, Request) or has_field(kind, path, api_version)
 
-    return _known(body, _tree(kind), "", is_served)
+    return _read_fields(body, _field_tree(kind), "", is_served)
 
 
-def named_in_any_case(said: Mapping[str, Json], names: Collection[str], path: str = "") -> dict[str, Json]:
+def normalize_names(said: Mapping[str, Json], names: Collection[str], path: str = "") -> dict[str, Json]:
     """An object with `names` in this spelling, where it has them in another; the other names stay as they are.
 
     Args:
@@ -329,19 +335,19 @@ def named_in_any_case(said: Mapping[str, Json], names: Collection[str], path: st
         lower = said_name.lower()
         name = spelling.get(lower, said_name)
         if lower in seen:
-            raise unfit(f"{path}.{name}".lstrip("."), value, "each name once, in whatever case")
+            raise invalid_value(f"{path}.{name}".lstrip("."), value, "each name once, in whatever case")
         seen.add(lower)
         found[name] = value
     return found
 
 
-def kept_fields(body: Json, kind: Kind) -> dict[str, Json]:
-    """The fields of a body that `known_fields` gave which are kept, by their paths. Those in lists are not looked for."""
+def select_kept_fields(body: Json, kind: Kind) -> dict[str, Json]:
+    """The fields of a body that `read_known_fields` gave which are kept, by their paths. Those in lists are not looked for."""
     return {
         path: value
         for path, treatment in FIELDS[kind].items()
-        if (treatment is Use.KEPT or isinstance(treatment, Only))
-        and (value := _at(body, path)) not in (None, "", [], {})
+        if (treatment is FieldUse.KEPT or isinstance(treatment, AllowedValues))
+        and (value := _value_at(body, path)) not in (None, "", [], {})
     }
 
 
@@ -354,11 +360,11 @@ def place_field(resource: dict[str, Any], path: str, value: Json) -> None:
     here[name] = value
 
 
-_Tree: TypeAlias = "Mapping[str, tuple[str, _Tree | Treatment]]"
+_FieldTree: TypeAlias = "Mapping[str, tuple[str, _FieldTree | Treatment]]"
 
 
 @cache
-def _tree(kind: Subject) -> "_Tree":
+def _field_tree(kind: Subject) -> "_FieldTree":
     """The table as names within each other: by the lower-case name the spelling, and what is below it."""
     tree: dict[str, Any] = {}
     for path, treatment in FIELDS[kind].items():
@@ -370,27 +376,27 @@ def _tree(kind: Subject) -> "_Tree":
     return tree
 
 
-def _known(value: Json, tree: "_Tree", path: str, is_served: Callable[[str], bool], shown: str = "") -> Json:
+def _read_fields(value: Json, tree: "_FieldTree", path: str, is_served: Callable[[str], bool], shown: str = "") -> Json:
     if isinstance(value, list):
-        return [_known(each, tree, path, is_served, f"{shown}[{place}]") for place, each in enumerate(value)]
+        return [_read_fields(each, tree, path, is_served, f"{shown}[{place}]") for place, each in enumerate(value)]
     if not isinstance(value, Mapping):
         return value  # the reader tells what is expected there
     found: dict[str, Json] = {}
     _, any_other = tree.get(_ANY, ("", None))
-    for said, each in named_in_any_case(value, [name for name, _ in tree.values()], shown).items():
+    for said, each in normalize_names(value, [name for name, _ in tree.values()], shown).items():
         name, below = tree.get(said.lower(), (said, any_other))
         at, where = f"{path}.{name}".lstrip("."), f"{shown}.{name}".lstrip(".")
-        if below in (Use.AZURES, Use.HIDDEN):
+        if below in (FieldUse.READ_ONLY, FieldUse.HIDDEN):
             continue
         if below is None or not is_served(at):
             _refuse(each, where, is_newer=below is not None)
-        elif isinstance(below, Only):
+        elif isinstance(below, AllowedValues):
             if each is not None and not below.has(each):
-                raise unfit(where, each, f"{_told(below)}: imgstore does not do anything else")
+                raise invalid_value(where, each, f"{_format_values(below)}: imgstore does not do anything else")
             found[name] = each
         elif isinstance(below, Mapping):
             _check_shape(each, at, where)
-            found[name] = _known(each, below, at, is_served, where)
+            found[name] = _read_fields(each, below, at, is_served, where)
         else:
             found[name] = each
     return found
@@ -402,31 +408,31 @@ def _check_shape(value: Json, path: str, shown: str) -> None:
         return
     if path in _LISTS:
         if not isinstance(value, list):
-            raise unfit(shown, value, "a list of objects")
+            raise invalid_value(shown, value, "a list of objects")
     elif not isinstance(value, Mapping):
-        raise unfit(shown, value, "an object")
+        raise invalid_value(shown, value, "an object")
 
 
 def _refuse(value: Json, path: str, *, is_newer: bool) -> None:
     why = "the request's api-version does not have this field" if is_newer else "imgstore does not do this"
-    if any(True for _ in _leaves(value)):
-        raise unfit(path, value, f"nothing: {why}")
+    if any(True for _ in _values_in(value)):
+        raise invalid_value(path, value, f"nothing: {why}")
 
 
-def _leaves(value: Json) -> Iterator[Json]:
+def _values_in(value: Json) -> Iterator[Json]:
     """What is said below a value: nothing where all is empty."""
     if isinstance(value, Mapping | list):
         for each in value.values() if isinstance(value, Mapping) else value:
-            yield from _leaves(each)
+            yield from _values_in(each)
     elif value not in (None, ""):
         yield value
 
 
-def _told(only: Only) -> str:
+def _format_values(only: AllowedValues) -> str:
     return " or ".join(str(each).lower() if isinstance(each, bool) else str(each) for each in only.values)
 
 
-def _at(body: Json, path: str) -> Json:
+def _value_at(body: Json, path: str) -> Json:
     here = body
     for name in path.split("."):
         here = here.get(name) if isinstance(here, Mapping) else None

@@ -17,7 +17,7 @@ from imgstore.wire.requests.version_update import target_regions_json
 _LUN: Final = "lun"
 
 
-def said(**values: Json) -> dict[str, Json]:
+def without_none(**values: Json) -> dict[str, Json]:
     """What was said: all but None. Empty text, lists and tags are said."""
     return {name: value for name, value in values.items() if value is not None}
 
@@ -33,11 +33,11 @@ def gallery_body(
     community: CommunityInfo | None,
 ) -> Json:
     """A gallery as it is asked for; with `community`, whom it tells of itself."""
-    policy = said(isSoftDeleteEnabled=soft_delete_enabled, retentionPeriodInDays=soft_delete_retention_days)
+    policy = without_none(isSoftDeleteEnabled=soft_delete_enabled, retentionPeriodInDays=soft_delete_retention_days)
     info = None if community is None else _community(community)
-    sharing = said(permissions=permission, communityGalleryInfo=info)
-    properties = said(description=description, softDeletePolicy=policy or None, sharingProfile=sharing or None)
-    return said(location=location, tags=tags, properties=properties)
+    sharing = without_none(permissions=permission, communityGalleryInfo=info)
+    properties = without_none(description=description, softDeletePolicy=policy or None, sharingProfile=sharing or None)
+    return without_none(location=location, tags=tags, properties=properties)
 
 
 def _community(info: CommunityInfo) -> Json:
@@ -60,30 +60,32 @@ def definition_body(*, location: str | None, details: "DefinitionDetails", featu
     """
     identifier = {name: fixed.pop(name) for name in ("publisher", "offer", "sku")}
     vcpus, memory = details.recommended_vcpus, details.recommended_memory_gib
-    recommended = said(
-        vCPUs=None if vcpus is None else said(min=vcpus.min, max=vcpus.max),
-        memory=None if memory is None else said(min=memory.min, max=memory.max),
+    recommended = without_none(
+        vCPUs=None if vcpus is None else without_none(min=vcpus.min, max=vcpus.max),
+        memory=None if memory is None else without_none(min=memory.min, max=memory.max),
     )
     plan, types = details.purchase_plan, details.disallowed_disk_types
     named = [_feature(each) for each in details.features or ()]
-    properties = said(
+    properties = without_none(
         **fixed,
         identifier=identifier,
         description=details.description,
         eula=details.eula,
         privacyStatementUri=details.privacy_statement_uri,
         releaseNoteUri=details.release_note_uri,
-        endOfLifeDate=_when(details.end_of_life_at),
+        endOfLifeDate=_format_instant(details.end_of_life_at),
         recommended=recommended or None,
         disallowed=None if types is None else {"diskTypes": [each.value for each in types]},
-        purchasePlan=None if plan is None else said(name=plan.name, publisher=plan.publisher, product=plan.product),
+        purchasePlan=None
+        if plan is None
+        else without_none(name=plan.name, publisher=plan.publisher, product=plan.product),
         features=named if features or details.features is not None else None,
     )
-    return said(location=location, tags=details.tags, properties=properties)
+    return without_none(location=location, tags=details.tags, properties=properties)
 
 
 def _feature(feature: Any) -> Json:
-    return said(name=feature.name, value=feature.value, startsAtVersion=feature.starts_at_version)
+    return without_none(name=feature.name, value=feature.value, startsAtVersion=feature.starts_at_version)
 
 
 def version_body(request: "VersionRequest", *, location: str | None, storage: Json) -> Json:
@@ -94,29 +96,29 @@ def version_body(request: "VersionRequest", *, location: str | None, storage: Js
         location: its source region.
         storage: the storage profile; None does not speak of it.
     """
-    publishing = said(
+    publishing = without_none(
         targetRegions=target_regions_json(request.target_regions or None),
         replicaCount=request.replica_count,
         storageAccountType=request.storage_account_type,
         replicationMode=request.replication_mode,
         excludeFromLatest=request.exclude_from_latest,
-        endOfLifeDate=_when(request.end_of_life_at),
+        endOfLifeDate=_format_instant(request.end_of_life_at),
     )
-    safety = said(
+    safety = without_none(
         allowDeletionOfReplicatedLocations=request.allow_deletion_of_replicated_locations,
         blockDeletionBeforeEndOfLife=request.block_deletion_before_end_of_life,
     )
-    properties = said(publishingProfile=publishing, storageProfile=storage, safetyProfile=safety or None)
-    return said(location=location, tags=request.tags, properties=properties)
+    properties = without_none(publishingProfile=publishing, storageProfile=storage, safetyProfile=safety or None)
+    return without_none(location=location, tags=request.tags, properties=properties)
 
 
 def storage_profile(disks: Mapping[int | None, Json]) -> Json:
     """Where a version's disks come from, each by its LUN, the OS disk by None: an id or a URL."""
     data = [{_LUN: lun, "source": source} for lun, source in disks.items() if lun is not None]
-    return said(osDiskImage={"source": disks[None]}, dataDiskImages=data or None)
+    return without_none(osDiskImage={"source": disks[None]}, dataDiskImages=data or None)
 
 
-def change_body(update: VersionUpdate, before: Json) -> Json:
+def update_body(update: VersionUpdate, before: Json) -> Json:
     """What is to change of a version, to be PATCHed; where the end of its life goes, all that is to stay, to be PUT.
 
     A PATCH that does not speak of the date leaves it; a PUT takes it away, and the tags with it.
@@ -126,23 +128,23 @@ def change_body(update: VersionUpdate, before: Json) -> Json:
         before: the version as the server showed it.
     """
     ends = update.end_of_life_at
-    publishing = said(
+    publishing = without_none(
         targetRegions=_regions(update),
         replicaCount=update.replica_count,
         excludeFromLatest=update.exclude_from_latest,
-        endOfLifeDate=_when(ends) if isinstance(ends, datetime) else None,
+        endOfLifeDate=_format_instant(ends) if isinstance(ends, datetime) else None,
     )
-    safety = said(
+    safety = without_none(
         allowDeletionOfReplicatedLocations=update.allow_deletion_of_replicated_locations,
         blockDeletionBeforeEndOfLife=update.block_deletion_before_end_of_life,
     )
-    tags = before.get("tags", {}) if is_replaced(update) and update.tags is None else update.tags
-    location = before["location"] if is_replaced(update) else None
-    properties = said(publishingProfile=publishing, safetyProfile=safety or None)
-    return said(location=location, tags=tags, properties=properties)
+    tags = before.get("tags", {}) if needs_put(update) and update.tags is None else update.tags
+    location = before["location"] if needs_put(update) else None
+    properties = without_none(publishingProfile=publishing, safetyProfile=safety or None)
+    return without_none(location=location, tags=tags, properties=properties)
 
 
-def is_replaced(update: VersionUpdate) -> bool:
+def needs_put(update: VersionUpdate) -> bool:
     """Whether a change can be said by a PUT only."""
     return update.end_of_life_at is None
 
@@ -152,10 +154,12 @@ def _regions(update: VersionUpdate) -> Json:
     if listed is None:
         return None
     asked: Sequence[Any] = update.target_regions or ()
-    return [one | said(excludeFromLatest=each.exclude_from_latest) for one, each in zip(listed, asked, strict=True)]
+    return [
+        one | without_none(excludeFromLatest=each.exclude_from_latest) for one, each in zip(listed, asked, strict=True)
+    ]
 
 
-def _when(time: datetime | None) -> str | None:
+def _format_instant(time: datetime | None) -> str | None:
     return None if time is None else instant(time)
 
 
@@ -172,23 +176,23 @@ def disk_body(
 
     Args:
         location: its region.
-        creation: its ``creationData``: see `from_image`.
+        creation: its ``creationData``: see `image_creation_data`.
         tags: None does not speak of them.
         sku: how a file's bytes are kept.
         os_type: what is said of the system on it.
         hyper_v_generation: likewise.
     """
-    properties = said(osType=os_type, hyperVGeneration=hyper_v_generation, creationData=creation)
-    return said(location=location, tags=tags, sku=None if sku is None else {"name": sku}, properties=properties)
+    properties = without_none(osType=os_type, hyperVGeneration=hyper_v_generation, creationData=creation)
+    return without_none(location=location, tags=tags, sku=None if sku is None else {"name": sku}, properties=properties)
 
 
-def from_image(reference: ImageReference | SharedReference, lun: int | None, subscription: str) -> Json:
+def image_creation_data(reference: ImageReference | SharedReference, lun: int | None, subscription: str) -> Json:
     """``creationData`` of a disk of an image version."""
     if isinstance(reference, SharedReference):
         key = "communityGalleryImageId" if reference.community else "sharedGalleryImageId"
-        return {"createOption": "FromImage", "galleryImageReference": {key: str(reference)} | said(lun=lun)}
+        return {"createOption": "FromImage", "galleryImageReference": {key: str(reference)} | without_none(lun=lun)}
     image = {"id": image_id(reference, subscription)}
-    return {"createOption": "FromImage", "galleryImageReference": image | said(lun=lun)}
+    return {"createOption": "FromImage", "galleryImageReference": image | without_none(lun=lun)}
 
 
 def image_id(reference: ImageReference, subscription: str) -> str:

@@ -18,21 +18,21 @@ from imgstore.domain.resources import (
     StorageAccountType,
 )
 from imgstore.wire.api_versions import Kind
-from imgstore.wire.json_fields import at, flag_of, tags_of, text_of, unfit
+from imgstore.wire.json_fields import flag_of, invalid_value, tags_of, text_of, value_at
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.arguments import parse_storage_account_type
-from imgstore.wire.requests.body_fields import kept_fields, known_fields
-from imgstore.wire.requests.fields import check_object, location_of, missing, refuse, word_of
-from imgstore.wire.requests.gallery_update import whole_at
+from imgstore.wire.requests.body_fields import read_known_fields, select_kept_fields
+from imgstore.wire.requests.fields import check_object, enum_reader, location_of, missing_field, refuse_field
+from imgstore.wire.requests.gallery_update import read_integer
 
 _T = TypeVar("_T")
 
 _IMAGE_IDS: Final = ("id", "sharedGalleryImageId", "communityGalleryImageId")
 _CREATION: Final = "properties.creationData"
 _PROFILE: Final = "properties.storageProfile"
-_OS_TYPE: Final = word_of(OsType)
-_OS_STATE: Final = word_of(OsState)
-_GENERATION: Final = word_of(HyperVGeneration)
+_OS_TYPE: Final = enum_reader(OsType)
+_OS_STATE: Final = enum_reader(OsState)
+_GENERATION: Final = enum_reader(HyperVGeneration)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,34 +77,38 @@ def read_disk(body: Json, kind: DiskKind = DiskKind.DISK) -> DiskBody:
         InvalidInput: it is none that is made here, or a field says what is not done; its target is the path.
     """
     check_object(body)
-    body = known_fields(body, Kind(kind))
-    option = str(at(body, f"{_CREATION}.createOption")).lower()
+    body = read_known_fields(body, Kind(kind))
+    option = str(value_at(body, f"{_CREATION}.createOption")).lower()
     wanted = ("FromImage", "Copy", "Import", "Upload") if kind is DiskKind.DISK else ("Copy", "Import")
     if option not in {word.lower() for word in wanted}:
-        raise unfit(f"{_CREATION}.createOption", at(body, f"{_CREATION}.createOption"), " or ".join(wanted))
+        raise invalid_value(
+            f"{_CREATION}.createOption", value_at(body, f"{_CREATION}.createOption"), " or ".join(wanted)
+        )
     reference = _reference(body) if option == "fromimage" else None
     _check_creation(body, option)
     os_properties = OsProperties(
-        os_type=_word(body, "properties.osType", _OS_TYPE),
-        hyper_v_generation=_word(body, "properties.hyperVGeneration", _GENERATION),
+        os_type=_read_optional(body, "properties.osType", _OS_TYPE),
+        hyper_v_generation=_read_optional(body, "properties.hyperVGeneration", _GENERATION),
     )
-    sku = sku_at(body, "sku.name")
+    sku = read_sku(body, "sku.name")
     return DiskBody(
         location=location_of(body),
         reference=reference,
-        lun=None if reference is None else whole_at(body, f"{_CREATION}.galleryImageReference.lun"),
+        lun=None if reference is None else read_integer(body, f"{_CREATION}.galleryImageReference.lun"),
         source=_creation_source(body, option) if option in ("copy", "import") else None,
         upload_bytes=_upload_bytes(body) if option == "upload" else None,
         os_properties=os_properties,
         storage_account_type=sku if option in ("import", "upload") else None,
         tags=tags_of(body),
         details=DiskDetails(
-            size_gib=whole_at(body, "properties.diskSizeGB"), sku=sku, extra_properties=kept_fields(body, Kind(kind))
+            size_gib=read_integer(body, "properties.diskSizeGB"),
+            sku=sku,
+            extra_properties=select_kept_fields(body, Kind(kind)),
         ),
     )
 
 
-_OF_OPTIONS: Final = {
+_OPTIONS_OF_FIELDS: Final = {
     "galleryImageReference": ("fromimage",),
     "imageReference": ("fromimage",),
     "sourceUri": ("import",),
@@ -116,43 +120,43 @@ _OF_OPTIONS: Final = {
 
 
 def _check_creation(body: Json, option: str) -> None:
-    for name, options in _OF_OPTIONS.items():
+    for name, options in _OPTIONS_OF_FIELDS.items():
         if option not in options:
-            said = at(body, f"{_CREATION}.{name}")
+            said = value_at(body, f"{_CREATION}.{name}")
             if said not in (None, {}, ""):
-                raise unfit(f"{_CREATION}.{name}", said, f"nothing beside createOption {option}")
+                raise invalid_value(f"{_CREATION}.{name}", said, f"nothing beside createOption {option}")
 
 
 def _reference(body: Json) -> ImageReference | SharedReference:
-    refuse(body, f"{_CREATION}.imageReference")
+    refuse_field(body, f"{_CREATION}.imageReference")
     gallery = f"{_CREATION}.galleryImageReference"
-    named = [text for name in _IMAGE_IDS if (text := at(body, f"{gallery}.{name}")) is not None]
+    named = [text for name in _IMAGE_IDS if (text := value_at(body, f"{gallery}.{name}")) is not None]
     if not named:
-        raise missing(f"disk.{gallery}.id")
+        raise missing_field(f"disk.{gallery}.id")
     if len(named) != 1 or not isinstance(named[0], str):
-        raise unfit(gallery, at(body, gallery), f"one of {', '.join(_IMAGE_IDS)}")
+        raise invalid_value(gallery, value_at(body, gallery), f"one of {', '.join(_IMAGE_IDS)}")
     return parse_image_reference(named[0])
 
 
 def _creation_source(body: Json, option: str) -> str:
     if option == "import":
         path = f"{_CREATION}.sourceUri"
-        return checked_url(_named(body, path), path)
+        return check_source_url(_read_required_text(body, path), path)
     path = f"{_CREATION}.sourceResourceId"
-    return checked_id(at(body, path), path, DiskKind.DISK, DiskKind.SNAPSHOT)
+    return check_compute_id(value_at(body, path), path, DiskKind.DISK, DiskKind.SNAPSHOT)
 
 
 def _upload_bytes(body: Json) -> int:
     path = f"{_CREATION}.uploadSizeBytes"
-    upload_bytes = at(body, path)
+    upload_bytes = value_at(body, path)
     if upload_bytes is None:
-        raise missing(f"disk.{path}")
+        raise missing_field(f"disk.{path}")
     if not isinstance(upload_bytes, int) or isinstance(upload_bytes, bool):
-        raise unfit(path, upload_bytes, "a whole number of bytes")
+        raise invalid_value(path, upload_bytes, "a whole number of bytes")
     return upload_bytes
 
 
-def read_disk_change(body: Json, kind: DiskKind, standing: Json) -> tuple[dict[str, str] | None, DiskDetails]:
+def read_disk_patch(body: Json, kind: DiskKind, standing: Json) -> tuple[dict[str, str] | None, DiskDetails]:
     """What a PATCH says of a managed disk, a snapshot or an image: its tags, and fields that are kept.
 
     Args:
@@ -168,11 +172,11 @@ def read_disk_change(body: Json, kind: DiskKind, standing: Json) -> tuple[dict[s
         PropertyChangeNotAllowed: it asks for another value of what can't change.
     """
     check_object(body)
-    known = known_fields(body, Kind(kind))
-    kept = kept_fields(known, Kind(kind))
+    known = read_known_fields(body, Kind(kind))
+    kept = select_kept_fields(known, Kind(kind))
     _check_unchanged(known, standing, kept)
-    tags = tags_of(known) if at(known, "tags") is not None else None
-    return tags, DiskDetails(extra_properties=kept_fields(standing, Kind(kind)) | kept if kept else None)
+    tags = tags_of(known) if value_at(known, "tags") is not None else None
+    return tags, DiskDetails(extra_properties=select_kept_fields(standing, Kind(kind)) | kept if kept else None)
 
 
 def _check_unchanged(said: Json, shown: Json, kept: Mapping[str, Json], path: str = "") -> None:
@@ -198,28 +202,30 @@ def read_image(body: Json) -> ImageBody:
         InvalidInput: it is none that is made here, or a field says what is not done; its target is the path.
     """
     check_object(body)
-    body = known_fields(body, Kind.IMAGE)
-    refuse(body, "properties.sourceVirtualMachine")
+    body = read_known_fields(body, Kind.IMAGE)
+    refuse_field(body, "properties.sourceVirtualMachine")
     disk = f"{_PROFILE}.osDisk"
-    said = at(body, f"{_PROFILE}.dataDisks") or []
+    said = value_at(body, f"{_PROFILE}.dataDisks") or []
     if not isinstance(said, list) or not all(isinstance(each, Mapping) for each in said):
-        raise unfit(f"{_PROFILE}.dataDisks", said, "a list of data disks")
+        raise invalid_value(f"{_PROFILE}.dataDisks", said, "a list of data disks")
     data = sorted(said, key=lambda each: str(each.get("lun")).rjust(3))
     if [each.get("lun") for each in data] != list(range(len(data))):
-        raise unfit(f"{_PROFILE}.dataDisks", [each.get("lun") for each in said], "LUNs from 0 on, none left out")
+        raise invalid_value(
+            f"{_PROFILE}.dataDisks", [each.get("lun") for each in said], "LUNs from 0 on, none left out"
+        )
     return ImageBody(
         location=location_of(body),
-        source=_disk_source(at(body, disk), disk),
+        source=_disk_source(value_at(body, disk), disk),
         data_sources=tuple(_disk_source(each, f"{_PROFILE}.dataDisks[{each['lun']}]") for each in data),
         os_properties=OsProperties(
-            os_type=_word(body, f"{disk}.osType", _OS_TYPE),
-            os_state=_word(body, f"{disk}.osState", _OS_STATE),
-            hyper_v_generation=_word(body, "properties.hyperVGeneration", _GENERATION),
+            os_type=_read_optional(body, f"{disk}.osType", _OS_TYPE),
+            os_state=_read_optional(body, f"{disk}.osState", _OS_STATE),
+            hyper_v_generation=_read_optional(body, "properties.hyperVGeneration", _GENERATION),
         ),
-        storage_account_type=sku_at(body, f"{disk}.storageAccountType"),
+        storage_account_type=read_sku(body, f"{disk}.storageAccountType"),
         tags=tags_of(body),
         details={
-            OS_DISK: _image_disk_details(body, at(body, disk), disk),
+            OS_DISK: _image_disk_details(body, value_at(body, disk), disk),
             **{
                 disk_key(lun): _image_disk_details(body, each, f"{_PROFILE}.dataDisks[{lun}]")
                 for lun, each in enumerate(data)
@@ -230,30 +236,30 @@ def read_image(body: Json) -> ImageBody:
 
 def _image_disk_details(body: Json, disk: Json, path: str) -> DiskDetails:
     zones = f"{_PROFILE}.zoneResilient"
-    caching = None if at(disk, "caching") is None else word_of(HostCaching)(disk, "caching")
+    caching = None if value_at(disk, "caching") is None else enum_reader(HostCaching)(disk, "caching")
     return DiskDetails(
-        size_gib=whole_at(disk, "diskSizeGB"),
+        size_gib=read_integer(disk, "diskSizeGB"),
         size_path=f"{path}.diskSizeGB",
-        sku=sku_at(disk, "storageAccountType", f"{path}.storageAccountType"),
+        sku=read_sku(disk, "storageAccountType", f"{path}.storageAccountType"),
         sku_path=f"{path}.storageAccountType",
-        zone_resilient=None if at(body, zones) is None else flag_of(at(body, zones), zones),
+        zone_resilient=None if value_at(body, zones) is None else flag_of(value_at(body, zones), zones),
         extra_properties={} if caching is None else {"caching": caching.value},
     )
 
 
 def _disk_source(disk: Json, path: str) -> str:
     """Of one disk of an image, by one of Azure's three words for it."""
-    named = [word for word in ("blobUri", "snapshot.id", "managedDisk.id") if at(disk, word)]
+    named = [word for word in ("blobUri", "snapshot.id", "managedDisk.id") if value_at(disk, word)]
     if len(named) > 1:
-        raise unfit(f"{path}.{named[-1]}", at(disk, named[-1]), f"nothing beside {named[0]}")
-    if uri := at(disk, "blobUri"):
-        return checked_url(str(uri), f"{path}.blobUri")
-    if (snapshot := at(disk, "snapshot.id")) is not None:
-        return checked_id(snapshot, f"{path}.snapshot.id", DiskKind.SNAPSHOT)
-    return checked_id(at(disk, "managedDisk.id"), f"{path}.managedDisk.id", DiskKind.DISK)
+        raise invalid_value(f"{path}.{named[-1]}", value_at(disk, named[-1]), f"nothing beside {named[0]}")
+    if uri := value_at(disk, "blobUri"):
+        return check_source_url(str(uri), f"{path}.blobUri")
+    if (snapshot := value_at(disk, "snapshot.id")) is not None:
+        return check_compute_id(snapshot, f"{path}.snapshot.id", DiskKind.SNAPSHOT)
+    return check_compute_id(value_at(disk, "managedDisk.id"), f"{path}.managedDisk.id", DiskKind.DISK)
 
 
-def checked_url(uri: str, path: str) -> str:
+def check_source_url(uri: str, path: str) -> str:
     """A file's URL. No path and no s3:// over the network: the server would read both with its own rights.
 
     Raises:
@@ -272,7 +278,7 @@ def checked_url(uri: str, path: str) -> str:
     return uri
 
 
-def checked_id(value: Json, path: str, *kinds: DiskKind) -> str:
+def check_compute_id(value: Json, path: str, *kinds: DiskKind) -> str:
     """The full id of a disk, snapshot or managed image.
 
     Raises:
@@ -280,22 +286,22 @@ def checked_id(value: Json, path: str, *kinds: DiskKind) -> str:
     """
     found = ComputeId.parse(value) if isinstance(value, str) else None
     if found is None or found.kind not in kinds:
-        raise unfit(path, value, f"the id of one of {', '.join(kinds)}")
+        raise invalid_value(path, value, f"the id of one of {', '.join(kinds)}")
     return found.resource_id
 
 
-def _named(body: Json, path: str) -> str:
-    text = text_of(at(body, path), path)
+def _read_required_text(body: Json, path: str) -> str:
+    text = text_of(value_at(body, path), path)
     if not text:
-        raise missing(f"disk.{path}")
+        raise missing_field(f"disk.{path}")
     return text
 
 
-def _word(body: Json, path: str, read: Callable[[Json, str], _T]) -> _T | None:
-    return None if at(body, path) is None else read(body, path)
+def _read_optional(body: Json, path: str, read: Callable[[Json, str], _T]) -> _T | None:
+    return None if value_at(body, path) is None else read(body, path)
 
 
-def sku_at(body: Json, path: str, shown: str | None = None) -> StorageAccountType | None:
+def read_sku(body: Json, path: str, shown: str | None = None) -> StorageAccountType | None:
     """The storage account type at a path; None where nothing is.
 
     Args:
@@ -306,10 +312,10 @@ def sku_at(body: Json, path: str, shown: str | None = None) -> StorageAccountTyp
     Raises:
         InvalidInput: there is no such type here.
     """
-    word = at(body, path)
+    word = value_at(body, path)
     if word is None:
         return None
     try:
         return parse_storage_account_type(str(word))
     except InvalidInput as error:
-        raise unfit(shown or path, word, str(error.expected)) from error
+        raise invalid_value(shown or path, word, str(error.expected)) from error

@@ -25,12 +25,12 @@ from imgstore.domain.resources import (
     PurchasePlan,
     Recommended,
 )
-from imgstore.wire.api_versions import Kind, knows
-from imgstore.wire.json_fields import at, flag_of, tags_of, text_of, unfit
+from imgstore.wire.api_versions import Kind, has_field
+from imgstore.wire.json_fields import flag_of, invalid_value, tags_of, text_of, value_at
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.arguments import parse_disk_types, parse_end_of_life
-from imgstore.wire.requests.body_fields import Request, known_fields
-from imgstore.wire.requests.gallery_update import read_features, read_range, whole_at
+from imgstore.wire.requests.body_fields import Request, read_known_fields
+from imgstore.wire.requests.gallery_update import read_features, read_integer, read_range
 from imgstore.wire.sharing import sharing_profile_json
 
 _Word = TypeVar("_Word", bound=StrEnum)
@@ -39,11 +39,11 @@ TRUSTED_LAUNCH_SINCE: Final = "2025-03-03"
 """From here on a definition that does not say is of generation V2 and supports trusted launch."""
 
 
-class _Fixed(Enum):
+class _Default(Enum):
     FIXED = "can't change"
 
 
-_FIXED: Final = _Fixed.FIXED
+_NO_DEFAULT: Final = _Default.FIXED
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,44 +54,44 @@ class _Field:
     name: str
     read: Callable[[Json, str], Any]
     """Of the body and the path."""
-    default: Any = _FIXED
+    default: Any = _NO_DEFAULT
 
 
 def _read_text(body: Json, path: str) -> str | None:
-    return text_of(at(body, path), path)
+    return text_of(value_at(body, path), path)
 
 
 def _read_flag(body: Json, path: str) -> bool:
-    return flag_of(at(body, path), path)
+    return flag_of(value_at(body, path), path)
 
 
 def _read_life(body: Json, path: str) -> Any:
-    word = text_of(at(body, path), path)
+    word = text_of(value_at(body, path), path)
     return None if word is None else parse_end_of_life(word)
 
 
 def _read_types(body: Json, path: str) -> Any:
-    words = at(body, path)
+    words = value_at(body, path)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise unfit(path, words, "a list of types of disks")
+        raise invalid_value(path, words, "a list of types of disks")
     return parse_disk_types(words)
 
 
 def _read_plan(body: Json, path: str) -> PurchasePlan:
-    said = at(body, path)
+    said = value_at(body, path)
     if not isinstance(said, Mapping):
-        raise unfit(path, said, "an object of name, publisher and product")
+        raise invalid_value(path, said, "an object of name, publisher and product")
     return PurchasePlan(**{name: _read_text(body, f"{path}.{name}") for name in ("name", "publisher", "product")})
 
 
-def word_of(words: type[_Word]) -> Callable[[Json, str], _Word]:
+def enum_reader(words: type[_Word]) -> Callable[[Json, str], _Word]:
     """Reads a word of `words`, in any case."""
     known = {word.value.lower(): word for word in words}
 
     def read(body: Json, path: str) -> _Word:
-        said = at(body, path)
+        said = value_at(body, path)
         if not isinstance(said, str) or said.lower() not in known:
-            raise unfit(path, said, " or ".join(word.value for word in words))
+            raise invalid_value(path, said, " or ".join(word.value for word in words))
         return known[said.lower()]
 
     return read
@@ -103,19 +103,19 @@ _GALLERY: Final = (
     _Field(
         "properties.softDeletePolicy.retentionPeriodInDays",
         "soft_delete_retention_days",
-        whole_at,
+        read_integer,
         SOFT_DELETE_RETENTION_DAYS,
     ),
     _Field("tags", "tags", lambda body, _path: tags_of(body), NO_TAGS),
 )
 _DEFINITION: Final = (
-    _Field("properties.osType", "os_type", word_of(OsType)),
-    _Field("properties.osState", "os_state", word_of(OsState)),
+    _Field("properties.osType", "os_type", enum_reader(OsType)),
+    _Field("properties.osState", "os_state", enum_reader(OsState)),
     _Field("properties.identifier.publisher", "publisher", _read_text),
     _Field("properties.identifier.offer", "offer", _read_text),
     _Field("properties.identifier.sku", "sku", _read_text),
-    _Field("properties.hyperVGeneration", "hyper_v_generation", word_of(HyperVGeneration)),
-    _Field("properties.architecture", "architecture", word_of(Architecture)),
+    _Field("properties.hyperVGeneration", "hyper_v_generation", enum_reader(HyperVGeneration)),
+    _Field("properties.architecture", "architecture", enum_reader(Architecture)),
     _Field("properties.eula", "eula", _read_text),
     _Field("properties.privacyStatementUri", "privacy_statement_uri", _read_text),
     _Field("properties.disallowed.diskTypes", "disallowed_disk_types", _read_types),
@@ -129,7 +129,7 @@ _DEFINITION: Final = (
     _Field("properties.allowUpdateImage", "allow_update_image", _read_flag),
     _Field("tags", "tags", lambda body, _path: tags_of(body), NO_TAGS),
 )
-_PERMISSION: Final = word_of(SharingPermission)
+_PERMISSION: Final = enum_reader(SharingPermission)
 _COMMUNITY: Final = {
     "publisher_uri": "publisherUri",
     "publisher_contact": "publisherContact",
@@ -139,18 +139,18 @@ _COMMUNITY: Final = {
 _REQUIRED: Final = ("os_type", "os_state", "publisher", "offer", "sku")
 
 
-def read_gallery(body: Json, api_version: str, *, whole: bool) -> dict[str, Any]:
+def read_gallery(body: Json, api_version: str, *, is_put: bool) -> dict[str, Any]:
     """What a body says of a gallery, by the field's name; `location` by its key.
 
     Args:
         body: the request's JSON.
         api_version: the request's.
-        whole: a PUT, else a PATCH.
+        is_put: a PUT, else a PATCH.
 
     Raises:
         InvalidInput: it is no gallery, or asks for what is not done; its target is the path.
     """
-    return _read(Kind.GALLERY, _GALLERY, body, api_version, whole=whole)
+    return _read(Kind.GALLERY, _GALLERY, body, api_version, is_put=is_put)
 
 
 def read_sharing(
@@ -167,16 +167,16 @@ def read_sharing(
         InvalidInput: it is no profile, or names others than it is shared with, which only ``/share`` changes.
     """
     path = "properties.sharingProfile"
-    body = known_fields(body, Kind.GALLERY, api_version)
-    said = at(body, path)
+    body = read_known_fields(body, Kind.GALLERY, api_version)
+    said = value_at(body, path)
     if not isinstance(said, Mapping | None):
-        raise unfit(path, said, "an object")
+        raise invalid_value(path, said, "an object")
     now = standing or SharingProfile()
     groups = (said or {}).get("groups")
-    if groups and groups != at(sharing_profile_json(standing, groups=True), "sharingProfile.groups"):
-        raise unfit(f"{path}.groups", groups, "what stands: POST .../share adds and removes")
-    word = at(said, "permissions")
-    info = at(said, "communityGalleryInfo")
+    if groups and groups != value_at(sharing_profile_json(standing, groups=True), "sharingProfile.groups"):
+        raise invalid_value(f"{path}.groups", groups, "what stands: POST .../share adds and removes")
+    word = value_at(said, "permissions")
+    info = value_at(said, "communityGalleryInfo")
     if word is None and not info:
         return None
     permission = now.permission if word is None else _PERMISSION(body, f"{path}.permissions")
@@ -184,7 +184,7 @@ def read_sharing(
         kept = now.community if permission is SharingPermission.COMMUNITY else None
         return permission, None if kept is None else replace(kept, public_name=None)
     if not isinstance(info, Mapping):
-        raise unfit(f"{path}.communityGalleryInfo", info, "an object")
+        raise invalid_value(f"{path}.communityGalleryInfo", info, "an object")
     told = {
         name: text_of(info.get(field), f"{path}.communityGalleryInfo.{field}") for name, field in _COMMUNITY.items()
     }
@@ -192,12 +192,12 @@ def read_sharing(
     return permission, CommunityInfo(**{name: told[name] or stands[name] for name in _COMMUNITY})
 
 
-def read_definition(body: Json, api_version: str, *, whole: bool) -> dict[str, Any]:
+def read_definition(body: Json, api_version: str, *, is_put: bool) -> dict[str, Any]:
     """The same of an image definition."""
-    return _read(Kind.DEFINITION, _DEFINITION, body, api_version, whole=whole)
+    return _read(Kind.DEFINITION, _DEFINITION, body, api_version, is_put=is_put)
 
 
-def new_definition(fields: Mapping[str, Any], api_version: str) -> dict[str, Any]:
+def complete_definition(fields: Mapping[str, Any], api_version: str) -> dict[str, Any]:
     """What `read_definition` gave, completed to a new definition.
 
     Raises:
@@ -206,7 +206,7 @@ def new_definition(fields: Mapping[str, Any], api_version: str) -> dict[str, Any
     paths = {field.name: field.path for field in _DEFINITION}
     for name in _REQUIRED:
         if not fields.get(name):
-            raise missing(f"galleryImage.{paths[name]}")
+            raise missing_field(f"galleryImage.{paths[name]}")
     if api_version < TRUSTED_LAUNCH_SINCE:
         return dict(fields)
     trusted = Feature(name="SecurityType", value="TrustedLaunchSupported")
@@ -215,29 +215,29 @@ def new_definition(fields: Mapping[str, Any], api_version: str) -> dict[str, Any
     return {"hyper_v_generation": generation, "features": features} | dict(fields)
 
 
-def _read(kind: Kind, table: tuple[_Field, ...], body: Json, api_version: str, *, whole: bool) -> dict[str, Any]:
+def _read(kind: Kind, table: tuple[_Field, ...], body: Json, api_version: str, *, is_put: bool) -> dict[str, Any]:
     check_object(body)
-    known = known_fields(body, kind, api_version)
+    known = read_known_fields(body, kind, api_version)
     fields: dict[str, Any] = {}
-    if whole or at(known, "location") is not None:
+    if is_put or value_at(known, "location") is not None:
         fields["location"] = region_key(location_of(known))
     for field in table:
-        if at(known, field.path) is not None:
+        if value_at(known, field.path) is not None:
             fields[field.name] = field.read(known, field.path)
-        elif whole and field.default is not _FIXED and knows(kind, field.path, api_version):
+        elif is_put and field.default is not _NO_DEFAULT and has_field(kind, field.path, api_version):
             fields[field.name] = field.default
     return fields
 
 
-def refuse(body: Json, path: str) -> None:
+def refuse_field(body: Json, path: str) -> None:
     """Refuse what is asked for at a path, if anything is: it would not be done.
 
     Raises:
         InvalidInput: something is.
     """
-    said = at(body, path)
+    said = value_at(body, path)
     if said not in (None, [], {}, ""):
-        raise unfit(path, said, "nothing: imgstore does not do this yet")
+        raise invalid_value(path, said, "nothing: imgstore does not do this yet")
 
 
 def check_object(body: Json) -> None:
@@ -255,7 +255,7 @@ def check_object(body: Json) -> None:
             code="InvalidRequestContent",
         )
     if not isinstance(body.get("properties"), Mapping | None):
-        raise unfit("properties", body["properties"], "an object")
+        raise invalid_value("properties", body["properties"], "an object")
 
 
 def location_of(body: Json) -> str:
@@ -264,7 +264,7 @@ def location_of(body: Json) -> str:
     Raises:
         InvalidInput: it does not.
     """
-    location = at(body, "location")
+    location = value_at(body, "location")
     if not isinstance(location, str) or not location.strip():
         raise InvalidInput(
             "The location property is required for this definition.",
@@ -277,7 +277,7 @@ def location_of(body: Json) -> str:
     return location
 
 
-def missing(path: str) -> InvalidInput:
+def missing_field(path: str) -> InvalidInput:
     """What is raised where a field must be and is not."""
     return InvalidInput(
         f"Required parameter '{path}' is missing (null).",
@@ -303,11 +303,11 @@ def read_access(body: Json) -> AccessBody:
         InvalidInput: no level, or no duration, or a field asks for what is not done.
     """
     check_object(body)
-    body = known_fields(body, Request.ACCESS)
-    duration = whole_at(body, "durationInSeconds")
+    body = read_known_fields(body, Request.ACCESS)
+    duration = read_integer(body, "durationInSeconds")
     if duration is None:
-        raise missing("grantAccessData.durationInSeconds")
-    return AccessBody(level=word_of(AccessLevel)(body, "access"), duration_seconds=duration)
+        raise missing_field("grantAccessData.durationInSeconds")
+    return AccessBody(level=enum_reader(AccessLevel)(body, "access"), duration_seconds=duration)
 
 
 def read_group(body: Json) -> tuple[str, dict[str, str] | None]:
@@ -317,5 +317,5 @@ def read_group(body: Json) -> tuple[str, dict[str, str] | None]:
         InvalidInput: it has no location, or a field asks for what is not done.
     """
     check_object(body)
-    body = known_fields(body, Kind.GROUP)
-    return location_of(body), None if at(body, "tags") is None else tags_of(body)
+    body = read_known_fields(body, Kind.GROUP)
+    return location_of(body), None if value_at(body, "tags") is None else tags_of(body)

@@ -8,7 +8,7 @@ from imgstore.domain.names import VersionName
 from imgstore.domain.resources import SOFT_DELETE_RETENTION_DAYS, Feature, Gallery, ImageDefinition, Recommended
 from imgstore.domain.views import DefinitionPath
 from imgstore.policy.allowed_changes import DEFINITION_MAY_CHANGE, GALLERY_MAY_CHANGE
-from imgstore.wire.json_fields import at, flag_of, tags_of, text_of, unfit
+from imgstore.wire.json_fields import flag_of, invalid_value, tags_of, text_of, value_at
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.arguments import parse_end_of_life
 from imgstore.wire.requests.generic_update import Edit, apply_edits, check_changes
@@ -17,7 +17,7 @@ from imgstore.wire.responses.resources import definition_json, gallery_json
 _WHOLE_MAX = 2**31 - 1
 
 
-def edited_gallery(gallery: Gallery, edits: Iterable[Edit], *, force_string: bool = False) -> Gallery:
+def edit_gallery(gallery: Gallery, edits: Iterable[Edit], *, force_string: bool = False) -> Gallery:
     """The gallery with the edits done.
 
     Raises:
@@ -28,7 +28,7 @@ def edited_gallery(gallery: Gallery, edits: Iterable[Edit], *, force_string: boo
     after = apply_edits(before, edits, force_string=force_string)
     check_changes(before, after, GALLERY_MAY_CHANGE)
     policy = "properties.softDeletePolicy"
-    days = whole_at(after, f"{policy}.retentionPeriodInDays")
+    days = read_integer(after, f"{policy}.retentionPeriodInDays")
     return replace(
         gallery,
         description=_text(after, "properties.description"),
@@ -38,8 +38,8 @@ def edited_gallery(gallery: Gallery, edits: Iterable[Edit], *, force_string: boo
     )
 
 
-def edited_definition(line: DefinitionPath, edits: Iterable[Edit], *, force_string: bool = False) -> ImageDefinition:
-    """The definition with the edits done. Raises as `edited_gallery`."""
+def edit_definition(line: DefinitionPath, edits: Iterable[Edit], *, force_string: bool = False) -> ImageDefinition:
+    """The definition with the edits done. Raises as `edit_gallery`."""
     before = definition_json(line.definition, line.gallery)
     after = apply_edits(before, edits, force_string=force_string)
     check_changes(before, after, DEFINITION_MAY_CHANGE)
@@ -58,30 +58,30 @@ def edited_definition(line: DefinitionPath, edits: Iterable[Edit], *, force_stri
 
 
 def _text(resource: Json, path: str) -> str | None:
-    return text_of(at(resource, path), path)
+    return text_of(value_at(resource, path), path)
 
 
 def _flag(resource: Json, path: str) -> bool:
-    return flag_of(at(resource, path), path)
+    return flag_of(value_at(resource, path), path)
 
 
-def whole_at(resource: Json, path: str) -> int | None:
+def read_integer(resource: Json, path: str) -> int | None:
     """A whole number at a path, also spelt as text; None where nothing is.
 
     Raises:
         InvalidInput: it is something else.
     """
-    value = at(resource, path)
+    value = value_at(resource, path)
     if isinstance(value, str) and value.removeprefix("-").isdecimal() and len(value) < 12:
         value = int(value)
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _WHOLE_MAX):
         return value
-    raise unfit(path, value, "a whole number")
+    raise invalid_value(path, value, "a whole number")
 
 
 def read_range(resource: Json, path: str) -> Recommended:
-    """The range at a path. Raises as `whole_at`."""
-    return Recommended(min=whole_at(resource, f"{path}.min"), max=whole_at(resource, f"{path}.max"))
+    """The range at a path. Raises as `read_integer`."""
+    return Recommended(min=read_integer(resource, f"{path}.min"), max=read_integer(resource, f"{path}.max"))
 
 
 def read_features(resource: Json) -> tuple[Feature, ...]:
@@ -91,20 +91,20 @@ def read_features(resource: Json) -> tuple[Feature, ...]:
         InvalidInput: they are no list of features.
     """
     path = "properties.features"
-    listed = at(resource, path)
+    listed = value_at(resource, path)
     if not isinstance(listed, list | None):
-        raise unfit(path, listed, "a list of objects with name and value")
+        raise invalid_value(path, listed, "a list of objects with name and value")
     return tuple(_read_feature(each, f"{path}[{place}]") for place, each in enumerate(listed or []))
 
 
 def _read_feature(element: Json, path: str) -> Feature:
     known = {"name", "value", "startsAtVersion"}
     if not isinstance(element, Mapping) or not {"name", "value"} <= set(element) <= known:
-        raise unfit(path, element, "an object with name and value, and startsAtVersion if need be")
+        raise invalid_value(path, element, "an object with name and value, and startsAtVersion if need be")
     texts = {name: text_of(element.get(name), f"{path}.{name}") for name in known}
     starts = texts["startsAtVersion"]
     try:
         version = None if starts is None else str(VersionName.parse(starts))
     except InvalidInput as error:
-        raise unfit(f"{path}.startsAtVersion", starts, "a version such as 1.0.0") from error
+        raise invalid_value(f"{path}.startsAtVersion", starts, "a version such as 1.0.0") from error
     return Feature(name=texts["name"] or "", value=texts["value"] or "", starts_at_version=version)

@@ -65,8 +65,8 @@ def apply_edits(resource: Json, edits: Iterable[Edit], *, force_string: bool = F
     for edit in edits:
         if edit.verb is Verb.SET:
             for word in edit.words or ("",):
-                path, value = _assignment(word)
-                _set(changed, path, _value(value, force_string=force_string))
+                path, value = _split_assignment(word)
+                _set(changed, path, _parse_value(value, force_string=force_string))
         elif edit.verb is Verb.ADD:
             _add(changed, edit.words, force_string=force_string)
         else:
@@ -99,13 +99,13 @@ def check_changes(before: Json, after: Json, may_change: Collection[str]) -> Non
         if not any(path == allowed or path.startswith(f"{allowed}.") for allowed in may_change):
             raise PropertyChangeNotAllowed(
                 path,
-                found=_told(new),
-                expected=_told(old),
+                found=_format_value(new),
+                expected=_format_value(old),
                 hint=f"what may change: {', '.join(sorted(may_change))}",
             )
 
 
-def _assignment(word: str) -> tuple[str, str]:
+def _split_assignment(word: str) -> tuple[str, str]:
     """A word at its first ``=`` outside brackets and quotes."""
     match = re.match(r'((?:\[[^\]]*\]|"[^"]*"|[^=\["])+)=(.*)', word, re.DOTALL)
     if match is None:
@@ -119,7 +119,7 @@ def _assignment(word: str) -> tuple[str, str]:
     return match[1], match[2]
 
 
-def _value(word: str, *, force_string: bool) -> Json:
+def _parse_value(word: str, *, force_string: bool) -> Json:
     if force_string:
         return word
     try:
@@ -130,7 +130,7 @@ def _value(word: str, *, force_string: bool) -> Json:
     return word if isinstance(value, int | float) and json.dumps(value) != word else value
 
 
-def _steps(path: str, resource: Json) -> list[_Step]:
+def _parse_path(path: str, resource: Json) -> list[_Step]:
     """The steps of a path from the resource's top."""
     steps: list[_Step] = []
     at = 0
@@ -158,18 +158,18 @@ def _steps(path: str, resource: Json) -> list[_Step]:
 
 
 def _set(resource: Json, path: str, value: Json) -> None:
-    *above, last = _steps(path, resource)
+    *above, last = _parse_path(path, resource)
     holder = _walk(resource, above, path, make=True)
     if isinstance(last, _Index):
-        holder[_position(holder, last, path)] = value
+        holder[_find_index(holder, last, path)] = value
     else:
-        _object(holder, path)[_key(holder, last)] = value
+        _check_object(holder, path)[_find_key(holder, last)] = value
 
 
 def _add(resource: Json, words: Sequence[str], *, force_string: bool) -> None:
     """Append to a list, which is made where it is missing: one object of all ``key=value``, or each plain value."""
     path, *values = words or ("",)
-    *above, last = _steps(path, resource)
+    *above, last = _parse_path(path, resource)
     if not values:
         raise InvalidInput(
             f"Nothing is said to be added to '{path}'.",
@@ -180,23 +180,23 @@ def _add(resource: Json, words: Sequence[str], *, force_string: bool) -> None:
         )
     pairs, plain = dict[str, Json](), list[Json]()
     for word in values:
-        read = _value(word, force_string=force_string)
+        read = _parse_value(word, force_string=force_string)
         if isinstance(read, str) and re.match(r'[^={}"]+=', word):
             name, _, text = word.partition("=")
-            pairs[name] = _value(text, force_string=force_string)
+            pairs[name] = _parse_value(text, force_string=force_string)
         else:
             plain.append(read)
     holder = _walk(resource, above, path, make=True)
-    found = _list(_step_or_none(holder, last, path), path)
+    found = _check_list(_find_step(holder, last, path), path)
     found += [*plain, *([pairs] if pairs else [])]
     if isinstance(last, str):
-        holder[_key(holder, last)] = found
+        holder[_find_key(holder, last)] = found
 
 
 def _remove(resource: Json, words: Sequence[str]) -> None:
     """Take away a property, or an element of a list."""
     path, *index = words or ("",)
-    *above, last = _steps(path, resource)
+    *above, last = _parse_path(path, resource)
     holder = _walk(resource, above, path, make=False)
     if len(index) > 1:
         raise InvalidInput(
@@ -207,44 +207,44 @@ def _remove(resource: Json, words: Sequence[str]) -> None:
             target=path,
         )
     if index:
-        found = _list(_step_or_none(holder, last, path), path)
-        del found[_position(found, _Index(index[0]), path)]
+        found = _check_list(_find_step(holder, last, path), path)
+        del found[_find_index(found, _Index(index[0]), path)]
     elif isinstance(last, _Index):
-        del holder[_position(holder, last, path)]
-    elif _step_or_none(holder, last, path) is None:
-        raise _absent(path, last, holder)
+        del holder[_find_index(holder, last, path)]
+    elif _find_step(holder, last, path) is None:
+        raise _not_found(path, last, holder)
     else:
-        del holder[_key(holder, last)]
+        del holder[_find_key(holder, last)]
 
 
 def _walk(here: Json, steps: Sequence[_Step], path: str, *, make: bool) -> Json:
     """Where the steps lead. With `make`, objects that are missing on the way are made."""
     for step in steps:
-        found = _step_or_none(here, step, path)
+        found = _find_step(here, step, path)
         if found is None:
             if not make or isinstance(step, _Index):
-                raise _absent(path, step, here)
-            found = here[_key(here, step)] = {}
+                raise _not_found(path, step, here)
+            found = here[_find_key(here, step)] = {}
         here = found
     return here
 
 
-def _step_or_none(here: Json, step: _Step, path: str) -> Json:
+def _find_step(here: Json, step: _Step, path: str) -> Json:
     if isinstance(step, _Index):
-        return here[_position(here, step, path)]
-    return _object(here, path).get(_key(here, step))
+        return here[_find_index(here, step, path)]
+    return _check_object(here, path).get(_find_key(here, step))
 
 
-def _key(here: Mapping[str, Json], name: str) -> str:
+def _find_key(here: Mapping[str, Json], name: str) -> str:
     """The name as the object has it, in whatever case it is asked for."""
     return next((key for key in here if key.lower() == name.lower()), name)
 
 
-def _position(here: Json, index: _Index, path: str) -> int:
-    found = _list(here, path)
+def _find_index(here: Json, index: _Index, path: str) -> int:
+    found = _check_list(here, path)
     name, equals, value = index.text.partition("=")
     if equals:
-        fits = [at for at, each in enumerate(found) if _fits(each, name, value)]
+        fits = [at for at, each in enumerate(found) if _matches(each, name, value)]
         if len(fits) == 1:
             return fits[0]
         told = f"{len(fits)} elements with {index.text}"
@@ -262,17 +262,17 @@ def _position(here: Json, index: _Index, path: str) -> int:
     )
 
 
-def _fits(element: Json, name: str, value: str) -> bool:
-    held = element.get(_key(element, name)) if isinstance(element, Mapping) else None
+def _matches(element: Json, name: str, value: str) -> bool:
+    held = element.get(_find_key(element, name)) if isinstance(element, Mapping) else None
     # A region's name is the same with and without its spaces.
     return held is not None and "".join(str(held).split()).lower() == "".join(value.split()).lower()
 
 
-def _object(here: Json, path: str) -> dict[str, Json]:
+def _check_object(here: Json, path: str) -> dict[str, Json]:
     if not isinstance(here, dict):
         raise InvalidInput(
             f"'{path}' leads through something that has no properties.",
-            found=_told(here),
+            found=_format_value(here),
             expected="an object",
             hint="`show` prints the resource as it is",
             target=path,
@@ -280,13 +280,13 @@ def _object(here: Json, path: str) -> dict[str, Json]:
     return here
 
 
-def _list(here: Json, path: str) -> list[Json]:
+def _check_list(here: Json, path: str) -> list[Json]:
     if here is None:
         return []
     if not isinstance(here, list):
         raise InvalidInput(
             f"'{path}' is no list.",
-            found=_told(here),
+            found=_format_value(here),
             expected="a list",
             hint="set it with --set",
             target=path,
@@ -294,9 +294,9 @@ def _list(here: Json, path: str) -> list[Json]:
     return here
 
 
-def _absent(path: str, step: _Step, here: Json) -> InvalidInput:
+def _not_found(path: str, step: _Step, here: Json) -> InvalidInput:
     told = f"[{step.text}]" if isinstance(step, _Index) else step
-    there = ", ".join(here) if isinstance(here, Mapping) else _told(here)
+    there = ", ".join(here) if isinstance(here, Mapping) else _format_value(here)
     return InvalidInput(
         f"Couldn't find '{told}' in '{path}'.",
         found=there or "nothing",
@@ -306,5 +306,5 @@ def _absent(path: str, step: _Step, here: Json) -> InvalidInput:
     )
 
 
-def _told(value: Json) -> str:
+def _format_value(value: Json) -> str:
     return "nothing" if value is None else json.dumps(value, ensure_ascii=False, default=str)

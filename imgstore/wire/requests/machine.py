@@ -12,11 +12,11 @@ from imgstore.domain.errors import InvalidInput
 from imgstore.domain.machines import DiskAttachment
 from imgstore.domain.requests import MachineDiskRequest, MachineRequest, OsProfile
 from imgstore.domain.resources import DiskKind, OsType
-from imgstore.wire.json_fields import at, tags_of, text_of, unfit
+from imgstore.wire.json_fields import invalid_value, tags_of, text_of, value_at
 from imgstore.wire.json_text import Json
-from imgstore.wire.requests.disk import checked_id, sku_at
-from imgstore.wire.requests.fields import check_object, location_of, missing, word_of
-from imgstore.wire.requests.gallery_update import whole_at
+from imgstore.wire.requests.disk import check_compute_id, read_sku
+from imgstore.wire.requests.fields import check_object, enum_reader, location_of, missing_field
+from imgstore.wire.requests.gallery_update import read_integer
 
 _PROFILE: Final = "properties.storageProfile"
 _OS_DISK: Final = f"{_PROFILE}.osDisk"
@@ -61,63 +61,65 @@ _OPTIONS: Final = {"fromimage": False, "attach": True}
 _DELETE_OPTIONS: Final = {"delete": True, "detach": False}
 
 
-def without_secrets(body: Json, path: str = "") -> Json:
+def remove_secrets(body: Json, path: str = "") -> Json:
     """A body without what nobody may read again: passwords and what a machine is told in secret. Nothing is changed.
 
     Names are found in any case, since this comes before anything is written down.
     """
     if isinstance(body, list):
-        return [without_secrets(each, path) for each in body]
+        return [remove_secrets(each, path) for each in body]
     if not isinstance(body, Mapping):
         return body
     below = {name: f"{path}.{name}".lstrip(".").lower() for name in body}
-    return {name: without_secrets(body[name], where) for name, where in below.items() if where not in _SECRETS}
+    return {name: remove_secrets(body[name], where) for name, where in below.items() if where not in _SECRETS}
 
 
-def read_machine(body: Json, group: str, name: str, *, whole: bool) -> MachineRequest:
+def read_machine(body: Json, group: str, name: str, *, is_put: bool) -> MachineRequest:
     """What a body says of a machine.
 
     Args:
         body: the request's JSON.
         group: the resource group's name.
         name: the machine's.
-        whole: a PUT, else a PATCH, which speaks of what is there and makes nothing. A PUT without a source makes nothing
+        is_put: a PUT, else a PATCH, which speaks of what is there and makes nothing. A PUT without a source makes nothing
             either: az leaves it out of what it has read, so that nobody asks for the right to the image again.
 
     Raises:
         InvalidInput: it is no machine, or asks for what is not done; its target is the path.
     """
     check_object(body)
-    _check_heeded(body)
-    image, attached = _image(body), _attached_os_disk(body, whole=whole)
+    _check_types(body)
+    image, attached = _image(body), _attached_os_disk(body, is_put=is_put)
     if image is not None and attached is not None:
-        raise one_source("both")
-    profile = at(body, _OS_PROFILE)
+        raise source_count_error("both")
+    profile = value_at(body, _OS_PROFILE)
     return MachineRequest(
         group=group,
         name=name,
-        location=location_of(body) if whole or at(body, "location") is not None else None,
+        location=location_of(body) if is_put or value_at(body, "location") is not None else None,
         image=image,
         attach_os_disk=attached,
         disks=_disks(body, attached),
-        replaces_disks=_is_whole(body, attached, whole=whole),
-        os_type=None if at(body, f"{_OS_DISK}.osType") is None else word_of(OsType)(body, f"{_OS_DISK}.osType"),
-        size=text_of(at(body, "properties.hardwareProfile.vmSize"), "properties.hardwareProfile.vmSize"),
+        replaces_disks=_names_all_data_disks(body, attached, is_put=is_put),
+        os_type=None
+        if value_at(body, f"{_OS_DISK}.osType") is None
+        else enum_reader(OsType)(body, f"{_OS_DISK}.osType"),
+        size=text_of(value_at(body, "properties.hardwareProfile.vmSize"), "properties.hardwareProfile.vmSize"),
         profile=OsProfile(
-            admin_username=text_of(at(profile, "adminUsername"), f"{_OS_PROFILE}.adminUsername"),
-            computer_name=text_of(at(profile, "computerName"), f"{_OS_PROFILE}.computerName"),
+            admin_username=text_of(value_at(profile, "adminUsername"), f"{_OS_PROFILE}.adminUsername"),
+            computer_name=text_of(value_at(profile, "computerName"), f"{_OS_PROFILE}.computerName"),
             has_other_fields=bool(profile),
         ),
-        tags=tags_of(body) if whole or at(body, "tags") is not None else None,
+        tags=tags_of(body) if is_put or value_at(body, "tags") is not None else None,
         extra_properties=_kept(body),
         interfaces=_interfaces(body),
-        may_create=whole and not (image is None and attached is None),
+        may_create=is_put and not (image is None and attached is None),
     )
 
 
 def _kept(body: Json) -> dict[str, Any]:
-    shown = without_secrets(body)
-    kept = {path: value for path in KEPT if (value := at(shown, path)) not in (None, {}, [])}
+    shown = remove_secrets(body)
+    kept = {path: value for path in KEPT if (value := value_at(shown, path)) not in (None, {}, [])}
     if _REFERENCE in kept:
         kept[_REFERENCE] = {name: kept[_REFERENCE][name] for name in _IMAGE_IDS if name in kept[_REFERENCE]}
     return kept
@@ -125,26 +127,26 @@ def _kept(body: Json) -> dict[str, Any]:
 
 def _interfaces(body: Json) -> dict[str, bool] | None:
     """The network interfaces that are named, and whether each goes with the machine."""
-    said = at(body, _INTERFACES)
+    said = value_at(body, _INTERFACES)
     if said is None:
         return None
-    if not isinstance(said, list) or not all(isinstance(at(each, "id"), str) for each in said):
-        raise unfit(_INTERFACES, said, "a list of objects with an id")
-    return {each["id"]: str(at(each, "properties.deleteOption")).lower() == "delete" for each in said}
+    if not isinstance(said, list) or not all(isinstance(value_at(each, "id"), str) for each in said):
+        raise invalid_value(_INTERFACES, said, "a list of objects with an id")
+    return {each["id"]: str(value_at(each, "properties.deleteOption")).lower() == "delete" for each in said}
 
 
-def _check_heeded(body: Json) -> None:
+def _check_types(body: Json) -> None:
     for path, kind in {**KEPT, **dict.fromkeys((_PROFILE, _OS_DISK, "properties.hardwareProfile"), Mapping)}.items():
-        said = at(body, path)
+        said = value_at(body, path)
         if said is not None and not isinstance(said, kind):
-            raise unfit(path, said, _KINDS[kind])
-    identity = at(body, "identity.type")
+            raise invalid_value(path, said, _KINDS[kind])
+    identity = value_at(body, "identity.type")
     if identity is not None and str(identity).lower() != "none":
-        raise unfit("identity.type", identity, "None: a virtual machine has no identity here yet")
+        raise invalid_value("identity.type", identity, "None: a virtual machine has no identity here yet")
 
 
 def _image(body: Json) -> str | None:
-    said = at(body, _REFERENCE) or {}
+    said = value_at(body, _REFERENCE) or {}
     named = {name: said[name] for name in _IMAGE_IDS if said.get(name) is not None}
     if not named and any(said.get(name) for name in (*_MARKET, "version")):
         raise InvalidInput(
@@ -159,80 +161,84 @@ def _image(body: Json) -> str | None:
         return None
     word = next(iter(named.values()))
     if beside := [name for name in (*_MARKET, "version") if said.get(name)]:
-        raise unfit(f"{_REFERENCE}.{beside[0]}", said[beside[0]], f"nothing beside {next(iter(named))}")
+        raise invalid_value(f"{_REFERENCE}.{beside[0]}", said[beside[0]], f"nothing beside {next(iter(named))}")
     if len(named) > 1 or not isinstance(word, str) or "/" not in word:
-        raise unfit(_REFERENCE, said, f"one of {', '.join(_IMAGE_IDS)}, a resource id")
+        raise invalid_value(_REFERENCE, said, f"one of {', '.join(_IMAGE_IDS)}, a resource id")
     return word
 
 
-def _attached_os_disk(body: Json, *, whole: bool) -> str | None:
-    disk = at(body, _OS_DISK)
-    if disk is None or not _is_attached(disk, _OS_DISK, needed=whole):
+def _attached_os_disk(body: Json, *, is_put: bool) -> str | None:
+    disk = value_at(body, _OS_DISK)
+    if disk is None or not _is_attached(disk, _OS_DISK, needed=is_put):
         return None
     path = f"{_OS_DISK}.managedDisk.id"
-    return checked_id(at(disk, "managedDisk.id"), path, DiskKind.DISK)
+    return check_compute_id(value_at(disk, "managedDisk.id"), path, DiskKind.DISK)
 
 
 def _is_attached(disk: Json, path: str, *, needed: bool) -> bool:
-    option = at(disk, "createOption")
+    option = value_at(disk, "createOption")
     if option is None and not needed:
         return False
     if option is None:
-        raise missing(f"{path}.createOption")
+        raise missing_field(f"{path}.createOption")
     if str(option).lower() not in _OPTIONS:
-        raise unfit(f"{path}.createOption", option, "FromImage or Attach: imgstore makes no empty disks yet")
+        raise invalid_value(f"{path}.createOption", option, "FromImage or Attach: imgstore makes no empty disks yet")
     return _OPTIONS[str(option).lower()]
 
 
 def _disks(body: Json, attached: str | None) -> dict[str, MachineDiskRequest]:
     """What is said of single disks, by disk key."""
     said: dict[str, MachineDiskRequest] = {}
-    if (disk := at(body, _OS_DISK)) is not None:
+    if (disk := value_at(body, _OS_DISK)) is not None:
         said[OS_DISK] = _disk(disk, _OS_DISK, attach=None, made=attached is None)
-    listed = at(body, _DATA_DISKS) or []
+    listed = value_at(body, _DATA_DISKS) or []
     if not isinstance(listed, list) or not all(isinstance(each, Mapping) for each in listed):
-        raise unfit(_DATA_DISKS, listed, "a list of data disks")
-    luns = [whole_at(each, "lun") for each in listed]
+        raise invalid_value(_DATA_DISKS, listed, "a list of data disks")
+    luns = [read_integer(each, "lun") for each in listed]
     if None in luns:
-        raise missing("dataDisk.lun")
+        raise missing_field("dataDisk.lun")
     check_luns([lun for lun in luns if lun is not None])
     for lun, each in zip(luns, listed, strict=True):
         path = f"{_DATA_DISKS}[{lun}]"
         is_attached = _is_attached(each, path, needed=True)
-        word = checked_id(at(each, "managedDisk.id"), f"{path}.managedDisk.id", DiskKind.DISK) if is_attached else None
+        word = (
+            check_compute_id(value_at(each, "managedDisk.id"), f"{path}.managedDisk.id", DiskKind.DISK)
+            if is_attached
+            else None
+        )
         said[disk_key(lun)] = _disk(each, path, attach=word, made=not is_attached)
     return said
 
 
 def _disk(disk: Mapping[str, Json], path: str, *, attach: str | None, made: bool) -> MachineDiskRequest:
-    delete = at(disk, "deleteOption")
+    delete = value_at(disk, "deleteOption")
     if delete is not None and str(delete).lower() not in _DELETE_OPTIONS:
-        raise unfit(f"{path}.deleteOption", delete, "Delete or Detach")
-    named = at(disk, "managedDisk.id") if made else None
+        raise invalid_value(f"{path}.deleteOption", delete, "Delete or Detach")
+    named = value_at(disk, "managedDisk.id") if made else None
     return MachineDiskRequest(
         attachment=DiskAttachment(
             name=text_of(disk.get("name"), f"{path}.name") or None,
-            caching=None if disk.get("caching") is None else word_of(HostCaching)(disk, "caching"),
+            caching=None if disk.get("caching") is None else enum_reader(HostCaching)(disk, "caching"),
             deleted_with_machine=None if delete is None else _DELETE_OPTIONS[str(delete).lower()],
         ),
         attach=attach,
-        resource_id=None if named is None else checked_id(named, f"{path}.managedDisk.id", DiskKind.DISK),
-        size_gib=whole_at(disk, "diskSizeGB"),
-        sku=sku_at(disk, "managedDisk.storageAccountType", f"{path}.managedDisk.storageAccountType"),
+        resource_id=None if named is None else check_compute_id(named, f"{path}.managedDisk.id", DiskKind.DISK),
+        size_gib=read_integer(disk, "diskSizeGB"),
+        sku=read_sku(disk, "managedDisk.storageAccountType", f"{path}.managedDisk.storageAccountType"),
     )
 
 
-def _is_whole(body: Json, attached: str | None, *, whole: bool) -> bool:
+def _names_all_data_disks(body: Json, attached: str | None, *, is_put: bool) -> bool:
     """Whether the data disks that are named are all: of a body that was read before, they are.
 
     A template names none of those that come with the image.
     """
-    if not isinstance(at(body, _DATA_DISKS), list):
+    if not isinstance(value_at(body, _DATA_DISKS), list):
         return False
-    return not whole or attached is not None or at(body, f"{_OS_DISK}.managedDisk.id") is not None
+    return not is_put or attached is not None or value_at(body, f"{_OS_DISK}.managedDisk.id") is not None
 
 
-def one_source(found: str) -> InvalidInput:
+def source_count_error(found: str) -> InvalidInput:
     """What is raised where a machine is to be made of nothing, or of two things."""
     return InvalidInput(
         "A virtual machine is made from one image, or with one OS disk that is attached.",

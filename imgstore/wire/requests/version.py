@@ -21,14 +21,14 @@ from imgstore.domain.resources import (
     VersionUpdate,
 )
 from imgstore.wire.api_versions import Kind
-from imgstore.wire.json_fields import at, flag_of, tags_of, text_of, unfit
+from imgstore.wire.json_fields import flag_of, invalid_value, tags_of, text_of, value_at
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.arguments import parse_end_of_life, parse_storage_account_type
-from imgstore.wire.requests.body_fields import known_fields
-from imgstore.wire.requests.disk import checked_id, checked_url
-from imgstore.wire.requests.fields import check_object, location_of, missing, word_of
-from imgstore.wire.requests.gallery_update import whole_at
-from imgstore.wire.requests.version_update import target_regions_of
+from imgstore.wire.requests.body_fields import read_known_fields
+from imgstore.wire.requests.disk import check_compute_id, check_source_url
+from imgstore.wire.requests.fields import check_object, enum_reader, location_of, missing_field
+from imgstore.wire.requests.gallery_update import read_integer
+from imgstore.wire.requests.version_update import read_target_regions
 
 _PUBLISHING: Final = "properties.publishingProfile"
 _STORAGE: Final = "properties.storageProfile"
@@ -36,7 +36,7 @@ _SAFETY: Final = "properties.safetyProfile"
 _MODE: Final = f"{_PUBLISHING}.replicationMode"
 _OS: Final = f"{_STORAGE}.osDiskImage"
 _DATA: Final = f"{_STORAGE}.dataDiskImages"
-_CACHING: Final = word_of(HostCaching)
+_CACHING: Final = enum_reader(HostCaching)
 _STORAGE_ACCOUNT: Final = re.compile(r"/subscriptions/.+/storageAccounts/[^/]+", re.IGNORECASE)
 
 
@@ -95,11 +95,11 @@ class VersionBody:
         if self.luns is not None and set(self.luns) != set(luns):
             raise PropertyChangeNotAllowed(
                 f"galleryImageVersion.{_DATA}",
-                found=f"data disks at LUN {_told(self.luns)}",
-                expected=f"data disks at LUN {_told(luns)}",
+                found=f"data disks at LUN {_format_luns(self.luns)}",
+                expected=f"data disks at LUN {_format_luns(luns)}",
             )
         shown = standing.os_disk.source.location
-        if self.source is not None and not _names(self.source, shown):
+        if self.source is not None and not _refers_to(self.source, shown):
             raise PropertyChangeNotAllowed(
                 f"galleryImageVersion.{_STORAGE}.source.id", found=self.source, expected=redact_location(shown)
             )
@@ -107,9 +107,9 @@ class VersionBody:
             self._check_same_disk(disk)
 
     def _check_same_disk(self, standing: VersionDisk) -> None:
-        path = f"galleryImageVersion.{_path(standing.key)}"
+        path = f"galleryImageVersion.{_disk_path(standing.key)}"
         said, shown = self.sources.get(standing.key), redact_location(standing.source.location)
-        if said is not None and not _same(redact_location(said), shown):
+        if said is not None and not _is_same_source(redact_location(said), shown):
             field = "id" if _is_id(said) else "uri"
             raise PropertyChangeNotAllowed(f"{path}.source.{field}", found=redact_location(said), expected=shown)
         caching = self.host_caching.get(standing.key, standing.host_caching)
@@ -117,49 +117,54 @@ class VersionBody:
             raise PropertyChangeNotAllowed(f"{path}.hostCaching", found=caching, expected=standing.host_caching)
 
 
-def read_version(body: Json, api_version: str, *, whole: bool) -> VersionBody:
+def read_version(body: Json, api_version: str, *, is_put: bool) -> VersionBody:
     """What a body says of an image version.
 
     Args:
         body: the request's JSON.
         api_version: the request's.
-        whole: a PUT, else a PATCH. A PUT that has a publishing profile without an end of life takes that away.
+        is_put: a PUT, else a PATCH. A PUT that has a publishing profile without an end of life takes that away.
 
     Raises:
         InvalidInput: it is no version, or asks for what is not done; its target is the path.
     """
     check_object(body)
-    known = known_fields(body, Kind.VERSION, api_version)
-    regions, kind = at(known, f"{_PUBLISHING}.targetRegions"), at(known, f"{_PUBLISHING}.storageAccountType")
-    ends = text_of(at(known, f"{_PUBLISHING}.endOfLifeDate"), f"{_PUBLISHING}.endOfLifeDate")
-    silent = None if whole and at(known, _PUBLISHING) is not None else KEEP
-    tags = at(known, "tags")
+    known = read_known_fields(body, Kind.VERSION, api_version)
+    regions, kind = (
+        value_at(known, f"{_PUBLISHING}.targetRegions"),
+        value_at(known, f"{_PUBLISHING}.storageAccountType"),
+    )
+    ends = text_of(value_at(known, f"{_PUBLISHING}.endOfLifeDate"), f"{_PUBLISHING}.endOfLifeDate")
+    silent = None if is_put and value_at(known, _PUBLISHING) is not None else KEEP
+    tags = value_at(known, "tags")
     disks = _read_disks(known)
     return VersionBody(
-        location=location_of(known) if whole or at(known, "location") is not None else None,
-        source=_whole_source(known),
+        location=location_of(known) if is_put or value_at(known, "location") is not None else None,
+        source=_read_common_source(known),
         sources={key: disk.source for key, disk in disks.items() if disk.source is not None},
-        luns=None if at(known, _DATA) is None else tuple(lun for key in disks if (lun := lun_of(key)) is not None),
+        luns=None
+        if value_at(known, _DATA) is None
+        else tuple(lun for key in disks if (lun := lun_of(key)) is not None),
         host_caching={key: disk.caching for key, disk in disks.items() if disk.caching is not None},
-        restore=flag_of(at(known, "properties.restore"), "properties.restore")
-        or (whole and not known.get("properties")),
-        target_regions=None if regions is None else target_regions_of(_without_nulls(regions)),
-        replica_count=whole_at(known, f"{_PUBLISHING}.replicaCount"),
+        restore=flag_of(value_at(known, "properties.restore"), "properties.restore")
+        or (is_put and not known.get("properties")),
+        target_regions=None if regions is None else read_target_regions(_without_nulls(regions)),
+        replica_count=read_integer(known, f"{_PUBLISHING}.replicaCount"),
         storage_account_type=None if kind is None else parse_storage_account_type(str(kind)),
         replication_mode=_mode(known),
         exclude_from_latest=_flag(known, f"{_PUBLISHING}.excludeFromLatest"),
         end_of_life_at=silent if ends is None else parse_end_of_life(ends),
         allow_deletion_of_replicated_locations=_flag(known, f"{_SAFETY}.allowDeletionOfReplicatedLocations"),
         block_deletion_before_end_of_life=_flag(known, f"{_SAFETY}.blockDeletionBeforeEndOfLife"),
-        tags=tags_of(known) if tags is not None or whole else None,
+        tags=tags_of(known) if tags is not None or is_put else None,
     )
 
 
 def _mode(body: Json) -> ReplicationMode | None:
-    said = at(body, _MODE)
+    said = value_at(body, _MODE)
     by_word = {mode.lower(): mode for mode in ReplicationMode}
     if said is not None and str(said).lower() not in by_word:
-        raise unfit(_MODE, said, " or ".join(ReplicationMode))
+        raise invalid_value(_MODE, said, " or ".join(ReplicationMode))
     return None if said is None else by_word[str(said).lower()]
 
 
@@ -173,29 +178,29 @@ class _Disk:
 
 def _read_disks(body: Json) -> dict[str, _Disk]:
     """What is said of a version's disks, by key: the OS disk, and data disks in their order."""
-    said = at(body, _DATA)
+    said = value_at(body, _DATA)
     if said is not None and not (isinstance(said, list) and all(isinstance(each, Mapping) for each in said)):
-        raise unfit(_DATA, said, "a list of data disks, each with its LUN")
+        raise invalid_value(_DATA, said, "a list of data disks, each with its LUN")
     images = said or []
     luns = [_lun(each) for each in images]
     check_luns(luns)
-    disks = {OS_DISK: _read_disk(at(body, _OS), _OS)}
+    disks = {OS_DISK: _read_disk(value_at(body, _OS), _OS)}
     return disks | {
-        disk_key(lun): _read_disk(each, _path(disk_key(lun))) for lun, each in zip(luns, images, strict=True)
+        disk_key(lun): _read_disk(each, _disk_path(disk_key(lun))) for lun, each in zip(luns, images, strict=True)
     }
 
 
 def _lun(image: Json) -> int:
-    lun = at(image, "lun")
+    lun = value_at(image, "lun")
     if lun is None:
-        raise missing(f"galleryImageVersion.{_DATA}.lun")
+        raise missing_field(f"galleryImageVersion.{_DATA}.lun")
     if not isinstance(lun, int) or isinstance(lun, bool):
-        raise unfit(f"{_DATA}.lun", lun, "a whole number")
+        raise invalid_value(f"{_DATA}.lun", lun, "a whole number")
     return lun
 
 
 def _read_disk(image: Json, path: str) -> _Disk:
-    caching = at(image, "hostCaching")
+    caching = value_at(image, "hostCaching")
     return _Disk(
         source=_source(image, f"{path}.source"),
         caching=None if caching is None else _CACHING(image, "hostCaching"),
@@ -208,30 +213,30 @@ def _source(image: Json, path: str) -> str | None:
     Beside a URL stands the id of the storage account that it is in. Azure checks the caller's right to it; here the URL
     alone opens the file.
     """
-    said = at(image, "source")
+    said = value_at(image, "source")
     if said in (None, {}):
         return None
-    uri = text_of(at(said, "uri"), f"{path}.uri")
+    uri = text_of(value_at(said, "uri"), f"{path}.uri")
     for name in ("id", "storageAccountId"):
-        account = at(said, name)
+        account = value_at(said, name)
         if account and (name != "id" or uri) and not _is_storage_account(account):
-            raise unfit(f"{path}.{name}", account, "the id of the storage account of the URL, or nothing")
+            raise invalid_value(f"{path}.{name}", account, "the id of the storage account of the URL, or nothing")
     if uri:
-        return checked_url(uri, f"{path}.uri")
-    if at(said, "storageAccountId"):
-        raise missing(f"galleryImageVersion.{path}.uri")
-    return checked_id(at(said, "id"), f"{path}.id", DiskKind.DISK, DiskKind.SNAPSHOT)
+        return check_source_url(uri, f"{path}.uri")
+    if value_at(said, "storageAccountId"):
+        raise missing_field(f"galleryImageVersion.{path}.uri")
+    return check_compute_id(value_at(said, "id"), f"{path}.id", DiskKind.DISK, DiskKind.SNAPSHOT)
 
 
 def _is_storage_account(value: Json) -> bool:
     return isinstance(value, str) and _STORAGE_ACCOUNT.fullmatch(value) is not None
 
 
-def _whole_source(body: Json) -> str | None:
+def _read_common_source(body: Json) -> str | None:
     """What all disks are to come from. The first api-versions had it in the publishing profile."""
-    said = at(body, f"{_STORAGE}.source")
+    said = value_at(body, f"{_STORAGE}.source")
     if said not in (None, {}) and not isinstance(said, Mapping):
-        raise unfit(f"{_STORAGE}.source", said, "an object with an id")
+        raise invalid_value(f"{_STORAGE}.source", said, "an object with an id")
     named = {
         path: word
         for path in (
@@ -239,30 +244,32 @@ def _whole_source(body: Json) -> str | None:
             f"{_STORAGE}.source.communityGalleryImageId",
             f"{_PUBLISHING}.source.managedImage.id",
         )
-        if (word := text_of(at(body, path), path))
+        if (word := text_of(value_at(body, path), path))
     }
-    if at(said, "virtualMachineId") is not None or (said and not named):
-        raise unfit(f"{_STORAGE}.source", said, "the id of a managed image, an image version, a disk or a snapshot")
+    if value_at(said, "virtualMachineId") is not None or (said and not named):
+        raise invalid_value(
+            f"{_STORAGE}.source", said, "the id of a managed image, an image version, a disk or a snapshot"
+        )
     if len(named) > 1:
-        raise unfit(_STORAGE, list(named), "one source")
+        raise invalid_value(_STORAGE, list(named), "one source")
     for path, word in named.items():
         if ComputeId.parse(word) is not None:
-            return checked_id(word, path, *DiskKind)
+            return check_compute_id(word, path, *DiskKind)
         try:
             parse_image_reference(word)
         except InvalidInput as error:
             expected = "the id of a managed image, an image version, a disk or a snapshot"
-            raise unfit(path, word, expected) from error
+            raise invalid_value(path, word, expected) from error
         return word
     return None
 
 
-def _same(said: str, shown: str) -> bool:
+def _is_same_source(said: str, shown: str) -> bool:
     """Whether two sources are one; ids are found in any case."""
     return said == shown or (_is_id(said) and said.lower() == shown.lower())
 
 
-def _names(source: str, shown: str) -> bool:
+def _refers_to(source: str, shown: str) -> bool:
     """Whether an id means what is shown: itself, a version of it, or it as a shared gallery's visitors name it."""
     said, stands = f"{source}/".lower(), f"{shown}/".lower()
     if not said.startswith("/subscriptions/"):
@@ -274,18 +281,18 @@ def _is_id(source: str) -> bool:
     return source.startswith("/")
 
 
-def _path(key: str) -> str:
+def _disk_path(key: str) -> str:
     """Where a disk stands in a body."""
     lun = lun_of(key)
     return _OS if lun is None else f"{_DATA}[{lun}]"
 
 
-def _told(luns: tuple[int | None, ...]) -> str:
+def _format_luns(luns: tuple[int | None, ...]) -> str:
     return ", ".join(map(str, luns)) or "none"
 
 
 def _flag(body: Json, path: str) -> bool | None:
-    value = at(body, path)
+    value = value_at(body, path)
     return None if value is None else flag_of(value, path)
 
 

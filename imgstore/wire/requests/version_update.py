@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from imgstore.domain.resources import KEEP, TargetRegionRequest, VersionUpdate
-from imgstore.wire.json_fields import flag_of, tags_of, unfit
+from imgstore.wire.json_fields import flag_of, invalid_value, tags_of
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.arguments import parse_end_of_life, parse_storage_account_type
 from imgstore.wire.requests.generic_update import Edit, apply_edits, changed_paths, check_changes
@@ -24,7 +24,7 @@ VERSION_MAY_CHANGE: Final = (
 _REGION_KEYS: Final = frozenset({"name", "regionalReplicaCount", "storageAccountType", "excludeFromLatest"})
 
 
-def edited_version(
+def edit_version(
     before: Json, named: Mapping[str, Json], edits: Iterable[Edit], *, force_string: bool = False
 ) -> VersionUpdate:
     """What is to change of a version.
@@ -85,10 +85,10 @@ def _update(after: Json, changed: Mapping[str, Json]) -> VersionUpdate:
     ends = publishing.get("endOfLifeDate")
     count = f"{_PUBLISHING}.replicaCount"
     return VersionUpdate(
-        target_regions=target_regions_of(publishing.get("targetRegions"))
+        target_regions=read_target_regions(publishing.get("targetRegions"))
         if given(f"{_PUBLISHING}.targetRegions")
         else None,
-        replica_count=_whole(publishing.get("replicaCount") or 1, count) if given(count) else None,
+        replica_count=_read_integer(publishing.get("replicaCount") or 1, count) if given(count) else None,
         exclude_from_latest=flag(f"{_PUBLISHING}.excludeFromLatest", publishing, absent=False),
         end_of_life_at=(
             KEEP
@@ -105,7 +105,7 @@ def _update(after: Json, changed: Mapping[str, Json]) -> VersionUpdate:
     )
 
 
-def target_regions_of(value: Json) -> tuple[TargetRegionRequest, ...]:
+def read_target_regions(value: Json) -> tuple[TargetRegionRequest, ...]:
     """Target regions as a resource spells them.
 
     Raises:
@@ -113,7 +113,7 @@ def target_regions_of(value: Json) -> tuple[TargetRegionRequest, ...]:
     """
     path = f"{_PUBLISHING}.targetRegions"
     if not isinstance(value, list) or not value:
-        raise unfit(path, value, "a list of one region or more; the source region is one of them")
+        raise invalid_value(path, value, "a list of one region or more; the source region is one of them")
     return tuple(_region(each, path) for each in value)
 
 
@@ -121,19 +121,19 @@ def _region(value: Json, path: str) -> TargetRegionRequest:
     if isinstance(value, str):
         value = {"name": value}
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str) or set(value) - _REGION_KEYS:
-        raise unfit(path, value, f"an object of {', '.join(sorted(_REGION_KEYS))}")
+        raise invalid_value(path, value, f"an object of {', '.join(sorted(_REGION_KEYS))}")
     count, kind = value.get("regionalReplicaCount"), value.get("storageAccountType")
     excluded = value.get("excludeFromLatest")
     return TargetRegionRequest(
         name=value["name"],
-        regional_replica_count=None if count is None else _whole(count, f"{path}.regionalReplicaCount"),
+        regional_replica_count=None if count is None else _read_integer(count, f"{path}.regionalReplicaCount"),
         storage_account_type=None if kind is None else parse_storage_account_type(str(kind)),
         exclude_from_latest=None if excluded is None else flag_of(excluded, f"{path}.excludeFromLatest"),
     )
 
 
-def _whole(value: Json, path: str) -> int:
+def _read_integer(value: Json, path: str) -> int:
     text = str(value)
     if isinstance(value, bool) or not text.removeprefix("-").isdecimal() or len(text) > 9:
-        raise unfit(path, value, "a whole number")
+        raise invalid_value(path, value, "a whole number")
     return int(text)

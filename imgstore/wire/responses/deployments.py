@@ -34,7 +34,7 @@ FAILED_RESOURCE = "FailedResource"
 """What the id of a resource that could not be made is told as, in an error's ``additionalInfo``."""
 
 
-def failed_at(error: Json, resource_id: str | None) -> Json:
+def add_failed_resource(error: Json, resource_id: str | None) -> Json:
     """ARM's error of a deployment, with the resource that it is about."""
     if resource_id is None:
         return error

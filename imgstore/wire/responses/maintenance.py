@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from imgstore.policy.gc_plan import GcReport, SlotReport, SlotSurvey, UnfinishedDelete
 
 
-def collection_json(collection: "GcReport", *, dry_run: bool) -> Json:
+def gc_report_json(collection: "GcReport", *, dry_run: bool) -> Json:
     """A collection, slot by slot. Sizes are stored bytes."""
     return {
         "graceHours": collection.grace.total_seconds() / 3600,
@@ -121,7 +121,7 @@ def _scrub_slot_json(found: "SlotScrub") -> Json:
     }
 
 
-def unknown_json(slots: "Sequence[SlotUnknownObjects]", *, grace_days: float, dry_run: bool) -> Json:
+def unknown_objects_json(slots: "Sequence[SlotUnknownObjects]", *, grace_days: float, dry_run: bool) -> Json:
     """The unknown objects of all slots, each with what it names and when it can be removed."""
     return {
         "graceDays": grace_days,

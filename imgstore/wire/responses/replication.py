@@ -45,7 +45,7 @@ def replication_status_json(
     summary = [
         _region_json(target, replicas, display_names, gaps, silent_slots, somewhere=somewhere) for target in targets
     ]
-    return {"aggregatedState": _aggregated([region["state"] for region in summary]), "summary": summary}
+    return {"aggregatedState": _aggregate_state([region["state"] for region in summary]), "summary": summary}
 
 
 def _region_json(
@@ -144,7 +144,7 @@ def _region_state(states: Sequence[ReplicaState]) -> str:
     return "Completed" if all(state is ReplicaState.COMPLETED for state in states) else "Failed"
 
 
-def _aggregated(states: Sequence[str]) -> str:
+def _aggregate_state(states: Sequence[str]) -> str:
     if "Replicating" in states:
         return "InProgress"
     return next((state for state in ("Failed", "Unknown") if state in states), "Completed")

@@ -64,7 +64,7 @@ def verification_json(verification: Verification) -> Json:
     }
 
 
-def summary_json(summary: QuickstartSummary) -> Json:
+def quickstart_json(summary: QuickstartSummary) -> Json:
     """What came out of the quickstart."""
     return {
         "group": summary.group,

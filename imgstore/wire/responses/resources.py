@@ -60,7 +60,7 @@ def gallery_json(gallery: Gallery, *, groups: bool = False) -> Json:
         kind=f"{_COMPUTE}/galleries",
         location=gallery.location,
         tags=gallery.tags,
-        properties=_known(description=gallery.description)
+        properties=_without_none(description=gallery.description)
         | {"identifier": {"uniqueName": f"{gallery.subscription}-{gallery.name.upper()}"}}
         | _soft_delete_policy(gallery)
         | sharing_profile_json(gallery.sharing, groups=groups)
@@ -85,7 +85,7 @@ def definition_json(definition: ImageDefinition, gallery: Gallery) -> Json:
         kind=f"{_COMPUTE}/galleries/images",
         location=definition.location,
         tags=definition.tags,
-        properties=_known(
+        properties=_without_none(
             description=definition.description,
             eula=definition.eula,
             privacyStatementUri=definition.privacy_statement_uri,
@@ -98,12 +98,12 @@ def definition_json(definition: ImageDefinition, gallery: Gallery) -> Json:
             "architecture": definition.architecture.value,
             "identifier": {"publisher": definition.publisher, "offer": definition.offer, "sku": definition.sku},
         }
-        | _known(
+        | _without_none(
             endOfLifeDate=None if definition.end_of_life_at is None else instant(definition.end_of_life_at),
             recommended=_recommended(definition),
-            disallowed=_some(diskTypes=[kind.value for kind in definition.disallowed_disk_types]),
+            disallowed=_without_empty(diskTypes=[kind.value for kind in definition.disallowed_disk_types]),
             purchasePlan=_purchase_plan(definition.purchase_plan),
-            **(_some(features=[_feature(each) for each in definition.features]) or {}),
+            **(_without_empty(features=[_feature(each) for each in definition.features]) or {}),
             allowUpdateImage=definition.allow_update_image or None,
         )
         | {"provisioningState": "Succeeded"},
@@ -111,22 +111,22 @@ def definition_json(definition: ImageDefinition, gallery: Gallery) -> Json:
 
 
 def _recommended(definition: ImageDefinition) -> Json:
-    return _some(vCPUs=_range(definition.recommended_vcpus), memory=_range(definition.recommended_memory_gib))
+    return _without_empty(vCPUs=_range(definition.recommended_vcpus), memory=_range(definition.recommended_memory_gib))
 
 
 def _range(asked: Recommended) -> Json:
-    return _some(min=asked.min, max=asked.max)
+    return _without_empty(min=asked.min, max=asked.max)
 
 
 def _purchase_plan(plan: PurchasePlan | None) -> Json:
-    return None if plan is None else _some(name=plan.name, publisher=plan.publisher, product=plan.product)
+    return None if plan is None else _without_empty(name=plan.name, publisher=plan.publisher, product=plan.product)
 
 
 def _feature(feature: Feature) -> Json:
-    return _known(name=feature.name, value=feature.value, startsAtVersion=feature.starts_at_version)
+    return _without_none(name=feature.name, value=feature.value, startsAtVersion=feature.starts_at_version)
 
 
-def _some(**values: Json) -> Json:
+def _without_empty(**values: Json) -> Json:
     """What is known and not empty; None where nothing is: Azure drops an empty object."""
     return {key: value for key, value in values.items() if value not in (None, [], {})} or None
 
@@ -157,7 +157,7 @@ def version_json(view: VersionView, display_names: Mapping[str, str], *, replica
             "publishingProfile": _publishing_profile(version, display_names),
             "storageProfile": _storage_profile(version),
             "safetyProfile": _safety_profile(version),
-            **_known(replicationStatus=status),
+            **_without_none(replicationStatus=status),
             "provisioningState": version.provisioning_state.value,
         },
     )
@@ -174,7 +174,7 @@ def soft_deleted_json(view: VersionView) -> Json:
         kind=f"{_COMPUTE}/galleries/softDeletedArtifactTypes/artifacts/versions",
         location=version.location,
         tags=version.tags,
-        properties=_known(
+        properties=_without_none(
             resourceArmId=line.version_id(version.name),
             softDeletedArtifactType="Images",
             softDeletedTime=None if deleted_at is None else instant(deleted_at),
@@ -192,16 +192,16 @@ def disk_json(disk: ManagedDisk) -> Json:
         kind=f"{_COMPUTE}/{disk.kind}",
         location=disk.location,
         tags=disk.tags,
-        properties=_known(osType=said.os_type, hyperVGeneration=said.hyper_v_generation, osState=said.os_state)
+        properties=_without_none(osType=said.os_type, hyperVGeneration=said.hyper_v_generation, osState=said.os_state)
         | {
             "creationData": _creation_data(disk),
             "diskSizeGB": _gib(disk.virtual_bytes),
             "diskSizeBytes": disk.virtual_bytes,
-            **_known(diskDigest=disk.disk_digest.hex() or None),
+            **_without_none(diskDigest=disk.disk_digest.hex() or None),
             "timeCreated": instant(disk.created_at),
             "uniqueId": disk.uid,
             "diskState": disk.disk_state.value,
-            **_known(incremental=False if disk.kind is DiskKind.SNAPSHOT else None),
+            **_without_none(incremental=False if disk.kind is DiskKind.SNAPSHOT else None),
             "encryption": {"type": "EncryptionAtRestWithPlatformKey"},
             "networkAccessPolicy": "AllowAll",
             "publicNetworkAccess": "Enabled",
@@ -212,7 +212,7 @@ def disk_json(disk: ManagedDisk) -> Json:
     properties = body.pop("properties")
     shown = (
         body
-        | _known(managedBy=disk.managed_by)
+        | _without_none(managedBy=disk.managed_by)
         | {"sku": {"name": disk.storage_account_type.value}, "replica": disk.replica, "properties": properties}
     )
     for path, value in disk.extra_properties.items():
@@ -230,7 +230,9 @@ def _creation_data(disk: ManagedDisk) -> Json:
         return {"createOption": "FromImage", "imageReference": {"id": disk.source_reference}}
     if found is not None:
         return {"createOption": "Copy", "sourceResourceId": disk.source_reference}
-    image = {shared_image_field(disk.source_reference) or "id": disk.source_reference} | _known(lun=disk.source_lun)
+    image = {shared_image_field(disk.source_reference) or "id": disk.source_reference} | _without_none(
+        lun=disk.source_lun
+    )
     return {"createOption": "FromImage", "galleryImageReference": image}
 
 
@@ -245,12 +247,12 @@ def image_json(image: "ManagedImage") -> Json:
         tags=first.tags,
         properties={
             "storageProfile": {
-                "osDisk": _known(osType=first.os_properties.os_type, osState=first.os_properties.os_state)
+                "osDisk": _without_none(osType=first.os_properties.os_type, osState=first.os_properties.os_state)
                 | _image_disk(first),
                 "dataDisks": [{"lun": lun_of(each.disk_key)} | _image_disk(each) for each in image.data],
                 "zoneResilient": first.storage_account_type is StorageAccountType.STANDARD_ZRS,
             },
-            **_known(hyperVGeneration=first.os_properties.hyper_v_generation),
+            **_without_none(hyperVGeneration=first.os_properties.hyper_v_generation),
             "provisioningState": image.provisioning_state.value,
         },
     )
@@ -266,9 +268,9 @@ def _image_disk(disk: ManagedDisk) -> dict[str, Json]:
     return source | {
         "diskSizeGB": _gib(disk.virtual_bytes),
         "diskSizeBytes": disk.virtual_bytes,
-        **_known(diskDigest=disk.disk_digest.hex() or None),
+        **_without_none(diskDigest=disk.disk_digest.hex() or None),
         "storageAccountType": disk.extra_properties.get(SKU, disk.storage_account_type.value),
-        **_known(caching=disk.extra_properties.get("caching")),
+        **_without_none(caching=disk.extra_properties.get("caching")),
     }
 
 
@@ -286,7 +288,7 @@ def _publishing_profile(version: ImageVersion, display_names: Mapping[str, str])
         "replicaCount": version.replica_count,
         "excludeFromLatest": version.exclude_from_latest,
         "publishedDate": instant(version.published_at),
-        **_known(endOfLifeDate=None if version.end_of_life_at is None else instant(version.end_of_life_at)),
+        **_without_none(endOfLifeDate=None if version.end_of_life_at is None else instant(version.end_of_life_at)),
         "storageAccountType": _common_type(version).value,
         "replicationMode": version.replication_mode.value,
     }
@@ -297,7 +299,7 @@ def _safety_profile(version: ImageVersion) -> Json:
     return {
         "reportedForPolicyViolation": False,
         "allowDeletionOfReplicatedLocations": version.allow_deletion_of_replicated_locations is not False,
-        **_known(blockDeletionBeforeEndOfLife=version.block_deletion_before_end_of_life or None),
+        **_without_none(blockDeletionBeforeEndOfLife=version.block_deletion_before_end_of_life or None),
     }
 
 
@@ -316,12 +318,12 @@ def _storage_profile(version: ImageVersion) -> Json:
         key = "communityGalleryImageId"
     whole = {"source": {key: location}} if _is_resource(location) and not _disk_source(location) else {}
     data_disks = [{"lun": disk.lun} | _disk_image(disk) for disk in version.data_disks]
-    return whole | {"osDiskImage": _disk_image(version.os_disk)} | _known(dataDiskImages=data_disks or None)
+    return whole | {"osDiskImage": _disk_image(version.os_disk)} | _without_none(dataDiskImages=data_disks or None)
 
 
 def _disk_image(disk: VersionDisk) -> dict[str, Json]:
     size, digest = disk.virtual_bytes, disk.disk_digest
-    return _known(
+    return _without_none(
         sizeInGB=None if size is None else _gib(size),
         sizeInBytes=size,
         diskDigest=None if digest is None else digest.hex(),
@@ -346,7 +348,7 @@ def _gib(size_bytes: int) -> int:
     return -(-size_bytes // GIB)
 
 
-def _known(**values: Json) -> dict[str, Json]:
+def _without_none(**values: Json) -> dict[str, Json]:
     return {key: value for key, value in values.items() if value is not None}
 
 

@@ -20,7 +20,7 @@ from imgstore.domain.reports import QuickstartSummary
 from imgstore.operations import billing
 from imgstore.operations.demo import quickstart as operations
 from imgstore.wire.json_text import Json, decimal_text
-from imgstore.wire.responses.reports import summary_json
+from imgstore.wire.responses.reports import quickstart_json
 from imgstore.wire.responses.statement import statement_json
 
 
@@ -57,7 +57,7 @@ def quickstart(ctx: click.Context, disk: Path | None) -> Json:
         bill = statement_json(billing.show_bill(session.installation, session.principal))
     if not for_people:
         told = {"home": str(options.data_home), "folder": str(folder), "bill": bill}
-        return summary_json(summary) | told
+        return quickstart_json(summary) | told
     say(f"\nThe bill\n{table_text(lines_and_total(bill))}\n")
     say(_told(summary, bill, time.monotonic() - began))
     say(removal)

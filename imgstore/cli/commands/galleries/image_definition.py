@@ -27,7 +27,7 @@ from imgstore.domain.views import DefinitionPath
 from imgstore.operations.gallery import definitions
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.arguments import parse_disk_types, parse_end_of_life, parse_features
-from imgstore.wire.requests.gallery_update import edited_definition
+from imgstore.wire.requests.gallery_update import edit_definition
 from imgstore.wire.requests.generic_update import Edit
 from imgstore.wire.responses.resources import definition_json
 
@@ -205,7 +205,7 @@ def update(
     """
 
     def change(standing: DefinitionPath) -> ImageDefinition:
-        edited = edited_definition(standing, edits, force_string=force_string)
+        edited = edit_definition(standing, edits, force_string=force_string)
         allowed = edited.allow_update_image if allow_update_image is None else allow_update_image
         return replace(edited, allow_update_image=allowed)
 

@@ -31,7 +31,7 @@ from imgstore.wire.requests.arguments import (
     parse_target_regions,
 )
 from imgstore.wire.requests.generic_update import Edit
-from imgstore.wire.requests.version_update import edited_version, target_regions_json
+from imgstore.wire.requests.version_update import edit_version, target_regions_json
 from imgstore.wire.responses.resources import soft_deleted_json, version_json
 
 _SOFT_TABLE = columns(
@@ -358,7 +358,7 @@ def update(
             gallery=gallery,
             definition=definition,
             version=version,
-            update=edited_version(before, named_changes(asked), edits, force_string=force_string),
+            update=edit_version(before, named_changes(asked), edits, force_string=force_string),
         )
         return version_json(changed, session.display_names, replication_status=True)
 

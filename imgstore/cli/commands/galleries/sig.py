@@ -16,7 +16,7 @@ from imgstore.domain.paging import PageRequest
 from imgstore.domain.resources import Gallery
 from imgstore.operations.gallery import galleries
 from imgstore.wire.json_text import Json
-from imgstore.wire.requests.gallery_update import edited_gallery
+from imgstore.wire.requests.gallery_update import edit_gallery
 from imgstore.wire.requests.generic_update import Edit
 from imgstore.wire.responses.resources import gallery_json
 
@@ -130,7 +130,7 @@ def update(
     """Change a gallery: its description, its tags, its soft delete policy."""
 
     def change(standing: Gallery) -> Gallery:
-        edited = edited_gallery(standing, edits, force_string=force_string)
+        edited = edit_gallery(standing, edits, force_string=force_string)
         return replace(
             edited,
             soft_delete_enabled=edited.soft_delete_enabled if soft_delete is None else soft_delete,

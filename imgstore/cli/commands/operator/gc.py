@@ -17,7 +17,7 @@ from imgstore.operations.maintenance.unknown_objects import UNKNOWN_GRACE_DAYS, 
 from imgstore.operations.slots.stale_works import WORK_ABANDON_DAYS
 from imgstore.policy.gc_plan import GcReport
 from imgstore.wire.json_text import Json
-from imgstore.wire.responses.maintenance import collection_json, unknown_json
+from imgstore.wire.responses.maintenance import gc_report_json, unknown_objects_json
 
 _PLAN = columns(
     Pool="owner",
@@ -135,7 +135,7 @@ def gc(
     grace, patience = timedelta(hours=grace_hours), timedelta(days=work_abandon_days)
     with opened() as session:
         plan = maintenance_gc.plan_collection(session.installation, session.principal, grace=grace, patience=patience)
-        body = collection_json(plan, dry_run=True)
+        body = gc_report_json(plan, dry_run=True)
         if dry_run:
             for line in _unfinished(plan):
                 session.warn(line)
@@ -151,7 +151,7 @@ def gc(
         for line in _unfinished(done):
             session.warn(line)
         sweep_uploads(session.installation)
-        return _answer(collection_json(done, dry_run=False))
+        return _answer(gc_report_json(done, dry_run=False))
 
 
 def _gc_unknown(grace_days: float, *, remove: bool, yes: bool) -> Answer:
@@ -161,11 +161,12 @@ def _gc_unknown(grace_days: float, *, remove: bool, yes: bool) -> Answer:
         if remove and any(one.is_removable for each in found for one in each.objects):
             if not yes:
                 click.echo(
-                    table_text(_unknown_table(unknown_json(found, grace_days=grace_days, dry_run=True))), err=True
+                    table_text(_unknown_table(unknown_objects_json(found, grace_days=grace_days, dry_run=True))),
+                    err=True,
                 )
                 _confirm()
             found = remove_unknown(session.installation, session.principal, grace=grace)
-        body = unknown_json(found, grace_days=grace_days, dry_run=not remove)
+        body = unknown_objects_json(found, grace_days=grace_days, dry_run=not remove)
         return Answer(body=body, exit_code=1 if body["problems"] else 0)
 
 
