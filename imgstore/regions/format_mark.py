@@ -10,6 +10,7 @@ from typing import Any
 
 from imgstore.domain.errors import StoreMismatch
 from imgstore.domain.storage.object_keys import LAYOUT_VERSION
+from imgstore.domain.strict_json import read_json
 from imgstore.stores.interface import StoreProperties
 
 
@@ -37,7 +38,7 @@ class Mark:
             StoreMismatch: it is none.
         """
         try:
-            fields: dict[str, Any] = json.loads(body)
+            fields: dict[str, Any] = read_json(body.decode())
             told = fields.get("properties")
             return cls(
                 installation=str(fields["installation"]),

@@ -58,6 +58,7 @@ from imgstore.domain.errors import (
 )
 from imgstore.domain.storage.digests import digest_of
 from imgstore.domain.storage.object_keys import REPAIRS
+from imgstore.domain.strict_json import read_json
 from imgstore.stores.errors import absent, damaged, taken
 from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, StoreProperties, batches, checked_key
 from imgstore.stores.wrappers.hedging import Grace, Outcome, ask_all, ask_to_quorum, race
@@ -107,10 +108,13 @@ class RepairNote:
         return json.dumps({"key": self.key, "kind": self.missed}).encode()
 
     @staticmethod
-    def decode(zone: str, body: bytes) -> "RepairNote":
-        """The note that `encode` wrote."""
-        fields = json.loads(body)
-        return RepairNote(zone=zone, key=fields["key"], missed=Missed(fields["kind"]))
+    def decode(zone: str, body: bytes) -> "RepairNote | None":
+        """Return the note that `encode` wrote; None where the bytes are damaged: another zone holds the note as well."""
+        try:
+            fields = read_json(body.decode())
+            return RepairNote(zone=zone, key=str(fields["key"]), missed=Missed(fields["kind"]))
+        except (ValueError, TypeError, KeyError):
+            return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -505,7 +509,9 @@ class Zoned:
         notes = set()
         for info in store.list(REPAIRS):
             with suppress(ObjectNotFound):  # repaired since it was listed
-                notes.add(RepairNote.decode(info.key.split("/")[1], store.get(info.key)))
+                note = RepairNote.decode(info.key.split("/")[1], store.get(info.key))
+                if note is not None:
+                    notes.add(note)
         return notes
 
     def _know_notes(self) -> None:

@@ -165,6 +165,12 @@ MISMATCHES: dict[str, tuple[dict[str, Any], str]] = {
     "no JSON": ({"body": b"<html>"}, "can't be read"),
     "no mark": ({"body": b"[]"}, "can't be read"),
     "half a mark": ({"body": b'{"installation": "installation-1"}'}, "can't be read"),
+    "no text": ({"body": b"\xff\xfe{}"}, "can't be read"),
+    "no end of lists": ({"body": b"[" * 100_000}, "can't be read"),
+    "an endless layout": (
+        {"body": b'{"installation": "i", "region": "r", "zone": "1", "layout": 1e999}'},
+        "can't be read",
+    ),
     "unknown promises": ({"properties": {"x": 1}}, "can't be read"),
 }
 

@@ -86,6 +86,14 @@ def test_two_are_enough_and_the_third_is_noted(region: Region, lost: str) -> Non
     assert [info.key for info in region.store.list("")] == [KEY]
 
 
+@pytest.mark.parametrize("body", [b"", b"\xff", b"{}", b"[1]", b'{"key": "k", "kind": "x"}', b"[" * 100_000])
+def test_a_damaged_note_hides_no_other(region: Region, body: bytes) -> None:
+    region.zones["3"].die()
+    region.store.put(KEY, BODY)
+    region.memories["1"].put(f"repairs/3/{NAME}", body)
+    assert region.store.pending_repairs() == [RepairNote(zone="3", key=KEY, missed=Missed.PUT)]
+
+
 def test_the_note_comes_before_the_acknowledgement(region: Region) -> None:
     """In both zones that took it: else, with one of them lost, the third would be believed."""
     region.zones["3"].die()

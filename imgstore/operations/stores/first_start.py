@@ -4,12 +4,12 @@ A catalog that was deleted, or lost its content, looks like a first start. A new
 one of the versions that its regions hold.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from imgstore.domain.errors import StoreMismatch
 from imgstore.domain.storage.object_keys import FORMAT_KEY
+from imgstore.domain.strict_json import read_json
 from imgstore.regions import Locator
 
 
@@ -44,7 +44,7 @@ def check_no_other_installation(place: str, home: Path, locator: Locator) -> Non
 
 def _owner(mark: Path) -> str:
     try:
-        return str(json.loads(mark.read_bytes())["installation"])
+        return str(read_json(mark.read_bytes().decode())["installation"])
     except (OSError, ValueError, KeyError, TypeError):
         return "unknown"
 
