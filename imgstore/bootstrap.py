@@ -114,7 +114,7 @@ def _opened(
         check_catalog_file(settings.home, settings.home / _DATABASE_FILE)
     catalog = Catalog.open(settings.database or f"sqlite:///{settings.home / _DATABASE_FILE}", outside)
     try:
-        registry = CatalogZones(catalog=catalog, effects=outside, subscriber=suppress_errors(subscriber))
+        registry = CatalogZones(catalog=catalog, subscriber=suppress_errors(subscriber))
         row = _begun(settings, catalog, regions, registry, outside)
         values, differing = agree_on_settings(catalog, document)
         if differing:

@@ -73,7 +73,7 @@ def recorded(
     Raises:
         AccessDenied: before the block runs.
     """
-    started_at = installation.effects.now()
+    begun_at = installation.effects.monotonic()
     outcome, detail, is_refused = "Succeeded", about, True
     try:
         if not is_permitted:
@@ -89,9 +89,10 @@ def recorded(
     finally:
         try:
             with installation.catalog.unaccompanied.transaction() as transaction:
+                now = transaction.now()
                 if is_refused:
                     transaction.activity.add_refusal(
-                        principal=principal.name, action=what, scope=scope, detail=detail, at=installation.effects.now()
+                        principal=principal.name, action=what, scope=scope, detail=detail, at=now
                     )
                 else:
                     transaction.activity.add(
@@ -100,8 +101,8 @@ def recorded(
                         scope=scope,
                         outcome=outcome,
                         detail=detail,
-                        started_at=started_at,
-                        finished_at=installation.effects.now(),
+                        started_at=now - timedelta(seconds=installation.effects.monotonic() - begun_at),
+                        finished_at=now,
                     )
         except StoreError:
             installation.note("activity log", f"could not be written for {what} on {scope}")
@@ -135,10 +136,10 @@ def trim_activity(installation: Installation) -> int:
         How many were deleted.
     """
     bounds = installation.maintenance
-    before = installation.effects.now() - timedelta(days=bounds.activity_days)
     deleted = 0
     for _ in range(_TRANSACTIONS_MAX):
         with installation.catalog.transaction() as transaction:
+            before = transaction.now() - timedelta(days=bounds.activity_days)
             found = transaction.activity.trim(before=before, rows_max=bounds.activity_rows_max)
         deleted += found
         if not found:
@@ -183,13 +184,12 @@ def list_activity(
         )
     scope = names.group_id(installation.subscription, group) if group is not None else resource_id
     authorize(principal, Action.READ, INSTALLATION if scope is None else scope)
-    since = _began(installation, within)
     with installation.catalog.reading() as transaction:
-        return transaction.activity.list(events_max, scope=scope, since=since)
+        return transaction.activity.list(events_max, scope=scope, since=_began(transaction.now(), within))
 
 
-def _began(installation: Installation, within: timedelta) -> datetime | None:
+def _began(now: datetime, within: timedelta) -> datetime | None:
     try:
-        return installation.effects.now() - within
+        return now - within
     except OverflowError:
         return None  # Before the first of all years: everything.

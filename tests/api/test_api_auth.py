@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,6 +20,7 @@ from joserfc.jwk import ECKey, OctKey, RSAKey
 from imgstore.api.auth import client_secrets, signing_keys, tokens
 from imgstore.api.auth.client_secrets import Credential
 from imgstore.api.auth.tokens import TokenAuthority
+from imgstore.catalog.engine.database import Session
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import AccessDenied, ClientRefused, InvalidInput, Unauthenticated
 from imgstore.domain.identity.access import Action, Principal, Role, is_allowed
@@ -30,7 +32,7 @@ SCOPE = f"{BASE}/.default"
 
 
 class Clock:
-    """The time, moved by hand: both clocks together."""
+    """The time, moved by hand: all clocks together, the database's too."""
 
     def __init__(self) -> None:
         self.now = datetime(2030, 1, 1, tzinfo=UTC)
@@ -94,7 +96,10 @@ def encoded(value: Any) -> str:
 
 def made(tmp_path: Path) -> Iterator[House]:
     clock = Clock()
-    with open_home(tmp_path / "home", effects=clock.effects) as installation:
+    with (
+        mock.patch.object(Session, "now", side_effect=lambda: clock.now),
+        open_home(tmp_path / "home", effects=clock.effects) as installation,
+    ):
         admin = client_secrets.create_first_administrator(installation)
         assert admin is not None
         yield House(clock, TokenAuthority(installation, BASE), admin)
@@ -219,6 +224,21 @@ def test_a_token_ends(house: House) -> None:
         with pytest.raises(Unauthenticated) as caught:
             authority.authenticate(f"Bearer {token}")
         assert caught.value.error_code == "ExpiredAuthenticationToken"
+
+
+@pytest.mark.parametrize("days", [-100, 100])
+def test_servers_whose_clocks_differ_believe_the_same_tokens(house: House, days: int) -> None:
+    """And the same secrets and keys: the database's clock decides."""
+    wrong = replace(house.clock.effects, now=lambda: house.clock.now + timedelta(days=days))
+    other = House(house.clock, TokenAuthority(replace(house.installation, effects=wrong), BASE), house.admin)
+    assert other.caller(house.token()) == house.caller(other.token())
+    with house.installation.catalog.reading() as transaction:
+        assert len(transaction.signing_keys.list()) == 1
+    token = other.token()
+    house.clock.pass_by(hours=2)
+    for each in (house, other):
+        with pytest.raises(Unauthenticated):
+            each.caller(token)
 
 
 def test_a_role_taken_away_and_a_principal_deleted_serve_no_longer(house: House) -> None:

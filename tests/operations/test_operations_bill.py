@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from imgstore.catalog.engine.database import Session
 from imgstore.domain.effects import Effects
 from imgstore.domain.storage.digests import Digest
 from imgstore.ledger.entries import ChargeKind, StorageInterval
@@ -126,8 +127,9 @@ def intervals(installation: Installation) -> list[StorageInterval]:
 
 
 @pytest.fixture
-def timed(tmp_path: Path) -> Iterator[tuple[Installation, ManualClock]]:
+def timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Installation, ManualClock]]:
     clock = ManualClock(datetime(2020, 1, 1, tzinfo=UTC))
+    monkeypatch.setattr(Session, "now", lambda _session: clock.now())
     with open_home(tmp_path / "home", effects=Effects(now=clock.now)) as installation:
         found_gallery(installation)
         yield installation, clock

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from imgstore.catalog.engine.database import Session
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import Conflict, ImgstoreError, InvalidInput, NotFound, PropertyChangeNotAllowed
 from imgstore.domain.paging import PageRequest
@@ -121,8 +122,9 @@ def test_what_no_definition_may_be(empty: Installation, details: DefinitionDetai
         show(empty)
 
 
-def test_an_end_of_life_may_pass_and_the_definition_lives_on(tmp_path: Path) -> None:
+def test_an_end_of_life_may_pass_and_the_definition_lives_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = ManualClock()
+    monkeypatch.setattr(Session, "now", lambda _session: clock.now())
     with open_home(tmp_path / "home", effects=Effects(now=clock.now)) as installation:
         found_gallery(installation)
         ends = clock.now() + timedelta(seconds=10)

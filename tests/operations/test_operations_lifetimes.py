@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from imgstore.catalog.engine.database import Session
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import Conflict, ImageNotAvailable, InvalidInput, NotFound, ReplicationFailed
 from imgstore.domain.names import VersionName
@@ -52,8 +53,11 @@ DAY_SECONDS = 86_400
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
+    """The clock of the database and of the process."""
+    clock = ManualClock()
+    monkeypatch.setattr(Session, "now", lambda _session: clock.now())
+    return clock
 
 
 @pytest.fixture
@@ -160,6 +164,19 @@ def test_whoever_comes_next_ends_it(soft: Installation, clock: ManualClock, who:
     audit(soft)
 
 
+@pytest.mark.parametrize("days", [-30, 30])
+def test_a_retention_passes_by_the_database_alone(soft: Installation, clock: ManualClock, days: int) -> None:
+    """Whatever the clock says of the machine that deletes, lists and collects."""
+    wrong = Effects(now=lambda: clock.now() + timedelta(days=days))
+    with open_home(soft.home, effects=wrong) as other:
+        delete(other, "1.0.1")
+        assert kept(other) == ["1.0.1"]
+        assert purge_soft_deleted(other) == []
+        clock.advance(3 * DAY_SECONDS)
+        assert [str(each.name) for each in purge_soft_deleted(other)] == ["1.0.1"]
+    audit(soft)
+
+
 def test_what_a_process_reads_goes_when_it_was_read(
     tmp_path: Path, soft: Installation, clock: ManualClock, stock: Stock
 ) -> None:
@@ -170,7 +187,9 @@ def test_what_a_process_reads_goes_when_it_was_read(
     def meanwhile(event: ProgressEvent) -> None:
         if event.stage is Stage.MOVED and once.acquire(blocking=False):
             delete(soft, "1.0.1")
-            clock.advance(3 * DAY_SECONDS)
+            with soft.catalog.transaction() as transaction:  # The clock stays: the lease of the reader must not end.
+                (deleted,) = transaction.versions.soft_deleted()
+                transaction.versions.update(replace(deleted, hard_deletion_at=clock.now()))
             gone.append(purge_soft_deleted(reader))
         if event.stage is Stage.NOTE:
             told.append(event.detail)

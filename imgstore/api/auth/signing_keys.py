@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from joserfc.jwk import RSAKey
@@ -30,6 +30,9 @@ class _Seen:
     keys: tuple[SigningKey, ...]
     by_kid: Mapping[str, RSAKey]
     at: float
+    """By the monotonic clock of the process."""
+    database_time: datetime
+    """The time of the database at that moment."""
 
 
 @dataclass(slots=True)
@@ -46,26 +49,31 @@ class KeyRing:
         """The key that signs now, with its id; made where there is none, or where it has become too old."""
         seen = self._read_keys()
         key = _current(seen.keys)
-        if key is None or self.installation.effects.now() - key.created_at > timedelta(days=self.key_days):
+        if key is None or self.now() - key.created_at > timedelta(days=self.key_days):
             self._rotate(key, "imgstore", "by age" if key else "the first")
             seen = self._read_keys(refresh=True)
             key = _current(seen.keys)
         assert key is not None, "a key was made just now"
         return key.kid, seen.by_kid[key.kid]
 
+    def now(self) -> datetime:
+        """Return the time by the database's clock, which all servers share, as of the last look and what passed since."""
+        seen = self._read_keys()
+        return seen.database_time + timedelta(seconds=self.installation.effects.monotonic() - seen.at)
+
     def find_trusted_key(self, kid: str) -> RSAKey | None:
         """The key of that id, while its tokens are believed."""
         seen = self._read_keys()
         if kid not in seen.by_kid and self.installation.effects.monotonic() - seen.at > _UNKNOWN_SECONDS:
             seen = self._read_keys(refresh=True)
-        now = self.installation.effects.now()
+        now = self.now()
         is_trusted = any(each.kid == kid and _is_trusted(each, now) for each in seen.keys)
         return seen.by_kid[kid] if is_trusted else None
 
     def jwks(self) -> dict[str, Any]:
         """The public keys of every token that may still be believed, as a JWK Set (RFC 7517)."""
         self.get_signing_key()
-        seen, now = self._read_keys(refresh=True), self.installation.effects.now()
+        seen, now = self._read_keys(refresh=True), self.now()
         return {"keys": [_public_jwk(each.kid, seen.by_kid[each.kid]) for each in seen.keys if _is_trusted(each, now)]}
 
     def rotate(self, principal: Principal) -> SigningKey:
@@ -94,7 +102,7 @@ class KeyRing:
         seen = self._seen
         if seen is None or refresh or now - seen.at > LOOK_SECONDS:
             with self.installation.catalog.reading() as transaction:
-                keys = tuple(transaction.signing_keys.list())
+                keys, database_time = tuple(transaction.signing_keys.list()), transaction.now()
             old = {} if seen is None else {each.kid: each for each in seen.keys}
             by_kid = {
                 each.kid: seen.by_kid[each.kid]
@@ -103,15 +111,16 @@ class KeyRing:
                 for each in keys
             }
             with self._lock:
-                self._seen = seen = _Seen(keys=keys, by_kid=by_kid, at=now)
+                self._seen = seen = _Seen(keys=keys, by_kid=by_kid, at=now, database_time=database_time)
         return seen
 
     def _rotate(self, expected: SigningKey | None, who: str, why: str) -> None:
         """Retire `expected` for a new key, unless another process has done so meanwhile."""
         new_key = RSAKey.generate_key(_KEY_BITS)
-        now, kid = self.installation.effects.now(), self.installation.effects.new_uid()
+        kid = self.installation.effects.new_uid()
         with self.installation.catalog.transaction() as transaction:
             transaction.tenants.lock()
+            now = transaction.now()
             current = _current(tuple(transaction.signing_keys.list()))
             if (current and current.kid) != (expected and expected.kid):
                 return
@@ -127,7 +136,7 @@ class KeyRing:
                 outcome="Succeeded",
                 detail=f"{why}: {kid}",
                 started_at=now,
-                finished_at=self.installation.effects.now(),
+                finished_at=transaction.now(),
             )
 
 
@@ -135,7 +144,7 @@ def _current(keys: tuple[SigningKey, ...]) -> SigningKey | None:
     return next((each for each in keys if each.retired_at is None), None)
 
 
-def _is_trusted(key: SigningKey, now: Any) -> bool:
+def _is_trusted(key: SigningKey, now: datetime) -> bool:
     return key.trusted_until is None or now < key.trusted_until
 
 

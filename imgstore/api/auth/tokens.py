@@ -153,8 +153,9 @@ class TokenAuthority:
             tenant = transaction.tenants.find(tenant_id)
             identity = transaction.principals.of_client(tenant.uid, client_id) if tenant else None
             secret = transaction.secrets.find(client_id, client_secret[:HINT_CHARACTERS]) if identity else None
+            now = transaction.now()
         right = self._verify_secret(client_id, client_secret, secret.hashed if secret else None)
-        standing = secret is not None and self.installation.effects.now() < secret.expires_at
+        standing = secret is not None and now < secret.expires_at
         return identity if right and standing else None
 
     def is_recently_verified(self, client_id: str, client_secret: str) -> bool:
@@ -179,21 +180,20 @@ class TokenAuthority:
             hint="`imgstore auth sp show` tells what stands, `imgstore auth sp credential reset` gives a new secret",
             target="client_secret",
         )
-        now = self.installation.effects.now()
         with self.installation.catalog.transaction() as transaction:
             transaction.activity.add_refusal(
                 principal=f"{UNVERIFIED_CLIENT}{client_id[:64]!r}",
                 action="imgstore/tokens/issue/action",
                 scope=f"/tenants/{tenant_id[:64]}",
                 detail=f"{error.error_code}: {error.message}",
-                at=now,
+                at=transaction.now(),
                 like=UNVERIFIED_CLIENT,
             )
         return error
 
     def _sign(self, identity: PrincipalRecord, audience: str) -> Token:
         kid, key = self.ring.get_signing_key()
-        now = int(self.installation.effects.now().timestamp())
+        now = int(self.ring.now().timestamp())
         claims = {
             "aud": audience,
             "iss": self._issuer(identity.tenant_uid),
@@ -243,7 +243,7 @@ class TokenAuthority:
         if verified is None:
             verified = self._verify(token)
             self._cache_token(name, verified)
-        if self.installation.effects.now().timestamp() >= verified.expires_at:
+        if self.ring.now().timestamp() >= verified.expires_at:
             raise _expired()
         return self._owners.principal(verified)
 
@@ -329,7 +329,7 @@ class TokenAuthority:
 
     def _check_time(self, claims: Mapping[str, Any]) -> float:
         """When the token expires, if it is good now."""
-        now = self.installation.effects.now().timestamp()
+        now = self.ring.now().timestamp()
         expires_at, begins_at = _instant(claims, "exp"), _instant({"nbf": now, **claims}, "nbf")
         if now >= expires_at:
             raise _expired()
@@ -340,7 +340,7 @@ class TokenAuthority:
     def _cache_token(self, name: bytes, verified: VerifiedToken) -> None:
         with self._lock:
             if len(self._verified) >= CACHED_MAX:
-                now = self.installation.effects.now().timestamp()
+                now = self.ring.now().timestamp()
                 evict(self._verified, lambda each: each.expires_at > now)
             self._verified[name] = verified
 

@@ -224,4 +224,4 @@ def _is_abandoned(installation: Installation, disk_uid: str) -> bool:
             grant = transaction.disks.by_uid(disk_uid).grant
         except NotFound:
             return True
-    return grant is None or grant.expires_at <= now
+        return grant is None or grant.expires_at <= transaction.now()

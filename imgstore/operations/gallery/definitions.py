@@ -76,7 +76,7 @@ def create_definition(
         }
         asked |= (details or DefinitionDetails()).given_values()
         asked |= DefinitionDetails(description=description, tags=tags).given_values()
-        now = installation.effects.now()
+        now = transaction.now()
         found = transaction.definitions.get(above.uid, name)
         if found is not None:
             standing = transaction.definitions.held(found.uid)
@@ -137,7 +137,7 @@ def update_definition(
         line = lookup.lineage(transaction, installation.subscription, group, gallery, name)
         standing = transaction.definitions.held(line.definition.uid)
         wanted = change(replace(line, definition=standing))
-        check_definition(wanted, standing, installation.effects.now())
+        check_definition(wanted, standing, transaction.now())
         transaction.definitions.update(wanted)
         return replace(line, definition=wanted)
 

@@ -381,7 +381,7 @@ def _known(transaction: Transaction, identity: PrincipalRecord) -> PrincipalDeta
 
 def _add_secret(installation: Installation, transaction: Transaction, identity: PrincipalRecord, proof: Proof) -> None:
     assert identity.client_id is not None
-    now = installation.effects.now()
+    now = transaction.now()
     transaction.secrets.add(
         Secret(
             uid=installation.effects.new_uid(),

@@ -404,6 +404,6 @@ def _write_down(installation: Installation, slot: Slot, brought: Sequence[_Broug
                     replica=slot.key.ordinal,
                     moved_bytes=moved_bytes,
                     prices=installation.regions.prices,
-                    time=installation.effects.now(),
+                    time=transaction.now(),
                 )
             )

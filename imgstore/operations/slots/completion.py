@@ -124,7 +124,6 @@ def complete_replica(
         WorkHeld: a segment of it is being collected; nothing was written.
     """
     slot = replica.slot
-    now = installation.effects.now()
     by_disk = {manifest.disk: manifest for manifest in manifests}
     assert by_disk.keys() == set(version.disk_keys), "a replica is complete when all of its disks are"
     with installation.catalog.transaction() as transaction:
@@ -133,6 +132,7 @@ def complete_replica(
         transaction.slots.lock(slot.uid)
         ids = named_by(manifests)
         check_not_condemned(installation, transaction, slot, ids)
+        now = transaction.now()
         # Its own manifests are not complete yet; or else it is a repair, and these are not asked for.
         new_here = np.setdiff1d(ids, transaction.manifests.named_in_slot(slot.uid))
         new_in_region = np.setdiff1d(ids, transaction.manifests.named_in_region(slot.key.pool_uid, slot.key.region))
@@ -299,7 +299,7 @@ def open_interval(
             replica=slot.key.ordinal,
             storage_account_type=slot.key.storage_account_type,
             stored_bytes=own,
-            opened_at=installation.effects.now(),
+            opened_at=transaction.now(),
         )
     )
 
@@ -319,7 +319,7 @@ def forget_manifests(
     if not any(was_complete):
         return 0
     standing = transaction.ledger.open_intervals(slot.uid)
-    now = installation.effects.now()
+    now = transaction.now()
     arrived = {replica.version_uid: replica.completed_at or now for replica in transaction.replicas.in_slot(slot.uid)}
     owned = defaultdict[str, list[ManifestRow]](list)
     for row in sorted(

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 from imgstore.domain.errors import StoreError
@@ -123,13 +124,15 @@ class CrossRegionReads:
                 return
             begin = self._written
             with self.installation.catalog.transaction() as transaction:
+                time = transaction.now()
                 for (region, is_damaged), read_bytes in sorted(self._unwritten.items()):
-                    transaction.ledger.add(self._row(region, is_damaged=is_damaged, begin=begin, read_bytes=read_bytes))
+                    row = self._row(region, time, is_damaged=is_damaged, begin=begin, read_bytes=read_bytes)
+                    transaction.ledger.add(row)
                     begin += read_bytes
             self._written = begin
             self._unwritten.clear()
 
-    def _row(self, region: str, *, is_damaged: bool, begin: int, read_bytes: int) -> LedgerRow:
+    def _row(self, region: str, time: datetime, *, is_damaged: bool, begin: int, read_bytes: int) -> LedgerRow:
         key = f"read/{self.reader}/{region}/{begin}-{begin + read_bytes}"
         row = charge_repair if is_damaged else charge_cross_region_read
         return row(
@@ -140,5 +143,5 @@ class CrossRegionReads:
             replica=self.home.key.ordinal,
             moved_bytes=read_bytes,
             prices=self.installation.regions.prices,
-            time=self.installation.effects.now(),
+            time=time,
         )

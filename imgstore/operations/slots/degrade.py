@@ -1,7 +1,6 @@
 """A segment was found missing or wrong: each replica in that slot that names it is no longer trusted (rule 4)."""
 
 from collections.abc import Callable, Collection, Iterable
-from datetime import datetime
 
 import numpy as np
 
@@ -35,7 +34,7 @@ def degrade(installation: Installation, slot: Slot, segments: Collection[Digest]
             rows = (row for row in transaction.manifests.of_owner(replica.version_uid) if row.slot_uid == slot.uid)
             return any(np.isin(ids, unpacked(row.segment_ids)).any() for row in rows)
 
-        _write_down(transaction, slot, is_hit, incident, installation.effects.now())
+        _write_down(transaction, slot, is_hit, incident)
     installation.note(f"{slot.key.region}/{slot.key.ordinal}", incident)
 
 
@@ -43,26 +42,23 @@ def degrade_owners(installation: Installation, slot: Slot, owners: Collection[st
     """The same for the complete replicas of some versions in the slot, whose manifests are missing or wrong."""
     incident = f"{len(owners)} manifests of {slot.key}: {why}; first of {min(owners)}"
     with installation.catalog.transaction() as transaction:
-        _write_down(
-            transaction, slot, lambda replica: replica.version_uid in owners, incident, installation.effects.now()
-        )
+        _write_down(transaction, slot, lambda replica: replica.version_uid in owners, incident)
     installation.note(f"{slot.key.region}/{slot.key.ordinal}", incident)
 
 
-def degrade_slot(transaction: Transaction, slot: Slot, incident: str, now: datetime) -> None:
+def degrade_slot(transaction: Transaction, slot: Slot, incident: str) -> None:
     """Mark every complete replica of the slot Degraded, and record why. The transaction is the caller's."""
-    _write_down(transaction, slot, lambda _replica: True, incident, now)
+    _write_down(transaction, slot, lambda _replica: True, incident)
 
 
-def _write_down(
-    transaction: Transaction, slot: Slot, is_hit: Callable[[Replica], bool], incident: str, now: datetime
-) -> None:
+def _write_down(transaction: Transaction, slot: Slot, is_hit: Callable[[Replica], bool], incident: str) -> None:
     transaction.slots.lock(slot.uid)
     for replica in sorted(transaction.replicas.in_slot(slot.uid), key=lambda each: each.version_uid):
         if replica.state is ReplicaState.COMPLETED and is_hit(replica):
             transaction.versions.lock(replica.version_uid)
             transaction.replicas.move(replica.uid, ReplicaState.DEGRADED, error=incident)
             write_version_state(transaction, transaction.versions.by_uid(replica.version_uid))
+    now = transaction.now()
     transaction.activity.add(
         principal="imgstore",
         action=f"incident/{Action.READ}",

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from imgstore.catalog import Catalog
-from imgstore.domain.effects import Effects
 from imgstore.domain.progress import ProgressEvent, Stage, Subscriber
 from imgstore.domain.storage.checkpoints import Checkpoint
 from imgstore.domain.storage.zones import ZoneRecord
@@ -19,7 +18,6 @@ class CatalogZones:
     """A `regions.ZoneRegistry`."""
 
     catalog: Catalog
-    effects: Effects
     subscriber: Subscriber
 
     def find(self, region: str, zone: str) -> ZoneRecord | None:
@@ -41,7 +39,7 @@ class CatalogZones:
         for slot in slots:
             why = f"{slot.key}: the store of zone {record.zone} was replaced by {record.place}"
             with self.catalog.transaction() as transaction:
-                degrade_slot(transaction, slot, why, self.effects.now())
+                degrade_slot(transaction, slot, why)
         with self.catalog.transaction() as transaction:
             transaction.zones.replace(record)
 

@@ -54,10 +54,11 @@ def delete_version(
         with installation.catalog.reading() as transaction:
             line = lookup.lineage(transaction, installation.subscription, group, gallery, definition)
             found = transaction.versions.get(line.definition.uid, version) or lookup.version(transaction, line, version)
+            now = transaction.now()
         if found.provisioning_state is not ProvisioningState.DELETING:
             if found.soft_deleted_at is not None and not bypass_soft_delete:
                 raise _gone_softly(found, scope)
-            check_deletable(found, installation.effects.now(), scope)
+            check_deletable(found, now, scope)
         allowed(found)
         soft = line.gallery.soft_delete_enabled and not bypass_soft_delete
         if soft and found.provisioning_state is not ProvisioningState.DELETING:
@@ -72,7 +73,7 @@ def _delete_softly(installation: Installation, line: DefinitionPath, version: Im
     with installation.catalog.transaction() as transaction:
         end_writing(installation, transaction, version.uid, str(version.name))
         standing = _locked(transaction, version)
-        now = installation.effects.now()
+        now = transaction.now()
         until = now + timedelta(days=line.gallery.soft_delete_retention_days)
         transaction.versions.update(replace(standing, soft_deleted_at=now, hard_deletion_at=until))
 
@@ -152,7 +153,8 @@ def purge_soft_deleted(installation: Installation) -> list[ImageVersion]:
         Those that went.
     """
     with installation.catalog.reading() as transaction:
-        due = [each for each in transaction.versions.soft_deleted() if _is_over(each, installation.effects.now())]
+        now = transaction.now()
+        due = [each for each in transaction.versions.soft_deleted() if _is_over(each, now)]
     gone = []
     for version in due:
         if not _condemned(installation, version):
@@ -173,11 +175,12 @@ def _condemned(installation: Installation, version: ImageVersion) -> bool:
             standing = _locked(transaction, version)
         except NotFound:
             return False
-        if not _is_over(standing, installation.effects.now()):
+        if not _is_over(standing, transaction.now()):
             return False
         transaction.versions.update(replace(standing, provisioning_state=ProvisioningState.DELETING))
         return True
 
 
 def _is_over(version: ImageVersion, now: datetime) -> bool:
+    """Tell whether the retention of a version has passed, by the database's clock: any machine may end the version."""
     return version.hard_deletion_at is not None and version.hard_deletion_at <= now

@@ -98,7 +98,7 @@ def resolve(installation: Installation, request: VersionRequest) -> Wanted:
             transaction, installation.subscription, request.group, request.gallery, request.definition
         )
         standing = transaction.versions.get(line.definition.uid, request.version)
-    now = installation.effects.now()
+        now = transaction.now()
     regions, limits = installation.regions, installation.limits
     if standing is not None and standing.is_visible:
         location = regions.get(request.location or standing.location, target="location").name
@@ -269,7 +269,7 @@ def _added(
         disks=tuple(
             _new_disk(key, wanted, identities[key], expected_bytes.get(key)) for key in sort_disk_keys(identities)
         ),
-        published_at=installation.effects.now(),
+        published_at=transaction.now(),
         provisioning_state=ProvisioningState.CREATING,
     )
     check_block(version)
@@ -330,7 +330,7 @@ def _compared(
         wanted.request.as_update(),
         installation.regions,
         installation.limits,
-        now=installation.effects.now(),
+        now=transaction.now(),
     )
     sized = (replace(disk, expected_bytes=expected_bytes.get(disk.key, disk.expected_bytes)) for disk in disks)
     return replace(changed, disks=tuple(sized))

@@ -345,6 +345,6 @@ def _charge(installation: Installation, key: str, chosen: _Chosen, taker: Taker,
                 delivered_bytes=stored_bytes,
                 crossing=True,
                 prices=installation.regions.prices,
-                time=installation.effects.now(),
+                time=transaction.now(),
             )
         )

@@ -71,7 +71,7 @@ def _written_down(
         transaction.versions.lock(found.uid)
         standing = transaction.versions.by_uid(found.uid)
         check_updatable(standing, line.version_id(standing.name))
-        changed = updated(standing, update, installation.regions, installation.limits, now=installation.effects.now())
+        changed = updated(standing, update, installation.regions, installation.limits, now=transaction.now())
         if changed != standing:
             transaction.versions.update(changed)
         retarget(installation, transaction, line, changed)
