@@ -101,6 +101,14 @@ class Companion(Protocol):
     """A row that is to be stored together with the first transaction that an operation commits."""
 
     @property
+    def uid(self) -> str:
+        """The operation's."""
+
+    @property
+    def resource_id(self) -> str | None:
+        """The resource that the operation is about, if that is known."""
+
+    @property
     def is_stored(self) -> bool:
         """Whether it needs no more storing."""
 
@@ -181,6 +189,11 @@ class Catalog:
     def unaccompanied(self) -> "Catalog":
         """The same catalog, for what is stored about refused operations too: the activity log."""
         return self if self._companion is None else replace(self, _companion=None)
+
+    @property
+    def companion(self) -> Companion | None:
+        """The operation that this catalog is used for; None is none."""
+        return self._companion
 
     def store_companion(self) -> None:
         """Store the companion now, if there is one: before a step that may take long and writes nothing."""

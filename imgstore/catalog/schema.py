@@ -85,7 +85,7 @@ from imgstore.domain.storage.works import WorkKind
 from imgstore.domain.storage.zones import ZoneKind
 from imgstore.ledger.entries import ChargeKind
 
-REVISION: Final = "0028"
+REVISION: Final = "0029"
 """The head of migrations/versions. A catalog that stands at it opens without Alembic being imported."""
 
 # Names of constraints are fixed, so that a later migration can name what it drops on either engine.
@@ -687,6 +687,14 @@ operations = Table(
     Column("cancel_requested_by", String),
     Column("lease_expires_at", Instant),
 )
+
+preemptions = Table(
+    "preemptions",
+    metadata,
+    Column("operation_uid", String, primary_key=True),
+    Column("resource_key", String, primary_key=True),
+)
+"""Resources, by their ids in lower case, that a request wrote which is newer than an operation in progress."""
 
 deployments = Table(
     "deployments",

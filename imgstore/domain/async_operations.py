@@ -6,6 +6,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
+PUT_DEPLOYMENT: Final = "put-deployment"
+"""The command that makes deployments: it writes other resources too, and their rows end with their operation's."""
+END_DISK_ACCESS: Final = "end-disk-access"
+"""The command that revokes the access to a disk's bytes: it writes nothing else of the disk."""
 LEASE_SECONDS: Final = 60.0
 """A process that has not renewed the leases of its operations for so long is taken for dead."""
 

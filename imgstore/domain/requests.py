@@ -1,7 +1,7 @@
 """Requests to operations, as the command line and the API parse them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final
@@ -331,6 +331,12 @@ class MachineRequest:
     """The ids of network interfaces, and whether each goes with the machine; None leaves them as they are."""
     may_create: bool = True
     """False changes one that stands, and makes none."""
+
+    def without_changes(self) -> "MachineRequest":
+        """Return the same request, silent about all that may change of a machine that exists."""
+        return replace(
+            self, disks={}, replaces_disks=False, size=None, tags=None, extra_properties=NO_PROPERTIES, interfaces=None
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,8 @@ from imgstore.domain.identity.access import (
 )
 from imgstore.operations.installation import Installation
 
+_WRITES: Final = (Action.WRITE, Action.DELETE, Action.SHARE, Action.GENERALIZE, Action.EXPORT)
+"""The actions that change a resource, or the access to its bytes."""
 _TRANSACTIONS_MAX: Final = 100
 """Of one call of `trim_activity`; each deletes up to a thousand rows."""
 
@@ -75,10 +77,13 @@ def recorded(
     """
     begun_at = installation.effects.monotonic()
     outcome, detail, is_refused = "Succeeded", about, True
+    older: list[str] = []
     try:
         if not is_permitted:
             authorize(principal, action, scope, of)
         is_refused = False
+        if action in _WRITES and what.casefold() == operation_name(action, scope).casefold():
+            older = _find_older(installation, action, scope)
         yield
     except ImgstoreError as error:
         outcome, detail = "Failed", _joined(about, f"{error.error_code}: {error.message}")
@@ -95,6 +100,8 @@ def recorded(
                         principal=principal.name, action=what, scope=scope, detail=detail, at=now
                     )
                 else:
+                    if outcome == "Succeeded":
+                        transaction.operations.preempt(older, scope)
                     transaction.activity.add(
                         principal=principal.name,
                         action=what,
@@ -106,6 +113,16 @@ def recorded(
                     )
         except StoreError:
             installation.note("activity log", f"could not be written for {what} on {scope}")
+
+
+def _find_older(installation: Installation, action: Action, scope: str) -> list[str]:
+    """Find the operations in progress that a write of a resource preempts: no server may undo the write later."""
+    companion = installation.catalog.companion
+    if companion is not None and companion.resource_id is not None and companion.resource_id.lower() == scope.lower():
+        return []  # Its row did so when it was stored.
+    uid = None if companion is None else companion.uid
+    with installation.catalog.reading() as transaction:
+        return transaction.operations.find_older(scope, is_access=action is Action.EXPORT, operation_uid=uid)
 
 
 @contextmanager

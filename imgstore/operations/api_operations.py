@@ -22,8 +22,6 @@ from imgstore.operations.identity.principals import principal_of
 from imgstore.operations.installation import Installation
 from imgstore.operations.resource_uids import find_resource_uid
 
-PUT_DEPLOYMENT: Final = "put-deployment"
-"""The command that makes deployments, whose rows end with their operation's."""
 _ENDED: Final = "ended"
 """In the place of a request that was erased: how its operation ended, or None where its row is to be removed."""
 _TARGET_UID: Final = "target_uid"
@@ -44,6 +42,7 @@ class PendingOperation:
         resource_id: str | None = None,
     ) -> None:
         self.uid = installation.effects.new_uid()
+        self.resource_id = resource_id
         self._add = partial(
             Operations.add,
             uid=self.uid,
@@ -70,6 +69,27 @@ class PendingOperation:
     def note_stored(self) -> None:
         """See `Companion.note_stored`."""
         self._stored.set()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumedOperation:
+    """An operation that is resumed, whose row is stored: the `Companion` of its catalog."""
+
+    uid: str
+    resource_id: str | None
+    is_stored: bool = True
+
+    def store(self, transaction: Transaction) -> None:
+        """Store nothing."""
+
+    def note_stored(self) -> None:
+        """Do nothing."""
+
+
+class OperationPreempted(Conflict):
+    """A newer request about the same resource was accepted, so that a resumed operation changes nothing."""
+
+    code = "OperationPreempted"
 
 
 def close_operation(
@@ -190,6 +210,37 @@ def as_lost_rights(operation: AsyncOperation, error: ImgstoreError) -> ImgstoreE
         expected=error.expected,
         hint="get the rights, then send the same request again",
         target=error.target,
+    )
+
+
+def preempted_resources(installation: Installation, operation: AsyncOperation) -> frozenset[str]:
+    """Return the ids, in lower case, of the resources that newer requests wrote since an operation was stored."""
+    with installation.catalog.reading() as transaction:
+        return transaction.operations.preempted_resources(operation.uid)
+
+
+def has_successor(installation: Installation, operation: AsyncOperation) -> bool:
+    """Tell whether a newer operation in progress makes the same resource, so that a preempted one leaves it to that one."""
+    assert operation.resource_id is not None, "a preempted operation is about a resource"
+    key = operation.resource_id.lower()
+    with installation.catalog.reading() as transaction:
+        return any(
+            (each.resource_id or "").lower() == key
+            and each.kind == operation.kind
+            and each.request.get("whole", True)
+            and key not in transaction.operations.preempted_resources(each.uid)
+            for each in transaction.operations.unfinished()
+        )
+
+
+def preempted(resource_id: str) -> OperationPreempted:
+    """What ends a resumed operation whose resource a newer request wrote. The first sentence is Azure's."""
+    return OperationPreempted(
+        "Operation execution has been preempted by a more recent operation.",
+        found="a newer request about the same resource, accepted before the server was started again",
+        expected="the newest request about the resource",
+        hint="look at the resource, and send the request again if it is still wanted",
+        target=resource_id,
     )
 
 

@@ -2,13 +2,12 @@
 
 from typing import Final
 
-from imgstore.domain.async_operations import AsyncOperation, OperationStatus
+from imgstore.domain.async_operations import PUT_DEPLOYMENT, AsyncOperation, OperationStatus
 from imgstore.domain.deployments import DeploymentState
 from imgstore.domain.errors import Conflict
 from imgstore.domain.identity.access import Action, Principal, as_reader, is_allowed
 from imgstore.operations.activity_log import permit, permit_list, recorded
 from imgstore.operations.api_operations import (
-    PUT_DEPLOYMENT,
     canceled,
     close_operation,
     find_operation,

@@ -13,6 +13,7 @@ from imgstore.api.http.long_running import Command, CommandCall
 from imgstore.api.http.redaction import error_body
 from imgstore.domain.deployments import Deployment
 from imgstore.operations import deployments
+from imgstore.operations.api_operations import OperationPreempted, preempted
 from imgstore.templates.expressions import evaluated, listed
 from imgstore.templates.parameters import is_secret, kind_of
 from imgstore.templates.plan import Plan, planned_inside
@@ -35,6 +36,8 @@ class PutCommand:
     fields: tuple[str, ...]
     """Of the command's request: what its names are called."""
     more: Mapping[str, Any] = field(default_factory=dict)
+    is_continued: bool = False
+    """Whether the command finishes what a resource in Creating still needs, also where a newer request wrote it."""
 
 
 class DeploymentRunner:
@@ -144,16 +147,32 @@ class DeploymentRunner:
             accept=lambda _outcome: None,
             uid=call.uid,
             leaves_replicas=call.leaves_replicas,
+            is_preempted=self._is_preempted(one),
         )
-        body = kind.command(inner)[1]
+        try:
+            if inner.is_preempted and not kind.is_continued:
+                raise preempted(one.resource_id)
+            body = kind.command(inner)[1]
+        except OperationPreempted:  # A newer request decided how this resource is: the deployment goes on beside it.
+            return standing(call.session, one.resource_id, one.api_version)
         # What follows in the template may need the replicas.
         installation = call.session.installation
         while not all(is_done(installation) for is_done in inner.awaited):
             installation.keeper.stop.wait(_LOOK_SECONDS)
         return body
 
+    def _is_preempted(self, one: Planned) -> bool:
+        """Whether a newer request wrote the resource since this deployment, which is resumed, was stored."""
+        return one.resource_id.lower() in self._call.preempted_resources
+
     def _nested(self, one: Planned, scope: Scope) -> Json:
-        """Its uid is made of ours, so that the same one goes on after a crash."""
+        """Its uid is made of ours, so that the same one goes on after a crash.
+
+        Raises:
+            OperationPreempted: a newer request deploys another template by its name.
+        """
+        if self._is_preempted(one):
+            raise preempted(one.resource_id)
         plan = planned_inside(one, scope, self._plan.around)
         inner = DeploymentRunner(self._call, plan, one.names[-1], self._types, self if plan.is_outer else None)
         return inner.run(deployments.nested_uid(self._call.uid, one.resource_id))

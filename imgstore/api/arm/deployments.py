@@ -12,6 +12,7 @@ from imgstore.api.arm.groups import check_group, get_group
 from imgstore.api.http.context import RESOURCE_BODY, Context, RequestContext, json_response
 from imgstore.api.http.long_running import CommandCall, Outcome, Session
 from imgstore.api.http.paths import GROUP
+from imgstore.domain.async_operations import PUT_DEPLOYMENT
 from imgstore.domain.deployments import Deployment
 from imgstore.domain.errors import InvalidInput, NotFound
 from imgstore.domain.identity.access import Action, as_reader
@@ -19,7 +20,6 @@ from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import DiskKind
 from imgstore.operations import deployments
 from imgstore.operations.activity_log import permit
-from imgstore.operations.api_operations import PUT_DEPLOYMENT
 from imgstore.operations.cancellation import cancel_deployment
 from imgstore.operations.gallery.subscriptions import tenant_of
 from imgstore.templates.plan import Plan, planned
@@ -46,14 +46,18 @@ _TYPES: Final[Mapping[str, PutCommand]] = {
         command=definitions.put_definition, fields=("gallery", "definition")
     ),
     "microsoft.compute/galleries/images/versions": PutCommand(
-        command=versions.put_version, fields=("gallery", "definition", "version")
+        command=versions.put_version, fields=("gallery", "definition", "version"), is_continued=True
     ),
-    "microsoft.compute/disks": PutCommand(command=disks.put_disk, fields=("disk",), more={"kind": DiskKind.DISK}),
+    "microsoft.compute/disks": PutCommand(
+        command=disks.put_disk, fields=("disk",), more={"kind": DiskKind.DISK}, is_continued=True
+    ),
     "microsoft.compute/snapshots": PutCommand(
-        command=disks.put_disk, fields=("disk",), more={"kind": DiskKind.SNAPSHOT}
+        command=disks.put_disk, fields=("disk",), more={"kind": DiskKind.SNAPSHOT}, is_continued=True
     ),
-    "microsoft.compute/images": PutCommand(command=images.put_image, fields=("disk",)),
-    "microsoft.compute/virtualmachines": PutCommand(command=machines.put_machine, fields=("machine",)),
+    "microsoft.compute/images": PutCommand(command=images.put_image, fields=("disk",), is_continued=True),
+    "microsoft.compute/virtualmachines": PutCommand(
+        command=machines.put_machine, fields=("machine",), is_continued=True
+    ),
     **{
         kind.type.lower(): PutCommand(command=network.put_network, fields=("name",), more={"kind": kind.word})
         for kind in NETWORK_TYPES

@@ -1,6 +1,7 @@
 """Managed disks and snapshots over HTTP: one resource of two kinds. Azure never answers 201 here, and `az` takes none."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
 from typing import Any, Final
 
@@ -11,11 +12,14 @@ from imgstore.api.auth.write_access import authorize_change
 from imgstore.api.http.context import RESOURCE_BODY, Context, check_conditions, json_response
 from imgstore.api.http.long_running import CommandCall, Outcome, Session
 from imgstore.api.http.paths import COMPUTE, SUBSCRIPTION
+from imgstore.domain.disks.disk_details import NO_DETAILS
 from imgstore.domain.errors import NotFound
 from imgstore.domain.identity.access import Action, Principal
 from imgstore.domain.names import compute_id
 from imgstore.domain.requests import DiskRequest, UploadRequest
 from imgstore.domain.resources import DiskKind, ManagedDisk
+from imgstore.domain.states import ProvisioningState
+from imgstore.operations.api_operations import preempted
 from imgstore.operations.disks import disks
 from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.disks.signed_urls import grant_access
@@ -152,10 +156,27 @@ def put_disk(call: CommandCall) -> Outcome:
     try:
         standing = disks.show_disk(session.installation, reader, **place)
     except NotFound:
-        check_group(session, request["group"])
+        if not call.is_preempted:
+            check_group(session, request["group"])
+    if call.is_preempted:
+        body = _unfinished(call, body, standing)
     check_conditions(request["conditions"], None if standing is None else disk_json(standing))
     made = _made(session, place, body, lambda rows: call.accept((standing is None, disk_json(rows[0]))))
     return standing is None, disk_json(made)
+
+
+def _unfinished(call: CommandCall, body: DiskBody, standing: ManagedDisk | None) -> DiskBody:
+    """The body without what a newer request may have changed, if the disk's content is still to be made.
+
+    Raises:
+        OperationPreempted: it is not.
+    """
+    is_made_here = standing is not None and standing.provisioning_state is ProvisioningState.CREATING
+    if not is_made_here or body.upload_bytes is not None:
+        place = _place(call.request)
+        subscription = call.session.installation.subscription
+        raise preempted(compute_id(subscription, place["group"], place["kind"], place["name"]))
+    return replace(body, tags=None, details=NO_DETAILS)
 
 
 def _made(

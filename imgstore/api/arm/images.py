@@ -15,7 +15,9 @@ from imgstore.domain.names import compute_id
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.requests import ImageRequest
 from imgstore.domain.resources import DiskKind
+from imgstore.domain.states import ProvisioningState
 from imgstore.domain.views import ManagedImage
+from imgstore.operations.api_operations import preempted
 from imgstore.operations.machines import images
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.requests.disk import read_image
@@ -85,7 +87,14 @@ def put_image(call: CommandCall) -> Outcome:
     try:
         standing = _shown(replace(session, principal=reader), request["group"], request["disk"])
     except NotFound:
-        check_group(session, request["group"])
+        if not call.is_preempted:
+            check_group(session, request["group"])
+    if call.is_preempted:
+        if standing is None or all(
+            each.provisioning_state is not ProvisioningState.CREATING for each in standing.by_key.values()
+        ):
+            raise preempted(scope)
+        body = replace(body, tags=None, details={})
     check_conditions(request["conditions"], None if standing is None else image_json(standing))
     made = images.create_image(
         session.installation,

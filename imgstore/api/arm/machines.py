@@ -15,7 +15,9 @@ from imgstore.domain.errors import Conflict, NotFound
 from imgstore.domain.identity.access import Action, as_reader
 from imgstore.domain.machines import MACHINE
 from imgstore.domain.names import compute_id
+from imgstore.domain.states import ProvisioningState
 from imgstore.domain.views import MachineView
+from imgstore.operations.api_operations import OperationPreempted, preempted
 from imgstore.operations.machines import machines
 from imgstore.operations.machines.create import create_machine
 from imgstore.wire.api_versions import Kind
@@ -173,8 +175,15 @@ def put_machine(call: CommandCall) -> Outcome:
     asked = read_machine(body, request["group"], request["machine"], is_put=request["whole"])
     standing: Json = None
     try:
-        standing = machine_json(_shown(changing, request["group"], request["machine"]))
+        found = _shown(changing, request["group"], request["machine"])
+        standing = machine_json(found)
+        if call.is_preempted:
+            if found.machine.provisioning_state is not ProvisioningState.CREATING:
+                raise _preempted(call)
+            asked = asked.without_changes()
     except NotFound:
+        if call.is_preempted:
+            raise _preempted(call) from None
         if not request["whole"]:
             raise
         check_group(session, request["group"])
@@ -182,6 +191,11 @@ def put_machine(call: CommandCall) -> Outcome:
             raise source_count_error("neither") from None
     check_conditions(request["conditions"], standing)
     return standing is None, machine_json(create_machine(session.installation, session.principal, asked))
+
+
+def _preempted(call: CommandCall) -> OperationPreempted:
+    request = call.request
+    return preempted(compute_id(call.session.installation.subscription, request["group"], MACHINE, request["machine"]))
 
 
 def delete_machine(call: CommandCall) -> Outcome:

@@ -20,6 +20,7 @@ from imgstore.domain.requests import DataSnapshot, DataVhd, VersionRequest
 from imgstore.domain.resources import KEEP, DiskKind, ImageVersion, VersionUpdate
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.views import VersionView
+from imgstore.operations.api_operations import OperationPreempted, preempted
 from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.gallery.wait import is_replicated
 from imgstore.operations.installation import Installation
@@ -165,6 +166,8 @@ def put_version(call: CommandCall) -> Outcome:
     try:
         standing = _shown(session, request)
     except NotFound:
+        if call.is_preempted:
+            raise _preempted(call) from None
         if body.restore:
             return False, _json(session.installation, _had_back(call, place, body))
         if not request["whole"]:
@@ -172,8 +175,13 @@ def put_version(call: CommandCall) -> Outcome:
         check_conditions(request["conditions"], None)
         return True, _json(session.installation, _publish(call, place, body, created=True))
     check_conditions(request["conditions"], _json(session.installation, standing))
+    is_unfinished = _names_sources(body, request) and not _has_arrived(standing)
+    if call.is_preempted:
+        if not is_unfinished:
+            raise _preempted(call)
+        body = body.without_changes()
     body.check_same_source(standing.version)
-    if request["whole"] and (body.source is not None or OS_DISK in body.sources) and not _has_arrived(standing):
+    if is_unfinished:
         return False, _json(session.installation, _publish(call, place, body, created=False))
     view = versions_update.update_version(
         session.installation,
@@ -185,6 +193,15 @@ def put_version(call: CommandCall) -> Outcome:
     )
     _await_workers(call, view)
     return False, _json(session.installation, view)
+
+
+def _names_sources(body: VersionBody, request: Mapping[str, Any]) -> bool:
+    return request["whole"] and (body.source is not None or OS_DISK in body.sources)
+
+
+def _preempted(call: CommandCall) -> OperationPreempted:
+    place = _place(call.request)
+    return preempted(version_id(call.session.installation.subscription, *place.values()))
 
 
 def _await_workers(call: CommandCall, view: VersionView) -> None:

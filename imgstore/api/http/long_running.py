@@ -18,19 +18,23 @@ from typing import Any, Final, TypeAlias
 from imgstore.api.http.fair_pool import FairPool, PoolLimits
 from imgstore.api.http.redaction import error_body
 from imgstore.api.http.waiting_operations import WaitingOperation, WaitingOperations
-from imgstore.domain.async_operations import AsyncOperation, OperationStatus
+from imgstore.domain.async_operations import PUT_DEPLOYMENT, AsyncOperation, OperationStatus
 from imgstore.domain.errors import ImgstoreError, NotFound, StoreError
 from imgstore.domain.identity.access import Principal
 from imgstore.domain.stop_signal import OperationCanceled, StopSignal
 from imgstore.operations.api_operations import (
-    PUT_DEPLOYMENT,
+    OperationPreempted,
     PendingOperation,
+    ResumedOperation,
     as_lost_rights,
     canceled,
     check_same_target,
     close_operation,
     drop_operation,
+    has_successor,
     name_target,
+    preempted,
+    preempted_resources,
     renew_operations,
     resuming_principal,
     take_up_operations,
@@ -49,6 +53,8 @@ _MAINTENANCE: Final = "maintenance"
 """Whose share of the threads the system itself takes."""
 _DELETE: Final = "delete-"
 """The names of commands that delete begin so."""
+_CONTINUED: Final = frozenset({"put-version", "put-disk", "put-image", "put-machine"})
+"""Commands that finish what a resource in Creating still needs, also where `CommandCall.is_preempted`."""
 
 
 class ServerStopping(ImgstoreError):
@@ -95,6 +101,10 @@ class CommandCall:
     """The operation's."""
     leaves_replicas: bool = False
     """Whether the command leaves replicas to `imgstore worker`: no worker runs in this process."""
+    is_preempted: bool = False
+    """Whether a newer request wrote the resource since the operation was stored: the command changes nothing of it then."""
+    preempted_resources: frozenset[str] = frozenset()
+    """The ids, in lower case, of all resources that newer requests wrote since then: a deployment writes many."""
     awaited: list[Callable[[Installation], bool]] = field(default_factory=list)
     """Filled by the command: the operation ends when each of them returns True, or with the error of the first that
     raises one."""
@@ -246,7 +256,10 @@ class OperationRunner:
         with self._noted(operation.uid) as stop:
             if operation.cancel_requested_by is not None:
                 stop.set(OperationCanceled)
-            installation = replace(plain, keeper=plain.keeper.stopped_by(stop))
+            resumed_operation = ResumedOperation(uid=operation.uid, resource_id=operation.resource_id)
+            installation = replace(
+                plain, catalog=plain.catalog.accompanied(resumed_operation), keeper=plain.keeper.stopped_by(stop)
+            )
             # The conditions held then, and the operation itself has changed what they are about since.
             request = {**operation.request, "conditions": {}}
 
@@ -254,10 +267,9 @@ class OperationRunner:
                 call.session.installation.keeper.check_cancelled()
                 principal = resuming_principal(installation, operation)
                 check_same_target(installation, operation)
+                session = replace(call.session, principal=principal)
                 try:
-                    return self._commands[operation.kind](
-                        replace(call, session=replace(call.session, principal=principal))
-                    )
+                    return self._commands[operation.kind](_with_newer_writes(replace(call, session=session), operation))
                 except ImgstoreError as error:
                     raise as_lost_rights(operation, error) from error
 
@@ -336,6 +348,9 @@ class OperationRunner:
         if reason is OperationCanceled:
             told_to_all: Exception = canceled()
             self._close(kind, call, told_to_all, OperationStatus.CANCELED)
+        elif isinstance(error, OperationPreempted):
+            told_to_all = error
+            self._close(kind, call, error, OperationStatus.CANCELED)
         elif isinstance(error, Exception) and not (reason is not None and isinstance(error, StoreError)):
             if not isinstance(error, ImgstoreError):
                 _log.error("operation %s (%s) failed in a way that was not foreseen", call.uid, kind, exc_info=error)
@@ -364,6 +379,21 @@ class OperationRunner:
             drop_operation(call.session.installation, call.uid)
         except StoreError as lost:
             _log.warning("the row of operation %s could not be removed: %s", call.uid, lost)
+
+
+def _with_newer_writes(call: CommandCall, operation: AsyncOperation) -> CommandCall:
+    """Tell a command that is run again which resources newer requests wrote since its operation was stored.
+
+    Raises:
+        OperationPreempted: its own resource is one, and the command has nothing to finish.
+    """
+    installation, target = call.session.installation, operation.resource_id
+    newer = preempted_resources(installation, operation)
+    if target is None or target.lower() not in newer:
+        return replace(call, preempted_resources=newer)
+    if operation.kind not in _CONTINUED or has_successor(installation, operation):
+        raise preempted(target)
+    return replace(call, is_preempted=True, preempted_resources=newer)
 
 
 def _run(command: Command, kind: str, call: CommandCall, answer: "Future[AcceptedOperation]") -> Outcome:

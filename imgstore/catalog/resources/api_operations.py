@@ -1,20 +1,27 @@
 """Long-running operations of the API: their rows are what clients poll, and what a new process goes on from."""
 
 import builtins
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import and_, delete, func, or_, select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository
-from imgstore.domain.async_operations import LEASE_SECONDS, AsyncOperation, OperationStatus
+from imgstore.domain.async_operations import (
+    END_DISK_ACCESS,
+    LEASE_SECONDS,
+    PUT_DEPLOYMENT,
+    AsyncOperation,
+    OperationStatus,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Row
 
 _operations = schema.operations
+_preemptions = schema.preemptions
 _OPEN: Final = OperationStatus.IN_PROGRESS
 
 KEPT: Final = timedelta(days=7)
@@ -39,7 +46,7 @@ class Operations(Repository):
         tenant_uid: str | None = None,
         resource_id: str | None = None,
     ) -> AsyncOperation:
-        """Store an operation that begins now, unless it is stored already."""
+        """Store an operation that begins now, unless it is stored already. It preempts the older ones of its resource."""
         operation = AsyncOperation(
             uid=uid,
             subscription=subscription,
@@ -54,8 +61,36 @@ class Operations(Repository):
             lease_expires_at=self._lease_end(),
         )
         values = {name: getattr(operation, name) for name in AsyncOperation.__slots__}
-        self._session.run(self._session.upsert(_operations).values(values).on_conflict_do_nothing())
+        is_new = self._session.changed(self._session.upsert(_operations).values(values).on_conflict_do_nothing())
+        if is_new and resource_id is not None:
+            is_access = kind == END_DISK_ACCESS
+            self.preempt(self.find_older(resource_id, is_access=is_access, operation_uid=uid), resource_id)
         return operation
+
+    def find_older(self, resource_id: str, *, is_access: bool, operation_uid: str | None) -> "builtins.list[str]":
+        """The uids of the operations in progress that a request about a resource preempts once it has written.
+
+        Args:
+            resource_id: the resource.
+            is_access: whether the request changes the access to the resource's bytes, else the resource itself.
+            operation_uid: the operation that the request belongs to; None is none.
+        """
+        is_same_part = _operations.c.kind == END_DISK_ACCESS if is_access else _operations.c.kind != END_DISK_ACCESS
+        is_about = and_(func.lower(_operations.c.resource_id) == resource_id.lower(), is_same_part)
+        may_write = is_about if is_access else or_(is_about, _operations.c.kind == PUT_DEPLOYMENT)
+        found = select(_operations.c.uid).where(_operations.c.status == _OPEN, may_write)
+        return [row.uid for row in self._session.all(found) if row.uid != operation_uid]
+
+    def preempt(self, uids: Sequence[str], resource_id: str) -> None:
+        """Record that a request which is newer than these operations wrote a resource."""
+        rows = [{"operation_uid": uid, "resource_key": resource_id.lower()} for uid in uids]
+        if rows:
+            self._session.run(self._session.upsert(_preemptions).on_conflict_do_nothing(), rows)
+
+    def preempted_resources(self, uid: str) -> frozenset[str]:
+        """The ids, in lower case, of the resources that requests wrote which are newer than an operation in progress."""
+        found = select(_preemptions.c.resource_key).where(_preemptions.c.operation_uid == uid)
+        return frozenset(row.resource_key for row in self._session.all(found))
 
     def get(self, uid: str) -> AsyncOperation | None:
         """The operation of that uid, if there is one."""
@@ -132,14 +167,18 @@ class Operations(Repository):
         status = status or (OperationStatus.SUCCEEDED if error is None else OperationStatus.FAILED)
         values = {"status": status, "error": error, "request": {}, "finished_at": self._session.now()}
         self._session.run(update(_operations).where(_operations.c.uid == uid).values(**values))
+        self._session.run(delete(_preemptions).where(_preemptions.c.operation_uid == uid))
 
     def remove(self, uid: str) -> None:
         """Forget one that nobody was told of."""
         self._session.run(delete(_operations).where(_operations.c.uid == uid))
+        self._session.run(delete(_preemptions).where(_preemptions.c.operation_uid == uid))
 
     def forget_old(self) -> int:
         """Forget those that ended more than `KEPT` ago; tells how many."""
         before = self._session.now() - KEPT
+        in_progress = select(_operations.c.uid).where(_operations.c.status == _OPEN)
+        self._session.run(delete(_preemptions).where(_preemptions.c.operation_uid.not_in(in_progress)))
         return self._session.changed(delete(_operations).where(_operations.c.finished_at < before))
 
 

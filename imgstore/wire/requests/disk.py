@@ -50,7 +50,8 @@ class DiskBody:
     os_properties: OsProperties
     storage_account_type: StorageAccountType | None
     """Said of a file or an upload."""
-    tags: Mapping[str, str]
+    tags: Mapping[str, str] | None
+    """None leaves them as they are."""
     details: DiskDetails
 
 
@@ -65,7 +66,8 @@ class ImageBody:
     """Of the data disks, by LUN from 0."""
     os_properties: OsProperties
     storage_account_type: StorageAccountType | None
-    tags: Mapping[str, str]
+    tags: Mapping[str, str] | None
+    """None leaves them as they are."""
     details: Mapping[str, DiskDetails]
     """By disk key."""
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -77,6 +77,20 @@ class VersionBody:
             allow_deletion_of_replicated_locations=self.allow_deletion_of_replicated_locations,
             block_deletion_before_end_of_life=self.block_deletion_before_end_of_life,
             tags=self.tags,
+        )
+
+    def without_changes(self) -> "VersionBody":
+        """The same body, silent about all that may change of a version that stands."""
+        return replace(
+            self,
+            target_regions=None,
+            replica_count=None,
+            storage_account_type=None,
+            exclude_from_latest=None,
+            end_of_life_at=KEEP,
+            allow_deletion_of_replicated_locations=None,
+            block_deletion_before_end_of_life=None,
+            tags=None,
         )
 
     def check_same_source(self, standing: ImageVersion) -> None:
