@@ -1,11 +1,11 @@
-"""Moves bytes between disks and slots. Takes stores and values, gives back receipts, never sees the catalog.
+"""Moves bytes between disks and slots. Functions take stores and values, return receipts and never use the catalog.
 
-* `ingest`: a disk becomes segments and a manifest in one slot.
-* `copying`: a manifest and the segments that a slot lacks go from one slot to another.
-* `scatter`: a manifest becomes a disk, by segment, every piece verified.
-* `checking`: a disk that was just taken in is put together again, in part or whole.
-* `ranges`: a manifest is read at offsets.
+* `ingest`: turn a disk into segments and a manifest in a slot.
+* `copy`: copy a manifest and the missing segments from slot to slot.
+* `scatter`: turn a manifest into a disk, segment by segment, with every piece verified.
+* `spot_check`: assemble a newly ingested disk again, a sample or the whole.
+* `ranges`: read a manifest at offsets.
 
-Each function that runs long takes `check_cancelled`, which it calls before each request: it raises once the caller's lease is
-lost or the user has interrupted, and nothing further is begun (rules.md, rule 5).
+Each long function takes `check_cancelled` and calls it before each request. The call raises after the loss of the
+caller's lease or an interrupt by the user, so no further request begins (invariant W18).
 """

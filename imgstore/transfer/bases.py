@@ -1,4 +1,4 @@
-"""What a new disk is compared with: the manifests of its bases and the fingerprints of their segments."""
+"""The content that a new disk is compared with: the manifests of its bases and the fingerprints of their segments."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,16 +17,16 @@ from imgstore.transfer.slot_access import CheckCancelled, SegmentListing, SlotAc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Known:
-    """One base in the common numbering."""
+class _NumberedBase:
+    """A base in the common numbering."""
 
     manifest: Manifest
     numbers: Column
-    """The common number of each of its segments."""
+    """The common number of each segment of the base."""
 
 
 class Bases:
-    """Up to three manifests of the same slot, in one numbering of segments, and the index over their blocks."""
+    """Up to three manifests of the same slot in a common numbering of segments, and the index over their blocks."""
 
     def __init__(
         self,
@@ -41,19 +41,19 @@ class Bases:
         """Read the fingerprints of the bases' segments.
 
         Args:
-            slot: where the bases and their segments lie.
+            slot: the slot that holds the bases and their segments.
             manifests: the bases.
-            listing: the slot's segments as the store lists them now. A segment that is not among them, or has another
-                length than recorded, is not built upon: its blocks will be found nowhere, and are packed again. Only a
+            listing: the current listing of the slot's segments. If the listing has no entry or another length for a segment,
+                then the segment is not reused: its blocks are not indexed, and the ingest packs the blocks again. Only a
                 segment that certainly does not exist is reported as missing.
             key: the pool's fingerprint key.
-            scratch: a folder for files that stand in for memory.
+            scratch: a folder for files that replace memory.
             check_cancelled: called before each request.
         """
-        self._slot, self._key, self._go_on = slot, key, check_cancelled
+        self._slot, self._key, self._check_cancelled = slot, key, check_cancelled
         numbers: dict[Digest, int] = {}
         self._rows: list[tuple[int, int, WorkRef]] = []
-        self._known: list[_Known] = []
+        self._bases: list[_NumberedBase] = []
         unusable: set[Digest] = set()
         for manifest in manifests:
             table = manifest.segments
@@ -67,41 +67,41 @@ class Bases:
                     work = manifest.works[int(table.work[index])]
                     self._rows.append((int(table.blocks[index]), stored_bytes, work))
                 column[index] = numbers[name]
-            self._known.append(_Known(manifest=manifest, numbers=column))
+            self._bases.append(_NumberedBase(manifest=manifest, numbers=column))
         self._unusable = unusable
         self._uncertain = listing.uncertain
         self._names = list(numbers)
         self._numbers = numbers
         self.index = BaseIndex.build(
-            self._fingerprints(),
+            self._read_fingerprints(),
             entries=sum(
                 blocks for name, (blocks, _, _) in zip(numbers, self._rows, strict=True) if name not in unusable
             ),
             scratch=scratch,
         )
-        # Only now is known which segments can't be built upon.
-        self._whole = [each for each in self._known if unusable.isdisjoint(each.manifest.segments.all_names())]
+        # Reading the fingerprints may have found more unusable segments.
+        self._usable = [base for base in self._bases if unusable.isdisjoint(base.manifest.segments.all_names())]
 
     @property
     def missing(self) -> frozenset[Digest]:
-        """Segments that a base names and the store does not have, or has damaged: an incident."""
+        """The segments that a base names and the store does not have, or has only damaged: an incident."""
         return frozenset(self._unusable - self._uncertain)
 
     def __len__(self) -> int:
-        """How many segments are numbered."""
+        """Return the number of numbered segments."""
         return len(self._names)
 
     def name(self, number: int) -> Digest:
-        """The name of that segment."""
+        """Return the name of the segment with that number."""
         return self._names[number]
 
     @property
     def blocks(self) -> Column:
-        """The blocks of each segment, by number."""
+        """The number of blocks of each segment, by segment number."""
         return np.array([blocks for blocks, _, _ in self._rows], dtype=np.int64)
 
     def table(self, numbers: Sequence[int], works: dict[WorkRef, int]) -> SegmentTable:
-        """A segment table of those numbers; works not yet in `works` are added to it."""
+        """Build a segment table of those numbers. Works that are not yet in `works` are added there."""
         rows = [self._rows[number] for number in numbers]
         return SegmentTable(
             names=np.frombuffer(b"".join(self._names[number] for number in numbers), dtype=np.uint8).reshape(-1, 32),
@@ -111,36 +111,36 @@ class Bases:
         )
 
     def runs_of_piece(self, index: int, digest: Digest, first_block: int, end_block: int) -> Runs | None:
-        """The runs of a base whose piece at `index` has that digest, in the common numbering; None where none has."""
-        for known in self._whole:
-            if known.manifest.pieces.find(index) == digest:
-                every = known.manifest.runs
+        """Return the runs of a base with that digest for the piece at `index`, in the common numbering; None without such a base."""
+        for base in self._usable:
+            if base.manifest.pieces.find(index) == digest:
+                every = base.manifest.runs
                 runs = every.take(every.between(first_block, end_block))
-                return replace(runs, segment=known.numbers[runs.segment])
+                return replace(runs, segment=base.numbers[runs.segment])
         return None
 
-    def _fingerprints(self) -> Iterator[tuple[int, PackedSegment]]:
-        """Each numbered segment once, from the objects of the works, else from the segments themselves."""
+    def _read_fingerprints(self) -> Iterator[tuple[int, PackedSegment]]:
+        """Read the fingerprints of each numbered segment once: from the works' objects, or else from the segments."""
         wanted: dict[WorkRef, set[Digest]] = {}
         for name, (_, _, work) in zip(self._names, self._rows, strict=True):
             if name not in self._unusable:
                 wanted.setdefault(work, set()).add(name)
         for work, names in wanted.items():
-            self._go_on()
-            for packed in _stored(self._slot, work):
+            self._check_cancelled()
+            for packed in _load_fingerprints(self._slot, work):
                 if packed.name in names:
                     names.discard(packed.name)
                     yield self._numbers[packed.name], packed
             for name in sorted(names):
-                self._go_on()
+                self._check_cancelled()
                 try:
-                    yield self._numbers[name], _rebuilt(self._slot, name, self._key)
+                    yield self._numbers[name], _rebuild_fingerprints(self._slot, name, self._key)
                 except (ObjectNotFound, ObjectCorrupt):
                     self._unusable.add(name)
 
 
-def _stored(slot: SlotAccess, work: WorkRef) -> list[PackedSegment]:
-    """The fingerprints of one work; none where the object is gone or is not the one that the manifest names."""
+def _load_fingerprints(slot: SlotAccess, work: WorkRef) -> list[PackedSegment]:
+    """Read the fingerprints of a work. The list is empty if the object is missing or differs from the manifest's digest."""
     try:
         data = slot.get_object(
             object_keys.fingerprints_key(work.uid), lambda body: digest_of(body) == work.fingerprints_digest
@@ -150,7 +150,7 @@ def _stored(slot: SlotAccess, work: WorkRef) -> list[PackedSegment]:
         return []
 
 
-def _rebuilt(slot: SlotAccess, name: Digest, key: bytes) -> PackedSegment:
+def _rebuild_fingerprints(slot: SlotAccess, name: Digest, key: bytes) -> PackedSegment:
     blocks = slot.segment_blocks(name)
     count = len(blocks) // BLOCK_BYTES
     return PackedSegment(name=name, fingerprints=fingerprint_blocks(blocks, np.arange(count), key))

@@ -1,4 +1,4 @@
-"""Threads, bounded: so many at work, so many pieces of work waiting, the first error stops all."""
+"""A thread pool with a bounded queue that stops at the first error."""
 
 import threading
 from collections.abc import Callable
@@ -11,39 +11,39 @@ _R = TypeVar("_R")
 
 
 class BoundedPool:
-    """A pool whose `submit` waits while `ahead` calls are under way or waiting, and raises once any has failed.
+    """A pool with at most `ahead` calls running or queued. A further `submit` waits, and raises after the first failed call.
 
-    Nothing begins after that, not even what waits already.
+    After a failure no call begins, not even a queued call.
 
-    Memory is bounded by `ahead` times what a call holds. Leaving the block waits for all and raises the first error;
-    leaving it by an exception gives up what has not begun.
+    Memory is bounded by `ahead` times the memory of a call. Leaving the block waits for all calls and raises the first
+    error. Leaving the block by an exception drops the queued calls.
     """
 
     def __init__(self, workers: int, ahead: int, name: str) -> None:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix=name)
-        self._room = threading.Semaphore(ahead)
+        self._free = threading.Semaphore(ahead)
         self._error: BaseException | None = None
 
     def submit(self, call: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> Future[_R]:
-        """Run the call in a thread when there is room."""
-        self._room.acquire()
+        """Run the call in a thread. Wait until the pool accepts a further call."""
+        self._free.acquire()
         if self._error is not None:
-            self._room.release()
+            self._free.release()
             raise self._error
 
-        def begun() -> _R:
+        def run_unless_failed() -> _R:
             if self._error is not None:
                 raise self._error
             return call(*args, **kwargs)
 
-        future = self._pool.submit(begun)
+        future = self._pool.submit(run_unless_failed)
         future.add_done_callback(self._done)
         return future
 
     def _done(self, future: Future[_R]) -> None:
         if not future.cancelled() and (error := future.exception()) is not None and self._error is None:
             self._error = error
-        self._room.release()
+        self._free.release()
 
     def __enter__(self) -> Self:
         return self

@@ -1,6 +1,6 @@
-"""A replica goes across: the segments that a slot lacks, then, by `publish`, the manifest.
+"""Copies a replica: the segments that are missing in a slot. Then `publish` writes the manifest.
 
-Every body passes through us and is checked against its name on the way in, so a damaged source is never copied.
+Every body passes through this process and is compared with its name, so damaged sources are never copied.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,42 +14,45 @@ from imgstore.transfer.scatter import Damage, SegmentReader, ignore_served
 from imgstore.transfer.slot_access import CheckCancelled, SlotAccess, never_cancelled
 
 _LISTED_AT_ONCE = 1000
-"""S3's page: a listing of n objects costs n / 1,000 requests, a look at one object costs one."""
+"""The page size of S3: listing n objects costs n / 1,000 requests, and a HEAD of each object costs n."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyOrder:
-    """What is to be brought where."""
+    """The slots and segments of a copy."""
 
     sources: Sequence[SlotAccess]
-    """Complete slots, the preferred first; the others stand in for a segment that it can't serve."""
+    """Complete slots, the preferred slot first. The others replace a slot that can't serve a segment."""
     target: SlotAccess
     segments: Mapping[Digest, int]
     """Name and stored bytes of every segment of the manifest."""
     unrecorded: frozenset[Digest]
-    """Those that the catalog does not know in the target."""
+    """The segments that the catalog does not know in the target."""
     marked: frozenset[Digest] = frozenset()
-    """Those that were about to be collected: held to be absent whatever the store shows."""
+    """The segments that were marked for deletion: absent, whatever the store shows (invariant G8)."""
     target_objects: int
-    """About how many segments the target slot holds, to choose the cheaper way of looking."""
+    """The approximate number of segments in the target slot, which decides between a listing and single HEAD requests."""
     is_degraded: bool = False
-    """The replica is degraded: what the target holds of it is read, since a damaged segment has the right length."""
+    """Whether the target replica is degraded. Then each segment in the target is read, because damage keeps the length."""
     check_cancelled: CheckCancelled = never_cancelled
     on_moved: Callable[[int], None] = lambda _bytes: None
-    """Told the stored bytes of each segment that is dealt with, of those that `plan_segments` names."""
+    """Called with the stored bytes of each copied segment."""
     damages: list[Damage] = field(default_factory=list)
-    """Filled with what a source should have served and could not."""
+    """Receives each segment that a source should have served and could not."""
     on_served: Callable[[SlotAccess, Digest, bool], None] = ignore_served
-    """As `SegmentReader.on_served`."""
+    """Called for each served segment, as described at `SegmentReader.on_served`."""
 
 
 def plan_segments(order: CopyOrder, *, workers: int = 4) -> tuple[dict[Digest, int], frozenset[Digest]]:
-    """What is to be sent, and which of that the catalog wrongly held to be there (rules.md, rule 4).
+    """Find the segments to send, and the segments that the catalog wrongly records in the target (invariants W13, W14).
 
-    A segment counts as there when the store shows it now, in the recorded length: by a listing of the slot or by a look
-    at each, whichever needs fewer requests. What was condemned counts as absent, and is not missed. A segment whose
-    existence is unknown is sent again, and is not missed either (invariant Z10). Of a target that is distrusted each is
-    read, by so many threads at once.
+    A segment exists if the store shows the recorded length now. The proof is a listing of the slot or a HEAD of each
+    segment, with the fewer requests. A segment that was marked for deletion counts as absent and is not reported as
+    missing. A segment of unknown existence is sent again and is not reported either (invariant Z10). Every segment of a
+    degraded target is read, by `workers` threads.
+
+    Returns:
+        Name and stored bytes of each segment to send, and the names of the missing segments.
     """
     if order.is_degraded:
         damaged = (
@@ -68,21 +71,21 @@ def plan_segments(order: CopyOrder, *, workers: int = 4) -> tuple[dict[Digest, i
 def copy_segments(
     order: CopyOrder, absent: Mapping[Digest, int], missing: frozenset[Digest], *, workers: int = 4
 ) -> CopyReceipt:
-    """Bring the absent segments; each is confirmed in the target when this returns.
+    """Copy the absent segments. Each is confirmed in the target when this function returns.
 
     Args:
         order: the slots.
-        absent: what `plan_segments` found, with its `missing`.
-        missing: goes into the receipt.
-        workers: threads; each holds one body of up to 4 MiB.
+        absent: the segments to send, from `plan_segments`.
+        missing: the missing segments from `plan_segments`, which become part of the receipt.
+        workers: threads; each holds a body of up to 4 MiB.
 
     Raises:
-        StoreError: a segment can be had from no source, or the target could not take it.
+        StoreError: no source serves a segment, or the target refused a segment.
     """
     checksums: dict[Digest, str | None] = {}
     reader = SegmentReader(order.sources, order.damages, order.on_served)
 
-    def bring(name: Digest, stored_bytes: int) -> None:
+    def copy_segment(name: Digest, stored_bytes: int) -> None:
         order.check_cancelled()
         body = reader.body(name)
         order.check_cancelled()
@@ -91,5 +94,5 @@ def copy_segments(
 
     with BoundedPool(workers, workers * 2, "copy") as pool:
         for name, stored_bytes in absent.items():
-            pool.submit(bring, name, stored_bytes)
+            pool.submit(copy_segment, name, stored_bytes)
     return CopyReceipt(sent_bytes=sum(absent.values()), sent=len(absent), checksums=checksums, missing=missing)

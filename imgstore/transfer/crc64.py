@@ -1,10 +1,10 @@
-"""The CRC-64 that Azure Storage tells pages by (``x-ms-content-crc64``), at a useful speed with numpy.
+"""The CRC-64 of pages in Azure Storage (``x-ms-content-crc64``), computed fast enough with numpy.
 
-It is CRC-64/NVME: polynomial 0xAD93D23594C93659 reflected, all ones before and after
+The algorithm is CRC-64/NVME: polynomial 0xAD93D23594C93659 reflected, initial value and final XOR all ones
 (https://learn.microsoft.com/rest/api/storageservices/put-page; NVM Express NVM Command Set 1.0, section 5.2.1.3.4).
 
-Lanes of equal length are reckoned side by side, then joined in pairs: the CRC of a lane moved over the bytes behind it
-is a product by a matrix of 64 columns over GF(2).
+Lanes of equal length are computed in parallel and joined in pairs. To append the bytes of the next lane, the CRC of a
+lane is multiplied by a matrix of 64 columns over GF(2).
 """
 
 from functools import lru_cache
@@ -22,7 +22,7 @@ _LANES: Final = 4_096
 
 @lru_cache(maxsize=1)
 def _table() -> _Column:
-    """What each byte does to an empty register."""
+    """Build the table of the effect of each byte on an empty register."""
     table = np.arange(256, dtype=np.uint64)
     one = np.uint64(1)
     for _ in range(8):
@@ -30,26 +30,26 @@ def _table() -> _Column:
     return table
 
 
-def _stepped(register: _Column, column: npt.NDArray[np.uint8]) -> _Column:
+def _step(register: _Column, column: npt.NDArray[np.uint8]) -> _Column:
     low = (register ^ column).astype(np.uint8)
     stepped: _Column = _table()[low] ^ (register >> np.uint64(8))
     return stepped
 
 
 @lru_cache(maxsize=256)
-def _shift(length: int) -> tuple[int, ...]:
-    """What becomes of each single bit of a register when so many zero bytes follow."""
+def _shift_matrix(length: int) -> tuple[int, ...]:
+    """Return the matrix of `length` zero bytes: the resulting register for each single bit of a register."""
     if length == 1:
         bits = np.left_shift(np.uint64(1), np.arange(64, dtype=np.uint64))
-        return tuple(_stepped(bits, np.zeros(64, dtype=np.uint8)).tolist())
-    half = _shift(length // 2)
-    whole = _applied(half, np.array(half, dtype=np.uint64))
+        return tuple(_step(bits, np.zeros(64, dtype=np.uint8)).tolist())
+    half = _shift_matrix(length // 2)
+    whole = _multiply(half, np.array(half, dtype=np.uint64))
     if length % 2:
-        whole = _applied(_shift(1), whole)
+        whole = _multiply(_shift_matrix(1), whole)
     return tuple(whole.tolist())
 
 
-def _applied(columns: tuple[int, ...], registers: _Column) -> _Column:
+def _multiply(columns: tuple[int, ...], registers: _Column) -> _Column:
     out = np.zeros_like(registers)
     for bit, column in enumerate(columns):
         out ^= np.where((registers >> np.uint64(bit)) & np.uint64(1), np.uint64(column), np.uint64(0))
@@ -57,7 +57,7 @@ def _applied(columns: tuple[int, ...], registers: _Column) -> _Column:
 
 
 def crc64(data: bytes) -> int:
-    """The CRC of some bytes."""
+    """Compute the CRC-64 of `data`."""
     behind = len(data) % _LANES
     lane_bytes = len(data) // _LANES
     register = np.array([_ONES], dtype=np.uint64)
@@ -66,16 +66,16 @@ def crc64(data: bytes) -> int:
         registers = np.zeros(_LANES, dtype=np.uint64)
         registers[0] = _ONES
         for column in np.ascontiguousarray(lanes.T):
-            registers = _stepped(registers, column)
+            registers = _step(registers, column)
         while len(registers) > 1:
-            registers = _applied(_shift(lane_bytes), registers[::2]) ^ registers[1::2]
+            registers = _multiply(_shift_matrix(lane_bytes), registers[::2]) ^ registers[1::2]
             lane_bytes *= 2
         register = registers
     for byte in data[len(data) - behind :] if behind else b"":
-        register = _stepped(register, np.array([byte], dtype=np.uint8))
+        register = _step(register, np.array([byte], dtype=np.uint8))
     return int(register[0]) ^ _ONES
 
 
 def crc64_header(data: bytes) -> bytes:
-    """The eight bytes that the header has in base64."""
+    """Return the eight bytes of the header, before base64."""
     return crc64(data).to_bytes(8, "little")

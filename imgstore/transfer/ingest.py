@@ -102,7 +102,7 @@ class _Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _ResolvedPiece:
     """A piece that needs no look-up."""
 
     piece: _Piece
@@ -111,11 +111,11 @@ class _Known:
 
 
 @dataclass(frozen=True, slots=True)
-class _Unknown:
+class _UnresolvedPiece:
     """A piece whose blocks are to be looked up."""
 
     piece: _Piece
-    full: Indexes
+    nonzero: Indexes
     """Those that are not all zero."""
     fingerprints: Fingerprints
     """Of these."""
@@ -167,7 +167,7 @@ class _Ingest:
         self._packer = Packer(len(bases), self._emit)
         self._runs: list[Runs] = []
         self._pieces: list[tuple[int, Digest]] = []
-        self._packed: list[Future[_Put]] = []
+        self._packed: list[Future[_PutSegment]] = []
 
     def run(self) -> IngestReceipt:
         order = self._order
@@ -176,14 +176,14 @@ class _Ingest:
             BoundedPool(order.workers, order.workers + 1, "put") as self._puts,
         ):
             self._fingerprints = FingerprintsWriter(file)
-            for compared in self._compared():
+            for compared in self._compare_pieces():
                 self._place(compared)
             runs, repacked_blocks = self._repack(Runs.concatenate(self._runs))
             self._packer.flush()
             puts = [future.result() for future in self._packed]
             check_same_source(order.reader, order.identity)
             fingerprints_digest = self._put_fingerprints(file, [put.receipt.name for put in puts])
-        data = encode_manifest(self._manifest(runs, puts, fingerprints_digest))
+        data = encode_manifest(self._build_manifest(runs, puts, fingerprints_digest))
         # Read again before anyone names it: what a reader would refuse is never published.
         manifest = decode_manifest(data)
         return IngestReceipt(
@@ -197,7 +197,7 @@ class _Ingest:
             missing=self._bases.missing,
         )
 
-    def _compared(self) -> Iterator[_Known | _Unknown]:
+    def _compare_pieces(self) -> Iterator[_ResolvedPiece | _UnresolvedPiece]:
         """Every piece that an extent touches, in order, a few ahead: read and hashed, and beside its blocks' fingerprints.
 
         One thread fingerprints; a second one would make it slower. But it is not the one that packs: that has as much to do,
@@ -213,49 +213,53 @@ class _Ingest:
             ThreadPoolExecutor(1, thread_name_prefix="fingerprint") as fingerprinter,
         ):
 
-            def begun() -> Iterator[Future[_Known | _Unknown]]:
+            def submit_pieces() -> Iterator[Future[_ResolvedPiece | _UnresolvedPiece]]:
                 for index in touched_pieces(reader):
                     self._order.check_cancelled()
-                    yield fingerprinter.submit(self._compare, readers.submit(_read_piece, reader, index))
+                    yield fingerprinter.submit(self._compare_piece, readers.submit(_read_piece, reader, index))
 
-            yield from results_in_order(begun(), threads + _PIECES_AHEAD)
+            yield from results_in_order(submit_pieces(), threads + _PIECES_AHEAD)
 
-    def _compare(self, read: Future[_Piece]) -> _Known | _Unknown:
+    def _compare_piece(self, read: Future[_Piece]) -> _ResolvedPiece | _UnresolvedPiece:
         """The piece, once it is read, beside the bases' at its place."""
         piece = read.result()
         if not piece.data:
-            return _Known(piece, None)
+            return _ResolvedPiece(piece, None)
         first_block = piece.index * PIECE_BLOCKS
         runs = self._bases.runs_of_piece(piece.index, piece.digest, first_block, first_block + PIECE_BLOCKS)
         if runs is not None:
-            return _Known(piece, runs)
-        full = np.flatnonzero(_full(np.frombuffer(piece.data, dtype=np.uint64).reshape(-1, BLOCK_BYTES // 8)))
-        return _Unknown(piece, full, fingerprint_blocks(memoryview(piece.data), full, self._order.fingerprint_key))
+            return _ResolvedPiece(piece, runs)
+        nonzero = np.flatnonzero(
+            _find_nonzero(np.frombuffer(piece.data, dtype=np.uint64).reshape(-1, BLOCK_BYTES // 8))
+        )
+        return _UnresolvedPiece(
+            piece, nonzero, fingerprint_blocks(memoryview(piece.data), nonzero, self._order.fingerprint_key)
+        )
 
-    def _place(self, compared: _Known | _Unknown) -> None:
+    def _place(self, compared: _ResolvedPiece | _UnresolvedPiece) -> None:
         """Give the piece its runs."""
         piece = compared.piece
         if piece.data:
             self._pieces.append((piece.index, piece.digest))
-        if isinstance(compared, _Unknown):
+        if isinstance(compared, _UnresolvedPiece):
             self._runs.append(runs_of(piece.index * PIECE_BLOCKS, self._locate(compared)))
         elif compared.runs is not None:
             self._runs.append(compared.runs)
         self._order.on_moved(piece_bytes(self._order.reader.virtual_bytes, piece.index))
 
-    def _locate(self, unknown: _Unknown) -> Locations:
+    def _locate(self, unknown: _UnresolvedPiece) -> Locations:
         """Where each block of the piece lies; those that are nowhere yet are packed by this."""
         blocks = np.frombuffer(unknown.piece.data, dtype=np.uint8).reshape(-1, BLOCK_BYTES)
-        full, fingerprints = unknown.full, unknown.fingerprints
+        nonzero, fingerprints = unknown.nonzero, unknown.fingerprints
         locations = np.full(len(blocks), ZERO)
-        found = self._bases.index.find(fingerprints, full)
+        found = self._bases.index.find(fingerprints, nonzero)
         missing = np.flatnonzero(found == NOWHERE)
         if len(missing):
             found[missing] = self._image.find(fingerprints.take(missing))
             missing = missing[found[missing] == NOWHERE]
         if len(missing):
-            found[missing] = self._pack(blocks, full[missing], fingerprints.take(missing))
-        locations[full] = found
+            found[missing] = self._pack(blocks, nonzero[missing], fingerprints.take(missing))
+        locations[nonzero] = found
         return locations
 
     def _pack(self, blocks: Blocks, indexes: Indexes, fingerprints: Fingerprints) -> Locations:
@@ -272,7 +276,7 @@ class _Ingest:
         self._fingerprints.add(fingerprints)
         self._packed.append(self._puts.submit(self._put, buffer, len(fingerprints)))
 
-    def _put(self, buffer: memoryview, blocks: int) -> "_Put":
+    def _put(self, buffer: memoryview, blocks: int) -> "_PutSegment":
         """Compress one segment and put it, unless the slot lists it already."""
         order = self._order
         segment = encode_segment(buffer, blocks)
@@ -286,7 +290,7 @@ class _Ingest:
         receipt = SegmentReceipt(
             name=segment.name, blocks=blocks, stored_bytes=stored_bytes, checksum=checksum, work_uid=order.work_uid
         )
-        return _Put(receipt, sent)
+        return _PutSegment(receipt, sent)
 
     def _repack(self, runs: Runs) -> tuple[Runs, int]:
         """Apply the reuse threshold: pack the blocks of badly used old segments again, after the new ones."""
@@ -320,7 +324,7 @@ class _Ingest:
         )
         return digest
 
-    def _manifest(self, runs: Runs, puts: list["_Put"], fingerprints_digest: Digest | None) -> Manifest:
+    def _build_manifest(self, runs: Runs, puts: list["_PutSegment"], fingerprints_digest: Digest | None) -> Manifest:
         """The manifest over the old segments that are used and the new ones."""
         old = len(self._bases)
         used = np.zeros(old + len(puts), dtype=np.bool_)
@@ -355,7 +359,7 @@ class _Ingest:
         )
 
     @staticmethod
-    def _receipts(manifest: Manifest, puts: list["_Put"]) -> tuple[SegmentReceipt, ...]:
+    def _receipts(manifest: Manifest, puts: list["_PutSegment"]) -> tuple[SegmentReceipt, ...]:
         table = manifest.segments
         old = len(table) - len(puts)
         reused = (
@@ -372,7 +376,7 @@ class _Ingest:
 
 
 @dataclass(frozen=True, slots=True)
-class _Put:
+class _PutSegment:
     receipt: SegmentReceipt
     sent: bool
 
@@ -390,9 +394,9 @@ class _Repacking:
         chosen = np.zeros(max(int(runs.segment.max()), len(self._bases)) + 1, dtype=np.bool_)
         chosen[numbers] = True
         moving = np.flatnonzero(chosen[runs.segment])
-        old = _in_disk_order(locations_of(runs.take(moving))[1])
-        moves = _Moves.of(old, self._pack(old), pieces=frozenset((runs.block[moving] // PIECE_BLOCKS).tolist()))
-        return Runs.concatenate([_moved(runs, begin, end, moves) for begin, end in _by_piece(runs)]), len(old)
+        old = _sort_in_disk_order(locations_of(runs.take(moving))[1])
+        moves = _Moves.build(old, self._pack(old), pieces=frozenset((runs.block[moving] // PIECE_BLOCKS).tolist()))
+        return Runs.concatenate([_move_runs(runs, begin, end, moves) for begin, end in _group_by_piece(runs)]), len(old)
 
     def _pack(self, old: Locations) -> Locations:
         """Fetch each old segment once, lay the wanted blocks out in disk order in a file, pack from there."""
@@ -401,7 +405,7 @@ class _Repacking:
         with tempfile.NamedTemporaryFile(dir=self._order.scratch) as file:
             file.truncate(len(old) * BLOCK_BYTES)
             laid = np.memmap(file, dtype=np.uint8, mode="r+", shape=(len(old), BLOCK_BYTES))
-            self._lay(old, laid)
+            self._fetch_blocks(old, laid)
             for begin in range(0, len(old), PIECE_BLOCKS):
                 part = np.array(laid[begin : begin + PIECE_BLOCKS])
                 indexes = np.arange(len(part))
@@ -410,7 +414,7 @@ class _Repacking:
             del laid
         return new
 
-    def _lay(self, old: Locations, laid: Blocks) -> None:
+    def _fetch_blocks(self, old: Locations, laid: Blocks) -> None:
         """Put the block of each old location into the row of `laid` beside it."""
         segment, at = np.divmod(old.astype(np.int64), SEGMENT_BLOCKS)
         by_segment = np.argsort(segment, kind="stable")
@@ -440,17 +444,17 @@ class _Moves:
     """The indexes of the pieces that hold any of them."""
 
     @classmethod
-    def of(cls, old: Locations, new: Locations, *, pieces: frozenset[int]) -> "_Moves":
+    def build(cls, old: Locations, new: Locations, *, pieces: frozenset[int]) -> "_Moves":
         order = np.argsort(old)
         return cls(old[order], new[order], pieces)
 
-    def applied(self, where: Locations) -> Locations:
+    def apply(self, where: Locations) -> Locations:
         place = np.searchsorted(self.old, where)
         place[place == len(self.old)] = 0
         return np.where(self.old[place] == where, self.new[place], where)
 
 
-def _moved(runs: Runs, begin: int, end: int, moves: _Moves) -> Runs:
+def _move_runs(runs: Runs, begin: int, end: int, moves: _Moves) -> Runs:
     """The runs of one piece, with moved blocks at their new places."""
     part = runs.take(np.arange(begin, end))
     piece = int(part.block[0]) // PIECE_BLOCKS
@@ -458,17 +462,17 @@ def _moved(runs: Runs, begin: int, end: int, moves: _Moves) -> Runs:
         return part
     blocks, where = locations_of(part)
     locations = np.full(PIECE_BLOCKS, ZERO)
-    locations[blocks - piece * PIECE_BLOCKS] = moves.applied(where)
+    locations[blocks - piece * PIECE_BLOCKS] = moves.apply(where)
     return runs_of(piece * PIECE_BLOCKS, locations)
 
 
-def _by_piece(runs: Runs) -> list[tuple[int, int]]:
+def _group_by_piece(runs: Runs) -> list[tuple[int, int]]:
     """[begin, end) of the runs of each piece that has any."""
     begins = np.flatnonzero(np.diff(runs.block // PIECE_BLOCKS, prepend=-1))
     return list(pairwise([*begins.tolist(), len(runs)]))
 
 
-def _in_disk_order(locations: Locations) -> Locations:
+def _sort_in_disk_order(locations: Locations) -> Locations:
     """Each location once, in the order in which it first appears."""
     distinct, first = np.unique(locations, return_index=True)
     return distinct[np.argsort(first)]
@@ -493,14 +497,14 @@ def _read_piece(reader: DiskReader, index: int) -> _Piece:
     return _Piece(index, padded, digest_of(data))
 
 
-def _full(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+def _find_nonzero(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
     """Which blocks, a row each, are not all zero. A first word that is not tells at once: of dense data, nearly always."""
-    full: npt.NDArray[np.bool_] = words[:, 0].astype(np.bool_)
-    rest = np.flatnonzero(~full)
-    if len(rest) * 2 > len(full):
+    nonzero: npt.NDArray[np.bool_] = words[:, 0].astype(np.bool_)
+    rest = np.flatnonzero(~nonzero)
+    if len(rest) * 2 > len(nonzero):
         return np.asarray(words.any(axis=1))
-    full[rest] = words[rest].any(axis=1)
-    return full
+    nonzero[rest] = words[rest].any(axis=1)
+    return nonzero
 
 
 def _check_size(virtual_bytes: int) -> None:

@@ -1,6 +1,6 @@
-"""A disk read at offsets, straight from a slot, through a bounded cache of decoded segments in a local file.
+"""Reads a disk at offsets directly from a slot, through a bounded cache of decoded segments in a local file.
 
-For those who read here and there. A whole disk is read by segment instead (`scatter`), which fetches each once.
+This is for readers of a few ranges. A whole disk is read by `scatter`, which fetches each segment once.
 """
 
 import tempfile
@@ -22,17 +22,17 @@ _SLOT_BYTES: Final = SEGMENT_BLOCKS * BLOCK_BYTES
 
 
 class SegmentCache:
-    """Decoded segments in a file without a name, the least recently read going first. Safe from several threads."""
+    """Decoded segments in an unnamed file. The least recently read segment is evicted first. Safe for several threads."""
 
     def __init__(
         self, scratch: Path, cache_bytes: int = CACHE_BYTES, has_room: Callable[[int], bool] = lambda _bytes: True
     ) -> None:
-        """Hold nothing yet.
+        """Make an empty cache.
 
         Args:
             scratch: a folder for the file.
-            cache_bytes: the most that is held.
-            has_room: tells whether so many bytes more may be written; where not, nothing more is held.
+            cache_bytes: the maximal size of the cache.
+            has_room: returns whether the given number of bytes may be written. If not, the segment is not cached.
         """
         self._file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - lives as long as the cache; see close
         self._has_room = has_room
@@ -42,7 +42,7 @@ class SegmentCache:
         self.cache_bytes: Final = cache_bytes
 
     def get(self, name: Digest, offset: int, length: int) -> bytes | None:
-        """Part of a segment's blocks, or None where it is not held."""
+        """Return part of a segment's blocks, or None if the segment is not in the cache."""
         with self._lock:
             if name not in self._places:
                 return None
@@ -52,7 +52,7 @@ class SegmentCache:
             return self._file.read(length)
 
     def put(self, name: Digest, blocks: memoryview) -> None:
-        """Hold a segment's blocks."""
+        """Add a segment's blocks."""
         with self._lock:
             if name in self._places or not self._has_room(len(blocks)):
                 return
@@ -64,7 +64,7 @@ class SegmentCache:
                 self._file.seek(place * _SLOT_BYTES)
                 self._file.write(blocks)
                 self._file.flush()
-            except OSError:  # A reader can do without.
+            except OSError:  # Reads also work without the cache.
                 self._free.append(place)
                 return
             self._places[name] = (place, len(blocks))
@@ -75,9 +75,9 @@ class SegmentCache:
 
 
 def count_fetches(manifest: Manifest, cache_bytes: int) -> int:
-    """How many segments a read of the disk from beginning to end would fetch through an empty cache of that size.
+    """Count the segment fetches of a sequential read of the disk through an empty cache of `cache_bytes`.
 
-    Each once, where the cache holds all of them.
+    If the cache holds all segments, each is fetched once.
     """
     room = max(1, cache_bytes // _SLOT_BYTES)
     if len(manifest.segments) <= room:
@@ -96,7 +96,7 @@ def count_fetches(manifest: Manifest, cache_bytes: int) -> int:
 
 
 class RangeReader:
-    """Reads any range of a disk. Each segment is checked against its name when it is fetched."""
+    """A reader of any range of a disk. Each fetched segment is compared with its name."""
 
     def __init__(self, manifest: Manifest, reader: SegmentReader, cache: SegmentCache) -> None:
         self._manifest = manifest
@@ -105,7 +105,7 @@ class RangeReader:
 
     @property
     def prefers_scatter(self) -> bool:
-        """Whether a read of the whole disk would fetch more than 1.5 times its segments (rules.md, rule 15)."""
+        """Whether reading the whole disk would fetch more than 1.5 times its segments (invariant D8)."""
         return count_fetches(self._manifest, self._cache.cache_bytes) > _FETCHES_MAX * len(self._manifest.segments)
 
     @property
@@ -114,25 +114,25 @@ class RangeReader:
         return self._manifest.virtual_bytes
 
     def check(self, offset: int, length: int) -> None:
-        """Refuse a range that is not inside the disk.
+        """Reject a range that is not inside the disk.
 
         Raises:
-            InvalidInput: it begins before the disk, is empty, or ends after the disk.
+            InvalidInput: the range begins before the disk, is empty, or ends after the disk.
         """
         if offset < 0 or length < 1 or offset + length > self.virtual_bytes:
             raise InvalidInput(
                 "The range is not inside the disk.",
                 found=f"{length} bytes from {offset}",
                 expected=f"at least one byte, inside 0 to {self.virtual_bytes}",
-                hint="ask for a range that ends at or before the disk's end",
+                hint="request a range that ends at or before the end of the disk",
             )
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """`length` bytes of the disk from `offset`.
+        """Read `length` bytes of the disk from `offset`.
 
         Raises:
             InvalidInput: the range is not inside the disk.
-            StoreError: a segment can be had from no slot.
+            StoreError: no slot serves a segment.
         """
         self.check(offset, length)
         out = bytearray(length)

@@ -1,4 +1,4 @@
-"""What the data plane gives back, for an operation to write down."""
+"""Results of the data plane, which operations record in the catalog."""
 
 from dataclasses import dataclass
 
@@ -14,39 +14,39 @@ class SegmentReceipt:
     blocks: int
     stored_bytes: int
     checksum: str | None
-    """The store's own; None for one that was there already."""
+    """The checksum that the store computed; None for a segment that already existed."""
     work_uid: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestReceipt:
-    """A disk that is in a slot but for its manifest."""
+    """A disk that is complete in a slot, except for its manifest."""
 
     manifest: Manifest
     data: bytes
     """The manifest, encoded."""
     digest: Digest
-    """The one that `data` ends in."""
+    """The digest at the end of `data`."""
     segments: tuple[SegmentReceipt, ...]
     """Every segment that the manifest names, in the order of its table."""
     sent_bytes: int
-    """Stored bytes of the segments that this run put."""
+    """Stored bytes of the segments that this run sent."""
     packed_bytes: int
-    """Stored bytes of the segments that are new with this disk, sent now or by an earlier run of the same work."""
+    """Stored bytes of this disk's new segments, sent now or by an earlier run of the same work."""
     repacked_blocks: int
-    """Blocks that were packed again by the reuse threshold."""
+    """Blocks that were packed again because of the reuse threshold."""
     missing: frozenset[Digest]
-    """Segments that a base names and the slot lacks: an incident."""
+    """Segments that a base names and the slot does not have: an incident."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyReceipt:
-    """A replica that is in its slot but for its manifest."""
+    """A replica that is complete in its slot, except for its manifest."""
 
     sent_bytes: int
-    """Stored bytes of the segments that this run put."""
+    """Stored bytes of the segments that this run sent."""
     sent: int
     checksums: dict[Digest, str | None]
-    """Of the segments that this run put, the store's own."""
+    """The store's checksums of the segments that this run sent."""
     missing: frozenset[Digest]
-    """Segments that the catalog held to be in the target and the store did not have: sent again, an incident."""
+    """Segments that the catalog recorded in the target and the store did not have. The run sent them again: an incident."""

@@ -1,4 +1,4 @@
-"""What of an upload has arrived: ranges that do not overlap, in order."""
+"""The received ranges of an upload, disjoint and in order."""
 
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ReceivedRange:
-    """A range that has arrived, end excluded."""
+    """A received range, end excluded."""
 
     begin: int
     end: int
     digest: int | None
-    """XXH3 of the bytes; None is zeros."""
+    """XXH3 of the bytes; None for zeros."""
 
 
 class ReceivedRanges:
-    """What has arrived: apart, in order."""
+    """Disjoint received ranges, in order."""
 
     def __init__(self) -> None:
         self._begins: list[int] = []
@@ -29,24 +29,24 @@ class ReceivedRanges:
         return len(self._arrived)
 
     def overlapping(self, begin: int, end: int) -> list[ReceivedRange]:
-        """Those that have a byte in [begin, end)."""
+        """Return the ranges that have a byte in [begin, end)."""
         low = self._first(begin)
         high = bisect_left(self._begins, end)
         return self._arrived[low:high]
 
     def remove(self, begin: int, end: int) -> None:
-        """Forget those that have a byte in [begin, end), but for the zeros that stand out of it."""
-        gone = self.overlapping(begin, end)
+        """Remove the ranges that have a byte in [begin, end). Ranges of zeros keep the part outside [begin, end)."""
+        removed = self.overlapping(begin, end)
         low = self._first(begin)
-        del self._begins[low : low + len(gone)], self._arrived[low : low + len(gone)]
-        for each in gone:
+        del self._begins[low : low + len(removed)], self._arrived[low : low + len(removed)]
+        for each in removed:
             if each.digest is None and each.begin < begin:
                 self.add(ReceivedRange(each.begin, begin, None))
             if each.digest is None and each.end > end:
                 self.add(ReceivedRange(end, each.end, None))
 
     def add(self, arrived: ReceivedRange) -> None:
-        """Add one that touches none."""
+        """Add a range that overlaps no other. Adjacent ranges of zeros are merged if the new range follows."""
         at = bisect_left(self._begins, arrived.begin)
         before = self._arrived[at - 1] if at else None
         if before is not None and before.digest is None and arrived.digest is None and before.end == arrived.begin:

@@ -128,18 +128,18 @@ def scatter(
         """Fetch the one segment of these runs, and bring its blocks to their pieces."""
         check_cancelled()
         blocks = reader.blocks(manifest.segments.name(int(runs.segment[part[0]])))
-        on_moved(sum(put(*each) for each in _by_piece(runs.take(part), blocks, manifest.virtual_bytes)))
+        on_moved(sum(put(*each) for each in _group_by_piece(runs.take(part), blocks, manifest.virtual_bytes)))
 
-    def put(piece: int, brought: PieceParts) -> int:
+    def put(piece: int, added: PieceParts) -> int:
         """Write what can be written now, check the piece if it is whole by it; how many bytes were written."""
         first, length = piece * PIECE_BYTES, piece_bytes(manifest.virtual_bytes, piece)
-        now = assembly.add(piece, brought)
+        now = assembly.add(piece, added)
         if now.whole:
             with buffers.borrow() as buffer:
                 whole = buffer[:length]
-                stretches = join_parts(now.parts, whole)
+                spans = join_parts(now.parts, whole)
                 _check_piece(manifest, piece, whole)
-                for begin, end in stretches:
+                for begin, end in spans:
                     writer.write_at(first + begin, whole[begin:end])
         else:
             for at, data in now.parts:
@@ -153,7 +153,7 @@ def scatter(
             pool.submit(place, order[begin:end])
 
 
-def _by_piece(runs: Runs, content: memoryview, virtual_bytes: int) -> Iterator[tuple[int, PieceParts]]:
+def _group_by_piece(runs: Runs, content: memoryview, virtual_bytes: int) -> Iterator[tuple[int, PieceParts]]:
     """What the runs of one segment bring to each piece.
 
     Args:

@@ -111,7 +111,7 @@ class SlotAccess:
 
         def look(name: Digest) -> Digest | None:
             check_cancelled()
-            serves = self._serves(name)
+            serves = self._is_readable(name)
             on_read(name)
             return None if serves else name
 
@@ -119,7 +119,7 @@ class SlotAccess:
             looked = [pool.submit(look, name) for name in names]
         return frozenset(name for future in looked if (name := future.result()) is not None)
 
-    def _serves(self, name: Digest) -> bool:
+    def _is_readable(self, name: Digest) -> bool:
         try:
             self.segment_body(name)
         except (ObjectNotFound, ObjectCorrupt):
@@ -156,12 +156,12 @@ class SlotAccess:
             check_cancelled: called before each is handed to the store; a directory takes them one by one.
         """
 
-        def keys_in_turn() -> Iterator[str]:
+        def full_keys() -> Iterator[str]:
             for key in keys_below:
                 check_cancelled()
                 yield self.prefix + key
 
-        self.store.delete(keys_in_turn())
+        self.store.delete(full_keys())
 
     def _put_confirmed(self, key: str, body: Body, accept: Callable[[bytes], bool]) -> ObjectInfo:
         info = self.store.put(self.prefix + key, body)

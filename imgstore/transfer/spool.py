@@ -46,7 +46,7 @@ _RECORDS_KEPT: Final = 65_536
 Bytes = bytes | bytearray
 
 
-class _Kind(IntEnum):
+class _RecordKind(IntEnum):
     DATA = 1
     ZEROS = 2
     CUT = 3
@@ -96,7 +96,7 @@ class Spool:
         self._sealed = False
         try:
             make_private_folder(folder)
-            self._held = _hold(folder / "lock", keep_waiting)
+            self._lock_fd = _lock_upload(folder / "lock", keep_waiting)
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
             if os.fstat(self._file).st_size != file_bytes:
                 os.ftruncate(self._file, file_bytes)
@@ -148,7 +148,7 @@ class Spool:
         length = sum(map(len, parts))
         if not length:
             return
-        with self._written():
+        with self._hold_open():
             if all(map(is_zero, parts)):
                 self.write_zeros(offset, length)
                 return
@@ -164,7 +164,7 @@ class Spool:
     def begin_write(self, offset: int, length: int) -> None:
         """What lies in the range is about to be written over: it has not arrived any more."""
         with self._lock:
-            self._cut(offset, offset + length)
+            self._withdraw(offset, offset + length)
 
     def record_write(self, offset: int, *parts: Bytes) -> None:
         """All parts were written from `offset` on, after `begin`."""
@@ -173,7 +173,7 @@ class Spool:
             hasher.update(part)
             end += len(part)
         with self._lock:
-            self._cut(offset, end)
+            self._withdraw(offset, end)
             self._add(ReceivedRange(offset, end, hasher.intdigest()))
 
     def write_zeros(self, offset: int, length: int) -> None:
@@ -181,7 +181,7 @@ class Spool:
         with self._lock:
             touched = self._ranges.overlapping(offset, offset + length)
             unknown = any(each.digest is not None for each in touched) or not self._is_hole(offset, length)
-            self._cut(offset, offset + length)
+            self._withdraw(offset, offset + length)
             if unknown:
                 clear_range(self._file, offset, length)
             self._add(ReceivedRange(offset, offset + length, None))
@@ -189,7 +189,7 @@ class Spool:
     def clear(self) -> None:
         """Nothing has arrived."""
         with self._lock:
-            self._cut(0, self.file_bytes)
+            self._withdraw(0, self.file_bytes)
             self._ranges = ReceivedRanges()
             os.ftruncate(self._file, 0)
             os.ftruncate(self._file, self.file_bytes)
@@ -197,8 +197,8 @@ class Spool:
     def identity(self) -> SourceIdentity:
         """What has arrived, as a source: its stamp is the XXH3 of the ranges and their hashes."""
         with self._lock:
-            told = b"".join(_packed(*_record(each)) for each in self._ranges)
-        stamp = f"xxh3:{xxhash.xxh3_64_hexdigest(told)}"
+            records = b"".join(_pack_record(*_record_fields(each)) for each in self._ranges)
+        stamp = f"xxh3:{xxhash.xxh3_64_hexdigest(records)}"
         return SourceIdentity(location=self.path.parent.name, file_bytes=self.file_bytes, stamp=stamp)
 
     def read_at(self, offset: int, length: int) -> bytes:
@@ -222,7 +222,7 @@ class Spool:
             self._seal()
 
     @contextmanager
-    def _written(self) -> Iterator[None]:
+    def _hold_open(self) -> Iterator[None]:
         """Keep it open meanwhile: a thread that writes outlives the request that it writes for."""
         with self._lock:
             if not self._open:
@@ -241,9 +241,9 @@ class Spool:
             return
         self._sealed = True
         try:
-            self._write((0, 0, _Kind.SEAL, 0))
+            self._write((0, 0, _RecordKind.SEAL, 0))
         finally:
-            for fd in (self._journal, self._file, self._held):
+            for fd in (self._journal, self._file, self._lock_fd):
                 os.close(fd)
 
     def _is_hole(self, offset: int, length: int) -> bool:
@@ -253,7 +253,7 @@ class Spool:
         except OSError as error:
             return error.errno == errno.ENXIO
 
-    def _cut(self, begin: int, end: int) -> None:
+    def _withdraw(self, begin: int, end: int) -> None:
         """Withdraw a range, in the journal first; what its neighbours keep gets hashes of its own."""
         touched = self._ranges.overlapping(begin, end)
         if not touched:
@@ -265,13 +265,13 @@ class Spool:
             for low, high in ((each.begin, begin), (end, each.end))
             if low < high
         ]
-        self._write((begin, end - begin, _Kind.CUT, 0), *map(_record, kept))
+        self._write((begin, end - begin, _RecordKind.CUT, 0), *map(_record_fields, kept))
         self._ranges.remove(begin, end)
         for each in kept:
             self._ranges.add(each)
 
     def _add(self, arrived: ReceivedRange) -> None:
-        self._write(_record(arrived))
+        self._write(_record_fields(arrived))
         self._ranges.add(arrived)
         if self._in_journal > _RECORDS_KEPT and self._in_journal > 2 * len(self._ranges):
             with suppress(OSError):  # The old one goes on.
@@ -279,14 +279,14 @@ class Spool:
 
     def _rewrite_journal(self) -> None:
         """Replace the journal by one that holds only what is there. A crash leaves the old one or the new one whole."""
-        kept = [_record(each) for each in self._ranges]
-        records = [(self._records, 0, _Kind.COUNT, 0), *kept]
+        kept = [_record_fields(each) for each in self._ranges]
+        records = [(self._records, 0, _RecordKind.COUNT, 0), *kept]
         beside = self.path.with_name("journal.new")
         with suppress(FileNotFoundError):
             os.unlink(beside)
         journal = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         try:
-            write_all(journal, self._head() + b"".join(_packed(*each) for each in records), 0)
+            write_all(journal, self._header() + b"".join(_pack_record(*each) for each in records), 0)
             os.fsync(journal)
             os.rename(beside, self.path.with_name("journal"))
         except BaseException:
@@ -296,11 +296,11 @@ class Spool:
         self._journal, self._in_journal = journal, len(records)
         self._records += len(records)
 
-    def _head(self) -> bytes:
+    def _header(self) -> bytes:
         return _HEADER.pack(_MAGIC, 1, 0, self.file_bytes)
 
-    def _write(self, *records: tuple[int, int, _Kind, int]) -> None:
-        data = b"".join(_packed(*each) for each in records)
+    def _write(self, *records: tuple[int, int, _RecordKind, int]) -> None:
+        data = b"".join(_pack_record(*each) for each in records)
         written = os.write(self._journal, data)
         if written != len(data):
             # A torn record would end the journal when it is read, with all that is added behind it.
@@ -319,7 +319,7 @@ class Spool:
         """What it says; whether it was sealed, and so is believed."""
         size = os.fstat(self._journal).st_size
         data = os.pread(self._journal, size, 0)
-        head = self._head()
+        head = self._header()
         if data[: len(head)] != head:
             os.ftruncate(self._journal, 0)
             os.write(self._journal, head)
@@ -327,31 +327,31 @@ class Spool:
         sealed, at = False, len(head)
         while at + _RECORD.size <= size:
             offset, length, kind, check, digest = _RECORD.unpack_from(data, at)
-            if check != _check_of(offset, length, kind, digest):
+            if check != _record_checksum(offset, length, kind, digest):
                 break
             at += _RECORD.size
             self._records += 1
             self._in_journal += 1
-            sealed = kind == _Kind.SEAL
-            if kind == _Kind.COUNT:
+            sealed = kind == _RecordKind.SEAL
+            if kind == _RecordKind.COUNT:
                 self._records += offset
-            if kind in (_Kind.SEAL, _Kind.COUNT):
+            if kind in (_RecordKind.SEAL, _RecordKind.COUNT):
                 continue
             self._ranges.remove(offset, offset + length)
-            if kind != _Kind.CUT:
-                self._ranges.add(ReceivedRange(offset, offset + length, digest if kind == _Kind.DATA else None))
+            if kind != _RecordKind.CUT:
+                self._ranges.add(ReceivedRange(offset, offset + length, digest if kind == _RecordKind.DATA else None))
         os.ftruncate(self._journal, at)
         return sealed and at == size
 
     def _withdraw_lost(self) -> None:
         """Withdraw every range whose bytes are not those that arrived."""
         for each in list(self._ranges):
-            if self._found(each):
+            if self._is_intact(each):
                 continue
-            self._write((each.begin, each.end - each.begin, _Kind.CUT, 0))
+            self._write((each.begin, each.end - each.begin, _RecordKind.CUT, 0))
             self._ranges.remove(each.begin, each.end)
 
-    def _found(self, arrived: ReceivedRange) -> bool:
+    def _is_intact(self, arrived: ReceivedRange) -> bool:
         if arrived.digest is not None:
             return self._digest(arrived.begin, arrived.end) == arrived.digest
         spans = range(arrived.begin, arrived.end, MIB)
@@ -376,7 +376,7 @@ def last_used_at(home: Path, disk_uid: str) -> datetime | None:
     """When the upload of a disk was last closed, by its file system's clock; None while a process has it open."""
     folder = spool_folder(home, disk_uid)
     try:
-        held = _hold(folder / "lock", lambda: False)
+        held = _lock_upload(folder / "lock", lambda: False)
     except (OSError, WorkHeld):
         return None
     try:
@@ -404,7 +404,7 @@ def spool_error(error: OSError, path: Path) -> StoreError:
     )
 
 
-def _hold(path: Path, keep_waiting: Callable[[], bool]) -> int:
+def _lock_upload(path: Path, keep_waiting: Callable[[], bool]) -> int:
     """The lock of an upload, for as long as its descriptor is open."""
     held = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     while True:
@@ -424,14 +424,14 @@ def _hold(path: Path, keep_waiting: Callable[[], bool]) -> int:
         return held
 
 
-def _record(arrived: ReceivedRange) -> tuple[int, int, _Kind, int]:
-    kind = _Kind.ZEROS if arrived.digest is None else _Kind.DATA
+def _record_fields(arrived: ReceivedRange) -> tuple[int, int, _RecordKind, int]:
+    kind = _RecordKind.ZEROS if arrived.digest is None else _RecordKind.DATA
     return arrived.begin, arrived.end - arrived.begin, kind, arrived.digest or 0
 
 
-def _packed(offset: int, length: int, kind: int, digest: int) -> bytes:
-    return _RECORD.pack(offset, length, kind, _check_of(offset, length, kind, digest), digest)
+def _pack_record(offset: int, length: int, kind: int, digest: int) -> bytes:
+    return _RECORD.pack(offset, length, kind, _record_checksum(offset, length, kind, digest), digest)
 
 
-def _check_of(offset: int, length: int, kind: int, digest: int) -> int:
+def _record_checksum(offset: int, length: int, kind: int, digest: int) -> int:
     return xxhash.xxh3_64_intdigest(struct.pack("<QQIQ", offset, length, kind, digest)) & 0xFFFFFFFF

@@ -59,10 +59,10 @@ class StoredDisk:
         self._reader = reader
         self._location = location
         self._workers = workers
-        self._go_on = check_cancelled
+        self._check_cancelled = check_cancelled
         self._on_moved = on_moved
         self._on_complete = on_complete
-        self._began = False
+        self._has_first_piece = False
         self._lock = threading.Lock()
         self._check_scratch = check_scratch
         # With a name, so that its bytes are found when those of all works are counted.
@@ -95,21 +95,21 @@ class StoredDisk:
             ObjectCorrupt: a piece does not match its digest.
             StoreError: a segment can be had from no slot.
         """
-        self._bring(offset + length)
+        self._fetch_until(offset + length)
         return self._read(offset, length)
 
     def close(self) -> None:
         """Remove the file."""
         self._file.close()
 
-    def _bring(self, end: int) -> None:
+    def _fetch_until(self, end: int) -> None:
         with self._lock:
-            if self.is_complete or (self._began and end <= PIECE_BYTES):
+            if self.is_complete or (self._has_first_piece and end <= PIECE_BYTES):
                 return
             pieces = self._manifest.pieces.index
             if end <= PIECE_BYTES:
                 self._fetch(pieces[pieces == 0])
-                self._began = True
+                self._has_first_piece = True
             else:
                 self._fetch(pieces)
                 self._on_complete()
@@ -122,22 +122,22 @@ class StoredDisk:
             scatter(
                 self._manifest,
                 self._reader,
-                _Placing(self._file.fileno(), self._read),
+                _FileTarget(self._file.fileno(), self._read),
                 workers=self._workers,
-                check_cancelled=lambda: self._go_on_within(path),
+                check_cancelled=lambda: self._check_request(path),
                 on_moved=self._on_moved,
                 only=np.asarray(pieces),
             )
 
-    def _go_on_within(self, path: Path) -> None:
-        self._go_on()
+    def _check_request(self, path: Path) -> None:
+        self._check_cancelled()
         self._check_scratch(path, 0)
 
     def _read(self, offset: int, length: int) -> bytes:
         return os.pread(self._file.fileno(), length, offset).ljust(length, b"\0")
 
 
-class _Placing:
+class _FileTarget:
     """The file as `scatter` wants it."""
 
     def __init__(self, descriptor: int, read_at: Callable[[int, int], bytes]) -> None:

@@ -30,7 +30,7 @@ def send(spool: Spool, offset: int, data: bytes) -> None:
 
 def crash(spool: Spool) -> None:
     """Let go of the files without a seal, as a killed process does."""
-    for fd in (spool._journal, spool._file, spool._held):
+    for fd in (spool._journal, spool._file, spool._lock_fd):
         os.close(fd)
     spool._open = False
 
