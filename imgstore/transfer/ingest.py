@@ -1,16 +1,21 @@
-"""A disk goes in: read by piece, compared by block, packed into segments, put, confirmed.
+"""Ingests a disk: read by piece, compare by block, pack into segments, put, confirm.
 
-One bounded pipeline (DESIGN.md, "In")::
+A single bounded pipeline (DESIGN.md, "In")::
 
     read ahead, hash pieces -> fingerprint blocks -> look up and pack (this thread) -> compress and put
     (threads)                  (one thread)          (in the disk's order)            (threads)
 
-For each piece: (1) a hole or all zero makes no runs; (2) a piece that a base has at the same index takes over the
-base's runs; (3) else each block that is not zero is fingerprinted and looked up, and the unknown ones are packed. Then
-the reuse threshold. The manifest is made here but put by `publish`, since the catalog first writes down its segments.
+A piece takes the first of three paths:
 
-The same plan on the same source makes the same segments, whatever the threads do: so a work that was killed goes on
-where it stood, and puts only what the slot does not list.
+1. A hole or a piece that is all zero makes no runs.
+2. A piece that equals a base's piece at the same index takes the runs of the base.
+3. The blocks of any other piece that are not zero are fingerprinted and looked up. Unknown blocks are packed.
+
+Then the reuse threshold repacks blocks of little used segments. This module encodes the manifest, but `publish` puts
+the manifest, because the catalog must record the segments before.
+
+Equal plans on the same source make equal segments, in any order of the threads. A killed work therefore resumes, and
+puts only the segments that the slot does not list.
 """
 
 import mmap
@@ -59,45 +64,44 @@ from imgstore.transfer.slot_access import CheckCancelled, SegmentListing, SlotAc
 
 _READ_THREADS: Final = 2
 _PIECES_AHEAD: Final = 4
-"""Read but not yet placed, beside those that are being read: enough that neither reading nor fingerprinting waits for
-packing's bursts."""
+"""Pieces that were read but not yet placed, in addition to the pieces being read. With this number, bursts of packing
+delay neither reading nor fingerprinting."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestOrder:
-    """What is to be taken in, and how."""
+    """The disk to ingest, and the parameters of the ingest."""
 
     work_uid: str
-    """What the manifest and the fingerprints say packed the blocks: of one disk and no other."""
+    """The uid of the packing work in manifest and fingerprints, unique to a disk."""
     slot: SlotAccess
     reader: DiskReader
     identity: SourceIdentity
-    """Of the source when the plan was made; compared once more at the end."""
+    """The identity of the source in the plan, which is compared again at the end."""
     bases: Sequence[Manifest]
     listing: SegmentListing
-    """The slot's segments as listed after the work was opened."""
+    """The slot's segments, listed after the work was opened."""
     fingerprint_key: bytes
     scratch: Path
-    """A folder of the work's own for files that stand in for memory. They have names, so that their bytes are found when
-    those of all works are counted."""
+    """A folder of the work for files that replace memory. The files have names, so that scratch accounting counts their bytes."""
     workers: int
     """Threads that compress and put; each holds a segment twice, 8 MiB."""
     monotonic: Callable[[], float] = time.monotonic
-    """Seconds that only go forward."""
+    """A clock in seconds that never goes back."""
     check_cancelled: CheckCancelled = never_cancelled
     check_scratch: CheckScratch = allow_all_scratch
     """Called with the folder `scratch` before a file there takes many bytes."""
     claim: Callable[[Digest], None] = lambda _name: None
-    """Called before a segment is put, from several threads: it may be about to be collected."""
+    """Called before a put of a segment, from several threads, because the segment may be marked for deletion."""
     on_moved: Callable[[int], None] = lambda _bytes: None
-    """Told the bytes of the disk's extents that were dealt with."""
+    """Called with the number of processed bytes of the disk's extents."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
     index: int
     data: bytes
-    """Padded with zeros to a whole number of blocks; empty where the piece is all zero."""
+    """Padded with zeros to a whole number of blocks; empty if the piece is all zero."""
     digest: Digest
 
 
@@ -107,27 +111,27 @@ class _ResolvedPiece:
 
     piece: _Piece
     runs: Runs | None
-    """A base's; None where the piece is all zero."""
+    """The runs of a base; None if the piece is all zero."""
 
 
 @dataclass(frozen=True, slots=True)
 class _UnresolvedPiece:
-    """A piece whose blocks are to be looked up."""
+    """A piece with blocks to look up."""
 
     piece: _Piece
     nonzero: Indexes
-    """Those that are not all zero."""
+    """The indexes of the blocks that are not all zero."""
     fingerprints: Fingerprints
-    """Of these."""
+    """The fingerprints of the blocks in `nonzero`."""
 
 
 def ingest(order: IngestOrder) -> IngestReceipt:
-    """Take the disk in; every segment of the receipt is confirmed in the slot when this returns.
+    """Ingest the disk. Every segment of the receipt is confirmed in the slot when this function returns.
 
     Raises:
-        SourceChanged: the source is not what it was when the plan was made.
-        ImageRefused, ImageTruncated: the source can't be read, or is larger than a manifest can say.
-        StoreError: the slot could not take it.
+        SourceChanged: the source differs from the source of the plan.
+        ImageRefused, ImageTruncated: the source can't be read, or is too large for a manifest.
+        StoreError: the slot refused a write.
     """
     _check_size(order.reader.virtual_bytes)
     while True:
@@ -139,7 +143,7 @@ def ingest(order: IngestOrder) -> IngestReceipt:
             scratch=order.scratch,
             check_cancelled=order.check_cancelled,
         )
-        # What can't be read is held to be absent: not built upon, told as missing, put again where the disk has it.
+        # Unreadable segments count as absent: not reused, reported as missing, and put again if the disk has them.
         order = replace(order, listing=order.listing.without(bases.missing))
         try:
             return _Ingest(order, bases).run()
@@ -150,7 +154,7 @@ def ingest(order: IngestOrder) -> IngestReceipt:
 
 
 class _BasesDamaged(Exception):
-    """Segments of a base that were to be packed again can't be read: the disk is taken in once more without them."""
+    """Segments of a base that must be repacked can't be read. The ingest starts again without these segments."""
 
     def __init__(self, names: frozenset[Digest]) -> None:
         super().__init__(f"{len(names)} segments")
@@ -158,7 +162,7 @@ class _BasesDamaged(Exception):
 
 
 class _Ingest:
-    """The state of one ingest: what its thread knows so far."""
+    """The state of an ingest."""
 
     def __init__(self, order: IngestOrder, bases: Bases) -> None:
         self._order = order
@@ -184,7 +188,7 @@ class _Ingest:
             check_same_source(order.reader, order.identity)
             fingerprints_digest = self._put_fingerprints(file, [put.receipt.name for put in puts])
         data = encode_manifest(self._build_manifest(runs, puts, fingerprints_digest))
-        # Read again before anyone names it: what a reader would refuse is never published.
+        # Decode the manifest before publishing, so that no manifest is published that readers would refuse.
         manifest = decode_manifest(data)
         return IngestReceipt(
             manifest=manifest,
@@ -198,10 +202,10 @@ class _Ingest:
         )
 
     def _compare_pieces(self) -> Iterator[_ResolvedPiece | _UnresolvedPiece]:
-        """Every piece that an extent touches, in order, a few ahead: read and hashed, and beside its blocks' fingerprints.
+        """Read and compare every piece that an extent touches, in order, a few pieces ahead.
 
-        One thread fingerprints; a second one would make it slower. But it is not the one that packs: that has as much to do,
-        and both together were what an ingest waited for.
+        A single thread computes fingerprints, since a second thread would slow the first. Packing has its own thread, because
+        both tasks take equally long. Sharing a thread limited the speed of an ingest.
         """
         reader = self._order.reader
         self._order.check_cancelled()
@@ -221,7 +225,7 @@ class _Ingest:
             yield from results_in_order(submit_pieces(), threads + _PIECES_AHEAD)
 
     def _compare_piece(self, read: Future[_Piece]) -> _ResolvedPiece | _UnresolvedPiece:
-        """The piece, once it is read, beside the bases' at its place."""
+        """Wait for the piece, and compare it with the pieces of the bases at the same index."""
         piece = read.result()
         if not piece.data:
             return _ResolvedPiece(piece, None)
@@ -237,7 +241,7 @@ class _Ingest:
         )
 
     def _place(self, compared: _ResolvedPiece | _UnresolvedPiece) -> None:
-        """Give the piece its runs."""
+        """Add the runs of the piece."""
         piece = compared.piece
         if piece.data:
             self._pieces.append((piece.index, piece.digest))
@@ -248,7 +252,7 @@ class _Ingest:
         self._order.on_moved(piece_bytes(self._order.reader.virtual_bytes, piece.index))
 
     def _locate(self, unknown: _UnresolvedPiece) -> Locations:
-        """Where each block of the piece lies; those that are nowhere yet are packed by this."""
+        """Return the location of each block of the piece. Unknown blocks are packed first."""
         blocks = np.frombuffer(unknown.piece.data, dtype=np.uint8).reshape(-1, BLOCK_BYTES)
         nonzero, fingerprints = unknown.nonzero, unknown.fingerprints
         locations = np.full(len(blocks), ZERO)
@@ -263,7 +267,7 @@ class _Ingest:
         return locations
 
     def _pack(self, blocks: Blocks, indexes: Indexes, fingerprints: Fingerprints) -> Locations:
-        """Pack blocks that are known nowhere; equal ones among them once."""
+        """Pack unknown blocks, equal blocks once."""
         first, which = fingerprints.find_distinct()
         distinct = fingerprints.take(first)
         locations = self._packer.add(blocks, indexes[first], distinct)
@@ -277,7 +281,7 @@ class _Ingest:
         self._packed.append(self._puts.submit(self._put, buffer, len(fingerprints)))
 
     def _put(self, buffer: memoryview, blocks: int) -> "_PutSegment":
-        """Compress one segment and put it, unless the slot lists it already."""
+        """Compress a segment, and put the segment unless the slot lists it."""
         order = self._order
         segment = encode_segment(buffer, blocks)
         stored_bytes = len(segment.body)
@@ -293,7 +297,7 @@ class _Ingest:
         return _PutSegment(receipt, sent)
 
     def _repack(self, runs: Runs) -> tuple[Runs, int]:
-        """Apply the reuse threshold: pack the blocks of badly used old segments again, after the new ones."""
+        """Apply the reuse threshold: pack the blocks of little used old segments again, after the new blocks."""
         if not len(self._bases):
             return runs, 0
         used = used_blocks(runs, len(self._bases))
@@ -310,12 +314,12 @@ class _Ingest:
         return _Repacking(self._order, self._bases, self._packer).apply(runs, numbers)
 
     def _put_fingerprints(self, file: IO[bytes], names: list[Digest]) -> Digest | None:
-        """Put the object of the blocks that were packed; None where none were."""
+        """Put the fingerprints of the packed blocks, and return the digest of the object; None if no block was packed."""
         if not names:
             return None
         self._fingerprints.finish(names)
-        # Unmapped with the last view of it, not by hand: a store's error may hold one in its traceback, and closing under
-        # it would raise in that error's place.
+        # The last view unmaps the file. Closing the map here could fail instead of the store's error, because the
+        # traceback of that error may hold a view.
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         digest = blake3(data).digest()
         self._order.check_cancelled()
@@ -325,7 +329,7 @@ class _Ingest:
         return digest
 
     def _build_manifest(self, runs: Runs, puts: list["_PutSegment"], fingerprints_digest: Digest | None) -> Manifest:
-        """The manifest over the old segments that are used and the new ones."""
+        """Build the manifest over the used old segments and the new segments."""
         old = len(self._bases)
         used = np.zeros(old + len(puts), dtype=np.bool_)
         used[runs.segment] = True
@@ -382,7 +386,7 @@ class _PutSegment:
 
 
 class _Repacking:
-    """Packs the used blocks of some old segments again. Each is fetched once; its blocks wait in a file."""
+    """A repacker for the used blocks of some old segments. Each segment is fetched once; the blocks wait in a file."""
 
     def __init__(self, order: IngestOrder, bases: Bases, packer: Packer) -> None:
         self._order = order
@@ -390,7 +394,7 @@ class _Repacking:
         self._packer = packer
 
     def apply(self, runs: Runs, numbers: Column) -> tuple[Runs, int]:
-        """The runs with those segments replaced by new ones, and how many blocks were packed again."""
+        """Return the runs with the old segments replaced by new segments, and the number of repacked blocks."""
         chosen = np.zeros(max(int(runs.segment.max()), len(self._bases)) + 1, dtype=np.bool_)
         chosen[numbers] = True
         moving = np.flatnonzero(chosen[runs.segment])
@@ -399,7 +403,7 @@ class _Repacking:
         return Runs.concatenate([_move_runs(runs, begin, end, moves) for begin, end in _group_by_piece(runs)]), len(old)
 
     def _pack(self, old: Locations) -> Locations:
-        """Fetch each old segment once, lay the wanted blocks out in disk order in a file, pack from there."""
+        """Fetch each old segment once, write the wanted blocks in disk order to a file, and pack from that file."""
         new = np.empty(len(old), dtype=np.uint32)
         self._order.check_scratch(self._order.scratch, len(old) * BLOCK_BYTES)
         with tempfile.NamedTemporaryFile(dir=self._order.scratch) as file:
@@ -415,7 +419,7 @@ class _Repacking:
         return new
 
     def _fetch_blocks(self, old: Locations, laid: Blocks) -> None:
-        """Put the block of each old location into the row of `laid` beside it."""
+        """Copy the block of each old location into the row of `laid` with the same index."""
         segment, at = np.divmod(old.astype(np.int64), SEGMENT_BLOCKS)
         by_segment = np.argsort(segment, kind="stable")
         begins = np.flatnonzero(np.diff(segment[by_segment], prepend=-1))
@@ -435,13 +439,13 @@ class _Repacking:
 
 @dataclass(frozen=True, slots=True)
 class _Moves:
-    """Where repacked blocks lie now: two columns, since a dictionary of millions would not fit in memory."""
+    """The new locations of repacked blocks: two columns, since a dictionary of millions would not fit in memory."""
 
     old: Locations
     """Sorted."""
     new: Locations
     pieces: frozenset[int]
-    """The indexes of the pieces that hold any of them."""
+    """The indexes of the pieces that hold any moved block."""
 
     @classmethod
     def build(cls, old: Locations, new: Locations, *, pieces: frozenset[int]) -> "_Moves":
@@ -455,7 +459,7 @@ class _Moves:
 
 
 def _move_runs(runs: Runs, begin: int, end: int, moves: _Moves) -> Runs:
-    """The runs of one piece, with moved blocks at their new places."""
+    """Return the runs of a piece, with moved blocks at the new locations."""
     part = runs.take(np.arange(begin, end))
     piece = int(part.block[0]) // PIECE_BLOCKS
     if piece not in moves.pieces:
@@ -467,19 +471,19 @@ def _move_runs(runs: Runs, begin: int, end: int, moves: _Moves) -> Runs:
 
 
 def _group_by_piece(runs: Runs) -> list[tuple[int, int]]:
-    """[begin, end) of the runs of each piece that has any."""
+    """Return [begin, end) of the runs of each piece that has any."""
     begins = np.flatnonzero(np.diff(runs.block // PIECE_BLOCKS, prepend=-1))
     return list(pairwise([*begins.tolist(), len(runs)]))
 
 
 def _sort_in_disk_order(locations: Locations) -> Locations:
-    """Each location once, in the order in which it first appears."""
+    """Return each location once, in the order of its first occurrence."""
     distinct, first = np.unique(locations, return_index=True)
     return distinct[np.argsort(first)]
 
 
 def touched_pieces(reader: DiskReader) -> Iterator[int]:
-    """The indexes of the pieces that any extent touches, ascending, each once."""
+    """Iterate over the indexes of the pieces that any extent touches, ascending, each once."""
     following = 0
     for extent in reader.extents():
         first = max(following, extent.offset // PIECE_BYTES)
@@ -498,7 +502,7 @@ def _read_piece(reader: DiskReader, index: int) -> _Piece:
 
 
 def _find_nonzero(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    """Which blocks, a row each, are not all zero. A first word that is not tells at once: of dense data, nearly always."""
+    """Find the blocks, a row each, that are not all zero. In dense data, the first word nearly always decides."""
     nonzero: npt.NDArray[np.bool_] = words[:, 0].astype(np.bool_)
     rest = np.flatnonzero(~nonzero)
     if len(rest) * 2 > len(nonzero):
@@ -511,17 +515,17 @@ def _check_size(virtual_bytes: int) -> None:
     if not 1 <= virtual_bytes <= VIRTUAL_BYTES_MAX:
         raise ImageRefused(
             "The disk's size is out of range.",
-            found=f"{virtual_bytes} virtual bytes",
-            expected=f"1 to {VIRTUAL_BYTES_MAX} (64 TiB)",
-            hint="give a disk of that size: Azure's largest is 32 TiB",
+            found=f"{virtual_bytes:,} virtual bytes",
+            expected=f"1 to {VIRTUAL_BYTES_MAX:,} bytes (64 TiB)",
+            hint="give a disk within these limits: Azure's largest disk has 32 TiB",
         )
 
 
 def check_same_source(reader: DiskReader, identity: SourceIdentity) -> None:
-    """See that a source is still what it was when the plan was made.
+    """Check that a source has the identity of the plan (invariant I14).
 
     Raises:
-        SourceChanged: it is not.
+        SourceChanged: the identity differs.
     """
     now = reader.identity()
     if now != identity:
@@ -529,6 +533,6 @@ def check_same_source(reader: DiskReader, identity: SourceIdentity) -> None:
             f"{identity.location} changed while it was read.",
             found=f"{now.file_bytes} bytes, stamp {now.stamp}",
             expected=f"{identity.file_bytes} bytes, stamp {identity.stamp}",
-            hint="nothing was published; let nobody write to the source and repeat the command",
+            hint="nothing was published; stop all writes to the source and repeat the command",
             target=identity.location,
         )

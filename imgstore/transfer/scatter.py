@@ -1,7 +1,7 @@
-"""Puts a disk together by segment: fetch each segment once, scatter its runs, check each piece when its last has landed.
+"""Assembles a disk by segment: fetch each segment once, write its runs, check each piece after its last run.
 
-By offset, a disk that was patched often would fetch each segment 6 to 9 times over (rules.md, rule 15); by segment the
-bytes read are the bytes stored.
+A read by offset would fetch each segment of an often patched disk 6 to 9 times (invariant D7). By segment, the bytes
+read are the bytes stored (invariant D6).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,14 +23,14 @@ _T = TypeVar("_T")
 
 
 class ScatterTarget(Protocol):
-    """What can be written and read at offsets: a `DiskWriter`, as far as it is needed here."""
+    """A target that can be written and read at offsets: the methods of `DiskWriter` that `scatter` needs."""
 
     def write_at(self, offset: int, data: bytes | memoryview, *, read_soon: bool = False) -> None:
-        """Put `data` at `offset`, which `read_at` asks for soon or not at all. Safe from several threads."""
+        """Write `data` at `offset`. `read_soon` announces that `read_at` reads the bytes soon. Safe for several threads."""
         ...
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """What was written there, zeros elsewhere."""
+        """Read the written bytes, zeros elsewhere."""
         ...
 
 
@@ -44,45 +44,49 @@ class Damage:
 
     @property
     def is_certain(self) -> bool:
-        """Whether the object itself is missing or wrong. Any other error, as of a missing bucket, says nothing of it."""
+        """Whether the object is missing or wrong. Any other error, such as a missing bucket, is no proof."""
         return isinstance(self.error, (ObjectNotFound, ObjectCorrupt))
 
 
 def ignore_served(_slot: SlotAccess, _name: Digest, _is_damaged: bool, /) -> None:  # noqa: FBT001 - as `served`
-    """Do nothing: most readers have one slot."""
+    """Do nothing: most readers have a single slot."""
 
 
 @dataclass(slots=True)
 class SegmentReader:
-    """Reads segments from the first of several slots that serves them, and remembers what was damaged."""
+    """A reader of segments from the first of several slots that serves a segment. The reader records damage."""
 
     slots: Sequence[SlotAccess]
     damages: list[Damage] = field(default_factory=list)
     on_served: Callable[[SlotAccess, Digest, bool], None] = ignore_served
-    """Told each segment, the slot that served it, and whether another slot has it missing or wrong; from the reading
-    threads. Also told of a slot that served it too late to be used (`read_from_any`): its bytes have moved all the same."""
+    """Called from the reading threads with each segment, the serving slot, and whether another slot has the segment missing or
+    wrong. Also called for a slot that served too late to be used (`read_from_any`), because its bytes were transferred."""
 
     def blocks(self, name: Digest) -> memoryview:
-        """The blocks of a segment, checked.
+        """Read the blocks of a segment, verified.
 
         Raises:
-            StoreError: no slot serves it; the first slot's error.
+            StoreError: no slot serves the segment; the error of the first slot.
         """
         return self._first(name, lambda slot: slot.segment_blocks(name))
 
     def body(self, name: Digest) -> bytes:
-        """A segment as stored, checked. Raises as `blocks`."""
+        """Read a segment as stored, verified.
+
+        Raises:
+            StoreError: no slot serves the segment; the error of the first slot.
+        """
         return self._first(name, lambda slot: slot.segment_body(name))
 
     def _first(self, name: Digest, read: Callable[[SlotAccess], _T]) -> _T:
-        met: list[Damage] = []
+        found_damage: list[Damage] = []
 
         def failed(slot: SlotAccess, error: StoreError) -> None:
-            met.append(Damage(slot=slot, name=name, error=error))
-            self.damages.append(met[-1])
+            found_damage.append(Damage(slot=slot, name=name, error=error))
+            self.damages.append(found_damage[-1])
 
         def count(slot: SlotAccess) -> None:
-            self.on_served(slot, name, any(each.is_certain for each in met))
+            self.on_served(slot, name, any(each.is_certain for each in found_damage))
 
         slot, found = read_from_any(self.slots, read, failed, on_unused=count)
         count(slot)
@@ -99,22 +103,22 @@ def scatter(
     on_moved: Callable[[int], None],
     only: Column | None = None,
 ) -> None:
-    """Write the disk's data into `writer`; every piece has been checked when this returns.
+    """Write the disk's data into `writer`. Every piece was checked when this function returns.
 
-    A piece is checked before it is written, or, where it was set apart (`assembly`), read back.
+    A piece is checked before the write, or read back if its blocks were written unparked (`piece_assembly`).
 
     Args:
         manifest: the disk.
-        reader: where its segments are.
-        writer: where its bytes go; what no run covers is left alone and reads as zeros there.
-        workers: threads; each holds one segment of up to 4 MiB.
+        reader: the source of the segments.
+        writer: the target of the bytes. Ranges without runs are not written and must read as zeros.
+        workers: threads; each holds a segment of up to 4 MiB.
         check_cancelled: called before each request.
-        on_moved: told the bytes of the disk that were written, from worker threads.
-        only: indexes of the pieces to put together; None is all of them.
+        on_moved: called with the written bytes of the disk, from worker threads.
+        only: indexes of the pieces to assemble; None means all.
 
     Raises:
         ObjectCorrupt: a piece does not match its digest.
-        StoreError: a segment can be had from no slot.
+        StoreError: no slot serves a segment.
     """
     runs = manifest.runs
     chosen = np.zeros(-(-manifest.virtual_bytes // PIECE_BYTES), dtype=np.bool_)
@@ -125,13 +129,13 @@ def scatter(
     assembly, buffers = PieceAssembly(runs.take(wanted)), PieceBuffers()
 
     def place(part: Column) -> None:
-        """Fetch the one segment of these runs, and bring its blocks to their pieces."""
+        """Fetch the segment of these runs, and add its blocks to the pieces."""
         check_cancelled()
         blocks = reader.blocks(manifest.segments.name(int(runs.segment[part[0]])))
         on_moved(sum(put(*each) for each in _group_by_piece(runs.take(part), blocks, manifest.virtual_bytes)))
 
     def put(piece: int, added: PieceParts) -> int:
-        """Write what can be written now, check the piece if it is whole by it; how many bytes were written."""
+        """Write the blocks that are ready, check a completed piece, and return the number of written bytes."""
         first, length = piece * PIECE_BYTES, piece_bytes(manifest.virtual_bytes, piece)
         now = assembly.add(piece, added)
         if now.whole:
@@ -154,12 +158,12 @@ def scatter(
 
 
 def _group_by_piece(runs: Runs, content: memoryview, virtual_bytes: int) -> Iterator[tuple[int, PieceParts]]:
-    """What the runs of one segment bring to each piece.
+    """Group the blocks of a segment's runs by piece.
 
     Args:
-        runs: of one segment, in the disk's order.
-        content: its blocks.
-        virtual_bytes: of the disk, whose last block may be short.
+        runs: the runs of a single segment, in disk order.
+        content: the blocks of the segment.
+        virtual_bytes: the size of the disk, which may end inside its last block.
     """
     rows = zip(runs.block.tolist(), runs.count.tolist(), runs.at.tolist(), strict=True)
     for piece, own in groupby(rows, lambda row: row[0] // PIECE_BLOCKS):
@@ -177,8 +181,8 @@ def _check_piece(manifest: Manifest, index: int, data: bytes | memoryview) -> No
     found, expected = digest_of(data), manifest.pieces.find(index)
     if found != expected:
         raise ObjectCorrupt(
-            f"The piece at byte {index * PIECE_BYTES} does not come out as it went in.",
+            f"The piece at byte {index * PIECE_BYTES} does not have the content that was stored.",
             found=f"BLAKE3 {found.hex()}",
             expected=f"BLAKE3 {expected.hex() if expected else '(all zero)'}",
-            hint="check the disk that is written to and this machine's memory, then repeat the command",
+            hint="check the target disk and the memory of this machine, then repeat the command",
         )

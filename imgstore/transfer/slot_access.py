@@ -1,4 +1,4 @@
-"""A slot as the data plane sees it: a store and a prefix."""
+"""Reads and writes a slot: a store and a prefix."""
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -16,13 +16,13 @@ from imgstore.stores.wrappers.hedging import race
 from imgstore.transfer.bounded_pool import BoundedPool
 
 CheckCancelled: TypeAlias = Callable[[], None]
-"""Called before each request; raises where nothing further is to be begun."""
+"""Called before each request; raises if no further request may begin."""
 
 _T = TypeVar("_T")
 
 
 def never_cancelled() -> None:
-    """The `CheckCancelled` of one who holds no lease."""
+    """Allow every request: the `CheckCancelled` of callers without a lease."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +30,10 @@ class SegmentListing:
     """The segments of a slot, as the store lists them."""
 
     present: dict[Digest, int]
-    """The stored bytes of each segment that exists, by name."""
+    """The stored bytes of each existing segment, by name."""
     uncertain: frozenset[Digest]
-    """Segments that may exist or not, because a zone does not answer. A writer sends them again; nobody reports them
-    as missing."""
+    """Segments of unknown existence, because a zone does not answer. A writer sends such a segment again, and no report counts
+    such a segment as missing."""
 
     def without(self, names: Collection[Digest]) -> "SegmentListing":
         """Return the listing with `names` counted as absent."""
@@ -43,36 +43,40 @@ class SegmentListing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotAccess:
-    """Reads and writes one slot. Safe to use from several threads at once."""
+    """Read and write access to a slot. Safe for several threads."""
 
     label: str
-    """For people: "westus2/Standard_LRS/0"."""
+    """The name in messages: "westus2/Standard_LRS/0"."""
     store: ObjectStore
     prefix: str
-    """What every key starts with, ending in a slash."""
+    """The beginning of every key, with a slash at its end."""
     is_avoided: Callable[[], bool] = field(default=lambda: False, compare=False)
-    """Whether its store is known not to answer: others are read first."""
+    """Returns whether the store is known not to answer. Other slots are then read first."""
     on_late: Callable[[float], None] = field(default=lambda _age_seconds: None, compare=False)
-    """Told when a read of it is late, with the seconds since it was sent."""
+    """Called for a late read, with the seconds since the request was sent."""
 
     def segment_body(self, name: Digest) -> bytes:
-        """A segment as stored, checked against its name.
+        """Read a segment as stored, verified against its name.
 
         Raises:
-            ObjectNotFound, ObjectCorrupt: it is not in the slot, or no copy there matches its name.
+            ObjectNotFound, ObjectCorrupt: the slot has no segment of that name, or only copies that do not match the name.
         """
         return self.store.get(self.prefix + object_keys.segment_key(name), codec.matches_name(name))
 
     def segment_blocks(self, name: Digest) -> memoryview:
-        """A segment's blocks, concatenated. Raises as `segment_body`."""
+        """Read a segment's blocks, concatenated.
+
+        Raises:
+            ObjectNotFound, ObjectCorrupt: the slot has no segment of that name, or only copies that do not match the name.
+        """
         return codec.decode_verified(self.segment_body(name), name)
 
     def put_segment(self, name: Digest, body: Body) -> ObjectInfo:
-        """Store a segment so that it is confirmed: a store that checks no checksum is read back (rules.md, rule 4)."""
+        """Store a segment, confirmed: the segment is read back from a store without checksums (invariant W12)."""
         return self._put_confirmed(object_keys.segment_key(name), body, codec.matches_name(name))
 
     def list_segments(self) -> SegmentListing:
-        """List the segments of the slot. Objects whose key is no segment's are ignored."""
+        """List the segments of the slot. Objects with other keys are ignored."""
         listing = self.store.list(self.prefix + object_keys.SEGMENTS)
         infos = {object_keys.segment_name(info.key): info for info in listing if object_keys.is_segment_key(info.key)}
         return SegmentListing(
@@ -81,7 +85,7 @@ class SlotAccess:
         )
 
     def look_up(self, names: Iterable[Digest]) -> SegmentListing:
-        """List those of the segments that exist, with one request for each."""
+        """List the existing segments among `names`, with a HEAD request for each."""
         present, uncertain = dict[Digest, int](), set[Digest]()
         for name in names:
             try:
@@ -100,13 +104,13 @@ class SlotAccess:
         check_cancelled: CheckCancelled = never_cancelled,
         on_read: Callable[[Digest], None] = lambda _name: None,
     ) -> frozenset[Digest]:
-        """Those of the segments that are not there or do not match their name, found by reading each whole.
+        """Find the segments that are missing or do not match their name, by reading each segment.
 
         Args:
-            names: which.
-            workers: threads; each holds one body of up to 4 MiB.
-            check_cancelled: called before each is read.
-            on_read: called after each was read, from worker threads.
+            names: the names of the segments.
+            workers: threads; each holds a body of up to 4 MiB.
+            check_cancelled: called before each read.
+            on_read: called after each read, from worker threads.
         """
 
         def look(name: Digest) -> Digest | None:
@@ -127,33 +131,33 @@ class SlotAccess:
         return True
 
     def put_manifest(self, key: str, data: bytes) -> ObjectInfo:
-        """Store a manifest under its key below the slot, and read it back."""
+        """Store a manifest under its key below the slot, and read the manifest back."""
         info = self.store.put(self.prefix + key, data)
         self._read_back(key, ManifestCheck(manifest_digest(data)))
         return info
 
     def get_manifest(self, key: str, digest: Digest) -> Manifest:
-        """The manifest under that key, if it is the one of that digest.
+        """Read the manifest with that key and digest.
 
         Raises:
-            ObjectNotFound, ObjectCorrupt: it is not there, or another one is.
+            ObjectNotFound, ObjectCorrupt: no manifest has that key, or the manifest has another digest.
         """
         return decode_manifest(self.store.get(self.prefix + key, ManifestCheck(digest)))
 
     def put_object(self, key: str, body: Body, accept: Callable[[bytes], bool]) -> ObjectInfo:
-        """Store any other object below the slot, confirmed as a segment is."""
+        """Store an object that is neither segment nor manifest, confirmed in the same way as a segment."""
         return self._put_confirmed(key, body, accept)
 
     def get_object(self, key: str, accept: Callable[[bytes], bool]) -> bytes:
-        """Any other object below the slot."""
+        """Read an object that passes the check `accept`."""
         return self.store.get(self.prefix + key, accept)
 
     def remove(self, keys_below: Iterable[str], check_cancelled: CheckCancelled = never_cancelled) -> None:
-        """Take objects away. One that is not there is no error.
+        """Delete objects. A missing object is no error.
 
         Args:
             keys_below: their keys below the slot.
-            check_cancelled: called before each is handed to the store; a directory takes them one by one.
+            check_cancelled: called before each key reaches the store. A directory deletes keys one by one.
         """
 
         def full_keys() -> Iterator[str]:
@@ -174,10 +178,10 @@ class SlotAccess:
             self.store.get(self.prefix + key, accept)
         except ObjectCorrupt as error:
             raise ReadBackMismatch(
-                f"The object '{key}' is damaged: it was stored just now, and reads back as something else.",
+                f"The object '{key}' is damaged: it was just stored, and the store returns other bytes.",
                 found=error.found,
                 expected="the bytes that were sent",
-                hint="check the store's disks, then repeat the command: what is right is not sent again",
+                hint="check the store's disks, then repeat the command: intact objects are not sent again",
                 target=key,
             ) from error
 
@@ -188,19 +192,22 @@ def read_from_any(
     on_failed: Callable[[SlotAccess, StoreError], None] = lambda _slot, _error: None,
     on_unused: Callable[[SlotAccess], None] = lambda _slot: None,
 ) -> tuple[SlotAccess, _T]:
-    """What `read` gives of the first slot that serves it, and the slot.
+    """Read from the first slot that serves the read.
 
-    They are asked in their order, those that are avoided last; where one is late, the next one is asked as well.
+    The slots are asked in order, avoided slots last. If a slot is late, the next slot is asked as well.
 
     Args:
-        slots: at least one.
-        read: asks one slot, and changes nothing.
-        on_failed: told of each slot that did not serve it.
-        on_unused: told of each slot that served it as well, too late to be used. The call may come after this function has
-            returned, from the thread of that read.
+        slots: at least one slot.
+        read: asks a slot, and changes nothing.
+        on_failed: called for each slot that did not serve the read.
+        on_unused: called for each slot that also served the read, but too late to be used. The call may come after this
+            function has returned, from the thread of that read.
+
+    Returns:
+        The slot, and the result of `read`.
 
     Raises:
-        StoreError: none does; the error of the first in the order given.
+        StoreError: no slot serves the read; the error of the first slot in the given order.
     """
     order = sorted(slots, key=lambda slot: slot.is_avoided())
     errors: dict[int, StoreError] = {}
@@ -230,7 +237,7 @@ def read_from_any(
 
 @dataclass(slots=True)
 class _Answers:
-    """The slots that served one read. All but the one that was used are reported. Safe from several threads."""
+    """The slots that served a read. All slots except the used slot are reported. Safe for several threads."""
 
     unused: Callable[[SlotAccess], None]
     _undecided: list[SlotAccess] = field(default_factory=list)
@@ -238,7 +245,7 @@ class _Answers:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, slot: SlotAccess) -> None:
-        """Take note that a slot has served the read."""
+        """Record that a slot has served the read."""
         with self._lock:
             if not self._is_decided:
                 self._undecided.append(slot)
@@ -246,7 +253,7 @@ class _Answers:
         self.unused(slot)
 
     def choose(self, used: SlotAccess | None) -> None:
-        """Decide which answer is used; None where none is. Later answers come too late."""
+        """Decide which answer is used; None if no answer is. Later answers come too late."""
         with self._lock:
             self._is_decided = True
             others = [slot for slot in self._undecided if slot is not used]

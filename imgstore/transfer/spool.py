@@ -1,15 +1,22 @@
-"""An upload on its way in: a sparse file, and a journal of what has arrived in it.
+"""An upload spool: a sparse file, and a journal of the ranges that the file has received.
 
-What lies in the file counts only once its record stands in the journal; a record carries the XXH3 of its range. A
-process that was killed, or a machine that lost what it had not written back yet, left ranges without a record, or
-records whose bytes are not there: after a crash every range is read and hashed, and what does not match never arrived.
-So nothing is flushed while bytes come in. A journal that ends in a seal was closed in order, and is believed.
+A range counts as received only after its record, which carries the XXH3 of the range, is in the journal. A killed
+process leaves ranges without a record. A machine that lost unwritten pages leaves records without bytes. After a crash,
+every range is therefore read and hashed, and a range that does not match was never received. So no write is flushed
+during the upload. A journal that ends with a seal was closed in order and is trusted.
 
-File ``journal``: magic ``IMGSTSPL`` (8), version 1 (4), zero (4), bytes of the upload (8); then records of 32 bytes,
-little-endian: offset u64, length u64, kind u32, low half of the XXH3 of the record's other fields u32, XXH3 of the range
-u64. The first record that does not match itself ends the journal. A journal of more than 65,536 records, of which less
-than a half tell of what is there, is written anew and takes the old one's place: pages that are sent again and again do
-not make it grow without bound.
+Bytes of the file ``journal``, all numbers little-endian::
+
+    offset  bytes  field
+         0      8  magic "IMGSTSPL"
+         8      4  version, 1
+        12      4  zero
+        16      8  bytes of the upload
+        24     32  for each record: offset (u64), length (u64), kind (u32), low half of the XXH3 of the other fields
+                   (u32), XXH3 of the range (u64)
+
+The first record with a wrong checksum ends the journal. A journal is rewritten if it has more than 65,536 records and
+less than half of them describe received ranges. Pages that are sent repeatedly therefore do not grow it without bound.
 """
 
 import errno
@@ -42,7 +49,7 @@ _RECORD: Final = struct.Struct("<QQIIQ")
 _ZEROS: Final = bytes(MIB)
 _GLANCE_BYTES: Final = 4096
 _RECORDS_KEPT: Final = 65_536
-"""A journal of no more records, 2 MiB, is never rewritten."""
+"""A journal of at most this many records, 2 MiB, is never rewritten."""
 Bytes = bytes | bytearray
 
 
@@ -50,18 +57,17 @@ class _RecordKind(IntEnum):
     DATA = 1
     ZEROS = 2
     CUT = 3
-    """What lay in the range has not arrived; what a range that it cuts keeps follows as records of its own."""
+    """The range is withdrawn. Records of the parts that remain of overlapping ranges follow."""
     SEAL = 4
     COUNT = 5
-    """Its offset is the number of all records before it, those too that were left out when the journal was rewritten."""
+    """The offset is the number of all previous records, including the records that a rewrite left out."""
 
 
 class Spool:
-    """One upload, and a `ByteSource` of what has arrived.
+    """An upload, and a `ByteSource` of the received bytes.
 
-    One process has it open at a time; safe from several threads and requests of that one.
-    Two writers of the same range at once are the client's own fault: which of them wins is not told, but the range has
-    arrived only if its bytes are one's.
+    A single process has the spool open at a time. Safe for several threads and requests of that process. If two writers
+    write the same range at once, either may win, but the range counts as received only with the bytes of a single writer.
     """
 
     def __init__(
@@ -72,17 +78,17 @@ class Spool:
         keep_waiting: Callable[[], bool] = lambda: False,
         space: DiskSpace | None = None,
     ) -> None:
-        """Open the upload, made where it is missing; after a crash each range is compared with its hash.
+        """Open or create the spool. After a crash, each range is compared with its hash.
 
         Args:
-            folder: where its files are.
-            file_bytes: of the upload in all.
-            keep_waiting: asked while another process has it; False gives up.
-            space: whose reserve of free space what arrives must keep; None keeps none.
+            folder: the folder of the files.
+            file_bytes: the length of the whole upload.
+            keep_waiting: called repeatedly while another process has the spool open; False gives up.
+            space: the disk space whose reserve received bytes must leave free; None has no reserve.
 
         Raises:
-            WorkHeld: another process has it.
-            StoreError: the files can't be made or read.
+            WorkHeld: another process has the spool open.
+            StoreError: the files can't be created or read.
         """
         self.path: Final = folder / "data"
         self.file_bytes: Final = file_bytes
@@ -108,12 +114,12 @@ class Spool:
 
     @property
     def revision(self) -> int:
-        """Grows with all that is written."""
+        """A number that grows with every write."""
         return self._records
 
     @property
     def received_bytes(self) -> int:
-        """How many bytes have arrived from the beginning on, without a gap."""
+        """The number of bytes that were received from the beginning without a gap."""
         end = 0
         with self._lock:
             for each in self._ranges:
@@ -124,26 +130,26 @@ class Spool:
 
     @property
     def has_any(self) -> bool:
-        """Whether a byte has arrived anywhere."""
+        """Whether any byte was received."""
         with self._lock:
             return any(True for _ in self._ranges)
 
     def extents(self, begin: int = 0, end: int | None = None) -> Iterator[Extent]:
-        """Return the ranges that hold data and touch [begin, end), in order."""
+        """Return the ranges that hold data and overlap [begin, end), in order."""
         with self._lock:
             found = self._ranges.overlapping(begin, self.file_bytes if end is None else end)
         return (Extent(offset=each.begin, length=each.end - each.begin) for each in found if each.digest is not None)
 
     def write(self, offset: int, parts: Sequence[Bytes]) -> None:
-        """Have bytes arrive: into the file, then into the journal as one range; zeros stay holes. Waits for the medium.
+        """Write bytes to the file, then a range to the journal. Zeros stay holes. Waits for the medium.
 
         Args:
-            offset: where the first part belongs.
-            parts: what comes one after the other; joining them would only copy them.
+            offset: the offset of the first part.
+            parts: consecutive parts, which are not joined, since joining would copy the bytes.
 
         Raises:
-            OSError: they can't be kept, or the upload was closed.
-            StoreFull: only the reserve would be left, or not even that.
+            OSError: the write failed, or the upload was closed.
+            StoreFull: the write would use the reserve of free space.
         """
         length = sum(map(len, parts))
         if not length:
@@ -162,12 +168,12 @@ class Spool:
             self.record_write(offset, *parts)
 
     def begin_write(self, offset: int, length: int) -> None:
-        """What lies in the range is about to be written over: it has not arrived any more."""
+        """Withdraw a range before its bytes are overwritten."""
         with self._lock:
             self._withdraw(offset, offset + length)
 
     def record_write(self, offset: int, *parts: Bytes) -> None:
-        """All parts were written from `offset` on, after `begin`."""
+        """Record the range from `offset`, after `begin_write` and after all parts were written."""
         hasher, end = xxhash.xxh3_64(), offset
         for part in parts:
             hasher.update(part)
@@ -177,7 +183,7 @@ class Spool:
             self._add(ReceivedRange(offset, end, hasher.intdigest()))
 
     def write_zeros(self, offset: int, length: int) -> None:
-        """The range is zeros: a hole in the file."""
+        """Fill a range with zeros, as a hole in the file, and record the range."""
         with self._lock:
             touched = self._ranges.overlapping(offset, offset + length)
             unknown = any(each.digest is not None for each in touched) or not self._is_hole(offset, length)
@@ -187,7 +193,7 @@ class Spool:
             self._add(ReceivedRange(offset, offset + length, None))
 
     def clear(self) -> None:
-        """Nothing has arrived."""
+        """Withdraw all ranges and clear the file."""
         with self._lock:
             self._withdraw(0, self.file_bytes)
             self._ranges = ReceivedRanges()
@@ -195,14 +201,14 @@ class Spool:
             os.ftruncate(self._file, self.file_bytes)
 
     def identity(self) -> SourceIdentity:
-        """What has arrived, as a source: its stamp is the XXH3 of the ranges and their hashes."""
+        """Return the identity of the received bytes as a source. The stamp is the XXH3 of the ranges and their hashes."""
         with self._lock:
             records = b"".join(_pack_record(*_record_fields(each)) for each in self._ranges)
         stamp = f"xxh3:{xxhash.xxh3_64_hexdigest(records)}"
         return SourceIdentity(location=self.path.parent.name, file_bytes=self.file_bytes, stamp=stamp)
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """What arrived; zeros where nothing did, whatever a broken write left in the file there."""
+        """Read received bytes. Other bytes are zeros, whatever a failed write left in the file."""
         with self._lock:
             here = self._ranges.overlapping(offset, offset + length)
         out = bytearray(os.pread(self._file, length, offset))
@@ -216,14 +222,14 @@ class Spool:
         return bytes(out)
 
     def close(self) -> None:
-        """Seal it and let others have it, once nobody writes any more. May be called twice."""
+        """Seal the journal and release the spool after the last writer. May be called twice."""
         with self._lock:
             self._open = False
             self._seal()
 
     @contextmanager
     def _hold_open(self) -> Iterator[None]:
-        """Keep it open meanwhile: a thread that writes outlives the request that it writes for."""
+        """Keep the files open during a write, because a writing thread may outlive its request."""
         with self._lock:
             if not self._open:
                 raise OSError(errno.EBADF, "the upload was closed")
@@ -236,7 +242,7 @@ class Spool:
                 self._seal()
 
     def _seal(self) -> None:
-        """Once, when it is closed and nobody writes."""
+        """Seal the journal and close the files, once, if the spool is closed and has no writer."""
         if self._open or self._writers or self._sealed:
             return
         self._sealed = True
@@ -247,14 +253,14 @@ class Spool:
                 os.close(fd)
 
     def _is_hole(self, offset: int, length: int) -> bool:
-        """A write without a record may lie there: one that was broken off."""
+        """Return whether the range is a hole. A broken write may have left data without a record."""
         try:
             return os.lseek(self._file, offset, os.SEEK_DATA) >= offset + length
         except OSError as error:
             return error.errno == errno.ENXIO
 
     def _withdraw(self, begin: int, end: int) -> None:
-        """Withdraw a range, in the journal first; what its neighbours keep gets hashes of its own."""
+        """Withdraw a range, first in the journal. The remaining parts of overlapping ranges get new hashes."""
         touched = self._ranges.overlapping(begin, end)
         if not touched:
             return
@@ -274,21 +280,21 @@ class Spool:
         self._write(_record_fields(arrived))
         self._ranges.add(arrived)
         if self._in_journal > _RECORDS_KEPT and self._in_journal > 2 * len(self._ranges):
-            with suppress(OSError):  # The old one goes on.
+            with suppress(OSError):  # The old journal remains in use.
                 self._rewrite_journal()
 
     def _rewrite_journal(self) -> None:
-        """Replace the journal by one that holds only what is there. A crash leaves the old one or the new one whole."""
+        """Replace the journal by a journal of the received ranges only. A crash leaves a complete journal, old or new."""
         kept = [_record_fields(each) for each in self._ranges]
         records = [(self._records, 0, _RecordKind.COUNT, 0), *kept]
-        beside = self.path.with_name("journal.new")
+        replacement = self.path.with_name("journal.new")
         with suppress(FileNotFoundError):
-            os.unlink(beside)
-        journal = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+            os.unlink(replacement)
+        journal = os.open(replacement, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         try:
             write_all(journal, self._header() + b"".join(_pack_record(*each) for each in records), 0)
             os.fsync(journal)
-            os.rename(beside, self.path.with_name("journal"))
+            os.rename(replacement, self.path.with_name("journal"))
         except BaseException:
             os.close(journal)
             raise
@@ -303,7 +309,7 @@ class Spool:
         data = b"".join(_pack_record(*each) for each in records)
         written = os.write(self._journal, data)
         if written != len(data):
-            # A torn record would end the journal when it is read, with all that is added behind it.
+            # A torn record would end the journal for readers, and hide all later records.
             os.ftruncate(self._journal, os.fstat(self._journal).st_size - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._records += len(records)
@@ -316,7 +322,7 @@ class Spool:
         return hasher.intdigest()
 
     def _read_journal(self) -> bool:
-        """What it says; whether it was sealed, and so is believed."""
+        """Read the journal. Return True if the ranges need no check: the journal is new or ends with a seal."""
         size = os.fstat(self._journal).st_size
         data = os.pread(self._journal, size, 0)
         head = self._header()
@@ -344,7 +350,7 @@ class Spool:
         return sealed and at == size
 
     def _withdraw_lost(self) -> None:
-        """Withdraw every range whose bytes are not those that arrived."""
+        """Withdraw every range with bytes that do not match its hash."""
         for each in list(self._ranges):
             if self._is_intact(each):
                 continue
@@ -361,19 +367,19 @@ class Spool:
 
 
 def is_zero(data: Bytes) -> bool:
-    """Whether there is nothing but zeros in at most some MiB. Most of what holds data tells by its beginning."""
+    """Return whether at most a few MiB are all zero. The first bytes decide in most cases."""
     if data[:_GLANCE_BYTES] != _ZEROS[: min(len(data), _GLANCE_BYTES)]:
         return False
     return all(data[at : at + MIB] == _ZEROS[: len(data) - at] for at in range(0, len(data), MIB))
 
 
 def spool_folder(home: Path, disk_uid: str) -> Path:
-    """Where the upload of a disk lies, below the data home."""
+    """Return the folder of a disk's upload, below the data home."""
     return home / "uploads" / disk_uid
 
 
 def last_used_at(home: Path, disk_uid: str) -> datetime | None:
-    """When the upload of a disk was last closed, by its file system's clock; None while a process has it open."""
+    """Return when the upload of a disk was last closed, by its file system's clock; None while a process has it open."""
     folder = spool_folder(home, disk_uid)
     try:
         held = _lock_upload(folder / "lock", lambda: False)
@@ -388,24 +394,24 @@ def last_used_at(home: Path, disk_uid: str) -> datetime | None:
 
 
 def remove_spool(home: Path, disk_uid: str) -> None:
-    """Take an upload away. May be repeated."""
+    """Remove the upload of a disk. May be repeated."""
     shutil.rmtree(spool_folder(home, disk_uid), ignore_errors=True)
 
 
 def spool_error(error: OSError, path: Path) -> StoreError:
-    """What the medium said, in our words."""
+    """Translate an error of the operating system."""
     kind = StoreFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreError
     return kind(
-        "The upload can't be kept.",
+        "The upload can't be stored.",
         found=error.strerror,
-        expected="room and permission below the data home",
-        hint="make room, then send what is missing: what was accepted stays",
+        expected="free space and write permission below the data home",
+        hint="free disk space, then send the missing ranges: accepted ranges are kept",
         target=str(path),
     )
 
 
 def _lock_upload(path: Path, keep_waiting: Callable[[], bool]) -> int:
-    """The lock of an upload, for as long as its descriptor is open."""
+    """Lock an upload. The lock is held until its descriptor is closed."""
     held = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     while True:
         try:
@@ -416,9 +422,9 @@ def _lock_upload(path: Path, keep_waiting: Callable[[], bool]) -> int:
             os.close(held)
             raise WorkHeld(
                 "The upload is in use by another process.",
-                found=f"{path} locked",
-                expected="nobody at it",
-                hint="let what is being sent end, then try again",
+                found=f"a lock on {path}",
+                expected="an upload that no other process has open",
+                hint="wait until the other transfer ends, then try again",
                 target=str(path),
             ) from None
         return held

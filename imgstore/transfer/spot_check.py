@@ -1,4 +1,4 @@
-"""A disk that was just taken in is put together again, in part or whole, before anyone is told that it is there."""
+"""Assembles a newly ingested disk again, a sample or the whole, before the disk is published (invariant I15)."""
 
 import os
 import tempfile
@@ -15,11 +15,11 @@ from imgstore.transfer.scatter import SegmentReader, scatter
 from imgstore.transfer.slot_access import CheckCancelled
 
 SAMPLE_STEP = 16
-"""One in sixteen of the pieces that mix reused and new blocks (rules.md, rule 11)."""
+"""Check every sixteenth of the pieces that contain both reused and new blocks (invariant I15)."""
 
 
 def choose_pieces(manifest: Manifest, work_uid: str, *, full: bool) -> Column:
-    """The indexes of the pieces to put together: all, or a sample of those that mix old segments with new ones."""
+    """Choose the indexes of the pieces to assemble: all, or a sample of the pieces with both old and new segments."""
     if full:
         return manifest.pieces.index
     mine = [index for index, work in enumerate(manifest.works) if work.uid == work_uid]
@@ -39,10 +39,10 @@ def check_assembly(
     workers: int,
     check_cancelled: CheckCancelled,
 ) -> None:
-    """Put the chosen pieces together from the segments that their runs name, and compare them with their digests.
+    """Assemble the chosen pieces from the segments of their runs, and compare each piece with its digest.
 
     Raises:
-        ObjectCorrupt: a piece, or a segment, is not what it should be. Nothing was published.
+        ObjectCorrupt: a piece or a segment has wrong bytes. Nothing was published.
     """
     chosen = choose_pieces(manifest, work_uid, full=full)
     if len(chosen):
@@ -59,9 +59,9 @@ def check_assembly(
 
 
 class _ScratchDisk:
-    """Keeps what is read again, until it is read: a disk that is only checked takes little room.
+    """A target that stores only the bytes that are read back, and only until that read. A check needs little disk space.
 
-    The file has a name, so that its bytes are found when those of all works are counted.
+    The file has a name, so that scratch accounting counts its bytes.
     """
 
     def __init__(self, scratch: Path) -> None:

@@ -1,4 +1,4 @@
-"""A disk that is stored here, read as if it were a file: put together by segment in a local file when it is wanted."""
+"""Reads a stored disk like a file: the disk is assembled by segment in a local file on demand."""
 
 import os
 import tempfile
@@ -18,10 +18,10 @@ from imgstore.transfer.slot_access import CheckCancelled
 
 
 class StoredDisk:
-    """A `DiskReader` over a manifest and its slots. Safe to read from several threads at once.
+    """A `DiskReader` over a manifest and its slots. Safe for several threads.
 
-    The first piece comes alone, for those who only look at a partition table; whatever lies behind it brings the whole
-    disk, each segment once, every piece checked (rules.md, rule 15).
+    Reading the first piece fetches only that piece, for readers of the partition table. Any other read fetches the whole
+    disk, each segment once, every piece verified (invariant D6).
     """
 
     def __init__(
@@ -38,23 +38,23 @@ class StoredDisk:
         on_moved: Callable[[int], None] = lambda _bytes: None,
         on_complete: Callable[[], None] = lambda: None,
     ) -> None:
-        """Read what `manifest` says.
+        """Prepare the disk of `manifest`, without fetching anything.
 
         Args:
             manifest: the disk.
-            reader: where its segments are.
-            location: the resource id that it is known by.
-            digest: the manifest's own.
+            reader: the source of the segments.
+            location: the resource id for messages and for the identity.
+            digest: the digest of the manifest.
             scratch: a folder for the file, which is sparse.
             check_scratch: called with the file before the disk is fetched, and before each request.
             workers: threads that fetch.
             check_cancelled: called before each request.
-            on_moved: told the bytes of the disk that came.
-            on_complete: called when all of it has come, before anybody gets more of it than the first piece.
+            on_moved: called with the number of fetched bytes of the disk.
+            on_complete: called after the whole disk was fetched, before a reader gets more than the first piece.
         """
         self.digest = digest
         self.is_complete = False
-        """Whether all of it was brought."""
+        """Whether the whole disk was fetched."""
         self._manifest = manifest
         self._reader = reader
         self._location = location
@@ -65,7 +65,7 @@ class StoredDisk:
         self._has_first_piece = False
         self._lock = threading.Lock()
         self._check_scratch = check_scratch
-        # With a name, so that its bytes are found when those of all works are counted.
+        # The file has a name, so that scratch accounting counts its bytes.
         self._file = tempfile.NamedTemporaryFile(dir=scratch, buffering=0)  # noqa: SIM115 - lives as long as the reader
 
     @property
@@ -75,25 +75,25 @@ class StoredDisk:
 
     @property
     def container_metadata(self) -> ContainerMetadata:
-        """What the file that it first came in held beside the disk."""
+        """The metadata of the disk's first container."""
         return self._manifest.container_metadata
 
     def extents(self) -> Iterator[Extent]:
-        """The ranges that hold data."""
+        """Return the ranges that hold data."""
         return iter(self._manifest.extents())
 
     def identity(self) -> SourceIdentity:
-        """What it is known by (rules.md, rule 2): its content never changes."""
+        """Return the identity for plans (invariant W4). The content never changes."""
         return SourceIdentity(
             location=self._location, file_bytes=self.virtual_bytes, stamp=self._manifest.disk_digest.hex()
         )
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes of the disk from `offset`.
+        """Read exactly `length` bytes of the disk from `offset`.
 
         Raises:
             ObjectCorrupt: a piece does not match its digest.
-            StoreError: a segment can be had from no slot.
+            StoreError: no slot serves a segment.
         """
         self._fetch_until(offset + length)
         return self._read(offset, length)
@@ -138,12 +138,12 @@ class StoredDisk:
 
 
 class _FileTarget:
-    """The file as `scatter` wants it."""
+    """The file as a target of `scatter`."""
 
     def __init__(self, descriptor: int, read_at: Callable[[int, int], bytes]) -> None:
         self._descriptor = descriptor
         self.read_at = read_at
 
     def write_at(self, offset: int, data: bytes | memoryview, *, read_soon: bool = False) -> None:
-        """Put `data` at `offset`."""
+        """Write `data` at `offset`."""
         os.pwrite(self._descriptor, data, offset)
