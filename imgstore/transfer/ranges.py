@@ -79,8 +79,8 @@ def count_fetches(manifest: Manifest, cache_bytes: int) -> int:
 
     If the cache holds all segments, each is fetched once.
     """
-    room = max(1, cache_bytes // _SLOT_BYTES)
-    if len(manifest.segments) <= room:
+    slots = max(1, cache_bytes // _SLOT_BYTES)
+    if len(manifest.segments) <= slots:
         return len(manifest.segments)
     held: OrderedDict[int, None] = OrderedDict()
     fetched = 0
@@ -90,7 +90,7 @@ def count_fetches(manifest: Manifest, cache_bytes: int) -> int:
             continue
         fetched += 1
         held[segment] = None
-        if len(held) > room:
+        if len(held) > slots:
             held.popitem(last=False)
     return fetched
 

@@ -303,7 +303,7 @@ def test_a_stored_disk_that_is_put_together_needs_its_bytes_of_scratch(tmp_path:
 
 def _scattered(ranges: object) -> object:
     """The same ranges, told to be such that a whole read would fetch segments again and again."""
-    return type("Scattered", (type(ranges),), {"scatters": True, "__init__": lambda self: None})()
+    return type("Scattered", (type(ranges),), {"prefers_scatter": True, "__init__": lambda self: None})()
 
 
 # -- quotas -------------------------------------------------------------------------------------------------------------
