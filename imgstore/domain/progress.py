@@ -1,4 +1,4 @@
-"""Progress, told to subscribers: the engine never hears of a terminal."""
+"""Progress events of tasks. Subscribers receive the events, and the engine knows no terminal."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -8,42 +8,45 @@ from typing import TypeAlias
 
 
 class Stage(StrEnum):
-    """What kind of news an event is."""
+    """The kind of an event."""
 
     STARTED = "started"
-    """The task is known; `bytes_total` may grow later."""
+    """The task is known. `bytes_total` may grow later."""
     MOVED = "moved"
-    """Bytes were dealt with since the last event."""
+    """The task processed bytes since the last event."""
     COMPLETED = "completed"
     FAILED = "failed"
     NOTE = "note"
-    """Something a person should read: `detail` holds it."""
+    """A note for a person, in `detail`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgressEvent:
-    """One piece of news about one task."""
+    """An event of a task."""
 
     task: str
-    """Whose news it is: a region and replica ("westus2/0"), "ingest" or "export"."""
+    """The name of the task: a region and replica ("westus2/0"), "ingest" or "export"."""
     stage: Stage
     bytes_done: int = 0
-    """Bytes dealt with so far, from the task's beginning. Nothing to send is 100%."""
+    """Bytes processed since the start of the task. A task without bytes is 100% complete."""
     bytes_total: int = 0
-    """Bytes in all, as far as known."""
+    """All bytes of the task, as far as known."""
     detail: str = ""
 
 
 Subscriber: TypeAlias = Callable[[ProgressEvent], None]
-"""Called from worker threads, at least once a second while bytes move; must be quick and must not raise."""
+"""Called from worker threads, at least once per second during a transfer.
+
+A subscriber returns quickly and raises no error.
+"""
 
 
 def ignore_event(_event: ProgressEvent) -> None:
-    """The subscriber that nobody asked for."""
+    """Drop the event: the default subscriber."""
 
 
 def suppress_errors(subscriber: Subscriber) -> Subscriber:
-    """Return a subscriber that drops the errors of `subscriber`: a failure to report is no failure of the work."""
+    """Return a subscriber that drops the errors of `subscriber`, because a failed report must not stop a work."""
 
     def report(event: ProgressEvent) -> None:
         with suppress(Exception):

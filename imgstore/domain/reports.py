@@ -13,7 +13,7 @@ from imgstore.domain.storage.unknown_objects import UnknownObject
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrincipalDetails:
-    """A principal with what belongs to it."""
+    """A principal with all secrets and role assignments."""
 
     identity: PrincipalRecord
     secrets: tuple[Secret, ...] = ()
@@ -22,182 +22,191 @@ class PrincipalDetails:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchPlan:
-    """What a bench would do, and the most that it can cost: not one block of the disk known or compressible."""
+    """The plan of a benchmark, with the highest possible cost.
+
+    The highest cost assumes that no block of the disk is known and that no block is compressible.
+    """
 
     group: str
-    """The resource group that it makes and removes; nobody else's is touched."""
+    """The resource group that the benchmark creates and removes. Other groups stay untouched."""
     source: str
-    """The region that the disk goes into."""
+    """The region that ingests the disk."""
     targets: tuple[str, ...]
-    """The regions that it is copied to, one after another."""
+    """The regions that get a copy, one after another."""
     virtual_bytes: int
     data_bytes: int
-    """What of the disk's file is no hole."""
+    """The bytes of the disk outside of holes."""
     egress_bytes_max: int
     egress_price_max: Decimal
-    """Stays on the bill: it was moved."""
+    """Stays on the bill, because the bytes were transferred."""
     stored_bytes_max: int
-    """In all regions together, until it is removed."""
+    """The sum over all regions until the removal."""
     storage_price_per_month_max: Decimal
-    """If they were left there; they lie for minutes."""
+    """The price of a whole month. A benchmark stores the bytes for minutes."""
     currency: str
 
     @property
     def regions(self) -> tuple[str, ...]:
-        """All of them, the source first."""
+        """All regions, the source region first."""
         return (self.source, *self.targets)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegionMeasurements:
-    """One region's figures."""
+    """Measurements of a region."""
 
     region: str
     replicate_seconds: float | None
-    """From the update that named the region until its replica was complete; None in the source region."""
+    """The time from the update of the version to the complete replica. None in the source region."""
     delivered_bytes: int
-    """As billed."""
+    """The billed bytes."""
     placement_seconds: float
-    """To make a managed disk from the replica: the median of several."""
+    """The median time to create a managed disk from the replica."""
     first_read_seconds: float
-    """From then until the first MiB of data is in a file."""
+    """The time from the creation of a disk until a file contains the first MiB of data."""
     disk_seconds: float
-    """To write the whole disk into a raw file, checked and synced."""
+    """The time to write the whole disk to a raw file, with checks and fsync."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchReport:
-    """What was measured."""
+    """Measurements of a benchmark."""
 
     plan: BenchPlan
     upload_seconds: float
-    """Until the version was complete in the source region."""
+    """The time until the version is complete in the source region."""
     regions: tuple[RegionMeasurements, ...]
     """The source region first."""
     removed_objects: int
-    """Objects that the bench left in the regions' stores and that are gone again."""
+    """The number of objects of the benchmark that were removed from the stores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuickstartSummary:
-    """What came out, for the last lines and for scripts."""
+    """The result of the quickstart, for the last lines of the output and for scripts."""
 
     group: str
     virtual_bytes: int
     first_delivered_bytes: int
-    """To both other regions together, for 1.0.0."""
+    """The bytes of version 1.0.0 that were delivered to the other two regions together."""
     second_delivered_bytes: int
-    """The same for 1.0.1."""
+    """The bytes of version 1.0.1 that were delivered to the other two regions together."""
     whole_copies_bytes: int
-    """What copying the whole disk to both regions would have moved."""
+    """The bytes that a copy of the whole disk to both regions would transfer."""
     replicas_used: tuple[int, ...]
-    """Ordinals that the two disks were given."""
+    """The ordinals of the replicas behind the two disks."""
     identical: bool
-    """The exported file is byte for byte the source (for a container other than VHD or raw: the same disk)."""
+    """Whether the exported file equals the source byte for byte.
+
+    For formats other than VHD and raw: whether the disks are equal.
+    """
     total: Decimal
     currency: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """What came out."""
+    """The result of a comparison between a file and an image."""
 
     matches: bool
     path: Path
     image: str
-    """The version's resource id."""
+    """The resource id of the version."""
     file_disk_digest: Digest
     image_disk_digest: Digest
     file_virtual_bytes: int
     image_virtual_bytes: int
     first_difference: int | None
-    """Offset of the first piece of 4 MiB that differs; None where none does, or the sizes differ."""
+    """The offset of the first different piece of 4 MiB. None if no piece differs, or if the sizes differ."""
 
 
 @dataclass(slots=True, kw_only=True)
 class WorkerReport:
-    """What a worker did, and what it left, when it ended."""
+    """The results of a worker at the end, and the work that is left."""
 
     completed: int = 0
-    """Replicas."""
+    """The number of replicas."""
     failed: dict[str, str] = field(default_factory=dict)
-    """The last error of each replica that failed and did not come about later, by uid."""
+    """The last error by replica uid, for replicas that failed and did not complete later."""
     waiting_for_retry: int = 0
-    """Failed replicas that wait for their next try."""
+    """The number of failed replicas that wait for the next attempt."""
     next_retry_at: datetime | None = None
-    """When the first of these is due."""
+    """The time of the earliest of the next attempts."""
     without_source: int = 0
-    """Versions that never were complete: only `image-version create`, which has the source file, can resume them."""
+    """The number of versions that were never complete.
+
+    Only `image-version create` can resume such a version from the source.
+    """
 
 
 @dataclass(slots=True, kw_only=True)
 class SlotScrub:
-    """One slot: what was read, and what was wrong. Filled as the scrub goes."""
+    """The scrub of a slot: the objects read and the damage found. The scrub updates this value."""
 
     slot: Slot
     objects: int = 0
     read_bytes: int = 0
-    """Of every copy that was read."""
+    """The bytes of all copies that were read."""
     damaged: set[str] = field(default_factory=set)
-    """Keys below the slot of what was missing or wrong somewhere."""
+    """Keys below the slot of objects that are missing or wrong in at least one copy."""
     repaired: set[str] = field(default_factory=set)
-    """Of these, what is right everywhere now."""
+    """The damaged keys that are correct in all copies now."""
     repaired_bytes: int = 0
-    """That other slots gave."""
+    """The bytes that other slots supplied."""
     restored: int = 0
-    """Replicas that were Degraded and are Completed again."""
+    """The number of Degraded replicas that are Completed again."""
     unrestored: tuple[str, ...] = ()
-    """Of each replica that was Completed once and is not now: its version, and why."""
+    """The version and the reason, for each replica that was Completed before and is not Completed now."""
     problem: str | None = None
-    """Why the slot, or a part of it, could not be looked at."""
+    """The reason why the scrub could not read the slot or a part of the slot."""
 
     @property
     def unrepaired(self) -> list[str]:
-        """What remains wrong."""
+        """The damaged keys that are still wrong, sorted."""
         return sorted(self.damaged - self.repaired)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectReferences:
-    """What an unknown object names."""
+    """The contents that an unknown object refers to."""
 
     segments: int = 0
-    """Segments that a manifest names: none of them is collected while it is there."""
+    """The number of segments in the manifest. Garbage collection keeps the segments while the object exists."""
     stored_bytes: int = 0
-    """Of these."""
+    """The stored bytes of the segments."""
     body_key: str | None = None
     """The manifest that a reference refers to."""
     problem: str | None = None
-    """Why it could not be read."""
+    """The reason why the object is not readable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownObjectReport:
-    """One unknown object, and what becomes of it."""
+    """An unknown object with the decision about a removal."""
 
     object: UnknownObject
     last_modified: datetime
-    """The store's clock."""
+    """By the clock of the store."""
     known_for: timedelta
-    """Since it was first seen."""
+    """The time since the first sighting."""
     references: ObjectReferences
     removable_at: datetime
-    """When its grace ends; the database's clock."""
+    """The end of the grace period, by the clock of the database."""
     kept_reason: str | None = None
-    """Why it stays, whatever its age."""
+    """The reason to keep the object at any age. None if the object may be removed."""
     removed: bool = False
 
     @property
     def is_removable(self) -> bool:
-        """Whether a removal takes it now."""
+        """Whether a removal at this time deletes the object."""
         return self.kept_reason is None and self.removable_at <= self.object.first_seen_at + self.known_for
 
 
 @dataclass(slots=True, kw_only=True)
 class SlotUnknownObjects:
-    """The unknown objects of one slot."""
+    """The unknown objects of a slot."""
 
     slot: Slot
     objects: list[UnknownObjectReport] = field(default_factory=list)
     problem: str | None = None
-    """Why the slot could not be looked at, or why something stayed."""
+    """The reason why the slot is not readable, or why an object was not removed."""

@@ -1,4 +1,4 @@
-"""Requests to operations, as the command line and the API parse them."""
+"""Requests to operations. The command line and the API parse each input into a request."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -13,9 +13,7 @@ from imgstore.domain.disks.version_disks import (
     HostCaching,
     check_luns,
 )
-from imgstore.domain.errors import (
-    InvalidInput,
-)
+from imgstore.domain.errors import InvalidInput
 from imgstore.domain.machines import (
     MACHINE,
     NO_ATTACHMENT_SETTINGS,
@@ -42,68 +40,72 @@ from imgstore.domain.resources import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRequest:
-    """A managed image as it is asked for."""
+    """A request to create a managed image."""
 
     group: str
-    """The resource group's name; made where it is missing."""
+    """The name of the resource group. A missing group is created."""
     name: str
     source: str
-    """Of the OS disk: a disk or snapshot by name or id, or a file as `DiskRequest.source`.
+    """The source of the OS disk: a disk or snapshot by name or id, or a file as in `DiskRequest.source`.
 
-    Or a machine that was generalized, by name or id: all its disks, at their LUNs.
+    A generalized machine is also a source, by name or id. The image then contains all disks of the machine, at the same
+    LUNs.
     """
     data_sources: Sequence[str] = ()
-    """Of the data disks, likewise, by LUN from 0."""
+    """The sources of the data disks, in the same notation. The first data disk has LUN 0."""
     location: str | None = None
-    """The region; None is the source's, and for a file the group's."""
+    """The region. None is the region of the source, or of the group if the source is a file."""
     storage_account_type: StorageAccountType | None = None
-    """For disks from files; None is Standard_LRS."""
+    """The type for disks from files. None is Standard_LRS."""
     os_properties: OsProperties = NO_OS_PROPERTIES
-    """What is said of the system; the OS disk's source says the rest, and an image that says no state is Generalized."""
+    """OS properties from the request. The source of the OS disk supplies missing properties.
+
+    An image without an OS state is Generalized.
+    """
     source_format: DiskFormat | None = None
-    """What files are; None looks at them."""
+    """The format of the files. None detects the format."""
     tags: Mapping[str, str] | None = None
-    """None leaves them as they are."""
+    """None keeps the present tags."""
     details: Mapping[str, DiskDetails] = field(default_factory=dict)
-    """What else is said of disks, by disk key."""
+    """Further details of disks, by disk key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OsProfile:
-    """What a generalized image is given when a machine is made of it."""
+    """Settings of the operating system for a machine from a generalized image."""
 
     admin_username: str | None = None
     computer_name: str | None = None
-    has_other_fields: bool = False
-    """Something else of it was said."""
+    has_fields: bool = False
+    """Whether the request contains an OS profile with at least one field, stored or not."""
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing of it was said."""
-        return self.admin_username is None and self.computer_name is None and not self.has_other_fields
+        """Whether the request contains no OS profile."""
+        return self.admin_username is None and self.computer_name is None and not self.has_fields
 
 
 NO_PROFILE: Final = OsProfile()
-"""Nothing said."""
+"""A request without an OS profile."""
 
 
-_NOTHING_SAID: Final[Mapping[str, HostCaching]] = MappingProxyType({})
+_DEFAULT_CACHING: Final[Mapping[str, HostCaching]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataVhd:
-    """A data disk, as a file somewhere."""
+    """A data disk from a file."""
 
     lun: int
     uri: str
-    """A path, file://, s3:// or https://, of any container that is read."""
+    """A path, or a URL with file://, s3:// or https://. The file has any supported format."""
     format: DiskFormat | None = None
-    """What the file is; None looks at it."""
+    """The format of the file. None detects the format."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSnapshot:
-    """A data disk that is stored here."""
+    """A data disk from a disk or snapshot of the gallery."""
 
     lun: int
     source: str
@@ -112,70 +114,80 @@ class DataSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionSource:
-    """What a version is to be made from: all disks of one resource, or an OS disk and data disks each by itself."""
+    """The source of a version: one resource with all disks, or an OS disk and separate data disks."""
 
     os_vhd_uri: str | None = None
-    """A file: a path, file://, s3:// or https://."""
+    """A file: a path, or a URL with file://, s3:// or https://."""
     os_snapshot: str | None = None
-    """A snapshot or managed disk by name or id."""
+    """A snapshot or managed disk, by name or id."""
     managed_image: str | None = None
-    """A managed image by name or id, or an image version by its id: with its data disks."""
+    """A managed image by name or id, or an image version by id, with all data disks."""
     image_version: str | None = None
-    """An image version by its id, as rg/gallery/definition/version, or of a shared gallery: with its data disks."""
+    """An image version with all data disks: by id, or as rg/gallery/definition/version.
+
+    The id may begin with /SharedGalleries or /CommunityGalleries.
+    """
     virtual_machine: str | None = None
-    """A machine by name or id, generalized or not: with its data disks."""
+    """A machine by name or id, generalized or specialized, with all data disks."""
     data_vhds: tuple[DataVhd, ...] = ()
     data_snapshots: tuple[DataSnapshot, ...] = ()
 
     @property
     def is_single_resource(self) -> bool:
-        """Whether one resource says all of the version's disks."""
+        """Whether a single resource supplies all disks of the version."""
         return self.os_vhd_uri is None and self.os_snapshot is None
 
     @property
     def is_image_or_machine(self) -> bool:
-        """Whether it is a managed image or a machine: Azure's host caching of data disks is another for these."""
+        """Whether the source is a managed image or a machine.
+
+        Azure has another default for the host caching of the data disks.
+        """
         return self.is_single_resource and self.reference is None
 
     @property
     def machine(self) -> str | None:
-        """The machine that is meant, if it is one: az takes its id for a managed image's too."""
+        """The name or id of a source machine, else None.
+
+        The command az also passes the id of a machine as a managed image.
+        """
         named = None if self.managed_image is None else ComputeId.parse(self.managed_image)
         is_machine = named is not None and named.kind == MACHINE.lower()
         return self.managed_image if is_machine else self.virtual_machine
 
     @property
     def reference(self) -> ImageReference | SharedReference | None:
-        """The image version that is meant, if it is one."""
+        """The reference of a source version, else None."""
         word = self.image_version
         if word is None and self.managed_image is not None and "/versions/" in self.managed_image.lower():
             word = self.managed_image
         return None if word is None else parse_image_reference(word)
 
     def check(self) -> None:
-        """Refuse no source and more than one, and data disks that cannot stand beside it.
+        """Reject a request without exactly one source, or with data disks that do not fit the source.
 
         Raises:
-            InvalidInput: so it is.
+            InvalidInput: the number of sources is not 1, an image or machine has separate data disks, or a LUN is
+                invalid.
         """
-        words = {
+        values = {
             "--os-vhd-uri": self.os_vhd_uri,
             "--os-snapshot": self.os_snapshot,
             "--managed-image": self.managed_image,
             "--image-version": self.image_version,
             "--virtual-machine": self.virtual_machine,
         }
-        given = [flag for flag, word in words.items() if word is not None]
+        sources = [flag for flag, value in values.items() if value is not None]
         data = {"--data-vhds-uris": self.data_vhds, "--data-snapshots": self.data_snapshots}
-        beside = [flag for flag, disks in data.items() if disks]
-        if len(given) != 1 or (self.is_single_resource and beside):
+        data_flags = [flag for flag, disks in data.items() if disks]
+        if len(sources) != 1 or (self.is_single_resource and data_flags):
             raise InvalidInput(
                 "The gallery artifact version source can only be specified either directly under storageProfile or "
                 "within individual OS or data disks. One and only one source type (user image, snapshot, disk, virtual "
                 "machine) can be provided",
-                found=", ".join([*given, *beside]) or "no source",
-                expected=f"one of {', '.join(words)}; data disks of their own with the first two alone",
-                hint="name one source: of an image all data disks are taken anyway",
+                found=", ".join([*sources, *data_flags]) or "no source",
+                expected=f"one of {', '.join(values)}; separate data disks only with the first two",
+                hint="name a single source; an image or a machine supplies all data disks",
                 target="properties.storageProfile",
             )
         check_luns([*(each.lun for each in self.data_vhds), *(each.lun for each in self.data_snapshots)])
@@ -183,44 +195,47 @@ class VersionSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionRequest:
-    """A version as it is asked for."""
+    """A request to create an image version, or to change an existing version."""
 
     group: str
-    """The resource group's name."""
+    """The name of the resource group."""
     gallery: str
     definition: str
     version: VersionName
     location: str | None = None
-    """The source region; None is the gallery's."""
+    """The source region. None is the region of the gallery."""
     target_regions: Sequence[TargetRegionRequest] = ()
-    """Where to, all of them; empty is the source region alone, or where a version that stands is."""
+    """All target regions. Empty is the source region alone, or the target regions of an existing version."""
     replica_count: int | None = None
-    """For the regions that name none; None is 1, or as it stands."""
+    """The count for regions without a count. None is 1, or the count of an existing version."""
     storage_account_type: StorageAccountType | None = None
-    """For the regions that name none; None is Standard_LRS, or as it stands; of a Shallow version the source's."""
+    """The type for regions without a type. None is Standard_LRS, or the type of an existing version.
+
+    A Shallow version has the type of the source.
+    """
     replication_mode: ReplicationMode | None = None
-    """None is Full, or as it stands."""
+    """None is Full, or the mode of an existing version."""
     exclude_from_latest: bool | None = None
-    """None leaves it as it is."""
+    """None keeps the present value."""
     end_of_life_at: datetime | None = None
-    """None leaves it as it is."""
+    """None keeps the present value."""
     allow_deletion_of_replicated_locations: bool | None = None
-    """None leaves it as it is."""
+    """None keeps the present value."""
     block_deletion_before_end_of_life: bool | None = None
-    """None leaves it as it is."""
+    """None keeps the present value."""
     tags: Mapping[str, str] | None = None
-    """None leaves them as they are."""
+    """None keeps the present tags."""
     sha256: str | None = None
-    """Of the OS disk's file, checked before anything is stored."""
+    """The SHA-256 of the file of the OS disk. The digest is compared before the first write."""
     bases: Sequence[VersionName] = ()
-    """Versions to be compared with besides those that are chosen."""
+    """Additional versions for deduplication. The ingest also chooses bases by rule (invariant I7)."""
     verify_full: bool = False
-    """Read the whole disks back before they are published."""
-    host_caching: Mapping[str, HostCaching] = field(default_factory=lambda: _NOTHING_SAID)
-    """Of disks, by key; Azure's default, or as it stands, for those that are not there."""
+    """Read all disks back and compare all pieces before publication."""
+    host_caching: Mapping[str, HostCaching] = field(default_factory=lambda: _DEFAULT_CACHING)
+    """Host caching by disk key. A missing disk has the default of Azure, or keeps the present value."""
 
     def as_update(self) -> VersionUpdate:
-        """What it asks of a version that stands."""
+        """Return the changes that this request makes to an existing version."""
         return VersionUpdate(
             target_regions=self.target_regions,
             replica_count=self.replica_count,
@@ -235,102 +250,111 @@ class VersionRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskRequest:
-    """A disk, a snapshot or a disk of a managed image, as it is asked for."""
+    """A request to create a disk, a snapshot or a disk of a managed image."""
 
     kind: DiskKind = DiskKind.DISK
     group: str
-    """The resource group's name; made where it is missing."""
+    """The name of the resource group. A missing group is created."""
     name: str
     disk_key: str = OS_DISK
     source: str
-    """A disk or snapshot by name or id, or a path, file://, s3:// or https:// of any container that is read."""
+    """A disk or snapshot by name or id, or a path, or a URL with file://, s3:// or https://.
+
+    A file has any supported format.
+    """
     location: str | None = None
-    """The region; None is the source's, and for a file the group's."""
+    """The region. None is the region of the source, or of the group if the source is a file."""
     storage_account_type: StorageAccountType | None = None
-    """None is the source's, and for a file Standard_LRS."""
+    """None is the type of the source, or Standard_LRS if the source is a file."""
     os_properties: OsProperties = NO_OS_PROPERTIES
-    """What is said of the system on it; a copy inherits what is not said."""
+    """OS properties from the request. A copy inherits missing properties from the source."""
     source_format: DiskFormat | None = None
-    """What a file is; None looks at it."""
+    """The format of a file. None detects the format."""
     tags: Mapping[str, str] | None = None
-    """None leaves them as they are."""
+    """None keeps the present tags."""
     details: DiskDetails = NO_DETAILS
 
     @property
     def display_name(self) -> str:
-        """What is to be made, as people know it."""
+        """The kind and the name of the new resource, for messages."""
         return f"{self.kind.noun} {self.name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadRequest:
-    """A disk from an upload, as it is asked for."""
+    """A request to create a disk from an upload."""
 
     group: str
-    """The resource group's name; made where it is missing."""
+    """The name of the resource group. A missing group is created."""
     name: str
     location: str | None = None
-    """The region; None is the group's."""
+    """The region. None is the region of the group."""
     upload_bytes: int
-    """Of the fixed VHD that will come, its footer of 512 bytes included."""
+    """The length of the fixed VHD, including the footer of 512 bytes."""
     storage_account_type: StorageAccountType | None = None
     """None is Standard_LRS."""
     os_properties: OsProperties = NO_OS_PROPERTIES
-    """What is said of the system on it."""
+    """OS properties from the request."""
     tags: Mapping[str, str] | None = None
-    """None leaves them as they are."""
+    """None keeps the present tags."""
     details: DiskDetails = NO_DETAILS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineDiskRequest:
-    """What is said of one disk of a machine."""
+    """A request for a single disk of a machine."""
 
     attachment: DiskAttachment = NO_ATTACHMENT_SETTINGS
     attach: str | None = None
-    """A managed disk by name or id, for a data disk; None is one that the image has there."""
+    """A managed disk to attach as a data disk, by name or id. None is the disk of the image at this LUN."""
     resource_id: str | None = None
-    """It is this very disk: said of a machine that stands."""
+    """The id that the disk must have. A request for an existing machine may contain the id."""
     size_gib: int | None = None
-    """It has this size: disks are not made larger than their image."""
+    """The size that the disk must have. A disk is never larger than the disk of the image."""
     sku: StorageAccountType | None = None
-    """The type that the disk is to be shown with, as `DiskDetails.sku`."""
+    """The type that responses show for the disk, as in `DiskDetails.sku`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineRequest:
-    """A machine as it is asked for."""
+    """A request to create a machine, or to change an existing machine."""
 
     group: str
-    """The resource group's name; made where it is missing."""
+    """The name of the resource group. A missing group is created."""
     name: str
     location: str | None = None
-    """The region; None is that of an attached OS disk, else the group's."""
+    """The region. None is the region of an attached OS disk, else of the group."""
     image: str | None = None
-    """A managed image by name or id, or an image version or definition (its latest) by id or path."""
+    """A managed image by name or id, or an image version or definition by id or path.
+
+    A definition means the latest version.
+    """
     attach_os_disk: str | None = None
-    """Instead of an image: a managed disk by name or id."""
+    """A managed disk by name or id, in place of an image."""
     attach_data_disks: Sequence[str] = ()
-    """Managed disks, at the lowest LUNs that the image leaves."""
+    """Managed disks. Each gets the lowest LUN without a disk of the image."""
     disks: Mapping[str, MachineDiskRequest] = field(default_factory=dict)
-    """What is said of single disks, by disk key."""
+    """Requests for single disks, by disk key."""
     replaces_disks: bool = False
-    """Those are all data disks that the machine is to have."""
+    """Whether `disks` names all data disks of the machine."""
     os_type: OsType | None = None
-    """Of an attached OS disk that does not say."""
+    """The type for an attached OS disk without an OS type."""
     size: str | None = None
-    """None is `SIZE`, or as it stands."""
+    """None is `SIZE`, or the size of an existing machine."""
     profile: OsProfile = NO_PROFILE
     specialized: bool = False
-    """The image is said to be."""
+    """Whether the request calls the image specialized."""
     tags: Mapping[str, str] | None = None
-    """None leaves them as they are."""
+    """None keeps the present tags."""
     extra_properties: Mapping[str, Any] = field(default_factory=lambda: NO_PROPERTIES)
-    """As `Machine.extra_properties`; of a machine that stands, what is not named stays."""
+    """Fields as in `Machine.extra_properties`. An existing machine keeps fields that the request does not contain."""
     interfaces: Mapping[str, bool] | None = None
-    """The ids of network interfaces, and whether each goes with the machine; None leaves them as they are."""
+    """Ids of network interfaces. The value is True if the deletion of the machine deletes the interface.
+
+    None keeps the present interfaces.
+    """
     may_create: bool = True
-    """False changes one that stands, and makes none."""
+    """False changes an existing machine only, and never creates a machine."""
 
     def without_changes(self) -> "MachineRequest":
         """Return the same request, silent about all that may change of a machine that exists."""
@@ -341,7 +365,7 @@ class MachineRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DefinitionDetails:
-    """What a definition may tell besides; None is not said: an existing definition keeps what it has."""
+    """Optional properties of a definition. None keeps the value of an existing definition."""
 
     description: str | None = None
     tags: Mapping[str, str] | None = None
@@ -356,31 +380,34 @@ class DefinitionDetails:
     features: tuple[Feature, ...] | None = None
 
     def given_values(self) -> dict[str, Any]:
-        """Those that are said, by the name of the definition's field."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        """Return the properties that are not None, by field name of the definition."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
 
 def _no_pause(_length: int) -> None:
-    """Let everything be read as fast as it comes."""
+    """Do not limit the rate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScrubRequest:
-    """What is to be read."""
+    """The scope of a scrub."""
 
     percent: float = 100.0
-    """How many of the segments: the same ones for the same seed. Manifests are all read."""
+    """The share of the segments to read. An equal seed selects equal segments. The scrub reads all manifests."""
     seed: int = 0
     region: str | None = None
-    """None is every region."""
+    """None is all regions."""
     dry_run: bool = False
-    """Read and tell; change nothing."""
+    """Read and report, and change nothing."""
     slot_uid: str | None = None
-    """None is every slot."""
+    """None is all slots."""
     repair_notes_only: bool = False
-    """Read only what the zones' repair notes name, and bring the zones up to date."""
+    """Read only objects with a repair note in a zone, and update the zones."""
     pace: Callable[[int], None] = _no_pause
-    """Told the bytes of each object that was read or repaired. It may wait, and may raise KeyboardInterrupt to stop."""
+    """Called with the bytes of each object after a read or a repair. The function may wait.
+
+    The function may raise KeyboardInterrupt to stop the scrub.
+    """
     is_recorded: bool = True
-    """Whether the activity log gets a row."""
+    """Whether the scrub adds a row to the activity log."""

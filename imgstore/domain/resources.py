@@ -1,4 +1,4 @@
-"""The resources of a gallery as plain values. What the catalog keeps and the operations pass on."""
+"""The resources of a gallery as plain values. The catalog stores the values, and operations pass the values on."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,11 +19,11 @@ from imgstore.domain.storage.digests import Digest
 NO_TAGS: Final[Mapping[str, str]] = MappingProxyType({})
 
 SOFT_DELETE_RETENTION_DAYS: Final = 7
-"""For how long a softly deleted version is kept where the gallery does not say: Azure's."""
+"""The default retention of soft-deleted versions, as in Azure."""
 
 
 class StorageAccountType(StrEnum):
-    """How a replica is kept, in Azure's spelling."""
+    """The storage account type of a replica, in Azure's spelling."""
 
     STANDARD_LRS = "Standard_LRS"
     STANDARD_ZRS = "Standard_ZRS"
@@ -31,7 +31,7 @@ class StorageAccountType(StrEnum):
 
 
 class DiskType(StrEnum):
-    """What a machine's disk may be kept on, as Azure names it: more kinds than images have."""
+    """The storage type of a machine's disk, in Azure's spelling. Images have fewer types."""
 
     STANDARD_LRS = "Standard_LRS"
     STANDARD_ZRS = "Standard_ZRS"
@@ -51,7 +51,7 @@ class OsType(StrEnum):
 
 
 class OsState(StrEnum):
-    """Generalized: machine-specific facts were removed. Specialized: they stand."""
+    """Whether machine-specific data was removed from the system: Generalized means removed, Specialized means kept."""
 
     GENERALIZED = "Generalized"
     SPECIALIZED = "Specialized"
@@ -65,16 +65,16 @@ class HyperVGeneration(StrEnum):
 
 
 class ReplicationMode(StrEnum):
-    """How a version comes to its replicas."""
+    """The storage of a version's replicas."""
 
     FULL = "Full"
-    """Its bytes are copied into its gallery's slots, in every target region."""
+    """Replicas are copies in the slots of the gallery, in each target region."""
     SHALLOW = "Shallow"
-    """It stays where its source is: one region, one replica, nothing is copied that is stored here already."""
+    """The only replica is in the slot of the source. Stored bytes are not copied (invariant R13)."""
 
 
 class DiskKind(StrEnum):
-    """What a disk of its own is filed under, by Azure's word for its type."""
+    """The kind of a stored disk. The values are Azure's resource types."""
 
     DISK = "disks"
     SNAPSHOT = "snapshots"
@@ -82,13 +82,13 @@ class DiskKind(StrEnum):
 
     @property
     def noun(self) -> str:
-        """What people call one."""
+        """The kind in words, for messages."""
         return {DiskKind.DISK: "disk", DiskKind.SNAPSHOT: "snapshot", DiskKind.IMAGE: "managed image"}[self]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OsProperties:
-    """What a resource says of the system on its disk; None is nothing said."""
+    """Properties of the operating system on a disk. None is unknown."""
 
     os_type: OsType | None = None
     os_state: OsState | None = None
@@ -96,11 +96,11 @@ class OsProperties:
 
 
 NO_OS_PROPERTIES: Final = OsProperties()
-"""Nothing said."""
+"""No known property."""
 
 
 class Architecture(StrEnum):
-    """The processor's, in Azure's spelling."""
+    """The architecture of the processor, in Azure's spelling."""
 
     X64 = "x64"
     ARM64 = "Arm64"
@@ -108,7 +108,7 @@ class Architecture(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recommended:
-    """A range that machines of an image do well in; an end that is None is open."""
+    """A recommended range for machines from an image. None is no bound."""
 
     min: int | None = None
     max: int | None = None
@@ -116,7 +116,7 @@ class Recommended:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PurchasePlan:
-    """What a buyer in the Marketplace agreed to. Kept and shown, never enforced."""
+    """The purchase plan of a Marketplace image. imgstore stores and shows the plan, and never enforces the plan."""
 
     name: str | None = None
     publisher: str | None = None
@@ -125,12 +125,12 @@ class PurchasePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feature:
-    """Something that an image can do, by name: ``SecurityType`` is ``TrustedLaunchSupported``."""
+    """A named feature of an image: ``SecurityType`` is ``TrustedLaunchSupported``."""
 
     name: str
     value: str
     starts_at_version: str | None = None
-    """The lowest version that has it; None is all."""
+    """The lowest version with the feature. None is all versions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,28 +147,28 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gallery:
-    """A gallery: one pool of sameness, keys and collection."""
+    """A gallery. Each gallery has a pool for deduplication, for the fingerprint key and for garbage collection."""
 
     uid: str
     subscription: str
     group: str
-    """The group's name."""
+    """The name of the group."""
     name: str
     location: str
     description: str | None = None
     tags: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
     soft_delete_enabled: bool = False
-    """Whether a deleted version can be had back for a while."""
+    """Whether a deleted version can be restored during the retention."""
     soft_delete_retention_days: int = SOFT_DELETE_RETENTION_DAYS
     sharing: SharingProfile | None = None
-    """Whom it is shared with; None where nothing was ever said of that."""
+    """The sharing profile. None if no request ever set a profile."""
     pool_uid: str
     created_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageDefinition:
-    """An image definition: what its versions have in common."""
+    """An image definition: the common properties of the versions."""
 
     uid: str
     gallery_uid: str
@@ -186,11 +186,11 @@ class ImageDefinition:
     privacy_statement_uri: str | None = None
     release_note_uri: str | None = None
     end_of_life_at: datetime | None = None
-    """Told, not enforced: machines can be made after it."""
+    """Shown and not enforced. Machines can be created after this time."""
     recommended_vcpus: Recommended = Recommended()
     recommended_memory_gib: Recommended = Recommended()
     disallowed_disk_types: tuple[DiskType, ...] = ()
-    """What no disk of this image may be kept on."""
+    """Types that no disk of this image may have."""
     purchase_plan: PurchasePlan | None = None
     features: tuple[Feature, ...] = ()
     allow_update_image: bool = False
@@ -200,13 +200,13 @@ class ImageDefinition:
 
     @property
     def os_properties(self) -> OsProperties:
-        """What it says of the system on its versions' disks."""
+        """The OS properties of the disks of all versions."""
         return OsProperties(os_type=self.os_type, os_state=self.os_state, hyper_v_generation=self.hyper_v_generation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetRegion:
-    """One region that a version is to be in."""
+    """A target region of a version."""
 
     name: str
     """The region's key, as in regions.yaml ("westus2")."""
@@ -215,7 +215,7 @@ class TargetRegion:
     exclude_from_latest: bool = False
 
     def as_request(self) -> "TargetRegionRequest":
-        """The same, asked for in full."""
+        """Return a request with all values of this target region."""
         return TargetRegionRequest(
             name=self.name,
             regional_replica_count=self.regional_replica_count,
@@ -226,19 +226,22 @@ class TargetRegion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetRegionRequest:
-    """A target region as a person asks for it: what is None is as it stands, else takes the version's default."""
+    """A target region in a request.
+
+    None keeps the value of the existing target, else takes the default of the version.
+    """
 
     name: str
-    """As typed: "West US 2" and "westus2" are the same."""
+    """The name as typed. "West US 2" and "westus2" are equal."""
     regional_replica_count: int | None = None
     storage_account_type: StorageAccountType | None = None
     exclude_from_latest: bool | None = None
 
 
 class Keep(Enum):
-    """Told apart from None where None is a value."""
+    """The marker for an unchanged property, if None is a value of the property."""
 
-    KEEP = "as it stands"
+    KEEP = "keep"
 
 
 KEEP: Final = Keep.KEEP
@@ -246,17 +249,20 @@ KEEP: Final = Keep.KEEP
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionUpdate:
-    """What is to change of a version; what is None or `KEEP` stays."""
+    """Changes to a version. None or `KEEP` keeps the present value."""
 
     target_regions: Sequence[TargetRegionRequest] | None = None
-    """All of them."""
+    """All target regions."""
     replica_count: int | None = None
-    """For the regions that name none; without `target_regions`, for those that have the version's count now."""
+    """The count for regions without a count.
+
+    Without `target_regions`: for all regions that have the version's present count.
+    """
     storage_account_type: StorageAccountType | None = None
-    """For the regions that name none, those that stand already too."""
+    """The type for regions without a type, including existing target regions."""
     exclude_from_latest: bool | None = None
     end_of_life_at: datetime | Keep | None = KEEP
-    """None takes it away."""
+    """None removes the date."""
     allow_deletion_of_replicated_locations: bool | None = None
     block_deletion_before_end_of_life: bool | None = None
     tags: Mapping[str, str] | None = None
@@ -264,22 +270,22 @@ class VersionUpdate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageVersion:
-    """An image version: immutable disks, and where they are to be."""
+    """An image version: immutable disks and desired target regions."""
 
     uid: str
     definition_uid: str
     name: VersionName
     location: str
-    """The source region: must be a target region."""
+    """The source region, which is always a target region."""
     target_regions: tuple[TargetRegion, ...]
     """In the order of the request."""
     replica_count: int = 1
     replication_mode: ReplicationMode = ReplicationMode.FULL
     exclude_from_latest: bool = False
     end_of_life_at: datetime | None = None
-    """Told, and what `block_deletion_before_end_of_life` waits for; machines can be made after it."""
+    """Shown, and used by `block_deletion_before_end_of_life`. Machines can be created after this time."""
     allow_deletion_of_replicated_locations: bool | None = None
-    """False keeps every region that is complete; None was never said, and keeps nothing."""
+    """False forbids the removal of complete regions. None was never set, and permits the removal."""
     block_deletion_before_end_of_life: bool = False
     tags: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
     disks: tuple[VersionDisk, ...]
@@ -287,52 +293,55 @@ class ImageVersion:
     published_at: datetime
     provisioning_state: ProvisioningState
     soft_deleted_at: datetime | None = None
-    """When it was deleted softly: invisible since, its bytes kept and billed."""
+    """The time of the soft deletion. The version is invisible since then, and the bytes are stored and billed."""
     hard_deletion_at: datetime | None = None
-    """When what was deleted softly goes for good."""
+    """The time of the final deletion of a soft-deleted version."""
 
     @property
     def is_visible(self) -> bool:
-        """Whether it can be shown, listed, built upon and made into disks: neither deleted nor on its way there."""
+        """Whether operations may show the version and use the disks: the version is neither deleted nor in deletion."""
         return self.provisioning_state is not ProvisioningState.DELETING and self.soft_deleted_at is None
 
     @property
     def is_shallow(self) -> bool:
-        """Whether it has one replica and never another, perhaps in the slot of its source."""
+        """Whether the version has a single replica for ever, possibly in the slot of the source."""
         return self.replication_mode is ReplicationMode.SHALLOW
 
     @property
     def os_disk(self) -> VersionDisk:
-        """The first of its disks."""
+        """The first disk."""
         return self.disks[0]
 
     @property
     def data_disks(self) -> tuple[VersionDisk, ...]:
-        """The others, by LUN."""
+        """The other disks, by LUN."""
         return self.disks[1:]
 
     @property
     def disk_keys(self) -> tuple[str, ...]:
-        """Of all its disks, in their order."""
+        """The keys of all disks, in order."""
         return tuple(disk.key for disk in self.disks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """The scope of sameness. Outlives its gallery until its last manifest goes."""
+    """The scope of deduplication.
+
+    A pool exists until the last manifest is removed, also after the deletion of the gallery.
+    """
 
     uid: str
     fingerprint_key: bytes
     """32 random bytes: the key of the pool's keyed BLAKE3."""
     subscription: str | None = None
-    """Whose own it is, for disks that came from no gallery; None is a gallery's."""
+    """The subscription, for a pool of disks without a gallery. None is the pool of a gallery."""
     region: str | None = None
-    """The region that a subscription's own pool is for."""
+    """The region of the pool of a subscription."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotKey:
-    """Which slot is meant."""
+    """The unique key of a slot."""
 
     pool_uid: str
     region: str
@@ -346,121 +355,124 @@ class SlotKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """One replica's store. Zone and bucket are chosen once and kept (rules.md, rule 16)."""
+    """The store of a replica. Zone and bucket are chosen once (invariant S5)."""
 
     uid: str
     key: SlotKey
     zone: str
-    """A zone's name in regions.yaml, or "zrs" for the three together."""
+    """The name of a zone in regions.yaml, or "zrs" for all three zones together."""
     bucket: str
 
     @property
     def prefix(self) -> str:
-        """What every key of the slot starts with, ending in a slash."""
+        """The prefix of all keys in the slot, with a slash at the end."""
         return f"pools/{self.key.pool_uid}/{self.key.storage_account_type}/replica-{self.key.ordinal}/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ZoneGap:
-    """Objects of a slot that one of its three zones misses; the other two have them."""
+    """Objects of a slot that are missing in one of three zones. The other two zones contain the objects."""
 
     slot_uid: str
     zone: str
     objects: int
     seen_at: datetime
-    """When they were counted; the database's clock."""
+    """The time of the count, by the clock of the database."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replica:
-    """One version in one slot."""
+    """A version in a slot."""
 
     uid: str
     version_uid: str
     slot: Slot
     state: ReplicaState
     error: str | None = None
-    """Why the last try failed."""
+    """The reason of the last failure."""
     bytes_done: int = 0
-    """Of this replica's last or present work."""
+    """The bytes of the last or present work of this replica."""
     bytes_total: int = 0
     completed_at: datetime | None = None
     attempts: int = 0
-    """Tries that failed since it was last complete."""
+    """The number of failed attempts since the replica was last complete."""
     retry_at: datetime | None = None
-    """Workers leave it alone until then, by the database's clock; a person's repeat does not wait."""
+    """Workers wait until this time, by the clock of the database. A repeated command does not wait."""
     started_at: datetime | None = None
-    """When the bytes of its last or present work began to move, by the database's clock."""
+    """The start of the transfer in the last or present work, by the clock of the database."""
     progress_at: datetime | None = None
-    """When `bytes_done` was last written down, by the same clock."""
+    """The time of the last update of `bytes_done`, by the clock of the database."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManagedDisk:
-    """A managed disk, a snapshot, or one disk of a managed image: the owner of one manifest in one slot.
+    """A managed disk, a snapshot, or a disk of a managed image: the owner of a manifest in a slot.
 
-    It refers to the manifest of an image version, of another disk, or has its own, taken in from a file.
+    The manifest is a reference to the manifest of a version or of another disk, or a separate manifest from an ingest.
     """
 
     uid: str
     kind: DiskKind = DiskKind.DISK
     subscription: str
     group: str
-    """The group's name."""
+    """The name of the group."""
     name: str
     disk_key: str = OS_DISK
-    """Of a managed image which disk: "os", "lun-0" and so on. The others are "os"."""
+    """The disk of a managed image: "os", "lun-0" and so on. Other disks have "os"."""
     location: str
     tags: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
     source_version_uid: str | None
-    """Of the image version that it, or what it is a copy of, was made from; None where that came from a file."""
+    """The uid of the image version at the start of the chain of copies. None if the chain starts with a file."""
     source_reference: str
-    """What it was made from: a resource id, or a file's path or URL."""
+    """The source: a resource id, or the path or URL of a file."""
     source_lun: int | None = None
-    """Where an image version is the source, its own or that of what it is a copy of: which data disk; None is the OS disk."""
+    """The LUN of the disk in the image version at the start of the chain of copies. None is the OS disk."""
     source: SourceIdentity | None = None
-    """Of the file that it was taken in from."""
+    """The identity of the ingested file."""
     body_key: str
-    """The object in the slot that holds the content: its own manifest's, or that of the first owner's."""
+    """The object in the slot with the content: the disk's own manifest, or the manifest of the first owner."""
     os_properties: OsProperties = NO_OS_PROPERTIES
     replica: int
-    """The ordinal of its slot: of the replica that it was given."""
+    """The ordinal of the slot, which is the ordinal of the selected replica."""
     slot: Slot
     storage_account_type: StorageAccountType
     virtual_bytes: int
     disk_digest: Digest
-    """Empty until the disk is taken in."""
+    """Empty until the ingest completes."""
     created_at: datetime
     provisioning_state: ProvisioningState
     source_format: DiskFormat
     upload_bytes: int | None = None
-    """Of the fixed VHD, footer and all, where one is uploaded; None is any other source."""
+    """The length of an uploaded fixed VHD with the footer. None is a disk from another source."""
     grant: DiskGrant | None = None
-    """Who may read it, or write its upload, by URL. One whose time is up is none (`active_grant`)."""
+    """The grant of signed URLs for reading the disk or for writing the upload. An expired grant has no effect.
+
+    The method `active_grant` omits an expired grant.
+    """
     managed_by: str | None = None
-    """The resource id of the machine that it is attached to; such a disk is not deleted."""
+    """The resource id of the machine with this disk. An attached disk cannot be deleted."""
     machine_lun: int | None = None
-    """Where it is attached: None is the OS disk."""
+    """The LUN in the machine. None is the OS disk."""
     extra_properties: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of its resource by their paths, shown as they were sent: they change nothing."""
+    """Fields of the resource by path. Responses show the fields as sent, and the fields have no other effect."""
 
     def in_slot(self, slot: Slot) -> "ManagedDisk":
-        """The same in that slot, whose type it has."""
+        """Return the disk in another slot, with the storage account type of that slot."""
         kind = slot.key.storage_account_type
         return replace(self, slot=slot, replica=slot.key.ordinal, storage_account_type=kind)
 
     @property
     def awaits_upload(self) -> bool:
-        """Whether its bytes are still to come, or to be taken in."""
+        """Whether the upload or the ingest of the upload is not complete."""
         return self.upload_bytes is not None and self.provisioning_state is ProvisioningState.CREATING
 
     def active_grant(self, now: datetime) -> DiskGrant | None:
-        """The grant, if it holds now."""
+        """Return the grant, or None if the grant has expired at `now`."""
         return self.grant if self.grant is not None and now < self.grant.expires_at else None
 
     @property
     def disk_state(self) -> DiskState:
-        """What it waits for. A grant whose time is up must have been taken off before."""
+        """The state in Azure's words. The caller must remove an expired grant before."""
         if self.awaits_upload:
             return DiskState.READY_TO_UPLOAD if self.grant is None else DiskState.ACTIVE_UPLOAD
         if self.grant is not None:
@@ -469,39 +481,39 @@ class ManagedDisk:
 
     @property
     def resource_id(self) -> str:
-        """Its id, or that of the managed image that it is part of."""
+        """The id of the disk, or of the managed image that contains the disk."""
         return names.compute_id(self.subscription, self.group, self.kind, self.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentRow:
-    """What the catalog knows of one segment of a pool."""
+    """The catalog's record of a segment of a pool."""
 
     name: Digest
     blocks: int
     stored_bytes: int
     checksum: str | None
-    """The store's own checksum of the object, as the store gave it, prefixed by its algorithm ("CRC32:AAAAAA==")."""
+    """The checksum of the object by the store, prefixed by the algorithm ("CRC32:AAAAAA==")."""
     work_uid: str
-    """The ingest that packed it."""
+    """The work that packed the segment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestRow:
-    """What the catalog knows of one manifest in one slot."""
+    """The catalog's record of a manifest in a slot."""
 
     uid: str
     slot_uid: str
     owner_uid: str
-    """The uid of a version, or of a disk of its own."""
+    """The uid of a version or of a stored disk."""
     disk: str = OS_DISK
     digest: Digest
-    """BLAKE3 of the manifest's content: the one that it ends in."""
+    """The BLAKE3 of the manifest's content, equal to the last 32 bytes of the manifest."""
     body_key: str
-    """The object in the slot that holds the content: a managed disk refers to that of its replica."""
+    """The object in the slot with the content. A managed disk refers to the object of the selected replica."""
     virtual_bytes: int
     object_bytes: int
-    """Stored bytes of the object that this row itself put there."""
+    """The stored bytes of the object that belongs to this row alone: a manifest or a reference."""
     disk_digest: Digest
     segment_ids: bytes = field(repr=False)
-    """The catalog's ids of its segments, sorted, as packed little-endian u32."""
+    """The catalog's ids of the segments: sorted, packed as little-endian u32."""

@@ -1,16 +1,16 @@
-"""States, and who may move what from where to where. DESIGN.md carries the same table with its invariants.
+"""States of replicas, versions and works, and the permitted transitions. DESIGN.md has the same table.
 
 ======================  ==========================  ===================================================
-from                    to                          moved by
+from                    to                          changed by
 ======================  ==========================  ===================================================
-(none)                  Pending                     create_version / change of target regions
-Pending                 Replicating                 whoever leases the replica's work
-Replicating             Completed                   the same, in the transaction that confirms and charges
-Replicating             Failed                      the same, with the error's text
-Replicating             Replicating                 whoever takes the work over
-Replicating             Degraded                    the same, of a replica that was Completed before
-Failed                  Replicating                 a repeat of the command, or reconcile
-Completed               Degraded                    whoever finds a segment missing or wrong in its slot
+(none)                  Pending                     create_version, or a change of target regions
+Pending                 Replicating                 the process that leases the work of the replica
+Replicating             Completed                   the same process, in the completing transaction
+Replicating             Failed                      the same process, with the text of the error
+Replicating             Replicating                 the process that takes the work over
+Replicating             Degraded                    the same process, if the replica was Completed before
+Failed                  Replicating                 a repeated command, or a worker
+Completed               Degraded                    any process that finds a missing or wrong segment
 Degraded                Replicating                 repair
 any but Deleting        Deleting                    delete, or a change of target regions
 ======================  ==========================  ===================================================
@@ -21,24 +21,27 @@ from typing import Final
 
 
 class ReplicaState(StrEnum):
-    """The state of one replica: one version in one slot."""
+    """The state of a replica: a version in a slot."""
 
     PENDING = "Pending"
-    """Desired; nothing was done yet."""
+    """The replica is desired, and no process has started yet."""
     REPLICATING = "Replicating"
-    """A work is open on it. Nothing may be read from it."""
+    """The replica has an open work. No operation may read the replica."""
     COMPLETED = "Completed"
-    """Manifest in the slot, every segment confirmed. The only state from which bytes are served."""
+    """The slot contains the manifests, and all segments are confirmed. Only this state permits reading."""
     FAILED = "Failed"
-    """The last try failed; `error` says why. Segments already sent stay and are not sent again."""
+    """The last attempt failed, and `error` contains the reason. A retry does not send stored segments again."""
     DEGRADED = "Degraded"
-    """Was Completed; a segment was found missing or wrong. Not handed out, no base, no source, until repaired."""
+    """The replica was Completed, and a segment is missing or wrong.
+
+    A Degraded replica serves no disk, base or copy until the repair (invariant W15).
+    """
     DELETING = "Deleting"
-    """Invisible, takes no new pins; its manifest goes when the last pin has gone."""
+    """The replica is invisible and gets no new pins. The manifests stay until the last pin ends (invariant W8)."""
 
 
 class ProvisioningState(StrEnum):
-    """Azure's provisioning states, as far as they are used here."""
+    """The provisioning states of Azure that imgstore uses."""
 
     CREATING = "Creating"
     UPDATING = "Updating"
@@ -48,10 +51,10 @@ class ProvisioningState(StrEnum):
 
 
 class WorkState(StrEnum):
-    """The life of a work (rules.md, rule 1)."""
+    """The state of a work (invariants W1, W2 and W3)."""
 
     OPEN = "Open"
-    """Through crashes; the same command adopts it."""
+    """Crashes do not close a work. The same command resumes the work."""
     COMPLETED = "Completed"
     ABANDONED = "Abandoned"
 
@@ -74,25 +77,26 @@ REPLICA_TRANSITIONS: Final[dict[ReplicaState, frozenset[ReplicaState]]] = {
 }
 
 RESTORABLE_STATES: Final = (ReplicaState.DEGRADED, ReplicaState.REPLICATING, ReplicaState.FAILED)
-"""The states in which a replica that was Completed once can be restored from its own bytes.
+"""The states in which a formerly Completed replica can be restored from stored bytes.
 
-Replicating counts where nobody is at work. Failed was written by earlier releases.
+Replicating counts if no process has the lease. Earlier releases wrote Failed for such replicas.
 """
 
 
 def is_allowed_transition(before: ReplicaState, after: ReplicaState) -> bool:
-    """Whether the table above has that row."""
+    """Return whether `REPLICA_TRANSITIONS` contains this transition."""
     return after in REPLICA_TRANSITIONS[before]
 
 
 def derive_provisioning_state(replicas: list[ReplicaState], *, creating: bool) -> ProvisioningState:
-    """A version's state from those of its replicas (DESIGN.md, "Across").
+    """Derive the state of a version from the states of the replicas (invariant R8).
 
-    Creating or Updating until every replica is Completed or Failed; then Succeeded if all are Completed, else Failed.
+    The state is Creating or Updating until each replica is Completed or Failed. Then the state is Succeeded if all
+    replicas are Completed, else Failed. Replicas in state Deleting do not count.
     """
-    standing = [state for state in replicas if state is not ReplicaState.DELETING]
-    if any(state in (ReplicaState.PENDING, ReplicaState.REPLICATING) for state in standing):
+    remaining = [state for state in replicas if state is not ReplicaState.DELETING]
+    if any(state in (ReplicaState.PENDING, ReplicaState.REPLICATING) for state in remaining):
         return ProvisioningState.CREATING if creating else ProvisioningState.UPDATING
-    if all(state is ReplicaState.COMPLETED for state in standing):
+    if all(state is ReplicaState.COMPLETED for state in remaining):
         return ProvisioningState.SUCCEEDED
     return ProvisioningState.FAILED

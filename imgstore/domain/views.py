@@ -1,4 +1,4 @@
-"""Results of operations, as the command line and the API show them."""
+"""Results of operations. The command line and the API show these values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,42 +23,42 @@ from imgstore.domain.storage.digests import Digest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DefinitionPath:
-    """A definition and the gallery that it is in."""
+    """A definition and the gallery of the definition."""
 
     gallery: Gallery
     definition: ImageDefinition
 
     def version_id(self, version: VersionName) -> str:
-        """The resource id of one of its versions."""
+        """Return the resource id of a version of this definition."""
         gallery = self.gallery
         return names.version_id(gallery.subscription, gallery.group, gallery.name, self.definition.name, version)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionView:
-    """A version with its replicas and what it is in."""
+    """A version with the replicas, the definition and the gallery."""
 
     version: ImageVersion
     replicas: tuple[Replica, ...]
-    """By region and ordinal; none that is being deleted."""
+    """Replicas by region and ordinal, except replicas in state Deleting."""
     definition_path: DefinitionPath
     gaps: tuple[ZoneGap, ...] = ()
-    """What zones are known to miss of the replicas that lie in three; filled where one version is shown."""
+    """Objects that a zone is known to miss, for replicas in three zones. Empty in lists of versions."""
     unreachable_slots: frozenset[str] = frozenset()
-    """The uids of the slots whose store does not answer, as far as this host knows."""
+    """The uids of slots with a store that does not answer, in the view of this host."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManagedImage:
-    """A managed image with its disks."""
+    """A managed image with all disks."""
 
     os: ManagedDisk
     data: tuple[ManagedDisk, ...]
-    """By LUN, from 0."""
+    """Data disks by LUN, from 0."""
 
     @property
     def provisioning_state(self) -> ProvisioningState:
-        """Succeeded when all of its disks are, else that of the first that is not."""
+        """Succeeded if all disks are Succeeded, else the state of the first other disk."""
         states = [each.provisioning_state for each in (self.os, *self.data)]
         return next(
             (state for state in states if state is not ProvisioningState.SUCCEEDED), ProvisioningState.SUCCEEDED
@@ -66,51 +66,51 @@ class ManagedImage:
 
     @property
     def by_key(self) -> Mapping[str, ManagedDisk]:
-        """Its disks: "os", "lun-0" and so on."""
+        """The disks by disk key: "os", "lun-0" and so on."""
         return {each.disk_key: each for each in (self.os, *self.data)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineView:
-    """A machine with its disks."""
+    """A machine with all disks."""
 
     machine: Machine
     disks: tuple[ManagedDisk, ...]
-    """The OS disk, then by LUN."""
+    """The OS disk, then the data disks by LUN."""
 
     @property
     def os_disk(self) -> ManagedDisk:
-        """The first of them: a machine is made with one, and it is not deleted while it is attached."""
+        """The OS disk. Each machine has an OS disk, because an attached disk cannot be deleted."""
         return self.disks[0]
 
     @property
     def data_disks(self) -> tuple[ManagedDisk, ...]:
-        """The others."""
+        """The data disks by LUN."""
         return self.disks[1:]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkRecordView:
-    """One as it is seen."""
+    """A network record with the machine that uses the record."""
 
     resource: NetworkRecord
     machine_id: str | None
-    """Of the machine that names it, if one does."""
+    """The resource id of a machine that names the record, else None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
-    """A file that was written."""
+    """A file that an export wrote."""
 
     path: Path
     format: DiskFormat
     virtual_bytes: int
-    """Of the disk, or of the part of it that was asked for."""
+    """The size of the disk, or of the requested range."""
     file_bytes: int
-    """Apparent size; the file is sparse."""
+    """The apparent size. The file is sparse."""
     disk_digest: Digest
-    """Of the whole disk."""
+    """The digest of the whole disk."""
     source: str
-    """The resource id that it was made from."""
+    """The resource id of the exported version or disk."""
     replica: int
     """The ordinal of the replica that was read."""

@@ -408,7 +408,7 @@ def _compared(
         if region != standing.location:
             raise PropertyChangeNotAllowed("location", found=region, expected=standing.location)
     _check_same_source(installation, principal, transaction, standing, asked)
-    if request.profile.has_other_fields and standing.admin_username is None:
+    if request.profile.has_fields and standing.admin_username is None:
         raise PropertyChangeNotAllowed("properties.osProfile", found="an OS profile", expected="none")
     for path, said, known in (
         ("properties.osProfile.adminUsername", request.profile.admin_username, standing.admin_username),

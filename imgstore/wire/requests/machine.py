@@ -108,7 +108,7 @@ def read_machine(body: Json, group: str, name: str, *, is_put: bool) -> MachineR
         profile=OsProfile(
             admin_username=text_of(value_at(profile, "adminUsername"), f"{_OS_PROFILE}.adminUsername"),
             computer_name=text_of(value_at(profile, "computerName"), f"{_OS_PROFILE}.computerName"),
-            has_other_fields=bool(profile),
+            has_fields=bool(profile),
         ),
         tags=tags_of(body) if is_put or value_at(body, "tags") is not None else None,
         extra_properties=_kept(body),
