@@ -1,4 +1,6 @@
-"""ARM and the blob door over HTTP. An extra (``pip install 'imgstore[server]'``): only the commands that need it load it.
+"""Serve Azure Resource Manager and the blob endpoint over HTTP.
 
-A handler is async, reads the request, and makes one call into a thread pool, which runs a whole operation.
+The package is an extra (``pip install 'imgstore[server]'``). Only the commands that need a server import this package. A
+handler is async. The handler reads the request and makes one call into a thread pool, which runs a whole operation
+(invariant A3).
 """

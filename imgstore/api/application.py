@@ -1,4 +1,4 @@
-"""The application: every route, and what they share."""
+"""Build the FastAPI application: the routes, the objects that handlers share, and the background tasks."""
 
 import asyncio
 import logging
@@ -59,19 +59,19 @@ COMMANDS: Final[dict[str, Command]] = {
     "delete-group": groups.delete_group,
     **deployments.COMMANDS,
 }
-"""By the names that stand in the catalog: an operation of an older server goes on under its name."""
+"""Commands of long-running operations. The keys are stored in the catalog: a server resumes operations of older versions."""
 
 
 _SERVER_THREADS: Final = 8
 _log: Final = logging.getLogger("imgstore.api")
 _CANCELLATION_SECONDS: Final = 1.0
-"""The time between two looks whether another process was asked to cancel an operation that runs here."""
+"""The interval of checks for cancellation requests that other processes recorded for operations of this process."""
 _RENEWAL_SECONDS: Final = async_operations.LEASE_SECONDS / 6
 _CLOSE_SECONDS: Final = 3.0
-"""The time that operations get to stop when the server ends; they were asked to when the signal came."""
+"""The time for running operations to stop at shutdown. The request to stop was sent when the signal arrived."""
 
 
-def _pools(settings: ServerSettings) -> Pools:
+def _make_pools(settings: ServerSettings) -> Pools:
     def pool(name: str, threads: int) -> FairPool:
         return FairPool(PoolLimits(threads=threads, queued_per_caller_max=settings.queued_requests_max), name)
 
@@ -84,37 +84,40 @@ def _pools(settings: ServerSettings) -> Pools:
 
 
 async def _watch_operations(look: Callable[[], None], seconds: float, pools: Pools) -> None:
-    """Look at the rows of long-running operations every so many seconds."""
+    """Call a check of long-running operations at a fixed interval, until canceled."""
     while True:
         await asyncio.sleep(seconds)
         try:
             await asyncio.wrap_future(pools.server.submit("operations", look))
         except ImgstoreError as error:  # The catalog does not answer, or the server is stopping.
-            _log.debug("the rows of operations were not looked at: %s", error)
+            _log.debug("could not check the rows of long-running operations: %s", error)
 
 
 async def _trim_activity(installation: Installation) -> None:
-    """Keep the activity log within its bounds also where no worker runs, for as long as the server runs."""
+    """Trim the activity log at the interval of the maintenance settings. No worker is needed."""
     while seconds := installation.maintenance.activity_interval_seconds:
         try:
             await asyncio.to_thread(trim_activity, installation)
         except ImgstoreError as error:
-            _log.warning("the activity log could not be trimmed: %s", error)
+            _log.warning("could not trim the activity log: %s", error)
         await asyncio.sleep(seconds)
 
 
 def make_application(installation: Installation, authority: TokenAuthority, settings: ServerSettings) -> FastAPI:
-    """The application over an installation; it goes on with what dead processes left when it starts."""
+    """Build the application of an installation.
+
+    At startup the application resumes the long-running operations of processes that ended.
+    """
     runner = OperationRunner(
         installation,
         COMMANDS,
         PoolLimits(threads=settings.running_threads, queued_per_caller_max=settings.queued_operations_max),
         leaves_replicas=settings.leaves_replicas,
     )
-    pools = _pools(settings)
+    pools = _make_pools(settings)
 
     @asynccontextmanager
-    async def living(_app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         sweep_uploads(installation)
         runner.resume()
         background = [
@@ -127,7 +130,7 @@ def make_application(installation: Installation, authority: TokenAuthority, sett
             task.cancel()
         app.state.server.secret_checks.close()
         app.state.blobs.close()
-        # The pools of requests first: uvicorn has waited for their requests, and there is little time.
+        # The pools of requests close first and without a wait: uvicorn has already waited for these requests.
         pools.close(0)
         runner.close(_CLOSE_SECONDS)
 
@@ -135,7 +138,7 @@ def make_application(installation: Installation, authority: TokenAuthority, sett
         title="imgstore",
         version=imgstore.__version__,
         description="Azure Compute Gallery's part of Azure Resource Manager, on your own storage.",
-        lifespan=living,
+        lifespan=lifespan,
         openapi_url=None,  # `documentation` serves it.
         redirect_slashes=False,
     )
@@ -154,7 +157,7 @@ def make_application(installation: Installation, authority: TokenAuthority, sett
     )
     app.state.connections = settings.connections
     app.state.blobs = OpenBlobs(installation, settings.cache_bytes)
-    for room in (
+    for module in (
         versions,
         definitions,
         galleries,
@@ -170,8 +173,8 @@ def make_application(installation: Installation, authority: TokenAuthority, sett
         login,
         health,
     ):
-        # Not include_router, which looks each path up twice, router by router: 0.1 ms a request.
-        app.router.routes.extend(room.router.routes)
+        # include_router would match each path twice, router by router, which costs 0.1 ms a request.
+        app.router.routes.extend(module.router.routes)
     add_documentation(app)
     check_rows(app)
     add_error_handlers(app)

@@ -1,7 +1,8 @@
-"""A certificate authority of one's own, for a server that only one's own clients ask.
+"""Create a private certificate authority for a server with local clients only (``--dev-tls``).
 
-Made once below the data home: the authority, a certificate for this machine's loopback names, and a bundle of the
-system's roots with ours, for clients that take one file of roots instead of all others (``REQUESTS_CA_BUNDLE``).
+The files are created once, below the data home: the authority, a certificate for the loopback names of this machine, and
+a bundle. The bundle contains the root certificates of the system and the authority. Some clients replace the system's
+roots by a single file (``REQUESTS_CA_BUNDLE``), and therefore need the bundle.
 """
 
 import ipaddress
@@ -22,27 +23,27 @@ from imgstore.domain.private_files import FILE_MODE, make_private_folder
 NAMES: Final = ("localhost", "127.0.0.1", "::1")
 _AUTHORITY_LIFE: Final = timedelta(days=3650)
 _LIFE: Final = timedelta(days=397)
-"""No longer: browsers refuse certificates of more than 398 days."""
+"""Browsers reject certificates that are valid for more than 398 days."""
 _RENEWED_BEFORE: Final = timedelta(days=30)
-_LATE_CLOCK: Final = timedelta(days=1)
+_CLOCK_SKEW: Final = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Certificates:
-    """Files of PEM."""
+    """PEM files of a home."""
 
     certificate: Path
     key: Path
     authority: Path
     bundle: Path
-    """The system's roots and ours."""
+    """The root certificates of the system, and `authority`."""
 
 
 def make_certificates(home: Path, now: datetime | None = None) -> Certificates:
-    """The certificates of a home, made where they are missing; that of the server anew before it runs out.
+    """Return the certificates of a home. Create missing files, and replace a server certificate that expires soon.
 
     Raises:
-        OSError: the home can't be written to.
+        OSError: the files of the home can't be written.
     """
     folder = home / "tls"
     make_private_folder(folder)
@@ -81,7 +82,7 @@ def _make_authority(certificate: Path, key_file: Path, now: datetime) -> None:
 def _make_server(files: Certificates, authority_key: Path, now: datetime) -> None:
     above = x509.load_pem_x509_certificate(files.authority.read_bytes())
     signer = serialization.load_pem_private_key(authority_key.read_bytes(), password=None)
-    assert isinstance(signer, ec.EllipticCurvePrivateKey), "as _make_authority writes it"
+    assert isinstance(signer, ec.EllipticCurvePrivateKey), "_make_authority writes an elliptic curve key"
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, NAMES[0])])
     names = x509.SubjectAlternativeName([_general_name(each) for each in NAMES])
@@ -108,7 +109,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _LATE_CLOCK)
+        .not_valid_before(now - _CLOCK_SKEW)
         .not_valid_after(now + life)
     )
 
@@ -141,7 +142,7 @@ def _general_name(name: str) -> x509.GeneralName:
 
 
 def _system_roots() -> bytes:
-    """The system's file of roots; nothing where it has none: then only our server is believed."""
+    """Read the root certificates of the system. Return nothing if there is no such file."""
     file = ssl.get_default_verify_paths().cafile
     return Path(file).read_bytes().rstrip() + b"\n" if file else b""
 
@@ -152,10 +153,10 @@ def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all, and readable to its owner only."""
-    beside = path.with_suffix(".new")
-    beside.unlink(missing_ok=True)
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+    """Write a file atomically, with the mode of private files."""
+    temporary = path.with_suffix(".new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
-    beside.replace(path)
+    temporary.replace(path)

@@ -1,4 +1,7 @@
-"""/openapi.json and /docs, which anybody may read: made once, in a thread, and then sent from memory."""
+"""Serve /openapi.json and /docs without authentication.
+
+A thread builds the OpenAPI document at the first request. Later requests get the document from memory.
+"""
 
 import asyncio
 import json
@@ -14,18 +17,18 @@ _SCHEMA_PATH: Final = "/openapi.json"
 _PAGE_PATH: Final = "/docs"
 _REDIRECT_PATH: Final = "/docs/oauth2-redirect"
 _PIECE_BYTES: Final = 64 << 10
-"""Sent at once: a client that takes nothing holds no more than one piece of its own in memory."""
+"""The size of a part of the response. A client that reads nothing keeps at most one part in memory."""
 
 
 class _Schema:
-    """The OpenAPI document of an application, as bytes. The event loop owns it."""
+    """The OpenAPI document of an application, as bytes. Use from the event loop only."""
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
         self._made: asyncio.Task[bytes] | None = None
 
     async def read(self) -> bytes:
-        """Return the document; the first caller has it made, others wait for it."""
+        """Return the document. The first caller starts the build, and other callers wait for the end of the build."""
         if self._made is None or (self._made.done() and (self._made.cancelled() or self._made.exception())):
             self._made = asyncio.create_task(asyncio.to_thread(self._make))
         return await asyncio.shield(self._made)
@@ -35,7 +38,7 @@ class _Schema:
 
 
 def add_documentation(app: FastAPI) -> None:
-    """Add the routes of the OpenAPI document and of the page that shows it."""
+    """Add the routes of the OpenAPI document and of the documentation page."""
     schema = _Schema(app)
     page = get_swagger_ui_html(
         openapi_url=_SCHEMA_PATH, title=f"{app.title} - Swagger UI", oauth2_redirect_url=_REDIRECT_PATH

@@ -1,4 +1,4 @@
-"""For those who watch over the server: does it live, is it ready, what does it do."""
+"""Serve the routes for monitoring: liveness, readiness and metrics. None of the routes needs a token."""
 
 from collections.abc import Iterable
 
@@ -16,7 +16,11 @@ router = APIRouter(tags=["Health"])
 
 
 class ZoneCircuits(Collector):
-    """A gauge for each zone of regions.yaml, which fixes the labels. It shows what this process knows, and asks nobody."""
+    """A gauge of the circuit of each zone.
+
+    The labels are the zones of regions.yaml, so their number is bounded. The value is the state in this process: reading
+    the gauge sends no request to a store.
+    """
 
     def __init__(self, installation: Installation) -> None:
         self._installation = installation
@@ -35,13 +39,16 @@ class ZoneCircuits(Collector):
 
 @router.get("/healthz", summary="Whether the server lives")
 async def lives() -> Response:
-    """Open to everybody."""
+    """Answer 200 while the event loop runs."""
     return PlainTextResponse("ok\n")
 
 
 @router.get("/readyz", summary="Whether the server can do its work: database, stores, free space, worker")
 async def ready(context: Context) -> Response:
-    """Open to everybody, and so without names and errors: 200 where requests can be served, else 503."""
+    """Answer 200 if the server can serve requests, else 503.
+
+    The answer needs no token and therefore contains no names and no errors.
+    """
     found: Readiness = await context.in_thread(lambda: check_readiness(context.server.installation))
     body = {
         "status": "ready" if found.ready else "notReady",
@@ -57,5 +64,5 @@ async def ready(context: Context) -> Response:
 
 @router.get("/metrics", summary="Counts of requests, as Prometheus reads them")
 async def metrics(request: Request) -> Response:
-    """Open to everybody: counts by route and status, and nothing of what they were about."""
+    """Answer with the metrics of the server. The metrics contain routes and statuses, but no names of resources."""
     return Response(generate_latest(request.app.state.counts.registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,4 +1,4 @@
-"""What every request goes through: its path spelled as the routes are, an id of its own, a count, and errors in ARM's form."""
+"""Process each request: normalize the path, add request ids, count the request, and answer errors in ARM's format."""
 
 import logging
 import re
@@ -31,19 +31,19 @@ _ID_CHARACTERS_MAX: Final = 128
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 HEAD_BYTES_MAX: Final = 32 << 10
-"""Of a request's target and headers. A token has at most 16 KiB."""
+"""The maximum size of a request's target and headers together. A token has at most 16 KiB."""
 _HEADERS_MAX: Final = 100
 
 
 class HeadTooLarge(ImgstoreError):
-    """The request has too many headers, or too long ones."""
+    """The request has too many headers, or the headers are too long."""
 
     code = "RequestHeaderFieldsTooLarge"
     status = 431
 
 
 class RequestMetrics:
-    """What /metrics tells of requests."""
+    """The metrics of requests and connections that /metrics shows."""
 
     def __init__(self) -> None:
         self.registry: Final = CollectorRegistry()
@@ -52,7 +52,7 @@ class RequestMetrics:
         )
         self._seconds = Histogram(
             "imgstore_http_request_seconds",
-            "From a request to its answer.",
+            "Seconds from a request to the end of the answer.",
             ("method", "route"),
             registry=self.registry,
         )
@@ -66,23 +66,26 @@ class RequestMetrics:
         )
 
     def count(self, scope: Scope, status: int, seconds: float) -> None:
-        """Count one request under its route: paths, and the methods that clients invent, are without number."""
+        """Count a request.
+
+        The labels are the route and a known method, because the number of paths and of invented methods is unbounded.
+        """
         route = getattr(scope.get("route"), "path", "none")
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(seconds)
 
     def watch_connections(self, count: Callable[[], int]) -> None:
-        """Have the number of open connections asked for when metrics are read."""
+        """Set the function that returns the number of open connections. Each read of the metrics calls `count`."""
         self._connections.set_function(count)
 
     def count_closed_connection(self, reason: str) -> None:
-        """Count a connection that the server closed, or refused, for one of a few reasons."""
+        """Count a connection that the server closed or refused. The number of different reasons must be small."""
         self._closed.labels(reason).inc()
 
 
 class RequestMiddleware:
-    """The outermost layer."""
+    """The outermost ASGI middleware. Requests pass through this class before routing."""
 
     def __init__(self, app: ASGIApp, counts: RequestMetrics, trusted: Sequence[Network]) -> None:
         self._app = app
@@ -90,7 +93,7 @@ class RequestMiddleware:
         self._trusted = trusted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Serve a request. A request with an invalid head or target gets an answer without routing."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -99,33 +102,33 @@ class RequestMiddleware:
         address, scheme = find_client(peer, scope["scheme"], scope["headers"], self._trusted)
         client = (address, port if address == peer else 0)
         scope = {**scope, "path": normalize_path(scope["path"]), "client": client, "scheme": scheme}
-        identities = _identities(Headers(scope=scope))
-        scope.setdefault("state", {})["request_id"] = identities["x-ms-request-id"]
+        ids = _request_ids(Headers(scope=scope))
+        scope.setdefault("state", {})["request_id"] = ids["x-ms-request-id"]
         status = 500
 
-        async def answered(message: Message) -> None:
+        async def send_answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                headers.update(identities)
+                headers.update(ids)
                 headers.setdefault("Cache-Control", "no-cache")
                 if remaining := scope["state"].get("remaining"):
                     headers.setdefault(HEADER, remaining)
             await send(message)
 
         try:
-            refusal = _head_refusal(scope) or _refusal_of_target(scope)
+            refusal = _check_head(scope) or _check_target(scope)
             if refusal is None:
-                await self._app(scope, receive, answered)
+                await self._app(scope, receive, send_answer)
             else:
-                await refusal(scope, receive, answered)
+                await refusal(scope, receive, send_answer)
         finally:
             self._counts.count(scope, status, time.perf_counter() - began)
 
 
-def _head_refusal(scope: Scope) -> Response | None:
-    """The answer to a request whose head is too large; None for others."""
+def _check_head(scope: Scope) -> Response | None:
+    """Return the error response if the head is too large, else None."""
     headers = scope["headers"]
     head_bytes = (
         len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(name) + len(value) for name, value in headers)
@@ -141,26 +144,29 @@ def _head_refusal(scope: Scope) -> Response | None:
     return json_response(refusal.status, error_json(refusal), {"Connection": "close"})
 
 
-def _refusal_of_target(scope: Scope) -> Response | None:
-    """The answer to a path or a query with a character that no name has and not every database takes."""
+def _check_target(scope: Scope) -> Response | None:
+    """Return the error response if path or query contain a control character, else None.
+
+    No name of a resource contains control characters, and some databases reject them.
+    """
     if not (_CONTROL.search(scope["path"]) or _CONTROL.search(unquote(scope["query_string"].decode("latin-1")))):
         return None
     refusal = InvalidInput(
         "The request's URL is invalid.",
         found="a control character",
         expected="a path and a query without control characters",
-        hint="look at what the client escapes as %00 to %1F or %7F",
+        hint="remove the characters that the client escapes as %00 to %1F or %7F",
         code="InvalidRequestUri",
     )
     return json_response(refusal.status, error_json(refusal))
 
 
-def _identities(headers: Headers) -> dict[str, str]:
-    """A request's ids: ours, and those that the client gave, cut to what a header may hold."""
-    mine = str(uuid.uuid4())
+def _request_ids(headers: Headers) -> dict[str, str]:
+    """Return the ids of a request: a new id, and the ids of the client, without characters that a header forbids."""
+    request_id = str(uuid.uuid4())
     ids = {
-        "x-ms-request-id": mine,
-        "x-ms-correlation-request-id": _clean(headers.get("x-ms-correlation-request-id")) or mine,
+        "x-ms-request-id": request_id,
+        "x-ms-correlation-request-id": _clean(headers.get("x-ms-correlation-request-id")) or request_id,
     }
     client = _clean(headers.get("x-ms-client-request-id"))
     return ids | ({"x-ms-client-request-id": client} if client else {})
@@ -171,15 +177,15 @@ def _clean(text: str | None) -> str:
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Have every error answered in ARM's envelope."""
-    app.add_exception_handler(ImgstoreError, _refused)
-    app.add_exception_handler(HTTPException, _not_routed)
-    app.add_exception_handler(RequestValidationError, _not_valid)
-    app.add_exception_handler(ClientDisconnect, _broken_off)
-    app.add_exception_handler(Exception, _unforeseen)
+    """Add the handlers that answer each error in ARM's envelope."""
+    app.add_exception_handler(ImgstoreError, _answer_error)
+    app.add_exception_handler(HTTPException, _answer_unknown_route)
+    app.add_exception_handler(RequestValidationError, _answer_invalid_parameter)
+    app.add_exception_handler(ClientDisconnect, _answer_disconnect)
+    app.add_exception_handler(Exception, _answer_internal_error)
 
 
-async def _refused(request: Request, error: Any) -> Response:
+async def _answer_error(request: Request, error: Any) -> Response:
     headers = {}
     if isinstance(error, (TooManyRequests, CallerQueueFull, PoolQueueFull, IssuerBusy)):
         headers["Retry-After"] = str(error.retry_after_seconds)
@@ -193,8 +199,8 @@ async def _refused(request: Request, error: Any) -> Response:
     return json_response(status, error_body(request.app.state.server.installation, error), headers)
 
 
-async def _not_routed(request: Request, error: Any) -> Response:
-    """What no route takes: ARM tells of a type that it does not know, or of a verb."""
+async def _answer_unknown_route(request: Request, error: Any) -> Response:
+    """Answer a request without a route. ARM reports an unknown resource type or an unsupported method."""
     if error.status_code == 405:
         refusal: ImgstoreError = InvalidInput(
             f"The requested resource does not support http method '{request.method}'.",
@@ -205,13 +211,13 @@ async def _not_routed(request: Request, error: Any) -> Response:
     refusal = NotFound(
         f"The resource type of '{request.url.path[:500]}' could not be found.",
         expected="a path that /docs shows",
-        hint="imgstore serves a part of Azure: galleries, images, versions, disks, resource groups",
+        hint="use a resource type that imgstore supports, such as galleries, images, versions, disks or resource groups",
         code="InvalidResourceType",
     )
     return json_response(error.status_code, error_json(refusal))
 
 
-async def _not_valid(_request: Request, error: Any) -> Response:
+async def _answer_invalid_parameter(_request: Request, error: Any) -> Response:
     first = error.errors()[0]
     where = ".".join(str(each) for each in first["loc"][1:])
     return json_response(
@@ -219,15 +225,15 @@ async def _not_valid(_request: Request, error: Any) -> Response:
     )
 
 
-async def _broken_off(_request: Request, _error: Any) -> Response:
-    """Return an answer that nobody reads: the client hung up within the request's body. /metrics counts its status."""
+async def _answer_disconnect(_request: Request, _error: Any) -> Response:
+    """Return a status for /metrics. The client disconnected within the request's body and reads no answer."""
     return Response(status_code=400)
 
 
-async def _unforeseen(request: Request, error: Exception) -> Response:
-    _log.error("request %s failed in a way that was not foreseen", request.state.request_id, exc_info=error)
-    unforeseen = InternalError(
-        "The server failed in a way that was not foreseen.",
-        hint=f"look into its log for the request {request.state.request_id}",
+async def _answer_internal_error(request: Request, error: Exception) -> Response:
+    _log.error("request %s failed with an unexpected error", request.state.request_id, exc_info=error)
+    internal = InternalError(
+        "The server failed with an unexpected error.",
+        hint=f"search the server's log for the request {request.state.request_id}",
     )
-    return json_response(500, error_json(unforeseen))
+    return json_response(500, error_json(internal))

@@ -1,4 +1,4 @@
-"""Serves: a socket, uvicorn over it, and a worker beside, until SIGTERM or Ctrl-C."""
+"""Run the server until SIGTERM or Ctrl-C: a listening socket, uvicorn, and optionally a worker in a thread."""
 
 import asyncio
 import logging
@@ -29,20 +29,20 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.worker import run_worker
 
 _GRACE_SECONDS: Final = 14
-"""What requests under way may still take at the end; works stop at their next request to a store."""
+"""The time for running requests after the signal. Works stop at the next request to a store."""
 _END_SECONDS_MAX: Final = 19
-"""The time from a signal to the end of the process. What still runs then is abandoned, as if the process were killed: a
-thread that waits for a store or a name server can't be ended in another way."""
+"""The maximum time from a signal to the end of the process. Threads that still run then are abandoned, as if the process
+were killed, because a thread that waits for a store or a name server can't be stopped otherwise."""
 _GOODBYE_SECONDS: Final = 1
-"""What a client has to close its side of a connection on which nothing is left to be sent."""
+"""The time for a client to close a connection on which all data was sent."""
 _NEVER_SECONDS: Final = 86_400
-"""uvicorn's own limit of idle connections is not used: `connection_limits` has one."""
+"""A value that disables uvicorn's limit of idle connections. `connection_limits` has a limit instead."""
 _log: Final = logging.getLogger("imgstore.api")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenAddress:
-    """Where the server listens, and with which certificate; without one it speaks plain http."""
+    """The address and the certificate of a server. Without a certificate the server uses plain http."""
 
     host: str
     port: int
@@ -51,9 +51,9 @@ class ListenAddress:
 
 
 class _Uvicorn(uvicorn.Server):
-    """Tells when it is ready and when it is to end, and ends by itself on a signal.
+    """A uvicorn server with callbacks for start and shutdown, and with signal handlers of its own.
 
-    uvicorn's own raises the signal again at the end, which would kill the process before it has tidied up.
+    uvicorn raises a received signal again after shutdown, which would kill the process before the cleanup.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class _Uvicorn(uvicorn.Server):
         self._ending = ending
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to take requests. Connections are accepted by `Acceptor`, not by uvicorn."""
+        """Start to accept requests. `Acceptor` accepts the connections instead of uvicorn."""
         await super().startup(sockets=[])
         if not self.started:
             return
@@ -88,22 +88,22 @@ class _Uvicorn(uvicorn.Server):
                 counts=self._counts,
             )
             acceptor.start()
-            self.servers.append(acceptor)  # type: ignore[arg-type] # uvicorn closes what it finds there
+            self.servers.append(acceptor)  # type: ignore[arg-type] # uvicorn closes the entries of this list
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let nobody in any more, answer who asked, and hang up."""
-        hanging_up = asyncio.create_task(self._hang_up())
+        """Stop accepting connections, finish the running requests, and close the connections."""
+        aborting = asyncio.create_task(self._abort_closing_connections())
         try:
             await super().shutdown(sockets=sockets)
         finally:
-            hanging_up.cancel()
+            aborting.cancel()
 
-    async def _hang_up(self) -> None:
-        """Ends closed connections whose clients do not say goodbye: TLS would wait half a minute for each of them.
+    async def _abort_closing_connections(self) -> None:
+        """Abort connections that the server has closed and the client has not.
 
-        A client that keeps a pool of connections and is not about to ask says nothing: each restart would take all the
-        grace that is meant for requests.
+        TLS would wait 30 seconds for the close message of each client. A client with a pool of idle connections sends no
+        such message, so each restart would use up the time for running requests.
         """
         while True:
             await asyncio.sleep(_GOODBYE_SECONDS)
@@ -113,7 +113,7 @@ class _Uvicorn(uvicorn.Server):
                     transport.abort()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal came; a second one does not wait for anybody."""
+        """Start the shutdown. A second signal ends the server without a wait for requests."""
         if not self.should_exit:
             _end_process_later()
         self._ending()
@@ -121,7 +121,7 @@ class _Uvicorn(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Heed SIGTERM and SIGINT while it serves."""
+        """Handle SIGTERM and SIGINT while the server runs. Outside the main thread, install no handlers."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -134,10 +134,10 @@ class _Uvicorn(uvicorn.Server):
 
 
 def _end_process_later() -> None:
-    """End the process after `_END_SECONDS_MAX`, unless it has ended by then."""
+    """Start a timer that ends the process after `_END_SECONDS_MAX`."""
 
     def end() -> None:
-        _log.error("the server did not end in %s seconds; what still runs is abandoned", _END_SECONDS_MAX)
+        _log.error("the server did not end within %s seconds and abandons the running threads", _END_SECONDS_MAX)
         logging.shutdown()
         os._exit(1)
 
@@ -147,10 +147,10 @@ def _end_process_later() -> None:
 
 
 def listen(door: ListenAddress) -> socket.socket:
-    """A socket that listens.
+    """Open a listening socket.
 
     Raises:
-        InvalidInput: nobody can listen there, or the certificate can't be used.
+        InvalidInput: the address can't be used, or the certificate can't be used.
     """
     if door.certificate is not None:
         _check_certificate(door.certificate, door.key)
@@ -161,12 +161,12 @@ def listen(door: ListenAddress) -> socket.socket:
         raise InvalidInput(
             f"The server can't listen on {door.host} port {door.port}.",
             found=str(error),
-            expected="an address of this machine, and a port that nobody has",
+            expected="an address of this machine, and a port that no other process uses",
             hint="choose another --port",
             target="port",
         ) from error
-    # Inherited by what is accepted. asyncio sets it only on sockets that were made with proto=IPPROTO_TCP, and without it
-    # the body of an answer waits for the ACK of its head: 40 ms a request.
+    # Accepted sockets inherit the option. asyncio sets the option only on sockets with proto=IPPROTO_TCP. Without the
+    # option, the body of an answer waits for the ACK of the head, which costs 40 ms a request.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
 
@@ -185,7 +185,7 @@ def _check_certificate(certificate: Path, key: Path | None) -> None:
 
 
 def make_uvicorn_config(app: ASGIApp, door: ListenAddress) -> uvicorn.Config:
-    """How uvicorn serves an application there; the benches serve one that does nothing in the same way."""
+    """Return the configuration of uvicorn for an application. The benchmarks use the same configuration."""
     return uvicorn.Config(
         app,
         ssl_certfile=door.certificate,
@@ -211,15 +211,15 @@ def serve(
     worker: bool,
     ready: Callable[[Callable[[], None]], None],
 ) -> None:
-    """Serve until a signal comes. Then nobody is let in any more, and what runs stops at its next request to a store.
+    """Run the server until a signal. Then accept no more connections, and stop works at the next request to a store.
 
     Args:
-        app: what answers.
-        installation: whose replicas the worker makes.
-        door: what `listening` was made from.
-        listening: the socket.
-        worker: whether one runs in this process.
-        ready: told how to stop, when the server takes requests.
+        app: the application.
+        installation: the installation of the application and of the worker.
+        door: the address and certificate that `listen` was called with.
+        listening: the socket from `listen`.
+        worker: whether to run a worker in this process.
+        ready: called with a function that stops the server, as soon as the server accepts requests.
     """
     ended = threading.Event()
 
@@ -239,13 +239,13 @@ def serve(
         ready=lambda: ready(stop),
         ending=ending,
     )
-    with _logging(installation), _working(installation, ended) if worker else nullcontext():
+    with _write_log(installation), _run_worker_thread(installation, ended) if worker else nullcontext():
         server.run(sockets=[listening])
 
 
 @contextmanager
-def _logging(installation: Installation) -> Iterator[None]:
-    """Write warnings and errors to standard error, repeated ones a few times a minute."""
+def _write_log(installation: Installation) -> Iterator[None]:
+    """Write warnings and errors to standard error, with limits for repeated lines and for bytes (`log_limits`)."""
     handler = BoundedLogHandler(installation.effects.monotonic)
     handler.addFilter(RepeatedLines(installation.effects.monotonic))
     root = logging.getLogger()
@@ -257,12 +257,12 @@ def _logging(installation: Installation) -> Iterator[None]:
 
 
 @contextmanager
-def _working(installation: Installation, ended: threading.Event) -> Iterator[None]:
+def _run_worker_thread(installation: Installation, ended: threading.Event) -> Iterator[None]:
     def work() -> None:
         try:
             run_worker(installation, administrator("server"), stop=ended)
         except Exception:
-            _log.exception("the worker ended")
+            _log.exception("the worker of the server failed")
             raise
 
     thread = threading.Thread(target=work, name="worker")

@@ -1,4 +1,7 @@
-"""Limits of failed attempts to prove a secret: for each address, and for each client id. Kept in memory, bounded."""
+"""Limit failed attempts with client secrets, for each address and for each client id.
+
+The counts are in the memory of the process. The number of counts is bounded.
+"""
 
 import threading
 from collections import OrderedDict
@@ -18,21 +21,21 @@ class _Failures:
 
 @dataclass(slots=True, kw_only=True)
 class AttemptLimits:
-    """Failures of the present minute. Safe to use from several threads at once.
+    """The failed attempts of the current minute. Safe for use in several threads.
 
-    An address that has failed too often waits. Failures for one client id, from all addresses together, do not keep out
-    an address that has not failed with it: whoever knows the secret gets in, however many others guess.
+    An address with too many failures has to wait. Failures with a client id from all addresses together do not block an
+    address without failures with this client id. Guesses of strangers therefore never lock out the owner of a secret.
     """
 
     per_address_max: int
     per_client_max: int
-    """From then on an address has one failure a minute with that client id."""
+    """The failures with one client id, from all addresses. Above this number, each address has one failure a minute."""
     monotonic: Callable[[], float]
     _failures: "OrderedDict[tuple[str, ...], _Failures]" = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def wait_seconds(self, address: str, client_id: str) -> float:
-        """Return how long an attempt has to wait; 0 is not at all."""
+        """Return the seconds that an attempt has to wait. 0 permits the attempt."""
         with self._lock:
             waits = [self._wait(("address", address), self.per_address_max)]
             if self._wait(("client", client_id), self.per_client_max):

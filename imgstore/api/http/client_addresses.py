@@ -1,4 +1,4 @@
-"""The address and the scheme of a client, behind proxies that are trusted. Pure."""
+"""Determine the address and the scheme of a client behind trusted proxies. Pure."""
 
 import ipaddress
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ from imgstore.domain.errors import InvalidInput
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _HOPS_MAX: Final = 32
-"""Addresses of one header that are looked at, from the right."""
+"""The number of addresses of a header that are read, from the right."""
 _IPV6_PREFIX: Final = 64
-"""One client has a whole /64 of IPv6."""
+"""A single client usually controls a whole /64 network."""
 
 
 def parse_networks(texts: Sequence[str]) -> tuple[Network, ...]:
-    """Read networks of trusted proxies: ``10.0.0.0/8``, ``::1``.
+    """Parse the networks of trusted proxies, such as ``10.0.0.0/8`` or ``::1``.
 
     Raises:
-        InvalidInput: a text is no network; its target is ``trusted-proxy``.
+        InvalidInput: a text is no network. The error's target is ``trusted-proxy``.
     """
     try:
         return tuple(ipaddress.ip_network(text) for text in texts)
@@ -33,13 +33,13 @@ def parse_networks(texts: Sequence[str]) -> tuple[Network, ...]:
 
 
 def is_trusted(address: str, trusted: Sequence[Network]) -> bool:
-    """Tell whether an address is a trusted proxy's. What is no address is not."""
+    """Return whether an address belongs to a trusted proxy. Return False for a text that is no address."""
     found = _address(address)
     return found is not None and any(found in network for network in trusted)
 
 
 def address_group(address: str) -> str:
-    """Return what an address is counted under: itself, or its /64 network of IPv6."""
+    """Return the key that limits count an address under: an IPv4 address, or the /64 network of an IPv6 address."""
     found = _address(address)
     if found is None:
         return address[:64]
@@ -55,11 +55,11 @@ def find_client(
 
     Args:
         peer: the address at the other end of the connection.
-        scheme: of the connection.
-        headers: of the request, names in lower case.
-        trusted: proxies whose headers are believed. ``Forwarded`` (RFC 7239) is read where it is there, else
-            ``X-Forwarded-For`` and ``X-Forwarded-Proto``. From the right, the first address that is not a trusted
-            proxy's is the client's: what stands left of it, the client may have written.
+        scheme: the scheme of the connection.
+        headers: the headers of the request, with names in lower case.
+        trusted: the networks of trusted proxies. Only headers from these networks count. The function reads
+            ``Forwarded`` (RFC 7239) if present, else ``X-Forwarded-For`` and ``X-Forwarded-Proto``. The client has the
+            first address from the right that is no trusted proxy, because a client can forge all addresses left of it.
     """
     if not trusted or not is_trusted(peer, trusted):
         return peer, scheme
@@ -79,12 +79,12 @@ def find_client(
         client = str(found)
         if not is_trusted(client, trusted):
             break
-    said = schemes[-1].lower() if schemes else ""
-    return client, said if said in ("http", "https") else scheme
+    forwarded_scheme = schemes[-1].lower() if schemes else ""
+    return client, forwarded_scheme if forwarded_scheme in ("http", "https") else scheme
 
 
 def _values(headers: Sequence[tuple[bytes, bytes]], name: bytes) -> list[str]:
-    """The values of a header that is a list, all of its lines together."""
+    """Return the values of all lines of a list header."""
     lines = [value.decode("latin-1") for key, value in headers if key == name]
     return [each.strip() for line in lines for each in line.split(",") if each.strip()]
 
@@ -95,7 +95,7 @@ def _forwarded_pairs(hop: str) -> dict[str, str]:
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """An address, with a port or brackets that a proxy may add. IPv4 within IPv6 is IPv4."""
+    """Parse an address, with or without brackets and port. Return an IPv4-mapped IPv6 address as IPv4."""
     text = text.strip().strip('"')
     if text.startswith("["):
         text = text[1:].partition("]")[0]

@@ -15,9 +15,9 @@ from imgstore.domain.errors import ImgstoreError
 T = TypeVar("T")
 
 SHARE: Final = 4
-"""One caller holds at most one in so many threads of a pool."""
+"""The divisor of a caller's share: one caller holds at most a quarter of the threads of a pool."""
 RETRY_AFTER_SECONDS: Final = 2
-"""The wait that a refused caller is asked for."""
+"""The value of Retry-After for refused requests."""
 
 
 class CallerQueueFull(ImgstoreError):
@@ -53,9 +53,9 @@ class PoolLimits:
 
 
 class FairQueue(Generic[T]):
-    """Jobs that wait, in a queue for each caller. Callers take turns; the caller of each running job is counted.
+    """Waiting jobs, in a queue for each caller, and the number of running jobs of each caller.
 
-    Not safe for use in several threads: `FairPool` holds a lock.
+    Callers are served round robin. Not safe for use in several threads: `FairPool` holds a lock.
     """
 
     def __init__(self, limits: PoolLimits) -> None:
@@ -63,25 +63,25 @@ class FairQueue(Generic[T]):
         self._waiting: dict[str, deque[T]] = {}
         self._running: dict[str, int] = {}
         self._ready: OrderedDict[str, None] = OrderedDict()
-        """Callers with a waiting job and fewer running ones than their share, in the order of their turns."""
+        """The callers with a waiting job and fewer running jobs than the share, in the order of service."""
         self._queued = 0
 
     def put(self, caller: str, job: T, *, bounded: bool = True) -> None:
         """Add a job.
 
         Args:
-            caller: whose job it is.
-            job: what `take` returns later.
-            bounded: refuse the job where the queue is full. False is for jobs that were accepted earlier.
+            caller: the caller of the job.
+            job: the job, which `take` returns later.
+            bounded: whether to refuse the job if the queue is full. Pass False for jobs that were accepted earlier.
 
         Raises:
-            CallerQueueFull: the caller has `queued_per_caller_max` jobs that wait.
+            CallerQueueFull: the caller has `queued_per_caller_max` waiting jobs.
             PoolQueueFull: `queued_max` jobs wait.
         """
         waiting = self._waiting.get(caller, ())
         if bounded and len(waiting) >= self._limits.queued_per_caller_max:
             raise CallerQueueFull(
-                "Too many requests of this caller wait to be served.",
+                "Too many requests of this caller wait for a thread.",
                 found=f"{len(waiting)} waiting requests",
                 expected=f"at most {self._limits.queued_per_caller_max}",
                 hint="send the same request again after the time in Retry-After",
@@ -98,7 +98,7 @@ class FairQueue(Generic[T]):
         self._note_ready(caller)
 
     def take(self) -> tuple[str, T] | None:
-        """Return the next job that may run, with its caller; None if none may. Call `finish` when it has ended."""
+        """Return the next caller and job that may run, or None. Call `finish` when the job has ended."""
         if not self._ready:
             return None
         caller, _ = self._ready.popitem(last=False)
@@ -121,7 +121,7 @@ class FairQueue(Generic[T]):
         self._note_ready(caller)
 
     def clear(self) -> list[T]:
-        """Remove every job that waits and return them."""
+        """Remove and return all waiting jobs."""
         jobs = [job for waiting in self._waiting.values() for job in waiting]
         self._waiting.clear()
         self._ready.clear()
@@ -148,16 +148,16 @@ class FairPool:
         self._closed = False
 
     def submit(self, caller: str, work: Callable[[], T], *, bounded: bool = True) -> "Future[T]":
-        """Run `work` in a thread when it is the caller's turn.
+        """Queue `work` for a thread of the pool.
 
         Raises:
-            CallerQueueFull, PoolQueueFull: see `FairQueue.put`.
+            CallerQueueFull, PoolQueueFull: a queue is full (`FairQueue.put`).
             PoolQueueFull: the pool is closed.
         """
         future: Future[T] = Future()
         with self._changed:
             if self._closed:
-                raise _stopping()
+                raise _stopping_error()
             self._queue.put(caller, (future, work), bounded=bounded)
             if len(self._threads) < self._limits.threads:
                 name = f"{self._name}-{len(self._threads)}"
@@ -168,10 +168,10 @@ class FairPool:
         return future
 
     def close(self, wait_seconds: float) -> bool:
-        """Refuse the jobs that wait, and give the running ones so many seconds to end.
+        """Refuse the waiting jobs, and wait for the running jobs for at most `wait_seconds`.
 
         Returns:
-            Whether all of them ended.
+            Whether all running jobs ended.
         """
         with self._changed:
             self._closed = True
@@ -179,7 +179,7 @@ class FairPool:
             self._changed.notify_all()
         for future, _ in waiting:
             if future.set_running_or_notify_cancel():
-                future.set_exception(_stopping())
+                future.set_exception(_stopping_error())
         with self._changed:
             return self._changed.wait_for(lambda: not self._threads, wait_seconds)
 
@@ -189,7 +189,7 @@ class FairPool:
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(work())
-                except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
+                except BaseException as error:  # noqa: BLE001 - the future raises the error again
                     future.set_exception(error)
             del future, work, taken
             with self._changed:
@@ -200,18 +200,18 @@ class FairPool:
             self._changed.notify_all()
 
     def _next(self) -> "tuple[str, tuple[Future[Any], Callable[[], Any]]] | None":
-        """Wait for a job; None once the pool is closed."""
+        """Wait for the next job. Return None after the pool was closed."""
         with self._changed:
             while (taken := self._queue.take()) is None and not self._closed:
                 self._changed.wait()
             return taken
 
 
-def _stopping() -> PoolQueueFull:
+def _stopping_error() -> PoolQueueFull:
     return PoolQueueFull(
         "The server is stopping.",
-        found="a pool of threads that is closed",
-        expected="a server that runs",
+        found="a closed thread pool",
+        expected="a running server",
         hint="send the same request again in a moment",
         code="ServerStopping",
     )

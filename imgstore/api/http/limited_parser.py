@@ -1,7 +1,7 @@
-"""h11's parser with limits of work: heads of many lines, and bodies of many small chunks, are refused while they come.
+"""h11's parser with limits of the parsing time: the lines of a head, and the number of small chunks of a body.
 
-h11 takes about 20 microseconds for each header and for each chunk, on the event loop. A read of 256 KiB may hold 50,000
-chunks of one byte, which nobody but an attacker sends.
+h11 takes about 20 microseconds for each header and for each chunk, on the event loop. A read of 256 KiB may contain
+50,000 chunks of one byte. Only attackers send such chunks.
 """
 
 from typing import Final
@@ -9,14 +9,14 @@ from typing import Final
 import h11
 
 _HEAD_LINES_MAX: Final = 256
-"""More than the headers that a request may have (`arriving`), so that most refusals come in ARM's form."""
+"""More than the header limit of `middleware`, so that most refusals are answers in ARM's format."""
 _CHUNKS_FREE: Final = 256
 _CHUNK_BYTES_MIN: Final = 64
-"""Mean size of the chunks beyond the free ones."""
+"""The minimum mean size of the chunks after the first `_CHUNKS_FREE` chunks."""
 
 
 class LimitedParser(h11.Connection):
-    """The server's side of a connection. `refusal` says why it has refused a request."""
+    """The server's side of a connection. `refusal` is the reason for the refusal of a request, if any."""
 
     refusal: str | None = None
     _chunks = 0
@@ -26,7 +26,7 @@ class LimitedParser(h11.Connection):
         """Return the next event.
 
         Raises:
-            h11.RemoteProtocolError: what the client sent breaks HTTP/1.1, or a limit.
+            h11.RemoteProtocolError: the client's data violates HTTP/1.1 or a limit.
         """
         if self.their_state is h11.IDLE:
             self._check_head()

@@ -1,4 +1,4 @@
-"""Limits of the log: the lines of one template in a minute, the length of a line, the bytes of a minute."""
+"""Limit the log: the lines of one template in a minute, the length of a line, and the bytes in a minute."""
 
 import logging
 import threading
@@ -9,9 +9,9 @@ from typing import Final
 
 LINE_HEAD_CHARACTERS: Final = 2_000
 LINE_TAIL_CHARACTERS: Final = 6_000
-"""The end of a traceback says what failed."""
+"""The end of a traceback names the error."""
 WINDOW_BYTES_MAX: Final = 500_000
-"""For lines of all levels. Those below ERROR share half of it, so that warnings do not hide errors."""
+"""The bytes of all lines in a minute. Lines below ERROR use at most half, so that warnings do not displace errors."""
 _FORMAT: Final = "%(levelname)s: %(message)s"
 _WINDOW_SECONDS: Final = 60.0
 _LINES_PER_WINDOW: Final = 10
@@ -26,9 +26,9 @@ class _Lines:
 
 
 class RepeatedLines(logging.Filter):
-    """Lets ten lines a minute through of those with the same logger, level and template.
+    """A filter that passes ten lines a minute with the same logger, level and template.
 
-    The next line after the minute says how many were left out: "(repeated 512 times)".
+    The first line after the minute reports the number of dropped lines: "(repeated 512 times before)".
     """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
@@ -38,7 +38,7 @@ class RepeatedLines(logging.Filter):
         self._lock = threading.Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Decide whether a line is written, and add the count of those that were left out before it."""
+        """Return whether to write a line. Add the number of lines that were dropped before this line."""
         key, now = (record.name, record.levelno, str(record.msg).partition("\n")[0][:100]), self._monotonic()
         with self._lock:
             lines = self._lines.get(key)
@@ -59,10 +59,11 @@ class RepeatedLines(logging.Filter):
 
 
 class BoundedLogHandler(logging.StreamHandler):  # type: ignore[type-arg] # generic in typeshed alone
-    """Writes half a megabyte a minute at most, and cuts the middle out of long lines.
+    """A log handler that writes at most half a megabyte a minute, and cuts the middle out of long lines.
 
-    `RepeatedLines` bounds the lines of one template. A line may quote what a caller sent, and a library may put it into
-    the template itself, so bytes have a bound as well. The first line of a later minute says how many were left out.
+    `RepeatedLines` bounds the lines of one template. A line may quote input of a caller, and a library may put that input
+    into the template. Bytes therefore have a bound as well. The first line of a later minute reports the number of
+    dropped lines.
     """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
@@ -75,7 +76,7 @@ class BoundedLogHandler(logging.StreamHandler):  # type: ignore[type-arg] # gene
         self._left_out = 0
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the text of a line, without its middle where it is too long."""
+        """Return the text of a line. Cut the middle out of a line that is too long."""
         text = super().format(record)
         cut = len(text) - LINE_HEAD_CHARACTERS - LINE_TAIL_CHARACTERS
         if cut <= 0:
@@ -83,15 +84,15 @@ class BoundedLogHandler(logging.StreamHandler):  # type: ignore[type-arg] # gene
         return f"{text[:LINE_HEAD_CHARACTERS]} ... ({cut} characters) ... {text[-LINE_TAIL_CHARACTERS:]}"
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line if the minute has room for it. Called with the handler's lock."""
+        """Write a line if the bytes of the minute allow the line. logging calls this method with the handler's lock."""
         try:
             line_bytes = len(self.format(record).encode(errors="backslashreplace")) + 1
-        except Exception:  # noqa: BLE001 - a line whose values do not fit its template; logging reports it
+        except Exception:  # noqa: BLE001 - the values do not fit the template: logging reports that
             self.handleError(record)
             return
         now = self._monotonic()
         if now - self._began_at >= _WINDOW_SECONDS:
-            self._tell_left_out()
+            self._report_left_out()
             self._began_at, self._written_bytes, self._left_out = now, 0, 0
         bytes_max = WINDOW_BYTES_MAX if record.levelno >= logging.ERROR else WINDOW_BYTES_MAX // 2
         if self._written_bytes + line_bytes > bytes_max:
@@ -100,7 +101,7 @@ class BoundedLogHandler(logging.StreamHandler):  # type: ignore[type-arg] # gene
         self._written_bytes += line_bytes
         super().emit(record)
 
-    def _tell_left_out(self) -> None:
+    def _report_left_out(self) -> None:
         if self._left_out:
-            text = f"{self._left_out} lines were left out: the log grows by {WINDOW_BYTES_MAX} bytes a minute at most"
+            text = f"{self._left_out} lines were dropped: the log grows by at most {WINDOW_BYTES_MAX} bytes a minute"
             super().emit(logging.makeLogRecord({"levelno": logging.WARNING, "levelname": "WARNING", "msg": text}))

@@ -1,4 +1,4 @@
-"""Paths as Azure has them, found in any case: ``/subscriptions/S/resourcegroups/RG`` is as good as any other spelling."""
+"""Define the paths of the routes, and normalize request paths. Azure ignores the case of the fixed words of a path."""
 
 import re
 from typing import Final
@@ -34,36 +34,37 @@ _WORDS: Final = {
     )
 }  # fmt: skip
 _PROVIDERS: Final = "providers"
-_NOTHING_ABOVE: Final = re.compile(rf"(/{_PROVIDERS}/[^/]+)//(?=[^/])", re.IGNORECASE)
+_EMPTY_PARENT: Final = re.compile(rf"(/{_PROVIDERS}/[^/]+)//(?=[^/])", re.IGNORECASE)
 
 
 def normalize_path(path: str) -> str:
-    """`path` with its words in the routes' spelling; names stay as they are. Words and names alternate.
+    """Return `path` with the fixed words in the spelling of the routes, and the names unchanged.
 
-    Only behind ``providers`` two words follow each other: the provider, and a type of its. Between these Azure's generic
-    client, which `az` asks whether a network is there, puts what is above the resource: nothing, and so two slashes.
+    Words and names alternate. Only after ``providers`` two words follow each other: the provider and a resource type.
+    Azure's generic client puts the path of a parent resource between the two words. Without a parent that path is empty,
+    so the client sends two slashes. `az` uses that client to look up networks.
     """
-    path = _NOTHING_ABOVE.sub(r"\1/", path, count=1)
+    path = _EMPTY_PARENT.sub(r"\1/", path, count=1)
     parts = path.rstrip("/").split("/")
     if len(parts) < 2 or parts[1].lower() not in _WORDS:
         return path
     is_word = True
     for place in range(1, len(parts)):
-        behind = parts[place - 1] == _PROVIDERS and place % 2 == 0
-        if is_word or behind:
+        is_provider = parts[place - 1] == _PROVIDERS and place % 2 == 0
+        if is_word or is_provider:
             parts[place] = _WORDS.get(parts[place].lower(), parts[place])
-        is_word = behind or not is_word
+        is_word = is_provider or not is_word
     return "/".join(parts)
 
 
 def type_of(path: str) -> str:
-    """The type of the resource at a path that `normalize_path` has gone over: ``galleries/images``."""
+    """Return the resource type of a normalized path, such as ``galleries/images``."""
     words = path.partition(f"/{_PROVIDERS}/")[2].split("/")[1:] or path.split("/")[1:]
     return "/".join(words[::2])
 
 
 def resource_of(path: str) -> str:
-    """The id of the resource at a path that `normalize_path` has gone over, without an action behind it (``/share``)."""
+    """Return the resource id in a normalized path, without the name of an action at the end (``/share``)."""
     above, provider, below = path.rpartition(f"/{_PROVIDERS}/")
     words = below.split("/")
     return f"{above}{provider}{'/'.join(words[:-1])}" if provider and len(words) % 2 == 0 else path

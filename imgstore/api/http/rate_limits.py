@@ -1,8 +1,8 @@
-"""How many requests a subscription may make: Azure's budgets, times what this house allows.
+"""Limit the requests of a subscription: Azure's limits, multiplied by a factor.
 
-Azure counts each kind of request twice, over three minutes and over thirty, and tells in
-``x-ms-ratelimit-remaining-resource`` what is left of both (budgets after recorded traffic). Its budgets share a region
-among all its customers; here the machine is one's own, so that the usual factor is large. Counted in this process alone.
+Azure counts each kind of request over 3 minutes and over 30 minutes. The header ``x-ms-ratelimit-remaining-resource``
+reports the remaining requests of both windows. The limits here were taken from recorded traffic. Azure shares a region
+among all customers; an installation usually has one user, so the default factor is large. Each process counts alone.
 """
 
 import math
@@ -30,26 +30,26 @@ _MINUTES: Final = (3, 30)
 
 
 class TooManyRequests(ImgstoreError):
-    """The subscription has used its budget up."""
+    """The subscription has reached a rate limit."""
 
     code = "OperationNotAllowed"
     status = 429
     retry_after_seconds = 1
-    """Until there is a budget again."""
+    """The seconds until the next window of the limit."""
     remaining = ""
-    """The header's value."""
+    """The value of the header `HEADER`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimit:
-    """How many requests of a kind Azure grants a subscription."""
+    """The number of requests of a kind that Azure permits a subscription."""
 
     name: str
     in_3_minutes: int
     in_30_minutes: int
 
 
-def _budgets() -> dict[tuple[str, str], RateLimit]:
+def _rate_limits() -> dict[tuple[str, str], RateLimit]:
     table = (
         (_CHANGE, GALLERY, "CreateUpdateGallery", 50, 300),
         (_CHANGE, DEFINITION, "CreateUpdateGalleryImage", 150, 750),
@@ -74,13 +74,13 @@ def _budgets() -> dict[tuple[str, str], RateLimit]:
     }
 
 
-RATE_LIMITS: Final[Mapping[tuple[str, str], RateLimit]] = _budgets()
-"""By method and route; other requests are not counted."""
+RATE_LIMITS: Final[Mapping[tuple[str, str], RateLimit]] = _rate_limits()
+"""The limits by method and route. Other requests are not counted."""
 
 
 @dataclass(slots=True)
 class _Window:
-    """What was used of a budget in a stretch of time."""
+    """The requests that were counted in a window of time."""
 
     number: int = -1
     used: int = 0
@@ -88,58 +88,58 @@ class _Window:
 
 @dataclass(slots=True)
 class RateLimiter:
-    """The counts of one server."""
+    """The request counts of a server process. Safe for use in several threads."""
 
     factor: int
-    """By which Azure's budgets are multiplied; 0 counts nothing."""
+    """The factor of Azure's limits. 0 disables the limits."""
     monotonic: Callable[[], float]
-    """Seconds."""
+    """A monotonic clock in seconds."""
     _windows: dict[tuple[str, str, int], _Window] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, subscription: str, method: str, route: str) -> str | None:
-        """Take one request out of a subscription's budgets.
+        """Count a request of a subscription.
 
         Returns:
-            The header's value; None of what is not counted.
+            The value of the header `HEADER`. None if the request has no limit.
 
         Raises:
-            TooManyRequests: there is nothing left.
+            TooManyRequests: a limit is reached. The request is not counted.
         """
-        budget = RATE_LIMITS.get((method, route))
-        if budget is None or not self.factor:
+        limit = RATE_LIMITS.get((method, route))
+        if limit is None or not self.factor:
             return None
         now = self.monotonic()
         with self._lock:
-            left = {minutes: self._left(subscription, budget, minutes, now) for minutes in _MINUTES}
+            left = {minutes: self._remaining(subscription, limit, minutes, now) for minutes in _MINUTES}
             spent = [minutes for minutes, count in left.items() if count < 1]
             if not spent:
                 for minutes in _MINUTES:
-                    self._windows[subscription, budget.name, minutes].used += 1
+                    self._windows[subscription, limit.name, minutes].used += 1
                     left[minutes] -= 1
-        told = ",".join(f"Microsoft.Compute/{budget.name}{minutes}Min;{count}" for minutes, count in left.items())
+        remaining = ",".join(f"Microsoft.Compute/{limit.name}{minutes}Min;{count}" for minutes, count in left.items())
         if spent:
-            raise _too_many(budget, spent[-1], now, told)
-        return told
+            raise _too_many(limit, spent[-1], now, remaining)
+        return remaining
 
-    def _left(self, subscription: str, budget: RateLimit, minutes: int, now: float) -> int:
-        """What is left now, in a window that is the present one afterwards."""
-        window = self._windows.setdefault((subscription, budget.name, minutes), _Window())
+    def _remaining(self, subscription: str, limit: RateLimit, minutes: int, now: float) -> int:
+        """Return the number of requests that a window still permits. Start a new window if the old window has ended."""
+        window = self._windows.setdefault((subscription, limit.name, minutes), _Window())
         number = int(now // (minutes * 60))
         if window.number != number:
             window.number, window.used = number, 0
-        whole = budget.in_3_minutes if minutes == _MINUTES[0] else budget.in_30_minutes
+        whole = limit.in_3_minutes if minutes == _MINUTES[0] else limit.in_30_minutes
         return whole * self.factor - window.used
 
 
-def _too_many(budget: RateLimit, minutes: int, now: float, told: str) -> TooManyRequests:
+def _too_many(limit: RateLimit, minutes: int, now: float, remaining: str) -> TooManyRequests:
     seconds = math.ceil(minutes * 60 - now % (minutes * 60))
     error = TooManyRequests(
         "The server rejected the request because too many requests have been received for this subscription.",
-        found=f"the budget of {budget.name} used up for {minutes} minutes",
-        expected=f"a request in {seconds} seconds",
-        hint="wait as long as Retry-After says; who runs the server may raise --rate-limit-factor",
-        target=f"{budget.name}{minutes}Min",
+        found=f"the limit of {limit.name} for {minutes} minutes reached",
+        expected=f"a request after {seconds} seconds",
+        hint="wait for the time in Retry-After; the operator of the server may raise --rate-limit-factor",
+        target=f"{limit.name}{minutes}Min",
     )
-    error.retry_after_seconds, error.remaining = max(1, seconds), told
+    error.retry_after_seconds, error.remaining = max(1, seconds), remaining
     return error

@@ -1,7 +1,7 @@
-"""What a caller from elsewhere is not told: where on the server's machine things lie, and how it reaches its database.
+"""Remove local paths and database addresses from answers to remote callers.
 
-The command line tells paths, since they help whoever sits there. To others they are of no use, unless to an attacker.
-The log has them.
+Local paths help a user of the command line on the server's machine. For remote callers, paths are useful only in attacks.
+The log contains the complete errors.
 """
 
 import logging
@@ -18,16 +18,21 @@ _log: Final = logging.getLogger("imgstore.api")
 
 
 class InternalError(ImgstoreError):
-    """What nobody foresaw. The log has more."""
+    """An unexpected error. The log contains the details."""
 
 
 def error_body(installation: Installation, error: Exception) -> Json:
-    """ARM's envelope of an error, for who is elsewhere: of what nobody foresaw, and of a database's words, nothing."""
+    """Return ARM's envelope of an error for a remote caller.
+
+    The envelope contains no details of unexpected errors and no text of the database. A changed error goes to the log.
+    """
     if not isinstance(error, ImgstoreError):
-        return error_json(InternalError("The server failed in a way that was not foreseen.", hint="look into its log"))
+        return error_json(
+            InternalError("The server failed with an unexpected error.", hint="look into the server's log")
+        )
     if isinstance(error, StoreError) and error.target == installation.catalog.place:
         _log.warning("%s", error)
-        plain = type(error)("The server's catalog could not do it.", hint="send the same request again in a moment")
+        plain = type(error)("The server's catalog failed.", hint="send the same request again in a moment")
         return error_json(plain)
     if error.public is not None:
         _log.warning("%s", error)
@@ -40,7 +45,7 @@ def error_body(installation: Installation, error: Exception) -> Json:
 
 
 def redact(installation: Installation, body: Json) -> Json:
-    """The same JSON, or text, with places of this machine called by what lies there."""
+    """Return a JSON value or a text with the paths and addresses of this machine replaced by descriptions."""
     if isinstance(body, str):
         for place, name in _places(installation):
             body = re.sub(rf"(?<![\w.-]){re.escape(place)}(?![\w-])", name, body)
@@ -53,7 +58,7 @@ def redact(installation: Installation, body: Json) -> Json:
 
 
 def _places(installation: Installation) -> list[tuple[str, str]]:
-    """Places and what they are called; those inside others first."""
+    """Return the paths and addresses with descriptions, the longest first: a path may be inside another path."""
     home, regions = str(installation.home), installation.regions.path
     known = {
         installation.catalog.place: "the catalog",

@@ -1,4 +1,4 @@
-"""Operations whose command has run and whose end other processes bring about: all of them are watched by one thread."""
+"""Watch the operations that end when other processes have done the rest of the work. One thread watches all of them."""
 
 import logging
 import threading
@@ -11,7 +11,7 @@ from imgstore.domain.errors import StoreError
 _log: Final = logging.getLogger("imgstore.api")
 
 _LOOKS_PER_SECOND_MAX: Final = 50
-"""Each look reads the catalog."""
+"""A bound, because each check reads the catalog."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,19 +19,20 @@ class WaitingOperation:
     """An operation that ends when `is_done` returns True or raises."""
 
     is_done: Callable[[], bool]
-    """Looks once. StoreError: the catalog does not answer, so it is asked again. Any other error ends the operation."""
+    """Checks for the end once. A StoreError means that the catalog does not answer, so the check is repeated. Any other
+    error ends the operation."""
     end: Callable[[Exception | None], None]
-    """Stores the end; None is success."""
+    """Stores the result. None is success."""
 
 
 class WaitingOperations:
-    """Looks at every waiting operation now and then. Safe for use in several threads."""
+    """The waiting operations of a process, checked at an interval. Safe for use in several threads."""
 
     def __init__(self, look_seconds: float) -> None:
-        """Start no thread yet.
+        """Prepare the watch. The first operation starts the thread.
 
         Args:
-            look_seconds: the time between two looks at the same operation, longer where very many wait.
+            look_seconds: the interval of the checks of an operation. The interval grows with the number of operations.
         """
         self._look_seconds = look_seconds
         self._lock = threading.Lock()
@@ -40,7 +41,7 @@ class WaitingOperations:
         self._thread: threading.Thread | None = None
 
     def add(self, operation: WaitingOperation) -> None:
-        """Watch an operation until its end, or until `close`."""
+        """Watch an operation until the operation ends or `close` is called."""
         with self._lock:
             self._waiting.append(operation)
             if self._thread is None:
@@ -74,13 +75,13 @@ def _has_ended(operation: WaitingOperation) -> bool:
             return False
     except StoreError:
         return False
-    except Exception as failure:  # noqa: BLE001 - it ends the operation, and is told to whoever asks
+    except Exception as failure:  # noqa: BLE001 - the error becomes the operation's result
         error = failure
     try:
         operation.end(error)
     except StoreError as lost:
-        _log.warning("the end of an operation could not be stored, trying again: %s", lost)
+        _log.warning("could not store the result of an operation, and will retry: %s", lost)
         return False
     except Exception:  # noqa: BLE001 - one operation must not end the watch of the others
-        _log.exception("the end of an operation could not be stored")
+        _log.exception("could not store the result of an operation")
     return True
