@@ -1,4 +1,4 @@
-"""What the blob door keeps open: uploads that are being sent, disks that are being read."""
+"""Keep uploads and disks open between the requests of the blob endpoint."""
 
 import asyncio
 import threading
@@ -17,13 +17,13 @@ from imgstore.transfer.ranges import SegmentCache
 from imgstore.transfer.spool import Spool
 
 _IDLE_SECONDS: Final = 0.5
-"""How long an upload stays open between two requests: opening one reads its journal, and others wait for it."""
+"""The time that an upload stays open after a request. An open reads the journal, and other requests wait for the open."""
 _READERS_MAX: Final = 8
-"""Disks whose manifests stay in memory."""
+"""The number of disks that stay open, with the manifests in memory."""
 
 
 @dataclass(slots=True)
-class _Held:
+class _OpenSpool:
     spool: "asyncio.Future[Spool]"
     users: int = 0
     closing: asyncio.TimerHandle | None = None
@@ -31,45 +31,45 @@ class _Held:
 
 @dataclass(slots=True)
 class OpenBlobs:
-    """One for a server. Uploads are the event loop's, readers any thread's."""
+    """The open uploads and disks of a server. Use uploads from the event loop only, and readers from any thread."""
 
     installation: Installation
     cache_bytes: int
-    _held: dict[str, _Held] = field(default_factory=dict)
+    _spools: dict[str, _OpenSpool] = field(default_factory=dict)
     _readers: OrderedDict[str, OpenDisk] = field(default_factory=OrderedDict)
     _cache: SegmentCache | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @asynccontextmanager
     async def spool(self, disk: ManagedDisk) -> AsyncIterator[Spool]:
-        """The upload of a disk, shared by all requests that are at it; let go soon after the last."""
+        """Open the upload spool of a disk. Concurrent requests share the spool, which is closed soon after the last request."""
         loop = asyncio.get_running_loop()
-        held = self._held.get(disk.uid)
-        if held is None:
+        entry = self._spools.get(disk.uid)
+        if entry is None:
             opening = loop.run_in_executor(None, lambda: open_spool(self.installation, disk, patience_seconds=2.0))
-            held = self._held[disk.uid] = _Held(opening)
-        held.users += 1
-        if held.closing is not None:
-            held.closing.cancel()
-            held.closing = None
+            entry = self._spools[disk.uid] = _OpenSpool(opening)
+        entry.users += 1
+        if entry.closing is not None:
+            entry.closing.cancel()
+            entry.closing = None
         try:
-            yield await asyncio.shield(held.spool)
+            yield await asyncio.shield(entry.spool)
         finally:
-            held.users -= 1
-            if not held.users:
-                held.closing = loop.call_later(_IDLE_SECONDS, self._let_go, disk.uid)
+            entry.users -= 1
+            if not entry.users:
+                entry.closing = loop.call_later(_IDLE_SECONDS, self._close_spool, disk.uid)
 
-    def _let_go(self, uid: str) -> None:
-        held = self._held.pop(uid)
-        if held.spool.done() and held.spool.exception() is None:
-            with suppress(OSError):  # An unsealed journal is checked when it is opened next.
-                held.spool.result().close()
+    def _close_spool(self, uid: str) -> None:
+        entry = self._spools.pop(uid)
+        if entry.spool.done() and entry.spool.exception() is None:
+            with suppress(OSError):  # The next open checks a journal without a seal.
+                entry.spool.result().close()
 
     def reader(self, disk: ManagedDisk) -> OpenDisk:
-        """A disk to read; asks the catalog and the store: call it in a thread.
+        """Open a disk for reading. Call this method in a thread, because it reads the catalog and the store.
 
         Raises:
-            StoreError: its manifest can be had from no slot.
+            StoreError: no slot has the manifest of the disk.
         """
         with self._lock:
             found = self._readers.get(disk.uid)
@@ -89,9 +89,9 @@ class OpenBlobs:
         return opened
 
     def close(self) -> None:
-        """Let go of everything, at the server's end."""
-        for uid in list(self._held):
+        """Close all uploads and the cache, at the shutdown of the server."""
+        for uid in list(self._spools):
             with suppress(StoreError):
-                self._let_go(uid)
+                self._close_spool(uid)
         if self._cache is not None:
             self._cache.close()

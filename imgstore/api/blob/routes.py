@@ -1,7 +1,7 @@
-"""The blob door: a disk's bytes by signed URL, as Azure's page blobs and as curl sends and fetches files.
+"""Serve the blob endpoint: read and write a disk by signed URL, with Azure's blob clients or with curl.
 
-A signed URL is of a page blob, the disk as a fixed VHD. Azure's clients put pages into it; a plain PUT is the file
-itself, from its beginning or from where Content-Range says. What has arrived stays, however a request ends.
+A signed URL names a page blob, which is the disk as a fixed VHD. Azure's clients write pages. A plain PUT writes the file
+itself, from the start or from the offset in Content-Range. Received bytes are kept, also if a request fails.
 """
 
 import asyncio
@@ -44,14 +44,14 @@ from imgstore.wire.blob_protocol import (
 
 _READ_BYTES: Final = MIB
 _DRAINED_BYTES_MAX: Final = 64 * MIB
-"""What is still taken from a client, unheard, so that it comes to read why it was refused."""
+"""The bytes of a refused body that are read and dropped. A client that is still sending can then read the refusal."""
 _LOOK_SECONDS: Final = 1.0
-"""How often a request that sends looks whether its URL is still good."""
+"""The interval at which an upload request checks that the signed URL is still valid."""
 _OCTETS: Final = "application/octet-stream"
 
 
 class _Route(APIRoute):
-    """Answers errors as Azure's blob service does."""
+    """A route with errors in the format of Azure's blob service."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -60,9 +60,9 @@ class _Route(APIRoute):
             try:
                 return await handle(request)
             except ImgstoreError as error:
-                return _refusal(request, error)
+                return _error_response(request, error)
             except OSError as error:
-                return _refusal(request, spool_error(error, request.app.state.server.installation.home))
+                return _error_response(request, spool_error(error, request.app.state.server.installation.home))
 
         return answer
 
@@ -71,7 +71,7 @@ router = APIRouter(tags=["Blobs"], route_class=_Route)
 _BLOB: Final = f"{ROOT}/{{disk}}/{{name}}"
 
 
-def _refusal(request: Request, error: ImgstoreError) -> Response:
+def _error_response(request: Request, error: ImgstoreError) -> Response:
     shown = ImgstoreError(redact(request.app.state.server.installation, str(error)), code=error.error_code)
     body = b"" if request.method == "HEAD" else error_xml(shown)
     headers = {"x-ms-error-code": error.error_code, "x-ms-version": _version(request)}
@@ -82,10 +82,10 @@ def _version(request: Request) -> str:
     return request.headers.get("x-ms-version", "2021-12-02")[:10]
 
 
-async def _admitted(request: Request, disk: str, *, write: bool) -> ManagedDisk:
-    told = request.query_params
+async def _authorize(request: Request, disk: str, *, write: bool) -> ManagedDisk:
+    query = request.query_params
     ticket = Ticket(
-        disk_uid=disk, grant_uid=told.get("si", ""), expires_at=told.get("se", ""), signature=told.get("sig", "")
+        disk_uid=disk, grant_uid=query.get("si", ""), expires_at=query.get("se", ""), signature=query.get("sig", "")
     )
     server: Server = request.app.state.server
     admission = server.pools.blobs.submit(disk, lambda: admit(server.installation, ticket, write=write))
@@ -93,43 +93,43 @@ async def _admitted(request: Request, disk: str, *, write: bool) -> ManagedDisk:
 
 
 async def _in_thread(request: Request, work: Callable[[], Any]) -> Any:
-    """Run a part of an admitted request, which is never refused for a full queue."""
+    """Run a part of an authorized request in a thread of the blob pool. A full queue does not refuse such a part."""
     server: Server = request.app.state.server
     return await asyncio.wrap_future(server.pools.blobs.submit(request.path_params["disk"], work, bounded=False))
 
 
 @router.get(_BLOB, summary="Get Blob, Get Page Ranges")
-async def get(request: Request, disk: str, name: str) -> Response:  # noqa: ARG001 - the name is for people
-    """The disk, or a range of it; with ``comp=pagelist`` the ranges that hold data."""
-    found = await _admitted(request, disk, write=False)
-    door: OpenBlobs = request.app.state.blobs
+async def get(request: Request, disk: str, name: str) -> Response:  # noqa: ARG001 - the name only makes the URL readable
+    """Send the disk or a range of the disk. With ``comp=pagelist``, list the ranges with data."""
+    found = await _authorize(request, disk, write=False)
+    blobs: OpenBlobs = request.app.state.blobs
     if found.awaits_upload:
-        async with door.spool(found) as spool:
+        async with blobs.spool(found) as spool:
             headers = _spool_headers(request, found, spool)
             _check_conditions(request, headers["ETag"])
             if request.query_params.get("comp") == "pagelist":
                 return await _page_list(request, spool, headers)
-            return await _uploaded(request, spool, headers)
-    opened: OpenDisk = await _in_thread(request, lambda: door.reader(found))
+            return await _read_upload(request, spool, headers)
+    opened: OpenDisk = await _in_thread(request, lambda: blobs.reader(found))
     headers = _disk_headers(request, found)
-    if _not_modified(request, headers["ETag"]):
+    if _is_not_modified(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     _check_conditions(request, headers["ETag"])
     if request.query_params.get("comp") == "pagelist":
         return await _page_list(request, opened, headers)
-    return await _served(request, opened, headers)
+    return await _read_disk(request, opened, headers)
 
 
 @router.head(_BLOB, summary="Get Blob Properties")
 async def head(request: Request, disk: str, name: str) -> Response:  # noqa: ARG001
-    """Size and ETag; of an upload how many bytes have arrived from the beginning on."""
-    found = await _admitted(request, disk, write=False)
-    door: OpenBlobs = request.app.state.blobs
+    """Answer with size and ETag. For an upload, also answer with the number of received bytes from the start."""
+    found = await _authorize(request, disk, write=False)
+    blobs: OpenBlobs = request.app.state.blobs
     if found.awaits_upload:
-        async with door.spool(found) as spool:
+        async with blobs.spool(found) as spool:
             headers, length = _spool_headers(request, found, spool), spool.file_bytes
     else:
-        opened: OpenDisk = await _in_thread(request, lambda: door.reader(found))
+        opened: OpenDisk = await _in_thread(request, lambda: blobs.reader(found))
         headers, length = _disk_headers(request, found), opened.file_bytes
     _check_conditions(request, headers["ETag"])
     return Response(headers={**headers, "Content-Length": str(length)}, media_type=_OCTETS)
@@ -137,16 +137,16 @@ async def head(request: Request, disk: str, name: str) -> Response:  # noqa: ARG
 
 @router.put(_BLOB, summary="Put Blob, Put Page, or a file as it is", status_code=201)
 async def put(request: Request, disk: str, name: str) -> Response:  # noqa: ARG001
-    """Azure's two, told by their headers; else the body is the file, as ``curl -T`` sends it."""
-    found = await _admitted(request, disk, write=True)
-    door: OpenBlobs = request.app.state.blobs
-    async with door.spool(found) as spool:
+    """Handle Put Blob and Put Page, which have headers of their own. Otherwise the body is a file, as in ``curl -T``."""
+    found = await _authorize(request, disk, write=True)
+    blobs: OpenBlobs = request.app.state.blobs
+    async with blobs.spool(found) as spool:
         comp, kind = request.query_params.get("comp"), request.headers.get("x-ms-blob-type")
         if comp == "page":
             _check_conditions(request, _etag(spool))
             more = await _put_page(request, spool)
         elif comp is not None:
-            raise _unsupported(f"comp={comp}", "comp=page, or none")
+            raise _unsupported_error(f"comp={comp}", "comp=page, or none")
         elif kind is not None:
             _check_conditions(request, _etag(spool))
             more = await _put_blob(request, spool, kind)
@@ -156,16 +156,16 @@ async def put(request: Request, disk: str, name: str) -> Response:  # noqa: ARG0
 
 
 async def _put_blob(request: Request, spool: Spool, kind: str) -> dict[str, str]:
-    """Begin anew: a page blob of zeros."""
+    """Reset the upload to a page blob of zeros."""
     if kind.lower() != "pageblob":
-        raise _unsupported(f"x-ms-blob-type: {kind}", "PageBlob")
-    told = request.headers.get("x-ms-blob-content-length", "")
-    if told != str(spool.file_bytes):
+        raise _unsupported_error(f"x-ms-blob-type: {kind}", "PageBlob")
+    length = request.headers.get("x-ms-blob-content-length", "")
+    if length != str(spool.file_bytes):
         raise InvalidInput(
-            "The page blob's length is not that of the disk.",
-            found=f"x-ms-blob-content-length: {told or 'none'}",
+            "The page blob's length differs from the disk's length.",
+            found=f"x-ms-blob-content-length: {length or 'none'}",
             expected=str(spool.file_bytes),
-            hint="make the disk with uploadSizeBytes of the file that you send",
+            hint="create the disk with the size of your file as uploadSizeBytes",
             code="InvalidHeaderValue",
         )
     await _in_thread(request, spool.clear)
@@ -176,31 +176,31 @@ async def _put_page(request: Request, spool: Spool) -> dict[str, str]:
     headers = request.headers
     begin, end = parse_page_range(headers.get("x-ms-range") or headers.get("range"))
     if end > spool.file_bytes:
-        raise _beyond(end, spool)
+        raise _size_error(end, spool)
     what = headers.get("x-ms-page-write", "").lower()
     if what == "clear":
         await _in_thread(request, lambda: spool.write_zeros(begin, end - begin))
         return {}
     if what != "update":
-        raise _unsupported(f"x-ms-page-write: {what or 'none'}", "update or clear")
+        raise _unsupported_error(f"x-ms-page-write: {what or 'none'}", "update or clear")
     if end - begin > PUT_PAGE_BYTES_MAX:
         raise BodyTooLarge(
             "The request body is too large and exceeds the maximum permissible limit.",
             found=f"{end - begin} bytes",
             expected=f"at most {PUT_PAGE_BYTES_MAX}",
-            hint="send it in several requests",
+            hint="send the range in several requests",
             code="RequestBodyTooLarge",
         )
-    parts = await _body(request, end - begin)
+    parts = await _read_body(request, end - begin)
     more: dict[str, str] = {}
     if any(header in headers for header, _, _ in _CHECKSUMS):
-        more = await _in_thread(request, lambda: _checked(request, b"".join(parts)))
+        more = await _in_thread(request, lambda: _check_checksum(request, b"".join(parts)))
     await write(spool, begin, parts)
     return {"x-ms-request-server-encrypted": "false", **more}
 
 
-async def _body(request: Request, length: int) -> list[Bytes]:
-    """As it came, in parts."""
+async def _read_body(request: Request, length: int) -> list[Bytes]:
+    """Read a body of exactly `length` bytes, in parts."""
     parts, found = list[Bytes](), 0
     async for chunk in request.stream():
         add_part(parts, chunk)
@@ -217,27 +217,27 @@ async def _body(request: Request, length: int) -> list[Bytes]:
     return parts
 
 
-def _checked(request: Request, data: bytes) -> dict[str, str]:
-    """The checksum that the client sent, compared, to be told back.
+def _check_checksum(request: Request, data: bytes) -> dict[str, str]:
+    """Compare the checksum in the headers with the data. Return the header of the answer with the checksum.
 
     Raises:
-        InvalidInput: it is another one.
+        InvalidInput: the checksums differ.
     """
-    for header, code, reckon in _CHECKSUMS:
-        told = request.headers.get(header)
-        if told is None:
+    for header, code, compute in _CHECKSUMS:
+        sent = request.headers.get(header)
+        if sent is None:
             continue
-        found = base64.b64encode(reckon(data)).decode()
+        found = base64.b64encode(compute(data)).decode()
         try:
-            same = base64.b64decode(told, validate=True) == base64.b64decode(found)
+            same = base64.b64decode(sent, validate=True) == base64.b64decode(found)
         except binascii.Error:
             same = False
         if not same:
             raise InvalidInput(
                 f"The {header} value specified in the request did not match with the value calculated by the server.",
                 found=found,
-                expected=told,
-                hint="the body was changed on its way: send it again",
+                expected=sent,
+                hint="the body changed during the transfer: send the body again",
                 code=code,
             )
         return {header: found}
@@ -249,16 +249,16 @@ def _md5(data: bytes) -> bytes:
 
 
 _CHECKSUMS: Final = (("content-md5", "Md5Mismatch", _md5), ("x-ms-content-crc64", "Crc64Mismatch", crc64_header))
-"""A header, the code of its refusal, and what reckons its value."""
+"""The header of a checksum, the error code of a mismatch, and the function that computes the checksum."""
 
 
 async def _put_file(request: Request, disk: ManagedDisk, spool: Spool) -> dict[str, str]:
-    """The body as it comes, in writes of 1 MiB; what arrived of a body that breaks off stays."""
+    """Write the body to the upload, in writes of 1 MiB. Received bytes of an incomplete body are kept."""
     at = parse_upload_offset(request.headers.get("content-range"))
     length = parse_content_length(request.headers.get("content-length")) or 0
     if at + length > spool.file_bytes:
         await _drain(request)
-        raise _beyond(at + length, spool)
+        raise _size_error(at + length, spool)
     clock = request.app.state.server.installation.effects.monotonic
     looked = clock()
     async with UploadWriter(spool, at) as writer:
@@ -267,13 +267,13 @@ async def _put_file(request: Request, disk: ManagedDisk, spool: Spool) -> dict[s
                 if not await writer.add(chunk):
                     break
                 if clock() - looked > _LOOK_SECONDS:
-                    await _admitted(request, disk.uid, write=True)
+                    await _authorize(request, disk.uid, write=True)
                     looked = clock()
         except ClientDisconnect:
-            raise Conflict("The connection broke.", hint="send what is missing", code="OperationAborted") from None
+            raise Conflict("The connection broke.", hint="send the missing bytes", code="OperationAborted") from None
     if writer.excess_bytes:
         await _drain(request)
-        raise _beyond(spool.file_bytes + writer.excess_bytes, spool)
+        raise _size_error(spool.file_bytes + writer.excess_bytes, spool)
     return {}
 
 
@@ -286,35 +286,35 @@ async def _drain(request: Request) -> None:
                 return
 
 
-def _beyond(end: int, spool: Spool) -> BodyTooLarge:
+def _size_error(end: int, spool: Spool) -> BodyTooLarge:
     return BodyTooLarge(
         "The upload is larger than the disk.",
         found=f"a byte at {end - 1}",
         expected=f"{spool.file_bytes} bytes: the disk and its footer",
-        hint="what was accepted before stays; make the disk with uploadSizeBytes of the file that you send",
+        hint="accepted bytes are kept; create the disk with the size of your file as uploadSizeBytes",
         code="RequestBodyTooLarge",
     )
 
 
-def _unsupported(found: str, expected: str) -> InvalidInput:
+def _unsupported_error(found: str, expected: str) -> InvalidInput:
     return InvalidInput(
         "The operation is not supported on this blob.", found=found, expected=expected, code="UnsupportedHeader"
     )
 
 
-async def _uploaded(request: Request, spool: Spool, headers: dict[str, str]) -> Response:
-    """What has arrived, read back; all in memory, since the upload is let go at the end of the request."""
+async def _read_upload(request: Request, spool: Spool, headers: dict[str, str]) -> Response:
+    """Read back the received bytes. The answer is built in memory, because the request ends before the answer is sent."""
     wanted = parse_range(_range_header(request), spool.file_bytes)
     begin, end = wanted or (0, spool.file_bytes)
     if end - begin > PUT_PAGE_BYTES_MAX:
-        raise _unsupported(f"{end - begin} bytes of an upload", f"at most {PUT_PAGE_BYTES_MAX} at once")
+        raise _unsupported_error(f"{end - begin} bytes of an upload", f"at most {PUT_PAGE_BYTES_MAX} at once")
     data = await _in_thread(request, lambda: spool.read_at(begin, end - begin))
     more = _content_headers(begin, end, spool.file_bytes, partly=wanted is not None)
     return Response(data, status_code=206 if wanted else 200, headers=headers | more, media_type=_OCTETS)
 
 
 class _Stream(StreamingResponse):
-    """Gives back what it reads from, however it ends: also where its body was never begun."""
+    """A streaming response that releases the source at the end, also if no byte was sent."""
 
     def __init__(self, held: ExitStack, content: AsyncIterator[bytes], **how: Any) -> None:
         super().__init__(content, **how)
@@ -327,7 +327,7 @@ class _Stream(StreamingResponse):
             self._held.close()
 
 
-async def _served(request: Request, disk: OpenDisk, headers: dict[str, str]) -> Response:
+async def _read_disk(request: Request, disk: OpenDisk, headers: dict[str, str]) -> Response:
     wanted = parse_range(_range_header(request), disk.file_bytes)
     begin, end = wanted or (0, disk.file_bytes)
     more = _content_headers(begin, end, disk.file_bytes, partly=wanted is not None)
@@ -363,8 +363,8 @@ async def _page_list(request: Request, source: "Spool | OpenDisk", headers: dict
     query = request.query_params
     asked = read_page_list_request(wanted or (0, source.file_bytes), query.get("marker"), query.get("maxresults"))
     body = await _in_thread(request, lambda: page_list_xml(source.extents(asked.begin, asked.end), asked))
-    told = {"x-ms-blob-content-length": str(source.file_bytes)}
-    return Response(body, headers=headers | told, media_type="application/xml")
+    length = {"x-ms-blob-content-length": str(source.file_bytes)}
+    return Response(body, headers=headers | length, media_type="application/xml")
 
 
 def _range_header(request: Request) -> str | None:
@@ -401,15 +401,15 @@ def _tags(header: str | None) -> list[str]:
     return [each.strip() for each in (header or "").split(",") if each.strip()]
 
 
-def _not_modified(request: Request, etag: str) -> bool:
+def _is_not_modified(request: Request, etag: str) -> bool:
     return any(each in ("*", etag) for each in _tags(request.headers.get("if-none-match")))
 
 
 def _check_conditions(request: Request, etag: str) -> None:
-    """If-Match and If-None-Match; a blob of a disk is always there.
+    """Check If-Match and If-None-Match. The blob of a disk always exists.
 
     Raises:
-        PreconditionFailed: one does not hold.
+        PreconditionFailed: a condition does not hold.
     """
     wanted, unwanted = _tags(request.headers.get("if-match")), _tags(request.headers.get("if-none-match"))
     if (not wanted or "*" in wanted or etag in wanted) and not ("*" in unwanted or etag in unwanted):

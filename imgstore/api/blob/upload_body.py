@@ -1,4 +1,4 @@
-"""Bodies gathered from the chunks in which they come, and written by threads while more comes."""
+"""Write request bodies to an upload spool: join small chunks, and write in a thread while the next chunks arrive."""
 
 import asyncio
 from typing import Final, Self
@@ -9,15 +9,15 @@ from imgstore.domain.storage.sizes import MIB
 from imgstore.transfer.spool import Bytes, Spool
 
 _WRITE_BYTES: Final = MIB
-"""The least that is written at once of a body, but for its end."""
+"""The minimum size of a write, except for the end of a body."""
 _PART_BYTES: Final = 64 << 10
-"""Chunks that are smaller are joined."""
+"""Smaller chunks are joined up to this size."""
 write: Final = aiofiles.os.wrap(Spool.write)
-"""In a thread, all of it at once: each way to a thread and back costs as much as hashing a MiB."""
+"""Write parts to a spool in a thread. All parts need a single call, because each call costs as much as hashing a MiB."""
 
 
 def add_part(parts: list[Bytes], chunk: bytes) -> None:
-    """One more part; small ones are joined, since each has its own cost, and who sends decides how many there are."""
+    """Add a chunk to the parts. Join small chunks: each part has a cost, and the client chooses the number of chunks."""
     if parts and len(parts[-1]) < _PART_BYTES and isinstance(last := parts[-1], bytearray):
         last += chunk
     else:
@@ -25,14 +25,14 @@ def add_part(parts: list[Bytes], chunk: bytes) -> None:
 
 
 class UploadWriter:
-    """A body on its way into the spool: while 1 MiB is written the next is gathered.
+    """A writer of a body to an upload spool. A thread writes 1 MiB while the event loop collects the next MiB.
 
-    As a context: all that was taken is there at its end, however that comes.
+    Use as a context manager. At the end of the context, also after an error, all added chunks have been written.
     """
 
     def __init__(self, spool: Spool, at: int) -> None:
         self.excess_bytes = 0
-        """How much of what came lies behind the upload's end."""
+        """The bytes of the last chunk beyond the end of the upload."""
         self._spool = spool
         self._at = at
         self._parts: list[Bytes] = []
@@ -47,15 +47,18 @@ class UploadWriter:
         await self._wait_for_write()
 
     async def add(self, chunk: bytes) -> bool:
-        """The next of it; whether more may come.
+        """Add the next chunk of the body.
+
+        Returns:
+            Whether the upload accepts more bytes. False if the chunk exceeds the end of the upload.
 
         Raises:
-            OSError: what came before can't be kept.
+            OSError: an earlier write failed.
         """
-        room = self._spool.file_bytes - self._at - self._bytes
-        self.excess_bytes = max(0, len(chunk) - room)
-        add_part(self._parts, chunk[:room])
-        self._bytes += min(len(chunk), room)
+        left_bytes = self._spool.file_bytes - self._at - self._bytes
+        self.excess_bytes = max(0, len(chunk) - left_bytes)
+        add_part(self._parts, chunk[:left_bytes])
+        self._bytes += min(len(chunk), left_bytes)
         if self._bytes >= _WRITE_BYTES:
             await self._write()
         return not self.excess_bytes

@@ -24,7 +24,7 @@ class AttemptLimits:
     """The failed attempts of the current minute. Safe for use in several threads.
 
     An address with too many failures has to wait. Failures with a client id from all addresses together do not block an
-    address without failures with this client id. Guesses of strangers therefore never lock out the owner of a secret.
+    address without failures with this client id. Guesses from other addresses therefore never lock out the owner.
     """
 
     per_address_max: int

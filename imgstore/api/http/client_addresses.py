@@ -59,7 +59,7 @@ def find_client(
         headers: the headers of the request, with names in lower case.
         trusted: the networks of trusted proxies. Only headers from these networks count. The function reads
             ``Forwarded`` (RFC 7239) if present, else ``X-Forwarded-For`` and ``X-Forwarded-Proto``. The client has the
-            first address from the right that is no trusted proxy, because a client can forge all addresses left of it.
+            first address from the right that is no trusted proxy. A client can forge the addresses to the left.
     """
     if not trusted or not is_trusted(peer, trusted):
         return peer, scheme

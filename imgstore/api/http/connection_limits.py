@@ -1,8 +1,9 @@
-"""Limits of connections: how many may be open, and how long each may wait for its client. Pure.
+"""Decide about connections: the number of open connections, and the time that a connection may wait for the client. Pure.
 
-A client that has sent no complete request yet, or that is idle, makes room for a new one; where there is none, a body
-for which the server waits makes room, of the address that has most of them. So a caller with many half-open connections
-or half-sent bodies keeps nobody out, and a client that sends its request at once is served.
+At the limit, a new connection replaces an open connection. A half-open connection, without a complete request, is closed
+first, then an idle connection. If there is none, the server closes a connection with an incomplete body, from the address
+with the largest number of such connections. Many half-open connections or incomplete bodies of a caller therefore never
+block other clients, and a client that sends a request at once is served (invariant H15).
 """
 
 import math
@@ -14,46 +15,46 @@ from typing import Final
 _FILES_RESERVED_MAX: Final = 512
 """File descriptors for the catalog, stores, uploads and threads."""
 _REST_BYTES_MAX: Final = 64 << 20
-"""What is still taken of a body behind its answer, so that the client comes to read the answer."""
+"""The bytes of a body that are still read after the answer. A client that is still sending can then read the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
-    """What `imgstore serve` grants its connections."""
+    """The limits of the connections of `imgstore serve`."""
 
     connections_max: int = 2_048
-    """Open at once. Fewer where the process may not open so many files."""
+    """Open connections. The number is smaller if the process may not open enough files (`within`)."""
     connections_per_address_max: int = 512
-    """Open at once from one address, or one /64 network of IPv6. Trusted proxies have no limit of their own."""
+    """Open connections from one address, or one /64 network of IPv6. The limit does not apply to trusted proxies."""
     head_seconds: float = 10.0
-    """From a connection, or the first byte of a later request, to the end of the request's head. A TLS handshake has the
-    same time."""
+    """Time for the head of a request, from the connection or from the first byte of a later request. A TLS handshake has
+    the same time."""
     keep_alive_seconds: float = 5.0
-    """Between two requests."""
+    """Time between two requests."""
     body_idle_seconds: float = 60.0
-    """Without a byte of a body that the server waits for. The client of an answer has the same time to take a byte."""
+    """Time without a byte of a body that the server waits for. The reader of an answer has the same time for a byte."""
     body_bytes_per_second_min: int = 1_024
-    """The rate of a body, over the time that the server has waited for it."""
+    """The minimum rate of a body. Only the time that the server waits for the body counts."""
     rest_seconds: float = 5.0
-    """For the rest of a body whose answer was sent already, and for the client's part in closing a connection."""
+    """Time for the rest of a body after the answer, and time for the client to close a connection."""
 
     def within(self, files_max: int) -> int:
-        """Return the connections that a process may hold that may open `files_max` files."""
+        """Return the maximum number of connections of a process that may open `files_max` files."""
         return max(1, min(self.connections_max, files_max - min(_FILES_RESERVED_MAX, files_max // 2)))
 
 
 class Phase(Enum):
-    """What a connection waits for."""
+    """The phase of a connection."""
 
     HANDSHAKE = auto()
     HEAD = auto()
     BODY = auto()
     ANSWER = auto()
-    """The server works, or sends."""
+    """The server processes the request or sends the answer."""
     REST = auto()
-    """The answer was sent before the body had ended."""
+    """The answer was sent before the end of the body."""
     IDLE = auto()
-    """Between two requests."""
+    """The connection is between two requests."""
     CLOSING = auto()
 
 
@@ -62,30 +63,30 @@ _HALF_OPEN: Final = (Phase.HANDSHAKE, Phase.HEAD)
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class ConnectionState:
-    """A connection as the limits see it. Times are seconds of a monotonic clock."""
+    """The values of a connection that the limits use. Times are seconds of a monotonic clock."""
 
     group: str | None
-    """Of its address; None has no limit of its own."""
+    """The key of the address (`address_group`). None means that the limit for each address does not apply."""
     phase: Phase
     since: float
-    """When the phase began."""
+    """The start of the phase."""
     body_bytes: int = 0
-    """Received in this phase."""
+    """The bytes that were received in this phase."""
     starved_seconds: float = 0.0
-    """How long the server waited for the client in this phase, in all."""
+    """The total time that the server waited for the client in this phase."""
     idle_seconds: float = 0.0
-    """How long nothing moved while the client had to act."""
+    """The time since the last byte, while the server waits for the client."""
     unsent_bytes: int = 0
     _seen_bytes: int = 0
     _looked_at: float = field(default=-math.inf)
 
     def observe(self, now: float, *, starved: bool, unsent_bytes: int) -> None:
-        """Note how things are, about once a second.
+        """Update the times from an observation, about once a second.
 
         Args:
             now: the time.
-            starved: the server waits for the client's next byte.
-            unsent_bytes: bytes of answers that the client has not taken.
+            starved: whether the server waits for the next byte of the client.
+            unsent_bytes: the bytes of answers that the client has not read.
         """
         seconds = 0.0 if self._looked_at == -math.inf else now - self._looked_at
         self._looked_at = now
@@ -96,14 +97,14 @@ class ConnectionState:
         self.idle_seconds = self.idle_seconds + seconds if waits and not moved else 0.0
 
     def enter(self, phase: Phase, now: float) -> None:
-        """Begin a phase."""
+        """Start a phase, and reset the bytes and times."""
         self.phase, self.since = phase, now
         self.body_bytes = self._seen_bytes = 0
         self.starved_seconds = self.idle_seconds = 0.0
 
 
 def close_reason(state: ConnectionState, limits: ConnectionLimits, now: float) -> str | None:
-    """Return why a connection is to be closed; None if it may stay. The reasons are few: they are labels of a metric."""
+    """Return the reason to close a connection, or None. The number of reasons is small, because metrics use them as labels."""
     seconds = now - state.since
     if state.phase is Phase.HANDSHAKE and seconds > limits.head_seconds:
         return "handshake"
@@ -140,16 +141,16 @@ class _Group:
         return self.idle if phase is Phase.IDLE else None
 
     def next_to_close(self) -> ConnectionState | None:
-        """The connection that makes room: the oldest half-open one, else the one that is idle for the longest time."""
+        """Return the half-open connection with the oldest phase, else the connection with the longest idle time, or None."""
         return next(iter(self.half_open), None) or next(iter(self.idle), None)
 
     def slowest_body(self) -> ConnectionState | None:
-        """Return the body for which the server has waited longest; None if there is no body."""
+        """Return the connection with the body that the server has waited for longest. Return None if there is no body."""
         return max(self.bodies, key=lambda state: state.starved_seconds, default=None)
 
 
 class ConnectionTable:
-    """The open connections, in all and for each address. Not safe for several threads: the event loop owns it."""
+    """The open connections, in total and for each address. Use from the event loop only."""
 
     def __init__(self, limits: ConnectionLimits, connections_max: int) -> None:
         self._limits, self._max = limits, connections_max
@@ -163,7 +164,7 @@ class ConnectionTable:
         """Decide about a new connection.
 
         Returns:
-            Whether it is taken, and the connection that is to be closed for it, if any.
+            Whether to accept the new connection, and the open connection to close in exchange, if any.
         """
         mine = None if group is None else self._groups.get(group)
         if mine is not None and len(mine.open) >= self._limits.connections_per_address_max:
@@ -175,18 +176,18 @@ class ConnectionTable:
         return True, None
 
     def next_to_close(self) -> ConnectionState | None:
-        """Return the connection that is closed where the system has no room for another."""
+        """Return the connection to close if the system lacks resources for a new connection, or None."""
         most = max(self._groups.values(), key=lambda group: len(group.bodies), default=None)
         return self._all.next_to_close() or (None if most is None else most.slowest_body())
 
     def add(self, state: ConnectionState) -> None:
-        """Count a new connection."""
+        """Add a new connection."""
         for group in self._groups_of(state):
             group.open.add(state)
             self._enqueue(group, state)
 
     def move(self, state: ConnectionState, phase: Phase, now: float) -> None:
-        """Have a connection enter a phase."""
+        """Set the phase of a connection. Do nothing if the phase is the same or the connection has ended."""
         if state.phase is phase or state not in self._all.open:
             return
         for group in self._groups_of(state):
@@ -196,7 +197,7 @@ class ConnectionTable:
             self._enqueue(group, state)
 
     def remove(self, state: ConnectionState) -> None:
-        """Forget a connection that has ended. May be repeated."""
+        """Remove a connection that has ended. Repeated calls are harmless."""
         if state not in self._all.open:
             return
         for group in self._groups_of(state):

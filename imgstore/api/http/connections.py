@@ -1,8 +1,8 @@
-"""Connections within limits: accepted, watched, and closed where their clients let the server wait.
+"""Accept connections within limits, watch the connections, and close the connections with a client that is too slow.
 
-uvicorn has no deadline for a request's head, for its body or for a TLS handshake, and asyncio's own server logs every
-accept for which there is no file descriptor, 2,048 times a tick. So connections are accepted here, and uvicorn's
-protocol is told apart by what it waits for.
+uvicorn has no deadline for the head of a request, for the body or for a TLS handshake. asyncio's server logs each accept
+without a free file descriptor, 2,048 times a tick. Therefore this module accepts the connections. A subclass of uvicorn's
+protocol reports the phase of each connection.
 """
 
 import asyncio
@@ -24,18 +24,18 @@ from imgstore.api.middleware import HEAD_BYTES_MAX, RequestMetrics
 
 _LOOK_SECONDS: Final = 1.0
 _ACCEPTED_AT_ONCE: Final = 64
-"""Then the event loop turns to its other work."""
+"""The maximum number of accepts before the event loop continues with other callbacks."""
 _PAUSE_SECONDS: Final = 0.1
-"""Until it is tried again to accept, where the system had no room."""
+"""The pause after a failed accept."""
 BACKLOG: Final = 2_048
 _FILES_MAX: Final = 65_536
-_NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_NO_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _TIMED_OUT: Final = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _log: Final = logging.getLogger("imgstore.api")
 
 
 def raise_file_limit() -> int:
-    """Raise the soft limit of open files to the hard one; return how many the process may open."""
+    """Raise the soft limit of open files to the hard limit. Return the number of files that the process may open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, _FILES_MAX)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -45,7 +45,7 @@ def raise_file_limit() -> int:
 
 
 class LimitedProtocol(H11Protocol):
-    """uvicorn's protocol, which tells the table of connections what it waits for."""
+    """uvicorn's protocol with reports of the phase to the table of connections."""
 
     conn: LimitedParser
 
@@ -55,26 +55,26 @@ class LimitedProtocol(H11Protocol):
         self._connection = connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for a head."""
+        """Enter the phase HEAD."""
         super().connection_made(transport)
         self._connection.protocol = self
         self._connection.enter(Phase.HEAD)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client, or the server, has ended it."""
+        """Remove the connection from the table."""
         self._connection.end()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take what the client sent."""
+        """Parse received bytes, and update the phase."""
         self._connection.state.body_bytes += len(data)
         super().data_received(data)
         self._connection.enter(self.phase())
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse a request that can't be read; hang up where its answer was begun already."""
+        """Refuse a request that can't be parsed. Abort the connection if an answer has begun."""
         if self.cycle is not None:
-            # The application may be at work on the request: its answer would follow this one.
+            # The application may still process the request, and must not send a second answer.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
@@ -83,12 +83,12 @@ class LimitedProtocol(H11Protocol):
             self.transport.abort()
 
     def on_response_complete(self) -> None:
-        """Wait for the next head, or for the rest of the body."""
+        """Update the phase: the client sends the next head or the rest of the body."""
         super().on_response_complete()
         self._connection.enter(self.phase())
 
     def phase(self) -> Phase:
-        """Return what the connection waits for."""
+        """Return the phase of the connection."""
         if self.transport.is_closing():
             return Phase.CLOSING
         if self.cycle is not None and not self.cycle.response_complete:
@@ -98,12 +98,12 @@ class LimitedProtocol(H11Protocol):
         return Phase.IDLE if self.cycle is not None and not self.conn.trailing_data[0] else Phase.HEAD
 
     def is_starved(self) -> bool:
-        """Tell whether the application has all that came of the body, and the client owes more."""
+        """Return whether the application has read all received bytes of the body, and more bytes are missing."""
         cycle = self.cycle
         return self.phase() is Phase.BODY and not cycle.body and not cycle.waiting_for_100_continue
 
     def time_out(self) -> None:
-        """Close a connection whose client has not done its part."""
+        """Close the connection after a missed deadline. Answer 408 if no answer has begun."""
         waits = self.cycle is None or self.cycle.response_complete or not self.cycle.response_started
         if self.phase() in (Phase.HEAD, Phase.BODY) and waits:
             self.transport.write(_TIMED_OUT)
@@ -114,7 +114,7 @@ class LimitedProtocol(H11Protocol):
 
 
 class Connection:
-    """One accepted connection."""
+    """An accepted connection."""
 
     def __init__(self, acceptor: "Acceptor", state: ConnectionState) -> None:
         self.state = state
@@ -123,15 +123,15 @@ class Connection:
         self._acceptor = acceptor
 
     def enter(self, phase: Phase) -> None:
-        """Enter a phase, if it is another one."""
+        """Set the phase. Do nothing if the phase is the same."""
         self._acceptor.table.move(self.state, phase, self._acceptor.now())
 
     def end(self) -> None:
-        """Leave the table."""
+        """Remove the connection from the table."""
         self._acceptor.remove(self)
 
     def find_close_reason(self, limits: ConnectionLimits, now: float) -> str | None:
-        """Return why it is to be closed; None if it may stay."""
+        """Return the reason to close the connection, or None."""
         protocol = self.protocol
         if protocol is not None:
             self.enter(protocol.phase())
@@ -140,14 +140,14 @@ class Connection:
         return close_reason(self.state, limits, now)
 
     def close(self) -> None:
-        """Close it, as its phase demands."""
+        """Close the connection in the manner that fits the phase."""
         if self.protocol is not None:
             self.protocol.time_out()
         else:
             self.abort()
 
     def abort(self) -> None:
-        """Close it at once."""
+        """Close the connection at once, without an answer."""
         if self.protocol is not None:
             self.protocol.transport.abort()
         elif self.handshake is not None:
@@ -155,7 +155,7 @@ class Connection:
 
 
 class Acceptor:
-    """Accepts connections on a listening socket, within limits. uvicorn closes it as it closes its own servers."""
+    """A listening socket with connections within limits. uvicorn closes an acceptor in the same manner as a server."""
 
     def __init__(
         self,
@@ -168,16 +168,16 @@ class Acceptor:
         trusted: tuple[Network, ...],
         counts: RequestMetrics,
     ) -> None:
-        """Prepare it.
+        """Prepare the acceptor. `start` begins to accept.
 
         Args:
-            listening: the socket.
-            config: of uvicorn; its TLS context is used.
-            state: of uvicorn's server.
-            app_state: of its lifespan.
-            limits: of connections.
-            trusted: networks of proxies, which have no limit for each address.
-            counts: of the metrics.
+            listening: the listening socket.
+            config: the configuration of uvicorn, with the TLS context.
+            state: the state of uvicorn's server.
+            app_state: the state of the application's lifespan.
+            limits: the limits of connections.
+            trusted: the networks of trusted proxies. The limit for each address does not apply to these proxies.
+            counts: the metrics of the server.
         """
         self._listening, self._config, self._state, self._app_state = listening, config, state, app_state
         self._limits, self._trusted, self._closed = limits, trusted, counts.count_closed_connection
@@ -189,31 +189,31 @@ class Acceptor:
         self._paused: asyncio.TimerHandle | None = None
 
     def now(self) -> float:
-        """The event loop's time, in seconds."""
+        """Return the time of the event loop in seconds."""
         return self._loop.time()
 
     def start(self) -> None:
-        """Begin to accept, and to look after what was accepted."""
+        """Start to accept connections, and start the periodic check of open connections."""
         self._listening.settimeout(0)
         self._listening.listen(BACKLOG)
         self._resume()
         self._look()
 
     def close(self) -> None:
-        """Accept nobody any more. What was accepted goes on, and is looked after."""
+        """Stop accepting connections. Open connections stay open, and the periodic check continues."""
         self._loop.remove_reader(self._listening.fileno())
         if self._paused is not None:
             self._paused.cancel()
 
     async def wait_closed(self) -> None:
-        """Stop looking after connections. Those that are left are in their handshakes."""
+        """Stop the periodic check, and abort the remaining connections, which are in a TLS handshake."""
         if self._timer is not None:
             self._timer.cancel()
         for connection in list(self._connections.values()):
             connection.abort()
 
     def remove(self, connection: Connection) -> None:
-        """Leave a connection out that has ended."""
+        """Remove a connection that has ended from the table."""
         self.table.remove(connection.state)
         self._connections.pop(connection.state, None)
 
@@ -233,20 +233,20 @@ class Acceptor:
             self._take(accepted, str(peer[0]))
 
     def _pause(self, error: OSError) -> None:
-        """Make room and try again in a moment: the system would report the waiting connection again at once."""
-        _log.error("no connection can be accepted: %s", error)
-        if error.errno in _NO_ROOM and (next_to_close := self.table.next_to_close()) is not None:
+        """Close a connection if resources are missing, and pause: the system would report the waiting connection at once."""
+        _log.error("could not accept a connection: %s", error)
+        if error.errno in _NO_RESOURCES and (next_to_close := self.table.next_to_close()) is not None:
             self._drop(next_to_close, "files")
         self._loop.remove_reader(self._listening.fileno())
         self._paused = self._loop.call_later(_PAUSE_SECONDS, self._resume)
 
     def _take(self, accepted: socket.socket, address: str) -> None:
         group = None if is_trusted(address, self._trusted) else address_group(address)
-        is_taken, next_to_close = self.table.check_capacity(group)
+        is_accepted, next_to_close = self.table.check_capacity(group)
         if next_to_close is not None:
             self._drop(next_to_close, "room")
-        if not is_taken:
-            _log.warning("a connection of %s was refused: too many are open", address)
+        if not is_accepted:
+            _log.warning("refused a connection of %s: too many connections are open", address)
             self._closed("refused")
             accepted.close()
             return
@@ -262,7 +262,7 @@ class Acceptor:
         )
 
         def connected(task: "asyncio.Task[object]") -> None:
-            # Else it never became a connection: a handshake that failed, was too slow, or made room for another.
+            # The handshake failed, was too slow, or was aborted in favour of another connection.
             if task.cancelled() or task.exception() is not None:
                 accepted.close()
                 connection.end()
@@ -273,17 +273,17 @@ class Acceptor:
     def _drop(self, state: ConnectionState, reason: str) -> None:
         connection = self._connections[state]
         self._closed(reason)
-        # At once, not when the transport has ended: the next connection is decided about before that.
+        # Update the table before the transport has ended: the decision about the next connection comes earlier.
         self.remove(connection)
         connection.abort()
 
     def _look(self) -> None:
-        """Close what is overdue, once a second."""
+        """Close the overdue connections, once a second."""
         self._timer = self._loop.call_later(_LOOK_SECONDS, self._look)
         now = self.now()
         for connection in list(self._connections.values()):
             reason = connection.find_close_reason(self._limits, now)
             if reason is not None:
-                _log.info("a connection of %s was closed: %s", connection.state.group or "a proxy", reason)
+                _log.info("closed a connection of %s: %s", connection.state.group or "a proxy", reason)
                 self._closed(reason)
                 connection.close()

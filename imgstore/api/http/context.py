@@ -1,6 +1,7 @@
-"""What every handler works with: the server, who asks, and how an answer is made.
+"""Define the request context of the handlers: the shared objects of the server, the caller, and the answers.
 
-A handler is async and makes one call into a thread: of the pool for requests, or of the one for what takes long.
+A handler is async and makes one call into a thread: a thread of the request pool, or a thread for long-running operations
+(invariant A3).
 """
 
 import asyncio
@@ -40,26 +41,26 @@ _SORTER: Final = json.JSONEncoder(sort_keys=True)
 _WITH_BODY: Final = ("PUT", "PATCH", "POST")
 
 BODY_BYTES_MAX: Final = 1 << 20
-"""A resource here is some kilobytes."""
+"""The limit for the body of a resource. Resources have a few kilobytes."""
 TEMPLATE_BYTES_MAX: Final = 4 << 20
-"""As ARM takes."""
+"""ARM's limit for a template."""
 
 
 RESOURCE_BODY: Final[dict[str, Any]] = {
     "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
 }
-"""What /docs says of a body that is a resource: its fields are Azure's, by the api-version."""
+"""The OpenAPI description of a body with a resource. Azure's api-version defines the fields."""
 
 
 class BodyTooLarge(ImgstoreError):
-    """The request's body is longer than any resource."""
+    """The request's body exceeds the limit."""
 
     code = "RequestEntityTooLarge"
     status = 413
 
 
 class PreconditionFailed(ImgstoreError):
-    """If-Match names another state of the resource than it has, or If-None-Match one that it has."""
+    """If-Match does not contain the ETag of the resource, or If-None-Match contains the ETag."""
 
     code = "PreconditionFailed"
     status = 412
@@ -67,33 +68,33 @@ class PreconditionFailed(ImgstoreError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pools:
-    """The threads that serve requests. Each pool is shared fairly by its callers (`fair_pool`)."""
+    """The threads that serve requests. The callers of a pool share the pool fairly (`fair_pool`)."""
 
     requests: FairPool
     """Requests of known principals. The caller is the principal's object id."""
     logins: FairPool
-    """Checks of tokens that this process has not seen yet. The caller is the issuer that a token names."""
+    """Checks of tokens that are new to this process. The caller is the issuer that a token names."""
     blobs: FairPool
-    """Requests by signed URL. The caller is the disk."""
+    """Requests with a signed URL. The caller is the disk."""
     server: FairPool
-    """What serves nobody in particular: health, keys."""
+    """Requests without a caller: health, public keys."""
 
     def close(self, wait_seconds: float) -> None:
-        """Cancel what waits; give what runs so many seconds to end, in each pool."""
+        """Cancel the waiting jobs of each pool, and wait for the running jobs of a pool for at most `wait_seconds`."""
         for pool in (self.requests, self.logins, self.blobs, self.server):
             pool.close(wait_seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """What the handlers share."""
+    """The objects that all handlers share."""
 
     installation: Installation
     authority: TokenAuthority
     pools: "Pools"
-    """Threads for what is done before the answer."""
+    """Threads for requests."""
     runner: OperationRunner
-    """For what goes on after it."""
+    """Threads for long-running operations, which may continue after the answer."""
     rates: RateLimiter
     retry_after_seconds: int
     page_items: int
@@ -103,23 +104,24 @@ class Server:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestContext:
-    """One request."""
+    """A request with the shared objects of the server."""
 
     server: Server
     request: Request
     api_version: str | None
 
     def session(self) -> Session:
-        """Authenticate the caller and check the right that the route takes (`ROUTE_RIGHTS`).
+        """Authenticate the caller and check the right that the route requires (`ROUTE_RIGHTS`).
 
-        The first call decides for the whole request. It reads the catalog: call it in a thread.
+        The result of the first call holds for the whole request. Call this method in a thread, because the check reads
+        the catalog.
 
         Raises:
             Unauthenticated: the caller is not known.
             AccessDenied: the caller has no right to the route.
-            ScopeNotFound: the subscription does not exist, or the caller has no role in it.
-            InvalidInput: no api-version, or one that is not served.
-            TooManyRequests: the subscription has made too many.
+            ScopeNotFound: the subscription does not exist, or the caller has no role in the subscription.
+            InvalidInput: the api-version is missing or not supported.
+            TooManyRequests: the subscription has reached a rate limit.
         """
         known: Session | None = getattr(self.request.state, "session", None)
         if known is None:
@@ -138,23 +140,23 @@ class RequestContext:
         if named is not None and is_other:
             check_subscription_known(self.server.installation, named)
         version = check_api_version(self.api_version, type_of(self.request.scope["path"]))
-        # Requests of callers without a role don't use the subscription's budget up, and don't learn what is left of it.
+        # Requests of callers without a role don't count, and the answers don't show the remaining requests.
         if has_related_role(principal, f"/subscriptions/{installation.subscription}"):
             self.request.state.remaining = self.server.rates.take(installation.subscription, method, route)
         return Session(installation=installation, principal=principal, api_version=version)
 
     async def in_thread(self, work: Callable[[], _T]) -> _T:
-        """Run `work` in a thread of the server's own, whoever asks."""
+        """Run `work` in a thread of the pool for requests without a caller."""
         return await asyncio.wrap_future(self.server.pools.server.submit("server", work))
 
     async def find_caller(self) -> str:
-        """Return the object id of the principal that asks: whose share of a pool the request takes.
+        """Return the object id of the caller's principal. The request counts for the share of this principal in a pool.
 
-        The roles, and whether the token was taken back, are read later, in the pool (`session`).
+        `session` reads the roles and the revocation of the token later, in a thread of the pool.
 
         Raises:
-            Unauthenticated: no token, or one that is not believed.
-            CallerQueueFull, PoolQueueFull: too many new tokens wait to be checked.
+            Unauthenticated: the token is missing or not valid.
+            CallerQueueFull, PoolQueueFull: too many new tokens wait for a check.
         """
         authority, header = self.server.authority, self.request.headers.get("authorization")
         known = authority.find_cached_caller(header)
@@ -166,16 +168,17 @@ class RequestContext:
         )
 
     async def run(self, work: Callable[[Session], _T]) -> _T:
-        """Authenticate and run `work`, in a thread when it is the caller's turn.
+        """Authenticate the caller and run `work`, in a thread of the request pool.
 
         Raises:
+            Unauthenticated, AccessDenied, ScopeNotFound, InvalidInput, TooManyRequests: see `session`.
             CallerQueueFull, PoolQueueFull: too many requests wait.
         """
         requests = self.server.pools.requests
         return await asyncio.wrap_future(requests.submit(await self.find_caller(), lambda: work(self.session())))
 
     async def begin(self, kind: str, /, **request: Any) -> AcceptedOperation:
-        """Begin a command that may take long; wait until it is accepted or refused."""
+        """Start a command that may take long. Wait until the command is accepted or refused."""
         conditions = {
             name: value for name in ("if-match", "if-none-match") if (value := self.request.headers.get(name))
         }
@@ -185,10 +188,10 @@ class RequestContext:
         return await asyncio.wrap_future(begun)
 
     async def read_body(self, bytes_max: int = BODY_BYTES_MAX) -> bytes:
-        """The request's body.
+        """Read the request's body.
 
         Raises:
-            BodyTooLarge: longer than `bytes_max`.
+            BodyTooLarge: the body has more than `bytes_max` bytes.
         """
         body = bytearray()
         async for chunk in self.request.stream():
@@ -198,58 +201,80 @@ class RequestContext:
                     "The request's body is too large.",
                     found=f"more than {bytes_max} bytes",
                     expected=f"at most {bytes_max}",
-                    hint="send the resource alone",
+                    hint="send only the resource",
                 )
         return bytes(body)
 
     async def read_json(self) -> Json:
-        """Authenticate, then read the request's body as JSON.
+        """Authenticate the caller, then read the request's body as JSON.
 
         Raises:
-            Unauthenticated: nobody that we know. Nothing of the body was read.
-            InvalidInput: it is none.
-            BodyTooLarge: as `body`.
+            Unauthenticated: the caller is not known. Nothing of the body was read.
+            InvalidInput: the body is no JSON document.
+            BodyTooLarge: the body has more than `BODY_BYTES_MAX` bytes.
         """
         return await self._read_document(json.loads, BODY_BYTES_MAX)
 
     async def read_template(self) -> Json:
-        """The request's body, read as a template may be written. Raises as `json`, for more than `TEMPLATE_BYTES_MAX`."""
+        """Authenticate the caller, then read the request's body as JSON with the extensions of templates.
+
+        Raises:
+            Unauthenticated: the caller is not known. Nothing of the body was read.
+            InvalidInput: the body is no JSON document.
+            BodyTooLarge: the body has more than `TEMPLATE_BYTES_MAX` bytes.
+        """
         return await self._read_document(read_jsonc, TEMPLATE_BYTES_MAX)
 
     async def _read_document(self, loads: Callable[..., Json], bytes_max: int) -> Json:
-        """Strangers cost neither memory nor parsing; parsing, which may take a second, stops nobody else's requests."""
+        """Authenticate, read and parse a body.
+
+        A stranger's body costs neither memory nor parsing (invariant H15). Parsing may take a second, and therefore runs
+        in the share of the caller.
+        """
         caller = await self.find_caller()
         body = await self.read_body(bytes_max)
         return await asyncio.wrap_future(self.server.pools.requests.submit(caller, lambda: _read(body, loads)))
 
     @property
     def base_url(self) -> str:
-        """How the client reached us: scheme, host and port."""
+        """The URL of the server from the view of the client: scheme, host and port."""
         return f"{self.request.url.scheme}://{self.request.url.netloc}"
 
     def page_request(self) -> PageRequest:
-        """Which page of a list is asked for."""
+        """Return the requested page of a list."""
         return PageRequest(items_max=self.server.page_items, token=self.request.query_params.get("$skiptoken"))
 
     def next_link(self, token: str) -> str:
-        """The URL of the page behind `token`."""
+        """Return the URL of the next page, which begins at `token`."""
         return str(self.request.url.include_query_params(**{"$skiptoken": token}))
 
     def resource_response(self, body: Json, kind: Kind, etag: str | None = None) -> Response:
-        """A resource as the answer to a GET."""
+        """Answer a GET of a resource. Answer 304 if If-None-Match contains the ETag.
+
+        Args:
+            body: the resource.
+            kind: the kind of the resource.
+            etag: the ETag. None computes the ETag of `body`.
+        """
         tag = etag or etag_of(body)
         if tag in _tags(self.request.headers.get("if-none-match", "")):
             return Response(status_code=304, headers={"ETag": tag})
         return json_response(200, remove_newer_fields(body, kind, self._version()), {"ETag": tag})
 
     async def list_response(
-        self, kind: Kind, work: Callable[[Session, PageRequest], Page[_T]], tell: Callable[[_T], Json]
+        self, kind: Kind, work: Callable[[Session, PageRequest], Page[_T]], to_json: Callable[[_T], Json]
     ) -> Response:
-        """A page of a list."""
+        """Answer with the requested page of a list.
+
+        Args:
+            kind: the kind of the listed resources.
+            work: returns a page. Runs in a thread.
+            to_json: converts an item of the page. Runs in a thread.
+        """
 
         def read(session: Session) -> Page[Json]:
             page = work(session, self.page_request())
-            return Page(items=tuple(tell(each) for each in page.items), next_token=page.next_token)
+            return Page(items=tuple(to_json(each) for each in page.items), next_token=page.next_token)
 
         page = await self.run(read)
         items = [remove_newer_fields(each, kind, self._version()) for each in page.items]
@@ -259,13 +284,13 @@ class RequestContext:
     def accepted_response(
         self, accepted: AcceptedOperation, kind: Kind, status: int, *, location: bool = False
     ) -> Response:
-        """The answer to what goes on: where to ask how far it is.
+        """Answer a request that started an operation. The headers contain the URL of the operation's status.
 
         Args:
-            accepted: what was begun.
-            kind: of the resource.
-            status: of the answer.
-            location: whether it has a Location too, as Azure's 202 has.
+            accepted: the operation.
+            kind: the kind of the resource.
+            status: the status of the answer.
+            location: whether to add a Location header, as Azure's 202 has.
         """
         subscription = self.request.path_params["subscription"]
         region = (accepted.body or {}).get("location") or next(iter(self.server.installation.regions.regions))
@@ -283,7 +308,18 @@ class RequestContext:
         return json_response(status, remove_newer_fields(accepted.body, kind, self._version()), headers | tag)
 
     async def delete_response(self, kind: str, of: Kind, /, *, absent: int = 204, **request: Any) -> Response:
-        """The answer to a DELETE; `absent` is that to one of what is not there."""
+        """Answer a DELETE, which starts a command.
+
+        Args:
+            kind: the name of the command.
+            of: the kind of the resource.
+            absent: the status for a missing resource: 204, or 404 with an error.
+            request: the request of the command.
+
+        Raises:
+            ScopeNotFound: the subscription does not exist, or the caller has no role in the subscription.
+            NotFound: the resource does not exist, and `absent` is not 204.
+        """
         try:
             accepted = await self.begin(kind, **request)
         except ScopeNotFound:
@@ -296,7 +332,7 @@ class RequestContext:
 
     @property
     def retry_headers(self) -> dict[str, str]:
-        """When to ask again."""
+        """The header for the wait of the client before the next poll."""
         return {"Retry-After": str(self.server.retry_after_seconds)}
 
     def _version(self) -> str:
@@ -311,7 +347,7 @@ def _read(body: bytes, loads: Callable[..., Json]) -> Json:
             "The request content was invalid and could not be deserialized.",
             found=str(error),
             expected="a JSON document in UTF-8 (RFC 8259), with numbers of 64 bits and every name once in its object",
-            hint="mend the request's body",
+            hint="correct the request's body",
             code="InvalidRequestContent",
         ) from error
 
@@ -320,21 +356,21 @@ async def make_context(
     request: Request,
     api_version: Annotated[str | None, Query(alias="api-version", examples=["2023-07-03"])] = None,
 ) -> RequestContext:
-    """The request, as FastAPI hands it to a handler; the right to a write is checked before its body is read."""
-    asked = RequestContext(server=request.app.state.server, request=request, api_version=api_version)
+    """Make the request context of a handler. Check the right to a write before the body is read (invariant H9)."""
+    made = RequestContext(server=request.app.state.server, request=request, api_version=api_version)
     if request.method in _WITH_BODY and not is_open(request.method, request.scope["route"].path):
-        await asked.run(lambda _session: None)
-    return asked
+        await made.run(lambda _session: None)
+    return made
 
 
 Context = Annotated[RequestContext, Depends(make_context)]
 
 
 def json_response(status: int, body: Json, headers: Mapping[str, str] | None = None) -> Response:
-    """A JSON answer."""
+    """Make an answer with a JSON body."""
     try:
         text = _WRITER.encode(body)
-    except ValueError:  # a number that an older version took
+    except ValueError:  # A stored number that is not finite: older versions accepted such numbers (invariant H13).
         text = _WRITER.encode(finite_json(body))
     return Response(
         content=text.encode(), status_code=status, headers=dict(headers or {}), media_type="application/json"
@@ -342,23 +378,23 @@ def json_response(status: int, body: Json, headers: Mapping[str, str] | None = N
 
 
 def etag_of(body: Json) -> str:
-    """A resource's ETag: of all that may be changed of it."""
+    """Return the ETag of a resource. The replication status does not count, because no request changes it."""
     properties = {name: value for name, value in body["properties"].items() if name != "replicationStatus"}
     text = _SORTER.encode({**body, "properties": properties})
     return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
 
 
-def check_conditions(conditions: Mapping[str, str], standing: Json | None) -> None:
-    """If-Match and If-None-Match against the resource as it stands.
+def check_conditions(conditions: Mapping[str, str], current: Json | None) -> None:
+    """Check If-Match and If-None-Match against the current resource.
 
     Args:
-        conditions: the two headers, as far as there are any.
-        standing: the resource; None where there is none.
+        conditions: the values of the two headers, by lower-case name. A missing header has no entry.
+        current: the resource. None if the resource does not exist.
 
     Raises:
-        PreconditionFailed: one does not hold.
+        PreconditionFailed: a condition does not hold.
     """
-    now = None if standing is None else etag_of(standing)
+    now = None if current is None else etag_of(current)
     wanted, unwanted = _tags(conditions.get("if-match", "")), _tags(conditions.get("if-none-match", ""))
     met = not wanted or (now is not None and ("*" in wanted or now in wanted))
     if met and not (now is not None and ("*" in unwanted or now in unwanted)):
@@ -367,7 +403,7 @@ def check_conditions(conditions: Mapping[str, str], standing: Json | None) -> No
         "The condition '{}' evaluated to false.".format("If-Match" if not met else "If-None-Match"),
         found=f"ETag {now}" if now else "no such resource",
         expected=", ".join(f"{name}: {value}" for name, value in conditions.items()),
-        hint="read the resource again, and repeat the change on what it is now",
+        hint="read the resource again, and repeat the change on the new state",
     )
 
 
@@ -377,32 +413,32 @@ def _tags(header: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
-    """What a person may set of the server."""
+    """The settings of a server."""
 
     leaves_replicas: bool = False
-    """Whether replicas are left to `imgstore worker`; only the source region is made by requests."""
+    """Whether `imgstore worker` makes the replicas. The server then ingests into the source region only."""
     retry_after_seconds: int = 2
-    """How long clients are asked to wait before they look again."""
+    """The interval at which clients are asked to poll."""
     page_items: int = 100
-    """In one answer of a list."""
+    """The items of a list in one answer."""
     request_threads: int = 32
-    """Requests of known principals at once; a quarter of them for one principal."""
+    """Concurrent requests of known principals. A principal gets at most a quarter."""
     login_threads: int = 8
-    """New tokens that are checked at once; a quarter of them for one issuer."""
+    """Concurrent checks of new tokens. An issuer gets at most a quarter."""
     blob_threads: int = 32
-    """Requests by signed URL at once; a quarter of them for one disk."""
+    """Concurrent requests with a signed URL. A disk gets at most a quarter."""
     cache_bytes: int = CACHE_BYTES
-    """Of decoded segments, for those who read disks by URL."""
+    """The cache of decoded segments, for reads of disks by URL."""
     rate_limit_factor: int = 100
-    """How many times Azure's budgets a subscription has; 0 counts nothing."""
+    """The factor of Azure's rate limits for a subscription. 0 disables the limits."""
     running_threads: int = 16
-    """Long-running operations at once, a quarter of them for one principal; others wait."""
+    """Concurrent long-running operations. A principal gets at most a quarter. Other operations wait."""
     queued_requests_max: int = 256
     """Requests of one caller that may wait for a thread."""
     queued_operations_max: int = 64
     """Long-running operations of one principal that may wait for a thread before they are accepted."""
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
     trusted_proxies: tuple[Network, ...] = ()
-    """Whose headers say who the client is."""
+    """The networks of proxies with trusted headers about the address of the client."""
     secret_failures_max: int = FAILURES_PER_ADDRESS_MAX
-    """Attempts with a wrong secret that an address has in a minute."""
+    """The attempts with a wrong secret that an address has in a minute."""

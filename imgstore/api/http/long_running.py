@@ -1,9 +1,11 @@
-"""Long-running operations: run in threads of their own, answered when accepted, stored until they end.
+"""Run long-running operations in a pool of threads, answer the requests early, and store the operations.
 
-A command checks its caller's rights and then writes. The operation's row is stored in the same transaction as the first
-of these writes, so that a refused request leaves no row. What fails before the answer is the answer, and the row is
-removed. What fails later is stored in the row. A process that ends leaves its rows InProgress. The next process runs the
-same commands again, with the rights that the callers have at that time: PUT, PATCH and DELETE are good to repeat.
+A command checks the rights of the caller and then writes. The transaction of the first write also stores the row of the
+operation, so a refused request leaves no row (invariant H7). An error before the answer becomes the answer, and the row
+is removed. A later error is stored in the row.
+
+A process that ends leaves the rows InProgress. The next process runs the same commands again, with the rights that the
+callers have at that time. PUT, PATCH and DELETE can be repeated.
 """
 
 import logging
@@ -48,17 +50,17 @@ _log: Final = logging.getLogger("imgstore.api")
 
 
 _LOOK_SECONDS: Final = 1.0
-"""The time between two looks at operations that wait for workers."""
+"""The interval of checks of operations that wait for workers."""
 _MAINTENANCE: Final = "maintenance"
-"""Whose share of the threads the system itself takes."""
+"""The caller of the system's own jobs. The jobs use the share of this caller."""
 _DELETE: Final = "delete-"
-"""The names of commands that delete begin so."""
+"""The prefix of commands that delete."""
 _CONTINUED: Final = frozenset({"put-version", "put-disk", "put-image", "put-machine"})
-"""Commands that finish what a resource in Creating still needs, also where `CommandCall.is_preempted`."""
+"""The commands that complete a resource in the state Creating, also if `CommandCall.is_preempted` is set."""
 
 
 class ServerStopping(ImgstoreError):
-    """The server is about to end."""
+    """The server is shutting down."""
 
     code = "ServerStopping"
     status = 503
@@ -66,56 +68,56 @@ class ServerStopping(ImgstoreError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """Who asks, where."""
+    """An authenticated caller, with the installation and the api-version of the request."""
 
     installation: Installation
-    """Of the subscription that is asked for."""
+    """The installation with the subscription of the request."""
     principal: Principal
     api_version: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceptedOperation:
-    """What was begun."""
+    """An accepted operation, with the data of the answer."""
 
     operation_uid: str
     created: bool
     """Whether the resource is new."""
     body: Json
-    """The resource as it stands; None of one that goes."""
+    """The current resource. None for a deletion."""
 
 
 Outcome: TypeAlias = tuple[bool, Json]
-"""Whether the resource is new, and what it is now; None of one that goes."""
+"""The result of a command: whether the resource is new, and the current resource (None for a deletion)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandCall:
-    """A command to be done."""
+    """The arguments of a command."""
 
     session: Session
     request: Mapping[str, Any]
     accept: Callable[[Outcome], None]
-    """Answers the request before the command is done. Only the first call counts."""
+    """Answers the request before the command ends. Only the first call has an effect."""
     uid: str
-    """The operation's."""
+    """The uid of the operation."""
     leaves_replicas: bool = False
-    """Whether the command leaves replicas to `imgstore worker`: no worker runs in this process."""
+    """Whether `imgstore worker` makes the replicas, because no worker runs in this process."""
     is_preempted: bool = False
-    """Whether a newer request wrote the resource since the operation was stored: the command changes nothing of it then."""
+    """Whether a newer request wrote the resource after the operation was stored. The command then keeps the newer values."""
     preempted_resources: frozenset[str] = frozenset()
-    """The ids, in lower case, of all resources that newer requests wrote since then: a deployment writes many."""
+    """The lower-case ids of all resources that newer requests wrote since then. A deployment writes many resources."""
     awaited: list[Callable[[Installation], bool]] = field(default_factory=list)
-    """Filled by the command: the operation ends when each of them returns True, or with the error of the first that
-    raises one."""
+    """Conditions that the command adds. The operation ends when all conditions return True, or when a condition raises an
+    error."""
 
 
 Command: TypeAlias = Callable[[CommandCall], Outcome]
-"""Gives what it came to: the answer, unless one was given early."""
+"""A function that runs an operation. The result is the answer, unless the command called `CommandCall.accept` before."""
 
 
 class OperationRunner:
-    """Runs commands in its own threads, shared fairly by their callers."""
+    """The long-running operations of a process, and the threads for the commands. Callers share the threads fairly."""
 
     def __init__(
         self,
@@ -131,7 +133,7 @@ class OperationRunner:
         self._pool = FairPool(limits, "operation")
         self._waiting = WaitingOperations(_LOOK_SECONDS)
         self._running: dict[str, StopSignal] = {}
-        """By the uids of the operations that run."""
+        """The stop signals of the running operations, by uid."""
         self._lock = threading.Lock()
 
     def begin(
@@ -142,14 +144,14 @@ class OperationRunner:
         request: Mapping[str, Any],
         resource_id: str | None = None,
     ) -> "Future[AcceptedOperation]":
-        """Run a command; the answer is there once it was accepted or refused.
+        """Run a command in a thread. The future has a result when the command was accepted or refused.
 
         Args:
-            caller: the object id of who asks: whose share of the threads it takes.
-            session: who asks; called in the thread.
-            kind: the command's name.
-            request: what it needs, as JSON.
-            resource_id: the resource that it is about.
+            caller: the object id of the caller. The command uses the caller's share of the threads.
+            session: authenticates the caller. Called in the thread.
+            kind: the name of the command.
+            request: the arguments of the command, as JSON.
+            resource_id: the id of the resource that the command changes.
 
         Raises:
             CallerQueueFull, PoolQueueFull: too many commands wait.
@@ -160,30 +162,34 @@ class OperationRunner:
         return answer
 
     def resume(self) -> int:
-        """Resume the operations that dead processes left, and finish deletions; tells how many operations that are."""
+        """Resume the operations of processes that ended, and finish deletions.
+
+        Returns:
+            The number of resumed operations.
+        """
         self._pool.submit(_MAINTENANCE, self._finish_deletes, bounded=False)
-        return self._take_up()
+        return self._resume_abandoned()
 
     def renew_leases(self) -> None:
-        """Renew the leases of the operations that run here, and resume those whose processes have died meanwhile."""
+        """Renew the leases of the running operations, and resume the operations with expired leases (invariant H16)."""
         with self._lock:
             running = dict(self._running)
         leases = renew_operations(self._installation, running)
         for uid in leases.lost:
-            _log.warning("operation %s stops here: its lease was not renewed in time, and another server runs it", uid)
+            _log.warning("stopping operation %s: the lease has expired, and another server runs the operation", uid)
             running[uid].set()
         if leases.abandoned:
-            self._take_up()
+            self._resume_abandoned()
 
-    def _take_up(self) -> int:
+    def _resume_abandoned(self) -> int:
         left = take_up_operations(self._installation)
         for operation in left:
-            # Rows without a caller are of no principal's share; `_resume` refuses them.
+            # A row without a caller belongs to no principal. `_resume` refuses such a row.
             self._pool.submit(operation.principal_uid or "", partial(self._resume, operation), bounded=False)
         return len(left)
 
     def cancel_requested(self) -> None:
-        """Stop the operations that run here and that somebody asked to cancel."""
+        """Stop the operations of this process with a recorded cancellation request."""
         with self._lock:
             if not self._running:
                 return
@@ -195,14 +201,16 @@ class OperationRunner:
             stop.set(OperationCanceled)
 
     def close(self, wait_seconds: float) -> None:
-        """Stop what runs at its next request to a store; its rows stay, for the next process to go on from.
+        """Stop the running operations at the next request to a store. The rows stay, and the next process resumes them.
 
-        An operation that does not stop within so many seconds is abandoned.
+        An operation that does not stop within `wait_seconds` is abandoned.
         """
         self._installation.keeper.interrupt()
         self._waiting.close()
         if not self._pool.close(wait_seconds):
-            _log.warning("operations still ran when the server ended; the next server resumes them")
+            _log.warning(
+                "the server ends before running operations have stopped; the next server resumes the operations"
+            )
 
     def _begin(
         self,
@@ -218,11 +226,11 @@ class OperationRunner:
             whole = {**request, "api_version": session.api_version}
             if kind.startswith(_DELETE) and resource_id is not None:
                 whole = name_target(plain, whole, resource_id)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the handler waits for it
+        except Exception as error:  # noqa: BLE001 - the handler waits for an answer after any error
             answer.set_exception(error)
             return
         pending = PendingOperation(plain, session.principal, kind=kind, request=whole, resource_id=resource_id)
-        with self._noted(pending.uid) as stop:
+        with self._register(pending.uid) as stop:
             installation = replace(
                 plain, catalog=plain.catalog.accompanied(pending), keeper=plain.keeper.stopped_by(stop)
             )
@@ -246,24 +254,26 @@ class OperationRunner:
     def _finish_deletes(self) -> None:
         try:
             finish_deletes(self._installation)
-        except Exception:  # noqa: BLE001 - the server serves all the same
-            _log.exception("deletions of dead processes could not be finished; `imgstore gc` tries again")
+        except Exception:  # noqa: BLE001 - the server must run without this step
+            _log.exception("could not finish the deletions of processes that ended; `imgstore gc` tries again")
 
     def _resume(self, operation: AsyncOperation) -> None:
         answered: Future[AcceptedOperation] = Future()
-        answered.set_result(AcceptedOperation(operation_uid=operation.uid, created=False, body=None))  # Given long ago.
+        answered.set_result(
+            AcceptedOperation(operation_uid=operation.uid, created=False, body=None)
+        )  # The previous process has answered.
         plain = replace(self._installation, subscription=operation.subscription)
-        with self._noted(operation.uid) as stop:
+        with self._register(operation.uid) as stop:
             if operation.cancel_requested_by is not None:
                 stop.set(OperationCanceled)
             resumed_operation = ResumedOperation(uid=operation.uid, resource_id=operation.resource_id)
             installation = replace(
                 plain, catalog=plain.catalog.accompanied(resumed_operation), keeper=plain.keeper.stopped_by(stop)
             )
-            # The conditions held then, and the operation itself has changed what they are about since.
+            # The conditions were checked before, and the operation itself may have changed the resource since then.
             request = {**operation.request, "conditions": {}}
 
-            def resumed(call: CommandCall) -> Outcome:
+            def run_resumed(call: CommandCall) -> Outcome:
                 call.session.installation.keeper.check_cancelled()
                 principal = resuming_principal(installation, operation)
                 check_same_target(installation, operation)
@@ -285,11 +295,11 @@ class OperationRunner:
                 uid=operation.uid,
                 leaves_replicas=self._leaves_replicas,
             )
-            self._perform(operation.kind, call, answered, resumed)
+            self._perform(operation.kind, call, answered, run_resumed)
 
     @contextmanager
-    def _noted(self, uid: str) -> Iterator[StopSignal]:
-        """The signal that stops an operation, known by its uid while the block runs."""
+    def _register(self, uid: str) -> Iterator[StopSignal]:
+        """Register the stop signal of an operation while the block runs."""
         with self._installation.keeper.stop.child() as stop:
             with self._lock:
                 self._running[uid] = stop
@@ -302,7 +312,7 @@ class OperationRunner:
     def _perform(
         self, kind: str, call: CommandCall, answer: "Future[AcceptedOperation]", command: Command | None = None
     ) -> None:
-        """Run it and store its end; then answer, so that the first look at what was quick finds its end."""
+        """Run a command and store the result, then answer. The first poll of a quick operation thus finds the result."""
         installation = call.session.installation
         try:
             outcome = _run(command or self._commands[kind], kind, call, answer)
@@ -310,20 +320,20 @@ class OperationRunner:
                 close_operation(installation, call.uid)
             else:
                 self._await(kind, call)
-        except BaseException as error:  # noqa: BLE001 - told to whoever asks
+        except BaseException as error:  # noqa: BLE001 - the error becomes the result
             self._end_early(kind, call, answer, error)
         else:
             call.accept(outcome)
 
     def _await(self, kind: str, call: CommandCall) -> None:
-        """Let the operation end when the workers are done, without a thread of its own."""
+        """End the operation when the workers have finished. The wait uses no thread of the pool."""
         stop = StopSignal()
         with self._lock:
             self._running[call.uid] = stop
 
         def is_done() -> bool:
             if stop.reason is not None:
-                raise InterruptedError("The operation is to stop.")
+                raise InterruptedError("The operation was stopped.")
             return all(is_done(self._installation) for is_done in call.awaited)
 
         def end(error: Exception | None) -> None:
@@ -332,7 +342,7 @@ class OperationRunner:
             if error is None:
                 close_operation(self._installation, call.uid)
             elif stop.reason is KeyboardInterrupt:
-                return  # Another server runs it.
+                return  # Another server resumes the operation.
             elif stop.reason is OperationCanceled:
                 self._close(kind, call, canceled(), OperationStatus.CANCELED)
             else:
@@ -343,26 +353,26 @@ class OperationRunner:
     def _end_early(
         self, kind: str, call: CommandCall, answer: "Future[AcceptedOperation]", error: BaseException
     ) -> None:
-        """Store how an operation failed, was canceled or, with nothing, that it is to be resumed; then answer."""
+        """Store the result of a failed or canceled operation, then answer. Store nothing if the process is ending."""
         reason = call.session.installation.keeper.stop.reason
         if reason is OperationCanceled:
-            told_to_all: Exception = canceled()
-            self._close(kind, call, told_to_all, OperationStatus.CANCELED)
+            answered_error: Exception = canceled()
+            self._close(kind, call, answered_error, OperationStatus.CANCELED)
         elif isinstance(error, OperationPreempted):
-            told_to_all = error
+            answered_error = error
             self._close(kind, call, error, OperationStatus.CANCELED)
         elif isinstance(error, Exception) and not (reason is not None and isinstance(error, StoreError)):
             if not isinstance(error, ImgstoreError):
-                _log.error("operation %s (%s) failed in a way that was not foreseen", call.uid, kind, exc_info=error)
-            told_to_all = error
+                _log.error("operation %s (%s) failed with an unexpected error", call.uid, kind, exc_info=error)
+            answered_error = error
             if answer.done():
                 self._close(kind, call, error, OperationStatus.FAILED)
             else:
                 self._drop(call)
-        else:  # The process is to end: the row, if there is one, stays for the next process.
-            told_to_all = ServerStopping("The server is stopping.", hint="send the same request again")
+        else:  # The process is ending. A stored row stays for the next process.
+            answered_error = ServerStopping("The server is stopping.", hint="send the same request again")
         if not answer.done():
-            answer.set_exception(told_to_all)
+            answer.set_exception(answered_error)
 
     def _close(self, kind: str, call: CommandCall, error: Exception, status: OperationStatus) -> None:
         installation = call.session.installation
@@ -372,13 +382,13 @@ class OperationRunner:
                 end_deployments(installation, call.uid, body, canceled=status is OperationStatus.CANCELED)
             close_operation(installation, call.uid, body, status=status)
         except StoreError as lost:
-            _log.warning("the end of operation %s could not be stored: %s", call.uid, lost)
+            _log.warning("could not store the result of operation %s: %s", call.uid, lost)
 
     def _drop(self, call: CommandCall) -> None:
         try:
             drop_operation(call.session.installation, call.uid)
         except StoreError as lost:
-            _log.warning("the row of operation %s could not be removed: %s", call.uid, lost)
+            _log.warning("could not remove the row of operation %s: %s", call.uid, lost)
 
 
 def _with_newer_writes(call: CommandCall, operation: AsyncOperation) -> CommandCall:
@@ -397,7 +407,7 @@ def _with_newer_writes(call: CommandCall, operation: AsyncOperation) -> CommandC
 
 
 def _run(command: Command, kind: str, call: CommandCall, answer: "Future[AcceptedOperation]") -> Outcome:
-    """Run a command. What an accepted deletion does not find any more, the system or another request has deleted."""
+    """Run a command. An accepted deletion succeeds if the system or another request has deleted the resource."""
     try:
         return command(call)
     except NotFound:
@@ -407,7 +417,7 @@ def _run(command: Command, kind: str, call: CommandCall, answer: "Future[Accepte
 
 
 def _pass_on_refusal(begun: "Future[None]", answer: "Future[AcceptedOperation]") -> None:
-    """Answer a command that the pool refused because it was closed while the command waited."""
+    """Pass on the error of the pool if the pool was closed while the command waited."""
     error = begun.exception()
     if error is not None and not answer.done():
         answer.set_exception(error)
