@@ -253,7 +253,7 @@ def test_a_role_taken_away_and_a_principal_deleted_serve_no_longer(house: House)
     assert house.caller(token).grants == ()
     principals.delete_principal(house.installation, ADMIN, who=uid)
     house.clock.pass_by(seconds=6)
-    with pytest.raises(Unauthenticated, match="not known any more"):
+    with pytest.raises(Unauthenticated, match="does not exist any more"):
         house.caller(token)
     with pytest.raises(ClientRefused):
         house.token(second)
@@ -366,7 +366,7 @@ def test_the_users_of_an_issuer_come_in_by_their_subject(house: House, tmp_path:
         claims = {name: value for name, value in (said | changed).items() if value is not None}
         return jwt.encode({"alg": alg, "kid": "e1"}, claims, signer, algorithms=["ES256", "HS256"])
 
-    with pytest.raises(Unauthenticated, match="is not known here"):
+    with pytest.raises(Unauthenticated, match="is not registered"):
         house.caller(token())
     principals.add_user(house.installation, ADMIN, issuer=url, subject="42", name="ann")
     assert house.caller(token()).name == "ann"

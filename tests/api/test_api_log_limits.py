@@ -37,7 +37,7 @@ def test_lines_that_all_differ_fill_no_disk() -> None:
     log.write("another minute")
     left_out = 40_001 - written
     assert log.lines[written:] == [
-        f"WARNING: {left_out} lines were left out: the log grows by 500000 bytes a minute at most",
+        f"WARNING: {left_out} lines were dropped: the log grows by at most 500000 bytes a minute",
         "WARNING: another minute",
     ]
     log.now = 122.0

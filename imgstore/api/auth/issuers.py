@@ -1,4 +1,4 @@
-"""The keys of OIDC issuers, from a file or over https: fetched when they are needed, and again when they changed."""
+"""Fetch the keys of OIDC issuers from a file or over https, at the first use and after a change of the keys."""
 
 import json
 import math
@@ -19,23 +19,23 @@ from imgstore.domain.errors import ImgstoreError, Unauthenticated
 from imgstore.domain.identity.principals import Issuer
 
 ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512")
-"""Public keys alone: with a shared secret the key that checks could sign."""
+"""Algorithms with public keys. With a shared secret, the verifier could also sign tokens."""
 
 _KEEP_SECONDS: Final = 3_600.0
 _AGAIN_SECONDS: Final = 60.0
-"""A key that is not among those known makes us look again, no more often than this. Also after a failure."""
+"""The minimum interval of fetches after an unknown key or a failure."""
 _REQUEST_SECONDS_MAX: Final = 3.0
 _FETCH_SECONDS_MAX: Final = 5.0
-"""For the whole document. A caller waits no longer for it."""
+"""The time for the whole document, and the maximum wait of a caller."""
 _WAITING_MAX: Final = 4
-"""Callers of all issuers together that wait for keys. Each of them holds a thread of the requests."""
+"""The callers that wait for keys, of all issuers together. Each waiting caller occupies a thread of the login pool."""
 _READ_BYTES: Final = 64 << 10
 _BYTES_MAX: Final = 1 << 20
 _KINDS: Final[Mapping[str, type[RSAKey] | type[ECKey]]] = {"RSA": RSAKey, "EC": ECKey}
 
 
 class IssuerBusy(ImgstoreError):
-    """The keys of an issuer are being fetched, and enough callers wait for them already."""
+    """The keys of an issuer are being fetched, and too many callers wait for keys."""
 
     code = "IssuerBusy"
     status = 503
@@ -43,56 +43,56 @@ class IssuerBusy(ImgstoreError):
 
 
 @dataclass(slots=True, kw_only=True)
-class _Known:
-    """What is known of an issuer's keys."""
+class _CachedKeys:
+    """The cached keys of an issuer."""
 
     keys: KeySet | None = None
-    """Those that were fetched last; None before the first."""
+    """The keys of the last successful fetch. None before the first successful fetch."""
     at: float = -math.inf
-    """When they were fetched, or when it failed."""
+    """The time of the last fetch or failure."""
     failure: Unauthenticated | None = None
-    """Of the last fetch."""
+    """The error of the last fetch."""
     flight: "Future[None] | None" = None
-    """The fetch that is under way."""
+    """The running fetch."""
 
     def has(self, kid: str | None) -> bool:
-        """Whether there is a key of that id; without an id, whether there is any."""
+        """Return whether the keys contain the key id. Without an id, return whether any keys are known."""
         return self.keys is not None and (kid is None or any(key.kid == kid for key in self.keys))
 
 
 @dataclass(slots=True)
 class IssuerKeys:
-    """The keys of every issuer that was asked for. Safe to use from several threads at once.
+    """A cache of the keys of issuers. Safe for use in several threads.
 
-    Keys are fetched in a thread for each issuer, one fetch at a time. Few callers wait for it, for a few seconds. A
-    failure, and a key that an issuer does not have, are remembered: forged tokens cost no request of their own.
+    A thread for each issuer fetches the keys, with one fetch at a time. Few callers wait for a fetch, and only for a few
+    seconds. The cache remembers failures and unknown keys, so a forged token causes no request.
     """
 
     effects: Effects
-    _known: dict[str, _Known] = field(default_factory=dict)
+    _known: dict[str, _CachedKeys] = field(default_factory=dict)
     _waiting: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def of(self, issuer: Issuer, kid: str | None) -> KeySet:
-        """The issuer's keys, with that of `kid` among them if it has it.
+        """Return the keys of an issuer. The result contains the key `kid` if the issuer has this key.
 
         Raises:
-            Unauthenticated: they cannot be had, or are no JWK Set.
-            IssuerBusy: too many callers wait for them.
+            Unauthenticated: the keys can't be fetched, or are no JWK Set.
+            IssuerBusy: too many callers wait for keys.
         """
         with self._lock:
-            known = self._known.setdefault(issuer.jwks, _Known())
+            known = self._known.setdefault(issuer.jwks, _CachedKeys())
             if known.flight is None and self._is_due(known, kid):
                 known.flight = Future()
                 threading.Thread(target=self._fetch, args=(issuer, known), name="issuer", daemon=True).start()
             flight = known.flight
-            # While old keys are being fetched again, they hold.
+            # Known keys stay valid during a fetch.
             waits = flight is not None and not known.has(kid)
             if waits and self._waiting >= _WAITING_MAX:
                 raise _busy(issuer)
             self._waiting += waits
         if waits:
-            assert flight is not None, "somebody who waits, waits for a fetch"
+            assert flight is not None, "a caller waits only for a fetch"
             try:
                 flight.result(_FETCH_SECONDS_MAX)
             except TimeoutError:
@@ -106,30 +106,30 @@ class IssuerKeys:
             raise failure or _unusable(issuer, "no answer yet")
         return keys
 
-    def _is_due(self, known: _Known, kid: str | None) -> bool:
+    def _is_due(self, known: _CachedKeys, kid: str | None) -> bool:
         age = self.effects.monotonic() - known.at
         is_fresh = known.has(kid) and known.failure is None
         return age >= (_KEEP_SECONDS if is_fresh else _AGAIN_SECONDS)
 
-    def _fetch(self, issuer: Issuer, known: _Known) -> None:
-        """Fetch the keys. Those that are known stay when that fails."""
+    def _fetch(self, issuer: Issuer, known: _CachedKeys) -> None:
+        """Fetch the keys. Keep the known keys after a failure."""
         keys, failure = None, None
         try:
             keys = _key_set(issuer, _document(issuer, self.effects.monotonic))
         except Unauthenticated as error:
             failure = error
-        except Exception as error:  # noqa: BLE001 - whatever it is, callers wait for the end
+        except Exception as error:  # noqa: BLE001 - callers wait for the end of the fetch after any error
             failure = _unusable(issuer, repr(error))
         with self._lock:
             known.at, known.failure = self.effects.monotonic(), failure
             known.keys = known.keys if keys is None else keys
             flight, known.flight = known.flight, None
-        assert flight is not None, "a fetch is under way until it says so itself"
+        assert flight is not None, "only the fetch itself clears `flight`"
         flight.set_result(None)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Keys are believed because of where they were asked for."""
+    """A handler that follows no redirect. Keys are trusted because of the configured URL."""
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
         return None
@@ -147,7 +147,7 @@ def _document(issuer: Issuer, monotonic: Callable[[], float]) -> bytes:
             while len(body) <= _BYTES_MAX and (part := answer.read1(_READ_BYTES)):
                 body += part
                 if monotonic() > due_at:
-                    raise TimeoutError(f"not all of it within {_FETCH_SECONDS_MAX:g} s")
+                    raise TimeoutError(f"the document is incomplete after {_FETCH_SECONDS_MAX:g} s")
             return bytes(body)
     except (OSError, urllib.error.URLError, ValueError) as error:
         raise _unusable(issuer, str(error)) from error
@@ -162,15 +162,15 @@ def _key_set(issuer: Issuer, document: bytes) -> KeySet:
     except (JoseError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _unusable(issuer, f"no JWK Set: {error!r}") from error
     if not keys:
-        raise _unusable(issuer, "no RSA or EC key in it")
+        raise _unusable(issuer, "a JWK Set without RSA or EC key")
     return KeySet(list(keys))
 
 
 def _busy(issuer: Issuer) -> IssuerBusy:
     return IssuerBusy(
         f"The keys of the issuer '{issuer.url}' are being fetched.",
-        found=f"{_WAITING_MAX} requests that wait for keys",
-        expected="fewer",
+        found=f"{_WAITING_MAX} waiting requests",
+        expected=f"fewer than {_WAITING_MAX}",
         hint="send the same request again in a second",
         target="jwks",
     )
@@ -181,6 +181,6 @@ def _unusable(issuer: Issuer, found: str) -> Unauthenticated:
         f"The keys of the issuer '{issuer.url}' cannot be used.",
         found=f"{issuer.jwks}: {found}",
         expected="a JWK Set (RFC 7517) of RSA or EC keys",
-        hint="see to it, or give another place: imgstore auth issuer remove, then add",
+        hint="correct the keys, or set another URL: imgstore auth issuer remove, then add",
         target="jwks",
     )

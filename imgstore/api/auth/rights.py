@@ -1,9 +1,9 @@
-"""The right that each route takes, by Azure's name of the action. A route without a row is not served.
+"""Define the right that each route requires, by Azure's name of the action. A route without a row is not served.
 
 `RequestContext.session` checks the row before a body is read, an operation is stored or a resource is looked up. A refusal
-therefore never depends on what exists. The operations below check the same rights again, for the command line, for
-templates and for whatever comes between. What a request names besides its own resource (sources, network interfaces)
-is checked there alone.
+therefore never depends on the existence of a resource (invariant H9). The functions in `operations` check the same rights
+again, for the command line and for templates. Other resources in a request (sources, network interfaces) are checked only
+in `operations`.
 
 Azure's actions: https://learn.microsoft.com/azure/role-based-access-control/permissions/compute and .../networking.
 """
@@ -42,30 +42,30 @@ from imgstore.operations.installation import Installation
 
 
 class Check(Enum):
-    """How a route's right is checked."""
+    """The kind of check of a route's right."""
 
     OPEN = auto()
-    """Not at all: the route tells nothing about resources, or proves its caller in another way."""
+    """No check. The route shows nothing about resources, or authenticates the caller in another manner."""
     AUTHENTICATED = auto()
-    """A known caller; the answer shows what the caller has a role on."""
+    """The caller must be known. The answer shows only resources with a role of the caller."""
     ACTION = auto()
-    """A grant covers the action on the scope."""
+    """A grant must cover the action on the scope."""
     LIST = auto()
-    """A role at, above or below the scope; the answer shows what the caller may read (the action)."""
+    """The caller must have a role at, above or below the scope. The answer shows resources that the caller may read."""
     OWN_OPERATION = auto()
-    """The caller began the operation, or may read it (the action)."""
+    """The caller must have started the operation, or must have the right to the action on the operation's resource."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteRight:
-    """The right that a route takes."""
+    """The right that a route requires."""
 
     check: Check
     type: str = ""
-    """The type of the resource that the action is of; it may name a parameter of the path."""
+    """The resource type of the action. The text may contain a parameter of the path."""
     action: Action = Action.READ
     scope: str = ""
-    """The id of the resource that a role must cover, as a path with the route's parameters."""
+    """The id of the resource that a role must cover, as a path with the parameters of the route."""
 
     @property
     def operation(self) -> str:
@@ -107,7 +107,7 @@ def _open(*routes: str) -> Iterator[_Row]:
 
 
 def _compute(word: str, parameter: str) -> Iterator[_Row]:
-    """A type of Microsoft.Compute in a group, listed in the group and in the subscription."""
+    """Yield the rows of a type of Microsoft.Compute, with lists for a group and for a subscription."""
     kind, one = f"Microsoft.Compute/{word}", f"{COMPUTE}/{word}/{{{parameter}}}"
     yield from _resource(one, kind)
     yield _list(f"{COMPUTE}/{word}", kind, GROUP)
@@ -115,7 +115,7 @@ def _compute(word: str, parameter: str) -> Iterator[_Row]:
 
 
 def _network(word: str, part: str | None = None, *, is_part_written: bool = True) -> Iterator[_Row]:
-    """A type of Microsoft.Network, and what is below it."""
+    """Yield the rows of a type of Microsoft.Network, and the rows of a nested type."""
     kind, one = f"Microsoft.Network/{word}", f"{NETWORK}/{word}/{{name}}"
     yield from _resource(one, kind)
     yield _list(f"{NETWORK}/{word}", kind, GROUP)
@@ -126,7 +126,7 @@ def _network(word: str, part: str | None = None, *, is_part_written: bool = True
 
 
 def _shared(word: str) -> Iterator[_Row]:
-    """Galleries that others share, which are looked at from a subscription."""
+    """Yield the rows of shared galleries, which are read from a subscription of the reader."""
     kind, above = f"Microsoft.Compute/locations/{word}", f"{_COMPUTE_ABOVE}/locations/{{location}}/{word}"
     gallery, images = f"{above}/{{gallery}}", f"{above}/{{gallery}}/images"
     definition, versions = f"{images}/{{definition}}", f"{images}/{{definition}}/versions"
@@ -171,7 +171,7 @@ def _rows() -> Iterator[_Row]:
         "GET /openapi.json",
         "GET /docs/oauth2-redirect",
     )
-    # The signature in the URL is the right: `granting.admit` checks it with every request.
+    # The signature in the URL is the authorization. `signed_urls.admit` checks the signature at each request.
     yield from _open("GET /blobs/{disk}/{name}", "HEAD /blobs/{disk}/{name}", "PUT /blobs/{disk}/{name}")
     for method, path in (
         ("GET", "/tenants"),
@@ -186,7 +186,7 @@ def _rows() -> Iterator[_Row]:
     caps = "Microsoft.Compute/locations/capsOperations"
     yield ("GET", OPERATION), RouteRight(check=Check.OWN_OPERATION, type=caps, scope=SUBSCRIPTION)
     yield _list(OPERATIONS, caps, SUBSCRIPTION)
-    # Imgstore's own. Whoever may write the resource that it is about may cancel it, too.
+    # A route without a counterpart in Azure. The right to write the resource includes the right to cancel the operation.
     yield (
         ("POST", f"{OPERATION}/cancel"),
         RouteRight(check=Check.OWN_OPERATION, type=caps, action=Action.WRITE, scope=SUBSCRIPTION),
@@ -235,25 +235,25 @@ def _rows() -> Iterator[_Row]:
 
 
 ROUTE_RIGHTS: Final[Mapping[tuple[str, str], RouteRight]] = dict(_rows())
-"""By method and path of a route."""
+"""The rights by method and path of a route."""
 
 
 def check_route(
     installation: Installation, principal: Principal, method: str, path: str, parameters: Mapping[str, str]
 ) -> None:
-    """Check a caller's right to a route before anything is read. A refusal leaves a row in the activity log.
+    """Check a caller's right to a route. Call this function before any read. A refusal adds a row to the activity log.
 
     Args:
-        installation: of the subscription that the request names, which need not exist.
+        installation: the installation with the subscription of the request. The subscription may be missing.
         principal: the caller.
-        method: of the request.
-        path: of the route, with the names of its parameters.
-        parameters: the values of the path.
+        method: the method of the request.
+        path: the path of the route, with the names of the parameters.
+        parameters: the values of the parameters.
 
     Raises:
-        ScopeNotFound: the caller has no role in the subscription, or the path can't be a resource's.
-        AccessDenied: the caller has one, and none that allows this.
-        KeyError: the route has no row, so that nobody has a right to it.
+        ScopeNotFound: the caller has no role in the subscription, or the path is no valid resource id.
+        AccessDenied: no role of the caller in the subscription permits the action.
+        KeyError: the route has no row.
     """
     right = ROUTE_RIGHTS[method, path]
     if right.check not in (Check.ACTION, Check.LIST):
@@ -267,7 +267,7 @@ def check_route(
 
 
 def is_open(method: str, path: str) -> bool:
-    """Whether a route asks nobody for a token."""
+    """Return whether a route requires no token."""
     return ROUTE_RIGHTS[method, path].check is Check.OPEN
 
 
@@ -275,7 +275,7 @@ def check_rows(app: FastAPI) -> None:
     """Check that each route of an application has a row.
 
     Raises:
-        AssertionError: routes have none, by name.
+        AssertionError: at least one route has no row. The message lists the routes.
     """
     routes = [
         (method, getattr(route, "path", ""))

@@ -1,7 +1,7 @@
-"""The checking of secrets: in threads of its own, a few at once, and with limits for whoever fails.
+"""Check client secrets in a small thread pool, with limits for failed attempts.
 
-Argon2 takes tens of milliseconds of a processor on purpose. In the threads of requests, callers that guess would keep out
-all others.
+Argon2 needs tens of milliseconds of processor time by design. In the threads for requests, callers with wrong secrets
+would block all other callers.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ _T = TypeVar("_T")
 
 
 class TooManyAttempts(ImgstoreError):
-    """An address, or a client id, has failed to prove a secret too often."""
+    """An address or a client id has too many failed attempts."""
 
     code = "temporarily_unavailable"
     status = 429
@@ -40,14 +40,15 @@ class TooManyAttempts(ImgstoreError):
 
 @dataclass(slots=True)
 class VerifiedSecrets:
-    """Secrets that were right a short while ago, so that they need not be hashed again. Safe in several threads.
+    """A cache of recently verified secrets, which need no new hash. Safe for use in several threads.
 
-    Neither a secret nor a plain hash of it is kept: a name is an HMAC under a key of this process alone.
+    The cache contains neither secrets nor plain hashes of secrets. The key of an entry is an HMAC with a key of this
+    process.
     """
 
     effects: Effects
     _verified: "OrderedDict[bytes, tuple[str, float]]" = field(default_factory=OrderedDict)
-    """By name: the stored hash that the secret was compared with, and until when that holds."""
+    """By HMAC: the stored hash that the secret was compared with, and the end of the entry's validity."""
     _key: bytes = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -55,15 +56,15 @@ class VerifiedSecrets:
         self._key = self.effects.random_bytes(_KEY_BYTES)
 
     def has(self, client_id: str, secret: str) -> bool:
-        """Tell whether the secret was right within the last five minutes. It may have been taken back since."""
+        """Return whether the secret was correct within the last five minutes. The secret may have been revoked since then."""
         return self._find(client_id, secret) is not None
 
     def matches(self, client_id: str, secret: str, hashed: str) -> bool:
-        """Tell whether the secret was compared with that stored hash, and right, within the last five minutes."""
+        """Return whether the secret matched this stored hash within the last five minutes."""
         return self._find(client_id, secret) == hashed
 
     def add(self, client_id: str, secret: str, hashed: str) -> None:
-        """Remember that a secret is right."""
+        """Add a correct secret."""
         with self._lock:
             expires_at = self.effects.monotonic() + _VERIFIED_SECONDS
             self._verified[self._name(client_id, secret)] = (hashed, expires_at)
@@ -71,7 +72,7 @@ class VerifiedSecrets:
                 self._verified.popitem(last=False)
 
     def discard(self, client_id: str, secret: str) -> None:
-        """Forget a secret that is wrong."""
+        """Remove a wrong secret."""
         with self._lock:
             self._verified.pop(self._name(client_id, secret), None)
 
@@ -84,7 +85,7 @@ class VerifiedSecrets:
 
 
 class SecretChecker:
-    """The threads in which secrets are checked, and the limits of failed attempts."""
+    """The threads for checks of secrets, and the limits of failed attempts."""
 
     def __init__(self, monotonic: Callable[[], float], failures_per_address_max: int) -> None:
         self._pool = FairPool(_POOL, "secret")
@@ -96,19 +97,19 @@ class SecretChecker:
         """Check a secret.
 
         Args:
-            address: the client's.
-            client_id: whose secret it is said to be.
-            work: checks it; raises ClientRefused if it is wrong.
-            is_verified: the secret was right a short while ago: no limit holds for it.
+            address: the address of the client.
+            client_id: the client id in the request.
+            work: checks the secret, and raises ClientRefused if the secret is wrong.
+            is_verified: whether the secret was correct a short time ago. No limit applies to such a secret.
 
         Raises:
-            TooManyAttempts: the address has to wait first.
+            TooManyAttempts: the address or the client id has too many failed attempts.
             CallerQueueFull, PoolQueueFull: too many attempts wait for a thread.
         """
         group = address_group(address)
         if not is_verified and (seconds := self._limits.wait_seconds(group, client_id)):
             raise _too_many(seconds)
-        caller = f"proven {client_id}" if is_verified else f"address {group}"
+        caller = f"verified {client_id}" if is_verified else f"address {group}"
         try:
             return await asyncio.wrap_future(self._pool.submit(caller, work))
         except ClientRefused:
@@ -116,16 +117,16 @@ class SecretChecker:
             raise
 
     def close(self) -> None:
-        """End the threads. What runs takes some milliseconds."""
+        """Stop the threads. A running check takes a few milliseconds."""
         self._pool.close(1.0)
 
 
 def _too_many(seconds: float) -> TooManyAttempts:
     error = TooManyAttempts(
         "Too many attempts with a wrong secret.",
-        found="more failed attempts within a minute than an address or an application may have",
-        expected=f"another attempt in {math.ceil(seconds)} s",
-        hint="wait as long as Retry-After says; an attempt with the right secret from another address is not held back",
+        found="more failed attempts in a minute than the limit of an address or an application",
+        expected=f"another attempt after {math.ceil(seconds)} s",
+        hint="wait for the time in Retry-After; attempts with the correct secret from other addresses need no wait",
         target="client_secret",
     )
     error.retry_after_seconds = math.ceil(seconds)

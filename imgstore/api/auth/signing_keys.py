@@ -1,4 +1,4 @@
-"""The keys that tokens are signed with: made at first need, changed by command and by age, trusted a while longer."""
+"""Manage the keys that sign tokens: create the first key, rotate keys by command and by age, and trust retired keys a while."""
 
 import threading
 from collections.abc import Mapping
@@ -14,15 +14,16 @@ from imgstore.operations.activity_log import permit
 from imgstore.operations.installation import Installation
 
 TOKEN_SECONDS_MAX: Final = 86_400
-"""No token is good for longer."""
+"""The maximum lifetime of a token."""
 LOOK_SECONDS: Final = 60.0
-"""How long a process goes on with the keys that it saw: another one may have changed them."""
+"""The maximum age of cached keys. Another process may rotate the keys."""
 _UNKNOWN_SECONDS: Final = 0.1
-"""A key that is not among those seen makes the process look again, no more often than this: its id may be invented."""
+"""The minimum interval of reads after an unknown key id. The id may be invented."""
 KEY_DAYS: Final = 90
 _KEY_BITS: Final = 2_048
 _TRUST: Final = timedelta(seconds=TOKEN_SECONDS_MAX + 2 * LOOK_SECONDS)
-"""A key signs for up to a look after its retirement, and the token of that moment must outlive it."""
+"""The time that a retired key stays trusted. Other processes may sign with a retired key for `LOOK_SECONDS`, and tokens
+with such a signature must stay valid until their end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,23 +38,23 @@ class _Seen:
 
 @dataclass(slots=True)
 class KeyRing:
-    """The signing keys of an installation. Safe to use from several threads at once."""
+    """The signing keys of an installation, with a cache. Safe for use in several threads."""
 
     installation: Installation
     key_days: int = KEY_DAYS
-    """A key that signed for so long is changed for another."""
+    """The age in days at which the signing key is rotated."""
     _seen: _Seen | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def get_signing_key(self) -> tuple[str, RSAKey]:
-        """The key that signs now, with its id; made where there is none, or where it has become too old."""
+        """Return the id and the key for new signatures. Create a key if there is none or if the key is too old."""
         seen = self._read_keys()
         key = _current(seen.keys)
         if key is None or self.now() - key.created_at > timedelta(days=self.key_days):
             self._rotate(key, "imgstore", "by age" if key else "the first")
             seen = self._read_keys(refresh=True)
             key = _current(seen.keys)
-        assert key is not None, "a key was made just now"
+        assert key is not None, "a key was created just now"
         return key.kid, seen.by_kid[key.kid]
 
     def now(self) -> datetime:
@@ -62,7 +63,7 @@ class KeyRing:
         return seen.database_time + timedelta(seconds=self.installation.effects.monotonic() - seen.at)
 
     def find_trusted_key(self, kid: str) -> RSAKey | None:
-        """The key of that id, while its tokens are believed."""
+        """Return the key with this id. Return None if the key is unknown or no longer trusted."""
         seen = self._read_keys()
         if kid not in seen.by_kid and self.installation.effects.monotonic() - seen.at > _UNKNOWN_SECONDS:
             seen = self._read_keys(refresh=True)
@@ -71,13 +72,13 @@ class KeyRing:
         return seen.by_kid[kid] if is_trusted else None
 
     def jwks(self) -> dict[str, Any]:
-        """The public keys of every token that may still be believed, as a JWK Set (RFC 7517)."""
+        """Return the trusted public keys as a JWK Set (RFC 7517). Create a signing key if there is none."""
         self.get_signing_key()
         seen, now = self._read_keys(refresh=True), self.now()
         return {"keys": [_public_jwk(each.kid, seen.by_kid[each.kid]) for each in seen.keys if _is_trusted(each, now)]}
 
     def rotate(self, principal: Principal) -> SigningKey:
-        """Change the key for a new one; tokens of the old one are believed until they expire.
+        """Replace the signing key by a new key. Tokens of the old key stay valid until their end.
 
         Raises:
             AccessDenied: the principal does not administer the installation.
@@ -85,11 +86,11 @@ class KeyRing:
         permit(self.installation, principal, Action.ADMINISTER, INSTALLATION)
         self._rotate(_current(self._read_keys(refresh=True).keys), principal.name, "by command")
         key = _current(self._read_keys(refresh=True).keys)
-        assert key is not None, "a key was made just now"
+        assert key is not None, "a key was created just now"
         return key
 
     def list(self, principal: Principal) -> tuple[SigningKey, ...]:
-        """Every key that is kept, the newest first.
+        """Return all stored keys, the newest first.
 
         Raises:
             AccessDenied: the principal does not administer the installation.
@@ -115,7 +116,7 @@ class KeyRing:
         return seen
 
     def _rotate(self, expected: SigningKey | None, who: str, why: str) -> None:
-        """Retire `expected` for a new key, unless another process has done so meanwhile."""
+        """Replace the key `expected` by a new key. Do nothing if another process has already replaced the key."""
         new_key = RSAKey.generate_key(_KEY_BITS)
         kid = self.installation.effects.new_uid()
         with self.installation.catalog.transaction() as transaction:

@@ -1,4 +1,4 @@
-"""Whose a token is, as the catalog says now or said a moment ago: with which roles, and whether it was taken back."""
+"""Cache the owners of tokens: the principals with roles, and the data for the check of revoked tokens."""
 
 import math
 import threading
@@ -12,27 +12,27 @@ from imgstore.operations.identity.principals import principal_of
 from imgstore.operations.installation import Installation
 
 _ROLES_SECONDS: Final = 5.0
-"""How long a role or a token that was taken back may still serve."""
+"""The maximum time that a revoked role or token stays usable."""
 CACHED_MAX: Final = 4_096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedToken:
-    """Whose a token is, for as long as it is good."""
+    """A token with a verified signature."""
 
     identity_uid: str
     issuer: str | None
-    """None is ourselves."""
+    """The URL of an OIDC issuer. None for tokens of this installation."""
     expires_at: float
     generation: int | None = None
-    """Of ours: which of its owner's generations of tokens it is of."""
+    """The token generation of the owner. None for tokens of an OIDC issuer."""
     issued_at: float = -math.inf
-    """Of others: by the issuer's clock."""
+    """The time of issue by the clock of an OIDC issuer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Owner:
-    """Whose tokens those are, as the catalog said a moment ago."""
+    """The owner of tokens, as read from the catalog at `read_at`."""
 
     principal: Principal
     generation: int
@@ -40,7 +40,7 @@ class _Owner:
     read_at: float
 
     def accepts(self, token: VerifiedToken) -> bool:
-        """Whether a token was not taken back."""
+        """Return whether a token is not revoked."""
         if token.generation is None:
             return token.issued_at >= self.valid_after
         return token.generation == self.generation
@@ -48,21 +48,21 @@ class _Owner:
 
 @dataclass(slots=True)
 class TokenOwners:
-    """The owners of tokens, each read again every few seconds. Safe to use from several threads at once."""
+    """A cache of token owners. An entry is valid for a few seconds. Safe for use in several threads."""
 
     installation: Installation
     _known: dict[tuple[str, str | None], _Owner] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def principal(self, token: VerifiedToken) -> Principal:
-        """Who a token makes its bearer.
+        """Return the principal of a token.
 
         Raises:
-            Unauthenticated: somebody who was deleted, whose issuer is trusted no more, or whose tokens were taken back.
+            Unauthenticated: the owner was deleted, the issuer is no longer trusted, or the token is revoked.
         """
         key, now = (token.identity_uid, token.issuer), self.installation.effects.monotonic()
         owner = self._known.get(key)
-        # A token of a generation that is not known yet was given since: it must not wait for the next look.
+        # A token of a newer generation was issued after the last read, and must work at once.
         if owner is None or now - owner.read_at >= _ROLES_SECONDS or owner.generation < (token.generation or 0):
             owner = self._read(token, now)
             with self._lock:
@@ -70,7 +70,7 @@ class TokenOwners:
                     evict(self._known, lambda each: now - each.read_at < _ROLES_SECONDS)
                 self._known[key] = owner
         if not owner.accepts(token):
-            raise token_error("The access token has been revoked.", "a token from before its owner's were taken back")
+            raise token_error("The access token has been revoked.", "a token from before the revocation")
         return owner.principal
 
     def _read(self, token: VerifiedToken, now: float) -> _Owner:
@@ -81,7 +81,7 @@ class TokenOwners:
         if identity is None or principal is None:
             with self._lock:
                 self._known.pop((token.identity_uid, token.issuer), None)
-            raise token_error("The access token is of somebody who is not known any more.", token.identity_uid)
+            raise token_error("The owner of the access token does not exist any more.", token.identity_uid)
         after = identity.tokens_valid_after
         return _Owner(
             principal=principal,
@@ -92,7 +92,7 @@ class TokenOwners:
 
 
 def evict(cache: dict[Any, Any], keep: Callable[[Any], bool]) -> None:
-    """Make room: what is stale goes, and where nothing is, the older half."""
+    """Remove the stale entries of a full cache. If no entry is stale, remove the older half."""
     for key in [key for key, value in cache.items() if not keep(value)] or list(cache)[: len(cache) // 2]:
         cache.pop(key, None)
 
@@ -101,9 +101,9 @@ def token_error(
     message: str,
     found: str,
     *,
-    expected: str = "a token that this installation or an issuer that it trusts has signed, and that is still good",
+    expected: str = "a valid token, signed by this installation or by a trusted issuer",
     hint: str = "log in again",
     code: str | None = None,
 ) -> Unauthenticated:
-    """What is raised where a token is not believed."""
+    """Return the error for a token that is not valid."""
     return Unauthenticated(message, found=found, expected=expected, hint=hint, target="Authorization", code=code)

@@ -1,7 +1,7 @@
-"""Tokens: given to applications that prove themselves, and checked on every request.
+"""Issue tokens to applications with a valid secret, and check the token of each request.
 
-Ours are JWTs signed with RS256, with the claims that Azure's clients look at. Besides them, those of trusted OIDC issuers
-are taken for the users that are known by them. What a token says of roles is not asked: the catalog is.
+Tokens of this installation are JWTs with RS256 signatures and the claims that Azure's clients read. Tokens of trusted OIDC
+issuers are accepted for registered users. Roles come from the catalog and never from a token.
 """
 
 import base64
@@ -30,42 +30,42 @@ from imgstore.operations.installation import Installation
 
 TOKEN_SECONDS: Final = 3_600
 UNVERIFIED_CLIENT: Final = "client "
-"""What the activity log puts before the id of a client that nobody has proven to be."""
+"""The prefix of an unverified client id in the activity log."""
 AUDIENCES: Final = ("https://management.azure.com", "https://management.core.windows.net")
-"""What clients ask for that were told of no other cloud."""
+"""The audiences of clients without settings for a private cloud."""
 
-_OURS: Final = ("RS256",)
+_OWN_ALGORITHMS: Final = ("RS256",)
 _SKEW_SECONDS: Final = 60
-"""How far another machine's clock may be ahead of ours."""
+"""The tolerance for clocks of other machines that are ahead."""
 _TOKEN_CHARACTERS_MAX: Final = 16_384
 _BEARER: Final = re.compile(r"Bearer +([A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+) *", re.IGNORECASE)
 _OPENID_SCOPES: Final = ("openid", "offline_access", "profile")
 _DEFAULT_SCOPE: Final = "/.default"
 _GENERATION: Final = "gen"
-"""The claim that says how often its owner's tokens had been taken back before. Without it: never."""
+"""The claim with the number of revocations of the owner's tokens before the issue. A missing claim means 0."""
 _MALFORMED: Final = (JoseError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """What an application is given."""
+    """The answer to an application's token request."""
 
     access_token: str
     expires_in_seconds: int
     client_info: str
-    """Who it is, as MSAL reads it: base64 of JSON with ``uid`` and ``utid``."""
+    """The client's identity in MSAL's format: base64 of JSON with ``uid`` and ``utid``."""
 
 
 @dataclass(slots=True)
 class TokenAuthority:
-    """Gives and checks the tokens of an installation. Safe to use from several threads at once."""
+    """The issuer and verifier of the tokens of an installation. Safe for use in several threads."""
 
     installation: Installation
     base_url: str
-    """Where the server is reached: ``https://localhost:8443``. Its tokens name it as issuer, and are good for it."""
+    """The URL of the server, such as ``https://localhost:8443``. The URL is the issuer and an audience of tokens."""
     token_seconds: int = TOKEN_SECONDS
     audiences: tuple[str, ...] = AUDIENCES
-    """Taken besides `base_url`."""
+    """Accepted audiences in addition to `base_url`."""
     ring: KeyRing = field(init=False)
     _issuers: IssuerKeys = field(init=False)
     _verified: dict[bytes, VerifiedToken] = field(default_factory=dict)
@@ -88,26 +88,26 @@ class TokenAuthority:
         self._owners = TokenOwners(self.installation)
         self._secrets = VerifiedSecrets(self.installation.effects)
 
-    # -- given --------------------------------------------------------------------------------------------------------
+    # -- issue --------------------------------------------------------------------------------------------------------
 
     def issue_token(self, tenant_id: str, client_id: str, client_secret: str, scope: str) -> Token:
-        """A token for an application that knows its secret.
+        """Issue a token to an application with a valid secret.
 
         Args:
-            tenant_id: the tenant's uid or name, as it stands in the path.
-            client_id: the application's.
-            client_secret: one of its secrets.
-            scope: an audience of this installation with ``/.default`` behind it.
+            tenant_id: the uid or the name of the tenant, as in the path.
+            client_id: the client id of the application.
+            client_secret: a secret of the application.
+            scope: an audience of this installation with the suffix ``/.default``.
 
         Raises:
-            ClientRefused: no such tenant, application or secret: which of them is not told. It stands in the activity
-                log.
-            InvalidInput: the scope is none of ours; its code is ``invalid_scope``.
+            ClientRefused: the tenant, the application or the secret is wrong. The error does not say which. The refusal
+                adds a row to the activity log.
+            InvalidInput: the scope is no audience of this installation. The error's code is ``invalid_scope``.
         """
         identity = self._find_client(tenant_id, client_id, client_secret)
         if identity is None:
             raise self._record_refusal(tenant_id, client_id)
-        # Go's client asks for OpenID's scopes too, which an application's token has no use for.
+        # Go's client also requests OpenID scopes, which have no meaning for an application.
         asked = " ".join(word for word in scope.split(" ") if word not in _OPENID_SCOPES)
         audience = asked.removesuffix(_DEFAULT_SCOPE)
         if audience.rstrip("/") not in self._audiences() or audience == asked:
@@ -115,18 +115,18 @@ class TokenAuthority:
                 f"AADSTS70011: The provided value for scope '{scope[:200]}' is not valid.",
                 found=repr(scope[:200]),
                 expected=f"{self.base_url}{_DEFAULT_SCOPE}",
-                hint="give the client this installation's address as its resource manager's",
+                hint="set the resource manager URL of the client to the URL of this server",
                 target="scope",
                 code="invalid_scope",
             )
         return self._sign(identity, audience)
 
     def openid_configuration(self, base_url: str, tenant_id: str) -> dict[str, Any]:
-        """Where clients find what (OpenID Connect Discovery 1.0).
+        """Return the provider metadata of OpenID Connect Discovery 1.0.
 
         Args:
-            base_url: as the client reached us.
-            tenant_id: as it stands in the path.
+            base_url: the URL of the server from the view of the client.
+            tenant_id: the tenant, as in the path.
         """
         base = base_url.rstrip("/")
         top = f"{base}/{tenant_id}"
@@ -138,46 +138,49 @@ class TokenAuthority:
             "response_types_supported": ["token"],
             "grant_types_supported": ["client_credentials"],
             "subject_types_supported": ["pairwise"],
-            "id_token_signing_alg_values_supported": list(_OURS),
+            "id_token_signing_alg_values_supported": list(_OWN_ALGORITHMS),
             "token_endpoint_auth_methods_supported": ["client_secret_post", "client_secret_basic"],
             "tenant_region_scope": None,
         }
 
     def jwks(self) -> dict[str, Any]:
-        """The keys that our tokens are checked with (RFC 7517)."""
+        """Return the public keys of this installation's tokens as a JWK Set (RFC 7517)."""
         return self.ring.jwks()
 
     def _find_client(self, tenant_id: str, client_id: str, client_secret: str) -> PrincipalRecord | None:
-        """The application's principal in the tenant, if the secret is its own. One hash is reckoned, whoever asks."""
+        """Return the application's identity in the tenant, or None if the secret is wrong.
+
+        The function computes a hash in any case, so the time does not show which client ids exist.
+        """
         with self.installation.catalog.reading() as transaction:
             tenant = transaction.tenants.find(tenant_id)
             identity = transaction.principals.of_client(tenant.uid, client_id) if tenant else None
             secret = transaction.secrets.find(client_id, client_secret[:HINT_CHARACTERS]) if identity else None
             now = transaction.now()
-        right = self._verify_secret(client_id, client_secret, secret.hashed if secret else None)
-        standing = secret is not None and now < secret.expires_at
-        return identity if right and standing else None
+        is_correct = self._verify_secret(client_id, client_secret, secret.hashed if secret else None)
+        is_valid = secret is not None and now < secret.expires_at
+        return identity if is_correct and is_valid else None
 
     def is_recently_verified(self, client_id: str, client_secret: str) -> bool:
-        """Tell whether a client's secret was right a short while ago; reads nothing."""
+        """Return whether a client's secret was correct a short time ago. Read nothing from the catalog."""
         return self._secrets.has(client_id, client_secret)
 
     def _verify_secret(self, client_id: str, client_secret: str, hashed: str | None) -> bool:
         if hashed is not None and self._secrets.matches(client_id, client_secret, hashed):
             return True
-        right = verify_secret(hashed, client_secret)
-        if right and hashed is not None:
+        is_correct = verify_secret(hashed, client_secret)
+        if is_correct and hashed is not None:
             self._secrets.add(client_id, client_secret, hashed)
         else:
             self._secrets.discard(client_id, client_secret)
-        return right
+        return is_correct
 
     def _record_refusal(self, tenant_id: str, client_id: str) -> ClientRefused:
         error = ClientRefused(
             "AADSTS7000215: Invalid client secret provided, or the application is not known in the tenant.",
             found=f"client {client_id[:64]!r} in tenant {tenant_id[:64]!r}",
             expected="a service principal of the tenant, and a secret of it that has not expired",
-            hint="`imgstore auth sp show` tells what stands, `imgstore auth sp credential reset` gives a new secret",
+            hint="`imgstore auth sp show` shows the secrets, `imgstore auth sp credential reset` creates a new secret",
             target="client_secret",
         )
         with self.installation.catalog.transaction() as transaction:
@@ -212,7 +215,7 @@ class TokenAuthority:
         }
         info = json.dumps({"uid": identity.uid, "utid": identity.tenant_uid}).encode()
         return Token(
-            access_token=jwt.encode({"alg": "RS256", "kid": kid}, claims, key, algorithms=list(_OURS)),
+            access_token=jwt.encode({"alg": "RS256", "kid": kid}, claims, key, algorithms=list(_OWN_ALGORITHMS)),
             expires_in_seconds=self.token_seconds,
             client_info=base64.urlsafe_b64encode(info).decode().rstrip("="),
         )
@@ -223,19 +226,19 @@ class TokenAuthority:
     def _audiences(self) -> tuple[str, ...]:
         return (self.base_url, *self.audiences)
 
-    # -- checked ------------------------------------------------------------------------------------------------------
+    # -- check --------------------------------------------------------------------------------------------------------
 
     def authenticate(self, authorization_header: str | None) -> Principal:
-        """Who sent a request.
+        """Return the principal that sent a request.
 
-        A token's signature is checked once and remembered until it expires; its principal's roles, and whether its
-        tokens were taken back, are read again every few seconds.
+        The signature of a token is checked once, and the result is cached until the token expires. The roles of the
+        principal and the revocation of tokens are read every few seconds.
 
         Args:
-            authorization_header: the header's value; None where there is none.
+            authorization_header: the value of the header. None if the header is missing.
 
         Raises:
-            Unauthenticated: no token, or one that is not believed.
+            Unauthenticated: the token is missing or not valid.
         """
         token = _bearer(authorization_header)
         name = _token_name(token)
@@ -248,7 +251,9 @@ class TokenAuthority:
         return self._owners.principal(verified)
 
     def find_cached_caller(self, authorization_header: str | None) -> str | None:
-        """Return whose token it is, by object id, if `caller` has proven it before; reads nothing.
+        """Return the object id of a token's owner, or None if `authenticate` has not verified the token yet.
+
+        Read nothing from the catalog.
 
         Raises:
             Unauthenticated: the header is no bearer token.
@@ -257,15 +262,15 @@ class TokenAuthority:
         return None if verified is None else verified.identity_uid
 
     def read_issuer(self, authorization_header: str | None) -> str:
-        """Return the issuer that a token names; nothing is proven.
+        """Return the issuer that a token names, without a check of the signature.
 
         Raises:
-            Unauthenticated: the header is no bearer token, or names no issuer.
+            Unauthenticated: the header is no bearer token, or the token names no issuer.
         """
-        return _read_unproven(_bearer(authorization_header))[0]
+        return _read_unverified(_bearer(authorization_header))[0]
 
     def _verify(self, token: str) -> VerifiedToken:
-        claimed, kid, alg = _read_unproven(token)
+        claimed, kid, alg = _read_unverified(token)
         if claimed.startswith(f"{self.base_url}/"):
             return self._verify_own(token, kid)
         return self._verify_foreign(token, claimed, kid, alg)
@@ -273,8 +278,8 @@ class TokenAuthority:
     def _verify_own(self, token: str, kid: str | None) -> VerifiedToken:
         key = None if kid is None else self.ring.find_trusted_key(kid)
         if key is None:
-            raise token_error("The access token is signed with a key that is not known.", repr(kid))
-        claims = _claims(token, key, _OURS)
+            raise token_error("The access token is signed with an unknown key.", repr(kid))
+        claims = _claims(token, key, _OWN_ALGORITHMS)
         expires_at = self._check_time(claims)
         tenant, uid = _text(claims, "tid"), _text(claims, "oid")
         if _text(claims, "iss") != self._issuer(tenant):
@@ -290,10 +295,8 @@ class TokenAuthority:
         try:
             issuer, claims = self._verify_signature(token, claimed, kid, alg)
         except Unauthenticated as error:
-            # Who has no key of an issuer learns neither which issuers are trusted, nor where their keys are.
-            error.public = token_error(
-                "The access token is not signed by an issuer that is trusted here.", "another token"
-            )
+            # A caller without a signed token must not learn the trusted issuers or the URLs of the issuers' keys.
+            error.public = token_error("The access token is not signed by a trusted issuer.", "another token")
             raise
         expires_at = self._check_time(claims)
         audience = claims.get("aud")
@@ -304,9 +307,9 @@ class TokenAuthority:
             identity = transaction.principals.of_subject(issuer.url, subject)
         if identity is None:
             raise token_error(
-                f"The user '{subject[:200]}' of '{issuer.url}' is not known here.",
-                "a token that the issuer signed",
-                hint="an administrator makes the user known: imgstore auth user create",
+                f"The user '{subject[:200]}' of '{issuer.url}' is not registered.",
+                "a valid token of the issuer",
+                hint="an administrator registers the user: imgstore auth user create",
             )
         issued_at = _instant(claims, "iat") if "iat" in claims else -math.inf
         return VerifiedToken(identity_uid=identity.uid, issuer=issuer.url, expires_at=expires_at, issued_at=issued_at)
@@ -314,21 +317,21 @@ class TokenAuthority:
     def _verify_signature(
         self, token: str, claimed: str, kid: str | None, alg: object
     ) -> tuple[Issuer, Mapping[str, Any]]:
-        """Verify the signature of an issuer's token; gives the issuer, and the claims unchecked.
+        """Verify the signature of an issuer's token. Return the issuer and the claims, which are not checked yet.
 
         Raises:
-            Unauthenticated: the issuer is not trusted, its keys cannot be had, or the signature is wrong.
+            Unauthenticated: the issuer is not trusted, the keys can't be fetched, or the signature is wrong.
         """
         with self.installation.catalog.reading() as transaction:
             issuer = transaction.issuers.get(claimed)
         if issuer is None:
             raise token_error("The access token is from the wrong issuer.", repr(claimed[:200]))
         if alg not in ALGORITHMS:
-            raise token_error("The access token is signed in a way that is not taken.", repr(alg))
+            raise token_error("The access token is signed with an unsupported algorithm.", repr(alg))
         return issuer, _claims(token, self._issuers.of(issuer, kid), ALGORITHMS)
 
     def _check_time(self, claims: Mapping[str, Any]) -> float:
-        """When the token expires, if it is good now."""
+        """Check that the token is valid now. Return the time of expiry."""
         now = self.ring.now().timestamp()
         expires_at, begins_at = _instant(claims, "exp"), _instant({"nbf": now, **claims}, "nbf")
         if now >= expires_at:
@@ -346,7 +349,7 @@ class TokenAuthority:
 
 
 def _bearer(authorization_header: str | None) -> str:
-    """The token in the header."""
+    """Return the token in the header."""
     if not authorization_header:
         raise token_error(
             "Authentication failed. The 'Authorization' header is missing.", "none", code="AuthenticationFailed"
@@ -362,12 +365,12 @@ def _bearer(authorization_header: str | None) -> str:
 
 
 def _token_name(token: str) -> bytes:
-    """What a proven token is remembered by."""
+    """Return the cache key of a token."""
     return hashlib.sha256(token.encode()).digest()
 
 
-def _read_unproven(token: str) -> tuple[str, str | None, object]:
-    """The issuer, key id and algorithm that a token names, before its signature is checked."""
+def _read_unverified(token: str) -> tuple[str, str | None, object]:
+    """Return the issuer, key id and algorithm that a token names, without a check of the signature."""
     try:
         loose = jws.extract_compact(token.encode())
         kid, alg = loose.headers().get("kid"), loose.headers().get("alg")
@@ -375,12 +378,12 @@ def _read_unproven(token: str) -> tuple[str, str | None, object]:
     except _MALFORMED as error:
         raise token_error("The access token is invalid.", repr(error)) from error
     if not isinstance(claimed, str) or not isinstance(kid, str | None):
-        raise token_error("The access token is invalid.", "an issuer or key id that is no text")
+        raise token_error("The access token is invalid.", "an issuer or key id that is no string")
     return claimed, kid, alg
 
 
 def _claims(token: str, key: RSAKey | ECKey | KeySet, algorithms: Iterable[str]) -> dict[str, Any]:
-    """What a token says, once its signature is right."""
+    """Verify the signature of a token, and return the claims."""
     try:
         return jwt.decode(token, key, algorithms=list(algorithms)).claims
     except _MALFORMED as error:
@@ -402,7 +405,7 @@ def _instant(claims: Mapping[str, Any], name: str) -> float:
 
 
 def _expired() -> Unauthenticated:
-    return token_error("The access token has expired.", "a token whose time is over", code="ExpiredAuthenticationToken")
+    return token_error("The access token has expired.", "an expired token", code="ExpiredAuthenticationToken")
 
 
 def _wrong_audience(found: str, expected: str) -> Unauthenticated:

@@ -1,4 +1,4 @@
-"""The right to change a resource, which includes the right to see it in the answer (Azure's PUT needs no right to read)."""
+"""Check the right to change a resource. The answer shows the resource: Azure's PUT needs no right to read."""
 
 from imgstore.api.http.long_running import Session
 from imgstore.domain.identity.access import Action, Principal, as_reader
@@ -6,18 +6,18 @@ from imgstore.operations.activity_log import permit
 
 
 def authorize_change(session: Session, scope: str, action: Action = Action.WRITE) -> Principal:
-    """Check the caller's right to change a resource before anything is looked up.
+    """Check the caller's right to change a resource. Call this function before any lookup (invariant H9).
 
     Args:
-        session: of the caller.
-        scope: the resource's id.
-        action: what the caller is about to do.
+        session: the session of the caller.
+        scope: the id of the resource.
+        action: the action on the resource.
 
     Returns:
-        The caller, allowed to read this resource too.
+        The caller, with the additional right to read this resource.
 
     Raises:
-        ScopeNotFound, AccessDenied: the caller may not.
+        ScopeNotFound, AccessDenied: the caller has no right to the action.
     """
     permit(session.installation, session.principal, action, scope)
     return as_reader(session.principal, scope)
