@@ -36,6 +36,7 @@ from imgstore.catalog.storage.maintenance import MaintenanceTurns, ZoneGaps
 from imgstore.catalog.storage.manifests import Manifests
 from imgstore.catalog.storage.queue import Queue
 from imgstore.catalog.storage.replicas import Replicas
+from imgstore.catalog.storage.scrub_passes import ScrubPasses
 from imgstore.catalog.storage.segments import Segments
 from imgstore.catalog.storage.slots import Pools, Slots
 from imgstore.catalog.storage.unknown_objects import UnknownObjects
@@ -72,6 +73,7 @@ class Transaction:
         self.turns = MaintenanceTurns(session)
         self.zone_gaps = ZoneGaps(session)
         self.unknown_objects = UnknownObjects(session)
+        self.scrub_passes = ScrubPasses(session)
         self.disks = Disks(session)
         self.machines = Machines(session)
         self.works = Works(session)

@@ -81,11 +81,12 @@ from imgstore.domain.resources import (
 from imgstore.domain.states import ProvisioningState, ReplicaState, WorkState
 from imgstore.domain.storage.circuits import CircuitState
 from imgstore.domain.storage.garbage import GcState
+from imgstore.domain.storage.scrub_passes import ScrubRunner
 from imgstore.domain.storage.works import WorkKind
 from imgstore.domain.storage.zones import ZoneKind
 from imgstore.ledger.entries import ChargeKind
 
-REVISION: Final = "0029"
+REVISION: Final = "0030"
 """The head of migrations/versions. A catalog that stands at it opens without Alembic being imported."""
 
 # Names of constraints are fixed, so that a later migration can name what it drops on either engine.
@@ -422,6 +423,28 @@ unknown_objects = Table(
     Column("key", String, primary_key=True),
     Column("stored_bytes", BigInteger, nullable=False),
     Column("first_seen_at", Instant, nullable=False),
+)
+
+scrub_passes = Table(
+    "scrub_passes",
+    metadata,
+    _uid(),
+    Column("slot_uid", ForeignKey("slots.uid"), nullable=False),
+    Column("runner", OneOf(ScrubRunner), nullable=False),
+    Column("percent", Float, nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("position", String, nullable=False),
+    Column("began_at", Instant, nullable=False),
+    Column("saved_at", Instant, nullable=False),
+    UniqueConstraint("slot_uid", "runner"),
+)
+
+scrub_damages = Table(
+    "scrub_damages",
+    metadata,
+    Column("pass_uid", ForeignKey("scrub_passes.uid"), primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("is_repaired", Boolean, nullable=False),
 )
 
 disks = Table(

@@ -159,6 +159,10 @@ class SlotScrub:
     """The version and the reason, for each replica that was Completed before and is not Completed now."""
     problem: str | None = None
     """The reason why the scrub could not read the slot or a part of the slot."""
+    resumed_from: datetime | None = None
+    """When the pass began that an earlier process had to leave; None where this one began it."""
+    earlier_objects: int = 0
+    """Of `objects`, those that earlier processes read."""
 
     @property
     def unrepaired(self) -> list[str]:

@@ -36,6 +36,7 @@ from imgstore.domain.resources import (
     TargetRegionRequest,
     VersionUpdate,
 )
+from imgstore.domain.storage.scrub_passes import ScrubRunner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -411,3 +412,9 @@ class ScrubRequest:
     """
     is_recorded: bool = True
     """Whether the scrub adds a row to the activity log."""
+    runner: ScrubRunner = ScrubRunner.COMMAND
+    """Whose interrupted pass through a slot is resumed."""
+    takes_any_seed: bool = False
+    """Resume a pass of another seed, too."""
+    from_start: bool = False
+    """Resume no pass: read every slot from its beginning."""

@@ -58,6 +58,7 @@ _LIMITS: Final = (
     _Limit(schema.maintenance_turns.c.done_at, _NONE),
     _Limit(schema.maintenance_turns.c.lease_expires_at, _LEASE),
     _Limit(schema.unknown_objects.c.first_seen_at, _NONE),
+    _Limit(schema.scrub_passes.c.saved_at, _NONE),
     _Limit(schema.zone_health.c.since, _NONE),
     _Limit(schema.zone_health.c.probe_at, _PROBE),
 )

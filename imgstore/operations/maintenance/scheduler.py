@@ -19,6 +19,7 @@ from imgstore.domain.reports import SlotScrub
 from imgstore.domain.requests import ScrubRequest
 from imgstore.domain.settings.maintenance import MaintenanceKind, MaintenanceTask, failure_outcome
 from imgstore.domain.stop_signal import StopSignal
+from imgstore.domain.storage.scrub_passes import ScrubRunner
 from imgstore.operations.activity_log import trim_activity
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.gc import GRACE_HOURS, collect
@@ -215,6 +216,8 @@ class MaintenanceRunner:
             percent=float(self._installation.maintenance.scrub_percent),
             seed=date.toordinal(self._installation.effects.now().date()),
             pace=self._pace,
+            runner=ScrubRunner.WORKER,
+            takes_any_seed=True,
         )
         done = scrub(self._installation, self._principal, request)
         return "; ".join(_told(each) for each in done)
@@ -290,6 +293,8 @@ def _told(found: SlotScrub) -> str:
     if found.problem is not None:
         raise StoreError(f"{found.slot.key}: {found.problem}")
     parts = [f"{found.slot.key}: {found.read_bytes} bytes read"]
+    if found.resumed_from is not None:
+        parts.append(f"{found.earlier_objects} of {found.objects} objects read earlier, since {found.resumed_from}")
     if found.damaged:
         parts.append(f"{len(found.damaged)} objects damaged, {len(found.repaired)} repaired")
     if found.restored:

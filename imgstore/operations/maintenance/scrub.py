@@ -8,8 +8,9 @@ and read right from end to end are Completed again.
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,10 +22,12 @@ from imgstore.domain.requests import ScrubRequest
 from imgstore.domain.resources import ManifestRow, Slot
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest, digest_of
+from imgstore.domain.storage.scrub_passes import ScrubRunner
 from imgstore.ledger.egress import charge_repair
 from imgstore.ledger.entries import Party
 from imgstore.operations.activity_log import recorded
 from imgstore.operations.installation import Installation
+from imgstore.operations.maintenance.scrub_progress import ScrubProgress
 from imgstore.operations.progress import Counter
 from imgstore.operations.slots.degrade import degrade, degrade_owners, remove_damaged
 from imgstore.operations.slots.key_deletions import record_deletion, send_deletion
@@ -39,6 +42,14 @@ from imgstore.stores.interface import Accept
 from imgstore.stores.zone_redundant import QUORUM, Zoned
 from imgstore.transfer.bounded_pool import BoundedPool
 from imgstore.transfer.slot_access import CheckCancelled
+
+
+class _Look(NamedTuple):
+    """What was seen of an object."""
+
+    read_bytes: int
+    is_known: bool = True
+    """Whether every zone answered: else the object is to be read again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,32 +92,45 @@ def _scrub(installation: Installation, request: ScrubRequest) -> list[SlotScrub]
             for slot in transaction.slots.every()
             if region in (None, slot.key.region) and request.slot_uid in (None, slot.uid)
         ]
-    done = [_scrub_slot(installation, slot, request) for slot in slots]
+    scrubbed = [_scrub_slot(installation, slot, request) for slot in slots]
+    done = [found for found, _ in scrubbed]
     if request.repair_notes_only:
         return done
-    for each in done:  # Last: what one slot repaired may be what a replica in another one lacked.
+    for each, progress in scrubbed:  # Last: what one slot repaired may be what a replica in another one lacked.
         restoration = restore_replicas(
             installation, each.slot, each.unrepaired, dry_run=request.dry_run, pace=request.pace
         )
         each.restored, each.unrestored = restoration.restored, restoration.unrestored
+        if progress is not None and (each.problem is None or request.runner is ScrubRunner.COMMAND):
+            progress.end()  # A worker tries the rest again; a person who saw the problem wants all of it read.
     return done
 
 
-def _scrub_slot(installation: Installation, slot: Slot, request: ScrubRequest) -> SlotScrub:
+def _scrub_slot(
+    installation: Installation, slot: Slot, request: ScrubRequest
+) -> tuple[SlotScrub, ScrubProgress | None]:
+    """Scrub a slot; also returns the progress of its pass, for a request that reads the slot and may write."""
     found = SlotScrub(slot=slot)
+    progress = None
     try:
         if request.repair_notes_only and slot.zone == ALL_ZONES and not _has_notes(installation, slot):
-            return found
+            return found, None
+        if not (request.dry_run or request.repair_notes_only):
+            progress = ScrubProgress.open(installation, found, request)
+            request = replace(request, seed=progress.scrub_pass.seed)
         wanted = _wanted(installation, slot)
         if slot.zone == ALL_ZONES:
-            _read_zones(installation, found, wanted, request)
+            _read_zones(installation, found, wanted, request, progress)
         else:
-            _read_one(installation, found, wanted, request)
+            _read_one(installation, found, wanted, request, progress)
         if not request.dry_run and found.unrepaired:
             _repair(installation, found, wanted, request.pace)
     except ImgstoreError as error:  # Its store does not answer, or regions.yaml no longer has it: the others can be.
         found.problem = str(error)
-    return found
+    finally:
+        if progress is not None:
+            progress.interrupt()
+    return found, progress
 
 
 def _has_notes(installation: Installation, slot: Slot) -> bool:
@@ -165,22 +189,29 @@ def _read_all(
     installation: Installation,
     found: SlotScrub,
     some: Sequence[_Wanted],
-    look: Callable[[_Wanted], int],
+    look: Callable[[_Wanted], _Look],
     pace: Callable[[int], None],
+    progress: ScrubProgress | None,
+    always: Collection[str] = (),
 ) -> None:
     key = found.slot.key
-    counter = Counter(installation, f"scrub {key.region}/{key.ordinal}", sum(each.stored_bytes for each in some))
     found.objects = len(some)
+    if progress is not None:
+        by_key = {each.key: each for each in some}
+        some = [by_key[each] for each in progress.begin(by_key.keys(), always)]
+    counter = Counter(installation, f"scrub {key.region}/{key.ordinal}", sum(each.stored_bytes for each in some))
     counter.begin()
 
     adding = threading.Lock()
 
     def looked(each: _Wanted) -> None:
-        read_bytes = look(each)
+        seen = look(each)
         with adding:
-            found.read_bytes += read_bytes
+            found.read_bytes += seen.read_bytes
+        if progress is not None and seen.is_known:
+            progress.add(each.key)
         counter.moved(each.stored_bytes)
-        pace(read_bytes)
+        pace(seen.read_bytes)
 
     workers = installation.threads(installation.tuning.copy_workers, key.region)
     try:
@@ -194,49 +225,58 @@ def _read_all(
 
 
 def _read_one(
-    installation: Installation, found: SlotScrub, wanted: Mapping[str, _Wanted], request: ScrubRequest
+    installation: Installation,
+    found: SlotScrub,
+    wanted: Mapping[str, _Wanted],
+    request: ScrubRequest,
+    progress: ScrubProgress | None,
 ) -> None:
     """A slot in one zone."""
     access = installation.access(found.slot)
 
-    def look(each: _Wanted) -> int:
+    def look(each: _Wanted) -> _Look:
         try:
-            return len(access.get_object(each.key, each.accept))
+            return _Look(read_bytes=len(access.get_object(each.key, each.accept)))
         except (ObjectNotFound, ObjectCorrupt):
             found.damaged.add(each.key)
-            return 0
+            return _Look(read_bytes=0)
 
-    _read_all(installation, found, _sampled(wanted, request), look, request.pace)
+    _read_all(installation, found, _sampled(wanted, request), look, request.pace, progress)
 
 
 def _read_zones(
-    installation: Installation, found: SlotScrub, wanted: Mapping[str, _Wanted], request: ScrubRequest
+    installation: Installation,
+    found: SlotScrub,
+    wanted: Mapping[str, _Wanted],
+    request: ScrubRequest,
+    progress: ScrubProgress | None,
 ) -> None:
     """A slot in three zones: each copy is read, and made like one that is right."""
     store, prefix = installation.locator.store(found.slot), found.slot.prefix
     assert isinstance(store, Zoned), "the slot lies in three zones"
     noted = {note.key.removeprefix(prefix) for note in store.pending_repairs() if note.key.startswith(prefix)}
 
-    def look(each: _Wanted) -> int:
+    def look(each: _Wanted) -> _Look:
         copies = store.copies(prefix + each.key, each.accept)
         lacking = [] if copies.unknown else [*copies.wrong, *copies.absent]
         if copies.silent:
             found.problem = f"zone {', '.join(copies.silent)} does not answer: what it has is not known"
         if lacking:
             found.damaged.add(each.key)
+        seen = _Look(read_bytes=copies.read_bytes, is_known=not copies.silent)
         if request.dry_run or copies.body is None:
-            return copies.read_bytes
+            return seen
         if lacking:
             store.restore(prefix + each.key, copies.body, lacking)
             found.repaired.add(each.key)
         if each.key in noted and not copies.silent:
             store.settle(prefix + each.key)
-        return copies.read_bytes
+        return seen
 
     some = _sampled(wanted, request, noted)
     if request.repair_notes_only:
         some = [each for each in some if each.key in noted]
-    _read_all(installation, found, some, look, request.pace)
+    _read_all(installation, found, some, look, request.pace, progress, noted)
     if not request.dry_run:
         lone = (
             set[str]()

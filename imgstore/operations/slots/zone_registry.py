@@ -41,6 +41,8 @@ class CatalogZones:
             with self.catalog.transaction() as transaction:
                 degrade_slot(transaction, slot, why)
         with self.catalog.transaction() as transaction:
+            for slot in transaction.zones.slots_in(record.region, record.zone):
+                transaction.scrub_passes.end_in_slot(slot.uid)  # What they read was in the store that is gone.
             transaction.zones.replace(record)
 
     def prefixes(self, region: str, zone: str) -> Collection[str]:

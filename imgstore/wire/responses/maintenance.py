@@ -118,6 +118,8 @@ def _scrub_slot_json(found: "SlotScrub") -> Json:
         "unrestoredReplicaCount": len(found.unrestored),
         "unrestoredReplicas": list(found.unrestored),
         "problem": found.problem,
+        "resumedFrom": None if found.resumed_from is None else found.resumed_from.isoformat(),
+        "earlierObjects": found.earlier_objects,
     }
 
 

@@ -46,18 +46,23 @@ def _table(body: Json) -> list[dict[str, Json]]:
 @click.option("--seed", type=click.IntRange(), metavar="NUMBER", help="Which sample. Default: another one each day.")
 @click.option("--region", metavar="REGION", help="Only there. Default: every region.")
 @click.option("--dry-run", is_flag=True, help="Read and tell; repair nothing.")
-def scrub(*, percent: float, seed: int | None, region: str | None, dry_run: bool) -> Answer:
+@click.option("--from-start", is_flag=True, help="Read all of each slot, also where a scrub was interrupted in it.")
+def scrub(*, percent: float, seed: int | None, region: str | None, dry_run: bool, from_start: bool) -> Answer:
     """Read what is kept, check it, and repair it.
 
     Every segment and manifest that a version or disk needs is read and compared with its name. What is wrong or missing
     is restored from another zone, else from another replica, those of the region first. The exit code is 1 if something
     remains wrong or could not be looked at; with --dry-run, if anything is.
+
+    A scrub that was killed or interrupted less than a day ago resumes where it stopped, slot by slot.
     """
     request = ScrubRequest(
         percent=percent,
         seed=date.today().toordinal() if seed is None else seed,  # noqa: DTZ011 - any day will do
         region=region,
         dry_run=dry_run,
+        takes_any_seed=seed is None,
+        from_start=from_start,
     )
     with opened() as session:
         done = maintenance_scrub.scrub(session.installation, session.principal, request)

@@ -1,0 +1,92 @@
+"""How far passes of scrub have come, and what they found damaged."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import delete, select, update
+
+from imgstore.catalog import schema
+from imgstore.catalog.engine.repository import Repository
+from imgstore.domain.storage.scrub_passes import ScrubPass, ScrubRunner
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Row
+
+_passes = schema.scrub_passes
+_damages = schema.scrub_damages
+
+
+class ScrubPasses(Repository):
+    """The passes that have begun and not ended: at most one of each runner in a slot."""
+
+    __slots__ = ()
+
+    def find(self, slot_uid: str, runner: ScrubRunner) -> ScrubPass | None:
+        """Return the pass of a runner in a slot, if there is one."""
+        row = self._session.first(select(_passes).where(_passes.c.slot_uid == slot_uid, _passes.c.runner == runner))
+        if row is None:
+            return None
+        found = self._session.all(select(_damages).where(_damages.c.pass_uid == row.uid))
+        return _scrub_pass(row, {each.key: each.is_repaired for each in found})
+
+    def begin(self, slot_uid: str, runner: ScrubRunner, *, percent: float, seed: int) -> ScrubPass:
+        """Begin a pass, in the place of the one that the runner has in the slot."""
+        old = self.find(slot_uid, runner)
+        if old is not None:
+            self.end(old.uid)
+        now = self._session.now()
+        begun = ScrubPass(
+            uid=self._session.effects.new_uid(),
+            slot_uid=slot_uid,
+            runner=runner,
+            percent=percent,
+            seed=seed,
+            began_at=now,
+            saved_at=now,
+            damaged={},
+        )
+        values = {column.name: getattr(begun, column.name) for column in _passes.c}
+        self._session.run(self._session.upsert(_passes).values(values).on_conflict_do_nothing())
+        return begun
+
+    def save(self, uid: str, position: str, damaged: Mapping[str, bool]) -> None:
+        """Record how far a pass has come. Does nothing for one that has ended.
+
+        Args:
+            uid: the pass.
+            position: as `ScrubPass.position`.
+            damaged: what was found or repaired since it was last saved, as `ScrubPass.damaged`.
+        """
+        values = {"position": position, "saved_at": self._session.now()}
+        if self._session.changed(update(_passes).where(_passes.c.uid == uid).values(values)) and damaged:
+            rows = [{"pass_uid": uid, "key": key, "is_repaired": value} for key, value in sorted(damaged.items())]
+            insert = self._session.upsert(_damages)
+            keys = ["pass_uid", "key"]
+            statement = insert.on_conflict_do_update(
+                index_elements=keys, set_={"is_repaired": insert.excluded.is_repaired}
+            )
+            self._session.run(statement, rows)
+
+    def end(self, uid: str) -> None:
+        """Forget a pass: the next scrub of its runner reads the slot from its beginning."""
+        self._session.run(delete(_damages).where(_damages.c.pass_uid == uid))
+        self._session.run(delete(_passes).where(_passes.c.uid == uid))
+
+    def end_in_slot(self, slot_uid: str) -> None:
+        """Forget the passes of all runners in a slot."""
+        for row in self._session.all(select(_passes.c.uid).where(_passes.c.slot_uid == slot_uid)):
+            self.end(row.uid)
+
+
+def _scrub_pass(row: "Row[Any]", damaged: Mapping[str, bool]) -> ScrubPass:
+    return ScrubPass(
+        uid=row.uid,
+        slot_uid=row.slot_uid,
+        runner=row.runner,
+        percent=row.percent,
+        seed=row.seed,
+        position=row.position,
+        began_at=row.began_at,
+        saved_at=row.saved_at,
+        damaged=damaged,
+    )
