@@ -131,7 +131,7 @@ def _keep(folder: Path, result: Result) -> None:
     try:
         plots.draw(folder, result)
     except ImportError:
-        print("  no charts: matplotlib is not installed: pip install 'imgstore[bench]'")
+        print("  no charts: matplotlib is not installed: pip install 'imgstore-gallery[bench]'")
 
 
 def _run_case(folder: Path, name: str, real: Path, given: argparse.Namespace) -> Result:

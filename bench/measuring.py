@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+import imgstore
 from bench.disks import GIB, MIB, data_extents
 from bench.engines import Bucket, Site
 from bench.installation import Gallery, Installation
@@ -138,7 +139,8 @@ class Case:
             quick=world.quick,
             machine=Machine.here(),
             versions={
-                **installed_versions("imgstore", *self.packages),
+                "imgstore": imgstore.__version__,
+                **installed_versions(*self.packages),
                 **world.roll.present,
                 engine.name: engine.version,
             },

@@ -1,4 +1,4 @@
-"""Figures that README.md and bench/README.md quote, each between marks that say which one it is.
+"""Figures that README.md, docs/performance.md and bench/README.md quote, each between marks that say which one it is.
 
 In the text a figure stands as ``<!-- bench:upload.upload_ratio -->9.1 x<!-- /bench -->``: the case, a dot, the figure's
 name. What stands between the marks must be what `results.show` makes of the figure in `bench/results`. A table stands
@@ -16,7 +16,7 @@ from bench import choices, rows
 from bench.results import Result, read_results, show
 
 README = Path(__file__).parent.parent / "README.md"
-DOCUMENTS = (README, Path(__file__).parent / "README.md")
+DOCUMENTS = (README, README.parent / "docs" / "performance.md", Path(__file__).parent / "README.md")
 _TABLES: Mapping[str, Callable[[Mapping[str, Result]], str]] = {
     "bench-table": rows.table,
     "choices-table": choices.table,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench.cases import CASES
-from bench.readme import README, faults, quotations, rewritten
+from bench.readme import DOCUMENTS, faults, quotations, rewritten
 from bench.results import (
     RESULTS_FOLDER,
     Door,
@@ -60,8 +60,9 @@ def test_kept_results_tell_no_paths() -> None:
         assert [word for word in words if word.startswith("/") and len(word) > 1] == [], path.name
 
 
-def test_the_readme_quotes_the_results() -> None:
-    assert list(faults(README.read_text(), read_results())) == []
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.parent.name + "/" + path.name)
+def test_documents_quote_the_results(document: Path) -> None:
+    assert list(faults(document.read_text(), read_results())) == []
 
 
 def test_a_result_comes_back_as_it_was_written(tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ def test_no_password_is_told() -> None:
 
 def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(ToolMissing, match=r"pip install 'imgstore\[postgresql\]'"):
+    with pytest.raises(ToolMissing, match=r"pip install 'imgstore-gallery\[postgresql\]'"):
         Catalog.open("postgresql://u@127.0.0.1/x", Effects())
 
 

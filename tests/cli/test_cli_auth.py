@@ -190,7 +190,7 @@ def test_without_the_servers_packages_it_says_what_to_install(line: AuthLine, mo
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    assert "pip install 'imgstore[server]'" in line.fails("init")
+    assert "pip install 'imgstore-gallery[server]'" in line.fails("init")
     assert line.ok("sp list") == []
 
 

@@ -356,8 +356,8 @@ def test_without_oslo_the_extra_is_named(
     inspection = inspect_image(source, scratch=tmp_path / "scratch")
     source.close()
 
-    assert caught.value.hint == "pip install 'imgstore[formats]'"
-    assert any("pip install 'imgstore[formats]'" in note for note in inspection.notes)
+    assert caught.value.hint == "pip install 'imgstore-gallery[formats]'"
+    assert any("pip install 'imgstore-gallery[formats]'" in note for note in inspection.notes)
     assert inspection.virtual_bytes == VIRTUAL_BYTES
     assert inspection.data_bytes is None
 

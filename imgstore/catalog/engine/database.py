@@ -22,6 +22,7 @@ from imgstore.catalog.engine.errors import translated
 from imgstore.catalog.engine.write_ahead_log import changes_of, count_transaction
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import InvalidInput, StoreUnreachable, ToolMissing
+from imgstore.domain.extras import install_hint
 
 if TYPE_CHECKING:
     from sqlalchemy.dialects import postgresql, sqlite
@@ -263,7 +264,7 @@ def _postgresql(address: URL) -> Database:
             "PostgreSQL needs the optional package psycopg.",
             found=str(error),
             expected="psycopg 3",
-            hint="pip install 'imgstore[postgresql]'",
+            hint=install_hint("postgresql"),
             target="psycopg",
         ) from error
 

@@ -12,6 +12,7 @@ import click
 from imgstore.bootstrap import Settings, open_installation
 from imgstore.cli.framework import global_options, progress
 from imgstore.domain.errors import ToolMissing
+from imgstore.domain.extras import install_hint
 from imgstore.domain.identity.access import Principal, administrator
 from imgstore.domain.paging import Page
 from imgstore.operations.installation import Installation
@@ -79,7 +80,7 @@ def server_parts() -> Iterator[None]:
             "This needs the optional packages of the server.",
             found=str(error),
             expected="the packages of the extra `server`",
-            hint="pip install 'imgstore[server]'",
+            hint=install_hint("server"),
             target=error.name,
         ) from error
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from imgstore.domain.disks.sources import ByteSource, DiskFormat
 from imgstore.domain.errors import ImgstoreError, ToolMissing
+from imgstore.domain.extras import install_hint
 from imgstore.domain.storage.sizes import KIB, MIB
 from imgstore.formats.checks import FailureKind, Finding
 
@@ -52,7 +53,7 @@ def _inspectors() -> Any:
             "oslo.utils is needed to read qcow2, VHDX and VMDK images.",
             found="it is not installed",
             expected="the extra 'formats' of imgstore",
-            hint="pip install 'imgstore[formats]'",
+            hint=install_hint("formats"),
             target="oslo.utils",
         ) from error
     # It logs what it also raises. A handler of any kind keeps Python's last resort from printing that on stderr.

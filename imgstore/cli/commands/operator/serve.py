@@ -11,6 +11,7 @@ from imgstore.cli.framework.command import Command
 from imgstore.cli.framework.session import Session, opened
 from imgstore.cli.framework.standard_streams import drop_output
 from imgstore.domain.errors import InvalidInput, ToolMissing
+from imgstore.domain.extras import install_hint
 from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.stores.catalog_checks import look_at_checkpoints
 
@@ -177,7 +178,7 @@ def serve(
             f"The server needs {error.name}.",
             found="imgstore without its extra",
             expected="imgstore[server]",
-            hint="pip install 'imgstore[server]'",
+            hint=install_hint("server"),
             target="serve",
         ) from error
     if sum((tls_cert is not None, dev_tls, insecure_http)) != 1 or (tls_key is None) == (tls_cert is not None):
