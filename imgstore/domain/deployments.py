@@ -1,4 +1,4 @@
-"""Deployments of templates: what was asked for, and what came of it."""
+"""Deployments of templates: requests and results."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class DeploymentState(StrEnum):
-    """How far a deployment is, in Azure's words."""
+    """The state of a deployment, in Azure's words."""
 
     RUNNING = "Running"
     SUCCEEDED = "Succeeded"
@@ -18,18 +18,18 @@ class DeploymentState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
-    """One deployment, the last of its name. The template itself is not kept: secrets may stand in it."""
+    """The last deployment of a name. The template is not stored, because a template may contain secrets."""
 
     uid: str
     group_uid: str
     name: str
     state: DeploymentState
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    """As they are shown: those that are secret are not."""
+    """The parameters without secret values."""
     outputs: Mapping[str, Any] = field(default_factory=dict)
     resources: tuple[str, ...] = ()
-    """The ids of what was made."""
+    """The ids of the created resources."""
     error: Mapping[str, Any] | None = None
-    """ARM's error, of one that failed."""
+    """ARM's error of a failed deployment."""
     started_at: datetime
     finished_at: datetime | None = None

@@ -1,41 +1,41 @@
-"""The error tree. Each error says what was found, what was expected and what to do.
+"""The error tree. Each error contains the value found, the value expected and a hint.
 
 ::
 
     ImgstoreError
-    ├── InvalidInput                  400  a value that no state of the gallery would accept
-    │   ├── SourceNotFound                     no file, disk, image or machine of the name that is to be read
-    │   └── InvalidRegions              400  regions.yaml cannot be used; tells all its faults together
-    ├── ImageRefused                  400  the bytes of an image are damaged, unsafe or not supported
-    │   ├── ImageTruncated                 fewer bytes than the image's own header promises
-    │   └── SafetyCheckFailed              one of the named safety checks failed
-    ├── NotFound                      404  no such resource
-    │   ├── ScopeNotFound                  the caller may not know whether it exists
-    │   ├── ParentNotFound                 the resource above it is missing
-    │   └── ImageNotAvailable              a version that is not complete in the asked region
-    ├── Unauthenticated               401  nobody vouches for the caller
-    │   └── ClientRefused                  an application that asks for a token does not prove itself
-    ├── AccessDenied                  403  the principal may not
-    ├── Conflict                      409  the state of the gallery does not allow it
-    │   ├── PropertyChangeNotAllowed       the property can't change after creation
-    │   ├── CatalogOutdated                the catalog is older than its buckets: nothing may be destroyed
-    │   ├── WorkHeld                       another process does this very work now
-    │   ├── LeaseLost                      this process was too slow; another has taken its work over
-    │   └── ReplicationFailed              one or more target regions failed; the others serve
-    ├── SourceChanged                 409  the source's bytes changed while they were read
-    ├── StoreError                    503  the store could not do it
-    │   ├── ObjectNotFound (KeyError)      no object of that key
-    │   ├── StoreUnreachable               no answer, or an answer that trying again may mend
+    ├── InvalidInput                  400  a value that is invalid in every state of the gallery
+    │   ├── SourceNotFound                 a missing file, disk, image or machine to read
+    │   └── InvalidRegions            400  an unusable regions.yaml, with all faults together
+    ├── ImageRefused                  400  an image with damaged, unsafe or unsupported bytes
+    │   ├── ImageTruncated                 a source with fewer bytes than the header requires
+    │   └── SafetyCheckFailed              a failed safety check
+    ├── NotFound                      404  a missing resource
+    │   ├── ScopeNotFound                  a resource that the caller may not know of
+    │   ├── ParentNotFound                 a missing parent resource
+    │   └── ImageNotAvailable              a version that is not complete in the requested region
+    ├── Unauthenticated               401  a request without a valid token
+    │   └── ClientRefused                  an application without valid credentials
+    ├── AccessDenied                  403  an action that the principal is not allowed to perform
+    ├── Conflict                      409  an action that the present state does not permit
+    │   ├── PropertyChangeNotAllowed       a change of a fixed property
+    │   ├── CatalogOutdated                a catalog that is older than the buckets
+    │   ├── WorkHeld                       a work that another process performs now
+    │   ├── LeaseLost                      a lease that expired, and another process took the work over
+    │   └── ReplicationFailed              one or more failed target regions
+    ├── SourceChanged                 409  a source that changed during the read
+    ├── StoreError                    503  a failed request to a store
+    │   ├── ObjectNotFound (KeyError)      a missing object
+    │   ├── StoreUnreachable               no answer, or an answer that a retry may change
     │   │   ├── StoreSilent                no connection, or no answer in time
-    │   │   └── CircuitOpen                not asked: it has not answered for a while
-    │   │   └── ExistenceUnknown           the zones that answer disagree whether there is an object
-    │   ├── StoreDenied                    the store refused the credentials
-    │   ├── StoreFull                 507  no room left
-    │   ├── StoreMismatch                  the bucket or folder belongs to something else
-    │   └── ObjectCorrupt                  bytes that do not match their name or checksum
-    │       └── ReadBackMismatch              an object that was stored just now and reads back wrong
-    ├── OutputError                   400  a file to be written cannot be written
-    └── ToolMissing                   400  an outside program or optional package that this needs is not installed
+    │   │   ├── CircuitOpen                a request that was not sent, because the store does not answer
+    │   │   └── ExistenceUnknown           zones that disagree about an object
+    │   ├── StoreDenied                    refused credentials
+    │   ├── StoreFull                 507  no space left
+    │   ├── StoreMismatch                  a bucket or folder of something else
+    │   └── ObjectCorrupt                  bytes that do not match the name or checksum
+    │       └── ReadBackMismatch           a new object that reads back with other bytes
+    ├── OutputError                   400  an output file that cannot be written
+    └── ToolMissing                   400  a missing program or optional package
 """
 
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorDetail:
-    """One of several things that went wrong together: an entry of Azure's `error.details`."""
+    """One of several failures of an operation: an entry of Azure's `error.details`."""
 
     code: str
     target: str
@@ -53,7 +53,7 @@ class ErrorDetail:
 
 
 class ImgstoreError(Exception):
-    """The root: an error that was foreseen, with enough said to act on it."""
+    """The root of all foreseen errors. The message, `found`, `expected` and `hint` help to correct the cause."""
 
     code: ClassVar[str] = "InternalError"
     status: ClassVar[int] = 500
@@ -71,19 +71,19 @@ class ImgstoreError(Exception):
         super().__init__(message)
         self.message = message
         self.found = found
-        """What was there."""
+        """The value that was found."""
         self.expected = expected
-        """What should have been there."""
+        """The value that is required."""
         self.hint = hint
-        """What to do about it."""
+        """The steps to correct the cause."""
         self.target = target
-        """The property, file or resource that it is about, as Azure's `error.target`."""
+        """The property, file or resource with the problem, as Azure's `error.target`."""
         self.error_code = code or type(self).code
         """Azure's `error.code`."""
         self.details: tuple[ErrorDetail, ...] = ()
-        """What went wrong part by part, as Azure's `error.details`."""
+        """The failures of the parts, as Azure's `error.details`."""
         self.public: ImgstoreError | None = None
-        """What callers over the network are told instead, where the whole error tells of the server's own network."""
+        """The error for callers over the network, if this error describes the network of the server."""
 
     def __str__(self) -> str:
         parts = [self.message]
@@ -97,52 +97,52 @@ class ImgstoreError(Exception):
 
 
 def public_text(error: Exception) -> str:
-    """The text of an error that callers over the network may read."""
+    """Return the text of an error for callers over the network."""
     return str(error.public if isinstance(error, ImgstoreError) and error.public is not None else error)
 
 
 class InvalidInput(ImgstoreError):
-    """A value that no state of the gallery would accept."""
+    """A value that is invalid in every state of the gallery."""
 
     code = "InvalidParameter"
     status = 400
 
 
 class SourceNotFound(InvalidInput):
-    """There is no file, disk, snapshot, image or machine of the name that is to be read."""
+    """A missing file, disk, snapshot, image or machine that an operation must read."""
 
 
 class InvalidRegions(InvalidInput):
-    """regions.yaml cannot be used. Raised once, with every fault found in the document."""
+    """An unusable regions.yaml. The error lists all faults of the document together."""
 
     code = "InvalidRegions"
 
     def __init__(self, path: str, faults: Sequence[str]) -> None:
-        told = "; ".join(faults)
+        text = "; ".join(faults)
         super().__init__(
-            f"{path} cannot be used: {told}",
-            expected="a regions document as README.md describes it",
-            hint=f"mend {path} and run `imgstore regions check`",
+            f"{path} cannot be used: {text}",
+            expected="a valid regions document, as described in README.md",
+            hint=f"correct {path} and run `imgstore regions check`",
             target=path,
         )
         self.faults = tuple(faults)
 
 
 class ImageRefused(ImgstoreError):
-    """The bytes of an image are damaged, unsafe or of a kind that is not supported."""
+    """An image with damaged, unsafe or unsupported bytes."""
 
     code = "InvalidImage"
     status = 400
 
 
 class ImageTruncated(ImageRefused):
-    """The source holds fewer bytes than the image's own header promises."""
+    """A source with fewer bytes than the header of the image requires."""
 
     code = "ImageTruncated"
 
 
 class SafetyCheckFailed(ImageRefused):
-    """A named safety check failed: a backing file, a data file, an outside extent, a header bomb."""
+    """A failed safety check: a backing file, a data file, an extent outside of the image, or a header bomb."""
 
     code = "SafetyCheckFailed"
 
@@ -152,57 +152,57 @@ class SafetyCheckFailed(ImageRefused):
 
 
 class NotFound(ImgstoreError):
-    """No such resource."""
+    """A missing resource."""
 
     code = "ResourceNotFound"
     status = 404
 
 
 class ScopeNotFound(NotFound):
-    """The caller may not know whether the resource exists, or no resource can have such an id."""
+    """A resource that the caller may not know of, or a malformed id."""
 
 
 class ParentNotFound(NotFound):
-    """The resource above the one asked for is missing."""
+    """A missing parent of the requested resource."""
 
     code = "ParentResourceNotFound"
 
 
 class ImageNotAvailable(NotFound):
-    """A version that does not exist, or is not complete in the asked region."""
+    """A version that is missing, or is not complete in the requested region."""
 
     code = "GalleryImageNotFound"
 
 
 class Unauthenticated(ImgstoreError):
-    """Nobody vouches for the caller: no token, or one that is not believed."""
+    """A request without a token, or with an invalid token."""
 
     code = "InvalidAuthenticationToken"
     status = 401
 
 
 class ClientRefused(Unauthenticated):
-    """An application that asks for a token does not prove itself. The code is OAuth's (RFC 6749, section 5.2)."""
+    """An application without valid credentials that requests a token. The code is OAuth's (RFC 6749, section 5.2)."""
 
     code = "invalid_client"
 
 
 class AccessDenied(ImgstoreError):
-    """The principal may not do that."""
+    """An action that the principal is not allowed to perform."""
 
     code = "AuthorizationFailed"
     status = 403
 
 
 class Conflict(ImgstoreError):
-    """The state of the gallery does not allow it."""
+    """An action that the present state of the gallery does not permit."""
 
     code = "Conflict"
     status = 409
 
 
 class PropertyChangeNotAllowed(Conflict):
-    """A property that can't change after creation."""
+    """A change of a property that is fixed after creation."""
 
     code = "PropertyChangeNotAllowed"
 
@@ -213,38 +213,41 @@ class PropertyChangeNotAllowed(Conflict):
             message or f"Changing property '{path}' is not allowed.",
             found=found,
             expected=expected,
-            hint=hint or "publish a new version, or give the value that it was made with",
+            hint=hint or "publish a new version, or keep the present value",
             target=path,
         )
 
 
 class WorkHeld(Conflict):
-    """Another live process does this very work now."""
+    """A work that another live process performs now."""
 
     code = "OperationInProgress"
 
 
 class CatalogOutdated(Conflict):
-    """The catalog is older than its buckets, or is none of theirs: nothing may be destroyed by what it says."""
+    """A catalog that is older than the buckets, or belongs to other buckets.
+
+    Nothing may be deleted on the basis of the catalog.
+    """
 
     code = "CatalogOutdated"
 
 
 class LeaseLost(Conflict):
-    """This process was too slow to renew its lease; another has taken its work over."""
+    """The lease of a work expired, and another process has taken the work over."""
 
     code = "LeaseLost"
 
 
 class SourceChanged(ImgstoreError):
-    """The source's length, time stamp or ETag changed while it was read."""
+    """The length, the time stamp or the ETag of a source changed during the read."""
 
     code = "SourceChanged"
     status = 409
 
 
 class StoreError(ImgstoreError):
-    """The store could not do it. `retryable` says whether trying again can help, as the store itself judged."""
+    """A failed request to a store. `retryable` tells whether a retry can help, according to the store's answer."""
 
     code = "StoreError"
     status = 503
@@ -252,80 +255,83 @@ class StoreError(ImgstoreError):
 
 
 class ObjectNotFound(StoreError, KeyError):
-    """No object of that key."""
+    """A missing object."""
 
     code = "ObjectNotFound"
-    __str__ = StoreError.__str__  # KeyError would print the repr
+    __str__ = StoreError.__str__  # KeyError.__str__ returns the repr.
 
 
 class StoreUnreachable(StoreError):
-    """No answer, or an answer that trying again may mend."""
+    """No answer from a store, or an answer that a retry may change."""
 
     code = "StoreUnreachable"
     retryable = True
 
 
 class ExistenceUnknown(StoreUnreachable):
-    """Nobody can tell whether an object exists: the zones that answer disagree, and another one does not answer."""
+    """An object that may or may not exist: the zones with an answer disagree, and another zone does not answer
+    (invariant Z10).
+    """
 
     code = "ExistenceUnknown"
 
 
 class StoreSilent(StoreUnreachable):
-    """No connection, or no answer in time. A store that answers, be it with a refusal, is not silent."""
+    """No connection to a store, or no answer in time. A store that refuses a request is not silent."""
 
 
 class CircuitOpen(StoreUnreachable):
-    """The store was not asked: it has not answered for a while. Waiting a moment does not mend that."""
+    """A request that was not sent, because the store has not answered for some time. A short wait does not help."""
 
 
 class StoreDenied(StoreError):
-    """The store refused the credentials, or the file system the permission."""
+    """Credentials that the store refused, or a permission that the file system refused."""
 
     code = "StoreDenied"
 
 
 class StoreFull(StoreError):
-    """No room left in the store, or none beside the reserve that stays free."""
+    """No space left in the store, or no space left outside of the reserve."""
 
     code = "StoreFull"
     status = 507
 
 
 class StoreMismatch(StoreError):
-    """The bucket or folder belongs to another installation, region or zone, or to a layout that this code can't read."""
+    """A bucket or folder of another installation, region or zone, or with an unsupported layout."""
 
     code = "StoreMismatch"
 
 
 class ObjectCorrupt(StoreError):
-    """Bytes that do not match their name, checksum or format. Never served."""
+    """An object that does not match the name, the checksum or the format. Such bytes are never served."""
 
     code = "ObjectCorrupt"
 
 
 class ReadBackMismatch(ObjectCorrupt):
-    """An object was stored and reads back as something else. `target` is its key below the slot.
+    """A new object that reads back with other bytes. `target` is the key below the slot.
 
-    The object has the right length, so a repeated command would take it for an intact one: the caller deletes it.
+    The object has the right length, so a repeated command would accept the object. The caller therefore deletes the
+    object.
     """
 
 
 class OutputError(ImgstoreError):
-    """A file that was to be written cannot be: no room, no permission, or it is there already."""
+    """An output file that cannot be written: no space, no permission, or an existing file."""
 
     code = "OutputError"
     status = 400
 
 
 class ToolMissing(ImgstoreError):
-    """An outside program or an optional package that this needs is not installed."""
+    """A required program or optional package that is not installed."""
 
     code = "ToolMissing"
     status = 400
 
 
 class ReplicationFailed(Conflict):
-    """One or more target regions failed. The regions that completed serve all the same."""
+    """One or more failed target regions. The completed regions are usable."""
 
     code = "ReplicationJobsFailed"

@@ -1,4 +1,4 @@
-"""Machines as records: which disks are attached to what, and whether it was generalized. Nothing here boots."""
+"""Records of virtual machines: attached disks and the generalized state. imgstore starts no machine."""
 
 import re
 from collections.abc import Mapping
@@ -14,28 +14,28 @@ from imgstore.domain.resources import NO_TAGS, HyperVGeneration, OsProperties, O
 from imgstore.domain.states import ProvisioningState
 
 MACHINE: Final = "virtualMachines"
-"""Azure's word for the type."""
+"""Azure's name of the resource type."""
 
 SIZE: Final = "Standard_DS1_v2"
-"""az's, where nobody says."""
+"""The default size of az."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?")
 _NAME_IN_DISK_CHARACTERS: Final = 32
-"""A disk's name has 80 characters: room for the longest tail, and for what tells two machines apart."""
+"""A disk name has at most 80 characters. The limit leaves space for the suffix and the uid of the machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskAttachment:
-    """How a machine has a disk. What nobody said is None."""
+    """Settings of a disk in a machine. None is unset."""
 
     name: str | None = None
-    """What the disk is called that is made for it; an attached one has its own name."""
+    """The name of a disk that is created for the machine. An attached disk keeps its name."""
     caching: HostCaching | None = None
     deleted_with_machine: bool | None = None
-    """Whether the disk goes when the machine is deleted, instead of staying."""
+    """Whether the deletion of the machine deletes the disk."""
 
     def over(self, other: "DiskAttachment") -> "DiskAttachment":
-        """What this says, and `other` where this says nothing."""
+        """Return the settings of this value, with `other` for unset settings."""
         return DiskAttachment(
             name=self.name or other.name,
             caching=self.caching or other.caching,
@@ -46,67 +46,77 @@ class DiskAttachment:
 
 
 NO_ATTACHMENT_SETTINGS: Final = DiskAttachment()
-"""Nothing said."""
+"""No setting."""
 NO_PROPERTIES: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """A virtual machine. Its disks are rows of their own that name it."""
+    """A virtual machine. The disks are separate rows that name the machine."""
 
     uid: str
     subscription: str
     group: str
-    """The group's name."""
+    """The name of the group."""
     name: str
     location: str
     tags: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
     size: str = SIZE
-    """Azure's name of a size. Kept and shown; nothing here depends on it."""
+    """Azure's name of a size. imgstore stores and shows the size, and nothing depends on the size."""
     image_reference: str | None
-    """The resource id of the image version or managed image that its disks were made from; None has attached disks."""
+    """The resource id of the source image or image version. None if the OS disk is an attached disk."""
     os_type: OsType | None = None
     hyper_v_generation: HyperVGeneration | None = None
     admin_username: str | None = None
     computer_name: str | None = None
     generalized: bool = False
-    """Whether machine-specific facts were removed from its disks: from then on images are made from it."""
+    """Whether machine-specific data was removed from the disks. A managed image requires a generalized machine."""
     attachments: Mapping[str, DiskAttachment] = field(default_factory=lambda: NO_PROPERTIES)
-    """How it has its disks, by disk key, where anything was said of one."""
+    """Settings of disks by disk key."""
     extra_properties: Mapping[str, Any] = field(default_factory=lambda: NO_PROPERTIES)
-    """What else was said of it, as JSON by path: kept for the answer, and never looked into. No secrets are among it."""
+    """Other fields of the request as JSON by path, shown in responses and never interpreted.
+
+    The fields contain no secrets.
+    """
     created_at: datetime
     provisioning_state: ProvisioningState
 
     @property
     def resource_id(self) -> str:
-        """Its id."""
+        """The resource id."""
         return names.compute_id(self.subscription, self.group, MACHINE, self.name)
 
     @property
     def os_properties(self) -> OsProperties:
-        """What it says of the system on its disks."""
+        """The OS properties of the machine's disks."""
         state = OsState.GENERALIZED if self.generalized else OsState.SPECIALIZED
         return OsProperties(os_type=self.os_type, os_state=state, hyper_v_generation=self.hyper_v_generation)
 
     def disk_name(self, lun: int | None) -> str:
-        """What a disk is called that is made for it; unsaid, one that a machine of the same name that comes later has not."""
-        if said := self.attachment(lun).name:
-            return said
+        """Return the name for a new disk of this machine.
+
+        Without a name in the request, the name contains the uid, so that a later machine of the same name gets other
+        names.
+        """
+        if requested := self.attachment(lun).name:
+            return requested
         part = "OsDisk_1" if lun is None else f"DataDisk_{lun}"
         return f"{self.name[:_NAME_IN_DISK_CHARACTERS]}_{part}_{self.uid.replace('-', '')}"
 
     def attachment(self, lun: int | None) -> DiskAttachment:
-        """How it has the data disk at a LUN; None is its OS disk."""
+        """Return the settings of the data disk at a LUN. None is the OS disk."""
         return self.attachments.get(disk_key(lun), NO_ATTACHMENT_SETTINGS)
 
     def caching(self, lun: int | None) -> HostCaching:
-        """How its host caches that disk."""
+        """Return the host caching of the data disk at a LUN. None is the OS disk."""
         return self.attachment(lun).caching or default_caching(lun)
 
 
 def check_machine_name(name: str) -> str:
-    """`name`, if a machine may be called so (Azure: 64 characters, of Windows 15 as its computer name)."""
+    """Return `name` if valid for a machine.
+
+    Azure: 64 characters. The computer name of a Windows machine has at most 15 characters.
+    """
     if not _NAME.fullmatch(name):
         raise InvalidInput(
             "The virtual machine name is invalid.",
@@ -119,5 +129,5 @@ def check_machine_name(name: str) -> str:
 
 
 def free_luns(taken: set[int], count: int) -> list[int]:
-    """The lowest LUNs that are not taken."""
+    """Return the lowest LUNs that are not taken."""
     return [lun for lun in range(len(taken) + count) if lun not in taken][:count]

@@ -1,4 +1,4 @@
-"""Names and references: what may be called what, and how a person points at an image."""
+"""Names of resources, resource ids, and references to images."""
 
 import re
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ SKU_CHARACTERS_MAX: Final = 64
 
 
 def check_gallery_name(name: str) -> str:
-    """`name`, if a gallery may be called so (Azure: 80 characters, no dashes, alphanumeric at both ends)."""
+    """Return `name` if valid for a gallery. Azure: 80 characters, no dashes, alphanumeric at both ends."""
     if not _GALLERY.fullmatch(name):
         raise InvalidInput(
             "Gallery name is invalid. Allowed characters are English alphanumeric characters, with underscores, and "
@@ -46,28 +46,30 @@ def check_gallery_name(name: str) -> str:
 
 
 def check_definition_name(name: str) -> str:
-    """`name`, if an image definition may be called so."""
-    return _checked(name, _DEFINITION, "image definition", "galleryImageName", "letters, digits, '_', '-' and '.'")
+    """Return `name` if valid for an image definition."""
+    return _check_name(name, _DEFINITION, "image definition", "galleryImageName", "letters, digits, '_', '-' and '.'")
 
 
 def check_disk_name(name: str, what: str = "disk") -> str:
-    """`name`, if a managed disk, or a snapshot or managed image, may be called so."""
+    """Return `name` if valid for a managed disk, a snapshot or a managed image."""
     target = {"disk": "diskName", "snapshot": "snapshotName"}.get(what, "imageName")
-    return _checked(name, _DISK, what, target, "letters, digits, '_', '-' and '.'")
+    return _check_name(name, _DISK, what, target, "letters, digits, '_', '-' and '.'")
 
 
 def check_network_name(name: str) -> str:
-    """`name`, if something of Microsoft.Network, or a part of it, may be called so."""
-    return _checked(name, _DISK, "network resource", "name", "at most 80 letters, digits, '_', '-' and '.'")
+    """Return `name` if valid for a resource of Microsoft.Network or for a part of such a resource."""
+    return _check_name(name, _DISK, "network resource", "name", "at most 80 letters, digits, '_', '-' and '.'")
 
 
 def check_group_name(name: str) -> str:
-    """`name`, if a resource group may be called so (Azure: 90 characters)."""
-    return _checked(name, _GROUP, "resource group", "resourceGroupName", "letters, digits, '_', '-', '.', '(' and ')'")
+    """Return `name` if valid for a resource group. Azure: 90 characters."""
+    return _check_name(
+        name, _GROUP, "resource group", "resourceGroupName", "letters, digits, '_', '-', '.', '(' and ')'"
+    )
 
 
 def check_identifier(name: str, *, what: str, characters_max: int) -> str:
-    """`name`, if it may be a publisher, offer or sku."""
+    """Return `name` if valid for a publisher, an offer or a SKU."""
     if len(name) > characters_max or not _IDENTIFIER.fullmatch(name):
         raise InvalidInput(
             f"The {what} of an image definition is invalid.",
@@ -79,7 +81,7 @@ def check_identifier(name: str, *, what: str, characters_max: int) -> str:
     return name
 
 
-def _checked(name: str, pattern: re.Pattern[str], what: str, target: str, characters: str) -> str:
+def _check_name(name: str, pattern: re.Pattern[str], what: str, target: str, characters: str) -> str:
     if not pattern.fullmatch(name):
         raise InvalidInput(
             f"The {what} name is invalid.",
@@ -101,10 +103,10 @@ class VersionName:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The version that `text` names.
+        """Parse a version name.
 
         Raises:
-            InvalidInput: it is not Major.Minor.Patch with each part between 0 and 2,147,483,647.
+            InvalidInput: the name is not Major.Minor.Patch with each part between 0 and 2,147,483,647.
         """
         match = _VERSION.fullmatch(text)
         parts = [int(part) for part in match.groups()] if match and len(text) <= 32 else []
@@ -125,36 +127,39 @@ class VersionName:
 
 
 def region_key(name: str) -> str:
-    """A region's name as it is compared: "West US 2", "westus2" and "WestUS2" are the same region."""
+    """Return the name of a region for comparisons: "West US 2", "westus2" and "WestUS2" are the same region."""
     return "".join(name.split()).lower()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageReference:
-    """What a person points at when a disk is to be made: ``rg/gallery/definition[/version|latest]``."""
+    """The reference of a person to an image: ``rg/gallery/definition[/version|latest]``."""
 
     group: str
     gallery: str
     definition: str
     version: VersionName | None = None
-    """None is the latest version that is complete in the asked region."""
+    """None is the latest version that is complete in the requested region."""
     subscription: str | None = None
-    """Named by a full resource id only."""
+    """Present in a full resource id only."""
     shared: "SharedReference | None" = None
-    """How the caller named an image of another subscription's gallery, whose group the caller need not know."""
+    """The reference from the caller, if the gallery is shared. The caller need not know the group of the gallery."""
 
     def display_id(self, version_id: str) -> str:
-        """The id of a version that is meant, as the caller may see it: by the name of a shared gallery if there is one."""
+        """Return the id of the selected version for the caller.
+
+        If the reference is shared, the id has the shared gallery's name.
+        """
         if self.shared is None:
             return version_id
         return str(replace(self.shared, version=VersionName.parse(version_id.rpartition("/")[2])))
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The reference that `text` is: a path of three or four parts, or a full resource id.
+        """Parse a path of three or four parts, or a full resource id.
 
         Raises:
-            InvalidInput: it is neither.
+            InvalidInput: the text is neither.
         """
         parts = [part for part in text.split("/") if part]
         subscription = None
@@ -179,24 +184,24 @@ class ImageReference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedReference:
-    """An image of a gallery that is shared: ``/SharedGalleries/<unique name>/Images/<definition>[/Versions/<version>]``.
+    """An image of a shared gallery: ``/SharedGalleries/<unique name>/Images/<definition>[/Versions/<version>]``.
 
-    Or ``/CommunityGalleries/<public name>/...``: no group and no subscription, which are the owner's affair.
+    Or ``/CommunityGalleries/<public name>/...``. The reference does not disclose the group and the subscription.
     """
 
     gallery: str
-    """Its unique or its public name."""
+    """The unique name or the public name."""
     community: bool
     definition: str
     version: VersionName | None = None
-    """None is the latest version that is complete in the asked region."""
+    """None is the latest version that is complete in the requested region."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The reference that `text` is.
+        """Parse a reference to an image of a shared gallery.
 
         Raises:
-            InvalidInput: it is none.
+            InvalidInput: the text is no such reference.
         """
         match = _SHARED.fullmatch(text)
         if match is None:
@@ -215,7 +220,7 @@ class SharedReference:
 
 
 def shared_image_field(text: str) -> str | None:
-    """Azure's name of the field that a reference to an image of a shared gallery is shown in; None if it is no such one."""
+    """Return Azure's name of the field for a reference to a shared image. Return None for other references."""
     match = _SHARED.fullmatch(text)
     if match is None:
         return None
@@ -223,10 +228,10 @@ def shared_image_field(text: str) -> str | None:
 
 
 def parse_image_reference(text: str) -> ImageReference | SharedReference:
-    """Either kind of reference.
+    """Parse a reference of either kind.
 
     Raises:
-        InvalidInput: it is neither.
+        InvalidInput: the text is neither.
     """
     return SharedReference.parse(text) if _SHARED.fullmatch(text) else ImageReference.parse(text)
 
@@ -251,48 +256,51 @@ def _not_a_reference(text: str) -> InvalidInput:
 
 
 def group_id(subscription: str, group: str) -> str:
-    """The resource id of a group."""
+    """Return the resource id of a group."""
     return f"/subscriptions/{subscription}/resourceGroups/{group}"
 
 
 def gallery_id(subscription: str, group: str, gallery: str) -> str:
-    """The resource id of a gallery."""
+    """Return the resource id of a gallery."""
     return f"{group_id(subscription, group)}/providers/{_PROVIDER}/galleries/{gallery}"
 
 
 def definition_id(subscription: str, group: str, gallery: str, definition: str) -> str:
-    """The resource id of an image definition."""
+    """Return the resource id of an image definition."""
     return f"{gallery_id(subscription, group, gallery)}/images/{definition}"
 
 
 def version_id(subscription: str, group: str, gallery: str, definition: str, version: VersionName | str) -> str:
-    """The resource id of an image version."""
+    """Return the resource id of an image version."""
     return f"{definition_id(subscription, group, gallery, definition)}/versions/{version}"
 
 
 def compute_id(subscription: str, group: str, kind: str, name: str) -> str:
-    """The resource id of what lies in a group itself; `kind` is Azure's word: ``snapshots``."""
+    """Return the resource id of a Microsoft.Compute resource in a group.
+
+    `kind` is Azure's type, such as ``snapshots``.
+    """
     return f"{group_id(subscription, group)}/providers/{_PROVIDER}/{kind}/{name}"
 
 
 def disk_id(subscription: str, group: str, disk: str) -> str:
-    """The resource id of a managed disk."""
+    """Return the resource id of a managed disk."""
     return compute_id(subscription, group, "disks", disk)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComputeId:
-    """The full resource id of what lies in a group itself, taken apart."""
+    """The parts of the resource id of a Microsoft.Compute resource in a group."""
 
     subscription: str
     group: str
     kind: str
-    """Azure's word, in lower case: ``snapshots``."""
+    """Azure's type in lower case, such as ``snapshots``."""
     name: str
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """What `text` names; None where it is no such id."""
+        """Parse a resource id. Return None if `text` is no such id."""
         match = _COMPUTE_ID.fullmatch(text)
         if match is None:
             return None
@@ -301,5 +309,5 @@ class ComputeId:
 
     @property
     def resource_id(self) -> str:
-        """The id itself."""
+        """The resource id."""
         return compute_id(self.subscription, self.group, self.kind, self.name)

@@ -1,7 +1,7 @@
-"""Inert resources: what clients keep beside machines and imgstore only writes down, as networks and what is in them.
+"""Network records: resources of Microsoft.Network that imgstore only stores and shows.
 
-Nothing is made of one: no network, no address. They are there so that a client which asks for a machine and its network
-together, as `az vm create` does, finds both as it left them.
+No network and no address exists behind a record. A client such as `az vm create` creates a machine with a network, and
+later finds both unchanged.
 """
 
 import re
@@ -15,77 +15,77 @@ from imgstore.domain.resources import NO_TAGS
 
 NETWORK: Final = "Microsoft.Network"
 INTERFACES: Final = f"{NETWORK}/networkInterfaces"
-"""What machines name."""
+"""The type that machines name."""
 NETWORK_TYPES: Final = (
     f"{NETWORK}/virtualNetworks",
     f"{NETWORK}/networkSecurityGroups",
     f"{NETWORK}/publicIPAddresses",
     INTERFACES,
 )
-"""As Azure spells them."""
+"""Resource types in Azure's spelling."""
 
 _ID: Final = re.compile(
     r"/subscriptions/([^/]+)/resourceGroups/([^/]+)/providers/(Microsoft\.Network/[^/]+)/([^/]+)((?:/[^/]+/[^/]+)*)",
     re.IGNORECASE,
 )
-_SPELLED: Final = {each.lower(): each for each in NETWORK_TYPES}
+_TYPE_BY_LOWER_CASE: Final = {each.lower(): each for each in NETWORK_TYPES}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkContent:
-    """What somebody said of one."""
+    """The content of a network record from a request."""
 
     location: str
     tags: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
     body: Mapping[str, Any] = field(default_factory=dict)
-    """The rest of it, as it was sent: nothing here depends on it."""
+    """All other fields as sent. Nothing depends on these fields."""
     parts: tuple[str, ...] = ()
-    """What lies below it, as the end of an id in lower case: ``subnets/default``."""
+    """Sub-resources, as the end of an id in lower case: ``subnets/default``."""
     references: tuple[str, ...] = ()
-    """The ids of other inert resources that it names, in lower case."""
+    """The ids of other network records in the content, in lower case."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkRecord:
-    """One that stands in a group."""
+    """A network record in a group."""
 
     uid: str
     subscription: str
     group: str
-    """The group's name."""
+    """The name of the group."""
     type: str
-    """One of `NETWORK_TYPES`."""
+    """A type in `NETWORK_TYPES`."""
     name: str
     content: NetworkContent
     created_at: datetime
 
     @property
     def resource_id(self) -> str:
-        """Its id."""
+        """The resource id."""
         return network_resource_id(self.subscription, self.group, self.type, self.name)
 
 
 def network_resource_id(subscription: str, group: str, kind: str, name: str) -> str:
-    """The resource id of one, of a type."""
+    """Return the resource id of a network record."""
     return f"{names.group_id(subscription, group)}/providers/{kind}/{name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkResourceId:
-    """The id of one, or of a part of one, taken apart."""
+    """The parts of the id of a network record or of a sub-resource."""
 
     subscription: str
     group: str
     type: str
     name: str
     part: str
-    """``subnets/default``, in lower case; empty is the resource itself."""
+    """The sub-resource in lower case, such as ``subnets/default``. Empty is the record itself."""
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """What `text` names; None where it is no such id, or of a type that is not kept here."""
+        """Parse a resource id. Return None if `text` is no such id, or if imgstore does not store the type."""
         match = _ID.fullmatch(text)
-        kind = None if match is None else _SPELLED.get(match[3].lower())
+        kind = None if match is None else _TYPE_BY_LOWER_CASE.get(match[3].lower())
         if match is None or kind is None:
             return None
         return cls(subscription=match[1], group=match[2], type=kind, name=match[4], part=match[5][1:].lower())

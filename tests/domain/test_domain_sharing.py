@@ -67,7 +67,7 @@ def test_an_id_is_a_uuid(bad: str) -> None:
             change(None, subscriptions=[bad], tenants=())
         with pytest.raises(InvalidInput):
             change(None, subscriptions=(), tenants=[bad])
-        with pytest.raises(InvalidInput, match="Nobody is named"):
+        with pytest.raises(InvalidInput, match="names no subscription and no tenant"):
             change(None, subscriptions=(), tenants=())
 
 
@@ -85,7 +85,7 @@ def test_a_community_is_told_of_and_enabled_once() -> None:
         with pytest.raises(Conflict, match="everybody"):
             change(public, subscriptions=several(1), tenants=())
     for standing in (None, SharingProfile(), add_members(None, subscriptions=several(1), tenants=())):
-        with pytest.raises(Conflict, match="no community gallery"):
+        with pytest.raises(Conflict, match="not a community gallery"):
             publish_profile(standing, "1")
 
 

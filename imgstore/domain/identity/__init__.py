@@ -1,1 +1,1 @@
-"""Values of principals, roles and sharing, and the rules of access."""
+"""Principals, roles and sharing, and the rules of access."""

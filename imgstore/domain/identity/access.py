@@ -1,9 +1,8 @@
-"""Who may do what: pure, asked by every operation before its first write. Deny by default.
+"""Access control: pure functions. Each operation calls these functions before the first write. The default is to deny.
 
-What an operation does is an `Action`; on a resource's id it becomes the name that Azure has for it
-("Microsoft.Compute/galleries/images/versions/write"), and a role is a set of such names. The sets are those of Azure's
-built-in roles, as far as there is anything of theirs here:
-https://learn.microsoft.com/azure/role-based-access-control/built-in-roles
+An operation has an `Action`. The action and the id of a resource give Azure's name of the operation, such as
+"Microsoft.Compute/galleries/images/versions/write". A role is a set of operations. The roles are built-in roles of
+Azure with the operations that imgstore has: https://learn.microsoft.com/azure/role-based-access-control/built-in-roles
 """
 
 import re
@@ -19,19 +18,19 @@ _T = TypeVar("_T")
 
 
 class Action(StrEnum):
-    """What an operation does to a resource: the end of its name."""
+    """An action on a resource: the end of the name of an operation."""
 
     READ = "read"
     WRITE = "write"
     DELETE = "delete"
     SHARE = "share/action"
-    """Let other subscriptions, other tenants or everybody read a gallery."""
+    """Permit other subscriptions, other tenants or everybody to read a gallery."""
     EXPORT = "beginGetAccess/action"
     """Read or write the bytes of a disk."""
     END_ACCESS = "endGetAccess/action"
-    """Revoke the signed URLs of a disk, and take in an upload."""
+    """Revoke the signed URLs of a disk, and ingest an upload."""
     JOIN = "join/action"
-    """Name a network resource in another resource, which keeps the named one from being deleted."""
+    """Name a network resource in another resource, which prevents the deletion of the named resource."""
     GENERALIZE = "generalize/action"
     DEALLOCATE = "deallocate/action"
     POWER_OFF = "powerOff/action"
@@ -41,18 +40,18 @@ class Action(StrEnum):
     REIMAGE = "reimage/action"
     REAPPLY = "reapply/action"
     VALIDATE = "validate/action"
-    """Check a template, which reads what the template refers to."""
+    """Validate a template, which reads the resources that the template refers to."""
     WHAT_IF = "whatIf/action"
     CANCEL = "cancel/action"
-    """Stop a deployment that runs."""
+    """Stop a running deployment."""
     REGISTER = "register/action"
     """Register a resource provider in a subscription."""
     ADMINISTER = "administer/action"
-    """Regions, buckets, principals and the installation itself."""
+    """Administer regions, buckets, principals and the installation."""
 
 
 class Role(StrEnum):
-    """Azure's built-in roles, as far as they are used here."""
+    """The built-in roles of Azure that imgstore uses."""
 
     OWNER = "Owner"
     CONTRIBUTOR = "Contributor"
@@ -63,7 +62,7 @@ class Role(StrEnum):
 
 
 INSTALLATION: Final = "/"
-"""The scope of all scopes."""
+"""The scope that contains all other scopes."""
 
 ROLE_ASSIGNMENTS: Final = "Microsoft.Authorization/roleAssignments"
 GROUPS: Final = "Microsoft.Resources/subscriptions/resourceGroups"
@@ -100,20 +99,20 @@ _TYPES: Final = {
         "Microsoft.Network/networkInterfaces/ipConfigurations",
     )
 }
-"""As Azure spells them; others are named in lower case."""
+"""Resource types in Azure's spelling, by lower case. Other types keep lower case."""
 _SCOPE_CHARACTERS_MAX: Final = 2_048
 _PART: Final = re.compile(r"[^/\\%?#\x00-\x20\x7f]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Permission:
-    """A set of operations: what `actions` matches and `not_actions` does not. `*` stands for anything."""
+    """A set of operations: names that match `actions` and do not match `not_actions`. `*` matches any characters."""
 
     actions: tuple[str, ...]
     not_actions: tuple[str, ...] = ()
 
     def includes(self, operation: str) -> bool:
-        """Whether an operation, by its name in any case, is one of the set."""
+        """Return whether the set contains an operation. Case does not matter."""
         return _matches(self.actions, operation) and not _matches(self.not_actions, operation)
 
 
@@ -154,44 +153,47 @@ PERMISSIONS: Final[dict[Role, Permission]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """A role on a scope and on all that is below it."""
+    """A role on a scope and on all scopes below."""
 
     role: Role | Permission
-    """A built-in role, or a set of operations of its own."""
+    """A built-in role, or a separate set of operations."""
     scope: str
-    """A resource id; "/" is the installation."""
+    """A resource id, or "/" for the installation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """Who asks. `name` stands in the activity log."""
+    """The caller of an operation. The activity log contains `name`."""
 
     name: str
     grants: tuple[Grant, ...] = ()
     uid: str | None = None
-    """Its object id; None is whoever sits at a local home."""
+    """The object id. None is the user of a local home."""
     tenant: str | None = None
-    """The uid of the tenant that it asks from; None as above."""
+    """The uid of the caller's tenant. None is the user of a local home."""
 
 
 def administrator(name: str) -> Principal:
-    """The installation's administrator: the command line on a local home acts as such."""
+    """Return the principal of the command line on a local home: Owner of the installation."""
     return Principal(name=name, grants=(Grant(role=Role.OWNER, scope=INSTALLATION),))
 
 
 def operation_name(action: Action, scope: str, of: str | None = None) -> str:
-    """Azure's name of an action on the resource that a scope is.
+    """Return Azure's name of an action on a resource.
 
     Args:
-        action: what is done.
-        scope: the resource's id.
-        of: the type of resource, where it is not that of the scope: what is below it, or about it.
+        action: the action.
+        scope: the id of the resource.
+        of: the type of resource, if different from the type of the scope, such as the type of a list below the scope.
     """
     return f"{of or _type(_parts(scope) or ())}/{action}"
 
 
 def is_allowed(principal: Principal, action: Action, scope: str, of: str | None = None) -> bool:
-    """Whether a grant of `principal` covers the action there (see `operation_name`)."""
+    """Return whether a grant of `principal` permits the action on the scope.
+
+    The arguments are as in `operation_name`.
+    """
     wanted, parts = operation_name(action, scope, of), _parts(scope)
     return parts is not None and any(
         _allows(grant.role, wanted) and _covers(grant.scope, parts) for grant in principal.grants
@@ -199,44 +201,49 @@ def is_allowed(principal: Principal, action: Action, scope: str, of: str | None 
 
 
 def has_related_role(principal: Principal, scope: str) -> bool:
-    """Whether a principal has any role at, above or below a scope: that it is there is no secret from it."""
+    """Return whether `principal` has any role at, above or below a scope.
+
+    Such a principal may know that the scope exists.
+    """
     parts = _parts(scope)
-    return parts is not None and any(_touches(grant.scope, parts) for grant in principal.grants)
+    return parts is not None and any(_is_related(grant.scope, parts) for grant in principal.grants)
 
 
 def as_reader(principal: Principal, scope: str) -> Principal:
-    """Let a principal read one resource that the principal may change.
+    """Return the principal with an additional Reader role on a scope that the principal may change.
 
-    Azure's PUT, PATCH and DELETE need no right to read: the answer to a write shows what was written.
-    Call `authorize` for the write first.
+    Azure's PUT, PATCH and DELETE need no right to read, and the answer to a write shows the resource. Call `authorize`
+    for the write first. The role covers the resource and all resources below.
     """
     return replace(principal, grants=(*principal.grants, Grant(role=Role.READER, scope=scope)))
 
 
 def authorize(principal: Principal, action: Action, scope: str, of: str | None = None) -> None:
-    """Deny by default. Whether the resource is there plays no part, so that no refusal tells it.
+    """Raise an error unless a grant of `principal` permits the action on the scope.
+
+    The check never looks at the resource, so a refusal does not disclose whether the resource exists.
 
     Raises:
-        AccessDenied: no grant of `principal` covers the action there.
-        NotFound: nor has it any other role in the whole subscription.
+        AccessDenied: no grant of `principal` permits the action.
+        NotFound: in addition, `principal` has no role at, above or below the subscription, or the id is malformed.
     """
     if not is_allowed(principal, action, scope, of):
         raise _refusal(principal, operation_name(action, scope, of), scope)
 
 
 def authorize_link(principal: Principal, action: Action, linked: str, *, by: str) -> None:
-    """Check the right to name a resource in another one. Whether the named resource exists plays no part.
+    """Check the right to name a resource in another resource. The existence of the named resource does not matter.
 
-    An id that no resource can have passes: it holds nothing back.
+    A malformed id passes, because no resource has such an id.
 
     Args:
-        principal: who asks.
-        action: what naming the resource takes, mostly `Action.JOIN`.
-        linked: the id of the resource that is named.
-        by: the id of the resource that names it.
+        principal: the caller.
+        action: the action that the caller needs on the named resource, mostly `Action.JOIN`.
+        linked: the id of the named resource.
+        by: the id of the resource that names the other resource.
 
     Raises:
-        AccessDenied: no grant covers the action there. Azure's code is LinkedAuthorizationFailed.
+        AccessDenied: no grant permits the action. Azure's code is LinkedAuthorizationFailed.
     """
     if _parts(linked) is not None and not is_allowed(principal, action, linked):
         raise AccessDenied(
@@ -253,11 +260,11 @@ def authorize_link(principal: Principal, action: Action, linked: str, *, by: str
 
 
 def authorize_list(principal: Principal, scope: str) -> None:
-    """Refuse a list to whom nothing in it could be shown: who has no role at, above or below it.
+    """Refuse a list to a principal without a role at, above or below the scope.
 
     Raises:
-        AccessDenied: it has none there.
-        NotFound: nor in the whole subscription.
+        AccessDenied: `principal` has no such role.
+        NotFound: in addition, `principal` has no role at, above or below the subscription, or the id is malformed.
     """
     if not has_related_role(principal, scope):
         raise _refusal(principal, operation_name(Action.READ, scope), scope)
@@ -266,23 +273,24 @@ def authorize_list(principal: Principal, scope: str) -> None:
 def filter_readable(
     principal: Principal, items: Iterable[_T], scope_of: Callable[[_T], str], *, whole: bool = False
 ) -> list[_T]:
-    """Those that `principal` may read, in their order.
+    """Return the items that `principal` may read, in the given order.
 
     Args:
-        principal: who asks.
-        items: what there is.
-        scope_of: an item's id.
-        whole: it is known that all of them may be read (`is_allowed` with the type of the items, on what they are in).
+        principal: the caller.
+        items: all items.
+        scope_of: returns the id of an item.
+        whole: skip the checks. The caller has checked before that `principal` may read all items: `is_allowed` with the
+            scope above the items and the type of the items.
     """
     return [item for item in items if whole or is_allowed(principal, Action.READ, scope_of(item))]
 
 
 def subscription_not_found(name: str) -> ScopeNotFound:
-    """The one answer for a subscription that does not exist and for one in which the caller has no role."""
+    """Return the same error for a missing subscription and for a subscription in which the caller has no role."""
     return ScopeNotFound(
         f"The subscription '{name[:200]}' could not be found.",
-        found="no subscription that this caller may know of",
-        expected="a subscription in which the caller has a role",
+        found="no such subscription with a role of the caller",
+        expected="a subscription with a role of the caller",
         hint="ask an Owner of the subscription for a role",
         target=f"/subscriptions/{name[:200]}",
         code="SubscriptionNotFound",
@@ -290,18 +298,18 @@ def subscription_not_found(name: str) -> ScopeNotFound:
 
 
 def check_scope(scope: str) -> str:
-    """The scope in its one spelling, if it is one.
+    """Return a scope without a slash at the end.
 
     Raises:
-        NotFound: no resource has such an id.
+        NotFound: the scope is malformed, or is neither "/" nor in a subscription.
     """
     parts = _parts(scope, fold=False)
     if parts is None or (parts and (parts[0].lower() != "subscriptions" or len(parts) < 2)):
         raise NotFound(
             "The scope is invalid.",
             found=repr(scope[:200]),
-            expected="/ or /subscriptions/ID, or the id of a resource group, gallery, image definition or version",
-            hint="`imgstore sig show ... --query id -o tsv` tells a gallery's id",
+            expected="/, /subscriptions/ID, or the id of a resource group, gallery, image definition or version",
+            hint="`imgstore sig show ... --query id -o tsv` prints the id of a gallery",
             target="scope",
             code="InvalidScope",
         )
@@ -313,9 +321,9 @@ def _refusal(principal: Principal, wanted: str, scope: str) -> AccessDenied | No
     if parts is None:
         return ScopeNotFound(
             f"The resource '{scope[:200]}' was not found.",
-            found="an id that no resource can have",
+            found="a malformed id",
             expected="names without spaces, slashes, '%', '?' and '#'",
-            hint="look at the names; ids are taken as they stand, nothing in them is decoded",
+            hint="check the names; imgstore decodes no characters of an id",
             target=scope[:200],
         )
     if parts[:1] == ("subscriptions",) and not has_related_role(principal, "/" + "/".join(parts[:2])):
@@ -326,7 +334,7 @@ def _refusal(principal: Principal, wanted: str, scope: str) -> AccessDenied | No
         "please refresh your credentials.",
         found=_grants_text(principal),
         expected="a role that allows this on this scope or above it",
-        hint=f"an Owner there can give one: imgstore auth role assignment create --assignee "
+        hint=f"an Owner of the scope can assign a role: imgstore auth role assignment create --assignee "
         f"{principal.uid or principal.name} --role ROLE --scope SCOPE",
         target=scope,
     )
@@ -337,7 +345,7 @@ def _grants_text(principal: Principal) -> str:
 
 
 def _type(parts: tuple[str, ...]) -> str:
-    """The type of the resource at a path. Words are taken by their place: any of them may be somebody's name."""
+    """Return the type of the resource at a path. The position decides, because a name may equal any keyword."""
     if not parts:
         return "imgstore/installation"
     words, kind = parts, ""
@@ -369,9 +377,10 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 @lru_cache(maxsize=4_096)
 def _parts(scope: str, *, fold: bool = True) -> tuple[str, ...] | None:
-    """A scope's words as they are compared; None is no scope.
+    """Return the parts of a scope, in lower case if `fold` is true. Return None for a malformed scope.
 
-    None is repaired: what is encoded, climbs (`..`) or has empty words is nobody's resource.
+    A scope with `..`, with an empty part or with a forbidden character, such as `%`, is malformed. No part is decoded
+    or repaired.
     """
     if scope == INSTALLATION:
         return ()
@@ -384,12 +393,12 @@ def _parts(scope: str, *, fold: bool = True) -> tuple[str, ...] | None:
     return tuple(part.casefold() for part in parts) if fold else parts
 
 
-def _covers(granted: str, asked: tuple[str, ...]) -> bool:
+def _covers(granted: str, requested: tuple[str, ...]) -> bool:
+    # A malformed scope grants nothing.
     above = _parts(granted)
-    # None is a mistake, and a mistake grants nothing.
-    return above is not None and asked[: len(above)] == above
+    return above is not None and requested[: len(above)] == above
 
 
-def _touches(granted: str, asked: tuple[str, ...]) -> bool:
+def _is_related(granted: str, requested: tuple[str, ...]) -> bool:
     other = _parts(granted)
-    return other is not None and all(mine == its for mine, its in zip(asked, other, strict=False))
+    return other is not None and all(part == granted_part for part, granted_part in zip(requested, other, strict=False))

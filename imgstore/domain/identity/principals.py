@@ -1,4 +1,4 @@
-"""Who is known: tenants, applications and users, what they prove themselves with, and the roles they were given."""
+"""Records of tenants, applications, users, credentials and role assignments."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,11 +8,14 @@ from typing import Final
 from imgstore.domain.identity.access import Role
 
 HINT_CHARACTERS: Final = 8
-"""How a secret begins: what finds its row, and tells a person which one it is."""
+"""The length of a hint: the start of a secret.
+
+The hint finds the row, and shows people which secret the row belongs to.
+"""
 
 
 class PrincipalKind(StrEnum):
-    """What a principal is."""
+    """The kind of a principal."""
 
     SERVICE_PRINCIPAL = "ServicePrincipal"
     USER = "User"
@@ -20,7 +23,7 @@ class PrincipalKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tenant:
-    """An organisation. The first one is made with the installation's first principal and owns its subscription."""
+    """An organization. The first principal of an installation gets the first tenant, which owns the subscription."""
 
     uid: str
     name: str
@@ -29,43 +32,49 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrincipalRecord:
-    """One principal in one tenant: an application's service principal there, or a user of an issuer."""
+    """A principal in a tenant: the service principal of an application, or a user of an issuer."""
 
     uid: str
-    """Its object id: what role assignments name, the claim ``oid``."""
+    """The object id. Role assignments and the claim ``oid`` contain the object id."""
     kind: PrincipalKind
     tenant_uid: str
     name: str
     client_id: str | None = None
-    """Of a service principal. The application of one client id may have a principal in several tenants."""
+    """The client id of a service principal. An application can have a service principal in each of several tenants."""
     issuer: str | None = None
-    """Of a user: who vouches for it."""
+    """The issuer of a user."""
     subject: str | None = None
-    """Of a user: the issuer's own name for it, the claim ``sub``."""
+    """The issuer's name of a user: the claim ``sub``."""
     token_generation: int = 0
-    """How often its tokens were taken back. Ours say of which generation they are, and are good while it is this one."""
+    """The number of revocations.
+
+    A token from imgstore contains a generation, and is valid only while both numbers are equal.
+    """
     tokens_valid_after: datetime | None = None
-    """When they were taken back last, by the catalog's clock: tokens of its issuer from before are good no more."""
+    """The time of the last revocation, by the clock of the catalog.
+
+    Tokens that the issuer issued earlier are rejected.
+    """
     created_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Secret:
-    """One secret of an application: its hash alone. Several may stand at once, so that one can be changed for the next."""
+    """A secret of an application, as a hash only. An application may have several valid secrets during a rotation."""
 
     uid: str
     client_id: str
     hint: str
-    """The secret's first 8 characters, which are no part of what is kept from anybody."""
+    """The first 8 characters of the secret. The hint is not confidential."""
     hashed: str
-    """Argon2id, with its parameters and salt, in the PHC string format."""
+    """Argon2id, with parameters and salt, in the PHC string format."""
     created_at: datetime
     expires_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoleAssignment:
-    """A role that a principal has on a scope and on all below it."""
+    """A role of a principal on a scope and on all scopes below."""
 
     uid: str
     principal_uid: str
@@ -76,27 +85,27 @@ class RoleAssignment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Issuer:
-    """An OIDC issuer whose tokens are taken for its tenant's users."""
+    """An OIDC issuer. imgstore accepts the tokens of the issuer for users of the tenant."""
 
     uid: str
     tenant_uid: str
     url: str
-    """The claim ``iss``, to the letter."""
+    """The claim ``iss``, compared exactly."""
     audience: str
-    """The claim ``aud`` that its tokens must carry."""
+    """The required claim ``aud`` of the tokens."""
     jwks: str
-    """Where its keys are: an https URL, or the path of a file."""
+    """The location of the keys: an https URL, or the path of a file."""
     created_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SigningKey:
-    """A key that tokens are signed with, or, once retired, were."""
+    """A key that signs tokens, or a retired key that signed tokens."""
 
     kid: str
     pem: bytes
-    """PKCS #8 while it signs; from its retirement on the public key alone."""
+    """PKCS #8 of a signing key. A retired key is a public key only."""
     created_at: datetime
     retired_at: datetime | None = None
     trusted_until: datetime | None = None
-    """When its last token has expired. None while it signs."""
+    """The time when the last token of a retired key expires. None for a signing key."""

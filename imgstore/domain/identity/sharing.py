@@ -1,7 +1,7 @@
-"""Whom a gallery is shared with besides those who have a role in it: subscriptions and tenants, or everybody. Pure.
+"""Sharing of a gallery beyond roles: with subscriptions and tenants, or with everybody. The functions are pure.
 
-Who a gallery is shared with reads its definitions and versions and makes disks of them, and nothing else:
-https://learn.microsoft.com/azure/virtual-machines/share-gallery
+Sharing permits callers to read the definitions and versions, and to create disks from the versions. Sharing permits
+nothing else: https://learn.microsoft.com/azure/virtual-machines/share-gallery
 """
 
 import re
@@ -22,30 +22,30 @@ _TARGET: Final = "properties.sharingProfile"
 
 
 class SharingPermission(StrEnum):
-    """How a gallery is shared."""
+    """The kind of sharing of a gallery."""
 
     PRIVATE = "Private"
     GROUPS = "Groups"
-    """With subscriptions and tenants that are named: direct sharing."""
+    """Direct sharing with named subscriptions and tenants."""
     COMMUNITY = "Community"
-    """With everybody, once that is enabled."""
+    """Sharing with everybody, after the community gallery is enabled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommunityInfo:
-    """What everybody is told of a community gallery."""
+    """The public information about a community gallery."""
 
     publisher_uri: str
     publisher_contact: str
     eula: str
     public_name_prefix: str
     public_name: str | None = None
-    """By which everybody finds it; None until the community is enabled."""
+    """The public name of the gallery. None until the community gallery is enabled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharingProfile:
-    """How a gallery is shared, and with whom."""
+    """The kind of sharing, and the subscriptions and tenants with access."""
 
     permission: SharingPermission = SharingPermission.PRIVATE
     subscriptions: tuple[str, ...] = ()
@@ -53,72 +53,77 @@ class SharingProfile:
     community: CommunityInfo | None = None
 
     def includes(self, subscription: str, tenant: str | None) -> bool:
-        """Whether it is shared directly with a subscription, or with the tenant that the subscription belongs to."""
-        return _among(subscription, self.subscriptions) or (tenant is not None and _among(tenant, self.tenants))
+        """Return whether the gallery is shared directly with a subscription, or with the tenant of the subscription.
+
+        Sharing with the community does not count.
+        """
+        return _contains_id(subscription, self.subscriptions) or (
+            tenant is not None and _contains_id(tenant, self.tenants)
+        )
 
 
 def change_profile(
-    standing: SharingProfile | None, permission: SharingPermission, community: CommunityInfo | None
+    current: SharingProfile | None, permission: SharingPermission, community: CommunityInfo | None
 ) -> SharingProfile:
-    """The profile that a gallery gets when it is made or put again.
+    """Return the profile of a gallery after a create or update request.
 
     Args:
-        standing: that of the gallery; None where it was never said.
-        permission: the wanted one.
-        community: what the community is told; needed for it, and for it alone.
+        current: the present profile. None if no request ever set a profile.
+        permission: the requested kind of sharing.
+        community: the public information. Required for Community, and forbidden for other kinds.
 
     Raises:
-        InvalidInput: the community's details are missing or wrong, or there is no community.
-        PropertyChangeNotAllowed: the gallery is shared in another way; `reset` comes first.
+        InvalidInput: the public information is missing, wrong or forbidden.
+        PropertyChangeNotAllowed: the gallery has other sharing, which a reset must end first.
     """
     if (permission is SharingPermission.COMMUNITY) != (community is not None):
         raise InvalidInput(
-            "The community's details and the permission do not fit together.",
-            found=f"permission {permission}, {'with' if community else 'without'} details",
-            expected="publisher URI, publisher contact, EULA and public name prefix with Community, and with it alone",
+            "The public information does not fit the sharing permission.",
+            found=f"permission {permission}, {'with' if community else 'without'} public information",
+            expected="publisher URI, publisher contact, EULA and public name prefix with Community only",
             hint="--permissions community --publisher-uri URI --publisher-email MAIL --eula TEXT "
             "--public-name-prefix NAME",
             target=f"{_TARGET}.communityGalleryInfo",
         )
     if community is not None:
         _check_community(community)
-    if standing is None or standing == SharingProfile():
+    if current is None or current == SharingProfile():
         return SharingProfile(permission=permission, community=community)
-    if permission is not standing.permission:
+    if permission is not current.permission:
         raise PropertyChangeNotAllowed(
             f"{_TARGET}.permissions",
             found=permission,
-            expected=standing.permission,
+            expected=current.permission,
             hint="end the sharing first: imgstore sig share reset",
         )
-    told = None if standing.community is None else replace(standing.community, public_name=None)
-    if told != community:
+    known = None if current.community is None else replace(current.community, public_name=None)
+    if known != community:
         raise PropertyChangeNotAllowed(
             f"{_TARGET}.communityGalleryInfo",
             found=str(community),
-            expected=str(told),
+            expected=str(known),
             hint="end the sharing first: imgstore sig share reset",
         )
-    return standing
+    return current
 
 
 def add_members(
-    standing: SharingProfile | None, *, subscriptions: Iterable[str], tenants: Iterable[str]
+    current: SharingProfile | None, *, subscriptions: Iterable[str], tenants: Iterable[str]
 ) -> SharingProfile:
-    """The profile, shared with these too.
+    """Return the profile with additional subscriptions and tenants.
 
     Raises:
-        InvalidInput: an id is none, or nobody is named.
-        Conflict: it is a community's, or too many are named.
+        InvalidInput: an id is malformed, or no id is given.
+        Conflict: the gallery is a community gallery, or the profile would have too many members.
     """
-    profile = _groups(standing)
-    more = _checked(subscriptions, "subscription"), _checked(tenants, "tenant")
-    _check_some(*more)
+    profile = _direct_profile(current)
+    more = _check_ids(subscriptions, "subscription"), _check_ids(tenants, "tenant")
+    _check_any_id(*more)
     wanted = replace(
         profile,
         permission=SharingPermission.GROUPS,
-        subscriptions=_joined(profile.subscriptions, more[0]),
-        tenants=_joined(profile.tenants, more[1]),
+        subscriptions=_merge_ids(profile.subscriptions, more[0]),
+        tenants=_merge_ids(profile.tenants, more[1]),
     )
     for members, most, what in (
         (wanted.subscriptions, SUBSCRIPTIONS_MAX, "subscriptions"),
@@ -129,7 +134,7 @@ def add_members(
                 f"A gallery can be shared with at most {most} {what}.",
                 found=f"{len(members)} {what}",
                 expected=f"at most {most}",
-                hint="remove some first, or share with their tenant: imgstore sig share remove",
+                hint="remove some first, or share with the tenant instead: imgstore sig share remove",
                 target=f"{_TARGET}.groups",
                 code="QuotaExceeded",
             )
@@ -137,66 +142,66 @@ def add_members(
 
 
 def remove_members(
-    standing: SharingProfile | None, *, subscriptions: Iterable[str], tenants: Iterable[str]
+    current: SharingProfile | None, *, subscriptions: Iterable[str], tenants: Iterable[str]
 ) -> SharingProfile:
-    """The profile, shared with these no more; who was none of them is none still.
+    """Return the profile without the given subscriptions and tenants. Ids that are not members have no effect.
 
     Raises:
-        InvalidInput: an id is none, or nobody is named.
-        Conflict: it is a community's.
+        InvalidInput: an id is malformed, or no id is given.
+        Conflict: the gallery is a community gallery.
     """
-    profile = _groups(standing)
-    less = _checked(subscriptions, "subscription"), _checked(tenants, "tenant")
-    _check_some(*less)
+    profile = _direct_profile(current)
+    less = _check_ids(subscriptions, "subscription"), _check_ids(tenants, "tenant")
+    _check_any_id(*less)
     return replace(
         profile,
-        subscriptions=tuple(each for each in profile.subscriptions if not _among(each, less[0])),
-        tenants=tuple(each for each in profile.tenants if not _among(each, less[1])),
+        subscriptions=tuple(each for each in profile.subscriptions if not _contains_id(each, less[0])),
+        tenants=tuple(each for each in profile.tenants if not _contains_id(each, less[1])),
     )
 
 
-def publish_profile(standing: SharingProfile | None, unique: str) -> SharingProfile:
-    """The profile of a community gallery, found by everybody from now on.
+def publish_profile(current: SharingProfile | None, unique: str) -> SharingProfile:
+    """Return the profile of an enabled community gallery, with a public name.
 
     Args:
-        standing: that of the gallery.
-        unique: what makes its public name the only one; used at the first time.
+        current: the present profile.
+        unique: the unique end of the public name. A profile with a public name stays unchanged.
 
     Raises:
-        Conflict: the gallery was not made for the community.
+        Conflict: the gallery was not created for the community.
     """
-    if standing is None or standing.community is None:
+    if current is None or current.community is None:
         raise Conflict(
-            "The gallery is no community gallery.",
-            found=f"permission {standing.permission if standing else SharingPermission.PRIVATE}",
-            expected=f"permission {SharingPermission.COMMUNITY} with the community's details",
+            "The gallery is not a community gallery.",
+            found=f"permission {current.permission if current else SharingPermission.PRIVATE}",
+            expected=f"permission {SharingPermission.COMMUNITY} with public information",
             hint="imgstore sig create -g RG -r GALLERY --permissions community ...",
             target=f"{_TARGET}.permissions",
         )
-    if standing.community.public_name is not None:
-        return standing
-    name = f"{standing.community.public_name_prefix}-{unique}"
-    return replace(standing, community=replace(standing.community, public_name=name))
+    if current.community.public_name is not None:
+        return current
+    name = f"{current.community.public_name_prefix}-{unique}"
+    return replace(current, community=replace(current.community, public_name=name))
 
 
-def _groups(standing: SharingProfile | None) -> SharingProfile:
-    profile = standing or SharingProfile()
+def _direct_profile(current: SharingProfile | None) -> SharingProfile:
+    profile = current or SharingProfile()
     if profile.permission is SharingPermission.COMMUNITY:
         raise Conflict(
             "A community gallery is shared with everybody.",
             found=f"permission {profile.permission}",
             expected=f"permission {SharingPermission.GROUPS} or {SharingPermission.PRIVATE}",
-            hint="end that first: imgstore sig share reset",
+            hint="end the sharing first: imgstore sig share reset",
             target=f"{_TARGET}.permissions",
         )
     return profile
 
 
-def _check_some(*lists: tuple[str, ...]) -> None:
+def _check_any_id(*lists: tuple[str, ...]) -> None:
     if not any(lists):
         raise InvalidInput(
-            "Nobody is named to share with.",
-            found="no subscription and no tenant",
+            "The request names no subscription and no tenant.",
+            found="no id",
             expected="at least one id",
             hint="--subscription-ids ID ... or --tenant-ids ID ...",
             target=f"{_TARGET}.groups",
@@ -216,15 +221,15 @@ def _check_community(info: CommunityInfo) -> None:
         value = getattr(info, name)
         if not value.strip() or len(value) > _TEXT_CHARACTERS_MAX:
             raise InvalidInput(
-                f"The community's {name.replace('_', ' ')} is invalid.",
+                f"The {name.replace('_', ' ')} of the community gallery is invalid.",
                 found=repr(value[:80]),
                 expected=f"1 to {_TEXT_CHARACTERS_MAX} characters",
-                hint="people decide by it whether to trust the images",
+                hint="this text helps people to decide whether to trust the images",
                 target=f"{_TARGET}.communityGalleryInfo",
             )
 
 
-def _checked(ids: Iterable[str], what: str) -> tuple[str, ...]:
+def _check_ids(ids: Iterable[str], what: str) -> tuple[str, ...]:
     found = tuple(ids)
     for each in found:
         if not _UUID.fullmatch(each):
@@ -232,16 +237,16 @@ def _checked(ids: Iterable[str], what: str) -> tuple[str, ...]:
                 f"The {what} id is invalid.",
                 found=repr(each[:80]),
                 expected="a UUID: 8-4-4-4-12 hexadecimal digits",
-                hint="imgstore auth tenant list" if what == "tenant" else "ask who is to read the gallery",
+                hint="imgstore auth tenant list" if what == "tenant" else "ask the users of the gallery for the id",
                 target=f"{_TARGET}.groups",
             )
     return found
 
 
-def _joined(standing: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
-    by_key = {each.lower(): each for each in (*more, *standing)}
-    return tuple(by_key[key] for key in dict.fromkeys(each.lower() for each in (*standing, *more)))
+def _merge_ids(current: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
+    by_key = {each.lower(): each for each in (*more, *current)}
+    return tuple(by_key[key] for key in dict.fromkeys(each.lower() for each in (*current, *more)))
 
 
-def _among(one: str, several: Iterable[str]) -> bool:
+def _contains_id(one: str, several: Iterable[str]) -> bool:
     return one.lower() in {each.lower() for each in several}
