@@ -1,1 +1,1 @@
-"""Names: values, states, digests, access rules and the error tree. Imports no other room."""
+"""Values and pure rules of the gallery, without input and output."""

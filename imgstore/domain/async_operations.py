@@ -1,4 +1,4 @@
-"""A long-running operation of the API: asked for, answered at once, done meanwhile. Its row outlives the process."""
+"""Long-running operations of the API. The answer comes at once, the work continues, and the row outlives a process."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ PUT_DEPLOYMENT: Final = "put-deployment"
 END_DISK_ACCESS: Final = "end-disk-access"
 """The command that revokes the access to a disk's bytes: it writes nothing else of the disk."""
 LEASE_SECONDS: Final = 60.0
-"""A process that has not renewed the leases of its operations for so long is taken for dead."""
+"""A process that does not renew the leases of operations for this time counts as dead."""
 
 
 class OperationStatus(StrEnum):
-    """Azure's words for how far it is."""
+    """The status of an operation, in Azure's words."""
 
     IN_PROGRESS = "InProgress"
     SUCCEEDED = "Succeeded"
@@ -25,37 +25,39 @@ class OperationStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AsyncOperation:
-    """One request that goes on after its answer."""
+    """A request that continues after the first answer."""
 
     uid: str
     subscription: str
     kind: str
-    """Which command of the API it is: "put-version"."""
+    """The command of the API, such as "put-version"."""
     request: Mapping[str, Any]
-    """JSON: all that the command needs to be done again. Emptied at the end, since a source's URL may be signed."""
+    """JSON with all arguments for a repetition. Emptied at the end, because the URL of a source may be signed."""
     principal: str
-    """The caller's name."""
+    """The name of the caller."""
     principal_uid: str | None = None
-    """The caller's object id. An operation is resumed with the rights that the caller has at that time; without a
-    caller it is not resumed."""
+    """The object id of the caller.
+
+    A resumed operation has the rights of the caller at that time. An operation without a caller is not resumed.
+    """
     tenant_uid: str | None = None
-    """The tenant of the caller; None in rows of older servers."""
+    """The tenant of the caller. None in rows of older servers."""
     resource_id: str | None = None
-    """The resource that the operation is about; None in rows of older servers."""
+    """The resource of the operation. None in rows of older servers."""
     status: OperationStatus = OperationStatus.IN_PROGRESS
     error: Mapping[str, Any] | None = None
-    """ARM's error, of one that failed or was canceled."""
+    """ARM's error of a failed or canceled operation."""
     holder: str
-    """The process that does it: as `Work.holder`."""
+    """The process that performs the operation, in the notation of `Work.holder`."""
     started_at: datetime
-    """The database's clock, as `finished_at`."""
+    """The start by the clock of the database, like `finished_at`."""
     finished_at: datetime | None = None
     cancel_requested_by: str | None = None
-    """The name of the principal that asked to cancel it."""
+    """The name of the principal that requested the cancellation."""
     lease_expires_at: datetime | None = None
-    """The holder is taken for dead after that, by the database's clock; None in rows of older servers."""
+    """The holder counts as dead after this time, by the clock of the database. None in rows of older servers."""
 
     @property
     def has_ended(self) -> bool:
-        """Whether its status is final."""
+        """Whether the status is final."""
         return self.status is not OperationStatus.IN_PROGRESS

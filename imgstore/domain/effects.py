@@ -1,4 +1,4 @@
-"""Time, ids and randomness come in from outside, so that every test can hand in its own."""
+"""Time, ids and randomness as injected functions, so that tests can replace each function."""
 
 import os
 import time
@@ -18,15 +18,15 @@ def _new_uid() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effects:
-    """The outside world as logic sees it."""
+    """The functions that read the environment of the process."""
 
     now: Callable[[], datetime] = field(default=_utc_now)
-    """The present instant, aware, UTC."""
+    """The present time, aware, UTC."""
     new_uid: Callable[[], str] = field(default=_new_uid)
-    """A fresh UUID in its text form."""
+    """A new UUID in text form."""
     random_bytes: Callable[[int], bytes] = field(default=os.urandom)
-    """So many unpredictable bytes: pool keys."""
+    """The given number of unpredictable bytes, for pool keys."""
     wait: Callable[[float], None] = field(default=time.sleep)
-    """Let so many seconds pass, while another process gets on."""
+    """Wait for the given seconds while other processes continue."""
     monotonic: Callable[[], float] = field(default=time.monotonic)
-    """Seconds of a clock that only goes on."""
+    """Seconds of a clock that never steps back."""

@@ -247,7 +247,7 @@ class SourceChanged(ImgstoreError):
 
 
 class StoreError(ImgstoreError):
-    """A failed request to a store. `retryable` tells whether a retry can help, according to the store's answer."""
+    """A failed request to a store. `retryable` is true if a retry can help, according to the store's answer."""
 
     code = "StoreError"
     status = 503
@@ -269,8 +269,9 @@ class StoreUnreachable(StoreError):
 
 
 class ExistenceUnknown(StoreUnreachable):
-    """An object that may or may not exist: the zones with an answer disagree, and another zone does not answer
-    (invariant Z10).
+    """An object that may or may not exist (invariant Z10).
+
+    The zones with an answer disagree, and another zone does not answer.
     """
 
     code = "ExistenceUnknown"

@@ -1,4 +1,4 @@
-"""Make files and folders that only their owner may use, whatever the umask says."""
+"""Create files and folders with access for the owner only, independent of the umask."""
 
 import os
 import stat
@@ -12,12 +12,12 @@ _STATUS: Final = Path("/proc/self/status")
 
 
 def make_private_folder(path: Path) -> None:
-    """Make a folder, and those above it that are missing, for this user only. One that exists stays as it is.
+    """Create a folder and missing parent folders, with access for this user only. An existing folder stays unchanged.
 
-    The entry of each new folder is durable: it survives a power failure.
+    The entry of each new folder is durable, and survives a power failure.
 
     Raises:
-        OSError: it cannot be made, or something else has its name.
+        OSError: the folder cannot be created, or the name belongs to another kind of file.
     """
     try:
         os.mkdir(path, FOLDER_MODE)
@@ -34,7 +34,7 @@ def sync_folder(folder: str | Path) -> None:
     """Make the names in a folder durable.
 
     Raises:
-        OSError: the file system could not.
+        OSError: the file system reports an error.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -44,12 +44,12 @@ def sync_folder(folder: str | Path) -> None:
 
 
 def tighten_folder(path: Path) -> None:
-    """Take a folder from everybody but its owner, if this user owns it: an older imgstore left it to the umask.
+    """Remove the access of other users to a folder that belongs to this user. Older releases used the umask.
 
-    A folder that others share by its sticky bit, such as /tmp, and one that is missing stay as they are.
+    A shared folder with the sticky bit, such as /tmp, and a missing folder stay unchanged.
 
     Raises:
-        OSError: its mode cannot be changed.
+        OSError: the mode cannot be changed.
     """
     try:
         found = path.lstat()
@@ -61,14 +61,15 @@ def tighten_folder(path: Path) -> None:
 
 
 def open_private(path: str, flags: int) -> int:
-    """Open a file, made for this user only: an `opener` of `open`."""
+    """Open a file, and create a missing file for this user only: an `opener` for `open`."""
     return os.open(path, flags | os.O_CLOEXEC, FILE_MODE)
 
 
 def usual_file_mode() -> int:
-    """The mode that a new file gets by this process's umask.
+    """Return the mode of new files under the umask of this process.
 
-    The kernel shows the umask; to set it and set it back would change what other threads make meanwhile.
+    The kernel shows the umask. Setting and resetting the umask would affect files that other threads create at that
+    time.
     """
     try:
         lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()

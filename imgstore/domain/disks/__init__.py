@@ -1,1 +1,1 @@
-"""Values of disks and of their sources."""
+"""Values of disks and of disk sources."""

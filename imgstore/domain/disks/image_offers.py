@@ -1,4 +1,4 @@
-"""What an image version offers in one region: all that making disks of it there takes, and no more."""
+"""The data of an image version in a region that the creation of disks needs."""
 
 from dataclasses import dataclass
 
@@ -10,34 +10,34 @@ from imgstore.domain.resources import DiskType, OsProperties, OsState, Slot
 class ImageOffer:
     """An image version that is complete in a region.
 
-    It is asked for at every placement, hundreds of times a second: of the eighty columns that gallery, definition and
-    version have it needs ten.
+    Each placement reads an offer, hundreds of times per second. An offer has ten of the eighty columns of gallery,
+    definition and version.
     """
 
     source: str
-    """The version's resource id."""
+    """The resource id of the version."""
     version_uid: str
     definition: str
-    """The definition's name."""
+    """The name of the definition."""
     os_state: OsState
     os_properties: OsProperties
-    """What the definition says of the system on it."""
+    """The OS properties of the definition."""
     disallowed_disk_types: tuple[DiskType, ...]
     disks: tuple[VersionDisk, ...]
     """The OS disk, then the data disks by LUN."""
     slots: tuple[Slot, ...]
-    """Those of the complete replicas of the region, by ordinal and storage account type; at least one."""
+    """The slots of the complete replicas in the region, by ordinal and storage account type. At least one slot."""
 
     @property
     def disk_keys(self) -> tuple[str, ...]:
-        """Of all its disks, in their order."""
+        """The keys of all disks, in order."""
         return tuple(disk.key for disk in self.disks)
 
     def disk(self, key: str) -> VersionDisk:
-        """The disk of that key.
+        """Return the disk with a disk key.
 
         Raises:
-            ImageNotAvailable: it has none.
+            ImageNotAvailable: the version has no such disk.
         """
         check_has_disk(self.disk_keys, key, self.source)
         return next(disk for disk in self.disks if disk.key == key)

@@ -1,4 +1,4 @@
-"""URLs of disk images over HTTP. Strangers send them, so they are parsed in one place."""
+"""URLs of disk images over HTTP. The URLs come from untrusted callers, so a single place parses all URLs."""
 
 import base64
 import ipaddress
@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 from imgstore.domain.errors import InvalidInput
 
 URL_CHARACTERS_MAX: Final = 8_192
-"""A signed URL with a session token has about 2,000."""
+"""A signed URL with a session token has about 2,000 characters."""
 
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 _LABEL: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
@@ -23,7 +23,7 @@ _HTTP: Final = re.compile(r"\s*(https?)://(?:[^/?#]*@)?([^?#]*)", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceUrl:
-    """The parts of an HTTP URL, all ASCII, as a request needs them."""
+    """The parts of an HTTP URL for a request, all ASCII."""
 
     scheme: str
     """``https`` or ``http``."""
@@ -31,18 +31,18 @@ class SourceUrl:
     """A name, or an address without brackets."""
     port: int
     host_header: str
-    """The host with the port, if the URL names one."""
+    """The host, with the port if the URL names a port."""
     target: str
     """The path and the query of the request line."""
     authorization: str | None
-    """The header of the name and password that the URL contains."""
+    """The header for the name and password in the URL."""
 
 
 def parse_source_url(text: str) -> SourceUrl:
     """Parse the URL of a disk image.
 
     Raises:
-        InvalidInput: it is not an HTTP URL of a host that could exist. The error shows it without secrets.
+        InvalidInput: the text is not an HTTP URL with a possible host. The error shows the URL without secrets.
     """
     try:
         return _parse(text)
@@ -56,19 +56,19 @@ def parse_source_url(text: str) -> SourceUrl:
 
 
 def redact_location(location: str) -> str:
-    """A source as it is shown: an HTTP URL without name, password and query, which may open it to any reader.
+    """Return a source location for display: an HTTP URL without name, password and query, which may grant access.
 
-    Other locations are returned as they are. This never fails, whatever the location is.
+    Other locations are returned unchanged. This function never fails.
     """
     match = _HTTP.match(location)
     return f"{match[1].lower()}://{match[2]}" if match else location
 
 
 def split_uri(uri: str) -> SplitResult:
-    """The parts of a URI, or a path as nothing but a path.
+    """Split a URI into parts, or return a path as a path only.
 
     Raises:
-        InvalidInput: it is neither.
+        InvalidInput: the text is neither.
     """
     try:
         return urlsplit(uri)
@@ -79,7 +79,7 @@ def split_uri(uri: str) -> SplitResult:
             f"'{redact_location(uri)[:200]}' is not a URL that can be read.",
             found=str(error),
             expected="a path, file://, s3://bucket/key or https://",
-            hint="look for brackets that do not belong there",
+            hint="remove misplaced brackets",
             target="osVhdUri",
         ) from error
 
@@ -114,14 +114,14 @@ def _parse(text: str) -> SourceUrl:
 
 
 def _address(text: str) -> str:
-    """The IPv6 address between brackets, without a zone, which means something on one machine only."""
+    """Return the IPv6 address between brackets. A zone is rejected, because a zone is valid on one machine only."""
     if "%" in text:
         raise ValueError("an address with a zone")
     return str(ipaddress.IPv6Address(text))
 
 
 def _name(text: str) -> str:
-    """The host in ASCII: labels of 1 to 63 characters with dots between."""
+    """Return the host in ASCII: labels of 1 to 63 characters, separated by dots."""
     try:
         host = text.removesuffix(".") if text.isascii() else text.removesuffix(".").encode("idna").decode()
     except UnicodeError:

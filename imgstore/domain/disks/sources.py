@@ -1,6 +1,7 @@
-"""The ports through which bytes come in: a `ByteSource` is a file somewhere, a `DiskReader` is the disk inside it.
+"""Protocols for disk input and output. A `ByteSource` is a file anywhere, and a `DiskReader` is the disk in a file.
 
-`stores` gives byte sources over HTTP and S3, `formats` gives local files and every reader; neither knows the other.
+The package `stores` has byte sources over HTTP and S3. The package `formats` has local files and all readers. Neither
+package imports the other.
 """
 
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Protocol
 
 
 class DiskFormat(StrEnum):
-    """The containers that a disk can come in or go out as. The values are the command line's words."""
+    """The formats of disk files. The values are words of the command line."""
 
     VHD_FIXED = "vhd"
     VHD_DYNAMIC = "vhd-dynamic"
@@ -22,138 +23,142 @@ class DiskFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
-    """A range of bytes that may hold data. What no extent covers reads as zeros."""
+    """A range of bytes that may contain data. Bytes outside of all extents are zero."""
 
     offset: int
-    """First byte."""
+    """The first byte."""
     length: int
-    """Number of bytes, at least 1."""
+    """The number of bytes, at least 1."""
 
     @property
     def end(self) -> int:
-        """One past the last byte."""
+        """The offset after the last byte."""
         return self.offset + self.length
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceIdentity:
-    """What a source is known by, so that a repeat can tell whether it is the same one (rules.md, rule 2)."""
+    """The identity of a source. A repeated command compares the identity with the source (invariants W4 and W5)."""
 
     location: str
-    """The path or URL, as resolved."""
+    """The resolved path or URL."""
     file_bytes: int
-    """Length of the file, not of the disk in it."""
+    """The length of the file, not of the disk in the file."""
     stamp: str
-    """mtime in nanoseconds and inode for a file; ETag, else Last-Modified, for an object or a URL."""
+    """For a file, mtime in nanoseconds and inode. For an object or URL, the ETag, else Last-Modified."""
 
 
 class ByteSource(Protocol):
-    """A sequence of bytes that can be read at any offset. Safe to read from several threads at once."""
+    """A sequence of bytes with reads at any offset. Safe for reads from several threads."""
 
     @property
     def file_bytes(self) -> int:
-        """Length of the whole."""
+        """The length in bytes."""
         ...
 
     def identity(self) -> SourceIdentity:
-        """What the source is known by *now*: asked afresh at every call, so a change shows.
+        """Return the present identity of the source. Each call asks the source again, to detect changes.
 
         Raises:
-            StoreError: it is no longer there or does not answer.
+            StoreError: the source is missing or does not answer.
         """
         ...
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes from `offset`.
+        """Return exactly `length` bytes from `offset`.
 
         Raises:
             ImageTruncated: the source ends before `offset + length`.
-            SourceChanged: the source itself tells that it is another one than was opened (ETag).
-            StoreError: it does not answer.
+            SourceChanged: the source reports that the content has changed since the opening (ETag).
+            StoreError: the source does not answer.
         """
         ...
 
     def extents(self) -> Iterator[Extent]:
-        """The ranges that may hold data, sorted and apart: SEEK_DATA for files, one extent where nothing is known."""
+        """Return the ranges that may contain data, sorted and disjoint.
+
+        Files use SEEK_DATA. A source without knowledge of holes has a single extent.
+        """
         ...
 
     def close(self) -> None:
-        """Give back what the source holds. May be called twice."""
+        """Release all resources. May be called twice."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerMetadata:
-    """What a file holds beside the disk's own bytes, kept so that the file can be given back byte for byte."""
+    """The bytes of a disk file outside of the disk. Exports restore the file byte for byte from these bytes."""
 
     format: DiskFormat
-    """The container that the disk came in."""
+    """The format of the original file."""
     footer: bytes = b""
     """The footer of a fixed VHD (512 bytes), else empty."""
 
 
 class DiskReader(Protocol):
-    """A disk inside some container. Safe to read from several threads at once."""
+    """A disk in a file of any format. Safe for reads from several threads."""
 
     @property
     def virtual_bytes(self) -> int:
-        """Size of the disk."""
+        """The size of the disk."""
         ...
 
     @property
     def container_metadata(self) -> ContainerMetadata:
-        """What the file holds beside the disk."""
+        """The bytes of the file outside of the disk."""
         ...
 
     def extents(self) -> Iterator[Extent]:
-        """The ranges of the disk that may hold data, sorted and apart, none beyond `virtual_bytes`."""
+        """Return the ranges of the disk that may contain data, sorted and disjoint, none beyond `virtual_bytes`."""
         ...
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes of the disk from `offset`; zeros where nothing is allocated.
+        """Return exactly `length` bytes of the disk from `offset`. Unallocated bytes are zero.
 
         Raises:
-            ImageRefused: the container is damaged there.
+            ImageRefused: the container is damaged at this range.
             StoreError: the source does not answer.
         """
         ...
 
     def identity(self) -> SourceIdentity:
-        """The identity, asked afresh, of the source that the disk was opened from."""
+        """Return the present identity of the source of the disk. Each call asks the source again."""
         ...
 
     def close(self) -> None:
-        """Give back what the reader holds. May be called twice."""
+        """Release all resources. May be called twice."""
         ...
 
 
 class DiskWriter(Protocol):
-    """A disk being written into a container at a temporary path. Safe to use from several threads at once.
+    """A disk that is written into a container at a temporary path. Safe for use from several threads.
 
-    Nothing is at the final path before `publish`; `abandon` removes every trace. One of the two ends its life.
+    The final path contains no file before `publish`. `abandon` removes all temporary files. Call one of the two at the
+    end.
     """
 
     def write_at(self, offset: int, data: bytes | memoryview, *, read_soon: bool = False) -> None:
-        """Put `data` at `offset` of the disk. Ranges that are never written read as zeros.
+        """Write `data` at `offset` of the disk. Unwritten ranges read as zeros.
 
         Args:
-            offset: where.
-            data: what.
-            read_soon: `read_at` will be asked for it.
+            offset: the offset in the disk.
+            data: the bytes.
+            read_soon: the caller will soon read the range with `read_at`.
 
         Raises:
-            OutputError: disk full, or no permission.
+            OutputError: the file system is full, or the permission is missing.
         """
         ...
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """What was written there, zeros elsewhere: lets the caller check a piece before it is published."""
+        """Return written bytes, with zeros for unwritten ranges. The caller checks a piece before publication."""
         ...
 
     def publish(self) -> None:
-        """Write what the container needs besides, fsync, give the file its final name, fsync the folder."""
+        """Write the rest of the container, call fsync, rename to the final path, and call fsync on the folder."""
         ...
 
     def abandon(self) -> None:
-        """Remove the temporary file. May be called twice, and after `publish`, where it does nothing."""
+        """Remove the temporary file. May be called twice. No effect after `publish`."""
         ...
