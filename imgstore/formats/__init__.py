@@ -1,14 +1,14 @@
-"""Reads images and writes them: the disk inside a container, whichever container it is.
+"""Reads and writes disk images in all supported containers.
 
-1. `LocalFile` (or any other `ByteSource`) gives bytes at offsets, and where a file has holes.
-2. `probe` tells from the first and last bytes which container they are; a person may name it instead.
-3. Each container has pure checks, each with a name. `inspect_image` reports them all; `open_disk` refuses at the first
-   that fails. So what is refused is what is reported.
-4. Fixed and dynamic VHD and raw files are read here, in place. qcow2, VHDX and VMDK go, after our checks and those of
-   oslo.utils, through a confined qemu-img into a sparse raw file that lives as long as its reader.
-5. `create_writer` writes a container under a temporary name; `publish` gives it its own, whole or not at all.
+1. `LocalFile` (or any other `ByteSource`) reads bytes at offsets and reports the holes of a file.
+2. `probe` detects the container from the first and last bytes. A person may name the format instead.
+3. Each container has pure, named checks. `inspect_image` reports all checks, and `open_disk` raises the first failed
+   check. Both therefore always agree.
+4. Fixed VHD, dynamic VHD and raw files are read in place. qcow2, VHDX and VMDK must pass the checks of this package and
+   of oslo.utils. Then a confined qemu-img converts the image into a sparse raw file that exists as long as its reader.
+5. `create_writer` writes a container under a temporary name. `publish` renames the complete file, or nothing appears.
 
-Nothing inside an image is ever followed: no path, no URL, no parent.
+Nothing inside an image is ever followed: no path, no URL, no parent (invariant F1).
 """
 
 from imgstore.formats.checks import DISK_BYTES_MAX

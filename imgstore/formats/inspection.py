@@ -1,4 +1,4 @@
-"""Says what an image is, whether Azure would take it, and what each safety check found. Refuses nothing."""
+"""Describes an image: its format, the results of all safety checks, and whether Azure would accept the image."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,49 +22,49 @@ _AZURE_BYTES_MAX: Final = 32_767 * GIB
 
 
 class Check(NamedTuple):
-    """One safety check."""
+    """The result of a safety check."""
 
     name: str
     passed: bool
     detail: str
-    """What was found; where it failed, what was expected and what to do as well."""
+    """The found state. For a failed check also the expected state and a hint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """What is known of an image."""
+    """A description of an image."""
 
     location: str
     """Path or URL."""
     format: DiskFormat
-    """As named, or as it looks: with a failed check 'one-format' this is a guess."""
+    """The named or detected format. If the check 'one-format' failed, the format is a guess."""
     virtual_bytes: int | None
-    """Size of the disk; None where the image does not tell."""
+    """Size of the disk; None if the image states no size."""
     file_bytes: int
     data_bytes: int | None
-    """How much of the disk may hold data (the sum of its extents); None where it could not be opened."""
+    """The bytes of the disk that may hold data (the sum of the extents); None if the disk could not be opened."""
     azure_ready: bool
-    """Whether Azure would take the file as it is."""
+    """Whether Azure would accept the file without conversion."""
     azure_reasons: tuple[str, ...]
-    """Why not."""
+    """The reasons against acceptance."""
     generation: HyperVGeneration | None
-    """As the partition table tells; None where it could not be read."""
+    """The generation by the partition table; None if the table could not be read."""
     checks: tuple[Check, ...]
     notes: tuple[str, ...]
-    """What is odd and harmless."""
+    """Unusual but harmless properties."""
 
 
 def inspect_image(source: ByteSource, *, format: DiskFormat | None = None, scratch: Path) -> Inspection:  # noqa: A002 - as in open_disk
-    """Look at `source` in every way. A damaged image is reported, not raised.
+    """Inspect `source` by every check. A damaged image is reported, not raised.
 
     Args:
         source: the image file.
-        format: what it is; None probes.
-        scratch: where a qcow2, VHDX or VMDK is converted, to count its data and read its partition table.
+        format: the format of the file; None detects the format.
+        scratch: the folder for the conversion of qcow2, VHDX or VMDK, which counts the data and reads the partition table.
 
     Raises:
         StoreError: the source can't be read.
-        OutputError: no room below `scratch`.
+        OutputError: too little space below `scratch`.
     """
     findings: tuple[Finding, ...] = ()
     form = format
@@ -81,9 +81,9 @@ def inspect_image(source: ByteSource, *, format: DiskFormat | None = None, scrat
         if all_passed(findings):
             data_bytes, generation = _look_inside(source, form, scratch, notes)
     except ToolMissing as missing:
-        notes.append(f"not looked at in full: {missing.message} What to do: {missing.hint}")
+        notes.append(f"incomplete inspection: {missing.message} What to do: {missing.hint}")
     except ImageRefused as refused:
-        findings += (_conversion(refused),)
+        findings += (_conversion_finding(refused),)
     reasons = tuple(_azure_reasons(form, examined.virtual_bytes, findings))
     return Inspection(
         location=source.identity().location,
@@ -94,7 +94,7 @@ def inspect_image(source: ByteSource, *, format: DiskFormat | None = None, scrat
         azure_ready=not reasons,
         azure_reasons=reasons,
         generation=generation,
-        checks=tuple(_check(finding) for finding in findings),
+        checks=tuple(_to_check(finding) for finding in findings),
         notes=tuple(notes),
     )
 
@@ -102,44 +102,44 @@ def inspect_image(source: ByteSource, *, format: DiskFormat | None = None, scrat
 def _look_inside(
     source: ByteSource, form: DiskFormat, scratch: Path, notes: list[str]
 ) -> tuple[int, HyperVGeneration | None]:
-    """How much data there is, and the generation. What is odd about the blocks goes into `notes`."""
+    """Count the data bytes and detect the generation. Unusual properties of the blocks are added to `notes`."""
     reader = open_disk(source, format=form, scratch=scratch)
     try:
         if isinstance(reader, DynamicVhdReader) and (strays := reader.count_stray_sectors()):
             notes.append(
                 f"{strays:,} sectors hold data although their bitmap says they are absent; allocated blocks are read "
-                "as data, as qemu-img does"
+                "as data, like qemu-img does"
             )
         generation = detect_generation(reader)
         if generation is None:
-            notes.append("the protective MBR promises a GPT that is not there, so the generation can't be told")
+            notes.append("the protective MBR announces a GPT that is missing, so the generation is unknown")
         return sum(extent.length for extent in reader.extents()), generation
     finally:
         reader.close()
 
 
 def _azure_reasons(form: DiskFormat, virtual_bytes: int | None, findings: tuple[Finding, ...]) -> Iterator[str]:
-    """Why Azure would not take the file.
+    """List the reasons why Azure would not accept the file.
 
-    "Prepare a Windows VHD or VHDX to upload to Azure" and "Information for non-endorsed Linux distributions": fixed
-    VHD, a whole number of MiB.
+    Sources: "Prepare a Windows VHD or VHDX to upload to Azure" and "Information for non-endorsed Linux distributions".
+    Azure wants a fixed VHD with a whole number of MiB.
     """
     yield from (f"the check '{finding.check}' failed" for finding in findings if not finding.passed)
     if form is not DiskFormat.VHD_FIXED:
-        yield f"it is {form.value}, and Azure takes fixed VHD only (`imgstore disk export --format vhd` writes one)"
+        yield f"the format is {form.value}, and Azure takes fixed VHD only (write it by `imgstore disk export --format vhd`)"
     if virtual_bytes is None:
         return
     if virtual_bytes % MIB:
         yield (
             f"the disk's size, {virtual_bytes:,} bytes, is no multiple of 1 MiB "
-            f"(`--pad` would make it {round_up(virtual_bytes, MIB):,})"
+            f"(`--pad` rounds up to {round_up(virtual_bytes, MIB):,})"
         )
     if not _AZURE_BYTES_MIN <= virtual_bytes <= _AZURE_BYTES_MAX:
         yield f"the disk's size, {virtual_bytes:,} bytes, is not between 20 MiB and 32,767 GiB"
 
 
-def _conversion(refused: ImageRefused) -> Finding:
-    """The finding that qemu-img itself refuses the image."""
+def _conversion_finding(refused: ImageRefused) -> Finding:
+    """Make the finding of an image that qemu-img refuses."""
     return Finding(
         check="qemu-img-reads-it",
         passed=False,
@@ -149,8 +149,8 @@ def _conversion(refused: ImageRefused) -> Finding:
     )
 
 
-def _check(finding: Finding) -> Check:
+def _to_check(finding: Finding) -> Check:
     if finding.passed:
         return Check(finding.check, passed=True, detail=finding.found)
-    told = f"found: {finding.found}; expected: {finding.expected}; what to do: {finding.hint}"
-    return Check(finding.check, passed=False, detail=told)
+    detail = f"found: {finding.found}; expected: {finding.expected}; what to do: {finding.hint}"
+    return Check(finding.check, passed=False, detail=detail)

@@ -1,4 +1,4 @@
-"""Opens the disk inside a source, whatever container it is in."""
+"""Opens the disk inside a source, in any supported container."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -12,11 +12,11 @@ from imgstore.formats.raw import RawReader, examine_raw
 from imgstore.formats.vhd import DynamicVhdReader, FixedVhdReader, examine_dynamic, examine_fixed
 
 CONVERTED_FORMATS: Final = frozenset({DiskFormat.QCOW2, DiskFormat.VHDX, DiskFormat.VMDK})
-"""Read through qemu-img."""
+"""The formats that are read through qemu-img."""
 
 
 def examine(source: ByteSource, form: DiskFormat) -> Examination[Any]:
-    """Our own checks of `form`. The layout's type is the format's own."""
+    """Run the checks of this package for `form`. The type of the layout depends on the format."""
     if form is DiskFormat.VHD_FIXED:
         return examine_fixed(source)
     if form is DiskFormat.VHD_DYNAMIC:
@@ -29,29 +29,29 @@ def examine(source: ByteSource, form: DiskFormat) -> Examination[Any]:
 def open_disk(
     source: ByteSource,
     *,
-    format: DiskFormat | None = None,  # noqa: A002 - the word that a caller reads best
+    format: DiskFormat | None = None,  # noqa: A002 - the clearest name for callers
     scratch: Path,
     bounds: ConversionBounds = UNBOUNDED,
 ) -> DiskReader:
-    """The disk in `source`.
+    """Open the disk in `source`.
 
-    VHD and raw are read where they are. qcow2, VHDX and VMDK are converted below `scratch` into a sparse raw file,
-    which the reader's `close` removes. `source` stays the caller's to close, after the reader.
+    VHD and raw files are read in place. qcow2, VHDX and VMDK are converted below `scratch` into a sparse raw file, which the
+    reader's `close` removes. The caller closes `source` after the reader.
 
     Args:
         source: the image file.
-        format: what it is. None probes: then a file whose format is in doubt is refused.
-        scratch: a folder for what must be converted, with room for the disk's data. Made if missing.
-        bounds: asked before anything is fetched or converted, and while it is.
+        format: the format of the file. None detects the format, and refuses a file in doubt.
+        scratch: a folder for converted disks, with enough space for the disk's data. The folder is created if missing.
+        bounds: checks before and during each fetch or conversion.
 
     Raises:
         ImageTruncated: the file is shorter than its header promises.
         SafetyCheckFailed: a named safety check failed.
-        ImageRefused: it is damaged, or its format in doubt.
+        ImageRefused: the image is damaged, or its format is in doubt.
         ToolMissing: qcow2, VHDX or VMDK without qemu-img or oslo.utils.
-        OutputError: no room below `scratch`.
+        OutputError: too little space below `scratch`.
         StoreError: the source can't be read.
-        ImgstoreError: what `bounds` raises.
+        ImgstoreError: an error of `bounds`.
     """
     form = format or probe_format(source)
     if form in CONVERTED_FORMATS:

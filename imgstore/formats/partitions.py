@@ -1,4 +1,4 @@
-"""Which machine generation a disk was made for, as far as its partition table tells.
+"""Detects the machine generation of a disk from the partition table.
 
 UEFI Specification 2.10, chapter 5 (GUID Partition Table): 5.2.1 the MBR, 5.2.3 the protective MBR, 5.3.2 the header,
 5.3.3 the entries.
@@ -22,22 +22,22 @@ _GPT_PROTECTIVE: Final = 0xEE
 _GPT_HEADER: Final = struct.Struct("<8sIIIIQQQQ16sQIII")
 _GPT_SIGNATURE: Final = b"EFI PART"
 _LOGICAL_BLOCKS: Final = (512, 4096)
-"""A GPT lies at logical block 1: 512 bytes nearly always, 4,096 on a disk taken from a 4Kn drive."""
+"""A GPT is at logical block 1: nearly always 512 bytes, 4,096 bytes on a disk from a 4Kn drive."""
 
 _ENTRIES_MAX: Final = 1024
-"""Every tool makes 128. The count comes from an untrusted header, so it is bounded."""
+"""Every tool writes 128 entries. The count comes from an untrusted header, so this limit bounds the memory."""
 _ENTRY_BYTES: Final = (128, 256, 512, 1024, 2048, 4096)
 """128 x 2^n, 5.3.2; bounded for the same reason."""
 
 
 def detect_generation(reader: DiskReader) -> HyperVGeneration | None:
-    """What the disk can boot as.
+    """Detect the generation of machines that can boot the disk.
 
-    A GPT with an EFI System Partition is V2. An MBR, no partition table at all, or a GPT without that partition (which
-    boots from a BIOS boot partition) is V1. A protective MBR whose GPT can't be found is neither: None.
+    A GPT with an EFI System Partition means V2. An MBR, no partition table, or a GPT without that partition (which boots
+    from a BIOS boot partition) means V1. A protective MBR without a GPT means None: the generation is unknown.
 
     Raises:
-        ImageRefused: the container is damaged where the table lies.
+        ImageRefused: the container is damaged at the partition table.
     """
     if reader.virtual_bytes < SECTOR_BYTES:
         return HyperVGeneration.V1

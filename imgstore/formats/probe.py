@@ -1,8 +1,8 @@
-"""Which container a file is, by its first and last bytes (rules.md, rule 24).
+"""Detects the container of a file from its first and last bytes (invariants F9, F10).
 
-A file whose first bytes are a container's is that container. One that looks like two, like a container that is not
-read here, or that is named as a container which it is not, is refused: such a file is told apart by a person, who
-names the format. A named format is never probed.
+A file that begins with a container's signature is that container. Some files are refused: files that look like two
+containers, like an unsupported container, or that have the suffix of a container but no signature. A person must then
+name the format. A named format is never probed.
 """
 
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ _OTHERS: Final = {
     (0x40, b"\x7f\x10\xda\xbe"): "a VirtualBox VDI image",
     (257, b"ustar"): "a tar archive (an OVA is one)",
 }
-"""What people hand in by mistake, and what would be a disk full of ciphertext or compressed bytes."""
+"""Files that people pass by mistake, with contents that are encrypted or compressed."""
 
 _SUFFIXES: Final = {
     ".vhd": "VHD",
@@ -60,14 +60,14 @@ _SUFFIXES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeResult:
-    """What a file looks like, and whether that is beyond doubt."""
+    """The apparent format of a file, and whether the format is certain."""
 
     format: DiskFormat
     finding: Finding
 
 
 def probe(source: ByteSource) -> ProbeResult:
-    """What `source` is: reads its first and last 512 bytes."""
+    """Detect the format of `source` from its first and last 512 bytes."""
     head = source.read_at(0, min(_HEAD_BYTES, source.file_bytes))
     tail = read_tail(source)
     candidates = [form for magic, form in _MAGICS.items() if head.startswith(magic)]
@@ -76,7 +76,7 @@ def probe(source: ByteSource) -> ProbeResult:
         candidates.append(vhd)
     others = [name for (at, magic), name in _OTHERS.items() if head.startswith(magic, at)]
     if candidates == [DiskFormat.VHD_FIXED]:
-        others = []  # the footer is at the end: what the disk begins with is the disk's own affair
+        others = []  # the footer is at the end, so the disk may begin with any bytes
     doubt = _doubt(candidates, others, _suffix(source))
     form = candidates[0] if candidates else DiskFormat.RAW
     found, kind = doubt or (f"a {form.value} file", FailureKind.DAMAGED)
@@ -86,8 +86,8 @@ def probe(source: ByteSource) -> ProbeResult:
             check="one-format",
             passed=doubt is None,
             found=found,
-            expected="a file that is one supported container, or a raw disk that looks like none",
-            hint="unpack or convert it first, fetch it again if it was cut short, or name what it is with "
+            expected="a file that is a single supported container, or a raw disk that looks like no container",
+            hint="unpack or convert the file first, fetch a truncated file again, or name the format with "
             "`--source-format` (vhd, vhd-dynamic, raw, qcow2, vhdx, vmdk)",
             kind=kind,
         ),
@@ -95,11 +95,11 @@ def probe(source: ByteSource) -> ProbeResult:
 
 
 def probe_format(source: ByteSource) -> DiskFormat:
-    """The format of `source`, beyond doubt.
+    """Return the format of `source`, if the format is certain.
 
     Raises:
-        ImageTruncated: its name says a container, and neither end of it does.
-        ImageRefused: it looks like several things, or like something that is not read here.
+        ImageTruncated: the name says a container, and neither end of the file does.
+        ImageRefused: the file looks like several formats, or like an unsupported format.
     """
     probed = probe(source)
     if probed.finding.passed:
@@ -116,7 +116,7 @@ def probe_format(source: ByteSource) -> DiskFormat:
 
 
 def _vhd_by_footer(tail: bytes) -> DiskFormat | None:
-    """A VHD by what lies at its end, be it damaged or one byte short: then its checks refuse it by name."""
+    """Detect a VHD by the end of the file, even if the footer is damaged or a byte short. Its checks then refuse the file by name."""
     if tail[1:9] == FOOTER_COOKIE:
         return DiskFormat.VHD_FIXED
     if len(tail) < FOOTER_BYTES or not looks_like_footer(tail):
@@ -126,7 +126,7 @@ def _vhd_by_footer(tail: bytes) -> DiskFormat | None:
 
 
 def _doubt(candidates: list[DiskFormat], others: list[str], suffix: str) -> tuple[str, FailureKind] | None:
-    """Why the format is not beyond doubt."""
+    """Return the reason why the format is uncertain, or None."""
     if len(candidates) > 1 or (candidates and others):
         looks = [form.value for form in candidates] + others
         return f"a file that looks like {' and like '.join(looks)}", FailureKind.UNSAFE

@@ -1,4 +1,4 @@
-"""A raw file is the disk itself, of any size."""
+"""Reads a raw file: the disk itself, of any size."""
 
 from collections.abc import Iterable, Iterator
 
@@ -7,7 +7,7 @@ from imgstore.formats.checks import Examination, Finding, size_finding
 
 
 def clip_extents(extents: Iterable[Extent], end: int) -> Iterator[Extent]:
-    """`extents` as far as they lie before `end`."""
+    """Cut `extents` at `end`."""
     for extent in extents:
         if extent.offset >= end:
             return
@@ -15,7 +15,7 @@ def clip_extents(extents: Iterable[Extent], end: int) -> Iterator[Extent]:
 
 
 def examine_raw(source: ByteSource) -> Examination[int]:
-    """Check a raw file. It has no structure, so there is nothing in it that could be unsafe; its layout is its size."""
+    """Check a raw file. A raw file has no structure, so nothing in it can be unsafe. The layout is the size."""
     null = Finding(
         check="null",
         passed=True,
@@ -37,16 +37,16 @@ class RawReader:
         self.container_metadata = ContainerMetadata(format=DiskFormat.RAW)
 
     def extents(self) -> Iterator[Extent]:
-        """The file's own."""
+        """Return the extents of the file."""
         return self._source.extents()
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """One read of the source."""
+        """Read the source once."""
         return self._source.read_at(offset, length)
 
     def identity(self) -> SourceIdentity:
-        """The source's."""
+        """Return the identity of the source."""
         return self._source.identity()
 
     def close(self) -> None:
-        """Nothing is held: the source is the caller's."""
+        """Do nothing: the source belongs to the caller."""

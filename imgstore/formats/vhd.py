@@ -1,6 +1,6 @@
 """Reads fixed and dynamic VHD files, after every check that the specification allows.
 
-Source: Microsoft, "Virtual Hard Disk Image Format Specification", version 1.0; the structures are in vhd_layout.py.
+Source: Microsoft, "Virtual Hard Disk Image Format Specification", version 1.0. vhd_layout.py has the structures.
 """
 
 from array import array
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from imgstore.domain.disks.sources import ByteSource, ContainerMetadata, DiskFormat, Extent, SourceIdentity
 from imgstore.domain.storage.sizes import MIB, SECTOR_BYTES, ceil_div
-from imgstore.formats.checks import Examination, FailureKind, Finding, all_passed, size_finding
+from imgstore.formats.checks import REFETCH_HINT, Examination, FailureKind, Finding, all_passed, size_finding
 from imgstore.formats.raw import clip_extents
 from imgstore.formats.vhd_layout import (
     DYNAMIC_BYTES_MAX,
@@ -37,12 +37,10 @@ from imgstore.formats.vhd_layout import (
 )
 
 _BAT_ENTRIES_MAX: Final = 16 * MIB
-"""64 MiB of table: the largest dynamic disk, 2,040 GiB, in blocks of 128 KiB, a sixteenth of the usual size. More is a
-bomb: a sparse file can promise a table of 16 GiB."""
+"""64 MiB of table: the largest dynamic disk, 2,040 GiB, in blocks of 128 KiB, a sixteenth of the usual size. A larger table
+is an attack: a sparse file can promise a table of 16 GiB."""
 
 _TYPE_NAMES: Final = {TYPE_FIXED: "fixed", TYPE_DYNAMIC: "dynamic", TYPE_DIFFERENCING: "differencing"}
-
-_AGAIN: Final = "fetch or make the image again; `qemu-img check` may tell more"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,18 +59,18 @@ class DynamicLayout:
     block_bytes: int
     bitmap_bytes: int
     bat: npt.NDArray[np.uint32]
-    """For each block of the disk the sector of the file at which its bitmap starts, or UNALLOCATED."""
+    """For each block of the disk, the file sector at which the block's bitmap starts, or UNALLOCATED."""
 
 
 def examine_fixed(source: ByteSource) -> Examination[FixedLayout]:
-    """Check a fixed VHD: reads its last 512 bytes only."""
+    """Check a fixed VHD. Reads the last 512 bytes only."""
     raw = read_tail(source)
     findings = _footer_findings(raw, wanted=TYPE_FIXED)
     if len(raw) < FOOTER_BYTES:
         return Examination(findings=findings)
     footer = Footer.unpack(raw)
     if all_passed(findings):
-        findings += (_fixed_size(footer.current_bytes, source.file_bytes),)
+        findings += (_fixed_size_finding(footer.current_bytes, source.file_bytes),)
     return Examination(
         findings=findings,
         notes=_geometry_notes(footer),
@@ -82,53 +80,53 @@ def examine_fixed(source: ByteSource) -> Examination[FixedLayout]:
 
 
 def examine_dynamic(source: ByteSource) -> Examination[DynamicLayout]:
-    """Check a dynamic VHD: reads both footers, the header and the table, no block."""
+    """Check a dynamic VHD. Reads both footers, the header and the table, but no block."""
     raw, copy = read_tail(source), source.read_at(0, min(FOOTER_BYTES, source.file_bytes))
-    findings = (*_footer_findings(raw, wanted=TYPE_DYNAMIC, copy=copy), _copies(raw, copy))
-    told = next((Footer.unpack(each) for each in (raw, copy) if is_sound_footer(each)), None)
-    virtual_bytes = told.current_bytes if told else None
-    if not told or not all_passed(findings):
+    findings = (*_footer_findings(raw, wanted=TYPE_DYNAMIC, copy=copy), _copies_finding(raw, copy))
+    footer = next((Footer.unpack(each) for each in (raw, copy) if is_sound_footer(each)), None)
+    virtual_bytes = footer.current_bytes if footer else None
+    if not footer or not all_passed(findings):
         return Examination(findings=findings, virtual_bytes=virtual_bytes)
-    header_findings, header = _examine_header(source, told)
+    header_findings, header = _examine_header(source, footer)
     findings += header_findings
     layout = None
     if header and all_passed(findings):
-        layout = _layout(source, told, header)
-        findings += _bat_findings(layout, told, header, source.file_bytes)
+        layout = _read_layout(source, footer, header)
+        findings += _bat_findings(layout, footer, header, source.file_bytes)
     return Examination(
         findings=findings,
-        notes=_geometry_notes(told),
+        notes=_geometry_notes(footer),
         virtual_bytes=virtual_bytes,
         layout=layout if all_passed(findings) else None,
     )
 
 
 def read_tail(source: ByteSource) -> bytes:
-    """The last 512 bytes, or all there are."""
+    """Read the last 512 bytes, or the whole of a shorter file."""
     length = min(FOOTER_BYTES, source.file_bytes)
     return source.read_at(source.file_bytes - length, length)
 
 
 def _footer_findings(raw: bytes, *, wanted: int, copy: bytes | None = None) -> tuple[Finding, ...]:
-    """What holds for the footer at the end of the file, ending at the first thing without which the rest says nothing.
+    """Check the footer at the end of the file. The findings end at a failure that makes the rest meaningless.
 
-    `copy` is the one at offset 0 of a dynamic disk, told of where the other is damaged.
+    `copy` is the footer at offset 0 of a dynamic disk. If the footer at the end is damaged, the findings describe the copy.
     """
-    beside = "" if copy is None else f"; its copy at offset 0 is {'right' if is_sound_footer(copy) else 'not right'}"
-    present = _present(raw, beside)
+    copy_note = "" if copy is None else f"; its copy at offset 0 is {'right' if is_sound_footer(copy) else 'not right'}"
+    present = _present_finding(raw, copy_note)
     if not present.passed:
         return (present,)
     footer = Footer.unpack(raw)
     return (
         present,
-        _equal("footer-checksum", footer.checksum, footer_checksum(raw), beside),
-        _equal("footer-version", footer.version >> 16, FORMAT_VERSION >> 16),
+        _equal_finding("footer-checksum", footer.checksum, footer_checksum(raw), copy_note),
+        _equal_finding("footer-version", footer.version >> 16, FORMAT_VERSION >> 16),
         Finding(
             check="no-parent",
             passed=footer.disk_type != TYPE_DIFFERENCING,
             found=f"a {_type_name(footer.disk_type)} disk",
             expected="a disk that needs no other file",
-            hint="merge the differencing disk into its parent (Hyper-V: Merge-VHD) and take the parent",
+            hint="merge the differencing disk into its parent (Hyper-V: Merge-VHD) and use the parent",
             kind=FailureKind.UNSAFE,
         ),
         Finding(
@@ -136,7 +134,7 @@ def _footer_findings(raw: bytes, *, wanted: int, copy: bytes | None = None) -> t
             passed=footer.disk_type == wanted,
             found=f"a {_type_name(footer.disk_type)} disk",
             expected=f"a {_type_name(wanted)} disk",
-            hint="name the format that the file has, `vhd` or `vhd-dynamic`, or none",
+            hint="name the real format of the file, `vhd` or `vhd-dynamic`, or name no format",
         ),
         size_finding(
             footer.current_bytes,
@@ -146,44 +144,44 @@ def _footer_findings(raw: bytes, *, wanted: int, copy: bytes | None = None) -> t
     )
 
 
-def _present(raw: bytes, beside: str) -> Finding:
+def _present_finding(raw: bytes, copy_note: str) -> Finding:
     short = raw[1:9] == FOOTER_COOKIE
     damaged = not short and raw[:8] != FOOTER_COOKIE and len(raw) == FOOTER_BYTES and looks_like_footer(raw)
-    told = "a footer of 511 bytes" if short else f"{raw[:8]!r} where its cookie should be{beside}"
+    other = "a footer of 511 bytes" if short else f"{raw[:8]!r} instead of the cookie{copy_note}"
     return Finding(
         check="footer-present",
         passed=raw[:8] == FOOTER_COOKIE and len(raw) == FOOTER_BYTES,
-        found="a footer" if raw[:8] == FOOTER_COOKIE else told,
+        found="a footer" if raw[:8] == FOOTER_COOKIE else other,
         expected=f"512 bytes that start with {FOOTER_COOKIE.decode()!r} at the end of the file",
-        hint="convert it with a present tool (`qemu-img convert -f vpc -O vpc -o force_size=on`); Virtual PC before 2004 wrote it"
+        hint="the file is from Virtual PC before 2004: convert it (`qemu-img convert -f vpc -O vpc -o force_size=on`)"
         if short
-        else "the file was cut short, its end was overwritten, or it is no VHD: fetch or make it again",
+        else "the file is truncated, its end was overwritten, or it is no VHD: fetch or build it again",
         kind=FailureKind.DAMAGED if short or damaged else FailureKind.TRUNCATED,
     )
 
 
-def _fixed_size(virtual_bytes: int, file_bytes: int) -> Finding:
+def _fixed_size_finding(virtual_bytes: int, file_bytes: int) -> Finding:
     wanted = virtual_bytes + FOOTER_BYTES
     return Finding(
         check="size-matches-file",
         passed=file_bytes == wanted,
         found=f"a file of {file_bytes:,} bytes",
         expected=f"{wanted:,} bytes: the disk of {virtual_bytes:,} and the footer of 512",
-        hint="the file was cut, or its disk resized without its footer: fetch or make it again",
+        hint="the file is truncated, or the disk was resized without its footer: fetch or build it again",
         kind=FailureKind.TRUNCATED if file_bytes < wanted else FailureKind.DAMAGED,
     )
 
 
-def _copies(raw: bytes, copy: bytes) -> Finding:
+def _copies_finding(raw: bytes, copy: bytes) -> Finding:
     sound = [name for name, each in (("the end", raw), ("offset 0", copy)) if is_sound_footer(each)]
     states = {0: "neither footer is sound", 1: f"only the footer at {''.join(sound[:1])} is sound"}
-    told = "both footers are equal" if raw == copy else "both footers are sound and say different things"
+    both = "both footers are equal" if raw == copy else "both footers are sound but different"
     return Finding(
         check="footer-copies",
         passed=len(sound) == 2 and raw == copy,
-        found=states.get(len(sound), told),
+        found=states.get(len(sound), both),
         expected="the footer at the end and its copy at offset 0, equal and sound",
-        hint=_AGAIN,
+        hint=REFETCH_HINT,
     )
 
 
@@ -194,7 +192,7 @@ def _examine_header(source: ByteSource, footer: Footer) -> tuple[tuple[Finding, 
         passed=footer.data_offset >= FOOTER_BYTES and end <= source.file_bytes - FOOTER_BYTES,
         found=f"a dynamic header at {footer.data_offset:,}",
         expected=f"between the footers of a file of {source.file_bytes:,} bytes",
-        hint=_AGAIN,
+        hint=REFETCH_HINT,
         kind=FailureKind.TRUNCATED if end > source.file_bytes else FailureKind.DAMAGED,
     )
     if not in_file.passed:
@@ -206,29 +204,29 @@ def _examine_header(source: ByteSource, footer: Footer) -> tuple[tuple[Finding, 
     table_end = header.table_offset + 4 * header.table_entries_max
     return (
         in_file,
-        _equal("header-cookie", int.from_bytes(header.cookie), int.from_bytes(HEADER_COOKIE)),
-        _equal("header-checksum", header.checksum, header_checksum(raw)),
-        _equal("header-version", header.version >> 16, FORMAT_VERSION >> 16),
+        _equal_finding("header-cookie", int.from_bytes(header.cookie), int.from_bytes(HEADER_COOKIE)),
+        _equal_finding("header-checksum", header.checksum, header_checksum(raw)),
+        _equal_finding("header-version", header.version >> 16, FORMAT_VERSION >> 16),
         Finding(
             check="block-size",
             passed=block_bytes >= SECTOR_BYTES and block_bytes & (block_bytes - 1) == 0,
             found=f"blocks of {block_bytes:,} bytes",
             expected="a power of two, at least 512",
-            hint=_AGAIN,
+            hint=REFETCH_HINT,
         ),
         Finding(
             check="bat-covers-disk",
             passed=header.table_entries_max >= needed,
             found=f"{header.table_entries_max:,} table entries",
             expected=f"at least {needed:,}, one for each block of the disk",
-            hint=_AGAIN,
+            hint=REFETCH_HINT,
         ),
         Finding(
             check="bat-size",
             passed=needed <= _BAT_ENTRIES_MAX,
             found=f"a table of {needed:,} blocks",
             expected=f"at most {_BAT_ENTRIES_MAX:,}",
-            hint="write the disk anew with blocks of 2 MiB (`qemu-img convert -f vpc -O vpc`)",
+            hint="write the disk again with blocks of 2 MiB (`qemu-img convert -f vpc -O vpc`)",
             kind=FailureKind.UNSAFE,
         ),
         Finding(
@@ -236,13 +234,13 @@ def _examine_header(source: ByteSource, footer: Footer) -> tuple[tuple[Finding, 
             passed=header.table_offset >= FOOTER_BYTES and table_end <= source.file_bytes - FOOTER_BYTES,
             found=f"the block allocation table at {header.table_offset:,} to {table_end:,}",
             expected=f"between the footers of a file of {source.file_bytes:,} bytes",
-            hint=_AGAIN,
+            hint=REFETCH_HINT,
             kind=FailureKind.TRUNCATED if table_end > source.file_bytes - FOOTER_BYTES else FailureKind.DAMAGED,
         ),
     ), header
 
 
-def _layout(source: ByteSource, footer: Footer, header: DynamicHeader) -> DynamicLayout:
+def _read_layout(source: ByteSource, footer: Footer, header: DynamicHeader) -> DynamicLayout:
     blocks = ceil_div(footer.current_bytes, header.block_bytes)
     table = source.read_at(header.table_offset, 4 * blocks)
     return DynamicLayout(
@@ -254,7 +252,7 @@ def _layout(source: ByteSource, footer: Footer, header: DynamicHeader) -> Dynami
 
 
 def _bat_findings(layout: DynamicLayout, footer: Footer, header: DynamicHeader, file_bytes: int) -> tuple[Finding, ...]:
-    """Whether each block lies in the file, off its structures, and on ground of its own. No loop over blocks."""
+    """Check that each block is inside the file and overlaps neither the structures nor another block. No loop over blocks."""
     starts = np.sort(layout.bat[layout.bat != UNALLOCATED].astype(np.int64)) * SECTOR_BYTES
     pitch = layout.bitmap_bytes + layout.block_bytes
     first, end = (int(starts[0]), int(starts[-1]) + pitch) if len(starts) else (0, 0)
@@ -272,27 +270,27 @@ def _bat_findings(layout: DynamicLayout, footer: Footer, header: DynamicHeader, 
             check="bat-in-file",
             passed=not beyond and not on_structure,
             found=f"{len(starts):,} blocks at {first:,} to {end:,}" + (", over the header or table" * on_structure),
-            expected=f"all before the footer at {file_bytes - FOOTER_BYTES:,}, beside the header and the table",
-            hint=_AGAIN,
+            expected=f"all before the footer at {file_bytes - FOOTER_BYTES:,}, outside the header and the table",
+            hint=REFETCH_HINT,
             kind=FailureKind.TRUNCATED if beyond else FailureKind.DAMAGED,
         ),
         Finding(
             check="bat-unique",
             passed=not twice and not overlapping,
             found=f"{twice:,} table entries used twice, {overlapping:,} blocks that overlap another",
-            expected="each block on ground of its own",
-            hint=_AGAIN,
+            expected="blocks that do not overlap",
+            hint=REFETCH_HINT,
         ),
     )
 
 
-def _equal(check: str, found: int, expected: int, beside: str = "") -> Finding:
+def _equal_finding(check: str, found: int, expected: int, copy_note: str = "") -> Finding:
     return Finding(
         check=check,
         passed=found == expected,
-        found=f"0x{found:08x}{beside if found != expected else ''}",
+        found=f"0x{found:08x}{copy_note if found != expected else ''}",
         expected=f"0x{expected:08x}",
-        hint=_AGAIN,
+        hint=REFETCH_HINT,
     )
 
 
@@ -303,8 +301,10 @@ def _type_name(disk_type: int) -> str:
 def _geometry_notes(footer: Footer) -> tuple[str, ...]:
     if footer.geometry == Geometry.of(footer.current_bytes) or footer.geometry.bytes == footer.current_bytes:
         return ()
-    told, true = footer.geometry.bytes, footer.current_bytes
-    return (f"the CHS geometry tells {told:,} bytes, the current size {true:,}; the current size is believed",)
+    geometry_bytes, current_bytes = footer.geometry.bytes, footer.current_bytes
+    return (
+        f"the CHS geometry is {geometry_bytes:,} bytes, the current size {current_bytes:,}; imgstore uses the latter",
+    )
 
 
 class FixedVhdReader:
@@ -317,23 +317,23 @@ class FixedVhdReader:
         self.container_metadata = ContainerMetadata(format=DiskFormat.VHD_FIXED, footer=layout.footer)
 
     def extents(self) -> Iterator[Extent]:
-        """The file's extents, without the footer."""
+        """Return the file's extents, without the footer."""
         return clip_extents(self._source.extents(), self.virtual_bytes)
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """One read of the source."""
+        """Read the source once."""
         return self._source.read_at(offset, length)
 
     def identity(self) -> SourceIdentity:
-        """The source's."""
+        """Return the identity of the source."""
         return self._source.identity()
 
     def close(self) -> None:
-        """Nothing is held: the source is the caller's."""
+        """Do nothing: the source belongs to the caller."""
 
 
 class DynamicVhdReader:
-    """The disk of a dynamic VHD, by its table. Allocated blocks are data, whatever their bitmaps say (rule 23)."""
+    """The disk of a dynamic VHD, read through its table. Allocated blocks are data, whatever the bitmaps say (invariant F6)."""
 
     def __init__(self, source: ByteSource, layout: DynamicLayout) -> None:
         self._source = source
@@ -342,35 +342,35 @@ class DynamicVhdReader:
         self.container_metadata = ContainerMetadata(format=DiskFormat.VHD_DYNAMIC)
 
     def extents(self) -> Iterator[Extent]:
-        """Allocated blocks, less the holes that the file itself has in them."""
-        return _merged(clip_extents(self._allocated(), self.virtual_bytes))
+        """Return the allocated blocks, without the holes of the file inside the blocks."""
+        return _merge_adjacent(clip_extents(self._allocated_extents(), self.virtual_bytes))
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """One read of the source for each allocated block that is touched."""
-        parts = [self._part(*cut) for cut in self._cuts(offset, length)]
+        """Read the source once for each touched allocated block."""
+        parts = [self._read_part(*cut) for cut in self._split_by_block(offset, length)]
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def identity(self) -> SourceIdentity:
-        """The source's."""
+        """Return the identity of the source."""
         return self._source.identity()
 
     def close(self) -> None:
-        """Nothing is held: the source is the caller's."""
+        """Do nothing: the source belongs to the caller."""
 
     def count_stray_sectors(self) -> int:
-        """How many sectors hold bytes that are not zero although their bitmap's bit is 0.
+        """Count the sectors that hold bytes that are not zero although the bit in the bitmap is 0.
 
-        Reads every bitmap, and the data of blocks whose bitmap is not all ones.
+        Reads every bitmap, and the data of blocks with a bitmap that is not all ones.
         """
-        return sum(self._strays(int(block)) for block in np.flatnonzero(self._layout.bat != UNALLOCATED))
+        return sum(self._count_strays(int(block)) for block in np.flatnonzero(self._layout.bat != UNALLOCATED))
 
     def _data_at(self, block: int) -> int | None:
-        """Where in the file a block's data starts."""
+        """Return the file offset of a block's data, or None for an unallocated block."""
         sector = int(self._layout.bat[block])
         return None if sector == UNALLOCATED else sector * SECTOR_BYTES + self._layout.bitmap_bytes
 
-    def _cuts(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
-        """A range of the disk as (block, offset in it, length)."""
+    def _split_by_block(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
+        """Split a range of the disk into (block, offset in the block, length)."""
         block_bytes, end = self._layout.block_bytes, offset + length
         while offset < end:
             block, skip = divmod(offset, block_bytes)
@@ -378,12 +378,12 @@ class DynamicVhdReader:
             yield block, skip, taken
             offset += taken
 
-    def _part(self, block: int, skip: int, length: int) -> bytes:
+    def _read_part(self, block: int, skip: int, length: int) -> bytes:
         start = self._data_at(block)
         return bytes(length) if start is None else self._source.read_at(start + skip, length)
 
-    def _allocated(self) -> Iterator[Extent]:
-        """For each allocated block, in disk order, the parts of it that are no holes of the file."""
+    def _allocated_extents(self) -> Iterator[Extent]:
+        """Return the parts of each allocated block that are no holes of the file, in disk order."""
         layout = self._layout
         holds = _Extents(self._source.extents())
         for block in np.flatnonzero(layout.bat != UNALLOCATED).tolist():
@@ -391,7 +391,7 @@ class DynamicVhdReader:
             for low, high in holds.within(start, start + layout.block_bytes):
                 yield Extent(offset=block * layout.block_bytes + low - start, length=high - low)
 
-    def _strays(self, block: int) -> int:
+    def _count_strays(self, block: int) -> int:
         layout = self._layout
         start = int(layout.bat[block]) * SECTOR_BYTES
         sectors = layout.block_bytes // SECTOR_BYTES
@@ -404,7 +404,7 @@ class DynamicVhdReader:
 
 
 class _Extents:
-    """A file's extents as two columns: 16 bytes each, however many there are."""
+    """A file's extents as two columns: 16 bytes for each extent."""
 
     def __init__(self, extents: Iterable[Extent]) -> None:
         starts, ends = array("q"), array("q")
@@ -415,15 +415,15 @@ class _Extents:
         self._ends = np.array(ends, np.int64)
 
     def within(self, low: int, high: int) -> Iterator[tuple[int, int]]:
-        """The parts of [low, high) that extents cover, in order."""
+        """Return the parts of [low, high) that extents cover, in order."""
         first = int(np.searchsorted(self._ends, low, "right"))
         last = int(np.searchsorted(self._starts, high, "left"))
         for at in range(first, last):
             yield max(low, int(self._starts[at])), min(high, int(self._ends[at]))
 
 
-def _merged(extents: Iterable[Extent]) -> Iterator[Extent]:
-    """Neighbours that touch become one."""
+def _merge_adjacent(extents: Iterable[Extent]) -> Iterator[Extent]:
+    """Merge adjacent extents."""
     held: Extent | None = None
     for extent in extents:
         if held and held.end == extent.offset:

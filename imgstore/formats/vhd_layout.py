@@ -1,9 +1,9 @@
-"""The structures of a VHD file, byte by byte: packed and unpacked here, judged in vhd.py.
+"""Packs and unpacks the structures of a VHD file. The checks are in vhd.py.
 
-Source: Microsoft, "Virtual Hard Disk Image Format Specification", version 1.0, October 2006; the sections are named
-beside the fields. All numbers are big-endian.
+Source: Microsoft, "Virtual Hard Disk Image Format Specification", version 1.0, October 2006. Docstrings name the
+sections. All numbers are big-endian.
 
-A fixed disk is the disk's bytes and the footer. A dynamic disk is a copy of the footer, the dynamic disk header, the
+A fixed VHD is the bytes of the disk and the footer. A dynamic VHD is a copy of the footer, the dynamic disk header, the
 block allocation table (BAT), blocks (each a sector bitmap and its data), and the footer.
 """
 
@@ -20,20 +20,20 @@ FOOTER_COOKIE: Final = b"conectix"
 HEADER_COOKIE: Final = b"cxsparse"
 
 FORMAT_VERSION: Final = 0x0001_0000
-"""Of the footer and of the dynamic header alike. The high half is the major version, which tells incompatible ones."""
+"""The version of both footer and dynamic header. A change of the high half, the major version, is incompatible."""
 
 TYPE_FIXED: Final = 2
 TYPE_DYNAMIC: Final = 3
 TYPE_DIFFERENCING: Final = 4
 
 BLOCK_BYTES_DEFAULT: Final = 2 * MIB
-""""Dynamic Disk Header Format", Block Size: the specification's own default."""
+""""Dynamic Disk Header Format", Block Size: the default of the specification."""
 
 UNALLOCATED: Final = 0xFFFF_FFFF
 """A BAT entry without a block ("Block Allocation Table and Data Blocks")."""
 
 DYNAMIC_BYTES_MAX: Final = 2040 * GIB
-"""The most that a dynamic disk holds: block addresses are sectors in 32 bits, and Microsoft's tools stop here."""
+"""The largest dynamic disk. Block addresses are sectors in 32 bits, and Microsoft's tools have this limit."""
 
 _NO_DATA_OFFSET: Final = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -48,20 +48,20 @@ assert _HEADER.size == HEADER_BYTES
 _FEATURES_RESERVED: Final = 0x0000_0002
 """"Hard Disk Footer Format", Features: this bit must always be set."""
 _CREATOR: Final = b"win "
-"""Hyper-V's name. Readers believe the current size of this creator, and CHS geometry, which is coarser, of others."""
+"""Hyper-V's name. For this creator, readers use the current size, otherwise the less precise CHS geometry."""
 _CREATOR_VERSION: Final = 0x000A_0000
 _CREATOR_HOST_OS: Final = b"Wi2k"
-"""Windows: one of the two values that the specification knows."""
+"""Windows, among the two values of the specification."""
 
 
 def checksum(structure: bytes, *, field_at: int) -> int:
-    """The one's complement of the sum of all bytes but the checksum's own four ("Checksum")."""
+    """Compute the one's complement of the sum of all bytes except the four bytes of the checksum ("Checksum")."""
     return ~(sum(structure) - sum(structure[field_at : field_at + 4])) & 0xFFFF_FFFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Geometry:
-    """Cylinders, heads and sectors per track ("Disk Geometry"). Never the truth about a size: it is too coarse."""
+    """Cylinders, heads and sectors per track ("Disk Geometry"). Too imprecise for the size of a disk."""
 
     cylinders: int
     heads: int
@@ -69,12 +69,12 @@ class Geometry:
 
     @property
     def bytes(self) -> int:
-        """How many bytes this geometry can address."""
+        """The number of bytes that this geometry can address."""
         return self.cylinders * self.heads * self.sectors * SECTOR_BYTES
 
     @classmethod
     def of(cls, virtual_bytes: int) -> Self:
-        """The geometry that the specification's appendix, "CHS Calculation", gives a disk."""
+        """Compute the geometry of a disk by the specification's appendix, "CHS Calculation"."""
         total = min(virtual_bytes // SECTOR_BYTES, 65535 * 16 * 255)
         if total >= 65535 * 16 * 63:
             return cls(cylinders=total // 255 // 16, heads=16, sectors=255)
@@ -92,22 +92,22 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footer:
-    """The fields of a footer that are judged or told ("Hard Disk Footer Format")."""
+    """The fields of a footer that imgstore checks or reports ("Hard Disk Footer Format")."""
 
     cookie: bytes
     version: int
     data_offset: int
-    """Of the dynamic header in the file; all ones in a fixed disk."""
+    """Offset of the dynamic header in the file; all ones in a fixed disk."""
     creator: bytes
     current_bytes: int
-    """Size of the disk: the truth."""
+    """Size of the disk: the authoritative value."""
     geometry: Geometry
     disk_type: int
     checksum: int
 
     @classmethod
     def unpack(cls, raw: bytes) -> Self:
-        """The fields of 512 bytes, whatever they hold."""
+        """Unpack the fields of 512 bytes, without checks."""
         fields = _FOOTER.unpack(raw)
         return cls(
             cookie=fields[0],
@@ -123,21 +123,21 @@ class Footer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DynamicHeader:
-    """The fields of a dynamic header that are judged ("Dynamic Disk Header Format")."""
+    """The fields of a dynamic header that imgstore checks ("Dynamic Disk Header Format")."""
 
     cookie: bytes
     table_offset: int
-    """Of the BAT in the file."""
+    """Offset of the BAT in the file."""
     version: int
     table_entries_max: int
-    """How many entries the BAT has."""
+    """The number of BAT entries."""
     block_bytes: int
     """Data bytes of a block, without its sector bitmap."""
     checksum: int
 
     @classmethod
     def unpack(cls, raw: bytes) -> Self:
-        """The fields of 1,024 bytes, whatever they hold."""
+        """Unpack the fields of 1,024 bytes, without checks."""
         cookie, _, table_offset, version, entries, block_bytes, found_checksum, *_ = _HEADER.unpack(raw)
         return cls(
             cookie=cookie,
@@ -150,40 +150,40 @@ class DynamicHeader:
 
 
 def footer_checksum(raw: bytes) -> int:
-    """What a footer's checksum should be."""
+    """Compute the checksum of a footer."""
     return checksum(raw, field_at=_FOOTER_CHECKSUM_AT)
 
 
 def header_checksum(raw: bytes) -> int:
-    """What a dynamic header's checksum should be."""
+    """Compute the checksum of a dynamic header."""
     return checksum(raw, field_at=_HEADER_CHECKSUM_AT)
 
 
 def is_sound_footer(raw: bytes) -> bool:
-    """Whether these are the 512 bytes of an undamaged footer."""
+    """Return whether `raw` is an undamaged footer of 512 bytes."""
     return raw[:8] == FOOTER_COOKIE and Footer.unpack(raw).checksum == footer_checksum(raw)
 
 
 def looks_like_footer(raw: bytes) -> bool:
-    """Whether these 512 bytes are, or were before some damage, a footer.
+    """Return whether these 512 bytes are a footer, perhaps a damaged footer.
 
-    The cookie tells; and where the cookie itself is damaged, a checksum that would be right with it.
+    The cookie decides. If the cookie is damaged, a checksum that matches the right cookie decides.
     """
     return raw[:8] == FOOTER_COOKIE or is_sound_footer(FOOTER_COOKIE + raw[8:])
 
 
 def bitmap_bytes(block_bytes: int) -> int:
-    """The sector bitmap before a block's data: a bit a sector, padded to whole sectors."""
+    """Return the size of the sector bitmap before a block's data: a bit a sector, padded to whole sectors."""
     return round_up(ceil_div(block_bytes // SECTOR_BYTES, 8), SECTOR_BYTES)
 
 
 def pack_footer(*, virtual_bytes: int, disk_type: int, disk_digest: bytes) -> bytes:
-    """A footer of ours: a function of the disk alone, so that the same disk makes the same file.
+    """Pack a footer that depends on the disk only, so that equal disks make equal files (invariant F7).
 
     Args:
         virtual_bytes: the disk's size, a multiple of 512.
         disk_type: TYPE_FIXED or TYPE_DYNAMIC.
-        disk_digest: its first 16 bytes are the unique id; the time stamp is 0.
+        disk_digest: the first 16 bytes become the unique id. The time stamp is 0.
     """
     geometry = Geometry.of(virtual_bytes)
     raw = _FOOTER.pack(
@@ -205,11 +205,11 @@ def pack_footer(*, virtual_bytes: int, disk_type: int, disk_digest: bytes) -> by
         disk_digest[:16],
         0,
     )
-    return _sealed(raw, footer_checksum(raw), _FOOTER_CHECKSUM_AT)
+    return _insert_checksum(raw, footer_checksum(raw), _FOOTER_CHECKSUM_AT)
 
 
 def pack_dynamic_header(*, table_offset: int, table_entries: int, block_bytes: int = BLOCK_BYTES_DEFAULT) -> bytes:
-    """A dynamic header without a parent."""
+    """Pack a dynamic header without a parent."""
     raw = _HEADER.pack(
         HEADER_COOKIE,
         _NO_DATA_OFFSET,
@@ -224,8 +224,8 @@ def pack_dynamic_header(*, table_offset: int, table_entries: int, block_bytes: i
         bytes(512),
         bytes(192),
     )
-    return _sealed(raw, header_checksum(raw), _HEADER_CHECKSUM_AT)
+    return _insert_checksum(raw, header_checksum(raw), _HEADER_CHECKSUM_AT)
 
 
-def _sealed(raw: bytes, value: int, field_at: int) -> bytes:
+def _insert_checksum(raw: bytes, value: int, field_at: int) -> bytes:
     return raw[:field_at] + value.to_bytes(4, "big") + raw[field_at + 4 :]

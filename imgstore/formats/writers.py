@@ -1,7 +1,7 @@
 """Writes a disk into a container: fixed VHD, dynamic VHD, raw, and qcow2 through qemu-img.
 
-Where each byte of the disk goes is reckoned before the first is written, so `write_at` is a plain `pwrite` from any
-thread and in any order, and what is never written stays a hole.
+The file offset of each byte is computed before the first write. `write_at` is therefore a plain `pwrite` from any
+thread, in any order, and ranges that are never written stay holes.
 """
 
 import os
@@ -35,14 +35,13 @@ WRITABLE_FORMATS: Final = (DiskFormat.VHD_FIXED, DiskFormat.VHD_DYNAMIC, DiskFor
 """The containers that can be written."""
 
 _PADDED_TO: Final = {DiskFormat.VHD_FIXED: MIB, DiskFormat.VHD_DYNAMIC: MIB, DiskFormat.QCOW2: SECTOR_BYTES}
-"""What `pad` rounds a size up to: for VHD whole MiB, because Azure takes no other, and any of them is a multiple of
-the 512 bytes that the container itself needs."""
+"""The unit of `pad`: whole MiB for VHD, because Azure requires that. The 512 bytes that a VHD requires divide a MiB."""
 
 
 def padded_bytes(virtual_bytes: int, format: DiskFormat) -> int:  # noqa: A002 - as in create_writer
-    """The size that a disk of `virtual_bytes` has after padding for `format`, with zeros at its end.
+    """Return the size of a disk of `virtual_bytes` after padding for `format`, with zeros at its end.
 
-    The next MiB for VHD, which Azure wants; the next sector for qcow2; the same for raw, which holds any size.
+    The size is rounded up to a MiB for VHD, as Azure requires, and to a sector for qcow2. A raw file holds any size.
     """
     return round_up(virtual_bytes, _PADDED_TO.get(format, 1))
 
@@ -50,7 +49,7 @@ def padded_bytes(virtual_bytes: int, format: DiskFormat) -> int:  # noqa: A002 -
 def create_writer(
     path: Path,
     *,
-    format: DiskFormat,  # noqa: A002 - the word that a caller reads best
+    format: DiskFormat,  # noqa: A002 - the clearest name for callers
     virtual_bytes: int,
     extents: Sequence[Extent],
     disk_digest: bytes,
@@ -58,21 +57,21 @@ def create_writer(
     overwrite: bool = False,
     pad: bool = False,
 ) -> DiskWriter:
-    """A writer of a disk of `virtual_bytes` to `path`, where nothing is seen before its `publish`.
+    """Make a writer of a disk of `virtual_bytes` to `path`. The file appears with `publish`.
 
     Args:
-        path: where the file will be.
-        format: one of `WRITABLE_FORMATS`.
-        virtual_bytes: size of the disk. Data handed to `write_at` may reach beyond it and is cut there.
-        extents: the ranges that will be written; a dynamic VHD has blocks for these alone.
-        disk_digest: makes a VHD's unique id.
-        container_metadata: what the disk's first file held besides; a fixed VHD's footer comes back as it was.
+        path: the path of the new file.
+        format: a member of `WRITABLE_FORMATS`.
+        virtual_bytes: size of the disk. Data for `write_at` may reach beyond the size and is cut there.
+        extents: the ranges that will be written. A dynamic VHD has blocks for these ranges only.
+        disk_digest: the source of a VHD's unique id.
+        container_metadata: the metadata of the disk's first file, with the original footer of a fixed VHD.
         overwrite: whether a file at `path` may be replaced.
         pad: whether the disk may grow to `padded_bytes`.
 
     Raises:
-        InvalidInput: a container that can't be written, or that can't hold this size.
-        OutputError: a file is there, no folder, no permission, no room.
+        InvalidInput: the container can't be written, or can't hold this size.
+        OutputError: the file exists, the folder is missing, or permission or space is missing.
         ToolMissing: qcow2 without qemu-img.
     """
     container_bytes = padded_bytes(virtual_bytes, format) if pad else virtual_bytes
@@ -123,7 +122,7 @@ def _check_size(form: DiskFormat, virtual_bytes: int, container_bytes: int) -> N
 
 
 def fixed_footer(virtual_bytes: int, container_metadata: ContainerMetadata | None, disk_digest: bytes) -> bytes:
-    """The footer that the disk came with, if it is one of this very size; else one of ours."""
+    """Return the original footer of the disk if the footer has exactly this size, else a generated footer."""
     kept = (
         container_metadata.footer if container_metadata and container_metadata.format is DiskFormat.VHD_FIXED else b""
     )
@@ -133,7 +132,7 @@ def fixed_footer(virtual_bytes: int, container_metadata: ContainerMetadata | Non
 
 
 class _FlatWriter:
-    """Raw and fixed VHD: the disk's bytes at their own offsets, then the footer if there is one."""
+    """A writer of raw and fixed VHD: the bytes of the disk at their own offsets, then the footer if any."""
 
     def __init__(self, pending: PendingFile, virtual_bytes: int, container_bytes: int, footer: bytes) -> None:
         self._pending = pending
@@ -144,16 +143,16 @@ class _FlatWriter:
             os.ftruncate(pending.fd, container_bytes + len(footer))
 
     def write_at(self, offset: int, data: bytes | memoryview, *, read_soon: bool = False) -> None:
-        """Put it where it lies."""
-        self._pending.write(_cut(data, offset, self._virtual_bytes), offset, read_soon=read_soon)
+        """Write `data` at the same offset of the file."""
+        self._pending.write(_clip(data, offset, self._virtual_bytes), offset, read_soon=read_soon)
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """One `pread`."""
+        """Read with a single `pread`."""
         with translate_errors(self._pending.path):
             return os.pread(self._pending.fd, length, offset)
 
     def publish(self) -> None:
-        """The footer, then the name."""
+        """Write the footer, then publish the file."""
         with translate_errors(self._pending.path):
             write_all(self._pending.fd, self._footer, self._container_bytes)
         self._pending.publish()
@@ -164,10 +163,10 @@ class _FlatWriter:
 
 
 class _DynamicVhdWriter:
-    """Dynamic VHD in blocks of 2 MiB, allocated in disk order for what the extents touch.
+    """A writer of dynamic VHD in blocks of 2 MiB, allocated in disk order for the blocks that the extents touch.
 
-    Each block's data starts at a multiple of 4 KiB in the file, its bitmap in the sector before: so a write of whole
-    blocks touches whole pages, and holes stay holes.
+    Each block's data starts at a multiple of 4 KiB in the file, with the bitmap in the sector before. A write of whole
+    blocks therefore touches whole pages, and holes stay holes.
     """
 
     _BITMAP_BYTES: Final = bitmap_bytes(BLOCK_BYTES_DEFAULT)
@@ -200,8 +199,8 @@ class _DynamicVhdWriter:
             os.ftruncate(pending.fd, self._footer_at + FOOTER_BYTES)
 
     def write_at(self, offset: int, data: bytes | memoryview, *, read_soon: bool = False) -> None:
-        """One `pwrite` a block."""
-        rest = _cut(data, offset, self._virtual_bytes)
+        """Write with a `pwrite` for each block."""
+        rest = _clip(data, offset, self._virtual_bytes)
         with translate_errors(self._pending.path):
             while rest:
                 at, taken = self._place(offset, len(rest))
@@ -209,16 +208,16 @@ class _DynamicVhdWriter:
                     self._pending.write(rest[:taken], at, read_soon=read_soon)
                 elif any(rest[:taken]):
                     raise InvalidInput(
-                        "Data for a part of the disk that was announced to be empty.",
+                        "The writer got data for a part of the disk that was announced to be empty.",
                         found=f"data at {offset:,}",
-                        expected="data inside the extents that the writer was made with",
-                        hint="this is a fault of imgstore: please report it",
+                        expected="data inside the extents that were given to the writer",
+                        hint="this is a bug in imgstore: please report it",
                         target="extents",
                     )
                 offset, rest = offset + taken, rest[taken:]
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """One `pread` a block."""
+        """Read with a `pread` for each block."""
         parts = []
         end = offset + length
         with translate_errors(self._pending.path):
@@ -229,7 +228,7 @@ class _DynamicVhdWriter:
         return b"".join(parts)
 
     def publish(self) -> None:
-        """Bitmaps of ones, the table, the header, both footers, then the name."""
+        """Write the bitmaps of ones, the table, the header and both footers, then publish the file."""
         fd = self._pending.fd
         ones = b"\xff" * self._BITMAP_BYTES
         header = pack_dynamic_header(table_offset=self._TABLE_AT, table_entries=len(self._bat))
@@ -246,7 +245,7 @@ class _DynamicVhdWriter:
         self._pending.discard()
 
     def _place(self, offset: int, length: int) -> tuple[int | None, int]:
-        """Where in the file `offset` of the disk lies, None for nowhere, and how many bytes go on from there."""
+        """Return the file offset of `offset` on the disk, None if unallocated, and the length of the contiguous rest."""
         block, skip = divmod(offset, BLOCK_BYTES_DEFAULT)
         taken = min(length, BLOCK_BYTES_DEFAULT - skip)
         sector = int(self._bat[block])
@@ -254,7 +253,7 @@ class _DynamicVhdWriter:
 
 
 class _Qcow2Writer:
-    """A sparse raw file, which qemu-img converts into a second temporary file when it is published."""
+    """A sparse raw file, which `publish` converts by qemu-img into a second temporary file."""
 
     def __init__(self, pending: PendingFile, virtual_bytes: int, container_bytes: int, *, overwrite: bool) -> None:
         self._raw = _FlatWriter(pending, virtual_bytes, container_bytes, b"")
@@ -267,7 +266,7 @@ class _Qcow2Writer:
         self.abandon = self._raw.abandon
 
     def publish(self) -> None:
-        """Convert, then the name, then remove the raw file."""
+        """Convert, publish the converted file, then remove the raw file."""
         target = PendingFile(self._path, overwrite=self._overwrite, read_soon=True)
         try:
             write_from_raw(self._raw_path, DiskFormat.QCOW2, target.temporary, virtual_bytes=self._container_bytes)
@@ -277,6 +276,6 @@ class _Qcow2Writer:
         self._raw.abandon()
 
 
-def _cut(data: bytes | memoryview, offset: int, end: int) -> memoryview:
-    """`data` as far as it lies on the disk."""
+def _clip(data: bytes | memoryview, offset: int, end: int) -> memoryview:
+    """Cut `data` at the end of the disk."""
     return memoryview(data).cast("B")[: max(end - offset, 0)]

@@ -259,7 +259,7 @@ def test_a_header_cut_short_is_refused(tmp_path: Path, make: Callable[..., Path]
 def test_a_vmdk_with_outside_extents_is_refused(tmp_path: Path, make: Callable[..., Path], subformat: str) -> None:
     refused = _refusal(make(VMDK, f"subformat={subformat}"), None, tmp_path / "scratch")
     assert isinstance(refused, SafetyCheckFailed)
-    assert "whose disk lies in other files" in str(refused.found)
+    assert "of a disk in other files" in str(refused.found)
 
 
 def _descriptor(change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
@@ -309,7 +309,7 @@ def test_a_vmdk_with_its_directory_told_at_the_end_is_read(
 
     os.truncate(image, image.stat().st_size - 1024)
     refused = _refusal(image, None, tmp_path / "scratch")
-    assert "no footer that tells where it lies" in str(refused.found)
+    assert "no footer with the offset of the grain directory" in str(refused.found)
 
 
 def _vhdx_item(data: bytes, guid_start: bytes) -> int:

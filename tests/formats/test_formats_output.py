@@ -196,7 +196,7 @@ def test_a_disk_that_fills_up_at_publish_is_told_and_nothing_is_left(tmp_path: P
     path = tiny / "disk.qcow2"
     writer = _writer(path, DiskFormat.QCOW2)
     writer.write_at(0, DATA[: 150 * 1024])
-    with pytest.raises(OutputError, match="no room"):
+    with pytest.raises(OutputError, match="not enough space"):
         writer.publish()
     writer.abandon()
     assert names_in(tiny) == []

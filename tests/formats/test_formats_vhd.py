@@ -83,7 +83,7 @@ def test_the_current_size_is_believed_and_not_the_geometry(tmp_path: Path) -> No
     source = LocalFile(image)
     inspection = inspect_image(source, scratch=tmp_path)
     assert inspection.virtual_bytes == 1_074_790_400
-    assert any("CHS geometry tells 1,073,479,680 bytes" in note for note in inspection.notes)
+    assert any("CHS geometry is 1,073,479,680 bytes" in note for note in inspection.notes)
     source.close()
 
 

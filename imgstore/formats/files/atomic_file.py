@@ -1,8 +1,8 @@
-"""A file that appears whole or not at all: written under a temporary name beside its own, renamed at the end.
+"""Writes a file that appears completely or not at all: written under a temporary name in the same folder, renamed at the end.
 
-The temporary name is `.<name>.imgstore-<random>`, and only its owner may read it; the file gets the mode of the umask with
-its name. Its writer holds an advisory lock (flock) on it as long as it lives,
-however it dies; so a later writer of the same file can tell a leftover from work in progress, and removes it.
+The temporary name is `.<name>.imgstore-<random>`. Only the owner may read the temporary file; the final file gets the
+mode of the umask. The writer holds an advisory lock (flock) on the temporary file until the process ends, in any way. A
+later writer of the same file can therefore recognize and remove files of dead writers.
 """
 
 import contextlib
@@ -24,13 +24,13 @@ from imgstore.formats.files.direct_io import DirectWriter
 
 _RANDOM_BYTES: Final = 8
 _WRITE_BACK_BYTES: Final = 128 << 20
-"""Writing back begins when so much waits."""
+"""Writing to the medium begins after so many waiting bytes."""
 
 _NAME_BYTES_MAX: Final = 200
-"""Of 255 that a name may have, less what is put before and behind."""
+"""A name may have 255 bytes; this limit leaves space for the prefix and the suffix."""
 
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
-"""What link() answers on file systems that have no hard links (FAT, some network and user-space ones)."""
+"""The errors of link() on file systems without hard links (FAT, some network and user-space file systems)."""
 
 _HINTS: Final = {
     errno.ENOSPC: "free some space, or write to another disk; nothing was left behind",
@@ -46,18 +46,18 @@ _HINTS: Final = {
 
 
 def output_error(error: OSError, path: Path) -> OutputError:
-    """`error`, which the operating system answered while `path` was written, in our words."""
+    """Translate `error`, which the operating system returned while `path` was written."""
     return OutputError(
         f"{path} cannot be written.",
         found=error.strerror or str(error),
-        expected="a folder that exists, may be written to, and has room",
-        hint=_HINTS.get(error.errno or 0, "check the disk and the file system (`dmesg` tells more)"),
+        expected="a folder that exists, may be written to, and has free space",
+        hint=_HINTS.get(error.errno or 0, "check the disk and the file system (`dmesg` shows details)"),
         target=str(path),
     )
 
 
 def write_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
-    """`pwrite` until nothing is left: the kernel may take less at a time."""
+    """Call `pwrite` until all bytes are written, because the kernel may write fewer bytes at a time."""
     rest = memoryview(data)
     while rest:
         taken = os.pwrite(fd, rest, offset)
@@ -65,7 +65,7 @@ def write_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> Non
 
 
 class _WriteBack:
-    """Brings what was written to the medium while more is written, so that the `fsync` at the end has little left."""
+    """A background writer of the page cache to the medium, so that the `fsync` at the end is short."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -74,8 +74,8 @@ class _WriteBack:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="write-back")
         self._running: Future[None] | None = None
 
-    def wrote(self, length: int) -> None:
-        """So many bytes more wait in the page cache."""
+    def add_written(self, length: int) -> None:
+        """Count bytes that were written to the page cache."""
         with self._lock:
             self._waiting_bytes += length
             if self._waiting_bytes < _WRITE_BACK_BYTES or (self._running and not self._running.done()):
@@ -86,10 +86,10 @@ class _WriteBack:
             before.result()
 
     def end(self) -> None:
-        """Wait for what is under way.
+        """Wait for the running write.
 
         Raises:
-            OSError: the medium did not take it. The kernel tells so once only, so it is told here, if not to `wrote`.
+            OSError: the medium refused the bytes. The kernel reports such an error only once, here or in `add_written`.
         """
         self._thread.shutdown()
         running, self._running = self._running, None
@@ -98,50 +98,50 @@ class _WriteBack:
 
 
 class PendingFile:
-    """A file under its temporary name. `publish` or `discard` ends it."""
+    """A file under its temporary name. `publish` or `discard` ends the temporary file."""
 
     def __init__(self, path: Path, *, overwrite: bool, read_soon: bool = False, effects: Effects | None = None) -> None:
-        """Make the temporary file, after a look at what lies at `path`.
+        """Create the temporary file, after a check of `path`.
 
         Args:
-            path: where the file will be.
-            overwrite: whether one that is there may be replaced.
-            read_soon: whether the page cache is to hold what is written.
-            effects: where the temporary name comes from.
+            path: the path of the new file.
+            overwrite: whether an existing file may be replaced.
+            read_soon: whether the written bytes should be in the page cache.
+            effects: the source of the temporary name.
 
         Raises:
-            OutputError: there is a file and `overwrite` is not set, something that is no file, no folder, or no
-                permission.
+            OutputError: a file exists and `overwrite` is not set, `path` is no file, the folder is missing, or permission is
+                missing.
         """
         self.path = path.absolute()
         self._overwrite = overwrite
         _check_target(self.path, overwrite=overwrite)
-        _sweep(self.path)
+        _remove_leftovers(self.path)
         try:
-            self.temporary, self.fd = _create(self.path, effects or Effects())
+            self.temporary, self.fd = _create_temporary(self.path, effects or Effects())
         except OSError as error:
             raise output_error(error, self.path) from error
         self._write_back = _WriteBack(self.fd)
         self._direct = None if read_soon else DirectWriter(self.temporary)
 
     def write(self, data: bytes | memoryview, offset: int, *, read_soon: bool = False) -> None:
-        """Put `data` at `offset`, into the page cache where it is read soon. Safe from several threads.
+        """Write `data` at `offset`, into the page cache if the data is read soon. Safe for several threads.
 
         Raises:
-            OutputError: no room, or the medium refuses.
+            OutputError: too little space, or an error of the medium.
         """
         with translate_errors(self.path):
             rest = memoryview(data).cast("B")
             done = self._direct.write(rest, offset) if self._direct and not read_soon else 0
             if done < len(rest):
                 write_all(self.fd, rest[done:], offset + done)
-                self._write_back.wrote(len(rest) - done)
+                self._write_back.add_written(len(rest) - done)
 
     def publish(self) -> None:
-        """Bring the bytes to the medium, then the file to its name, then the name to the medium.
+        """Write the bytes to the medium, then rename the file, then write the name to the medium.
 
         Raises:
-            OutputError: no room, or a file came to lie at the path meanwhile. Then nothing was published.
+            OutputError: too little space, or a file now exists at the path. Then nothing was published.
         """
         with translate_errors(self.path):
             self._write_back.end()
@@ -155,7 +155,7 @@ class PendingFile:
     def discard(self) -> None:
         """Remove the temporary file. May be called twice, and after `publish`."""
         if self.fd >= 0:
-            with contextlib.suppress(OSError):  # What the medium refused is thrown away in any case.
+            with contextlib.suppress(OSError):  # The refused bytes are discarded in any case.
                 self._write_back.end()
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.temporary)
@@ -168,11 +168,11 @@ class PendingFile:
         try:
             os.link(self.temporary, self.path)  # unlike rename, never replaces
         except FileExistsError as error:
-            raise _exists(self.path) from error
+            raise _exists_error(self.path) from error
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            _check_target(self.path, overwrite=False)  # leaves a gap as short as these two lines
+            _check_target(self.path, overwrite=False)  # leaves a race between these two lines
             os.rename(self.temporary, self.path)
             return
         os.unlink(self.temporary)
@@ -186,7 +186,7 @@ class PendingFile:
 
 @contextlib.contextmanager
 def translate_errors(path: Path) -> Iterator[None]:
-    """Translate what the operating system answers about `path`."""
+    """Translate errors of the operating system about `path`."""
     try:
         yield
     except OSError as error:
@@ -202,17 +202,17 @@ def _check_target(path: Path, *, overwrite: bool) -> None:
         raise output_error(error, path) from error
     if not stat.S_ISREG(mode):
         raise OutputError(
-            f"{path} is in the way.",
+            f"{path} is in the way, and is no regular file.",
             found="a folder" if stat.S_ISDIR(mode) else "a link, device, pipe or socket",
             expected="no file yet, or a regular one with `--overwrite`",
             hint="choose another name",
             target=str(path),
         )
     if not overwrite:
-        raise _exists(path)
+        raise _exists_error(path)
 
 
-def _exists(path: Path) -> OutputError:
+def _exists_error(path: Path) -> OutputError:
     return OutputError(
         f"{path} exists already.",
         found="a file of that name",
@@ -222,15 +222,15 @@ def _exists(path: Path) -> OutputError:
     )
 
 
-def _prefix(path: Path) -> str:
+def _temporary_prefix(path: Path) -> str:
     name = os.fsencode(path.name)[:_NAME_BYTES_MAX].decode("utf-8", "ignore")
     return f".{name}.imgstore-"
 
 
-def _create(path: Path, effects: Effects) -> tuple[Path, int]:
-    """A new temporary file, locked. Made again if a sweeper took it in the instant before its lock."""
+def _create_temporary(path: Path, effects: Effects) -> tuple[Path, int]:
+    """Create a temporary file, locked. Try again if another writer removed the file just before the lock."""
     while True:
-        temporary = path.with_name(_prefix(path) + effects.random_bytes(_RANDOM_BYTES).hex())
+        temporary = path.with_name(_temporary_prefix(path) + effects.random_bytes(_RANDOM_BYTES).hex())
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, FILE_MODE)
         with contextlib.suppress(OSError):  # some network file systems have no locks
             fcntl.flock(fd, fcntl.LOCK_EX)
@@ -239,9 +239,9 @@ def _create(path: Path, effects: Effects) -> tuple[Path, int]:
         os.close(fd)
 
 
-def _sweep(path: Path) -> None:
-    """Remove the temporary files of writers of `path` that died: those which nobody locks."""
-    for leftover in path.parent.glob(glob.escape(_prefix(path)) + "*"):
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of dead writers of `path`: the files without a lock."""
+    for leftover in path.parent.glob(glob.escape(_temporary_prefix(path)) + "*"):
         with contextlib.suppress(OSError):
             fd = os.open(leftover, os.O_RDWR)
             try:

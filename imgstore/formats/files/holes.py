@@ -1,4 +1,4 @@
-"""Make ranges of a file read as zeros without room on the medium."""
+"""Make ranges of a file read as zeros without using space on the medium."""
 
 import ctypes
 import errno
@@ -12,27 +12,27 @@ _KEEP_SIZE: Final = 0x01
 _PUNCH_HOLE: Final = 0x02
 """Linux's numbers: https://man7.org/linux/man-pages/man2/fallocate.2.html"""
 _NO_HOLES: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV})
-"""The answers of file systems and kernels that cannot punch holes."""
+"""The errors of file systems and kernels that cannot punch holes."""
 _ZEROS: Final = bytes(MIB)
 
 
 def clear_range(fd: int, offset: int, length: int) -> None:
-    """Make a range of a file read as zeros: a hole where the file system has holes, written zeros where it has not.
+    """Make a range of a file read as zeros: a hole if the file system has holes, else written zeros.
 
     Args:
-        fd: a descriptor that may write. The length of its file does not change.
+        fd: a descriptor that may write. The length of the file does not change.
         offset: the first byte.
         length: bytes, at least one, all inside the file.
 
     Raises:
-        OSError: the medium refuses.
+        OSError: an error of the medium.
     """
     if not _punch(fd, offset, length):
         _write_zeros(fd, offset, offset + length)
 
 
 def _punch(fd: int, offset: int, length: int) -> bool:
-    """Punch a hole; False where that is not possible here."""
+    """Punch a hole; return False if this system can't."""
     try:
         fallocate = ctypes.CDLL(None, use_errno=True).fallocate64
     except (OSError, AttributeError):
@@ -48,7 +48,7 @@ def _punch(fd: int, offset: int, length: int) -> bool:
 
 
 def _write_zeros(fd: int, begin: int, end: int) -> None:
-    """Write zeros over what the file holds in a range; holes stay holes as far as the file system tells them."""
+    """Write zeros over the data in a range. Holes stay holes if the file system reports holes."""
     at = begin
     while at < end:
         at, until = _next_data(fd, at, end)
@@ -58,7 +58,7 @@ def _write_zeros(fd: int, begin: int, end: int) -> None:
 
 
 def _next_data(fd: int, at: int, end: int) -> tuple[int, int]:
-    """The first range with data at or behind `at`, cut at `end`; an empty one at `end` where none is left."""
+    """Return the first range with data at or after `at`, cut at `end`; an empty range at `end` if no data is left."""
     try:
         begin = os.lseek(fd, at, os.SEEK_DATA)
         return (min(begin, end), min(os.lseek(fd, begin, os.SEEK_HOLE), end)) if begin < end else (end, end)
@@ -66,5 +66,5 @@ def _next_data(fd: int, at: int, end: int) -> tuple[int, int]:
         if error.errno == errno.ENXIO:
             return end, end
         if error.errno == errno.EINVAL:
-            return at, end  # cannot tell
+            return at, end  # the file system reports no holes
         raise

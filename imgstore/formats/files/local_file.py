@@ -1,4 +1,4 @@
-"""A local file as a source of bytes."""
+"""Reads a local file as a source of bytes."""
 
 import errno
 import os
@@ -10,22 +10,22 @@ from imgstore.domain.disks.sources import Extent, SourceIdentity
 from imgstore.domain.errors import ImageRefused, ImageTruncated, InvalidInput, SourceChanged, SourceNotFound, StoreError
 
 _NO_HOLES_KNOWN = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.ENOTTY})
-"""What SEEK_DATA answers where the file system cannot tell holes."""
+"""The errors of SEEK_DATA on file systems that report no holes."""
 
 
 class LocalFile:
     """A `ByteSource` over a regular file or a block device.
 
-    Reads are `pread`, so any number of threads may share one.
+    Reads use `pread`, so any number of threads may share an instance.
     """
 
     def __init__(self, path: Path) -> None:
         """Open `path` for reading.
 
         Raises:
-            SourceNotFound: it is missing.
-            InvalidInput: it is a folder, neither a file nor a block device, or may not be read.
-            ImageRefused: it is empty.
+            SourceNotFound: the file is missing.
+            InvalidInput: the path is neither a file nor a block device, or may not be read.
+            ImageRefused: the file is empty.
         """
         self.path = Path(os.path.realpath(path))
         self._fd = _open(self.path)
@@ -46,10 +46,10 @@ class LocalFile:
         return self._file_bytes
 
     def identity(self) -> SourceIdentity:
-        """What now lies at the path: another file put in its place shows by its inode.
+        """Return the identity of the file that is now at the path. The inode shows whether the file was replaced.
 
         Raises:
-            SourceChanged: nothing lies there any more.
+            SourceChanged: no file is at the path any more.
         """
         try:
             status = os.stat(self.path)
@@ -58,7 +58,7 @@ class LocalFile:
                 f"{self.path} is no longer there.",
                 found=error.strerror,
                 expected="the file that was opened",
-                hint="leave the file in place until the command has ended, and run it again",
+                hint="leave the file in place until the command has ended, and run the command again",
                 target=str(self.path),
             ) from error
         length = status.st_size if stat.S_ISREG(status.st_mode) else self._file_bytes
@@ -66,7 +66,7 @@ class LocalFile:
         return SourceIdentity(location=str(self.path), file_bytes=length, stamp=stamp)
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes from `offset`: one `pread`, unless the kernel gives less at a time.
+        """Read exactly `length` bytes from `offset`: a single `pread`, unless the kernel returns fewer bytes.
 
         Raises:
             ImageTruncated: the file ends before `offset + length`.
@@ -80,14 +80,14 @@ class LocalFile:
                     f"{self.path} ends too early.",
                     found=f"the end of the file at {offset + len(data):,}",
                     expected=f"{length:,} bytes at {offset:,}",
-                    hint="the file was cut short, perhaps while it was read: fetch or make it again",
+                    hint="the file is truncated, perhaps during the read: fetch or build it again",
                     target=str(self.path),
                 )
             data += more
         return data
 
     def extents(self) -> Iterator[Extent]:
-        """The ranges between the file's holes, by SEEK_DATA and SEEK_HOLE; one extent where these are unknown."""
+        """Return the ranges between the file's holes, by SEEK_DATA and SEEK_HOLE; a single extent if holes are unknown."""
         position = 0
         while position < self._file_bytes:
             start = self._seek(position, os.SEEK_DATA)
@@ -107,10 +107,10 @@ class LocalFile:
         try:
             return os.pread(self._fd, length, offset)
         except OSError as error:
-            raise self._unreadable(error) from error
+            raise self._read_error(error) from error
 
     def _seek(self, position: int, whence: int) -> int | None:
-        """Where data or a hole begins; None past the last. The answer is the call's own, so threads do not mix."""
+        """Return the beginning of data or of a hole; None after the last. The position is not shared, so threads do not interfere."""
         try:
             return os.lseek(self._fd, position, whence)
         except OSError as error:
@@ -118,24 +118,24 @@ class LocalFile:
                 return None
             if error.errno in _NO_HOLES_KNOWN:
                 return position if whence == os.SEEK_DATA else self._file_bytes
-            raise self._unreadable(error) from error
+            raise self._read_error(error) from error
 
-    def _unreadable(self, error: OSError) -> StoreError:
+    def _read_error(self, error: OSError) -> StoreError:
         return StoreError(
             f"{self.path} cannot be read.",
             found=error.strerror,
             expected="a readable file",
-            hint="check the medium and the file system (`dmesg` tells more)",
+            hint="check the medium and the file system (`dmesg` shows details)",
             target=str(self.path),
         )
 
 
 def _open(path: Path) -> int:
-    """A descriptor of `path`. O_NONBLOCK, so that a pipe without a writer does not hang."""
+    """Open `path`. O_NONBLOCK prevents hanging on a pipe without a writer."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
-        raise _not_opened(path, error) from error
+        raise _open_error(path, error) from error
     mode = os.fstat(fd).st_mode
     if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
         return fd
@@ -149,9 +149,9 @@ def _open(path: Path) -> int:
     )
 
 
-def _not_opened(path: Path, error: OSError) -> InvalidInput:
+def _open_error(path: Path, error: OSError) -> InvalidInput:
     hints = {
-        errno.ENOENT: "check the path's spelling; a relative path starts at the present folder",
+        errno.ENOENT: "check the path's spelling; a relative path starts at the current folder",
         errno.ENOTDIR: "a part of the path is a file: check the path's spelling",
         errno.EACCES: "give yourself read permission (`chmod u+r`), or run as a user who has it",
     }

@@ -1,4 +1,4 @@
-"""Ahead: what is begun before it is wanted, and a source read so from its beginning to its end."""
+"""Reads a source from beginning to end, with reads started in advance."""
 
 import time
 from collections import deque
@@ -15,9 +15,9 @@ _T = TypeVar("_T")
 
 
 def results_in_order(futures: Iterable[Future[_T]], ahead: int) -> Iterator[_T]:
-    """What the futures give, in their order; at most `ahead` of them are begun and not yet handed out.
+    """Yield the results of the futures, in order. At most `ahead` futures have started and not yet returned their results.
 
-    Who stops early, or meets an error, leaves none of the others to begin.
+    If the caller stops early, or a future fails, the waiting futures are cancelled.
     """
     waiting: deque[Future[_T]] = deque()
     try:
@@ -33,12 +33,12 @@ def results_in_order(futures: Iterable[Future[_T]], ahead: int) -> Iterator[_T]:
 
 
 def read_through(source: ByteSource, monotonic: Callable[[], float] = time.monotonic) -> Generator[tuple[int, bytes]]:
-    """(offset, bytes) of all that the source's extents cover, in order, at most 4 MiB at a time.
+    """Yield (offset, bytes) of all extents of the source, in order, at most 4 MiB at a time.
 
-    The farther off the source, the more of them are asked for at once.
+    A source with a higher latency is read by more threads.
 
     Raises:
-        as `ByteSource.read_at`.
+        ImgstoreError: an error of `ByteSource.read_at`.
     """
     threads = choose_threads(_THREADS, measure_latency(source.read_at, source.file_bytes, monotonic))
 

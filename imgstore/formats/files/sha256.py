@@ -1,4 +1,4 @@
-"""Check a source against the SHA-256 that its owner gave."""
+"""Compares a source with the SHA-256 that its owner gave."""
 
 import hashlib
 from typing import Final
@@ -12,10 +12,10 @@ _ZEROS: Final = bytes(PIECE_BYTES)
 
 
 def check_sha256(source: ByteSource, expected: str) -> None:
-    """Check the file's bytes, holes as zeros, against a SHA-256.
+    """Compare the bytes of the file, holes as zeros, with a SHA-256 (invariant I16).
 
     Raises:
-        InvalidInput: it is no SHA-256, or not this file's.
+        InvalidInput: the text is no SHA-256, or the file has another SHA-256.
     """
     wanted = expected.strip().lower()
     if len(wanted) != 64 or set(wanted) - set("0123456789abcdef"):

@@ -1,1 +1,1 @@
-"""Read qcow2, VHDX and VMDK through qemu-img, after checks of our own."""
+"""Reads qcow2, VHDX and VMDK through qemu-img, after the checks of this package."""

@@ -1,9 +1,10 @@
-"""Walks the allocation tables of qcow2 and VMDK, to find how far into the file they reach.
+"""Reads the allocation tables of qcow2 and VMDK to find the last byte of the file that the disk needs.
 
-qemu-img reads what lies behind the end of such a file as zeros, without a word: a file that was cut in a download would
-be stored as a disk with holes in it. (In a VHDX qemu-img looks itself.)
+qemu-img reads missing data after the end of such a file as zeros, without an error. A truncated download would be stored
+as a disk with holes. (For a VHDX, qemu-img checks this itself.)
 
-Each table is read once, however often it is named, one at a time: the work is bounded by the length of the file.
+Each table is read once, however often the image refers to the table, and a single table is in memory at a time. The
+length of the file therefore bounds the work.
 """
 
 from typing import Final
@@ -21,17 +22,17 @@ _QCOW2_ZERO: Final = np.uint64(1)
 
 _VMDK_TABLE_ENTRIES: Final = 512
 _VMDK_MARKER_BYTES: Final = 12
-"""Before a compressed grain: its sector as u64, its length as u32."""
+"""The marker before a compressed grain: its sector as u64, its length as u32."""
 _VMDK_ZEROED: Final = 1
-"""A grain table entry of 0 is no grain, of 1 a grain of zeros: VMware, "Virtual Disk Format 5.0"."""
+"""A grain table entry of 0 is no grain, an entry of 1 is a grain of zeros: VMware, "Virtual Disk Format 5.0"."""
 
 Columns = npt.NDArray[np.uint64]
 
 
 def qcow2_reach(source: ByteSource, *, l1_at: int, cluster_bits: int, virtual_bytes: int) -> int:
-    """One past the furthest byte that the active L1 table, its L2 tables and their clusters need.
+    """Return the end of the last byte that the active L1 table, its L2 tables and their clusters need.
 
-    Ends early, with what is beyond the file, at the first table that is.
+    If a table is beyond the end of the file, the search stops at this table and returns an offset beyond the file.
     """
     cluster_bytes = 1 << cluster_bits
     clusters = ceil_div(virtual_bytes, cluster_bytes)
@@ -48,7 +49,7 @@ def qcow2_reach(source: ByteSource, *, l1_at: int, cluster_bits: int, virtual_by
 
 
 def _qcow2_ends(entries: Columns, cluster_bits: int) -> Columns:
-    """For each L2 entry one past what must be there of its cluster; 0 for none."""
+    """Return for each L2 entry the end of the required bytes of its cluster; 0 for no cluster."""
     offsets = entries & _QCOW2_OFFSET
     present = (offsets != 0) & (entries & _QCOW2_ZERO == 0)
     plain = np.where(present, offsets + np.uint64(1 << cluster_bits), np.uint64(0))
@@ -63,7 +64,7 @@ def _qcow2_ends(entries: Columns, cluster_bits: int) -> Columns:
 def vmdk_reach(
     source: ByteSource, *, directory_at: int, capacity_sectors: int, grain_sectors: int, compressed: bool
 ) -> int:
-    """One past the furthest byte that the grain directory, its tables and their grains need."""
+    """Return the end of the last byte that the grain directory, its tables and their grains need."""
     grains = ceil_div(capacity_sectors, grain_sectors)
     directory = _column(source, directory_at, ceil_div(grains, _VMDK_TABLE_ENTRIES), "<u4")
     tables = np.unique(directory[directory != 0])
@@ -78,7 +79,7 @@ def vmdk_reach(
             ends[last] -= np.uint64((grains * grain_sectors - capacity_sectors) * SECTOR_BYTES)
         furthest = max(furthest, int(ends.max()))
     if compressed and 0 < furthest <= source.file_bytes:
-        furthest += int.from_bytes(source.read_at(furthest - 4, 4), "little")  # the marker ends in the grain's length
+        furthest += int.from_bytes(source.read_at(furthest - 4, 4), "little")  # the marker ends with the grain's length
     return max(reach, furthest)
 
 

@@ -1,6 +1,6 @@
-"""oslo.utils' safety checks of an image, as one finding: OpenStack's experience with hostile images.
+"""Runs oslo.utils' safety checks of an image, as a single finding. The checks hold OpenStack's experience with attacks.
 
-The only place that knows oslo.utils.
+Only this module imports oslo.utils.
 """
 
 import logging
@@ -16,15 +16,15 @@ from imgstore.formats.checks import FailureKind, Finding
 _CHECK: Final = "oslo-safety-checks"
 
 _HEAD_BYTES: Final = {DiskFormat.QCOW2: 64 * KIB, DiskFormat.VHDX: 1024 * MIB, DiskFormat.VMDK: 2 * MIB}
-"""How far the inspector may have to read. A VMDK's descriptor ends within the first; a VHDX's metadata region, which
-lies behind its block table, ends within 1 GiB for every disk that Azure takes, and the reading stops there."""
+"""The maximal number of bytes for the inspector. A VMDK's descriptor ends within the first 2 MiB. A VHDX's metadata region
+follows the block table and ends within 1 GiB for every disk that Azure takes; reading stops at its end."""
 _TAIL_BYTES: Final = 64 * KIB
-"""The inspector of VMDK wants the last three sectors too."""
+"""The inspector of VMDK also reads the last three sectors."""
 _CHUNK_BYTES: Final = MIB
 
 
 def oslo_finding(source: ByteSource, form: DiskFormat) -> Finding:
-    """What oslo.utils finds.
+    """Return the finding of oslo.utils.
 
     Raises:
         ToolMissing: oslo.utils is not installed.
@@ -33,30 +33,30 @@ def oslo_finding(source: ByteSource, form: DiskFormat) -> Finding:
     inspectors = _inspectors()
     inspector: Any = inspectors.get_inspector(form.value)()
     try:
-        _feed(inspector, source, _HEAD_BYTES[form])
+        _feed_inspector(inspector, source, _HEAD_BYTES[form])
         inspector.safety_check()
     except inspectors.SafetyCheckFailed as failed:
-        told = "; ".join(f"{name}: {reason}" for name, reason in failed.failures.items())
-        return _finding(told, passed=False)
+        failures = "; ".join(f"{name}: {reason}" for name, reason in failed.failures.items())
+        return _finding(failures, passed=False)
     except ImgstoreError:
         raise
-    except Exception as error:  # noqa: BLE001 - a parser of hostile bytes that fails in any way has not passed them
+    except Exception as error:  # noqa: BLE001 - any failure of a parser of hostile bytes is a failed check
         return _finding(str(error) or type(error).__name__, passed=False)
     return _finding("all passed", passed=True)
 
 
 def _inspectors() -> Any:
     try:
-        from oslo_utils.imageutils import format_inspector  # noqa: PLC0415 - an extra: all else works without it
+        from oslo_utils.imageutils import format_inspector  # noqa: PLC0415 - an optional dependency
     except ImportError as error:
         raise ToolMissing(
             "oslo.utils is needed to read qcow2, VHDX and VMDK images.",
-            found="it is not installed",
+            found="no oslo.utils",
             expected="the extra 'formats' of imgstore",
             hint=install_hint("formats"),
             target="oslo.utils",
         ) from error
-    # It logs what it also raises. A handler of any kind keeps Python's last resort from printing that on stderr.
+    # The module logs the errors that it raises. Any handler prevents Python's default output to stderr.
     logging.getLogger(format_inspector.__name__).addHandler(_SILENCE)
     return format_inspector
 
@@ -64,8 +64,8 @@ def _inspectors() -> Any:
 _SILENCE: Final = logging.NullHandler()
 
 
-def _feed(inspector: Any, source: ByteSource, head_bytes: int) -> None:
-    """Let the inspector eat the head until it has seen enough, then the tail. It takes chunks in order."""
+def _feed_inspector(inspector: Any, source: ByteSource, head_bytes: int) -> None:
+    """Pass the head to the inspector until the inspector is complete, otherwise also the tail. Chunks are passed in order."""
     for chunk in _chunks(source, 0, min(head_bytes, source.file_bytes)):
         inspector.eat_chunk(chunk)
         if inspector.complete:
@@ -88,6 +88,6 @@ def _finding(found: str, *, passed: bool) -> Finding:
         passed=passed,
         found=found,
         expected="no objection",
-        hint="make the image one plain, whole file at its origin (`qemu-img convert`), and take that",
+        hint="convert the image at its origin to a single plain file (`qemu-img convert`)",
         kind=FailureKind.UNSAFE,
     )

@@ -1,4 +1,4 @@
-"""Check qcow2 images before qemu-img reads them.
+"""Checks qcow2 images before qemu-img reads them.
 
 Source: QEMU, "docs/interop/qcow2.txt".
 """
@@ -34,7 +34,7 @@ _FEATURES: Final = {
 
 
 _READABLE: Final = 1 << 3
-"""Of the incompatible features only the compression type changes nothing about what the image reaches."""
+"""The compression type is the only incompatible feature without influence on the parts that the image refers to."""
 
 
 _L1_BYTES_MAX: Final = 32 * MIB
@@ -50,7 +50,7 @@ _SNAPSHOTS_MAX: Final = 65_536
 
 
 def examine_qcow2(source: ByteSource) -> tuple[tuple[Finding, ...], int | None]:
-    """Check a qcow2 header and the structures that it points to. Returns the findings and the virtual bytes."""
+    """Check a qcow2 header and the structures that it points to. Return the findings and the virtual bytes."""
     raw = source.read_at(0, min(_HEADER.size, source.file_bytes))
     whole = header_finding(raw, _HEADER.size, b"QFI\xfb")
     if not whole.passed:
@@ -60,7 +60,7 @@ def examine_qcow2(source: ByteSource) -> tuple[tuple[Finding, ...], int | None]:
         snapshots, snapshots_at, features, _, _, _, header_bytes,
     ) = _HEADER.unpack(raw)  # fmt: skip
     if version == 2:
-        features, header_bytes = 0, 72  # version 2 ends before them
+        features, header_bytes = 0, 72  # version 2 has no such fields
     cluster_bytes = 1 << min(cluster_bits, 63)
     covered = l1_entries * cluster_bytes * (cluster_bytes // 8)
     findings: tuple[Finding, ...] = (
@@ -85,7 +85,7 @@ def examine_qcow2(source: ByteSource) -> tuple[tuple[Finding, ...], int | None]:
             passed=not crypt,
             found=f"encryption method {crypt}",
             expected="an image that is not encrypted",
-            hint="decrypt it at its origin (`qemu-img convert` with its secret) and take that",
+            hint="decrypt the image at its origin (`qemu-img convert` with the secret)",
         ),
         size_finding(virtual_bytes),
         make_finding(
@@ -116,11 +116,11 @@ def examine_qcow2(source: ByteSource) -> tuple[tuple[Finding, ...], int | None]:
 
 
 def _check_features(features: int) -> Iterator[Finding]:
-    """Each incompatible feature by its name."""
+    """Check each incompatible feature by name."""
     named = [(1, "not-dirty"), (2, "not-corrupt"), (4, "has_data_file")]
     hints = {
-        "not-dirty": "it was not closed: repair a copy with `qemu-img check -r all` and look at what it says",
-        "not-corrupt": "its last user found it damaged: restore it, or repair it with `qemu-img check -r all`",
+        "not-dirty": "the image was not closed: repair a copy with `qemu-img check -r all` and read its report",
+        "not-corrupt": "the image was marked as damaged: restore it, or repair it with `qemu-img check -r all`",
         "has_data_file": FLATTEN_HINT,
     }
     for bit, check in named:
@@ -138,7 +138,7 @@ def _check_features(features: int) -> Iterator[Finding]:
         passed=not unknown,
         found=_feature_names(unknown),
         expected="no incompatible features but the compression type",
-        hint="convert it with the tool that made it to a plain qcow2 (`qemu-img convert -O qcow2`)",
+        hint="convert the image with the tool of its origin to a plain qcow2 (`qemu-img convert -O qcow2`)",
     )
 
 

@@ -1,7 +1,7 @@
-"""The checks of qcow2, VHDX and VMDK, which qemu-img reads for us: nothing goes there that did not pass them.
+"""Checks qcow2, VHDX and VMDK images. qemu-img reads only images that passed these checks.
 
-Ours come first, so that each refusal has its name without any optional package; then those of oslo.utils
-(formats/qemu/oslo_checks.py).
+The checks of this package run first, so that each refusal has a name without any optional package. The checks of
+oslo.utils follow (formats/qemu/oslo_checks.py).
 
 Sources: QEMU, "docs/interop/qcow2.txt"; Microsoft, [MS-VHDX]; VMware, "Virtual Disk Format 5.0".
 """
@@ -17,7 +17,7 @@ from imgstore.formats.qemu.vmdk import examine_vmdk
 
 
 def examine_converted(source: ByteSource, form: DiskFormat) -> Examination[int]:
-    """Our own checks of an image that qemu-img is to read: reads the headers only. Its layout is the disk's size."""
+    """Check an image for qemu-img. Reads the headers and tables only. The layout is the size of the disk."""
     findings, virtual_bytes = _EXAMINERS[form](source)
     return Examination(
         findings=findings,

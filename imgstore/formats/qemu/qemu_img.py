@@ -1,8 +1,8 @@
-"""Runs qemu-img, confined: the formats that it reads are intricate, and the images come from anywhere.
+"""Runs qemu-img, confined: its formats are complex, and the images come from untrusted sources.
 
-It gets a format by name, never probes, runs with limits on memory, time and the size of what it writes, without the
-caller's environment and input, and is told by `"backing": null` to open no second file even if the image was changed
-after its checks. It opens no network: both its files are named as driver `file`.
+qemu-img gets a format by name and never detects a format. Memory, time and the size of the output are limited. The
+process has neither the caller's environment nor its input. `"backing": null` prevents opening a second file, even if
+the image was changed after its checks. Both files use the driver `file`, so the process opens no network connection.
 """
 
 import json
@@ -19,22 +19,22 @@ from imgstore.domain.errors import ImageRefused, OutputError, ToolMissing
 from imgstore.domain.storage.sizes import GIB, MIB
 
 ADDRESS_SPACE_BYTES_MAX: Final = 2 * GIB
-"""qemu-img itself maps about 0.5 GiB; the block table of the largest VHDX that passes the checks is 256 MiB and its
-copy as much again."""
+"""qemu-img itself maps about 0.5 GiB. The block table of the largest VHDX that passes the checks takes 256 MiB, and its copy
+another 256 MiB."""
 
 SECONDS_MIN: Final = 120
-"""Starting, opening and fsync on a busy machine."""
+"""The time for start, open and fsync on a busy machine."""
 FILE_BYTES_PER_SECOND: Final = 4 * MIB
-"""So slow, for each byte of the image file, is a disk of the last century with a decompressor in front. Counting file
-bytes, not disk bytes, gives a small file that unpacks to a huge disk little time to do it."""
+"""The lowest accepted speed for the bytes of the image file: a very old disk with a decompressor. The time depends on file
+bytes, not disk bytes, so a small file that expands to a huge disk gets little time."""
 
 WRITTEN_BYTES_OVER: Final = 64 * MIB
-"""What a container may need besides the disk, at most 1/64 of it and this: qcow2's tables are below 1/1000."""
+"""The output may exceed the disk by 1/64 and these bytes: the tables of qcow2 take less than 1/1000."""
 
 _CHECK_SECONDS: Final = 0.1
-"""Between two looks at what was written: a medium of 2 GB/s takes 200 MB meanwhile."""
+"""The time between two checks of the written bytes. A medium of 2 GB/s writes 200 MB in that time."""
 
-# The limits are set by the child before it becomes qemu-img: a hook between fork and exec is not safe among threads.
+# The child sets its limits before it becomes qemu-img, because a hook between fork and exec is not safe with threads.
 _CONFINE: Final = """
 import os, resource, sys
 memory, written = int(sys.argv[1]), int(sys.argv[2])
@@ -48,10 +48,10 @@ _MESSAGE_CHARACTERS_MAX: Final = 400
 
 
 def find_qemu_img() -> str:
-    """The path of qemu-img.
+    """Return the path of qemu-img.
 
     Raises:
-        ToolMissing: it is not on PATH.
+        ToolMissing: qemu-img is not on PATH.
     """
     path = shutil.which("qemu-img")
     if path is None:
@@ -78,16 +78,16 @@ def read_into_raw(
 
     Args:
         image: the file.
-        form: what it is.
+        form: the format of the file.
         target: the new file.
         file_bytes: length of the image.
         virtual_bytes: size of the disk.
-        check: called several times a second meanwhile; what it raises ends qemu-img.
+        check: called several times a second during the conversion. An exception ends qemu-img.
 
     Raises:
-        ToolMissing: no qemu-img.
-        ImageRefused: qemu-img can't read the image, or not within its limits.
-        OutputError: no room for the raw file.
+        ToolMissing: qemu-img is missing.
+        ImageRefused: qemu-img can't read the image, or not within the limits.
+        OutputError: too little space for the raw file.
     """
     source = json.dumps({"backing": None, "file": {"driver": "file", "filename": str(image), "locking": "off"}})
     arguments = ["convert", "-f", form.value, "-O", "raw", f"json:{source}", str(target)]
@@ -98,9 +98,9 @@ def write_from_raw(raw: Path, form: DiskFormat, target: Path, *, virtual_bytes: 
     """Write the disk in the raw file `raw` to `target` in another format.
 
     Raises:
-        ToolMissing: no qemu-img.
+        ToolMissing: qemu-img is missing.
         ImageRefused: qemu-img failed.
-        OutputError: no room for the target.
+        OutputError: too little space for the target.
     """
     arguments = ["convert", "-f", "raw", "-O", form.value, str(raw), str(target)]
     _run(arguments, raw, target, file_bytes=virtual_bytes, virtual_bytes=virtual_bytes)
@@ -128,21 +128,21 @@ def _run(
         env={"LC_ALL": "C", "TMPDIR": str(target.parent)},
     ) as running:
         try:
-            told = _waited(running, seconds, check)
+            stderr = _wait(running, seconds, check)
         except BaseException as error:
             running.kill()
             if isinstance(error, subprocess.TimeoutExpired):
-                raise _refused(image, f"no end after {seconds:,} seconds") from error
+                raise _refusal(image, f"no end after {seconds:,} seconds") from error
             raise
     if running.returncode:
-        raise _failure(image, target, running.returncode, told.decode("utf-8", "replace"))
+        raise _conversion_error(image, target, running.returncode, stderr.decode("utf-8", "replace"))
 
 
-def _waited(running: "subprocess.Popen[bytes]", seconds: float, check: Callable[[], None]) -> bytes:
-    """What the process says until it ends.
+def _wait(running: "subprocess.Popen[bytes]", seconds: float, check: Callable[[], None]) -> bytes:
+    """Wait for the process, and return its standard error.
 
     Raises:
-        subprocess.TimeoutExpired: it runs for more than `seconds`.
+        subprocess.TimeoutExpired: the process runs for more than `seconds`.
     """
     until = time.monotonic() + seconds
     while True:
@@ -154,24 +154,24 @@ def _waited(running: "subprocess.Popen[bytes]", seconds: float, check: Callable[
                 raise
 
 
-def _failure(image: Path, target: Path, code: int, told: str) -> ImageRefused | OutputError:
-    message = " ".join(told.split())[-_MESSAGE_CHARACTERS_MAX:] or f"exit code {code}"
-    if "No space left on device" in told or "Disk quota exceeded" in told:
+def _conversion_error(image: Path, target: Path, code: int, stderr: str) -> ImageRefused | OutputError:
+    message = " ".join(stderr.split())[-_MESSAGE_CHARACTERS_MAX:] or f"exit code {code}"
+    if "No space left on device" in stderr or "Disk quota exceeded" in stderr:
         return OutputError(
-            f"There is no room for the disk in {target.parent}.",
+            f"There is not enough space for the disk in {target.parent}.",
             found=message,
-            expected="room for the disk's data",
-            hint="make room in that folder's file system, or take a raw or VHD file, which needs no such room",
+            expected="space for the disk's data",
+            hint="free space in that file system, or use a raw or VHD file, which needs no conversion",
             target=str(target.parent),
         )
-    return _refused(image, message)
+    return _refusal(image, message)
 
 
-def _refused(image: Path, found: str) -> ImageRefused:
+def _refusal(image: Path, found: str) -> ImageRefused:
     return ImageRefused(
         f"qemu-img could not convert {image}.",
         found=found,
         expected="an image that qemu-img reads within its limits of memory and time",
-        hint="`qemu-img check` and `qemu-img info` tell more; a VHDX with a log to replay must be opened once by Hyper-V",
+        hint="`qemu-img check` and `qemu-img info` show details; Hyper-V must open a VHDX once if its log is not replayed",
         target=str(image),
     )

@@ -1,4 +1,4 @@
-"""The disk of a qcow2, VHDX or VMDK image: converted by qemu-img into a sparse raw file, and read from there."""
+"""Reads the disk of a qcow2, VHDX or VMDK image from a sparse raw file that qemu-img wrote."""
 
 import os
 import shutil
@@ -23,29 +23,29 @@ from imgstore.formats.qemu.qemu_formats import examine_converted
 from imgstore.formats.qemu.qemu_img import find_qemu_img, read_into_raw
 
 EXPANSION_MAX: Final = 1_032
-"""Bytes of data that one byte of a container may unpack to: what deflate can do at most. A container whose clusters share
-their place in the file, or are packed tighter, is made to fill disks."""
+"""The maximal number of data bytes for each byte of the container: the limit of deflate. A container above that limit
+shares clusters or compresses more, and is an attack that fills disks."""
 EXPANSION_FREE_BYTES: Final = GIB
-"""Data that any container may have."""
+"""Data bytes that any container may have."""
 
 _FOLDER_PREFIX: Final = "imgstore-disk-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConversionBounds:
-    """What decides whether a container is converted: a small file may hold a very large disk."""
+    """Limits of a conversion, because a small file may hold a very large disk."""
 
     check_size: Callable[[int], None] = lambda _virtual_bytes: None
-    """Called with the size of the disk that the header promises, before a byte is fetched or written."""
+    """Called with the size of the disk in the header, before a byte is fetched or written."""
     check_scratch: CheckScratch = allow_all_scratch
-    """Called with the folder that is written to, before and while that is done."""
+    """Called with the output folder, before and during writes."""
 
 
 UNBOUNDED: Final = ConversionBounds()
 
 
 class ConvertedReader:
-    """A reader over the raw file, known by the identity of the image that it was made from."""
+    """A reader of the raw file, with the identity of the original image."""
 
     def __init__(self, source: ByteSource, form: DiskFormat, folder: Path, raw: LocalFile) -> None:
         self._source = source
@@ -55,19 +55,19 @@ class ConvertedReader:
         self.container_metadata = ContainerMetadata(format=form)
 
     def extents(self) -> Iterator[Extent]:
-        """The raw file's own."""
+        """Return the extents of the raw file."""
         return self._raw.extents()
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """One read of the raw file."""
+        """Read the raw file once."""
         return self._raw.read_at(offset, length)
 
     def identity(self) -> SourceIdentity:
-        """The image's."""
+        """Return the identity of the image."""
         return self._source.identity()
 
     def close(self) -> None:
-        """Remove the raw file and its folder. The image is the caller's."""
+        """Remove the raw file and its folder. The image belongs to the caller."""
         self._raw.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -75,19 +75,19 @@ class ConvertedReader:
 def open_converted(
     source: ByteSource, form: DiskFormat, scratch: Path, bounds: ConversionBounds = UNBOUNDED
 ) -> ConvertedReader:
-    """Check `source` and convert it, in a folder of its own below `scratch`.
+    """Check `source` and convert it in a new folder below `scratch`.
 
-    A source that is no local file is spooled there first, and checked once more as it lies there.
+    A source that is no local file is first copied to that folder, and the copy is checked again.
 
     Raises:
-        ImageTruncated: it is shorter than its header promises.
+        ImageTruncated: the image is shorter than its header promises.
         SafetyCheckFailed: a named safety check failed.
-        ImageRefused: it is damaged, or qemu-img can't read it.
-        ToolMissing: no oslo.utils, or no qemu-img.
-        OutputError: no room or no permission in `scratch`.
-        ImgstoreError: what `bounds` raises.
+        ImageRefused: the image is damaged, or qemu-img can't read the image.
+        ToolMissing: oslo.utils or qemu-img is missing.
+        OutputError: too little space or no permission in `scratch`.
+        ImgstoreError: an error of `bounds`.
     """
-    virtual_bytes = _checked(source, form)
+    virtual_bytes = _check_image(source, form)
     bounds.check_size(virtual_bytes)
     find_qemu_img()  # before the first byte is fetched
     try:
@@ -102,8 +102,8 @@ def open_converted(
         raise
 
 
-def _checked(source: ByteSource, form: DiskFormat) -> int:
-    """The size of the disk, if no check fails."""
+def _check_image(source: ByteSource, form: DiskFormat) -> int:
+    """Run all checks, and return the size of the disk."""
     location = source.identity().location
     virtual_bytes = examine_converted(source, form).require_layout(location)
     raise_first_failed([oslo_finding(source, form)], location)
@@ -117,10 +117,10 @@ def _convert(
         return _convert_local(source, form, folder, virtual_bytes, bounds)
     spool = folder / "image"
     bounds.check_scratch(folder, source.file_bytes)
-    _spool(source, spool, bounds)
+    _copy_source(source, spool, bounds)
     image = LocalFile(spool)
     try:
-        virtual_bytes = _checked(image, form)
+        virtual_bytes = _check_image(image, form)
         bounds.check_size(virtual_bytes)
         return _convert_local(image, form, folder, virtual_bytes, bounds)
     finally:
@@ -150,10 +150,10 @@ def _convert_local(
     if disk.file_bytes != virtual_bytes:
         disk.close()
         raise ImageRefused(
-            f"qemu-img wrote another disk than {image.path} promises.",
+            f"qemu-img wrote a disk of another size than the header of {image.path} promises.",
             found=f"{disk.file_bytes:,} bytes",
             expected=f"{virtual_bytes:,} bytes",
-            hint="the image changed while it was read: leave it alone and try again",
+            hint="the image changed during the conversion: stop all writes to the image and try again",
             target=str(image.path),
         )
     return disk
@@ -164,16 +164,16 @@ def _check_expansion(data_bytes: int, image: LocalFile) -> None:
     if data_bytes > most_bytes:
         raise SafetyCheckFailed(
             "expansion",
-            f"The image {image.path} unpacks to far more than it holds.",
+            f"The image {image.path} expands to far more data than its file can hold.",
             found=f"{data_bytes:,} bytes of data so far, in a file of {image.file_bytes:,} bytes",
             expected=f"at most {most_bytes:,} bytes: 1 GiB, and {EXPANSION_MAX:,} for each byte of the file",
-            hint="take the disk as a raw file or a fixed VHD",
+            hint="use the disk as a raw file or a fixed VHD",
             target=str(image.path),
         )
 
 
-def _spool(source: ByteSource, target: Path, bounds: ConversionBounds) -> None:
-    """A sparse copy of `source`."""
+def _copy_source(source: ByteSource, target: Path, bounds: ConversionBounds) -> None:
+    """Make a sparse copy of `source`."""
     try:
         with open(target, "xb", buffering=0, opener=open_private) as file:
             file.truncate(source.file_bytes)

@@ -1,4 +1,4 @@
-"""Check VHDX images before qemu-img reads them.
+"""Checks VHDX images before qemu-img reads them.
 
 Source: Microsoft, [MS-VHDX].
 """
@@ -49,7 +49,7 @@ _BLOCK_BYTES: Final = [MIB << power for power in range(9)]
 
 
 def examine_vhdx(source: ByteSource) -> tuple[tuple[Finding, ...], int | None]:
-    """Check the region tables and metadata of a VHDX. Returns the findings and the virtual bytes."""
+    """Check the region tables and metadata of a VHDX. Return the findings and the virtual bytes."""
     end = _REGIONS_AT + _TABLE_BYTES
     whole = header_finding(source.read_at(0, min(8, source.file_bytes)), 8, b"vhdxfile")
     regions_in_file = inside_file_finding("region-table-in-file", source, "the region table", _REGIONS_AT, _TABLE_BYTES)
@@ -64,10 +64,10 @@ def examine_vhdx(source: ByteSource) -> tuple[tuple[Finding, ...], int | None]:
             "metadata-region",
             passed=at >= end and length >= _TABLE_BYTES,
             found=f"a metadata region of {length:,} bytes at {at:,}" if at else "no metadata region",
-            expected=f"one of at least 64 KiB behind {end:,}",
+            expected=f"a region of at least 64 KiB after {end:,}",
             kind=FailureKind.DAMAGED,
         ),
-        inside_file_finding("regions-in-file", source, "the furthest region", *_furthest(regions)),
+        inside_file_finding("regions-in-file", source, "the furthest region", *_last_region(regions)),
     )
     if not all_passed(findings):
         return findings, None
@@ -76,7 +76,7 @@ def examine_vhdx(source: ByteSource) -> tuple[tuple[Finding, ...], int | None]:
 
 
 def _read_metadata(source: ByteSource, at: int, length: int) -> tuple[tuple[Finding, ...], int | None]:
-    """[MS-VHDX] 2.6: what the metadata items say."""
+    """Check the metadata items of [MS-VHDX] 2.6. Return the findings and the virtual bytes."""
     items = _read_table(source.read_at(at, _TABLE_BYTES), b"metadata", "<8x2xH", head_bytes=32)
 
     def item(guid: bytes, item_bytes: int) -> bytes | None:
@@ -89,7 +89,7 @@ def _read_metadata(source: ByteSource, at: int, length: int) -> tuple[tuple[Find
         "metadata-items",
         passed=bool(parameters and size),
         found=f"{len(items)} items",
-        expected="the file parameters and the virtual disk size among them, inside the region",
+        expected="items for the file parameters and the virtual disk size, inside the region",
         kind=FailureKind.DAMAGED,
     )
     if not parameters or not size:
@@ -104,7 +104,7 @@ def _read_metadata(source: ByteSource, at: int, length: int) -> tuple[tuple[Find
             passed=not parent,
             found="a differencing disk" if parent else "no parent",
             expected="a disk that needs no other file",
-            hint="merge it into its parent (Hyper-V: Merge-VHD) and take the parent",
+            hint="merge the disk into its parent (Hyper-V: Merge-VHD) and use the parent",
         ),
         size_finding(virtual_bytes, multiple_of=SECTOR_BYTES),
         make_finding(
@@ -116,14 +116,14 @@ def _read_metadata(source: ByteSource, at: int, length: int) -> tuple[tuple[Find
     ), virtual_bytes
 
 
-def _furthest(regions: dict[bytes, bytes]) -> tuple[int, int]:
-    """The region that ends last, as (offset, length)."""
+def _last_region(regions: dict[bytes, bytes]) -> tuple[int, int]:
+    """Return (offset, length) of the region with the highest end."""
     spans = (struct.unpack("<QI", entry[:12]) for entry in regions.values())
     return max(spans, key=sum, default=(0, 0))
 
 
 def _read_table(raw: bytes, signature: bytes, head: str, *, head_bytes: int) -> dict[bytes, bytes]:
-    """The entries of a region or metadata table, 16 bytes each after the GUID that they are found by."""
+    """Read the entries of a region or metadata table: 16 bytes each, by GUID."""
     (count,) = struct.unpack_from(head, raw)
     if not raw.startswith(signature) or count > _ENTRIES_MAX:
         return {}

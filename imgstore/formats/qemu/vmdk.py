@@ -1,4 +1,4 @@
-"""Check VMDK images before qemu-img reads them.
+"""Checks VMDK images before qemu-img reads them.
 
 Source: VMware, "Virtual Disk Format 5.0".
 """
@@ -28,7 +28,7 @@ _TYPES: Final = ("monolithicsparse", "streamoptimized")
 
 
 _AT_END: Final = 0xFFFF_FFFF_FFFF_FFFF
-"""A stream-optimized file keeps its grain directory's place in a footer; oslo.utils compares the two."""
+"""The directory offset of a stream-optimized file, which has the real offset in a footer. oslo.utils compares both."""
 
 
 _COMPRESSED: Final = 1 << 16
@@ -50,13 +50,13 @@ _NO_PARENT: Final = "ffffffff"
 
 
 def examine_vmdk(source: ByteSource) -> tuple[tuple[Finding, ...], int | None]:
-    """Check the header and descriptor of a sparse VMDK. Returns the findings and the virtual bytes."""
+    """Check the header and descriptor of a sparse VMDK. Return the findings and the virtual bytes."""
     raw = source.read_at(0, min(_HEADER.size, source.file_bytes))
     sparse = make_finding(
         "sparse-header",
         passed=raw.startswith(b"KDMV") and len(raw) == _HEADER.size,
-        found="a text descriptor, whose disk lies in other files" if raw[:1] == b"#" else f"{raw[:4]!r}",
-        expected="one file that holds the whole disk: monolithicSparse or streamOptimized",
+        found="a text descriptor of a disk in other files" if raw[:1] == b"#" else f"{raw[:4]!r}",
+        expected="a single file that holds the whole disk: monolithicSparse or streamOptimized",
         hint=FLATTEN_HINT,
     )
     if not sparse.passed:
@@ -77,7 +77,7 @@ def examine_vmdk(source: ByteSource) -> tuple[tuple[Finding, ...], int | None]:
             expected="version 1, 2 or 3",
             hint=FLATTEN_HINT,
         ),
-        # A capacity of 0 makes qemu take the embedded descriptor for that of a disk in other files.
+        # With a capacity of 0, qemu treats the embedded descriptor as the descriptor of a disk in other files.
         size_finding(virtual_bytes, multiple_of=SECTOR_BYTES),
         make_finding(
             "table-sizes",
@@ -106,7 +106,9 @@ def examine_vmdk(source: ByteSource) -> tuple[tuple[Finding, ...], int | None]:
         make_finding(
             "grain-directory-in-file",
             passed=0 < directory <= source.file_bytes - 4 * directory_entries,
-            found=f"the grain directory at {directory:,}" if directory else "no footer that tells where it lies",
+            found=f"the grain directory at {directory:,}"
+            if directory
+            else "no footer with the offset of the grain directory",
             expected=f"{4 * directory_entries:,} bytes inside the file of {source.file_bytes:,}",
             kind=FailureKind.TRUNCATED,
         ),
@@ -125,7 +127,7 @@ def examine_vmdk(source: ByteSource) -> tuple[tuple[Finding, ...], int | None]:
 
 
 def _footer_directory(source: ByteSource) -> int:
-    """Where the grain directory lies by the footer, a second header in the last sector but one; 0 without a footer."""
+    """Return the offset of the grain directory from the footer, a second header in the last but one sector; 0 without a footer."""
     at = max(source.file_bytes - 2 * SECTOR_BYTES, 0)
     raw = source.read_at(at, _HEADER.size)
     directory_at: int = _HEADER.unpack(raw)[9]
@@ -133,7 +135,7 @@ def _footer_directory(source: ByteSource) -> int:
 
 
 def _check_descriptor(text: str) -> Iterator[Finding]:
-    """What the embedded descriptor says. Its keys and values know no case."""
+    """Check the embedded descriptor. Its keys and values ignore case."""
     lines = [line.strip() for line in text.splitlines()]
     fields = dict(line.replace(" ", "").split("=", 1) for line in lines if "=" in line)
     kind = fields.get("createtype", "").strip('"')
@@ -151,7 +153,7 @@ def _check_descriptor(text: str) -> Iterator[Finding]:
         "no-outside-extents",
         passed=bool(match and match[2] == "sparse"),
         found="; ".join(extents[:4]) or "no extent",
-        expected="one sparse extent, the file itself, named without a folder",
+        expected="a single sparse extent: the file itself, without a folder",
         hint=FLATTEN_HINT,
     )
     yield make_finding(
