@@ -30,7 +30,8 @@ A zone that did not answer rests for `rest_seconds`: it is asked only where two 
 zone costs a note an object instead of a time-out an object. So does a zone that was given up, until the last request
 that it owes has ended well. A put that it takes later is harmless: the note stays, and a repair finds three equal copies.
 Where a zone is late with an answer to a read, another one is
-asked as well, and the first answer counts. Readers repair nothing; they report.
+asked as well, and the first answer counts. A zone that is late with the first page of a listing is left out of it, as long
+as the two others agree. Readers repair nothing; they report.
 """
 
 import heapq
@@ -44,7 +45,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby, islice
 from typing import Final, TypeAlias, TypeVar
 
 from imgstore.domain.errors import (
@@ -72,6 +73,7 @@ _HEARD_SECONDS: Final = 1.0
 T = TypeVar("T")
 _Answers: TypeAlias = tuple[dict[str, T], dict[str, StoreError]]
 """What zones gave, and what they raised."""
+_Listing: TypeAlias = Iterator[ObjectInfo]
 _Each: TypeAlias = Callable[[Sequence[str], Callable[[str], T]], _Answers[T]]
 """Does something in each of these zones at once."""
 Late: TypeAlias = Callable[[str, float], None]
@@ -282,38 +284,48 @@ class Zoned:
         self._know_notes()
         awake = self._rests.awake(self._zones)
         last = ""
-        for info in self._merged(awake, prefix):
+        for info in self._merged(awake, prefix, is_last=False):
             if info is None:
                 break
             last = info.key
             yield info
         else:
             return
-        # Zones that rest must tell as well: anew with all three, after the last key told.
+        # Zones that rest or are late must tell as well: anew with all three, after the last key told.
         self._read_all_notes()
-        yield from (info for info in self._merged(list(self._zones), prefix) if info is not None and info.key > last)
+        merged = self._merged(list(self._zones), prefix, is_last=True)
+        yield from (info for info in merged if info is not None and info.key > last)
 
-    def _merged(self, zones: Sequence[str], prefix: str) -> Iterator[ObjectInfo | None]:
-        """The listings of the zones in one; None where those that were not asked would have to be."""
-        failed: dict[str, StoreError] = {}
-        streams = [self._stream(zone, prefix, failed) for zone in zones]
+    def _merged(self, zones: Sequence[str], prefix: str, *, is_last: bool) -> Iterator[ObjectInfo | None]:
+        """Merge the listings of the zones. Unless `is_last`, a zone that is late or fails at first counts as not asked.
+
+        Gives None where zones that were not asked would have to be.
+        """
+        each: _Each[_Listing] = self._each if is_last else self._each_in_grace
+        listings, failed = each(zones, lambda zone: _begun(self._zones[zone].list(prefix)))
+        asks_all = is_last or len(listings) == ZONES
+        if not asks_all:
+            failed = {}
+        streams = [self._stream(zone, listing, failed) for zone, listing in listings.items()]
         for key, found in groupby(heapq.merge(*streams, key=_key_of), key=_key_of):
             copies = dict(found)
             have = [info for zone, info in copies.items() if not self._notes.name(zone, key)]
-            if len(zones) < ZONES and (failed or len(have) < QUORUM):
+            if not asks_all and (failed or len(have) < QUORUM):
                 yield None
             self._check_listing(prefix, failed)
             silent = sum(zone in failed or self._notes.name(zone, key) for zone in self._zones)
             if len(have) + silent >= QUORUM and not key.startswith(REPAIRS):
                 yield replace(_latest(have or copies.values()), certain=len(have) >= QUORUM)
-        if len(zones) < ZONES and failed:
+        if not asks_all and (failed or len(listings) < QUORUM):
             yield None
         self._check_listing(prefix, failed)
 
-    def _stream(self, zone: str, prefix: str, failed: dict[str, StoreError]) -> Iterator[tuple[str, ObjectInfo]]:
+    def _stream(
+        self, zone: str, listing: "_Listing", failed: dict[str, StoreError]
+    ) -> Iterator[tuple[str, ObjectInfo]]:
         """A zone's listing, which ends where the zone fails."""
         try:
-            for info in self._zones[zone].list(prefix):
+            for info in listing:
                 yield zone, info
         except StoreError as error:
             self._rests.judge(zone, error)
@@ -750,6 +762,12 @@ class _Notes:
         with self._lock:
             changed = {holder: (self._held[holder] - frozenset(removed)).union(written) for holder in holders}
             self._held = self._held | changed
+
+
+def _begun(listing: _Listing) -> _Listing:
+    """A listing whose first page has come."""
+    first = tuple(islice(listing, 1))
+    return chain(first, listing)
 
 
 def _key_of(told: tuple[str, ObjectInfo]) -> str:

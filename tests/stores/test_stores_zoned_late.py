@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 
 import pytest
 
@@ -211,6 +212,29 @@ def test_the_notes_of_a_frozen_zone_are_not_waited_for(region: Region) -> None:
     store.put(KEY, BODY)
     assert region.holders(KEY) == "12"
     assert store.pending_repairs() == [RepairNote(zone="3", key=KEY, missed=Missed.PUT)]
+
+
+def test_a_listing_does_not_wait_for_a_frozen_zone(region: Region) -> None:
+    store = region.open()
+    store.put(KEY, BODY)
+    region.zones["3"].thawed.clear()
+    assert [(info.key, info.certain) for info in store.list("segments/")] == [(KEY, True)]
+    assert region.late == ["3"]
+
+
+def test_a_listing_waits_for_a_frozen_zone_that_decides(region: Region) -> None:
+    """One zone has the object, and one has not."""
+    store = region.open()
+    store.put(KEY, BODY)
+    MemoryStore.delete(region.zones["2"], [KEY])
+    region.zones["3"].thawed.clear()
+    found = SimpleQueue[list[tuple[str, bool]]]()
+    listing = threading.Thread(target=lambda: found.put([(info.key, info.certain) for info in store.list("segments/")]))
+    listing.start()
+    listing.join(GRACE.seconds_min * 2)
+    assert listing.is_alive()
+    region.zones["3"].thawed.set()
+    assert found.get() == [(KEY, True)]
 
 
 def test_a_delete_is_not_sent_to_a_frozen_zone(region: Region) -> None:
