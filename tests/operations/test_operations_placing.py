@@ -10,7 +10,7 @@ from imgstore.domain.effects import Effects
 from imgstore.domain.errors import ImageNotAvailable
 from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.settings.limits import PRESETS
-from imgstore.operations.disks import disks
+from imgstore.operations.disks import placement
 from imgstore.operations.installation import Installation
 from imgstore.testing.clock import ManualClock
 from imgstore.testing.sample_gallery import Stock, found_gallery, make_disk, open_home, publish, update
@@ -84,7 +84,7 @@ def test_what_was_made_before_the_last_minute_was_not_made_at_once(
 def test_the_latest_is_found_below_many_that_are_excluded(
     tmp_path: Path, stock: Stock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disks, "_VERSIONS_AT_ONCE", 2)
+    monkeypatch.setattr(placement, "_VERSIONS_AT_ONCE", 2)
     with open_home(tmp_path / "home") as installation:
         found_gallery(installation)
         for number in range(6):

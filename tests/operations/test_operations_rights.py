@@ -89,35 +89,45 @@ REQUESTS: dict[str, Any] = {
 """By operation; others take a page."""
 KINDS = {"list_principals": PrincipalKind.USER, "page_inert": "Microsoft.Network/virtualNetworks"}
 INSIDE = {
-    "finding", "recording.permit", "recording.permit_list", "recording.recorded", "recording.recorded_deletion",
-    "groups.permit_group",
-    "inert.authorize_interfaces", "images.named_image", "machines.named_machine", "originals.find_original",
-    "making.make_disks", "opening.open_disks", "version_sources.opened", "sharing.admitted",
+    "permit", "permit_list", "recorded", "recorded_deletion", "permit_group", "authorize_interfaces", "named_image",
+    "named_machine", "find_original", "make_disks", "open_disks", "opened", "admitted",
 }  # fmt: skip
 """Steps of operations, which check the rights of what they name, within an operation that checks its own."""
-EMPTY = {"roles.list_assignments", "subscriptions.seen_subscriptions"}
+EMPTY = {"list_assignments", "seen_subscriptions"}
 """Lists that show a principal without a role nothing."""
-ABOUT_THE_CALLER = {"subscriptions.tenant_of", "groups.free_group_name", "long_running.is_caller"}
-AS_MISSING = {"roles.remove"}
+ABOUT_THE_CALLER = {"tenant_of", "free_group_name", "is_caller"}
+AS_MISSING = {"remove"}
 """To who may not, what there is is missing."""
-NOT_ALONE = {"benching.run_bench", "benching.plan_bench", "quickstart.run"}
+NOT_ALONE = {"run_bench", "plan_bench", "run"}
 """Made of other operations."""
 
 
-def found() -> dict[str, Callable[..., Any]]:
-    """Every public function of the operations that takes a principal."""
-    all_of = {}
-    for module in pkgutil.iter_modules(operations.__path__):
-        loaded = importlib.import_module(f"{operations.__name__}.{module.name}")
+LISTS_OF_ALL = {
+    "list_operations", "list_disks", "page_disks", "list_galleries", "page_galleries", "list_groups", "page_groups",
+    "list_images", "page_images", "page_inert", "list_machines", "page_machines",
+}  # fmt: skip
+"""Of the whole subscription: who has a role in it sees what the role lets."""
+
+
+def find_operations() -> dict[str, Callable[..., Any]]:
+    """Find every public function of the operations that takes a principal, by its module and name."""
+    found: dict[str, Callable[..., Any]] = {}
+    for module in pkgutil.walk_packages(operations.__path__, f"{operations.__name__}."):
+        loaded = importlib.import_module(module.name)
         for name, value in vars(loaded).items():
             if not inspect.isfunction(value) or value.__module__ != loaded.__name__ or name.startswith("_"):
                 continue
             if "principal" in inspect.signature(value).parameters:
-                all_of[f"{module.name}.{name}"] = value
-    return {name: each for name, each in all_of.items() if name not in INSIDE | ABOUT_THE_CALLER | NOT_ALONE}
+                found[f"{module.name.removeprefix(f'{operations.__name__}.')}.{name}"] = value
+    plain = {name.rpartition(".")[2] for name in found}
+    named = INSIDE | ABOUT_THE_CALLER | NOT_ALONE | EMPTY | AS_MISSING | LISTS_OF_ALL
+    assert len(plain) == len(found), "two operations have one name"
+    assert named <= plain, f"no such operations: {sorted(named - plain)}"
+    left_out = INSIDE | ABOUT_THE_CALLER | NOT_ALONE
+    return {name: each for name, each in found.items() if name.rpartition(".")[2] not in left_out}
 
 
-FOUND = found()
+FOUND = find_operations()
 
 
 @pytest.fixture(scope="module")
@@ -136,34 +146,27 @@ def test_who_has_no_right_is_refused(home: Installation, tmp_path: Path, name: s
     caller = Principal(name="ann", uid="7", grants=(near,) if neighbour else ())
     operation = FOUND[name]
     arguments = dict(arguments_of(operation, name, home, tmp_path))
-    if name == "versions.create_version":
+    plain = name.rpartition(".")[2]
+    if plain == "create_version":
         arguments["os_vhd_uri"] = str(tmp_path / "none.vhd")
-    if name in EMPTY:
+    if plain in EMPTY:
         assert neighbour or operation(home, caller, **arguments) == []
         return
-    if neighbour and name in LISTS_OF_ALL:
+    if neighbour and plain in LISTS_OF_ALL:
         operation(home, caller, **arguments)
         return
-    with pytest.raises(NotFound if name in AS_MISSING else (AccessDenied, ScopeNotFound)):
+    with pytest.raises(NotFound if plain in AS_MISSING else (AccessDenied, ScopeNotFound)):
         done = operation(home, caller, **arguments)
         if isinstance(done, AbstractContextManager):
             with done:
                 pass
 
 
-LISTS_OF_ALL = {
-    "cancellation.list_operations", "disks.list_disks", "disks.page_disks", "galleries.list_galleries", "galleries.page_galleries",
-    "groups.list_groups", "groups.page_groups", "images.list_images", "images.page_images", "inert.page_inert",
-    "machines.list_machines", "machines.page_machines",
-}  # fmt: skip
-"""Of the whole subscription: who has a role in it sees what the role lets."""
-
-
 def arguments_of(
     operation: Callable[..., Any], name: str, home: Installation, folder: Path
 ) -> Iterator[tuple[str, Any]]:
     """Values for what an operation must be given."""
-    module, _, plain = name.partition(".")
+    *_, module, plain = name.split(".")
     for key, parameter in inspect.signature(operation).parameters.items():
         if key in ("installation", "principal") or parameter.default is not parameter.empty:
             continue
